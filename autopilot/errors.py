@@ -1,0 +1,122 @@
+"""Every error that autopilot raises on purpose.
+
+AutopilotError
+├── UsageError             an option, an argument or a name that cannot be used
+│   ├── SlugError          a malformed or colliding experiment name
+│   └── TargetError        the target of a run cannot be loaded
+├── RepositoryError        the git repository cannot be used
+│   ├── UnsupportedRepositoryError   a storage format that cannot be read
+│   ├── GitCommandError    the git command line failed
+│   ├── RefMovedError      a ref is not where it was left
+│   └── LockHeldError      another run holds the experiment
+├── ParameterError         a parameter's files cannot be optimized, or were edited by hand
+├── ExperimentError        an experiment is missing, exists already, or is damaged
+│   └── RecordError        a note that cannot be read
+├── DataError              a dataset or an item of it is malformed
+├── GraphError             feedback that has nowhere to go
+├── ModuleError            a module that is not set up as one
+├── MetricError            a metric that is missing or cannot be computed
+├── StateError             a state_dict that does not fit
+├── EvaluationError        evaluation cannot give a score
+└── AgentError             an agent or a model call failed; the epoch is recorded as failed
+
+Expected outcomes (rejected, budget spent, nothing to change) are values, never errors.
+"""
+
+from __future__ import annotations
+
+
+class AutopilotError(Exception):
+    """The root of all of autopilot's own errors.
+
+    Args:
+        message: One line that says what is wrong with which file, line or option.
+        hint: One line that says what to do about it.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(AutopilotError):
+    """An option, an argument or a name that cannot be used."""
+
+
+class SlugError(UsageError):
+    """A malformed or colliding experiment name."""
+
+
+class TargetError(UsageError):
+    """The target of a run cannot be loaded.
+
+    Args:
+        message: One line.
+        hint: One line.
+        user_traceback: The traceback of the user's own code, without autopilot's frames.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", user_traceback: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.user_traceback = user_traceback
+
+
+class RepositoryError(AutopilotError):
+    """The git repository cannot be used."""
+
+
+class UnsupportedRepositoryError(RepositoryError):
+    """A repository format that cannot be read: SHA-256, reftable, partial clone, split index."""
+
+
+class GitCommandError(RepositoryError):
+    """The git command line failed."""
+
+
+class RefMovedError(RepositoryError):
+    """A ref is not where it was left: somebody else moved it."""
+
+
+class LockHeldError(RepositoryError):
+    """Another run holds the experiment."""
+
+
+class ParameterError(AutopilotError):
+    """A parameter's files cannot be optimized, or were edited by hand during a run."""
+
+
+class ExperimentError(AutopilotError):
+    """An experiment is missing, exists already, or is damaged."""
+
+
+class RecordError(ExperimentError):
+    """A note of an experiment that cannot be read."""
+
+
+class DataError(AutopilotError):
+    """A dataset or an item of it is malformed."""
+
+
+class GraphError(AutopilotError):
+    """Feedback that has nowhere to go."""
+
+
+class ModuleError(AutopilotError):
+    """A module that is not set up as one."""
+
+
+class MetricError(AutopilotError):
+    """A metric that is missing or cannot be computed."""
+
+
+class StateError(AutopilotError):
+    """A state_dict that does not fit."""
+
+
+class EvaluationError(AutopilotError):
+    """Evaluation cannot give a score."""
+
+
+class AgentError(AutopilotError):
+    """An agent or a model call failed."""

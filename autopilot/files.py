@@ -1,0 +1,198 @@
+"""Files exactly as they are: list, read, replace, remove.
+
+The one place that writes parameters to disk. Content is bytes, the mode is git's (regular,
+executable, symbolic link), and a file is replaced in one step, so that a reader (or a kill) sees
+either the old or the new one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from autopilot.errors import ParameterError
+
+REGULAR = 0o100644
+EXECUTABLE = 0o100755
+SYMLINK = 0o120000
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """A file's content and git mode; a symbolic link's content is its target."""
+
+    mode: int
+    content: bytes
+
+
+def git_mode(status: os.stat_result) -> int:
+    """The git mode of an `lstat` result: regular, executable or symbolic link."""
+    if stat.S_ISLNK(status.st_mode):
+        return SYMLINK
+    return EXECUTABLE if status.st_mode & stat.S_IXUSR else REGULAR
+
+
+def read_file(path: Path) -> FileState:
+    """Reads a file, or a symbolic link without following it.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    status = os.lstat(path)
+    if stat.S_ISLNK(status.st_mode):
+        return FileState(SYMLINK, os.fsencode(os.readlink(path)))
+    return FileState(git_mode(status), path.read_bytes())
+
+
+def replace_file(root: Path, name: str, state: FileState) -> None:
+    """Writes `root/name` by a temporary file and a rename; makes its folders.
+
+    A folder or a file in the way is removed. Nothing is written through a symbolic link.
+
+    Args:
+        root: The folder that is not left, absolute.
+        name: Path below root, with "/" between its parts.
+        state: What the file shall be.
+
+    Raises:
+        ParameterError: the path leaves root, or the disk is full or not writable.
+    """
+    path = _inside(root, name)
+    try:
+        _make_folders(root, path.parent)
+        if path.is_dir() and not path.is_symlink():
+            _remove_tree(path)
+        if state.mode == SYMLINK:
+            temporary = Path(tempfile.mktemp(dir=path.parent, prefix=".autopilot-"))
+            os.symlink(os.fsdecode(state.content), temporary)
+            os.replace(temporary, path)
+            return
+        handle, created = tempfile.mkstemp(dir=path.parent, prefix=".autopilot-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(state.content)
+            os.chmod(created, _permissions(path, executable=state.mode == EXECUTABLE))
+            os.replace(created, path)
+        except BaseException:
+            Path(created).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ParameterError(
+            f"cannot write {path}: {error.strerror}",
+            hint="make room or give write permission, then resume",
+        ) from error
+
+
+def remove_file(root: Path, name: str) -> None:
+    """Removes `root/name` if it is there, and the folders below root that this leaves empty."""
+    path = _inside(root, name)
+    if any(parent.is_symlink() for parent in _parents_below(root, path)):
+        return
+    try:
+        path.unlink(missing_ok=True)
+    except (IsADirectoryError, NotADirectoryError, PermissionError):
+        return
+    for parent in _parents_below(root, path):
+        try:
+            parent.rmdir()
+        except OSError:
+            return
+
+
+def list_files(source: Path, pattern: str = "**/*") -> Iterator[str]:
+    """Names of the files and links below a folder that match, sorted, with "/" between parts.
+
+    Links are not followed, `.git` is not entered.
+    """
+    matches = glob_regex(pattern).fullmatch
+    stack = [""]
+    found: list[str] = []
+    while stack:
+        prefix = stack.pop()
+        with os.scandir(source / prefix if prefix else source) as entries:
+            for entry in entries:
+                if entry.name == ".git" or entry.name.startswith(".autopilot-"):
+                    continue
+                name = prefix + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    stack.append(name + "/")
+                elif matches(name):
+                    found.append(name)
+    yield from sorted(found)
+
+
+@lru_cache(maxsize=256)
+def glob_regex(pattern: str) -> re.Pattern[str]:
+    """A glob as a regular expression: `**` crosses folders, `*` and `?` do not."""
+    out, position = "", 0
+    while position < len(pattern):
+        rest = pattern[position:]
+        if rest.startswith("**/"):
+            out, position = out + "(?:.*/)?", position + 3
+        elif rest.startswith("**"):
+            out, position = out + ".*", position + 2
+        elif rest[0] == "*":
+            out, position = out + "[^/]*", position + 1
+        elif rest[0] == "?":
+            out, position = out + "[^/]", position + 1
+        elif rest[0] == "[" and "]" in rest[2:]:
+            end = rest.index("]", 2)
+            inner = rest[1:end].replace("\\", "\\\\")
+            inner = "^" + inner[1:] if inner[0] == "!" else inner
+            out, position = out + f"[{inner}]", position + end + 1
+        else:
+            out, position = out + re.escape(rest[0]), position + 1
+    return re.compile(out, re.DOTALL)
+
+
+def _inside(root: Path, name: str) -> Path:
+    parts = name.split("/")
+    if name.startswith("/") or any(part in ("", ".", "..", ".git") for part in parts):
+        raise ParameterError(
+            f"refusing to write {name!r}: it leaves {root}", hint="use a path below the parameter"
+        )
+    return root.joinpath(*parts)
+
+
+def _parents_below(root: Path, path: Path) -> Iterator[Path]:
+    for parent in path.parents:
+        if parent == root:
+            return
+        yield parent
+
+
+def _make_folders(root: Path, folder: Path) -> None:
+    for part in reversed([folder, *_parents_below(root, folder)] if folder != root else []):
+        if part.is_symlink() or part.is_file():
+            part.unlink()
+        part.mkdir(exist_ok=True)
+
+
+def _remove_tree(folder: Path) -> None:
+    for entry in os.scandir(folder):
+        path = Path(entry.path)
+        _remove_tree(path) if entry.is_dir(follow_symlinks=False) else path.unlink()
+    folder.rmdir()
+
+
+def _permissions(path: Path, *, executable: bool) -> int:
+    """Keeps the group and others bits of the file that is replaced, else follows the umask."""
+    try:
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+    except OSError:
+        mode = 0o666 & ~_umask()
+    read_bits = mode & 0o444
+    return mode | read_bits >> 2 if executable else mode & ~0o111
+
+
+@lru_cache(maxsize=1)
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
