@@ -1,0 +1,85 @@
+"""Losses: an evaluator that gathers feedback batch by batch and sends it back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from autopilot.core.gradient import Finding, Gradient, TextGradient
+from autopilot.core.graph import Graph
+from autopilot.core.parameter import Parameter
+from autopilot.core.types import Datum
+
+
+class Loss:
+    """Gathers feedback in `forward`, fills `param.grad` in `backward`.
+
+    Used as it is, a Loss takes the feedback that the failed items carry. Subclasses override
+    `forward(data, targets)` and return a Gradient, or None where there is nothing to say.
+
+    Args:
+        parameters: What the feedback is for. Without it, backward finds them: the feedback goes
+            back through the modules that produced the data.
+
+    >>> from autopilot.core.module import Module
+    >>> class Echo(Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.prompt = Parameter("be brief")
+    ...     def forward(self, batch):
+    ...         return Datum(success=False, feedback="too long")
+    >>> echo, loss = Echo(), Loss()
+    >>> loss(echo(Datum()), None)
+    >>> loss.backward()
+    >>> echo.prompt.grad.render()
+    'too long'
+    """
+
+    def __init__(self, parameters: Iterable[Parameter] | None = None) -> None:
+        self.parameters = None if parameters is None else list(parameters)
+        self._gathered: list[tuple[Datum, Gradient]] = []
+
+    def __call__(self, data: Datum, targets: Any = None) -> None:
+        gradient = self.forward(data, targets)
+        if gradient is not None:
+            self._gathered.append((data, gradient))
+
+    def forward(self, data: Datum, targets: Any) -> Gradient | None:
+        """Feedback on one batch.
+
+        Args:
+            data: What the module returned.
+            targets: The batch that it got, ground truth included.
+
+        Returns:
+            The feedback, or None where there is nothing to improve.
+        """
+        findings = [
+            Finding(
+                direction=item.feedback or item.error_message or "make this item succeed",
+                severity=1.0,
+                evidence=(item.id,) if len(data) > 1 else (),
+            )
+            for item in data.leaves()
+            if not item.success
+        ]
+        return TextGradient.of(findings) if findings else None
+
+    def backward(self, *, retain_graph: bool = False) -> None:
+        """Sends back what was gathered since the last call, and forgets it.
+
+        Raises:
+            GraphError: no parameters were given, and the data was not returned by a module call.
+        """
+        gathered, self._gathered = self._gathered, []
+        for data, gradient in gathered:
+            if self.parameters is None:
+                Graph(data).backward(gradient, retain_graph=retain_graph)
+                continue
+            for parameter in self.parameters:
+                if parameter.requires_grad:
+                    parameter.accumulate_grad(gradient)
+
+    def reset(self) -> None:
+        """Forgets what was gathered."""
+        self._gathered.clear()

@@ -1,0 +1,210 @@
+"""Metrics: numbers over a whole split, gathered batch by batch.
+
+The contract is torchmetrics': `add_state`, `update`, `compute`, `reset`, with `update` taking the
+Datum that a step returned.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from autopilot.core.types import Datum
+from autopilot.errors import MetricError
+
+M = TypeVar("M", bound="Metric | MetricCollection")
+
+
+class Metric:
+    """A number over a split. Subclasses declare their state and how it grows.
+
+    Attributes:
+        higher_is_better: True, False, or None where neither is meant.
+
+    >>> class Words(Metric):
+    ...     higher_is_better = False
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.add_state("total", 0)
+    ...     def update(self, data):
+    ...         self.total += sum(len(item.metadata["text"].split()) for item in data.leaves())
+    ...     def compute(self):
+    ...         return float(self.total)
+    >>> words = Words()
+    >>> words.update(Datum(metadata={"text": "to be or not"}))
+    >>> words.compute()
+    4.0
+    """
+
+    higher_is_better: bool | None = True
+
+    def __init__(self) -> None:
+        self._defaults: dict[str, Any] = {}
+
+    def add_state(self, name: str, default: Any) -> None:
+        """Declares a state: an attribute that `reset` puts back to its default."""
+        if not name.isidentifier():
+            raise MetricError(
+                f"{name!r} cannot be a state's name", hint="use a valid attribute name"
+            )
+        self._defaults[name] = copy.deepcopy(default)
+        setattr(self, name, copy.deepcopy(default))
+
+    def update(self, data: Datum) -> None:
+        """Takes in what a step returned: a batch's Datum with its items, or a single item."""
+        raise NotImplementedError(f"{type(self).__name__} defines no update(data)")
+
+    def compute(self) -> float:
+        """The value over all that was taken in since the last reset."""
+        raise NotImplementedError(f"{type(self).__name__} defines no compute()")
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        for name, default in self._defaults.items():
+            setattr(self, name, copy.deepcopy(default))
+
+    def forward(self, data: Datum) -> float:
+        """The value on this Datum alone; it is taken in as well."""
+        alone = self.clone()
+        alone.update(data)
+        self.update(data)
+        return alone.compute()
+
+    __call__ = forward
+
+    def clone(self: M) -> M:
+        """An independent copy, reset."""
+        twin = copy.deepcopy(self)
+        twin.reset()
+        return twin
+
+    def __add__(self, other: Metric | MetricCollection) -> MetricCollection:
+        return MetricCollection([self]) + other
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class MetricCollection:
+    """Several metrics under their names.
+
+    Args:
+        metrics: Metrics by name, or a list whose names are the class names in lower case.
+        prefix: Put before every name.
+        postfix: Put after every name.
+
+    Raises:
+        MetricError: two metrics of the same name.
+    """
+
+    def __init__(
+        self,
+        metrics: Mapping[str, Metric] | Iterable[Metric],
+        prefix: str = "",
+        postfix: str = "",
+    ) -> None:
+        self.prefix, self.postfix = prefix, postfix
+        self._metrics: dict[str, Metric] = {}
+        named = (
+            metrics.items()
+            if isinstance(metrics, Mapping)
+            else ((type(m).__name__.lower(), m) for m in metrics)
+        )
+        for name, metric in named:
+            self._add(name, metric)
+
+    def _add(self, name: str, metric: Metric) -> None:
+        if name in self._metrics:
+            raise MetricError(
+                f"two metrics are named {name!r}",
+                hint="name them: MetricCollection({'first': ..., 'second': ...})",
+            )
+        self._metrics[name] = metric
+
+    def items(self) -> Iterator[tuple[str, Metric]]:
+        """Full name and metric."""
+        for name, metric in self._metrics.items():
+            yield f"{self.prefix}{name}{self.postfix}", metric
+
+    def update(self, data: Datum) -> None:
+        """Updates every metric."""
+        for metric in self._metrics.values():
+            metric.update(data)
+
+    def compute(self) -> dict[str, float]:
+        """Every metric's value by full name."""
+        return {name: metric.compute() for name, metric in self.items()}
+
+    def reset(self) -> None:
+        """Resets every metric."""
+        for metric in self._metrics.values():
+            metric.reset()
+
+    def forward(self, data: Datum) -> dict[str, float]:
+        """Every metric's value on this Datum alone; it is taken in as well."""
+        return {name: metric.forward(data) for name, metric in self.items()}
+
+    __call__ = forward
+
+    def clone(self, prefix: str | None = None, postfix: str | None = None) -> MetricCollection:
+        """An independent copy, reset, under another prefix or postfix if given."""
+        return MetricCollection(
+            {name: metric.clone() for name, metric in self._metrics.items()},
+            self.prefix if prefix is None else prefix,
+            self.postfix if postfix is None else postfix,
+        )
+
+    def __add__(self, other: Metric | MetricCollection) -> MetricCollection:
+        combined = MetricCollection(dict(self.items()))
+        right = other if isinstance(other, MetricCollection) else MetricCollection([other])
+        for name, metric in right.items():
+            combined._add(name, metric)
+        return combined
+
+    def __len__(self) -> int:
+        return len(self._metrics)
+
+    def __getitem__(self, name: str) -> Metric:
+        return dict(self.items())[name]
+
+    def __repr__(self) -> str:
+        return f"MetricCollection({', '.join(name for name, _ in self.items())})"
+
+
+class ItemMean:
+    """What the loop measures on every split without being asked.
+
+    "accuracy" is the share of items that succeeded, and each name in an item's `metrics` is
+    averaged over the items that have it. An item that failed with an error counts as not
+    succeeded.
+    """
+
+    def __init__(self) -> None:
+        self.items = 0
+        self.succeeded = 0
+        self.errors: list[str] = []
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+
+    def update(self, data: Datum) -> None:
+        """Takes in what a step returned."""
+        for item in data.leaves():
+            self.items += 1
+            self.succeeded += item.success
+            if item.error_message is not None:
+                self.errors.append(item.error_message)
+            for name, value in item.metrics.items():
+                self._sums[name] = self._sums.get(name, 0.0) + value
+                self._counts[name] = self._counts.get(name, 0) + 1
+        if data.items:
+            for name, value in data.metrics.items():
+                self._sums[name] = self._sums.get(name, 0.0) + value * len(data.items)
+                self._counts[name] = self._counts.get(name, 0) + len(data.items)
+
+    def compute(self) -> dict[str, float]:
+        """Name to mean; empty when there were no items."""
+        if not self.items:
+            return {}
+        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        return {"accuracy": self.succeeded / self.items, **means}

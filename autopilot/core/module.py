@@ -1,0 +1,361 @@
+"""Modules: the system that is optimized, and the class that makes one an experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+from autopilot.core import graph
+from autopilot.core.gradient import Gradient
+from autopilot.core.loss import Loss
+from autopilot.core.metric import Metric, MetricCollection
+from autopilot.core.parameter import Parameter
+from autopilot.core.types import Datum
+from autopilot.errors import ModuleError, StateError
+
+if TYPE_CHECKING:
+    from autopilot.core.callback import Callback
+    from autopilot.core.optimizer import Optimizer
+    from autopilot.core.policy import Policy
+
+Hook = Callable[..., Any]
+
+
+class RemovableHandle:
+    """Takes a hook away again: `handle.remove()`."""
+
+    def __init__(self, hooks: list[Hook], hook: Hook) -> None:
+        self._hooks, self._hook = hooks, hook
+
+    def remove(self) -> None:
+        """Removes the hook; a second call does nothing."""
+        if self._hook in self._hooks:
+            self._hooks.remove(self._hook)
+
+
+class Module:
+    """A system: define `forward(batch)`, and declare what may change as Parameter attributes.
+
+    >>> class Greeter(Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.greeting = Parameter("hello")
+    ...     def forward(self, batch):
+    ...         text = f"{self.greeting.data} {batch.metadata['name']}"
+    ...         return Datum(metadata={"text": text})
+    >>> Greeter()(Datum(metadata={"name": "Ada"})).metadata["text"]
+    'hello Ada'
+    """
+
+    training: bool
+
+    def __init__(self) -> None:
+        state = self.__dict__
+        state["_parameters"], state["_modules"], state["_metrics"] = {}, {}, {}
+        state["_pre_hooks"], state["_hooks"] = [], []
+        state["training"] = True
+
+    def forward(self, batch: Any) -> Any:
+        """The system's answer to a batch (a Datum with items): one Datum, items in order."""
+        raise NotImplementedError(f"{type(self).__name__} defines no forward(batch)")
+
+    def backward(self, gradient: Gradient, inputs: tuple[Any, ...], output: Any) -> Any:
+        """Credit assignment: takes feedback on an output, returns the feedback for what led to it.
+
+        The default gives it unchanged to the module's own parameters and passes it on unchanged.
+
+        Args:
+            gradient: Feedback on the output, from everything that used it.
+            inputs: What the call got.
+            output: What the call returned.
+
+        Returns:
+            One Gradient for all upstream calls, a list with one for each, a dict from module to
+            Gradient, or None to pass nothing on.
+        """
+        for parameter in graph.own_parameters(self):
+            parameter.accumulate_grad(gradient)
+        return gradient
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.call(self.forward, *args, **kwargs)
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Runs one of the module's own methods as a recorded call, with its hooks."""
+        self._check_initialized()
+        for pre_hook in self._pre_hooks:
+            replaced = pre_hook(self, args)
+            if replaced is not None:
+                args = replaced if isinstance(replaced, tuple) else (replaced,)
+        if graph.is_grad_enabled():
+            output = graph.record(self, function, args, kwargs)
+        else:
+            output = function(*args, **kwargs)
+        for hook in self._hooks:
+            replaced = hook(self, args, output)
+            output = output if replaced is None else replaced
+        return output
+
+    def register_forward_pre_hook(self, hook: Hook) -> RemovableHandle:
+        """Calls `hook(module, args)` before forward; what it returns replaces the arguments."""
+        self._pre_hooks.append(hook)
+        return RemovableHandle(self._pre_hooks, hook)
+
+    def register_forward_hook(self, hook: Hook) -> RemovableHandle:
+        """Calls `hook(module, args, output)` after forward; what it returns replaces the output."""
+        self._hooks.append(hook)
+        return RemovableHandle(self._hooks, hook)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, Parameter | Module | Metric | MetricCollection):
+            self._check_initialized()
+        for home, kind in _HOMES.items():
+            registered = self.__dict__.get(home)
+            if registered is None:
+                continue
+            registered.pop(name, None)
+            if isinstance(value, kind):
+                registered[name] = value
+                if isinstance(value, Parameter) and not value.name:
+                    value.name = name
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        for home in _HOMES:
+            self.__dict__.get(home, {}).pop(name, None)
+        super().__delattr__(name)
+
+    def _check_initialized(self) -> None:
+        if "_parameters" not in self.__dict__:
+            raise ModuleError(
+                f"{type(self).__name__}.__init__ did not call super().__init__()",
+                hint="make it the first line of __init__",
+            )
+
+    def children(self) -> Iterator[Module]:
+        """The modules that are attributes of this one."""
+        for _, child in self.named_children():
+            yield child
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """Attribute name and module."""
+        self._check_initialized()
+        yield from list(self._modules.items())
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all below, each once."""
+        for _, module in self.named_modules():
+            yield module
+
+    def named_modules(
+        self, prefix: str = "", seen: set[int] | None = None
+    ) -> Iterator[tuple[str, Module]]:
+        """Dotted name and module, this one first, each once."""
+        seen = set() if seen is None else seen
+        if id(self) in seen:
+            return
+        seen.add(id(self))
+        yield prefix, self
+        for name, child in self.named_children():
+            yield from child.named_modules(f"{prefix}.{name}" if prefix else name, seen)
+
+    def parameters(self, *, recurse: bool = True) -> list[Parameter]:
+        """All parameters, each once."""
+        return [parameter for _, parameter in self.named_parameters(recurse=recurse)]
+
+    def named_parameters(self, *, recurse: bool = True) -> Iterator[tuple[str, Parameter]]:
+        """Dotted name and parameter, each once."""
+        yield from self._named("_parameters", recurse=recurse)
+
+    def named_metrics(self) -> Iterator[tuple[str, Metric | MetricCollection]]:
+        """Dotted name and metric, each once."""
+        yield from self._named("_metrics", recurse=True)
+
+    def _named(self, home: str, *, recurse: bool) -> Iterator[tuple[str, Any]]:
+        self._check_initialized()
+        seen: set[int] = set()
+        for prefix, module in self.named_modules() if recurse else [("", self)]:
+            for name, value in module.__dict__[home].items():
+                if id(value) not in seen:
+                    seen.add(id(value))
+                    yield f"{prefix}.{name}" if prefix else name, value
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002  # as in torch.nn
+        """Sets `training` on this module and all below."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Unsets `training` on this module and all below."""
+        return self.train(False)
+
+    def apply(self, function: Callable[[Module], Any]) -> Self:
+        """Calls the function on every module below, then on this one."""
+        for child in self.children():
+            child.apply(function)
+        function(self)
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:  # noqa: FBT001, FBT002  # as in torch.nn
+        """Sets whether backward fills the gradients of all parameters."""
+        for parameter in self.parameters():
+            parameter.requires_grad = requires_grad
+        return self
+
+    def zero_grad(self) -> None:
+        """Forgets the gradients of all parameters."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Dotted name to the parameter's snapshot."""
+        return {name: parameter.snapshot() for name, parameter in self.named_parameters()}
+
+    def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
+        """Restores the parameters.
+
+        Args:
+            state: What `state_dict` returned.
+            strict: Every key must fit.
+
+        Raises:
+            StateError: keys are missing or unexpected; it names them, and nothing is restored.
+        """
+        own = dict(self.named_parameters())
+        missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        if strict and (missing or unexpected):
+            parts = [
+                f"{word} keys {', '.join(names)}"
+                for word, names in (("missing", missing), ("unexpected", unexpected))
+                if names
+            ]
+            raise StateError(
+                f"the state does not fit {type(self).__name__}: {'; '.join(parts)}",
+                hint="pass strict=False to load what fits",
+            )
+        for name, parameter in own.items():
+            if name in state:
+                parameter.restore(state[name])
+
+    def __repr__(self) -> str:
+        lines = [f"({name}): {p!r}" for name, p in self.__dict__.get("_parameters", {}).items()]
+        for name, child in self.__dict__.get("_modules", {}).items():
+            lines.append(f"({name}): " + repr(child).replace("\n", "\n  "))
+        body = "".join(f"\n  {line}" for line in lines)
+        return f"{type(self).__name__}({body}\n)" if lines else f"{type(self).__name__}()"
+
+
+_HOMES: dict[str, type | tuple[type, ...]] = {
+    "_parameters": Parameter,
+    "_modules": Module,
+    "_metrics": (Metric, MetricCollection),
+}
+
+
+class ModuleList(Module):
+    """Modules in a list, registered under their index."""
+
+    def __init__(self, modules: Iterable[Module] = ()) -> None:
+        super().__init__()
+        for module in modules:
+            self.append(module)
+
+    def append(self, module: Module) -> Self:
+        """Adds a module at the end."""
+        setattr(self, str(len(self._modules)), module)
+        return self
+
+    def __getitem__(self, index: int) -> Module:
+        return list(self._modules.values())[index]
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(list(self._modules.values()))
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+
+class ModuleDict(Module):
+    """Modules by name."""
+
+    def __init__(self, modules: Mapping[str, Module] | None = None) -> None:
+        super().__init__()
+        for name, module in (modules or {}).items():
+            self[name] = module
+
+    def __setitem__(self, name: str, module: Module) -> None:
+        setattr(self, name, module)
+
+    def __getitem__(self, name: str) -> Module:
+        return self._modules[name]
+
+    def __delitem__(self, name: str) -> None:
+        delattr(self, name)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._modules
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._modules))
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def items(self) -> Iterator[tuple[str, Module]]:
+        """Name and module."""
+        return iter(list(self._modules.items()))
+
+
+class AutoPilotModule(Module):
+    """A module that says how it is trained: one class is a whole experiment.
+
+    Define `forward` and `configure_optimizers`; everything else has a default.
+
+    Attributes:
+        monitor: The val metric that decides, "accuracy" unless set.
+        mode: "max" when higher is better, "min" when lower is.
+    """
+
+    monitor: str = "accuracy"
+    mode: str = "max"
+
+    def training_step(self, batch: Datum) -> Datum:
+        """One batch of the train split."""
+        return self.forward(batch)  # type: ignore[no-any-return]  # forward is the user's
+
+    def validation_step(self, batch: Datum) -> Datum:
+        """One batch of the val split."""
+        return self.forward(batch)  # type: ignore[no-any-return]  # forward is the user's
+
+    def test_step(self, batch: Datum) -> Datum:
+        """One batch of the test split."""
+        return self.forward(batch)  # type: ignore[no-any-return]  # forward is the user's
+
+    def configure_optimizers(self) -> Optimizer:
+        """The optimizer that changes the parameters."""
+        raise NotImplementedError(f"{type(self).__name__} defines no configure_optimizers()")
+
+    def configure_loss(self) -> Loss:
+        """What turns results into feedback; by default, the feedback of the failed items."""
+        return Loss()
+
+    def configure_policy(self) -> Policy | None:
+        """What decides whether an epoch is kept; None: the monitored val metric improved."""
+        return None
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Callbacks of this experiment, beside the Trainer's."""
+        return []
+
+    def train_dataloader(self) -> Iterable[Any] | None:
+        """Batches of the train split."""
+        return None
+
+    def val_dataloader(self) -> Iterable[Any] | None:
+        """Batches of the val split; without one every epoch is kept."""
+        return None
+
+    def test_dataloader(self) -> Iterable[Any] | None:
+        """Batches of the test split, scored once, after the last epoch."""
+        return None

@@ -1,0 +1,129 @@
+"""Optimizers: read the gradients, change the parameters."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autopilot.core.parameter import Parameter
+from autopilot.core.types import Cost
+from autopilot.errors import StateError
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What an optimizer did: the commit's subject, body and trailer.
+
+    Args:
+        summary: One line, as a commit's subject reads: "add missing words for billing".
+        strategy: The name under which memory counts how it went.
+        rationale: Why.
+        cost: What it cost.
+    """
+
+    summary: str = ""
+    strategy: str = ""
+    rationale: str = ""
+    cost: Cost = Cost()
+
+
+StepHook = Callable[["Optimizer", "Step | None"], Any]
+
+
+class Optimizer:
+    """Changes parameters by their gradients. Subclasses define `step`.
+
+    Args:
+        parameters: What may be changed.
+
+    Attributes:
+        parameters: List of Parameter.
+        blocked: Names of strategies that must not be used; the loop fills it from memory.
+
+    Raises:
+        ValueError: no parameters.
+
+    >>> class Halve(Optimizer):
+    ...     def step(self):
+    ...         for parameter in self.parameters:
+    ...             parameter.data /= 2
+    ...         return Step(summary="halve")
+    >>> x = Parameter(8.0)
+    >>> _ = Halve([x]).step()
+    >>> x.data
+    4.0
+    """
+
+    def __init__(self, parameters: Iterable[Parameter]) -> None:
+        self.parameters = list(parameters)
+        if not self.parameters:
+            raise ValueError("an optimizer needs at least one parameter")
+        self.blocked: set[str] = set()
+        self._post_hooks: list[StepHook] = []
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "step" in cls.__dict__:
+            cls.step = _with_hooks(cls.__dict__["step"])  # type: ignore[method-assign]  # as torch
+
+    def step(self) -> Step | None:
+        """Reads `param.grad`, changes the parameters, says what it did.
+
+        A strategy in `blocked` must not be used. Returning None, or changing nothing, is fine: the
+        epoch is recorded as unchanged.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no step()")
+
+    def zero_grad(self) -> None:
+        """Forgets the gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `step` depends on beside parameters and gradients, as JSON; saved at each step."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `state_dict` returned.
+
+        Raises:
+            StateError: the state does not fit.
+        """
+        if state:
+            raise StateError(
+                f"{type(self).__name__} has a state_dict but no load_state_dict",
+                hint="override load_state_dict, so that a resumed run continues exactly",
+            )
+
+    def block_strategy(self, name: str) -> None:
+        """Forbids a strategy."""
+        self.blocked.add(name)
+
+    def unblock_strategy(self, name: str) -> None:
+        """Allows a strategy again."""
+        self.blocked.discard(name)
+
+    def register_step_post_hook(self, hook: StepHook) -> Callable[[], None]:
+        """Calls `hook(optimizer, step)` after each step; returns a function that removes it."""
+        self._post_hooks.append(hook)
+        return lambda: self._post_hooks.remove(hook) if hook in self._post_hooks else None
+
+
+def _with_hooks(step: Callable[[Any], Step | None]) -> Callable[[Any], Step | None]:
+    @functools.wraps(step)
+    def run(self: Optimizer) -> Step | None:
+        depth = getattr(self, "_depth", 0)
+        self._depth = depth + 1
+        try:
+            outcome = step(self)
+        finally:
+            self._depth = depth
+        # A subclass that calls super().step() is one step, not two.
+        if depth == 0:
+            for hook in list(self._post_hooks):
+                hook(self, outcome)
+        return outcome
+
+    return run

@@ -1,0 +1,183 @@
+"""Parameters: what may be edited."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from autopilot.core.gradient import Gradient
+from autopilot.errors import ParameterError
+from autopilot.files import (
+    SYMLINK,
+    FileState,
+    glob_regex,
+    list_files,
+    read_file,
+    remove_file,
+    replace_file,
+)
+
+
+class Parameter:
+    """A value that an optimizer may change, with the feedback on it.
+
+    Args:
+        data: The value.
+        requires_grad: Whether backward fills `grad`.
+
+    >>> threshold = Parameter(0.5)
+    >>> before = threshold.snapshot()
+    >>> threshold.data = 0.9
+    >>> threshold.restore(before)
+    >>> threshold.render()
+    '0.5'
+    """
+
+    def __init__(self, data: Any = None, *, requires_grad: bool = True) -> None:
+        self.data = data
+        self.requires_grad = requires_grad
+        self.grad: Gradient | None = None
+        self.name = ""
+
+    def accumulate_grad(self, gradient: Gradient) -> None:
+        """Adds feedback to `grad`."""
+        self.grad = gradient if self.grad is None else self.grad.accumulate(gradient)
+
+    def render(self) -> str:
+        """The value as text, for a person or a model."""
+        return str(self.data)
+
+    def snapshot(self) -> Any:
+        """The present state, independent of later changes."""
+        return copy.deepcopy(self.data)
+
+    def restore(self, snapshot: Any) -> None:
+        """Puts a state back exactly."""
+        self.data = copy.deepcopy(snapshot)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.data!r})"
+
+
+class PathParameter(Parameter):
+    """Files: those below `source` (a folder, or one file) that match, and that git does not ignore.
+
+    Without git every matching file counts. A store that knows which files are ignored says so
+    through `ignores`.
+
+    Args:
+        source: A file or a folder, relative to the working directory at construction.
+        pattern: A glob on the path below source: `**` crosses folders.
+        requires_grad: Whether backward fills `grad`.
+
+    Raises:
+        ParameterError: the source does not exist.
+    """
+
+    def __init__(
+        self, source: str | Path, pattern: str = "**/*", *, requires_grad: bool = True
+    ) -> None:
+        super().__init__(requires_grad=requires_grad)
+        self.source = Path(source).absolute()
+        self.pattern = pattern
+        self.label = str(source)
+        self.ignores: Callable[[str], bool] = lambda _name: False
+        self.is_file = self.source.is_file() or self.source.is_symlink()
+        if not self.is_file and not self.source.is_dir():
+            raise ParameterError(
+                f"the parameter {self.label} is neither a file nor a folder",
+                hint=f"create it, or correct the path (looked in {Path.cwd()})",
+            )
+
+    @property
+    def root(self) -> Path:
+        """The folder that file names are relative to."""
+        return self.source.parent if self.is_file else self.source
+
+    def matches(self, name: str) -> bool:
+        """Whether a path below root belongs to the parameter."""
+        if self.is_file:
+            return name == self.source.name
+        return glob_regex(self.pattern).fullmatch(name) is not None and not self.ignores(name)
+
+    def files(self) -> list[str]:
+        """The paths below root of all files of the parameter that exist, sorted."""
+        if self.is_file:
+            there = self.source.is_symlink() or self.source.is_file()
+            return [self.source.name] if there else []
+        if not self.source.is_dir():
+            return []
+        return [n for n in list_files(self.source, self.pattern) if not self.ignores(n)]
+
+    def read_text(self, name: str | None = None) -> str:
+        """A file's text (UTF-8, newlines as they are); without a name, the only file's.
+
+        Raises:
+            ParameterError: there is no such file, or several and no name.
+        """
+        return self._path(name).read_bytes().decode("utf-8")
+
+    def write_text(self, text: str, name: str | None = None) -> None:
+        """Replaces a file's text (UTF-8, newlines as given), or creates it."""
+        path = self._path(name, must_exist=False)
+        content = text.encode("utf-8")
+        mode = read_file(path).mode if path.is_file() and not path.is_symlink() else 0o100644
+        replace_file(self.root, path.relative_to(self.root).as_posix(), FileState(mode, content))
+
+    def render(self) -> str:
+        """Each file's name and text; binary files and links are named only."""
+        parts = []
+        for name in self.files():
+            state = read_file(self.root / name)
+            parts.append(f"=== {name}\n{_as_text(state)}")
+        return "\n".join(parts)
+
+    def snapshot(self) -> Mapping[str, FileState]:
+        """The state of every file, by path below root."""
+        return {name: read_file(self.root / name) for name in self.files()}
+
+    def restore(self, snapshot: Mapping[str, FileState]) -> None:
+        """Writes every file of the snapshot back and removes those that it lacks."""
+        for name in self.files():
+            if name not in snapshot:
+                remove_file(self.root, name)
+        for name, state in snapshot.items():
+            path = self.root / name
+            if not (path.is_symlink() or path.is_file()) or read_file(path) != state:
+                replace_file(self.root, name, state)
+
+    def _path(self, name: str | None, *, must_exist: bool = True) -> Path:
+        if name is None:
+            names = [self.source.name] if self.is_file else self.files()
+            if len(names) != 1:
+                raise ParameterError(
+                    f"the parameter {self.label} has {len(names)} files",
+                    hint="say which: read_text('name')",
+                )
+            name = names[0]
+        if not self.matches(name):
+            raise ParameterError(
+                f"{name!r} is not part of the parameter {self.label}",
+                hint=f"use a path below {self.root} that matches {self.pattern!r}",
+            )
+        path = self.root / name
+        if must_exist and not path.is_file():
+            raise ParameterError(
+                f"the parameter {self.label} has no file {name!r}",
+                hint="look at parameter.files() first",
+            )
+        return path
+
+    def __repr__(self) -> str:
+        pattern = "" if self.is_file or self.pattern == "**/*" else f", {self.pattern!r}"
+        return f"PathParameter({self.label!r}{pattern})"
+
+
+def _as_text(state: FileState) -> str:
+    if state.mode == SYMLINK:
+        return f"(a symbolic link to {state.content.decode('utf-8', 'replace')})"
+    if b"\0" in state.content:
+        return f"(binary, {len(state.content)} bytes)"
+    return state.content.decode("utf-8", "replace")

@@ -1,0 +1,150 @@
+"""The policy: whether an epoch is kept.
+
+`Policy` is the contract and the default at once: an epoch is kept if the monitored val metric
+improved on the best so far. Gates add conditions; `autopilot.policy` has them ready-made.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from autopilot.core.types import Cost, Datum, GateResult, Verdict
+
+Metrics = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochView:
+    """What a policy sees of an epoch: its measurements beside those of the baseline and the best.
+
+    Args:
+        epoch: The epoch that is judged.
+        metrics: Split to metric name to value; val is of the state after the step.
+        baseline: The same for epoch 0.
+        best: The same for the best epoch.
+        monitor: The name of the val metric that decides.
+        mode: "max" or "min".
+        items: The val results, one Datum an item.
+        best_items: The best epoch's val results; empty where they were not recorded.
+        cost: What this epoch cost.
+    """
+
+    epoch: int
+    metrics: Metrics
+    baseline: Metrics
+    best: Metrics
+    monitor: str
+    mode: str = "max"
+    items: Sequence[Datum] = ()
+    best_items: Sequence[Datum] = ()
+    cost: Cost = Cost()
+
+    @property
+    def value(self) -> float | None:
+        """The monitored val metric, None where it is missing."""
+        return self.metrics.get("val", {}).get(self.monitor)
+
+    @property
+    def best_value(self) -> float | None:
+        """The monitored val metric of the best epoch, None where it is missing or not finite."""
+        value = self.best.get("val", {}).get(self.monitor)
+        return value if value is not None and math.isfinite(value) else None
+
+    def gain(self) -> float | None:
+        """By how much the epoch is better than the best; positive is better in either mode."""
+        if self.value is None or self.best_value is None:
+            return None
+        difference = self.value - self.best_value
+        return difference if self.mode == "max" else -difference
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A verdict and why.
+
+    Args:
+        verdict: "kept" or "rejected"; "baseline" for epoch 0.
+        reasons: Sentences for a person, the decisive one first.
+        gates: What each gate found.
+    """
+
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    gates: tuple[GateResult, ...] = field(default=())
+
+    @property
+    def kept(self) -> bool:
+        """Whether the epoch's state stays."""
+        return self.verdict != "rejected"
+
+    def explain(self) -> str:
+        """The reasons in one sentence."""
+        return "; ".join(self.reasons)
+
+
+class Gate(ABC):
+    """One condition on an epoch.
+
+    Args:
+        required: An optional gate only warns.
+    """
+
+    def __init__(self, *, required: bool = True) -> None:
+        self.required = required
+
+    @property
+    def name(self) -> str:
+        """How the gate is called in reasons."""
+        return type(self).__name__
+
+    @abstractmethod
+    def check(self, view: EpochView) -> GateResult:
+        """Looks at the epoch. A missing metric fails with its name."""
+
+    def result(self, *, passed: bool, reason: str) -> GateResult:
+        """A result under this gate's name."""
+        return GateResult(self.name, passed, reason, self.required)
+
+
+class Policy:
+    """Decides whether an epoch is kept: it improved, and every required gate passes.
+
+    Args:
+        gates: Conditions beside the improvement.
+
+    >>> view = EpochView(1, {"val": {"f1": 0.8}}, {}, {"val": {"f1": 0.7}}, monitor="f1")
+    >>> Policy().judge(view).explain()
+    'val f1 0.700 -> 0.800'
+    """
+
+    def __init__(self, gates: Sequence[Gate] = ()) -> None:
+        self.gates = list(gates)
+
+    def improved(self, view: EpochView) -> GateResult:
+        """Whether the epoch is better than the best; subclasses may ask for more or less."""
+        gain = view.gain()
+        if view.value is None:
+            return GateResult("improvement", True, "there is no val split to judge by")
+        if gain is None:
+            return GateResult("improvement", True, f"val {view.monitor} is {view.value:.3f}")
+        change = f"val {view.monitor} {view.best_value:.3f} -> {view.value:.3f}"
+        if gain > 0:
+            return GateResult("improvement", True, change)
+        if gain == 0:
+            return GateResult(
+                "improvement", False, f"val {view.monitor} stayed at {view.value:.3f}"
+            )
+        return GateResult("improvement", False, f"{change} is no improvement")
+
+    def judge(self, view: EpochView) -> Decision:
+        """The verdict on an epoch, with a reason from every gate that failed."""
+        improvement = self.improved(view)
+        results = [improvement, *(gate.check(view) for gate in self.gates)]
+        failed = [r for r in results if not r.passed and r.required]
+        warned = tuple(f"warning: {r.reason}" for r in results if not r.passed and not r.required)
+        if failed:
+            return Decision("rejected", tuple(r.reason for r in failed) + warned, tuple(results))
+        return Decision("kept", (improvement.reason, *warned), tuple(results))

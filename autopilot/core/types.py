@@ -1,0 +1,203 @@
+"""What flows through the loop: a Datum in, a Datum out, and the outcomes as values."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from autopilot.errors import DataError
+
+if TYPE_CHECKING:
+    from autopilot.core.graph import Node
+
+Verdict = Literal["baseline", "kept", "rejected"]
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex[:12]
+
+
+@dataclass
+class Datum:
+    """One item, or a batch of them, on its way through a module.
+
+    A batch is a Datum whose `items` are Datums. What a module returns is a Datum too: one item in
+    its `items` for each item of the batch, in the same order, or the result of a single item.
+
+    Args:
+        split: "train", "val" or "test"; filled in by the loop.
+        epoch: Filled in by the loop; 0 is the baseline.
+        metrics: Name to number, for this item; the loop averages them over the split.
+        metadata: The user's own payload: inputs, targets, outputs.
+        success: Whether the item passed; the share that passed is the metric "accuracy".
+        error_message: What went wrong, when the system failed rather than answered badly.
+        feedback: What to do better, in words: the raw material of gradients.
+        items: The Datums of a batch.
+        id: Names the item across epochs and in notes.
+        grad_fn: The Node that produced this Datum, as on a tensor; None outside the graph.
+
+    >>> Datum(metadata={"question": "2+2", "answer": "4"}, success=True).success
+    True
+    """
+
+    split: str = ""
+    epoch: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    success: bool = True
+    error_message: str | None = None
+    feedback: str | None = None
+    items: list[Datum] = field(default_factory=list)
+    id: str = field(default_factory=_new_id)
+    grad_fn: Node | None = field(default=None, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        """The number of items; 1 for a single item."""
+        return len(self.items) or 1
+
+    def __bool__(self) -> bool:
+        return True
+
+    def leaves(self) -> Iterator[Datum]:
+        """The items of a batch, or the Datum itself when it is a single item."""
+        if self.items:
+            yield from self.items
+        else:
+            yield self
+
+
+def as_datum(item: object, index: int) -> Datum:
+    """A dataset's item as a Datum: a Datum as it is, a mapping or any other value as its metadata.
+
+    The id is the item's own "id" where it has one, else a digest of its content, so that an item
+    keeps its name when the dataset is sorted or shuffled.
+
+    >>> as_datum({"id": "t7", "text": "hello"}, 0).id
+    't7'
+    """
+    if isinstance(item, Datum):
+        return item
+    dump = getattr(item, "model_dump", None)
+    payload = dump() if callable(dump) else item
+    metadata = dict(payload) if isinstance(payload, Mapping) else {"value": payload}
+    own_id = metadata.get("id")
+    return Datum(metadata=metadata, id=str(own_id) if own_id is not None else digest(payload))
+
+
+def digest(value: object, length: int = 12) -> str:
+    """A short, stable name for a JSON-like value: hex of its SHA-256."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=repr)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:length]
+
+
+def datum_to_json(datum: Datum) -> dict[str, Any]:
+    """A result as JSON, without the defaults.
+
+    Raises:
+        DataError: the payload holds something that JSON cannot carry; it names the field.
+    """
+    out: dict[str, Any] = {"id": datum.id}
+    if not datum.success:
+        out["success"] = False
+    for name in ("metrics", "metadata", "error_message", "feedback"):
+        if value := getattr(datum, name):
+            out[name] = value
+    if datum.items:
+        out["items"] = [datum_to_json(item) for item in datum.items]
+    else:
+        try:
+            json.dumps(out)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"the result of item {datum.id} cannot be recorded: {error}",
+                hint="keep strings, numbers, lists and dicts in a Datum's metadata and metrics",
+            ) from error
+    return out
+
+
+def datum_from_json(value: Mapping[str, Any], *, split: str, epoch: int) -> Datum:
+    """The result that `datum_to_json` wrote."""
+    return Datum(
+        split=split,
+        epoch=epoch,
+        metrics=dict(value.get("metrics", {})),
+        metadata=dict(value.get("metadata", {})),
+        success=value.get("success", True),
+        error_message=value.get("error_message"),
+        feedback=value.get("feedback"),
+        items=[datum_from_json(item, split=split, epoch=epoch) for item in value.get("items", ())],
+        id=value["id"],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What something cost. Costs add up.
+
+    Args:
+        evaluations: Items that went through the module.
+        tokens: Model tokens, read and written.
+        cost_usd: Dollars.
+        seconds: Wall clock.
+    """
+
+    evaluations: int = 0
+    tokens: int = 0
+    cost_usd: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.evaluations + other.evaluations,
+            self.tokens + other.tokens,
+            self.cost_usd + other.cost_usd,
+            self.seconds + other.seconds,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """What one gate found.
+
+    Args:
+        gate: The gate's name.
+        passed: Whether its condition holds.
+        reason: One sentence for a person.
+        required: An optional gate only warns.
+    """
+
+    gate: str
+    passed: bool
+    reason: str
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What `fit`, `validate` or `test` came to.
+
+    Args:
+        stop_reason: One honest sentence why it ended; empty for validate and test.
+        epochs: Epochs that were judged, without the baseline.
+        kept: How many of them were kept.
+        best_epoch: The epoch whose state the parameters now hold.
+        baseline: The monitored val metric at epoch 0; None where it was not finite.
+        best: The monitored val metric at the best epoch.
+        metrics: Split to metric name to value, of the best epoch (fit) or of this call.
+        interrupted: True when it can be resumed because it was cut short.
+        cost: What was spent, over all sessions of the experiment.
+    """
+
+    stop_reason: str = ""
+    epochs: int = 0
+    kept: int = 0
+    best_epoch: int = 0
+    baseline: float | None = None
+    best: float | None = None
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    interrupted: bool = False
+    cost: Cost = Cost()
