@@ -1,0 +1,148 @@
+"""RuleOptimizer: named strategies instead of a model. ChainOptimizer: several optimizers in turn."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from autopilot.core.gradient import Gradient
+from autopilot.core.optimizer import Optimizer, Step
+from autopilot.core.parameter import Parameter
+from autopilot.core.types import Cost
+from autopilot.errors import StateError
+
+
+class Rule(ABC):
+    """One strategy: looks at a gradient and edits a parameter, without a model.
+
+    Attributes:
+        name: The strategy's name in commits and in memory.
+        attempt: How often this rule was applied before; set by the optimizer and saved with its
+            state, so that a rule can try something else each time and still resume exactly.
+    """
+
+    name: str = ""
+    attempt: int = 0
+
+    def applies(self, gradient: Gradient) -> bool:
+        """Whether this rule has an answer to the feedback."""
+        return True
+
+    @abstractmethod
+    def apply(self, parameter: Parameter, gradient: Gradient) -> str | None:
+        """Edits the parameter.
+
+        Returns:
+            What was done, as a commit's subject reads; None where nothing was changed.
+        """
+
+
+class RuleOptimizer(Optimizer):
+    """Applies one rule a step: the next in order that applies, is not blocked and does something.
+
+    Args:
+        parameters: What may be changed.
+        rules: The strategies, in order. After the last comes the first again.
+
+    Raises:
+        ValueError: no rules, or two of one name.
+
+    >>> class Longer(Rule):
+    ...     name = "longer"
+    ...     def apply(self, parameter, gradient):
+    ...         parameter.data += "!"
+    ...         return "add emphasis"
+    >>> text = Parameter("hi")
+    >>> optimizer = RuleOptimizer([text], [Longer()])
+    >>> text.grad = Gradient("too dull")
+    >>> optimizer.step().summary, text.data
+    ('add emphasis', 'hi!')
+    >>> optimizer.block_strategy("longer")
+    >>> optimizer.step() is None
+    True
+    """
+
+    def __init__(self, parameters: Iterable[Parameter], rules: Sequence[Rule]) -> None:
+        super().__init__(parameters)
+        self.rules = list(rules)
+        names = [rule.name for rule in self.rules]
+        if not names or len(set(names)) < len(names) or not all(names):
+            raise ValueError(f"rules need distinct names, got {names}")
+        self._next = 0
+
+    def step(self) -> Step | None:
+        for offset in range(len(self.rules)):
+            rule = self.rules[(self._next + offset) % len(self.rules)]
+            if rule.name in self.blocked:
+                continue
+            done, grounds = self._apply(rule)
+            if done:
+                self._next = (self._next + offset + 1) % len(self.rules)
+                return Step("; ".join(done), rule.name, "\n".join(grounds))
+        return None
+
+    def _apply(self, rule: Rule) -> tuple[list[str], list[str]]:
+        done, grounds = [], []
+        for parameter in self.parameters:
+            gradient = parameter.grad
+            if gradient is None or not rule.applies(gradient):
+                continue
+            summary = rule.apply(parameter, gradient)
+            if summary:
+                done.append(summary)
+                grounds.append(gradient.render())
+        if done:
+            rule.attempt += 1
+        return done, grounds
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"next": self._next, "attempts": {rule.name: rule.attempt for rule in self.rules}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        attempts = state.get("attempts", {})
+        names = {rule.name for rule in self.rules}
+        if attempts.keys() != names:
+            raise StateError(
+                f"the saved rules {sorted(attempts)} are not the present ones {sorted(names)}",
+                hint="resume with the code that the experiment was started with",
+            )
+        self._next = int(state["next"])
+        for rule in self.rules:
+            rule.attempt = int(attempts[rule.name])
+
+
+class ChainOptimizer(Optimizer):
+    """Runs several optimizers in turn, as one step.
+
+    Args:
+        optimizers: At least one; their parameters together are this one's.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
+        parameters = {id(p): p for optimizer in optimizers for p in optimizer.parameters}
+        super().__init__(parameters.values())
+        self.optimizers = list(optimizers)
+
+    def step(self) -> Step | None:
+        steps = []
+        for optimizer in self.optimizers:
+            optimizer.blocked = self.blocked
+            step = optimizer.step()
+            if step is not None:
+                steps.append(step)
+        if not steps:
+            return None
+        return Step(
+            summary="; ".join(step.summary for step in steps if step.summary),
+            strategy=" + ".join(dict.fromkeys(step.strategy for step in steps if step.strategy)),
+            rationale="\n".join(step.rationale for step in steps if step.rationale),
+            cost=sum((step.cost for step in steps), Cost()),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for optimizer, own in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(own)
