@@ -1,0 +1,221 @@
+"""What an experiment writes down: one frozen record for each thing that happened.
+
+A record is one self-contained line of a note. `kind` says which note, `id` names it within the
+experiment, so that a line that arrives twice counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from autopilot.core.types import Cost, Verdict
+
+VERSION = 1
+Outcome = Literal["kept", "rejected", "unchanged", "repeated", "failed", "blocked", "unblocked"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What all records have in common.
+
+    Args:
+        epoch: The epoch it belongs to; 0 is the baseline.
+        id: Its name within kind and experiment.
+    """
+
+    kind: ClassVar[str] = ""
+    epoch: int = 0
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest(Record):
+    """What the experiment is: written once, on the start commit.
+
+    Args:
+        slug: Its name.
+        target: What `autopilot run` was given; empty for library use.
+        hparams: Constructor arguments of the target.
+        options: Stop conditions and the monitored metric, as given.
+        seed: Shuffling and evaluation derive from it.
+        idea: What is tried, in words.
+        hypothesis: What is expected, in words.
+        base: The commit that it started from.
+        base_branch: The branch that was checked out then.
+        directory: The working directory below the repository's top.
+        links: Ignored paths that are linked into the worktree.
+        in_place: Whether it works in the user's own checkout.
+        parameters: Name to repository path.
+        versions: Program to version.
+    """
+
+    kind: ClassVar[str] = "experiment"
+    id: str = "manifest"
+    slug: str
+    target: str = ""
+    hparams: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    idea: str = ""
+    hypothesis: str = ""
+    base: str = ""
+    base_branch: str = ""
+    directory: str = ""
+    links: tuple[str, ...] = ()
+    in_place: bool = False
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event(Record):
+    """Something that happened to the run as a whole.
+
+    Args:
+        name: "started", "resumed", "stopped", "interrupted" or "crashed".
+        detail: The reason, in one sentence.
+        time: ISO 8601, UTC.
+    """
+
+    kind: ClassVar[str] = "experiment"
+    name: str
+    detail: str = ""
+    time: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord(Record):
+    """One optimizer step: what led to it and what it did.
+
+    Args:
+        step: 1 for the first step of the epoch.
+        changed: Whether it changed the parameters; then it has a commit of its own.
+        strategy: As the optimizer says.
+        summary: As the optimizer says.
+        rationale: As the optimizer says.
+        gradients: Parameter name to rendered gradient.
+        error: Why the optimizer failed, if it did.
+        cost: What the step cost.
+        state: The optimizer's state_dict after the step.
+    """
+
+    kind: ClassVar[str] = "gradients"
+    step: int
+    changed: bool
+    strategy: str = ""
+    summary: str = ""
+    rationale: str = ""
+    gradients: Mapping[str, str] = field(default_factory=dict)
+    error: str = ""
+    cost: Cost = Cost()
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsRecord(Record):
+    """One split of one epoch. The val record carries the verdict's details.
+
+    Args:
+        split: "train", "val" or "test". Train was measured before the step, the others after.
+        metrics: Name to value; NaN and infinity are kept as they are.
+        verdict: "baseline", "kept" or "rejected".
+        monitor: The metric that decides.
+        mode: "max" or "min".
+        baseline: Its value at epoch 0, None where not finite.
+        best: Its best value, this epoch included, None where not finite.
+        best_epoch: The epoch that the branch's tip equals afterwards.
+        reasons: Sentences for a person.
+        strategy: What was tried.
+        summary: What was done.
+        outcome: As memory counts it.
+        tree: The id of the parameters' state that was measured.
+        reused: The earlier epoch whose measurement this is, since the state is the same.
+        cost: What this epoch cost.
+        spent: What the experiment has cost so far.
+        stop: Why the run ended after this epoch; empty if it went on.
+        state: "optimizer" and "callbacks": what a resumed run goes on with.
+    """
+
+    kind: ClassVar[str] = "metrics"
+    split: str
+    metrics: Mapping[str, float]
+    verdict: Verdict
+    monitor: str = ""
+    mode: str = "max"
+    baseline: float | None = None
+    best: float | None = None
+    best_epoch: int = 0
+    reasons: tuple[str, ...] = ()
+    strategy: str = ""
+    summary: str = ""
+    outcome: str = ""
+    tree: str = ""
+    reused: int | None = None
+    cost: Cost = Cost()
+    spent: Cost = Cost()
+    stop: str = ""
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceRecord(Record):
+    """The results of one split of one epoch, item by item.
+
+    Args:
+        split: "train", "val" or "test".
+        items: What `datum_to_json` gives, one an item.
+    """
+
+    kind: ClassVar[str] = "traces"
+    split: str
+    items: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson(Record):
+    """What memory keeps of an epoch: what was tried and how it went.
+
+    Args:
+        strategy: What was tried.
+        outcome: How it went.
+        summary: What was done.
+        reason: Why it went so.
+        delta: Change of the monitored val metric against the best before; None where unknown.
+        category: What it was about, in the user's own terms.
+        node: The module that it was about.
+        experiment: The slug it was learnt in.
+    """
+
+    kind: ClassVar[str] = "memory"
+    strategy: str
+    outcome: Outcome
+    summary: str = ""
+    reason: str = ""
+    delta: float | None = None
+    category: str = ""
+    node: str = ""
+    experiment: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress(Record):
+    """A batch that was evaluated in the epoch that is going on. Local, until the epoch's record.
+
+    Args:
+        split: "train" or "val" or "test".
+        batch: Its number in the epoch.
+        key: Digest of the batch's items and the parameters' state.
+        data: What `datum_to_json` gives.
+        seconds: How long it took.
+        stepping: The number of the optimizer step that is about to edit files; 0 for a batch.
+    """
+
+    kind: ClassVar[str] = "progress"
+    split: str = ""
+    batch: int = 0
+    key: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    stepping: int = 0

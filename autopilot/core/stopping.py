@@ -1,0 +1,154 @@
+"""Stop conditions, as callbacks: each stops the run with an honest reason.
+
+A condition is looked at when an epoch ends and once when the run starts, so that a resumed run
+that has nothing left to do says so at once. What is counted is part of the saved state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from autopilot.core.callback import Callback
+from autopilot.core.types import Cost
+
+if TYPE_CHECKING:
+    from autopilot.core.module import AutoPilotModule
+    from autopilot.core.trainer import Trainer
+
+
+class StopCondition(Callback):
+    """Stops the run when `reason` gives one."""
+
+    def reason(self, trainer: Trainer) -> str | None:
+        """Why the run should stop now, or None."""
+        raise NotImplementedError
+
+    def on_fit_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
+        if trainer.experiment.last_epoch >= 0:
+            self._look(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
+        self._look(trainer)
+
+    def _look(self, trainer: Trainer) -> None:
+        found = self.reason(trainer)
+        if found:
+            trainer.stop(found)
+
+
+class EarlyStopping(StopCondition):
+    """Stops after some epochs without improvement, or when a target is reached.
+
+    Args:
+        patience: Epochs in a row that were not kept; an epoch that changed nothing counts.
+        target: Value of the monitored val metric.
+    """
+
+    def __init__(self, patience: int | None = None, target: float | None = None) -> None:
+        if patience is not None and patience < 1:
+            raise ValueError(f"patience must be at least 1, not {patience}")
+        self.patience, self.target = patience, target
+        self.waited = 0
+
+    def on_train_epoch_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
+        kept = trainer.decision is not None and trainer.decision.kept
+        self.waited = 0 if kept else self.waited + 1
+        super().on_train_epoch_end(trainer, module)
+
+    def reason(self, trainer: Trainer) -> str | None:
+        best = trainer.best_value()
+        if self.target is not None and best is not None:
+            reached = best >= self.target if trainer.mode == "max" else best <= self.target
+            if reached:
+                return f"target reached: val {trainer.monitor} {best:.3f}, asked for {self.target:g}"
+        if self.patience is not None and self.waited >= self.patience:
+            return f"{self.waited} epochs without improvement"
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"waited": self.waited}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.waited = int(state["waited"])
+
+
+class Plateau(StopCondition):
+    """Stops when the best value gained too little over the latest epochs.
+
+    Args:
+        window: Number of epochs looked at.
+        min_delta: The gain that is enough.
+    """
+
+    def __init__(self, window: int, min_delta: float = 0.001) -> None:
+        if window < 1:
+            raise ValueError(f"window must be at least 1, not {window}")
+        self.window, self.min_delta = window, min_delta
+        self.best: list[float | None] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
+        if not self.best:
+            self.best.append(trainer.experiment.baseline_value)
+        self.best = [*self.best, trainer.best_value()][-self.window - 1 :]
+        super().on_train_epoch_end(trainer, module)
+
+    def reason(self, trainer: Trainer) -> str | None:
+        first, last = (self.best[0], self.best[-1]) if self.best else (None, None)
+        if len(self.best) <= self.window or first is None or last is None:
+            return None
+        gain = abs(last - first)
+        if gain >= self.min_delta:
+            return None
+        return f"plateau: {gain:.4f} gained in {self.window} epochs, asked for {self.min_delta:g}"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.best = list(state["best"])
+
+
+class Budget(StopCondition):
+    """Stops when something is used up. What earlier sessions spent counts.
+
+    Evaluations are known beforehand: the run stops before an epoch that would exceed them. The
+    others are noticed when an epoch ends.
+
+    Args:
+        evaluations: Items evaluated.
+        seconds: Wall clock of the run.
+        tokens: Model tokens.
+        cost_usd: Dollars.
+    """
+
+    def __init__(
+        self,
+        evaluations: int | None = None,
+        seconds: float | None = None,
+        tokens: int | None = None,
+        cost_usd: float | None = None,
+    ) -> None:
+        self.limits = Cost(
+            evaluations=math.inf if evaluations is None else evaluations,  # type: ignore[arg-type]  # inf: no limit
+            tokens=math.inf if tokens is None else tokens,  # type: ignore[arg-type]  # inf: no limit
+            cost_usd=math.inf if cost_usd is None else cost_usd,
+            seconds=math.inf if seconds is None else seconds,
+        )
+
+    def reason(self, trainer: Trainer) -> str | None:
+        spent, limits = trainer.spent(), self.limits
+        next_epoch = trainer.evaluations_per_epoch()
+        if spent.evaluations + next_epoch > limits.evaluations:
+            return (
+                f"evaluation budget: {spent.evaluations} of {limits.evaluations} spent, "
+                f"an epoch takes {next_epoch}"
+            )
+        if spent.seconds >= limits.seconds:
+            return f"time budget: {spent.seconds:.1f} of {limits.seconds:g} s spent"
+        if spent.tokens >= limits.tokens:
+            return f"token budget: {spent.tokens} of {limits.tokens} spent"
+        if spent.cost_usd >= limits.cost_usd:
+            return f"dollar budget: ${spent.cost_usd:.2f} of ${limits.cost_usd:g} spent"
+        return None

@@ -1,0 +1,286 @@
+"""The store: every state of the parameters, and the records on it.
+
+Invariants, for every implementation:
+
+- Revisions form one line that is only appended to; the tip's content at the parameters is what a
+  resumed run starts from.
+- `commit` writes records before the revision becomes visible: there is no revision without them.
+- A tag, once set, never moves.
+- `restore` is exact: files that the revision lacks are removed, everything else is as it was.
+- One writer at a time. Reading is safe at any time.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from autopilot.core.parameter import Parameter
+from autopilot.core.record import Manifest, Progress, Record
+from autopilot.core.types import digest
+from autopilot.errors import ExperimentError
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One entry of the line.
+
+    Args:
+        id: Names it; a commit id in git.
+        tree: The state's id: equal states have equal ids.
+        message: Subject, body and trailers.
+    """
+
+    id: str
+    tree: str
+    message: str
+
+    def trailer(self, name: str) -> str | None:
+        """The value of a trailer of the message, the last one if repeated."""
+        for line in reversed(self.message.rstrip().splitlines()):
+            if not line.strip():
+                return None
+            if line.startswith(f"{name}: "):
+                return line[len(name) + 2 :].strip()
+        return None
+
+
+class Store(ABC):
+    """Versions of the parameters of one experiment.
+
+    Attributes:
+        slug: The experiment's name.
+    """
+
+    slug: str
+
+    @abstractmethod
+    def bind(self, parameters: Sequence[Parameter]) -> None:
+        """Says which parameters it is about.
+
+        Raises:
+            ParameterError: a parameter that this store cannot keep.
+        """
+
+    @abstractmethod
+    def begin(self, manifest: Manifest) -> str:
+        """Makes the first revision, of the present state, and takes hold of the experiment.
+
+        Raises:
+            ExperimentError: the experiment exists already.
+        """
+
+    @abstractmethod
+    def reopen(self) -> None:
+        """Takes hold of an experiment that exists, to go on with it.
+
+        Raises:
+            ExperimentError: there is none.
+        """
+
+    @abstractmethod
+    def exists(self) -> bool:
+        """Whether the experiment has been begun."""
+
+    @property
+    @abstractmethod
+    def tip(self) -> str:
+        """The newest revision's id."""
+
+    @abstractmethod
+    def state(self) -> str:
+        """The id of the parameters' present state."""
+
+    @abstractmethod
+    def commit(self, state: str, message: str, records: Sequence[Record]) -> str:
+        """Appends a revision of a state that `state()` returned, with its records."""
+
+    @abstractmethod
+    def rollback(self, revision: str, message: str) -> str:
+        """Appends a revision with another one's state, and restores it."""
+
+    @abstractmethod
+    def restore(self, revision: str) -> None:
+        """Puts the parameters into a revision's state, exactly."""
+
+    @abstractmethod
+    def edited(self) -> list[str]:
+        """The files that somebody else changed since the store last wrote or read them."""
+
+    @abstractmethod
+    def annotate(self, revision: str, records: Sequence[Record]) -> None:
+        """Adds records to a revision, kind by kind in the given order; a repeated id replaces."""
+
+    @abstractmethod
+    def records(self, kind: type[R]) -> list[tuple[str, R]]:
+        """All records of a class, with the revision that they are on, by epoch."""
+
+    @abstractmethod
+    def tag(self, epoch: int, revision: str, message: str) -> None:
+        """Marks a revision as a kept epoch's; the same again does nothing."""
+
+    @abstractmethod
+    def tags(self) -> dict[int, str]:
+        """Kept epoch to revision."""
+
+    @abstractmethod
+    def log(self) -> list[Revision]:
+        """All revisions, newest first."""
+
+    @abstractmethod
+    def diff(self, old: str, new: str) -> str:
+        """What changed between two revisions, as a unified diff."""
+
+    @abstractmethod
+    def note_progress(self, progress: Progress) -> None:
+        """Keeps a batch's result at once, so that a kill does not lose it."""
+
+    @abstractmethod
+    def progress(self) -> list[Progress]:
+        """What was noted since the last `clear_progress`."""
+
+    @abstractmethod
+    def clear_progress(self) -> None:
+        """Forgets the notes of progress, once they are part of an epoch's record."""
+
+    def close(self) -> None:  # noqa: B027  # an in-memory store has nothing to let go of
+        """Lets go of the experiment."""
+
+
+class InMemoryStore(Store):
+    """Everything in this process: for manual loops, tests and a Trainer without an experiment.
+
+    >>> x = Parameter(1)
+    >>> store = InMemoryStore()
+    >>> store.bind([x])
+    >>> first = store.begin(Manifest(slug="demo"))
+    >>> x.data = 2
+    >>> second = store.commit(store.state(), "try two", [])
+    >>> store.restore(first)
+    >>> x.data
+    1
+    """
+
+    def __init__(self, slug: str = "in-memory") -> None:
+        self.slug = slug
+        self._parameters: list[Parameter] = []
+        self._states: dict[str, list[Any]] = {}
+        self._revisions: list[Revision] = []
+        self._records: dict[str, dict[tuple[str, str], Record]] = {}
+        self._tags: dict[int, str] = {}
+        self._progress: list[Progress] = []
+        self._known = ""
+
+    def bind(self, parameters: Sequence[Parameter]) -> None:
+        self._parameters = list(parameters)
+
+    def begin(self, manifest: Manifest) -> str:
+        if self._revisions:
+            raise ExperimentError(
+                f"the experiment {self.slug} exists already",
+                hint="resume it, or begin one of another name",
+            )
+        revision = self._append(self.state(), f"autopilot({self.slug}): start")
+        self.annotate(revision, [manifest])
+        return revision
+
+    def reopen(self) -> None:
+        if not self._revisions:
+            raise ExperimentError(f"there is no experiment {self.slug}", hint="begin it first")
+
+    def exists(self) -> bool:
+        return bool(self._revisions)
+
+    @property
+    def tip(self) -> str:
+        return self._revisions[-1].id
+
+    def state(self) -> str:
+        snapshots = [parameter.snapshot() for parameter in self._parameters]
+        state = digest([repr(snapshot) for snapshot in snapshots], 40)
+        self._states[state] = snapshots
+        self._known = state
+        return state
+
+    def commit(self, state: str, message: str, records: Sequence[Record]) -> str:
+        revision = self._append(state, message)
+        self.annotate(revision, records)
+        return revision
+
+    def rollback(self, revision: str, message: str) -> str:
+        appended = self._append(self._find(revision).tree, message)
+        self.restore(revision)
+        return appended
+
+    def restore(self, revision: str) -> None:
+        self._known = self._find(revision).tree
+        snapshots = self._states[self._known]
+        for parameter, snapshot in zip(self._parameters, snapshots, strict=True):
+            parameter.restore(snapshot)
+
+    def edited(self) -> list[str]:
+        known = self._known
+        state = self.state()
+        self._known = known
+        if state == known:
+            return []
+        return [
+            parameter.name or repr(parameter)
+            for parameter, snapshot in zip(self._parameters, self._states[known], strict=True)
+            if repr(parameter.snapshot()) != repr(snapshot)
+        ]
+
+    def annotate(self, revision: str, records: Sequence[Record]) -> None:
+        for record in records:
+            self._records.setdefault(record.kind, {})[revision, record.id] = copy.deepcopy(record)
+
+    def records(self, kind: type[R]) -> list[tuple[str, R]]:
+        found = self._records.get(kind.kind, {})
+        pairs = [(revision, r) for (revision, _), r in found.items() if isinstance(r, kind)]
+        return sorted(pairs, key=lambda pair: (pair[1].epoch, pair[1].id))
+
+    def tag(self, epoch: int, revision: str, message: str) -> None:
+        if self._tags.setdefault(epoch, revision) != revision:
+            raise ExperimentError(
+                f"epoch {epoch} is tagged already, at {self._tags[epoch]}",
+                hint="a tag never moves; begin another experiment",
+            )
+
+    def tags(self) -> dict[int, str]:
+        return dict(self._tags)
+
+    def log(self) -> list[Revision]:
+        return self._revisions[::-1]
+
+    def diff(self, old: str, new: str) -> str:
+        before, after = (self._states[self._find(revision).tree] for revision in (old, new))
+        lines = []
+        for parameter, left, right in zip(self._parameters, before, after, strict=True):
+            if repr(left) != repr(right):
+                lines += [f"--- {parameter.name}", f"-{left!r}", f"+{right!r}"]
+        return "\n".join(lines)
+
+    def note_progress(self, progress: Progress) -> None:
+        self._progress.append(progress)
+
+    def progress(self) -> list[Progress]:
+        return list(self._progress)
+
+    def clear_progress(self) -> None:
+        self._progress.clear()
+
+    def _append(self, state: str, message: str) -> str:
+        revision = f"{len(self._revisions):08d}"
+        self._revisions.append(Revision(revision, state, message))
+        return revision
+
+    def _find(self, revision: str) -> Revision:
+        for known in self._revisions:
+            if known.id == revision:
+                return known
+        raise ExperimentError(f"there is no revision {revision}", hint="see store.log()")
