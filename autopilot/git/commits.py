@@ -1,0 +1,206 @@
+"""Commits and annotated tags; signed by git where its configuration asks for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pygit2
+from pygit2.enums import ObjectType
+
+from autopilot.errors import GitCommandError, RefMovedError
+from autopilot.git.commands import run_git
+from autopilot.git.refs import created, read_ref
+from autopilot.git.repository import Identity, Repository, translated
+
+_UNWRITABLE = "make room and give write permission to the repository's folder"
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A commit: its tree, its parents, its message, and when it was made."""
+
+    id: str
+    tree: str
+    parents: tuple[str, ...]
+    message: str
+    time_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """An annotated tag: the commit it stands for, and its message."""
+
+    commit: str
+    message: str
+
+
+def commit(
+    repo: Repository, *, tree: str, parents: Sequence[str], message: str, sign: bool | None = None
+) -> str:
+    """Writes a commit, and moves no ref.
+
+    Author and committer are the repository's. Runs no hook.
+
+    Args:
+        repo: The repository.
+        tree: Its content.
+        parents: Ids of the commits before it.
+        message: Its message. A final line break is added.
+        sign: Whether it is signed; None does what `commit.gpgsign` says. Signing starts git.
+
+    Returns:
+        The commit's id.
+
+    Raises:
+        GitCommandError: it cannot be signed.
+        RepositoryError: it cannot be written.
+    """
+    text = _message(message)
+    if repo.config_bool("commit.gpgsign") if sign is None else sign:
+        return _signed_commit(repo, tree, parents, text)
+    author, committer = _signatures(repo)
+    with translated(f"cannot write a commit to {repo.common_dir}", _UNWRITABLE):
+        return str(
+            repo.pygit.create_commit(
+                None,
+                author,
+                committer,
+                text,
+                pygit2.Oid(hex=tree),
+                [pygit2.Oid(hex=parent) for parent in parents],
+            )
+        )
+
+
+def read_commit(repo: Repository, oid: str) -> Commit:
+    """A commit by its id.
+
+    Raises:
+        RepositoryError: there is none.
+    """
+    with translated(f"cannot read commit {oid}"):
+        return _read(repo.pygit[oid].peel(pygit2.Commit))
+
+
+def first_parent_log(repo: Repository, tip: str, stop: str | None = None) -> Iterator[Commit]:
+    """A commit and those before it, newest first, along first parents only.
+
+    Args:
+        repo: The repository.
+        tip: The first commit.
+        stop: The commit to end before, if it is met.
+    """
+    oid: str | None = tip
+    while oid is not None and oid != stop:
+        found = read_commit(repo, oid)
+        yield found
+        oid = found.parents[0] if found.parents else None
+
+
+def create_tag(repo: Repository, name: str, commit: str, message: str) -> None:
+    """Creates the annotated tag `refs/tags/<name>`; signed if `tag.gpgsign` is on.
+
+    An existing tag is never moved: on the same commit it stays as it is.
+
+    Raises:
+        RefMovedError: the name is taken by another commit.
+        SlugError: another tag's name is in the way.
+        GitCommandError: it cannot be signed.
+        RepositoryError: it cannot be written.
+    """
+    existing = read_tag(repo, name)
+    if existing is None:
+        if repo.config_bool("tag.gpgsign"):
+            _signed_tag(repo, name, commit, _message(message))
+            return
+        _, tagger = _signatures(repo)
+        with created(repo, f"refs/tags/{name}"):
+            repo.pygit.create_tag(
+                name, pygit2.Oid(hex=commit), ObjectType.COMMIT, tagger, _message(message)
+            )
+    elif existing.commit != commit:
+        raise RefMovedError(
+            f"tag {name} is on {existing.commit[:7]} already, not on {commit[:7]}",
+            hint=f"see `git show {name}`; delete it with `git tag -d {name}` if it is not needed",
+        )
+
+
+def read_tag(repo: Repository, name: str) -> Tag | None:
+    """The tag `refs/tags/<name>`, None if there is none; a lightweight one has no message."""
+    target = read_ref(repo, f"refs/tags/{name}")
+    if target is None:
+        return None
+    with translated(f"cannot read tag {name}"):
+        found = repo.pygit[target]
+        message = found.message if isinstance(found, pygit2.Tag) else ""
+        return Tag(str(found.peel(pygit2.Commit).id), message or "")
+
+
+def _read(found: pygit2.Commit) -> Commit:
+    return Commit(
+        id=str(found.id),
+        tree=str(found.tree_id),
+        parents=tuple(str(parent) for parent in found.parent_ids),
+        message=found.message,
+        time_s=found.commit_time,
+    )
+
+
+def _message(text: str) -> str:
+    """A message that git can hold: no NUL, no half of a surrogate pair, one final line break."""
+    clean = text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
+    return clean.rstrip("\n") + "\n"
+
+
+def _signatures(repo: Repository) -> tuple[pygit2.Signature, pygit2.Signature]:
+    now = int(time.time())
+    offset_min = time.localtime(now).tm_gmtoff // 60
+
+    def sign(who: Identity) -> pygit2.Signature:
+        return pygit2.Signature(who.name, who.email, now, offset_min)
+
+    return sign(repo.identity()), sign(repo.committer())
+
+
+def _people(repo: Repository) -> dict[str, str]:
+    author, committer = repo.identity(), repo.committer()
+    return {
+        "GIT_AUTHOR_NAME": author.name,
+        "GIT_AUTHOR_EMAIL": author.email,
+        "GIT_COMMITTER_NAME": committer.name,
+        "GIT_COMMITTER_EMAIL": committer.email,
+    }
+
+
+def _signed_commit(repo: Repository, tree: str, parents: Sequence[str], text: str) -> str:
+    chain = [part for parent in parents for part in ("-p", parent)]
+    try:
+        done = run_git(
+            ["commit-tree", "-S", *chain, tree],
+            cwd=repo.workdir,
+            stdin=text.encode(),
+            environment=_people(repo),
+        )
+    except GitCommandError as error:
+        raise GitCommandError(
+            f"cannot sign a commit: {error.message}",
+            hint="unlock the signing key, or turn it off here: git config commit.gpgsign false",
+        ) from error
+    return done.stdout.decode().strip()
+
+
+def _signed_tag(repo: Repository, name: str, commit: str, text: str) -> None:
+    try:
+        run_git(
+            ["tag", "-s", "--cleanup=verbatim", "-F", "-", name, commit],
+            cwd=repo.workdir,
+            stdin=text.encode(),
+            environment=_people(repo),
+        )
+    except GitCommandError as error:
+        raise GitCommandError(
+            f"cannot sign tag {name}: {error.message}",
+            hint="unlock the signing key, or turn it off here: git config tag.gpgsign false",
+        ) from error

@@ -1,0 +1,157 @@
+"""A lock that one process at a time holds, and that a kill releases."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+from autopilot.errors import LockHeldError, RepositoryError
+
+_ATTEMPTS = 5
+_PAUSE_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a lock: process id, host, and since when (ISO 8601, UTC); 0 and "" if unknown."""
+
+    pid: int
+    host: str
+    since: str
+
+
+class ExclusiveLock:
+    """An advisory lock on a file, by `flock`.
+
+    The system releases it when its process ends, however it ends. The file stays: to remove it
+    would let two processes each lock a file of the same name. Not reentrant, and not to be shared
+    between threads.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with ExclusiveLock(Path(folder) / "run.lock") as lock:
+        ...         lock.holder() is not None
+        True
+
+    Args:
+        path: The lock's file; it and its folders are made when needed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle: int | None = None
+
+    def acquire(self) -> None:
+        """Takes the lock, without waiting.
+
+        Raises:
+            LockHeldError: somebody holds it, this process included.
+            RepositoryError: the file cannot be made or locked.
+        """
+        if self._handle is not None:
+            raise self._held(self.holder())
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise self._unusable(error) from error
+        try:
+            _lock(handle)
+            self._sign(handle)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise self._held(_read_holder(self.path)) from error
+        except OSError as error:
+            os.close(handle)
+            raise self._unusable(error) from error
+        self._handle = handle
+
+    def release(self) -> None:
+        """Gives the lock back; nothing happens if it is not held."""
+        if self._handle is not None:
+            handle, self._handle = self._handle, None
+            os.close(handle)
+
+    def holder(self) -> Holder | None:
+        """Who holds the lock now, None if nobody does.
+
+        To find out takes the lock for an instant if it is free, in shared mode.
+        """
+        if self._handle is not None:
+            return _read_holder(self.path)
+        try:
+            handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return _read_holder(self.path)
+        finally:
+            os.close(handle)
+        return None
+
+    def __enter__(self) -> ExclusiveLock:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def _sign(self, handle: int) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        record = {"pid": os.getpid(), "host": socket.gethostname(), "since": now}
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(record).encode() + b"\n", 0)
+
+    def _held(self, holder: Holder | None) -> LockHeldError:
+        who = (
+            f"process {holder.pid} on {holder.host}, since {holder.since}"
+            if holder is not None and holder.pid
+            else "another process"
+        )
+        return LockHeldError(
+            f"{self.path.stem} is held by {who}",
+            hint="wait until it is done, or stop it",
+        )
+
+    def _unusable(self, error: OSError) -> RepositoryError:
+        return RepositoryError(
+            f"cannot lock {self.path}: {error.strerror}",
+            hint="make room and give write permission to its folder; it must not be on a file"
+            " system without locks",
+        )
+
+
+def _lock(handle: int) -> None:
+    """Takes the lock; insists a little, since `holder` of another process may touch it."""
+    for _ in range(_ATTEMPTS):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(_PAUSE_S)
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _read_holder(path: Path) -> Holder:
+    """The record in the file; whoever has just taken the lock may not have written it yet."""
+    try:
+        record = json.loads(path.read_bytes())
+        return Holder(int(record["pid"]), str(record["host"]), str(record["since"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Holder(0, "", "")

@@ -1,0 +1,141 @@
+"""Git notes: bytes attached to commits, written at a cost that does not grow with their number.
+
+A notes ref points at a commit whose tree has a file per annotated commit, named by its id, at any
+depth: `ab12..`, `ab/12..` or `ab/12/..`, all at once if need be. We read all of them and write
+`ab/12..`, the fan-out at which both a note's cost and the number of folders stay small.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+
+import pygit2
+
+from autopilot.errors import RefMovedError
+from autopilot.git.commits import commit
+from autopilot.git.objects import TREE, Entry, entry_at, read_blob, tree_of, write_blob, write_tree
+from autopilot.git.refs import create_ref, read_ref, update_ref
+from autopilot.git.repository import Repository, translated
+
+_FAN_OUT = re.compile(r"[0-9a-f]{2}")
+_HEX = re.compile(r"[0-9a-f]*")
+_ID_LENGTH = 40
+_ATTEMPTS = 20
+
+Edit = Callable[[bytes | None], bytes]
+"""What a note becomes, given what it is, or None if there is none; may be called repeatedly."""
+
+
+class Notes:
+    """The notes under one ref.
+
+    What `git notes` writes is read here, and the reverse. Writes are atomic: all notes of a call
+    or none, and a concurrent write to the same ref is never lost. Notes commits are not signed.
+
+    Args:
+        repo: The repository.
+        ref: In full, `refs/notes/reviews`.
+    """
+
+    def __init__(self, repo: Repository, ref: str) -> None:
+        self.repo = repo
+        self.ref = ref
+
+    def read(self, commit: str) -> bytes | None:
+        """The note on a commit; None if there is none."""
+        tip = read_ref(self.repo, self.ref)
+        if tip is None:
+            return None
+        return self._content(_copies(self.repo, tree_of(self.repo, tip), commit))
+
+    def items(self) -> Iterator[tuple[str, bytes]]:
+        """All notes with the ids of what they annotate; a second copy of a note is an item too.
+
+        Raises:
+            RepositoryError: a note cannot be read.
+        """
+        tip = read_ref(self.repo, self.ref)
+        if tip is None:
+            return
+        with translated(f"cannot read {self.ref}"):
+            top = self.repo.pygit[tree_of(self.repo, tip)]
+        if isinstance(top, pygit2.Tree):
+            for annotated, oid in _walk(top, ""):
+                yield annotated, read_blob(self.repo, oid)
+
+    def write(self, changes: Mapping[str, Edit], message: str) -> None:
+        """Changes some notes in one notes commit.
+
+        A note that another fan-out holds moves to ours; of two copies, the edit is given both,
+        one after the other.
+
+        Args:
+            changes: What each commit's note becomes.
+            message: The message of the notes commit.
+
+        Raises:
+            RefMovedError: others wrote to the ref again and again meanwhile.
+            RepositoryError: it cannot be written.
+        """
+        if not changes:
+            return
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._write_once(changes, message)
+                return
+            except RefMovedError:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+
+    def _write_once(self, changes: Mapping[str, Edit], message: str) -> None:
+        repo, tip = self.repo, read_ref(self.repo, self.ref)
+        base = tree_of(repo, tip) if tip else str(repo.pygit.TreeBuilder().write())
+        entries: dict[str, Entry | None] = {}
+        for annotated, edit in changes.items():
+            copies = _copies(repo, base, annotated)
+            entries |= dict.fromkeys(copies)
+            content = edit(self._content(copies))
+            entries[_place(annotated)] = Entry(0o100644, write_blob(repo, content))
+        tree = write_tree(repo, base, entries)
+        new = commit(repo, tree=tree, parents=[tip] if tip else [], message=message, sign=False)
+        log = f"notes: {message.partition(chr(10))[0]}"
+        if tip:
+            update_ref(repo, self.ref, new, tip, log)
+        else:
+            create_ref(repo, self.ref, new, log)
+
+    def _content(self, copies: Mapping[str, Entry]) -> bytes | None:
+        contents = [read_blob(self.repo, entry.oid) for entry in copies.values()]
+        if not contents:
+            return None
+        ended = [content if content.endswith(b"\n") else content + b"\n" for content in contents]
+        return b"".join([*ended[:-1], contents[-1]])
+
+
+def _place(annotated: str) -> str:
+    return f"{annotated[:2]}/{annotated[2:]}"
+
+
+def _copies(repo: Repository, tree: str, annotated: str) -> dict[str, Entry]:
+    """Where a note is, at any fan-out: the flat one first, the deepest last."""
+    found: dict[str, Entry] = {}
+    folder, rest = "", annotated
+    while True:
+        entry = entry_at(repo, tree, folder + rest)
+        if entry is not None and entry.mode != TREE:
+            found[folder + rest] = entry
+        folder, rest = f"{folder}{rest[:2]}/", rest[2:]
+        deeper = entry_at(repo, tree, folder.rstrip("/")) if rest else None
+        if deeper is None or deeper.mode != TREE:
+            return found
+
+
+def _walk(tree: pygit2.Tree, prefix: str) -> Iterator[tuple[str, str]]:
+    for child in tree:
+        name = child.name or ""
+        if isinstance(child, pygit2.Tree):
+            if _FAN_OUT.fullmatch(name):
+                yield from _walk(child, prefix + name)
+        elif len(prefix) + len(name) == _ID_LENGTH and _HEX.fullmatch(name):
+            yield prefix + name, str(child.id)

@@ -1,0 +1,234 @@
+"""Refs: read, created, moved by compare-and-swap; nothing is ever forced."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pygit2
+
+from autopilot.errors import RefMovedError, RepositoryError, SlugError
+from autopilot.git.commands import run_git
+from autopilot.git.repository import Repository, translated
+
+_LOCK_AGE_S = 1.0
+_REBASE_HEADS = ("rebase-merge/head-name", "rebase-apply/head-name")
+
+
+def read_ref(repo: Repository, name: str) -> str | None:
+    """What a ref points at, not peeled: of an annotated tag, the tag object. None if missing.
+
+    Args:
+        repo: The repository.
+        name: In full, `refs/heads/main`.
+    """
+    with translated(f"cannot read {name}"):
+        found = repo.pygit.references.get(name)
+        return str(found.resolve().target) if found is not None else None
+
+
+def create_ref(repo: Repository, name: str, oid: str, log: str) -> None:
+    """Creates a ref that does not exist.
+
+    Args:
+        repo: The repository.
+        name: In full, `refs/heads/main`.
+        oid: What it points at.
+        log: What the reflog says.
+
+    Raises:
+        RefMovedError: it exists.
+        SlugError: another ref's name is in the way: `a` and `a/b` cannot both exist.
+        RepositoryError: it cannot be written.
+    """
+    with created(repo, name):
+        repo.pygit.create_reference_direct(name, pygit2.Oid(hex=oid), False, message=_line(log))
+
+
+def update_ref(repo: Repository, name: str, new: str, expected: str, log: str) -> None:
+    """Moves a ref if it is where it is expected: a compare-and-swap.
+
+    Raises:
+        RefMovedError: it is elsewhere, or gone.
+        RepositoryError: it cannot be written.
+    """
+    with _swapped(repo, name, expected) as reference:
+        reference.set_target(pygit2.Oid(hex=new), _line(log))
+
+
+def delete_ref(repo: Repository, name: str, expected: str) -> None:
+    """Deletes a ref if it is where it is expected.
+
+    Raises:
+        RefMovedError: it is elsewhere, or gone.
+        RepositoryError: it cannot be written.
+    """
+    with _swapped(repo, name, expected) as reference:
+        reference.delete()
+
+
+def list_refs(repo: Repository, prefix: str) -> dict[str, str]:
+    """The refs whose names are a prefix or begin with it and "/", with what they point at.
+
+    Starts git.
+    """
+    listed = run_git(
+        ["for-each-ref", "--format=%(objectname) %(refname)", prefix.rstrip("/")],
+        cwd=repo.workdir,
+    ).stdout
+    lines = os.fsdecode(listed).splitlines()
+    return {name: oid for oid, _, name in (line.partition(" ") for line in lines)}
+
+
+def checked_out_at(repo: Repository, branch: str) -> Path | None:
+    """The worktree in which a branch is checked out, or being rebased; None if in none.
+
+    Args:
+        repo: The repository.
+        branch: In full, `refs/heads/main`.
+    """
+    for git_dir in (repo.common_dir, *sorted(repo.common_dir.glob("worktrees/*"))):
+        heads = [_text(git_dir / "HEAD").removeprefix("ref: ")]
+        heads += [_text(git_dir / head) for head in _REBASE_HEADS]
+        if branch not in heads:
+            continue
+        if git_dir == repo.common_dir:
+            # A bare repository has a HEAD too, but nothing is checked out there.
+            if repo.main_workdir is not None:
+                return repo.main_workdir
+            continue
+        pointer = _text(git_dir / "gitdir")
+        return (git_dir / pointer).parent.resolve() if pointer else git_dir
+    return None
+
+
+def clear_stale_locks(repo: Repository, prefixes: Sequence[str]) -> list[str]:
+    """Removes the `.lock` files that a killed process left beside some refs.
+
+    Only for names that nobody else writes: the caller holds the experiment's lock. A file that
+    is younger than a second is waited for, since a `git` command may be about to finish.
+
+    Args:
+        repo: The repository.
+        prefixes: Refs and folders of refs, `refs/heads/autopilot/fix-1`.
+
+    Returns:
+        The refs whose locks were removed.
+    """
+    cleared: list[str] = []
+    for prefix in prefixes:
+        place = repo.common_dir / prefix
+        locks = [place.with_name(f"{place.name}.lock"), *sorted(place.rglob("*.lock"))]
+        for lock in locks:
+            if _remove_if_stale(lock):
+                cleared.append(lock.relative_to(repo.common_dir).as_posix().removesuffix(".lock"))
+    return cleared
+
+
+@contextmanager
+def created(repo: Repository, name: str) -> Iterator[None]:
+    """Says why a ref could not be created in the body.
+
+    Raises:
+        RefMovedError: it exists.
+        SlugError: another ref's name is in the way.
+        RepositoryError: another reason.
+    """
+    try:
+        yield
+    except (pygit2.GitError, KeyError, ValueError, OSError) as error:
+        current = read_ref(repo, name)
+        if current is not None:
+            raise RefMovedError(
+                f"{name} exists already, at {current[:7]}", hint="choose another name"
+            ) from error
+        obstacle = _obstacle(repo, name)
+        if obstacle is not None:
+            raise SlugError(
+                f"{_short(name)!r} cannot be created: {_short(obstacle)!r} exists, and git"
+                " cannot hold a name and names below it",
+                hint="choose another name, or rename it:"
+                f" git branch -m {_short(obstacle)} {_short(obstacle).replace('/', '-')}-old",
+            ) from error
+        raise _not_written(name, error) from error
+
+
+@contextmanager
+def _swapped(repo: Repository, name: str, expected: str) -> Iterator[pygit2.Reference]:
+    try:
+        reference = repo.pygit.references.get(name)
+        current = str(reference.target) if reference is not None else None
+        if reference is None or current != expected:
+            raise _moved(name, expected, current)
+        yield reference
+    except (pygit2.GitError, KeyError, ValueError, OSError) as error:
+        current = read_ref(repo, name)
+        if current != expected:
+            raise _moved(name, expected, current) from error
+        raise _not_written(name, error) from error
+
+
+def _moved(name: str, expected: str, current: str | None) -> RefMovedError:
+    where = f"is at {current[:7]}" if current else "is gone"
+    return RefMovedError(
+        f"{name} {where}, expected at {expected[:7]}: somebody else moved it",
+        hint=f"see `git reflog {_short(name)}` for who did; then resume",
+    )
+
+
+def _not_written(name: str, error: Exception) -> RepositoryError:
+    reason = str(error)
+    if "lock" in reason.lower():
+        return RepositoryError(
+            f"cannot write {name}: it is locked",
+            hint=f"if no git command is running, remove {name}.lock from the git folder",
+        )
+    return RepositoryError(
+        f"cannot write {name}: {reason}",
+        hint="see that the name is valid (`git check-ref-format`) and the disk is not full",
+    )
+
+
+def _obstacle(repo: Repository, name: str) -> str | None:
+    """An existing ref that is a folder of the name, or is below it."""
+    parts = name.split("/")
+    above = ("/".join(parts[:count]) for count in range(3, len(parts)))
+    existing = (folder for folder in above if read_ref(repo, folder) is not None)
+    return next(existing, None) or next(iter(list_refs(repo, name)), None)
+
+
+def _remove_if_stale(lock: Path) -> bool:
+    try:
+        while (age_s := time.time() - lock.lstat().st_mtime) < _LOCK_AGE_S:
+            if age_s < 0:
+                break
+            time.sleep(0.05)
+        lock.unlink()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise RepositoryError(
+            f"cannot remove the stale lock {lock}: {error.strerror}", hint="remove it by hand"
+        ) from error
+    return True
+
+
+def _line(text: str) -> str:
+    return " ".join(text.encode("utf-8", "replace").decode("utf-8").replace("\0", " ").split())
+
+
+def _short(name: str) -> str:
+    for folder in ("refs/heads/", "refs/tags/", "refs/"):
+        if name.startswith(folder):
+            return name.removeprefix(folder)
+    return name
+
+
+def _text(path: Path) -> str:
+    try:
+        return os.fsdecode(path.read_bytes()).rstrip("\n")
+    except OSError:
+        return ""

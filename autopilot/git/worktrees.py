@@ -1,0 +1,108 @@
+"""Linked worktrees: a second checkout of a repository, outside of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from autopilot.errors import GitCommandError, RepositoryError
+from autopilot.git.commands import run_git
+from autopilot.git.repository import Repository
+
+# The user's post-checkout hook is about the user's own checkout.
+_NO_HOOKS = ("-c", "core.hooksPath=/dev/null")
+
+
+def cache_folder() -> Path:
+    """Where autopilot keeps what can be made again: in the user's cache folder."""
+    configured = os.environ.get("XDG_CACHE_HOME", "")
+    if configured.startswith("/"):
+        return Path(configured) / "autopilot"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "autopilot"
+    return Path.home() / ".cache" / "autopilot"
+
+
+def worktree_path(repo: Repository, name: str) -> Path:
+    """Where a repository's worktree of a name belongs: one place per repository and name."""
+    home = repo.main_workdir or repo.common_dir
+    digest = hashlib.sha1(os.fsencode(repo.common_dir), usedforsecurity=False).hexdigest()
+    return cache_folder() / "worktrees" / f"{home.name}-{digest[:8]}" / name
+
+
+def add_worktree(repo: Repository, path: Path, commit: str) -> Repository:
+    """Checks a commit out, detached, in a worktree of its own.
+
+    Starts git, which applies the filters (LFS among them). Runs no hook.
+
+    Args:
+        repo: The repository, seen from any of its worktrees.
+        path: The new worktree's folder; it must not exist, or be empty.
+        commit: What is checked out.
+
+    Returns:
+        The repository, seen from the new worktree.
+
+    Raises:
+        GitCommandError: the folder is in use, cannot be written, or the disk is full. What was
+            written until then is removed.
+    """
+    taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    if taken:
+        raise GitCommandError(
+            f"cannot make a worktree at {path}: the folder is not empty",
+            hint="remove it, or name another one",
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # --force: a worktree whose folder was deleted by hand may be registered at this path.
+        run_git(
+            [*_NO_HOOKS, "worktree", "add", "--detach", "--force", "--quiet", str(path), commit],
+            cwd=repo.workdir,
+        )
+    except (GitCommandError, OSError) as error:
+        remove_worktree(repo, path)
+        reason = error.message if isinstance(error, GitCommandError) else error.strerror
+        raise GitCommandError(
+            f"cannot make a worktree at {path}: {reason}",
+            hint="make room and give write permission there, or set XDG_CACHE_HOME to another"
+            " folder, or run with --in-place",
+        ) from error
+    return Repository.discover(path)
+
+
+def remove_worktree(repo: Repository, path: Path) -> None:
+    """Removes a worktree with all that is in it; nothing happens if it is gone.
+
+    Only a linked worktree of this repository is removed.
+
+    Raises:
+        RepositoryError: it is the main worktree, or cannot be removed.
+    """
+    if path.exists() and repo.main_workdir is not None and path.samefile(repo.main_workdir):
+        raise RepositoryError(
+            f"{path} is the main worktree", hint="name a linked worktree: see `git worktree list`"
+        )
+    # --force twice: locked ones too.
+    done = run_git(
+        ["worktree", "remove", "--force", "--force", str(path)],
+        cwd=repo.common_dir,
+        check=False,
+    )
+    pointer = path / ".git"
+    if done.returncode != 0 and pointer.is_file() and _belongs(pointer, repo):
+        try:
+            shutil.rmtree(path)
+        except OSError as error:
+            raise RepositoryError(
+                f"cannot remove the worktree {path}: {error.strerror}", hint="remove it by hand"
+            ) from error
+    run_git(["worktree", "prune"], cwd=repo.common_dir, check=False)
+
+
+def _belongs(pointer: Path, repo: Repository) -> bool:
+    target = os.fsdecode(pointer.read_bytes()).removeprefix("gitdir: ").strip()
+    return Path(target).is_relative_to(repo.common_dir)
