@@ -1,0 +1,266 @@
+"""Datasets: what there is to train on and to measure with.
+
+A Dataset is known by index and length, as a list is; an IterableDataset is only walked through.
+Wherever a Dataset is wanted, any Sequence will do.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from os import PathLike
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar, cast, overload
+
+from autopilot.data.jsonl import M, check_model, read_jsonl, unreadable, write_jsonl
+from autopilot.errors import UsageError
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Indexable(Protocol[T_co]):
+    """What is asked of a map-style dataset: a Dataset, a list, or anything like them."""
+
+    def __getitem__(self, index: int, /) -> T_co: ...
+
+    def __len__(self) -> int: ...
+
+
+class Dataset(ABC, Generic[T_co]):
+    """Items by index, from 0 to the length. An item is a mapping, a pydantic model or a Datum.
+
+    An item keeps its content: index 3 is the same item whenever it is asked for. `a + b` is a
+    ConcatDataset of both.
+
+    >>> class Squares(Dataset[int]):
+    ...     def __getitem__(self, index: int) -> int:
+    ...         return index * index
+    ...     def __len__(self) -> int:
+    ...         return 4
+    >>> list(Squares())
+    [0, 1, 4, 9]
+    """
+
+    @abstractmethod
+    def __getitem__(self, index: int, /) -> T_co:
+        """The item; IndexError past the end."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of items."""
+
+    def __iter__(self) -> Iterator[T_co]:
+        return (self[index] for index in range(len(self)))
+
+    def __add__(self, other: Indexable[T]) -> ConcatDataset[T_co | T]:
+        return ConcatDataset([self, other])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} items)"
+
+
+class IterableDataset(ABC, Generic[T_co]):
+    """Items one after the other, of unknown number; each `iter()` starts again at the first.
+
+    >>> class Countdown(IterableDataset[int]):
+    ...     def __iter__(self) -> Iterator[int]:
+    ...         return iter((3, 2, 1))
+    >>> list(Countdown())
+    [3, 2, 1]
+    """
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[T_co]:
+        """A new walk through all items, in the same order."""
+
+
+class ListDataset(Dataset[T]):
+    """Items held in memory.
+
+    Args:
+        items: Copied into a list.
+
+    >>> dataset = ListDataset([{"text": "refund please"}, {"text": "hello"}])
+    >>> len(dataset), dataset[1]
+    (2, {'text': 'hello'})
+    """
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self.items = list(items)
+
+    def __getitem__(self, index: int, /) -> T:
+        return self.items[index]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @overload
+    @classmethod
+    def from_jsonl(
+        cls, path: str | PathLike[str], model: None = None
+    ) -> ListDataset[dict[str, Any]]: ...
+
+    @overload
+    @classmethod
+    def from_jsonl(cls, path: str | PathLike[str], model: type[M]) -> ListDataset[M]: ...
+
+    @classmethod
+    def from_jsonl(
+        cls, path: str | PathLike[str], model: type[M] | None = None
+    ) -> ListDataset[Any]:
+        """Reads a JSON Lines file: one object a line, UTF-8, blank lines skipped.
+
+        Args:
+            path: The file.
+            model: A pydantic model that each object becomes; None gives dicts.
+
+        Raises:
+            DataError: the file cannot be read, or a line is malformed; it names file and line.
+        """
+        check_model(model)
+        return cast(type[ListDataset[Any]], cls)(read_jsonl(Path(path), model))
+
+    def to_jsonl(self, path: str | PathLike[str]) -> None:
+        """Writes the items, mappings or pydantic models, so that `from_jsonl` reads them back.
+
+        Makes the folder if it is missing; replaces the file in one step.
+
+        Raises:
+            DataError: an item is no object or cannot be JSON; the file cannot be written.
+        """
+        write_jsonl(Path(path), self.items)
+
+
+class StreamingDataset(IterableDataset[T_co]):
+    """A JSON Lines file that is read while it is iterated: memory holds one line, however many.
+
+    Args:
+        path: The file; opened anew by each walk.
+        model: A pydantic model that each object becomes; None gives dicts.
+
+    Raises:
+        DataError: here, if the file is missing; while iterating, as `ListDataset.from_jsonl`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     ListDataset([{"n": 1}, {"n": 2}]).to_jsonl(f"{folder}/n.jsonl")
+    ...     sum(item["n"] for item in StreamingDataset(f"{folder}/n.jsonl"))
+    3
+    """
+
+    @overload
+    def __init__(
+        self: StreamingDataset[dict[str, Any]], path: str | PathLike[str], model: None = None
+    ) -> None: ...
+
+    @overload
+    def __init__(self: StreamingDataset[M], path: str | PathLike[str], model: type[M]) -> None: ...
+
+    def __init__(self, path: str | PathLike[str], model: type[Any] | None = None) -> None:
+        check_model(model)
+        self.path = Path(path)
+        self.model = model
+        try:
+            # A missing file is told before the first epoch, not in the middle of it.
+            self.path.open("rb").close()
+        except OSError as error:
+            raise unreadable(self.path, error) from error
+
+    def __iter__(self) -> Iterator[T_co]:
+        return cast(Iterator[T_co], read_jsonl(self.path, self.model))
+
+    def __repr__(self) -> str:
+        return f"StreamingDataset({str(self.path)!r})"
+
+
+class ConcatDataset(Dataset[T_co]):
+    """Several datasets as one, one after the other.
+
+    Args:
+        datasets: Datasets or sequences; their lengths are taken now.
+
+    Raises:
+        UsageError: one of them has no length or no index.
+
+    >>> list(ConcatDataset([["a", "b"], ["c"]]))
+    ['a', 'b', 'c']
+    """
+
+    def __init__(self, datasets: Iterable[Indexable[T_co]]) -> None:
+        self.datasets = list(datasets)
+        for dataset in self.datasets:
+            check_indexable(dataset, "ConcatDataset")
+        self.cumulative_sizes = list(accumulate(len(dataset) for dataset in self.datasets))
+
+    def __getitem__(self, index: int, /) -> T_co:
+        position = _position(index, len(self))
+        which = bisect_right(self.cumulative_sizes, position)
+        start = self.cumulative_sizes[which - 1] if which else 0
+        return self.datasets[which][position - start]
+
+    def __len__(self) -> int:
+        return self.cumulative_sizes[-1] if self.cumulative_sizes else 0
+
+
+class Subset(Dataset[T_co]):
+    """Some items of a dataset, in the order of the indices.
+
+    Args:
+        dataset: A Dataset or a sequence.
+        indices: Positions in it; one may occur twice.
+
+    Raises:
+        UsageError: an index is not in the dataset, or the dataset has no index.
+
+    >>> list(Subset(["a", "b", "c"], [2, 0]))
+    ['c', 'a']
+    """
+
+    def __init__(self, dataset: Indexable[T_co], indices: Sequence[int]) -> None:
+        check_indexable(dataset, "Subset")
+        self.dataset = dataset
+        self.indices = list(indices)
+        count = len(dataset)
+        for index in self.indices:
+            if not -count <= index < count:
+                raise UsageError(
+                    f"index {index} is not in a dataset of {count} items",
+                    hint="take indices from range(len(dataset))",
+                )
+
+    def __getitem__(self, index: int, /) -> T_co:
+        return self.dataset[self.indices[index]]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+def is_indexable(dataset: object) -> bool:
+    """Whether it has items by index and a length. A mapping has keys, and a str is a path."""
+    return (
+        hasattr(dataset, "__getitem__")
+        and hasattr(dataset, "__len__")
+        and not isinstance(dataset, (Mapping, str, bytes))
+    )
+
+
+def check_indexable(dataset: object, wanted_by: str) -> None:
+    """Refuses what cannot be asked for an item by its index.
+
+    Raises:
+        UsageError: no length or no index.
+    """
+    if not is_indexable(dataset):
+        raise UsageError(
+            f"{wanted_by} needs items by index and a length, a {type(dataset).__name__} has not",
+            hint="read it into memory first: ListDataset(items) or ListDataset.from_jsonl(path)",
+        )
+
+
+def _position(index: int, count: int) -> int:
+    if not -count <= index < count:
+        raise IndexError(f"index {index} is not in a dataset of {count} items")
+    return index % count
