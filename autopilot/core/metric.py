@@ -191,7 +191,7 @@ class ItemMean:
         """Takes in what a step returned."""
         for item in data.leaves():
             self.items += 1
-            self.succeeded += item.success
+            self.succeeded += item.success and item.error_message is None
             if item.error_message is not None:
                 self.errors.append(item.error_message)
             for name, value in item.metrics.items():

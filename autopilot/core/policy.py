@@ -16,6 +16,30 @@ from autopilot.core.types import Cost, Datum, GateResult, Verdict
 Metrics = Mapping[str, Mapping[str, float]]
 
 
+def apart(first: float, second: float) -> tuple[str, str]:
+    """Two numbers as text, with three decimals or as many as it takes to tell them apart.
+
+    >>> apart(0.6, 0.7), apart(0.69996, 0.7)
+    (('0.600', '0.700'), ('0.69996', '0.70000'))
+    """
+    texts = f"{first:.3f}", f"{second:.3f}"
+    for digits in range(4, 16):
+        if first == second or texts[0] != texts[1]:
+            break
+        texts = f"{first:.{digits}f}", f"{second:.{digits}f}"
+    return texts
+
+
+def missing(metrics: Metrics, split: str, metric: str) -> str:
+    """The sentence that names a metric that was not measured, and those that were.
+
+    >>> missing({"val": {"f1": 0.8, "accuracy": 0.9}}, "val", "recall")
+    'val recall was not measured; val has accuracy, f1'
+    """
+    there = ", ".join(sorted(metrics.get(split, {}))) or "no metrics"
+    return f"{split} {metric} was not measured; {split} has {there}"
+
+
 @dataclass(frozen=True, slots=True)
 class EpochView:
     """What a policy sees of an epoch: its measurements beside those of the baseline and the best.
@@ -40,7 +64,7 @@ class EpochView:
     mode: str = "max"
     items: Sequence[Datum] = ()
     best_items: Sequence[Datum] = ()
-    cost: Cost = Cost()
+    cost: Cost = field(default_factory=Cost)
 
     @property
     def value(self) -> float | None:
@@ -127,16 +151,19 @@ class Policy:
         """Whether the epoch is better than the best; subclasses may ask for more or less."""
         gain = view.gain()
         if view.value is None:
-            return GateResult("improvement", True, "there is no val split to judge by")
-        if gain is None:
+            if not view.metrics.get("val"):
+                return GateResult("improvement", True, "there is no val split to judge by")
+            return GateResult("improvement", False, missing(view.metrics, "val", view.monitor))
+        if not math.isfinite(view.value):
+            return GateResult("improvement", False, f"val {view.monitor} is {view.value}")
+        if view.best_value is None or gain is None:
             return GateResult("improvement", True, f"val {view.monitor} is {view.value:.3f}")
-        change = f"val {view.monitor} {view.best_value:.3f} -> {view.value:.3f}"
+        before, after = apart(view.best_value, view.value)
+        change = f"val {view.monitor} {before} -> {after}"
         if gain > 0:
             return GateResult("improvement", True, change)
         if gain == 0:
-            return GateResult(
-                "improvement", False, f"val {view.monitor} stayed at {view.value:.3f}"
-            )
+            return GateResult("improvement", False, f"val {view.monitor} stayed at {after}")
         return GateResult("improvement", False, f"{change} is no improvement")
 
     def judge(self, view: EpochView) -> Decision:

@@ -1,0 +1,24 @@
+"""Gates and policies: what an epoch has to show before its changes are kept.
+
+`Policy`, `Gate`, `EpochView` and `Decision` are core's contract, repeated here so that one import
+serves; the rest is ready-made. Gates only read: none touches disk, git or a model.
+"""
+
+from __future__ import annotations
+
+from autopilot.core.policy import Decision, EpochView, Gate, Policy
+from autopilot.policy.gates import CostGate, CustomGate, MaxGate, MinGate, RangeGate
+from autopilot.policy.policies import QualityFirstPolicy
+
+__all__ = [
+    "CostGate",
+    "CustomGate",
+    "Decision",
+    "EpochView",
+    "Gate",
+    "MaxGate",
+    "MinGate",
+    "Policy",
+    "QualityFirstPolicy",
+    "RangeGate",
+]

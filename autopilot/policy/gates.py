@@ -1,0 +1,282 @@
+"""Gates on the epoch alone: a bar that a metric or the cost has to meet, or a function's word.
+
+A metric that was not measured fails its gate, and so does NaN: no evidence is not good news.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+
+from autopilot.core.policy import EpochView, Gate, Metrics, apart, missing
+from autopilot.core.types import GateResult
+from autopilot.errors import UsageError
+
+
+def measured(metrics: Metrics, split: str, metric: str) -> float | str:
+    """The metric, or the sentence that says why there is none: it is missing, or NaN."""
+    value = metrics.get(split, {}).get(metric)
+    if value is None:
+        return missing(metrics, split, metric)
+    return f"{split} {metric} is NaN" if math.isnan(value) else value
+
+
+class BoundGate(Gate):
+    """A gate on one metric of one split: what MinGate, MaxGate and RangeGate share.
+
+    Args:
+        metric: The name of the metric.
+        split: Where it is measured.
+        required: An optional gate only warns.
+    """
+
+    def __init__(self, metric: str, split: str, *, required: bool) -> None:
+        super().__init__(required=required)
+        self.metric = metric
+        self.split = split
+
+    @property
+    def name(self) -> str:
+        """The class with its condition, so that two gates of a kind can be told apart."""
+        return f"{type(self).__name__}({self._condition()})"
+
+    def check(self, view: EpochView) -> GateResult:
+        """Holds the metric against the bar."""
+        value = measured(view.metrics, self.split, self.metric)
+        if isinstance(value, str):
+            return self.result(passed=False, reason=value)
+        return self._held_against(value)
+
+    def shortfall(self, metrics: Metrics) -> str:
+        """Why these metrics miss the bar; empty when they meet it or lack the metric."""
+        value = measured(metrics, self.split, self.metric)
+        result = None if isinstance(value, str) else self._held_against(value)
+        return "" if result is None or result.passed else result.reason
+
+    def _held_against(self, value: float) -> GateResult:
+        passed, verdict = self._compare(value)
+        return self.result(passed=passed, reason=f"{self.split} {self.metric} {verdict}")
+
+    @abstractmethod
+    def _condition(self) -> str: ...
+
+    @abstractmethod
+    def _compare(self, value: float) -> tuple[bool, str]: ...
+
+
+class MinGate(BoundGate):
+    """A metric has to reach a threshold; the threshold itself passes.
+
+    Args:
+        metric: The name of the metric.
+        threshold: The lowest value that passes.
+        split: Where it is measured.
+        required: An optional gate only warns.
+
+    Raises:
+        UsageError: the threshold is NaN.
+
+    >>> view = EpochView(1, {"val": {"recall": 0.61}}, {}, {}, monitor="recall")
+    >>> MinGate("recall", 0.7).check(view).reason
+    'val recall 0.610 is below 0.700'
+    """
+
+    def __init__(
+        self, metric: str, threshold: float, split: str = "val", *, required: bool = True
+    ) -> None:
+        super().__init__(metric, split, required=required)
+        self.threshold = _bound(threshold)
+
+    def _condition(self) -> str:
+        return f"{self.split} {self.metric} >= {self.threshold:g}"
+
+    def _compare(self, value: float) -> tuple[bool, str]:
+        here, bar = apart(value, self.threshold)
+        passed = value >= self.threshold
+        return passed, f"{here} is {'at least' if passed else 'below'} {bar}"
+
+
+class MaxGate(BoundGate):
+    """A metric has to stay within a threshold; the threshold itself passes.
+
+    Args:
+        metric: The name of the metric.
+        threshold: The highest value that passes.
+        split: Where it is measured.
+        required: An optional gate only warns.
+
+    Raises:
+        UsageError: the threshold is NaN.
+
+    >>> view = EpochView(1, {"val": {"latency_s": 2.5}}, {}, {}, monitor="accuracy")
+    >>> MaxGate("latency_s", 2.0).check(view).reason
+    'val latency_s 2.500 is above 2.000'
+    """
+
+    def __init__(
+        self, metric: str, threshold: float, split: str = "val", *, required: bool = True
+    ) -> None:
+        super().__init__(metric, split, required=required)
+        self.threshold = _bound(threshold)
+
+    def _condition(self) -> str:
+        return f"{self.split} {self.metric} <= {self.threshold:g}"
+
+    def _compare(self, value: float) -> tuple[bool, str]:
+        here, bar = apart(value, self.threshold)
+        passed = value <= self.threshold
+        return passed, f"{here} is {'at most' if passed else 'above'} {bar}"
+
+
+class RangeGate(BoundGate):
+    """A metric has to stay between two values; both ends pass.
+
+    Args:
+        metric: The name of the metric.
+        low: The lowest value that passes.
+        high: The highest value that passes.
+        split: Where it is measured.
+        required: An optional gate only warns.
+
+    Raises:
+        UsageError: an end is NaN, or the low one lies above the high one.
+
+    >>> view = EpochView(1, {"val": {"words": 12.0}}, {}, {}, monitor="accuracy")
+    >>> RangeGate("words", 20, 80).check(view).reason
+    'val words 12.000 is below 20.000'
+    """
+
+    def __init__(
+        self, metric: str, low: float, high: float, split: str = "val", *, required: bool = True
+    ) -> None:
+        super().__init__(metric, split, required=required)
+        self.low, self.high = _bound(low), _bound(high)
+        if low > high:
+            raise UsageError(
+                f"RangeGate({metric!r}) has low {low:g} above high {high:g}",
+                hint="give the lower end first",
+            )
+
+    def _condition(self) -> str:
+        return f"{self.low:g} <= {self.split} {self.metric} <= {self.high:g}"
+
+    def _compare(self, value: float) -> tuple[bool, str]:
+        if value < self.low:
+            here, bar = apart(value, self.low)
+            return False, f"{here} is below {bar}"
+        if value > self.high:
+            here, bar = apart(value, self.high)
+            return False, f"{here} is above {bar}"
+        return True, f"{value:.3f} is between {self.low:.3f} and {self.high:.3f}"
+
+
+class CustomGate(Gate):
+    """A condition of the user's own.
+
+    Args:
+        function: Takes the EpochView; returns whether it holds, or that and a sentence. What it
+            raises fails the gate and becomes the reason.
+        name: How the gate is called in reasons; the function's own name by default.
+        required: An optional gate only warns.
+
+    >>> def short(view):
+    ...     return view.metrics["val"]["words"] < 50, "answers stay under 50 words"
+    >>> CustomGate(short).check(EpochView(1, {"val": {"words": 30}}, {}, {}, monitor="f1")).passed
+    True
+    """
+
+    def __init__(
+        self,
+        function: Callable[[EpochView], bool | tuple[bool, str]],
+        name: str = "",
+        *,
+        required: bool = True,
+    ) -> None:
+        super().__init__(required=required)
+        self.function = function
+        self._name = name or getattr(function, "__name__", type(function).__name__)
+
+    @property
+    def name(self) -> str:
+        """The name that was given, or the function's."""
+        return self._name
+
+    def check(self, view: EpochView) -> GateResult:
+        """Asks the function."""
+        try:
+            outcome: object = self.function(view)
+            answer, reason = outcome if isinstance(outcome, tuple) else (outcome, "")
+            passed = bool(answer)
+        except Exception as error:  # noqa: BLE001 - the user's code; its failure is the reason
+            what = f"{type(error).__name__}: {error}".removesuffix(": ")
+            return self.result(passed=False, reason=f"{self.name} raised {what}")
+        if answer is None:
+            return self.result(passed=False, reason=f"{self.name} returned None, no verdict")
+        return self.result(
+            passed=passed, reason=str(reason) or f"{self.name} {'holds' if passed else 'fails'}"
+        )
+
+
+class CostGate(Gate):
+    """What an epoch may cost. It judges the epoch that is over; a budget stops the run.
+
+    Args:
+        max_usd: Dollars.
+        max_tokens: Model tokens, read and written.
+        max_evaluations: Items that went through the module.
+        max_seconds: Wall clock.
+        required: An optional gate only warns.
+
+    Raises:
+        UsageError: no limit is given.
+
+    >>> from autopilot.core.types import Cost
+    >>> view = EpochView(1, {}, {}, {}, monitor="f1", cost=Cost(cost_usd=1.25))
+    >>> CostGate(max_usd=1).check(view).reason
+    'the epoch took 1.25 dollars, more than 1'
+    """
+
+    def __init__(
+        self,
+        max_usd: float | None = None,
+        max_tokens: int | None = None,
+        max_evaluations: int | None = None,
+        max_seconds: float | None = None,
+        *,
+        required: bool = True,
+    ) -> None:
+        super().__init__(required=required)
+        given = {
+            "dollars": max_usd,
+            "tokens": max_tokens,
+            "evaluations": max_evaluations,
+            "seconds": max_seconds,
+        }
+        self.limits = {unit: _bound(limit) for unit, limit in given.items() if limit is not None}
+        if not self.limits:
+            raise UsageError("CostGate has no limit", hint="give one, such as max_usd=1.0")
+
+    def check(self, view: EpochView) -> GateResult:
+        """Holds the epoch's cost against every limit."""
+        cost = view.cost
+        spent = {
+            "dollars": cost.cost_usd,
+            "tokens": cost.tokens,
+            "evaluations": cost.evaluations,
+            "seconds": cost.seconds,
+        }
+        over = [unit for unit, limit in self.limits.items() if not spent[unit] <= limit]
+        said = [
+            f"{spent[unit]:,.10g} {unit}, {'more than' if over else 'within'} {limit:,.10g}"
+            for unit, limit in self.limits.items()
+            if unit in over or not over
+        ]
+        return self.result(passed=not over, reason=f"the epoch took {' and '.join(said)}")
+
+
+def _bound(value: float) -> float:
+    """A limit that can be compared with: nothing is above or below NaN."""
+    if math.isnan(value):
+        raise UsageError("a gate's limit is NaN", hint="give a number")
+    return value
