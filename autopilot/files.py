@@ -22,6 +22,11 @@ REGULAR = 0o100644
 EXECUTABLE = 0o100755
 SYMLINK = 0o120000
 
+# Half-written files that a kill left behind are recognized by it, and never listed.
+_TEMPORARY = ".autopilot-tmp-"
+# What means something between a regular expression's brackets, beside "-".
+_SPECIAL = re.compile(r"[\\\[\]&~|^]")
+
 
 @dataclass(frozen=True, slots=True)
 class FileState:
@@ -68,16 +73,16 @@ def replace_file(root: Path, name: str, state: FileState) -> None:
         _make_folders(root, path.parent)
         if path.is_dir() and not path.is_symlink():
             _remove_tree(path)
-        if state.mode == SYMLINK:
-            temporary = Path(tempfile.mktemp(dir=path.parent, prefix=".autopilot-"))
-            os.symlink(os.fsdecode(state.content), temporary)
-            os.replace(temporary, path)
-            return
-        handle, created = tempfile.mkstemp(dir=path.parent, prefix=".autopilot-")
+        handle, created = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(state.content)
-            os.chmod(created, _permissions(path, executable=state.mode == EXECUTABLE))
+                if state.mode != SYMLINK:
+                    file.write(state.content)
+            if state.mode == SYMLINK:
+                os.unlink(created)
+                os.symlink(os.fsdecode(state.content), created)
+            else:
+                os.chmod(created, _permissions(path, executable=state.mode == EXECUTABLE))
             os.replace(created, path)
         except BaseException:
             Path(created).unlink(missing_ok=True)
@@ -90,14 +95,26 @@ def replace_file(root: Path, name: str, state: FileState) -> None:
 
 
 def remove_file(root: Path, name: str) -> None:
-    """Removes `root/name` if it is there, and the folders below root that this leaves empty."""
+    """Removes `root/name` if it is there, and the folders below root that this leaves empty.
+
+    A folder of that name stays, and so does what is behind a symbolic link to a folder.
+
+    Raises:
+        ParameterError: the path leaves root, or the file cannot be removed.
+    """
     path = _inside(root, name)
     if any(parent.is_symlink() for parent in _parents_below(root, path)):
         return
     try:
         path.unlink(missing_ok=True)
-    except (IsADirectoryError, NotADirectoryError, PermissionError):
+    except (IsADirectoryError, NotADirectoryError):
         return
+    except OSError as error:
+        if path.is_dir():
+            return
+        raise ParameterError(
+            f"cannot remove {path}: {error.strerror}", hint="give write permission, then resume"
+        ) from error
     for parent in _parents_below(root, path):
         try:
             parent.rmdir()
@@ -108,7 +125,7 @@ def remove_file(root: Path, name: str) -> None:
 def list_files(source: Path, pattern: str = "**/*") -> Iterator[str]:
     """Names of the files and links below a folder that match, sorted, with "/" between parts.
 
-    Links are not followed, `.git` is not entered.
+    Links are not followed, `.git` is not entered, sockets and pipes are no files.
     """
     matches = glob_regex(pattern).fullmatch
     stack = [""]
@@ -117,19 +134,23 @@ def list_files(source: Path, pattern: str = "**/*") -> Iterator[str]:
         prefix = stack.pop()
         with os.scandir(source / prefix if prefix else source) as entries:
             for entry in entries:
-                if entry.name == ".git" or entry.name.startswith(".autopilot-"):
+                if entry.name == ".git" or entry.name.startswith(_TEMPORARY):
                     continue
                 name = prefix + entry.name
                 if entry.is_dir(follow_symlinks=False):
                     stack.append(name + "/")
-                elif matches(name):
+                elif (entry.is_file() or entry.is_symlink()) and matches(name):
                     found.append(name)
     yield from sorted(found)
 
 
 @lru_cache(maxsize=256)
 def glob_regex(pattern: str) -> re.Pattern[str]:
-    """A glob as a regular expression: `**` crosses folders, `*` and `?` do not."""
+    """A glob as a regular expression: `**` crosses folders; `*`, `?` and `[a-z]` do not.
+
+    Raises:
+        ParameterError: a range in brackets runs backwards.
+    """
     out, position = "", 0
     while position < len(pattern):
         rest = pattern[position:]
@@ -141,19 +162,27 @@ def glob_regex(pattern: str) -> re.Pattern[str]:
             out, position = out + "[^/]*", position + 1
         elif rest[0] == "?":
             out, position = out + "[^/]", position + 1
-        elif rest[0] == "[" and "]" in rest[2:]:
-            end = rest.index("]", 2)
-            inner = rest[1:end].replace("\\", "\\\\")
-            inner = "^" + inner[1:] if inner[0] == "!" else inner
-            out, position = out + f"[{inner}]", position + end + 1
+        elif rest[0] == "[" and "]" in rest[3 if rest[1:2] in ("!", "^") else 2 :]:
+            end = rest.index("]", 3 if rest[1] in "!^" else 2)
+            negated = rest[1] in "!^"
+            inner = _SPECIAL.sub(r"\\\g<0>", rest[2:end] if negated else rest[1:end])
+            out += f"(?!/)[{'^' if negated else ''}{inner}]"
+            position += end + 1
         else:
             out, position = out + re.escape(rest[0]), position + 1
-    return re.compile(out, re.DOTALL)
+    try:
+        return re.compile(out, re.DOTALL)
+    except re.error as error:
+        raise ParameterError(
+            f"{pattern!r} is not a pattern for files: {error}", hint='write it like "**/*.md"'
+        ) from error
 
 
 def _inside(root: Path, name: str) -> Path:
     parts = name.split("/")
-    if name.startswith("/") or any(part in ("", ".", "..", ".git") for part in parts):
+    if name.startswith("/") or any(
+        part in ("", ".", "..") or part.lower() == ".git" for part in parts
+    ):
         raise ParameterError(
             f"refusing to write {name!r}: it leaves {root}", hint="use a path below the parameter"
         )
@@ -184,9 +213,11 @@ def _remove_tree(folder: Path) -> None:
 def _permissions(path: Path, *, executable: bool) -> int:
     """Keeps the group and others bits of the file that is replaced, else follows the umask."""
     try:
-        mode = stat.S_IMODE(os.stat(path).st_mode)
+        status = os.lstat(path)
     except OSError:
-        mode = 0o666 & ~_umask()
+        status = None
+    known = status is not None and stat.S_ISREG(status.st_mode)
+    mode = stat.S_IMODE(status.st_mode) if status and known else 0o666 & ~_umask()
     read_bits = mode & 0o444
     return mode | read_bits >> 2 if executable else mode & ~0o111
 

@@ -1,0 +1,219 @@
+"""What git converts between a file in the worktree and the blob it stores.
+
+Line endings, filter drivers (LFS), `ident` and `working-tree-encoding`. Whether a name is converted
+is asked of git once; the conversion itself is git's, except where it provably changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from autopilot.errors import GitCommandError
+from autopilot.git.commands import run_git
+from autopilot.git.objects import TREE, entry_at, read_blob, tree_of
+from autopilot.git.repository import Repository
+
+_ATTRIBUTES = ("text", "eol", "crlf", "filter", "ident", "working-tree-encoding")
+_NO_VALUE = ("unspecified", "unset", "set", "")
+# A checkout that is not quite reversible is git's to warn of when the user adds the file.
+_QUIET = ("-c", "core.safecrlf=false")
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """How a name is converted.
+
+    Attributes:
+        filtered: By more than line endings: only git can tell what comes out.
+        line_endings: CRLF becomes LF in the blob.
+        guessed: ... unless it looks binary, or is stored with CRLF already.
+        crlf: LF becomes CRLF in the worktree.
+    """
+
+    filtered: bool = False
+    line_endings: bool = False
+    guessed: bool = False
+    crlf: bool = False
+
+
+class Converter:
+    """Converts files of a worktree to blobs and back, as its attributes and configuration say.
+
+    Attributes are read once per name until `forget`.
+
+    Args:
+        repo: The worktree's repository.
+    """
+
+    def __init__(self, repo: Repository) -> None:
+        self.repo = repo
+        self._rules: dict[str, _Rule] = {}
+
+    def forget(self) -> None:
+        """Drops what is known of attributes: a `.gitattributes` file was changed."""
+        self._rules.clear()
+
+    def learn(self, names: Iterable[str]) -> None:
+        """Reads the attributes of names that are not known yet; starts git if there are any.
+
+        Args:
+            names: Paths from the worktree's top.
+        """
+        unknown = [name for name in names if name not in self._rules]
+        if not unknown:
+            return
+        listed = run_git(
+            ["check-attr", "-z", "--stdin", *_ATTRIBUTES],
+            cwd=self.repo.workdir,
+            stdin=b"".join(os.fsencode(name) + b"\0" for name in unknown),
+        ).stdout
+        fields = os.fsdecode(listed).split("\0")
+        values: dict[str, dict[str, str]] = {name: {} for name in unknown}
+        for name, attribute, value in zip(fields[::3], fields[1::3], fields[2::3], strict=False):
+            values[name][attribute] = value
+        for name, attributes in values.items():
+            self._rules[name] = self._rule(attributes)
+
+    def stored_as_is(self, name: str, content: bytes) -> bool:
+        """Whether a file's blob is its bytes.
+
+        Args:
+            name: A name that was learned.
+            content: The file's bytes.
+        """
+        rule = self._rules[name]
+        if rule.filtered:
+            return False
+        if not rule.line_endings or b"\r\n" not in content:
+            return True
+        return rule.guessed and self._is_stored_with_crlf(name)
+
+    def written_as_is(self, name: str, content: bytes) -> bool:
+        """Whether a blob's bytes are what its file holds.
+
+        Args:
+            name: A name that was learned.
+            content: The blob's bytes.
+        """
+        rule = self._rules[name]
+        return not rule.filtered and not (rule.crlf and b"\n" in content)
+
+    def clean(self, names: Sequence[str], *, write: bool) -> dict[str, str]:
+        """The ids of the blobs of regular files, converted; starts git.
+
+        Args:
+            names: Paths from the worktree's top.
+            write: Whether the blobs are stored.
+
+        Raises:
+            GitCommandError: a filter failed.
+        """
+        if not names:
+            return {}
+        try:
+            done = run_git(
+                [*_QUIET, "hash-object", *(["-w"] if write else []), "--stdin-paths"],
+                cwd=self.repo.workdir,
+                stdin=b"".join(_quoted(name) + b"\n" for name in names),
+            )
+        except GitCommandError as error:
+            raise _filter_failed(names, error) from error
+        return dict(zip(names, done.stdout.decode().split(), strict=True))
+
+    def smudge(self, blobs: Mapping[str, str]) -> dict[str, bytes]:
+        """What the files of some blobs hold, converted; starts git.
+
+        Args:
+            blobs: Ids by path from the worktree's top.
+
+        Raises:
+            GitCommandError: a filter failed.
+        """
+        # A line of a batch is one name: names with a line break go one by one.
+        batch = {name: oid for name, oid in blobs.items() if "\n" not in name}
+        contents: dict[str, bytes] = {}
+        try:
+            for name in blobs.keys() - batch.keys():
+                contents[name] = run_git(
+                    ["cat-file", "--filters", f"--path={name}", blobs[name]],
+                    cwd=self.repo.workdir,
+                ).stdout
+            return contents | self._smudge_batch(batch)
+        except GitCommandError as error:
+            raise _filter_failed(list(blobs), error) from error
+
+    def _smudge_batch(self, blobs: Mapping[str, str]) -> dict[str, bytes]:
+        if not blobs:
+            return {}
+        # git prints the size before conversion, so that a mark must tell where a file ends.
+        mark = secrets.token_hex(16)
+        stdout = run_git(
+            ["cat-file", "--filters", f"--batch={mark}"],
+            cwd=self.repo.workdir,
+            stdin=b"".join(b"%b %b\n" % (oid.encode(), os.fsencode(n)) for n, oid in blobs.items()),
+        ).stdout
+        parts = stdout.split(mark.encode() + b"\n")[1:]
+        if len(parts) != len(blobs):
+            raise GitCommandError(
+                "git cat-file did not convert all files", hint="run `git fsck`, then try again"
+            )
+        return {name: part[:-1] for name, part in zip(blobs, parts, strict=True)}
+
+    def _rule(self, attributes: Mapping[str, str]) -> _Rule:
+        repo = self.repo
+        encoding = attributes.get("working-tree-encoding", "")
+        filtered = (
+            self._has_driver(attributes.get("filter", ""))
+            or attributes.get("ident") == "set"
+            or encoding not in _NO_VALUE
+        )
+        text = attributes.get("text", "unspecified")
+        if text == "unspecified":
+            text = attributes.get("crlf", "unspecified")
+        eol = attributes.get("eol")
+        if text == "unset":
+            return _Rule(filtered=filtered)
+        autocrlf = (repo.config("core.autocrlf") or "false").lower()
+        is_input, is_auto = autocrlf == "input", repo.config_bool("core.autocrlf")
+        if text not in ("set", "auto", "input") and eol not in ("lf", "crlf"):
+            return _Rule(filtered, is_input or is_auto, is_input or is_auto, is_auto)
+        default_crlf = is_auto or (
+            not is_input and (repo.config("core.eol") or "").lower() == "crlf"
+        )
+        crlf = eol == "crlf" or (default_crlf and eol != "lf" and text != "input")
+        return _Rule(filtered, True, text == "auto", crlf)
+
+    def _has_driver(self, name: str) -> bool:
+        if name in _NO_VALUE:
+            return False
+        keys = ("clean", "smudge", "process")
+        return any(self.repo.config(f"filter.{name}.{key}") for key in keys)
+
+    def _is_stored_with_crlf(self, name: str) -> bool:
+        """As git does: a file that was committed with CRLF is not normalized behind one's back."""
+        if self.repo.pygit.head_is_unborn:
+            return False
+        entry = entry_at(self.repo, tree_of(self.repo, self.repo.head_commit()), name)
+        if entry is None or entry.mode == TREE:
+            return False
+        return b"\r\n" in read_blob(self.repo, entry.oid)
+
+
+def _quoted(name: str) -> bytes:
+    """A name in C's quotes, the form in which git reads any name from a line."""
+    safe = b"".join(
+        bytes([byte]) if 32 <= byte < 127 and byte not in b'"\\' else b"\\%03o" % byte
+        for byte in os.fsencode(name)
+    )
+    return b'"%b"' % safe
+
+
+def _filter_failed(names: Sequence[str], error: GitCommandError) -> GitCommandError:
+    what = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+    return GitCommandError(
+        f"git cannot convert {what}: {error.message}",
+        hint="see .gitattributes, and that the filters it names are installed (git lfs install)",
+    )
