@@ -151,7 +151,7 @@ def _check_dataset(dataset: object, *, indexable: bool) -> None:
         )
     if not indexable and (hasattr(dataset, "__getitem__") or not isinstance(dataset, Iterable)):
         raise UsageError(
-            f"a {type(dataset).__name__} is no dataset: it has no items by index",
+            f"{type(dataset).__name__} is no dataset: it has no items by index",
             hint="pass a Dataset, a list or an IterableDataset",
         )
 

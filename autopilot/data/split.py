@@ -153,6 +153,8 @@ class Leak:
 def find_leakage(splits: Mapping[str, Iterable[object]]) -> list[Leak]:
     """The contents that stand in more than one split, compared without their ids.
 
+    An item's content is its metadata as a Datum; an item that has none is left out.
+
     Reads every split once, and twice if there is a leak; holds 16 bytes of digest an item, so
     that a StreamingDataset may be as long as it likes. Loaders do too: batches are looked into.
 
@@ -197,7 +199,8 @@ def _contents(split: str, items: Iterable[object]) -> Iterator[tuple[bytes, Plac
     for item in items:
         for datum in as_datum(item, index).leaves():
             content = {name: value for name, value in datum.metadata.items() if name != "id"}
-            yield bytes.fromhex(digest(content, length=32)), Place(split, index, datum.id)
+            if content:
+                yield bytes.fromhex(digest(content, length=32)), Place(split, index, datum.id)
             index += 1
 
 
