@@ -7,6 +7,12 @@ serves; the rest is ready-made. Gates only read: none touches disk, git or a mod
 from __future__ import annotations
 
 from autopilot.core.policy import Decision, EpochView, Gate, Policy
+from autopilot.policy.comparisons import (
+    GeneralizationGap,
+    Improvement,
+    NoRegression,
+    SignificantImprovement,
+)
 from autopilot.policy.gates import CostGate, CustomGate, MaxGate, MinGate, RangeGate
 from autopilot.policy.policies import QualityFirstPolicy
 
@@ -16,9 +22,13 @@ __all__ = [
     "Decision",
     "EpochView",
     "Gate",
+    "GeneralizationGap",
+    "Improvement",
     "MaxGate",
     "MinGate",
+    "NoRegression",
     "Policy",
     "QualityFirstPolicy",
     "RangeGate",
+    "SignificantImprovement",
 ]

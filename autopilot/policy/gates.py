@@ -86,7 +86,7 @@ class MinGate(BoundGate):
         self, metric: str, threshold: float, split: str = "val", *, required: bool = True
     ) -> None:
         super().__init__(metric, split, required=required)
-        self.threshold = _bound(threshold)
+        self.threshold = bound(threshold)
 
     def _condition(self) -> str:
         return f"{self.split} {self.metric} >= {self.threshold:g}"
@@ -118,7 +118,7 @@ class MaxGate(BoundGate):
         self, metric: str, threshold: float, split: str = "val", *, required: bool = True
     ) -> None:
         super().__init__(metric, split, required=required)
-        self.threshold = _bound(threshold)
+        self.threshold = bound(threshold)
 
     def _condition(self) -> str:
         return f"{self.split} {self.metric} <= {self.threshold:g}"
@@ -151,7 +151,7 @@ class RangeGate(BoundGate):
         self, metric: str, low: float, high: float, split: str = "val", *, required: bool = True
     ) -> None:
         super().__init__(metric, split, required=required)
-        self.low, self.high = _bound(low), _bound(high)
+        self.low, self.high = bound(low), bound(high)
         if low > high:
             raise UsageError(
                 f"RangeGate({metric!r}) has low {low:g} above high {high:g}",
@@ -253,7 +253,7 @@ class CostGate(Gate):
             "evaluations": max_evaluations,
             "seconds": max_seconds,
         }
-        self.limits = {unit: _bound(limit) for unit, limit in given.items() if limit is not None}
+        self.limits = {unit: bound(limit) for unit, limit in given.items() if limit is not None}
         if not self.limits:
             raise UsageError("CostGate has no limit", hint="give one, such as max_usd=1.0")
 
@@ -275,7 +275,7 @@ class CostGate(Gate):
         return self.result(passed=not over, reason=f"the epoch took {' and '.join(said)}")
 
 
-def _bound(value: float) -> float:
+def bound(value: float) -> float:
     """A limit that can be compared with: nothing is above or below NaN."""
     if math.isnan(value):
         raise UsageError("a gate's limit is NaN", hint="give a number")

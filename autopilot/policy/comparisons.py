@@ -1,0 +1,298 @@
+"""Gates that keep a search honest: the epoch against the best, and val against train.
+
+Where there is no best to compare with, as before the first kept epoch of a run without a baseline,
+a comparison passes and says so. A metric that is missing in the epoch itself, or NaN, fails.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from random import Random
+from typing import Literal
+
+from autopilot.core.policy import EpochView, Gate, apart
+from autopilot.core.types import GateResult
+from autopilot.errors import UsageError
+from autopilot.policy.gates import bound, measured
+from autopilot.policy.statistics import (
+    bootstrap_test,
+    fewest_repeats,
+    pair,
+    repeats_for,
+    sign_test,
+)
+
+# 0.75 - 0.70 is 0.05 and a little in binary: limits forgive what rounding adds.
+_ROUNDING = 1e-9
+
+
+class NoRegression(Gate):
+    """Val metrics must not get worse than those of the best epoch.
+
+    Args:
+        metric: The name of the metric, or several.
+        tolerance: How much worse is still allowed, in the metric's own unit.
+        higher_is_better: The direction of these metrics.
+        required: An optional gate only warns.
+
+    Raises:
+        UsageError: a negative tolerance, or no metric.
+
+    >>> view = EpochView(2, {"val": {"recall": 0.7}}, {}, {"val": {"recall": 0.8}}, monitor="f1")
+    >>> NoRegression("recall", tolerance=0.05).check(view).reason
+    'val recall 0.800 -> 0.700 is worse by 0.100, more than 0.050'
+    """
+
+    def __init__(
+        self,
+        metric: str | Sequence[str],
+        tolerance: float = 0.0,
+        *,
+        higher_is_better: bool = True,
+        required: bool = True,
+    ) -> None:
+        super().__init__(required=required)
+        self.metrics = [metric] if isinstance(metric, str) else list(metric)
+        if not self.metrics:
+            raise UsageError("NoRegression has no metric", hint="name one: NoRegression('recall')")
+        self.tolerance = _not_negative(tolerance, "tolerance")
+        self.higher_is_better = higher_is_better
+
+    @property
+    def name(self) -> str:
+        """The class with its metrics."""
+        return f"NoRegression({', '.join(self.metrics)})"
+
+    def check(self, view: EpochView) -> GateResult:
+        """Compares each metric; a reason names all that got worse, or else all of them."""
+        found = [self._compare(view, metric) for metric in self.metrics]
+        passed = all(held for held, _ in found)
+        said = (sentence for held, sentence in found if passed or not held)
+        return self.result(passed=passed, reason="; ".join(said))
+
+    def _compare(self, view: EpochView, metric: str) -> tuple[bool, str]:
+        value = measured(view.metrics, "val", metric)
+        if isinstance(value, str):
+            return False, value
+        best = measured(view.best, "val", metric)
+        if isinstance(best, str):
+            return True, _nothing_to_compare(metric)
+        worse = best - value if self.higher_is_better else value - best
+        before, after = apart(best, value)
+        change = f"val {metric} {before} -> {after}"
+        # inf - inf is NaN: not known to hold, so it fails.
+        if worse <= self.tolerance + _ROUNDING:
+            return True, f"{change} is no regression"
+        amount, allowed = apart(worse, self.tolerance)
+        return False, f"{change} is worse by {amount}, more than {allowed}"
+
+
+class Improvement(Gate):
+    """The monitored val metric improves on the best by a minimum.
+
+    Plain improvement is what every policy asks for already; this asks for a step that is worth it.
+    It does not ask whether the step is real: `SignificantImprovement` does.
+
+    Args:
+        min_delta: The smallest gain that counts, in the metric's own unit. With 0 any gain does.
+        required: An optional gate only warns.
+
+    Raises:
+        UsageError: a negative min_delta.
+
+    >>> view = EpochView(2, {"val": {"f1": 0.705}}, {}, {"val": {"f1": 0.7}}, monitor="f1")
+    >>> Improvement(0.01).check(view).reason
+    'val f1 0.700 -> 0.705 is a gain of 0.005, less than 0.010'
+    """
+
+    def __init__(self, min_delta: float = 0.0, *, required: bool = True) -> None:
+        super().__init__(required=required)
+        self.min_delta = _not_negative(min_delta, "min_delta")
+
+    def check(self, view: EpochView) -> GateResult:
+        """Compares the monitored metric with the best."""
+        value = measured(view.metrics, "val", view.monitor)
+        if isinstance(value, str):
+            return self.result(passed=False, reason=value)
+        gain = view.gain()
+        if gain is None or view.best_value is None:
+            return self.result(passed=True, reason=_nothing_to_compare(view.monitor))
+        before, after = apart(view.best_value, value)
+        change = f"val {view.monitor} {before} -> {after}"
+        if gain <= 0:
+            return self.result(passed=False, reason=f"{change} is no improvement")
+        amount, least = apart(gain, self.min_delta)
+        if gain < self.min_delta - _ROUNDING:
+            reason = f"{change} is a gain of {amount}, less than {least}"
+            return self.result(passed=False, reason=reason)
+        return self.result(passed=True, reason=f"{change} is a gain of {amount}")
+
+
+class SignificantImprovement(Gate):
+    """The val items got better by more than chance would explain.
+
+    A change that changes nothing, scored by a noisy system, improves the mean every other time,
+    and a loop that keeps whatever improved climbs on noise. This gate compares the epoch with the
+    best item by item, and lets such a change pass in at most 1 - confidence of the epochs. That is
+    a promise for each epoch: of a hundred useless ones at 95%, expect a few to pass.
+
+    An item's score is its `metrics[monitor]`; where no item has one, its success. Items are matched
+    by id, and all have to be there in both epochs: an item missing on either side fails the gate.
+
+    Args:
+        confidence: How sure to be, between 0.5 and 1.
+        method: "sign" counts the items that got better and worse, exactly; at least five have to
+            change at 95%. "bootstrap" weighs them by how much: stronger for graded scores.
+        repeats: Random draws of "bootstrap"; by default 50 / (1 - confidence), 1,000 at 95%.
+        seed: Of those draws; the same epoch always gets the same verdict.
+        required: An optional gate only warns.
+
+    Raises:
+        UsageError: a confidence or method that does not exist, repeats for "sign", or too few of
+            them for the confidence.
+
+    >>> from autopilot.core.types import Datum
+    >>> before = [Datum(id=str(i), success=i < 40) for i in range(100)]
+    >>> after = [Datum(id=str(i), success=i < 46) for i in range(100)]
+    >>> view = EpochView(
+    ...     1, {"val": {"accuracy": 0.46}}, {}, {"val": {"accuracy": 0.40}}, monitor="accuracy",
+    ...     items=after, best_items=before,
+    ... )
+    >>> SignificantImprovement().check(view).reason
+    '6 val items better and 0 worse in success: p 0.016 is within 0.05'
+    """
+
+    def __init__(
+        self,
+        confidence: float = 0.95,
+        method: Literal["sign", "bootstrap"] = "sign",
+        repeats: int | None = None,
+        seed: int = 0,
+        *,
+        required: bool = True,
+    ) -> None:
+        super().__init__(required=required)
+        if not 0.5 <= confidence < 1:
+            raise UsageError(
+                f"a confidence of {confidence} is not between 0.5 and 1", hint="0.95 is usual"
+            )
+        if method not in ("sign", "bootstrap"):
+            raise UsageError(
+                f"there is no significance test {method!r}", hint="use 'sign' or 'bootstrap'"
+            )
+        if repeats is not None and method == "sign":
+            raise UsageError("the sign test is exact and draws nothing", hint="leave repeats out")
+        if repeats is not None and repeats < fewest_repeats(confidence):
+            raise UsageError(
+                f"{repeats} repeats are too few to show a confidence of {confidence}",
+                hint=f"use {fewest_repeats(confidence)} or more; {repeats_for(confidence)} is good",
+            )
+        self.confidence = confidence
+        self.method = method
+        self.repeats = repeats_for(confidence) if repeats is None else repeats
+        self.seed = seed
+
+    @property
+    def name(self) -> str:
+        """The class with its confidence and method."""
+        return f"SignificantImprovement({self.confidence:g}, {self.method})"
+
+    def check(self, view: EpochView) -> GateResult:
+        """Tests the paired items."""
+        value = measured(view.metrics, "val", view.monitor)
+        if isinstance(value, str):
+            return self.result(passed=False, reason=value)
+        if view.best_value is None:
+            return self.result(passed=True, reason=_nothing_to_compare(view.monitor))
+        pairs = pair(view)
+        if pairs.problem:
+            return self.result(passed=False, reason=pairs.problem)
+        alpha = round(1 - self.confidence, 12)
+        if self.method == "sign":
+            found = f"{pairs.wins} val items better and {pairs.losses} worse in {pairs.measure}"
+            p_value = sign_test(pairs.wins, pairs.losses)
+        else:
+            mean = math.fsum(pairs.differences) / len(pairs.differences)
+            found = (
+                f"val {pairs.measure} changed by {mean:+.3f} "
+                f"on average over {len(pairs.differences)} items"
+            )
+            # Seeding by epoch too: otherwise every epoch would be judged by the same few draws.
+            random = Random(f"{self.seed} {view.epoch}")
+            p_value = bootstrap_test(pairs.differences, self.repeats, random)
+        passed = p_value <= alpha
+        shown = _p_value(p_value, alpha)
+        if passed:
+            return self.result(passed=True, reason=f"{found}: p {shown} is within {alpha:g}")
+        reason = f"{found} may be chance: p {shown} is above {alpha:g}"
+        return self.result(passed=False, reason=reason)
+
+
+class GeneralizationGap(Gate):
+    """The train metric must not run away from the val metric: that is fitting to the train items.
+
+    The gap is train minus val, turned around where lower is better, so that it is positive when
+    train looks better. Train is measured while the epoch runs and val after its steps, so a gap
+    may come out negative; that passes.
+
+    Args:
+        max_gap: The widest gap that passes, in the metric's own unit.
+        metric: The name of the metric; the monitored one, in its mode, by default.
+        higher_is_better: The direction of `metric`; the run's mode by default.
+        required: An optional gate only warns.
+
+    Raises:
+        UsageError: max_gap is NaN.
+
+    >>> metrics = {"train": {"f1": 0.95}, "val": {"f1": 0.7}}
+    >>> GeneralizationGap(0.1).check(EpochView(2, metrics, {}, {}, monitor="f1")).reason
+    'f1 is 0.950 on train and 0.700 on val, a gap of 0.250, above 0.100'
+    """
+
+    def __init__(
+        self,
+        max_gap: float,
+        metric: str | None = None,
+        *,
+        higher_is_better: bool | None = None,
+        required: bool = True,
+    ) -> None:
+        super().__init__(required=required)
+        self.max_gap = bound(max_gap)
+        self.metric = metric
+        self.higher_is_better = higher_is_better
+
+    def check(self, view: EpochView) -> GateResult:
+        """Compares the two splits of this epoch."""
+        metric = view.monitor if self.metric is None else self.metric
+        train = measured(view.metrics, "train", metric)
+        val = measured(view.metrics, "val", metric)
+        if isinstance(train, str) or isinstance(val, str):
+            problems = [text for text in (train, val) if isinstance(text, str)]
+            return self.result(passed=False, reason="; ".join(problems))
+        upwards = view.mode == "max" if self.higher_is_better is None else self.higher_is_better
+        gap = train - val if upwards else val - train
+        passed = gap <= self.max_gap + _ROUNDING
+        (on_train, on_val), (width, limit) = apart(train, val), apart(gap, self.max_gap)
+        return self.result(
+            passed=passed,
+            reason=f"{metric} is {on_train} on train and {on_val} on val, a gap of {width}, "
+            f"{'within' if passed else 'above'} {limit}",
+        )
+
+
+def _nothing_to_compare(metric: str) -> str:
+    return f"there is no best val {metric} to compare with yet"
+
+
+def _not_negative(value: float, argument: str) -> float:
+    if not value >= 0:
+        raise UsageError(f"{argument} is {value}, not 0 or more", hint="give a size, not a sign")
+    return value
+
+
+def _p_value(p_value: float, alpha: float) -> str:
+    """A p-value as text, with two digits or as many as it takes to differ from its limit."""
+    texts = (f"{p_value:.{digits}g}" for digits in range(2, 17))
+    return next((text for text in texts if text != f"{alpha:g}"), f"{p_value:g}")
