@@ -145,7 +145,9 @@ def test_every_split_has_its_share_of_every_class(
     classes: list[str], weights: list[int], seed: int
 ) -> None:
     fractions = shares(weights)
-    items = [{"n": number, "class": name} for number, name in enumerate(classes)]
+    items: list[dict[str, Any]] = [
+        {"n": number, "class": name} for number, name in enumerate(classes)
+    ]
     parts = stratified_split(items, fractions, "class", seed)
     assert sorted(item["n"] for part in parts for item in part) == list(range(len(items)))
     totals = Counter(classes)
