@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Callback:
     """Override the moments that you need. Every method gets the trainer and the module.
 
-    The order, as in Lightning: setup, on_fit_start, (epoch 0: the validation hooks), on_train_start,
-    then for each epoch on_train_epoch_start, for each batch on_train_batch_start,
+    The order, as in Lightning: setup, on_fit_start, the validation hooks of epoch 0,
+    on_train_start, then for each epoch on_train_epoch_start, for each batch on_train_batch_start,
     on_train_batch_end, and around each step on_before_backward, on_after_backward,
     on_before_optimizer_step, on_step_committed, on_before_zero_grad; then the validation hooks,
     on_verdict, on_train_epoch_end, and, when the epoch is in the store, on_epoch_recorded; at the
@@ -172,7 +172,8 @@ def check_callback(callback: Callback) -> Callback:
     """
     if not isinstance(callback, Callback):
         raise UsageError(
-            f"{callback!r} is not a Callback", hint="derive it from autopilot.core.callback.Callback"
+            f"{callback!r} is not a Callback",
+            hint="derive it from autopilot.core.callback.Callback",
         )
     for name in dir(type(callback)):
         if name.startswith("on_") and name not in HOOKS:

@@ -39,7 +39,16 @@ class Node:
         called: The modules that were called inside this call; they have nodes of their own.
     """
 
-    __slots__ = ("__weakref__", "called", "freed", "hooks", "inputs", "module", "output", "upstream")
+    __slots__ = (
+        "__weakref__",
+        "called",
+        "freed",
+        "hooks",
+        "inputs",
+        "module",
+        "output",
+        "upstream",
+    )
 
     def __init__(
         self,
@@ -104,7 +113,7 @@ def enable_grad() -> Iterator[None]:
 
 
 @contextmanager
-def _set_grad_enabled(enabled: bool) -> Iterator[None]:  # noqa: FBT001
+def _set_grad_enabled(enabled: bool) -> Iterator[None]:
     token = _enabled.set(enabled)
     try:
         yield

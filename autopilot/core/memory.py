@@ -81,7 +81,7 @@ class Memory:
         self.keep(lesson)
         self._take_in(lesson)
 
-    def keep(self, lesson: Lesson) -> None:  # noqa: B027  # nothing to keep beyond this process
+    def keep(self, lesson: Lesson) -> None:  # nothing to keep beyond this process
         """Makes a lesson last; called before it counts."""
 
     def load(self, lessons: Sequence[Lesson]) -> None:
@@ -165,7 +165,9 @@ class Memory:
 
     def trends(self, window: int = 10) -> Trend:
         """Where the metric is going, over the latest epochs."""
-        recent = [lesson for lesson in self.lessons if lesson.outcome not in ("blocked", "unblocked")]
+        recent = [
+            lesson for lesson in self.lessons if lesson.outcome not in ("blocked", "unblocked")
+        ]
         recent = recent[-window:]
         if not recent:
             return Trend("unknown", 0.0, 0.0)

@@ -48,6 +48,11 @@ class Module:
     """
 
     training: bool
+    _parameters: dict[str, Parameter]
+    _modules: dict[str, Module]
+    _metrics: dict[str, Metric | MetricCollection]
+    _pre_hooks: list[Hook]
+    _hooks: list[Hook]
 
     def __init__(self) -> None:
         state = self.__dict__
@@ -180,7 +185,7 @@ class Module:
                     seen.add(id(value))
                     yield f"{prefix}.{name}" if prefix else name, value
 
-    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002  # as in torch.nn
+    def train(self, mode: bool = True) -> Self:  # as in torch.nn
         """Sets `training` on this module and all below."""
         for module in self.modules():
             module.training = mode
@@ -197,7 +202,7 @@ class Module:
         function(self)
         return self
 
-    def requires_grad_(self, requires_grad: bool = True) -> Self:  # noqa: FBT001, FBT002  # as in torch.nn
+    def requires_grad_(self, requires_grad: bool = True) -> Self:  # as in torch.nn
         """Sets whether backward fills the gradients of all parameters."""
         for parameter in self.parameters():
             parameter.requires_grad = requires_grad
@@ -315,10 +320,12 @@ class AutoPilotModule(Module):
     Attributes:
         monitor: The val metric that decides, "accuracy" unless set.
         mode: "max" when higher is better, "min" when lower is.
+        accumulate_grad_batches: Batches between two optimizer steps; None: one step an epoch.
     """
 
     monitor: str = "accuracy"
     mode: str = "max"
+    accumulate_grad_batches: int | None = None
 
     def training_step(self, batch: Datum) -> Datum:
         """One batch of the train split."""

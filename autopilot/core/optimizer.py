@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autopilot.core.memory import MemoryContext
 from autopilot.core.parameter import Parameter
 from autopilot.core.types import Cost
 from autopilot.errors import StateError
@@ -41,6 +42,7 @@ class Optimizer:
     Attributes:
         parameters: List of Parameter.
         blocked: Names of strategies that must not be used; the loop fills it from memory.
+        context: What memory knows now; the loop sets it before each step.
 
     Raises:
         ValueError: no parameters.
@@ -61,12 +63,15 @@ class Optimizer:
         if not self.parameters:
             raise ValueError("an optimizer needs at least one parameter")
         self.blocked: set[str] = set()
+        self.context: MemoryContext | None = None
         self._post_hooks: list[StepHook] = []
+        self._depth = 0
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "step" in cls.__dict__:
-            cls.step = _with_hooks(cls.__dict__["step"])  # type: ignore[method-assign]  # as torch
+            # As torch.optim does: hooks belong to step(), whoever calls it.
+            setattr(cls, "step", _with_hooks(cls.__dict__["step"]))  # noqa: B010
 
     def step(self) -> Step | None:
         """Reads `param.grad`, changes the parameters, says what it did.
@@ -114,14 +119,13 @@ class Optimizer:
 def _with_hooks(step: Callable[[Any], Step | None]) -> Callable[[Any], Step | None]:
     @functools.wraps(step)
     def run(self: Optimizer) -> Step | None:
-        depth = getattr(self, "_depth", 0)
-        self._depth = depth + 1
+        self._depth += 1
         try:
             outcome = step(self)
         finally:
-            self._depth = depth
+            self._depth -= 1
         # A subclass that calls super().step() is one step, not two.
-        if depth == 0:
+        if self._depth == 0:
             for hook in list(self._post_hooks):
                 hook(self, outcome)
         return outcome

@@ -175,3 +175,25 @@ class Policy:
         if failed:
             return Decision("rejected", tuple(r.reason for r in failed) + warned, tuple(results))
         return Decision("kept", (improvement.reason, *warned), tuple(results))
+
+
+def decide(policy: Policy, view: EpochView, errors: Sequence[str] = ()) -> Decision:
+    """The policy's verdict, behind what no policy may overrule.
+
+    An epoch whose val items all failed with an error, or whose monitored metric is missing or not
+    finite, is rejected: it can never become the best.
+
+    Args:
+        policy: The user's.
+        view: The epoch.
+        errors: The error messages of the val items, if all of them failed with one.
+    """
+    val = view.metrics.get("val", {})
+    if errors:
+        return Decision("rejected", (f"all {len(errors)} val items failed: {errors[0]}",))
+    if val and view.value is None:
+        there = ", ".join(sorted(val))
+        return Decision("rejected", (f"there is no val metric {view.monitor!r}, only {there}",))
+    if view.value is not None and not math.isfinite(view.value):
+        return Decision("rejected", (f"val {view.monitor} is {view.value}",))
+    return policy.judge(view)

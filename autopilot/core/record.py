@@ -150,7 +150,7 @@ class MetricsRecord(Record):
     reasons: tuple[str, ...] = ()
     strategy: str = ""
     summary: str = ""
-    outcome: str = ""
+    outcome: Outcome = "kept"
     tree: str = ""
     reused: int | None = None
     cost: Cost = Cost()

@@ -1,4 +1,4 @@
-"""RuleOptimizer: named strategies instead of a model. ChainOptimizer: several optimizers in turn."""
+"""Optimizers without a model: named rules, and several optimizers in turn."""
 
 from __future__ import annotations
 

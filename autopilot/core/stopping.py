@@ -1,7 +1,7 @@
 """Stop conditions, as callbacks: each stops the run with an honest reason.
 
-A condition is looked at when an epoch ends and once when the run starts, so that a resumed run
-that has nothing left to do says so at once. What is counted is part of the saved state.
+A condition is looked at when an epoch ends, and once before the first epoch of a session, so that
+a resumed run that has nothing left to do says so at once. What is counted is saved state.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ class StopCondition(Callback):
         """Why the run should stop now, or None."""
         raise NotImplementedError
 
-    def on_fit_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
-        if trainer.experiment.last_epoch >= 0:
-            self._look(trainer)
+    def on_train_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
+        self._look(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
         self._look(trainer)
@@ -62,7 +61,9 @@ class EarlyStopping(StopCondition):
         if self.target is not None and best is not None:
             reached = best >= self.target if trainer.mode == "max" else best <= self.target
             if reached:
-                return f"target reached: val {trainer.monitor} {best:.3f}, asked for {self.target:g}"
+                return (
+                    f"target reached: val {trainer.monitor} {best:.3f}, asked for {self.target:g}"
+                )
         if self.patience is not None and self.waited >= self.patience:
             return f"{self.waited} epochs without improvement"
         return None

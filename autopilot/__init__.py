@@ -1,0 +1,69 @@
+"""Optimize any software that can be run and scored, the way a network is trained.
+
+Every public noun is here, and loads when it is first used: importing autopilot loads neither git
+nor a model client.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "autopilot.core.callback": ("Callback",),
+    "autopilot.core.experiment": ("Experiment",),
+    "autopilot.core.gradient": ("Gradient", "TextGradient"),
+    "autopilot.core.graph": ("Graph", "Node", "enable_grad", "no_grad"),
+    "autopilot.core.loop": ("EpochLoop", "Loop"),
+    "autopilot.core.loss": ("Loss",),
+    "autopilot.core.memory": ("Memory",),
+    "autopilot.core.metric": ("Metric", "MetricCollection"),
+    "autopilot.core.module": ("AutoPilotModule", "Module", "ModuleDict", "ModuleList"),
+    "autopilot.core.optimizer": ("Optimizer", "Step"),
+    "autopilot.core.parameter": ("Parameter", "PathParameter"),
+    "autopilot.core.record": ("Lesson", "Manifest"),
+    "autopilot.core.rules": ("ChainOptimizer", "Rule", "RuleOptimizer"),
+    "autopilot.core.stopping": ("Budget", "EarlyStopping", "Plateau"),
+    "autopilot.core.store": ("InMemoryStore", "Store"),
+    "autopilot.core.trainer": ("Trainer",),
+    "autopilot.core.types": ("Cost", "Datum", "GateResult", "Result"),
+    "autopilot.data": (
+        "ConcatDataset",
+        "DataLoader",
+        "DataModule",
+        "Dataset",
+        "IterableDataset",
+        "ListDataset",
+        "StreamingDataset",
+        "Subset",
+    ),
+    "autopilot.errors": ("AutopilotError",),
+    "autopilot.policy": (
+        "CustomGate",
+        "Gate",
+        "MaxGate",
+        "MinGate",
+        "Policy",
+        "QualityFirstPolicy",
+        "RangeGate",
+    ),
+    "autopilot.tracking": ("GitMemory", "GitStore"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME_OF)]  # all strings
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'autopilot' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,211 @@
+"""Running a batch: one item's failure is its own, a result that was recorded is not made again."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from autopilot.core import graph
+from autopilot.core.metric import ItemMean, Metric, MetricCollection
+from autopilot.core.types import Datum, as_datum
+from autopilot.errors import EvaluationError
+
+if TYPE_CHECKING:
+    from autopilot.core.experiment import Experiment
+    from autopilot.core.module import AutoPilotModule
+    from autopilot.core.trainer import Trainer
+
+STEPS = {"train": "training_step", "val": "validation_step", "test": "test_step"}
+
+
+class Evaluator:
+    """Runs the batches of a split through a module's step.
+
+    Args:
+        module: The system.
+        experiment: Where results are recorded at once, and answered from after a kill.
+        seed: `random` (and numpy's global generator, where loaded) is seeded before each batch
+            from (seed, split, epoch, batch), so that a repeated batch repeats its chance too.
+    """
+
+    def __init__(self, module: AutoPilotModule, experiment: Experiment, seed: int) -> None:
+        self.module, self.experiment, self.seed = module, experiment, seed
+
+    def run(self, split: str, epoch: int, index: int, batch: Datum) -> Datum:
+        """The result of one batch, its items in order and under the batch's item ids.
+
+        Raises:
+            EvaluationError: the step returned something other than a Datum.
+        """
+        recorded = self.experiment.recall(split, epoch, index, batch)
+        if recorded is not None:
+            if split == "train":
+                graph.attach(self.module, batch, recorded)
+            return recorded
+        seed_everything(self.seed, split, epoch, index)
+        started = time.perf_counter()
+        data = self._isolated(split, batch)
+        seconds = time.perf_counter() - started
+        _label(data, batch, split, epoch)
+        # A result can stand in for its call only where nothing else hangs on the call's graph.
+        if split != "train" or _is_simple(data):
+            self.experiment.remember(split, epoch, index, batch, data, seconds)
+        return data
+
+    def _isolated(self, split: str, batch: Datum) -> Datum:
+        try:
+            return self._step(split, batch)
+        except EvaluationError:
+            raise
+        except Exception as error:  # noqa: BLE001  # the user's code: the item fails, not the run
+            if len(batch.items) <= 1:
+                return self._failure(error, batch)
+            singles = [Datum(items=[item], metadata=dict(batch.metadata)) for item in batch.items]
+            results = [self._isolated(split, single) for single in singles]
+            return Datum(items=[item for result in results for item in _items_of(result)])
+
+    def _step(self, split: str, batch: Datum) -> Datum:
+        step: Callable[[Datum], Any] = getattr(self.module, STEPS[split])
+        data = self.module.call(step, batch)
+        if not isinstance(data, Datum):
+            raise EvaluationError(
+                f"{type(self.module).__name__}.{STEPS[split]} returned "
+                f"{type(data).__name__}, not a Datum",
+                hint="return Datum(items=[...]) with one Datum for each item of the batch",
+            )
+        return data
+
+    def _failure(self, error: Exception, batch: Datum) -> Datum:
+        message = f"{type(error).__name__}: {error}"
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f" ({frames[-1].name}, line {frames[-1].lineno})" if frames else ""
+        failed = Datum(success=False, error_message=message, feedback=f"it raised {message}{where}")
+        if graph.is_grad_enabled():
+            graph.attach(self.module, batch, failed)
+        return failed
+
+
+def _items_of(result: Datum) -> list[Datum]:
+    if not result.items:
+        return [result]
+    for item in result.items:
+        item.grad_fn = item.grad_fn or result.grad_fn
+    return result.items
+
+
+def _is_simple(data: Datum) -> bool:
+    node = data.grad_fn
+    return node is not None and not node.upstream and not node.called
+
+
+def _label(data: Datum, batch: Datum, split: str, epoch: int) -> None:
+    data.split, data.epoch = split, epoch
+    outputs, inputs = list(data.leaves()), list(batch.leaves())
+    same_length = len(outputs) == len(inputs)
+    for position, item in enumerate(outputs):
+        item.split, item.epoch = split, epoch
+        if same_length:
+            item.id = inputs[position].id
+    data.id = batch.id
+
+
+def evaluate_split(
+    trainer: Trainer,
+    module: AutoPilotModule,
+    evaluator: Evaluator,
+    split: str,
+    epoch: int,
+    loader: Iterable[Any] | None,
+) -> SplitMetrics:
+    """One pass over a split without a graph, in eval mode."""
+    moment = "validation" if split == "val" else split
+    module.eval()
+    measured = SplitMetrics(module, keep_items=True)
+    trainer.call(f"on_{moment}_start")
+    with graph.no_grad():
+        for index, batch, _ in batches(loader or (), epoch, trainer.seed):
+            trainer.call(f"on_{moment}_batch_start", batch, index)
+            data = evaluator.run(split, epoch, index, batch)
+            trainer.call(f"on_{moment}_batch_end", data, batch, index)
+            measured.update(data)
+    trainer.callback_metrics[split] = measured.compute()
+    trainer.call(f"on_{moment}_end")
+    return measured
+
+
+def batches(loader: Iterable[Any], epoch: int, seed: int) -> Iterator[tuple[int, Datum, bool]]:
+    """Number, batch, and whether it is the last; one batch ahead, for loaders of unknown length."""
+    set_epoch = getattr(loader, "set_epoch", None)
+    if set_epoch is not None:
+        set_epoch(epoch, seed)
+    iterator = iter(loader)
+    held = next(iterator, None)
+    index = 0
+    while held is not None:
+        following = next(iterator, None)
+        yield index, as_batch(held), following is None
+        held, index = following, index + 1
+
+
+def as_batch(batch: object) -> Datum:
+    """A loader's batch as a Datum: a list becomes its items, anything else a single item."""
+    if isinstance(batch, Datum):
+        return batch
+    if isinstance(batch, list | tuple):
+        return Datum(items=[as_datum(item, index) for index, item in enumerate(batch)])
+    return Datum(items=[as_datum(batch, 0)])
+
+
+def seed_everything(*parts: object) -> None:
+    """Seeds `random`, and numpy's global generator where it is loaded, from the parts."""
+    text = "/".join(str(part) for part in parts)
+    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
+    random.seed(number)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(number)
+
+
+class SplitMetrics:
+    """The metrics of one pass over a split: the item means, and the module's own Metrics.
+
+    Args:
+        module: Its Metric attributes are measured too, on copies.
+        keep_items: Whether the results are kept, for the policy and the traces. Those of the train
+            split are not: it may be endless.
+    """
+
+    def __init__(self, module: AutoPilotModule, *, keep_items: bool) -> None:
+        self._keep_items = keep_items
+        self.means = ItemMean()
+        self._own: dict[str, Metric | MetricCollection] = {
+            name: metric.clone() for name, metric in module.named_metrics()
+        }
+        self.items: list[Datum] = []
+
+    def update(self, data: Datum) -> None:
+        """Takes in a batch's result."""
+        self.means.update(data)
+        for metric in self._own.values():
+            metric.update(data)
+        if self._keep_items:
+            self.items.extend(data.leaves())
+
+    def compute(self) -> dict[str, float]:
+        """Name to value; empty when there were no items."""
+        values = self.means.compute()
+        for name, metric in self._own.items() if values else ():
+            if isinstance(metric, MetricCollection):
+                values |= metric.compute()
+            else:
+                values[name] = metric.compute()
+        return values
+
+    def errors(self) -> list[str]:
+        """The error messages, if every item failed with one; else empty."""
+        return self.means.errors if len(self.means.errors) == self.means.items else []

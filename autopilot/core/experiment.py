@@ -1,0 +1,506 @@
+"""The experiment: what was measured, what is best, and how to go on after a kill.
+
+It stands between the loop, which knows what happens, and the store, which knows how to keep it.
+An epoch's metrics record is its commit point: everything before it is repeated by a resumed run
+(answered from what was recorded on the way), everything after it is derived from it again.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autopilot.core import message
+from autopilot.core.memory import Memory
+from autopilot.core.optimizer import Optimizer, Step
+from autopilot.core.parameter import Parameter
+from autopilot.core.policy import Decision, EpochView, Metrics
+from autopilot.core.record import (
+    Event,
+    Lesson,
+    Manifest,
+    MetricsRecord,
+    Outcome,
+    Progress,
+    StepRecord,
+    TraceRecord,
+)
+from autopilot.core.store import InMemoryStore, Revision, Store
+from autopilot.core.types import Cost, Datum, datum_from_json, datum_to_json, digest
+from autopilot.errors import DataError, ParameterError
+
+
+@dataclass(frozen=True, slots=True)
+class KnownState:
+    """A state that an earlier epoch measured.
+
+    Args:
+        epoch: The earlier epoch.
+        metrics: Its val metrics.
+        outcome: What that makes of this epoch.
+        decision: The verdict that follows.
+    """
+
+    epoch: int
+    metrics: Mapping[str, float]
+    outcome: Outcome
+    decision: Decision
+
+
+class Experiment:
+    """An experiment in a store, with its memory.
+
+    Args:
+        store: Where states and records are kept; in this process, if not given.
+        memory: What was tried and how it went; in this process, if not given.
+        manifest: What is written down at the start; idea, hypothesis and the like.
+
+    >>> from autopilot.core.optimizer import Optimizer, Step
+    >>> class Increment(Optimizer):
+    ...     def step(self):
+    ...         self.parameters[0].data += 1
+    ...         return Step("add one", "increment")
+    >>> optimizer, experiment = Increment([Parameter(0)]), Experiment()
+    >>> experiment.attach(optimizer)
+    >>> _ = optimizer.step()
+    >>> print(experiment.store.log()[0].message.splitlines()[0])
+    autopilot(in-memory): epoch 1: add one
+    """
+
+    def __init__(
+        self,
+        store: Store | None = None,
+        memory: Memory | None = None,
+        manifest: Manifest | None = None,
+    ) -> None:
+        self.store = InMemoryStore() if store is None else store
+        self.memory = Memory() if memory is None else memory
+        self.manifest = manifest or Manifest(slug=self.store.slug)
+        self.history: list[MetricsRecord] = []
+        self.metrics: dict[int, dict[str, Mapping[str, float]]] = {}
+        self.best_items: Sequence[Datum] = ()
+        self._revisions: dict[int, str] = {}
+        self._measured: dict[str, MetricsRecord] = {}
+        self._recorded_steps: dict[tuple[int, int], tuple[str, StepRecord]] = {}
+        self._steps: list[StepRecord] = []
+        self._progress: dict[tuple[str, int, int], Progress] = {}
+        self._state = ""
+        self._items: dict[str, list[Datum]] = {}
+        self._is_open = False
+
+    # --- reading -------------------------------------------------------------------------------
+
+    @property
+    def slug(self) -> str:
+        """Its name."""
+        return self.store.slug
+
+    @property
+    def last_epoch(self) -> int:
+        """The newest epoch that was judged; -1 before the baseline."""
+        return self.history[-1].epoch if self.history else -1
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch whose state a rollback goes to."""
+        return self.history[-1].best_epoch if self.history else 0
+
+    @property
+    def baseline_value(self) -> float | None:
+        """The monitored val metric at epoch 0, None where not finite."""
+        return self.history[0].baseline if self.history else None
+
+    @property
+    def best_value(self) -> float | None:
+        """The monitored val metric of the best epoch, None where not finite."""
+        return self.history[-1].best if self.history else None
+
+    @property
+    def spent(self) -> Cost:
+        """What all judged epochs cost."""
+        return self.history[-1].spent if self.history else Cost()
+
+    def known_state(self) -> KnownState | None:
+        """What is known of the present state, if an earlier epoch measured it.
+
+        It is not evaluated again: it can't be an improvement.
+        """
+        known = self._measured.get(self._state)
+        if known is None:
+            return None
+        outcome: Outcome
+        errors = tuple(step.error for step in self._steps if step.error)
+        if errors:
+            return KnownState(known.epoch, known.metrics, "failed", Decision("rejected", errors))
+        if known.epoch == self.best_epoch and not any(step.changed for step in self._steps):
+            reason, outcome = "the optimizer changed nothing", "unchanged"
+        else:
+            reason = f"the same state as epoch {known.epoch} ({known.verdict}), not evaluated again"
+            outcome = "repeated"
+        return KnownState(known.epoch, known.metrics, outcome, Decision("rejected", (reason,)))
+
+    def view(self, epoch: int, metrics: Metrics, monitor: str, mode: str, cost: Cost) -> EpochView:
+        """What the policy sees of an epoch."""
+        return EpochView(
+            epoch=epoch,
+            metrics=metrics,
+            baseline=self.metrics.get(0, {}),
+            best=self.metrics.get(self.best_epoch, {}),
+            monitor=monitor,
+            mode=mode,
+            items=self._items.get("val", ()),
+            best_items=self.best_items,
+            cost=cost,
+        )
+
+    # --- opening -------------------------------------------------------------------------------
+
+    def open(self, parameters: Iterable[Parameter]) -> Mapping[str, Any]:
+        """Begins the experiment, or goes on with it where it was left, half-done work finished.
+
+        Returns:
+            The saved states of the last epoch: "optimizer" and "callbacks"; empty for a new one.
+
+        Raises:
+            ParameterError: a parameter that the store cannot keep, or that was edited by hand.
+            LockHeldError: somebody else is running it.
+        """
+        if not self._is_open:
+            self.store.bind(list(parameters))
+            if self.store.exists():
+                self.store.reopen()
+                self._recall()
+            else:
+                self.store.begin(self.manifest)
+                self._event("started")
+            self._state = self.store.state()
+            self._is_open = True
+        return self.history[-1].state if self.history else {}
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """Makes each `optimizer.step()` of a manual loop a commit: an epoch of its own."""
+        self.open(optimizer.parameters)
+
+        def commit(_optimizer: Optimizer, step: Step | None) -> None:
+            known = [record.epoch for record in self._steps]
+            epoch = max([self.last_epoch, *known, 0]) + 1
+            self.commit_step(optimizer, epoch, 1, step)
+
+        optimizer.register_step_post_hook(commit)
+
+    def _recall(self) -> None:
+        judged = self.store.records(MetricsRecord)
+        self.history = [r for _, r in judged if r.split == "val"]
+        self._revisions = {r.epoch: revision for revision, r in judged if r.split == "val"}
+        for _, record in judged:
+            self.metrics.setdefault(record.epoch, {})[record.split] = record.metrics
+        for record in self.history:
+            self._measured.setdefault(record.tree, record)
+        last = self.last_epoch
+        lessons = [lesson for _, lesson in self.store.records(Lesson) if lesson.epoch <= last]
+        self.memory.load(lessons)
+        log = self.store.log()
+        if self.history:
+            self._finish(self.history[-1], self._revisions[last], log)
+            log = self.store.log()
+        self._recorded_steps = {
+            (record.epoch, record.step): (revision, record)
+            for revision, record in self.store.records(StepRecord)
+            if record.epoch > last
+        }
+        for trace in (t for _, t in self.store.records(TraceRecord)):
+            if trace.split == "val" and trace.epoch == self.best_epoch:
+                items = (datum_from_json(i, split="val", epoch=trace.epoch) for i in trace.items)
+                self.best_items = list(items)
+        progress = [p for p in self.store.progress() if p.epoch == last + 1]
+        self._progress = {(p.split, p.epoch, p.batch): p for p in progress if not p.stepping}
+        self.store.restore(_start_of_epoch(log, last + 1))
+
+    def _finish(self, record: MetricsRecord, revision: str, log: Sequence[Revision]) -> None:
+        """Does what follows from an epoch's record, unless it is done."""
+        if record.verdict != "rejected":
+            tagged = message.tag_message(self.slug, record, self.metrics[record.epoch])
+            self.store.tag(record.epoch, revision, tagged)
+            return
+        rejected = str(record.epoch)
+        if not any(r.trailer(message.REJECTED) == rejected for r in log):
+            best = self._revisions[record.best_epoch]
+            self.store.rollback(best, message.rollback_message(self.slug, record))
+
+    # --- batches -------------------------------------------------------------------------------
+
+    def recall(self, split: str, epoch: int, index: int, batch: Datum) -> Datum | None:
+        """A batch's result from before a kill, if items and state are the same."""
+        found = self._progress.get((split, epoch, index))
+        if found is None or found.key != self._key(batch):
+            return None
+        return datum_from_json(found.data, split=split, epoch=epoch)
+
+    def remember(
+        self, split: str, epoch: int, index: int, batch: Datum, data: Datum, seconds: float
+    ) -> None:
+        """Keeps a batch's result at once; what JSON cannot carry is made again after a kill."""
+        try:
+            value = datum_to_json(data)
+        except DataError:
+            return
+        self.store.note_progress(
+            Progress(
+                epoch=epoch,
+                split=split,
+                batch=index,
+                key=self._key(batch),
+                data=value,
+                seconds=seconds,
+            )
+        )
+
+    def recorded_seconds(self) -> float:
+        """The time that went into results which this session did not have to make again."""
+        return sum(progress.seconds for progress in self._progress.values())
+
+    def _key(self, batch: Datum) -> str:
+        return digest([self._state, [item.id for item in batch.leaves()]])
+
+    # --- steps ---------------------------------------------------------------------------------
+
+    def has_step(self, epoch: int, step: int) -> bool:
+        """Whether a step was recorded before a kill."""
+        return (epoch, step) in self._recorded_steps
+
+    def replay_step(self, optimizer: Optimizer, epoch: int, step: int) -> StepRecord:
+        """Repeats a recorded step: its state and the optimizer's, without running it."""
+        revision, record = self._recorded_steps.pop((epoch, step))
+        if record.changed:
+            self.store.restore(revision)
+            self._state = self.store.state()
+        optimizer.load_state_dict(record.state)
+        self._steps.append(record)
+        return record
+
+    def begin_step(self, epoch: int, step: int) -> None:
+        """Says that the optimizer is about to edit.
+
+        Raises:
+            ParameterError: a file was edited by hand; the edit is kept.
+        """
+        self.check_unedited()
+        self.store.note_progress(Progress(epoch=epoch, stepping=step))
+
+    def check_unedited(self) -> None:
+        """Stops a run whose files somebody else is editing.
+
+        Raises:
+            ParameterError: it names the file.
+        """
+        edited = self.store.edited()
+        if edited:
+            raise ParameterError(
+                f"{edited[0]} was edited while the run was going on; the edit is kept",
+                hint=f"commit it elsewhere or undo it, then: autopilot resume {self.slug}",
+            )
+
+    def undo_step(self) -> None:
+        """Takes back what an optimizer edited before it failed or was interrupted."""
+        steps = [record for record in self._steps if record.changed]
+        log = self.store.log()
+        self.store.restore(log[0].id if steps else _start_of_epoch(log, self.last_epoch + 1))
+
+    def commit_step(
+        self, optimizer: Optimizer, epoch: int, number: int, step: Step | None, error: str = ""
+    ) -> StepRecord:
+        """Records a step; a step that changed the parameters is a commit."""
+        state = self.store.state()
+        step = step or Step()
+        record = StepRecord(
+            epoch=epoch,
+            id=f"{epoch}-{number}",
+            step=number,
+            changed=state != self._state,
+            strategy=step.strategy,
+            summary=step.summary,
+            rationale=step.rationale,
+            gradients={
+                p.name or f"parameter {i}": p.grad.render()
+                for i, p in enumerate(optimizer.parameters)
+                if p.grad is not None
+            },
+            error=error,
+            cost=step.cost,
+            state=optimizer.state_dict(),
+        )
+        if record.changed:
+            self.store.commit(state, message.step_message(self.slug, record), [record])
+            self._state = state
+        else:
+            self.store.annotate(self.store.tip, [record])
+        self._steps.append(record)
+        return record
+
+    # --- epochs --------------------------------------------------------------------------------
+
+    def steps_of_epoch(self) -> list[StepRecord]:
+        """The steps of the epoch that is going on."""
+        return list(self._steps)
+
+    def on_validation_complete(self, items: Mapping[str, list[Datum]]) -> None:
+        """The epoch is measured: split to results, one Datum an item."""
+        self._items = dict(items)
+
+    def on_epoch_complete(
+        self,
+        epoch: int,
+        metrics: Metrics,
+        decision: Decision,
+        *,
+        monitor: str = "accuracy",
+        mode: str = "max",
+        known: KnownState | None = None,
+        cost: Cost = Cost(),  # frozen
+        stop: str = "",
+        state: Mapping[str, Any] | None = None,
+    ) -> MetricsRecord:
+        """Writes the epoch down: traces, lesson, metrics; then tags it, or rolls back.
+
+        Returns:
+            The val record.
+        """
+        if decision.verdict == "rejected":
+            self.check_unedited()
+        before = self.view(epoch, metrics, monitor, mode, cost)
+        value = before.value if before.value is not None and math.isfinite(before.value) else None
+        kept = decision.kept
+        record = MetricsRecord(
+            epoch=epoch,
+            id=f"{epoch}-val",
+            split="val",
+            metrics=metrics.get("val", {}),
+            verdict=decision.verdict,
+            monitor=monitor,
+            mode=mode,
+            baseline=value if epoch == 0 else self.baseline_value,
+            best=value if kept and value is not None else self.best_value,
+            best_epoch=epoch if kept else self.best_epoch,
+            reasons=decision.reasons,
+            strategy=" + ".join(dict.fromkeys(s.strategy for s in self._steps if s.strategy)),
+            summary="; ".join(s.summary for s in self._steps if s.summary),
+            outcome=known.outcome if known else "kept" if kept else "rejected",
+            tree=self._state,
+            reused=known.epoch if known else None,
+            cost=cost,
+            spent=self.spent + cost,
+            stop=stop,
+            state=state or {},
+        )
+        revision = self.store.tip
+        others = [
+            MetricsRecord(
+                epoch=epoch, id=f"{epoch}-{split}", split=split, metrics=values,
+                verdict=decision.verdict,
+            )
+            for split, values in metrics.items()
+            if split != "val" and values
+        ]  # fmt: skip
+        self.store.annotate(revision, self._traces(epoch))
+        if epoch > 0:
+            self._learn(record, before)
+        self.store.annotate(revision, [*others, record])
+        self._take_in(record, revision, metrics)
+        self._finish(record, revision, ())
+        self._state = self.record_of(record.best_epoch).tree
+        self.store.clear_progress()
+        return record
+
+    def record_of(self, epoch: int) -> MetricsRecord:
+        """The val record of a judged epoch."""
+        return self.history[epoch - self.history[0].epoch]
+
+    def on_test_complete(self, metrics: Mapping[str, float], items: list[Datum]) -> None:
+        """Writes the test score down, on the best epoch."""
+        best = self.record_of(self.best_epoch)
+        revision = self._revisions[best.epoch]
+        self._items = {"test": items}
+        self.store.annotate(revision, self._traces(best.epoch))
+        record = MetricsRecord(
+            epoch=best.epoch,
+            id=f"{best.epoch}-test",
+            split="test",
+            metrics=metrics,
+            verdict=best.verdict,
+        )
+        self.store.annotate(revision, [record])
+        self.metrics.setdefault(best.epoch, {})["test"] = metrics
+        self.store.clear_progress()
+
+    def on_loop_complete(self, name: str, detail: str) -> None:
+        """Writes down how the session ended: "stopped", "interrupted" or "crashed"."""
+        self._event(name, detail)
+
+    def rollback(self, epoch: int | None = None) -> None:
+        """Puts the parameters into a kept epoch's state, the best one's if not given."""
+        self.store.restore(self.store.tags()[self.best_epoch if epoch is None else epoch])
+        self._state = self.store.state()
+
+    def close(self) -> None:
+        """Lets go of the store."""
+        self.store.close()
+        self._is_open = False
+
+    def _traces(self, epoch: int) -> list[TraceRecord]:
+        traces = []
+        for split, items in self._items.items():
+            try:
+                values = tuple(datum_to_json(item) for item in items)
+            except DataError:
+                values = tuple(
+                    {"id": item.id, "success": item.success, "metrics": item.metrics}
+                    for item in items
+                )
+            traces.append(
+                TraceRecord(epoch=epoch, id=f"{epoch}-{split}", split=split, items=values)
+            )
+        return traces
+
+    def _learn(self, record: MetricsRecord, before: EpochView) -> None:
+        self.memory.learn(
+            Lesson(
+                epoch=record.epoch,
+                id=str(record.epoch),
+                strategy=record.strategy,
+                outcome=record.outcome,
+                summary=record.summary,
+                reason="; ".join(record.reasons),
+                delta=before.gain() if record.reused is None else None,
+                experiment=self.slug,
+            )
+        )
+
+    def _take_in(self, record: MetricsRecord, revision: str, metrics: Metrics) -> None:
+        self.history.append(record)
+        self._measured.setdefault(record.tree, record)
+        self._revisions[record.epoch] = revision
+        self.metrics[record.epoch] = dict(metrics)
+        if record.verdict != "rejected":
+            self.best_items = self._items.get("val", [])
+        self._steps, self._items, self._progress = [], {}, {}
+
+    def _event(self, name: str, detail: str = "") -> None:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        first = self.store.log()[-1].id
+        event = Event(
+            epoch=max(self.last_epoch, 0),
+            id=f"{name}-{time.time_ns()}",
+            name=name,
+            detail=detail,
+            time=now,
+        )
+        self.store.annotate(first, [event])
+
+
+def _start_of_epoch(log: Sequence[Revision], epoch: int) -> str:
+    """The revision that an epoch started from: the newest that is not one of its steps."""
+    return next(r.id for r in log if r.trailer(message.EPOCH) != str(epoch))

@@ -1,0 +1,112 @@
+"""The messages of commits and tags: what a person reads in `git log`.
+
+The trailers are the contract with everything that reads the branch later.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+
+from autopilot.core.record import Manifest, MetricsRecord, StepRecord
+
+EXPERIMENT = "Autopilot-Experiment"
+EPOCH = "Autopilot-Epoch"
+STEP = "Autopilot-Step"
+STRATEGY = "Autopilot-Strategy"
+ROLLBACK = "Autopilot-Rollback"
+REJECTED = "Autopilot-Rejected"
+
+BODY_LIMIT = 4000
+
+
+def start_message(manifest: Manifest) -> str:
+    """The message of the start commit."""
+    what = manifest.target or "library run"
+    body = [line for line in (manifest.idea, manifest.hypothesis) if line]
+    body.append(f"Base: {manifest.base or 'in memory'} ({manifest.base_branch or '-'})")
+    return _message(f"autopilot({manifest.slug}): start {what}", body, {EXPERIMENT: manifest.slug})
+
+
+def step_message(slug: str, record: StepRecord) -> str:
+    """The message of a step commit: what was done, why, and which epoch it belongs to."""
+    gradients = "\n".join(record.gradients.values())
+    body = [_shorten(record.rationale or gradients)] if record.rationale or gradients else []
+    trailers = {
+        EXPERIMENT: slug,
+        EPOCH: str(record.epoch),
+        STEP: str(record.step),
+        STRATEGY: one_line(record.strategy) or "unnamed",
+    }
+    summary = one_line(record.summary) or "change the parameters"
+    return _message(f"autopilot({slug}): epoch {record.epoch}: {summary}", body, trailers)
+
+
+def rollback_message(slug: str, record: MetricsRecord) -> str:
+    """The message of a rollback commit: to which epoch, and why."""
+    reasons = [f"Epoch {record.epoch} was rejected: {'; '.join(record.reasons)}."]
+    trailers = {
+        EXPERIMENT: slug,
+        ROLLBACK: epoch_tag(record.best_epoch),
+        REJECTED: str(record.epoch),
+    }
+    subject = f"autopilot({slug}): rollback to epoch {record.best_epoch}"
+    return _message(subject, reasons, trailers)
+
+
+def tag_message(
+    slug: str, record: MetricsRecord, metrics: Mapping[str, Mapping[str, float]]
+) -> str:
+    """The message of a kept epoch's tag: metrics, change against the baseline, reasons."""
+    lines = [
+        f"{split} {name} {value:.6g}"
+        for split, values in metrics.items()
+        for name, value in values.items()
+    ]
+    value = metrics.get("val", {}).get(record.monitor)
+    if record.epoch and value is not None and record.baseline is not None:
+        lines.append(f"val {record.monitor} against baseline {value - record.baseline:+.6g}")
+    lines += [f"reason: {reason}" for reason in record.reasons]
+    subject = f"autopilot({slug}): epoch {record.epoch} {record.verdict}"
+    return _message(subject, ["\n".join(lines)], {EXPERIMENT: slug, EPOCH: str(record.epoch)})
+
+
+def epoch_tag(epoch: int) -> str:
+    """The last part of an epoch's tag name."""
+    return f"epoch-{epoch:04d}"
+
+
+def one_line(text: str, width: int = 72) -> str:
+    """The text on one line, shortened with a mark."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 3].rstrip() + "..."
+
+
+def _shorten(text: str) -> str:
+    if len(text) <= BODY_LIMIT:
+        return text
+    missing = len(text) - BODY_LIMIT
+    return f"{text[:BODY_LIMIT]}\n[{missing} characters more in the gradients note]"
+
+
+def _message(subject: str, body: list[str], trailers: Mapping[str, str]) -> str:
+    wrapped = [_wrap(part) for part in body if part.strip()]
+    block = "\n".join(f"{name}: {value}" for name, value in trailers.items())
+    return "\n\n".join([subject, *wrapped, block]) + "\n"
+
+
+def _wrap(text: str) -> str:
+    """Long lines folded; a line that git would take for a trailer or a comment is indented."""
+    lines = []
+    for line in text.replace("\0", "").splitlines():
+        indented = f"  {line}" if line.startswith(("Autopilot-", "#")) else line
+        folded = textwrap.wrap(
+            indented,
+            100,
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+            replace_whitespace=False,
+        )
+        lines += folded or [""]
+    return "\n".join(lines).strip("\n")

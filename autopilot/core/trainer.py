@@ -1,0 +1,342 @@
+"""The Trainer: puts module, loss, optimizer, policy, experiment and callbacks together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from typing import TYPE_CHECKING, Any, Protocol
+
+from autopilot.core.callback import Callback, check_callback
+from autopilot.core.evaluation import Evaluator, evaluate_split
+from autopilot.core.experiment import Experiment
+from autopilot.core.loop import EpochLoop, Fit, Loop
+from autopilot.core.module import AutoPilotModule
+from autopilot.core.optimizer import Optimizer
+from autopilot.core.policy import Decision, Policy
+from autopilot.core.rules import ChainOptimizer
+from autopilot.core.types import Cost, Result
+from autopilot.errors import ModuleError, UsageError
+
+if TYPE_CHECKING:
+    from autopilot.core.metric import Metric, MetricCollection
+
+
+class Logger(Protocol):
+    """Where metrics go beside the experiment: what Lightning's loggers have."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Takes "split/name" to value for an epoch."""
+
+
+class Trainer:
+    """Runs the loop.
+
+    Args:
+        callbacks: Run at named moments, in this order.
+        loop: How epochs follow one another.
+        policy: Decides whether an epoch is kept; otherwise the module's, otherwise an epoch is
+            kept if the monitored val metric improved.
+        experiment: Where states and records go; otherwise in this process.
+        logger: Gets the metrics of each epoch.
+        accumulate_grad_batches: Batches between two optimizer steps; otherwise the module's. None
+            there too: one step an epoch.
+        monitor: The val metric that decides; otherwise the module's.
+        seed: Shuffling, and the chance in evaluations, derive from it.
+        dry_run: `fit` says what would happen, in `Result.stop_reason`, and touches nothing.
+
+    Raises:
+        UsageError: a callback with a method that would never be called.
+    """
+
+    def __init__(
+        self,
+        callbacks: Sequence[Callback] = (),
+        loop: Loop | None = None,
+        policy: Policy | None = None,
+        experiment: Experiment | None = None,
+        logger: Logger | None = None,
+        accumulate_grad_batches: int | None = None,
+        monitor: str | None = None,
+        seed: int = 0,
+        *,
+        dry_run: bool = False,
+    ) -> None:
+        if accumulate_grad_batches is not None and accumulate_grad_batches < 1:
+            raise UsageError(
+                f"accumulate_grad_batches must be at least 1, not {accumulate_grad_batches}",
+                hint="leave it out for one step an epoch",
+            )
+        self.callbacks = [check_callback(callback) for callback in callbacks]
+        self.loop = loop or EpochLoop()
+        self.policy = policy
+        self.experiment = experiment or Experiment()
+        self.logger = logger
+        self.accumulate_grad_batches = accumulate_grad_batches
+        self.seed = seed
+        self.dry_run = dry_run
+        self.monitor, self.mode = monitor or "accuracy", "max"
+        self.current_epoch = 0
+        self.decision: Decision | None = None
+        self.callback_metrics: dict[str, dict[str, float]] = {}
+        self.stop_reason = ""
+        self._monitor = monitor
+        self._module: AutoPilotModule | None = None
+        self._epoch_cost = Cost()
+        self._active: list[Callback] = []
+
+    # --- entry points --------------------------------------------------------------------------
+
+    def fit(
+        self,
+        module: AutoPilotModule,
+        train_dataloaders: Iterable[Any] | None = None,
+        val_dataloaders: Iterable[Any] | None = None,
+        datamodule: Any = None,
+        max_epochs: int | None = None,
+    ) -> Result:
+        """Optimizes the module's parameters; goes on where the experiment was left.
+
+        Args:
+            module: The system.
+            train_dataloaders: Batches of the train split; otherwise the module's own.
+            val_dataloaders: Batches of the val split; otherwise the module's own.
+            datamodule: Gives all loaders instead.
+            max_epochs: The number of the last epoch; None: until something else stops it.
+
+        Raises:
+            ModuleError: there is no train split or no optimizer.
+            EvaluationError: nothing can be measured.
+        """
+        source = self._source(module, datamodule, "fit")
+        train = train_dataloaders or source.train_dataloader()
+        val = val_dataloaders or source.val_dataloader()
+        if train is None:
+            raise ModuleError(
+                f"there is no train split for {type(module).__name__}",
+                hint="pass train_dataloaders, or define train_dataloader()",
+            )
+        optimizer = _optimizer(module)
+        self._prepare(module)
+        if self.dry_run:
+            self.stop_reason = self._forecast(module, train, val, optimizer, max_epochs)
+            return self.result()
+        fit = Fit(
+            trainer=self,
+            module=module,
+            loss=module.configure_loss(),
+            optimizer=optimizer,
+            policy=self.policy or module.configure_policy() or Policy(),
+            evaluator=Evaluator(module, self.experiment, self.seed),
+            train=train,
+            val=val,
+            max_epochs=max_epochs,
+            accumulate=self.accumulate_grad_batches or module.accumulate_grad_batches,
+        )
+        self.call("setup", "fit")
+        try:
+            self._restore(self.experiment.open(module.parameters()), optimizer)
+            self.call("on_fit_start")
+            self.loop.run(fit)
+            self.experiment.on_loop_complete("stopped", self.stop_reason)
+            self.call("on_fit_end")
+        except BaseException as error:
+            self.call("on_exception", error)
+            raise
+        finally:
+            self.call("teardown", "fit")
+        return self.result()
+
+    def validate(
+        self,
+        module: AutoPilotModule,
+        dataloaders: Iterable[Any] | None = None,
+        datamodule: Any = None,
+    ) -> Result:
+        """Measures the val split as the parameters are now; records nothing."""
+        return self._evaluate(module, "val", dataloaders, datamodule, Experiment())
+
+    def test(
+        self,
+        module: AutoPilotModule,
+        dataloaders: Iterable[Any] | None = None,
+        datamodule: Any = None,
+    ) -> Result:
+        """Measures the test split, on the best state if this trainer fitted the module.
+
+        Records the score with the best epoch.
+        """
+        experiment = self.experiment if self.experiment.history else Experiment()
+        return self._evaluate(module, "test", dataloaders, datamodule, experiment)
+
+    # --- what callbacks and policies may ask ---------------------------------------------------
+
+    def stop(self, reason: str) -> None:
+        """Ends the run after this epoch; the first reason counts."""
+        self.stop_reason = self.stop_reason or reason
+
+    def best_value(self) -> float | None:
+        """The best monitored val metric so far, the epoch that was just judged included."""
+        value = self.callback_metrics.get("val", {}).get(self.monitor)
+        if self.decision is not None and self.decision.kept and value is not None:
+            return value
+        return self.experiment.best_value
+
+    def spent(self) -> Cost:
+        """What the experiment has cost so far, the epoch that was just judged included."""
+        return self.experiment.spent + self._epoch_cost
+
+    def evaluations_per_epoch(self) -> int:
+        """What the latest whole epoch took; 0 before the first."""
+        epochs = [r.cost.evaluations for r in self.experiment.history if r.epoch > 0]
+        return max(self._epoch_cost.evaluations, *epochs[-1:], 0)
+
+    def result(self) -> Result:
+        """What the run has come to so far."""
+        experiment = self.experiment
+        judged = [record for record in experiment.history if record.epoch > 0]
+        return Result(
+            stop_reason=self.stop_reason,
+            epochs=len(judged),
+            kept=sum(record.verdict == "kept" for record in judged),
+            best_epoch=experiment.best_epoch,
+            baseline=experiment.baseline_value,
+            best=experiment.best_value,
+            metrics=experiment.metrics.get(experiment.best_epoch, {}),
+            cost=experiment.spent,
+        )
+
+    # --- what the loop calls -------------------------------------------------------------------
+
+    def call(self, moment: str, *arguments: Any) -> None:
+        """Runs one method of every callback."""
+        for callback in self._active:
+            getattr(callback, moment)(self, self._module, *arguments)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Makes an epoch the current one."""
+        self.current_epoch, self.decision, self._epoch_cost = epoch, None, Cost()
+        self.callback_metrics = {}
+
+    def decide(self, decision: Decision, metrics: dict[str, dict[str, float]], cost: Cost) -> None:
+        """Makes a verdict known to callbacks and logger."""
+        self.decision, self.callback_metrics, self._epoch_cost = decision, metrics, cost
+        if self.logger is not None:
+            flat = {f"{s}/{name}": v for s, values in metrics.items() for name, v in values.items()}
+            self.logger.log_metrics(flat, self.current_epoch)
+
+    def callback_states(self) -> dict[str, Any]:
+        """What the callbacks remember."""
+        states = {callback.state_key: callback.state_dict() for callback in self._active}
+        return {key: state for key, state in states.items() if state}
+
+    def check_monitor(self, metrics: Mapping[str, Mapping[str, float]]) -> None:
+        """Ends a run whose monitored metric does not exist.
+
+        Raises:
+            UsageError: it names the metrics that there are.
+        """
+        val = metrics.get("val", {})
+        if val and self.monitor not in val:
+            raise UsageError(
+                f"there is no val metric {self.monitor!r}",
+                hint=f"monitor one of: {', '.join(sorted(val))}",
+            )
+
+    def _restore(self, saved: Mapping[str, Any], optimizer: Optimizer) -> None:
+        if not saved:
+            return
+        optimizer.load_state_dict(saved.get("optimizer", {}))
+        states = saved.get("callbacks", {})
+        for callback in self._active:
+            if callback.state_key in states:
+                callback.load_state_dict(states[callback.state_key])
+
+    def _prepare(self, module: AutoPilotModule) -> None:
+        self._module = module
+        own = [check_callback(callback) for callback in module.configure_callbacks()]
+        self._active = [*self.callbacks, *own]
+        name = self._monitor or module.monitor
+        self.monitor = name.removeprefix("val_").removeprefix("val/").removeprefix("val ")
+        metrics: dict[str, Metric | MetricCollection] = dict(module.named_metrics())
+        lower = getattr(metrics.get(self.monitor), "higher_is_better", None) is False
+        self.mode = "min" if lower else module.mode
+        if self.mode not in ("max", "min"):
+            raise UsageError(f"mode is {self.mode!r}", hint='set mode = "max" or mode = "min"')
+        self.stop_reason = ""
+        self.decision = None
+
+    def _source(self, module: AutoPilotModule, datamodule: Any, stage: str) -> Any:
+        if datamodule is None:
+            return module
+        datamodule.prepare_data()
+        datamodule.setup(stage)
+        return datamodule
+
+    def _evaluate(
+        self,
+        module: AutoPilotModule,
+        split: str,
+        dataloaders: Iterable[Any] | None,
+        datamodule: Any,
+        experiment: Experiment,
+    ) -> Result:
+        stage = "validate" if split == "val" else split
+        source = self._source(module, datamodule, stage)
+        loader = dataloaders or getattr(source, f"{split}_dataloader")()
+        if loader is None:
+            raise ModuleError(
+                f"there is no {split} split for {type(module).__name__}",
+                hint=f"pass dataloaders, or define {split}_dataloader()",
+            )
+        self._prepare(module)
+        if not experiment.history:
+            experiment.open(module.parameters())
+        evaluator = Evaluator(module, experiment, self.seed)
+        started = time.monotonic()
+        self.call("setup", stage)
+        try:
+            epoch = experiment.best_epoch
+            measured = evaluate_split(self, module, evaluator, split, epoch, loader)
+            metrics = measured.compute()
+            if split == "test" and experiment.history:
+                experiment.on_test_complete(metrics, measured.items)
+        finally:
+            self.call("teardown", stage)
+        return Result(
+            best_epoch=epoch,
+            metrics={split: metrics},
+            cost=Cost(evaluations=measured.means.items, seconds=time.monotonic() - started),
+        )
+
+    def _forecast(
+        self,
+        module: AutoPilotModule,
+        train: Iterable[Any],
+        val: Iterable[Any] | None,
+        optimizer: Optimizer,
+        max_epochs: int | None,
+    ) -> str:
+        def size(loader: Iterable[Any] | None) -> str:
+            if loader is None:
+                return "no"
+            return str(len(loader)) if isinstance(loader, Sized) else "an unknown number of"
+
+        return (
+            f"dry run: {type(module).__name__}, {len(optimizer.parameters)} parameters by "
+            f"{type(optimizer).__name__}, {size(train)} train and {size(val)} val batches, "
+            f"monitoring val {self.monitor} ({self.mode}), "
+            f"{'no limit of' if max_epochs is None else max_epochs} epochs"
+        )
+
+
+def _optimizer(module: AutoPilotModule) -> Optimizer:
+    configured = module.configure_optimizers()
+    if isinstance(configured, list | tuple) and configured:
+        return configured[0] if len(configured) == 1 else ChainOptimizer(configured)
+    if not isinstance(configured, Optimizer):
+        raise ModuleError(
+            f"{type(module).__name__}.configure_optimizers() returned "
+            f"{type(configured).__name__}, not an Optimizer",
+            hint="return an Optimizer, or a list of them",
+        )
+    return configured
