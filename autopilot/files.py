@@ -79,7 +79,7 @@ def replace_file(root: Path, name: str, state: FileState) -> None:
                 if state.mode != SYMLINK:
                     file.write(state.content)
             if state.mode == SYMLINK:
-                os.unlink(created)
+                Path(created).unlink()
                 os.symlink(os.fsdecode(state.content), created)
             else:
                 os.chmod(created, _permissions(path, executable=state.mode == EXECUTABLE))
@@ -166,6 +166,7 @@ def glob_regex(pattern: str) -> re.Pattern[str]:
             end = rest.index("]", 3 if rest[1] in "!^" else 2)
             negated = rest[1] in "!^"
             inner = _SPECIAL.sub(r"\\\g<0>", rest[2:end] if negated else rest[1:end])
+            inner = inner.replace("--", r"-\-")
             out += f"(?!/)[{'^' if negated else ''}{inner}]"
             position += end + 1
         else:

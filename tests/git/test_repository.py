@@ -1,0 +1,133 @@
+"""autopilot.git.repository."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from autopilot.errors import RepositoryError
+from autopilot.git.commands import run_git
+from autopilot.git.repository import DEFAULT_IDENTITY, Identity, Repository
+
+
+def test_places_in_main_and_linked_worktrees(repository: Repository, tmp_path: Path) -> None:
+    top = repository.workdir
+    assert (repository.git_dir, repository.common_dir) == (top / ".git", top / ".git")
+    run_git(["worktree", "add", "--quiet", "--detach", str(tmp_path / "linked")], cwd=top)
+    linked = Repository.discover(tmp_path / "linked" / "rules")
+    assert linked.workdir == tmp_path / "linked"
+    assert linked.git_dir == top / ".git" / "worktrees" / "linked"
+    assert linked.common_dir == top / ".git"
+    assert linked.main_workdir == repository.main_workdir == top
+    assert linked.head_name() == "HEAD detached"
+
+
+def test_a_submodule_has_its_own_places(repository: Repository, tmp_path: Path) -> None:
+    outer = tmp_path / "outer"
+    run_git(["init", "--quiet", str(outer)], cwd=tmp_path)
+    allow = ["-c", "protocol.file.allow=always"]
+    run_git([*allow, "submodule", "--quiet", "add", str(repository.workdir), "sub"], cwd=outer)
+    sub = Repository.discover(outer / "sub" / "rules")
+    assert sub.workdir == outer / "sub"
+    assert sub.main_workdir == outer / "sub"
+    assert sub.common_dir == outer / ".git" / "modules" / "sub"
+    run_git(["worktree", "add", "--quiet", "--detach", str(tmp_path / "linked")], cwd=outer / "sub")
+    assert Repository.discover(tmp_path / "linked").main_workdir == outer / "sub"
+
+
+def test_head_and_revisions(repository: Repository) -> None:
+    top = repository.workdir
+    head = run_git(["rev-parse", "HEAD"], cwd=top).stdout.decode().strip()
+    run_git(["tag", "-a", "-m", "x", "v1"], cwd=top)
+    assert repository.head_commit() == head
+    assert repository.head_name() == "main"
+    for revision in ("HEAD", "main", "v1", head[:8], "refs/heads/main"):
+        assert repository.resolve(revision) == head
+    for revision in ("nothing", "HEAD~5", "HEAD:README.md", "", "--all"):
+        with pytest.raises(RepositoryError, match="is not a commit"):
+            repository.resolve(revision)
+
+
+def test_an_unborn_head_asks_for_a_first_commit(tmp_path: Path, git_environment: Path) -> None:
+    run_git(["init", "--quiet", "--initial-branch=trunk", "r"], cwd=tmp_path)
+    repo = Repository.discover(tmp_path / "r")
+    with pytest.raises(RepositoryError, match="has no commit yet") as caught:
+        repo.head_commit()
+    assert "first commit" in caught.value.hint
+    assert repo.head_name() == "trunk"
+
+
+def test_mid_merge_and_mid_rebase_open(repository: Repository) -> None:
+    top = repository.workdir
+    run_git(["checkout", "--quiet", "-b", "side"], cwd=top)
+    (top / "README.md").write_text("side\n")
+    run_git(["commit", "--quiet", "-am", "side"], cwd=top)
+    run_git(["checkout", "--quiet", "main"], cwd=top)
+    (top / "README.md").write_text("main\n")
+    run_git(["commit", "--quiet", "-am", "main"], cwd=top)
+    run_git(["merge", "side"], cwd=top, check=False)
+    assert Repository.discover(top).status(["README.md"]) == {"README.md": "conflicted"}
+    run_git(["merge", "--abort"], cwd=top)
+    run_git(["rebase", "side"], cwd=top, check=False)
+    assert Repository.discover(top).head_name() == "HEAD detached"
+
+
+def test_identity_follows_git(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    top = repository.workdir
+    assert repository.identity() == Identity("Ada Byron", "ada@example.com")
+    run_git(["config", "author.name", "Grace"], cwd=top)
+    assert repository.identity().name == "Grace"
+    assert repository.committer().name == "Ada Byron"
+    monkeypatch.setenv("GIT_AUTHOR_NAME", " <Joan>\n")
+    monkeypatch.setenv("GIT_COMMITTER_EMAIL", "joan@example.com")
+    assert repository.identity().name == "Joan"
+    assert repository.committer().email == "joan@example.com"
+
+
+def test_the_default_identity(repository: Repository) -> None:
+    run_git(["config", "--unset", "user.name"], cwd=repository.workdir)
+    run_git(["config", "user.email", "<>"], cwd=repository.workdir)
+    assert repository.identity() == repository.committer() == DEFAULT_IDENTITY
+
+
+def test_a_change_of_the_configuration_is_seen(repository: Repository) -> None:
+    assert repository.config("alias.x") is None
+    run_git(["config", "alias.x", "status"], cwd=repository.workdir)
+    assert repository.config("alias.x") == "status"
+    run_git(["config", "--global", "commit.gpgsign", "yes"], cwd=repository.workdir)
+    assert repository.config_bool("commit.gpgsign")
+    assert not repository.config_bool("tag.gpgsign")
+
+
+def test_status_of_some_paths(repository: Repository) -> None:
+    top = repository.workdir
+    (top / ".gitignore").write_text("*.log\n")
+    (top / "rules" / "a.txt").write_text("changed\n")
+    (top / "rules" / "new.txt").write_text("new\n")
+    (top / "rules" / "x.log").write_text("log\n")
+    (top / "README.md").unlink()
+    (top / "[a].txt").write_text("glob\n")
+    (top / "a.txt").write_text("other\n")
+    assert repository.status(["rules", "README.md", "[a].txt"]) == {
+        "README.md": "deleted",
+        "[a].txt": "untracked",
+        "rules/a.txt": "modified",
+        "rules/new.txt": "untracked",
+        "rules/x.log": "ignored",
+    }
+    assert repository.status([]) == {}
+    run_git(["add", "rules/new.txt"], cwd=top)
+    assert repository.status(["rules/new.txt"]) == {"rules/new.txt": "modified"}
+
+
+def test_status_of_a_changed_submodule(repository: Repository, tmp_path: Path) -> None:
+    top = repository.workdir
+    shutil.copytree(top, tmp_path / "copy")
+    allow = ["-c", "protocol.file.allow=always"]
+    run_git([*allow, "submodule", "--quiet", "add", str(tmp_path / "copy"), "sub"], cwd=top)
+    run_git(["commit", "--quiet", "-m", "sub"], cwd=top)
+    assert repository.status(["sub"]) == {}
+    (top / "sub" / "README.md").write_text("changed\n")
+    assert repository.status(["sub"]) == {"sub": "modified"}
