@@ -267,3 +267,13 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     path = lines(tmp_path, b"") / "below" / "a.jsonl"
     with pytest.raises(DataError, match="cannot write"):
         ListDataset([{"a": 1}]).to_jsonl(path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be replaced there")
+def test_a_walk_goes_on_in_the_file_that_it_opened(tmp_path: Path) -> None:
+    path = lines(tmp_path, b'{"n": 1}\n' * 20_000)
+    walk = iter(StreamingDataset(path))
+    assert next(walk) == {"n": 1}
+    ListDataset([{"n": 2}]).to_jsonl(path)
+    assert sum(item["n"] for item in walk) == 19_999
+    assert path.read_bytes() == b'{"n": 2}\n'
