@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,11 +11,13 @@ import pygit2
 from pygit2.enums import ObjectType
 
 from autopilot.errors import GitCommandError, RefMovedError
-from autopilot.git.commands import run_git
-from autopilot.git.refs import created, read_ref
+from autopilot.git.commands import last_line, run_git
+from autopilot.git.refs import created, delete_ref, read_ref, when_unlocked
 from autopilot.git.repository import Identity, Repository, translated
 
 _UNWRITABLE = "make room and give write permission to the repository's folder"
+
+_SIGNATURE = re.compile(r"^-----BEGIN (?:PGP|SSH|SIGNED) (?:SIGNATURE|MESSAGE)-----$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """An annotated tag: the commit it stands for, and its message."""
+    """An annotated tag: the commit it stands for, and its message without the signature."""
 
     commit: str
     message: str
@@ -116,9 +119,10 @@ def create_tag(repo: Repository, name: str, commit: str, message: str) -> None:
             _signed_tag(repo, name, commit, _message(message))
             return
         _, tagger = _signatures(repo)
+        target, text = pygit2.Oid(hex=commit), _message(message)
         with created(repo, f"refs/tags/{name}"):
-            repo.pygit.create_tag(
-                name, pygit2.Oid(hex=commit), ObjectType.COMMIT, tagger, _message(message)
+            when_unlocked(
+                lambda: repo.pygit.create_tag(name, target, ObjectType.COMMIT, tagger, text)
             )
     elif existing.commit != commit:
         raise RefMovedError(
@@ -135,7 +139,8 @@ def read_tag(repo: Repository, name: str) -> Tag | None:
     with translated(f"cannot read tag {name}"):
         found = repo.pygit[target]
         message = found.message if isinstance(found, pygit2.Tag) else ""
-        return Tag(str(found.peel(pygit2.Commit).id), message or "")
+        text, _ = _split_signature(message or "")
+        return Tag(str(found.peel(pygit2.Commit).id), text)
 
 
 def _read(found: pygit2.Commit) -> Commit:
@@ -193,14 +198,35 @@ def _signed_commit(repo: Repository, tree: str, parents: Sequence[str], text: st
 
 def _signed_tag(repo: Repository, name: str, commit: str, text: str) -> None:
     try:
-        run_git(
+        done = run_git(
             ["tag", "-s", "--cleanup=verbatim", "-F", "-", name, commit],
             cwd=repo.workdir,
             stdin=text.encode(),
             environment=_people(repo),
         )
     except GitCommandError as error:
-        raise GitCommandError(
-            f"cannot sign tag {name}: {error.message}",
-            hint="unlock the signing key, or turn it off here: git config tag.gpgsign false",
-        ) from error
+        raise _tag_not_signed(name, error.message) from error
+    made = read_ref(repo, f"refs/tags/{name}")
+    if made is None:
+        raise _tag_not_signed(name, last_line(done))
+    with translated(f"cannot read tag {name}"):
+        tag = repo.pygit[made]
+    message = tag.message if isinstance(tag, pygit2.Tag) else ""
+    # Some versions of git leave an unsigned tag, and exit with 0, when an SSH key is missing.
+    if not _split_signature(message or "")[1]:
+        delete_ref(repo, f"refs/tags/{name}", made)
+        raise _tag_not_signed(name, last_line(done))
+
+
+def _tag_not_signed(name: str, reason: str) -> GitCommandError:
+    return GitCommandError(
+        f"cannot sign tag {name}: {reason}",
+        hint="unlock the signing key, or turn it off here: git config tag.gpgsign false",
+    )
+
+
+def _split_signature(message: str) -> tuple[str, str]:
+    """A tag's message and the signature at its end, "" if there is none."""
+    starts = [found.start() for found in _SIGNATURE.finditer(message)]
+    end = starts[-1] if starts else len(message)
+    return message[:end], message[end:]

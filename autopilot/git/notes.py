@@ -7,7 +7,9 @@ depth: `ab12..`, `ab/12..` or `ab/12/..`, all at once if need be. We read all of
 
 from __future__ import annotations
 
+import random
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 
 import pygit2
@@ -21,7 +23,8 @@ from autopilot.git.repository import Repository, translated
 _FAN_OUT = re.compile(r"[0-9a-f]{2}")
 _HEX = re.compile(r"[0-9a-f]*")
 _ID_LENGTH = 40
-_ATTEMPTS = 20
+_ATTEMPTS = 40
+_PAUSE_S = 0.002
 
 Edit = Callable[[bytes | None], bytes]
 """What a note becomes, given what it is, or None if there is none; may be called repeatedly."""
@@ -87,6 +90,7 @@ class Notes:
             except RefMovedError:
                 if attempt == _ATTEMPTS - 1:
                     raise
+                time.sleep(random.uniform(0, _PAUSE_S * attempt))
 
     def _write_once(self, changes: Mapping[str, Edit], message: str) -> None:
         repo, tip = self.repo, read_ref(self.repo, self.ref)

@@ -183,7 +183,9 @@ def _nest(changes: Mapping[str, Entry | None]) -> _Edits:
     nested: _Edits = {}
     # Removals first: "a" -> None with "a/b" -> entry makes a folder of a file.
     for path, entry in sorted(changes.items(), key=lambda item: (item[1] is not None, item[0])):
-        *folders, name = path.split("/")
+        *folders, name = parts = path.split("/")
+        if "" in parts or "\0" in path:
+            raise ValueError(f"{path!r} is not a path")
         level = nested
         for folder in folders:
             edits = level.get(folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from autopilot.git.commands import run_git
 from autopilot.git.repository import Repository, translated
 
 _LOCK_AGE_S = 1.0
+_LOCK_WAIT_S = 0.5
 _REBASE_HEADS = ("rebase-merge/head-name", "rebase-apply/head-name")
 
 
@@ -44,8 +45,9 @@ def create_ref(repo: Repository, name: str, oid: str, log: str) -> None:
         SlugError: another ref's name is in the way: `a` and `a/b` cannot both exist.
         RepositoryError: it cannot be written.
     """
+    target, line = pygit2.Oid(hex=oid), _line(log)
     with created(repo, name):
-        repo.pygit.create_reference_direct(name, pygit2.Oid(hex=oid), False, message=_line(log))
+        when_unlocked(lambda: repo.pygit.create_reference_direct(name, target, False, message=line))
 
 
 def update_ref(repo: Repository, name: str, new: str, expected: str, log: str) -> None:
@@ -56,7 +58,7 @@ def update_ref(repo: Repository, name: str, new: str, expected: str, log: str) -
         RepositoryError: it cannot be written.
     """
     with _swapped(repo, name, expected) as reference:
-        reference.set_target(pygit2.Oid(hex=new), _line(log))
+        when_unlocked(lambda: reference.set_target(pygit2.Oid(hex=new), _line(log)))
 
 
 def delete_ref(repo: Repository, name: str, expected: str) -> None:
@@ -67,7 +69,7 @@ def delete_ref(repo: Repository, name: str, expected: str) -> None:
         RepositoryError: it cannot be written.
     """
     with _swapped(repo, name, expected) as reference:
-        reference.delete()
+        when_unlocked(reference.delete)
 
 
 def list_refs(repo: Repository, prefix: str) -> dict[str, str]:
@@ -128,6 +130,19 @@ def clear_stale_locks(repo: Repository, prefixes: Sequence[str]) -> list[str]:
     return cleared
 
 
+def when_unlocked(write: Callable[[], object]) -> None:
+    """Writes a ref; waits a little, as git does, while another process is writing it."""
+    deadline_s = time.monotonic() + _LOCK_WAIT_S
+    while True:
+        try:
+            write()
+            return
+        except (pygit2.GitError, OSError) as error:
+            if not _is_locked(error) or time.monotonic() > deadline_s:
+                raise
+        time.sleep(0.002)
+
+
 @contextmanager
 def created(repo: Repository, name: str) -> Iterator[None]:
     """Says why a ref could not be created in the body.
@@ -180,15 +195,21 @@ def _moved(name: str, expected: str, current: str | None) -> RefMovedError:
 
 
 def _not_written(name: str, error: Exception) -> RepositoryError:
-    reason = str(error)
-    if "lock" in reason.lower():
+    if _is_locked(error):
         return RepositoryError(
             f"cannot write {name}: it is locked",
             hint=f"if no git command is running, remove {name}.lock from the git folder",
         )
     return RepositoryError(
-        f"cannot write {name}: {reason}",
+        f"cannot write {name}: {error}",
         hint="see that the name is valid (`git check-ref-format`) and the disk is not full",
+    )
+
+
+def _is_locked(error: Exception) -> bool:
+    reason = str(error)
+    return "failed to lock file" in reason or (
+        "failed to create locked file" in reason and "File exists" in reason
     )
 
 

@@ -1,0 +1,133 @@
+"""autopilot.git.commits, read back by git."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from autopilot.errors import GitCommandError, RefMovedError, RepositoryError, SlugError
+from autopilot.git import commits, objects, refs
+from autopilot.git.commands import run_git
+from autopilot.git.repository import Repository
+
+
+def git(repo: Repository, *arguments: str) -> str:
+    return run_git(arguments, cwd=repo.workdir).stdout.decode()
+
+
+def make(repo: Repository, message: str = "next", parent: str | None = None) -> str:
+    parent = parent or repo.head_commit()
+    tree = objects.tree_of(repo, parent)
+    return commits.commit(repo, tree=tree, parents=[parent], message=message)
+
+
+@pytest.fixture
+def signing(repository: Repository, tmp_path: Path) -> Repository:
+    """The repository, set to sign all with an SSH key without a passphrase."""
+    key = tmp_path / "key"
+    try:
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True, timeout=20
+        )
+    except FileNotFoundError:
+        pytest.skip("ssh-keygen is not installed")
+    public = key.with_suffix(".pub").read_text()
+    (tmp_path / "allowed").write_text(f"ada@example.com {public}")
+    for name, value in {
+        "gpg.format": "ssh",
+        "user.signingkey": str(key),
+        "gpg.ssh.allowedSignersFile": str(tmp_path / "allowed"),
+        "commit.gpgsign": "true",
+        "tag.gpgsign": "true",
+    }.items():
+        git(repository, "config", name, value)
+    return repository
+
+
+def test_a_commit_moves_nothing(repository: Repository) -> None:
+    head, before = repository.head_commit(), int(time.time())
+    made = make(repository, "subject\n\nbody ü\n# kept\n\nTrailer: x")
+    assert repository.head_commit() == head
+    assert git(repository, "status", "--porcelain") == ""
+    assert git(repository, "log", "-1", "--format=%an %ae %cn %B", made) == (
+        "Ada Byron ada@example.com Ada Byron subject\n\nbody ü\n# kept\n\nTrailer: x\n\n"
+    )
+    found = commits.read_commit(repository, made)
+    assert (found.id, found.parents) == (made, (head,))
+    assert found.message == "subject\n\nbody ü\n# kept\n\nTrailer: x\n"
+    assert found.tree == objects.tree_of(repository, head)
+    assert before <= found.time_s <= time.time()
+    assert git(repository, "fsck", "--strict", "--no-dangling") == ""
+
+
+def test_messages_that_git_cannot_hold_are_mended(repository: Repository) -> None:
+    made = make(repository, "nul \0 and half \ud800 a pair")
+    assert commits.read_commit(repository, made).message == "nul \ufffd and half ? a pair\n"
+
+
+def test_a_missing_tree_or_parent_is_an_error(repository: Repository) -> None:
+    tree = objects.tree_of(repository, repository.head_commit())
+    for bad in ({"tree": "1" * 40, "parents": []}, {"tree": tree, "parents": ["1" * 40]}):
+        with pytest.raises(RepositoryError, match="cannot write a commit"):
+            commits.commit(repository, message="x", **bad)  # type: ignore[arg-type]
+    with pytest.raises(RepositoryError, match="cannot read commit"):
+        commits.read_commit(repository, "1" * 40)
+
+
+def test_a_log_follows_first_parents(repository: Repository) -> None:
+    head = repository.head_commit()
+    side = make(repository, "side")
+    one = make(repository, "one")
+    tree = objects.tree_of(repository, head)
+    two = commits.commit(repository, tree=tree, parents=[one, side], message="two")
+    log = [commit.message for commit in commits.first_parent_log(repository, two)]
+    assert log == ["two\n", "one\n", "first\n"]
+    assert [c.id for c in commits.first_parent_log(repository, two, head)] == [two, one]
+
+
+def test_signed_commits_and_tags(signing: Repository) -> None:
+    made = make(signing, "signed\n\n# kept")
+    git(signing, "verify-commit", made)
+    assert commits.read_commit(signing, made).message == "signed\n\n# kept\n"
+    commits.create_tag(signing, "v1", made, "one\n\n# kept")
+    git(signing, "verify-tag", "v1")
+    assert commits.read_tag(signing, "v1") == commits.Tag(made, "one\n\n# kept\n")
+    tree = objects.tree_of(signing, made)
+    unsigned = commits.commit(signing, tree=tree, parents=[], message="x", sign=False)
+    assert "gpgsig" not in git(signing, "cat-file", "commit", unsigned)
+
+
+def test_a_key_that_cannot_sign(signing: Repository, tmp_path: Path) -> None:
+    git(signing, "config", "user.signingkey", str(tmp_path / "missing"))
+    with pytest.raises(GitCommandError, match="cannot sign a commit") as caught:
+        make(signing)
+    assert "git config commit.gpgsign false" in caught.value.hint
+    with pytest.raises(GitCommandError, match="cannot sign tag v1") as caught:
+        commits.create_tag(signing, "v1", signing.head_commit(), "x")
+    assert "git config tag.gpgsign false" in caught.value.hint
+    assert commits.read_tag(signing, "v1") is None
+
+
+def test_tags_are_never_moved(repository: Repository) -> None:
+    head, other = repository.head_commit(), make(repository)
+    commits.create_tag(repository, "a/epoch-1", head, "kept\n\naccuracy: 0.5")
+    commits.create_tag(repository, "a/epoch-1", head, "another message")
+    assert commits.read_tag(repository, "a/epoch-1") == commits.Tag(head, "kept\n\naccuracy: 0.5\n")
+    assert git(repository, "tag", "-l", "--format=%(objecttype) %(taggername) %(subject)") == (
+        "tag Ada Byron kept\n"
+    )
+    with pytest.raises(RefMovedError, match="is on"):
+        commits.create_tag(repository, "a/epoch-1", other, "x")
+    with pytest.raises(SlugError, match="'a/epoch-1' exists"):
+        commits.create_tag(repository, "a", head, "x")
+    with pytest.raises(RepositoryError, match="cannot write"):
+        commits.create_tag(repository, "a..b", head, "x")
+    assert commits.read_tag(repository, "none") is None
+
+
+def test_a_lightweight_tag_has_no_message(repository: Repository) -> None:
+    refs.create_ref(repository, "refs/tags/light", repository.head_commit(), "")
+    assert commits.read_tag(repository, "light") == commits.Tag(repository.head_commit(), "")

@@ -1,0 +1,192 @@
+"""autopilot.git.notes, in both directions with `git notes`."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from autopilot.errors import RefMovedError
+from autopilot.git import notes as notes_module
+from autopilot.git import objects, refs
+from autopilot.git.commands import run_git
+from autopilot.git.commits import commit
+from autopilot.git.notes import Notes
+from autopilot.git.repository import Repository
+
+REF = "refs/notes/lab/x/metrics"
+
+
+def git(repo: Repository, *arguments: str, stdin: bytes = b"") -> bytes:
+    return run_git(arguments, cwd=repo.workdir, stdin=stdin).stdout
+
+
+def fake_id(number: int) -> str:
+    return hashlib.sha1(b"%d" % number, usedforsecurity=False).hexdigest()
+
+
+def adding(line: bytes) -> Callable[[bytes | None], bytes]:
+    return lambda old: (old or b"") + line
+
+
+def plant(repo: Repository, places: dict[str, bytes]) -> None:
+    """Makes a notes ref whose tree holds contents at places."""
+    tree = objects.write_tree(
+        repo,
+        str(repo.pygit.TreeBuilder().write()),
+        {p: objects.Entry(0o100644, objects.write_blob(repo, c)) for p, c in places.items()},
+    )
+    refs.create_ref(repo, REF, commit(repo, tree=tree, parents=[], message="planted"), "")
+
+
+def test_git_reads_what_is_written_and_the_reverse(repository: Repository) -> None:
+    head, notes = repository.head_commit(), Notes(repository, REF)
+    assert notes.read(head) is None
+    assert list(notes.items()) == []
+    notes.write({head: lambda old: b'{"v": 1}\n' if old is None else old}, "metrics of epoch 0")
+    assert git(repository, "notes", f"--ref={REF}", "show") == b'{"v": 1}\n'
+    assert b'{"v": 1}' in git(repository, "log", "--notes=lab/*/metrics", "-1")
+    git(repository, "notes", f"--ref={REF}", "append", "-m", '{"v": 2}')
+    assert notes.read(head) == b'{"v": 1}\n\n{"v": 2}\n'
+    notes.write({head: adding(b'{"v": 3}\n')}, "more")
+    assert git(repository, "notes", f"--ref={REF}", "show").endswith(b'{"v": 2}\n{"v": 3}\n')
+    assert git(repository, "notes", f"--ref={REF}", "list").split()[1].decode() == head
+    assert git(repository, "log", "--format=%s", REF).splitlines()[::2] == [
+        b"more",
+        b"metrics of epoch 0",
+    ]
+    assert git(repository, "fsck", "--strict", "--no-dangling") == b""
+
+
+@pytest.mark.parametrize("cuts", [(), (2,), (2, 4), (2, 4, 6)])
+def test_a_note_is_found_at_any_fan_out(repository: Repository, cuts: tuple[int, ...]) -> None:
+    annotated, other = fake_id(1), fake_id(2)
+
+    def at(oid: str) -> str:
+        edges = (0, *cuts, 40)
+        return "/".join(oid[a:b] for a, b in itertools.pairwise(edges))
+
+    plant(repository, {at(annotated): b"one\n", at(other): b"two\n", "keep/me": b"x"})
+    notes = Notes(repository, REF)
+    assert notes.read(annotated) == b"one\n"
+    assert dict(notes.items()) == {annotated: b"one\n", other: b"two\n"}
+    notes.write({annotated: adding(b"more\n")}, "m")
+    tip = refs.read_ref(repository, REF)
+    assert tip is not None
+    tree = objects.list_tree(repository, objects.tree_of(repository, tip))
+    assert set(tree) == {f"{annotated[:2]}/{annotated[2:]}", at(other), "keep/me"}
+    assert notes.read(annotated) == b"one\nmore\n"
+
+
+def test_two_copies_become_one(repository: Repository) -> None:
+    oid = fake_id(1)
+    plant(repository, {oid: b"flat", f"{oid[:2]}/{oid[2:4]}/{oid[4:]}": b"deep\n"})
+    notes = Notes(repository, REF)
+    assert notes.read(oid) == b"flat\ndeep\n"
+    notes.write({oid: adding(b"new\n")}, "m")
+    assert list(notes.items()) == [(oid, b"flat\ndeep\nnew\n")]
+
+
+def test_the_notes_of_many_commits_that_git_fanned_out(repository: Repository) -> None:
+    ids = [fake_id(number) for number in range(600)]
+    blob = "blob\nmark :1\ndata 2\nx\n\n"
+    header = f"{blob}commit {REF}\ncommitter A <a@b> 0 +0000\ndata 1\nm\n"
+    files = "".join(f"M 100644 :1 {oid[:2]}/{oid[2:4]}/{oid[4:]}\n" for oid in ids)
+    git(repository, "fast-import", "--quiet", "--force", stdin=(header + files).encode())
+    notes = Notes(repository, REF)
+    assert dict(notes.items()) == dict.fromkeys(ids, b"x\n")
+    notes.write({oid: adding(b"y\n") for oid in ids[:300]}, "half")
+    assert dict(notes.items()) == {
+        oid: b"x\ny\n" if number < 300 else b"x\n" for number, oid in enumerate(ids)
+    }
+    assert len(git(repository, "notes", f"--ref={REF}", "list").splitlines()) == 600
+
+
+@settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    writes=st.lists(
+        st.dictionaries(st.integers(0, 9), st.binary(min_size=1, max_size=50), min_size=1),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_payloads_match_a_dict(repository: Repository, writes: list[dict[int, bytes]]) -> None:
+    ref = f"refs/notes/property-{hashlib.sha1(repr(writes).encode()).hexdigest()}"
+    notes, model = Notes(repository, ref), dict[str, bytes]()
+    start = dict(notes.items())
+    model |= start
+    for write in writes:
+        notes.write({fake_id(n): adding(payload) for n, payload in write.items()}, "m")
+        for number, payload in write.items():
+            model[fake_id(number)] = model.get(fake_id(number), b"") + payload
+    assert dict(notes.items()) == model
+    assert all(notes.read(oid) == payload for oid, payload in model.items())
+
+
+def test_a_lost_race_is_run_again(repository: Repository) -> None:
+    head, notes = repository.head_commit(), Notes(repository, REF)
+    calls = []
+
+    def edit(old: bytes | None) -> bytes:
+        calls.append(old)
+        if len(calls) <= 2:  # The first call races for the creation, the second for the move.
+            Notes(repository, REF).write({head: adding(b"theirs\n")}, "theirs")
+        return (old or b"") + b"ours\n"
+
+    notes.write({head: edit}, "ours")
+    assert calls == [None, b"theirs\n", b"theirs\ntheirs\n"]
+    assert notes.read(head) == b"theirs\ntheirs\nours\n"
+
+
+def test_an_endless_race_ends(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notes_module, "_PAUSE_S", 0.0)
+    head = repository.head_commit()
+
+    def edit(old: bytes | None) -> bytes:
+        Notes(repository, REF).write({head: adding(b"x")}, "theirs")
+        return b"ours"
+
+    with pytest.raises(RefMovedError):
+        Notes(repository, REF).write({head: edit}, "ours")
+
+
+def _append_lines(top: str, who: int) -> None:
+    repo = Repository.discover(Path(top))
+    for number in range(20):
+        line = json.dumps({"who": who, "n": number}).encode() + b"\n"
+        Notes(repo, REF).write({repo.head_commit(): adding(line)}, f"{who} {number}")
+
+
+def test_processes_that_write_at_once_lose_nothing(repository: Repository) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [
+        context.Process(target=_append_lines, args=(str(repository.workdir), who))
+        for who in range(3)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    note = Notes(repository, REF).read(repository.head_commit())
+    assert note is not None
+    lines = {(line["who"], line["n"]) for line in map(json.loads, note.splitlines())}
+    assert lines == {(who, number) for who in range(3) for number in range(20)}
+
+
+def test_notes_are_not_signed(repository: Repository) -> None:
+    git(repository, "config", "commit.gpgsign", "true")
+    git(repository, "config", "gpg.program", "false")
+    Notes(repository, REF).write({repository.head_commit(): adding(b"x")}, "m")
+    assert b"gpgsig" not in git(repository, "cat-file", "commit", REF)

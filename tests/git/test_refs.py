@@ -1,0 +1,138 @@
+"""autopilot.git.refs."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from autopilot.errors import RefMovedError, RepositoryError, SlugError
+from autopilot.git import objects, refs
+from autopilot.git.commands import run_git
+from autopilot.git.commits import commit
+from autopilot.git.repository import Repository
+
+BRANCH = "refs/heads/lab/x"
+
+
+@pytest.fixture
+def other(repository: Repository) -> str:
+    """A second commit."""
+    head = repository.head_commit()
+    tree = objects.tree_of(repository, head)
+    return commit(repository, tree=tree, parents=[head], message="other")
+
+
+def test_create_move_delete(repository: Repository, other: str) -> None:
+    head = repository.head_commit()
+    assert refs.read_ref(repository, BRANCH) is None
+    refs.create_ref(repository, BRANCH, head, "start\nof it")
+    refs.update_ref(repository, BRANCH, other, head, "step")
+    assert refs.read_ref(repository, BRANCH) == other
+    log = run_git(["reflog", "show", "--format=%gs %gn", BRANCH], cwd=repository.workdir).stdout
+    assert log.decode() == "step Ada Byron\nstart of it Ada Byron\n"
+    refs.delete_ref(repository, BRANCH, other)
+    assert refs.read_ref(repository, BRANCH) is None
+
+
+def test_a_ref_that_is_elsewhere_is_not_moved(repository: Repository, other: str) -> None:
+    head = repository.head_commit()
+    refs.create_ref(repository, BRANCH, head, "")
+    with pytest.raises(RefMovedError, match="exists already"):
+        refs.create_ref(repository, BRANCH, other, "")
+    with pytest.raises(RefMovedError, match=f"is at {head[:7]}, expected at {other[:7]}"):
+        refs.update_ref(repository, BRANCH, head, other, "")
+    with pytest.raises(RefMovedError):
+        refs.delete_ref(repository, BRANCH, other)
+    with pytest.raises(RefMovedError, match="is gone"):
+        refs.update_ref(repository, "refs/heads/none", head, other, "")
+    assert refs.read_ref(repository, BRANCH) == head
+
+
+def test_a_move_between_look_and_swap_is_noticed(repository: Repository, other: str) -> None:
+    head = repository.head_commit()
+    refs.create_ref(repository, BRANCH, head, "")
+    with pytest.raises(RefMovedError), refs._swapped(repository, BRANCH, head) as reference:
+        run_git(["update-ref", BRANCH, other], cwd=repository.workdir)
+        reference.set_target(reference.target)
+    assert refs.read_ref(repository, BRANCH) == other
+
+
+def test_names_that_are_in_the_way(repository: Repository) -> None:
+    head = repository.head_commit()
+    run_git(["branch", "lab"], cwd=repository.workdir)
+    with pytest.raises(SlugError, match="'lab' exists") as caught:
+        refs.create_ref(repository, BRANCH, head, "")
+    assert "git branch -m lab lab-old" in caught.value.hint
+    run_git(["branch", "-m", "lab", "lab/x/y"], cwd=repository.workdir)
+    for packed in (False, True):
+        if packed:
+            run_git(["pack-refs", "--all"], cwd=repository.workdir)
+        with pytest.raises(SlugError, match="'lab/x/y' exists"):
+            refs.create_ref(repository, BRANCH, head, "")
+
+
+def test_bad_names_and_targets(repository: Repository) -> None:
+    for name, oid in (("refs/heads/a..b", repository.head_commit()), ("refs/heads/a", "1" * 40)):
+        with pytest.raises(RepositoryError, match="cannot write"):
+            refs.create_ref(repository, name, oid, "")
+
+
+def test_a_held_lock_is_told(repository: Repository, other: str) -> None:
+    head = repository.head_commit()
+    refs.create_ref(repository, BRANCH, head, "")
+    (repository.common_dir / f"{BRANCH}.lock").touch()
+    with pytest.raises(RepositoryError, match="is locked"):
+        refs.update_ref(repository, BRANCH, other, head, "")
+
+
+def test_listing(repository: Repository) -> None:
+    head = repository.head_commit()
+    for name in ("lab/x", "lab/y/z", "labx"):
+        refs.create_ref(repository, f"refs/heads/{name}", head, "")
+    run_git(["pack-refs", "--all"], cwd=repository.workdir)
+    refs.create_ref(repository, "refs/heads/lab/new", head, "")
+    names = [f"refs/heads/lab/{name}" for name in ("new", "x", "y/z")]
+    for prefix in ("refs/heads/lab", "refs/heads/lab/"):
+        assert refs.list_refs(repository, prefix) == dict.fromkeys(names, head)
+    assert refs.list_refs(repository, "refs/none") == {}
+
+
+def test_where_a_branch_is_checked_out(repository: Repository, tmp_path: Path) -> None:
+    top, linked = repository.workdir, tmp_path / "linked"
+    assert refs.checked_out_at(repository, "refs/heads/main") == top
+    assert refs.checked_out_at(repository, BRANCH) is None
+    run_git(["worktree", "add", "--quiet", "-b", "lab/x", str(linked)], cwd=top)
+    seen_from_linked = Repository.discover(linked)
+    assert refs.checked_out_at(seen_from_linked, "refs/heads/main") == top
+    assert refs.checked_out_at(seen_from_linked, BRANCH) == linked
+    for folder, text in ((top, "main\n"), (linked, "side\n")):
+        (folder / "README.md").write_text(text)
+        run_git(["commit", "--quiet", "-am", text], cwd=folder)
+    run_git(["rebase", "main"], cwd=linked, check=False)
+    assert refs.checked_out_at(repository, BRANCH) == linked, "mid-rebase"
+
+
+def test_stale_locks_are_cleared_in_the_given_places_only(repository: Repository) -> None:
+    head = repository.head_commit()
+    refs.create_ref(repository, BRANCH, head, "")
+    places = [f"{BRANCH}.lock", "refs/notes/lab/x/metrics.lock", "refs/heads/main.lock"]
+    for place in places:
+        lock = repository.common_dir / place
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+        os.utime(lock, (time.time() - 60, time.time() - 60))
+    cleared = refs.clear_stale_locks(repository, [BRANCH, "refs/notes/lab/x", "refs/tags/lab/x"])
+    assert cleared == [BRANCH, "refs/notes/lab/x/metrics"]
+    assert [(repository.common_dir / place).exists() for place in places] == [False, False, True]
+
+
+def test_a_young_lock_is_waited_for(repository: Repository) -> None:
+    lock = repository.common_dir / f"{BRANCH}.lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    started = time.monotonic()
+    assert refs.clear_stale_locks(repository, [BRANCH]) == [BRANCH]
+    assert time.monotonic() - started > 0.5
