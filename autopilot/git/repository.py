@@ -175,6 +175,11 @@ class Repository:
         ).stdout
         return dict(_parse_status(os.fsdecode(listed)))
 
+    def is_ignored(self, name: str) -> bool:
+        """Whether git's ignore rules name a path from the worktree's top; tracked ones too."""
+        with translated(f"cannot tell whether {name} is ignored"):
+            return bool(self.pygit.path_is_ignored(name))
+
     def _person(self, role: str) -> Identity:
         def find(what: str, default: str) -> str:
             candidates = (

@@ -1,0 +1,190 @@
+"""The journal: an experiment's records as JSON Lines in git notes.
+
+One self-contained object a line, so that notes survive `git notes append` and
+`git notes merge -s cat_sort_uniq`. A line that is no object is a person's remark and is left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from autopilot.core.record import (
+    VERSION,
+    Event,
+    Lesson,
+    Manifest,
+    MetricsRecord,
+    Progress,
+    Record,
+    StepRecord,
+    TraceRecord,
+)
+from autopilot.errors import RecordError, StateError
+from autopilot.git.notes import Edit, Notes
+from autopilot.git.repository import Repository
+from autopilot.tracking.layout import Layout
+
+R = TypeVar("R", bound=Record)
+_CLASSES: tuple[type[Record], ...] = (
+    MetricsRecord,
+    StepRecord,
+    Lesson,
+    TraceRecord,
+    Progress,
+)
+
+
+class Journal:
+    """Reads and writes an experiment's notes.
+
+    Args:
+        repo: The repository.
+        layout: The experiment's names.
+    """
+
+    def __init__(self, repo: Repository, layout: Layout) -> None:
+        self.layout = layout
+        self._notes = {
+            kind: Notes(repo, layout.notes(kind))
+            for kind in ("experiment", "gradients", "metrics", "memory", "traces")
+        }
+
+    def write(self, commit: str, records: Sequence[Record]) -> None:
+        """Adds records to a commit's notes, kind by kind in the given order.
+
+        A record whose id is there already takes its place.
+
+        Raises:
+            StateError: a record holds something that JSON cannot carry.
+        """
+        by_kind: dict[str, list[Record]] = {}
+        for record in records:
+            by_kind.setdefault(record.kind, []).append(record)
+        for kind, group in by_kind.items():
+            edit = _merge({record.id: encode(record) for record in group})
+            message = f"autopilot({self.layout.slug}): {kind} of epoch {group[0].epoch}"
+            self._notes[kind].write({commit: edit}, message)
+
+    def read(self, kind: type[R]) -> Iterator[tuple[str, R]]:
+        """All records of a class with the commits that they are on; repeated ids count once."""
+        for commit, content in self._notes[kind.kind].items():
+            where = f"the {kind.kind} note on {commit[:10]}"
+            for record in decode(content, where):
+                if isinstance(record, kind):
+                    yield commit, record
+
+    def read_on(self, commit: str, kind: type[R]) -> list[R]:
+        """The records of a class on one commit."""
+        content = self._notes[kind.kind].read(commit)
+        found = decode(content or b"", f"the {kind.kind} note on {commit[:10]}")
+        return [record for record in found if isinstance(record, kind)]
+
+
+def encode(record: Record) -> bytes:
+    """A record as one line of JSON.
+
+    Raises:
+        StateError: it holds something that JSON cannot carry.
+    """
+    head = {"v": VERSION, "kind": record.kind, "epoch": record.epoch, "id": record.id}
+    fields = _adapter(type(record)).dump_python(record, exclude_defaults=True, warnings=False)
+    value = head | {k: v for k, v in fields.items() if k not in ("epoch", "id")}
+    try:
+        text = _dump(value)
+    except TypeError as error:
+        raise StateError(
+            f"the {record.kind} record of epoch {record.epoch} cannot be written: {error}",
+            hint="state_dict() and cost must hold only strings, numbers, lists and dicts",
+        ) from error
+    return text.encode() + b"\n"
+
+
+def decode(content: bytes, where: str) -> Iterator[Record]:
+    """The records in a note.
+
+    Args:
+        content: The note.
+        where: How errors call it.
+
+    Raises:
+        RecordError: a line that begins as an object is not a record; it names the line.
+    """
+    seen: set[str] = set()
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if not line.lstrip().startswith(b"{"):
+            continue
+        try:
+            value = json.loads(line)
+            record = _adapter(_class_of(value)).validate_python(value)
+        except (ValueError, KeyError, ValidationError) as error:
+            reason = str(error).splitlines()[0]
+            raise RecordError(
+                f"{where} cannot be read: line {number}: {reason}",
+                hint="see it with `git notes show`; it was edited, or a newer version wrote it",
+            ) from error
+        if record.id not in seen:
+            seen.add(record.id)
+            yield record
+
+
+def _class_of(value: dict[str, Any]) -> type[Record]:
+    if value["v"] > VERSION:
+        raise ValueError(f"version {value['v']} is newer than this program's {VERSION}")
+    if value["kind"] == "experiment":
+        return Manifest if value["id"] == "manifest" else Event
+    for known in _CLASSES:
+        if known.kind == value["kind"]:
+            return known
+    raise ValueError(f"there is no kind {value['kind']!r}")
+
+
+@cache
+def _adapter(record: type[Record]) -> TypeAdapter[Any]:
+    return TypeAdapter(record)
+
+
+def _merge(lines: dict[str, bytes]) -> Edit:
+    def edit(existing: bytes | None) -> bytes:
+        kept = []
+        for line in (existing or b"").split(b"\n"):
+            if line.strip() and _id_of(line) not in lines:
+                kept.append(line + b"\n")
+        return b"".join([*kept, *lines.values()])
+
+    return edit
+
+
+def _id_of(line: bytes) -> str | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value.get("id") if isinstance(value, dict) else None
+
+
+def _dump(value: Any) -> str:
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(_finite(value), separators=(",", ":"))
+    except ValueError:
+        return _dump(_finite(value))
+    return text
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinity as strings: JSON has no such numbers, and reading turns them back."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,95 @@
+"""Where an experiment lives in git: its name, its refs, its files in the git directory."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from autopilot.core.message import epoch_tag
+from autopilot.errors import SlugError
+from autopilot.git.refs import list_refs
+from autopilot.git.repository import Repository
+
+KINDS = ("experiment", "gradients", "metrics", "memory", "traces", "llm")
+BRANCHES = "refs/heads/autopilot/"
+_PART = re.compile(r"[a-z0-9][a-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The names that belong to an experiment.
+
+    Args:
+        slug: Its name, `[a-z0-9][a-z0-9._-]*`, or `<project>/<slug>`.
+
+    Raises:
+        SlugError: the slug is malformed.
+
+    >>> Layout("fix-1").branch
+    'refs/heads/autopilot/fix-1'
+    """
+
+    slug: str
+
+    def __post_init__(self) -> None:
+        parts = self.slug.split("/")
+        for part in parts:
+            bad = ".." in part or part.endswith((".", ".lock"))
+            if len(parts) > 2 or not _PART.fullmatch(part) or bad:
+                raise SlugError(
+                    f"{self.slug!r} cannot be an experiment's name",
+                    hint="use small letters, digits, '.', '_' and '-', as in classifier-1",
+                )
+
+    @property
+    def branch(self) -> str:
+        """The experiment branch."""
+        return f"{BRANCHES}{self.slug}"
+
+    @property
+    def branch_name(self) -> str:
+        """The experiment branch as git's commands take it."""
+        return f"autopilot/{self.slug}"
+
+    @property
+    def tags(self) -> str:
+        """What the full names of the epochs' tags begin with."""
+        return f"refs/tags/autopilot/{self.slug}/"
+
+    def tag_name(self, epoch: int) -> str:
+        """An epoch's tag as git's commands take it."""
+        return f"autopilot/{self.slug}/{epoch_tag(epoch)}"
+
+    def notes(self, kind: str) -> str:
+        """The notes ref of a kind."""
+        return f"refs/notes/autopilot/{self.slug}/{kind}"
+
+    def namespaces(self) -> list[str]:
+        """Everything that only this experiment's holder writes."""
+        return [self.branch, self.tags.rstrip("/"), f"refs/notes/autopilot/{self.slug}"]
+
+    def lock(self, repo: Repository) -> Path:
+        """The lock of the experiment."""
+        return repo.common_dir / "autopilot" / f"{self.slug}.lock"
+
+    def progress(self, repo: Repository) -> Path:
+        """Results of the epoch that is going on; local."""
+        return repo.common_dir / "autopilot" / f"{self.slug}.progress.jsonl"
+
+
+def experiments(repo: Repository) -> dict[str, str]:
+    """Slug to the tip of its branch, of all experiments here."""
+    found = list_refs(repo, BRANCHES)
+    return {name.removeprefix(BRANCHES): oid for name, oid in sorted(found.items())}
+
+
+def free_slug(repo: Repository, stem: str, project: str | None = None) -> str:
+    """The first of stem-1, stem-2, ... that no experiment has, made of allowed characters."""
+    clean = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._") or "experiment"
+    prefix = f"{project}/{clean}" if project else clean
+    taken = experiments(repo)
+    number = 1
+    while f"{prefix}-{number}" in taken:
+        number += 1
+    return f"{prefix}-{number}"
