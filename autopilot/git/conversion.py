@@ -77,6 +77,10 @@ class Converter:
         for name, attributes in values.items():
             self._rules[name] = self._rule(attributes)
 
+    def converts(self, name: str) -> bool:
+        """Whether a name that was learned may differ between blob and file."""
+        return self._rules[name] != _Rule()
+
     def stored_as_is(self, name: str, content: bytes) -> bool:
         """Whether a file's blob is its bytes.
 

@@ -144,6 +144,22 @@ class WorkFiles:
         if any(_is_attributes(name) for name in changes):
             self.forget()
 
+    def settle(self, names: Sequence[str]) -> None:
+        """Makes files that git converts look as if they had just been checked out.
+
+        What was written by hand may differ from that: by its line ends, say.
+
+        Args:
+            names: Paths from the root, of files.
+        """
+        self._converter.learn(self._prefix + name for name in names)
+        converted = [name for name in names if self._converter.converts(self._prefix + name)]
+        if converted:
+            entries = {n: e for n, e in self.hash(converted).items() if e is not None}
+            for name, state in self._states(entries).items():
+                if read_file(self.root / name) != state:
+                    replace_file(self.root, name, state)
+
     def _read(self, stale: Mapping[str, tuple[_Key, int]], *, write: bool) -> dict[str, Entry]:
         if any(_is_attributes(name) for name in stale):
             self.forget()

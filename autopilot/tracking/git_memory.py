@@ -1,0 +1,23 @@
+"""Memory in git: each lesson is a note on the commit of its epoch."""
+
+from __future__ import annotations
+
+from autopilot.core.memory import Memory
+from autopilot.core.record import Lesson
+from autopilot.core.store import Store
+
+
+class GitMemory(Memory):
+    """Memory that lasts, in the notes of an experiment's store.
+
+    Args:
+        store: Where lessons are kept; they go on its newest revision.
+        block_after: Failures in a row after which a strategy is blocked.
+    """
+
+    def __init__(self, store: Store, block_after: int = 3) -> None:
+        super().__init__(block_after)
+        self.store = store
+
+    def keep(self, lesson: Lesson) -> None:
+        self.store.annotate(self.store.tip, [lesson])

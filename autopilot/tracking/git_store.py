@@ -1,0 +1,379 @@
+"""The store in git: a branch of steps and rollbacks, tags of kept epochs, notes of records.
+
+The order of writes makes a kill at any point harmless: objects, then notes, then the branch by
+compare-and-swap, which is the commit point, then the tag, then files. It never moves HEAD, never
+touches the index, and writes no file outside the parameters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+from autopilot.core import message
+from autopilot.core.parameter import Parameter
+from autopilot.core.record import Manifest, Progress, Record
+from autopilot.core.store import R, Revision, Store
+from autopilot.errors import (
+    ExperimentError,
+    GitCommandError,
+    LockHeldError,
+    ParameterError,
+    RecordError,
+    RepositoryError,
+)
+from autopilot.git import commits, objects, refs
+from autopilot.git.locks import ExclusiveLock
+from autopilot.git.objects import Entry
+from autopilot.git.repository import Repository
+from autopilot.git.workfiles import WorkFiles
+from autopilot.tracking.journal import Journal, decode, encode
+from autopilot.tracking.layout import Layout
+from autopilot.tracking.scope import Scope, check_clean, check_tracked, scope_of
+
+_RECENT = 6
+
+
+class GitStore(Store):
+    """An experiment in a git repository.
+
+    Args:
+        slug: The experiment's name.
+        path: A folder in the worktree whose files are the parameters.
+        in_place: Whether that worktree is the user's own: edits by hand are looked out for.
+        include_dirty: Take uncommitted content of the parameters into the start commit.
+
+    Raises:
+        SlugError: the slug is malformed.
+        RepositoryError: there is no repository, or one that cannot be used.
+    """
+
+    def __init__(
+        self,
+        slug: str,
+        path: str | Path = ".",
+        *,
+        in_place: bool = True,
+        include_dirty: bool = False,
+    ) -> None:
+        self.layout = Layout(slug)
+        self.slug = slug
+        self.repo = Repository.discover(Path(path))
+        self.journal = Journal(self.repo, self.layout)
+        self.in_place = in_place
+        self.rescued = ""
+        self._include_dirty = include_dirty
+        self._lock = ExclusiveLock(self.layout.lock(self.repo))
+        self._files = WorkFiles(self.repo, self.repo.workdir)
+        self._scopes: list[Scope] = []
+        self._tip = ""
+        self._tip_tree = ""
+        self._known: dict[str, Entry] = {}
+        self._staged: tuple[str, dict[str, Entry]] = ("", {})
+        self._entries: dict[str, dict[str, Entry]] = {}
+        self._ignored: dict[str, bool] = {}
+        self._progress: BinaryIO | None = None
+
+    # --- opening -------------------------------------------------------------------------------
+
+    def bind(self, parameters: Sequence[Parameter]) -> None:
+        self._scopes = [scope_of(self.repo, parameter) for parameter in parameters]
+        for scope in self._scopes:
+            scope.parameter.ignores = self._ignores(scope)
+
+    def exists(self) -> bool:
+        return refs.read_ref(self.repo, self.layout.branch) is not None
+
+    def begin(self, manifest: Manifest) -> str:
+        base = self.repo.head_commit()
+        base_tree = objects.tree_of(self.repo, base)
+        check_tracked(self.repo, base_tree, self._scopes)
+        if not self._include_dirty:
+            check_clean(self.repo, self._scopes)
+        self._take_hold()
+        try:
+            if self.exists():
+                raise ExperimentError(
+                    f"the experiment {self.slug} exists already",
+                    hint=f"autopilot resume {self.slug}, or choose another name with --slug",
+                )
+            self._tip_tree = base_tree
+            self._known = self._entries_of(base_tree)
+            tree = self.state()
+            manifest = replace(
+                manifest,
+                slug=self.slug,
+                base=base,
+                base_branch=manifest.base_branch or self.repo.head_name(),
+                parameters={s.parameter.name or s.path: s.path for s in self._scopes},
+            )
+            text = message.start_message(manifest)
+            start = commits.commit(self.repo, tree=tree, parents=[base], message=text)
+            self.journal.write(start, [manifest])
+            refs.create_ref(self.repo, self.layout.branch, start, "autopilot: start")
+        except BaseException:
+            self.close()
+            raise
+        self._move_to(start, tree, self._staged[1])
+        self.clear_progress()
+        return start
+
+    def reopen(self) -> None:
+        self._take_hold()
+        try:
+            tip = refs.read_ref(self.repo, self.layout.branch)
+            if tip is None:
+                raise ExperimentError(
+                    f"there is no experiment {self.slug}", hint="see: autopilot status"
+                )
+            self._refuse_checked_out()
+            self._tip, self._tip_tree = tip, objects.tree_of(self.repo, tip)
+            self._known = self._entries_of(self._tip_tree)
+            if self.in_place:
+                self._save_unknown_content()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.close()
+            self._progress = None
+        self._lock.release()
+
+    def abandon(self) -> None:
+        """Removes an experiment that has nothing but its start commit, as if never begun."""
+        for kind in ("experiment", "gradients", "metrics", "memory", "traces"):
+            ref = self.layout.notes(kind)
+            oid = refs.read_ref(self.repo, ref)
+            if oid is not None:
+                refs.delete_ref(self.repo, ref, oid)
+        refs.delete_ref(self.repo, self.layout.branch, self._tip)
+        self.clear_progress()
+        self.close()
+        self.layout.progress(self.repo).unlink(missing_ok=True)
+
+    # --- the line of revisions -----------------------------------------------------------------
+
+    @property
+    def tip(self) -> str:
+        return self._tip or refs.read_ref(self.repo, self.layout.branch) or ""
+
+    def state(self) -> str:
+        present = self._present(write=True)
+        before = self._entries_of(self._tip_tree)
+        changes: dict[str, Entry | None] = {
+            name: entry for name, entry in present.items() if before.get(name) != entry
+        }
+        changes |= {name: None for name in before if name not in present}
+        # What git would check out is what is evaluated: line ends and filters included.
+        self._files.settle([name for name, entry in changes.items() if entry is not None])
+        tree = objects.write_tree(self.repo, self._tip_tree, changes) if changes else self._tip_tree
+        self._staged = (tree, present)
+        self._known = present
+        return tree
+
+    def commit(self, state: str, message: str, records: Sequence[Record]) -> str:
+        return self._append(state, message, records, self._staged[1])
+
+    def rollback(self, revision: str, message: str) -> str:
+        tree = objects.tree_of(self.repo, revision)
+        appended = self._append(tree, message, (), self._entries_of(tree))
+        self.restore(revision)
+        return appended
+
+    def restore(self, revision: str) -> None:
+        wanted = self._entries_of(objects.tree_of(self.repo, revision))
+        present = self._present(write=False)
+        changes: dict[str, Entry | None] = {
+            name: entry for name, entry in wanted.items() if present.get(name) != entry
+        }
+        changes |= {name: None for name in present if name not in wanted}
+        self._files.restore(changes)
+        self._known = wanted
+
+    def edited(self) -> list[str]:
+        if not self.in_place:
+            return []
+        present = self._present(write=False)
+        names = present.keys() | self._known.keys()
+        return sorted(name for name in names if present.get(name) != self._known.get(name))
+
+    def log(self) -> list[Revision]:
+        base = self._base()
+        found = commits.first_parent_log(self.repo, self.tip, stop=base)
+        return [Revision(commit.id, commit.tree, commit.message) for commit in found]
+
+    def diff(self, old: str, new: str) -> str:
+        trees = [objects.tree_of(self.repo, revision) for revision in (old, new)]
+        return objects.diff_text(self.repo, trees[0], trees[1])
+
+    # --- records and tags ----------------------------------------------------------------------
+
+    def annotate(self, revision: str, records: Sequence[Record]) -> None:
+        self.journal.write(revision, records)
+
+    def records(self, kind: type[R]) -> list[tuple[str, R]]:
+        line = {revision.id for revision in self.log()}
+        found = [pair for pair in self.journal.read(kind) if pair[0] in line]
+        return sorted(found, key=lambda pair: (pair[1].epoch, pair[1].id))
+
+    def tag(self, epoch: int, revision: str, message: str) -> None:
+        commits.create_tag(self.repo, self.layout.tag_name(epoch), revision, message)
+
+    def tags(self) -> dict[int, str]:
+        names = refs.list_refs(self.repo, self.layout.tags)
+        found = {}
+        for name in names:
+            tag = commits.read_tag(self.repo, name.removeprefix("refs/tags/"))
+            number = name.rpartition("epoch-")[2]
+            if tag is not None and number.isdigit():
+                found[int(number)] = tag.commit
+        return found
+
+    # --- progress: results of the epoch that is going on, in the git directory -------------------
+
+    def note_progress(self, progress: Progress) -> None:
+        try:
+            if self._progress is None:
+                self._progress = self.layout.progress(self.repo).open("ab")
+            self._progress.write(encode(progress))
+            self._progress.flush()
+        except OSError as error:
+            raise _cannot_write(self.layout.progress(self.repo), error) from error
+
+    def progress(self) -> list[Progress]:
+        try:
+            content = self.layout.progress(self.repo).read_bytes()
+        except FileNotFoundError:
+            return []
+        # A kill may have cut the last line short.
+        whole = content[: content.rfind(b"\n") + 1]
+        found: list[Progress] = []
+        with contextlib.suppress(RecordError):
+            for line in whole.splitlines():
+                found += [p for p in decode(line, "progress") if isinstance(p, Progress)]
+        return found
+
+    def clear_progress(self) -> None:
+        if self._progress is not None:
+            self._progress.close()
+            self._progress = None
+        path = self.layout.progress(self.repo)
+        try:
+            if path.exists():
+                path.write_bytes(b"")
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+
+    # --- inside --------------------------------------------------------------------------------
+
+    def _append(
+        self, tree: str, text: str, records: Sequence[Record], entries: Mapping[str, Entry]
+    ) -> str:
+        self._refuse_checked_out()
+        made = commits.commit(self.repo, tree=tree, parents=[self._tip], message=text)
+        self.journal.write(made, records)
+        subject = text.partition("\n")[0]
+        refs.update_ref(self.repo, self.layout.branch, made, self._tip, subject)
+        self._move_to(made, tree, entries)
+        return made
+
+    def _move_to(self, commit: str, tree: str, entries: Mapping[str, Entry]) -> None:
+        self._tip, self._tip_tree = commit, tree
+        self._entries[tree] = dict(entries)
+
+    def _present(self, *, write: bool) -> dict[str, Entry]:
+        names = dict.fromkeys(name for scope in self._scopes for name in scope.files())
+        found = self._files.hash(list(names), write=write)
+        return {name: entry for name, entry in found.items() if entry is not None}
+
+    def _entries_of(self, tree: str) -> dict[str, Entry]:
+        known = self._entries.get(tree)
+        if known is None:
+            known = {}
+            for scope in self._scopes:
+                known |= scope.entries(self.repo, tree)
+            if len(self._entries) > 8:
+                self._entries.clear()
+            self._entries[tree] = known
+        return known
+
+    def _ignores(self, scope: Scope) -> object:
+        def ignores(name: str) -> bool:
+            full = scope.prefix + name
+            if full in self._known:
+                return False
+            if full not in self._ignored:
+                self._ignored[full] = self.repo.is_ignored(full)
+            return self._ignored[full]
+
+        return ignores
+
+    def _base(self) -> str | None:
+        for commit, _ in self.journal.read(Manifest):
+            parents = commits.read_commit(self.repo, commit).parents
+            return parents[0] if parents else None
+        raise RecordError(
+            f"the experiment {self.slug} has no manifest note",
+            hint=f"fetch its notes: git fetch origin '{self.layout.notes('*')}:"
+            f"{self.layout.notes('*')}'",
+        )
+
+    def _take_hold(self) -> None:
+        try:
+            self._lock.acquire()
+        except LockHeldError as error:
+            raise LockHeldError(
+                f"the experiment {self.slug} is running already: {error.message}",
+                hint="wait for it, or start another one with --slug",
+            ) from error
+        refs.clear_stale_locks(self.repo, self.layout.namespaces())
+
+    def _refuse_checked_out(self) -> None:
+        where = refs.checked_out_at(self.repo, self.layout.branch)
+        if where is not None:
+            raise RepositoryError(
+                f"the branch {self.layout.branch_name} is checked out in {where}",
+                hint="it is never moved under your feet: git switch another branch there, "
+                f"then autopilot resume {self.slug}",
+            )
+
+    def _save_unknown_content(self) -> None:
+        """Before an in-place resume overwrites files: what is not in git yet is not lost.
+
+        Content of the latest commits or of HEAD may be overwritten. Other content is refused as an
+        edit by hand, unless a kill in the middle of an optimizer step explains it: then it is kept
+        in a commit of its own, and `rescued` names it.
+        """
+        recent = [commit for _, commit in zip(range(_RECENT), self.log(), strict=False)]
+        trees = [revision.tree for revision in recent]
+        trees.append(objects.tree_of(self.repo, self.repo.head_commit()))
+        safe = [self._entries_of(tree) for tree in trees]
+        present = self._present(write=True)
+        unknown = {
+            name: entry
+            for name, entry in present.items()
+            if not any(entries.get(name) == entry for entries in safe)
+        }
+        if not unknown:
+            return
+        progress = self.progress()
+        if not (progress and progress[-1].stepping):
+            raise ParameterError(
+                f"{min(unknown)} was edited by hand; the edit is kept",
+                hint="commit it or git stash it, then resume",
+            )
+        tree = objects.write_tree(self.repo, self._tip_tree, unknown)
+        text = f"autopilot({self.slug}): files as a killed step left them\n"
+        self.rescued = commits.commit(self.repo, tree=tree, parents=[self._tip], message=text)
+
+
+def _cannot_write(path: Path, error: OSError) -> GitCommandError:
+    return GitCommandError(
+        f"cannot write {path}: {error.strerror}",
+        hint="make room or give write permission, then resume",
+    )
