@@ -30,7 +30,7 @@ def start_message(manifest: Manifest) -> str:
 
 def step_message(slug: str, record: StepRecord) -> str:
     """The message of a step commit: what was done, why, and which epoch it belongs to."""
-    gradients = "\n".join(record.gradients.values())
+    gradients = "\n".join(dict.fromkeys(record.gradients.values()))
     body = [_shorten(record.rationale or gradients)] if record.rationale or gradients else []
     trailers = {
         EXPERIMENT: slug,

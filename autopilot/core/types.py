@@ -90,8 +90,12 @@ def as_datum(item: object, index: int) -> Datum:
 
 def digest(value: object, length: int = 12) -> str:
     """A short, stable name for a JSON-like value: hex of its SHA-256."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=repr)
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:length]
+    try:
+        text = json.dumps(value, sort_keys=True, default=repr)
+    except TypeError:
+        # Keys of several types cannot be sorted: their own order is as stable.
+        text = json.dumps(value, default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
 def datum_to_json(datum: Datum) -> dict[str, Any]:

@@ -8,7 +8,7 @@ touches the index, and writes no file outside the parameters.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -302,7 +302,7 @@ class GitStore(Store):
             self._entries[tree] = known
         return known
 
-    def _ignores(self, scope: Scope) -> object:
+    def _ignores(self, scope: Scope) -> Callable[[str], bool]:
         def ignores(name: str) -> bool:
             full = scope.prefix + name
             if full in self._known:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -38,6 +37,7 @@ _CLASSES: tuple[type[Record], ...] = (
     TraceRecord,
     Progress,
 )
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {}
 
 
 class Journal:
@@ -144,9 +144,11 @@ def _class_of(value: dict[str, Any]) -> type[Record]:
     raise ValueError(f"there is no kind {value['kind']!r}")
 
 
-@cache
 def _adapter(record: type[Record]) -> TypeAdapter[Any]:
-    return TypeAdapter(record)
+    adapter = _ADAPTERS.get(record.__name__)
+    if adapter is None:
+        adapter = _ADAPTERS[record.__name__] = TypeAdapter(record)
+    return adapter
 
 
 def _merge(lines: dict[str, bytes]) -> Edit:
