@@ -43,6 +43,22 @@ def git_mode(status: os.stat_result) -> int:
     return EXECUTABLE if status.st_mode & stat.S_IXUSR else REGULAR
 
 
+def path_inside(root: Path, name: str) -> Path:
+    """`root/name`.
+
+    Raises:
+        ParameterError: the name is no plain path below root, or leads into a `.git`.
+    """
+    parts = name.split("/")
+    if name.startswith("/") or any(
+        part in ("", ".", "..") or part.lower() == ".git" for part in parts
+    ):
+        raise ParameterError(
+            f"refusing to write {name!r}: it leaves {root}", hint="use a path below the parameter"
+        )
+    return root.joinpath(*parts)
+
+
 def read_file(path: Path) -> FileState:
     """Reads a file, or a symbolic link without following it.
 
@@ -68,7 +84,7 @@ def replace_file(root: Path, name: str, state: FileState) -> None:
     Raises:
         ParameterError: the path leaves root, or the disk is full or not writable.
     """
-    path = _inside(root, name)
+    path = path_inside(root, name)
     try:
         _make_folders(root, path.parent)
         if path.is_dir() and not path.is_symlink():
@@ -102,7 +118,7 @@ def remove_file(root: Path, name: str) -> None:
     Raises:
         ParameterError: the path leaves root, or the file cannot be removed.
     """
-    path = _inside(root, name)
+    path = path_inside(root, name)
     if any(parent.is_symlink() for parent in _parents_below(root, path)):
         return
     try:
@@ -110,7 +126,8 @@ def remove_file(root: Path, name: str) -> None:
     except (IsADirectoryError, NotADirectoryError):
         return
     except OSError as error:
-        if path.is_dir():
+        # macOS says so of a folder.
+        if isinstance(error, PermissionError) and path.is_dir():
             return
         raise ParameterError(
             f"cannot remove {path}: {error.strerror}", hint="give write permission, then resume"
@@ -177,17 +194,6 @@ def glob_regex(pattern: str) -> re.Pattern[str]:
         raise ParameterError(
             f"{pattern!r} is not a pattern for files: {error}", hint='write it like "**/*.md"'
         ) from error
-
-
-def _inside(root: Path, name: str) -> Path:
-    parts = name.split("/")
-    if name.startswith("/") or any(
-        part in ("", ".", "..") or part.lower() == ".git" for part in parts
-    ):
-        raise ParameterError(
-            f"refusing to write {name!r}: it leaves {root}", hint="use a path below the parameter"
-        )
-    return root.joinpath(*parts)
 
 
 def _parents_below(root: Path, path: Path) -> Iterator[Path]:

@@ -12,7 +12,7 @@ _LOOSE_NAME = re.compile(r"[0-9a-f]{38}")
 
 
 def maintain(repo: Repository) -> bool:
-    """Packs loose objects and joins small packs; starts git, deletes nothing that is reachable.
+    """Packs loose objects and joins small packs; starts git, and deletes no object.
 
     Does nothing where the user has turned automatic maintenance off (`gc.auto` is 0).
 
@@ -24,16 +24,12 @@ def maintain(repo: Repository) -> bool:
     """
     if repo.config("gc.auto") == "0":
         return False
-    run_git(
-        [
-            "maintenance",
-            "run",
-            "--task=loose-objects",
-            "--task=incremental-repack",
-            "--quiet",
-        ],
-        cwd=repo.workdir,
-    )
+    run_git(["maintenance", "run", "--task=loose-objects", "--quiet"], cwd=repo.workdir)
+    # That task leaves what it has packed for its next run to remove.
+    run_git(["prune-packed", "--quiet"], cwd=repo.workdir)
+    # In a call of its own: git would start with it, and it fails where there is no pack yet.
+    if any(repo.common_dir.glob("objects/pack/*.pack")):
+        run_git(["maintenance", "run", "--task=incremental-repack", "--quiet"], cwd=repo.workdir)
     return True
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 
 import pygit2
@@ -16,6 +16,7 @@ from autopilot.files import (
     REGULAR,
     SYMLINK,
     FileState,
+    path_inside,
     read_file,
     remove_file,
     replace_file,
@@ -58,6 +59,7 @@ class WorkFiles:
         self._prefix = "" if below == "." else f"{below}/"
         self._converter = Converter(repo)
         self._cache: dict[str, tuple[_Key, Entry, bool]] = {}
+        self._attributes: dict[str, Entry | None] = {}
 
     def forget(self) -> None:
         """Drops all that is remembered: every file is read again, every attribute asked again."""
@@ -109,6 +111,12 @@ class WorkFiles:
                 stale[name] = (key, now_ns)
         if stale:
             found |= self._read(stale, write=write)
+        attributes = {name: found[name] for name in names if name.endswith(".gitattributes")}
+        if any(self._attributes.get(name) != entry for name, entry in attributes.items()):
+            # What was read above was converted by the attributes of before.
+            self._attributes |= attributes
+            self.forget()
+            return self.hash(names, write=write)
         return found
 
     def restore(self, changes: Mapping[str, Entry | None]) -> None:
@@ -128,6 +136,16 @@ class WorkFiles:
         written = {name: entry for name, entry in changes.items() if entry is not None}
         removed = {name for name, entry in changes.items() if entry is None}
         self._refuse(written, removed)
+        # Attributes come first: they decide how the other files are converted.
+        attributes = {name: entry for name, entry in changes.items() if _is_attributes(name)}
+        if attributes:
+            self._restore(attributes)
+            self.forget()
+        self._restore({name: e for name, e in changes.items() if name not in attributes})
+
+    def _restore(self, changes: Mapping[str, Entry | None]) -> None:
+        written = {name: entry for name, entry in changes.items() if entry is not None}
+        removed = changes.keys() - written.keys()
         states = self._states(written)
         # What is in the way goes first; the rest goes last, so that a folder whose files are all
         # replaced stays the same folder for a process that works in it.
@@ -141,8 +159,6 @@ class WorkFiles:
             if name not in in_the_way:
                 remove_file(self.root, name)
             self._cache.pop(name, None)
-        if any(_is_attributes(name) for name in changes):
-            self.forget()
 
     def settle(self, names: Sequence[str]) -> None:
         """Makes files that git converts look as if they had just been checked out.
@@ -161,8 +177,6 @@ class WorkFiles:
                     replace_file(self.root, name, state)
 
     def _read(self, stale: Mapping[str, tuple[_Key, int]], *, write: bool) -> dict[str, Entry]:
-        if any(_is_attributes(name) for name in stale):
-            self.forget()
         self._converter.learn(self._prefix + name for name in stale)
         entries: dict[str, Entry] = {}
         converted: dict[str, int] = {}
@@ -221,10 +235,13 @@ class WorkFiles:
             states[name] = FileState(written[name].mode, content)
         return states
 
-    def _refuse(self, written: Mapping[str, Entry], removed: set[str]) -> None:
+    def _refuse(self, written: Mapping[str, Entry], removed: Set[str]) -> None:
         linked = _LinkedFolders(self.root)
         checked: set[str] = set()
+        for name in removed:
+            path_inside(self.root, name)
         for name, entry in written.items():
+            path_inside(self.root, name)
             if entry.mode in (SUBMODULE, TREE):
                 kind = "a submodule" if entry.mode == SUBMODULE else "a folder"
                 raise ParameterError(
@@ -278,12 +295,12 @@ def _is_settled(key: _Key, read_ns: int) -> bool:
     return max(mtime_ns, ctime_ns) + (_COARSE_NS if coarse else _FINE_NS) <= read_ns
 
 
-def _in_the_way(written: Iterable[str], removed: set[str]) -> set[str]:
+def _in_the_way(written: Iterable[str], removed: Set[str]) -> set[str]:
     """Removed names that are a folder of a written name, or are below one."""
     files = set(written)
     above = {folder for name in files for folder in _folders_above(name)}
     below = {name for name in removed if any(folder in files for folder in _folders_above(name))}
-    return (removed & above) | below
+    return {name for name in removed if name in above} | below
 
 
 def _folders_above(name: str) -> list[str]:

@@ -1,0 +1,100 @@
+"""autopilot.git.worktrees."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from autopilot.errors import GitCommandError, RepositoryError
+from autopilot.git.commands import run_git
+from autopilot.git.repository import Repository
+from autopilot.git.worktrees import add_worktree, cache_folder, remove_worktree, worktree_path
+
+
+def listed(repo: Repository) -> list[str]:
+    out = run_git(["worktree", "list", "--porcelain"], cwd=repo.workdir).stdout.decode()
+    return [line.split(" ", 1)[1] for line in out.splitlines() if line.startswith("worktree ")]
+
+
+def test_places_in_the_cache(
+    repository: Repository, git_environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = worktree_path(repository, "x-1")
+    assert path.parent.parent == git_environment / ".cache" / "autopilot" / "worktrees"
+    assert path.name == "x-1"
+    assert path.parent.name.startswith("repo-")
+    assert len(path.parent.name) == len("repo-") + 8
+    linked = add_worktree(repository, path, repository.head_commit())
+    assert worktree_path(linked, "x-1") == path
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() in (
+        git_environment / ".cache" / "autopilot",
+        git_environment / "Library" / "Caches" / "autopilot",
+    )
+
+
+def test_a_worktree_comes_and_goes_without_hooks(repository: Repository, tmp_path: Path) -> None:
+    hook = repository.common_dir / "hooks" / "post-checkout"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    hook.chmod(0o755)
+    path = tmp_path / "deep" / "folder ü" / "x"
+    linked = add_worktree(repository, path, repository.head_commit())
+    assert (linked.workdir, linked.main_workdir) == (path, repository.workdir)
+    assert linked.head_name() == "HEAD detached"
+    assert (path / "rules" / "a.txt").read_text() == "a\n"
+    assert not (tmp_path / "ran").exists()
+    (path / "untracked").write_text("x")
+    run_git(["worktree", "lock", str(path)], cwd=repository.workdir)
+    remove_worktree(repository, path)
+    remove_worktree(repository, path)
+    assert not path.exists()
+    assert listed(repository) == [str(repository.workdir)]
+
+
+def test_a_folder_that_was_deleted_by_hand_is_no_obstacle(
+    repository: Repository, tmp_path: Path
+) -> None:
+    path = tmp_path / "x"
+    for _ in range(2):
+        add_worktree(repository, path, repository.head_commit())
+        shutil.rmtree(path)
+    remove_worktree(repository, path)
+    assert listed(repository) == [str(repository.workdir)]
+
+
+def test_a_registration_that_was_lost_is_no_obstacle(
+    repository: Repository, tmp_path: Path
+) -> None:
+    path = tmp_path / "x"
+    add_worktree(repository, path, repository.head_commit())
+    shutil.rmtree(repository.common_dir / "worktrees" / "x")
+    remove_worktree(repository, path)
+    assert not path.exists()
+
+
+def test_other_folders_are_never_removed(repository: Repository, tmp_path: Path) -> None:
+    path = tmp_path / "mine"
+    path.mkdir()
+    (path / "work").write_text("x")
+    with pytest.raises(GitCommandError, match="not empty"):
+        add_worktree(repository, path, repository.head_commit())
+    remove_worktree(repository, path)
+    assert (path / "work").exists()
+    with pytest.raises(RepositoryError, match="main worktree"):
+        remove_worktree(repository, repository.workdir)
+    assert (repository.workdir / "README.md").exists()
+
+
+def test_a_place_that_cannot_be_written(repository: Repository, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(GitCommandError, match="cannot make a worktree") as caught:
+        add_worktree(repository, tmp_path / "file" / "x", repository.head_commit())
+    assert "XDG_CACHE_HOME" in caught.value.hint
+    with pytest.raises(GitCommandError, match="cannot make a worktree"):
+        add_worktree(repository, tmp_path / "x", "1" * 40)
+    assert not (tmp_path / "x").exists()
+    assert os.listdir(repository.common_dir / "objects")

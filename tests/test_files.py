@@ -1,0 +1,170 @@
+"""autopilot.files."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autopilot.errors import ParameterError
+from autopilot.files import (
+    EXECUTABLE,
+    REGULAR,
+    SYMLINK,
+    FileState,
+    glob_regex,
+    list_files,
+    read_file,
+    remove_file,
+    replace_file,
+)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        FileState(REGULAR, b"a\r\n\0\xff"),
+        FileState(EXECUTABLE, b"#!/bin/sh\n"),
+        FileState(SYMLINK, b"no/where\xff"),
+        FileState(REGULAR, b""),
+    ],
+)
+@pytest.mark.parametrize("name", ["a", "deep/er/a", "ü \n*", os.fsdecode(b"\xff")])
+def test_what_is_written_is_read(tmp_path: Path, name: str, state: FileState) -> None:
+    for before in (REGULAR, EXECUTABLE, SYMLINK):
+        replace_file(tmp_path, name, FileState(before, b"before"))
+        replace_file(tmp_path, name, state)
+        assert read_file(tmp_path / name) == state
+    assert list(list_files(tmp_path)) == [name]
+
+
+def test_permissions_are_kept_or_follow_the_umask(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    mask = os.umask(0o022)
+    os.umask(mask)
+    replace_file(tmp_path, "a", FileState(REGULAR, b"x"))
+    assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+    path.chmod(0o640)
+    replace_file(tmp_path, "a", FileState(EXECUTABLE, b"x"))
+    assert path.stat().st_mode & 0o777 == 0o750
+    replace_file(tmp_path, "a", FileState(REGULAR, b"x"))
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_the_mode_of_a_links_target_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("x")
+    (tmp_path / "secret").chmod(0o600)
+    (tmp_path / "a").symlink_to("secret")
+    replace_file(tmp_path, "b", FileState(REGULAR, b"x"))
+    replace_file(tmp_path, "a", FileState(REGULAR, b"x"))
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+    assert (tmp_path / "secret").read_text() == "x"
+
+
+def test_files_and_folders_make_room_for_each_other(tmp_path: Path) -> None:
+    replace_file(tmp_path, "a", FileState(REGULAR, b"file"))
+    replace_file(tmp_path, "a/b/c", FileState(REGULAR, b"below"))
+    assert list(list_files(tmp_path)) == ["a/b/c"]
+    replace_file(tmp_path, "a", FileState(SYMLINK, b"x"))
+    replace_file(tmp_path, "a/b", FileState(REGULAR, b"below"))
+    assert list(list_files(tmp_path)) == ["a/b"]
+
+
+def test_nothing_is_left_behind_when_a_file_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="cannot write"):
+        replace_file(tmp_path, "x" * 300, FileState(REGULAR, b"x"))
+    with pytest.raises(ParameterError, match="cannot write"):
+        replace_file(tmp_path, "a", FileState(SYMLINK, b"x" * 10_000))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["/a", "../a", "a/../b", "./a", "a//b", "", ".git/x", "a/.GIT/b"])
+def test_names_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ParameterError, match="refusing to write"):
+        replace_file(tmp_path, name, FileState(REGULAR, b"x"))
+    with pytest.raises(ParameterError, match="refusing to write"):
+        remove_file(tmp_path, name)
+
+
+def test_removal_takes_emptied_folders_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("a/b/c", "a/d", "outside/x"):
+        replace_file(tmp_path, name, FileState(REGULAR, b"x"))
+    (tmp_path / "link").symlink_to("outside")
+    for name in ("a/b/c", "missing", "a/d/below-a-file", "a", "link/x"):
+        remove_file(tmp_path, name)
+    assert list(list_files(tmp_path)) == ["a/d", "link", "outside/x"]
+    assert not (tmp_path / "a" / "b").exists()
+    remove_file(tmp_path, "link")
+    remove_file(tmp_path, "a/d")
+    assert list(list_files(tmp_path)) == ["outside/x"]
+
+
+def test_a_file_that_cannot_be_removed_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="cannot remove"):
+        remove_file(tmp_path, "x" * 300)
+
+
+def test_listing_leaves_out_what_is_no_file(tmp_path: Path) -> None:
+    for name in ("b/y.md", "a.md", "b/x.txt", ".hidden", ".autopilot-mine"):
+        replace_file(tmp_path, name, FileState(REGULAR, b"x"))
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "config").touch()
+    (tmp_path / ".autopilot-tmp-1").touch()
+    (tmp_path / "loop").symlink_to(".")
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        here = Path.cwd()
+        os.chdir(tmp_path)
+        try:
+            server.bind("socket")
+        finally:
+            os.chdir(here)
+    assert list(list_files(tmp_path)) == [
+        ".autopilot-mine",
+        ".hidden",
+        "a.md",
+        "b/x.txt",
+        "b/y.md",
+        "loop",
+    ]
+    assert list(list_files(tmp_path, "**/*.md")) == ["a.md", "b/y.md"]
+    assert list(list_files(tmp_path, "*.md")) == ["a.md"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matching", "other"),
+    [
+        ("**/*", ["a", "a/b", ".x", "a\nb"], []),
+        ("a/**", ["a/b", "a/b/c"], ["b", "a"]),
+        ("*.md", ["x.md", ".md"], ["a/x.md", "xmd"]),
+        ("a?c", ["abc"], ["a/c", "ac"]),
+        ("[a-c]x", ["ax", "cx"], ["dx", "-x"]),
+        ("[!a]x", ["bx"], ["ax", "/x"]),
+        ("[^a]x", ["bx"], ["ax", "/x"]),
+        ("[]]x", ["]x"], ["x"]),
+        ("[[&&||~~]", ["[", "&", "|", "~"], ["a"]),
+        ("[a", ["[a"], ["a"]),
+        ("a+(b).c", ["a+(b).c"], ["aab.c"]),
+    ],
+)
+def test_patterns(pattern: str, matching: list[str], other: list[str]) -> None:
+    regex = glob_regex(pattern)
+    assert [name for name in matching if not regex.fullmatch(name)] == []
+    assert [name for name in other if regex.fullmatch(name)] == []
+
+
+def test_a_bad_pattern_is_told() -> None:
+    with pytest.raises(ParameterError, match="is not a pattern"):
+        glob_regex("[z-a]")
+
+
+@given(st.text(alphabet="ab*?[]!^-&|~\\/.("))
+def test_any_pattern_is_a_regex_or_an_error(pattern: str) -> None:
+    try:
+        glob_regex(pattern)
+    except ParameterError:
+        assert "[" in pattern
