@@ -1,0 +1,138 @@
+"""The typer application: every command, and the options that all of them share.
+
+The common options may stand before or after the command's name. Commands are functions of
+`(context, ...)` in the modules of this package; `command` turns one into a typer command.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autopilot.cli.context import Context
+from autopilot.cli.output import Output
+from autopilot.errors import UsageError
+
+if TYPE_CHECKING:
+    from autopilot.cli.main import AutoPilotCLI
+
+_COMMON = {
+    "folder": Annotated[
+        Path | None, typer.Option("-C", metavar="PATH", help="Work in this folder.")
+    ],
+    "project": Annotated[
+        str | None, typer.Option("--project", "-p", help="Experiments of this project.")
+    ],
+    "as_json": Annotated[bool, typer.Option("--json", help="Print one JSON document.")],
+    "verbose": Annotated[bool, typer.Option("--verbose", help="Show tracebacks.")],
+    "no_color": Annotated[bool, typer.Option("--no-color", help="Print without colors.")],
+}
+# Typer brings its own click, or uses the installed one: the class is found, not imported.
+_WRONG_USAGE: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+_DEFAULTS = {"folder": None, "project": None, "as_json": False, "verbose": False, "no_color": False}
+
+
+def build(cli: AutoPilotCLI) -> typer.Typer:
+    """The application with all commands."""
+    from autopilot.cli import reading, running
+
+    app = typer.Typer(
+        name="autopilot",
+        help="Optimize any software that can be run and scored, in your own git repository.",
+        no_args_is_help=True,
+        add_completion=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_callback())
+    for function in (
+        running.run,
+        running.resume,
+        reading.log,
+        reading.show,
+        reading.diff,
+        reading.status,
+    ):
+        app.command()(command(function, cli))
+    return app
+
+
+def invoke(app: typer.Typer, arguments: list[str]) -> int:
+    """Runs the application on some arguments.
+
+    Returns:
+        The command's exit code; a command that returns nothing is done.
+
+    Raises:
+        AutopilotError: the command failed; wrong usage is a UsageError.
+    """
+    try:
+        code = typer.main.get_command(app).main(arguments, "autopilot", standalone_mode=False)
+    except _WRONG_USAGE as error:
+        context = getattr(error, "ctx", None)
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(context.get_help())  # noqa: T201  # help asked for by giving no command
+            return 2
+        path = context.command_path if context else "autopilot"
+        raise UsageError(error.format_message(), hint=f"see: {path} --help") from error
+    except typer.Abort as error:
+        raise KeyboardInterrupt from error
+    except typer.Exit as ended:
+        return ended.exit_code
+    return code if isinstance(code, int) else 0
+
+
+def command(function: Callable[..., int | None], cli: AutoPilotCLI) -> Callable[..., int | None]:
+    """A function of `(context, cli?, ...)` as a typer command with the common options."""
+    signature = inspect.signature(function, eval_str=True)
+    own = [p for name, p in signature.parameters.items() if name not in ("context", "cli")]
+
+    @functools.wraps(function)
+    def run(**given: Any) -> int | None:
+        common = {name: given.pop(name) for name in _COMMON}
+        context = _context(cli, common)
+        extra = {"cli": cli} if "cli" in signature.parameters else {}
+        return function(context, **extra, **given)
+
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    parameters += _common_parameters()
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by typer
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
+
+
+def _callback() -> Callable[..., None]:
+    def callback(**given: Any) -> None:
+        _before.update({name: value for name, value in given.items() if value})
+
+    callback.__signature__ = inspect.Signature(_common_parameters())  # type: ignore[attr-defined]  # read by typer
+    callback.__annotations__ = dict(_COMMON)
+    return callback
+
+
+_before: dict[str, Any] = {}
+
+
+def _common_parameters() -> list[inspect.Parameter]:
+    return [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULTS[name], annotation=annotation
+        )
+        for name, annotation in _COMMON.items()
+    ]
+
+
+def _context(cli: AutoPilotCLI, given: dict[str, Any]) -> Context:
+    merged = {name: given[name] or _before.get(name) for name in given}
+    _before.clear()
+    folder = merged["folder"] or Path.cwd()
+    color = not merged["no_color"] and "NO_COLOR" not in os.environ
+    output = Output(as_json=bool(merged["as_json"]), verbose=bool(merged["verbose"]), color=color)
+    return Context(folder.absolute(), merged["project"] or cli.project, output)

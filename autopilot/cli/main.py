@@ -1,0 +1,91 @@
+"""The command line. A command opens a library object and calls it; heavy imports wait for that."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from autopilot import __version__
+from autopilot.cli.context import Context
+from autopilot.errors import AutopilotError, UsageError
+
+if TYPE_CHECKING:
+    import typer
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+class AutoPilotCLI:
+    """The `autopilot` command, and what a project's own command line is derived from.
+
+    A project's `cli.py` subclasses it and sets its components in `__init__`:
+
+    >>> class MyCLI(AutoPilotCLI, project="my-project"):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.module = None
+    >>> MyCLI.project
+    'my-project'
+
+    Args of the class:
+        project: The project's name: its experiments are `<project>/<slug>`.
+
+    Attributes:
+        module: The AutoPilotModule that `run` without a TARGET optimizes.
+        generator: The project's DataGenerator.
+        judge: The project's Judge.
+    """
+
+    project: ClassVar[str | None] = None
+
+    def __init_subclass__(cls, project: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if project is not None:
+            cls.project = project
+
+    def __init__(self) -> None:
+        self.module: Any = None
+        self.generator: Any = None
+        self.judge: Any = None
+
+    def app(self) -> typer.Typer:
+        """The typer application; subclasses may add commands to it."""
+        from autopilot.cli.app import build
+
+        return build(self)
+
+    def __call__(self, arguments: Sequence[str] | None = None) -> None:
+        """Runs a command and ends the process with its exit code."""
+        sys.exit(self.run(sys.argv[1:] if arguments is None else arguments))
+
+    def run(self, arguments: Sequence[str]) -> int:
+        """Runs a command.
+
+        Returns:
+            0 done, 1 failed, 2 wrong usage, 130 interrupted (and resumable).
+        """
+        from autopilot.cli.app import invoke
+
+        if list(arguments) == ["--version"]:
+            print(f"autopilot {__version__}")  # noqa: T201  # before anything is imported
+            return DONE
+        context = Context.early(arguments)
+        try:
+            return invoke(self.app(), list(arguments))
+        except AutopilotError as error:
+            context.output.error(error)
+            if context.output.verbose:
+                raise
+            return USAGE if isinstance(error, UsageError) else FAILED
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        except BrokenPipeError:
+            # The reader has seen enough: `autopilot log | head`.
+            sys.stderr.close()
+            return FAILED
+
+
+def main() -> None:
+    """The console script."""
+    AutoPilotCLI()()
