@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 import pygit2
 
 from autopilot.errors import RefMovedError
+from autopilot.files import REGULAR
 from autopilot.git.commits import commit
-from autopilot.git.objects import TREE, Entry, entry_at, read_blob, tree_of, write_blob, write_tree
+from autopilot.git.objects import Entry, read_blob, write_blob, write_tree
 from autopilot.git.refs import create_ref, read_ref, update_ref
 from autopilot.git.repository import Repository, translated
 
@@ -47,10 +48,7 @@ class Notes:
 
     def read(self, commit: str) -> bytes | None:
         """The note on a commit; None if there is none."""
-        tip = read_ref(self.repo, self.ref)
-        if tip is None:
-            return None
-        return self._content(_copies(self.repo, tree_of(self.repo, tip), commit))
+        return self._content(_copies(self._tree(read_ref(self.repo, self.ref)), commit))
 
     def items(self) -> Iterator[tuple[str, bytes]]:
         """All notes with the ids of what they annotate; a second copy of a note is an item too.
@@ -58,14 +56,8 @@ class Notes:
         Raises:
             RepositoryError: a note cannot be read.
         """
-        tip = read_ref(self.repo, self.ref)
-        if tip is None:
-            return
-        with translated(f"cannot read {self.ref}"):
-            top = self.repo.pygit[tree_of(self.repo, tip)]
-        if isinstance(top, pygit2.Tree):
-            for annotated, oid in _walk(top, ""):
-                yield annotated, read_blob(self.repo, oid)
+        for annotated, oid in _walk(self._tree(read_ref(self.repo, self.ref)), ""):
+            yield annotated, read_blob(self.repo, oid)
 
     def write(self, changes: Mapping[str, Edit], message: str) -> None:
         """Changes some notes in one notes commit.
@@ -94,14 +86,14 @@ class Notes:
 
     def _write_once(self, changes: Mapping[str, Edit], message: str) -> None:
         repo, tip = self.repo, read_ref(self.repo, self.ref)
-        base = tree_of(repo, tip) if tip else str(repo.pygit.TreeBuilder().write())
+        base = self._tree(tip)
         entries: dict[str, Entry | None] = {}
         for annotated, edit in changes.items():
-            copies = _copies(repo, base, annotated)
+            copies = _copies(base, annotated)
             entries |= dict.fromkeys(copies)
             content = edit(self._content(copies))
-            entries[_place(annotated)] = Entry(0o100644, write_blob(repo, content))
-        tree = write_tree(repo, base, entries)
+            entries[_place(annotated)] = Entry(REGULAR, write_blob(repo, content))
+        tree = write_tree(repo, str(base.id), entries)
         new = commit(repo, tree=tree, parents=[tip] if tip else [], message=message, sign=False)
         log = f"notes: {message.partition(chr(10))[0]}"
         if tip:
@@ -109,8 +101,14 @@ class Notes:
         else:
             create_ref(repo, self.ref, new, log)
 
-    def _content(self, copies: Mapping[str, Entry]) -> bytes | None:
-        contents = [read_blob(self.repo, entry.oid) for entry in copies.values()]
+    def _tree(self, tip: str | None) -> pygit2.Tree:
+        repo = self.repo.pygit
+        with translated(f"cannot read {self.ref}"):
+            found = repo[repo.TreeBuilder().write() if tip is None else tip]
+            return found.peel(pygit2.Tree)
+
+    def _content(self, copies: Mapping[str, str]) -> bytes | None:
+        contents = [read_blob(self.repo, oid) for oid in copies.values()]
         if not contents:
             return None
         ended = [content if content.endswith(b"\n") else content + b"\n" for content in contents]
@@ -121,18 +119,20 @@ def _place(annotated: str) -> str:
     return f"{annotated[:2]}/{annotated[2:]}"
 
 
-def _copies(repo: Repository, tree: str, annotated: str) -> dict[str, Entry]:
-    """Where a note is, at any fan-out: the flat one first, the deepest last."""
-    found: dict[str, Entry] = {}
+def _copies(tree: pygit2.Tree, annotated: str) -> dict[str, str]:
+    """Where a note is, at any fan-out, with the blob's id: the flat one first, the deepest last."""
+    found: dict[str, str] = {}
     folder, rest = "", annotated
-    while True:
-        entry = entry_at(repo, tree, folder + rest)
-        if entry is not None and entry.mode != TREE:
-            found[folder + rest] = entry
-        folder, rest = f"{folder}{rest[:2]}/", rest[2:]
-        deeper = entry_at(repo, tree, folder.rstrip("/")) if rest else None
-        if deeper is None or deeper.mode != TREE:
-            return found
+    while rest:
+        if rest in tree and not isinstance(note := tree[rest], pygit2.Tree):
+            found[folder + rest] = str(note.id)
+        name, rest = rest[:2], rest[2:]
+        folder += f"{name}/"
+        deeper = tree[name] if name in tree else None  # noqa: SIM401  # Tree has no get().
+        if not isinstance(deeper, pygit2.Tree):
+            break
+        tree = deeper
+    return found
 
 
 def _walk(tree: pygit2.Tree, prefix: str) -> Iterator[tuple[str, str]]:

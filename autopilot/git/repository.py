@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pygit2
+from pygit2.enums import ObjectType
 
 from autopilot.errors import RepositoryError, UnsupportedRepositoryError
 from autopilot.git.commands import run_git
 from autopilot.git.probe import Layout, is_true, probe, read_config
 
+_CACHED_TREE_BYTES = 16_384
 _CRUD = " .,:;<>\"\\'\t\r\n"
 
 
@@ -50,6 +52,8 @@ class Repository:
         self._config_stamp = self._stamp_of_config()
         # git, which honours every way of setting safe.directory, has just agreed to the owner.
         pygit2.settings.owner_validation = False
+        # The default, 4 kB, leaves out every folder of more than a hundred files.
+        pygit2.settings.cache_object_limit(ObjectType.TREE, _CACHED_TREE_BYTES)
         try:
             self.pygit = pygit2.Repository(str(layout.workdir))
         except (pygit2.GitError, KeyError, ValueError) as error:
@@ -133,11 +137,7 @@ class Repository:
         Args:
             key: Section and name in lower case, `commit.gpgsign`; a part between is as it is.
         """
-        stamp = self._stamp_of_config()
-        if stamp != self._config_stamp:
-            self._config = read_config(self.workdir)
-            self._config_stamp = stamp
-        return self._config.get(key)
+        return self._current_config().get(key)
 
     def config_bool(self, key: str) -> bool:
         """Whether a key of the configuration is on."""
@@ -180,12 +180,21 @@ class Repository:
         with translated(f"cannot tell whether {name} is ignored"):
             return bool(self.pygit.path_is_ignored(name))
 
+    def _current_config(self) -> dict[str, str]:
+        stamp = self._stamp_of_config()
+        if stamp != self._config_stamp:
+            self._config = read_config(self.workdir)
+            self._config_stamp = stamp
+        return self._config
+
     def _person(self, role: str) -> Identity:
+        config = self._current_config()
+
         def find(what: str, default: str) -> str:
             candidates = (
                 os.environ.get(f"GIT_{role.upper()}_{what.upper()}"),
-                self.config(f"{role}.{what}"),
-                self.config(f"user.{what}"),
+                config.get(f"{role}.{what}"),
+                config.get(f"user.{what}"),
             )
             # git strips the same characters: in a commit they would end the name.
             cleaned = (_without_crud(value) for value in candidates if value)
