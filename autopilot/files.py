@@ -36,6 +36,25 @@ class FileState:
     content: bytes
 
 
+class LinkedFolders:
+    """Which folders below a root are symbolic links, asked once for each."""
+
+    def __init__(self, root: Path) -> None:
+        self._base = f"{root}/"
+        self._known: dict[str, str] = {"": ""}
+
+    def above(self, name: str) -> str:
+        """The topmost symbolic link among the folders of a name; "" if there is none."""
+        folder = name.rpartition("/")[0]
+        known = self._known.get(folder)
+        if known is None:
+            known = self.above(folder)
+            if not known and Path(self._base + folder).is_symlink():
+                known = folder
+            self._known[folder] = known
+        return known
+
+
 def git_mode(status: os.stat_result) -> int:
     """The git mode of an `lstat` result: regular, executable or symbolic link."""
     if stat.S_ISLNK(status.st_mode):

@@ -16,6 +16,7 @@ from autopilot.files import (
     REGULAR,
     SYMLINK,
     FileState,
+    LinkedFolders,
     glob_regex,
     list_files,
     read_file,
@@ -168,3 +169,14 @@ def test_any_pattern_is_a_regex_or_an_error(pattern: str) -> None:
         glob_regex(pattern)
     except ParameterError:
         assert "[" in pattern
+
+
+def test_the_topmost_linked_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "real" / "link").symlink_to("deep")
+    linked = LinkedFolders(tmp_path)
+    assert [linked.above(name) for name in ("a", "real/a", "real/link", "real/deep/x/y")] == [
+        ""
+    ] * 4
+    assert linked.above("real/link/a") == "real/link"
+    assert linked.above("real/link/link/a/b") == "real/link"

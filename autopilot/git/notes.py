@@ -103,7 +103,7 @@ class Notes:
 
     def _tree(self, tip: str | None) -> pygit2.Tree:
         repo = self.repo.pygit
-        with translated(f"cannot read {self.ref}"):
+        with translated(f"cannot open {self.ref}"):
             found = repo[repo.TreeBuilder().write() if tip is None else tip]
             return found.peel(pygit2.Tree)
 

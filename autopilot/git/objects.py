@@ -14,6 +14,7 @@ from autopilot.git.repository import Repository, translated
 
 TREE = 0o040000
 SUBMODULE = 0o160000
+_UNWRITABLE = "make room and give write permission to the repository's folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ Change = tuple[Entry | None, Entry | None]
 
 def write_blob(repo: Repository, data: bytes) -> str:
     """Stores bytes and returns their id."""
-    with translated(f"cannot write to {repo.common_dir}", "give write permission to the folder"):
+    with translated(f"cannot write to {repo.common_dir}", _UNWRITABLE):
         return str(repo.pygit.create_blob(data))
 
 

@@ -165,8 +165,7 @@ def created(repo: Repository, name: str) -> Iterator[None]:
             raise SlugError(
                 f"{_short(name)!r} cannot be created: {_short(obstacle)!r} exists, and git"
                 " cannot hold a name and names below it",
-                hint="choose another name, or rename it:"
-                f" git branch -m {_short(obstacle)} {_short(obstacle).replace('/', '-')}-old",
+                hint=f"choose another name, or rename the other: {_renaming(obstacle)}",
             ) from error
         raise _not_written(name, error) from error
 
@@ -219,6 +218,15 @@ def _obstacle(repo: Repository, name: str) -> str | None:
     above = ("/".join(parts[:count]) for count in range(3, len(parts)))
     existing = (folder for folder in above if read_ref(repo, folder) is not None)
     return next(existing, None) or next(iter(list_refs(repo, name)), None)
+
+
+def _renaming(name: str) -> str:
+    short = _short(name)
+    other = f"{short.replace('/', '-')}-old"
+    if name.startswith("refs/heads/"):
+        return f"git branch -m {short} {other}"
+    kind = name.removesuffix(short)
+    return f"git update-ref {kind}{other} {name} && git update-ref -d {name}"
 
 
 def _remove_if_stale(lock: Path) -> bool:

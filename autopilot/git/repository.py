@@ -16,6 +16,7 @@ from autopilot.git.commands import run_git
 from autopilot.git.probe import Layout, is_true, probe, read_config
 
 _CACHED_TREE_BYTES = 16_384
+_CACHE_BYTES = 32 * 2**20
 _CRUD = " .,:;<>\"\\'\t\r\n"
 
 
@@ -54,6 +55,7 @@ class Repository:
         pygit2.settings.owner_validation = False
         # The default, 4 kB, leaves out every folder of more than a hundred files.
         pygit2.settings.cache_object_limit(ObjectType.TREE, _CACHED_TREE_BYTES)
+        pygit2.settings.cache_max_size(_CACHE_BYTES)
         try:
             self.pygit = pygit2.Repository(str(layout.workdir))
         except (pygit2.GitError, KeyError, ValueError) as error:

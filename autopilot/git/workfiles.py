@@ -16,6 +16,7 @@ from autopilot.files import (
     REGULAR,
     SYMLINK,
     FileState,
+    LinkedFolders,
     path_inside,
     read_file,
     remove_file,
@@ -85,7 +86,7 @@ class WorkFiles:
         """
         found: dict[str, Entry | None] = {}
         stale: dict[str, tuple[_Key, int]] = {}
-        cache, base, linked = self._cache, f"{self.root}/", _LinkedFolders(self.root)
+        cache, base, linked = self._cache, f"{self.root}/", LinkedFolders(self.root)
         now_ns = time.time_ns()
         for name in names:
             found[name] = None
@@ -236,7 +237,7 @@ class WorkFiles:
         return states
 
     def _refuse(self, written: Mapping[str, Entry], removed: Set[str]) -> None:
-        linked = _LinkedFolders(self.root)
+        linked = LinkedFolders(self.root)
         checked: set[str] = set()
         for name in removed:
             path_inside(self.root, name)
@@ -263,25 +264,6 @@ class WorkFiles:
                         f"cannot restore {name}: {folder} is a repository of its own",
                         hint="name files of this repository only",
                     )
-
-
-class _LinkedFolders:
-    """Which folders are symbolic links, asked once for each."""
-
-    def __init__(self, root: Path) -> None:
-        self._base = f"{root}/"
-        self._known: dict[str, str] = {"": ""}
-
-    def above(self, name: str) -> str:
-        """The topmost symbolic link among the folders of a name; "" if there is none."""
-        folder = name.rpartition("/")[0]
-        known = self._known.get(folder)
-        if known is None:
-            known = self.above(folder)
-            if not known and Path(self._base + folder).is_symlink():
-                known = folder
-            self._known[folder] = known
-        return known
 
 
 def _is_settled(key: _Key, read_ns: int) -> bool:

@@ -121,8 +121,12 @@ def test_tags_are_never_moved(repository: Repository) -> None:
     )
     with pytest.raises(RefMovedError, match="is on"):
         commits.create_tag(repository, "a/epoch-1", other, "x")
-    with pytest.raises(SlugError, match="'a/epoch-1' exists"):
+    with pytest.raises(SlugError, match="'a/epoch-1' exists") as caught:
         commits.create_tag(repository, "a", head, "x")
+    subprocess.run(
+        caught.value.hint.partition(": ")[2], shell=True, check=True, cwd=repository.workdir
+    )
+    commits.create_tag(repository, "a", head, "x")
     with pytest.raises(RepositoryError, match="cannot write"):
         commits.create_tag(repository, "a..b", head, "x")
     assert commits.read_tag(repository, "none") is None
