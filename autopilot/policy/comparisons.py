@@ -15,13 +15,11 @@ from autopilot.core.policy import EpochView, Gate, apart
 from autopilot.core.types import GateResult
 from autopilot.errors import UsageError
 from autopilot.policy.gates import bound, measured
-from autopilot.policy.statistics import (
-    bootstrap_test,
-    fewest_repeats,
-    pair,
-    repeats_for,
-    sign_test,
-)
+from autopilot.policy.statistics import bootstrap_test, pair, sign_test
+
+# A test at exactly 5% keeps more than 5% of a thousand useless epochs every other time. At 3.5% it
+# keeps that few in practically every thousand: the limit is 2.6 standard deviations away.
+_SHARE_OF_ERROR = 0.7
 
 # 0.75 - 0.70 is 0.05 and a little in binary: limits forgive what rounding adds.
 _ROUNDING = 1e-9
@@ -134,8 +132,9 @@ class SignificantImprovement(Gate):
 
     A change that changes nothing, scored by a noisy system, improves the mean every other time,
     and a loop that keeps whatever improved climbs on noise. This gate compares the epoch with the
-    best item by item, and lets such a change pass in at most 1 - confidence of the epochs. That is
-    a promise for each epoch: of a hundred useless ones at 95%, expect a few to pass.
+    best item by item, and lets such a change pass in at most 1 - confidence of the epochs; so that
+    chance cannot push the share beyond that, the p-value is held to 0.7 times it, 0.035 at 95%.
+    That is a promise for each epoch: of a hundred useless ones, expect a few to pass.
 
     An item's score is its `metrics[monitor]`; where no item has one, its success. Items are matched
     by id, and all have to be there in both epochs: an item missing on either side fails the gate.
@@ -144,7 +143,7 @@ class SignificantImprovement(Gate):
         confidence: How sure to be, between 0.5 and 1.
         method: "sign" counts the items that got better and worse, exactly; at least five have to
             change at 95%. "bootstrap" weighs them by how much: stronger for graded scores.
-        repeats: Random draws of "bootstrap"; by default 50 / (1 - confidence), 1,000 at 95%.
+        repeats: Random draws of "bootstrap"; by default 100 / (1 - confidence), 2,000 at 95%.
         seed: Of those draws; the same epoch always gets the same verdict.
         required: An optional gate only warns.
 
@@ -160,7 +159,7 @@ class SignificantImprovement(Gate):
     ...     items=after, best_items=before,
     ... )
     >>> SignificantImprovement().check(view).reason
-    '6 val items better and 0 worse in success: p 0.016 is within 0.05'
+    '6 val items better and 0 worse in success: p 0.016 is within 0.035'
     """
 
     def __init__(
@@ -183,15 +182,17 @@ class SignificantImprovement(Gate):
             )
         if repeats is not None and method == "sign":
             raise UsageError("the sign test is exact and draws nothing", hint="leave repeats out")
-        if repeats is not None and repeats < fewest_repeats(confidence):
-            raise UsageError(
-                f"{repeats} repeats are too few to show a confidence of {confidence}",
-                hint=f"use {fewest_repeats(confidence)} or more; {repeats_for(confidence)} is good",
-            )
         self.confidence = confidence
         self.method = method
-        self.repeats = repeats_for(confidence) if repeats is None else repeats
+        self.limit = round(_SHARE_OF_ERROR * (1 - confidence), 12)
+        self.repeats = math.ceil(round(100 / (1 - confidence), 6)) if repeats is None else repeats
         self.seed = seed
+        # The best that draws can show is a p-value of 1 / (1 + repeats).
+        if (fewest := math.ceil(1 / self.limit) - 1) > self.repeats:
+            raise UsageError(
+                f"{repeats} repeats are too few to show a confidence of {confidence}",
+                hint=f"use {fewest} at the very least, and ten times as many for a steady verdict",
+            )
 
     @property
     def name(self) -> str:
@@ -208,7 +209,6 @@ class SignificantImprovement(Gate):
         pairs = pair(view)
         if pairs.problem:
             return self.result(passed=False, reason=pairs.problem)
-        alpha = round(1 - self.confidence, 12)
         if self.method == "sign":
             found = f"{pairs.wins} val items better and {pairs.losses} worse in {pairs.measure}"
             p_value = sign_test(pairs.wins, pairs.losses)
@@ -221,11 +221,11 @@ class SignificantImprovement(Gate):
             # Seeding by epoch too: otherwise every epoch would be judged by the same few draws.
             random = Random(f"{self.seed} {view.epoch}")
             p_value = bootstrap_test(pairs.differences, self.repeats, random)
-        passed = p_value <= alpha
-        shown = _p_value(p_value, alpha)
+        passed = p_value <= self.limit
+        shown = _p_value(p_value, self.limit)
         if passed:
-            return self.result(passed=True, reason=f"{found}: p {shown} is within {alpha:g}")
-        reason = f"{found} may be chance: p {shown} is above {alpha:g}"
+            return self.result(passed=True, reason=f"{found}: p {shown} is within {self.limit:g}")
+        reason = f"{found} may be chance: p {shown} is above {self.limit:g}"
         return self.result(passed=False, reason=reason)
 
 
@@ -292,7 +292,7 @@ def _not_negative(value: float, argument: str) -> float:
     return value
 
 
-def _p_value(p_value: float, alpha: float) -> str:
+def _p_value(p_value: float, limit: float) -> str:
     """A p-value as text, with two digits or as many as it takes to differ from its limit."""
     texts = (f"{p_value:.{digits}g}" for digits in range(2, 17))
-    return next((text for text in texts if text != f"{alpha:g}"), f"{p_value:g}")
+    return next((text for text in texts if text != f"{limit:g}"), f"{p_value:g}")

@@ -1,0 +1,176 @@
+"""Gates on the epoch alone: bars, cost, and functions of the user's own."""
+
+import math
+
+import pytest
+
+from autopilot.core.policy import EpochView
+from autopilot.core.types import Cost, GateResult
+from autopilot.errors import UsageError
+from autopilot.policy import CostGate, CustomGate, MaxGate, MinGate, RangeGate
+
+
+def view(*, train=None, cost=None, **val):
+    metrics = {"val": val} if train is None else {"val": val, "train": train}
+    return EpochView(3, metrics, {}, {}, monitor="f1", cost=cost or Cost())
+
+
+@pytest.mark.parametrize(
+    ("gate", "recall", "passed", "reason"),
+    [
+        (MinGate("recall", 0.7), 0.61, False, "val recall 0.610 is below 0.700"),
+        (MinGate("recall", 0.7), 0.7, True, "val recall 0.700 is at least 0.700"),
+        (MinGate("recall", 0.7), 0.69999, False, "val recall 0.69999 is below 0.70000"),
+        (MaxGate("recall", 0.7), 0.8, False, "val recall 0.800 is above 0.700"),
+        (MaxGate("recall", 0.7), 0.7, True, "val recall 0.700 is at most 0.700"),
+        (RangeGate("recall", 0.2, 0.7), 0.1, False, "val recall 0.100 is below 0.200"),
+        (RangeGate("recall", 0.2, 0.7), 0.2, True, "val recall 0.200 is between 0.200 and 0.700"),
+        (RangeGate("recall", 0.2, 0.7), 0.7, True, "val recall 0.700 is between 0.200 and 0.700"),
+        (RangeGate("recall", 0.2, 0.7), 0.7001, False, "val recall 0.7001 is above 0.7000"),
+    ],
+)
+def test_bars(gate, recall, passed, reason):
+    assert gate.check(view(recall=recall)) == GateResult(gate.name, passed, reason)
+
+
+every_bar = pytest.mark.parametrize(
+    "gate", [MinGate("recall", -9), MaxGate("recall", 9), RangeGate("recall", -9, 9)]
+)
+
+
+@every_bar
+def test_a_missing_metric_fails_and_names_those_there_are(gate):
+    result = gate.check(view(f1=0.8, accuracy=0.9))
+    assert not result.passed
+    assert result.reason == "val recall was not measured; val has accuracy, f1"
+    assert gate.check(view()).reason == "val recall was not measured; val has no metrics"
+
+
+@every_bar
+def test_nan_never_passes(gate):
+    result = gate.check(view(recall=math.nan))
+    assert (result.passed, result.reason) == (False, "val recall is NaN")
+
+
+def test_another_split_can_be_held_against_the_bar():
+    gate = MinGate("recall", 0.7, split="train")
+    assert gate.check(view(train={"recall": 0.8}, recall=0.1)).passed
+    assert gate.check(view(recall=0.9)).reason == (
+        "train recall was not measured; train has no metrics"
+    )
+
+
+def test_names_carry_the_condition():
+    assert MinGate("recall", 0.7).name == "MinGate(val recall >= 0.7)"
+    assert MaxGate("loss", 2, "train").name == "MaxGate(train loss <= 2)"
+    assert RangeGate("words", 20, 80).name == "RangeGate(20 <= val words <= 80)"
+
+
+def test_an_optional_gate_says_so_in_its_result():
+    assert MinGate("recall", 0.7, required=False).check(view(recall=0.1)).required is False
+    assert MinGate("recall", 0.7).check(view(recall=0.1)).required is True
+
+
+def test_shortfall_speaks_only_from_evidence():
+    gate = MinGate("recall", 0.7)
+    assert gate.shortfall({"val": {"recall": 0.6}}) == "val recall 0.600 is below 0.700"
+    assert gate.shortfall({"val": {"recall": 0.8}}) == ""
+    assert gate.shortfall({"val": {"recall": math.nan}}) == gate.shortfall({}) == ""
+
+
+def test_limits_that_make_no_sense_are_refused():
+    with pytest.raises(UsageError, match=r"RangeGate\('words'\) has low 80 above high 20"):
+        RangeGate("words", 80, 20)
+    for make in (
+        lambda: MinGate("recall", math.nan),
+        lambda: MaxGate("recall", math.nan),
+        lambda: RangeGate("recall", 0, math.nan),
+        lambda: CostGate(max_usd=math.nan),
+    ):
+        with pytest.raises(UsageError, match="limit is NaN"):
+            make()
+
+
+def short_answers(view):
+    return view.metrics["val"]["words"] < 50
+
+
+@pytest.mark.parametrize(
+    ("words", "passed", "reason"),
+    [(30, True, "short_answers holds"), (60, False, "short_answers fails")],
+)
+def test_a_function_that_returns_a_bool(words, passed, reason):
+    result = CustomGate(short_answers).check(view(words=words))
+    assert result == GateResult("short_answers", passed, reason)
+
+
+def test_a_function_that_gives_its_own_reason():
+    gate = CustomGate(lambda view: (False, "answers grew to 60 words"), name="brevity")
+    assert gate.check(view()) == GateResult("brevity", False, "answers grew to 60 words")
+
+
+def test_a_function_that_raises_fails_with_its_message():
+    result = CustomGate(short_answers).check(view(f1=0.5))
+    assert (result.passed, result.reason) == (False, "short_answers raised KeyError: 'words'")
+
+    def silent(view):
+        raise TimeoutError
+
+    assert CustomGate(silent).check(view()).reason == "silent raised TimeoutError"
+
+
+def test_a_function_without_a_verdict_fails():
+    result = CustomGate(lambda view: None, name="forgot").check(view())
+    assert (result.passed, result.reason) == (False, "forgot returned None, no verdict")
+    too_long = CustomGate(lambda view: (True, "fine", 3), name="wordy").check(view())
+    assert not too_long.passed
+    assert too_long.reason.startswith("wordy raised ValueError")
+
+
+def test_a_callable_object_is_called_after_its_class():
+    class Brevity:
+        def __call__(self, view):
+            return True
+
+    assert CustomGate(Brevity()).name == "Brevity"
+
+
+COST = Cost(evaluations=120, tokens=45_000, cost_usd=1.2, seconds=80.5)
+
+
+@pytest.mark.parametrize(
+    ("limits", "passed", "reason"),
+    [
+        ({"max_usd": 1.0}, False, "the epoch took 1.2 dollars, more than 1"),
+        ({"max_usd": 1.2}, True, "the epoch took 1.2 dollars, within 1.2"),
+        ({"max_tokens": 40_000}, False, "the epoch took 45,000 tokens, more than 40,000"),
+        ({"max_evaluations": 100}, False, "the epoch took 120 evaluations, more than 100"),
+        ({"max_seconds": 60}, False, "the epoch took 80.5 seconds, more than 60"),
+        (
+            {"max_usd": 1.0, "max_tokens": 50_000, "max_seconds": 60},
+            False,
+            "the epoch took 1.2 dollars, more than 1 and 80.5 seconds, more than 60",
+        ),
+        (
+            {"max_usd": 2, "max_tokens": 50_000},
+            True,
+            "the epoch took 1.2 dollars, within 2 and 45,000 tokens, within 50,000",
+        ),
+    ],
+)
+def test_cost_limits(limits, passed, reason):
+    assert CostGate(**limits).check(view(cost=COST)) == GateResult("CostGate", passed, reason)
+
+
+def test_a_limit_of_nothing_is_a_limit():
+    assert not CostGate(max_usd=0).check(view(cost=COST)).passed
+    assert CostGate(max_usd=0).check(view()).passed
+
+
+def test_a_cost_gate_needs_a_limit():
+    with pytest.raises(UsageError, match="CostGate has no limit"):
+        CostGate()
+
+
+def test_an_unknown_cost_never_passes():
+    assert not CostGate(max_usd=1).check(view(cost=Cost(cost_usd=math.nan))).passed

@@ -1,0 +1,224 @@
+"""The tests behind SignificantImprovement: exact where they can be, honest where they draw."""
+
+import math
+from itertools import product
+from random import Random
+
+import pytest
+
+from autopilot.core.policy import EpochView
+from autopilot.core.types import Datum
+from autopilot.errors import UsageError
+from autopilot.policy import Improvement, SignificantImprovement
+from autopilot.policy.statistics import bootstrap_test, pair, sign_test
+
+
+def view(items, best_items, mode="max", epoch=2):
+    def mean(side):
+        scores = [item.metrics.get("f1", float(item.success)) for item in side]
+        return {"val": {"f1": sum(scores) / len(scores)}}
+
+    return EpochView(
+        epoch,
+        mean(items),
+        {},
+        mean(best_items),
+        monitor="f1",
+        mode=mode,
+        items=items,
+        best_items=best_items,
+    )
+
+
+def scored(*scores):
+    return [Datum(id=f"i{n}", metrics={"f1": score}) for n, score in enumerate(scores)]
+
+
+def test_sign_test_is_the_binomial_tail():
+    assert sign_test(0, 0) == 1.0
+    assert sign_test(0, 7) == 1.0
+    assert sign_test(5, 0) == 1 / 32
+    assert sign_test(9, 1) == 11 / 1024
+    assert sign_test(3, 2) == 0.5
+    for wins, losses in product(range(12), repeat=2):
+        tosses = wins + losses
+        tail = sum(math.comb(tosses, heads) for heads in range(wins, tosses + 1))
+        assert sign_test(wins, losses) == tail / 2**tosses
+
+
+def test_sign_test_of_very_many_items():
+    assert sign_test(5000, 5000) == pytest.approx(0.504, abs=0.001)
+    assert sign_test(3000, 0) == 0.0
+
+
+def test_sign_test_never_promises_too_much():
+    # For every number of changed items: the chance that a change that does nothing passes.
+    for tosses in range(1, 201):
+        passing = [wins for wins in range(tosses + 1) if sign_test(wins, tosses - wins) <= 0.05]
+        size = sum(math.comb(tosses, wins) for wins in passing) / 2**tosses
+        assert size <= 0.05
+
+
+def test_bootstrap_is_exact_for_few_items():
+    for differences in ([0.5, 0.1, 0.2, -0.3, 0.4], [1.0, 1.0, -1.0], [2.0, 0.0, 0.0], [-1.0]):
+        mean = sum(differences)
+        flips = [
+            sum(sign * value for sign, value in zip(signs, differences, strict=True))
+            for signs in product((1, -1), repeat=len(differences))
+        ]
+        expected = sum(flip >= mean - 1e-12 for flip in flips) / len(flips)
+        assert bootstrap_test(differences, 1000, Random(0)) == expected
+
+
+def test_bootstrap_of_no_difference_is_no_evidence():
+    assert bootstrap_test([0.0] * 50, 1000, Random(0)) == 1.0
+
+
+def test_bootstrap_draws_around_the_exact_value():
+    # Twelve equal wins and three losses: few enough to know, too many to be tried one by one.
+    differences = [1.0] * 12 + [-1.0] * 3
+    exact = sign_test(12, 3)
+    assert exact == bootstrap_test(differences, 2**15, Random(0))
+    drawn = [bootstrap_test(differences, 1000, Random(seed)) for seed in range(200)]
+    assert exact < sum(drawn) / len(drawn) < exact + 0.002
+    assert all(abs(p_value - exact) < 0.02 for p_value in drawn)
+
+
+def test_a_drawn_p_value_is_never_zero():
+    assert bootstrap_test([1.0] * 40, 999, Random(0)) == 0.001
+
+
+def test_bootstrap_counts_what_overflows_against_the_change():
+    assert bootstrap_test([1e308] * 20 + [-1e308] * 20, 1000, Random(0)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("confidence", "usual", "fewest"), [(0.9, 1000, 14), (0.95, 2000, 28), (0.99, 10_000, 142)]
+)
+def test_repeats_fit_the_confidence(confidence, usual, fewest):
+    assert SignificantImprovement(confidence, "bootstrap").repeats == usual
+    gate = SignificantImprovement(confidence, "bootstrap", repeats=fewest)
+    assert gate.check(view(scored(*[1] * 40), scored(*[0] * 40))).passed
+    with pytest.raises(UsageError, match="repeats are too few"):
+        SignificantImprovement(confidence, "bootstrap", repeats=fewest - 1)
+
+
+def test_pairs_are_matched_by_id_and_point_to_better():
+    now = scored(0.5, 0.75, 0.125)
+    before = list(reversed(scored(0.25, 0.75, 0.375)))
+    pairs = pair(view(now, before))
+    assert pairs.differences == (0.25, 0.0, -0.25)
+    assert (pairs.wins, pairs.losses, pairs.measure, pairs.problem) == (1, 1, "f1", "")
+    assert pair(view(now, before, mode="min")).differences == (-0.25, 0.0, 0.25)
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_without_scores_more_success_is_better_in_either_mode(mode):
+    before = [Datum(id="a", success=False), Datum(id="b"), Datum(id="c")]
+    now = [Datum(id="a"), Datum(id="b", error_message="timed out"), Datum(id="c")]
+    pairs = pair(view(now, before, mode=mode))
+    assert (pairs.differences, pairs.measure) == ((1.0, -1.0, 0.0), "success")
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("max", -0.75), ("min", 0.0)])
+def test_a_failed_item_without_a_score_takes_the_worst(mode, expected):
+    before = scored(0.25, 1.0)
+    now = [before[0], Datum(id="i1", error_message="timed out")]
+    assert pair(view(now, before, mode=mode)).differences == (0.0, expected)
+
+
+def test_a_dataset_may_hold_a_row_twice():
+    before, now = ([Datum(id="x", metrics={"f1": s}) for s in side] for side in ((1, 2), (4, 8)))
+    assert pair(view(now, before)).differences == (3.0, 6.0)
+    assert pair(view(now[:1], before)).problem == "1 val items were not measured in both epochs: x"
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "problem"),
+    [
+        ([], scored(1.0), "epoch 2 recorded no val items to compare"),
+        (scored(1.0), [], "the best epoch recorded no val items to compare with"),
+        (
+            scored(1.0),
+            scored(1.0, 0.5),
+            "1 val items were not measured in both epochs: i1",
+        ),
+        (
+            scored(1.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+            scored(1.0),
+            "5 val items were not measured in both epochs: i1, i2, i3 and 2 more",
+        ),
+        (
+            scored(1.0, math.nan),
+            scored(1.0, 0.5),
+            "a val item's f1 is not a finite number",
+        ),
+        (
+            [*scored(1.0), Datum(id="i1")],
+            scored(1.0, 0.5),
+            "val item i1 has no f1 to compare",
+        ),
+    ],
+)
+def test_what_cannot_be_paired_fails_with_a_reason(now, before, problem):
+    look = EpochView(
+        2,
+        {"val": {"f1": 0.9}},
+        {},
+        {"val": {"f1": 0.1}},
+        monitor="f1",
+        items=now,
+        best_items=before,
+    )
+    assert pair(look).problem == problem
+    result = SignificantImprovement().check(look)
+    assert (result.passed, result.reason) == (False, problem)
+
+
+def pass_or_fail(random, items, lift):
+    """Items of all difficulties, each passed by chance: the same chance before and after."""
+    chances = [random.random() for _ in range(items)]
+    before = [float(random.random() < chance) for chance in chances]
+    return before, [float(random.random() < chance + lift) for chance in chances]
+
+
+def graded(random, items, lift):
+    """Scores with noise on top of what an item is worth."""
+    worth = [random.gauss(0.5, 0.2) for _ in range(items)]
+    before = [random.gauss(score, 0.1) for score in worth]
+    return before, [random.gauss(score + lift, 0.1) for score in worth]
+
+
+def kept(gate, scores, *, seed, tries, items, lift=0.0):
+    """The share of tries that the gate lets pass."""
+    random = Random(seed)
+    passed = 0
+    for epoch in range(tries):
+        before, after = scores(random, items, lift)
+        look = view(scored(*after), scored(*before), epoch=epoch)
+        passed += gate.check(look).passed
+    return passed / tries
+
+
+@pytest.mark.parametrize("method", ["sign", "bootstrap"])
+@pytest.mark.parametrize("scores", [pass_or_fail, graded])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_change_that_changes_nothing_is_kept_in_at_most_5_percent(method, scores, seed):
+    honest = SignificantImprovement(0.95, method)
+    assert kept(honest, scores, seed=seed, tries=1000, items=100) <= 0.05
+    # What the loop would do without the gate: keep nearly half of it.
+    assert kept(Improvement(), scores, seed=seed, tries=1000, items=100) > 0.4
+
+
+@pytest.mark.parametrize("method", ["sign", "bootstrap"])
+def test_a_real_improvement_is_kept_in_most_tries(method):
+    honest = SignificantImprovement(0.95, method)
+    # Fifteen points more on tasks that are passed half the time, by chance.
+    assert kept(honest, half_passed, seed=0, tries=200, items=200, lift=0.15) > 0.8
+    assert kept(honest, graded, seed=0, tries=50, items=200, lift=0.15) == 1.0
+
+
+def half_passed(random, items, lift):
+    """Every item a coin: nothing pairs up, the hardest case to see an improvement in."""
+    before = [float(random.random() < 0.5) for _ in range(items)]
+    return before, [float(random.random() < 0.5 + lift) for _ in range(items)]
