@@ -179,6 +179,12 @@ class Repository:
 
     def is_ignored(self, name: str) -> bool:
         """Whether git's ignore rules name a path from the worktree's top; tracked ones too."""
+        try:
+            name.encode()
+        except UnicodeEncodeError:  # pygit2 takes no name that is not UTF-8.
+            asked = ["check-ignore", "--no-index", "--quiet", "-z", "--stdin"]
+            stdin = os.fsencode(name) + b"\0"
+            return run_git(asked, cwd=self.workdir, stdin=stdin, check=False).returncode == 0
         with translated(f"cannot tell whether {name} is ignored"):
             return bool(self.pygit.path_is_ignored(name))
 

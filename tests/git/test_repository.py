@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -131,3 +132,10 @@ def test_status_of_a_changed_submodule(repository: Repository, tmp_path: Path) -
     assert repository.status(["sub"]) == {}
     (top / "sub" / "README.md").write_text("changed\n")
     assert repository.status(["sub"]) == {"sub": "modified"}
+
+
+def test_what_the_ignore_rules_name(repository: Repository) -> None:
+    (repository.workdir / ".gitignore").write_text("*.log\nbuild/\n!keep.log\n")
+    odd = os.fsdecode(b"\xff")
+    names = ["a.log", "build/x", "deep/ü\n.log", f"{odd}.log", "keep.log", "rules/a.txt", odd]
+    assert [repository.is_ignored(name) for name in names] == [True] * 4 + [False] * 3

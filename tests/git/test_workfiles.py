@@ -390,3 +390,14 @@ def test_git_sees_a_clean_worktree_after_restore(files: WorkFiles) -> None:
     subprocess.run("rm README.md; echo x > rules/a.txt", shell=True, cwd=files.root, check=True)
     files.restore(dict(head))
     assert git(files, "status", "--porcelain") == ""
+
+
+def test_settling_writes_what_a_checkout_would(files: WorkFiles) -> None:
+    top = files.root
+    (top / ".gitattributes").write_text("*.crlf text eol=crlf\n*.lf text eol=lf\n")
+    for name in ("a.crlf", "a.lf", "a.raw"):
+        (top / name).write_bytes(b"a\r\nb\n")
+    files.settle(["a.crlf", "a.lf", "a.raw", "missing.lf"])
+    assert (top / "a.crlf").read_bytes() == b"a\r\nb\r\n"
+    assert (top / "a.lf").read_bytes() == b"a\nb\n"
+    assert (top / "a.raw").read_bytes() == b"a\r\nb\n"
