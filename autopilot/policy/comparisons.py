@@ -132,9 +132,9 @@ class SignificantImprovement(Gate):
 
     A change that changes nothing, scored by a noisy system, improves the mean every other time,
     and a loop that keeps whatever improved climbs on noise. This gate compares the epoch with the
-    best item by item, and lets such a change pass in at most 1 - confidence of the epochs; so that
-    chance cannot push the share beyond that, the p-value is held to 0.7 times it, 0.035 at 95%.
-    That is a promise for each epoch: of a hundred useless ones, expect a few to pass.
+    best item by item, and lets such a change pass in at most 1 - confidence of the epochs. So that
+    chance hardly ever pushes the share beyond that, the p-value is held to 0.7 times it: 0.035 at
+    95%. That is a promise for each epoch: of a hundred useless ones, expect a few to pass.
 
     An item's score is its `metrics[monitor]`; where no item has one, its success. Items are matched
     by id, and all have to be there in both epochs: an item missing on either side fails the gate.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from autopilot.core.policy import Decision, EpochView, Policy
 from autopilot.core.types import Verdict
 from autopilot.policy.gates import BoundGate
@@ -14,8 +16,8 @@ class QualityFirstPolicy(Policy):
 
     1. A required gate fails: rejected, for the gates' reasons; the monitored metric is not asked.
     2. All pass, and the best epoch's recorded metrics miss a required MinGate, MaxGate or
-       RangeGate: kept, whatever the monitored metric says, because what meets the bar beats what
-       does not. It becomes the best.
+       RangeGate: kept, whatever the monitored metric says as long as it is a number, because what
+       meets the bar beats what does not. It becomes the best.
     3. Otherwise: kept if the monitored val metric improved.
 
     So once a state that meets the bar is found, none that misses it replaces it. The plain Policy
@@ -42,7 +44,8 @@ class QualityFirstPolicy(Policy):
         warned = tuple(f"warning: {r.reason}" for r in results if not r.passed and not r.required)
         if failed:
             return Decision("rejected", failed + warned, results)
-        if shortfall := self._shortfall_of_best(view):
+        measured = view.value is not None and math.isfinite(view.value)
+        if measured and (shortfall := self._shortfall_of_best(view)):
             reason = f"the first epoch that passes every gate (the best so far: {shortfall})"
             return Decision("kept", (reason, *warned), results)
         improvement = self.improved(view)

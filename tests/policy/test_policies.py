@@ -118,6 +118,12 @@ def test_quality_first_asks_nothing_of_a_best_it_knows_nothing_about():
     assert policy.judge(now).explain() == "val f1 0.700 -> 0.600 is no improvement"
 
 
+@pytest.mark.parametrize("f1", [math.nan, math.inf, None])
+def test_quality_first_steps_down_to_no_epoch_without_a_score(f1):
+    now = {"recall": 0.9} if f1 is None else {"f1": f1, "recall": 0.9}
+    assert not QUALITY.judge(view(now, {"f1": 0.7, "recall": 0.6})).kept
+
+
 def test_quality_first_ignores_a_warning_when_it_looks_at_the_best():
     policy = QualityFirstPolicy([MinGate("recall", 0.7, required=False)])
     assert not policy.judge(view({"f1": 0.6, "recall": 0.9}, {"f1": 0.7, "recall": 0.1})).kept
