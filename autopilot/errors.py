@@ -10,6 +10,7 @@ AutopilotError
 │   ├── RefMovedError      a ref is not where it was left
 │   └── LockHeldError      another run holds the experiment
 ├── ParameterError         a parameter's files cannot be optimized, or were edited by hand
+│   └── MissingSourceError the parameter's source does not exist
 ├── ExperimentError        an experiment is missing, exists already, or is damaged
 │   └── RecordError        a note that cannot be read
 ├── DataError              a dataset or an item of it is malformed
@@ -18,6 +19,7 @@ AutopilotError
 ├── MetricError            a metric that is missing or cannot be computed
 ├── StateError             a state_dict that does not fit
 ├── EvaluationError        evaluation cannot give a score
+├── UserCodeError          the user's own code raised outside the evaluation of an item
 └── AgentError             an agent or a model call failed; the epoch is recorded as failed
 
 Expected outcomes (rejected, budget spent, nothing to change) are values, never errors.
@@ -32,12 +34,14 @@ class AutopilotError(Exception):
     Args:
         message: One line that says what is wrong with which file, line or option.
         hint: One line that says what to do about it.
+        user_traceback: Where the user's own code failed, without autopilot's frames.
     """
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", user_traceback: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.user_traceback = user_traceback
 
 
 class UsageError(AutopilotError):
@@ -49,17 +53,7 @@ class SlugError(UsageError):
 
 
 class TargetError(UsageError):
-    """The target of a run cannot be loaded.
-
-    Args:
-        message: One line.
-        hint: One line.
-        user_traceback: The traceback of the user's own code, without autopilot's frames.
-    """
-
-    def __init__(self, message: str, *, hint: str = "", user_traceback: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.user_traceback = user_traceback
+    """The target of a run cannot be loaded."""
 
 
 class RepositoryError(AutopilotError):
@@ -84,6 +78,20 @@ class LockHeldError(RepositoryError):
 
 class ParameterError(AutopilotError):
     """A parameter's files cannot be optimized, or were edited by hand during a run."""
+
+
+class MissingSourceError(ParameterError):
+    """A parameter's source does not exist.
+
+    Args:
+        message: One line.
+        hint: One line.
+        path: Where it was looked for, absolute.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", path: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.path = path
 
 
 class ExperimentError(AutopilotError):
@@ -116,6 +124,10 @@ class StateError(AutopilotError):
 
 class EvaluationError(AutopilotError):
     """Evaluation cannot give a score."""
+
+
+class UserCodeError(AutopilotError):
+    """The user's own code raised outside the evaluation of an item; the run can be resumed."""
 
 
 class AgentError(AutopilotError):

@@ -78,7 +78,7 @@ def invoke(app: typer.Typer, arguments: list[str]) -> int:
     except _WRONG_USAGE as error:
         context = getattr(error, "ctx", None)
         if type(error).__name__ == "NoArgsIsHelpError":
-            print(context.get_help())  # noqa: T201  # help asked for by giving no command
+            print(context.get_help() if context else "")  # noqa: T201  # help, not an answer
             return 2
         path = context.command_path if context else "autopilot"
         raise UsageError(error.format_message(), hint=f"see: {path} --help") from error

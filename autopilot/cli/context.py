@@ -38,18 +38,25 @@ class Context:
         output = Output(as_json="--json" in given, verbose="--verbose" in given, color=color)
         return cls(output=output)
 
+    def working_folder(self) -> Path:
+        """The folder that the command works in.
+
+        Raises:
+            UsageError: it does not exist.
+        """
+        if not self.folder.is_dir():
+            raise UsageError(f"-C {self.folder}: no such folder", hint="name an existing folder")
+        return self.folder
+
     def repository(self) -> Repository:
         """The repository around the folder.
 
         Raises:
-            UsageError: the folder does not exist.
             RepositoryError: there is none, or one that cannot be used.
         """
         from autopilot.git.repository import Repository
 
-        if not self.folder.is_dir():
-            raise UsageError(f"-C {self.folder}: no such folder", hint="name an existing folder")
-        return Repository.discover(self.folder)
+        return Repository.discover(self.working_folder())
 
     def notebook(self, slug: str | None) -> Notebook:
         """An experiment, the newest one if none is named."""

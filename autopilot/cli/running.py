@@ -2,12 +2,314 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
 from autopilot.cli.context import Context
+from autopilot.cli.output import Output, number
+
+if TYPE_CHECKING:
+    from autopilot.core.types import Result
+    from autopilot.engine.session import Session
+
+INTERRUPTED = 130
+
+MaxEpochs = Annotated[
+    int | None, typer.Option(min=1, help="Number of the last epoch; 100 unless given.")
+]
+Patience = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Stop after so many epochs in a row without improvement; 10 unless given."
+    ),
+]
+Until = Annotated[
+    float | None, typer.Option("--target", help="Stop when the monitored metric reaches this.")
+]
+Plateau = Annotated[
+    int | None,
+    typer.Option(min=1, help="Stop when the best gained under --min-delta in so many epochs."),
+]
+MinDelta = Annotated[
+    float | None, typer.Option(help="The gain that --plateau asks for; 0.001 unless given.")
+]
+Evaluations = Annotated[
+    int | None, typer.Option(min=1, help="Stop before more items than this are evaluated.")
+]
+Seconds = Annotated[float | None, typer.Option(min=0, help="Stop after so much wall clock.")]
+Tokens = Annotated[int | None, typer.Option(min=1, help="Stop after so many model tokens.")]
+Dollars = Annotated[float | None, typer.Option(min=0, help="Stop after so many dollars.")]
 
 
-def run(context: Context, target: str) -> None:
-    """Optimize a target."""
+def run(
+    context: Context,
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="path/to/file.py, path/to/file.py:Name or package.module:Name: an "
+            "AutoPilotModule, or a callable without arguments that returns one.",
+        ),
+    ],
+    slug: Annotated[
+        str | None,
+        typer.Option("--slug", "-e", help="The experiment's name; TARGET's and a number if not."),
+    ] = None,
+    max_epochs: MaxEpochs = None,
+    monitor: Annotated[
+        str | None, typer.Option(help="The val metric that decides; the module's if not given.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Shuffling and evaluation derive from it.")] = 0,
+    patience: Patience = None,
+    until: Until = None,
+    plateau: Plateau = None,
+    min_delta: MinDelta = None,
+    budget_evaluations: Evaluations = None,
+    budget_seconds: Seconds = None,
+    budget_tokens: Tokens = None,
+    budget_usd: Dollars = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(min=1, help="Batches between two optimizer steps; one step an epoch if not."),
+    ] = None,
+    hparam: Annotated[
+        list[str] | None,
+        typer.Option("-H", metavar="KEY=VALUE", help="A constructor argument; may be repeated."),
+    ] = None,
+    link: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH", help="An ignored path that the evaluation needs."),
+    ] = None,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Work in this checkout, not in a worktree.")
+    ] = False,
+    include_dirty: Annotated[
+        bool,
+        typer.Option("--include-dirty", help="Start from the parameters' uncommitted content."),
+    ] = False,
+    idea: Annotated[str, typer.Option(help="What is tried, in words; written down.")] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")
+    ] = False,
+) -> int:
+    """Optimize TARGET: every step a commit on autopilot/SLUG, every kept epoch a tag.
+
+    Your checkout, branch and index stay as they are: the run works in a worktree of its own.
+
+    \b
+    autopilot run support/classifier.py
+    autopilot run support/classifier.py -e spelling --max-epochs 30 -H threshold=0.5
+    """
+    from autopilot.engine.session import Options, Request, Session
+    from autopilot.engine.target import parse_hparams
+
+    request = Request(
+        folder=context.working_folder(),
+        target=target,
+        slug=slug,
+        project=context.project,
+        seed=seed,
+        hparams=parse_hparams(hparam or []),
+        options=Options(
+            max_epochs=max_epochs,
+            monitor=monitor,
+            patience=patience,
+            target=until,
+            plateau=plateau,
+            min_delta=min_delta,
+            budget_evaluations=budget_evaluations,
+            budget_seconds=budget_seconds,
+            budget_tokens=budget_tokens,
+            budget_usd=budget_usd,
+            accumulate=accumulate,
+        ),
+        in_place=in_place,
+        links=tuple(link or ()),
+        include_dirty=include_dirty,
+        idea=idea,
+    )
+    with _own_stdout(context.output) as output:
+        if dry_run:
+            return _forecast(output, request)
+        return _run(output, lambda callbacks: Session.start(request, callbacks))
 
 
-def resume(context: Context, slug: str) -> None:
-    """Go on with an experiment."""
+def resume(
+    context: Context,
+    slug: Annotated[str, typer.Argument(metavar="SLUG", help="The experiment.")],
+    max_epochs: MaxEpochs = None,
+    patience: Patience = None,
+    until: Until = None,
+    plateau: Plateau = None,
+    min_delta: MinDelta = None,
+    budget_evaluations: Evaluations = None,
+    budget_seconds: Seconds = None,
+    budget_tokens: Tokens = None,
+    budget_usd: Dollars = None,
+) -> int:
+    """Go on with an experiment that was interrupted or killed, exactly where it was.
+
+    Options take the place of those that it was started with: a finished run goes on when its limit
+    is raised.
+
+    \b
+    autopilot resume classifier-1
+    autopilot resume classifier-1 --max-epochs 60
+    """
+    from autopilot.engine.session import Options, Session
+
+    changes = Options(
+        max_epochs=max_epochs,
+        patience=patience,
+        target=until,
+        plateau=plateau,
+        min_delta=min_delta,
+        budget_evaluations=budget_evaluations,
+        budget_seconds=budget_seconds,
+        budget_tokens=budget_tokens,
+        budget_usd=budget_usd,
+    )
+    name = context.full_slug(slug)
+    with _own_stdout(context.output) as output:
+        if not changes.given() and _already_finished(context, output, name):
+            return 0
+        folder = context.working_folder()
+        return _run(output, lambda callbacks: Session.resume(folder, name, changes, callbacks))
+
+
+def _run(output: Output, prepare: Any) -> int:
+    from autopilot.cli.progress import Reporter
+
+    reporter = Reporter(output)
+    session = prepare([reporter])
+    reporter.max_epochs = session.max_epochs
+    for note in session.notes:
+        output.line(f"note: {note}")
+    output.line(_headline(session))
+    try:
+        result = session.run()
+    finally:
+        reporter.stop()
+    if session.store.rescued:
+        output.line(
+            f"note: files as the killed step left them are kept in commit "
+            f"{session.store.rescued[:10]}"
+        )
+    _summarize(output, session, result)
+    output.document(_document(session, result))
+    return INTERRUPTED if result.interrupted else 0
+
+
+def _headline(session: Session) -> str:
+    manifest = session.manifest
+    parameters = session.module.parameters()
+    files = sum(len(p.files()) for p in parameters if hasattr(p, "files"))
+    train, val = session.split_sizes()
+    return (
+        f"{session.slug}: {_count(len(parameters), 'parameter')} ({_count(files, 'tracked file')})"
+        f", base {manifest.base[:7]} ({manifest.base_branch}), {train} train / {val} val items"
+    )
+
+
+def _summarize(output: Output, session: Session, result: Result) -> None:
+    slug, epochs = session.slug, session.trainer.experiment.history
+    spent_s = f"{result.cost.seconds:.1f} s"
+    counts = f"{_count(result.epochs, 'epoch')}, {result.kept} kept, {spent_s}"
+    if result.interrupted:
+        output.line(f"interrupted {result.stop_reason}: {counts}", "yellow")
+        output.line(f"go on: autopilot resume {slug}")
+        return
+    output.line(f"stopped: {result.stop_reason}. {counts}")
+    monitor = session.trainer.monitor
+    test = result.metrics.get("test", {}).get(monitor)
+    best = f"best: epoch {result.best_epoch}, val {monitor} {number(result.baseline)} -> "
+    best += number(result.best) + (f", test {number(test)}" if test is not None else "")
+    output.line(best, "bold")
+    for verdict in ("kept", "rejected"):
+        tried = Counter(r.strategy or "unnamed" for r in epochs if r.verdict == verdict)
+        if tried:
+            listed = ", ".join(f"{name} ({n}x)" if n > 1 else name for name, n in tried.items())
+            output.line(f"{verdict}: {listed}")
+    for name, why in session.trainer.experiment.memory.blocked().items():
+        output.line(f"blocked: {name} {why}")
+    base, branch = session.manifest.base_branch, f"autopilot/{slug}"
+    base = base if base != "HEAD detached" else session.manifest.base[:7]
+    if result.best_epoch == 0:
+        output.line(f"nothing was better than the baseline: autopilot log {slug} says why")
+        return
+    output.line(f"read it:   git log -p {base}..{branch}")
+    output.line(f"           autopilot log {slug} --graph")
+    output.line(f"net change: git diff {base}...{branch}")
+    output.line(f"take it:   git merge --squash {branch}")
+
+
+def _document(session: Session, result: Result) -> dict[str, Any]:
+    return {
+        "experiment": session.slug,
+        "branch": f"autopilot/{session.slug}",
+        "base": session.manifest.base,
+        "monitor": session.trainer.monitor,
+        "stop_reason": result.stop_reason,
+        "interrupted": result.interrupted,
+        "epochs": result.epochs,
+        "kept": result.kept,
+        "best_epoch": result.best_epoch,
+        "baseline": result.baseline,
+        "best": result.best,
+        "metrics": result.metrics,
+        "cost": result.cost,
+    }
+
+
+def _forecast(output: Output, request: Any) -> int:
+    from autopilot.engine.session import forecast
+
+    found = forecast(request)
+    for line in found.lines():
+        output.line(line)
+    output.document(found)
+    return 0
+
+
+def _already_finished(context: Context, output: Output, slug: str) -> bool:
+    notebook = context.notebook(slug)
+    status = notebook.status
+    if status.state != "stopped":
+        return False
+    output.line(f"{slug} is finished: {status.detail}")
+    output.line(f"more of it: autopilot resume {slug} --max-epochs N, or --patience N")
+    output.document({"experiment": slug, "finished": True, "stop_reason": status.detail})
+    return True
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+@contextlib.contextmanager
+def _own_stdout(output: Output) -> Iterator[Output]:
+    """With --json, what the user's code prints goes to stderr, child processes included."""
+    if not output.as_json:
+        yield output
+        return
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):
+        with contextlib.redirect_stdout(sys.stderr):
+            yield Output(as_json=True, verbose=output.verbose, stdout=output.stdout)
+        return
+    sys.stdout.flush()
+    with os.fdopen(os.dup(descriptor), "w", encoding="utf-8") as answers:
+        os.dup2(sys.stderr.fileno(), descriptor)
+        try:
+            yield Output(as_json=True, verbose=output.verbose, stdout=answers)
+        finally:
+            sys.stdout.flush()
+            answers.flush()
+            os.dup2(answers.fileno(), descriptor)

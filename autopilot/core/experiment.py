@@ -54,6 +54,12 @@ class KnownState:
 class Experiment:
     """An experiment in a store, with its memory.
 
+    Attributes:
+        history: The val records of all judged epochs, oldest first.
+        metrics: Epoch to split to metric name to value.
+        best_items: The best epoch's val results, where they were recorded.
+        ignore_stop: Go on although the last epoch recorded a reason to stop.
+
     Args:
         store: Where states and records are kept; in this process, if not given.
         memory: What was tried and how it went; in this process, if not given.
@@ -91,6 +97,7 @@ class Experiment:
         self._state = ""
         self._items: dict[str, list[Datum]] = {}
         self._is_open = False
+        self.ignore_stop = False
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -123,6 +130,10 @@ class Experiment:
     def spent(self) -> Cost:
         """What all judged epochs cost."""
         return self.history[-1].spent if self.history else Cost()
+
+    def revision_of(self, epoch: int) -> str:
+        """The revision that an epoch's records are on."""
+        return self._revisions[epoch]
 
     def known_state(self) -> KnownState | None:
         """What is known of the present state, if an earlier epoch measured it.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from autopilot.core.gradient import Gradient
-from autopilot.errors import ParameterError
+from autopilot.errors import MissingSourceError, ParameterError
 from autopilot.files import (
     SYMLINK,
     FileState,
@@ -84,11 +85,12 @@ class PathParameter(Parameter):
         self.pattern = pattern
         self.label = str(source)
         self.ignores: Callable[[str], bool] = lambda _name: False
-        self.is_file = self.source.is_file() or self.source.is_symlink()
+        self.is_file = not self.source.is_dir() and os.path.lexists(self.source)
         if not self.is_file and not self.source.is_dir():
-            raise ParameterError(
+            raise MissingSourceError(
                 f"the parameter {self.label} is neither a file nor a folder",
                 hint=f"create it, or correct the path (looked in {Path.cwd()})",
+                path=str(self.source),
             )
 
     @property

@@ -245,6 +245,8 @@ class Trainer:
     def _restore(self, saved: Mapping[str, Any], optimizer: Optimizer) -> None:
         if not saved:
             return
+        if not self.experiment.ignore_stop and self.experiment.history[-1].stop:
+            self.stop(self.experiment.history[-1].stop)
         optimizer.load_state_dict(saved.get("optimizer", {}))
         states = saved.get("callbacks", {})
         for callback in self._active:

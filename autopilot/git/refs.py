@@ -143,6 +143,21 @@ def when_unlocked(write: Callable[[], object]) -> None:
         time.sleep(0.002)
 
 
+def check_free(repo: Repository, name: str) -> None:
+    """Refuses a name that git cannot hold beside the refs that there are.
+
+    Raises:
+        SlugError: another ref's name is in the way: `a` and `a/b` cannot both exist.
+    """
+    obstacle = _obstacle(repo, name)
+    if obstacle is not None:
+        raise SlugError(
+            f"{_short(name)!r} cannot be created: {_short(obstacle)!r} exists, and git"
+            " cannot hold a name and names below it",
+            hint=f"choose another name, or rename the other: {_renaming(obstacle)}",
+        )
+
+
 @contextmanager
 def created(repo: Repository, name: str) -> Iterator[None]:
     """Says why a ref could not be created in the body.
@@ -160,13 +175,7 @@ def created(repo: Repository, name: str) -> Iterator[None]:
             raise RefMovedError(
                 f"{name} exists already, at {current[:7]}", hint="choose another name"
             ) from error
-        obstacle = _obstacle(repo, name)
-        if obstacle is not None:
-            raise SlugError(
-                f"{_short(name)!r} cannot be created: {_short(obstacle)!r} exists, and git"
-                " cannot hold a name and names below it",
-                hint=f"choose another name, or rename the other: {_renaming(obstacle)}",
-            ) from error
+        check_free(repo, name)
         raise _not_written(name, error) from error
 
 

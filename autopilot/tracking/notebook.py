@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,10 +18,12 @@ from autopilot.core.record import (
     TraceRecord,
 )
 from autopilot.core.types import Cost, Verdict
-from autopilot.errors import ExperimentError, RepositoryError
+from autopilot.errors import ExperimentError
 from autopilot.git import commits, objects, refs
+from autopilot.git.commands import run_git
 from autopilot.git.commits import Commit
 from autopilot.git.locks import ExclusiveLock, Holder
+from autopilot.git.objects import LineCounts
 from autopilot.git.repository import Repository
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import Layout, experiments
@@ -46,6 +49,7 @@ class Epoch:
         rollback: The rollback commit after a rejected epoch.
         best_epoch: The epoch that the branch equals afterwards.
         cost: What it cost.
+        steps: Its step commits, oldest first; none where nothing was changed.
     """
 
     number: int
@@ -63,6 +67,7 @@ class Epoch:
     rollback: str | None
     best_epoch: int
     cost: Cost
+    steps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +102,9 @@ class Notebook:
         self._journal = Journal(repo, self.layout)
         tip = refs.read_ref(repo, self.layout.branch)
         if tip is None:
-            there = ", ".join(experiments(repo)) or "none yet: autopilot run TARGET makes one"
-            raise ExperimentError(f"there is no experiment {slug}", hint=f"experiments: {there}")
+            raise ExperimentError(
+                f"there is no experiment {slug}", hint=_which(slug, list(experiments(repo)))
+            )
         self.tip = tip
 
     @cached_property
@@ -124,8 +130,17 @@ class Notebook:
     @cached_property
     def commits(self) -> list[Commit]:
         """The branch from the tip down to the start commit."""
-        base = commits.read_commit(self.repo, self.start).parents[:1]
-        return list(commits.first_parent_log(self.repo, self.tip, stop=base[0] if base else None))
+        return list(commits.first_parent_log(self.repo, self.tip, stop=self.base))
+
+    @cached_property
+    def base(self) -> str | None:
+        """The commit that the experiment started from; None where it has no history."""
+        return next(iter(commits.read_commit(self.repo, self.start).parents), None)
+
+    @cached_property
+    def time_s(self) -> int:
+        """When something happened last, in seconds since 1970."""
+        return commits.read_commit(self.repo, self.tip).time_s
 
     @cached_property
     def events(self) -> list[Event]:
@@ -141,7 +156,7 @@ class Notebook:
         for commit, record in self._journal.read(MetricsRecord):
             if commit in line:
                 records.setdefault(record.epoch, {}).setdefault(record.split, (commit, record))
-        rollbacks = self._rollbacks()
+        rollbacks, steps = self._rollbacks(), self._steps
         found: list[Epoch] = []
         best: float | None = None
         for number in sorted(records):
@@ -167,24 +182,54 @@ class Notebook:
                     rollback=rollbacks.get(number),
                     best_epoch=val.best_epoch,
                     cost=val.cost,
+                    steps=tuple(step.id for step in steps.get(number, ())),
                 )
             )
             best = val.best
         return found
 
     @cached_property
-    def monitor(self) -> tuple[str, str]:
-        """The name of the metric that decides, and "max" or "min"."""
-        for commit in reversed(self.commits):
-            for record in self._journal.read_on(commit.id, MetricsRecord):
-                if record.split == "val":
-                    return record.monitor, record.mode
-        return "accuracy", "max"
+    def last(self) -> MetricsRecord | None:
+        """The val record of the newest judged epoch; it knows baseline, best and what was spent.
+
+        Found from the tip, without reading the others.
+        """
+        for commit in commits.first_parent_log(self.repo, self.tip, stop=self.base):
+            records = self._journal.read_on(commit.id, MetricsRecord)
+            judged = [record for record in records if record.split == "val"]
+            if judged:
+                return max(judged, key=lambda record: record.epoch)
+        return None
 
     @cached_property
+    def kept(self) -> int:
+        """How many epochs were kept, the baseline not counted."""
+        if self.last is None:
+            return 0
+        tags = {
+            int(n) for n in map(_epoch_of_tag, refs.list_refs(self.repo, self.layout.tags)) if n
+        }
+        best = self.last.best_epoch
+        if best not in tags and best != self.last.epoch:
+            # The tags are not here, as after a fetch of the branch alone.
+            return sum(epoch.verdict == "kept" for epoch in self.epochs)
+        return len((tags | {best}) - {0})
+
+    @property
+    def monitor(self) -> tuple[str, str]:
+        """The name of the metric that decides, and "max" or "min"."""
+        return (self.last.monitor, self.last.mode) if self.last else ("accuracy", "max")
+
+    @property
     def spent(self) -> Cost:
         """What the judged epochs cost."""
-        return sum((epoch.cost for epoch in self.epochs), Cost())
+        return self.last.spent if self.last else Cost()
+
+    @property
+    def going_on(self) -> int | None:
+        """The epoch that has step commits but no verdict yet; None between epochs."""
+        last = self.last.epoch if self.last else -1
+        return max((number for number in self._steps if number > last), default=None)
 
     @property
     def best(self) -> Epoch | None:
@@ -211,7 +256,7 @@ class Notebook:
     def steps(self, epoch: int) -> list[tuple[str, StepRecord]]:
         """The optimizer steps of an epoch with the commits that their records are on."""
         places = [self.epoch(epoch).commit]
-        places += [c.id for c in self.commits if _trailer(c, message.EPOCH) == str(epoch)]
+        places += [commit.id for commit in self._steps.get(epoch, ())]
         found = {
             record.id: (commit, record)
             for commit in dict.fromkeys(places)
@@ -234,20 +279,55 @@ class Notebook:
 
     def before(self, epoch: int) -> str:
         """The commit that an epoch started from: its own for one that changed nothing."""
-        own = [c for c in self.commits if _trailer(c, message.EPOCH) == str(epoch)]
-        if own:
-            return own[-1].parents[0]
-        return self.epoch(epoch).commit
+        own = self._steps.get(epoch)
+        return own[0].parents[0] if own else self.epoch(epoch).commit
 
     def after(self, epoch: int) -> str:
         """The commit with an epoch's state, as it was measured."""
-        own = [c for c in self.commits if _trailer(c, message.EPOCH) == str(epoch)]
-        return own[0].id if own else self.epoch(epoch).commit
+        own = self._steps.get(epoch)
+        return own[-1].id if own else self.epoch(epoch).commit
+
+    def epoch_at(self, commit: str) -> int | None:
+        """The epoch that a commit of the branch belongs to: as a step or as its rollback."""
+        if commit == self.start:
+            return 0
+        for found in self.commits:
+            if found.id == commit:
+                number = _trailer(found, message.EPOCH) or _trailer(found, message.REJECTED)
+                return int(number) if number and number.isdigit() else None
+        return None
 
     def diff(self, old: str, new: str) -> str:
         """What changed between two commits, as a unified diff."""
         trees = [objects.tree_of(self.repo, commit) for commit in (old, new)]
         return objects.diff_text(self.repo, trees[0], trees[1])
+
+    def patch(self, old: str, new: str) -> bytes:
+        """What changed between two commits, byte for byte, as `git apply` takes it.
+
+        Starts git. The user's settings of how diffs look have no say.
+        """
+        options = ["-p", "-r", "--binary", "--full-index", "--no-color", "--no-ext-diff"]
+        options += ["--no-textconv", "--no-renames", "--src-prefix=a/", "--dst-prefix=b/"]
+        return run_git(["diff-tree", *options, old, new], cwd=self.repo.workdir).stdout
+
+    def picture(self, old: str, new: str, *options: str) -> bytes:
+        """What changed between two commits as `git diff` shows it to this user.
+
+        Starts git.
+
+        Args:
+            old: A commit.
+            new: A commit.
+            options: Of `git diff`: "--stat", "--color=always".
+        """
+        # From the top, whatever diff.relative says.
+        return run_git(["diff", "--no-ext-diff", *options, old, new], cwd=self.repo.workdir).stdout
+
+    def counts(self, old: str, new: str) -> dict[str, LineCounts]:
+        """How many lines each file gained and lost between two commits."""
+        trees = [objects.tree_of(self.repo, commit) for commit in (old, new)]
+        return objects.diff_stat(self.repo, trees[0], trees[1])
 
     @property
     def status(self) -> Status:
@@ -263,6 +343,16 @@ class Notebook:
                 break
         return Status("killed", f"autopilot resume {self.slug} goes on with it")
 
+    @cached_property
+    def _steps(self) -> dict[int, list[Commit]]:
+        """Epoch to its step commits, oldest first."""
+        found: dict[int, list[Commit]] = {}
+        for commit in reversed(self.commits):
+            number = _trailer(commit, message.EPOCH)
+            if number is not None and number.isdigit():
+                found.setdefault(int(number), []).append(commit)
+        return found
+
     def _rollbacks(self) -> dict[int, str]:
         found = {}
         for commit in self.commits:
@@ -272,18 +362,40 @@ class Notebook:
         return found
 
 
-def latest(repo: Repository) -> str:
+def latest(repo: Repository, project: str | None = None) -> str:
     """The slug of the experiment whose branch has the newest commit.
 
+    Args:
+        repo: The repository.
+        project: Only experiments of this project count.
+
     Raises:
-        RepositoryError: there is no experiment.
+        ExperimentError: there is no experiment.
     """
     tips = experiments(repo)
+    if project:
+        tips = {slug: tip for slug, tip in tips.items() if slug.startswith(f"{project}/")}
     if not tips:
-        raise RepositoryError(
-            f"there is no experiment in {repo.workdir}", hint="autopilot run TARGET makes one"
+        of = f" of the project {project}" if project else ""
+        raise ExperimentError(
+            f"there is no experiment{of} in {repo.workdir}", hint="autopilot run TARGET makes one"
         )
     return max(tips, key=lambda slug: (commits.read_commit(repo, tips[slug]).time_s, slug))
+
+
+def _which(slug: str, there: list[str]) -> str:
+    """What to do about a slug that does not exist."""
+    if not there:
+        return "there is none yet: autopilot run TARGET makes one"
+    close = difflib.get_close_matches(slug, there, n=3, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(close)}? `autopilot status` lists all"
+    return f"there is {', '.join(there)}" if len(there) <= 3 else "`autopilot status` lists all"
+
+
+def _epoch_of_tag(name: str) -> str:
+    number = name.rpartition("/epoch-")[2]
+    return number if number.isdigit() else ""
 
 
 def _trailer(commit: Commit, name: str) -> str | None:

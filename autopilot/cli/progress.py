@@ -1,0 +1,180 @@
+"""What a user sees while a run goes on: a line for each epoch, and a live line on a terminal."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from autopilot.cli.output import Output, number
+from autopilot.core.callback import Callback
+from autopilot.core.message import one_line
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from autopilot.core.module import AutoPilotModule
+    from autopilot.core.record import MetricsRecord
+    from autopilot.core.trainer import Trainer
+    from autopilot.core.types import Datum
+
+STYLES = {"kept": "green", "rejected": "red", "baseline": "cyan"}
+_STRATEGY_WIDTH = 24
+
+
+class Reporter(Callback):
+    """Prints a run.
+
+    Args:
+        output: Prints.
+        max_epochs: For the time that is left.
+    """
+
+    def __init__(self, output: Output, max_epochs: int | None = None) -> None:
+        self.output, self.max_epochs = output, max_epochs
+        self._live: Progress | None = None
+        self._task: Any = None
+        self._started_s = time.monotonic()
+        self._first_epoch = 0
+        self._epoch_items = 0
+        self._split_items = 0
+        self._head_shown = False
+
+    def on_fit_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
+        self._started_s = time.monotonic()
+        self._first_epoch = trainer.experiment.last_epoch
+        if self.output.is_terminal and not self.output.as_json:
+            self._live = _live(self.output)
+            self._task = self._live.add_task("", total=None, speed="", best="", left="")
+            self._live.start()
+
+    def on_train_epoch_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
+        self._epoch_items = 0
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        module: AutoPilotModule,
+        outputs: Datum,
+        batch: Datum,
+        batch_idx: int,
+    ) -> None:
+        self._advance(trainer, "train", batch, batch_idx)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        module: AutoPilotModule,
+        outputs: Datum,
+        batch: Datum,
+        batch_idx: int,
+    ) -> None:
+        self._advance(trainer, "val", batch, batch_idx)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        module: AutoPilotModule,
+        outputs: Datum,
+        batch: Datum,
+        batch_idx: int,
+    ) -> None:
+        self._advance(trainer, "test", batch, batch_idx)
+
+    def on_epoch_recorded(
+        self, trainer: Trainer, module: AutoPilotModule, record: MetricsRecord
+    ) -> None:
+        if not self._head_shown:
+            self._head_shown = True
+            self._line(epoch_head(record.monitor))
+        revision = trainer.experiment.revision_of(record.epoch)
+        before = [r.best for r in trainer.experiment.history if r.epoch < record.epoch]
+        self._line(epoch_line(record, before[-1] if before else None, revision), record.verdict)
+
+    def on_fit_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
+        self.stop()
+
+    def on_exception(
+        self, trainer: Trainer, module: AutoPilotModule, exception: BaseException
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends the live line."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _line(self, text: str, verdict: str = "") -> None:
+        if self._live is not None:
+            from rich.text import Text
+
+            self._live.console.print(Text(text, style=STYLES.get(verdict, "")))
+        else:
+            self.output.line(text)
+
+    def _advance(self, trainer: Trainer, split: str, batch: Datum, batch_idx: int) -> None:
+        self._epoch_items += len(batch)
+        if self._live is None:
+            return
+        elapsed_s = max(time.monotonic() - self._started_s, 1e-9)
+        self._split_items += len(batch)
+        best = trainer.experiment.best_value
+        self._live.update(
+            self._task,
+            description=f"epoch {trainer.current_epoch} {split} batch {batch_idx + 1}",
+            speed=f"{self._split_items / elapsed_s:.0f} items/s",
+            best=f"best {number(best)}",
+            left=self._time_left(trainer, elapsed_s),
+        )
+
+    def _time_left(self, trainer: Trainer, elapsed_s: float) -> str:
+        done = trainer.current_epoch - max(self._first_epoch, 0)
+        if self.max_epochs is None or done < 1:
+            return ""
+        left_s = elapsed_s / done * (self.max_epochs - trainer.current_epoch)
+        minutes, seconds = divmod(round(max(left_s, 0)), 60)
+        return f"at most {minutes}:{seconds:02d} left"
+
+
+def epoch_head(monitor: str) -> str:
+    """The head of the table of epochs."""
+    return f"epoch  {f'val {monitor}':<16}  {'best':>6}  verdict   {'strategy':<24}  commit"
+
+
+def epoch_line(record: MetricsRecord, before: float | None, revision: str) -> str:
+    """One epoch of the table.
+
+    Args:
+        record: The val record.
+        before: The best value before it.
+        revision: Its commit.
+    """
+    value = record.metrics.get(record.monitor)
+    change = ""
+    if before is not None and value is not None:
+        change = number(value - before, signed=True)
+    what = f"{number(value):<7}{change}"
+    strategy = one_line(record.strategy or record.summary or "", _STRATEGY_WIDTH)
+    line = (
+        f"{record.epoch:>5}  {what:<16}  {number(record.best):>6}  {record.verdict:<8}  "
+        f"{strategy:<24}  {revision[:7]}"
+    )
+    if record.verdict != "rejected":
+        return line
+    if record.outcome in ("unchanged", "repeated", "failed"):
+        line += f" ({record.outcome})"
+    return f"{line} -> rolled back to epoch {record.best_epoch}"
+
+
+def _live(output: Output) -> Progress:
+    from rich.progress import Progress, SpinnerColumn, TextColumn
+
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TextColumn("{task.fields[speed]}"),
+        TextColumn("{task.fields[best]}"),
+        TextColumn("{task.fields[left]}"),
+        console=output.console,
+        transient=True,
+    )

@@ -1,0 +1,258 @@
+"""Targets: from `path/to/file.py:Name` and `-H key=value` to a module that can be trained."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from autopilot.core.module import AutoPilotModule
+from autopilot.errors import AutopilotError, TargetError, UsageError
+
+_PACKAGE = str(Path(__file__).resolve().parents[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a user asked to optimize.
+
+    Args:
+        text: As it was written.
+        path: The file, relative to the folder that the command works in; None for a dotted name.
+        module: The dotted name; None for a file.
+        name: The class or callable; None: the file's only AutoPilotModule.
+    """
+
+    text: str
+    path: str | None
+    module: str | None
+    name: str | None
+
+    @property
+    def stem(self) -> str:
+        """What an experiment of it is called."""
+        return Path(self.path).stem if self.path else str(self.module).rpartition(".")[2]
+
+
+def parse_target(text: str) -> Target:
+    """Reads `path/to/file.py`, `path/to/file.py:Name` or `package.module:Name`.
+
+    Raises:
+        TargetError: it is none of these.
+
+    >>> parse_target("support/classifier.py:Tickets").name
+    'Tickets'
+    """
+    head, colon, name = text.rpartition(":")
+    if not colon or not name.isidentifier():
+        head, name = text, ""
+    if head.endswith(".py") or "/" in head:
+        return Target(text, head, None, name or None)
+    if not name or not all(part.isidentifier() for part in head.split(".")):
+        raise TargetError(
+            f"{text!r} is no target",
+            hint="write path/to/file.py, path/to/file.py:Name or package.module:Name",
+        )
+    return Target(text, None, head, name)
+
+
+def parse_hparams(pairs: Sequence[str]) -> dict[str, str]:
+    """Reads the `key=value` of -H options.
+
+    Raises:
+        UsageError: one has no "=", or a key comes twice.
+    """
+    found: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise UsageError(f"-H {pair}: not key=value", hint="write -H threshold=0.5")
+        if key in found:
+            raise UsageError(f"-H {key} is given twice", hint="give each key once")
+        found[key] = value
+    return found
+
+
+def load_factory(target: Target, folder: Path) -> Callable[..., Any]:
+    """Imports the target and finds its class or callable.
+
+    Args:
+        target: What to load.
+        folder: The working directory that a file's path is relative to.
+
+    Raises:
+        TargetError: the file is missing or fails (with the user's own traceback), or has no or
+            several modules.
+    """
+    if target.path is not None:
+        path = folder / target.path
+        if not path.is_file():
+            raise TargetError(f"{target.path}: no such file", hint=f"looked in {folder}")
+        loaded = _import(lambda: _load_file(path), target.text)
+    else:
+        loaded = _import(lambda: importlib.import_module(str(target.module)), target.text)
+    if target.name is None:
+        return _only_module(loaded, target)
+    factory = getattr(loaded, target.name, None)
+    if not callable(factory):
+        names = ", ".join(c.__name__ for c in _modules(loaded)) or "no AutoPilotModule"
+        raise TargetError(
+            f"{target.text}: there is no class or callable {target.name}",
+            hint=f"it has: {names}",
+        )
+    return factory  # type: ignore[no-any-return]  # callable, just checked
+
+
+def build_module(
+    factory: Callable[..., Any], hparams: Mapping[str, str], text: str
+) -> AutoPilotModule:
+    """Calls the class or callable with the hyperparameters, typed by its signature.
+
+    Raises:
+        UsageError: a hyperparameter that it does not take, or of another type.
+        TargetError: it fails, or gives something else.
+    """
+    arguments = _typed(factory, hparams)
+    try:
+        module = factory(**arguments)
+    except AutopilotError:
+        raise
+    except Exception as error:
+        raise TargetError(
+            f"{text}: {type(error).__name__}: {error}",
+            hint="its constructor failed; the traceback is above",
+            user_traceback=user_traceback(error),
+        ) from error
+    if not isinstance(module, AutoPilotModule):
+        raise TargetError(
+            f"{text} gives {type(module).__name__}, not an AutoPilotModule",
+            hint="name a subclass of AutoPilotModule, or a callable that returns one",
+        )
+    return module
+
+
+def user_traceback(error: BaseException) -> str:
+    """The traceback without autopilot's and the import system's frames."""
+    shown = traceback.TracebackException.from_exception(error)
+    layer: traceback.TracebackException | None = shown
+    while layer is not None:
+        own = [
+            frame
+            for frame in layer.stack
+            if not frame.filename.startswith((_PACKAGE, "<frozen importlib"))
+        ]
+        layer.stack = traceback.StackSummary.from_list(own)
+        layer = layer.__cause__ or layer.__context__
+    return "".join(shown.format())
+
+
+def _import(load: Callable[[], types.ModuleType], text: str) -> types.ModuleType:
+    try:
+        return load()
+    except AutopilotError:
+        raise
+    except SystemExit as error:
+        raise TargetError(
+            f"{text} ended the process while it was imported (exit code {error.code})",
+            hint='put what it does when run behind: if __name__ == "__main__":',
+        ) from error
+    except Exception as error:
+        raise TargetError(
+            f"{text} cannot be imported: {type(error).__name__}: {error}",
+            hint="the traceback is above; mend the file, commit it and run again",
+            user_traceback=user_traceback(error),
+        ) from error
+
+
+def _load_file(path: Path) -> types.ModuleType:
+    names, folder = [path.stem], path.parent
+    while (folder / "__init__.py").is_file():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    with contextlib.suppress(ValueError):
+        sys.path.remove(str(folder))
+    sys.path.insert(0, str(folder))
+    if len(names) > 1:
+        return importlib.import_module(".".join(names))
+    # By its path: a file may be called like a module of the standard library.
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise TargetError(f"{path} is not a Python file", hint="name a file that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    if path.stem not in sys.stdlib_module_names:
+        sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _modules(loaded: types.ModuleType) -> list[type[AutoPilotModule]]:
+    return [
+        value
+        for value in vars(loaded).values()
+        if isinstance(value, type)
+        and issubclass(value, AutoPilotModule)
+        and value.__module__ == loaded.__name__
+    ]
+
+
+def _only_module(loaded: types.ModuleType, target: Target) -> Callable[..., Any]:
+    found = _modules(loaded)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise TargetError(
+            f"{target.text} defines no AutoPilotModule",
+            hint=f"derive a class from it, or name a callable: {target.text}:make_module",
+        )
+    names = ", ".join(c.__name__ for c in found)
+    raise TargetError(
+        f"{target.text} defines several modules: {names}",
+        hint=f"say which: {target.text}:{found[0].__name__}",
+    )
+
+
+def _typed(factory: Callable[..., Any], hparams: Mapping[str, str]) -> dict[str, Any]:
+    if not hparams:
+        return {}
+    from pydantic import TypeAdapter, ValidationError
+
+    signature = inspect.signature(factory)
+    parameters = signature.parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    source = factory.__init__ if isinstance(factory, type) else factory  # type: ignore[misc]  # its own
+    try:
+        hints = get_type_hints(source)
+    except Exception:  # noqa: BLE001  # the user's annotations may name what is not importable
+        hints = {}
+    typed: dict[str, Any] = {}
+    for key, value in hparams.items():
+        if key not in parameters and not takes_any:
+            names = ", ".join(name for name in parameters if name != "self") or "none"
+            raise UsageError(f"-H {key}: there is no such argument", hint=f"arguments: {names}")
+        default = parameters[key].default if key in parameters else None
+        fallback = type(default) if default not in (None, inspect.Parameter.empty) else str
+        adapter: TypeAdapter[Any] = TypeAdapter(hints.get(key, fallback))
+        typed[key] = _value(adapter, key, value, ValidationError)
+    return typed
+
+
+def _value(adapter: Any, key: str, value: str, invalid: type[Exception]) -> Any:
+    try:
+        return adapter.validate_strings(value)
+    except invalid:
+        try:
+            return adapter.validate_json(value)
+        except invalid as error:
+            reason = str(error).splitlines()[2].strip() if "\n" in str(error) else str(error)
+            raise UsageError(
+                f"-H {key}={value}: {reason.partition(' [type=')[0]}",
+                hint="give a value of the argument's type; lists and dicts as JSON",
+            ) from error

@@ -1,0 +1,177 @@
+"""Where a run works: a linked worktree of its own, so that the user's checkout stays as it is."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autopilot.errors import TargetError, UsageError
+from autopilot.git.repository import Repository
+from autopilot.git.worktrees import add_worktree, remove_worktree, worktree_path
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A checkout that a run works in.
+
+    Args:
+        user: The user's own checkout.
+        repo: The checkout of the run; the same one for an in-place run.
+        directory: The working directory below the top, "" for the top itself.
+    """
+
+    user: Repository
+    repo: Repository
+    directory: str
+
+    @property
+    def in_place(self) -> bool:
+        """Whether it is the user's own checkout."""
+        return self.repo.workdir == self.user.workdir
+
+    @property
+    def folder(self) -> Path:
+        """The working directory."""
+        return self.repo.workdir / self.directory
+
+    def enter(self) -> None:
+        """Makes its folder the working directory, and its files the first to be imported."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        os.chdir(self.folder)
+        if not self.in_place:
+            _redirect(self.user.workdir, self.repo.workdir)
+        for path in (str(self.repo.workdir), str(self.folder)):
+            if path in sys.path:
+                sys.path.remove(path)
+            sys.path.insert(0, path)
+
+    def check_imports(self) -> None:
+        """Stops a run that would not see its own edits.
+
+        Raises:
+            TargetError: a module that the repository has was imported from elsewhere; it names it.
+        """
+        if self.in_place:
+            return
+        user, here = os.path.realpath(self.user.workdir), os.path.realpath(self.repo.workdir)
+        for name, file in _imported():
+            if file.startswith(here + os.sep):
+                continue
+            if file.startswith(user + os.sep):
+                below = os.path.relpath(file, user)
+                elsewhere = os.path.exists(os.path.join(here, below))
+            else:
+                elsewhere = _is_in(here, name) or _is_in(str(self.folder), name)
+            if elsewhere:
+                raise TargetError(
+                    f"{name} is imported from {file}, not from the run's worktree",
+                    hint="install the package in editable mode (pip install -e .), or uninstall "
+                    "the copy, or run with --in-place",
+                )
+
+    def remove(self) -> None:
+        """Removes the worktree; the user's own checkout is left alone."""
+        if not self.in_place:
+            os.chdir(self.user.workdir)
+            remove_worktree(self.user, self.repo.workdir)
+
+
+def open_workspace(
+    user: Repository, folder: Path, slug: str, base: str, *, in_place: bool, links: Sequence[str]
+) -> Workspace:
+    """The checkout for an experiment; one that a kill left behind is used again.
+
+    Args:
+        user: The user's repository.
+        folder: The folder that the command works in.
+        slug: The experiment.
+        base: The commit that it starts from.
+        in_place: Use the user's own checkout.
+        links: Ignored paths, relative to the folder, that the evaluation needs.
+
+    Raises:
+        GitCommandError: the worktree cannot be made.
+        UsageError: a link that does not exist, or is tracked.
+    """
+    directory = folder.resolve().relative_to(user.workdir.resolve()).as_posix()
+    directory = "" if directory == "." else directory
+    if in_place:
+        if links:
+            raise UsageError("--link goes with a worktree", hint="leave out --link or --in-place")
+        return Workspace(user, user, directory)
+    path = worktree_path(user, slug)
+    reusable = (path / ".git").is_file()
+    if reusable:
+        repo = Repository.discover(path)
+        if repo.head_commit() != base:
+            remove_worktree(user, path)
+            reusable = False
+    if not reusable:
+        repo = add_worktree(user, path, base)
+    workspace = Workspace(user, repo, directory)
+    for link in links:
+        _link(workspace, folder, link)
+    return workspace
+
+
+def _link(workspace: Workspace, folder: Path, link: str) -> None:
+    source = folder / link
+    if not source.exists():
+        raise UsageError(f"--link {link}: no such file or folder", hint=f"looked in {folder}")
+    source = Path(os.path.abspath(source))
+    if not source.is_relative_to(workspace.user.workdir):
+        raise UsageError(
+            f"--link {link} is outside the repository", hint="the evaluation can use its full path"
+        )
+    place = workspace.repo.workdir / source.relative_to(workspace.user.workdir)
+    if place.is_symlink() and Path(os.readlink(place)) == source:
+        return
+    if place.exists():
+        raise UsageError(
+            f"--link {link} is tracked by git", hint="the worktree has it already: leave it out"
+        )
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(source)
+
+
+def _redirect(user: Path, here: Path) -> None:
+    """Makes import paths into the user's checkout, as editable installs have, lead here."""
+
+    def moved(path: str) -> str:
+        real = os.path.realpath(path)
+        if real != str(user) and not real.startswith(f"{user}{os.sep}"):
+            return path
+        other = os.path.join(here, os.path.relpath(real, user))
+        return other if os.path.exists(other) else path
+
+    own = _own_folder()
+    sys.path[:] = [path if path in ("", own) else moved(path) for path in sys.path]
+    for finder in sys.meta_path:
+        mapping = getattr(sys.modules.get(getattr(finder, "__module__", "")), "MAPPING", None)
+        if isinstance(mapping, dict) and "autopilot" not in mapping:
+            mapping.update({name: moved(path) for name, path in mapping.items()})
+
+
+def _own_folder() -> str:
+    """Where autopilot itself is imported from; a run on its own repository must not move it."""
+    return str(Path(__file__).resolve().parents[2])
+
+
+def _imported() -> Iterator[tuple[str, str]]:
+    for name, module in list(sys.modules.items()):
+        top = name.partition(".")[0]
+        file = getattr(module, "__file__", None)
+        if file and top not in ("autopilot", "__main__") and top not in sys.stdlib_module_names:
+            yield name, os.path.realpath(file)
+
+
+def _is_in(folder: str, name: str) -> bool:
+    path = name.replace(".", os.sep)
+    return any(
+        os.path.isfile(os.path.join(folder, start, ending))
+        for start in ("", "src")
+        for ending in (f"{path}.py", os.path.join(path, "__init__.py"))
+    )
