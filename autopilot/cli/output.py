@@ -9,7 +9,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
+import shutil
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -73,14 +76,29 @@ class Output:
         """Whether a person watches."""
         return self.people.isatty()
 
+    @property
+    def width(self) -> int | None:
+        """The terminal's columns; None where nothing is shortened, as in a pipe."""
+        return shutil.get_terminal_size().columns if self.is_terminal else None
+
+    def raw(self, data: bytes) -> None:
+        """Bytes on stdout as they are: a patch."""
+        self.stdout.flush()
+        buffer = getattr(self.stdout, "buffer", None)
+        if buffer is None:
+            self.stdout.write(data.decode("utf-8", "replace"))
+        else:
+            buffer.write(data)
+            buffer.flush()
+
     def line(self, text: str = "", style: str = "") -> None:
         """One line for a person; rich markup in it is shown as it is."""
         if self.is_terminal and style and self.color:
             from rich.text import Text
 
-            self.console.print(Text(text, style=style))
+            self.console.print(Text(_printable(text, self.people), style=style))
         else:
-            print(_printable(text), file=self.people, flush=True)
+            print(_printable(text, self.people), file=self.people, flush=True)
 
     def table(
         self, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()
@@ -99,20 +117,20 @@ class Output:
         """The command's answer for a program; nothing without --json."""
         if self.as_json:
             text = json.dumps(jsonable(value), ensure_ascii=False, indent=2, allow_nan=False)
-            print(_printable(text), file=self.stdout, flush=True)
+            print(_printable(text, self.stdout), file=self.stdout, flush=True)
 
     def warning(self, text: str) -> None:
         """One line on stderr."""
-        print(_printable(f"warning: {text}"), file=self.stderr, flush=True)
+        print(_printable(f"warning: {text}", self.stderr), file=self.stderr, flush=True)
 
     def error(self, error: AutopilotError) -> None:
         """What is wrong, and what to do; on stderr."""
         traceback = getattr(error, "user_traceback", "")
         if traceback:
-            print(_printable(traceback.rstrip()), file=self.stderr)
-        print(_printable(f"error: {error.message}"), file=self.stderr)
+            print(_printable(traceback.rstrip(), self.stderr), file=self.stderr)
+        print(_printable(f"error: {error.message}", self.stderr), file=self.stderr)
         if error.hint:
-            print(_printable(f"  hint: {error.hint}"), file=self.stderr)
+            print(_printable(f"  hint: {error.hint}", self.stderr), file=self.stderr)
         self.stderr.flush()
         self.document({"error": error.message, "hint": error.hint})
 
@@ -126,15 +144,42 @@ def align(
     ['epoch  verdict', '    0  baseline', '   10  kept']
     """
     grid = [list(columns), *[list(row) for row in rows]]
-    widths = [max(len(row[i]) for row in grid) for i in range(len(columns))]
+    spans = [[display_width(cell) for cell in row] for row in grid]
+    widths = [max(column) for column in zip(*spans, strict=True)]
     lines = []
-    for row in grid:
-        cells = [
-            cell.rjust(width) if head in right else cell.ljust(width)
-            for cell, width, head in zip(row, widths, columns, strict=True)
-        ]
-        lines.append("  ".join(cells).rstrip())
+    for row, taken in zip(grid, spans, strict=True):
+        line = []
+        for i, cell in enumerate(row):
+            space = " " * (widths[i] - taken[i])
+            line.append(space + cell if columns[i] in right else cell + space)
+        lines.append("  ".join(line).rstrip())
     return lines
+
+
+def display_width(text: str) -> int:
+    """The columns that a text takes in a terminal.
+
+    >>> display_width("grün"), display_width("規則")
+    (4, 4)
+    """
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    return len(text) + wide - sum(unicodedata.combining(character) > 0 for character in text)
+
+
+def shorten(text: str, width: int | None) -> str:
+    """A text on one line, in so many columns; None leaves its length as it is.
+
+    >>> shorten("split the broad\\nrules", 12), shorten("規則規則", 7), shorten("a\\nb", None)
+    ('split the...', '規則...', 'a b')
+    """
+    line = " ".join(text.split())
+    if width is None or display_width(line) <= width:
+        return line
+    while line and display_width(line) > width - 3:
+        line = line[:-1]
+    return line.rstrip() + "..."
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
@@ -168,6 +213,12 @@ def jsonable(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else repr(value)
 
 
-def _printable(text: str) -> str:
-    """Names that are not UTF-8 must not end a run: they are shown with a question mark."""
-    return text.encode("utf-8", "replace").decode()
+# All of them but the tab and the line break. What a model wrote must not steer the terminal.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def _printable(text: str, stream: TextIO) -> str:
+    """What the stream cannot carry must not end a run: it is shown with a question mark."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    visible = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return visible.encode(encoding, "replace").decode(encoding)

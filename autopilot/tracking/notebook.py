@@ -18,7 +18,7 @@ from autopilot.core.record import (
     TraceRecord,
 )
 from autopilot.core.types import Cost, Verdict
-from autopilot.errors import ExperimentError
+from autopilot.errors import ExperimentError, RepositoryError
 from autopilot.git import commits, objects, refs
 from autopilot.git.commands import run_git
 from autopilot.git.commits import Commit
@@ -247,11 +247,45 @@ class Notebook:
         for epoch in self.epochs:
             if epoch.number == number:
                 return epoch
+        if number == self.going_on:
+            steps = self._steps[number]
+            raise ExperimentError(
+                f"epoch {number} of {self.slug} has no verdict yet",
+                hint=f"its steps so far: git log -p -{len(steps)} {steps[-1].id[:7]}",
+            )
         last = self.epochs[-1].number if self.epochs else None
         raise ExperimentError(
             f"{self.slug} has no epoch {number}",
             hint="no epoch is judged yet" if last is None else f"choose one of 0 to {last}",
         )
+
+    def find(self, name: str) -> Epoch:
+        """The epoch that a user means.
+
+        Args:
+            name: A number, "best", "last", "baseline", a tag, or a commit of the branch; a rollback
+                commit belongs to the epoch that was rejected.
+
+        Raises:
+            ExperimentError: it names no judged epoch.
+        """
+        if name in ("best", "last", "baseline") and self.epochs:
+            place = {"best": self.epochs[-1].best_epoch, "last": self.epochs[-1].number}
+            return self.epoch(place.get(name, 0))
+        number = _epoch_of_tag(f"/{name}") or (name if _is_number(name) else "")
+        # Seven digits and more are an abbreviated commit, unless there are so many epochs.
+        if number and (len(number) < 7 or int(number) <= len(self.commits)):
+            return self.epoch(int(number))
+        try:
+            found = self.epoch_at(self.repo.resolve(name))
+        except RepositoryError:
+            found = None
+        if found is None:
+            raise ExperimentError(
+                f"{name!r} is no epoch of {self.slug}",
+                hint=f"give a number, best, last, a tag, or a commit of {self.layout.branch_name}",
+            )
+        return self.epoch(found)
 
     def steps(self, epoch: int) -> list[tuple[str, StepRecord]]:
         """The optimizer steps of an epoch with the commits that their records are on."""
@@ -383,6 +417,22 @@ def latest(repo: Repository, project: str | None = None) -> str:
     return max(tips, key=lambda slug: (commits.read_commit(repo, tips[slug]).time_s, slug))
 
 
+def experiment_of(repo: Repository, name: str) -> str | None:
+    """The experiment that a tag or a commit belongs to; None if it is none's."""
+    tag = name.removeprefix("refs/tags/").removeprefix("tags/")
+    if tag.startswith("autopilot/") and _epoch_of_tag(tag):
+        return tag.removeprefix("autopilot/").rpartition("/")[0]
+    try:
+        commit = commits.read_commit(repo, repo.resolve(name))
+    except RepositoryError:
+        return None
+    return _trailer(commit, message.EXPERIMENT)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
 def _which(slug: str, there: list[str]) -> str:
     """What to do about a slug that does not exist."""
     if not there:
@@ -395,7 +445,7 @@ def _which(slug: str, there: list[str]) -> str:
 
 def _epoch_of_tag(name: str) -> str:
     number = name.rpartition("/epoch-")[2]
-    return number if number.isdigit() else ""
+    return number if _is_number(number) else ""
 
 
 def _trailer(commit: Commit, name: str) -> str | None:
