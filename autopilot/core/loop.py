@@ -162,11 +162,8 @@ class EpochLoop(Loop):
 
     def validate(self, fit: Fit, epoch: int) -> SplitMetrics:
         """The val split, on the state after the step."""
-        measured = evaluation.evaluate_split(
-            fit.trainer, fit.module, fit.evaluator, "val", epoch, fit.val
-        )
-        fit.module.train()
-        return measured
+        trainer, module = fit.trainer, fit.module
+        return evaluation.evaluate_split(trainer, module, fit.evaluator, "val", epoch, fit.val)
 
     def conclude(
         self,

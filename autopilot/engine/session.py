@@ -21,6 +21,7 @@ from autopilot.core.record import Manifest, MetricsRecord
 from autopilot.core.stopping import Budget, EarlyStopping, Plateau, StopCondition
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Result
+from autopilot.data import find_leakage
 from autopilot.engine.target import (
     Target,
     build_module,
@@ -52,6 +53,7 @@ DEFAULT_MAX_EPOCHS = 100
 DEFAULT_PATIENCE = 10
 _MAINTAIN_EVERY = 500
 _LOOSE_OBJECTS = 4000
+_LEAKAGE_LIMIT = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +312,23 @@ class Session:
                     remove_file(here, name)
         if not self.workspace.in_place:
             self._mention_other_changes([scope.path for scope in scopes])
+        self._mention_leakage()
+
+    def _mention_leakage(self) -> None:
+        loaders = {
+            "train": self.module.train_dataloader(),
+            "val": self.module.val_dataloader(),
+            "test": self.module.test_dataloader(),
+        }
+        datasets = {name: getattr(loader, "dataset", None) for name, loader in loaders.items()}
+        sized = {name: d for name, d in datasets.items() if isinstance(d, Sized)}
+        if sum(len(dataset) for dataset in sized.values()) > _LEAKAGE_LIMIT:
+            return
+        leaks = find_leakage(sized)
+        if leaks:
+            self.notes.append(
+                f"leakage: {len(leaks)} items stand in several splits; {leaks[0].describe()}"
+            )
 
     def _mention_other_changes(self, parameters: Sequence[str]) -> None:
         changed = [

@@ -86,14 +86,14 @@ class Notes:
 
     def _write_once(self, changes: Mapping[str, Edit], message: str) -> None:
         repo, tip = self.repo, read_ref(self.repo, self.ref)
-        base = self._tree(tip)
+        base = self._tree(tip) if tip else None
         entries: dict[str, Entry | None] = {}
         for annotated, edit in changes.items():
-            copies = _copies(base, annotated)
+            copies = _copies(base, annotated) if base is not None else {}
             entries |= dict.fromkeys(copies)
             content = edit(self._content(copies))
             entries[_place(annotated)] = Entry(REGULAR, write_blob(repo, content))
-        tree = write_tree(repo, str(base.id), entries)
+        tree = write_tree(repo, str(base.id) if base is not None else None, entries)
         new = commit(repo, tree=tree, parents=[tip] if tip else [], message=message, sign=False)
         log = f"notes: {message.partition(chr(10))[0]}"
         if tip:
@@ -101,11 +101,9 @@ class Notes:
         else:
             create_ref(repo, self.ref, new, log)
 
-    def _tree(self, tip: str | None) -> pygit2.Tree:
-        repo = self.repo.pygit
+    def _tree(self, tip: str) -> pygit2.Tree:
         with translated(f"cannot open {self.ref}"):
-            found = repo[repo.TreeBuilder().write() if tip is None else tip]
-            return found.peel(pygit2.Tree)
+            return self.repo.pygit[tip].peel(pygit2.Tree)
 
     def _content(self, copies: Mapping[str, str]) -> bytes | None:
         contents = [read_blob(self.repo, oid) for oid in copies.values()]

@@ -100,12 +100,12 @@ def list_tree(repo: Repository, tree: str, under: str = "") -> dict[str, Entry]:
         return dict(_walk(_tree(repo, start.oid), f"{under}/" if under else ""))
 
 
-def write_tree(repo: Repository, base: str, changes: Mapping[str, Entry | None]) -> str:
+def write_tree(repo: Repository, base: str | None, changes: Mapping[str, Entry | None]) -> str:
     """Writes a tree that differs from another at some paths; only folders on them are read.
 
     Args:
         repo: The repository.
-        base: The tree to start from.
+        base: The tree to start from; None for an empty one.
         changes: What shall be at a path. None removes the file or folder; a folder that this
             leaves empty goes too. A file makes room for a folder, and the reverse.
 
@@ -116,7 +116,8 @@ def write_tree(repo: Repository, base: str, changes: Mapping[str, Entry | None])
         RepositoryError: a name that git does not allow, or an object that does not exist.
     """
     with translated(f"cannot write a tree to {repo.common_dir}", "see that the paths are valid"):
-        written = _write_level(repo, _tree(repo, base), _nest(changes))
+        start = None if base is None else _tree(repo, base)
+        written = _write_level(repo, start, _nest(changes))
         return written or str(repo.pygit.TreeBuilder().write())
 
 
