@@ -321,7 +321,7 @@ class Session:
             "test": self.module.test_dataloader(),
         }
         datasets = {name: getattr(loader, "dataset", None) for name, loader in loaders.items()}
-        sized = {name: d for name, d in datasets.items() if isinstance(d, Sized)}
+        sized: dict[str, Any] = {n: d for n, d in datasets.items() if isinstance(d, Sized)}
         if sum(len(dataset) for dataset in sized.values()) > _LEAKAGE_LIMIT:
             return
         leaks = find_leakage(sized)

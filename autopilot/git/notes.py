@@ -48,7 +48,8 @@ class Notes:
 
     def read(self, commit: str) -> bytes | None:
         """The note on a commit; None if there is none."""
-        return self._content(_copies(self._tree(read_ref(self.repo, self.ref)), commit))
+        tip = read_ref(self.repo, self.ref)
+        return self._content(_copies(self._tree(tip), commit)) if tip else None
 
     def items(self) -> Iterator[tuple[str, bytes]]:
         """All notes with the ids of what they annotate; a second copy of a note is an item too.
@@ -56,7 +57,8 @@ class Notes:
         Raises:
             RepositoryError: a note cannot be read.
         """
-        for annotated, oid in _walk(self._tree(read_ref(self.repo, self.ref)), ""):
+        tip = read_ref(self.repo, self.ref)
+        for annotated, oid in _walk(self._tree(tip), "") if tip else ():
             yield annotated, read_blob(self.repo, oid)
 
     def write(self, changes: Mapping[str, Edit], message: str) -> None:
