@@ -1,0 +1,167 @@
+"""The textmatch example, run for real: its numbers, its honesty, its determinism."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from autopilot.core.trainer import Trainer
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "textmatch"
+FILES = ("rulebook", "feedback", "strategies", "textmatch", "run", "run_trainer")
+
+
+@pytest.fixture(scope="module")
+def example() -> Iterator[dict[str, ModuleType]]:
+    """The example's files, imported as a script in their folder would."""
+    sys.path.insert(0, str(EXAMPLE))
+    try:
+        yield {name: importlib.import_module(name) for name in FILES}
+    finally:
+        sys.path.remove(str(EXAMPLE))
+        for name in FILES:
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> Path:
+    return Path(shutil.copy(EXAMPLE / "rules.txt", tmp_path))
+
+
+def tickets(split: str) -> list[dict[str, str]]:
+    lines = (EXAMPLE / "data" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def gradient_of(module: Any) -> Any:
+    loss = module.configure_loss()
+    module.zero_grad()
+    module.train()
+    for batch in module.train_dataloader():
+        loss(module(batch), batch)
+    loss.backward()
+    return module.rules.grad
+
+
+def test_the_data_is_large_varied_and_disjoint() -> None:
+    splits = {name: tickets(name) for name in ("train", "val", "test")}
+    everything = [ticket for split in splits.values() for ticket in split]
+    assert len(everything) >= 600
+    assert len({ticket["label"] for ticket in everything}) >= 7
+    assert len({ticket["id"] for ticket in everything}) == len(everything)
+    assert len({ticket["text"] for ticket in everything}) == len(everything)
+    shares = [sum(t["label"] == "delivery" for t in s) / len(s) for s in splits.values()]
+    assert max(shares) - min(shares) < 0.02
+
+
+def test_the_loop_by_hand_reaches_the_promised_numbers(
+    example: dict[str, ModuleType], rules: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = time.perf_counter()
+    result = example["run"].optimize(rules)
+    assert time.perf_counter() - started < 10
+    assert 0.3 <= result.baseline <= 0.60
+    assert result.best >= 0.85
+    assert abs(result.test - result.best) <= 0.05
+    assert result.rejected >= 3
+    assert "drop old rules" in result.blocked
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == result.epochs + 1
+    assert sum("rejected" in line for line in lines) == result.rejected
+    assert rules.read_text() != (EXAMPLE / "rules.txt").read_text()
+
+
+def test_two_runs_end_with_the_same_rules(
+    example: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(example["run"], "MAX_EPOCHS", 9)
+    texts = []
+    for name in ("one", "two"):
+        rules = Path(shutil.copy(EXAMPLE / "rules.txt", tmp_path / name))
+        example["run"].optimize(rules)
+        texts.append(rules.read_text())
+    assert texts[0] == texts[1]
+
+
+def test_the_order_of_the_tickets_does_not_matter(
+    example: dict[str, ModuleType], rules: Path
+) -> None:
+    module = example["textmatch"].TicketClassifier(rules)
+    strategies = example["strategies"].all_strategies()
+    before, first, texts = module.state_dict(), rules.read_text(), []
+    for reverse in (False, True):
+        module.load_state_dict(before)
+        observations = gradient_of(module).observations
+        shown = reversed(observations) if reverse else observations
+        gradient = example["feedback"].RuleGradient(shown)
+        for rule in strategies[:5]:
+            rule.apply(module.rules, gradient)
+        texts.append(rules.read_text())
+    assert texts[0] == texts[1] != first
+
+
+def test_the_trainer_agrees_with_the_loop_by_hand(
+    example: dict[str, ModuleType], rules: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(example["run"], "MAX_EPOCHS", 9)
+    other = Path(shutil.copy(rules, tmp_path / "other.txt"))
+    by_hand = example["run"].optimize(rules)
+    result = Trainer().fit(example["textmatch"].TicketClassifier(other), max_epochs=9)
+    assert result.best == pytest.approx(by_hand.best)
+    assert other.read_text() == rules.read_text()
+
+
+def test_the_gradient_says_what_is_wrong_in_few_lines(
+    example: dict[str, ModuleType], rules: Path
+) -> None:
+    rules.write_text("privacy: the\n")
+    gradient = gradient_of(example["textmatch"].TicketClassifier(rules))
+    text = gradient.render()
+    assert len(text.splitlines()) <= 22
+    assert "privacy: the (right" in text
+    assert "delivery -> privacy" in text
+    firing = gradient.firings[example["rulebook"].Key("privacy", "the")]
+    labels = {ticket["id"]: ticket["label"] for ticket in tickets("train")}
+    assert {labels[name] for name in firing.right} == {"privacy"}
+    assert "privacy" not in {labels[name] for name in firing.wrong}
+    assert len(firing.wrong) > len(firing.right)
+
+
+def test_answers_keep_order_and_ids(example: dict[str, ModuleType], rules: Path) -> None:
+    module = example["textmatch"].TicketClassifier(rules).eval()
+    batch = next(iter(module.val_dataloader()))
+    answers = module(batch)
+    assert [a.id for a in answers.items] == [t.id for t in batch.items]
+    for answer, ticket in zip(answers.items, batch.items, strict=True):
+        assert answer.success == (answer.metadata["prediction"] == ticket.metadata["label"])
+        assert bool(answer.feedback) != answer.success
+
+
+def test_a_rules_file_survives_reading_and_writing(example: dict[str, ModuleType]) -> None:
+    book = example["rulebook"].RuleBook
+    text = '# top\n\na: "x 1" 2\na: @appliance + @broken 1.5\n\nb: refund* -0.5\nb: "send back"\n'
+    assert book.parse(text).render() == text
+    assert book.parse("b: Send  BACK\nb: @two + @one # why").render() == (
+        'b: "send back"\nb: @one + @two\n'
+    )
+
+
+@pytest.mark.parametrize("line", ["nonsense", "a:", "a: one two three", "a: @x + y", 'a: "x'])
+def test_a_line_that_is_no_rule_is_named(example: dict[str, ModuleType], line: str) -> None:
+    with pytest.raises(ValueError, match="rules line 2"):
+        example["rulebook"].RuleBook.parse(f"a: fine\n{line}\n")
+
+
+def test_docstring_examples(example: dict[str, ModuleType]) -> None:
+    for name in FILES:
+        assert doctest.testmod(example[name]).failed == 0
