@@ -106,7 +106,8 @@ def run(
     autopilot run support/classifier.py
     autopilot run support/classifier.py -e spelling --max-epochs 30 -H threshold=0.5
     """
-    from autopilot.engine.session import Options, Request, Session
+    from autopilot.engine.request import Options, Request
+    from autopilot.engine.session import Session
     from autopilot.engine.target import parse_hparams
 
     request = Request(
@@ -162,7 +163,8 @@ def resume(
     autopilot resume classifier-1
     autopilot resume classifier-1 --max-epochs 60
     """
-    from autopilot.engine.session import Options, Session
+    from autopilot.engine.request import Options
+    from autopilot.engine.session import Session
 
     changes = Options(
         max_epochs=max_epochs,
@@ -268,7 +270,7 @@ def _document(session: Session, result: Result) -> dict[str, Any]:
 
 
 def _forecast(output: Output, request: Any) -> int:
-    from autopilot.engine.session import forecast
+    from autopilot.engine.forecast import forecast
 
     found = forecast(request)
     for line in found.lines():
@@ -280,7 +282,7 @@ def _forecast(output: Output, request: Any) -> int:
 def _already_finished(context: Context, output: Output, slug: str) -> bool:
     notebook = context.notebook(slug)
     status = notebook.status
-    if status.state != "stopped":
+    if status.state != "finished":
         return False
     output.line(f"{slug} is finished: {status.detail}")
     output.line(f"more of it: autopilot resume {slug} --max-epochs N, or --patience N")

@@ -102,6 +102,11 @@ class Experiment:
     # --- reading -------------------------------------------------------------------------------
 
     @property
+    def is_open(self) -> bool:
+        """Whether this object holds the experiment."""
+        return self._is_open
+
+    @property
     def slug(self) -> str:
         """Its name."""
         return self.store.slug
@@ -185,6 +190,7 @@ class Experiment:
             if self.store.exists():
                 self.store.reopen()
                 self._recall()
+                self._event("resumed")
             else:
                 self.store.begin(self.manifest)
                 self._event("started")
@@ -448,7 +454,7 @@ class Experiment:
         self.store.clear_progress()
 
     def on_loop_complete(self, name: str, detail: str) -> None:
-        """Writes down how the session ended: "stopped", "interrupted" or "crashed"."""
+        """Writes down how the session ended: "stopped", "finished", "interrupted" or "crashed"."""
         self._event(name, detail)
 
     def rollback(self, epoch: int | None = None) -> None:

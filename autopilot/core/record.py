@@ -74,7 +74,8 @@ class Event(Record):
     """Something that happened to the run as a whole.
 
     Args:
-        name: "started", "resumed", "stopped", "interrupted" or "crashed".
+        name: "started", "resumed", "stopped" (the loop ended by itself), "finished" (the test split
+            is scored too), "interrupted" or "crashed".
         detail: The reason, in one sentence.
         time: ISO 8601, UTC.
     """

@@ -51,6 +51,11 @@ class ExclusiveLock:
         self.path = path
         self._handle: int | None = None
 
+    @property
+    def held(self) -> bool:
+        """Whether this object holds it."""
+        return self._handle is not None
+
     def acquire(self) -> None:
         """Takes the lock, without waiting.
 

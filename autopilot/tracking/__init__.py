@@ -2,6 +2,6 @@
 
 from autopilot.tracking.git_memory import GitMemory
 from autopilot.tracking.git_store import GitStore
-from autopilot.tracking.layout import Layout, experiments, free_slug
+from autopilot.tracking.layout import Layout, experiments, free_slugs
 
-__all__ = ["GitMemory", "GitStore", "Layout", "experiments", "free_slug"]
+__all__ = ["GitMemory", "GitStore", "Layout", "experiments", "free_slugs"]

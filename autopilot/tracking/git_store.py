@@ -31,7 +31,7 @@ from autopilot.git.objects import Entry
 from autopilot.git.repository import Repository
 from autopilot.git.workfiles import WorkFiles
 from autopilot.tracking.journal import Journal, decode, encode
-from autopilot.tracking.layout import Layout
+from autopilot.tracking.layout import Layout, leftovers
 from autopilot.tracking.scope import Scope, check_clean, check_tracked, scope_of
 
 _RECENT = 6
@@ -45,6 +45,7 @@ class GitStore(Store):
         path: A folder in the worktree whose files are the parameters.
         in_place: Whether that worktree is the user's own: edits by hand are looked out for.
         include_dirty: Take uncommitted content of the parameters into the start commit.
+        lock: The experiment's lock, if the caller holds it already.
 
     Raises:
         SlugError: the slug is malformed.
@@ -58,6 +59,7 @@ class GitStore(Store):
         *,
         in_place: bool = True,
         include_dirty: bool = False,
+        lock: ExclusiveLock | None = None,
     ) -> None:
         self.layout = Layout(slug)
         self.slug = slug
@@ -66,7 +68,7 @@ class GitStore(Store):
         self.in_place = in_place
         self.rescued = ""
         self._include_dirty = include_dirty
-        self._lock = ExclusiveLock(self.layout.lock(self.repo))
+        self._lock = lock or ExclusiveLock(self.layout.lock(self.repo))
         self._files = WorkFiles(self.repo, self.repo.workdir)
         self._scopes: list[Scope] = []
         self._tip = ""
@@ -100,6 +102,7 @@ class GitStore(Store):
                     f"the experiment {self.slug} exists already",
                     hint=f"autopilot resume {self.slug}, or choose another name with --slug",
                 )
+            self._clear_half_start()
             self._tip_tree = base_tree
             self._known = self._entries_of(base_tree)
             tree = self.state()
@@ -324,14 +327,22 @@ class GitStore(Store):
         )
 
     def _take_hold(self) -> None:
-        try:
-            self._lock.acquire()
-        except LockHeldError as error:
-            raise LockHeldError(
-                f"the experiment {self.slug} is running already: {error.message}",
-                hint="wait for it, or start another one with --slug",
-            ) from error
+        if not self._lock.held:
+            hold(self._lock, self.slug)
         refs.clear_stale_locks(self.repo, self.layout.namespaces())
+
+    def _clear_half_start(self) -> None:
+        """Removes the manifest note of a start that was killed before its branch was there."""
+        left = leftovers(self.repo, self.layout)
+        if left:
+            raise ExperimentError(
+                f"the name {self.slug} was used before: {left[0]} is left of it",
+                hint="choose another name with --slug",
+            )
+        ref = self.layout.notes("experiment")
+        oid = refs.read_ref(self.repo, ref)
+        if oid is not None:
+            refs.delete_ref(self.repo, ref, oid)
 
     def _refuse_checked_out(self) -> None:
         where = refs.checked_out_at(self.repo, self.layout.branch)
@@ -370,6 +381,21 @@ class GitStore(Store):
         tree = objects.write_tree(self.repo, self._tip_tree, unknown)
         text = f"autopilot({self.slug}): files as a killed step left them\n"
         self.rescued = commits.commit(self.repo, tree=tree, parents=[self._tip], message=text)
+
+
+def hold(lock: ExclusiveLock, slug: str) -> None:
+    """Takes an experiment's lock.
+
+    Raises:
+        LockHeldError: somebody else is running it; it says who.
+    """
+    try:
+        lock.acquire()
+    except LockHeldError as error:
+        raise LockHeldError(
+            f"the experiment {slug} is running already: {error.message}",
+            hint="wait for it, or start another one with --slug",
+        ) from error
 
 
 def _cannot_write(path: Path, error: OSError) -> GitCommandError:

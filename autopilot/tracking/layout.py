@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,12 +86,21 @@ def experiments(repo: Repository) -> dict[str, str]:
     return {name.removeprefix(BRANCHES): oid for name, oid in sorted(found.items())}
 
 
-def free_slug(repo: Repository, stem: str, project: str | None = None) -> str:
-    """The first of stem-1, stem-2, ... that no experiment has, made of allowed characters."""
+def free_slugs(repo: Repository, stem: str, project: str | None = None) -> Iterator[str]:
+    """Those of stem-1, stem-2, ... that no experiment has, made of allowed characters."""
     clean = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._") or "experiment"
     prefix = f"{project}/{clean}" if project else clean
     taken = experiments(repo)
-    number = 1
-    while f"{prefix}-{number}" in taken:
-        number += 1
-    return f"{prefix}-{number}"
+    for number in itertools.count(1):
+        slug = f"{prefix}-{number}"
+        if slug not in taken and not leftovers(repo, Layout(slug)):
+            yield slug
+
+
+def leftovers(repo: Repository, layout: Layout) -> list[str]:
+    """Tags and notes of an experiment whose branch is gone.
+
+    The manifest note alone is not one: a run that was killed before its first commit left it.
+    """
+    found = [*list_refs(repo, layout.tags), *list_refs(repo, layout.notes(""))]
+    return [name for name in found if name != layout.notes("experiment")]

@@ -75,7 +75,8 @@ class Status:
     """Where an experiment stands.
 
     Args:
-        state: "running", "stopped" (it came to its end), "interrupted", "crashed" or "killed".
+        state: "running", "finished", "stopped" (the loop came to its end, the test split is not
+            scored), "interrupted", "crashed" or "killed".
         detail: The reason, or who is running it.
         holder: The process that holds it.
     """
@@ -269,10 +270,12 @@ class Notebook:
         Raises:
             ExperimentError: it names no judged epoch.
         """
-        if name in ("best", "last", "baseline") and self.epochs:
-            place = {"best": self.epochs[-1].best_epoch, "last": self.epochs[-1].number}
+        if name in ("best", "last", "baseline"):
+            place = {"best": self.last.best_epoch, "last": self.last.epoch} if self.last else {}
             return self.epoch(place.get(name, 0))
-        number = _epoch_of_tag(f"/{name}") or (name if _is_number(name) else "")
+        short = name.removeprefix("refs/tags/").removeprefix(f"{self.layout.branch_name}/")
+        number = short if "/" in short or _is_number(short) else _epoch_of_tag(f"/{short}")
+        number = number if _is_number(number) else ""
         # Seven digits and more are an abbreviated commit, unless there are so many epochs.
         if number and (len(number) < 7 or int(number) <= len(self.commits)):
             return self.epoch(int(number))
@@ -310,6 +313,14 @@ class Notebook:
             if trace.epoch == epoch and trace.split == split:
                 return list(trace.items)
         return []
+
+    def test_metrics(self, epoch: int) -> Mapping[str, float]:
+        """The test metrics of the best epoch or one that was best; empty where none are."""
+        places = [commit.id for commit in self._steps.get(epoch, ())] or [self.start]
+        for record in self._journal.read_on(places[-1], MetricsRecord):
+            if record.split == "test" and record.epoch == epoch:
+                return record.metrics
+        return {}
 
     def before(self, epoch: int) -> str:
         """The commit that an epoch started from: its own for one that changed nothing."""
@@ -371,7 +382,7 @@ class Notebook:
             who = f"process {holder.pid} on {holder.host} since {holder.since}"
             return Status("running", who, holder)
         for event in reversed(self.events):
-            if event.name in ("stopped", "interrupted", "crashed"):
+            if event.name in ("finished", "stopped", "interrupted", "crashed"):
                 return Status(event.name, event.detail)
             if event.name in ("started", "resumed"):
                 break

@@ -1,0 +1,175 @@
+"""What a user asks of a run, and the name that it gets."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from autopilot.core.callback import Callback
+from autopilot.core.stopping import Budget, EarlyStopping, Plateau
+from autopilot.engine.target import Target, parse_target
+from autopilot.errors import ExperimentError, LockHeldError, TargetError
+from autopilot.git import objects, refs
+from autopilot.git.locks import ExclusiveLock
+from autopilot.git.repository import Repository
+from autopilot.tracking.git_store import hold
+from autopilot.tracking.layout import Layout, free_slugs
+
+DEFAULT_MAX_EPOCHS = 100
+DEFAULT_PATIENCE = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How long a run goes on and what decides. None: not asked for.
+
+    Args:
+        max_epochs: The number of the last epoch.
+        monitor: The val metric that decides.
+        patience: Epochs in a row without improvement.
+        target: Value of the monitored metric.
+        plateau: Window of epochs in which the best must gain min_delta.
+        min_delta: See plateau.
+        budget_evaluations: Items evaluated.
+        budget_seconds: Wall clock.
+        budget_tokens: Model tokens.
+        budget_usd: Dollars.
+        accumulate: Batches between two optimizer steps.
+    """
+
+    max_epochs: int | None = None
+    monitor: str | None = None
+    patience: int | None = None
+    target: float | None = None
+    plateau: int | None = None
+    min_delta: float | None = None
+    budget_evaluations: int | None = None
+    budget_seconds: float | None = None
+    budget_tokens: int | None = None
+    budget_usd: float | None = None
+    accumulate: int | None = None
+
+    def given(self) -> dict[str, Any]:
+        """What was asked for."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def conditions(self, *, alone: bool) -> list[Callback]:
+        """The stop conditions.
+
+        Args:
+            alone: The module brings none of its own: then the default patience holds.
+        """
+        found: list[Callback] = []
+        patience = self.patience
+        if patience is None and alone and self.max_epochs is None:
+            patience = DEFAULT_PATIENCE
+        if patience is not None or self.target is not None:
+            found.append(EarlyStopping(patience, self.target))
+        if self.plateau is not None:
+            found.append(Plateau(self.plateau, 0.001 if self.min_delta is None else self.min_delta))
+        budget = (
+            self.budget_evaluations,
+            self.budget_seconds,
+            self.budget_tokens,
+            self.budget_usd,
+        )
+        if any(limit is not None for limit in budget):
+            found.append(Budget(*budget))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asked for.
+
+    Args:
+        folder: Where the command was typed.
+        target: As it was written, or a module that is there already (a project's own).
+        slug: The experiment's name; None: the target's name and a number.
+        project: Put in front of the name.
+        seed: See Trainer.
+        hparams: Constructor arguments.
+        options: Stop conditions and the like.
+        in_place: Work in the user's own checkout.
+        links: Ignored paths that the evaluation needs.
+        include_dirty: Take uncommitted content of the parameters into the start commit.
+        idea: What is tried, in words.
+    """
+
+    folder: Path
+    target: str
+    slug: str | None = None
+    project: str | None = None
+    seed: int = 0
+    hparams: Mapping[str, str] = field(default_factory=dict)
+    options: Options = Options()
+    in_place: bool = False
+    links: Sequence[str] = ()
+    include_dirty: bool = False
+    idea: str = ""
+
+
+def claim(user: Repository, target: Target, request: Request) -> tuple[str, ExclusiveLock]:
+    """A name for the experiment, and its lock: from here on nobody else can take it.
+
+    Raises:
+        ExperimentError: the name is taken.
+        SlugError: it is malformed, or another ref is in its way.
+        LockHeldError: somebody else is just starting it.
+    """
+    if request.slug is None:
+        for slug in free_slugs(user, target.stem, request.project):
+            lock = ExclusiveLock(Layout(slug).lock(user))
+            refs.check_free(user, Layout(slug).branch)
+            with contextlib.suppress(LockHeldError):
+                lock.acquire()
+                return slug, lock
+    slug = str(request.slug)
+    if request.project and "/" not in slug:
+        slug = f"{request.project}/{slug}"
+    layout = Layout(slug)
+    lock = ExclusiveLock(layout.lock(user))
+    if refs.read_ref(user, layout.branch) is None:
+        refs.check_free(user, layout.branch)
+        hold(lock, slug)
+        return slug, lock
+    hold(lock, slug)
+    lock.release()
+    raise ExperimentError(
+        f"the experiment {slug} exists already",
+        hint=f"autopilot resume {slug}, or choose another name with --slug",
+    )
+
+
+def committed_target(user: Repository, base: str, request: Request) -> Target:
+    """The target, relative to the folder; its file must be in the commit that the run starts from.
+
+    Raises:
+        TargetError: it is missing, outside the repository, or not committed.
+    """
+    target, folder = parse_target(request.target), request.folder
+    if target.path is None:
+        return target
+    path = Path(os.path.abspath(folder / target.path))
+    if not path.is_file():
+        raise TargetError(f"{target.path}: no such file", hint=f"looked in {folder}")
+    top = Path(os.path.realpath(user.workdir))
+    path = Path(os.path.realpath(path.parent)) / path.name
+    if not path.is_relative_to(top):
+        raise TargetError(
+            f"{target.path} is outside the repository {user.workdir}",
+            hint="name a file of the repository, or use -C",
+        )
+    name = path.relative_to(top).as_posix()
+    if objects.entry_at(user, objects.tree_of(user, base), name) is None:
+        raise TargetError(
+            f"{target.path} is not committed: the run would not have it",
+            hint=f"git add {target.path} && git commit",
+        )
+    relative = Path(os.path.relpath(top / name, os.path.realpath(folder))).as_posix()
+    text = relative + (f":{target.name}" if target.name else "")
+    return replace(target, text=text, path=relative)
