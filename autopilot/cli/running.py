@@ -15,6 +15,7 @@ from autopilot.cli.context import Context
 from autopilot.cli.output import Output, number
 
 if TYPE_CHECKING:
+    from autopilot.core.record import MetricsRecord
     from autopilot.core.types import Result
     from autopilot.engine.session import Session
 
@@ -234,12 +235,15 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
     best += number(result.best) + (f", test {number(test)}" if test is not None else "")
     output.line(best, "bold")
     for verdict in ("kept", "rejected"):
-        tried = Counter(r.strategy or "unnamed" for r in epochs if r.verdict == verdict)
+        tried = Counter(_tried(r) for r in epochs if r.verdict == verdict)
         if tried:
             listed = ", ".join(f"{name} ({n}x)" if n > 1 else name for name, n in tried.items())
             output.line(f"{verdict}: {listed}")
-    for name, why in session.trainer.experiment.memory.blocked().items():
-        output.line(f"blocked: {name} {why}")
+    blocked = session.trainer.experiment.memory.blocked()
+    if blocked:
+        whys = set(blocked.values())
+        why = f" ({whys.pop()})" if len(whys) == 1 else ""
+        output.line(f"blocked: {', '.join(blocked)}{why}")
     base, branch = session.manifest.base_branch, f"autopilot/{slug}"
     base = base if base != "HEAD detached" else session.manifest.base[:7]
     if result.best_epoch == 0:
@@ -249,6 +253,10 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
     output.line(f"           autopilot log {slug} --graph")
     output.line(f"net change: git diff {base}...{branch}")
     output.line(f"take it:   git merge --squash {branch}")
+
+
+def _tried(record: MetricsRecord) -> str:
+    return record.strategy or (record.outcome if record.outcome != "kept" else "unnamed")
 
 
 def _document(session: Session, result: Result) -> dict[str, Any]:

@@ -63,12 +63,8 @@ class EpochLoop(Loop):
         if experiment.last_epoch < 0:
             self.baseline(fit)
         trainer.call("on_train_start")
-        while not trainer.stop_reason:
-            epoch = experiment.last_epoch + 1
-            if fit.max_epochs is not None and epoch > fit.max_epochs:
-                trainer.stop(f"reached the maximum of {fit.max_epochs} epochs")
-                break
-            self.epoch(fit, epoch)
+        while not trainer.should_stop(fit):
+            self.epoch(fit, experiment.last_epoch + 1)
         trainer.call("on_train_end")
         return trainer.stop_reason
 

@@ -81,6 +81,10 @@ class Optimizer:
         """
         raise NotImplementedError(f"{type(self).__name__} defines no step()")
 
+    def exhausted(self) -> str:
+        """Why there is nothing left to try: the run stops with it. Empty as long as there is."""
+        return ""
+
     def zero_grad(self) -> None:
         """Forgets the gradients."""
         for parameter in self.parameters:

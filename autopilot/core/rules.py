@@ -82,6 +82,10 @@ class RuleOptimizer(Optimizer):
                 return Step("; ".join(done), rule.name, "\n".join(grounds))
         return None
 
+    def exhausted(self) -> str:
+        names = {rule.name for rule in self.rules}
+        return "every strategy is blocked" if names <= self.blocked else ""
+
     def _apply(self, rule: Rule) -> tuple[list[str], list[str]]:
         done, grounds = [], []
         for parameter in self.parameters:
@@ -139,6 +143,12 @@ class ChainOptimizer(Optimizer):
             rationale="\n".join(step.rationale for step in steps if step.rationale),
             cost=sum((step.cost for step in steps), Cost()),
         )
+
+    def exhausted(self) -> str:
+        for optimizer in self.optimizers:
+            optimizer.blocked = self.blocked
+        reasons = [optimizer.exhausted() for optimizer in self.optimizers]
+        return reasons[0] if all(reasons) else ""
 
     def state_dict(self) -> dict[str, Any]:
         return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}

@@ -212,6 +212,14 @@ class Trainer:
         for callback in self._active:
             getattr(callback, moment)(self, self._module, *arguments)
 
+    def should_stop(self, fit: Fit) -> bool:
+        """Whether no further epoch follows; the reason is in `stop_reason` then."""
+        if fit.max_epochs is not None and self.experiment.last_epoch >= fit.max_epochs:
+            self.stop(f"reached the maximum of {fit.max_epochs} epochs")
+        fit.optimizer.blocked = set(self.experiment.memory.blocked())
+        self.stop(fit.optimizer.exhausted())
+        return bool(self.stop_reason)
+
     def start_epoch(self, epoch: int) -> None:
         """Makes an epoch the current one."""
         self.current_epoch, self.decision, self._epoch_cost = epoch, None, Cost()
