@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -71,6 +72,10 @@ def add_worktree(repo: Repository, path: Path, commit: str) -> Repository:
             hint="make room and give write permission there, or set XDG_CACHE_HOME to another"
             " folder, or run with --in-place",
         ) from error
+    except BaseException:
+        # Ctrl-C: what was checked out until then goes too.
+        remove_worktree(repo, path)
+        raise
     return Repository.discover(path)
 
 
@@ -101,6 +106,10 @@ def remove_worktree(repo: Repository, path: Path) -> None:
                 f"cannot remove the worktree {path}: {error.strerror}", hint="remove it by hand"
             ) from error
     run_git(["worktree", "prune"], cwd=repo.common_dir, check=False)
+    if path.is_relative_to(cache_folder()):
+        for folder in path.relative_to(cache_folder().parent).parents[:-1]:
+            with contextlib.suppress(OSError):  # others are still in it
+                (cache_folder().parent / folder).rmdir()
 
 
 def _belongs(pointer: Path, repo: Repository) -> bool:
