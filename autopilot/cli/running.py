@@ -213,7 +213,7 @@ def _headline(session: Session) -> str:
     manifest = session.manifest
     parameters = session.module.parameters()
     files = sum(len(p.files()) for p in parameters if hasattr(p, "files"))
-    train, val = session.split_sizes()
+    train, val = session.split_sizes
     return (
         f"{session.slug}: {_count(len(parameters), 'parameter')} ({_count(files, 'tracked file')})"
         f", base {manifest.base[:7]} ({manifest.base_branch}), {train} train / {val} val items"

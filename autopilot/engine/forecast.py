@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autopilot.core.record import Manifest
@@ -67,10 +65,9 @@ def forecast(request: Request) -> Forecast:
     workspace = Workspace(user, user, "" if directory == "." else directory)
     manifest = Manifest(slug=slug, target=target.text, hparams=request.hparams, base=base)
     session = Session(user, slug, workspace, manifest)
-    with _no_bytecode():
-        session.load(request.options, (), include_dirty=request.include_dirty)
+    session.load(request.options, (), include_dirty=request.include_dirty)
     scopes = [scope_of(user, parameter) for parameter in session.module.parameters()]
-    train, val = session.split_sizes()
+    train, val = session.split_sizes
     where = user.workdir if request.in_place else worktree_path(user, slug)
     return Forecast(
         experiment=slug,
@@ -82,12 +79,3 @@ def forecast(request: Request) -> Forecast:
         max_epochs=session.max_epochs,
         worktree=str(where),
     )
-
-
-@contextlib.contextmanager
-def _no_bytecode() -> Iterator[None]:
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        yield
-    finally:
-        sys.dont_write_bytecode = before

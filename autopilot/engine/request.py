@@ -124,7 +124,7 @@ def claim(user: Repository, target: Target, request: Request) -> tuple[str, Excl
     if request.slug is None:
         for slug in free_slugs(user, target.stem, request.project):
             lock = ExclusiveLock(Layout(slug).lock(user))
-            refs.check_free(user, Layout(slug).branch)
+            Layout(slug).check_free(user)
             with contextlib.suppress(LockHeldError):
                 lock.acquire()
                 return slug, lock
@@ -134,7 +134,7 @@ def claim(user: Repository, target: Target, request: Request) -> tuple[str, Excl
     layout = Layout(slug)
     lock = ExclusiveLock(layout.lock(user))
     if refs.read_ref(user, layout.branch) is None:
-        refs.check_free(user, layout.branch)
+        layout.check_free(user)
         hold(lock, slug)
         return slug, lock
     hold(lock, slug)

@@ -27,9 +27,9 @@ from autopilot.engine.request import (
     claim,
     committed_target,
 )
-from autopilot.engine.target import build_module, load_factory, parse_target, user_traceback
+from autopilot.engine.target import build_module, load_factory, parse_target, users_code
 from autopilot.engine.workspace import Workspace, open_workspace
-from autopilot.errors import AutopilotError, ExperimentError, MissingSourceError, UserCodeError
+from autopilot.errors import AutopilotError, ExperimentError, MissingSourceError
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.maintenance import count_loose, maintain
 from autopilot.git.repository import Repository
@@ -50,6 +50,7 @@ class Session:
         module: The module that is trained.
         trainer: The trainer.
         store: The store.
+        split_sizes: The numbers of train and val items, "?" where they cannot be known beforehand.
         notes: Lines that the user should read before it starts.
     """
 
@@ -59,6 +60,7 @@ class Session:
         self.module: AutoPilotModule
         self.trainer: Trainer
         self.store: GitStore
+        self.split_sizes = ("?", "?")
 
     @classmethod
     def start(cls, request: Request, callbacks: Sequence[Callback] = ()) -> Session:
@@ -101,7 +103,7 @@ class Session:
         try:
             session.load(request.options, callbacks, lock, include_dirty=request.include_dirty)
         except BaseException:
-            workspace.remove()
+            workspace.undo()
             lock.release()
             raise
         return session
@@ -146,10 +148,15 @@ class Session:
                 in_place=manifest.in_place,
                 links=manifest.links,
             )
-            options = Options(**{**manifest.options, **changes.given()})
-            session = cls(user, slug, workspace, manifest)
+        except BaseException:
+            lock.release()
+            raise
+        options = Options(**{**manifest.options, **changes.given()})
+        session = cls(user, slug, workspace, manifest)
+        try:
             session.load(options, callbacks, lock, include_dirty=False)
         except BaseException:
+            workspace.undo()
             lock.release()
             raise
         session.trainer.experiment.ignore_stop = bool(changes.given())
@@ -180,11 +187,14 @@ class Session:
             include_dirty=include_dirty or not workspace.in_place,
             lock=lock,
         )
-        if not self.store.exists():
-            self.notes += check_parameters(
-                workspace, self.module, manifest.base, include_dirty=include_dirty
-            )
-        own = self.module.configure_callbacks()
+        with users_code(manifest.target):
+            if not self.store.exists():
+                self.notes += check_parameters(
+                    workspace, self.module, manifest.base, include_dirty=include_dirty
+                )
+            loaders = self.module.train_dataloader(), self.module.val_dataloader()
+            own = self.module.configure_callbacks()
+        self.split_sizes = _items(loaders[0]), _items(loaders[1])
         alone = not any(isinstance(callback, StopCondition) for callback in own)
         conditions = options.conditions(alone=alone)
         self.max_epochs = options.max_epochs or DEFAULT_MAX_EPOCHS
@@ -195,10 +205,6 @@ class Session:
             monitor=options.monitor,
             seed=manifest.seed,
         )
-
-    def split_sizes(self) -> tuple[str, str]:
-        """The numbers of train and val items, "?" where they cannot be known beforehand."""
-        return _items(self.module.train_dataloader()), _items(self.module.val_dataloader())
 
     # --- running -------------------------------------------------------------------------------
 
@@ -215,32 +221,35 @@ class Session:
         experiment = self.trainer.experiment
         begun = self.store.exists()
         try:
-            with _interruptible():
+            with interruptible():
                 result = self.trainer.fit(self.module, max_epochs=self.max_epochs)
                 result = self._test(result)
                 experiment.on_loop_complete("finished", result.stop_reason)
         except KeyboardInterrupt:
             if not experiment.is_open:
                 self.store.close()
-                if not begun:
-                    self.workspace.remove()
+                self.workspace.undo()
                 raise
             detail = f"in epoch {self.trainer.current_epoch}"
             experiment.on_loop_complete("interrupted", detail)
             result = replace(self.trainer.result(), stop_reason=detail, interrupted=True)
         except BaseException as error:
-            if not begun and experiment.last_epoch < 0:
+            if not experiment.is_open:
+                self.workspace.undo()
+            elif not begun and experiment.last_epoch < 0:
                 # Nothing was measured: an experiment of nothing is of no use.
-                if experiment.is_open:
-                    self.store.abandon()
+                self.store.abandon()
                 self.workspace.remove()
             elif experiment.last_epoch >= 0:
                 with contextlib.suppress(AutopilotError):
                     experiment.on_loop_complete("crashed", f"{type(error).__name__}: {error}")
             self.store.close()
-            if isinstance(error, AutopilotError) or not isinstance(error, Exception):
+            hint = "the traceback is above"
+            if self.store.exists():
+                hint = f"if it can pass: autopilot resume {self.slug}; if the code must change, "
+                hint += "commit the change and run again"
+            with users_code(self.manifest.target, hint):
                 raise
-            raise self._users_fault(error) from error
         self.store.close()
         if not result.interrupted:
             self.workspace.remove()
@@ -257,17 +266,6 @@ class Session:
                 return result
             self.trainer.test(self.module, loader)
         return replace(result, metrics=experiment.metrics[experiment.best_epoch])
-
-    def _users_fault(self, error: Exception) -> UserCodeError:
-        resumable = self.store.exists()
-        return UserCodeError(
-            f"{self.manifest.target}: {type(error).__name__}: {error}",
-            hint=f"if it can pass: autopilot resume {self.slug}; if the code must change, commit "
-            "the change and run again"
-            if resumable
-            else "the traceback is above",
-            user_traceback=user_traceback(error),
-        )
 
 
 class _Upkeep(Callback):
@@ -286,7 +284,7 @@ class _Upkeep(Callback):
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """SIGTERM ends a run as Ctrl-C does; a second signal ends the process."""
 
     def interrupt(number: int, _frame: FrameType | None) -> None:

@@ -9,13 +9,13 @@ import inspect
 import sys
 import traceback
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from autopilot.core.module import AutoPilotModule
-from autopilot.errors import AutopilotError, TargetError, UsageError
+from autopilot.errors import AutopilotError, TargetError, UsageError, UserCodeError
 
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 
@@ -125,7 +125,7 @@ def build_module(
         module = factory(**arguments)
     except AutopilotError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TargetError(
             f"{text}: {type(error).__name__}: {error}",
             hint="its constructor failed; the traceback is above",
@@ -137,6 +137,29 @@ def build_module(
             hint="name a subclass of AutoPilotModule, or a callable that returns one",
         )
     return module
+
+
+@contextlib.contextmanager
+def users_code(text: str, hint: str = "the traceback is above") -> Iterator[None]:
+    """What the user's own code raises in the body becomes an error of ours.
+
+    Args:
+        text: The target.
+        hint: What to do.
+
+    Raises:
+        UserCodeError: with the user's own traceback.
+    """
+    try:
+        yield
+    except AutopilotError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserCodeError(
+            f"{text}: {type(error).__name__}: {error}",
+            hint=hint,
+            user_traceback=user_traceback(error),
+        ) from error
 
 
 def user_traceback(error: BaseException) -> str:

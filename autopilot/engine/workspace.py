@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autopilot.errors import TargetError, UsageError
+from autopilot.errors import RepositoryError, TargetError, UsageError
 from autopilot.git.repository import Repository
 from autopilot.git.worktrees import add_worktree, remove_worktree, worktree_path
 
@@ -21,11 +23,13 @@ class Workspace:
         user: The user's own checkout.
         repo: The checkout of the run; the same one for an in-place run.
         directory: The working directory below the top, "" for the top itself.
+        is_new: Whether it was made just now; not what a kill left behind.
     """
 
     user: Repository
     repo: Repository
     directory: str
+    is_new: bool = False
 
     @property
     def in_place(self) -> bool:
@@ -39,6 +43,10 @@ class Workspace:
 
     def enter(self) -> None:
         """Makes its folder the working directory, and its files the first to be imported."""
+        # An import would write into the folders of parameters, and what it wrote can be out of
+        # date: a source that is changed twice in a second keeps the times that are compared.
+        sys.dont_write_bytecode = True
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
         self.folder.mkdir(parents=True, exist_ok=True)
         os.chdir(self.folder)
         if not self.in_place:
@@ -72,6 +80,11 @@ class Workspace:
                     "the copy, or run with --in-place",
                 )
 
+    def undo(self) -> None:
+        """Removes a worktree that was made for nothing."""
+        if self.is_new:
+            self.remove()
+
     def remove(self) -> None:
         """Removes the worktree; the user's own checkout is left alone."""
         if not self.in_place:
@@ -103,18 +116,30 @@ def open_workspace(
             raise UsageError("--link goes with a worktree", hint="leave out --link or --in-place")
         return Workspace(user, user, directory)
     path = worktree_path(user, slug)
-    reusable = (path / ".git").is_file()
-    if reusable:
-        repo = Repository.discover(path)
-        if repo.head_commit() != base:
-            remove_worktree(user, path)
-            reusable = False
-    if not reusable:
-        repo = add_worktree(user, path, base)
-    workspace = Workspace(user, repo, directory)
-    for link in links:
-        _link(workspace, folder, link)
+    left = _left_behind(user, path, base)
+    workspace = Workspace(user, left or add_worktree(user, path, base), directory, left is None)
+    try:
+        for link in links:
+            _link(workspace, folder, link)
+    except BaseException:
+        workspace.undo()
+        raise
     return workspace
+
+
+def _left_behind(user: Repository, path: Path, base: str) -> Repository | None:
+    """The worktree that a kill left; one that is not whole is removed."""
+    if not path.exists():
+        return None
+    with contextlib.suppress(RepositoryError):
+        repo = Repository.discover(path)
+        # git keeps the lock until all files are checked out.
+        whole = repo.workdir.samefile(path) and not (repo.git_dir / "locked").exists()
+        if whole and repo.head_commit() == base:
+            return repo
+    remove_worktree(user, path)
+    shutil.rmtree(path, ignore_errors=True)
+    return None
 
 
 def _link(workspace: Workspace, folder: Path, link: str) -> None:

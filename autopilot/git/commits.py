@@ -17,6 +17,7 @@ from autopilot.git.repository import Identity, Repository, translated
 
 _UNWRITABLE = "make room and give write permission to the repository's folder"
 
+_TAG_HINT = "unlock the signing key, or turn it off here: git config tag.gpgsign false"
 _SIGNATURE = re.compile(r"^-----BEGIN (?:PGP|SSH|SIGNED) (?:SIGNATURE|MESSAGE)-----$", re.MULTILINE)
 
 
@@ -75,6 +76,20 @@ def commit(
                 [pygit2.Oid(hex=parent) for parent in parents],
             )
         )
+
+
+def check_signing(repo: Repository, parent: str) -> None:
+    """Tries the key that tags are to be signed with, on a commit that nothing will refer to.
+
+    Raises:
+        GitCommandError: it does not sign.
+    """
+    if repo.config_bool("tag.gpgsign") and not repo.config_bool("commit.gpgsign"):
+        tree = read_commit(repo, parent).tree
+        try:
+            _signed_commit(repo, tree, [parent], "autopilot: signing\n")
+        except GitCommandError as error:
+            raise GitCommandError(error.message, hint=_TAG_HINT) from error
 
 
 def read_commit(repo: Repository, oid: str) -> Commit:
@@ -221,7 +236,7 @@ def _signed_tag(repo: Repository, name: str, commit: str, text: str) -> None:
 def _tag_not_signed(name: str, reason: str) -> GitCommandError:
     return GitCommandError(
         f"cannot sign tag {name}: {reason}",
-        hint="unlock the signing key, or turn it off here: git config tag.gpgsign false",
+        hint=_TAG_HINT,
     )
 
 

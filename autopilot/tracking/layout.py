@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autopilot.core.message import epoch_tag
-from autopilot.errors import SlugError
-from autopilot.git.refs import list_refs
+from autopilot.errors import ExperimentError, SlugError
+from autopilot.git.refs import check_free, list_refs
 from autopilot.git.repository import Repository
 
 KINDS = ("experiment", "gradients", "metrics", "memory", "traces", "llm")
@@ -70,6 +70,23 @@ class Layout:
     def namespaces(self) -> list[str]:
         """Everything that only this experiment's holder writes."""
         return [self.branch, self.tags.rstrip("/"), f"refs/notes/autopilot/{self.slug}"]
+
+    def check_free(self, repo: Repository) -> None:
+        """Refuses a name that git cannot hold beside the refs that there are.
+
+        Raises:
+            SlugError: it names the ref that is in the way.
+            ExperimentError: something is left of an earlier experiment of that name.
+        """
+        check_free(repo, self.branch)
+        left = leftovers(repo, self)
+        if left:
+            raise ExperimentError(
+                f"the name {self.slug} was used before: {left[0]} is left of it",
+                hint="choose another name with --slug",
+            )
+        for name in (f"{self.tags}epoch-0000", self.notes("metrics")):
+            check_free(repo, name)
 
     def lock(self, repo: Repository) -> Path:
         """The lock of the experiment."""
