@@ -1,0 +1,623 @@
+"""Bad input: one line what is wrong, one line what to do, and nothing is changed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Place
+
+# --- the repository ------------------------------------------------------------------------------
+
+
+def test_not_a_git_repository(place: Place, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "counter.py").write_text(place.read("counter.py"))
+
+    place.refused(
+        "run",
+        "counter.py",
+        cwd=elsewhere,
+        says=(str(elsewhere), "not in a git repository"),
+        hints=("git init",),
+    )
+
+    assert sorted(p.name for p in elsewhere.iterdir()) == ["counter.py"]
+
+
+def test_no_commit_yet(place: Place) -> None:
+    shutil.rmtree(place.top / ".git")
+    place.init()
+
+    place.refused("run", "counter.py", says=("has no commit yet",), hints=("git add", "git commit"))
+
+
+def test_bare_repository(place: Place, tmp_path: Path) -> None:
+    bare = tmp_path / "bare.git"
+    place.git("clone", "--quiet", "--bare", str(place.top), str(bare))
+
+    place.refused(
+        "run", "counter.py", cwd=bare, says=("bare.git", "bare repository"), hints=("clone it",)
+    )
+
+
+def test_sha256_repository(place: Place) -> None:
+    shutil.rmtree(place.top / ".git")
+    place.init("--object-format=sha256")
+    place.commit()
+
+    place.refused("run", "counter.py", says=("SHA-256",), hints=("SHA-1",))
+
+
+def test_reftable(place: Place) -> None:
+    # Written into the configuration: git before 2.45 cannot make such a repository.
+    place.git("config", "core.repositoryFormatVersion", "1")
+    place.git("config", "extensions.refStorage", "reftable")
+
+    done = place.autopilot("run", "counter.py")
+
+    assert done.code == 1, done
+    assert "reftable" in done.error.lower() or "refstorage" in done.error.lower(), done
+    assert done.hint, done
+    assert not any(place.cache.iterdir())
+
+
+def test_partial_clone(place: Place, tmp_path: Path) -> None:
+    place.git("config", "uploadpack.allowFilter", "true")
+    clone = tmp_path / "partial"
+    url = place.top.as_uri()
+    place.git("clone", "--quiet", "--filter=blob:none", url, str(clone), cwd=tmp_path)
+
+    place.refused(
+        "run", "counter.py", cwd=clone, says=("partial clone",), hints=("full clone", "--filter")
+    )
+
+
+def test_split_index(place: Place) -> None:
+    place.git("update-index", "--split-index")
+
+    place.refused(
+        "run", "counter.py", says=("split index",), hints=("git update-index --no-split-index",)
+    )
+
+
+def test_sparse_index(place: Place) -> None:
+    place.write("docs/a.txt", "a\n")
+    place.commit()
+    place.git("sparse-checkout", "init", "--cone", "--sparse-index")
+
+    place.refused(
+        "run", "counter.py", says=("sparse index",), hints=("git sparse-checkout reapply",)
+    )
+
+
+def test_a_signing_key_that_does_not_exist(place: Place) -> None:
+    place.git("config", "gpg.format", "ssh")
+    place.git("config", "user.signingKey", str(place.cache / "missing.pub"))
+    place.git("config", "commit.gpgSign", "true")
+
+    place.refused(
+        "run", "counter.py", says=("cannot sign",), hints=("git config commit.gpgsign false",)
+    )
+
+
+def test_a_signing_key_for_tags_that_does_not_exist(place: Place) -> None:
+    place.git("config", "gpg.format", "ssh")
+    place.git("config", "user.signingKey", str(place.cache / "missing.pub"))
+    place.git("config", "tag.gpgSign", "true")
+
+    place.refused(
+        "run", "counter.py", says=("cannot sign",), hints=("git config tag.gpgsign false",)
+    )
+
+
+def test_a_cache_folder_that_cannot_be_written(place: Place) -> None:
+    shutil.rmtree(place.cache)
+    place.cache.write_text("a file\n")
+
+    done = place.autopilot("run", "counter.py")
+
+    assert (done.code, "worktree" in done.error) == (1, True), done
+    assert "--in-place" in done.hint, done
+    assert place.git("for-each-ref", "refs/heads/autopilot", "refs/notes") == ""
+    assert len(place.git("worktree", "list").splitlines()) == 1
+
+
+# --- the target ----------------------------------------------------------------------------------
+
+
+def test_missing_target(place: Place) -> None:
+    place.refused(
+        "run", "missing.py", code=2, says=("missing.py", "no such file"), hints=(str(place.top),)
+    )
+
+
+def test_untracked_target(place: Place) -> None:
+    place.write("new.py", place.read("counter.py"))
+
+    place.refused(
+        "run", "new.py", code=2, says=("new.py", "not committed"), hints=("git add new.py",)
+    )
+
+
+def test_target_outside_the_repository(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "other.py").write_text(place.read("counter.py"))
+
+    place.refused("run", "../other.py", code=2, says=("outside the repository",), hints=("-C",))
+
+
+@pytest.mark.parametrize("target", ["counter", "a b:C", "counter.py:", "x:y:z"])
+def test_what_is_no_target(place: Place, target: str) -> None:
+    place.refused("run", target, code=2, says=(target,), hints=("",))
+
+
+def test_syntax_error(place: Place) -> None:
+    place.change("counter.py", ("def score(self, item):", "def score(self, item:"))
+
+    done = place.refused(
+        "run",
+        "counter.py",
+        code=2,
+        says=("counter.py", "SyntaxError"),
+        hints=("traceback is above",),
+    )
+
+    assert "def score(self, item:" in done.err, done
+    assert 'counter.py", line' in done.err, done
+
+
+def test_target_that_raises_while_it_is_imported(place: Place) -> None:
+    place.write("words.py", "def load():\n    raise OSError('no words today')\n\nload()\n")
+    place.change("counter.py", ("class Raise(", "import words\n\n\nclass Raise("))
+
+    done = place.refused(
+        "run",
+        "counter.py",
+        code=2,
+        says=("counter.py", "OSError: no words today"),
+        hints=("traceback is above",),
+    )
+
+    # The user's own traceback: both files, and the line that raised.
+    assert "Traceback (most recent call last)" in done.err
+    assert 'counter.py", line 4' in done.err, done
+    assert "in load" in done.err, done
+    assert "importlib" not in done.err, done
+
+
+def test_target_that_ends_the_process(place: Place) -> None:
+    place.change("counter.py", ("class Raise(", "import sys\n\nsys.exit(0)\n\n\nclass Raise("))
+
+    place.refused("run", "counter.py", code=2, says=("ended the process",), hints=("__main__",))
+
+
+def test_constructor_that_raises(place: Place) -> None:
+    place.change("counter.py", ("self.size = size", "self.size = size / 0"))
+
+    done = place.refused("run", "counter.py", code=2, says=("ZeroDivisionError",), hints=("above",))
+
+    assert "in __init__" in done.err, done
+
+
+@pytest.mark.parametrize(
+    "method", ["configure_optimizers", "train_dataloader", "configure_callbacks", "configure_loss"]
+)
+def test_methods_that_raise(place: Place, method: str) -> None:
+    wrong = f"    def {method}(self):\n        raise KeyError('gone')\n\n"
+    place.write("counter.py", f"{place.read('counter.py')}\n\nclass Wrong(Counter):\n{wrong}")
+    place.commit()
+
+    done = place.refused(
+        "run", "counter.py:Wrong", says=("counter.py:Wrong", "KeyError: 'gone'"), hints=("above",)
+    )
+
+    assert f"in {method}" in done.err, done
+
+
+def test_no_module_in_the_file(place: Place) -> None:
+    place.write("plain.py", "answer = 42\n")
+    place.commit()
+
+    place.refused(
+        "run",
+        "plain.py",
+        code=2,
+        says=("plain.py", "no AutoPilotModule"),
+        hints=("plain.py:make_module",),
+    )
+
+
+def test_several_modules_in_the_file(place: Place) -> None:
+    more = "\n\nclass Second(Counter):\n    pass\n"
+    place.write("counter.py", place.read("counter.py") + more)
+    place.commit()
+
+    place.refused(
+        "run", "counter.py", code=2, says=("Counter, Second",), hints=("counter.py:Counter",)
+    )
+
+
+def test_name_that_the_file_lacks(place: Place) -> None:
+    place.refused(
+        "run", "counter.py:Missing", code=2, says=("Missing",), hints=("it has: Counter",)
+    )
+
+
+def test_name_that_is_no_module(place: Place) -> None:
+    place.refused(
+        "run",
+        "counter.py:Step",
+        code=2,
+        says=("counter.py:Step", "Step, not an AutoPilotModule"),
+        hints=("subclass of AutoPilotModule",),
+    )
+
+
+def test_module_that_is_not_there(place: Place) -> None:
+    place.refused(
+        "run", "no.such:Thing", code=2, says=("no.such:Thing", "No module named 'no'"), hints=("",)
+    )
+
+
+def test_package_that_is_installed_elsewhere(place: Place, tmp_path: Path) -> None:
+    installed = tmp_path / "site"
+    (installed / "rules").mkdir(parents=True)
+    (installed / "rules" / "__init__.py").write_text("LIMIT = 1\n")
+    place.write("src/rules/__init__.py", "LIMIT = 2\n")
+    place.change("counter.py", ("class Raise(", "import rules\n\n\nclass Raise("))
+    before = place.snapshot()
+    path = f"{installed}:{place.autopilot.__globals__['ROOT']}"  # type: ignore[attr-defined]
+
+    done = place.autopilot("run", "counter.py", PYTHONPATH=path)
+
+    assert done.code == 2, done
+    assert "rules is imported from" in done.error, done
+    assert str(installed) in done.error, done
+    assert "pip install -e" in done.hint, done
+    assert before == place.snapshot()
+
+
+# --- parameters ----------------------------------------------------------------------------------
+
+
+def test_parameter_that_does_not_exist(place: Place) -> None:
+    place.change("counter.py", ('"x.txt"', '"y.txt"'))
+
+    place.refused("run", "counter.py", says=("y.txt", "does not exist"), hints=("commit",))
+
+
+def test_parameter_that_matches_nothing(place: Place) -> None:
+    place.write("rules/a.md", "a\n")
+    place.change("counter.py", ('"x.txt"', '"rules", "*.txt"'))
+
+    place.refused(
+        "run", "counter.py", says=("rules", "matches no file", "*.txt"), hints=("pattern",)
+    )
+
+
+@pytest.mark.parametrize("source", ['"y.txt"', '"rules"'])
+def test_ignored_parameter(place: Place, source: str) -> None:
+    place.write(".gitignore", "y.txt\nrules/\n")
+    place.change("counter.py", ('"x.txt"', source))
+    place.write("y.txt", "1\n")
+    place.write("rules/a.txt", "1\n")
+    name = source.strip('"')
+
+    place.refused("run", "counter.py", says=(name, "ignored"), hints=(".gitignore", "git add"))
+
+
+@pytest.mark.parametrize("source", ['"y.txt"', '"rules"'])
+def test_untracked_parameter(place: Place, source: str) -> None:
+    place.change("counter.py", ('"x.txt"', source))
+    place.write("y.txt", "1\n")
+    place.write("rules/a.txt", "1\n")
+    name = source.strip('"')
+
+    place.refused("run", "counter.py", says=(name, "not tracked"), hints=(f"git add {name}",))
+
+
+@pytest.mark.parametrize("how", ["modified", "staged", "deleted"])
+def test_dirty_parameter(place: Place, how: str) -> None:
+    if how == "deleted":
+        (place.top / "x.txt").unlink()
+    else:
+        place.write("x.txt", "2\n")
+    if how == "staged":
+        place.git("add", "x.txt")
+    word = "deleted" if how == "deleted" else "modified"
+
+    place.refused("run", "counter.py", says=("x.txt", word), hints=("--include-dirty",))
+
+
+def test_new_file_in_a_parameter(place: Place) -> None:
+    place.write("rules/a.txt", "a\n")
+    place.change("counter.py", ("self.size = size", 'self.r = PathParameter("rules")'))
+    place.write("rules/b.txt", "b\n")
+
+    place.refused(
+        "run", "counter.py", says=("rules/b.txt", "untracked"), hints=("--include-dirty",)
+    )
+
+
+@pytest.mark.parametrize("source", ['"sub"', '"sub/x.txt"'])
+def test_parameter_in_a_submodule(place: Place, tmp_path: Path, source: str) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for arguments in (
+        ["init", "--quiet"],
+        ["config", "user.name", "Ada"],
+        ["config", "user.email", "a@b.c"],
+    ):
+        place.git(*arguments, cwd=other)
+    (other / "x.txt").write_text("1\n")
+    place.git("add", "--all", cwd=other)
+    place.git("commit", "--quiet", "--message=one", cwd=other)
+    place.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(other), "sub")
+    place.change("counter.py", ('"x.txt"', source))
+
+    place.refused("run", "counter.py", says=("sub", "submodule"), hints=("own repository",))
+
+
+def test_parameter_behind_a_linked_folder(place: Place) -> None:
+    place.write("real/x.txt", "1\n")
+    (place.top / "link").symlink_to("real")
+    place.change("counter.py", ('"x.txt"', '"link/x.txt"'))
+
+    place.refused("run", "counter.py", says=("link/x.txt", "symbolic link"), hints=("real",))
+
+
+def test_parameter_outside_the_repository(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("1\n")
+    place.change("counter.py", ('"x.txt"', f'"{tmp_path / "x.txt"}"'))
+
+    place.refused(
+        "run", "counter.py", says=(str(tmp_path), "outside the repository"), hints=("below",)
+    )
+
+
+def test_no_parameter(place: Place) -> None:
+    place.change(
+        "counter.py",
+        ('PathParameter("x.txt")', "0"),
+        ("Raise(self.parameters())", "None"),
+    )
+
+    place.refused("run", "counter.py", says=("no parameters",), hints=("PathParameter",))
+
+
+def test_parameter_that_is_no_file(place: Place) -> None:
+    place.change(
+        "counter.py",
+        ("import AutoPilotModule", "import Parameter, AutoPilotModule"),
+        ('PathParameter("x.txt")', "Parameter(3)"),
+    )
+
+    place.refused("run", "counter.py", says=("not in a file",), hints=("PathParameter",))
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "slug", ["Big", "a b", "-a", ".a", "a..b", "a/b/c", "a.lock", "ä", "", "a/", "../a"]
+)
+def test_malformed_slug(place: Place, slug: str) -> None:
+    place.refused(
+        "run", "counter.py", f"--slug={slug}", code=2, says=(repr(slug),), hints=("small letters",)
+    )
+
+
+def test_slug_that_exists(place: Place) -> None:
+    place.run("run", "counter.py", "-e", "one", "--max-epochs", "1")
+
+    place.refused(
+        "run",
+        "counter.py",
+        "-e",
+        "one",
+        says=("the experiment one exists already",),
+        hints=("autopilot resume one", "--slug"),
+    )
+
+
+@pytest.mark.parametrize(("first", "second"), [("a", "a/b"), ("a/b", "a")])
+def test_slug_that_collides_as_a_folder(place: Place, first: str, second: str) -> None:
+    place.run("run", "counter.py", "-e", first, "--max-epochs", "1")
+
+    place.refused(
+        "run",
+        "counter.py",
+        "-e",
+        second,
+        code=2,
+        says=(f"autopilot/{second}", f"autopilot/{first}"),
+        hints=("choose another name",),
+    )
+
+
+@pytest.mark.parametrize("kind", ["heads", "tags", "notes"])
+def test_ref_of_the_user_that_is_in_the_way(place: Place, kind: str) -> None:
+    place.git("update-ref", f"refs/{kind}/autopilot", "HEAD")
+
+    place.refused(
+        "run", "counter.py", code=2, says=("autopilot", "cannot be created"), hints=("rename",)
+    )
+
+
+def test_what_is_left_of_a_deleted_experiment(place: Place) -> None:
+    place.run("run", "counter.py", "-e", "one", "--max-epochs", "1")
+    place.git("branch", "--quiet", "-D", "autopilot/one")
+
+    place.refused("run", "counter.py", "-e", "one", says=("one", "used before"), hints=("--slug",))
+
+
+def test_resume_of_what_does_not_exist(place: Place) -> None:
+    place.run("run", "counter.py", "-e", "one", "--max-epochs", "1")
+
+    place.refused("resume", "on", says=("there is no experiment on",), hints=("one",))
+    place.refused("resume", "O N", code=2, says=("'O N'",), hints=("small letters",))
+
+
+# --- options -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "says", "hint"),
+    [
+        ("lives=9", "lives", "arguments: size"),
+        ("size=two", "size=two", "type"),
+        ("size", "not key=value", "-H threshold=0.5"),
+    ],
+)
+def test_constructor_argument(place: Place, given: str, says: str, hint: str) -> None:
+    place.refused("run", "counter.py", "-H", given, code=2, says=("-H", says), hints=(hint,))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--max-epochs", "0"],
+        ["--patience", "x"],
+        ["--budget-evaluations", "-1"],
+        ["--nonsense"],
+        ["--link", "data", "--in-place"],
+    ],
+)
+def test_options(place: Place, options: list[str]) -> None:
+    (place.top / "data").mkdir()
+    place.refused("run", "counter.py", *options, code=2, says=(options[0],), hints=("",))
+
+
+def test_links(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    place.refused(
+        "run", "counter.py", "--link", "data", code=2, says=("--link data", "no such"), hints=("",)
+    )
+    place.refused(
+        "run",
+        "counter.py",
+        "--link",
+        "x.txt",
+        code=2,
+        says=("--link x.txt", "tracked"),
+        hints=("",),
+    )
+    place.refused(
+        "run", "counter.py", "--link", "../far", code=2, says=("outside",), hints=("full path",)
+    )
+
+
+def test_folder_that_does_not_exist(place: Place) -> None:
+    place.refused("-C", "nowhere", "run", "counter.py", code=2, says=("nowhere",), hints=("",))
+
+
+def test_errors_are_json_too(place: Place) -> None:
+    done = place.refused("run", "missing.py", "--json", code=2, says=("missing.py",), hints=("",))
+
+    assert done.document["error"].startswith("missing.py")
+    assert done.document["hint"]
+
+
+def test_verbose_shows_our_own_traceback(place: Place) -> None:
+    done = place.autopilot("run", "missing.py", "--verbose")
+
+    assert done.code == 1 or done.code == 2, done
+    assert "Traceback" in done.err
+    assert "autopilot/engine" in done.err
+
+
+# --- data and measurements -----------------------------------------------------------------------
+
+
+def test_malformed_jsonl(place: Place) -> None:
+    place.write("data/train.jsonl", '{"at": 1}\n{"at": 2\n')
+    place.change(
+        "counter.py",
+        ("import AutoPilotModule", "import ListDataset, AutoPilotModule"),
+        (
+            '[{"id": f"i{at}", "at": at} for at in range(1, 6)]',
+            'ListDataset.from_jsonl("data/train.jsonl")',
+        ),
+    )
+
+    place.refused("run", "counter.py", says=("data/train.jsonl", "line 2"), hints=("",))
+
+
+def test_missing_metric(place: Place) -> None:
+    place.refused(
+        "run",
+        "counter.py",
+        "--monitor",
+        "f1",
+        code=2,
+        says=("no val metric 'f1'",),
+        hints=("accuracy",),
+    )
+
+
+def test_no_train_split(place: Place) -> None:
+    place.change(
+        "counter.py",
+        ("def train_dataloader", "def val_dataloader"),
+        ("val_dataloader = test_dataloader = train_dataloader", "test_dataloader = val_dataloader"),
+    )
+
+    place.refused(
+        "run", "counter.py", says=("no train split", "Counter"), hints=("train_dataloader()",)
+    )
+
+
+def test_every_item_fails_at_the_baseline(place: Place) -> None:
+    place.change("counter.py", ("passed = int(", "passed = undefined or int("))
+
+    place.refused(
+        "run",
+        "counter.py",
+        says=("all 5 val items failed", "NameError: name 'undefined' is not defined"),
+        hints=("one item by hand",),
+    )
+
+
+def test_step_that_returns_no_datum(place: Place) -> None:
+    place.change(
+        "counter.py", ("return Datum(items=[self.score(item) for item in batch.items])", "return 1")
+    )
+
+    place.refused("run", "counter.py", says=("Counter", "int", "not a Datum"), hints=("Datum(",))
+
+
+def test_what_git_and_disk_say_is_told_in_one_line(place: Place) -> None:
+    """A disk that is full, before anything has begun."""
+    mounted = place.top.parent / "disk"
+    mounted.mkdir()
+    if (
+        sys.platform != "linux"
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(mounted)],
+            capture_output=True,
+            check=False,
+        ).returncode
+    ):
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        (mounted / "repo").mkdir()
+        shutil.copytree(place.top, mounted / "repo", dirs_exist_ok=True, symlinks=True)
+        there = type(place)(mounted / "repo", place.cache)
+        with pytest.raises(OSError), (mounted / "filler").open("wb") as file:
+            while True:
+                file.write(b"x" * 4096)
+                file.flush()
+
+        done = there.refused("run", "counter.py", says=("space",), hints=("room",))
+
+        (mounted / "filler").unlink()
+        assert there.run("run", "counter.py").code == 0, done
+    finally:
+        subprocess.run(["umount", str(mounted)], check=True)
