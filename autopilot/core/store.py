@@ -13,14 +13,15 @@ Invariants, for every implementation:
 from __future__ import annotations
 
 import copy
+import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from autopilot.core.parameter import Parameter
+from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.record import Manifest, Progress, Record
-from autopilot.core.types import digest
+from autopilot.core.types import canonical, digest
 from autopilot.errors import ExperimentError
 
 R = TypeVar("R", bound=Record)
@@ -202,7 +203,7 @@ class InMemoryStore(Store):
 
     def state(self) -> str:
         snapshots = [parameter.snapshot() for parameter in self._parameters]
-        state = digest([repr(snapshot) for snapshot in snapshots], 40)
+        state = digest([canonical(snapshot) for snapshot in snapshots], 40)
         self._states[state] = snapshots
         self._known = state
         return state
@@ -232,7 +233,7 @@ class InMemoryStore(Store):
         return [
             parameter.name or repr(parameter)
             for parameter, snapshot in zip(self._parameters, self._states[known], strict=True)
-            if repr(parameter.snapshot()) != repr(snapshot)
+            if canonical(parameter.snapshot()) != canonical(snapshot)
         ]
 
     def annotate(self, revision: str, records: Sequence[Record]) -> None:
@@ -258,11 +259,11 @@ class InMemoryStore(Store):
         return self._revisions[::-1]
 
     def diff(self, old: str, new: str) -> str:
-        before, after = (self._states[self._find(revision).tree] for revision in (old, new))
-        lines = []
-        for parameter, left, right in zip(self._parameters, before, after, strict=True):
-            if repr(left) != repr(right):
-                lines += [f"--- {parameter.name}", f"-{left!r}", f"+{right!r}"]
+        before, after = (self._texts(self._find(revision).tree) for revision in (old, new))
+        lines: list[str] = []
+        for name in dict.fromkeys([*before, *after]):
+            left, right = before.get(name, "").splitlines(), after.get(name, "").splitlines()
+            lines += difflib.unified_diff(left, right, f"a/{name}", f"b/{name}", lineterm="")
         return "\n".join(lines)
 
     def note_progress(self, progress: Progress) -> None:
@@ -273,6 +274,16 @@ class InMemoryStore(Store):
 
     def clear_progress(self) -> None:
         self._progress.clear()
+
+    def _texts(self, state: str) -> dict[str, str]:
+        texts = {}
+        for parameter, snapshot in zip(self._parameters, self._states[state], strict=True):
+            if isinstance(parameter, PathParameter) and isinstance(snapshot, Mapping):
+                for name, file in snapshot.items():
+                    texts[f"{parameter.name}/{name}"] = file.content.decode("utf-8", "replace")
+            else:
+                texts[parameter.name] = str(snapshot)
+        return texts
 
     def _append(self, state: str, message: str) -> str:
         revision = f"{len(self._revisions):08d}"
