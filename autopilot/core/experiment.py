@@ -20,6 +20,7 @@ from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Decision, EpochView, Metrics
 from autopilot.core.record import (
+    TOGETHER,
     Event,
     Lesson,
     Manifest,
@@ -85,6 +86,8 @@ class Experiment:
     ) -> None:
         self.store = InMemoryStore() if store is None else store
         self.memory = Memory() if memory is None else memory
+        if self.memory.store is None:
+            self.memory.store = self.store
         self.manifest = manifest or Manifest(slug=self.store.slug)
         self.history: list[MetricsRecord] = []
         self.metrics: dict[int, dict[str, Mapping[str, float]]] = {}
@@ -218,8 +221,10 @@ class Experiment:
         for record in self.history:
             self._measured.setdefault(record.tree, record)
         last = self.last_epoch
-        lessons = [lesson for _, lesson in self.store.records(Lesson) if lesson.epoch <= last]
-        self.memory.load(lessons)
+        # What was decided by hand stands; the lesson of an epoch without a record comes again.
+        by_hand = ("blocked", "unblocked")
+        lessons = self.memory.kept()
+        self.memory.load(x for x in lessons if x.epoch <= last or x.outcome in by_hand)
         log = self.store.log()
         if self.history:
             self._finish(self.history[-1], self._revisions[last], log)
@@ -403,7 +408,7 @@ class Experiment:
             best=value if kept and value is not None else self.best_value,
             best_epoch=epoch if kept else self.best_epoch,
             reasons=decision.reasons,
-            strategy=" + ".join(dict.fromkeys(s.strategy for s in self._steps if s.strategy)),
+            strategy=TOGETHER.join(dict.fromkeys(s.strategy for s in self._steps if s.strategy)),
             summary="; ".join(s.summary for s in self._steps if s.summary),
             outcome=known.outcome if known else "kept" if kept else "rejected",
             tree=self._state,

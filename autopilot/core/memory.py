@@ -7,10 +7,11 @@ lessons knows the same. A strategy that fails `block_after` times in a row is bl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from autopilot.core.record import Lesson, Outcome
+from autopilot.core.store import Store
 
 FAILURES: frozenset[Outcome] = frozenset({"rejected", "repeated", "failed", "unchanged"})
 
@@ -56,10 +57,15 @@ class MemoryContext:
 
 
 class Memory:
-    """Lessons in this process. Implementations that persist override `keep`.
+    """Lessons, kept as records of a store. To keep them elsewhere, override `keep` and `kept`.
 
     Args:
         block_after: Failures in a row after which a strategy is blocked.
+        store: Where lessons are kept; without one, an experiment gives it its own.
+
+    Attributes:
+        lessons: What it knows, oldest first.
+        store: See above; None: lessons last as long as this object.
 
     >>> memory = Memory(block_after=2)
     >>> for epoch in (1, 2):
@@ -68,10 +74,11 @@ class Memory:
     {'guess': 'failed 2 times in a row'}
     """
 
-    def __init__(self, block_after: int = 3) -> None:
+    def __init__(self, block_after: int = 3, *, store: Store | None = None) -> None:
         if block_after < 1:
             raise ValueError(f"block_after must be at least 1, not {block_after}")
         self.block_after = block_after
+        self.store = store
         self.lessons: list[Lesson] = []
         self._in_a_row: Counter[str] = Counter()
         self._blocked: dict[str, str] = {}
@@ -81,11 +88,20 @@ class Memory:
         self.keep(lesson)
         self._take_in(lesson)
 
-    def keep(self, lesson: Lesson) -> None:  # nothing to keep beyond this process
-        """Makes a lesson last; called before it counts."""
+    def keep(self, lesson: Lesson) -> None:
+        """Makes a lesson last, on the store's newest revision; called before it counts."""
+        if self.store is not None:
+            self.store.annotate(self.store.tip, [lesson])
 
-    def load(self, lessons: Sequence[Lesson]) -> None:
+    def kept(self) -> Sequence[Lesson]:
+        """The lessons that were made to last, in the order in which they were learnt."""
+        if self.store is None:
+            return list(self.lessons)
+        return [lesson for _, lesson in self.store.records(Lesson)]
+
+    def load(self, lessons: Iterable[Lesson]) -> None:
         """Starts over from lessons that were kept earlier, in order."""
+        lessons = list(lessons)
         self.lessons.clear()
         self._in_a_row.clear()
         self._blocked.clear()
@@ -94,9 +110,10 @@ class Memory:
 
     def _take_in(self, lesson: Lesson) -> None:
         self.lessons.append(lesson)
-        name = lesson.strategy
-        if not name:
-            return
+        for name in lesson.strategies():
+            self._count(name, lesson)
+
+    def _count(self, name: str, lesson: Lesson) -> None:
         if lesson.outcome == "blocked":
             self._blocked[name] = lesson.reason or "blocked by hand"
         elif lesson.outcome in ("unblocked", "kept"):
@@ -120,7 +137,6 @@ class Memory:
     ) -> list[Lesson]:
         """The lessons that fit every given filter, newest first."""
         wanted = {
-            "strategy": strategy,
             "outcome": outcome,
             "category": category,
             "node": node,
@@ -132,6 +148,8 @@ class Memory:
             if limit is not None and len(found) >= limit:
                 break
             if epochs is not None and lesson.epoch not in epochs:
+                continue
+            if strategy is not None and strategy not in lesson.strategies():
                 continue
             if all(getattr(lesson, name) == value for name, value in filters):
                 found.append(lesson)
@@ -148,11 +166,11 @@ class Memory:
         self._decide(name, "unblocked", "", epoch)
 
     def _decide(self, name: str, outcome: Outcome, reason: str, epoch: int) -> None:
-        count = sum(1 for lesson in self.lessons if lesson.strategy == name)
+        # Sorts behind the epoch's own lesson and behind earlier decisions.
         self.learn(
             Lesson(
                 epoch=epoch,
-                id=f"{name}-{outcome}-{count}",
+                id=f"{epoch}.{len(self.lessons):08d}-{outcome}",
                 strategy=name,
                 outcome=outcome,
                 reason=reason,
@@ -182,9 +200,10 @@ class Memory:
             limit: How many failures at most.
         """
         tried = Counter(
-            lesson.strategy
+            strategy
             for lesson in self.lessons
-            if lesson.strategy and lesson.outcome not in ("blocked", "unblocked")
+            if lesson.outcome not in ("blocked", "unblocked")
+            for strategy in lesson.strategies()
         )
         failures: list[Lesson] = []
         for lesson in reversed(self.lessons):

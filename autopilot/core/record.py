@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Literal
 from autopilot.core.types import Cost, Verdict
 
 VERSION = 1
+# Between the names of strategies that were used together: "prune + add word".
+TOGETHER = " + "
 Outcome = Literal["kept", "rejected", "unchanged", "repeated", "failed", "blocked", "unblocked"]
 
 
@@ -198,6 +200,10 @@ class Lesson(Record):
     category: str = ""
     node: str = ""
     experiment: str = ""
+
+    def strategies(self) -> list[str]:
+        """The names of the strategies that were used together; each counts."""
+        return [name for name in self.strategy.split(TOGETHER) if name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any
 from autopilot.core.gradient import Gradient
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
+from autopilot.core.record import TOGETHER
 from autopilot.core.types import Cost
 from autopilot.errors import StateError
 
@@ -139,7 +140,7 @@ class ChainOptimizer(Optimizer):
             return None
         return Step(
             summary="; ".join(step.summary for step in steps if step.summary),
-            strategy=" + ".join(dict.fromkeys(step.strategy for step in steps if step.strategy)),
+            strategy=TOGETHER.join(dict.fromkeys(s.strategy for s in steps if s.strategy)),
             rationale="\n".join(step.rationale for step in steps if step.rationale),
             cost=sum((step.cost for step in steps), Cost()),
         )

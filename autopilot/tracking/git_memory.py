@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from autopilot.core.memory import Memory
-from autopilot.core.record import Lesson
 from autopilot.core.store import Store
 
 
@@ -16,8 +15,4 @@ class GitMemory(Memory):
     """
 
     def __init__(self, store: Store, block_after: int = 3) -> None:
-        super().__init__(block_after)
-        self.store = store
-
-    def keep(self, lesson: Lesson) -> None:
-        self.store.annotate(self.store.tip, [lesson])
+        super().__init__(block_after, store=store)
