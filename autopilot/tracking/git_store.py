@@ -8,6 +8,7 @@ touches the index, and writes no file outside the parameters.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from autopilot.git.objects import Entry
 from autopilot.git.repository import Repository
 from autopilot.git.workfiles import WorkFiles
 from autopilot.tracking.journal import Journal, decode, encode
-from autopilot.tracking.layout import Layout, leftovers
+from autopilot.tracking.layout import Layout
 from autopilot.tracking.scope import Scope, check_clean, check_tracked, scope_of
 
 _RECENT = 6
@@ -103,6 +104,7 @@ class GitStore(Store):
                     hint=f"autopilot resume {self.slug}, or choose another name with --slug",
                 )
             self._clear_half_start()
+            commits.check_signing(self.repo, base)
             self._tip_tree = base_tree
             self._known = self._entries_of(base_tree)
             tree = self.state()
@@ -242,7 +244,7 @@ class GitStore(Store):
     def note_progress(self, progress: Progress) -> None:
         try:
             if self._progress is None:
-                self._progress = self.layout.progress(self.repo).open("ab")
+                self._progress = self._open_progress()
             self._progress.write(encode(progress))
             self._progress.flush()
         except OSError as error:
@@ -253,11 +255,10 @@ class GitStore(Store):
             content = self.layout.progress(self.repo).read_bytes()
         except FileNotFoundError:
             return []
-        # A kill may have cut the last line short.
-        whole = content[: content.rfind(b"\n") + 1]
         found: list[Progress] = []
-        with contextlib.suppress(RecordError):
-            for line in whole.splitlines():
+        for line in content.split(b"\n"):
+            # A kill may have cut a line short: then its batch is evaluated again.
+            with contextlib.suppress(RecordError):
                 found += [p for p in decode(line, "progress") if isinstance(p, Progress)]
         return found
 
@@ -271,6 +272,16 @@ class GitStore(Store):
                 path.write_bytes(b"")
         except OSError as error:
             raise _cannot_write(path, error) from error
+
+    def _open_progress(self) -> BinaryIO:
+        file = self.layout.progress(self.repo).open("a+b")
+        end = file.seek(0, os.SEEK_END)
+        if end:
+            file.seek(end - 1)
+            if file.read(1) != b"\n":
+                # The line that a kill cut short ends here, so that it spoils no other.
+                file.write(b"\n")
+        return file
 
     # --- inside --------------------------------------------------------------------------------
 
@@ -333,12 +344,7 @@ class GitStore(Store):
 
     def _clear_half_start(self) -> None:
         """Removes the manifest note of a start that was killed before its branch was there."""
-        left = leftovers(self.repo, self.layout)
-        if left:
-            raise ExperimentError(
-                f"the name {self.slug} was used before: {left[0]} is left of it",
-                hint="choose another name with --slug",
-            )
+        self.layout.check_free(self.repo)
         ref = self.layout.notes("experiment")
         oid = refs.read_ref(self.repo, ref)
         if oid is not None:
