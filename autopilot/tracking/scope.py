@@ -9,6 +9,7 @@ from pathlib import Path
 
 from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.errors import ParameterError
+from autopilot.files import list_files
 from autopilot.git.objects import SUBMODULE, Entry, entry_at, list_tree
 from autopilot.git.repository import Repository
 
@@ -123,14 +124,19 @@ def dirty_files(repo: Repository, scopes: Sequence[Scope]) -> dict[str, str]:
 
 
 def _not_tracked(repo: Repository, scope: Scope) -> ParameterError:
-    if not scope.parameter.files():
-        pattern = scope.parameter.pattern
+    parameter = scope.parameter
+    # Straight from the disk: the parameter itself does not name what git ignores.
+    names = (
+        parameter.files() if parameter.is_file else list_files(parameter.root, parameter.pattern)
+    )
+    there = [scope.prefix + name for name in names]
+    if not there:
+        pattern = parameter.pattern
         return ParameterError(
             f"the parameter {scope.path} matches no file ({pattern!r})",
             hint="correct its source or its pattern",
         )
-    ignored = all(repo.is_ignored(name) for name in scope.files())
-    if ignored:
+    if all(repo.is_ignored(name) for name in there):
         return ParameterError(
             f"the parameter {scope.path} is ignored by git",
             hint=f"take it out of .gitignore, then: git add {scope.path} && git commit",
