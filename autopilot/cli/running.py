@@ -79,6 +79,10 @@ def run(
         int | None,
         typer.Option(min=1, help="Batches between two optimizer steps; one step an epoch if not."),
     ] = None,
+    num_workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads for the items of a batch, if they wait on a network."),
+    ] = None,
     hparam: Annotated[
         list[str] | None,
         typer.Option("-H", metavar="KEY=VALUE", help="A constructor argument; may be repeated."),
@@ -130,6 +134,7 @@ def run(
             budget_tokens=budget_tokens,
             budget_usd=budget_usd,
             accumulate=accumulate,
+            num_workers=num_workers,
         ),
         in_place=in_place,
         links=tuple(link or ()),

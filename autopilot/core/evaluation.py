@@ -8,6 +8,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from autopilot.core import graph
@@ -31,10 +33,16 @@ class Evaluator:
         experiment: Where results are recorded at once, and answered from after a kill.
         seed: `random` (and numpy's global generator, where loaded) is seeded before each batch
             from (seed, split, epoch, batch), so that a repeated batch repeats its chance too.
+        num_workers: Threads that run the items of a batch side by side, each as a batch of one;
+            for systems that wait on the network. Chance drawn from `random` is not repeatable
+            then, since the threads share it.
     """
 
-    def __init__(self, module: AutoPilotModule, experiment: Experiment, seed: int) -> None:
+    def __init__(
+        self, module: AutoPilotModule, experiment: Experiment, seed: int, num_workers: int = 0
+    ) -> None:
         self.module, self.experiment, self.seed = module, experiment, seed
+        self._pool = ThreadPoolExecutor(num_workers) if num_workers > 1 else None
 
     def run(self, split: str, epoch: int, index: int, batch: Datum) -> Datum:
         """The result of one batch, its items in order and under the batch's item ids.
@@ -57,7 +65,17 @@ class Evaluator:
             self.experiment.remember(split, epoch, index, batch, data, seconds)
         return data
 
+    def close(self) -> None:
+        """Ends the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
     def _isolated(self, split: str, batch: Datum) -> Datum:
+        if self._pool is not None and len(batch.items) > 1:
+            singles = [(copy_context(), single) for single in _singles(batch)]
+            run = self._isolated
+            done = self._pool.map(lambda pair: pair[0].run(run, split, pair[1]), singles)
+            return self._combined(batch, list(done))
         try:
             return self._step(split, batch)
         except EvaluationError:
@@ -65,9 +83,18 @@ class Evaluator:
         except Exception as error:  # noqa: BLE001  # the user's code: the item fails, not the run
             if len(batch.items) <= 1:
                 return self._failure(error, batch)
-            singles = [Datum(items=[item], metadata=dict(batch.metadata)) for item in batch.items]
-            results = [self._isolated(split, single) for single in singles]
-            return Datum(items=[item for result in results for item in _items_of(result)])
+            return self._combined(batch, [self._isolated(split, one) for one in _singles(batch)])
+
+    def _combined(self, batch: Datum, results: list[Datum]) -> Datum:
+        simple = all(_is_simple(result) for result in results)
+        combined = Datum(items=[item for result in results for item in result.leaves()])
+        if simple:
+            graph.attach(self.module, batch, combined)
+            return combined
+        for result in results:
+            for item in result.leaves():
+                item.grad_fn = item.grad_fn or result.grad_fn
+        return combined
 
     def _step(self, split: str, batch: Datum) -> Datum:
         step: Callable[[Datum], Any] = getattr(self.module, STEPS[split])
@@ -90,12 +117,8 @@ class Evaluator:
         return failed
 
 
-def _items_of(result: Datum) -> list[Datum]:
-    if not result.items:
-        return [result]
-    for item in result.items:
-        item.grad_fn = item.grad_fn or result.grad_fn
-    return result.items
+def _singles(batch: Datum) -> list[Datum]:
+    return [Datum(items=[item], metadata=dict(batch.metadata)) for item in batch.items]
 
 
 def _is_simple(data: Datum) -> bool:

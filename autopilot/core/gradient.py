@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,13 @@ class Gradient:
         combined.values = self.values + (other.values if type(other) is Gradient else (other,))
         return combined
 
+    def for_items(self, ids: Set[str]) -> Gradient | None:
+        """The part of the feedback that is about some items of a batch, None if there is none.
+
+        The graph asks where a batch's items went through separate calls. By default, all of it.
+        """
+        return self
+
     def render(self) -> str:
         """The feedback as text, for a person or a model."""
         return "\n".join(v.render() if isinstance(v, Gradient) else str(v) for v in self.values)
@@ -50,12 +57,14 @@ class Finding:
         attribution: What it is about: a rule, a file, a category, a node.
         severity: 0 (cosmetic) to 1 (everything failed).
         evidence: What was seen, one string an observation.
+        item: The id of the item that it is about; empty for all.
     """
 
     direction: str
     attribution: str = ""
     severity: float = 1.0
     evidence: tuple[str, ...] = ()
+    item: str = ""
 
 
 class TextGradient(Gradient):
@@ -100,6 +109,10 @@ class TextGradient(Gradient):
         if isinstance(other, TextGradient):
             return TextGradient.of(self.findings + other.findings)
         return TextGradient.of((*self.findings, Finding(other.render())))
+
+    def for_items(self, ids: Set[str]) -> Gradient | None:
+        found = [finding for finding in self.findings if not finding.item or finding.item in ids]
+        return TextGradient.of(found) if found else None
 
     def render(self, max_evidence: int = 5) -> str:
         """Grouped by attribution and direction, worst and most frequent first.

@@ -189,6 +189,7 @@ class Graph:
 
     def __init__(self, outputs: Datum | Sequence[Datum]) -> None:
         self.roots = _producers([outputs] if isinstance(outputs, Datum) else outputs)
+        self.outputs = outputs
         if not self.roots:
             raise GraphError(
                 "the data carries no graph: it was not returned by a module call",
@@ -228,7 +229,10 @@ class Graph:
                 "the graph was freed by an earlier backward",
                 hint="pass retain_graph=True to the first one",
             )
-        pending: dict[int, Gradient] = {id(root): gradient for root in self.roots}
+        parts = _parts(gradient, self.outputs, self.roots)
+        pending: dict[int, Gradient] = {
+            id(root): part for root, part in zip(self.roots, parts, strict=True) if part is not None
+        }
         for node in nodes:
             incoming = pending.pop(id(node), None)
             if incoming is None:
@@ -263,10 +267,32 @@ def _pass_on(node: Node, gradient: Gradient) -> Iterator[tuple[Node, Gradient]]:
             )
         pairs = list(zip(node.upstream, returned, strict=True))
     else:
-        pairs = [(upstream, returned) for upstream in node.upstream]
+        parts = _parts(returned, node.output, node.upstream)
+        pairs = list(zip(node.upstream, parts, strict=True))
     for upstream, outgoing in pairs:
         if outgoing is not None:
             yield upstream, outgoing
+
+
+def _parts(gradient: Gradient, output: object, calls: Sequence[Node]) -> list[Gradient | None]:
+    """What of the feedback on a batch each call gets: of a call for some items, theirs alone.
+
+    A call is for the items that it returned; or for the i-th item, where one module was called
+    once for each.
+    """
+    items = output.items if isinstance(output, Datum) else []
+    if len(calls) < 2 or not items:
+        return [gradient] * len(calls)
+    known = {item.id for item in items}
+    one_each = len(calls) == len(items) and len({id(call.module) for call in calls}) == 1
+    parts: list[Gradient | None] = []
+    for position, call in enumerate(calls):
+        returned = call.output
+        ids = {leaf.id for leaf in returned.leaves()} if isinstance(returned, Datum) else set()
+        if not ids or not ids <= known:
+            ids = {items[position].id} if one_each else known
+        parts.append(gradient.for_items(ids) if ids != known else gradient)
+    return parts
 
 
 def own_parameters(module: Module) -> list[Parameter]:

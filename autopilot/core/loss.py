@@ -59,6 +59,7 @@ class Loss:
                 direction=item.feedback or item.error_message or "make this item succeed",
                 severity=1.0,
                 evidence=(item.id,) if len(data) > 1 else (),
+                item=item.id if len(data) > 1 else "",
             )
             for item in data.leaves()
             if not item.success

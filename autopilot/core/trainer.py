@@ -42,6 +42,8 @@ class Trainer:
             there too: one step an epoch.
         monitor: The val metric that decides; otherwise the module's.
         seed: Shuffling, and the chance in evaluations, derive from it.
+        num_workers: Threads that run the items of a batch side by side; for systems that wait on
+            the network.
         dry_run: `fit` says what would happen, in `Result.stop_reason`, and touches nothing.
 
     Raises:
@@ -58,6 +60,7 @@ class Trainer:
         accumulate_grad_batches: int | None = None,
         monitor: str | None = None,
         seed: int = 0,
+        num_workers: int = 0,
         *,
         dry_run: bool = False,
     ) -> None:
@@ -72,7 +75,7 @@ class Trainer:
         self.experiment = experiment or Experiment()
         self.logger = logger
         self.accumulate_grad_batches = accumulate_grad_batches
-        self.seed = seed
+        self.seed, self.num_workers = seed, num_workers
         self.dry_run = dry_run
         self.monitor, self.mode = monitor or "accuracy", "max"
         self.current_epoch = 0
@@ -126,7 +129,7 @@ class Trainer:
             loss=module.configure_loss(),
             optimizer=optimizer,
             policy=self.policy or module.configure_policy() or Policy(),
-            evaluator=Evaluator(module, self.experiment, self.seed),
+            evaluator=Evaluator(module, self.experiment, self.seed, self.num_workers),
             train=train,
             val=val,
             max_epochs=max_epochs,
@@ -143,6 +146,7 @@ class Trainer:
             self.call("on_exception", error)
             raise
         finally:
+            fit.evaluator.close()
             self.call("teardown", "fit")
         return self.result()
 
@@ -301,7 +305,7 @@ class Trainer:
         self._prepare(module)
         if not experiment.history:
             experiment.open(module.parameters())
-        evaluator = Evaluator(module, experiment, self.seed)
+        evaluator = Evaluator(module, experiment, self.seed, self.num_workers)
         started = time.monotonic()
         self.call("setup", stage)
         try:
@@ -311,6 +315,7 @@ class Trainer:
             if split == "test" and experiment.history:
                 experiment.on_test_complete(metrics, measured.items)
         finally:
+            evaluator.close()
             self.call("teardown", stage)
         return Result(
             best_epoch=epoch,

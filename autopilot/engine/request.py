@@ -39,6 +39,7 @@ class Options:
         budget_tokens: Model tokens.
         budget_usd: Dollars.
         accumulate: Batches between two optimizer steps.
+        num_workers: Threads that run the items of a batch side by side.
     """
 
     max_epochs: int | None = None
@@ -52,6 +53,7 @@ class Options:
     budget_tokens: int | None = None
     budget_usd: float | None = None
     accumulate: int | None = None
+    num_workers: int | None = None
 
     def given(self) -> dict[str, Any]:
         """What was asked for."""

@@ -204,6 +204,7 @@ class Session:
             accumulate_grad_batches=options.accumulate,
             monitor=options.monitor,
             seed=manifest.seed,
+            num_workers=options.num_workers or 0,
         )
 
     # --- running -------------------------------------------------------------------------------
