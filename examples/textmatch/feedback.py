@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -72,6 +72,9 @@ class RuleGradient(Gradient):
         if not isinstance(other, RuleGradient):
             raise TypeError(f"a RuleGradient cannot take in a {type(other).__name__}")
         return RuleGradient(self.observations + other.observations)
+
+    def for_items(self, ids: Set[str]) -> RuleGradient:
+        return RuleGradient(o for o in self.observations if o.id in ids)
 
     @cached_property
     def missed(self) -> list[Observation]:
