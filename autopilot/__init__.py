@@ -13,6 +13,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "autopilot.core.callback": ("Callback",),
+    "autopilot.core.callbacks": (
+        "CostTracker",
+        "Diagnostics",
+        "MemoryCallback",
+        "Progress",
+        "Promotion",
+        "StoreCheckpointCallback",
+    ),
     "autopilot.core.experiment": ("Experiment",),
     "autopilot.core.gradient": ("Gradient", "TextGradient"),
     "autopilot.core.graph": ("Graph", "Node", "enable_grad", "no_grad"),
@@ -71,6 +79,7 @@ _HOMES = {
         "SignificantImprovement",
     ),
     "autopilot.tracking": ("GitMemory", "GitStore"),
+    "autopilot.tracking.callbacks": ("DataRecorder", "JSONLogger"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

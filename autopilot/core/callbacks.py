@@ -1,0 +1,218 @@
+"""Callbacks that are ready to use and keep nothing on disk.
+
+Stop conditions are in `autopilot.core.stopping`, those that write files in
+`autopilot.tracking.callbacks`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from autopilot.core.callback import Callback
+from autopilot.core.graph import Graph
+from autopilot.core.memory import Memory
+from autopilot.core.message import tag_message
+from autopilot.core.record import Lesson, Manifest, MetricsRecord
+from autopilot.core.store import Store
+from autopilot.core.types import Cost, Datum
+
+if TYPE_CHECKING:
+    from autopilot.core.module import AutoPilotModule
+    from autopilot.core.trainer import Trainer
+
+
+class Progress(Callback):
+    """Writes a line for each epoch.
+
+    Args:
+        write: Takes a line; `print` unless given.
+    """
+
+    def __init__(self, write: Callable[[str], object] = print) -> None:
+        self.write = write
+
+    def on_epoch_recorded(
+        self, trainer: Trainer, module: AutoPilotModule, record: MetricsRecord
+    ) -> None:
+        value = record.metrics.get(record.monitor)
+        shown = "-" if value is None else f"{value:.3f}"
+        self.write(
+            f"epoch {record.epoch}: val {record.monitor} {shown}, {record.verdict} "
+            f"({'; '.join(record.reasons)})"
+        )
+
+
+class MemoryCallback(Callback):
+    """Teaches a second memory, beside the experiment's own: one that several experiments share.
+
+    Args:
+        memory: Learns the lesson of every epoch.
+    """
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+
+    def on_epoch_recorded(
+        self, trainer: Trainer, module: AutoPilotModule, record: MetricsRecord
+    ) -> None:
+        if record.epoch == 0:
+            return
+        slug = trainer.experiment.slug
+        self.memory.learn(
+            Lesson(
+                epoch=record.epoch,
+                id=f"{slug}-{record.epoch}",
+                strategy=record.strategy,
+                outcome=record.outcome,
+                summary=record.summary,
+                reason="; ".join(record.reasons),
+                experiment=slug,
+            )
+        )
+
+
+class CostTracker(Callback):
+    """Adds up what epochs cost, by verdict: what improvement was paid for, and what was not.
+
+    Attributes:
+        by_verdict: "baseline", "kept" and "rejected" to Cost.
+    """
+
+    def __init__(self) -> None:
+        self.by_verdict: dict[str, Cost] = {}
+
+    @property
+    def total(self) -> Cost:
+        """All of it."""
+        return sum(self.by_verdict.values(), Cost())
+
+    def on_epoch_recorded(
+        self, trainer: Trainer, module: AutoPilotModule, record: MetricsRecord
+    ) -> None:
+        self.by_verdict = {}
+        for past in trainer.experiment.history:
+            held = self.by_verdict.get(past.verdict, Cost())
+            self.by_verdict[past.verdict] = held + past.cost
+
+
+class StoreCheckpointCallback(Callback):
+    """Keeps every kept epoch in a store, for a Trainer whose experiment does not commit by itself.
+
+    Args:
+        store: Not the one of the trainer's experiment.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def on_fit_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
+        self.store.bind(module.parameters())
+        if self.store.exists():
+            self.store.reopen()
+        else:
+            self.store.begin(Manifest(slug=self.store.slug, seed=trainer.seed))
+
+    def on_epoch_recorded(
+        self, trainer: Trainer, module: AutoPilotModule, record: MetricsRecord
+    ) -> None:
+        if record.verdict == "rejected" or record.epoch in self.store.tags():
+            return
+        metrics = trainer.experiment.metrics[record.epoch]
+        text = tag_message(self.store.slug, record, metrics)
+        if record.epoch == 0:
+            revision = self.store.tip
+            self.store.annotate(revision, [record])
+        else:
+            revision = self.store.commit(self.store.state(), text, [record])
+        self.store.tag(record.epoch, revision, text)
+
+    def teardown(self, trainer: Trainer, module: AutoPilotModule, stage: str) -> None:
+        if stage == "fit":
+            self.store.close()
+
+
+class Promotion(Callback):
+    """Calls a function at the end of a run that gained enough: deploy, notify, open a request.
+
+    Args:
+        promote: Gets the trainer; its experiment knows the best epoch.
+        min_gain: Over the baseline, on the monitored val metric.
+    """
+
+    def __init__(self, promote: Callable[[Trainer], object], min_gain: float = 0.0) -> None:
+        self.promote, self.min_gain = promote, min_gain
+
+    def on_fit_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
+        baseline, best = trainer.experiment.baseline_value, trainer.experiment.best_value
+        if baseline is None or best is None or trainer.experiment.best_epoch == 0:
+            return
+        gain = best - baseline if trainer.mode == "max" else baseline - best
+        if gain >= self.min_gain:
+            self.promote(trainer)
+
+
+class Diagnostics(Callback):
+    """Counts what failed: by category, and by the modules that the failed items went through.
+
+    Args:
+        category: Gives an item's category; by default the item's metadata "category", or the kind
+            of its error, or "failed".
+
+    Attributes:
+        categories: Epoch to category to the number of failed val items.
+        nodes: Epoch to module name to (failed, all) training items that went through it: the heat
+            map. A batch counts for every module that it went through.
+    """
+
+    def __init__(self, category: Callable[[Datum], str] | None = None) -> None:
+        self.category = category or _category
+        self.categories: dict[int, Counter[str]] = {}
+        self.nodes: dict[int, dict[str, tuple[int, int]]] = {}
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        module: AutoPilotModule,
+        outputs: Datum,
+        batch: Datum,
+        batch_idx: int,
+    ) -> None:
+        counts = self.categories.setdefault(trainer.current_epoch, Counter())
+        counts.update(self.category(item) for item in outputs.leaves() if not item.success)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        module: AutoPilotModule,
+        outputs: Datum,
+        batch: Datum,
+        batch_idx: int,
+    ) -> None:
+        heat = self.nodes.setdefault(trainer.current_epoch, {})
+        names = {id(part): name or type(part).__name__ for name, part in module.named_modules()}
+        failed = sum(not item.success for item in outputs.leaves())
+        for name in {names[id(node.module)] for node in Graph(outputs).nodes()}:
+            before = heat.get(name, (0, 0))
+            heat[name] = (before[0] + failed, before[1] + len(outputs))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "categories": {str(epoch): dict(c) for epoch, c in self.categories.items()},
+            "nodes": {str(epoch): heat for epoch, heat in self.nodes.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.categories = {int(e): Counter(c) for e, c in state["categories"].items()}
+        self.nodes = {
+            int(e): {name: (pair[0], pair[1]) for name, pair in heat.items()}
+            for e, heat in state["nodes"].items()
+        }
+
+
+def _category(item: Datum) -> str:
+    named = item.metadata.get("category")
+    if named is not None:
+        return str(named)
+    return item.error_message.partition(":")[0] if item.error_message else "failed"

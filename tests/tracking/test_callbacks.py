@@ -1,0 +1,71 @@
+"""Loggers and recorders write what a program can read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from autopilot.core.module import AutoPilotModule
+from autopilot.core.optimizer import Optimizer, Step
+from autopilot.core.parameter import Parameter
+from autopilot.core.trainer import Trainer
+from autopilot.core.types import Datum
+from autopilot.errors import DataError
+from autopilot.tracking.callbacks import DataRecorder, JSONLogger
+
+
+class Up(Optimizer):
+    def step(self) -> Step:
+        self.parameters[0].data += 1
+        return Step("up", "up")
+
+
+class Level(AutoPilotModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.level = Parameter(1)
+
+    def forward(self, batch: Datum) -> Datum:
+        return Datum(items=[Datum(success=i.metadata["x"] < self.level.data) for i in batch.items])
+
+    def configure_optimizers(self) -> Optimizer:
+        return Up(self.parameters())
+
+    def train_dataloader(self) -> list[list[dict[str, object]]]:
+        return [[{"x": 0, "id": "a"}, {"x": 1, "id": "b"}]]
+
+    val_dataloader = train_dataloader
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_logger_writes_an_epoch_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "logs" / "metrics.jsonl"
+    Trainer(logger=JSONLogger(path)).fit(Level(), max_epochs=1)
+    assert lines(path) == [
+        {"step": 0, "val/accuracy": 0.5},
+        {"step": 1, "train/accuracy": 0.5, "val/accuracy": 1.0},
+    ]
+
+
+def test_the_recorder_writes_an_item_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "items.jsonl"
+    Trainer(callbacks=[DataRecorder(path)]).fit(Level(), max_epochs=1)
+    assert lines(path) == [
+        {"split": "val", "epoch": 0, "id": "a"},
+        {"split": "val", "epoch": 0, "id": "b", "success": False},
+        {"split": "train", "epoch": 1, "id": "a"},
+        {"split": "train", "epoch": 1, "id": "b", "success": False},
+        {"split": "val", "epoch": 1, "id": "a"},
+        {"split": "val", "epoch": 1, "id": "b"},
+    ]
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"cannot write .*file/log.jsonl"):
+        JSONLogger(tmp_path / "file" / "log.jsonl").log_metrics({}, 1)
