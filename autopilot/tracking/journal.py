@@ -37,6 +37,8 @@ _CLASSES: tuple[type[Record], ...] = (
     TraceRecord,
     Progress,
 )
+_MARK = "$float"
+_PAYLOADS = ("state", "data", "items")
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {}
 
 
@@ -138,7 +140,7 @@ _HEADS = {f'{{"v":{VERSION},"kind":"{record.kind}"'.encode(): record for record 
 
 def _decode_ours(line: bytes) -> Record | None:
     known = _HEADS.get(line[: line.find(b',"epoch":')])
-    if known is None:
+    if known is None or _MARK.encode() in line:
         return None
     try:
         record: Record = _adapter(known).validate_json(line)
@@ -149,7 +151,7 @@ def _decode_ours(line: bytes) -> Record | None:
 
 
 def _decode_any(line: bytes) -> Record:
-    value = json.loads(line)
+    value = json.loads(line, object_hook=_number)
     record: Record = _adapter(_class_of(value)).validate_python(value)
     return record
 
@@ -202,12 +204,22 @@ def _dump(value: Any) -> str:
     return text
 
 
-def _finite(value: Any) -> Any:
-    """NaN and infinity as strings: JSON has no such numbers, and reading turns them back."""
+def _finite(value: Any, *, marked: bool = False) -> Any:
+    """NaN and infinity as strings: JSON has no such numbers, and reading turns them back.
+
+    Args:
+        value: What is to be written.
+        marked: It is the user's own payload, which no type tells from a text: `{"$float": "NaN"}`.
+    """
     if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        text = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        return {_MARK: text} if marked else text
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {k: _finite(item, marked=marked or k in _PAYLOADS) for k, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [_finite(item, marked=marked) for item in value]
     return value
+
+
+def _number(value: dict[str, Any]) -> Any:
+    return float(value[_MARK]) if value.keys() == {_MARK} else value
