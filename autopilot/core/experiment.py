@@ -238,7 +238,8 @@ class Experiment:
             if trace.split == "val" and trace.epoch == self.best_epoch:
                 items = (datum_from_json(i, split="val", epoch=trace.epoch) for i in trace.items)
                 self.best_items = list(items)
-        progress = [p for p in self.store.progress() if p.epoch == last + 1]
+        noted = self.store.progress()
+        progress = [p for p in noted if p.epoch == last + 1 or p.split == "test"]
         self._progress = {(p.split, p.epoch, p.batch): p for p in progress if not p.stepping}
         self.store.restore(_start_of_epoch(log, last + 1))
 
