@@ -192,6 +192,13 @@ def resume(
 
 
 def _run(output: Output, prepare: Any) -> int:
+    from autopilot.engine.session import interruptible
+
+    with interruptible():
+        return _run_session(output, prepare)
+
+
+def _run_session(output: Output, prepare: Any) -> int:
     from autopilot.cli.progress import Reporter
 
     reporter = Reporter(output)
