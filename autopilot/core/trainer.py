@@ -187,7 +187,8 @@ class Trainer:
 
     def spent(self) -> Cost:
         """What the experiment has cost so far, the epoch that was just judged included."""
-        return self.experiment.spent + self._epoch_cost
+        recorded = self.experiment.last_epoch >= self.current_epoch
+        return self.experiment.spent + (Cost() if recorded else self._epoch_cost)
 
     def evaluations_per_epoch(self) -> int:
         """What the latest whole epoch took; 0 before the first."""
