@@ -80,7 +80,7 @@ class Evaluator:
             return self._step(split, batch)
         except EvaluationError:
             raise
-        except Exception as error:  # noqa: BLE001  # the user's code: the item fails, not the run
+        except (Exception, SystemExit) as error:  # the user's code: the item fails, not the run
             if len(batch.items) <= 1:
                 return self._failure(error, batch)
             return self._combined(batch, [self._isolated(split, one) for one in _singles(batch)])
@@ -107,7 +107,7 @@ class Evaluator:
             )
         return data
 
-    def _failure(self, error: Exception, batch: Datum) -> Datum:
+    def _failure(self, error: BaseException, batch: Datum) -> Datum:
         message = f"{type(error).__name__}: {error}"
         frames = traceback.extract_tb(error.__traceback__)
         where = f" ({frames[-1].name}, line {frames[-1].lineno})" if frames else ""
