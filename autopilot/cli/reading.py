@@ -45,14 +45,14 @@ def log(
     autopilot log classifier-1 -n 20
     autopilot log --graph
     """
-    from autopilot.cli import pages
+    from autopilot.cli import epoch_page, pages
     from autopilot.cli.progress import STYLES
 
     notebook, output = _notebook(context, slug), context.output
     epochs = notebook.epochs[-count:] if count else notebook.epochs
     if output.as_json:
         ordered = epochs[::-1] if reverse else epochs
-        output.document(pages.overview(notebook) | {"log": pages.epochs(notebook, ordered)})
+        output.document(pages.overview(notebook) | {"log": epoch_page.epochs(notebook, ordered)})
         return
     for line in pages.head(notebook):
         output.line(line)
@@ -88,16 +88,16 @@ def show(
     autopilot show 7 -e classifier-1
     autopilot show best --stat
     """
-    from autopilot.cli import pages
+    from autopilot.cli import epoch_page
     from autopilot.cli.progress import STYLES
 
     notebook, output = _notebook(context, slug, epoch), context.output
     found = notebook.find(epoch)
     before, after = notebook.before(found.number), notebook.after(found.number)
     if output.as_json:
-        output.document(pages.epoch_document(notebook, found))
+        output.document(epoch_page.document(notebook, found))
         return
-    first, *lines = pages.epoch_page(notebook, found, output.width)
+    first, *lines = epoch_page.lines(notebook, found, output.width)
     output.line(first, "yellow")
     for line in lines:
         output.line(line, STYLES[found.verdict] if line.startswith(f"{found.verdict}: ") else "")
@@ -125,12 +125,12 @@ def diff(
     autopilot diff 7               what epoch 7 did
     autopilot diff 3 best -e classifier-1 --stat
     """
-    from autopilot.cli import pages
+    from autopilot.cli import epoch_page
 
     notebook, output = _notebook(context, slug, first), context.output
-    change = pages.change(notebook, first, second)
+    change = epoch_page.change(notebook, first, second)
     if output.as_json:
-        output.document(pages.change_document(notebook, change))
+        output.document(epoch_page.change_document(notebook, change))
         return
     if not notebook.counts(change.old, change.new):
         output.warning(f"{change.title}: no difference")

@@ -211,7 +211,7 @@ class Notebook:
             int(n) for n in map(_epoch_of_tag, refs.list_refs(self.repo, self.layout.tags)) if n
         }
         best = self.last.best_epoch
-        if best not in tags and best != self.last.epoch:
+        if 0 not in tags or (best not in tags and best != self.last.epoch):
             # The tags are not here, as after a fetch of the branch alone.
             return sum(epoch.verdict == "kept" for epoch in self.epochs)
         return len((tags | {best}) - {0})
@@ -451,7 +451,7 @@ def _which(slug: str, there: list[str]) -> str:
     close = difflib.get_close_matches(slug, there, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}? `autopilot status` lists all"
-    return f"there is {', '.join(there)}" if len(there) <= 3 else "`autopilot status` lists all"
+    return f"experiments: {', '.join(there)}" if len(there) <= 3 else "`autopilot status` lists all"
 
 
 def _epoch_of_tag(name: str) -> str:

@@ -1,0 +1,61 @@
+"""Numbers, costs and times in words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from autopilot.cli.output import number
+from autopilot.core.types import Cost
+
+
+def signed(delta: float | None) -> str:
+    """A signed change; what is only the noise of binary fractions is none."""
+    if delta is None or delta != delta:
+        return ""
+    return number(0.0 if abs(delta) < 1e-12 else delta, signed=True)
+
+
+def costs(cost: Cost) -> str:
+    """What something cost, in words."""
+    parts = [f"{cost.evaluations:,} evaluations" if cost.evaluations != 1 else "1 evaluation"]
+    if cost.tokens:
+        parts.append(f"{cost.tokens:,} tokens")
+    if cost.cost_usd:
+        parts.append(f"${cost.cost_usd:.2f}" if cost.cost_usd >= 0.01 else f"${cost.cost_usd:.2g}")
+    return ", ".join([*parts, f"{cost.seconds:.1f} s" if cost.seconds >= 0.05 else "under 0.1 s"])
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and what it counts.
+
+    >>> counted(1, "epoch"), counted(2, "epoch")
+    ('1 epoch', '2 epochs')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def pairs(values: Mapping[str, Any]) -> str:
+    """Names and values on a line; a name that is its own value is said once."""
+    return ", ".join(f"{name}={value}" if name != value else name for name, value in values.items())
+
+
+def iso(time_s: int) -> str:
+    """A time as programs read it, UTC."""
+    return datetime.fromtimestamp(time_s, UTC).isoformat(timespec="seconds")
+
+
+def git_date(time_s: float) -> str:
+    """A time as git shows it, in the local time zone."""
+    local = time.localtime(time_s)
+    return time.strftime(f"%a %b {local.tm_mday} %H:%M:%S %Y %z", local)
+
+
+def ago(seconds: float) -> str:
+    """How long ago, as git says it."""
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= 2 * length or (unit == "minute" and seconds >= length):
+            return f"{counted(int(seconds // length), unit)} ago"
+    return f"{counted(max(int(seconds), 0), 'second')} ago"
