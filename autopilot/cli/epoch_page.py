@@ -25,8 +25,10 @@ _LEAST_TEXT = 12
 def lines(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
     """All about an epoch, but for the diff; in the form of `git show`."""
     commit = commits.read_commit(notebook.repo, epoch.steps[-1] if epoch.steps else epoch.commit)
-    tag = notebook.layout.tag_name(epoch.number)
-    lines = [f"commit {commit.id}" + (f" (tag: {tag})" if epoch.verdict != "rejected" else "")]
+    place = f"tag: {notebook.layout.tag_name(epoch.number)}"
+    if epoch.verdict == "rejected":
+        place = "" if epoch.steps else f"still epoch {epoch.best_epoch}: nothing was committed"
+    lines = [f"commit {commit.id}" + (f" ({place})" if place else "")]
     lines.append(f"Epoch:    {epoch.number} of {notebook.slug}, {_verdict(epoch)}")
     lines.append(f"Date:     {git_date(commit.time_s)}")
     if epoch.strategy:
@@ -85,7 +87,8 @@ def _steps(notebook: Notebook, epoch: Epoch) -> list[str]:
     for commit, record in steps:
         place = commit[:7] if record.changed else "changed nothing"
         which = f"step {record.step} ({place}): " if len(steps) > 1 else ""
-        lines += [f"    {which}{one_line(record.summary, 1000) or 'no summary'}", ""]
+        if which or record.summary:
+            lines += [f"    {which}{one_line(record.summary, 1000)}".rstrip(), ""]
         if record.rationale:
             lines += [textwrap.indent(record.rationale.strip(), "    "), ""]
         if record.error:
@@ -132,7 +135,7 @@ def _failures(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
     if measured != epoch.number:
         text += f" (measured in epoch {measured})"
     before = _best_before(notebook, epoch)
-    if before is not None:
+    if before is not None and measured != _measured(before):
         known = notebook.items(_measured(before))
         was = {str(item["id"]) for item in known if _failed(item)}
         ok = {str(item["id"]) for item in known} - was

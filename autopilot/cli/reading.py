@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Experiment = Annotated[
     str | None,
-    typer.Argument(metavar="[SLUG]", help="The experiment; the newest one if none is named."),
+    typer.Argument(metavar="SLUG", help="The experiment; the newest one if none is named."),
 ]
 SlugOption = Annotated[
     str | None,
@@ -75,7 +75,7 @@ def log(
 
 def show(
     context: Context,
-    epoch: Annotated[str, typer.Argument(metavar="[EPOCH]", help=f"{_EPOCH}.")] = "last",
+    epoch: Annotated[str, typer.Argument(metavar="EPOCH", help=f"{_EPOCH}.")] = "last",
     slug: SlugOption = None,
     stat: Annotated[
         bool, typer.Option("--stat", help="Name the changed files instead of the changes.")
@@ -107,9 +107,9 @@ def show(
 
 def diff(
     context: Context,
-    first: Annotated[str | None, typer.Argument(metavar="[EPOCH]", help=f"{_EPOCH}.")] = None,
+    first: Annotated[str | None, typer.Argument(metavar="EPOCH", help=f"{_EPOCH}.")] = None,
     second: Annotated[
-        str | None, typer.Argument(metavar="[EPOCH]", help="Compare the first with this one.")
+        str | None, typer.Argument(metavar="EPOCH", help="Compare the first with this one.")
     ] = None,
     slug: SlugOption = None,
     stat: Annotated[

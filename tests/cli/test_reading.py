@@ -522,6 +522,9 @@ def test_show_epochs_that_changed_nothing(demo: Here) -> None:
     assert "Epoch:    3 of demo, rejected (unchanged)\n" in unchanged
     assert "rejected: the optimizer changed nothing\n" in unchanged
     assert "the optimizer failed: the agent is away\n" in failed
+    best = demo.git("rev-parse", "autopilot/demo/epoch-0005^{commit}")
+    assert f"commit {best} (still epoch 5: nothing was committed)\n" in failed
+    assert "val items: 3 of 10 failed (measured in epoch 5)\n" in failed
     assert "diff --git" not in unchanged + failed
 
 
