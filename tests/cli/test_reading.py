@@ -374,6 +374,10 @@ def test_text_of_a_model_does_not_steer_the_terminal(
 # --- experiments that did not come to their end --------------------------------------------------
 
 
+class Kill(BaseException):
+    """Ends a run as a signal would: nothing may catch it."""
+
+
 @pytest.fixture
 def killed(here: Here) -> Here:
     """A run that was cut off after the step of epoch 2."""
@@ -383,10 +387,10 @@ def killed(here: Here) -> Here:
     class Cut(Threshold):
         def forward(self, batch: Datum) -> Datum:
             if Path("x.txt").read_text() == "6\n":
-                raise SystemExit
+                raise Kill
             return super().forward(batch)
 
-    with pytest.raises(SystemExit):
+    with pytest.raises(Kill):
         trainer.fit(Cut(Plan([5, 6])), max_epochs=2)
     store.close()
     return here
