@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from autopilot.core import graph
@@ -258,58 +258,10 @@ _HOMES: dict[str, type | tuple[type, ...]] = {
 }
 
 
-class ModuleList(Module):
-    """Modules in a list, registered under their index."""
-
-    def __init__(self, modules: Iterable[Module] = ()) -> None:
-        super().__init__()
-        for module in modules:
-            self.append(module)
-
-    def append(self, module: Module) -> Self:
-        """Adds a module at the end."""
-        setattr(self, str(len(self._modules)), module)
-        return self
-
-    def __getitem__(self, index: int) -> Module:
-        return list(self._modules.values())[index]
-
-    def __iter__(self) -> Iterator[Module]:
-        return iter(list(self._modules.values()))
-
-    def __len__(self) -> int:
-        return len(self._modules)
-
-
-class ModuleDict(Module):
-    """Modules by name."""
-
-    def __init__(self, modules: Mapping[str, Module] | None = None) -> None:
-        super().__init__()
-        for name, module in (modules or {}).items():
-            self[name] = module
-
-    def __setitem__(self, name: str, module: Module) -> None:
-        setattr(self, name, module)
-
-    def __getitem__(self, name: str) -> Module:
-        return self._modules[name]
-
-    def __delitem__(self, name: str) -> None:
-        delattr(self, name)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._modules
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(list(self._modules))
-
-    def __len__(self) -> int:
-        return len(self._modules)
-
-    def items(self) -> Iterator[tuple[str, Module]]:
-        """Name and module."""
-        return iter(list(self._modules.items()))
+def name_parameters(module: Module) -> None:
+    """Gives each parameter its dotted name, by which records tell it from its namesakes."""
+    for name, parameter in module.named_parameters():
+        parameter.name = name
 
 
 class AutoPilotModule(Module):
@@ -339,12 +291,15 @@ class AutoPilotModule(Module):
         """One batch of the test split."""
         return self.forward(batch)  # type: ignore[no-any-return]  # forward is the user's
 
-    def configure_optimizers(self) -> Optimizer:
-        """The optimizer that changes the parameters."""
+    def configure_optimizers(self) -> Optimizer | Sequence[Optimizer]:
+        """The optimizer that changes the parameters; several run in turn."""
         raise NotImplementedError(f"{type(self).__name__} defines no configure_optimizers()")
 
-    def configure_loss(self) -> Loss:
-        """What turns results into feedback; by default, the feedback of the failed items."""
+    def configure_loss(self) -> Loss | Sequence[Loss]:
+        """What turns results into feedback; by default, the feedback of the failed items.
+
+        Several losses add up.
+        """
         return Loss()
 
     def configure_policy(self) -> Policy | None:
