@@ -80,7 +80,7 @@ class Evaluator:
             return self._step(split, batch)
         except EvaluationError:
             raise
-        except (Exception, SystemExit) as error:  # the user's code: the item fails, not the run
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # the user's: its item fails
             if len(batch.items) <= 1:
                 return self._failure(error, batch)
             return self._combined(batch, [self._isolated(split, one) for one in _singles(batch)])
