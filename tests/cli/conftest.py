@@ -227,14 +227,19 @@ class Place:
 
     def notes(self, slug: str, kind: str) -> list[dict[str, Any]]:
         """The records of a kind on the experiment's line, oldest commit first."""
-        ref = f"refs/notes/autopilot/{slug}/{kind}"
-        on = {line.split()[1] for line in self.git("notes", "--ref", ref, "list").splitlines()}
-        found = []
-        for commit in self.line(slug):
-            if commit in on:
-                text = self.git("notes", "--ref", ref, "show", commit)
-                found += [json.loads(x) | {"on": commit} for x in text.splitlines() if x.strip()]
-        return found
+        entries = self.git(
+            "log",
+            "--reverse",
+            f"--notes=refs/notes/autopilot/{slug}/{kind}",
+            "--format=%x01%H%x02%N",
+            f"main..autopilot/{slug}",
+        ).split("\1")[1:]
+        return [
+            json.loads(line) | {"on": commit}
+            for commit, _, note in (entry.partition("\2") for entry in entries)
+            for line in note.splitlines()
+            if line.strip()
+        ]
 
     def line(self, slug: str) -> list[str]:
         """The experiment's commits, the start commit first."""

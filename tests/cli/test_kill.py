@@ -1,0 +1,346 @@
+"""A run that is killed, interrupted or crashes goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Done, Place
+
+# Chance everywhere, an optimizer and a callback with state, several steps an epoch, new files,
+# steps that change nothing and states that come again; each evaluation is one line of a log.
+WALK = """\
+import os
+import random
+
+from autopilot import (
+    AutoPilotModule, Callback, DataLoader, Datum, Mean, Optimizer, PathParameter, Step,
+)
+
+
+class Walk(Optimizer):
+    def __init__(self, parameters):
+        super().__init__(parameters)
+        self.count, self.lowest, self.seen = 0, float("inf"), []
+
+    def step(self):
+        x, rules = self.parameters
+        self.count += 1
+        value = int(x.read_text())
+        self.lowest = min(self.lowest, value)
+        asked = len(x.grad.render()) if x.grad else 0
+        self.seen = [*self.seen, asked][-3:]
+        if os.environ.get("CRASH") == f"step {self.count}":
+            x.write_text("half done\\n")
+            raise RuntimeError("no luck today")
+        if self.count % 7 == 0:
+            return Step("rest", "rest")
+        name = random.choice(["up", "up", "up", "down", "far"])
+        value += {"up": 1, "down": -1, "far": random.randrange(-4, 5)}[name]
+        x.write_text(f"{value}\\n")
+        if self.count % 5 == 0:
+            rules.write_text(f"{sum(self.seen)} {self.lowest}\\n", f"rule {self.count % 3}.txt")
+        return Step(f"{name} to {value}", name, f"{asked} characters of feedback")
+
+    def state_dict(self):
+        return {"count": self.count, "lowest": self.lowest, "seen": self.seen}
+
+    def load_state_dict(self, state):
+        self.count, self.lowest, self.seen = state["count"], state["lowest"], state["seen"]
+        assert isinstance(self.lowest, float | int), self.lowest
+
+
+class Fatigue(Callback):
+    rejected = 0
+
+    def on_fit_start(self, trainer, module):
+        module.fatigue = self.rejected
+
+    def on_verdict(self, trainer, module, decision):
+        self.rejected += not decision.kept
+        module.fatigue = self.rejected
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        module.where = f"train {trainer.current_epoch}"
+
+    def on_validation_batch_start(self, trainer, module, batch, batch_idx):
+        module.where = f"val {trainer.current_epoch}"
+
+    def on_test_batch_start(self, trainer, module, batch, batch_idx):
+        module.where = "test"
+
+    def state_dict(self):
+        return {"rejected": self.rejected}
+
+    def load_state_dict(self, state):
+        self.rejected = state["rejected"]
+
+
+class Game(AutoPilotModule):
+    monitor = "score"
+
+    def __init__(self):
+        super().__init__()
+        self.x = PathParameter("x.txt")
+        self.rules = PathParameter("rules")
+        self.spread = Mean("score")
+        self.fatigue, self.where = 0, ""
+
+    def forward(self, batch):
+        items = []
+        for item in batch.items:
+            with open(os.environ["EVALUATIONS"], "a") as log:
+                log.write(f"{self.where} {item.id} {self.x.read_text()}")
+            if item.metadata["at"] == 3 and self.where.startswith("val 4"):
+                raise ValueError("item 3 is broken in epoch 4")
+            draw = random.random()
+            value = int(self.x.read_text()) + draw - self.fatigue / 100
+            score = float("nan") if item.metadata["at"] == 8 and "train" in self.where else value
+            items.append(Datum(
+                success=value > item.metadata["at"], feedback=f"missed by {draw:.3f}",
+                metrics={"score": 10 - abs(8 - score)}, metadata={"draw": draw},
+            ))
+        return Datum(items=items)
+
+    def configure_optimizers(self):
+        return Walk(self.parameters())
+
+    def configure_callbacks(self):
+        return [Fatigue()]
+
+    def train_dataloader(self):
+        return DataLoader([{"id": f"i{at}", "at": at} for at in range(10)], 2, shuffle=True)
+
+    val_dataloader = test_dataloader = train_dataloader
+"""
+OPTIONS = ("--accumulate", "2", "--max-epochs", "12", "--seed", "7")
+
+
+@dataclass
+class Game:
+    """The user's repository with the game in it, and where evaluations are logged."""
+
+    place: Place
+    log: Path
+
+    def run(self, slug: str, **environment: str) -> Done:
+        return self.place.autopilot("run", "game.py", "-e", slug, *OPTIONS, **environment)
+
+    def evaluations(self) -> list[str]:
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+    def killed(self, slug: str, delay_s: float, *command: str) -> bool:
+        """Kills a run, or another command, after a while; says whether it was still running."""
+        process = self.place.start(*(command or ("run", "game.py", "-e", slug, *OPTIONS)))
+        time.sleep(delay_s)
+        process.kill()
+        process.communicate()
+        return process.returncode == -signal.SIGKILL
+
+    def recorded(self, slug: str) -> set[str]:
+        """What a kill left behind as evaluated: "split epoch item", and judged epochs as such."""
+        found: set[str] = set()
+        path = self.place.top / f".git/autopilot/{slug}.progress.jsonl"
+        for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+            if line.endswith(b"\n") and line.strip():
+                batch = json.loads(line)
+                moment = (
+                    "test"
+                    if batch.get("split") == "test"
+                    else (f"{batch.get('split')} {batch['epoch']}")
+                )
+                found |= {
+                    f"{moment} {item['id']}" for item in batch.get("data", {}).get("items", [])
+                }
+        if self.exists(slug):
+            for record in self.place.judged(slug):
+                for item in range(10):
+                    found |= {f"train {record['epoch']} i{item}", f"val {record['epoch']} i{item}"}
+        return found
+
+    def exists(self, slug: str) -> bool:
+        found = self.place.git("for-each-ref", f"refs/heads/autopilot/{slug}")
+        return bool(found)
+
+    def go_on(self, slug: str) -> None:
+        """Resumes, or starts again what was killed too early; nothing is evaluated again."""
+        recorded, before = self.recorded(slug), len(self.evaluations())
+        command = (
+            ("resume", slug) if self.exists(slug) else ("run", "game.py", "-e", slug, *OPTIONS)
+        )
+        done = self.place.autopilot(*command)
+        assert done.code == 0, done
+        again = [" ".join(x.split()[:-1]) for x in self.evaluations()[before:]]
+        assert not recorded & set(again), f"{slug}: evaluated again"
+
+    def story(self, slug: str) -> dict[str, Any]:
+        """All that must be the same as in a run that nobody killed."""
+        place, drop = self.place, ("on", "spent", "cost", "v", "kind")
+        metrics = [
+            {k: v for k, v in r.items() if k not in drop}
+            | {"evaluations": r.get("spent", {}).get("evaluations")}
+            for r in place.notes(slug, "metrics")
+        ]
+        steps = [
+            {k: v for k, v in r.items() if k not in drop} for r in place.notes(slug, "gradients")
+        ]
+        subjects = place.git("log", "--format=%B", f"main..autopilot/{slug}")
+        return {
+            "trees": place.trees(slug),
+            "metrics": sorted(metrics, key=lambda r: (r["epoch"], r["id"])),
+            "steps": sorted(steps, key=lambda r: (r["epoch"], r["id"])),
+            "tags": place.tags(slug),
+            "messages": subjects.replace(slug, "SLUG"),
+        }
+
+    def check_complete(self, slug: str) -> None:
+        """No commit without its notes, no kept epoch without its tag, the tip is the best."""
+        place = self.place
+        steps = {record["on"] for record in place.notes(slug, "gradients")}
+        log = place.git(
+            "log",
+            "--format=%H %(trailers:key=Autopilot-Step,valueonly,separator=%x2C)",
+            f"main..autopilot/{slug}",
+        )
+        for line in log.splitlines():
+            commit, _, step = line.partition(" ")
+            assert not step or commit in steps, f"{slug}: {commit} has no gradients note"
+        judged = place.judged(slug)
+        assert [record["epoch"] for record in judged] == list(range(13))
+        kept = [r["epoch"] for r in judged if r["verdict"] != "rejected"]
+        assert place.tags(slug) == kept
+        best = place.git("rev-parse", f"autopilot/{slug}/epoch-{kept[-1]:04d}^{{tree}}")
+        assert place.git("rev-parse", f"autopilot/{slug}^{{tree}}") == best
+
+
+@pytest.fixture
+def game(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Game:
+    log = tmp_path / "evaluations.log"
+    monkeypatch.setenv("EVALUATIONS", str(log))
+    place.write("game.py", WALK)
+    place.write("x.txt", "1\n")
+    place.write("rules/rule 0.txt", "none\n")
+    place.commit()
+    # What the user is at: an edit, a new file, an index whose times are out of date.
+    place.write("counter.py", "# half an idea\n")
+    place.write("todo.txt", "milk\n")
+    os.utime(place.top / "game.py", (1, 1))
+    return Game(place, log)
+
+
+def _reference(game: Game) -> tuple[dict[str, Any], float]:
+    started = time.monotonic()
+    done = game.run("ref")
+    assert done.code == 0, done
+    duration_s = time.monotonic() - started
+    story = game.story("ref")
+    verdicts, outcomes = (
+        {r.get(k) for r in game.place.judged("ref")} for k in ("verdict", "outcome")
+    )
+    # The target is worth the name: all that can happen to an epoch happens.
+    assert verdicts == {"baseline", "kept", "rejected"}
+    assert "repeated" in outcomes or "unchanged" in outcomes, outcomes
+    assert max(r["step"] for r in story["steps"]) == 3
+    game.check_complete("ref")
+    return story, duration_s
+
+
+@pytest.mark.parametrize("group", range(5))
+def test_kill_at_ten_random_moments(game: Game, group: int) -> None:
+    expected, duration_s = _reference(game)
+    chance = random.Random(group)
+    killed = 0
+    with game.place.untouched():
+        for number in range(10):
+            slug = f"run-{number}"
+            killed += game.killed(slug, chance.uniform(0.1, duration_s))
+            game.go_on(slug)
+            assert game.story(slug) == expected, slug
+            game.check_complete(slug)
+    assert killed >= 5
+    game.place.check_sound()
+    assert len(game.place.git("worktree", "list").splitlines()) == 1
+
+
+def test_kill_again_and_again(game: Game) -> None:
+    """Killed, and killed while it resumes, until nothing is left to do."""
+    expected, duration_s = _reference(game)
+    chance = random.Random(1)
+    with game.place.untouched():
+        game.killed("one", duration_s * 0.8)
+        for _ in range(6):
+            if game.exists("one"):
+                game.killed("one", chance.uniform(0.2, duration_s), "resume", "one")
+            else:
+                game.killed("one", duration_s * 0.8)
+        game.go_on("one")
+    assert game.story("one") == expected
+    game.check_complete("one")
+    game.place.check_sound()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt(game: Game, number: int) -> None:
+    expected, _ = _reference(game)
+    with game.place.untouched():
+        for wanted in (5, 60, 130, 200):
+            slug = f"stop-{wanted}"
+            before = len(game.evaluations())
+            process = game.place.start("run", "game.py", "-e", slug, *OPTIONS)
+            while len(game.evaluations()) < before + wanted and process.poll() is None:
+                time.sleep(0.002)
+            process.send_signal(number)
+            done = game.place.finish(process)
+
+            assert done.code == 130, done
+            assert f"go on: autopilot resume {slug}" in done.out, done
+            assert "Traceback" not in done.err, done
+            assert game.place.notes(slug, "experiment")[-1]["name"] == "interrupted"
+            game.go_on(slug)
+            assert game.story(slug) == expected, slug
+    game.place.check_sound()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_while_it_starts(game: Game, number: int) -> None:
+    """Whenever it comes, nothing half-made is left behind."""
+    before = game.place.snapshot()
+    for delay_s in (0.05, 0.15, 0.2, 0.25, 0.3):
+        process = game.place.start("run", "game.py", "-e", "one", *OPTIONS)
+        time.sleep(delay_s)
+        process.send_signal(number)
+        done = game.place.finish(process)
+        # Before our code runs, it is Python that dies of the signal.
+        assert done.code in (130, -number, 1), done
+        if game.exists("one"):
+            assert done.code == 130, done
+            game.go_on("one")
+            break
+        assert before == game.place.snapshot(), delay_s
+
+
+@pytest.mark.parametrize("step", [1, 2, 17])
+def test_crash_of_the_optimizer(game: Game, step: int) -> None:
+    expected, _ = _reference(game)
+    with game.place.untouched():
+        done = game.run("one", CRASH=f"step {step}")
+
+        assert done.code == 1, done
+        assert "RuntimeError: no luck today" in done.error, done
+        assert "autopilot resume one" in done.hint, done
+        assert 'game.py", line' in done.err, done
+        assert "in step" in done.err, done
+        assert "autopilot/core" not in done.err, done
+        assert game.place.notes("one", "experiment")[-1]["name"] == "crashed"
+        game.go_on("one")
+    assert game.story("one") == expected
+    game.place.check_sound()
