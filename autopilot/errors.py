@@ -21,6 +21,13 @@ AutopilotError
 ├── EvaluationError        evaluation cannot give a score
 ├── UserCodeError          the user's own code raised outside the evaluation of an item
 └── AgentError             an agent or a model call failed; the epoch is recorded as failed
+    ├── AgentNotFoundError the agent's program or the model's client is not installed
+    ├── AgentTimeoutError  it took longer than it was allowed to
+    ├── AgentRefusedError  the model refused to answer
+    ├── AgentReplyError    what came back cannot be used
+    ├── ModelCallError     the service answered with an error, after the client's retries
+    ├── ReplayMissError    a call that was not recorded, where only records may answer
+    └── BudgetExceededError  the call would cost more than is left; the run stops, resumable
 
 Expected outcomes (rejected, budget spent, nothing to change) are values, never errors.
 """
@@ -132,3 +139,51 @@ class UserCodeError(AutopilotError):
 
 class AgentError(AutopilotError):
     """An agent or a model call failed."""
+
+
+class AgentNotFoundError(AgentError):
+    """The agent's program, or the package of the model's client, is not installed."""
+
+
+class AgentTimeoutError(AgentError):
+    """An agent or a model took longer than it was allowed to; its processes are ended."""
+
+
+class AgentRefusedError(AgentError):
+    """The model refused to answer."""
+
+
+class AgentReplyError(AgentError):
+    """What an agent or a model sent back cannot be used: no JSON, or it breaks the schema.
+
+    Args:
+        message: One line.
+        hint: One line.
+        reply: What came back.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", reply: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.reply = reply
+
+
+class ModelCallError(AgentError):
+    """The model's service answered with an error, or not at all, after the client's retries.
+
+    Args:
+        message: One line.
+        hint: One line.
+        status: The HTTP status; 0 without an answer.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", status: int = 0) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+
+
+class ReplayMissError(AgentError):
+    """A model call that was not recorded, where only records may answer."""
+
+
+class BudgetExceededError(AgentError):
+    """A call that would cost more than is left: it is not made, and the run stops, resumable."""

@@ -1,0 +1,201 @@
+"""Coding tools on the command line as agents: Claude Code, and any other."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from autopilot.ai.agent import Agent, AgentContext, AgentResult
+from autopilot.ai.process import Finished, run_process
+from autopilot.ai.redaction import redact
+from autopilot.ai.spending import spend
+from autopilot.errors import AgentError, AgentRefusedError, AgentReplyError
+
+_PROMPT_FILE = "{prompt_file}"
+
+
+class ClaudeCodeAgent(Agent):
+    """Claude Code in print mode: it reads and edits files in the working directory.
+
+    Nothing is started before `run`, so it can be made where Claude Code is not installed.
+
+    Args:
+        model: A model's name or alias; None: the program's own choice.
+        allowed_tools: What it may use without asking; in print mode nobody can be asked.
+        permission_mode: "acceptEdits" lets it edit files; "plan" does not.
+        system: Appended to its own system prompt.
+        timeout_s: After that it is ended, with everything that it started.
+        command: The program.
+
+    >>> ClaudeCodeAgent(model="opus").command_line(AgentContext(session_id="s1"))[-2:]
+    ['--resume', 's1']
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        allowed_tools: Sequence[str] = ("Read", "Edit", "Write", "Glob", "Grep"),
+        permission_mode: str = "acceptEdits",
+        system: str = "",
+        timeout_s: float = 900.0,
+        command: str = "claude",
+    ) -> None:
+        self.model = model
+        self.allowed_tools = tuple(allowed_tools)
+        self.permission_mode = permission_mode
+        self.system = system
+        self.timeout_s = timeout_s
+        self.command = command
+
+    def command_line(self, context: AgentContext) -> list[str]:
+        """The program and its arguments; the prompt goes in on stdin."""
+        line = [self.command, "--print", "--output-format", "json"]
+        line += ["--permission-mode", self.permission_mode]
+        if self.allowed_tools:
+            line += ["--allowedTools", ",".join(self.allowed_tools)]
+        if self.model:
+            line += ["--model", self.model]
+        system = "\n\n".join(part for part in (self.system, context.system) if part)
+        if system:
+            line += ["--append-system-prompt", system]
+        if context.session_id:
+            line += ["--resume", context.session_id]
+        return line
+
+    def run(self, prompt: str, context: AgentContext | None = None) -> AgentResult:
+        context = context or AgentContext()
+        with spend(context.role) as spent:
+            finished = run_process(
+                self.command_line(context),
+                stdin=prompt,
+                folder=context.folder,
+                timeout_s=self.timeout_s,
+                hint="npm install -g @anthropic-ai/claude-code, then: claude login",
+            )
+            reply = _claude_reply(finished)
+            result = _claude_result(reply, finished.seconds)
+            # What was paid counts, whatever the answer was.
+            spent.settle(result.cost, known=result.cost_usd is not None)
+        _check_claude(reply, finished)
+        return result
+
+
+class CommandAgent(Agent):
+    """Any other coding tool: it reads the prompt, edits in the working directory, and answers.
+
+    Args:
+        command: The program and its arguments. "{prompt_file}" stands for a file with the prompt;
+            without it the prompt goes in on stdin.
+        timeout_s: After that it is ended, with everything that it started.
+
+    >>> CommandAgent(["cat"]).run("make it shorter").output
+    'make it shorter'
+    """
+
+    def __init__(self, command: Sequence[str], *, timeout_s: float = 900.0) -> None:
+        if isinstance(command, str) or not command:
+            raise ValueError(f"command is a list of the program and its arguments, not {command!r}")
+        self.command = tuple(command)
+        self.timeout_s = timeout_s
+
+    def run(self, prompt: str, context: AgentContext | None = None) -> AgentResult:
+        context = context or AgentContext()
+        if context.system:
+            prompt = f"{context.system}\n\n{prompt}"
+        with spend(context.role) as spent:
+            finished = self._finish(prompt, context.folder)
+            result = AgentResult(output=finished.stdout.strip(), seconds=finished.seconds)
+            spent.settle(result.cost, known=False)
+        if finished.code != 0:
+            raise AgentError(
+                f"{Path(self.command[0]).name} ended with code {finished.code}: {finished.tail()}",
+                hint="run it by hand in the same folder",
+            )
+        return result
+
+    def _finish(self, prompt: str, folder: Path | None) -> Finished:
+        hint = f"install {self.command[0]}, or give its full path"
+        if not any(_PROMPT_FILE in part for part in self.command):
+            return run_process(
+                self.command, stdin=prompt, folder=folder, timeout_s=self.timeout_s, hint=hint
+            )
+        with tempfile.TemporaryDirectory(prefix="autopilot-") as place:
+            file = Path(place, "prompt.md")
+            file.write_text(prompt, encoding="utf-8")
+            command = [part.replace(_PROMPT_FILE, str(file)) for part in self.command]
+            return run_process(
+                command, stdin="", folder=folder, timeout_s=self.timeout_s, hint=hint
+            )
+
+
+class _Usage(BaseModel):
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_creation_input_tokens: int = 0
+    cache_read_input_tokens: int = 0
+
+
+class _ClaudeReply(BaseModel):
+    """The last line of `claude --print --output-format json`."""
+
+    result: str = ""
+    is_error: bool = False
+    subtype: str = ""
+    stop_reason: str | None = None
+    session_id: str = ""
+    total_cost_usd: float | None = None
+    usage: _Usage = Field(default_factory=_Usage)
+    modelUsage: Mapping[str, Any] = Field(default_factory=dict)  # its own name
+
+
+def _claude_reply(finished: Finished) -> _ClaudeReply:
+    lines = [line for line in finished.stdout.splitlines() if line.strip()]
+    try:
+        value = json.loads(lines[-1] if lines else "")
+        if isinstance(value, list):
+            value = value[-1]
+        return _ClaudeReply.model_validate(value)
+    except (ValueError, ValidationError, IndexError) as error:
+        if finished.code != 0:
+            raise AgentError(
+                f"claude ended with code {finished.code}: {finished.tail()}",
+                hint="try it by hand: claude --print hello",
+            ) from error
+        raise AgentReplyError(
+            f"claude answered with something other than JSON: {finished.tail()}",
+            hint="update it: claude update",
+            reply=redact(finished.stdout),
+        ) from error
+
+
+def _claude_result(reply: _ClaudeReply, seconds: float) -> AgentResult:
+    usage = reply.usage
+    read = usage.input_tokens + usage.cache_creation_input_tokens + usage.cache_read_input_tokens
+    return AgentResult(
+        output=reply.result,
+        session_id=reply.session_id,
+        input_tokens=read,
+        output_tokens=usage.output_tokens,
+        cost_usd=reply.total_cost_usd,
+        seconds=seconds,
+        model=next(iter(reply.modelUsage), ""),
+    )
+
+
+def _check_claude(reply: _ClaudeReply, finished: Finished) -> None:
+    said = redact(" ".join(reply.result.split()))[:300]
+    if reply.stop_reason == "refusal" or (reply.is_error and "usage policy" in said.lower()):
+        raise AgentRefusedError(
+            f"claude refused: {said}", hint="look at what the prompt and the items ask for"
+        )
+    if reply.is_error or finished.code != 0:
+        raise AgentError(
+            f"claude failed ({reply.subtype or f'code {finished.code}'}): {said}",
+            hint="try it by hand: claude --print hello",
+        )

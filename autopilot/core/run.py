@@ -1,0 +1,81 @@
+"""The run that is going on: how a model call, wherever it is made, finds its experiment and budget.
+
+A context variable, set by the Trainer around fit and test. A thread that was started without the
+context finds the run too, as long as there is only one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, TypeVar
+
+from autopilot.core.ledger import Ledger
+
+if TYPE_CHECKING:
+    from autopilot.core.experiment import Experiment
+
+S = TypeVar("S")
+
+
+class Run:
+    """An experiment that is being worked on.
+
+    Args:
+        experiment: Where calls are recorded.
+        ledger: What they cost.
+
+    Attributes:
+        epoch: The epoch that is going on.
+        step: The number of the optimizer step that is going on; 0 outside of steps.
+    """
+
+    def __init__(self, experiment: Experiment, ledger: Ledger | None = None) -> None:
+        self.experiment = experiment
+        self.ledger = ledger or Ledger()
+        self.epoch, self.step = 0, 0
+        self._services: dict[type[object], object] = {}
+        self._lock = threading.Lock()
+
+    def service(self, kind: type[S], make: Callable[[Run], S]) -> S:
+        """The run's only object of a class, made when it is first asked for."""
+        with self._lock:
+            found = self._services.get(kind)
+            if not isinstance(found, kind):
+                found = self._services[kind] = make(self)
+            return found
+
+    @contextmanager
+    def in_step(self, number: int) -> Iterator[None]:
+        """Calls made inside belong to an optimizer step."""
+        self.step, self.ledger.in_step = number, True
+        try:
+            yield
+        finally:
+            self.step, self.ledger.in_step = 0, False
+
+
+_current: ContextVar[Run | None] = ContextVar("autopilot_run", default=None)
+_active: list[Run] = []
+
+
+def current_run() -> Run | None:
+    """The run that this code works for, if any."""
+    found = _current.get()
+    if found is None and len(_active) == 1:
+        return _active[0]
+    return found
+
+
+@contextmanager
+def running(run: Run) -> Iterator[Run]:
+    """Makes a run the current one."""
+    token = _current.set(run)
+    _active.append(run)
+    try:
+        yield run
+    finally:
+        _active.remove(run)
+        _current.reset(token)

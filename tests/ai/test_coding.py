@@ -1,0 +1,199 @@
+"""Coding tools on the command line, as real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from autopilot.ai.agent import AgentContext
+from autopilot.ai.coding import ClaudeCodeAgent, CommandAgent
+from autopilot.core.parameter import PathParameter
+from autopilot.errors import (
+    AgentError,
+    AgentNotFoundError,
+    AgentRefusedError,
+    AgentReplyError,
+    AgentTimeoutError,
+)
+
+FAKE = """#!{python}
+import json, pathlib, sys
+prompt = sys.stdin.read()
+pathlib.Path("seen.json").write_text(json.dumps({{"argv": sys.argv[1:], "prompt": prompt}}))
+{body}
+print(json.dumps({{"type": "result", "subtype": "success", "is_error": False,
+    "result": "done: " + prompt, "session_id": "s-1", "total_cost_usd": 0.25,
+    "stop_reason": "end_turn", "modelUsage": {{"claude-opus-5-5": {{}}}},
+    "usage": {{"input_tokens": 10, "cache_read_input_tokens": 5,
+              "cache_creation_input_tokens": 1, "output_tokens": 7}}}}))
+"""
+
+
+@pytest.fixture
+def claude(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Puts a fake `claude` in front of PATH; its body runs before it answers."""
+
+    def install(body: str = "") -> Path:
+        folder = tmp_path / "bin"
+        folder.mkdir(exist_ok=True)
+        program = folder / "claude"
+        program.write_text(FAKE.format(python=sys.executable, body=body))
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+        work = tmp_path / "work"
+        work.mkdir(exist_ok=True)
+        return work
+
+    return install
+
+
+def test_claude_edits_in_its_folder_and_says_what_it_cost(claude) -> None:
+    work = claude("pathlib.Path('prompt.md').write_text('better')")
+    agent = ClaudeCodeAgent(model="opus", system="be careful", allowed_tools=["Edit", "Read"])
+    context = AgentContext(folder=work, system="stable", session_id="s-0")
+    result = agent.run("improve it", context)
+    assert (work / "prompt.md").read_text() == "better"
+    assert result.output == "done: improve it"
+    assert (result.session_id, result.model) == ("s-1", "claude-opus-5-5")
+    assert (result.input_tokens, result.output_tokens, result.tokens) == (16, 7, 23)
+    assert result.cost_usd == 0.25
+    assert result.seconds > 0
+    seen = __import__("json").loads((work / "seen.json").read_text())
+    assert seen["prompt"] == "improve it"
+    assert seen["argv"] == [
+        *["--print", "--output-format", "json", "--permission-mode", "acceptEdits"],
+        *["--allowedTools", "Edit,Read", "--model", "opus"],
+        *["--append-system-prompt", "be careful\n\nstable", "--resume", "s-0"],
+    ]
+
+
+def test_it_can_be_awaited(claude) -> None:
+    work = claude()
+    result = asyncio.run(ClaudeCodeAgent().arun("hello", AgentContext(folder=work)))
+    assert result.output == "done: hello"
+
+
+def test_it_is_made_without_the_program_and_says_so_when_run(monkeypatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    agent = ClaudeCodeAgent()
+    with pytest.raises(AgentNotFoundError, match="claude is not installed") as caught:
+        agent.run("hello")
+    assert "npm install" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "message"),
+    [
+        ("sys.stderr.write('no login\\n'); sys.exit(3)", AgentError, "code 3: no login"),
+        ("print('Hello!'); sys.exit(0)", AgentReplyError, "other than JSON: Hello!"),
+        ("print('[]'); sys.exit(0)", AgentReplyError, "other than JSON"),
+        (
+            "print(json.dumps({'result': 'no', 'stop_reason': 'refusal'})); sys.exit(0)",
+            AgentRefusedError,
+            "claude refused: no",
+        ),
+        (
+            "print(json.dumps({'is_error': True, 'result': 'limit', 'subtype': 'error_turns'}));"
+            " sys.exit(1)",
+            AgentError,
+            r"claude failed \(error_turns\): limit",
+        ),
+    ],
+)
+def test_each_failure_has_its_error_and_a_hint(claude, body, error, message) -> None:
+    work = claude(body)
+    with pytest.raises(error, match=message) as caught:
+        ClaudeCodeAgent().run("hello", AgentContext(folder=work))
+    assert type(caught.value) is error
+    assert caught.value.hint
+
+
+def test_a_timeout_ends_the_whole_process_group(claude) -> None:
+    work = claude(
+        "import subprocess, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "pathlib.Path('child').write_text(str(child.pid))\n"
+        "time.sleep(60)"
+    )
+    started = time.monotonic()
+    with pytest.raises(AgentTimeoutError, match="within 1 s"):
+        ClaudeCodeAgent(timeout_s=1).run("hello", AgentContext(folder=work))
+    assert time.monotonic() - started < 8
+    assert _ended(int((work / "child").read_text()))
+
+
+def test_what_ignores_a_polite_end_is_killed(claude) -> None:
+    work = claude(
+        "import signal, time, os\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "pathlib.Path('child').write_text(str(os.getpid()))\n"
+        "time.sleep(60)"
+    )
+    with pytest.raises(AgentTimeoutError):
+        ClaudeCodeAgent(timeout_s=0.5).run("hello", AgentContext(folder=work))
+    assert _ended(int((work / "child").read_text()))
+
+
+def test_nothing_goes_on_after_a_good_end(claude) -> None:
+    work = claude(
+        "import subprocess\n"
+        "quiet = subprocess.DEVNULL\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'],\n"
+        "    stdout=quiet, stderr=quiet, stdin=quiet)\n"
+        "pathlib.Path('child').write_text(str(child.pid))"
+    )
+    ClaudeCodeAgent().run("hello", AgentContext(folder=work))
+    assert _ended(int((work / "child").read_text()))
+
+
+def test_a_key_in_the_output_of_a_failing_program_is_hidden(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("SERVICE_API_KEY", "planted-secret-value")
+    script = "import os, sys; sys.exit('bad key ' + os.environ['SERVICE_API_KEY'])"
+    with pytest.raises(AgentError) as caught:
+        CommandAgent([sys.executable, "-c", script]).run("x", AgentContext(folder=tmp_path))
+    assert "planted-secret-value" not in f"{caught.value} {caught.value.hint}"
+    assert "[hidden]" in str(caught.value)
+
+
+def test_a_command_reads_the_prompt_from_stdin_or_from_a_file(tmp_path: Path) -> None:
+    context = AgentContext(folder=tmp_path, system="first")
+    copy = "import sys, pathlib; pathlib.Path('out').write_text({}); print('ok')"
+    stdin = CommandAgent([sys.executable, "-c", copy.format("sys.stdin.read()")])
+    assert stdin.run("then", context).output == "ok"
+    assert (tmp_path / "out").read_text() == "first\n\nthen"
+    read = copy.format("pathlib.Path(sys.argv[1]).read_text() + '!'")
+    by_file = CommandAgent([sys.executable, "-c", read, "{prompt_file}"])
+    result = by_file.run("then", context)
+    assert (tmp_path / "out").read_text() == "first\n\nthen!"
+    assert result.cost_usd is None
+
+
+def test_a_command_is_a_list() -> None:
+    with pytest.raises(ValueError, match="a list of the program"):
+        CommandAgent("aider --yes")
+
+
+def test_a_context_names_the_editable_files(tmp_path: Path) -> None:
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / "a.md").write_text("a")
+    (tmp_path / "rules" / "b.txt").write_text("b")
+    context = AgentContext(parameters=[PathParameter(tmp_path / "rules", "*.md")])
+    assert context.files == [tmp_path / "rules" / "a.md"]
+
+
+def _ended(pid: int) -> bool:
+    for _ in range(100):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.02)
+    return False
