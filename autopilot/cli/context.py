@@ -63,7 +63,7 @@ class Context:
         from autopilot.tracking.notebook import Notebook, latest
 
         repo = self.repository()
-        return Notebook(repo, self.full_slug(slug) if slug else latest(repo))
+        return Notebook(repo, self.full_slug(slug) if slug else latest(repo, self.project))
 
     def full_slug(self, slug: str) -> str:
         """The slug with its project in front, if there is one."""
