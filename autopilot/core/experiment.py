@@ -7,14 +7,13 @@ An epoch's metrics record is its commit point: everything before it is repeated 
 
 from __future__ import annotations
 
-import datetime
 import math
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from autopilot.core import message
+from autopilot.core.events import Decide, decision_event, stamped, time_of
 from autopilot.core.memory import Memory
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
@@ -31,8 +30,9 @@ from autopilot.core.record import (
     TraceRecord,
 )
 from autopilot.core.store import InMemoryStore, Revision, Store
+from autopilot.core.summary import Summary, summarize
 from autopilot.core.types import Cost, Datum, datum_from_json, datum_to_json, digest
-from autopilot.errors import DataError, ParameterError
+from autopilot.errors import DataError, ParameterError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,6 +339,7 @@ class Experiment:
         """Records a step; a step that changed the parameters is a commit."""
         state = self.store.state()
         step = step or Step()
+        graded = [p for p in optimizer.parameters if p.grad is not None]
         record = StepRecord(
             epoch=epoch,
             id=f"{epoch}-{number}",
@@ -352,6 +353,8 @@ class Experiment:
                 for i, p in enumerate(optimizer.parameters)
                 if p.grad is not None
             },
+            category=_together(p.grad.about() for p in graded if p.grad),
+            node=_together(p.name.rpartition(".")[0] for p in graded),
             error=error,
             cost=step.cost,
             state=optimizer.state_dict(),
@@ -409,7 +412,7 @@ class Experiment:
             best=value if kept and value is not None else self.best_value,
             best_epoch=epoch if kept else self.best_epoch,
             reasons=decision.reasons,
-            strategy=TOGETHER.join(dict.fromkeys(s.strategy for s in self._steps if s.strategy)),
+            strategy=_together(step.strategy for step in self._steps),
             summary="; ".join(s.summary for s in self._steps if s.summary),
             outcome=known.outcome if known else "kept" if kept else "rejected",
             tree=self._state,
@@ -468,6 +471,37 @@ class Experiment:
         self.store.restore(self.store.tags()[self.best_epoch if epoch is None else epoch])
         self._state = self.store.state()
 
+    def decide(
+        self, decision: Decide, reason: str = "", reviewer: str = "", epoch: int | None = None
+    ) -> None:
+        """Writes a person's decision down, among the events; the latest one holds.
+
+        Nothing is moved by it: what is promoted is merged by whoever promotes it.
+
+        Args:
+            decision: "promote" or "reject".
+            reason: Why, in one sentence.
+            reviewer: Who decided.
+            epoch: What was decided on; the best epoch if not given.
+
+        Raises:
+            UsageError: another word, or an epoch that was not judged.
+        """
+        epoch = self.best_epoch if epoch is None else epoch
+        if epoch not in self._revisions:
+            raise UsageError(
+                f"{self.slug} has no judged epoch {epoch}",
+                hint="decide on an epoch that was measured",
+            )
+        self._write_event(decision_event(decision, reason, reviewer, epoch, self._revisions[epoch]))
+
+    def summary(self) -> Summary:
+        """What the experiment has come to so far."""
+        manifests = [manifest for _, manifest in self.store.records(Manifest)]
+        events = sorted((event for _, event in self.store.records(Event)), key=time_of)
+        metrics = self.metrics.get(self.best_epoch, {})
+        return summarize([*manifests, self.manifest][0], self.history, metrics, events)
+
     def close(self) -> None:
         """Lets go of the store."""
         self.store.close()
@@ -489,6 +523,7 @@ class Experiment:
         return traces
 
     def _learn(self, record: MetricsRecord, before: EpochView) -> None:
+        value = before.value
         self.memory.learn(
             Lesson(
                 epoch=record.epoch,
@@ -498,7 +533,11 @@ class Experiment:
                 summary=record.summary,
                 reason="; ".join(record.reasons),
                 delta=before.gain() if record.reused is None else None,
+                category=_together(step.category for step in self._steps),
+                node=_together(step.node for step in self._steps),
                 experiment=self.slug,
+                value=value if value is not None and math.isfinite(value) else None,
+                mode=record.mode,
             )
         )
 
@@ -512,16 +551,15 @@ class Experiment:
         self._steps, self._items, self._progress = [], {}, {}
 
     def _event(self, name: str, detail: str = "") -> None:
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._write_event(Event(epoch=max(self.last_epoch, 0), name=name, detail=detail))
+
+    def _write_event(self, event: Event) -> None:
         first = self.store.log()[-1].id
-        event = Event(
-            epoch=max(self.last_epoch, 0),
-            id=f"{name}-{time.time_ns()}",
-            name=name,
-            detail=detail,
-            time=now,
-        )
-        self.store.annotate(first, [event])
+        self.store.annotate(first, [stamped(event)])
+
+
+def _together(names: Iterable[str]) -> str:
+    return TOGETHER.join(dict.fromkeys(name for name in names if name))
 
 
 def _start_of_epoch(log: Sequence[Revision], epoch: int) -> str:

@@ -40,6 +40,10 @@ class Gradient:
         """
         return self
 
+    def about(self) -> str:
+        """What most of the feedback is about, in the user's own terms; "" where nothing says so."""
+        return ""
+
     def render(self) -> str:
         """The feedback as text, for a person or a model."""
         return "\n".join(v.render() if isinstance(v, Gradient) else str(v) for v in self.values)
@@ -113,6 +117,15 @@ class TextGradient(Gradient):
     def for_items(self, ids: Set[str]) -> Gradient | None:
         found = [finding for finding in self.findings if not finding.item or finding.item in ids]
         return TextGradient.of(found) if found else None
+
+    def about(self) -> str:
+        """The attribution with the most severity; of equals, the first by name."""
+        severity: dict[str, float] = {}
+        for finding in self.findings:
+            if finding.attribution:
+                so_far = severity.get(finding.attribution, 0.0)
+                severity[finding.attribution] = so_far + finding.severity
+        return min(severity, key=lambda name: (-severity[name], name), default="")
 
     def render(self, max_evidence: int = 5) -> str:
         """Grouped by attribution and direction, worst and most frequent first.

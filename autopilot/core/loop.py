@@ -138,7 +138,7 @@ class EpochLoop(Loop):
             trainer.call("on_after_backward")
             trainer.call("on_before_optimizer_step", optimizer)
             optimizer.blocked = set(experiment.memory.blocked())
-            optimizer.context = experiment.memory.context()
+            optimizer.context = experiment.memory.context(strategies=optimizer.strategies())
             experiment.begin_step(epoch, number)
             evaluation.seed_everything(trainer.seed, "step", epoch, number)
             done, error = None, ""

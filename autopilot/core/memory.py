@@ -10,25 +10,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from autopilot.core.lessons import FAILURES, FailureCount, LessonIndex, Trend, trend_of
 from autopilot.core.record import Lesson, Outcome
 from autopilot.core.store import Store
 
-FAILURES: frozenset[Outcome] = frozenset({"rejected", "repeated", "failed", "unchanged"})
-
-
-@dataclass(frozen=True, slots=True)
-class Trend:
-    """Where the monitored metric is going.
-
-    Args:
-        direction: "improving", "flat" or "unknown" (no kept epoch yet).
-        rate: Mean gain of an epoch, kept or not.
-        kept: Share of epochs that were kept, 0 to 1.
-    """
-
-    direction: str
-    rate: float
-    kept: float
+__all__ = ["FAILURES", "Memory", "MemoryContext", "Trend"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +26,45 @@ class MemoryContext:
         failures: The latest failed lessons, newest first.
         blocked: Strategy to the reason why it must not be used.
         trend: Where the metric is going.
+        top_failures: What failed most often, by strategy and category.
+        untried: Strategies of the optimizer that were neither tried nor blocked.
     """
 
     tried: dict[str, int]
     failures: tuple[Lesson, ...]
     blocked: dict[str, str]
     trend: Trend
+    top_failures: tuple[FailureCount, ...] = ()
+    untried: tuple[str, ...] = ()
 
     def render(self) -> str:
         """The context as text, for a person or a model."""
         tried = ", ".join(f"{name} ({n}x)" for name, n in self.tried.items()) or "nothing"
         lines = [f"tried: {tried}"]
-        lines += [f"failed: {x.strategy}: {x.summary} ({x.reason})" for x in self.failures]
+        if self.untried:
+            lines.append(f"not tried yet: {', '.join(self.untried)}")
+        for lesson in self.failures:
+            why = f" ({lesson.reason})" if lesson.reason else ""
+            lines.append(f"failed: {lesson.strategy or 'unnamed'}: {lesson.summary}{why}")
+        often = [failure for failure in self.top_failures if failure.count > 1]
+        if often:
+            lines.append(f"fails most: {', '.join(_often(failure) for failure in often)}")
+        if self.trend.direction != "unknown":
+            lines.append(f"trend: {_trend(self.trend)}")
         lines += [f"blocked: {name}: {why}" for name, why in self.blocked.items()]
         return "\n".join(lines)
+
+
+def _often(failure: FailureCount) -> str:
+    about = f" on {failure.category}" if failure.category else ""
+    return f"{failure.strategy or 'unnamed'}{about} ({failure.count}x)"
+
+
+def _trend(trend: Trend) -> str:
+    over = "the last epoch" if trend.epochs == 1 else f"the last {trend.epochs} epochs"
+    if trend.direction == "flat":
+        return f"flat, no gain in {over}"
+    return f"{trend.direction}, {trend.rate:+.4g} an epoch over {over}, {trend.kept:.0%} kept"
 
 
 class Memory:
@@ -80,6 +91,7 @@ class Memory:
         self.block_after = block_after
         self.store = store
         self.lessons: list[Lesson] = []
+        self._index = LessonIndex()
         self._in_a_row: Counter[str] = Counter()
         self._blocked: dict[str, str] = {}
 
@@ -103,6 +115,7 @@ class Memory:
         """Starts over from lessons that were kept earlier, in order."""
         lessons = list(lessons)
         self.lessons.clear()
+        self._index = LessonIndex()
         self._in_a_row.clear()
         self._blocked.clear()
         for lesson in lessons:
@@ -110,6 +123,7 @@ class Memory:
 
     def _take_in(self, lesson: Lesson) -> None:
         self.lessons.append(lesson)
+        self._index.add(lesson)
         for name in lesson.strategies():
             self._count(name, lesson)
 
@@ -135,80 +149,96 @@ class Memory:
         experiment: str | None = None,
         limit: int | None = None,
     ) -> list[Lesson]:
-        """The lessons that fit every given filter, newest first."""
-        wanted = {
+        """The lessons that fit every given filter, newest first.
+
+        Args:
+            strategy: One that was used, alone or with others.
+            outcome: How it went.
+            category: What it was about.
+            node: The module that it was about.
+            epochs: Numbers of epochs; across experiments each has its own.
+            experiment: The slug it was learnt in.
+            limit: How many at most.
+        """
+        named = {
+            "strategy": strategy,
             "outcome": outcome,
             "category": category,
             "node": node,
             "experiment": experiment,
         }
-        filters = [(name, value) for name, value in wanted.items() if value is not None]
+        wanted = {name: value for name, value in named.items() if value is not None}
         found: list[Lesson] = []
-        for lesson in reversed(self.lessons):
+        for place in self._index.find(wanted):
             if limit is not None and len(found) >= limit:
                 break
-            if epochs is not None and lesson.epoch not in epochs:
-                continue
-            if strategy is not None and strategy not in lesson.strategies():
-                continue
-            if all(getattr(lesson, name) == value for name, value in filters):
-                found.append(lesson)
+            if epochs is None or self.lessons[place].epoch in epochs:
+                found.append(self.lessons[place])
         return found
+
+    def record(
+        self,
+        strategy: str,
+        outcome: Outcome,
+        *,
+        summary: str = "",
+        reason: str = "",
+        category: str = "",
+        node: str = "",
+    ) -> Lesson:
+        """Learns something that no epoch of this experiment showed: what a person knows.
+
+        It counts like an epoch's lesson, but for trends. It belongs to the latest epoch.
+        """
+        epoch = self.lessons[-1].epoch if self.lessons else 0
+        lesson = Lesson(
+            epoch=epoch,
+            # Sorts behind the epoch's own lesson and behind earlier ones by hand.
+            id=f"{epoch}.{len(self.lessons):08d}-{outcome}",
+            strategy=strategy,
+            outcome=outcome,
+            summary=summary,
+            reason=reason,
+            category=category,
+            node=node,
+            by_hand=True,
+        )
+        self.learn(lesson)
+        return lesson
 
     def block_strategy(self, name: str, reason: str = "") -> None:
         """Blocks a strategy by hand."""
-        epoch = self.lessons[-1].epoch if self.lessons else 0
-        self._decide(name, "blocked", reason, epoch)
+        self.record(name, "blocked", reason=reason)
 
     def unblock(self, name: str) -> None:
         """Allows a strategy again and forgets its failures in a row."""
-        epoch = self.lessons[-1].epoch if self.lessons else 0
-        self._decide(name, "unblocked", "", epoch)
-
-    def _decide(self, name: str, outcome: Outcome, reason: str, epoch: int) -> None:
-        # Sorts behind the epoch's own lesson and behind earlier decisions.
-        self.learn(
-            Lesson(
-                epoch=epoch,
-                id=f"{epoch}.{len(self.lessons):08d}-{outcome}",
-                strategy=name,
-                outcome=outcome,
-                reason=reason,
-            )
-        )
+        self.record(name, "unblocked")
 
     def blocked(self) -> dict[str, str]:
         """Blocked strategy to reason."""
         return dict(self._blocked)
 
     def trends(self, window: int = 10) -> Trend:
-        """Where the metric is going, over the latest epochs."""
-        recent = [
-            lesson for lesson in self.lessons if lesson.outcome not in ("blocked", "unblocked")
-        ]
-        recent = recent[-window:]
-        if not recent:
-            return Trend("unknown", 0.0, 0.0)
-        gains = [x.delta or 0.0 for x in recent if x.outcome == "kept"]
-        rate = sum(gains) / len(recent)
-        return Trend("improving" if gains else "flat", rate, len(gains) / len(recent))
+        """Where the metric is going, over the latest epochs.
 
-    def context(self, limit: int = 5) -> MemoryContext:
+        The rate is what the best value gained over the window, divided by the number of its
+        epochs; the projection draws it on as a straight line.
+        """
+        return trend_of(self.lessons, window)
+
+    def context(self, limit: int = 5, strategies: Iterable[str] = ()) -> MemoryContext:
         """What an optimizer should know now.
 
         Args:
             limit: How many failures at most.
+            strategies: What the optimizer can do; those it never did are named.
         """
-        tried = Counter(
-            strategy
-            for lesson in self.lessons
-            if lesson.outcome not in ("blocked", "unblocked")
-            for strategy in lesson.strategies()
+        tried, blocked, failed = self._index.tried, self.blocked(), self._index.failed
+        return MemoryContext(
+            tried=dict(tried),
+            failures=tuple(self.lessons[place] for place in failed[: -limit - 1 : -1]),
+            blocked=blocked,
+            trend=self.trends(),
+            top_failures=self._index.top_failures(limit),
+            untried=tuple(s for s in strategies if s not in tried and s not in blocked),
         )
-        failures: list[Lesson] = []
-        for lesson in reversed(self.lessons):
-            if len(failures) >= limit:
-                break
-            if lesson.outcome in FAILURES:
-                failures.append(lesson)
-        return MemoryContext(dict(tried), tuple(failures), self.blocked(), self.trends())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,10 @@ class Optimizer:
     def exhausted(self) -> str:
         """Why there is nothing left to try: the run stops with it. Empty as long as there is."""
         return ""
+
+    def strategies(self) -> Sequence[str]:
+        """The names of what it can do, so that memory can tell what was never tried."""
+        return ()
 
     def zero_grad(self) -> None:
         """Forgets the gradients."""

@@ -51,6 +51,9 @@ class Manifest(Record):
         in_place: Whether it works in the user's own checkout.
         parameters: Name to repository path.
         versions: Program to version.
+        patterns: Name to glob, of parameters that are not all files below their path.
+        forked_from: `<slug>@<epoch>`, the state that a fork started from.
+        merged_with: `<slug>@<epoch>`, the state that was merged into that.
     """
 
     kind: ClassVar[str] = "experiment"
@@ -69,6 +72,9 @@ class Manifest(Record):
     in_place: bool = False
     parameters: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    patterns: Mapping[str, str] = field(default_factory=dict)
+    forked_from: str = ""
+    merged_with: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,16 +82,23 @@ class Event(Record):
     """Something that happened to the run as a whole.
 
     Args:
-        name: "started", "resumed", "stopped" (the loop ended by itself), "finished" (the test split
-            is scored too), "interrupted" or "crashed".
+        name: "created" (nothing was run), "started", "resumed", "stopped" (the loop ended by
+            itself), "finished" (the test split is scored too), "interrupted", "crashed", or
+            "decided" (a person's decision on an epoch).
         detail: The reason, in one sentence.
         time: ISO 8601, UTC.
+        decision: "promote" or "reject", of a decision.
+        reviewer: Who decided.
+        revision: What was decided on: the epoch's revision.
     """
 
     kind: ClassVar[str] = "experiment"
     name: str
     detail: str = ""
     time: str = ""
+    decision: str = ""
+    reviewer: str = ""
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +112,8 @@ class StepRecord(Record):
         summary: As the optimizer says.
         rationale: As the optimizer says.
         gradients: Parameter name to rendered gradient.
+        category: What most of the feedback was about.
+        node: The modules whose parameters got feedback; "" is the whole system.
         error: Why the optimizer failed, if it did.
         cost: What the step cost.
         state: The optimizer's state_dict after the step.
@@ -111,6 +126,8 @@ class StepRecord(Record):
     summary: str = ""
     rationale: str = ""
     gradients: Mapping[str, str] = field(default_factory=dict)
+    category: str = ""
+    node: str = ""
     error: str = ""
     cost: Cost = Cost()
     state: Mapping[str, Any] = field(default_factory=dict)
@@ -185,10 +202,14 @@ class Lesson(Record):
         outcome: How it went.
         summary: What was done.
         reason: Why it went so.
-        delta: Change of the monitored val metric against the best before; None where unknown.
+        delta: Gain of the monitored val metric on the best before, positive is better; None where
+            unknown.
         category: What it was about, in the user's own terms.
-        node: The module that it was about.
+        node: The module that it was about; "" is the whole system.
         experiment: The slug it was learnt in.
+        value: The monitored val metric; None where it was not measured or is not finite.
+        mode: "max" or "min".
+        by_hand: A person's decision or knowledge; no epoch of the loop.
     """
 
     kind: ClassVar[str] = "memory"
@@ -200,10 +221,21 @@ class Lesson(Record):
     category: str = ""
     node: str = ""
     experiment: str = ""
+    value: float | None = None
+    mode: str = "max"
+    by_hand: bool = False
 
     def strategies(self) -> list[str]:
         """The names of the strategies that were used together; each counts."""
         return [name for name in self.strategy.split(TOGETHER) if name]
+
+    def categories(self) -> list[str]:
+        """What it was about, one name each."""
+        return [name for name in self.category.split(TOGETHER) if name]
+
+    def nodes(self) -> list[str]:
+        """The modules that it was about, one name each."""
+        return [name for name in self.node.split(TOGETHER) if name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,6 +87,9 @@ class RuleOptimizer(Optimizer):
         names = {rule.name for rule in self.rules}
         return "every strategy is blocked" if names <= self.blocked else ""
 
+    def strategies(self) -> Sequence[str]:
+        return [rule.name for rule in self.rules]
+
     def _apply(self, rule: Rule) -> tuple[list[str], list[str]]:
         done, grounds = [], []
         for parameter in self.parameters:
@@ -132,7 +135,7 @@ class ChainOptimizer(Optimizer):
     def step(self) -> Step | None:
         steps = []
         for optimizer in self.optimizers:
-            optimizer.blocked = self.blocked
+            optimizer.blocked, optimizer.context = self.blocked, self.context
             step = optimizer.step()
             if step is not None:
                 steps.append(step)
@@ -150,6 +153,9 @@ class ChainOptimizer(Optimizer):
             optimizer.blocked = self.blocked
         reasons = [optimizer.exhausted() for optimizer in self.optimizers]
         return reasons[0] if all(reasons) else ""
+
+    def strategies(self) -> Sequence[str]:
+        return [name for optimizer in self.optimizers for name in optimizer.strategies()]
 
     def state_dict(self) -> dict[str, Any]:
         return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}

@@ -268,6 +268,8 @@ class Trainer:
 
     def _prepare(self, module: AutoPilotModule) -> None:
         self._module = module
+        for name, parameter in module.named_parameters():
+            parameter.name = name
         own = [check_callback(callback) for callback in module.configure_callbacks()]
         self._active = [*self.callbacks, *own]
         name = self._monitor or module.monitor
