@@ -12,6 +12,7 @@ Source of the idea: reverse-mode automatic differentiation as in PyTorch's autog
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -37,6 +38,8 @@ class Node:
         output: What it returned.
         upstream: The nodes that the feedback goes on to.
         called: The modules that were called inside this call; they have nodes of their own.
+        is_step: It is a step of the module around a call of the module itself, which takes the
+            feedback: one pass through a system counts once.
     """
 
     __slots__ = (
@@ -45,6 +48,7 @@ class Node:
         "freed",
         "hooks",
         "inputs",
+        "is_step",
         "module",
         "output",
         "upstream",
@@ -57,12 +61,15 @@ class Node:
         output: object,
         upstream: Sequence[Node],
         called: frozenset[int] = frozenset(),
+        *,
+        is_step: bool = False,
     ) -> None:
         self.module = module
         self.inputs = inputs
         self.output = output
         self.upstream = list(upstream)
         self.called = called
+        self.is_step = is_step
         self.hooks: list[NodeHook] = []
         self.freed = False
 
@@ -133,7 +140,12 @@ def record(
         output = function(*args, **kwargs)
     finally:
         _frame.reset(token)
-    node = Node(module, inputs, output, _upstream(output, frame, sources), frozenset(frame.called))
+    if isinstance(output, Datum) and any(output is value for value in inputs):
+        # The caller's own Datum is no result: it would carry this call into the next epoch.
+        output = copy.copy(output)
+    upstream, called = _upstream(output, frame, sources), frozenset(frame.called)
+    is_step = id(module) in called and function != module.forward
+    node = Node(module, inputs, output, upstream, called, is_step=is_step)
     if isinstance(output, Datum):
         output.grad_fn = node
     if (outer := _frame.get()) is not None:
@@ -244,14 +256,19 @@ class Graph:
                 held = pending.get(id(upstream))
                 pending[id(upstream)] = outgoing if held is None else held.accumulate(outgoing)
         if not retain_graph:
-            for node in nodes:
-                node.free()
+            self.free()
+
+    def free(self) -> None:
+        """Lets go of the graph; feedback can no longer be sent back along it."""
+        for node in self.nodes():
+            node.free()
 
 
 def _pass_on(node: Node, gradient: Gradient) -> Iterator[tuple[Node, Gradient]]:
     token = _visited.set(node)
     try:
-        returned = node.module.backward(gradient, node.inputs, node.output)
+        backward = node.module.backward
+        returned = gradient if node.is_step else backward(gradient, node.inputs, node.output)
     finally:
         _visited.reset(token)
     if returned is None:
@@ -304,8 +321,7 @@ def own_parameters(module: Module) -> list[Parameter]:
     node = _visited.get()
     called = node.called if node is not None and node.module is module else frozenset()
     found: dict[int, Parameter] = {}
-    # A step that calls its own module is a call within a call: the inner one takes the feedback.
-    stack = [] if id(module) in called else [module]
+    stack = [module]
     while stack:
         current = stack.pop()
         for parameter in current.parameters(recurse=False):

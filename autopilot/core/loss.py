@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from autopilot.core.gradient import Finding, Gradient, TextGradient
@@ -73,14 +73,45 @@ class Loss:
             GraphError: no parameters were given, and the data was not returned by a module call.
         """
         gathered, self._gathered = self._gathered, []
+        graphs: list[Graph] = []
         for data, gradient in gathered:
             if self.parameters is None:
-                Graph(data).backward(gradient, retain_graph=retain_graph)
+                graphs.append(Graph(data))
+                # Results may share a part of their graph: all of it is kept until the last.
+                graphs[-1].backward(gradient, retain_graph=True)
                 continue
             for parameter in self.parameters:
                 if parameter.requires_grad:
                     parameter.accumulate_grad(gradient)
+        for graph in graphs if not retain_graph else ():
+            graph.free()
 
     def reset(self) -> None:
         """Forgets what was gathered."""
         self._gathered.clear()
+
+
+class ChainLoss(Loss):
+    """Several losses on one module: each sees every batch, their feedback adds up.
+
+    Args:
+        losses: At least one.
+    """
+
+    def __init__(self, losses: Sequence[Loss]) -> None:
+        super().__init__()
+        self.losses = list(losses)
+
+    def __call__(self, data: Datum, targets: Any = None) -> None:
+        for loss in self.losses:
+            loss(data, targets)
+
+    def backward(self, *, retain_graph: bool = False) -> None:
+        *first, last = self.losses
+        for loss in first:
+            loss.backward(retain_graph=True)
+        last.backward(retain_graph=retain_graph)
+
+    def reset(self) -> None:
+        for loss in self.losses:
+            loss.reset()
