@@ -41,7 +41,8 @@ class Optimizer:
 
     Attributes:
         parameters: List of Parameter.
-        blocked: Names of strategies that must not be used; the loop fills it from memory.
+        blocked: Names of strategies that must not be used: those given to `block_strategy`, and
+            those that memory blocks, which the loop assigns.
         context: What memory knows now; the loop sets it before each step.
 
     Raises:
@@ -62,7 +63,8 @@ class Optimizer:
         self.parameters = list(parameters)
         if not self.parameters:
             raise ValueError("an optimizer needs at least one parameter")
-        self.blocked: set[str] = set()
+        self._forbidden: set[str] = set()
+        self._blocked_by_memory: frozenset[str] = frozenset()
         self.context: MemoryContext | None = None
         self._post_hooks: list[StepHook] = []
         self._depth = 0
@@ -110,13 +112,23 @@ class Optimizer:
                 hint="override load_state_dict, so that a resumed run continues exactly",
             )
 
+    @property
+    def blocked(self) -> frozenset[str]:
+        """See the class."""
+        return self._blocked_by_memory | self._forbidden
+
+    @blocked.setter
+    def blocked(self, names: Iterable[str]) -> None:
+        self._blocked_by_memory = frozenset(names)
+
     def block_strategy(self, name: str) -> None:
-        """Forbids a strategy."""
-        self.blocked.add(name)
+        """Forbids a strategy, whatever memory says."""
+        self._forbidden.add(name)
 
     def unblock_strategy(self, name: str) -> None:
-        """Allows a strategy again."""
-        self.blocked.discard(name)
+        """Allows a strategy again, until memory blocks it."""
+        self._forbidden.discard(name)
+        self._blocked_by_memory -= {name}
 
     def register_step_post_hook(self, hook: StepHook) -> Callable[[], None]:
         """Calls `hook(optimizer, step)` after each step; returns a function that removes it."""
