@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import random
 import sys
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from autopilot.core import graph
 from autopilot.core.metric import ItemMean, Metric, MetricCollection
 from autopilot.core.types import Datum, as_datum
-from autopilot.errors import EvaluationError
+from autopilot.errors import DataError, EvaluationError
 
 if TYPE_CHECKING:
     from autopilot.core.experiment import Experiment
@@ -91,9 +92,13 @@ class Evaluator:
         if simple:
             graph.attach(self.module, batch, combined)
             return combined
+        combined.items = []
         for result in results:
             for item in result.leaves():
-                item.grad_fn = item.grad_fn or result.grad_fn
+                # A copy: a module may return the dataset's own items.
+                twin = copy.copy(item)
+                twin.grad_fn = item.grad_fn or result.grad_fn
+                combined.items.append(twin)
         return combined
 
     def _step(self, split: str, batch: Datum) -> Datum:
@@ -123,6 +128,10 @@ def _singles(batch: Datum) -> list[Datum]:
 
 def _is_simple(data: Datum) -> bool:
     node = data.grad_fn
+    if node is not None and node.is_step and len(node.upstream) == 1:
+        # A step that returns what its module returned is that call.
+        (inner,) = node.upstream
+        node = inner if inner.module is node.module and inner.output is data else node
     return node is not None and not node.upstream and not node.called
 
 
@@ -147,27 +156,42 @@ def evaluate_split(
 ) -> SplitMetrics:
     """One pass over a split without a graph, in eval mode."""
     moment = "validation" if split == "val" else split
+    was_training = module.training
     module.eval()
     measured = SplitMetrics(module, keep_items=True)
     trainer.call(f"on_{moment}_start")
     with graph.no_grad():
-        for index, batch, _ in batches(loader or (), epoch, trainer.seed):
+        given = () if loader is None else batches(loader, split, epoch, trainer.seed)
+        for index, batch, _ in given:
             trainer.call(f"on_{moment}_batch_start", batch, index)
             data = evaluator.run(split, epoch, index, batch)
             trainer.call(f"on_{moment}_batch_end", data, batch, index)
             measured.update(data)
     trainer.callback_metrics[split] = measured.compute()
     trainer.call(f"on_{moment}_end")
+    module.train(was_training)
     return measured
 
 
-def batches(loader: Iterable[Any], epoch: int, seed: int) -> Iterator[tuple[int, Datum, bool]]:
-    """Number, batch, and whether it is the last; one batch ahead, for loaders of unknown length."""
+def batches(
+    loader: Iterable[Any], split: str, epoch: int, seed: int
+) -> Iterator[tuple[int, Datum, bool]]:
+    """Number, batch, and whether it is the last; one batch ahead, for loaders of unknown length.
+
+    Raises:
+        DataError: there is none: what is not measured must not look as if it was.
+    """
     set_epoch = getattr(loader, "set_epoch", None)
     if set_epoch is not None:
         set_epoch(epoch, seed)
     iterator = iter(loader)
     held = next(iterator, None)
+    if held is None:
+        raise DataError(
+            f"the {split} split gives no batches in epoch {epoch}",
+            hint="a generator gives them once: pass a list, a DataLoader, or what can be iterated "
+            "again",
+        )
     index = 0
     while held is not None:
         following = next(iterator, None)

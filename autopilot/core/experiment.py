@@ -188,17 +188,19 @@ class Experiment:
             ParameterError: a parameter that the store cannot keep, or that was edited by hand.
             LockHeldError: somebody else is running it.
         """
-        if not self._is_open:
-            self.store.bind(list(parameters))
-            if self.store.exists():
-                self.store.reopen()
-                self._recall()
-                self._event("resumed")
-            else:
-                self.store.begin(self.manifest)
-                self._event("started")
-            self._state = self.store.state()
-            self._is_open = True
+        if self._is_open:
+            # Whatever this object was in the middle of, it goes on as a new process would.
+            self.close()
+        self.store.bind(list(parameters))
+        if self.store.exists():
+            self.store.reopen()
+            self._recall()
+            self._event("resumed")
+        else:
+            self.store.begin(self.manifest)
+            self._event("started")
+        self._state = self.store.state()
+        self._is_open = True
         return self.history[-1].state if self.history else {}
 
     def attach(self, optimizer: Optimizer) -> None:
@@ -206,13 +208,16 @@ class Experiment:
         self.open(optimizer.parameters)
 
         def commit(_optimizer: Optimizer, step: Step | None) -> None:
-            known = [record.epoch for record in self._steps]
-            epoch = max([self.last_epoch, *known, 0]) + 1
-            self.commit_step(optimizer, epoch, 1, step)
+            known = [epoch for epoch, _ in self._recorded_steps]
+            known += [record.epoch for record in self._steps]
+            self.commit_step(optimizer, max([self.last_epoch, *known, 0]) + 1, 1, step)
 
+        if self._recorded_steps:
+            optimizer.load_state_dict(self._recorded_steps[max(self._recorded_steps)][1].state)
         optimizer.register_step_post_hook(commit)
 
     def _recall(self) -> None:
+        self._steps, self._items, self.best_items = [], {}, ()
         judged = self.store.records(MetricsRecord)
         self.history = [r for _, r in judged if r.split == "val"]
         self._revisions = {r.epoch: revision for revision, r in judged if r.split == "val"}

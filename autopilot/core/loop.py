@@ -70,7 +70,7 @@ class EpochLoop(Loop):
 
     def baseline(self, fit: Fit) -> None:
         """Epoch 0: how good the system is before anything changes."""
-        started = _now(fit)
+        started = _start(fit)
         fit.trainer.start_epoch(0)
         val = self.validate(fit, 0)
         if val.errors():
@@ -82,13 +82,13 @@ class EpochLoop(Loop):
         fit.trainer.check_monitor(metrics)
         decision = Decision("baseline", ("measured before anything changed",))
         fit.trainer.experiment.on_validation_complete({"val": val.items})
-        cost = Cost(evaluations=val.means.items, seconds=_now(fit) - started)
+        cost = Cost(evaluations=val.means.items, seconds=time.monotonic() - started)
         self.conclude(fit, 0, metrics, decision, cost)
 
     def epoch(self, fit: Fit, epoch: int) -> None:
         """One epoch from the first training batch to the verdict."""
         trainer, experiment = fit.trainer, fit.trainer.experiment
-        started = _now(fit)
+        started = _start(fit)
         trainer.start_epoch(epoch)
         trainer.call("on_train_epoch_start")
         train = self.train(fit, epoch)
@@ -107,7 +107,7 @@ class EpochLoop(Loop):
             experiment.on_validation_complete({"val": val.items})
             view = experiment.view(epoch, metrics, trainer.monitor, trainer.mode, cost)
             decision = decide(fit.policy, view, val.errors())
-        cost += Cost(seconds=_now(fit) - started)
+        cost += Cost(seconds=time.monotonic() - started)
         self.conclude(fit, epoch, metrics, decision, cost, known)
 
     def train(self, fit: Fit, epoch: int) -> SplitMetrics:
@@ -115,7 +115,7 @@ class EpochLoop(Loop):
         trainer, module = fit.trainer, fit.module
         module.train()
         measured, step = SplitMetrics(module, keep_items=False), 1
-        for index, batch, last in evaluation.batches(fit.train, epoch, trainer.seed):
+        for index, batch, last in evaluation.batches(fit.train, "train", epoch, trainer.seed):
             trainer.call("on_train_batch_start", batch, index)
             data = fit.evaluator.run("train", epoch, index, batch)
             if not trainer.experiment.has_step(epoch, step):
@@ -191,5 +191,6 @@ class EpochLoop(Loop):
         trainer.call("on_epoch_recorded", record)
 
 
-def _now(fit: Fit) -> float:
-    return time.monotonic() + fit.trainer.experiment.recorded_seconds()
+def _start(fit: Fit) -> float:
+    """When the epoch began, had the results of before a kill been made in this session."""
+    return time.monotonic() - fit.trainer.experiment.recorded_seconds()

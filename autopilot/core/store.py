@@ -16,9 +16,10 @@ import copy
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from autopilot.core import message
 from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.record import Manifest, Progress, Record
 from autopilot.core.types import canonical, digest
@@ -186,7 +187,8 @@ class InMemoryStore(Store):
                 f"the experiment {self.slug} exists already",
                 hint="resume it, or begin one of another name",
             )
-        revision = self._append(self.state(), f"autopilot({self.slug}): start")
+        manifest = replace(manifest, slug=self.slug)
+        revision = self._append(self.state(), message.start_message(manifest))
         self.annotate(revision, [manifest])
         return revision
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from autopilot.core.callback import Callback, check_callback
+from autopilot.core.configuration import data_source, loss_of, optimizer_of, size_of
 from autopilot.core.evaluation import Evaluator, evaluate_split
 from autopilot.core.experiment import Experiment
 from autopilot.core.loop import EpochLoop, Fit, Loop
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.policy import Decision, Policy
-from autopilot.core.rules import ChainOptimizer
 from autopilot.core.types import Cost, Result
 from autopilot.errors import ModuleError, UsageError
 
@@ -110,15 +111,24 @@ class Trainer:
             ModuleError: there is no train split or no optimizer.
             EvaluationError: nothing can be measured.
         """
-        source = self._source(module, datamodule, "fit")
-        train = train_dataloaders or source.train_dataloader()
-        val = val_dataloaders or source.val_dataloader()
+        with data_source(module, datamodule, "fit") as source:
+            train = source.train_dataloader() if train_dataloaders is None else train_dataloaders
+            val = source.val_dataloader() if val_dataloaders is None else val_dataloaders
+            return self._fit(module, train, val, max_epochs)
+
+    def _fit(
+        self,
+        module: AutoPilotModule,
+        train: Iterable[Any] | None,
+        val: Iterable[Any] | None,
+        max_epochs: int | None,
+    ) -> Result:
         if train is None:
             raise ModuleError(
                 f"there is no train split for {type(module).__name__}",
                 hint="pass train_dataloaders, or define train_dataloader()",
             )
-        optimizer = _optimizer(module)
+        optimizer = optimizer_of(module)
         self._prepare(module)
         if self.dry_run:
             self.stop_reason = self._forecast(module, train, val, optimizer, max_epochs)
@@ -126,7 +136,7 @@ class Trainer:
         fit = Fit(
             trainer=self,
             module=module,
-            loss=module.configure_loss(),
+            loss=loss_of(module),
             optimizer=optimizer,
             policy=self.policy or module.configure_policy() or Policy(),
             evaluator=Evaluator(module, self.experiment, self.seed, self.num_workers),
@@ -135,9 +145,12 @@ class Trainer:
             max_epochs=max_epochs,
             accumulate=self.accumulate_grad_batches or module.accumulate_grad_batches,
         )
-        self.call("setup", "fit")
         try:
+            self.call("setup", "fit")
             self._restore(self.experiment.open(module.parameters()), optimizer)
+            # What an interrupted fit of the same objects left is not feedback on this one.
+            optimizer.zero_grad()
+            fit.loss.reset()
             self.call("on_fit_start")
             self.loop.run(fit)
             self.experiment.on_loop_complete("stopped", self.stop_reason)
@@ -191,9 +204,10 @@ class Trainer:
         return self.experiment.spent + (Cost() if recorded else self._epoch_cost)
 
     def evaluations_per_epoch(self) -> int:
-        """What the latest whole epoch took; 0 before the first."""
-        epochs = [r.cost.evaluations for r in self.experiment.history if r.epoch > 0]
-        return max(self._epoch_cost.evaluations, *epochs[-1:], 0)
+        """What an epoch takes, as far as is known: the most that one took so far."""
+        epochs = [record.cost.evaluations for record in self.experiment.history]
+        recorded = self.experiment.last_epoch >= self.current_epoch
+        return max([0, *epochs] if recorded else [self._epoch_cost.evaluations, *epochs])
 
     def result(self) -> Result:
         """What the run has come to so far."""
@@ -239,8 +253,16 @@ class Trainer:
 
     def callback_states(self) -> dict[str, Any]:
         """What the callbacks remember."""
-        states = {callback.state_key: callback.state_dict() for callback in self._active}
+        states = {key: callback.state_dict() for key, callback in self._keyed_callbacks()}
         return {key: state for key, state in states.items() if state}
+
+    def _keyed_callbacks(self) -> Iterator[tuple[str, Callback]]:
+        """The callbacks under their state keys; a second one of a key is key#2."""
+        seen: Counter[str] = Counter()
+        for callback in self._active:
+            seen[callback.state_key] += 1
+            number = seen[callback.state_key]
+            yield callback.state_key + (f"#{number}" if number > 1 else ""), callback
 
     def check_monitor(self, metrics: Mapping[str, Mapping[str, float]]) -> None:
         """Ends a run whose monitored metric does not exist.
@@ -262,9 +284,9 @@ class Trainer:
             self.stop(self.experiment.history[-1].stop)
         optimizer.load_state_dict(saved.get("optimizer", {}))
         states = saved.get("callbacks", {})
-        for callback in self._active:
-            if callback.state_key in states:
-                callback.load_state_dict(states[callback.state_key])
+        for key, callback in self._keyed_callbacks():
+            if key in states:
+                callback.load_state_dict(states[key])
 
     def _prepare(self, module: AutoPilotModule) -> None:
         self._module = module
@@ -282,13 +304,6 @@ class Trainer:
         self.stop_reason = ""
         self.decision = None
 
-    def _source(self, module: AutoPilotModule, datamodule: Any, stage: str) -> Any:
-        if datamodule is None:
-            return module
-        datamodule.prepare_data()
-        datamodule.setup(stage)
-        return datamodule
-
     def _evaluate(
         self,
         module: AutoPilotModule,
@@ -298,8 +313,19 @@ class Trainer:
         experiment: Experiment,
     ) -> Result:
         stage = "validate" if split == "val" else split
-        source = self._source(module, datamodule, stage)
-        loader = dataloaders or getattr(source, f"{split}_dataloader")()
+        with data_source(module, datamodule, stage) as source:
+            own = getattr(source, f"{split}_dataloader")
+            loader = own() if dataloaders is None else dataloaders
+            return self._measure(module, split, stage, loader, experiment)
+
+    def _measure(
+        self,
+        module: AutoPilotModule,
+        split: str,
+        stage: str,
+        loader: Iterable[Any] | None,
+        experiment: Experiment,
+    ) -> Result:
         if loader is None:
             raise ModuleError(
                 f"there is no {split} split for {type(module).__name__}",
@@ -310,8 +336,8 @@ class Trainer:
             experiment.open(module.parameters())
         evaluator = Evaluator(module, experiment, self.seed, self.num_workers)
         started = time.monotonic()
-        self.call("setup", stage)
         try:
+            self.call("setup", stage)
             epoch = experiment.best_epoch
             measured = evaluate_split(self, module, evaluator, split, epoch, loader)
             metrics = measured.compute()
@@ -334,27 +360,9 @@ class Trainer:
         optimizer: Optimizer,
         max_epochs: int | None,
     ) -> str:
-        def size(loader: Iterable[Any] | None) -> str:
-            if loader is None:
-                return "no"
-            return str(len(loader)) if isinstance(loader, Sized) else "an unknown number of"
-
         return (
             f"dry run: {type(module).__name__}, {len(optimizer.parameters)} parameters by "
-            f"{type(optimizer).__name__}, {size(train)} train and {size(val)} val batches, "
+            f"{type(optimizer).__name__}, {size_of(train)} train and {size_of(val)} val batches, "
             f"monitoring val {self.monitor} ({self.mode}), "
             f"{'no limit of' if max_epochs is None else max_epochs} epochs"
         )
-
-
-def _optimizer(module: AutoPilotModule) -> Optimizer:
-    configured = module.configure_optimizers()
-    if isinstance(configured, list | tuple) and configured:
-        return configured[0] if len(configured) == 1 else ChainOptimizer(configured)
-    if not isinstance(configured, Optimizer):
-        raise ModuleError(
-            f"{type(module).__name__}.configure_optimizers() returned "
-            f"{type(configured).__name__}, not an Optimizer",
-            hint="return an Optimizer, or a list of them",
-        )
-    return configured
