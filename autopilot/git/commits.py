@@ -181,11 +181,12 @@ def _signatures(repo: Repository) -> tuple[pygit2.Signature, pygit2.Signature]:
     def sign(who: Identity) -> pygit2.Signature:
         return pygit2.Signature(who.name, who.email, now, offset_min)
 
-    return sign(repo.identity()), sign(repo.committer())
+    author, committer = repo.people()
+    return sign(author), sign(committer)
 
 
 def _people(repo: Repository) -> dict[str, str]:
-    author, committer = repo.identity(), repo.committer()
+    author, committer = repo.people()
     return {
         "GIT_AUTHOR_NAME": author.name,
         "GIT_AUTHOR_EMAIL": author.email,

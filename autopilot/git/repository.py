@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import pygit2
@@ -127,11 +128,16 @@ class Repository:
 
         `DEFAULT_IDENTITY` fills in what is not set anywhere.
         """
-        return self._person("author")
+        return _person("author", self._current_config())
 
     def committer(self) -> Identity:
         """Who the committer is; as `identity`, from GIT_COMMITTER_* and `committer.*`."""
-        return self._person("committer")
+        return _person("committer", self._current_config())
+
+    def people(self) -> tuple[Identity, Identity]:
+        """Author and committer; the configuration is looked at once."""
+        config = self._current_config()
+        return _person("author", config), _person("committer", config)
 
     def config(self, key: str) -> str | None:
         """A value of git's configuration, None if it is not set.
@@ -195,21 +201,6 @@ class Repository:
             self._config_stamp = stamp
         return self._config
 
-    def _person(self, role: str) -> Identity:
-        config = self._current_config()
-
-        def find(what: str, default: str) -> str:
-            candidates = (
-                os.environ.get(f"GIT_{role.upper()}_{what.upper()}"),
-                config.get(f"{role}.{what}"),
-                config.get(f"user.{what}"),
-            )
-            # git strips the same characters: in a commit they would end the name.
-            cleaned = (_without_crud(value) for value in candidates if value)
-            return next((value for value in cleaned if value), default)
-
-        return Identity(find("name", DEFAULT_IDENTITY.name), find("email", DEFAULT_IDENTITY.email))
-
     def _stamp_of_config(self) -> tuple[tuple[int, int, int] | None, ...]:
         home = os.environ.get("HOME", "")
         return (
@@ -246,6 +237,21 @@ def _stamp(path: str) -> tuple[int, int, int] | None:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
+def _person(role: str, config: Mapping[str, str]) -> Identity:
+    def find(what: str, default: str) -> str:
+        candidates = (
+            os.environ.get(f"GIT_{role.upper()}_{what.upper()}"),
+            config.get(f"{role}.{what}"),
+            config.get(f"user.{what}"),
+        )
+        # git strips the same characters: in a commit they would end the name.
+        cleaned = (_without_crud(value) for value in candidates if value)
+        return next((value for value in cleaned if value), default)
+
+    return Identity(find("name", DEFAULT_IDENTITY.name), find("email", DEFAULT_IDENTITY.email))
+
+
+@lru_cache(maxsize=16)
 def _without_crud(value: str) -> str:
     cleaned = "".join(character for character in value if character not in "<>\r\n\0")
     return cleaned.strip(_CRUD)
