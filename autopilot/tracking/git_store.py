@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,8 @@ from autopilot.tracking.layout import Layout
 from autopilot.tracking.scope import Scope, check_clean, check_tracked, scope_of
 
 _RECENT = 6
+_INSTANT_S = 0.05
+_TREES = 8
 
 
 class GitStore(Store):
@@ -75,6 +78,7 @@ class GitStore(Store):
         self._tip = ""
         self._tip_tree = ""
         self._known: dict[str, Entry] = {}
+        self._seen: tuple[float, dict[str, Entry]] = (0.0, {})
         self._staged: tuple[str, dict[str, Entry]] = ("", {})
         self._entries: dict[str, dict[str, Entry]] = {}
         self._ignored: dict[str, bool] = {}
@@ -169,16 +173,12 @@ class GitStore(Store):
 
     def state(self) -> str:
         present = self._present(write=True)
-        before = self._entries_of(self._tip_tree)
-        changes: dict[str, Entry | None] = {
-            name: entry for name, entry in present.items() if before.get(name) != entry
-        }
-        changes |= {name: None for name in before if name not in present}
+        changes = _changes(self._entries_of(self._tip_tree), present)
         # What git would check out is what is evaluated: line ends and filters included.
         self._files.settle([name for name, entry in changes.items() if entry is not None])
         tree = objects.write_tree(self.repo, self._tip_tree, changes) if changes else self._tip_tree
         self._staged = (tree, present)
-        self._known = present
+        self._known, self._seen = present, (0.0, {})
         return tree
 
     def commit(self, state: str, message: str, records: Sequence[Record]) -> str:
@@ -186,26 +186,21 @@ class GitStore(Store):
 
     def rollback(self, revision: str, message: str) -> str:
         tree = objects.tree_of(self.repo, revision)
-        appended = self._append(tree, message, (), self._entries_of(tree))
-        self.restore(revision)
+        wanted = self._entries_of(tree)
+        appended = self._append(tree, message, (), wanted)
+        self._replace(self._just_seen(), wanted)
         return appended
 
     def restore(self, revision: str) -> None:
         wanted = self._entries_of(objects.tree_of(self.repo, revision))
-        present = self._present(write=False)
-        changes: dict[str, Entry | None] = {
-            name: entry for name, entry in wanted.items() if present.get(name) != entry
-        }
-        changes |= {name: None for name in present if name not in wanted}
-        self._files.restore(changes)
-        self._known = wanted
+        self._replace(self._present(write=False), wanted)
 
     def edited(self) -> list[str]:
         if not self.in_place:
             return []
         present = self._present(write=False)
-        names = present.keys() | self._known.keys()
-        return sorted(name for name in names if present.get(name) != self._known.get(name))
+        self._seen = (time.monotonic(), present)
+        return sorted(_changes(self._known, present))
 
     def log(self) -> list[Revision]:
         base = self._base()
@@ -285,6 +280,20 @@ class GitStore(Store):
 
     # --- inside --------------------------------------------------------------------------------
 
+    def _replace(self, present: Mapping[str, Entry], wanted: dict[str, Entry]) -> None:
+        self._files.restore(_changes(present, wanted))
+        self._known, self._seen = wanted, (0.0, {})
+
+    def _just_seen(self) -> dict[str, Entry]:
+        """The files as `edited` saw them an instant ago, else as they are now.
+
+        An edit by hand that comes in between is not overwritten unseen, but found before the next
+        step.
+        """
+        seen_s, present = self._seen
+        recent = time.monotonic() - seen_s < _INSTANT_S
+        return present if present and recent else self._present(write=False)
+
     def _append(
         self, tree: str, text: str, records: Sequence[Record], entries: Mapping[str, Entry]
     ) -> str:
@@ -298,7 +307,8 @@ class GitStore(Store):
 
     def _move_to(self, commit: str, tree: str, entries: Mapping[str, Entry]) -> None:
         self._tip, self._tip_tree = commit, tree
-        self._entries[tree] = dict(entries)
+        self._entries.pop(tree, None)
+        self._remember(tree, dict(entries))
 
     def _present(self, *, write: bool) -> dict[str, Entry]:
         names = dict.fromkeys(name for scope in self._scopes for name in scope.files())
@@ -306,15 +316,19 @@ class GitStore(Store):
         return {name: entry for name, entry in found.items() if entry is not None}
 
     def _entries_of(self, tree: str) -> dict[str, Entry]:
-        known = self._entries.get(tree)
+        known = self._entries.pop(tree, None)
         if known is None:
             known = {}
             for scope in self._scopes:
                 known |= scope.entries(self.repo, tree)
-            if len(self._entries) > 8:
-                self._entries.clear()
-            self._entries[tree] = known
+        self._remember(tree, known)
         return known
+
+    def _remember(self, tree: str, entries: dict[str, Entry]) -> None:
+        """Keeps a tree's files; what was not asked for the longest is dropped."""
+        self._entries[tree] = entries
+        while len(self._entries) > _TREES:
+            del self._entries[next(iter(self._entries))]
 
     def _ignores(self, scope: Scope) -> Callable[[str], bool]:
         def ignores(name: str) -> bool:
@@ -379,7 +393,7 @@ class GitStore(Store):
         if not unknown:
             return
         progress = self.progress()
-        if not (progress and progress[-1].stepping):
+        if not (progress and progress[-1].stepping > 0):
             raise ParameterError(
                 f"{min(unknown)} was edited by hand; the edit is kept",
                 hint="commit it or git stash it, then resume",
@@ -402,6 +416,16 @@ def hold(lock: ExclusiveLock, slug: str) -> None:
             f"the experiment {slug} is running already: {error.message}",
             hint="wait for it, or start another one with --slug",
         ) from error
+
+
+def _changes(before: Mapping[str, Entry], after: Mapping[str, Entry]) -> dict[str, Entry | None]:
+    """What makes some files into others: an entry for each that differs, None removes one."""
+    changes: dict[str, Entry | None] = {}
+    for name, entry in after.items():
+        known = before.get(name)
+        if known is not entry and known != entry:
+            changes[name] = entry
+    return changes | {name: None for name in before if name not in after}
 
 
 def _cannot_write(path: Path, error: OSError) -> GitCommandError:
