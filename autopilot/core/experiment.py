@@ -439,7 +439,7 @@ class Experiment:
         self.store.annotate(revision, self._traces(epoch))
         if epoch > 0:
             self._learn(record, before)
-        self.store.annotate(revision, [*others, record])
+        self.store.annotate(revision, [*self.store.calls(), *others, record])
         self._take_in(record, revision, metrics)
         self._finish(record, revision, ())
         self._state = self.record_of(record.best_epoch).tree
@@ -463,7 +463,7 @@ class Experiment:
             metrics=metrics,
             verdict=best.verdict,
         )
-        self.store.annotate(revision, [record])
+        self.store.annotate(revision, [*self.store.calls(), record])
         self.metrics.setdefault(best.epoch, {})["test"] = metrics
         self.store.clear_progress()
 

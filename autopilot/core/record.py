@@ -258,3 +258,27 @@ class Progress(Record):
     data: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     stepping: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlmRecord(Record):
+    """A model call that was paid. Its id is the hash of what was asked.
+
+    Args:
+        role: Who asked: "module", "judge", "collator", "optimizer", "generator", ...
+        model: Who answered.
+        request: Path in the request's body to what was there, long texts shortened.
+        reply: The whole reply, as the service sends it.
+        cost: Tokens and dollars.
+        priced: Whether the price was known.
+        step: The number of the optimizer step that asked; 0 outside of steps.
+    """
+
+    kind: ClassVar[str] = "llm"
+    role: str = ""
+    model: str = ""
+    request: Mapping[str, str] = field(default_factory=dict)
+    reply: Mapping[str, Any] = field(default_factory=dict)
+    cost: Cost = Cost()
+    priced: bool = True
+    step: int = 0

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from autopilot.core import message
 from autopilot.core.parameter import Parameter, PathParameter
-from autopilot.core.record import Manifest, Progress, Record
+from autopilot.core.record import LlmRecord, Manifest, Progress, Record
 from autopilot.core.types import canonical, digest
 from autopilot.errors import ExperimentError
 
@@ -147,6 +147,14 @@ class Store(ABC):
         """What was noted since the last `clear_progress`."""
 
     @abstractmethod
+    def note_call(self, call: LlmRecord) -> None:
+        """Keeps a model call at once, so that a kill does not lose it. From any thread."""
+
+    @abstractmethod
+    def calls(self) -> list[LlmRecord]:
+        """The model calls that were noted since the last `clear_progress`."""
+
+    @abstractmethod
     def clear_progress(self) -> None:
         """Forgets the notes of progress, once they are part of an epoch's record."""
 
@@ -176,6 +184,7 @@ class InMemoryStore(Store):
         self._records: dict[str, dict[tuple[str, str], Record]] = {}
         self._tags: dict[int, str] = {}
         self._progress: list[Progress] = []
+        self._calls: list[LlmRecord] = []
         self._known = ""
 
     def bind(self, parameters: Sequence[Parameter]) -> None:
@@ -274,8 +283,15 @@ class InMemoryStore(Store):
     def progress(self) -> list[Progress]:
         return list(self._progress)
 
+    def note_call(self, call: LlmRecord) -> None:
+        self._calls.append(call)
+
+    def calls(self) -> list[LlmRecord]:
+        return list(self._calls)
+
     def clear_progress(self) -> None:
         self._progress.clear()
+        self._calls.clear()
 
     def _texts(self, state: str) -> dict[str, str]:
         texts = {}

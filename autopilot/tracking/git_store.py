@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from typing import BinaryIO
 
 from autopilot.core import message
 from autopilot.core.parameter import Parameter
-from autopilot.core.record import Manifest, Progress, Record
+from autopilot.core.record import LlmRecord, Manifest, Progress, Record
 from autopilot.core.store import R, Revision, Store
 from autopilot.errors import (
     ExperimentError,
@@ -33,7 +34,7 @@ from autopilot.git.objects import Entry
 from autopilot.git.repository import Repository
 from autopilot.git.workfiles import WorkFiles
 from autopilot.tracking.journal import Journal, decode, encode
-from autopilot.tracking.layout import Layout
+from autopilot.tracking.layout import KINDS, Layout
 from autopilot.tracking.scope import Scope, check_clean, check_tracked, scope_of
 
 _RECENT = 6
@@ -83,6 +84,7 @@ class GitStore(Store):
         self._entries: dict[str, dict[str, Entry]] = {}
         self._ignored: dict[str, bool] = {}
         self._progress: BinaryIO | None = None
+        self._noting = threading.Lock()
 
     # --- opening -------------------------------------------------------------------------------
 
@@ -155,7 +157,7 @@ class GitStore(Store):
 
     def abandon(self) -> None:
         """Removes an experiment that has nothing but its start commit, as if never begun."""
-        for kind in ("experiment", "gradients", "metrics", "memory", "traces"):
+        for kind in KINDS:
             ref = self.layout.notes(kind)
             oid = refs.read_ref(self.repo, ref)
             if oid is not None:
@@ -237,24 +239,37 @@ class GitStore(Store):
     # --- progress: results of the epoch that is going on, in the git directory -------------------
 
     def note_progress(self, progress: Progress) -> None:
+        self._note(progress)
+
+    def note_call(self, call: LlmRecord) -> None:
+        self._note(call)
+
+    def progress(self) -> list[Progress]:
+        return [record for record in self._noted() if isinstance(record, Progress)]
+
+    def calls(self) -> list[LlmRecord]:
+        return [record for record in self._noted() if isinstance(record, LlmRecord)]
+
+    def _note(self, record: Record) -> None:
         try:
-            if self._progress is None:
-                self._progress = self._open_progress()
-            self._progress.write(encode(progress))
-            self._progress.flush()
+            with self._noting:
+                if self._progress is None:
+                    self._progress = self._open_progress()
+                self._progress.write(encode(record))
+                self._progress.flush()
         except OSError as error:
             raise _cannot_write(self.layout.progress(self.repo), error) from error
 
-    def progress(self) -> list[Progress]:
+    def _noted(self) -> list[Record]:
         try:
             content = self.layout.progress(self.repo).read_bytes()
         except FileNotFoundError:
             return []
-        found: list[Progress] = []
+        found: list[Record] = []
         for line in content.split(b"\n"):
             # A kill may have cut a line short: then its batch is evaluated again.
             with contextlib.suppress(RecordError):
-                found += [p for p in decode(line, "progress") if isinstance(p, Progress)]
+                found += decode(line, "progress")
         return found
 
     def clear_progress(self) -> None:

@@ -17,6 +17,7 @@ from autopilot.core.record import (
     VERSION,
     Event,
     Lesson,
+    LlmRecord,
     Manifest,
     MetricsRecord,
     Progress,
@@ -27,7 +28,7 @@ from autopilot.core.record import (
 from autopilot.errors import RecordError, StateError
 from autopilot.git.notes import Edit, Notes
 from autopilot.git.repository import Repository
-from autopilot.tracking.layout import Layout
+from autopilot.tracking.layout import KINDS, Layout
 
 R = TypeVar("R", bound=Record)
 _CLASSES: tuple[type[Record], ...] = (
@@ -36,6 +37,7 @@ _CLASSES: tuple[type[Record], ...] = (
     Lesson,
     TraceRecord,
     Progress,
+    LlmRecord,
 )
 _MARK = "$float"
 _PAYLOADS = ("state", "data", "items")
@@ -54,7 +56,7 @@ class Journal:
         self.layout = layout
         self._notes = {
             kind: Notes(repo, layout.notes(kind))
-            for kind in ("experiment", "gradients", "metrics", "memory", "traces")
+            for kind in KINDS
         }
 
     def write(self, commit: str, records: Sequence[Record]) -> None:
