@@ -42,6 +42,12 @@ class Reporter(Callback):
     def on_fit_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
         self._started_s = time.monotonic()
         self._first_epoch = trainer.experiment.last_epoch
+        if self._first_epoch >= 0:
+            best = number(trainer.experiment.best_value)
+            self._line(
+                f"going on after epoch {self._first_epoch}; best so far: epoch "
+                f"{trainer.experiment.best_epoch}, {best}"
+            )
         if self.output.is_terminal and not self.output.as_json:
             self._live = _live(self.output)
             self._task = self._live.add_task("", total=None, speed="", best="", left="")

@@ -77,10 +77,10 @@ class RuleOptimizer(Optimizer):
             rule = self.rules[(self._next + offset) % len(self.rules)]
             if rule.name in self.blocked:
                 continue
-            done, grounds = self._apply(rule)
+            done = self._apply(rule)
             if done:
                 self._next = (self._next + offset + 1) % len(self.rules)
-                return Step("; ".join(done), rule.name, "\n".join(grounds))
+                return Step("; ".join(done), rule.name)
         return None
 
     def exhausted(self) -> str:
@@ -90,8 +90,8 @@ class RuleOptimizer(Optimizer):
     def strategies(self) -> Sequence[str]:
         return [rule.name for rule in self.rules]
 
-    def _apply(self, rule: Rule) -> tuple[list[str], list[str]]:
-        done, grounds = [], []
+    def _apply(self, rule: Rule) -> list[str]:
+        done = []
         for parameter in self.parameters:
             gradient = parameter.grad
             if gradient is None or not rule.applies(gradient):
@@ -99,10 +99,9 @@ class RuleOptimizer(Optimizer):
             summary = rule.apply(parameter, gradient)
             if summary:
                 done.append(summary)
-                grounds.append(gradient.render())
         if done:
             rule.attempt += 1
-        return done, grounds
+        return done
 
     def state_dict(self) -> dict[str, Any]:
         return {"next": self._next, "attempts": {rule.name: rule.attempt for rule in self.rules}}
