@@ -248,7 +248,8 @@ class Progress(Record):
         key: Digest of the batch's items and the parameters' state.
         data: What `datum_to_json` gives.
         seconds: How long it took.
-        stepping: The number of the optimizer step that is about to edit files; 0 for a batch.
+        stepping: The number of the optimizer step that is about to edit files; negative when it is
+            done; 0 for a batch.
     """
 
     kind: ClassVar[str] = "progress"
