@@ -81,7 +81,7 @@ class PathParameter(Parameter):
         self, source: str | Path, pattern: str = "**/*", *, requires_grad: bool = True
     ) -> None:
         super().__init__(requires_grad=requires_grad)
-        self.source = Path(source).absolute()
+        self.source = Path(os.path.abspath(source))
         self.pattern = pattern
         self.label = str(source)
         self.ignores: Callable[[str], bool] = lambda _name: False

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
 import types
@@ -93,7 +94,7 @@ def load_factory(target: Target, folder: Path) -> Callable[..., Any]:
             several modules.
     """
     if target.path is not None:
-        path = folder / target.path
+        path = Path(os.path.abspath(folder / target.path))
         if not path.is_file():
             raise TargetError(f"{target.path}: no such file", hint=f"looked in {folder}")
         loaded = _import(lambda: _load_file(path), target.text)
