@@ -338,7 +338,10 @@ def test_dirty_parameter(place: Place, how: str) -> None:
 
 def test_new_file_in_a_parameter(place: Place) -> None:
     place.write("rules/a.txt", "a\n")
-    place.change("counter.py", ("self.size = size", 'self.r = PathParameter("rules")'))
+    place.change(
+        "counter.py",
+        ("self.size = size", 'self.size = size\n        self.r = PathParameter("rules")'),
+    )
     place.write("rules/b.txt", "b\n")
 
     place.refused(
