@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
 import shutil
 import sys
@@ -33,6 +34,9 @@ class Output:
         color: False: none; True: where the terminal has them.
         stdout: Where answers go.
         stderr: Where progress and errors go.
+
+    Attributes:
+        goes_on: Whether the command goes on when nobody reads what it prints any more.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class Output:
         stderr: TextIO | None = None,
     ) -> None:
         self.as_json, self.verbose, self.color = as_json, verbose, color
+        self.goes_on = False
         self._stdout, self._stderr = stdout, stderr
 
     @property
@@ -93,12 +98,18 @@ class Output:
 
     def line(self, text: str = "", style: str = "") -> None:
         """One line for a person; rich markup in it is shown as it is."""
-        if self.is_terminal and style and self.color:
-            from rich.text import Text
+        try:
+            if self.is_terminal and style and self.color:
+                from rich.text import Text
 
-            self.console.print(Text(_printable(text, self.people), style=style))
-        else:
-            print(_printable(text, self.people), file=self.people, flush=True)
+                self.console.print(Text(_printable(text, self.people), style=style))
+            else:
+                print(_printable(text, self.people), file=self.people, flush=True)
+        except BrokenPipeError:
+            if not self.goes_on:
+                raise
+            # A run is not over because nobody reads on: `autopilot run ... | head`.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.people.fileno())
 
     def table(
         self, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()

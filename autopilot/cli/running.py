@@ -201,6 +201,7 @@ def _run(output: Output, prepare: Any) -> int:
 def _run_session(output: Output, prepare: Any) -> int:
     from autopilot.cli.progress import Reporter
 
+    output.goes_on = True
     reporter = Reporter(output)
     session = prepare([reporter])
     reporter.max_epochs = session.max_epochs
