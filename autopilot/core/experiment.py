@@ -99,6 +99,7 @@ class Experiment:
         self._progress: dict[tuple[str, int, int], Progress] = {}
         self._state = ""
         self._items: dict[str, list[Datum]] = {}
+        self._stepping = 0
         self._is_open = False
         self.ignore_stop = False
 
@@ -271,7 +272,12 @@ class Experiment:
     def remember(
         self, split: str, epoch: int, index: int, batch: Datum, data: Datum, seconds: float
     ) -> None:
-        """Keeps a batch's result at once; what JSON cannot carry is made again after a kill."""
+        """Keeps a batch's result at once; what JSON cannot carry is made again after a kill.
+
+        Raises:
+            ParameterError: a file was edited by hand meanwhile; the result is of no known state.
+        """
+        self.check_unedited()
         try:
             value = datum_to_json(data)
         except DataError:
@@ -318,6 +324,7 @@ class Experiment:
         """
         self.check_unedited()
         self.store.note_progress(Progress(epoch=epoch, stepping=step))
+        self._stepping = step
 
     def check_unedited(self) -> None:
         """Stops a run whose files somebody else is editing.
@@ -337,6 +344,7 @@ class Experiment:
         steps = [record for record in self._steps if record.changed]
         log = self.store.log()
         self.store.restore(log[0].id if steps else _start_of_epoch(log, self.last_epoch + 1))
+        self._end_step(self.last_epoch + 1)
 
     def commit_step(
         self, optimizer: Optimizer, epoch: int, number: int, step: Step | None, error: str = ""
@@ -370,7 +378,14 @@ class Experiment:
         else:
             self.store.annotate(self.store.tip, [record])
         self._steps.append(record)
+        self._end_step(epoch)
         return record
+
+    def _end_step(self, epoch: int) -> None:
+        """From here on, what differs in the files is not the optimizer's."""
+        if self._stepping:
+            self.store.note_progress(Progress(epoch=epoch, stepping=-self._stepping))
+            self._stepping = 0
 
     # --- epochs --------------------------------------------------------------------------------
 
@@ -400,8 +415,7 @@ class Experiment:
         Returns:
             The val record.
         """
-        if decision.verdict == "rejected":
-            self.check_unedited()
+        self.check_unedited()
         before = self.view(epoch, metrics, monitor, mode, cost)
         value = before.value if before.value is not None and math.isfinite(before.value) else None
         kept = decision.kept
