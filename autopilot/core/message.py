@@ -24,6 +24,9 @@ def start_message(manifest: Manifest) -> str:
     """The message of the start commit."""
     what = manifest.target or "library run"
     body = [line for line in (manifest.idea, manifest.hypothesis) if line]
+    if manifest.forked_from:
+        sources = filter(None, [manifest.forked_from, manifest.merged_with])
+        body.append(f"Forked from: {', '.join(s.replace('@', ' epoch ') for s in sources)}")
     body.append(f"Base: {manifest.base or 'in memory'} ({manifest.base_branch or '-'})")
     return _message(f"autopilot({manifest.slug}): start {what}", body, {EXPERIMENT: manifest.slug})
 

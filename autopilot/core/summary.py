@@ -9,6 +9,7 @@ from autopilot.core.events import decision_among
 from autopilot.core.record import TOGETHER, Event, Manifest, MetricsRecord
 from autopilot.core.types import Cost
 
+_BEGINNINGS = ("started", "resumed")
 _ENDS = ("finished", "stopped", "interrupted", "crashed")
 
 
@@ -85,8 +86,8 @@ def summarize(
     """
     judged = [record for record in history if record.epoch > 0]
     last = history[-1] if history else None
-    started = next((event.time for event in events if event.name == "started"), "")
-    sessions = [event for event in events if event.name in (*_ENDS, "started", "resumed")]
+    started = next((event.time for event in events if event.name in _BEGINNINGS), "")
+    sessions = [event for event in events if event.name in (*_ENDS, *_BEGINNINGS)]
     ended = sessions[-1].name if sessions and sessions[-1].name in _ENDS else ""
     return Summary(
         slug=manifest.slug,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,6 +70,22 @@ def delete_ref(repo: Repository, name: str, expected: str) -> None:
     """
     with _swapped(repo, name, expected) as reference:
         when_unlocked(reference.delete)
+
+
+def delete_refs(repo: Repository, expected: Mapping[str, str]) -> None:
+    """Deletes all of some refs, or none if one of them is not where it is expected.
+
+    Starts git.
+
+    Args:
+        repo: The repository.
+        expected: Full name to what it points at.
+
+    Raises:
+        GitCommandError: one was moved meanwhile, or is locked.
+    """
+    lines = "".join(f"delete {name}\0{oid}\0" for name, oid in expected.items())
+    run_git(["update-ref", "--stdin", "-z"], cwd=repo.workdir, stdin=os.fsencode(lines))
 
 
 def list_refs(repo: Repository, prefix: str) -> dict[str, str]:

@@ -35,6 +35,7 @@ from autopilot.git.repository import Repository
 from autopilot.git.workfiles import WorkFiles
 from autopilot.tracking.journal import Journal, decode, encode
 from autopilot.tracking.layout import KINDS, Layout
+from autopilot.tracking.places import EVERYTHING
 from autopilot.tracking.scope import Scope, check_clean, check_tracked, scope_of
 
 _RECENT = 6
@@ -120,6 +121,11 @@ class GitStore(Store):
                 base=base,
                 base_branch=manifest.base_branch or self.repo.head_name(),
                 parameters={s.parameter.name or s.path: s.path for s in self._scopes},
+                patterns={
+                    s.parameter.name or s.path: s.parameter.pattern
+                    for s in self._scopes
+                    if not s.parameter.is_file and s.parameter.pattern != EVERYTHING
+                },
             )
             text = message.start_message(manifest)
             start = commits.commit(self.repo, tree=tree, parents=[base], message=text)

@@ -67,9 +67,20 @@ class Layout:
         """The notes ref of a kind."""
         return f"refs/notes/autopilot/{self.slug}/{kind}"
 
+    @property
+    def snapshots(self) -> str:
+        """What the full names of snapshots of the user's checkout begin with."""
+        return f"refs/autopilot/{self.slug}/snapshots"
+
+    @property
+    def review(self) -> str:
+        """The branch for a pull request."""
+        return f"refs/heads/autopilot-review/{self.slug}"
+
     def namespaces(self) -> list[str]:
         """Everything that only this experiment's holder writes."""
-        return [self.branch, self.tags.rstrip("/"), f"refs/notes/autopilot/{self.slug}"]
+        notes = f"refs/notes/autopilot/{self.slug}"
+        return [self.branch, self.tags.rstrip("/"), notes, self.snapshots]
 
     def check_free(self, repo: Repository) -> None:
         """Refuses a name that git cannot hold beside the refs that there are.

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from autopilot.core import message
+from autopilot.core.events import time_of
 from autopilot.core.record import (
     Event,
     Lesson,
@@ -17,6 +18,7 @@ from autopilot.core.record import (
     StepRecord,
     TraceRecord,
 )
+from autopilot.core.summary import Summary, summarize
 from autopilot.core.types import Cost, Verdict
 from autopilot.errors import ExperimentError, RepositoryError
 from autopilot.git import commits, objects, refs
@@ -75,8 +77,8 @@ class Status:
     """Where an experiment stands.
 
     Args:
-        state: "running", "finished", "stopped" (the loop came to its end, the test split is not
-            scored), "interrupted", "crashed" or "killed".
+        state: "created" (not run yet), "running", "finished", "stopped" (the loop came to its end,
+            the test split is not scored), "interrupted", "crashed" or "killed".
         detail: The reason, or who is running it.
         holder: The process that holds it.
     """
@@ -147,7 +149,20 @@ class Notebook:
     def events(self) -> list[Event]:
         """What happened to the runs, oldest first."""
         found = self._journal.read_on(self.start, Event)
-        return sorted(found, key=lambda event: event.id.rpartition("-")[2])
+        return sorted(found, key=time_of)
+
+    @cached_property
+    def summary(self) -> Summary:
+        """What it has come to."""
+        line = {commit.id for commit in self.commits}
+        judged = {
+            record.epoch: record
+            for commit, record in self._journal.read(MetricsRecord)
+            if commit in line and record.split == "val"
+        }
+        history = [judged[number] for number in sorted(judged)]
+        metrics = self.best.metrics if self.best else {}
+        return summarize(self.manifest, history, metrics, self.events)
 
     @cached_property
     def epochs(self) -> list[Epoch]:
@@ -384,6 +399,8 @@ class Notebook:
         for event in reversed(self.events):
             if event.name in ("finished", "stopped", "interrupted", "crashed"):
                 return Status(event.name, event.detail)
+            if event.name == "created":
+                return Status("created", event.detail or "not run yet")
             if event.name in ("started", "resumed"):
                 break
         return Status("killed", f"autopilot resume {self.slug} goes on with it")

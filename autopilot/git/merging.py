@@ -1,0 +1,48 @@
+"""Three-way merges of trees, without index or working tree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pygit2
+
+from autopilot.git.objects import tree_of
+from autopilot.git.repository import Repository, translated
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """What a merge came to.
+
+    Args:
+        tree: The merged tree; "" if there are conflicts.
+        conflicts: The paths that both sides changed differently.
+    """
+
+    tree: str
+    conflicts: tuple[str, ...] = ()
+
+
+def merge_base(repo: Repository, first: str, second: str) -> str | None:
+    """The newest commit that two commits have in common; None if there is none."""
+    with translated(f"cannot compare {first[:7]} and {second[:7]}"):
+        found = repo.pygit.merge_base(pygit2.Oid(hex=first), pygit2.Oid(hex=second))
+        return str(found) if found is not None else None
+
+
+def merge_trees(repo: Repository, base: str, ours: str, theirs: str) -> Merge:
+    """Merges the changes of two commits since a third, as `git merge` does; moves no ref.
+
+    Args:
+        repo: The repository.
+        base: The commit that both come from.
+        ours: A commit.
+        theirs: A commit.
+    """
+    with translated(f"cannot merge {theirs[:7]} into {ours[:7]}"):
+        trees = [pygit2.Oid(hex=tree_of(repo, commit)) for commit in (base, ours, theirs)]
+        index = repo.pygit.merge_trees(trees[0], trees[1], trees[2])
+        if index.conflicts is not None:
+            paths = {side.path for sides in index.conflicts for side in sides if side is not None}
+            return Merge("", tuple(sorted(paths)))
+        return Merge(str(index.write_tree(repo.pygit)))

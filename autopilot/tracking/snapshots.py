@@ -1,0 +1,79 @@
+"""Snapshots: the parameters' content in the user's own checkout, kept as commits.
+
+A snapshot is a commit on top of the experiment's tip under `refs/autopilot/<slug>/snapshots/`, so
+that git keeps it; no branch moves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autopilot.errors import ExperimentError
+from autopilot.git import commits, objects, refs
+from autopilot.git.commits import Commit
+from autopilot.tracking.notebook import Notebook
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A state of the parameters that git holds.
+
+    Args:
+        commit: A commit with it.
+        title: What a person calls it: "epoch 3", "snapshot 1f2e3d4".
+        epoch: The judged epoch that it is; None for a snapshot.
+    """
+
+    commit: str
+    title: str
+    epoch: int | None = None
+
+
+def snapshots(notebook: Notebook) -> list[Commit]:
+    """The experiment's snapshots, oldest first."""
+    found = refs.list_refs(notebook.repo, notebook.layout.snapshots)
+    read = [commits.read_commit(notebook.repo, oid) for oid in found.values()]
+    return sorted(read, key=lambda commit: (commit.time_s, commit.id))
+
+
+def keep_snapshot(notebook: Notebook, tree: str, note: str = "") -> tuple[str, bool]:
+    """Keeps a tree as a snapshot; one that is kept already is not kept twice.
+
+    Returns:
+        The commit, and whether it is new.
+    """
+    for known in snapshots(notebook):
+        if known.tree == tree:
+            return known.id, False
+    subject = f"autopilot({notebook.slug}): snapshot of {notebook.repo.workdir.name}"
+    text = "\n\n".join(filter(None, [subject, note, f"Autopilot-Experiment: {notebook.slug}"]))
+    made = commits.commit(notebook.repo, tree=tree, parents=[notebook.tip], message=text)
+    refs.create_ref(
+        notebook.repo, f"{notebook.layout.snapshots}/{made[:10]}", made, "autopilot: snapshot"
+    )
+    return made, True
+
+
+def find_state(notebook: Notebook, name: str) -> State:
+    """The state that a user means: a snapshot's id, or what names an epoch.
+
+    Raises:
+        ExperimentError: it names neither.
+    """
+    by_id = [commit for commit in snapshots(notebook) if commit.id.startswith(name)]
+    if len(name) >= 4 and len(by_id) == 1:
+        return State(by_id[0].id, f"snapshot {by_id[0].id[:7]}")
+    try:
+        epoch = notebook.find(name).number
+    except ExperimentError as error:
+        if snapshots(notebook) and not name.isdigit():
+            raise ExperimentError(
+                error.message, hint=f"{error.hint}; or a snapshot: autopilot store log"
+            ) from error
+        raise
+    return State(notebook.after(epoch), f"epoch {epoch}", epoch)
+
+
+def tree_of(notebook: Notebook, state: State) -> str:
+    """The tree of a state."""
+    return objects.tree_of(notebook.repo, state.commit)
