@@ -47,6 +47,9 @@ Seconds = Annotated[float | None, typer.Option(min=0, help="Stop after so much w
 Tokens = Annotated[int | None, typer.Option(min=1, help="Stop after so many model tokens.")]
 Dollars = Annotated[float | None, typer.Option(min=0, help="Stop after so many dollars.")]
 
+Idea = Annotated[str, typer.Option(help="What is tried, in words; written down.")]
+Hypothesis = Annotated[str, typer.Option(help="What is expected of it; written down.")]
+
 
 def run(
     context: Context,
@@ -98,7 +101,8 @@ def run(
         bool,
         typer.Option("--include-dirty", help="Start from the parameters' uncommitted content."),
     ] = False,
-    idea: Annotated[str, typer.Option(help="What is tried, in words; written down.")] = "",
+    idea: Idea = "",
+    hypothesis: Hypothesis = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")
     ] = False,
@@ -140,8 +144,9 @@ def run(
         links=tuple(link or ()),
         include_dirty=include_dirty,
         idea=idea,
+        hypothesis=hypothesis,
     )
-    with _own_stdout(context.output) as output:
+    with own_stdout(context.output) as output:
         if dry_run:
             return _forecast(output, request)
         return _run(output, lambda callbacks: Session.start(request, callbacks))
@@ -184,7 +189,7 @@ def resume(
         budget_usd=budget_usd,
     )
     name = context.full_slug(slug)
-    with _own_stdout(context.output) as output:
+    with own_stdout(context.output) as output:
         if not changes.given() and _already_finished(context, output, name):
             return 0
         folder = context.working_folder()
@@ -316,7 +321,7 @@ def _count(count: int, noun: str) -> str:
 
 
 @contextlib.contextmanager
-def _own_stdout(output: Output) -> Iterator[Output]:
+def own_stdout(output: Output) -> Iterator[Output]:
     """With --json, what the user's code prints goes to stderr, child processes included."""
     if not output.as_json:
         yield output

@@ -100,6 +100,7 @@ class Request:
         links: Ignored paths that the evaluation needs.
         include_dirty: Take uncommitted content of the parameters into the start commit.
         idea: What is tried, in words.
+        hypothesis: What is expected of it.
     """
 
     folder: Path
@@ -113,6 +114,7 @@ class Request:
     links: Sequence[str] = ()
     include_dirty: bool = False
     idea: str = ""
+    hypothesis: str = ""
 
 
 def claim(user: Repository, target: Target, request: Request) -> tuple[str, ExclusiveLock]:

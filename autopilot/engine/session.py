@@ -92,6 +92,7 @@ class Session:
             options=request.options.given(),
             seed=request.seed,
             idea=request.idea,
+            hypothesis=request.hypothesis,
             base=base,
             base_branch=user.head_name(),
             directory=workspace.directory,
