@@ -145,12 +145,19 @@ class Ledger:
             self._reserved += wanted
         return Reservation(self, role, wanted)
 
-    def charge(self, role: str, cost: Cost, *, known: bool = True, in_step: bool = False) -> None:
-        """Takes in what a call of an earlier session cost."""
+    def charge(self, role: str, cost: Cost, *, known: bool, judged: bool) -> None:
+        """Takes in what a call of an earlier session cost.
+
+        Args:
+            role: Who paid.
+            cost: Tokens and dollars.
+            known: Whether the price was known.
+            judged: It is part of an epoch's or a step's record already.
+        """
         with self._changed:
             self._take_in(role, cost, known=known)
-            if not in_step:
-                self._open += cost
+            if not judged:
+                self._open += Cost(tokens=cost.tokens, cost_usd=cost.cost_usd)
 
     def take_epoch(self) -> Cost:
         """What calls outside of steps have cost since the last time."""

@@ -25,7 +25,7 @@ from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.policy import Decision, Policy, decide
 from autopilot.core.types import Cost
-from autopilot.errors import AgentError, EvaluationError
+from autopilot.errors import AgentError, BudgetExceededError, EvaluationError
 
 if TYPE_CHECKING:
     from autopilot.core.trainer import Trainer
@@ -103,7 +103,7 @@ class EpochLoop(Loop):
         else:
             val = self.validate(fit, epoch)
             metrics["val"] = val.compute()
-            cost += Cost(evaluations=val.means.items)
+            cost += Cost(evaluations=val.means.items) + trainer.run.ledger.take_epoch()
             experiment.on_validation_complete({"val": val.items})
             view = experiment.view(epoch, metrics, trainer.monitor, trainer.mode, cost)
             decision = decide(fit.policy, view, val.errors())
@@ -143,14 +143,18 @@ class EpochLoop(Loop):
             evaluation.seed_everything(trainer.seed, "step", epoch, number)
             done, error = None, ""
             try:
-                done = optimizer.step()
+                with trainer.run.in_step(number):
+                    done = optimizer.step()
             except AgentError as failure:
                 # An agent that fails costs its epoch, not the run.
                 experiment.undo_step()
+                if isinstance(failure, BudgetExceededError):
+                    raise
                 error = failure.message
             except BaseException:
                 experiment.undo_step()
                 raise
+            done = trainer.run.with_cost(done)
             record = experiment.commit_step(optimizer, epoch, number, done, error)
         trainer.call("on_step_committed", record)
         trainer.call("on_before_zero_grad", optimizer)
@@ -172,6 +176,7 @@ class EpochLoop(Loop):
     ) -> None:
         """The verdict: told to the callbacks, written down, tagged or rolled back."""
         trainer, experiment = fit.trainer, fit.trainer.experiment
+        cost += trainer.run.ledger.take_epoch()
         trainer.decide(decision, metrics, cost)
         trainer.call("on_verdict", decision)
         if epoch > 0:

@@ -10,9 +10,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from autopilot.core.ledger import Ledger
+from autopilot.core.optimizer import Step
+from autopilot.core.types import Cost
 
 if TYPE_CHECKING:
     from autopilot.core.experiment import Experiment
@@ -55,6 +58,13 @@ class Run:
             yield
         finally:
             self.step, self.ledger.in_step = 0, False
+
+    def with_cost(self, step: Step | None) -> Step | None:
+        """An optimizer's step with what its calls cost, unless it says itself what it cost."""
+        cost = self.ledger.take_step()
+        if cost == Cost() or (step is not None and step.cost != Cost()):
+            return step
+        return replace(step or Step(), cost=cost)
 
 
 _current: ContextVar[Run | None] = ContextVar("autopilot_run", default=None)

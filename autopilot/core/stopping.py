@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from autopilot.core.callback import Callback
+from autopilot.core.ledger import Limits
 from autopilot.core.types import Cost
 
 if TYPE_CHECKING:
@@ -120,8 +121,9 @@ class Budget(StopCondition):
     Args:
         evaluations: Items evaluated.
         seconds: Wall clock of the run.
-        tokens: Model tokens.
-        cost_usd: Dollars.
+        tokens: Model tokens. No model call is made that could exceed it.
+        cost_usd: Dollars. No model call is made that could exceed it.
+        calls: Model calls.
     """
 
     def __init__(
@@ -130,7 +132,9 @@ class Budget(StopCondition):
         seconds: float | None = None,
         tokens: int | None = None,
         cost_usd: float | None = None,
+        calls: int | None = None,
     ) -> None:
+        self.calls = math.inf if calls is None else calls
         self.limits = Cost(
             evaluations=math.inf if evaluations is None else evaluations,  # type: ignore[arg-type]  # inf: no limit
             tokens=math.inf if tokens is None else tokens,  # type: ignore[arg-type]  # inf: no limit
@@ -152,4 +156,11 @@ class Budget(StopCondition):
             return f"token budget: {spent.tokens} of {limits.tokens} spent"
         if spent.cost_usd >= limits.cost_usd:
             return f"dollar budget: ${spent.cost_usd:.2f} of ${limits.cost_usd:g} spent"
+        if (made := trainer.run.ledger.total().calls) >= self.calls:
+            return f"call budget: {made} of {self.calls:g} made"
         return None
+
+    def call_limits(self) -> Limits:
+        """What is checked before each model call."""
+        limits = self.limits
+        return Limits(self.calls, limits.tokens, limits.cost_usd, limits.seconds)

@@ -5,18 +5,23 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from autopilot.core.callback import Callback, check_callback
 from autopilot.core.configuration import data_source, loss_of, optimizer_of, size_of
 from autopilot.core.evaluation import Evaluator, evaluate_split
 from autopilot.core.experiment import Experiment
+from autopilot.core.ledger import Ledger, Limits
 from autopilot.core.loop import EpochLoop, Fit, Loop
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.policy import Decision, Policy
+from autopilot.core.record import LlmRecord
+from autopilot.core.run import Run, running
+from autopilot.core.stopping import Budget
 from autopilot.core.types import Cost, Result
-from autopilot.errors import ModuleError, UsageError
+from autopilot.errors import BudgetExceededError, ModuleError, UsageError
 
 if TYPE_CHECKING:
     from autopilot.core.metric import Metric, MetricCollection
@@ -87,6 +92,7 @@ class Trainer:
         self._module: AutoPilotModule | None = None
         self._epoch_cost = Cost()
         self._active: list[Callback] = []
+        self.run = Run(self.experiment)
 
     # --- entry points --------------------------------------------------------------------------
 
@@ -151,10 +157,18 @@ class Trainer:
             # What an interrupted fit of the same objects left is not feedback on this one.
             optimizer.zero_grad()
             fit.loss.reset()
-            self.call("on_fit_start")
-            self.loop.run(fit)
-            self.experiment.on_loop_complete("stopped", self.stop_reason)
-            self.call("on_fit_end")
+            self.run = Run(self.experiment, self._ledger())
+            with running(self.run):
+                self.call("on_fit_start")
+                self.loop.run(fit)
+                self.experiment.on_loop_complete("stopped", self.stop_reason)
+                self.call("on_fit_end")
+        except BudgetExceededError as spent:
+            # A call that is too dear ends the session, not the experiment.
+            self.call("on_exception", spent)
+            self.stop(spent.message)
+            self.experiment.on_loop_complete("interrupted", self.stop_reason)
+            return replace(self.result(), interrupted=True)
         except BaseException as error:
             self.call("on_exception", error)
             raise
@@ -242,6 +256,7 @@ class Trainer:
     def start_epoch(self, epoch: int) -> None:
         """Makes an epoch the current one."""
         self.current_epoch, self.decision, self._epoch_cost = epoch, None, Cost()
+        self.run.epoch = epoch
         self.callback_metrics = {}
 
     def decide(self, decision: Decision, metrics: dict[str, dict[str, float]], cost: Cost) -> None:
@@ -304,6 +319,19 @@ class Trainer:
         self.stop_reason = ""
         self.decision = None
 
+    def _ledger(self) -> Ledger:
+        """What may be spent, less what the experiment's calls have cost so far."""
+        limits = Limits()
+        for callback in self._active:
+            if isinstance(callback, Budget):
+                limits = limits & callback.call_limits()
+        ledger = Ledger(limits, self.experiment.spent.seconds)
+        for _, call in self.experiment.store.records(LlmRecord):
+            ledger.charge(call.role, call.cost, known=call.priced, judged=True)
+        for call in self.experiment.store.calls():
+            ledger.charge(call.role, call.cost, known=call.priced, judged=call.step > 0)
+        return ledger
+
     def _evaluate(
         self,
         module: AutoPilotModule,
@@ -339,7 +367,10 @@ class Trainer:
         try:
             self.call("setup", stage)
             epoch = experiment.best_epoch
-            measured = evaluate_split(self, module, evaluator, split, epoch, loader)
+            run = self.run if experiment is self.run.experiment else Run(experiment)
+            run.epoch = epoch
+            with running(run):
+                measured = evaluate_split(self, module, evaluator, split, epoch, loader)
             metrics = measured.compute()
             if split == "test" and experiment.history:
                 experiment.on_test_complete(metrics, measured.items)

@@ -29,7 +29,12 @@ from autopilot.engine.request import (
 )
 from autopilot.engine.target import build_module, load_factory, parse_target, users_code
 from autopilot.engine.workspace import Workspace, open_workspace
-from autopilot.errors import AutopilotError, ExperimentError, MissingSourceError
+from autopilot.errors import (
+    AutopilotError,
+    BudgetExceededError,
+    ExperimentError,
+    MissingSourceError,
+)
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.maintenance import count_loose, maintain
 from autopilot.git.repository import Repository
@@ -225,8 +230,10 @@ class Session:
         try:
             with interruptible():
                 result = self.trainer.fit(self.module, max_epochs=self.max_epochs)
-                result = self._test(result)
-                experiment.on_loop_complete("finished", result.stop_reason)
+                if not result.interrupted:
+                    result = self._test(result)
+                if not result.interrupted:
+                    experiment.on_loop_complete("finished", result.stop_reason)
         except KeyboardInterrupt:
             if not experiment.is_open:
                 self.store.close()
@@ -266,7 +273,11 @@ class Session:
             loader = self.module.test_dataloader()
             if loader is None:
                 return result
-            self.trainer.test(self.module, loader)
+            try:
+                self.trainer.test(self.module, loader)
+            except BudgetExceededError as spent:
+                experiment.on_loop_complete("interrupted", spent.message)
+                return replace(result, stop_reason=spent.message, interrupted=True)
         return replace(result, metrics=experiment.metrics[experiment.best_epoch])
 
 
