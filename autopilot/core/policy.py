@@ -78,8 +78,11 @@ class EpochView:
         return value if value is not None and math.isfinite(value) else None
 
     def gain(self) -> float | None:
-        """By how much the epoch is better than the best; positive is better in either mode."""
-        if self.value is None or self.best_value is None:
+        """By how much the epoch is better than the best; positive is better in either mode.
+
+        None where one of them is missing or not finite.
+        """
+        if self.value is None or self.best_value is None or not math.isfinite(self.value):
             return None
         difference = self.value - self.best_value
         return difference if self.mode == "max" else -difference
