@@ -31,8 +31,8 @@ from autopilot.core.record import (
 )
 from autopilot.core.store import InMemoryStore, Revision, Store
 from autopilot.core.summary import Summary, summarize
-from autopilot.core.types import Cost, Datum, datum_from_json, datum_to_json, digest
-from autopilot.errors import DataError, ParameterError, UsageError
+from autopilot.core.types import Cost, Datum, datum_from_json, datum_to_json, digest, is_json
+from autopilot.errors import DataError, ExperimentError, ParameterError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +282,8 @@ class Experiment:
             value = datum_to_json(data)
         except DataError:
             return
+        if not is_json(value):
+            return
         self.store.note_progress(
             Progress(
                 epoch=epoch,
@@ -479,6 +481,7 @@ class Experiment:
         )
         self.store.annotate(revision, [*self.store.calls(), record])
         self.metrics.setdefault(best.epoch, {})["test"] = metrics
+        self._items = {}
         self.store.clear_progress()
 
     def on_loop_complete(self, name: str, detail: str) -> None:
@@ -486,8 +489,18 @@ class Experiment:
         self._event(name, detail)
 
     def rollback(self, epoch: int | None = None) -> None:
-        """Puts the parameters into a kept epoch's state, the best one's if not given."""
-        self.store.restore(self.store.tags()[self.best_epoch if epoch is None else epoch])
+        """Puts the parameters into a kept epoch's state, the best one's if not given.
+
+        Raises:
+            ExperimentError: the epoch was not kept.
+        """
+        tags, wanted = self.store.tags(), self.best_epoch if epoch is None else epoch
+        if wanted not in tags:
+            raise ExperimentError(
+                f"epoch {wanted} of {self.slug} was not kept",
+                hint=f"kept: {', '.join(map(str, sorted(tags))) or 'none yet'}",
+            )
+        self.store.restore(tags[wanted])
         self._state = self.store.state()
 
     def decide(

@@ -132,7 +132,8 @@ def datum_to_json(datum: Datum) -> dict[str, Any]:
     if not datum.success:
         out["success"] = False
     for name in ("metrics", "metadata", "error_message", "feedback"):
-        if value := getattr(datum, name):
+        value = getattr(datum, name)
+        if value is not None and value != {}:
             out[name] = value
     if datum.items:
         out["items"] = [datum_to_json(item) for item in datum.items]
@@ -145,6 +146,15 @@ def datum_to_json(datum: Datum) -> dict[str, Any]:
                 hint="keep strings, numbers, lists and dicts in a Datum's metadata and metrics",
             ) from error
     return out
+
+
+def is_json(value: object) -> bool:
+    """Whether a value comes back from JSON as it was: no tuples, no keys that are not strings."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and is_json(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(is_json(item) for item in value)
+    return value is None or isinstance(value, str | int | float)
 
 
 def datum_from_json(value: Mapping[str, Any], *, split: str, epoch: int) -> Datum:

@@ -54,10 +54,7 @@ class Journal:
 
     def __init__(self, repo: Repository, layout: Layout) -> None:
         self.layout = layout
-        self._notes = {
-            kind: Notes(repo, layout.notes(kind))
-            for kind in KINDS
-        }
+        self._notes = {kind: Notes(repo, layout.notes(kind)) for kind in KINDS}
 
     def write(self, commit: str, records: Sequence[Record]) -> None:
         """Adds records to a commit's notes, kind by kind in the given order.
