@@ -143,8 +143,7 @@ class EpochLoop(Loop):
             evaluation.seed_everything(trainer.seed, "step", epoch, number)
             done, error = None, ""
             try:
-                with trainer.run.in_step(number):
-                    done = optimizer.step()
+                done = trainer.run.step(optimizer, number)
             except AgentError as failure:
                 # An agent that fails costs its epoch, not the run.
                 experiment.undo_step()

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from autopilot.core.ledger import Ledger
-from autopilot.core.optimizer import Step
+from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.types import Cost
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ class Run:
 
     Attributes:
         epoch: The epoch that is going on.
-        step: The number of the optimizer step that is going on; 0 outside of steps.
+        step_number: The number of the optimizer step that is going on; 0 outside of steps.
     """
 
     def __init__(self, experiment: Experiment, ledger: Ledger | None = None) -> None:
         self.experiment = experiment
         self.ledger = ledger or Ledger()
-        self.epoch, self.step = 0, 0
+        self.epoch, self.step_number = 0, 0
         self._services: dict[type[object], object] = {}
         self._lock = threading.Lock()
 
@@ -50,14 +50,13 @@ class Run:
                 found = self._services[kind] = make(self)
             return found
 
-    @contextmanager
-    def in_step(self, number: int) -> Iterator[None]:
-        """Calls made inside belong to an optimizer step."""
-        self.step, self.ledger.in_step = number, True
+    def step(self, optimizer: Optimizer, number: int) -> Step | None:
+        """An optimizer's step; the calls made inside belong to it."""
+        self.step_number, self.ledger.in_step = number, True
         try:
-            yield
+            return optimizer.step()
         finally:
-            self.step, self.ledger.in_step = 0, False
+            self.step_number, self.ledger.in_step = 0, False
 
     def with_cost(self, step: Step | None) -> Step | None:
         """An optimizer's step with what its calls cost, unless it says itself what it cost."""
