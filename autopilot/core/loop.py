@@ -25,7 +25,7 @@ from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.policy import Decision, Policy, decide
 from autopilot.core.types import Cost
-from autopilot.errors import AgentError, BudgetExceededError, EvaluationError
+from autopilot.errors import AgentError, EvaluationError
 
 if TYPE_CHECKING:
     from autopilot.core.trainer import Trainer
@@ -147,9 +147,7 @@ class EpochLoop(Loop):
             except AgentError as failure:
                 # An agent that fails costs its epoch, not the run.
                 experiment.undo_step()
-                if isinstance(failure, BudgetExceededError):
-                    raise
-                error = failure.message
+                error = trainer.run.survived(failure)
             except BaseException:
                 experiment.undo_step()
                 raise

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from autopilot.core.ledger import Ledger
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.types import Cost
+from autopilot.errors import AgentError, BudgetExceededError
 
 if TYPE_CHECKING:
     from autopilot.core.experiment import Experiment
@@ -57,6 +58,12 @@ class Run:
             return optimizer.step()
         finally:
             self.step_number, self.ledger.in_step = 0, False
+
+    def survived(self, failure: AgentError) -> str:
+        """What is written down of an agent's failure; where nothing is left to spend, it is raised."""
+        if isinstance(failure, BudgetExceededError):
+            raise failure
+        return failure.message
 
     def with_cost(self, step: Step | None) -> Step | None:
         """An optimizer's step with what its calls cost, unless it says itself what it cost."""
