@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,7 +40,7 @@ _DEFAULTS = {"folder": None, "project": None, "as_json": False, "verbose": False
 
 def build(cli: AutoPilotCLI) -> typer.Typer:
     """The application with all commands."""
-    from autopilot.cli import reading, running
+    from autopilot.cli import experiment, memory, reading, running, store
 
     app = typer.Typer(
         name="autopilot",
@@ -61,7 +61,20 @@ def build(cli: AutoPilotCLI) -> typer.Typer:
         reading.status,
     ):
         app.command()(command(function, cli))
+    for name, group in {"experiment": experiment, "store": store, "memory": memory}.items():
+        app.add_typer(_group(name, group.HELP, group.COMMANDS, cli))
     return app
+
+
+def _group(
+    name: str, text: str, commands: Mapping[str, Callable[..., int | None]], cli: AutoPilotCLI
+) -> typer.Typer:
+    """Commands under a common name; the common options may stand behind that too."""
+    group = typer.Typer(name=name, help=text, no_args_is_help=True, rich_markup_mode=None)
+    group.callback()(_callback())
+    for own_name, function in commands.items():
+        group.command(own_name)(command(function, cli))
+    return group
 
 
 def invoke(app: typer.Typer, arguments: list[str]) -> int:

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from autopilot.errors import AutopilotError
+from autopilot.errors import AutopilotError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -133,6 +133,21 @@ class Output:
     def warning(self, text: str) -> None:
         """One line on stderr."""
         print(_printable(f"warning: {text}", self.stderr), file=self.stderr, flush=True)
+
+    def confirm(self, question: str, otherwise: str) -> bool:
+        """Asks a person at the terminal; anything but yes is no.
+
+        Args:
+            question: One line.
+            otherwise: What to do where nobody can answer.
+
+        Raises:
+            UsageError: nobody can answer: it is a script, or a program reads the answer.
+        """
+        if self.as_json or not sys.stdin.isatty():
+            raise UsageError("there is nobody to ask whether this is meant", hint=otherwise)
+        print(_printable(f"{question} ", self.people), end="", file=self.people, flush=True)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     def error(self, error: AutopilotError) -> None:
         """What is wrong, and what to do; on stderr."""

@@ -16,7 +16,7 @@ from autopilot.tracking.notebook import Epoch, Notebook, Status
 
 _OTHER_METRICS = 3
 _LEAST_STRATEGY = 12
-_UNFINISHED = ("interrupted", "crashed", "killed")
+_UNFINISHED = ("created", "interrupted", "crashed", "killed")
 
 
 def head(notebook: Notebook) -> list[str]:
@@ -173,6 +173,7 @@ def status_page(notebook: Notebook) -> list[str]:
         "idea": manifest.idea,
         "hypothesis": manifest.hypothesis,
         "base": f"{manifest.base[:7]} ({manifest.base_branch})",
+        "forked from": manifest.forked_from.replace("@", ", epoch "),
         "branch": f"{branch}, {count}, tip {notebook.tip[:7]}",
         "parameters": pairs(manifest.parameters),
         "works in": _PLACES[manifest.in_place] if manifest.target else "",

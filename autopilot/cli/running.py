@@ -47,6 +47,25 @@ Seconds = Annotated[float | None, typer.Option(min=0, help="Stop after so much w
 Tokens = Annotated[int | None, typer.Option(min=1, help="Stop after so many model tokens.")]
 Dollars = Annotated[float | None, typer.Option(min=0, help="Stop after so many dollars.")]
 
+Monitor = Annotated[
+    str | None, typer.Option(help="The val metric that decides; the module's if not given.")
+]
+Seed = Annotated[int, typer.Option(help="Shuffling and evaluation derive from it.")]
+Hparams = Annotated[
+    list[str] | None,
+    typer.Option("-H", metavar="KEY=VALUE", help="A constructor argument; may be repeated."),
+]
+Links = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATH", help="An ignored path that the evaluation needs."),
+]
+InPlace = Annotated[
+    bool, typer.Option("--in-place", help="Work in this checkout, not in a worktree.")
+]
+IncludeDirty = Annotated[
+    bool,
+    typer.Option("--include-dirty", help="Start from the parameters' uncommitted content."),
+]
 Idea = Annotated[str, typer.Option(help="What is tried, in words; written down.")]
 Hypothesis = Annotated[str, typer.Option(help="What is expected of it; written down.")]
 
@@ -66,10 +85,8 @@ def run(
         typer.Option("--slug", "-e", help="The experiment's name; TARGET's and a number if not."),
     ] = None,
     max_epochs: MaxEpochs = None,
-    monitor: Annotated[
-        str | None, typer.Option(help="The val metric that decides; the module's if not given.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Shuffling and evaluation derive from it.")] = 0,
+    monitor: Monitor = None,
+    seed: Seed = 0,
     patience: Patience = None,
     until: Until = None,
     plateau: Plateau = None,
@@ -86,21 +103,10 @@ def run(
         int | None,
         typer.Option(min=1, help="Threads for the items of a batch, if they wait on a network."),
     ] = None,
-    hparam: Annotated[
-        list[str] | None,
-        typer.Option("-H", metavar="KEY=VALUE", help="A constructor argument; may be repeated."),
-    ] = None,
-    link: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATH", help="An ignored path that the evaluation needs."),
-    ] = None,
-    in_place: Annotated[
-        bool, typer.Option("--in-place", help="Work in this checkout, not in a worktree.")
-    ] = False,
-    include_dirty: Annotated[
-        bool,
-        typer.Option("--include-dirty", help="Start from the parameters' uncommitted content."),
-    ] = False,
+    hparam: Hparams = None,
+    link: Links = None,
+    in_place: InPlace = False,
+    include_dirty: IncludeDirty = False,
     idea: Idea = "",
     hypothesis: Hypothesis = "",
     dry_run: Annotated[

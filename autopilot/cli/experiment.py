@@ -1,0 +1,272 @@
+"""Commands on experiments as a whole: create, list, show, compare, delete, export, decide."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autopilot.cli import running
+from autopilot.cli.context import Context
+from autopilot.errors import ExperimentError
+
+if TYPE_CHECKING:
+    from autopilot.tracking.notebook import Notebook
+
+HELP = "Experiments as a whole: begin, compare, export, decide on and delete them."
+
+Named = Annotated[str, typer.Argument(metavar="SLUG", help="The experiment.")]
+
+
+class Decision(StrEnum):
+    """What a person decides."""
+
+    promote = "promote"
+    reject = "reject"
+
+
+def create(
+    context: Context,
+    slug: Annotated[str, typer.Argument(metavar="SLUG", help="The new experiment's name.")],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="What to optimize, as `autopilot run` takes it.")
+    ],
+    idea: running.Idea = "",
+    hypothesis: running.Hypothesis = "",
+    max_epochs: running.MaxEpochs = None,
+    monitor: running.Monitor = None,
+    seed: running.Seed = 0,
+    patience: running.Patience = None,
+    hparam: running.Hparams = None,
+    link: running.Links = None,
+    in_place: running.InPlace = False,
+    include_dirty: running.IncludeDirty = False,
+) -> None:
+    """Begin an experiment without running it: its branch, its start commit, its manifest.
+
+    Everything is checked as `autopilot run` does. `autopilot resume SLUG` measures the baseline
+    and goes on.
+
+    \b
+    autopilot experiment create spelling support/classifier.py --idea "tolerate typos"
+    autopilot resume spelling
+    """
+    from autopilot.engine.creation import create as begin
+    from autopilot.engine.request import Options, Request
+    from autopilot.engine.target import parse_hparams
+
+    request = Request(
+        folder=context.working_folder(),
+        target=target,
+        slug=slug,
+        project=context.project,
+        seed=seed,
+        hparams=parse_hparams(hparam or []),
+        options=Options(max_epochs=max_epochs, monitor=monitor, patience=patience),
+        in_place=in_place,
+        links=tuple(link or ()),
+        include_dirty=include_dirty,
+        idea=idea,
+        hypothesis=hypothesis,
+    )
+    with running.own_stdout(context.output) as output:
+        session = begin(request)
+        for note in session.notes:
+            output.line(f"note: {note}")
+        base = f"{session.manifest.base[:7]} ({session.manifest.base_branch})"
+        output.line(f"{session.slug}: created on autopilot/{session.slug}, base {base}")
+        output.line(f"nothing was run. Go on: autopilot resume {session.slug}")
+        output.document(
+            {
+                "experiment": session.slug,
+                "branch": f"autopilot/{session.slug}",
+                "start": session.store.tip,
+                "base": session.manifest.base,
+            }
+        )
+
+
+def list_(context: Context) -> None:
+    """List all experiments with their results, decisions and ideas, newest first.
+
+    \b
+    autopilot experiment list
+    autopilot experiment list -p my-project
+    """
+    from autopilot.cli import experiment_page, pages
+    from autopilot.tracking.layout import experiments
+    from autopilot.tracking.notebook import Notebook
+
+    repo, output = context.repository(), context.output
+    rows: list[dict[str, Any]] = []
+    for slug in experiments(repo):
+        if context.project and not slug.startswith(f"{context.project}/"):
+            continue
+        try:
+            rows.append(experiment_page.row(Notebook(repo, slug)))
+        except ExperimentError as error:
+            rows.append(pages.unreadable(slug, error.message))
+    rows.sort(key=lambda row: row["updated"], reverse=True)
+    output.document({"experiments": rows})
+    if not rows:
+        of = f" of the project {context.project}" if context.project else ""
+        output.line(f"no experiments{of} yet")
+        output.line("make one: autopilot run path/to/file.py    (autopilot run --help)")
+        return
+    for line in experiment_page.table(rows):
+        output.line(line)
+
+
+def show(context: Context, slug: Named) -> None:
+    """Show an experiment: what it is, what it came to, what was decided, what happened when.
+
+    \b
+    autopilot experiment show classifier-1
+    """
+    from autopilot.cli import experiment_page
+
+    notebook, output = context.notebook(slug), context.output
+    if output.as_json:
+        output.document(experiment_page.document(notebook))
+        return
+    for line in experiment_page.page(notebook):
+        output.line(line)
+
+
+def compare(
+    context: Context,
+    first: Annotated[str, typer.Argument(metavar="SLUG", help="An experiment.")],
+    second: Annotated[str, typer.Argument(metavar="SLUG", help="Another one.")],
+) -> None:
+    """Compare two experiments: metrics, strategies, costs, and their best states.
+
+    \b
+    autopilot experiment compare classifier-1 classifier-2
+    """
+    from autopilot.cli import experiment_page
+
+    one, other, output = context.notebook(first), context.notebook(second), context.output
+    tips = (one.tip, other.tip)
+    counts = one.counts(*tips)
+    if output.as_json:
+        files = [
+            {"path": p, "added": c.added, "removed": c.removed, "binary": c.binary}
+            for p, c in counts.items()
+        ]
+        document = {"experiments": [one.summary, other.summary], "tips": tips, "files": files}
+        output.document(document)
+        return
+    for line in experiment_page.comparison(one, other, counts):
+        output.line(line)
+    if counts:
+        output.line(f"see it: git diff autopilot/{one.slug} autopilot/{other.slug}")
+
+
+def delete(
+    context: Context,
+    slug: Named,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete an experiment: its branch, tags, notes, snapshots, and what a run left behind.
+
+    It says what it removes, and asks. A running experiment and one whose branch is checked out are
+    refused. Your own branches and files are never touched.
+
+    \b
+    autopilot experiment delete classifier-1
+    """
+    from autopilot.cli import experiment_page
+    from autopilot.tracking.removal import plan_removal, remove
+
+    repo, output = context.repository(), context.output
+    found = plan_removal(repo, context.full_slug(slug))
+    output.line(f"deleting {found.slug} removes")
+    for line in experiment_page.removal(found):
+        output.line(f"  {line}")
+    if not yes and not output.confirm("delete it? [y/N]", otherwise="add --yes to delete it"):
+        output.line("nothing was removed")
+        output.document({"experiment": found.slug, "deleted": False, "refs": found.refs})
+        return
+    remove(repo, found)
+    tip = next(iter(found.branch.values()))
+    output.line(f"deleted {found.slug}; until git collects garbage its commits are there: {tip}")
+    output.document({"experiment": found.slug, "deleted": True, "refs": found.refs})
+
+
+def export(
+    context: Context,
+    slug: Named,
+    to: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A folder that is empty or does not exist.")
+    ],
+) -> None:
+    """Write an experiment to files: manifest, events, and a folder for each epoch.
+
+    DIR/manifest.json, DIR/events.json, and in DIR/epoch-0003/ metrics.json, gradients.json,
+    memory.json, traces.jsonl and diff.patch.
+
+    \b
+    autopilot experiment export classifier-1 out/classifier-1
+    """
+    from autopilot.tracking.export import export as write
+
+    notebook, output = context.notebook(slug), context.output
+    place = context.working_folder() / to
+    files = write(notebook, place)
+    epochs = len(notebook.epochs)
+    said = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+    output.line(f"wrote {said} of {notebook.slug} to {to}: {len(files)} files")
+    names = [path.relative_to(place).as_posix() for path in files]
+    output.document({"experiment": notebook.slug, "folder": str(place), "files": names})
+
+
+def decide(
+    context: Context,
+    slug: Named,
+    decision: Annotated[Decision, typer.Argument(metavar="DECISION", help="promote or reject.")],
+    epoch: Annotated[
+        str, typer.Option(help="A number, best, last, baseline, a tag or a commit.")
+    ] = "best",
+    reason: Annotated[str, typer.Option(help="Why; written down.")] = "",
+    reviewer: Annotated[str, typer.Option(help="Who decides; you, as git knows you.")] = "",
+) -> None:
+    """Write a decision on an experiment down: promote or reject. The latest one holds.
+
+    It is an event among the experiment's notes, with the commit that was decided on. No branch and
+    no file moves.
+
+    \b
+    autopilot experiment decide classifier-1 promote --reason "better on every category"
+    """
+    notebook = context.notebook(slug)
+    write_decision(context, notebook, decision.value, epoch, reason, reviewer)
+
+
+def write_decision(
+    context: Context, notebook: Notebook, decision: str, epoch: str, reason: str, reviewer: str
+) -> None:
+    """Writes a decision down and says so."""
+    from autopilot.cli.experiment_page import decision_line
+    from autopilot.tracking.decisions import decide as write
+
+    output = context.output
+    event = write(
+        notebook.repo, notebook.slug, decision, epoch=epoch, reason=reason, reviewer=reviewer
+    )
+    output.line(f"{notebook.slug}: {decision_line(event)}")
+    if decision == "promote":
+        output.line(f"nothing was moved. Take it: git merge --squash {event.revision[:7]}")
+    output.document({"experiment": notebook.slug, "decision": event})
+
+
+COMMANDS = {
+    "create": create,
+    "list": list_,
+    "show": show,
+    "compare": compare,
+    "delete": delete,
+    "export": export,
+    "decide": decide,
+}

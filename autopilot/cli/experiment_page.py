@@ -1,0 +1,222 @@
+"""What the experiment commands say: lines for a person, or a document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from autopilot.cli.output import align, number, shorten
+from autopilot.cli.pages import overview
+from autopilot.cli.words import costs, counted, git_date, pairs, signed
+from autopilot.core.record import Event
+from autopilot.core.summary import Summary
+from autopilot.git.objects import LineCounts
+from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.removal import Removal
+
+
+def row(notebook: Notebook) -> dict[str, Any]:
+    """An experiment for `experiment list`."""
+    manifest = notebook.manifest
+    decision = decided(notebook)
+    return overview(notebook) | {
+        "idea": manifest.idea,
+        "hypothesis": manifest.hypothesis,
+        "target": manifest.target,
+        "forked_from": manifest.forked_from or None,
+        "decision": decision.decision if decision else None,
+    }
+
+
+def decided(notebook: Notebook) -> Event | None:
+    """The decision that holds."""
+    found = [event for event in notebook.events if event.name == "decided"]
+    return found[-1] if found else None
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """All experiments, one a line."""
+    cells = [
+        [
+            row["experiment"],
+            row["state"],
+            str(row.get("epochs", "-")),
+            str(row.get("kept", "-")),
+            _gained(row),
+            row.get("decision") or "",
+            shorten(row.get("idea") or row.get("target") or row["detail"], 60),
+        ]
+        for row in rows
+    ]
+    columns = ["experiment", "state", "epochs", "kept", "baseline -> best", "decision", "idea"]
+    return align(columns, cells, right=["epochs", "kept"])
+
+
+def _gained(row: Mapping[str, Any]) -> str:
+    if not row.get("monitor"):
+        return "-"
+    best = f" -> {number(row['best'])}" if row["best_epoch"] else ""
+    return f"{row['monitor']} {number(row['baseline'])}{best}"
+
+
+def page(notebook: Notebook) -> list[str]:
+    """Manifest, result, decision and events of an experiment."""
+    manifest, status, summary = notebook.manifest, notebook.status, notebook.summary
+    source = " merged with ".join(
+        text.replace("@", " epoch ")
+        for text in (manifest.forked_from, manifest.merged_with)
+        if text
+    )
+    facts = {
+        "idea": manifest.idea,
+        "hypothesis": manifest.hypothesis,
+        "target": manifest.target or "library use, without `autopilot run`",
+        "arguments": pairs(manifest.hparams),
+        "options": pairs(manifest.options),
+        "seed": str(manifest.seed),
+        "base": f"{manifest.base[:7]} ({manifest.base_branch})",
+        "forked from": source,
+        "parameters": pairs(manifest.parameters),
+        "versions": pairs(manifest.versions),
+        "result": _result(summary),
+        "strategies": _strategies(summary),
+        "cost": costs(summary.cost) if summary.epochs else "",
+        "decision": decision_line(summary.decision) if summary.decision else "none yet",
+    }
+    wide = max(map(len, facts)) + 2
+    detail = f" ({status.detail})" if status.detail and status.state != "killed" else ""
+    lines = [f"{notebook.slug}: {status.state}{detail}"]
+    lines += [f"{name:<{wide}}{shorten(text, 1000)}" for name, text in facts.items() if text]
+    rows = [[_when(e.time), e.name, _event_detail(e)] for e in notebook.events]
+    return [*lines, "", *align(["when", "event", "detail"], rows)]
+
+
+def document(notebook: Notebook) -> dict[str, Any]:
+    """The same for a program."""
+    summary = notebook.summary
+    return overview(notebook) | {
+        "manifest": notebook.manifest,
+        "summary": summary,
+        "decision": summary.decision,
+        "events": notebook.events,
+    }
+
+
+def decision_line(event: Event) -> str:
+    """A decision in words."""
+    did = {"promote": "promoted", "reject": "rejected"}[event.decision]
+    who = f" by {event.reviewer}" if event.reviewer else ""
+    why = f": {event.detail}" if event.detail else ""
+    return f"epoch {event.epoch} ({event.revision[:7]}) {did}{who}{why}"
+
+
+def _event_detail(event: Event) -> str:
+    return decision_line(event) if event.name == "decided" else event.detail
+
+
+def _when(time: str) -> str:
+    return git_date(datetime.fromisoformat(time).timestamp()) if time else ""
+
+
+def _result(summary: Summary) -> str:
+    if not summary.monitor:
+        return "no epoch is judged yet"
+    text = f"{counted(summary.epochs, 'epoch')}, {summary.kept} kept, val {summary.monitor} "
+    text += number(summary.baseline)
+    if summary.best_epoch:
+        text += f" -> {number(summary.best)} in epoch {summary.best_epoch}"
+    test = summary.metrics.get("test", {}).get(summary.monitor)
+    return text + (f", test {number(test)}" if test is not None else "")
+
+
+def _strategies(summary: Summary) -> str:
+    told = [f"{name} ({t.kept} of {t.used} kept)" for name, t in summary.strategies.items()]
+    return ", ".join(told)
+
+
+# --- compare -----------------------------------------------------------------------------------
+
+
+def comparison(first: Notebook, second: Notebook, counts: Mapping[str, LineCounts]) -> list[str]:
+    """Two experiments side by side.
+
+    Args:
+        first: An experiment.
+        second: Another one.
+        counts: What changed from the first one's best state to the second one's, by path.
+    """
+    a, b = first.summary, second.summary
+    rows = [
+        ["state", first.status.state, second.status.state, ""],
+        ["base", first.manifest.base[:7], second.manifest.base[:7], ""],
+        ["seed", str(first.manifest.seed), str(second.manifest.seed), ""],
+        ["epochs", str(a.epochs), str(b.epochs), ""],
+        ["kept", str(a.kept), str(b.kept), ""],
+        ["best epoch", str(a.best_epoch), str(b.best_epoch), ""],
+    ]
+    for other in ("idea", "target"):
+        texts = [shorten(getattr(n.manifest, other) or "-", 40) for n in (first, second)]
+        if texts[0] != texts[1]:
+            rows.append([other, *texts, ""])
+    for name in dict.fromkeys([a.monitor, b.monitor]):
+        if name:
+            values = [s.baseline if s.monitor == name else None for s in (a, b)]
+            rows.append([f"baseline val {name}", *_pair(values[0], values[1])])
+    for split in ("val", "test"):
+        one, other_ = a.metrics.get(split, {}), b.metrics.get(split, {})
+        for name in dict.fromkeys([*one, *other_]):
+            rows.append([f"best {split} {name}", *_pair(one.get(name), other_.get(name))])
+    for name in dict.fromkeys([*a.strategies, *b.strategies]):
+        told = [
+            f"{t.kept} of {t.used} kept" if (t := s.strategies.get(name)) else "-" for s in (a, b)
+        ]
+        rows.append([f"strategy {shorten(name, 30)}", *told, ""])
+    rows += [
+        ["evaluations", f"{a.cost.evaluations:,}", f"{b.cost.evaluations:,}", ""],
+        ["seconds", f"{a.cost.seconds:.1f}", f"{b.cost.seconds:.1f}", ""],
+    ]
+    if a.cost.tokens or b.cost.tokens:
+        rows.append(["tokens", f"{a.cost.tokens:,}", f"{b.cost.tokens:,}", ""])
+    if a.cost.cost_usd or b.cost.cost_usd:
+        rows.append(["dollars", f"{a.cost.cost_usd:.2f}", f"{b.cost.cost_usd:.2f}", ""])
+    lines = align(
+        ["", first.slug, second.slug, "change"], rows, [first.slug, second.slug, "change"]
+    )
+    if not counts:
+        return [*lines, "", "the best states have the same content"]
+    lines += ["", f"best state of {first.slug} -> best state of {second.slug}:"]
+    files = [[path, f"+{c.added}", f"-{c.removed}"] for path, c in counts.items()]
+    return [*lines, *align(["file", "added", "removed"], files, ["added", "removed"])]
+
+
+def _pair(first: float | None, second: float | None) -> list[str]:
+    change = second - first if first is not None and second is not None else None
+    return [number(first), number(second), signed(change)]
+
+
+# --- delete ------------------------------------------------------------------------------------
+
+
+def removal(found: Removal) -> list[str]:
+    """What deleting removes, one thing a line."""
+    lines = [f"the branch autopilot/{found.slug}, at {next(iter(found.branch.values()))[:7]}"]
+    if found.review:
+        lines.append(f"the branch autopilot-review/{found.slug}")
+    if found.tags:
+        lines.append(f"{counted(len(found.tags), 'tag')}: {_ends(sorted(found.tags))}")
+    if found.notes:
+        kinds = ", ".join(sorted(name.rpartition("/")[2] for name in found.notes))
+        lines.append(f"its notes: {kinds}")
+    if found.snapshots:
+        lines.append(counted(len(found.snapshots), "snapshot") + " of your checkout")
+    if found.progress is not None:
+        lines.append(f"the progress of the last epoch: {found.progress}")
+    if found.worktree is not None:
+        lines.append(f"the worktree {found.worktree}")
+    return lines
+
+
+def _ends(names: Sequence[str]) -> str:
+    short = [name.removeprefix("refs/tags/") for name in names]
+    return short[0] if len(short) == 1 else f"{short[0]} to {short[-1].rpartition('/')[2]}"

@@ -1,0 +1,358 @@
+"""Commands on memory: what was tried and how it went, and what must not be tried again."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autopilot.cli.context import Context
+from autopilot.cli.output import number, shorten
+from autopilot.cli.reading import SlugOption
+from autopilot.errors import ExperimentError, UsageError
+
+if TYPE_CHECKING:
+    from autopilot.core.memory import Memory
+    from autopilot.core.record import Lesson, Outcome
+
+HELP = "What was tried and how it went; block strategies, and add what you know yourself."
+
+_LEAST_TEXT = 20
+
+
+class Learnt(StrEnum):
+    """The outcomes that a person may record."""
+
+    kept = "kept"
+    rejected = "rejected"
+    unchanged = "unchanged"
+    repeated = "repeated"
+    failed = "failed"
+
+
+class Asked(StrEnum):
+    """The outcomes that can be asked for."""
+
+    kept = "kept"
+    rejected = "rejected"
+    unchanged = "unchanged"
+    repeated = "repeated"
+    failed = "failed"
+    blocked = "blocked"
+    unblocked = "unblocked"
+
+
+def query(
+    context: Context,
+    slug: SlugOption = None,
+    everywhere: Annotated[
+        bool, typer.Option("--all", help="Ask all experiments of the repository.")
+    ] = False,
+    strategy: Annotated[
+        str | None, typer.Option(help="Used, alone or together with others.")
+    ] = None,
+    outcome: Annotated[Asked | None, typer.Option(help="How it went.")] = None,
+    category: Annotated[str | None, typer.Option(help="What the feedback was about.")] = None,
+    node: Annotated[str | None, typer.Option(help="The module that it was about.")] = None,
+    epochs: Annotated[
+        str | None, typer.Option(metavar="RANGE", help="Of these epochs: 7, 3-7, 3- or -7.")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option("--max-count", "-n", min=1, help="Only the newest so many.")
+    ] = None,
+) -> None:
+    """Show the lessons that fit, newest first: what was tried, how it went, and why.
+
+    \b
+    autopilot memory query --outcome rejected -n 10
+    autopilot memory query --all --strategy "prune rules"
+    """
+    from autopilot.tracking.recall import memory_of, memory_of_all
+
+    if everywhere and slug:
+        raise UsageError("--all and --slug exclude each other", hint="leave one of them out")
+    output, name, unreadable = context.output, None, dict[str, str]()
+    if everywhere:
+        memory, unreadable = memory_of_all(context.repository(), context.project)
+    else:
+        notebook = context.notebook(slug)
+        memory, name = memory_of(notebook), notebook.slug
+    asked: Outcome | None = outcome.value if outcome else None
+    found = memory.recall(
+        strategy=strategy,
+        outcome=asked,
+        category=category,
+        node=node,
+        epochs=_range(epochs) if epochs else None,
+        limit=count,
+    )
+    total = len(memory.lessons)
+    for missing, why in unreadable.items():
+        output.warning(f"the lessons of {missing} are missing: {why}")
+    output.document({"experiment": name, "total": total, "count": len(found), "lessons": found})
+    if output.as_json:
+        return
+    of = f"{name} knows" if name else "all experiments together know"
+    if not found:
+        output.line(f"no lesson fits ({of} {total})" if total else f"{of} nothing yet")
+        return
+    columns = [*([] if name else ["experiment"]), "epoch", "outcome", "gain", "strategy"]
+    about = [x for x in ("category", "node") if any(getattr(lesson, x) for lesson in found)]
+    rows = [_row(lesson, about, with_slug=name is None) for lesson in found]
+    output.table([*columns, *about, "what was done, and why it went so"], rows, ["epoch", "gain"])
+
+
+def record(
+    context: Context,
+    strategy: Annotated[str, typer.Argument(metavar="STRATEGY", help="What was tried.")],
+    outcome: Annotated[Learnt, typer.Argument(metavar="OUTCOME", help="How it went.")],
+    slug: SlugOption = None,
+    summary: Annotated[str, typer.Option(help="What was done, in a sentence.")] = "",
+    reason: Annotated[str, typer.Option(help="Why it went so.")] = "",
+    category: Annotated[str, typer.Option(help="What it was about.")] = "",
+    node: Annotated[str, typer.Option(help="The module that it was about.")] = "",
+) -> None:
+    """Add a lesson by hand: what you know and the experiment did not see.
+
+    It counts as an epoch's lesson does: several failures in a row block the strategy. OUTCOME is
+    kept, rejected, unchanged, repeated or failed. The experiment must not be running.
+
+    \b
+    autopilot memory record "prune rules" rejected --reason "tried it last year"
+    """
+    from autopilot.tracking.recall import memory_to_change
+
+    notebook, output = context.notebook(slug), context.output
+    with memory_to_change(notebook.repo, notebook.slug) as memory:
+        before = memory.blocked()
+        lesson = memory.record(
+            _named(strategy),
+            outcome.value,
+            summary=summary,
+            reason=reason,
+            category=category,
+            node=node,
+        )
+        blocked = {k: why for k, why in memory.blocked().items() if k not in before}
+    output.line(f"{notebook.slug} knows now: {lesson.strategy} {lesson.outcome}")
+    for name, why in blocked.items():
+        output.line(f"{name} is blocked by that: {why}")
+    output.document({"experiment": notebook.slug, "lesson": lesson, "blocked": memory.blocked()})
+
+
+def trends(
+    context: Context,
+    slug: SlugOption = None,
+    window: Annotated[int, typer.Option(min=1, help="How many of the latest epochs count.")] = 10,
+    ahead: Annotated[int, typer.Option(min=1, help="How many epochs to project.")] = 10,
+) -> None:
+    """Show where the metric is going, how fast, where that would lead, and thanks to what.
+
+    The rate is what the best value gained over the latest epochs, by epoch. The projection draws
+    it on as a straight line.
+
+    \b
+    autopilot memory trends
+    autopilot memory trends --window 50 --ahead 20
+    """
+    from autopilot.tracking.recall import memory_of
+
+    notebook, output = context.notebook(slug), context.output
+    memory = memory_of(notebook)
+    trend, (monitor, mode) = memory.trends(window), notebook.monitor
+    projected = trend.projection(ahead)
+    by_strategy = _by_strategy(memory)
+    output.document(
+        {
+            "experiment": notebook.slug,
+            "monitor": monitor,
+            "mode": mode,
+            "direction": trend.direction,
+            "rate": trend.rate,
+            "kept": trend.kept,
+            "epochs": trend.epochs,
+            "best": trend.best,
+            "projection": {"epochs": ahead, "value": projected},
+            "strategies": by_strategy,
+        }
+    )
+    if trend.direction == "unknown":
+        output.line(f"{notebook.slug}: no epoch is judged yet, so there is no trend")
+        return
+    over = "the last epoch" if trend.epochs == 1 else f"the last {trend.epochs} epochs"
+    better = "higher" if mode == "max" else "lower"
+    output.line(f"{notebook.slug}: val {monitor} ({better} is better) is {trend.direction}")
+    output.line(f"best:       {number(trend.best)}")
+    output.line(
+        f"rate:       a gain of {number(trend.rate, signed=True)} an epoch over {over}, "
+        f"{trend.kept:.0%} of them kept"
+    )
+    if projected is not None:
+        unit = "1 more epoch" if ahead == 1 else f"{ahead} more epochs"
+        output.line(
+            f"projection: {number(projected)} after {unit} at this rate (a straight line: "
+            "it knows no end of the scale)"
+        )
+    rows = [
+        [
+            str(row["strategy"]),
+            str(row["used"]),
+            str(row["kept"]),
+            number(row["gain"], signed=True),
+            str(row["blocked"] or ""),
+        ]
+        for row in by_strategy
+    ]
+    if rows:
+        output.line()
+        output.table(
+            ["strategy", "used", "kept", "gain", "blocked"], rows, ["used", "kept", "gain"]
+        )
+
+
+def context(
+    context: Context,
+    slug: SlugOption = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many failures at most.")] = 5,
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(help="One that the optimizer has, to be told if it was never tried; repeat."),
+    ] = None,
+) -> None:
+    """Show what an optimizer is told before its next step: tried, failed, blocked, the trend.
+
+    \b
+    autopilot memory context
+    autopilot memory context --strategy "prune rules" --strategy "add words"
+    """
+    from autopilot.tracking.recall import memory_of
+
+    notebook, output = context.notebook(slug), context.output
+    known = memory_of(notebook).context(limit, strategy or ())
+    output.document({"experiment": notebook.slug, **_fields(known)})
+    for line in known.render().splitlines():
+        output.line(line)
+
+
+def block(
+    context: Context,
+    strategy: Annotated[str, typer.Argument(metavar="STRATEGY", help="Its name, as in the log.")],
+    slug: SlugOption = None,
+    reason: Annotated[str, typer.Option(help="Why; the optimizer is told.")] = "",
+) -> None:
+    """Forbid a strategy: when the experiment is resumed, it is not used.
+
+    The experiment must not be running.
+
+    \b
+    autopilot memory block "prune rules" --reason "they are needed for audits"
+    """
+    from autopilot.tracking.recall import memory_to_change
+
+    notebook, output = context.notebook(slug), context.output
+    with memory_to_change(notebook.repo, notebook.slug) as memory:
+        tried = memory.context().tried
+        memory.block_strategy(_named(strategy), reason)
+    why = memory.blocked()[strategy]
+    output.line(f"blocked in {notebook.slug}: {strategy} ({why})")
+    if strategy not in tried:
+        others = f"; it tried {', '.join(tried)}" if tried else ""
+        output.line(f"note: {notebook.slug} has not tried {strategy} so far{others}")
+    output.line(f"go on without it: autopilot resume {notebook.slug}")
+    output.document({"experiment": notebook.slug, "blocked": memory.blocked()})
+
+
+def unblock(
+    context: Context,
+    strategy: Annotated[str, typer.Argument(metavar="STRATEGY", help="A blocked one.")],
+    slug: SlugOption = None,
+) -> None:
+    """Allow a blocked strategy again, and forget its failures in a row.
+
+    The experiment must not be running.
+
+    \b
+    autopilot memory unblock "prune rules"
+    """
+    from autopilot.tracking.recall import memory_to_change
+
+    notebook, output = context.notebook(slug), context.output
+    with memory_to_change(notebook.repo, notebook.slug) as memory:
+        there = memory.blocked()
+        if strategy not in there:
+            raise ExperimentError(
+                f"{strategy!r} is not blocked in {notebook.slug}",
+                hint=f"blocked: {', '.join(there)}" if there else "nothing is blocked there",
+            )
+        memory.unblock(strategy)
+    output.line(f"allowed again in {notebook.slug}: {strategy} (it was blocked: {there[strategy]})")
+    output.line(f"go on with it: autopilot resume {notebook.slug}")
+    output.document({"experiment": notebook.slug, "blocked": memory.blocked()})
+
+
+COMMANDS = {
+    "query": query,
+    "record": record,
+    "trends": trends,
+    "context": context,
+    "block": block,
+    "unblock": unblock,
+}
+
+
+def _row(lesson: Lesson, about: list[str], *, with_slug: bool) -> list[str]:
+    hand = " (by hand)" if lesson.by_hand and lesson.outcome not in ("blocked", "unblocked") else ""
+    what = "; ".join(filter(None, [lesson.summary, lesson.reason]))
+    return [
+        *([lesson.experiment] if with_slug else []),
+        str(lesson.epoch),
+        f"{lesson.outcome}{hand}",
+        number(lesson.delta, signed=True) if lesson.delta is not None else "",
+        shorten(lesson.strategy, 40) or "unnamed",
+        *(shorten(getattr(lesson, name), _LEAST_TEXT) for name in about),
+        shorten(what, 100),
+    ]
+
+
+def _by_strategy(memory: Memory) -> list[dict[str, Any]]:
+    """The strategies, those that gained most first."""
+    blocked = memory.blocked()
+    found: dict[str, dict[str, Any]] = {}
+    for lesson in memory.lessons:
+        if lesson.outcome in ("blocked", "unblocked"):
+            continue
+        for name in lesson.strategies():
+            row = found.setdefault(
+                name,
+                {"strategy": name, "used": 0, "kept": 0, "gain": 0.0, "blocked": blocked.get(name)},
+            )
+            row["used"] += 1
+            if lesson.outcome == "kept":
+                row["kept"] += 1
+                row["gain"] += lesson.delta or 0.0
+    return sorted(found.values(), key=lambda row: (-row["gain"], row["strategy"]))
+
+
+def _range(text: str) -> range:
+    parts = re.fullmatch(r"(\d*)(-?)(\d*)", text.strip())
+    if parts is None or not (parts[1] or parts[3]):
+        raise UsageError(
+            f"--epochs {text}: not a range of epochs", hint="write it as 7, 3-7, 3- or -7"
+        )
+    first = int(parts[1] or 0)
+    last = int(parts[3]) if parts[3] else 10**12 if parts[2] else first
+    return range(first, last + 1)
+
+
+def _named(strategy: str) -> str:
+    if not strategy.strip():
+        raise UsageError("a strategy needs a name", hint="use the one that the log shows")
+    return strategy
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    from dataclasses import fields
+
+    return {field.name: getattr(value, field.name) for field in fields(value)}
