@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Self
 
 from autopilot.core.module import Module
+from autopilot.errors import ModuleError
 
 
 class ModuleList(Module):
@@ -40,6 +41,12 @@ class ModuleDict(Module):
             self[name] = module
 
     def __setitem__(self, name: str, module: Module) -> None:
+        own = name not in self._modules and hasattr(self, name)
+        if own or not name or "." in name:
+            raise ModuleError(
+                f"{name!r} cannot be the name of a module in a ModuleDict",
+                hint="use a name without dots that is none of its attributes",
+            )
         setattr(self, name, module)
 
     def __getitem__(self, name: str) -> Module:

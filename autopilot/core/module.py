@@ -29,8 +29,9 @@ class RemovableHandle:
 
     def remove(self) -> None:
         """Removes the hook; a second call does nothing."""
-        if self._hook in self._hooks:
-            self._hooks.remove(self._hook)
+        hooks, self._hooks = self._hooks, []
+        if self._hook in hooks:
+            hooks.remove(self._hook)
 
 
 class Module:
@@ -98,6 +99,8 @@ class Module:
             output = function(*args, **kwargs)
         for hook in self._hooks:
             replaced = hook(self, args, output)
+            if isinstance(replaced, Datum) and replaced.grad_fn is None:
+                replaced.grad_fn = getattr(output, "grad_fn", None)
             output = output if replaced is None else replaced
         return output
 
@@ -114,15 +117,22 @@ class Module:
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, Parameter | Module | Metric | MetricCollection):
             self._check_initialized()
+        elif value is not None and name in self.__dict__.get("_parameters", {}):
+            raise ModuleError(
+                f"{type(self).__name__}.{name} is a parameter, not a {type(value).__name__}",
+                hint=f"set {type(self).__name__}.{name}.data, or del "
+                f"{type(self).__name__}.{name} first",
+            )
         for home, kind in _HOMES.items():
             registered = self.__dict__.get(home)
             if registered is None:
                 continue
-            registered.pop(name, None)
-            if isinstance(value, kind):
-                registered[name] = value
-                if isinstance(value, Parameter) and not value.name:
-                    value.name = name
+            if not isinstance(value, kind):
+                registered.pop(name, None)
+                continue
+            registered[name] = value
+            if isinstance(value, Parameter) and not value.name:
+                value.name = name
         super().__setattr__(name, value)
 
     def __delattr__(self, name: str) -> None:
