@@ -52,11 +52,12 @@ class Walk(Optimizer):
         return Step(f"{name} to {value}", name, f"{asked} characters of feedback")
 
     def state_dict(self):
-        return {"count": self.count, "lowest": self.lowest, "seen": self.seen}
+        limits = {"upper": float("inf"), "lower": float("nan")}
+        return {"count": self.count, "lowest": self.lowest, "seen": self.seen, **limits}
 
     def load_state_dict(self, state):
         self.count, self.lowest, self.seen = state["count"], state["lowest"], state["seen"]
-        assert isinstance(self.lowest, float | int), self.lowest
+        assert state["upper"] > 10**9 and state["lower"] != state["lower"]
 
 
 class Fatigue(Callback):
@@ -258,15 +259,19 @@ def _reference(game: Game) -> tuple[dict[str, Any], float]:
 def test_kill_at_ten_random_moments(game: Game, group: int) -> None:
     expected, duration_s = _reference(game)
     chance = random.Random(group)
-    killed = 0
+    killed, number = 0, 0
     with game.place.untouched():
-        for number in range(10):
+        while killed < 10:
+            number += 1
             slug = f"run-{number}"
-            killed += game.killed(slug, chance.uniform(0.1, duration_s))
+            if not game.killed(slug, chance.uniform(0.05, duration_s)):
+                # It was faster than the first one: such a kill is none.
+                duration_s *= 0.9
+                continue
+            killed += 1
             game.go_on(slug)
             assert game.story(slug) == expected, slug
             game.check_complete(slug)
-    assert killed >= 5
     game.place.check_sound()
     assert len(game.place.git("worktree", "list").splitlines()) == 1
 
@@ -344,3 +349,76 @@ def test_crash_of_the_optimizer(game: Game, step: int) -> None:
         game.go_on("one")
     assert game.story("one") == expected
     game.place.check_sound()
+
+
+# --- at every write ------------------------------------------------------------------------------
+
+# The target counts what the store does, and kills its own process before or after the n-th.
+TRAP = """
+
+def _trap():
+    import signal
+
+    import autopilot.git.commits as commits
+    import autopilot.git.notes as notes
+    import autopilot.git.refs as refs
+    import autopilot.git.workfiles as workfiles
+    import autopilot.tracking.git_store as git_store
+
+    deadly, done = int(os.environ["KILL_AT"]), 0
+
+    def watch(home, name):
+        action = getattr(home, name)
+
+        def run(*arguments, **named):
+            nonlocal done
+            done += 1
+            if done == deadly:
+                os.kill(os.getpid(), signal.SIGKILL)
+            found = action(*arguments, **named)
+            done += 1
+            if done == deadly:
+                os.kill(os.getpid(), signal.SIGKILL)
+            with open(os.environ["EVALUATIONS"] + ".writes", "w") as log:
+                log.write(str(done))
+            return found
+
+        setattr(home, name, run)
+
+    watch(commits, "commit")
+    watch(commits, "create_tag")
+    watch(notes.Notes, "write")
+    watch(refs, "create_ref")
+    watch(refs, "update_ref")
+    watch(workfiles.WorkFiles, "restore")
+    watch(git_store.GitStore, "note_progress")
+    watch(git_store.GitStore, "clear_progress")
+
+
+if "KILL_AT" in os.environ:
+    _trap()
+"""
+SHORT = (*OPTIONS, "--max-epochs", "3")
+
+
+@pytest.mark.parametrize("share", range(2))
+def test_kill_before_and_after_every_write(game: Game, share: int) -> None:
+    place = game.place
+    place.write("game.py", WALK + TRAP)
+    place.git("commit", "--quiet", "--message=trap", "game.py")
+    assert place.autopilot("run", "game.py", "-e", "ref", *SHORT, KILL_AT="0").code == 0
+    writes = int(Path(f"{game.log}.writes").read_text())
+    expected = game.story("ref")
+    assert writes > 60
+
+    # Every seventh moment: what follows one another differs, so that all kinds are met.
+    for moment in range(1 + share * 3, writes + 1, 7):
+        slug = f"at-{moment}"
+        done = place.autopilot("run", "game.py", "-e", slug, *SHORT, KILL_AT=str(moment))
+        assert done.code == -signal.SIGKILL, done
+        if game.exists(slug):
+            game.go_on(slug)
+        else:
+            assert place.run("run", "game.py", "-e", slug, *SHORT).code == 0
+        assert game.story(slug) == expected, slug
+    place.check_sound()
