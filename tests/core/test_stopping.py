@@ -1,0 +1,150 @@
+"""Stop conditions, each with its exact reason, also after a resume."""
+
+import pytest
+
+from autopilot.core.experiment import Experiment
+from autopilot.core.module import AutoPilotModule
+from autopilot.core.optimizer import Optimizer, Step
+from autopilot.core.parameter import Parameter
+from autopilot.core.stopping import Budget, EarlyStopping, Plateau
+from autopilot.core.store import InMemoryStore
+from autopilot.core.trainer import Trainer
+from autopilot.core.types import Cost, Datum
+
+
+class Scores(AutoPilotModule):
+    """The n-th state scores the n-th number; 3 train and 2 val items."""
+
+    def __init__(self, *scores, mode="max"):
+        super().__init__()
+        self.mode, self.monitor = mode, "score"
+        self.position = Parameter(0)
+        self.scores = scores
+
+    def forward(self, batch):
+        score = self.scores[self.position.data]
+        return Datum(items=[Datum(metrics={"score": score}) for _ in batch.items])
+
+    def configure_optimizers(self):
+        return Next(self.parameters())
+
+    def train_dataloader(self):
+        return [[1, 2], [3]]
+
+    def val_dataloader(self):
+        return [[4, 5]]
+
+
+class Next(Optimizer):
+    def __init__(self, parameters):
+        super().__init__(parameters)
+        self.tried = 0
+
+    def step(self):
+        self.tried += 1
+        self.parameters[0].data = self.tried
+        return Step(cost=Cost(tokens=100, cost_usd=0.25))
+
+    def state_dict(self):
+        return {"tried": self.tried}
+
+    def load_state_dict(self, state):
+        self.tried = state["tried"]
+
+
+def run(condition, *scores, mode="max", epochs=20):
+    return Trainer([condition]).fit(Scores(*scores, mode=mode), max_epochs=epochs)
+
+
+UP = tuple(n / 10 for n in range(11))
+
+
+@pytest.mark.parametrize(
+    ("condition", "scores", "epochs", "reason"),
+    [
+        (EarlyStopping(patience=2), (0.5, 0.6, 0.1, 0.7, 0.1, 0.2, 0.9), 5,
+         "2 epochs without improvement"),
+        (EarlyStopping(target=0.4), UP, 4, "target reached: val score 0.400, asked for 0.4"),
+        (EarlyStopping(target=0.0), UP, 0, "target reached: val score 0.000, asked for 0"),
+        (EarlyStopping(2, 0.9), (0.5, 0.1, 0.95), 2, "target reached: val score 0.950, asked for"
+         " 0.9"),
+        (Plateau(2, 0.15), (0.1, 0.5, 0.9, 0.95, 0.96, 0.97), 4,
+         "plateau: 0.0600 gained in 2 epochs, asked for 0.15"),
+        (Plateau(3), (0.5, 0.1, 0.2, 0.3, 0.9), 3,
+         "plateau: 0.0000 gained in 3 epochs, asked for 0.001"),
+        (Budget(tokens=250), UP, 3, "token budget: 300 of 250 spent"),
+        (Budget(cost_usd=0.5), UP, 2, "dollar budget: $0.50 of $0.5 spent"),
+        (Budget(seconds=0), UP, 0, "time budget: 0.0 of 0 s spent"),
+        # 2 for the baseline, 5 an epoch.
+        (Budget(evaluations=12), UP, 2, "evaluation budget: 12 of 12 spent, an epoch takes 5"),
+        (Budget(evaluations=16), UP, 2, "evaluation budget: 12 of 16 spent, an epoch takes 5"),
+        (Budget(evaluations=3), UP, 0, "evaluation budget: 2 of 3 spent, an epoch takes 2"),
+    ],
+)  # fmt: skip
+def test_the_reason_is_exact(condition, scores, epochs, reason):
+    result = run(condition, *scores)
+    assert (result.epochs, result.stop_reason) == (epochs, reason)
+
+
+def test_lower_can_be_better():
+    result = run(EarlyStopping(target=0.3), 0.5, 0.4, 0.3, 0.2, mode="min")
+    assert (result.epochs, result.best) == (2, 0.3)
+    assert run(EarlyStopping(patience=1), 0.5, 0.6, 0.1, mode="min").epochs == 1
+
+
+def test_nothing_stops_without_a_reason():
+    condition = Budget(evaluations=10_000, seconds=1000, tokens=10_000, cost_usd=100)
+    assert run(condition, *UP, epochs=5).stop_reason == "reached the maximum of 5 epochs"
+
+
+@pytest.mark.parametrize("bad", [lambda: EarlyStopping(patience=0), lambda: Plateau(0)])
+def test_what_could_never_hold_is_refused(bad):
+    with pytest.raises(ValueError, match="must be at least 1, not 0"):
+        bad()
+
+
+@pytest.mark.parametrize("first", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: EarlyStopping(patience=2),
+        lambda: Plateau(2, 0.15),
+        lambda: Budget(evaluations=16),
+        lambda: Budget(tokens=350),
+        lambda: Budget(evaluations=5),
+    ],
+)
+def test_a_resumed_run_stops_where_the_whole_one_does(make, first):
+    scores = (0.5, 0.6, 0.62, 0.1, 0.2, 0.3)
+    whole = run(make(), *scores, epochs=5)
+    store = InMemoryStore()
+    for epochs in (first, 5):
+        trainer = Trainer([make()], experiment=Experiment(store))
+        result = trainer.fit(Scores(*scores), max_epochs=epochs)
+    assert (result.epochs, result.stop_reason) == (whole.epochs, whole.stop_reason)
+
+
+def test_time_before_a_kill_counts(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    class Slow(Scores):
+        def forward(self, batch):
+            now[0] += 10
+            if len(self.calls) == self.dies_at:
+                raise KeyboardInterrupt
+            self.calls.append(1)
+            return super().forward(batch)
+
+    def slow(dies_at):
+        module = Slow(*UP)
+        module.calls, module.dies_at = [], dies_at
+        return module
+
+    store = InMemoryStore()
+    with pytest.raises(KeyboardInterrupt):
+        # The baseline and one of two training batches are done.
+        Trainer(experiment=Experiment(store)).fit(slow(2), max_epochs=1)
+    result = Trainer(experiment=Experiment(store)).fit(slow(None), max_epochs=1)
+    assert result.cost.seconds == 40.0

@@ -1,0 +1,385 @@
+"""The trainer: wiring, entry points, data modules, state across sessions."""
+
+import pytest
+
+from autopilot.core.callback import Callback
+from autopilot.core.experiment import Experiment
+from autopilot.core.metric import Metric
+from autopilot.core.module import AutoPilotModule
+from autopilot.core.parameter import Parameter
+from autopilot.core.policy import Policy
+from autopilot.core.stopping import EarlyStopping, Plateau
+from autopilot.core.store import InMemoryStore
+from autopilot.core.trainer import Trainer
+from autopilot.core.types import Datum
+from autopilot.data import DataModule
+from autopilot.errors import DataError, ExperimentError, ModuleError, UsageError
+from autopilot.testing import ScriptedOptimizer
+
+
+class Scale(AutoPilotModule):
+    def __init__(self, *levels):
+        super().__init__()
+        self.level = Parameter(2)
+        self.levels = levels
+
+    def forward(self, batch):
+        return Datum(
+            items=[Datum(success=i.metadata["value"] < self.level.data) for i in batch.items]
+        )
+
+    def configure_optimizers(self):
+        return ScriptedOptimizer(self.parameters(), [(f"to {n}", n) for n in self.levels])
+
+
+def items(*values):
+    return [[{"id": f"i{v}", "value": v} for v in values]]
+
+
+TRAIN, VAL, TEST = items(3, 4), items(1, 2, 3, 4), items(0, 1, 2, 9)
+
+
+class Splits(DataModule):
+    def __init__(self, told):
+        self.told = told
+
+    def prepare_data(self):
+        self.told.append("prepare")
+
+    def setup(self, stage):
+        self.told.append(f"setup {stage}")
+
+    def train_dataloader(self):
+        self.told.append("train")
+        return TRAIN
+
+    def val_dataloader(self):
+        self.told.append("val")
+        return VAL
+
+    def test_dataloader(self):
+        self.told.append("test")
+        return TEST
+
+    def teardown(self, stage):
+        self.told.append(f"teardown {stage}")
+
+
+def test_a_data_module_goes_through_its_life():
+    told, trainer, module = [], Trainer(), Scale(3)
+    data = Splits(told)
+    trainer.fit(module, datamodule=data, max_epochs=1)
+    assert told == ["prepare", "setup fit", "train", "val", "teardown fit"]
+    told.clear()
+    trainer.validate(module, datamodule=data)
+    assert told == ["prepare", "setup validate", "val", "teardown validate"]
+    told.clear()
+    trainer.test(module, datamodule=data)
+    assert told == ["prepare", "setup test", "test", "teardown test"]
+
+
+@pytest.mark.parametrize("where", ["setup", "loader", "run"])
+def test_a_data_module_is_torn_down_after_a_failure(where):
+    told = []
+
+    class Fails(Splits):
+        def setup(self, stage):
+            super().setup(stage)
+            if where == "setup":
+                raise ZeroDivisionError
+
+        def val_dataloader(self):
+            if where == "loader":
+                raise ZeroDivisionError
+            return super().val_dataloader()
+
+    module = Scale(3)
+    if where == "run":
+        module.configure_loss = lambda: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        Trainer().fit(module, datamodule=Fails(told), max_epochs=1)
+    assert told[-1] == "teardown fit"
+    assert told.count("teardown fit") == 1
+
+
+def test_validate_measures_and_records_nothing():
+    trainer, module = Trainer(), Scale(3)
+    result = trainer.validate(module, VAL)
+    assert result.metrics == {"val": {"accuracy": 0.25}}
+    assert result.cost.evaluations == 4
+    assert (result.stop_reason, result.epochs) == ("", 0)
+    assert not trainer.experiment.store.exists()
+    assert module.training
+    module.level.data = 4
+    assert trainer.validate(module, VAL).metrics == {"val": {"accuracy": 0.75}}
+
+
+def test_test_scores_the_best_state_and_records_it():
+    trainer, module = Trainer(), Scale(3, 1)
+    trainer.fit(module, TRAIN, VAL, max_epochs=2)
+    result = trainer.test(module, TEST)
+    assert result.best_epoch == 1
+    assert result.metrics == {"test": {"accuracy": 0.75}}
+    assert trainer.experiment.metrics[1]["test"] == {"accuracy": 0.75}
+    assert trainer.result().metrics["val"] == {"accuracy": 0.5}
+    again = Experiment(trainer.experiment.store)
+    again.open(module.parameters())
+    assert again.metrics[1]["test"] == {"accuracy": 0.75}
+
+
+def test_test_alone_needs_no_fit():
+    trainer = Trainer()
+    assert trainer.test(Scale(), TEST).metrics == {"test": {"accuracy": 0.5}}
+    assert not trainer.experiment.store.exists()
+
+
+def test_fit_never_touches_the_test_split():
+    class Guarded(Scale):
+        def test_dataloader(self):
+            raise AssertionError
+
+        def test_step(self, batch):
+            raise AssertionError
+
+    assert Trainer().fit(Guarded(3), TRAIN, VAL, max_epochs=1).kept == 1
+
+
+def test_a_dry_run_touches_nothing():
+    module = Scale(3)
+    trainer = Trainer(dry_run=True)
+    result = trainer.fit(module, TRAIN, (b for b in VAL), max_epochs=3)
+    assert result.stop_reason == (
+        "dry run: Scale, 1 parameters by ScriptedOptimizer, 1 train and an unknown number of val "
+        "batches, monitoring val accuracy (max), 3 epochs"
+    )
+    assert module.level.data == 2
+    assert not trainer.experiment.store.exists()
+
+
+def test_what_is_missing_is_said():
+    with pytest.raises(ModuleError, match="there is no train split for Scale"):
+        Trainer().fit(Scale(), None, VAL)
+    with pytest.raises(ModuleError, match="there is no val split for Scale"):
+        Trainer().validate(Scale())
+    with pytest.raises(ModuleError, match="there is no test split for Scale"):
+        Trainer().test(Scale())
+    module = Scale()
+    module.configure_optimizers = lambda: "adam"
+    with pytest.raises(ModuleError, match=r"configure_optimizers\(\) returned str, not an Opt"):
+        Trainer().fit(module, TRAIN, VAL)
+    module = Scale(3)
+    module.configure_loss = lambda: [None]
+    with pytest.raises(ModuleError, match=r"configure_loss\(\) returned \[None\], not a Loss"):
+        Trainer().fit(module, TRAIN, VAL)
+    with pytest.raises(UsageError, match="accumulate_grad_batches must be at least 1, not 0"):
+        Trainer(accumulate_grad_batches=0)
+
+
+def test_an_empty_loader_is_an_error():
+    with pytest.raises(DataError, match="the val split gives no batches in epoch 0"):
+        Trainer().fit(Scale(3), TRAIN, [], max_epochs=1)
+    with pytest.raises(DataError, match="the train split gives no batches in epoch 1"):
+        Trainer().fit(Scale(3), [], VAL, max_epochs=1)
+
+
+class Error(Metric):
+    higher_is_better = False
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("wrong", 0)
+
+    def update(self, data):
+        self.wrong += sum(not item.success for item in data.leaves())
+
+    def compute(self):
+        return float(self.wrong)
+
+
+@pytest.mark.parametrize("name", ["error", "val_error", "val/error"])
+def test_the_direction_comes_from_the_metric(name):
+    class Measured(Scale):
+        def __init__(self, *levels):
+            super().__init__(*levels)
+            self.error = Error()
+
+    trainer = Trainer(monitor=name)
+    result = trainer.fit(Measured(3, 1), TRAIN, VAL, max_epochs=2)
+    assert (trainer.monitor, trainer.mode) == ("error", "min")
+    assert (result.baseline, result.best, result.best_epoch) == (3.0, 2.0, 1)
+
+
+def test_a_mode_must_be_one():
+    module = Scale(3)
+    module.mode = "maximum"
+    with pytest.raises(UsageError, match="mode is 'maximum'"):
+        Trainer().fit(module, TRAIN, VAL)
+
+
+def test_the_trainers_policy_comes_before_the_modules():
+    class Never(Policy):
+        def __init__(self, name):
+            super().__init__()
+            self.label = name
+
+        def judge(self, view):
+            from autopilot.core.policy import Decision
+
+            return Decision("rejected", (self.label,))
+
+    module = Scale(3)
+    module.configure_policy = lambda: Never("module's")
+    trainer = Trainer(policy=Never("trainer's"))
+    trainer.fit(module, TRAIN, VAL, max_epochs=1)
+    assert trainer.experiment.history[1].reasons == ("trainer's",)
+    trainer = Trainer()
+    trainer.fit(module, TRAIN, VAL, max_epochs=1)
+    assert trainer.experiment.history[1].reasons == ("module's",)
+
+
+class Log:
+    def __init__(self):
+        self.lines = []
+
+    def log_metrics(self, metrics, step):
+        self.lines.append((step, dict(metrics)))
+
+
+def test_a_logger_gets_the_metrics_of_each_epoch():
+    log = Log()
+    Trainer(logger=log).fit(Scale(3), TRAIN, VAL, max_epochs=1)
+    assert log.lines == [
+        (0, {"val/accuracy": 0.25}),
+        (1, {"train/accuracy": 0.0, "val/accuracy": 0.5}),
+    ]
+
+
+class Counts(Callback):
+    """Remembers how many epochs it saw; two of them are told apart."""
+
+    def __init__(self, step):
+        self.step, self.seen = step, 0
+
+    def on_train_epoch_end(self, trainer, module):
+        self.seen += self.step
+
+    def state_dict(self):
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state):
+        self.seen = state["seen"]
+
+
+def test_callbacks_go_on_with_what_they_remember():
+    store = InMemoryStore()
+    for epochs in (1, 3):
+        one, ten = Counts(1), Counts(10)
+        module = Scale(3, 4, 5)
+        Trainer([one, ten], experiment=Experiment(store)).fit(module, TRAIN, VAL, max_epochs=epochs)
+    assert (one.seen, ten.seen) == (3, 30)
+
+
+def test_two_plateaus_keep_apart():
+    store = InMemoryStore()
+    for epochs in (2, 3):
+        callbacks = [Plateau(window=2), Plateau(window=5)]
+        trainer = Trainer(callbacks, experiment=Experiment(store))
+        trainer.fit(Scale(3, 4, 5, 1), TRAIN, VAL, max_epochs=epochs)
+    assert [len(callback.best) for callback in callbacks] == [3, 4]
+
+
+def test_a_recorded_reason_to_stop_holds_until_it_is_ignored():
+    store = InMemoryStore()
+
+    def go_on(*, ignore=False):
+        experiment = Experiment(store)
+        experiment.ignore_stop = ignore
+        callbacks = [] if ignore else [EarlyStopping(patience=1)]
+        trainer = Trainer(callbacks, experiment=experiment)
+        return trainer.fit(Scale(1, 3, 4), TRAIN, VAL, max_epochs=3)
+
+    assert go_on().stop_reason == "1 epochs without improvement"
+    again = go_on()
+    assert (again.stop_reason, again.epochs) == ("1 epochs without improvement", 1)
+    assert go_on(ignore=True).stop_reason == "reached the maximum of 3 epochs"
+
+
+def test_callbacks_are_told_of_errors_and_torn_down():
+    told = []
+
+    class Watches(Callback):
+        def on_exception(self, trainer, module, exception):
+            told.append(type(exception).__name__)
+
+        def teardown(self, trainer, module, stage):
+            told.append(f"teardown {stage}")
+
+    class Fails(Callback):
+        def setup(self, trainer, module, stage):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        Trainer([Watches(), Fails()]).fit(Scale(3), TRAIN, VAL, max_epochs=1)
+    assert told == ["ZeroDivisionError", "teardown fit"]
+
+
+def test_a_callback_can_stop_the_run():
+    class Stops(Callback):
+        def on_train_epoch_end(self, trainer, module):
+            trainer.stop("enough")
+            trainer.stop("the first reason counts")
+
+    result = Trainer([Stops()]).fit(Scale(3, 4, 5), TRAIN, VAL)
+    assert (result.stop_reason, result.epochs) == ("enough", 1)
+
+
+def test_several_optimizers_run_in_turn():
+    module = Scale()
+    module.other = Parameter("a")
+    module.configure_optimizers = lambda: [
+        ScriptedOptimizer([module.level], [("raise", 3)]),
+        ScriptedOptimizer([module.other], [("rename", "b")]),
+    ]
+    trainer = Trainer()
+    trainer.fit(module, TRAIN, VAL, max_epochs=1)
+    assert (module.level.data, module.other.data) == (3, "b")
+    assert trainer.experiment.history[1].strategy == "raise + rename"
+
+
+def test_rollback_by_hand():
+    trainer, module = Trainer(), Scale(3, 4, 1)
+    trainer.fit(module, TRAIN, VAL, max_epochs=3)
+    assert module.level.data == 4
+    trainer.experiment.rollback(1)
+    assert module.level.data == 3
+    trainer.experiment.rollback()
+    assert module.level.data == 4
+    with pytest.raises(ExperimentError, match="epoch 3 of in-memory was not kept") as caught:
+        trainer.experiment.rollback(3)
+    assert caught.value.hint == "kept: 0, 1, 2"
+
+
+def test_side_by_side_keeps_order_and_failures_apart():
+    class Odd(Scale):
+        def forward(self, batch):
+            (item,) = batch.items
+            if item.metadata["value"] == 3:
+                raise RuntimeError("three")
+            return super().forward(batch)
+
+    seen = []
+
+    class Looks(Callback):
+        def on_validation_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            seen.append([(d.id, d.success, d.error_message) for d in outputs.items])
+
+    Trainer([Looks()], num_workers=4).fit(Odd(9), TRAIN, VAL, max_epochs=1)
+    assert seen == [
+        [
+            ("i1", one, None),
+            ("i2", two, None),
+            ("i3", False, "RuntimeError: three"),
+            ("i4", two, None),
+        ]
+        for one, two in ((True, False), (True, True))
+    ]
