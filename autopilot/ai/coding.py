@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from autopilot.ai.agent import Agent, AgentContext, AgentResult
 from autopilot.ai.process import Finished, run_process
+from autopilot.ai.recording import keep_agent_call
 from autopilot.ai.redaction import redact
 from autopilot.ai.spending import spend
 from autopilot.errors import AgentError, AgentRefusedError, AgentReplyError
@@ -82,6 +83,7 @@ class ClaudeCodeAgent(Agent):
             result = _claude_result(reply, finished.seconds)
             # What was paid counts, whatever the answer was.
             spent.settle(result.cost, known=result.cost_usd is not None)
+        keep_agent_call(prompt, result, context.role)
         _check_claude(reply, finished)
         return result
 
@@ -112,6 +114,7 @@ class CommandAgent(Agent):
             finished = self._finish(prompt, context.folder)
             result = AgentResult(output=finished.stdout.strip(), seconds=finished.seconds)
             spent.settle(result.cost, known=False)
+        keep_agent_call(prompt, result, context.role)
         if finished.code != 0:
             raise AgentError(
                 f"{Path(self.command[0]).name} ended with code {finished.code}: {finished.tail()}",

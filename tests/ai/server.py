@@ -111,6 +111,8 @@ def fail(status: int, **headers: str) -> Reply:
 
 Script = Callable[[Received], Reply]
 
+KEY = "sk-ant-planted-0123456789abcdef"  # what tests give the client, and look for afterwards
+
 
 class MessagesServer:
     """The server, in a thread of this process, while the block lasts.

@@ -1,0 +1,186 @@
+"""One call of a model, of one or more turns: answered from the record, or paid and recorded.
+
+`attempt` is the client's middleware, inside its retry loop: it answers from the record, reserves
+what the attempt may cost, waits for the rate limit, and records the reply before anybody uses it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from autopilot.ai import client
+from autopilot.ai.agent import AgentResult
+from autopilot.ai.prices import Price, Usage
+from autopilot.ai.rate import RateLimit
+from autopilot.ai.recording import Recorder, current_recorder, request_key, request_parts
+from autopilot.ai.spending import current_ledger
+from autopilot.core.record import LlmRecord
+from autopilot.core.run import current_run
+from autopilot.core.types import Cost
+from autopilot.errors import AgentRefusedError, AgentReplyError
+
+Message = Mapping[str, Any]
+
+
+@dataclass
+class Call:
+    """What one call has come to so far.
+
+    Args:
+        model: The model's name.
+        role: Under which name the cost is counted.
+        sample: See `Model.complete`.
+        price: None: unknown.
+        rate: The limit to keep.
+    """
+
+    model: str
+    role: str
+    sample: int
+    price: Price | None
+    rate: RateLimit
+    reply: Mapping[str, Any] = field(default_factory=dict)
+    messages: Sequence[Message] = ()
+    read: int = 0
+    written: int = 0
+    cost: Cost = field(default_factory=Cost)
+    priced: bool = True
+
+    @property
+    def text(self) -> str:
+        """The text of the last reply."""
+        blocks = self.reply.get("content", ())
+        return "".join(block["text"] for block in blocks if block["type"] == "text")
+
+    def check(self) -> None:
+        """Looks at how the last reply ended.
+
+        Raises:
+            AgentRefusedError: the model refused.
+            AgentReplyError: it was cut off.
+        """
+        reason = self.reply.get("stop_reason")
+        if reason == "refusal":
+            raise AgentRefusedError(
+                f"{self.model} refused: {client.one_line(self.text)}",
+                hint="look at what the prompt and the items ask for",
+            )
+        if reason in ("max_tokens", "model_context_window_exceeded"):
+            raise AgentReplyError(
+                f"{self.model} was cut off ({reason})",
+                hint="give the Model more max_tokens, or a shorter prompt",
+                reply=self.text,
+            )
+
+    def result(self) -> AgentResult:
+        """The last reply, and what all turns cost."""
+        return AgentResult(
+            output=self.text,
+            input_tokens=self.read,
+            output_tokens=self.written,
+            cost_usd=self.cost.cost_usd if self.priced else None,
+            seconds=self.cost.seconds,
+            model=str(self.reply.get("model", "")),
+        )
+
+    def attempt(self, key: str, request: Any, call_next: Callable[[Any], Any], sdk: Any) -> Any:
+        """One attempt of the client."""
+        recorder = current_recorder()
+        if recorder is None:
+            return self._pay(None, key, request, call_next, sdk)
+        parts = request_parts(request.json)
+        known = recorder.answer(key, parts)
+        if known is None:
+            with recorder.one_at_a_time(key):
+                known = recorder.answer(key, parts)
+                if known is None:
+                    return self._pay(recorder, key, request, call_next, sdk)
+        self._take(known.reply, known.cost, priced=known.priced)
+        return client.as_response(sdk, request, known.reply)
+
+    def _pay(
+        self,
+        recorder: Recorder | None,
+        key: str,
+        request: Any,
+        call_next: Callable[[Any], Any],
+        sdk: Any,
+    ) -> Any:
+        body = request.json
+        # No text has more tokens than half its bytes: what is reserved is never too little.
+        most = Usage(len(json.dumps(body, default=str)) // 2, int(body["max_tokens"]))
+        worst = _cost(most, self.price)
+        with current_ledger().reserve(self.role, worst.tokens, worst.cost_usd) as reservation:
+            self.rate.wait(most.tokens)
+            started = time.monotonic()
+            try:
+                response = client.send_as_stream(request, call_next)
+                if not response.http_response.is_success:
+                    return response
+                reply = client.read_reply(sdk, response)
+            except Exception as error:
+                if client.may_be_charged(error):
+                    read = Usage(most.input_tokens // 2)
+                    reservation.settle(_cost(read, self.price), known=False)
+                raise
+            cost = _cost(usage_of(reply), self.price, time.monotonic() - started)
+            reservation.settle(cost, known=self.price is not None)
+        if recorder is not None:
+            recorder.keep(self._record(key, body, reply, cost))
+        self._take(reply, cost, priced=self.price is not None)
+        return client.as_response(sdk, request, reply)
+
+    def _record(
+        self, key: str, body: Mapping[str, Any], reply: Mapping[str, Any], cost: Cost
+    ) -> LlmRecord:
+        run = current_run()
+        return LlmRecord(
+            epoch=run.epoch if run else 0,
+            id=key,
+            role=self.role,
+            model=str(reply.get("model", self.model)),
+            request=request_parts(body),
+            reply=reply,
+            cost=cost,
+            priced=self.price is not None,
+            step=run.step_number if run else 0,
+        )
+
+    def _take(self, reply: Mapping[str, Any], cost: Cost, *, priced: bool) -> None:
+        usage = usage_of(reply)
+        self.reply = reply
+        self.read, self.written = self.read + usage.read, self.written + usage.output_tokens
+        self.cost, self.priced = self.cost + cost, self.priced and priced
+
+
+calling: ContextVar[Call | None] = ContextVar("autopilot_call", default=None)
+
+
+def handle(sdk: Any, request: Any, call_next: Callable[[Any], Any]) -> Any:
+    """The client's middleware: messages of a Call go through it, everything else passes."""
+    call, body = calling.get(), request.json
+    if call is None or not isinstance(body, Mapping) or "max_tokens" not in body:
+        return call_next(request)
+    call.messages = list(body["messages"])
+    return call.attempt(request_key(body, call.sample), request, call_next, sdk)
+
+
+def usage_of(reply: Mapping[str, Any]) -> Usage:
+    """The tokens that a reply says it took."""
+    usage = reply.get("usage") or {}
+    return Usage(
+        usage.get("input_tokens") or 0,
+        usage.get("output_tokens") or 0,
+        usage.get("cache_creation_input_tokens") or 0,
+        usage.get("cache_read_input_tokens") or 0,
+    )
+
+
+def _cost(usage: Usage, price: Price | None, seconds: float = 0.0) -> Cost:
+    dollars = price.cost(usage) if price else 0.0
+    return Cost(tokens=usage.tokens, cost_usd=dollars, seconds=seconds)

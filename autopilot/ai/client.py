@@ -1,0 +1,199 @@
+"""Anthropic's client: the only file that imports `anthropic`, and only when it is used.
+
+Its errors become ours here, and replies go in and out of its middleware here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from autopilot.ai.redaction import redact
+from autopilot.ai.tools import Tool
+from autopilot.errors import (
+    AgentError,
+    AgentNotFoundError,
+    AgentTimeoutError,
+    AutopilotError,
+    ModelCallError,
+)
+
+if TYPE_CHECKING:
+    import anthropic
+
+Middleware = Callable[[Any, Callable[[Any], Any]], Any]
+
+_SHOWN = 200
+
+
+def make_client(
+    *, base_url: str | None, timeout_s: float, max_retries: int, middleware: Middleware
+) -> anthropic.Anthropic:
+    """A client with one middleware.
+
+    Raises:
+        AgentNotFoundError: the package is not installed.
+    """
+    try:
+        import anthropic
+    except ImportError as error:
+        raise AgentNotFoundError(
+            "the package anthropic is not installed", hint="pip install anthropic"
+        ) from error
+    return anthropic.Anthropic(
+        base_url=base_url, timeout=timeout_s, max_retries=max_retries, middleware=[middleware]
+    )
+
+
+def output_form(schema: type[BaseModel]) -> dict[str, Any]:
+    """The output_config that holds an answer to a schema."""
+    import anthropic
+
+    form = {"type": "json_schema", "schema": anthropic.transform_schema(schema)}
+    return {"format": form}
+
+
+@contextmanager
+def translated(model: str) -> Iterator[None]:
+    """The client's errors as ours: the one boundary."""
+    import anthropic
+
+    try:
+        yield
+    except (AutopilotError, ValidationError):
+        raise
+    except anthropic.APITimeoutError as error:
+        raise AgentTimeoutError(
+            f"{model} did not answer in time", hint="try again later, or give it more timeout_s"
+        ) from error
+    except anthropic.APIConnectionError as error:
+        why = redact(str(error.__cause__ or error))
+        raise ModelCallError(
+            f"no answer from {model}: {one_line(why)}",
+            hint="look at the network and ANTHROPIC_BASE_URL",
+        ) from error
+    except anthropic.APIStatusError as error:
+        said = one_line(redact(str(error.api_message or error.message)))
+        hint = _HINTS.get(error.status_code, "see https://docs.claude.com/en/api/errors")
+        raise ModelCallError(
+            f"{model}: the service answered {error.status_code}: {said}",
+            hint=hint,
+            status=error.status_code,
+        ) from error
+    except anthropic.CredentialsError as error:
+        raise _no_key() from error
+    except anthropic.AnthropicError as error:
+        raise AgentError(
+            f"{model}: {one_line(redact(str(error)))}",
+            hint="see https://docs.claude.com/en/api/errors",
+        ) from error
+    except TypeError as error:
+        if "authentication" not in str(error):
+            raise
+        raise _no_key() from error
+
+
+def _no_key() -> ModelCallError:
+    return ModelCallError(
+        "there is no key for Anthropic's service",
+        hint="set ANTHROPIC_API_KEY, or replay what is recorded",
+    )
+
+
+_HINTS = {
+    401: "set ANTHROPIC_API_KEY to a key that is valid",
+    403: "this key may not use the model",
+    404: "is the model's name right?",
+    413: "the prompt is too long",
+    429: "lower num_workers, or give the Model a RateLimit",
+    529: "the service is overloaded: resume later",
+}
+
+
+def send_as_stream(request: Any, call_next: Callable[[Any], Any]) -> Any:
+    """Sends an attempt as a stream, so that a long reply keeps its connection alive."""
+    return call_next(request.copy(body={**request.json, "stream": True}))
+
+
+def may_be_charged(error: BaseException) -> bool:
+    """Whether an attempt without a reply may have been read, and charged, all the same."""
+    import anthropic
+
+    if not isinstance(error, anthropic.APIConnectionError):
+        return False
+    return "Connect" not in type(error.__cause__).__name__
+
+
+def read_reply(client: Any, response: Any) -> Mapping[str, Any]:
+    """The message that a streamed reply adds up to."""
+    import anthropic
+    from anthropic.lib.streaming import MessageStream
+    from anthropic.types import RawMessageStreamEvent
+
+    raw = response.http_response
+    if not raw.headers.get("content-type", "").startswith("text/event-stream"):
+        return dict(raw.json())
+    stream: Any = anthropic.Stream(
+        cast_to=RawMessageStreamEvent,  # type: ignore[arg-type]  # a union, as the client passes it
+        response=raw,
+        client=client,
+    )
+    try:
+        message: Any = MessageStream(stream, anthropic.NOT_GIVEN).get_final_message()
+    except (anthropic.APIStatusError, AssertionError) as error:
+        # It ended early, or with an error in its middle: worth another attempt.
+        raise anthropic.APIConnectionError(
+            message="the reply broke off", request=raw.request
+        ) from error
+    if message.stop_reason is None:
+        raise anthropic.APIConnectionError(message="the reply broke off", request=raw.request)
+    whole: Mapping[str, Any] = message.to_dict(mode="json")
+    return whole
+
+
+def as_response(client: Any, request: Any, reply: Mapping[str, Any]) -> Any:
+    """A whole reply as the client expects it, whether it came as a stream or from the record."""
+    import anthropic
+    import httpx2
+
+    raw = httpx2.Response(200, json=dict(reply), request=httpx2.Request("POST", client.base_url))
+    return anthropic.APIResponse(
+        raw=raw,
+        cast_to=request.cast_to,
+        client=client,
+        stream=False,
+        stream_cls=None,
+        options=request.options,
+        retries_taken=request.retries_taken,
+    )
+
+
+def as_runnable(tool: Tool) -> Any:
+    """A tool as the client's tool loop takes it."""
+    from anthropic.lib.tools import BetaBuiltinFunctionTool
+
+    class Runnable(BetaBuiltinFunctionTool):
+        def to_dict(self) -> Any:
+            return dict(tool.definition())
+
+        def call(self, input: object) -> str:
+            return _used(tool, input)
+
+    return Runnable()
+
+
+def _used(tool: Tool, given: object) -> str:
+    from anthropic.lib.tools import ToolError
+
+    try:
+        return tool.use(given if isinstance(given, Mapping) else {})
+    except AutopilotError as error:
+        raise ToolError(f"{error.message}. {error.hint}") from error
+
+
+def one_line(text: str) -> str:
+    """The beginning of a text, on one line."""
+    return " ".join(text.split())[:_SHOWN] or "(no words)"

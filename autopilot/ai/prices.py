@@ -1,0 +1,112 @@
+"""What models cost, in dollars for a million tokens. A small table: give your own where it is old.
+
+Source: https://platform.claude.com/docs/en/about-claude/pricing
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_MILLION = 1_000_000
+_DATE = re.compile(r"[-@]\d{8}$")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call.
+
+    Args:
+        input_tokens: Read, without the cached ones.
+        output_tokens: Written.
+        cache_write_tokens: Read and put into the cache.
+        cache_read_tokens: Read from the cache.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_read_tokens: int = 0
+
+    @property
+    def read(self) -> int:
+        """All tokens read."""
+        return self.input_tokens + self.cache_write_tokens + self.cache_read_tokens
+
+    @property
+    def tokens(self) -> int:
+        """All tokens, read and written."""
+        return self.read + self.output_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Dollars for a million tokens.
+
+    Args:
+        input: Tokens read.
+        output: Tokens written.
+        cache_read: As a share of `input`.
+        cache_write: As a share of `input`; for five minutes.
+        long_from: Prompts of more tokens than this cost `long_factor` times as much; 0: none do.
+        long_factor: See above.
+
+    >>> Price(3, 15).cost(Usage(input_tokens=1_000_000, output_tokens=100_000))
+    4.5
+    """
+
+    input: float
+    output: float
+    cache_read: float = 0.1
+    cache_write: float = 1.25
+    long_from: int = 0
+    long_factor: float = 1.0
+
+    def cost(self, usage: Usage) -> float:
+        """Dollars for the tokens of one call."""
+        read = (
+            usage.input_tokens
+            + usage.cache_write_tokens * self.cache_write
+            + usage.cache_read_tokens * self.cache_read
+        )
+        factor = self.long_factor if self.long_from and usage.read > self.long_from else 1.0
+        return factor * (read * self.input + usage.output_tokens * self.output) / _MILLION
+
+
+_OPUS_5, _SONNET, _FABLE = Price(5, 25), Price(3, 15), Price(10, 50)
+_FABLE_5_1 = Price(10, 50, cache_read=0.025)
+PRICES: Mapping[str, Price] = {
+    "claude-fable-5-1": _FABLE_5_1,
+    "claude-mythos-5-1": _FABLE_5_1,
+    "claude-fable-5": _FABLE,
+    "claude-mythos-5": _FABLE,
+    "claude-opus-5-5": Price(4, 20, cache_read=0.05),
+    "claude-opus-5": _OPUS_5,
+    "claude-opus-4-8": _OPUS_5,
+    "claude-opus-4-7": _OPUS_5,
+    "claude-opus-4-6": _OPUS_5,
+    "claude-opus-4-5": _OPUS_5,
+    "claude-sonnet-5-5": Price(2, 10, cache_read=0.05),
+    "claude-sonnet-5": Price(2, 10),
+    "claude-sonnet-4-6": _SONNET,
+    "claude-sonnet-4-5": _SONNET,
+    "claude-haiku-5-5": Price(0.1, 0.5, long_from=100_000, long_factor=5.0),
+    "claude-haiku-4-5": Price(1, 5),
+}
+
+
+def price_of(model: str, own: Mapping[str, Price] | None = None) -> Price | None:
+    """A model's price; None where it is unknown. A date at the end of the name does not matter.
+
+    Args:
+        model: The model's name.
+        own: The user's prices; they win.
+
+    >>> price_of("claude-haiku-4-5-20251001")
+    Price(input=1, output=5, cache_read=0.1, cache_write=1.25, long_from=0, long_factor=1.0)
+    >>> price_of("somebody-else") is None
+    True
+    """
+    table = {**PRICES, **(own or {})}
+    return table.get(model) or table.get(_DATE.sub("", model))

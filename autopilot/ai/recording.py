@@ -1,0 +1,207 @@
+"""Recording model calls, and answering from what was recorded.
+
+Only the body of a request is looked at: keys travel in headers, so they cannot get into a record.
+A request is named by the hash of its body in canonical form; a call that is made again, in the
+same run or in a resumed one, is answered from the record and costs nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal, Protocol
+
+from autopilot.ai.agent import AgentResult
+from autopilot.ai.redaction import redact
+from autopilot.core.record import LlmRecord
+from autopilot.core.run import Run, current_run
+from autopilot.core.store import Store
+from autopilot.errors import ReplayMissError
+
+Mode = Literal["record", "replay"]
+
+# Transport and caching do not change what is asked.
+_UNASKED = frozenset({"stream", "metadata", "cache_control"})
+_SHOWN = 60
+
+
+class Recorder(Protocol):
+    """Where replies come from before a call is made, and where they go after it.
+
+    Used from several threads at once.
+    """
+
+    def answer(self, key: str, parts: Mapping[str, str]) -> LlmRecord | None:
+        """The recorded call of that key, or None if it is to be made.
+
+        Raises:
+            ReplayMissError: it is not recorded, and must not be made.
+        """
+
+    def keep(self, record: LlmRecord) -> None:
+        """Makes a call last, before its reply is used."""
+
+    def one_at_a_time(self, key: str) -> threading.Lock:
+        """Held while a call is made, so that the same call side by side is made once."""
+
+
+class StoreRecorder:
+    """Records in an experiment's store: at once in its journal of progress, then in its notes.
+
+    Args:
+        store: The experiment's store.
+        mode: "record" makes calls that are not recorded; "replay" refuses them.
+    """
+
+    def __init__(self, store: Store, mode: Mode = "record") -> None:
+        self.mode = mode
+        self._store = store
+        self._lock = threading.Lock()
+        self._flights: dict[str, threading.Lock] = {}
+        self._known: dict[str, LlmRecord] = {}
+        if store.exists():
+            kept = [record for _, record in store.records(LlmRecord)]
+            self._known = {record.id: record for record in [*kept, *store.calls()]}
+
+    def answer(self, key: str, parts: Mapping[str, str]) -> LlmRecord | None:
+        with self._lock:
+            found = self._known.get(key)
+            if found is None and self.mode == "replay":
+                raise _miss(parts, self._known.values())
+        return found
+
+    def keep(self, record: LlmRecord) -> None:
+        with self._lock:
+            self._store.note_call(record)
+            self._known[record.id] = record
+
+    def one_at_a_time(self, key: str) -> threading.Lock:
+        with self._lock:
+            return self._flights.setdefault(key, threading.Lock())
+
+
+_override: ContextVar[Recorder | None] = ContextVar("autopilot_recorder", default=None)
+
+
+@contextmanager
+def recording(recorder: Recorder) -> Iterator[None]:
+    """Calls inside go through this recorder, whatever the run's own is."""
+    token = _override.set(recorder)
+    try:
+        yield
+    finally:
+        _override.reset(token)
+
+
+def current_recorder() -> Recorder | None:
+    """The recorder for a call made here; None outside of runs: the call is live."""
+    given = _override.get()
+    run = current_run()
+    if given is not None or run is None:
+        return given
+    return run.service(StoreRecorder, _of_run)
+
+
+def keep_agent_call(prompt: str, result: AgentResult, role: str) -> None:
+    """Records what an agent that makes its own calls answered and cost; its edits are commits."""
+    recorder, run = current_recorder(), current_run()
+    if recorder is None:
+        return
+    recorder.keep(
+        LlmRecord(
+            epoch=run.epoch if run else 0,
+            id=uuid.uuid4().hex,
+            role=role,
+            model=result.model,
+            request=request_parts({"prompt": prompt}),
+            reply={"output": redact(result.output), "session_id": result.session_id},
+            cost=result.cost,
+            priced=result.cost_usd is not None,
+            step=run.step_number if run else 0,
+        )
+    )
+
+
+def _of_run(run: Run) -> StoreRecorder:
+    return StoreRecorder(run.experiment.store)
+
+
+def request_key(body: Mapping[str, Any], sample: int = 0) -> str:
+    """The name of a request: a hash of what it asks.
+
+    Args:
+        body: The request's body.
+        sample: Tells calls apart that ask the same and want answers of their own.
+
+    >>> a = request_key({"model": "m", "messages": [], "stream": True})
+    >>> a == request_key({"messages": [], "model": "m"}) != request_key({"model": "n"})
+    True
+    """
+    text = json.dumps(_asked(body), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return f"{digest}-{sample}" if sample else digest
+
+
+def request_parts(body: Mapping[str, Any]) -> dict[str, str]:
+    """Path in the body to what is there, long texts as their beginning, length and digest."""
+    return {path: _short(text) for path, text in _flat(_asked(body), "")}
+
+
+def _asked(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _asked(v) for k, v in value.items() if k not in _UNASKED and v is not None}
+    if isinstance(value, list | tuple):
+        return [_asked(item) for item in value]
+    return value
+
+
+def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    below = f"{path}." if path else ""
+    if isinstance(value, dict) and value:
+        for name, item in value.items():
+            yield from _flat(item, f"{below}{name}")
+    elif isinstance(value, list) and value:
+        for index, item in enumerate(value):
+            yield from _flat(item, f"{below}{index}")
+    else:
+        yield path, value if isinstance(value, str) else json.dumps(value)
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    if len(text) <= _SHOWN:
+        return line
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{line[:_SHOWN]}... ({len(text)} characters, {digest})"
+
+
+def _miss(parts: Mapping[str, str], known: Any) -> ReplayMissError:
+    records: list[LlmRecord] = list(known)
+    if not records:
+        return ReplayMissError(
+            "a model call is not recorded, and neither is any other",
+            hint="fetch the experiment's notes (autopilot fetch), or run it with a key",
+        )
+
+    def apart(record: LlmRecord) -> list[str]:
+        paths = [*record.request, *(path for path in parts if path not in record.request)]
+        return [path for path in paths if record.request.get(path) != parts.get(path)]
+
+    nearest = min(records, key=lambda record: len(apart(record)))
+    changes = [
+        f"{path}: recorded {nearest.request.get(path, 'nothing')!r}, "
+        f"now {parts.get(path, 'nothing')!r}"
+        for path in apart(nearest)
+    ]
+    more = f"; and {len(changes) - 2} more" if len(changes) > 2 else ""
+    what = "; ".join(changes[:2]) + more if changes else "only the sample's number"
+    return ReplayMissError(
+        f"a model call is not recorded; the nearest one (epoch {nearest.epoch}, {nearest.role}) "
+        f"differs in {what}",
+        hint="replay with the code, data and package versions that it was recorded with",
+    )
