@@ -15,7 +15,7 @@ from autopilot.errors import ExperimentError
 if TYPE_CHECKING:
     from autopilot.tracking.notebook import Notebook
 
-HELP = "Experiments as a whole: begin, compare, export, decide on and delete them."
+HELP = "Create, list, compare, export and delete experiments."
 
 Named = Annotated[str, typer.Argument(metavar="SLUG", help="The experiment.")]
 
@@ -44,10 +44,10 @@ def create(
     in_place: running.InPlace = False,
     include_dirty: running.IncludeDirty = False,
 ) -> None:
-    """Begin an experiment without running it: its branch, its start commit, its manifest.
+    """Begin an experiment without running it.
 
-    Everything is checked as `autopilot run` does. `autopilot resume SLUG` measures the baseline
-    and goes on.
+    Its branch, start commit and manifest are written. Everything is checked as `autopilot run`
+    does. `autopilot resume SLUG` measures the baseline and goes on.
 
     \b
     autopilot experiment create spelling support/classifier.py --idea "tolerate typos"
@@ -89,7 +89,9 @@ def create(
 
 
 def list_(context: Context) -> None:
-    """List all experiments with their results, decisions and ideas, newest first.
+    """List experiments with results, decisions and ideas.
+
+    The newest comes first.
 
     \b
     autopilot experiment list
@@ -120,7 +122,7 @@ def list_(context: Context) -> None:
 
 
 def show(context: Context, slug: Named) -> None:
-    """Show an experiment: what it is, what it came to, what was decided, what happened when.
+    """Show what an experiment is, came to, and what happened.
 
     \b
     autopilot experiment show classifier-1
@@ -140,28 +142,29 @@ def compare(
     first: Annotated[str, typer.Argument(metavar="SLUG", help="An experiment.")],
     second: Annotated[str, typer.Argument(metavar="SLUG", help="Another one.")],
 ) -> None:
-    """Compare two experiments: metrics, strategies, costs, and their best states.
+    """Compare metrics, strategies, costs and best states.
 
     \b
     autopilot experiment compare classifier-1 classifier-2
     """
     from autopilot.cli import experiment_page
+    from autopilot.tracking.snapshots import best_state
 
     one, other, output = context.notebook(first), context.notebook(second), context.output
-    tips = (one.tip, other.tip)
+    tips = (best_state(one).commit, best_state(other).commit)
     counts = one.counts(*tips)
     if output.as_json:
         files = [
             {"path": p, "added": c.added, "removed": c.removed, "binary": c.binary}
             for p, c in counts.items()
         ]
-        document = {"experiments": [one.summary, other.summary], "tips": tips, "files": files}
+        document = {"experiments": [one.summary, other.summary], "commits": tips, "files": files}
         output.document(document)
         return
     for line in experiment_page.comparison(one, other, counts):
         output.line(line)
     if counts:
-        output.line(f"see it: git diff autopilot/{one.slug} autopilot/{other.slug}")
+        output.line(f"see it: git diff {tips[0][:7]} {tips[1][:7]}")
 
 
 def delete(
@@ -169,10 +172,11 @@ def delete(
     slug: Named,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Delete an experiment: its branch, tags, notes, snapshots, and what a run left behind.
+    """Delete an experiment and all that belongs to it.
 
-    It says what it removes, and asks. A running experiment and one whose branch is checked out are
-    refused. Your own branches and files are never touched.
+    Branch, tags, notes, snapshots, and what a run left behind. It says what it removes, and
+    asks. A running experiment and one whose branch is checked out are refused. Your own
+    branches and files are never touched.
 
     \b
     autopilot experiment delete classifier-1
@@ -190,8 +194,9 @@ def delete(
         output.document({"experiment": found.slug, "deleted": False, "refs": found.refs})
         return
     remove(repo, found)
-    tip = next(iter(found.branch.values()))
-    output.line(f"deleted {found.slug}; until git collects garbage its commits are there: {tip}")
+    output.line(f"deleted {found.slug}")
+    for tip in found.branch.values():
+        output.line(f"git keeps its commits for a while: git log {tip[:10]}")
     output.document({"experiment": found.slug, "deleted": True, "refs": found.refs})
 
 
@@ -202,7 +207,7 @@ def export(
         Path, typer.Argument(metavar="DIR", help="A folder that is empty or does not exist.")
     ],
 ) -> None:
-    """Write an experiment to files: manifest, events, and a folder for each epoch.
+    """Write an experiment to files.
 
     DIR/manifest.json, DIR/events.json, and in DIR/epoch-0003/ metrics.json, gradients.json,
     memory.json, traces.jsonl and diff.patch.
@@ -232,10 +237,10 @@ def decide(
     reason: Annotated[str, typer.Option(help="Why; written down.")] = "",
     reviewer: Annotated[str, typer.Option(help="Who decides; you, as git knows you.")] = "",
 ) -> None:
-    """Write a decision on an experiment down: promote or reject. The latest one holds.
+    """Write a decision down: promote or reject.
 
-    It is an event among the experiment's notes, with the commit that was decided on. No branch and
-    no file moves.
+    The latest one holds. It is an event among the experiment's notes, with the commit that was
+    decided on. No branch and no file moves.
 
     \b
     autopilot experiment decide classifier-1 promote --reason "better on every category"

@@ -63,8 +63,8 @@ def _gained(row: Mapping[str, Any]) -> str:
 def page(notebook: Notebook) -> list[str]:
     """Manifest, result, decision and events of an experiment."""
     manifest, status, summary = notebook.manifest, notebook.status, notebook.summary
-    source = " merged with ".join(
-        text.replace("@", " epoch ")
+    source = ", merged with ".join(
+        text.replace("@", ", epoch ")
         for text in (manifest.forked_from, manifest.merged_with)
         if text
     )
@@ -200,7 +200,7 @@ def _pair(first: float | None, second: float | None) -> list[str]:
 
 def removal(found: Removal) -> list[str]:
     """What deleting removes, one thing a line."""
-    lines = [f"the branch autopilot/{found.slug}, at {next(iter(found.branch.values()))[:7]}"]
+    lines = [f"the branch autopilot/{found.slug}, at {tip[:7]}" for tip in found.branch.values()]
     if found.review:
         lines.append(f"the branch autopilot-review/{found.slug}")
     if found.tags:

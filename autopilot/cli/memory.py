@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from autopilot.core.memory import Memory
     from autopilot.core.record import Lesson, Outcome
 
-HELP = "What was tried and how it went; block strategies, and add what you know yourself."
+HELP = "What was tried, and how it went; what is blocked."
 
 _LEAST_TEXT = 20
 
@@ -63,7 +63,9 @@ def query(
         int | None, typer.Option("--max-count", "-n", min=1, help="Only the newest so many.")
     ] = None,
 ) -> None:
-    """Show the lessons that fit, newest first: what was tried, how it went, and why.
+    """Show lessons: what was tried, how it went, and why.
+
+    The newest comes first.
 
     \b
     autopilot memory query --outcome rejected -n 10
@@ -114,10 +116,11 @@ def record(
     category: Annotated[str, typer.Option(help="What it was about.")] = "",
     node: Annotated[str, typer.Option(help="The module that it was about.")] = "",
 ) -> None:
-    """Add a lesson by hand: what you know and the experiment did not see.
+    """Add a lesson by hand.
 
-    It counts as an epoch's lesson does: several failures in a row block the strategy. OUTCOME is
-    kept, rejected, unchanged, repeated or failed. The experiment must not be running.
+    Something that you know and the experiment did not see. It counts as an epoch's lesson does:
+    several failures in a row block the strategy. OUTCOME is kept, rejected, unchanged, repeated
+    or failed. The experiment must not be running.
 
     \b
     autopilot memory record "prune rules" rejected --reason "tried it last year"
@@ -148,7 +151,7 @@ def trends(
     window: Annotated[int, typer.Option(min=1, help="How many of the latest epochs count.")] = 10,
     ahead: Annotated[int, typer.Option(min=1, help="How many epochs to project.")] = 10,
 ) -> None:
-    """Show where the metric is going, how fast, where that would lead, and thanks to what.
+    """Show where the metric is going, and thanks to what.
 
     The rate is what the best value gained over the latest epochs, by epoch. The projection draws
     it on as a straight line.
@@ -221,7 +224,7 @@ def context(
         typer.Option(help="One that the optimizer has, to be told if it was never tried; repeat."),
     ] = None,
 ) -> None:
-    """Show what an optimizer is told before its next step: tried, failed, blocked, the trend.
+    """Show what an optimizer is told before its next step.
 
     \b
     autopilot memory context
@@ -242,9 +245,9 @@ def block(
     slug: SlugOption = None,
     reason: Annotated[str, typer.Option(help="Why; the optimizer is told.")] = "",
 ) -> None:
-    """Forbid a strategy: when the experiment is resumed, it is not used.
+    """Forbid a strategy.
 
-    The experiment must not be running.
+    When the experiment is resumed, it is not used. The experiment must not be running.
 
     \b
     autopilot memory block "prune rules" --reason "they are needed for audits"
@@ -269,9 +272,9 @@ def unblock(
     strategy: Annotated[str, typer.Argument(metavar="STRATEGY", help="A blocked one.")],
     slug: SlugOption = None,
 ) -> None:
-    """Allow a blocked strategy again, and forget its failures in a row.
+    """Allow a blocked strategy again.
 
-    The experiment must not be running.
+    Its failures in a row are forgotten. The experiment must not be running.
 
     \b
     autopilot memory unblock "prune rules"

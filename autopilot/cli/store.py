@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from autopilot.tracking.notebook import Notebook
     from autopilot.tracking.snapshots import State
 
-HELP = "The states of an experiment in git: look at them, take one, fork and merge them."
+HELP = "States in git: list, take, fork and merge them."
 
 _STATE = "A number, best, last, baseline, a tag, a commit, or a snapshot's id"
 
@@ -30,7 +30,7 @@ def snapshot(
         str, typer.Option("--message", "-m", help="What it is; written into the commit.")
     ] = "",
 ) -> None:
-    """Keep the parameters as they are in your checkout now, and print the commit's id.
+    """Keep your checkout's parameters as a commit; print its id.
 
     The commit stands on the experiment's tip, under refs/autopilot/SLUG/snapshots. Your branch,
     HEAD, index and files stay as they are. The same content is not kept twice.
@@ -40,6 +40,7 @@ def snapshot(
     autopilot store checkout 1f2e3d4          later: takes it back
     """
     from autopilot.tracking.checkout import Checkout
+    from autopilot.tracking.snapshots import best_state
 
     notebook, output = context.notebook(slug), context.output
     checkout = Checkout(notebook)
@@ -50,7 +51,7 @@ def snapshot(
             "commit": commit,
             "new": is_new,
             "files": sorted(checkout.present),
-            "differs_from_best": checkout.differs_from(notebook.tip),
+            "differs_from_best": checkout.differs_from(best_state(notebook).commit),
         }
     )
     if not output.as_json:
@@ -68,7 +69,7 @@ def checkout(
         typer.Option("--force", help="Replace uncommitted content too; a snapshot keeps it."),
     ] = False,
 ) -> None:
-    """Write an epoch's content of the parameters into your checkout, exactly.
+    """Set your checkout's parameters to an epoch's content, exactly.
 
     Only the parameters' files are written; files that the epoch lacks are removed. HEAD and index
     stay as they are: `git diff` shows the change. Content that is neither committed nor part of
@@ -100,9 +101,9 @@ def checkout(
     output.line(f"set to {found.title} of {notebook.slug}: {files}")
     if kept:
         output.line(f"what was there is kept: autopilot store checkout {kept[:10]}")
-    paths = " ".join(notebook.manifest.parameters.values())
-    output.line(f"see it:  git diff -- {paths}")
-    output.line(f"undo it: git restore -- {paths}")
+    paths = " ".join(where.pathspec for where in place.places)
+    output.line(f"see it:       git diff -- {paths}")
+    output.line(f"back to HEAD: git restore -- {paths}")
 
 
 def diff(
@@ -116,7 +117,9 @@ def diff(
         bool, typer.Option("--stat", help="Name the changed files instead of the changes.")
     ] = False,
 ) -> None:
-    """Show how the parameters in your checkout differ from the best state, or from another one.
+    """Compare your checkout's parameters with a state.
+
+    It is the best state unless one is named.
 
     With two states it compares these. In a pipe it is exactly the patch.
 
@@ -169,7 +172,7 @@ def branch(
     idea: Idea = "",
     hypothesis: Hypothesis = "",
 ) -> None:
-    """Fork an experiment: begin a new one from the state of any epoch.
+    """Fork an experiment from any epoch.
 
     The fork has the same target, arguments, options and seed, and nothing else: its baseline is
     measured anew, its memory is empty. Nothing is run; `autopilot resume NEWSLUG` goes on.
@@ -200,10 +203,11 @@ def merge(
     idea: Idea = "",
     hypothesis: Hypothesis = "",
 ) -> None:
-    """Merge the best states of two experiments into a new one, as `git merge` would.
+    """Merge the best states of two experiments into a new one.
 
-    Neither of the two changes. If both changed the same lines, the files are named and nothing is
-    written. The merged state is not measured yet: `autopilot resume NEWSLUG` does that first.
+    It is a three-way merge, as `git merge` does it. Neither of the two changes. If both changed
+    the same lines, the files are named and nothing is written. The merged state is not measured
+    yet: `autopilot resume NEWSLUG` does that first.
 
     \b
     autopilot store merge classifier-2 -e classifier-1
@@ -238,7 +242,7 @@ def log(
         int | None, typer.Option("--max-count", "-n", min=1, help="Only the newest so many.")
     ] = None,
 ) -> None:
-    """Show every state in git: the commits of the experiment's branch, tags, and snapshots.
+    """List every commit, state, tag and snapshot.
 
     Commits with the same state have the same content.
 
@@ -273,20 +277,20 @@ def log(
 
 
 def status(context: Context, slug: SlugOption = None) -> None:
-    """Show which state your checkout's parameters have, and what is kept of the experiment.
+    """Show which state your checkout's parameters have.
 
     \b
     autopilot store status
     """
     from autopilot.tracking.checkout import Checkout
-    from autopilot.tracking.snapshots import snapshots
+    from autopilot.tracking.snapshots import best_state, snapshots
 
     notebook, output = context.notebook(slug), context.output
     place = Checkout(notebook)
     states = len({commit.tree for commit in notebook.commits})
     tags, kept = _tags(notebook), snapshots(notebook)
     at, unsaved = place.is_at(), place.unsaved()
-    differs = place.differs_from(notebook.tip)
+    differs = place.differs_from(best_state(notebook).commit)
     output.document(
         {
             "experiment": notebook.slug,
@@ -322,9 +326,9 @@ def promote(
     reason: Annotated[str, typer.Option(help="Why; written down.")] = "",
     reviewer: Annotated[str, typer.Option(help="Who decides; you, as git knows you.")] = "",
 ) -> None:
-    """Write down that an epoch's state is to be taken over; moves no branch and no file.
+    """Write down that an epoch is to be taken over.
 
-    The same as `autopilot experiment decide SLUG promote`.
+    No branch and no file moves. The same as `autopilot experiment decide SLUG promote`.
 
     \b
     autopilot store promote best --reason "passes the audit set"

@@ -44,8 +44,9 @@ class MemoryContext:
         if self.untried:
             lines.append(f"not tried yet: {', '.join(self.untried)}")
         for lesson in self.failures:
+            what = lesson.summary or lesson.outcome
             why = f" ({lesson.reason})" if lesson.reason else ""
-            lines.append(f"failed: {lesson.strategy or 'unnamed'}: {lesson.summary}{why}")
+            lines.append(f"failed: {lesson.strategy or 'unnamed'}: {what}{why}")
         often = [failure for failure in self.top_failures if failure.count > 1]
         if often:
             lines.append(f"fails most: {', '.join(_often(failure) for failure in often)}")

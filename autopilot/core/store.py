@@ -110,6 +110,20 @@ class Store(ABC):
     def restore(self, revision: str) -> None:
         """Puts the parameters into a revision's state, exactly."""
 
+    def checkout(self, epoch: int) -> None:
+        """Puts the parameters into the state of a kept epoch, exactly.
+
+        Raises:
+            ExperimentError: the epoch was not kept.
+        """
+        kept = self.tags()
+        if epoch not in kept:
+            there = ", ".join(str(number) for number in sorted(kept)) or "none yet"
+            raise ExperimentError(
+                f"{self.slug} has no kept epoch {epoch}", hint=f"kept epochs: {there}"
+            )
+        self.restore(kept[epoch])
+
     @abstractmethod
     def edited(self) -> list[str]:
         """The files that somebody else changed since the store last wrote or read them."""

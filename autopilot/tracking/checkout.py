@@ -120,9 +120,9 @@ class Checkout:
         changed = self.differs_from(commit)
         lost = [name for name in self.unsaved() if name in changed]
         if lost and not force:
-            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
             raise ParameterError(
-                f"{lost[0]}{more} has changes that are not committed",
+                f"{lost[0]} has changes that are not committed{more}",
                 hint="commit them, or --force: they are kept in a snapshot then",
             )
         kept = self.snapshot("before a checkout")[0] if lost else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -29,6 +30,12 @@ class Place:
     def prefix(self) -> str:
         """What the names below a folder begin with."""
         return "" if self.path == "." else f"{self.path}/"
+
+    @property
+    def pathspec(self) -> str:
+        """The same for git's commands, as it is typed in a shell."""
+        spec = self.path if self.pattern == EVERYTHING else f":(glob){self.prefix}{self.pattern}"
+        return shlex.quote(spec)
 
     def covers(self, name: str) -> bool:
         """Whether a path below the repository's top belongs to the parameter."""

@@ -9,8 +9,9 @@ from autopilot.errors import ExperimentError, RepositoryError
 from autopilot.git import refs
 from autopilot.git.repository import Repository
 from autopilot.git.worktrees import remove_worktree, worktree_path
-from autopilot.tracking.holding import stopped
+from autopilot.tracking.holding import held
 from autopilot.tracking.layout import Layout
+from autopilot.tracking.notebook import Notebook
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +45,17 @@ class Removal:
 
 
 def plan_removal(repo: Repository, slug: str) -> Removal:
-    """What `remove` would remove.
+    """What `remove` would remove; also of one whose branch was deleted by hand.
 
     Raises:
         ExperimentError: there is no such experiment.
         LockHeldError: it is running.
         RepositoryError: its branch is checked out somewhere.
     """
-    with stopped(repo, slug):
+    found = _plan(repo, slug)
+    if not found.refs:
+        Notebook(repo, slug)  # which says that there is none
+    with held(repo, slug):
         return _plan(repo, slug)
 
 
@@ -64,7 +68,7 @@ def remove(repo: Repository, removal: Removal) -> None:
         ExperimentError: it was changed since it was looked at.
         LockHeldError: it is running.
     """
-    with stopped(repo, removal.slug):
+    with held(repo, removal.slug):
         if _plan(repo, removal.slug).refs != removal.refs:
             raise ExperimentError(
                 f"{removal.slug} was changed meanwhile; nothing was removed",

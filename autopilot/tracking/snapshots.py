@@ -60,6 +60,8 @@ def find_state(notebook: Notebook, name: str) -> State:
     Raises:
         ExperimentError: it names neither.
     """
+    if name in ("best", "baseline") and notebook.last is None:
+        return State(notebook.start, "start")
     by_id = [commit for commit in snapshots(notebook) if commit.id.startswith(name)]
     if len(name) >= 4 and len(by_id) == 1:
         return State(by_id[0].id, f"snapshot {by_id[0].id[:7]}")
@@ -72,6 +74,11 @@ def find_state(notebook: Notebook, name: str) -> State:
             ) from error
         raise
     return State(notebook.after(epoch), f"epoch {epoch}", epoch)
+
+
+def best_state(notebook: Notebook) -> State:
+    """The best epoch's state; where the experiment starts, if none was judged yet."""
+    return find_state(notebook, "best")
 
 
 def tree_of(notebook: Notebook, state: State) -> str:
