@@ -173,7 +173,7 @@ def status_page(notebook: Notebook) -> list[str]:
         "idea": manifest.idea,
         "hypothesis": manifest.hypothesis,
         "base": f"{manifest.base[:7]} ({manifest.base_branch})",
-        "forked from": manifest.forked_from.replace("@", ", epoch "),
+        "fork of": manifest.forked_from.replace("@", ", epoch "),
         "branch": f"{branch}, {count}, tip {notebook.tip[:7]}",
         "parameters": pairs(manifest.parameters),
         "works in": _PLACES[manifest.in_place] if manifest.target else "",
