@@ -81,7 +81,7 @@ def epoch_tag(epoch: int) -> str:
 
 def one_line(text: str, width: int = 72) -> str:
     """The text on one line, shortened with a mark."""
-    line = " ".join(text.split())
+    line = " ".join(text.replace("\0", "").split())
     return line if len(line) <= width else line[: width - 3].rstrip() + "..."
 
 
@@ -95,13 +95,15 @@ def _shorten(text: str) -> str:
 def _message(subject: str, body: list[str], trailers: Mapping[str, str]) -> str:
     wrapped = [_wrap(part) for part in body if part.strip()]
     block = "\n".join(f"{name}: {value}" for name, value in trailers.items())
-    return "\n\n".join([subject, *wrapped, block]) + "\n"
+    text = "\n\n".join([subject, *wrapped, block]) + "\n"
+    # git ends a message at a NUL; half a surrogate pair, as models write it, is no text at all.
+    return text.replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def _wrap(text: str) -> str:
     """Long lines folded; a line that git would take for a trailer or a comment is indented."""
     lines = []
-    for line in text.replace("\0", "").splitlines():
+    for line in text.splitlines():
         indented = f"  {line}" if line.startswith(("Autopilot-", "#")) else line
         folded = textwrap.wrap(
             indented,
