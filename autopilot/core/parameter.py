@@ -15,6 +15,7 @@ from autopilot.files import (
     FileState,
     glob_regex,
     list_files,
+    path_inside,
     read_file,
     remove_file,
     replace_file,
@@ -164,7 +165,7 @@ class PathParameter(Parameter):
                 f"{name!r} is not part of the parameter {self.label}",
                 hint=f"use a path below {self.root} that matches {self.pattern!r}",
             )
-        path = self.root / name
+        path = path_inside(self.root, name)
         if must_exist and not path.is_file():
             raise ParameterError(
                 f"the parameter {self.label} has no file {name!r}",
