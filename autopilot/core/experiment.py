@@ -363,11 +363,7 @@ class Experiment:
             strategy=step.strategy,
             summary=step.summary,
             rationale=step.rationale,
-            gradients={
-                p.name or f"parameter {i}": p.grad.render()
-                for i, p in enumerate(optimizer.parameters)
-                if p.grad is not None
-            },
+            gradients=_rendered(optimizer.parameters),
             category=_together(p.grad.about() for p in graded if p.grad),
             node=_together(p.name.rpartition(".")[0] for p in graded),
             error=error,
@@ -592,6 +588,17 @@ class Experiment:
 
 def _together(names: Iterable[str]) -> str:
     return TOGETHER.join(dict.fromkeys(name for name in names if name))
+
+
+def _rendered(parameters: Sequence[Parameter]) -> dict[str, str]:
+    """Name to gradient; in a manual loop names need not differ."""
+    found: dict[str, str] = {}
+    for number, parameter in enumerate(parameters):
+        if parameter.grad is not None:
+            name = parameter.name or f"parameter {number}"
+            name = f"{name} ({number})" if name in found else name
+            found[name] = parameter.grad.render()
+    return found
 
 
 def _start_of_epoch(log: Sequence[Revision], epoch: int) -> str:
