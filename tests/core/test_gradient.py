@@ -68,7 +68,7 @@ def test_accumulating_changes_neither_side(left, right):
 def test_kinds_can_be_mixed():
     plain, text = Gradient("slow"), TextGradient("shorter", "prompt")
     assert plain.accumulate(text).render() == "slow\nprompt: shorter"
-    assert text.accumulate(plain).render() == "prompt: shorter\nslow"
+    assert text.accumulate(plain).render() == "slow\nprompt: shorter"
     three = plain.accumulate(text).accumulate(Gradient({"any": "object"}))
     assert three.render() == "slow\nprompt: shorter\n{'any': 'object'}"
     assert three.value == "slow"

@@ -1,0 +1,137 @@
+"""Messages of commits and tags: one subject, trailers that come back, nothing git chokes on."""
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from autopilot.core import message
+from autopilot.core.record import Manifest, MetricsRecord, StepRecord
+from autopilot.core.store import Revision
+
+TEXT = st.text(max_size=300) | st.text("\n\r\x0b\x1c\x85\u2028 #:-A", max_size=60)
+
+
+def trailer(text, name):
+    return Revision("", "", text).trailer(name)
+
+
+@given(TEXT, TEXT, TEXT, st.integers(1, 10**6))
+@example(
+    "Autopilot-Epoch: 7", "Autopilot-Epoch: 8\n\nAutopilot-Epoch: 9", "x\nAutopilot-Step: 5", 3
+)
+@example("a\0b", "a\0b", "a\0b", 1)
+@example("\ud800", "\ud800", "\ud800", 1)
+def test_trailers_come_back_whatever_an_optimizer_says(summary, rationale, strategy, epoch):
+    record = StepRecord(
+        epoch=epoch, step=2, changed=True, summary=summary, rationale=rationale, strategy=strategy
+    )
+    text = message.step_message("demo", record)
+    text.encode()
+    assert "\0" not in text
+    subject, rest = text.split("\n", 1)
+    assert subject.startswith(f"autopilot(demo): epoch {epoch}: ")
+    assert len(subject) <= 110
+    assert rest.startswith("\n")
+    assert trailer(text, message.EXPERIMENT) == "demo"
+    assert trailer(text, message.EPOCH) == str(epoch)
+    assert trailer(text, message.STEP) == "2"
+    assert trailer(text, message.STRATEGY)
+    block = text.rstrip("\n").split("\n\n")[-1].split("\n")
+    assert [line.partition(":")[0] for line in block] == [
+        message.EXPERIMENT,
+        message.EPOCH,
+        message.STEP,
+        message.STRATEGY,
+    ]
+    assert not any(line.startswith("#") for line in text.split("\n"))
+
+
+def test_a_step_commit_reads_as_the_design_says():
+    record = StepRecord(
+        epoch=3,
+        step=1,
+        changed=True,
+        summary="add missing words",
+        strategy="add words",
+        gradients={"rules": "billing: missing refund", "other": "billing: missing refund"},
+    )
+    assert message.step_message("demo", record) == (
+        "autopilot(demo): epoch 3: add missing words\n"
+        "\n"
+        "billing: missing refund\n"
+        "\n"
+        "Autopilot-Experiment: demo\n"
+        "Autopilot-Epoch: 3\n"
+        "Autopilot-Step: 1\n"
+        "Autopilot-Strategy: add words\n"
+    )
+
+
+def test_what_is_left_out_of_a_long_reason_is_counted():
+    record = StepRecord(epoch=1, step=1, changed=True, rationale="word " * 2000)
+    text = message.step_message("demo", record)
+    assert "[6000 characters more in the gradients note]" in text
+    assert max(len(line) for line in text.splitlines()) <= 110
+
+
+def record(**more):
+    return MetricsRecord(epoch=3, split="val", metrics={}, monitor="f1", **more)
+
+
+def test_a_rollback_commit():
+    text = message.rollback_message(
+        "demo", record(verdict="rejected", best_epoch=2, reasons=("worse", "slower"))
+    )
+    assert text == (
+        "autopilot(demo): rollback to epoch 2\n"
+        "\n"
+        "Epoch 3 was rejected: worse; slower.\n"
+        "\n"
+        "Autopilot-Experiment: demo\n"
+        "Autopilot-Rollback: epoch-0002\n"
+        "Autopilot-Rejected: 3\n"
+    )
+
+
+def test_a_tag():
+    kept = record(verdict="kept", baseline=0.5, reasons=("val f1 0.500 -> 0.750",))
+    text = message.tag_message("demo", kept, {"train": {"f1": 0.8}, "val": {"f1": 0.75}})
+    assert text == (
+        "autopilot(demo): epoch 3 kept\n"
+        "\n"
+        "train f1 0.8\n"
+        "val f1 0.75\n"
+        "val f1 against baseline +0.25\n"
+        "reason: val f1 0.500 -> 0.750\n"
+        "\n"
+        "Autopilot-Experiment: demo\n"
+        "Autopilot-Epoch: 3\n"
+    )
+
+
+def test_the_start():
+    manifest = Manifest(
+        slug="demo", target="a.py", idea="be polite", base="abc", base_branch="main"
+    )
+    lines = message.start_message(manifest).splitlines()
+    assert lines[0] == "autopilot(demo): start a.py"
+    assert "be polite" in lines
+    assert "Base: abc (main)" in lines
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("  a\n b ", "a b"),
+        ("x" * 73, "x" * 69 + "..."),
+        ("x" * 72, "x" * 72),
+        ("", ""),
+    ],
+)
+def test_one_line(text, line):
+    assert message.one_line(text) == line
+
+
+def test_epoch_tags_sort_as_numbers():
+    assert message.epoch_tag(7) == "epoch-0007"
+    assert message.epoch_tag(12345) == "epoch-12345"

@@ -1,0 +1,140 @@
+"""Parameters: values and files, taken and put back exactly."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autopilot.core.gradient import Gradient
+from autopilot.core.parameter import Parameter, PathParameter
+from autopilot.errors import MissingSourceError, ParameterError
+
+
+@pytest.fixture
+def rules(tmp_path):
+    folder = tmp_path / "rules"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a.md").write_text("a\n")
+    (folder / "b.txt").write_text("b\n")
+    (folder / "deep" / "c.md").write_text("c\n")
+    return folder
+
+
+def test_a_snapshot_is_a_copy():
+    parameter = Parameter({"words": ["a"]})
+    before = parameter.snapshot()
+    parameter.data["words"].append("b")
+    parameter.restore(before)
+    parameter.data["words"].append("c")
+    parameter.restore(before)
+    assert parameter.data == {"words": ["a"]}
+
+
+def test_gradients_accumulate():
+    parameter = Parameter()
+    parameter.accumulate_grad(Gradient("a"))
+    parameter.accumulate_grad(Gradient("b"))
+    assert parameter.grad.render() == "a\nb"
+
+
+def test_the_files_that_match(rules):
+    assert PathParameter(rules).files() == ["a.md", "b.txt", "deep/c.md"]
+    assert PathParameter(rules, "*.md").files() == ["a.md"]
+    assert PathParameter(rules, "**/*.md").files() == ["a.md", "deep/c.md"]
+    assert PathParameter(rules / "a.md").files() == ["a.md"]
+    parameter = PathParameter(rules)
+    parameter.ignores = lambda name: name.endswith(".txt")
+    assert parameter.files() == ["a.md", "deep/c.md"]
+    assert not parameter.matches("b.txt")
+
+
+def test_it_renders_names_and_texts(rules):
+    (rules / "b.txt").write_bytes(b"\0binary")
+    (rules / "link").symlink_to("a.md")
+    assert PathParameter(rules).render() == (
+        "=== a.md\na\n\n=== b.txt\n(binary, 7 bytes)\n=== deep/c.md\nc\n\n"
+        "=== link\n(a symbolic link to a.md)"
+    )
+
+
+def test_it_means_the_folder_of_when_it_was_made(rules, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    parameter = PathParameter("rules", "*.md")
+    monkeypatch.chdir("/")
+    assert parameter.files() == ["a.md"]
+    assert repr(parameter) == "PathParameter('rules', '*.md')"
+
+
+def test_a_missing_source_is_said(tmp_path):
+    with pytest.raises(MissingSourceError, match="neither a file nor a folder") as caught:
+        PathParameter(tmp_path / "nothing")
+    assert caught.value.path == str(tmp_path / "nothing")
+
+
+def test_texts_are_read_and_written(rules):
+    folder, file = PathParameter(rules, "**/*.md"), PathParameter(rules / "a.md")
+    assert file.read_text() == "a\n"
+    file.write_text("ä\r\n")
+    assert (rules / "a.md").read_bytes() == "ä\r\n".encode()
+    folder.write_text("new\n", "more/new.md")
+    assert folder.read_text("more/new.md") == "new\n"
+    os.chmod(rules / "a.md", 0o755)
+    file.write_text("x\n")
+    assert (rules / "a.md").stat().st_mode & 0o100
+    (rules / "a.md").unlink()
+    file.write_text("again\n")
+    assert file.read_text() == "again\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (None, "has 2 files"),
+        ("b.txt", "'b.txt' is not part of the parameter"),
+        ("../outside.md", "refusing to write"),
+        ("gone.md", "has no file 'gone.md'"),
+    ],
+)
+def test_what_is_no_part_of_it_is_not_read(rules, name, said):
+    (rules.parent / "outside.md").write_text("outside\n")
+    with pytest.raises(ParameterError, match=said):
+        PathParameter(rules, "**/*.md").read_text(name)
+    if name == "../outside.md":
+        with pytest.raises(ParameterError):
+            PathParameter(rules, "**/*.md").write_text("x", name)
+        assert (rules.parent / "outside.md").read_text() == "outside\n"
+
+
+NAMES = st.text("ab[]*?!#ü -.", min_size=1, max_size=6).filter(lambda n: n.strip(".") != "")
+FILES = st.dictionaries(NAMES, st.binary(max_size=20), min_size=0, max_size=4)
+
+
+@settings(max_examples=50)
+@given(FILES, FILES)
+def test_restore_is_exact(tmp_path_factory, before, after):
+    folder = tmp_path_factory.mktemp("any")
+    parameter = PathParameter(folder)
+
+    def write(files):
+        for old in Path(folder).iterdir():
+            old.unlink()
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+
+    write(before)
+    snapshot = parameter.snapshot()
+    write(after)
+    parameter.restore(snapshot)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_a_file_that_came_to_be_a_folder_is_put_back(rules):
+    parameter = PathParameter(rules)
+    before = parameter.snapshot()
+    (rules / "a.md").unlink()
+    (rules / "a.md").mkdir()
+    (rules / "a.md" / "inside").write_text("x")
+    parameter.restore(before)
+    assert (rules / "a.md").read_text() == "a\n"
