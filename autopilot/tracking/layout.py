@@ -116,7 +116,7 @@ def experiments(repo: Repository) -> dict[str, str]:
 
 def free_slugs(repo: Repository, stem: str, project: str | None = None) -> Iterator[str]:
     """Those of stem-1, stem-2, ... that no experiment has, made of allowed characters."""
-    clean = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._") or "experiment"
+    clean = re.sub(r"[^a-z0-9._-]+|\.{2,}", "-", stem.lower()).strip("-._") or "experiment"
     prefix = f"{project}/{clean}" if project else clean
     taken = experiments(repo)
     for number in itertools.count(1):
