@@ -1,0 +1,175 @@
+"""The journal: every record through JSON Lines and back, whatever it holds."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autopilot.core.record import (
+    Event,
+    Lesson,
+    Manifest,
+    MetricsRecord,
+    Progress,
+    StepRecord,
+    TraceRecord,
+)
+from autopilot.core.types import Cost
+from autopilot.errors import RecordError, StateError
+from autopilot.git.commands import run_git
+from autopilot.tracking.journal import Journal, decode, encode
+from autopilot.tracking.layout import Layout
+
+TEXT = st.text() | st.text("\n\r\x0b\u2028\x85\0\ud800{}\"'", max_size=8)
+NUMBERS = st.floats()
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(st.text().filter(lambda k: k != "$float"), inner)
+    ),
+    max_leaves=8,
+)
+COSTS = st.builds(Cost, st.integers(0), st.integers(0), st.floats(0, 10), st.floats(0, 10))
+RECORDS = st.one_of(
+    st.builds(
+        MetricsRecord,
+        epoch=st.integers(0),
+        id=st.text(min_size=1),
+        split=st.sampled_from(["train", "val"]),
+        metrics=st.dictionaries(st.text(), NUMBERS),
+        verdict=st.sampled_from(["kept", "rejected", "baseline"]),
+        best=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+        reasons=st.lists(st.text()).map(tuple),
+        cost=COSTS,
+        state=st.dictionaries(st.text().filter(lambda k: k != "$float"), JSON),
+    ),
+    st.builds(
+        StepRecord,
+        epoch=st.integers(0),
+        id=st.text(min_size=1),
+        step=st.integers(),
+        changed=st.booleans(),
+        rationale=st.text(),
+        gradients=st.dictionaries(st.text(), st.text()),
+    ),
+    st.builds(
+        Lesson,
+        epoch=st.integers(0),
+        id=st.text(min_size=1),
+        strategy=st.text(),
+        outcome=st.sampled_from(["kept", "failed"]),
+        delta=st.none() | st.floats(allow_nan=False),
+    ),
+    st.builds(Progress, epoch=st.integers(0), split=st.text(), seconds=st.floats(0, 10)),
+    st.builds(Event, id=st.text(min_size=1).filter(lambda i: i != "manifest"), name=st.text()),
+)
+
+
+@given(RECORDS)
+def test_a_record_is_one_line_and_comes_back(record):
+    line = encode(record)
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    (back,) = decode(line, "here")
+    assert repr(back) == repr(record)
+
+
+@given(st.lists(RECORDS, max_size=5), st.lists(st.sampled_from([b"", b"  ", b"a remark", b"- x"])))
+def test_notes_survive_what_git_does_to_lines(records, remarks):
+    lines = [encode(record).rstrip(b"\n") for record in records] + remarks
+    merged = b"\n".join(sorted(set(lines))) + b"\n\n"
+    found = {repr(record) for record in decode(merged, "here")}
+    wanted = {}
+    for line in sorted(set(lines)):
+        for record in decode(line, "here"):
+            wanted.setdefault(record.id, repr(record))
+    assert found == set(wanted.values())
+
+
+def test_every_line_says_what_it_is():
+    record = MetricsRecord(epoch=3, id="3-val", split="val", metrics={"f1": 0.5}, verdict="kept")
+    value = json.loads(encode(record))
+    assert value == {
+        "v": 1,
+        "kind": "metrics",
+        "epoch": 3,
+        "id": "3-val",
+        "split": "val",
+        "metrics": {"f1": 0.5},
+        "verdict": "kept",
+    }
+
+
+def test_half_a_surrogate_pair_is_kept():
+    (back,) = decode(encode(StepRecord(id="1", step=1, changed=True, rationale="\ud83d")), "here")
+    assert back.rationale == "\ud83d"
+
+
+def test_numbers_that_are_none():
+    metrics = {"a": math.inf, "b": -math.inf, "c": math.nan}
+    line = encode(MetricsRecord(id="1", split="val", metrics=metrics, verdict="kept"))
+    json.loads(line, parse_constant=pytest.fail)
+    (back,) = decode(line, "here")
+    assert repr(back.metrics) == repr(metrics)
+
+
+def test_what_json_cannot_carry_is_refused():
+    with pytest.raises(StateError, match="the gradients record of epoch 2 cannot be written"):
+        encode(StepRecord(epoch=2, id="1", step=1, changed=True, state={"x": object()}))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'{"v":1,"kind":"metrics"', "line 2: "),
+        (b'{"v":99,"kind":"metrics","epoch":1,"id":"x"}', "version 99 is newer"),
+        (b'{"v":1,"kind":"other","epoch":1,"id":"x"}', "there is no kind 'other'"),
+        (b'{"kind":"metrics"}', "line 2: "),
+        (b'{"v":1,"kind":"metrics","epoch":1,"id":"x","split":"val"}', "line 2: "),
+        (b"{}", "line 2: "),
+    ],
+)
+def test_a_damaged_line_is_named(line, said):
+    with pytest.raises(
+        RecordError, match="the metrics note on abc cannot be read: line 2"
+    ) as caught:
+        list(decode(b"a remark\n" + line + b"\n", "the metrics note on abc"))
+    assert said in caught.value.message
+
+
+def test_fields_of_tomorrow_are_not_lost_on_others():
+    line = b'{"v":1,"kind":"memory","epoch":1,"id":"x","strategy":"s","outcome":"kept","new":1}\n'
+    (back,) = decode(line, "here")
+    assert back.strategy == "s"
+
+
+def test_plain_git_may_append(repository):
+    top = Path(repository.workdir)
+    journal = Journal(repository, Layout("demo"))
+    head = repository.head_commit()
+    one, two = (Lesson(epoch=n, id=str(n), strategy="s", outcome="kept") for n in (1, 2))
+    journal.write(head, [one, Manifest(slug="demo")])
+    text = encode(two).decode() + "\nseen by Ada"
+    run_git(
+        [
+            "notes",
+            "--ref=autopilot/demo/memory",
+            "append",
+            "-m",
+            "a person's remark",
+            "-m",
+            text,
+            head,
+        ],
+        cwd=top,
+    )
+    assert journal.read_on(head, Lesson) == [one, two]
+    journal.write(head, [Lesson(epoch=1, id="1", strategy="s", outcome="rejected")])
+    shown = run_git(["notes", "--ref=autopilot/demo/memory", "show", head], cwd=top).stdout.decode()
+    assert "a person's remark" in shown and "seen by Ada" in shown
+    assert [lesson.outcome for lesson in journal.read_on(head, Lesson)] == ["kept", "rejected"]
+    assert list(journal.read(Manifest)) == [(head, Manifest(slug="demo"))]
+    assert journal.read_on(head, TraceRecord) == []
