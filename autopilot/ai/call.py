@@ -37,6 +37,11 @@ class Call:
         sample: See `Model.complete`.
         price: None: unknown.
         rate: The limit to keep.
+
+    Attributes:
+        sdk: The client.
+        reply: The last reply.
+        messages: The conversation that the last reply answered.
     """
 
     model: str
@@ -44,6 +49,7 @@ class Call:
     sample: int
     price: Price | None
     rate: RateLimit
+    sdk: Any = None
     reply: Mapping[str, Any] = field(default_factory=dict)
     messages: Sequence[Message] = ()
     read: int = 0
@@ -88,20 +94,20 @@ class Call:
             model=str(self.reply.get("model", "")),
         )
 
-    def attempt(self, key: str, request: Any, call_next: Callable[[Any], Any], sdk: Any) -> Any:
+    def attempt(self, key: str, request: Any, call_next: Callable[[Any], Any]) -> Any:
         """One attempt of the client."""
         recorder = current_recorder()
         if recorder is None:
-            return self._pay(None, key, request, call_next, sdk)
+            return self._pay(None, key, request, call_next)
         parts = request_parts(request.json)
         known = recorder.answer(key, parts)
         if known is None:
             with recorder.one_at_a_time(key):
                 known = recorder.answer(key, parts)
                 if known is None:
-                    return self._pay(recorder, key, request, call_next, sdk)
+                    return self._pay(recorder, key, request, call_next)
         self._take(known.reply, known.cost, priced=known.priced)
-        return client.as_response(sdk, request, known.reply)
+        return client.as_response(self.sdk, request, known.reply)
 
     def _pay(
         self,
@@ -109,7 +115,6 @@ class Call:
         key: str,
         request: Any,
         call_next: Callable[[Any], Any],
-        sdk: Any,
     ) -> Any:
         body = request.json
         # No text has more tokens than half its bytes: what is reserved is never too little.
@@ -122,7 +127,7 @@ class Call:
                 response = client.send_as_stream(request, call_next)
                 if not response.http_response.is_success:
                     return response
-                reply = client.read_reply(sdk, response)
+                reply = client.read_reply(self.sdk, response)
             except Exception as error:
                 if client.may_be_charged(error):
                     read = Usage(most.input_tokens // 2)
@@ -133,7 +138,7 @@ class Call:
         if recorder is not None:
             recorder.keep(self._record(key, body, reply, cost))
         self._take(reply, cost, priced=self.price is not None)
-        return client.as_response(sdk, request, reply)
+        return client.as_response(self.sdk, request, reply)
 
     def _record(
         self, key: str, body: Mapping[str, Any], reply: Mapping[str, Any], cost: Cost
@@ -161,13 +166,13 @@ class Call:
 calling: ContextVar[Call | None] = ContextVar("autopilot_call", default=None)
 
 
-def handle(sdk: Any, request: Any, call_next: Callable[[Any], Any]) -> Any:
+def handle(request: Any, call_next: Callable[[Any], Any]) -> Any:
     """The client's middleware: messages of a Call go through it, everything else passes."""
     call, body = calling.get(), request.json
     if call is None or not isinstance(body, Mapping) or "max_tokens" not in body:
         return call_next(request)
     call.messages = list(body["messages"])
-    return call.attempt(request_key(body, call.sample), request, call_next, sdk)
+    return call.attempt(request_key(body, call.sample), request, call_next)
 
 
 def usage_of(reply: Mapping[str, Any]) -> Usage:

@@ -7,6 +7,7 @@ one middleware (`autopilot.ai.call`).
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -211,8 +212,10 @@ class Model:
                     base_url=self.base_url,
                     timeout_s=self.timeout_s,
                     max_retries=self.max_retries,
-                    middleware=lambda request, send: calls.handle(self._client, request, send),
+                    middleware=calls.handle,
                 )
+                # Its connections are closed with the last reference to this model.
+                weakref.finalize(self, self._client.close)
             return self._client
 
     # --- inside --------------------------------------------------------------------------------
@@ -235,6 +238,7 @@ class Model:
         token = calls.calling.set(call)
         try:
             with clients.translated(self.name):
+                call.sdk = self.client
                 yield call
         finally:
             calls.calling.reset(token)
