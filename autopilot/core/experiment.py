@@ -144,6 +144,11 @@ class Experiment:
         """The revision that an epoch's records are on."""
         return self._revisions[epoch]
 
+    def epoch_of_present_state(self) -> int | None:
+        """The epoch that measured what the parameters are now, None if none did."""
+        known = self._measured.get(self.store.state())
+        return None if known is None else known.epoch
+
     def known_state(self) -> KnownState | None:
         """What is known of the present state, if an earlier epoch measured it.
 
