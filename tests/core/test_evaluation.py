@@ -1,0 +1,198 @@
+"""Running a batch: order, ids, failures of one item, chance, batches of any form."""
+
+import random
+
+import pytest
+
+from autopilot.core.evaluation import Evaluator, SplitMetrics, as_batch, batches, seed_everything
+from autopilot.core.experiment import Experiment
+from autopilot.core.graph import Graph
+from autopilot.core.module import AutoPilotModule, Module
+from autopilot.core.parameter import Parameter
+from autopilot.core.types import Datum
+from autopilot.errors import DataError, EvaluationError
+
+
+class Picky(AutoPilotModule):
+    """Raises on a batch with a "bad" item; answers others with their text."""
+
+    def __init__(self):
+        super().__init__()
+        self.p = Parameter()
+        self.calls = []
+
+    def forward(self, batch):
+        self.calls.append([item.id for item in batch.items])
+        for item in batch.items:
+            if item.metadata["text"] == "bad":
+                raise ValueError("cannot read this")
+        return Datum(items=[Datum(metadata={"said": i.metadata["text"]}) for i in batch.items])
+
+
+def evaluator(module, **options):
+    experiment = Experiment()
+    experiment.open(module.parameters())
+    return Evaluator(module, experiment, 7, **options)
+
+
+def batch(*texts):
+    return as_batch([{"id": f"i{n}", "text": text} for n, text in enumerate(texts)])
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_one_item_that_raises_fails_alone(split):
+    module = Picky()
+    data = evaluator(module).run(split, 3, 0, batch("a", "bad", "c", "bad"))
+    assert [item.id for item in data.items] == ["i0", "i1", "i2", "i3"]
+    assert [item.metadata.get("said") for item in data.items] == ["a", None, "c", None]
+    assert [item.success for item in data.items] == [True, False, True, False]
+    assert data.items[1].error_message == "ValueError: cannot read this"
+    assert data.items[1].feedback.startswith(
+        "it raised ValueError: cannot read this (forward, line"
+    )
+    assert {(item.split, item.epoch) for item in data.items} == {(split, 3)}
+    assert module.calls == [["i0", "i1", "i2", "i3"], ["i0"], ["i1"], ["i2"], ["i3"]]
+
+
+def test_a_failure_has_a_graph_so_that_feedback_reaches_the_module():
+    module = Picky()
+    data = evaluator(module).run("train", 1, 0, batch("bad"))
+    assert {node.module for node in Graph(data).nodes()} == {module}
+
+
+class Parts(Picky):
+    """The failing part is one of two."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = Part()
+
+    def forward(self, batch):
+        return Datum(items=[self.part(item) for item in batch.items])
+
+
+class Part(Module):
+    def __init__(self):
+        super().__init__()
+        self.q = Parameter()
+
+    def forward(self, item):
+        if item.metadata["text"] == "bad":
+            raise ValueError("cannot read this")
+        return item
+
+
+def test_the_datasets_own_items_are_left_alone():
+    module, given = Parts(), batch("a", "bad")
+    for _ in range(2):
+        data = evaluator(module).run("train", 1, 0, given)
+        assert [item.success for item in data.items] == [True, False]
+        assert {n.module for n in Graph(data).nodes()} == {module, module.part}
+        assert all(item.grad_fn is None for item in given.items)
+        Graph(data).free()
+
+
+@pytest.mark.parametrize("returned", [None, "text", [Datum()], 3])
+def test_what_is_no_datum_is_said(returned):
+    module = Picky()
+    module.forward = lambda batch: returned
+    kind = type(returned).__name__
+    with pytest.raises(EvaluationError, match=f"Picky.validation_step returned {kind}, not a Da"):
+        evaluator(module).run("val", 0, 0, batch("a"))
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt])
+def test_an_interrupt_is_not_a_failed_item(stop):
+    module = Picky()
+
+    def interrupted(batch):
+        raise stop
+
+    module.forward = interrupted
+    with pytest.raises(stop):
+        evaluator(module).run("val", 0, 0, batch("a", "b"))
+
+
+def test_chance_is_that_of_seed_split_epoch_and_batch():
+    class Lucky(Picky):
+        def forward(self, batch):
+            return Datum(metrics={"luck": random.random()})
+
+    def luck(split="val", epoch=1, index=0, seed=7):
+        run = evaluator(Lucky())
+        run.seed = seed
+        return run.run(split, epoch, index, batch("a")).metrics["luck"]
+
+    assert luck() == luck()
+    others = [luck(split="test"), luck(epoch=2), luck(index=1), luck(seed=8)]
+    assert len({luck(), *others}) == 5
+
+
+def test_numpys_chance_is_seeded_too():
+    numpy = pytest.importorskip("numpy")
+    seed_everything("a", 1)
+    one = (random.random(), numpy.random.rand())
+    seed_everything("a", 1)
+    assert (random.random(), numpy.random.rand()) == one
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"pair": (1, 2)}, {"by number": {1: "a"}}, {"object": object()}]
+)
+def test_what_would_come_back_otherwise_is_evaluated_again(metadata):
+    class Says(Picky):
+        def forward(self, batch):
+            self.calls.append(1)
+            return Datum(items=[Datum(metadata=metadata) for _ in batch.items])
+
+    module = Says()
+    run = evaluator(module)
+    run.run("val", 0, 0, batch("a"))
+    assert run.experiment.store.progress() == []
+
+
+def test_results_stand_in_for_calls_of_the_module_itself():
+    class Steps(Picky):
+        def training_step(self, batch):
+            return self(batch)
+
+    for module, noted in ((Picky(), 1), (Steps(), 1), (Parts(), 0)):
+        run = evaluator(module)
+        run.run("train", 1, 0, batch("a"))
+        assert len(run.experiment.store.progress()) == noted, type(module).__name__
+
+
+def test_batches_of_any_form():
+    datum = Datum(items=[Datum()])
+    assert as_batch(datum) is datum
+    assert [i.metadata for i in as_batch(["a", {"x": 1}]).items] == [{"value": "a"}, {"x": 1}]
+    assert [i.metadata for i in as_batch(("a",)).items] == [{"value": "a"}]
+    assert [i.metadata for i in as_batch("text").items] == [{"value": "text"}]
+
+
+def test_the_last_batch_is_known_without_a_length():
+    def stream():
+        yield from "abc"
+
+    found = [(n, b.items[0].metadata["value"], last) for n, b, last in batches(stream(), "t", 0, 0)]
+    assert found == [(0, "a", False), (1, "b", False), (2, "c", True)]
+    with pytest.raises(DataError, match="the t split gives no batches in epoch 4"):
+        list(batches([], "t", 4, 0))
+
+
+def test_loaders_are_told_epoch_and_seed():
+    class Loader(list):
+        def set_epoch(self, epoch, seed):
+            self.told = (epoch, seed)
+
+    loader = Loader(["a"])
+    list(batches(loader, "train", 3, 7))
+    assert loader.told == (3, 7)
+
+
+def test_metrics_of_no_items_are_none():
+    measured = SplitMetrics(Picky(), keep_items=True)
+    assert (measured.compute(), measured.errors()) == ({}, [])
+    measured.update(Datum(items=[Datum(success=False, error_message="e"), Datum()]))
+    assert measured.compute() == {"accuracy": 0.5}
+    assert measured.errors() == []
