@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import BaseModel, ValidationError
 
@@ -23,6 +23,8 @@ from autopilot.errors import (
 
 if TYPE_CHECKING:
     import anthropic
+
+    Client: TypeAlias = anthropic.Anthropic
 
 Middleware = Callable[[Any, Callable[[Any], Any]], Any]
 

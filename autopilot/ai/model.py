@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -22,9 +22,6 @@ from autopilot.ai.prices import Price, price_of
 from autopilot.ai.rate import RateLimit
 from autopilot.ai.tools import Tool
 from autopilot.errors import AgentReplyError
-
-if TYPE_CHECKING:
-    import anthropic
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -69,7 +66,7 @@ class Model:
         self.max_retries = max_retries
         self.base_url = base_url
         self._making = threading.Lock()
-        self._client: anthropic.Anthropic | None = None
+        self._client: clients.Client | None = None
 
     # --- calls ---------------------------------------------------------------------------------
 
@@ -204,7 +201,7 @@ class Model:
             return self.client.messages.count_tokens(**asked).input_tokens
 
     @property
-    def client(self) -> anthropic.Anthropic:
+    def client(self) -> clients.Client:
         """The client, made when it is first used."""
         with self._making:
             if self._client is None:

@@ -50,7 +50,7 @@ class Recorder(Protocol):
         """Held while a call is made, so that the same call side by side is made once."""
 
 
-class StoreRecorder:
+class StoreRecorder(Recorder):
     """Records in an experiment's store: at once in its journal of progress, then in its notes.
 
     Args:

@@ -60,7 +60,7 @@ class Run:
             self.step_number, self.ledger.in_step = 0, False
 
     def survived(self, failure: AgentError) -> str:
-        """What is written down of an agent's failure; where nothing is left to spend, it is raised."""
+        """What is written down of an agent's failure; with nothing left to spend, it is raised."""
         if isinstance(failure, BudgetExceededError):
             raise failure
         return failure.message
