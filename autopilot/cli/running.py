@@ -27,7 +27,8 @@ MaxEpochs = Annotated[
 Patience = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Stop after so many epochs in a row without improvement; 10 unless given."
+        min=1,
+        help="Stop after so many epochs in a row without improvement; 10 unless limits are given.",
     ),
 ]
 Until = Annotated[

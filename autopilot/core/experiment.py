@@ -60,6 +60,7 @@ class Experiment:
         metrics: Epoch to split to metric name to value.
         best_items: The best epoch's val results, where they were recorded.
         ignore_stop: Go on although the last epoch recorded a reason to stop.
+        changes: Options that take the place of the manifest's; written down when it goes on.
 
     Args:
         store: Where states and records are kept; in this process, if not given.
@@ -102,6 +103,7 @@ class Experiment:
         self._stepping = 0
         self._is_open = False
         self.ignore_stop = False
+        self.changes: Mapping[str, Any] = {}
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -201,7 +203,9 @@ class Experiment:
         if self.store.exists():
             self.store.reopen()
             self._recall()
-            self._event("resumed")
+            self._write_event(
+                Event(epoch=max(self.last_epoch, 0), name="resumed", options=self.changes)
+            )
         else:
             self.store.begin(self.manifest)
             self._event("started")

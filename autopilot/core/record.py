@@ -90,6 +90,7 @@ class Event(Record):
         decision: "promote" or "reject", of a decision.
         reviewer: Who decided.
         revision: What was decided on: the epoch's revision.
+        options: Of a resumed run: what took the place of the manifest's options.
     """
 
     kind: ClassVar[str] = "experiment"
@@ -99,6 +100,7 @@ class Event(Record):
     decision: str = ""
     reviewer: str = ""
     revision: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

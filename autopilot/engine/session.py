@@ -130,7 +130,8 @@ class Session:
             AutopilotError: it cannot be resumed; nothing was changed.
         """
         user = Repository.discover(folder)
-        manifest = Notebook(user, slug).manifest
+        notebook = Notebook(user, slug)
+        manifest = notebook.manifest
         if not manifest.target:
             raise ExperimentError(
                 f"{slug} was not started by autopilot run",
@@ -157,7 +158,10 @@ class Session:
         except BaseException:
             lock.release()
             raise
-        options = Options(**{**manifest.options, **changes.given()})
+        given = dict(manifest.options)
+        for event in notebook.events:
+            given |= event.options
+        options = Options(**(given | changes.given()))
         session = cls(user, slug, workspace, manifest)
         try:
             session.load(options, callbacks, lock, include_dirty=False)
@@ -166,6 +170,7 @@ class Session:
             lock.release()
             raise
         session.trainer.experiment.ignore_stop = bool(changes.given())
+        session.trainer.experiment.changes = changes.given()
         return session
 
     def load(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -27,6 +28,17 @@ def _steps(place: Place, *lines: str) -> None:
             '            x.write_text(f"{lines[self.n - 1]}\\n")',
         ),
     )
+
+
+DIE = """
+import os
+import signal
+
+
+def die(module):
+    if os.environ.get("DIE_AT") == module.x.read_text().strip():
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 # --- what is in git, by plain git ----------------------------------------------------------------
@@ -297,6 +309,22 @@ def test_a_finished_run(place: Place) -> None:
     assert place.verdicts("one") == ["baseline", "kept", "kept", "kept"]
     tests = [r["epoch"] for r in place.notes("one", "metrics") if r["split"] == "test"]
     assert tests == [1, 3]
+
+
+def test_limits_that_a_resume_raised_hold_after_a_kill(place: Place) -> None:
+    place.change(
+        "counter.py",
+        ("    def score(self, item):", "    def score(self, item):\n        die(self)"),
+        ("class Raise(", DIE + "\n\nclass Raise("),
+    )
+    place.run("run", "counter.py", "-e", "one", "--max-epochs", "1")
+
+    killed = place.autopilot("resume", "one", "--max-epochs", "3", DIE_AT="3")
+    assert killed.code == -signal.SIGKILL
+    done = place.run("resume", "one", "--json")
+
+    assert done.document["stop_reason"] == "reached the maximum of 3 epochs"
+    assert place.verdicts("one") == ["baseline", "kept", "kept", "kept"]
 
 
 # --- repositories as they are --------------------------------------------------------------------
