@@ -1,0 +1,42 @@
+"""Agents that edit, judges that score, generators that make data.
+
+What is here loads when it is first used; the model's client only when a call is made.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "autopilot.ai.agent": ("Agent", "AgentContext", "AgentResult"),
+    "autopilot.ai.anthropic_agent": ("AnthropicAgent",),
+    "autopilot.ai.coding": ("ClaudeCodeAgent", "CommandAgent"),
+    "autopilot.ai.generator": ("DataGenerator",),
+    "autopilot.ai.gradient": ("AgentCollator", "ConcatCollator", "GradientCollator"),
+    "autopilot.ai.judge": ("Judge", "Judgement"),
+    "autopilot.ai.loss": ("JudgeLoss",),
+    "autopilot.ai.model": ("Model",),
+    "autopilot.ai.optimizer": ("AgentOptimizer",),
+    "autopilot.ai.prices": ("Price",),
+    "autopilot.ai.rate": ("RateLimit",),
+    "autopilot.ai.recording": ("StoreRecorder", "recording"),
+    "autopilot.ai.steps": ("BackStep", "LLMStep", "PythonStep", "WorkflowStep"),
+    "autopilot.ai.tools": ("TextEditor", "Tool"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)  # all strings
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'autopilot.ai' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

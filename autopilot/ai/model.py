@@ -19,6 +19,7 @@ from autopilot.ai import client as clients
 from autopilot.ai.agent import AgentResult
 from autopilot.ai.call import Call, Message
 from autopilot.ai.prices import Price, price_of
+from autopilot.ai.prompting import explain
 from autopilot.ai.rate import RateLimit
 from autopilot.ai.tools import Tool
 from autopilot.errors import AgentReplyError
@@ -132,7 +133,7 @@ class Model:
                 wrong = "the reply holds no text"
             except ValidationError as error:
                 call.check()
-                wrong = _explain(error)
+                wrong = explain(error)
             said = call.text or "(nothing)"
             again = f"That does not fit the schema: {wrong}. Answer again, as JSON that fits."
             messages = [
@@ -244,9 +245,3 @@ class Model:
 
 def _messages(prompt: str | Sequence[Message]) -> list[Message]:
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-
-
-def _explain(error: ValidationError) -> str:
-    found = error.errors(include_url=False, include_input=False)
-    parts = [f"{'.'.join(map(str, x['loc'])) or 'reply'}: {x['msg']}" for x in found]
-    return "; ".join(parts[:5])

@@ -1,0 +1,116 @@
+"""Collators: many pieces of feedback become one gradient."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel, Field
+
+from autopilot.ai.agent import Agent
+from autopilot.ai.asking import ask
+from autopilot.ai.model import Model
+from autopilot.ai.prompting import DATA_RULE, fence, shorten
+from autopilot.core.gradient import Finding, TextGradient
+from autopilot.errors import AgentError, BudgetExceededError, ReplayMissError
+
+__all__ = ["AgentCollator", "ConcatCollator", "Finding", "GradientCollator", "TextGradient"]
+
+
+class GradientCollator(ABC):
+    """Turns the findings on a batch into a gradient."""
+
+    @abstractmethod
+    def collate(self, findings: Sequence[Finding]) -> TextGradient:
+        """One gradient; `findings` holds at least one."""
+
+
+class ConcatCollator(GradientCollator):
+    """All findings, one after the other; rendering groups equal ones. Needs no model.
+
+    >>> findings = [Finding("be brief", item="a"), Finding("be brief", item="b")]
+    >>> ConcatCollator().collate(findings).render()
+    'be brief (2 findings, severity 1.00)'
+    """
+
+    def collate(self, findings: Sequence[Finding]) -> TextGradient:
+        return TextGradient.of(findings)
+
+
+class CollatedFinding(BaseModel):
+    """A cause that several items have in common."""
+
+    direction: str = Field(min_length=1, description="what to change, in the imperative")
+    attribution: str = Field("", description="the rule, file or part that it is about")
+    severity: float = Field(1.0, ge=0, le=1, description="0 cosmetic, 1 everything fails")
+    evidence: list[str] = Field(default_factory=list, description="what was seen, with item ids")
+
+
+class Collated(BaseModel):
+    """What a batch's feedback comes to."""
+
+    findings: list[CollatedFinding] = Field(min_length=1)
+
+
+SYSTEM = f"""\
+You are given feedback on single items that a system got wrong. Say what causes they have in \
+common: few findings, the worst first, each with what to change, what it is about and which items \
+show it. Do not name a cause that the feedback does not show.
+
+{DATA_RULE}
+"""
+
+
+@dataclass
+class AgentCollator(GradientCollator):
+    """A model sums up the findings by their causes.
+
+    An answer that does not fit goes back to the model; if none fits, the findings are taken as
+    they are, and a finding of no severity says so. A single finding needs no summary.
+
+    Args:
+        model: A model or an agent.
+        max_retries: How often an answer may go back.
+        max_chars: How much of the findings it reads.
+
+    Attributes:
+        fallbacks: Why the findings were taken as they are, one reason for each time.
+    """
+
+    model: Model | Agent
+    max_retries: int = 2
+    max_chars: int = 40_000
+    fallbacks: list[str] = field(default_factory=list)
+
+    def collate(self, findings: Sequence[Finding]) -> TextGradient:
+        if len(findings) < 2:
+            return TextGradient.of(findings)
+        prompt = fence("feedback", shorten("\n".join(map(_line, findings)), self.max_chars))
+        try:
+            collated = ask(
+                self.model,
+                f"{prompt}\n\nWhat do these have in common?",
+                Collated,
+                system=SYSTEM,
+                role="collator",
+                max_retries=self.max_retries,
+            )
+        except (BudgetExceededError, ReplayMissError):
+            raise
+        except AgentError as error:
+            self.fallbacks.append(error.message)
+            note = Finding(f"(not summed up: {error.message})", severity=0.0)
+            return TextGradient.of([*findings, note])
+        return TextGradient.of(
+            Finding(x.direction, x.attribution, x.severity, tuple(x.evidence))
+            for x in collated.findings
+        )
+
+
+def _line(finding: Finding) -> str:
+    about = f"{finding.attribution}: " if finding.attribution else ""
+    seen = f" ({'; '.join(finding.evidence)})" if finding.evidence else ""
+    return f"- [{finding.item or 'all'}, severity {finding.severity:.2f}] {about}" + (
+        f"{finding.direction}{seen}"
+    )

@@ -1,0 +1,275 @@
+"""AgentOptimizer: an agent reads the gradients and edits the parameters."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from autopilot.ai.agent import Agent, AgentContext, AgentResult
+from autopilot.ai.asking import go_on
+from autopilot.ai.prompting import DATA_RULE, fence, read_reply, shorten
+from autopilot.core.message import one_line
+from autopilot.core.optimizer import Optimizer, Step
+from autopilot.core.parameter import Parameter, PathParameter
+from autopilot.core.record import TOGETHER
+from autopilot.core.run import current_run
+from autopilot.core.types import Cost, canonical, digest
+from autopilot.errors import AgentReplyError
+
+SYSTEM = f"""\
+You improve a system, step by step, by editing the files (or values) named in the prompt and \
+nothing else. After your edit the system is measured on items that you do not see; the edit is \
+kept only if the score gets better. So fix the cause that the feedback has in common rather than \
+single items, and never write items or their answers into the files.
+
+{DATA_RULE}
+
+Make one focused change a step. When you are done, end your answer with one JSON object:
+{{"strategy": "a short name for the kind of change, used again for the same kind",
+ "summary": "what you changed, as the subject of a commit: one line, imperative",
+ "rationale": "why that should help"}}
+"""
+
+
+class Value(BaseModel):
+    """A new value for a parameter that is no file."""
+
+    parameter: str
+    text: str
+
+
+class EditReply(BaseModel):
+    """What the agent says of its edit.
+
+    Args:
+        strategy: The name under which memory counts how it went.
+        summary: The commit's subject.
+        rationale: The commit's body.
+        values: New values of parameters that are no files.
+    """
+
+    strategy: str = Field(min_length=1)
+    summary: str = Field(min_length=1)
+    rationale: str = ""
+    values: list[Value] = Field(default_factory=list)
+
+
+class AgentOptimizer(Optimizer):
+    """Lets an agent edit. What it says it did becomes the commit; what did no good it is told.
+
+    Override `build_prompt`, `build_context` or `parse_reply` to change what the agent reads, may
+    do, or answers.
+
+    Args:
+        agent: Who edits.
+        parameters: What may be edited: files, or values that are texts.
+        max_retries: How often an edit that changes nothing, repeats a state that was measured
+            before, or uses a blocked strategy goes back to the agent.
+        max_chars: How much of the parameters' content, and of the feedback, stands in the prompt.
+
+    >>> class Scripted(Agent):
+    ...     def run(self, prompt, context=None):
+    ...         return AgentResult('{"strategy": "be kind", "summary": "say please",'
+    ...             ' "values": [{"parameter": "greeting", "text": "hello, please"}]}')
+    >>> from autopilot.core.gradient import Gradient
+    >>> greeting = Parameter("hello")
+    >>> greeting.name, greeting.grad = "greeting", Gradient("too rude")
+    >>> AgentOptimizer(Scripted(), [greeting]).step().strategy, greeting.data
+    ('be kind', 'hello, please')
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        parameters: Iterable[Parameter],
+        *,
+        max_retries: int = 2,
+        max_chars: int = 40_000,
+    ) -> None:
+        super().__init__(parameters)
+        self.agent = agent
+        self.max_retries = max_retries
+        self.max_chars = max_chars
+        self._tried: set[str] = set()
+
+    def step(self) -> Step | None:
+        if all(parameter.grad is None for parameter in self.parameters):
+            return None
+        before = [parameter.snapshot() for parameter in self.parameters]
+        start = _state(before)
+        self._tried.add(start)
+        try:
+            return self._attempts(before, start)
+        except BaseException:
+            self._restore(before)
+            raise
+
+    # --- to override ---------------------------------------------------------------------------
+
+    def build_context(self) -> AgentContext:
+        """What the agent works with: the same for every step, so that the service can cache it."""
+        files = [p for p in self.parameters if isinstance(p, PathParameter)]
+        return AgentContext(
+            folder=Path.cwd(), parameters=files, system=SYSTEM, schema=EditReply, role="optimizer"
+        )
+
+    def build_prompt(self) -> str:
+        """What the agent reads: what changes least comes first."""
+        parts = [
+            ("What you may edit", "parameters", self._render_parameters()),
+            ("Feedback on the latest run", "feedback", self._render_gradients()),
+            ("What was tried before", "memory", self.context.render() if self.context else ""),
+        ]
+        sections = [f"## {title}\n\n{fence(name, text)}" for title, name, text in parts if text]
+        if self.blocked:
+            names = ", ".join(sorted(self.blocked))
+            sections.append(f"Do not use these strategies, they failed too often: {names}.")
+        left = _budget_left()
+        if left:
+            sections.append(left)
+        return "\n\n".join([*sections, "Now make one change that makes the system better."])
+
+    def parse_reply(self, result: AgentResult) -> EditReply:
+        """What the agent says it did.
+
+        Raises:
+            AgentReplyError: it does not say so in the form that was asked for.
+        """
+        return read_reply(result.output, EditReply)
+
+    # --- inside --------------------------------------------------------------------------------
+
+    def _attempts(self, before: list[Any], start: str) -> Step:
+        prompt, context = self.build_prompt(), self.build_context()
+        said, cost, problem = prompt, Cost(), ""
+        for _ in range(self.max_retries + 1):
+            result = self.agent.run(said, context)
+            cost += result.cost
+            try:
+                reply = self.parse_reply(result)
+            except AgentReplyError as error:
+                problem = f"{error.message}. {error.hint}. Your edits stand: answer again."
+                step = self._unsaid(result, start)
+            else:
+                problem = self._apply(reply) or self._problem(reply, start)
+                step = None
+                if not problem:
+                    name = _one_name(reply.strategy)
+                    return Step(one_line(reply.summary), name, reply.rationale, cost)
+                self._restore(before)
+            said, context = go_on(prompt, result, context, problem)
+        if step is not None:
+            return Step(step.summary, "", step.rationale, cost)
+        return Step(summary=f"nothing new: {one_line(problem, 60)}", cost=cost)
+
+    def _unsaid(self, result: AgentResult, start: str) -> Step | None:
+        """An edit whose author did not say what it is; None where there is no edit."""
+        if self._present() == start:
+            return None
+        return Step("edit without an explanation", rationale=shorten(result.output, 2000))
+
+    def _apply(self, reply: EditReply) -> str:
+        texts = {p.name: p for p in self.parameters if not isinstance(p, PathParameter)}
+        for value in reply.values:
+            parameter = texts.get(value.parameter)
+            if parameter is None or not isinstance(parameter.data, str):
+                names = ", ".join(texts) or "none"
+                return f"There is no value {value.parameter!r} to set; there are: {names}."
+            parameter.data = value.text
+        return ""
+
+    def _problem(self, reply: EditReply, start: str) -> str:
+        """Why an edit is not worth measuring; empty if it is."""
+        blocked = [n for n in _one_name(reply.strategy).split(TOGETHER) if n in self.blocked]
+        if blocked:
+            return f"The strategy {blocked[0]!r} is blocked; your edit was undone. Use another."
+        state = self._present()
+        if state == start:
+            return "Your edit left everything as it was. Make a change."
+        run = current_run()
+        epoch = run.experiment.epoch_of_present_state() if run is not None else None
+        if epoch is not None:
+            return (
+                f"Your edit leads to the state of epoch {epoch}, which was measured before; it was "
+                "undone. Make another change."
+            )
+        if run is None and state in self._tried:
+            return "You made exactly this edit before; it was undone. Make another change."
+        self._tried.add(state)
+        return ""
+
+    def _present(self) -> str:
+        return _state([parameter.snapshot() for parameter in self.parameters])
+
+    def _restore(self, before: list[Any]) -> None:
+        for parameter, snapshot in zip(self.parameters, before, strict=True):
+            parameter.restore(snapshot)
+
+    def _render_gradients(self) -> str:
+        parts = [
+            f"### {parameter.name or f'parameter {number}'}\n{parameter.grad.render()}"
+            for number, parameter in enumerate(self.parameters)
+            if parameter.grad is not None
+        ]
+        return shorten("\n\n".join(parts), self.max_chars)
+
+    def _render_parameters(self) -> str:
+        """The content, as far as there is room: first of what the feedback names."""
+        contents = list(self._contents())
+        feedback = self._render_gradients()
+        named = {name for name, _ in contents if Path(name).name in feedback}
+        room, shown = self.max_chars, set()
+        for name, text in sorted(contents, key=lambda pair: pair[0] not in named):
+            if len(text) <= room:
+                room -= len(text)
+                shown.add(name)
+        return "\n\n".join(
+            f"=== {name}\n{text}"
+            if name in shown
+            else f"=== {name} ({len(text)} characters, not shown: read it with your tools)"
+            for name, text in contents
+        )
+
+    def _contents(self) -> Iterator[tuple[str, str]]:
+        for number, parameter in enumerate(self.parameters):
+            if not isinstance(parameter, PathParameter):
+                yield f"value {parameter.name or number}", parameter.render()
+                continue
+            for name in parameter.files():
+                try:
+                    text = parameter.read_text(name)
+                except UnicodeDecodeError:
+                    text = "(binary)"
+                yield os.path.relpath(parameter.root / name), text
+
+
+def _state(snapshots: list[Any]) -> str:
+    return digest([canonical(snapshot) for snapshot in snapshots], 40)
+
+
+def _one_name(strategy: str) -> str:
+    return one_line(re.sub(r"[\r\n\t]+", " ", strategy), 60)
+
+
+def _budget_left() -> str:
+    """What is left of the budget as of the last judged epoch: the same for a resumed run."""
+    run = current_run()
+    if run is None:
+        return ""
+    spent, limits = run.experiment.spent, run.ledger.limits
+    pairs = (
+        ("tokens", spent.tokens, limits.tokens),
+        ("dollars", spent.cost_usd, limits.cost_usd),
+    )
+    left = [
+        f"{max(0.0, 1 - used / limit):.0%} of the {name}"
+        for name, used, limit in pairs
+        if math.isfinite(limit) and limit > 0
+    ]
+    return f"Left of the budget: {' and '.join(left)}." if left else ""

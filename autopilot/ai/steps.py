@@ -1,0 +1,210 @@
+"""Workflows: steps that are run in order, with a way back.
+
+Judges and data generators are workflows. A step reads the state, which holds the inputs and what
+the steps before it came to, and its own result is put there under its name.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from autopilot.ai.agent import Agent
+from autopilot.ai.asking import ask
+from autopilot.ai.model import Model
+from autopilot.ai.prompting import DATA_RULE, fence, shorten
+from autopilot.errors import AgentError, UsageError
+
+
+@dataclass
+class State:
+    """What a workflow works on.
+
+    Args:
+        inputs: Name to value.
+        role: Under which name model calls are counted.
+        model: Who answers steps that have no model of their own.
+
+    Attributes:
+        results: Step to what it came to, the latest time it ran.
+        visits: Step to how often it ran.
+    """
+
+    inputs: Mapping[str, Any]
+    role: str = "workflow"
+    model: Model | Agent | None = None
+    results: dict[str, Any] = field(default_factory=dict)
+    visits: dict[str, int] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.results[name] if name in self.results else self.inputs[name]
+
+    @property
+    def last(self) -> Any:
+        """The latest result; None before the first step."""
+        return next(reversed(self.results.values()), None)
+
+
+class WorkflowStep(ABC):
+    """One step.
+
+    Args:
+        name: Where its result stands in the state.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @abstractmethod
+    def run(self, state: State) -> str | None:
+        """Does it; returns the name of the step to go on with, None for the following one."""
+
+
+class PythonStep(WorkflowStep):
+    """A function of the state.
+
+    >>> state = State({"answer": " 4 "})
+    >>> run_steps([PythonStep("clean", lambda s: s["answer"].strip())], state)["clean"]
+    '4'
+    """
+
+    def __init__(self, name: str, function: Callable[[State], Any]) -> None:
+        super().__init__(name)
+        self.function = function
+
+    def run(self, state: State) -> str | None:
+        _keep(state, self.name, self.function(state))
+        return None
+
+
+class LLMStep(WorkflowStep):
+    """A question to a model, answered by a pydantic model.
+
+    Args:
+        name: Where the reply stands in the state.
+        prompt: A text in which "{name}" stands for an input or an earlier result, which goes in as
+            fenced data; or a function of the state that returns the whole prompt.
+        reply: The pydantic model that the answer must fit.
+        model: Who answers; else the workflow's.
+        system: Instructions, the same for every item.
+        max_retries: How often an answer that does not fit may go back.
+        max_chars: How much of each input goes in.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        prompt: str | Callable[[State], str],
+        reply: type[BaseModel],
+        *,
+        model: Model | Agent | None = None,
+        system: str = "",
+        max_retries: int = 2,
+        max_chars: int = 40_000,
+    ) -> None:
+        super().__init__(name)
+        self.prompt, self.reply, self.model = prompt, reply, model
+        self.system = f"{system}\n\n{DATA_RULE}".strip()
+        self.max_retries, self.max_chars = max_retries, max_chars
+
+    def run(self, state: State) -> str | None:
+        who = self.model or state.model
+        if who is None:
+            raise UsageError(
+                f"the step {self.name!r} has no model", hint="give it, or its workflow, a model"
+            )
+        answer = ask(
+            who,
+            self.render(state),
+            self.reply,
+            system=self.system,
+            role=state.role,
+            max_retries=self.max_retries,
+        )
+        _keep(state, self.name, answer)
+        return None
+
+    def render(self, state: State) -> str:
+        """The prompt for a state."""
+        if not isinstance(self.prompt, str):
+            return self.prompt(state)
+        return self.prompt.format_map(_Fenced(state, self.max_chars))
+
+
+class BackStep(WorkflowStep):
+    """Goes back to an earlier step as long as a condition holds.
+
+    Args:
+        name: Its name.
+        to: The step to go back to.
+        when: Whether to go back.
+        limit: How often at most; then the workflow goes on.
+    """
+
+    def __init__(self, name: str, to: str, when: Callable[[State], bool], limit: int) -> None:
+        super().__init__(name)
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1, not {limit}")
+        self.to, self.when, self.limit = to, when, limit
+
+    def run(self, state: State) -> str | None:
+        if not self.when(state) or state.visits[self.name] > self.limit:
+            return None
+        return self.to
+
+
+def run_steps(steps: Sequence[WorkflowStep], state: State) -> State:
+    """Runs a workflow to its end.
+
+    Raises:
+        UsageError: two steps of one name, or a way to a step that is not an earlier one.
+        AgentError: a model call failed.
+    """
+    names = [step.name for step in steps]
+    if len(set(names)) < len(names):
+        raise UsageError(f"steps need distinct names, got {names}", hint="rename one")
+    position = 0
+    while position < len(steps):
+        step = steps[position]
+        state.visits[step.name] = state.visits.get(step.name, 0) + 1
+        target = step.run(state)
+        if target is None:
+            position += 1
+        elif target in names[:position]:
+            position = names.index(target)
+        else:
+            raise UsageError(
+                f"the step {step.name!r} leads to {target!r}, which is no earlier step",
+                hint=f"earlier ones are: {', '.join(names[:position]) or 'none'}",
+            )
+    return state
+
+
+def _keep(state: State, name: str, value: Any) -> None:
+    state.results.pop(name, None)
+    state.results[name] = value
+
+
+class _Fenced(dict[str, Any]):
+    """The state's values as fenced data, for a prompt's placeholders."""
+
+    def __init__(self, state: State, max_chars: int) -> None:
+        super().__init__()
+        self._state, self._max_chars = state, max_chars
+
+    def __missing__(self, name: str) -> str:
+        try:
+            value = self._state[name]
+        except KeyError as error:
+            there = ", ".join([*self._state.inputs, *self._state.results])
+            raise AgentError(
+                f"the prompt asks for {{{name}}}, which is not there",
+                hint=f"there are: {there}; write {{{{ and }}}} for braces",
+            ) from error
+        if isinstance(value, BaseModel):
+            value = value.model_dump_json(indent=1)
+        return fence(name, shorten(str(value), self._max_chars))
