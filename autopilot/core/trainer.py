@@ -75,7 +75,8 @@ class Trainer:
                 f"accumulate_grad_batches must be at least 1, not {accumulate_grad_batches}",
                 hint="leave it out for one step an epoch",
             )
-        self.callbacks = [check_callback(callback) for callback in callbacks]
+        # "[...]" in a sample means "yours, if any".
+        self.callbacks = [check_callback(c) for c in callbacks if c is not ...]
         self.loop = loop or EpochLoop()
         self.policy = policy
         self.experiment = experiment or Experiment()
