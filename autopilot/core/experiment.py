@@ -7,24 +7,20 @@ An epoch's metrics record is its commit point: everything before it is repeated 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from autopilot.core import message
 from autopilot.core.events import Decide, decision_event, stamped, time_of
+from autopilot.core.history import History, KnownState
 from autopilot.core.memory import Memory
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Decision, EpochView, Metrics
 from autopilot.core.record import (
-    TOGETHER,
     Event,
-    Lesson,
     Manifest,
     MetricsRecord,
-    Outcome,
     Progress,
     StepRecord,
     TraceRecord,
@@ -32,32 +28,20 @@ from autopilot.core.record import (
 from autopilot.core.store import InMemoryStore, Revision, Store
 from autopilot.core.summary import Summary, summarize
 from autopilot.core.types import Cost, Datum, datum_from_json, datum_to_json, digest, is_json
+from autopilot.core.writing import (
+    lesson_of,
+    other_records,
+    step_record,
+    trace_records,
+    val_record,
+)
 from autopilot.errors import DataError, ExperimentError, ParameterError, UsageError
 
 
-@dataclass(frozen=True, slots=True)
-class KnownState:
-    """A state that an earlier epoch measured.
-
-    Args:
-        epoch: The earlier epoch.
-        metrics: Its val metrics.
-        outcome: What that makes of this epoch.
-        decision: The verdict that follows.
-    """
-
-    epoch: int
-    metrics: Mapping[str, float]
-    outcome: Outcome
-    decision: Decision
-
-
-class Experiment:
+class Experiment(History):
     """An experiment in a store, with its memory.
 
     Attributes:
-        history: The val records of all judged epochs, oldest first.
-        metrics: Epoch to split to metric name to value.
         best_items: The best epoch's val results, where they were recorded.
         ignore_stop: Go on although the last epoch recorded a reason to stop.
         changes: Options that take the place of the manifest's; written down when it goes on.
@@ -85,16 +69,13 @@ class Experiment:
         memory: Memory | None = None,
         manifest: Manifest | None = None,
     ) -> None:
+        super().__init__()
         self.store = InMemoryStore() if store is None else store
         self.memory = Memory() if memory is None else memory
         if self.memory.store is None:
             self.memory.store = self.store
         self.manifest = manifest or Manifest(slug=self.store.slug)
-        self.history: list[MetricsRecord] = []
-        self.metrics: dict[int, dict[str, Mapping[str, float]]] = {}
         self.best_items: Sequence[Datum] = ()
-        self._revisions: dict[int, str] = {}
-        self._measured: dict[str, MetricsRecord] = {}
         self._recorded_steps: dict[tuple[int, int], tuple[str, StepRecord]] = {}
         self._steps: list[StepRecord] = []
         self._progress: dict[tuple[str, int, int], Progress] = {}
@@ -117,58 +98,14 @@ class Experiment:
         """Its name."""
         return self.store.slug
 
-    @property
-    def last_epoch(self) -> int:
-        """The newest epoch that was judged; -1 before the baseline."""
-        return self.history[-1].epoch if self.history else -1
-
-    @property
-    def best_epoch(self) -> int:
-        """The epoch whose state a rollback goes to."""
-        return self.history[-1].best_epoch if self.history else 0
-
-    @property
-    def baseline_value(self) -> float | None:
-        """The monitored val metric at epoch 0, None where not finite."""
-        return self.history[0].baseline if self.history else None
-
-    @property
-    def best_value(self) -> float | None:
-        """The monitored val metric of the best epoch, None where not finite."""
-        return self.history[-1].best if self.history else None
-
-    @property
-    def spent(self) -> Cost:
-        """What all judged epochs cost."""
-        return self.history[-1].spent if self.history else Cost()
-
-    def revision_of(self, epoch: int) -> str:
-        """The revision that an epoch's records are on."""
-        return self._revisions[epoch]
+    def known_state(self) -> KnownState | None:
+        """What is known of the present state, if an earlier epoch measured it."""
+        return self.known(self._state, self._steps)
 
     def epoch_of_present_state(self) -> int | None:
         """The epoch that measured what the parameters are now, None if none did."""
         known = self._measured.get(self.store.state())
         return None if known is None else known.epoch
-
-    def known_state(self) -> KnownState | None:
-        """What is known of the present state, if an earlier epoch measured it.
-
-        It is not evaluated again: it can't be an improvement.
-        """
-        known = self._measured.get(self._state)
-        if known is None:
-            return None
-        outcome: Outcome
-        errors = tuple(step.error for step in self._steps if step.error)
-        if errors:
-            return KnownState(known.epoch, known.metrics, "failed", Decision("rejected", errors))
-        if known.epoch == self.best_epoch and not any(step.changed for step in self._steps):
-            reason, outcome = "the optimizer changed nothing", "unchanged"
-        else:
-            reason = f"the same state as epoch {known.epoch} ({known.verdict}), not evaluated again"
-            outcome = "repeated"
-        return KnownState(known.epoch, known.metrics, outcome, Decision("rejected", (reason,)))
 
     def view(self, epoch: int, metrics: Metrics, monitor: str, mode: str, cost: Cost) -> EpochView:
         """What the policy sees of an epoch."""
@@ -228,13 +165,7 @@ class Experiment:
 
     def _recall(self) -> None:
         self._steps, self._items, self.best_items = [], {}, ()
-        judged = self.store.records(MetricsRecord)
-        self.history = [r for _, r in judged if r.split == "val"]
-        self._revisions = {r.epoch: revision for revision, r in judged if r.split == "val"}
-        for _, record in judged:
-            self.metrics.setdefault(record.epoch, {})[record.split] = record.metrics
-        for record in self.history:
-            self._measured.setdefault(record.tree, record)
+        self.load_history(self.store.records(MetricsRecord))
         last = self.last_epoch
         # What was decided by hand stands; the lesson of an epoch without a record comes again.
         by_hand = ("blocked", "unblocked")
@@ -362,23 +293,8 @@ class Experiment:
     ) -> StepRecord:
         """Records a step; a step that changed the parameters is a commit."""
         state = self.store.state()
-        step = step or Step()
-        graded = [p for p in optimizer.parameters if p.grad is not None]
-        record = StepRecord(
-            epoch=epoch,
-            id=f"{epoch}-{number}",
-            step=number,
-            changed=state != self._state,
-            strategy=step.strategy,
-            summary=step.summary,
-            rationale=step.rationale,
-            gradients=_rendered(optimizer.parameters),
-            category=_together(p.grad.about() for p in graded if p.grad),
-            node=_together(p.name.rpartition(".")[0] for p in graded),
-            error=error,
-            cost=step.cost,
-            state=optimizer.state_dict(),
-        )
+        changed = state != self._state
+        record = step_record(optimizer, epoch, number, step, error, changed=changed)
         if record.changed:
             self.store.commit(state, message.step_message(self.slug, record), [record])
             self._state = state
@@ -423,60 +339,38 @@ class Experiment:
             The val record.
         """
         self.check_unedited()
-        before = self.view(epoch, metrics, monitor, mode, cost)
-        value = before.value if before.value is not None and math.isfinite(before.value) else None
-        kept = decision.kept
-        record = MetricsRecord(
-            epoch=epoch,
-            id=f"{epoch}-val",
-            split="val",
-            metrics=metrics.get("val", {}),
-            verdict=decision.verdict,
-            monitor=monitor,
-            mode=mode,
-            baseline=value if epoch == 0 else self.baseline_value,
-            best=value if kept and value is not None else self.best_value,
-            best_epoch=epoch if kept else self.best_epoch,
-            reasons=decision.reasons,
-            strategy=_together(step.strategy for step in self._steps),
-            summary="; ".join(s.summary for s in self._steps if s.summary),
-            outcome=known.outcome if known else "kept" if kept else "rejected",
+        view = self.view(epoch, metrics, monitor, mode, cost)
+        record = val_record(
+            self,
+            view,
+            decision,
+            self._steps,
+            known,
             tree=self._state,
-            reused=known.epoch if known else None,
             cost=cost,
-            spent=self.spent + cost,
             stop=stop,
             state=state or {},
         )
         revision = self.store.tip
-        others = [
-            MetricsRecord(
-                epoch=epoch, id=f"{epoch}-{split}", split=split, metrics=values,
-                verdict=decision.verdict,
-            )
-            for split, values in metrics.items()
-            if split != "val" and values
-        ]  # fmt: skip
-        self.store.annotate(revision, self._traces(epoch))
+        self.store.annotate(revision, trace_records(epoch, self._items))
         if epoch > 0:
-            self._learn(record, before)
+            self.memory.learn(lesson_of(self.slug, record, view, self._steps))
+        others = other_records(epoch, metrics, decision.verdict)
         self.store.annotate(revision, [*self.store.calls(), *others, record])
-        self._take_in(record, revision, metrics)
+        self.add_epoch(record, revision, metrics)
+        if decision.kept:
+            self.best_items = self._items.get("val", [])
+        self._steps, self._items, self._progress = [], {}, {}
         self._finish(record, revision, ())
         self._state = self.record_of(record.best_epoch).tree
         self.store.clear_progress()
         return record
 
-    def record_of(self, epoch: int) -> MetricsRecord:
-        """The val record of a judged epoch."""
-        return self.history[epoch - self.history[0].epoch]
-
     def on_test_complete(self, metrics: Mapping[str, float], items: list[Datum]) -> None:
         """Writes the test score down, on the best epoch."""
         best = self.record_of(self.best_epoch)
         revision = self._revisions[best.epoch]
-        self._items = {"test": items}
-        self.store.annotate(revision, self._traces(best.epoch))
+        self.store.annotate(revision, trace_records(best.epoch, {"test": items}))
         record = MetricsRecord(
             epoch=best.epoch,
             id=f"{best.epoch}-test",
@@ -486,7 +380,6 @@ class Experiment:
         )
         self.store.annotate(revision, [*self.store.calls(), record])
         self.metrics.setdefault(best.epoch, {})["test"] = metrics
-        self._items = {}
         self.store.clear_progress()
 
     def on_loop_complete(self, name: str, detail: str) -> None:
@@ -544,70 +437,12 @@ class Experiment:
         self.store.close()
         self._is_open = False
 
-    def _traces(self, epoch: int) -> list[TraceRecord]:
-        traces = []
-        for split, items in self._items.items():
-            try:
-                values = tuple(datum_to_json(item) for item in items)
-            except DataError:
-                values = tuple(
-                    {"id": item.id, "success": item.success, "metrics": item.metrics}
-                    for item in items
-                )
-            traces.append(
-                TraceRecord(epoch=epoch, id=f"{epoch}-{split}", split=split, items=values)
-            )
-        return traces
-
-    def _learn(self, record: MetricsRecord, before: EpochView) -> None:
-        value = before.value
-        self.memory.learn(
-            Lesson(
-                epoch=record.epoch,
-                id=str(record.epoch),
-                strategy=record.strategy,
-                outcome=record.outcome,
-                summary=record.summary,
-                reason="; ".join(record.reasons),
-                delta=before.gain() if record.reused is None else None,
-                category=_together(step.category for step in self._steps),
-                node=_together(step.node for step in self._steps),
-                experiment=self.slug,
-                value=value if value is not None and math.isfinite(value) else None,
-                mode=record.mode,
-            )
-        )
-
-    def _take_in(self, record: MetricsRecord, revision: str, metrics: Metrics) -> None:
-        self.history.append(record)
-        self._measured.setdefault(record.tree, record)
-        self._revisions[record.epoch] = revision
-        self.metrics[record.epoch] = dict(metrics)
-        if record.verdict != "rejected":
-            self.best_items = self._items.get("val", [])
-        self._steps, self._items, self._progress = [], {}, {}
-
     def _event(self, name: str, detail: str = "") -> None:
         self._write_event(Event(epoch=max(self.last_epoch, 0), name=name, detail=detail))
 
     def _write_event(self, event: Event) -> None:
         first = self.store.log()[-1].id
         self.store.annotate(first, [stamped(event)])
-
-
-def _together(names: Iterable[str]) -> str:
-    return TOGETHER.join(dict.fromkeys(name for name in names if name))
-
-
-def _rendered(parameters: Sequence[Parameter]) -> dict[str, str]:
-    """Name to gradient; in a manual loop names need not differ."""
-    found: dict[str, str] = {}
-    for number, parameter in enumerate(parameters):
-        if parameter.grad is not None:
-            name = parameter.name or f"parameter {number}"
-            name = f"{name} ({number})" if name in found else name
-            found[name] = parameter.grad.render()
-    return found
 
 
 def _start_of_epoch(log: Sequence[Revision], epoch: int) -> str:

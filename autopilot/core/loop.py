@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from autopilot.core import evaluation
 from autopilot.core.evaluation import Evaluator, SplitMetrics
-from autopilot.core.experiment import KnownState
+from autopilot.core.history import KnownState
 from autopilot.core.loss import Loss
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer

@@ -1,0 +1,141 @@
+"""Records made of what happened."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from autopilot.core.history import History, KnownState
+from autopilot.core.optimizer import Optimizer, Step
+from autopilot.core.parameter import Parameter
+from autopilot.core.policy import Decision, EpochView, Metrics
+from autopilot.core.record import TOGETHER, Lesson, MetricsRecord, StepRecord, TraceRecord
+from autopilot.core.types import Cost, Datum, Verdict, datum_to_json
+from autopilot.errors import DataError
+
+
+def step_record(
+    optimizer: Optimizer, epoch: int, number: int, step: Step | None, error: str, *, changed: bool
+) -> StepRecord:
+    """One optimizer step, with the gradients that led to it."""
+    step = step or Step()
+    graded = [parameter for parameter in optimizer.parameters if parameter.grad is not None]
+    return StepRecord(
+        epoch=epoch,
+        id=f"{epoch}-{number}",
+        step=number,
+        changed=changed,
+        strategy=step.strategy,
+        summary=step.summary,
+        rationale=step.rationale,
+        gradients=_rendered(optimizer.parameters),
+        category=_together(p.grad.about() for p in graded if p.grad),
+        node=_together(p.name.rpartition(".")[0] for p in graded),
+        error=error,
+        cost=step.cost,
+        state=optimizer.state_dict(),
+    )
+
+
+def val_record(
+    history: History,
+    view: EpochView,
+    decision: Decision,
+    steps: Sequence[StepRecord],
+    known: KnownState | None,
+    *,
+    tree: str,
+    cost: Cost,
+    stop: str,
+    state: Mapping[str, Any],
+) -> MetricsRecord:
+    """The verdict on an epoch with all that led to it."""
+    kept, value = decision.kept, _finite(view.value)
+    return MetricsRecord(
+        epoch=view.epoch,
+        id=f"{view.epoch}-val",
+        split="val",
+        metrics=view.metrics.get("val", {}),
+        verdict=decision.verdict,
+        monitor=view.monitor,
+        mode=view.mode,
+        baseline=value if view.epoch == 0 else history.baseline_value,
+        best=value if kept and value is not None else history.best_value,
+        best_epoch=view.epoch if kept else history.best_epoch,
+        reasons=decision.reasons,
+        strategy=_together(step.strategy for step in steps),
+        summary="; ".join(step.summary for step in steps if step.summary),
+        outcome=known.outcome if known else "kept" if kept else "rejected",
+        tree=tree,
+        reused=known.epoch if known else None,
+        cost=cost,
+        spent=history.spent + cost,
+        stop=stop,
+        state=state,
+    )
+
+
+def other_records(epoch: int, metrics: Metrics, verdict: Verdict) -> list[MetricsRecord]:
+    """The epoch's splits beside val."""
+    return [
+        MetricsRecord(
+            epoch=epoch, id=f"{epoch}-{split}", split=split, metrics=values, verdict=verdict
+        )
+        for split, values in metrics.items()
+        if split != "val" and values
+    ]
+
+
+def trace_records(epoch: int, items: Mapping[str, Sequence[Datum]]) -> list[TraceRecord]:
+    """The results of an epoch, split to one Datum an item."""
+    traces = []
+    for split, data in items.items():
+        try:
+            values = tuple(datum_to_json(item) for item in data)
+        except DataError:
+            # The user's payload is not JSON: the scores are.
+            values = tuple(
+                {"id": item.id, "success": item.success, "metrics": item.metrics} for item in data
+            )
+        traces.append(TraceRecord(epoch=epoch, id=f"{epoch}-{split}", split=split, items=values))
+    return traces
+
+
+def lesson_of(
+    slug: str, record: MetricsRecord, view: EpochView, steps: Sequence[StepRecord]
+) -> Lesson:
+    """What memory keeps of an epoch."""
+    return Lesson(
+        epoch=record.epoch,
+        id=str(record.epoch),
+        strategy=record.strategy,
+        outcome=record.outcome,
+        summary=record.summary,
+        reason="; ".join(record.reasons),
+        delta=view.gain() if record.reused is None else None,
+        category=_together(step.category for step in steps),
+        node=_together(step.node for step in steps),
+        experiment=slug,
+        value=_finite(view.value),
+        mode=record.mode,
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _together(names: Iterable[str]) -> str:
+    return TOGETHER.join(dict.fromkeys(name for name in names if name))
+
+
+def _rendered(parameters: Sequence[Parameter]) -> dict[str, str]:
+    """Name to gradient; in a manual loop names need not differ."""
+    found: dict[str, str] = {}
+    for number, parameter in enumerate(parameters):
+        if parameter.grad is not None:
+            name = parameter.name or f"parameter {number}"
+            name = f"{name} ({number})" if name in found else name
+            found[name] = parameter.grad.render()
+    return found
