@@ -1,0 +1,218 @@
+"""autopilot memory: asked, added to and blocked from the command line."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+
+import pytest
+
+RULES = """\
+from autopilot import AutoPilotModule, DataLoader, Datum, PathParameter, Rule, RuleOptimizer
+
+
+class Change(Rule):
+    def __init__(self, name, by):
+        self.name, self.by = name, by
+
+    def apply(self, parameter, gradient):
+        value = int(parameter.read_text()) + self.by
+        parameter.write_text(f"{value}\\n")
+        return f"make it {value}"
+
+
+class Rules(AutoPilotModule):
+    def __init__(self):
+        super().__init__()
+        self.x = PathParameter("x.txt")
+
+    def forward(self, batch):
+        return Datum(items=[self.score(item) for item in batch.items])
+
+    def score(self, item):
+        return Datum(success=int(self.x.read_text()) > item.metadata["at"], feedback="raise it")
+
+    def configure_optimizers(self):
+        return RuleOptimizer(self.parameters(), [Change("up", 1), Change("down", -3)])
+
+    def train_dataloader(self):
+        return DataLoader([{"id": f"i{at}", "at": at} for at in range(1, 11)], 5)
+
+    val_dataloader = train_dataloader
+"""
+
+
+@pytest.fixture
+def ruled(place):
+    """An experiment of four epochs: up is kept twice, down is rejected twice."""
+    place.write("rules.py", RULES)
+    place.commit("rules")
+    place.run("run", "rules.py", "-e", "demo", "--max-epochs", "4")
+    return place
+
+
+def lessons(place, *options):
+    return place.run("memory", "query", "--json", *options).document["lessons"]
+
+
+def test_query_shows_the_newest_lesson_first(ruled):
+    with ruled.untouched():
+        done = ruled.run("memory", "query")
+    head, *rows = done.out.splitlines()
+    assert head.split()[:4] == ["epoch", "outcome", "gain", "strategy"]
+    assert [row.split()[:4] for row in rows] == [
+        ["4", "rejected", "-0.200", "down"],
+        ["3", "kept", "+0.100", "up"],
+        ["2", "rejected", "-0.100", "down"],
+        ["1", "kept", "+0.100", "up"],
+    ]
+    assert "make it -1; val accuracy 0.100 -> 0.000 is no improvement" in rows[2]
+
+
+def test_query_filters(ruled):
+    assert [x["epoch"] for x in lessons(ruled, "--strategy", "up")] == [3, 1]
+    assert [x["epoch"] for x in lessons(ruled, "--outcome", "rejected", "-n", "1")] == [4]
+    assert [x["epoch"] for x in lessons(ruled, "--epochs", "2-3")] == [3, 2]
+    assert [x["epoch"] for x in lessons(ruled, "--epochs", "3-")] == [4, 3]
+    assert [x["epoch"] for x in lessons(ruled, "--epochs=-2")] == [2, 1]
+    assert [x["epoch"] for x in lessons(ruled, "--epochs", "2")] == [2]
+    assert lessons(ruled, "--category", "billing") == []
+    document = ruled.run("memory", "query", "--node", "none", "--json").document
+    assert document == {"experiment": "demo", "total": 4, "count": 0, "lessons": []}
+    done = ruled.run("memory", "query", "--strategy", "sideways")
+    assert done.out == "no lesson fits (demo knows 4)\n"
+
+
+def test_query_across_experiments(ruled):
+    ruled.run("run", "counter.py", "-e", "other", "--max-epochs", "1")
+    found = lessons(ruled, "--all")
+    assert [(x["experiment"], x["epoch"]) for x in found] == [
+        ("other", 1),
+        ("demo", 4),
+        ("demo", 3),
+        ("demo", 2),
+        ("demo", 1),
+    ]
+    head = ruled.run("memory", "query", "--all", "--strategy", "up").out.splitlines()[0]
+    assert head.startswith("experiment  epoch  outcome")
+    assert [x["epoch"] for x in lessons(ruled, "-e", "demo")] == [4, 3, 2, 1]
+
+
+def test_trends_tell_rate_and_projection(ruled):
+    lines = ruled.run("memory", "trends", "--ahead", "5").out.splitlines()
+    assert lines[:3] == [
+        "demo: val accuracy (higher is better) is improving",
+        "best:       0.200",
+        "rate:       a gain of +0.050 an epoch over the last 4 epochs, 50% of them kept",
+    ]
+    assert lines[3].startswith("projection: 0.450 after 5 more epochs at this rate")
+    assert [line.split() for line in lines[5:]] == [
+        ["strategy", "used", "kept", "gain", "blocked"],
+        ["up", "2", "2", "+0.200"],
+        ["down", "2", "0", "+0.000"],
+    ]
+    document = ruled.run("memory", "trends", "--json", "--window", "1").document
+    assert (document["direction"], document["rate"], document["best"]) == ("flat", 0.0, 0.2)
+    assert document["projection"] == {"epochs": 10, "value": 0.2}
+
+
+def test_context_is_what_the_optimizer_is_told(ruled):
+    done = ruled.run("memory", "context", "--strategy", "up", "--strategy", "sideways")
+    assert done.out.splitlines() == [
+        "tried: up (2x), down (2x)",
+        "not tried yet: sideways",
+        "failed: down: make it 0 (val accuracy 0.200 -> 0.000 is no improvement)",
+        "failed: down: make it -1 (val accuracy 0.100 -> 0.000 is no improvement)",
+        "fails most: down (2x)",
+        "trend: improving, +0.05 an epoch over the last 4 epochs, 50% kept",
+    ]
+    document = ruled.run("memory", "context", "--json").document
+    assert document["tried"] == {"up": 2, "down": 2}
+    assert [f["epoch"] for f in document["failures"]] == [4, 2]
+    assert [(f["strategy"], f["count"]) for f in document["top_failures"]] == [("down", 2)]
+    assert document["blocked"] == {}
+
+
+def test_a_blocked_strategy_is_not_used_by_a_resumed_run(ruled):
+    tip = ruled.git("rev-parse", "autopilot/demo")
+    with ruled.untouched():
+        done = ruled.run("memory", "block", "down", "--reason", "it only hurts")
+    assert done.out.splitlines() == [
+        "blocked in demo: down (it only hurts)",
+        "go on without it: autopilot resume demo",
+    ]
+    assert ruled.git("rev-parse", "autopilot/demo") == tip
+    noted = ruled.git("notes", "--ref=autopilot/demo/memory", "show", tip).splitlines()
+    assert json.loads(noted[-1])["outcome"] == "blocked"
+
+    ruled.run("resume", "demo", "--max-epochs", "7")
+    used = [record.get("strategy") for record in ruled.judged("demo")][5:]
+    assert used == ["up", "up", "up"]
+
+    done = ruled.run("memory", "unblock", "down")
+    assert done.out.startswith("allowed again in demo: down (it was blocked: it only hurts)\n")
+    ruled.run("resume", "demo", "--max-epochs", "9")
+    assert "down" in [record.get("strategy") for record in ruled.judged("demo")][8:]
+    ruled.check_sound()
+
+
+def test_record_adds_what_a_person_knows(ruled):
+    done = ruled.run("memory", "record", "down", "failed", "--reason", "tried last year")
+    assert done.out.splitlines() == [
+        "demo knows now: down failed",
+        "down is blocked by that: failed 3 times in a row",
+    ]
+    (lesson,) = lessons(ruled, "--outcome", "failed")
+    assert (lesson["by_hand"], lesson["epoch"], lesson["experiment"]) == (True, 4, "demo")
+    document = ruled.run("memory", "record", "new", "kept", "--json").document
+    assert document["lesson"]["strategy"] == "new"
+    assert document["blocked"] == {"down": "failed 3 times in a row"}
+    assert "failed (by hand)" in ruled.run("memory", "query").out
+
+
+def test_what_cannot_be_is_refused(ruled):
+    ruled.refused(
+        "memory", "unblock", "up", says=("'up' is not blocked in demo",), hints=("nothing",)
+    )
+    ruled.refused("memory", "query", "-e", "nope", says=("no experiment nope",), hints=("demo",))
+    ruled.refused(
+        *("memory", "query", "--epochs", "soon"),
+        says=("--epochs soon: not a range",),
+        hints=("3-7",),
+        code=2,
+    )
+    ruled.refused("memory", "record", "x", "bad", says=("'bad'",), hints=("--help",), code=2)
+    ruled.refused("memory", "block", " ", says=("needs a name",), hints=("log",), code=2)
+    ruled.refused(
+        *("memory", "query", "--all", "-e", "demo"),
+        says=("--all and --slug",),
+        hints=("leave one",),
+        code=2,
+    )
+
+
+def test_a_running_experiment_is_not_written_to(place):
+    slow = RULES.replace("def score(self, item):", "def score(self, item):\n        wait()")
+    place.write("slow.py", f"import time\n\n\ndef wait():\n    time.sleep(60)\n\n\n{slow}")
+    place.commit("slow")
+    process = place.start("run", "slow.py", "-e", "demo")
+    try:
+        deadline = time.monotonic() + 30
+        while not place.git("for-each-ref", "refs/heads/autopilot/demo"):
+            assert time.monotonic() < deadline, place.finish(process)
+            time.sleep(0.05)
+        for command in (["block", "up"], ["unblock", "up"], ["record", "up", "failed"]):
+            done = place.autopilot("memory", *command, "-e", "demo")
+            assert done.code == 1
+            assert done.error.startswith("error: the experiment demo is running: ")
+            assert f"process {process.pid}" in done.error
+            assert "Ctrl-C" in done.hint
+        # Reading needs no lock.
+        assert place.run("memory", "query", "-e", "demo").out == "demo knows nothing yet\n"
+        done = place.run("memory", "trends", "-e", "demo")
+        assert done.out == "demo: no epoch is judged yet, so there is no trend\n"
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert place.finish(process).code in (130, 1)
+    assert place.git("for-each-ref", "refs/notes/autopilot/demo/memory") == ""
