@@ -37,7 +37,7 @@ TOP = {"autopilot", "autopilot.__main__"}
 
 # Files with more than 300 lines, and why they are not two.
 LONG = {
-    "autopilot.core.experiment": "a split is proposed: what is recalled, and what is written",
+    "autopilot.core.experiment": "one class, everything that happens to an experiment",
     "autopilot.core.store": "the contract, and its implementation in memory",
     "autopilot.cli.memory": "one group of commands",
     "autopilot.cli.store": "one group of commands",
@@ -50,7 +50,7 @@ LONG = {
     "autopilot.testing.stores": "one suite, many short tests",
 }
 # Longer still, until the split is made.
-LIMITS = {"autopilot.core.experiment": 640}
+LIMITS = {"autopilot.core.experiment": 460}
 
 
 def imports_of(path):

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from autopilot.core.callback import Callback, check_callback
@@ -58,7 +59,7 @@ class Trainer:
 
     def __init__(
         self,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Callback | EllipsisType] = (),
         loop: Loop | None = None,
         policy: Policy | None = None,
         experiment: Experiment | None = None,
@@ -76,7 +77,7 @@ class Trainer:
                 hint="leave it out for one step an epoch",
             )
         # "[...]" in a sample means "yours, if any".
-        self.callbacks = [check_callback(c) for c in callbacks if c is not ...]
+        self.callbacks = [check_callback(c) for c in callbacks if not isinstance(c, EllipsisType)]
         self.loop = loop or EpochLoop()
         self.policy = policy
         self.experiment = experiment or Experiment()
