@@ -9,17 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autopilot.cli.context import Context
-from autopilot.cli.output import number, shorten
 from autopilot.cli.reading import SlugOption
 from autopilot.errors import ExperimentError, UsageError
 
 if TYPE_CHECKING:
-    from autopilot.core.memory import Memory
-    from autopilot.core.record import Lesson, Outcome
+    from autopilot.core.record import Outcome
 
 HELP = "What was tried, and how it went; what is blocked."
-
-_LEAST_TEXT = 20
 
 
 class Learnt(StrEnum):
@@ -71,6 +67,7 @@ def query(
     autopilot memory query --outcome rejected -n 10
     autopilot memory query --all --strategy "prune rules"
     """
+    from autopilot.cli import memory_page
     from autopilot.tracking.recall import memory_of, memory_of_all
 
     if everywhere and slug:
@@ -100,10 +97,8 @@ def query(
     if not found:
         output.line(f"no lesson fits ({of} {total})" if total else f"{of} nothing yet")
         return
-    columns = [*([] if name else ["experiment"]), "epoch", "outcome", "gain", "strategy"]
-    about = [x for x in ("category", "node") if any(getattr(lesson, x) for lesson in found)]
-    rows = [_row(lesson, about, with_slug=name is None) for lesson in found]
-    output.table([*columns, *about, "what was done, and why it went so"], rows, ["epoch", "gain"])
+    for line in memory_page.lessons(found, with_slug=name is None):
+        output.line(line)
 
 
 def record(
@@ -160,13 +155,14 @@ def trends(
     autopilot memory trends
     autopilot memory trends --window 50 --ahead 20
     """
+    from autopilot.cli import memory_page
     from autopilot.tracking.recall import memory_of
 
     notebook, output = context.notebook(slug), context.output
     memory = memory_of(notebook)
     trend, (monitor, mode) = memory.trends(window), notebook.monitor
     projected = trend.projection(ahead)
-    by_strategy = _by_strategy(memory)
+    by_strategy = memory_page.by_strategy(memory)
     output.document(
         {
             "experiment": notebook.slug,
@@ -181,38 +177,8 @@ def trends(
             "strategies": by_strategy,
         }
     )
-    if trend.direction == "unknown":
-        output.line(f"{notebook.slug}: no epoch is judged yet, so there is no trend")
-        return
-    over = "the last epoch" if trend.epochs == 1 else f"the last {trend.epochs} epochs"
-    better = "higher" if mode == "max" else "lower"
-    output.line(f"{notebook.slug}: val {monitor} ({better} is better) is {trend.direction}")
-    output.line(f"best:       {number(trend.best)}")
-    output.line(
-        f"rate:       a gain of {number(trend.rate, signed=True)} an epoch over {over}, "
-        f"{trend.kept:.0%} of them kept"
-    )
-    if projected is not None:
-        unit = "1 more epoch" if ahead == 1 else f"{ahead} more epochs"
-        output.line(
-            f"projection: {number(projected)} after {unit} at this rate (a straight line: "
-            "it knows no end of the scale)"
-        )
-    rows = [
-        [
-            str(row["strategy"]),
-            str(row["used"]),
-            str(row["kept"]),
-            number(row["gain"], signed=True),
-            str(row["blocked"] or ""),
-        ]
-        for row in by_strategy
-    ]
-    if rows:
-        output.line()
-        output.table(
-            ["strategy", "used", "kept", "gain", "blocked"], rows, ["used", "kept", "gain"]
-        )
+    for line in memory_page.trend(notebook, trend, ahead, by_strategy):
+        output.line(line)
 
 
 def context(
@@ -303,39 +269,6 @@ COMMANDS = {
     "block": block,
     "unblock": unblock,
 }
-
-
-def _row(lesson: Lesson, about: list[str], *, with_slug: bool) -> list[str]:
-    hand = " (by hand)" if lesson.by_hand and lesson.outcome not in ("blocked", "unblocked") else ""
-    what = "; ".join(filter(None, [lesson.summary, lesson.reason]))
-    return [
-        *([lesson.experiment] if with_slug else []),
-        str(lesson.epoch),
-        f"{lesson.outcome}{hand}",
-        number(lesson.delta, signed=True) if lesson.delta is not None else "",
-        shorten(lesson.strategy, 40) or "unnamed",
-        *(shorten(getattr(lesson, name), _LEAST_TEXT) for name in about),
-        shorten(what, 100),
-    ]
-
-
-def _by_strategy(memory: Memory) -> list[dict[str, Any]]:
-    """The strategies, those that gained most first."""
-    blocked = memory.blocked()
-    found: dict[str, dict[str, Any]] = {}
-    for lesson in memory.lessons:
-        if lesson.outcome in ("blocked", "unblocked"):
-            continue
-        for name in lesson.strategies():
-            row = found.setdefault(
-                name,
-                {"strategy": name, "used": 0, "kept": 0, "gain": 0.0, "blocked": blocked.get(name)},
-            )
-            row["used"] += 1
-            if lesson.outcome == "kept":
-                row["kept"] += 1
-                row["gain"] += lesson.delta or 0.0
-    return sorted(found.values(), key=lambda row: (-row["gain"], row["strategy"]))
 
 
 def _range(text: str) -> range:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autopilot.cli.output import number
-from autopilot.core.types import Cost
+
+if TYPE_CHECKING:
+    from autopilot.core.types import Cost
 
 
 def signed(delta: float | None) -> str:
