@@ -20,7 +20,7 @@ _HOMES = {
     "autopilot.ai.optimizer": ("AgentOptimizer",),
     "autopilot.ai.prices": ("Price",),
     "autopilot.ai.rate": ("RateLimit",),
-    "autopilot.ai.recording": ("StoreRecorder", "recording"),
+    "autopilot.ai.recording": ("StoreRecorder", "use_recorder"),
     "autopilot.ai.steps": ("BackStep", "LLMStep", "PythonStep", "WorkflowStep"),
     "autopilot.ai.tools": ("TextEditor", "Tool"),
 }

@@ -23,6 +23,7 @@ def ask(
     *,
     system: str = "",
     role: str,
+    sample: int = 0,
     max_retries: int = 2,
 ) -> T:
     """A structured answer; one that does not fit goes back with what is wrong.
@@ -33,6 +34,7 @@ def ask(
         schema: What the answer must fit.
         system: Instructions, the same for many prompts.
         role: Under which name the cost is counted.
+        sample: See `Model.complete`; agents have no use for it.
         max_retries: How often an answer may go back.
 
     Raises:
@@ -40,7 +42,9 @@ def ask(
         AgentError: it failed otherwise.
     """
     if isinstance(who, Model):
-        return who.parse(prompt, schema, system=system, role=role, max_retries=max_retries)
+        return who.parse(
+            prompt, schema, system=system, role=role, sample=sample, max_retries=max_retries
+        )
     fields = json.dumps(schema.model_json_schema(), sort_keys=True)
     system = "\n\n".join(part for part in (system, f"Answer with JSON of this schema: {fields}"))
     context, said = AgentContext(system=system, schema=schema, role=role), prompt

@@ -7,13 +7,15 @@ same run or in a resumed one, is answered from the record and costs nothing.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from autopilot.ai.agent import AgentResult
@@ -21,7 +23,8 @@ from autopilot.ai.redaction import redact
 from autopilot.core.record import LlmRecord
 from autopilot.core.run import Run, current_run
 from autopilot.core.store import Store
-from autopilot.errors import ReplayMissError
+from autopilot.errors import RecordError, ReplayMissError
+from autopilot.tracking.journal import decode, encode
 
 Mode = Literal["record", "replay"]
 
@@ -50,23 +53,14 @@ class Recorder(Protocol):
         """Held while a call is made, so that the same call side by side is made once."""
 
 
-class StoreRecorder(Recorder):
-    """Records in an experiment's store: at once in its journal of progress, then in its notes.
+class _KnownCalls(Recorder):
+    """The calls that are recorded, and who is just making one."""
 
-    Args:
-        store: The experiment's store.
-        mode: "record" makes calls that are not recorded; "replay" refuses them.
-    """
-
-    def __init__(self, store: Store, mode: Mode = "record") -> None:
+    def __init__(self, known: Iterable[LlmRecord], mode: Mode) -> None:
         self.mode = mode
-        self._store = store
         self._lock = threading.Lock()
         self._flights: dict[str, threading.Lock] = {}
-        self._known: dict[str, LlmRecord] = {}
-        if store.exists():
-            kept = [record for _, record in store.records(LlmRecord)]
-            self._known = {record.id: record for record in [*kept, *store.calls()]}
+        self._known = {record.id: record for record in known}
 
     def answer(self, key: str, parts: Mapping[str, str]) -> LlmRecord | None:
         with self._lock:
@@ -75,21 +69,66 @@ class StoreRecorder(Recorder):
                 raise _miss(parts, self._known.values())
         return found
 
-    def keep(self, record: LlmRecord) -> None:
+    def calls(self) -> list[LlmRecord]:
+        """All recorded calls."""
         with self._lock:
-            self._store.note_call(record)
-            self._known[record.id] = record
+            return list(self._known.values())
 
     def one_at_a_time(self, key: str) -> threading.Lock:
         with self._lock:
             return self._flights.setdefault(key, threading.Lock())
 
 
+class StoreRecorder(_KnownCalls):
+    """Records in an experiment's store: at once in its journal of progress, then in its notes.
+
+    Args:
+        store: The experiment's store.
+        mode: "record" makes calls that are not recorded; "replay" refuses them.
+    """
+
+    def __init__(self, store: Store, mode: Mode = "record") -> None:
+        exists = store.exists()
+        kept = [record for _, record in store.records(LlmRecord)] if exists else []
+        super().__init__([*kept, *(store.calls() if exists else [])], mode)
+        self._store = store
+
+    def keep(self, record: LlmRecord) -> None:
+        with self._lock:
+            self._store.note_call(record)
+            self._known[record.id] = record
+
+
+class LocalRecorder(_KnownCalls):
+    """Records in a file of JSON Lines, for calls outside of experiments.
+
+    Args:
+        path: The file; its folder exists.
+        mode: See StoreRecorder.
+    """
+
+    def __init__(self, path: Path, mode: Mode = "record") -> None:
+        found: list[LlmRecord] = []
+        for line in path.read_bytes().split(b"\n") if path.exists() else []:
+            # A kill may have cut a line short: then its call is made again.
+            with contextlib.suppress(RecordError):
+                found += [r for r in decode(line, path.name) if isinstance(r, LlmRecord)]
+        super().__init__(found, mode)
+        self._path = path
+
+    def keep(self, record: LlmRecord) -> None:
+        with self._lock:
+            with self._path.open("ab") as file:
+                # An empty line ends what a kill may have cut short, and is skipped otherwise.
+                file.write(b"\n" + encode(record))
+            self._known[record.id] = record
+
+
 _override: ContextVar[Recorder | None] = ContextVar("autopilot_recorder", default=None)
 
 
 @contextmanager
-def recording(recorder: Recorder) -> Iterator[None]:
+def use_recorder(recorder: Recorder) -> Iterator[None]:
     """Calls inside go through this recorder, whatever the run's own is."""
     token = _override.set(recorder)
     try:

@@ -28,6 +28,7 @@ class State:
         inputs: Name to value.
         role: Under which name model calls are counted.
         model: Who answers steps that have no model of their own.
+        sample: See `Model.complete`.
 
     Attributes:
         results: Step to what it came to, the latest time it ran.
@@ -37,6 +38,7 @@ class State:
     inputs: Mapping[str, Any]
     role: str = "workflow"
     model: Model | Agent | None = None
+    sample: int = 0
     results: dict[str, Any] = field(default_factory=dict)
     visits: dict[str, int] = field(default_factory=dict)
 
@@ -123,6 +125,7 @@ class LLMStep(WorkflowStep):
             self.reply,
             system=self.system,
             role=state.role,
+            sample=state.sample,
             max_retries=self.max_retries,
         )
         _keep(state, self.name, answer)

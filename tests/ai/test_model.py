@@ -16,7 +16,7 @@ from autopilot.ai.agent import AgentContext
 from autopilot.ai.anthropic_agent import AnthropicAgent
 from autopilot.ai.model import Model
 from autopilot.ai.prices import Price
-from autopilot.ai.recording import StoreRecorder, recording
+from autopilot.ai.recording import StoreRecorder, use_recorder
 from autopilot.core.experiment import Experiment
 from autopilot.core.ledger import Ledger, Limits
 from autopilot.core.parameter import Parameter, PathParameter
@@ -196,7 +196,7 @@ def test_a_replay_opens_no_socket_and_names_what_changed(serve, monkeypatch) -> 
         Model(NAME).complete("What is two and two?", system="be brief")
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9")
     replay = StoreRecorder(run.experiment.store, "replay")
-    with recording(replay):
+    with use_recorder(replay):
         model = Model(NAME, max_retries=0)
         assert model.complete("What is two and two?", system="be brief").output == "one"
         with pytest.raises(ReplayMissError) as caught:
@@ -208,7 +208,7 @@ def test_a_replay_opens_no_socket_and_names_what_changed(serve, monkeypatch) -> 
 
 
 def test_a_replay_of_nothing_says_so() -> None:
-    replay = recording(StoreRecorder(InMemoryStore(), "replay"))
+    replay = use_recorder(StoreRecorder(InMemoryStore(), "replay"))
     with replay, pytest.raises(ReplayMissError, match="neither is any other"):
         Model(NAME).complete("hi")
 

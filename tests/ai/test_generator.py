@@ -1,0 +1,189 @@
+"""Data generation: planned, validated, split, resumed after a kill."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+from server import Received, Reply, fail, say_json
+
+from autopilot.ai.generator import DataGenerator
+from autopilot.ai.model import Model
+from autopilot.ai.recording import request_key
+from autopilot.ai.steps import LLMStep, PythonStep
+from autopilot.core.ledger import Limits
+from autopilot.errors import AgentError, BudgetExceededError, DataError
+
+NAME = "claude-haiku-4-5"
+VARIABLES = {"topic": {"sums": 3, "names": 1}, "tone": ["kind", "curt"]}
+
+
+class Question(BaseModel):
+    question: str
+
+
+class Answered(BaseModel):
+    question: str
+    answer: str
+
+
+def generator(**more) -> DataGenerator:
+    steps = [
+        LLMStep("question", "A {tone} question on {topic}. {rejected}", Question),
+        LLMStep("item", "Answer {question}", Answered),
+    ]
+    return DataGenerator(
+        steps, VARIABLES, model=Model(NAME, max_tokens=100, max_retries=0), num_workers=4, **more
+    )
+
+
+def script(request: Received) -> Reply:
+    """A question that is its number of arrival, and its answer."""
+    text = request.last_text()
+    if "Answer" in text:
+        found = re.search(r"q\d+", text)
+        assert found is not None
+        return say_json({"question": found[0], "answer": f"a {found[0]}"})
+    return say_json({"question": f"q{next(numbers)}"})
+
+
+@pytest.fixture(autouse=True)
+def _numbers():
+    global numbers
+    numbers = iter(range(1000))
+
+
+def test_a_plan_has_every_value_as_often_as_its_weight_says() -> None:
+    slots = generator(seed=3).plan(40)
+    assert Counter(slot["topic"] for slot in slots) == {"sums": 30, "names": 10}
+    assert Counter(slot["tone"] for slot in slots) == {"kind": 20, "curt": 20}
+    assert slots == generator(seed=3).plan(40)
+    assert slots != generator(seed=4).plan(40)
+    assert len(Counter(map(str, slots))) == 4
+
+
+def test_a_dataset_is_made_and_split(serve, tmp_path: Path) -> None:
+    server = serve(script)
+    report = generator().run(20, tmp_path)
+    assert server.count == 40
+    assert (report.planned, report.made, report.failed, report.duplicates) == (20, 20, 0, 0)
+    assert report.variables["topic"] == {"sums": (15, 15), "names": (5, 5)}
+    assert sum(report.splits.values()) == 20
+    assert "20 of 20 made" in report.render()
+    items = {
+        name: [json.loads(x) for x in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("train", "val", "test")
+    }
+    assert {name: len(found) for name, found in items.items()} == report.splits
+    ids = [item["id"] for found in items.values() for item in found]
+    assert sorted(ids) == [f"{n:05d}" for n in range(20)]
+    assert items["train"][0]["answer"].startswith("a q")
+    assert generator().summarize(tmp_path) == report
+
+
+def test_what_was_paid_is_not_paid_again(serve, tmp_path: Path) -> None:
+    answered: list[str] = []
+
+    def breaking(request: Received) -> Reply:
+        if len(server.requests) > 15:
+            return fail(500)
+        answered.append(request_key(request.body))
+        return script(request)
+
+    server = serve(breaking)
+    first = generator(limits=Limits(calls=15))
+    with pytest.raises(BudgetExceededError):
+        first.run(12, tmp_path)
+    made = generator().summarize(tmp_path).made
+    assert 0 < made < 12
+    # As a kill leaves it: the last lines are cut short.
+    for name in ("checkpoint.jsonl", "calls.jsonl"):
+        with (tmp_path / name).open("ab") as file:
+            file.write(b'{"kind":"ma')
+    again = serve(script)
+    report = generator().resume(tmp_path)
+    assert report.made == 12
+    # 12 slots of 2 calls each, of which 15 were made before.
+    assert again.count == 24 - 15
+    assert generator().resume(tmp_path).made == 12
+    assert again.count == 24 - 15
+
+
+def test_the_budget_counts_earlier_sessions(serve, tmp_path: Path) -> None:
+    server = serve(script)
+    with pytest.raises(BudgetExceededError):
+        generator(limits=Limits(calls=5)).run(6, tmp_path)
+    with pytest.raises(BudgetExceededError):
+        generator(limits=Limits(calls=5)).resume(tmp_path)
+    assert server.count == 5
+
+
+def test_duplicates_and_invalid_items_are_rejected_and_made_again(serve, tmp_path: Path) -> None:
+    def repeating(request: Received) -> Reply:
+        if "Answer" in request.last_text():
+            return script(request)
+        number = next(numbers)
+        return say_json({"question": "q0" if number < 3 else f"q{number}"})
+
+    serve(repeating)
+    refused: list[str] = []
+
+    def validate(item) -> str | None:
+        if item["question"] == "q3":
+            refused.append("once")
+            return "q3 is too easy"
+        return None
+
+    made = generator(validate=validate, splits={"all": 1.0})
+    report = made.run(5, tmp_path)
+    assert (report.made, report.duplicates, report.refused) == (5, 2, 1)
+    lines = (tmp_path / "all.jsonl").read_text().splitlines()
+    questions = [json.loads(line)["question"] for line in lines]
+    assert len(set(questions)) == 5
+    assert refused == ["once"]
+    reasons = (tmp_path / "checkpoint.jsonl").read_text()
+    assert "the same item was made before" in reasons and "q3 is too easy" in reasons
+
+
+def test_equal_items_are_those_that_differ_in_spaces_and_capitals_only(tmp_path: Path) -> None:
+    texts = iter(["Hello  you", "hello YOU", "hello me"])
+    step = PythonStep("item", lambda _: {"text": next(texts)})
+    made = DataGenerator([step], num_workers=1, splits={"all": 1.0})
+    report = made.run(2, tmp_path)
+    assert (report.made, report.duplicates) == (2, 1)
+
+
+def test_a_slot_that_fails_leaves_the_others_and_is_tried_again(serve, tmp_path: Path) -> None:
+    serve(lambda r: fail(500) if "names" in r.last_text() else script(r))
+    report = generator().run(8, tmp_path)
+    assert (report.made, report.failed) == (6, 2)
+    assert report.variables["topic"] == {"sums": (6, 6), "names": (2, 0)}
+    serve(script)
+    assert generator().resume(tmp_path).made == 8
+
+
+def test_when_nothing_can_be_made_that_is_an_error(serve, tmp_path: Path) -> None:
+    serve([fail(500)])
+    with pytest.raises(AgentError, match="none of 4 slots could be filled"):
+        generator().run(4, tmp_path)
+
+
+def test_a_folder_holds_one_generation(serve, tmp_path: Path) -> None:
+    serve(script)
+    with pytest.raises(DataError, match="holds no generation"):
+        generator().resume(tmp_path)
+    generator().run(2, tmp_path)
+    with pytest.raises(DataError, match="holds a generation already"):
+        generator().run(2, tmp_path)
+    with pytest.raises(DataError, match="another seed or other variables"):
+        generator(seed=7).resume(tmp_path)
+
+
+@pytest.mark.parametrize("weights", [{}, {"a": 0}, {"a": -1, "b": 2}, []])
+def test_weights_that_make_no_sense_are_refused(weights) -> None:
+    with pytest.raises(ValueError, match="'tone' needs values"):
+        DataGenerator([], {"tone": weights})
