@@ -12,6 +12,17 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "autopilot.ai.agent": ("Agent", "AgentContext", "AgentResult"),
+    "autopilot.ai.anthropic_agent": ("AnthropicAgent",),
+    "autopilot.ai.coding": ("ClaudeCodeAgent", "CommandAgent"),
+    "autopilot.ai.generator": ("DataGenerator",),
+    "autopilot.ai.gradient": ("AgentCollator", "ConcatCollator", "GradientCollator"),
+    "autopilot.ai.judge": ("Judge", "Judgement"),
+    "autopilot.ai.loss": ("JudgeLoss",),
+    "autopilot.ai.model": ("Model",),
+    "autopilot.ai.optimizer": ("AgentOptimizer",),
+    "autopilot.ai.rate": ("RateLimit",),
+    "autopilot.ai.steps": ("BackStep", "LLMStep", "PythonStep"),
     "autopilot.core.callback": ("Callback",),
     "autopilot.core.callbacks": (
         "CostTracker",

@@ -127,7 +127,8 @@ class Reporter(Callback):
         best = trainer.experiment.best_value
         self._live.update(
             self._task,
-            description=f"epoch {trainer.current_epoch} {split} batch {batch_idx + 1}",
+            description=f"epoch {trainer.current_epoch} {split} batch {batch_idx + 1}"
+            + (f"  {trainer.run.ledger.render()}" if trainer.run.ledger.by_role() else ""),
             speed=f"{self._split_items / elapsed_s:.0f} items/s",
             best=f"best {number(best)}",
             left=self._time_left(trainer, elapsed_s),

@@ -47,6 +47,7 @@ Evaluations = Annotated[
 Seconds = Annotated[float | None, typer.Option(min=0, help="Stop after so much wall clock.")]
 Tokens = Annotated[int | None, typer.Option(min=1, help="Stop after so many model tokens.")]
 Dollars = Annotated[float | None, typer.Option(min=0, help="Stop after so many dollars.")]
+Calls = Annotated[int | None, typer.Option(min=0, help="Stop after so many model calls.")]
 
 Monitor = Annotated[
     str | None, typer.Option(help="The val metric that decides; the module's if not given.")
@@ -96,6 +97,7 @@ def run(
     budget_seconds: Seconds = None,
     budget_tokens: Tokens = None,
     budget_usd: Dollars = None,
+    budget_calls: Calls = None,
     accumulate: Annotated[
         int | None,
         typer.Option(min=1, help="Batches between two optimizer steps; one step an epoch if not."),
@@ -144,6 +146,7 @@ def run(
             budget_seconds=budget_seconds,
             budget_tokens=budget_tokens,
             budget_usd=budget_usd,
+            budget_calls=budget_calls,
             accumulate=accumulate,
             num_workers=num_workers,
         ),
@@ -171,6 +174,7 @@ def resume(
     budget_seconds: Seconds = None,
     budget_tokens: Tokens = None,
     budget_usd: Dollars = None,
+    budget_calls: Calls = None,
 ) -> int:
     """Go on with an experiment that was interrupted or killed, exactly where it was.
 
@@ -194,6 +198,7 @@ def resume(
         budget_seconds=budget_seconds,
         budget_tokens=budget_tokens,
         budget_usd=budget_usd,
+        budget_calls=budget_calls,
     )
     name = context.full_slug(slug)
     with own_stdout(context.output) as output:

@@ -38,6 +38,7 @@ class Options:
         budget_seconds: Wall clock.
         budget_tokens: Model tokens.
         budget_usd: Dollars.
+        budget_calls: Model calls.
         accumulate: Batches between two optimizer steps.
         num_workers: Threads that run the items of a batch side by side.
     """
@@ -52,6 +53,7 @@ class Options:
     budget_seconds: float | None = None
     budget_tokens: int | None = None
     budget_usd: float | None = None
+    budget_calls: int | None = None
     accumulate: int | None = None
     num_workers: int | None = None
 
@@ -78,6 +80,7 @@ class Options:
             self.budget_seconds,
             self.budget_tokens,
             self.budget_usd,
+            self.budget_calls,
         )
         if any(limit is not None for limit in budget):
             found.append(Budget(*budget))

@@ -13,6 +13,7 @@ from autopilot.core.parameter import PathParameter
 from autopilot.core.record import (
     Event,
     Lesson,
+    LlmRecord,
     Manifest,
     MetricsRecord,
     Progress,
@@ -315,6 +316,27 @@ class StoreContract(ABC):
             store.note_progress(Progress(epoch=1, stepping=1))
             assert [(p.batch, p.stepping) for p in store.progress()] == [(0, 0), (0, 1)]
             store.clear_progress()
+
+    def test_model_calls_are_kept_beside_progress_and_as_records(self, tmp_path: Path) -> None:
+        with self.begun(tmp_path) as (store, _):
+            call = LlmRecord(
+                epoch=1,
+                id="a1b2",
+                role="judge",
+                model="m",
+                request={"messages.0.content": "how good?"},
+                reply={"content": [{"type": "text", "text": "naïve\nline"}]},
+                cost=Cost(tokens=12, cost_usd=0.25),
+                step=1,
+            )
+            store.note_call(call)
+            store.note_progress(Progress(epoch=1, split="train"))
+            assert store.calls() == [call]
+            assert len(store.progress()) == 1
+            store.annotate(store.tip, store.calls())
+            store.clear_progress()
+            assert store.calls() == []
+            assert store.records(LlmRecord) == [(store.tip, call)]
 
 
 @contextmanager
