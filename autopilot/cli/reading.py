@@ -38,7 +38,9 @@ def log(
     ] = None,
     reverse: Annotated[bool, typer.Option("--reverse", help="Newest epoch first.")] = False,
 ) -> None:
-    """Show the epochs of an experiment: scores, verdicts, strategies, commits.
+    """Show the epochs of an experiment.
+
+    Scores, verdicts, strategies, commits.
 
     \b
     autopilot log                  the newest experiment
@@ -81,7 +83,9 @@ def show(
         bool, typer.Option("--stat", help="Name the changed files instead of the changes.")
     ] = False,
 ) -> None:
-    """Show one epoch: what was changed, why, how it scored, the verdict, and what failed.
+    """Show one epoch.
+
+    What was changed, why, how it scored, the verdict, and what failed.
 
     \b
     autopilot show                 the last epoch of the newest experiment
@@ -116,9 +120,9 @@ def diff(
         bool, typer.Option("--stat", help="Name the changed files instead of the changes.")
     ] = False,
 ) -> None:
-    """Show what changed: base to best, in one epoch, or between the states of two epochs.
+    """Show what changed.
 
-    In a pipe it is exactly the patch.
+    From the base to the best, in one epoch, or between the states of two epochs. In a pipe it is exactly the patch.
 
     \b
     autopilot diff | git apply     take the best state into your working tree
@@ -144,7 +148,9 @@ def diff(
 
 
 def status(context: Context, slug: Experiment = None) -> None:
-    """Show where the experiments stand; of one, all about it and what to type next.
+    """Show where the experiments stand.
+
+    Of one, all about it and what to type next.
 
     \b
     autopilot status

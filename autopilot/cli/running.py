@@ -116,9 +116,9 @@ def run(
         bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")
     ] = False,
 ) -> int:
-    """Optimize TARGET: every step a commit on autopilot/SLUG, every kept epoch a tag.
+    """Optimize TARGET in git.
 
-    Your checkout, branch and index stay as they are: the run works in a worktree of its own.
+    Every step is a commit on autopilot/SLUG, every kept epoch a tag. Your checkout, branch and index stay as they are: the run works in a worktree of its own.
 
     \b
     autopilot run support/classifier.py
@@ -176,7 +176,7 @@ def resume(
     budget_usd: Dollars = None,
     budget_calls: Calls = None,
 ) -> int:
-    """Go on with an experiment that was interrupted or killed, exactly where it was.
+    """Go on with a run, exactly where it was.
 
     Options take the place of those that it was started with: a finished run goes on when its limit
     is raised.
