@@ -37,7 +37,8 @@ _HOMES = {
     "autopilot.core.graph": ("Graph", "Node", "enable_grad", "no_grad"),
     "autopilot.core.loop": ("EpochLoop", "Loop"),
     "autopilot.core.loss": ("Loss",),
-    "autopilot.core.memory": ("Memory",),
+    "autopilot.core.lessons": ("Trend",),
+    "autopilot.core.memory": ("Memory", "MemoryContext"),
     "autopilot.core.metric": ("Metric", "MetricCollection"),
     "autopilot.core.metrics": (
         "Accuracy",
@@ -60,6 +61,7 @@ _HOMES = {
     "autopilot.core.rules": ("ChainOptimizer", "Rule", "RuleOptimizer"),
     "autopilot.core.stopping": ("Budget", "EarlyStopping", "Plateau"),
     "autopilot.core.store": ("InMemoryStore", "Store"),
+    "autopilot.core.summary": ("Summary",),
     "autopilot.core.trainer": ("Trainer",),
     "autopilot.core.types": ("Cost", "Datum", "GateResult", "Result"),
     "autopilot.data": (

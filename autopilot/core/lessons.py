@@ -74,11 +74,15 @@ class LessonIndex:
     Attributes:
         tried: Strategy to the number of epochs that used it.
         failed: The places of all failed lessons, oldest first.
+        best: The monitored metric's best value, as far as lessons tell; None where they do not.
+        mode: "max" or "min".
     """
 
     def __init__(self) -> None:
         self.tried: Counter[str] = Counter()
         self.failed: list[int] = []
+        self.best: float | None = None
+        self.mode = "max"
         self._size = 0
         self._places: dict[tuple[str, str], list[int]] = {}
         self._failures: dict[tuple[str, str], FailureCount] = {}
@@ -88,6 +92,9 @@ class LessonIndex:
         place, self._size = self._size, self._size + 1
         for key in _keys(lesson):
             self._places.setdefault(key, []).append(place)
+        best = _best_after(lesson)
+        if best is not None:
+            self.best, self.mode = best, lesson.mode
         if lesson.outcome in DECISIONS:
             return
         self.tried.update(lesson.strategies())
@@ -121,11 +128,12 @@ class LessonIndex:
                 self._failures[key] = FailureCount(strategy, category, count + 1, lesson)
 
 
-def trend_of(lessons: Sequence[Lesson], window: int) -> Trend:
+def trend_of(lessons: Sequence[Lesson], index: LessonIndex, window: int) -> Trend:
     """The trend over the latest epochs; lessons that were written by hand are none.
 
     Args:
         lessons: Oldest first.
+        index: The index of all of them.
         window: How many epochs are looked at.
     """
     judged = (x for x in reversed(lessons) if x.outcome not in DECISIONS and not x.by_hand)
@@ -135,21 +143,20 @@ def trend_of(lessons: Sequence[Lesson], window: int) -> Trend:
     gains = [lesson.delta or 0.0 for lesson in recent if lesson.outcome == "kept"]
     rate = sum(gains) / len(recent)
     direction = "improving" if rate > 0 else "worsening" if rate < 0 else "flat"
-    best, mode = _best(lessons)
-    return Trend(direction, rate, len(gains) / len(recent), len(recent), best, mode)
+    kept = len(gains) / len(recent)
+    return Trend(direction, rate, kept, len(recent), index.best, index.mode)
 
 
-def _best(lessons: Sequence[Lesson]) -> tuple[float | None, str]:
-    """The best value after the latest epoch, and the mode: the newest epoch that tells it."""
-    for lesson in reversed(lessons):
-        if lesson.value is None or lesson.by_hand:
-            continue
-        if lesson.outcome == "kept":
-            return lesson.value, lesson.mode
-        if lesson.delta is not None:
-            before = lesson.value - (lesson.delta if lesson.mode == "max" else -lesson.delta)
-            return round(before, 12), lesson.mode
-    return None, "max"
+def _best_after(lesson: Lesson) -> float | None:
+    """The best value after an epoch, None where its lesson does not tell."""
+    if lesson.value is None or lesson.by_hand:
+        return None
+    if lesson.outcome == "kept":
+        return lesson.value
+    if lesson.delta is None:
+        return None
+    change = lesson.delta if lesson.mode == "max" else -lesson.delta
+    return round(lesson.value - change, 12)
 
 
 def _keys(lesson: Lesson) -> Iterator[tuple[str, str]]:

@@ -225,7 +225,7 @@ class Memory:
         The rate is what the best value gained over the window, divided by the number of its
         epochs; the projection draws it on as a straight line.
         """
-        return trend_of(self.lessons, window)
+        return trend_of(self.lessons, self._index, window)
 
     def context(self, limit: int = 5, strategies: Iterable[str] = ()) -> MemoryContext:
         """What an optimizer should know now.

@@ -76,6 +76,11 @@ class RuleGradient(Gradient):
     def for_items(self, ids: Set[str]) -> RuleGradient:
         return RuleGradient(o for o in self.observations if o.id in ids)
 
+    def about(self) -> str:
+        """The category with the most tickets that went wrong; of equals, the first by name."""
+        missed = Counter(o.label for o in self.missed)
+        return min(missed, key=lambda label: (-missed[label], label), default="")
+
     @cached_property
     def missed(self) -> list[Observation]:
         """The tickets that went wrong."""

@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -135,6 +136,8 @@ def test_the_gradient_says_what_is_wrong_in_few_lines(
     assert {labels[name] for name in firing.right} == {"privacy"}
     assert "privacy" not in {labels[name] for name in firing.wrong}
     assert len(firing.wrong) > len(firing.right)
+    missed = Counter(o.label for o in gradient.observations if o.prediction != o.label)
+    assert missed[gradient.about()] == max(missed.values())
 
 
 def test_answers_keep_order_and_ids(example: dict[str, ModuleType], rules: Path) -> None:
