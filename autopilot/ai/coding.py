@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,20 +16,23 @@ from autopilot.ai.process import Finished, run_process
 from autopilot.ai.recording import keep_agent_call
 from autopilot.ai.redaction import redact
 from autopilot.ai.spending import spend
+from autopilot.core.parameter import PathParameter
 from autopilot.errors import AgentError, AgentRefusedError, AgentReplyError
 
 _PROMPT_FILE = "{prompt_file}"
 
 
 class ClaudeCodeAgent(Agent):
-    """Claude Code in print mode: it reads and edits files in the working directory.
+    """Claude Code in print mode: it reads what it likes and edits the context's parameters.
 
     Nothing is started before `run`, so it can be made where Claude Code is not installed.
 
     Args:
         model: A model's name or alias; None: the program's own choice.
-        allowed_tools: What it may use without asking; in print mode nobody can be asked.
-        permission_mode: "acceptEdits" lets it edit files; "plan" does not.
+        allowed_tools: What it may use without asking, in print mode nobody can be asked; beside
+            editing the parameters' files, which each run allows by their paths.
+        permission_mode: "default" refuses what is not allowed; "acceptEdits" lets it edit every
+            file of the working directory, "plan" none.
         system: Appended to its own system prompt.
         timeout_s: After that it is ended, with everything that it started.
         command: The program.
@@ -41,8 +45,8 @@ class ClaudeCodeAgent(Agent):
         self,
         model: str | None = None,
         *,
-        allowed_tools: Sequence[str] = ("Read", "Edit", "Write", "Glob", "Grep"),
-        permission_mode: str = "acceptEdits",
+        allowed_tools: Sequence[str] = ("Read", "Glob", "Grep"),
+        permission_mode: str = "default",
         system: str = "",
         timeout_s: float = 900.0,
         command: str = "claude",
@@ -56,10 +60,12 @@ class ClaudeCodeAgent(Agent):
 
     def command_line(self, context: AgentContext) -> list[str]:
         """The program and its arguments; the prompt goes in on stdin."""
-        line = [self.command, "--print", "--output-format", "json"]
-        line += ["--permission-mode", self.permission_mode]
-        if self.allowed_tools:
-            line += ["--allowedTools", ",".join(self.allowed_tools)]
+        line = [self.command, "--print"]
+        allowed = [*self.allowed_tools, *_edit_rules(context.parameters)]
+        if allowed:
+            line += ["--allowedTools", *allowed]
+        # The list of tools ends at the next option.
+        line += ["--permission-mode", self.permission_mode, "--output-format", "json"]
         if self.model:
             line += ["--model", self.model]
         system = "\n\n".join(part for part in (self.system, context.system) if part)
@@ -86,6 +92,17 @@ class ClaudeCodeAgent(Agent):
         keep_agent_call(prompt, result, context.role)
         _check_claude(reply, finished)
         return result
+
+
+def _edit_rules(parameters: Sequence[PathParameter]) -> list[str]:
+    """Claude Code's rules that allow edits of the parameters' files, by their absolute paths."""
+    rules = []
+    for parameter in parameters:
+        source = parameter.source
+        paths = dict.fromkeys([str(source), os.path.realpath(source)])
+        end = "" if parameter.is_file else f"/{parameter.pattern}"
+        rules += [f"Edit(/{path}{end})" for path in paths]
+    return rules
 
 
 class CommandAgent(Agent):

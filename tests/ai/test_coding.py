@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import stat
 import sys
@@ -55,8 +56,14 @@ def claude(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_claude_edits_in_its_folder_and_says_what_it_cost(claude) -> None:
     work = claude("pathlib.Path('prompt.md').write_text('better')")
-    agent = ClaudeCodeAgent(model="opus", system="be careful", allowed_tools=["Edit", "Read"])
-    context = AgentContext(folder=work, system="stable", session_id="s-0")
+    agent = ClaudeCodeAgent(model="opus", system="be careful", allowed_tools=["Bash", "Read"])
+    (work / "prompt.md").write_text("good")
+    context = AgentContext(
+        folder=work,
+        parameters=[PathParameter(work / "prompt.md")],
+        system="stable",
+        session_id="s-0",
+    )
     result = agent.run("improve it", context)
     assert (work / "prompt.md").read_text() == "better"
     assert result.output == "done: improve it"
@@ -64,13 +71,21 @@ def test_claude_edits_in_its_folder_and_says_what_it_cost(claude) -> None:
     assert (result.input_tokens, result.output_tokens, result.tokens) == (16, 7, 23)
     assert result.cost_usd == 0.25
     assert result.seconds > 0
-    seen = __import__("json").loads((work / "seen.json").read_text())
+    seen = json.loads((work / "seen.json").read_text())
     assert seen["prompt"] == "improve it"
     assert seen["argv"] == [
-        *["--print", "--output-format", "json", "--permission-mode", "acceptEdits"],
-        *["--allowedTools", "Edit,Read", "--model", "opus"],
+        *["--print", "--allowedTools", "Bash", "Read", f"Edit(/{work}/prompt.md)"],
+        *["--permission-mode", "default", "--output-format", "json", "--model", "opus"],
         *["--append-system-prompt", "be careful\n\nstable", "--resume", "s-0"],
     ]
+
+
+def test_a_folder_is_allowed_by_its_pattern(tmp_path: Path) -> None:
+    (tmp_path / "rules").mkdir()
+    context = AgentContext(parameters=[PathParameter(tmp_path / "rules", "**/*.md")])
+    line = ClaudeCodeAgent().command_line(context)
+    assert f"Edit(/{tmp_path}/rules/**/*.md)" in line
+    assert not any(part.startswith(("Edit", "Write")) for part in ClaudeCodeAgent().allowed_tools)
 
 
 def test_it_can_be_awaited(claude) -> None:
