@@ -23,7 +23,7 @@ EXECUTABLE = 0o100755
 SYMLINK = 0o120000
 
 # Half-written files that a kill left behind are recognized by it, and never listed.
-_TEMPORARY = ".autopilot-tmp-"
+TEMPORARY = ".autopilot-tmp-"
 # What means something between a regular expression's brackets, beside "-".
 _SPECIAL = re.compile(r"[\\\[\]&~|^]")
 
@@ -108,7 +108,7 @@ def replace_file(root: Path, name: str, state: FileState) -> None:
         _make_folders(root, path.parent)
         if path.is_dir() and not path.is_symlink():
             _remove_tree(path)
-        handle, created = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY)
+        handle, created = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
         try:
             with os.fdopen(handle, "wb") as file:
                 if state.mode != SYMLINK:
@@ -170,7 +170,7 @@ def list_files(source: Path, pattern: str = "**/*") -> Iterator[str]:
         prefix = stack.pop()
         with os.scandir(source / prefix if prefix else source) as entries:
             for entry in entries:
-                if entry.name == ".git" or entry.name.startswith(_TEMPORARY):
+                if entry.name == ".git" or entry.name.startswith(TEMPORARY):
                     continue
                 name = prefix + entry.name
                 if entry.is_dir(follow_symlinks=False):

@@ -332,9 +332,19 @@ class GitStore(Store):
         self._remember(tree, dict(entries))
 
     def _present(self, *, write: bool) -> dict[str, Entry]:
-        names = dict.fromkeys(name for scope in self._scopes for name in scope.files())
-        found = self._files.hash(list(names), write=write)
-        return {name: entry for name, entry in found.items() if entry is not None}
+        present: dict[str, Entry] = {}
+        for scope in self._scopes:
+            if scope.parameter.is_file:
+                found = self._files.hash(scope.files(), write=write)
+                present |= {name: entry for name, entry in found.items() if entry is not None}
+            else:
+                accepts = self._accepts(scope)
+                present |= self._files.hash_below(scope.prefix, accepts, write=write)
+        return present
+
+    def _accepts(self, scope: Scope) -> Callable[[str], bool]:
+        # A known file is one of this scope or of another: neither pattern nor git is asked again.
+        return lambda name: name in self._known or scope.covers(name)
 
     def _entries_of(self, tree: str) -> dict[str, Entry]:
         known = self._entries.pop(tree, None)
