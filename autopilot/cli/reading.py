@@ -122,7 +122,8 @@ def diff(
 ) -> None:
     """Show what changed.
 
-    From the base to the best, in one epoch, or between the states of two epochs. In a pipe it is exactly the patch.
+    From the base to the best, in one epoch, or between the states of two epochs. In a pipe it
+    is exactly the patch.
 
     \b
     autopilot diff | git apply     take the best state into your working tree

@@ -118,7 +118,8 @@ def run(
 ) -> int:
     """Optimize TARGET in git.
 
-    Every step is a commit on autopilot/SLUG, every kept epoch a tag. Your checkout, branch and index stay as they are: the run works in a worktree of its own.
+    Every step is a commit on autopilot/SLUG, every kept epoch a tag. Your checkout, branch and
+    index stay as they are: the run works in a worktree of its own.
 
     \b
     autopilot run support/classifier.py
