@@ -68,9 +68,10 @@ def test_the_data_is_large_varied_and_disjoint() -> None:
 def test_the_loop_by_hand_reaches_the_promised_numbers(
     example: dict[str, ModuleType], rules: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    started = time.perf_counter()
+    # Of this process alone: the machine may be busy.
+    started = time.process_time()
     result = example["run"].optimize(rules)
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
     assert 0.3 <= result.baseline <= 0.60
     assert result.best >= 0.85
     assert abs(result.test - result.best) <= 0.05
