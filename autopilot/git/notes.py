@@ -7,17 +7,20 @@ depth: `ab12..`, `ab/12..` or `ab/12/..`, all at once if need be. We read all of
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from bisect import insort
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import pygit2
+from pygit2.enums import ObjectType
 
 from autopilot.errors import RefMovedError
 from autopilot.files import REGULAR
-from autopilot.git.commits import commit
-from autopilot.git.objects import Entry, read_blob, write_blob, write_tree
+from autopilot.git.commits import commit_fresh
+from autopilot.git.objects import TREE, Entry, read_blob, write_blob, write_tree
 from autopilot.git.refs import create_ref, read_ref, update_ref
 from autopilot.git.repository import Repository, translated
 
@@ -45,6 +48,8 @@ class Notes:
     def __init__(self, repo: Repository, ref: str) -> None:
         self.repo = repo
         self.ref = ref
+        # The tip that we wrote, with its top folder.
+        self._kept: tuple[str, _Top] | None = None
 
     def read(self, commit: str) -> bytes | None:
         """The note on a commit; None if there is none."""
@@ -88,20 +93,38 @@ class Notes:
 
     def _write_once(self, changes: Mapping[str, Edit], message: str) -> None:
         repo, tip = self.repo, read_ref(self.repo, self.ref)
-        base = self._tree(tip) if tip else None
-        entries: dict[str, Entry | None] = {}
+        kept, self._kept = self._kept, None
+        top = kept[1] if kept and kept[0] == tip else _Top(self._tree(tip) if tip else ())
+        edits: dict[str, dict[str, Entry | None]] = {}
         for annotated, edit in changes.items():
-            copies = _copies(base, annotated) if base is not None else {}
-            entries |= dict.fromkeys(copies)
-            content = edit(self._content(copies))
-            entries[_place(annotated)] = Entry(REGULAR, write_blob(repo, content))
-        tree = write_tree(repo, str(base.id) if base is not None else None, entries)
-        new = commit(repo, tree=tree, parents=[tip] if tip else [], message=message, sign=False)
+            folder, rest = annotated[:2], annotated[2:]
+            below, copies = edits.setdefault(folder, {}), self._copies_below(top, folder, rest)
+            below |= dict.fromkeys(copies)
+            flat = top.pop(annotated)
+            if flat is not None:
+                copies = {"": flat.oid} | copies
+            below[rest] = Entry(REGULAR, write_blob(repo, edit(self._content(copies))))
+        for folder, below in edits.items():
+            entry = top.get(folder)
+            base = entry.oid if entry is not None and entry.mode == TREE else None
+            written = write_tree(repo, base, below)
+            top.put(folder, Entry(TREE, written))
+        with translated(f"cannot write {self.ref}"):
+            made = top.write(repo)
+        new = commit_fresh(repo, tree=made, parents=[tip] if tip else [], message=message)
         log = f"notes: {message.partition(chr(10))[0]}"
         if tip:
             update_ref(repo, self.ref, new, tip, log)
         else:
             create_ref(repo, self.ref, new, log)
+        self._kept = (new, top)
+
+    def _copies_below(self, top: _Top, folder: str, rest: str) -> dict[str, str]:
+        entry = top.get(folder)
+        if entry is None or entry.mode != TREE:
+            return {}
+        with translated(f"cannot open {self.ref}"):
+            return _copies(self.repo.pygit[entry.oid].peel(pygit2.Tree), rest)
 
     def _tree(self, tip: str) -> pygit2.Tree:
         with translated(f"cannot open {self.ref}"):
@@ -115,8 +138,49 @@ class Notes:
         return b"".join([*ended[:-1], contents[-1]])
 
 
-def _place(annotated: str) -> str:
-    return f"{annotated[:2]}/{annotated[2:]}"
+class _Top:
+    """The top folder of a notes tree, kept open from one note to the next.
+
+    It has up to 256 folders. To be read back, sorted and formatted by pygit2 takes as long as the
+    rest of a note; here only the line that differs is made anew.
+    """
+
+    def __init__(self, tree: Iterable[pygit2.Object]) -> None:
+        self._entries: dict[str, Entry] = {}
+        self._lines: dict[bytes, bytes] = {}
+        self._order: list[bytes] = []
+        for child in tree:
+            self.put(os.fsdecode(child.raw_name or b""), Entry(int(child.filemode), str(child.id)))
+
+    def get(self, name: str) -> Entry | None:
+        return self._entries.get(name)
+
+    def put(self, name: str, entry: Entry) -> None:
+        before = self._entries.get(name)
+        if before is not None and before.mode != entry.mode:
+            self.pop(name)
+        key = _sorted_as(name, entry)
+        if key not in self._lines:
+            insort(self._order, key)
+        line = b"%o %b\0%b" % (entry.mode, os.fsencode(name), bytes.fromhex(entry.oid))
+        self._entries[name], self._lines[key] = entry, line
+
+    def pop(self, name: str) -> Entry | None:
+        entry = self._entries.pop(name, None)
+        if entry is not None:
+            key = _sorted_as(name, entry)
+            del self._lines[key]
+            self._order.remove(key)
+        return entry
+
+    def write(self, repo: Repository) -> str:
+        lines = b"".join(map(self._lines.__getitem__, self._order))
+        return str(repo.pygit.write(ObjectType.TREE, lines))
+
+
+def _sorted_as(name: str, entry: Entry) -> bytes:
+    """What git sorts by: a folder as if its name ended in "/"."""
+    return os.fsencode(name) + b"/" * (entry.mode == TREE)
 
 
 def _copies(tree: pygit2.Tree, annotated: str) -> dict[str, str]:

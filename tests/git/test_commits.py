@@ -77,6 +77,23 @@ def test_a_missing_tree_or_parent_is_an_error(repository: Repository) -> None:
         commits.read_commit(repository, "1" * 40)
 
 
+@pytest.mark.parametrize("zone", ["UTC", "EST+5", "IST-5:30"])
+def test_a_fresh_commit_is_the_same_commit(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    monkeypatch.setenv("GIT_AUTHOR_NAME", "Zoë <x>")
+    monkeypatch.setattr(time, "time", lambda: 1_700_000_000.0)
+    time.tzset()
+    head = repository.head_commit()
+    given = {"tree": objects.tree_of(repository, head), "message": "ü\0\n\nbody"}
+    for parents in ([], [head], [head, make(repository)]):
+        fresh = commits.commit_fresh(repository, parents=parents, **given)
+        assert fresh == commits.commit(repository, parents=parents, **given)
+    monkeypatch.undo()
+    time.tzset()
+
+
 def test_a_log_follows_first_parents(repository: Repository) -> None:
     head = repository.head_commit()
     side = make(repository, "side")

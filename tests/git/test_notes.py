@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from autopilot.errors import RefMovedError
+from autopilot.errors import RefMovedError, RepositoryError
 from autopilot.git import notes as notes_module
 from autopilot.git import objects, refs
 from autopilot.git.commands import run_git
@@ -147,6 +147,37 @@ def test_a_lost_race_is_run_again(repository: Repository) -> None:
     notes.write({head: edit}, "ours")
     assert calls == [None, b"theirs\n", b"theirs\ntheirs\n"]
     assert notes.read(head) == b"theirs\ntheirs\nours\n"
+
+
+def test_writers_in_turns_see_each_other(repository: Repository) -> None:
+    ours, theirs = Notes(repository, REF), Notes(repository, REF)
+    wanted = {}
+    for number in range(60):
+        writer = ours if number % 3 else theirs
+        writer.write({fake_id(number): adding(b"%d\n" % number)}, "m")
+        wanted[fake_id(number)] = b"%d\n" % number
+    git(repository, "notes", f"--ref={REF}", "add", "-m", "by git", repository.head_commit())
+    ours.write({fake_id(0): adding(b"more\n"), fake_id(99): adding(b"new\n")}, "m")
+    wanted |= {fake_id(0): b"0\nmore\n", fake_id(99): b"new\n"}
+    assert dict(ours.items()) == wanted | {repository.head_commit(): b"by git\n"}
+    assert git(repository, "fsck", "--strict", "--no-dangling") == b""
+
+
+def test_a_write_that_failed_leaves_nothing_behind(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = Notes(repository, REF)
+    notes.write({fake_id(1): adding(b"one\n")}, "m")
+
+    def fail(*_: object) -> None:
+        raise RepositoryError("cannot write", hint="make room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(notes_module, "update_ref", fail)
+        with pytest.raises(RepositoryError):
+            notes.write({fake_id(2): adding(b"two\n")}, "m")
+    notes.write({fake_id(3): adding(b"three\n")}, "m")
+    assert dict(notes.items()) == {fake_id(1): b"one\n", fake_id(3): b"three\n"}
 
 
 def test_an_endless_race_ends(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
