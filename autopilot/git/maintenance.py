@@ -9,9 +9,9 @@ from autopilot.git.repository import Repository
 
 _SAMPLE = "17"
 _LOOSE_NAME = re.compile(r"[0-9a-f]{38}")
-# Loose objects are packed in the order of their ids: versions of one notes tree, nearly all of them
-# alike, stand far apart. Looking only as near as git does by default makes packs twice as large.
-_PACKING = ("-c", "pack.window=100", "-c", "pack.windowMemory=64m")
+# Git compares each object with the nearest ten. The trees of several kinds of notes are of one size
+# and stand mixed in its order: too few of the ten are of the same kind.
+_PACKING = ("-c", "pack.window=30", "-c", "pack.windowMemory=64m")
 
 
 def maintain(repo: Repository) -> bool:
@@ -27,14 +27,21 @@ def maintain(repo: Repository) -> bool:
     """
     if repo.config("gc.auto") == "0":
         return False
-    packing = [*_PACKING, "maintenance", "run", "--quiet"]
-    run_git([*packing, "--task=loose-objects"], cwd=repo.workdir)
+    # Each pack is at least twice as large as the next; git before 2.32 does not know how.
+    repack = [*_PACKING, "repack", "--geometric=2", "-d", "--quiet"]
+    if run_git(repack, cwd=repo.workdir, check=False).returncode != 0:
+        _maintain_by_tasks(repo)
+    return True
+
+
+def _maintain_by_tasks(repo: Repository) -> None:
+    task = [*_PACKING, "maintenance", "run", "--quiet"]
+    run_git([*task, "--task=loose-objects"], cwd=repo.workdir)
     # That task leaves what it has packed for its next run to remove.
     run_git(["prune-packed", "--quiet"], cwd=repo.workdir)
     # In a call of its own: git would start with it, and it fails where there is no pack yet.
     if any(repo.common_dir.glob("objects/pack/*.pack")):
-        run_git([*packing, "--task=incremental-repack"], cwd=repo.workdir)
-    return True
+        run_git([*task, "--task=incremental-repack"], cwd=repo.workdir)
 
 
 def count_loose(repo: Repository) -> int:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from autopilot.git import objects
-from autopilot.git.commands import run_git
+from typing import Any
+
+import pytest
+
+from autopilot.git import maintenance, objects
+from autopilot.git.commands import CommandResult, run_git
 from autopilot.git.commits import commit, first_parent_log
 from autopilot.git.maintenance import count_loose, maintain
-from autopilot.git.refs import create_ref
+from autopilot.git.refs import create_ref, update_ref
 from autopilot.git.repository import Repository
 
 
@@ -42,3 +46,36 @@ def test_a_user_who_turned_it_off_is_obeyed(repository: Repository) -> None:
     before = loose(repository)
     assert not maintain(repository)
     assert loose(repository) == before
+
+
+def test_nothing_is_deleted_and_packs_stay_few(repository: Repository) -> None:
+    tip = grow(repository, 300)
+    lost = objects.write_blob(repository, b"only in a note's text")
+    for number in range(8):
+        assert maintain(repository)
+        tree = objects.tree_of(repository, tip)
+        grown = commit(repository, tree=tree, parents=[tip], message=str(number))
+        update_ref(repository, "refs/heads/lab", grown, tip, "")
+        tip = grown
+    assert maintain(repository)
+    assert loose(repository) == 0
+    assert len(list(repository.common_dir.glob("objects/pack/*.pack"))) <= 5
+    assert objects.read_blob(repository, lost) == b"only in a note's text"
+    assert len(list(first_parent_log(repository, tip))) == 309
+
+
+def test_older_versions_of_git_are_maintained_by_tasks(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tip = grow(repository, 300)
+
+    def without_geometric(arguments: list[str], **options: Any) -> CommandResult:
+        if "--geometric=2" in arguments:
+            return CommandResult(129, b"", "error: unknown option `geometric=2'")
+        return run_git(arguments, **options)
+
+    monkeypatch.setattr(maintenance, "run_git", without_geometric)
+    for _ in range(2):
+        assert maintain(repository)
+        assert loose(repository) == 0
+    assert len(list(first_parent_log(repository, tip))) == 301
