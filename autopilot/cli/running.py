@@ -223,11 +223,14 @@ def _run_session(output: Output, prepare: Any) -> int:
     reporter = Reporter(output)
     session = prepare([reporter])
     reporter.max_epochs = session.max_epochs
-    for note in session.notes:
-        output.line(f"note: {note}")
-    output.line(_headline(session))
     try:
+        for note in session.notes:
+            output.line(f"note: {note}")
+        output.line(_headline(session))
         result = session.run()
+    except BaseException:
+        session.discard()
+        raise
     finally:
         reporter.stop()
     if session.store.rescued:

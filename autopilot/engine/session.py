@@ -28,7 +28,7 @@ from autopilot.engine.request import (
     committed_target,
 )
 from autopilot.engine.target import build_module, load_factory, parse_target, users_code
-from autopilot.engine.workspace import Workspace, open_workspace
+from autopilot.engine.workspace import Workspace, open_workspace, undone_on_failure
 from autopilot.errors import (
     AutopilotError,
     BudgetExceededError,
@@ -78,7 +78,7 @@ class Session:
         base = user.head_commit()
         target = committed_target(user, base, request)
         slug, lock = claim(user, target, request)
-        try:
+        with lock.released_on_failure(), undone_on_failure(user, slug, in_place=request.in_place):
             workspace = open_workspace(
                 user,
                 request.folder,
@@ -87,32 +87,24 @@ class Session:
                 in_place=request.in_place,
                 links=request.links,
             )
-        except BaseException:
-            lock.release()
-            raise
-        manifest = Manifest(
-            slug=slug,
-            target=target.text,
-            hparams=dict(request.hparams),
-            options=request.options.given(),
-            seed=request.seed,
-            idea=request.idea,
-            hypothesis=request.hypothesis,
-            base=base,
-            base_branch=user.head_name(),
-            directory=workspace.directory,
-            links=tuple(request.links),
-            in_place=request.in_place,
-            versions={"autopilot": __version__, "python": platform.python_version()},
-        )
-        session = cls(user, slug, workspace, manifest)
-        try:
+            manifest = Manifest(
+                slug=slug,
+                target=target.text,
+                hparams=dict(request.hparams),
+                options=request.options.given(),
+                seed=request.seed,
+                idea=request.idea,
+                hypothesis=request.hypothesis,
+                base=base,
+                base_branch=user.head_name(),
+                directory=workspace.directory,
+                links=tuple(request.links),
+                in_place=request.in_place,
+                versions={"autopilot": __version__, "python": platform.python_version()},
+            )
+            session = cls(user, slug, workspace, manifest)
             session.load(request.options, callbacks, lock, include_dirty=request.include_dirty)
-        except BaseException:
-            workspace.undo()
-            lock.release()
-            raise
-        return session
+            return session
 
     @classmethod
     def resume(
@@ -146,29 +138,22 @@ class Session:
             )
         lock = ExclusiveLock(Layout(slug).lock(user))
         hold(lock, slug)
-        try:
+        in_place = manifest.in_place
+        with lock.released_on_failure(), undone_on_failure(user, slug, in_place=in_place):
             workspace = open_workspace(
                 user,
                 user.workdir / manifest.directory,
                 slug,
                 manifest.base,
-                in_place=manifest.in_place,
+                in_place=in_place,
                 links=manifest.links,
             )
-        except BaseException:
-            lock.release()
-            raise
-        given = dict(manifest.options)
-        for event in notebook.events:
-            given |= event.options
-        options = Options(**(given | changes.given()))
-        session = cls(user, slug, workspace, manifest)
-        try:
+            given = dict(manifest.options)
+            for event in notebook.events:
+                given |= event.options
+            options = Options(**(given | changes.given()))
+            session = cls(user, slug, workspace, manifest)
             session.load(options, callbacks, lock, include_dirty=False)
-        except BaseException:
-            workspace.undo()
-            lock.release()
-            raise
         session.trainer.experiment.ignore_stop = bool(changes.given())
         session.trainer.experiment.changes = changes.given()
         return session
@@ -220,6 +205,12 @@ class Session:
 
     # --- running -------------------------------------------------------------------------------
 
+    def discard(self) -> None:
+        """Lets go of a session that was never run; nothing is left of it."""
+        if not self.trainer.experiment.is_open:
+            self.store.close()
+            self.workspace.undo()
+
     def run(self) -> Result:
         """Trains until there is a reason to stop, then scores the test split once.
 
@@ -241,8 +232,7 @@ class Session:
                     experiment.on_loop_complete("finished", result.stop_reason)
         except KeyboardInterrupt:
             if not experiment.is_open:
-                self.store.close()
-                self.workspace.undo()
+                self.discard()
                 raise
             detail = f"in epoch {self.trainer.current_epoch}"
             experiment.on_loop_complete("interrupted", detail)

@@ -127,6 +127,23 @@ def open_workspace(
     return workspace
 
 
+@contextlib.contextmanager
+def undone_on_failure(user: Repository, slug: str, *, in_place: bool) -> Iterator[None]:
+    """Takes a worktree that was made in the body away again if the body fails or is interrupted.
+
+    It goes by the worktree's path: an interrupt may come before anybody holds what was made.
+    """
+    path = worktree_path(user, slug)
+    was_there = in_place or path.exists()
+    try:
+        yield
+    except BaseException:
+        if not was_there:
+            os.chdir(user.workdir)
+            remove_worktree(user, path)
+        raise
+
+
 def _left_behind(user: Repository, path: Path, base: str) -> Repository | None:
     """The worktree that a kill left; one that is not whole is removed."""
     if not path.exists():

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -86,6 +87,15 @@ class ExclusiveLock:
         if self._handle is not None:
             handle, self._handle = self._handle, None
             os.close(handle)
+
+    @contextlib.contextmanager
+    def released_on_failure(self) -> Iterator[None]:
+        """Gives the lock back if the body fails or is interrupted, keeps it otherwise."""
+        try:
+            yield
+        except BaseException:
+            self.release()
+            raise
 
     def holder(self) -> Holder | None:
         """Who holds the lock now, None if nobody does.

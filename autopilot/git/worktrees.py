@@ -64,6 +64,7 @@ def add_worktree(repo: Repository, path: Path, commit: str) -> Repository:
             [*_NO_HOOKS, "worktree", "add", "--detach", "--force", "--quiet", str(path), commit],
             cwd=repo.workdir,
         )
+        return Repository.discover(path)
     except (GitCommandError, OSError) as error:
         remove_worktree(repo, path)
         reason = error.message if isinstance(error, GitCommandError) else error.strerror
@@ -76,7 +77,6 @@ def add_worktree(repo: Repository, path: Path, commit: str) -> Repository:
         # Ctrl-C: what was checked out until then goes too.
         remove_worktree(repo, path)
         raise
-    return Repository.discover(path)
 
 
 def remove_worktree(repo: Repository, path: Path) -> None:
