@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autopilot.cli import running
 from autopilot.cli.context import Context
-from autopilot.errors import ExperimentError
 
 if TYPE_CHECKING:
     from autopilot.tracking.notebook import Notebook
@@ -98,19 +97,9 @@ def list_(context: Context) -> None:
     autopilot experiment list -p my-project
     """
     from autopilot.cli import experiment_page, pages
-    from autopilot.tracking.layout import experiments
-    from autopilot.tracking.notebook import Notebook
 
-    repo, output = context.repository(), context.output
-    rows: list[dict[str, Any]] = []
-    for slug in experiments(repo):
-        if context.project and not slug.startswith(f"{context.project}/"):
-            continue
-        try:
-            rows.append(experiment_page.row(Notebook(repo, slug)))
-        except ExperimentError as error:
-            rows.append(pages.unreadable(slug, error.message))
-    rows.sort(key=lambda row: row["updated"], reverse=True)
+    output = context.output
+    rows = pages.rows(context.repository(), context.project, experiment_page.row)
     output.document({"experiments": rows})
     if not rows:
         of = f" of the project {context.project}" if context.project else ""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 from autopilot.cli.epoch_page import ODD_OUTCOMES
 from autopilot.cli.output import align, number, shorten
 from autopilot.cli.words import ago, costs, counted, git_date, iso, pairs, signed
 from autopilot.core.message import one_line
+from autopilot.errors import ExperimentError
 from autopilot.git import refs
+from autopilot.git.repository import Repository
+from autopilot.tracking.layout import experiments
 from autopilot.tracking.notebook import Epoch, Notebook, Status
 
 _OTHER_METRICS = 3
@@ -90,6 +94,22 @@ def _commit(epoch: Epoch) -> str:
     return f"{epoch.steps[-1][:7]}{odd} -> rolled back to epoch {epoch.best_epoch}"
 
 
+def rows(
+    repo: Repository, project: str | None, row: Callable[[Notebook], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """A row an experiment, newest first; one whose notes are missing does not hide the others."""
+    found: list[tuple[tuple[int, int], dict[str, Any]]] = []
+    for slug in experiments(repo):
+        if project and not slug.startswith(f"{project}/"):
+            continue
+        try:
+            notebook = Notebook(repo, slug)
+            found.append((notebook.recency, row(notebook)))
+        except ExperimentError as error:
+            found.append(((0, 0), unreadable(slug, error.message)))
+    return [row for _, row in sorted(found, key=itemgetter(0), reverse=True)]
+
+
 def overview(notebook: Notebook) -> dict[str, Any]:
     """Where an experiment stands, for a program; found without reading all of its notes."""
     last, status, manifest = notebook.last, notebook.status, notebook.manifest
@@ -98,7 +118,7 @@ def overview(notebook: Notebook) -> dict[str, Any]:
         "experiment": notebook.slug,
         "state": status.state,
         "detail": status.detail,
-        "stop_reason": status.detail if status.state == "stopped" else None,
+        "stop_reason": status.detail if status.state in ("finished", "stopped") else None,
         "branch": notebook.layout.branch_name,
         "tip": notebook.tip,
         "base": manifest.base,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
-from autopilot.errors import ExperimentError
 
 if TYPE_CHECKING:
     from autopilot.tracking.notebook import Notebook
@@ -168,7 +167,7 @@ def status(context: Context, slug: Experiment = None) -> None:
         for line in pages.status_page(notebook):
             output.line(line)
         return
-    found = _all(context)
+    found = pages.rows(context.repository(), context.project, pages.overview)
     if output.as_json:
         output.document({"experiments": found})
         return
@@ -193,24 +192,6 @@ def _notebook(context: Context, slug: str | None, epoch: str | None = None) -> N
     by_itself = epoch is None or epoch in _WORDS or (epoch.isdigit() and len(epoch) < 7)
     owner = None if epoch is None or by_itself else experiment_of(repo, epoch)
     return Notebook(repo, owner or latest(repo, context.project))
-
-
-def _all(context: Context) -> list[dict[str, Any]]:
-    """Every experiment, newest first; one whose notes are missing does not hide the others."""
-    from autopilot.cli import pages
-    from autopilot.tracking.layout import experiments
-    from autopilot.tracking.notebook import Notebook
-
-    repo = context.repository()
-    found = []
-    for slug in experiments(repo):
-        if context.project and not slug.startswith(f"{context.project}/"):
-            continue
-        try:
-            found.append(pages.overview(Notebook(repo, slug)))
-        except ExperimentError as error:
-            found.append(pages.unreadable(slug, error.message))
-    return sorted(found, key=lambda row: row["updated"], reverse=True)
 
 
 def _print_picture(output: Output, notebook: Notebook, old: str, new: str, *, stat: bool) -> None:

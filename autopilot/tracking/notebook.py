@@ -145,6 +145,11 @@ class Notebook:
         """When something happened last, in seconds since 1970."""
         return commits.read_commit(self.repo, self.tip).time_s
 
+    @property
+    def recency(self) -> tuple[int, int]:
+        """Puts experiments in order: of one second, the later begun is the newer."""
+        return self.time_s, time_of(self.events[0]) if self.events else 0
+
     @cached_property
     def events(self) -> list[Event]:
         """What happened to the runs, oldest first."""
@@ -442,7 +447,11 @@ def latest(repo: Repository, project: str | None = None) -> str:
         raise ExperimentError(
             f"there is no experiment{of} in {repo.workdir}", hint="autopilot run TARGET makes one"
         )
-    return max(tips, key=lambda slug: (commits.read_commit(repo, tips[slug]).time_s, slug))
+    times = {slug: commits.read_commit(repo, tip).time_s for slug, tip in tips.items()}
+    newest = [slug for slug in tips if times[slug] == max(times.values())]
+    if len(newest) == 1:
+        return newest[0]
+    return max(newest, key=lambda slug: Notebook(repo, slug).recency)
 
 
 def experiment_of(repo: Repository, name: str) -> str | None:
