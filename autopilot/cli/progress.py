@@ -27,6 +27,9 @@ class Reporter(Callback):
     Args:
         output: Prints.
         max_epochs: For the time that is left.
+
+    Attributes:
+        rescued: Commits with what was about to be overwritten; more may come while it runs.
     """
 
     def __init__(self, output: Output, max_epochs: int | None = None) -> None:
@@ -38,6 +41,8 @@ class Reporter(Callback):
         self._epoch_items = 0
         self._split_items = 0
         self._head_shown = False
+        self.rescued: list[str] = []
+        self._told = 0
 
     def on_fit_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
         self._started_s = time.monotonic()
@@ -48,6 +53,7 @@ class Reporter(Callback):
                 f"going on after epoch {self._first_epoch}; best so far: epoch "
                 f"{trainer.experiment.best_epoch}, {best}"
             )
+        self._tell_rescued()
         if self.output.is_terminal and not self.output.as_json:
             self._live = _live(self.output)
             self._task = self._live.add_task("", total=None, speed="", best="", left="")
@@ -109,6 +115,15 @@ class Reporter(Callback):
         if self._live is not None:
             self._live.stop()
             self._live = None
+        self._tell_rescued()
+
+    def _tell_rescued(self) -> None:
+        for commit in self.rescued[self._told :]:
+            self._line(
+                "note: a step was undone; what the files held, edits by hand included, is kept: "
+                f"git show {commit[:10]}"
+            )
+        self._told = len(self.rescued)
 
     def _line(self, text: str, verdict: str = "") -> None:
         if self._live is not None:

@@ -222,7 +222,7 @@ def _run_session(output: Output, prepare: Any) -> int:
     output.goes_on = True
     reporter = Reporter(output)
     session = prepare([reporter])
-    reporter.max_epochs = session.max_epochs
+    reporter.max_epochs, reporter.rescued = session.max_epochs, session.store.rescued
     try:
         for note in session.notes:
             output.line(f"note: {note}")
@@ -233,11 +233,6 @@ def _run_session(output: Output, prepare: Any) -> int:
         raise
     finally:
         reporter.stop()
-    if session.store.rescued:
-        output.line(
-            f"note: files as the killed step left them are kept in commit "
-            f"{session.store.rescued[:10]}"
-        )
     _summarize(output, session, result)
     output.document(_document(session, result))
     return INTERRUPTED if result.interrupted else 0

@@ -100,7 +100,9 @@ class Checkout:
         Returns:
             The commit, and whether it is new.
         """
-        return keep_snapshot(self.notebook, self.tree(self.notebook.tip), note)
+        notebook = self.notebook
+        tree = self.tree(notebook.tip)
+        return keep_snapshot(self.repo, notebook.layout, notebook.tip, tree, note)
 
     def set_to(self, commit: str, *, force: bool = False) -> tuple[list[str], str]:
         """Writes a commit's content of the parameters into the checkout, exactly.

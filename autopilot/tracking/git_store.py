@@ -8,6 +8,7 @@ touches the index, and writes no file outside the parameters.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import threading
 import time
@@ -37,6 +38,7 @@ from autopilot.tracking.journal import Journal, decode, encode
 from autopilot.tracking.layout import KINDS, Layout
 from autopilot.tracking.places import EVERYTHING
 from autopilot.tracking.scope import Scope, check_clean, check_tracked, scope_of
+from autopilot.tracking.snapshots import keep_snapshot
 
 _RECENT = 6
 _INSTANT_S = 0.05
@@ -49,7 +51,8 @@ class GitStore(Store):
     Args:
         slug: The experiment's name.
         path: A folder in the worktree whose files are the parameters.
-        in_place: Whether that worktree is the user's own: edits by hand are looked out for.
+        in_place: Whether that worktree is the user's own: edits by hand are looked out for, and
+            nothing is overwritten there that git does not have.
         include_dirty: Take uncommitted content of the parameters into the start commit.
         lock: The experiment's lock, if the caller holds it already.
 
@@ -72,7 +75,7 @@ class GitStore(Store):
         self.repo = Repository.discover(Path(path))
         self.journal = Journal(self.repo, self.layout)
         self.in_place = in_place
-        self.rescued = ""
+        self.rescued: list[str] = []
         self._include_dirty = include_dirty
         self._lock = lock or ExclusiveLock(self.layout.lock(self.repo))
         self._files = WorkFiles(self.repo, self.repo.workdir)
@@ -150,15 +153,13 @@ class GitStore(Store):
             self._tip, self._tip_tree = tip, objects.tree_of(self.repo, tip)
             self._known = self._entries_of(self._tip_tree)
             if self.in_place:
-                self._save_unknown_content()
+                self._refuse_edits()
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        if self._progress is not None:
-            self._progress.close()
-            self._progress = None
+        self._close_progress()
         self._lock.release()
 
     def abandon(self) -> None:
@@ -201,7 +202,10 @@ class GitStore(Store):
 
     def restore(self, revision: str) -> None:
         wanted = self._entries_of(objects.tree_of(self.repo, revision))
-        self._replace(self._present(write=False), wanted)
+        present = self._present(write=self.in_place)
+        if self.in_place:
+            self._rescue(present)
+        self._replace(present, wanted)
 
     def edited(self) -> list[str]:
         if not self.in_place:
@@ -279,15 +283,20 @@ class GitStore(Store):
         return found
 
     def clear_progress(self) -> None:
-        if self._progress is not None:
-            self._progress.close()
-            self._progress = None
+        self._close_progress()
         path = self.layout.progress(self.repo)
         try:
             if path.exists():
                 path.write_bytes(b"")
         except OSError as error:
             raise _cannot_write(path, error) from error
+
+    def _close_progress(self) -> None:
+        if self._progress is not None:
+            # What a full disk did not take was refused when it was written.
+            with contextlib.suppress(OSError):
+                self._progress.close()
+            self._progress = None
 
     def _open_progress(self) -> BinaryIO:
         file = self.layout.progress(self.repo).open("a+b")
@@ -404,34 +413,47 @@ class GitStore(Store):
                 f"then autopilot resume {self.slug}",
             )
 
-    def _save_unknown_content(self) -> None:
-        """Before an in-place resume overwrites files: what is not in git yet is not lost.
+    def _refuse_edits(self) -> None:
+        """Before an in-place resume overwrites files: what is not in git yet is an edit by hand.
 
-        Content of the latest commits or of HEAD may be overwritten. Other content is refused as an
-        edit by hand, unless a kill in the middle of an optimizer step explains it: then it is kept
-        in a commit of its own, and `rescued` names it.
+        Unless a kill in the middle of an optimizer step explains it: then it is rescued.
         """
-        recent = [commit for _, commit in zip(range(_RECENT), self.log(), strict=False)]
-        trees = [revision.tree for revision in recent]
-        trees.append(objects.tree_of(self.repo, self.repo.head_commit()))
-        safe = [self._entries_of(tree) for tree in trees]
-        present = self._present(write=True)
-        unknown = {
-            name: entry
-            for name, entry in present.items()
-            if not any(entries.get(name) == entry for entries in safe)
-        }
-        if not unknown:
-            return
-        progress = self.progress()
-        if not (progress and progress[-1].stepping > 0):
+        unknown = self._unknown(self._present(write=False))
+        progress = self.progress() if unknown else []
+        if unknown and not (progress and progress[-1].stepping > 0):
             raise ParameterError(
                 f"{min(unknown)} was edited by hand; the edit is kept",
                 hint="commit it or git stash it, then resume",
             )
-        tree = objects.write_tree(self.repo, self._tip_tree, unknown)
-        text = f"autopilot({self.slug}): files as a killed step left them\n"
-        self.rescued = commits.commit(self.repo, tree=tree, parents=[self._tip], message=text)
+
+    def _rescue(self, present: Mapping[str, Entry]) -> None:
+        """Keeps what is about to be overwritten in the user's checkout, unless git has it.
+
+        It is what a step left that was interrupted or failed, and perhaps what the user wrote
+        meanwhile: nobody can tell the two apart.
+        """
+        unknown = self._unknown(present)
+        if unknown:
+            tree = objects.write_tree(self.repo, self._tip_tree, unknown)
+            note = "before a step was undone"
+            kept, is_new = keep_snapshot(self.repo, self.layout, self._tip, tree, note)
+            if is_new:
+                self.rescued.append(kept)
+
+    def _unknown(self, present: Mapping[str, Entry]) -> dict[str, Entry]:
+        """The files whose content neither the latest commits nor HEAD have."""
+        new = {name: entry for name, entry in present.items() if self._known.get(name) != entry}
+        if not new:
+            return new
+        recent = itertools.islice(commits.first_parent_log(self.repo, self._tip), _RECENT)
+        trees = [commit.tree for commit in recent]
+        trees.append(objects.tree_of(self.repo, self.repo.head_commit()))
+        safe = [self._entries_of(tree) for tree in trees]
+        return {
+            name: entry
+            for name, entry in new.items()
+            if not any(entries.get(name) == entry for entries in safe)
+        }
 
 
 def hold(lock: ExclusiveLock, slug: str) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from autopilot.errors import ExperimentError
 from autopilot.git import commits, objects, refs
 from autopilot.git.commits import Commit
+from autopilot.git.repository import Repository
+from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
 
 
@@ -31,27 +33,38 @@ class State:
 
 def snapshots(notebook: Notebook) -> list[Commit]:
     """The experiment's snapshots, oldest first."""
-    found = refs.list_refs(notebook.repo, notebook.layout.snapshots)
-    read = [commits.read_commit(notebook.repo, oid) for oid in found.values()]
-    return sorted(read, key=lambda commit: (commit.time_s, commit.id))
+    return _kept(notebook.repo, notebook.layout)
 
 
-def keep_snapshot(notebook: Notebook, tree: str, note: str = "") -> tuple[str, bool]:
+def keep_snapshot(
+    repo: Repository, layout: Layout, tip: str, tree: str, note: str = ""
+) -> tuple[str, bool]:
     """Keeps a tree as a snapshot; one that is kept already is not kept twice.
+
+    Args:
+        repo: The repository.
+        layout: The experiment's.
+        tip: The experiment's tip.
+        tree: What to keep.
+        note: Why, in words.
 
     Returns:
         The commit, and whether it is new.
     """
-    for known in snapshots(notebook):
+    for known in _kept(repo, layout):
         if known.tree == tree:
             return known.id, False
-    subject = f"autopilot({notebook.slug}): snapshot of {notebook.repo.workdir.name}"
-    text = "\n\n".join(filter(None, [subject, note, f"Autopilot-Experiment: {notebook.slug}"]))
-    made = commits.commit(notebook.repo, tree=tree, parents=[notebook.tip], message=text)
-    refs.create_ref(
-        notebook.repo, f"{notebook.layout.snapshots}/{made[:10]}", made, "autopilot: snapshot"
-    )
+    subject = f"autopilot({layout.slug}): snapshot of {repo.workdir.name}"
+    text = "\n\n".join(filter(None, [subject, note, f"Autopilot-Experiment: {layout.slug}"]))
+    made = commits.commit(repo, tree=tree, parents=[tip], message=text)
+    refs.create_ref(repo, f"{layout.snapshots}/{made[:10]}", made, "autopilot: snapshot")
     return made, True
+
+
+def _kept(repo: Repository, layout: Layout) -> list[Commit]:
+    found = refs.list_refs(repo, layout.snapshots)
+    read = [commits.read_commit(repo, oid) for oid in found.values()]
+    return sorted(read, key=lambda commit: (commit.time_s, commit.id))
 
 
 def find_state(notebook: Notebook, name: str) -> State:

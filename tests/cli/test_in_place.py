@@ -175,6 +175,45 @@ def test_ctrl_c_leaves_a_state_that_was_committed(place: Place) -> None:
     assert place.verdicts("one") == ["baseline", "kept", "kept", "kept", "kept"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_edit_while_a_step_is_going_on_is_kept(place: Place, number: int) -> None:
+    """Nobody can tell it from the step's own: the files are put back, and the edit has a ref."""
+    ready = place.top.parent / "ready"
+    place.change(
+        "counter.py",
+        (
+            "x = self.parameters[0]",
+            f"""x = self.parameters[0]
+        import os, time
+        if x.read_text() == "2\\n" and not os.path.exists({str(ready)!r}):
+            open({str(ready)!r}, "w").close()
+            time.sleep(60)""",
+        ),
+    )
+    process = place.start(*RUN)
+    while not ready.exists() and process.poll() is None:
+        time.sleep(0.01)
+    place.write("x.txt", "7 or so\n")
+    process.send_signal(number)
+
+    done = place.finish(process)
+    if number == signal.SIGKILL:
+        assert place.read("x.txt") == "7 or so\n"
+        done = place.run("resume", "one", "--max-epochs", "2")
+    else:
+        assert done.code == 130, done
+        assert place.read("x.txt") == "2\n"
+
+    (note,) = [line for line in done.out.splitlines() if "a step was undone" in line]
+    assert note.startswith("note: a step was undone; what the files held, edits by hand included,")
+    kept = note.rpartition("git show ")[2]
+    assert place.git("show", f"{kept}:x.txt") == "7 or so"
+    assert place.git("for-each-ref", "--format=%(refname)", "refs/autopilot/one/")
+    place.run("resume", "one", "--max-epochs", "4")
+    assert place.verdicts("one") == ["baseline", "kept", "kept", "kept", "kept"]
+    assert place.read("x.txt") == "5\n"
+
+
 def test_code_in_the_checkout_leaves_no_bytecode(place: Place) -> None:
     place.write("rules/__init__.py", "LIMIT = 1\n")
     place.change(

@@ -221,10 +221,18 @@ def test_what_a_killed_step_left_is_rescued(top, store):
     store.close()
     (top / "rules" / "a.txt").write_text("half\n")
     again = open_store(top)
+    (top / "rules" / "new.txt").write_text("mine\n")
     again.reopen()
-    assert git(top, "show", f"{again.rescued}:rules/a.txt") == "half"
     again.restore(again.tip)
     assert (top / "rules" / "a.txt").read_text() == "a\n"
+    assert not (top / "rules" / "new.txt").exists()
+    (kept,) = again.rescued
+    assert git(top, "show", f"{kept}:rules/a.txt") == "half"
+    assert git(top, "show", f"{kept}:rules/new.txt") == "mine"
+    # A ref holds it: git's own clean-up does not take it away.
+    assert kept in git(top, "for-each-ref", "--format=%(objectname)", "refs/autopilot/demo")
+    again.restore(again.tip)
+    assert again.rescued == [kept]
     again.close()
 
 
