@@ -7,6 +7,8 @@ An epoch's metrics record is its commit point: everything before it is repeated 
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -81,7 +83,8 @@ class Experiment(History):
         self._progress: dict[tuple[str, int, int], Progress] = {}
         self._state = ""
         self._items: dict[str, list[Datum]] = {}
-        self._stepping = 0
+        self._lost = Cost()
+        self._stepping, self._stepping_since = 0, 0.0
         self._is_open = False
         self.ignore_stop = False
         self.changes: Mapping[str, Any] = {}
@@ -186,7 +189,9 @@ class Experiment(History):
                 self.best_items = list(items)
         noted = self.store.progress()
         progress = [p for p in noted if p.epoch == last + 1 or p.split == "test"]
-        self._progress = {(p.split, p.epoch, p.batch): p for p in progress if not p.stepping}
+        self._progress = {(p.split, p.epoch, p.batch): p for p in progress if p.data}
+        spent = [Cost(evaluations=p.items, seconds=p.seconds) for p in progress if not p.data]
+        self._lost = sum(spent, Cost())
         self.store.restore(_start_of_epoch(log, last + 1))
 
     def _finish(self, record: MetricsRecord, revision: str, log: Sequence[Revision]) -> None:
@@ -205,39 +210,61 @@ class Experiment(History):
     def recall(self, split: str, epoch: int, index: int, batch: Datum) -> Datum | None:
         """A batch's result from before a kill, if items and state are the same."""
         found = self._progress.get((split, epoch, index))
-        if found is None or found.key != self._key(batch):
+        if found is None or not found.data or found.key != self._key(batch):
             return None
         return datum_from_json(found.data, split=split, epoch=epoch)
 
     def remember(
-        self, split: str, epoch: int, index: int, batch: Datum, data: Datum, seconds: float
+        self,
+        split: str,
+        epoch: int,
+        index: int,
+        batch: Datum,
+        data: Datum,
+        seconds: float,
+        *,
+        whole: bool = True,
     ) -> None:
-        """Keeps a batch's result at once; what JSON cannot carry is made again after a kill.
+        """Keeps a batch's result at once, and what it cost.
+
+        Args:
+            split: "train", "val" or "test".
+            epoch: The epoch.
+            index: The batch's number in it.
+            batch: What was evaluated.
+            data: The result.
+            seconds: How long it took.
+            whole: Whether the result can stand in for its call. One that cannot, or that JSON
+                cannot carry, is made again after a kill.
 
         Raises:
             ParameterError: a file was edited by hand meanwhile; the result is of no known state.
         """
         self.check_unedited()
-        try:
-            value = datum_to_json(data)
-        except DataError:
-            return
-        if not is_json(value):
-            return
+        value: dict[str, Any] = {}
+        if whole:
+            with contextlib.suppress(DataError):
+                value = datum_to_json(data)
         self.store.note_progress(
             Progress(
                 epoch=epoch,
                 split=split,
                 batch=index,
                 key=self._key(batch),
-                data=value,
+                data=value if is_json(value) else {},
+                items=sum(1 for _ in batch.leaves()),
                 seconds=seconds,
             )
         )
 
     def recorded_seconds(self) -> float:
-        """The time that went into results which this session did not have to make again."""
-        return sum(progress.seconds for progress in self._progress.values())
+        """The time of the epoch before this session: of its steps, and of its results."""
+        known = sum(progress.seconds for progress in self._progress.values() if progress.data)
+        return known + self._lost.seconds
+
+    def lost_evaluations(self) -> int:
+        """The epoch's evaluations that a kill lost: they were made again, and both count."""
+        return self._lost.evaluations
 
     def _key(self, batch: Datum) -> str:
         return digest([self._state, [item.id for item in batch.leaves()]])
@@ -266,7 +293,7 @@ class Experiment(History):
         """
         self.check_unedited()
         self.store.note_progress(Progress(epoch=epoch, stepping=step))
-        self._stepping = step
+        self._stepping, self._stepping_since = step, time.perf_counter()
 
     def check_unedited(self) -> None:
         """Stops a run whose files somebody else is editing.
@@ -307,7 +334,10 @@ class Experiment(History):
     def _end_step(self, epoch: int) -> None:
         """From here on, what differs in the files is not the optimizer's."""
         if self._stepping:
-            self.store.note_progress(Progress(epoch=epoch, stepping=-self._stepping))
+            seconds = time.perf_counter() - self._stepping_since
+            self.store.note_progress(
+                Progress(epoch=epoch, stepping=-self._stepping, seconds=seconds)
+            )
             self._stepping = 0
 
     # --- epochs --------------------------------------------------------------------------------
@@ -360,7 +390,7 @@ class Experiment(History):
         self.add_epoch(record, revision, metrics)
         if decision.kept:
             self.best_items = self._items.get("val", [])
-        self._steps, self._items, self._progress = [], {}, {}
+        self._steps, self._items, self._progress, self._lost = [], {}, {}, Cost()
         self._finish(record, revision, ())
         self._state = self.record_of(record.best_epoch).tree
         self.store.clear_progress()

@@ -106,8 +106,10 @@ class EpochLoop(Loop):
             cost += Cost(evaluations=val.means.items) + trainer.run.ledger.take_epoch()
             experiment.on_validation_complete({"val": val.items})
             view = experiment.view(epoch, metrics, trainer.monitor, trainer.mode, cost)
-            decision = decide(fit.policy, view, val.errors())
-        cost += Cost(seconds=time.monotonic() - started)
+            errors = (train if fit.val is None else val).errors()
+            decision = decide(fit.policy, view, errors)
+        # What the steps took is part of the epoch's time.
+        cost += Cost(seconds=time.monotonic() - started - cost.seconds)
         self.conclude(fit, epoch, metrics, decision, cost, known)
 
     def train(self, fit: Fit, epoch: int) -> SplitMetrics:
@@ -173,7 +175,7 @@ class EpochLoop(Loop):
     ) -> None:
         """The verdict: told to the callbacks, written down, tagged or rolled back."""
         trainer, experiment = fit.trainer, fit.trainer.experiment
-        cost += trainer.run.ledger.take_epoch()
+        cost += trainer.run.ledger.take_epoch() + Cost(evaluations=experiment.lost_evaluations())
         trainer.decide(decision, metrics, cost)
         trainer.call("on_verdict", decision)
         if epoch > 0:

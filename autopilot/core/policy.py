@@ -184,16 +184,17 @@ def decide(policy: Policy, view: EpochView, errors: Sequence[str] = ()) -> Decis
     """The policy's verdict, behind what no policy may overrule.
 
     An epoch whose val items all failed with an error, or whose monitored metric is missing or not
-    finite, is rejected: it can never become the best.
+    finite, is rejected: it can never become the best. Without a val split the train items speak.
 
     Args:
         policy: The user's.
         view: The epoch.
-        errors: The error messages of the val items, if all of them failed with one.
+        errors: The error messages of the items, if all of them failed with one.
     """
     val = view.metrics.get("val", {})
     if errors:
-        return Decision("rejected", (f"all {len(errors)} val items failed: {errors[0]}",))
+        split = "val" if val else "train"
+        return Decision("rejected", (f"all {len(errors)} {split} items failed: {errors[0]}",))
     if val and view.value is None:
         there = ", ".join(sorted(val))
         return Decision("rejected", (f"there is no val metric {view.monitor!r}, only {there}",))

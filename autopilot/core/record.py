@@ -248,7 +248,9 @@ class Progress(Record):
         split: "train" or "val" or "test".
         batch: Its number in the epoch.
         key: Digest of the batch's items and the parameters' state.
-        data: What `datum_to_json` gives.
+        data: What `datum_to_json` gives; empty if the result cannot stand in for its call: after a
+            kill it is made again, and both are paid for.
+        items: How many items were evaluated.
         seconds: How long it took.
         stepping: The number of the optimizer step that is about to edit files; negative when it is
             done; 0 for a batch.
@@ -259,6 +261,7 @@ class Progress(Record):
     batch: int = 0
     key: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
+    items: int = 0
     seconds: float = 0.0
     stepping: int = 0
 

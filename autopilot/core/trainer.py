@@ -288,6 +288,11 @@ class Trainer:
             UsageError: it names the metrics that there are.
         """
         val = metrics.get("val", {})
+        if "val" not in metrics and self._monitor:
+            raise UsageError(
+                f"there is no val split to monitor {self._monitor!r} on",
+                hint="define val_dataloader(), or leave the monitor out",
+            )
         if val and self.monitor not in val:
             raise UsageError(
                 f"there is no val metric {self.monitor!r}",

@@ -190,6 +190,8 @@ class Session:
                 )
             loaders = self.module.train_dataloader(), self.module.val_dataloader()
             own = self.module.configure_callbacks()
+        if loaders[1] is None:
+            self.notes.append("there is no val split: an epoch is kept unless all its items fail")
         self.split_sizes = _items(loaders[0]), _items(loaders[1])
         alone = not any(isinstance(callback, StopCondition) for callback in own)
         conditions = options.conditions(alone=alone)

@@ -148,7 +148,7 @@ def test_what_would_come_back_otherwise_is_evaluated_again(metadata):
     module = Says()
     run = evaluator(module)
     run.run("val", 0, 0, batch("a"))
-    assert run.experiment.store.progress() == []
+    assert [note.data for note in run.experiment.store.progress()] == [{}]
 
 
 def test_results_stand_in_for_calls_of_the_module_itself():
@@ -159,7 +159,8 @@ def test_results_stand_in_for_calls_of_the_module_itself():
     for module, noted in ((Picky(), 1), (Steps(), 1), (Parts(), 0)):
         run = evaluator(module)
         run.run("train", 1, 0, batch("a"))
-        assert len(run.experiment.store.progress()) == noted, type(module).__name__
+        found = [note for note in run.experiment.store.progress() if note.data]
+        assert len(found) == noted, type(module).__name__
 
 
 def test_batches_of_any_form():

@@ -329,6 +329,29 @@ def test_without_a_val_split_every_change_is_kept():
     assert (result.baseline, result.best) == (None, None)
 
 
+def test_without_a_val_split_an_epoch_whose_train_items_all_fail_is_rejected():
+    class Fragile(Scale):
+        def forward(self, batch):
+            if self.level.data == 9:
+                raise RuntimeError("no connection")
+            return super().forward(batch)
+
+    module, trainer = Fragile([("up", 3), ("break", 9), ("on", 8)]), Trainer()
+    trainer.fit(module, TRAIN, None, max_epochs=3)
+    # Nothing measures the state after a step: it is the next epoch that finds it broken.
+    assert outcomes(trainer)[:2] == ["kept", "kept"]
+    assert trainer.experiment.history[3].verdict == "rejected"
+    assert trainer.experiment.history[3].reasons == (
+        "all 4 train items failed: RuntimeError: no connection",
+    )
+
+
+def test_a_monitor_without_a_val_split_is_refused():
+    with pytest.raises(UsageError, match="there is no val split to monitor 'f1' on") as caught:
+        Trainer(monitor="f1").fit(Scale([("up", 3)]), TRAIN, None, max_epochs=1)
+    assert caught.value.hint == "define val_dataloader(), or leave the monitor out"
+
+
 def test_the_baseline_must_run():
     class Broken(Scale):
         def forward(self, batch):

@@ -3,7 +3,7 @@
 import pytest
 
 from autopilot.core.experiment import Experiment
-from autopilot.core.module import AutoPilotModule
+from autopilot.core.module import AutoPilotModule, Module
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.stopping import Budget, EarlyStopping, Plateau
@@ -148,3 +148,40 @@ def test_time_before_a_kill_counts(monkeypatch):
         Trainer(experiment=Experiment(store)).fit(slow(2), max_epochs=1)
     result = Trainer(experiment=Experiment(store)).fit(slow(None), max_epochs=1)
     assert result.cost.seconds == 40.0
+
+
+def test_what_a_kill_lost_is_paid_for(monkeypatch):
+    """A pipeline's train results cannot be replayed: they are made again, and both count."""
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    class Pipeline(Scores):
+        def __init__(self, *scores):
+            super().__init__(*scores)
+            self.inner = Inner()
+
+        def forward(self, batch):
+            self.inner(batch)
+            now[0] += 10
+            if len(self.calls) == self.dies_at:
+                raise KeyboardInterrupt
+            self.calls.append(1)
+            return super().forward(batch)
+
+    class Inner(Module):
+        def forward(self, batch):
+            return Datum(items=[Datum(success=True) for _ in batch.items])
+
+    def pipeline(dies_at):
+        module = Pipeline(*UP)
+        module.calls, module.dies_at = [], dies_at
+        return module
+
+    whole = Trainer().fit(pipeline(None), max_epochs=1).cost
+    store = InMemoryStore()
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(experiment=Experiment(store)).fit(pipeline(2), max_epochs=1)
+    resumed = Trainer(experiment=Experiment(store)).fit(pipeline(None), max_epochs=1).cost
+    # The first train batch, of two items, was evaluated in both sessions.
+    assert (resumed.evaluations, resumed.seconds) == (whole.evaluations + 2, whole.seconds + 10)
