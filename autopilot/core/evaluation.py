@@ -67,8 +67,8 @@ class Evaluator:
         seconds = time.perf_counter() - started
         _label(data, batch, split, epoch)
         # A result can stand in for its call only where nothing else hangs on the call's graph.
-        whole = split != "train" or _is_simple(data)
-        self.experiment.remember(split, epoch, index, batch, data, seconds, whole=whole)
+        stands_in = split != "train" or _is_simple(data)
+        self.experiment.remember(split, epoch, index, batch, data if stands_in else None, seconds)
         return data
 
     def close(self) -> None:

@@ -7,8 +7,6 @@ An epoch's metrics record is its commit point: everything before it is repeated 
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,17 +17,17 @@ from autopilot.core.memory import Memory
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Decision, EpochView, Metrics
+from autopilot.core.progress import ResultLog, StepClock
 from autopilot.core.record import (
     Event,
     Manifest,
     MetricsRecord,
-    Progress,
     StepRecord,
     TraceRecord,
 )
 from autopilot.core.store import InMemoryStore, Revision, Store
 from autopilot.core.summary import Summary, summarize
-from autopilot.core.types import Cost, Datum, datum_from_json, datum_to_json, digest, is_json
+from autopilot.core.types import Cost, Datum, datum_from_json
 from autopilot.core.writing import (
     lesson_of,
     other_records,
@@ -37,7 +35,7 @@ from autopilot.core.writing import (
     trace_records,
     val_record,
 )
-from autopilot.errors import DataError, ExperimentError, ParameterError, UsageError
+from autopilot.errors import ExperimentError, ParameterError, UsageError
 
 
 class Experiment(History):
@@ -80,11 +78,9 @@ class Experiment(History):
         self.best_items: Sequence[Datum] = ()
         self._recorded_steps: dict[tuple[int, int], tuple[str, StepRecord]] = {}
         self._steps: list[StepRecord] = []
-        self._progress: dict[tuple[str, int, int], Progress] = {}
+        self._results, self._clock = ResultLog(self.store), StepClock(self.store)
         self._state = ""
         self._items: dict[str, list[Datum]] = {}
-        self._lost = Cost()
-        self._stepping, self._stepping_since = 0, 0.0
         self._is_open = False
         self.ignore_stop = False
         self.changes: Mapping[str, Any] = {}
@@ -188,10 +184,7 @@ class Experiment(History):
                 items = (datum_from_json(i, split="val", epoch=trace.epoch) for i in trace.items)
                 self.best_items = list(items)
         noted = self.store.progress()
-        progress = [p for p in noted if p.epoch == last + 1 or p.split == "test"]
-        self._progress = {(p.split, p.epoch, p.batch): p for p in progress if p.data}
-        spent = [Cost(evaluations=p.items, seconds=p.seconds) for p in progress if not p.data]
-        self._lost = sum(spent, Cost())
+        self._results.load([n for n in noted if n.epoch == last + 1 or n.split == "test"])
         self.store.restore(_start_of_epoch(log, last + 1))
 
     def _finish(self, record: MetricsRecord, revision: str, log: Sequence[Revision]) -> None:
@@ -209,21 +202,10 @@ class Experiment(History):
 
     def recall(self, split: str, epoch: int, index: int, batch: Datum) -> Datum | None:
         """A batch's result from before a kill, if items and state are the same."""
-        found = self._progress.get((split, epoch, index))
-        if found is None or not found.data or found.key != self._key(batch):
-            return None
-        return datum_from_json(found.data, split=split, epoch=epoch)
+        return self._results.find(split, epoch, index, batch, self._state)
 
     def remember(
-        self,
-        split: str,
-        epoch: int,
-        index: int,
-        batch: Datum,
-        data: Datum,
-        seconds: float,
-        *,
-        whole: bool = True,
+        self, split: str, epoch: int, index: int, batch: Datum, data: Datum | None, seconds: float
     ) -> None:
         """Keeps a batch's result at once, and what it cost.
 
@@ -232,42 +214,23 @@ class Experiment(History):
             epoch: The epoch.
             index: The batch's number in it.
             batch: What was evaluated.
-            data: The result.
+            data: The result; None if it cannot stand in for its call. It is made again after a
+                kill then, as one is that JSON cannot carry.
             seconds: How long it took.
-            whole: Whether the result can stand in for its call. One that cannot, or that JSON
-                cannot carry, is made again after a kill.
 
         Raises:
             ParameterError: a file was edited by hand meanwhile; the result is of no known state.
         """
         self.check_unedited()
-        value: dict[str, Any] = {}
-        if whole:
-            with contextlib.suppress(DataError):
-                value = datum_to_json(data)
-        self.store.note_progress(
-            Progress(
-                epoch=epoch,
-                split=split,
-                batch=index,
-                key=self._key(batch),
-                data=value if is_json(value) else {},
-                items=sum(1 for _ in batch.leaves()),
-                seconds=seconds,
-            )
-        )
+        self._results.note(split, epoch, index, batch, data, seconds, self._state)
 
     def recorded_seconds(self) -> float:
         """The time of the epoch before this session: of its steps, and of its results."""
-        known = sum(progress.seconds for progress in self._progress.values() if progress.data)
-        return known + self._lost.seconds
+        return self._results.seconds()
 
     def lost_evaluations(self) -> int:
         """The epoch's evaluations that a kill lost: they were made again, and both count."""
-        return self._lost.evaluations
-
-    def _key(self, batch: Datum) -> str:
-        return digest([self._state, [item.id for item in batch.leaves()]])
+        return self._results.lost.evaluations
 
     # --- steps ---------------------------------------------------------------------------------
 
@@ -292,8 +255,7 @@ class Experiment(History):
             ParameterError: a file was edited by hand; the edit is kept.
         """
         self.check_unedited()
-        self.store.note_progress(Progress(epoch=epoch, stepping=step))
-        self._stepping, self._stepping_since = step, time.perf_counter()
+        self._clock.start(epoch, step)
 
     def check_unedited(self) -> None:
         """Stops a run whose files somebody else is editing.
@@ -313,7 +275,7 @@ class Experiment(History):
         steps = [record for record in self._steps if record.changed]
         log = self.store.log()
         self.store.restore(log[0].id if steps else _start_of_epoch(log, self.last_epoch + 1))
-        self._end_step(self.last_epoch + 1)
+        self._clock.end(self.last_epoch + 1)
 
     def commit_step(
         self, optimizer: Optimizer, epoch: int, number: int, step: Step | None, error: str = ""
@@ -328,17 +290,8 @@ class Experiment(History):
         else:
             self.store.annotate(self.store.tip, [record])
         self._steps.append(record)
-        self._end_step(epoch)
+        self._clock.end(epoch)
         return record
-
-    def _end_step(self, epoch: int) -> None:
-        """From here on, what differs in the files is not the optimizer's."""
-        if self._stepping:
-            seconds = time.perf_counter() - self._stepping_since
-            self.store.note_progress(
-                Progress(epoch=epoch, stepping=-self._stepping, seconds=seconds)
-            )
-            self._stepping = 0
 
     # --- epochs --------------------------------------------------------------------------------
 
@@ -390,7 +343,8 @@ class Experiment(History):
         self.add_epoch(record, revision, metrics)
         if decision.kept:
             self.best_items = self._items.get("val", [])
-        self._steps, self._items, self._progress, self._lost = [], {}, {}, Cost()
+        self._steps, self._items = [], {}
+        self._results.clear()
         self._finish(record, revision, ())
         self._state = self.record_of(record.best_epoch).tree
         self.store.clear_progress()

@@ -106,8 +106,7 @@ class EpochLoop(Loop):
             cost += Cost(evaluations=val.means.items) + trainer.run.ledger.take_epoch()
             experiment.on_validation_complete({"val": val.items})
             view = experiment.view(epoch, metrics, trainer.monitor, trainer.mode, cost)
-            errors = (train if fit.val is None else val).errors()
-            decision = decide(fit.policy, view, errors)
+            decision = decide(fit.policy, view, (train if fit.val is None else val).errors())
         # What the steps took is part of the epoch's time.
         cost += Cost(seconds=time.monotonic() - started - cost.seconds)
         self.conclude(fit, epoch, metrics, decision, cost, known)

@@ -342,7 +342,7 @@ def test_without_a_val_split_an_epoch_whose_train_items_all_fail_is_rejected():
     assert outcomes(trainer)[:2] == ["kept", "kept"]
     assert trainer.experiment.history[3].verdict == "rejected"
     assert trainer.experiment.history[3].reasons == (
-        "all 4 train items failed: RuntimeError: no connection",
+        "all 5 train items failed: RuntimeError: no connection",
     )
 
 

@@ -1,0 +1,106 @@
+"""The epoch that is going on: its results are noted at once, so that a kill does not lose them."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autopilot.core.record import Progress
+from autopilot.core.store import Store
+from autopilot.core.types import Cost, Datum, datum_from_json, datum_to_json, digest, is_json
+from autopilot.errors import DataError
+
+
+class ResultLog:
+    """What was evaluated in the epoch that is going on, over all sessions.
+
+    Args:
+        store: Keeps the notes.
+
+    Attributes:
+        lost: What was paid before a kill for results that are made again.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[tuple[str, int, int], Progress] = {}
+        self.lost = Cost()
+
+    def load(self, noted: Sequence[Progress]) -> None:
+        """Takes in what earlier sessions noted."""
+        self._known = {(note.split, note.epoch, note.batch): note for note in noted if note.data}
+        spent = [Cost(evaluations=n.items, seconds=n.seconds) for n in noted if not n.data]
+        self.lost = sum(spent, Cost())
+
+    def clear(self) -> None:
+        """The epoch is judged; the next one starts with nothing."""
+        self._known, self.lost = {}, Cost()
+
+    def seconds(self) -> float:
+        """The time of the epoch before this session: of its steps, and of its results."""
+        return sum(note.seconds for note in self._known.values()) + self.lost.seconds
+
+    def find(self, split: str, epoch: int, index: int, batch: Datum, state: str) -> Datum | None:
+        """A batch's result from before a kill, if items and state are the same."""
+        found = self._known.get((split, epoch, index))
+        if found is None or found.key != _key(batch, state):
+            return None
+        return datum_from_json(found.data, split=split, epoch=epoch)
+
+    def note(
+        self,
+        split: str,
+        epoch: int,
+        index: int,
+        batch: Datum,
+        data: Datum | None,
+        seconds: float,
+        state: str,
+    ) -> None:
+        """Notes a batch's result; of one that cannot be answered from its note, what it cost."""
+        value: Mapping[str, Any] = {}
+        if data is not None:
+            with contextlib.suppress(DataError):
+                value = datum_to_json(data)
+        self._store.note_progress(
+            Progress(
+                epoch=epoch,
+                split=split,
+                batch=index,
+                key=_key(batch, state),
+                data=value if is_json(value) else {},
+                items=sum(1 for _ in batch.leaves()),
+                seconds=seconds,
+            )
+        )
+
+
+class StepClock:
+    """Says in the store that a step edits files, and for how long it did.
+
+    Args:
+        store: Keeps the notes.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._number, self._since = 0, 0.0
+
+    def start(self, epoch: int, number: int) -> None:
+        """From here on, what differs in the files is the optimizer's."""
+        self._store.note_progress(Progress(epoch=epoch, stepping=number))
+        self._number, self._since = number, time.perf_counter()
+
+    def end(self, epoch: int) -> None:
+        """From here on, it is somebody else's."""
+        if self._number:
+            seconds = time.perf_counter() - self._since
+            note = Progress(epoch=epoch, stepping=-self._number, seconds=seconds)
+            self._store.note_progress(note)
+            self._number = 0
+
+
+def _key(batch: Datum, state: str) -> str:
+    return digest([state, [item.id for item in batch.leaves()]])
