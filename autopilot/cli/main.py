@@ -65,13 +65,13 @@ class AutoPilotCLI:
         Returns:
             0 done, 1 failed, 2 wrong usage, 130 interrupted (and resumable).
         """
-        from autopilot.cli.app import invoke
-
         if list(arguments) == ["--version"]:
             print(f"autopilot {__version__}")  # noqa: T201  # before anything is imported
             return DONE
         context = Context.early(arguments)
         try:
+            from autopilot.cli.app import invoke
+
             return invoke(self.app(), list(arguments))
         except AutopilotError as error:
             context.output.error(error)
@@ -79,6 +79,7 @@ class AutoPilotCLI:
                 raise
             return USAGE if isinstance(error, UsageError) else FAILED
         except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)  # noqa: T201  # nothing else may be imported yet
             return INTERRUPTED
         except BrokenPipeError:
             # The reader has seen enough: `autopilot log | head`.

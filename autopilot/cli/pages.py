@@ -78,10 +78,10 @@ def foot(notebook: Notebook) -> list[str]:
     """What is not told by the table, and what to type next."""
     lines = []
     state, epoch = notebook.status.state, notebook.going_on
-    if state in ("running", *_UNFINISHED) and epoch is not None:
-        lines.append(f"epoch {epoch} has no verdict yet")
+    if epoch is not None:
+        lines.append(f"epoch {epoch} has no verdict yet: autopilot show {epoch} names its steps")
     if state in _UNFINISHED:
-        lines.append(f"go on: autopilot resume {notebook.slug}")
+        lines.append(f"go on: {notebook.goes_on_by}")
     return lines
 
 
@@ -221,7 +221,7 @@ def _next(notebook: Notebook) -> list[str]:
         base = notebook.manifest.base[:7]
     does = {}
     if notebook.status.state in _UNFINISHED:
-        does[f"autopilot resume {slug}"] = "go on where it was left"
+        does[notebook.goes_on_by] = "go on where it was left"
     does[f"autopilot log {slug}"] = "every epoch; --graph draws them"
     if notebook.last is not None and notebook.last.best_epoch:
         does[f"autopilot show best -e {slug}"] = "the best epoch: why, scores, failures, diff"

@@ -36,7 +36,7 @@ class Reporter(Callback):
         self.output, self.max_epochs = output, max_epochs
         self._live: Progress | None = None
         self._task: Any = None
-        self._started_s = time.monotonic()
+        self._started_s = self._judged_s = time.monotonic()
         self._first_epoch = 0
         self._epoch_items = 0
         self._split_items = 0
@@ -45,7 +45,7 @@ class Reporter(Callback):
         self._told = 0
 
     def on_fit_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
-        self._started_s = time.monotonic()
+        self._started_s = self._judged_s = time.monotonic()
         self._first_epoch = trainer.experiment.last_epoch
         if self._first_epoch >= 0:
             best = number(trainer.experiment.best_value)
@@ -98,6 +98,7 @@ class Reporter(Callback):
         if not self._head_shown:
             self._head_shown = True
             self._line(epoch_head(record.monitor))
+        self._judged_s = time.monotonic()
         revision = trainer.experiment.revision_of(record.epoch)
         before = [r.best for r in trainer.experiment.history if r.epoch < record.epoch]
         self._line(epoch_line(record, before[-1] if before else None, revision), record.verdict)
@@ -146,14 +147,16 @@ class Reporter(Callback):
             + (f"  {trainer.run.ledger.render()}" if trainer.run.ledger.by_role() else ""),
             speed=f"{self._split_items / elapsed_s:.0f} items/s",
             best=f"best {number(best)}",
-            left=self._time_left(trainer, elapsed_s),
+            left=self._time_left(trainer.experiment.last_epoch),
         )
 
-    def _time_left(self, trainer: Trainer, elapsed_s: float) -> str:
-        done = trainer.current_epoch - max(self._first_epoch, 0)
+    def _time_left(self, judged: int) -> str:
+        """What the epochs that may follow take, by those that this session has judged."""
+        done = judged - self._first_epoch
         if self.max_epochs is None or done < 1:
             return ""
-        left_s = elapsed_s / done * (self.max_epochs - trainer.current_epoch)
+        each_s = (self._judged_s - self._started_s) / done
+        left_s = each_s * (self.max_epochs - judged) - (time.monotonic() - self._judged_s)
         minutes, seconds = divmod(round(max(left_s, 0)), 60)
         return f"at most {minutes}:{seconds:02d} left"
 

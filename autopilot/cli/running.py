@@ -210,7 +210,7 @@ def resume(
 
 
 def _run(output: Output, prepare: Any) -> int:
-    from autopilot.engine.session import interruptible
+    from autopilot.engine.interrupts import interruptible
 
     with interruptible():
         return _run_session(output, prepare)
@@ -281,7 +281,10 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
     output.line(f"read it:   git log -p {base}..{branch}")
     output.line(f"           autopilot log {slug} --graph")
     output.line(f"net change: git diff {base}...{branch}")
-    output.line(f"take it:   git merge --squash {branch}")
+    if session.workspace.in_place:
+        output.line("take it:   it is in your checkout: git diff, then git commit")
+    else:
+        output.line(f"take it:   git merge --squash {branch}")
 
 
 def _tried(record: MetricsRecord) -> str:

@@ -81,7 +81,7 @@ class Experiment(History):
         self._results, self._clock = ResultLog(self.store), StepClock(self.store)
         self._state = ""
         self._items: dict[str, list[Datum]] = {}
-        self._is_open = False
+        self._is_open = self._by_hand = False
         self.ignore_stop = False
         self.changes: Mapping[str, Any] = {}
 
@@ -150,8 +150,12 @@ class Experiment(History):
         return self.history[-1].state if self.history else {}
 
     def attach(self, optimizer: Optimizer) -> None:
-        """Makes each `optimizer.step()` of a manual loop a commit: an epoch of its own."""
+        """Makes each `optimizer.step()` of a manual loop a commit: an epoch of its own.
+
+        Close the experiment after the loop: that writes down that it came to its end.
+        """
         self.open(optimizer.parameters)
+        self._by_hand = True
 
         def commit(_optimizer: Optimizer, step: Step | None) -> None:
             known = [epoch for epoch, _ in self._recorded_steps]
@@ -170,7 +174,10 @@ class Experiment(History):
         by_hand = ("blocked", "unblocked")
         lessons = self.memory.kept()
         self.memory.load(x for x in lessons if x.epoch <= last or x.outcome in by_hand)
-        log = self.store.log()
+        log, kept = self.store.log(), self.store.tags()
+        for record in self.history[:-1]:
+            if record.verdict != "rejected" and record.epoch not in kept:
+                self._finish(record, self._revisions[record.epoch], log)
         if self.history:
             self._finish(self.history[-1], self._revisions[last], log)
             log = self.store.log()
@@ -418,8 +425,11 @@ class Experiment(History):
 
     def close(self) -> None:
         """Lets go of the store."""
+        if self._is_open and self._by_hand:
+            steps = len(self._steps) + len(self._recorded_steps)
+            self._event("stopped", f"{steps} step{'s' * (steps != 1)} of a manual loop")
         self.store.close()
-        self._is_open = False
+        self._is_open = self._by_hand = False
 
     def _event(self, name: str, detail: str = "") -> None:
         self._write_event(Event(epoch=max(self.last_epoch, 0), name=name, detail=detail))

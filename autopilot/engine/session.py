@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import platform
-import signal
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Sequence, Sized
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from autopilot import __version__
@@ -20,6 +18,7 @@ from autopilot.core.stopping import StopCondition
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Result
 from autopilot.engine.checks import check_parameters, explain_missing
+from autopilot.engine.interrupts import interruptible
 from autopilot.engine.request import (
     DEFAULT_MAX_EPOCHS,
     Options,
@@ -32,7 +31,9 @@ from autopilot.engine.workspace import Workspace, open_workspace, undone_on_fail
 from autopilot.errors import (
     AutopilotError,
     BudgetExceededError,
+    DataError,
     ExperimentError,
+    LockHeldError,
     MissingSourceError,
 )
 from autopilot.git.locks import ExclusiveLock
@@ -62,6 +63,7 @@ class Session:
     def __init__(self, user: Repository, slug: str, workspace: Workspace, manifest: Manifest):
         self.user, self.slug, self.workspace, self.manifest = user, slug, workspace, manifest
         self.notes: list[str] = []
+        self.place = workspace.lock
         self.module: AutoPilotModule
         self.trainer: Trainer
         self.store: GitStore
@@ -103,7 +105,9 @@ class Session:
                 versions={"autopilot": __version__, "python": platform.python_version()},
             )
             session = cls(user, slug, workspace, manifest)
-            session.load(request.options, callbacks, lock, include_dirty=request.include_dirty)
+            with session.place.released_on_failure(), workspace.explained():
+                session.take_place()
+                session.load(request.options, callbacks, lock, include_dirty=request.include_dirty)
             return session
 
     @classmethod
@@ -153,10 +157,27 @@ class Session:
                 given |= event.options
             options = Options(**(given | changes.given()))
             session = cls(user, slug, workspace, manifest)
-            session.load(options, callbacks, lock, include_dirty=False)
+            with session.place.released_on_failure(), workspace.explained():
+                session.take_place()
+                session.load(options, callbacks, lock, include_dirty=False)
         session.trainer.experiment.ignore_stop = bool(changes.given())
         session.trainer.experiment.changes = changes.given()
         return session
+
+    def take_place(self) -> None:
+        """Makes sure that no other run works in the same checkout.
+
+        Raises:
+            LockHeldError: one does; it says which process.
+        """
+        try:
+            self.place.acquire()
+        except LockHeldError as error:
+            who = error.message.partition(" is held by ")[2]
+            raise LockHeldError(
+                f"another run works in {self.workspace.repo.workdir}: {who}",
+                hint="wait for it, or run without --in-place: in a worktree of its own",
+            ) from error
 
     def load(
         self,
@@ -193,6 +214,9 @@ class Session:
         if loaders[1] is None:
             self.notes.append("there is no val split: an epoch is kept unless all its items fail")
         self.split_sizes = _items(loaders[0]), _items(loaders[1])
+        for split, size in zip(("train", "val"), self.split_sizes, strict=True):
+            if size == "0":
+                raise DataError(f"the {split} split is empty", hint=f"look at {split}_dataloader()")
         alone = not any(isinstance(callback, StopCondition) for callback in own)
         conditions = options.conditions(alone=alone)
         self.max_epochs = options.max_epochs or DEFAULT_MAX_EPOCHS
@@ -211,6 +235,7 @@ class Session:
         """Lets go of a session that was never run; nothing is left of it."""
         if not self.trainer.experiment.is_open:
             self.store.close()
+            self.place.release()
             self.workspace.undo()
 
     def run(self) -> Result:
@@ -223,6 +248,19 @@ class Session:
             AutopilotError: it cannot go on; what was recorded can be resumed.
             UserCodeError: the user's code raised, outside the evaluation of an item.
         """
+        try:
+            with self.workspace.explained():
+                result = self._run()
+        finally:
+            self.place.release()
+        self.store.close()
+        if not result.interrupted:
+            self.workspace.remove()
+        if count_loose(self.user) > _LOOSE_OBJECTS:
+            maintain(self.user)
+        return result
+
+    def _run(self) -> Result:
         experiment = self.trainer.experiment
         begun = self.store.exists()
         try:
@@ -256,11 +294,6 @@ class Session:
                 hint += "commit the change and run again"
             with users_code(self.manifest.target, hint):
                 raise
-        self.store.close()
-        if not result.interrupted:
-            self.workspace.remove()
-        if count_loose(self.user) > _LOOSE_OBJECTS:
-            maintain(self.user)
         return result
 
     def _test(self, result: Result) -> Result:
@@ -291,25 +324,6 @@ class _Upkeep(Callback):
             self._session.workspace.check_imports()
         if record.epoch and record.epoch % _MAINTAIN_EVERY == 0:
             maintain(self._session.user)
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does; a second signal ends the process."""
-
-    def interrupt(number: int, _frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        raise KeyboardInterrupt
-
-    before = {}
-    with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _items(loader: Any) -> str:

@@ -13,10 +13,13 @@ import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from autopilot.core.module import AutoPilotModule
 from autopilot.errors import AutopilotError, TargetError, UsageError, UserCodeError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 
@@ -189,6 +192,13 @@ def _import(load: Callable[[], types.ModuleType], text: str) -> types.ModuleType
             hint='put what it does when run behind: if __name__ == "__main__":',
         ) from error
     except Exception as error:
+        named = text.partition(":")[0]
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and (named == missing or named.startswith(f"{missing}.")):
+            raise TargetError(
+                f"there is no module {missing}",
+                hint="write path/to/file.py, or a dotted name that can be imported from here",
+            ) from error
         raise TargetError(
             f"{text} cannot be imported: {type(error).__name__}: {error}",
             hint="the traceback is above; mend the file, commit it and run again",
@@ -246,7 +256,8 @@ def _only_module(loaded: types.ModuleType, target: Target) -> Callable[..., Any]
 def _typed(factory: Callable[..., Any], hparams: Mapping[str, str]) -> dict[str, Any]:
     if not hparams:
         return {}
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import TypeAdapter
+    from pydantic import ValidationError as Invalid
 
     signature = inspect.signature(factory)
     parameters = signature.parameters
@@ -264,19 +275,17 @@ def _typed(factory: Callable[..., Any], hparams: Mapping[str, str]) -> dict[str,
         default = parameters[key].default if key in parameters else None
         fallback = type(default) if default not in (None, inspect.Parameter.empty) else str
         adapter: TypeAdapter[Any] = TypeAdapter(hints.get(key, fallback))
-        typed[key] = _value(adapter, key, value, ValidationError)
+        typed[key] = _value(adapter, key, value, Invalid)
     return typed
 
 
-def _value(adapter: Any, key: str, value: str, invalid: type[Exception]) -> Any:
+def _value(adapter: Any, key: str, value: str, invalid: type[ValidationError]) -> Any:
     try:
         return adapter.validate_strings(value)
-    except invalid:
-        try:
+    except invalid as error:
+        with contextlib.suppress(invalid):
             return adapter.validate_json(value)
-        except invalid as error:
-            reason = str(error).splitlines()[2].strip() if "\n" in str(error) else str(error)
-            raise UsageError(
-                f"-H {key}={value}: {reason.partition(' [type=')[0]}",
-                hint="give a value of the argument's type; lists and dicts as JSON",
-            ) from error
+        raise UsageError(
+            f"-H {key}={value}: {error.errors()[0]['msg']}",
+            hint="give a value of the argument's type; lists and dicts as JSON",
+        ) from error

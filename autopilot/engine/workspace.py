@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autopilot.errors import RepositoryError, TargetError, UsageError
+from autopilot.errors import AutopilotError, RepositoryError, TargetError, UsageError
+from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
 from autopilot.git.worktrees import add_worktree, remove_worktree, worktree_path
+
+_MISSING = re.compile(
+    r"No such file or directory: '([^']+)'|cannot read (.+): No such file|^(.+) does not exist$"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,11 @@ class Workspace:
     def folder(self) -> Path:
         """The working directory."""
         return self.repo.workdir / self.directory
+
+    @property
+    def lock(self) -> ExclusiveLock:
+        """What the only run that works in this checkout holds; no slug begins with a dot."""
+        return ExclusiveLock(self.repo.git_dir / "autopilot" / ".place.lock")
 
     def enter(self) -> None:
         """Makes its folder the working directory, and its files the first to be imported."""
@@ -79,6 +90,42 @@ class Workspace:
                     hint="install the package in editable mode (pip install -e .), or uninstall "
                     "the copy, or run with --in-place",
                 )
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """Errors of the body tell of the user's own files, not of a worktree that goes away."""
+        try:
+            yield
+        except AutopilotError as error:
+            if not self.in_place:
+                missing = _MISSING.search(error.message)
+                if missing is not None and (
+                    link := self._not_linked(missing[missing.lastindex or 1])
+                ):
+                    error.hint = f"git does not have {link}; bring it along: --link {link}"
+                error.hint = self._as_users(error.hint)
+                error.message = self._as_users(error.message)
+                error.user_traceback = self._as_users(error.user_traceback)
+            raise
+
+    def _as_users(self, text: str) -> str:
+        return text.replace(str(self.repo.workdir), str(self.user.workdir))
+
+    def _not_linked(self, name: str) -> str:
+        """What of a missing path the user's checkout has and the worktree does not; "" if nothing.
+
+        Of a path in a folder that is missing as a whole, it is the folder.
+        """
+        path = Path(os.path.abspath(self.folder / name))
+        if not path.is_relative_to(self.repo.workdir):
+            return ""
+        here = self.user.workdir / self.directory
+        for part in [*list(path.relative_to(self.repo.workdir).parents)[-2::-1], None]:
+            below = path.relative_to(self.repo.workdir) if part is None else part
+            theirs = self.user.workdir / below
+            if theirs.exists() and not (self.repo.workdir / below).exists():
+                return os.path.relpath(theirs, here)
+        return ""
 
     def undo(self) -> None:
         """Removes a worktree that was made for nothing."""

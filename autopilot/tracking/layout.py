@@ -37,10 +37,14 @@ class Layout:
     def __post_init__(self) -> None:
         parts = self.slug.split("/")
         for part in parts:
-            bad = ".." in part or part.endswith((".", ".lock"))
-            if len(parts) > 2 or not _PART.fullmatch(part) or bad:
+            why = ""
+            if ".." in part:
+                why = ": git allows no two dots in a row"
+            elif part.endswith((".", ".lock")):
+                why = ": git allows no '.' and no '.lock' at the end"
+            if len(parts) > 2 or not _PART.fullmatch(part) or why:
                 raise SlugError(
-                    f"{self.slug!r} cannot be an experiment's name",
+                    f"{self.slug!r} cannot be an experiment's name{why}",
                     hint="use small letters, digits, '.', '_' and '-', as in classifier-1",
                 )
 

@@ -268,8 +268,8 @@ class Notebook:
         for epoch in self.epochs:
             if epoch.number == number:
                 return epoch
-        if number == self.going_on:
-            steps = self._steps[number]
+        steps = self._steps.get(number)
+        if steps:
             raise ExperimentError(
                 f"epoch {number} of {self.slug} has no verdict yet",
                 hint=f"its steps so far: git log -p -{len(steps)} {steps[-1].id[:7]}",
@@ -408,7 +408,13 @@ class Notebook:
                 return Status("created", event.detail or "not run yet")
             if event.name in ("started", "resumed"):
                 break
-        return Status("killed", f"autopilot resume {self.slug} goes on with it")
+        return Status("killed", f"{self.goes_on_by} goes on with it")
+
+    @property
+    def goes_on_by(self) -> str:
+        """What resumes it."""
+        program = "the program that started it"
+        return f"autopilot resume {self.slug}" if self.manifest.target else program
 
     @cached_property
     def _steps(self) -> dict[int, list[Commit]]:

@@ -262,7 +262,7 @@ def test_name_that_is_no_module(place: Place) -> None:
 
 def test_module_that_is_not_there(place: Place) -> None:
     place.refused(
-        "run", "no.such:Thing", code=2, says=("no.such:Thing", "No module named 'no'"), hints=("",)
+        "run", "no.such:Thing", code=2, says=("there is no module no",), hints=("to/file.py",)
     )
 
 
@@ -475,7 +475,7 @@ def test_resume_of_what_does_not_exist(place: Place) -> None:
     ("given", "says", "hint"),
     [
         ("lives=9", "lives", "arguments: size"),
-        ("size=two", "size=two", "type"),
+        ("size=two", "size=two: Input should be a valid integer", "type"),
         ("size", "not key=value", "-H threshold=0.5"),
     ],
 )
@@ -624,3 +624,63 @@ def test_what_git_and_disk_say_is_told_in_one_line(place: Place) -> None:
         assert there.run("run", "counter.py").code == 0, done
     finally:
         subprocess.run(["umount", str(mounted)], check=True)
+
+
+@pytest.mark.parametrize("where", ["def train_dataloader(self):", "def score(self, item):"])
+def test_a_file_that_git_does_not_have(place: Place, where: str) -> None:
+    """The worktree lacks it, the user's checkout has it: what to do is to bring it along."""
+    place.write(".gitignore", "data/\n")
+    place.write("data/words.txt", "a\n")
+    place.change("counter.py", (where, f"{where}\n        open('data/words.txt').close()"))
+
+    place.refused(
+        "run",
+        "counter.py",
+        says=("No such file or directory: 'data/words.txt'",),
+        hints=("git does not have data; bring it along: --link data",),
+    )
+    place.run("run", "counter.py", "--link", "data", "--max-epochs", "1")
+
+
+def test_messages_name_the_users_own_files(place: Place) -> None:
+    """Not those of a worktree that is gone when they are read."""
+    place.change("counter.py", ("self.size = size", "raise KeyError(__file__)"))
+
+    done = place.refused(
+        "run", "counter.py", code=2, says=("KeyError", f"{place.top}/counter.py"), hints=()
+    )
+
+    assert f'File "{place.top}/counter.py"' in done.err
+    assert str(place.cache) not in done.err
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_empty_split(place: Place, split: str) -> None:
+    place.change(
+        "counter.py",
+        (
+            "    val_dataloader = test",
+            "    def empty(self):\n        return DataLoader([], 2)\n\n    val_dataloader = test",
+        ),
+        ("= train_dataloader\n", f"= train_dataloader\n    {split}_dataloader = empty\n"),
+    )
+
+    place.refused(
+        "run", "counter.py", says=(f"the {split} split is empty",), hints=(f"{split}_dataloader()",)
+    )
+
+
+def test_a_monitor_without_a_val_split(place: Place) -> None:
+    place.change("counter.py", ("val_dataloader = test_dataloader", "test_dataloader"))
+
+    place.refused(
+        "run",
+        "counter.py",
+        "--monitor",
+        "f1",
+        says=("there is no val split to monitor 'f1' on",),
+        hints=("define val_dataloader()",),
+        code=2,
+    )
+    done = place.run("run", "counter.py", "--max-epochs", "1")
+    assert "note: there is no val split: an epoch is kept unless all its items fail" in done.out

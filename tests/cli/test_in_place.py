@@ -226,3 +226,22 @@ def test_code_in_the_checkout_leaves_no_bytecode(place: Place) -> None:
 
     assert not list(place.top.rglob("__pycache__"))
     assert place.git("status", "--porcelain") == " M x.txt"
+
+
+def test_two_runs_in_one_checkout(place: Place) -> None:
+    process = _waiting(place, "val", 3)
+    place.refused(
+        "run",
+        "counter.py",
+        "-e",
+        "two",
+        "--in-place",
+        says=("another run works in", f"process {process.pid}"),
+        hints=("without --in-place",),
+    )
+    (place.top.parent / "go").touch()
+
+    done = place.finish(process)
+
+    assert "take it:   it is in your checkout: git diff, then git commit" in done.out
+    assert "--squash" not in done.out

@@ -745,3 +745,17 @@ def test_a_disk_that_is_full_in_between(place: Place) -> None:
         there.check_sound()
     finally:
         subprocess.run(["umount", str(mounted)], check=True)
+
+
+def test_tags_that_were_deleted_come_back(place: Place) -> None:
+    place.run("run", "counter.py", "-e", "one", "--max-epochs", "3")
+    tags = place.git("for-each-ref", "refs/tags")
+    place.git("tag", "-d", "autopilot/one/epoch-0001", "autopilot/one/epoch-0003")
+
+    place.run("resume", "one", "--max-epochs", "4")
+
+    again = place.git("for-each-ref", "--format=%(refname) %(*objectname)", "refs/tags")
+    assert [line.split()[-1] for line in tags.splitlines()] == [
+        line.split()[0] for line in again.splitlines()
+    ][:4]
+    assert place.git("rev-parse", "autopilot/one/epoch-0003^{commit}") in again

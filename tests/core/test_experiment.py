@@ -110,6 +110,20 @@ def test_attaching_is_one_line():
     assert module.greeting.data == "hello, please"
 
 
+def test_a_manual_loop_that_is_closed_came_to_its_end():
+    module, experiment = Greeter(), Experiment()
+    optimizer = SayIt(module.parameters())
+    experiment.attach(optimizer)
+    manual_loop(module, Loss(), optimizer, 2)
+    experiment.close()
+    experiment.close()
+    events = [event for _, event in experiment.store.records(Event)]
+    assert sorted((e.name, e.detail) for e in events) == [
+        ("started", ""),
+        ("stopped", "2 steps of a manual loop"),
+    ]
+
+
 def test_a_manual_loop_goes_on_where_it_was_left():
     store = InMemoryStore()
     for epochs in (1, 2):
