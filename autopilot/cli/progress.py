@@ -180,14 +180,17 @@ def epoch_line(record: MetricsRecord, before: float | None, revision: str) -> st
         change = number(value - before, signed=True)
     what = f"{number(value):<7}{change}"
     strategy = one_line(record.strategy or record.summary or "", _STRATEGY_WIDTH)
+    commit = "-" if record.outcome == "unchanged" else revision[:7]
     line = (
         f"{record.epoch:>5}  {what:<16}  {number(record.best):>6}  {record.verdict:<8}  "
-        f"{strategy:<24}  {revision[:7]}"
+        f"{strategy:<24}  {commit:<7}"
     )
     if record.verdict != "rejected":
         return line
     if record.outcome in ("unchanged", "repeated", "failed"):
         line += f" ({record.outcome})"
+    if record.outcome == "unchanged":
+        return line
     return f"{line} -> rolled back to epoch {record.best_epoch}"
 
 

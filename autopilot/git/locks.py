@@ -70,7 +70,7 @@ class ExclusiveLock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise self._unusable(error) from error
+            raise _unusable(self.path, error) from error
         try:
             _lock(handle)
             self._sign(handle)
@@ -79,7 +79,7 @@ class ExclusiveLock:
             raise self._held(_read_holder(self.path)) from error
         except OSError as error:
             os.close(handle)
-            raise self._unusable(error) from error
+            raise _unusable(self.path, error) from error
         self._handle = handle
 
     def release(self) -> None:
@@ -145,12 +145,36 @@ class ExclusiveLock:
             hint="wait until it is done, or stop it",
         )
 
-    def _unusable(self, error: OSError) -> RepositoryError:
-        return RepositoryError(
-            f"cannot lock {self.path}: {error.strerror}",
-            hint="make room and give write permission to its folder; it must not be on a file"
-            " system without locks",
-        )
+
+@contextlib.contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Waits until no other process is in such a body for the same folder. Leaves no file.
+
+    Not reentrant.
+
+    Raises:
+        RepositoryError: the folder cannot be opened or locked.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            raise _unusable(folder, error) from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def _unusable(path: Path, error: OSError) -> RepositoryError:
+    return RepositoryError(
+        f"cannot lock {path}: {error.strerror}",
+        hint="make room and give write permission to its folder; it must not be on a file"
+        " system without locks",
+    )
 
 
 def _lock(handle: int) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from autopilot.errors import GitCommandError, RepositoryError
 from autopilot.git.commands import run_git
+from autopilot.git.locks import one_at_a_time
 from autopilot.git.repository import Repository
 
 # The user's post-checkout hook is about the user's own checkout.
@@ -57,6 +58,12 @@ def add_worktree(repo: Repository, path: Path, commit: str) -> Repository:
             f"cannot make a worktree at {path}: the folder is not empty",
             hint="remove it, or name another one",
         )
+    # Two processes of git that add or remove at once can trip over each other's half-made files.
+    with one_at_a_time(repo.common_dir):
+        return _add(repo, path, commit)
+
+
+def _add(repo: Repository, path: Path, commit: str) -> Repository:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # --force: a worktree whose folder was deleted by hand may be registered at this path.
@@ -66,7 +73,7 @@ def add_worktree(repo: Repository, path: Path, commit: str) -> Repository:
         )
         return Repository.discover(path)
     except (GitCommandError, OSError) as error:
-        remove_worktree(repo, path)
+        _remove(repo, path)
         reason = error.message if isinstance(error, GitCommandError) else error.strerror
         raise GitCommandError(
             f"cannot make a worktree at {path}: {reason}",
@@ -75,7 +82,7 @@ def add_worktree(repo: Repository, path: Path, commit: str) -> Repository:
         ) from error
     except BaseException:
         # Ctrl-C: what was checked out until then goes too.
-        remove_worktree(repo, path)
+        _remove(repo, path)
         raise
 
 
@@ -91,6 +98,11 @@ def remove_worktree(repo: Repository, path: Path) -> None:
         raise RepositoryError(
             f"{path} is the main worktree", hint="name a linked worktree: see `git worktree list`"
         )
+    with one_at_a_time(repo.common_dir):
+        _remove(repo, path)
+
+
+def _remove(repo: Repository, path: Path) -> None:
     # --force twice: locked ones too.
     done = run_git(
         ["worktree", "remove", "--force", "--force", str(path)],

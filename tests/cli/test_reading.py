@@ -382,7 +382,8 @@ class Kill(BaseException):
 def killed(here: Here) -> Here:
     """A run that was cut off after the step of epoch 2."""
     store = GitStore("cut")
-    trainer = Trainer(experiment=Experiment(store, GitMemory(store)))
+    manifest = Manifest(slug="cut", target="threshold.py")
+    trainer = Trainer(experiment=Experiment(store, GitMemory(store), manifest))
 
     class Cut(Threshold):
         def forward(self, batch: Datum) -> Datum:
@@ -400,7 +401,10 @@ def test_a_killed_run_says_how_to_go_on(killed: Here) -> None:
     lines = killed.run("log").splitlines()
 
     assert lines[0] == "cut: killed (no end is recorded)"
-    assert lines[-2:] == ["epoch 2 has no verdict yet", "go on: autopilot resume cut"]
+    assert lines[-2:] == [
+        "epoch 2 has no verdict yet: autopilot show 2 names its steps",
+        "go on: autopilot resume cut",
+    ]
     assert killed.json("status")["experiments"][0]["state"] == "killed"
     assert "go on with one: autopilot resume EXPERIMENT" in killed.run("status")
     assert "autopilot resume cut   " in killed.run("status", "cut")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,26 @@ def test_a_place_that_cannot_be_written(repository: Repository, tmp_path: Path) 
         add_worktree(repository, tmp_path / "x", "1" * 40)
     assert not (tmp_path / "x").exists()
     assert os.listdir(repository.common_dir / "objects")
+
+
+def test_processes_that_make_worktrees_at_once(repository: Repository, tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from autopilot.git.repository import Repository
+from autopilot.git.worktrees import add_worktree, remove_worktree, worktree_path
+repo = Repository.discover(Path({str(repository.workdir)!r}))
+for number in range(8):
+    path = worktree_path(repo, f"{{sys.argv[1]}}-{{number}}")
+    linked = add_worktree(repo, path, repo.head_commit())
+    assert (path / ".git").is_file()
+    remove_worktree(repo, path)
+"""
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, name], stderr=subprocess.PIPE, text=True)
+        for name in "abcdefgh"
+    ]
+    said = [process.communicate()[1] for process in started]
+    assert [process.returncode for process in started] == [0] * 8, said
+    assert listed(repository) == [str(repository.workdir)]
+    assert not cache_folder().exists()
