@@ -463,3 +463,100 @@ def test_parameters_of_a_part_that_is_used_but_not_called():
     Graph(holder(Datum())).backward(Gradient("g"))
     assert said(holder.inner.p) == "g"
     assert said(holder.called.p) == "g"
+
+
+class Finder(Module):
+    def __init__(self, answer):
+        super().__init__()
+        self.p = Parameter("r")
+        self.answer = answer
+
+    def forward(self, batch):
+        return self.answer("docs on " + batch.metadata["q"])
+
+
+class Writer(Module):
+    def __init__(self):
+        super().__init__()
+        self.p = Parameter("a")
+
+    def forward(self, given):
+        return Datum(success=False, feedback="wrong", metadata={"text": str(given)})
+
+    def backward(self, gradient, inputs, output):
+        self.p.accumulate_grad(Gradient("word it better"))
+        return Gradient("find better documents")
+
+
+class Chain(Module):
+    def __init__(self, answer, forward):
+        super().__init__()
+        self.finder, self.writer = Finder(answer), Writer()
+        self.how = forward
+
+    def forward(self, batch):
+        return self.how(self.finder, self.writer, batch)
+
+
+def as_text(docs):
+    return docs
+
+
+def as_datum(docs):
+    return Datum(metadata={"docs": docs})
+
+
+def in_thread(module, value):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(module, value).result()
+
+
+@pytest.mark.parametrize(
+    ("answer", "forward"),
+    [
+        (as_datum, lambda r, a, b: a(r(b))),
+        (as_text, lambda r, a, b: a(r(b))),
+        (as_text, lambda r, a, b: a(f"context: {r(b)}")),
+        (as_text, lambda r, a, b: a(Datum(metadata={"docs": r(b), "q": b.metadata["q"]}))),
+        (as_datum, lambda r, a, b: a(Datum(metadata={"c": r(b).metadata["docs"]}))),
+        (as_text, lambda r, a, b: a(Datum(metadata={"c": f"> {r(b)}", "q": b.metadata["q"]}))),
+        (
+            as_text,
+            lambda r, a, b: Datum(success=False, metadata={"t": a(f"{r(b)}").metadata["text"]}),
+        ),
+        (as_text, lambda r, a, b: a(in_thread(r, b))),
+        (as_datum, lambda r, a, b: in_thread(a, in_thread(r, b).metadata["docs"])),
+    ],
+)
+def test_no_stage_loses_its_feedback(answer, forward):
+    """Also where what a stage returns carries no graph, or a thread was in between."""
+    chain = Chain(answer, forward)
+    Graph(chain(Datum(metadata={"q": "what is it"}))).backward(Gradient("g"))
+    assert said(chain.finder.p) == "find better documents"
+    assert said(chain.writer.p) == "word it better"
+
+
+def test_stages_side_by_side_do_not_get_each_others_feedback():
+    chain = Chain(
+        as_text,
+        lambda r, a, b: Datum(metadata={"both": (r(b), a(b.metadata["q"]).metadata["text"])}),
+    )
+    Graph(chain(Datum(metadata={"q": "what is it"}))).backward(Gradient("g"))
+    assert said(chain.finder.p) == "g"
+    assert said(chain.writer.p) == "word it better"
+
+
+def test_stages_item_by_item():
+    def forward(finder, writer, batch):
+        return Datum(items=[writer(f"context: {finder(item)}") for item in batch.items])
+
+    chain = Chain(as_text, forward)
+    out = chain(Datum(items=[Datum(metadata={"q": q}) for q in "xyz"]))
+    nodes = Graph(out).nodes()
+    assert sorted(type(node.module).__name__ for node in nodes) == (
+        ["Writer"] * 3 + ["Chain"] + ["Finder"] * 3
+    )
+    for node in nodes:
+        if node.module is chain.writer:
+            (found,) = node.upstream
+            assert found.output in node.inputs[0]
