@@ -53,7 +53,7 @@ _HOMES = {
         "Recall",
         "Sum",
     ),
-    "autopilot.core.containers": ("ModuleDict", "ModuleList"),
+    "autopilot.core.containers": ("ModuleDict", "ModuleList", "Sequential"),
     "autopilot.core.module": ("AutoPilotModule", "Module"),
     "autopilot.core.optimizer": ("Optimizer", "Step"),
     "autopilot.core.parameter": ("Parameter", "PathParameter"),
@@ -93,7 +93,7 @@ _HOMES = {
         "SignificantImprovement",
     ),
     "autopilot.tracking": ("GitMemory", "GitStore"),
-    "autopilot.tracking.callbacks": ("DataRecorder", "JSONLogger"),
+    "autopilot.tracking.callbacks": ("DataRecorder", "JSONCheckpoint", "JSONLogger"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

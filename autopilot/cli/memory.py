@@ -187,7 +187,7 @@ def context(
     limit: Annotated[int, typer.Option(min=1, help="How many failures at most.")] = 5,
     strategy: Annotated[
         list[str] | None,
-        typer.Option(help="One that the optimizer has, to be told if it was never tried; repeat."),
+        typer.Option(help="One more that the optimizer has; may be repeated."),
     ] = None,
 ) -> None:
     """Show what an optimizer is told before its next step.
@@ -199,7 +199,8 @@ def context(
     from autopilot.tracking.recall import memory_of
 
     notebook, output = context.notebook(slug), context.output
-    known = memory_of(notebook).context(limit, strategy or ())
+    strategies = dict.fromkeys([*notebook.manifest.strategies, *(strategy or ())])
+    known = memory_of(notebook).context(limit, strategies)
     output.document({"experiment": notebook.slug, **_fields(known)})
     for line in known.render().splitlines():
         output.line(line)

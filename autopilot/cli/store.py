@@ -306,6 +306,8 @@ def _revision(commit: Commit, notebook: Notebook, tag: str | None) -> dict[str, 
 def _where(at: list[State], differs: list[str]) -> str:
     if at:
         return f"the parameters are as in {', '.join(state.title for state in at)}"
+    if not differs:
+        return "the parameters are as where the experiment started"
     differ = f"{counted(len(differs), 'file')} differ{'s' if len(differs) == 1 else ''}"
     return f"{differ} from the best state ({_some(differs)})"
 

@@ -22,10 +22,15 @@ class Callback:
 
     The order, as in Lightning: setup, on_fit_start, the validation hooks of epoch 0,
     on_train_start, then for each epoch on_train_epoch_start, for each batch on_train_batch_start,
-    on_train_batch_end, and around each step on_before_backward, on_after_backward,
-    on_before_optimizer_step, on_step_committed, on_before_zero_grad; then the validation hooks,
-    on_verdict, on_train_epoch_end, and, when the epoch is in the store, on_epoch_recorded; at the
-    end on_train_end, on_fit_end, teardown.
+    on_after_loss, where a step follows on_before_backward, on_after_backward,
+    on_before_optimizer_step, on_step_committed, on_before_zero_grad, and on_train_batch_end; then
+    the validation hooks
+    (on_validation_start, on_validation_epoch_start, those of the batches, on_validation_epoch_end,
+    on_validation_end), on_verdict, on_train_epoch_end, and, when the epoch is in the store,
+    on_epoch_recorded; at the end on_train_end, on_fit_end, teardown.
+
+    A module may have the same methods, without the arguments trainer and module: they run after
+    those of the callbacks.
 
     What a callback remembers goes through `state_dict`, which is saved after on_train_epoch_end:
     a resumed run goes on with it.
@@ -68,7 +73,17 @@ class Callback:
         batch: Datum,
         batch_idx: int,
     ) -> None:
-        """A training batch is done, the loss has seen it."""
+        """A training batch is done: the loss has seen it, and the step that it filled is made."""
+
+    def on_after_loss(
+        self,
+        trainer: Trainer,
+        module: AutoPilotModule,
+        outputs: Datum,
+        batch: Datum,
+        batch_idx: int,
+    ) -> None:
+        """A training batch is evaluated, the loss has seen it; its graph is there until a step."""
 
     def on_before_backward(self, trainer: Trainer, module: AutoPilotModule) -> None:
         """`loss.backward()` follows."""
@@ -94,6 +109,12 @@ class Callback:
     def on_validation_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
         """The val split follows."""
 
+    def on_validation_epoch_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
+        """The pass over the val split begins."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
+        """The pass over the val split is done; its metrics are in `trainer.callback_metrics`."""
+
     def on_validation_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
         """The val metrics are in `trainer.callback_metrics`."""
 
@@ -114,6 +135,12 @@ class Callback:
 
     def on_test_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
         """The test split follows."""
+
+    def on_test_epoch_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
+        """The pass over the test split begins."""
+
+    def on_test_epoch_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
+        """The pass over the test split is done; its metrics are in `trainer.callback_metrics`."""
 
     def on_test_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
         """The test metrics are in `trainer.callback_metrics`."""
@@ -164,7 +191,7 @@ HOOKS = frozenset(
 )
 
 
-def check_callback(callback: Callback) -> Callback:
+def check_callback(callback: object) -> Callback:
     """The callback, if each of its `on_*` methods is a moment that exists.
 
     Raises:
@@ -175,11 +202,20 @@ def check_callback(callback: Callback) -> Callback:
             f"{callback!r} is not a Callback",
             hint="derive it from autopilot.core.callback.Callback",
         )
-    for name in dir(type(callback)):
-        if name.startswith("on_") and name not in HOOKS:
+    check_moments(callback)
+    return callback
+
+
+def check_moments(owner: object) -> None:
+    """Looks at the `on_*` methods of a callback or a module.
+
+    Raises:
+        UsageError: one would never be called; it names the likely one.
+    """
+    for name in dir(type(owner)):
+        if name.startswith("on_") and name not in HOOKS and callable(getattr(type(owner), name)):
             near = difflib.get_close_matches(name, HOOKS, 1)
             raise UsageError(
-                f"{type(callback).__name__}.{name} would never be called",
+                f"{type(owner).__name__}.{name} would never be called",
                 hint=f"did you mean {near[0]}?" if near else f"moments: {', '.join(sorted(HOOKS))}",
             )
-    return callback

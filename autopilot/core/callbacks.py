@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from autopilot.core.callback import Callback
 from autopilot.core.graph import Graph
 from autopilot.core.memory import Memory
 from autopilot.core.message import tag_message
-from autopilot.core.record import Lesson, Manifest, MetricsRecord
+from autopilot.core.record import Manifest, MetricsRecord
 from autopilot.core.store import Store
 from autopilot.core.types import Cost, Datum
 
 if TYPE_CHECKING:
     from autopilot.core.module import AutoPilotModule
+    from autopilot.core.optimizer import Optimizer
     from autopilot.core.trainer import Trainer
 
 
@@ -45,10 +47,12 @@ class Progress(Callback):
 
 
 class MemoryCallback(Callback):
-    """Teaches a second memory, beside the experiment's own: one that several experiments share.
+    """A second memory, beside the experiment's own: one that several experiments share.
+
+    It learns the lesson of every epoch, and what it blocks, the optimizer must not use.
 
     Args:
-        memory: Learns the lesson of every epoch.
+        memory: Learns.
     """
 
     def __init__(self, memory: Memory) -> None:
@@ -57,20 +61,14 @@ class MemoryCallback(Callback):
     def on_epoch_recorded(
         self, trainer: Trainer, module: AutoPilotModule, record: MetricsRecord
     ) -> None:
-        if record.epoch == 0:
-            return
-        slug = trainer.experiment.slug
-        self.memory.learn(
-            Lesson(
-                epoch=record.epoch,
-                id=f"{slug}-{record.epoch}",
-                strategy=record.strategy,
-                outcome=record.outcome,
-                summary=record.summary,
-                reason="; ".join(record.reasons),
-                experiment=slug,
-            )
-        )
+        if record.epoch > 0:
+            lesson = trainer.experiment.memory.lessons[-1]
+            self.memory.learn(replace(lesson, id=f"{trainer.experiment.slug}-{record.epoch}"))
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, module: AutoPilotModule, optimizer: Optimizer
+    ) -> None:
+        optimizer.blocked = optimizer.blocked | self.memory.blocked().keys()
 
 
 class CostTracker(Callback):
@@ -163,7 +161,7 @@ class Diagnostics(Callback):
     Attributes:
         categories: Epoch to category to the number of failed val items.
         nodes: Epoch to module name to (failed, all) training items that went through it: the heat
-            map. A batch counts for every module that it went through.
+            map.
     """
 
     def __init__(self, category: Callable[[Datum], str] | None = None) -> None:
@@ -182,7 +180,7 @@ class Diagnostics(Callback):
         counts = self.categories.setdefault(trainer.current_epoch, Counter())
         counts.update(self.category(item) for item in outputs.leaves() if not item.success)
 
-    def on_train_batch_end(
+    def on_after_loss(
         self,
         trainer: Trainer,
         module: AutoPilotModule,
@@ -192,10 +190,11 @@ class Diagnostics(Callback):
     ) -> None:
         heat = self.nodes.setdefault(trainer.current_epoch, {})
         names = {id(part): name or type(part).__name__ for name, part in module.named_modules()}
-        failed = sum(not item.success for item in outputs.leaves())
-        for name in {names[id(node.module)] for node in Graph(outputs).nodes()}:
-            before = heat.get(name, (0, 0))
-            heat[name] = (before[0] + failed, before[1] + len(outputs))
+        for item in outputs.leaves():
+            through = Graph(item if item.grad_fn is not None else outputs).nodes()
+            for name in {names[id(node.module)] for node in through}:
+                failed, all_items = heat.get(name, (0, 0))
+                heat[name] = (failed + (not item.success), all_items + 1)
 
     def state_dict(self) -> dict[str, Any]:
         return {

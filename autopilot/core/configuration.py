@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autopilot.core.loss import ChainLoss, Loss
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.rules import ChainOptimizer
-from autopilot.errors import ModuleError
+from autopilot.errors import ModuleError, UsageError
+
+if TYPE_CHECKING:
+    from autopilot.core.trainer import Trainer
 
 
 @contextmanager
@@ -60,6 +63,53 @@ def loss_of(module: AutoPilotModule) -> Loss:
             hint="return a Loss, or a list of them",
         )
     return losses[0] if len(losses) == 1 else ChainLoss(losses)
+
+
+def check_window(accumulate: object) -> None:
+    """Looks at `accumulate_grad_batches`.
+
+    Raises:
+        UsageError: it is no whole number, or less than 1.
+    """
+    if accumulate is not None and (not isinstance(accumulate, int) or accumulate < 1):
+        raise UsageError(
+            f"accumulate_grad_batches must be a whole number, at least 1, not {accumulate!r}",
+            hint="leave it out for one step an epoch",
+        )
+
+
+def forecast(
+    trainer: Trainer,
+    module: AutoPilotModule,
+    datamodule: Any,
+    train: Iterable[Any] | None,
+    val: Iterable[Any] | None,
+    max_epochs: int | None,
+) -> str:
+    """What `fit` would do, in a sentence. Asks the module what it configures; runs nothing.
+
+    Raises:
+        ModuleError: fit would fail: there is no optimizer, loss or train split.
+    """
+    optimizer, loss = optimizer_of(module), loss_of(module)
+    if datamodule is not None:
+        data = f"data from {type(datamodule).__name__} (not set up)"
+    else:
+        train = module.train_dataloader() if train is None else train
+        val = module.val_dataloader() if val is None else val
+        if train is None:
+            raise ModuleError(
+                f"there is no train split for {type(module).__name__}",
+                hint="pass train_dataloaders, or define train_dataloader()",
+            )
+        data = f"{size_of(train)} train and {size_of(val)} val batches"
+    names = ", ".join(parameter.name or repr(parameter) for parameter in optimizer.parameters)
+    epochs = "no limit of epochs" if max_epochs is None else f"{max_epochs} epochs"
+    return (
+        f"dry run: {type(module).__name__}, parameters {names} by {type(optimizer).__name__}, "
+        f"feedback from {type(loss).__name__}, {data}, monitoring val {trainer.monitor} "
+        f"({trainer.mode}), {epochs}"
+    )
 
 
 def size_of(loader: Iterable[Any] | None) -> str:

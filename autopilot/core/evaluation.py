@@ -21,6 +21,7 @@ from autopilot.errors import (
     DataError,
     EvaluationError,
     ReplayMissError,
+    UsageError,
 )
 
 if TYPE_CHECKING:
@@ -48,6 +49,11 @@ class Evaluator:
         self, module: AutoPilotModule, experiment: Experiment, seed: int, num_workers: int = 0
     ) -> None:
         self.module, self.experiment, self.seed = module, experiment, seed
+        if num_workers < 0:
+            raise UsageError(
+                f"num_workers must be 0 or more, not {num_workers}",
+                hint="0: one item after the other, in this thread",
+            )
         self._pool = ThreadPoolExecutor(num_workers) if num_workers > 1 else None
 
     def run(self, split: str, epoch: int, index: int, batch: Datum) -> Datum:
@@ -165,6 +171,7 @@ def evaluate_split(
     module.eval()
     measured = SplitMetrics(module, keep_items=True)
     trainer.call(f"on_{moment}_start")
+    trainer.call(f"on_{moment}_epoch_start")
     with graph.no_grad():
         given = () if loader is None else batches(loader, split, epoch, trainer.seed)
         for index, batch, _ in given:
@@ -173,6 +180,7 @@ def evaluate_split(
             trainer.call(f"on_{moment}_batch_end", data, batch, index)
             measured.update(data)
     trainer.callback_metrics[split] = measured.compute()
+    trainer.call(f"on_{moment}_epoch_end")
     trainer.call(f"on_{moment}_end")
     module.train(was_training)
     return measured
@@ -238,6 +246,8 @@ class SplitMetrics:
         self._own: dict[str, Metric | MetricCollection] = {
             name: metric.clone() for name, metric in module.named_metrics()
         }
+        for metric in self._own.values():
+            metric.reset()
         self.items: list[Datum] = []
 
     def update(self, data: Datum) -> None:

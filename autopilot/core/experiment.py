@@ -7,9 +7,12 @@ An epoch's metrics record is its commit point: everything before it is repeated 
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from autopilot import __version__
 from autopilot.core import message
 from autopilot.core.events import Decide, decision_event, stamped, time_of
 from autopilot.core.history import History, KnownState
@@ -27,7 +30,7 @@ from autopilot.core.record import (
 )
 from autopilot.core.store import InMemoryStore, Revision, Store
 from autopilot.core.summary import Summary, summarize
-from autopilot.core.types import Cost, Datum, datum_from_json
+from autopilot.core.types import Cost, Datum, datum_from_json, is_json
 from autopilot.core.writing import (
     lesson_of,
     other_records,
@@ -143,7 +146,7 @@ class Experiment(History):
                 Event(epoch=max(self.last_epoch, 0), name="resumed", options=self.changes)
             )
         else:
-            self.store.begin(self.manifest)
+            self.store.begin(_complete(self.manifest))
             self._event("started")
         self._state = self.store.state()
         self._is_open = True
@@ -416,12 +419,29 @@ class Experiment(History):
             )
         self._write_event(decision_event(decision, reason, reviewer, epoch, self._revisions[epoch]))
 
+    @property
+    def events(self) -> list[Event]:
+        """What happened to it as a whole, oldest first; what an epoch brought is in `history`."""
+        if not self.store.exists():
+            return []
+        return sorted((event for _, event in self.store.records(Event)), key=time_of)
+
     def summary(self) -> Summary:
-        """What the experiment has come to so far."""
+        """What the experiment has come to so far; open or not.
+
+        Raises:
+            ExperimentError: it has not begun.
+        """
+        if not self.store.exists():
+            raise ExperimentError(
+                f"the experiment {self.slug} has not begun",
+                hint="fit a Trainer with it, or attach it to an optimizer",
+            )
+        if not self._is_open:
+            self.load_history(self.store.records(MetricsRecord))
         manifests = [manifest for _, manifest in self.store.records(Manifest)]
-        events = sorted((event for _, event in self.store.records(Event)), key=time_of)
         metrics = self.metrics.get(self.best_epoch, {})
-        return summarize([*manifests, self.manifest][0], self.history, metrics, events)
+        return summarize([*manifests, self.manifest][0], self.history, metrics, self.events)
 
     def close(self) -> None:
         """Lets go of the store."""
@@ -437,6 +457,23 @@ class Experiment(History):
     def _write_event(self, event: Event) -> None:
         first = self.store.log()[-1].id
         self.store.annotate(first, [stamped(event)])
+
+
+def _complete(manifest: Manifest) -> Manifest:
+    """The manifest with the versions that it was begun with.
+
+    Raises:
+        UsageError: JSON cannot carry a hyperparameter; nothing is written.
+    """
+    odd = [name for name, value in manifest.hparams.items() if not is_json(value)]
+    if odd:
+        kind = type(manifest.hparams[odd[0]]).__name__
+        raise UsageError(
+            f"the hyperparameter {odd[0]} is a {kind}, which JSON cannot carry",
+            hint="give text, numbers, lists or dicts in Manifest(hparams=...)",
+        )
+    versions = {"autopilot": __version__, "python": platform.python_version()}
+    return replace(manifest, versions={**versions, **manifest.versions})
 
 
 def _start_of_epoch(log: Sequence[Revision], epoch: int) -> str:

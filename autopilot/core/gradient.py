@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import Any
+
+_MANY = 20
 
 
 class Gradient:
@@ -45,8 +48,12 @@ class Gradient:
         return ""
 
     def render(self) -> str:
-        """The feedback as text, for a person or a model."""
-        return "\n".join(v.render() if isinstance(v, Gradient) else str(v) for v in self.values)
+        """The feedback as text, for a person or a model; of much, what comes again is counted."""
+        texts = [v.render() if isinstance(v, Gradient) else str(v) for v in self.values]
+        if len(texts) > _MANY:
+            counts = Counter(texts).items()
+            texts = [f"{text} ({n} times)" if n > 1 else text for text, n in counts]
+        return "\n".join(texts)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.render()[:60]!r})"
@@ -78,7 +85,7 @@ class TextGradient(Gradient):
         direction: What to change.
         attribution: What it is about.
         severity: 0 to 1; higher is worse.
-        evidence: Observations that led to it.
+        evidence: Observations that led to it; a text is one.
 
     >>> g = TextGradient("answer in one word", attribution="prompt.md", evidence=["t1: rambled"])
     >>> print(g.accumulate(TextGradient("answer in one word", "prompt.md")).render())
@@ -91,16 +98,37 @@ class TextGradient(Gradient):
         direction: str,
         attribution: str = "",
         severity: float = 1.0,
-        evidence: Iterable[str] = (),
+        evidence: Iterable[str] | str = (),
     ) -> None:
         if not 0.0 <= severity <= 1.0:
             raise ValueError(f"severity must be between 0 and 1, not {severity}")
-        finding = Finding(direction, attribution, severity, tuple(evidence))
+        seen = (evidence,) if isinstance(evidence, str) else tuple(evidence)
+        finding = Finding(direction, attribution, severity, seen)
         self.findings: tuple[Finding, ...] = (finding,)
 
     @property
     def values(self) -> tuple[Any, ...]:  # type: ignore[override]  # read-only view of findings
         return self.findings
+
+    @property
+    def direction(self) -> str:
+        """What to change; of an accumulated gradient, what the worst findings ask for."""
+        return self._worst()[1][0].direction
+
+    @property
+    def attribution(self) -> str:
+        """What `direction` is about."""
+        return self._worst()[1][0].attribution
+
+    @property
+    def severity(self) -> float:
+        """0 to 1, higher is worse: the mean over all findings."""
+        return sum(f.severity for f in self.findings) / len(self.findings)
+
+    @property
+    def evidence(self) -> tuple[str, ...]:
+        """All observations, each once."""
+        return tuple(dict.fromkeys(text for f in self.findings for text in f.evidence))
 
     @classmethod
     def of(cls, findings: Iterable[Finding]) -> TextGradient:
@@ -127,25 +155,35 @@ class TextGradient(Gradient):
                 severity[finding.attribution] = so_far + finding.severity
         return min(severity, key=lambda name: (-severity[name], name), default="")
 
-    def render(self, max_evidence: int = 5) -> str:
+    def render(self, max_evidence: int = 5, max_groups: int = 20) -> str:
         """Grouped by attribution and direction, worst and most frequent first.
 
         Args:
             max_evidence: Observations shown for a group, evenly spaced over all of them; how many
                 are left out is said.
+            max_groups: Groups shown; how many are left out is said.
         """
+        ranked = self._ranked()
+        lines = [
+            line
+            for (attribution, direction), findings in ranked[:max_groups]
+            for line in _render_group(attribution, direction, findings, max_evidence)
+        ]
+        left = [len(findings) for _, findings in ranked[max_groups:]]
+        if left:
+            lines.append(f"... and {len(left)} more directions ({sum(left)} findings)")
+        return "\n".join(lines)
+
+    def _ranked(self) -> list[tuple[tuple[str, str], list[Finding]]]:
         groups: dict[tuple[str, str], list[Finding]] = {}
         for finding in self.findings:
             groups.setdefault((finding.attribution, finding.direction), []).append(finding)
-        ranked = sorted(
-            groups.items(),
-            key=lambda group: (-sum(f.severity for f in group[1]), group[0]),
+        return sorted(
+            groups.items(), key=lambda group: (-sum(f.severity for f in group[1]), group[0])
         )
-        return "\n".join(
-            line
-            for (attribution, direction), findings in ranked
-            for line in _render_group(attribution, direction, findings, max_evidence)
-        )
+
+    def _worst(self) -> tuple[tuple[str, str], list[Finding]]:
+        return self._ranked()[0]
 
 
 def _render_group(
@@ -155,6 +193,8 @@ def _render_group(
     severity = sum(f.severity for f in findings) / len(findings)
     if len(findings) > 1:
         head += f" ({len(findings)} findings, severity {severity:.2f})"
+    elif severity < 1:
+        head += f" (severity {severity:.2f})"
     yield head
     evidence = list(dict.fromkeys(text for f in findings for text in f.evidence))
     shown = evidence

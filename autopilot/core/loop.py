@@ -63,7 +63,7 @@ class EpochLoop(Loop):
         if experiment.last_epoch < 0:
             self.baseline(fit)
         trainer.call("on_train_start")
-        while not trainer.should_stop(fit):
+        while not trainer.is_done(fit):
             self.epoch(fit, experiment.last_epoch + 1)
         trainer.call("on_train_end")
         return trainer.stop_reason
@@ -121,10 +121,11 @@ class EpochLoop(Loop):
             data = fit.evaluator.run("train", epoch, index, batch)
             if not trainer.experiment.has_step(epoch, step):
                 fit.loss(data, batch)
-            trainer.call("on_train_batch_end", data, batch, index)
+            trainer.call("on_after_loss", data, batch, index)
             if last or (fit.accumulate is not None and (index + 1) % fit.accumulate == 0):
                 self.step(fit, epoch, step)
                 step += 1
+            trainer.call("on_train_batch_end", data, batch, index)
             measured.update(data)
         return measured
 
@@ -137,9 +138,9 @@ class EpochLoop(Loop):
             trainer.call("on_before_backward")
             fit.loss.backward()
             trainer.call("on_after_backward")
-            trainer.call("on_before_optimizer_step", optimizer)
             optimizer.blocked = set(experiment.memory.blocked())
             optimizer.context = experiment.memory.context(strategies=optimizer.strategies())
+            trainer.call("on_before_optimizer_step", optimizer)
             experiment.begin_step(epoch, number)
             evaluation.seed_everything(trainer.seed, "step", epoch, number)
             done, error = None, ""
@@ -176,7 +177,6 @@ class EpochLoop(Loop):
         trainer, experiment = fit.trainer, fit.trainer.experiment
         cost += trainer.run.ledger.take_epoch() + Cost(evaluations=experiment.lost_evaluations())
         trainer.decide(decision, metrics, cost)
-        trainer.call("on_verdict", decision)
         if epoch > 0:
             trainer.call("on_train_epoch_end")
         state = {"optimizer": fit.optimizer.state_dict(), "callbacks": trainer.callback_states()}

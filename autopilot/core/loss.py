@@ -9,6 +9,7 @@ from autopilot.core.gradient import Finding, Gradient, TextGradient
 from autopilot.core.graph import Graph
 from autopilot.core.parameter import Parameter
 from autopilot.core.types import Datum
+from autopilot.errors import EvaluationError, ModuleError
 
 
 class Loss:
@@ -40,7 +41,18 @@ class Loss:
         self._gathered: list[tuple[Datum, Gradient]] = []
 
     def __call__(self, data: Datum, targets: Any = None) -> None:
+        if "_gathered" not in self.__dict__:
+            raise ModuleError(
+                f"{type(self).__name__}.__init__ did not call super().__init__()",
+                hint="make it the first line of __init__",
+            )
         gradient = self.forward(data, targets)
+        if gradient is not None and not isinstance(gradient, Gradient):
+            raise EvaluationError(
+                f"{type(self).__name__}.forward returned a {type(gradient).__name__}, "
+                "not a Gradient",
+                hint="return Gradient(value), TextGradient(direction), or None",
+            )
         if gradient is not None:
             self._gathered.append((data, gradient))
 

@@ -6,13 +6,16 @@ lessons knows the same. A strategy that fails `block_after` times in a row is bl
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from autopilot.core.lessons import FAILURES, FailureCount, LessonIndex, Trend, trend_of
 from autopilot.core.record import Lesson, Outcome
 from autopilot.core.store import Store
+from autopilot.errors import UsageError
 
 __all__ = ["FAILURES", "Memory", "MemoryContext", "Trend"]
 
@@ -97,7 +100,12 @@ class Memory:
         self._blocked: dict[str, str] = {}
 
     def learn(self, lesson: Lesson) -> None:
-        """Takes a lesson in, and keeps it."""
+        """Takes a lesson in, and keeps it.
+
+        Raises:
+            UsageError: its outcome is none, or its numbers are not finite.
+        """
+        _check(lesson)
         self.keep(lesson)
         self._take_in(lesson)
 
@@ -146,7 +154,7 @@ class Memory:
         outcome: Outcome | None = None,
         category: str | None = None,
         node: str | None = None,
-        epochs: range | None = None,
+        epochs: range | tuple[int, int] | None = None,
         experiment: str | None = None,
         limit: int | None = None,
     ) -> list[Lesson]:
@@ -157,7 +165,8 @@ class Memory:
             outcome: How it went.
             category: What it was about.
             node: The module that it was about.
-            epochs: Numbers of epochs; across experiments each has its own.
+            epochs: Numbers of epochs, or the first and the last of them; across experiments each
+                has its own.
             experiment: The slug it was learnt in.
             limit: How many at most.
         """
@@ -169,6 +178,8 @@ class Memory:
             "experiment": experiment,
         }
         wanted = {name: value for name, value in named.items() if value is not None}
+        if isinstance(epochs, tuple):
+            epochs = range(epochs[0], epochs[1] + 1)
         found: list[Lesson] = []
         for place in self._index.find(wanted):
             if limit is not None and len(found) >= limit:
@@ -215,6 +226,8 @@ class Memory:
         """Allows a strategy again and forgets its failures in a row."""
         self.record(name, "unblocked")
 
+    unblock_strategy = unblock
+
     def blocked(self) -> dict[str, str]:
         """Blocked strategy to reason."""
         return dict(self._blocked)
@@ -243,3 +256,14 @@ class Memory:
             top_failures=self._index.top_failures(limit),
             untried=tuple(s for s in strategies if s not in tried and s not in blocked),
         )
+
+
+def _check(lesson: Lesson) -> None:
+    if lesson.outcome not in get_args(Outcome):
+        raise UsageError(
+            f"{lesson.outcome!r} is no outcome", hint=f"one of: {', '.join(get_args(Outcome))}"
+        )
+    for name in ("delta", "value"):
+        number = getattr(lesson, name)
+        if number is not None and not math.isfinite(number):
+            raise UsageError(f"a lesson's {name} is {number}", hint="leave it out: None")

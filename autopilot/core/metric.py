@@ -67,6 +67,7 @@ class Metric:
     def forward(self, data: Datum) -> float:
         """The value on this Datum alone; it is taken in as well."""
         alone = self.clone()
+        alone.reset()
         alone.update(data)
         self.update(data)
         return alone.compute()
@@ -74,10 +75,8 @@ class Metric:
     __call__ = forward
 
     def clone(self: M) -> M:
-        """An independent copy, reset."""
-        twin = copy.deepcopy(self)
-        twin.reset()
-        return twin
+        """An independent copy, with what was taken in so far."""
+        return copy.deepcopy(self)
 
     def __add__(self, other: Metric | MetricCollection) -> MetricCollection:
         return MetricCollection([self]) + other
@@ -91,6 +90,7 @@ class MetricCollection:
 
     Args:
         metrics: Metrics by name, or a list whose names are the class names in lower case.
+        more: Further metrics, named so too.
         prefix: Put before every name.
         postfix: Put after every name.
 
@@ -100,21 +100,36 @@ class MetricCollection:
 
     def __init__(
         self,
-        metrics: Mapping[str, Metric] | Iterable[Metric],
+        metrics: Metric | Mapping[str, Metric] | Iterable[Metric],
+        *more: Metric,
         prefix: str = "",
         postfix: str = "",
     ) -> None:
         self.prefix, self.postfix = prefix, postfix
         self._metrics: dict[str, Metric] = {}
-        named = (
-            metrics.items()
-            if isinstance(metrics, Mapping)
-            else ((type(m).__name__.lower(), m) for m in metrics)
-        )
-        for name, metric in named:
-            self._add(name, metric)
+        self.add_metrics(metrics, *more)
+
+    def add_metrics(
+        self, metrics: Metric | Mapping[str, Metric] | Iterable[Metric], *more: Metric
+    ) -> None:
+        """Adds metrics, as the constructor takes them.
+
+        Raises:
+            MetricError: two metrics of the same name, or something that is none.
+        """
+        if isinstance(metrics, Mapping):
+            for name, metric in metrics.items():
+                self._add(name, metric)
+            metrics = ()
+        for metric in (metrics, *more) if isinstance(metrics, Metric) else (*metrics, *more):
+            self._add(type(metric).__name__.lower(), metric)
 
     def _add(self, name: str, metric: Metric) -> None:
+        if not isinstance(metric, Metric):
+            raise MetricError(
+                f"{name} is a {type(metric).__name__}, not a Metric",
+                hint="pass Metric objects, or a mapping from name to Metric",
+            )
         if name in self._metrics:
             raise MetricError(
                 f"two metrics are named {name!r}",
@@ -148,11 +163,11 @@ class MetricCollection:
     __call__ = forward
 
     def clone(self, prefix: str | None = None, postfix: str | None = None) -> MetricCollection:
-        """An independent copy, reset, under another prefix or postfix if given."""
+        """An independent copy, with its state, under another prefix or postfix if given."""
         return MetricCollection(
             {name: metric.clone() for name, metric in self._metrics.items()},
-            self.prefix if prefix is None else prefix,
-            self.postfix if postfix is None else postfix,
+            prefix=self.prefix if prefix is None else prefix,
+            postfix=self.postfix if postfix is None else postfix,
         )
 
     def __add__(self, other: Metric | MetricCollection) -> MetricCollection:
@@ -161,6 +176,20 @@ class MetricCollection:
         for name, metric in right.items():
             combined._add(name, metric)
         return combined
+
+    def keys(self) -> Iterator[str]:
+        """Full names."""
+        return (name for name, _ in self.items())
+
+    def values(self) -> Iterator[Metric]:
+        """The metrics."""
+        return iter(self._metrics.values())
+
+    def __iter__(self) -> Iterator[str]:
+        return self.keys()
+
+    def __contains__(self, name: object) -> bool:
+        return any(name == known for known in self.keys())
 
     def __len__(self) -> int:
         return len(self._metrics)

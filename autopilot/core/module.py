@@ -89,7 +89,8 @@ class Module:
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Runs one of the module's own methods as a recorded call, with its hooks."""
         self._check_initialized()
-        for pre_hook in self._pre_hooks:
+        # Copies: a hook may remove itself.
+        for pre_hook in list(self._pre_hooks):
             replaced = pre_hook(self, args)
             if replaced is not None:
                 args = replaced if isinstance(replaced, tuple) else (replaced,)
@@ -97,7 +98,7 @@ class Module:
             output = graph.record(self, function, args, kwargs)
         else:
             output = function(*args, **kwargs)
-        for hook in self._hooks:
+        for hook in list(self._hooks):
             replaced = hook(self, args, output)
             if isinstance(replaced, Datum) and replaced.grad_fn is None:
                 replaced.grad_fn = getattr(output, "grad_fn", None)
@@ -106,11 +107,13 @@ class Module:
 
     def register_forward_pre_hook(self, hook: Hook) -> RemovableHandle:
         """Calls `hook(module, args)` before forward; what it returns replaces the arguments."""
+        self._check_initialized()
         self._pre_hooks.append(hook)
         return RemovableHandle(self._pre_hooks, hook)
 
     def register_forward_hook(self, hook: Hook) -> RemovableHandle:
         """Calls `hook(module, args, output)` after forward; what it returns replaces the output."""
+        self._check_initialized()
         self._hooks.append(hook)
         return RemovableHandle(self._hooks, hook)
 
@@ -149,8 +152,7 @@ class Module:
 
     def children(self) -> Iterator[Module]:
         """The modules that are attributes of this one."""
-        for _, child in self.named_children():
-            yield child
+        yield from {id(child): child for _, child in self.named_children()}.values()
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """Attribute name and module."""
@@ -174,13 +176,18 @@ class Module:
         for name, child in self.named_children():
             yield from child.named_modules(f"{prefix}.{name}" if prefix else name, seen)
 
-    def parameters(self, *, recurse: bool = True) -> list[Parameter]:
+    def parameters(self, recurse: bool = True) -> list[Parameter]:  # as in torch.nn
         """All parameters, each once."""
         return [parameter for _, parameter in self.named_parameters(recurse=recurse)]
 
-    def named_parameters(self, *, recurse: bool = True) -> Iterator[tuple[str, Parameter]]:
-        """Dotted name and parameter, each once."""
-        yield from self._named("_parameters", recurse=recurse)
+    def named_parameters(
+        self,
+        prefix: str = "",
+        recurse: bool = True,  # as in torch.nn
+    ) -> Iterator[tuple[str, Parameter]]:
+        """Dotted name, behind a prefix if given, and parameter, each once."""
+        for name, parameter in self._named("_parameters", recurse=recurse):
+            yield f"{prefix}.{name}" if prefix else name, parameter
 
     def named_metrics(self) -> Iterator[tuple[str, Metric | MetricCollection]]:
         """Dotted name and metric, each once."""
@@ -227,7 +234,7 @@ class Module:
         """Dotted name to the parameter's snapshot."""
         return {name: parameter.snapshot() for name, parameter in self.named_parameters()}
 
-    def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:  # as in torch
         """Restores the parameters.
 
         Args:
@@ -252,6 +259,11 @@ class Module:
         for name, parameter in own.items():
             if name in state:
                 parameter.restore(state[name])
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("training", "_pre_hooks", "_hooks", *_HOMES):
+            self._check_initialized()
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def __repr__(self) -> str:
         lines = [f"({name}): {p!r}" for name, p in self.__dict__.get("_parameters", {}).items()]

@@ -39,7 +39,8 @@ class Manifest(Record):
     Args:
         slug: Its name.
         target: What `autopilot run` was given; empty for library use.
-        hparams: Constructor arguments of the target.
+        hparams: Constructor arguments of the target, as JSON has them; text where the command
+            line gave them.
         options: Stop conditions and the monitored metric, as given.
         seed: Shuffling and evaluation derive from it.
         idea: What is tried, in words.
@@ -54,13 +55,14 @@ class Manifest(Record):
         patterns: Name to glob, of parameters that are not all files below their path.
         forked_from: `<slug>@<epoch>`, the state that a fork started from.
         merged_with: `<slug>@<epoch>`, the state that was merged into that.
+        strategies: What the optimizer can do, as far as it says.
     """
 
     kind: ClassVar[str] = "experiment"
     id: str = "manifest"
     slug: str
     target: str = ""
-    hparams: Mapping[str, str] = field(default_factory=dict)
+    hparams: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     idea: str = ""
@@ -75,6 +77,7 @@ class Manifest(Record):
     patterns: Mapping[str, str] = field(default_factory=dict)
     forked_from: str = ""
     merged_with: str = ""
+    strategies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

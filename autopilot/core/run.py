@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from autopilot.core.ledger import Ledger
 from autopilot.core.optimizer import Optimizer, Step
+from autopilot.core.record import TOGETHER
 from autopilot.core.types import Cost
 from autopilot.errors import AgentError, BudgetExceededError
 
@@ -52,12 +53,23 @@ class Run:
             return found
 
     def step(self, optimizer: Optimizer, number: int) -> Step | None:
-        """An optimizer's step; the calls made inside belong to it."""
+        """An optimizer's step; the calls made inside belong to it.
+
+        Raises:
+            AgentError: it used a strategy that is blocked.
+        """
         self.step_number, self.ledger.in_step = number, True
         try:
-            return optimizer.step()
+            done = optimizer.step()
         finally:
             self.step_number, self.ledger.in_step = 0, False
+        used = set(done.strategy.split(TOGETHER)) if done is not None else set()
+        for name in sorted(used & optimizer.blocked):
+            raise AgentError(
+                f"the optimizer used the strategy {name!r}, which is blocked",
+                hint="look at Optimizer.blocked before choosing a strategy",
+            )
+        return done
 
     def survived(self, failure: AgentError) -> str:
         """What is written down of an agent's failure; with nothing left to spend, it is raised."""

@@ -44,36 +44,68 @@ class EarlyStopping(StopCondition):
     Args:
         patience: Epochs in a row that were not kept; an epoch that changed nothing counts.
         target: Value of the monitored val metric.
+        monitor: Another val metric to look at; the trainer's, where epochs are kept by it, if not
+            given. "val_loss" and "loss" are the same.
+        mode: Of `monitor`: "max" when higher is better, "min" when lower is.
     """
 
-    def __init__(self, patience: int | None = None, target: float | None = None) -> None:
+    def __init__(
+        self,
+        patience: int | None = None,
+        target: float | None = None,
+        monitor: str | None = None,
+        mode: str = "max",
+    ) -> None:
+        if mode not in ("max", "min"):
+            raise ValueError(f'mode must be "max" or "min", not {mode!r}')
         if patience is not None and patience < 1:
             raise ValueError(f"patience must be at least 1, not {patience}")
         self.patience, self.target = patience, target
+        self.monitor, self.mode = monitor and monitor.removeprefix("val_"), mode
         self.waited = 0
+        self.best: float | None = None
+
+    def on_validation_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
+        value = self._value(trainer)
+        if trainer.current_epoch == 0 and self._is_better(value):
+            self.best = value
 
     def on_train_epoch_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
         kept = trainer.decision is not None and trainer.decision.kept
+        if self.monitor is not None:
+            value = self._value(trainer)
+            kept = self._is_better(value)
+            self.best = value if kept else self.best
         self.waited = 0 if kept else self.waited + 1
         super().on_train_epoch_end(trainer, module)
 
     def reason(self, trainer: Trainer) -> str | None:
-        best = trainer.best_value()
+        own = self.monitor is not None
+        best = self.best if own else trainer.best_value()
         if self.target is not None and best is not None:
-            reached = best >= self.target if trainer.mode == "max" else best <= self.target
-            if reached:
-                return (
-                    f"target reached: val {trainer.monitor} {best:.3f}, asked for {self.target:g}"
-                )
+            mode = self.mode if own else trainer.mode
+            if best >= self.target if mode == "max" else best <= self.target:
+                name = self.monitor or trainer.monitor
+                return f"target reached: val {name} {best:.3f}, asked for {self.target:g}"
         if self.patience is not None and self.waited >= self.patience:
-            return f"{self.waited} epochs without improvement"
+            what = f" of val {self.monitor}" if own else ""
+            return f"{self.waited} epochs without improvement{what}"
         return None
 
+    def _value(self, trainer: Trainer) -> float | None:
+        return trainer.callback_metrics.get("val", {}).get(self.monitor or "")
+
+    def _is_better(self, value: float | None) -> bool:
+        if value is None or not math.isfinite(value):
+            return False
+        best = self.best
+        return best is None or (value > best if self.mode == "max" else value < best)
+
     def state_dict(self) -> dict[str, Any]:
-        return {"waited": self.waited}
+        return {"waited": self.waited, "best": self.best}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.waited = int(state["waited"])
+        self.waited, self.best = int(state["waited"]), state.get("best")
 
 
 class Plateau(StopCondition):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import difflib
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ from autopilot.core.types import canonical, digest
 from autopilot.errors import ExperimentError
 
 R = TypeVar("R", bound=Record)
+_PROGRESS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +118,23 @@ class Store(ABC):
         Raises:
             ExperimentError: the epoch was not kept.
         """
+        self.restore(self.revision(epoch))
+
+    def revision(self, named: str | int) -> str:
+        """The id of a revision: itself, or that of a kept epoch.
+
+        Raises:
+            ExperimentError: the epoch was not kept.
+        """
+        if isinstance(named, str):
+            return named
         kept = self.tags()
-        if epoch not in kept:
+        if named not in kept:
             there = ", ".join(str(number) for number in sorted(kept)) or "none yet"
             raise ExperimentError(
-                f"{self.slug} has no kept epoch {epoch}", hint=f"kept epochs: {there}"
+                f"{self.slug} has no kept epoch {named}", hint=f"kept epochs: {there}"
             )
-        self.restore(kept[epoch])
+        return kept[named]
 
     @abstractmethod
     def edited(self) -> list[str]:
@@ -149,8 +161,8 @@ class Store(ABC):
         """All revisions, newest first."""
 
     @abstractmethod
-    def diff(self, old: str, new: str) -> str:
-        """What changed between two revisions, as a unified diff."""
+    def diff(self, old: str | int, new: str | int) -> str:
+        """What changed between two revisions, or the states of two kept epochs: a unified diff."""
 
     @abstractmethod
     def note_progress(self, progress: Progress) -> None:
@@ -197,7 +209,8 @@ class InMemoryStore(Store):
         self._revisions: list[Revision] = []
         self._records: dict[str, dict[tuple[str, str], Record]] = {}
         self._tags: dict[int, str] = {}
-        self._progress: list[Progress] = []
+        # As many as a repeated epoch can use: a run of a million batches stays small.
+        self._progress: deque[Progress] = deque(maxlen=_PROGRESS)
         self._calls: list[LlmRecord] = []
         self._known = ""
 
@@ -283,8 +296,9 @@ class InMemoryStore(Store):
     def log(self) -> list[Revision]:
         return self._revisions[::-1]
 
-    def diff(self, old: str, new: str) -> str:
-        before, after = (self._texts(self._find(revision).tree) for revision in (old, new))
+    def diff(self, old: str | int, new: str | int) -> str:
+        named = [self._find(self.revision(each)) for each in (old, new)]
+        before, after = (self._texts(revision.tree) for revision in named)
         lines: list[str] = []
         for name in dict.fromkeys([*before, *after]):
             left, right = before.get(name, "").splitlines(), after.get(name, "").splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,10 +10,17 @@ from dataclasses import replace
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from autopilot.core.callback import Callback, check_callback
-from autopilot.core.configuration import data_source, loss_of, optimizer_of, size_of
+from autopilot.core.callback import Callback, check_callback, check_moments
+from autopilot.core.configuration import (
+    check_window,
+    data_source,
+    forecast,
+    loss_of,
+    optimizer_of,
+)
 from autopilot.core.evaluation import Evaluator, evaluate_split
 from autopilot.core.experiment import Experiment
+from autopilot.core.leakage import leakage_notes
 from autopilot.core.ledger import Ledger, Limits
 from autopilot.core.loop import EpochLoop, Fit, Loop
 from autopilot.core.module import AutoPilotModule
@@ -27,6 +35,8 @@ from autopilot.errors import BudgetExceededError, ModuleError, UsageError
 if TYPE_CHECKING:
     from autopilot.core.metric import Metric, MetricCollection
 
+_LOG = logging.getLogger("autopilot")
+
 
 class Logger(Protocol):
     """Where metrics go beside the experiment: what Lightning's loggers have."""
@@ -39,7 +49,8 @@ class Trainer:
     """Runs the loop.
 
     Args:
-        callbacks: Run at named moments, in this order.
+        callbacks: Run at named moments, in this order; one, several or none. A logger among them
+            is one more logger.
         loop: How epochs follow one another.
         policy: Decides whether an epoch is kept; otherwise the module's, otherwise an epoch is
             kept if the monitored val metric improved.
@@ -51,6 +62,7 @@ class Trainer:
         seed: Shuffling, and the chance in evaluations, derive from it.
         num_workers: Threads that run the items of a batch side by side; for systems that wait on
             the network.
+        max_epochs: The number of the last epoch, where `fit` is not given one.
         dry_run: `fit` says what would happen, in `Result.stop_reason`, and touches nothing.
 
     Raises:
@@ -59,7 +71,7 @@ class Trainer:
 
     def __init__(
         self,
-        callbacks: Sequence[Callback | EllipsisType] = (),
+        callbacks: Sequence[Callback | Logger | EllipsisType] | Callback | None = None,
         loop: Loop | None = None,
         policy: Policy | None = None,
         experiment: Experiment | None = None,
@@ -68,20 +80,26 @@ class Trainer:
         monitor: str | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        max_epochs: int | None = None,
         *,
         dry_run: bool = False,
     ) -> None:
-        if accumulate_grad_batches is not None and accumulate_grad_batches < 1:
-            raise UsageError(
-                f"accumulate_grad_batches must be at least 1, not {accumulate_grad_batches}",
-                hint="leave it out for one step an epoch",
-            )
+        check_window(accumulate_grad_batches)
+        several = callbacks if isinstance(callbacks, Sequence) else [callbacks]
         # "[...]" in a sample means "yours, if any".
-        self.callbacks = [check_callback(c) for c in callbacks if not isinstance(c, EllipsisType)]
+        given = [c for c in several if c is not None and not isinstance(c, EllipsisType)]
+        loggers = [] if logger is None else [logger]
+        self.callbacks: list[Callback] = []
+        for each in given:
+            if isinstance(each, Callback) or not hasattr(each, "log_metrics"):
+                self.callbacks.append(check_callback(each))
+            else:
+                loggers.append(each)
+        self.loggers = loggers
         self.loop = loop or EpochLoop()
         self.policy = policy
         self.experiment = experiment or Experiment()
-        self.logger = logger
+        self.max_epochs = max_epochs
         self.accumulate_grad_batches = accumulate_grad_batches
         self.seed, self.num_workers = seed, num_workers
         self.dry_run = dry_run
@@ -119,9 +137,20 @@ class Trainer:
             ModuleError: there is no train split or no optimizer.
             EvaluationError: nothing can be measured.
         """
+        max_epochs = self.max_epochs if max_epochs is None else max_epochs
+        if self.dry_run:
+            self._prepare(module)
+            self.stop_reason = forecast(
+                self, module, datamodule, train_dataloaders, val_dataloaders, max_epochs
+            )
+            return self.result()
         with data_source(module, datamodule, "fit") as source:
             train = source.train_dataloader() if train_dataloaders is None else train_dataloaders
             val = source.val_dataloader() if val_dataloaders is None else val_dataloaders
+            if not self.experiment.manifest.target:
+                # With a target, a command line tells of it before the run.
+                for note in leakage_notes({"train": train, "val": val}):
+                    _LOG.warning("%s", note)
             return self._fit(module, train, val, max_epochs)
 
     def _fit(
@@ -138,9 +167,7 @@ class Trainer:
             )
         optimizer = optimizer_of(module)
         self._prepare(module)
-        if self.dry_run:
-            self.stop_reason = self._forecast(module, train, val, optimizer, max_epochs)
-            return self.result()
+        check_window(module.accumulate_grad_batches)
         fit = Fit(
             trainer=self,
             module=module,
@@ -155,6 +182,7 @@ class Trainer:
         )
         try:
             self.call("setup", "fit")
+            self._describe(optimizer)
             self._restore(self.experiment.open(module.parameters()), optimizer)
             # What an interrupted fit of the same objects left is not feedback on this one.
             optimizer.zero_grad()
@@ -243,11 +271,26 @@ class Trainer:
     # --- what the loop calls -------------------------------------------------------------------
 
     def call(self, moment: str, *arguments: Any) -> None:
-        """Runs one method of every callback."""
+        """Runs one method of every callback, and of the module if it has it."""
         for callback in self._active:
             getattr(callback, moment)(self, self._module, *arguments)
+        own = getattr(self._module, moment, None)
+        if own is not None:
+            own(*arguments)
 
-    def should_stop(self, fit: Fit) -> bool:
+    @property
+    def should_stop(self) -> bool:
+        """Whether the run ends after this epoch. To be set by callbacks, as in Lightning."""
+        return bool(self.stop_reason)
+
+    @should_stop.setter
+    def should_stop(self, stop: bool) -> None:
+        if stop:
+            self.stop("a callback asked for it")
+        else:
+            self.stop_reason = ""
+
+    def is_done(self, fit: Fit) -> bool:
         """Whether no further epoch follows; the reason is in `stop_reason` then."""
         if fit.max_epochs is not None and self.experiment.last_epoch >= fit.max_epochs:
             self.stop(f"reached the maximum of {fit.max_epochs} epochs")
@@ -264,9 +307,10 @@ class Trainer:
     def decide(self, decision: Decision, metrics: dict[str, dict[str, float]], cost: Cost) -> None:
         """Makes a verdict known to callbacks and logger."""
         self.decision, self.callback_metrics, self._epoch_cost = decision, metrics, cost
-        if self.logger is not None:
-            flat = {f"{s}/{name}": v for s, values in metrics.items() for name, v in values.items()}
-            self.logger.log_metrics(flat, self.current_epoch)
+        flat = {f"{s}/{name}": v for s, values in metrics.items() for name, v in values.items()}
+        for logger in self.loggers:
+            logger.log_metrics(flat, self.current_epoch)
+        self.call("on_verdict", decision)
 
     def callback_states(self) -> dict[str, Any]:
         """What the callbacks remember."""
@@ -299,6 +343,13 @@ class Trainer:
                 hint=f"monitor one of: {', '.join(sorted(val))}",
             )
 
+    def _describe(self, optimizer: Optimizer) -> None:
+        """What a new experiment's manifest says of this trainer."""
+        strategies = tuple(optimizer.strategies())
+        self.experiment.manifest = replace(
+            self.experiment.manifest, seed=self.seed, strategies=strategies
+        )
+
     def _restore(self, saved: Mapping[str, Any], optimizer: Optimizer) -> None:
         if not saved:
             return
@@ -314,6 +365,7 @@ class Trainer:
         self._module = module
         for name, parameter in module.named_parameters():
             parameter.name = name
+        check_moments(module)
         own = [check_callback(callback) for callback in module.configure_callbacks()]
         self._active = [*self.callbacks, *own]
         name = self._monitor or module.monitor
@@ -348,6 +400,9 @@ class Trainer:
         experiment: Experiment,
     ) -> Result:
         stage = "validate" if split == "val" else split
+        if self.dry_run:
+            what = f"dry run: {type(module).__name__}, the {split} split would be measured"
+            return Result(stop_reason=what)
         with data_source(module, datamodule, stage) as source:
             own = getattr(source, f"{split}_dataloader")
             loader = own() if dataloaders is None else dataloaders
@@ -381,6 +436,9 @@ class Trainer:
             metrics = measured.compute()
             if split == "test" and experiment.history:
                 experiment.on_test_complete(metrics, measured.items)
+        except BaseException as error:
+            self.call("on_exception", error)
+            raise
         finally:
             evaluator.close()
             self.call("teardown", stage)
@@ -388,19 +446,4 @@ class Trainer:
             best_epoch=epoch,
             metrics={split: metrics},
             cost=Cost(evaluations=measured.means.items, seconds=time.monotonic() - started),
-        )
-
-    def _forecast(
-        self,
-        module: AutoPilotModule,
-        train: Iterable[Any],
-        val: Iterable[Any] | None,
-        optimizer: Optimizer,
-        max_epochs: int | None,
-    ) -> str:
-        return (
-            f"dry run: {type(module).__name__}, {len(optimizer.parameters)} parameters by "
-            f"{type(optimizer).__name__}, {size_of(train)} train and {size_of(val)} val batches, "
-            f"monitoring val {self.monitor} ({self.mode}), "
-            f"{'no limit of' if max_epochs is None else max_epochs} epochs"
         )

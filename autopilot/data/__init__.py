@@ -1,5 +1,6 @@
 """Datasets, splits and loaders: what goes into the loop."""
 
+from autopilot.core.leakage import Leak, Place, find_leakage
 from autopilot.data.dataset import (
     ConcatDataset,
     Dataset,
@@ -10,7 +11,7 @@ from autopilot.data.dataset import (
 )
 from autopilot.data.loader import DataLoader, default_collate
 from autopilot.data.module import DataModule
-from autopilot.data.split import Leak, Place, find_leakage, random_split, stratified_split
+from autopilot.data.split import random_split, stratified_split
 
 __all__ = [
     "ConcatDataset",

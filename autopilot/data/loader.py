@@ -32,7 +32,8 @@ class DataLoader(Generic[T]):
     """Batches of a dataset; each `iter()` is one pass.
 
     The order of a shuffled pass follows from the seed and the epoch alone: the same epoch has the
-    same order, in every process, and two passes without `set_epoch` in between are alike.
+    same order, in every process. `set_epoch` says which epoch it is; a Trainer calls it. Without
+    it, as in a loop by hand, the passes count: the n-th has the order of epoch n - 1.
 
     Ids are the items' own, or digests of their content. Two items of one id are not told apart
     by what records results by id: give items that occur twice an "id" each.
@@ -83,6 +84,7 @@ class DataLoader(Generic[T]):
         self.sampler = sampler
         self.epoch = 0
         self._run_seed = 0
+        self._is_told = False
 
     def set_epoch(self, epoch: int, seed: int | None = None) -> None:
         """Chooses the order of the passes that start from now on; before, it is epoch 0, seed 0.
@@ -91,7 +93,7 @@ class DataLoader(Generic[T]):
             epoch: The epoch's number.
             seed: The run's; the loader's own wins over it, and None leaves it as it was.
         """
-        self.epoch = epoch
+        self.epoch, self._is_told = epoch, True
         if seed is not None:
             self._run_seed = seed
         for part in (self.sampler, self.dataset):
@@ -101,7 +103,10 @@ class DataLoader(Generic[T]):
 
     def __iter__(self) -> Iterator[Any]:
         # The order is settled here and not at the first batch: set_epoch may come in between.
-        return self._batches(self._pass())
+        batches = self._batches(self._pass())
+        if not self._is_told:
+            self.epoch += 1
+        return batches
 
     def __len__(self) -> int:
         """The number of batches.

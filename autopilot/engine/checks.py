@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from autopilot.core.leakage import leakage_notes
 from autopilot.core.module import AutoPilotModule
-from autopilot.data import find_leakage
 from autopilot.engine.workspace import Workspace
 from autopilot.errors import MissingSourceError, ParameterError
 from autopilot.files import read_file, remove_file, replace_file
 from autopilot.git import objects
 from autopilot.git.repository import Repository
 from autopilot.tracking.scope import Scope, check_clean, check_tracked, dirty_files, scope_of
-
-_LEAKAGE_LIMIT = 100_000
 
 
 def check_parameters(
@@ -58,14 +55,7 @@ def _leakage(module: AutoPilotModule) -> list[str]:
         "val": module.val_dataloader(),
         "test": module.test_dataloader(),
     }
-    datasets = {name: getattr(loader, "dataset", None) for name, loader in loaders.items()}
-    sized: dict[str, Any] = {n: d for n, d in datasets.items() if isinstance(d, Sized)}
-    if sum(len(dataset) for dataset in sized.values()) > _LEAKAGE_LIMIT:
-        return []
-    leaks = find_leakage(sized)
-    if not leaks:
-        return []
-    return [f"leakage: {len(leaks)} items stand in several splits; {leaks[0].describe()}"]
+    return leakage_notes(loaders)
 
 
 def _other_changes(user: Repository, scopes: Sequence[Scope]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autopilot.core.record import Manifest
-from autopilot.engine.request import Request, claim, committed_target
+from autopilot.engine.request import Request, committed_target, name_of
 from autopilot.engine.session import Session
 from autopilot.engine.workspace import Workspace
 from autopilot.git.repository import Repository
@@ -59,8 +59,7 @@ def forecast(request: Request) -> Forecast:
     user = Repository.discover(request.folder)
     base = user.head_commit()
     target = committed_target(user, base, request)
-    slug, lock = claim(user, target, request)
-    lock.release()
+    slug = name_of(user, target, request)
     directory = request.folder.resolve().relative_to(user.workdir.resolve()).as_posix()
     workspace = Workspace(user, user, "" if directory == "." else directory)
     manifest = Manifest(slug=slug, target=target.text, hparams=request.hparams, base=base)

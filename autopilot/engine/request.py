@@ -135,9 +135,7 @@ def claim(user: Repository, target: Target, request: Request) -> tuple[str, Excl
             with contextlib.suppress(LockHeldError):
                 lock.acquire()
                 return slug, lock
-    slug = str(request.slug)
-    if request.project and "/" not in slug:
-        slug = f"{request.project}/{slug}"
+    slug = _full(request)
     layout = Layout(slug)
     lock = ExclusiveLock(layout.lock(user))
     if refs.read_ref(user, layout.branch) is None:
@@ -146,7 +144,32 @@ def claim(user: Repository, target: Target, request: Request) -> tuple[str, Excl
         return slug, lock
     hold(lock, slug)
     lock.release()
-    raise ExperimentError(
+    raise _taken(slug)
+
+
+def name_of(user: Repository, target: Target, request: Request) -> str:
+    """The name that `claim` would give, without taking it; leaves no file behind.
+
+    Raises:
+        ExperimentError: the name is taken.
+        SlugError: it is malformed, or another ref is in its way.
+    """
+    if request.slug is None:
+        return next(free_slugs(user, target.stem, request.project))
+    slug = _full(request)
+    if refs.read_ref(user, Layout(slug).branch) is not None:
+        raise _taken(slug)
+    Layout(slug).check_free(user)
+    return slug
+
+
+def _full(request: Request) -> str:
+    slug = str(request.slug)
+    return f"{request.project}/{slug}" if request.project and "/" not in slug else slug
+
+
+def _taken(slug: str) -> ExperimentError:
+    return ExperimentError(
         f"the experiment {slug} exists already",
         hint=f"autopilot resume {slug}, or choose another name with --slug",
     )

@@ -1,18 +1,21 @@
-"""Callbacks and loggers that write files: JSON Lines, appended and flushed line by line."""
+"""Callbacks and loggers that write files: JSON Lines, appended line by line, and checkpoints."""
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autopilot.core.callback import Callback
-from autopilot.core.types import Datum, datum_to_json
+from autopilot.core.types import Datum, datum_to_json, is_json
 from autopilot.errors import DataError
+from autopilot.files import FileState
 
 if TYPE_CHECKING:
     from autopilot.core.module import AutoPilotModule
+    from autopilot.core.record import MetricsRecord
     from autopilot.core.trainer import Trainer
 
 
@@ -33,6 +36,68 @@ class JSONLogger:
             DataError: the file cannot be written.
         """
         _append(self.path, {"step": step, **metrics})
+
+
+class JSONCheckpoint(Callback):
+    """Writes each kept epoch to a file of its own, parameters included: a checkpoint without git.
+
+    Args:
+        folder: Gets `epoch-0003.json`; made when needed.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def path(self, epoch: int) -> Path:
+        """Where an epoch is kept."""
+        return self.folder / f"epoch-{epoch:04d}.json"
+
+    def on_epoch_recorded(
+        self, trainer: Trainer, module: AutoPilotModule, record: MetricsRecord
+    ) -> None:
+        if record.verdict == "rejected":
+            return
+        state = {name: _plain(value) for name, value in module.state_dict().items()}
+        odd = [name for name, value in state.items() if not is_json(value)]
+        if odd:
+            raise DataError(
+                f"the parameter {odd[0]} cannot be written as JSON",
+                hint="give it data of text, numbers, lists and dicts, or use a PathParameter",
+            )
+        document = {
+            "epoch": record.epoch,
+            "verdict": record.verdict,
+            "metrics": trainer.experiment.metrics[record.epoch],
+            "parameters": state,
+        }
+        path = self.path(record.epoch)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            new = path.with_suffix(".new")
+            new.write_text(json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8")
+            new.replace(path)
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+
+    def load(self, epoch: int, module: AutoPilotModule) -> None:
+        """Puts the module's parameters into a kept epoch's state.
+
+        Raises:
+            DataError: the epoch is not kept there, or the file is damaged.
+            StateError: it is another module's.
+        """
+        path = self.path(epoch)
+        try:
+            state = json.loads(path.read_text(encoding="utf-8"))["parameters"]
+            values = {name: _restored(value) for name, value in state.items()}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path} is no checkpoint: {error}", hint=f"there are: {self._kept()}"
+            ) from error
+        module.load_state_dict(values)
+
+    def _kept(self) -> str:
+        return ", ".join(sorted(path.name for path in self.folder.glob("epoch-*.json"))) or "none"
 
 
 class DataRecorder(Callback):
@@ -86,6 +151,31 @@ def _append(path: Path, value: Mapping[str, Any]) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(value, ensure_ascii=False) + "\n")
     except OSError as error:
-        raise DataError(
-            f"cannot write {path}: {error.strerror}", hint="make room or give write permission"
-        ) from error
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> DataError:
+    return DataError(
+        f"cannot write {path}: {error.strerror}", hint="make room or give write permission"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A parameter's state as JSON: files by name, with mode and content."""
+    if not isinstance(value, Mapping) or not all(isinstance(f, FileState) for f in value.values()):
+        return value
+    return {
+        "files": {
+            name: {"mode": f"{file.mode:o}", "base64": base64.b64encode(file.content).decode()}
+            for name, file in value.items()
+        }
+    }
+
+
+def _restored(value: Any) -> Any:
+    if not isinstance(value, dict) or list(value) != ["files"]:
+        return value
+    return {
+        name: FileState(int(file["mode"], 8), base64.b64decode(file["base64"]))
+        for name, file in value["files"].items()
+    }

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from autopilot.core import message
 from autopilot.core.parameter import Parameter
-from autopilot.core.record import LlmRecord, Manifest, Progress, Record
+from autopilot.core.record import Event, LlmRecord, Manifest, Progress, Record
 from autopilot.core.store import R, Revision, Store
 from autopilot.errors import (
     ExperimentError,
@@ -34,8 +34,12 @@ from autopilot.git.locks import ExclusiveLock
 from autopilot.git.objects import Entry
 from autopilot.git.repository import Repository
 from autopilot.git.workfiles import WorkFiles
+from autopilot.tracking.checkout import Checkout
+from autopilot.tracking.decisions import decide
+from autopilot.tracking.forks import fork, merge
 from autopilot.tracking.journal import Journal, decode, encode
 from autopilot.tracking.layout import KINDS, Layout
+from autopilot.tracking.notebook import Notebook, Status
 from autopilot.tracking.places import EVERYTHING
 from autopilot.tracking.scope import Scope, check_clean, check_tracked, scope_of
 from autopilot.tracking.snapshots import keep_snapshot
@@ -219,8 +223,8 @@ class GitStore(Store):
         found = commits.first_parent_log(self.repo, self.tip, stop=base)
         return [Revision(commit.id, commit.tree, commit.message) for commit in found]
 
-    def diff(self, old: str, new: str) -> str:
-        trees = [objects.tree_of(self.repo, revision) for revision in (old, new)]
+    def diff(self, old: str | int, new: str | int) -> str:
+        trees = [objects.tree_of(self.repo, self.revision(named)) for named in (old, new)]
         return objects.diff_text(self.repo, trees[0], trees[1])
 
     # --- records and tags ----------------------------------------------------------------------
@@ -245,6 +249,49 @@ class GitStore(Store):
             if tag is not None and number.isdigit():
                 found[int(number)] = tag.commit
         return found
+
+    # --- what a person does with an experiment; nobody may be running it -----------------------
+
+    def snapshot(self, note: str = "") -> str:
+        """Keeps the parameters as they are in the checkout now; returns the snapshot's commit."""
+        return Checkout(Notebook(self.repo, self.slug)).snapshot(note)[0]
+
+    def branch(self, slug: str, epoch: int | None = None) -> GitStore:
+        """Begins a new experiment from the state of an epoch, the best if not given.
+
+        Raises:
+            ExperimentError: the name is taken, or there is no such epoch.
+        """
+        notebook = Notebook(self.repo, self.slug)
+        number = notebook.find("best" if epoch is None else str(epoch)).number
+        return self._other(fork(notebook, number, slug).slug)
+
+    def merge(self, other: GitStore, slug: str) -> GitStore | None:
+        """Begins a new experiment from this one's and another's best states, merged by git.
+
+        Returns:
+            The new one; None if this one has already all that the other has.
+
+        Raises:
+            ExperimentError: they conflict, and it names the files. Nothing is written then.
+        """
+        notebooks = [Notebook(self.repo, store.slug) for store in (self, other)]
+        made = merge(notebooks[0], notebooks[1], slug)
+        return None if made is None else self._other(made.slug)
+
+    def status(self) -> Status:
+        """Where the experiment stands."""
+        return Notebook(self.repo, self.slug).status
+
+    def promote(self, epoch: int | None = None, reason: str = "", reviewer: str = "") -> Event:
+        """Writes down that an epoch, the best if not given, is to be taken over."""
+        named = "best" if epoch is None else str(epoch)
+        return decide(
+            self.repo, self.slug, "promote", epoch=named, reason=reason, reviewer=reviewer
+        )
+
+    def _other(self, slug: str) -> GitStore:
+        return GitStore(slug, self.repo.workdir, in_place=self.in_place)
 
     # --- progress: results of the epoch that is going on, in the git directory -------------------
 

@@ -18,7 +18,7 @@ def with_method(name):
     [
         ("on_train_epoch_ends", "did you mean on_train_epoch_end?"),
         ("on_val_start", "did you mean on_validation_start?"),
-        ("on_validation_epoch_end", "did you mean"),
+        ("on_validation_epoch_ends", "did you mean"),
         ("on_xyzzy", "moments: on_after_backward"),
     ],
 )

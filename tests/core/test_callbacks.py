@@ -19,6 +19,7 @@ from autopilot.core.memory import Memory
 from autopilot.core.module import AutoPilotModule, Module
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
+from autopilot.core.record import Lesson
 from autopilot.core.store import InMemoryStore
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Datum
@@ -141,3 +142,14 @@ def test_diagnostics_count_categories_and_nodes() -> None:
     restored = Diagnostics()
     restored.load_state_dict(diagnostics.state_dict())
     assert (restored.categories, restored.nodes) == (diagnostics.categories, diagnostics.nodes)
+
+
+def test_a_shared_memory_blocks_and_knows_what_lessons_were_about() -> None:
+    memory = Memory(block_after=1)
+    memory.learn(Lesson(epoch=9, strategy="up", outcome="rejected", experiment="earlier"))
+    trainer = fit(callbacks=[MemoryCallback(memory)])
+    first = trainer.experiment.history[1]
+    assert (first.outcome, first.verdict) == ("failed", "rejected")
+    own = trainer.experiment.memory.lessons[0]
+    learnt = next(x for x in memory.lessons if x.id == f"{trainer.experiment.slug}-1")
+    assert (learnt.value, learnt.delta, learnt.category) == (own.value, own.delta, own.category)

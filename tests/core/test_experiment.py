@@ -167,3 +167,14 @@ def test_there_is_nothing_to_roll_back_to():
     with pytest.raises(ExperimentError, match="epoch 0 of in-memory was not kept") as caught:
         experiment.rollback()
     assert caught.value.hint == "kept: none yet"
+
+
+def test_events_and_summary_without_opening():
+    experiment = Experiment()
+    assert experiment.events == []
+    with pytest.raises(ExperimentError, match="the experiment in-memory has not begun"):
+        experiment.summary()
+    optimizer = SayIt(Greeter().parameters())
+    experiment.attach(optimizer)
+    assert [event.name for event in experiment.events] == ["started"]
+    assert Experiment(experiment.store).summary().slug == "in-memory"

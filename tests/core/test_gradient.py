@@ -19,7 +19,7 @@ def test_five_hundred_observations_stay_readable():
     evidence = [f"ticket {n}: rambled" for n in range(500)]
     text = TextGradient("answer in one word", "prompt.md", 0.5, evidence).render()
     assert text.splitlines() == [
-        "prompt.md: answer in one word",
+        "prompt.md: answer in one word (severity 0.50)",
         "  - ticket 0: rambled",
         "  - ticket 100: rambled",
         "  - ticket 200: rambled",
@@ -40,9 +40,33 @@ def test_groups_are_counted_and_the_worst_come_first():
     assert gradient.render() == (
         "a.txt: severe (3 findings, severity 0.90)\n"
         "  - t0\n  - same\n  - t1\n  - t2\n"
-        "a.txt: mild\nb.txt: mild\n  - x"
+        "a.txt: mild (severity 0.10)\nb.txt: mild (severity 0.10)\n  - x"
     )
     assert len(gradient.render(max_evidence=1).splitlines()) == 6
+
+
+def test_five_hundred_directions_stay_readable():
+    gradient = TextGradient.of(
+        Finding(f"direction {n:03}", severity=1 - n / 1000) for n in range(500)
+    )
+    lines = gradient.render().splitlines()
+    assert len(lines) == 21
+    assert lines[0] == "direction 000"
+    assert lines[-1] == "... and 480 more directions (480 findings)"
+    plain = Gradient("too slow")
+    for _ in range(499):
+        plain = plain.accumulate(Gradient("too slow"))
+    assert plain.render() == "too slow (500 times)"
+
+
+def test_what_a_text_gradient_says_can_be_asked_for():
+    gradient = TextGradient("be brief", "prompt.md", 0.4, "it rambled")
+    assert (gradient.direction, gradient.attribution) == ("be brief", "prompt.md")
+    assert (gradient.severity, gradient.evidence) == (0.4, ("it rambled",))
+    both = gradient.accumulate(TextGradient("be polite", "tone.md", 0.8, ["it swore"]))
+    assert (both.direction, both.attribution) == ("be polite", "tone.md")
+    assert both.severity == pytest.approx(0.6)
+    assert both.evidence == ("it rambled", "it swore")
 
 
 @given(st.lists(FINDINGS, min_size=1, max_size=60))

@@ -161,17 +161,21 @@ def test_the_whole_story_of_two_epochs():
     def validation(level):
         return [
             "on_validation_start",
+            "on_validation_epoch_start",
             ("on_validation_batch_start", 0),
             ("validation_step", level, False),
             ("on_validation_batch_end", 0),
+            "on_validation_epoch_end",
             "on_validation_end",
         ]
 
-    def batch(number, level):
+    def batch(number, level, *then):
         return [
             ("on_train_batch_start", number),
             ("training_step", level, True),
             "loss",
+            ("on_after_loss", number),
+            *then,
             ("on_train_batch_end", number),
         ]
 
@@ -206,10 +210,8 @@ def test_the_whole_story_of_two_epochs():
         # Epoch 1: two steps, the second after the incomplete window; val is of the state after it.
         "on_train_epoch_start",
         *batch(0, 2),
-        *batch(1, 2),
-        *step(above[0], ("commit", "epoch 1: up at 1")),
-        *batch(2, 4),
-        *step(above[1], ("commit", "epoch 1: more at 2")),
+        *batch(1, 2, *step(above[0], ("commit", "epoch 1: up at 1"))),
+        *batch(2, 4, *step(above[1], ("commit", "epoch 1: more at 2"))),
         *validation(5),
         ("judge", 0.25, 1.0),
         "on_verdict",
@@ -220,10 +222,8 @@ def test_the_whole_story_of_two_epochs():
         # Epoch 2: worse, and rolled back to epoch 1.
         "on_train_epoch_start",
         *batch(0, 5),
-        *batch(1, 5),
-        *step(None, ("commit", "epoch 2: down at 3")),
-        *batch(2, 1),
-        *step("5 is above"),
+        *batch(1, 5, *step(None, ("commit", "epoch 2: down at 3"))),
+        *batch(2, 1, *step("5 is above")),
         *validation(1),
         ("judge", 1.0, 0.0),
         "on_verdict",

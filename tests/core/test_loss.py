@@ -7,7 +7,7 @@ from autopilot.core.loss import ChainLoss, Loss
 from autopilot.core.module import Module
 from autopilot.core.parameter import Parameter
 from autopilot.core.types import Datum
-from autopilot.errors import GraphError
+from autopilot.errors import EvaluationError, GraphError, ModuleError
 
 
 class System(Module):
@@ -122,3 +122,18 @@ def test_a_chain_adds_up():
     chain.reset()
     chain.backward()
     assert said(system.p) == "one\nthree"
+
+
+def test_a_loss_that_is_not_set_up_or_returns_no_gradient():
+    class Forgets(Loss):
+        def __init__(self):
+            pass
+
+    class Says(Loss):
+        def forward(self, data, targets):
+            return "too long"
+
+    with pytest.raises(ModuleError, match=r"Forgets\.__init__ did not call super"):
+        Forgets()(Datum(), None)
+    with pytest.raises(EvaluationError, match=r"Says\.forward returned a str, not a Gradient"):
+        Says()(Datum(), None)

@@ -320,3 +320,23 @@ def test_a_store_checks_out_kept_epochs_only():
     with pytest.raises(Exception, match="has no kept epoch 2") as caught:
         experiment.store.checkout(2)
     assert caught.value.hint == "kept epochs: 0, 1"
+
+
+def test_what_is_no_lesson_is_refused() -> None:
+    memory = Memory()
+    with pytest.raises(UsageError, match="'great' is no outcome") as caught:
+        memory.learn(Lesson(epoch=1, strategy="s", outcome="great"))  # type: ignore[arg-type]
+    assert caught.value.hint.startswith("one of: kept, rejected")
+    with pytest.raises(UsageError, match="a lesson's delta is nan"):
+        memory.learn(Lesson(epoch=1, strategy="s", outcome="kept", delta=float("nan")))
+    assert memory.lessons == []
+
+
+def test_epochs_by_first_and_last() -> None:
+    memory = Memory()
+    for epoch in range(1, 7):
+        memory.learn(Lesson(epoch=epoch, strategy="s", outcome="kept"))
+    assert [x.epoch for x in memory.recall(epochs=(2, 4))] == [4, 3, 2]
+    memory.block_strategy("s")
+    memory.unblock_strategy("s")
+    assert memory.blocked() == {}

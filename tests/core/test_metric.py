@@ -61,13 +61,13 @@ def test_forward_is_the_value_of_this_batch_and_accumulates():
     assert count.compute() == 5.0
 
 
-def test_clone_is_reset_and_independent():
+def test_clone_keeps_the_state_and_is_independent():
     count = Count()
     count.update(batch(2))
     twin = count.clone()
-    assert twin.compute() == 0.0
+    assert twin.compute() == 2.0
     twin.update(batch(1))
-    assert (twin.compute(), count.compute()) == (1.0, 2.0)
+    assert (twin.compute(), count.compute()) == (3.0, 2.0)
 
 
 @pytest.mark.parametrize("name", ["", "two words", "1st"])
@@ -98,8 +98,23 @@ def test_collection_names_carry_prefix_and_postfix():
     assert metrics.compute() == {"val_count_all": 2.0}
     assert metrics["val_count_all"].compute() == 2.0
     twin = metrics.clone(prefix="test_")
-    assert twin.compute() == {"test_count_all": 0.0}
+    assert twin.compute() == {"test_count_all": 2.0}
     assert metrics.compute() == {"val_count_all": 2.0}
+
+
+def test_a_collection_is_a_mapping():
+    metrics = MetricCollection(Count(), Double(), prefix="val_")
+    assert list(metrics) == list(metrics.keys()) == ["val_count", "val_double"]
+    assert [type(metric) for metric in metrics.values()] == [Count, Double]
+    assert "val_count" in metrics
+    assert "count" not in metrics
+    metrics.add_metrics({"again": Count()})
+    metrics.add_metrics([])
+    assert len(metrics) == 3
+    with pytest.raises(MetricError, match="two metrics are named 'count'"):
+        metrics.add_metrics(Count())
+    with pytest.raises(MetricError, match="str is a str, not a Metric"):
+        MetricCollection(["accuracy"])
 
 
 def test_collection_forward_and_reset():

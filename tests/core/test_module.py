@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from autopilot.core.containers import ModuleDict, ModuleList
+from autopilot.core.containers import ModuleDict, ModuleList, Sequential
 from autopilot.core.graph import Graph
 from autopilot.core.metric import MetricCollection
 from autopilot.core.metrics import Accuracy
@@ -298,3 +298,91 @@ def test_a_replaced_output_keeps_its_graph():
     leaf.register_forward_hook(lambda m, args, out: Datum(metadata=out.metadata))
     assert leaf(1).metadata["stamped"]
     assert [n.module for n in Graph(leaf(1)).nodes()] == [leaf]
+
+
+def test_lists_hold_parameters_and_change_like_lists():
+    parts = ModuleList([Parameter("a"), Leaf()])
+    parts.insert(0, Parameter("b"))
+    parts.extend([Parameter("c")])
+    assert [getattr(part, "data", "module") for part in parts] == ["b", "a", "module", "c"]
+    assert [name for name, _ in parts.named_parameters()][:2] == ["0", "1"]
+    parts[1] = Parameter("d")
+    del parts[2]
+    assert [part.data for part in parts] == ["b", "d", "c"]
+    assert [part.data for part in parts[1:]] == ["d", "c"]
+    assert parts[-1].data == "c"
+    assert parts[0] in parts
+    with pytest.raises(ModuleError, match="a ModuleList holds modules and parameters, not a str"):
+        parts.append("text")
+    assert len(parts) == 3
+
+
+def test_dicts_hold_parameters_and_change_like_dicts():
+    parts = ModuleDict({"prompt": Parameter("a")})
+    parts.update({"echo": Leaf(), "tone": Parameter("b")})
+    assert list(parts) == list(parts.keys()) == ["prompt", "echo", "tone"]
+    assert [name for name, _ in parts.items()] == list(parts)
+    assert {p.data for p in parts.values() if isinstance(p, Parameter)} == {"a", "b"}
+    assert parts.pop("prompt").data == "a"
+    assert "prompt" not in parts
+    parts["echo"] = Parameter("c")
+    assert len(parts) == 2
+    parts.clear()
+    assert (len(parts), parts.parameters()) == (0, [])
+    with pytest.raises(KeyError):
+        parts["tone"]
+    with pytest.raises(ModuleError, match="a ModuleDict holds modules and parameters, not a int"):
+        parts["n"] = 3
+
+
+def test_torchs_positional_arguments():
+    class Outer(Module):
+        def __init__(self):
+            super().__init__()
+            self.own, self.inner = Parameter(1), Sequential(Module(), ModuleList([Parameter(2)]))
+            self.again = self.inner
+
+    outer = Outer()
+    assert [p.data for p in outer.parameters(False)] == [1]
+    assert [name for name, _ in outer.named_parameters("top")] == ["top.own", "top.inner.1.0"]
+    assert len(list(outer.children())) == 1
+    outer.load_state_dict({"own": 5}, False)
+    assert outer.own.data == 5
+
+
+def test_a_hook_may_remove_itself():
+    called, echo = [], Leaf()
+    handles = []
+    for number in range(2):
+
+        def hook(module, args, output, number=number):
+            called.append(number)
+            handles[number].remove()
+
+        handles.append(echo.register_forward_hook(hook))
+    echo(Datum())
+    echo(Datum())
+    assert called == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda m: m.register_forward_hook(print),
+        lambda m: m.register_forward_pre_hook(print),
+        lambda m: m.training,
+        lambda m: m.train(),
+        lambda m: m(Datum()),
+        lambda m: m.state_dict(),
+    ],
+)
+def test_a_forgotten_super_init_is_said_wherever_it_shows(use):
+    class Forgets(Module):
+        def __init__(self):
+            pass
+
+    with pytest.raises(ModuleError, match=r"Forgets\.__init__ did not call super\(\)\.__init__"):
+        use(Forgets())
+    assert repr(Forgets()) == "Forgets()"
+    with pytest.raises(AttributeError, match="Forgets has no attribute 'colour'"):
+        Forgets().colour  # noqa: B018  # the access is the test

@@ -185,3 +185,17 @@ def test_what_a_kill_lost_is_paid_for(monkeypatch):
     resumed = Trainer(experiment=Experiment(store)).fit(pipeline(None), max_epochs=1).cost
     # The first train batch, of two items, was evaluated in both sessions.
     assert (resumed.evaluations, resumed.seconds) == (whole.evaluations + 2, whole.seconds + 10)
+
+
+def test_a_metric_of_its_own_stops():
+    class Two(Scores):
+        def forward(self, batch):
+            data = super().forward(batch)
+            for item in data.items:
+                item.metrics["loss"] = 1.0 + self.position.data
+            return data
+
+    result = Trainer([EarlyStopping(2, monitor="val_loss", mode="min")]).fit(Two(*UP), max_epochs=9)
+    assert (result.epochs, result.stop_reason) == (2, "2 epochs without improvement of val loss")
+    reached = Trainer([EarlyStopping(target=4.0, monitor="loss")]).fit(Two(*UP), max_epochs=9)
+    assert reached.stop_reason == "target reached: val loss 4.000, asked for 4"

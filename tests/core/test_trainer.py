@@ -8,11 +8,12 @@ from autopilot.core.metric import Metric
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Policy
+from autopilot.core.record import Manifest
 from autopilot.core.stopping import EarlyStopping, Plateau
 from autopilot.core.store import InMemoryStore
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Datum
-from autopilot.data import DataModule
+from autopilot.data import DataLoader, DataModule
 from autopilot.errors import DataError, ExperimentError, ModuleError, UsageError
 from autopilot.testing import ScriptedOptimizer
 
@@ -149,11 +150,107 @@ def test_a_dry_run_touches_nothing():
     trainer = Trainer(dry_run=True)
     result = trainer.fit(module, TRAIN, (b for b in VAL), max_epochs=3)
     assert result.stop_reason == (
-        "dry run: Scale, 1 parameters by ScriptedOptimizer, 1 train and an unknown number of val "
-        "batches, monitoring val accuracy (max), 3 epochs"
+        "dry run: Scale, parameters level by ScriptedOptimizer, feedback from Loss, 1 train and an "
+        "unknown number of val batches, monitoring val accuracy (max), 3 epochs"
     )
     assert module.level.data == 2
     assert not trainer.experiment.store.exists()
+    for measure in (trainer.validate, trainer.test):
+        assert measure(module, VAL).stop_reason.startswith("dry run: Scale, the ")
+    module.configure_loss = lambda: None
+    with pytest.raises(ModuleError, match=r"configure_loss\(\) returned None, not a Loss"):
+        trainer.fit(module, TRAIN, VAL)
+
+
+def test_a_dry_run_sets_no_data_up():
+    class Far(DataModule):
+        def prepare_data(self):
+            raise AssertionError
+
+        setup = teardown = prepare_data
+
+    said = Trainer(dry_run=True, max_epochs=2).fit(Scale(3), datamodule=Far()).stop_reason
+    assert "data from Far (not set up)" in said
+    assert said.endswith("2 epochs")
+
+
+def test_leakage_is_told(caplog):
+    train = DataLoader([{"value": 1}, {"value": 2}])
+    Trainer().fit(Scale(3), train, DataLoader([{"value": 2}, {"value": 3}]), max_epochs=1)
+    assert "leakage: 1 item stands in several splits; the same content in train and" in caplog.text
+    caplog.clear()
+    Trainer().fit(Scale(3), train, DataLoader([{"value": 3}]), max_epochs=1)
+    assert caplog.text == ""
+
+
+def test_a_module_has_moments_too():
+    told = []
+
+    class Told(Scale):
+        def on_train_epoch_start(self):
+            told.append("start")
+
+        def on_train_batch_end(self, outputs, batch, batch_idx):
+            told.append(batch_idx)
+
+    Trainer().fit(Told(3), TRAIN, VAL, max_epochs=1)
+    assert told == ["start", 0]
+
+    class Wrong(Scale):
+        def on_train_epoch_ends(self):
+            raise AssertionError
+
+    with pytest.raises(UsageError, match=r"Wrong\.on_train_epoch_ends would never be called"):
+        Trainer().fit(Wrong(3), TRAIN, VAL)
+
+
+def test_what_lightning_users_write():
+    class Stop(Callback):
+        def on_train_epoch_end(self, trainer, module):
+            trainer.should_stop = True
+
+    class Logger:
+        def __init__(self):
+            self.steps = []
+
+        def log_metrics(self, metrics, step):
+            self.steps.append(step)
+
+    logger = Logger()
+    trainer = Trainer(Stop(), max_epochs=5)
+    assert trainer.fit(Scale(3), TRAIN, VAL).stop_reason == "a callback asked for it"
+    assert trainer.should_stop
+    result = Trainer(callbacks=[logger], max_epochs=2).fit(Scale(3, 4), TRAIN, VAL)
+    assert (result.epochs, logger.steps) == (2, [0, 1, 2])
+    assert Trainer(callbacks=None).fit(Scale(3), TRAIN, VAL, max_epochs=1).epochs == 1
+    with pytest.raises(UsageError, match="accumulate_grad_batches must be a whole number"):
+        Trainer(accumulate_grad_batches=2.5)
+    with pytest.raises(UsageError, match="num_workers must be 0 or more, not -1"):
+        Trainer(num_workers=-1).fit(Scale(3), TRAIN, VAL)
+
+
+def test_an_error_while_testing_is_told():
+    told = []
+
+    class Tell(Callback):
+        def on_exception(self, trainer, module, exception):
+            told.append(type(exception).__name__)
+
+    with pytest.raises(DataError):
+        Trainer(Tell()).test(Scale(3), [])
+    assert told == ["DataError"]
+
+
+def test_the_manifest_says_how_it_was_trained():
+    trainer = Trainer(seed=7)
+    trainer.fit(Scale(3), TRAIN, VAL, max_epochs=1)
+    (manifest,) = (m for _, m in trainer.experiment.store.records(Manifest))
+    assert manifest.seed == 7
+    assert set(manifest.versions) == {"autopilot", "python"}
+    with pytest.raises(UsageError, match="the hyperparameter when is a object, which JSON cannot"):
+        Trainer(experiment=Experiment(manifest=Manifest(slug="x", hparams={"when": object()}))).fit(
+            Scale(3), TRAIN, VAL
+        )
 
 
 def test_what_is_missing_is_said():
@@ -171,7 +268,7 @@ def test_what_is_missing_is_said():
     module.configure_loss = lambda: [None]
     with pytest.raises(ModuleError, match=r"configure_loss\(\) returned \[None\], not a Loss"):
         Trainer().fit(module, TRAIN, VAL)
-    with pytest.raises(UsageError, match="accumulate_grad_batches must be at least 1, not 0"):
+    with pytest.raises(UsageError, match="at least 1, not 0"):
         Trainer(accumulate_grad_batches=0)
 
 

@@ -128,11 +128,23 @@ def test_the_loader_s_own_seed_wins() -> None:
 
 def test_the_order_is_settled_when_the_pass_starts() -> None:
     loader = DataLoader(range(20), shuffle=True)
-    expected = flat(loader)
+    expected = flat(DataLoader(range(20), shuffle=True))
     running = iter(loader)
     loader.set_epoch(1)
     assert [batch.items[0].metadata["value"] for batch in running] == expected
     assert flat(loader) != expected
+
+
+def test_a_loop_by_hand_gets_another_order_each_pass() -> None:
+    orders = [[], []]
+    for order in orders:
+        loader = DataLoader(range(20), shuffle=True, seed=3)
+        order += [flat(loader) for _ in range(3)]
+    assert orders[0] == orders[1]
+    assert len({tuple(order) for order in orders[0]}) == 3
+    told = DataLoader(range(20), shuffle=True, seed=3)
+    told.set_epoch(1)
+    assert flat(told) == flat(told) == orders[0][1]
 
 
 def test_a_copy_in_another_process_goes_on_alike() -> None:

@@ -9,11 +9,11 @@ import pytest
 
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer, Step
-from autopilot.core.parameter import Parameter
+from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Datum
 from autopilot.errors import DataError
-from autopilot.tracking.callbacks import DataRecorder, JSONLogger
+from autopilot.tracking.callbacks import DataRecorder, JSONCheckpoint, JSONLogger
 
 
 class Up(Optimizer):
@@ -69,3 +69,36 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot write .*file/log.jsonl"):
         JSONLogger(tmp_path / "file" / "log.jsonl").log_metrics({}, 1)
+
+
+def test_a_checkpoint_without_git(tmp_path: Path) -> None:
+    class Both(Level):
+        def __init__(self) -> None:
+            super().__init__()
+            self.files = PathParameter(tmp_path / "rules")
+
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / "a.bin").write_bytes(b"\0\xff")
+    checkpoint, module = JSONCheckpoint(tmp_path / "kept"), Both()
+    Trainer([checkpoint]).fit(module, max_epochs=3)
+    # Level 1 lets one of two items pass, level 2 both; more is no better.
+    assert sorted(p.name for p in (tmp_path / "kept").iterdir()) == [
+        "epoch-0000.json",
+        "epoch-0001.json",
+    ]
+    assert json.loads(checkpoint.path(1).read_text())["metrics"]["val"] == {"accuracy": 1.0}
+    (tmp_path / "rules" / "a.bin").write_bytes(b"other")
+    (tmp_path / "rules" / "b.txt").write_text("more")
+    checkpoint.load(0, module)
+    assert module.level.data == 1
+    assert [p.name for p in (tmp_path / "rules").iterdir()] == ["a.bin"]
+    assert (tmp_path / "rules" / "a.bin").read_bytes() == b"\0\xff"
+    with pytest.raises(DataError, match=r"epoch-0007\.json is no checkpoint") as caught:
+        checkpoint.load(7, module)
+    assert caught.value.hint == "there are: epoch-0000.json, epoch-0001.json"
+
+
+def test_a_logger_may_stand_among_the_callbacks(tmp_path: Path) -> None:
+    Trainer(callbacks=[JSONLogger(tmp_path / "log.jsonl")]).fit(Level(), max_epochs=1)
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0, 1]

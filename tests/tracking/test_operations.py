@@ -598,3 +598,19 @@ def test_the_lessons_of_all_experiments(top, demo):
     found, missing = memory_of_all(demo.repo)
     assert list(missing) == ["shop/one"]
     assert len(found.lessons) == 7
+
+
+def test_the_operations_of_the_store_itself(demo):
+    store = GitStore("demo", demo.repo.workdir)
+    assert store.status().state in ("finished", "stopped")
+    assert store.diff(0, 1) == store.diff(store.tags()[0], store.tags()[1]) != ""
+    with pytest.raises(ExperimentError, match="demo has no kept epoch 99"):
+        store.diff(0, 99)
+    other = store.branch("side", 0)
+    assert (other.slug, other.exists(), other.status().state) == ("side", True, "created")
+    best = store.branch("top")
+    assert best.diff(best.log()[-1].id, store.tip) == ""
+    kept = store.snapshot("as it is")
+    assert store.diff(kept, store.tags()[0]) == ""
+    event = store.promote(1, reason="audited", reviewer="Bo")
+    assert (event.epoch, event.decision, event.reviewer) == (1, "promote", "Bo")

@@ -1,0 +1,142 @@
+"""Leakage: items that stand in more than one split, so that a score says less than it seems to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass
+from typing import Any
+
+from autopilot.core.types import as_datum, digest
+from autopilot.errors import UsageError
+
+_SHOWN_PLACES = 6
+_LIMIT = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an item stands.
+
+    Args:
+        split: The split's name.
+        index: Its position there, counted from 0.
+        id: The item's id.
+    """
+
+    split: str
+    index: int
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.split}[{self.index}] (id {self.id})"
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """One content that stands in several splits: a score on it measures memory, not skill.
+
+    Args:
+        places: All its places, those of the first split first.
+
+    >>> Leak((Place("train", 3, "t7"), Place("val", 0, "v1"))).describe()
+    'the same content in train and val: train[3] (id t7), val[0] (id v1)'
+    """
+
+    places: tuple[Place, ...]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits, each once."""
+        return tuple(dict.fromkeys(place.split for place in self.places))
+
+    def describe(self) -> str:
+        """One line that names the splits and the items."""
+        shown = ", ".join(" ".join(str(place).split()) for place in self.places[:_SHOWN_PLACES])
+        more = len(self.places) - _SHOWN_PLACES
+        rest = f" and {more} more" if more > 0 else ""
+        return f"the same content in {' and '.join(self.splits)}: {shown}{rest}"
+
+
+def find_leakage(splits: Mapping[str, Iterable[object]]) -> list[Leak]:
+    """The contents that stand in more than one split, compared without their ids.
+
+    An item's content is its metadata as a Datum; an item that has none is left out.
+
+    Reads every split once, and twice if there is a leak. Holds no item, only a digest of each:
+    120 MB for a million lines of a StreamingDataset. Loaders will do: batches are looked into.
+
+    Args:
+        splits: Name to dataset, such as "train", "val", "test".
+
+    Returns:
+        One Leak per content, in the order of their first places; empty when all is well.
+
+    Raises:
+        UsageError: a split can be walked through only once.
+
+    >>> train = [{"id": "t1", "text": "hello"}, {"id": "t2", "text": "bye"}]
+    >>> val = [{"id": "v1", "text": "bye"}]
+    >>> [leak.describe() for leak in find_leakage({"train": train, "val": val})]
+    ['the same content in train and val: train[1] (id t2), val[0] (id v1)']
+    """
+    for name, items in splits.items():
+        if isinstance(items, Iterator):
+            raise UsageError(
+                f"split {name!r} can be walked through only once",
+                hint="give a dataset or a list",
+            )
+    # One bit a split: small integers are shared, so an entry costs its digest and its slot.
+    owners: dict[bytes, int] = {}
+    for bit, name in enumerate(splits):
+        for content, _ in _contents(name, splits[name]):
+            owners[content] = owners.get(content, 0) | 1 << bit
+    leaked: dict[bytes, list[Place]] = {
+        content: [] for content, bits in owners.items() if bits & (bits - 1)
+    }
+    if leaked:
+        for name, items in splits.items():
+            for content, place in _contents(name, items):
+                if content in leaked:
+                    leaked[content].append(place)
+    return [Leak(tuple(places)) for places in leaked.values()]
+
+
+def _contents(split: str, items: Iterable[object]) -> Iterator[tuple[bytes, Place]]:
+    index = 0
+    for item in items:
+        for datum in as_datum(item, index).leaves():
+            content = {name: value for name, value in datum.metadata.items() if name != "id"}
+            if content:
+                yield bytes.fromhex(digest(content, length=32)), Place(split, index, datum.id)
+            index += 1
+
+
+def leakage_notes(loaders: Mapping[str, Iterable[Any] | None]) -> list[str]:
+    """What the user should know of the splits before a run: leaks, and where none was looked for.
+
+    Looks into lists, and into the datasets of loaders, up to 100,000 items. A stream is not read.
+
+    Args:
+        loaders: Split to its loader, None where there is no such split.
+    """
+    sized: dict[str, Any] = {}
+    streams = []
+    for name, loader in loaders.items():
+        dataset = getattr(loader, "dataset", loader)
+        if isinstance(dataset, Sized) and isinstance(dataset, Iterable):
+            sized[name] = dataset
+        elif loader is not None:
+            streams.append(name)
+    if len(sized) + len(streams) < 2:
+        return []
+    if sum(len(dataset) for dataset in sized.values()) > _LIMIT:
+        return [f"leakage was not looked for: there are over {_LIMIT:,} items (find_leakage does)"]
+    leaks = find_leakage(sized)
+    notes = []
+    if leaks:
+        count = "1 item stands" if len(leaks) == 1 else f"{len(leaks)} items stand"
+        notes.append(f"leakage: {count} in several splits; {leaks[0].describe()}")
+    if streams:
+        named = " and ".join(streams)
+        notes.append(f"leakage was not looked for in {named}: streams (find_leakage reads them)")
+    return notes
