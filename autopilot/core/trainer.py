@@ -59,7 +59,8 @@ class Trainer:
         accumulate_grad_batches: Batches between two optimizer steps; otherwise the module's. None
             there too: one step an epoch.
         monitor: The val metric that decides; otherwise the module's.
-        seed: Shuffling, and the chance in evaluations, derive from it.
+        seed: Shuffling, and the chance in evaluations, derive from it; otherwise the experiment's
+            manifest says, where it is 0 unless set.
         num_workers: Threads that run the items of a batch side by side; for systems that wait on
             the network.
         max_epochs: The number of the last epoch, where `fit` is not given one.
@@ -78,7 +79,7 @@ class Trainer:
         logger: Logger | None = None,
         accumulate_grad_batches: int | None = None,
         monitor: str | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         num_workers: int = 0,
         max_epochs: int | None = None,
         *,
@@ -101,7 +102,8 @@ class Trainer:
         self.experiment = experiment or Experiment()
         self.max_epochs = max_epochs
         self.accumulate_grad_batches = accumulate_grad_batches
-        self.seed, self.num_workers = seed, num_workers
+        self.seed = self.experiment.manifest.seed if seed is None else seed
+        self.num_workers = num_workers
         self.dry_run = dry_run
         self.monitor, self.mode = monitor or "accuracy", "max"
         self.current_epoch = 0
