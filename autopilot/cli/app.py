@@ -7,6 +7,7 @@ The common options may stand before or after the command's name. Commands are fu
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import os
 from collections.abc import Callable, Mapping
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from autopilot.cli.commands import SECTIONS, Entry
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
 from autopilot.errors import UsageError
@@ -39,12 +42,11 @@ _DEFAULTS = {"folder": None, "project": None, "as_json": False, "verbose": False
 
 
 def build(cli: AutoPilotCLI) -> typer.Typer:
-    """The application with all commands."""
-    from autopilot.cli import experiment, memory, reading, running, store
-
+    """The application with all commands; each is made when it is asked for."""
     app = typer.Typer(
         name="autopilot",
         help="Optimize any software that can be run and scored, in your own git repository.",
+        cls=_lazy(cli),
         no_args_is_help=True,
         add_completion=True,
         pretty_exceptions_enable=False,
@@ -52,25 +54,51 @@ def build(cli: AutoPilotCLI) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_callback())
-    for function in (
-        running.run,
-        running.resume,
-        reading.log,
-        reading.show,
-        reading.diff,
-        reading.status,
-    ):
-        app.command()(command(function, cli))
-    for name, group in {"experiment": experiment, "store": store, "memory": memory}.items():
-        app.add_typer(_group(name, group.HELP, group.COMMANDS, cli))
     return app
+
+
+def _lazy(cli: AutoPilotCLI) -> type[TyperGroup]:
+    entries = {entry.name: entry for part in SECTIONS.values() for entry in part}
+
+    class LazyGroup(TyperGroup):
+        """Makes the commands of the table as they are asked for; a subclass's own are there."""
+
+        def get_command(self, ctx: Any, cmd_name: str) -> Any:
+            if cmd_name in entries and cmd_name not in self.commands:
+                self.commands[cmd_name] = _made(entries[cmd_name], cli)
+            return self.commands.get(cmd_name)
+
+        def list_commands(self, ctx: Any) -> list[str]:
+            return [*entries, *(name for name in self.commands if name not in entries)]
+
+        def format_commands(self, ctx: Any, formatter: Any) -> None:
+            own = {n: c for n, c in self.commands.items() if n not in entries and not c.hidden}
+            sections = {title: [(e.name, e.help) for e in part] for title, part in SECTIONS.items()}
+            if own:
+                sections["More"] = [(name, c.get_short_help_str(60)) for name, c in own.items()]
+            for title, rows in sections.items():
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+    return LazyGroup
+
+
+def _made(entry: Entry, cli: AutoPilotCLI) -> Any:
+    module = importlib.import_module(f"autopilot.cli.{entry.module}")
+    if not entry.function:
+        return typer.main.get_command(_group(entry.name, entry.help, module.COMMANDS, cli))
+    alone = typer.Typer(rich_markup_mode=None, add_completion=False)
+    alone.command(entry.name)(command(getattr(module, entry.function), cli))
+    return typer.main.get_command(alone)
 
 
 def _group(
     name: str, text: str, commands: Mapping[str, Callable[..., int | None]], cli: AutoPilotCLI
 ) -> typer.Typer:
     """Commands under a common name; the common options may stand behind that too."""
-    group = typer.Typer(name=name, help=text, no_args_is_help=True, rich_markup_mode=None)
+    group = typer.Typer(
+        name=name, help=text, no_args_is_help=True, rich_markup_mode=None, add_completion=False
+    )
     group.callback()(_callback())
     for own_name, function in commands.items():
         group.command(own_name)(command(function, cli))

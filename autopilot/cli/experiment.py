@@ -14,8 +14,6 @@ from autopilot.cli.context import Context
 if TYPE_CHECKING:
     from autopilot.tracking.notebook import Notebook
 
-HELP = "Create, list, compare, export and delete experiments."
-
 Named = Annotated[str, typer.Argument(metavar="SLUG", help="The experiment.")]
 
 

@@ -15,8 +15,6 @@ from autopilot.errors import ExperimentError, UsageError
 if TYPE_CHECKING:
     from autopilot.core.record import Outcome
 
-HELP = "What was tried, and how it went; what is blocked."
-
 
 class Learnt(StrEnum):
     """The outcomes that a person may record."""

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from autopilot.tracking.notebook import Notebook
     from autopilot.tracking.snapshots import State
 
-HELP = "States in git: list, take, fork and merge them."
-
 _STATE = "A number, best, last, baseline, a tag, a commit, or a snapshot's id"
 
 

@@ -120,6 +120,8 @@ class StepRecord(Record):
         category: What most of the feedback was about.
         node: The modules whose parameters got feedback; "" is the whole system.
         error: Why the optimizer failed, if it did.
+        violations: What the optimizer did outside of the parameters' files, a sentence each; it
+            was undone.
         cost: What the step cost.
         state: The optimizer's state_dict after the step.
     """
@@ -134,6 +136,7 @@ class StepRecord(Record):
     category: str = ""
     node: str = ""
     error: str = ""
+    violations: tuple[str, ...] = ()
     cost: Cost = Cost()
     state: Mapping[str, Any] = field(default_factory=dict)
 
@@ -157,6 +160,8 @@ class MetricsRecord(Record):
         outcome: As memory counts it.
         tree: The id of the parameters' state that was measured.
         reused: The earlier epoch whose measurement this is, since the state is the same.
+        inputs: Repository path to blob id of the evaluator's and data files that were read, the
+            parameters' own files not among them.
         cost: What this epoch cost.
         spent: What the experiment has cost so far.
         stop: Why the run ended after this epoch; empty if it went on.
@@ -178,6 +183,7 @@ class MetricsRecord(Record):
     outcome: Outcome = "kept"
     tree: str = ""
     reused: int | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)
     cost: Cost = Cost()
     spent: Cost = Cost()
     stop: str = ""

@@ -1,0 +1,45 @@
+"""Which commands there are. A command's module is imported when the command is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A command, or a group of commands.
+
+    Args:
+        name: What is typed.
+        module: Its module in `autopilot.cli`. A group's module has COMMANDS, name to function.
+        help: One line.
+        function: The command's function in the module; "" for a group.
+    """
+
+    name: str
+    module: str
+    help: str
+    function: str = ""
+
+
+def _command(name: str, module: str, text: str) -> Entry:
+    return Entry(name, module, text, name.replace("-", "_"))
+
+
+SECTIONS: dict[str, tuple[Entry, ...]] = {
+    "Run": (
+        _command("run", "running", "Optimize TARGET in git."),
+        _command("resume", "running", "Go on with a run, exactly where it was."),
+    ),
+    "Read": (
+        _command("status", "reading", "Show where the experiments stand."),
+        _command("log", "reading", "Show the epochs of an experiment."),
+        _command("show", "reading", "Show one epoch."),
+        _command("diff", "reading", "Show what changed."),
+        Entry("memory", "memory", "What was tried, and how it went; what is blocked."),
+    ),
+    "Keep and compare": (
+        Entry("experiment", "experiment", "Create, list, compare, export and delete experiments."),
+        Entry("store", "store", "States in git: list, take, fork and merge them."),
+    ),
+}
