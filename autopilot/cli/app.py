@@ -36,6 +36,15 @@ _COMMON = {
     "verbose": Annotated[bool, typer.Option("--verbose", help="Show tracebacks.")],
     "no_color": Annotated[bool, typer.Option("--no-color", help="Print without colors.")],
 }
+# Answered before the application is built; here for --help.
+_VERSION = inspect.Parameter(
+    "version",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=False,
+    annotation=Annotated[
+        bool, typer.Option("--version", help="Show the versions of autopilot, git and Python.")
+    ],
+)
 # Typer brings its own click, or uses the installed one: the class is found, not imported.
 _WRONG_USAGE: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 _DEFAULTS = {"folder": None, "project": None, "as_json": False, "verbose": False, "no_color": False}
@@ -53,7 +62,7 @@ def build(cli: AutoPilotCLI) -> typer.Typer:
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(_callback())
+    app.callback()(_callback(_VERSION))
     return app
 
 
@@ -149,12 +158,13 @@ def command(function: Callable[..., int | None], cli: AutoPilotCLI) -> Callable[
     return run
 
 
-def _callback() -> Callable[..., None]:
+def _callback(*own: inspect.Parameter) -> Callable[..., None]:
     def callback(**given: Any) -> None:
-        _before.update({name: value for name, value in given.items() if value})
+        _before.update({name: given[name] for name in _COMMON if given[name]})
 
-    callback.__signature__ = inspect.Signature(_common_parameters())  # type: ignore[attr-defined]  # read by typer
-    callback.__annotations__ = dict(_COMMON)
+    parameters = [*_common_parameters(), *own]
+    callback.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by typer
+    callback.__annotations__ = {p.name: p.annotation for p in parameters}
     return callback
 
 

@@ -42,4 +42,8 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         Entry("experiment", "experiment", "Create, list, compare, export and delete experiments."),
         Entry("store", "store", "States in git: list, take, fork and merge them."),
     ),
+    "Look after": (
+        _command("doctor", "upkeep", "Check git, keys, locks, worktrees and unfinished runs."),
+        _command("gc", "upkeep", "Remove what killed runs left behind, and pack the repository."),
+    ),
 }

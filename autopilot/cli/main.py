@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -65,11 +66,11 @@ class AutoPilotCLI:
         Returns:
             0 done, 1 failed, 2 wrong usage, 130 interrupted (and resumable).
         """
-        if list(arguments) == ["--version"]:
-            print(f"autopilot {__version__}")  # noqa: T201  # before anything is imported
-            return DONE
         context = Context.early(arguments)
         try:
+            options = itertools.takewhile(lambda given: given.startswith("-"), arguments)
+            if "--version" in options:
+                return self._version(context)
             from autopilot.cli.app import invoke
 
             return invoke(self.app(), list(arguments))
@@ -85,6 +86,16 @@ class AutoPilotCLI:
             # The reader has seen enough: `autopilot log | head`.
             sys.stderr.close()
             return FAILED
+
+    def _version(self, context: Context) -> int:
+        from autopilot.engine.health import versions
+
+        found = versions()
+        context.output.document({"autopilot": __version__} | found)
+        if not context.output.as_json:
+            below = ", ".join(f"{name} {version}" for name, version in found.items())
+            context.output.line(f"autopilot {__version__} ({below})")
+        return DONE
 
 
 def main() -> None:

@@ -210,6 +210,11 @@ class Repository:
         )
 
 
+def libgit2_version() -> str:
+    """The version of the library that reads repositories."""
+    return str(pygit2.LIBGIT2_VERSION)
+
+
 @contextmanager
 def translated(
     what: str, hint: str = "run `git fsck` to see whether it is sound"

@@ -1,0 +1,174 @@
+"""doctor, gc, --version and shell completion, as real processes."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import COMMAND, Place
+
+
+def killed(place: Place, slug: str) -> Path:
+    """A run that was killed after its first epoch; the folder of its worktree."""
+    slow = ("return Datum(items", "import time; time.sleep(0.2)\n        return Datum(items")
+    place.change("counter.py", slow)
+    process = place.start("run", "counter.py", "-e", slug)
+    while f"{slug}/epoch-0001" not in place.git("tag"):
+        assert process.poll() is None, place.finish(process)
+        time.sleep(0.05)
+    process.kill()
+    place.finish(process)
+    assert process.returncode == -signal.SIGKILL
+    (worktree,) = (p.parent for p in place.cache.rglob(".git"))
+    return worktree
+
+
+def findings(place: Place, *arguments: str) -> dict[str, list[dict[str, str]]]:
+    found: dict[str, list[dict[str, str]]] = {}
+    for finding in place.autopilot("doctor", "--json", *arguments).document["findings"]:
+        found.setdefault(finding["area"], []).append(finding)
+    return found
+
+
+def test_a_sound_place_is_said_to_be_one(place: Place) -> None:
+    with place.untouched():
+        done = place.run("doctor")
+    assert done.out.splitlines()[-1].startswith("autopilot can work here")
+    assert "ok       identity    commits are by Ada Byron <ada@example.com>" in done.out
+    assert "PROBLEM" not in done.out
+
+
+def test_outside_of_a_repository_it_says_what_to_do(place: Place, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    done = place.autopilot("doctor", cwd=outside)
+    assert done.code == 1
+    assert "is not in a git repository" in done.out
+    assert "mend it: run `git init`" in done.out
+    assert done.out.splitlines()[-1].startswith("1 problem")
+
+
+@pytest.mark.parametrize("name", ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"])
+def test_a_key_is_named_and_never_shown(place: Place, name: str) -> None:
+    done = place.run("doctor", **{"ANTHROPIC_API_KEY": "", name: "sk-ant-planted-1"})
+    assert f"{name} is set" in done.out
+    assert "planted" not in done.out + done.err
+
+
+def test_a_killed_run_is_found_and_its_worktree_kept(place: Place) -> None:
+    worktree = killed(place, "grun")
+    (place.top / ".git/refs/heads/autopilot/grun.lock").touch()
+    found = findings(place)
+    assert found["runs"] == [
+        {
+            "area": "runs",
+            "level": "note",
+            "text": "grun was killed",
+            "mend": "autopilot resume grun",
+        }
+    ]
+    assert found["worktrees"][0]["level"] == "ok"
+    assert found["locks"][0]["mend"] == "autopilot gc"
+
+    place.run("gc")
+    assert worktree.is_dir()
+    assert findings(place)["locks"][0]["level"] == "ok"
+    place.run("resume", "grun")
+    assert "none of them unfinished" in findings(place)["runs"][0]["text"]
+    place.check_sound()
+
+
+def test_what_nobody_needs_is_removed_and_nothing_else(place: Place) -> None:
+    worktree = killed(place, "one")
+    place.run("run", "counter.py", "-e", "two", "--max-epochs", "1")
+    other = worktree.parent / "two"
+    place.git("worktree", "add", "--detach", str(other), "HEAD")
+    mine = place.top.parent / "my own worktree"
+    place.git("worktree", "add", "--detach", str(mine), "HEAD")
+    (other / "left.txt").write_text("left")
+    gone = worktree.parent / "never-was"
+    place.git("worktree", "add", "--detach", str(gone), "HEAD")
+
+    before = place.snapshot()
+    planned = place.run("gc", "--dry-run", "--json").document
+    assert before == place.snapshot()
+    trees = {i["path"]: i["why"] for i in planned["removed"] if i["kind"] == "worktree"}
+    assert trees == {
+        str(other): "two is finished",
+        str(gone): "there is no experiment never-was",
+    }
+
+    done = place.run("gc", "--json").document
+    assert done["removed"] == planned["removed"]
+    assert (worktree.is_dir(), mine.is_dir()) == (True, True)
+    assert (other.exists(), gone.exists()) == (False, False)
+    assert str(other) not in place.git("worktree", "list")
+    assert place.run("gc").out.startswith("nothing is left over")
+    place.run("resume", "one")
+
+
+def test_a_worktree_in_use_stays(place: Place) -> None:
+    worktree = killed(place, "one")
+    process = place.start("resume", "one")
+    time.sleep(0.6)
+    assert process.poll() is None
+    assert place.run("gc", "--json").document["removed"] == []
+    assert "is run by process" in findings(place)["runs"][0]["text"]
+    assert place.finish(process).code == 0
+    assert not worktree.exists()
+
+
+def test_gc_packs_and_keeps_every_object(place: Place) -> None:
+    place.run("run", "counter.py", "-e", "one")
+    before = place.git("rev-list", "--all", "--objects", "--count")
+    assert "packed: about" in place.run("gc").out
+    assert place.git("rev-list", "--all", "--objects", "--count") == before
+    assert place.git("count-objects") == "0 objects, 0 kilobytes"
+    place.git("config", "gc.auto", "0")
+    assert "not packed: gc.auto is 0" in place.run("gc").out
+
+
+def test_a_lost_tag_is_found(place: Place) -> None:
+    place.run("run", "counter.py", "-e", "one")
+    tag = "autopilot/one/epoch-0002"
+    before = place.git("cat-file", "-p", f"{tag}^{{commit}}"), place.git("tag", "-ln99", tag)
+    place.git("tag", "--delete", tag)
+    done = place.autopilot("doctor")
+    assert done.code == 1
+    assert "one has no tag for kept epoch 2" in done.out
+    assert "mend it: autopilot gc" in done.out
+    assert "would make 1 tag of one again" in place.run("gc", "-n").out
+    assert 2 not in place.tags("one")
+    assert place.run("gc", "--json").document["tags"] == {"one": [2]}
+    after = place.git("cat-file", "-p", f"{tag}^{{commit}}"), place.git("tag", "-ln99", tag)
+    assert after == before
+
+
+def test_the_version_names_what_it_stands_on(place: Place) -> None:
+    git = place.git("--version").removeprefix("git version ")
+    said = place.run("--version").out
+    assert said.startswith("autopilot ")
+    assert f"git {git}" in said
+    assert place.run("--json", "--version").document["Python"] == platform.python_version()
+    assert "--version" in place.run("--help").out
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"), [("autopilot do", "doctor"), ("autopilot store ch", "checkout")]
+)
+def test_the_shell_completes_commands(place: Place, typed: str, completed: str) -> None:
+    environment = {
+        "_AUTOPILOT_COMPLETE": "complete_bash",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(typed.count(" ")),
+    }
+    done = subprocess.run(
+        COMMAND, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == [completed]
