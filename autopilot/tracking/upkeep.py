@@ -6,6 +6,7 @@ what a process is using, is no litter.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -65,9 +66,9 @@ def clear(repo: Repository, litter: Litter) -> bool:
     """
     try:
         if litter.kind == "worktree":
-            with ExclusiveLock(_place_lock(litter.path)):
+            lock = _lock_of(repo, litter.path)
+            with contextlib.nullcontext() if lock is None else lock:
                 remove_worktree(repo, litter.path)
-            run_git(["worktree", "prune"], cwd=repo.common_dir)
         elif litter.kind == "ref lock":
             with held(repo, litter.slug):
                 refs.clear_stale_locks(repo, Layout(litter.slug).namespaces())
@@ -128,9 +129,12 @@ def linked_worktrees(repo: Repository) -> dict[str, Path]:
 def _worktrees(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
     for name, folder in sorted(linked_worktrees(repo).items()):
         state = states.get(name)
-        if state in RESUMABLE or (folder.exists() and _in_use(folder)):
+        lock = _lock_of(repo, folder)
+        if lock is not None and (state in RESUMABLE or lock.holder() is not None):
             continue
         why = f"{name} is {state}" if state else f"there is no experiment {name}"
+        if name.startswith("."):
+            why = "a measurement was killed"
         if not folder.exists():
             why = "its folder is gone, git still lists it"
         yield Litter("worktree", folder, why, name if state else "")
@@ -158,13 +162,11 @@ def _journals(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
             yield Litter("journal", path, why, slug)
 
 
-def _place_lock(folder: Path) -> Path:
-    pointer = (folder / ".git").read_text().removeprefix("gitdir: ").strip()
-    return Path(pointer) / "autopilot" / ".place.lock"
-
-
-def _in_use(folder: Path) -> bool:
-    try:
-        return ExclusiveLock(_place_lock(folder)).holder() is not None
-    except OSError:
-        return False
+def _lock_of(repo: Repository, folder: Path) -> ExclusiveLock | None:
+    """What a process holds that works in a worktree, a run or a measurement; None if it is gone."""
+    if not folder.exists():
+        return None
+    if folder.name.startswith("."):
+        return ExclusiveLock(repo.common_dir / "autopilot" / f"{folder.name}.lock")
+    git_dir = Path((folder / ".git").read_text().removeprefix("gitdir: ").strip())
+    return ExclusiveLock(git_dir / "autopilot" / ".place.lock")

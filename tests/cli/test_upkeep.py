@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import time
@@ -94,12 +95,19 @@ def test_what_nobody_needs_is_removed_and_nothing_else(place: Place) -> None:
     (other / "left.txt").write_text("left")
     gone = worktree.parent / "never-was"
     place.git("worktree", "add", "--detach", str(gone), "HEAD")
+    removed = worktree.parent / "by-hand"
+    place.git("worktree", "add", "--detach", str(removed), "HEAD")
+    shutil.rmtree(removed)
+    measuring = worktree.parent / ".measure-0"
+    place.git("worktree", "add", "--detach", str(measuring), "HEAD")
 
     before = place.snapshot()
     planned = place.run("gc", "--dry-run", "--json").document
     assert before == place.snapshot()
     trees = {i["path"]: i["why"] for i in planned["removed"] if i["kind"] == "worktree"}
     assert trees == {
+        str(removed): "its folder is gone, git still lists it",
+        str(measuring): "a measurement was killed",
         str(other): "two is finished",
         str(gone): "there is no experiment never-was",
     }
@@ -108,7 +116,8 @@ def test_what_nobody_needs_is_removed_and_nothing_else(place: Place) -> None:
     assert done["removed"] == planned["removed"]
     assert (worktree.is_dir(), mine.is_dir()) == (True, True)
     assert (other.exists(), gone.exists()) == (False, False)
-    assert str(other) not in place.git("worktree", "list")
+    listed = place.git("worktree", "list")
+    assert [n for n in ("two", "never-was", "by-hand", ".measure-0") if f"/{n} " in listed] == []
     assert place.run("gc").out.startswith("nothing is left over")
     place.run("resume", "one")
 
