@@ -167,7 +167,8 @@ def keep_agent_call(prompt: str, result: AgentResult, role: str) -> None:
 
 
 def _of_run(run: Run) -> StoreRecorder:
-    return StoreRecorder(run.experiment.store)
+    mode: Mode = "replay" if run.experiment.only_recorded else "record"
+    return StoreRecorder(run.experiment.store, mode)
 
 
 def request_key(body: Mapping[str, Any], sample: int = 0) -> str:

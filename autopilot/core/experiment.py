@@ -47,6 +47,7 @@ class Experiment(History):
     Attributes:
         best_items: The best epoch's val results, where they were recorded.
         ignore_stop: Go on although the last epoch recorded a reason to stop.
+        only_recorded: Model calls are answered from records; one that has none is an error.
         changes: Options that take the place of the manifest's; written down when it goes on.
 
     Args:
@@ -85,7 +86,7 @@ class Experiment(History):
         self._state = ""
         self._items: dict[str, list[Datum]] = {}
         self._is_open = self._by_hand = False
-        self.ignore_stop = False
+        self.ignore_stop = self.only_recorded = False
         self.changes: Mapping[str, Any] = {}
 
     # --- reading -------------------------------------------------------------------------------

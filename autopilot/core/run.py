@@ -17,7 +17,7 @@ from autopilot.core.ledger import Ledger
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.record import TOGETHER
 from autopilot.core.types import Cost
-from autopilot.errors import AgentError, BudgetExceededError
+from autopilot.errors import AgentError, BudgetExceededError, ReplayMissError
 
 if TYPE_CHECKING:
     from autopilot.core.experiment import Experiment
@@ -72,8 +72,8 @@ class Run:
         return done
 
     def survived(self, failure: AgentError) -> str:
-        """What is written down of an agent's failure; with nothing left to spend, it is raised."""
-        if isinstance(failure, BudgetExceededError):
+        """What is written down of an agent's failure; one of the run itself is raised."""
+        if isinstance(failure, BudgetExceededError | ReplayMissError):
             raise failure
         return failure.message
 

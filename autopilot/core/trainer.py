@@ -18,7 +18,7 @@ from autopilot.core.configuration import (
     loss_of,
     optimizer_of,
 )
-from autopilot.core.evaluation import Evaluator, evaluate_split
+from autopilot.core.evaluation import Evaluator, SplitMetrics, evaluate_split
 from autopilot.core.experiment import Experiment
 from autopilot.core.leakage import leakage_notes
 from autopilot.core.ledger import Ledger, Limits
@@ -231,6 +231,26 @@ class Trainer:
         experiment = self.experiment if self.experiment.history else Experiment()
         return self._evaluate(module, "test", dataloaders, datamodule, experiment)
 
+    def measure(self, module: AutoPilotModule, split: str, epoch: int) -> SplitMetrics:
+        """Measures a split of the module's own as an epoch of a run did, with the same chance.
+
+        Records nothing. Model calls are the experiment's.
+
+        Args:
+            module: The system, in the state that is to be measured.
+            split: "val" or "test".
+            epoch: What shuffling and chance derive from, beside the seed.
+
+        Returns:
+            The metrics and the items; none of both where the module has no such split.
+        """
+        stage = "validate" if split == "val" else split
+        with data_source(module, None, stage) as source:
+            loader = getattr(source, f"{split}_dataloader")()
+            if loader is None:
+                return SplitMetrics(module, keep_items=True)
+            return self._pass(module, split, stage, loader, self.experiment, epoch)
+
     # --- what callbacks and policies may ask ---------------------------------------------------
 
     def stop(self, reason: str) -> None:
@@ -423,29 +443,41 @@ class Trainer:
                 f"there is no {split} split for {type(module).__name__}",
                 hint=f"pass dataloaders, or define {split}_dataloader()",
             )
+        started = time.monotonic()
+        measured = self._pass(module, split, stage, loader, experiment, experiment.best_epoch)
+        metrics = measured.compute()
+        return Result(
+            best_epoch=experiment.best_epoch,
+            metrics={split: metrics},
+            cost=Cost(evaluations=measured.means.items, seconds=time.monotonic() - started),
+        )
+
+    def _pass(
+        self,
+        module: AutoPilotModule,
+        split: str,
+        stage: str,
+        loader: Iterable[Any],
+        experiment: Experiment,
+        epoch: int,
+    ) -> SplitMetrics:
+        """One pass over a split; the test score of an experiment is written down."""
         self._prepare(module)
         if not experiment.history:
             experiment.open(module.parameters())
         evaluator = Evaluator(module, experiment, self.seed, self.num_workers)
-        started = time.monotonic()
         try:
             self.call("setup", stage)
-            epoch = experiment.best_epoch
             run = self.run if experiment is self.run.experiment else Run(experiment)
             run.epoch = epoch
             with running(run):
                 measured = evaluate_split(self, module, evaluator, split, epoch, loader)
-            metrics = measured.compute()
             if split == "test" and experiment.history:
-                experiment.on_test_complete(metrics, measured.items)
+                experiment.on_test_complete(measured.compute(), measured.items)
         except BaseException as error:
             self.call("on_exception", error)
             raise
         finally:
             evaluator.close()
             self.call("teardown", stage)
-        return Result(
-            best_epoch=epoch,
-            metrics={split: metrics},
-            cost=Cost(evaluations=measured.means.items, seconds=time.monotonic() - started),
-        )
+        return measured

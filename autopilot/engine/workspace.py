@@ -167,7 +167,7 @@ def open_workspace(
     workspace = Workspace(user, left or add_worktree(user, path, base), directory, left is None)
     try:
         for link in links:
-            _link(workspace, folder, link)
+            link_into(workspace, folder, link)
     except BaseException:
         workspace.undo()
         raise
@@ -206,7 +206,17 @@ def _left_behind(user: Repository, path: Path, base: str) -> Repository | None:
     return None
 
 
-def _link(workspace: Workspace, folder: Path, link: str) -> None:
+def link_into(workspace: Workspace, folder: Path, link: str) -> None:
+    """Makes an ignored path of the user's checkout be there in a worktree too.
+
+    Args:
+        workspace: The worktree.
+        folder: The folder of the user's checkout that the path is relative to.
+        link: The path.
+
+    Raises:
+        UsageError: it does not exist, is outside the repository, or tracked.
+    """
     source = folder / link
     if not source.exists():
         raise UsageError(f"--link {link}: no such file or folder", hint=f"looked in {folder}")

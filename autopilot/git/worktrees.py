@@ -86,6 +86,27 @@ def _add(repo: Repository, path: Path, commit: str) -> Repository:
         raise
 
 
+def check_out(worktree: Repository, commit: str) -> None:
+    """Makes a linked worktree of our own what a new one of a commit would be.
+
+    Everything else in it is removed, ignored files included. Runs no hook.
+
+    Args:
+        worktree: The repository, seen from that worktree.
+        commit: What is checked out, detached.
+
+    Raises:
+        GitCommandError: git cannot.
+        RepositoryError: it is the user's own checkout.
+    """
+    here = worktree.workdir
+    if worktree.main_workdir is not None and here.samefile(worktree.main_workdir):
+        raise RepositoryError(f"{here} is the main worktree", hint="add a worktree for it")
+    run_git([*_NO_HOOKS, "checkout", "--detach", "--force", "--quiet", commit], cwd=here)
+    # -ff: folders with a repository of their own too.
+    run_git(["clean", "-ffdxq"], cwd=here)
+
+
 def remove_worktree(repo: Repository, path: Path) -> None:
     """Removes a worktree with all that is in it; nothing happens if it is gone.
 

@@ -1,0 +1,203 @@
+"""The fresh process that evaluates a commit for a Measurer: `python -m` this module.
+
+It reads a request and answers with scores and items, or with the error that there was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from autopilot import errors
+from autopilot.core.experiment import Experiment
+from autopilot.core.record import LlmRecord, Manifest
+from autopilot.core.store import InMemoryStore
+from autopilot.core.trainer import Trainer
+from autopilot.core.types import Datum, datum_from_json
+from autopilot.core.writing import trace_records
+from autopilot.engine.offline import Offline
+from autopilot.engine.processes import Told, answer_with
+from autopilot.engine.target import build_module, load_factory, parse_target, users_code
+from autopilot.engine.workspace import Workspace
+from autopilot.errors import AutopilotError, EvaluationError, ReplayMissError
+from autopilot.git.repository import Repository
+from autopilot.tracking.journal import Journal
+from autopilot.tracking.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be evaluated.
+
+    Args:
+        user: The user's checkout.
+        place: The worktree with the commit.
+        manifest: How the experiment is run.
+        slug: The experiment whose model calls answer.
+        splits: Which splits.
+        epoch: See Measurer.measure.
+        repeat: See Measurer.measure.
+        live: See Measurer.
+    """
+
+    user: str
+    place: str
+    manifest: Manifest
+    slug: str
+    splits: tuple[str, ...]
+    epoch: int
+    repeat: int
+    live: bool
+
+    def encode(self) -> bytes:
+        """As JSON."""
+        return json.dumps(asdict(self)).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error of the process, as one that is raised in another: its class's name and its parts."""
+
+    kind: str
+    message: str
+    hint: str = ""
+    user_traceback: str = ""
+
+    def error(self) -> AutopilotError:
+        """The same error."""
+        kind = getattr(errors, self.kind, EvaluationError)
+        found: AutopilotError = kind(
+            self.message, hint=self.hint, user_traceback=self.user_traceback
+        )
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of it.
+
+    Args:
+        metrics: Split to metric name to value.
+        items: Split to results as JSON.
+        inputs: See Measurement.
+        failure: Why there is nothing else.
+    """
+
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    items: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    failure: Failure | None = None
+
+    def data(self, epoch: int) -> dict[str, tuple[Datum, ...]]:
+        """Split to results."""
+        return {
+            split: tuple(datum_from_json(value, split=split, epoch=epoch) for value in values)
+            for split, values in self.items.items()
+        }
+
+
+def answer_of(told: Told, commit: str) -> Answer:
+    """What a process answered.
+
+    Raises:
+        AutopilotError: the error that there was, or that it ended before it answered.
+    """
+    if not told.answer:
+        how = f"signal {-told.code}" if told.code < 0 else f"exit code {told.code}"
+        raise EvaluationError(
+            f"the evaluation of {commit[:7]} ended with {how} before it gave a score",
+            hint="what it printed is above",
+        )
+    answer: Answer = TypeAdapter(Answer).validate_python(json.loads(told.answer))
+    if answer.failure is not None:
+        raise answer.failure.error()
+    return answer
+
+
+def evaluate(request: Request) -> Answer:
+    """Evaluates what is asked for, in this process."""
+    user, repo = Repository.discover(Path(request.user)), Repository.discover(Path(request.place))
+    manifest, offline = request.manifest, Offline()
+    recorded = () if request.live or request.repeat else recorded_calls(user, request.slug)
+    workspace = Workspace(user, repo, manifest.directory)
+    workspace.enter()
+    if not request.live:
+        offline.begin()
+    module = build_module(
+        load_factory(parse_target(manifest.target), workspace.folder),
+        manifest.hparams,
+        manifest.target,
+    )
+    workspace.check_imports()
+    store = InMemoryStore(request.slug)
+    for call in recorded:
+        store.note_call(call)
+    experiment = Experiment(store, manifest=manifest)
+    experiment.only_recorded = not request.live
+    trainer = Trainer(
+        experiment=experiment,
+        monitor=manifest.options.get("monitor"),
+        seed=seed_of(manifest.seed, request.repeat),
+        num_workers=manifest.options.get("num_workers") or 0,
+    )
+    with users_code(manifest.target):
+        try:
+            found = {s: trainer.measure(module, s, request.epoch) for s in request.splits}
+        except ReplayMissError as miss:
+            offline.check()
+            raise _of_repeat(miss, request.repeat) from miss
+        offline.check()
+        workspace.check_imports()
+        metrics = {split: measured.compute() for split, measured in found.items()}
+    items = {split: measured.items for split, measured in found.items()}
+    traces = trace_records(request.epoch, items)
+    return Answer(metrics, {trace.split: trace.items for trace in traces})
+
+
+def recorded_calls(user: Repository, slug: str) -> list[LlmRecord]:
+    """All model calls that an experiment's notes have."""
+    return [call for _, call in Journal(user, Layout(slug)).read(LlmRecord)]
+
+
+def seed_of(seed: int, repeat: int) -> int:
+    """The seed of a repetition; the first has the experiment's own.
+
+    >>> seed_of(7, 0), seed_of(7, 1) == seed_of(7, 2)
+    (7, False)
+    """
+    if repeat == 0:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed}/repeat/{repeat}".encode()).digest()[:4], "big")
+
+
+def _of_repeat(miss: ReplayMissError, repeat: int) -> ReplayMissError:
+    if not repeat:
+        return miss
+    return ReplayMissError(
+        "a repetition needs model replies of its own, and one of each is recorded",
+        hint="ask the model anew: --live",
+    )
+
+
+def main() -> None:
+    """Answers one request."""
+
+    def answer(request: bytes) -> bytes:
+        try:
+            found = evaluate(TypeAdapter(Request).validate_python(json.loads(request)))
+        except AutopilotError as error:
+            failure = Failure(type(error).__name__, error.message, error.hint, error.user_traceback)
+            found = Answer(failure=failure)
+        return json.dumps(asdict(found)).encode()
+
+    answer_with(answer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""No network: what an evaluation that is answered from the record may not do."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from autopilot.errors import ReplayMissError
+
+_REFUSED = {
+    "socket.connect": "connects to",
+    "socket.sendto": "sends to",
+    "socket.sendmsg": "sends to",
+    "socket.getaddrinfo": "looks up",
+    "socket.gethostbyname": "looks up",
+    "socket.gethostbyaddr": "looks up",
+}
+
+
+class Offline:
+    """Refuses connections and look-ups of names in this process, from `begin` on, for good.
+
+    Sockets of the file system, by which programs of one machine talk, are left alone. Programs that
+    the process starts are not watched.
+
+    Attributes:
+        refused: What was tried, in the order of the attempts.
+    """
+
+    def __init__(self) -> None:
+        self.refused: list[str] = []
+
+    def begin(self) -> None:
+        """Refuses from here on; it cannot be undone, as no audit hook can."""
+        sys.addaudithook(self._look)
+
+    def check(self) -> None:
+        """Says what was refused, also where the code that tried it went on without.
+
+        Raises:
+            ReplayMissError: something was; it names the address.
+        """
+        if self.refused:
+            raise _refusal(self.refused[0])
+
+    def _look(self, event: str, arguments: tuple[Any, ...]) -> None:
+        does = _REFUSED.get(event)
+        if does is None:
+            return
+        address = _address(event, arguments)
+        if address is not None:
+            self.refused.append(f"{does} {address}")
+            raise _refusal(self.refused[-1])
+
+
+def _address(event: str, arguments: tuple[Any, ...]) -> str | None:
+    """What a call is about, as a person writes it; None for a socket of the file system."""
+    if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):
+        name = arguments[0]
+        # No name: the machine's own address, to listen on.
+        return None if name is None else _text(name)
+    target = arguments[1] if len(arguments) > 1 else None
+    if isinstance(target, tuple) and len(target) >= 2 and isinstance(target[0], str | bytes):
+        return f"{_text(target[0])}:{target[1]}"
+    return None
+
+
+def _text(name: Any) -> str:
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+
+
+def _refusal(what: str) -> ReplayMissError:
+    return ReplayMissError(
+        f"the evaluation {what}, and only what is recorded may answer",
+        hint="make model calls through autopilot's Model, which records them; or let it connect: "
+        "--live",
+    )
