@@ -42,7 +42,10 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         Entry("experiment", "experiment", "Create, list, compare, export and delete experiments."),
         Entry("store", "store", "States in git: list, take, fork and merge them."),
     ),
-    "Look after": (
+    "Prove and share": (
+        _command("replay", "replay", "Check that what was recorded comes out again."),
+    ),
+    "Workspace": (
         _command("doctor", "upkeep", "Check git, keys, locks, worktrees and unfinished runs."),
         _command("gc", "upkeep", "Remove what killed runs left behind, and pack the repository."),
     ),

@@ -130,6 +130,13 @@ class Measurer:
         """Ends the evaluation that is going on in another thread, with all that it started."""
         self._processes.stop()
 
+    def close(self) -> None:
+        """Ends what is going on, and removes the worktree."""
+        self._processes.stop()
+        if self._place is not None:
+            self._place.leave()
+            self._place = None
+
     def __enter__(self) -> Measurer:
         return self
 
@@ -139,10 +146,7 @@ class Measurer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._processes.stop()
-        if self._place is not None:
-            self._place.leave()
-            self._place = None
+        self.close()
 
     @contextlib.contextmanager
     def _workspace(self, commit: str) -> Iterator[Workspace]:

@@ -94,16 +94,17 @@ class Notebook:
     Args:
         repo: The repository.
         slug: The experiment's name.
+        tip: Where its branch ends; the local branch's tip if not given.
 
     Raises:
         ExperimentError: there is no such experiment; the hint names those that there are.
     """
 
-    def __init__(self, repo: Repository, slug: str) -> None:
+    def __init__(self, repo: Repository, slug: str, tip: str | None = None) -> None:
         self.repo, self.slug = repo, slug
         self.layout = Layout(slug)
         self._journal = Journal(repo, self.layout)
-        tip = refs.read_ref(repo, self.layout.branch)
+        tip = tip or refs.read_ref(repo, self.layout.branch)
         if tip is None:
             raise ExperimentError(
                 f"there is no experiment {slug}", hint=_which(slug, list(experiments(repo)))

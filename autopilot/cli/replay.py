@@ -1,0 +1,295 @@
+"""The command that checks an experiment against its record: replay."""
+
+from __future__ import annotations
+
+import enum
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autopilot.cli.context import Context
+from autopilot.cli.junit import Case, annotation, on_github, write_junit
+from autopilot.cli.output import Output, align, number
+from autopilot.cli.words import counted
+
+if TYPE_CHECKING:
+    from autopilot.engine.replay import EpochReplay, Replay
+    from autopilot.tracking.integrity import Difference
+    from autopilot.tracking.notebook import Notebook
+
+FAILED = 1
+
+
+class Level(enum.StrEnum):
+    """How much is done again."""
+
+    METRICS = "metrics"
+    FULL = "full"
+
+
+def replay(
+    context: Context,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SLUG|REF",
+            help="The experiment, its branch here or of a remote (origin/autopilot/SLUG), or a "
+            "commit of it; the newest one if none is named.",
+        ),
+    ] = None,
+    level: Annotated[
+        Level,
+        typer.Option(
+            help="metrics: evaluate the kept states again; full: also loss, backward and optimizer."
+        ),
+    ] = Level.METRICS,
+    epochs: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Which epochs, rejected ones too: 0,3-5,best."),
+    ] = None,
+    best_only: Annotated[bool, typer.Option("--best-only", help="Only the best epoch.")] = False,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Evaluations side by side.")] = 1,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="By how much a metric may differ.")
+    ] = 1e-9,
+    live: Annotated[
+        bool,
+        typer.Option("--live", help="Ask the model anew, and let the evaluation use the network."),
+    ] = False,
+    link: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH", help="One more ignored path that the evaluation needs."),
+    ] = None,
+    junit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the outcome as JUnit XML.")
+    ] = None,
+) -> int:
+    """Check that what was recorded comes out again.
+
+    Branch, tags and notes must tell one story, and each kept state, checked out in a worktree of
+    its own and evaluated again, must score as it did. Model calls are answered from the notes, and
+    nothing is sent over a network. Exit code 1 if something differs.
+
+    \b
+    autopilot replay classifier-1
+    autopilot replay origin/autopilot/classifier-1 --junit replay.xml
+    autopilot replay classifier-1 --level full
+    autopilot replay classifier-1 --epochs 0,best --jobs 2
+    """
+    from autopilot.engine.interrupts import interruptible
+    from autopilot.engine.replay import Replay, Settings
+    from autopilot.tracking.finding import find
+
+    output, started = context.output, time.monotonic()
+    found = find(context.repository(), name, context.project)
+    if found.deepened:
+        output.line(f"note: this clone is shallow: fetched the rest of it from {found.deepened}")
+    notebook = found.notebook
+    chosen = [notebook.find("best").number] if best_only else _numbers(notebook, epochs)
+    settings = Settings(chosen, tolerance, jobs, live, tuple(link or ()))
+    again = Replay(notebook, settings)
+    _headline(output, again, found.where)
+    with interruptible():
+        branch = again.branch()
+        judged = _evaluate(output, again)
+    _tracebacks(output, judged)
+    return _conclude(output, again, branch, judged, junit, time.monotonic() - started)
+
+
+def _numbers(notebook: Notebook, text: str | None) -> list[int] | None:
+    """The epochs of a list as `0,3-5,best`."""
+    from autopilot.errors import UsageError
+
+    if text is None:
+        return None
+    found: list[int] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        first, dash, last = part.partition("-")
+        if dash and first.isdigit() and last.isdigit():
+            found += range(int(first), int(last) + 1)
+        elif part.isdigit() or part in ("best", "last", "baseline"):
+            found.append(int(part) if part.isdigit() else notebook.find(part).number)
+        else:
+            raise UsageError(f"--epochs {text}: {part!r} is no epoch", hint="write 0,3-5,best")
+    return found
+
+
+def _headline(output: Output, again: Replay, where: str) -> None:
+    settings, judged = again.settings, len(again.judged)
+    calls = "asked anew" if settings.live else "answered from the notes"
+    output.line(
+        f"{again.notebook.slug}: replaying {len(again.chosen)} of {counted(judged, 'epoch')} of "
+        f"{where}, tolerance {settings.tolerance:g}, model calls {calls}"
+    )
+
+
+def _evaluate(output: Output, again: Replay) -> list[EpochReplay]:
+    judged = []
+    for epoch in again.epochs():
+        if not judged:
+            monitor = again.judged[epoch.number].record.monitor
+            head = f"epoch  {f'val {monitor}':<16}  {'again':>7}  replay   verdict   commit"
+            output.line(head, "bold")
+        judged.append(epoch)
+        same = not epoch.differences
+        state = "same" if same else "failed" if epoch.error else "differs"
+        output.line(
+            f"{epoch.number:>5}  {number(epoch.recorded):<16}  {number(epoch.replayed):>7}  "
+            f"{state:<7}  {epoch.verdict:<8}  {epoch.commit[:7]}",
+            "" if same else "red",
+        )
+    return judged
+
+
+def _tracebacks(output: Output, judged: list[EpochReplay]) -> None:
+    """Where the user's own code failed; what failed in the same way is shown once."""
+    shown = {epoch.error.user_traceback: None for epoch in judged if epoch.error is not None}
+    for traceback in filter(None, shown):
+        output.line()
+        output.line(traceback.rstrip())
+
+
+def _conclude(
+    output: Output,
+    again: Replay,
+    branch: list[Difference],
+    judged: list[EpochReplay],
+    junit: Path | None,
+    seconds: float,
+) -> int:
+    found = sorted(
+        [*branch, *(each for epoch in judged for each in epoch.differences)],
+        key=lambda each: -1 if each.epoch is None else each.epoch,
+    )
+    slug, took = again.notebook.slug, f"{seconds:.1f} s"
+    if found:
+        output.line()
+        _table(output, found)
+        output.line()
+        verdict = f"{slug} does not replay: {counted(len(found), 'difference')}, {took}"
+    elif judged:
+        verdict = (
+            f"{slug} replays: {counted(len(judged), 'epoch')} came out as recorded, and branch, "
+            f"tags and notes fit; {took}"
+        )
+    else:
+        verdict = f"{slug}: branch, tags and notes fit; no epoch was evaluated, {took}"
+    output.line(verdict, "red" if found else "green")
+    for line in _next(again, found):
+        output.line(line)
+    if junit is not None:
+        write_junit(junit, f"autopilot replay {slug}", _cases(branch, judged))
+        output.line(f"JUnit:     {junit}")
+    if on_github():
+        for each in found:
+            output.line(annotation("error", _title(slug, each), _sentence(each)))
+        if not found:
+            output.line(annotation("notice", slug, verdict))
+    output.document(_document(again, found, judged, seconds))
+    return FAILED if found else 0
+
+
+def _table(output: Output, found: list[Difference]) -> None:
+    rows = [
+        [
+            "-" if each.epoch is None else str(each.epoch),
+            each.what,
+            _value(each.recorded),
+            _value(each.found),
+        ]
+        for each in found
+    ]
+    lines = align(["epoch", "what", "recorded", "replayed"], rows, ["epoch"])
+    output.line(lines[0], "bold")
+    told = ""
+    for each, line in zip(found, lines[1:], strict=True):
+        output.line(line, "red")
+        if each.why and each.why != told:
+            output.line(f"       {each.why}")
+        told = each.why
+
+
+def _next(again: Replay, found: list[Difference]) -> list[str]:
+    slug = again.notebook.slug
+    if not found:
+        return [f"read it:   autopilot log {slug}"]
+    lines = []
+    whats = [each.what for each in found]
+    tags = [each for each in found if each.what == "tag" and each.found == "missing"]
+    notes = [each for each in found if each.what.endswith(" note") and each.found == "missing"]
+    if tags:
+        lines.append("fetch tags:  git fetch origin 'refs/tags/autopilot/*:refs/tags/autopilot/*'")
+    if notes or "model reply" in whats:
+        lines.append(
+            "fetch notes: git fetch origin 'refs/notes/autopilot/*:refs/notes/autopilot/*'"
+        )
+    numbers = list(dict.fromkeys(each.epoch for each in found if each.epoch is not None))
+    known = [number for number in numbers if number in again.judged]
+    if known:
+        lines.append(f"look at it:  autopilot show {known[0]} -e {slug}")
+    else:
+        lines.append(f"look at it:  git log --notes='autopilot/*' autopilot/{slug}")
+    return lines
+
+
+def _cases(branch: list[Difference], judged: list[EpochReplay]) -> list[Case]:
+    """A case for branch, tags and notes, and one for each epoch that was evaluated."""
+    whole = [f"{_about(each)}{_sentence(each)}" for each in branch]
+    return [
+        Case("branch, tags and notes", whole),
+        *(
+            Case(f"epoch {e.number}", [_sentence(each) for each in e.differences], e.seconds)
+            for e in judged
+        ),
+    ]
+
+
+def _document(
+    again: Replay, found: list[Difference], judged: list[EpochReplay], seconds: float
+) -> dict[str, Any]:
+    settings = again.settings
+    return {
+        "experiment": again.notebook.slug,
+        "tip": again.notebook.tip,
+        "level": again.level,
+        "tolerance": settings.tolerance,
+        "live": settings.live,
+        "same": not found,
+        "epochs": [
+            {
+                "epoch": epoch.number,
+                "verdict": epoch.verdict,
+                "commit": epoch.commit,
+                "recorded": epoch.recorded,
+                "replayed": epoch.replayed,
+                "same": not epoch.differences,
+                "seconds": epoch.seconds,
+            }
+            for epoch in judged
+        ],
+        "differences": found,
+        "seconds": seconds,
+    }
+
+
+def _title(slug: str, each: Difference) -> str:
+    return f"{slug}, {_about(each)}{each.what}"
+
+
+def _about(each: Difference) -> str:
+    return "" if each.epoch is None else f"epoch {each.epoch}: "
+
+
+def _sentence(each: Difference) -> str:
+    """A difference in one line."""
+    told = f"{each.what}: recorded {_value(each.recorded)}, replayed {_value(each.found)}"
+    return f"{told} ({each.why})" if each.why else told
+
+
+def _value(value: float | str | None) -> str:
+    """Enough digits to tell two values apart."""
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else f"{value:.12g}"

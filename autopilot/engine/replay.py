@@ -1,0 +1,246 @@
+"""Replay: whether what an experiment recorded comes out again."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import ClassVar
+
+from autopilot.core.types import Datum
+from autopilot.engine.measuring import Measurement, Measurer
+from autopilot.errors import (
+    AutopilotError,
+    ReplayMissError,
+    RepositoryError,
+    TargetError,
+    UsageError,
+)
+from autopilot.tracking.integrity import Difference, Integrity, Judged
+from autopilot.tracking.notebook import Notebook
+
+TOLERANCE = 1e-9
+_NAMED_ITEMS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class EpochReplay:
+    """One epoch that was evaluated again.
+
+    Args:
+        number: The epoch.
+        verdict: What was recorded: "baseline", "kept" or "rejected".
+        commit: What was evaluated.
+        recorded: The monitored val metric as it was recorded; None where there is none.
+        replayed: The same, measured again.
+        differences: What did not come out as it was recorded.
+        seconds: Wall clock.
+        error: Why it could not be evaluated.
+    """
+
+    number: int
+    verdict: str
+    commit: str
+    recorded: float | None
+    replayed: float | None
+    differences: tuple[Difference, ...] = ()
+    seconds: float = 0.0
+    error: AutopilotError | None = None
+
+
+@dataclass(slots=True)
+class Settings:
+    """How an experiment is replayed.
+
+    Args:
+        epochs: Which epochs; None: all that were kept.
+        tolerance: By how much a metric may differ.
+        jobs: Evaluations side by side.
+        live: See Measurer.
+        links: See Measurer.
+    """
+
+    epochs: Sequence[int] | None = None
+    tolerance: float = TOLERANCE
+    jobs: int = 1
+    live: bool = False
+    links: Sequence[str] = field(default_factory=tuple)
+
+
+class Replay:
+    """An experiment that is compared with its record.
+
+    Attributes:
+        level: How much is done again.
+        chosen: The epochs that are evaluated.
+
+    First git alone (`branch`), then each epoch's tree, evaluated again (`epochs`).
+
+    Args:
+        notebook: The experiment.
+        settings: How.
+
+    Raises:
+        ExperimentError: it has no such epoch, or was not started by `autopilot run`.
+    """
+
+    level: ClassVar[str] = "metrics"
+
+    def __init__(self, notebook: Notebook, settings: Settings) -> None:
+        self.notebook, self.settings = notebook, settings
+        self._integrity = Integrity(notebook)
+        self.judged: Mapping[int, Judged] = self._integrity.judged
+        self.chosen = self._chosen()
+        self._measurers = [
+            Measurer(
+                notebook.repo,
+                notebook.manifest,
+                notebook.slug,
+                live=settings.live,
+                links=settings.links,
+            )
+            for _ in range(max(1, min(settings.jobs, len(self.chosen))))
+        ]
+
+    def branch(self) -> list[Difference]:
+        """What of branch, tags and notes does not fit together; nothing is evaluated."""
+        return self._integrity.differences()
+
+    def epochs(self) -> Iterator[EpochReplay]:
+        """The chosen epochs, evaluated again, in their order.
+
+        Raises:
+            UsageError: nothing can be evaluated: a link is missing.
+            RepositoryError: nothing can be checked out.
+        """
+        free: SimpleQueue[Measurer] = SimpleQueue()
+        for measurer in self._measurers:
+            free.put(measurer)
+
+        def evaluate(number: int) -> EpochReplay:
+            measurer = free.get()
+            try:
+                return self._epoch(measurer, number)
+            finally:
+                free.put(measurer)
+
+        pool = ThreadPoolExecutor(len(self._measurers))
+        try:
+            waiting: list[Future[EpochReplay]] = [pool.submit(evaluate, n) for n in self.chosen]
+            for future in waiting:
+                yield future.result()
+        finally:
+            for measurer in self._measurers:
+                measurer.stop()
+            pool.shutdown(cancel_futures=True)
+            for measurer in self._measurers:
+                measurer.close()
+
+    def _chosen(self) -> list[int]:
+        if self.settings.epochs is None:
+            return [n for n, judged in self.judged.items() if judged.record.verdict != "rejected"]
+        numbers = sorted(set(self.settings.epochs))
+        for number in numbers:
+            if number not in self.judged:
+                self.notebook.epoch(number)
+        return [number for number in numbers if number in self.judged]
+
+    def _epoch(self, measurer: Measurer, number: int) -> EpochReplay:
+        judged, started = self.judged[number], time.monotonic()
+        record = judged.record
+        splits = [split for split in ("val", "test") if judged.metrics.get(split)]
+        # What was taken over from an earlier epoch had that epoch's chance.
+        origin = number if record.reused is None else record.reused
+        found: Measurement | None = None
+        failure: AutopilotError | None = None
+        differences: list[Difference] = []
+        try:
+            found = measurer.measure(judged.commit, splits, epoch=origin)
+        except (RepositoryError, UsageError) as error:
+            if not isinstance(error, TargetError):
+                raise
+            failure = error
+        except AutopilotError as error:
+            failure = error
+        if failure is not None:
+            differences = [_failed(number, failure)]
+        elif found is not None:
+            differences = self._compare(number, judged, found)
+        return EpochReplay(
+            number=number,
+            verdict=record.verdict,
+            commit=judged.commit,
+            recorded=record.metrics.get(record.monitor),
+            replayed=found.metrics.get("val", {}).get(record.monitor) if found else None,
+            differences=tuple(differences),
+            seconds=time.monotonic() - started,
+            error=failure,
+        )
+
+    def _compare(self, number: int, judged: Judged, found: Measurement) -> list[Difference]:
+        differences: list[Difference] = []
+        for split, again in found.metrics.items():
+            recorded = judged.metrics.get(split, {})
+            items = self._items(number, split, found.items.get(split, ()))
+            apart = compare_metrics(number, split, recorded, again, self.settings.tolerance, items)
+            if not apart and items:
+                apart = [Difference(number, f"{split} items", "", "", items)]
+            differences += apart
+        inputs = judged.record.inputs if found.inputs else {}
+        for path, oid in inputs.items():
+            now = found.inputs.get(path)
+            if now is not None and now != oid:
+                why = "the evaluation read another version of this file"
+                differences.append(Difference(number, path, oid[:7], now[:7], why))
+        return differences
+
+    def _items(self, number: int, split: str, items: Sequence[Datum]) -> str:
+        """Which items passed before and fail now, or the reverse, in a sentence; "" if none."""
+        before = {
+            str(item.get("id")): bool(item.get("success", True))
+            for item in self.notebook.items(number, split)
+        }
+        changed = [i for i in items if before.get(i.id, i.success) != i.success]
+        if not changed:
+            return ""
+        named = [f"{i.id} {'passes' if i.success else 'fails'} now" for i in changed[:_NAMED_ITEMS]]
+        more = f", and {len(changed) - _NAMED_ITEMS} more" if len(changed) > _NAMED_ITEMS else ""
+        return f"{', '.join(named)}{more}"
+
+
+def compare_metrics(
+    epoch: int,
+    split: str,
+    recorded: Mapping[str, float],
+    replayed: Mapping[str, float],
+    tolerance: float,
+    why: str = "",
+) -> list[Difference]:
+    """The metrics of a split that are not the same, within the tolerance.
+
+    >>> compare_metrics(1, "val", {"f1": 0.5}, {"f1": 0.5000001}, 1e-3)
+    []
+    """
+    return [
+        Difference(epoch, f"{split} {name}", recorded.get(name), replayed.get(name), why)
+        for name in dict.fromkeys([*recorded, *replayed])
+        if not _same(recorded.get(name), replayed.get(name), tolerance)
+    ]
+
+
+def _same(recorded: float | None, replayed: float | None, tolerance: float) -> bool:
+    if recorded is None or replayed is None:
+        return recorded is replayed
+    if math.isnan(recorded) or math.isnan(replayed):
+        return math.isnan(recorded) and math.isnan(replayed)
+    return recorded == replayed or abs(recorded - replayed) <= tolerance
+
+
+def _failed(number: int, error: AutopilotError) -> Difference:
+    why = f"{error.message} ({error.hint})" if error.hint else error.message
+    if isinstance(error, ReplayMissError):
+        return Difference(number, "model reply", "recorded", "missing", why)
+    return Difference(number, "evaluation", "a score", "failed", why)

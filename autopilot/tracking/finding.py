@@ -1,0 +1,122 @@
+"""Finding an experiment by what a person has at hand: a slug, a branch of a remote, a commit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autopilot.errors import ExperimentError, RepositoryError, SlugError
+from autopilot.git import refs, shallow
+from autopilot.git.repository import Repository
+from autopilot.tracking.layout import BRANCHES, Layout
+from autopilot.tracking.notebook import Notebook, experiment_of, latest
+
+_REMOTES = "refs/remotes/"
+_MARK = "/autopilot/"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An experiment.
+
+    Args:
+        notebook: What is recorded of it, up to the commit that was meant.
+        where: The ref or the commit that its branch was read from.
+        deepened: The remote from which a shallow clone was given the rest; "" if it needed none.
+    """
+
+    notebook: Notebook
+    where: str
+    deepened: str = ""
+
+
+def find(repo: Repository, name: str | None, project: str | None = None) -> Found:
+    """The experiment that is meant.
+
+    In a shallow clone, its history is fetched as far as it is missing.
+
+    Args:
+        repo: The repository.
+        name: A slug; its branch, here or of a remote (`origin/autopilot/fix-1`); a tag or a commit
+            of its branch, which is read up to there. None: the newest one, here or else of a
+            remote.
+        project: Put in front of a slug.
+
+    Raises:
+        ExperimentError: there is none of that name, or its notes are not here.
+        RepositoryError: a shallow clone lacks its history, and the remote does not give it.
+    """
+    slug, ref, tip = _named(repo, name, project)
+    notebook = Notebook(repo, slug, tip)
+    remote = ref.removeprefix(_REMOTES).partition("/")[0] if ref.startswith(_REMOTES) else ""
+    deepened = ""
+    if shallow.is_shallow(repo):
+        first = notebook.manifest.base or notebook.start
+        if not shallow.reaches(repo, tip, first):
+            deepened = remote or shallow.remote_of(repo)
+            branch = notebook.layout.branch
+            notebook = Notebook(shallow.deepen(repo, deepened, branch, tip, first), slug, tip)
+    return Found(notebook, _short(ref), deepened)
+
+
+def _named(repo: Repository, name: str | None, project: str | None) -> tuple[str, str, str]:
+    """Slug, ref and commit."""
+    abroad = _abroad(repo)
+    if name is None:
+        return _newest(repo, abroad, project)
+    slug = name.removeprefix("refs/heads/").removeprefix("autopilot/")
+    slug = f"{project}/{slug}" if project and "/" not in slug else slug
+    here = _tip_here(repo, slug)
+    if here is not None:
+        return slug, f"{BRANCHES}{slug}", here
+    short = name.removeprefix(_REMOTES).removeprefix("remotes/")
+    for ref, tip in abroad.items():
+        if short == ref.removeprefix(_REMOTES) or slug == _slug_of(ref):
+            return _slug_of(ref), ref, tip
+    try:
+        tip = repo.resolve(name)
+    except RepositoryError:
+        tip = ""
+    owner = experiment_of(repo, name) if tip else None
+    if owner is None:
+        there = ", ".join(dict.fromkeys(map(_slug_of, abroad)))
+        if there:
+            raise ExperimentError(f"there is no experiment {name}", hint=f"remotes have: {there}")
+        Notebook(repo, slug)  # it says which ones there are
+        raise ExperimentError(f"{name} is of no experiment", hint="name its slug")
+    return owner, tip[:7], tip
+
+
+def _newest(repo: Repository, abroad: dict[str, str], project: str | None) -> tuple[str, str, str]:
+    own = refs.list_refs(repo, BRANCHES)
+    theirs = {
+        r: t for r, t in abroad.items() if not project or _slug_of(r).startswith(f"{project}/")
+    }
+    if own or not theirs:
+        slug = latest(repo, project)
+        return slug, f"{BRANCHES}{slug}", own[f"{BRANCHES}{slug}"]
+    books = [(Notebook(repo, _slug_of(ref), tip), ref) for ref, tip in theirs.items()]
+    newest, ref = max(books, key=lambda pair: pair[0].recency)
+    return newest.slug, ref, newest.tip
+
+
+def _abroad(repo: Repository) -> dict[str, str]:
+    """Experiment branches of remotes; those of `origin` come first."""
+    found = {r: t for r, t in refs.list_refs(repo, _REMOTES).items() if _MARK in r}
+    return dict(
+        sorted(found.items(), key=lambda pair: not pair[0].startswith(f"{_REMOTES}origin/"))
+    )
+
+
+def _tip_here(repo: Repository, slug: str) -> str | None:
+    try:
+        return refs.read_ref(repo, Layout(slug).branch)
+    except SlugError:
+        return None
+
+
+def _slug_of(ref: str) -> str:
+    return ref.partition(_MARK)[2]
+
+
+def _short(ref: str) -> str:
+    return ref.removeprefix("refs/heads/").removeprefix(_REMOTES)
