@@ -106,6 +106,9 @@ class Call:
                 known = recorder.answer(key, parts)
                 if known is None:
                     return self._pay(recorder, key, request, call_next)
+        run = current_run()
+        if run is not None:
+            run.charge_recorded(known)
         self._take(known.reply, known.cost, priced=known.priced)
         return client.as_response(self.sdk, request, known.reply)
 

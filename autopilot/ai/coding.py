@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from autopilot.ai.agent import Agent, AgentContext, AgentResult
+from autopilot.ai.agent_calls import keep_agent_call, recorded_agent_call
 from autopilot.ai.process import Finished, run_process
-from autopilot.ai.recording import keep_agent_call
 from autopilot.ai.redaction import redact
 from autopilot.ai.spending import spend
 from autopilot.core.parameter import PathParameter
@@ -77,6 +77,9 @@ class ClaudeCodeAgent(Agent):
 
     def run(self, prompt: str, context: AgentContext | None = None) -> AgentResult:
         context = context or AgentContext()
+        recorded = recorded_agent_call(prompt, context.role)
+        if recorded is not None:
+            return recorded
         with spend(context.role) as spent:
             finished = run_process(
                 self.command_line(context),
@@ -127,6 +130,9 @@ class CommandAgent(Agent):
         context = context or AgentContext()
         if context.system:
             prompt = f"{context.system}\n\n{prompt}"
+        recorded = recorded_agent_call(prompt, context.role)
+        if recorded is not None:
+            return recorded
         with spend(context.role) as spent:
             finished = self._finish(prompt, context.folder)
             result = AgentResult(output=finished.stdout.strip(), seconds=finished.seconds)

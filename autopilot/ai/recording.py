@@ -11,15 +11,12 @@ import contextlib
 import hashlib
 import json
 import threading
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from autopilot.ai.agent import AgentResult
-from autopilot.ai.redaction import redact
 from autopilot.core.record import LlmRecord
 from autopilot.core.run import Run, current_run
 from autopilot.core.store import Store
@@ -66,7 +63,7 @@ class _KnownCalls(Recorder):
         with self._lock:
             found = self._known.get(key)
             if found is None and self.mode == "replay":
-                raise _miss(parts, self._known.values())
+                raise miss(parts, self._known.values())
         return found
 
     def calls(self) -> list[LlmRecord]:
@@ -143,30 +140,11 @@ def current_recorder() -> Recorder | None:
     run = current_run()
     if given is not None or run is None:
         return given
-    return run.service(StoreRecorder, _of_run)
+    return run.service(StoreRecorder, store_recorder)
 
 
-def keep_agent_call(prompt: str, result: AgentResult, role: str) -> None:
-    """Records what an agent that makes its own calls answered and cost; its edits are commits."""
-    recorder, run = current_recorder(), current_run()
-    if recorder is None:
-        return
-    recorder.keep(
-        LlmRecord(
-            epoch=run.epoch if run else 0,
-            id=uuid.uuid4().hex,
-            role=role,
-            model=result.model,
-            request=request_parts({"prompt": prompt}),
-            reply={"output": redact(result.output), "session_id": result.session_id},
-            cost=result.cost,
-            priced=result.cost_usd is not None,
-            step=run.step_number if run else 0,
-        )
-    )
-
-
-def _of_run(run: Run) -> StoreRecorder:
+def store_recorder(run: Run) -> StoreRecorder:
+    """The recorder of a run, to be its service."""
     mode: Mode = "replay" if run.experiment.only_recorded else "record"
     return StoreRecorder(run.experiment.store, mode)
 
@@ -220,7 +198,8 @@ def _short(text: str) -> str:
     return f"{line[:_SHOWN]}... ({len(text)} characters, {digest})"
 
 
-def _miss(parts: Mapping[str, str], known: Any) -> ReplayMissError:
+def miss(parts: Mapping[str, str], known: Any) -> ReplayMissError:
+    """The error that names what differs from the nearest call of those that are recorded."""
     records: list[LlmRecord] = list(known)
     if not records:
         return ReplayMissError(

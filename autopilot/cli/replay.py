@@ -80,6 +80,7 @@ def replay(
     """
     from autopilot.engine.interrupts import interruptible
     from autopilot.engine.replay import Replay, Settings
+    from autopilot.engine.rerun import Rerun
     from autopilot.tracking.finding import find
 
     output, started = context.output, time.monotonic()
@@ -89,7 +90,7 @@ def replay(
     notebook = found.notebook
     chosen = [notebook.find("best").number] if best_only else _numbers(notebook, epochs)
     settings = Settings(chosen, tolerance, jobs, live, tuple(link or ()))
-    again = Replay(notebook, settings)
+    again = (Rerun if level is Level.FULL else Replay)(notebook, settings)
     _headline(output, again, found.where)
     with interruptible():
         branch = again.branch()
@@ -126,7 +127,7 @@ def _headline(output: Output, again: Replay, where: str) -> None:
 
 
 def _evaluate(output: Output, again: Replay) -> list[EpochReplay]:
-    judged = []
+    judged: list[EpochReplay] = []
     for epoch in again.epochs():
         if not judged:
             monitor = again.judged[epoch.number].record.monitor
@@ -134,9 +135,10 @@ def _evaluate(output: Output, again: Replay) -> list[EpochReplay]:
             output.line(head, "bold")
         judged.append(epoch)
         same = not epoch.differences
+        recorded = number(epoch.recorded) + (" (test)" if epoch.split == "test" else "")
         state = "same" if same else "failed" if epoch.error else "differs"
         output.line(
-            f"{epoch.number:>5}  {number(epoch.recorded):<16}  {number(epoch.replayed):>7}  "
+            f"{epoch.number:>5}  {recorded:<16}  {number(epoch.replayed):>7}  "
             f"{state:<7}  {epoch.verdict:<8}  {epoch.commit[:7]}",
             "" if same else "red",
         )
@@ -168,12 +170,13 @@ def _conclude(
         output.line()
         _table(output, found)
         output.line()
+        if again.ended:
+            output.line(f"ended early: {again.ended}")
         verdict = f"{slug} does not replay: {counted(len(found), 'difference')}, {took}"
     elif judged:
-        verdict = (
-            f"{slug} replays: {counted(len(judged), 'epoch')} came out as recorded, and branch, "
-            f"tags and notes fit; {took}"
-        )
+        epochs = counted(len({epoch.number for epoch in judged}), "epoch")
+        verdict = f"{slug} replays: {epochs} came out as recorded, and branch, tags and notes fit; "
+        verdict += took
     else:
         verdict = f"{slug}: branch, tags and notes fit; no epoch was evaluated, {took}"
     output.line(verdict, "red" if found else "green")
@@ -240,7 +243,11 @@ def _cases(branch: list[Difference], judged: list[EpochReplay]) -> list[Case]:
     return [
         Case("branch, tags and notes", whole),
         *(
-            Case(f"epoch {e.number}", [_sentence(each) for each in e.differences], e.seconds)
+            Case(
+                f"epoch {e.number} {e.split}",
+                [_sentence(each) for each in e.differences],
+                e.seconds,
+            )
             for e in judged
         ),
     ]
@@ -260,6 +267,7 @@ def _document(
         "epochs": [
             {
                 "epoch": epoch.number,
+                "split": epoch.split,
                 "verdict": epoch.verdict,
                 "commit": epoch.commit,
                 "recorded": epoch.recorded,

@@ -48,6 +48,7 @@ class Experiment(History):
         best_items: The best epoch's val results, where they were recorded.
         ignore_stop: Go on although the last epoch recorded a reason to stop.
         only_recorded: Model calls are answered from records; one that has none is an error.
+        repeats: Of a run that is repeated: epoch and step to the recorded revision and its record.
         changes: Options that take the place of the manifest's; written down when it goes on.
 
     Args:
@@ -87,6 +88,7 @@ class Experiment(History):
         self._items: dict[str, list[Datum]] = {}
         self._is_open = self._by_hand = False
         self.ignore_stop = self.only_recorded = False
+        self.repeats: Mapping[tuple[int, int], tuple[str, StepRecord]] = {}
         self.changes: Mapping[str, Any] = {}
 
     # --- reading -------------------------------------------------------------------------------

@@ -157,7 +157,7 @@ class Ledger:
         with self._changed:
             self._take_in(role, cost, known=known)
             if not judged:
-                self._open += Cost(tokens=cost.tokens, cost_usd=cost.cost_usd)
+                self._add(cost)
 
     def take_epoch(self) -> Cost:
         """What calls outside of steps have cost since the last time."""
@@ -181,12 +181,15 @@ class Ledger:
             )
             if cost is not None:
                 self._take_in(role, cost, known=known)
-                paid = Cost(tokens=cost.tokens, cost_usd=cost.cost_usd)
-                if self.in_step:
-                    self._step += paid
-                else:
-                    self._open += paid
+                self._add(cost)
             self._changed.notify_all()
+
+    def _add(self, cost: Cost) -> None:
+        paid = Cost(tokens=cost.tokens, cost_usd=cost.cost_usd)
+        if self.in_step:
+            self._step += paid
+        else:
+            self._open += paid
 
     def _take_in(self, role: str, cost: Cost, *, known: bool) -> None:
         spent = Spent(1, cost.tokens, cost.cost_usd, 0 if known else 1)

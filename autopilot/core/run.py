@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from autopilot.core.ledger import Ledger
 from autopilot.core.optimizer import Optimizer, Step
-from autopilot.core.record import TOGETHER
+from autopilot.core.record import TOGETHER, LlmRecord
 from autopilot.core.types import Cost
 from autopilot.errors import AgentError, BudgetExceededError, ReplayMissError
 
@@ -41,6 +41,8 @@ class Run:
         self.experiment = experiment
         self.ledger = ledger or Ledger()
         self.epoch, self.step_number = 0, 0
+        self._stepped = 0
+        self._charged: set[str] = set()
         self._services: dict[type[object], object] = {}
         self._lock = threading.Lock()
 
@@ -58,7 +60,8 @@ class Run:
         Raises:
             AgentError: it used a strategy that is blocked.
         """
-        self.step_number, self.ledger.in_step = number, True
+        self.step_number = self._stepped = number
+        self.ledger.in_step = True
         try:
             done = optimizer.step()
         finally:
@@ -72,10 +75,24 @@ class Run:
         return done
 
     def survived(self, failure: AgentError) -> str:
-        """What is written down of an agent's failure; one of the run itself is raised."""
-        if isinstance(failure, BudgetExceededError | ReplayMissError):
+        """What is written down of an agent's failure; one of the run itself is raised.
+
+        An agent that failed when it was recorded cannot answer: its failure stands in for it.
+        """
+        if isinstance(failure, ReplayMissError):
+            _, recorded = self.experiment.repeats.get((self.epoch, self._stepped), ("", None))
+            if recorded is not None and recorded.error:
+                return recorded.error
+            raise failure
+        if isinstance(failure, BudgetExceededError):
             raise failure
         return failure.message
+
+    def charge_recorded(self, call: LlmRecord) -> None:
+        """Counts a call that the record answered as it was counted when it was paid: once."""
+        if self.experiment.only_recorded and call.id not in self._charged:
+            self._charged.add(call.id)
+            self.ledger.charge(call.role, call.cost, known=call.priced, judged=False)
 
     def with_cost(self, step: Step | None) -> Step | None:
         """An optimizer's step with what its calls cost, unless it says itself what it cost."""

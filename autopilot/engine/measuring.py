@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from autopilot.engine.measuring_worker import Request, answer_of
 from autopilot.engine.processes import Processes
 from autopilot.engine.workspace import Workspace, link_into
 from autopilot.errors import ExperimentError, LockHeldError
+from autopilot.git.borrowing import borrow
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
 from autopilot.git.worktrees import add_worktree, check_out, remove_worktree, worktree_path
@@ -121,10 +123,12 @@ class Measurer:
                 repeat=repeat,
                 live=self.live,
             )
-            told = self._processes.run(_WORKER, request.encode(), workspace.folder)
+            started = time.monotonic()
+            (told,) = self._processes.ask(_WORKER, request.encode(), workspace.folder)
+            seconds = time.monotonic() - started
             with workspace.explained():
-                answer = answer_of(told, commit)
-        return Measurement(commit, answer.metrics, answer.data(epoch), answer.inputs, told.seconds)
+                answer = answer_of(told)
+        return Measurement(commit, answer.metrics, answer.data(epoch), answer.inputs, seconds)
 
     def stop(self) -> None:
         """Ends the evaluation that is going on in another thread, with all that it started."""
@@ -201,6 +205,16 @@ class Place:
             check_out(self._repo, commit)
         return self._repo
 
+    def borrow(self, commit: str) -> Repository:
+        """Checks a commit out in a repository of its own, with refs and notes to try things with.
+
+        Raises:
+            GitCommandError: it cannot be made.
+        """
+        self._clear()
+        self._repo = borrow(self.user, self.path, commit)
+        return self._repo
+
     def leave(self) -> None:
         """Removes the worktree and lets others have the place."""
         try:
@@ -211,5 +225,7 @@ class Place:
     def _clear(self) -> None:
         self._repo = None
         if os.path.lexists(self.path):
+            if (self.path / ".git").is_dir():
+                shutil.rmtree(self.path, ignore_errors=True)
             remove_worktree(self.user, self.path)
             shutil.rmtree(self.path, ignore_errors=True)

@@ -22,7 +22,7 @@ from autopilot.core.trainer import Trainer
 from autopilot.core.types import Datum, datum_from_json
 from autopilot.core.writing import trace_records
 from autopilot.engine.offline import Offline
-from autopilot.engine.processes import Told, answer_with
+from autopilot.engine.processes import Send, answer_with
 from autopilot.engine.target import build_module, load_factory, parse_target, users_code
 from autopilot.engine.workspace import Workspace
 from autopilot.errors import AutopilotError, EvaluationError, ReplayMissError
@@ -69,6 +69,11 @@ class Failure:
     hint: str = ""
     user_traceback: str = ""
 
+    @classmethod
+    def of(cls, error: AutopilotError) -> Failure:
+        """An error that is to travel."""
+        return cls(type(error).__name__, error.message, error.hint, error.user_traceback)
+
     def error(self) -> AutopilotError:
         """The same error."""
         kind = getattr(errors, self.kind, EvaluationError)
@@ -102,19 +107,13 @@ class Answer:
         }
 
 
-def answer_of(told: Told, commit: str) -> Answer:
+def answer_of(told: bytes) -> Answer:
     """What a process answered.
 
     Raises:
-        AutopilotError: the error that there was, or that it ended before it answered.
+        AutopilotError: the error that there was.
     """
-    if not told.answer:
-        how = f"signal {-told.code}" if told.code < 0 else f"exit code {told.code}"
-        raise EvaluationError(
-            f"the evaluation of {commit[:7]} ended with {how} before it gave a score",
-            hint="what it printed is above",
-        )
-    answer: Answer = TypeAdapter(Answer).validate_python(json.loads(told.answer))
+    answer: Answer = TypeAdapter(Answer).validate_python(json.loads(told))
     if answer.failure is not None:
         raise answer.failure.error()
     return answer
@@ -188,13 +187,12 @@ def _of_repeat(miss: ReplayMissError, repeat: int) -> ReplayMissError:
 def main() -> None:
     """Answers one request."""
 
-    def answer(request: bytes) -> bytes:
+    def answer(request: bytes, send: Send) -> None:
         try:
             found = evaluate(TypeAdapter(Request).validate_python(json.loads(request)))
         except AutopilotError as error:
-            failure = Failure(type(error).__name__, error.message, error.hint, error.user_traceback)
-            found = Answer(failure=failure)
-        return json.dumps(asdict(found)).encode()
+            found = Answer(failure=Failure.of(error))
+        send(json.dumps(asdict(found)).encode())
 
     answer_with(answer)
 

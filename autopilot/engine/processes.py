@@ -1,6 +1,6 @@
-"""Fresh processes of Python: one request in, one answer out, and what they print goes to stderr.
+"""Fresh processes of Python: a request in, answers out, and what they print goes to stderr.
 
-Request and answer are framed by their length, so that nothing hangs on who else holds the pipes.
+Requests and answers are framed by their length, so that nothing hangs on who else holds the pipes.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import IO, cast
 
@@ -22,19 +20,8 @@ from autopilot.errors import EvaluationError
 _GRACE_S = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
-    """How a process ended.
-
-    Args:
-        answer: What it wrote on the pipe; empty if it ended before.
-        code: Its exit code; negative: the signal that ended it.
-        seconds: Wall clock.
-    """
-
-    answer: bytes
-    code: int
-    seconds: float
+_WHOLE = b""
+"""What a process sends last: an empty frame."""
 
 
 class Processes:
@@ -45,18 +32,21 @@ class Processes:
         self._running: subprocess.Popen[bytes] | None = None
         self._stopped = False
 
-    def run(self, module: str, request: bytes, folder: Path) -> Told:
-        """Runs a module to its end; what it leaves running is ended.
+    def ask(self, module: str, request: bytes, folder: Path) -> Iterator[bytes]:
+        """Runs a module to its end, or until nobody wants more; what it leaves running is ended.
 
         Args:
             module: Its dotted name; it calls `answer_with`.
             request: What it reads.
             folder: Its working directory.
 
+        Yields:
+            Each answer, as it comes.
+
         Raises:
-            EvaluationError: it cannot be started, or `stop` was called.
+            EvaluationError: it cannot be started, ended before its last answer, or `stop` was
+                called.
         """
-        started = time.monotonic()
         # -P as the console script: the working directory is not where autopilot comes from.
         command = [sys.executable, "-P", "-m", module]
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
@@ -77,14 +67,20 @@ class Processes:
                 f"cannot start {sys.executable}: {error.strerror}", hint="see that Python runs"
             ) from error
         try:
-            answer = _talk(process, request)
+            whole = yield from _talk(process, request)
         finally:
             _end_group(process)
             with self._lock:
                 self._running = None
         if self._stopped:
             raise _ended()
-        return Told(answer, process.returncode, time.monotonic() - started)
+        if not whole:
+            code = process.returncode
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            raise EvaluationError(
+                f"the evaluation ended with {how} before it gave a result",
+                hint="what it printed is above",
+            )
 
     def stop(self) -> None:
         """Ends what is running, from any thread; nothing is started any more."""
@@ -94,8 +90,11 @@ class Processes:
                 _end_group(self._running)
 
 
-def answer_with(answer: Callable[[bytes], bytes]) -> None:
-    """The process's own side: reads the request, and sends what the function makes of it.
+Send = Callable[[bytes], None]
+
+
+def answer_with(answer: Callable[[bytes, Send], None]) -> None:
+    """The process's own side: reads the request, and lets the function send answers to it.
 
     Meanwhile stdin is empty and what is printed, by child processes too, goes to stderr. When the
     process that asked is gone, this one ends with all that it started.
@@ -106,12 +105,11 @@ def answer_with(answer: Callable[[bytes], bytes]) -> None:
     os.dup2(nothing, 0)
     os.close(nothing)
     os.dup2(2, 1)
-    request = _read(requests)
+    request = _read(requests) or b""
     threading.Thread(target=_end_with, args=(requests,), daemon=True).start()
-    told = answer(request)
+    answer(request, lambda told: _write(answers, told))
     sys.stdout.flush()
-    with contextlib.suppress(BrokenPipeError):
-        _write(answers, told)
+    _write(answers, _WHOLE)
 
 
 def _end_with(requests: IO[bytes]) -> None:
@@ -119,8 +117,8 @@ def _end_with(requests: IO[bytes]) -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def _talk(process: subprocess.Popen[bytes], request: bytes) -> bytes:
-    """Sends a request and reads the answer.
+def _talk(process: subprocess.Popen[bytes], request: bytes) -> Generator[bytes, None, bool]:
+    """Sends a request and reads the answers; returns whether the last one came.
 
     stdin stays open meanwhile: its end is how the process learns that this one is gone.
     """
@@ -128,13 +126,14 @@ def _talk(process: subprocess.Popen[bytes], request: bytes) -> bytes:
     try:
         with contextlib.suppress(BrokenPipeError):
             _write(requests, request)
-        return _read(answers)
+        while answer := _read(answers):
+            yield answer
+        # Closing the pipe would end the process before it has ended by itself.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE_S)
+        return answer == _WHOLE
     finally:
         answers.close()
-        # It would end the process before it has ended by itself.
-        if process.poll() is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_GRACE_S)
         with contextlib.suppress(BrokenPipeError):
             requests.close()
 
@@ -144,11 +143,12 @@ def _write(pipe: IO[bytes], content: bytes) -> None:
     pipe.flush()
 
 
-def _read(pipe: IO[bytes]) -> bytes:
-    """One frame; nothing where it was cut short."""
-    size = int.from_bytes(pipe.read(8), "big")
+def _read(pipe: IO[bytes]) -> bytes | None:
+    """One frame; None where it was cut short."""
+    head = pipe.read(8)
+    size = int.from_bytes(head, "big")
     content = pipe.read(size)
-    return content if len(content) == size else b""
+    return content if len(head) == 8 and len(content) == size else None
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

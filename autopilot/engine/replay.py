@@ -39,6 +39,7 @@ class EpochReplay:
         differences: What did not come out as it was recorded.
         seconds: Wall clock.
         error: Why it could not be evaluated.
+        split: What `recorded` and `replayed` are of.
     """
 
     number: int
@@ -49,6 +50,7 @@ class EpochReplay:
     differences: tuple[Difference, ...] = ()
     seconds: float = 0.0
     error: AutopilotError | None = None
+    split: str = "val"
 
 
 @dataclass(slots=True)
@@ -76,6 +78,7 @@ class Replay:
     Attributes:
         level: How much is done again.
         chosen: The epochs that are evaluated.
+        ended: Why it ended before the last of them; "" if it did not.
 
     First git alone (`branch`), then each epoch's tree, evaluated again (`epochs`).
 
@@ -94,6 +97,7 @@ class Replay:
         self._integrity = Integrity(notebook)
         self.judged: Mapping[int, Judged] = self._integrity.judged
         self.chosen = self._chosen()
+        self.ended = ""
         self._measurers = [
             Measurer(
                 notebook.repo,
@@ -159,14 +163,10 @@ class Replay:
         differences: list[Difference] = []
         try:
             found = measurer.measure(judged.commit, splits, epoch=origin)
-        except (RepositoryError, UsageError) as error:
-            if not isinstance(error, TargetError):
-                raise
-            failure = error
         except AutopilotError as error:
             failure = error
         if failure is not None:
-            differences = [_failed(number, failure)]
+            differences = [failed(number, failure)]
         elif found is not None:
             differences = self._compare(number, judged, found)
         return EpochReplay(
@@ -239,7 +239,15 @@ def _same(recorded: float | None, replayed: float | None, tolerance: float) -> b
     return recorded == replayed or abs(recorded - replayed) <= tolerance
 
 
-def _failed(number: int, error: AutopilotError) -> Difference:
+def failed(number: int, error: AutopilotError) -> Difference:
+    """An epoch that could not be evaluated; what nobody can evaluate is raised.
+
+    Raises:
+        UsageError: a link is missing, or the like.
+        RepositoryError: it cannot be checked out.
+    """
+    if isinstance(error, RepositoryError | UsageError) and not isinstance(error, TargetError):
+        raise error
     why = f"{error.message} ({error.hint})" if error.hint else error.message
     if isinstance(error, ReplayMissError):
         return Difference(number, "model reply", "recorded", "missing", why)

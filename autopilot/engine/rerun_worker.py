@@ -1,0 +1,255 @@
+"""The fresh process that runs an experiment again: `python -m` this module.
+
+It works in a repository of its own, where it keeps its branch and notes, and tells after each epoch
+what came of it. Model calls and agents that make their own are answered from the record.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from autopilot.core.callback import Callback
+from autopilot.core.experiment import Experiment
+from autopilot.core.loop import EpochLoop, Fit
+from autopilot.core.module import AutoPilotModule
+from autopilot.core.record import Lesson, LlmRecord, Manifest, MetricsRecord, StepRecord
+from autopilot.core.stopping import Budget
+from autopilot.core.trainer import Trainer
+from autopilot.engine.measuring_worker import Failure, recorded_calls
+from autopilot.engine.offline import Offline
+from autopilot.engine.processes import Send, answer_with
+from autopilot.engine.request import Options
+from autopilot.engine.target import build_module, load_factory, parse_target, users_code
+from autopilot.engine.workspace import Workspace
+from autopilot.errors import AutopilotError
+from autopilot.git import objects
+from autopilot.git.repository import Repository
+from autopilot.tracking.git_memory import GitMemory
+from autopilot.tracking.git_store import GitStore
+from autopilot.tracking.journal import Journal
+from autopilot.tracking.layout import Layout
+from autopilot.tracking.notebook import Notebook
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be run again.
+
+    Args:
+        user: The user's checkout.
+        place: The repository to work in.
+        slug: The experiment.
+        tip: Where its branch ends.
+        manifest: How it is run.
+        last: The last epoch.
+        test: Whether the test split is scored then.
+    """
+
+    user: str
+    place: str
+    slug: str
+    tip: str
+    manifest: Manifest
+    last: int
+    test: bool
+
+    def encode(self) -> bytes:
+        """As JSON."""
+        return json.dumps(asdict(self)).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class StepAgain:
+    """A step as it came out.
+
+    Args:
+        number: Its number in the epoch.
+        tree: The state after it; "" if it changed nothing.
+        gradients: Parameter name to rendered gradient.
+        strategy: What it says it did.
+        error: Why it failed.
+    """
+
+    number: int
+    tree: str
+    gradients: Mapping[str, str]
+    strategy: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class EpochAgain:
+    """An epoch as it came out; or why there is none.
+
+    Args:
+        number: The epoch; -1 for the test score, which comes last.
+        tree: The state that was measured.
+        verdict: The verdict.
+        best_epoch: The best one after it.
+        metrics: Split to metric name to value.
+        steps: Its steps.
+        seconds: Wall clock.
+        failure: The error that ended the run in this epoch.
+    """
+
+    number: int
+    tree: str = ""
+    verdict: str = ""
+    best_epoch: int = 0
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    steps: tuple[StepAgain, ...] = ()
+    seconds: float = 0.0
+    failure: Failure | None = None
+
+    def encode(self) -> bytes:
+        """As JSON."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def decode(cls, told: bytes) -> EpochAgain:
+        """From JSON."""
+        found: EpochAgain = TypeAdapter(cls).validate_python(json.loads(told))
+        return found
+
+
+class _SameEpochs(EpochLoop):
+    """As many epochs as were recorded: what stopped a session then is not asked."""
+
+    def __init__(self, last: int) -> None:
+        self._last = last
+
+    def run(self, fit: Fit) -> str:
+        trainer = fit.trainer
+        self.baseline(fit)
+        trainer.call("on_train_start")
+        while trainer.experiment.last_epoch < self._last:
+            trainer.is_done(fit)
+            trainer.stop_reason = ""
+            self.epoch(fit, trainer.experiment.last_epoch + 1)
+        trainer.call("on_train_end")
+        return ""
+
+
+class _Teller(Callback):
+    """Tells each epoch, and brings in what a person did to the memory at that time."""
+
+    def __init__(
+        self, repo: Repository, send: Send, calls: list[LlmRecord], by_hand: list[Lesson]
+    ) -> None:
+        self._repo = repo
+        self._send, self._calls, self._by_hand = send, calls, by_hand
+        self._steps: list[StepAgain] = []
+        self._since = time.monotonic()
+
+    def on_fit_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
+        trainer.experiment.store.annotate(trainer.experiment.store.tip, self._calls)
+
+    def on_step_committed(
+        self, trainer: Trainer, module: AutoPilotModule, record: StepRecord
+    ) -> None:
+        store = trainer.experiment.store
+        tree = objects.tree_of(self._repo, store.tip) if record.changed else ""
+        step = StepAgain(record.step, tree, record.gradients, record.strategy, record.error)
+        self._steps.append(step)
+
+    def on_epoch_recorded(
+        self, trainer: Trainer, module: AutoPilotModule, record: MetricsRecord
+    ) -> None:
+        seconds = time.monotonic() - self._since
+        told = EpochAgain(
+            number=record.epoch,
+            tree=record.tree,
+            verdict=record.verdict,
+            best_epoch=record.best_epoch,
+            metrics=dict(trainer.experiment.metrics[record.epoch]),
+            steps=tuple(self._steps),
+            seconds=seconds,
+        )
+        self._send(told.encode())
+        self._steps, self._since = [], time.monotonic()
+        for lesson in self._by_hand:
+            if lesson.epoch == record.epoch:
+                trainer.experiment.memory.learn(lesson)
+
+
+def rerun(request: Request, send: Send) -> None:
+    """Runs an experiment again, in this process."""
+    user, repo = Repository.discover(Path(request.user)), Repository.discover(Path(request.place))
+    notebook, manifest = Notebook(user, request.slug, request.tip), request.manifest
+    calls, by_hand = recorded_calls(user, request.slug), _by_hand(notebook)
+    workspace, offline = Workspace(user, repo, manifest.directory), Offline()
+    workspace.enter()
+    offline.begin()
+    factory = load_factory(parse_target(manifest.target), workspace.folder)
+    module = build_module(factory, manifest.hparams, manifest.target)
+    workspace.check_imports()
+    store = GitStore(request.slug, repo.workdir, in_place=False, include_dirty=True)
+    experiment = Experiment(store, GitMemory(store), manifest)
+    experiment.only_recorded = True
+    experiment.repeats = _steps(notebook)
+    options = _options(notebook)
+    trainer = Trainer(
+        callbacks=[*_limits(options), _Teller(repo, send, calls, by_hand)],
+        loop=_SameEpochs(request.last),
+        experiment=experiment,
+        accumulate_grad_batches=options.accumulate,
+        monitor=options.monitor,
+        seed=manifest.seed,
+        num_workers=options.num_workers or 0,
+    )
+    with users_code(manifest.target):
+        try:
+            trainer.fit(module)
+            if request.test:
+                found = trainer.test(module)
+                send(EpochAgain(-1, metrics=found.metrics).encode())
+        finally:
+            store.close()
+        offline.check()
+
+
+def _options(notebook: Notebook) -> Options:
+    given = dict(notebook.manifest.options)
+    for event in notebook.events:
+        given |= event.options
+    return Options(**given)
+
+
+def _limits(options: Options) -> list[Callback]:
+    """The budget: it stops nothing here, but optimizers are told what is left of it."""
+    return [c for c in options.conditions(alone=False) if isinstance(c, Budget)]
+
+
+def _by_hand(notebook: Notebook) -> list[Lesson]:
+    line = {commit.id for commit in notebook.commits}
+    lessons = Journal(notebook.repo, Layout(notebook.slug)).read(Lesson)
+    found = [lesson for commit, lesson in lessons if commit in line and lesson.by_hand]
+    return sorted(found, key=lambda lesson: lesson.id)
+
+
+def _steps(notebook: Notebook) -> dict[tuple[int, int], tuple[str, StepRecord]]:
+    line = {commit.id for commit in notebook.commits}
+    records = Journal(notebook.repo, Layout(notebook.slug)).read(StepRecord)
+    return {(r.epoch, r.step): (commit, r) for commit, r in records if commit in line}
+
+
+def main() -> None:
+    """Answers one request."""
+
+    def answer(request: bytes, send: Send) -> None:
+        try:
+            rerun(TypeAdapter(Request).validate_python(json.loads(request)), send)
+        except AutopilotError as error:
+            send(EpochAgain(-1, failure=Failure.of(error)).encode())
+
+    answer_with(answer)
+
+
+if __name__ == "__main__":
+    main()
