@@ -5,13 +5,14 @@ from __future__ import annotations
 import enum
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autopilot.cli import replay_page
 from autopilot.cli.context import Context
-from autopilot.cli.junit import Case, annotation, on_github, write_junit
-from autopilot.cli.output import Output, align, number
+from autopilot.cli.junit import annotation, on_github, write_junit
+from autopilot.cli.output import Output, number
 from autopilot.cli.words import counted
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def _conclude(
     slug, took = again.notebook.slug, f"{seconds:.1f} s"
     if found:
         output.line()
-        _table(output, found)
+        replay_page.table(output, found)
         output.line()
         if again.ended:
             output.line(f"ended early: {again.ended}")
@@ -180,124 +181,17 @@ def _conclude(
     else:
         verdict = f"{slug}: branch, tags and notes fit; no epoch was evaluated, {took}"
     output.line(verdict, "red" if found else "green")
-    for line in _next(again, found):
+    for line in replay_page.next_lines(again, found):
         output.line(line)
     if junit is not None:
-        write_junit(junit, f"autopilot replay {slug}", _cases(branch, judged))
+        write_junit(junit, f"autopilot replay {slug}", replay_page.cases(branch, judged))
         output.line(f"JUnit:     {junit}")
     if on_github():
         for each in found:
-            output.line(annotation("error", _title(slug, each), _sentence(each)))
+            output.line(
+                annotation("error", replay_page.title(slug, each), replay_page.sentence(each))
+            )
         if not found:
             output.line(annotation("notice", slug, verdict))
-    output.document(_document(again, found, judged, seconds))
+    output.document(replay_page.document(again, found, judged, seconds))
     return FAILED if found else 0
-
-
-def _table(output: Output, found: list[Difference]) -> None:
-    rows = [
-        [
-            "-" if each.epoch is None else str(each.epoch),
-            each.what,
-            _value(each.recorded),
-            _value(each.found),
-        ]
-        for each in found
-    ]
-    lines = align(["epoch", "what", "recorded", "replayed"], rows, ["epoch"])
-    output.line(lines[0], "bold")
-    told = ""
-    for each, line in zip(found, lines[1:], strict=True):
-        output.line(line, "red")
-        if each.why and each.why != told:
-            output.line(f"       {each.why}")
-        told = each.why
-
-
-def _next(again: Replay, found: list[Difference]) -> list[str]:
-    slug = again.notebook.slug
-    if not found:
-        return [f"read it:   autopilot log {slug}"]
-    lines = []
-    whats = [each.what for each in found]
-    tags = [each for each in found if each.what == "tag" and each.found == "missing"]
-    notes = [each for each in found if each.what.endswith(" note") and each.found == "missing"]
-    if tags:
-        lines.append("fetch tags:  git fetch origin 'refs/tags/autopilot/*:refs/tags/autopilot/*'")
-    if notes or "model reply" in whats:
-        lines.append(
-            "fetch notes: git fetch origin 'refs/notes/autopilot/*:refs/notes/autopilot/*'"
-        )
-    numbers = list(dict.fromkeys(each.epoch for each in found if each.epoch is not None))
-    known = [number for number in numbers if number in again.judged]
-    if known:
-        lines.append(f"look at it:  autopilot show {known[0]} -e {slug}")
-    else:
-        lines.append(f"look at it:  git log --notes='autopilot/*' autopilot/{slug}")
-    return lines
-
-
-def _cases(branch: list[Difference], judged: list[EpochReplay]) -> list[Case]:
-    """A case for branch, tags and notes, and one for each epoch that was evaluated."""
-    whole = [f"{_about(each)}{_sentence(each)}" for each in branch]
-    return [
-        Case("branch, tags and notes", whole),
-        *(
-            Case(
-                f"epoch {e.number} {e.split}",
-                [_sentence(each) for each in e.differences],
-                e.seconds,
-            )
-            for e in judged
-        ),
-    ]
-
-
-def _document(
-    again: Replay, found: list[Difference], judged: list[EpochReplay], seconds: float
-) -> dict[str, Any]:
-    settings = again.settings
-    return {
-        "experiment": again.notebook.slug,
-        "tip": again.notebook.tip,
-        "level": again.level,
-        "tolerance": settings.tolerance,
-        "live": settings.live,
-        "same": not found,
-        "epochs": [
-            {
-                "epoch": epoch.number,
-                "split": epoch.split,
-                "verdict": epoch.verdict,
-                "commit": epoch.commit,
-                "recorded": epoch.recorded,
-                "replayed": epoch.replayed,
-                "same": not epoch.differences,
-                "seconds": epoch.seconds,
-            }
-            for epoch in judged
-        ],
-        "differences": found,
-        "seconds": seconds,
-    }
-
-
-def _title(slug: str, each: Difference) -> str:
-    return f"{slug}, {_about(each)}{each.what}"
-
-
-def _about(each: Difference) -> str:
-    return "" if each.epoch is None else f"epoch {each.epoch}: "
-
-
-def _sentence(each: Difference) -> str:
-    """A difference in one line."""
-    told = f"{each.what}: recorded {_value(each.recorded)}, replayed {_value(each.found)}"
-    return f"{told} ({each.why})" if each.why else told
-
-
-def _value(value: float | str | None) -> str:
-    """Enough digits to tell two values apart."""
-    if value is None:
-        return "-"
-    return value if isinstance(value, str) else f"{value:.12g}"

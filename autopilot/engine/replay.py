@@ -19,8 +19,9 @@ from autopilot.errors import (
     TargetError,
     UsageError,
 )
-from autopilot.tracking.integrity import Difference, Integrity, Judged
+from autopilot.tracking.integrity import Difference, Integrity
 from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.recorded import Judged, Recorded
 
 TOLERANCE = 1e-9
 _NAMED_ITEMS = 3
@@ -94,8 +95,8 @@ class Replay:
 
     def __init__(self, notebook: Notebook, settings: Settings) -> None:
         self.notebook, self.settings = notebook, settings
-        self._integrity = Integrity(notebook)
-        self.judged: Mapping[int, Judged] = self._integrity.judged
+        self._recorded = Recorded(notebook)
+        self.judged: Mapping[int, Judged] = self._recorded.judged
         self.chosen = self._chosen()
         self.ended = ""
         self._measurers = [
@@ -111,7 +112,7 @@ class Replay:
 
     def branch(self) -> list[Difference]:
         """What of branch, tags and notes does not fit together; nothing is evaluated."""
-        return self._integrity.differences()
+        return Integrity(self._recorded).differences()
 
     def epochs(self) -> Iterator[EpochReplay]:
         """The chosen epochs, evaluated again, in their order.

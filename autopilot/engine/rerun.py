@@ -14,8 +14,9 @@ from autopilot.engine.workspace import Workspace, link_into
 from autopilot.errors import AutopilotError, UsageError
 from autopilot.git import objects
 from autopilot.git.repository import Repository
-from autopilot.tracking.integrity import Difference, Judged
+from autopilot.tracking.integrity import Difference
 from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.recorded import Judged
 
 _WORKER = "autopilot.engine.rerun_worker"
 _AROUND = 24
