@@ -7,6 +7,7 @@ AutopilotError
 ├── RepositoryError        the git repository cannot be used
 │   ├── UnsupportedRepositoryError   a storage format that cannot be read
 │   ├── GitCommandError    the git command line failed
+│   ├── RemoteError        a remote repository cannot be reached, or refuses
 │   ├── RefMovedError      a ref is not where it was left
 │   └── LockHeldError      another run holds the experiment
 ├── ParameterError         a parameter's files cannot be optimized, or were edited by hand
@@ -73,6 +74,10 @@ class UnsupportedRepositoryError(RepositoryError):
 
 class GitCommandError(RepositoryError):
     """The git command line failed."""
+
+
+class RemoteError(RepositoryError):
+    """A remote repository cannot be reached, or it refuses what is asked of it."""
 
 
 class RefMovedError(RepositoryError):

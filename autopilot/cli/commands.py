@@ -44,6 +44,8 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
     ),
     "Prove and share": (
         _command("replay", "replay", "Check that what was recorded comes out again."),
+        _command("push", "sync", "Push experiments: branch, tags and notes together."),
+        _command("fetch", "sync", "Fetch experiments: branch, tags and notes together."),
     ),
     "Workspace": (
         _command("doctor", "upkeep", "Check git, keys, locks, worktrees and unfinished runs."),

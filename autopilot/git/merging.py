@@ -30,6 +30,14 @@ def merge_base(repo: Repository, first: str, second: str) -> str | None:
         return str(found) if found is not None else None
 
 
+def ahead_behind(repo: Repository, ours: str, theirs: str) -> tuple[int, int]:
+    """How many commits each of two has that the other lacks; both are > 0 if they diverged."""
+    if ours == theirs:
+        return 0, 0
+    with translated(f"cannot compare {ours[:7]} and {theirs[:7]}"):
+        return repo.pygit.ahead_behind(pygit2.Oid(hex=ours), pygit2.Oid(hex=theirs))
+
+
 def merge_trees(repo: Repository, base: str, ours: str, theirs: str) -> Merge:
     """Merges the changes of two commits since a third, as `git merge` does; moves no ref.
 

@@ -57,6 +57,11 @@ def read_blob(repo: Repository, oid: str) -> bytes:
         return data
 
 
+def has_object(repo: Repository, oid: str) -> bool:
+    """Whether an object is in this repository."""
+    return pygit2.Oid(hex=oid) in repo.pygit
+
+
 def tree_of(repo: Repository, commit: str) -> str:
     """The id of a commit's tree."""
     with translated(f"cannot read commit {commit}"):

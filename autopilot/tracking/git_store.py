@@ -434,8 +434,7 @@ class GitStore(Store):
             return parents[0] if parents else None
         raise RecordError(
             f"the experiment {self.slug} has no manifest note",
-            hint=f"fetch its notes: git fetch origin '{self.layout.notes('*')}:"
-            f"{self.layout.notes('*')}'",
+            hint=f"fetch its notes: autopilot fetch {self.slug}",
         )
 
     def _take_hold(self) -> None:

@@ -117,8 +117,7 @@ class Notebook:
             return commit, manifest
         raise ExperimentError(
             f"the experiment {self.slug} has no manifest note",
-            hint=f"git fetch origin 'refs/notes/autopilot/*:refs/notes/autopilot/*', then show "
-            f"{self.slug} again",
+            hint=f"fetch its notes: autopilot fetch {self.slug}",
         )
 
     @property

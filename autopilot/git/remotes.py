@@ -1,0 +1,253 @@
+"""Other repositories: what refs they have, fetching from them, pushing to them.
+
+Through the git command line, so that credential helpers, ssh and proxies work as the user set them
+up. Nothing is ever forced, and no ref of the user's is touched but those that are named.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from autopilot.errors import RemoteError
+from autopilot.git.commands import CommandResult, last_line, run_git
+from autopilot.git.repository import Repository
+
+# Set for what git runs on our behalf: our own pre-push hook has nothing to add then.
+SYNCING = "AUTOPILOT_SYNC"
+_NO_ATOMIC = "does not support --atomic"
+_MOVED = ("fetch first", "non-fast-forward", "stale info", "failed to update ref", "cannot lock")
+_REMOTE_LINE = re.compile(r"^remote: ?(.*?)\s*$", re.MULTILINE)
+_SECRET = re.compile(r"(?<=://)[^/@\s]+@")
+_FETCH = (
+    *("-c", "gc.auto=0", "fetch", "--quiet", "--stdin", "--no-tags", "--no-prune"),
+    *("--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-maintenance", "--refmap="),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """How a push ended.
+
+    Args:
+        rejected: Ref to the reason why the remote did not take it.
+        said: What the remote said about it: its hooks.
+        atomic: Whether it was all or nothing.
+    """
+
+    rejected: Mapping[str, str]
+    said: tuple[str, ...] = ()
+    atomic: bool = True
+
+    @property
+    def moved(self) -> bool:
+        """Whether it failed only because somebody else pushed meanwhile."""
+        reasons = [why for why in self.rejected.values() if "atomic push failed" not in why]
+        return bool(reasons) and all(any(m in why for m in _MOVED) for why in reasons)
+
+
+def remotes(repo: Repository) -> list[str]:
+    """The names of the configured remotes."""
+    return os.fsdecode(run_git(["remote"], cwd=repo.workdir).stdout).splitlines()
+
+
+def default_remote(repo: Repository, *, pushing: bool = False) -> str:
+    """The remote that is meant where none is named.
+
+    It is the checked out branch's, else the only one, else `origin`.
+
+    Args:
+        repo: The repository.
+        pushing: Settings for pushing come first: `pushRemote`, `remote.pushDefault`.
+
+    Raises:
+        RemoteError: there is none, or nothing tells which.
+    """
+    known, branch = remotes(repo), repo.head_name()
+    keys = [f"branch.{branch}.remote"]
+    if pushing:
+        keys = [f"branch.{branch}.pushremote", "remote.pushdefault", *keys]
+    configured = (repo.config(key) for key in keys)
+    for name in configured:
+        if name in known:
+            return str(name)
+    if len(known) == 1:
+        return known[0]
+    if "origin" in known:
+        return "origin"
+    if not known:
+        raise RemoteError(
+            f"{repo.workdir} has no remote repository", hint="add one: git remote add origin URL"
+        )
+    raise RemoteError(
+        "there are several remotes, and nothing tells which is meant",
+        hint=f"name one of {', '.join(known)}",
+    )
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is the URL or the path of a repository rather than a name."""
+    return text.startswith(("/", ".", "~")) or ":" in text
+
+
+def shown(remote: str) -> str:
+    """A remote's name or address without the password that it may have."""
+    return _SECRET.sub("", remote)
+
+
+def remote_refs(
+    repo: Repository, remote: str, patterns: Sequence[str], *, may_ask: bool = False
+) -> dict[str, str]:
+    """The refs of a remote that match, with what they point at; not peeled.
+
+    Args:
+        repo: The repository.
+        remote: A remote's name, a URL or a path.
+        patterns: As `git ls-remote` takes them: `refs/notes/*`.
+        may_ask: Whether git may ask for a password at the terminal.
+
+    Raises:
+        RemoteError: it cannot be reached.
+    """
+    done = _call(repo, remote, ["ls-remote", "--refs", "--quiet", "--", remote, *patterns], may_ask)
+    lines = os.fsdecode(done.stdout).splitlines()
+    return {name: oid for oid, _, name in (line.partition("\t") for line in lines)}
+
+
+def fetch_refs(
+    repo: Repository, remote: str, wanted: Mapping[str, str], *, may_ask: bool = False
+) -> None:
+    """Fetches refs under names of our own; touches no other ref, whatever is configured.
+
+    In a shallow clone, history comes as deep as they need it.
+
+    Args:
+        repo: The repository.
+        remote: A remote's name, a URL or a path.
+        wanted: The remote's ref to ours; ours is overwritten.
+        may_ask: Whether git may ask for a password at the terminal.
+
+    Raises:
+        RemoteError: it cannot be reached, or has no such ref any more.
+    """
+    if wanted:
+        lines = "".join(f"+{theirs}:{ours}\n" for theirs, ours in wanted.items())
+        _call(repo, remote, [*_FETCH, "--", remote], may_ask, os.fsencode(lines))
+
+
+def push_refs(
+    repo: Repository,
+    remote: str,
+    wanted: Mapping[str, str],
+    *,
+    atomic: bool = True,
+    may_ask: bool = False,
+) -> Pushed:
+    """Pushes objects to refs of the same names on a remote; a ref there only grows.
+
+    Git's own pre-push hooks run, as of LFS.
+
+    Args:
+        repo: The repository.
+        remote: A remote's name, a URL or a path.
+        wanted: The remote's ref to the object that it shall point at, in the order in which they
+            are sent.
+        atomic: All or nothing, if the remote can.
+        may_ask: Whether git may ask for a password at the terminal.
+
+    Returns:
+        What the remote did not take. Where it knows no atomic pushes, nothing was sent, and
+        `atomic` is False.
+
+    Raises:
+        RemoteError: it cannot be reached.
+    """
+    options = ["--porcelain", "--no-follow-tags", "--recurse-submodules=no"]
+    options += ["--atomic"] * atomic
+    specs = [f"{oid}:{name}" for name, oid in wanted.items()]
+    done = _run(repo, ["push", *options, "--", remote, *specs], may_ask)
+    if done.returncode != 0 and _NO_ATOMIC in done.stderr:
+        return Pushed({}, atomic=False)
+    rejected = {}
+    for line in os.fsdecode(done.stdout).splitlines():
+        flag, _, rest = line.partition("\t")
+        spec, _, summary = rest.partition("\t")
+        if flag == "!":
+            reason = summary.partition("(")[2].rpartition(")")[0] or summary
+            rejected[spec.partition(":")[2]] = reason
+    if done.returncode != 0 and not rejected:
+        raise _translated(repo, remote, done)
+    said = tuple(line for line in _REMOTE_LINE.findall(done.stderr) if line)
+    return Pushed(rejected, said if rejected else ())
+
+
+def _run(
+    repo: Repository, arguments: Sequence[str], may_ask: bool, stdin: bytes = b""
+) -> CommandResult:
+    environment = {SYNCING: "1"}
+    if may_ask and "GIT_TERMINAL_PROMPT" not in os.environ:
+        environment["GIT_TERMINAL_PROMPT"] = "1"
+    return run_git(arguments, cwd=repo.workdir, stdin=stdin, environment=environment, check=False)
+
+
+def _call(
+    repo: Repository, remote: str, arguments: Sequence[str], may_ask: bool, stdin: bytes = b""
+) -> CommandResult:
+    done = _run(repo, arguments, may_ask, stdin)
+    if done.returncode != 0:
+        raise _translated(repo, remote, done)
+    return done
+
+
+# What git says, what it means, and what to do; the first that fits.
+_REASONS: Iterable[tuple[tuple[str, ...], str, str]] = (
+    (
+        ("Permission denied (publickey", "Host key verification failed"),
+        "ssh was not let in",
+        "see that ssh works: `git ls-remote {remote}`; `ssh-add` unlocks a key",
+    ),
+    (
+        ("Authentication failed", "could not read Username", "could not read Password", "403"),
+        "it wants other credentials",
+        "sign in once with `git ls-remote {remote}`, or set up a credential helper",
+    ),
+    (
+        ("does not appear to be a git repository", "not found", "does not exist", "No such"),
+        "there is no repository, or none that you may see",
+        "see `git remote -v`; `git remote set-url {remote} URL` corrects it",
+    ),
+    (
+        ("Could not resolve", "Connection refused", "timed out", "unreachable", "unable to access"),
+        "it cannot be reached",
+        "see that you are online and the address is right: `git remote -v`",
+    ),
+    (
+        ("couldn't find remote ref",),
+        "an experiment was deleted there meanwhile",
+        "try again",
+    ),
+    (
+        ("insufficient permission", "Permission denied", "Read-only", "denied to"),
+        "it does not let you write",
+        "ask for write access, or name another remote",
+    ),
+)
+
+
+def _translated(repo: Repository, remote: str, done: CommandResult) -> RemoteError:
+    name, reason = shown(remote), shown(last_line(done))
+    known = remotes(repo)
+    if remote not in known and not is_address(remote):
+        return RemoteError(
+            f"there is no remote {name}", hint=f"remotes: {', '.join(known) or 'none yet'}"
+        )
+    for marks, meaning, hint in _REASONS:
+        if any(mark in done.stderr for mark in marks):
+            telling = [line for line in done.stderr.splitlines() if any(m in line for m in marks)]
+            said = shown(telling[0].removeprefix("fatal: ").removeprefix("remote: ").strip())
+            return RemoteError(f"{name}: {meaning} ({said})", hint=hint.format(remote=name))
+    return RemoteError(
+        f"cannot talk to {name}: {reason}", hint=f"see all that git says: git ls-remote {name}"
+    )
