@@ -63,7 +63,7 @@ def probe(path: Path) -> tuple[Layout, dict[str, str]]:
             hint="run in the folder that holds your files",
         )
     if found.returncode != 0:
-        raise _not_usable(folder, found)
+        raise not_usable(folder, found)
     if len(lines) != 5:
         raise UnsupportedRepositoryError(
             f"the path of the repository around {folder} has a line break in it",
@@ -108,7 +108,8 @@ def _existing_folder(path: Path) -> Path:
     return Path.cwd()
 
 
-def _not_usable(folder: Path, found: CommandResult) -> RepositoryError:
+def not_usable(folder: Path, found: CommandResult) -> RepositoryError:
+    """Why git finds no repository around a folder, or does not use it."""
     if "dubious ownership" in found.stderr:
         quoted = found.stderr.partition("repository at '")[2].partition("'")[0] or str(folder)
         return RepositoryError(
