@@ -46,6 +46,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         _command("replay", "replay", "Check that what was recorded comes out again."),
         _command("push", "sync", "Push experiments: branch, tags and notes together."),
         _command("fetch", "sync", "Fetch experiments: branch, tags and notes together."),
+        Entry("hooks", "hooks", "Git hooks: install, remove and look at them."),
     ),
     "Workspace": (
         _command("doctor", "upkeep", "Check git, keys, locks, worktrees and unfinished runs."),
