@@ -23,7 +23,7 @@ NAMES = {
 
 # Strangers on one floor import nothing of one another.
 FLOORS = [
-    {"errors", "files"},
+    {"errors", "files", "audit"},
     {"core", "git"},
     {"data", "policy", "tracking"},
     {"ai", "engine"},

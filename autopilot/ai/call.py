@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+from autopilot import audit
 from autopilot.ai import client
 from autopilot.ai.agent import AgentResult
 from autopilot.ai.prices import Price, Usage
@@ -109,6 +110,8 @@ class Call:
         run = current_run()
         if run is not None:
             run.charge_recorded(known)
+        with audit.executing("model", [self.role, self.model]) as execution:
+            execution.detail = "answered from the record"
         self._take(known.reply, known.cost, priced=known.priced)
         return client.as_response(self.sdk, request, known.reply)
 
@@ -127,10 +130,12 @@ class Call:
             self.rate.wait(most.tokens)
             started = time.monotonic()
             try:
-                response = client.send_as_stream(request, call_next)
-                if not response.http_response.is_success:
-                    return response
-                reply = client.read_reply(self.sdk, response)
+                with audit.executing("model", [self.role, self.model]) as execution:
+                    response = client.send_as_stream(request, call_next)
+                    execution.code = response.http_response.status_code
+                    if not response.http_response.is_success:
+                        return response
+                    reply = client.read_reply(self.sdk, response)
             except Exception as error:
                 if client.may_be_charged(error):
                     read = Usage(most.input_tokens // 2)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from autopilot import audit
 from autopilot.ai.redaction import redact
 from autopilot.errors import AgentError, AgentNotFoundError, AgentTimeoutError
 
@@ -56,6 +57,15 @@ def run_process(
         AgentTimeoutError: it took too long.
         AgentError: it cannot be started.
     """
+    with audit.executing("process", command, folder) as execution:
+        finished = _run(command, stdin, folder, timeout_s, hint)
+        execution.code = finished.code
+    return finished
+
+
+def _run(
+    command: Sequence[str], stdin: str, folder: Path | None, timeout_s: float, hint: str
+) -> Finished:
     name = command[0]
     started = time.monotonic()
     try:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from autopilot import audit
 from autopilot.cli.commands import SECTIONS, Entry
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
@@ -35,6 +36,9 @@ _COMMON = {
     "as_json": Annotated[bool, typer.Option("--json", help="Print one JSON document.")],
     "verbose": Annotated[bool, typer.Option("--verbose", help="Show tracebacks.")],
     "no_color": Annotated[bool, typer.Option("--no-color", help="Print without colors.")],
+    "expose": Annotated[
+        bool, typer.Option("--expose", help="Tell what was executed: git, programs, model calls.")
+    ],
 }
 # Answered before the application is built; here for --help.
 _VERSION = inspect.Parameter(
@@ -47,7 +51,7 @@ _VERSION = inspect.Parameter(
 )
 # Typer brings its own click, or uses the installed one: the class is found, not imported.
 _WRONG_USAGE: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
-_DEFAULTS = {"folder": None, "project": None, "as_json": False, "verbose": False, "no_color": False}
+_DEFAULTS = {name: None if name in ("folder", "project") else False for name in _COMMON}
 
 
 def build(cli: AutoPilotCLI) -> typer.Typer:
@@ -183,6 +187,10 @@ def _common_parameters() -> list[inspect.Parameter]:
 def _context(cli: AutoPilotCLI, given: dict[str, Any]) -> Context:
     merged = {name: given[name] or _before.get(name) for name in given}
     _before.clear()
+    if merged["expose"]:
+        from autopilot.ai.redaction import redact_command
+
+        audit.begin(redact_command)
     folder = merged["folder"] or Path.cwd()
     color = not merged["no_color"] and "NO_COLOR" not in os.environ
     output = Output(as_json=bool(merged["as_json"]), verbose=bool(merged["verbose"]), color=color)

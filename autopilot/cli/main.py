@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from autopilot import __version__
+from autopilot import __version__, audit
 from autopilot.cli.context import Context
 from autopilot.errors import AutopilotError, UsageError
 
@@ -86,6 +86,9 @@ class AutoPilotCLI:
             # The reader has seen enough: `autopilot log | head`.
             sys.stderr.close()
             return FAILED
+        finally:
+            context.output.trail()
+            audit.end()
 
     def _version(self, context: Context) -> int:
         from autopilot.engine.health import versions

@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from autopilot import audit
 from autopilot.errors import AutopilotError, UsageError
 
 if TYPE_CHECKING:
@@ -125,10 +126,34 @@ class Output:
             self.line(text)
 
     def document(self, value: Any) -> None:
-        """The command's answer for a program; nothing without --json."""
+        """The command's answer for a program, an object; nothing without --json."""
         if self.as_json:
-            text = json.dumps(jsonable(value), ensure_ascii=False, indent=2, allow_nan=False)
+            plain = jsonable(value)
+            trail = audit.current()
+            if trail is not None:
+                plain["expose"] = jsonable(trail.executed)
+            text = json.dumps(plain, ensure_ascii=False, indent=2, allow_nan=False)
             print(_printable(text, self.stdout), file=self.stdout, flush=True)
+
+    def trail(self) -> None:
+        """What was executed, on stderr; with --json it is in the document."""
+        trail = audit.current()
+        if trail is None or self.as_json or self.stderr.closed:
+            return
+        heading = f"executed in {trail.seconds:.1f} s: {len(trail.executed) or 'nothing'}"
+        rows = [
+            [
+                each.kind,
+                "-" if each.code is None else str(each.code),
+                "-" if each.seconds is None else f"{each.seconds:.3f}",
+                each.command + (f"  ({each.detail})" if each.detail else ""),
+            ]
+            for each in trail.executed
+        ]
+        table = align(["kind", "code", "seconds", "command"], rows, ("code", "seconds"))
+        for text in [heading, *(table if rows else [])]:
+            print(_printable(text, self.stderr), file=self.stderr)
+        self.stderr.flush()
 
     def warning(self, text: str) -> None:
         """One line on stderr."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from autopilot import audit
 from autopilot.errors import GitCommandError
 
 # What git hands to its hooks. Inherited, it would send our calls to another repository or index.
@@ -78,15 +79,13 @@ def run_git(
     variables = {name: value for name, value in os.environ.items() if name not in _INHERITED}
     variables |= {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"}
     variables |= environment or {}
+    command = ["git", *arguments]
     try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=cwd,
-            input=stdin,
-            env=variables,
-            capture_output=True,
-            check=False,
-        )
+        with audit.executing("git", command, cwd) as execution:
+            done = subprocess.run(
+                command, cwd=cwd, input=stdin, env=variables, capture_output=True, check=False
+            )
+            execution.code = done.returncode
     except (OSError, ValueError) as error:
         raise _not_started(error, arguments, cwd) from error
     result = CommandResult(done.returncode, done.stdout, done.stderr.decode("utf-8", "replace"))

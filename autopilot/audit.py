@@ -1,0 +1,121 @@
+"""The audit trail: what a command executed, with exit codes and durations. For `--expose`.
+
+Calls of git, programs and models are noted by what makes them. Programs that the user's own code
+starts are noted by Python's audit hook: what they came to is the user's, and not known here.
+Nothing is kept unless a trail was begun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(slots=True)
+class Execution:
+    """One thing that was executed.
+
+    Args:
+        kind: "git", "process" or "model".
+        command: As it would be typed, without secrets; of a model its role and name.
+        folder: Where it ran; "" for a model.
+        code: Exit code, or the service's status; None where it is not known, or not to its end.
+        seconds: Wall clock; None where it is not known.
+        detail: More about it.
+    """
+
+    kind: str
+    command: str
+    folder: str = ""
+    code: int | None = None
+    seconds: float | None = None
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class Trail:
+    """What was executed since it was begun, in the order of the beginnings.
+
+    Args:
+        clean: Takes secrets out of a command; it becomes one text.
+    """
+
+    clean: Callable[[Sequence[str]], str]
+    executed: list[Execution] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """Wall clock since it was begun."""
+        return time.monotonic() - self.started
+
+
+_trail: Trail | None = None
+_own = threading.local()
+_hooked = False
+
+
+def begin(clean: Callable[[Sequence[str]], str]) -> Trail:
+    """Begins a trail; it takes the place of one that there is.
+
+    Args:
+        clean: See Trail.
+    """
+    global _trail, _hooked  # one process, one trail
+    _trail = Trail(clean)
+    if not _hooked:
+        # A hook stays for good; it looks for a trail each time.
+        sys.addaudithook(_on_event)
+        _hooked = True
+    return _trail
+
+
+def current() -> Trail | None:
+    """The trail, if one was begun."""
+    return _trail
+
+
+def end() -> None:
+    """Ends the trail."""
+    global _trail  # as above
+    _trail = None
+
+
+@contextlib.contextmanager
+def executing(kind: str, command: Sequence[str], folder: Path | None = None) -> Iterator[Execution]:
+    """Notes what the body executes; the body fills in the exit code.
+
+    Args:
+        kind: See Execution.
+        command: The program and its arguments.
+        folder: Where it runs.
+    """
+    if _trail is None:
+        yield Execution(kind, "")
+        return
+    execution = Execution(kind, _trail.clean(command), str(folder or ""))
+    _trail.executed.append(execution)
+    started = time.monotonic()
+    outer, _own.busy = getattr(_own, "busy", False), True
+    try:
+        yield execution
+    finally:
+        _own.busy = outer
+        execution.seconds = time.monotonic() - started
+
+
+def _on_event(event: str, arguments: tuple[object, ...]) -> None:
+    if event != "subprocess.Popen" or _trail is None or getattr(_own, "busy", False):
+        return
+    program, given, folder, *_ = arguments
+    command = [given] if isinstance(given, str | bytes) else given
+    listed = [str(part) for part in command] if isinstance(command, Sequence) else [str(program)]
+    detail = "started by the code that was run"
+    _trail.executed.append(
+        Execution("process", _trail.clean(listed), str(folder or ""), None, None, detail)
+    )
