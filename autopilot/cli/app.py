@@ -79,7 +79,8 @@ def _lazy(cli: AutoPilotCLI) -> type[TyperGroup]:
         def get_command(self, ctx: Any, cmd_name: str) -> Any:
             if cmd_name in entries and cmd_name not in self.commands:
                 self.commands[cmd_name] = _made(entries[cmd_name], cli)
-            return self.commands.get(cmd_name)
+            found = self.commands.get(cmd_name)
+            return found or (_own_command(cli, ctx, cmd_name) if ctx is not None else None)
 
         def list_commands(self, ctx: Any) -> list[str]:
             return [*entries, *(name for name in self.commands if name not in entries)]
@@ -94,6 +95,16 @@ def _lazy(cli: AutoPilotCLI) -> type[TyperGroup]:
                     formatter.write_dl(rows)
 
     return LazyGroup
+
+
+def _own_command(cli: AutoPilotCLI, ctx: Any, name: str) -> Any:
+    """A command that the project named by -p adds to ours."""
+    given = {key: ctx.params.get(key) or _DEFAULTS[key] for key in _COMMON}
+    if cli.project or not given["project"]:
+        return None
+    project = _context(cli, given).own_cli()
+    group: Any = typer.main.get_command(project.app())
+    return group.get_command(None, name)
 
 
 def _made(entry: Entry, cli: AutoPilotCLI) -> Any:
@@ -144,16 +155,15 @@ def invoke(app: typer.Typer, arguments: list[str]) -> int:
 
 
 def command(function: Callable[..., int | None], cli: AutoPilotCLI) -> Callable[..., int | None]:
-    """A function of `(context, cli?, ...)` as a typer command with the common options."""
+    """A function of `(context, ...)` as a typer command with the common options."""
     signature = inspect.signature(function, eval_str=True)
-    own = [p for name, p in signature.parameters.items() if name not in ("context", "cli")]
+    own = [p for name, p in signature.parameters.items() if name != "context"]
 
     @functools.wraps(function)
     def run(**given: Any) -> int | None:
         common = {name: given.pop(name) for name in _COMMON}
         context = _context(cli, common)
-        extra = {"cli": cli} if "cli" in signature.parameters else {}
-        return function(context, **extra, **given)
+        return function(context, **given)
 
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
     parameters += _common_parameters()
@@ -194,4 +204,4 @@ def _context(cli: AutoPilotCLI, given: dict[str, Any]) -> Context:
     folder = merged["folder"] or Path.cwd()
     color = not merged["no_color"] and "NO_COLOR" not in os.environ
     output = Output(as_json=bool(merged["as_json"]), verbose=bool(merged["verbose"]), color=color)
-    return Context(folder.absolute(), merged["project"] or cli.project, output)
+    return Context(folder.absolute(), merged["project"] or cli.project, output, cli)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +14,25 @@ from autopilot.cli.output import Output
 from autopilot.errors import UsageError
 
 if TYPE_CHECKING:
+    from autopilot.cli.main import AutoPilotCLI
+    from autopilot.engine.projects import Project
     from autopilot.git.repository import Repository
     from autopilot.tracking.notebook import Notebook
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a command works on.
+
+    Args:
+        folder: The folder that the target is looked for in, and that is worked in.
+        target: As `autopilot run` takes it.
+        hparams: Its constructor arguments.
+    """
+
+    folder: Path
+    target: str
+    hparams: Mapping[str, str]
 
 
 @dataclass
@@ -24,11 +43,13 @@ class Context:
         folder: Where the command works, from -C.
         project: From -p, or the CLI class.
         output: Prints.
+        cli: The command line that was called: `autopilot` itself, or a project's own.
     """
 
     folder: Path = field(default_factory=Path.cwd)
     project: str | None = None
     output: Output = field(default_factory=Output)
+    cli: AutoPilotCLI | None = None
 
     @classmethod
     def early(cls, arguments: Sequence[str]) -> Context:
@@ -47,6 +68,62 @@ class Context:
         if not self.folder.is_dir():
             raise UsageError(f"-C {self.folder}: no such folder", hint="name an existing folder")
         return self.folder
+
+    def own_project(self) -> Project:
+        """The project that is named by -p, or whose `cli.py` is run.
+
+        Raises:
+            UsageError: none is named, or there is none of that name.
+        """
+        from autopilot.engine.projects import Project, find_project, find_workspace
+
+        folder = self.working_folder()
+        if not self.project:
+            raise UsageError(
+                "there is nothing to work on: neither a TARGET nor a project is named",
+                hint="autopilot COMMAND path/to/file.py, or autopilot -p NAME COMMAND",
+            )
+        module = sys.modules.get(type(self.cli).__module__)
+        if self.cli is None or self.cli.project != self.project or module is None:
+            return find_project(folder, self.project)
+        file = Path(os.path.abspath(str(module.__file__)))
+        return Project(self.project, find_workspace(file.parent) or folder, file)
+
+    def subject(self, target: str | None, hparams: Sequence[str] | None = None) -> Subject:
+        """What a command works on: the TARGET, or without one the project's module.
+
+        Args:
+            target: As it was given.
+            hparams: What -H gave; a project's saved ones stand behind them.
+
+        Raises:
+            UsageError: there is neither; or the hyperparameters are malformed.
+        """
+        from autopilot.engine.hparams import parse_hparams, read_hparams
+
+        given = parse_hparams(hparams or ())
+        if target is not None:
+            return Subject(self.working_folder(), target, given)
+        project = self.own_project()
+        return Subject(project.workspace, project.target, read_hparams(project.hparams) | given)
+
+    def own_cli(self) -> AutoPilotCLI:
+        """The command line of the project, with its module, generator and judge.
+
+        It is loaded from the project's `cli.py`, in the workspace's folder.
+
+        Raises:
+            UsageError: no project is named, or there is none of that name.
+            TargetError: its file fails.
+        """
+        if self.cli is not None and self.cli.project and self.cli.project == self.project:
+            return self.cli
+        from autopilot.engine.target import load_command_line
+
+        project = self.own_project()
+        with contextlib.chdir(project.workspace):
+            loaded: AutoPilotCLI = load_command_line(project.file)
+        return loaded
 
     def repository(self) -> Repository:
         """The repository around the folder.

@@ -27,9 +27,7 @@ class Decision(StrEnum):
 def create(
     context: Context,
     slug: Annotated[str, typer.Argument(metavar="SLUG", help="The new experiment's name.")],
-    target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="What to optimize, as `autopilot run` takes it.")
-    ],
+    target: running.Target = None,
     idea: running.Idea = "",
     hypothesis: running.Hypothesis = "",
     max_epochs: running.MaxEpochs = None,
@@ -52,15 +50,15 @@ def create(
     """
     from autopilot.engine.creation import create as begin
     from autopilot.engine.request import Options, Request
-    from autopilot.engine.target import parse_hparams
 
+    subject = context.subject(target, hparam)
     request = Request(
-        folder=context.working_folder(),
-        target=target,
+        folder=subject.folder,
+        target=subject.target,
         slug=slug,
         project=context.project,
         seed=seed,
-        hparams=parse_hparams(hparam or []),
+        hparams=subject.hparams,
         options=Options(max_epochs=max_epochs, monitor=monitor, patience=patience),
         in_place=in_place,
         links=tuple(link or ()),

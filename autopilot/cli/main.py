@@ -33,7 +33,9 @@ class AutoPilotCLI:
         project: The project's name: its experiments are `<project>/<slug>`.
 
     Attributes:
-        module: The AutoPilotModule that `run` without a TARGET optimizes.
+        module: What `run` without a TARGET optimizes: an AutoPilotModule, or a class or callable
+            that gives one and takes the hyperparameters. A run loads the file once more in its
+            worktree, so that it sees its own edits.
         generator: The project's DataGenerator.
         judge: The project's Judge.
     """
@@ -57,7 +59,14 @@ class AutoPilotCLI:
         return build(self)
 
     def __call__(self, arguments: Sequence[str] | None = None) -> None:
-        """Runs a command and ends the process with its exit code."""
+        """Runs a command and ends the process with its exit code.
+
+        While its file is loaded for `autopilot -p NAME`, it does nothing.
+        """
+        from autopilot.engine.projects import is_loaded_only
+
+        if is_loaded_only(self):
+            return
         sys.exit(self.run(sys.argv[1:] if arguments is None else arguments))
 
     def run(self, arguments: Sequence[str]) -> int:

@@ -72,16 +72,19 @@ Idea = Annotated[str, typer.Option(help="What is tried, in words; written down."
 Hypothesis = Annotated[str, typer.Option(help="What is expected of it; written down.")]
 
 
+Target = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="TARGET",
+        help="path/to/file.py, path/to/file.py:Name or package.module:Name: an AutoPilotModule, or "
+        "a callable that returns one; the module of the project (-p) if not given.",
+    ),
+]
+
+
 def run(
     context: Context,
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="TARGET",
-            help="path/to/file.py, path/to/file.py:Name or package.module:Name: an "
-            "AutoPilotModule, or a callable without arguments that returns one.",
-        ),
-    ],
+    target: Target = None,
     slug: Annotated[
         str | None,
         typer.Option("--slug", "-e", help="The experiment's name; TARGET's and a number if not."),
@@ -124,18 +127,20 @@ def run(
     \b
     autopilot run support/classifier.py
     autopilot run support/classifier.py -e spelling --max-epochs 30 -H threshold=0.5
+    autopilot -p my-project run
+    autopilot optimize loop support/classifier.py      the same, by its other name
     """
     from autopilot.engine.request import Options, Request
     from autopilot.engine.session import Session
-    from autopilot.engine.target import parse_hparams
 
+    subject = context.subject(target, hparam)
     request = Request(
-        folder=context.working_folder(),
-        target=target,
+        folder=subject.folder,
+        target=subject.target,
         slug=slug,
         project=context.project,
         seed=seed,
-        hparams=parse_hparams(hparam or []),
+        hparams=subject.hparams,
         options=Options(
             max_epochs=max_epochs,
             monitor=monitor,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-import inspect
 import os
 import sys
 import traceback
@@ -13,13 +12,12 @@ import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any
 
 from autopilot.core.module import AutoPilotModule
-from autopilot.errors import AutopilotError, TargetError, UsageError, UserCodeError
-
-if TYPE_CHECKING:
-    from pydantic import ValidationError
+from autopilot.engine.hparams import typed
+from autopilot.engine.projects import PROJECT_FILE, loading
+from autopilot.errors import AutopilotError, TargetError, UserCodeError
 
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 
@@ -42,7 +40,9 @@ class Target:
 
     @property
     def stem(self) -> str:
-        """What an experiment of it is called."""
+        """What an experiment of it is called; a project's are told by its name already."""
+        if self.path is not None and Path(self.path).name == PROJECT_FILE:
+            return "run"
         return Path(self.path).stem if self.path else str(self.module).rpartition(".")[2]
 
 
@@ -68,23 +68,6 @@ def parse_target(text: str) -> Target:
     return Target(text, None, head, name)
 
 
-def parse_hparams(pairs: Sequence[str]) -> dict[str, str]:
-    """Reads the `key=value` of -H options.
-
-    Raises:
-        UsageError: one has no "=", or a key comes twice.
-    """
-    found: dict[str, str] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key.isidentifier():
-            raise UsageError(f"-H {pair}: not key=value", hint="write -H threshold=0.5")
-        if key in found:
-            raise UsageError(f"-H {key} is given twice", hint="give each key once")
-        found[key] = value
-    return found
-
-
 def load_factory(target: Target, folder: Path) -> Callable[..., Any]:
     """Imports the target and finds its class or callable.
 
@@ -100,7 +83,10 @@ def load_factory(target: Target, folder: Path) -> Callable[..., Any]:
         path = Path(os.path.abspath(folder / target.path))
         if not path.is_file():
             raise TargetError(f"{target.path}: no such file", hint=f"looked in {folder}")
-        loaded = _import(lambda: _load_file(path), target.text)
+        with loading() as command_lines:
+            loaded = _import(lambda: _load_file(path), target.text)
+        if target.name is None and (command_lines or _command_lines(loaded)):
+            return _own_module(_only_command_line(loaded, command_lines, target.text), target.text)
     else:
         loaded = _import(lambda: importlib.import_module(str(target.module)), target.text)
     if target.name is None:
@@ -115,6 +101,19 @@ def load_factory(target: Target, folder: Path) -> Callable[..., Any]:
     return factory  # type: ignore[no-any-return]  # callable, just checked
 
 
+def load_command_line(path: Path) -> Any:
+    """The AutoPilotCLI of a project's `cli.py`, made and not run.
+
+    Raises:
+        TargetError: the file is missing or fails, or defines none.
+    """
+    if not path.is_file():
+        raise TargetError(f"{path}: no such file", hint="autopilot project init NAME makes one")
+    with loading() as command_lines:
+        loaded = _import(lambda: _load_file(path), str(path))
+    return _only_command_line(loaded, command_lines, str(path))
+
+
 def build_module(
     factory: Callable[..., Any], hparams: Mapping[str, str], text: str
 ) -> AutoPilotModule:
@@ -124,7 +123,7 @@ def build_module(
         UsageError: a hyperparameter that it does not take, or of another type.
         TargetError: it fails, or gives something else.
     """
-    arguments = _typed(factory, hparams)
+    arguments = typed(factory, hparams)
     try:
         module = factory(**arguments)
     except AutopilotError:
@@ -227,6 +226,51 @@ def _load_file(path: Path) -> types.ModuleType:
     return module
 
 
+def _command_lines(loaded: types.ModuleType) -> list[type[Any]]:
+    """The subclasses of AutoPilotCLI that the file defines; known by what only they have."""
+    return [
+        value
+        for value in vars(loaded).values()
+        if isinstance(value, type)
+        and value.__module__ == loaded.__name__
+        and any(base.__qualname__ == "AutoPilotCLI" for base in value.__mro__[1:])
+    ]
+
+
+def _only_command_line(loaded: types.ModuleType, called: Sequence[Any], text: str) -> Any:
+    """The one that the file calls at its end, or the only one that it defines."""
+    if called:
+        return called[-1]
+    found = _command_lines(loaded)
+    if len(found) != 1:
+        names = ", ".join(each.__name__ for each in found) or "none"
+        raise TargetError(
+            f"{text} must define one AutoPilotCLI, and has {names}",
+            hint="class MyCLI(AutoPilotCLI, project='my-project'): ..., and at the end: MyCLI()()",
+        )
+    try:
+        return found[0]()
+    except Exception as error:
+        raise TargetError(
+            f"{text}: {type(error).__name__}: {error}",
+            hint=f"{found[0].__name__}() failed; the traceback is above",
+            user_traceback=user_traceback(error),
+        ) from error
+
+
+def _own_module(command_line: Any, text: str) -> Callable[..., Any]:
+    """What a project optimizes, as something that returns it."""
+    module = command_line.module
+    if isinstance(module, AutoPilotModule):
+        return lambda: module
+    if callable(module):
+        return module  # type: ignore[no-any-return]  # callable, just checked
+    raise TargetError(
+        f"{text}: {type(command_line).__name__} sets no module",
+        hint="in its __init__: self.module = MyModule, or self.module = MyModule()",
+    )
+
+
 def _modules(loaded: types.ModuleType) -> list[type[AutoPilotModule]]:
     return [
         value
@@ -251,41 +295,3 @@ def _only_module(loaded: types.ModuleType, target: Target) -> Callable[..., Any]
         f"{target.text} defines several modules: {names}",
         hint=f"say which: {target.text}:{found[0].__name__}",
     )
-
-
-def _typed(factory: Callable[..., Any], hparams: Mapping[str, str]) -> dict[str, Any]:
-    if not hparams:
-        return {}
-    from pydantic import TypeAdapter
-    from pydantic import ValidationError as Invalid
-
-    signature = inspect.signature(factory)
-    parameters = signature.parameters
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    source = factory.__init__ if isinstance(factory, type) else factory  # type: ignore[misc]  # its own
-    try:
-        hints = get_type_hints(source)
-    except Exception:  # noqa: BLE001  # the user's annotations may name what is not importable
-        hints = {}
-    typed: dict[str, Any] = {}
-    for key, value in hparams.items():
-        if key not in parameters and not takes_any:
-            names = ", ".join(name for name in parameters if name != "self") or "none"
-            raise UsageError(f"-H {key}: there is no such argument", hint=f"arguments: {names}")
-        default = parameters[key].default if key in parameters else None
-        fallback = type(default) if default not in (None, inspect.Parameter.empty) else str
-        adapter: TypeAdapter[Any] = TypeAdapter(hints.get(key, fallback))
-        typed[key] = _value(adapter, key, value, Invalid)
-    return typed
-
-
-def _value(adapter: Any, key: str, value: str, invalid: type[ValidationError]) -> Any:
-    try:
-        return adapter.validate_strings(value)
-    except invalid as error:
-        with contextlib.suppress(invalid):
-            return adapter.validate_json(value)
-        raise UsageError(
-            f"-H {key}={value}: {error.errors()[0]['msg']}",
-            hint="give a value of the argument's type; lists and dicts as JSON",
-        ) from error

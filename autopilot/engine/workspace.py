@@ -61,6 +61,7 @@ class Workspace:
         self.folder.mkdir(parents=True, exist_ok=True)
         os.chdir(self.folder)
         if not self.in_place:
+            _forget(self.user.workdir, self.repo.workdir)
             _redirect(self.user.workdir, self.repo.workdir)
         for path in (str(self.repo.workdir), str(self.folder)):
             if path in sys.path:
@@ -234,6 +235,18 @@ def link_into(workspace: Workspace, folder: Path, link: str) -> None:
         )
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(source)
+
+
+def _forget(user: Path, here: Path) -> None:
+    """Lets modules be imported anew that came from the user's checkout and are here too.
+
+    A project's `cli.py` that is run as a program has imported them before the run begins.
+    """
+    top, there = os.path.realpath(user), os.path.realpath(here)
+    for name, file in list(_imported()):
+        below = os.path.relpath(file, top)
+        if file.startswith(top + os.sep) and os.path.exists(os.path.join(there, below)):
+            del sys.modules[name]
 
 
 def _redirect(user: Path, here: Path) -> None:

@@ -1,0 +1,135 @@
+"""Projects of a workspace: `autopilot/projects/<name>/cli.py`, found from any folder below.
+
+```
+workspace/
+  autopilot/
+    pyproject.toml          what the projects need
+    projects/
+      my-project/
+        cli.py              class MyCLI(AutoPilotCLI, project="my-project"), and MyCLI()()
+        experiments/        hparams.json: the hyperparameters that its runs start with
+        datasets/           JSON Lines
+```
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autopilot.errors import UsageError
+
+PROJECT_FILE = "cli.py"
+PROJECTS = Path("autopilot", "projects")
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A project, whether or not it is whole.
+
+    Args:
+        name: What its experiments' names begin with.
+        workspace: The folder that its commands work in.
+        file: Its `cli.py`.
+    """
+
+    name: str
+    workspace: Path
+    file: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where all that is its own lies."""
+        return self.file.parent
+
+    @property
+    def datasets(self) -> Path:
+        """Its data."""
+        return self.folder / "datasets"
+
+    @property
+    def hparams(self) -> Path:
+        """The hyperparameters that its runs start with."""
+        return self.folder / "experiments" / "hparams.json"
+
+    @property
+    def target(self) -> str:
+        """What `autopilot run` is given, in the workspace's folder."""
+        return Path(os.path.relpath(self.file, self.workspace)).as_posix()
+
+
+def find_workspace(folder: Path) -> Path | None:
+    """The workspace around a folder, looked for up to the repository's top; None if there is none.
+
+    It is the folder that holds `autopilot/projects/` or `autopilot/pyproject.toml`.
+    """
+    for place in (folder, *folder.parents):
+        if (place / PROJECTS).is_dir() or (place / "autopilot" / "pyproject.toml").is_file():
+            return place
+        if (place / ".git").exists():
+            break
+    return None
+
+
+def projects_of(workspace: Path) -> list[Project]:
+    """All projects of a workspace by name, those that lack their `cli.py` too."""
+    home = workspace / PROJECTS
+    names = sorted(p.name for p in home.iterdir() if p.is_dir()) if home.is_dir() else []
+    return [project_at(workspace, name) for name in names if name[0] not in "._"]
+
+
+def project_at(workspace: Path, name: str) -> Project:
+    """The project of that name, there or not."""
+    return Project(name, workspace, workspace / PROJECTS / name / PROJECT_FILE)
+
+
+def find_project(folder: Path, name: str) -> Project:
+    """A project of the workspace around a folder.
+
+    Raises:
+        UsageError: there is no workspace, or no such project; it names those that there are.
+    """
+    workspace = find_workspace(folder)
+    make = f"autopilot project init {name}"
+    if workspace is None:
+        raise UsageError(f"there is no workspace around {folder}", hint=f"{make} makes one here")
+    project = project_at(workspace, name)
+    if not project.folder.is_dir():
+        names = [each.name for each in projects_of(workspace)]
+        close = difflib.get_close_matches(name, names, n=1)
+        there = f"did you mean {close[0]}?" if close else f"projects: {', '.join(names) or 'none'};"
+        raise UsageError(
+            f"there is no project {name} in {workspace}", hint=f"{there} {make} makes it"
+        )
+    return project
+
+
+_loading: ContextVar[list[Any] | None] = ContextVar("autopilot_loading", default=None)
+
+
+@contextmanager
+def loading() -> Iterator[list[Any]]:
+    """In the body, a command line that is called is not run but put into the list.
+
+    So a `cli.py` can be imported, although its last line is `MyCLI()()`.
+    """
+    called: list[Any] = []
+    token = _loading.set(called)
+    try:
+        yield called
+    finally:
+        _loading.reset(token)
+
+
+def is_loaded_only(command_line: object) -> bool:
+    """Whether a command line that is called shall not run, since its file is being loaded."""
+    called = _loading.get()
+    if called is not None:
+        called.append(command_line)
+    return called is not None
