@@ -49,6 +49,8 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         Entry("hooks", "hooks", "Git hooks: install, remove and look at them."),
     ),
     "Workspace": (
+        Entry("project", "project", "Projects of the workspace: make, list and look after them."),
+        Entry("workspace", "workspace", "The workspace as a whole: make it, look at it."),
         _command("doctor", "upkeep", "Check git, keys, locks, worktrees and unfinished runs."),
         _command("gc", "upkeep", "Remove what killed runs left behind, and pack the repository."),
     ),

@@ -79,26 +79,50 @@ def find_leakage(splits: Mapping[str, Iterable[object]]) -> list[Leak]:
     >>> [leak.describe() for leak in find_leakage({"train": train, "val": val})]
     ['the same content in train and val: train[1] (id t2), val[0] (id v1)']
     """
+    _check_splits(splits)
+    # One bit a split: small integers are shared, so an entry costs its digest and its slot.
+    owners: dict[bytes, int] = {}
+    for bit, name in enumerate(splits):
+        for content, _ in _contents(name, splits[name]):
+            owners[content] = owners.get(content, 0) | 1 << bit
+    return _places(splits, {content for content, bits in owners.items() if bits & (bits - 1)})
+
+
+def find_duplicates(splits: Mapping[str, Iterable[object]]) -> list[Leak]:
+    """The contents that stand more than once in one split: they count more than the others.
+
+    Compared and read as in `find_leakage`.
+
+    >>> twice = [{"id": "t1", "text": "bye"}, {"id": "t2", "text": "bye"}]
+    >>> [found.describe() for found in find_duplicates({"train": twice})]
+    ['the same content in train: train[0] (id t1), train[1] (id t2)']
+    """
+    _check_splits(splits)
+    found: list[Leak] = []
+    for name, items in splits.items():
+        once, more = set[bytes](), set[bytes]()
+        for content, _ in _contents(name, items):
+            (more if content in once else once).add(content)
+        found += _places({name: items}, more)
+    return found
+
+
+def _check_splits(splits: Mapping[str, Iterable[object]]) -> None:
     for name, items in splits.items():
         if isinstance(items, Iterator):
             raise UsageError(
                 f"split {name!r} can be walked through only once",
                 hint="give a dataset or a list",
             )
-    # One bit a split: small integers are shared, so an entry costs its digest and its slot.
-    owners: dict[bytes, int] = {}
-    for bit, name in enumerate(splits):
-        for content, _ in _contents(name, splits[name]):
-            owners[content] = owners.get(content, 0) | 1 << bit
-    leaked: dict[bytes, list[Place]] = {
-        content: [] for content, bits in owners.items() if bits & (bits - 1)
-    }
-    if leaked:
-        for name, items in splits.items():
-            for content, place in _contents(name, items):
-                if content in leaked:
-                    leaked[content].append(place)
-    return [Leak(tuple(places)) for places in leaked.values()]
+
+
+def _places(splits: Mapping[str, Iterable[object]], wanted: set[bytes]) -> list[Leak]:
+    found: dict[bytes, list[Place]] = {}
+    for name, items in splits.items() if wanted else ():
+        for content, place in _contents(name, items):
+            if content in wanted:
+                found.setdefault(content, []).append(place)
+    return [Leak(tuple(places)) for places in found.values()]
 
 
 def _contents(split: str, items: Iterable[object]) -> Iterator[tuple[bytes, Place]]:

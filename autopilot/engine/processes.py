@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import IO, cast
 
+from autopilot import audit
 from autopilot.errors import EvaluationError
 
 _GRACE_S = 2.0
@@ -66,12 +67,14 @@ class Processes:
             raise EvaluationError(
                 f"cannot start {sys.executable}: {error.strerror}", hint="see that Python runs"
             ) from error
-        try:
-            whole = yield from _talk(process, request)
-        finally:
-            _end_group(process)
-            with self._lock:
-                self._running = None
+        with audit.executing("process", command, folder) as execution:
+            try:
+                whole = yield from _talk(process, request)
+            finally:
+                _end_group(process)
+                execution.code = process.returncode
+                with self._lock:
+                    self._running = None
         if self._stopped:
             raise _ended()
         if not whole:

@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator
+import types
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autopilot.errors import UsageError
+from autopilot.errors import TargetError, UsageError
 
 PROJECT_FILE = "cli.py"
 PROJECTS = Path("autopilot", "projects")
@@ -133,3 +134,52 @@ def is_loaded_only(command_line: object) -> bool:
     if called is not None:
         called.append(command_line)
     return called is not None
+
+
+def command_lines_of(loaded: types.ModuleType) -> list[type[Any]]:
+    """The subclasses of AutoPilotCLI that a file defines."""
+    return [
+        value
+        for value in vars(loaded).values()
+        if isinstance(value, type)
+        and value.__module__ == loaded.__name__
+        # By name: the class is above this floor.
+        and any(base.__qualname__ == "AutoPilotCLI" for base in value.__mro__[1:])
+    ]
+
+
+def only_command_line(loaded: types.ModuleType, called: Sequence[Any], text: str) -> Any:
+    """The one that the file calls at its end, or the only one that it defines.
+
+    Raises:
+        TargetError: it defines none, or several.
+    """
+    if called:
+        return called[-1]
+    found = command_lines_of(loaded)
+    if len(found) != 1:
+        names = ", ".join(each.__name__ for each in found) or "none"
+        raise TargetError(
+            f"{text} must define one AutoPilotCLI, and has {names}",
+            hint="class MyCLI(AutoPilotCLI, project='my-project'): ..., and at the end: MyCLI()()",
+        )
+    return found[0]()
+
+
+def own_module(command_line: Any) -> Callable[..., Any]:
+    """What a project optimizes, as something that returns it.
+
+    Raises:
+        TargetError: the project sets no module.
+    """
+    from autopilot.core.module import AutoPilotModule  # every start of the program comes by here
+
+    module = command_line.module
+    if isinstance(module, AutoPilotModule):
+        return lambda: module
+    if callable(module):
+        return module  # type: ignore[no-any-return]  # callable, just checked
+    raise TargetError(
+        f"{type(command_line).__name__} sets no module",
+        hint="in its __init__: self.module = MyModule, or self.module = MyModule()",
+    )

@@ -9,14 +9,20 @@ import os
 import sys
 import traceback
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autopilot.core.module import AutoPilotModule
 from autopilot.engine.hparams import typed
-from autopilot.engine.projects import PROJECT_FILE, loading
+from autopilot.engine.projects import (
+    PROJECT_FILE,
+    command_lines_of,
+    loading,
+    only_command_line,
+    own_module,
+)
 from autopilot.errors import AutopilotError, TargetError, UserCodeError
 
 _PACKAGE = str(Path(__file__).resolve().parents[1])
@@ -85,8 +91,9 @@ def load_factory(target: Target, folder: Path) -> Callable[..., Any]:
             raise TargetError(f"{target.path}: no such file", hint=f"looked in {folder}")
         with loading() as command_lines:
             loaded = _import(lambda: _load_file(path), target.text)
-        if target.name is None and (command_lines or _command_lines(loaded)):
-            return _own_module(_only_command_line(loaded, command_lines, target.text), target.text)
+        if target.name is None and (command_lines or command_lines_of(loaded)):
+            with users_code(target.text):
+                return own_module(only_command_line(loaded, command_lines, target.text))
     else:
         loaded = _import(lambda: importlib.import_module(str(target.module)), target.text)
     if target.name is None:
@@ -107,11 +114,25 @@ def load_command_line(path: Path) -> Any:
     Raises:
         TargetError: the file is missing or fails, or defines none.
     """
+    sys.dont_write_bytecode = True
     if not path.is_file():
         raise TargetError(f"{path}: no such file", hint="autopilot project init NAME makes one")
     with loading() as command_lines:
         loaded = _import(lambda: _load_file(path), str(path))
-    return _only_command_line(loaded, command_lines, str(path))
+    with users_code(str(path)):
+        return only_command_line(loaded, command_lines, str(path))
+
+
+def load_here(folder: Path, text: str, hparams: Mapping[str, str]) -> AutoPilotModule:
+    """The module of a target as the user's checkout has it now; the folder stays the working one.
+
+    Raises:
+        AutopilotError: it cannot be loaded.
+    """
+    sys.dont_write_bytecode = True
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    return build_module(load_factory(parse_target(text), folder), hparams, text)
 
 
 def build_module(
@@ -224,51 +245,6 @@ def _load_file(path: Path) -> types.ModuleType:
         sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     return module
-
-
-def _command_lines(loaded: types.ModuleType) -> list[type[Any]]:
-    """The subclasses of AutoPilotCLI that the file defines; known by what only they have."""
-    return [
-        value
-        for value in vars(loaded).values()
-        if isinstance(value, type)
-        and value.__module__ == loaded.__name__
-        and any(base.__qualname__ == "AutoPilotCLI" for base in value.__mro__[1:])
-    ]
-
-
-def _only_command_line(loaded: types.ModuleType, called: Sequence[Any], text: str) -> Any:
-    """The one that the file calls at its end, or the only one that it defines."""
-    if called:
-        return called[-1]
-    found = _command_lines(loaded)
-    if len(found) != 1:
-        names = ", ".join(each.__name__ for each in found) or "none"
-        raise TargetError(
-            f"{text} must define one AutoPilotCLI, and has {names}",
-            hint="class MyCLI(AutoPilotCLI, project='my-project'): ..., and at the end: MyCLI()()",
-        )
-    try:
-        return found[0]()
-    except Exception as error:
-        raise TargetError(
-            f"{text}: {type(error).__name__}: {error}",
-            hint=f"{found[0].__name__}() failed; the traceback is above",
-            user_traceback=user_traceback(error),
-        ) from error
-
-
-def _own_module(command_line: Any, text: str) -> Callable[..., Any]:
-    """What a project optimizes, as something that returns it."""
-    module = command_line.module
-    if isinstance(module, AutoPilotModule):
-        return lambda: module
-    if callable(module):
-        return module  # type: ignore[no-any-return]  # callable, just checked
-    raise TargetError(
-        f"{text}: {type(command_line).__name__} sets no module",
-        hint="in its __init__: self.module = MyModule, or self.module = MyModule()",
-    )
 
 
 def _modules(loaded: types.ModuleType) -> list[type[AutoPilotModule]]:

@@ -1,0 +1,181 @@
+"""Datasets as a user names them: JSON Lines files, folders of them, or what a module trains on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from autopilot.core.evaluation import as_batch
+from autopilot.core.module import AutoPilotModule
+from autopilot.core.types import Datum, as_datum
+from autopilot.data.dataset import ListDataset, StreamingDataset
+from autopilot.data.split import random_split, stratified_split
+from autopilot.engine.target import users_code
+from autopilot.errors import DataError, UsageError
+
+SPLITS = ("train", "val", "test")
+_CLASSES = 12
+_CLASS_LENGTH = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What the items of a dataset have under one name.
+
+    Args:
+        types: The type's name to how many items have such a value.
+        classes: Value to how often it occurs; empty where there are too many to be classes.
+    """
+
+    types: Mapping[str, int]
+    classes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a dataset holds.
+
+    Args:
+        name: The file, or the split's name.
+        items: How many.
+        columns: Name to what stands under it.
+    """
+
+    name: str
+    items: int
+    columns: Mapping[str, Column]
+
+
+def of_files(paths: Sequence[Path]) -> dict[str, StreamingDataset[dict[str, Any]]]:
+    """The datasets of files, and of all `*.jsonl` in folders, by their paths.
+
+    Raises:
+        DataError: a file or folder is missing, or a folder has none.
+    """
+    found: dict[str, StreamingDataset[dict[str, Any]]] = {}
+    for path in paths:
+        files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+        if not files:
+            raise DataError(f"there is no *.jsonl in {path}", hint="name a file, or another folder")
+        for file in files:
+            found[str(file)] = StreamingDataset(file)
+    return found
+
+
+def of_module(module: AutoPilotModule, text: str) -> dict[str, Iterable[Any]]:
+    """The splits that a module has; those of unknown length are read as far as they go.
+
+    Raises:
+        UserCodeError: a loader fails.
+        DataError: there is no split.
+    """
+    with users_code(text):
+        loaders = {split: getattr(module, f"{split}_dataloader")() for split in SPLITS}
+    found = {name: _items(loader) for name, loader in loaders.items() if loader is not None}
+    if not found:
+        raise DataError(
+            f"{text} has no split", hint="define train_dataloader() and val_dataloader()"
+        )
+    return found
+
+
+def _items(loader: Any) -> Iterable[Any]:
+    dataset = getattr(loader, "dataset", None)
+    if isinstance(dataset, Iterable):
+        return dataset
+    # In the order of the batches; a loader without a dataset gives nothing else.
+    return [item for batch in loader for item in as_batch(batch).leaves()]
+
+
+def data_of(items: Iterable[Any]) -> Iterator[Datum]:
+    """The items one by one."""
+    for index, item in enumerate(items):
+        yield from as_datum(item, index).leaves()
+
+
+def first(items: Iterable[Any], count: int) -> list[dict[str, Any]]:
+    """The first items, with their ids."""
+    return [{"id": datum.id, **datum.metadata} for datum in islice(data_of(items), count)]
+
+
+def summarize(name: str, items: Iterable[Any]) -> Summary:
+    """Reads a dataset once, and holds none of it."""
+    count = 0
+    types: dict[str, Counter[str]] = {}
+    classes: dict[str, Counter[str] | None] = {}
+    for datum in data_of(items):
+        count += 1
+        for key, value in datum.metadata.items():
+            types.setdefault(key, Counter())[type(value).__name__] += 1
+            seen = classes.setdefault(key, Counter())
+            if seen is None:
+                continue
+            is_class = isinstance(value, str | bool | int) and len(str(value)) <= _CLASS_LENGTH
+            if is_class:
+                seen[str(value)] += 1
+            if not is_class or len(seen) > _CLASSES:
+                classes[key] = None
+    columns = {
+        key: Column(dict(kinds), dict(_telling(classes[key], count).most_common()))
+        for key, kinds in types.items()
+    }
+    return Summary(name, count, columns)
+
+
+def _telling(classes: Counter[str] | None, count: int) -> Counter[str]:
+    """Classes, unless each item is one of its own."""
+    if classes is None or (len(classes) == count and count > 1):
+        return Counter()
+    return classes
+
+
+def size(items: Iterable[Any]) -> int:
+    """How many items there are; of a stream they are counted."""
+    return len(items) if isinstance(items, Sized) else sum(1 for _ in data_of(items))
+
+
+def split_file(
+    path: Path,
+    folder: Path,
+    shares: Mapping[str, float],
+    key: str | None,
+    seed: int,
+    *,
+    force: bool,
+) -> dict[Path, int]:
+    """Splits a file into one a split; what they hold follows from the seed alone.
+
+    Args:
+        path: The JSON Lines.
+        folder: Where the new files go; made if it is missing.
+        shares: Split to its share; they add up to 1.
+        key: The field whose values each split has in the same proportion; None: at random.
+        seed: Decides who goes where.
+        force: Overwrite files that are there.
+
+    Returns:
+        The files with the numbers of their items.
+
+    Raises:
+        UsageError: a file is there already; nothing is written.
+        DataError: the file cannot be read, or an item lacks the field.
+    """
+    places = {name: folder / f"{name}.jsonl" for name in shares}
+    there = [place for place in places.values() if place.exists()]
+    if there and not force:
+        raise UsageError(
+            f"{there[0]} is there already", hint="name another folder with --out, or use --force"
+        )
+    dataset = ListDataset.from_jsonl(path)
+    fractions = list(shares.values())
+    if key is None:
+        parts = random_split(dataset, fractions, seed)
+    else:
+        parts = stratified_split(dataset, fractions, key, seed)
+    for place, part in zip(places.values(), parts, strict=True):
+        ListDataset(part).to_jsonl(place)
+    return {place: len(part) for place, part in zip(places.values(), parts, strict=True)}

@@ -1,0 +1,203 @@
+"""All that can be found out about a run before it starts: `autopilot optimize preflight`.
+
+The checks are those of the run itself, made where it would work: in a worktree of its own, which
+is gone afterwards. One item is evaluated. Nothing is written to the repository.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal
+
+from autopilot.core import graph
+from autopilot.core.configuration import loss_of, optimizer_of
+from autopilot.core.evaluation import Evaluator, SplitMetrics, as_batch
+from autopilot.core.experiment import Experiment
+from autopilot.core.module import name_parameters
+from autopilot.core.run import Run, running
+from autopilot.core.types import Datum
+from autopilot.engine.request import Request, committed_target, name_of
+from autopilot.engine.session import Session
+from autopilot.engine.target import users_code
+from autopilot.errors import (
+    AutopilotError,
+    DataError,
+    ParameterError,
+    TargetError,
+)
+from autopilot.git.repository import DEFAULT_IDENTITY, Repository
+from autopilot.tracking.scope import scope_of
+
+State = Literal["ok", "warning", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Something that was looked at.
+
+    Args:
+        name: What.
+        state: "ok", "warning" (a run starts nevertheless) or "failed".
+        detail: What was found.
+        mend: What to do about it; "" where nothing is to be done.
+    """
+
+    name: str
+    state: State
+    detail: str
+    mend: str = ""
+
+    @classmethod
+    def of(cls, name: str, error: AutopilotError) -> Check:
+        """A failed one."""
+        return cls(name, "failed", error.message, error.hint)
+
+    def line(self) -> str:
+        """For a person."""
+        return f"{self.state:<8} {self.name}: {self.detail}"
+
+
+_ROOMS: tuple[tuple[type[AutopilotError], str], ...] = (
+    (TargetError, "module"),
+    (ParameterError, "parameters"),
+    (DataError, "data"),
+)
+
+
+def preflight(request: Request) -> list[Check]:
+    """Looks at everything in the order of a run; ends at what stops the run."""
+    checks: list[Check] = []
+    for check in _checks(request):
+        checks.append(check)
+        if check.state == "failed":
+            break
+    return checks
+
+
+def _checks(request: Request) -> Iterator[Check]:
+    try:
+        user = Repository.discover(request.folder)
+        base = user.head_commit()
+        yield Check("repository", "ok", f"{user.workdir}, {base[:7]} ({user.head_name()})")
+        if user.identity() == DEFAULT_IDENTITY:
+            yield Check(
+                "identity", "warning", "git does not know who you are", "git config user.name NAME"
+            )
+    except AutopilotError as error:
+        yield Check.of("repository", error)
+        return
+    try:
+        target = committed_target(user, base, request)
+        yield Check("target", "ok", f"{target.text} is committed")
+        yield Check("name", "ok", f"the experiment would be {name_of(user, target, request)}")
+    except AutopilotError as error:
+        yield Check.of("target", error)
+        return
+    try:
+        session = Session.start(request)
+    except AutopilotError as error:
+        name = next((name for kind, name in _ROOMS if isinstance(error, kind)), "start")
+        yield Check.of(name, error)
+        return
+    try:
+        yield from _of_session(session)
+    finally:
+        session.discard()
+
+
+def _of_session(session: Session) -> Iterator[Check]:
+    module = session.module
+    name_parameters(module)
+    scopes = [scope_of(session.workspace.repo, parameter) for parameter in module.parameters()]
+    listed = ", ".join(f"{scope.path} ({len(scope.files())})" for scope in scopes)
+    yield Check("module", "ok", f"{type(module).__name__} loads in a worktree of its own")
+    yield Check("parameters", "ok", f"tracked and clean: {listed}")
+    train, val = session.split_sizes
+    yield Check("data", "ok", f"{train} train, {val} val items")
+    for note in session.notes:
+        yield Check("data", "warning", note)
+    try:
+        with users_code(session.manifest.target):
+            optimizer, loss = optimizer_of(module), loss_of(module)
+    except AutopilotError as error:
+        yield Check.of("optimizer", error)
+        return
+    yield Check("optimizer", "ok", f"{type(optimizer).__name__}, {type(loss).__name__}")
+    try:
+        with session.workspace.explained(), users_code(session.manifest.target):
+            yield from _one_item(session)
+    except AutopilotError as error:
+        yield Check.of("evaluation", error)
+
+
+def _one_item(session: Session) -> Iterator[Check]:
+    """Evaluates the first val item, or the first train item where there is no val split."""
+    module, trainer = session.module, session.trainer
+    val, train = module.val_dataloader(), module.train_dataloader()
+    split, loader = ("val", val) if val is not None else ("train", train)
+    if loader is None:
+        yield Check(
+            "data", "failed", "there is no train split", "define train_dataloader() in the module"
+        )
+        return
+    experiment = Experiment()
+    experiment.open(module.parameters())
+    run, started = Run(experiment), time.perf_counter()
+    measured = SplitMetrics(module, keep_items=True)
+    with graph.no_grad(), running(run):
+        module.eval()
+        evaluator = Evaluator(module, experiment, session.manifest.seed)
+        measured.update(evaluator.run(split, 0, 0, _first_item(split, loader)))
+    seconds = time.perf_counter() - started
+    (item, *_) = measured.items
+    if item.error_message:
+        yield Check(
+            "evaluation",
+            "failed",
+            f"{split} item {item.id}: {item.error_message}",
+            "mend the evaluation and commit it; files that git ignores are brought by --link",
+        )
+        return
+    verdict = "passed" if item.success else "did not pass"
+    yield Check("evaluation", "ok", f"{split} item {item.id} {verdict}, {seconds:.2f} s")
+    metrics = measured.compute()
+    monitor = (session.manifest.options.get("monitor") or module.monitor).removeprefix("val_")
+    if monitor not in metrics:
+        names = ", ".join(sorted(metrics)) or "none"
+        yield Check(
+            "monitor", "failed", f"there is no metric {monitor!r}", f"monitor one of: {names}"
+        )
+        return
+    trainer.monitor = monitor
+    yield Check("monitor", "ok", f"val {monitor} decides")
+    yield _cost(session, run, seconds)
+
+
+def _first_item(split: str, loader: Iterable[Any]) -> Datum:
+    for batch in islice(loader, 1):
+        first = as_batch(batch)
+        return Datum(items=[next(iter(first.leaves()))], metadata=dict(first.metadata))
+    raise DataError(f"the {split} split is empty", hint=f"look at {split}_dataloader()")
+
+
+def _cost(session: Session, run: Run, seconds: float) -> Check:
+    """What an epoch and the longest run would cost if all items were as this one."""
+    sizes = [int(size) for size in session.split_sizes if size.isdigit()]
+    items, epochs = sum(sizes), session.max_epochs
+    spent = run.ledger.total()
+    parts = [f"{items:,} evaluations", _long(seconds * items)]
+    if spent.tokens:
+        parts.append(f"{spent.tokens * items:,} tokens, ${spent.cost_usd * items:.2f}")
+    whole = f"at most {epochs} epochs: {_long(seconds * items * epochs)}"
+    return Check("cost", "ok", f"an epoch: about {', '.join(parts)}; {whole}, steps not counted")
+
+
+def _long(seconds: float) -> str:
+    """A time in words, roughly."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.1f} s"

@@ -1,0 +1,279 @@
+"""What `autopilot project init` writes: a small project that improves itself without a model."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from autopilot.data.dataset import ListDataset
+from autopilot.engine.projects import PROJECTS, Project
+from autopilot.engine.target import load_command_line
+from autopilot.errors import SlugError, UsageError
+from autopilot.tracking.layout import Layout
+
+WORKSPACE_FILES = {
+    "autopilot/pyproject.toml": """\
+# What the projects below projects/ need. Install it with: uv sync, or pip install autopilot
+[project]
+name = "{workspace}-autopilot"
+version = "0.1.0"
+requires-python = ">=3.11"
+dependencies = ["autopilot"]
+
+[tool.uv]
+package = false
+""",
+    "autopilot/.gitignore": "__pycache__/\n.venv/\n",
+}
+
+PROJECT_FILES = {
+    "cli.py": '''\
+"""The project's command line: autopilot -p {project} COMMAND, or python {path}/cli.py COMMAND."""
+
+from ai.generator import MessageGenerator
+from ai.judge import MessageJudge
+from trainer import SpamFilter
+
+from autopilot.cli.main import AutoPilotCLI
+
+
+class ProjectCLI(AutoPilotCLI, project="{project}"):
+    def __init__(self):
+        super().__init__()
+        self.module = SpamFilter
+        self.generator = MessageGenerator()
+        self.judge = MessageJudge()
+
+
+ProjectCLI()()
+''',
+    "trainer.py": '''\
+"""What is optimized: a spam filter, made of the words in rules.txt. Put your own system here."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from ai.judge import MessageJudge
+
+from autopilot import (
+    AutoPilotModule,
+    DataLoader,
+    Datum,
+    ListDataset,
+    PathParameter,
+    Rule,
+    RuleOptimizer,
+)
+
+HERE = Path(__file__).parent
+
+
+def words(text):
+    return set(re.findall("[a-z]+", text.lower()))
+
+
+class SpamFilter(AutoPilotModule):
+    """A message with one of the words in rules.txt is spam."""
+
+    def __init__(self, batch_size: int = 8, shortest_word: int = 4):
+        super().__init__()
+        self.rules = PathParameter(HERE / "rules.txt")  # what the optimizer may edit
+        self.judge = MessageJudge()
+        self.batch_size = batch_size
+        self.shortest_word = shortest_word
+
+    def forward(self, batch):
+        spam_words = words(self.rules.read_text())
+        return Datum(items=[self.answer(spam_words, item) for item in batch.items])
+
+    def answer(self, spam_words, item):
+        found = spam_words & words(item.metadata["text"])
+        result = Datum(metadata={"answer": "spam" if found else "fine"})
+        judgement = self.judge.judge(result, item)
+        result.success, result.feedback = judgement.success, judgement.feedback
+        return result
+
+    def configure_optimizers(self):
+        return RuleOptimizer(self.parameters(), [AddWord(self.shortest_word), DropWord()])
+
+    def train_dataloader(self):
+        return DataLoader(load("train"), self.batch_size, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(load("val"), self.batch_size)
+
+    def test_dataloader(self):
+        return DataLoader(load("test"), self.batch_size)
+
+
+def load(split):
+    return ListDataset.from_jsonl(HERE / "datasets" / f"{split}.jsonl")
+
+
+class AddWord(Rule):
+    """Adds a word that the missed spam has in common."""
+
+    name = "add word"
+
+    def __init__(self, shortest_word):
+        self.shortest_word = shortest_word
+
+    def apply(self, parameter, gradient):
+        missed = [f.direction for f in gradient.findings if f.direction.startswith("missed")]
+        counts = Counter(word for text in missed for word in words(text) - {"missed"})
+        ranked = sorted(counts, key=lambda word: (-counts[word], word))
+        ranked = [word for word in ranked if len(word) >= self.shortest_word]
+        if not ranked:
+            return None
+        word = ranked[self.attempt % min(len(ranked), 3)]
+        parameter.write_text(parameter.read_text() + f"{word}\\n")
+        return f"add {word!r}"
+
+
+class DropWord(Rule):
+    """Drops the word that is in the most false alarms."""
+
+    name = "drop word"
+
+    def apply(self, parameter, gradient):
+        alarms = [f.direction for f in gradient.findings if f.direction.startswith("false alarm")]
+        rules = parameter.read_text().split()
+        counts = {word: sum(word in words(text) for text in alarms) for word in rules}
+        worst = max(counts, key=counts.get, default=None)
+        if worst is None or not counts[worst]:
+            return None
+        parameter.write_text("".join(f"{word}\\n" for word in rules if word != worst))
+        return f"drop {worst!r}"
+''',
+    "rules.txt": "hello\n",
+    "ai/judge.py": '''\
+"""Says whether an answer is right, and what would make it right."""
+
+from autopilot import Judge, PythonStep
+
+
+def compare(state):
+    answer, label = state["output"]["answer"], state["target"]["label"]
+    if answer == label:
+        return {"success": True}
+    mistake = "missed" if label == "spam" else "false alarm"
+    return {"success": False, "feedback": f"{mistake}: {state['text']}"}
+
+
+class MessageJudge(Judge):
+    """Compares answer and label; an LLMStep in its place would ask a model."""
+
+    steps = (PythonStep("compare", compare),)
+''',
+    "ai/generator.py": '''\
+"""Makes messages like those in datasets/; an LLMStep in its place would ask a model."""
+
+from autopilot import DataGenerator, PythonStep
+
+GREETINGS = ["Hello", "Dear friend", "Good morning", "Hi again", "Quick note"]
+BODIES = {
+    "spam": [
+        "claim your free prize now",
+        "you won the lottery, send your account",
+        "cheap pills, no prescription",
+        "earn money fast from home",
+        "a casino bonus is waiting for you",
+        "your prize expires today, claim it",
+        "cheap watches, order now",
+        "win money in our lottery",
+        "free casino chips for you",
+        "earn a bonus, it is that fast",
+        "pills that work, order today",
+        "the prize money is yours",
+    ],
+    "fine": [
+        "are you free for lunch on Friday",
+        "the report is attached, thank you",
+        "can you send me the slides",
+        "your parcel arrives on Monday",
+        "shall we meet at the office",
+        "the train was late again today",
+        "I moved our call to Tuesday",
+        "the invoice has been paid",
+        "see you at the concert",
+        "my account of the trip is online",
+        "please order more paper",
+        "the keys are at the desk now",
+    ],
+}
+
+
+def message(state):
+    slot = int(state["slot"])
+    bodies = BODIES[state["label"]]
+    text = f"{GREETINGS[slot % len(GREETINGS)]}, {bodies[slot // len(GREETINGS) % len(bodies)]}"
+    return {"text": text, "label": state["label"]}
+
+
+class MessageGenerator(DataGenerator):
+    def __init__(self):
+        super().__init__([PythonStep("message", message)], {"label": ["spam", "fine"]})
+''',
+    "experiments/hparams.json": '{\n  "batch_size": 8\n}\n',
+}
+_ITEMS = 60
+
+
+def make_workspace(folder: Path) -> list[Path]:
+    """Writes what a workspace is known by; files that are there stay.
+
+    Returns:
+        The new files.
+    """
+    files = {folder / name: text for name, text in WORKSPACE_FILES.items()}
+    return _write(files, {"workspace": _slug(folder.resolve().name)})
+
+
+def make_project(project: Project) -> list[Path]:
+    """Writes a project that can be run at once.
+
+    Its datasets are made by its own generator.
+
+    Returns:
+        The new files.
+
+    Raises:
+        SlugError: experiments cannot have such a name in front of theirs.
+        UsageError: it exists already; nothing is written.
+    """
+    try:
+        Layout(f"{project.name}/run-1")
+    except SlugError as error:
+        raise SlugError(f"{project.name!r} cannot be a project's name", hint=error.hint) from error
+    if project.folder.exists():
+        raise UsageError(
+            f"{project.folder} exists already",
+            hint=f"autopilot project doctor {project.name} looks at it, or choose another name",
+        )
+    files = {project.folder / name: text for name, text in PROJECT_FILES.items()}
+    path = (PROJECTS / project.name).as_posix()
+    written = _write(files, {"project": project.name, "path": path})
+    with tempfile.TemporaryDirectory() as folder:
+        load_command_line(project.file).generator.run(_ITEMS, folder)
+        for made in sorted(Path(folder).glob("[tv]*.jsonl")):
+            place = project.datasets / made.name
+            ListDataset.from_jsonl(made).to_jsonl(place)
+            written.append(place)
+    return written
+
+
+def _write(files: dict[Path, str], names: dict[str, str]) -> list[Path]:
+    new = [path for path in files if not path.exists()]
+    for path in new:
+        text = files[path]
+        for name, value in names.items():
+            text = text.replace(f"{{{name}}}", value)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return new
+
+
+def _slug(name: str) -> str:
+    clean = "".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower())
+    return clean.strip("-") or "workspace"
