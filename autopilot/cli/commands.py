@@ -50,6 +50,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
     ),
     "Workspace": (
         Entry("project", "project", "Projects of the workspace: make, list and look after them."),
+        Entry("optimize", "optimize", "The loop step by step: check, train, measure, set."),
         Entry("workspace", "workspace", "The workspace as a whole: make it, look at it."),
         _command("doctor", "upkeep", "Check git, keys, locks, worktrees and unfinished runs."),
         _command("gc", "upkeep", "Remove what killed runs left behind, and pack the repository."),

@@ -165,7 +165,7 @@ def run(
     with own_stdout(context.output) as output:
         if dry_run:
             return _forecast(output, request)
-        return _run(output, lambda callbacks: Session.start(request, callbacks))
+        return run_session(output, lambda callbacks: Session.start(request, callbacks))
 
 
 def resume(
@@ -211,17 +211,26 @@ def resume(
         if not changes.given() and _already_finished(context, output, name):
             return 0
         folder = context.working_folder()
-        return _run(output, lambda callbacks: Session.resume(folder, name, changes, callbacks))
+        return run_session(
+            output, lambda callbacks: Session.resume(folder, name, changes, callbacks)
+        )
 
 
-def _run(output: Output, prepare: Any) -> int:
+def run_session(output: Output, prepare: Any, *, score_test: bool = True) -> int:
+    """Runs a session to its end, told as it goes; 130 if it was interrupted.
+
+    Args:
+        output: Prints.
+        prepare: Makes the session; it is given the callbacks.
+        score_test: See `Session.run`.
+    """
     from autopilot.engine.interrupts import interruptible
 
     with interruptible():
-        return _run_session(output, prepare)
+        return _run_session(output, prepare, score_test=score_test)
 
 
-def _run_session(output: Output, prepare: Any) -> int:
+def _run_session(output: Output, prepare: Any, *, score_test: bool) -> int:
     from autopilot.cli.progress import Reporter
 
     output.goes_on = True
@@ -232,7 +241,7 @@ def _run_session(output: Output, prepare: Any) -> int:
         for note in session.notes:
             output.line(f"note: {note}")
         output.line(_headline(session))
-        result = session.run()
+        result = session.run(score_test=score_test)
     except BaseException:
         session.discard()
         raise

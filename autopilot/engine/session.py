@@ -238,8 +238,11 @@ class Session:
             self.place.release()
             self.workspace.undo()
 
-    def run(self) -> Result:
+    def run(self, *, score_test: bool = True) -> Result:
         """Trains until there is a reason to stop, then scores the test split once.
+
+        Args:
+            score_test: Without it the test split is left alone, and the experiment is not finished.
 
         Returns:
             What it came to; `interrupted` after Ctrl-C or SIGTERM.
@@ -250,7 +253,7 @@ class Session:
         """
         try:
             with self.workspace.explained():
-                result = self._run()
+                result = self._run(score_test=score_test)
         finally:
             self.place.release()
         self.store.close()
@@ -260,15 +263,15 @@ class Session:
             maintain(self.user)
         return result
 
-    def _run(self) -> Result:
+    def _run(self, *, score_test: bool) -> Result:
         experiment = self.trainer.experiment
         begun = self.store.exists()
         try:
             with interruptible():
                 result = self.trainer.fit(self.module, max_epochs=self.max_epochs)
-                if not result.interrupted:
+                if score_test and not result.interrupted:
                     result = self._test(result)
-                if not result.interrupted:
+                if score_test and not result.interrupted:
                     experiment.on_loop_complete("finished", result.stop_reason)
         except KeyboardInterrupt:
             if not experiment.is_open:

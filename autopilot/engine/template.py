@@ -171,7 +171,7 @@ class MessageJudge(Judge):
 
 from autopilot import DataGenerator, PythonStep
 
-GREETINGS = ["Hello", "Dear friend", "Good morning", "Hi again", "Quick note"]
+GREETINGS = ["Hello", "Hi", "Hey", "Hi Ada", "Hey you", "Hi Bob", "PS", "Oh", "Sir", "Yo"]
 BODIES = {
     "spam": [
         "claim your free prize now",
@@ -217,7 +217,7 @@ class MessageGenerator(DataGenerator):
 ''',
     "experiments/hparams.json": '{\n  "batch_size": 8\n}\n',
 }
-_ITEMS = 60
+_ITEMS = 120
 
 
 def make_workspace(folder: Path) -> list[Path]:

@@ -7,11 +7,13 @@ import hashlib
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from autopilot.errors import GitCommandError, RepositoryError
 from autopilot.git.commands import run_git
 from autopilot.git.locks import one_at_a_time
+from autopilot.git.objects import tree_of
 from autopilot.git.repository import Repository
 
 # The user's post-checkout hook is about the user's own checkout.
@@ -148,3 +150,31 @@ def _remove(repo: Repository, path: Path) -> None:
 def _belongs(pointer: Path, repo: Repository) -> bool:
     target = os.fsdecode(pointer.read_bytes()).removeprefix("gitdir: ").strip()
     return Path(target).is_relative_to(repo.common_dir)
+
+
+def commit_of_checkout(repo: Repository) -> str:
+    """A commit of the checkout as it is now: HEAD, or on top of it what tracked files hold.
+
+    No ref names it, and the index stays as it is. Untracked files are not in it.
+
+    Raises:
+        GitCommandError: git cannot read the checkout.
+    """
+    head = repo.head_commit()
+    with tempfile.TemporaryDirectory() as folder:
+        index = Path(folder) / "index"
+        shutil.copyfile(repo.git_dir / "index", index)
+        own = {"GIT_INDEX_FILE": str(index)}
+        run_git(["add", "--update", "--", ":/"], cwd=repo.workdir, environment=own)
+        written = run_git(["write-tree"], cwd=repo.workdir, environment=own).stdout
+    tree = written.decode().strip()
+    if tree == tree_of(repo, head):
+        return head
+    identity = {
+        f"GIT_{role}_{what}": value
+        for role in ("AUTHOR", "COMMITTER")
+        for what, value in (("NAME", "autopilot"), ("EMAIL", "autopilot@localhost"))
+    }
+    command = ["commit-tree", tree, "-p", head, "-m", "autopilot: the checkout as it was measured"]
+    made = run_git(command, cwd=repo.workdir, environment=identity)
+    return made.stdout.decode().strip()

@@ -1,0 +1,339 @@
+"""Commands that drive the loop step by step: check, train, measure, set hyperparameters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autopilot.cli import running
+from autopilot.cli.context import Context
+from autopilot.cli.output import number
+from autopilot.cli.reading import SlugOption
+from autopilot.cli.words import counted
+from autopilot.errors import ExperimentError, TargetError, UsageError
+
+if TYPE_CHECKING:
+    from autopilot.engine.measuring import Measurement
+    from autopilot.tracking.notebook import Notebook
+
+EpochOption = Annotated[
+    str | None,
+    typer.Option("--epoch", metavar="EPOCH", help="Its state; the best one's if not given."),
+]
+Live = Annotated[
+    bool, typer.Option("--live", help="Ask models anew instead of the recorded replies.")
+]
+
+
+def preflight(
+    context: Context,
+    target: running.Target = None,
+    monitor: running.Monitor = None,
+    seed: running.Seed = 0,
+    hparam: running.Hparams = None,
+    link: running.Links = None,
+) -> int:
+    """Check all that a run needs, before it starts.
+
+    Target, parameters, data, optimizer, and one item that is evaluated where the run would work; at
+    the end what an epoch would cost. Nothing is changed. Exit code 1 if a run would not start.
+
+    \b
+    autopilot optimize preflight support/classifier.py
+    autopilot -p my-project optimize preflight
+    """
+    from autopilot.cli.project import report
+    from autopilot.engine.preflight import preflight as look
+    from autopilot.engine.request import Options, Request
+
+    subject = context.subject(target, hparam)
+    request = Request(
+        subject.folder,
+        subject.target,
+        project=context.project,
+        seed=seed,
+        hparams=subject.hparams,
+        options=Options(monitor=monitor),
+        links=tuple(link or ()),
+    )
+    with running.own_stdout(context.output) as output:
+        return report(output, look(request), target=subject.target)
+
+
+def train(
+    context: Context,
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SLUG|TARGET",
+            help="An experiment that goes on, or a TARGET that a new one begins with; the newest "
+            "experiment if not given.",
+        ),
+    ] = None,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="So many, then stop.")] = 1,
+    slug: Annotated[
+        str | None, typer.Option("--slug", "-e", help="The name of a new experiment.")
+    ] = None,
+    seed: running.Seed = 0,
+    hparam: running.Hparams = None,
+    link: running.Links = None,
+) -> int:
+    """Train an experiment for some epochs, then stop.
+
+    The test split is left alone: `autopilot resume SLUG` goes on to the end and scores it.
+
+    \b
+    autopilot optimize train support/classifier.py -e spelling     baseline and first epoch
+    autopilot optimize train spelling --epochs 5                   five more
+    autopilot -p my-project optimize train
+    """
+    from autopilot.engine.request import Options, Request
+    from autopilot.engine.session import Session
+
+    notebook = _going_on(context, what)
+    if notebook is not None:
+        if slug or hparam or link:
+            raise UsageError(
+                f"{notebook.slug} exists: its name, hyperparameters and links stay as they are",
+                hint="leave out -e, -H and --link, or begin another with a TARGET",
+            )
+        done, folder, name = notebook.last, context.working_folder(), notebook.slug
+        changes = Options(max_epochs=(done.epoch if done else 0) + epochs)
+
+        def prepare(callbacks: Any) -> Session:
+            return Session.resume(folder, name, changes, callbacks)
+    else:
+        subject = context.subject(what, hparam)
+        request = Request(
+            subject.folder,
+            subject.target,
+            slug,
+            context.project,
+            seed,
+            subject.hparams,
+            Options(max_epochs=epochs),
+            links=tuple(link or ()),
+        )
+
+        def prepare(callbacks: Any) -> Session:
+            return Session.start(request, callbacks)
+
+    sessions: list[Session] = []
+
+    def begin(callbacks: Any) -> Session:
+        sessions.append(prepare(callbacks))
+        return sessions[0]
+
+    with running.own_stdout(context.output) as output:
+        code = running.run_session(output, begin, score_test=False)
+        if code == 0:
+            name = sessions[0].slug
+            output.line(f"go on:     autopilot optimize train {name} --epochs {epochs}")
+            output.line(f"           autopilot resume {name} --max-epochs 100   to its end")
+        return code
+
+
+def _going_on(context: Context, what: str | None) -> Notebook | None:
+    """The experiment that is meant; None where a new one is to begin."""
+    from autopilot.engine.target import parse_target
+    from autopilot.tracking.layout import experiments
+
+    if what is None:
+        try:
+            return context.notebook(None)
+        except ExperimentError:
+            if context.project:
+                return None
+            raise
+    if context.full_slug(what) in experiments(context.repository()):
+        return context.notebook(what)
+    try:
+        parse_target(what)
+    except TargetError:
+        # No target: then it was meant as an experiment, and the error names those that there are.
+        return context.notebook(what)
+    return None
+
+
+def validate(
+    context: Context,
+    target: running.Target = None,
+    slug: SlugOption = None,
+    epoch: EpochOption = None,
+    live: Live = False,
+    seed: running.Seed = 0,
+    hparam: running.Hparams = None,
+    link: running.Links = None,
+) -> None:
+    """Measure the val split of your checkout, or of an epoch.
+
+    The checkout is measured as it is, with uncommitted changes of tracked files, in a worktree of
+    its own. Nothing is recorded.
+
+    \b
+    autopilot optimize validate support/classifier.py     your checkout
+    autopilot -p my-project optimize validate
+    autopilot optimize validate -e classifier-1 --epoch 7
+    """
+    _measure(context, "val", target, slug, epoch, live, seed, hparam, link)
+
+
+def test(
+    context: Context,
+    target: running.Target = None,
+    slug: SlugOption = None,
+    epoch: EpochOption = None,
+    live: Live = False,
+    seed: running.Seed = 0,
+    hparam: running.Hparams = None,
+    link: running.Links = None,
+) -> None:
+    """Measure the test split of your checkout, or of an epoch.
+
+    As `validate` does. A test split that is looked at often is one more val split.
+
+    \b
+    autopilot optimize test support/classifier.py         your checkout
+    autopilot optimize test -e classifier-1 --epoch best
+    """
+    _measure(context, "test", target, slug, epoch, live, seed, hparam, link)
+
+
+def _measure(
+    context: Context,
+    split: str,
+    target: str | None,
+    slug: str | None,
+    epoch: str | None,
+    live: bool,
+    seed: int,
+    hparam: list[str] | None,
+    link: list[str] | None,
+) -> None:
+    notebook, number_, measured = measure_now(
+        context, split, target, slug, epoch, live=live, seed=seed, hparam=hparam, link=link
+    )
+    output, metrics = context.output, measured.metrics.get(split, {})
+    items = measured.items.get(split, ())
+    what = "your checkout" if notebook is None else f"{notebook.slug} epoch {number_}"
+    if not metrics:
+        raise UsageError(f"{what} has no {split} split", hint=f"define {split}_dataloader()")
+    recorded = notebook.epoch(number_ or 0).metrics.get(split, {}) if notebook else {}
+    passed = sum(item.success for item in items)
+    output.line(f"{what}, {split}: {passed} of {counted(len(items), 'item')} passed")
+    for name, value in metrics.items():
+        was = f"  (recorded: {number(recorded[name])})" if name in recorded else ""
+        output.line(f"  {name} {number(value)}{was}")
+    failed = [item.id for item in items if item.error_message]
+    if failed:
+        first = next(item for item in items if item.error_message)
+        output.line(f"  {counted(len(failed), 'item')} failed with an error: {first.error_message}")
+    output.document(
+        {
+            "experiment": notebook.slug if notebook else None,
+            "epoch": number_,
+            "commit": measured.commit,
+            "split": split,
+            "metrics": metrics,
+            "recorded": recorded or None,
+            "items": len(items),
+            "passed": passed,
+            "seconds": measured.seconds,
+        }
+    )
+
+
+def measure_now(
+    context: Context,
+    split: str,
+    target: str | None,
+    slug: str | None,
+    epoch: str | None,
+    *,
+    live: bool,
+    seed: int = 0,
+    hparam: list[str] | None = None,
+    link: list[str] | None = None,
+) -> tuple[Notebook | None, int | None, Measurement]:
+    """Measures the checkout of a target, or an epoch of an experiment.
+
+    Returns:
+        The experiment and the epoch's number, None for the checkout; what was measured.
+    """
+    from autopilot.engine.interrupts import interruptible
+    from autopilot.engine.request import Request
+    from autopilot.engine.states import measure_checkout, measure_epoch
+
+    links = tuple(link or ())
+    with interruptible():
+        if slug is None and epoch is None:
+            subject = context.subject(target, hparam)
+            request = Request(
+                subject.folder, subject.target, seed=seed, hparams=subject.hparams, links=links
+            )
+            return None, None, measure_checkout(request, split)
+        if target is not None or hparam:
+            raise UsageError(
+                "an epoch has a target and hyperparameters of its own",
+                hint="leave out TARGET and -H, or -e and --epoch",
+            )
+        notebook = context.notebook(slug)
+        found = notebook.find(epoch or "best").number
+        return notebook, found, measure_epoch(notebook, found, split, live=live, links=links)
+
+
+def set_hparams(
+    context: Context,
+    pairs: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Arguments of the module.")
+    ] = None,
+    unset: Annotated[
+        list[str] | None, typer.Option("--unset", metavar="KEY", help="Forget one.")
+    ] = None,
+) -> None:
+    """Set the hyperparameters that a project's new runs start with.
+
+    They are kept in its experiments/hparams.json, checked against the module's signature; -H of a
+    run comes before them. What an experiment began with stays in its manifest.
+
+    \b
+    autopilot -p my-project optimize set-hparams threshold=0.5
+    autopilot -p my-project optimize set-hparams --unset threshold
+    autopilot -p my-project optimize set-hparams              shows them
+    """
+    from autopilot.engine.hparams import parse_hparams, read_hparams, write_hparams
+    from autopilot.engine.target import load_here
+
+    if not context.project:
+        raise UsageError(
+            "hyperparameters are kept by project, and none is named",
+            hint="autopilot -p NAME optimize set-hparams KEY=VALUE; a run takes them by -H, and "
+            "writes them down once, in its manifest",
+        )
+    project, output = context.own_project(), context.output
+    before = read_hparams(project.hparams)
+    given, gone = parse_hparams(pairs or ()), set(unset or ())
+    for name in sorted(gone - before.keys()):
+        raise UsageError(f"--unset {name}: it is not set", hint=f"set: {', '.join(before) or '-'}")
+    after = {key: v for key, v in (before | given).items() if key not in gone}
+    if after != before:
+        with running.own_stdout(output):
+            load_here(project.workspace, project.target, after)
+        write_hparams(project.hparams, after)
+    for key, value in after.items():
+        was = f"  (was {before[key]})" if before.get(key, value) != value else ""
+        output.line(f"{key} = {value}{was}")
+    if not after:
+        output.line("none is set: the module's own defaults hold")
+    output.document({"project": project.name, "file": project.hparams, "hparams": after})
+
+
+COMMANDS = {
+    "preflight": preflight,
+    "train": train,
+    "validate": validate,
+    "test": test,
+    "loop": running.run,
+    "set-hparams": set_hparams,
+}
