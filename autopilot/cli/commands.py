@@ -51,6 +51,10 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
     "Workspace": (
         Entry("project", "project", "Projects of the workspace: make, list and look after them."),
         Entry("optimize", "optimize", "The loop step by step: check, train, measure, set."),
+        Entry("dataset", "dataset", "Datasets: list, show, split and check them."),
+        Entry("diagnose", "diagnose", "What fails: in words, and drawn over the epochs."),
+        Entry("trace", "trace", "Results item by item: collect them, inspect one."),
+        Entry("policy", "policy", "What the policy says of an epoch, gate by gate."),
         Entry("workspace", "workspace", "The workspace as a whole: make it, look at it."),
         _command("doctor", "upkeep", "Check git, keys, locks, worktrees and unfinished runs."),
         _command("gc", "upkeep", "Remove what killed runs left behind, and pack the repository."),

@@ -1,0 +1,175 @@
+"""Commands on per-item results: collect them, inspect one item."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autopilot.cli import optimize, running
+from autopilot.cli.context import Context
+from autopilot.cli.diagnose import Split
+from autopilot.cli.output import align, number, shorten
+from autopilot.cli.pages import shorten_end
+from autopilot.cli.reading import SlugOption
+from autopilot.cli.words import counted
+from autopilot.errors import ExperimentError, UsageError
+
+if TYPE_CHECKING:
+    from autopilot.tracking.notebook import Notebook
+
+_WIDTH = 100
+
+
+def collect(
+    context: Context,
+    target: running.Target = None,
+    slug: SlugOption = None,
+    epoch: Annotated[
+        str | None,
+        typer.Option("--epoch", metavar="EPOCH", help="Its recorded results; the best one's."),
+    ] = None,
+    now: Annotated[
+        bool, typer.Option("--now", help="Measure the epoch's state instead of reading notes.")
+    ] = False,
+    live: optimize.Live = False,
+    split: Split = "val",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="JSON Lines; stdout if not.")
+    ] = None,
+    hparam: running.Hparams = None,
+    link: running.Links = None,
+) -> None:
+    """Collect per-item results as JSON Lines: of an epoch, or of your checkout now.
+
+    With a TARGET, or a project and no experiment, the checkout is measured as it is. Each line has
+    the item's id, whether it passed, its metrics, metadata and feedback.
+
+    \b
+    autopilot trace collect -e classifier-1 --epoch best -o best.jsonl
+    autopilot trace collect -e classifier-1 --now
+    autopilot trace collect support/classifier.py
+    """
+    from autopilot.core.types import datum_to_json
+    from autopilot.data.jsonl import write_jsonl
+
+    place = None if out is None else Path(os.path.abspath(context.working_folder() / out))
+    measures = target is not None or now or live
+    if not measures and slug is None and epoch is None and context.project:
+        measures = True
+    if measures:
+        notebook, found, measured = optimize.measure_now(
+            context,
+            split,
+            target,
+            slug,
+            epoch or ("best" if now or live else None),
+            live=live,
+            hparam=hparam,
+            link=link,
+        )
+        rows = [datum_to_json(item) for item in measured.items.get(split, ())]
+    else:
+        notebook = context.notebook(slug)
+        found = notebook.find(epoch or "best").number
+        rows = [dict(item) for item in notebook.items(found, split)]
+    what = "your checkout" if notebook is None else f"{notebook.slug} epoch {found}"
+    if not rows:
+        raise ExperimentError(
+            f"there are no {split} results of {what}", hint=_elsewhere(notebook, found, split)
+        )
+    rows = [{"split": split, "epoch": found, "success": True, **row} for row in rows]
+    output = context.output
+    if place is not None:
+        write_jsonl(place, rows)
+        output.line(f"{place}: {counted(len(rows), 'result')} of {what}, {split}")
+    elif not output.as_json:
+        output.raw(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
+    slug_ = notebook.slug if notebook else None
+    items = None if place else rows
+    output.document(
+        {"experiment": slug_, "epoch": found, "split": split, "file": place, "items": items}
+    )
+
+
+def _elsewhere(notebook: Notebook | None, epoch: int | None, split: str) -> str:
+    if notebook is None or epoch is None:
+        return f"define {split}_dataloader()"
+    from autopilot.core.record import MetricsRecord
+    from autopilot.tracking.journal import Journal
+
+    records = Journal(notebook.repo, notebook.layout).read_on(
+        notebook.epoch(epoch).commit, MetricsRecord
+    )
+    known = [r.reused for r in records if r.epoch == epoch and r.reused is not None]
+    if known:
+        return f"its state was measured in epoch {known[0]}: --epoch {known[0]}"
+    return f"--now measures it; train results are not kept, and {split} may not be there"
+
+
+def inspect(
+    context: Context,
+    item: Annotated[str, typer.Argument(metavar="ITEM", help="An item's id, or its beginning.")],
+    slug: SlugOption = None,
+    split: Split = "val",
+) -> None:
+    """Show one item over the epochs: how it went, its metrics, the feedback on it.
+
+    \b
+    autopilot trace inspect t17
+    autopilot trace inspect t17 -e classifier-1
+    """
+    from autopilot.tracking.diagnosis import Traces, outcome
+
+    notebook, output = context.notebook(slug), context.output
+    traces = Traces(notebook, split)
+    name = _item(item, [each.id for each in traces.items], f"{split} item of {notebook.slug}")
+    epochs = {epoch.number: epoch for epoch in notebook.epochs}
+    history = [
+        {"epoch": n, "verdict": epochs[n].verdict, "outcome": outcome(items[name]), **items[name]}
+        for n, items in traces.results.items()
+        if name in items and n in epochs
+    ]
+    output.document({"experiment": notebook.slug, "item": name, "split": split, "epochs": history})
+    passed = sum(row["outcome"] == "passed" for row in history)
+    output.line(f"{name}: passed in {passed} of {counted(len(history), 'epoch')}", "bold")
+    rows = [_cells(row) for row in history]
+    for line in align(["epoch", "verdict", "result", "metrics", "answer"], rows, ["epoch"]):
+        output.line(shorten_end(line, output.width))
+    last = history[-1]
+    for key, value in last.get("metadata", {}).items():
+        output.line(f"{key}: {shorten(str(value), output.width or _WIDTH)}")
+    told = last.get("error_message") or last.get("feedback")
+    if told and last["outcome"] != "passed":
+        output.line(f"feedback in epoch {last['epoch']}: {told}")
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    metrics = ", ".join(f"{k} {number(v)}" for k, v in row.get("metrics", {}).items())
+    answer = row.get("error_message") or ", ".join(
+        f"{key}={shorten(str(value), 30)}" for key, value in row.get("metadata", {}).items()
+    )
+    return [str(row["epoch"]), row["verdict"], row["outcome"], metrics, shorten(answer, 70)]
+
+
+def _item(name: str, ids: Sequence[str], what: str) -> str:
+    """The id that is meant.
+
+    Raises:
+        UsageError: no item, or several, have an id that begins so.
+    """
+    found = [name] if name in ids else [each for each in ids if each.startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    shown = ", ".join((found or ids)[:5]) or "none are recorded"
+    raise UsageError(
+        f"{len(found) or 'no'} {what} {'begin' if found else 'begins'} with {name!r}",
+        hint=f"some ids: {shown}",
+    )
+
+
+COMMANDS = {"collect": collect, "inspect": inspect}

@@ -1,0 +1,187 @@
+"""What the recorded results say of items and of modules: who always fails, who broke, and when.
+
+Read from the `traces` and `gradients` notes. An item that an epoch did not evaluate is not one
+that failed: it has no result there. Epochs whose state was measured before have none at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, Literal
+
+from autopilot.core.record import StepRecord, TraceRecord
+from autopilot.tracking.journal import Journal
+from autopilot.tracking.notebook import Epoch, Notebook
+
+Outcome = Literal["passed", "failed", "error"]
+WHOLE_SYSTEM = "(whole system)"
+_FLIPS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An item over the epochs.
+
+    Args:
+        id: Its id.
+        outcomes: Epoch to how it went; an epoch that did not evaluate it is not there.
+    """
+
+    id: str
+    outcomes: Mapping[int, Outcome]
+
+    @property
+    def passed(self) -> int:
+        """In how many epochs it passed."""
+        return sum(outcome == "passed" for outcome in self.outcomes.values())
+
+    @property
+    def flips(self) -> int:
+        """How often it changed between passing and not passing."""
+        went = [self.outcomes[epoch] == "passed" for epoch in sorted(self.outcomes)]
+        return sum(before != after for before, after in pairwise(went))
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an epoch did to the items, against the best state before it.
+
+    Args:
+        epoch: Its number.
+        verdict: On the epoch.
+        strategy: What was tried.
+        fixed: The ids that pass now.
+        broken: The ids that passed before.
+    """
+
+    epoch: int
+    verdict: str
+    strategy: str
+    fixed: tuple[str, ...]
+    broken: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What there is to say.
+
+    Args:
+        split: Of the items.
+        items: All that were evaluated in any epoch, the most often failing first.
+        always_failing: Ids that never passed.
+        flaky: Ids that changed three times or more between passing and failing.
+        fixed: Ids that fail at the baseline and pass at the best epoch.
+        regressed: Ids that pass at the baseline and not at the best epoch.
+        changes: What each epoch did.
+        nodes: Module to epoch to how many lines of feedback its parameters got.
+    """
+
+    split: str
+    items: tuple[Item, ...]
+    always_failing: tuple[str, ...]
+    flaky: tuple[str, ...]
+    fixed: tuple[str, ...]
+    regressed: tuple[str, ...]
+    changes: tuple[Change, ...]
+    nodes: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+
+
+class Traces:
+    """The recorded results of an experiment.
+
+    Args:
+        notebook: The experiment.
+        split: "train", "val" or "test".
+    """
+
+    def __init__(self, notebook: Notebook, split: str = "val") -> None:
+        self.notebook, self.split = notebook, split
+        self._journal = Journal(notebook.repo, notebook.layout)
+
+    @cached_property
+    def results(self) -> dict[int, dict[str, Mapping[str, Any]]]:
+        """Epoch to item id to its result, as `datum_to_json` wrote it; epochs without are left out.
+
+        Of a branch that others continued, only the notes on its own line count.
+        """
+        line = {commit.id for commit in self.notebook.commits}
+        found = {
+            trace.epoch: {str(item["id"]): item for item in trace.items}
+            for commit, trace in self._journal.read(TraceRecord)
+            if trace.split == self.split and trace.items and commit in line
+        }
+        return dict(sorted(found.items()))
+
+    @cached_property
+    def items(self) -> list[Item]:
+        """All items, the most often failing first; of equals, in the order of the dataset."""
+        ids = dict.fromkeys(name for items in self.results.values() for name in items)
+        found = [Item(name, self._outcomes(name)) for name in ids]
+        return sorted(found, key=lambda item: item.passed - len(item.outcomes))
+
+    def _outcomes(self, name: str) -> dict[int, Outcome]:
+        return {n: outcome(items[name]) for n, items in self.results.items() if name in items}
+
+    def nodes(self) -> dict[str, dict[int, int]]:
+        """Module to epoch to how many lines of feedback the parameters that are its own got."""
+        line = {commit.id for commit in self.notebook.commits}
+        found: dict[str, dict[int, int]] = {}
+        for commit, step in self._journal.read(StepRecord):
+            if commit not in line:
+                continue
+            for parameter, text in step.gradients.items():
+                node = parameter.rpartition(".")[0] or WHOLE_SYSTEM
+                row = found.setdefault(node, {})
+                row[step.epoch] = row.get(step.epoch, 0) + len(text.splitlines())
+        return {node: dict(sorted(row.items())) for node, row in sorted(found.items())}
+
+    def diagnosis(self) -> Diagnosis:
+        """All of it together."""
+        epochs = self.notebook.epochs
+        best = self.notebook.best
+        first, last = (self.results.get(n, {}) for n in (0, best.number if best else 0))
+        fixed, broken = _difference(first, last)
+        return Diagnosis(
+            split=self.split,
+            items=tuple(self.items),
+            always_failing=tuple(item.id for item in self.items if not item.passed),
+            flaky=tuple(item.id for item in self.items if item.flips >= _FLIPS),
+            fixed=fixed,
+            regressed=broken,
+            changes=tuple(self._changes(epochs)),
+            nodes=self.nodes(),
+        )
+
+    def _changes(self, epochs: Sequence[Epoch]) -> list[Change]:
+        found = []
+        for before, epoch in pairwise(epochs):
+            # Each epoch starts from the best one: a rejected one was rolled back.
+            old, new = self.results.get(before.best_epoch), self.results.get(epoch.number)
+            if old is None or new is None:
+                continue
+            fixed, broken = _difference(old, new)
+            strategy = epoch.strategy or epoch.summary
+            found.append(Change(epoch.number, epoch.verdict, strategy, fixed, broken))
+        return found
+
+
+def outcome(result: Mapping[str, Any]) -> Outcome:
+    """How an item went."""
+    if result.get("error_message"):
+        return "error"
+    return "passed" if result.get("success", True) else "failed"
+
+
+def _difference(
+    old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The ids that pass only in the new results, and those that passed only in the old ones."""
+    both = [name for name in old if name in new]
+    passed = {
+        name: (outcome(old[name]) == "passed", outcome(new[name]) == "passed") for name in both
+    }
+    fixed = tuple(name for name, (before, after) in passed.items() if after and not before)
+    return fixed, tuple(name for name, (before, after) in passed.items() if before and not after)
