@@ -30,6 +30,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
     "Run": (
         _command("run", "running", "Optimize TARGET in git."),
         _command("resume", "running", "Go on with a run, exactly where it was."),
+        Entry("optimize", "optimize", "The loop step by step: check, train, measure, set."),
     ),
     "Read": (
         _command("status", "reading", "Show where the experiments stand."),
@@ -37,6 +38,9 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         _command("show", "reading", "Show one epoch."),
         _command("diff", "reading", "Show what changed."),
         Entry("memory", "memory", "What was tried, and how it went; what is blocked."),
+        Entry("diagnose", "diagnose", "What fails: in words, and drawn over the epochs."),
+        Entry("trace", "trace", "Results item by item: collect them, inspect one."),
+        Entry("policy", "policy", "What the policy says of an epoch, gate by gate."),
     ),
     "Keep and compare": (
         Entry("experiment", "experiment", "Create, list, compare, export and delete experiments."),
@@ -50,12 +54,8 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
     ),
     "Workspace": (
         Entry("project", "project", "Projects of the workspace: make, list and look after them."),
-        Entry("optimize", "optimize", "The loop step by step: check, train, measure, set."),
-        Entry("dataset", "dataset", "Datasets: list, show, split and check them."),
-        Entry("diagnose", "diagnose", "What fails: in words, and drawn over the epochs."),
-        Entry("trace", "trace", "Results item by item: collect them, inspect one."),
-        Entry("policy", "policy", "What the policy says of an epoch, gate by gate."),
         Entry("workspace", "workspace", "The workspace as a whole: make it, look at it."),
+        Entry("dataset", "dataset", "Datasets: list, show, split and check them."),
         _command("doctor", "upkeep", "Check git, keys, locks, worktrees and unfinished runs."),
         _command("gc", "upkeep", "Remove what killed runs left behind, and pack the repository."),
     ),
