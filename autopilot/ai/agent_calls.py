@@ -13,7 +13,6 @@ from autopilot.ai.recording import (
     request_parts,
     store_recorder,
 )
-from autopilot.ai.redaction import redact
 from autopilot.core.record import LlmRecord
 from autopilot.core.run import Run, current_run
 from autopilot.core.types import Cost
@@ -32,7 +31,7 @@ def keep_agent_call(prompt: str, result: AgentResult, role: str) -> None:
             role=role,
             model=result.model,
             request=request_parts({"prompt": prompt}),
-            reply={"output": redact(result.output), "session_id": result.session_id},
+            reply={"output": result.output, "session_id": result.session_id},
             cost=result.cost,
             priced=result.cost_usd is not None,
             step=run.step_number if run else 0,

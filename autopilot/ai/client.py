@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import BaseModel, ValidationError
 
-from autopilot.ai.redaction import redact
 from autopilot.ai.tools import Tool
+from autopilot.core.redaction import hide, redact
 from autopilot.errors import (
     AgentError,
     AgentNotFoundError,
@@ -130,14 +130,14 @@ def may_be_charged(error: BaseException) -> bool:
 
 
 def read_reply(client: Any, response: Any) -> Mapping[str, Any]:
-    """The message that a streamed reply adds up to."""
+    """The message that a streamed reply adds up to, without secrets that it may echo."""
     import anthropic
     from anthropic.lib.streaming import MessageStream
     from anthropic.types import RawMessageStreamEvent
 
     raw = response.http_response
     if not raw.headers.get("content-type", "").startswith("text/event-stream"):
-        return dict(raw.json())
+        return hide(dict(raw.json()))
     stream: Any = anthropic.Stream(
         cast_to=RawMessageStreamEvent,  # type: ignore[arg-type]  # a union, as the client passes it
         response=raw,
@@ -153,7 +153,7 @@ def read_reply(client: Any, response: Any) -> Mapping[str, Any]:
     if message.stop_reason is None:
         raise anthropic.APIConnectionError(message="the reply broke off", request=raw.request)
     whole: Mapping[str, Any] = message.to_dict(mode="json")
-    return whole
+    return hide(whole)
 
 
 def as_response(client: Any, request: Any, reply: Mapping[str, Any]) -> Any:

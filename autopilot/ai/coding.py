@@ -14,9 +14,9 @@ from pydantic import BaseModel, Field, ValidationError
 from autopilot.ai.agent import Agent, AgentContext, AgentResult
 from autopilot.ai.agent_calls import keep_agent_call, recorded_agent_call
 from autopilot.ai.process import Finished, run_process
-from autopilot.ai.redaction import redact
 from autopilot.ai.spending import spend
 from autopilot.core.parameter import PathParameter
+from autopilot.core.redaction import hide, redact
 from autopilot.errors import AgentError, AgentRefusedError, AgentReplyError
 
 _PROMPT_FILE = "{prompt_file}"
@@ -204,7 +204,7 @@ def _claude_result(reply: _ClaudeReply, seconds: float) -> AgentResult:
     usage = reply.usage
     read = usage.input_tokens + usage.cache_creation_input_tokens + usage.cache_read_input_tokens
     return AgentResult(
-        output=reply.result,
+        output=hide(reply.result),
         session_id=reply.session_id,
         input_tokens=read,
         output_tokens=usage.output_tokens,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autopilot import audit
-from autopilot.ai.redaction import redact
+from autopilot.core.redaction import hide, redact
 from autopilot.errors import AgentError, AgentNotFoundError, AgentTimeoutError
 
 _GRACE_S = 2.0
@@ -23,7 +23,7 @@ class Finished:
     """A program that ended.
 
     Args:
-        stdout: What it wrote, secrets included.
+        stdout: What it wrote, without the values of secret environment variables.
         stderr: What it wrote there.
         code: Its exit code.
         seconds: Wall clock.
@@ -96,7 +96,7 @@ def _run(
     finally:
         # Also after an end of its own: what it left running would edit files later.
         _end_group(process)
-    return Finished(stdout, stderr, process.returncode, time.monotonic() - started)
+    return Finished(hide(stdout), hide(stderr), process.returncode, time.monotonic() - started)
 
 
 def _end_group(process: subprocess.Popen[str]) -> None:

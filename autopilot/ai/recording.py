@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from autopilot.core.record import LlmRecord
+from autopilot.core.redaction import hide
 from autopilot.core.run import Run, current_run
 from autopilot.core.store import Store
 from autopilot.errors import RecordError, ReplayMissError
@@ -167,7 +168,7 @@ def request_key(body: Mapping[str, Any], sample: int = 0) -> str:
 
 def request_parts(body: Mapping[str, Any]) -> dict[str, str]:
     """Path in the body to what is there, long texts as their beginning, length and digest."""
-    return {path: _short(text) for path, text in _flat(_asked(body), "")}
+    return {path: _short(hide(text)) for path, text in _flat(_asked(body), "")}
 
 
 def _asked(value: Any) -> Any:

@@ -198,7 +198,7 @@ def _context(cli: AutoPilotCLI, given: dict[str, Any]) -> Context:
     merged = {name: given[name] or _before.get(name) for name in given}
     _before.clear()
     if merged["expose"]:
-        from autopilot.ai.redaction import redact_command
+        from autopilot.cli.exposing import redact_command
 
         audit.begin(redact_command)
     folder = merged["folder"] or Path.cwd()

@@ -176,14 +176,18 @@ class Output:
 
     def error(self, error: AutopilotError) -> None:
         """What is wrong, and what to do; on stderr."""
-        traceback = getattr(error, "user_traceback", "")
+        from autopilot.core.redaction import redact
+
+        # The user's own code may have put a key into what it raised.
+        message, hint = redact(error.message), redact(error.hint)
+        traceback = redact(getattr(error, "user_traceback", ""))
         if traceback:
             print(_printable(traceback.rstrip(), self.stderr), file=self.stderr)
-        print(_printable(f"error: {error.message}", self.stderr), file=self.stderr)
-        if error.hint:
-            print(_printable(f"  hint: {error.hint}", self.stderr), file=self.stderr)
+        print(_printable(f"error: {message}", self.stderr), file=self.stderr)
+        if hint:
+            print(_printable(f"  hint: {hint}", self.stderr), file=self.stderr)
         self.stderr.flush()
-        self.document({"error": error.message, "hint": error.hint})
+        self.document({"error": message, "hint": hint})
 
 
 def align(

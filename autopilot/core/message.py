@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Mapping
 
 from autopilot.core.record import Manifest, MetricsRecord, StepRecord
+from autopilot.core.redaction import hide
 
 EXPERIMENT = "Autopilot-Experiment"
 EPOCH = "Autopilot-Epoch"
@@ -95,7 +96,7 @@ def _shorten(text: str) -> str:
 def _message(subject: str, body: list[str], trailers: Mapping[str, str]) -> str:
     wrapped = [_wrap(part) for part in body if part.strip()]
     block = "\n".join(f"{name}: {value}" for name, value in trailers.items())
-    text = "\n\n".join([subject, *wrapped, block]) + "\n"
+    text = hide("\n\n".join([subject, *wrapped, block])) + "\n"
     # git ends a message at a NUL; half a surrogate pair, as models write it, is no text at all.
     return text.replace("\0", "").encode("utf-8", "replace").decode()
 

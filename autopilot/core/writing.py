@@ -11,6 +11,7 @@ from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Decision, EpochView, Metrics
 from autopilot.core.record import TOGETHER, Lesson, MetricsRecord, StepRecord, TraceRecord
+from autopilot.core.redaction import hide
 from autopilot.core.types import Cost, Datum, Verdict, datum_to_json
 from autopilot.errors import DataError
 
@@ -26,13 +27,14 @@ def step_record(
         id=f"{epoch}-{number}",
         step=number,
         changed=changed,
-        strategy=step.strategy,
-        summary=step.summary,
-        rationale=step.rationale,
-        gradients=_rendered(optimizer.parameters),
+        # Hidden before it is shortened: half a secret would not be found any more.
+        strategy=hide(step.strategy),
+        summary=hide(step.summary),
+        rationale=hide(step.rationale),
+        gradients=hide(_rendered(optimizer.parameters)),
         category=_together(p.grad.about() for p in graded if p.grad),
         node=_together(p.name.rpartition(".")[0] for p in graded),
-        error=error,
+        error=hide(error),
         cost=step.cost,
         state=optimizer.state_dict(),
     )
@@ -63,7 +65,7 @@ def val_record(
         baseline=value if view.epoch == 0 else history.baseline_value,
         best=value if kept and value is not None else history.best_value,
         best_epoch=view.epoch if kept else history.best_epoch,
-        reasons=decision.reasons,
+        reasons=hide(decision.reasons),
         strategy=_together(step.strategy for step in steps),
         summary="; ".join(step.summary for step in steps if step.summary),
         outcome=known.outcome if known else "kept" if kept else "rejected",

@@ -25,6 +25,7 @@ from autopilot.core.record import (
     StepRecord,
     TraceRecord,
 )
+from autopilot.core.redaction import hide, leaked
 from autopilot.errors import RecordError, StateError
 from autopilot.git.notes import Edit, Notes
 from autopilot.git.repository import Repository
@@ -98,6 +99,8 @@ def encode(record: Record) -> bytes:
     value = head | {k: v for k, v in fields.items() if k not in ("epoch", "id")}
     try:
         text = _dump(value)
+        if leaked(text):
+            text = _dump(hide(value))
     except TypeError as error:
         raise StateError(
             f"the {record.kind} record of epoch {record.epoch} cannot be written: {error}",

@@ -1,35 +1,18 @@
-"""Secrets taken out of text that came from outside: a program's output, a service's error.
-
-Requests need none of this: only their body is hashed and recorded, and keys travel in headers.
-"""
+"""Commands as `--expose` shows them: as they would be typed, without secrets."""
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections.abc import Sequence
 
-_SECRET_NAME = re.compile(
-    r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|AUTH|COOKIE|CUSTOM_HEADERS", re.IGNORECASE
+from autopilot.core.redaction import HIDDEN, redact
+
+_SECRET_OPTION = re.compile(
+    r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|AUTH|COOKIE|HEADER", re.IGNORECASE
 )
-_KEY = re.compile(r"\b(?:sk|pk|rk|ghp|gho|xox[abp])[-_][A-Za-z0-9_-]{16,}|\bBearer\s+\S{8,}")
 _LOGIN = re.compile(r"(?<=://)[^/\s@]+(?=@)")
-_SHORTEST = 8
 _LONGEST_ARGUMENT = 200
-HIDDEN = "[hidden]"
-
-
-def redact(text: str) -> str:
-    """The text without values of secret-looking environment variables and without API keys.
-
-    >>> redact("x-api-key: sk-ant-api03-abcdefghijklmnop")
-    'x-api-key: [hidden]'
-    """
-    for name, value in os.environ.items():
-        if len(value) >= _SHORTEST and value in text and _SECRET_NAME.search(name):
-            text = text.replace(value, HIDDEN)
-    return _KEY.sub(HIDDEN, text)
 
 
 def redact_command(command: Sequence[str]) -> str:
@@ -46,7 +29,7 @@ def redact_command(command: Sequence[str]) -> str:
     for argument in command:
         name, equals, value = argument.partition("=")
         is_option = argument.startswith("-")
-        secret = bool(_SECRET_NAME.search(name) or value.lower().startswith("authorization"))
+        secret = bool(_SECRET_OPTION.search(name) or value.lower().startswith("authorization"))
         if follows and not is_option:
             shown.append(HIDDEN)
         elif secret and equals:

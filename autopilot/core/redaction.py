@@ -1,0 +1,97 @@
+"""Secrets kept out of what lasts: notes, commits, journals of progress, errors.
+
+The values of secret-looking environment variables are hidden everywhere, replies of models and
+programs included: a reply that echoes a key is changed before anybody uses it, so that no result,
+no edit and no record has it. What only looks like a key may be a user's data, so it is hidden in
+errors alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, TypeVar
+
+V = TypeVar("V")
+
+# A word's end says it: OPENAI_API_KEY, DB_PASSWORD2; not GIT_AUTHOR_NAME, MAX_TOKENS, KEY_FILE.
+_SECRET_NAME = re.compile(
+    r"(?!.*(FILE|PATH|DIR|SOCK|URL)$)(?!(MAX|NUM)_).*(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|"
+    r"CREDENTIAL|COOKIE|BEARER|AUTH|AUTHORIZATION|HEADER)S?\d*(_|$)",
+    re.IGNORECASE,
+)
+_KEY = re.compile(
+    r"\b(?:sk|pk|rk|ghp|gho|xox[abp])[-_](?=[\w-]*\d)[\w-]{16,}|\bBearer\s+(?=\S*\d)[\w.~+/=-]{8,}"
+)
+_SHORTEST = 8
+_LONG_LINE = 16
+HIDDEN = "[hidden]"
+
+
+def redact(text: str) -> str:
+    """A text for people without secrets of the environment, and without what looks like a key.
+
+    >>> redact("x-api-key: sk-ant-api03-abcdefghijklmnop")
+    'x-api-key: [hidden]'
+    """
+    return _KEY.sub(HIDDEN, hide(text))
+
+
+def hide(value: V) -> V:
+    """A text, or what JSON carries, without the values of secret environment variables."""
+    secrets = _secrets()
+    return value if not secrets else _without(value, list(secrets))
+
+
+def leaked(text: str) -> str:
+    """The environment variable whose secret stands in a text or in JSON; "" if none does."""
+    return next((name for secret, name in _secrets().items() if _stands_in(secret, text)), "")
+
+
+def _stands_in(secret: str, text: str) -> bool:
+    return secret in text or json.dumps(secret, ensure_ascii=False)[1:-1] in text
+
+
+@cache
+def _is_secret(name: str) -> bool:
+    return _SECRET_NAME.match(name) is not None
+
+
+def _secrets() -> dict[str, str]:
+    """Secret to the name of its variable, the longest first."""
+    found = {
+        secret: name
+        for name in os.environ
+        if _is_secret(name) and len(value := os.environ.get(name, "")) >= _SHORTEST
+        for secret in _parts(name, value)
+    }
+    return dict(sorted(found.items(), key=lambda pair: -len(pair[0])))
+
+
+def _parts(name: str, value: str) -> Iterator[str]:
+    """The value, its long lines, and of headers what stands behind their names."""
+    yield value
+    for line in value.splitlines():
+        if len(line) >= _LONG_LINE:
+            yield line
+        header = line.partition(":")[2].strip()
+        if "HEADER" in name.upper() and len(header) >= _SHORTEST:
+            yield header
+
+
+def _without(value: Any, secrets: list[str]) -> Any:
+    if isinstance(value, str):
+        for secret in secrets:
+            if secret in value:
+                value = value.replace(secret, HIDDEN)
+        return value
+    if isinstance(value, Mapping):
+        return {_without(k, secrets): _without(item, secrets) for k, item in value.items()}
+    if isinstance(value, list):
+        return [_without(item, secrets) for item in value]
+    if isinstance(value, tuple):
+        return tuple(_without(item, secrets) for item in value)
+    return value
