@@ -20,6 +20,8 @@ AutopilotError
 ├── MetricError            a metric that is missing or cannot be computed
 ├── StateError             a state_dict that does not fit
 ├── EvaluationError        evaluation cannot give a score
+│   └── InputsChangedError evaluator or data are not those that the baseline was measured with
+├── ConfinementError       a step changed files of the user's own, which nobody may put back
 ├── UserCodeError          the user's own code raised outside the evaluation of an item
 └── AgentError             an agent or a model call failed; the epoch is recorded as failed
     ├── AgentNotFoundError the agent's program or the model's client is not installed
@@ -136,6 +138,14 @@ class StateError(AutopilotError):
 
 class EvaluationError(AutopilotError):
     """Evaluation cannot give a score."""
+
+
+class InputsChangedError(EvaluationError):
+    """The evaluator or its data are not those that the baseline was measured with."""
+
+
+class ConfinementError(AutopilotError):
+    """A step changed files of the user's own: they are left as they are, and the run stops."""
 
 
 class UserCodeError(AutopilotError):

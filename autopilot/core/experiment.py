@@ -7,14 +7,12 @@ An epoch's metrics record is its commit point: everything before it is repeated 
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from autopilot import __version__
 from autopilot.core import message
 from autopilot.core.events import Decide, decision_event, stamped, time_of
+from autopilot.core.guard import Guard, check_inputs
 from autopilot.core.history import History, KnownState
 from autopilot.core.memory import Memory
 from autopilot.core.optimizer import Optimizer, Step
@@ -30,15 +28,16 @@ from autopilot.core.record import (
 )
 from autopilot.core.store import InMemoryStore, Revision, Store
 from autopilot.core.summary import Summary, summarize
-from autopilot.core.types import Cost, Datum, datum_from_json, is_json
+from autopilot.core.types import Cost, Datum, datum_from_json
 from autopilot.core.writing import (
+    complete,
     lesson_of,
     other_records,
     step_record,
     trace_records,
     val_record,
 )
-from autopilot.errors import ExperimentError, ParameterError, UsageError
+from autopilot.errors import ExperimentError, InputsChangedError, ParameterError, UsageError
 
 
 class Experiment(History):
@@ -50,6 +49,8 @@ class Experiment(History):
         only_recorded: Model calls are answered from records; one that has none is an error.
         repeats: Of a run that is repeated: epoch and step to the recorded revision and its record.
         changes: Options that take the place of the manifest's; written down when it goes on.
+        guard: Keeps steps to the parameters, and knows what evaluations read.
+        violations: What the step that is going on tried beside the parameters.
 
     Args:
         store: Where states and records are kept; in this process, if not given.
@@ -90,6 +91,7 @@ class Experiment(History):
         self.ignore_stop = self.only_recorded = False
         self.repeats: Mapping[tuple[int, int], tuple[str, StepRecord]] = {}
         self.changes: Mapping[str, Any] = {}
+        self.guard, self.violations = Guard(), list[str]()
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -124,6 +126,7 @@ class Experiment(History):
             items=self._items.get("val", ()),
             best_items=self.best_items,
             cost=cost,
+            violations=[sentence for step in self._steps for sentence in step.violations],
         )
 
     # --- opening -------------------------------------------------------------------------------
@@ -149,7 +152,7 @@ class Experiment(History):
                 Event(epoch=max(self.last_epoch, 0), name="resumed", options=self.changes)
             )
         else:
-            self.store.begin(_complete(self.manifest))
+            self.store.begin(complete(self.manifest))
             self._event("started")
         self._state = self.store.state()
         self._is_open = True
@@ -175,6 +178,7 @@ class Experiment(History):
     def _recall(self) -> None:
         self._steps, self._items, self.best_items = [], {}, ()
         self.load_history(self.store.records(MetricsRecord))
+        self._checked_inputs()
         last = self.last_epoch
         # What was decided by hand stands; the lesson of an epoch without a record comes again.
         by_hand = ("blocked", "unblocked")
@@ -268,6 +272,7 @@ class Experiment(History):
             ParameterError: a file was edited by hand; the edit is kept.
         """
         self.check_unedited()
+        self.violations.clear()
         self._clock.start(epoch, step)
 
     def check_unedited(self) -> None:
@@ -296,7 +301,8 @@ class Experiment(History):
         """Records a step; a step that changed the parameters is a commit."""
         state = self.store.state()
         changed = state != self._state
-        record = step_record(optimizer, epoch, number, step, error, changed=changed)
+        tried = self.violations
+        record = step_record(optimizer, epoch, number, step, error, tried, changed=changed)
         if record.changed:
             self.store.commit(state, message.step_message(self.slug, record), [record])
             self._state = state
@@ -335,6 +341,7 @@ class Experiment(History):
             The val record.
         """
         self.check_unedited()
+        inputs = self._checked_inputs()
         view = self.view(epoch, metrics, monitor, mode, cost)
         record = val_record(
             self,
@@ -343,6 +350,7 @@ class Experiment(History):
             self._steps,
             known,
             tree=self._state,
+            inputs=inputs,
             cost=cost,
             stop=stop,
             state=state or {},
@@ -365,7 +373,7 @@ class Experiment(History):
 
     def on_test_complete(self, metrics: Mapping[str, float], items: list[Datum]) -> None:
         """Writes the test score down, on the best epoch."""
-        best = self.record_of(self.best_epoch)
+        best, inputs = self.record_of(self.best_epoch), self._checked_inputs()
         revision = self._revisions[best.epoch]
         self.store.annotate(revision, trace_records(best.epoch, {"test": items}))
         record = MetricsRecord(
@@ -374,6 +382,7 @@ class Experiment(History):
             split="test",
             metrics=metrics,
             verdict=best.verdict,
+            inputs=inputs,
         )
         self.store.annotate(revision, [*self.store.calls(), record])
         self.metrics.setdefault(best.epoch, {})["test"] = metrics
@@ -454,29 +463,22 @@ class Experiment(History):
         self.store.close()
         self._is_open = self._by_hand = False
 
+    def _checked_inputs(self) -> Mapping[str, str]:
+        """What was read, if it is what the baseline was measured with; else nothing is judged."""
+        now = self.guard.inputs(self.inputs)
+        try:
+            check_inputs(self.inputs, now or {}, self.slug)
+        except InputsChangedError:
+            self._results.void(self.last_epoch + 1)
+            raise
+        return now or {}
+
     def _event(self, name: str, detail: str = "") -> None:
         self._write_event(Event(epoch=max(self.last_epoch, 0), name=name, detail=detail))
 
     def _write_event(self, event: Event) -> None:
         first = self.store.log()[-1].id
         self.store.annotate(first, [stamped(event)])
-
-
-def _complete(manifest: Manifest) -> Manifest:
-    """The manifest with the versions that it was begun with.
-
-    Raises:
-        UsageError: JSON cannot carry a hyperparameter; nothing is written.
-    """
-    odd = [name for name, value in manifest.hparams.items() if not is_json(value)]
-    if odd:
-        kind = type(manifest.hparams[odd[0]]).__name__
-        raise UsageError(
-            f"the hyperparameter {odd[0]} is a {kind}, which JSON cannot carry",
-            hint="give text, numbers, lists or dicts in Manifest(hparams=...)",
-        )
-    versions = {"autopilot": __version__, "python": platform.python_version()}
-    return replace(manifest, versions={**versions, **manifest.versions})
 
 
 def _start_of_epoch(log: Sequence[Revision], epoch: int) -> str:

@@ -33,18 +33,22 @@ class History:
     Attributes:
         history: Their val records.
         metrics: Epoch to split to metric name to value.
+        inputs: Repository path to blob id of what evaluations read, as it was at first.
     """
 
     def __init__(self) -> None:
         self.history: list[MetricsRecord] = []
         self.metrics: dict[int, dict[str, Mapping[str, float]]] = {}
+        self.inputs: dict[str, str] = {}
         self._revisions: dict[int, str] = {}
         self._measured: dict[str, MetricsRecord] = {}
 
     def load_history(self, judged: Iterable[tuple[str, MetricsRecord]]) -> None:
         """Starts over from records and the revisions that they are on, in order of epochs."""
         self.history, self.metrics, self._revisions, self._measured = [], {}, {}, {}
+        self.inputs = {}
         for revision, record in judged:
+            self.inputs = {**record.inputs, **self.inputs}
             self.metrics.setdefault(record.epoch, {})[record.split] = record.metrics
             if record.split == "val":
                 self._append(record, revision)
@@ -52,6 +56,7 @@ class History:
     def add_epoch(self, record: MetricsRecord, revision: str, metrics: Metrics) -> None:
         """Takes a judged epoch in."""
         self._append(record, revision)
+        self.inputs = {**record.inputs, **self.inputs}
         self.metrics[record.epoch] = dict(metrics)
 
     def _append(self, record: MetricsRecord, revision: str) -> None:

@@ -15,6 +15,7 @@ EXPERIMENT = "Autopilot-Experiment"
 EPOCH = "Autopilot-Epoch"
 STEP = "Autopilot-Step"
 STRATEGY = "Autopilot-Strategy"
+VIOLATIONS = "Autopilot-Violations"
 ROLLBACK = "Autopilot-Rollback"
 REJECTED = "Autopilot-Rejected"
 
@@ -36,12 +37,17 @@ def step_message(slug: str, record: StepRecord) -> str:
     """The message of a step commit: what was done, why, and which epoch it belongs to."""
     gradients = "\n".join(dict.fromkeys(record.gradients.values()))
     body = [_shorten(record.rationale or gradients)] if record.rationale or gradients else []
+    tried = "\n".join(f"- {one_line(sentence, 300)}" for sentence in record.violations)
+    if tried:
+        body.append(_shorten(f"Tried outside of the parameters:\n{tried}"))
     trailers = {
         EXPERIMENT: slug,
         EPOCH: str(record.epoch),
         STEP: str(record.step),
         STRATEGY: one_line(record.strategy) or "unnamed",
     }
+    if record.violations:
+        trailers[VIOLATIONS] = str(len(record.violations))
     summary = one_line(record.summary) or "change the parameters"
     return _message(f"autopilot({slug}): epoch {record.epoch}: {summary}", body, trailers)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from autopilot.core.memory import MemoryContext
 from autopilot.core.parameter import Parameter
@@ -40,6 +40,9 @@ class Optimizer:
         parameters: What may be changed.
 
     Attributes:
+        confined: Whether somebody works in `step` who is not trusted to keep to the parameters:
+            an agent. Then what it changed elsewhere is put back after the step. An attribute of
+            the class.
         parameters: List of Parameter.
         blocked: Names of strategies that must not be used: those given to `block_strategy`, and
             those that memory blocks, which the loop assigns.
@@ -58,6 +61,8 @@ class Optimizer:
     >>> x.data
     4.0
     """
+
+    confined: ClassVar[bool] = False
 
     def __init__(self, parameters: Iterable[Parameter]) -> None:
         self.parameters = list(parameters)

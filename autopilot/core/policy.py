@@ -54,6 +54,7 @@ class EpochView:
         items: The val results, one Datum an item.
         best_items: The best epoch's val results; empty where they were not recorded.
         cost: What this epoch cost.
+        violations: What the optimizer tried beside the parameters, a sentence each.
     """
 
     epoch: int
@@ -65,6 +66,7 @@ class EpochView:
     items: Sequence[Datum] = ()
     best_items: Sequence[Datum] = ()
     cost: Cost = field(default_factory=Cost)
+    violations: Sequence[str] = ()
 
     @property
     def value(self) -> float | None:

@@ -30,13 +30,23 @@ class ResultLog:
 
     def load(self, noted: Sequence[Progress]) -> None:
         """Takes in what earlier sessions noted."""
-        self._known = {(note.split, note.epoch, note.batch): note for note in noted if note.data}
-        spent = [Cost(evaluations=n.items, seconds=n.seconds) for n in noted if not n.data]
-        self.lost = sum(spent, Cost())
+        self.clear()
+        for note in noted:
+            if note.void:
+                self.lost = sum(map(_cost, self._known.values()), self.lost)
+                self._known = {}
+            elif note.data:
+                self._known[note.split, note.epoch, note.batch] = note
+            else:
+                self.lost += _cost(note)
 
     def clear(self) -> None:
         """The epoch is judged; the next one starts with nothing."""
         self._known, self.lost = {}, Cost()
+
+    def void(self, epoch: int) -> None:
+        """What was noted so far was measured with other files: it is made again."""
+        self._store.note_progress(Progress(epoch=epoch, void=True))
 
     def seconds(self) -> float:
         """The time of the epoch before this session: of its steps, and of its results."""
@@ -100,6 +110,10 @@ class StepClock:
             note = Progress(epoch=epoch, stepping=-self._number, seconds=seconds)
             self._store.note_progress(note)
             self._number = 0
+
+
+def _cost(note: Progress) -> Cost:
+    return Cost(evaluations=note.items, seconds=note.seconds)
 
 
 def _key(batch: Datum, state: str) -> str:

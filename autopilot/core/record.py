@@ -120,8 +120,7 @@ class StepRecord(Record):
         category: What most of the feedback was about.
         node: The modules whose parameters got feedback; "" is the whole system.
         error: Why the optimizer failed, if it did.
-        violations: What the optimizer did outside of the parameters' files, a sentence each; it
-            was undone.
+        violations: What the optimizer tried outside of the parameters, a sentence each.
         cost: What the step cost.
         state: The optimizer's state_dict after the step.
     """
@@ -160,8 +159,8 @@ class MetricsRecord(Record):
         outcome: As memory counts it.
         tree: The id of the parameters' state that was measured.
         reused: The earlier epoch whose measurement this is, since the state is the same.
-        inputs: Repository path to blob id of the evaluator's and data files that were read, the
-            parameters' own files not among them.
+        inputs: Repository path to blob id of the evaluator's and data files that were read until
+            then, in val and test records; the parameters' own files are not among them.
         cost: What this epoch cost.
         spent: What the experiment has cost so far.
         stop: Why the run ended after this epoch; empty if it went on.
@@ -263,6 +262,7 @@ class Progress(Record):
         seconds: How long it took.
         stepping: The number of the optimizer step that is about to edit files; negative when it is
             done; 0 for a batch.
+        void: What was noted before does not count: it was measured with other files.
     """
 
     kind: ClassVar[str] = "progress"
@@ -273,6 +273,7 @@ class Progress(Record):
     items: int = 0
     seconds: float = 0.0
     stepping: int = 0
+    void: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,12 +60,17 @@ class Run:
         Raises:
             AgentError: it used a strategy that is blocked.
         """
+        guard = self.experiment.guard
         self.step_number = self._stepped = number
-        self.ledger.in_step = True
+        self.ledger.in_step, guard.listens = True, False
         try:
+            if optimizer.confined:
+                self.confine()
             done = optimizer.step()
         finally:
             self.step_number, self.ledger.in_step = 0, False
+            self.put_back()
+            guard.listens = True
         used = set(done.strategy.split(TOGETHER)) if done is not None else set()
         for name in sorted(used & optimizer.blocked):
             raise AgentError(
@@ -73,6 +78,18 @@ class Run:
                 hint="look at Optimizer.blocked before choosing a strategy",
             )
         return done
+
+    def confine(self) -> None:
+        """From here on, what changes beside the parameters is put back."""
+        self.experiment.guard.confine()
+
+    def put_back(self) -> None:
+        """Puts back what changed beside the parameters, and keeps what was tried for the record.
+
+        Raises:
+            ConfinementError: the user's own files were changed: they are left as they are.
+        """
+        self.experiment.violations += self.experiment.guard.put_back()
 
     def survived(self, failure: AgentError) -> str:
         """What is written down of an agent's failure; one of the run itself is raised.
@@ -112,6 +129,27 @@ def current_run() -> Run | None:
     if found is None and len(_active) == 1:
         return _active[0]
     return found
+
+
+@contextmanager
+def confined() -> Iterator[None]:
+    """What the body changes beside the parameters of the run is put back at its end."""
+    run = current_run()
+    if run is None:
+        yield
+        return
+    run.confine()
+    try:
+        yield
+    finally:
+        run.put_back()
+
+
+def tried(violation: str) -> None:
+    """Writes down that somebody tried what is not allowed, and was refused."""
+    run = current_run()
+    if run is not None:
+        run.experiment.violations.append(violation)
 
 
 @contextmanager

@@ -3,21 +3,48 @@
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from autopilot import __version__
 from autopilot.core.history import History, KnownState
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Decision, EpochView, Metrics
-from autopilot.core.record import TOGETHER, Lesson, MetricsRecord, StepRecord, TraceRecord
+from autopilot.core.record import TOGETHER, Lesson, Manifest, MetricsRecord, StepRecord, TraceRecord
 from autopilot.core.redaction import hide
-from autopilot.core.types import Cost, Datum, Verdict, datum_to_json
-from autopilot.errors import DataError
+from autopilot.core.types import Cost, Datum, Verdict, datum_to_json, is_json
+from autopilot.errors import DataError, UsageError
+
+
+def complete(manifest: Manifest) -> Manifest:
+    """The manifest with the versions that it was begun with.
+
+    Raises:
+        UsageError: JSON cannot carry a hyperparameter; nothing is written.
+    """
+    odd = [name for name, value in manifest.hparams.items() if not is_json(value)]
+    if odd:
+        kind = type(manifest.hparams[odd[0]]).__name__
+        raise UsageError(
+            f"the hyperparameter {odd[0]} is a {kind}, which JSON cannot carry",
+            hint="give text, numbers, lists or dicts in Manifest(hparams=...)",
+        )
+    versions = {"autopilot": __version__, "python": platform.python_version()}
+    return replace(manifest, versions={**versions, **manifest.versions})
 
 
 def step_record(
-    optimizer: Optimizer, epoch: int, number: int, step: Step | None, error: str, *, changed: bool
+    optimizer: Optimizer,
+    epoch: int,
+    number: int,
+    step: Step | None,
+    error: str,
+    violations: Sequence[str],
+    *,
+    changed: bool,
 ) -> StepRecord:
     """One optimizer step, with the gradients that led to it."""
     step = step or Step()
@@ -35,6 +62,7 @@ def step_record(
         category=_together(p.grad.about() for p in graded if p.grad),
         node=_together(p.name.rpartition(".")[0] for p in graded),
         error=hide(error),
+        violations=hide(tuple(dict.fromkeys(violations))),
         cost=step.cost,
         state=optimizer.state_dict(),
     )
@@ -48,6 +76,7 @@ def val_record(
     known: KnownState | None,
     *,
     tree: str,
+    inputs: Mapping[str, str],
     cost: Cost,
     stop: str,
     state: Mapping[str, Any],
@@ -71,6 +100,7 @@ def val_record(
         outcome=known.outcome if known else "kept" if kept else "rejected",
         tree=tree,
         reused=known.epoch if known else None,
+        inputs=inputs,
         cost=cost,
         spent=history.spent + cost,
         stop=stop,
