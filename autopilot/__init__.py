@@ -87,6 +87,7 @@ _HOMES = {
         "MaxGate",
         "MinGate",
         "NoRegression",
+        "NoViolations",
         "Policy",
         "QualityFirstPolicy",
         "RangeGate",

@@ -18,7 +18,7 @@ from autopilot.core.message import one_line
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.record import TOGETHER
-from autopilot.core.run import current_run
+from autopilot.core.run import confined, current_run
 from autopilot.core.types import Cost, canonical, digest
 from autopilot.errors import AgentReplyError
 
@@ -83,6 +83,8 @@ class AgentOptimizer(Optimizer):
     >>> AgentOptimizer(Scripted(), [greeting]).step().strategy, greeting.data
     ('be kind', 'hello, please')
     """
+
+    confined = True
 
     def __init__(
         self,
@@ -149,7 +151,8 @@ class AgentOptimizer(Optimizer):
         prompt, context = self.build_prompt(), self.build_context()
         said, cost, problem = prompt, Cost(), ""
         for _ in range(self.max_retries + 1):
-            result = self.agent.run(said, context)
+            with confined():
+                result = self.agent.run(said, context)
             cost += result.cost
             try:
                 reply = self.parse_reply(result)

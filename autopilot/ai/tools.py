@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autopilot.core.parameter import PathParameter
+from autopilot.core.run import tried
 from autopilot.errors import AgentError, AutopilotError
 
 
@@ -143,6 +144,7 @@ class TextEditor(Tool):
             if parameter.matches(name) and not _through_link(parameter.root, name):
                 return parameter, name
         self.refused.append(path)
+        tried(f"asked for {path!r}, which is no parameter: refused")
         raise AgentError(
             f"{path} may not be read or edited", hint=f"these may: {', '.join(self.names()[:20])}"
         )

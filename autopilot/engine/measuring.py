@@ -159,7 +159,7 @@ class Measurer:
         directory = self.manifest.directory
         workspace = Workspace(self.user, self._place.check_out(commit), directory)
         for link in self.links:
-            link_into(workspace, self.user.workdir / directory, link)
+            link_into(workspace, self.user.workdir / directory, commit, link)
         workspace.folder.mkdir(parents=True, exist_ok=True)
         yield workspace
 

@@ -91,7 +91,7 @@ class Rerun(Replay):
         repo = place.borrow(notebook.start)
         workspace = Workspace(notebook.repo, repo, manifest.directory)
         for link in dict.fromkeys([*manifest.links, *self.settings.links]):
-            link_into(workspace, notebook.repo.workdir / manifest.directory, link)
+            link_into(workspace, notebook.repo.workdir / manifest.directory, notebook.start, link)
         workspace.folder.mkdir(parents=True, exist_ok=True)
         return workspace
 

@@ -18,6 +18,8 @@ from autopilot.core.stopping import StopCondition
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Result
 from autopilot.engine.checks import check_parameters, explain_missing
+from autopilot.engine.confinement import guard_of
+from autopilot.engine.inputs import Inputs
 from autopilot.engine.interrupts import interruptible
 from autopilot.engine.request import (
     DEFAULT_MAX_EPOCHS,
@@ -43,6 +45,7 @@ from autopilot.tracking.git_memory import GitMemory
 from autopilot.tracking.git_store import GitStore, hold
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.scope import scope_of
 
 _MAINTAIN_EVERY = 500
 _LOOSE_OBJECTS = 4000
@@ -190,6 +193,9 @@ class Session:
         """Imports the target and puts trainer and store together."""
         workspace, manifest = self.workspace, self.manifest
         workspace.enter()
+        links = [(link.name, link.source) for link in workspace.links]
+        self.inputs = Inputs(workspace.repo, manifest.base, links, in_place=workspace.in_place)
+        self.inputs.open()
         target = parse_target(manifest.target)
         factory = load_factory(target, workspace.folder)
         try:
@@ -204,6 +210,8 @@ class Session:
             include_dirty=include_dirty or not workspace.in_place,
             lock=lock,
         )
+        scopes = [scope_of(workspace.repo, p) for p in self.module.parameters()]
+        self.inputs.scopes = scopes
         with users_code(manifest.target):
             if not self.store.exists():
                 self.notes += check_parameters(
@@ -228,11 +236,13 @@ class Session:
             seed=manifest.seed,
             num_workers=options.num_workers or 0,
         )
+        self.trainer.experiment.guard = guard_of(workspace, self.slug, scopes, self.inputs)
 
     # --- running -------------------------------------------------------------------------------
 
     def discard(self) -> None:
         """Lets go of a session that was never run; nothing is left of it."""
+        self.inputs.close()
         if not self.trainer.experiment.is_open:
             self.store.close()
             self.place.release()
@@ -255,6 +265,7 @@ class Session:
             with self.workspace.explained():
                 result = self._run(score_test=score_test)
         finally:
+            self.inputs.close()
             self.place.release()
         self.store.close()
         if not result.interrupted:

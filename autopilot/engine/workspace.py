@@ -8,14 +8,17 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from autopilot.engine.links import Link
 from autopilot.errors import AutopilotError, RepositoryError, TargetError, UsageError
+from autopilot.git import objects
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
-from autopilot.git.worktrees import add_worktree, remove_worktree, worktree_path
+from autopilot.git.worktrees import add_worktree, private_path, remove_worktree, worktree_path
 
+AGENTS_GIT = "git"
 _MISSING = re.compile(
     r"No such file or directory: '([^']+)'|cannot read (.+): No such file|^(.+) does not exist$"
 )
@@ -30,12 +33,14 @@ class Workspace:
         repo: The checkout of the run; the same one for an in-place run.
         directory: The working directory below the top, "" for the top itself.
         is_new: Whether it was made just now; not what a kill left behind.
+        links: What `--link` brought in.
     """
 
     user: Repository
     repo: Repository
     directory: str
     is_new: bool = False
+    links: tuple[Link, ...] = ()
 
     @property
     def in_place(self) -> bool:
@@ -51,6 +56,11 @@ class Workspace:
     def lock(self) -> ExclusiveLock:
         """What the only run that works in this checkout holds; no slug begins with a dot."""
         return ExclusiveLock(self.repo.git_dir / "autopilot" / ".place.lock")
+
+    @property
+    def private(self) -> Path:
+        """What keeps agents in their place is there: copies, and a git folder of their own."""
+        return private_path(self.repo.workdir)
 
     def enter(self) -> None:
         """Makes its folder the working directory, and its files the first to be imported."""
@@ -167,12 +177,11 @@ def open_workspace(
     left = _left_behind(user, path, base)
     workspace = Workspace(user, left or add_worktree(user, path, base), directory, left is None)
     try:
-        for link in links:
-            link_into(workspace, folder, link)
+        made = tuple(link_into(workspace, folder, base, link) for link in links)
+        return replace(workspace, links=made)
     except BaseException:
         workspace.undo()
         raise
-    return workspace
 
 
 @contextlib.contextmanager
@@ -194,25 +203,31 @@ def undone_on_failure(user: Repository, slug: str, *, in_place: bool) -> Iterato
 
 def _left_behind(user: Repository, path: Path, base: str) -> Repository | None:
     """The worktree that a kill left; one that is not whole is removed."""
+    killed_in_step = (private_path(path) / AGENTS_GIT).exists()
+    shutil.rmtree(private_path(path), ignore_errors=True)
     if not path.exists():
         return None
     with contextlib.suppress(RepositoryError):
+        # What an agent did until the kill is not known.
+        if killed_in_step:
+            raise RepositoryError("killed in an agent's step")
         repo = Repository.discover(path)
         # git keeps the lock until all files are checked out.
         whole = repo.workdir.samefile(path) and not (repo.git_dir / "locked").exists()
-        if whole and repo.head_commit() == base:
+        if whole and repo.common_dir == user.common_dir and repo.head_commit() == base:
             return repo
     remove_worktree(user, path)
     shutil.rmtree(path, ignore_errors=True)
     return None
 
 
-def link_into(workspace: Workspace, folder: Path, link: str) -> None:
+def link_into(workspace: Workspace, folder: Path, base: str, link: str) -> Link:
     """Makes an ignored path of the user's checkout be there in a worktree too.
 
     Args:
         workspace: The worktree.
         folder: The folder of the user's checkout that the path is relative to.
+        base: The commit that is checked out in the worktree.
         link: The path.
 
     Raises:
@@ -226,15 +241,22 @@ def link_into(workspace: Workspace, folder: Path, link: str) -> None:
         raise UsageError(
             f"--link {link} is outside the repository", hint="the evaluation can use its full path"
         )
-    place = workspace.repo.workdir / source.relative_to(workspace.user.workdir)
+    name = source.relative_to(workspace.user.workdir).as_posix()
+    made = Link(name, source, workspace.repo.workdir / name)
+    place = made.place
     if place.is_symlink() and Path(os.readlink(place)) == source:
-        return
-    if place.exists():
+        return made
+    if objects.entry_at(workspace.user, objects.tree_of(workspace.user, base), name) is not None:
         raise UsageError(
             f"--link {link} is tracked by git", hint="the worktree has it already: leave it out"
         )
+    # A copy that a session left may be out of date.
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    place.unlink(missing_ok=True)
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(source)
+    return made
 
 
 def _forget(user: Path, here: Path) -> None:

@@ -7,6 +7,7 @@ system's: little enough for several times an epoch.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -83,6 +84,50 @@ def stamps_below(
                         yield name, _stamp(status)
         finally:
             os.close(here)
+
+
+def everything_below(root: Path, *, opening: bool = False) -> dict[str, Stamp]:
+    """The stamps of files, links, pipes and folders below a folder, but for its own `.git`.
+
+    Links are not followed. Of a folder only the mode counts.
+
+    Args:
+        root: A folder.
+        opening: Whether a folder that may not be listed is made one that may.
+
+    Raises:
+        ParameterError: the system refuses to tell.
+    """
+    found: dict[str, Stamp] = {}
+    prefixes = [""]
+    while prefixes:
+        prefix = prefixes.pop()
+        try:
+            names = _listed(f"{root}/{prefix}", opening=opening)
+        except _GONE:
+            continue
+        except OSError as error:
+            raise unreadable(prefix, error) from error
+        for name, status in names:
+            if not prefix and name == ".git":
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                found[prefix + name] = (0, 0, 0, 0, status.st_mode)
+                prefixes.append(f"{prefix}{name}/")
+            else:
+                found[prefix + name] = _stamp(status)
+    return found
+
+
+def _listed(folder: str, *, opening: bool) -> list[tuple[str, os.stat_result]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+    except PermissionError:
+        if not opening:
+            raise
+        os.chmod(folder, 0o700)
+        return _listed(folder, opening=False)
 
 
 def unreadable(name: str, error: OSError) -> ParameterError:

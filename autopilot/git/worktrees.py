@@ -37,6 +37,11 @@ def worktree_path(repo: Repository, name: str) -> Path:
     return cache_folder() / "worktrees" / f"{home.name}-{digest[:8]}" / name
 
 
+def private_path(worktree: Path) -> Path:
+    """A folder beside a worktree for what belongs to it and may not be in it; no slug has a dot."""
+    return worktree.with_name(f".{worktree.name}.private")
+
+
 def add_worktree(repo: Repository, path: Path, commit: str) -> Repository:
     """Checks a commit out, detached, in a worktree of its own.
 
@@ -142,6 +147,7 @@ def _remove(repo: Repository, path: Path) -> None:
             ) from error
     run_git(["worktree", "prune"], cwd=repo.common_dir, check=False)
     if path.is_relative_to(cache_folder()):
+        shutil.rmtree(private_path(path), ignore_errors=True)
         for folder in path.relative_to(cache_folder().parent).parents[:-1]:
             with contextlib.suppress(OSError):  # others are still in it
                 (cache_folder().parent / folder).rmdir()
@@ -149,7 +155,8 @@ def _remove(repo: Repository, path: Path) -> None:
 
 def _belongs(pointer: Path, repo: Repository) -> bool:
     target = os.fsdecode(pointer.read_bytes()).removeprefix("gitdir: ").strip()
-    return Path(target).is_relative_to(repo.common_dir)
+    owners = (repo.common_dir, private_path(pointer.parent))
+    return any(Path(target).is_relative_to(owner) for owner in owners)
 
 
 def commit_of_checkout(repo: Repository) -> str:

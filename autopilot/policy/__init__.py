@@ -13,7 +13,7 @@ from autopilot.policy.comparisons import (
     NoRegression,
     SignificantImprovement,
 )
-from autopilot.policy.gates import CostGate, CustomGate, MaxGate, MinGate, RangeGate
+from autopilot.policy.gates import CostGate, CustomGate, MaxGate, MinGate, NoViolations, RangeGate
 from autopilot.policy.policies import QualityFirstPolicy
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "MaxGate",
     "MinGate",
     "NoRegression",
+    "NoViolations",
     "Policy",
     "QualityFirstPolicy",
     "RangeGate",

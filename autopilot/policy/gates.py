@@ -275,6 +275,23 @@ class CostGate(Gate):
         return self.result(passed=not over, reason=f"the epoch took {' and '.join(said)}")
 
 
+class NoViolations(Gate):
+    """The optimizer kept to the parameters: it tried nothing anywhere else.
+
+    Args:
+        required: An optional gate only warns.
+
+    >>> view = EpochView(1, {}, {}, {}, "f1", violations=["changed evaluator.py: put back"])
+    >>> NoViolations().check(view).reason
+    'outside of the parameters: changed evaluator.py: put back'
+    """
+
+    def check(self, view: EpochView) -> GateResult:
+        """Looks at what was tried."""
+        tried = "; ".join(view.violations) or "nothing"
+        return self.result(passed=not view.violations, reason=f"outside of the parameters: {tried}")
+
+
 def bound(value: float) -> float:
     """A limit that can be compared with: nothing is above or below NaN."""
     if math.isnan(value):

@@ -1,0 +1,181 @@
+"""Confinement: what an agent changes beside the parameters is put back, or it is named.
+
+In a worktree of the run's own everything is put back. In the user's own checkout nothing is, since
+nobody can tell the user's edits from the agent's: there it is written down, and the ids of the
+evaluator's and data files see to it that no score of a changed one is compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from autopilot.core.guard import Guard
+from autopilot.engine.changes import Change, sentences
+from autopilot.engine.git_folder import AGENT, GitFolder
+from autopilot.engine.inputs import Inputs
+from autopilot.engine.links import Links
+from autopilot.engine.private_git import PrivateGit
+from autopilot.engine.surroundings import Surroundings
+from autopilot.engine.workspace import AGENTS_GIT, Workspace
+from autopilot.git import objects
+from autopilot.git.stamps import Stamp, stamps_of
+from autopilot.tracking.scope import Scope
+
+_TOKEN = "AUTOPILOT_CONFINED"
+
+
+class _EngineGuard(Guard):
+    """What both kinds share: the inputs, and what an agent's processes inherit.
+
+    Args:
+        workspace: Where the run works.
+        slug: The experiment.
+        scopes: The parameters.
+        inputs: What evaluations read.
+    """
+
+    def __init__(
+        self, workspace: Workspace, slug: str, scopes: Sequence[Scope], inputs: Inputs
+    ) -> None:
+        self.repo, self.scopes, self._inputs = workspace.repo, scopes, inputs
+        self._git = GitFolder(workspace.user, workspace.repo, slug)
+        self._is_confined = False
+        self._environment: dict[str, str | None] = {}
+
+    @property
+    def listens(self) -> bool:
+        """Whether what is read now belongs to an evaluation."""
+        return self._inputs.listens
+
+    @listens.setter
+    def listens(self, listens: bool) -> None:
+        self._inputs.listens = listens
+
+    def inputs(self, known: Iterable[str] = ()) -> Mapping[str, str]:
+        return self._inputs.blobs(known)
+
+    def _mark(self) -> None:
+        """What the agent starts can be told: its processes, and its lines in reflogs."""
+        marks = {
+            _TOKEN: secrets.token_hex(8),
+            "GIT_COMMITTER_NAME": AGENT,
+            "GIT_COMMITTER_EMAIL": "agent@autopilot.invalid",
+        }
+        self._environment = {name: os.environ.get(name) for name in marks}
+        os.environ.update(marks)
+
+    def _unmark(self) -> None:
+        token = os.environ.get(_TOKEN, "")
+        for name, value in self._environment.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        # A group's end does not reach what left the group: it would write later.
+        _end_processes(f"{_TOKEN}={token}".encode())
+
+
+class Confinement(_EngineGuard):
+    """For a worktree of the run's own."""
+
+    def __init__(
+        self, workspace: Workspace, slug: str, scopes: Sequence[Scope], inputs: Inputs
+    ) -> None:
+        super().__init__(workspace, slug, scopes, inputs)
+        tree = objects.tree_of(workspace.repo, workspace.repo.head_commit())
+        copies = workspace.private / "copies"
+        self._private_git = PrivateGit(workspace.repo, workspace.private / AGENTS_GIT)
+        self._surroundings = Surroundings(workspace.repo, scopes, tree, copies)
+        self._links = Links(workspace.links, slug)
+
+    def confine(self) -> None:
+        if not self._is_confined:
+            self._links.look()
+            self._surroundings.look()
+            self._git.look()
+            self._private_git.enter()
+            self._is_confined = True
+            self._mark()
+
+    def put_back(self) -> list[str]:
+        if not self._is_confined:
+            return []
+        self._is_confined = False
+        self._unmark()
+        read = self._inputs.blobs()
+        told = self._private_git.leave() + self._git.put_back()
+        told += self._surroundings.put_back(lambda name: name in read or self._links.covers(name))
+        # Only now may a resumed run trust the worktree again.
+        self._private_git.remove()
+        self._links.check()
+        return told
+
+
+class Watch(_EngineGuard):
+    """For the user's own checkout: everything is left as it is."""
+
+    def __init__(
+        self, workspace: Workspace, slug: str, scopes: Sequence[Scope], inputs: Inputs
+    ) -> None:
+        super().__init__(workspace, slug, scopes, inputs)
+        self._before: dict[str, tuple[str, Stamp | None]] = {}
+
+    def confine(self) -> None:
+        if not self._is_confined:
+            self._before = self._present()
+            self._git.look()
+            self._is_confined = True
+            self._mark()
+
+    def put_back(self) -> list[str]:
+        if not self._is_confined:
+            return []
+        self._is_confined = False
+        self._unmark()
+        left = "left, since it may be yours"
+        told = [f"{what}: {left}" for what in self._git.changed()]
+        before, now = self._before, self._present()
+        changes = []
+        for name in sorted({*before, *now}):
+            was, is_now = before.get(name), now.get(name)
+            if was == is_now or any(scope.covers(name) for scope in self.scopes):
+                continue
+            if is_now is None:
+                gone = was is not None and was[0] == "untracked"
+                changes.append(Change(name, "removed" if gone else "changed", undone=left))
+            elif is_now[0] == "deleted":
+                changes.append(Change(name, "removed", undone=left))
+            else:
+                new = was is None and is_now[0] == "untracked"
+                changes.append(Change(name, "made" if new else "changed", undone=left))
+        return told + list(sentences(changes, lambda _name: True))
+
+    def _present(self) -> dict[str, tuple[str, Stamp | None]]:
+        """What differs from HEAD, how, and its stamp."""
+        states = {n: s for n, s in self.repo.status(["."]).items() if s != "ignored"}
+        stamps = dict(stamps_of(self.repo.workdir, states))
+        return {name: (state, stamps.get(name)) for name, state in states.items()}
+
+
+def guard_of(workspace: Workspace, slug: str, scopes: Sequence[Scope], inputs: Inputs) -> Guard:
+    """What keeps the agents of a run to its parameters."""
+    kind = Watch if workspace.in_place else Confinement
+    return kind(workspace, slug, scopes, inputs)
+
+
+def _end_processes(mark: bytes) -> None:
+    """Ends what has a mark in its environment, where the system tells (Linux)."""
+    for _ in range(3):
+        found = False
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError, ValueError):
+                if mark in (folder / "environ").read_bytes() and int(folder.name) != os.getpid():
+                    os.kill(int(folder.name), signal.SIGKILL)
+                    found = True
+        if not found:
+            return

@@ -1,0 +1,203 @@
+"""Which files of the repository an evaluation has read: Python says so of each that it opens.
+
+What a module's C code or a child process opens is not heard of, except for files that are named on
+a child's command line. They are put back after each step like all others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from autopilot.git import objects
+from autopilot.git.repository import Repository
+from autopilot.git.workfiles import WorkFiles
+from autopilot.tracking.scope import Scope
+
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+_CACHES = ("__pycache__", ".git", ".pytest_cache", ".mypy_cache", ".ruff_cache")
+_CHUNK = 2**20
+
+_listening: list[Inputs] = []
+_is_installed = False
+
+
+def _hear(event: str, arguments: tuple[Any, ...]) -> None:
+    if _listening and event in ("open", "os.rename", "subprocess.Popen"):
+        # Whatever it is that cannot be understood: opening a file goes on.
+        with contextlib.suppress(Exception):
+            _listening[-1].hear(event, arguments)
+
+
+class Inputs:
+    """The files of a worktree that were read or imported, with git's ids of their content.
+
+    It counts what the base commit has, what `--link` brought in, and, in the user's own checkout,
+    what lay there before the run began: data that git ignores. What the run itself writes does not
+    count.
+
+    Args:
+        repo: The worktree.
+        base: The commit that the run starts from.
+        links: Path from the top to the user's own path, of what `--link` brought in.
+        in_place: Whether it is the user's own checkout.
+
+    Attributes:
+        scopes: The parameters, which are none of them.
+        listens: Whether what is opened now counts.
+    """
+
+    def __init__(
+        self, repo: Repository, base: str, links: Sequence[tuple[str, Path]], *, in_place: bool
+    ) -> None:
+        self.repo = repo
+        self.scopes: Sequence[Scope] = ()
+        self.listens = True
+        self._tree = objects.tree_of(repo, base)
+        self._links, self._in_place = links, in_place
+        self._files = WorkFiles(repo, repo.workdir)
+        self._heard: set[str] = set()
+        self._written: set[str] = set()
+        self._names: dict[str, str | None] = {}
+        self._counting: dict[str, bool] = {}
+        self._modules: set[str] = set()
+        self._hashed: dict[str, tuple[tuple[int, ...], str]] = {}
+        self._since_ns = time.time_ns()
+        tops = {str(repo.workdir), os.path.realpath(repo.workdir)}
+        own = {str(path) for _, own_path in links for path in (own_path, own_path.resolve())}
+        self._tops = tuple(f"{top}{os.sep}" for top in tops)
+        self._prefixes = (*self._tops, *own)
+
+    def open(self) -> None:
+        """Begins to listen; the process's hook stays for good, and is idle when nobody listens."""
+        global _is_installed  # an audit hook cannot be taken away again
+        if not _is_installed:
+            sys.addaudithook(_hear)
+            _is_installed = True
+        _listening.append(self)
+
+    def close(self) -> None:
+        """Listens no more."""
+        with contextlib.suppress(ValueError):
+            _listening.remove(self)
+
+    def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Takes in what Python says it is about to do."""
+        if not self.listens:
+            return
+        if event == "open":
+            path = _full(arguments[0])
+            if path.startswith(self._prefixes):
+                (self._written if arguments[2] & _WRITES else self._heard).add(path)
+        elif event == "os.rename":
+            path = _full(arguments[1])
+            if path.startswith(self._prefixes):
+                self._written.add(path)
+        elif isinstance(arguments[1], list | tuple):
+            folder = _full(arguments[2] or "")
+            paths = (os.path.normpath(os.path.join(folder, str(part))) for part in arguments[1])
+            self._heard.update(path for path in paths if path.startswith(self._prefixes))
+
+    def blobs(self, known: Iterable[str] = ()) -> dict[str, str]:
+        """Repository path to blob id, as the files are now; "" for one that is gone.
+
+        Args:
+            known: Paths that earlier sessions read.
+        """
+        listened, self.listens = self.listens, False
+        try:
+            return self._blobs(known)
+        finally:
+            self.listens = listened
+
+    def _blobs(self, known: Iterable[str]) -> dict[str, str]:
+        for name, module in list(sys.modules.items()):
+            if name not in self._modules:
+                self._modules.add(name)
+                file = getattr(module, "__file__", None)
+                if isinstance(file, str) and file.startswith(self._tops):
+                    self._heard.add(file)
+        written = {self._name(path) or "" for path in self._written}
+        names = {name for path in self._heard for name in self._both(path) if name}
+        names = {*filter(self._counts, names), *known} - written
+        linked = {name for name in names if self._is_linked(name)}
+        ids = {
+            name: entry.oid if entry is not None else ""
+            for name, entry in self._files.hash(sorted(names - linked), write=False).items()
+        }
+        return dict(sorted({**ids, **{name: self._hash(name) for name in linked}}.items()))
+
+    def _both(self, path: str) -> tuple[str | None, str | None]:
+        """The path itself, and what it leads to if it is a symbolic link."""
+        if path not in self._names:
+            self._names[path] = self._name(path)
+        real = os.path.realpath(path) if self._names[path] else path
+        return self._names[path], self._name(real) if real != path else None
+
+    def _name(self, path: str) -> str | None:
+        """The path from the top, None if it is not in the repository."""
+        path = os.path.normpath(path)
+        for top in self._tops:
+            if path.startswith(top):
+                return path.removeprefix(top).replace(os.sep, "/")
+        for name, own in self._links:
+            for source in (str(own), os.path.realpath(own)):
+                if path == source or path.startswith(f"{source}{os.sep}"):
+                    return name + path.removeprefix(source).replace(os.sep, "/")
+        return None
+
+    def _is_linked(self, name: str) -> bool:
+        return any(name == link or name.startswith(f"{link}/") for link, _ in self._links)
+
+    def _counts(self, name: str) -> bool:
+        known = self._counting.get(name)
+        if known is None:
+            known = self._counting[name] = self._is_input(name)
+        return known
+
+    def _is_input(self, name: str) -> bool:
+        if any(part in _CACHES for part in name.split("/")) or name.endswith(".pyc"):
+            return False
+        if any(scope.covers(name) for scope in self.scopes):
+            return False
+        entry = objects.entry_at(self.repo, self._tree, name)
+        if entry is not None:
+            return entry.mode not in (objects.TREE, objects.SUBMODULE)
+        try:
+            status = os.stat(self.repo.workdir / name)
+        except OSError:
+            return False
+        if not os.path.isfile(self.repo.workdir / name):
+            return False
+        return self._is_linked(name) or (self._in_place and status.st_ctime_ns < self._since_ns)
+
+    def _hash(self, name: str) -> str:
+        """The blob id of a file that is behind a link, as it is on the disk."""
+        path = self.repo.workdir / name
+        try:
+            status = os.stat(path)
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ctime_ns, status.st_ino)
+            known = self._hashed.get(name)
+            if known is not None and known[0] == stamp:
+                return known[1]
+            digest = hashlib.sha1(b"blob %d\0" % status.st_size, usedforsecurity=False)
+            with path.open("rb") as file:
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+        except OSError:
+            return ""
+        self._hashed[name] = (stamp, digest.hexdigest())
+        return digest.hexdigest()
+
+
+def _full(path: Any) -> str:
+    text = os.fsdecode(path)
+    if text.startswith("/"):
+        return text
+    return os.path.join(os.getcwd(), text)  # noqa: PTH109  # called for every file that is opened
