@@ -61,6 +61,7 @@ def document(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
             "rationale": record.rationale,
             "gradients": record.gradients,
             "error": record.error,
+            "violations": record.violations,
             "cost": record.cost,
         }
         for commit, record in notebook.steps(number_)
@@ -93,6 +94,9 @@ def _steps(notebook: Notebook, epoch: Epoch) -> list[str]:
             lines += [textwrap.indent(record.rationale.strip(), "    "), ""]
         if record.error:
             lines += [f"the optimizer failed: {record.error}", ""]
+        if record.violations:
+            tried = [f"    {one_line(sentence, 1000)}" for sentence in record.violations]
+            lines += ["tried outside of the parameters:", *tried, ""]
         same: dict[str, list[str]] = {}
         for parameter, gradient in record.gradients.items():
             same.setdefault(gradient.strip(), []).append(parameter)
@@ -216,6 +220,7 @@ def _epoch(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
         "commits": epoch.steps,
         "rollback": epoch.rollback,
         "tag": tag,
+        "violations": notebook.violations.get(epoch.number, []),
         "cost": epoch.cost,
     }
 

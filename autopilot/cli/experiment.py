@@ -144,9 +144,12 @@ def compare(
             for p, c in counts.items()
         ]
         document = {"experiments": [one.summary, other.summary], "commits": tips, "files": files}
-        output.document(document)
+        differ = experiment_page.input_differences(one, other)
+        output.document(document | {"inputs": [one.inputs, other.inputs], "inputs_differ": differ})
         return
     for line in experiment_page.comparison(one, other, counts):
+        output.line(line)
+    for line in experiment_page.input_lines(one, other):
         output.line(line)
     if counts:
         output.line(f"see it: git diff {tips[0][:7]} {tips[1][:7]}")

@@ -190,6 +190,35 @@ def comparison(first: Notebook, second: Notebook, counts: Mapping[str, LineCount
     return [*lines, *align(["file", "added", "removed"], files, ["added", "removed"])]
 
 
+def input_differences(first: Notebook, second: Notebook) -> list[dict[str, Any]]:
+    """The evaluator's and data files that are not the same in both; empty where nothing is known.
+
+    Of a file that only one of them read, the other's blob is None.
+    """
+    a, b = first.inputs, second.inputs
+    if not a or not b:
+        return []
+    return [
+        {"path": path, "first": a.get(path), "second": b.get(path)}
+        for path in sorted({*a, *b})
+        if a.get(path) != b.get(path)
+    ]
+
+
+def input_lines(first: Notebook, second: Notebook) -> list[str]:
+    """What to know before the scores of two experiments are compared."""
+    if not first.inputs or not second.inputs:
+        return []
+    differ = input_differences(first, second)
+    if not differ:
+        return [f"measured with the same {counted(len(first.inputs), 'evaluator or data file')}"]
+    rows = [[x["path"], *((x[k] or "not read")[:10] for k in ("first", "second"))] for x in differ]
+    return [
+        "measured with other evaluator or data files: their scores cannot be compared",
+        *align(["file", first.slug, second.slug], rows, []),
+    ]
+
+
 def _pair(first: float | None, second: float | None) -> list[str]:
     change = second - first if first is not None and second is not None else None
     return [number(first), number(second), signed(change)]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from autopilot.core.module import AutoPilotModule
-    from autopilot.core.record import MetricsRecord
+    from autopilot.core.record import MetricsRecord, StepRecord
     from autopilot.core.trainer import Trainer
     from autopilot.core.types import Datum
 
@@ -43,6 +43,7 @@ class Reporter(Callback):
         self._head_shown = False
         self.rescued: list[str] = []
         self._told = 0
+        self._tried: list[str] = []
 
     def on_fit_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
         self._started_s = self._judged_s = time.monotonic()
@@ -92,6 +93,11 @@ class Reporter(Callback):
     ) -> None:
         self._advance(trainer, "test", batch, batch_idx)
 
+    def on_step_committed(
+        self, trainer: Trainer, module: AutoPilotModule, step: StepRecord
+    ) -> None:
+        self._tried += step.violations
+
     def on_epoch_recorded(
         self, trainer: Trainer, module: AutoPilotModule, record: MetricsRecord
     ) -> None:
@@ -102,6 +108,10 @@ class Reporter(Callback):
         revision = trainer.experiment.revision_of(record.epoch)
         before = [r.best for r in trainer.experiment.history if r.epoch < record.epoch]
         self._line(epoch_line(record, before[-1] if before else None, revision), record.verdict)
+        if self._tried:
+            more = f" (and {len(self._tried) - 1} more)" if len(self._tried) > 1 else ""
+            self._line(f"       outside of the parameters: {one_line(self._tried[0], 200)}{more}")
+            self._tried = []
 
     def on_fit_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
         self.stop()

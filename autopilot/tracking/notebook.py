@@ -322,6 +322,29 @@ class Notebook:
         }
         return sorted(found.values(), key=lambda pair: pair[1].step)
 
+    @cached_property
+    def violations(self) -> dict[int, list[str]]:
+        """Epoch to what its steps tried beside the parameters; epochs without are left out."""
+        line = {commit.id for commit in self.commits}
+        tried: dict[int, dict[str, StepRecord]] = {}
+        for commit, record in self._journal.read(StepRecord):
+            if record.violations and commit in line:
+                tried.setdefault(record.epoch, {})[record.id] = record
+        return {
+            number: [sentence for record in steps.values() for sentence in record.violations]
+            for number, steps in tried.items()
+        }
+
+    @cached_property
+    def inputs(self) -> dict[str, str]:
+        """Repository path to blob id of what evaluations read, as it was at first."""
+        line = {commit.id for commit in self.commits}
+        records = (r for commit, r in self._journal.read(MetricsRecord) if commit in line)
+        found: dict[str, str] = {}
+        for record in sorted(records, key=lambda record: record.epoch):
+            found = {**record.inputs, **found}
+        return found
+
     def lessons(self, epoch: int) -> list[Lesson]:
         """What memory learnt from an epoch."""
         found = self._journal.read_on(self.epoch(epoch).commit, Lesson)
