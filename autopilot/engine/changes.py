@@ -47,18 +47,22 @@ def sentences(changes: Iterable[Change], matters: Callable[[str], bool]) -> Iter
         matters: Whether a path is worth telling; the tools that an agent uses leave caches where
             git ignores them.
     """
-    ordered = sorted(changes, key=lambda change: f"{change.name}/" * change.folder or change.name)
+    ordered = sorted(changes, key=lambda change: change.name.split("/"))
     position = 0
     while position < len(ordered):
         change = ordered[position]
         position += 1
-        if not (change.folder and change.did in ("made", "removed")):
+        if change.did not in ("made", "removed", "replaced"):
             if matters(change.name):
                 yield change.sentence()
             continue
         start = position
         while position < len(ordered) and ordered[position].name.startswith(f"{change.name}/"):
             position += 1
+        if not change.folder or change.did == "replaced":
+            if matters(change.name):
+                yield change.sentence()
+            continue
         files = [each.name for each in ordered[start:position] if not each.folder]
         if any(map(matters, files or [f"{change.name}/"])):
             yield change.sentence(len(files))

@@ -93,8 +93,7 @@ class Surroundings:
             What was changed, a sentence each.
         """
         before, after = self._before, everything_below(self.root, opening=True)
-        names = {n for n, s in after.items() if before.get(n) != s}
-        names |= before.keys() - after.keys()
+        names = {name for name in {*before, *after} if before.get(name) != after.get(name)}
         if not names:
             return []
         # What git ignores, and how it converts, must not be asked by the agent's own rules.
@@ -107,9 +106,7 @@ class Surroundings:
             if _is_folder(after[name]):
                 with contextlib.suppress(OSError):  # a parameter has files there
                     (self.root / name).rmdir()
-        return list(
-            sentences(changes, lambda n: counts(n.rstrip("/")) or not self.repo.is_ignored(n))
-        )
+        return list(sentences(changes, lambda name: self._matters(name, counts)))
 
     # --- before --------------------------------------------------------------------------------
 
@@ -177,6 +174,11 @@ class Surroundings:
         target = os.path.realpath(self.root / name)
         top = os.path.realpath(self.root) + os.sep
         return target.startswith(top) and scope.covers(target.removeprefix(top))
+
+    def _matters(self, name: str, counts: Callable[[str], bool]) -> bool:
+        """Whether a change is told: git ignores what is in a `.git`, this does not."""
+        is_git = ".git" in name.split("/")
+        return is_git or counts(name.rstrip("/")) or not self.repo.is_ignored(name)
 
     def _undo(self, names: Sequence[str], after: Mapping[str, Stamp]) -> list[Change]:
         """Undoes what was changed at some paths."""

@@ -94,7 +94,9 @@ def place(place: Place) -> Place:
     place.write("prompt.md", "hello\n")
     place.write("rules/a.md", "a\n")
     place.write("checks/__init__.py", "")
-    place.write("checks/evaluator.py", "def passes(text, needed):\n    return text.count('!') >= needed\n")
+    place.write(
+        "checks/evaluator.py", "def passes(text, needed):\n    return text.count('!') >= needed\n"
+    )
     place.write("cases.json", json.dumps({str(n): n for n in range(1, 5)}))
     place.write("tool.sh", "echo tool\n").chmod(0o755)
     place.write(".gitignore", "data/\n*.log\n__pycache__/\n")
@@ -195,8 +197,7 @@ if step == 3:
     assert done.code == 0, done
     first, *others = attack.seen()
     assert first["tool.sh"].startswith("0o100755 ")
-    for seen in others:
-        assert seen == first | {"rules/sub": first["rules"]} if seen is not others[-1] else True
+    assert others == [first] * 3
     assert sorted(x for x in attack.violations(1) if "rules/sub" not in x) == [
         "changed .gitignore: put back",
         "changed cases.json: put back",
@@ -213,5 +214,143 @@ if step == 3:
     ]
     assert [x for x in attack.violations(1) if "rules/sub/.git/" in x]
     assert attack.violations(2) == []
+    assert attack.violations(3) == [
+        "replaced checks/ by a link to /etc: put back",
+        "changed the mode of rules/: put back",
+        "replaced tool.sh by a folder: put back",
+    ]
+    assert attack.scores() == [0, 0.25, 0.25, 0.5, 0.25], "3 was rejected, 4 is 3 again"
+
+
+def test_parameters_stay_files_of_their_own(attack: Attack, tmp_path: Path) -> None:
+    """Links out of a parameter are undone; nothing is written or deleted behind them."""
+    valuables = tmp_path / "valuables"
+    valuables.mkdir()
+    (valuables / "x.md").write_text("x")
+    body = f"""
+edit()
+if step == 1:
+    os.remove("prompt.md"); os.symlink({str(valuables / "x.md")!r}, "prompt.md")
+    shutil.rmtree("rules"); os.symlink({str(valuables)!r}, "rules")
+if step == 2:
+    os.symlink("../checks/evaluator.py", "rules/link.md"); os.symlink("a.md", "rules/fine.md")
+    os.symlink("/", "rules/folder")
+    os.remove("rules/a.md"); os.mkfifo("rules/a.md")
+if step == 3:
+    os.remove("prompt.md"); os.mkdir("prompt.md"); pathlib.Path("prompt.md/x").write_text("x")
+if step == 4:
+    shutil.rmtree("rules"); os.makedirs("rules/new"); pathlib.Path("rules/new/b.md").write_text("b")
+"""
+    with attack.place.untouched():
+        done = attack.run(body, epochs=4)
+    assert done.code == 0, done
+    assert {path.name: path.read_text() for path in valuables.iterdir()} == {"x.md": "x"}
+    assert sorted(attack.violations(1)) == [
+        f"replaced prompt.md by a link to {valuables}/x.md: put back",
+        f"replaced rules/ by a link to {valuables}: put back",
+    ]
+    assert sorted(attack.violations(2)) == [
+        "made rules/folder, a link to /: removed",
+        "made rules/link.md, a link to ../checks/evaluator.py: removed",
+        "replaced rules/a.md by something else: put back",
+    ]
+    assert sorted(attack.violations(3)) == ["replaced prompt.md by a folder: put back"]
+    assert attack.violations(4) == []
+    files = attack.place.git("ls-tree", "-r", "--name-only", "autopilot/a").splitlines()
+    assert [name for name in files if name.endswith(".md")] == ["prompt.md", "rules/new/b.md"]
+
+
+def test_git_commands_reach_a_copy_only(attack: Attack) -> None:
+    place = attack.place
+    place.git("branch", "other")
+    body = """
+edit()
+if step == 1:
+    pathlib.Path("cases.json").write_text("{}")
+    log = sh("git log --format=%s; git diff --name-only; git rev-parse --show-toplevel")
+    pathlib.Path(f"{count}.log").write_text(log)
+    sh("git add -A && git commit --no-verify -m evil", check=True)
+    sh("git config core.hooksPath /tmp/evil; git config --worktree x.y z; git branch evil")
+    sh("git update-ref refs/heads/main HEAD~0; git branch -f other HEAD; git tag evil")
+    sh("git update-ref -d refs/heads/autopilot/a; git symbolic-ref HEAD refs/heads/main")
+    sh("git update-index --assume-unchanged checks/evaluator.py; echo x >> checks/evaluator.py")
+    folder = pathlib.Path(sh("git rev-parse --git-common-dir").strip())
+    (folder / "hooks").mkdir(exist_ok=True); (folder / "hooks/pre-commit").write_text("evil")
+    (folder / "info/exclude").write_text("new.py"); pathlib.Path("new.py").write_text("x")
+if step == 2:
+    os.remove(".git"); sh("git init .; git add -A; git commit -m evil")
+if step == 3:
+    sh("git status; git log")
+"""
+    config, refs = place.read(".git/config"), place.git("for-each-ref")
+    with place.untouched():
+        done = attack.run(body, epochs=3)
+    assert done.code == 0, done
+    log = Path(f"{attack.log}.log").read_text().split()
+    assert log[:3] == ["target", "base", "cases.json"], "history and diff are there"
+    assert place.read(".git/config") == config
+    others = [r for r in place.git("for-each-ref").splitlines() if "autopilot/a" not in r]
+    assert others == refs.splitlines()
+    copy = "of the git folder: only in a copy, which is gone"
+    assert {
+        *(f"wrote {name} {copy}" for name in ("HEAD", "config", "hooks/pre-commit", "index")),
+        *(f"wrote refs/{name} {copy}" for name in ("heads/evil", "tags/evil", "heads/other")),
+        "made new.py: removed",
+        "changed cases.json: put back",
+        "changed checks/evaluator.py: put back",
+    } <= {*attack.violations(1), *(x.replace("the index", "index") for x in attack.violations(1))}
+    assert "replaced .git by a folder: put back" in attack.violations(2)
     assert attack.violations(3) == []
-    assert attack.scores() == [0, 0.25, 0.25]
+    assert attack.scores() == [0, 0.25, 0.5, 0.75]
+    place.check_sound()
+
+
+def test_the_users_git_folder_is_put_back(attack: Attack) -> None:
+    """By its full path; what the user does meanwhile stays."""
+    place = attack.place
+    place.git("branch", "other")
+    place.git("branch", "raw")
+    place.git("tag", "mine")
+    body = """
+edit()
+git = repo / ".git"
+(git / "hooks").mkdir(exist_ok=True)
+(git / "hooks/post-commit").write_text("evil"); (git / "info/exclude").write_text("*")
+sh(f"git -C '{repo}' config core.fsmonitor evil; git -C '{repo}' branch -f other HEAD~1")
+sh(f"git -C '{repo}' update-ref refs/heads/autopilot/a main")
+sh(f"git -C '{repo}' update-ref -d refs/tags/autopilot/a/epoch-0000")
+(git / "refs/heads/raw").write_text("0" * 39 + "1")
+(git / "worktrees/a/HEAD").write_text("ref: refs/heads/main")
+shutil.rmtree(git / "worktrees/a/logs", ignore_errors=True)
+user = "env -u GIT_COMMITTER_NAME -u GIT_COMMITTER_EMAIL git -C"
+sh(f"{user} '{repo}' commit --no-verify --allow-empty -m mine; {user} '{repo}' switch -c topic")
+sh(f"{user} '{repo}' tag later; {user} '{repo}' branch --set-upstream-to=main topic")
+"""
+    before = place.read(".git/config")
+    other = place.git("rev-parse", "other")
+    done = attack.run(body)
+    assert done.code == 0, done
+    assert place.git("log", "-1", "--format=%s", "topic") == "mine"
+    assert place.git("symbolic-ref", "HEAD") == "refs/heads/topic"
+    assert place.git("rev-parse", "later") == place.git("rev-parse", "topic")
+    assert place.git("rev-parse", "other") == place.git("rev-parse", "raw") == other
+    assert not (place.top / ".git/hooks/post-commit").exists()
+    assert "*" not in place.read(".git/info/exclude").splitlines()
+    assert place.read(".git/config") == before
+    aside = place.read(".git/autopilot/undone/a/config")
+    assert "evil" in aside and "topic" in aside, "nothing of the user's is lost"
+    assert place.tags("a") == [0, 1]
+    told = attack.violations()
+    kept = "(it is in .git/autopilot/undone/a)"
+    assert {
+        f"changed config of the git folder: put back {kept}",
+        f"made hooks/post-commit of the git folder: removed {kept}",
+        f"changed info/exclude of the git folder: put back {kept}",
+        f"changed worktrees/a/HEAD of the git folder: put back {kept}",
+        "moved refs/heads/autopilot/a: put back",
+        "moved refs/heads/other: put back",
+        "moved refs/heads/raw: put back",
+        "removed refs/tags/autopilot/a/epoch-0000: put back",
+    } <= {*told}
+    assert not any("main" in x or "topic" in x or "later" in x for x in told)
+    place.check_sound()
