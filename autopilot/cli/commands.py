@@ -48,6 +48,8 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
     ),
     "Prove and share": (
         _command("replay", "replay", "Check that what was recorded comes out again."),
+        Entry("propose", "propose", "Kept epochs as a branch for a pull request."),
+        Entry("promote", "promote", "Take an epoch over into a branch."),
         _command("push", "sync", "Push experiments: branch, tags and notes together."),
         _command("fetch", "sync", "Fetch experiments: branch, tags and notes together."),
         Entry("hooks", "hooks", "Git hooks: install, remove and look at them."),

@@ -228,7 +228,8 @@ def decide(
     """Write a decision down: promote or reject.
 
     The latest one holds. It is an event among the experiment's notes, with the commit that was
-    decided on. No branch and no file moves.
+    decided on. No branch and no file moves: `autopilot promote execute` decides and merges, and
+    refuses an epoch that was rejected here.
 
     \b
     autopilot experiment decide classifier-1 promote --reason "better on every category"
@@ -250,7 +251,8 @@ def write_decision(
     )
     output.line(f"{notebook.slug}: {decision_line(event)}")
     if decision == "promote":
-        output.line(f"nothing was moved. Take it: git merge --squash {event.revision[:7]}")
+        command = f"autopilot promote execute {notebook.slug} --epoch {event.epoch}"
+        output.line(f"nothing was moved. Take it over: {command}")
     output.document({"experiment": notebook.slug, "decision": event})
 
 

@@ -108,7 +108,8 @@ def decision_line(event: Event) -> str:
     did = {"promote": "promoted", "reject": "rejected"}[event.decision]
     who = f" by {event.reviewer}" if event.reviewer else ""
     why = f": {event.detail}" if event.detail else ""
-    return f"epoch {event.epoch} ({event.revision[:7]}) {did}{who}{why}"
+    into = f" into {event.into} as {event.merge[:7]}" if event.into else ""
+    return f"epoch {event.epoch} ({event.revision[:7]}) {did}{into}{who}{why}"
 
 
 def _event_detail(event: Event) -> str:

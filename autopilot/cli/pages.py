@@ -227,7 +227,8 @@ def _next(notebook: Notebook) -> list[str]:
         does[f"autopilot show best -e {slug}"] = "the best epoch: why, scores, failures, diff"
         does[f"git log -p {base}..{branch}"] = "every step as a commit"
         does[f"git diff {base}...{branch}"] = "the net change"
-        does[f"git merge --squash {branch}"] = "take it"
+        does[f"autopilot propose create {slug}"] = "a branch for a pull request"
+        does[f"autopilot promote plan {slug}"] = "take it: what would change, and the gates"
     wide = max(map(len, does)) + 3
     return [f"{command:<{wide}}{what}" for command, what in does.items()]
 

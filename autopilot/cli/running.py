@@ -298,7 +298,10 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
     if session.workspace.in_place:
         output.line("take it:   it is in your checkout: git diff, then git commit")
     else:
-        output.line(f"take it:   git merge --squash {branch}")
+        output.line(f"review it: autopilot propose create {slug}")
+        output.line(
+            f"take it:   autopilot promote execute {slug}    (or git merge --squash {branch})"
+        )
 
 
 def _tried(record: MetricsRecord) -> str:

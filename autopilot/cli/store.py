@@ -251,7 +251,8 @@ def promote(
 ) -> None:
     """Write down that an epoch is to be taken over.
 
-    No branch and no file moves. The same as `autopilot experiment decide SLUG promote`.
+    No branch and no file moves. The same as `autopilot experiment decide SLUG promote`. To merge
+    it at once: `autopilot promote execute`.
 
     \b
     autopilot store promote best --reason "passes the audit set"

@@ -5,9 +5,12 @@ The trailers are the contract with everything that reads the branch later.
 
 from __future__ import annotations
 
+import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from autopilot.core.policy import apart
 from autopilot.core.record import Manifest, MetricsRecord, StepRecord
 from autopilot.core.redaction import hide
 
@@ -18,8 +21,33 @@ STRATEGY = "Autopilot-Strategy"
 VIOLATIONS = "Autopilot-Violations"
 ROLLBACK = "Autopilot-Rollback"
 REJECTED = "Autopilot-Rejected"
+SOURCE = "Autopilot-Source"
+SCORE = "Autopilot-Score"
+ONTO = "Autopilot-Onto"
+REVIEWER = "Autopilot-Reviewer"
+REVERTS = "Autopilot-Reverts"
 
 BODY_LIMIT = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A metric before and after a change; None where it was not measured.
+
+    >>> str(Score("val accuracy", 0.58333, 0.71666))
+    'val accuracy 0.583 -> 0.717'
+    """
+
+    name: str
+    before: float | None
+    after: float | None
+
+    def __str__(self) -> str:
+        if self.before is None or self.after is None:
+            known = self.after if self.before is None else self.before
+            text = "-" if known is None else f"{known:.3f}"
+            return f"{self.name} {text} -> -" if self.after is None else f"{self.name} - -> {text}"
+        return f"{self.name} {' -> '.join(apart(self.before, self.after))}"
 
 
 def start_message(manifest: Manifest) -> str:
@@ -79,6 +107,85 @@ def tag_message(
     lines += [f"reason: {reason}" for reason in record.reasons]
     subject = f"autopilot({slug}): epoch {record.epoch} {record.verdict}"
     return _message(subject, ["\n".join(lines)], {EXPERIMENT: slug, EPOCH: str(record.epoch)})
+
+
+def review_message(
+    slug: str,
+    epoch: int,
+    source: str,
+    onto: str,
+    *,
+    what: str,
+    why: Sequence[str] = (),
+    scores: Sequence[Score] = (),
+    strategy: str = "",
+) -> str:
+    """The message of a kept epoch's commit on a review branch.
+
+    Args:
+        slug: The experiment.
+        epoch: The epoch; 0 stands for what the experiment started from.
+        source: The experiment's commit with that state.
+        onto: The branch that it is proposed for.
+        what: What was done.
+        why: Paragraphs.
+        scores: Against the state before; the metric that decides comes first.
+        strategy: What was tried.
+    """
+    gained = f" ({scores[0]})" if scores else ""
+    named = f"epoch {epoch}: " if epoch else ""
+    subject = f"autopilot({slug}): {named}{one_line(what) or 'change the parameters'}{gained}"
+    others = "\n".join(str(score) for score in scores[1:])
+    trailers = {EXPERIMENT: slug, EPOCH: str(epoch), STRATEGY: one_line(strategy), SOURCE: source}
+    trailers |= {SCORE: str(scores[0]) if scores else "", ONTO: onto}
+    body = [_shorten(text) for text in why]
+    return _message(subject, [*body, others], {k: v for k, v in trailers.items() if v})
+
+
+def promotion_message(
+    slug: str,
+    epoch: int,
+    source: str,
+    onto: str,
+    *,
+    verb: str,
+    score: Score,
+    changes: Sequence[str],
+    reason: str = "",
+    reviewer: str = "",
+) -> str:
+    """The message of the commit that brings an epoch's state into a branch.
+
+    Args:
+        slug: The experiment.
+        epoch: The epoch.
+        source: Its commit.
+        onto: The branch.
+        verb: What the subject begins with: "take over" or "merge".
+        score: The metric that decides, against the baseline.
+        changes: What the kept epochs did, a line each.
+        reason: Why it was decided.
+        reviewer: Who decided.
+    """
+    trailers = {EXPERIMENT: slug, EPOCH: str(epoch), SOURCE: source, SCORE: str(score)}
+    trailers |= {ONTO: onto, REVIEWER: one_line(reviewer)}
+    subject = f"autopilot({slug}): {verb} epoch {epoch} ({score})"
+    body = [reason, "\n".join(changes)]
+    return _message(subject, body, {k: v for k, v in trailers.items() if v})
+
+
+def revert_message(slug: str, epoch: int, onto: str, reason: str = "") -> str:
+    """The message of the commit that takes an experiment's changes back out of a branch."""
+    trailers = {EXPERIMENT: slug, REVERTS: str(epoch), ONTO: onto}
+    subject = f"autopilot({slug}): take epoch {epoch} back, with all before it"
+    return _message(subject, [reason], trailers)
+
+
+def trailers_of(message: str, name: str) -> list[str]:
+    """The values of a trailer, wherever in a message they stand: a squash merge joins messages,
+    and `git merge --squash` indents them.
+    """
+    return re.findall(rf"^(?: {{4}})?{re.escape(name)}: *(.+?) *$", message, re.MULTILINE)
 
 
 def epoch_tag(epoch: int) -> str:

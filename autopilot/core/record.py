@@ -93,6 +93,8 @@ class Event(Record):
         decision: "promote" or "reject", of a decision.
         reviewer: Who decided.
         revision: What was decided on: the epoch's revision.
+        into: Of a promotion that was carried out: the branch that took it over.
+        merge: And the commit with which it did.
         options: Of a resumed run: what took the place of the manifest's options.
     """
 
@@ -103,6 +105,8 @@ class Event(Record):
     decision: str = ""
     reviewer: str = ""
     revision: str = ""
+    into: str = ""
+    merge: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
 

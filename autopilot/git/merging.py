@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import pygit2
 
-from autopilot.git.objects import tree_of
 from autopilot.git.repository import Repository, translated
 
 
@@ -38,17 +37,22 @@ def ahead_behind(repo: Repository, ours: str, theirs: str) -> tuple[int, int]:
         return repo.pygit.ahead_behind(pygit2.Oid(hex=ours), pygit2.Oid(hex=theirs))
 
 
+def is_ancestor(repo: Repository, old: str, new: str) -> bool:
+    """Whether a commit is another one, or is before it in its history."""
+    return merge_base(repo, old, new) == old
+
+
 def merge_trees(repo: Repository, base: str, ours: str, theirs: str) -> Merge:
-    """Merges the changes of two commits since a third, as `git merge` does; moves no ref.
+    """Merges two changes of a tree, as `git merge` does; moves no ref.
 
     Args:
         repo: The repository.
-        base: The commit that both come from.
-        ours: A commit.
-        theirs: A commit.
+        base: What both come from: a commit or a tree.
+        ours: A commit or a tree.
+        theirs: A commit or a tree.
     """
     with translated(f"cannot merge {theirs[:7]} into {ours[:7]}"):
-        trees = [pygit2.Oid(hex=tree_of(repo, commit)) for commit in (base, ours, theirs)]
+        trees = [repo.pygit[oid].peel(pygit2.Tree).id for oid in (base, ours, theirs)]
         index = repo.pygit.merge_trees(trees[0], trees[1], trees[2])
         if index.conflicts is not None:
             paths = {side.path for sides in index.conflicts for side in sides if side is not None}

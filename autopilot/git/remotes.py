@@ -183,6 +183,43 @@ def push_refs(
     return Pushed(rejected, said if rejected else ())
 
 
+def replace_ref(
+    repo: Repository,
+    remote: str,
+    name: str,
+    new: str | None,
+    old: str,
+    *,
+    may_ask: bool = False,
+) -> None:
+    """Sets a ref of a remote to another history, or deletes it, if it is where it is expected.
+
+    The one place that may take commits from a remote: for refs that are made anew from others.
+
+    Args:
+        repo: The repository.
+        remote: A remote's name, a URL or a path.
+        name: The ref, in full.
+        new: What it shall point at; None deletes it.
+        old: What it points at; what somebody pushed meanwhile is not lost.
+        may_ask: Whether git may ask for a password at the terminal.
+
+    Raises:
+        RemoteError: it is elsewhere, the remote does not take it, or it cannot be reached.
+    """
+    options = ["--porcelain", "--no-follow-tags", f"--force-with-lease={name}:{old}"]
+    done = _run(repo, ["push", *options, "--", remote, f"{new or ''}:{name}"], may_ask)
+    flagged = [line for line in os.fsdecode(done.stdout).splitlines() if line.startswith("!")]
+    if flagged:
+        reason = flagged[0].partition("(")[2].rpartition(")")[0] or flagged[0]
+        raise RemoteError(
+            f"{shown(remote)} did not take {name.removeprefix('refs/heads/')} ({reason})",
+            hint="somebody pushed to it meanwhile, or its branch rules forbid it",
+        )
+    if done.returncode != 0:
+        raise _translated(repo, remote, done)
+
+
 def _run(
     repo: Repository, arguments: Sequence[str], may_ask: bool, stdin: bytes = b""
 ) -> CommandResult:

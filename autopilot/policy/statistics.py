@@ -154,6 +154,50 @@ def bootstrap_test(differences: Sequence[float], repeats: int, random: Random) -
     return (1 + hits) / (1 + repeats)
 
 
+def subset_interval(
+    differences: Sequence[float], confidence: float, repeats: int, random: Random
+) -> tuple[float, float]:
+    """A confidence interval of the mean difference, for any distribution that is symmetric.
+
+    It is the bootstrap test turned round: the changes that the test would not reject. Those are
+    the means of random subsets: the true one is as likely to be between any two neighbours of
+    them. (Hartigan, "Using subsample values as typical values", 1969.) The lower end is above 0
+    exactly when the test rejects at half of 1 - confidence.
+
+    Args:
+        differences: One an item; positive is better.
+        confidence: Between 0 and 1.
+        repeats: How many subsets are drawn; with few differences each is looked at once.
+        random: Where the subsets come from.
+
+    Returns:
+        Its ends; infinite where there are too few items for the confidence: 95% takes six.
+
+    >>> low, high = subset_interval([0.2, 0.4, 0.1, 0.3, 0.2, 0.2], 0.95, 1000, Random(0))
+    >>> round(low, 3), round(high, 3)
+    (0.1, 0.4)
+    """
+    count, means = len(differences), []
+    if 2**count <= repeats:
+        sums = _subset_sums(differences)
+        means = [sums[bits] / bits.bit_count() for bits in range(1, len(sums))]
+    else:
+        values = list(differences) + [0.0] * (-count % 8)
+        tables = [_subset_sums(values[at : at + 8]) for at in range(0, count, 8)]
+        # What is filled up with zeros is in no subset.
+        masks = [(1 << min(8, count - at)) - 1 for at in range(0, count, 8)]
+        while len(means) < repeats:
+            drawn = [b & m for b, m in zip(random.randbytes(len(tables)), masks, strict=True)]
+            size = sum(bits.bit_count() for bits in drawn)
+            if size:
+                means.append(sum(map(getitem, tables, drawn)) / size)
+    means.sort()
+    outside = int((1 - confidence) / 2 * (len(means) + 1) + 1e-9)
+    if outside < 1:
+        return -math.inf, math.inf
+    return means[outside - 1], means[-outside]
+
+
 def _subset_sums(values: Sequence[float]) -> array[float]:
     """The sum of each subset; the bits of an index say which values are in it."""
     sums = array("d", [0.0])

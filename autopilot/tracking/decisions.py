@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from autopilot.core.events import decision_event, stamped
 from autopilot.core.record import Event
 from autopilot.git.repository import Repository
 from autopilot.tracking.holding import stopped
 from autopilot.tracking.journal import Journal
+from autopilot.tracking.notebook import Notebook
 
 
 def decide(
@@ -33,9 +36,32 @@ def decide(
         LockHeldError: it is running.
     """
     with stopped(repo, slug) as notebook:
-        found = notebook.find(epoch)
-        commit = notebook.after(found.number)
-        who = reviewer or repo.identity().name
-        event = stamped(decision_event(decision, reason, who, found.number, commit))
-        Journal(repo, notebook.layout).write(notebook.start, [event])
+        return record(notebook, decision, notebook.find(epoch).number, reason, reviewer)
+
+
+def record(
+    notebook: Notebook,
+    decision: str,
+    epoch: int,
+    reason: str,
+    reviewer: str,
+    *,
+    into: str = "",
+    merge: str = "",
+) -> Event:
+    """Writes a decision down, of an experiment that the caller holds.
+
+    Args:
+        notebook: The experiment.
+        decision: "promote" or "reject".
+        epoch: The epoch's number.
+        reason: See decide.
+        reviewer: See decide.
+        into: The branch that took it over.
+        merge: The commit with which it did.
+    """
+    who = reviewer or notebook.repo.identity().name
+    event = decision_event(decision, reason, who, epoch, notebook.after(epoch))
+    event = stamped(replace(event, into=into, merge=merge))
+    Journal(notebook.repo, notebook.layout).write(notebook.start, [event])
     return event

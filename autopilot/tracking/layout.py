@@ -111,6 +111,10 @@ class Layout:
         """Results of the epoch that is going on; local."""
         return repo.common_dir / "autopilot" / f"{self.slug}.progress.jsonl"
 
+    def request(self, repo: Repository) -> Path:
+        """The text of the pull request, where none was named; local."""
+        return repo.common_dir / "autopilot" / f"{self.slug}.request.md"
+
 
 def experiments(repo: Repository) -> dict[str, str]:
     """Slug to the tip of its branch, of all experiments here."""

@@ -78,6 +78,7 @@ def remove(repo: Repository, removal: Removal) -> None:
             remove_worktree(repo, removal.worktree)
         if removal.progress is not None:
             removal.progress.unlink(missing_ok=True)
+        Layout(removal.slug).request(repo).unlink(missing_ok=True)
         refs.delete_refs(repo, removal.refs)
 
 

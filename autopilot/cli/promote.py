@@ -1,0 +1,190 @@
+"""autopilot promote: take an epoch over into a branch, after its gates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autopilot.cli.context import Context
+from autopilot.cli.output import align, number
+from autopilot.cli.reading import Experiment
+from autopilot.errors import UsageError
+
+if TYPE_CHECKING:
+    from autopilot.tracking.promotion_plan import Method, Plan
+
+Into = Annotated[
+    str | None,
+    typer.Option(
+        "--into", metavar="BRANCH", help="The branch; where the experiment started if not."
+    ),
+]
+EpochOption = Annotated[
+    str, typer.Option("--epoch", help="A number, best, last, a tag or a commit.")
+]
+Squash = Annotated[bool, typer.Option("--squash", help="As one commit; this is the default.")]
+NoFf = Annotated[bool, typer.Option("--no-ff", help="As a merge commit, with all steps behind it.")]
+FfOnly = Annotated[
+    bool, typer.Option("--ff-only", help="Move the branch to the experiment's own commit.")
+]
+
+
+def plan(
+    context: Context,
+    slug: Experiment = None,
+    into: Into = None,
+    epoch: EpochOption = "best",
+    squash: Squash = False,
+    no_ff: NoFf = False,
+    ff_only: FfOnly = False,
+) -> int:
+    """Show what a promotion would change, and its gates.
+
+    The files and the score; whether the policy kept the epoch, nobody rejected it by hand, it
+    merges without conflict, and the branch can be moved. Nothing is changed. The exit code is 1 if
+    a gate is closed.
+
+    \b
+    autopilot promote plan classifier-1
+    autopilot promote plan classifier-1 --into release --epoch 3 --no-ff
+    """
+    from autopilot.tracking.promotion_plan import plan as look
+
+    notebook = context.notebook(slug)
+    found = look(notebook, into, epoch, _method(squash, no_ff, ff_only))
+    _say(context, found)
+    context.output.document(_document(found))
+    return 1 if found.failed else 0
+
+
+def execute(
+    context: Context,
+    slug: Experiment = None,
+    into: Into = None,
+    epoch: EpochOption = "best",
+    squash: Squash = False,
+    no_ff: NoFf = False,
+    ff_only: FfOnly = False,
+    reason: Annotated[str, typer.Option(help="Why; written down.")] = "",
+    reviewer: Annotated[str, typer.Option(help="Who decides; you, as git knows you.")] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")
+    ] = False,
+) -> int:
+    """Merge an epoch into a branch, and write the decision down.
+
+    Only the parameters' changes get in. Your files stay as they are, unless the branch is checked
+    out: then it must be clean, and its files and index come along, in linked worktrees too. The
+    decision, with reason and reviewer, is shown by `autopilot experiment show`.
+
+    \b
+    autopilot promote execute classifier-1 --reason "passes the audit set"
+    autopilot promote execute classifier-1 --into release --no-ff
+    """
+    from autopilot.cli.experiment_page import decision_line
+    from autopilot.tracking.promotion import promote
+
+    method = _method(squash, no_ff, ff_only)
+    if dry_run:
+        return plan(context, slug, into, epoch, squash, no_ff, ff_only)
+    notebook, output = context.notebook(slug), context.output
+    done = promote(
+        notebook.repo,
+        notebook.slug,
+        into,
+        epoch,
+        method,
+        reason=reason,
+        reviewer=reviewer,
+    )
+    found = done.plan
+    if found.is_done:
+        output.line(
+            f"{found.onto.name} has epoch {found.epoch.number} of {found.slug} already, "
+            f"by {done.commit[:7]}"
+        )
+    if done.event is not None:
+        output.line(f"{found.slug}: {decision_line(done.event)}")
+        output.line(f"{found.score}; {_changed(found)}")
+    if done.updated:
+        output.line(f"{found.onto.name} is checked out in {done.updated}: its files came along")
+    if not found.is_done:
+        output.line(f"see it:   git show --stat {done.commit[:10]}")
+        output.line(f"take back: autopilot propose revert {found.slug}")
+    output.document(
+        _document(found)
+        | {"commit": done.commit, "decision": done.event, "updated": done.updated or None}
+    )
+    return 0
+
+
+COMMANDS = {"plan": plan, "execute": execute}
+
+
+def _method(squash: bool, no_ff: bool, ff_only: bool) -> Method:
+    if squash + no_ff + ff_only > 1:
+        raise UsageError(
+            "--squash, --no-ff and --ff-only exclude one another", hint="give one of them"
+        )
+    return "no-ff" if no_ff else "ff-only" if ff_only else "squash"
+
+
+def _say(context: Context, found: Plan) -> None:
+    output = context.output
+    output.line(f"{found.slug}, epoch {found.epoch.number} -> {found.onto.name}, {found.method}")
+    test = found.test.get(found.score.name.removeprefix("val "))
+    tested = f", test {number(test)}" if test is not None else "; the test split is not scored"
+    output.line(f"{found.score}{tested}")
+    if found.counts:
+        rows = [
+            [path, "binary" if c.binary else f"+{c.added}", "" if c.binary else f"-{c.removed}"]
+            for path, c in found.counts.items()
+        ]
+        output.table(["file", "added", "removed"], rows, right=["added", "removed"])
+    gates = [[g.name, "ok" if g.passed else "closed", g.detail] for g in found.gates]
+    for line in align(["gate", "", "why"], gates):
+        output.line(line)
+    if found.is_done:
+        output.line(f"there is nothing to do: {found.onto.name} has it")
+    elif found.failed:
+        output.line("it would be refused:")
+        for gate in found.failed:
+            output.line(f"  {gate.name}: {gate.hint}")
+    else:
+        output.line(f"do it: {_command(found)}")
+
+
+def _command(found: Plan) -> str:
+    return (
+        f"autopilot promote execute {found.slug} --into {found.onto.name} "
+        f"--epoch {found.epoch.number} --{found.method}"
+    )
+
+
+def _changed(found: Plan) -> str:
+    added = sum(count.added for count in found.counts.values())
+    removed = sum(count.removed for count in found.counts.values())
+    files = "1 file" if len(found.counts) == 1 else f"{len(found.counts)} files"
+    return f"{files}, +{added} -{removed}"
+
+
+def _document(found: Plan) -> dict[str, Any]:
+    return {
+        "experiment": found.slug,
+        "epoch": found.epoch.number,
+        "revision": found.commit,
+        "into": found.onto.name,
+        "tip": found.onto.tip,
+        "method": found.method,
+        "score": found.score,
+        "test": found.test,
+        "files": [
+            {"path": p, "added": c.added, "removed": c.removed, "binary": c.binary}
+            for p, c in found.counts.items()
+        ],
+        "gates": found.gates,
+        "allowed": not found.failed,
+        "done": found.is_done,
+        "execute": _command(found),
+    }

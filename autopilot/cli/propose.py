@@ -1,0 +1,293 @@
+"""autopilot propose: an experiment's kept epochs as a branch for a pull request."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autopilot.cli.context import Context
+from autopilot.cli.reading import Experiment
+from autopilot.errors import UsageError
+
+if TYPE_CHECKING:
+    from autopilot.cli.output import Output
+    from autopilot.engine.forge import PullRequest
+    from autopilot.git.repository import Repository
+    from autopilot.tracking.notebook import Notebook
+    from autopilot.tracking.proposals import Proposal
+
+Push = Annotated[
+    bool,
+    typer.Option(
+        "--push", help="Push it, with the experiment's branch, tags and notes, by `git push`."
+    ),
+]
+Remote = Annotated[
+    str | None,
+    typer.Option("--remote", metavar="NAME", help="Where to push; the branch's remote if not."),
+]
+
+
+def create(
+    context: Context,
+    slug: Experiment = None,
+    onto: Annotated[
+        str | None,
+        typer.Option(
+            "--onto", metavar="BRANCH", help="What it is for; where the experiment started if not."
+        ),
+    ] = None,
+    body: Annotated[
+        Path | None,
+        typer.Option("--body", metavar="FILE", help="Write the pull request's text there."),
+    ] = None,
+    push: Push = False,
+    remote: Remote = None,
+    open_: Annotated[
+        bool, typer.Option("--open", help="Push, and open the request with `gh` or `glab`.")
+    ] = False,
+) -> None:
+    """Build or update a review branch, and the request's text.
+
+    autopilot-review/SLUG has one commit for each kept epoch on top of the target branch, by
+    three-way merge; only the parameters change. If both changed the same lines, the epoch and the
+    files are named and nothing is written. Your checkout stays as it is. Run it again when the
+    experiment or the target branch has moved. What somebody committed there by hand is never
+    replaced.
+
+    \b
+    autopilot propose create classifier-1
+    autopilot propose create classifier-1 --onto release --body request.md
+    autopilot propose create classifier-1 --open
+    """
+    from autopilot.cli import proposal_page
+    from autopilot.tracking.proposals import propose
+    from autopilot.tracking.publishing import publish
+
+    notebook, output = context.notebook(slug), context.output
+    where = _remote(notebook.repo, remote) if push or open_ else ""
+    proposal = propose(notebook, onto)
+    request = _request(context, notebook, proposal, body, where or remote)
+    text = request.body.read_text(encoding="utf-8")
+    _say_built(output, proposal)
+    if body is None:
+        for line in ("", request.title, "", text):
+            output.line(line)
+    else:
+        output.line(f"wrote the request's text to {body}")
+    if where:
+        publish(notebook, proposal.branch, where, may_ask=may_ask(context))
+        output.line(f"pushed to {where}: {proposal.branch.name}, autopilot/{notebook.slug}, ...")
+    address = request.open(notebook.repo.workdir) if open_ else ""
+    if open_:
+        output.line(f"the request: {address}")
+    else:
+        if not where:
+            output.line(f"push it: autopilot propose create {notebook.slug} --push")
+        output.line(f"open it: {request.command}")
+    document = proposal_page.document(notebook, proposal, text)
+    document |= {"title": request.title, "pushed": where or None}
+    output.document(document | {"command": request.command, "request": address or None})
+
+
+def verify(
+    context: Context,
+    slug: Experiment = None,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Measure each so often.")] = 1,
+    confidence: Annotated[
+        float, typer.Option("--confidence", min=0.5, max=0.999, help="Of the interval.")
+    ] = 0.95,
+    tolerance: Annotated[
+        float | None,
+        typer.Option("--tolerance", min=0.0, help="How far from the score on record is the same."),
+    ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Ask models anew; that may cost money.")
+    ] = False,
+    link: Annotated[
+        list[str] | None,
+        typer.Option("--link", metavar="PATH", help="Bring an ignored file or folder along."),
+    ] = None,
+) -> int:
+    """Measure base and head again, and test the claim.
+
+    Both are evaluated on the test split, each in a worktree and processes of its own. The claim
+    holds if the confidence interval of the items' paired difference is above 0 and head scores
+    what is on record. Otherwise the exit code is 1. Without a test split it is val, which the
+    epochs were chosen by. Model calls are answered from the record, unless --live.
+
+    \b
+    autopilot propose verify classifier-1
+    autopilot propose verify classifier-1 --repeats 5 --live
+    """
+    from autopilot.cli import proposal_page
+    from autopilot.engine.verification import verify as measure
+    from autopilot.tracking.proposals import proposal_of
+
+    notebook, output = context.notebook(slug), context.output
+    proposal = proposal_of(notebook)
+    found = measure(
+        notebook,
+        proposal,
+        repeats=repeats,
+        confidence=confidence,
+        tolerance=tolerance,
+        live=live,
+        links=tuple(link or ()),
+    )
+    for line in proposal_page.verification(found):
+        output.line(line)
+    output.document(asdict(found) | {"holds": found.holds})
+    return 0 if found.holds else 1
+
+
+def revert(
+    context: Context,
+    slug: Experiment = None,
+    reason: Annotated[str, typer.Option(help="Why; written into the commit.")] = "",
+    push: Push = False,
+    remote: Remote = None,
+) -> None:
+    """Take a proposal back: its branch, or what was merged.
+
+    Before it is merged, its review branch is deleted; with --push on the remote too. Afterwards
+    autopilot-review/SLUG-revert is built: one commit on top of the target branch that sets the
+    parameters to what they were, and leaves what was changed in them since.
+
+    \b
+    autopilot propose revert classifier-1
+    autopilot propose revert classifier-1 --push --reason "worse in production"
+    """
+    from autopilot.git.branches import find_branch
+    from autopilot.git.refs import read_ref
+    from autopilot.tracking.changes import Changes, target_branch
+    from autopilot.tracking.proposals import proposal_of
+    from autopilot.tracking.publishing import publish_alone, unpublish
+    from autopilot.tracking.reverts import take_back, withdraw
+
+    notebook, output = context.notebook(slug), context.output
+    review, name = notebook.layout.review, notebook.layout.review.removeprefix("refs/heads/")
+    where = _remote(notebook.repo, remote) if push else ""
+    there = find_branch(notebook.repo, name)
+    onto = proposal_of(notebook).onto if there else target_branch(notebook, None)
+    known = Changes(notebook).merged_into(onto.tip)
+    document = {"experiment": notebook.slug, "onto": onto.name, "merged": known.epoch}
+    if known.epoch:
+        made = take_back(notebook, onto, known.epoch, reason)
+        output.line(f"{onto.name} has epoch {known.epoch} of {notebook.slug} already")
+        output.line(f"{made.name}: one commit on {onto.name} that takes it back, {made.tip[:7]}")
+        output.line(f"see it:   git show {made.name}")
+        if where:
+            publish_alone(notebook, made, where, may_ask=may_ask(context))
+            output.line(f"pushed to {where}")
+        output.line(f"merge it: git switch {onto.short} && git merge --ff-only {made.name}")
+        output.document(document | {"branch": made.name, "tip": made.tip, "deleted": None})
+        return
+    # The remote's goes first: what cannot be deleted there is still here.
+    deleted = bool(where) and unpublish(notebook, where, may_ask=may_ask(context))
+    tip = None
+    if not deleted or read_ref(notebook.repo, review) is not None:
+        tip = withdraw(notebook)
+        output.line(f"deleted {name}; it was at {tip[:10]}")
+    if where:
+        output.line(f"deleted it on {where}" if deleted else f"{where} has none")
+    output.line(f"again: autopilot propose create {notebook.slug}")
+    output.document(document | {"branch": None, "tip": tip, "deleted": name})
+
+
+def list_(context: Context) -> None:
+    """List proposals and how they stand.
+
+    open, merged, reverted, outdated (newer epochs were kept), conflicts (with the target branch),
+    or edited (by hand).
+
+    \b
+    autopilot propose list
+    """
+    from autopilot.cli import proposal_page
+    from autopilot.tracking.standings import standings
+
+    output = context.output
+    found = standings(context.repository(), context.project)
+    output.document(
+        {
+            "proposals": [
+                {
+                    "experiment": s.slug,
+                    "state": s.state,
+                    "branch": s.branch.name,
+                    "tip": s.branch.tip,
+                    "onto": s.onto or None,
+                    "epochs": s.epochs,
+                    "detail": s.detail,
+                }
+                for s in found
+            ]
+        }
+    )
+    if not found:
+        output.line("no proposals yet")
+        output.line("make one: autopilot propose create SLUG")
+        return
+    for line in proposal_page.table(found):
+        output.line(line)
+
+
+COMMANDS = {"create": create, "verify": verify, "revert": revert, "list": list_}
+
+
+def may_ask(context: Context) -> bool:
+    """Whether git may ask for a password: a person is at the terminal."""
+    return sys.stdin.isatty() and sys.stderr.isatty() and not context.output.as_json
+
+
+def _remote(repo: Repository, remote: str | None) -> str:
+    from autopilot.git.remotes import default_remote
+
+    return remote or default_remote(repo, pushing=True)
+
+
+def _request(
+    context: Context,
+    notebook: Notebook,
+    proposal: Proposal,
+    file: Path | None,
+    remote: str | None,
+) -> PullRequest:
+    """The request, its text written to a file that it can be opened from."""
+    from autopilot.cli import proposal_page
+    from autopilot.engine.forge import PullRequest, program_for
+
+    place = notebook.layout.request(notebook.repo)
+    if file is not None:
+        place = context.working_folder() / file
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(proposal_page.body(notebook, proposal), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {place}: {error.strerror}", hint="name another file: --body FILE"
+        ) from error
+    return PullRequest(
+        proposal_page.title(notebook, proposal),
+        place,
+        proposal.branch.name,
+        proposal.onto.short,
+        program_for(notebook.repo, remote or "origin"),
+    )
+
+
+def _say_built(output: Output, proposal: Proposal) -> None:
+    count = len(proposal.commits)
+    commits = "1 commit" if count == 1 else f"{count} commits"
+    output.line(
+        f"{proposal.branch.name}: {proposal.done}, {commits} on {proposal.onto.name} "
+        f"{proposal.base[:7]}, tip {proposal.branch.tip[:7]}"
+    )
+    if proposal.known.epoch:
+        output.line(f"{proposal.onto.name} has epoch {proposal.known.epoch} already")
+    output.line(f"see it:  git log -p {proposal.onto.name}..{proposal.branch.name}")

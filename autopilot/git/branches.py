@@ -1,0 +1,159 @@
+"""Branches that somebody may have checked out: where they are, and moving them with their files."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from autopilot.errors import GitCommandError, RepositoryError
+from autopilot.git.commands import run_git
+from autopilot.git.objects import diff_trees, entry_at, tree_of
+from autopilot.git.refs import checked_out_at, list_refs, read_ref, update_ref
+from autopilot.git.repository import Repository
+
+BRANCHES = "refs/heads/"
+_REMOTES = "refs/remotes/"
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A branch as it was found.
+
+    Args:
+        name: As git's commands take it: `main`, or `origin/main` where it is on a remote only.
+        ref: In full.
+        tip: Its commit.
+    """
+
+    name: str
+    ref: str
+    tip: str
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is one of this repository; the others cannot be moved."""
+        return self.ref.startswith(BRANCHES)
+
+    @property
+    def short(self) -> str:
+        """Its name without the remote's."""
+        return self.name if self.is_local else self.name.partition("/")[2]
+
+
+def find_branch(repo: Repository, name: str) -> Branch | None:
+    """The branch that a name means: of this repository, or as a remote had it when last fetched.
+
+    Args:
+        repo: The repository.
+        name: `main`, `origin/main`, or in full. What is only on remotes is found by its short name
+            too; `origin` comes first.
+    """
+    short = name.removeprefix(BRANCHES).removeprefix(_REMOTES)
+    for ref in (BRANCHES + short, _REMOTES + short, f"{_REMOTES}origin/{short}"):
+        tip = read_ref(repo, ref)
+        if tip is not None:
+            return Branch(ref.removeprefix(BRANCHES).removeprefix(_REMOTES), ref, tip)
+    for ref, tip in list_refs(repo, _REMOTES).items():
+        if ref.removeprefix(_REMOTES).partition("/")[2] == short:
+            return Branch(ref.removeprefix(_REMOTES), ref, tip)
+    return None
+
+
+def obstacle(repo: Repository, branch: str, tree: str) -> tuple[str, str] | None:
+    """Why a branch cannot be moved forward now, and what to do; None if it can.
+
+    That is only so where it is checked out, in this worktree or another one: its files would be
+    changed with it. Starts git then.
+
+    Args:
+        repo: The repository.
+        branch: In full.
+        tree: What it is to hold.
+    """
+    place = checked_out_at(repo, branch)
+    if place is None:
+        return None
+    name = branch.removeprefix(BRANCHES)
+    there = Repository.discover(place)
+    if there.head_name() != name:
+        return f"{name} is being rebased in {place}", "finish that, or `git rebase --abort`"
+    changed = run_git(
+        ["status", "--porcelain", "--untracked-files=no", "-z"], cwd=place
+    ).stdout.split(b"\0")
+    names = [os.fsdecode(line[3:]) for line in changed if line]
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        return (
+            f"{name} is checked out in {place} with uncommitted changes ({names[0]}{more})",
+            "commit them, or `git stash` them, there",
+        )
+    lost = _in_the_way(there, tree)
+    if lost:
+        return (
+            f"{lost} in {place} is not tracked by git, and would be overwritten",
+            "move it away, or commit it",
+        )
+    return None
+
+
+def advance(repo: Repository, branch: str, new: str, expected: str, log: str) -> Path | None:
+    """Moves a branch forward if it is where it is expected; where it is checked out, its index
+    and files come along.
+
+    Only files that the move changes are written, and nothing that is not committed is lost.
+
+    Args:
+        repo: The repository.
+        branch: In full.
+        new: A commit that has `expected` in its history.
+        expected: The commit that it is at.
+        log: What the reflog says.
+
+    Returns:
+        The worktree whose files were updated; None if it is not checked out.
+
+    Raises:
+        RepositoryError: it cannot be moved now; nothing was changed.
+        RefMovedError: it is elsewhere.
+    """
+    found = obstacle(repo, branch, tree_of(repo, new))
+    if found is not None:
+        raise RepositoryError(found[0], hint=found[1])
+    place = checked_out_at(repo, branch)
+    if place is None:
+        update_ref(repo, branch, new, expected, log)
+        return None
+    # git's own fast-forward: a branch that was moved meanwhile fails it, and so does a file that
+    # was edited meanwhile.
+    try:
+        run_git(
+            ["merge", "--ff-only", "--no-autostash", "--quiet", new],
+            cwd=place,
+            environment={"GIT_REFLOG_ACTION": log},
+        )
+    except GitCommandError as error:
+        name = branch.removeprefix(BRANCHES)
+        raise RepositoryError(
+            f"{name}, checked out in {place}, cannot be moved: {error.message}",
+            hint=f"run it by hand there to see more: git merge --ff-only {new[:10]}",
+        ) from error
+    return place
+
+
+def _in_the_way(there: Repository, tree: str) -> str | None:
+    """A file of a worktree that git does not know and a checkout would replace, ignored or not."""
+    old = tree_of(there, there.head_commit())
+    for name, (before, after) in diff_trees(there, old, tree).items():
+        if before is not None or after is None:
+            continue
+        parts = name.split("/")
+        for depth in range(1, len(parts) + 1):
+            above = "/".join(parts[:depth])
+            path = there.workdir / above
+            is_folder = path.is_dir() and not path.is_symlink()
+            if not os.path.lexists(path) or (is_folder and depth < len(parts)):
+                continue
+            if entry_at(there, old, above) is None:
+                return above
+    return None

@@ -1,0 +1,273 @@
+"""What an experiment did to its parameters, epoch by epoch, and the same on top of a branch.
+
+A change is two trees that differ in the parameters only. It is put on a branch by a three-way
+merge, as `git cherry-pick` does: what the branch changed meanwhile stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from autopilot.core.message import EPOCH, EXPERIMENT, REVERTS, Score, trailers_of
+from autopilot.errors import ExperimentError, ParameterError
+from autopilot.git import objects
+from autopilot.git.branches import Branch, find_branch
+from autopilot.git.commands import run_git
+from autopilot.git.merging import is_ancestor, merge_base, merge_trees
+from autopilot.git.repository import Repository
+from autopilot.tracking.layout import experiments
+from autopilot.tracking.notebook import Epoch, Notebook
+from autopilot.tracking.places import entries_at, places_of
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an epoch did to the parameters, or the user before the experiment began.
+
+    Args:
+        epoch: The epoch; None for what the experiment found that its base does not have:
+            uncommitted content, or the state that it was forked from.
+        source: The experiment's commit with the state after it.
+        before: A tree with the parameters before it.
+        after: The same tree with the parameters after it.
+        scores: Against the state before; the monitored metric first. Empty without an epoch.
+    """
+
+    epoch: Epoch | None
+    source: str
+    before: str
+    after: str
+    scores: tuple[Score, ...] = ()
+
+    @property
+    def number(self) -> int:
+        """The epoch's number; 0 without one."""
+        return self.epoch.number if self.epoch else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A change that a branch cannot take: both changed the same lines.
+
+    Args:
+        epoch: The change's epoch; 0 for what the experiment started from.
+        paths: The files.
+    """
+
+    epoch: int
+    paths: tuple[str, ...]
+
+    def of(self, slug: str, branch: str) -> str:
+        """It in words: which epoch, with which branch, in which files."""
+        what = f"epoch {self.epoch} of {slug}" if self.epoch else f"what {slug} started from"
+        return f"{what} conflicts with {branch} in {', '.join(self.paths)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What of an experiment a branch has already.
+
+    Args:
+        epoch: The newest epoch of it that the branch has; None if it has none.
+        commit: The branch's commit with that epoch, or the one that took it back; "" if none.
+        reverted: The branch had it, and took it back.
+    """
+
+    epoch: int | None
+    commit: str = ""
+    reverted: bool = False
+
+
+class Changes:
+    """The changes of an experiment's kept epochs.
+
+    Args:
+        notebook: The experiment.
+
+    Raises:
+        ParameterError: nothing is known of its parameters.
+    """
+
+    def __init__(self, notebook: Notebook) -> None:
+        self.notebook, self.repo = notebook, notebook.repo
+        self.places = places_of(notebook.manifest)
+        if not self.places:
+            raise ParameterError(
+                f"the manifest of {notebook.slug} names no parameters",
+                hint="its manifest note was edited, or another program wrote it",
+            )
+        self._trees: dict[str, str] = {}
+
+    @cached_property
+    def kept(self) -> list[Epoch]:
+        """The kept epochs without the baseline, oldest first."""
+        return [e for e in self.notebook.epochs if e.verdict == "kept" and e.number]
+
+    def between(
+        self, onto: str, since: int | None = None, until: int | None = None
+    ) -> list[Change]:
+        """The changes one by one, oldest first; those that changed nothing are left out.
+
+        Args:
+            onto: The commit that they are meant for.
+            since: The epoch that it has already.
+            until: The last epoch; the last kept one if not given.
+        """
+        found: list[Change] = []
+        if since is None:
+            found.append(self._beginning(onto))
+        state = self.content(self._state(since or 0))
+        before = self.notebook.epoch(since or 0)
+        for epoch in self.kept:
+            if epoch.number <= (since or 0) or (until is not None and epoch.number > until):
+                continue
+            source = self.notebook.after(epoch.number)
+            scores = self.scores(before, epoch)
+            found.append(Change(epoch, source, state, self.content(source), scores))
+            state, before = found[-1].after, epoch
+        return [change for change in found if change.before != change.after]
+
+    def whole(self, onto: str, until: int, since: int | None = None) -> Change:
+        """Everything up to an epoch as one change."""
+        first = self._beginning(onto).before if since is None else self._content_of(since)
+        epoch = self.notebook.epoch(until)
+        scores = self.scores(self.notebook.epoch(since or 0), epoch)
+        return Change(epoch, self.notebook.after(until), first, self._content_of(until), scores)
+
+    def content(self, commit: str) -> str:
+        """A tree with the parameters of a commit; all else in it is as the experiment started."""
+        if commit not in self._trees:
+            frame = objects.tree_of(self.repo, self.notebook.start)
+            here = entries_at(self.repo, frame, self.places)
+            there = entries_at(self.repo, objects.tree_of(self.repo, commit), self.places)
+            edits: dict[str, objects.Entry | None] = dict.fromkeys(here.keys() - there.keys())
+            edits |= {name: e for name, e in there.items() if here.get(name) != e}
+            self._trees[commit] = objects.write_tree(self.repo, frame, edits)
+        return self._trees[commit]
+
+    def scores(self, before: Epoch, after: Epoch) -> tuple[Score, ...]:
+        """The val metrics of two epochs side by side, the monitored one first."""
+        monitor = self.notebook.monitor[0]
+        old, new = before.metrics.get("val", {}), after.metrics.get("val", {})
+        names = dict.fromkeys([monitor, *new])
+        return tuple(Score(f"val {name}", old.get(name), new.get(name)) for name in names)
+
+    def outside(self, old: str, new: str) -> list[str]:
+        """The files that differ between two commits and are no parameters."""
+        trees = [objects.tree_of(self.repo, commit) for commit in (old, new)]
+        differ = objects.diff_trees(self.repo, trees[0], trees[1])
+        return sorted(n for n in differ if not any(place.covers(n) for place in self.places))
+
+    def merged_into(self, onto: str) -> Merged:
+        """What of it a branch has: by its commits, or by the trailers of those made from it.
+
+        Starts git.
+
+        Args:
+            onto: The branch's commit.
+        """
+        log = run_git(
+            [
+                *("log", "-z", "--format=%H%n%B", "--topo-order", "--fixed-strings"),
+                *("--grep", f"{EXPERIMENT}: {self.notebook.slug}", onto),
+                *([f"^{self.notebook.manifest.base}"] if self.notebook.manifest.base else []),
+            ],
+            cwd=self.repo.workdir,
+        ).stdout.decode("utf-8", "replace")
+        own = {commit.id for commit in self.notebook.commits}
+        known = {str(epoch.number): epoch.number for epoch in self.kept}
+        for commit, _, message in (entry.partition("\n") for entry in log.split("\0")):
+            if commit in own or self.notebook.slug not in trailers_of(message, EXPERIMENT):
+                continue
+            if trailers_of(message, REVERTS):
+                return Merged(None, commit, reverted=True)
+            epochs = [known[n] for n in trailers_of(message, EPOCH) if n in known]
+            if epochs:
+                return Merged(max(epochs), commit)
+        for epoch in reversed(self.kept):
+            state = self._state(epoch.number)
+            if is_ancestor(self.repo, state, onto):
+                return Merged(epoch.number, state)
+        return Merged(None)
+
+    def _state(self, epoch: int) -> str:
+        return self.notebook.after(epoch) if epoch else self.notebook.start
+
+    def _content_of(self, epoch: int) -> str:
+        return self.content(self._state(epoch))
+
+    def _beginning(self, onto: str) -> Change:
+        """What the experiment found that its base does not have; mostly nothing."""
+        notebook = self.notebook
+        base = notebook.manifest.base or notebook.base or notebook.start
+        if notebook.manifest.forked_from:
+            # Of another experiment: where that one left the user's branch.
+            base = merge_base(self.repo, onto, notebook.start) or base
+        start = notebook.start
+        return Change(None, start, self.content(base), self.content(start))
+
+
+def put(repo: Repository, tree: str, change: Change) -> str | Conflict:
+    """A tree with a change on top of it.
+
+    Args:
+        repo: The repository.
+        tree: A tree, or a commit.
+        change: The change.
+
+    Returns:
+        The new tree, or why there is none.
+    """
+    merged = merge_trees(repo, change.before, tree, change.after)
+    if merged.conflicts:
+        return Conflict(change.number, merged.conflicts)
+    return merged.tree
+
+
+def target_branch(notebook: Notebook, name: str | None) -> Branch:
+    """The branch that an experiment's changes are meant for.
+
+    Args:
+        notebook: The experiment.
+        name: As it was typed; None: the branch that the experiment started from, of a fork the
+            one that its source started from.
+
+    Raises:
+        ExperimentError: there is no such branch.
+    """
+    repo = notebook.repo
+    if name is None:
+        name = _origin(notebook)
+    found = find_branch(repo, name)
+    if found is None:
+        raise ExperimentError(
+            f"there is no branch {name} here", hint="see `git branch --all` for what there is"
+        )
+    return found
+
+
+def gain(score: Score, mode: str) -> float | None:
+    """By how much a metric got better; None where it was not measured."""
+    if score.before is None or score.after is None:
+        return None
+    return score.after - score.before if mode == "max" else score.before - score.after
+
+
+def _origin(notebook: Notebook) -> str:
+    seen: set[str] = set()
+    there: Sequence[str] = list(experiments(notebook.repo))
+    while notebook.manifest.base_branch.startswith("autopilot/"):
+        source = notebook.manifest.base_branch.removeprefix("autopilot/")
+        if source not in there or source in seen:
+            break
+        seen.add(source)
+        notebook = Notebook(notebook.repo, source)
+    name = notebook.manifest.base_branch
+    if not name or name == "HEAD detached":
+        raise ExperimentError(
+            f"{notebook.slug} did not start from a branch",
+            hint="name the branch that it is meant for, for instance main",
+        )
+    return name
