@@ -143,7 +143,7 @@ def _say(context: Context, found: Plan) -> None:
         ]
         output.table(["file", "added", "removed"], rows, right=["added", "removed"])
     gates = [[g.name, "ok" if g.passed else "closed", g.detail] for g in found.gates]
-    for line in align(["gate", "", "why"], gates):
+    for line in align(["gate", "state", "why"], gates):
         output.line(line)
     if found.is_done:
         output.line(f"there is nothing to do: {found.onto.name} has it")

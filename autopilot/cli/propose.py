@@ -141,7 +141,8 @@ def verify(
     )
     for line in proposal_page.verification(found):
         output.line(line)
-    output.document(asdict(found) | {"holds": found.holds})
+    facts = asdict(found)
+    output.document({"experiment": facts.pop("slug"), "holds": found.holds} | facts)
     return 0 if found.holds else 1
 
 

@@ -134,7 +134,7 @@ def review_message(
     """
     gained = f" ({scores[0]})" if scores else ""
     named = f"epoch {epoch}: " if epoch else ""
-    subject = f"autopilot({slug}): {named}{one_line(what) or 'change the parameters'}{gained}"
+    subject = f"autopilot({slug}): {named}{one_line(what, 60) or 'change the parameters'}{gained}"
     others = "\n".join(str(score) for score in scores[1:])
     trailers = {EXPERIMENT: slug, EPOCH: str(epoch), STRATEGY: one_line(strategy), SOURCE: source}
     trailers |= {SCORE: str(scores[0]) if scores else "", ONTO: onto}

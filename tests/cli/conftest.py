@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +19,7 @@ from typing import Any
 import pytest
 
 import autopilot
+from autopilot.cli.main import AutoPilotCLI
 
 ROOT = Path(autopilot.__file__).resolve().parents[1]
 # As the console script does, -P keeps the working directory off sys.path.
@@ -170,6 +174,15 @@ class Place:
         assert done.code == 0, done
         return done
 
+    def call(self, *arguments: str, code: int = 0) -> Done:
+        """The same in this process, for commands that run none of the user's code: it is faster."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            ended = AutoPilotCLI().run([*arguments, "-C", str(self.top)])
+        done = Done(ended, out.getvalue(), err.getvalue())
+        assert done.code == code, done
+        return done
+
     def refused(
         self,
         *arguments: str,
@@ -297,3 +310,84 @@ def place(tmp_path: Path, git_environment: Path, monkeypatch: pytest.MonkeyPatch
     place.write("counter.py", COUNTER)
     place.commit("base")
     return place
+
+
+# The first line of a file of `größe und form` is what counts; the rest is the user's.
+LEVELS = """\
+from autopilot import AutoPilotModule, DataLoader, Datum, Optimizer, PathParameter, Step
+
+ITEMS = [{"id": f"i{at}", "at": at} for at in range(1, 9)]
+
+
+class Adjust(Optimizer):
+    tried = False
+
+    def step(self):
+        rules = self.parameters[0]
+        level, _, rest = rules.read_text("größe a.txt").partition("\\n")
+        if level == "4" and not self.tried:
+            self.tried = True
+            rules.write_text(f"0\\n{rest}", "größe a.txt")
+            return Step("lower the level", "down", "to see what it does")
+        rules.write_text(f"{int(level) + 2}\\n{rest}", "größe a.txt")
+        if level == "2":
+            rules.write_text("more\\n", "new rule.txt")
+        return Step(f"raise the level to {int(level) + 2}", "up", "too few items pass | of `8`")
+
+
+class Levels(AutoPilotModule):
+    def __init__(self):
+        super().__init__()
+        self.rules = PathParameter("größe und form")
+
+    def forward(self, batch):
+        level = int(self.rules.read_text("größe a.txt").partition("\\n")[0])
+        return Datum(items=[Datum(success=level >= x.metadata["at"]) for x in batch.items])
+
+    def configure_optimizers(self):
+        return Adjust(self.parameters())
+
+    def train_dataloader(self):
+        return DataLoader(ITEMS, 4)
+
+    val_dataloader = test_dataloader = train_dataloader
+"""
+RULES = "größe und form/größe a.txt"
+
+
+@pytest.fixture(scope="session")
+def levels_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with a finished experiment `levels`: epochs 1, 3 and 4 are kept, 2 is not."""
+    folder = tmp_path_factory.mktemp("levels")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("GIT_")]:
+            patch.delenv(name)
+        patch.setenv("HOME", str(folder))
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setenv("GIT_CONFIG_GLOBAL", str(folder / "config"))
+        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        patch.setenv("PYTHONPATH", str(ROOT))
+        place = Place(folder / "repo", folder / "cache")
+        place.init()
+        place.write(RULES, "2\n" + "".join(f"line {n}\n" for n in range(1, 20)))
+        place.write("levels.py", LEVELS)
+        place.write("README.md", "readme\n")
+        place.commit("base")
+        place.run("run", "levels.py", "-e", "levels", "--max-epochs", "4")
+    return place.top
+
+
+@pytest.fixture
+def levels(
+    levels_template: Path,
+    tmp_path: Path,
+    git_environment: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Place:
+    """A copy of that repository."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("NO_COLOR", "1")
+    cache = git_environment / ".cache"
+    cache.mkdir()
+    shutil.copytree(levels_template, tmp_path / "repo", symlinks=True)
+    return Place(tmp_path / "repo", cache)
