@@ -37,6 +37,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         _command("log", "reading", "Show the epochs of an experiment."),
         _command("show", "reading", "Show one epoch."),
         _command("diff", "reading", "Show what changed."),
+        _command("report", "reporting", "Write an experiment as a page to read in a browser."),
         Entry("memory", "memory", "What was tried, and how it went; what is blocked."),
         Entry("diagnose", "diagnose", "What fails: in words, and drawn over the epochs."),
         Entry("trace", "trace", "Results item by item: collect them, inspect one."),

@@ -147,6 +147,26 @@ def comparison(first: Notebook, second: Notebook, counts: Mapping[str, LineCount
         second: Another one.
         counts: What changed from the first one's best state to the second one's, by path.
     """
+    rows = compared_results(first, second)
+    for other in ("target", "idea"):
+        texts = [shorten(getattr(n.manifest, other) or "-", 40) for n in (first, second)]
+        if texts[0] != texts[1]:
+            rows.insert(_FACTS, [other, *texts, ""])
+    lines = align(
+        ["", first.slug, second.slug, "change"], rows, [first.slug, second.slug, "change"]
+    )
+    if not counts:
+        return [*lines, "", "the best states have the same content"]
+    lines += ["", f"best state of {first.slug} -> best state of {second.slug}:"]
+    files = [[path, f"+{c.added}", f"-{c.removed}"] for path, c in counts.items()]
+    return [*lines, *align(["file", "added", "removed"], files, ["added", "removed"])]
+
+
+_FACTS = 6
+
+
+def compared_results(first: Notebook, second: Notebook) -> list[list[str]]:
+    """What two experiments came to: a row's name, both values, and the change."""
     a, b = first.summary, second.summary
     rows = [
         ["state", first.status.state, second.status.state, ""],
@@ -156,10 +176,6 @@ def comparison(first: Notebook, second: Notebook, counts: Mapping[str, LineCount
         ["kept", str(a.kept), str(b.kept), ""],
         ["best epoch", str(a.best_epoch), str(b.best_epoch), ""],
     ]
-    for other in ("idea", "target"):
-        texts = [shorten(getattr(n.manifest, other) or "-", 40) for n in (first, second)]
-        if texts[0] != texts[1]:
-            rows.append([other, *texts, ""])
     for name in dict.fromkeys([a.monitor, b.monitor]):
         if name:
             values = [s.baseline if s.monitor == name else None for s in (a, b)]
@@ -181,14 +197,7 @@ def comparison(first: Notebook, second: Notebook, counts: Mapping[str, LineCount
         rows.append(["tokens", f"{a.cost.tokens:,}", f"{b.cost.tokens:,}", ""])
     if a.cost.cost_usd or b.cost.cost_usd:
         rows.append(["dollars", f"{a.cost.cost_usd:.2f}", f"{b.cost.cost_usd:.2f}", ""])
-    lines = align(
-        ["", first.slug, second.slug, "change"], rows, [first.slug, second.slug, "change"]
-    )
-    if not counts:
-        return [*lines, "", "the best states have the same content"]
-    lines += ["", f"best state of {first.slug} -> best state of {second.slug}:"]
-    files = [[path, f"+{c.added}", f"-{c.removed}"] for path, c in counts.items()]
-    return [*lines, *align(["file", "added", "removed"], files, ["added", "removed"])]
+    return rows
 
 
 def input_differences(first: Notebook, second: Notebook) -> list[dict[str, Any]]:

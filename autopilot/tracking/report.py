@@ -17,6 +17,7 @@ from autopilot.tracking.notebook import Epoch, Notebook
 from autopilot.tracking.recall import memory_of
 from autopilot.tracking.report_diffs import Changes, DiffPool
 from autopilot.tracking.report_items import Failure, Results
+from autopilot.tracking.snapshots import best_state
 
 SPLITS = ("val", "train", "test")
 
@@ -114,7 +115,6 @@ class Report:
         """What limits left out, a sentence each."""
         slug, pool, told = self.notebook.slug, self.pool, []
         see = f"`autopilot diff EPOCH -e {slug}` shows it"
-        ends = pool.lines_left_out
         files = sum(story.changes.left_out for story in self.stories) + self.net.left_out
         if files:
             told.append(f"{files:,} changed files are not listed; {see}")
@@ -148,8 +148,7 @@ def collect(notebook: Notebook, pool: DiffPool | None = None) -> Report:
     line = {commit.id: commit for commit in notebook.commits}
     results = _results(journal, line)
     stories = tuple(_stories(notebook, journal, results, pool))
-    base = notebook.base or notebook.start
-    best = notebook.after(notebook.best.number) if notebook.best else notebook.start
+    base, best = notebook.base or notebook.start, best_state(notebook).commit
     net = pool.between(objects.tree_of(repo, base), objects.tree_of(repo, best))
     return Report(
         notebook=notebook,
@@ -161,6 +160,12 @@ def collect(notebook: Notebook, pool: DiffPool | None = None) -> Report:
         net=net,
         pool=pool,
     )
+
+
+def between(first: Notebook, second: Notebook, pool: DiffPool) -> Changes:
+    """What differs between the best states of two experiments."""
+    one, other = (best_state(notebook).commit for notebook in (first, second))
+    return pool.between(objects.tree_of(first.repo, one), objects.tree_of(first.repo, other))
 
 
 def settings(manifest: Manifest) -> dict[str, str]:
@@ -201,7 +206,8 @@ def _stories(
     for lesson in memory_of(notebook).lessons:
         lessons.setdefault(lesson.epoch, []).append(lesson)
     measured = {epoch.number: _measured(epoch) for epoch in notebook.epochs}
-    val, follow, before = results.get("val", Results("val")), Memory(), None
+    val, follow = results.get("val", Results("val")), Memory()
+    before: int | None = None
     for epoch in notebook.epochs:
         number, learnt = epoch.number, lessons.get(epoch.number, [])
         for lesson in learnt:
@@ -212,8 +218,8 @@ def _stories(
             old_tree = line[old].tree if old in line else objects.tree_of(notebook.repo, old)
             changes = pool.between(old_tree, new)
         known = measured[number]
-        known_before = measured.get(before) if before is not None else None
-        fixed, broken = val.turned(known_before, known) if known_before is not None else ([], [])
+        start = measured.get(number if before is None else before, known)
+        fixed, broken = val.turned(start, known)
         failed = val.count(known, "fe")
         yield EpochStory(
             epoch=epoch,

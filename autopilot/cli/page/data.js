@@ -1,0 +1,108 @@
+// What the report holds. The epochs' list is plain JSON; diffs, details and results are packed:
+// deflated parts of some hundred kB, inflated when one of them is looked at.
+
+const report = JSON.parse(document.getElementById("data").textContent);
+
+/** Rows that are packed in parts. */
+class Packed {
+  constructor({ starts, parts }) {
+    this.starts = starts;
+    this.parts = parts;
+    this.open = new Map();
+  }
+
+  async at(index) {
+    let part = this.starts.length - 1;
+    while (part > 0 && this.starts[part] > index) part -= 1;
+    return (await this.part(part))[index - this.starts[part]];
+  }
+
+  async all() {
+    const parts = await Promise.all(this.parts.map((_, part) => this.part(part)));
+    return parts.flat();
+  }
+
+  part(number) {
+    if (!this.open.has(number)) {
+      this.open.set(number, inflate(this.parts[number]));
+      if (this.open.size > 24) this.open.delete(this.open.keys().next().value);
+    }
+    return this.open.get(number);
+  }
+}
+
+async function inflate(text) {
+  if (typeof DecompressionStream === "undefined") {
+    throw new Error("this browser is too old to open the packed parts of the report");
+  }
+  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
+  return JSON.parse(await new Response(stream).text());
+}
+
+const VERDICTS = ["baseline", "kept", "rejected"];
+const diffs = new Packed(report.diffs);
+
+/** One experiment: its epochs as objects, made once from the rows. */
+class Experiment {
+  constructor(raw, index) {
+    Object.assign(this, raw);
+    this.index = index;
+    this.epochs = raw.rows.map((row) => {
+      const epoch = {};
+      raw.columns.forEach((name, i) => (epoch[name] = row[i]));
+      epoch.verdict = VERDICTS[epoch.verdict];
+      epoch.strategy = raw.texts[epoch.strategy];
+      return epoch;
+    });
+    this.places = new Map(this.epochs.map((epoch, place) => [epoch.number, place]));
+    this.detail = new Packed(raw.details);
+    this.results = raw.results.map((result) => ({ ...result, packed: new Packed(result.rows) }));
+  }
+
+  epoch(number) {
+    return this.epochs[this.places.get(number)];
+  }
+
+  get last() {
+    return this.epochs[this.epochs.length - 1];
+  }
+
+  details(number) {
+    return this.detail.at(this.places.get(number));
+  }
+
+  /** The link to an epoch; the second of two experiments has its number in front. */
+  link(target) {
+    return `#${this.index ? `${this.index + 1}/` : ""}${target}`;
+  }
+
+  values(split, metric) {
+    const found = this.series.find((s) => s.split === split && s.metric === metric);
+    return found ? found.values : null;
+  }
+}
+
+const experiments = report.experiments.map((raw, index) => new Experiment(raw, index));
+
+/** What is chosen; `go` and `choose` in main.js change it. */
+const chosen = { experiment: experiments[0], epoch: null, view: "epochs" };
+
+function label(epoch) {
+  const what = epoch.strategy || epoch.summary;
+  const delta = change(epoch.delta);
+  return [
+    `epoch ${epoch.number}${what ? `: ${what}` : ""}`,
+    `${epoch.verdict}${odd(epoch)} · ${number(epoch.value)}${delta ? ` (${delta})` : ""}`,
+  ];
+}
+
+/** Why an epoch was rejected, if not for its score. */
+function odd(epoch) {
+  return ["unchanged", "repeated", "failed"].includes(epoch.outcome) ? ` (${epoch.outcome})` : "";
+}
+
+function better(delta, mode) {
+  if (typeof delta !== "number" || Math.abs(delta) < 1e-12) return "soft";
+  return delta > 0 === (mode === "max") ? "up" : "down";
+}

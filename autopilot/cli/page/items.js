@@ -1,0 +1,142 @@
+// The heat map: items x epochs. Not evaluated is not the same as failed, and looks different.
+
+const STATES = { p: ["passed", "pass"], f: ["failed", "fail"], e: ["failed with an error", "broke"], ".": ["not evaluated", "none"] };
+const LEFT = 132;
+const TOP = 22;
+
+class HeatMap {
+  constructor(experiment) {
+    this.experiment = experiment;
+    this.result = experiment.results.find((r) => r.split === "val") || experiment.results[0];
+    this.hardest = true;
+    this.body = h("div");
+    this.element = h("div", { class: "card panel" }, this.result ? [this.controls(), this.body]
+      : h("p", { class: "empty" }, "No results of single items were recorded."));
+    if (this.result) this.load();
+  }
+
+  controls() {
+    const splits = this.experiment.results.map((r) => h("option", { value: r.split, selected: r === this.result }, r.split));
+    const swatch = ([text, name]) => {
+      const key = h("i", { class: "key square" });
+      key.style.background = `var(--${name})`;
+      return h("span", {}, key, text);
+    };
+    return h("div", { class: "bar" },
+      h("label", {}, "split", h("select", { change: (event) => {
+        this.result = this.experiment.results.find((r) => r.split === event.target.value);
+        this.load();
+      } }, splits)),
+      h("label", {}, "order", h("select", { change: (event) => {
+        this.hardest = event.target.value === "hardest";
+        this.order();
+      } }, h("option", { value: "hardest" }, "hardest first"), h("option", { value: "given" }, "as evaluated"))),
+      h("div", { class: "legend right" }, Object.values(STATES).map(swatch)));
+  }
+
+  async load() {
+    const { result, experiment } = this;
+    const measured = new Map(result.epochs.map((number, i) => [number, i]));
+    const rows = await result.packed.all();
+    [this.ids] = await new Packed(result.ids).all();
+    if (result !== this.result) return;
+    // An epoch whose state was measured before has that epoch's results.
+    this.columns = experiment.epochs.map((epoch) => {
+      const own = measured.get(epoch.number);
+      const place = own === undefined && epoch.reused !== null ? measured.get(epoch.reused) : own;
+      return { epoch, reused: own === undefined && place !== undefined, row: place === undefined ? "" : rows[place] };
+    });
+    this.tally = this.ids.map((id, item) => {
+      const count = { id, item, p: 0, f: 0, e: 0, ".": 0 };
+      for (const { row } of this.columns) count[row[item] || "."] += 1;
+      return count;
+    });
+    this.scroller = new Scroller("heatbox", `Results of ${counted(this.ids.length, "item")} in ${counted(this.columns.length, "epoch")}; the table below has the counts`, {
+      paint: (context, x, y, width, height) => this.paint(context, x, y, width, height),
+      at: (x, y) => this.told(x, y),
+      pick: (x) => {
+        const column = this.columns[Math.floor((x - LEFT) / this.wide)];
+        if (column && x > LEFT) go(experiment.link(`epoch-${column.epoch.number}`));
+      },
+    });
+    fill(this.body, this.scroller.element, this.table());
+    this.order();
+  }
+
+  order() {
+    const share = (c) => (c.p + c.f + c.e ? (c.f + c.e) / (c.p + c.f + c.e) : -1);
+    this.shown = this.hardest ? [...this.tally].sort((a, b) => share(b) - share(a)) : this.tally;
+    const room = (this.body.clientWidth || 1000) - LEFT - 20;
+    this.wide = Math.max(3, Math.min(26, Math.floor(room / this.columns.length)));
+    this.tall = this.shown.length > 120 ? 8 : 15;
+    this.scroller.resize(LEFT + this.wide * this.columns.length, TOP + this.tall * this.shown.length);
+  }
+
+  paint(context, left, top, width, height) {
+    const { wide, tall } = this;
+    const [gapX, gapY] = [wide > 5 ? 1 : 0, tall > 5 ? 1 : 0];
+    const first = Math.max(0, Math.floor((left) / wide));
+    const last = Math.min(this.columns.length, Math.ceil((left + width - LEFT) / wide) + 1);
+    const from = Math.max(0, Math.floor(top / tall));
+    const to = Math.min(this.shown.length, Math.ceil((top + height) / tall));
+    const fills = Object.fromEntries(Object.entries(STATES).map(([state, [, name]]) => [state, color(name)]));
+    for (let c = first; c < last; c += 1) {
+      const { row, epoch } = this.columns[c];
+      const x = LEFT + c * wide;
+      for (let r = from; r < to; r += 1) {
+        const state = row[this.shown[r].item] || ".";
+        context.fillStyle = fills[state];
+        const y = TOP + r * tall;
+        if (state === "." && wide > 5) context.fillRect(x + wide / 2 - 1, y + tall / 2 - 1, 2, 2);
+        else context.fillRect(x, y, wide - gapX, tall - gapY);
+      }
+      if (chosen.epoch === epoch.number && chosen.experiment === this.experiment) {
+        context.strokeStyle = color("ink");
+        context.lineWidth = 1;
+        context.strokeRect(x - 0.5, TOP - 0.5, wide, this.shown.length * tall);
+      }
+    }
+    // Names and numbers stay where they are; the cells go under them.
+    context.fillStyle = color("card");
+    context.fillRect(left, top, LEFT - 4, height);
+    context.fillRect(left, top, width, TOP);
+    context.fillStyle = color("faint");
+    context.textBaseline = "middle";
+    context.textAlign = "left";
+    const every = Math.ceil(11 / tall);
+    for (let r = from; r < to; r += 1) {
+      if (r % every || TOP + r * tall < top + TOP - 2) continue;
+      context.fillText(fitted(this.shown[r].id, 20), left, TOP + r * tall + tall / 2);
+    }
+    const each = Math.ceil(46 / wide);
+    for (let c = Math.ceil(first / each) * each; c < last; c += each) {
+      if (LEFT + c * wide >= left + LEFT - 2) context.fillText(String(this.columns[c].epoch.number), LEFT + c * wide, top + 9);
+    }
+  }
+
+  told(x, y) {
+    const column = this.columns[Math.floor((x - LEFT) / this.wide)];
+    const item = this.shown[Math.floor((y - TOP) / this.tall)];
+    const [seenX, seenY] = [x - this.scroller.element.scrollLeft, y - this.scroller.element.scrollTop];
+    if (!column || !item || seenX < LEFT || seenY < TOP) return null;
+    const [state] = STATES[column.row[item.item] || "."];
+    const where = column.reused ? ` (measured in epoch ${column.epoch.reused})` : "";
+    return [`${item.id} in epoch ${column.epoch.number}: ${state}${where}`, ...label(column.epoch)];
+  }
+
+  table() {
+    const details = h("details", { toggle: () => {
+      if (!details.open || details.children.length > 1) return;
+      const shown = this.shown.slice(0, 1000);
+      details.append(table(["item", "passed", "failed", "with an error", "not evaluated"],
+        shown.map((c) => [c.id, ...[c.p, c.f, c.e, c["."]].map((n) => grouped(n))]), [1, 2, 3, 4]));
+      const more = this.shown.length - shown.length;
+      if (more) details.append(h("p", { class: "faint" }, `${counted(more, "more item")} are only in the heat map.`));
+    } }, h("summary", {}, "The items as a table"));
+    return details;
+  }
+}
+
+function fitted(text, length) {
+  return text.length > length ? `${text.slice(0, length - 1)}…` : text;
+}
