@@ -29,8 +29,10 @@ AutopilotError
     ├── AgentRefusedError  the model refused to answer
     ├── AgentReplyError    what came back cannot be used
     ├── ModelCallError     the service answered with an error, after the client's retries
-    ├── ReplayMissError    a call that was not recorded, where only records may answer
-    └── BudgetExceededError  the call would cost more than is left; the run stops, resumable
+    └── NoMoreCallsError   no call at all can be made now; the run stops, resumable
+        ├── NoKeyError         there is no key to ask a model with, or it is not taken
+        ├── ReplayMissError    a call that was not recorded, where only records may answer
+        └── BudgetExceededError  the call would cost more than is left
 
 Expected outcomes (rejected, budget spent, nothing to change) are values, never errors.
 """
@@ -196,9 +198,17 @@ class ModelCallError(AgentError):
         self.status = status
 
 
-class ReplayMissError(AgentError):
+class NoMoreCallsError(AgentError):
+    """No item and no epoch would fare better: the run stops, and can be resumed."""
+
+
+class NoKeyError(NoMoreCallsError):
+    """There is no key to ask a model with, or the service does not take it."""
+
+
+class ReplayMissError(NoMoreCallsError):
     """A model call that was not recorded, where only records may answer."""
 
 
-class BudgetExceededError(AgentError):
-    """A call that would cost more than is left: it is not made, and the run stops, resumable."""
+class BudgetExceededError(NoMoreCallsError):
+    """A call that would cost more than is left: it is not made."""

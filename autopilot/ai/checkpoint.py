@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field
 
-from autopilot.ai.recording import LocalRecorder
+from autopilot.ai.lines import Budget, Lines, Origin
+from autopilot.ai.planning import Slot, plan_slots
+from autopilot.data.jsonl import write_jsonl
 from autopilot.errors import DataError
 
 LINES = "checkpoint.jsonl"
@@ -29,6 +31,12 @@ class Plan(BaseModel):
     count: int
     seed: int
     variables: dict[str, dict[str, float]]
+    splits: dict[str, float]
+    origin: Origin = Field(default_factory=Origin)
+
+    def slots(self) -> list[Slot]:
+        """The places for items."""
+        return plan_slots(self.count, self.variables, self.splits, self.seed)
 
 
 class Made(BaseModel):
@@ -36,7 +44,6 @@ class Made(BaseModel):
 
     kind: Literal["made"] = "made"
     slot: int
-    values: dict[str, str]
     item: dict[str, Any]
 
 
@@ -55,57 +62,112 @@ class Failed(BaseModel):
 
     kind: Literal["failed"] = "failed"
     slot: int
-    values: dict[str, str]
     reason: str
 
 
-Line = Annotated[Plan | Made | Rejected | Failed, Field(discriminator="kind")]
-_LINE: TypeAdapter[Plan | Made | Rejected | Failed] = TypeAdapter(Line)
+Line = Plan | Budget | Made | Rejected | Failed
 
 
 class Checkpoint:
     """The lines of a folder, in memory and on disk. May be appended to from several threads.
 
     Args:
-        folder: Where the files are; it is made if it is missing.
+        folder: Where the files are; it is made when the first line is written.
+
+    Attributes:
+        plan: What is to be made; None where nothing was begun.
+        budget: What it may cost.
+        made: Slot to its item.
+        failed: Slot to why no attempt filled it.
+        rejected: Items that were not taken in, in their order.
 
     Raises:
-        DataError: a line cannot be read; a last line that a kill cut short is left out.
+        DataError: a line cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.plan: Plan | None = None
+        self.budget = Budget()
         self.made: dict[int, Made] = {}
         self.failed: dict[int, Failed] = {}
         self.rejected: list[Rejected] = []
         self._lock = threading.Lock()
-        for line in _read(folder / LINES):
+        kinds = Annotated[Line, Field(discriminator="kind")]
+        self.lines: Lines[Line] = Lines(folder / LINES, kinds)
+        for line in self.lines.read():
             self._take_in(line)
 
-    def append(self, line: Plan | Made | Rejected | Failed) -> None:
+    @classmethod
+    def existing(cls, folder: str | Path) -> tuple[Checkpoint, Plan]:
+        """The checkpoint of a generation that was begun, and its plan.
+
+        Raises:
+            DataError: there is none.
+        """
+        checkpoint = cls(Path(folder))
+        if checkpoint.plan is None:
+            raise DataError(f"{folder} holds no generation", hint="run it first")
+        return checkpoint, checkpoint.plan
+
+    @property
+    def calls(self) -> Path:
+        """Where the model calls are kept."""
+        return self.folder / CALLS
+
+    def append(self, line: Line) -> None:
         """Writes a line, and counts it."""
         with self._lock:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / LINES).open("a+b") as file:
-                end = file.seek(0, 2)
-                if end and (file.seek(end - 1), file.read(1))[1] != b"\n":
-                    file.write(b"\n")
-                file.write(line.model_dump_json().encode() + b"\n")
+            self.lines.append(line)
             self._take_in(line)
 
-    def recorder(self) -> LocalRecorder:
-        """Where the model calls are kept."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return LocalRecorder(self.folder / CALLS)
+    def attempts(self, slot: int) -> tuple[int, str]:
+        """How many items were made for a slot in vain, and why the last of them was rejected."""
+        with self._lock:
+            reasons = [line.reason for line in self.rejected if line.slot == slot]
+        return len(reasons), reasons[-1] if reasons else ""
 
-    def attempts(self, slot: int) -> int:
-        """How many items were made for a slot in vain."""
-        return sum(line.slot == slot for line in self.rejected)
+    def write_splits(self) -> None:
+        """One file of items for each split, in the order of their slots."""
+        if self.plan is None:
+            return
+        split_of = {slot.number: slot.split for slot in self.plan.slots()}
+        for split in self.plan.splits:
+            slots = [number for number in sorted(self.made) if split_of[number] == split]
+            write_jsonl(
+                self.folder / f"{split}.jsonl", [self.made[number].item for number in slots]
+            )
 
-    def _take_in(self, line: Plan | Made | Rejected | Failed) -> None:
+    def distribution(self) -> Distribution:
+        """How what was made compares with what was planned."""
+        slots = self.plan.slots() if self.plan is not None else []
+        counts: dict[str, dict[str, dict[str, Share]]] = {}
+        splits = dict.fromkeys(self.plan.splits if self.plan is not None else (), Share(0, 0))
+        for name, weights in (self.plan.variables if self.plan is not None else {}).items():
+            counts[name] = {value: dict.fromkeys(splits, Share(0, 0)) for value in weights}
+        for slot in slots:
+            one = Share(1, int(slot.number in self.made))
+            splits[slot.split] += one
+            for name, value in slot.values.items():
+                counts[name][value][slot.split] += one
+        reasons = Counter(line.reason for line in self.rejected)
+        reasons.update(line.reason for line in self.failed.values())
+        return Distribution(
+            planned=len(slots),
+            made=len(self.made),
+            failed=len(self.failed),
+            duplicates=sum(line.duplicate for line in self.rejected),
+            refused=sum(not line.duplicate for line in self.rejected),
+            splits=splits,
+            variables=counts,
+            reasons=dict(reasons.most_common()),
+        )
+
+    def _take_in(self, line: Line) -> None:
         if isinstance(line, Plan):
             self.plan = line
+        elif isinstance(line, Budget):
+            self.budget = line
         elif isinstance(line, Made):
             self.made[line.slot] = line
             self.failed.pop(line.slot, None)
@@ -115,26 +177,23 @@ class Checkpoint:
             self.rejected.append(line)
 
 
-def _read(path: Path) -> Iterator[Plan | Made | Rejected | Failed]:
-    if not path.exists():
-        return
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            yield _LINE.validate_json(line)
-        except ValidationError as error:
-            # A line that a kill cut short stands for something that was not finished.
-            if not line.rstrip().endswith(b"}"):
-                continue
-            raise DataError(
-                f"{path} line {number} cannot be read",
-                hint="it was edited, or a newer version wrote it",
-            ) from error
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Items of one kind.
+
+    Args:
+        planned: That were asked for.
+        made: That are there.
+    """
+
+    planned: int
+    made: int
+
+    def __add__(self, other: Share) -> Share:
+        return Share(self.planned + other.planned, self.made + other.made)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Distribution:
     """How what was made compares with what was planned.
 
@@ -144,8 +203,9 @@ class Distribution:
         failed: Slots that no attempt filled.
         duplicates: Items that were rejected since they were there already.
         refused: Items that the validation refused.
-        variables: Variable to value to (planned, made).
-        splits: Split to its number of items.
+        splits: Split to its items.
+        variables: Variable to value to split to items.
+        reasons: Why items were rejected and slots failed, with how often; most frequent first.
     """
 
     planned: int
@@ -153,47 +213,14 @@ class Distribution:
     failed: int
     duplicates: int
     refused: int
-    variables: Mapping[str, Mapping[str, tuple[int, int]]]
-    splits: Mapping[str, int] = field(default_factory=dict)
+    splits: Mapping[str, Share]
+    variables: Mapping[str, Mapping[str, Mapping[str, Share]]]
+    reasons: Mapping[str, int]
 
     def render(self) -> str:
-        """As text, for a person."""
-        lines = [
-            f"{self.made} of {self.planned} made, {self.failed} slots failed, "
-            f"{self.duplicates} duplicates and {self.refused} invalid items rejected"
-        ]
-        if self.splits:
-            lines.append(", ".join(f"{name} {count}" for name, count in self.splits.items()))
-        for name, values in self.variables.items():
-            lines.append(f"{name}:")
-            lines += [f"  {v}: {made} of {planned}" for v, (planned, made) in values.items()]
-        return "\n".join(lines)
-
-
-def distribution(
-    checkpoint: Checkpoint, slots: list[dict[str, str]], splits: Mapping[str, int]
-) -> Distribution:
-    """The report on a checkpoint.
-
-    Args:
-        checkpoint: What was made.
-        slots: What was planned: variable to value, for each slot.
-        splits: Split to its number of items.
-    """
-    made = [line.values for line in checkpoint.made.values()]
-    names = list(slots[0]) if slots else []
-    variables = {}
-    for name in names:
-        wanted = Counter(slot[name] for slot in slots)
-        there = Counter(values[name] for values in made)
-        variables[name] = {value: (count, there[value]) for value, count in wanted.items()}
-    duplicates = sum(line.duplicate for line in checkpoint.rejected)
-    return Distribution(
-        planned=len(slots),
-        made=len(made),
-        failed=len(checkpoint.failed),
-        duplicates=duplicates,
-        refused=len(checkpoint.rejected) - duplicates,
-        variables=variables,
-        splits=dict(splits),
-    )
+        """One line, for a person."""
+        parts = [f"{self.made} of {self.planned} items made"]
+        parts += [f"{self.failed} slots failed"] if self.failed else []
+        parts += [f"{self.duplicates} duplicates rejected"] if self.duplicates else []
+        parts += [f"{self.refused} invalid items rejected"] if self.refused else []
+        return ", ".join(parts)

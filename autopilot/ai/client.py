@@ -19,6 +19,7 @@ from autopilot.errors import (
     AgentTimeoutError,
     AutopilotError,
     ModelCallError,
+    NoKeyError,
 )
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ def translated(model: str) -> Iterator[None]:
     except anthropic.APIStatusError as error:
         said = one_line(redact(str(error.api_message or error.message)))
         hint = _HINTS.get(error.status_code, "see https://docs.claude.com/en/api/errors")
+        if error.status_code == 401:
+            raise NoKeyError(f"{model}: the service answered 401: {said}", hint=hint) from error
         raise ModelCallError(
             f"{model}: the service answered {error.status_code}: {said}",
             hint=hint,
@@ -98,8 +101,8 @@ def translated(model: str) -> Iterator[None]:
         raise _no_key() from error
 
 
-def _no_key() -> ModelCallError:
-    return ModelCallError(
+def _no_key() -> NoKeyError:
+    return NoKeyError(
         "there is no key for Anthropic's service",
         hint="set ANTHROPIC_API_KEY, or replay what is recorded",
     )

@@ -2,108 +2,136 @@
 
 from __future__ import annotations
 
-import math
-import random
+import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from autopilot.ai.agent import Agent
-from autopilot.ai.checkpoint import (
-    Checkpoint,
-    Distribution,
-    Failed,
-    Made,
-    Plan,
-    Rejected,
-    distribution,
-)
+from autopilot.ai.checkpoint import Checkpoint, Distribution, Failed, Made, Plan, Rejected
+from autopilot.ai.lines import Budget, Origin
 from autopilot.ai.model import Model
-from autopilot.ai.recording import use_recorder
+from autopilot.ai.parallel import each
+from autopilot.ai.planning import Slot, Weights, check_weights, plan_slots
+from autopilot.ai.recording import recording_beside
 from autopilot.ai.steps import State, WorkflowStep, run_steps
-from autopilot.core.experiment import Experiment
 from autopilot.core.ledger import Ledger, Limits
-from autopilot.core.run import Run, running
 from autopilot.core.types import digest
-from autopilot.data.jsonl import write_jsonl
-from autopilot.data.split import stratified_split
-from autopilot.errors import AgentError, BudgetExceededError, DataError, ReplayMissError
-
-Weights = Mapping[str, float] | Sequence[str]
+from autopilot.errors import AgentError, AutopilotError, DataError, NoMoreCallsError, UsageError
 
 DEFAULT_SPLITS: Mapping[str, float] = {"train": 0.6, "val": 0.2, "test": 0.2}
+RESERVED = ("slot", "split", "rejected")
+Watch = Callable[[int, int, Ledger], None]
 
 
 class DataGenerator:
     """Makes items by a workflow: each slot has a value of every variable, and runs all steps.
 
     The steps find the slot's values in their state by the variables' names, beside "slot" (its
-    number) and "rejected" (why the attempt before was rejected, or ""). The last result, a mapping
-    or a pydantic model, is the item.
+    number), "split" and "rejected" (why the attempt before was rejected, or ""). The last result,
+    a mapping or a pydantic model, is the item. A subclass may set the arguments on the class, and
+    override `make` and `validate`.
 
     Args:
         steps: The workflow.
         variables: Name to values, with weights if they are not to be equally frequent.
         model: Who answers steps that have no model of their own.
         validate: Says why an item is not good enough; "" or None where it is.
-        splits: Name to share; each split has the variables in the same proportion.
-        seed: Decides which slot has which values, and which item goes to which split.
+        splits: Name to share; each split has every value in the same proportion.
+        seed: Decides which slot has which values, and goes to which split.
         max_attempts: Items made for a slot before it counts as failed.
         num_workers: Slots that are filled side by side.
-        limits: What all calls together may cost, over all sessions.
+        limits: What all calls together may cost, over all sessions; the seconds are a session's.
 
     >>> from autopilot.ai.steps import PythonStep
     >>> steps = [PythonStep("item", lambda s: {"text": f"{s['tone']} {s['slot']}"})]
     >>> generator = DataGenerator(steps, {"tone": {"kind": 3, "curt": 1}})
-    >>> sorted(slot["tone"] for slot in generator.plan(4))
+    >>> sorted(slot.values["tone"] for slot in generator.plan(4))
     ['curt', 'kind', 'kind', 'kind']
     """
 
     role = "generator"
+    steps: Sequence[WorkflowStep] = ()
+    variables: Mapping[str, Weights] = {}
+    model: Model | Agent | None = None
+    splits: Mapping[str, float] = DEFAULT_SPLITS
+    seed: int = 0
+    max_attempts: int = 3
+    num_workers: int = 8
+    limits: Limits = Limits()
 
     def __init__(
         self,
-        steps: Sequence[WorkflowStep],
+        steps: Sequence[WorkflowStep] = (),
         variables: Mapping[str, Weights] | None = None,
         *,
         model: Model | Agent | None = None,
         validate: Callable[[Mapping[str, Any]], str | None] | None = None,
-        splits: Mapping[str, float] = DEFAULT_SPLITS,
-        seed: int = 0,
-        max_attempts: int = 3,
-        num_workers: int = 8,
+        splits: Mapping[str, float] | None = None,
+        seed: int | None = None,
+        max_attempts: int | None = None,
+        num_workers: int | None = None,
         limits: Limits | None = None,
     ) -> None:
-        self.steps = list(steps)
-        self.variables = {name: _weights(name, v) for name, v in (variables or {}).items()}
-        self.model = model
-        self.validate = validate or (lambda _item: None)
-        self.splits = dict(splits)
-        self.seed = seed
-        self.max_attempts = max_attempts
-        self.num_workers = num_workers
-        self.limits = limits or Limits()
+        # What a subclass has set on the class stays.
+        self.steps = list(steps) or self.steps
+        self.variables = self.variables if variables is None else variables
+        self.model = model or self.model
+        self.splits = splits or self.splits
+        self.seed = self.seed if seed is None else seed
+        self.max_attempts = max_attempts or self.max_attempts
+        self.num_workers = num_workers or self.num_workers
+        self.limits = limits or self.limits
+        self._validate = validate
+        self._weights = {name: check_weights(name, v) for name, v in self.variables.items()}
+        check_weights("splits", self.splits)
+        for name in RESERVED:
+            if name in self._weights:
+                raise ValueError(f"no variable can be called {name!r}: the steps find it already")
 
-    def plan(self, count: int) -> list[dict[str, str]]:
-        """Variable to value, for each of `count` slots: every value as often as its weight says."""
-        slots: list[dict[str, str]] = [{} for _ in range(count)]
-        for name, weights in self.variables.items():
-            values = _apportion(weights, count)
-            draw = random.Random(f"{self.seed}/{name}").random
-            order = sorted(range(count), key=[draw() for _ in range(count)].__getitem__)
-            for slot, index in zip(slots, order, strict=True):
-                slot[name] = values[index]
-        return slots
+    # --- to override ---------------------------------------------------------------------------
 
-    def run(self, count: int, folder: str | Path) -> Distribution:
+    def make(self, state: State) -> Any:
+        """The item for a slot, a mapping or a pydantic model: what the steps come to."""
+        if not self.steps:
+            raise UsageError(
+                f"{type(self).__name__} has no steps", hint="give it steps, or override make"
+            )
+        return run_steps(self.steps, state).last
+
+    def validate(self, item: Mapping[str, Any]) -> str | None:
+        """Why an item is not good enough; "" or None where it is."""
+        return self._validate(item) if self._validate is not None else None
+
+    # --- to use --------------------------------------------------------------------------------
+
+    def plan(self, count: int) -> list[Slot]:
+        """The slots of `count` items: every value as often as its weight says, in each split."""
+        return plan_slots(count, self._weights, self.splits, self.seed)
+
+    def run(
+        self,
+        count: int,
+        folder: str | Path,
+        *,
+        budget: Budget | None = None,
+        origin: Origin | None = None,
+        watch: Watch = lambda *_: None,
+    ) -> Distribution:
         """Makes a dataset of `count` items.
 
-        Writes `checkpoint.jsonl` and `calls.jsonl` while it runs, and one file a split at the end.
+        Writes `checkpoint.jsonl` and `calls.jsonl` while it runs, and one file a split when it
+        ends, however it ends; a kill leaves that to `resume`.
+
+        Args:
+            count: Slots.
+            folder: Where the files go; it is made.
+            budget: What it may cost, beside the generator's own limits.
+            origin: How the command line found this generator.
+            watch: Told after each slot how many are done, of how many, and what was spent.
 
         Raises:
             DataError: the folder holds another generation.
@@ -115,120 +143,104 @@ class DataGenerator:
             raise DataError(
                 f"{folder} holds a generation already", hint="resume it, or use another folder"
             )
-        checkpoint.append(Plan(count=count, seed=self.seed, variables=self.variables))
-        return self._fill(checkpoint, self.plan(count))
+        plan = Plan(count=count, seed=self.seed, variables=self._weights, splits=dict(self.splits))
+        plan.origin = origin or plan.origin
+        with checkpoint.lines.held():
+            checkpoint.append(plan)
+            return self._fill(checkpoint, plan, budget, watch)
 
-    def resume(self, folder: str | Path) -> Distribution:
+    def resume(
+        self, folder: str | Path, *, budget: Budget | None = None, watch: Watch = lambda *_: None
+    ) -> Distribution:
         """Goes on where it was left; what was paid is not paid again. Failed slots are tried again.
+
+        Args:
+            folder: See `run`.
+            budget: Takes the place of the one before.
+            watch: See `run`.
 
         Raises:
             DataError: there is nothing to resume, or it was planned otherwise.
         """
-        checkpoint, slots = self._open(folder)
-        return self._fill(checkpoint, slots)
-
-    def summarize(self, folder: str | Path) -> Distribution:
-        """What a folder holds, and how it compares with the plan; changes nothing.
-
-        Raises:
-            DataError: there is nothing, or it was planned otherwise.
-        """
-        checkpoint, slots = self._open(folder)
-        return distribution(checkpoint, slots, self._split_sizes(checkpoint))
+        checkpoint, plan = Checkpoint.existing(folder)
+        planned = (self.seed, self._weights, dict(self.splits))
+        if (plan.seed, plan.variables, plan.splits) != planned:
+            raise DataError(
+                f"{folder} was planned with another seed, other variables or other splits",
+                hint="resume with the generator that it was started with",
+            )
+        with checkpoint.lines.held():
+            return self._fill(checkpoint, plan, budget, watch)
 
     # --- inside --------------------------------------------------------------------------------
 
-    def _open(self, folder: str | Path) -> tuple[Checkpoint, list[dict[str, str]]]:
-        checkpoint = Checkpoint(Path(folder))
-        plan = checkpoint.plan
-        if plan is None:
-            raise DataError(f"{folder} holds no generation", hint="run it first")
-        if (plan.seed, plan.variables) != (self.seed, self.variables):
-            raise DataError(
-                f"{folder} was planned with another seed or other variables",
-                hint="resume with the generator that it was started with",
-            )
-        return checkpoint, self.plan(plan.count)
-
-    def _fill(self, checkpoint: Checkpoint, slots: list[dict[str, str]]) -> Distribution:
-        recorder = checkpoint.recorder()
-        ledger = Ledger(self.limits)
-        for call in recorder.calls():
-            ledger.charge(call.role, call.cost, known=call.priced, judged=True)
-        known = {digest(_content(line.item)) for line in checkpoint.made.values()}
-        left = [number for number in range(len(slots)) if number not in checkpoint.made]
-        with running(Run(Experiment(), ledger)), use_recorder(recorder):
-            filler = _Filler(self, checkpoint, known)
-            work = [(copy_context(), number) for number in left]
-            with ThreadPoolExecutor(self.num_workers) as pool:
-                done = [
-                    pool.submit(context.run, filler.fill, number, slots[number])
-                    for context, number in work
-                ]
-            errors = [error for future in done if (error := future.exception()) is not None]
-        for error in errors:
-            raise error
+    def _fill(
+        self, checkpoint: Checkpoint, plan: Plan, budget: Budget | None, watch: Watch
+    ) -> Distribution:
+        if budget is not None:
+            checkpoint.append(budget)
+        slots = plan.slots()
+        left = [slot for slot in slots if slot.number not in checkpoint.made]
+        limits = self.limits & checkpoint.budget.limits()
+        done = len(slots) - len(left)
+        try:
+            with recording_beside(checkpoint.calls, limits) as ledger:
+                filler = _Filler(self, checkpoint)
+                each(
+                    filler.fill,
+                    left,
+                    self.num_workers,
+                    lambda n: watch(done + n, len(slots), ledger),
+                )
+        finally:
+            # Whatever ended it: what there is can be used, and later items move none of these.
+            if checkpoint.made:
+                checkpoint.write_splits()
         if slots and not checkpoint.made:
             reason = next(iter(checkpoint.failed.values())).reason
             raise AgentError(
                 f"none of {len(slots)} slots could be filled: {reason}",
                 hint="run the steps on one slot by hand",
             )
-        self._write_splits(checkpoint)
-        return distribution(checkpoint, slots, self._split_sizes(checkpoint))
-
-    def _split(self, checkpoint: Checkpoint) -> dict[str, list[dict[str, Any]]]:
-        made = [checkpoint.made[slot] for slot in sorted(checkpoint.made)]
-        if not made:
-            return {name: [] for name in self.splits}
-        parts = stratified_split(
-            made, list(self.splits.values()), lambda line: str(line.values), self.seed
-        )
-        return {
-            name: [line.item for line in sorted(part, key=lambda line: line.slot)]
-            for name, part in zip(self.splits, parts, strict=True)
-        }
-
-    def _split_sizes(self, checkpoint: Checkpoint) -> dict[str, int]:
-        return {name: len(items) for name, items in self._split(checkpoint).items()}
-
-    def _write_splits(self, checkpoint: Checkpoint) -> None:
-        for name, items in self._split(checkpoint).items():
-            write_jsonl(checkpoint.folder / f"{name}.jsonl", items)
+        return checkpoint.distribution()
 
 
 class _Filler:
     """Fills slots, from several threads: no item is taken in twice."""
 
-    def __init__(self, generator: DataGenerator, checkpoint: Checkpoint, known: set[str]) -> None:
-        self._generator, self._checkpoint, self._known = generator, checkpoint, known
-        self._stopped = False
+    def __init__(self, generator: DataGenerator, checkpoint: Checkpoint) -> None:
+        self._generator, self._checkpoint = generator, checkpoint
+        self._known = {digest(_content(line.item)) for line in checkpoint.made.values()}
         self._lock = threading.Lock()
 
-    def fill(self, number: int, values: dict[str, str]) -> None:
-        generator, checkpoint = self._generator, self._checkpoint
-        first, reason = checkpoint.attempts(number), ""
+    def fill(self, slot: Slot) -> None:
+        generator, checkpoint, number = self._generator, self._checkpoint, slot.number
+        first, reason = checkpoint.attempts(number)
         for attempt in range(first, first + generator.max_attempts):
-            if self._stopped:
-                return
             try:
-                item = self._make(number, attempt, values, reason)
-            except (BudgetExceededError, ReplayMissError):
-                self._stopped = True
+                item = self._make(slot, attempt, reason)
+                reason = generator.validate(item) or ""
+            except NoMoreCallsError:
                 raise
             except AgentError as error:
-                checkpoint.append(Failed(slot=number, values=values, reason=error.message))
+                checkpoint.append(Failed(slot=number, reason=error.message))
                 return
-            reason = generator.validate(item) or ""
+            except AutopilotError:
+                raise
+            except Exception as error:  # noqa: BLE001  # the user's steps: their slot fails
+                reason = f"{type(error).__name__}: {error}"
+                checkpoint.append(Failed(slot=number, reason=reason))
+                return
             duplicate = not reason and self._is_known(item)
             if not reason and not duplicate:
                 whole = {"id": f"{number:05d}", **item}
-                checkpoint.append(Made(slot=number, values=values, item=whole))
+                checkpoint.append(Made(slot=number, item=whole))
                 return
             reason = reason or "the same item was made before"
-            line = Rejected(slot=number, attempt=attempt, reason=reason, duplicate=duplicate)
-            checkpoint.append(line)
-        checkpoint.append(Failed(slot=number, values=values, reason=reason))
+            checkpoint.append(
+                Rejected(slot=number, attempt=attempt, reason=reason, duplicate=duplicate)
+            )
+        checkpoint.append(Failed(slot=number, reason=reason))
 
     def _is_known(self, item: Mapping[str, Any]) -> bool:
         """Whether an equal item was there before; from now on there is one."""
@@ -239,19 +251,16 @@ class _Filler:
             self._known.add(name)
         return False
 
-    def _make(
-        self, number: int, attempt: int, values: dict[str, str], rejected: str
-    ) -> dict[str, Any]:
-        inputs = {**values, "slot": number, "rejected": rejected}
-        generator = self._generator
+    def _make(self, slot: Slot, attempt: int, rejected: str) -> dict[str, Any]:
+        number, generator = slot.number, self._generator
         state = State(
-            inputs,
+            {**slot.values, "slot": number, "split": slot.split, "rejected": rejected},
             role=generator.role,
             model=generator.model,
             # Slots that ask the same want items of their own.
             sample=1 + number * 1000 + attempt,
         )
-        value = run_steps(generator.steps, state).last
+        value = generator.make(state)
         if isinstance(value, BaseModel):
             value = value.model_dump(mode="json")
         if not isinstance(value, Mapping):
@@ -259,27 +268,14 @@ class _Filler:
                 f"the last step came to {type(value).__name__}, not an item",
                 hint="let it come to a mapping or a pydantic model",
             )
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"the last step's item cannot be written as JSON: {error}",
+                hint="keep strings, numbers, lists and dicts in it",
+            ) from error
         return dict(value)
-
-
-def _weights(name: str, given: Weights) -> dict[str, float]:
-    weights = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given, 1.0)
-    usable = weights and all(w >= 0 and math.isfinite(w) for w in weights.values())
-    if not usable or sum(weights.values()) <= 0:
-        raise ValueError(f"the variable {name!r} needs values with weights above 0, got {given!r}")
-    return {str(value): float(weight) for value, weight in weights.items()}
-
-
-def _apportion(weights: Mapping[str, float], count: int) -> list[str]:
-    """Each value as often as its share, rounded by the largest remainders."""
-    total = sum(weights.values())
-    shares = {value: count * weight / total for value, weight in weights.items()}
-    whole = {value: math.floor(share) for value, share in shares.items()}
-    missing = count - sum(whole.values())
-    order = sorted(shares, key=lambda value: whole[value] - shares[value])
-    for value in order[:missing]:
-        whole[value] += 1
-    return [value for value, number in whole.items() for _ in range(number)]
 
 
 def _content(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from autopilot.ai.asking import ask
 from autopilot.ai.model import Model
 from autopilot.ai.prompting import DATA_RULE, fence, shorten
 from autopilot.core.gradient import Finding, TextGradient
-from autopilot.errors import AgentError, BudgetExceededError, ReplayMissError
+from autopilot.errors import AgentError, NoMoreCallsError
 
 __all__ = ["AgentCollator", "ConcatCollator", "Finding", "GradientCollator", "TextGradient"]
 
@@ -96,7 +96,7 @@ class AgentCollator(GradientCollator):
                 role="collator",
                 max_retries=self.max_retries,
             )
-        except (BudgetExceededError, ReplayMissError):
+        except NoMoreCallsError:
             raise
         except AgentError as error:
             self.fallbacks.append(error.message)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,9 +10,10 @@ from pydantic import BaseModel
 
 from autopilot.ai.agent import Agent
 from autopilot.ai.model import Model
+from autopilot.ai.parallel import each
 from autopilot.ai.steps import State, WorkflowStep, run_steps
 from autopilot.core.types import Datum
-from autopilot.errors import AgentError, BudgetExceededError, ReplayMissError, UsageError
+from autopilot.errors import AgentError, NoMoreCallsError, UsageError
 
 _PASSES = 0.5
 
@@ -115,12 +114,7 @@ class Judge:
             BudgetExceededError: nothing is left to judge with.
             AgentError: no item could be judged.
         """
-        if len(pairs) < 2 or self.num_workers < 2:
-            found = [self._isolated(pair) for pair in pairs]
-        else:
-            work = [(copy_context(), pair) for pair in pairs]
-            with ThreadPoolExecutor(min(self.num_workers, len(pairs))) as pool:
-                found = list(pool.map(lambda w: w[0].run(self._isolated, w[1]), work))
+        found = each(self._isolated, pairs, self.num_workers)
         if found and all(judgement.error for judgement in found):
             raise AgentError(
                 f"none of {len(found)} items could be judged: {found[0].error}",
@@ -132,7 +126,7 @@ class Judge:
         item, target = pair
         try:
             return self.judge(item, target)
-        except (BudgetExceededError, ReplayMissError):
+        except NoMoreCallsError:
             raise
         except AgentError as error:
             own = own_judgement(item)

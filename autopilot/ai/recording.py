@@ -17,9 +17,11 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from autopilot.core.experiment import Experiment
+from autopilot.core.ledger import Ledger, Limits
 from autopilot.core.record import LlmRecord
 from autopilot.core.redaction import hide
-from autopilot.core.run import Run, current_run
+from autopilot.core.run import Run, current_run, running
 from autopilot.core.store import Store
 from autopilot.errors import RecordError, ReplayMissError
 from autopilot.tracking.journal import decode, encode
@@ -133,6 +135,21 @@ def use_recorder(recorder: Recorder) -> Iterator[None]:
         yield
     finally:
         _override.reset(token)
+
+
+@contextmanager
+def recording_beside(path: Path, limits: Limits) -> Iterator[Ledger]:
+    """Calls inside, outside of any experiment, are kept in a file, and answered from there.
+
+    Args:
+        path: The file; its folder exists.
+        limits: What they may cost, with those that the file holds already.
+    """
+    recorder, ledger = LocalRecorder(path), Ledger(limits)
+    for call in recorder.calls():
+        ledger.charge(call.role, call.cost, known=call.priced, judged=True)
+    with running(Run(Experiment(), ledger)), use_recorder(recorder):
+        yield ledger
 
 
 def current_recorder() -> Recorder | None:

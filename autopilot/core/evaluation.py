@@ -16,13 +16,7 @@ from typing import TYPE_CHECKING, Any
 from autopilot.core import graph
 from autopilot.core.metric import ItemMean, Metric, MetricCollection
 from autopilot.core.types import Datum, as_datum
-from autopilot.errors import (
-    BudgetExceededError,
-    DataError,
-    EvaluationError,
-    ReplayMissError,
-    UsageError,
-)
+from autopilot.errors import DataError, EvaluationError, NoMoreCallsError, UsageError
 
 if TYPE_CHECKING:
     from autopilot.core.experiment import Experiment
@@ -90,7 +84,7 @@ class Evaluator:
             return self._combined(batch, list(done))
         try:
             return self._step(split, batch)
-        except (EvaluationError, BudgetExceededError, ReplayMissError):
+        except (EvaluationError, NoMoreCallsError):
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001  # the user's: its item fails
             if len(batch.items) <= 1:

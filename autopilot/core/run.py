@@ -17,7 +17,7 @@ from autopilot.core.ledger import Ledger
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.record import TOGETHER, LlmRecord
 from autopilot.core.types import Cost
-from autopilot.errors import AgentError, BudgetExceededError, ReplayMissError
+from autopilot.errors import AgentError, NoMoreCallsError, ReplayMissError
 
 if TYPE_CHECKING:
     from autopilot.core.experiment import Experiment
@@ -101,7 +101,7 @@ class Run:
             if recorded is not None and recorded.error:
                 return recorded.error
             raise failure
-        if isinstance(failure, BudgetExceededError):
+        if isinstance(failure, NoMoreCallsError):
             raise failure
         return failure.message
 

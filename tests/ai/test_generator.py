@@ -6,17 +6,26 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from pydantic import BaseModel
 from server import Received, Reply, fail, say_json
 
+from autopilot.ai.checkpoint import Checkpoint, Share
 from autopilot.ai.generator import DataGenerator
+from autopilot.ai.lines import Budget
 from autopilot.ai.model import Model
 from autopilot.ai.recording import request_key
 from autopilot.ai.steps import LLMStep, PythonStep
 from autopilot.core.ledger import Limits
-from autopilot.errors import AgentError, BudgetExceededError, DataError
+from autopilot.errors import (
+    AgentError,
+    BudgetExceededError,
+    DataError,
+    LockHeldError,
+    NoKeyError,
+)
 
 NAME = "claude-haiku-4-5"
 VARIABLES = {"topic": {"sums": 3, "names": 1}, "tone": ["kind", "curt"]}
@@ -41,6 +50,15 @@ def generator(**more) -> DataGenerator:
     )
 
 
+def split_of(folder: Path) -> dict[str, str]:
+    """Item to split, as the files have it."""
+    return {
+        json.loads(line)["id"]: name
+        for name in ("train", "val", "test")
+        for line in (folder / f"{name}.jsonl").read_text().splitlines()
+    }
+
+
 def script(request: Received) -> Reply:
     """A question that is its number of arrival, and its answer."""
     text = request.last_text()
@@ -59,11 +77,11 @@ def _numbers():
 
 def test_a_plan_has_every_value_as_often_as_its_weight_says() -> None:
     slots = generator(seed=3).plan(40)
-    assert Counter(slot["topic"] for slot in slots) == {"sums": 30, "names": 10}
-    assert Counter(slot["tone"] for slot in slots) == {"kind": 20, "curt": 20}
+    assert Counter(slot.values["topic"] for slot in slots) == {"sums": 30, "names": 10}
+    assert Counter(slot.values["tone"] for slot in slots) == {"kind": 20, "curt": 20}
     assert slots == generator(seed=3).plan(40)
     assert slots != generator(seed=4).plan(40)
-    assert len(Counter(map(str, slots))) == 4
+    assert len(Counter(str(slot.values) for slot in slots)) == 4
 
 
 def test_a_dataset_is_made_and_split(serve, tmp_path: Path) -> None:
@@ -71,18 +89,23 @@ def test_a_dataset_is_made_and_split(serve, tmp_path: Path) -> None:
     report = generator().run(20, tmp_path)
     assert server.count == 40
     assert (report.planned, report.made, report.failed, report.duplicates) == (20, 20, 0, 0)
-    assert report.variables["topic"] == {"sums": (15, 15), "names": (5, 5)}
-    assert sum(report.splits.values()) == 20
-    assert "20 of 20 made" in report.render()
+    assert report.splits == {"train": Share(12, 12), "val": Share(4, 4), "test": Share(4, 4)}
+    assert report.variables["topic"] == {
+        "sums": {"train": Share(9, 9), "val": Share(3, 3), "test": Share(3, 3)},
+        "names": {"train": Share(3, 3), "val": Share(1, 1), "test": Share(1, 1)},
+    }
+    assert report.render() == "20 of 20 items made"
     items = {
         name: [json.loads(x) for x in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
         for name in ("train", "val", "test")
     }
-    assert {name: len(found) for name, found in items.items()} == report.splits
+    assert {name: Share(12 if name == "train" else 4, len(x)) for name, x in items.items()} == (
+        report.splits
+    )
     ids = [item["id"] for found in items.values() for item in found]
     assert sorted(ids) == [f"{n:05d}" for n in range(20)]
     assert items["train"][0]["answer"].startswith("a q")
-    assert generator().summarize(tmp_path) == report
+    assert Checkpoint(tmp_path).distribution() == report
 
 
 def test_what_was_paid_is_not_paid_again(serve, tmp_path: Path) -> None:
@@ -98,7 +121,7 @@ def test_what_was_paid_is_not_paid_again(serve, tmp_path: Path) -> None:
     first = generator(limits=Limits(calls=15))
     with pytest.raises(BudgetExceededError):
         first.run(12, tmp_path)
-    made = generator().summarize(tmp_path).made
+    made = Checkpoint(tmp_path).distribution().made
     assert 0 < made < 12
     # As a kill leaves it: the last lines are cut short.
     for name in ("checkpoint.jsonl", "calls.jsonl"):
@@ -161,9 +184,12 @@ def test_a_slot_that_fails_leaves_the_others_and_is_tried_again(serve, tmp_path:
     serve(lambda r: fail(500) if "names" in r.last_text() else script(r))
     report = generator().run(8, tmp_path)
     assert (report.made, report.failed) == (6, 2)
-    assert report.variables["topic"] == {"sums": (6, 6), "names": (2, 0)}
+    assert sum((s for s in report.variables["topic"]["names"].values()), Share(0, 0)) == Share(2, 0)
+    before = split_of(tmp_path)
     serve(script)
     assert generator().resume(tmp_path).made == 8
+    # What was there stays in its split: nothing that was trained on becomes a test item.
+    assert before.items() < split_of(tmp_path).items()
 
 
 def test_when_nothing_can_be_made_that_is_an_error(serve, tmp_path: Path) -> None:
@@ -179,11 +205,106 @@ def test_a_folder_holds_one_generation(serve, tmp_path: Path) -> None:
     generator().run(2, tmp_path)
     with pytest.raises(DataError, match="holds a generation already"):
         generator().run(2, tmp_path)
-    with pytest.raises(DataError, match="another seed or other variables"):
+    with pytest.raises(DataError, match="another seed, other variables"):
         generator(seed=7).resume(tmp_path)
+
+
+def test_each_split_has_every_value_in_the_same_proportion() -> None:
+    variables = {"a": list("abcd"), "b": list("wxyz"), "c": {"rare": 1, "common": 9}}
+    slots = DataGenerator(variables=variables, seed=2).plan(100)
+    assert Counter(slot.split for slot in slots) == {"train": 60, "val": 20, "test": 20}
+    counts = Counter((slot.split, v) for slot in slots for v in slot.values.items())
+    assert counts["val", ("c", "rare")] == counts["test", ("c", "rare")] == 2
+    for (split, pair), count in counts.items():
+        total = sum(n for (_, other), n in counts.items() if other == pair)
+        assert abs(count - total * {"train": 0.6}.get(split, 0.2)) <= 2
+
+
+def test_a_subclass_sets_its_parts_on_the_class(tmp_path: Path) -> None:
+    class Mine(DataGenerator):
+        steps = (PythonStep("item", lambda s: {"text": f"{s['tone']} {s['slot']} {s['split']}"}),)
+        variables: ClassVar = {"tone": ["kind", "curt"]}
+        splits: ClassVar = {"all": 1}
+        max_attempts = 1
+
+        def validate(self, item):
+            return "too curt" if "curt" in item["text"] else None
+
+    report = Mine().run(4, tmp_path)
+    assert (report.made, report.refused, report.failed) == (2, 2, 2)
+    assert report.reasons == {"too curt": 4}
+    texts = [json.loads(x)["text"] for x in (tmp_path / "all.jsonl").read_text().splitlines()]
+    assert all(text.startswith("kind") and text.endswith("all") for text in texts)
+
+
+def test_a_slot_goes_on_with_the_reason_of_its_last_rejection(serve, tmp_path: Path) -> None:
+    refused = iter([True, True, False])
+
+    def validate(_item) -> str | None:
+        return f"no {server.count}" if next(refused) else None
+
+    def once(request: Received) -> Reply:
+        return say_json({"question": f"q{next(numbers)}"})
+
+    server = serve(once)
+    steps = [LLMStep("item", "A question. {rejected}", Question)]
+    made = DataGenerator(steps, model=Model(NAME), validate=validate, splits={"all": 1})
+    made.run(1, tmp_path)
+    asked = server.count
+    # As a kill between the last reply and its line leaves it: the reply is not paid again.
+    path = tmp_path / "checkpoint.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    assert '"made"' in lines[-1]
+    path.write_text("".join(lines[:-1]))
+    refused = iter([False])
+    assert made.resume(tmp_path).made == 1
+    assert server.count == asked == 3
+
+
+def test_what_the_users_own_step_raises_fails_its_slot(tmp_path: Path) -> None:
+    step = PythonStep("item", lambda s: {"half": 1 / (s["slot"] - 1)})
+    report = DataGenerator([step], splits={"all": 1}).run(3, tmp_path)
+    assert (report.made, report.failed) == (2, 1)
+    assert report.reasons == {"ZeroDivisionError: division by zero": 1}
+
+
+def test_without_a_key_it_stops_at_once(serve, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9")
+    with pytest.raises(NoKeyError):
+        generator().run(50, tmp_path)
+    assert not Checkpoint(tmp_path).failed
+
+
+def test_a_budget_is_kept_until_another_is_given(serve, tmp_path: Path) -> None:
+    server = serve(script)
+    with pytest.raises(BudgetExceededError):
+        generator().run(6, tmp_path, budget=Budget(calls=5))
+    with pytest.raises(BudgetExceededError):
+        generator().resume(tmp_path)
+    assert server.count == 5
+    assert generator().resume(tmp_path, budget=Budget()).made == 6
+
+
+def test_two_processes_do_not_fill_one_folder(serve, tmp_path: Path) -> None:
+    serve(script)
+    generator().run(2, tmp_path)
+    with Checkpoint(tmp_path).lines.held(), pytest.raises(LockHeldError, match="another process"):
+        generator().resume(tmp_path)
+
+
+@pytest.mark.parametrize("item", [{"x": {1, 2}}, {"x": float("nan")}, "text"])
+def test_an_item_that_is_none_stops_it(tmp_path: Path, item) -> None:
+    with pytest.raises(DataError, match="the last step"):
+        DataGenerator([PythonStep("item", lambda _: item)]).run(2, tmp_path)
 
 
 @pytest.mark.parametrize("weights", [{}, {"a": 0}, {"a": -1, "b": 2}, []])
 def test_weights_that_make_no_sense_are_refused(weights) -> None:
     with pytest.raises(ValueError, match="'tone' needs values"):
         DataGenerator([], {"tone": weights})
+
+
+def test_a_variable_cannot_hide_what_the_steps_find() -> None:
+    with pytest.raises(ValueError, match="'split'"):
+        DataGenerator([], {"split": ["a"]})

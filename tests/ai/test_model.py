@@ -31,6 +31,7 @@ from autopilot.errors import (
     AgentTimeoutError,
     BudgetExceededError,
     ModelCallError,
+    NoKeyError,
     ReplayMissError,
 )
 
@@ -94,7 +95,7 @@ def test_an_error_that_stays_is_ours_and_costs_nothing(serve, status: int) -> No
 
 def test_a_wrong_key_is_not_retried_and_not_shown(serve) -> None:
     server = serve([fail(401)])
-    with pytest.raises(ModelCallError, match="401") as caught:
+    with pytest.raises(NoKeyError, match="401") as caught:
         Model(NAME).complete("hi")
     assert server.count == 1
     assert KEY in server.requests[0].headers["authorization"]
@@ -105,7 +106,7 @@ def test_without_a_key_it_says_what_is_needed(serve, monkeypatch, tmp_path) -> N
     server = serve([say("ok")])
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     monkeypatch.setenv("ANTHROPIC_CONFIG_DIR", str(tmp_path))
-    with pytest.raises(ModelCallError, match="no key") as caught:
+    with pytest.raises(NoKeyError, match="no key") as caught:
         Model(NAME).complete("hi")
     assert "ANTHROPIC_API_KEY" in caught.value.hint
     assert server.count == 0

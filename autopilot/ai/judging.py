@@ -1,0 +1,375 @@
+"""Judging a dataset: a verdict, a score and feedback for each item, in a file that only grows.
+
+Model calls are in a file beside it, and answer a resumed judging.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from autopilot.ai.generator import Watch
+from autopilot.ai.judge import Judge
+from autopilot.ai.lines import Budget, Lines, Origin
+from autopilot.ai.parallel import each
+from autopilot.ai.recording import recording_beside
+from autopilot.core.types import Datum, as_datum, digest
+from autopilot.data.jsonl import read_jsonl
+from autopilot.errors import AgentError, AutopilotError, DataError, NoMoreCallsError
+
+
+class Beginning(BaseModel):
+    """What is judged; the first line."""
+
+    kind: Literal["judging"] = "judging"
+    data: list[str]
+    origin: Origin = Field(default_factory=Origin)
+
+
+class Verdict(BaseModel):
+    """What the judge said of an item.
+
+    Args:
+        key: A digest of the split and the whole item.
+        split: The item's own "split", else the name of its file.
+        success: Whether it passed.
+        score: 0 to 1; higher is better.
+        feedback: What to do better.
+        attribution: What that is about.
+        item: The whole item.
+    """
+
+    kind: Literal["verdict"] = "verdict"
+    key: str
+    id: str
+    split: str
+    success: bool
+    score: float
+    feedback: str = ""
+    attribution: str = ""
+    item: dict[str, Any]
+
+
+class Unjudged(BaseModel):
+    """An item that could not be judged; a resumed judging tries it again."""
+
+    kind: Literal["failed"] = "failed"
+    key: str
+    id: str
+    split: str
+    reason: str
+
+
+Line = Beginning | Budget | Verdict | Unjudged
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """An item that is to be judged."""
+
+    key: str
+    split: str
+    datum: Datum
+
+
+class Judging:
+    """The verdicts on a dataset, in memory and on disk.
+
+    Args:
+        path: The file of verdicts; the model calls are in `<name>.calls.jsonl` beside it.
+
+    Attributes:
+        verdicts: Item's key to its verdict.
+        failed: Item's key to why it could not be judged.
+
+    Raises:
+        DataError: a line cannot be read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.begun: Beginning | None = None
+        self.budget = Budget()
+        self.verdicts: dict[str, Verdict] = {}
+        self.failed: dict[str, Unjudged] = {}
+        self._lock = threading.Lock()
+        kinds = Annotated[Line, Field(discriminator="kind")]
+        self._lines: Lines[Line] = Lines(self.path, kinds)
+        for line in self._lines.read():
+            self._take_in(line)
+
+    @classmethod
+    def existing(cls, path: str | Path) -> tuple[Judging, Beginning]:
+        """A judging that was begun, and how.
+
+        Raises:
+            DataError: there is none.
+        """
+        judging = cls(path)
+        if judging.begun is None:
+            raise DataError(f"{path} holds no verdicts", hint="judge something into it first")
+        return judging, judging.begun
+
+    @property
+    def calls(self) -> Path:
+        """Where the model calls are kept."""
+        return self.path.with_name(f"{self.path.name.removesuffix('.jsonl')}.calls.jsonl")
+
+    def run(
+        self,
+        judge: Judge,
+        data: Sequence[str | Path],
+        *,
+        budget: Budget | None = None,
+        origin: Origin | None = None,
+        watch: Watch = lambda *_: None,
+    ) -> Summary:
+        """Judges each item of some files, several at once; equal ones of a split count once.
+
+        The judge gets the item both as what is judged and as its target.
+
+        Args:
+            judge: Who says what passes.
+            data: JSON Lines files.
+            budget: What it may cost.
+            origin: How the command line found the judge.
+            watch: Told after each item how many are done, of how many, and what was spent.
+
+        Raises:
+            DataError: the file holds verdicts already; the data cannot be read.
+            BudgetExceededError: too little is left; `resume` goes on with a larger budget.
+            AgentError: no item could be judged.
+        """
+        if self.begun is not None:
+            raise DataError(
+                f"{self.path} holds verdicts already", hint="resume it, or name another file"
+            )
+        beginning = Beginning(data=[str(path) for path in data], origin=origin or Origin())
+        work = _work(beginning)
+        with self._lines.held():
+            self._append(beginning)
+            return self._judge(judge, work, budget, watch)
+
+    def resume(
+        self, judge: Judge, *, budget: Budget | None = None, watch: Watch = lambda *_: None
+    ) -> Summary:
+        """Judges what has no verdict yet, new lines of the data included; pays nothing twice.
+
+        Args:
+            judge: The same as before.
+            budget: Takes the place of the one before.
+            watch: See `run`.
+
+        Raises:
+            DataError: there is nothing to resume, or an item with a verdict is gone or changed.
+        """
+        _, beginning = Judging.existing(self.path)
+        work = _work(beginning)
+        gone = self.verdicts.keys() - {one.key for one in work}
+        if gone:
+            first = min((self.verdicts[key] for key in gone), key=lambda verdict: verdict.id)
+            raise DataError(
+                f"{len(gone)} items with a verdict are gone or changed, such as {first.id} of "
+                f"{first.split}",
+                hint="put the data back, or judge it into another file",
+            )
+        with self._lines.held():
+            return self._judge(judge, work, budget, watch)
+
+    def summary(self) -> Summary:
+        """Counts, means, and the most frequent feedback."""
+        verdicts = list(self.verdicts.values())
+        by_split: dict[str, list[Verdict]] = {}
+        for verdict in verdicts:
+            by_split.setdefault(verdict.split, []).append(verdict)
+        feedback = Counter(" ".join(v.feedback.split()) for v in verdicts if not v.success)
+        feedback.pop("", None)
+        return Summary(
+            all=Rates.of(verdicts),
+            splits={split: Rates.of(found) for split, found in by_split.items()},
+            failed=len(self.failed),
+            feedback=dict(feedback.most_common()),
+            reasons=dict(Counter(line.reason for line in self.failed.values()).most_common()),
+        )
+
+    # --- inside --------------------------------------------------------------------------------
+
+    def _judge(
+        self, judge: Judge, work: Sequence[_Work], budget: Budget | None, watch: Watch
+    ) -> Summary:
+        if budget is not None:
+            self._append(budget)
+        left = [one for one in work if one.key not in self.verdicts]
+        done = len(work) - len(left)
+        with recording_beside(self.calls, self.budget.limits()) as ledger:
+            each(
+                lambda one: self._append(_judged(judge, one)),
+                left,
+                judge.num_workers,
+                lambda n: watch(done + n, len(work), ledger),
+            )
+        if work and not self.verdicts:
+            reason = next(iter(self.failed.values())).reason
+            raise AgentError(
+                f"none of {len(work)} items could be judged: {reason}",
+                hint="try the judge on one item by hand",
+            )
+        return self.summary()
+
+    def _append(self, line: Line) -> None:
+        with self._lock:
+            self._lines.append(line)
+            self._take_in(line)
+
+    def _take_in(self, line: Line) -> None:
+        if isinstance(line, Beginning):
+            self.begun = line
+        elif isinstance(line, Budget):
+            self.budget = line
+        elif isinstance(line, Verdict):
+            self.verdicts[line.key] = line
+            self.failed.pop(line.key, None)
+        else:
+            self.failed[line.key] = line
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How some items did.
+
+    Args:
+        items: How many.
+        passed: That passed.
+        mean_score: None of no items.
+    """
+
+    items: int
+    passed: int
+    mean_score: float | None
+
+    @classmethod
+    def of(cls, verdicts: Sequence[Verdict]) -> Rates:
+        """The rates of some verdicts."""
+        mean = math.fsum(v.score for v in verdicts) / len(verdicts) if verdicts else None
+        return cls(len(verdicts), sum(v.success for v in verdicts), mean)
+
+    @property
+    def pass_rate(self) -> float | None:
+        """The share that passed; None of no items."""
+        return self.passed / self.items if self.items else None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a judging came to.
+
+    Args:
+        all: Of all verdicts.
+        splits: Of each split.
+        failed: Items that could not be judged.
+        feedback: On items that did not pass, with how often; most frequent first.
+        reasons: Why items could not be judged, with how often.
+    """
+
+    all: Rates
+    splits: Mapping[str, Rates]
+    failed: int
+    feedback: Mapping[str, int]
+    reasons: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How often which score was given, in one group of items.
+
+    Args:
+        group: The value that they have in common.
+        counts: Items by score, in bins of equal width from 0 to 1; a score of 1 is in the last.
+            What is outside of 0 to 1 counts in the nearest.
+        rates: Of the group.
+    """
+
+    group: str
+    counts: tuple[int, ...]
+    rates: Rates
+
+
+def histograms(verdicts: Iterable[Verdict], by: str = "split", bins: int = 10) -> list[Histogram]:
+    """The scores of each group of items, in the order of the groups' names.
+
+    Args:
+        verdicts: The verdicts.
+        by: "split", or a field of the items.
+        bins: Bins from 0 to 1.
+
+    Raises:
+        DataError: no item has the field.
+    """
+    groups: dict[str, list[Verdict]] = {}
+    fields: dict[str, None] = {}
+    for verdict in verdicts:
+        fields |= dict.fromkeys(verdict.item)
+        value = verdict.split if by == "split" else verdict.item.get(by, "(none)")
+        groups.setdefault(str(value), []).append(verdict)
+    if by != "split" and groups and by not in fields:
+        raise DataError(
+            f"no item has a field {by!r}", hint=f"there are: split, {', '.join(fields)}"
+        )
+    return [
+        Histogram(group, _binned([v.score for v in found], bins), Rates.of(found))
+        for group, found in sorted(groups.items())
+    ]
+
+
+def _binned(scores: Iterable[float], bins: int) -> tuple[int, ...]:
+    # A hair is added, so that 0.3 is not counted below 0.3 since it is 0.2999 in binary.
+    places = Counter(min(max(int(score * bins + 1e-9), 0), bins - 1) for score in scores)
+    return tuple(places[place] for place in range(bins))
+
+
+def _judged(judge: Judge, one: _Work) -> Verdict | Unjudged:
+    datum = one.datum
+    try:
+        found = judge.judge(datum, datum)
+    except NoMoreCallsError:
+        raise
+    except AgentError as error:
+        return Unjudged(key=one.key, id=datum.id, split=one.split, reason=error.message)
+    except AutopilotError:
+        raise
+    except Exception as error:  # noqa: BLE001  # the user's judge: its item is not judged
+        reason = f"{type(error).__name__}: {error}"
+        return Unjudged(key=one.key, id=datum.id, split=one.split, reason=reason)
+    return Verdict(
+        key=one.key,
+        id=datum.id,
+        split=one.split,
+        success=found.success,
+        score=found.score,
+        feedback=found.feedback,
+        attribution=found.attribution,
+        item=datum.metadata,
+    )
+
+
+def _work(beginning: Beginning) -> list[_Work]:
+    """The items of all files; what is there twice counts once."""
+    found: dict[str, _Work] = {}
+    for path in map(Path, beginning.data):
+        for number, value in enumerate(read_jsonl(path, None)):
+            split = str(value.get("split") or path.stem)
+            key = digest([split, value], 16)
+            found.setdefault(key, _Work(key, split, as_datum(value, number)))
+    if not found:
+        raise DataError(
+            f"{', '.join(beginning.data)}: there is nothing to judge",
+            hint="name JSON Lines files with one item a line",
+        )
+    return list(found.values())
