@@ -121,7 +121,7 @@ class Lines(Generic[L]):
     def append(self, line: L) -> None:
         """Adds a line; it lasts when this returns."""
         with self._lock, self.path.open("ab") as file:
-            file.write(line.model_dump_json(exclude_none=True).encode() + b"\n")
+            file.write(line.model_dump_json().encode() + b"\n")
 
     def _mend(self, file: Any) -> None:
         file.seek(0)

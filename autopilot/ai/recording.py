@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from autopilot.core.experiment import Experiment
-from autopilot.core.ledger import Ledger, Limits
+from autopilot.core.ledger import Ledger, Limits, Spent
 from autopilot.core.record import LlmRecord
 from autopilot.core.redaction import hide
 from autopilot.core.run import Run, current_run, running
@@ -150,6 +150,14 @@ def recording_beside(path: Path, limits: Limits) -> Iterator[Ledger]:
         ledger.charge(call.role, call.cost, known=call.priced, judged=True)
     with running(Run(Experiment(), ledger)), use_recorder(recorder):
         yield ledger
+
+
+def spent_beside(path: Path) -> Spent:
+    """What the calls in such a file have cost."""
+    ledger = Ledger()
+    for call in LocalRecorder(path).calls():
+        ledger.charge(call.role, call.cost, known=call.priced, judged=True)
+    return ledger.total()
 
 
 def current_recorder() -> Recorder | None:

@@ -10,7 +10,7 @@ import functools
 import importlib
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from autopilot import audit
-from autopilot.cli.commands import SECTIONS, Entry
+from autopilot.cli.commands import SECTIONS, Commands, Entry, Group
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
 from autopilot.errors import UsageError
@@ -116,16 +116,17 @@ def _made(entry: Entry, cli: AutoPilotCLI) -> Any:
     return typer.main.get_command(alone)
 
 
-def _group(
-    name: str, text: str, commands: Mapping[str, Callable[..., int | None]], cli: AutoPilotCLI
-) -> typer.Typer:
+def _group(name: str, text: str, commands: Commands, cli: AutoPilotCLI) -> typer.Typer:
     """Commands under a common name; the common options may stand behind that too."""
     group = typer.Typer(
         name=name, help=text, no_args_is_help=True, rich_markup_mode=None, add_completion=False
     )
     group.callback()(_callback())
-    for own_name, function in commands.items():
-        group.command(own_name)(command(function, cli))
+    for own_name, own in commands.items():
+        if isinstance(own, Group):
+            group.add_typer(_group(own_name, own.help, own.commands, cli))
+        else:
+            group.command(own_name)(command(own, cli))
     return group
 
 

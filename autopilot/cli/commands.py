@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +13,8 @@ class Entry:
 
     Args:
         name: What is typed.
-        module: Its module in `autopilot.cli`. A group's module has COMMANDS, name to function.
+        module: Its module in `autopilot.cli`. A group's module has COMMANDS, name to function, or
+            to a Group in it.
         help: One line.
         function: The command's function in the module; "" for a group.
     """
@@ -20,6 +23,22 @@ class Entry:
     module: str
     help: str
     function: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Commands under a common name, inside of a group.
+
+    Args:
+        help: One line.
+        commands: Name to function.
+    """
+
+    help: str
+    commands: Commands
+
+
+Commands: TypeAlias = Mapping[str, "Callable[..., int | None] | Group"]
 
 
 def _command(name: str, module: str, text: str) -> Entry:
@@ -62,4 +81,5 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         _command("doctor", "upkeep", "Check git, keys, locks, worktrees and unfinished runs."),
         _command("gc", "upkeep", "Remove what killed runs left behind, and pack the repository."),
     ),
+    "Workspace": (Entry("ai", "ai", "Make datasets and judge them, with models."),),
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from autopilot.cli.output import number
 
 if TYPE_CHECKING:
+    from autopilot.core.ledger import Spent
     from autopilot.core.types import Cost
 
 
@@ -28,6 +29,13 @@ def costs(cost: Cost) -> str:
     if cost.cost_usd:
         parts.append(f"${cost.cost_usd:.2f}" if cost.cost_usd >= 0.01 else f"${cost.cost_usd:.2g}")
     return ", ".join([*parts, f"{cost.seconds:.1f} s" if cost.seconds >= 0.05 else "under 0.1 s"])
+
+
+def spending(spent: Spent) -> str:
+    """What model calls have cost, in words."""
+    dollars = f"${spent.cost_usd:.2f}" if spent.cost_usd >= 0.01 else f"${spent.cost_usd:.2g}"
+    unknown = f", the price of {spent.unpriced} is unknown" if spent.unpriced else ""
+    return f"{counted(spent.calls, 'model call')}, {spent.tokens:,} tokens, {dollars}{unknown}"
 
 
 def counted(number: int, noun: str) -> str:

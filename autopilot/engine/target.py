@@ -1,4 +1,7 @@
-"""Targets: from `path/to/file.py:Name` and `-H key=value` to a module that can be trained."""
+"""Targets: from `path/to/file.py:Name` and `-H key=value` to a module that can be trained.
+
+Generators and judges are named and made in the same way.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,14 @@ import contextlib
 import importlib
 import importlib.util
 import os
+import re
 import sys
 import traceback
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from autopilot.core.module import AutoPilotModule
 from autopilot.engine.hparams import typed
@@ -25,6 +29,8 @@ from autopilot.engine.projects import (
 )
 from autopilot.errors import AutopilotError, TargetError, UserCodeError
 
+K = TypeVar("K")
+
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 
 
@@ -36,7 +42,7 @@ class Target:
         text: As it was written.
         path: The file, relative to the folder that the command works in; None for a dotted name.
         module: The dotted name; None for a file.
-        name: The class or callable; None: the file's only AutoPilotModule.
+        name: The class, instance or callable; None: the file's only one.
     """
 
     text: str
@@ -74,16 +80,19 @@ def parse_target(text: str) -> Target:
     return Target(text, None, head, name)
 
 
-def load_factory(target: Target, folder: Path) -> Callable[..., Any]:
-    """Imports the target and finds its class or callable.
+def load_factory(
+    target: Target, folder: Path, kind: type[Any] = AutoPilotModule
+) -> Callable[..., Any]:
+    """Imports the target and finds its class or callable; an instance is given back as it is.
 
     Args:
         target: What to load.
         folder: The working directory that a file's path is relative to.
+        kind: What it should give.
 
     Raises:
-        TargetError: the file is missing or fails (with the user's own traceback), or has no or
-            several modules.
+        TargetError: the file is missing or fails (with the user's own traceback), or has none or
+            several of the kind.
     """
     if target.path is not None:
         path = Path(os.path.abspath(folder / target.path))
@@ -97,15 +106,17 @@ def load_factory(target: Target, folder: Path) -> Callable[..., Any]:
     else:
         loaded = _import(lambda: importlib.import_module(str(target.module)), target.text)
     if target.name is None:
-        return _only_module(loaded, target)
-    factory = getattr(loaded, target.name, None)
-    if not callable(factory):
-        names = ", ".join(c.__name__ for c in _modules(loaded)) or "no AutoPilotModule"
+        return _only(loaded, target, kind)
+    found = getattr(loaded, target.name, None)
+    if isinstance(found, kind):
+        return lambda: found
+    if not callable(found):
+        names = ", ".join(_named(loaded, kind)) or f"no {kind.__name__}"
         raise TargetError(
             f"{target.text}: there is no class or callable {target.name}",
             hint=f"it has: {names}",
         )
-    return factory  # type: ignore[no-any-return]  # callable, just checked
+    return found  # type: ignore[no-any-return]  # callable, just checked
 
 
 def load_command_line(path: Path) -> Any:
@@ -138,15 +149,20 @@ def load_here(folder: Path, text: str, hparams: Mapping[str, str]) -> AutoPilotM
 def build_module(
     factory: Callable[..., Any], hparams: Mapping[str, str], text: str
 ) -> AutoPilotModule:
+    """The module that a class or callable gives; see `build`."""
+    return build(factory, hparams, text, AutoPilotModule)
+
+
+def build(factory: Callable[..., Any], hparams: Mapping[str, str], text: str, kind: type[K]) -> K:
     """Calls the class or callable with the hyperparameters, typed by its signature.
 
     Raises:
         UsageError: a hyperparameter that it does not take, or of another type.
-        TargetError: it fails, or gives something else.
+        TargetError: it fails, or gives something else than the kind.
     """
     arguments = typed(factory, hparams)
     try:
-        module = factory(**arguments)
+        made = factory(**arguments)
     except AutopilotError:
         raise
     except (Exception, SystemExit) as error:
@@ -155,12 +171,12 @@ def build_module(
             hint="its constructor failed; the traceback is above",
             user_traceback=user_traceback(error),
         ) from error
-    if not isinstance(module, AutoPilotModule):
+    if not isinstance(made, kind):
         raise TargetError(
-            f"{text} gives {type(module).__name__}, not an AutoPilotModule",
-            hint="name a subclass of AutoPilotModule, or a callable that returns one",
+            f"{text} gives {type(made).__name__}, not {_a(kind)}",
+            hint=f"name a subclass of {kind.__name__}, or a callable that returns one",
         )
-    return module
+    return made
 
 
 @contextlib.contextmanager
@@ -247,27 +263,44 @@ def _load_file(path: Path) -> types.ModuleType:
     return module
 
 
-def _modules(loaded: types.ModuleType) -> list[type[AutoPilotModule]]:
-    return [
-        value
+def _named(loaded: types.ModuleType, kind: type[Any]) -> dict[str, Any]:
+    """Name to what a file has of a kind: instances, else the classes that it defines.
+
+    A module is made anew for each run, so that only its class counts.
+    """
+    if kind is not AutoPilotModule:
+        instances = [(name, v) for name, v in vars(loaded).items() if isinstance(v, kind)]
+        if instances:
+            # Two names of one object are one.
+            return dict({id(value): (name, value) for name, value in instances}.values())
+    return {
+        value.__name__: value
         for value in vars(loaded).values()
         if isinstance(value, type)
-        and issubclass(value, AutoPilotModule)
+        and issubclass(value, kind)
         and value.__module__ == loaded.__name__
-    ]
+    }
 
 
-def _only_module(loaded: types.ModuleType, target: Target) -> Callable[..., Any]:
-    found = _modules(loaded)
+def _only(loaded: types.ModuleType, target: Target, kind: type[Any]) -> Callable[..., Any]:
+    found = _named(loaded, kind)
     if len(found) == 1:
-        return found[0]
+        (only,) = found.values()
+        return only if isinstance(only, type) else lambda: only
     if not found:
         raise TargetError(
-            f"{target.text} defines no AutoPilotModule",
-            hint=f"derive a class from it, or name a callable: {target.text}:make_module",
+            f"{target.text} defines no {kind.__name__}",
+            hint=f"derive a class from it, or name a callable: {target.text}:make_{_noun(kind)}",
         )
-    names = ", ".join(c.__name__ for c in found)
     raise TargetError(
-        f"{target.text} defines several modules: {names}",
-        hint=f"say which: {target.text}:{found[0].__name__}",
+        f"{target.text} defines several: {', '.join(found)}",
+        hint=f"say which: {target.text}:{next(iter(found))}",
     )
+
+
+def _noun(kind: type[Any]) -> str:
+    return str(re.findall("[A-Z][a-z]+", kind.__name__)[-1]).lower()
+
+
+def _a(kind: type[Any]) -> str:
+    return f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}"

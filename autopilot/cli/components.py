@@ -1,0 +1,150 @@
+"""What the `ai` commands share: how a generator or judge is found, what it may cost, what is seen.
+
+It is a TARGET in the style of `autopilot run`, or the one that the project's own command line has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from autopilot.cli.context import Context
+from autopilot.cli.output import Output
+from autopilot.cli.running import INTERRUPTED, own_stdout
+from autopilot.errors import UsageError
+
+if TYPE_CHECKING:
+    from autopilot.ai.lines import Budget, Origin
+    from autopilot.core.ledger import Ledger
+
+K = TypeVar("K")
+
+Dollars = Annotated[
+    float | None, typer.Option("--budget-usd", min=0, help="Stop before it costs more dollars.")
+]
+Tokens = Annotated[
+    int | None, typer.Option("--budget-tokens", min=1, help="Stop before more tokens are used.")
+]
+Calls = Annotated[
+    int | None, typer.Option("--budget-calls", min=0, help="Stop before more calls are made.")
+]
+
+
+def budget_of(usd: float | None, tokens: int | None, calls: int | None) -> Budget | None:
+    """The budget that options ask for; None where they ask for none."""
+    from autopilot.ai.lines import Budget
+
+    if usd is None and tokens is None and calls is None:
+        return None
+    return Budget(calls=calls, tokens=tokens, cost_usd=usd)
+
+
+def find(context: Context, origin: Origin, kind: type[K]) -> K:
+    """The generator or judge that is meant. The working directory is the context's from then on.
+
+    Args:
+        context: The command's.
+        origin: What was asked for.
+        kind: DataGenerator or Judge.
+
+    Raises:
+        UsageError: nothing is named, and the project has none.
+        TargetError: what is named cannot be loaded.
+    """
+    from autopilot.engine.target import build, load_factory, parse_target
+
+    folder = context.working_folder()
+    os.chdir(folder)
+    if not origin.target:
+        noun = "generator" if kind.__name__ == "DataGenerator" else "judge"
+        own = getattr(context.cli, noun, None)
+        if not isinstance(own, kind):
+            raise UsageError(
+                f"no TARGET is given, and there is no {noun} of a project",
+                hint=f"name one: path/to/file.py or path/to/file.py:Name, a {kind.__name__}",
+            )
+        if origin.hparams:
+            raise UsageError("-H is for a TARGET", hint="the project's own is made already")
+        return own
+    sys.path.insert(0, str(folder))
+    factory = load_factory(parse_target(origin.target), folder, kind)
+    return build(factory, origin.hparams, origin.target, kind)
+
+
+class Counter:
+    """Says how far it is: on a terminal in a live line, elsewhere a line for each tenth.
+
+    Args:
+        output: Prints.
+        verb: What was done with the items: "made".
+    """
+
+    def __init__(self, output: Output, verb: str) -> None:
+        self.output, self.verb = output, verb
+        self.ledger: Ledger | None = None
+        self._status: Any = None
+        self._tenths = -1
+
+    def __call__(self, done: int, total: int, ledger: Ledger) -> None:
+        """After each item."""
+        self.ledger = ledger
+        text = f"{done} of {total} {self.verb}  ({ledger.render()})"
+        if self.output.is_terminal and not self.output.as_json:
+            if self._status is None:
+                self._status = self.output.console.status(text)
+                self._status.start()
+            self._status.update(text)
+        elif done * 10 // total > self._tenths:
+            self._tenths = done * 10 // total
+            self.output.line(text)
+
+    def stop(self) -> None:
+        """Ends the live line."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+
+@contextlib.contextmanager
+def watched(output: Output, verb: str) -> Iterator[Counter]:
+    """A Counter while the body lasts."""
+    counter = Counter(output, verb)
+    try:
+        yield counter
+    finally:
+        counter.stop()
+
+
+def resumable(context: Context, again: str, work: Callable[[Output], None]) -> int:
+    """Does work that Ctrl-C or a spent budget ends and that goes on later.
+
+    Args:
+        context: The command's.
+        again: The command that goes on.
+        work: Gets an output to which the user's own code cannot print.
+
+    Returns:
+        The exit code.
+    """
+    from autopilot.engine.interrupts import interruptible
+    from autopilot.errors import BudgetExceededError
+
+    with own_stdout(context.output) as output, interruptible():
+        try:
+            work(output)
+        except KeyboardInterrupt:
+            output.line("interrupted: nothing that was paid is lost", "yellow")
+            output.line(f"go on: {again}")
+            output.document({"interrupted": True, "resume": again})
+            return INTERRUPTED
+        except BudgetExceededError as spent:
+            output.line(f"stopped: {spent.message}", "yellow")
+            output.line(f"go on: {again} --budget-..., with a larger budget")
+            output.document({"interrupted": True, "reason": spent.message, "resume": again})
+            return INTERRUPTED
+    return 0
