@@ -6,7 +6,7 @@ last one again and again). Every request is kept, so that tests count them.
     with MessagesServer([say("hello")]) as server:
         client = anthropic.Anthropic(base_url=server.url, api_key="any")
 
-As a program (`python tests/ai/server.py --delay 0.2`) it prints its address and answers "ok".
+As a program (`python tests/server.py --delay 0.2`) it prints its address and answers "ok".
 """
 
 from __future__ import annotations
