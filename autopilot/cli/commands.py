@@ -78,8 +78,8 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         Entry("project", "project", "Projects of the workspace: make, list and look after them."),
         Entry("workspace", "workspace", "The workspace as a whole: make it, look at it."),
         Entry("dataset", "dataset", "Datasets: list, show, split and check them."),
+        Entry("ai", "ai", "Make datasets and judge them, with models."),
         _command("doctor", "upkeep", "Check git, keys, locks, worktrees and unfinished runs."),
         _command("gc", "upkeep", "Remove what killed runs left behind, and pack the repository."),
     ),
-    "Workspace": (Entry("ai", "ai", "Make datasets and judge them, with models."),),
 }
