@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,27 @@ def test_the_commands_after_a_run_work(clone: Path, tmp_path: Path) -> None:
         assert shown.stdout.strip(), line
 
 
+def test_what_is_proved_and_merged_works_line_by_line(clone: Path, tmp_path: Path) -> None:
+    autopilot = [sys.executable, "-m", "autopilot"]
+    target = "examples/textmatch/textmatch.py"
+    for command in (
+        ["git", "init", "-q", "--bare", str(tmp_path / "remote.git")],
+        ["git", "remote", "add", "origin", str(tmp_path / "remote.git")],
+        ["git", "config", "user.name", "Ada Byron"],
+        ["git", "config", "user.email", "ada@example.com"],
+        [*autopilot, "run", target, "--max-epochs", "2"],
+    ):
+        done = run(command, clone, tmp_path)
+        assert done.returncode == 0, done.stderr
+    for line in blocks("sh")[2].splitlines():
+        words = shlex.split(line, comments=True)
+        assert words[0] == "autopilot"
+        done = run([*autopilot, *words[1:]], clone, tmp_path)
+        assert done.returncode == 0, (line, done.stdout, done.stderr)
+    assert "holds on the test split" in run(["git", "log", "-1"], clone, tmp_path).stdout
+    assert run(["git", "status", "--porcelain"], clone, tmp_path).stdout == ""
+
+
 def test_the_greeter_runs_in_a_repository(tmp_path: Path) -> None:
     code = next(block for block in blocks("python") if "class Greeter" in block)
     place = tmp_path / "repo"
@@ -125,8 +147,9 @@ def test_the_greeter_runs_in_a_repository(tmp_path: Path) -> None:
     assert tip.stdout == "hello!!!"
 
 
-def test_the_library_example_runs() -> None:
-    code = next(block for block in blocks("python") if "class Threshold" in block)
+@pytest.mark.parametrize("name", ["Threshold", "Support"])
+def test_the_library_examples_run(name: str) -> None:
+    code = next(block for block in blocks("python") if f"class {name}" in block)
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
 
 
