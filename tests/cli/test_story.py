@@ -14,7 +14,12 @@ def elsewhere(place: Place, tmp_path: Path) -> Place:
     """A colleague's fresh clone of the bare remote that `place` pushes to."""
     # A name that shells and scripts trip over, and an evaluator that needs it.
     place.write("Größe 1/x.txt", "1\n")
-    place.write("counter.py", COUNTER.replace('"x.txt"', '"Größe 1/x.txt"'))
+    code = COUNTER.replace('"x.txt"', '"Größe 1/x.txt"')
+    # Of five items nobody can tell whether the change holds; of forty one can.
+    few = '{"id": f"i{at}", "at": at} for at in range(1, 6)'
+    assert few in code
+    many = '{"id": f"i{at}-{n}", "at": at} for at in range(1, 6) for n in range(8)'
+    place.write("counter.py", code.replace(few, many))
     place.commit("a name with a space and an umlaut")
     remote = tmp_path / "remote.git"
     place.git("init", "--quiet", "--bare", "--initial-branch=main", str(remote))
