@@ -7,17 +7,14 @@ evaluator's and data files see to it that no score of a changed one is compared.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
-import signal
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 from autopilot.core.guard import Guard
 from autopilot.engine.changes import Change, sentences
 from autopilot.engine.git_folder import AGENT, GitFolder
 from autopilot.engine.inputs import Inputs
+from autopilot.engine.leftovers import end_marked, mark
 from autopilot.engine.links import Links
 from autopilot.engine.private_git import PrivateGit
 from autopilot.engine.surroundings import Surroundings
@@ -25,8 +22,6 @@ from autopilot.engine.workspace import AGENTS_GIT, Workspace
 from autopilot.git import objects
 from autopilot.git.stamps import Stamp, stamps_of
 from autopilot.tracking.scope import Scope
-
-_TOKEN = "AUTOPILOT_CONFINED"
 
 
 class _EngineGuard(Guard):
@@ -62,7 +57,7 @@ class _EngineGuard(Guard):
     def _mark(self) -> None:
         """What the agent starts can be told: its processes, and its lines in reflogs."""
         marks = {
-            _TOKEN: secrets.token_hex(8),
+            **mark(self.repo.workdir),
             "GIT_COMMITTER_NAME": AGENT,
             "GIT_COMMITTER_EMAIL": "agent@autopilot.invalid",
         }
@@ -70,14 +65,12 @@ class _EngineGuard(Guard):
         os.environ.update(marks)
 
     def _unmark(self) -> None:
-        token = os.environ.get(_TOKEN, "")
         for name, value in self._environment.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        # A group's end does not reach what left the group: it would write later.
-        _end_processes(f"{_TOKEN}={token}".encode())
+        end_marked(self.repo.workdir)
 
 
 class Confinement(_EngineGuard):
@@ -166,16 +159,3 @@ def guard_of(workspace: Workspace, slug: str, scopes: Sequence[Scope], inputs: I
     """What keeps the agents of a run to its parameters."""
     kind = Watch if workspace.in_place else Confinement
     return kind(workspace, slug, scopes, inputs)
-
-
-def _end_processes(mark: bytes) -> None:
-    """Ends what has a mark in its environment, where the system tells (Linux)."""
-    for _ in range(3):
-        found = False
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError, ValueError):
-                if mark in (folder / "environ").read_bytes() and int(folder.name) != os.getpid():
-                    os.kill(int(folder.name), signal.SIGKILL)
-                    found = True
-        if not found:
-            return

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from autopilot.engine.leftovers import end_marked
 from autopilot.engine.links import Link
 from autopilot.errors import AutopilotError, RepositoryError, TargetError, UsageError
 from autopilot.git import objects
@@ -169,11 +170,12 @@ def open_workspace(
     """
     directory = folder.resolve().relative_to(user.workdir.resolve()).as_posix()
     directory = "" if directory == "." else directory
+    path = user.workdir if in_place else worktree_path(user, slug)
+    end_marked(path)
     if in_place:
         if links:
             raise UsageError("--link goes with a worktree", hint="leave out --link or --in-place")
         return Workspace(user, user, directory)
-    path = worktree_path(user, slug)
     left = _left_behind(user, path, base)
     workspace = Workspace(user, left or add_worktree(user, path, base), directory, left is None)
     try:

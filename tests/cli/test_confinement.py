@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +46,8 @@ class Prompt(AutoPilotModule):
         ])
 
     def configure_optimizers(self):
-        agent = CommandAgent(shlex.split(os.environ["AGENT"]), timeout_s=float(os.environ.get("TIMEOUT", 30)))
+        limit = float(os.environ.get("TIMEOUT", 30))
+        agent = CommandAgent(shlex.split(os.environ["AGENT"]), timeout_s=limit)
         return AgentOptimizer(agent, self.parameters(), max_retries=0)
 
     def configure_policy(self):
@@ -81,7 +84,8 @@ def look():
         print(json.dumps(found), file=file)
 look()
 {body}
-print(json.dumps(dict(strategy=f"louder {{step}}", summary=f"be louder {{step}}", rationale="it helps")))
+said = dict(strategy=f"louder {{step}}", summary=f"be louder {{step}}", rationale="it helps")
+print(json.dumps(said))
 """
 
 
@@ -350,3 +354,192 @@ sh(f"{user} '{repo}' tag later; {user} '{repo}' branch --set-upstream-to=main to
     } <= {*told}
     assert not any("main" in x or "topic" in x or "later" in x for x in told)
     place.check_sound()
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended; who has nobody to wait for him stays in the list."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_what_an_agent_leaves_running_is_ended(attack: Attack, tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    line = f"echo $$ > {shlex.quote(str(pid))}; sleep 60"
+    body = f"""
+edit()
+subprocess.Popen(["setsid", "sh", "-c", {line!r}], start_new_session=True,
+    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+while not os.path.exists({str(pid)!r}) or not open({str(pid)!r}).read(): time.sleep(0.01)
+"""
+    assert attack.run(body).code == 0
+    assert is_gone(int(pid.read_text()))
+
+
+def test_an_agent_that_fails_or_hangs_is_put_back_too(attack: Attack) -> None:
+    body = """
+edit()
+pathlib.Path("cases.json").write_text("{}")
+pathlib.Path("new.py").write_text("x")
+if step == 1:
+    sys.exit("no luck")
+if step == 2:
+    time.sleep(60)
+"""
+    with attack.place.untouched():
+        done = attack.run(body, epochs=3, TIMEOUT="1")
+    assert done.code == 0, done
+    assert attack.violations(1) == ["changed cases.json: put back", "made new.py: removed"]
+    assert attack.violations(2) == attack.violations(1) == attack.violations(3)
+    assert attack.seen()[1:] == attack.seen()[:1] * 2
+    # It is said while it runs, on the commit, by show and by log.
+    tried = "outside of the parameters: changed cases.json: put back (and 1 more)"
+    assert done.out.count(tried) == 3
+    message = attack.place.git("log", "-1", "--format=%B", "autopilot/a")
+    assert message.splitlines()[-1] == "Autopilot-Violations: 2"
+    assert "- changed cases.json: put back\n- made new.py: removed\n" in message
+    for epoch in ("1", "3"):
+        shown = attack.place.run("show", epoch).out
+        assert "tried outside of the parameters:\n    changed cases.json: put back\n" in shown
+    (step,) = attack.place.run("show", "2", "--json").document["steps"]
+    assert (step["commit"], step["violations"]) == (None, attack.violations(2))
+    logged = attack.place.run("log", "--json").document["log"]
+    assert [epoch["violations"] for epoch in logged] == [[], *[attack.violations(1)] * 3]
+
+
+def test_a_policy_rejects_for_what_was_tried(attack: Attack) -> None:
+    body = "edit(); edit() if step == 2 else pathlib.Path('new.py').write_text('x')"
+    done = attack.run(body, "-H", "strict=true", epochs=2)
+    assert done.code == 0, done
+    assert attack.place.verdicts("a") == ["baseline", "rejected", "kept"]
+    reasons = attack.place.judged("a")[1]["reasons"]
+    assert reasons == ["outside of the parameters: made new.py: removed"]
+
+
+def test_small_links_are_copies_to_an_agent(attack: Attack) -> None:
+    place = attack.place
+    place.write("data/extra.txt", "0\n")
+    place.write("data/more/ü x.bin", b"\0")
+    place.write(".env", "KEY=1\n")
+    body = """
+edit()
+pathlib.Path("data/extra.txt").write_text("-9"); os.remove("data/more/ü x.bin")
+pathlib.Path("data/new").write_text("x"); os.remove(".env"); os.symlink("/etc/passwd", ".env")
+"""
+    with place.untouched():
+        done = attack.run(body, "--link", "data", "--link", ".env", epochs=2)
+    assert done.code == 0, done
+    assert sorted(attack.violations(2)) == [
+        "changed data/extra.txt: put back",
+        "made data/new: removed",
+        "removed data/more/ü x.bin: put back",
+        "replaced .env by a link to /etc/passwd: put back",
+    ]
+    assert attack.scores() == [0, 0.25, 0.5]
+    assert attack.seen()[0] == attack.seen()[1]
+
+
+def test_a_change_of_a_large_link_stops_the_run(attack: Attack) -> None:
+    place = attack.place
+    place.write("data/extra.txt", "0\n")
+    with (place.top / "data/large.bin").open("wb") as file:
+        file.truncate(40 * 2**20)
+    body = "edit(); pathlib.Path('data/extra.txt').write_text('0\\n'); step == 2 and "
+    body += "pathlib.Path('data/extra.txt').write_text('-9\\n')"
+    done = attack.run(body, "--link", "data", epochs=3)
+    assert done.code == 1
+    assert f"{place.top}/data/extra.txt was changed" in done.error
+    assert "put it back" in done.hint and "autopilot resume a" in done.hint
+    assert place.verdicts("a") == ["baseline", "kept"]
+    assert place.read("data/extra.txt") == "-9\n", "it is left as it is"
+    again = attack.resume("edit()")
+    assert again.code == 1
+    assert "data/extra.txt has changed since the baseline" in again.error
+    place.write("data/extra.txt", "0\n")
+    assert attack.resume("edit()").code == 0
+    assert attack.scores() == [0, 0.25, 0.5, 0.75]
+
+
+def test_a_kill_in_the_middle_of_a_step(attack: Attack) -> None:
+    """The worktree of before is not trusted: the resumed run has one of its own."""
+    place = attack.place
+    ready = Path(f"{attack.log}.ready")
+    agent = attack.write(
+        "edit()\n"
+        "pathlib.Path('cases.json').write_text('{}')\n"
+        "pathlib.Path('json.py').write_text('raise SystemExit')\n"
+        f"pathlib.Path({str(ready)!r}).write_text(str(os.getpid()))\n"
+        "time.sleep(60)"
+    )
+    with place.untouched():
+        process = place.start("run", "prompt.py", "-e", "a", "--max-epochs", "2", AGENT=agent)
+        while not ready.exists() or not ready.read_text():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        place.finish(process)
+
+        done = attack.resume("edit()")
+    assert done.code == 0, done
+    assert attack.scores() == [0, 0.25, 0.5]
+    assert attack.violations() == []
+    assert is_gone(int(ready.read_text())), "the agent outlived the run that had started it"
+    assert not [*place.cache.rglob("*.private")], "nothing is left of it"
+    place.check_sound()
+
+
+def test_the_inputs_are_in_the_notes(attack: Attack) -> None:
+    place = attack.place
+    place.write("data/extra.txt", "0\n")
+    place.write("unread.txt", "x\n")
+    place.commit("more")
+    attack.run("edit()", "--link", "data", epochs=2)
+    inputs = [record["inputs"] for record in place.judged("a")]
+    expected = {
+        name: place.git("hash-object", name)
+        for name in (
+            *("cases.json", "checks/__init__.py", "checks/evaluator.py", "data/extra.txt"),
+            "prompt.py",
+        )
+    }
+    assert inputs == [expected] * 3
+    # Another experiment with other data is not compared without a word.
+    place.write("cases.json", json.dumps({str(n): n for n in range(5)}))
+    place.commit("other cases")
+    agent = attack.write("edit()")
+    place.run("run", "prompt.py", "-e", "b", "--max-epochs", "1", "--link", "data", AGENT=agent)
+    text = place.run("experiment", "compare", "a", "b").out
+    assert "measured with other evaluator or data files" in text
+    assert f"cases.json  {expected['cases.json'][:10]}  " in text
+    differ = place.run("experiment", "compare", "a", "b", "--json").document["inputs_differ"]
+    blobs = {"first": expected["cases.json"], "second": place.git("hash-object", "cases.json")}
+    assert differ == [{"path": "cases.json", **blobs}]
+
+
+def test_in_place_nothing_is_put_back_and_nothing_else_compared(attack: Attack) -> None:
+    place = attack.place
+    body = """
+edit()
+pathlib.Path("notes.txt").write_text(str(step))
+step == 1 and os.chmod("tool.sh", 0o644)
+if step == 2:
+    pathlib.Path("cases.json").write_text("{\\"1\\": 0, \\"2\\": 0, \\"3\\": 0, \\"4\\": 0}")
+"""
+    cases = place.read("cases.json")
+    done = attack.run(body, "--in-place", epochs=3)
+    assert done.code == 1, done
+    assert "cases.json has changed since the baseline was measured" in done.error
+    assert f"blob {place.git('rev-parse', 'HEAD:cases.json')[:10]}" in done.hint
+    assert "autopilot resume a" in done.hint
+    left = "left, since it may be yours"
+    assert attack.violations() == [f"made notes.txt: {left}", f"changed tool.sh: {left}"]
+    assert attack.violations(2) == [f"changed cases.json: {left}", f"changed notes.txt: {left}"]
+    assert place.verdicts("a") == ["baseline", "kept"], "nothing is half judged"
+    assert place.read("notes.txt") == "2"
+    again = attack.resume("edit()")
+    assert again.code == 1 and "cases.json has changed" in again.error
+    place.write("cases.json", cases)
+    done = attack.resume("edit()")
+    assert done.code == 0, done
+    assert attack.scores() == [0, 0.25, 0.5, 0.75], "what the other cases said does not count"
