@@ -64,7 +64,7 @@ class Inputs:
         self._files = WorkFiles(repo, repo.workdir)
         self._heard: set[str] = set()
         self._written: set[str] = set()
-        self._names: dict[str, str | None] = {}
+        self._names: dict[str, tuple[str | None, str | None]] = {}
         self._counting: dict[str, bool] = {}
         self._modules: set[str] = set()
         self._hashed: dict[str, tuple[tuple[int, ...], str]] = {}
@@ -135,10 +135,12 @@ class Inputs:
 
     def _both(self, path: str) -> tuple[str | None, str | None]:
         """The path itself, and what it leads to if it is a symbolic link."""
-        if path not in self._names:
-            self._names[path] = self._name(path)
-        real = os.path.realpath(path) if self._names[path] else path
-        return self._names[path], self._name(real) if real != path else None
+        known = self._names.get(path)
+        if known is None:
+            name = self._name(path)
+            real = os.path.realpath(path) if name else path
+            known = self._names[path] = (name, self._name(real) if real != path else None)
+        return known
 
     def _name(self, path: str) -> str | None:
         """The path from the top, None if it is not in the repository."""

@@ -93,7 +93,7 @@ class Surroundings:
             What was changed, a sentence each.
         """
         before, after = self._before, everything_below(self.root, opening=True)
-        names = {name for name in {*before, *after} if before.get(name) != after.get(name)}
+        names = {n for n, s in after.items() if before.get(n) != s} | (before.keys() - after.keys())
         if not names:
             return []
         # What git ignores, and how it converts, must not be asked by the agent's own rules.

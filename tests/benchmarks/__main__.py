@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from autopilot.git.commands import run_git
+from tests.benchmarks.confinement import confinement
 from tests.benchmarks.loop import loop
 from tests.benchmarks.report import Report
 from tests.benchmarks.repos import isolate, remove
@@ -25,6 +26,7 @@ from tests.benchmarks.streaming import streaming
 BENCHMARKS: dict[str, Callable[[Report], None]] = {
     "store": store,
     "loop": loop,
+    "confinement": confinement,
     "startup": startup,
     "streaming": streaming,
     "recall": recall,
