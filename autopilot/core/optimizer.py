@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from autopilot.core.memory import MemoryContext
 from autopilot.core.parameter import Parameter
@@ -41,8 +41,8 @@ class Optimizer:
 
     Attributes:
         confined: Whether somebody works in `step` who is not trusted to keep to the parameters:
-            an agent. Then what it changed elsewhere is put back after the step. An attribute of
-            the class.
+            an agent. Then what it changed elsewhere is put back after the step, in a run that
+            has a worktree. Set by the class.
         parameters: List of Parameter.
         blocked: Names of strategies that must not be used: those given to `block_strategy`, and
             those that memory blocks, which the loop assigns.
@@ -62,7 +62,7 @@ class Optimizer:
     4.0
     """
 
-    confined: ClassVar[bool] = False
+    confined = False
 
     def __init__(self, parameters: Iterable[Parameter]) -> None:
         self.parameters = list(parameters)

@@ -87,6 +87,7 @@ class PathParameter(Parameter):
         self.label = str(source)
         self.ignores: Callable[[str], bool] = lambda _name: False
         self.is_file = not self.source.is_dir() and os.path.lexists(self.source)
+        self._place = os.path.realpath(self.root)
         if not self.is_file and not self.source.is_dir():
             raise MissingSourceError(
                 f"the parameter {self.label} is neither a file nor a folder",
@@ -110,7 +111,7 @@ class PathParameter(Parameter):
         if self.is_file:
             there = self.source.is_symlink() or self.source.is_file()
             return [self.source.name] if there else []
-        if not self.source.is_dir():
+        if not self.source.is_dir() or self._leads_elsewhere():
             return []
         return [n for n in list_files(self.source, self.pattern) if not self.ignores(n)]
 
@@ -142,7 +143,16 @@ class PathParameter(Parameter):
         return {name: read_file(self.root / name) for name in self.files()}
 
     def restore(self, snapshot: Mapping[str, FileState]) -> None:
-        """Writes every file of the snapshot back and removes those that it lacks."""
+        """Writes every file of the snapshot back and removes those that it lacks.
+
+        Raises:
+            ParameterError: its folder was replaced by a link; nothing is written behind it.
+        """
+        if self._leads_elsewhere():
+            raise ParameterError(
+                f"the folder of the parameter {self.label} leads to {os.path.realpath(self.root)}",
+                hint="it was replaced by a symbolic link: put the folder back",
+            )
         for name in self.files():
             if name not in snapshot:
                 remove_file(self.root, name)
@@ -150,6 +160,10 @@ class PathParameter(Parameter):
             path = self.root / name
             if not (path.is_symlink() or path.is_file()) or read_file(path) != state:
                 replace_file(self.root, name, state)
+
+    def _leads_elsewhere(self) -> bool:
+        """Whether somebody made a symbolic link of the folder, or of one above it."""
+        return os.path.realpath(self.root) != self._place
 
     def _path(self, name: str | None, *, must_exist: bool = True) -> Path:
         if name is None:

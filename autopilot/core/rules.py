@@ -130,6 +130,7 @@ class ChainOptimizer(Optimizer):
         parameters = {id(p): p for optimizer in optimizers for p in optimizer.parameters}
         super().__init__(parameters.values())
         self.optimizers = list(optimizers)
+        self.confined = any(optimizer.confined for optimizer in optimizers)
 
     def step(self) -> Step | None:
         steps = []

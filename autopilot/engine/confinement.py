@@ -82,12 +82,15 @@ class Confinement(_EngineGuard):
         super().__init__(workspace, slug, scopes, inputs)
         tree = objects.tree_of(workspace.repo, workspace.repo.head_commit())
         copies = workspace.private / "copies"
+        self._private = workspace.private
         self._private_git = PrivateGit(workspace.repo, workspace.private / AGENTS_GIT)
         self._surroundings = Surroundings(workspace.repo, scopes, tree, copies)
         self._links = Links(workspace.links, slug)
 
     def confine(self) -> None:
         if not self._is_confined:
+            # Git's configuration may hold what is for nobody else.
+            self._private.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._links.look()
             self._surroundings.look()
             self._git.look()

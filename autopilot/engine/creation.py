@@ -24,6 +24,7 @@ def create(request: Request) -> Session:
         start = session.store.begin(session.manifest)
         session.store.annotate(start, [stamped(Event(name="created"))])
     finally:
+        session.inputs.close()
         session.store.close()
         session.workspace.undo()
     return session

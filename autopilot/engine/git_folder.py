@@ -53,7 +53,9 @@ class GitFolder:
 
     def changed(self) -> list[str]:
         """What differs now and was not written by the user's own git commands."""
-        return [what for what, _, _ in self._differences(self._present())]
+        return [what for what, _, _ in self._differences(self._present())] + [
+            what for what, _, _ in self._moved()
+        ]
 
     def put_back(self) -> list[str]:
         """Makes everything as it was that is not the user's doing.
@@ -132,17 +134,20 @@ class GitFolder:
     # --- refs ----------------------------------------------------------------------------------
 
     def _put_refs_back(self) -> list[str]:
-        told, now = [], list_refs(self.user, "refs/")
+        told = []
+        for what, name, was in self._moved():
+            undone = "removed" if was is None else "put back"
+            told.append(f"{what}: {undone if self._set(name, was) else 'it cannot be put back'}")
+        return told
+
+    def _moved(self) -> list[tuple[str, str, str | None]]:
+        found, now = [], list_refs(self.user, "refs/")
         for name in sorted({*now, *self._refs}):
             was, is_now = self._refs.get(name), now.get(name)
-            if was == is_now or not (self._is_own(name) or self._is_agents(name, was, is_now)):
-                continue
-            did = "made" if was is None else "removed" if is_now is None else "moved"
-            undone = "removed" if was is None else "put back"
-            if not self._set(name, was):
-                undone = "it cannot be put back"
-            told.append(f"{did} {printable(name)}: {undone}")
-        return told
+            if was != is_now and (self._is_own(name) or self._is_agents(name, was, is_now)):
+                did = "made" if was is None else "removed" if is_now is None else "moved"
+                found.append((f"{did} {printable(name)}", name, was))
+        return found
 
     def _is_own(self, name: str) -> bool:
         spaces = self._layout.namespaces()

@@ -523,6 +523,7 @@ def test_in_place_nothing_is_put_back_and_nothing_else_compared(attack: Attack) 
 edit()
 pathlib.Path("notes.txt").write_text(str(step))
 step == 1 and os.chmod("tool.sh", 0o644)
+step == 1 and sh("git update-ref refs/heads/topic HEAD; git config core.abbrev 8")
 if step == 2:
     pathlib.Path("cases.json").write_text("{\\"1\\": 0, \\"2\\": 0, \\"3\\": 0, \\"4\\": 0}")
 """
@@ -533,7 +534,12 @@ if step == 2:
     assert f"blob {place.git('rev-parse', 'HEAD:cases.json')[:10]}" in done.hint
     assert "autopilot resume a" in done.hint
     left = "left, since it may be yours"
-    assert attack.violations() == [f"made notes.txt: {left}", f"changed tool.sh: {left}"]
+    assert attack.violations() == [
+        f"changed config of the git folder: {left}",
+        f"made refs/heads/topic: {left}",
+        f"made notes.txt: {left}",
+        f"changed tool.sh: {left}",
+    ]
     assert attack.violations(2) == [f"changed cases.json: {left}", f"changed notes.txt: {left}"]
     assert place.verdicts("a") == ["baseline", "kept"], "nothing is half judged"
     assert place.read("notes.txt") == "2"

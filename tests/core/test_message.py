@@ -135,3 +135,14 @@ def test_one_line(text, line):
 def test_epoch_tags_sort_as_numbers():
     assert message.epoch_tag(7) == "epoch-0007"
     assert message.epoch_tag(12345) == "epoch-12345"
+
+
+@given(st.lists(TEXT, min_size=1, max_size=3).map(tuple))
+def test_violations_are_counted_by_a_trailer_and_told_in_the_body(violations):
+    record = StepRecord(epoch=1, step=1, changed=True, summary="x", violations=violations)
+    text = message.step_message("demo", record)
+    assert trailer(text, message.VIOLATIONS) == str(len(violations))
+    assert trailer(text, message.EPOCH) == "1"
+    assert "Tried outside of the parameters:\n-" in text
+    plain = StepRecord(epoch=1, step=1, changed=True, summary="x")
+    assert message.VIOLATIONS not in message.step_message("demo", plain)

@@ -138,3 +138,21 @@ def test_a_file_that_came_to_be_a_folder_is_put_back(rules):
     (rules / "a.md" / "inside").write_text("x")
     parameter.restore(before)
     assert (rules / "a.md").read_text() == "a\n"
+
+
+def test_nothing_is_read_or_written_behind_a_link_that_took_the_folders_place(rules, tmp_path):
+    parameter = PathParameter(rules)
+    before = parameter.snapshot()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "valuable.txt").write_text("mine\n")
+    rules.rename(tmp_path / "away")
+    rules.symlink_to(other)
+    assert parameter.files() == []
+    with pytest.raises(ParameterError, match="leads to"):
+        parameter.restore(before)
+    assert [path.name for path in other.iterdir()] == ["valuable.txt"]
+    rules.unlink()
+    (tmp_path / "away").rename(rules)
+    parameter.restore(before)
+    assert parameter.snapshot() == before

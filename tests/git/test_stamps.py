@@ -10,7 +10,7 @@ import pytest
 from autopilot.errors import ParameterError
 from autopilot.files import list_files
 from autopilot.git.repository import Repository
-from autopilot.git.stamps import stamps_below, stamps_of
+from autopilot.git.stamps import everything_below, stamps_below, stamps_of
 from autopilot.git.workfiles import WorkFiles
 
 
@@ -91,3 +91,18 @@ def test_a_folder_that_cannot_be_read_is_told(top: Path) -> None:
     (top / "other").chmod(0)
     with pytest.raises(ParameterError, match="cannot read other"):
         list(stamps_below(top, "other/", everything))
+
+
+def test_everything_is_all_but_the_own_git_folder(top: Path) -> None:
+    (top / "empty").mkdir()
+    os.mkfifo(top / "pipe")
+    found = everything_below(top)
+    there = {path.relative_to(top).as_posix() for path in top.rglob("*")}
+    assert found.keys() == {name for name in there if name.partition("/")[0] != ".git"}
+    assert {"rules/.git/config", "rules/.autopilot-tmp-1", "rules/link", "pipe", "empty"} <= {
+        *found
+    }
+    before = found["rules/deep/c.txt"]
+    (top / "rules/deep/c.txt").write_text("rules/deep/c.TXT\n")
+    os.utime(top / "rules/deep/c.txt", ns=(before[0], before[0]))
+    assert everything_below(top)["rules/deep/c.txt"] != before, "times that were set back are seen"

@@ -7,7 +7,7 @@ import pytest
 from autopilot.core.policy import EpochView
 from autopilot.core.types import Cost, GateResult
 from autopilot.errors import UsageError
-from autopilot.policy import CostGate, CustomGate, MaxGate, MinGate, RangeGate
+from autopilot.policy import CostGate, CustomGate, MaxGate, MinGate, NoViolations, Policy, RangeGate
 
 
 def view(*, train=None, cost=None, **val):
@@ -174,3 +174,13 @@ def test_a_cost_gate_needs_a_limit():
 
 def test_an_unknown_cost_never_passes():
     assert not CostGate(max_usd=1).check(view(cost=Cost(cost_usd=math.nan))).passed
+
+
+def test_violations_reject_an_epoch_that_improved():
+    better = {"val": {"f1": 0.8}}, {}, {"val": {"f1": 0.7}}, "f1"
+    tried = EpochView(1, *better, violations=("changed a: put back", "made b: removed"))
+    reason = "outside of the parameters: changed a: put back; made b: removed"
+    assert Policy([NoViolations()]).judge(tried).reasons == (reason,)
+    warned = Policy([NoViolations(required=False)]).judge(tried)
+    assert warned.kept and warned.reasons[1] == f"warning: {reason}"
+    assert Policy([NoViolations()]).judge(EpochView(1, *better)).kept
