@@ -68,5 +68,5 @@ def check_inputs(known: Mapping[str, str], now: Mapping[str, str], slug: str) ->
         raise InputsChangedError(
             f"{name}{more} {what} since the baseline was measured: scores cannot be compared",
             hint=f"put it back as it was (blob {known[name][:10]}), then: autopilot resume {slug}; "
-            "or start another experiment",
+            "or start another experiment. What the evaluation itself writes, git should not track",
         )

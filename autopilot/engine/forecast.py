@@ -65,6 +65,7 @@ def forecast(request: Request) -> Forecast:
     manifest = Manifest(slug=slug, target=target.text, hparams=request.hparams, base=base)
     session = Session(user, slug, workspace, manifest)
     session.load(request.options, (), include_dirty=request.include_dirty)
+    session.inputs.close()
     scopes = [scope_of(user, parameter) for parameter in session.module.parameters()]
     train, val = session.split_sizes
     where = user.workdir if request.in_place else worktree_path(user, slug)

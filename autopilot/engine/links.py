@@ -1,4 +1,4 @@
-"""What `--link` brings in: the user's own files, copied where they are small, watched where not."""
+"""What `--link` brings in: the user's own files, watched, and copied where they are small."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ class Link:
 class Links:
     """All of a run. They are links until an agent is let in; then the small ones become copies.
 
+    The user's own files are watched during its steps, whether there is a copy or not.
+
     Args:
         links: The paths.
         slug: The experiment.
@@ -47,7 +49,7 @@ class Links:
         self._slug = slug
         self._stamps: dict[str, Stamp] = {}
         self._digests: dict[str, tuple[Stamp, str]] = {}
-        self._watched: list[Link] | None = None
+        self._is_copied = False
 
     def covers(self, name: str) -> bool:
         """Whether a path from the top is one of them, or below one."""
@@ -55,10 +57,12 @@ class Links:
 
     def look(self) -> None:
         """Copies what can be copied, and remembers how the rest is now."""
-        if self._watched is None:
-            self._watched = [link for link in self.links if not _copied(link)]
+        if not self._is_copied:
+            for link in self.links:
+                _copy(link)
+            self._is_copied = True
         self._stamps = {}
-        for link in self._watched:
+        for link in self.links:
             for name, stamp in _stamps(link).items():
                 self._stamps[name] = stamp
                 known = self._digests.get(name)
@@ -71,7 +75,7 @@ class Links:
         Raises:
             ConfinementError: it names the first one.
         """
-        now = {name: s for link in self._watched or () for name, s in _stamps(link).items()}
+        now = {name: s for link in self.links for name, s in _stamps(link).items()}
         for name in sorted({*now, *self._stamps}):
             was, is_now = self._stamps.get(name), now.get(name)
             known = self._digests.get(name)
@@ -85,18 +89,18 @@ class Links:
             )
 
 
-def _copied(link: Link) -> bool:
+def _copy(link: Link) -> None:
     """Puts a copy in the place of a link, if it is small and holds no links of its own."""
     files = [link.source]
     if link.source.is_dir():
         found = [Path(here, n) for here, _, names in os.walk(link.source) for n in names]
         folders = [Path(here, n) for here, names, _ in os.walk(link.source) for n in names]
         if any(path.is_symlink() for path in (*found, *folders)):
-            return False
+            return
         files = found
     sizes = [path.stat().st_size for path in files if path.is_file()]
     if len(sizes) != len(files) or len(files) > COPIED_FILES or sum(sizes) > COPIED_BYTES:
-        return False
+        return
     made = link.place.with_name(f"{TEMPORARY}{link.place.name}")
     shutil.rmtree(made, ignore_errors=True)
     try:
@@ -106,12 +110,10 @@ def _copied(link: Link) -> bool:
             shutil.copy2(link.source, made)
         link.place.unlink()
         made.rename(link.place)
-    except OSError:  # unreadable, or no room: then it is watched
+    except OSError:  # unreadable, or no room: it stays a link
         shutil.rmtree(made, ignore_errors=True)
         if not os.path.lexists(link.place):
             link.place.symlink_to(link.source)
-        return False
-    return True
 
 
 def _stamps(link: Link) -> dict[str, Stamp]:

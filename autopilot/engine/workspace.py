@@ -15,9 +15,16 @@ from autopilot.engine.leftovers import end_marked
 from autopilot.engine.links import Link
 from autopilot.errors import AutopilotError, RepositoryError, TargetError, UsageError
 from autopilot.git import objects
+from autopilot.git.commands import run_git
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
-from autopilot.git.worktrees import add_worktree, private_path, remove_worktree, worktree_path
+from autopilot.git.worktrees import (
+    NO_HOOKS,
+    add_worktree,
+    private_path,
+    remove_worktree,
+    worktree_path,
+)
 
 AGENTS_GIT = "git"
 _MISSING = re.compile(
@@ -217,6 +224,8 @@ def _left_behind(user: Repository, path: Path, base: str) -> Repository | None:
         # git keeps the lock until all files are checked out.
         whole = repo.workdir.samefile(path) and not (repo.git_dir / "locked").exists()
         if whole and repo.common_dir == user.common_dir and repo.head_commit() == base:
+            # What an evaluation or somebody else changed there is no part of the experiment.
+            run_git([*NO_HOOKS, "reset", "--hard", "--quiet"], cwd=path)
             return repo
     remove_worktree(user, path)
     shutil.rmtree(path, ignore_errors=True)

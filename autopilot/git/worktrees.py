@@ -17,7 +17,7 @@ from autopilot.git.objects import tree_of
 from autopilot.git.repository import Repository
 
 # The user's post-checkout hook is about the user's own checkout.
-_NO_HOOKS = ("-c", "core.hooksPath=/dev/null")
+NO_HOOKS = ("-c", "core.hooksPath=/dev/null")
 
 
 def cache_folder() -> Path:
@@ -75,7 +75,7 @@ def _add(repo: Repository, path: Path, commit: str) -> Repository:
         path.parent.mkdir(parents=True, exist_ok=True)
         # --force: a worktree whose folder was deleted by hand may be registered at this path.
         run_git(
-            [*_NO_HOOKS, "worktree", "add", "--detach", "--force", "--quiet", str(path), commit],
+            [*NO_HOOKS, "worktree", "add", "--detach", "--force", "--quiet", str(path), commit],
             cwd=repo.workdir,
         )
         return Repository.discover(path)

@@ -424,6 +424,8 @@ def test_small_links_are_copies_to_an_agent(attack: Attack) -> None:
     place.write(".env", "KEY=1\n")
     body = """
 edit()
+if step == 3:
+    (repo / "data/extra.txt").write_text("-9")
 pathlib.Path("data/extra.txt").write_text("-9"); os.remove("data/more/ü x.bin")
 pathlib.Path("data/new").write_text("x"); os.remove(".env"); os.symlink("/etc/passwd", ".env")
 """
@@ -438,6 +440,11 @@ pathlib.Path("data/new").write_text("x"); os.remove(".env"); os.symlink("/etc/pa
     ]
     assert attack.scores() == [0, 0.25, 0.5]
     assert attack.seen()[0] == attack.seen()[1]
+    # By its full path it can be reached: then the run stops.
+    done = place.autopilot("resume", "a", "--max-epochs", "3", AGENT=attack.write(body))
+    assert done.code == 1
+    assert f"{place.top}/data/extra.txt was changed" in done.error
+    assert place.verdicts("a") == ["baseline", "kept", "kept"]
 
 
 def test_a_change_of_a_large_link_stops_the_run(attack: Attack) -> None:
