@@ -6,9 +6,10 @@ file beside it, and answer a resumed generation.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -40,7 +41,7 @@ class Plan(BaseModel):
 
 
 class Made(BaseModel):
-    """An item that was taken in."""
+    """An item that was taken in, as the steps came to it."""
 
     kind: Literal["made"] = "made"
     slot: int
@@ -115,6 +116,20 @@ class Checkpoint:
         """Where the model calls are kept."""
         return self.folder / CALLS
 
+    @contextlib.contextmanager
+    def begun(self) -> Iterator[None]:
+        """What the body begins is held; where it ends with nothing paid, nothing is left of it."""
+        existed = self.folder.exists()
+        try:
+            with self.lines.held():
+                yield
+        except BaseException:
+            if not (self.made or self.failed or self.rejected or self.calls.exists()):
+                self.lines.path.unlink(missing_ok=True)
+                if not existed:
+                    self.folder.rmdir()
+            raise
+
     def append(self, line: Line) -> None:
         """Writes a line, and counts it."""
         with self._lock:
@@ -128,14 +143,17 @@ class Checkpoint:
         return len(reasons), reasons[-1] if reasons else ""
 
     def write_splits(self) -> None:
-        """One file of items for each split, in the order of their slots."""
+        """One file for each split: items with an id and their slot's values, in its order."""
         if self.plan is None:
             return
-        split_of = {slot.number: slot.split for slot in self.plan.slots()}
         for split in self.plan.splits:
-            slots = [number for number in sorted(self.made) if split_of[number] == split]
             write_jsonl(
-                self.folder / f"{split}.jsonl", [self.made[number].item for number in slots]
+                self.folder / f"{split}.jsonl",
+                [
+                    {"id": f"{slot.number:05d}", **slot.values, **self.made[slot.number].item}
+                    for slot in self.plan.slots()
+                    if slot.split == split and slot.number in self.made
+                ],
             )
 
     def distribution(self) -> Distribution:
@@ -220,7 +238,10 @@ class Distribution:
     def render(self) -> str:
         """One line, for a person."""
         parts = [f"{self.made} of {self.planned} items made"]
-        parts += [f"{self.failed} slots failed"] if self.failed else []
-        parts += [f"{self.duplicates} duplicates rejected"] if self.duplicates else []
-        parts += [f"{self.refused} invalid items rejected"] if self.refused else []
+        for number, one, several in (
+            (self.failed, "slot failed", "slots failed"),
+            (self.duplicates, "duplicate rejected", "duplicates rejected"),
+            (self.refused, "invalid item rejected", "invalid items rejected"),
+        ):
+            parts += [f"{number} {one if number == 1 else several}"] if number else []
         return ", ".join(parts)

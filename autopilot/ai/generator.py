@@ -145,7 +145,7 @@ class DataGenerator:
             )
         plan = Plan(count=count, seed=self.seed, variables=self._weights, splits=dict(self.splits))
         plan.origin = origin or plan.origin
-        with checkpoint.lines.held():
+        with checkpoint.begun():
             checkpoint.append(plan)
             return self._fill(checkpoint, plan, budget, watch)
 
@@ -233,8 +233,7 @@ class _Filler:
                 return
             duplicate = not reason and self._is_known(item)
             if not reason and not duplicate:
-                whole = {"id": f"{number:05d}", **item}
-                checkpoint.append(Made(slot=number, item=whole))
+                checkpoint.append(Made(slot=number, item=item))
                 return
             reason = reason or "the same item was made before"
             checkpoint.append(

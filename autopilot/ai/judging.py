@@ -119,9 +119,15 @@ class Judging:
             )
         beginning = Beginning(data=[str(path) for path in data], origin=origin or Origin())
         work = _work(beginning)
-        with self._lines.held():
-            self._append(beginning)
-            return self._judge(judge, work, budget, watch)
+        try:
+            with self._lines.held():
+                self._append(beginning)
+                return self._judge(judge, work, budget, watch)
+        except BaseException:
+            # Where nothing was paid, nothing is left of it.
+            if not (self.verdicts or self.failed or self.calls.exists()):
+                self.path.unlink(missing_ok=True)
+            raise
 
     def resume(
         self, judge: Judge, *, budget: Budget | None = None, watch: Watch = lambda *_: None

@@ -16,6 +16,7 @@ import typer
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
 from autopilot.cli.running import INTERRUPTED, own_stdout
+from autopilot.cli.words import spending
 from autopilot.errors import UsageError
 
 if TYPE_CHECKING:
@@ -86,14 +87,12 @@ class Counter:
 
     def __init__(self, output: Output, verb: str) -> None:
         self.output, self.verb = output, verb
-        self.ledger: Ledger | None = None
         self._status: Any = None
         self._tenths = -1
 
     def __call__(self, done: int, total: int, ledger: Ledger) -> None:
         """After each item."""
-        self.ledger = ledger
-        text = f"{done} of {total} {self.verb}  ({ledger.render()})"
+        text = f"{done} of {total} {self.verb}, {spending(ledger.total())}"
         if self.output.is_terminal and not self.output.as_json:
             if self._status is None:
                 self._status = self.output.console.status(text)
@@ -144,7 +143,10 @@ def resumable(context: Context, again: str, work: Callable[[Output], None]) -> i
             return INTERRUPTED
         except BudgetExceededError as spent:
             output.line(f"stopped: {spent.message}", "yellow")
-            output.line(f"go on: {again} --budget-..., with a larger budget")
+            option = {"call": "calls", "token": "tokens", "dollar": "usd"}
+            which = option.get(spent.message.partition(" ")[0])
+            more = f" --budget-{which} MORE" if which else ""
+            output.line(f"go on: {again}{more}")
             output.document({"interrupted": True, "reason": spent.message, "resume": again})
             return INTERRUPTED
     return 0

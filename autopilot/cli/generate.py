@@ -38,7 +38,7 @@ def run(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="[TARGET]",
+            metavar="TARGET",
             help="path/to/file.py, path/to/file.py:Name or package.module:Name: a DataGenerator, "
             "or a callable that returns one; the project's own if none is named.",
             show_default=False,
@@ -123,7 +123,9 @@ def summarize(context: Context, dataset: Folder) -> None:
     spent = spent_beside(checkpoint.calls)
     output.line(made.render())
     for split, share in made.splits.items():
-        output.line(f"  {split}: {share.made} of {share.planned}  {dataset / split}.jsonl")
+        file = dataset / f"{split}.jsonl"
+        shown = f"  {file}" if (context.folder / file).exists() else ""
+        output.line(f"  {split}: {share.made} of {share.planned}{shown}")
     output.line(f"cost: {spending(spent)}")
     _print_reasons(output, made)
     if made.made < made.planned:

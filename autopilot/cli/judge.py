@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,7 +41,7 @@ def run(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="[TARGET]",
+            metavar="TARGET",
             help="path/to/file.py, path/to/file.py:Name or package.module:Name: a Judge, or a "
             "callable that returns one; the project's own if none is named.",
             show_default=False,
@@ -192,20 +193,20 @@ def _print_summary(output: Output, found: Summary) -> None:
     if len(found.splits) > 1:
         for split, rates in found.splits.items():
             output.line(f"  {split}: {_rates(rates)}")
-    width = output.width
     if found.feedback:
         output.line("said most often of items that did not pass:")
-        _print_counts(output, found.feedback, width)
+        _print_counts(output, found.feedback)
     if found.failed:
         output.line(f"{counted(found.failed, 'item')} could not be judged:")
-        _print_counts(output, found.reasons, width)
+        _print_counts(output, found.reasons)
 
 
-def _print_counts(output: Output, counts: Any, width: int | None) -> None:
+def _print_counts(output: Output, counts: Mapping[str, int]) -> None:
     for text, times in list(counts.items())[:_MOST_FREQUENT]:
-        output.line(shorten(f"{times:>4}x {' '.join(text.split())}", width))
+        room = output.width and max(output.width - 8, 20)
+        output.line(f"{times:>5}x  {shorten(text, room)}")
     if len(counts) > _MOST_FREQUENT:
-        output.line(f"      ... and {len(counts) - _MOST_FREQUENT} more")
+        output.line(f"        ... and {len(counts) - _MOST_FREQUENT} more")
 
 
 def _rates(rates: Rates) -> str:

@@ -360,8 +360,9 @@ def own_stdout(output: Output) -> Iterator[Output]:
     try:
         descriptor = sys.stdout.fileno()
     except (OSError, ValueError):
+        given = output.stdout
         with contextlib.redirect_stdout(sys.stderr):
-            yield Output(as_json=True, verbose=output.verbose, stdout=output.stdout)
+            yield Output(as_json=True, verbose=output.verbose, stdout=given)
         return
     sys.stdout.flush()
     with os.fdopen(os.dup(descriptor), "w", encoding="utf-8") as answers:

@@ -105,6 +105,7 @@ def test_a_dataset_is_made_and_split(serve, tmp_path: Path) -> None:
     ids = [item["id"] for found in items.values() for item in found]
     assert sorted(ids) == [f"{n:05d}" for n in range(20)]
     assert items["train"][0]["answer"].startswith("a q")
+    assert {item["topic"] for item in items["val"]} == {"sums", "names"}
     assert Checkpoint(tmp_path).distribution() == report
 
 
