@@ -1,0 +1,292 @@
+"""The protim example over the scripted server: whole runs, both losses, kills, no key."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from server import MessagesServer, Received, Reply, edit, fail, say, say_json
+
+from autopilot.ai.recording import request_key
+from autopilot.core.record import LlmRecord, MetricsRecord
+from autopilot.git.commands import run_git
+from autopilot.tracking.git_store import GitStore
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "protim"
+SPLITS = ("train", "val", "test")
+FILES = ("answers", "protim", "run")
+COMMAND = (sys.executable, "-P", "-m", "autopilot")
+RUN = ("run", "protim.py", "-e", "p", "--max-epochs", "3")
+
+# What the scripted agent adds to the prompt, epoch by epoch; the second does harm.
+RULES = ("write money and date to the letter", "write nothing but unknown", "write time as 14:05")
+
+
+def questions(split: str) -> list[dict[str, str]]:
+    lines = (EXAMPLE / "data" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+EVERYTHING = {q["message"]: q for split in SPLITS for q in questions(split)}
+
+
+def answer(request: Received) -> Reply:
+    """A model that knows every answer, and writes it as expected where the prompt has a rule."""
+    prompt = request.body["system"][0]["text"]
+    message = request.last_text().removeprefix("Message: ").partition("\n\nQuestion: ")[0]
+    asked = EVERYTHING[message]
+    if RULES[1] in prompt:
+        return say("unknown")
+    return say(asked["answer"] if asked["kind"] in prompt else f"It is {asked['answer']}.")
+
+
+def script(request: Received) -> Reply:
+    """The whole of it: answers, verdicts, and edits of the prompt."""
+    body = request.body
+    if "tools" in body:
+        return edits(request)
+    if "output_config" in body:
+        kind = EVERYTHING[re.findall(r"<data-message-\w+>\n(.*)\n", request.last_text())[0]]["kind"]
+        return say_json({"score": 1, "feedback": f"say how {kind} is written", "attribution": kind})
+    return answer(request)
+
+
+def edits(request: Received) -> Reply:
+    """An agent that adds the next rule; what was rejected it finds in its memory."""
+    said = str(request.body["messages"][0]["content"])
+    rule = next(rule for rule in RULES if rule not in said)
+    if len(request.body["messages"]) == 1:
+        return edit("insert", path="prompt.md", insert_line=2, insert_text=f"{rule}\n")
+    return say_json({"strategy": f"say how: {rule}", "summary": rule, "rationale": "it was wrong"})
+
+
+@pytest.fixture
+def top(tmp_path: Path, git_environment: Path) -> Path:
+    """A repository of somebody with the example in it; its name has a space and an umlaut."""
+    top = tmp_path / "größe 1"
+    shutil.copytree(EXAMPLE, top, ignore=shutil.ignore_patterns("__pycache__", "calls.jsonl"))
+    run_git(["init", "--quiet", "--initial-branch=main"], cwd=top)
+    run_git(["config", "user.name", "Ada Byron"], cwd=top)
+    run_git(["config", "user.email", "ada@example.com"], cwd=top)
+    return commit(top)
+
+
+@pytest.fixture
+def small(top: Path) -> Path:
+    """The same with two questions of each kind in a split, instead of six."""
+    for split in SPLITS:
+        kinds: Counter[str] = Counter()
+        kept = [q for q in questions(split) if kinds.update([q["kind"]]) or kinds[q["kind"]] <= 2]
+        lines = (json.dumps(question) for question in kept)
+        (top / "data" / f"{split}.jsonl").write_text("\n".join(lines))
+    return commit(top)
+
+
+def commit(top: Path) -> Path:
+    run_git(["add", "--all"], cwd=top)
+    run_git(["commit", "--quiet", "--message=example"], cwd=top)
+    return top
+
+
+def start(top: Path, *command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command, cwd=top, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run(top: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    process = start(top, *command)
+    out, err = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def judged(top: Path) -> dict[int, MetricsRecord]:
+    found = (r for _, r in GitStore("p", top).records(MetricsRecord) if r.split == "val")
+    return {record.epoch: record for record in found}
+
+
+def show(top: Path, revision: str) -> str:
+    return subprocess.run(
+        ["git", "show", f"{revision}:prompt.md"], cwd=top, capture_output=True, text=True
+    ).stdout
+
+
+def check_result(top: Path) -> None:
+    """What every whole run comes to, whatever happened on its way."""
+    accuracies = {epoch: record.metrics["accuracy"] for epoch, record in judged(top).items()}
+    assert accuracies == pytest.approx({0: 0, 1: 2 / 7, 2: 1 / 7, 3: 3 / 7})
+    assert [r.verdict for r in judged(top).values()] == ["baseline", "kept", "rejected", "kept"]
+    prompt = show(top, "autopilot/p")
+    assert RULES[0] in prompt and RULES[2] in prompt and RULES[1] not in prompt
+    assert (top / "prompt.md").read_text() == (EXAMPLE / "prompt.md").read_text()
+
+
+def paid(server: MessagesServer) -> Counter[str]:
+    return Counter(request_key(request.body) for request in server.requests)
+
+
+def test_a_whole_run_improves_the_prompt_and_records_every_call(top: Path, serve) -> None:
+    server = serve(script)
+    done = run(top, *COMMAND, *RUN)
+    assert done.returncode == 0, done.stderr
+    check_result(top)
+    assert "42 train / 42 val items" in done.stdout
+    assert "val accuracy 0.000 -> 0.429, test 0.429" in done.stdout
+    assert max(paid(server).values()) == 1
+    kept = {record.id: record for _, record in GitStore("p", top).records(LlmRecord)}
+    assert kept.keys() == paid(server).keys()
+    assert Counter(record.role for record in kept.values())["optimizer"] == 6
+    said = next(r for r in server.requests if "tools" in r.body).all_text()
+    assert "make answers on money come out as expected" in said
+    assert re.search(r"expected 'EUR \d+\.\d\d', got 'It is EUR \d+\.\d\d\.'", said)
+
+
+def test_the_judge_explains_what_is_wrong(small: Path, serve) -> None:
+    server = serve(script)
+    done = run(small, *COMMAND, *RUN, "-H", "judge=true")
+    assert done.returncode == 0, done.stderr
+    check_result(small)
+    assert max(paid(server).values()) == 1
+    roles = Counter(record.role for _, record in GitStore("p", small).records(LlmRecord))
+    # All 14 are wrong at first. What is right is not judged, and the same mistake only once.
+    assert roles["judge"] == 14
+    said = next(r for r in server.requests if "tools" in r.body).all_text()
+    assert "say how money is written" in said
+
+
+@pytest.mark.parametrize("at", [30, 70])
+def test_a_killed_run_pays_nothing_twice(small: Path, serve, at: int) -> None:
+    answered: list[str] = []
+
+    def killing(request: Received) -> Reply:
+        if server.count == at:
+            os.kill(process.pid, signal.SIGKILL)
+            return fail(500)
+        answered.append(request_key(request.body))
+        return script(request)
+
+    server = serve(killing)
+    process = start(small, *COMMAND, *RUN)
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    done = run(small, *COMMAND, "resume", "p")
+    assert done.returncode == 0, done.stderr
+    check_result(small)
+    # Requests beside the killed one were answered to nobody: all others were asked once.
+    assert sum(Counter(answered).values()) - len(set(answered)) < 8
+
+
+def test_without_a_key_it_says_what_it_needs_and_writes_nothing(top: Path, monkeypatch) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    monkeypatch.delenv("ANTHROPIC_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    for command in ((*COMMAND, *RUN), (sys.executable, "run.py")):
+        done = run(top, *command)
+        assert done.returncode == 1
+        assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["error", "  hint"]
+        assert "there is no key for Anthropic's service" in done.stderr
+        assert "set ANTHROPIC_API_KEY" in done.stderr
+    refs = subprocess.run(["git", "for-each-ref"], cwd=top, capture_output=True, text=True).stdout
+    assert [line.split()[-1] for line in refs.splitlines()] == ["refs/heads/main"]
+    status = ["git", "status", "--porcelain", "--ignored"]
+    assert subprocess.run(status, cwd=top, capture_output=True, text=True).stdout == ""
+    listed = subprocess.run(["git", "worktree", "list"], cwd=top, capture_output=True, text=True)
+    assert len(listed.stdout.splitlines()) == 1
+
+
+# --- in this process ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def example(small: Path) -> Iterator[dict[str, ModuleType]]:
+    """The example's files, imported as a script in their folder would."""
+    sys.path.insert(0, str(small))
+    try:
+        yield {name: importlib.import_module(name) for name in FILES}
+    finally:
+        sys.path.remove(str(small))
+        for name in FILES:
+            sys.modules.pop(name, None)
+
+
+def test_the_data_is_large_varied_and_disjoint() -> None:
+    splits = {name: questions(name) for name in SPLITS}
+    assert sum(map(len, splits.values())) == len(EVERYTHING) == 126
+    assert len({q["id"] for q in EVERYTHING.values()}) == 126
+    for split in splits.values():
+        kinds = Counter(q["kind"] for q in split)
+        assert len(kinds) == 7
+        assert set(kinds.values()) == {6}
+
+
+FORMS = {
+    "money": r"EUR \d+\.\d\d",
+    "time": r"([01]\d|2[0-3]):[0-5]\d",
+    "date": r"202\d-[01]\d-[0-3]\d",
+    "duration": r"\d+ h( [1-5]?\d min)?|[1-5]?\d min",
+    "count": r"[1-9]\d*",
+    "list": r"\w+(; \w+)+",
+    "missing": "unknown",
+}
+
+
+def test_answers_have_one_form_a_kind() -> None:
+    for asked in EVERYTHING.values():
+        assert re.fullmatch(FORMS[asked["kind"]], asked["answer"]), asked
+    for asked in EVERYTHING.values():
+        names = asked["answer"].split("; ")
+        assert names == sorted(names), asked
+        if asked["kind"] == "list":
+            assert all(
+                name in asked["message"] or name.capitalize() in asked["message"] for name in names
+            ), asked
+
+
+def test_the_loop_by_hand_works_on_a_copy_and_costs_nothing_when_repeated(
+    example, small: Path, serve, monkeypatch, capsys
+) -> None:
+    server = serve(script)
+    monkeypatch.setattr(sys, "argv", ["run.py", "--max-epochs", "3"])
+    assert example["run"].main() == 0
+    first, count = capsys.readouterr().out, server.count
+    assert [line.split()[:5] for line in first.splitlines()[:4]] == [
+        ["0", "0.000", "best", "0.000", "baseline"],
+        ["1", "0.286", "best", "0.286", "kept"],
+        ["2", "0.143", "best", "0.286", "rejected"],
+        ["3", "0.429", "best", "0.429", "kept"],
+    ]
+    assert max(paid(server).values()) == 1
+    assert (small / "prompt.md").read_text() == (EXAMPLE / "prompt.md").read_text()
+    assert example["run"].main() == 0
+    assert server.count == count
+    assert capsys.readouterr().out.splitlines()[:5] == first.splitlines()[:5]
+
+
+@pytest.mark.parametrize(
+    ("option", "kind"), [("anthropic", "AnthropicAgent"), ("claude-code", "ClaudeCodeAgent")]
+)
+def test_the_agent_is_an_option(example, option: str, kind: str) -> None:
+    from autopilot.engine.target import build_module
+
+    module = build_module(example["protim"].Protim, {"agent": option, "judge": "true"}, "protim.py")
+    optimizer = module.configure_optimizers()
+    assert type(optimizer.agent).__name__ == kind
+    assert type(module.configure_loss()).__name__ == "JudgeLoss"
+
+
+def test_docstring_examples(example) -> None:
+    for name in FILES:
+        assert doctest.testmod(example[name]).failed == 0
