@@ -32,6 +32,7 @@ AutopilotError
     └── NoMoreCallsError   no call at all can be made now; the run stops, resumable
         ├── NoKeyError         there is no key to ask a model with, or it is not taken
         ├── ReplayMissError    a call that was not recorded, where only records may answer
+        │   └── NetworkRefusedError  the user's own code connects, where only records may answer
         └── BudgetExceededError  the call would cost more than is left
 
 Expected outcomes (rejected, budget spent, nothing to change) are values, never errors.
@@ -208,6 +209,10 @@ class NoKeyError(NoMoreCallsError):
 
 class ReplayMissError(NoMoreCallsError):
     """A model call that was not recorded, where only records may answer."""
+
+
+class NetworkRefusedError(ReplayMissError):
+    """A connection that the user's own code makes, where only records may answer."""
 
 
 class BudgetExceededError(NoMoreCallsError):

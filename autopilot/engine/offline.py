@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import sys
 from typing import Any
 
-from autopilot.errors import ReplayMissError
+from autopilot.errors import NetworkRefusedError
 
 _REFUSED = {
     "socket.connect": "connects to",
@@ -38,7 +39,7 @@ class Offline:
         """Says what was refused, also where the code that tried it went on without.
 
         Raises:
-            ReplayMissError: something was; it names the address.
+            NetworkRefusedError: something was; it names the address.
         """
         if self.refused:
             raise _refusal(self.refused[0])
@@ -57,21 +58,28 @@ def _address(event: str, arguments: tuple[Any, ...]) -> str | None:
     """What a call is about, as a person writes it; None for a socket of the file system."""
     if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):
         name = arguments[0]
-        # No name: the machine's own address, to listen on.
-        return None if name is None else _text(name)
+        # No name: the machine's own address, to listen on. A number needs no look-up.
+        return None if name is None or _is_number(_text(name)) else _text(name)
     target = arguments[1] if len(arguments) > 1 else None
     if isinstance(target, tuple) and len(target) >= 2 and isinstance(target[0], str | bytes):
         return f"{_text(target[0])}:{target[1]}"
     return None
 
 
+def _is_number(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
 def _text(name: Any) -> str:
     return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
 
 
-def _refusal(what: str) -> ReplayMissError:
-    return ReplayMissError(
+def _refusal(what: str) -> NetworkRefusedError:
+    return NetworkRefusedError(
         f"the evaluation {what}, and only what is recorded may answer",
-        hint="make model calls through autopilot's Model, which records them; or let it connect: "
-        "--live",
+        hint="make model calls through autopilot's Model, which records them; or let it: --live",
     )

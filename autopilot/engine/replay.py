@@ -14,6 +14,7 @@ from autopilot.core.types import Datum
 from autopilot.engine.measuring import Measurement, Measurer
 from autopilot.errors import (
     AutopilotError,
+    NetworkRefusedError,
     ReplayMissError,
     RepositoryError,
     TargetError,
@@ -250,6 +251,8 @@ def failed(number: int, error: AutopilotError) -> Difference:
     if isinstance(error, RepositoryError | UsageError) and not isinstance(error, TargetError):
         raise error
     why = f"{error.message} ({error.hint})" if error.hint else error.message
+    if isinstance(error, NetworkRefusedError):
+        return Difference(number, "network", "not used", "used", why)
     if isinstance(error, ReplayMissError):
         return Difference(number, "model reply", "recorded", "missing", why)
     return Difference(number, "evaluation", "a score", "failed", why)

@@ -1,0 +1,601 @@
+"""autopilot replay: whatever was tampered with is found and named, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+import pytest
+
+import autopilot
+from autopilot.engine.replay import Settings
+from autopilot.engine.rerun import Rerun
+from autopilot.errors import ExperimentError, UsageError
+from autopilot.git.repository import Repository
+from autopilot.tracking.finding import find
+from autopilot.tracking.integrity import Difference, Integrity
+from autopilot.tracking.recorded import Recorded
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Place
+
+ROOT = Path(autopilot.__file__).resolve().parents[1]
+
+# Of four items, x lets as many pass as it is greater than. Epoch 2 makes it worse.
+TARGET = """\
+import json
+import random
+from pathlib import Path
+
+from evaluator import noise, passes
+
+from autopilot import AutoPilotModule, DataLoader, Datum, Optimizer, PathParameter, Step
+
+VALUES = [2, 0, 3]
+
+
+class Next(Optimizer):
+    def __init__(self, parameters):
+        super().__init__(parameters)
+        self.count = 0
+
+    def step(self):
+        value = VALUES[self.count]
+        self.count += 1
+        self.parameters[0].write_text(f"{value}\\n")
+        return Step(f"write {value}", "write", "it is next")
+
+
+class Scale(AutoPilotModule):
+    def __init__(self):
+        super().__init__()
+        self.x = PathParameter("rules/x.txt")
+
+    def forward(self, batch):
+        return Datum(items=[self.score(item) for item in batch.items])
+
+    def score(self, item):
+        passed = passes(int(self.x.read_text()), item.metadata["at"])
+        feedback = f"raise it above {item.metadata['at']}"
+        return Datum(success=passed, feedback=feedback, metrics={"chance": random.random() + noise()})
+
+    def configure_optimizers(self):
+        return Next(self.parameters())
+
+    def train_dataloader(self):
+        return DataLoader(json.loads(Path("items.json").read_text()), 2)
+
+    val_dataloader = test_dataloader = train_dataloader
+"""
+# The environment makes it another one: it hangs, asks the network, or is noisy.
+EVALUATOR = """\
+import os
+import socket
+import time
+from pathlib import Path
+
+
+def passes(x, at):
+    if "HANG" in os.environ:
+        Path(os.environ["HANG"]).write_text("here")
+        time.sleep(60)
+    if "CONNECT" in os.environ:
+        try:
+            socket.create_connection(("127.0.0.1", 9), timeout=0.2).close()
+        except Exception:
+            pass
+    return x > at
+
+
+def noise():
+    return int.from_bytes(os.urandom(2), "big") / 2**16 / 1000 if "NOISE" in os.environ else 0.0
+"""
+FILES = {
+    "scale.py": TARGET,
+    "evaluator.py": EVALUATOR,
+    "items.json": json.dumps([{"id": f"i{at}", "at": at} for at in range(1, 5)]),
+    "rules/x.txt": "1\n",
+}
+RUN = ("run", "scale.py", "-e", "s", "--max-epochs", "3")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository in which the experiment `s` ran: 0 baseline, 1 kept, 2 rejected, 3 kept."""
+    home = tmp_path_factory.mktemp("finished")
+    top = home / "repo"
+    names = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment = names | {
+        "HOME": str(home),
+        "XDG_CACHE_HOME": str(home / "cache"),
+        "GIT_CONFIG_GLOBAL": str(home / "none"),
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    for name, content in FILES.items():
+        path = top / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    for command in (
+        ["git", "init", "--quiet", "--initial-branch=main"],
+        ["git", "config", "user.name", "Ada Byron"],
+        ["git", "config", "user.email", "ada@example.com"],
+        ["git", "add", "--all"],
+        ["git", "commit", "--quiet", "--message=base"],
+        [sys.executable, "-P", "-m", "autopilot", *RUN],
+    ):
+        subprocess.run(command, cwd=top, env=environment, check=True, capture_output=True)
+    return top
+
+
+@pytest.fixture
+def ran(place: Place, finished: Path) -> Place:
+    """A copy of it."""
+    shutil.rmtree(place.top)
+    shutil.copytree(finished, place.top)
+    assert place.verdicts("s") == ["baseline", "kept", "rejected", "kept"]
+    return place
+
+
+def checked(place: Place, name: str = "s") -> list[Difference]:
+    """What of branch, tags and notes does not fit."""
+    return Integrity(Recorded(find(Repository.discover(place.top), name).notebook)).differences()
+
+
+def told(found: list[Difference]) -> list[tuple[int | None, str]]:
+    return [(each.epoch, each.what) for each in found]
+
+
+def rewrite_note(
+    place: Place, kind: str, commit: str, edit: Callable[[dict[str, Any]], None]
+) -> None:
+    """Edits every record of a note, by git alone, as anybody could."""
+    ref = f"--ref=autopilot/s/{kind}"
+    lines = place.git("notes", ref, "show", commit).splitlines()
+    records = [json.loads(line) for line in lines if line.strip()]
+    for record in records:
+        edit(record)
+    text = "\n".join(map(json.dumps, records))
+    place.git("notes", ref, "add", "--force", "--message", text, commit)
+
+
+def commit_with(
+    place: Place, path: str, content: str, parent: str, message: str = "by hand"
+) -> str:
+    """A commit that differs from its parent in one file; nothing refers to it yet."""
+    index = place.top / ".git" / "scratch-index"
+    environment = {**os.environ, "GIT_INDEX_FILE": str(index)}
+
+    def git(*arguments: str, stdin: str = "") -> str:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=place.top,
+            env=environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.strip()
+
+    git("read-tree", parent)
+    blob = git("hash-object", "-w", "--stdin", stdin=content)
+    git("update-index", "--add", "--cacheinfo", f"100644,{blob},{path}")
+    tree = git("write-tree")
+    index.unlink()
+    return git("commit-tree", tree, "-p", parent, "-F", "-", stdin=message)
+
+
+def rebuilt(
+    place: Place, at: int, message: str | None = None, path: str = "", text: str = ""
+) -> None:
+    """Rewrites the branch from its commit number `at` on: another message, or another file."""
+    line = place.line("s")
+    parent = line[at - 1]
+    for commit in line[at:]:
+        said = place.git("log", "-1", "--format=%B", commit)
+        tree = place.git("rev-parse", f"{commit}^{{tree}}")
+        if commit == line[at] and message is not None:
+            said = message
+        made = place.git("commit-tree", tree, "-p", parent, "-m", said)
+        if commit == line[at] and path:
+            made = commit_with(place, path, text, parent, said)
+        parent = made
+    place.git("update-ref", "refs/heads/autopilot/s", parent)
+
+
+# --- nothing was tampered with -------------------------------------------------------------------
+
+
+def test_what_was_recorded_comes_out_again(ran: Place) -> None:
+    before = ran.snapshot()
+    done = ran.run("replay", "s")
+    lines = done.out.splitlines()
+    assert lines[0] == (
+        "s: replaying 3 of 4 epochs of autopilot/s, tolerance 1e-09, model calls answered from "
+        "the notes"
+    )
+    assert [line.split() for line in lines[2:5]] == [
+        ["0", "0.000", "0.000", "same", "baseline", ran.line("s")[0][:7]],
+        ["1", "0.250", "0.250", "same", "kept", ran.line("s")[1][:7]],
+        ["3", "0.500", "0.500", "same", "kept", ran.line("s")[4][:7]],
+    ]
+    assert lines[5].startswith(
+        "s replays: 3 epochs came out as recorded, and branch, tags and notes fit; "
+    )
+    assert lines[6:] == ["read it:   autopilot log s"]
+    assert before == ran.snapshot()
+
+
+def test_a_program_reads_the_same_from_a_dirty_checkout(ran: Place) -> None:
+    ran.write("evaluator.py", "broken, and not committed\n")
+    ran.write("a file with a space ä.txt", "mine\n")
+    options = ("--epochs", "2,best", "--json", "--jobs", "2")
+    done = ran.run("replay", *options, GITHUB_ACTIONS="true")
+    assert "::notice title=s::s replays: 2 epochs came out as recorded" in done.err
+    document = done.document
+    assert document["same"] is True and document["differences"] == []
+    assert (document["experiment"], document["level"]) == ("s", "metrics")
+    assert [(e["epoch"], e["recorded"], e["replayed"]) for e in document["epochs"]] == [
+        (2, 0.0, 0.0),
+        (3, 0.5, 0.5),
+    ]
+
+
+def test_nothing_differs_in_full_either(ran: Place) -> None:
+    before = ran.snapshot()
+    done = ran.run("replay", "s", "--level", "full")
+    states = [line.split()[:4] for line in done.out.splitlines()[2:7]]
+    assert states == [
+        ["0", "0.000", "0.000", "same"],
+        ["1", "0.250", "0.250", "same"],
+        ["2", "0.000", "0.000", "same"],
+        ["3", "0.500", "0.500", "same"],
+        ["3", "0.500", "(test)", "0.500"],
+    ]
+    assert "s replays: 4 epochs came out as recorded" in done.out
+    assert before == ran.snapshot()
+
+
+# --- the notes ------------------------------------------------------------------------------------
+
+
+def test_a_changed_metrics_note_is_named_with_both_values(ran: Place) -> None:
+    def better(record: dict[str, Any]) -> None:
+        if record["id"] == "1-val":
+            record["metrics"]["accuracy"] = 0.75
+
+    rewrite_note(ran, "metrics", ran.line("s")[1], better)
+    done = ran.autopilot("replay", "s", "--epochs", "1")
+    assert done.code == 1
+    rows = [line.split() for line in done.out.splitlines()]
+    assert ["1", "val", "accuracy", "0.75", "0.25"] in rows
+    assert ["1", "0.750", "0.250", "differs", "kept", ran.line("s")[1][:7]] in rows
+    assert "s does not replay: " in done.out
+    assert "look at it:  autopilot show 1 -e s" in done.out
+    # The tag that was written with the note says so too, without an evaluation.
+    found = [each for each in checked(ran) if each.what == "metrics note"]
+    assert [(e.epoch, e.recorded, e.found) for e in found] == [
+        (1, "val accuracy 0.75", "tag: val accuracy 0.25")
+    ]
+
+
+def test_the_note_of_a_rejected_epoch_is_compared_with_its_rollback(ran: Place) -> None:
+    def kinder(record: dict[str, Any]) -> None:
+        if record["id"] == "2-val":
+            record["reasons"] = ["it was a bad day"]
+
+    rewrite_note(ran, "metrics", ran.line("s")[2], kinder)
+    assert told(checked(ran)) == [(2, "metrics note")]
+
+
+def test_a_best_that_does_not_follow_from_the_verdicts(ran: Place) -> None:
+    def other(record: dict[str, Any]) -> None:
+        if record["id"] == "3-val":
+            record["best_epoch"], record["best"] = 1, 0.25
+
+    rewrite_note(ran, "metrics", ran.line("s")[4], other)
+    assert told(checked(ran)) == [(3, "best epoch"), (3, "best val accuracy")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "at", "expected"),
+    [
+        ("metrics", 1, (1, "metrics note")),
+        ("metrics", 2, (2, "metrics note")),
+        ("gradients", 4, (3, "gradients note")),
+        ("traces", 1, (1, "traces note")),
+    ],
+)
+def test_a_missing_note(ran: Place, kind: str, at: int, expected: tuple[int, str]) -> None:
+    ran.git("notes", f"--ref=autopilot/s/{kind}", "remove", ran.line("s")[at])
+    found = checked(ran)
+    assert told(found)[0] == expected and found[0].found == "missing"
+
+
+def test_missing_notes_end_it_with_how_to_get_them(ran: Place) -> None:
+    for kind in ("metrics", "gradients", "traces"):
+        ran.git("update-ref", "-d", f"refs/notes/autopilot/s/{kind}")
+    done = ran.autopilot("replay", "s")
+    assert done.code == 1
+    assert "fetch notes: git fetch origin 'refs/notes/autopilot/*" in done.out
+    ran.git("update-ref", "-d", "refs/notes/autopilot/s/experiment")
+    ran.refused("replay", "s", says=("s has no manifest note",), hints=("fetch",))
+
+
+def test_a_changed_gradients_note(ran: Place) -> None:
+    def other(record: dict[str, Any]) -> None:
+        record["gradients"] = {"x": "all is well"}
+
+    rewrite_note(ran, "gradients", ran.line("s")[1], other)
+    document = ran.autopilot("replay", "s", "--level", "full", "--epochs", "1", "--json").document
+    (found,) = document["differences"]
+    assert (found["epoch"], found["what"], found["recorded"]) == (1, "gradient of x", "all is well")
+    assert "raise it above 1" in found["found"]
+
+
+# --- the branch -----------------------------------------------------------------------------------
+
+
+def test_a_rewritten_commit_is_found_where_it_was_rewritten(ran: Place) -> None:
+    original = ran.line("s")
+    message = ran.git("log", "-1", "--format=%B", original[4]).replace("write 3", "be brilliant")
+    rebuilt(ran, 4, message)
+    found = checked(ran)
+    rewritten = ran.line("s")[4]
+    assert (3, "commit", original[4][:7], rewritten[:7]) in [
+        (e.epoch, e.what, e.recorded, e.found) for e in found
+    ]
+    assert {each.epoch for each in found} == {3}
+    done = ran.autopilot("replay", "s", "--epochs", "0")
+    assert done.code == 1 and "the branch was rewritten" in done.out
+
+
+def test_a_message_that_is_rewritten_with_all_its_notes_and_tags(ran: Place) -> None:
+    """Only the note of the step still knows what was done."""
+    original = ran.line("s")[4]
+    rebuilt(ran, 4, ran.git("log", "-1", "--format=%B", original).replace("write 3", "be bold"))
+    new = ran.line("s")[4]
+    for kind in ("metrics", "gradients", "traces", "memory"):
+        ran.git("notes", f"--ref=autopilot/s/{kind}", "copy", original, new)
+    text = ran.git("for-each-ref", "--format=%(contents)", "refs/tags/autopilot/s/epoch-0003")
+    ran.git("tag", "--force", "-a", "-m", text, "autopilot/s/epoch-0003", new)
+    assert told(checked(ran)) == [(3, "gradients note")]
+
+
+def test_a_parameter_that_is_changed_by_hand_on_the_branch(ran: Place) -> None:
+    tip = ran.line("s")[-1]
+    ran.git("update-ref", "refs/heads/autopilot/s", commit_with(ran, "rules/x.txt", "9\n", tip))
+    (found,) = checked(ran)
+    assert (found.what, found.recorded) == ("commit", "a step or a rollback")
+    assert found.why == "made by hand: 'by hand' changes rules/x.txt"
+
+
+def test_a_commit_by_hand_that_looks_like_a_step_lacks_its_note(ran: Place) -> None:
+    tip = ran.line("s")[-1]
+    message = ran.git("log", "-1", "--format=%B", tip).replace("Epoch: 3", "Epoch: 4")
+    made = commit_with(ran, "rules/x.txt", "9\n", tip, message)
+    ran.git("update-ref", "refs/heads/autopilot/s", made)
+    assert told(checked(ran)) == [(4, "gradients note")]
+
+
+def test_a_state_that_is_not_what_was_measured(ran: Place) -> None:
+    """The step's commit is replaced by another one, notes and tag moved along."""
+    original = ran.line("s")[4]
+    rebuilt(ran, 4, path="rules/x.txt", text="4\n")
+    new = ran.line("s")[4]
+    for kind in ("metrics", "gradients", "traces", "memory"):
+        ran.git("notes", f"--ref=autopilot/s/{kind}", "copy", original, new)
+    text = ran.git("for-each-ref", "--format=%(contents)", "refs/tags/autopilot/s/epoch-0003")
+    ran.git("tag", "--force", "-a", "-m", text, "autopilot/s/epoch-0003", new)
+    assert told(checked(ran)) == [(3, "tree")]
+    document = ran.autopilot("replay", "s", "--best-only", "--json").document
+    whats = [(e["what"], e["recorded"], e["found"]) for e in document["differences"]]
+    assert ("val accuracy", 0.5, 0.75) in whats
+
+
+def test_a_rollback_that_does_not_hold_the_best_state(ran: Place) -> None:
+    rebuilt(ran, 3, path="rules/x.txt", text="7\n")
+    assert (2, "rollback") in told(checked(ran))
+
+
+@pytest.mark.parametrize("path", ["evaluator.py", "items.json"])
+def test_an_evaluator_or_data_file_that_is_changed_on_the_branch(ran: Place, path: str) -> None:
+    rebuilt(ran, 4, path=path, text="changed\n")
+    found = [each for each in checked(ran) if each.what == path]
+    assert [each.epoch for each in found] == [3]
+    assert found[0].why.endswith("changes a file that is no parameter")
+
+
+def test_an_input_that_is_not_the_one_that_was_measured_with(ran: Place) -> None:
+    blob = ran.git("rev-parse", "main:evaluator.py")
+
+    def with_inputs(record: dict[str, Any]) -> None:
+        if record["id"] == "1-val":
+            record["inputs"] = {"evaluator.py": blob, "items.json": "0" * 40}
+
+    rewrite_note(ran, "metrics", ran.line("s")[1], with_inputs)
+    assert told(checked(ran)) == [(1, "items.json")]
+
+
+# --- the tags -------------------------------------------------------------------------------------
+
+
+def test_a_moved_and_a_missing_tag(ran: Place) -> None:
+    line = ran.line("s")
+    ran.git("tag", "--force", "-a", "-m", "moved", "autopilot/s/epoch-0001", line[2])
+    ran.git("tag", "--delete", "autopilot/s/epoch-0003")
+    ran.git("tag", "-a", "-m", "more", "autopilot/s/epoch-0002", line[2])
+    assert [(e.epoch, e.what, e.recorded, e.found) for e in checked(ran)] == [
+        (1, "tag", f"on {line[1][:7]}", f"on {line[2][:7]}"),
+        (2, "tag", "none", "autopilot/s/epoch-0002"),
+        (3, "tag", f"on {line[4][:7]}", "missing"),
+    ]
+    done = ran.autopilot("replay", "s", "--best-only")
+    assert done.code == 1
+    assert "fetch tags:  git fetch origin 'refs/tags/autopilot/*" in done.out
+
+
+# --- clones ---------------------------------------------------------------------------------------
+
+REFSPECS = ("refs/notes/autopilot/*:refs/notes/autopilot/*", "refs/tags/*:refs/tags/*")
+
+
+def cloned(place: Place, *options: str) -> Place:
+    """A fresh clone with notes and tags; the experiment's branch is the remote's."""
+    top = place.top.parent / "clone"
+    url = f"file://{place.top}"
+    place.git("clone", "--quiet", *options, url, str(top))
+    clone = type(place)(top, place.cache)
+    clone.git("fetch", "--quiet", "origin", *REFSPECS)
+    return clone
+
+
+def test_a_fresh_clone_replays_the_remotes_branch(ran: Place) -> None:
+    clone = cloned(ran)
+    for name in ("s", "autopilot/s", "refs/remotes/origin/autopilot/s", None):
+        found = find(Repository.discover(clone.top), name)
+        assert (found.where, found.notebook.slug) == ("origin/autopilot/s", "s")
+    done = clone.run("replay", "origin/autopilot/s", "--best-only")
+    assert done.out.startswith("s: replaying 1 of 4 epochs of origin/autopilot/s, ")
+    assert "s replays: 1 epoch came out as recorded" in done.out
+    assert clone.git("branch", "--list", "autopilot/*") == ""
+
+
+def test_a_commit_in_the_middle_is_replayed_up_to_there(ran: Place) -> None:
+    clone = cloned(ran)
+    commit = ran.line("s")[3]
+    assert checked(clone, commit) == []
+    found = find(Repository.discover(clone.top), commit)
+    assert [epoch.number for epoch in found.notebook.epochs] == [0, 1, 2]
+
+
+def test_an_unknown_name_says_which_there_are(ran: Place) -> None:
+    with pytest.raises(ExperimentError) as caught:
+        find(Repository.discover(cloned(ran).top), "other")
+    assert caught.value.hint == "remotes have: s"
+
+
+def test_a_shallow_clone_is_deepened_as_far_as_it_takes(ran: Place) -> None:
+    clone = cloned(ran, "--depth=1", "--no-single-branch")
+    assert (clone.top / ".git" / "shallow").exists()
+    done = clone.run("replay", "s", "--epochs", "0,3")
+    assert done.out.startswith(
+        "note: this clone is shallow: fetched the rest of it from origin\ns: replaying 2 of 4 "
+    )
+    assert "s replays: 2 epochs came out as recorded" in done.out
+
+
+def test_a_shallow_clone_without_its_remote_says_what_to_fetch(ran: Place) -> None:
+    # Notes of other commits bring none of them along.
+    top = ran.top.parent / "clone"
+    ran.git("clone", "--quiet", "--depth=1", "--branch=autopilot/s", f"file://{ran.top}", str(top))
+    clone = type(ran)(top, ran.cache)
+    clone.git("fetch", "--quiet", "--depth=1", "origin", REFSPECS[0])
+    clone.git("remote", "set-url", "origin", str(top / "nowhere"))
+    clone.refused(
+        "replay", "s", says=("this clone is shallow",), hints=("git fetch --unshallow origin",)
+    )
+
+
+# --- the network ----------------------------------------------------------------------------------
+
+
+def test_no_connection_is_made(ran: Place) -> None:
+    """Also where the code goes on without: what it would have been answered is not known."""
+    done = ran.autopilot("replay", "s", "--best-only", CONNECT="1")
+    assert done.code == 1
+    assert "the evaluation connects to 127.0.0.1:9, and only what is recorded may" in done.out
+    assert ["3", "network", "not", "used", "used"] in [x.split() for x in done.out.splitlines()]
+    assert ran.run("replay", "s", "--best-only", "--live", CONNECT="1").out.count("same") == 1
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+def test_a_tolerance_lets_noise_pass(ran: Place) -> None:
+    strict = ran.autopilot("replay", "s", "--best-only", "--json", NOISE="1")
+    assert strict.code == 1
+    assert [e["what"] for e in strict.document["differences"]] == ["val chance", "test chance"]
+    ran.run("replay", "s", "--best-only", "--tolerance", "0.001", NOISE="1")
+
+
+def test_junit_and_annotations_name_what_differs(ran: Place) -> None:
+    ran.git("tag", "--delete", "autopilot/s/epoch-0001")
+    file = ran.top / "out" / "replay.xml"
+    done = ran.autopilot("replay", "s", "--best-only", "--junit", str(file), GITHUB_ACTIONS="true")
+    assert done.code == 1
+    on = ran.line("s")[1][:7]
+    told = f"tag: recorded on {on}, replayed missing"
+    assert f"::error title=s%2C epoch 1%3A tag::{told}" in done.out
+    suite = ElementTree.parse(file).getroot()
+    assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
+    failure = suite.find("testcase[@name='branch, tags and notes']/failure")
+    assert failure is not None and failure.text == f"epoch 1: {told}"
+    assert suite.find("testcase[@name='epoch 3 val']/failure") is None
+
+
+@pytest.mark.parametrize("settings", [Settings(live=True), Settings(jobs=2)])
+def test_what_does_not_go_with_the_full_level(ran: Place, settings: Settings) -> None:
+    notebook = find(Repository.discover(ran.top), "s").notebook
+    with pytest.raises(UsageError, match="does not go with --level full"):
+        Rerun(notebook, settings)
+
+
+def test_a_list_of_epochs_that_is_none(ran: Place) -> None:
+    ran.refused("replay", "--epochs", "one", says=("'one' is no epoch",), hints=("0,3",), code=2)
+
+
+def test_a_link_that_is_missing_is_said_once(ran: Place) -> None:
+    ran.refused(
+        "replay", "s", "--link", "data", says=("--link data: no such file",), hints=("",), code=2
+    )
+
+
+# --- interrupts -----------------------------------------------------------------------------------
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def workers(place: Place) -> list[int]:
+    """The processes that work in the cache folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.readlink(process / "cwd").startswith(str(place.cache)):
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="looks at /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_whatever_ends_it_nothing_is_left_to_do(ran: Place, number: int) -> None:
+    before, mark = ran.snapshot(), ran.top.parent / "mark"
+    process = ran.start("replay", "s", HANG=str(mark))
+    wait_for(mark.exists, "the evaluation begins")
+    assert workers(ran)
+    os.kill(process.pid, number)
+    done = ran.finish(process)
+    wait_for(lambda: not workers(ran), "the evaluation is ended")
+    if number == signal.SIGKILL:
+        # The next one works in the place that was left, and clears it away.
+        ran.run("replay", "s", "--best-only")
+    else:
+        assert done.code == 130
+    assert before == ran.snapshot()
