@@ -66,7 +66,8 @@ class Scale(AutoPilotModule):
     def score(self, item):
         passed = passes(int(self.x.read_text()), item.metadata["at"])
         feedback = f"raise it above {item.metadata['at']}"
-        return Datum(success=passed, feedback=feedback, metrics={"chance": random.random() + noise()})
+        chance = random.random() + noise()
+        return Datum(success=passed, feedback=feedback, metrics={"chance": chance})
 
     def configure_optimizers(self):
         return Next(self.parameters())

@@ -1,0 +1,170 @@
+"""Replays of runs with models and agents: everything is answered from the notes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_runs import TARGET, script
+
+from autopilot.git.commands import run_git
+
+COMMAND = (sys.executable, "-P", "-m", "autopilot")
+
+
+@pytest.fixture
+def top(repository) -> Path:
+    """A repository."""
+    return repository.workdir
+
+
+def commit(top: Path, **files: str) -> None:
+    """Writes and commits files; "_" in a name stands for "."."""
+    for name, content in files.items():
+        (top / name.replace("_", ".")).write_text(content)
+    run_git(["add", "--all"], cwd=top)
+    run_git(["commit", "--quiet", "--message=target"], cwd=top)
+
+
+def autopilot(top: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=top,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **environment},
+    )
+
+
+def replayed(top: Path, *options: str, **environment: str) -> dict[str, Any]:
+    """What `replay --json` says, whatever it came to."""
+    done = autopilot(top, "replay", "a", "--json", *options, **environment)
+    document: dict[str, Any] = json.loads(done.stdout or "{}")
+    assert done.returncode == (0 if document.get("same") else 1), done.stderr
+    return document
+
+
+def states(document: dict[str, Any]) -> list[tuple[int, float, float]]:
+    return [(e["epoch"], e["recorded"], e["replayed"]) for e in document["epochs"]]
+
+
+def drop_note(top: Path, at: str, role: str) -> None:
+    """Takes the recorded calls of a role off a commit."""
+    ref = "--ref=autopilot/a/llm"
+    lines = run_git(["notes", ref, "show", at], cwd=top).stdout.decode().splitlines()
+    kept = [line for line in lines if line and json.loads(line)["role"] != role]
+    assert len(kept) < len([line for line in lines if line])
+    run_git(["notes", ref, "add", "-f", "-m", "\n".join(kept) or "none", at], cwd=top)
+
+
+def test_a_model_an_agent_and_judges_are_answered_from_the_notes(
+    top: Path, serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(script)
+    commit(top, answerer_py=TARGET, prompt_md="be brief\n")
+    options = ("--max-epochs", "3", "--budget-tokens", "100000")
+    assert autopilot(top, "run", "answerer.py", "-e", "a", *options).returncode == 0
+    count = server.count
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    monkeypatch.delenv("ANTHROPIC_BASE_URL")
+
+    found = replayed(top, "--epochs", "0,3")
+    assert (found["differences"], states(found)) == ([], [(0, 0.0, 0.0), (3, 0.75, 0.75)])
+    full = replayed(top, "--level", "full")
+    assert full["differences"] == []
+    assert states(full) == [(0, 0.0, 0.0), (1, 0.25, 0.25), (2, 0.5, 0.5), (3, 0.75, 0.75)]
+
+    drop_note(top, "autopilot/a", "module")
+    drop_note(top, "autopilot/a~1", "optimizer")
+    (lacking,) = replayed(top, "--best-only")["differences"]
+    assert (lacking["epoch"], lacking["what"]) == (3, "model reply")
+    assert "a model call is not recorded; the nearest one (epoch " in lacking["why"]
+    (lacking,) = replayed(top, "--level", "full")["differences"]
+    assert (lacking["epoch"], lacking["what"], lacking["found"]) == (2, "model reply", "missing")
+    assert server.count == count
+
+
+AGENT = """\
+import json
+import sys
+from pathlib import Path
+
+prompt = sys.stdin.read()
+Path("asked.log").open("a").write("asked\\n") if Path("asked.log").exists() else None
+x = Path("x.txt")
+value = int(x.read_text())
+if value == 2 and "Your edit" not in prompt:
+    print("I thought about it")
+elif value == 3:
+    sys.exit("out of order")
+else:
+    x.write_text(f"{value + 1}\\n")
+    print(json.dumps({"strategy": "up", "summary": f"write {value + 1}", "rationale": "more"}))
+"""
+COMMANDED = """\
+import sys
+
+from autopilot import AutoPilotModule, DataLoader, Datum, PathParameter
+from autopilot.ai import AgentOptimizer, CommandAgent
+
+
+class Scale(AutoPilotModule):
+    def __init__(self):
+        super().__init__()
+        self.x = PathParameter("x.txt")
+
+    def forward(self, batch):
+        return Datum(items=[self.score(item) for item in batch.items])
+
+    def score(self, item):
+        passed = int(self.x.read_text()) > item.metadata["at"]
+        return Datum(success=passed, feedback="raise it")
+
+    def configure_optimizers(self):
+        return AgentOptimizer(CommandAgent([sys.executable, "AGENT"]), self.parameters())
+
+    def train_dataloader(self):
+        return DataLoader([{"id": f"i{n}", "at": n} for n in range(1, 5)], 2)
+
+    val_dataloader = train_dataloader
+"""
+
+
+@pytest.fixture
+def commanded(top: Path) -> Path:
+    """An experiment of two kept epochs and a failed one, by an agent that is gone since."""
+    agent = top.parent / "agent.py"
+    agent.write_text(AGENT)
+    commit(top, scale_py=COMMANDED.replace("AGENT", str(agent)), x_txt="1\n")
+    done = autopilot(top, "run", "scale.py", "-e", "a", "--max-epochs", "3")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[4] for line in done.stdout.splitlines()[-15:] if " kept " in line]
+    agent.unlink()
+    return top
+
+
+def test_an_agent_that_cannot_be_asked_again_is_stood_in_for(commanded: Path) -> None:
+    found = replayed(commanded, "--level", "full")
+    assert found["differences"] == []
+    assert states(found) == [(0, 0.0, 0.0), (1, 0.25, 0.25), (2, 0.5, 0.5), (3, 0.5, 0.5)]
+
+
+def test_an_agent_that_would_be_asked_something_else_is_not_stood_in_for(commanded: Path) -> None:
+    text = run_git(["notes", "--ref=autopilot/a/llm", "show", "autopilot/a~1"], cwd=commanded)
+    lines = text.stdout.decode().replace("raise it", "lower it").splitlines()
+    records = [json.loads(line) for line in lines if line]
+    for record in records:
+        record["request"] = {"prompt": "something else"}
+    note = "\n".join(map(json.dumps, records))
+    run_git(
+        ["notes", "--ref=autopilot/a/llm", "add", "-f", "-m", note, "autopilot/a~1"], cwd=commanded
+    )
+    (found,) = replayed(commanded, "--level", "full")["differences"]
+    assert found["what"] == "model reply"
+    assert "prompt: recorded 'something else'" in found["why"]
