@@ -54,7 +54,8 @@ def next_lines(again: Replay, found: Sequence[Difference]) -> list[str]:
     if known:
         lines.append(f"look at it:  autopilot show {known[0]} -e {slug}")
     else:
-        lines.append(f"look at it:  git log --notes='autopilot/*' autopilot/{slug}")
+        tip = again.notebook.tip[:10]
+        lines.append(f"look at it:  git log --notes='autopilot/*' {tip}")
     return lines
 
 

@@ -24,6 +24,7 @@ from autopilot.tracking.integrity import Difference, Integrity
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.recorded import Judged, Recorded
 
+_Measured = tuple[Measurement | AutopilotError, float]
 TOLERANCE = 1e-9
 _NAMED_ITEMS = 3
 
@@ -126,18 +127,20 @@ class Replay:
         for measurer in self._measurers:
             free.put(measurer)
 
-        def evaluate(number: int) -> EpochReplay:
+        def evaluate(number: int) -> _Measured:
             measurer = free.get()
             try:
-                return self._epoch(measurer, number)
+                return self._measure(measurer, number)
             finally:
                 free.put(measurer)
 
         pool = ThreadPoolExecutor(len(self._measurers))
         try:
-            waiting: list[Future[EpochReplay]] = [pool.submit(evaluate, n) for n in self.chosen]
-            for future in waiting:
-                yield future.result()
+            waiting: dict[int, Future[_Measured]] = {
+                number: pool.submit(evaluate, number) for number in self.chosen
+            }
+            for number, future in waiting.items():
+                yield self._epoch(number, future.result())
         finally:
             for measurer in self._measurers:
                 measurer.stop()
@@ -154,32 +157,36 @@ class Replay:
                 self.notebook.epoch(number)
         return [number for number in numbers if number in self.judged]
 
-    def _epoch(self, measurer: Measurer, number: int) -> EpochReplay:
+    def _measure(self, measurer: Measurer, number: int) -> _Measured:
         judged, started = self.judged[number], time.monotonic()
-        record = judged.record
+        reused = judged.record.reused
         splits = [split for split in ("val", "test") if judged.metrics.get(split)]
-        # What was taken over from an earlier epoch had that epoch's chance.
-        origin = number if record.reused is None else record.reused
-        found: Measurement | None = None
-        failure: AutopilotError | None = None
-        differences: list[Difference] = []
+        found: Measurement | AutopilotError
         try:
-            found = measurer.measure(judged.commit, splits, epoch=origin)
+            # What was taken over from an earlier epoch had that epoch's chance.
+            epoch = number if reused is None else reused
+            found = measurer.measure(judged.commit, splits, epoch=epoch)
         except AutopilotError as error:
-            failure = error
-        if failure is not None:
-            differences = [failed(number, failure)]
-        elif found is not None:
+            found = error
+        return found, time.monotonic() - started
+
+    def _epoch(self, number: int, measured: _Measured) -> EpochReplay:
+        judged, (found, seconds) = self.judged[number], measured
+        record = judged.record
+        if isinstance(found, AutopilotError):
+            replayed, error, differences = None, found, [failed(number, found)]
+        else:
+            replayed, error = found.metrics.get("val", {}).get(record.monitor), None
             differences = self._compare(number, judged, found)
         return EpochReplay(
             number=number,
             verdict=record.verdict,
             commit=judged.commit,
             recorded=record.metrics.get(record.monitor),
-            replayed=found.metrics.get("val", {}).get(record.monitor) if found else None,
+            replayed=replayed,
             differences=tuple(differences),
-            seconds=time.monotonic() - started,
-            error=failure,
+            seconds=seconds,
+            error=error,
         )
 
     def _compare(self, number: int, judged: Judged, found: Measurement) -> list[Difference]:

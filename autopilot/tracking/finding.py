@@ -11,7 +11,7 @@ from autopilot.tracking.layout import BRANCHES, Layout
 from autopilot.tracking.notebook import Notebook, experiment_of, latest
 
 _REMOTES = "refs/remotes/"
-_MARK = "/autopilot/"
+_MARK = "autopilot/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def _newest(repo: Repository, abroad: dict[str, str], project: str | None) -> tu
 
 def _abroad(repo: Repository) -> dict[str, str]:
     """Experiment branches of remotes; those of `origin` come first."""
-    found = {r: t for r, t in refs.list_refs(repo, _REMOTES).items() if _MARK in r}
+    found = {r: t for r, t in refs.list_refs(repo, _REMOTES).items() if _slug_of(r)}
     return dict(
         sorted(found.items(), key=lambda pair: not pair[0].startswith(f"{_REMOTES}origin/"))
     )
@@ -115,7 +115,9 @@ def _tip_here(repo: Repository, slug: str) -> str | None:
 
 
 def _slug_of(ref: str) -> str:
-    return ref.partition(_MARK)[2]
+    """The experiment of a remote's branch; "" if it is of none."""
+    branch = ref.removeprefix(_REMOTES).partition("/")[2]
+    return branch.removeprefix(_MARK) if branch.startswith(_MARK) else ""
 
 
 def _short(ref: str) -> str:

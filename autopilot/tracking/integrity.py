@@ -76,6 +76,9 @@ class Integrity:
             yield Difference(None, "base commit", manifest.base[:7], parents)
         elif manifest.base:
             yield from self._strangers(None, start, manifest.base)
+        if self._is_ours() and _words(start.message) != _words(message.start_message(manifest)):
+            why = "the manifest note and the start commit's message tell of different experiments"
+            yield Difference(None, "experiment note", _subject(start.message), start.id[:7], why)
 
     def _commits(self) -> Iterator[Difference]:
         for commit in self.line.values():

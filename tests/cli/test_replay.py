@@ -40,7 +40,7 @@ from evaluator import noise, passes
 
 from autopilot import AutoPilotModule, DataLoader, Datum, Optimizer, PathParameter, Step
 
-VALUES = [2, 0, 3]
+VALUES = [2, 0, 3, 3]
 
 
 class Next(Optimizer):
@@ -53,6 +53,13 @@ class Next(Optimizer):
         self.count += 1
         self.parameters[0].write_text(f"{value}\\n")
         return Step(f"write {value}", "write", "it is next")
+
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
 
 
 class Scale(AutoPilotModule):
@@ -106,6 +113,9 @@ FILES = {
     "items.json": json.dumps([{"id": f"i{at}", "at": at} for at in range(1, 5)]),
     "rules/x.txt": "1\n",
 }
+# The environment makes it write something else.
+OTHERWISE = """import os
+        value = VALUES[self.count] + 2 * len(os.environ.get('OTHERWISE', ''))"""
 RUN = ("run", "scale.py", "-e", "s", "--max-epochs", "3")
 
 
@@ -600,3 +610,40 @@ def test_whatever_ends_it_nothing_is_left_to_do(ran: Place, number: int) -> None
     else:
         assert done.code == 130
     assert before == ran.snapshot()
+
+
+# --- what is run again ----------------------------------------------------------------------------
+
+
+def test_steps_resumes_and_blocks_by_hand_are_repeated_in_full(ran: Place) -> None:
+    """Two steps an epoch; then a person blocks what the optimizer does."""
+    shutil.rmtree(ran.top / ".git")
+    ran.init()
+    ran.commit("base")
+    ran.run(*RUN[:-1], "1", "--accumulate", "1")
+    ran.run("memory", "block", "write", "--reason", "enough")
+    ran.run("resume", "s", "--max-epochs", "2")
+    assert [r["error"] for r in ran.notes("s", "gradients") if r["epoch"] == 2] == [
+        "the optimizer used the strategy 'write', which is blocked"
+    ] * 2
+    document = ran.run("replay", "s", "--level", "full", "--json").document
+    assert document["differences"] == []
+    states = [(e["epoch"], e["split"]) for e in document["epochs"]]
+    assert states == [(0, "val"), (1, "val"), (2, "val"), (0, "test")]
+
+
+def test_an_optimizer_that_does_something_else_is_named_and_ends_it(ran: Place) -> None:
+    """What the optimizer's environment decides is not in git."""
+    shutil.rmtree(ran.top / ".git")
+    ran.init()
+    ran.change("scale.py", ("value = VALUES[self.count]", OTHERWISE))
+    ran.run(*RUN[:-1], "2")
+    done = ran.autopilot("replay", "s", "--level", "full", "--json", OTHERWISE="1")
+    differences = done.document["differences"]
+    assert [(e["epoch"], e["what"]) for e in differences] == [
+        (1, "tree of step 1"),
+        (1, "tree"),
+        (1, "val accuracy"),
+    ]
+    assert differences[0]["why"] == "they differ in rules/x.txt"
+    assert "ended early: epoch 1 went another way" in done.err
