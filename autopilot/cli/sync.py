@@ -90,7 +90,23 @@ def _split(
             remote = str((context.working_folder() / remote).resolve())
     else:
         remote = default_remote(repo, pushing=pushing)
+        if names and pushing:
+            _check_known(context, repo, names[0])
     return remote, [context.full_slug(slug) for slug in rest]
+
+
+def _check_known(context: Context, repo: Repository, name: str) -> None:
+    """Says of a name that is nothing here that it is no remote, either."""
+    from autopilot.errors import UsageError
+    from autopilot.git.remotes import remotes
+    from autopilot.tracking.layout import experiments
+
+    there = experiments(repo)
+    if context.full_slug(name) not in there:
+        raise UsageError(
+            f"{name} is neither a remote nor an experiment here",
+            hint=f"remotes: {', '.join(remotes(repo))}; experiments: {', '.join(there) or 'none'}",
+        )
 
 
 def _may_ask(context: Context) -> bool:

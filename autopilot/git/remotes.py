@@ -1,7 +1,7 @@
 """Other repositories: what refs they have, fetching from them, pushing to them.
 
 Through the git command line, so that credential helpers, ssh and proxies work as the user set them
-up. Nothing is ever forced, and no ref of the user's is touched but those that are named.
+up. Nothing is forced but what `replace_ref` makes anew, and no ref is touched but those named.
 """
 
 from __future__ import annotations
@@ -13,16 +13,27 @@ from dataclasses import dataclass
 
 from autopilot.errors import RemoteError
 from autopilot.git.commands import CommandResult, last_line, run_git
+from autopilot.git.refs import list_refs
 from autopilot.git.repository import Repository
 
 # Set for what git runs on our behalf: our own pre-push hook has nothing to add then.
 SYNCING = "AUTOPILOT_SYNC"
+_SINGLY = 64
 _NO_ATOMIC = "does not support --atomic"
 _MOVED = ("fetch first", "non-fast-forward", "stale info", "failed to update ref", "cannot lock")
 _REMOTE_LINE = re.compile(r"^remote: ?(.*?)\s*$", re.MULTILINE)
 _SECRET = re.compile(r"(?<=://)[^/@\s]+@")
 _FETCH = (
-    *("-c", "gc.auto=0", "fetch", "--quiet", "--stdin", "--no-tags", "--no-prune"),
+    # Our own names are gone in a moment; the objects are made sure of.
+    *(
+        "-c",
+        "core.fsync=-reference",
+        "fetch",
+        "--quiet",
+        "--stdin",
+        "--no-tags",
+        "--no-prune",
+    ),
     *("--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-maintenance", "--refmap="),
 )
 
@@ -42,10 +53,16 @@ class Pushed:
     atomic: bool = True
 
     @property
+    def reasons(self) -> list[str]:
+        """Why, without what only follows from it: in an atomic push one refusal refuses all."""
+        why = [w for w in dict.fromkeys(self.rejected.values()) if not w.startswith("atomic ")]
+        return why or [w for w in self.said if w.startswith("error:")] or [*self.rejected.values()]
+
+    @property
     def moved(self) -> bool:
         """Whether it failed only because somebody else pushed meanwhile."""
-        reasons = [why for why in self.rejected.values() if "atomic push failed" not in why]
-        return bool(reasons) and all(any(m in why for m in _MOVED) for why in reasons)
+        found = [any(mark in why for mark in _MOVED) for why in self.reasons]
+        return bool(found) and all(found)
 
 
 def remotes(repo: Repository) -> list[str]:
@@ -117,7 +134,7 @@ def remote_refs(
 
 
 def fetch_refs(
-    repo: Repository, remote: str, wanted: Mapping[str, str], *, may_ask: bool = False
+    repo: Repository, remote: str, wanted: Iterable[str], under: str, *, may_ask: bool = False
 ) -> None:
     """Fetches refs under names of our own; touches no other ref, whatever is configured.
 
@@ -126,14 +143,20 @@ def fetch_refs(
     Args:
         repo: The repository.
         remote: A remote's name, a URL or a path.
-        wanted: The remote's ref to ours; ours is overwritten.
+        wanted: The remote's refs. Where there are many in a folder, the whole folder comes.
+        under: What is put before their names; what is there already is overwritten.
         may_ask: Whether git may ask for a password at the terminal.
 
     Raises:
         RemoteError: it cannot be reached, or has no such ref any more.
     """
-    if wanted:
-        lines = "".join(f"+{theirs}:{ours}\n" for theirs, ours in wanted.items())
+    folders: dict[str, list[str]] = {}
+    for name in wanted:
+        folders.setdefault(name.rpartition("/")[0], []).append(name)
+    # Singly, git takes seconds for thousands: it compares each with each.
+    each = (names if len(names) <= _SINGLY else [f"{f}/*"] for f, names in folders.items())
+    lines = "".join(f"+{name}:{under}{name}\n" for names in each for name in names)
+    if lines:
         _call(repo, remote, [*_FETCH, "--", remote], may_ask, os.fsencode(lines))
 
 
@@ -166,7 +189,7 @@ def push_refs(
     """
     options = ["--porcelain", "--no-follow-tags", "--recurse-submodules=no"]
     options += ["--atomic"] * atomic
-    specs = [f"{oid}:{name}" for name, oid in wanted.items()]
+    specs = _refspecs(repo, wanted)
     done = _run(repo, ["push", *options, "--", remote, *specs], may_ask)
     if done.returncode != 0 and _NO_ATOMIC in done.stderr:
         return Pushed({}, atomic=False)
@@ -218,6 +241,20 @@ def replace_ref(
         )
     if done.returncode != 0:
         raise _translated(repo, remote, done)
+
+
+def _refspecs(repo: Repository, wanted: Mapping[str, str]) -> list[str]:
+    """What git is told to push; of a whole folder of many refs, the folder."""
+    folders: dict[str, dict[str, str]] = {}
+    for name, oid in wanted.items():
+        folders.setdefault(name.rpartition("/")[0], {})[name] = oid
+    specs = []
+    for folder, refs in folders.items():
+        if len(refs) > _SINGLY and list_refs(repo, folder) == refs:
+            specs.append(f"{folder}/*:{folder}/*")
+        else:
+            specs += [f"{oid}:{name}" for name, oid in refs.items()]
+    return specs
 
 
 def _run(
@@ -284,6 +321,8 @@ def _translated(repo: Repository, remote: str, done: CommandResult) -> RemoteErr
         if any(mark in done.stderr for mark in marks):
             telling = [line for line in done.stderr.splitlines() if any(m in line for m in marks)]
             said = shown(telling[0].removeprefix("fatal: ").removeprefix("remote: ").strip())
+            if is_address(remote):
+                hint = f"see that the address is right: git ls-remote {name}"
             return RemoteError(f"{name}: {meaning} ({said})", hint=hint.format(remote=name))
     return RemoteError(
         f"cannot talk to {name}: {reason}", hint=f"see all that git says: git ls-remote {name}"

@@ -90,14 +90,13 @@ def take(
     with alone(repo):
         _clear(repo)
         ours = local_sets(repo)
-        wanted: dict[str, str] = {}
+        wanted: list[str] = []
         for slug, there in theirs.items():
             layout = Layout(slug)
             here = ours.get(slug, RefSet()).named(layout)
-            missing = {n: oid for n, oid in there.named(layout).items() if here.get(n) != oid}
-            wanted |= {name: f"{_INCOMING}{name}" for name in missing}
+            wanted += [name for name, oid in there.named(layout).items() if here.get(name) != oid]
         try:
-            fetch_refs(repo, remote, wanted, may_ask=may_ask)
+            fetch_refs(repo, remote, wanted, _INCOMING, may_ask=may_ask)
             came = refs.list_refs(repo, _INCOMING)
             incoming = grouped({n.removeprefix(_INCOMING): oid for n, oid in came.items()})
             return [

@@ -134,12 +134,10 @@ class _Push:
             # One that the remote does not want must not keep the others back.
             return [slug for one, refs in parcel.items() for slug in self._send({one: refs})]
         slug = next(iter(parcel))
-        reasons = dict.fromkeys(pushed.rejected.values())
-        telling = [why for why in reasons if "atomic push failed" not in why] or list(reasons)
         said = f": {'; '.join(pushed.said)}" if pushed.said else ""
         self.done[slug] = Outcome(
             slug,
-            error=f"{shown(self.remote)} did not take {slug} ({telling[0]}){said}",
+            error=f"{shown(self.remote)} did not take {slug} ({pushed.reasons[0]}){said}",
             hint="see what its hooks and its branch rules ask for",
         )
         return []

@@ -130,7 +130,7 @@ def chosen(
             few = ", ".join(there[:5]) + (", ..." if len(there) > 5 else "")
             raise ExperimentError(
                 f"there is no experiment {slug} {where}",
-                hint=f"experiments {where}: {few}" if there else f"there is none {where}",
+                hint=f"experiments {where}: {few or 'none'}",
             )
     return named or [s for s in there if not project or s.startswith(f"{project}/")]
 
