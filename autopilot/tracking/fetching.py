@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 
 from autopilot.errors import AutopilotError, LockHeldError, RefMovedError
 from autopilot.git import commits, refs
+from autopilot.git.addresses import shown
 from autopilot.git.merging import ahead_behind, merge_base
 from autopilot.git.notes_merging import merge_notes
-from autopilot.git.remotes import fetch_refs, remote_refs, shown
+from autopilot.git.remotes import fetch_refs, remote_refs
 from autopilot.git.repository import Repository
 from autopilot.tracking.holding import held
 from autopilot.tracking.layout import Layout

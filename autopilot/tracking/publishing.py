@@ -5,10 +5,11 @@ from __future__ import annotations
 from autopilot.core.message import REVERTS, trailers_of
 from autopilot.errors import ExperimentError, RemoteError
 from autopilot.git import commits, refs
+from autopilot.git.addresses import shown
 from autopilot.git.branches import BRANCHES, Branch
 from autopilot.git.merging import is_ancestor
 from autopilot.git.objects import has_object
-from autopilot.git.remotes import fetch_refs, push_refs, remote_refs, replace_ref, shown
+from autopilot.git.remotes import fetch_refs, push_refs, remote_refs, replace_ref
 from autopilot.git.repository import Repository
 from autopilot.tracking.changes import Changes
 from autopilot.tracking.notebook import Notebook
@@ -80,9 +81,9 @@ def _send(notebook: Notebook, branch: Branch, remote: str, *, may_ask: bool) -> 
 def _check_built(notebook: Notebook, ref: str, tip: str, remote: str, *, may_ask: bool) -> None:
     """Refuses to replace what a person committed on the remote's branch."""
     repo = notebook.repo
-    kept = f"refs/autopilot/{notebook.slug}/theirs"
+    under = f"refs/autopilot/{notebook.slug}/theirs/"
     if not has_object(repo, tip):
-        fetch_refs(repo, remote, {ref: kept}, may_ask=may_ask)
+        fetch_refs(repo, remote, [ref], under, may_ask=may_ask)
     try:
         if trailers_of(commits.read_commit(repo, tip).message, REVERTS):
             return
@@ -94,7 +95,7 @@ def _check_built(notebook: Notebook, ref: str, tip: str, remote: str, *, may_ask
             hint=f"look at it: git fetch {shown(remote)} {name} && git log -p FETCH_HEAD",
         ) from error
     finally:
-        _forget(repo, kept)
+        _forget(repo, f"{under}{ref}")
 
 
 def _forget(repo: Repository, ref: str) -> None:

@@ -7,9 +7,10 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from autopilot.git.addresses import shown
 from autopilot.git.merging import ahead_behind
 from autopilot.git.objects import has_object
-from autopilot.git.remotes import Pushed, push_refs, shown
+from autopilot.git.remotes import Pushed, push_refs
 from autopilot.git.repository import Repository
 from autopilot.tracking.fetching import remote_sets, take
 from autopilot.tracking.layout import Layout
