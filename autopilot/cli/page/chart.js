@@ -1,6 +1,6 @@
 // The metric over the epochs: kept and rejected, the best so far, baseline and test.
 
-const MARGIN = { left: 52, right: 18, top: 14, bottom: 26 };
+const MARGIN = { right: 18, top: 14, bottom: 26 };
 
 class Chart {
   constructor(section) {
@@ -23,7 +23,8 @@ class Chart {
 
   controls() {
     const metrics = [...new Set(experiments.flatMap((e) => e.series.map((s) => s.metric)))];
-    const splits = [...new Set(experiments.flatMap((e) => e.series.map((s) => s.split)))];
+    // Test is marked in any case: it is measured once.
+    const splits = [...new Set(experiments.flatMap((e) => e.series.map((s) => s.split)))].filter((split) => split !== "test");
     const select = h("select", { change: (event) => {
       this.metric = event.target.value;
       this.draw();
@@ -51,11 +52,11 @@ class Chart {
     if (this.splits.has("train")) keys.push(h("span", {}, "train is measured before the step"));
     if (experiments.some((e) => e.values("test", this.metric))) keys.push(key("test", "test"));
     if (!one) {
-      experiments.forEach((e, i) => {
+      keys.unshift(...experiments.map((e, i) => {
         const swatch = h("i", { class: "key best" });
         swatch.style.background = color(LINES[i]);
-        keys.unshift(h("span", {}, swatch, e.slug));
-      });
+        return h("span", {}, swatch, e.slug);
+      }));
     }
     fill(this.legend, keys);
   }
@@ -93,12 +94,16 @@ class Chart {
     if (!width) return;
     const context = painter(this.canvas, width, height);
     const { low, high, last } = this.scale();
-    const wide = width - MARGIN.left - MARGIN.right;
+    const step = niceStep((high - low) / 5);
+    const ticks = [];
+    for (let k = Math.ceil(low / step); k * step <= high; k += 1) ticks.push([k * step, tick(k * step, step)]);
+    this.left = 24 + Math.max(28, ...ticks.map(([, text]) => context.measureText(text).width));
+    const wide = width - this.left - MARGIN.right;
     const tall = height - MARGIN.top - MARGIN.bottom;
-    this.x = (epoch) => MARGIN.left + (epoch / last) * wide;
+    this.x = (epoch) => this.left + (epoch / last) * wide;
     this.y = (value) => MARGIN.top + (1 - (value - low) / (high - low)) * tall;
     this.radius = Math.max(1.4, Math.min(4.5, (wide / (last + 1)) * 0.36));
-    this.axes(context, width, height, low, high, last);
+    this.axes(context, width, height, ticks, last);
     experiments.forEach((experiment, i) => this.curves(context, experiment, i, width));
     this.cursor(context, height);
     this.explain();
@@ -110,20 +115,19 @@ class Chart {
       `${number(e.best)} in ${counted(e.epochs.length - 1, "epoch")}; the list of epochs has every value.`).join(" ");
   }
 
-  axes(context, width, height, low, high, last) {
+  axes(context, width, height, ticks, last) {
     context.strokeStyle = color("line");
     context.fillStyle = color("faint");
     context.lineWidth = 1;
     context.textAlign = "right";
     context.textBaseline = "middle";
-    const step = niceStep((high - low) / 4);
-    for (let k = Math.ceil(low / step); k * step <= high; k += 1) {
-      const y = Math.round(this.y(k * step)) + 0.5;
-      line(context, MARGIN.left, y, width - MARGIN.right, y);
-      context.fillText(tick(k * step, step), MARGIN.left - 9, y);
+    for (const [value, text] of ticks) {
+      const y = Math.round(this.y(value)) + 0.5;
+      line(context, this.left, y, width - MARGIN.right, y);
+      context.fillText(text, this.left - 9, y);
     }
     context.textBaseline = "alphabetic";
-    const each = Math.max(1, niceStep(last / Math.max(2, Math.min(10, width / 110))));
+    const each = Math.max(1, niceStep(last / Math.max(2, Math.min(10, width / 80))));
     for (let epoch = 0; epoch <= last; epoch += each) {
       context.textAlign = epoch ? "center" : "left";
       context.fillText(epoch ? grouped(epoch) : "epoch 0", this.x(epoch) - (epoch ? 0 : 3), height - 7);
@@ -143,7 +147,7 @@ class Chart {
         context.setLineDash([4, 4]);
         context.strokeStyle = color("faint");
         context.lineWidth = 1;
-        line(context, MARGIN.left, this.y(experiment.baseline), width - MARGIN.right, this.y(experiment.baseline));
+        line(context, this.left, this.y(experiment.baseline), width - MARGIN.right, this.y(experiment.baseline));
         context.setLineDash([]);
       }
       if (decides) this.path(context, epochs, epochs.map((e) => e.best), own, 2, true);
@@ -161,8 +165,8 @@ class Chart {
       const [x, y] = [this.x(epochs[i].number), this.y(value)];
       context.fillStyle = color("test");
       diamond(context, x, y, 5);
-      context.textAlign = x > width - 90 ? "right" : "left";
-      context.fillText(`test ${number(value)}`, x + (x > width - 90 ? -10 : 10), y + 4);
+      context.textAlign = "center";
+      context.fillText(`test ${number(value)}`, Math.min(x, width - 40), y + 18);
     });
   }
 

@@ -56,7 +56,7 @@ class Experiment {
       return epoch;
     });
     this.places = new Map(this.epochs.map((epoch, place) => [epoch.number, place]));
-    this.detail = new Packed(raw.details);
+    this.packed = new Packed(raw.details);
     this.results = raw.results.map((result) => ({ ...result, packed: new Packed(result.rows) }));
   }
 
@@ -68,8 +68,8 @@ class Experiment {
     return this.epochs[this.epochs.length - 1];
   }
 
-  details(number) {
-    return this.detail.at(this.places.get(number));
+  told(number) {
+    return this.packed.at(this.places.get(number));
   }
 
   /** The link to an epoch; the second of two experiments has its number in front. */

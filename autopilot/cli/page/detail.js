@@ -1,20 +1,19 @@
 // All about one epoch.
 
 async function showDetail(element, experiment, epoch) {
-  const detail = await experiment.details(epoch.number);
+  const detail = await experiment.told(epoch.number);
   // Another epoch may have been chosen meanwhile.
   if (chosen.epoch !== epoch.number || chosen.experiment !== experiment) return;
   fill(element,
     title(experiment, epoch),
     epoch.summary && h("p", { class: "summary" }, epoch.summary),
     epoch.reasons.length > 0 && h("ul", { class: "reasons", "aria-label": "reasons" }, epoch.reasons.map((text) => h("li", {}, text))),
-    facts(experiment, epoch),
-    scores(experiment, epoch),
+    h("div", { class: "columns" }, facts(experiment, epoch), scores(experiment, epoch)),
     detail.steps.map((step, i) => stepBlock(step, i, detail.steps.length)),
-    failures(epoch, detail),
-    memory(detail),
     h("h3", {}, "Changes"),
-    files(detail.changes));
+    files(detail.changes),
+    failures(epoch, detail),
+    memory(detail));
 }
 
 function title(experiment, epoch) {
@@ -62,8 +61,8 @@ function scores(experiment, epoch) {
     return [[`${split} ${metric}`, number(value), against(0), against(best)]];
   });
   if (!rows.length) return "";
-  return [h("h3", {}, "Scores"), table(["", "value", "vs baseline", best === null ? "" : `vs epoch ${epoch.from}`], rows, [1, 2, 3]),
-    rows.some(([name]) => name.startsWith("train ")) && h("p", { class: "faint" }, "train was measured before the step, val after it")];
+  return h("div", { class: "scores" }, table(["", "value", "vs baseline", best === null ? "" : `vs epoch ${epoch.from}`], rows, [1, 2, 3]),
+    rows.some(([name]) => name.startsWith("train ")) && h("p", { class: "faint" }, "train was measured before the step, val after it"));
 }
 
 function stepBlock(step, index, count) {

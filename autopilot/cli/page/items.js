@@ -18,7 +18,7 @@ class HeatMap {
   controls() {
     const splits = this.experiment.results.map((r) => h("option", { value: r.split, selected: r === this.result }, r.split));
     const swatch = ([text, name]) => {
-      const key = h("i", { class: "key square" });
+      const key = h("i", { class: `key square ${name}` });
       key.style.background = `var(--${name})`;
       return h("span", {}, key, text);
     };
@@ -61,13 +61,14 @@ class HeatMap {
     });
     fill(this.body, this.scroller.element, this.table());
     this.order();
+    this.scroller.reveal(LEFT + this.wide * experiment.places.get(chosen.epoch));
   }
 
   order() {
     const share = (c) => (c.p + c.f + c.e ? (c.f + c.e) / (c.p + c.f + c.e) : -1);
     this.shown = this.hardest ? [...this.tally].sort((a, b) => share(b) - share(a)) : this.tally;
-    const room = (this.body.clientWidth || 1000) - LEFT - 20;
-    this.wide = Math.max(3, Math.min(26, Math.floor(room / this.columns.length)));
+    const room = (this.body.clientWidth || main.clientWidth - 90) - LEFT - 6;
+    this.wide = Math.max(3, Math.min(30, Math.floor(room / this.columns.length)));
     this.tall = this.shown.length > 120 ? 8 : 15;
     this.scroller.resize(LEFT + this.wide * this.columns.length, TOP + this.tall * this.shown.length);
   }
@@ -87,7 +88,7 @@ class HeatMap {
         const state = row[this.shown[r].item] || ".";
         context.fillStyle = fills[state];
         const y = TOP + r * tall;
-        if (state === "." && wide > 5) context.fillRect(x + wide / 2 - 1, y + tall / 2 - 1, 2, 2);
+        if (state === ".") context.fillRect(x + wide / 2 - 1, y + tall / 2 - 1, Math.min(2, wide), 2);
         else context.fillRect(x, y, wide - gapX, tall - gapY);
       }
       if (chosen.epoch === epoch.number && chosen.experiment === this.experiment) {
@@ -108,9 +109,10 @@ class HeatMap {
       if (r % every || TOP + r * tall < top + TOP - 2) continue;
       context.fillText(fitted(this.shown[r].id, 20), left, TOP + r * tall + tall / 2);
     }
-    const each = Math.ceil(46 / wide);
+    const each = Math.max(1, niceStep(34 / wide));
+    context.textAlign = "center";
     for (let c = Math.ceil(first / each) * each; c < last; c += each) {
-      if (LEFT + c * wide >= left + LEFT - 2) context.fillText(String(this.columns[c].epoch.number), LEFT + c * wide, top + 9);
+      if (LEFT + c * wide >= left + LEFT - 2) context.fillText(String(this.columns[c].epoch.number), LEFT + (c + 0.5) * wide, top + 9);
     }
   }
 

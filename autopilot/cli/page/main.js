@@ -36,6 +36,7 @@ function route() {
 
 function show() {
   tabs();
+  chart.section.hidden = !["epochs", "compare"].includes(chosen.view);
   list = null;
   fill(main);
   if (!chosen.experiment.epochs.length && chosen.view !== "setup" && chosen.view !== "compare") {
@@ -124,7 +125,7 @@ function update() {
 }
 
 async function focusDetail() {
-  await chosen.experiment.details(chosen.epoch);
+  await chosen.experiment.told(chosen.epoch);
   await new Promise((done) => setTimeout(done));
   const heading = document.getElementById("detail-title");
   if (!heading) return;

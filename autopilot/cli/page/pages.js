@@ -1,26 +1,33 @@
 // The views beside the epochs: cost, memory, setup, and the comparison of two experiments.
 
+const ROLES = ["accent", "kept", "test", "second", "bad", "faint"];
 const UNITS = [["evaluations", 0, grouped], ["tokens", 1, grouped], ["dollars", 2, dollars], ["seconds", 3, seconds]];
 
 function costView(experiment) {
   const { roles, spent, epochs } = experiment;
-  const share = (part, whole) => {
+  const swatch = (i) => {
+    const key = h("i", { class: "key square" });
+    key.style.background = `var(--${ROLES[i % ROLES.length]})`;
+    return key;
+  };
+  const share = (part, whole, i) => {
     const bar = h("span", { class: "share", role: "presentation" });
+    bar.style.background = `var(--${ROLES[i % ROLES.length]})`;
     bar.style.width = `${whole ? Math.round((part / whole) * 160) : 0}px`;
     return bar;
   };
   const sums = [0, 1].map((i) => roles.reduce((sum, role) => sum + role.cost[i + 1], 0));
   const by = sums[1] ? 1 : 0;
-  const rows = roles.map((role) => [
-    role.role || "unnamed", role.models.join(", "), role.calls ? grouped(role.calls) : "",
+  const rows = roles.map((role, i) => [
+    h("span", { class: "legend" }, h("span", {}, swatch(i), role.role || "unnamed")), role.models.join(", "), role.calls ? grouped(role.calls) : "",
     grouped(role.cost[1]), role.unpriced ? `${dollars(role.cost[2])} (${counted(role.unpriced, "call")} without a price)` : dollars(role.cost[2]),
-    share(role.cost[by + 1], sums[by]),
+    share(role.cost[by + 1], sums[by], i),
   ]);
   const units = UNITS.filter(([, i]) => epochs.some((e) => e.cost[i]));
   let unit = units.find(([name]) => name === "dollars") || units[0];
   const canvas = h("canvas", { role: "img", "aria-label": "Cost of each epoch; each epoch's page has it in words" });
   const plot = h("div", { class: "costplot" }, canvas);
-  const draw = () => unit && costBars(canvas, plot, epochs, unit);
+  const draw = () => unit && costBars(canvas, plot, experiment, unit);
   new ResizeObserver(draw).observe(plot);
   return h("div", { class: "card panel" },
     h("h2", {}, "Cost"), h("p", { class: "soft" }, `${costs(spent)}.`),
@@ -36,7 +43,8 @@ function costView(experiment) {
     plot);
 }
 
-function costBars(canvas, plot, epochs, [, index, words]) {
+/** A bar an epoch; of tokens and dollars, the parts of the roles one upon the other. */
+function costBars(canvas, plot, { epochs, roles }, [, index, words]) {
   const { width, height } = plot.getBoundingClientRect();
   if (!width) return;
   const context = painter(canvas, width, height);
@@ -51,10 +59,20 @@ function costBars(canvas, plot, epochs, [, index, words]) {
   context.fillText("epoch 0", left, height - 5);
   context.textAlign = "right";
   context.fillText(String(epochs[epochs.length - 1].number), width - 10, height - 5);
+  const parts = roles.map((role) => new Map(role.by_epoch.map(([epoch, ...cost]) => [epoch, cost[index]])));
+  const wide = Math.max(0.7, Math.min(22, each - (each > 3 ? 1 : 0)));
   epochs.forEach((epoch, i) => {
-    const tall = (epoch.cost[index] / most) * (base - 12);
-    context.fillStyle = color(epoch.verdict === "rejected" ? "strong" : "kept");
-    context.fillRect(left + i * each, base - tall, Math.max(0.7, Math.min(22, each - (each > 3 ? 1 : 0))), tall);
+    const bar = (from, value, name) => {
+      context.fillStyle = color(name);
+      context.fillRect(left + i * each, base - ((from + value) / most) * (base - 12), wide, (value / most) * (base - 12));
+    };
+    bar(0, epoch.cost[index], "strong");
+    let sum = 0;
+    for (const [r, part] of index === 1 || index === 2 ? parts.entries() : []) {
+      const value = part.get(epoch.number) || 0;
+      bar(sum, value, ROLES[r % ROLES.length]);
+      sum += value;
+    }
   });
 }
 

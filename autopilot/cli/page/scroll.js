@@ -23,6 +23,14 @@ class Rows {
       keydown: (event) => this.key(event),
     }, this.head, this.space);
     new ResizeObserver(() => this.draw()).observe(this.element);
+    for (const kind of ["scroll", "resize"]) window.addEventListener(kind, () => this.fit(), { passive: true });
+  }
+
+  /** As high as the window has room for it, wherever the page is scrolled to. */
+  fit() {
+    const wide = window.matchMedia("(min-width: 941px)").matches;
+    const top = this.element.getBoundingClientRect().top;
+    this.element.style.height = wide ? `${Math.max(300, window.innerHeight - top - 20)}px` : "";
   }
 
   show(items, selected) {
@@ -34,9 +42,10 @@ class Rows {
     this.draw();
   }
 
-  select(index, { reveal = true } = {}) {
+  select(index) {
     this.selected = index;
-    if (reveal && index >= 0) this.reveal(index);
+    this.fit();
+    if (index >= 0) this.reveal(index);
     this.drawn = null;
     this.draw();
   }
@@ -44,8 +53,11 @@ class Rows {
   reveal(index) {
     const box = this.element;
     const [top, room] = [index * this.height, box.clientHeight - this.head.offsetHeight];
-    if (top < box.scrollTop) box.scrollTop = top;
-    else if (top + this.height > box.scrollTop + room) box.scrollTop = top + this.height - room;
+    const [above, below] = [top - box.scrollTop, top + this.height - box.scrollTop - room];
+    // One from far away comes to the upper part: the list's end may be below the window's.
+    if (Math.max(-above, below) > room / 2) box.scrollTop = top - room / 4;
+    else if (above < 0) box.scrollTop = top;
+    else if (below > 0) box.scrollTop += below;
   }
 
   draw() {
@@ -130,6 +142,12 @@ class Scroller {
     this.space.style.width = `${width}px`;
     this.space.style.height = `${height}px`;
     this.draw();
+  }
+
+  /** Scrolls so that a place across is seen. */
+  reveal(x) {
+    const box = this.element;
+    if (x < box.scrollLeft || x > box.scrollLeft + box.clientWidth) box.scrollLeft = x - box.clientWidth / 2;
   }
 
   draw() {

@@ -19,6 +19,7 @@ class Tree {
       },
     });
     this.scroller.resize(this.width, this.height);
+    requestAnimationFrame(() => this.nodes.has(chosen.epoch) && this.scroller.reveal(this.nodes.get(chosen.epoch).x));
     const origin = [
       experiment.forked_from && `It started from ${experiment.forked_from.replace("@", ", epoch ")}.`,
       experiment.merged_with && `Merged into that: ${experiment.merged_with.replace("@", ", epoch ")}.`,
