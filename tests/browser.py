@@ -1,8 +1,9 @@
-"""A headless Chromium, driven through its DevTools protocol over two pipes: no server, no package."""
+"""A headless Chromium, driven by its DevTools protocol over two pipes: no server, no package."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import fcntl
 import json
 import os
@@ -88,6 +89,8 @@ class Browser:
 
     def close(self) -> None:
         """Ends it, and what it started."""
+        with contextlib.suppress(AssertionError, OSError):
+            self._call("Browser.close", session=None)
         os.close(self._write), os.close(self._read)
         try:
             self.process.wait(timeout=5)
@@ -209,7 +212,9 @@ class Browser:
             self._loaded = True
         elif what == "Runtime.exceptionThrown":
             details = given["exceptionDetails"]
-            self.problems.append(details.get("exception", details).get("description", details["text"]))
+            self.problems.append(
+                details.get("exception", details).get("description", details["text"])
+            )
         elif what == "Runtime.consoleAPICalled" and given["type"] in ("error", "warning", "assert"):
             self.problems.append(str([arg.get("value") for arg in given["args"]]))
         elif what == "Log.entryAdded" and given["entry"]["level"] in ("error", "warning"):

@@ -82,8 +82,9 @@ def _table(notebook: Notebook) -> list[str]:
     if len(shown) > _ROWS:
         kept = [epoch for epoch in shown if epoch.verdict != "rejected"]
         shown = [kept[0], *kept[1:][-_ROWS + 1 :]]
+    monitor = plain(notebook.monitor[0])
     lines = [
-        f"| epoch | val {plain(notebook.monitor[0])} | change | verdict | strategy | why | commit |",
+        f"| epoch | val {monitor} | change | verdict | strategy | why | commit |",
         "|---:|---:|---:|---|---|---|---|",
     ]
     for epoch in shown:

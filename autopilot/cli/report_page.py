@@ -39,7 +39,7 @@ def page(reports: Sequence[Report], between: Changes | None = None) -> str:
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "program": f"autopilot {__version__}",
         "experiments": [report_data.experiment(report) for report in reports],
-        "comparison": _comparison(*reports, between) if between is not None else None,
+        "comparison": _comparison(reports[0], reports[1], between) if between else None,
         "diffs": report_data.patches(reports[0].pool),
         "left_out": left_out(reports),
     }

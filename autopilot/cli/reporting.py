@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -86,7 +87,7 @@ def _page(context: Context, slugs: list[str | None], to: Path | None, *, open_it
     repo, names = notebooks[0].repo, [notebook.slug for notebook in notebooks]
     pool = DiffPool(repo)
     # First, so that the limits on diffs leave it in.
-    compared = between(*notebooks, pool) if len(notebooks) > 1 else None
+    compared = between(notebooks[0], notebooks[1], pool) if len(notebooks) > 1 else None
     reports = [collect(notebook, pool) for notebook in notebooks]
     text = page(reports, compared)
     name = f"{'..'.join(map(_file_name, names))}.html"
@@ -137,7 +138,8 @@ def _write(path: Path, text: str) -> None:
         new.write_bytes(text.encode("utf-8", "replace"))
         new.replace(path)
     except OSError as error:
-        new.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            new.unlink()
         raise UsageError(
             f"cannot write {path}: {error.strerror}", hint="name another file with -o"
         ) from error

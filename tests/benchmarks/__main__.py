@@ -17,6 +17,7 @@ from pathlib import Path
 from autopilot.git.commands import run_git
 from tests.benchmarks.confinement import confinement
 from tests.benchmarks.loop import loop
+from tests.benchmarks.page import page
 from tests.benchmarks.report import Report
 from tests.benchmarks.repos import isolate, remove
 from tests.benchmarks.startup import recall, startup
@@ -29,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[Report], None]] = {
     "confinement": confinement,
     "startup": startup,
     "streaming": streaming,
+    "page": page,
     "recall": recall,
 }
 _LONG = ("recall",)

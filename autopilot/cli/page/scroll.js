@@ -102,6 +102,8 @@ class Rows {
     if (!this.items.length) return;
     const from = this.selected < 0 ? (by > 0 ? -1 : this.items.length) : this.selected;
     const to = Math.max(0, Math.min(this.items.length - 1, from + by));
+    // At once: the next key may come before the address has changed.
+    this.select(to);
     this.options.pick(this.items[to], false);
   }
 }

@@ -1,0 +1,450 @@
+"""autopilot report: the command, the page as a file, and the page in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from autopilot.cli.context import Context
+from autopilot.cli.output import Output
+from autopilot.cli.report_markdown import markdown
+from autopilot.cli.report_page import page
+from autopilot.cli.reporting import report
+from autopilot.errors import UsageError
+from autopilot.git.commands import run_git
+from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.report import between, collect
+from autopilot.tracking.report_diffs import DiffPool
+from tests.browser import chromium, find_chromium
+from tests.cli.report_story import EVIL, MARKUP, SPACED, tell
+
+needs_chromium = pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")
+LOADED = "!!document.getElementById('detail-title')"
+TITLE = "document.getElementById('detail-title').textContent"
+CELLS = (
+    "[...document.querySelectorAll('.panel tbody tr')]"
+    ".map(row => [...row.children].map(cell => cell.textContent))"
+)
+PLACE = "(box => [box.x, box.y, box.height])(document.querySelector('{}').getBoundingClientRect())"
+DIFF = "[...document.querySelectorAll('.detail .diff')].map(e => e.textContent).join('\\n')"
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory):
+    """The experiment, in a repository whose name has a space and an umlaut."""
+    folder = tmp_path_factory.mktemp("story")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(folder))
+        patch.setenv("GIT_CONFIG_GLOBAL", str(folder / ".gitconfig"))
+        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        yield tell(folder / "my größe")
+
+
+@pytest.fixture(scope="module")
+def written(story, tmp_path_factory):
+    """The page as a file."""
+    path = tmp_path_factory.mktemp("page") / "story ü.html"
+    path.write_text(page([collect(story)]), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def compared(story, tmp_path_factory):
+    """The page of two experiments."""
+    pool, other = DiffPool(story.repo), Notebook(story.repo, "story-fork")
+    changes = between(story, other, pool)
+    path = tmp_path_factory.mktemp("page") / "compared.html"
+    path.write_text(page([collect(story, pool), collect(other, pool)], changes), encoding="utf-8")
+    return path
+
+
+# --- the command -------------------------------------------------------------------------------
+
+
+def call(story, *, as_json=False, **options):
+    """What the command prints."""
+    import io
+
+    out = io.StringIO()
+    output = Output(as_json=as_json, stdout=out, stderr=io.StringIO())
+    report(Context(story.repo.workdir, None, output), **options)
+    return out.getvalue()
+
+
+def git_status(story):
+    return run_git(["status", "--porcelain", "-uall"], cwd=story.repo.workdir).stdout.decode()
+
+
+def test_by_default_it_is_written_where_git_does_not_look(story):
+    before = git_status(story)
+    told = call(story, slug="story")
+    path = story.repo.common_dir / "autopilot" / "reports" / "story.html"
+    assert f"wrote {path}" in told
+    assert f"read it: {path.as_uri()}" in told
+    assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert git_status(story) == before
+
+
+def test_a_file_that_git_sees_is_pointed_out(story):
+    target = Path(story.repo.workdir) / "out" / "page.html"
+    try:
+        told = call(story, slug="story", to=Path("out/page.html"))
+        assert "note: out/page.html is in your repository and not ignored" in told
+        assert target.is_file()
+        assert [p.name for p in target.parent.iterdir()] == ["page.html"]
+    finally:
+        target.unlink()
+        target.parent.rmdir()
+
+
+def test_a_folder_gets_the_file_by_its_name(story, tmp_path):
+    document = json.loads(call(story, as_json=True, slug="story", to=tmp_path))
+    path = tmp_path / "story.html"
+    assert document == {
+        "experiments": ["story"],
+        "path": str(path),
+        "bytes": path.stat().st_size,
+        "left_out": [],
+    }
+
+
+def test_two_are_compared_in_one_file(story, tmp_path):
+    document = json.loads(call(story, as_json=True, compare=("story", "story-fork"), to=tmp_path))
+    assert document["experiments"] == ["story", "story-fork"]
+    assert (tmp_path / "story..story-fork.html").is_file()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"slug": "story", "compare": ("story", "story-fork")},
+        {"md": True, "compare": ("story", "story-fork")},
+        {"md": True, "open_it": True},
+    ],
+)
+def test_what_does_not_go_together_is_refused(story, options):
+    with pytest.raises(UsageError, match="do not go together"):
+        call(story, **options)
+
+
+def test_a_place_that_cannot_be_written_is_named(story, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot write") as refused:
+        call(story, slug="story", to=tmp_path / "file" / "page.html")
+    assert refused.value.hint == "name another file with -o"
+
+
+def test_the_commands_of_a_real_run(place):
+    place.run("run", "counter.py", "-e", "up", "--max-epochs", "2")
+    with place.untouched():
+        done = place.run("report")
+        assert done.out.startswith("up: 2 epochs; wrote ")
+        summary = place.run("report", "--md").out
+    assert summary.startswith("## up: val accuracy 0.000 → 0.400 (+0.400) in epoch 2, test 0.400\n")
+    assert "| 1 | 0.200 | +0.200 | **kept** | up |" in summary
+    assert "| x.txt | +1 | -1 |" in summary
+    assert "autopilot show best -e up" in summary
+    place.refused("report", "upp", says=("there is no experiment upp",), hints=("mean up",))
+
+
+# --- the file ----------------------------------------------------------------------------------
+
+
+def test_markdown_shows_foreign_text_as_it_is(story):
+    text = markdown(story)
+    assert "<img" not in text and "<!--" not in text and "@all" not in text
+    rows = [line for line in text.splitlines() if line.startswith("| 1 |")]
+    # A bar in a text makes no column: 7 cells are 8 bars.
+    assert rows[0].count("|") == 8
+    assert "&lt;img src=x onerror=" in rows[0]
+
+
+def test_markdown_of_many_epochs_says_what_it_leaves_out(story, monkeypatch):
+    monkeypatch.setattr("autopilot.cli.report_markdown._ROWS", 3)
+    text = markdown(story)
+    assert "2 epochs are not in this table: it has the latest kept ones" in text
+    assert [x.split("|")[1].strip() for x in text.splitlines() if re.match(r"\| \d", x)] == [*"013"]
+
+
+def test_no_text_ends_the_block_of_data(written):
+    text = written.read_text(encoding="utf-8")
+    assert text.count("</script>") == 2
+    assert text.count("<script") == 2
+    assert "<img" not in text
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1]
+    assert "<" not in data
+    assert json.loads(data)["experiments"][0]["idea"] == EVIL
+
+
+def test_the_policy_allows_this_script_and_style_and_nothing_else(written):
+    text = written.read_text(encoding="utf-8")
+    policy = re.search(r'Content-Security-Policy" content="(.*?)"', text)[1]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy and "http" not in policy
+    assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", text)
+
+
+# --- in a browser ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("profile")) as started:
+        started.resize(1440, 1000)
+        yield started
+
+
+def opened(browser, path, hash_=""):
+    browser.open(path.as_uri() + hash_)
+    return browser
+
+
+def quiet(browser):
+    """No error, no request, and no text of others was run."""
+    assert browser.problems == []
+    assert browser.requests == []
+    assert browser.evaluate("window.broken === undefined && !document.querySelector('img')")
+
+
+@needs_chromium
+def test_it_opens_on_the_best_epoch_without_an_error_or_a_request(browser, written):
+    opened(browser, written).wait_for(LOADED)
+    assert browser.evaluate(TITLE) == "Epoch 3"
+    assert browser.evaluate("document.title") == "story, epoch 3"
+    rows = browser.evaluate("[...document.querySelectorAll('.row:not(.headline)')].map(r => r.id)")
+    assert rows == [f"row-{n}" for n in range(5)]
+    quiet(browser)
+
+
+@needs_chromium
+def test_a_click_shows_an_epochs_diff_and_foreign_text_stays_text(browser, written):
+    opened(browser, written).wait_for(LOADED)
+    browser.click("#row-1")
+    browser.wait_for(
+        f"{TITLE} === 'Epoch 1' && document.querySelectorAll('.detail .diff').length === 3"
+    )
+    diff = browser.evaluate(DIFF)
+    assert "two changed in 1" in diff and EVIL in diff
+    names = browser.evaluate(
+        "[...document.querySelectorAll('.file summary')].map(e => e.textContent)"
+    )
+    assert any(SPACED in name for name in names) and any(MARKUP in name for name in names)
+    assert "A binary file" in browser.evaluate("document.querySelector('.detail').textContent")
+    # Before and after stand side by side.
+    sides = browser.evaluate(
+        "['.del', '.add'].map(c => document.querySelectorAll(`.detail .diff > ${c}`)[1])"
+        ".map(e => e.getBoundingClientRect())"
+        ".map(b => [Math.round(b.x), Math.round(b.y)])"
+    )
+    assert sides[0][0] < sides[1][0] and sides[0][1] == sides[1][1]
+    assert EVIL in browser.evaluate("document.querySelector('.summary + .reasons').textContent")
+    quiet(browser)
+
+
+@needs_chromium
+def test_violations_memory_and_failures_are_told(browser, written):
+    opened(browser, written, "#epoch-2").wait_for(LOADED)
+    text = browser.evaluate("document.querySelector('.detail').textContent")
+    assert f"Outside of the parameters, undone:it wrote outside.txt {EVIL}" in text
+    assert "2 of 3 val items failed; against epoch 1: 0 fixed, 1 broken" in text
+    assert f"rejected shout {EVIL}" in text
+    assert browser.evaluate("document.getElementById('row-2').textContent").endswith("violation")
+    quiet(browser)
+
+
+@needs_chromium
+def test_links_into_it_reload_and_back_work(browser, written):
+    opened(browser, written, "#epoch-1").wait_for(f"{LOADED} && {TITLE} === 'Epoch 1'")
+    browser.click("#row-2")
+    browser.wait_for(f"{TITLE} === 'Epoch 2' && location.hash === '#epoch-2'")
+    browser.reload()
+    browser.wait_for(f"{LOADED} && {TITLE} === 'Epoch 2'")
+    browser.evaluate("history.back()")
+    browser.wait_for(f"{LOADED} && {TITLE} === 'Epoch 1' && location.hash === '#epoch-1'")
+    browser.click("#tab-tree")
+    browser.wait_for("location.hash === '#tree' && !!document.querySelector('.treebox')")
+    browser.evaluate("history.back()")
+    browser.wait_for(f"{LOADED} && {TITLE} === 'Epoch 1'")
+    # A link to what is not there is no error.
+    opened(browser, written, "#epoch-99").wait_for(f"{LOADED} && {TITLE} === 'Epoch 3'")
+    quiet(browser)
+
+
+@needs_chromium
+def test_it_works_by_keyboard(browser, written):
+    opened(browser, written, "#epoch-0").wait_for(LOADED)
+    browser.press("j", "ArrowDown")
+    browser.wait_for(f"{TITLE} === 'Epoch 2'")
+    browser.press("k")
+    browser.wait_for(f"{TITLE} === 'Epoch 1' && location.hash === '#epoch-1'")
+    browser.press("Enter")
+    browser.wait_for("document.activeElement.id === 'detail-title'")
+    assert browser.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    browser.press("Escape")
+    browser.wait_for("document.activeElement.getAttribute('role') === 'grid'")
+    active = "document.activeElement.getAttribute('aria-activedescendant')"
+    assert browser.evaluate(active) == "row-1"
+    browser.press("End")
+    browser.wait_for(f"{TITLE} === 'Epoch 4' && {active} === 'row-4'")
+    browser.press("/")
+    browser.wait_for("document.activeElement.id === 'search'")
+    browser.press("j")
+    assert browser.evaluate(f"[document.activeElement.value, {TITLE}]") == ["j", "Epoch 4"]
+    browser.evaluate("document.getElementById('tab-epochs').focus()")
+    browser.press("ArrowRight")
+    browser.wait_for("document.activeElement.id === 'tab-tree' && location.hash === '#tree'")
+    browser.press("Escape")
+    browser.wait_for("location.hash === '#epoch-4'")
+    quiet(browser)
+
+
+@needs_chromium
+def test_the_list_is_filtered_by_verdict_and_by_words(browser, written):
+    opened(browser, written).wait_for(LOADED)
+    shown = "[...document.querySelectorAll('.row:not(.headline)')].map(r => r.id.slice(4)).join()"
+
+    def choose(selector, value, event):
+        browser.evaluate(
+            f"(e => {{ e.value = {json.dumps(value)}; e.dispatchEvent(new Event('{event}')); }})"
+            f"(document.querySelector('{selector}'))"
+        )
+        return browser.evaluate(shown)
+
+    assert choose("#verdict", "kept", "change") == "1,3"
+    assert choose("#verdict", "rejected", "change") == "2,4"
+    assert choose("#verdict", "violations", "change") == "2"
+    assert choose("#verdict", "all", "change") == "0,1,2,3,4"
+    assert choose("#search", "WAIT", "input") == "4"
+    assert choose("#search", "onerror='window", "input") == "0,1,2,3,4"
+    assert choose("#search", "nothing of it", "input") == ""
+    assert "no epoch matches" in browser.evaluate("document.querySelector('.rows').textContent")
+    quiet(browser)
+
+
+@needs_chromium
+def test_in_the_heat_map_what_was_not_evaluated_is_not_what_failed(browser, written):
+    opened(browser, written, "#items").wait_for("!!document.querySelector('.heatbox canvas')")
+    browser.wait_for("document.querySelector('.heatbox canvas').width > 100")
+    # As evaluated: v1 to v4 down, epochs across.
+    browser.evaluate(
+        "(e => { e.value = 'given'; e.dispatchEvent(new Event('change')); })"
+        "(document.querySelectorAll('.panel select')[1])"
+    )
+    x, y, _ = browser.evaluate(PLACE.format(".heatbox"))
+    wide, tall, left, top = 30, 15, 132, 22
+
+    def cell(item, epoch):
+        at = left + epoch * wide + wide / 2, top + item * tall + tall / 2
+        browser.move_to(x + at[0], y + at[1])
+        said = browser.evaluate("document.getElementById('tip').firstChild.textContent")
+        corner = at[0] - wide / 2 + 4, at[1] - tall / 2 + 4
+        color = browser.evaluate(
+            "(context => { context.drawImage(document.querySelector('.heatbox canvas'),"
+            f"{corner[0]}, {corner[1]}, 1, 1, 0, 0, 1, 1);"
+            "return context.getImageData(0, 0, 1, 1).data.join(); })"
+            "(new OffscreenCanvas(1, 1).getContext('2d'))"
+        )
+        return said, color
+
+    states = [cell(0, 0), cell(0, 2), cell(2, 2), cell(3, 2)]
+    assert [said for said, _ in states] == [
+        "v1 in epoch 0: passed",
+        "v1 in epoch 2: failed",
+        "v3 in epoch 2: failed with an error",
+        "v4 in epoch 2: not evaluated",
+    ]
+    assert len({color for _, color in states}) == 4
+    browser.evaluate("document.querySelector('.panel details').open = true")
+    browser.wait_for("document.querySelectorAll('.panel td').length > 0")
+    cells = browser.evaluate(CELLS)
+    # Passed, failed, with an error, not evaluated.
+    assert cells[3] == ["v4", "0", "2", "2", "1"]
+    quiet(browser)
+
+
+@needs_chromium
+def test_the_tree_the_cost_and_the_memory_are_told(browser, written):
+    opened(browser, written, "#tree").wait_for("!!document.querySelector('.treebox canvas')")
+    assert "story-fork took over from epoch 1." in browser.evaluate("main.textContent")
+    browser.evaluate("document.querySelector('.panel details').open = true")
+    browser.wait_for("document.querySelectorAll('.panel tbody tr').length === 5")
+    rows = browser.evaluate(CELLS)
+    assert rows[2] == ["2", "rejected", "1", "rolled back to 1"]
+    assert rows[3] == ["3", "kept", "1", ""]
+    x, y, _ = browser.evaluate(PLACE.format(".treebox"))
+    browser.click_at(x + 30 + 46, y + 64)
+    browser.wait_for(f"{LOADED} && {TITLE} === 'Epoch 1'")
+    browser.click("#tab-cost")
+    browser.wait_for("location.hash === '#cost'")
+    text = browser.evaluate("main.textContent")
+    assert "optimizermodel-x1300$0.05" in text and "other400$0.03" in text
+    browser.click("#tab-memory")
+    browser.wait_for("location.hash === '#memory'")
+    assert f"shout {EVIL}3" in browser.evaluate("main.textContent")
+    quiet(browser)
+
+
+@needs_chromium
+def test_a_point_of_the_curve_leads_to_its_epoch(browser, written):
+    opened(browser, written).wait_for(LOADED)
+    x, y, height = browser.evaluate(PLACE.format(".plot"))
+    browser.click_at(x + 54, y + height - 40)
+    browser.wait_for(f"{LOADED} && {TITLE} === 'Epoch 0'")
+    names = browser.evaluate(
+        "[...document.querySelectorAll('#chart option')].map(o => o.textContent)"
+    )
+    assert names == ["accuracy", "f1"]
+    before = browser.evaluate("document.querySelector('.plot canvas').toDataURL()")
+    browser.click("#chart input[type=checkbox]:not(:checked)")
+    assert browser.evaluate("document.querySelector('.plot canvas').toDataURL()") != before
+    label = browser.evaluate("document.querySelector('.plot canvas').getAttribute('aria-label')")
+    assert label.startswith("story: val accuracy went from 0.250 to 0.750 in 4 epochs")
+    quiet(browser)
+
+
+@needs_chromium
+def test_it_is_dark_where_the_system_is_and_where_one_wants_it(browser, written):
+    ground = "getComputedStyle(document.body).backgroundColor"
+    try:
+        browser.resize(1440, 1000, dark=True)
+        opened(browser, written).wait_for(LOADED)
+        assert browser.evaluate(ground) == "rgb(20, 21, 23)"
+        browser.click("#theme")
+        assert browser.evaluate(ground) == "rgb(247, 247, 245)"
+        browser.reload()
+        browser.wait_for(LOADED)
+        assert browser.evaluate(ground) == "rgb(247, 247, 245)"
+    finally:
+        browser.evaluate("localStorage.clear()")
+        browser.resize(1440, 1000)
+    quiet(browser)
+
+
+@needs_chromium
+def test_two_experiments_share_a_page(browser, compared):
+    opened(browser, compared).wait_for("location.hash === '#compare'")
+    text = browser.evaluate("main.textContent")
+    assert "forked fromstory, epoch 1" in text
+    assert "From the best state of story to the best state of story-fork." in text
+    browser.wait_for("document.querySelectorAll('main .diff').length === 1")
+    opened(browser, compared, "#1/epoch-2").wait_for(f"{LOADED} && {TITLE} === 'Epoch 2'")
+    opened(browser, compared, "#2/epochs").wait_for(
+        "main.textContent.includes('No epoch is judged yet')"
+    )
+    quiet(browser)
+
+
+@needs_chromium
+def test_nothing_but_its_own_script_can_run(browser, written):
+    opened(browser, written).wait_for(LOADED)
+    browser.evaluate(
+        "(() => { const s = document.createElement('script'); s.textContent = 'window.broken = 3';"
+        "document.body.append(s);"
+        "document.body.append(Object.assign(new Image(), {src: 'http://127.0.0.1:9/x.png'})); })()"
+    )
+    browser.wait_for("true")
+    assert browser.evaluate("window.broken === undefined")
+    assert len([p for p in browser.problems if "Content Security Policy" in p]) == 2
