@@ -46,9 +46,17 @@ def _deflated(group: Sequence[str]) -> str:
 
 
 def dumped(value: Any) -> str:
-    """JSON in few characters; what is no text of Unicode is escaped, so that it has bytes."""
-    text = json.dumps(jsonable(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    """JSON in few characters; of a name that is no UTF-8, a question mark stands for a byte."""
+    try:
+        text = _ENCODER.encode(value)
+    except ValueError:  # NaN and infinity, which are rare, become words.
+        text = _ENCODER.encode(jsonable(value))
     return text.encode("utf-8", "replace").decode()
+
+
+_ENCODER = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=jsonable
+)
 
 
 def patches(pool: DiffPool) -> dict[str, Any]:

@@ -146,8 +146,8 @@ def collect(notebook: Notebook, pool: DiffPool | None = None) -> Report:
     pool = pool or DiffPool(repo)
     journal = Journal(repo, notebook.layout)
     line = {commit.id: commit for commit in notebook.commits}
-    results = _results(journal, line)
-    stories = tuple(_stories(notebook, journal, results, pool))
+    results, memory = _results(journal, line), memory_of(notebook)
+    stories = tuple(_stories(notebook, journal, results, memory.lessons, pool))
     base, best = notebook.base or notebook.start, best_state(notebook).commit
     net = pool.between(objects.tree_of(repo, base), objects.tree_of(repo, best))
     return Report(
@@ -155,7 +155,7 @@ def collect(notebook: Notebook, pool: DiffPool | None = None) -> Report:
         stories=stories,
         results=results,
         roles=tuple(_roles(journal, line, [epoch.cost for epoch in epochs])),
-        memory=memory_of(notebook),
+        memory=memory,
         forks=tuple(_forks(repo, notebook.slug)),
         net=net,
         pool=pool,
@@ -194,7 +194,11 @@ def settings(manifest: Manifest) -> dict[str, str]:
 
 
 def _stories(
-    notebook: Notebook, journal: Journal, results: Mapping[str, Results], pool: DiffPool
+    notebook: Notebook,
+    journal: Journal,
+    results: Mapping[str, Results],
+    learnt_in_all: Sequence[Lesson],
+    pool: DiffPool,
 ) -> Iterator[EpochStory]:
     line = {commit.id: commit for commit in notebook.commits}
     steps: dict[int, dict[str, tuple[str, StepRecord]]] = {}
@@ -203,7 +207,7 @@ def _stories(
             place = commit if record.changed else ""
             steps.setdefault(record.epoch, {})[record.id] = (place, record)
     lessons: dict[int, list[Lesson]] = {}
-    for lesson in memory_of(notebook).lessons:
+    for lesson in learnt_in_all:
         lessons.setdefault(lesson.epoch, []).append(lesson)
     measured = {epoch.number: _measured(epoch) for epoch in notebook.epochs}
     val, follow = results.get("val", Results("val")), Memory()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -66,10 +67,9 @@ def compared(story, tmp_path_factory):
 
 def call(story, *, as_json=False, **options):
     """What the command prints."""
-    import io
-
     out = io.StringIO()
-    output = Output(as_json=as_json, stdout=out, stderr=io.StringIO())
+    err = io.StringIO() if as_json else out
+    output = Output(as_json=as_json, stdout=out, stderr=err)
     report(Context(story.repo.workdir, None, output), **options)
     return out.getvalue()
 
@@ -109,6 +109,23 @@ def test_a_folder_gets_the_file_by_its_name(story, tmp_path):
         "bytes": path.stat().st_size,
         "left_out": [],
     }
+
+
+def test_markdown_goes_to_a_file_too(story, tmp_path):
+    told = call(story, slug="story", md=True, to=tmp_path)
+    assert told == f"story: wrote {tmp_path / 'story.md'}\n"
+    assert (tmp_path / "story.md").read_text(encoding="utf-8") == markdown(story)
+    document = json.loads(call(story, as_json=True, slug="story", md=True))
+    assert document == {"experiment": "story", "markdown": markdown(story)}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_it_is_opened_where_there_is_a_browser(story, tmp_path, monkeypatch, there):
+    asked = []
+    monkeypatch.setattr("webbrowser.open", lambda address: asked.append(address) or there)
+    told = call(story, slug="story", to=tmp_path / "ü.html", open_it=True)
+    assert asked == [(tmp_path / "ü.html").as_uri()]
+    assert ("no browser was found; open it by hand" in told) is not there
 
 
 def test_two_are_compared_in_one_file(story, tmp_path):

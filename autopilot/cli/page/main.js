@@ -6,6 +6,7 @@ if (report.comparison) TABS.compare = "Compare";
 
 const main = document.getElementById("main");
 const chart = new Chart(document.getElementById("chart"));
+const SYSTEM_DARK = matchMedia("(prefers-color-scheme: dark)");
 const filter = { verdict: "all", text: "" };
 let list = null;
 
@@ -150,8 +151,8 @@ function head() {
     ];
   };
   const toggle = h("button", { id: "theme", click: () => {
-    const dark = getComputedStyle(document.documentElement).getPropertyValue("--page").trim() === "#141517";
-    theme(dark ? "light" : "dark");
+    const now = document.documentElement.dataset.theme || (SYSTEM_DARK.matches ? "dark" : "light");
+    theme(now === "dark" ? "light" : "dark");
   } }, "Light / dark");
   const told = (e) => [`${e.state}${e.detail ? ` (${e.detail})` : ""}`, `base ${e.base.slice(0, 7)} (${e.base_branch})`, e.idea].filter(Boolean).join(" · ");
   fill(document.getElementById("head"),
@@ -199,7 +200,11 @@ try {
   const kept = localStorage.getItem("autopilot-theme");
   if (kept) document.documentElement.dataset.theme = kept;
 } catch { /* See theme. */ }
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => theme(""));
+SYSTEM_DARK.addEventListener("change", () => theme(""));
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  main.focus();
+});
 window.addEventListener("hashchange", route);
 head();
 if (report.comparison && !location.hash) location.replace("#compare");

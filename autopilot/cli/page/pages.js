@@ -1,18 +1,20 @@
 // The views beside the epochs: cost, memory, setup, and the comparison of two experiments.
 
 const ROLES = ["accent", "kept", "test", "second", "bad", "faint"];
+// What no recorded call accounts for is the grey that shows above the others.
+const roleColor = (roles, i) => (roles[i].role === "other" ? "strong" : ROLES[i % ROLES.length]);
 const UNITS = [["evaluations", 0, grouped], ["tokens", 1, grouped], ["dollars", 2, dollars], ["seconds", 3, seconds]];
 
 function costView(experiment) {
   const { roles, spent, epochs } = experiment;
   const swatch = (i) => {
     const key = h("i", { class: "key square" });
-    key.style.background = `var(--${ROLES[i % ROLES.length]})`;
+    key.style.background = `var(--${roleColor(roles, i)})`;
     return key;
   };
   const share = (part, whole, i) => {
     const bar = h("span", { class: "share", role: "presentation" });
-    bar.style.background = `var(--${ROLES[i % ROLES.length]})`;
+    bar.style.background = `var(--${roleColor(roles, i)})`;
     bar.style.width = `${whole ? Math.round((part / whole) * 160) : 0}px`;
     return bar;
   };
@@ -70,7 +72,7 @@ function costBars(canvas, plot, { epochs, roles }, [, index, words]) {
     let sum = 0;
     for (const [r, part] of index === 1 || index === 2 ? parts.entries() : []) {
       const value = part.get(epoch.number) || 0;
-      bar(sum, value, ROLES[r % ROLES.length]);
+      bar(sum, value, roleColor(roles, r));
       sum += value;
     }
   });
