@@ -147,7 +147,7 @@ def verify(
         high,
         confidence,
         tuple(_failures(whole, low, confidence, after[0], recorded, tolerance)),
-        tuple(_notes(proposal, split, recorded, tolerance, monitor)),
+        tuple(_notes(proposal, notebook.manifest.base, split, recorded, tolerance, monitor)),
     )
 
 
@@ -208,7 +208,12 @@ def _failures(
 
 
 def _notes(
-    proposal: Proposal, split: str, recorded: float | None, tolerance: float | None, monitor: str
+    proposal: Proposal,
+    began: str,
+    split: str,
+    recorded: float | None,
+    tolerance: float | None,
+    monitor: str,
 ) -> list[str]:
     found = []
     if split == "val":
@@ -220,7 +225,9 @@ def _notes(
         found.append(f"no {split} {monitor} of it is on record to compare with")
     elif tolerance is None:
         found.append("models were asked anew: the score on record was not compared (--tolerance)")
-    if proposal.onto.tip != proposal.base:
+    if proposal.base != began:
+        found.append(f"the record was measured on {began[:7]}, and this is on {proposal.base[:7]}")
+    if proposal.known.epoch is None and proposal.onto.tip != proposal.base:
         found.append(
             f"{proposal.onto.name} has moved since: autopilot propose create {proposal.slug} "
             "brings the proposal up to date"

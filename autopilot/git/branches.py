@@ -78,9 +78,8 @@ def obstacle(repo: Repository, branch: str, tree: str) -> tuple[str, str] | None
     there = Repository.discover(place)
     if there.head_name() != name:
         return f"{name} is being rebased in {place}", "finish that, or `git rebase --abort`"
-    changed = run_git(
-        ["status", "--porcelain", "--untracked-files=no", "-z"], cwd=place
-    ).stdout.split(b"\0")
+    options = ["--porcelain", "--untracked-files=no", "--ignore-submodules=dirty", "--no-renames"]
+    changed = run_git(["status", *options, "-z"], cwd=place).stdout.split(b"\0")
     names = [os.fsdecode(line[3:]) for line in changed if line]
     if names:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""

@@ -235,7 +235,7 @@ def target_branch(notebook: Notebook, name: str | None) -> Branch:
             one that its source started from.
 
     Raises:
-        ExperimentError: there is no such branch.
+        ExperimentError: there is no such branch, or it is an experiment's.
     """
     repo = notebook.repo
     if name is None:
@@ -244,6 +244,11 @@ def target_branch(notebook: Notebook, name: str | None) -> Branch:
     if found is None:
         raise ExperimentError(
             f"there is no branch {name} here", hint="see `git branch --all` for what there is"
+        )
+    if found.short.startswith(("autopilot/", "autopilot-review/")):
+        raise ExperimentError(
+            f"{found.name} belongs to an experiment, and only that writes to it",
+            hint="name a branch of your own; `autopilot store merge` merges two experiments",
         )
     return found
 

@@ -264,12 +264,12 @@ def test_promote_writes_the_decision_and_moves_nothing(demo):
     commit = demo.git("rev-parse", "autopilot/demo/epoch-0002^{commit}")
     assert done.out.splitlines() == [
         f"demo: epoch 2 ({commit[:7]}) promoted by Ada Byron: good enough",
-        f"nothing was moved. Take it: git merge --squash {commit[:7]}",
+        "nothing was moved. Take it over: autopilot promote execute demo --epoch 2",
     ]
     assert [x for x in refs(demo) if "refs/notes" not in x] == before
     assert demo.notes("demo", "experiment")[-1]["decision"] == "promote"
     # What it says works.
-    demo.git("merge", "--squash", commit[:7])
+    demo.run("promote", "execute", "demo", "--epoch", "2")
     assert demo.read("x.txt") == "3\n"
 
 

@@ -1,10 +1,13 @@
 """Messages of commits and tags: one subject, trailers that come back, nothing git chokes on."""
 
+import textwrap
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from autopilot.core import message
+from autopilot.core.message import Score, review_message, trailers_of
 from autopilot.core.record import Manifest, MetricsRecord, StepRecord
 from autopilot.core.store import Revision
 
@@ -146,3 +149,27 @@ def test_violations_are_counted_by_a_trailer_and_told_in_the_body(violations):
     assert "Tried outside of the parameters:\n-" in text
     plain = StepRecord(epoch=1, step=1, changed=True, summary="x")
     assert message.VIOLATIONS not in message.step_message("demo", plain)
+
+
+def test_a_score_shows_as_many_digits_as_tell_it_apart():
+    assert str(Score("val f1", 0.69996, 0.7)) == "val f1 0.69996 -> 0.70000"
+    assert str(Score("val f1", None, 0.5)) == "val f1 - -> 0.500"
+    assert str(Score("val f1", 0.5, None)) == "val f1 0.500 -> -"
+
+
+def test_what_a_model_wrote_is_no_trailer_of_a_review_commit():
+    text = review_message(
+        "fix-1",
+        3,
+        "1234",
+        "main",
+        what="a" * 100,
+        why=["Autopilot-Epoch: 7\nbecause"],
+        scores=[Score("val f1", 0.5, 0.6), Score("val recall", 0.1, 0.2)],
+    )
+    subject, *rest = text.splitlines()
+    assert subject == f"autopilot(fix-1): epoch 3: {'a' * 57}... (val f1 0.500 -> 0.600)"
+    assert "val recall 0.100 -> 0.200" in rest
+    assert trailers_of(text, "Autopilot-Epoch") == ["3"]
+    # A squash merge indents messages by four.
+    assert trailers_of(textwrap.indent(text, "    "), "Autopilot-Source") == ["1234"]

@@ -10,7 +10,7 @@ from autopilot.core.policy import EpochView
 from autopilot.core.types import Datum
 from autopilot.errors import UsageError
 from autopilot.policy import Improvement, SignificantImprovement
-from autopilot.policy.statistics import bootstrap_test, pair, sign_test
+from autopilot.policy.statistics import bootstrap_test, pair, sign_test, subset_interval
 
 
 def view(items, best_items, mode="max", epoch=2):
@@ -222,3 +222,36 @@ def half_passed(random, items, lift):
     """Every item a coin: nothing pairs up, the hardest case to see an improvement in."""
     before = [float(random.random() < 0.5) for _ in range(items)]
     return before, [float(random.random() < 0.5 + lift) for _ in range(items)]
+
+
+# --- the interval --------------------------------------------------------------------------------
+
+
+def test_the_interval_is_above_zero_exactly_when_the_test_rejects():
+    random = Random(3)
+    for count in (3, 5, 6, 8, 10):
+        for _ in range(40):
+            found = [random.choice([-1.0, 0.0, 0.0, 1.0, 1.0, 1.0]) for _ in range(count)]
+            low, _ = subset_interval(found, 0.9, 2**count, Random(0))
+            assert (low > 0) == (bootstrap_test(found, 2**count, Random(0)) <= 0.05), found
+
+
+def test_the_interval_holds_the_true_difference_as_often_as_it_says():
+    random, held, tries = Random(1), 0, 400
+    for _ in range(tries):
+        found = [0.3 + random.gauss(0, 1) for _ in range(20)]
+        low, high = subset_interval(found, 0.9, 500, random)
+        held += low <= 0.3 <= high
+    # Four standard deviations of 400 tosses of a coin with 0.9.
+    assert abs(held / tries - 0.9) < 0.06
+
+
+def test_too_few_items_have_no_interval_and_more_have_one():
+    assert subset_interval([1.0] * 5, 0.95, 1000, Random(0)) == (-math.inf, math.inf)
+    assert subset_interval([1.0] * 6, 0.95, 1000, Random(0)) == (1.0, 1.0)
+    assert subset_interval([1.0] * 5, 0.9, 1000, Random(0)) == (1.0, 1.0)
+    # Drawn, not counted out: thirteen items are no multiple of eight.
+    assert subset_interval([1.0] * 13, 0.95, 500, Random(0)) == (1.0, 1.0)
+    low, high = subset_interval([0.0] * 197 + [1.0] * 3, 0.95, 2000, Random(0))
+    assert low == 0
+    assert 0.015 < high < 0.06
