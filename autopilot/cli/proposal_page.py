@@ -21,7 +21,21 @@ from autopilot.tracking.notebook import Epoch, Notebook
 from autopilot.tracking.proposals import Proposal
 from autopilot.tracking.standings import Standing
 
-_FILES = 50
+# GitHub takes 65,536 characters.
+_EPOCHS, _FILES = 200, 50
+
+
+def built(proposal: Proposal) -> list[str]:
+    """What making it came to."""
+    onto, branch = proposal.onto, proposal.branch
+    commits = counted(len(proposal.commits), "commit")
+    lines = [
+        f"{branch.name}: {proposal.done}, {commits} on {onto.name} {proposal.base[:7]}, "
+        f"tip {branch.tip[:7]}"
+    ]
+    if proposal.known.epoch:
+        lines.append(f"{onto.name} has epoch {proposal.known.epoch} already")
+    return [*lines, f"see it:  git log -p {onto.name}..{branch.name}"]
 
 
 def title(notebook: Notebook, proposal: Proposal) -> str:
@@ -94,10 +108,12 @@ def _why(notebook: Notebook) -> str:
 def _epochs(notebook: Notebook, proposal: Proposal) -> str:
     monitor = notebook.monitor[0]
     made = dict(proposal.commits)
-    rows = [["epoch", f"val {monitor}", "change", "what", "strategy", "commit"]]
-    for epoch in notebook.epochs:
-        if epoch.number in made and epoch.number:
-            rows.append(_row(epoch, made[epoch.number]))
+    told = [e for e in notebook.epochs if e.number and e.number in made]
+    rows = [_row(epoch, made[epoch.number]) for epoch in told]
+    if len(rows) > _EPOCHS:
+        left_out = ["", "", "", f"{len(rows) - _EPOCHS} more: `autopilot log`", "", ""]
+        rows = [*rows[: _EPOCHS // 2], left_out, *rows[-_EPOCHS // 2 :]]
+    rows.insert(0, ["epoch", f"val {monitor}", "change", "what", "strategy", "commit"])
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "| ---: | ---: | ---: | --- | --- | --- |")
     return "\n".join(["## Epochs", "", *lines])
@@ -186,10 +202,14 @@ def document(notebook: Notebook, proposal: Proposal, text: str) -> dict[str, Any
 def table(found: Sequence[Standing]) -> list[str]:
     """Proposals, one a line."""
     rows = [
-        [s.slug, s.state, s.onto, ", ".join(map(str, s.epochs)), s.branch.tip[:7], s.detail]
+        [
+            *(s.slug, s.state, s.onto or "-", str(len(s.epochs)), str(max(s.epochs, default="-"))),
+            *(s.branch.tip[:7], s.detail),
+        ]
         for s in found
     ]
-    return align(["experiment", "state", "for", "epochs", "tip", "detail"], rows)
+    columns = ["experiment", "state", "for", "epochs", "last", "tip", "detail"]
+    return align(columns, rows, right=["epochs", "last"])
 
 
 # --- verify ------------------------------------------------------------------------------------

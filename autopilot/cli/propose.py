@@ -14,7 +14,6 @@ from autopilot.cli.reading import Experiment
 from autopilot.errors import UsageError
 
 if TYPE_CHECKING:
-    from autopilot.cli.output import Output
     from autopilot.engine.forge import PullRequest
     from autopilot.git.repository import Repository
     from autopilot.tracking.notebook import Notebook
@@ -73,7 +72,8 @@ def create(
     proposal = propose(notebook, onto)
     request = _request(context, notebook, proposal, body, where or remote)
     text = request.body.read_text(encoding="utf-8")
-    _say_built(output, proposal)
+    for line in proposal_page.built(proposal):
+        output.line(line)
     if body is None:
         for line in ("", request.title, "", text):
             output.line(line)
@@ -81,7 +81,11 @@ def create(
         output.line(f"wrote the request's text to {body}")
     if where:
         publish(notebook, proposal.branch, where, may_ask=may_ask(context))
-        output.line(f"pushed to {where}: {proposal.branch.name}, autopilot/{notebook.slug}, ...")
+        output.line(
+            f"pushed to {where}: {proposal.branch.name}, and autopilot/{notebook.slug} with its "
+            "tags and notes"
+        )
+        _warn_of_unpushed(context, notebook.repo, proposal, where)
     address = request.open(notebook.repo.workdir) if open_ else ""
     if open_:
         output.line(f"the request: {address}")
@@ -282,13 +286,13 @@ def _request(
     )
 
 
-def _say_built(output: Output, proposal: Proposal) -> None:
-    count = len(proposal.commits)
-    commits = "1 commit" if count == 1 else f"{count} commits"
-    output.line(
-        f"{proposal.branch.name}: {proposal.done}, {commits} on {proposal.onto.name} "
-        f"{proposal.base[:7]}, tip {proposal.branch.tip[:7]}"
-    )
-    if proposal.known.epoch:
-        output.line(f"{proposal.onto.name} has epoch {proposal.known.epoch} already")
-    output.line(f"see it:  git log -p {proposal.onto.name}..{proposal.branch.name}")
+def _warn_of_unpushed(context: Context, repo: Repository, proposal: Proposal, where: str) -> None:
+    from autopilot.git.merging import is_ancestor
+    from autopilot.git.refs import read_ref
+
+    there = read_ref(repo, f"refs/remotes/{where}/{proposal.onto.short}")
+    if there is not None and not is_ancestor(repo, proposal.base, there):
+        context.output.warning(
+            f"{proposal.onto.short} has commits that {where} has not; they will be part of the "
+            f"request: git push {where} {proposal.onto.short}"
+        )
