@@ -116,8 +116,8 @@ def heatmap(
         output.line(f"and {len(items) - count} that failed less often (-n shows more)")
     signs = {"baseline": "b", "kept": "k", "rejected": "r"}
     _row(output, "", "".join(signs[verdicts[number]] for number in shown))
-    output.line("+ passed  x failed  ! raised an error  . not evaluated    b baseline, k kept, r")
-    output.line("rejected epoch")
+    output.line("item:  + passed  x failed  ! raised an error  . not evaluated")
+    output.line("epoch: b baseline  k kept  r rejected")
 
 
 def _axis(output: Output, shown: Sequence[int], numbers: Sequence[int]) -> None:

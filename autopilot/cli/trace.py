@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autopilot.cli import optimize, running
+from autopilot.cli import measuring, running
 from autopilot.cli.context import Context
 from autopilot.cli.diagnose import Split
 from autopilot.cli.output import align, number, shorten
@@ -36,7 +36,7 @@ def collect(
     now: Annotated[
         bool, typer.Option("--now", help="Measure the epoch's state instead of reading notes.")
     ] = False,
-    live: optimize.Live = False,
+    live: measuring.Live = False,
     split: Split = "val",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="JSON Lines; stdout if not.")
@@ -62,7 +62,7 @@ def collect(
     if not measures and slug is None and epoch is None and context.project:
         measures = True
     if measures:
-        notebook, found, measured = optimize.measure_now(
+        notebook, found, measured = measuring.measure_now(
             context,
             split,
             target,
@@ -127,7 +127,7 @@ def inspect(
 
     notebook, output = context.notebook(slug), context.output
     traces = Traces(notebook, split)
-    name = _item(item, [each.id for each in traces.items], f"{split} item of {notebook.slug}")
+    name = _item(item, [each.id for each in traces.items], f"{notebook.slug}, {split}")
     epochs = {epoch.number: epoch for epoch in notebook.epochs}
     history = [
         {"epoch": n, "verdict": epochs[n].verdict, "outcome": outcome(items[name]), **items[name]}
@@ -166,10 +166,8 @@ def _item(name: str, ids: Sequence[str], what: str) -> str:
     if len(found) == 1:
         return found[0]
     shown = ", ".join((found or ids)[:5]) or "none are recorded"
-    raise UsageError(
-        f"{len(found) or 'no'} {what} {'begin' if found else 'begins'} with {name!r}",
-        hint=f"some ids: {shown}",
-    )
+    many = f"{len(found)} items begin" if found else "no item begins"
+    raise UsageError(f"{what}: {many} with {name!r}", hint=f"some ids: {shown}")
 
 
 COMMANDS = {"collect": collect, "inspect": inspect}

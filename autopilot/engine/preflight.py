@@ -92,7 +92,7 @@ def _checks(request: Request) -> Iterator[Check]:
     try:
         target = committed_target(user, base, request)
         yield Check("target", "ok", f"{target.text} is committed")
-        yield Check("name", "ok", f"the experiment would be {name_of(user, target, request)}")
+        yield Check("experiment", "ok", f"it would be {name_of(user, target, request)}")
     except AutopilotError as error:
         yield Check.of("target", error)
         return

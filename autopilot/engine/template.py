@@ -28,7 +28,11 @@ package = false
 
 PROJECT_FILES = {
     "cli.py": '''\
-"""The project's command line: autopilot -p {project} COMMAND, or python {path}/cli.py COMMAND."""
+"""The project's command line.
+
+Used as: autopilot -p {project} COMMAND
+or:      python {path}/cli.py COMMAND
+"""
 
 from ai.generator import MessageGenerator
 from ai.judge import MessageJudge
