@@ -1,4 +1,4 @@
-"""Measuring a state now: `optimize validate`, `optimize test`, and what `trace collect` measures."""
+"""Measuring a state now: `optimize validate` and `test`, and what `trace collect` measures."""
 
 from __future__ import annotations
 
