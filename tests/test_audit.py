@@ -10,7 +10,7 @@ import pytest
 
 from autopilot import audit
 from autopilot.ai.process import run_process
-from autopilot.ai.redaction import redact_command
+from autopilot.cli.exposing import redact_command
 from autopilot.cli.main import AutoPilotCLI
 from autopilot.errors import GitCommandError
 from autopilot.git.commands import run_git

@@ -64,6 +64,7 @@ from autopilot import (
     AutoPilotModule,
     DataLoader,
     Datum,
+    EarlyStopping,
     ListDataset,
     PathParameter,
     Rule,
@@ -80,7 +81,7 @@ def words(text):
 class SpamFilter(AutoPilotModule):
     """A message with one of the words in rules.txt is spam."""
 
-    def __init__(self, batch_size: int = 8, shortest_word: int = 4):
+    def __init__(self, batch_size: int = 8, shortest_word: int = 5):
         super().__init__()
         self.rules = PathParameter(HERE / "rules.txt")  # what the optimizer may edit
         self.judge = MessageJudge()
@@ -100,6 +101,9 @@ class SpamFilter(AutoPilotModule):
 
     def configure_optimizers(self):
         return RuleOptimizer(self.parameters(), [AddWord(self.shortest_word), DropWord()])
+
+    def configure_callbacks(self):
+        return [EarlyStopping(patience=4, target=1.0)]
 
     def train_dataloader(self):
         return DataLoader(load("train"), self.batch_size, shuffle=True)
@@ -150,7 +154,7 @@ class DropWord(Rule):
         parameter.write_text("".join(f"{word}\\n" for word in rules if word != worst))
         return f"drop {worst!r}"
 ''',
-    "rules.txt": "hello\n",
+    "rules.txt": "the\ntoday\n",
     "ai/judge.py": '''\
 """Says whether an answer is right, and what would make it right."""
 
@@ -178,32 +182,32 @@ from autopilot import DataGenerator, PythonStep
 GREETINGS = ["Hello", "Hi", "Hey", "Hi Ada", "Hey you", "Hi Bob", "PS", "Oh", "Sir", "Yo"]
 BODIES = {
     "spam": [
-        "claim your free prize now",
-        "you won the lottery, send your account",
-        "cheap pills, no prescription",
-        "earn money fast from home",
-        "a casino bonus is waiting for you",
-        "your prize expires today, claim it",
-        "cheap watches, order now",
-        "win money in our lottery",
-        "free casino chips for you",
-        "earn a bonus, it is that fast",
-        "pills that work, order today",
-        "the prize money is yours",
+        "your prize: money",
+        "win a prize today",
+        "cheap pills today",
+        "the casino has a prize for you",
+        "casino bonus for you",
+        "get the money and a bonus",
+        "pills, so cheap",
+        "money from our casino",
+        "a bonus of cheap pills",
+        "the prize: pills",
+        "we send you money today",
+        "casino today, bonus now",
     ],
     "fine": [
-        "are you free for lunch on Friday",
-        "the report is attached, thank you",
+        "are you free for lunch today",
+        "the report is attached",
         "can you send me the slides",
-        "your parcel arrives on Monday",
+        "the parcel came today",
         "shall we meet at the office",
-        "the train was late again today",
-        "I moved our call to Tuesday",
+        "the train was late today",
+        "our call is on Tuesday",
         "the invoice has been paid",
         "see you at the concert",
-        "my account of the trip is online",
-        "please order more paper",
-        "the keys are at the desk now",
+        "we moved the meeting",
+        "please bring more paper",
+        "the keys are at the desk",
     ],
 }
 

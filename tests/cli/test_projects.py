@@ -84,8 +84,8 @@ def test_the_run_sees_the_worktrees_code_also_from_its_own_command_line(spam: Pl
     done = subprocess.run(command, cwd=spam.top, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     # As committed, all answers are turned round; as in the checkout, half of them are right.
-    (baseline, *_) = spam.judged("spam/direct")
-    assert baseline["metrics"]["accuracy"] < 0.5
+    (before, *_), (turned, *_) = spam.judged("spam/one"), spam.judged("spam/direct")
+    assert turned["metrics"]["accuracy"] == 1 - before["metrics"]["accuracy"] != 0.5
 
 
 def test_hyperparameters_are_the_projects_then_the_commands(spam: Place) -> None:
