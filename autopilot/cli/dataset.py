@@ -70,7 +70,9 @@ def show(
         datasets = _datasets(context, sources, hparam)
         if split is not None:
             if split not in datasets:
-                raise UsageError(f"there is no {split}", hint=f"there are: {', '.join(datasets)}")
+                raise UsageError(
+                    f"there is no split {split}", hint=f"there are: {', '.join(datasets)}"
+                )
             datasets = {split: datasets[split]}
         found = {name: first(items, count) for name, items in datasets.items()}
         for name, items in found.items():

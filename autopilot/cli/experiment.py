@@ -98,9 +98,8 @@ def list_(context: Context) -> None:
     rows = pages.rows(context.repository(), context.project, experiment_page.row)
     output.document({"experiments": rows})
     if not rows:
-        of = f" of the project {context.project}" if context.project else ""
-        output.line(f"no experiments{of} yet")
-        output.line("make one: autopilot run path/to/file.py    (autopilot run --help)")
+        for line in pages.none_yet(context.project):
+            output.line(line)
         return
     for line in experiment_page.table(rows):
         output.line(line)

@@ -110,6 +110,15 @@ def rows(
     return [row for _, row in sorted(found, key=itemgetter(0), reverse=True)]
 
 
+def none_yet(project: str | None) -> list[str]:
+    """What is said where there is no experiment."""
+    if project:
+        run = f"autopilot -p {project} run"
+        return [f"no experiments of the project {project} yet", f"make one: {run}"]
+    run = "autopilot run path/to/file.py    (autopilot run --help)"
+    return ["no experiments yet", f"make one: {run}"]
+
+
 def overview(notebook: Notebook) -> dict[str, Any]:
     """Where an experiment stands, for a program; found without reading all of its notes."""
     last, status, manifest = notebook.last, notebook.status, notebook.manifest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,7 +48,7 @@ def init(
     for path in shown:
         output.line(f"  {path}")
     output.line("run it:")
-    output.line(f"  git add {'autopilot' if here == '.' else f'{here}/autopilot'}")
+    output.line(f"  git add {shlex.quote(os.path.join('' if here == '.' else here, 'autopilot'))}")
     output.line(f'  git commit -m "project {name}"')
     output.line(f"  autopilot -p {name} run")
     output.document({"project": name, "folder": project.folder, "files": shown})

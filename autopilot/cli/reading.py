@@ -172,9 +172,8 @@ def status(context: Context, slug: Experiment = None) -> None:
         output.document({"experiments": found})
         return
     if not found:
-        of = f" of the project {context.project}" if context.project else ""
-        output.line(f"no experiments{of} yet")
-        output.line("make one: autopilot run path/to/file.py    (autopilot run --help)")
+        for line in pages.none_yet(context.project):
+            output.line(line)
         return
     for line in pages.status_table(found, time.time(), output.width):
         output.line(line)

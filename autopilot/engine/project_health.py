@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 from autopilot.core.leakage import find_duplicates, find_leakage
 from autopilot.engine.datasets import of_files
@@ -72,7 +75,7 @@ def _committed(project: Project) -> Iterator[Check]:
     if changed:
         first, state = next(iter(changed.items()))
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-        mend = f"git add {project.folder} && git commit"
+        mend = f"git add {_typed(project.folder)} && git commit"
         yield Check("files", "warning", f"{first} is {state}{more}: a run lacks that", mend)
 
 
@@ -85,10 +88,15 @@ def _data(project: Project) -> Iterator[Check]:
     except AutopilotError as error:
         yield Check.of("datasets", error)
         return
-    mend = f"autopilot dataset check {project.datasets} lists them"
+    mend = f"autopilot dataset check {_typed(project.datasets)} lists them"
     if leaks or twice:
         found = f"{len(leaks)} items in several files, {len(twice)} several times in one"
         yield Check("datasets", "warning", found, mend)
     else:
         names = ", ".join(file.stem for file in sorted(project.datasets.glob("*.jsonl")))
         yield Check("datasets", "ok", f"{names}: no item stands twice")
+
+
+def _typed(path: Path) -> str:
+    """A path as it is typed in a shell in the present folder."""
+    return shlex.quote(os.path.relpath(path))
