@@ -37,6 +37,7 @@ TOP = {"autopilot", "autopilot.__main__"}
 
 # Files with more than 300 lines, and why they are not two.
 LONG = {
+    "autopilot.core.record": "a record for each kind of note, mostly docstrings",
     "autopilot.core.experiment": "one class, everything that happens to an experiment",
     "autopilot.core.store": "the contract, and its implementation in memory",
     "autopilot.cli.memory": "one group of commands",
@@ -125,7 +126,8 @@ def test_the_core_has_neither_git_nor_network_nor_disk(path):
     for name in imports_of(path):
         heads = {name, name.split(".")[0], ".".join(name.split(".")[:2])}
         assert not heads & FORBIDDEN_IN_CORE, f"{path.name} imports {name}"
-        if path.stem != "parameter":
+        # A parameter is files; what is secret is known from the environment.
+        if path.stem not in ("parameter", "redaction"):
             assert name not in ("os", "pathlib", "pathlib.Path"), f"{path.name} imports {name}"
     calls = {
         node.func.id if isinstance(node.func, ast.Name) else node.func.attr

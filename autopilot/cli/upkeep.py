@@ -12,8 +12,7 @@ from autopilot.cli.words import counted
 if TYPE_CHECKING:
     from autopilot.tracking.upkeep import Litter
 
-_MARKS = {"ok": "ok", "note": "note", "problem": "PROBLEM"}
-_STYLES = {"ok": "", "note": "yellow", "problem": "bold red"}
+_STYLES = {"ok": "", "warning": "yellow", "failed": "bold red"}
 
 
 def doctor(context: Context) -> int:
@@ -29,19 +28,18 @@ def doctor(context: Context) -> int:
     from autopilot.engine.health import examine, versions
 
     output, found = context.output, []
-    for finding in examine(context.working_folder()):
-        found.append(finding)
-        mark = _MARKS[finding.level]
-        output.line(f"{mark:7}  {finding.area:10}  {finding.text}", _STYLES[finding.level])
-        if finding.mend:
-            output.line(f"{'':21}mend it: {finding.mend}")
-    problems = sum(finding.level == "problem" for finding in found)
-    notes = sum(finding.level == "note" for finding in found)
-    output.document({"healthy": not problems, "versions": versions(), "findings": found})
+    for check in examine(context.working_folder()):
+        found.append(check)
+        output.line(check.line(), _STYLES[check.state])
+        if check.mend:
+            output.line(f"         mend it: {check.mend}")
+    failed = sum(check.state == "failed" for check in found)
+    warnings = sum(check.state == "warning" for check in found)
+    output.document({"healthy": not failed, "versions": versions(), "checks": found})
     output.line()
-    verdict = counted(problems, "problem") if problems else "autopilot can work here"
-    output.line(verdict + (f", {counted(notes, 'note')}" if notes else ""))
-    return 1 if problems else 0
+    verdict = counted(failed, "problem") if failed else "autopilot can work here"
+    output.line(verdict + (f", {counted(warnings, 'warning')}" if warnings else ""))
+    return 1 if failed else 0
 
 
 def gc(

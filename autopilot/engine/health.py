@@ -7,10 +7,9 @@ import platform
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from autopilot.engine.preflight import Check
 from autopilot.errors import AutopilotError
 from autopilot.git.commands import run_git
 from autopilot.git.locks import ExclusiveLock
@@ -19,27 +18,9 @@ from autopilot.git.repository import DEFAULT_IDENTITY, Repository, libgit2_versi
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.upkeep import find_litter, missing_tags, states_of
 
-Level = Literal["ok", "note", "problem"]
 OLDEST_GIT = (2, 31)
 _SPACE_BYTES = 500 * 2**20
 _KEYS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one look at one thing came to.
-
-    Args:
-        area: "git", "repository", "identity", "keys", "hooks", "locks", "worktrees" or "runs".
-        level: "problem": something will fail; "note": worth knowing.
-        text: One sentence.
-        mend: The command that mends it; "" where there is nothing to do.
-    """
-
-    area: str
-    level: Level
-    text: str
-    mend: str = ""
 
 
 def versions() -> dict[str, str]:
@@ -52,7 +33,7 @@ def versions() -> dict[str, str]:
     return {"git": git, "libgit2": libgit2_version(), "Python": platform.python_version()}
 
 
-def examine(folder: Path) -> Iterator[Finding]:
+def examine(folder: Path) -> Iterator[Check]:
     """Looks at everything; changes nothing.
 
     Args:
@@ -64,9 +45,9 @@ def examine(folder: Path) -> Iterator[Finding]:
         repo = Repository.discover(folder)
         repo.head_commit()
     except AutopilotError as error:
-        yield Finding("repository", "problem", error.message, error.hint)
+        yield Check.of("repository", error)
         return
-    yield Finding("repository", "ok", f"{repo.workdir}, on {repo.head_name()}")
+    yield Check("repository", "ok", f"{repo.workdir}, on {repo.head_name()}")
     yield from _identity(repo)
     yield from _space(repo)
     yield from _index_lock(repo)
@@ -74,83 +55,83 @@ def examine(folder: Path) -> Iterator[Finding]:
     yield from _runs(repo)
 
 
-def _git() -> Finding:
+def _git() -> Check:
     said = versions()["git"]
     number = re.match(r"(\d+)\.(\d+)", said)
     if number is None:
-        return Finding("git", "problem", "the git command line is missing", "install git 2.31+")
+        return Check("git", "failed", "the git command line is missing", "install git 2.31+")
     if (int(number[1]), int(number[2])) < OLDEST_GIT:
-        return Finding("git", "problem", f"git {said} is too old", "install git 2.31+")
-    return Finding("git", "ok", f"git {said}, libgit2 {libgit2_version()}")
+        return Check("git", "failed", f"git {said} is too old", "install git 2.31+")
+    return Check("git", "ok", f"git {said}, libgit2 {libgit2_version()}")
 
 
-def _keys() -> Iterator[Finding]:
+def _keys() -> Iterator[Check]:
     held = [name for name in _KEYS if os.environ.get(name)]
     claude = shutil.which("claude")
     if held:
-        yield Finding("keys", "ok", f"{held[0]} is set")
+        yield Check("keys", "ok", f"{held[0]} is set")
     elif claude:
-        yield Finding("keys", "ok", "no ANTHROPIC_API_KEY, but Claude Code is installed")
+        yield Check("keys", "ok", "no ANTHROPIC_API_KEY, but Claude Code is installed")
     else:
         text = "no ANTHROPIC_API_KEY and no Claude Code: only optimizers without a model can run"
-        yield Finding("keys", "note", text, "export ANTHROPIC_API_KEY=...")
+        yield Check("keys", "warning", text, "export ANTHROPIC_API_KEY=...")
 
 
-def _identity(repo: Repository) -> Iterator[Finding]:
+def _identity(repo: Repository) -> Iterator[Check]:
     who = repo.identity()
     if DEFAULT_IDENTITY.name == who.name or DEFAULT_IDENTITY.email == who.email:
         mend = 'git config user.name "Your Name" && git config user.email you@example.com'
-        yield Finding("identity", "note", "git does not know who commits here", mend)
+        yield Check("identity", "warning", "git does not know who commits here", mend)
     else:
-        yield Finding("identity", "ok", f"commits are by {who.name} <{who.email}>")
+        yield Check("identity", "ok", f"commits are by {who.name} <{who.email}>")
 
 
-def _space(repo: Repository) -> Iterator[Finding]:
+def _space(repo: Repository) -> Iterator[Check]:
     free = shutil.disk_usage(repo.common_dir).free
     if free < _SPACE_BYTES:
         text = f"only {free // 2**20} MB are free for {repo.common_dir}"
-        yield Finding("repository", "problem", text, "make room on the disk")
+        yield Check("repository", "failed", text, "make room on the disk")
     if read_config(repo.workdir).get("gc.auto") == "0":
         text = "gc.auto is 0: long runs do not pack what they write"
-        yield Finding("repository", "note", text, "git config --unset gc.auto")
+        yield Check("repository", "warning", text, "git config --unset gc.auto")
 
 
-def _index_lock(repo: Repository) -> Iterator[Finding]:
+def _index_lock(repo: Repository) -> Iterator[Check]:
     lock = repo.git_dir / "index.lock"
     if lock.exists():
         text = "index.lock is there: a git command is running, or was killed"
-        yield Finding("locks", "problem", text, f"if none is running: rm {lock}")
+        yield Check("locks", "failed", text, f"if none is running: rm {lock}")
 
 
-def _litter(repo: Repository) -> Iterator[Finding]:
+def _litter(repo: Repository) -> Iterator[Check]:
     found = find_litter(repo)
     for area, kind in (("locks", "ref lock"), ("worktrees", "worktree")):
         some = [litter for litter in found if litter.kind == kind]
         if some:
             more = f", and {len(some) - 1} more" if len(some) > 1 else ""
             text = f"stale {kind}: {some[0].path} ({some[0].why}){more}"
-            yield Finding(area, "note", text, "autopilot gc")
+            yield Check(area, "warning", text, "autopilot gc")
         else:
-            yield Finding(area, "ok", f"no stale {kind}s")
+            yield Check(area, "ok", f"no stale {kind}s")
 
 
-def _runs(repo: Repository) -> Iterator[Finding]:
+def _runs(repo: Repository) -> Iterator[Check]:
     states = states_of(repo)
     for slug, state in states.items():
         layout = Layout(slug)
         if state == "unreadable":
             text = f"{slug} cannot be read: its notes are missing"
-            yield Finding("runs", "problem", text, f"autopilot fetch origin {slug}")
+            yield Check("runs", "failed", text, f"autopilot fetch origin {slug}")
         elif state in ("interrupted", "crashed", "killed"):
-            yield Finding("runs", "note", f"{slug} was {state}", f"autopilot resume {slug}")
+            yield Check("runs", "warning", f"{slug} was {state}", f"autopilot resume {slug}")
         elif state == "running":
             holder = ExclusiveLock(layout.lock(repo)).holder()
             who = f"process {holder.pid}" if holder else "another process"
-            yield Finding("runs", "ok", f"{slug} is run by {who}")
+            yield Check("runs", "ok", f"{slug} is run by {who}")
         elif missing := missing_tags(repo, slug):
             text = f"{slug} has no tag for kept epoch {missing[0]}"
-            yield Finding("runs", "problem", text, "autopilot gc")
+            yield Check("runs", "failed", text, "autopilot gc")
     if not any(state in ("interrupted", "crashed", "killed") for state in states.values()):
         count = len(states)
         text = f"{count} experiment{'s' * (count != 1)}, none of them unfinished"
-        yield Finding("runs", "ok", text)
+        yield Check("runs", "ok", text)

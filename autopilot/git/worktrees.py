@@ -109,7 +109,7 @@ def check_out(worktree: Repository, commit: str) -> None:
     here = worktree.workdir
     if worktree.main_workdir is not None and here.samefile(worktree.main_workdir):
         raise RepositoryError(f"{here} is the main worktree", hint="add a worktree for it")
-    run_git([*_NO_HOOKS, "checkout", "--detach", "--force", "--quiet", commit], cwd=here)
+    run_git([*NO_HOOKS, "checkout", "--detach", "--force", "--quiet", commit], cwd=here)
     # -ff: folders with a repository of their own too.
     run_git(["clean", "-ffdxq"], cwd=here)
 

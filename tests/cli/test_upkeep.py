@@ -32,8 +32,8 @@ def killed(place: Place, slug: str) -> Path:
 
 def findings(place: Place, *arguments: str) -> dict[str, list[dict[str, str]]]:
     found: dict[str, list[dict[str, str]]] = {}
-    for finding in place.autopilot("doctor", "--json", *arguments).document["findings"]:
-        found.setdefault(finding["area"], []).append(finding)
+    for finding in place.autopilot("doctor", "--json", *arguments).document["checks"]:
+        found.setdefault(finding["name"], []).append(finding)
     return found
 
 
@@ -41,8 +41,8 @@ def test_a_sound_place_is_said_to_be_one(place: Place) -> None:
     with place.untouched():
         done = place.run("doctor")
     assert done.out.splitlines()[-1].startswith("autopilot can work here")
-    assert "ok       identity    commits are by Ada Byron <ada@example.com>" in done.out
-    assert "PROBLEM" not in done.out
+    assert "ok       identity: commits are by Ada Byron <ada@example.com>" in done.out
+    assert "failed" not in done.out
 
 
 def test_outside_of_a_repository_it_says_what_to_do(place: Place, tmp_path: Path) -> None:
@@ -68,20 +68,20 @@ def test_a_killed_run_is_found_and_its_worktree_kept(place: Place) -> None:
     found = findings(place)
     assert found["runs"] == [
         {
-            "area": "runs",
-            "level": "note",
-            "text": "grun was killed",
+            "name": "runs",
+            "state": "warning",
+            "detail": "grun was killed",
             "mend": "autopilot resume grun",
         }
     ]
-    assert found["worktrees"][0]["level"] == "ok"
+    assert found["worktrees"][0]["state"] == "ok"
     assert found["locks"][0]["mend"] == "autopilot gc"
 
     place.run("gc")
     assert worktree.is_dir()
-    assert findings(place)["locks"][0]["level"] == "ok"
+    assert findings(place)["locks"][0]["state"] == "ok"
     place.run("resume", "grun")
-    assert "none of them unfinished" in findings(place)["runs"][0]["text"]
+    assert "none of them unfinished" in findings(place)["runs"][0]["detail"]
     place.check_sound()
 
 
@@ -128,7 +128,7 @@ def test_a_worktree_in_use_stays(place: Place) -> None:
     time.sleep(0.6)
     assert process.poll() is None
     assert place.run("gc", "--json").document["removed"] == []
-    assert "is run by process" in findings(place)["runs"][0]["text"]
+    assert "is run by process" in findings(place)["runs"][0]["detail"]
     assert place.finish(process).code == 0
     assert not worktree.exists()
 
