@@ -12,9 +12,11 @@ from pathlib import Path
 from autopilot.engine.preflight import Check
 from autopilot.errors import AutopilotError
 from autopilot.git.commands import run_git
+from autopilot.git.hooks import hook_folder, state_of
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.probe import read_config
 from autopilot.git.repository import DEFAULT_IDENTITY, Repository, libgit2_version
+from autopilot.tracking.hooks import CLIENT, hook_texts
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.upkeep import find_litter, missing_tags, states_of
 
@@ -50,6 +52,7 @@ def examine(folder: Path) -> Iterator[Check]:
     yield Check("repository", "ok", f"{repo.workdir}, on {repo.head_name()}")
     yield from _identity(repo)
     yield from _space(repo)
+    yield from _hooks(repo)
     yield from _index_lock(repo)
     yield from _litter(repo)
     yield from _runs(repo)
@@ -94,6 +97,23 @@ def _space(repo: Repository) -> Iterator[Check]:
     if read_config(repo.workdir).get("gc.auto") == "0":
         text = "gc.auto is 0: long runs do not pack what they write"
         yield Check("repository", "warning", text, "git config --unset gc.auto")
+
+
+def _hooks(repo: Repository) -> Iterator[Check]:
+    folder = hook_folder(repo.workdir)
+    states = [state_of(folder, n, text) for n, text in hook_texts(folder, CLIENT).items()]
+    outdated = [state.name for state in states if state.state in ("outdated", "edited")]
+    installed = [state.name for state in states if state.state == "installed"]
+    if outdated:
+        text = f"not as this version has them: {', '.join(outdated)}"
+        yield Check("hooks", "warning", text, "autopilot hooks install")
+    elif installed:
+        yield Check("hooks", "ok", f"installed: {', '.join(installed)}")
+    elif "remote.origin.url" in read_config(repo.workdir):
+        text = "none is installed: a plain git push leaves notes and tags behind"
+        yield Check("hooks", "warning", text, "autopilot hooks install")
+    else:
+        yield Check("hooks", "ok", "none is installed, and there is no remote to push to")
 
 
 def _index_lock(repo: Repository) -> Iterator[Check]:

@@ -143,6 +143,18 @@ def test_gc_packs_and_keeps_every_object(place: Place) -> None:
     assert "not packed: gc.auto is 0" in place.run("gc").out
 
 
+def test_hooks_are_looked_at(place: Place) -> None:
+    assert findings(place)["hooks"][0]["state"] == "ok"
+    place.git("remote", "add", "origin", "../remote.git")
+    missing = findings(place)["hooks"][0]
+    assert (missing["state"], missing["mend"]) == ("warning", "autopilot hooks install")
+    place.run("hooks", "install")
+    assert "pre-push" in findings(place)["hooks"][0]["detail"]
+    hook = place.top / ".git/hooks/pre-push"
+    hook.write_text(hook.read_text() + "echo mine\n")
+    assert "not as this version" in findings(place)["hooks"][0]["detail"]
+
+
 def test_a_lost_tag_is_found(place: Place) -> None:
     place.run("run", "counter.py", "-e", "one")
     tag = "autopilot/one/epoch-0002"
