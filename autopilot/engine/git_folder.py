@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from autopilot.engine.changes import printable
-from autopilot.errors import GitCommandError, ParameterError
+from autopilot.errors import ParameterError
 from autopilot.files import FileState, read_file, remove_file, replace_file
 from autopilot.git.commands import run_git
 from autopilot.git.refs import list_refs
@@ -157,11 +157,14 @@ class GitFolder:
         """Whether the agent's git moved a ref, or a program that leaves no line in its log."""
         if not name.startswith("refs/heads/") or name.startswith(_OTHER_RUNS):
             return False
-        line = self._reflog(name).rstrip(b"\n").rpartition(b"\n")[2]
+        line = self._last_line(name)
         if f" {AGENT} <".encode() in line:
             return True
         moved = line.split(b" ")[1:2] == [(now or _ZERO).encode()]
         return was is not None and bool(line) and not moved
+
+    def _last_line(self, name: str) -> bytes:
+        return self._reflog(name).rstrip(b"\n").rpartition(b"\n")[2]
 
     def _reflog(self, name: str) -> bytes:
         try:
@@ -170,12 +173,9 @@ class GitFolder:
             return b""
 
     def _set(self, name: str, oid: str | None) -> bool:
-        command = ["update-ref", name, oid] if oid else ["update-ref", "-d", name]
-        try:
-            run_git(command, cwd=self.user.workdir)
-        except GitCommandError:
-            # What is in its file is no id: git cannot read it, and does not replace it.
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            # What no git command wrote may be no id at all, and must not get into the log.
+            if (self.top / name).read_bytes().strip() not in self._last_line(name).split(b" ")[:2]:
                 (self.top / name).unlink()
-            return run_git(command, cwd=self.user.workdir, check=False).returncode == 0
-        return True
+        command = ["update-ref", name, oid] if oid else ["update-ref", "-d", name]
+        return run_git(command, cwd=self.user.workdir, check=False).returncode == 0

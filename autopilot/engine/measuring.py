@@ -122,6 +122,7 @@ class Measurer:
                 epoch=epoch,
                 repeat=repeat,
                 live=self.live,
+                links=self.links,
             )
             started = time.monotonic()
             (told,) = self._processes.ask(_WORKER, request.encode(), workspace.folder)

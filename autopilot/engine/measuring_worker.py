@@ -16,11 +16,14 @@ from pydantic import TypeAdapter
 
 from autopilot import errors
 from autopilot.core.experiment import Experiment
+from autopilot.core.parameter import PathParameter
 from autopilot.core.record import LlmRecord, Manifest
 from autopilot.core.store import InMemoryStore
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Datum, datum_from_json
 from autopilot.core.writing import trace_records
+from autopilot.engine.inputs import Inputs
+from autopilot.engine.links import name_of
 from autopilot.engine.offline import Offline
 from autopilot.engine.processes import Send, answer_with
 from autopilot.engine.target import build_module, load_factory, parse_target, users_code
@@ -29,6 +32,7 @@ from autopilot.errors import AutopilotError, EvaluationError, ReplayMissError
 from autopilot.git.repository import Repository
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import Layout
+from autopilot.tracking.scope import scope_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class Request:
         epoch: See Measurer.measure.
         repeat: See Measurer.measure.
         live: See Measurer.
+        links: See Measurer.
     """
 
     user: str
@@ -54,6 +59,7 @@ class Request:
     epoch: int
     repeat: int
     live: bool
+    links: tuple[str, ...] = ()
 
     def encode(self) -> bytes:
         """As JSON."""
@@ -126,6 +132,10 @@ def evaluate(request: Request) -> Answer:
     recorded = () if request.live or request.repeat else recorded_calls(user, request.slug)
     workspace = Workspace(user, repo, manifest.directory)
     workspace.enter()
+    folder = user.workdir / manifest.directory
+    links = [(name_of(user.workdir, folder, link), folder / link) for link in request.links]
+    inputs = Inputs(repo, repo.head_commit(), links, in_place=False)
+    inputs.open()
     if not request.live:
         offline.begin()
     module = build_module(
@@ -134,6 +144,8 @@ def evaluate(request: Request) -> Answer:
         manifest.target,
     )
     workspace.check_imports()
+    paths = [p for p in module.parameters() if isinstance(p, PathParameter)]
+    inputs.scopes = [scope_of(repo, parameter) for parameter in paths]
     store = InMemoryStore(request.slug)
     for call in recorded:
         store.note_call(call)
@@ -156,7 +168,9 @@ def evaluate(request: Request) -> Answer:
         metrics = {split: measured.compute() for split, measured in found.items()}
     items = {split: measured.items for split, measured in found.items()}
     traces = trace_records(request.epoch, items)
-    return Answer(metrics, {trace.split: trace.items for trace in traces})
+    read = inputs.blobs()
+    inputs.close()
+    return Answer(metrics, {trace.split: trace.items for trace in traces}, read)
 
 
 def recorded_calls(user: Repository, slug: str) -> list[LlmRecord]:
