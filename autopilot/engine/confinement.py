@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from autopilot.core.guard import Guard
 from autopilot.engine.changes import Change, sentences
@@ -82,7 +83,7 @@ class Confinement(_EngineGuard):
         super().__init__(workspace, slug, scopes, inputs)
         tree = objects.tree_of(workspace.repo, workspace.repo.head_commit())
         copies = workspace.private / "copies"
-        self._private = workspace.private
+        self._private, self._folder = workspace.private, workspace.folder
         self._private_git = PrivateGit(workspace.repo, workspace.private / AGENTS_GIT)
         self._surroundings = Surroundings(workspace.repo, scopes, tree, copies)
         self._links = Links(workspace.links, slug)
@@ -106,6 +107,11 @@ class Confinement(_EngineGuard):
         read = self._inputs.blobs()
         told = self._private_git.leave() + self._git.put_back()
         told += self._surroundings.put_back(lambda name: name in read or self._links.covers(name))
+        try:
+            Path.cwd()
+        except FileNotFoundError:
+            # The folder was removed; the one that was put back is another.
+            os.chdir(self._folder)
         # Only now may a resumed run trust the worktree again.
         self._private_git.remove()
         self._links.check()

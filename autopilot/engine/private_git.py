@@ -56,6 +56,8 @@ class PrivateGit:
         Returns:
             What was written to the private one, a sentence each.
         """
+        with contextlib.suppress(FileNotFoundError):
+            os.chmod(self.repo.workdir, 0o700 | self.repo.workdir.stat().st_mode & 0o777)
         if self._pointer.is_dir() and not self._pointer.is_symlink():
             shutil.rmtree(self._pointer, ignore_errors=True)
             told = ["replaced .git by a folder: put back"]
@@ -151,6 +153,7 @@ class PrivateGit:
     def _point_to(self, folder: Path) -> None:
         # ".git" is no name that replace_file takes; one of its own, moved into place, is.
         made = ".autopilot-git"
+        self.repo.workdir.mkdir(parents=True, exist_ok=True)
         replace_file(self.repo.workdir, made, FileState(REGULAR, _pointer(folder)))
         os.replace(self.repo.workdir / made, self._pointer)
 

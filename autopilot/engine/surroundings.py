@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeGuard
 
 from autopilot.engine.changes import LOST, REMOVED, Change, printable, sentences
+from autopilot.engine.copies import Copies, Source
 from autopilot.files import (
-    EXECUTABLE,
-    REGULAR,
     TEMPORARY,
-    FileState,
-    read_file,
     remove_file,
     replace_file,
 )
@@ -27,25 +23,7 @@ from autopilot.git.stamps import Stamp, everything_below
 from autopilot.git.workfiles import WorkFiles
 from autopilot.tracking.scope import Scope
 
-LARGE = 32 * 2**20
-"""Bytes of a file that git does not have, from which on no copy is kept."""
-
 _RULES = (".gitignore", ".gitattributes")
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Where a file's content is, as of a stamp: in git, in a link's target, in a copy, or nowhere.
-
-    Attributes:
-        digest: Of the copy, so that one that was tampered with is not used.
-    """
-
-    stamp: Stamp
-    entry: Entry | None = None
-    state: FileState | None = None
-    copy: Path | None = None
-    digest: str = ""
 
 
 class Surroundings:
@@ -64,11 +42,11 @@ class Surroundings:
 
     def __init__(self, repo: Repository, scopes: Sequence[Scope], tree: str, copies: Path) -> None:
         self.repo, self.root = repo, repo.workdir
-        self._scopes, self._tree, self._copies = scopes, tree, copies
+        self._scopes, self._tree, self._copies = scopes, tree, Copies(copies)
         self._files = WorkFiles(repo, repo.workdir)
-        self._sources: dict[str, _Source] = {}
+        self._sources: dict[str, Source] = {}
         self._before: dict[str, Stamp] = {}
-        self._is_first = True
+        self._is_first, self._top_mode = True, 0
 
     def look(self) -> None:
         """Remembers how everything is now."""
@@ -80,8 +58,8 @@ class Surroundings:
             if not stat.S_ISDIR(stamp[4]):
                 known = self._sources.get(name)
                 if known is None or known.stamp != stamp:
-                    self._sources[name] = self._keep(name, stamp)
-        self._before = before
+                    self._sources[name] = self._copies.keep(self.root / name, stamp, known)
+        self._before, self._top_mode = before, stat.S_IMODE(self.root.stat().st_mode)
 
     def put_back(self, counts: Callable[[str], bool]) -> list[str]:
         """Makes everything as it was, but for the parameters.
@@ -92,10 +70,14 @@ class Surroundings:
         Returns:
             What was changed, a sentence each.
         """
+        self.root.mkdir(parents=True, exist_ok=True)
+        os.chmod(self.root, self._top_mode)
         before, after = self._before, everything_below(self.root, opening=True)
         names = {n for n, s in after.items() if before.get(n) != s} | (before.keys() - after.keys())
         if not names:
             return []
+        for name in names & after.keys():
+            self._open(name, after[name])
         # What git ignores, and how it converts, must not be asked by the agent's own rules.
         rules = {name for name in names if name.rpartition("/")[2] in _RULES}
         rules |= {folder for name in rules for folder in _above(name) if folder in names}
@@ -116,32 +98,23 @@ class Surroundings:
         for name, entry in list_tree(self.repo, self._tree).items():
             stamp = before.get(name)
             if stamp is not None and name not in states and entry.mode != SUBMODULE:
-                self._sources[name] = _Source(stamp, entry)
-
-    def _keep(self, name: str, stamp: Stamp) -> _Source:
-        path = self.root / name
-        known = self._sources.get(name)
-        if stat.S_ISLNK(stamp[4]):
-            return _Source(stamp, state=read_file(path))
-        if not stat.S_ISREG(stamp[4]) or stamp[1] > LARGE:
-            return _Source(stamp)
-        copy = known.copy if known is not None else None
-        if copy is None:
-            self._copies.mkdir(parents=True, exist_ok=True)
-            copy = self._copies / str(len(self._sources))
-            while copy.exists():
-                copy = copy.with_name(f"{copy.name}-")
-        try:
-            content = path.read_bytes()
-        except OSError:  # nobody can read it, evaluations neither
-            return _Source(stamp)
-        copy.write_bytes(content)
-        return _Source(stamp, copy=copy, digest=_digest(content))
+                self._sources[name] = Source(stamp, entry)
 
     # --- after ---------------------------------------------------------------------------------
 
     def _refused(self, names: Iterable[str], after: Mapping[str, Stamp]) -> list[str]:
         return sorted(name for name in names if not self._is_allowed(name, after))
+
+    def _open(self, name: str, now: Stamp) -> None:
+        """Gives back the right to write to a folder, and to read a file."""
+        was, mode = self._before.get(name), now[4]
+        if _is_folder(now):
+            mode = was[4] if _is_folder(was) else mode | stat.S_IRWXU
+        elif stat.S_ISREG(mode):
+            mode |= stat.S_IRUSR
+        if mode != now[4]:
+            with contextlib.suppress(FileNotFoundError):
+                os.chmod(self.root / name, stat.S_IMODE(mode))
 
     def _is_allowed(self, name: str, after: Mapping[str, Stamp]) -> bool:
         parts = name.split("/")
@@ -182,7 +155,9 @@ class Surroundings:
 
     def _undo(self, names: Sequence[str], after: Mapping[str, Stamp]) -> list[Change]:
         """Undoes what was changed at some paths."""
-        described = (self._describe(name, after.get(name)) for name in names)
+        tracked = [name for name in names if name in after and self._entry(name) is not None]
+        hashed = self._files.hash(tracked, write=False)
+        described = (self._describe(name, after.get(name), hashed.get(name)) for name in names)
         changes = {change.name: change for change in described if change is not None}
         for name in sorted(changes, reverse=True):
             if name in after:
@@ -201,7 +176,11 @@ class Surroundings:
             self._settle(name)
         return list(changes.values())
 
-    def _describe(self, name: str, now: Stamp | None) -> Change | None:
+    def _entry(self, name: str) -> Entry | None:
+        source = self._sources.get(name)
+        return None if source is None else source.entry
+
+    def _describe(self, name: str, now: Stamp | None, hashed: Entry | None) -> Change | None:
         """What was done to a path; None if it is as it was after all."""
         was = self._before.get(name)
         link = ""
@@ -215,22 +194,17 @@ class Surroundings:
         if stat.S_IFMT(was[4]) != stat.S_IFMT(now[4]):
             kind = link or ("a folder" if _is_folder(now) else "something else")
             return Change(name, "replaced", _is_folder(was), f" by {kind}")
-        if not _is_folder(now) and not self._is_same(name, now):
+        if not _is_folder(now) and not self._is_same(name, now, hashed):
             return Change(name, "changed")
         if was[4] != now[4]:
             return Change(name, "changed the mode of", _is_folder(now))
         return None
 
-    def _is_same(self, name: str, now: Stamp) -> bool:
-        source, path = self._sources[name], self.root / name
-        if source.state is not None:
-            return read_file(path) == source.state
-        if stat.S_ISREG(now[4]) and not os.access(path, os.R_OK):
-            return False
+    def _is_same(self, name: str, now: Stamp, hashed: Entry | None) -> bool:
+        source = self._sources[name]
         if source.entry is not None:
-            found = self._files.hash([name], write=False)[name]
-            return found is not None and found.oid == source.entry.oid
-        return bool(source.digest) and _digest(path.read_bytes()) == source.digest
+            return hashed is not None and hashed.oid == source.entry.oid
+        return now[1] == source.stamp[1] and self._copies.is_same(self.root / name, source)
 
     def _clear(self, name: str, now: Stamp) -> None:
         was = self._before.get(name)
@@ -253,7 +227,7 @@ class Surroundings:
             if source.entry is not None:
                 entries[name] = source.entry
                 continue
-            state = source.state or self._copied(source)
+            state = source.state or self._copies.state(source)
             if state is None:
                 lost.add(name)
                 remove_file(self.root, name)
@@ -261,14 +235,6 @@ class Surroundings:
                 replace_file(self.root, name, state)
         self._files.restore(entries)
         return lost
-
-    def _copied(self, source: _Source) -> FileState | None:
-        with contextlib.suppress(OSError):
-            content = source.copy.read_bytes() if source.copy is not None else b""
-            if source.copy is not None and _digest(content) == source.digest:
-                mode = EXECUTABLE if source.stamp[4] & stat.S_IXUSR else REGULAR
-                return FileState(mode, content)
-        return None
 
     def _settle(self, name: str) -> None:
         """Mode and time as they were; the file as it is now is the known one."""
@@ -282,8 +248,7 @@ class Surroundings:
             os.utime(path, ns=(was[0], was[0]), follow_symlinks=False)
             s = os.lstat(path)
             stamp = (s.st_mtime_ns, s.st_size, s.st_ctime_ns, s.st_ino, s.st_mode)
-            old = self._sources[name]
-            self._sources[name] = _Source(stamp, old.entry, old.state, old.copy, old.digest)
+            self._sources[name] = replace(self._sources[name], stamp=stamp)
 
 
 def _above(name: str) -> Iterator[str]:
@@ -294,7 +259,3 @@ def _above(name: str) -> Iterator[str]:
 
 def _is_folder(stamp: Stamp | None) -> TypeGuard[Stamp]:
     return stamp is not None and stat.S_ISDIR(stamp[4])
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

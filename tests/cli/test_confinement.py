@@ -281,10 +281,12 @@ if step == 2:
     os.remove(".git"); sh("git init .; git add -A; git commit -m evil")
 if step == 3:
     sh("git status; git log")
+if step == 4:
+    shutil.rmtree(os.getcwd())
 """
     config, refs = place.read(".git/config"), place.git("for-each-ref")
     with place.untouched():
-        done = attack.run(body, epochs=3)
+        done = attack.run(body, epochs=5)
     assert done.code == 0, done
     log = Path(f"{attack.log}.log").read_text().split()
     assert log[:3] == ["target", "base", "cases.json"], "history and diff are there"
@@ -301,7 +303,10 @@ if step == 3:
     } <= {*attack.violations(1), *(x.replace("the index", "index") for x in attack.violations(1))}
     assert "replaced .git by a folder: put back" in attack.violations(2)
     assert attack.violations(3) == []
-    assert attack.scores() == [0, 0.25, 0.5, 0.75]
+    # It took away all that there is, itself included.
+    assert {"removed cases.json: put back", "changed .git: put back"} <= {*attack.violations(4)}
+    assert place.verdicts("a") == ["baseline", "kept", "kept", "kept", "rejected", "kept"]
+    assert attack.scores() == [0, 0.25, 0.5, 0.75, 0, 1]
     place.check_sound()
 
 
@@ -511,6 +516,12 @@ def test_the_inputs_are_in_the_notes(attack: Attack) -> None:
         )
     }
     assert inputs == [expected] * 3
+    # A replay that reads other data says which.
+    place.write("data/extra.txt", "00\n")
+    replayed = place.autopilot("replay", "a", "--best-only")
+    assert replayed.code == 1
+    assert "data/extra.txt" in replayed.out and "another version of this file" in replayed.out
+    place.write("data/extra.txt", "0\n")
     # Another experiment with other data is not compared without a word.
     place.write("cases.json", json.dumps({str(n): n for n in range(5)}))
     place.commit("other cases")
