@@ -63,10 +63,16 @@ def find(context: Context, origin: Origin, kind: type[K]) -> K:
     os.chdir(folder)
     if not origin.target:
         noun = "generator" if kind.__name__ == "DataGenerator" else "judge"
-        own = getattr(context.cli, noun, None)
+        project = context.own_cli() if context.project else context.cli
+        own = getattr(project, noun, None)
         if not isinstance(own, kind):
+            whose = (
+                f"the project {context.project} has no {noun}"
+                if context.project
+                else (f"there is no {noun} of a project")
+            )
             raise UsageError(
-                f"no TARGET is given, and there is no {noun} of a project",
+                f"no TARGET is given, and {whose}",
                 hint=f"name one: path/to/file.py or path/to/file.py:Name, a {kind.__name__}",
             )
         if origin.hparams:

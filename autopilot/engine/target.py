@@ -9,7 +9,6 @@ import contextlib
 import importlib
 import importlib.util
 import os
-import re
 import sys
 import traceback
 import types
@@ -264,10 +263,8 @@ def _load_file(path: Path) -> types.ModuleType:
 
 
 def _named(loaded: types.ModuleType, kind: type[Any]) -> dict[str, Any]:
-    """Name to what a file has of a kind: instances, else the classes that it defines.
-
-    A module is made anew for each run, so that only its class counts.
-    """
+    """Name to what a file has of a kind: instances, else the classes that it defines."""
+    # A module is made anew for each run: only its class counts.
     if kind is not AutoPilotModule:
         instances = [(name, v) for name, v in vars(loaded).items() if isinstance(v, kind)]
         if instances:
@@ -287,19 +284,16 @@ def _only(loaded: types.ModuleType, target: Target, kind: type[Any]) -> Callable
     if len(found) == 1:
         (only,) = found.values()
         return only if isinstance(only, type) else lambda: only
-    if not found:
+    if found:
         raise TargetError(
-            f"{target.text} defines no {kind.__name__}",
-            hint=f"derive a class from it, or name a callable: {target.text}:make_{_noun(kind)}",
+            f"{target.text} defines several: {', '.join(found)}",
+            hint=f"say which: {target.text}:{next(iter(found))}",
         )
+    noun = kind.__name__.removeprefix("AutoPilot").removeprefix("Data").lower()
     raise TargetError(
-        f"{target.text} defines several: {', '.join(found)}",
-        hint=f"say which: {target.text}:{next(iter(found))}",
+        f"{target.text} defines no {kind.__name__}",
+        hint=f"derive a class from it, or name a callable: {target.text}:make_{noun}",
     )
-
-
-def _noun(kind: type[Any]) -> str:
-    return str(re.findall("[A-Z][a-z]+", kind.__name__)[-1]).lower()
 
 
 def _a(kind: type[Any]) -> str:

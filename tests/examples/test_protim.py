@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from server import MessagesServer, Received, Reply, edit, fail, say, say_json
+from server import MessagesServer, Received, Reply, edit, fail, say, say_json, use_tool
 
 from autopilot.ai.recording import request_key
 from autopilot.core.record import LlmRecord, MetricsRecord
@@ -205,6 +205,37 @@ def test_without_a_key_it_says_what_it_needs_and_writes_nothing(top: Path, monke
     assert subprocess.run(status, cwd=top, capture_output=True, text=True).stdout == ""
     listed = subprocess.run(["git", "worktree", "list"], cwd=top, capture_output=True, text=True)
     assert len(listed.stdout.splitlines()) == 1
+
+
+CLAUDE = os.environ.get("AUTOPILOT_TEST_CLAUDE", "")
+
+
+@pytest.mark.skipif(not CLAUDE, reason="AUTOPILOT_TEST_CLAUDE names no Claude Code")
+def test_claude_code_itself_edits_the_prompt(small: Path, serve, monkeypatch) -> None:
+    def scripted(request: Received) -> Reply:
+        tools = {tool.get("name") for tool in request.body.get("tools", ())}
+        if "Edit" not in tools:
+            return script(request) if "Message: " in request.last_text() else say("ok")
+        (prompt,) = (small.parent / "home" / ".cache").rglob("prompt.md")
+        text = str(request.body["messages"][0]["content"])
+        rule = next(rule for rule in RULES if rule not in text)
+        turns = [
+            use_tool("Read", file_path=str(prompt)),
+            use_tool("Edit", file_path=str(prompt), old_string="Be helpful.", new_string=rule),
+            say(json.dumps({"strategy": rule, "summary": rule})),
+        ]
+        return turns[sum(m["role"] == "assistant" for m in request.body["messages"])]
+
+    server = serve(scripted)
+    monkeypatch.setenv("PATH", f"{Path(CLAUDE).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")
+    monkeypatch.setenv("DISABLE_AUTOUPDATER", "1")
+    options = ("-e", "p", "--max-epochs", "1", "-H", "agent=claude-code")
+    done = run(small, *COMMAND, "run", "protim.py", *options)
+    assert done.returncode == 0, done.stderr
+    assert judged(small)[1].metrics["accuracy"] == pytest.approx(2 / 7)
+    assert RULES[0] in show(small, "autopilot/p")
+    assert max(paid(server).values()) == 1
 
 
 # --- in this process ---------------------------------------------------------------------------
