@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from autopilot.core.ledger import Ledger
 
 K = TypeVar("K")
+
+_EVERY_S = 5.0
 
 Dollars = Annotated[
     float | None, typer.Option("--budget-usd", min=0, help="Stop before it costs more dollars.")
@@ -83,8 +86,8 @@ def find(context: Context, origin: Origin, kind: type[K]) -> K:
     return build(factory, origin.hparams, origin.target, kind)
 
 
-class Counter:
-    """Says how far it is: on a terminal in a live line, elsewhere a line for each tenth.
+class Meter:
+    """Says how far it is: on a terminal in a live line, elsewhere in a line now and then.
 
     Args:
         output: Prints.
@@ -94,18 +97,20 @@ class Counter:
     def __init__(self, output: Output, verb: str) -> None:
         self.output, self.verb = output, verb
         self._status: Any = None
-        self._tenths = -1
+        self._told_s = time.monotonic()
 
     def __call__(self, done: int, total: int, ledger: Ledger) -> None:
         """After each item."""
-        text = f"{done} of {total} {self.verb}, {spending(ledger.total())}"
+        spent = ledger.total()
+        text = f"{done} of {total} {self.verb}"
+        text += f", {spending(spent)}" if spent.calls else ""
         if self.output.is_terminal and not self.output.as_json:
             if self._status is None:
                 self._status = self.output.console.status(text)
                 self._status.start()
             self._status.update(text)
-        elif done * 10 // total > self._tenths:
-            self._tenths = done * 10 // total
+        elif done < total and time.monotonic() - self._told_s >= _EVERY_S:
+            self._told_s = time.monotonic()
             self.output.line(text)
 
     def stop(self) -> None:
@@ -116,13 +121,13 @@ class Counter:
 
 
 @contextlib.contextmanager
-def watched(output: Output, verb: str) -> Iterator[Counter]:
-    """A Counter while the body lasts."""
-    counter = Counter(output, verb)
+def watched(output: Output, verb: str) -> Iterator[Meter]:
+    """A Meter while the body lasts."""
+    meter = Meter(output, verb)
     try:
-        yield counter
+        yield meter
     finally:
-        counter.stop()
+        meter.stop()
 
 
 def resumable(context: Context, again: str, work: Callable[[Output], None]) -> int:

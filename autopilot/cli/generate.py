@@ -126,7 +126,8 @@ def summarize(context: Context, dataset: Folder) -> None:
         file = dataset / f"{split}.jsonl"
         shown = f"  {file}" if (context.folder / file).exists() else ""
         output.line(f"  {split}: {share.made} of {share.planned}{shown}")
-    output.line(f"cost: {spending(spent)}")
+    if spent.calls:
+        output.line(f"cost: {spending(spent)}")
     _print_reasons(output, made)
     if made.made < made.planned:
         output.line(f"go on: {_again(dataset)}")

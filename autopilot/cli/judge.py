@@ -132,7 +132,8 @@ def summarize(context: Context, file: Verdicts) -> None:
     judging, output = _open(context, file)[0], context.output
     _print_summary(output, judging.summary())
     spent = spent_beside(judging.calls)
-    output.line(f"cost: {spending(spent)}")
+    if spent.calls:
+        output.line(f"cost: {spending(spent)}")
     output.document(_document(file, judging.summary()) | {"spent": spent})
 
 
@@ -154,6 +155,8 @@ def distribution(
 
     judging, output = _open(context, file)[0], context.output
     found = histograms(judging.verdicts.values(), by, bins)
+    if not found:
+        output.line("no item was judged")
     for histogram in found:
         output.line(f"{by} {histogram.group}: {_rates(histogram.rates)}", "bold")
         for line in _bars(histogram):
