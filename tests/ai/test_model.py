@@ -271,7 +271,7 @@ def test_roles_are_counted_apart(serve) -> None:
 
 def test_64_side_by_side_are_nearly_as_fast_as_they_can_be(serve) -> None:
     serve([say("unused")])
-    program = Path(__file__).with_name("server.py")
+    program = Path(__file__).parents[1] / "server.py"
     command = [sys.executable, str(program), "--delay", "0.2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
