@@ -10,8 +10,8 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -24,7 +24,13 @@ from autopilot.errors import ExperimentError, LockHeldError
 from autopilot.git.borrowing import borrow
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
-from autopilot.git.worktrees import add_worktree, check_out, remove_worktree, worktree_path
+from autopilot.git.worktrees import (
+    add_worktree,
+    check_out,
+    private_path,
+    remove_worktree,
+    worktree_path,
+)
 
 _WORKER = "autopilot.engine.measuring_worker"
 
@@ -112,23 +118,26 @@ class Measurer:
             ReplayMissError: a model call is not recorded, or the evaluation uses the network.
             AutopilotError: the target cannot be loaded or evaluated; it names the user's own files.
         """
-        with self._workspace(commit) as workspace:
-            request = Request(
-                user=str(self.user.workdir),
-                place=str(workspace.repo.workdir),
-                manifest=self.manifest,
-                slug=self.slug,
-                splits=tuple(splits),
-                epoch=epoch,
-                repeat=repeat,
-                live=self.live,
-                links=self.links,
-            )
-            started = time.monotonic()
-            (told,) = self._processes.ask(_WORKER, request.encode(), workspace.folder)
-            seconds = time.monotonic() - started
-            with workspace.explained():
-                answer = answer_of(told)
+        if self._place is None:
+            self._place = Place.take(self.user)
+        repo = self._place.check_out(commit)
+        workspace = workspace_at(self.user, repo, self.manifest.directory, commit, self.links)
+        request = Request(
+            links=tuple((link.name, str(link.source)) for link in workspace.links),
+            user=str(self.user.workdir),
+            place=str(workspace.repo.workdir),
+            manifest=self.manifest,
+            slug=self.slug,
+            splits=tuple(splits),
+            epoch=epoch,
+            repeat=repeat,
+            live=self.live,
+        )
+        started = time.monotonic()
+        (told,) = self._processes.ask(_WORKER, request.encode(), workspace.folder)
+        seconds = time.monotonic() - started
+        with workspace.explained():
+            answer = answer_of(told)
         return Measurement(commit, answer.metrics, answer.data(epoch), answer.inputs, seconds)
 
     def stop(self) -> None:
@@ -153,16 +162,20 @@ class Measurer:
     ) -> None:
         self.close()
 
-    @contextlib.contextmanager
-    def _workspace(self, commit: str) -> Iterator[Workspace]:
-        if self._place is None:
-            self._place = Place.take(self.user)
-        directory = self.manifest.directory
-        workspace = Workspace(self.user, self._place.check_out(commit), directory)
-        for link in self.links:
-            link_into(workspace, self.user.workdir / directory, commit, link)
-        workspace.folder.mkdir(parents=True, exist_ok=True)
-        yield workspace
+
+def workspace_at(
+    user: Repository, repo: Repository, directory: str, commit: str, links: Iterable[str]
+) -> Workspace:
+    """A checkout of a commit as a run has it: with the ignored paths that the evaluation needs.
+
+    Raises:
+        UsageError: a link that does not exist, or is tracked.
+    """
+    workspace = Workspace(user, repo, directory)
+    folder = user.workdir / directory
+    made = tuple(link_into(workspace, folder, commit, link) for link in links)
+    workspace.folder.mkdir(parents=True, exist_ok=True)
+    return replace(workspace, links=made)
 
 
 class Place:
@@ -225,6 +238,7 @@ class Place:
 
     def _clear(self) -> None:
         self._repo = None
+        shutil.rmtree(private_path(self.path), ignore_errors=True)
         if os.path.lexists(self.path):
             if (self.path / ".git").is_dir():
                 shutil.rmtree(self.path, ignore_errors=True)

@@ -23,7 +23,6 @@ from autopilot.core.trainer import Trainer
 from autopilot.core.types import Datum, datum_from_json
 from autopilot.core.writing import trace_records
 from autopilot.engine.inputs import Inputs
-from autopilot.engine.links import name_of
 from autopilot.engine.offline import Offline
 from autopilot.engine.processes import Send, answer_with
 from autopilot.engine.target import build_module, load_factory, parse_target, users_code
@@ -42,6 +41,7 @@ class Request:
     Args:
         user: The user's checkout.
         place: The worktree with the commit.
+        links: Path from the top to the user's own path, of what is linked in.
         manifest: How the experiment is run.
         slug: The experiment whose model calls answer.
         splits: Which splits.
@@ -53,6 +53,7 @@ class Request:
 
     user: str
     place: str
+    links: tuple[tuple[str, str], ...]
     manifest: Manifest
     slug: str
     splits: tuple[str, ...]
@@ -132,8 +133,7 @@ def evaluate(request: Request) -> Answer:
     recorded = () if request.live or request.repeat else recorded_calls(user, request.slug)
     workspace = Workspace(user, repo, manifest.directory)
     workspace.enter()
-    folder = user.workdir / manifest.directory
-    links = [(name_of(user.workdir, folder, link), folder / link) for link in request.links]
+    links = [(name, Path(source)) for name, source in request.links]
     inputs = Inputs(repo, repo.head_commit(), links, in_place=False)
     inputs.open()
     if not request.live:
@@ -168,9 +168,7 @@ def evaluate(request: Request) -> Answer:
         metrics = {split: measured.compute() for split, measured in found.items()}
     items = {split: measured.items for split, measured in found.items()}
     traces = trace_records(request.epoch, items)
-    read = inputs.blobs()
-    inputs.close()
-    return Answer(metrics, {trace.split: trace.items for trace in traces}, read)
+    return Answer(metrics, {trace.split: trace.items for trace in traces}, inputs.blobs())
 
 
 def recorded_calls(user: Repository, slug: str) -> list[LlmRecord]:

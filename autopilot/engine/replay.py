@@ -198,13 +198,7 @@ class Replay:
             if not apart and items:
                 apart = [Difference(number, f"{split} items", "", "", items)]
             differences += apart
-        inputs = judged.record.inputs if found.inputs else {}
-        for path, oid in inputs.items():
-            now = found.inputs.get(path)
-            if now is not None and now != oid:
-                why = "the evaluation read another version of this file"
-                differences.append(Difference(number, path, oid[:7], now[:7], why))
-        return differences
+        return differences + compare_inputs(number, judged.record.inputs, found.inputs)
 
     def _items(self, number: int, split: str, items: Sequence[Datum]) -> str:
         """Which items passed before and fail now, or the reverse, in a sentence; "" if none."""
@@ -237,6 +231,24 @@ def compare_metrics(
         Difference(epoch, f"{split} {name}", recorded.get(name), replayed.get(name), why)
         for name in dict.fromkeys([*recorded, *replayed])
         if not _same(recorded.get(name), replayed.get(name), tolerance)
+    ]
+
+
+def compare_inputs(
+    epoch: int, recorded: Mapping[str, str], found: Mapping[str, str]
+) -> list[Difference]:
+    """The evaluator's and data files that were read both times, and are not the same.
+
+    Args:
+        epoch: The epoch.
+        recorded: Repository path to blob id.
+        found: The same, now.
+    """
+    why = "the evaluation read another version of this file"
+    return [
+        Difference(epoch, path, oid[:7] or "no file", found[path][:7] or "no file", why)
+        for path, oid in recorded.items()
+        if found.get(path, oid) != oid
     ]
 
 

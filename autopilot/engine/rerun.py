@@ -6,11 +6,18 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from autopilot.core.record import StepRecord
-from autopilot.engine.measuring import Place
+from autopilot.engine.measuring import Place, workspace_at
 from autopilot.engine.processes import Processes
-from autopilot.engine.replay import EpochReplay, Replay, Settings, compare_metrics, failed
+from autopilot.engine.replay import (
+    EpochReplay,
+    Replay,
+    Settings,
+    compare_inputs,
+    compare_metrics,
+    failed,
+)
 from autopilot.engine.rerun_worker import EpochAgain, Request, StepAgain
-from autopilot.engine.workspace import Workspace, link_into
+from autopilot.engine.workspace import Workspace
 from autopilot.errors import AutopilotError, UsageError
 from autopilot.git import objects
 from autopilot.git.repository import Repository
@@ -89,11 +96,8 @@ class Rerun(Replay):
     def _workspace(self, place: Place) -> Workspace:
         notebook, manifest = self.notebook, self.notebook.manifest
         repo = place.borrow(notebook.start)
-        workspace = Workspace(notebook.repo, repo, manifest.directory)
-        for link in dict.fromkeys([*manifest.links, *self.settings.links]):
-            link_into(workspace, notebook.repo.workdir / manifest.directory, notebook.start, link)
-        workspace.folder.mkdir(parents=True, exist_ok=True)
-        return workspace
+        links = dict.fromkeys([*manifest.links, *self.settings.links])
+        return workspace_at(notebook.repo, repo, manifest.directory, notebook.start, links)
 
     def _ask(self, workspace: Workspace, last: int) -> Iterator[EpochAgain]:
         notebook = self.notebook
@@ -101,6 +105,7 @@ class Rerun(Replay):
         request = Request(
             user=str(notebook.repo.workdir),
             place=str(workspace.repo.workdir),
+            links=tuple((link.name, str(link.source)) for link in workspace.links),
             slug=notebook.slug,
             tip=notebook.tip,
             manifest=notebook.manifest,
@@ -124,6 +129,7 @@ class Rerun(Replay):
         for split in ("train", "val"):
             before, now = judged.metrics.get(split, {}), told.metrics.get(split, {})
             differences += compare_metrics(number, split, before, now, self.settings.tolerance)
+        differences += compare_inputs(number, record.inputs, told.inputs)
         return EpochReplay(
             number=number,
             verdict=record.verdict,

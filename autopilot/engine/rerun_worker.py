@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -16,15 +16,19 @@ from pydantic import TypeAdapter
 
 from autopilot.core.callback import Callback
 from autopilot.core.experiment import Experiment
+from autopilot.core.guard import Guard
 from autopilot.core.loop import EpochLoop, Fit
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.record import Lesson, LlmRecord, Manifest, MetricsRecord, StepRecord
 from autopilot.core.stopping import Budget
 from autopilot.core.trainer import Trainer
+from autopilot.engine.inputs import Inputs
+from autopilot.engine.links import Link
 from autopilot.engine.measuring_worker import Failure, recorded_calls
 from autopilot.engine.offline import Offline
 from autopilot.engine.processes import Send, answer_with
 from autopilot.engine.request import Options
+from autopilot.engine.surroundings import Surroundings
 from autopilot.engine.target import build_module, load_factory, parse_target, users_code
 from autopilot.engine.workspace import Workspace
 from autopilot.errors import AutopilotError
@@ -35,6 +39,7 @@ from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.scope import Scope, scope_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,7 @@ class Request:
     Args:
         user: The user's checkout.
         place: The repository to work in.
+        links: Path from the top to the user's own path, of what is linked in.
         slug: The experiment.
         tip: Where its branch ends.
         manifest: How it is run.
@@ -53,6 +59,7 @@ class Request:
 
     user: str
     place: str
+    links: tuple[tuple[str, str], ...]
     slug: str
     tip: str
     manifest: Manifest
@@ -94,6 +101,7 @@ class EpochAgain:
         best_epoch: The best one after it.
         metrics: Split to metric name to value.
         steps: Its steps.
+        inputs: See Measurement.
         seconds: Wall clock.
         failure: The error that ended the run in this epoch.
     """
@@ -104,6 +112,7 @@ class EpochAgain:
     best_epoch: int = 0
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     steps: tuple[StepAgain, ...] = ()
+    inputs: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     failure: Failure | None = None
 
@@ -134,6 +143,43 @@ class _SameEpochs(EpochLoop):
             self.epoch(fit, trainer.experiment.last_epoch + 1)
         trainer.call("on_train_end")
         return ""
+
+
+class _Tidy(Guard):
+    """What a step wrote beside the parameters is gone after it, as it was when it was recorded.
+
+    Nobody is let in here who is not trusted: agents that are programs are not run.
+    """
+
+    def __init__(self, workspace: Workspace, scopes: Sequence[Scope], inputs: Inputs) -> None:
+        repo = workspace.repo
+        tree = objects.tree_of(repo, repo.head_commit())
+        copies = workspace.private / "copies"
+        self._surroundings = Surroundings(repo, scopes, tree, copies)
+        self._inputs, self._is_confined = inputs, False
+
+    @property
+    def listens(self) -> bool:
+        """Whether what is read now belongs to an evaluation."""
+        return self._inputs.listens
+
+    @listens.setter
+    def listens(self, listens: bool) -> None:
+        self._inputs.listens = listens
+
+    def confine(self) -> None:
+        if not self._is_confined:
+            self._surroundings.look()
+            self._is_confined = True
+
+    def put_back(self) -> list[str]:
+        if not self._is_confined:
+            return []
+        self._is_confined = False
+        return self._surroundings.put_back(lambda _name: True)
+
+    def inputs(self, known: Iterable[str] = ()) -> Mapping[str, str]:
+        return self._inputs.blobs(known)
 
 
 class _Teller(Callback):
@@ -169,6 +215,7 @@ class _Teller(Callback):
             best_epoch=record.best_epoch,
             metrics=dict(trainer.experiment.metrics[record.epoch]),
             steps=tuple(self._steps),
+            inputs=record.inputs,
             seconds=seconds,
         )
         self._send(told.encode())
@@ -183,14 +230,19 @@ def rerun(request: Request, send: Send) -> None:
     user, repo = Repository.discover(Path(request.user)), Repository.discover(Path(request.place))
     notebook, manifest = Notebook(user, request.slug, request.tip), request.manifest
     calls, by_hand = recorded_calls(user, request.slug), _by_hand(notebook)
-    workspace, offline = Workspace(user, repo, manifest.directory), Offline()
+    links = tuple(Link(n, Path(source), repo.workdir / n) for n, source in request.links)
+    workspace, offline = Workspace(user, repo, manifest.directory, links=links), Offline()
     workspace.enter()
+    inputs = Inputs(repo, repo.head_commit(), [(x.name, x.source) for x in links], in_place=False)
+    inputs.open()
     offline.begin()
     factory = load_factory(parse_target(manifest.target), workspace.folder)
     module = build_module(factory, manifest.hparams, manifest.target)
     workspace.check_imports()
     store = GitStore(request.slug, repo.workdir, in_place=False, include_dirty=True)
     experiment = Experiment(store, GitMemory(store), manifest)
+    scopes = inputs.scopes = [scope_of(repo, parameter) for parameter in module.parameters()]
+    experiment.guard = _Tidy(workspace, scopes, inputs)
     experiment.only_recorded = True
     experiment.repeats = _steps(notebook)
     options = _options(notebook)

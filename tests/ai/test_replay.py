@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_runs import TARGET, script
+from answering import TARGET, script  # beside the server
 
 from autopilot.git.commands import run_git
 
