@@ -40,22 +40,15 @@ def next_lines(again: Replay, found: Sequence[Difference]) -> list[str]:
     if not found:
         return [f"read it:   autopilot log {slug}"]
     lines = []
-    whats = [each.what for each in found]
-    tags = [each for each in found if each.what == "tag" and each.found == "missing"]
-    notes = [each for each in found if each.what.endswith(" note") and each.found == "missing"]
-    if tags:
-        lines.append("fetch tags:  git fetch origin 'refs/tags/autopilot/*:refs/tags/autopilot/*'")
-    if notes or "model reply" in whats:
-        lines.append(
-            "fetch notes: git fetch origin 'refs/notes/autopilot/*:refs/notes/autopilot/*'"
-        )
+    if any(each.found == "missing" for each in found):
+        lines.append(f"is it all here?  autopilot fetch origin {slug}, then again")
     numbers = list(dict.fromkeys(each.epoch for each in found if each.epoch is not None))
     known = [number for number in numbers if number in again.judged]
     if known:
-        lines.append(f"look at it:  autopilot show {known[0]} -e {slug}")
+        lines.append(f"look at it:      autopilot show {known[0]} -e {slug}")
     else:
         tip = again.notebook.tip[:10]
-        lines.append(f"look at it:  git log --notes='autopilot/*' {tip}")
+        lines.append(f"look at it:      git log --notes='autopilot/*' {tip}")
     return lines
 
 

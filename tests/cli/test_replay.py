@@ -101,7 +101,8 @@ def passes(x, at):
             socket.create_connection(("127.0.0.1", 9), timeout=0.2).close()
         except Exception:
             pass
-    return x > at
+    bonus = Path("data/bonus ü.txt")
+    return x + (int(bonus.read_text()) if bonus.exists() else 0) > at
 
 
 def noise():
@@ -292,7 +293,7 @@ def test_a_changed_metrics_note_is_named_with_both_values(ran: Place) -> None:
     assert ["1", "val", "accuracy", "0.75", "0.25"] in rows
     assert ["1", "0.750", "0.250", "differs", "kept", ran.line("s")[1][:7]] in rows
     assert "s does not replay: " in done.out
-    assert "look at it:  autopilot show 1 -e s" in done.out
+    assert done.out.endswith("\nlook at it:      autopilot show 1 -e s\n")
     # The tag that was written with the note says so too, without an evaluation.
     found = [each for each in checked(ran) if each.what == "metrics note"]
     assert [(e.epoch, e.recorded, e.found) for e in found] == [
@@ -338,7 +339,7 @@ def test_missing_notes_end_it_with_how_to_get_them(ran: Place) -> None:
         ran.git("update-ref", "-d", f"refs/notes/autopilot/s/{kind}")
     done = ran.autopilot("replay", "s")
     assert done.code == 1
-    assert "fetch notes: git fetch origin 'refs/notes/autopilot/*" in done.out
+    assert "is it all here?  autopilot fetch origin s, then again" in done.out
     ran.git("update-ref", "-d", "refs/notes/autopilot/s/experiment")
     ran.refused("replay", "s", says=("s has no manifest note",), hints=("fetch",))
 
@@ -438,6 +439,24 @@ def test_an_input_that_is_not_the_one_that_was_measured_with(ran: Place) -> None
     assert told(checked(ran)) == [(1, "items.json")]
 
 
+def test_data_that_git_does_not_have_is_named_when_it_changed(ran: Place) -> None:
+    shutil.rmtree(ran.top / ".git")
+    ran.init()
+    ran.write(".gitignore", "data/\n")
+    ran.write("data/bonus ü.txt", "0\n")
+    ran.commit("base")
+    ran.run(*RUN[:-1], "1", "--link", "data")
+    ran.write("data/bonus ü.txt", "1\n")
+    for level in ("metrics", "full"):
+        options = ("--level", level, "--epochs", "1", "--json")
+        found = ran.autopilot("replay", "s", *options).document["differences"]
+        whats = {each["what"]: each for each in found}
+        assert (
+            whats["data/bonus ü.txt"]["why"] == "the evaluation read another version of this file"
+        )
+        assert (whats["val accuracy"]["recorded"], whats["val accuracy"]["found"]) == (0.25, 0.5)
+
+
 # --- the tags -------------------------------------------------------------------------------------
 
 
@@ -453,7 +472,7 @@ def test_a_moved_and_a_missing_tag(ran: Place) -> None:
     ]
     done = ran.autopilot("replay", "s", "--best-only")
     assert done.code == 1
-    assert "fetch tags:  git fetch origin 'refs/tags/autopilot/*" in done.out
+    assert "is it all here?  autopilot fetch origin s, then again" in done.out
 
 
 # --- clones ---------------------------------------------------------------------------------------
