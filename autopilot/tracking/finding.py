@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from autopilot.errors import ExperimentError, RepositoryError, SlugError
 from autopilot.git import refs, shallow
 from autopilot.git.repository import Repository
-from autopilot.tracking.layout import BRANCHES, Layout
+from autopilot.tracking.layout import BRANCHES, Layout, experiments
 from autopilot.tracking.notebook import Notebook, experiment_of, latest
 
 _REMOTES = "refs/remotes/"
@@ -78,11 +78,10 @@ def _named(repo: Repository, name: str | None, project: str | None) -> tuple[str
         tip = ""
     owner = experiment_of(repo, name) if tip else None
     if owner is None:
-        there = ", ".join(dict.fromkeys(map(_slug_of, abroad)))
-        if there:
-            raise ExperimentError(f"there is no experiment {name}", hint=f"remotes have: {there}")
-        Notebook(repo, slug)  # it says which ones there are
-        raise ExperimentError(f"{name} is of no experiment", hint="name its slug")
+        there = ", ".join(dict.fromkeys([*experiments(repo), *map(_slug_of, abroad)]))
+        hint = f"there are: {there}" if there else "autopilot fetch brings those of a remote"
+        what = f"{name} is no commit of an experiment" if tip else f"there is no experiment {name}"
+        raise ExperimentError(what, hint=hint)
     return owner, tip[:7], tip
 
 

@@ -510,9 +510,11 @@ def test_a_commit_in_the_middle_is_replayed_up_to_there(ran: Place) -> None:
 
 
 def test_an_unknown_name_says_which_there_are(ran: Place) -> None:
-    with pytest.raises(ExperimentError) as caught:
-        find(Repository.discover(cloned(ran).top), "other")
-    assert caught.value.hint == "remotes have: s"
+    repository = Repository.discover(cloned(ran).top)
+    for name, says in (("other", "there is no experiment"), ("HEAD", "is no commit of an")):
+        with pytest.raises(ExperimentError, match=says) as caught:
+            find(repository, name)
+        assert caught.value.hint == "there are: s"
 
 
 def test_a_shallow_clone_is_deepened_as_far_as_it_takes(ran: Place) -> None:
