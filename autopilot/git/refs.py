@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pygit2
 
-from autopilot.errors import GitCommandError, RefMovedError, RepositoryError, SlugError
+from autopilot.errors import RefMovedError, RepositoryError, SlugError
 from autopilot.git.commands import run_git
 from autopilot.git.repository import Repository, translated
 
@@ -45,7 +45,7 @@ def create_ref(repo: Repository, name: str, oid: str, log: str) -> None:
         SlugError: another ref's name is in the way: `a` and `a/b` cannot both exist.
         RepositoryError: it cannot be written.
     """
-    target, line = pygit2.Oid(hex=oid), _line(log)
+    target, line = pygit2.Oid(hex=oid), log_line(log)
     with created(repo, name):
         when_unlocked(lambda: repo.pygit.create_reference_direct(name, target, False, message=line))
 
@@ -58,7 +58,7 @@ def update_ref(repo: Repository, name: str, new: str, expected: str, log: str) -
         RepositoryError: it cannot be written.
     """
     with _swapped(repo, name, expected) as reference:
-        when_unlocked(lambda: reference.set_target(pygit2.Oid(hex=new), _line(log)))
+        when_unlocked(lambda: reference.set_target(pygit2.Oid(hex=new), log_line(log)))
 
 
 def delete_ref(repo: Repository, name: str, expected: str) -> None:
@@ -70,55 +70,6 @@ def delete_ref(repo: Repository, name: str, expected: str) -> None:
     """
     with _swapped(repo, name, expected) as reference:
         when_unlocked(reference.delete)
-
-
-def delete_refs(repo: Repository, expected: Mapping[str, str]) -> None:
-    """Deletes all of some refs, or none if one of them is not where it is expected.
-
-    Starts git.
-
-    Args:
-        repo: The repository.
-        expected: Full name to what it points at.
-
-    Raises:
-        GitCommandError: one was moved meanwhile, or is locked.
-    """
-    lines = "".join(f"delete {name}\0{oid}\0" for name, oid in expected.items())
-    run_git(["update-ref", "--stdin", "-z"], cwd=repo.workdir, stdin=os.fsencode(lines))
-
-
-def move_refs(repo: Repository, moves: Mapping[str, tuple[str, str | None]], log: str) -> None:
-    """Creates and moves all of some refs, or none if one is not where it is expected.
-
-    Starts git.
-
-    Args:
-        repo: The repository.
-        moves: Full name to what it shall point at, and where it is; None: it does not exist.
-        log: What the reflogs say.
-
-    Raises:
-        RefMovedError: one was moved meanwhile.
-        SlugError: another ref's name is in the way.
-        GitCommandError: one is locked, or cannot be written.
-    """
-    if not moves:
-        return
-    lines = "".join(
-        f"update {name}\0{new}\0{old or '0' * len(new)}\0" for name, (new, old) in moves.items()
-    )
-    command = ["update-ref", "-m", _line(log), "--stdin", "-z"]
-    try:
-        run_git(command, cwd=repo.workdir, stdin=os.fsencode(lines))
-    except GitCommandError as error:
-        for name, (_, old) in moves.items():
-            current = read_ref(repo, name)
-            if current != old:
-                raise _moved(name, old or "0000000", current) from error
-            if old is None:
-                check_free(repo, name)
-        raise
 
 
 def list_refs(repo: Repository, prefix: str) -> dict[str, str]:
@@ -234,16 +185,17 @@ def _swapped(repo: Repository, name: str, expected: str) -> Iterator[pygit2.Refe
         reference = repo.pygit.references.get(name)
         current = str(reference.target) if reference is not None else None
         if reference is None or current != expected:
-            raise _moved(name, expected, current)
+            raise moved(name, expected, current)
         yield reference
     except (pygit2.GitError, KeyError, ValueError, OSError) as error:
         current = read_ref(repo, name)
         if current != expected:
-            raise _moved(name, expected, current) from error
+            raise moved(name, expected, current) from error
         raise _not_written(name, error) from error
 
 
-def _moved(name: str, expected: str, current: str | None) -> RefMovedError:
+def moved(name: str, expected: str, current: str | None) -> RefMovedError:
+    """The error of a ref that is elsewhere than expected; None: it does not exist."""
     where = f"is at {current[:7]}" if current else "is gone"
     return RefMovedError(
         f"{name} {where}, expected at {expected[:7]}: somebody else moved it",
@@ -303,7 +255,8 @@ def _remove_if_stale(lock: Path) -> bool:
     return True
 
 
-def _line(text: str) -> str:
+def log_line(text: str) -> str:
+    """A text as one line of a reflog."""
     return " ".join(text.encode("utf-8", "replace").decode("utf-8").replace("\0", " ").split())
 
 

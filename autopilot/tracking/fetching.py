@@ -17,6 +17,7 @@ from autopilot.git.merging import ahead_behind, merge_base
 from autopilot.git.notes_merging import merge_notes
 from autopilot.git.remotes import fetch_refs, remote_refs
 from autopilot.git.repository import Repository
+from autopilot.git.transactions import delete_refs, move_refs
 from autopilot.tracking.holding import held
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.sync import NAMESPACES, Outcome, RefSet, alone, chosen, grouped, local_sets
@@ -205,16 +206,16 @@ def _apply(repo: Repository, plan: _Plan, remote: str) -> Outcome:
     try:
         with held(repo, slug):
             refs.clear_stale_locks(repo, [*layout.namespaces(), layout.review])
-            refs.move_refs(repo, plan.notes, log)
-            refs.move_refs(repo, plan.rest, log)
+            move_refs(repo, plan.notes, log)
+            move_refs(repo, plan.rest, log)
             return plan.outcome
     except LockHeldError as error:
         if layout.branch in plan.rest:
             text = f"{slug} was left as it is, with commits on {remote}: {error.message}"
             return _left(plan, text, error.hint)
     # A run that goes on takes notes in by compare-and-swap, as this does.
-    refs.move_refs(repo, plan.notes, log)
-    refs.move_refs(repo, plan.rest, log)
+    move_refs(repo, plan.notes, log)
+    move_refs(repo, plan.rest, log)
     return plan.outcome
 
 
@@ -253,4 +254,4 @@ def _clear(repo: Repository) -> None:
     refs.clear_stale_locks(repo, [_INCOMING.rstrip("/")])
     left = refs.list_refs(repo, _INCOMING)
     if left:
-        refs.delete_refs(repo, left)
+        delete_refs(repo, left)

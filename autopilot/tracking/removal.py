@@ -8,6 +8,7 @@ from pathlib import Path
 from autopilot.errors import ExperimentError, RepositoryError
 from autopilot.git import refs
 from autopilot.git.repository import Repository
+from autopilot.git.transactions import delete_refs
 from autopilot.git.worktrees import remove_worktree, worktree_path
 from autopilot.tracking.holding import held
 from autopilot.tracking.layout import Layout
@@ -79,7 +80,7 @@ def remove(repo: Repository, removal: Removal) -> None:
         if removal.progress is not None:
             removal.progress.unlink(missing_ok=True)
         Layout(removal.slug).request(repo).unlink(missing_ok=True)
-        refs.delete_refs(repo, removal.refs)
+        delete_refs(repo, removal.refs)
 
 
 def _plan(repo: Repository, slug: str) -> Removal:

@@ -11,11 +11,14 @@ import time
 
 import pytest
 
+from autopilot.core.record import Lesson
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
 from autopilot.tracking.decisions import decide
 from autopilot.tracking.fetching import fetch
 from autopilot.tracking.forks import fork
+from autopilot.tracking.journal import Journal
+from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.pushing import push
 from tests.cli.conftest import COUNTER, ROOT, Place
@@ -134,7 +137,8 @@ def test_what_one_pushes_the_other_has_and_goes_on_with(pair):
     assert b.verdicts("one") == ["baseline", "kept", "kept"]
     assert b.run("log", "one").out == a.run("log", "one").out
     goes_on(b, "four")
-    assert b.run("push", "one", "--dry-run", "--json").document["experiments"][0]["commits"] == 2
+    (dry,) = push(api(b), "origin", ["one"], dry_run=True).outcomes
+    assert dry.commits == 2
     assert len(a.git("log", "--format=%H", "main..autopilot/one").split()) == 3
     done = b.run("push", "origin", "one", "--json").document
     kinds = ["experiment", "gradients", "memory", "metrics", "traces"]
@@ -175,18 +179,17 @@ def test_two_experiments_that_two_continued_lose_nothing(pair):
     b.run("resume", "two", "--max-epochs", "1")
     write_down(a, "promote", "good")
     write_down(b, "reject", "not yet")
-    b.run("memory", "block", "up", "-e", "one")
+    lesson = Lesson(id="by-hand", strategy="down", outcome="blocked", by_hand=True)
+    Journal(api(b), Layout("one")).write(b.git("rev-parse", "autopilot/one"), [lesson])
     send(b, "two")
     send(a, "one")
-    mine = b.run("push", "--json").document["experiments"]
-    assert [(e["experiment"], e["merged"]) for e in mine] == [
-        ("one", ["experiment", "memory"]),
-        ("two", []),
+    assert [(o.slug, o.state, o.merged) for o in send(b)] == [
+        ("one", "updated", ("experiment", "memory")),
+        ("two", "up to date", ()),
     ]
-    theirs = a.run("fetch", "--json").document["experiments"]
-    assert [(e["experiment"], e["state"], e["merged"]) for e in theirs] == [
-        ("one", "updated", []),
-        ("two", "updated", []),
+    assert [(o.slug, o.state, o.merged) for o in get(a)] == [
+        ("one", "updated", ()),
+        ("two", "updated", ()),
     ]
     same(a, b)
     for place in (a, b):
@@ -195,8 +198,8 @@ def test_two_experiments_that_two_continued_lose_nothing(pair):
         assert {"good", "not yet"} <= details
         assert [e.get("name") for e in events].count("started") == 1
         assert place.verdicts("one") == ["baseline", "kept", "kept", "kept"]
-        assert place.run("log", "two", "--json").document["epochs"] == 1
-        assert "up" in place.run("memory", "query", "-e", "one").out
+        assert place.verdicts("two") == ["baseline", "kept"]
+        assert "down" in {lesson["strategy"] for lesson in place.notes("one", "memory")}
         told = place.git("log", "--notes=autopilot/*", "--format=%N", "autopilot/one")
         assert '"detail":"good"' in told
         assert '"detail":"not yet"' in told
@@ -251,11 +254,9 @@ def test_an_experiment_that_both_continued_is_left_and_said(pair):
         "refs/notes/autopilot/other/experiment",
     }
     assert {n: o for n, o in remote(b).items() if n in theirs} == theirs
-    failed = b.autopilot("fetch", "--json")
-    assert failed.code == 1
-    assert [e["state"] for e in failed.document["experiments"]] == ["left", "up to date"]
+    assert [o.state for o in fetch(api(b), "origin")] == ["left", "up to date"]
     # What the hint says works.
-    b.run("store", "branch", "one-mine", "-e", "one")
+    fork(Notebook(api(b), "one"), 4, "one-mine")
     b.run("experiment", "delete", "one", "--yes")
     b.run("fetch", "origin", "one")
     assert refs(b)["refs/heads/autopilot/one"] == theirs["refs/heads/autopilot/one"]
@@ -280,9 +281,8 @@ def test_a_branch_in_use_is_not_moved(pair):
     write_down(a, "promote", "from a")
     send(a)
     with lock:
-        told = "fetched from origin:\n  one  notes (experiment)\n"
-        assert b.run("fetch").out == told
-        assert b.run("push").out == "pushed to origin:\n  one  up to date\n"
+        assert [o.notes for o in get(b)] == [("experiment",)]
+        assert [o.state for o in send(b)] == ["up to date"]
     same(a, b)
 
 
@@ -439,8 +439,8 @@ def test_projects_paths_and_names(pair):
     (b.top / "sub").mkdir()
     told = b.run("-C", "sub", "fetch", "../../a", "-p", "shop").out
     assert told == f"fetched from {a.top}:\n  shop/two  up to date\n"
-    assert b.run("push", "-p", "shop").out == "pushed to origin:\n  shop/two  new\n"
-    assert a.run("fetch", "origin", "two", "-p", "shop").out.endswith("  shop/two  up to date\n")
+    assert b.run("push", "two", "-p", "shop").out == "pushed to origin:\n  shop/two  new\n"
+    assert [o.slug for o in fetch(api(a), "origin", project="shop")] == ["shop/two"]
     assert b.run("push", "-p", "none").out == "no experiments of the project none here\n"
     b.refused("fetch", "zzz", says=("no experiment zzz on origin",), hints=("shop/two",))
     b.refused(
