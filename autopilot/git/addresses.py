@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from autopilot.errors import RemoteError
 from autopilot.git.commands import CommandResult, last_line
 
+# What git adds to whatever ssh has said.
+_GENERAL = ("fatal: Could not read from remote", "Please make sure you have", "and the repository")
 _SECRET = re.compile(r"(?<=://)[^/@\s]+@")
 
 # What git says, what it means, and what to do; the first that fits.
@@ -63,7 +66,7 @@ def remote_error(remote: str, known: Sequence[str], done: CommandResult) -> Remo
         known: The names of the configured remotes.
         done: What git said.
     """
-    name, reason = shown(remote), shown(last_line(done))
+    name = shown(remote)
     if remote not in known and not is_address(remote):
         return RemoteError(
             f"there is no remote {name}", hint=f"remotes: {', '.join(known) or 'none yet'}"
@@ -75,6 +78,8 @@ def remote_error(remote: str, known: Sequence[str], done: CommandResult) -> Remo
             if is_address(remote):
                 hint = f"see that the address is right: git ls-remote {name}"
             return RemoteError(f"{name}: {meaning} ({said})", hint=hint.format(remote=name))
+    told = [x for x in done.stderr.splitlines() if x.strip() and not x.startswith(_GENERAL)]
+    reason = shown(last_line(replace(done, stderr="\n".join(told)) if told else done))
     return RemoteError(
         f"cannot talk to {name}: {reason}", hint=f"see all that git says: git ls-remote {name}"
     )

@@ -142,3 +142,16 @@ def test_a_refused_key_or_password_is_told_from_the_rest(repository, tmp_path, s
         remote_refs(repository, "origin", ["refs/*"])
     assert meaning in raised.value.message
     assert "git ls-remote origin" in raised.value.hint
+
+
+@pytest.mark.parametrize(("may_ask", "told"), [(False, "asks=0"), (True, "asks=1")])
+def test_git_asks_for_a_password_only_where_somebody_can_answer(
+    repository, tmp_path, may_ask, told
+):
+    program = tmp_path / "ssh"
+    program.write_text('#!/bin/sh\necho "fatal: asks=$GIT_TERMINAL_PROMPT" >&2\nexit 128\n')
+    program.chmod(0o755)
+    git(repository, "config", "core.sshCommand", str(program))
+    git(repository, "remote", "add", "origin", "git@host:x.git")
+    with pytest.raises(RemoteError, match=told):
+        remote_refs(repository, "origin", ["refs/*"], may_ask=may_ask)
