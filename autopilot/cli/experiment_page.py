@@ -88,7 +88,7 @@ def page(notebook: Notebook) -> list[str]:
     detail = f" ({status.detail})" if status.detail and status.state != "killed" else ""
     lines = [f"{notebook.slug}: {status.state}{detail}"]
     lines += [f"{name:<{wide}}{shorten(text, 1000)}" for name, text in facts.items() if text]
-    rows = [[_when(e.time), e.name, _event_detail(e)] for e in notebook.events]
+    rows = [[_when(e.time), e.name, event_detail(e)] for e in notebook.events]
     return [*lines, "", *align(["when", "event", "detail"], rows)]
 
 
@@ -112,7 +112,8 @@ def decision_line(event: Event) -> str:
     return f"epoch {event.epoch} ({event.revision[:7]}) {did}{into}{who}{why}"
 
 
-def _event_detail(event: Event) -> str:
+def event_detail(event: Event) -> str:
+    """What is to be said of an event beside its name."""
     return decision_line(event) if event.name == "decided" else event.detail
 
 

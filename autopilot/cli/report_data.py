@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from autopilot.cli.experiment_page import event_detail
 from autopilot.cli.output import jsonable
 from autopilot.cli.words import signed
 from autopilot.core.lessons import FAILURES
@@ -94,7 +95,7 @@ def experiment(report: Report) -> dict[str, Any]:
         "test": notebook.test_metrics(last.best_epoch) if last else {},
         "spent": _cost(notebook.spent),
         "settings": list(settings(manifest).items()),
-        "events": [[e.time, e.name, e.decision or e.detail] for e in notebook.events],
+        "events": [[e.time, e.name, event_detail(e)] for e in notebook.events],
         "series": _series(stories),
         "columns": _COLUMNS,
         "texts": texts,

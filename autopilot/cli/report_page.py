@@ -17,7 +17,7 @@ from typing import Any
 
 from autopilot import __version__
 from autopilot.cli import report_data
-from autopilot.cli.experiment_page import compared_results
+from autopilot.cli.experiment_page import compared_results, input_differences
 from autopilot.tracking.report import Report, settings
 from autopilot.tracking.report_diffs import Changes
 
@@ -70,6 +70,10 @@ def _comparison(first: Report, second: Report, between: Changes) -> dict[str, An
     return {
         "settings": [[n, one.get(n, ""), other.get(n, "")] for n in dict.fromkeys([*one, *other])],
         "results": compared_results(first.notebook, second.notebook),
+        "inputs": [
+            [found["path"], *((found[which] or "not read")[:10] for which in ("first", "second"))]
+            for found in input_differences(first.notebook, second.notebook)
+        ],
         "title": f"From the best state of {slugs[0]} to the best state of {slugs[1]}.",
         "net": {"files": between.files, "left_out": between.left_out},
     }

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
+import zlib
 from pathlib import Path
 
 import pytest
 
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
+from autopilot.cli.report_data import dumped, packed
 from autopilot.cli.report_markdown import markdown
 from autopilot.cli.report_page import page
 from autopilot.cli.reporting import report
@@ -202,6 +205,28 @@ def test_the_policy_allows_this_script_and_style_and_nothing_else(written):
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe" not in policy and "http" not in policy
     assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", text)
+
+
+def test_numbers_that_json_lacks_and_names_that_are_no_text_are_told():
+    assert dumped([float("nan"), float("-inf"), "a\udcff", (1,)]) == '["NaN","-Infinity","a?",[1]]'
+
+
+def test_packed_rows_come_back_by_their_parts(monkeypatch):
+    monkeypatch.setattr("autopilot.cli.report_data._PART_CHARACTERS", 10)
+    made = packed(["123", "4567", "89", "x" * 40])
+    assert made["starts"] == [0, 1, 3]
+    parts = [zlib.decompress(base64.b64decode(part), -15) for part in made["parts"]]
+    assert parts == [b'["123"]', b'["4567","89"]', f'["{"x" * 40}"]'.encode()]
+
+
+def test_scores_that_were_measured_with_other_files_say_so(story):
+    pool = DiffPool(story.repo)
+    one, other = (collect(Notebook(story.repo, "story"), pool) for _ in range(2))
+    one.notebook.__dict__["inputs"] = {"judge.py": "a" * 40, "data.csv": "c" * 40}
+    other.notebook.__dict__["inputs"] = {"judge.py": "b" * 40, "data.csv": "c" * 40}
+    text = page([one, other], between(one.notebook, other.notebook, pool))
+    data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+    assert data["comparison"]["inputs"] == [["judge.py", "a" * 10, "b" * 10]]
 
 
 # --- in a browser ------------------------------------------------------------------------------

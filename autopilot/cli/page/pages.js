@@ -118,7 +118,7 @@ function setupView(experiment) {
 }
 
 function compareView() {
-  const { settings, results, net, title } = report.comparison;
+  const { settings, results, inputs, net, title } = report.comparison;
   const [a, b] = experiments;
   const rows = (list) => list.map(([name, one, other]) => {
     const row = [name, one, other];
@@ -133,7 +133,11 @@ function compareView() {
     more.textContent = open ? "Hide what is the same" : `Show ${counted(same, "setting")} that ${same === 1 ? "is" : "are"} the same`;
   } }, `Show ${counted(same, "setting")} that ${same === 1 ? "is" : "are"} the same`);
   return h("div", { class: "columns" },
-    h("div", { class: "card panel" }, h("h2", {}, "Results"), table(["", a.slug, b.slug, "change"], results, [1, 2, 3]),
+    h("div", { class: "card panel" }, h("h2", {}, "Results"),
+      inputs.length > 0 && h("div", { class: "notice" },
+        h("p", {}, "Measured with other evaluator or data files: the scores cannot be compared."),
+        table(["file", a.slug, b.slug], inputs)),
+      table(["", a.slug, b.slug, "change"], results, [1, 2, 3]),
       h("h3", {}, "Settings that differ"),
       same === settings.length ? h("p", { class: "soft" }, "None.") : "", holder, same > 0 && more),
     h("div", { class: "card panel" }, h("h2", {}, "Best states"), h("p", { class: "soft" }, title), files(net)));
