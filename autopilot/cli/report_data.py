@@ -15,7 +15,8 @@ from autopilot.cli.words import signed
 from autopilot.core.lessons import FAILURES
 from autopilot.core.record import StepRecord
 from autopilot.core.types import Cost
-from autopilot.tracking.report import EpochStory, Report, RoleCost, settings
+from autopilot.tracking.report import EpochStory, Report, settings
+from autopilot.tracking.report_cost import RoleCost
 from autopilot.tracking.report_diffs import Changes, DiffPool, clipped
 from autopilot.tracking.report_items import Results
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from autopilot.core.memory import Memory
-from autopilot.core.record import Lesson, LlmRecord, Manifest, StepRecord, TraceRecord
-from autopilot.core.types import Cost
+from autopilot.core.record import Lesson, Manifest, StepRecord, TraceRecord
 from autopilot.errors import ExperimentError
-from autopilot.git import objects
+from autopilot.git import objects, refs
 from autopilot.git.repository import Repository
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import experiments
 from autopilot.tracking.notebook import Epoch, Notebook
 from autopilot.tracking.recall import memory_of
+from autopilot.tracking.report_cost import RoleCost, roles_of
 from autopilot.tracking.report_diffs import Changes, DiffPool
 from autopilot.tracking.report_items import Failure, Results
 from autopilot.tracking.snapshots import best_state
@@ -57,35 +57,6 @@ class EpochStory:
     broken: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
-class RoleCost:
-    """What the model calls of a role cost.
-
-    Args:
-        role: Who asked; "other" is what was spent without a recorded call.
-        models: Who answered.
-        calls: How many.
-        unpriced: Those whose price was not known.
-        cost: In all.
-        by_epoch: Epoch to its part.
-    """
-
-    role: str
-    models: set[str] = field(default_factory=set)
-    calls: int = 0
-    unpriced: int = 0
-    cost: Cost = Cost()
-    by_epoch: dict[int, Cost] = field(default_factory=dict)
-
-    def add(self, record: LlmRecord) -> None:
-        """Takes in a call."""
-        self.models.add(record.model)
-        self.calls += 1
-        self.unpriced += not record.priced
-        self.cost += record.cost
-        self.by_epoch[record.epoch] = self.by_epoch.get(record.epoch, Cost()) + record.cost
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """An experiment as a report shows it.
@@ -100,6 +71,7 @@ class Report:
             that it took.
         net: From the base to the best.
         pool: The patches of all changes.
+        absent: The kinds of notes that there are none of, though there are epochs.
     """
 
     notebook: Notebook
@@ -110,11 +82,15 @@ class Report:
     forks: tuple[tuple[str, int], ...]
     net: Changes
     pool: DiffPool
+    absent: tuple[str, ...] = ()
 
     def left_out(self) -> list[str]:
         """What limits left out, a sentence each."""
         slug, pool, told = self.notebook.slug, self.pool, []
         see = f"`autopilot diff EPOCH -e {slug}` shows it"
+        if self.absent:
+            kinds = ", ".join(self.absent)
+            told.append(f"there are no notes of {kinds} here: `autopilot fetch {slug}` brings them")
         files = sum(story.changes.left_out for story in self.stories) + self.net.left_out
         if files:
             told.append(f"{files:,} changed files are not listed; {see}")
@@ -154,11 +130,12 @@ def collect(notebook: Notebook, pool: DiffPool | None = None) -> Report:
         notebook=notebook,
         stories=stories,
         results=results,
-        roles=tuple(_roles(journal, line, [epoch.cost for epoch in epochs])),
+        roles=tuple(roles_of(journal, line, [epoch.cost for epoch in epochs])),
         memory=memory,
         forks=tuple(_forks(repo, notebook.slug)),
         net=net,
         pool=pool,
+        absent=tuple(_absent(notebook)) if len(epochs) > 1 else (),
     )
 
 
@@ -243,6 +220,13 @@ def _stories(
         before = epoch.best_epoch
 
 
+def _absent(notebook: Notebook) -> Iterator[str]:
+    """Every run writes these: where they are missing, the experiment was fetched without them."""
+    for kind in ("gradients", "memory", "traces"):
+        if refs.read_ref(notebook.repo, notebook.layout.notes(kind)) is None:
+            yield kind
+
+
 def _measured(epoch: Epoch) -> int:
     return epoch.number if epoch.reused is None else epoch.reused
 
@@ -259,19 +243,6 @@ def _results(journal: Journal, line: Mapping[str, object]) -> dict[str, Results]
         for _, trace in sorted(found[split].items()):
             results.add(trace)
     return out
-
-
-def _roles(journal: Journal, line: Mapping[str, object], costs: Sequence[Cost]) -> list[RoleCost]:
-    roles: dict[str, RoleCost] = {}
-    for commit, record in journal.read(LlmRecord):
-        if commit in line:
-            roles.setdefault(record.role, RoleCost(record.role)).add(record)
-    spent, told = sum(costs, Cost()), sum((role.cost for role in roles.values()), Cost())
-    tokens, usd = spent.tokens - told.tokens, spent.cost_usd - told.cost_usd
-    if tokens > 0 or usd > 1e-9:
-        rest = Cost(tokens=max(tokens, 0), cost_usd=max(usd, 0.0))
-        roles["other"] = RoleCost("other", cost=rest)
-    return sorted(roles.values(), key=lambda r: (-r.cost.cost_usd, -r.cost.tokens, r.role))
 
 
 def _forks(repo: Repository, slug: str) -> Iterator[tuple[str, int]]:

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import shutil
 
 import pytest
 
 from autopilot.core.record import TraceRecord
 from autopilot.git import objects
+from autopilot.git.commands import run_git
 from autopilot.git.patches import file_patch
+from autopilot.git.repository import Repository
 from autopilot.tracking import report_diffs, report_items
+from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.report import between, collect, settings
 from autopilot.tracking.report_diffs import DiffPool
 from autopilot.tracking.report_items import Results
-from tests.cli.report_story import EVIL, MARKUP, SPACED, tell
+from tests.cli.report_story import EVIL, MARKUP, SLUG, SPACED, tell
 
-if TYPE_CHECKING:
-    from autopilot.tracking.notebook import Notebook
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """The experiment's repository; tests only read it, or a copy of it."""
+    folder = tmp_path_factory.mktemp("story")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(folder))
+        patch.setenv("GIT_CONFIG_GLOBAL", str(folder / ".gitconfig"))
+        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        tell(folder / "repo")
+        yield folder / "repo"
 
 
 @pytest.fixture
-def notebook(tmp_path, git_environment) -> Notebook:
-    return tell(tmp_path / "repo")
+def notebook(told) -> Notebook:
+    return Notebook(Repository.discover(told), SLUG)
 
 
 def test_each_epoch_says_where_it_started_and_what_it_turned(notebook):
@@ -94,6 +106,20 @@ def test_a_line_that_is_cut_says_how_much_is_missing(notebook, monkeypatch):
     assert "very long lines of diffs are cut" in report.left_out()[0]
 
 
+def test_notes_that_were_not_fetched_are_named(told, tmp_path):
+    shutil.copytree(told, tmp_path / "copy")
+    notebook = Notebook(Repository.discover(tmp_path / "copy"), SLUG)
+    for kind in ("traces", "gradients"):
+        ref = notebook.layout.notes(kind)
+        run_git(["update-ref", "-d", ref], cwd=notebook.repo.workdir)
+    report = collect(notebook)
+    assert report.left_out() == [
+        "there are no notes of gradients, traces here: `autopilot fetch story` brings them"
+    ]
+    assert report.results == {}
+    assert [story.started_from for story in report.stories] == [None, 0, 1, 1, 3]
+
+
 def test_limits_on_items_are_counted(monkeypatch):
     monkeypatch.setattr(report_items, "ITEMS_AT_MOST", 2)
     results = Results("val")
@@ -116,11 +142,11 @@ def test_an_item_that_comes_twice_is_two_rows_and_one_that_comes_late_was_not_ev
 def test_settings_name_what_was_given(notebook):
     told = settings(notebook.manifest)
     assert told["idea"] == EVIL
-    assert told["parameter parameter 0" if "parameter parameter 0" in told else "parameter rules"]
+    assert told["parameter rules"] == "rules"
 
 
 def test_best_states_of_two_experiments_differ_by_what_came_after_the_fork(notebook):
-    fork = type(notebook)(notebook.repo, "story-fork")
+    fork = Notebook(notebook.repo, "story-fork")
     changes = between(notebook, fork, DiffPool(notebook.repo))
     assert [f.path for f in changes.files] == [SPACED]
 
