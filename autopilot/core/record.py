@@ -39,8 +39,7 @@ class Manifest(Record):
     Args:
         slug: Its name.
         target: What `autopilot run` was given; empty for library use.
-        hparams: Constructor arguments of the target, as JSON has them; text where the command
-            line gave them.
+        hparams: Constructor arguments, as JSON has them; text where the command line gave them.
         options: Stop conditions and the monitored metric, as given.
         seed: Shuffling and evaluation derive from it.
         idea: What is tried, in words.
@@ -93,8 +92,8 @@ class Event(Record):
         decision: "promote" or "reject", of a decision.
         reviewer: Who decided.
         revision: What was decided on: the epoch's revision.
-        into: Of a promotion that was carried out: the branch that took it over.
-        merge: And the commit with which it did.
+        into: The branch that took it over, if it was carried out.
+        merge: The commit with which that did.
         options: Of a resumed run: what took the place of the manifest's options.
     """
 
@@ -163,8 +162,7 @@ class MetricsRecord(Record):
         outcome: As memory counts it.
         tree: The id of the parameters' state that was measured.
         reused: The earlier epoch whose measurement this is, since the state is the same.
-        inputs: Repository path to blob id of the evaluator's and data files that were read until
-            then, in val and test records; the parameters' own files are not among them.
+        inputs: Path to blob id of the other files that were read until then, in val and test.
         cost: What this epoch cost.
         spent: What the experiment has cost so far.
         stop: Why the run ended after this epoch; empty if it went on.
@@ -216,8 +214,7 @@ class Lesson(Record):
         outcome: How it went.
         summary: What was done.
         reason: Why it went so.
-        delta: Gain of the monitored val metric on the best before, positive is better; None where
-            unknown.
+        delta: Gain on the monitored val metric's best before, positive is better; or None.
         category: What it was about, in the user's own terms.
         node: The module that it was about; "" is the whole system.
         experiment: The slug it was learnt in.
@@ -264,8 +261,7 @@ class Progress(Record):
             kill it is made again, and both are paid for.
         items: How many items were evaluated.
         seconds: How long it took.
-        stepping: The number of the optimizer step that is about to edit files; negative when it is
-            done; 0 for a batch.
+        stepping: The step that is about to edit files; negative when it is done; 0 for a batch.
         void: What was noted before does not count: it was measured with other files.
     """
 
