@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autopilot.cli.context import Context
-from autopilot.cli.output import align, number
+from autopilot.cli.output import Output, align, number
 from autopilot.cli.reading import Experiment
+from autopilot.cli.running import own_stdout
 from autopilot.errors import UsageError
 
 if TYPE_CHECKING:
-    from autopilot.tracking.promotion_plan import Method, Plan
+    from autopilot.tracking.notebook import Notebook
+    from autopilot.tracking.promotion import Promotion
+    from autopilot.tracking.promotion_plan import Gate, Method, Plan
 
 Into = Annotated[
     str | None,
@@ -28,6 +31,12 @@ NoFf = Annotated[bool, typer.Option("--no-ff", help="As a merge commit, with all
 FfOnly = Annotated[
     bool, typer.Option("--ff-only", help="Move the branch to the experiment's own commit.")
 ]
+Policy = Annotated[
+    bool,
+    typer.Option(
+        "--policy", help="Load the module of your checkout and ask its policy, as it is now."
+    ),
+]
 
 
 def plan(
@@ -38,12 +47,13 @@ def plan(
     squash: Squash = False,
     no_ff: NoFf = False,
     ff_only: FfOnly = False,
+    policy: Policy = False,
 ) -> int:
     """Show what a promotion would change, and its gates.
 
     The files and the score; whether the policy kept the epoch, nobody rejected it by hand, it
-    merges without conflict, and the branch can be moved. Nothing is changed. The exit code is 1 if
-    a gate is closed.
+    merges without conflict, and the branch can be moved; with --policy, also what the policy says
+    now. Nothing is changed. The exit code is 1 if a gate is closed.
 
     \b
     autopilot promote plan classifier-1
@@ -52,9 +62,11 @@ def plan(
     from autopilot.tracking.promotion_plan import plan as look
 
     notebook = context.notebook(slug)
-    found = look(notebook, into, epoch, _method(squash, no_ff, ff_only))
-    _say(context, found)
-    context.output.document(_document(found))
+    method = _method(squash, no_ff, ff_only)
+    with own_stdout(context.output) as output:
+        found = look(notebook, into, epoch, method, _asked(notebook, epoch) if policy else ())
+        _say(output, found)
+        output.document(_document(found))
     return 1 if found.failed else 0
 
 
@@ -66,6 +78,7 @@ def execute(
     squash: Squash = False,
     no_ff: NoFf = False,
     ff_only: FfOnly = False,
+    policy: Policy = False,
     reason: Annotated[str, typer.Option(help="Why; written down.")] = "",
     reviewer: Annotated[str, typer.Option(help="Who decides; you, as git knows you.")] = "",
     dry_run: Annotated[
@@ -82,22 +95,46 @@ def execute(
     autopilot promote execute classifier-1 --reason "passes the audit set"
     autopilot promote execute classifier-1 --into release --no-ff
     """
-    from autopilot.cli.experiment_page import decision_line
     from autopilot.tracking.promotion import promote
 
     method = _method(squash, no_ff, ff_only)
     if dry_run:
-        return plan(context, slug, into, epoch, squash, no_ff, ff_only)
-    notebook, output = context.notebook(slug), context.output
-    done = promote(
-        notebook.repo,
-        notebook.slug,
-        into,
-        epoch,
-        method,
-        reason=reason,
-        reviewer=reviewer,
-    )
+        return plan(context, slug, into, epoch, squash, no_ff, ff_only, policy)
+    notebook = context.notebook(slug)
+    with own_stdout(context.output) as output:
+        done = promote(
+            notebook.repo,
+            notebook.slug,
+            into,
+            epoch,
+            method,
+            more=_asked(notebook, epoch) if policy else (),
+            reason=reason,
+            reviewer=reviewer,
+        )
+        _say_done(output, done)
+    return 0
+
+
+COMMANDS = {"plan": plan, "execute": execute}
+
+
+def _asked(notebook: Notebook, epoch: str) -> list[Gate]:
+    """What the policy of the checkout says of the epoch; nothing is evaluated."""
+    from autopilot.engine.ruling import rule
+    from autopilot.tracking.promotion_plan import Gate
+
+    number = notebook.find(epoch).number
+    ruling = rule(notebook, number)
+    why = "; ".join(ruling.decision.reasons)
+    does = "keeps" if ruling.decision.kept else "does not keep"
+    hint = f"autopilot policy explain {number} -e {notebook.slug}"
+    return [Gate("policy", ruling.decision.kept, f"{ruling.policy} {does} it now: {why}", hint)]
+
+
+def _say_done(output: Output, done: Promotion) -> None:
+    from autopilot.cli.experiment_page import decision_line
+
     found = done.plan
     if found.is_done:
         output.line(
@@ -116,10 +153,6 @@ def execute(
         _document(found)
         | {"commit": done.commit, "decision": done.event, "updated": done.updated or None}
     )
-    return 0
-
-
-COMMANDS = {"plan": plan, "execute": execute}
 
 
 def _method(squash: bool, no_ff: bool, ff_only: bool) -> Method:
@@ -130,8 +163,7 @@ def _method(squash: bool, no_ff: bool, ff_only: bool) -> Method:
     return "no-ff" if no_ff else "ff-only" if ff_only else "squash"
 
 
-def _say(context: Context, found: Plan) -> None:
-    output = context.output
+def _say(output: Output, found: Plan) -> None:
     output.line(f"{found.slug}, epoch {found.epoch.number} -> {found.onto.name}, {found.method}")
     test = found.test.get(found.score.name.removeprefix("val "))
     tested = f", test {number(test)}" if test is not None else "; the test split is not scored"

@@ -6,6 +6,7 @@ branch checked out: then its index and files come along, and it must be clean.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autopilot.core.message import one_line, promotion_message
@@ -17,7 +18,7 @@ from autopilot.git.repository import Repository
 from autopilot.tracking.decisions import record
 from autopilot.tracking.holding import stopped
 from autopilot.tracking.notebook import Notebook
-from autopilot.tracking.promotion_plan import Method, Plan, planned
+from autopilot.tracking.promotion_plan import Gate, Method, Plan, planned
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ def promote(
     epoch: str = "best",
     method: Method = "squash",
     *,
+    more: Sequence[Gate] = (),
     reason: str = "",
     reviewer: str = "",
 ) -> Promotion:
@@ -58,6 +60,7 @@ def promote(
         into: See plan.
         epoch: See plan.
         method: See plan.
+        more: See plan.
         reason: Why, in one sentence.
         reviewer: Who decided; whoever git says the author is, if not given.
 
@@ -67,7 +70,7 @@ def promote(
         RefMovedError: the branch was moved meanwhile.
     """
     with stopped(repo, slug) as notebook:
-        found = planned(notebook, into, epoch, method)
+        found = planned(notebook, into, epoch, method, more)
         number = found.epoch.number
         for gate in found.failed:
             raise ExperimentError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -79,7 +79,11 @@ class Plan:
 
 
 def plan(
-    notebook: Notebook, into: str | None = None, epoch: str = "best", method: Method = "squash"
+    notebook: Notebook,
+    into: str | None = None,
+    epoch: str = "best",
+    method: Method = "squash",
+    more: Sequence[Gate] = (),
 ) -> Plan:
     """Looks at what a promotion would change, and at its gates. Moves nothing.
 
@@ -88,11 +92,12 @@ def plan(
         into: A branch; None: the one that the experiment started from.
         epoch: What names an epoch.
         method: How.
+        more: What else must be so.
 
     Raises:
         ExperimentError: there is no such epoch or branch.
     """
-    found = planned(notebook, into, epoch, method)
+    found = planned(notebook, into, epoch, method, more)
     status = notebook.status
     detail = status.detail if status.state == "running" else "nobody is running it"
     hint = "wait until it has ended, or stop it with Ctrl-C"
@@ -100,7 +105,9 @@ def plan(
     return replace(found, gates=(*found.gates, gate))
 
 
-def planned(notebook: Notebook, into: str | None, name: str, method: Method) -> Plan:
+def planned(
+    notebook: Notebook, into: str | None, name: str, method: Method, more: Sequence[Gate]
+) -> Plan:
     """The plan of somebody who holds the experiment."""
     changes, epoch = Changes(notebook), notebook.find(name)
     onto = target_branch(notebook, into)
@@ -108,7 +115,7 @@ def planned(notebook: Notebook, into: str | None, name: str, method: Method) -> 
     commit = notebook.after(epoch.number)
     tree, gate = _merged(changes, onto, epoch, method, known)
     is_done = known.epoch == epoch.number
-    gates = [*_standing(notebook, epoch, onto), gate]
+    gates = [*_standing(notebook, epoch, onto), *more, gate]
     if tree and onto.is_local and not is_done:
         gates.append(_checkout(notebook.repo, onto, tree))
     before = objects.tree_of(notebook.repo, onto.tip)

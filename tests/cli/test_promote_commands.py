@@ -269,3 +269,29 @@ def test_a_decision_that_a_kill_kept_from_being_written_is_written_later(levels,
     done = levels.call("promote", "execute", "--reason", "again")
     assert f"promoted into main as {tip[:7]} by Ada Byron: again" in done.out
     assert levels.git("rev-parse", "main") == tip
+
+
+def test_the_policy_as_it_is_now_is_asked_where_that_is_wanted(levels):
+    asked = ("promote", "plan", "--policy", "--into", "release", "--json")
+    levels.git("branch", "release")
+    gates = {gate["name"]: gate for gate in levels.run(*asked).document["gates"]}
+    assert gates["policy"]["detail"].startswith("Policy keeps it now: val accuracy 0.750 -> 1.000")
+    levels.change(
+        "levels.py",
+        ("PathParameter, Step", "PathParameter, RangeGate, Step, QualityFirstPolicy"),
+        (
+            "    def train_dataloader",
+            "    def configure_policy(self):\n"
+            "        return QualityFirstPolicy([RangeGate('accuracy', 0, 0.9)])\n\n"
+            "    def train_dataloader",
+        ),
+    )
+    levels.refused(
+        *("promote", "execute", "--policy", "--into", "release"),
+        says=(
+            "epoch 4 of levels is not taken over into release: QualityFirstPolicy does not keep",
+        ),
+        hints=("autopilot policy explain 4 -e levels",),
+    )
+    with levels.untouched():
+        levels.run("promote", "execute", "--into", "release")
