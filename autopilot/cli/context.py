@@ -118,7 +118,7 @@ class Context:
         """
         if self.cli is not None and self.cli.project and self.cli.project == self.project:
             return self.cli
-        from autopilot.engine.target import load_command_line
+        from autopilot.engine.checkout import load_command_line
 
         project = self.own_project()
         with contextlib.chdir(project.workspace):

@@ -163,8 +163,8 @@ def _datasets(
     context: Context, sources: list[str] | None, hparam: list[str] | None
 ) -> dict[str, Iterable[Any]]:
     """The datasets that are named: files and folders, or a TARGET's splits."""
+    from autopilot.engine.checkout import load_here
     from autopilot.engine.datasets import of_files, of_module
-    from autopilot.engine.target import load_here
 
     here = context.working_folder()
     paths = [here / name for name in sources or ()]

@@ -164,8 +164,8 @@ def set_hparams(
     autopilot optimize set-hparams -p my-project --unset threshold
     autopilot optimize set-hparams -p my-project                shows them
     """
+    from autopilot.engine.checkout import load_here
     from autopilot.engine.hparams import parse_hparams, read_hparams, write_hparams
-    from autopilot.engine.target import load_here
 
     if not context.project:
         raise UsageError(

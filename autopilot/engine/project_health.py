@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from autopilot.core.leakage import find_duplicates, find_leakage
+from autopilot.engine.checkout import load_command_line
 from autopilot.engine.datasets import of_files
 from autopilot.engine.hparams import read_hparams
 from autopilot.engine.preflight import Check, preflight
 from autopilot.engine.projects import Project
 from autopilot.engine.request import Request
-from autopilot.engine.target import load_command_line
 from autopilot.errors import AutopilotError
 from autopilot.git.repository import Repository
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -166,20 +167,24 @@ def only_command_line(loaded: types.ModuleType, called: Sequence[Any], text: str
     return found[0]()
 
 
-def own_module(command_line: Any) -> Callable[..., Any]:
-    """What a project optimizes, as something that returns it.
+def own_part(command_line: Any, kind: type[Any]) -> Callable[..., Any]:
+    """A project's module, generator or judge, as something that returns it.
+
+    Args:
+        command_line: The project's.
+        kind: AutoPilotModule, DataGenerator or Judge.
 
     Raises:
-        TargetError: the project sets no module.
+        TargetError: the project sets none.
     """
-    from autopilot.core.module import AutoPilotModule  # every start of the program comes by here
-
-    module = command_line.module
-    if isinstance(module, AutoPilotModule):
-        return lambda: module
-    if callable(module):
-        return module  # type: ignore[no-any-return]  # callable, just checked
+    name = re.findall("[A-Z][a-z]+", kind.__name__)[-1].lower()
+    part = getattr(command_line, name, None)
+    if isinstance(part, kind):
+        return lambda: part
+    if callable(part):
+        return part  # type: ignore[no-any-return]  # callable, just checked
     raise TargetError(
-        f"{type(command_line).__name__} sets no module",
-        hint="in its __init__: self.module = MyModule, or self.module = MyModule()",
+        f"{type(command_line).__name__} sets no {name}",
+        hint=f"in its __init__: self.{name} = My{name.title()}, or self.{name} = "
+        f"My{name.title()}()",
     )

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from autopilot.core.policy import Decision, EpochView, Metrics, Policy, decide
 from autopilot.core.types import Datum, datum_from_json
-from autopilot.engine.target import load_here, users_code
+from autopilot.engine.checkout import load_here
+from autopilot.engine.target import users_code
 from autopilot.errors import ExperimentError
 from autopilot.tracking.notebook import Epoch, Notebook
 

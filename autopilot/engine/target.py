@@ -24,7 +24,7 @@ from autopilot.engine.projects import (
     command_lines_of,
     loading,
     only_command_line,
-    own_module,
+    own_part,
 )
 from autopilot.errors import AutopilotError, TargetError, UserCodeError
 
@@ -98,10 +98,10 @@ def load_factory(
         if not path.is_file():
             raise TargetError(f"{target.path}: no such file", hint=f"looked in {folder}")
         with loading() as command_lines:
-            loaded = _import(lambda: _load_file(path), target.text)
+            loaded = import_file(path, target.text)
         if target.name is None and (command_lines or command_lines_of(loaded)):
             with users_code(target.text):
-                return own_module(only_command_line(loaded, command_lines, target.text))
+                return own_part(only_command_line(loaded, command_lines, target.text), kind)
     else:
         loaded = _import(lambda: importlib.import_module(str(target.module)), target.text)
     if target.name is None:
@@ -118,31 +118,13 @@ def load_factory(
     return found  # type: ignore[no-any-return]  # callable, just checked
 
 
-def load_command_line(path: Path) -> Any:
-    """The AutoPilotCLI of a project's `cli.py`, made and not run.
+def import_file(path: Path, text: str) -> types.ModuleType:
+    """Imports a file, with its folder first on the path.
 
     Raises:
-        TargetError: the file is missing or fails, or defines none.
+        TargetError: it fails, or ends the process; with the user's own traceback.
     """
-    sys.dont_write_bytecode = True
-    if not path.is_file():
-        raise TargetError(f"{path}: no such file", hint="autopilot project init NAME makes one")
-    with loading() as command_lines:
-        loaded = _import(lambda: _load_file(path), str(path))
-    with users_code(str(path)):
-        return only_command_line(loaded, command_lines, str(path))
-
-
-def load_here(folder: Path, text: str, hparams: Mapping[str, str]) -> AutoPilotModule:
-    """The module of a target as the user's checkout has it now; the folder stays the working one.
-
-    Raises:
-        AutopilotError: it cannot be loaded.
-    """
-    sys.dont_write_bytecode = True
-    os.chdir(folder)
-    sys.path.insert(0, str(folder))
-    return build_module(load_factory(parse_target(text), folder), hparams, text)
+    return _import(lambda: _load_file(path), text)
 
 
 def build_module(

@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 from autopilot.data.dataset import ListDataset
+from autopilot.engine.checkout import load_command_line
 from autopilot.engine.projects import PROJECTS, Project
-from autopilot.engine.target import load_command_line
 from autopilot.errors import SlugError, UsageError
 from autopilot.tracking.layout import Layout
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from autopilot.engine.imports import forget, imported, is_in, redirect
 from autopilot.engine.leftovers import end_marked
 from autopilot.engine.links import Link
 from autopilot.errors import AutopilotError, RepositoryError, TargetError, UsageError
@@ -79,8 +80,8 @@ class Workspace:
         self.folder.mkdir(parents=True, exist_ok=True)
         os.chdir(self.folder)
         if not self.in_place:
-            _forget(self.user.workdir, self.repo.workdir)
-            _redirect(self.user.workdir, self.repo.workdir)
+            forget(self.user.workdir, self.repo.workdir)
+            redirect(self.user.workdir, self.repo.workdir)
         for path in (str(self.repo.workdir), str(self.folder)):
             if path in sys.path:
                 sys.path.remove(path)
@@ -95,14 +96,14 @@ class Workspace:
         if self.in_place:
             return
         user, here = os.path.realpath(self.user.workdir), os.path.realpath(self.repo.workdir)
-        for name, file in _imported():
+        for name, file in imported():
             if file.startswith(here + os.sep):
                 continue
             if file.startswith(user + os.sep):
                 below = os.path.relpath(file, user)
                 elsewhere = os.path.exists(os.path.join(here, below))
             else:
-                elsewhere = _is_in(here, name) or _is_in(str(self.folder), name)
+                elsewhere = is_in(here, name) or is_in(str(self.folder), name)
             if elsewhere:
                 raise TargetError(
                     f"{name} is imported from {file}, not from the run's worktree",
@@ -268,55 +269,3 @@ def link_into(workspace: Workspace, folder: Path, base: str, link: str) -> Link:
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(source)
     return made
-
-
-def _forget(user: Path, here: Path) -> None:
-    """Lets modules be imported anew that came from the user's checkout and are here too.
-
-    A project's `cli.py` that is run as a program has imported them before the run begins.
-    """
-    top, there = os.path.realpath(user), os.path.realpath(here)
-    for name, file in list(_imported()):
-        below = os.path.relpath(file, top)
-        if file.startswith(top + os.sep) and os.path.exists(os.path.join(there, below)):
-            del sys.modules[name]
-
-
-def _redirect(user: Path, here: Path) -> None:
-    """Makes import paths into the user's checkout, as editable installs have, lead here."""
-
-    def moved(path: str) -> str:
-        real = os.path.realpath(path)
-        if real != str(user) and not real.startswith(f"{user}{os.sep}"):
-            return path
-        other = os.path.join(here, os.path.relpath(real, user))
-        return other if os.path.exists(other) else path
-
-    own = _own_folder()
-    sys.path[:] = [path if path in ("", own) else moved(path) for path in sys.path]
-    for finder in sys.meta_path:
-        mapping = getattr(sys.modules.get(getattr(finder, "__module__", "")), "MAPPING", None)
-        if isinstance(mapping, dict) and "autopilot" not in mapping:
-            mapping.update({name: moved(path) for name, path in mapping.items()})
-
-
-def _own_folder() -> str:
-    """Where autopilot itself is imported from; a run on its own repository must not move it."""
-    return str(Path(__file__).resolve().parents[2])
-
-
-def _imported() -> Iterator[tuple[str, str]]:
-    for name, module in list(sys.modules.items()):
-        top = name.partition(".")[0]
-        file = getattr(module, "__file__", None)
-        if file and top not in ("autopilot", "__main__") and top not in sys.stdlib_module_names:
-            yield name, os.path.realpath(file)
-
-
-def _is_in(folder: str, name: str) -> bool:
-    path = name.replace(".", os.sep)
-    return any(
-        os.path.isfile(os.path.join(folder, start, ending))
-        for start in ("", "src")
-        for ending in (f"{path}.py", os.path.join(path, "__init__.py"))
-    )

@@ -168,3 +168,10 @@ def test_workspace_init_makes_a_repository_where_there_is_none(spam: Place) -> N
     assert 'name = "new-one-autopilot"' in (folder / "autopilot/pyproject.toml").read_text()
     again = spam.run("workspace", "init", cwd=folder)
     assert "is a workspace already" in again.out
+
+
+def test_the_projects_generator_and_the_part_of_a_named_command_line(spam: Place) -> None:
+    spam.run("-p", "spam", "ai", "generate", "run", "-n", "10", "-o", "made")
+    assert spam.read("made/train.jsonl").count("\n") == 6
+    spam.run("ai", "generate", "run", f"{HOME}/cli.py", "-n", "10", "-o", "again")
+    assert spam.read("again/train.jsonl") == spam.read("made/train.jsonl")
