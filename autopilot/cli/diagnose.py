@@ -21,6 +21,7 @@ _SIGNS = {"passed": "+", "failed": "x", "error": "!", None: "."}
 _SHADES = " .:-=+*#%@"
 _WIDTH = 100
 _IDS = 12
+_CHANGES = 20
 _NAME = 24
 
 
@@ -46,7 +47,9 @@ def run(context: Context, slug: Experiment = None, split: Split = "val") -> None
     _ids(output, f"failed at the baseline, passes at {where}", found.fixed)
     if found.changes:
         output.line("what each epoch did to the state before it:")
-    for change in found.changes:
+    if len(found.changes) > _CHANGES:
+        output.line(f"  (the last {_CHANGES} of {len(found.changes)} epochs; --json has all)")
+    for change in found.changes[-_CHANGES:]:
         broke = f", broke {len(change.broken)}" if change.broken else ""
         told = f"fixed {len(change.fixed)}{broke}"
         output.line(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from autopilot.tracking.notebook import Notebook
 
 _WIDTH = 100
+_ROWS = 40
 
 
 def collect(
@@ -137,7 +138,9 @@ def inspect(
     output.document({"experiment": notebook.slug, "item": name, "split": split, "epochs": history})
     passed = sum(row["outcome"] == "passed" for row in history)
     output.line(f"{name}: passed in {passed} of {counted(len(history), 'epoch')}", "bold")
-    rows = [_cells(row) for row in history]
+    if len(history) > _ROWS:
+        output.line(f"the last {_ROWS} of them; --json has all")
+    rows = [_cells(row) for row in history[-_ROWS:]]
     for line in align(["epoch", "verdict", "result", "metrics", "answer"], rows, ["epoch"]):
         output.line(shorten_end(line, output.width))
     last = history[-1]
