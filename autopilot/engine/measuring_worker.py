@@ -16,7 +16,6 @@ from pydantic import TypeAdapter
 
 from autopilot import errors
 from autopilot.core.experiment import Experiment
-from autopilot.core.parameter import PathParameter
 from autopilot.core.record import LlmRecord, Manifest
 from autopilot.core.store import InMemoryStore
 from autopilot.core.trainer import Trainer
@@ -48,7 +47,6 @@ class Request:
         epoch: See Measurer.measure.
         repeat: See Measurer.measure.
         live: See Measurer.
-        links: See Measurer.
     """
 
     user: str
@@ -60,7 +58,6 @@ class Request:
     epoch: int
     repeat: int
     live: bool
-    links: tuple[str, ...] = ()
 
     def encode(self) -> bytes:
         """As JSON."""
@@ -143,9 +140,8 @@ def evaluate(request: Request) -> Answer:
         manifest.hparams,
         manifest.target,
     )
+    inputs.scopes = [scope_of(repo, parameter) for parameter in module.parameters()]
     workspace.check_imports()
-    paths = [p for p in module.parameters() if isinstance(p, PathParameter)]
-    inputs.scopes = [scope_of(repo, parameter) for parameter in paths]
     store = InMemoryStore(request.slug)
     for call in recorded:
         store.note_call(call)
