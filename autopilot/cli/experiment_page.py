@@ -222,7 +222,7 @@ def input_lines(first: Notebook, second: Notebook) -> list[str]:
         return []
     differ = input_differences(first, second)
     if not differ:
-        return [f"measured with the same {counted(len(first.inputs), 'evaluator or data file')}"]
+        return [f"measured with the same evaluator and data: {counted(len(first.inputs), 'file')}"]
     rows = [[x["path"], *((x[k] or "not read")[:10] for k in ("first", "second"))] for x in differ]
     return [
         "measured with other evaluator or data files: their scores cannot be compared",
