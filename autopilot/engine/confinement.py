@@ -87,11 +87,13 @@ class Confinement(_EngineGuard):
         self._private_git = PrivateGit(workspace.repo, workspace.private / AGENTS_GIT)
         self._surroundings = Surroundings(workspace.repo, scopes, tree, copies)
         self._links = Links(workspace.links, slug)
+        self._read: set[str] = set()
 
     def confine(self) -> None:
         if not self._is_confined:
             # Git's configuration may hold what is for nobody else.
             self._private.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._read = self._inputs.names()
             self._links.look()
             self._surroundings.look()
             self._git.look()
@@ -104,9 +106,8 @@ class Confinement(_EngineGuard):
             return []
         self._is_confined = False
         self._unmark()
-        read = self._inputs.blobs()
-        told = self._private_git.leave() + self._git.put_back()
-        told += self._surroundings.put_back(lambda name: name in read or self._links.covers(name))
+        of_git = self._private_git.leave() + self._git.put_back()
+        told = self._surroundings.put_back(lambda n: n in self._read or self._links.covers(n))
         try:
             Path.cwd()
         except FileNotFoundError:
@@ -115,7 +116,7 @@ class Confinement(_EngineGuard):
         # Only now may a resumed run trust the worktree again.
         self._private_git.remove()
         self._links.check()
-        return told
+        return told + of_git
 
 
 class Watch(_EngineGuard):

@@ -112,26 +112,28 @@ class Inputs:
         """
         listened, self.listens = self.listens, False
         try:
-            return self._blobs(known)
+            names = self.names() | ({*known} - self._outputs())
+            linked = {name for name in names if self._is_linked(name)}
+            found = {name: self._hash(name) for name in linked}
+            for name, entry in self._files.hash(sorted(names - linked), write=False).items():
+                found[name] = entry.oid if entry is not None else ""
+            return dict(sorted(found.items()))
         finally:
             self.listens = listened
 
-    def _blobs(self, known: Iterable[str]) -> dict[str, str]:
+    def names(self) -> set[str]:
+        """The repository paths that this session read. Nobody else may be writing meanwhile."""
         for name, module in list(sys.modules.items()):
             if name not in self._modules:
                 self._modules.add(name)
                 file = getattr(module, "__file__", None)
                 if isinstance(file, str) and file.startswith(self._tops):
                     self._heard.add(file)
-        written = {self._name(path) or "" for path in self._written}
-        names = {name for path in self._heard for name in self._both(path) if name}
-        names = {*filter(self._counts, names), *known} - written
-        linked = {name for name in names if self._is_linked(name)}
-        ids = {
-            name: entry.oid if entry is not None else ""
-            for name, entry in self._files.hash(sorted(names - linked), write=False).items()
-        }
-        return dict(sorted({**ids, **{name: self._hash(name) for name in linked}}.items()))
+        found = {name for path in self._heard for name in self._both(path) if name}
+        return {*filter(self._counts, found)} - self._outputs()
+
+    def _outputs(self) -> set[str]:
+        return {self._name(path) or "" for path in self._written}
 
     def _both(self, path: str) -> tuple[str | None, str | None]:
         """The path itself, and what it leads to if it is a symbolic link."""
