@@ -155,12 +155,12 @@ def test_a_whole_run_improves_the_prompt_and_records_every_call(top: Path, serve
 
 def test_the_judge_explains_what_is_wrong(small: Path, serve) -> None:
     server = serve(script)
-    done = run(small, *COMMAND, *RUN, "-H", "judge=true")
+    options = ("-e", "p", "--max-epochs", "1", "-H", "judge=true")
+    done = run(small, *COMMAND, "run", "protim.py", *options)
     assert done.returncode == 0, done.stderr
-    check_result(small)
+    assert judged(small)[1].metrics["accuracy"] == pytest.approx(2 / 7)
     assert max(paid(server).values()) == 1
     roles = Counter(record.role for _, record in GitStore("p", small).records(LlmRecord))
-    # All 14 are wrong at first. What is right is not judged, and the same mistake only once.
     assert roles["judge"] == 14
     said = next(r for r in server.requests if "tools" in r.body).all_text()
     assert "say how money is written" in said
