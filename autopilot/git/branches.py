@@ -9,11 +9,12 @@ from pathlib import Path
 from autopilot.errors import GitCommandError, RepositoryError
 from autopilot.git.commands import run_git
 from autopilot.git.objects import diff_trees, entry_at, tree_of
-from autopilot.git.refs import checked_out_at, list_refs, read_ref, update_ref
+from autopilot.git.refs import list_refs, read_ref, update_ref
 from autopilot.git.repository import Repository
 
 BRANCHES = "refs/heads/"
 _REMOTES = "refs/remotes/"
+_REBASE_HEADS = ("rebase-merge/head-name", "rebase-apply/head-name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,28 @@ def find_branch(repo: Repository, name: str) -> Branch | None:
     for ref, tip in list_refs(repo, _REMOTES).items():
         if ref.removeprefix(_REMOTES).partition("/")[2] == short:
             return Branch(ref.removeprefix(_REMOTES), ref, tip)
+    return None
+
+
+def checked_out_at(repo: Repository, branch: str) -> Path | None:
+    """The worktree in which a branch is checked out, or being rebased; None if in none.
+
+    Args:
+        repo: The repository.
+        branch: In full, `refs/heads/main`.
+    """
+    for git_dir in (repo.common_dir, *sorted(repo.common_dir.glob("worktrees/*"))):
+        heads = [_text(git_dir / "HEAD").removeprefix("ref: ")]
+        heads += [_text(git_dir / head) for head in _REBASE_HEADS]
+        if branch not in heads:
+            continue
+        if git_dir == repo.common_dir:
+            # A bare repository has a HEAD too, but nothing is checked out there.
+            if repo.main_workdir is not None:
+                return repo.main_workdir
+            continue
+        pointer = _text(git_dir / "gitdir")
+        return (git_dir / pointer).parent.resolve() if pointer else git_dir
     return None
 
 
@@ -156,3 +179,10 @@ def _in_the_way(there: Repository, tree: str) -> str | None:
             if entry_at(there, old, above) is None:
                 return above
     return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return os.fsdecode(path.read_bytes()).rstrip("\n")
+    except OSError:
+        return ""

@@ -16,7 +16,6 @@ from autopilot.git.repository import Repository, translated
 
 _LOCK_AGE_S = 1.0
 _LOCK_WAIT_S = 0.5
-_REBASE_HEADS = ("rebase-merge/head-name", "rebase-apply/head-name")
 
 
 def read_ref(repo: Repository, name: str) -> str | None:
@@ -83,28 +82,6 @@ def list_refs(repo: Repository, prefix: str) -> dict[str, str]:
     ).stdout
     lines = os.fsdecode(listed).splitlines()
     return {name: oid for oid, _, name in (line.partition(" ") for line in lines)}
-
-
-def checked_out_at(repo: Repository, branch: str) -> Path | None:
-    """The worktree in which a branch is checked out, or being rebased; None if in none.
-
-    Args:
-        repo: The repository.
-        branch: In full, `refs/heads/main`.
-    """
-    for git_dir in (repo.common_dir, *sorted(repo.common_dir.glob("worktrees/*"))):
-        heads = [_text(git_dir / "HEAD").removeprefix("ref: ")]
-        heads += [_text(git_dir / head) for head in _REBASE_HEADS]
-        if branch not in heads:
-            continue
-        if git_dir == repo.common_dir:
-            # A bare repository has a HEAD too, but nothing is checked out there.
-            if repo.main_workdir is not None:
-                return repo.main_workdir
-            continue
-        pointer = _text(git_dir / "gitdir")
-        return (git_dir / pointer).parent.resolve() if pointer else git_dir
-    return None
 
 
 def clear_stale_locks(repo: Repository, prefixes: Sequence[str]) -> list[str]:
@@ -265,10 +242,3 @@ def _short(name: str) -> str:
         if name.startswith(folder):
             return name.removeprefix(folder)
     return name
-
-
-def _text(path: Path) -> str:
-    try:
-        return os.fsdecode(path.read_bytes()).rstrip("\n")
-    except OSError:
-        return ""

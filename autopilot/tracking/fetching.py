@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from autopilot.errors import AutopilotError, LockHeldError, RefMovedError
 from autopilot.git import commits, refs
 from autopilot.git.addresses import shown
+from autopilot.git.branches import checked_out_at
 from autopilot.git.merging import ahead_behind, merge_base
 from autopilot.git.notes_merging import merge_notes
 from autopilot.git.remotes import fetch_refs, remote_refs
@@ -193,7 +194,7 @@ def _plan_tags(repo: Repository, plan: _Plan, ours: RefSet, theirs: RefSet, remo
 def _apply(repo: Repository, plan: _Plan, remote: str) -> Outcome:
     slug, layout = plan.outcome.slug, Layout(plan.outcome.slug)
     for branch in (layout.branch, layout.review):
-        where = refs.checked_out_at(repo, branch) if branch in plan.rest else None
+        where = checked_out_at(repo, branch) if branch in plan.rest else None
         if where is not None:
             short = branch.removeprefix("refs/heads/")
             return _left(

@@ -30,6 +30,7 @@ from autopilot.errors import (
     RepositoryError,
 )
 from autopilot.git import commits, objects, refs
+from autopilot.git.branches import checked_out_at
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.objects import Entry
 from autopilot.git.repository import Repository
@@ -451,7 +452,7 @@ class GitStore(Store):
             refs.delete_ref(self.repo, ref, oid)
 
     def _refuse_checked_out(self) -> None:
-        where = refs.checked_out_at(self.repo, self.layout.branch)
+        where = checked_out_at(self.repo, self.layout.branch)
         if where is not None:
             raise RepositoryError(
                 f"the branch {self.layout.branch_name} is checked out in {where}",

@@ -8,10 +8,9 @@ from typing import Literal
 
 from autopilot.core.message import Score
 from autopilot.git import objects
-from autopilot.git.branches import Branch, obstacle
+from autopilot.git.branches import Branch, checked_out_at, obstacle
 from autopilot.git.merging import merge_base, merge_trees
 from autopilot.git.objects import LineCounts
-from autopilot.git.refs import checked_out_at
 from autopilot.git.repository import Repository
 from autopilot.tracking.changes import Changes, Conflict, Merged, put, target_branch
 from autopilot.tracking.notebook import Epoch, Notebook

@@ -20,7 +20,7 @@ from autopilot.core.message import (
 )
 from autopilot.errors import ExperimentError, RepositoryError
 from autopilot.git import commits, objects, refs
-from autopilot.git.branches import BRANCHES, Branch, find_branch
+from autopilot.git.branches import BRANCHES, Branch, checked_out_at, find_branch
 from autopilot.git.commands import run_git
 from autopilot.git.commits import Commit
 from autopilot.git.merging import is_ancestor
@@ -259,7 +259,7 @@ def set_review(repo: Repository, ref: str, new: str, old: str | None, log: str) 
 
 def refuse_checked_out(repo: Repository, ref: str) -> None:
     """Refuses a branch that is checked out in some worktree."""
-    place = refs.checked_out_at(repo, ref)
+    place = checked_out_at(repo, ref)
     if place is not None:
         raise RepositoryError(
             f"{ref.removeprefix(BRANCHES)} is checked out in {place}",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from autopilot.errors import ExperimentError, RepositoryError
 from autopilot.git import refs
+from autopilot.git.branches import checked_out_at
 from autopilot.git.repository import Repository
 from autopilot.git.transactions import delete_refs
 from autopilot.git.worktrees import remove_worktree, worktree_path
@@ -86,7 +87,7 @@ def remove(repo: Repository, removal: Removal) -> None:
 def _plan(repo: Repository, slug: str) -> Removal:
     layout = Layout(slug)
     for branch in (layout.branch, layout.review):
-        where = refs.checked_out_at(repo, branch)
+        where = checked_out_at(repo, branch)
         if where is not None:
             raise RepositoryError(
                 f"the branch {branch.removeprefix('refs/heads/')} is checked out in {where}",

@@ -6,9 +6,10 @@ import pytest
 
 from autopilot.errors import RefMovedError, RepositoryError
 from autopilot.git import branches, commits, objects, refs
-from autopilot.git.branches import advance, find_branch, obstacle
+from autopilot.git.branches import advance, checked_out_at, find_branch, obstacle
 from autopilot.git.commands import run_git
 from autopilot.git.objects import Entry, tree_of, write_blob, write_tree
+from autopilot.git.repository import Repository
 
 MAIN = "refs/heads/main"
 
@@ -100,3 +101,18 @@ def test_a_branch_that_is_being_rebased_is_not_moved(repository):
         f"topic is being rebased in {repository.workdir}",
         "finish that, or `git rebase --abort`",
     )
+
+
+def test_where_a_branch_is_checked_out(repository, tmp_path):
+    top, linked = repository.workdir, tmp_path / "linked"
+    assert checked_out_at(repository, "refs/heads/main") == top
+    assert checked_out_at(repository, "refs/heads/lab/x") is None
+    run_git(["worktree", "add", "--quiet", "-b", "lab/x", str(linked)], cwd=top)
+    seen_from_linked = Repository.discover(linked)
+    assert checked_out_at(seen_from_linked, "refs/heads/main") == top
+    assert checked_out_at(seen_from_linked, "refs/heads/lab/x") == linked
+    for folder, text in ((top, "main\n"), (linked, "side\n")):
+        (folder / "README.md").write_text(text)
+        run_git(["commit", "--quiet", "-am", text], cwd=folder)
+    run_git(["rebase", "main"], cwd=linked, check=False)
+    assert checked_out_at(repository, "refs/heads/lab/x") == linked, "mid-rebase"

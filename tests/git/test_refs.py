@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 
 import pytest
 
@@ -98,21 +97,6 @@ def test_listing(repository: Repository) -> None:
     for prefix in ("refs/heads/lab", "refs/heads/lab/"):
         assert refs.list_refs(repository, prefix) == dict.fromkeys(names, head)
     assert refs.list_refs(repository, "refs/none") == {}
-
-
-def test_where_a_branch_is_checked_out(repository: Repository, tmp_path: Path) -> None:
-    top, linked = repository.workdir, tmp_path / "linked"
-    assert refs.checked_out_at(repository, "refs/heads/main") == top
-    assert refs.checked_out_at(repository, BRANCH) is None
-    run_git(["worktree", "add", "--quiet", "-b", "lab/x", str(linked)], cwd=top)
-    seen_from_linked = Repository.discover(linked)
-    assert refs.checked_out_at(seen_from_linked, "refs/heads/main") == top
-    assert refs.checked_out_at(seen_from_linked, BRANCH) == linked
-    for folder, text in ((top, "main\n"), (linked, "side\n")):
-        (folder / "README.md").write_text(text)
-        run_git(["commit", "--quiet", "-am", text], cwd=folder)
-    run_git(["rebase", "main"], cwd=linked, check=False)
-    assert refs.checked_out_at(repository, BRANCH) == linked, "mid-rebase"
 
 
 def test_stale_locks_are_cleared_in_the_given_places_only(repository: Repository) -> None:
