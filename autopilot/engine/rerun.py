@@ -16,7 +16,7 @@ from autopilot.engine.replay import (
     compare_metrics,
     failed,
 )
-from autopilot.engine.rerun_worker import EpochAgain, Request, StepAgain
+from autopilot.engine.rerun_protocol import EpochAgain, Request, StepAgain
 from autopilot.engine.workspace import Workspace
 from autopilot.errors import AutopilotError, UsageError
 from autopilot.git import objects

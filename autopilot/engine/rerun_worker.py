@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -19,7 +18,7 @@ from autopilot.core.experiment import Experiment
 from autopilot.core.guard import Guard
 from autopilot.core.loop import EpochLoop, Fit
 from autopilot.core.module import AutoPilotModule
-from autopilot.core.record import Lesson, LlmRecord, Manifest, MetricsRecord, StepRecord
+from autopilot.core.record import Lesson, LlmRecord, MetricsRecord, StepRecord
 from autopilot.core.stopping import Budget
 from autopilot.core.trainer import Trainer
 from autopilot.engine.inputs import Inputs
@@ -28,6 +27,7 @@ from autopilot.engine.measuring_worker import Failure, recorded_calls
 from autopilot.engine.offline import Offline
 from autopilot.engine.processes import Send, answer_with
 from autopilot.engine.request import Options
+from autopilot.engine.rerun_protocol import EpochAgain, Request, StepAgain
 from autopilot.engine.surroundings import Surroundings
 from autopilot.engine.target import build_module, load_factory, parse_target, users_code
 from autopilot.engine.workspace import Workspace
@@ -40,91 +40,6 @@ from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.scope import Scope, scope_of
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is to be run again.
-
-    Args:
-        user: The user's checkout.
-        place: The repository to work in.
-        links: Path from the top to the user's own path, of what is linked in.
-        slug: The experiment.
-        tip: Where its branch ends.
-        manifest: How it is run.
-        last: The last epoch.
-        test: Whether the test split is scored then.
-    """
-
-    user: str
-    place: str
-    links: tuple[tuple[str, str], ...]
-    slug: str
-    tip: str
-    manifest: Manifest
-    last: int
-    test: bool
-
-    def encode(self) -> bytes:
-        """As JSON."""
-        return json.dumps(asdict(self)).encode()
-
-
-@dataclass(frozen=True, slots=True)
-class StepAgain:
-    """A step as it came out.
-
-    Args:
-        number: Its number in the epoch.
-        tree: The state after it; "" if it changed nothing.
-        gradients: Parameter name to rendered gradient.
-        strategy: What it says it did.
-        error: Why it failed.
-    """
-
-    number: int
-    tree: str
-    gradients: Mapping[str, str]
-    strategy: str
-    error: str
-
-
-@dataclass(frozen=True, slots=True)
-class EpochAgain:
-    """An epoch as it came out; or why there is none.
-
-    Args:
-        number: The epoch; -1 for the test score, which comes last.
-        tree: The state that was measured.
-        verdict: The verdict.
-        best_epoch: The best one after it.
-        metrics: Split to metric name to value.
-        steps: Its steps.
-        inputs: See Measurement.
-        seconds: Wall clock.
-        failure: The error that ended the run in this epoch.
-    """
-
-    number: int
-    tree: str = ""
-    verdict: str = ""
-    best_epoch: int = 0
-    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    steps: tuple[StepAgain, ...] = ()
-    inputs: Mapping[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
-    failure: Failure | None = None
-
-    def encode(self) -> bytes:
-        """As JSON."""
-        return json.dumps(asdict(self)).encode()
-
-    @classmethod
-    def decode(cls, told: bytes) -> EpochAgain:
-        """From JSON."""
-        found: EpochAgain = TypeAdapter(cls).validate_python(json.loads(told))
-        return found
 
 
 class _SameEpochs(EpochLoop):
