@@ -31,7 +31,9 @@ class Reply:
         stop_reason: As the API has it; None: "tool_use" where a tool is used, else "end_turn".
         status: An HTTP status other than 200 is an error.
         error: The type of the error.
+        message: What the error says.
         delay_s: How long it takes.
+        wait: What else it waits for.
         cut_after: Bytes of the body after which the connection is closed; None: all is sent.
         headers: Further headers.
         usage: Input and output tokens.
@@ -41,7 +43,9 @@ class Reply:
     stop_reason: str | None = None
     status: int = 200
     error: str = ""
+    message: str = ""
     delay_s: float = 0.0
+    wait: Callable[[], object] | None = None
     cut_after: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     usage: tuple[int, int] = (100, 20)
@@ -49,6 +53,10 @@ class Reply:
     def slowly(self, delay_s: float) -> Reply:
         """The same, later."""
         return replace(self, delay_s=delay_s)
+
+    def after(self, wait: Callable[[], object]) -> Reply:
+        """The same, once that returns."""
+        return replace(self, wait=wait)
 
     def cut(self, after: int) -> Reply:
         """The same, with the connection closed after some bytes of the body."""
@@ -102,11 +110,12 @@ def refuse() -> Reply:
     return Reply(({"type": "text", "text": "I cannot help with that."},), stop_reason="refusal")
 
 
-def fail(status: int, **headers: str) -> Reply:
+def fail(status: int, message: str = "", **headers: str) -> Reply:
     """An HTTP error, to be retried at once."""
     kind = {429: "rate_limit_error", 529: "overloaded_error", 401: "authentication_error"}
     wait = {"retry-after-ms": "10", **{k.replace("_", "-"): v for k, v in headers.items()}}
-    return Reply(status=status, error=kind.get(status, "api_error"), headers=wait)
+    error = kind.get(status, "api_error")
+    return Reply(status=status, error=error, message=message, headers=wait)
 
 
 Script = Callable[[Received], Reply]
@@ -151,6 +160,8 @@ class MessagesServer:
             self.most_at_once = max(self.most_at_once, self._now)
             reply = self._script(request)
         time.sleep(reply.delay_s)
+        if reply.wait is not None:
+            reply.wait()
         with self._lock:
             self._now -= 1
         return reply
@@ -211,7 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         reply = self.server.owner.answer(Received(path, headers, body))
         if reply.status != 200:
-            self._send(reply.status, _error(reply.error), reply.headers)
+            self._send(reply.status, _error(reply.error, reply.message), reply.headers)
         elif body.get("stream"):
             content = b"".join(_events(_message(reply, body)))
             self._send(200, content, {"content-type": "text/event-stream"}, reply.cut_after)
@@ -233,8 +244,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
-def _error(kind: str) -> bytes:
-    value = {"type": "error", "error": {"type": kind, "message": f"scripted {kind}"}}
+def _error(kind: str, message: str = "") -> bytes:
+    value = {"type": "error", "error": {"type": kind, "message": message or f"scripted {kind}"}}
     return json.dumps(value).encode()
 
 

@@ -81,7 +81,8 @@ class Agent(ABC):
     """Answers prompts. Subclasses define `run`.
 
     An agent may be used from several threads at once. It edits nothing but the files of
-    `context.parameters`; what it did elsewhere is undone by whoever runs it.
+    `context.parameters`; what it did elsewhere is undone by whoever runs it. One that may edit
+    nothing is asked the same question once in an experiment, and then answered from the record.
 
     >>> class Parrot(Agent):
     ...     def run(self, prompt, context=None):

@@ -1,15 +1,22 @@
-"""Agents that make their own calls: what they answered is recorded, their edits are commits."""
+"""Calls of agents that are programs: answered from the record, or made and recorded.
+
+What one edits is commits, not records.
+"""
 
 from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from autopilot.ai.agent import AgentResult
 from autopilot.ai.recording import (
     StoreRecorder,
     current_recorder,
+    make_record,
     miss,
+    request_key,
     request_parts,
     store_recorder,
 )
@@ -18,60 +25,69 @@ from autopilot.core.run import Run, current_run
 from autopilot.core.types import Cost
 
 
-def keep_agent_call(prompt: str, result: AgentResult, role: str) -> None:
-    """Records what an agent that makes its own calls answered and cost; its edits are commits."""
+def agent_call(
+    asked: Mapping[str, Any], role: str, make: Callable[[], AgentResult], *, edits: bool
+) -> AgentResult:
+    """A call of an agent that is a program: answered from the record, or made and recorded.
+
+    Args:
+        asked: All that its answer depends on; "prompt" among it.
+        role: Under which name it is counted.
+        make: Makes it.
+        edits: It may edit files: it is made again as long as its step was not committed.
+
+    Raises:
+        ReplayMissError: only records may answer, and there is none.
+    """
     recorder, run = current_recorder(), current_run()
     if recorder is None:
-        return
-    recorder.keep(
-        LlmRecord(
-            epoch=run.epoch if run else 0,
-            # In the order of the calls.
-            id=f"{time.time_ns():016x}{uuid.uuid4().hex[:8]}",
-            role=role,
-            model=result.model,
-            request=request_parts({"prompt": prompt}),
-            reply={"output": result.output, "session_id": result.session_id},
-            cost=result.cost,
-            priced=result.cost_usd is not None,
-            step=run.step_number if run else 0,
-        )
-    )
+        return make()
+    if edits:
+        if run is not None and run.experiment.only_recorded:
+            return _recorded_step(run, str(asked["prompt"]), role)
+        # In the order of the calls.
+        asked, key = {"prompt": asked["prompt"]}, f"{time.time_ns():016x}{uuid.uuid4().hex[:8]}"
+    else:
+        key = request_key(asked)
+    parts = request_parts(asked)
+    with recorder.one_at_a_time(key):
+        known = recorder.answer(key, parts)
+        if known is not None:
+            return _answer(run, [known])
+        result = make()
+        reply = {
+            "output": result.output,
+            "session_id": result.session_id,
+            "input_tokens": result.input_tokens,
+            "output_tokens": result.output_tokens,
+        }
+        model, priced = result.model, result.cost_usd is not None
+        recorder.keep(make_record(key, role, model, result.cost, parts, reply, priced=priced))
+    return result
 
 
-def recorded_agent_call(prompt: str, role: str) -> AgentResult | None:
-    """What an agent that makes its own calls answered, where only records may answer.
+def _recorded_step(run: Run, prompt: str, role: str) -> AgentResult:
+    """What an agent answered in the step that is repeated, where only records may answer.
 
-    It is not run again. Inside of an optimizer's step the step's commit stands in for its edits,
-    and its last answer for those that it was sent back with: only the first question is compared.
-
-    Returns:
-        The recorded answer; None where the agent is to be run.
+    It is not run again: the step's commit stands in for its edits, and its last answer for those
+    that it was sent back with. Only the first question is compared.
 
     Raises:
         ReplayMissError: it was not asked this, or it failed in that step.
     """
-    run = current_run()
-    if run is None or not run.experiment.only_recorded:
-        return None
     asked = request_parts({"prompt": prompt})
     calls = run.service(StoreRecorder, store_recorder).calls()
     place = (run.epoch, run.step_number)
     known = [c for c in calls if c.role == role and set(c.request) == {"prompt"}]
-    if run.step_number:
-        known = sorted((c for c in known if (c.epoch, c.step) == place), key=lambda c: c.id)
-        revision, step = run.experiment.repeats.get(place, ("", None))
-        if known and step is not None and not step.error:
-            first = run.service(_AskedSteps, lambda _: _AskedSteps()).is_first(place)
-            if first and known[0].request != asked:
-                raise miss(asked, known[:1])
-            if step.changed:
-                run.experiment.store.restore(revision)
-            return _answer(run, known)
-    else:
-        same = [call for call in known if call.request == asked]
-        if same:
-            return _answer(run, same[:1])
+    known = sorted((c for c in known if (c.epoch, c.step) == place), key=lambda c: c.id)
+    revision, step = run.experiment.repeats.get(place, ("", None))
+    if known and step is not None and not step.error:
+        first = run.service(_AskedSteps, lambda _: _AskedSteps()).is_first(place)
+        if first and known[0].request != asked:
+            raise miss(asked, known[:1])
+        if step.changed:
+            run.experiment.store.restore(revision)
+        return _answer(run, known)
     raise miss(asked, known or calls)
 
 
@@ -88,15 +104,18 @@ class _AskedSteps:
         return new
 
 
-def _answer(run: Run, calls: list[LlmRecord]) -> AgentResult:
+def _answer(run: Run | None, calls: list[LlmRecord]) -> AgentResult:
     """The last answer, with what all calls cost."""
-    for call in calls:
-        run.charge_recorded(call)
+    if run is not None:
+        for call in calls:
+            run.charge_recorded(call)
     last, cost = calls[-1], sum((call.cost for call in calls), Cost())
+    written = sum(int(call.reply.get("output_tokens", 0)) for call in calls)
     return AgentResult(
         output=str(last.reply.get("output", "")),
         session_id=str(last.reply.get("session_id", "")),
-        input_tokens=cost.tokens,
+        input_tokens=int(cost.tokens) - written,
+        output_tokens=written,
         cost_usd=cost.cost_usd if all(call.priced for call in calls) else None,
         seconds=cost.seconds,
         model=last.model,

@@ -7,6 +7,7 @@ what the attempt may cost, waits for the rate limit, and records the reply befor
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
@@ -18,10 +19,16 @@ from autopilot.ai import client
 from autopilot.ai.agent import AgentResult
 from autopilot.ai.prices import Price, Usage
 from autopilot.ai.rate import RateLimit
-from autopilot.ai.recording import Recorder, current_recorder, request_key, request_parts
+from autopilot.ai.recording import (
+    Recorder,
+    current_recorder,
+    keep_lost,
+    make_record,
+    request_key,
+    request_parts,
+)
 from autopilot.ai.spending import current_ledger
-from autopilot.core.record import LlmRecord
-from autopilot.core.run import current_run
+from autopilot.core.run import current_run, say
 from autopilot.core.types import Cost
 from autopilot.errors import AgentRefusedError, AgentReplyError
 
@@ -99,14 +106,14 @@ class Call:
         """One attempt of the client."""
         recorder = current_recorder()
         if recorder is None:
-            return self._pay(None, key, request, call_next)
+            return self._pay(None, key, {}, request, call_next)
         parts = request_parts(request.json)
         known = recorder.answer(key, parts)
         if known is None:
             with recorder.one_at_a_time(key):
                 known = recorder.answer(key, parts)
                 if known is None:
-                    return self._pay(recorder, key, request, call_next)
+                    return self._pay(recorder, key, parts, request, call_next)
         run = current_run()
         if run is not None:
             run.charge_recorded(known)
@@ -119,6 +126,7 @@ class Call:
         self,
         recorder: Recorder | None,
         key: str,
+        parts: Mapping[str, str],
         request: Any,
         call_next: Callable[[Any], Any],
     ) -> Any:
@@ -126,7 +134,10 @@ class Call:
         # No text has more tokens than half its bytes: what is reserved is never too little.
         most = Usage(len(json.dumps(body, default=str)) // 2, int(body["max_tokens"]))
         worst = _cost(most, self.price)
-        with current_ledger().reserve(self.role, worst.tokens, worst.cost_usd) as reservation:
+        ledger = current_ledger()
+        if self.price is None and math.isfinite(ledger.limits.cost_usd):
+            say(f"the price of {self.model} is unknown: its calls do not count in dollars")
+        with ledger.reserve(self.role, worst.tokens, worst.cost_usd) as reservation:
             self.rate.wait(most.tokens)
             started = time.monotonic()
             try:
@@ -138,31 +149,18 @@ class Call:
                     reply = client.read_reply(self.sdk, response)
             except Exception as error:
                 if client.may_be_charged(error):
-                    read = Usage(most.input_tokens // 2)
-                    reservation.settle(_cost(read, self.price), known=False)
+                    read = _cost(Usage(most.input_tokens // 2), self.price)
+                    reservation.settle(read, known=False)
+                    why = client.one_line(str(error))
+                    keep_lost(self.role, self.model, read, why, priced=False)
                 raise
             cost = _cost(usage_of(reply), self.price, time.monotonic() - started)
             reservation.settle(cost, known=self.price is not None)
         if recorder is not None:
-            recorder.keep(self._record(key, body, reply, cost))
+            model, priced = str(reply.get("model", self.model)), self.price is not None
+            recorder.keep(make_record(key, self.role, model, cost, parts, reply, priced=priced))
         self._take(reply, cost, priced=self.price is not None)
         return client.as_response(self.sdk, request, reply)
-
-    def _record(
-        self, key: str, body: Mapping[str, Any], reply: Mapping[str, Any], cost: Cost
-    ) -> LlmRecord:
-        run = current_run()
-        return LlmRecord(
-            epoch=run.epoch if run else 0,
-            id=key,
-            role=self.role,
-            model=str(reply.get("model", self.model)),
-            request=request_parts(body),
-            reply=reply,
-            cost=cost,
-            priced=self.price is not None,
-            step=run.step_number if run else 0,
-        )
 
     def _take(self, reply: Mapping[str, Any], cost: Cost, *, priced: bool) -> None:
         usage = usage_of(reply)

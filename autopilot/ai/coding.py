@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,11 +13,12 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from autopilot.ai.agent import Agent, AgentContext, AgentResult
-from autopilot.ai.agent_calls import keep_agent_call, recorded_agent_call
+from autopilot.ai.agent_calls import agent_call
 from autopilot.ai.process import Finished, run_process
 from autopilot.ai.spending import spend
 from autopilot.core.parameter import PathParameter
 from autopilot.core.redaction import hide, redact
+from autopilot.core.types import Cost
 from autopilot.errors import AgentError, AgentRefusedError, AgentReplyError
 
 _PROMPT_FILE = "{prompt_file}"
@@ -35,6 +37,9 @@ class ClaudeCodeAgent(Agent):
             file of the working directory, "plan" none.
         system: Appended to its own system prompt.
         timeout_s: After that it is ended, with everything that it started.
+        max_cost_usd: Dollars at most for one run. Under a dollar budget never more than is left;
+            without this, runs side by side wait for one another there. Claude Code looks after
+            each turn.
         command: The program.
 
     >>> ClaudeCodeAgent(model="opus").command_line(AgentContext(session_id="s1"))[-2:]
@@ -49,6 +54,7 @@ class ClaudeCodeAgent(Agent):
         permission_mode: str = "default",
         system: str = "",
         timeout_s: float = 900.0,
+        max_cost_usd: float = math.inf,
         command: str = "claude",
     ) -> None:
         self.model = model
@@ -56,10 +62,16 @@ class ClaudeCodeAgent(Agent):
         self.permission_mode = permission_mode
         self.system = system
         self.timeout_s = timeout_s
+        self.max_cost_usd = max_cost_usd
         self.command = command
 
-    def command_line(self, context: AgentContext) -> list[str]:
-        """The program and its arguments; the prompt goes in on stdin."""
+    def command_line(self, context: AgentContext, cost_usd: float = math.inf) -> list[str]:
+        """The program and its arguments; the prompt goes in on stdin.
+
+        Args:
+            context: What it works with.
+            cost_usd: Dollars at most.
+        """
         line = [self.command, "--print"]
         allowed = [*self.allowed_tools, *_edit_rules(context.parameters)]
         if allowed:
@@ -68,6 +80,8 @@ class ClaudeCodeAgent(Agent):
         line += ["--permission-mode", self.permission_mode, "--output-format", "json"]
         if self.model:
             line += ["--model", self.model]
+        if math.isfinite(cost_usd):
+            line += ["--max-budget-usd", f"{cost_usd:.4f}"]
         system = "\n\n".join(part for part in (self.system, context.system) if part)
         if system:
             line += ["--append-system-prompt", system]
@@ -77,12 +91,20 @@ class ClaudeCodeAgent(Agent):
 
     def run(self, prompt: str, context: AgentContext | None = None) -> AgentResult:
         context = context or AgentContext()
-        recorded = recorded_agent_call(prompt, context.role)
-        if recorded is not None:
-            return recorded
-        with spend(context.role) as spent:
+        asked = {
+            "agent": "claude",
+            "model": self.model or "",
+            "system": "\n\n".join(part for part in (self.system, context.system) if part),
+            "session": context.session_id,
+            "prompt": prompt,
+        }
+        edits = bool(context.parameters)
+        return agent_call(asked, context.role, lambda: self._run(prompt, context), edits=edits)
+
+    def _run(self, prompt: str, context: AgentContext) -> AgentResult:
+        with spend(context.role, self.model or "claude", self.max_cost_usd) as spent:
             finished = run_process(
-                self.command_line(context),
+                self.command_line(context, spent.cost_usd),
                 stdin=prompt,
                 folder=context.folder,
                 timeout_s=self.timeout_s,
@@ -92,8 +114,7 @@ class ClaudeCodeAgent(Agent):
             result = _claude_result(reply, finished.seconds)
             # What was paid counts, whatever the answer was.
             spent.settle(result.cost, known=result.cost_usd is not None)
-        keep_agent_call(prompt, result, context.role)
-        _check_claude(reply, finished)
+            _check_claude(reply, finished)
         return result
 
 
@@ -130,20 +151,25 @@ class CommandAgent(Agent):
         context = context or AgentContext()
         if context.system:
             prompt = f"{context.system}\n\n{prompt}"
-        recorded = recorded_agent_call(prompt, context.role)
-        if recorded is not None:
-            return recorded
-        with spend(context.role) as spent:
-            finished = self._finish(prompt, context.folder)
-            result = AgentResult(output=finished.stdout.strip(), seconds=finished.seconds)
-            spent.settle(result.cost, known=False)
-        keep_agent_call(prompt, result, context.role)
-        if finished.code != 0:
-            raise AgentError(
-                f"{Path(self.command[0]).name} ended with code {finished.code}: {finished.tail()}",
-                hint="run it by hand in the same folder",
-            )
-        return result
+        # Where the program stands differs from one machine to the next.
+        asked = {
+            "agent": [Path(self.command[0]).name, *self.command[1:]],
+            "prompt": prompt,
+        }
+        folder, role, edits = context.folder, context.role, bool(context.parameters)
+        return agent_call(asked, role, lambda: self._run(prompt, folder, role), edits=edits)
+
+    def _run(self, prompt: str, folder: Path | None, role: str) -> AgentResult:
+        name = Path(self.command[0]).name
+        with spend(role, name, most_usd=0.0) as spent:
+            finished = self._finish(prompt, folder)
+            spent.settle(Cost(seconds=finished.seconds), known=False)
+            if finished.code != 0:
+                raise AgentError(
+                    f"{name} ended with code {finished.code}: {finished.tail()}",
+                    hint="run it by hand in the same folder",
+                )
+        return AgentResult(output=finished.stdout.strip(), seconds=finished.seconds)
 
     def _finish(self, prompt: str, folder: Path | None) -> Finished:
         hint = f"install {self.command[0]}, or give its full path"

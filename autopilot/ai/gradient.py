@@ -13,6 +13,7 @@ from autopilot.ai.asking import ask
 from autopilot.ai.model import Model
 from autopilot.ai.prompting import DATA_RULE, fence, shorten
 from autopilot.core.gradient import Finding, TextGradient
+from autopilot.core.run import say
 from autopilot.errors import AgentError, NoMoreCallsError
 
 __all__ = ["AgentCollator", "ConcatCollator", "Finding", "GradientCollator", "TextGradient"]
@@ -67,7 +68,8 @@ class AgentCollator(GradientCollator):
     """A model sums up the findings by their causes.
 
     An answer that does not fit goes back to the model; if none fits, the findings are taken as
-    they are, and a finding of no severity says so. A single finding needs no summary.
+    they are: a finding of no severity says so, and so does the epoch. A single finding needs no
+    summary.
 
     Args:
         model: A model or an agent.
@@ -100,6 +102,7 @@ class AgentCollator(GradientCollator):
             raise
         except AgentError as error:
             self.fallbacks.append(error.message)
+            say(f"the feedback was taken as it is, not summed up: {error.message}")
             note = Finding(f"(not summed up: {error.message})", severity=0.0)
             return TextGradient.of([*findings, note])
         return TextGradient.of(

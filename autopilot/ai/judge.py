@@ -12,8 +12,9 @@ from autopilot.ai.agent import Agent
 from autopilot.ai.model import Model
 from autopilot.ai.parallel import each
 from autopilot.ai.steps import State, WorkflowStep, run_steps
+from autopilot.core.run import say
 from autopilot.core.types import Datum
-from autopilot.errors import AgentError, NoMoreCallsError, UsageError
+from autopilot.errors import AgentError, AutopilotError, NoMoreCallsError, UsageError
 
 _PASSES = 0.5
 
@@ -108,7 +109,7 @@ class Judge:
         )
 
     def judge_all(self, pairs: Sequence[tuple[Datum, Datum | None]]) -> list[Judgement]:
-        """Judges items side by side, in order; one whose calls fail keeps its own verdict.
+        """Judges items side by side, in order; one whose steps fail keeps its own verdict.
 
         Raises:
             BudgetExceededError: nothing is left to judge with.
@@ -120,6 +121,9 @@ class Judge:
                 f"none of {len(found)} items could be judged: {found[0].error}",
                 hint="try the judge on one item by hand",
             )
+        failed = [judgement.error for judgement in found if judgement.error]
+        if failed:
+            say(f"{len(failed)} of {len(found)} items could not be judged: {failed[0]}")
         return found
 
     def _isolated(self, pair: tuple[Datum, Datum | None]) -> Judgement:
@@ -129,14 +133,22 @@ class Judge:
         except NoMoreCallsError:
             raise
         except AgentError as error:
-            own = own_judgement(item)
-            return Judgement(own.success, own.score, own.feedback, own.attribution, error.message)
+            return _own_with(item, error.message)
+        except AutopilotError:
+            raise
+        except Exception as error:  # noqa: BLE001  # the user's step: its item fails
+            return _own_with(item, f"{type(error).__name__}: {error}")
 
 
 def own_judgement(item: Datum) -> Judgement:
     """What an item says of itself."""
     score = item.metrics.get("score", 1.0 if item.success else 0.0)
     return Judgement(item.success, score, item.feedback or item.error_message or "")
+
+
+def _own_with(item: Datum, error: str) -> Judgement:
+    own = own_judgement(item)
+    return Judgement(own.success, own.score, own.feedback, own.attribution, error)
 
 
 def _from_fields(value: Mapping[str, Any]) -> Judgement:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,17 @@ from pydantic import BaseModel, Field
 
 from autopilot.ai.agent import Agent, AgentContext, AgentResult
 from autopilot.ai.asking import go_on
+from autopilot.ai.excerpt import excerpt
 from autopilot.ai.prompting import DATA_RULE, fence, read_reply, shorten
 from autopilot.core.message import one_line
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.record import TOGETHER
+from autopilot.core.redaction import leaked
 from autopilot.core.run import confined, current_run
 from autopilot.core.types import Cost, canonical, digest
 from autopilot.errors import AgentReplyError
+from autopilot.files import FileState
 
 SYSTEM = f"""\
 You improve a system, step by step, by editing the files (or values) named in the prompt and \
@@ -132,9 +134,9 @@ class AgentOptimizer(Optimizer):
         if self.blocked:
             names = ", ".join(sorted(self.blocked))
             sections.append(f"Do not use these strategies, they failed too often: {names}.")
-        left = _budget_left()
-        if left:
-            sections.append(left)
+        run = current_run()
+        if run is not None and run.told:
+            sections.append(run.told)
         return "\n\n".join([*sections, "Now make one change that makes the system better."])
 
     def parse_reply(self, result: AgentResult) -> EditReply:
@@ -153,15 +155,17 @@ class AgentOptimizer(Optimizer):
         for _ in range(self.max_retries + 1):
             with confined():
                 result = self.agent.run(said, context)
+            step = None
             cost += result.cost
             try:
                 reply = self.parse_reply(result)
             except AgentReplyError as error:
-                problem = f"{error.message}. {error.hint}. Your edits stand: answer again."
-                step = self._unsaid(result, start)
+                problem = self._leak(before)
+                if not problem:
+                    problem = f"{error.message}. {error.hint}. Your edits stand: answer again."
+                    step = self._unsaid(result, start)
             else:
-                problem = self._apply(reply) or self._problem(reply, start)
-                step = None
+                problem = self._apply(reply) or self._leak(before) or self._problem(reply, start)
                 if not problem:
                     name = _one_name(reply.strategy)
                     return Step(one_line(reply.summary), name, reply.rationale, cost)
@@ -176,6 +180,16 @@ class AgentOptimizer(Optimizer):
         if self._present() == start:
             return None
         return Step("edit without an explanation", rationale=shorten(result.output, 2000))
+
+    def _leak(self, before: list[Any]) -> str:
+        """What is wrong with an edit that writes a secret down, which is undone; else empty."""
+        old = [leaked(text) for snapshot in before for text in _texts(snapshot)]
+        new = [leaked(text) for p in self.parameters for text in _texts(p.snapshot())]
+        found = sorted(set(new) - {"", *old})
+        if not found:
+            return ""
+        self._restore(before)
+        return f"Your edit wrote down the secret in {found[0]}; it was undone. Never do that."
 
     def _apply(self, reply: EditReply) -> str:
         texts = {p.name: p for p in self.parameters if not isinstance(p, PathParameter)}
@@ -232,10 +246,9 @@ class AgentOptimizer(Optimizer):
             if len(text) <= room:
                 room -= len(text)
                 shown.add(name)
+        share = room // max(len(contents) - len(shown), 1)
         return "\n\n".join(
-            f"=== {name}\n{text}"
-            if name in shown
-            else f"=== {name} ({len(text)} characters, not shown: read it with your tools)"
+            f"=== {name}\n{text}" if name in shown else _in_part(name, text, feedback, share)
             for name, text in contents
         )
 
@@ -252,27 +265,25 @@ class AgentOptimizer(Optimizer):
                 yield os.path.relpath(parameter.root / name), text
 
 
+def _in_part(name: str, text: str, feedback: str, room: int) -> str:
+    """A file that is too long to be shown: its name, and the lines that the feedback points to."""
+    parts = excerpt(text, feedback, room)
+    what = "in part" if parts else "not shown"
+    head = f"=== {name} ({len(text)} characters, {what}: read it with your tools)"
+    return f"{head}\n{parts}" if parts else head
+
+
+def _texts(snapshot: Any) -> Iterator[str]:
+    """What stands in a parameter's state; of files, their contents."""
+    states = snapshot.values() if isinstance(snapshot, Mapping) else [snapshot]
+    for state in states:
+        content = state.content if isinstance(state, FileState) else state
+        yield content.decode("utf-8", "replace") if isinstance(content, bytes) else str(content)
+
+
 def _state(snapshots: list[Any]) -> str:
     return digest([canonical(snapshot) for snapshot in snapshots], 40)
 
 
 def _one_name(strategy: str) -> str:
     return one_line(re.sub(r"[\r\n\t]+", " ", strategy), 60)
-
-
-def _budget_left() -> str:
-    """What is left of the budget as of the last judged epoch: the same for a resumed run."""
-    run = current_run()
-    if run is None:
-        return ""
-    spent, limits = run.experiment.spent, run.ledger.limits
-    pairs = (
-        ("tokens", spent.tokens, limits.tokens),
-        ("dollars", spent.cost_usd, limits.cost_usd),
-    )
-    left = [
-        f"{max(0.0, 1 - used / limit):.0%} of the {name}"
-        for name, used, limit in pairs
-        if math.isfinite(limit) and limit > 0
-    ]
-    return f"Left of the budget: {' and '.join(left)}." if left else ""

@@ -5,9 +5,12 @@ Source: https://platform.claude.com/docs/en/about-claude/pricing
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from autopilot.errors import UsageError
 
 _MILLION = 1_000_000
 _DATE = re.compile(r"[-@]\d{8}$")
@@ -101,12 +104,56 @@ def price_of(model: str, own: Mapping[str, Price] | None = None) -> Price | None
 
     Args:
         model: The model's name.
-        own: The user's prices; they win.
+        own: Prices that win over all others.
 
     >>> price_of("claude-haiku-4-5-20251001")
     Price(input=1, output=5, cache_read=0.1, cache_write=1.25, long_from=0, long_factor=1.0)
     >>> price_of("somebody-else") is None
     True
     """
-    table = {**PRICES, **(own or {})}
+    table = {**PRICES, **_given, **(own or {})}
     return table.get(model) or table.get(_DATE.sub("", model))
+
+
+_given: dict[str, Price] = {}
+
+
+def parse_price(text: str) -> tuple[str, Price]:
+    """A price as the command line has it.
+
+    Args:
+        text: MODEL=INPUT/OUTPUT, in dollars for a million tokens.
+
+    Raises:
+        UsageError: it is something else.
+
+    >>> name, price = parse_price("my-model=1.5/6")
+    >>> name, price.input, price.output
+    ('my-model', 1.5, 6.0)
+    """
+    model, _, rates = text.rpartition("=")
+    parts = rates.split("/")
+    try:
+        read, written = (float(part) for part in parts)
+        if not model.strip() or not (0 <= read < math.inf and 0 <= written < math.inf):
+            raise ValueError(text)
+    except ValueError as error:
+        raise UsageError(
+            f"--price {text!r} is no price",
+            hint="MODEL=INPUT/OUTPUT in dollars for a million tokens, as in my-model=3/15",
+        ) from error
+    return model.strip(), Price(read, written)
+
+
+def use_prices(given: Iterable[str]) -> None:
+    """Prices for all models of this process, in front of the table's, behind a Model's own.
+
+    Args:
+        given: What `parse_price` takes.
+
+    Raises:
+        UsageError: one is no price; nothing is changed.
+    """
+    parsed = dict(parse_price(text) for text in given)
+    _given.clear()
+    _given.update(parsed)

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import threading
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,6 +24,7 @@ from autopilot.core.record import LlmRecord
 from autopilot.core.redaction import hide
 from autopilot.core.run import Run, current_run, running
 from autopilot.core.store import Store
+from autopilot.core.types import Cost
 from autopilot.errors import RecordError, ReplayMissError
 from autopilot.tracking.journal import decode, encode
 
@@ -169,6 +171,39 @@ def current_recorder() -> Recorder | None:
     return run.service(StoreRecorder, store_recorder)
 
 
+def keep_lost(role: str, model: str, cost: Cost, why: str, *, priced: bool) -> None:
+    """Records a call that may have been paid and brought no answer: it counts, and answers none."""
+    recorder = current_recorder()
+    if recorder is not None:
+        key = uuid.uuid4().hex
+        recorder.keep(make_record(key, role, model, cost, {}, {"lost": why}, priced=priced))
+
+
+def make_record(
+    key: str,
+    role: str,
+    model: str,
+    cost: Cost,
+    request: Mapping[str, str],
+    reply: Mapping[str, Any],
+    *,
+    priced: bool,
+) -> LlmRecord:
+    """What is written down of a call that is made now."""
+    run = current_run()
+    return LlmRecord(
+        epoch=run.epoch if run else 0,
+        id=key,
+        role=role,
+        model=model,
+        request=request,
+        reply=reply,
+        cost=cost,
+        priced=priced,
+        step=run.step_number if run else 0,
+    )
+
+
 def store_recorder(run: Run) -> StoreRecorder:
     """The recorder of a run, to be its service."""
     mode: Mode = "replay" if run.experiment.only_recorded else "record"
@@ -193,7 +228,7 @@ def request_key(body: Mapping[str, Any], sample: int = 0) -> str:
 
 def request_parts(body: Mapping[str, Any]) -> dict[str, str]:
     """Path in the body to what is there, long texts as their beginning, length and digest."""
-    return {path: _short(hide(text)) for path, text in _flat(_asked(body), "")}
+    return {path: _short(text) for path, text in hide(dict(_flat(_asked(body), ""))).items()}
 
 
 def _asked(value: Any) -> Any:
@@ -226,7 +261,7 @@ def _short(text: str) -> str:
 
 def miss(parts: Mapping[str, str], known: Any) -> ReplayMissError:
     """The error that names what differs from the nearest call of those that are recorded."""
-    records: list[LlmRecord] = list(known)
+    records: list[LlmRecord] = [record for record in known if record.request]
     if not records:
         return ReplayMissError(
             "a model call is not recorded, and neither is any other",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from autopilot.cli.output import Output, number
 from autopilot.core.callback import Callback
 from autopilot.core.message import one_line
+from autopilot.core.redaction import redact
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 STYLES = {"kept": "green", "rejected": "red", "baseline": "cyan"}
 _STRATEGY_WIDTH = 24
+_NOTE_WIDTH = 200
 
 
 class Reporter(Callback):
@@ -56,7 +58,7 @@ class Reporter(Callback):
             )
         self._tell_rescued()
         if self.output.is_terminal and not self.output.as_json:
-            self._live = _live(self.output)
+            self._live = _live(self.output, trainer)
             self._task = self._live.add_task("", total=None, speed="", best="", left="")
             self._live.start()
 
@@ -108,6 +110,9 @@ class Reporter(Callback):
         revision = trainer.experiment.revision_of(record.epoch)
         before = [r.best for r in trainer.experiment.history if r.epoch < record.epoch]
         self._line(epoch_line(record, before[-1] if before else None, revision), record.verdict)
+        failed = record.reasons[:1] if record.outcome == "failed" else ()
+        for text in dict.fromkeys((*failed, *trainer.run.notes)):
+            self._line(f"       {redact(one_line(text, _NOTE_WIDTH))}")
         if self._tried:
             more = f" (and {len(self._tried) - 1} more)" if len(self._tried) > 1 else ""
             self._line(f"       outside of the parameters: {one_line(self._tried[0], 200)}{more}")
@@ -153,8 +158,7 @@ class Reporter(Callback):
         best = trainer.experiment.best_value
         self._live.update(
             self._task,
-            description=f"epoch {trainer.current_epoch} {split} batch {batch_idx + 1}"
-            + (f"  {trainer.run.ledger.render()}" if trainer.run.ledger.by_role() else ""),
+            description=f"epoch {trainer.current_epoch} {split} batch {batch_idx + 1}",
             speed=f"{self._split_items / elapsed_s:.0f} items/s",
             best=f"best {number(best)}",
             left=self._time_left(trainer.experiment.last_epoch),
@@ -204,12 +208,21 @@ def epoch_line(record: MetricsRecord, before: float | None, revision: str) -> st
     return f"{line} -> rolled back to epoch {record.best_epoch}"
 
 
-def _live(output: Output) -> Progress:
-    from rich.progress import Progress, SpinnerColumn, TextColumn
+def _live(output: Output, trainer: Trainer) -> Progress:
+    from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+    from rich.text import Text
+
+    class Spending(ProgressColumn):
+        """What model calls cost, by role: drawn anew all the time, not once a batch."""
+
+        def render(self, task: Task) -> Text:
+            ledger = trainer.run.ledger
+            return Text(ledger.render() if ledger.by_role() else "")
 
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
+        Spending(),
         TextColumn("{task.fields[speed]}"),
         TextColumn("{task.fields[best]}"),
         TextColumn("{task.fields[left]}"),

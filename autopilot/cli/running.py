@@ -49,6 +49,14 @@ Tokens = Annotated[int | None, typer.Option(min=1, help="Stop after so many mode
 Dollars = Annotated[float | None, typer.Option(min=0, help="Stop after so many dollars.")]
 Calls = Annotated[int | None, typer.Option(min=0, help="Stop after so many model calls.")]
 
+Prices = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--price",
+        metavar="MODEL=IN/OUT",
+        help="Dollars for a million tokens read and written, where the table is old or has none.",
+    ),
+]
 Monitor = Annotated[
     str | None, typer.Option(help="The val metric that decides; the module's if not given.")
 ]
@@ -101,6 +109,7 @@ def run(
     budget_tokens: Tokens = None,
     budget_usd: Dollars = None,
     budget_calls: Calls = None,
+    price: Prices = None,
     accumulate: Annotated[
         int | None,
         typer.Option(min=1, help="Batches between two optimizer steps; one step an epoch if not."),
@@ -130,9 +139,11 @@ def run(
     autopilot -p my-project run
     autopilot optimize loop support/classifier.py      the same, by its other name
     """
+    from autopilot.ai.prices import use_prices
     from autopilot.engine.request import Options, Request
     from autopilot.engine.session import Session
 
+    use_prices(price or ())
     subject = context.subject(target, hparam)
     request = Request(
         folder=subject.folder,
@@ -155,6 +166,7 @@ def run(
             budget_calls=budget_calls,
             accumulate=accumulate,
             num_workers=num_workers,
+            prices=price or None,
         ),
         in_place=in_place,
         links=tuple(link or ()),
@@ -181,6 +193,7 @@ def resume(
     budget_tokens: Tokens = None,
     budget_usd: Dollars = None,
     budget_calls: Calls = None,
+    price: Prices = None,
 ) -> int:
     """Go on with a run, exactly where it was.
 
@@ -191,9 +204,11 @@ def resume(
     autopilot resume classifier-1
     autopilot resume classifier-1 --max-epochs 60
     """
+    from autopilot.ai.prices import use_prices
     from autopilot.engine.request import Options
     from autopilot.engine.session import Session
 
+    use_prices(price or ())
     changes = Options(
         max_epochs=max_epochs,
         patience=patience,
@@ -205,6 +220,7 @@ def resume(
         budget_tokens=budget_tokens,
         budget_usd=budget_usd,
         budget_calls=budget_calls,
+        prices=price or None,
     )
     name = context.full_slug(slug)
     with own_stdout(context.output) as output:
@@ -231,11 +247,14 @@ def run_session(output: Output, prepare: Any, *, score_test: bool = True) -> int
 
 
 def _run_session(output: Output, prepare: Any, *, score_test: bool) -> int:
+    from autopilot.ai.prices import use_prices
     from autopilot.cli.progress import Reporter
 
     output.goes_on = True
     reporter = Reporter(output)
     session = prepare([reporter])
+    # What a resumed run was started with holds too.
+    use_prices(session.options.prices or ())
     reporter.max_epochs, reporter.rescued = session.max_epochs, session.store.rescued
     try:
         for note in session.notes:
@@ -269,9 +288,11 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
     counts = f"{_count(result.epochs, 'epoch')}, {result.kept} kept, {spent_s}"
     if result.interrupted:
         output.line(f"interrupted {result.stop_reason}: {counts}", "yellow")
+        _tell_spending(output, session)
         output.line(f"go on: autopilot resume {slug}")
         return
     output.line(f"stopped: {result.stop_reason}. {counts}")
+    _tell_spending(output, session)
     monitor = session.trainer.monitor
     test = result.metrics.get("test", {}).get(monitor)
     best = f"best: epoch {result.best_epoch}, val {monitor} {number(result.baseline)} -> "
@@ -304,6 +325,16 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
         )
 
 
+def _tell_spending(output: Output, session: Session) -> None:
+    """What model calls cost, all of them and by role; nothing where there were none."""
+    ledger = session.trainer.run.ledger
+    if not ledger.by_role():
+        return
+    output.line(f"models: {ledger.total().render()}")
+    for role, spent in ledger.by_role().items():
+        output.line(f"  {role}: {spent.render()}")
+
+
 def _tried(record: MetricsRecord) -> str:
     return record.strategy or (record.outcome if record.outcome != "kept" else "unnamed")
 
@@ -323,6 +354,7 @@ def _document(session: Session, result: Result) -> dict[str, Any]:
         "best": result.best,
         "metrics": result.metrics,
         "cost": result.cost,
+        "models": session.trainer.run.ledger.by_role(),
     }
 
 

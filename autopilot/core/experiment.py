@@ -201,6 +201,7 @@ class Experiment(History):
                 items = (datum_from_json(i, split="val", epoch=trace.epoch) for i in trace.items)
                 self.best_items = list(items)
         noted = self.store.progress()
+        self._clock.load(noted)
         self._results.load([n for n in noted if n.epoch == last + 1 or n.split == "test"])
         self.store.restore(_start_of_epoch(log, last + 1))
 
@@ -265,15 +266,23 @@ class Experiment(History):
         self._steps.append(record)
         return record
 
-    def begin_step(self, epoch: int, step: int) -> None:
+    def begin_step(self, epoch: int, step: int, told: str = "") -> str:
         """Says that the optimizer is about to edit.
+
+        Args:
+            epoch: The epoch.
+            step: The step's number in it.
+            told: What the optimizer is told of the budget.
+
+        Returns:
+            The same; of a step that a kill ended, what it was told then: it asks the same again.
 
         Raises:
             ParameterError: a file was edited by hand; the edit is kept.
         """
         self.check_unedited()
         self.violations.clear()
-        self._clock.start(epoch, step)
+        return self._clock.start(epoch, step, told)
 
     def check_unedited(self) -> None:
         """Stops a run whose files somebody else is editing.

@@ -11,12 +11,14 @@ import math
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
 from autopilot.core.types import Cost
 from autopilot.errors import BudgetExceededError
+
+_LEAST_USD = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,15 @@ class Spent:
     tokens: int = 0
     cost_usd: float = 0.0
     unpriced: int = 0
+
+    def render(self) -> str:
+        """Calls, tokens and dollars, and for how many calls those are unknown.
+
+        >>> Spent(3, 360, 0.012, unpriced=1).render()
+        '3 calls, 360 tokens, $0.012 and unknown dollars for 1 call'
+        """
+        calls = "call" if self.calls == 1 else "calls"
+        return f"{self.calls} {calls}, {self.tokens} tokens, {_dollars(self)}"
 
     def __add__(self, other: Spent) -> Spent:
         return Spent(
@@ -109,7 +120,7 @@ class Ledger:
     def render(self) -> str:
         """One line: the total, what is left, and the roles."""
         total, limits = self.total(), self.limits
-        parts = [f"{total.calls} calls", f"{total.tokens} tokens", _dollars(total)]
+        parts = [total.render()]
         left = {
             "calls": limits.calls - total.calls,
             "tokens": limits.tokens - total.tokens,
@@ -130,20 +141,34 @@ class Ledger:
         Raises:
             BudgetExceededError: too little is left; the call must not be made.
         """
-        wanted = Spent(1, tokens, cost_usd)
+        return self._reserve(role, Spent(1, tokens, cost_usd), cost_usd)
+
+    def reserve_left(self, role: str, most_usd: float = math.inf) -> Reservation:
+        """Sets aside the dollars that are left, for a call that can be told how much it may cost.
+
+        Raises:
+            BudgetExceededError: less than a cent is left.
+        """
+        return self._reserve(role, Spent(1, 0, _LEAST_USD), most_usd)
+
+    def _reserve(self, role: str, least: Spent, most_usd: float) -> Reservation:
         with self._changed:
             while True:
-                refusal = self._refusal(wanted)
+                refusal = self._refusal(least)
                 if not refusal:
                     break
-                if self._in_flight == 0 or self._refusal(wanted, alone=True):
+                if self._in_flight == 0 or self._refusal(least, alone=True):
                     raise BudgetExceededError(
                         refusal, hint="give it a larger budget and resume: nothing is paid twice"
                     )
                 self._changed.wait(timeout=1.0)
+            free = self.limits.cost_usd - self._total().cost_usd - self._reserved.cost_usd
+            most = max(min(most_usd, free), least.cost_usd)
+            # Without a limit nobody counts what is set aside.
+            wanted = replace(least, cost_usd=most) if math.isfinite(most) else least
             self._in_flight += 1
             self._reserved += wanted
-        return Reservation(self, role, wanted)
+        return Reservation(self, role, wanted, most)
 
     def charge(self, role: str, cost: Cost, *, known: bool, judged: bool) -> None:
         """Takes in what a call of an earlier session cost.
@@ -223,10 +248,18 @@ class Ledger:
 
 
 class Reservation:
-    """What a call set aside; settle it, or leave the block to give it back."""
+    """What a call set aside; settle it, or leave the block to give it back.
 
-    def __init__(self, ledger: Ledger, role: str, wanted: Spent) -> None:
+    Attributes:
+        cost_usd: The dollars that it set aside; infinite without a limit.
+        settled: What the call cost, once that is said.
+        known: Whether its price was known.
+    """
+
+    def __init__(self, ledger: Ledger, role: str, wanted: Spent, cost_usd: float) -> None:
         self._ledger, self._role, self._wanted = ledger, role, wanted
+        self.cost_usd = cost_usd
+        self.settled, self.known = Cost(), True
         self._settled = False
 
     def settle(self, cost: Cost, *, known: bool = True) -> None:
@@ -252,10 +285,12 @@ class Reservation:
     def _end(self, cost: Cost | None, *, known: bool) -> None:
         if not self._settled:
             self._settled = True
+            self.settled, self.known = cost or Cost(), known
             self._ledger._settle(self._role, self._wanted, cost, known=known)
 
 
 def _dollars(spent: Spent) -> str:
+    calls = "call" if spent.unpriced == 1 else "calls"
     if spent.unpriced:
-        return f"${spent.cost_usd:.4g} and unknown dollars for {spent.unpriced} calls"
+        return f"${spent.cost_usd:.4g} and unknown dollars for {spent.unpriced} {calls}"
     return f"${spent.cost_usd:.4g}"

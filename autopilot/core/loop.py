@@ -120,7 +120,7 @@ class EpochLoop(Loop):
             trainer.call("on_train_batch_start", batch, index)
             data = fit.evaluator.run("train", epoch, index, batch)
             if not trainer.experiment.has_step(epoch, step):
-                fit.loss(data, batch)
+                trainer.run.attempt(fit.loss, data, batch)
             trainer.call("on_after_loss", data, batch, index)
             if last or (fit.accumulate is not None and (index + 1) % fit.accumulate == 0):
                 self.step(fit, epoch, step)
@@ -136,12 +136,12 @@ class EpochLoop(Loop):
             record = experiment.replay_step(optimizer, epoch, number)
         else:
             trainer.call("on_before_backward")
-            fit.loss.backward()
+            trainer.run.attempt(fit.loss.backward)
             trainer.call("on_after_backward")
             optimizer.blocked = set(experiment.memory.blocked())
             optimizer.context = experiment.memory.context(strategies=optimizer.strategies())
             trainer.call("on_before_optimizer_step", optimizer)
-            experiment.begin_step(epoch, number)
+            trainer.run.told = experiment.begin_step(epoch, number, trainer.run.left())
             evaluation.seed_everything(trainer.seed, "step", epoch, number)
             done, error = None, ""
             try:
@@ -176,7 +176,7 @@ class EpochLoop(Loop):
         """The verdict: told to the callbacks, written down, tagged or rolled back."""
         trainer, experiment = fit.trainer, fit.trainer.experiment
         cost += trainer.run.ledger.take_epoch() + Cost(evaluations=experiment.lost_evaluations())
-        trainer.decide(decision, metrics, cost)
+        decision = trainer.decide(decision, metrics, cost)
         if epoch > 0:
             trainer.call("on_train_epoch_end")
         state = {"optimizer": fit.optimizer.state_dict(), "callbacks": trainer.callback_states()}

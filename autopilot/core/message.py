@@ -207,7 +207,8 @@ def _shorten(text: str) -> str:
 
 
 def _message(subject: str, body: list[str], trailers: Mapping[str, str]) -> str:
-    wrapped = [_wrap(part) for part in body if part.strip()]
+    # Hidden before it is folded: a secret on two lines would not be found any more.
+    wrapped = [_wrap(hide(part)) for part in body if part.strip()]
     block = "\n".join(f"{name}: {value}" for name, value in trailers.items())
     text = hide("\n\n".join([subject, *wrapped, block])) + "\n"
     # git ends a message at a NUL; half a surrogate pair, as models write it, is no text at all.

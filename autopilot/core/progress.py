@@ -97,11 +97,21 @@ class StepClock:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._number, self._since = 0, 0.0
+        self._told: dict[tuple[int, int], str] = {}
 
-    def start(self, epoch: int, number: int) -> None:
-        """From here on, what differs in the files is the optimizer's."""
-        self._store.note_progress(Progress(epoch=epoch, stepping=number))
+    def load(self, noted: Sequence[Progress]) -> None:
+        """Takes in what earlier sessions noted."""
+        self._told = {}
+        for note in noted:
+            if note.stepping > 0:
+                self._told.setdefault((note.epoch, note.stepping), note.told)
+
+    def start(self, epoch: int, number: int, told: str = "") -> str:
+        """From here on, what differs in the files is the optimizer's; what it is told is kept."""
+        told = self._told.get((epoch, number), told)
+        self._store.note_progress(Progress(epoch=epoch, stepping=number, told=told))
         self._number, self._since = number, time.perf_counter()
+        return told
 
     def end(self, epoch: int) -> None:
         """From here on, it is somebody else's."""

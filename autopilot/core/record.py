@@ -257,11 +257,11 @@ class Progress(Record):
         split: "train" or "val" or "test".
         batch: Its number in the epoch.
         key: Digest of the batch's items and the parameters' state.
-        data: What `datum_to_json` gives; empty if the result cannot stand in for its call: after a
-            kill it is made again, and both are paid for.
+        data: What `datum_to_json` gives; empty if a kill means that it is made, and paid, again.
         items: How many items were evaluated.
         seconds: How long it took.
         stepping: The step that is about to edit files; negative when it is done; 0 for a batch.
+        told: What the optimizer is told of the budget in that step.
         void: What was noted before does not count: it was measured with other files.
     """
 
@@ -273,6 +273,7 @@ class Progress(Record):
     items: int = 0
     seconds: float = 0.0
     stepping: int = 0
+    told: str = ""
     void: bool = False
 
 

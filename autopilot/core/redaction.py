@@ -47,12 +47,8 @@ def hide(value: V) -> V:
 
 
 def leaked(text: str) -> str:
-    """The environment variable whose secret stands in a text or in JSON; "" if none does."""
-    return next((name for secret, name in _secrets().items() if _stands_in(secret, text)), "")
-
-
-def _stands_in(secret: str, text: str) -> bool:
-    return secret in text or json.dumps(secret, ensure_ascii=False)[1:-1] in text
+    """The environment variable whose secret stands in a text; "" if none does."""
+    return next((name for secret, name in _secrets().items() if secret in text), "")
 
 
 @cache
@@ -66,7 +62,8 @@ def _secrets() -> dict[str, str]:
         secret: name
         for name in os.environ
         if _is_secret(name) and len(value := os.environ.get(name, "")) >= _SHORTEST
-        for secret in _parts(name, value)
+        for part in _parts(name, value)
+        for secret in _written(part)
     }
     return dict(sorted(found.items(), key=lambda pair: -len(pair[0])))
 
@@ -80,6 +77,16 @@ def _parts(name: str, value: str) -> Iterator[str]:
         header = line.partition(":")[2].strip()
         if "HEADER" in name.upper() and len(header) >= _SHORTEST:
             yield header
+
+
+@cache
+def _written(part: str) -> set[str]:
+    """As it is, and as JSON has it, in JSON that stands in JSON too."""
+    forms = {part}
+    for _ in range(2):
+        for ascii_only in (False, True):
+            forms |= {json.dumps(form, ensure_ascii=ascii_only)[1:-1] for form in forms}
+    return forms
 
 
 def _without(value: Any, secrets: list[str]) -> Any:

@@ -6,6 +6,8 @@ context finds the run too, as long as there is only one.
 
 from __future__ import annotations
 
+import logging
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +36,8 @@ class Run:
 
     Attributes:
         epoch: The epoch that is going on.
+        told: What the optimizer is told of the budget.
+        notes: What the user should know of the epoch that is going on.
         step_number: The number of the optimizer step that is going on; 0 outside of steps.
     """
 
@@ -41,6 +45,10 @@ class Run:
         self.experiment = experiment
         self.ledger = ledger or Ledger()
         self.epoch, self.step_number = 0, 0
+        self.told = ""
+        self.notes: list[str] = []
+        self._failures: list[str] = []
+        self._judged_calls = 0
         self._stepped = 0
         self._charged: set[str] = set()
         self._services: dict[type[object], object] = {}
@@ -54,12 +62,57 @@ class Run:
                 found = self._services[kind] = make(self)
             return found
 
+    def start_epoch(self, epoch: int) -> None:
+        """From here on, calls and notes belong to this epoch."""
+        self.epoch, self.notes, self._failures = epoch, [], []
+        self._judged_calls = self.ledger.total().calls
+        if self.experiment.is_open:
+            self._judged_calls -= len(self.experiment.store.calls())
+
+    def note(self, text: str) -> None:
+        """Tells the user of the run, once an epoch: it stands among the epoch's reasons."""
+        with self._lock:
+            if text not in self.notes:
+                self.notes.append(text)
+
+    def attempt(self, gather: Callable[..., object], *arguments: object) -> None:
+        """Gathers feedback; an agent's failure in that costs feedback, not the run.
+
+        Raises:
+            AgentError: there is nothing left to spend, or only records may answer.
+        """
+        try:
+            gather(*arguments)
+        except AgentError as failure:
+            self._failures.append(self.survived(failure))
+            self.note(f"feedback is missing: {self._failures[-1]}")
+
+    def left(self) -> str:
+        """What is left of the budget as of the last judged epoch: the same for a resumed run."""
+        spent, limits = self.experiment.spent, self.ledger.limits
+        pairs = (
+            ("tokens", spent.tokens, limits.tokens),
+            ("dollars", spent.cost_usd, limits.cost_usd),
+            ("model calls", self._judged_calls, limits.calls),
+            ("time", spent.seconds, limits.seconds),
+        )
+        parts = [
+            f"{max(0.0, 1 - used / limit):.0%} of the {name}"
+            for name, used, limit in pairs
+            if math.isfinite(limit) and limit > 0
+        ]
+        return f"Left of the budget: {', '.join(parts)}." if parts else ""
+
     def step(self, optimizer: Optimizer, number: int) -> Step | None:
         """An optimizer's step; the calls made inside belong to it.
 
         Raises:
-            AgentError: it used a strategy that is blocked.
+            AgentError: it used a strategy that is blocked, or an agent's failure left it without
+                any feedback.
         """
+        failures, self._failures = self._failures, []
+        if failures and all(parameter.grad is None for parameter in optimizer.parameters):
+            raise AgentError(failures[0])
         guard = self.experiment.guard
         self.step_number = self._stepped = number
         self.ledger.in_step, guard.listens = True, False
@@ -92,9 +145,12 @@ class Run:
         self.experiment.violations += self.experiment.guard.put_back()
 
     def survived(self, failure: AgentError) -> str:
-        """What is written down of an agent's failure; one of the run itself is raised.
+        """What is written down of an agent's failure: what is wrong, and what to do.
 
         An agent that failed when it was recorded cannot answer: its failure stands in for it.
+
+        Raises:
+            AgentError: no further call can be made.
         """
         if isinstance(failure, ReplayMissError):
             _, recorded = self.experiment.repeats.get((self.epoch, self._stepped), ("", None))
@@ -103,7 +159,7 @@ class Run:
             raise failure
         if isinstance(failure, NoMoreCallsError):
             raise failure
-        return failure.message
+        return f"{failure.message} ({failure.hint})" if failure.hint else failure.message
 
     def charge_recorded(self, call: LlmRecord) -> None:
         """Counts a call that the record answered as it was counted when it was paid: once."""
@@ -129,6 +185,15 @@ def current_run() -> Run | None:
     if found is None and len(_active) == 1:
         return _active[0]
     return found
+
+
+def say(text: str) -> None:
+    """Tells the user something that is no error: through the run, else through the log."""
+    run = current_run()
+    if run is None:
+        logging.getLogger("autopilot").warning("%s", text)
+    else:
+        run.note(text)
 
 
 @contextmanager

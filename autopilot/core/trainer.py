@@ -323,16 +323,20 @@ class Trainer:
     def start_epoch(self, epoch: int) -> None:
         """Makes an epoch the current one."""
         self.current_epoch, self.decision, self._epoch_cost = epoch, None, Cost()
-        self.run.epoch = epoch
+        self.run.start_epoch(epoch)
         self.callback_metrics = {}
 
-    def decide(self, decision: Decision, metrics: dict[str, dict[str, float]], cost: Cost) -> None:
-        """Makes a verdict known to callbacks and logger."""
+    def decide(
+        self, decision: Decision, metrics: dict[str, dict[str, float]], cost: Cost
+    ) -> Decision:
+        """Makes a verdict known to callbacks and logger; what else is to be said is added to it."""
+        decision = replace(decision, reasons=(*decision.reasons, *self.run.notes))
         self.decision, self.callback_metrics, self._epoch_cost = decision, metrics, cost
         flat = {f"{s}/{name}": v for s, values in metrics.items() for name, v in values.items()}
         for logger in self.loggers:
             logger.log_metrics(flat, self.current_epoch)
         self.call("on_verdict", decision)
+        return decision
 
     def callback_states(self) -> dict[str, Any]:
         """What the callbacks remember."""
@@ -406,7 +410,8 @@ class Trainer:
         for callback in self._active:
             if isinstance(callback, Budget):
                 limits = limits & callback.call_limits()
-        ledger = Ledger(limits, self.experiment.spent.seconds)
+        elapsed_s = self.experiment.spent.seconds + self.experiment.recorded_seconds()
+        ledger = Ledger(limits, elapsed_s)
         for _, call in self.experiment.store.records(LlmRecord):
             ledger.charge(call.role, call.cost, known=call.priced, judged=True)
         for call in self.experiment.store.calls():

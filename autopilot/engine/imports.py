@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 
@@ -45,11 +46,20 @@ def _own_folder() -> str:
 
 def imported() -> Iterator[tuple[str, str]]:
     """Name and file of what is imported, without autopilot and the standard library."""
+    real = cache(os.path.realpath)
     for name, module in list(sys.modules.items()):
         top = name.partition(".")[0]
         file = getattr(module, "__file__", None)
         if file and top not in ("autopilot", "__main__") and top not in sys.stdlib_module_names:
-            yield name, os.path.realpath(file)
+            folder, base = os.path.split(file)
+            is_link = Path(file).is_symlink()
+            yield name, os.path.realpath(file) if is_link else os.path.join(real(folder), base)
+
+
+def may_be_in(folder: str, top: str) -> bool:
+    """Whether a folder has a top-level module or package, the latter with or without a file."""
+    paths = [os.path.join(folder, start, top) for start in ("", "src")]
+    return any(os.path.exists(path) or os.path.isfile(f"{path}.py") for path in paths)
 
 
 def is_in(folder: str, name: str) -> bool:

@@ -41,6 +41,7 @@ class Options:
         budget_calls: Model calls.
         accumulate: Batches between two optimizer steps.
         num_workers: Threads that run the items of a batch side by side.
+        prices: MODEL=INPUT/OUTPUT, in dollars for a million tokens.
     """
 
     max_epochs: int | None = None
@@ -56,6 +57,7 @@ class Options:
     budget_calls: int | None = None
     accumulate: int | None = None
     num_workers: int | None = None
+    prices: Sequence[str] | None = None
 
     def given(self) -> dict[str, Any]:
         """What was asked for."""

@@ -59,6 +59,7 @@ class Session:
         module: The module that is trained.
         trainer: The trainer.
         store: The store.
+        options: What was asked for, now and when it was started.
         split_sizes: The numbers of train and val items, "?" where they cannot be known beforehand.
         notes: Lines that the user should read before it starts.
     """
@@ -71,6 +72,7 @@ class Session:
         self.trainer: Trainer
         self.store: GitStore
         self.split_sizes = ("?", "?")
+        self.options = Options()
 
     @classmethod
     def start(cls, request: Request, callbacks: Sequence[Callback] = ()) -> Session:
@@ -191,7 +193,7 @@ class Session:
         include_dirty: bool,
     ) -> None:
         """Imports the target and puts trainer and store together."""
-        workspace, manifest = self.workspace, self.manifest
+        workspace, manifest, self.options = self.workspace, self.manifest, options
         workspace.enter()
         links = [(link.name, link.source) for link in workspace.links]
         self.inputs = Inputs(workspace.repo, manifest.base, links, in_place=workspace.in_place)

@@ -9,9 +9,10 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
-from autopilot.engine.imports import forget, imported, is_in, redirect
+from autopilot.engine.imports import forget, imported, is_in, may_be_in, redirect
 from autopilot.engine.leftovers import end_marked
 from autopilot.engine.links import Link
 from autopilot.errors import AutopilotError, RepositoryError, TargetError, UsageError
@@ -96,6 +97,9 @@ class Workspace:
         if self.in_place:
             return
         user, here = os.path.realpath(self.user.workdir), os.path.realpath(self.repo.workdir)
+        folders = (here, str(self.folder))
+        # A client of a service brings thousands of modules: of most, the package is not ours.
+        ours = cache(lambda top: any(may_be_in(folder, top) for folder in folders))
         for name, file in imported():
             if file.startswith(here + os.sep):
                 continue
@@ -103,7 +107,8 @@ class Workspace:
                 below = os.path.relpath(file, user)
                 elsewhere = os.path.exists(os.path.join(here, below))
             else:
-                elsewhere = is_in(here, name) or is_in(str(self.folder), name)
+                top = name.partition(".")[0]
+                elsewhere = ours(top) and any(is_in(folder, name) for folder in folders)
             if elsewhere:
                 raise TargetError(
                     f"{name} is imported from {file}, not from the run's worktree",

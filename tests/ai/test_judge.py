@@ -14,9 +14,11 @@ from autopilot.ai.judge import Judge, Judgement
 from autopilot.ai.loss import JudgeLoss
 from autopilot.ai.model import Model
 from autopilot.ai.steps import BackStep, LLMStep, PythonStep, State, run_steps
+from autopilot.core.experiment import Experiment
 from autopilot.core.gradient import Finding
 from autopilot.core.module import Module
 from autopilot.core.parameter import Parameter
+from autopilot.core.run import Run, running
 from autopilot.core.types import Datum
 from autopilot.errors import AgentError, UsageError
 
@@ -208,3 +210,23 @@ def test_any_agent_can_sum_up() -> None:
 
     assert AgentCollator(Scripted()).collate(FINDINGS).render() == "shorten"
     assert "there is no JSON in it" in asked[1]
+
+
+def test_a_step_of_the_users_that_raises_fails_its_item_and_is_said() -> None:
+    def score(state: State) -> float:
+        if not state["n"]:
+            raise ValueError("nothing to score")
+        return 1.0
+
+    run = Run(Experiment())
+    judge = Judge([PythonStep("score", score)])
+    with running(run):
+        found = judge.judge_all([(Datum(metadata={"n": n}), None) for n in (1, 0)])
+    assert [judgement.error for judgement in found] == ["", "ValueError: nothing to score"]
+    assert run.notes == ["1 of 2 items could not be judged: ValueError: nothing to score"]
+
+
+def test_outside_of_runs_it_is_said_in_the_log(serve, caplog: pytest.LogCaptureFixture) -> None:
+    serve([fail(500)])
+    AgentCollator(Model(NAME, max_retries=0)).collate(FINDINGS)
+    assert "the feedback was taken as it is, not summed up: " in caplog.text

@@ -12,6 +12,7 @@ from autopilot.ai.agent import Agent, AgentContext, AgentResult
 from autopilot.ai.optimizer import AgentOptimizer
 from autopilot.core.experiment import Experiment
 from autopilot.core.gradient import TextGradient
+from autopilot.core.ledger import Ledger, Limits
 from autopilot.core.memory import Memory
 from autopilot.core.parameter import PathParameter
 from autopilot.core.record import Lesson
@@ -226,3 +227,57 @@ def test_what_the_agent_reads_and_says_can_be_overridden(prompt: PathParameter) 
     assert step is not None and (step.strategy, step.summary) == ("mine", "I did it")
     assert agent.seen[0][0] == "just do it"
     assert agent.seen[0][1].system == "mine"
+
+
+def test_of_a_file_that_does_not_fit_the_named_part_is_shown(prompt: PathParameter) -> None:
+    lines = [f"rule {n}: answer kindly" for n in range(1, 501)]
+    lines[299] = "rule 300: shout at customers"
+    prompt.write_text("\n".join(lines))
+    prompt.grad = TextGradient("customers were shouted at", "prompt.md")
+    agent = ScriptedAgent([write("x\n")])
+    AgentOptimizer(agent, [prompt], max_chars=2000).step()
+    text = agent.seen[0][0]
+    assert "prompt.md (11" in text and "in part: read it with your tools" in text
+    assert "300\trule 300: shout at customers" in text
+    assert "rule 100:" not in text
+    assert len(text) < 3000
+
+
+def test_an_edit_that_writes_a_secret_down_is_undone_and_told(
+    prompt: PathParameter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVICE_TOKEN", "planted-0123456789")
+
+    def silent(path: Path) -> str:
+        path.write_text("planted-0123456789\n")
+        return "Done!"
+
+    stealing = write("key: planted-0123456789\n")
+    agent = ScriptedAgent([stealing, silent, write("better\n")])
+    step = AgentOptimizer(agent, [prompt]).step()
+    assert step is not None and prompt.read_text() == "better\n"
+    told = [text for text, _ in agent.seen[1:]]
+    assert (
+        told
+        == ["Your edit wrote down the secret in SERVICE_TOKEN; it was undone. Never do that."] * 2
+    )
+
+    # Whatever it does, it does not last; what the user's own file holds is the user's.
+    prompt.write_text("be brief\n")
+    AgentOptimizer(ScriptedAgent([silent, stealing, silent]), [prompt]).step()
+    assert prompt.read_text() == "be brief\n"
+    prompt.write_text("planted-0123456789\n")
+    AgentOptimizer(ScriptedAgent([stealing]), [prompt]).step()
+    assert prompt.read_text() == "key: planted-0123456789\n"
+
+
+def test_what_is_left_of_the_budget_is_told(prompt: PathParameter) -> None:
+    run = Run(Experiment(), Ledger(Limits(tokens=100, cost_usd=2, calls=10, seconds=50)))
+    run.told = run.left()
+    agent = ScriptedAgent([write("x\n")])
+    with running(run):
+        AgentOptimizer(agent, [prompt]).step()
+    assert (
+        "Left of the budget: 100% of the tokens, 100% of the dollars, 100% of the model calls, "
+        "100% of the time."
+    ) in agent.seen[0][0]

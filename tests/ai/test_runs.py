@@ -1,7 +1,8 @@
-"""Whole runs of the command line over the scripted server: killed, resumed, out of budget."""
+"""Whole runs of the command line over the scripted server: recorded, killed, out of budget."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,54 +11,63 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from answering import TARGET, script  # beside the server
-from server import KEY, MessagesServer, Received, Reply, fail
+from runs import (
+    NO_SOCKETS,
+    WHOLE,
+    autopilot,
+    commit_target,
+    in_terminal,
+    keys,
+    notes,
+    role_of,
+    script,
+    start,
+    subjects,
+)
+from server import Received, Reply, fail
 
 from autopilot.ai.recording import request_key
-from autopilot.core.record import LlmRecord, MetricsRecord
+from autopilot.core.record import Lesson, LlmRecord, MetricsRecord
 from autopilot.git.commands import run_git
 from autopilot.tracking.git_store import GitStore
 
-COMMAND = (sys.executable, "-P", "-m", "autopilot")
+RUN = ("run", "answerer.py", "-e", "a", "--max-epochs")
+ROLES = {"module", "judge", "collator", "optimizer"}
+REPLAY = """\
+import sys; sys.path.insert(0, ".")
+from answerer import Answerer
+from autopilot import Trainer
+from autopilot.ai import StoreRecorder, use_recorder
+from autopilot.tracking.git_store import GitStore
+with use_recorder(StoreRecorder(GitStore("a"), "replay")):
+    print(Trainer().validate(Answerer()).metrics["val"]["accuracy"])
+"""
 
 
 @pytest.fixture
-def top(repository, serve) -> Path:
-    """A repository with a target whose score rises with each epoch, from 0 to 4 of 4."""
-    top = repository.workdir
-    (top / "answerer.py").write_text(TARGET)
-    (top / "prompt.md").write_text("be brief\n")
-    run_git(["add", "--all"], cwd=top)
-    run_git(["commit", "--quiet", "--message=target"], cwd=top)
-    return top
+def top(repository) -> Path:
+    """A repository with the target."""
+    return commit_target(repository.workdir)
 
 
-def autopilot(top: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments], cwd=top, capture_output=True, text=True, timeout=120
-    )
+@pytest.fixture
+def no_sockets(tmp_path: Path) -> Path:
+    """A PYTHONPATH of programs that open no connection; who tries leaves the file `tried`."""
+    folder = tmp_path / "no-sockets"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(NO_SOCKETS)
+    return folder
 
 
-def keys(server: MessagesServer) -> list[str]:
-    return [request_key(request.body) for request in server.requests]
+def spent(top: Path) -> MetricsRecord:
+    return [r for _, r in GitStore("a", top).records(MetricsRecord) if r.split == "val"][-1]
 
 
-def subjects(top: Path) -> list[str]:
-    log = subprocess.run(
-        ["git", "log", "--format=%s", "main..autopilot/a"], cwd=top, capture_output=True, text=True
-    )
-    return log.stdout.splitlines()[::-1]
-
-
-WHOLE = ["autopilot(a): start answerer.py"] + [
-    f"autopilot(a): epoch {n}: add rule {n}" for n in range(1, 5)
-]
-RUN = ("run", "answerer.py", "-e", "a", "--max-epochs", "4")
-
-
-def test_a_whole_run_is_recorded_and_leaks_no_key(top: Path, serve) -> None:
+def test_every_call_of_a_whole_run_is_recorded_and_answers_a_replay(
+    top: Path, serve, no_sockets: Path
+) -> None:
     server = serve(script)
-    done = autopilot(top, *RUN)
+    done = autopilot(top, *RUN, "4")
     assert done.returncode == 0, done.stderr
     assert subjects(top) == WHOLE
     asked = Counter(keys(server))
@@ -66,100 +76,142 @@ def test_a_whole_run_is_recorded_and_leaks_no_key(top: Path, serve) -> None:
     kept = [record for _, record in store.records(LlmRecord)]
     assert {record.id for record in kept} == set(asked)
     roles = Counter(record.role for record in kept)
-    # Per state 4 answers, of which train and val share all; 1 to 4 are wrong and are judged.
-    assert roles["module"] == 20
-    assert roles["optimizer"] == 8
-    assert roles["judge"] > 4
-    spent = [r for _, r in store.records(MetricsRecord) if r.split == "val"][-1].spent
-    assert spent.tokens == 120 * server.count
-    assert spent.cost_usd == pytest.approx(sum(record.cost.cost_usd for record in kept))
+    # Per state 4 answers, which train and val share; what is wrong is judged, of two and more a
+    # summary is made; each of the agent's steps takes two turns.
+    assert roles == Counter(map(role_of, server.requests))
+    assert roles == {"module": 20, "judge": 7, "collator": 3, "optimizer": 8}
+    cost = spent(top).spent
+    assert cost.tokens == 120 * server.count
+    assert cost.cost_usd == pytest.approx(sum(record.cost.cost_usd for record in kept))
     assert not store.calls()
+    assert f"models: {server.count} calls, {120 * server.count} tokens, $" in done.stdout
+    assert "  collator: 3 calls, 360 tokens, $" in done.stdout
 
-    objects = subprocess.run(
-        ["git", "cat-file", "--batch-all-objects", "--batch"], cwd=top, capture_output=True
-    ).stdout
-    assert b"add rule 4" in objects
-    assert KEY.encode() not in objects
-    for path in (top / ".git").rglob("*"):
-        assert not path.is_file() or KEY.encode() not in path.read_bytes()
-    assert KEY not in done.stdout + done.stderr
+    # What the agent said is the commit's trailer and the memory's key.
+    trailers = run_git(["log", "-1", "--format=%(trailers)", "autopilot/a"], cwd=top).stdout
+    assert b"Autopilot-Strategy: add rule" in trailers
+    assert {lesson.strategy for _, lesson in store.records(Lesson)} == {"add rule"}
+    # Instructions and tools are the same in each step, stand first, and are marked to be cached.
+    turns = [r.body for r in server.requests if role_of(r) == "optimizer"]
+    stable = [json.dumps([body["tools"], body["system"]]) for body in turns]
+    assert len(set(stable)) == 1 and '"cache_control": {"type": "ephemeral"}' in stable[0]
+    assert turns[0]["cache_control"] == {"type": "ephemeral"}
+    second = turns[2]["messages"][0]["content"]
+    assert second.index("What you may edit") < second.index("Feedback") < second.index("trend: ")
+
+    # The notes alone answer a replay, and nothing else does.
+    run_git(["checkout", "--quiet", "autopilot/a"], cwd=top)
+    program = [sys.executable, "-c", REPLAY]
+    environment = {**os.environ, "PYTHONPATH": str(no_sockets)}
+    done = subprocess.run(program, cwd=top, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "1.0", done.stderr
+    (top / "prompt.md").write_text("be long\n")
+    done = subprocess.run(program, cwd=top, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "ReplayMissError: a model call is not recorded; the nearest one" in done.stderr
+    assert "system.0.text: recorded 'be brief" in done.stderr and "now 'be long" in done.stderr
+    assert not (no_sockets / "tried").exists()
 
 
-@pytest.mark.parametrize("at", [2, 6, 9, 10, 13, 24])
-def test_what_was_paid_before_a_kill_is_not_paid_again(top: Path, serve, at: int) -> None:
+KILLS = [
+    ("module", 2),
+    ("judge", 3),
+    ("collator", 1),
+    ("optimizer", 2),
+    ("module", 6),
+]
+
+
+def test_what_was_paid_before_kills_in_each_role_is_not_paid_again(top: Path, serve) -> None:
     answered: list[str] = []
+    roles: Counter[str] = Counter()
+    left = list(KILLS)
 
     def killing(request: Received) -> Reply:
-        if len(server.requests) == at:
+        role = role_of(request)
+        if left and (role, roles[role] + 1) == left[0]:
+            del left[0]
             os.kill(process.pid, signal.SIGKILL)
             return fail(500)
+        roles[role] += 1
         answered.append(request_key(request.body))
         return script(request)
 
-    server = serve(killing)
-    process = subprocess.Popen(
-        [*COMMAND, *RUN], cwd=top, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    assert process.wait(timeout=120) == -signal.SIGKILL
+    serve(killing)
+    for number in range(len(KILLS)):
+        process = start(top, *(("resume", "a") if number else (*RUN, "2")))
+        said = process.communicate()
+        assert process.returncode == -signal.SIGKILL, said
+        assert len(left) == len(KILLS) - number - 1
     done = autopilot(top, "resume", "a")
     assert done.returncode == 0, done.stderr
-    assert subjects(top) == WHOLE
-    # A request beside the killed one was answered to nobody: all others were asked once.
-    assert sum(count - 1 for count in Counter(answered).values()) <= 1
-    spent = [r for _, r in GitStore("a", top).records(MetricsRecord) if r.split == "val"][-1].spent
-    assert spent.tokens == 120 * len(set(answered))
+    assert subjects(top) == WHOLE[:3]
+    assert max(Counter(answered).values()) == 1
+    assert roles == {"module": 12, "judge": 5, "collator": 2, "optimizer": 4}
+    assert spent(top).spent.tokens == 120 * len(answered)
 
 
-def test_a_budget_ends_the_run_and_a_larger_one_goes_on(top: Path, serve) -> None:
+def test_a_resume_answers_from_the_record_and_opens_no_socket(
+    top: Path, serve, no_sockets: Path
+) -> None:
     server = serve(script)
-    first = autopilot(top, *RUN, "--budget-tokens", "2500")
-    assert "token budget" in first.stdout + first.stderr
-    assert 120 * server.count <= 2500
-    stopped = server.count
-    assert stopped > 4
+    run = (*RUN, "1", "-H", "val=false")
+    killed = autopilot(top, *run, KILL_IN_STEP="yes")
+    assert killed.returncode == -signal.SIGKILL
+    assert {role_of(request) for request in server.requests} == ROLES
+    count = server.count
+    # Without the results of batches too: only the calls' own records can answer.
+    journal = top / ".git" / "autopilot" / "a.progress.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    calls = [line for line in lines if json.loads(line)["kind"] == "llm"]
+    assert len(calls) == count
+    journal.write_text("".join(calls))
+    done = autopilot(top, "resume", "a", PYTHONPATH=str(no_sockets))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert subjects(top) == WHOLE[:2]
+    assert server.count == count
+    assert not (no_sockets / "tried").exists()
+    assert {record["role"] for record in notes(top, "llm")} == ROLES
+
+
+def test_a_budget_ends_the_run_is_shown_live_and_a_larger_one_goes_on(top: Path, serve) -> None:
+    """The budget ends in the middle of a step: what the agent is told of it stays the same."""
+    server = serve(lambda request: script(request).slowly(0.02))
+    screen = in_terminal(top, *RUN, "2", "--budget-calls", "14")
+    assert "call budget: 14 of 14 made" in screen
+    for role, tokens in (("module", 480), ("judge", 480), ("collator", 120), ("optimizer", 120)):
+        assert f"{role}: {tokens} tokens" in screen
+    assert "calls left" in screen
+    assert server.count == 14
     again = autopilot(top, "resume", "a")
-    assert server.count == stopped, again.stdout
-    done = autopilot(top, "resume", "a", "--budget-tokens", "1000000")
+    assert server.count == 14, again.stdout
+    done = autopilot(top, "resume", "a", "--budget-calls", "1000")
     assert done.returncode == 0, done.stderr
-    assert subjects(top) == WHOLE
+    assert subjects(top) == WHOLE[:3]
+    # Each step took its two turns and no more.
+    assert Counter(map(role_of, server.requests))["optimizer"] == 4
     assert max(Counter(keys(server)).values()) == 1
 
 
-def test_an_agent_that_fails_costs_its_epoch_not_the_run(top: Path, serve) -> None:
-    failed: list[str] = []
-
-    def failing(request: Received) -> Reply:
-        if "tools" in request.body and len(failed) < 1:
-            failed.append("once")
-            return fail(400)
-        return script(request)
-
-    serve(failing)
-    done = autopilot(top, "run", "answerer.py", "-e", "a", "--max-epochs", "2")
-    assert done.returncode == 0, done.stderr
-    assert subjects(top) == [
-        WHOLE[0],
-        "autopilot(a): rollback to epoch 0",
-        "autopilot(a): epoch 2: add rule 1",
-    ]
-
-
-def test_the_notes_alone_answer_a_replay(top: Path, serve, monkeypatch) -> None:
+def test_dollars_of_a_model_without_a_price_are_unknown_until_the_user_gives_one(
+    top: Path, serve
+) -> None:
     server = serve(script)
-    assert autopilot(top, *RUN).returncode == 0
+    own = ("run", "answerer.py", "--max-epochs", "1", "-H", "name=somebody-else", "--budget-usd")
+    done = autopilot(top, *own, "0.5", "-e", "a", "--price", "somebody-else=1000/1000")
+    assert done.returncode == 130
+    assert "dollar budget: $" in done.stdout
+    assert 0.12 * server.count <= 0.5
+    done = autopilot(top, "resume", "a", "--budget-usd", "100")
+    assert done.returncode == 0, done.stderr
+    # The price that it was started with holds: 120 tokens are 12 cents.
     count = server.count
-    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.chdir(top)
-    run_git(["checkout", "--quiet", "autopilot/a"], cwd=top)
-    program = (
-        "import sys; sys.path.insert(0, '.')\n"
-        "from answerer import Answerer\n"
-        "from autopilot import Trainer\n"
-        "from autopilot.ai import StoreRecorder, use_recorder\n"
-        "from autopilot.tracking.git_store import GitStore\n"
-        "with use_recorder(StoreRecorder(GitStore('a'), 'replay')):\n"
-        "    print(Trainer().validate(Answerer()).metrics['val']['accuracy'])\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=top, capture_output=True, text=True)
-    assert done.stdout.strip() == "1.0", done.stderr
-    assert server.count == count
+    assert f"models: {count} calls, {120 * count} tokens, ${0.12 * count:.4g}\n" in done.stdout
+    assert spent(top).spent.cost_usd == pytest.approx(0.12 * count)
+
+    done = autopilot(top, *own, "0.5", "-e", "b")
+    assert done.returncode == 0, done.stderr
+    assert "the price of somebody-else is unknown: its calls do not count in dollars" in done.stdout
+    assert f"and unknown dollars for {count} calls\n" in done.stdout
+    wrong = autopilot(top, *own, "1", "--price", "somebody-else=cheap")
+    assert wrong.returncode == 2 and "is no price" in wrong.stderr

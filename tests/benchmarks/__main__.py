@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from autopilot.git.commands import run_git
+from tests.benchmarks.calls import calls
 from tests.benchmarks.confinement import confinement
 from tests.benchmarks.loop import loop
 from tests.benchmarks.page import page
@@ -30,6 +31,7 @@ BENCHMARKS: dict[str, Callable[[Report], None]] = {
     "confinement": confinement,
     "startup": startup,
     "streaming": streaming,
+    "calls": calls,
     "page": page,
     "recall": recall,
 }
