@@ -142,6 +142,8 @@ def test_a_whole_run_in_which_it_tries_to_edit_the_evaluator(
     # The real evaluator gave the score: one of two words is there.
     judged = next(r for r in notes(top, "metrics") if r["id"] == "1-val")
     assert judged["metrics"]["accuracy"] == 0.5
+    tried = "; ".join(notes(top, "gradients")[0].get("violations", ()))
+    assert ("evaluator.py" in tried and "new.txt" in tried) is bool(tools), tried
     changed = run_git(["diff", "--name-only", "main", "autopilot/a"], cwd=top).stdout.decode()
     assert changed == "prompt.md\n"
     assert (top / "evaluator.py").read_text() == EVALUATOR
