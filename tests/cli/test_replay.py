@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 import pytest
 
 import autopilot
+from autopilot.engine.measuring import Measurer
 from autopilot.engine.replay import Settings
 from autopilot.engine.rerun import Rerun
 from autopilot.errors import ExperimentError, UsageError
@@ -591,6 +592,22 @@ def test_a_link_that_is_missing_is_said_once(ran: Place) -> None:
     ran.refused(
         "replay", "s", "--link", "data", says=("--link data: no such file",), hints=("",), code=2
     )
+
+
+def test_repetitions_have_chance_of_their_own_and_the_same_items(ran: Place) -> None:
+    notebook = find(Repository.discover(ran.top), "s").notebook
+    with Measurer(notebook.repo, notebook.manifest, "s") as measurer:
+        commit = notebook.epoch(3).commit
+        again = [measurer.measure(commit, epoch=3, repeat=number) for number in (0, 1, 2)]
+    chances = [found.metrics["val"]["chance"] for found in again]
+    assert chances[0] == notebook.epoch(3).metrics["val"]["chance"]
+    assert len(set(chances)) == 3
+    assert [found.metrics["val"]["accuracy"] for found in again] == [0.5] * 3
+    assert {tuple(i.id for i in found.items["val"]) for found in again} == {
+        ("i1", "i2", "i3", "i4")
+    }
+    assert set(again[0].inputs) == {"evaluator.py", "items.json", "scale.py"}
+    assert again[0].inputs["evaluator.py"] == ran.git("rev-parse", "main:evaluator.py")
 
 
 # --- interrupts -----------------------------------------------------------------------------------
