@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from autopilot.tracking.integrity import Difference
     from autopilot.tracking.notebook import Notebook
 
-FAILED = 1
+FAILED, INTERRUPTED = 1, 130
 
 
 class Level(enum.StrEnum):
@@ -93,9 +93,13 @@ def replay(
     settings = Settings(chosen, tolerance, jobs, live, tuple(link or ()))
     again = (Rerun if level is Level.FULL else Replay)(notebook, settings)
     _headline(output, again, found.where)
-    with interruptible():
-        branch = again.branch()
-        judged = _evaluate(output, again)
+    try:
+        with interruptible():
+            branch = again.branch()
+            judged = _evaluate(output, again)
+    except KeyboardInterrupt:
+        output.line("interrupted; nothing is left of it, and nothing was changed", "yellow")
+        return INTERRUPTED
     _tracebacks(output, judged)
     return _conclude(output, again, branch, judged, junit, time.monotonic() - started)
 

@@ -647,6 +647,7 @@ def test_whatever_ends_it_nothing_is_left_to_do(ran: Place, number: int) -> None
         ran.run("replay", "s", "--best-only")
     else:
         assert done.code == 130
+        assert done.out.splitlines()[-1].startswith("interrupted; nothing is left of it")
     assert before == ran.snapshot()
 
 
