@@ -148,8 +148,6 @@ def compare(
         return
     for line in experiment_page.comparison(one, other, counts):
         output.line(line)
-    for line in experiment_page.input_lines(one, other):
-        output.line(line)
     if counts:
         output.line(f"see it: git diff {tips[0][:7]} {tips[1][:7]}")
 

@@ -156,6 +156,8 @@ def comparison(first: Notebook, second: Notebook, counts: Mapping[str, LineCount
     lines = align(
         ["", first.slug, second.slug, "change"], rows, [first.slug, second.slug, "change"]
     )
+    known = input_lines(first, second)
+    lines += ["", *known] if known else []
     if not counts:
         return [*lines, "", "the best states have the same content"]
     lines += ["", f"best state of {first.slug} -> best state of {second.slug}:"]
