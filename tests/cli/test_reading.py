@@ -809,7 +809,7 @@ def test_an_experiment_without_its_notes_hides_no_other(demo: Here) -> None:
     assert "unreadable" in demo.run("status")
     message, hint = demo.refused("log", "bare")
     assert message == "the experiment bare has no manifest note"
-    assert hint.startswith("git fetch origin 'refs/notes/autopilot/*")
+    assert hint == "fetch its notes: autopilot fetch bare"
 
 
 # --- errors --------------------------------------------------------------------------------------

@@ -663,7 +663,8 @@ def test_steps_resumes_and_blocks_by_hand_are_repeated_in_full(ran: Place) -> No
     ran.run("memory", "block", "write", "--reason", "enough")
     ran.run("resume", "s", "--max-epochs", "2")
     assert [r["error"] for r in ran.notes("s", "gradients") if r["epoch"] == 2] == [
-        "the optimizer used the strategy 'write', which is blocked"
+        "the optimizer used the strategy 'write', which is blocked "
+        "(look at Optimizer.blocked before choosing a strategy)"
     ] * 2
     document = ran.run("replay", "s", "--level", "full", "--json").document
     assert document["differences"] == []
