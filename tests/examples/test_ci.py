@@ -54,9 +54,9 @@ class Job:
     def __init__(self, folder: Path, remote: Path) -> None:
         self.clone, self.said = folder / "clone", folder / "said"
         self.variables: dict[str, str] = {}
-        branch = f"autopilot-review/{SLUG}"
+        self.branch = f"autopilot-review/{SLUG}"
         subprocess.run(
-            ["git", "clone", "--quiet", "--branch", branch, remote, self.clone], check=True
+            ["git", "clone", "--quiet", "--branch", self.branch, remote, self.clone], check=True
         )
         programs = folder / "bin"
         programs.mkdir()
@@ -104,7 +104,7 @@ def github(job: Job) -> dict[str, subprocess.CompletedProcess[str]]:
     """Runs the steps of the workflow that are scripts, until one fails, then those of always()."""
     work = parsed("github.yml")["jobs"]["replay"]
     given = {
-        "github.head_ref || github.ref_name": f"autopilot-review/{SLUG}",
+        "github.head_ref || github.ref_name": job.branch,
         "github.token": "a-token",
         "github.event.number": "12",
     }
@@ -119,7 +119,10 @@ def github(job: Job) -> dict[str, subprocess.CompletedProcess[str]]:
         failed = any(found.returncode for found in done.values())
         if "run" not in step or step["name"] == "Install":
             continue
-        if failed and "always()" not in step.get("if", ""):
+        condition = step.get("if", "")
+        if failed and "always()" not in condition:
+            continue
+        if "env.SLUG != ''" in condition and not job.variables.get("SLUG"):
             continue
         done[step["name"]] = job.step(step["run"])
         lines = environment.read_text().splitlines()
@@ -131,7 +134,7 @@ def gitlab(job: Job) -> subprocess.CompletedProcess[str]:
     """Runs the script of the job as one, as the runner does."""
     work = parsed("gitlab.yml")["autopilot"]
     job.variables = work["variables"] | {
-        "CI_MERGE_REQUEST_SOURCE_BRANCH_NAME": f"autopilot-review/{SLUG}",
+        "CI_MERGE_REQUEST_SOURCE_BRANCH_NAME": job.branch,
         "CI_MERGE_REQUEST_IID": "12",
         "CI_PROJECT_ID": "7",
         "CI_API_V4_URL": "https://git.example.com/api/v4",
@@ -162,6 +165,32 @@ def test_gitlab_replays_reports_and_comments(job: Job) -> None:
     assert done.returncode == 0, done.stderr
     check_outputs(job, failures=0)
     assert "/projects/7/merge_requests/12/notes" in job.said.read_text()
+
+
+@pytest.mark.parametrize("service", ["github", "gitlab"])
+def test_a_request_that_takes_an_epoch_back_passes_without_a_replay(
+    job: Job, service: str
+) -> None:
+    job.branch = f"autopilot-review/{SLUG}-revert"
+    if service == "github":
+        done = github(job)
+        assert {name: step.returncode for name, step in done.items()} == {
+            "Fetch the experiment": 0
+        }, done
+    else:
+        done_at_once = gitlab(job)
+        assert done_at_once.returncode == 0, done_at_once.stderr
+    assert not (job.clone / "replay.xml").exists()
+    assert not job.said.exists()
+
+
+@pytest.mark.parametrize("service", ["github", "gitlab"])
+def test_an_experiment_that_is_not_there_fails_the_job(job: Job, service: str) -> None:
+    job.branch = "autopilot-review/nosuch"
+    if service == "github":
+        assert github(job)["Fetch the experiment"].returncode == 1
+    else:
+        assert gitlab(job).returncode == 1
 
 
 @pytest.mark.parametrize("service", ["github", "gitlab"])
