@@ -6,6 +6,7 @@ The common options may stand before or after the command's name. Commands are fu
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib
 import inspect
@@ -82,6 +83,16 @@ def _lazy(cli: AutoPilotCLI) -> type[TyperGroup]:
             found = self.commands.get(cmd_name)
             return found or (_own_command(cli, ctx, cmd_name) if ctx is not None else None)
 
+        def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+            try:
+                return super().resolve_command(ctx, args)
+            except _WRONG_USAGE as error:
+                # Typer's own suggestion knows only the commands that were made.
+                near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+                if near and "Did you mean" not in error.message:
+                    error.message += f" Did you mean '{near[0]}'?"
+                raise
+
         def list_commands(self, ctx: Any) -> list[str]:
             return [*entries, *(name for name in self.commands if name not in entries)]
 
@@ -143,11 +154,14 @@ def invoke(app: typer.Typer, arguments: list[str]) -> int:
         code = typer.main.get_command(app).main(arguments, "autopilot", standalone_mode=False)
     except _WRONG_USAGE as error:
         context = getattr(error, "ctx", None)
-        if type(error).__name__ == "NoArgsIsHelpError":
-            print(context.get_help() if context else "")  # noqa: T201  # help, not an answer
-            return 2
         path = context.command_path if context else "autopilot"
-        raise UsageError(error.format_message(), hint=f"see: {path} --help") from error
+        message = error.format_message()
+        if type(error).__name__ == "NoArgsIsHelpError":
+            if "--json" not in arguments:
+                print(context.get_help() if context else "")  # noqa: T201  # help, not an answer
+                return 2
+            message = "Missing command."
+        raise UsageError(" ".join(message.split()), hint=f"see: {path} --help") from error
     except typer.Abort as error:
         raise KeyboardInterrupt from error
     except typer.Exit as ended:

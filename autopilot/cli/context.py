@@ -75,13 +75,16 @@ class Context:
         Raises:
             UsageError: none is named, or there is none of that name.
         """
-        from autopilot.engine.projects import Project, find_project, find_workspace
+        from autopilot.engine.projects import Project, find_project, find_workspace, projects_of
 
         folder = self.working_folder()
         if not self.project:
+            workspace = find_workspace(folder)
+            names = [project.name for project in projects_of(workspace)] if workspace else []
+            there = f"a project by -p: {', '.join(names)}" if names else "a project by -p NAME"
             raise UsageError(
                 "there is nothing to work on: neither a TARGET nor a project is named",
-                hint="autopilot COMMAND path/to/file.py, or autopilot -p NAME COMMAND",
+                hint=f"name a TARGET, such as path/to/file.py, or {there}",
             )
         module = sys.modules.get(type(self.cli).__module__)
         if self.cli is None or self.cli.project != self.project or module is None:

@@ -273,6 +273,7 @@ def _origin(notebook: Notebook) -> str:
     if not name or name == "HEAD detached":
         raise ExperimentError(
             f"{notebook.slug} did not start from a branch",
-            hint="name the branch that it is meant for, for instance main",
+            hint="name the branch that it is meant for: propose create --onto BRANCH, or "
+            "promote execute --into BRANCH",
         )
     return name

@@ -168,9 +168,7 @@ def test_gitlab_replays_reports_and_comments(job: Job) -> None:
 
 
 @pytest.mark.parametrize("service", ["github", "gitlab"])
-def test_a_request_that_takes_an_epoch_back_passes_without_a_replay(
-    job: Job, service: str
-) -> None:
+def test_a_request_that_takes_an_epoch_back_passes_without_a_replay(job: Job, service: str) -> None:
     job.branch = f"autopilot-review/{SLUG}-revert"
     if service == "github":
         done = github(job)

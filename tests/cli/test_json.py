@@ -1,0 +1,51 @@
+"""--json is one document whatever happens: for every command, in a folder that has nothing."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autopilot.cli.commands import SECTIONS, Commands, Group
+from autopilot.cli.main import AutoPilotCLI
+
+
+def below(path: tuple[str, ...], commands: Commands) -> Iterator[tuple[str, ...]]:
+    yield path
+    for name, command in commands.items():
+        inner = command.commands if isinstance(command, Group) else {}
+        yield from below((*path, name), inner)
+
+
+def everything() -> list[tuple[str, ...]]:
+    """All commands, and the groups that they are in."""
+    found: list[tuple[str, ...]] = [()]
+    for entry in (entry for part in SECTIONS.values() for entry in part):
+        module = importlib.import_module(f"autopilot.cli.{entry.module}")
+        found += below((entry.name,), {} if entry.function else module.COMMANDS)
+    return found
+
+
+@pytest.mark.parametrize("path", everything(), ids=" ".join)
+def test_every_command_prints_one_document(
+    path: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["--json", *path], [*path, "--json"], [*path, "--json", "--nosuch"]):
+        code = AutoPilotCLI().run(arguments)
+        document: dict[str, Any] = json.loads(capsys.readouterr().out)
+        assert (code in (1, 2)) == ("error" in document or document.get("healthy") is False)
+        for text in (document.get("error", ""), document.get("hint", "")):
+            assert "\n" not in text
+
+
+def test_a_mistyped_command_is_told_what_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    assert AutoPilotCLI().run(["repaly"]) == 2
+    assert "No such command 'repaly'. Did you mean 'replay'?" in capsys.readouterr().err
