@@ -10,6 +10,7 @@ import typer
 
 from autopilot.cli import running
 from autopilot.cli.context import Context
+from autopilot.cli.reading import Experiment
 
 if TYPE_CHECKING:
     from autopilot.tracking.notebook import Notebook
@@ -105,10 +106,11 @@ def list_(context: Context) -> None:
         output.line(line)
 
 
-def show(context: Context, slug: Named) -> None:
+def show(context: Context, slug: Experiment = None) -> None:
     """Show what an experiment is, came to, and what happened.
 
     \b
+    autopilot experiment show
     autopilot experiment show classifier-1
     """
     from autopilot.cli import experiment_page

@@ -309,7 +309,9 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
         why = f" ({whys.pop()})" if len(whys) == 1 else ""
         output.line(f"blocked: {', '.join(blocked)}{why}")
     base, branch = session.manifest.base_branch, f"autopilot/{slug}"
-    base = base if base != "HEAD detached" else session.manifest.base[:7]
+    onto, into = "", ""
+    if base == "HEAD detached":
+        base, onto, into = session.manifest.base[:7], " --onto BRANCH", " --into BRANCH"
     if result.best_epoch == 0:
         output.line(f"nothing was better than the baseline: autopilot log {slug} says why")
         return
@@ -319,9 +321,10 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
     if session.workspace.in_place:
         output.line("take it:   it is in your checkout: git diff, then git commit")
     else:
-        output.line(f"review it: autopilot propose create {slug}")
+        output.line(f"review it: autopilot propose create {slug}{onto}")
         output.line(
-            f"take it:   autopilot promote execute {slug}    (or git merge --squash {branch})"
+            f"take it:   autopilot promote execute {slug}{into}    "
+            f"(or git merge --squash {branch})"
         )
 
 

@@ -177,7 +177,8 @@ def _merged(
         if tree == now:
             hint = "there is nothing to take over"
             return tree, Gate("merge", False, f"{onto.name} has the same content already", hint)
-        return tree, Gate("merge", True, "no conflict; one commit")
+        before = f"; {onto.name} took it back once, by {known.commit[:7]}" if known.reverted else ""
+        return tree, Gate("merge", True, f"no conflict; one commit{before}")
     base = merge_base(repo, onto.tip, commit)
     if method == "ff-only" and base != onto.tip:
         hint = "take it over with --squash or --no-ff"

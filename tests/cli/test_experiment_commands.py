@@ -97,6 +97,7 @@ def test_show_tells_manifest_result_decision_and_events(demo):
     demo.run("experiment", "decide", "demo", "reject", "--reason", "too slow", "--reviewer", "Bo")
     with demo.untouched():
         lines = demo.run("experiment", "show", "demo").out.splitlines()
+    assert demo.run("experiment", "show").out.splitlines() == lines
     tip = demo.git("rev-parse", "--short=7", "autopilot/demo")
     assert lines[0] == "demo: finished (reached the maximum of 3 epochs)"
     facts = dict(line.split(None, 1) for line in lines[1 : lines.index("")])

@@ -382,7 +382,9 @@ def test_what_was_merged_is_known_and_can_be_taken_back(levels, how):
     assert levels.git("rev-parse", f"{REVIEW}-revert") == tip
     levels.git("merge", "--quiet", "--ff-only", f"{REVIEW}-revert")
     assert state(levels) == ("reverted", "main took it back")
-    # It can be proposed again.
+    # It can be taken over and proposed again.
+    known = f"main took it back once, by {tip[:7]}"
+    assert known in levels.call("promote", "plan").out
     assert "3 commits on main" in levels.call("propose", "create").out
     levels.check_sound()
 

@@ -377,6 +377,12 @@ def test_detached_head(place: Place) -> None:
 
     base = place.git("rev-parse", "HEAD")[:7]
     assert f"git log -p {base}..autopilot/one" in done.out
+    # There is no branch that it could be meant for: what is told to be typed asks for one.
+    assert "autopilot propose create one --onto BRANCH" in done.out
+    assert "autopilot promote execute one --into BRANCH" in done.out
+    refused = place.refused("propose", "create", "one", says=("did not start from",), hints=())
+    assert "propose create --onto BRANCH" in refused.hint
+    assert "promote execute --into BRANCH" in refused.hint
 
 
 @pytest.mark.parametrize("strict", ["true", "false"])
