@@ -16,7 +16,7 @@ from autopilot.errors import ExperimentError
 from autopilot.git import refs
 from autopilot.git.repository import Repository
 from autopilot.tracking.layout import experiments
-from autopilot.tracking.notebook import Epoch, Notebook, Status
+from autopilot.tracking.notebook import Epoch, Notebook, Status, tagged_epochs
 
 _OTHER_METRICS = 3
 _LEAST_STRATEGY = 12
@@ -99,11 +99,13 @@ def rows(
 ) -> list[dict[str, Any]]:
     """A row an experiment, newest first; one whose notes are missing does not hide the others."""
     found: list[tuple[tuple[int, int], dict[str, Any]]] = []
+    tagged = tagged_epochs(repo)
     for slug in experiments(repo):
         if project and not slug.startswith(f"{project}/"):
             continue
         try:
             notebook = Notebook(repo, slug)
+            notebook.tagged = tagged.get(slug, frozenset())
             found.append((notebook.recency, row(notebook)))
         except ExperimentError as error:
             found.append(((0, 0), unreadable(slug, error.message)))

@@ -223,14 +223,16 @@ class Notebook:
         return None
 
     @cached_property
+    def tagged(self) -> frozenset[int]:
+        """The epochs that have a tag. `tagged_epochs` reads those of all experiments at once."""
+        return tagged_epochs(self.repo, self.slug).get(self.slug, frozenset())
+
+    @cached_property
     def kept(self) -> int:
         """How many epochs were kept, the baseline not counted."""
         if self.last is None:
             return 0
-        tags = {
-            int(n) for n in map(_epoch_of_tag, refs.list_refs(self.repo, self.layout.tags)) if n
-        }
-        best = self.last.best_epoch
+        tags, best = self.tagged, self.last.best_epoch
         if 0 not in tags or (best not in tags and best != self.last.epoch):
             # The tags are not here, as after a fetch of the branch alone.
             return sum(epoch.verdict == "kept" for epoch in self.epochs)
@@ -493,6 +495,19 @@ def experiment_of(repo: Repository, name: str) -> str | None:
     except RepositoryError:
         return None
     return _trailer(commit, message.EXPERIMENT)
+
+
+def tagged_epochs(repo: Repository, slug: str | None = None) -> dict[str, frozenset[int]]:
+    """Slug to the epochs that have a tag, of one experiment or of all; those without have no entry.
+
+    Starts git once.
+    """
+    found: dict[str, set[int]] = {}
+    for name in refs.list_refs(repo, Layout(slug).tags if slug else "refs/tags/autopilot"):
+        if number := _epoch_of_tag(name):
+            owner = name.removeprefix("refs/tags/autopilot/").rpartition("/")[0]
+            found.setdefault(owner, set()).add(int(number))
+    return {owner: frozenset(numbers) for owner, numbers in found.items()}
 
 
 def _is_number(text: str) -> bool:

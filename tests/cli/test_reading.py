@@ -872,6 +872,21 @@ def test_json_is_all_that_stdout_has(demo: Here, command: list[str]) -> None:
     assert isinstance(json.loads(done.stdout), dict)
 
 
+def test_many_experiments_start_no_more_processes_than_one(demo: Here) -> None:
+    def started() -> tuple[list[str], list[int]]:
+        document = demo.json("status", "--expose")
+        commands = [each["command"] for each in document["expose"]]
+        return commands, [row["kept"] for row in document["experiments"]]
+
+    one, (kept,) = started()
+    for ref in demo.git("for-each-ref", "--format=%(refname)", "refs/").splitlines():
+        if "/autopilot/demo" in ref:
+            for name in ("other", "shop/third"):
+                copy = ref.replace("/autopilot/demo", f"/autopilot/{name}")
+                demo.git("update-ref", copy, ref)
+    assert started() == (one, [kept] * 3)
+
+
 def test_reading_changes_nothing(demo: Here) -> None:
     def state() -> tuple[str, str]:
         return demo.git("for-each-ref"), demo.git("status", "--porcelain")
