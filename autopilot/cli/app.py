@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 from autopilot import audit
 from autopilot.cli.commands import SECTIONS, Commands, Entry, Group
+from autopilot.cli.completion import project_names
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
 from autopilot.errors import UsageError
@@ -32,7 +33,10 @@ _COMMON = {
         Path | None, typer.Option("-C", metavar="PATH", help="Work in this folder.")
     ],
     "project": Annotated[
-        str | None, typer.Option("--project", "-p", help="Experiments of this project.")
+        str | None,
+        typer.Option(
+            "--project", "-p", help="Experiments of this project.", autocompletion=project_names
+        ),
     ],
     "as_json": Annotated[bool, typer.Option("--json", help="Print one JSON document.")],
     "verbose": Annotated[bool, typer.Option("--verbose", help="Show tracebacks.")],

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autopilot.cli import running
+from autopilot.cli.completion import experiment_names
 from autopilot.cli.context import Context
 from autopilot.cli.reading import Experiment
 
 if TYPE_CHECKING:
     from autopilot.tracking.notebook import Notebook
 
-Named = Annotated[str, typer.Argument(metavar="SLUG", help="The experiment.")]
+Named = Annotated[
+    str, typer.Argument(metavar="SLUG", help="The experiment.", autocompletion=experiment_names)
+]
 
 
 class Decision(StrEnum):
@@ -125,8 +128,12 @@ def show(context: Context, slug: Experiment = None) -> None:
 
 def compare(
     context: Context,
-    first: Annotated[str, typer.Argument(metavar="SLUG", help="An experiment.")],
-    second: Annotated[str, typer.Argument(metavar="SLUG", help="Another one.")],
+    first: Annotated[
+        str, typer.Argument(metavar="SLUG", help="An experiment.", autocompletion=experiment_names)
+    ],
+    second: Annotated[
+        str, typer.Argument(metavar="SLUG", help="Another one.", autocompletion=experiment_names)
+    ],
 ) -> None:
     """Compare metrics, strategies, costs and best states.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autopilot.cli.completion import experiment_names
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
 
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
 
 Experiment = Annotated[
     str | None,
-    typer.Argument(metavar="SLUG", help="The experiment; the newest one if none is named."),
+    typer.Argument(
+        metavar="SLUG",
+        help="The experiment; the newest one if none is named.",
+        autocompletion=experiment_names,
+    ),
 ]
 SlugOption = Annotated[
     str | None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autopilot.cli import replay_page
+from autopilot.cli.completion import experiment_names
 from autopilot.cli.context import Context
 from autopilot.cli.junit import annotation, on_github, write_junit
 from autopilot.cli.output import Output, number
@@ -36,6 +37,7 @@ def replay(
         str | None,
         typer.Argument(
             metavar="SLUG|REF",
+            autocompletion=experiment_names,
             help="The experiment, its branch here or of a remote (origin/autopilot/SLUG), or a "
             "commit of it; the newest one if none is named.",
         ),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autopilot.cli.completion import experiment_names
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output, number
 
@@ -182,7 +183,9 @@ def run(
 
 def resume(
     context: Context,
-    slug: Annotated[str, typer.Argument(metavar="SLUG", help="The experiment.")],
+    slug: Annotated[
+        str, typer.Argument(metavar="SLUG", help="The experiment.", autocompletion=experiment_names)
+    ],
     max_epochs: MaxEpochs = None,
     patience: Patience = None,
     until: Until = None,
@@ -323,8 +326,7 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
     else:
         output.line(f"review it: autopilot propose create {slug}{onto}")
         output.line(
-            f"take it:   autopilot promote execute {slug}{into}    "
-            f"(or git merge --squash {branch})"
+            f"take it:   autopilot promote execute {slug}{into}    (or git merge --squash {branch})"
         )
 
 

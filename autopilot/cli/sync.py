@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autopilot.cli.completion import experiment_names
 from autopilot.cli.context import Context
 from autopilot.cli.words import counted
 
@@ -20,6 +21,7 @@ Names = Annotated[
         metavar="[REMOTE] [SLUG]...",
         help="A remote (its name, a URL, a path), then experiments; all if none is named.",
         show_default=False,
+        autocompletion=experiment_names,
     ),
 ]
 DryRun = Annotated[
