@@ -177,9 +177,10 @@ class Judging:
             )
         if work and not self.verdicts:
             reason = next(iter(self.failed.values())).reason
+            holds = ", ".join(sorted(work[0].datum.metadata)) or "nothing"
             raise AgentError(
                 f"none of {len(work)} items could be judged: {reason}",
-                hint="try the judge on one item by hand",
+                hint=f"the first item holds {holds}; mend the data or the judge, and resume it",
             )
         return self.summary()
 

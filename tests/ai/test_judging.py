@@ -115,8 +115,9 @@ def test_data_that_changed_under_its_verdicts_is_refused(serve, data: Path, tmp_
     ],
 )
 def test_what_the_users_judge_raises_is_its_items(data, tmp_path, step, reason) -> None:
-    with pytest.raises(AgentError, match=f"none of 10 items could be judged: {reason}"):
+    with pytest.raises(AgentError, match=f"none of 10 items could be judged: {reason}") as raised:
         Judging(tmp_path / "v.jsonl").run(Judge([PythonStep("x", step)]), [data])
+    assert "the first item holds id, q, topic;" in raised.value.hint
 
 
 def test_where_nothing_was_paid_nothing_is_left(serve, data, tmp_path: Path, monkeypatch) -> None:
