@@ -87,10 +87,16 @@ class Context:
                 hint=f"name a TARGET, such as path/to/file.py, or {there}",
             )
         module = sys.modules.get(type(self.cli).__module__)
-        if self.cli is None or self.cli.project != self.project or module is None:
+        place = getattr(module, "__file__", None)
+        if not self._is_own or place is None:
             return find_project(folder, self.project)
-        file = Path(os.path.abspath(str(module.__file__)))
+        file = Path(os.path.abspath(str(place)))
         return Project(self.project, find_workspace(file.parent) or folder, file)
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether a project's own command line was called, about itself."""
+        return self.cli is not None and bool(self.project) and self.cli.project == self.project
 
     def subject(self, target: str | None, hparams: Sequence[str] | None = None) -> Subject:
         """What a command works on: the TARGET, or without one the project's module.
@@ -119,7 +125,7 @@ class Context:
             UsageError: no project is named, or there is none of that name.
             TargetError: its file fails.
         """
-        if self.cli is not None and self.cli.project and self.cli.project == self.project:
+        if self.cli is not None and self._is_own:
             return self.cli
         from autopilot.engine.checkout import load_command_line
 
@@ -131,12 +137,19 @@ class Context:
     def repository(self) -> Repository:
         """The repository around the folder.
 
+        A project's own command line is about the one that its `cli.py` is in, wherever it is
+        called from, unless -C says otherwise.
+
         Raises:
             RepositoryError: there is none, or one that cannot be used.
         """
         from autopilot.git.repository import Repository
 
-        return Repository.discover(self.working_folder())
+        folder = self.working_folder()
+        if self._is_own and folder == Path.cwd():
+            with contextlib.suppress(UsageError):
+                folder = self.own_project().workspace
+        return Repository.discover(folder)
 
     def notebook(self, slug: str | None) -> Notebook:
         """An experiment, the newest one if none is named."""

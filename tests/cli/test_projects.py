@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -88,6 +89,21 @@ def test_the_run_sees_the_worktrees_code_also_from_its_own_command_line(spam: Pl
     assert turned["metrics"]["accuracy"] == 1 - before["metrics"]["accuracy"] != 0.5
 
 
+def test_a_projects_own_command_line_reads_its_own_repository_from_anywhere(
+    spam: Place, tmp_path: Path
+) -> None:
+    other = Place(tmp_path / "other", spam.cache)
+    other.init()
+    for folder in (tmp_path, other.top):
+        command = [sys.executable, str(spam.top / HOME / "cli.py"), "status", "--json"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        (row,) = json.loads(done.stdout)["experiments"]
+        assert row["experiment"] == "spam/one"
+    elsewhere = [*command, "-C", str(tmp_path)]
+    assert subprocess.run(elsewhere, cwd=spam.top, capture_output=True, check=False).returncode == 1
+
+
 def test_hyperparameters_are_the_projects_then_the_commands(spam: Place) -> None:
     spam.run("-p", "spam", "optimize", "set-hparams", "batch_size=4", "shortest_word=5")
     assert '"batch_size": 4' in spam.read(f"{HOME}/experiments/hparams.json")
@@ -101,7 +117,7 @@ def test_hyperparameters_are_the_projects_then_the_commands(spam: Place) -> None
 
 
 def test_without_target_and_project_there_is_nothing_to_run(spam: Place) -> None:
-    spam.refused("run", says=("nothing to work on",), hints=("-p NAME",), code=2)
+    spam.refused("run", says=("nothing to work on",), hints=("by -p: spam",), code=2)
     spam.refused("-p", "spum", "run", says=("no project spum",), hints=("mean spam",), code=2)
 
 
