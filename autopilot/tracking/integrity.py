@@ -12,11 +12,14 @@ from dataclasses import dataclass
 
 from autopilot import __version__
 from autopilot.core import message
-from autopilot.core.record import TraceRecord
+from autopilot.core.record import Lesson, MetricsRecord, TraceRecord
 from autopilot.git import commits, objects
 from autopilot.git.commits import Commit
 from autopilot.tracking.places import places_of
 from autopilot.tracking.recorded import Judged, Recorded, trailer_number
+
+_REWRITTEN = "the branch was rewritten: the epoch's notes are on another commit"
+_CUT = "the branch was cut back, or is behind its remote's: autopilot fetch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ class Integrity:
             *self._commits(),
             *self._missing(),
             *self._records(),
+            *self._repeated(),
+            *self._lessons(),
             *self._chain(),
             *self._tagged(),
             *self._rollbacks(),
@@ -127,7 +132,8 @@ class Integrity:
                     if trailer_number(c, message.EPOCH) == str(number)
                 ]
                 found = own[-1][:7] if own else "not on the branch"
-                why = "the branch was rewritten: the epoch's notes are on another commit"
+                is_cut = not own and number > max(self.recorded.judged, default=-1)
+                why = _CUT if is_cut else _REWRITTEN
                 yield Difference(number, "commit", place[:7], found, why)
 
     def _records(self) -> Iterator[Difference]:
@@ -148,6 +154,40 @@ class Integrity:
                 if entry is not None and entry.oid != oid:
                     why = "it was measured with another version of this file"
                     yield Difference(number, path, oid[:7], entry.oid[:7], why)
+
+    def _repeated(self) -> Iterator[Difference]:
+        """Two lines of one id are one to every reader, so they may not say two things."""
+        for commit, first, other in self.recorded.journal.repeated(MetricsRecord):
+            said, also = (f"{r.verdict} {dict(r.metrics)}" for r in (first, other))
+            if commit in self.line and said != also:
+                why = f"two lines {first.id} say different things"
+                yield Difference(first.epoch, "metrics note", said, f"also: {also}", why)
+
+    def _lessons(self) -> Iterator[Difference]:
+        """What memory keeps of an epoch is what its metrics note says, written beside it."""
+        for number, judged in self.recorded.judged.items():
+            record = judged.record
+            if number == 0 or not self.notebook.manifest.target:
+                continue
+            lessons = self.recorded.journal.read_on(judged.commit, Lesson)
+            lesson = next((each for each in lessons if each.id == str(number)), None)
+            if lesson is None:
+                yield Difference(number, "memory note", f"on {judged.commit[:7]}", "missing")
+            elif self._is_ours():
+                yield from self._taught(number, record, lesson)
+
+    def _taught(self, number: int, record: MetricsRecord, lesson: Lesson) -> Iterator[Difference]:
+        value = record.metrics.get(record.monitor, math.nan)
+        # Of a kept epoch's value, the tag tells.
+        noted = value if record.verdict == "rejected" and math.isfinite(value) else lesson.value
+        for name, said, kept in (
+            ("strategy", record.strategy, lesson.strategy),
+            ("summary", record.summary, lesson.summary),
+            (f"val {record.monitor}", noted, lesson.value),
+        ):
+            if said != kept:
+                why = "the metrics note and the memory note, written together, differ"
+                yield Difference(number, name, said, f"memory: {kept}", why)
 
     def _chain(self) -> Iterator[Difference]:
         """The best so far follows from the verdicts."""

@@ -81,6 +81,14 @@ class Journal:
                 if isinstance(record, kind):
                     yield commit, record
 
+    def repeated(self, kind: type[R]) -> Iterator[tuple[str, R, R]]:
+        """Records that `read` leaves out, each after the one with its id that counts."""
+        for commit, content in self._notes[kind.kind].items():
+            first: dict[str, R] = {}
+            for record in _decode_all(content, f"the {kind.kind} note on {commit[:10]}"):
+                if isinstance(record, kind) and first.setdefault(record.id, record) is not record:
+                    yield commit, first[record.id], record
+
     def read_on(self, commit: str, kind: type[R]) -> list[R]:
         """The records of a class on one commit."""
         content = self._notes[kind.kind].read(commit)
@@ -120,6 +128,13 @@ def decode(content: bytes, where: str) -> Iterator[Record]:
         RecordError: a line that begins as an object is not a record; it names the line.
     """
     seen: set[str] = set()
+    for record in _decode_all(content, where):
+        if record.id not in seen:
+            seen.add(record.id)
+            yield record
+
+
+def _decode_all(content: bytes, where: str) -> Iterator[Record]:
     for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.lstrip().startswith(b"{"):
             continue
@@ -131,9 +146,7 @@ def decode(content: bytes, where: str) -> Iterator[Record]:
                 f"{where} cannot be read: line {number}: {reason}",
                 hint="see it with `git notes show`; it was edited, or a newer version wrote it",
             ) from error
-        if record.id not in seen:
-            seen.add(record.id)
-            yield record
+        yield record
 
 
 # How the lines begin that `encode` writes: they are read in one pass, three times as fast.

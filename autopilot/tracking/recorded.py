@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from autopilot.core import message
 from autopilot.core.record import MetricsRecord, StepRecord
@@ -62,12 +63,14 @@ class Recorded:
         self.expected = self._expected()
 
     def _judged(self) -> dict[int, Judged]:
+        self._strays: dict[int, set[str]] = {}
         places: dict[int, str] = {}
         vals: dict[int, MetricsRecord] = {}
         metrics: dict[int, dict[str, Mapping[str, float]]] = {}
         for commit, record in self.journal.read(MetricsRecord):
             if commit not in self.line:
                 self.elsewhere.setdefault(record.epoch, commit)
+                self._strays.setdefault(record.epoch, set()).add(commit)
                 continue
             metrics.setdefault(record.epoch, {})[record.split] = record.metrics
             if record.split == "val":
@@ -87,6 +90,9 @@ class Recorded:
         for commit in self.line.values():
             numbers.add(int(trailer_number(commit, message.REJECTED) or 0))
             stepped.add(int(trailer_number(commit, message.EPOCH) or 1))
+        for epoch, places in self._strays.items():
+            if not any(map(self._is_there, places)):
+                numbers.add(epoch)
         last = max(numbers | {n - 1 for n in stepped})
         return list(range(last + 1))
 
@@ -95,8 +101,25 @@ class Recorded:
         found = commits.read_tag(self.repo, tag.removeprefix("refs/tags/"))
         if found is None or found.commit in self.line:
             return False
-        log = commits.first_parent_log(self.repo, found.commit, stop=self.notebook.base)
-        return any(commit.id == self.notebook.tip for commit in log)
+        return self.notebook.tip in self._log(found.commit) and self._is_there(found.commit)
+
+    def _is_there(self, commit: str) -> bool:
+        """Whether a branch has it; where the branch is only a commit, nobody knows."""
+        return not self._on_branches or commit in self._on_branches
+
+    @cached_property
+    def _on_branches(self) -> set[str]:
+        """What the experiment's branch has, here and of remotes, also behind what is read."""
+        branch = self.notebook.layout.branch
+        abroad = f"/{branch.removeprefix('refs/heads/')}"
+        remotes = refs.list_refs(self.repo, "refs/remotes")
+        tips = {tip for name, tip in remotes.items() if name.endswith(abroad)}
+        here = refs.read_ref(self.repo, branch)
+        return {oid for tip in tips | ({here} if here else set()) for oid in self._log(tip)}
+
+    def _log(self, tip: str) -> set[str]:
+        log = commits.first_parent_log(self.repo, tip, stop=self.notebook.base)
+        return {commit.id for commit in log}
 
 
 def trailer_number(commit: Commit, name: str) -> str | None:

@@ -327,12 +327,48 @@ def test_a_best_that_does_not_follow_from_the_verdicts(ran: Place) -> None:
         ("metrics", 2, (2, "metrics note")),
         ("gradients", 4, (3, "gradients note")),
         ("traces", 1, (1, "traces note")),
+        ("memory", 2, (2, "memory note")),
     ],
 )
 def test_a_missing_note(ran: Place, kind: str, at: int, expected: tuple[int, str]) -> None:
     ran.git("notes", f"--ref=autopilot/s/{kind}", "remove", ran.line("s")[at])
     found = checked(ran)
     assert told(found)[0] == expected and found[0].found == "missing"
+
+
+@pytest.mark.parametrize(
+    ("at", "field", "value", "expected"),
+    [
+        (1, "strategy", "magic", [(1, "strategy")]),
+        (1, "summary", "magic", [(1, "summary")]),
+        (2, "metrics", {"accuracy": 0.9, "chance": 0.5}, [(2, "val accuracy")]),
+    ],
+)
+def test_a_note_that_memory_contradicts(
+    ran: Place, at: int, field: str, value: Any, expected: list[tuple[int, str]]
+) -> None:
+    def other(record: dict[str, Any]) -> None:
+        if record["split"] == "val":
+            record[field] = value
+
+    rewrite_note(ran, "metrics", ran.line("s")[at], other)
+    found = checked(ran)
+    assert [each for each in told(found) if each[1] != "metrics note"] == expected
+    assert any(str(each.found).startswith("memory: ") for each in found)
+
+
+def test_a_second_line_of_one_id_that_says_something_else(ran: Place) -> None:
+    commit = ran.line("s")[1]
+    lines = ran.git("notes", "--ref=autopilot/s/metrics", "show", commit).splitlines()
+    val = json.loads(next(line for line in lines if '"1-val"' in line))
+    for changed, found in (
+        ({"cost": {"seconds": 9.0}}, []),
+        ({"metrics": val["metrics"] | {"accuracy": 1.0}}, [(1, "metrics note")]),
+        ({"verdict": "rejected"}, [(1, "metrics note")]),
+    ):
+        text = "\n".join([*lines, json.dumps(val | changed)])
+        ran.git("notes", "--ref=autopilot/s/metrics", "add", "--force", "-m", text, commit)
+        assert told(checked(ran)) == found
 
 
 def test_missing_notes_end_it_with_how_to_get_them(ran: Place) -> None:
@@ -383,6 +419,23 @@ def test_a_message_that_is_rewritten_with_all_its_notes_and_tags(ran: Place) -> 
     text = ran.git("for-each-ref", "--format=%(contents)", "refs/tags/autopilot/s/epoch-0003")
     ran.git("tag", "--force", "-a", "-m", text, "autopilot/s/epoch-0003", new)
     assert told(checked(ran)) == [(3, "gradients note")]
+
+
+def test_a_branch_that_was_cut_back(ran: Place) -> None:
+    line = ran.line("s")
+    cut = line[3]
+    ran.git("update-ref", "refs/heads/autopilot/s", cut)
+    (found,) = checked(ran)
+    assert (found.epoch, found.what, found.recorded) == (3, "commit", line[4][:7])
+    assert found.found == "not on the branch" and "cut back" in found.why
+    # A rejected epoch has no tag: its notes tell of it.
+    ran.git("tag", "--delete", "autopilot/s/epoch-0003")
+    ran.git("notes", "--ref=autopilot/s/metrics", "remove", line[4])
+    ran.git("update-ref", "refs/heads/autopilot/s", line[1])
+    assert told(checked(ran)) == [(2, "commit")]
+    # A branch that is behind its remote's is no other one.
+    ran.git("update-ref", "refs/remotes/origin/autopilot/s", cut)
+    assert told(checked(ran)) == []
 
 
 def test_a_parameter_that_is_changed_by_hand_on_the_branch(ran: Place) -> None:
