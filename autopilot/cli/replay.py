@@ -84,8 +84,14 @@ def replay(
     from autopilot.engine.interrupts import interruptible
     from autopilot.engine.replay import Replay, Settings
     from autopilot.engine.rerun import Rerun
+    from autopilot.errors import UsageError
     from autopilot.tracking.finding import find
 
+    if best_only and epochs is not None:
+        raise UsageError(
+            "--best-only and --epochs choose differently",
+            hint=f"say all in one: --epochs {epochs},best",
+        )
     output, started = context.output, time.monotonic()
     found = find(context.repository(), name, context.project)
     if found.deepened:

@@ -153,7 +153,7 @@ class Replay:
             return [n for n, judged in self.judged.items() if judged.record.verdict != "rejected"]
         numbers = sorted(set(self.settings.epochs))
         for number in numbers:
-            if number not in self.judged:
+            if number not in self.judged and number not in self._recorded.expected:
                 self.notebook.epoch(number)
         return [number for number in numbers if number in self.judged]
 

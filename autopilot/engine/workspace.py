@@ -252,7 +252,10 @@ def link_into(workspace: Workspace, folder: Path, base: str, link: str) -> Link:
     """
     source = folder / link
     if not source.exists():
-        raise UsageError(f"--link {link}: no such file or folder", hint=f"looked in {folder}")
+        raise UsageError(
+            f"--link {link}: no such file or folder",
+            hint=f"looked in {folder}; a clone lacks what git ignores: copy it there",
+        )
     source = Path(os.path.abspath(source))
     if not source.is_relative_to(workspace.user.workdir):
         raise UsageError(

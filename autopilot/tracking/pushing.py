@@ -71,6 +71,7 @@ class _Push:
         self.atomic = True
         self.done: dict[str, Outcome] = {}
         self.merged: dict[str, set[str]] = {}
+        self.came: dict[str, tuple[str, ...]] = {}
 
     def run(self, wanted: list[str]) -> Report:
         open_ = list(wanted)
@@ -99,7 +100,8 @@ class _Push:
             there = theirs.get(slug, RefSet())
             missing, outcome = _missing(self.repo, slug, ours[slug], there, shown(self.remote))
             merged = tuple(sorted(self.merged.get(slug, ())))
-            self.done[slug] = replace(outcome, merged=merged)
+            remarks = (*self.came.get(slug, ()), *outcome.remarks)
+            self.done[slug] = replace(outcome, merged=merged, remarks=remarks)
             if missing and not self.dry_run:
                 parcel[slug] = missing
         for part in _parts(parcel):
@@ -121,6 +123,11 @@ class _Push:
             self.merged.setdefault(outcome.slug, set()).update(outcome.merged)
             if outcome.error:
                 self.done[outcome.slug] = outcome
+            elif outcome.commits:
+                what = "1 commit" if outcome.commits == 1 else f"{outcome.commits} commits"
+                came = "would come" if self.dry_run else "came"
+                said = f"{what} of {shown(self.remote)} {came} here first"
+                self.came[outcome.slug] = (*self.came.get(outcome.slug, ()), said)
         failed = {outcome.slug for outcome in taken if outcome.error}
         return [slug for slug in slugs if slug not in failed]
 
@@ -178,7 +185,7 @@ def _missing(
 ) -> tuple[dict[str, str], Outcome]:
     """What the remote lacks of an experiment, in the order in which it is sent."""
     layout = Layout(slug)
-    notes = {n: oid for n, oid in ours.notes.items() if theirs.notes.get(n) != oid}
+    notes = {n: oid for n, oid in ours.notes.items() if _is_news(repo, oid, theirs.notes.get(n))}
     tags = {n: oid for n, oid in ours.tags.items() if n not in theirs.tags}
     missing = notes | tags
     commits, remarks = 0, []
@@ -203,6 +210,13 @@ def _missing(
         notes=kinds,
         remarks=tuple(remarks),
     )
+
+
+def _is_news(repo: Repository, ours: str, theirs: str | None) -> bool:
+    """Whether the remote lacks something of ours; a trial run leaves us behind it."""
+    if theirs is None or not has_object(repo, theirs):
+        return True
+    return ours != theirs and ahead_behind(repo, ours, theirs)[0] > 0
 
 
 def _parts(parcel: Mapping[str, dict[str, str]]) -> Iterable[dict[str, dict[str, str]]]:

@@ -639,11 +639,23 @@ def test_what_does_not_go_with_the_full_level(ran: Place, settings: Settings) ->
 
 def test_a_list_of_epochs_that_is_none(ran: Place) -> None:
     ran.refused("replay", "--epochs", "one", says=("'one' is no epoch",), hints=("0,3",), code=2)
+    both = ("replay", "--epochs", "1", "--best-only")
+    ran.refused(*both, says=("choose differently",), hints=("--epochs 1,best",), code=2)
+
+
+def test_an_epoch_that_is_asked_for_and_lost_its_note_is_named(ran: Place) -> None:
+    ran.git("notes", "--ref=autopilot/s/metrics", "remove", ran.line("s")[1])
+    document = ran.autopilot("replay", "s", "--epochs", "1", "--json").document
+    first = document["differences"][0]
+    assert (first["epoch"], first["what"], first["found"]) == (1, "metrics note", "missing")
 
 
 def test_a_link_that_is_missing_is_said_once(ran: Place) -> None:
     ran.refused(
-        "replay", "s", "--link", "data", says=("--link data: no such file",), hints=("",), code=2
+        *("replay", "s", "--link", "data"),
+        says=("--link data: no such file",),
+        hints=("copy it there",),
+        code=2,
     )
 
 

@@ -207,6 +207,19 @@ def test_two_experiments_that_two_continued_lose_nothing(pair):
     a.git("fsck", "--strict", cwd=a.top.parent / "r.git")
 
 
+def test_what_a_push_brings_here_is_said(pair):
+    a, b = pair
+    send(a)
+    get(b)
+    goes_on(a, "three")
+    send(a)
+    said = "1 commit of origin would come here first"
+    assert b.call("push", "--dry-run").out.endswith(f"  one  up to date; {said}\n")
+    assert b.call("push").out.endswith("  one  up to date; 1 commit of origin came here first\n")
+    assert b.verdicts("one") == ["baseline", "kept", "kept", "kept"]
+    assert b.call("push").out.endswith("  one  up to date\n")
+
+
 def test_notes_that_diverged_are_merged_on_fetch_too(pair):
     a, b = pair
     send(a)
