@@ -73,7 +73,8 @@ def replay(
 
     Branch, tags and notes must tell one story, and each kept state, checked out in a worktree of
     its own and evaluated again, must score as it did. Model calls are answered from the notes, and
-    nothing is sent over a network. Exit code 1 if something differs.
+    the target's Python code may use no network; programs that it starts are not watched. Exit code
+    1 if something differs.
 
     \b
     autopilot replay classifier-1

@@ -262,6 +262,17 @@ def test_it_opens_on_the_best_epoch_without_an_error_or_a_request(browser, writt
 
 
 @needs_chromium
+def test_on_a_narrow_screen_a_short_list_leaves_no_gap(browser, written):
+    browser.resize(390, 1400)
+    try:
+        opened(browser, written).wait_for(LOADED)
+        gap = "(r => r.scrollHeight - document.querySelectorAll('.row[id]').length * 34)"
+        assert browser.evaluate(f"{gap}(document.querySelector('.rows'))") <= 40
+    finally:
+        browser.resize(1440, 1000)
+
+
+@needs_chromium
 def test_a_click_shows_an_epochs_diff_and_foreign_text_stays_text(browser, written):
     opened(browser, written).wait_for(LOADED)
     browser.click("#row-1")
