@@ -135,13 +135,18 @@ def install_hooks(
 
     Raises:
         UsageError: without `force`, it would be needed; or a hook of the user's was kept, and
-            another one has come since.
+            another one has come since; or it is no folder, which switches hooks off.
         RepositoryError: the folder cannot be written.
     """
     if folder.shared and not force:
         raise UsageError(
             f"core.hooksPath is set for all of your repositories: {folder.path}",
             hint="for this one only: git config core.hooksPath .git/hooks; or write there: --force",
+        )
+    if folder.path.exists() and not folder.path.is_dir():
+        raise UsageError(
+            f"{folder.path} is no folder, so git runs no hooks here",
+            hint="it is set by core.hooksPath; undo that: git config --unset core.hooksPath",
         )
     states = [state_of(folder, name, text) for name, text in texts.items()]
     for state in states:

@@ -189,3 +189,11 @@ def test_linked_worktrees_share_and_bare_repositories_have_their_own(repository,
         hook_folder(tmp_path)
     with pytest.raises(UsageError, match="no hook 'post-commit'"):
         hook_texts(folder, ["post-commit"])
+
+
+def test_hooks_that_are_switched_off_are_said_so(repository):
+    run_git(["config", "core.hooksPath", "/dev/null"], cwd=repository.workdir)
+    folder = hook_folder(repository.workdir)
+    with pytest.raises(UsageError, match="/dev/null is no folder") as caught:
+        install_hooks(folder, hook_texts(folder))
+    assert "git config --unset core.hooksPath" in caught.value.hint
