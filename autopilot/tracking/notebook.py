@@ -255,6 +255,20 @@ class Notebook:
         return max((number for number in self._steps if number > last), default=None)
 
     @property
+    def unnoted(self) -> list[str]:
+        """Commits behind the last verdict whose notes are not here: another machine made them."""
+        last = self.last.epoch if self.last else -1
+        found = [
+            commit.id
+            for number, made in self._steps.items()
+            for commit in made
+            # A run that goes on is one epoch ahead of its verdicts, and notes each step first.
+            if number > last + 1
+            or (number > last and not self._journal.read_on(commit.id, StepRecord))
+        ]
+        return found + [commit for number, commit in self._rollbacks().items() if number > last]
+
+    @property
     def best(self) -> Epoch | None:
         """The best epoch."""
         if not self.epochs:

@@ -237,6 +237,26 @@ def test_notes_that_diverged_are_merged_on_fetch_too(pair):
     same(a, b)
 
 
+def test_a_branch_that_came_without_its_notes_does_not_go_on(pair):
+    a, b = pair
+    send(a)
+    get(b)
+    goes_on(a, "three")
+    send(a)
+    b.git("fetch", "--quiet", "origin", "autopilot/one:autopilot/one")
+    tip = b.git("rev-parse", "autopilot/one")
+    b.refused(
+        *("resume", "one", "--max-epochs", "4"),
+        says=("the notes of one are older than its branch", tip[:7]),
+        hints=("autopilot fetch one",),
+    )
+    b.run("fetch", "one")
+    b.run("resume", "one", "--max-epochs", "4")
+    assert b.verdicts("one") == ["baseline", "kept", "kept", "kept", "kept"]
+    send(b)
+    same(b)
+
+
 # --- nothing is overwritten ----------------------------------------------------------------------
 
 
