@@ -16,6 +16,7 @@ from autopilot.core.redaction import hide, redact
 from autopilot.errors import AgentError, AgentNotFoundError, AgentTimeoutError
 
 _GRACE_S = 2.0
+_LOOK_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def _run(
     except OSError as error:
         raise AgentError(f"cannot start {name}: {error.strerror}", hint=hint) from error
     try:
-        stdout, stderr = process.communicate(stdin, timeout=timeout_s)
+        stdout, stderr = _talk(process, stdin, timeout_s)
     except subprocess.TimeoutExpired as error:
         raise AgentTimeoutError(
             f"{Path(name).name} did not answer within {timeout_s:g} s and was ended",
@@ -99,8 +100,48 @@ def _run(
     return Finished(hide(stdout), hide(stderr), process.returncode, time.monotonic() - started)
 
 
+def _talk(process: subprocess.Popen[str], stdin: str, timeout_s: float) -> tuple[str, str]:
+    """What it writes until it ends: what it left running may hold its outputs open for longer.
+
+    Raises:
+        subprocess.TimeoutExpired: it does not end.
+    """
+    given: str | None = stdin
+    deadline = time.monotonic() + timeout_s
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            return process.communicate(given, timeout=max(min(left, _LOOK_S), 0.0))
+        except subprocess.TimeoutExpired:
+            given = None
+            if process.poll() is not None:
+                break
+            if left <= 0:
+                raise
+    _signal_group(process)
+    try:
+        return process.communicate(timeout=_GRACE_S)
+    except subprocess.TimeoutExpired as error:
+        # Whoever left the group, too, is waited for no longer: all that it wrote is here.
+        return _text(error.stdout), _text(error.stderr)
+
+
+def _text(written: bytes | None) -> str:
+    return (written or b"").decode("utf-8", "replace")
+
+
 def _end_group(process: subprocess.Popen[str]) -> None:
-    """Ends the group: first politely, then for good. A group that is gone is fine."""
+    """Ends the group, and closes what it wrote to."""
+    _signal_group(process)
+    process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                stream.close()
+
+
+def _signal_group(process: subprocess.Popen[str]) -> None:
+    """First politely, then for good. A group that is gone is fine."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGTERM)
         deadline = time.monotonic() + _GRACE_S
@@ -109,8 +150,3 @@ def _end_group(process: subprocess.Popen[str]) -> None:
             os.killpg(process.pid, 0)
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    for stream in (process.stdin, process.stdout, process.stderr):
-        if stream is not None:
-            with contextlib.suppress(OSError, ValueError):
-                stream.close()

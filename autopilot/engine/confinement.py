@@ -15,7 +15,7 @@ from autopilot.core.guard import Guard
 from autopilot.engine.changes import Change, sentences
 from autopilot.engine.git_folder import AGENT, GitFolder
 from autopilot.engine.inputs import Inputs
-from autopilot.engine.leftovers import end_marked, mark
+from autopilot.engine.leftovers import adopt, end_adopted, end_marked, mark
 from autopilot.engine.links import Links
 from autopilot.engine.private_git import PrivateGit
 from autopilot.engine.surroundings import Surroundings
@@ -42,6 +42,7 @@ class _EngineGuard(Guard):
         self._git = GitFolder(workspace.user, workspace.repo, slug)
         self._is_confined = False
         self._environment: dict[str, str | None] = {}
+        self._since = 0.0
 
     @property
     def listens(self) -> bool:
@@ -64,6 +65,7 @@ class _EngineGuard(Guard):
         }
         self._environment = {name: os.environ.get(name) for name in marks}
         os.environ.update(marks)
+        self._since = adopt(is_on=True)
 
     def _unmark(self) -> None:
         for name, value in self._environment.items():
@@ -72,6 +74,8 @@ class _EngineGuard(Guard):
             else:
                 os.environ[name] = value
         end_marked(self.repo.workdir)
+        end_adopted(self._since)
+        adopt(is_on=False)
 
 
 class Confinement(_EngineGuard):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import stat
 import sys
 import time
@@ -165,6 +166,26 @@ def test_nothing_goes_on_after_a_good_end(claude) -> None:
     )
     ClaudeCodeAgent().run("hello", AgentContext(folder=work))
     assert _ended(int((work / "child").read_text()))
+
+
+@pytest.mark.parametrize("leaves_the_group", [False, True])
+def test_what_holds_the_outputs_open_is_not_waited_for(claude, leaves_the_group: bool) -> None:
+    """A server that it started in the background, say; the answer is there all the same."""
+    work = claude(
+        "import subprocess\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(20)'],\n"
+        f"    start_new_session={leaves_the_group})\n"
+        "pathlib.Path('child').write_text(str(child.pid))\n"
+        "print('ü' * 100_000)"
+    )
+    started = time.monotonic()
+    result = CommandAgent(["claude"]).run("hello", AgentContext(folder=work))
+    assert "ü" * 100_000 in result.output
+    assert time.monotonic() - started < 6
+    child = int((work / "child").read_text())
+    if leaves_the_group:
+        os.kill(child, signal.SIGKILL)
+    assert leaves_the_group or _ended(child)
 
 
 def test_a_key_in_the_output_of_a_failing_program_is_hidden(monkeypatch, tmp_path) -> None:

@@ -369,12 +369,13 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-def test_what_an_agent_leaves_running_is_ended(attack: Attack, tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ["setsid", "env -i setsid", "env -i setsid env -i setsid"])
+def test_what_an_agent_leaves_running_is_ended(attack: Attack, tmp_path: Path, line: str) -> None:
     pid = tmp_path / "pid"
-    line = f"echo $$ > {shlex.quote(str(pid))}; sleep 60"
+    command = [*line.split(), "sh", "-c", f"echo $$ > {shlex.quote(str(pid))}; sleep 60 & wait"]
     body = f"""
 edit()
-subprocess.Popen(["setsid", "sh", "-c", {line!r}], start_new_session=True,
+subprocess.Popen({command!r}, start_new_session=True,
     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 while not os.path.exists({str(pid)!r}) or not open({str(pid)!r}).read(): time.sleep(0.01)
 """
