@@ -26,6 +26,8 @@ _SECRET_NAME = re.compile(
 _KEY = re.compile(
     r"\b(?:sk|pk|rk|ghp|gho|xox[abp])[-_](?=[\w-]*\d)[\w-]{16,}|\bBearer\s+(?=\S*\d)[\w.~+/=-]{8,}"
 )
+# A password in an address: postgres://user:password@host.
+_IN_ADDRESS = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")
 _SHORTEST = 8
 _LONG_LINE = 16
 HIDDEN = "[hidden]"
@@ -61,22 +63,25 @@ def _secrets() -> dict[str, str]:
     found = {
         secret: name
         for name in os.environ
-        if _is_secret(name) and len(value := os.environ.get(name, "")) >= _SHORTEST
-        for part in _parts(name, value)
+        for part in _parts(name, os.environ.get(name, ""))
+        if len(part) >= _SHORTEST
         for secret in _written(part)
     }
     return dict(sorted(found.items(), key=lambda pair: -len(pair[0])))
 
 
 def _parts(name: str, value: str) -> Iterator[str]:
-    """The value, its long lines, and of headers what stands behind their names."""
+    """The value, its long lines, of headers what stands behind their names; passwords of all."""
+    if "://" in value:
+        yield from _IN_ADDRESS.findall(value)
+    if not _is_secret(name):
+        return
     yield value
     for line in value.splitlines():
         if len(line) >= _LONG_LINE:
             yield line
-        header = line.partition(":")[2].strip()
-        if "HEADER" in name.upper() and len(header) >= _SHORTEST:
-            yield header
+        if "HEADER" in name.upper():
+            yield line.partition(":")[2].strip()
 
 
 @cache

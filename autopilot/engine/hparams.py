@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from autopilot.core.redaction import redact
 from autopilot.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def parse_hparams(pairs: Sequence[str]) -> dict[str, str]:
     """Reads the `key=value` of -H options.
 
     Raises:
-        UsageError: one has no "=", or a key comes twice.
+        UsageError: one has no "=", a key comes twice, or a value is a secret: they are recorded.
     """
     found: dict[str, str] = {}
     for pair in pairs:
@@ -28,6 +29,11 @@ def parse_hparams(pairs: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"-H {pair}: not key=value", hint="write -H threshold=0.5")
         if key in found:
             raise UsageError(f"-H {key} is given twice", hint="give each key once")
+        if redact(value) != value:
+            raise UsageError(
+                f"-H {key}: the value looks like a secret, and arguments are recorded in git",
+                hint="put it into an environment variable, and read it from there in your code",
+            )
         found[key] = value
     return found
 

@@ -12,6 +12,8 @@ from runs import TARGET, autopilot, commit_target, notes, role_of, script, subje
 from server import KEY, Received, Reply, edit, fail, say, say_json
 
 from autopilot.core.redaction import hide, leaked, redact
+from autopilot.engine.hparams import parse_hparams
+from autopilot.errors import UsageError
 from autopilot.git.commands import run_git
 
 SECRETS = {
@@ -180,6 +182,25 @@ def test_a_variables_name_says_whether_it_is_secret(monkeypatch, name, value, hi
     assert leaked(f"it is {value}!") == (name if hidden else "")
     kept = {"a": [value, ("b", value)], "n": 1}
     assert (hide(kept) == kept) is not hidden
+
+
+def test_a_password_in_an_address_is_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgres://bob:planted-secret@db:5432/x")
+    monkeypatch.setenv("HOMEPAGE", "http://planted.example:8080/a@b")
+    assert hide("planted-secret at postgres://bob:planted-secret@db") == (
+        "[hidden] at postgres://bob:[hidden]@db"
+    )
+    assert hide("http://planted.example:8080/a@b") == "http://planted.example:8080/a@b"
+
+
+@pytest.mark.parametrize("value", ["sk-ant-api03-abcdef0123456789", "planted-secret"])
+def test_a_secret_is_no_argument(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """Arguments stand in the manifest, which is shared."""
+    monkeypatch.setenv("SERVICE_TOKEN", "planted-secret")
+    with pytest.raises(UsageError, match=r"-H key: .* recorded in git") as caught:
+        parse_hparams(["name=b", f"key={value}"])
+    assert value not in f"{caught.value} {caught.value.hint}"
+    assert "environment variable" in caught.value.hint
 
 
 @pytest.mark.parametrize(
