@@ -34,6 +34,9 @@ from autopilot.errors import AgentRefusedError, AgentReplyError
 
 Message = Mapping[str, Any]
 
+# The service's own words on tools (the text editor: 700 tokens, use of tools: some 350) and forms.
+_UNSEEN = 2000
+
 
 @dataclass
 class Call:
@@ -132,13 +135,16 @@ class Call:
     ) -> Any:
         body = request.json
         # No text has more tokens than half its bytes: what is reserved is never too little.
-        most = Usage(len(json.dumps(body, default=str)) // 2, int(body["max_tokens"]))
+        read = len(json.dumps(body, default=str)) // 2
+        if "tools" in body or "output_config" in body:
+            read += _UNSEEN
+        most = Usage(read, int(body["max_tokens"]))
         worst = _cost(most, self.price)
         ledger = current_ledger()
         if self.price is None and math.isfinite(ledger.limits.cost_usd):
             say(f"the price of {self.model} is unknown: its calls do not count in dollars")
         with ledger.reserve(self.role, worst.tokens, worst.cost_usd) as reservation:
-            self.rate.wait(most.tokens)
+            sent, took = self.rate.wait(most.tokens), 0
             started = time.monotonic()
             try:
                 with audit.executing("model", [self.role, self.model]) as execution:
@@ -147,13 +153,17 @@ class Call:
                     if not response.http_response.is_success:
                         return response
                     reply = client.read_reply(self.sdk, response)
+                    took = usage_of(reply).tokens
             except Exception as error:
                 if client.may_be_charged(error):
-                    read = _cost(Usage(most.input_tokens // 2), self.price)
-                    reservation.settle(read, known=False)
+                    lost = _cost(Usage(most.input_tokens // 2), self.price)
+                    reservation.settle(lost, known=False)
                     why = client.one_line(str(error))
-                    keep_lost(self.role, self.model, read, why, priced=False)
+                    keep_lost(self.role, self.model, lost, why, priced=False)
+                    took = most.input_tokens // 2
                 raise
+            finally:
+                self.rate.settle(sent, took)
             cost = _cost(usage_of(reply), self.price, time.monotonic() - started)
             reservation.settle(cost, known=self.price is not None)
         if recorder is not None:

@@ -7,8 +7,25 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 _WINDOW_S = 60.0
+_LOOK_S = 1.0
+
+
+@dataclass(eq=False, slots=True)
+class Sent:
+    """A call that went out.
+
+    Args:
+        time_s: When.
+        tokens: With how many it counts.
+        is_open: Whether it is not answered yet.
+    """
+
+    time_s: float
+    tokens: int
+    is_open: bool = True
 
 
 class RateLimit:
@@ -16,12 +33,14 @@ class RateLimit:
 
     Args:
         requests_per_minute: None: no limit.
-        tokens_per_minute: Read and written, as estimated before each call; None: no limit. A call
-            that is larger than the limit waits for an empty minute.
+        tokens_per_minute: Read and written; None: no limit. A call counts with the most that it
+            can take until it is answered, then with what it took. One that can take more than the
+            limit waits for an empty minute.
         clock: The time in seconds.
         sleep: Waits for seconds.
 
-    >>> RateLimit(requests_per_minute=50).wait(tokens=1000)
+    >>> rate = RateLimit(requests_per_minute=50)
+    >>> rate.settle(rate.wait(tokens=1000), tokens=120)
     """
 
     def __init__(
@@ -39,28 +58,40 @@ class RateLimit:
         self.tokens_per_minute = tokens_per_minute
         self._clock, self._sleep = clock, sleep
         self._lock = threading.Lock()
-        self._sent: deque[tuple[float, int]] = deque()
+        self._sent: deque[Sent] = deque()
         self._tokens = 0
 
-    def wait(self, tokens: int = 0) -> None:
+    def wait(self, tokens: int = 0) -> Sent:
         """Returns when a call of so many tokens may go out; it counts from then on."""
         if self.requests_per_minute is None and self.tokens_per_minute is None:
-            return
+            return Sent(0.0, tokens)
         while True:
             with self._lock:
                 now = self._clock()
                 pause = self._pause(now, tokens)
                 if pause <= 0:
-                    self._sent.append((now, tokens))
+                    sent = Sent(now, tokens)
+                    self._sent.append(sent)
                     self._tokens += tokens
-                    return
+                    return sent
             self._sleep(pause)
 
+    def settle(self, sent: Sent, tokens: int) -> None:
+        """A call is answered, and took so many tokens."""
+        with self._lock:
+            if sent in self._sent:
+                self._tokens += tokens - sent.tokens
+            sent.tokens, sent.is_open = tokens, False
+
     def _pause(self, now: float, tokens: int) -> float:
-        while self._sent and self._sent[0][0] <= now - _WINDOW_S:
-            self._tokens -= self._sent.popleft()[1]
+        while self._sent and self._sent[0].time_s <= now - _WINDOW_S:
+            self._tokens -= self._sent.popleft().tokens
         if not self._sent:
             return 0.0
-        full = len(self._sent) >= (self.requests_per_minute or math.inf)
-        heavy = self._tokens + tokens > (self.tokens_per_minute or math.inf)
-        return self._sent[0][0] + _WINDOW_S - now if full or heavy else 0.0
+        pause = self._sent[0].time_s + _WINDOW_S - now
+        if len(self._sent) >= (self.requests_per_minute or math.inf):
+            return pause
+        if self._tokens + tokens <= (self.tokens_per_minute or math.inf):
+            return 0.0
+        # An answer that was shorter than it could be makes room earlier.
+        return min(pause, _LOOK_S) if any(sent.is_open for sent in self._sent) else pause

@@ -240,6 +240,17 @@ def test_parallel_calls_do_not_overshoot(serve) -> None:
     assert "token budget" in str(refused[0]) and refused[0].hint
 
 
+def test_what_the_service_adds_for_tools_is_reserved(serve, tmp_path: Path) -> None:
+    """Its own words on tools are read too, and paid, though no request shows them."""
+    (tmp_path / "prompt.md").write_text("be brief")
+    server = serve([say("ok", usage=(1500, 20))])
+    context = AgentContext(folder=tmp_path, parameters=[PathParameter(tmp_path / "prompt.md")])
+    run = make_run(tokens=1200)
+    with running(run), pytest.raises(BudgetExceededError):
+        AnthropicAgent(Model(NAME, max_tokens=100)).run("improve it", context)
+    assert server.count == run.ledger.total().tokens == 0
+
+
 @pytest.mark.parametrize(
     ("limits", "message"),
     [

@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from server import say
+from server import fail, say
 
 from autopilot.ai.judge import Judge
 from autopilot.ai.model import Model
@@ -52,6 +52,25 @@ def test_no_minute_has_more_tokens_than_it_may() -> None:
         sent.append(clock.now)
     # One that is larger than the limit waits for an empty minute, and fills it.
     assert sent == [0, 0, 60, 120, 180]
+
+
+def test_a_short_answer_makes_room(serve) -> None:
+    """A call may write 8,192 tokens; one that writes 20 does not keep others waiting."""
+    server = serve([fail(429), fail(529), say("ok")])
+    rate, clock = limit(tokens_per_minute=20_000)
+    model = Model("claude-haiku-4-5", rate=rate)
+    for number in range(20):
+        model.complete(f"question {number}")
+    assert server.count == 22
+    assert clock.now == 0, "20 calls of 120 tokens fit into a minute"
+
+
+def test_a_call_that_waits_goes_out_when_another_is_answered() -> None:
+    rate, clock = limit(tokens_per_minute=1000)
+    first = rate.wait(900)
+    rate._sleep = lambda seconds: (clock.sleep(seconds), rate.settle(first, 100))
+    rate.wait(900)
+    assert clock.now == 1
 
 
 def test_threads_and_models_share_a_limit(serve) -> None:
