@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from autopilot.core.types import Cost
 from autopilot.errors import AgentError, AgentRefusedError, AgentReplyError
 
 _PROMPT_FILE = "{prompt_file}"
+_SPECIAL = re.compile(r"[\\\[\]*?]")
 
 
 class ClaudeCodeAgent(Agent):
@@ -123,7 +125,9 @@ def _edit_rules(parameters: Sequence[PathParameter]) -> list[str]:
     rules = []
     for parameter in parameters:
         source = parameter.source
-        paths = dict.fromkeys([str(source), os.path.realpath(source)])
+        found = dict.fromkeys([str(source), os.path.realpath(source)])
+        # What the user's own folders are called is no pattern.
+        paths = [_SPECIAL.sub(r"\\\g<0>", path) for path in found]
         end = "" if parameter.is_file else f"/{parameter.pattern}"
         rules += [f"Edit(/{path}{end})" for path in paths]
     return rules

@@ -1,5 +1,7 @@
 """Which files of the repository an evaluation has read: Python says so of each that it opens.
 
+Of SQLite's databases only those are counted that git has: nobody says whether they are written.
+
 What a module's C code or a child process opens is not heard of, except for files that are named on
 a child's command line. They are put back after each step like all others.
 """
@@ -23,13 +25,14 @@ from autopilot.tracking.scope import Scope
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _CACHES = ("__pycache__", ".git", ".pytest_cache", ".mypy_cache", ".ruff_cache")
 _CHUNK = 2**20
+_EVENTS = ("open", "os.rename", "subprocess.Popen", "sqlite3.connect")
 
 _listening: list[Inputs] = []
 _is_installed = False
 
 
 def _hear(event: str, arguments: tuple[Any, ...]) -> None:
-    if _listening and event in ("open", "os.rename", "subprocess.Popen"):
+    if _listening and event in _EVENTS:
         # Whatever it is that cannot be understood: opening a file goes on.
         with contextlib.suppress(Exception):
             _listening[-1].hear(event, arguments)
@@ -64,6 +67,7 @@ class Inputs:
         self._files = WorkFiles(repo, repo.workdir)
         self._heard: set[str] = set()
         self._written: set[str] = set()
+        self._databases: set[str] = set()
         self._names: dict[str, tuple[str | None, str | None]] = {}
         self._counting: dict[str, bool] = {}
         self._modules: set[str] = set()
@@ -95,6 +99,9 @@ class Inputs:
             path = _full(arguments[0])
             if path.startswith(self._prefixes):
                 (self._written if arguments[2] & _WRITES else self._heard).add(path)
+        elif event == "sqlite3.connect":
+            given = os.fsdecode(arguments[0]).removeprefix("file:").partition("?")[0]
+            self._databases.add(os.path.normpath(_full(given)))
         elif event == "os.rename":
             path = _full(arguments[1])
             if path.startswith(self._prefixes):
@@ -130,6 +137,8 @@ class Inputs:
                 if isinstance(file, str) and file.startswith(self._tops):
                     self._heard.add(file)
         found = {name for path in self._heard for name in self._both(path) if name}
+        databases = {name for path in self._databases if (name := self._name(path))}
+        found |= {n for n in databases if objects.entry_at(self.repo, self._tree, n) is not None}
         return {*filter(self._counts, found)} - self._outputs()
 
     def _outputs(self) -> set[str]:

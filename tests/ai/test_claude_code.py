@@ -77,7 +77,7 @@ def turns(*steps: Reply):
 
 
 def test_it_edits_the_parameter_and_says_what_it_cost(serve, tmp_path: Path, monkeypatch) -> None:
-    work = tmp_path / "work"
+    work = tmp_path / "[a] wörk (1) b*"
     work.mkdir()
     prompt = work / "prompt.md"
     prompt.write_text("be brief\n")

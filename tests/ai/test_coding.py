@@ -89,6 +89,15 @@ def test_a_folder_is_allowed_by_its_pattern(tmp_path: Path) -> None:
     assert not any(part.startswith(("Edit", "Write")) for part in ClaudeCodeAgent().allowed_tools)
 
 
+def test_what_a_folder_is_called_is_no_pattern(tmp_path: Path) -> None:
+    file = tmp_path / "[a] b*" / "c (1)?.md"
+    file.parent.mkdir()
+    file.touch()
+    context = AgentContext(parameters=[PathParameter(file)])
+    line = ClaudeCodeAgent().command_line(context)
+    assert f"Edit(/{tmp_path}/\\[a\\] b\\*/c (1)\\?.md)" in line
+
+
 def test_it_can_be_awaited(claude) -> None:
     work = claude()
     result = asyncio.run(ClaudeCodeAgent().arun("hello", AgentContext(folder=work)))

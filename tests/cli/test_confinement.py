@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import signal
+import sqlite3
 import sys
 import time
 from pathlib import Path
@@ -534,6 +535,32 @@ def test_the_inputs_are_in_the_notes(attack: Attack) -> None:
     differ = place.run("experiment", "compare", "a", "b", "--json").document["inputs_differ"]
     blobs = {"first": expected["cases.json"], "second": place.git("hash-object", "cases.json")}
     assert differ == [{"path": "cases.json", **blobs}]
+
+
+def test_a_database_is_an_input_if_git_has_it(attack: Attack) -> None:
+    place = attack.place
+    database = sqlite3.connect(place.top / "cases.db")
+    database.execute("CREATE TABLE cases (id, needed)")
+    database.executemany("INSERT INTO cases VALUES (?, ?)", [(str(n), n) for n in range(1, 5)])
+    database.commit()
+    database.close()
+    reading = (
+        "        import sqlite3\n"
+        "        sqlite3.connect('data/cache.db').execute('CREATE TABLE IF NOT EXISTS a (b)')\n"
+        "        database = sqlite3.connect('file:cases.db?mode=ro', uri=True)\n"
+        "        needed = dict(database.execute('SELECT id, needed FROM cases'))\n"
+        "        database.close()\n"
+    )
+    old = '        with open("cases.json") as file:\n            needed = json.load(file)\n'
+    assert old in TARGET
+    place.write("prompt.py", TARGET.replace(old, reading))
+    place.write("data/cache.db", "")
+    place.commit("database")
+    done = attack.run("edit()", "--in-place")
+    assert done.code == 0, done
+    for record in place.judged("a"):
+        assert record["inputs"]["cases.db"] == place.git("rev-parse", "HEAD:cases.db")
+        assert "data/cache.db" not in record["inputs"]
 
 
 def test_in_place_nothing_is_put_back_and_nothing_else_compared(attack: Attack) -> None:
