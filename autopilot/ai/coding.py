@@ -126,8 +126,8 @@ def _edit_rules(parameters: Sequence[PathParameter]) -> list[str]:
     for parameter in parameters:
         source = parameter.source
         found = dict.fromkeys([str(source), os.path.realpath(source)])
-        # What the user's own folders are called is no pattern.
-        paths = [_SPECIAL.sub(r"\\\g<0>", path) for path in found]
+        # What the user's own folders are called is no pattern, and a ")" would end the rule.
+        paths = [_SPECIAL.sub(r"\\\g<0>", path).replace(")", "?") for path in found]
         end = "" if parameter.is_file else f"/{parameter.pattern}"
         rules += [f"Edit(/{path}{end})" for path in paths]
     return rules

@@ -95,7 +95,7 @@ def test_what_a_folder_is_called_is_no_pattern(tmp_path: Path) -> None:
     file.touch()
     context = AgentContext(parameters=[PathParameter(file)])
     line = ClaudeCodeAgent().command_line(context)
-    assert f"Edit(/{tmp_path}/\\[a\\] b\\*/c (1)\\?.md)" in line
+    assert f"Edit(/{tmp_path}/\\[a\\] b\\*/c (1?\\?.md)" in line
 
 
 def test_it_can_be_awaited(claude) -> None:
