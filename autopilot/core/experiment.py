@@ -90,6 +90,7 @@ class Experiment(History):
         self._is_open = self._by_hand = False
         self.ignore_stop = self.only_recorded = False
         self.repeats: Mapping[tuple[int, int], tuple[str, StepRecord]] = {}
+        self._told = ""
         self.changes: Mapping[str, Any] = {}
         self.guard, self.violations = Guard(), list[str]()
 
@@ -275,14 +276,19 @@ class Experiment(History):
             told: What the optimizer is told of the budget.
 
         Returns:
-            The same; of a step that a kill ended, what it was told then: it asks the same again.
+            The same; of a step that a kill ended or that is repeated, what it was told then: it
+            asks the same again.
 
         Raises:
             ParameterError: a file was edited by hand; the edit is kept.
         """
         self.check_unedited()
         self.violations.clear()
-        return self._clock.start(epoch, step, told)
+        _, repeated = self.repeats.get((epoch, step), ("", None))
+        if repeated is not None and repeated.told:
+            told = repeated.told
+        self._told = self._clock.start(epoch, step, told)
+        return self._told
 
     def check_unedited(self) -> None:
         """Stops a run whose files somebody else is editing.
@@ -310,8 +316,10 @@ class Experiment(History):
         """Records a step; a step that changed the parameters is a commit."""
         state = self.store.state()
         changed = state != self._state
-        tried = self.violations
-        record = step_record(optimizer, epoch, number, step, error, tried, changed=changed)
+        tried, told = self.violations, self._told
+        record = step_record(
+            optimizer, epoch, number, step, error, tried, told=told, changed=changed
+        )
         if record.changed:
             self.store.commit(state, message.step_message(self.slug, record), [record])
             self._state = state

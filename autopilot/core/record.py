@@ -124,6 +124,7 @@ class StepRecord(Record):
         node: The modules whose parameters got feedback; "" is the whole system.
         error: Why the optimizer failed, if it did.
         violations: What the optimizer tried outside of the parameters, a sentence each.
+        told: What the optimizer was told of the budget: a replay tells it the same.
         cost: What the step cost.
         state: The optimizer's state_dict after the step.
     """
@@ -139,6 +140,7 @@ class StepRecord(Record):
     node: str = ""
     error: str = ""
     violations: tuple[str, ...] = ()
+    told: str = ""
     cost: Cost = Cost()
     state: Mapping[str, Any] = field(default_factory=dict)
 

@@ -44,6 +44,7 @@ def step_record(
     error: str,
     violations: Sequence[str],
     *,
+    told: str,
     changed: bool,
 ) -> StepRecord:
     """One optimizer step, with the gradients that led to it."""
@@ -63,6 +64,7 @@ def step_record(
         node=_together(p.name.rpartition(".")[0] for p in graded),
         error=hide(error),
         violations=hide(tuple(dict.fromkeys(violations))),
+        told=told,
         cost=step.cost,
         state=optimizer.state_dict(),
     )

@@ -68,8 +68,12 @@ def test_a_model_an_agent_and_judges_are_answered_from_the_notes(
 ) -> None:
     server = serve(script)
     commit(top, answerer_py=TARGET, prompt_md="be brief\n")
-    options = ("--max-epochs", "3", "--budget-tokens", "100000")
+    # What is left of the budget is told to the agent: neither the time that a replay takes nor
+    # what a resume raised changes its question.
+    options = ("--max-epochs", "2", "--budget-tokens", "20000", "--budget-seconds", "20")
     assert autopilot(top, "run", "answerer.py", "-e", "a", *options).returncode == 0
+    options = ("--max-epochs", "3", "--budget-tokens", "100000", "--budget-seconds", "3000")
+    assert autopilot(top, "resume", "a", *options).returncode == 0
     count = server.count
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     monkeypatch.delenv("ANTHROPIC_BASE_URL")
