@@ -8,17 +8,18 @@ evaluator's and data files see to it that no score of a changed one is compared.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from autopilot.core.guard import Guard
-from autopilot.engine.changes import Change, sentences
+from autopilot.engine.changes import Change, printable, sentences
 from autopilot.engine.git_folder import AGENT, GitFolder
 from autopilot.engine.inputs import Inputs
 from autopilot.engine.leftovers import adopt, end_adopted, end_marked, mark
 from autopilot.engine.links import Links
 from autopilot.engine.private_git import PrivateGit
-from autopilot.engine.surroundings import Surroundings
+from autopilot.engine.surroundings import Surroundings, stays_inside
 from autopilot.engine.workspace import AGENTS_GIT, Workspace
 from autopilot.git import objects
 from autopilot.git.stamps import Stamp, stamps_of
@@ -150,7 +151,15 @@ class Watch(_EngineGuard):
         changes = []
         for name in sorted({*before, *now}):
             was, is_now = before.get(name), now.get(name)
-            if was == is_now or any(scope.covers(name) for scope in self.scopes):
+            if was == is_now:
+                continue
+            scope = next((scope for scope in self.scopes if scope.covers(name)), None)
+            if scope is not None:
+                if is_now is not None and self._leads_out(scope, name, is_now[1]):
+                    target = printable(os.readlink(self.repo.workdir / name))
+                    changes.append(
+                        Change(name, "made", detail=f", a link to {target}", undone=left)
+                    )
                 continue
             if is_now is None:
                 gone = was is not None and was[0] == "untracked"
@@ -161,6 +170,10 @@ class Watch(_EngineGuard):
                 new = was is None and is_now[0] == "untracked"
                 changes.append(Change(name, "made" if new else "changed", undone=left))
         return told + list(sentences(changes, lambda _name: True))
+
+    def _leads_out(self, scope: Scope, name: str, stamp: Stamp | None) -> bool:
+        is_link = stamp is not None and stat.S_ISLNK(stamp[4])
+        return is_link and not stays_inside(self.repo.workdir, scope, name)
 
     def _present(self) -> dict[str, tuple[str, Stamp | None]]:
         """What differs from HEAD, how, and its stamp."""

@@ -139,14 +139,8 @@ class Surroundings:
             # A file that went with its folder, which is something else now, was not deleted.
             return all(f not in after or _is_folder(after[f]) for f in _above(name))
         if stat.S_ISLNK(now[4]):
-            return self._stays_inside(scope, name)
+            return stays_inside(self.root, scope, name)
         return stat.S_ISREG(now[4])
-
-    def _stays_inside(self, scope: Scope, name: str) -> bool:
-        """Whether a symbolic link of a parameter leads to another file of the same parameter."""
-        target = os.path.realpath(self.root / name)
-        top = os.path.realpath(self.root) + os.sep
-        return target.startswith(top) and scope.covers(target.removeprefix(top))
 
     def _matters(self, name: str, counts: Callable[[str], bool]) -> bool:
         """Whether a change is told: git ignores what is in a `.git`, this does not."""
@@ -249,6 +243,13 @@ class Surroundings:
             s = os.lstat(path)
             stamp = (s.st_mtime_ns, s.st_size, s.st_ctime_ns, s.st_ino, s.st_mode)
             self._sources[name] = replace(self._sources[name], stamp=stamp)
+
+
+def stays_inside(root: Path, scope: Scope, name: str) -> bool:
+    """Whether a symbolic link of a parameter leads to another file of the same parameter."""
+    target = os.path.realpath(root / name)
+    top = os.path.realpath(root) + os.sep
+    return target.startswith(top) and scope.covers(target.removeprefix(top))
 
 
 def _above(name: str) -> Iterator[str]:

@@ -569,6 +569,8 @@ def test_in_place_nothing_is_put_back_and_nothing_else_compared(attack: Attack) 
 edit()
 pathlib.Path("notes.txt").write_text(str(step))
 step == 1 and os.chmod("tool.sh", 0o644)
+step == 1 and os.symlink("a.md", "rules/inside.md")
+step == 1 and os.symlink("/etc/hostname", "rules/outside.md")
 step == 1 and sh("git update-ref refs/heads/topic HEAD; git config core.abbrev 8")
 if step == 2:
     pathlib.Path("cases.json").write_text("{\\"1\\": 0, \\"2\\": 0, \\"3\\": 0, \\"4\\": 0}")
@@ -584,6 +586,7 @@ if step == 2:
         f"changed config of the git folder: {left}",
         f"made refs/heads/topic: {left}",
         f"made notes.txt: {left}",
+        f"made rules/outside.md, a link to /etc/hostname: {left}",
         f"changed tool.sh: {left}",
     ]
     assert attack.violations(2) == [f"changed cases.json: {left}", f"changed notes.txt: {left}"]
