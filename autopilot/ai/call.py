@@ -34,8 +34,9 @@ from autopilot.errors import AgentRefusedError, AgentReplyError
 
 Message = Mapping[str, Any]
 
-# The service's own words on tools (the text editor: 700 tokens, use of tools: some 350) and forms.
-_UNSEEN = 2000
+# The service's own words, which are read and paid: on tools (their use takes some 350 tokens, the
+# text editor 700) and on the form of an answer.
+_UNSEEN = {"tools": 1200, "output_config": 400}
 
 
 @dataclass
@@ -136,8 +137,7 @@ class Call:
         body = request.json
         # No text has more tokens than half its bytes: what is reserved is never too little.
         read = len(json.dumps(body, default=str)) // 2
-        if "tools" in body or "output_config" in body:
-            read += _UNSEEN
+        read += sum(tokens for name, tokens in _UNSEEN.items() if name in body)
         most = Usage(read, int(body["max_tokens"]))
         worst = _cost(most, self.price)
         ledger = current_ledger()
