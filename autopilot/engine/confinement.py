@@ -23,6 +23,7 @@ from autopilot.engine.surroundings import Surroundings, stays_inside
 from autopilot.engine.workspace import AGENTS_GIT, Workspace
 from autopilot.git import objects
 from autopilot.git.stamps import Stamp, stamps_of
+from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.scope import Scope
 
 
@@ -34,12 +35,19 @@ class _EngineGuard(Guard):
         slug: The experiment.
         scopes: The parameters.
         inputs: What evaluations read.
+        store: Whose notes of the epoch that is going on an agent must leave alone.
     """
 
     def __init__(
-        self, workspace: Workspace, slug: str, scopes: Sequence[Scope], inputs: Inputs
+        self,
+        workspace: Workspace,
+        slug: str,
+        scopes: Sequence[Scope],
+        inputs: Inputs,
+        store: GitStore,
     ) -> None:
         self.repo, self.scopes, self._inputs = workspace.repo, scopes, inputs
+        self._store = store
         self._git = GitFolder(workspace.user, workspace.repo, slug)
         self._is_confined = False
         self._environment: dict[str, str | None] = {}
@@ -66,9 +74,11 @@ class _EngineGuard(Guard):
         }
         self._environment = {name: os.environ.get(name) for name in marks}
         os.environ.update(marks)
+        self._store.hold_progress()
         self._since = adopt(is_on=True)
 
-    def _unmark(self) -> None:
+    def _unmark(self) -> list[str]:
+        """Nobody of the agent's is there any more; returns what it did to the run's own notes."""
         for name, value in self._environment.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -77,15 +87,22 @@ class _EngineGuard(Guard):
         end_marked(self.repo.workdir)
         end_adopted(self._since)
         adopt(is_on=False)
+        changed = self._store.release_progress()
+        return ["changed the run's own notes of this epoch: put back"] if changed else []
 
 
 class Confinement(_EngineGuard):
     """For a worktree of the run's own."""
 
     def __init__(
-        self, workspace: Workspace, slug: str, scopes: Sequence[Scope], inputs: Inputs
+        self,
+        workspace: Workspace,
+        slug: str,
+        scopes: Sequence[Scope],
+        inputs: Inputs,
+        store: GitStore,
     ) -> None:
-        super().__init__(workspace, slug, scopes, inputs)
+        super().__init__(workspace, slug, scopes, inputs, store)
         tree = objects.tree_of(workspace.repo, workspace.repo.head_commit())
         copies = workspace.private / "copies"
         self._private, self._folder = workspace.private, workspace.folder
@@ -110,8 +127,7 @@ class Confinement(_EngineGuard):
         if not self._is_confined:
             return []
         self._is_confined = False
-        self._unmark()
-        of_git = self._private_git.leave() + self._git.put_back()
+        of_git = self._unmark() + self._private_git.leave() + self._git.put_back()
         told = self._surroundings.put_back(lambda n: n in self._read or self._links.covers(n))
         try:
             Path.cwd()
@@ -128,9 +144,14 @@ class Watch(_EngineGuard):
     """For the user's own checkout: everything is left as it is."""
 
     def __init__(
-        self, workspace: Workspace, slug: str, scopes: Sequence[Scope], inputs: Inputs
+        self,
+        workspace: Workspace,
+        slug: str,
+        scopes: Sequence[Scope],
+        inputs: Inputs,
+        store: GitStore,
     ) -> None:
-        super().__init__(workspace, slug, scopes, inputs)
+        super().__init__(workspace, slug, scopes, inputs, store)
         self._before: dict[str, tuple[str, Stamp | None]] = {}
 
     def confine(self) -> None:
@@ -144,9 +165,9 @@ class Watch(_EngineGuard):
         if not self._is_confined:
             return []
         self._is_confined = False
-        self._unmark()
+        of_notes = self._unmark()
         left = "left, since it may be yours"
-        told = [f"{what}: {left}" for what in self._git.changed()]
+        told = of_notes + [f"{what}: {left}" for what in self._git.changed()]
         before, now = self._before, self._present()
         changes = []
         for name in sorted({*before, *now}):
@@ -182,7 +203,9 @@ class Watch(_EngineGuard):
         return {name: (state, stamps.get(name)) for name, state in states.items()}
 
 
-def guard_of(workspace: Workspace, slug: str, scopes: Sequence[Scope], inputs: Inputs) -> Guard:
+def guard_of(
+    workspace: Workspace, slug: str, scopes: Sequence[Scope], inputs: Inputs, store: GitStore
+) -> Guard:
     """What keeps the agents of a run to its parameters."""
     kind = Watch if workspace.in_place else Confinement
-    return kind(workspace, slug, scopes, inputs)
+    return kind(workspace, slug, scopes, inputs, store)

@@ -243,7 +243,9 @@ class Session:
             seed=manifest.seed,
             num_workers=options.num_workers or 0,
         )
-        self.trainer.experiment.guard = guard_of(workspace, self.slug, scopes, self.inputs)
+        self.trainer.experiment.guard = guard_of(
+            workspace, self.slug, scopes, self.inputs, self.store
+        )
 
     # --- running -------------------------------------------------------------------------------
 

@@ -93,6 +93,7 @@ class GitStore(Store):
         self._entries: dict[str, dict[str, Entry]] = {}
         self._ignored: dict[str, bool] = {}
         self._progress: BinaryIO | None = None
+        self._held: list[bytes] | None = None
         self._noting = threading.Lock()
 
     # --- opening -------------------------------------------------------------------------------
@@ -313,10 +314,37 @@ class GitStore(Store):
             with self._noting:
                 if self._progress is None:
                     self._progress = self._open_progress()
-                self._progress.write(encode(record))
+                line = encode(record)
+                self._progress.write(line)
                 self._progress.flush()
+                if self._held is not None:
+                    self._held.append(line)
         except OSError as error:
             raise _cannot_write(self.layout.progress(self.repo), error) from error
+
+    def hold_progress(self) -> None:
+        """From here on, somebody who is not trusted may write: what is noted is kept in memory."""
+        with self._noting:
+            if self._progress is None:
+                self._progress = self._open_progress()
+            self._progress.flush()
+            self._held = [self.layout.progress(self.repo).read_bytes()]
+
+    def release_progress(self) -> bool:
+        """Nobody else writes any more; returns whether somebody did, which is undone."""
+        path = self.layout.progress(self.repo)
+        with self._noting:
+            content, self._held = b"".join(self._held or []), None
+            with contextlib.suppress(OSError):
+                if path.read_bytes() == content:
+                    return False
+            self._close_progress()
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            except OSError as error:
+                raise _cannot_write(path, error) from error
+            return True
 
     def _noted(self) -> list[Record]:
         try:

@@ -14,6 +14,7 @@ from autopilot.engine.confinement import guard_of
 from autopilot.engine.inputs import Inputs
 from autopilot.engine.workspace import open_workspace
 from autopilot.git.repository import Repository
+from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.scope import scope_of
 from tests.benchmarks.report import Report
 from tests.benchmarks.repos import RULES, make_repository, rule_name, rule_text
@@ -36,7 +37,9 @@ def confinement(report: Report) -> None:
             scope = scope_of(workspace.repo, PathParameter(here / RULES))
             inputs = Inputs(workspace.repo, base, (), in_place=in_place)
             inputs.scopes = [scope]
-            guard = guard_of(workspace, slug, [scope], inputs)
+            store = GitStore(slug, here, in_place=in_place)
+            store.layout.progress(user).parent.mkdir(exist_ok=True)
+            guard = guard_of(workspace, slug, [scope], inputs, store)
             first_ms = _step(guard, lambda here=here: _edit(here, 0))
             honest = [_step(guard, lambda n=n, here=here: _edit(here, n)) for n in range(steps)]
             hostile = [_step(guard, lambda n=n, here=here: _attack(here, n)) for n in range(steps)]
