@@ -137,7 +137,7 @@ class Inputs:
                 if isinstance(file, str) and file.startswith(self._tops):
                     self._heard.add(file)
         found = {name for path in self._heard for name in self._both(path) if name}
-        databases = {name for path in self._databases if (name := self._name(path))}
+        databases = {self._name(path) or "" for path in self._databases} - {""}
         found |= {n for n in databases if objects.entry_at(self.repo, self._tree, n) is not None}
         return {*filter(self._counts, found)} - self._outputs()
 
