@@ -276,17 +276,15 @@ class Experiment(History):
             told: What the optimizer is told of the budget.
 
         Returns:
-            The same; of a step that a kill ended or that is repeated, what it was told then: it
-            asks the same again.
+            The same; of a step that is made again, what it was told then: it asks the same again.
 
         Raises:
             ParameterError: a file was edited by hand; the edit is kept.
         """
         self.check_unedited()
         self.violations.clear()
-        _, repeated = self.repeats.get((epoch, step), ("", None))
-        if repeated is not None and repeated.told:
-            told = repeated.told
+        if (epoch, step) in self.repeats:
+            told = self.repeats[epoch, step][1].told or told
         self._told = self._clock.start(epoch, step, told)
         return self._told
 
@@ -317,9 +315,7 @@ class Experiment(History):
         state = self.store.state()
         changed = state != self._state
         tried, told = self.violations, self._told
-        record = step_record(
-            optimizer, epoch, number, step, error, tried, told=told, changed=changed
-        )
+        record = step_record(optimizer, epoch, number, step, error, tried, told, changed=changed)
         if record.changed:
             self.store.commit(state, message.step_message(self.slug, record), [record])
             self._state = state

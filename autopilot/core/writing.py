@@ -43,8 +43,8 @@ def step_record(
     step: Step | None,
     error: str,
     violations: Sequence[str],
-    *,
     told: str,
+    *,
     changed: bool,
 ) -> StepRecord:
     """One optimizer step, with the gradients that led to it."""
