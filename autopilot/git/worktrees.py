@@ -170,7 +170,8 @@ def commit_of_checkout(repo: Repository) -> str:
     head = repo.head_commit()
     with tempfile.TemporaryDirectory() as folder:
         index = Path(folder) / "index"
-        shutil.copyfile(repo.git_dir / "index", index)
+        # With its times: by them git tells which files it must look into although they seem clean.
+        shutil.copy2(repo.git_dir / "index", index)
         own = {"GIT_INDEX_FILE": str(index)}
         run_git(["add", "--update", "--", ":/"], cwd=repo.workdir, environment=own)
         written = run_git(["write-tree"], cwd=repo.workdir, environment=own).stdout

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,13 @@ import pytest
 from autopilot.errors import GitCommandError, RepositoryError
 from autopilot.git.commands import run_git
 from autopilot.git.repository import Repository
-from autopilot.git.worktrees import add_worktree, cache_folder, remove_worktree, worktree_path
+from autopilot.git.worktrees import (
+    add_worktree,
+    cache_folder,
+    commit_of_checkout,
+    remove_worktree,
+    worktree_path,
+)
 
 
 def listed(repo: Repository) -> list[str]:
@@ -123,3 +130,20 @@ for number in range(8):
     assert [process.returncode for process in started] == [0] * 8, said
     assert listed(repository) == [str(repository.workdir)]
     assert not cache_folder().exists()
+
+
+def test_a_change_in_the_second_of_the_last_commit_is_not_overlooked(
+    repository: Repository,
+) -> None:
+    """Git compares whole seconds; what is as young as the index, it looks into."""
+    path, index = repository.workdir / "rules" / "a.txt", repository.git_dir / "index"
+    for number in range(10):
+        path.write_text(f"{number}\n")
+        run_git(["commit", "--quiet", "--all", "--message=more"], cwd=repository.workdir)
+        path.write_text("x\n")
+        if int(path.stat().st_ctime) == int(index.stat().st_mtime) == int(path.stat().st_mtime):
+            break
+    time.sleep(1.1)
+    made = commit_of_checkout(repository)
+    shown = run_git(["show", f"{made}:rules/a.txt"], cwd=repository.workdir).stdout
+    assert shown == b"x\n"
