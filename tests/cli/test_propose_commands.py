@@ -301,7 +301,7 @@ for argument; do printf '%s\\n' "$argument"; done > "$0.arguments"
 case "$2" in
   create) [ -e "$0.there" ] && { echo "a pull request already exists" >&2; exit 1; } ;;
 esac
-echo https://github.com/ada/levels/pull/7
+echo https://git.example.com/ada/levels/pull/7
 """
 
 
@@ -323,7 +323,7 @@ def test_open_runs_gh_where_it_is_installed(levels, remote, tmp_path, monkeypatc
     gh.write_text(GH)
     gh.chmod(0o755)
     done = levels.call("propose", "create", "--open")
-    assert "the request: https://github.com/ada/levels/pull/7" in done.out
+    assert "the request: https://git.example.com/ada/levels/pull/7" in done.out
     assert Path(f"{gh}.arguments").read_text().splitlines() == command[1:]
     assert f"refs/heads/{REVIEW}" in levels.git("ls-remote", "origin")
     # One that is open already gets the new text.
