@@ -211,6 +211,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         length = int(self.headers.get("content-length", 0))
         raw = self.rfile.read(length)
+        if len(raw) < length:
+            # Whoever asked was killed in the middle of the request.
+            self.close_connection = True
+            return
         path = self.path.partition("?")[0]
         body = json.loads(raw) if raw else {}
         if path == "/v1/messages/count_tokens":
