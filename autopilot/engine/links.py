@@ -34,17 +34,6 @@ class Link:
     place: Path
 
 
-def name_of(top: Path, folder: Path, link: str) -> str:
-    """A link's path from the top.
-
-    Args:
-        top: The user's checkout.
-        folder: The folder that the link is relative to.
-        link: As it was given.
-    """
-    return Path(os.path.relpath(os.path.abspath(folder / link), top)).as_posix()
-
-
 class Links:
     """All of a run. They are links until an agent is let in; then the small ones become copies.
 

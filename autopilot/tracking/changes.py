@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from autopilot.core.message import EPOCH, EXPERIMENT, REVERTS, Score, trailers_of
-from autopilot.errors import ExperimentError, ParameterError
+from autopilot.errors import ExperimentError
 from autopilot.git import objects
 from autopilot.git.branches import Branch, find_branch
 from autopilot.git.commands import run_git
@@ -19,7 +19,7 @@ from autopilot.git.merging import is_ancestor, merge_base, merge_trees
 from autopilot.git.repository import Repository
 from autopilot.tracking.layout import experiments
 from autopilot.tracking.notebook import Epoch, Notebook
-from autopilot.tracking.places import entries_at, places_of
+from autopilot.tracking.places import entries_at, known_places
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +92,7 @@ class Changes:
 
     def __init__(self, notebook: Notebook) -> None:
         self.notebook, self.repo = notebook, notebook.repo
-        self.places = places_of(notebook.manifest)
-        if not self.places:
-            raise ParameterError(
-                f"the manifest of {notebook.slug} names no parameters",
-                hint="its manifest note was edited, or another program wrote it",
-            )
+        self.places = known_places(notebook.manifest, notebook.slug)
         self._trees: dict[str, str] = {}
 
     @cached_property

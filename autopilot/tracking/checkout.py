@@ -12,7 +12,7 @@ from autopilot.git import objects
 from autopilot.git.objects import Entry
 from autopilot.git.workfiles import WorkFiles
 from autopilot.tracking.notebook import Notebook
-from autopilot.tracking.places import entries_at, files_at, places_of
+from autopilot.tracking.places import entries_at, files_at, known_places
 from autopilot.tracking.snapshots import State, keep_snapshot, snapshots
 
 
@@ -28,12 +28,7 @@ class Checkout:
 
     def __init__(self, notebook: Notebook) -> None:
         self.notebook, self.repo = notebook, notebook.repo
-        self.places = places_of(notebook.manifest)
-        if not self.places:
-            raise ParameterError(
-                f"the manifest of {notebook.slug} names no parameters",
-                hint="its manifest note was edited, or another program wrote it",
-            )
+        self.places = known_places(notebook.manifest, notebook.slug)
         self._files = WorkFiles(self.repo, self.repo.workdir)
 
     @cached_property

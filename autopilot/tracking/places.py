@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from autopilot.core.record import Manifest
+from autopilot.errors import ParameterError
 from autopilot.files import glob_regex, list_files
 from autopilot.git.objects import SUBMODULE, Entry, list_tree
 from autopilot.git.repository import Repository
@@ -52,6 +53,21 @@ def places_of(manifest: Manifest) -> list[Place]:
         Place(path, manifest.patterns.get(name, EVERYTHING))
         for name, path in manifest.parameters.items()
     ]
+
+
+def known_places(manifest: Manifest, slug: str) -> list[Place]:
+    """Where an experiment's parameters are; there is at least one.
+
+    Raises:
+        ParameterError: nothing is known of them.
+    """
+    places = places_of(manifest)
+    if not places:
+        raise ParameterError(
+            f"the manifest of {slug} names no parameters",
+            hint="its manifest note was edited, or another program wrote it",
+        )
+    return places
 
 
 def entries_at(repo: Repository, tree: str, places: Iterable[Place]) -> dict[str, Entry]:
