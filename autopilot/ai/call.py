@@ -148,11 +148,11 @@ class Call:
             started = time.monotonic()
             try:
                 with audit.executing("model", [self.role, self.model]) as execution:
-                    response = client.send_as_stream(request, call_next)
+                    response = client.send(self.sdk, request, call_next)
                     execution.code = response.http_response.status_code
                     if not response.http_response.is_success:
                         return response
-                    reply = client.read_reply(self.sdk, response)
+                    reply, response = client.read_reply(self.sdk, request, response)
                     took = usage_of(reply).tokens
             except Exception as error:
                 if client.may_be_charged(error):
@@ -170,7 +170,7 @@ class Call:
             model, priced = str(reply.get("model", self.model)), self.price is not None
             recorder.keep(make_record(key, self.role, model, cost, parts, reply, priced=priced))
         self._take(reply, cost, priced=self.price is not None)
-        return client.as_response(self.sdk, request, reply)
+        return response
 
     def _take(self, reply: Mapping[str, Any], cost: Cost, *, priced: bool) -> None:
         usage = usage_of(reply)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Middleware = Callable[[Any, Callable[[Any], Any]], Any]
 
 _SHOWN = 200
+_TOKENS_PER_S = 128_000 / 3600  # how slowly a model may write, by the client's own reckoning
 
 
 def make_client(
@@ -47,7 +48,12 @@ def make_client(
             "the package anthropic is not installed", hint="pip install anthropic"
         ) from error
     return anthropic.Anthropic(
-        base_url=base_url, timeout=timeout_s, max_retries=max_retries, middleware=[middleware]
+        base_url=base_url,
+        timeout=timeout_s,
+        max_retries=max_retries,
+        middleware=[middleware],
+        # The record tells more than its spans, which cost a tenth of a call.
+        open_telemetry={"traces": {"enabled": False}},
     )
 
 
@@ -118,8 +124,10 @@ _HINTS = {
 }
 
 
-def send_as_stream(request: Any, call_next: Callable[[Any], Any]) -> Any:
-    """Sends an attempt as a stream, so that a long reply keeps its connection alive."""
+def send(client: Any, request: Any, call_next: Callable[[Any], Any]) -> Any:
+    """Sends an attempt; as a stream, which costs more, where the reply may take too long in one."""
+    if request.json["max_tokens"] / _TOKENS_PER_S <= client.timeout:
+        return call_next(request)
     return call_next(request.copy(body={**request.json, "stream": True}))
 
 
@@ -132,15 +140,18 @@ def may_be_charged(error: BaseException) -> bool:
     return "Connect" not in type(error.__cause__).__name__
 
 
-def read_reply(client: Any, response: Any) -> Mapping[str, Any]:
-    """The message that a streamed reply adds up to, without secrets that it may echo."""
+def read_reply(client: Any, request: Any, response: Any) -> tuple[Mapping[str, Any], Any]:
+    """The message of a reply, without secrets that it may echo; and the response that holds it."""
+    raw = response.http_response
+    if not raw.headers.get("content-type", "").startswith("text/event-stream"):
+        sent = raw.json()
+        reply = hide(dict(sent))
+        return reply, response if reply == sent else as_response(client, request, reply)
+
     import anthropic
     from anthropic.lib.streaming import MessageStream
     from anthropic.types import RawMessageStreamEvent
 
-    raw = response.http_response
-    if not raw.headers.get("content-type", "").startswith("text/event-stream"):
-        return hide(dict(raw.json()))
     stream: Any = anthropic.Stream(
         cast_to=RawMessageStreamEvent,  # type: ignore[arg-type]  # a union, as the client passes it
         response=raw,
@@ -155,8 +166,8 @@ def read_reply(client: Any, response: Any) -> Mapping[str, Any]:
         ) from error
     if message.stop_reason is None:
         raise anthropic.APIConnectionError(message="the reply broke off", request=raw.request)
-    whole: Mapping[str, Any] = message.to_dict(mode="json")
-    return hide(whole)
+    whole: Mapping[str, Any] = hide(message.to_dict(mode="json"))
+    return whole, as_response(client, request, whole)
 
 
 def as_response(client: Any, request: Any, reply: Mapping[str, Any]) -> Any:

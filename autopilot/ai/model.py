@@ -94,7 +94,8 @@ class Model:
             ReplayMissError: only records may answer, and there is none.
         """
         with self._call(role, sample) as call:
-            self.client.messages.create(**self._asked(prompt, system))
+            # Raw: the call itself keeps the reply.
+            self.client.messages.with_raw_response.create(**self._asked(prompt, system))
         return call.result()
 
     def parse(

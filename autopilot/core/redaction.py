@@ -60,10 +60,21 @@ def _is_secret(name: str) -> bool:
 
 def _secrets() -> dict[str, str]:
     """Secret to the name of its variable, the longest first."""
+    global _seen  # looking at every variable anew takes longer than the rest of a call
+    environment = dict(os.environb)
+    if environment != _seen[0]:
+        _seen = environment, _secrets_in(dict(os.environ))
+    return _seen[1]
+
+
+_seen: tuple[dict[bytes, bytes], dict[str, str]] = ({}, {})
+
+
+def _secrets_in(environment: Mapping[str, str]) -> dict[str, str]:
     found = {
         secret: name
-        for name in os.environ
-        for part in _parts(name, os.environ.get(name, ""))
+        for name, value in environment.items()
+        for part in _parts(name, value)
         if len(part) >= _SHORTEST
         for secret in _written(part)
     }

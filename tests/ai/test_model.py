@@ -58,7 +58,6 @@ def test_a_text_comes_back_with_what_it_cost(serve) -> None:
     body = server.requests[0].body
     assert body["messages"] == [{"role": "user", "content": "hi"}]
     assert body["system"][0]["cache_control"] == {"type": "ephemeral"}
-    assert body["stream"] is True
 
 
 def test_an_unknown_model_counts_tokens_and_says_that_dollars_are_unknown(serve) -> None:
@@ -110,11 +109,21 @@ def test_without_a_key_it_says_what_is_needed(serve, monkeypatch, tmp_path) -> N
     assert server.count == 0
 
 
-def test_a_stream_that_is_cut_is_asked_again(serve) -> None:
-    server = serve([say("a long answer " * 50).cut(900), say("whole")])
+def test_only_a_reply_that_may_take_too_long_in_one_comes_as_a_stream(serve) -> None:
+    server = serve([say("ok")])
+    assert Model(NAME).complete("hi").output == "ok"
+    assert Model(NAME, max_tokens=32_000).complete("hi").output == "ok"
+    assert Model(NAME, timeout_s=60).complete("hi").output == "ok"
+    assert Model(NAME, timeout_s=60, max_tokens=1000).complete("hi").output == "ok"
+    assert [r.body.get("stream", False) for r in server.requests] == [False, True, True, False]
+
+
+@pytest.mark.parametrize("max_tokens", [1000, 32_000])
+def test_a_reply_that_is_cut_is_asked_again(serve, max_tokens: int) -> None:
+    server = serve([say("a long answer " * 50).cut(500), say("whole")])
     run = make_run()
     with running(run):
-        assert Model(NAME).complete("hi").output == "whole"
+        assert Model(NAME, max_tokens=max_tokens).complete("hi").output == "whole"
     assert server.count == 2
     # The broken attempt may have been charged: it is counted, as a guess.
     assert (run.ledger.total().calls, run.ledger.total().unpriced) == (2, 1)
