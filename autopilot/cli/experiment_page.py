@@ -243,8 +243,7 @@ def _pair(first: float | None, second: float | None) -> list[str]:
 def removal(found: Removal) -> list[str]:
     """What deleting removes, one thing a line."""
     lines = [f"the branch autopilot/{found.slug}, at {tip[:7]}" for tip in found.branch.values()]
-    if found.review:
-        lines.append(f"the branch autopilot-review/{found.slug}")
+    lines += [f"the branch {name.removeprefix('refs/heads/')}" for name in found.review]
     if found.tags:
         lines.append(f"{counted(len(found.tags), 'tag')}: {_ends(sorted(found.tags))}")
     if found.notes:
@@ -256,6 +255,8 @@ def removal(found: Removal) -> list[str]:
         lines.append(f"the progress of the last epoch: {found.progress}")
     if found.worktree is not None:
         lines.append(f"the worktree {found.worktree}")
+    if found.report is not None:
+        lines.append(f"its report {found.report}")
     return lines
 
 

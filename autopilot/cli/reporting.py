@@ -16,8 +16,6 @@ from autopilot.cli.reading import Experiment
 if TYPE_CHECKING:
     from autopilot.git.repository import Repository
 
-_FOLDER = "reports"
-
 
 def report(
     context: Context,
@@ -62,6 +60,7 @@ def report(
 
 def _markdown(context: Context, slug: str | None, to: Path | None) -> None:
     from autopilot.cli.report_markdown import markdown
+    from autopilot.tracking.layout import Layout
 
     notebook, output = context.notebook(slug), context.output
     text = markdown(notebook)
@@ -70,7 +69,8 @@ def _markdown(context: Context, slug: str | None, to: Path | None) -> None:
             output.raw(text.encode("utf-8", "replace"))
         output.document({"experiment": notebook.slug, "markdown": text})
         return
-    path = _place(context, to, f"{_file_name(notebook.slug)}.md")
+    name = Layout(notebook.slug).report(notebook.repo).with_suffix(".md").name
+    path = _place(context, to, name)
     _write(path, text)
     output.line(f"{notebook.slug}: wrote {path}")
     _tell(output, notebook.repo, path)
@@ -79,6 +79,7 @@ def _markdown(context: Context, slug: str | None, to: Path | None) -> None:
 
 def _page(context: Context, slugs: list[str | None], to: Path | None, *, open_it: bool) -> None:
     from autopilot.cli.report_page import left_out, page
+    from autopilot.tracking.layout import Layout
     from autopilot.tracking.report import between, collect
     from autopilot.tracking.report_diffs import DiffPool
 
@@ -90,8 +91,9 @@ def _page(context: Context, slugs: list[str | None], to: Path | None, *, open_it
     compared = between(notebooks[0], notebooks[1], pool) if len(notebooks) > 1 else None
     reports = [collect(notebook, pool) for notebook in notebooks]
     text = page(reports, compared)
-    name = f"{'..'.join(map(_file_name, names))}.html"
-    path = _place(context, to, name) if to else repo.common_dir / "autopilot" / _FOLDER / name
+    pages = [Layout(name).report(repo) for name in names]
+    path = pages[0].with_stem("..".join(page.stem for page in pages))
+    path = _place(context, to, path.name) if to else path
     _write(path, text)
     size = len(text.encode())
     epochs = ", ".join(
@@ -117,10 +119,6 @@ def _epochs(stories: int) -> str:
 
 def _size(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(size // 1000, 1)} kB"
-
-
-def _file_name(slug: str) -> str:
-    return slug.replace("/", "-")
 
 
 def _place(context: Context, to: Path, name: str) -> Path:

@@ -315,7 +315,8 @@ class Trainer:
     def is_done(self, fit: Fit) -> bool:
         """Whether no further epoch follows; the reason is in `stop_reason` then."""
         if fit.max_epochs is not None and self.experiment.last_epoch >= fit.max_epochs:
-            self.stop(f"reached the maximum of {fit.max_epochs} epochs")
+            epochs = "1 epoch" if fit.max_epochs == 1 else f"{fit.max_epochs} epochs"
+            self.stop(f"reached the maximum of {epochs}")
         fit.optimizer.blocked = set(self.experiment.memory.blocked())
         self.stop(fit.optimizer.exhausted())
         return bool(self.stop_reason)

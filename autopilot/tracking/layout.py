@@ -81,6 +81,11 @@ class Layout:
         """The branch for a pull request."""
         return f"refs/heads/autopilot-review/{self.slug}"
 
+    @property
+    def revert(self) -> Layout:
+        """Where a promotion is taken back: its review branch."""
+        return Layout(f"{self.slug}-revert")
+
     def namespaces(self) -> list[str]:
         """Everything that only this experiment's holder writes."""
         notes = f"refs/notes/autopilot/{self.slug}"
@@ -114,6 +119,10 @@ class Layout:
     def request(self, repo: Repository) -> Path:
         """The text of the pull request, where none was named; local."""
         return repo.common_dir / "autopilot" / f"{self.slug}.request.md"
+
+    def report(self, repo: Repository) -> Path:
+        """The report's page, where no other place was named; local."""
+        return repo.common_dir / "autopilot" / "reports" / f"{self.slug.replace('/', '-')}.html"
 
 
 def experiments(repo: Repository) -> dict[str, str]:

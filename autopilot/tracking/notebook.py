@@ -484,13 +484,16 @@ def latest(repo: Repository, project: str | None = None) -> str:
     Raises:
         ExperimentError: there is no experiment.
     """
-    tips = experiments(repo)
-    if project:
-        tips = {slug: tip for slug, tip in tips.items() if slug.startswith(f"{project}/")}
+    every = experiments(repo)
+    tips = {s: tip for s, tip in every.items() if not project or s.startswith(f"{project}/")}
     if not tips:
         of = f" of the project {project}" if project else ""
+        others = sorted({slug.partition("/")[0] for slug in every if "/" in slug})
         raise ExperimentError(
-            f"there is no experiment{of} in {repo.workdir}", hint="autopilot run TARGET makes one"
+            f"there is no experiment{of} in {repo.workdir}",
+            hint=f"these have some: {', '.join(others)}"
+            if project and others
+            else "autopilot run TARGET makes one",
         )
     times = {slug: commits.read_commit(repo, tip).time_s for slug, tip in tips.items()}
     newest = [slug for slug in tips if times[slug] == max(times.values())]

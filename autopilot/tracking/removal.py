@@ -23,12 +23,13 @@ class Removal:
     Args:
         slug: Its name.
         branch: Its branch and what it points at.
-        review: Its review branch, if it has one.
+        review: Its review branch, and that for taking it back, where they are.
         tags: Those of its kept epochs.
         notes: Its notes refs.
         snapshots: Snapshots of the user's checkout.
         progress: The journal of an unfinished epoch; None where there is none.
         worktree: The folder that an interrupted run left; None where there is none.
+        report: Its page in the git directory; None where there is none.
     """
 
     slug: str
@@ -39,6 +40,7 @@ class Removal:
     snapshots: dict[str, str]
     progress: Path | None
     worktree: Path | None
+    report: Path | None
 
     @property
     def refs(self) -> dict[str, str]:
@@ -78,32 +80,38 @@ def remove(repo: Repository, removal: Removal) -> None:
             )
         if removal.worktree is not None:
             remove_worktree(repo, removal.worktree)
-        if removal.progress is not None:
-            removal.progress.unlink(missing_ok=True)
+        for file in (removal.progress, removal.report):
+            if file is not None:
+                file.unlink(missing_ok=True)
         Layout(removal.slug).request(repo).unlink(missing_ok=True)
         delete_refs(repo, removal.refs)
 
 
 def _plan(repo: Repository, slug: str) -> Removal:
     layout = Layout(slug)
-    for branch in (layout.branch, layout.review):
+    reviews = _exactly(repo, layout.review)
+    if _exactly(repo, layout.revert.branch) == {}:
+        # Else it is the review branch of an experiment of that name.
+        reviews |= _exactly(repo, layout.revert.review)
+    for branch in (layout.branch, *reviews):
         where = checked_out_at(repo, branch)
         if where is not None:
             raise RepositoryError(
                 f"the branch {branch.removeprefix('refs/heads/')} is checked out in {where}",
                 hint="git switch another branch there, then delete it",
             )
-    progress = layout.progress(repo)
+    progress, report = layout.progress(repo), layout.report(repo)
     worktree = worktree_path(repo, slug)
     return Removal(
         slug=slug,
         branch=_exactly(repo, layout.branch),
-        review=_exactly(repo, layout.review),
+        review=reviews,
         tags=_directly_below(repo, layout.tags.rstrip("/")),
         notes=_directly_below(repo, layout.notes("").rstrip("/")),
         snapshots=_directly_below(repo, layout.snapshots),
         progress=progress if progress.is_file() else None,
         worktree=worktree if (worktree / ".git").is_file() else None,
+        report=report if report.is_file() else None,
     )
 
 

@@ -48,7 +48,7 @@ def take_back(notebook: Notebook, onto: Branch, epoch: int, reason: str = "") ->
         ExperimentError: it cannot be taken back without conflict; it names the files.
     """
     repo, changes = notebook.repo, Changes(notebook)
-    layout = Layout(f"{notebook.slug}-revert")
+    layout = Layout(notebook.slug).revert
     whole = changes.whole(onto.tip, epoch)
     back = Change(whole.epoch, whole.source, whole.after, whole.before)
     tree = put(repo, onto.tip, back)

@@ -303,7 +303,7 @@ def test_a_finished_run(place: Place) -> None:
     place.run("run", "counter.py", "-e", "one", "--max-epochs", "1")
 
     done = place.run("resume", "one")
-    assert "one is finished: reached the maximum of 1 epochs" in done.out
+    assert "one is finished: reached the maximum of 1 epoch" in done.out
     more = place.run("resume", "one", "--max-epochs", "3")
     assert "reached the maximum of 3 epochs" in more.out
     assert place.verdicts("one") == ["baseline", "kept", "kept", "kept"]

@@ -120,7 +120,7 @@ def test_where_it_stands(repository, top):
     assert Notebook(repository, "demo").status.state == "running"
     store.close()
     status = Notebook(repository, "demo").status
-    assert (status.state, status.detail) == ("stopped", "reached the maximum of 1 epochs")
+    assert (status.state, status.detail) == ("stopped", "reached the maximum of 1 epoch")
     run_git(["checkout", "--quiet", "rules"], cwd=top)
     again = Experiment(GitStore("demo", top))
     again.open([PathParameter(top / "rules")])

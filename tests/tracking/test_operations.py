@@ -376,8 +376,14 @@ def test_a_removal_takes_exactly_what_belongs_to_it(top, demo):
     made = fork(demo, 3, "child")
     (top / "rules" / "a.txt").write_text("mine\n")
     Checkout(demo).snapshot()
-    git(top, "branch", "autopilot-review/demo", "autopilot/demo")
-    git(top, "branch", "mine", "autopilot/demo")
+    for name in ("autopilot-review/demo", "autopilot-review/demo-revert", "mine"):
+        git(top, "branch", name, "autopilot/demo")
+    # An experiment that is named so has its own.
+    git(top, "branch", "autopilot-review/demo-2-revert", "autopilot/demo-2")
+    make(top, "demo-2-revert", [({"a.txt": "x\n"}, 0.5)])
+    page = Layout("demo").report(demo.repo)
+    page.parent.mkdir(parents=True)
+    page.write_text("<html>")
     before = set(git(top, "for-each-ref", "--format=%(refname)").split())
     untouched = Untouched(top)
 
@@ -395,7 +401,11 @@ def test_a_removal_takes_exactly_what_belongs_to_it(top, demo):
         *(name for name in before if "demo-2" in name or "child" in name),
     }
     untouched.check()
-    assert not list((top / ".git" / "autopilot").glob("demo.progress*"))
+    assert not list((top / ".git" / "autopilot").glob("demo.progress*")) and not page.exists()
+    remove(demo.repo, plan_removal(demo.repo, "demo-2"))
+    assert git(top, "branch", "--list", "autopilot-review/*").split() == [
+        "autopilot-review/demo-2-revert"
+    ]
     # A fork keeps what it comes from.
     git(top, "gc", "--quiet", "--prune=now")
     assert Notebook(demo.repo, "child").start == made.start
