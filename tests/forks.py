@@ -1,48 +1,80 @@
-"""Processes of the command line that need not import the model's client anew.
+"""Processes of the command line that need not import everything anew.
 
-The import takes two seconds of a processor, more than most runs. So a process that has done it
-waits, and forks one for each command: a process of its own, with its own folder and environment,
-that can be killed. pygit2 is not loaded beforehand, as it looks at HOME when it is.
+The imports take half a second of a processor, with the model's client two: more than most commands.
+So a process that has done them waits, and forks one for each command: a process of its own, with
+its own folder and environment, that can be killed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_TIMEOUT_S = 120
+ROOT = Path(__file__).resolve().parents[1]
+_LOOK_S = 0.003
 
 
 class Process:
-    """A command that is running.
+    """A command that is running, to be used as a subprocess.Popen.
 
     Args:
+        parent: Who forked it.
         pid: Its process.
         folder: Where its output goes.
-
-    Attributes:
-        returncode: As of subprocess.Popen.
     """
 
-    def __init__(self, pid: int, folder: Path) -> None:
+    def __init__(self, parent: _Parent, pid: int, folder: Path) -> None:
         self.pid, self.returncode = pid, 0
-        self._folder = folder
+        self._parent, self._folder, self._ended = parent, folder, False
 
-    def communicate(self) -> tuple[str, str]:
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        if not self._ended:
+            code = self._parent.ask({"wait": self.pid})
+            if code is None:
+                return None
+            self._ended, self.returncode = True, code
+        return self.returncode
+
+    def communicate(self, timeout: float = 120) -> tuple[str, str]:
         """Waits for its end; what it wrote to stdout and stderr."""
-        self.returncode = _ask({"wait": self.pid})
-        out, err = ((self._folder / name).read_text() for name in ("out", "err"))
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("autopilot", timeout)
+            time.sleep(_LOOK_S)
+        out, err = ((self._folder / name).read_text("utf-8") for name in ("out", "err"))
+        shutil.rmtree(self._folder)
         return out, err
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal, if it runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kills it."""
+        self.send_signal(signal.SIGKILL)
 
 
 def fork(
-    arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], terminal: str = ""
+    arguments: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    terminal: str = "",
+    client: bool = False,
 ) -> Process:
     """Starts a command.
 
@@ -51,54 +83,87 @@ def fork(
         cwd: Its working directory.
         env: Its environment.
         terminal: A terminal that it writes to.
+        client: Whether it calls a model.
     """
     folder = Path(tempfile.mkdtemp(prefix="autopilot-fork-"))
     paths = [terminal, terminal] if terminal else [str(folder / "out"), str(folder / "err")]
     for name in ("out", "err"):
         (folder / name).touch()
     asked = {"argv": list(arguments), "cwd": str(cwd), "env": dict(env), "paths": paths}
-    return Process(_ask(asked), folder)
+    parent = _parents.get(client) or _parents.setdefault(client, _Parent(client=client))
+    pid = parent.ask(asked)
+    assert pid is not None
+    return Process(parent, pid, folder)
 
 
-_parents: list[subprocess.Popen[str]] = []
-
-
-def _ask(what: object) -> int:
-    if not _parents:
-        command = [sys.executable, __file__]
-        _parents.append(
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+class _Parent:
+    def __init__(self, *, client: bool) -> None:
+        command = [sys.executable, "-P", __file__, *(["client"] if client else [])]
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": path},
         )
-    stdin, stdout = _parents[0].stdin, _parents[0].stdout
-    assert stdin is not None and stdout is not None
-    stdin.write(json.dumps(what) + "\n")
-    stdin.flush()
-    return int(stdout.readline())
+
+    def ask(self, what: object) -> int | None:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None and stdout is not None
+        stdin.write(json.dumps(what) + "\n")
+        stdin.flush()
+        answer: int | None = json.loads(stdout.readline())
+        return answer
+
+
+_parents: dict[bool, _Parent] = {}
 
 
 def main() -> None:
     """Forks what stdin asks for, until it is closed."""
     _warm()
+    if "client" in sys.argv:
+        _warm_client()
+    gc.freeze()
     for line in sys.stdin:
         asked = json.loads(line)
         if "wait" in asked:
-            _, status = os.waitpid(asked["wait"], 0)
-            print(os.waitstatus_to_exitcode(status), flush=True)
+            pid, status = os.waitpid(asked["wait"], os.WNOHANG)
+            print(json.dumps(os.waitstatus_to_exitcode(status) if pid else None), flush=True)
             continue
         pid = os.fork()
         if pid == 0:
+            # It ends as a program does, with all that is to be done then.
             _become(asked)
+            return
         print(pid, flush=True)
 
 
 def _warm() -> None:
-    """Loads the client, and lets it prepare what it reads replies with."""
-    import anthropic
+    """Loads what commands load."""
+    import pygit2
+    import pydantic
+    import rich.console
     import rich.progress
     import typer
+
+    import autopilot.cli.app
+    import autopilot.cli.pages
+    import autopilot.cli.running
+    import autopilot.engine.request
+
+    del pygit2, pydantic, rich, typer, autopilot
+
+
+def _warm_client() -> None:
+    """Loads the client, and lets it prepare what it reads replies with."""
+    import anthropic
+
+    sys.path.append(str(ROOT / "tests"))
     from server import MessagesServer, say
 
-    del rich, typer
+    sys.path.pop()
     os.environ["no_proxy"] = "127.0.0.1"
     message = {"role": "user", "content": "hello"}
     asked: dict[str, Any] = {"model": "m", "max_tokens": 1, "messages": [message]}
@@ -113,25 +178,33 @@ def _warm() -> None:
 
 
 def _become(asked: Mapping[str, Any]) -> None:
-    code = 1
-    try:
-        os.setsid()
-        for number, path in enumerate(asked["paths"], start=1):
-            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOCTTY), number)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.environ.clear()
-        os.environ.update(asked["env"])
-        os.chdir(asked["cwd"])
-        from autopilot.cli.main import AutoPilotCLI
+    os.setsid()
+    for number, path in enumerate(asked["paths"], start=1):
+        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOCTTY), number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(asked["env"])
+    os.chdir(asked["cwd"])
+    _look_for_configuration()
+    sys.argv = ["autopilot", *asked["argv"]]
+    from autopilot.cli.main import main as command_line
 
-        code = AutoPilotCLI().run(asked["argv"])
-    except BaseException:  # noqa: BLE001  # shown, as the interpreter's end would
-        sys.excepthook(*sys.exc_info())
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    command_line()
+
+
+def _look_for_configuration() -> None:
+    """Where libgit2 looks for it: it asked HOME when it was loaded, which was another then."""
+    from pygit2 import settings
+    from pygit2.enums import ConfigLevel
+
+    home = os.environ.get("HOME", "")
+    settings.search_path[ConfigLevel.GLOBAL] = home
+    settings.search_path[ConfigLevel.XDG] = (
+        f"{os.environ.get('XDG_CONFIG_HOME') or f'{home}/.config'}/git"
+    )
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(KeyboardInterrupt):
+        main()

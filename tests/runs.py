@@ -137,7 +137,7 @@ def commit_target(top: Path, target: str = TARGET) -> Path:
 
 def start(top: Path, *arguments: str, **environment: str) -> Process:
     """Starts the command line."""
-    return fork(arguments, cwd=top, env=_environment(environment))
+    return fork(arguments, cwd=top, env=_environment(environment), client=True)
 
 
 def autopilot(top: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -170,7 +170,8 @@ def in_terminal(top: Path, *arguments: str) -> str:
 
     reader = threading.Thread(target=read)
     reader.start()
-    fork(arguments, cwd=top, env=environment, terminal=os.ttyname(theirs)).communicate()
+    tty = os.ttyname(theirs)
+    fork(arguments, cwd=top, env=environment, terminal=tty, client=True).communicate()
     os.close(theirs)
     reader.join()
     os.close(ours)

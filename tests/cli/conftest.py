@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import Process, fork
 
 import autopilot
 from autopilot.cli.main import AutoPilotCLI
@@ -141,8 +142,16 @@ class Place:
 
     def start(
         self, *arguments: str, cwd: Path | None = None, **environment: str
+    ) -> subprocess.Popen[str] | Process:
+        """Starts the command line; with an interpreter of its own where it needs a PYTHONPATH."""
+        if "PYTHONPATH" in environment:
+            return self.spawn(*arguments, cwd=cwd, **environment)
+        return fork(arguments, cwd=cwd or self.top, env=os.environ | environment)
+
+    def spawn(
+        self, *arguments: str, cwd: Path | None = None, **environment: str
     ) -> subprocess.Popen[str]:
-        """Starts the command line."""
+        """The same, always with an interpreter of its own: for what depends on how it starts."""
         return subprocess.Popen(
             [*COMMAND, *arguments],
             cwd=cwd or self.top,
@@ -158,7 +167,7 @@ class Place:
         """Runs the command line to its end."""
         return self.finish(self.start(*arguments, cwd=cwd, **environment))
 
-    def finish(self, process: subprocess.Popen[str], timeout_s: float = 60) -> Done:
+    def finish(self, process: subprocess.Popen[str] | Process, timeout_s: float = 60) -> Done:
         """Waits for a command that was started."""
         try:
             out, err = process.communicate(timeout=timeout_s)

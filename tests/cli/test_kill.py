@@ -320,7 +320,7 @@ def test_interrupt_while_it_starts(game: Game, number: int) -> None:
     """Whenever it comes, nothing half-made is left behind."""
     before = game.place.snapshot()
     for delay_s in (0.05, 0.15, 0.2, 0.25, 0.3):
-        process = game.place.start("run", "game.py", "-e", "one", *OPTIONS)
+        process = game.place.spawn("run", "game.py", "-e", "one", *OPTIONS)
         time.sleep(delay_s)
         process.send_signal(number)
         done = game.place.finish(process)

@@ -747,7 +747,7 @@ def test_a_project_sees_its_own_experiments(demo: Here) -> None:
     assert demo.json("status", "one", "-p", "shop")["branch"] == "autopilot/shop/one"
     message, hint = demo.refused("log", "-p", "none")
     assert message.startswith("there is no experiment of the project none in ")
-    assert hint == "autopilot run TARGET makes one"
+    assert hint == "these have some: shop"
 
 
 def test_status_of_one_experiment(demo: Here) -> None:

@@ -17,9 +17,9 @@ from tests.cli.conftest import COMMAND, Place
 
 def killed(place: Place, slug: str) -> Path:
     """A run that was killed after its first epoch; the folder of its worktree."""
-    slow = ("return Datum(items", "import time; time.sleep(0.2)\n        return Datum(items")
-    place.change("counter.py", slow)
-    process = place.start("run", "counter.py", "-e", slug)
+    slow = "import os, time; time.sleep(float(os.environ.get('SLEEP', 0)))\n        return Datum(items"
+    place.change("counter.py", ("return Datum(items", slow))
+    process = place.start("run", "counter.py", "-e", slug, SLEEP="0.2")
     while f"{slug}/epoch-0001" not in place.git("tag"):
         assert process.poll() is None, place.finish(process)
         time.sleep(0.05)
@@ -124,7 +124,7 @@ def test_what_nobody_needs_is_removed_and_nothing_else(place: Place) -> None:
 
 def test_a_worktree_in_use_stays(place: Place) -> None:
     worktree = killed(place, "one")
-    process = place.start("resume", "one")
+    process = place.start("resume", "one", SLEEP="0.1")
     time.sleep(0.6)
     assert process.poll() is None
     assert place.run("gc", "--json").document["removed"] == []
