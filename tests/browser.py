@@ -100,7 +100,10 @@ class Browser:
 
     def open(self, address: str) -> float:
         """Loads a page afresh; returns the seconds until its load event."""
+        # Its event must not be taken for that of the page.
+        self._loaded = False
         self._call("Page.navigate", {"url": "about:blank"})
+        self._until(lambda: self._loaded)
         self.problems.clear(), self.requests.clear()
         self._loaded = False
         started = time.perf_counter()

@@ -142,8 +142,8 @@ def main() -> None:
 
 def _warm() -> None:
     """Loads what commands load."""
-    import pygit2
     import pydantic
+    import pygit2
     import rich.console
     import rich.progress
     import typer

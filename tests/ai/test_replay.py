@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from answering import TARGET, script  # beside the server
+from runs import autopilot
 
 from autopilot.git.commands import run_git
-
-COMMAND = (sys.executable, "-P", "-m", "autopilot")
 
 
 @pytest.fixture
@@ -29,17 +25,6 @@ def commit(top: Path, **files: str) -> None:
         (top / name.replace("_", ".")).write_text(content)
     run_git(["add", "--all"], cwd=top)
     run_git(["commit", "--quiet", "--message=target"], cwd=top)
-
-
-def autopilot(top: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        cwd=top,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, **environment},
-    )
 
 
 def replayed(top: Path, *options: str, **environment: str) -> dict[str, Any]:

@@ -17,7 +17,9 @@ from tests.cli.conftest import COMMAND, Place
 
 def killed(place: Place, slug: str) -> Path:
     """A run that was killed after its first epoch; the folder of its worktree."""
-    slow = "import os, time; time.sleep(float(os.environ.get('SLEEP', 0)))\n        return Datum(items"
+    slow = (
+        "import os, time; time.sleep(float(os.environ.get('SLEEP', 0)))\n        return Datum(items"
+    )
     place.change("counter.py", ("return Datum(items", slow))
     process = place.start("run", "counter.py", "-e", slug, SLEEP="0.2")
     while f"{slug}/epoch-0001" not in place.git("tag"):

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from runs import COMMAND, autopilot, start
 from server import MessagesServer, Received, Reply, edit, fail, say, say_json, use_tool
 
 from autopilot.ai.recording import request_key
@@ -27,7 +28,6 @@ from autopilot.tracking.git_store import GitStore
 EXAMPLE = Path(__file__).parents[2] / "examples" / "protim"
 SPLITS = ("train", "val", "test")
 FILES = ("answers", "protim", "run")
-COMMAND = (sys.executable, "-P", "-m", "autopilot")
 RUN = ("run", "protim.py", "-e", "p", "--max-epochs", "3")
 
 # What the scripted agent adds to the prompt, epoch by epoch; the second does harm.
@@ -100,18 +100,6 @@ def commit(top: Path) -> Path:
     return top
 
 
-def start(top: Path, *command: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command, cwd=top, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def run(top: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    process = start(top, *command)
-    out, err = process.communicate(timeout=120)
-    return subprocess.CompletedProcess(command, process.returncode, out, err)
-
-
 def judged(top: Path) -> dict[int, MetricsRecord]:
     found = (r for _, r in GitStore("p", top).records(MetricsRecord) if r.split == "val")
     return {record.epoch: record for record in found}
@@ -139,7 +127,7 @@ def paid(server: MessagesServer) -> Counter[str]:
 
 def test_a_whole_run_improves_the_prompt_and_records_every_call(top: Path, serve) -> None:
     server = serve(script)
-    done = run(top, *COMMAND, *RUN)
+    done = autopilot(top, *RUN)
     assert done.returncode == 0, done.stderr
     check_result(top)
     assert "42 train / 42 val items" in done.stdout
@@ -156,7 +144,7 @@ def test_a_whole_run_improves_the_prompt_and_records_every_call(top: Path, serve
 def test_the_judge_explains_what_is_wrong(small: Path, serve) -> None:
     server = serve(script)
     options = ("-e", "p", "--max-epochs", "1", "-H", "judge=true")
-    done = run(small, *COMMAND, "run", "protim.py", *options)
+    done = autopilot(small, "run", "protim.py", *options)
     assert done.returncode == 0, done.stderr
     assert judged(small)[1].metrics["accuracy"] == pytest.approx(2 / 7)
     assert max(paid(server).values()) == 1
@@ -178,10 +166,10 @@ def test_a_killed_run_pays_nothing_twice(small: Path, serve, at: int) -> None:
         return script(request)
 
     server = serve(killing)
-    process = start(small, *COMMAND, *RUN)
-    process.communicate(timeout=120)
+    process = start(small, *RUN)
+    process.communicate()
     assert process.returncode == -signal.SIGKILL
-    done = run(small, *COMMAND, "resume", "p")
+    done = autopilot(small, "resume", "p")
     assert done.returncode == 0, done.stderr
     check_result(small)
     # Requests beside the killed one were answered to nobody: all others were asked once.
@@ -194,7 +182,7 @@ def test_without_a_key_it_says_what_it_needs_and_writes_nothing(top: Path, monke
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     for command in ((*COMMAND, *RUN), (sys.executable, "run.py")):
-        done = run(top, *command)
+        done = subprocess.run(command, cwd=top, capture_output=True, text=True)
         assert done.returncode == 1
         assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["error", "  hint"]
         assert "there is no key for Anthropic's service" in done.stderr
@@ -231,7 +219,7 @@ def test_claude_code_itself_edits_the_prompt(small: Path, serve, monkeypatch) ->
     monkeypatch.setenv("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")
     monkeypatch.setenv("DISABLE_AUTOUPDATER", "1")
     options = ("-e", "p", "--max-epochs", "1", "-H", "agent=claude-code")
-    done = run(small, *COMMAND, "run", "protim.py", *options)
+    done = autopilot(small, "run", "protim.py", *options)
     assert done.returncode == 0, done.stderr
     assert judged(small)[1].metrics["accuracy"] == pytest.approx(2 / 7)
     assert RULES[0] in show(small, "autopilot/p")
