@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pygit2
@@ -40,6 +41,23 @@ def ahead_behind(repo: Repository, ours: str, theirs: str) -> tuple[int, int]:
 def is_ancestor(repo: Repository, old: str, new: str) -> bool:
     """Whether a commit is another one, or is before it in its history."""
     return merge_base(repo, old, new) == old
+
+
+def not_in(repo: Repository, commits: Iterable[str], branch: str) -> set[str]:
+    """Those of some commits that the history of another one lacks; one walk over all.
+
+    Args:
+        repo: The repository.
+        commits: The commits.
+        branch: The commit whose history is looked at.
+    """
+    asked = set(commits)
+    with translated(f"cannot compare commits with {branch[:7]}"):
+        walker = repo.pygit.walk(None, pygit2.enums.SortMode.NONE)
+        for commit in asked:
+            walker.push(pygit2.Oid(hex=commit))
+        walker.hide(pygit2.Oid(hex=branch))
+        return asked.intersection(str(commit.id) for commit in walker)
 
 
 def merge_trees(repo: Repository, base: str, ours: str, theirs: str) -> Merge:

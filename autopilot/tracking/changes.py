@@ -15,7 +15,7 @@ from autopilot.errors import ExperimentError
 from autopilot.git import objects
 from autopilot.git.branches import Branch, find_branch
 from autopilot.git.commands import run_git
-from autopilot.git.merging import is_ancestor, merge_base, merge_trees
+from autopilot.git.merging import merge_base, merge_trees, not_in
 from autopilot.git.repository import Repository
 from autopilot.tracking.layout import experiments
 from autopilot.tracking.notebook import Epoch, Notebook
@@ -181,11 +181,10 @@ class Changes:
             epochs = [known[n] for n in trailers_of(message, EPOCH) if n in known]
             if epochs:
                 return Merged(max(epochs), commit)
-        for epoch in reversed(self.kept):
-            state = self._state(epoch.number)
-            if is_ancestor(self.repo, state, onto):
-                return Merged(epoch.number, state)
-        return Merged(None)
+        states = {epoch.number: self._state(epoch.number) for epoch in self.kept}
+        missing = not_in(self.repo, states.values(), onto)
+        there = [number for number, state in states.items() if state not in missing]
+        return Merged(there[-1], states[there[-1]]) if there else Merged(None)
 
     def _state(self, epoch: int) -> str:
         return self.notebook.after(epoch) if epoch else self.notebook.start
