@@ -123,6 +123,16 @@ def test_a_plain_push_takes_notes_and_tags_along(pair):  # noqa: F811
     assert remote(a) == refs(a, "refs/heads", "refs/notes", "refs/tags/autopilot/one/epoch-*")
 
 
+@pytest.mark.parametrize("option", ["--dry-run", "-n"])
+def test_a_dry_run_sends_nothing(pair, option):  # noqa: F811
+    a, _ = pair
+    install(a.top)
+    before = remote(a)
+    code, said = git(a, "push", option, "origin", "autopilot/one")
+    assert (code, remote(a)) == (0, before), said
+    assert "autopilot/one" in said
+
+
 def test_a_branch_does_not_go_where_its_notes_cannot(pair):  # noqa: F811
     a, b = pair
     send(a)
