@@ -28,6 +28,7 @@ from autopilot.ai.recording import (
     request_parts,
 )
 from autopilot.ai.spending import current_ledger
+from autopilot.core.record import LlmRecord
 from autopilot.core.run import current_run, say
 from autopilot.core.types import Cost
 from autopilot.errors import AgentRefusedError, AgentReplyError
@@ -51,7 +52,7 @@ class Call:
         rate: The limit to keep.
 
     Attributes:
-        sdk: The client.
+        sdk: The client, once it is asked.
         reply: The last reply.
         messages: The conversation that the last reply answered.
     """
@@ -106,6 +107,21 @@ class Call:
             model=str(self.reply.get("model", "")),
         )
 
+    def is_answered(self, body: Mapping[str, Any]) -> bool:
+        """Takes the recorded answer to a request, if there is one; without the client.
+
+        Raises:
+            ReplayMissError: only records may answer, and there is none.
+        """
+        recorder = current_recorder()
+        if recorder is None:
+            return False
+        known = recorder.answer(request_key(body, self.sample), request_parts(body))
+        if known is not None:
+            self.messages = list(body["messages"])
+            self._take_recorded(known)
+        return known is not None
+
     def attempt(self, key: str, request: Any, call_next: Callable[[Any], Any]) -> Any:
         """One attempt of the client."""
         recorder = current_recorder()
@@ -118,12 +134,7 @@ class Call:
                 known = recorder.answer(key, parts)
                 if known is None:
                     return self._pay(recorder, key, parts, request, call_next)
-        run = current_run()
-        if run is not None:
-            run.charge_recorded(known)
-        with audit.executing("model", [self.role, self.model]) as execution:
-            execution.detail = "answered from the record"
-        self._take(known.reply, known.cost, priced=known.priced)
+        self._take_recorded(known)
         return client.as_response(self.sdk, request, known.reply)
 
     def _pay(
@@ -171,6 +182,14 @@ class Call:
             recorder.keep(make_record(key, self.role, model, cost, parts, reply, priced=priced))
         self._take(reply, cost, priced=self.price is not None)
         return response
+
+    def _take_recorded(self, known: LlmRecord) -> None:
+        run = current_run()
+        if run is not None:
+            run.charge_recorded(known)
+        with audit.executing("model", [self.role, self.model]) as execution:
+            execution.detail = "answered from the record"
+        self._take(known.reply, known.cost, priced=known.priced)
 
     def _take(self, reply: Mapping[str, Any], cost: Cost, *, priced: bool) -> None:
         usage = usage_of(reply)

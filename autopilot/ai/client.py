@@ -68,43 +68,43 @@ def output_form(schema: type[BaseModel]) -> dict[str, Any]:
 @contextmanager
 def translated(model: str) -> Iterator[None]:
     """The client's errors as ours: the one boundary."""
-    import anthropic
-
     try:
         yield
     except (AutopilotError, ValidationError):
         raise
-    except anthropic.APITimeoutError as error:
-        raise AgentTimeoutError(
+    except Exception as error:
+        ours = _translation(model, error)
+        if ours is None:
+            raise
+        raise ours from error
+
+
+def _translation(model: str, error: Exception) -> AutopilotError | None:
+    """Our error for one of the client's; None for somebody else's."""
+    import anthropic
+
+    if isinstance(error, anthropic.APITimeoutError):
+        return AgentTimeoutError(
             f"{model} did not answer in time", hint="try again later, or give it more timeout_s"
-        ) from error
-    except anthropic.APIConnectionError as error:
+        )
+    if isinstance(error, anthropic.APIConnectionError):
         why = redact(str(error.__cause__ or error))
-        raise ModelCallError(
+        return ModelCallError(
             f"no answer from {model}: {one_line(why)}",
             hint="look at the network and ANTHROPIC_BASE_URL",
-        ) from error
-    except anthropic.APIStatusError as error:
+        )
+    if isinstance(error, anthropic.APIStatusError):
         said = one_line(redact(str(error.api_message or error.message)))
-        hint = _HINTS.get(error.status_code, "see https://docs.claude.com/en/api/errors")
+        said = f"{model}: the service answered {error.status_code}: {said}"
+        hint = _HINTS.get(error.status_code, _SEE)
         if error.status_code == 401:
-            raise NoKeyError(f"{model}: the service answered 401: {said}", hint=hint) from error
-        raise ModelCallError(
-            f"{model}: the service answered {error.status_code}: {said}",
-            hint=hint,
-            status=error.status_code,
-        ) from error
-    except anthropic.CredentialsError as error:
-        raise _no_key() from error
-    except anthropic.AnthropicError as error:
-        raise AgentError(
-            f"{model}: {one_line(redact(str(error)))}",
-            hint="see https://docs.claude.com/en/api/errors",
-        ) from error
-    except TypeError as error:
-        if "authentication" not in str(error):
-            raise
-        raise _no_key() from error
+            return NoKeyError(said, hint=hint)
+        return ModelCallError(said, hint=hint, status=error.status_code)
+    if isinstance(error, anthropic.CredentialsError):
+        return _no_key()
+    if isinstance(error, anthropic.AnthropicError):
+        return AgentError(f"{model}: {one_line(redact(str(error)))}", hint=_SEE)
+    return _no_key() if isinstance(error, TypeError) and "authentication" in str(error) else None
 
 
 def _no_key() -> NoKeyError:
@@ -114,6 +114,7 @@ def _no_key() -> NoKeyError:
     )
 
 
+_SEE = "see https://docs.claude.com/en/api/errors"
 _HINTS = {
     401: "set ANTHROPIC_API_KEY to a key that is valid",
     403: "this key may not use the model",

@@ -93,9 +93,12 @@ class Model:
             BudgetExceededError: too little is left; the call was not made.
             ReplayMissError: only records may answer, and there is none.
         """
+        asked = self._asked(prompt, system)
         with self._call(role, sample) as call:
-            # Raw: the call itself keeps the reply.
-            self.client.messages.with_raw_response.create(**self._asked(prompt, system))
+            # A replay needs no client, whose import takes longer than all else.
+            if self._client is not None or not call.is_answered(asked):
+                # Raw: the call itself keeps the reply.
+                self._ask(call).messages.with_raw_response.create(**asked)
         return call.result()
 
     def parse(
@@ -126,9 +129,10 @@ class Model:
         for _ in range(max_retries + 1):
             try:
                 with self._call(role, sample) as call:
-                    parsed = self.client.messages.parse(
-                        **self._asked(messages, system), output_format=schema
-                    ).parsed_output
+                    asked = self._asked(messages, system)
+                    parsed = (
+                        self._ask(call).messages.parse(**asked, output_format=schema).parsed_output
+                    )
                 if parsed is not None:
                     return parsed
                 wrong = "the reply holds no text"
@@ -179,7 +183,7 @@ class Model:
         if schema is not None:
             asked["output_config"] = clients.output_form(schema)
         with self._call(role, 0) as call:
-            runner = self.client.beta.messages.tool_runner(
+            runner = self._ask(call).beta.messages.tool_runner(
                 **asked,
                 tools=[clients.as_runnable(tool) for tool in tools],
                 cache_control={"type": "ephemeral"},
@@ -230,6 +234,10 @@ class Model:
             asked["system"] = [{"type": "text", "text": system, "cache_control": cached}]
         return asked
 
+    def _ask(self, call: Call) -> clients.Client:
+        call.sdk = self.client
+        return self.client
+
     @contextmanager
     def _call(self, role: str, sample: int) -> Iterator[Call]:
         price = price_of(self.name, self.prices)
@@ -237,7 +245,6 @@ class Model:
         token = calls.calling.set(call)
         try:
             with clients.translated(self.name):
-                call.sdk = self.client
                 yield call
         finally:
             calls.calling.reset(token)

@@ -218,6 +218,18 @@ def test_a_replay_opens_no_socket_and_names_what_changed(serve, monkeypatch) -> 
     assert "system" not in message
 
 
+def test_a_replay_needs_no_client(serve, monkeypatch) -> None:
+    serve([say("recorded", usage=(7, 1))])
+    run = make_run()
+    with running(run):
+        recorded = Model(NAME).complete("hi", system="be kind", sample=1)
+    monkeypatch.setitem(sys.modules, "anthropic", None)  # as if it were not installed
+    with running(run), use_recorder(StoreRecorder(run.experiment.store, "replay")):
+        assert Model(NAME).complete("hi", system="be kind", sample=1) == recorded
+        with pytest.raises(ReplayMissError, match="only the sample's number"):
+            Model(NAME).complete("hi", system="be kind")
+
+
 def test_a_replay_of_nothing_says_so() -> None:
     replay = use_recorder(StoreRecorder(InMemoryStore(), "replay"))
     with replay, pytest.raises(ReplayMissError, match="neither is any other"):
