@@ -34,6 +34,7 @@ class Reply:
         message: What the error says.
         delay_s: How long it takes.
         wait: What else it waits for.
+        body: What is sent in place of a message.
         cut_after: Bytes of the body after which the connection is closed; None: all is sent.
         headers: Further headers.
         usage: Input and output tokens.
@@ -46,6 +47,7 @@ class Reply:
     message: str = ""
     delay_s: float = 0.0
     wait: Callable[[], object] | None = None
+    body: bytes | None = None
     cut_after: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     usage: tuple[int, int] = (100, 20)
@@ -227,6 +229,8 @@ class _Handler(BaseHTTPRequestHandler):
         reply = self.server.owner.answer(Received(path, headers, body))
         if reply.status != 200:
             self._send(reply.status, _error(reply.error, reply.message), reply.headers)
+        elif reply.body is not None:
+            self._send(200, reply.body, reply.headers, reply.cut_after)
         elif body.get("stream"):
             content = b"".join(_events(_message(reply, body)))
             self._send(200, content, {"content-type": "text/event-stream"}, reply.cut_after)

@@ -5,8 +5,8 @@ Its errors become ours here, and replies go in and out of its middleware here.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import BaseModel, ValidationError
@@ -65,7 +65,7 @@ def output_form(schema: type[BaseModel]) -> dict[str, Any]:
     return {"format": form}
 
 
-@contextmanager
+@contextlib.contextmanager
 def translated(model: str) -> Iterator[None]:
     """The client's errors as ours: the one boundary."""
     try:
@@ -145,8 +145,8 @@ def read_reply(client: Any, request: Any, response: Any) -> tuple[Mapping[str, A
     """The message of a reply, without secrets that it may echo; and the response that holds it."""
     raw = response.http_response
     if not raw.headers.get("content-type", "").startswith("text/event-stream"):
-        sent = raw.json()
-        reply = hide(dict(sent))
+        sent = _message_in(raw)
+        reply = hide(sent)
         return reply, response if reply == sent else as_response(client, request, reply)
 
     import anthropic
@@ -160,15 +160,30 @@ def read_reply(client: Any, request: Any, response: Any) -> tuple[Mapping[str, A
     )
     try:
         message: Any = MessageStream(stream, anthropic.NOT_GIVEN).get_final_message()
-    except (anthropic.APIStatusError, AssertionError) as error:
+    except (anthropic.APIStatusError, AssertionError, ValueError) as error:
         # It ended early, or with an error in its middle: worth another attempt.
+        said = error if isinstance(error, anthropic.APIStatusError) else None
         raise anthropic.APIConnectionError(
             message="the reply broke off", request=raw.request
-        ) from error
+        ) from said
     if message.stop_reason is None:
         raise anthropic.APIConnectionError(message="the reply broke off", request=raw.request)
     whole: Mapping[str, Any] = hide(message.to_dict(mode="json"))
     return whole, as_response(client, request, whole)
+
+
+def _message_in(raw: Any) -> dict[str, Any]:
+    """The message in a response that came in one; what is none is worth another attempt, too."""
+    import anthropic
+
+    with contextlib.suppress(ValueError, TypeError, LookupError):
+        sent = raw.json()
+        if isinstance(sent["content"], list):
+            return dict(sent)
+    begin = one_line(redact(raw.text))
+    raise anthropic.APIConnectionError(
+        message=f"what came back is no message: {begin}", request=raw.request
+    )
 
 
 def as_response(client: Any, request: Any, reply: Mapping[str, Any]) -> Any:

@@ -129,6 +129,25 @@ def test_a_reply_that_is_cut_is_asked_again(serve, max_tokens: int) -> None:
     assert (run.ledger.total().calls, run.ledger.total().unpriced) == (2, 1)
 
 
+@pytest.mark.parametrize("kind", ["application/json", "text/html", "text/event-stream"])
+def test_what_is_no_message_is_an_error_that_may_pass(serve, kind: str) -> None:
+    page = b"<html>%slog in, %s</html>" % (b" " * 190, KEY.encode())
+    cut = [b'{"type": "message", "content": [{"type": "te', b'data: {"type": "message_sta\n\n']
+    others = [b'{"type": "error", "error": {"type": "overloaded_error"}}', b"[1]", b"null", b"\xfc"]
+    wrong = [Reply(body=x, headers={"content-type": kind}) for x in [page, *cut, *others, b""]]
+    server = serve([*wrong, wrong[0], say("whole")])
+    run = make_run()
+    with running(run):
+        for number in range(len(wrong)):
+            with pytest.raises(ModelCallError, match="no answer from .*: (what came|the reply)"):
+                Model(NAME, max_retries=0).complete(f"hi {number}")
+        assert Model(NAME, max_retries=1).complete("hi").output == "whole"
+    # They may have been charged: they are counted, as guesses, and answer nothing later.
+    spent = run.ledger.total()
+    assert (server.count, spent.calls, spent.unpriced) == (10, 10, 9)
+    assert "planted" not in str(run.experiment.store.calls())
+
+
 def test_a_slow_reply_times_out(serve) -> None:
     serve([say("late").slowly(3)])
     started = time.monotonic()
