@@ -62,7 +62,7 @@ def _secrets() -> dict[str, str]:
     """Secret to the name of its variable, the longest first."""
     global _seen  # looking at every variable takes as long as much of a model's call
     # The bytes behind it are compared at once; its own items are decoded one by one.
-    environment: dict[object, object] = vars(os.environ).get("_data") or dict(os.environ)
+    environment: dict[object, object] = getattr(os.environ, "_data", None) or dict(os.environ)
     if environment != _seen[0]:
         _seen = environment.copy(), _secrets_in(dict(os.environ))
     return _seen[1]

@@ -184,6 +184,15 @@ def test_a_variables_name_says_whether_it_is_secret(monkeypatch, name, value, hi
     assert (hide(kept) == kept) is not hidden
 
 
+def test_the_environment_may_change_and_be_another_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_TOKEN", "planted-one")
+    assert hide("planted-one planted-two") == "[hidden] planted-two"
+    monkeypatch.setenv("SERVICE_TOKEN", "planted-two")
+    assert hide("planted-one planted-two") == "planted-one [hidden]"
+    monkeypatch.setattr(os, "environ", {"SERVICE_TOKEN": "planted-one"})
+    assert hide("planted-one planted-two") == "[hidden] planted-two"
+
+
 def test_a_password_in_an_address_is_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgres://bob:planted-secret@db:5432/x")
     monkeypatch.setenv("HOMEPAGE", "http://planted.example:8080/a@b")
