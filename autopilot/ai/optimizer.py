@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from autopilot.ai.agent import Agent, AgentContext, AgentResult
 from autopilot.ai.asking import go_on
-from autopilot.ai.excerpt import excerpt
+from autopilot.ai.excerpt import show
 from autopilot.ai.prompting import DATA_RULE, fence, read_reply, shorten
 from autopilot.core.message import one_line
 from autopilot.core.optimizer import Optimizer, Step
@@ -237,20 +237,7 @@ class AgentOptimizer(Optimizer):
         return shorten("\n\n".join(parts), self.max_chars)
 
     def _render_parameters(self) -> str:
-        """The content, as far as there is room: first of what the feedback names."""
-        contents = list(self._contents())
-        feedback = self._render_gradients()
-        named = {name for name, _ in contents if Path(name).name in feedback}
-        room, shown = self.max_chars, set()
-        for name, text in sorted(contents, key=lambda pair: pair[0] not in named):
-            if len(text) <= room:
-                room -= len(text)
-                shown.add(name)
-        share = room // max(len(contents) - len(shown), 1)
-        return "\n\n".join(
-            f"=== {name}\n{text}" if name in shown else _in_part(name, text, feedback, share)
-            for name, text in contents
-        )
+        return show(list(self._contents()), self._render_gradients(), self.max_chars)
 
     def _contents(self) -> Iterator[tuple[str, str]]:
         for number, parameter in enumerate(self.parameters):
@@ -263,14 +250,6 @@ class AgentOptimizer(Optimizer):
                 except UnicodeDecodeError:
                     text = "(binary)"
                 yield os.path.relpath(parameter.root / name), text
-
-
-def _in_part(name: str, text: str, feedback: str, room: int) -> str:
-    """A file that is too long to be shown: its name, and the lines that the feedback points to."""
-    parts = excerpt(text, feedback, room)
-    what = "in part" if parts else "not shown"
-    head = f"=== {name} ({len(text)} characters, {what}: read it with your tools)"
-    return f"{head}\n{parts}" if parts else head
 
 
 def _texts(snapshot: Any) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autopilot.ai.excerpt import excerpt
+from autopilot.ai.excerpt import excerpt, show
 
 TEXT = "\n".join(f"rule {n}: answer kindly" for n in range(1, 501))
 
@@ -33,3 +33,19 @@ def test_it_never_takes_more_room_than_there_is() -> None:
 
 def test_feedback_that_points_nowhere_shows_nothing() -> None:
     assert excerpt(TEXT, "zzz", 1000) == ""
+
+
+def test_of_many_files_the_named_parts_come_first_and_all_of_it_is_limited() -> None:
+    files = [(f"src/modül {n:04}.py", f"value = {n}\n" * 20) for n in range(2000)]
+    files.append(("src/the rules.md", TEXT * 20))
+    shown = show(files, "modül 1500.py is wrong, and line 77 of the rules.md", 5000)
+    assert "=== src/modül 1500.py\nvalue = 1500\n" in shown
+    assert f"=== src/the rules.md ({len(TEXT * 20)} characters, in part: " in shown
+    assert "\n77\trule 77: answer kindly\n" in shown
+    assert "=== src/modül 0000.py\n" in shown
+    assert "more, not shown: list them with your tools" in shown
+    assert len(shown) < 3 * 5000
+
+
+def test_an_empty_file_is_named() -> None:
+    assert show([("a.md", ""), ("b.md", "long")], "", 2).startswith("=== a.md\n")
