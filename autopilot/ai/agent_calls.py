@@ -1,4 +1,4 @@
-"""Calls of agents that are programs: answered from the record, or made and recorded.
+"""Calls that are no messages of the API: answered from the record, or made and recorded.
 
 What one edits is commits, not records.
 """
@@ -31,7 +31,7 @@ def agent_call(
     """A call of an agent that is a program: answered from the record, or made and recorded.
 
     Args:
-        asked: All that its answer depends on; "prompt" among it.
+        asked: All that its answer depends on; "prompt" among it if it edits.
         role: Under which name it is counted.
         make: Makes it.
         edits: It may edit files: it is made again as long as its step was not committed.

@@ -17,11 +17,14 @@ from pydantic import BaseModel, ValidationError
 from autopilot.ai import call as calls
 from autopilot.ai import client as clients
 from autopilot.ai.agent import AgentResult
+from autopilot.ai.agent_calls import agent_call
 from autopilot.ai.call import Call, Message
 from autopilot.ai.prices import Price, price_of
 from autopilot.ai.prompting import explain
 from autopilot.ai.rate import RateLimit
+from autopilot.ai.spending import current_ledger
 from autopilot.ai.tools import Tool
+from autopilot.core.types import Cost
 from autopilot.errors import AgentReplyError
 
 T = TypeVar("T", bound=BaseModel)
@@ -199,12 +202,29 @@ class Model:
         answered = {"role": "assistant", "content": call.reply.get("content", [])}
         return call.result(), [*call.messages, answered]
 
-    def count_tokens(self, prompt: str | Sequence[Message], *, system: str = "") -> int:
-        """The tokens of a prompt, as the service counts them; a request that costs nothing."""
-        asked = self._asked(prompt, system)
+    def count_tokens(
+        self, prompt: str | Sequence[Message], *, system: str = "", role: str = ""
+    ) -> int:
+        """The tokens of a prompt, as the service counts them: a recorded call that costs nothing.
+
+        Args:
+            prompt: See `complete`.
+            system: See `complete`.
+            role: See `complete`.
+
+        Raises:
+            AgentError: see `complete`.
+        """
+        asked, role = self._asked(prompt, system), role or self.role
         del asked["max_tokens"]
-        with clients.translated(self.name):
-            return self.client.messages.count_tokens(**asked).input_tokens
+
+        def count() -> AgentResult:
+            with clients.translated(self.name), current_ledger().reserve(role) as reserved:
+                counted = self.client.messages.count_tokens(**asked).input_tokens
+                reserved.settle(Cost())
+            return AgentResult(str(counted), cost_usd=0.0, model=self.name)
+
+        return int(agent_call(asked, role, count, edits=False).output)
 
     @property
     def client(self) -> clients.Client:

@@ -139,13 +139,31 @@ def test_what_is_no_message_is_an_error_that_may_pass(serve, kind: str) -> None:
     run = make_run()
     with running(run):
         for number in range(len(wrong)):
-            with pytest.raises(ModelCallError, match="no answer from .*: (what came|the reply)"):
+            with pytest.raises(ModelCallError, match=r"no answer from .*: (what came|the reply)"):
                 Model(NAME, max_retries=0).complete(f"hi {number}")
         assert Model(NAME, max_retries=1).complete("hi").output == "whole"
     # They may have been charged: they are counted, as guesses, and answer nothing later.
     spent = run.ledger.total()
     assert (server.count, spent.calls, spent.unpriced) == (10, 10, 9)
     assert "planted" not in str(run.experiment.store.calls())
+
+
+def test_counted_tokens_are_recorded_as_a_call_that_costs_nothing(serve) -> None:
+    serve([])
+    model, run = Model(NAME), make_run(calls=2)
+    with running(run):
+        counted = model.count_tokens("hi", system="be kind")
+        assert model.count_tokens("hi", system="be kind") == counted > 0
+        assert model.count_tokens("hi " * 100) > counted
+        with pytest.raises(BudgetExceededError):
+            model.count_tokens("something else")
+    spent = run.ledger.total()
+    assert (spent.calls, spent.tokens, spent.cost_usd, spent.unpriced) == (2, 0, 0.0, 0)
+    elsewhere = Model(NAME, base_url="http://127.0.0.1:9", max_retries=0)
+    with running(make_run()), use_recorder(StoreRecorder(run.experiment.store, "replay")):
+        assert elsewhere.count_tokens("hi", system="be kind") == counted
+        with pytest.raises(ReplayMissError, match=r"messages.0.content: recorded 'hi', now 'ho'"):
+            elsewhere.count_tokens("ho", system="be kind")
 
 
 def test_a_slow_reply_times_out(serve) -> None:
