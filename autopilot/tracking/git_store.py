@@ -157,6 +157,7 @@ class GitStore(Store):
                 )
             self._refuse_checked_out()
             self._tip, self._tip_tree = tip, objects.tree_of(self.repo, tip)
+            self._refuse_moved()
             self._known = self._entries_of(self._tip_tree)
             if self.in_place:
                 self._refuse_edits()
@@ -456,6 +457,15 @@ class GitStore(Store):
             return self._ignored[full]
 
         return ignores
+
+    def _refuse_moved(self) -> None:
+        starts = [commit for commit, _ in self.journal.read(Manifest)]
+        if starts and starts[0] not in {revision.id for revision in self.log()}:
+            branch = self.layout.branch.removeprefix("refs/heads/")
+            raise ExperimentError(
+                f"the branch {branch} was moved: it does not have the start commit {starts[0][:7]}",
+                hint=f"see where it was: git reflog {branch}; then: git branch -f {branch} COMMIT",
+            )
 
     def _base(self) -> str | None:
         for commit, _ in self.journal.read(Manifest):

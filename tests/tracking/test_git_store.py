@@ -207,6 +207,19 @@ def test_the_branch_is_never_moved_where_it_is_checked_out(top, store):
         open_store(top).reopen()
 
 
+def test_a_branch_that_was_moved_away_is_not_gone_on_with(top, store):
+    start = store.tip
+    store.close()
+    git(top, "commit", "--quiet", "--allow-empty", "--message=another")
+    for elsewhere in ("main", "main~1"):
+        git(top, "branch", "--force", "autopilot/demo", elsewhere)
+        with pytest.raises(ExperimentError, match="does not have the start commit") as caught:
+            open_store(top).reopen()
+        assert "git reflog autopilot/demo" in caught.value.hint
+    git(top, "branch", "--force", "autopilot/demo", start)
+    open_store(top).reopen()
+
+
 def test_an_edit_by_hand_is_kept_on_reopening(top, store):
     store.close()
     (top / "rules" / "a.txt").write_text("by hand\n")
