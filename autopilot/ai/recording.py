@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -143,6 +144,8 @@ def use_recorder(recorder: Recorder) -> Iterator[None]:
 def recording_beside(path: Path, limits: Limits) -> Iterator[Ledger]:
     """Calls inside, outside of any experiment, are kept in a file, and answered from there.
 
+    What they have to say that is no error goes to the log at the end.
+
     Args:
         path: The file; its folder exists.
         limits: What they may cost, with those that the file holds already.
@@ -150,8 +153,13 @@ def recording_beside(path: Path, limits: Limits) -> Iterator[Ledger]:
     recorder, ledger = LocalRecorder(path), Ledger(limits)
     for call in recorder.calls():
         ledger.charge(call.role, call.cost, known=call.priced, judged=True)
-    with running(Run(Experiment(), ledger)), use_recorder(recorder):
-        yield ledger
+    run = Run(Experiment(), ledger)
+    try:
+        with running(run), use_recorder(recorder):
+            yield ledger
+    finally:
+        for note in run.notes:
+            logging.getLogger("autopilot").warning("%s", note)
 
 
 def spent_beside(path: Path) -> Spent:

@@ -168,6 +168,15 @@ def test_a_budget_stops_and_a_larger_one_goes_on(inside, serve) -> None:
     assert rows[1].split() == ["all", "4", "1", "1"]
 
 
+@pytest.mark.parametrize("budget", [("--budget-usd", "0.01"), ()])
+def test_a_budget_of_dollars_that_cannot_be_held_is_told(inside, parts, serve, caplog, budget):
+    serve(script)
+    parts.write("parts.py", PARTS.replace("claude-haiku-4-5", "somebody-else"))
+    assert inside("generate", "run", "parts.py", "-n", "4", *budget)[0] == 0
+    told = ["the price of somebody-else is unknown: its calls do not count in dollars"]
+    assert caplog.messages == (told if budget else [])
+
+
 def test_ctrl_c_says_how_to_go_on(inside, serve) -> None:
     def interrupting(request: Received) -> Reply:
         if server.count == 5:
