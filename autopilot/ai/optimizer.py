@@ -253,8 +253,8 @@ class AgentOptimizer(Optimizer):
 
 
 def _texts(snapshot: Any) -> Iterator[str]:
-    """What stands in a parameter's state; of files, their contents."""
-    states = snapshot.values() if isinstance(snapshot, Mapping) else [snapshot]
+    """What stands in a parameter's state; of files, their names and contents."""
+    states = [*snapshot, *snapshot.values()] if isinstance(snapshot, Mapping) else [snapshot]
     for state in states:
         content = state.content if isinstance(state, FileState) else state
         yield content.decode("utf-8", "replace") if isinstance(content, bytes) else str(content)

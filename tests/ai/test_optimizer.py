@@ -271,6 +271,21 @@ def test_an_edit_that_writes_a_secret_down_is_undone_and_told(
     assert prompt.read_text() == "key: planted-0123456789\n"
 
 
+def test_a_file_may_not_be_named_after_a_secret(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("SERVICE_TOKEN", "planted-0123456789")
+    rules = PathParameter(tmp_path)
+    (tmp_path / "a.md").write_text("be brief\n")
+    rules.grad = TextGradient("be polite")
+
+    def stealing(_path: Path) -> str:
+        (tmp_path / "planted-0123456789").mkdir()
+        (tmp_path / "planted-0123456789" / "b.md").write_text("be kind\n")
+        return said()
+
+    AgentOptimizer(ScriptedAgent([stealing]), [rules], max_retries=0).step()
+    assert rules.files() == ["a.md"]
+
+
 def test_what_is_left_of_the_budget_is_told(prompt: PathParameter) -> None:
     run = Run(Experiment(), Ledger(Limits(tokens=100, cost_usd=2, calls=10, seconds=50)))
     run.told = run.left()
