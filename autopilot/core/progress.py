@@ -87,6 +87,21 @@ class ResultLog:
         )
 
 
+def note_rest(store: Store, epoch: int, seconds: float) -> None:
+    """Notes what of an epoch's time no note has: a session ends in the middle of it.
+
+    Args:
+        store: Keeps the notes.
+        epoch: The epoch that is going on.
+        seconds: What it took so far, over all sessions.
+    """
+    noted = ResultLog(store)
+    noted.load([note for note in store.progress() if note.epoch == epoch])
+    rest = seconds - noted.seconds()
+    if rest > 0:
+        store.note_progress(Progress(epoch=epoch, seconds=rest))
+
+
 class StepClock:
     """Says in the store that a step edits files, and for how long it did.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,11 +28,12 @@ from autopilot.core.loop import EpochLoop, Fit, Loop
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.policy import Decision, Policy
+from autopilot.core.progress import note_rest
 from autopilot.core.record import LlmRecord
 from autopilot.core.run import Run, running
 from autopilot.core.stopping import Budget
 from autopilot.core.types import Cost, Result
-from autopilot.errors import BudgetExceededError, ModuleError, UsageError
+from autopilot.errors import AutopilotError, BudgetExceededError, ModuleError, UsageError
 
 if TYPE_CHECKING:
     from autopilot.core.metric import Metric, MetricCollection
@@ -108,6 +111,7 @@ class Trainer:
         self.monitor, self.mode = monitor or "accuracy", "max"
         self.current_epoch = 0
         self.decision: Decision | None = None
+        self._began_s = math.inf
         self.callback_metrics: dict[str, dict[str, float]] = {}
         self.stop_reason = ""
         self._monitor = monitor
@@ -192,7 +196,11 @@ class Trainer:
             self.run = Run(self.experiment, self._ledger())
             with running(self.run):
                 self.call("on_fit_start")
-                self.loop.run(fit)
+                try:
+                    self.loop.run(fit)
+                except BaseException:
+                    self._note_rest()
+                    raise
                 self.experiment.on_loop_complete("stopped", self.stop_reason)
                 self.call("on_fit_end")
         except BudgetExceededError as spent:
@@ -324,8 +332,17 @@ class Trainer:
     def start_epoch(self, epoch: int) -> None:
         """Makes an epoch the current one."""
         self.current_epoch, self.decision, self._epoch_cost = epoch, None, Cost()
+        self._began_s = time.monotonic() - self.experiment.recorded_seconds()
         self.run.start_epoch(epoch)
         self.callback_metrics = {}
+
+    def _note_rest(self) -> None:
+        """The wall clock of an epoch that is left in its middle counts when it is gone on with."""
+        experiment = self.experiment
+        if experiment.last_epoch < self.current_epoch:
+            # Why it is left is more than that it cannot be noted.
+            with contextlib.suppress(AutopilotError):
+                note_rest(experiment.store, self.current_epoch, time.monotonic() - self._began_s)
 
     def decide(
         self, decision: Decision, metrics: dict[str, dict[str, float]], cost: Cost
@@ -404,6 +421,7 @@ class Trainer:
             raise UsageError(f"mode is {self.mode!r}", hint='set mode = "max" or mode = "min"')
         self.stop_reason = ""
         self.decision = None
+        self._began_s = math.inf
 
     def _ledger(self) -> Ledger:
         """What may be spent, less what the experiment's calls have cost so far."""

@@ -3,9 +3,11 @@
 import pytest
 
 from autopilot.core.experiment import Experiment
+from autopilot.core.loss import Loss
 from autopilot.core.module import AutoPilotModule, Module
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
+from autopilot.core.run import current_run
 from autopilot.core.stopping import Budget, EarlyStopping, Plateau
 from autopilot.core.store import InMemoryStore
 from autopilot.core.trainer import Trainer
@@ -147,7 +149,8 @@ def test_time_before_a_kill_counts(monkeypatch):
         # The baseline and one of two training batches are done.
         Trainer(experiment=Experiment(store)).fit(slow(2), max_epochs=1)
     result = Trainer(experiment=Experiment(store)).fit(slow(None), max_epochs=1)
-    assert result.cost.seconds == 40.0
+    # With the batch that was interrupted, which brought nothing.
+    assert result.cost.seconds == 50.0
 
 
 def test_what_a_kill_lost_is_paid_for(monkeypatch):
@@ -183,8 +186,33 @@ def test_what_a_kill_lost_is_paid_for(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         Trainer(experiment=Experiment(store)).fit(pipeline(2), max_epochs=1)
     resumed = Trainer(experiment=Experiment(store)).fit(pipeline(None), max_epochs=1).cost
-    # The first train batch, of two items, was evaluated in both sessions.
-    assert (resumed.evaluations, resumed.seconds) == (whole.evaluations + 2, whole.seconds + 10)
+    # The first train batch, of two items, was evaluated in both sessions; the second took its time.
+    assert (resumed.evaluations, resumed.seconds) == (whole.evaluations + 2, whole.seconds + 20)
+
+
+def test_a_budget_of_time_holds_over_sessions_that_end_inside_of_an_epoch(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    asked = []
+
+    class Asking(Scores):
+        def configure_loss(self):
+            return AskingLoss()
+
+    class AskingLoss(Loss):
+        def forward(self, data, targets=None):
+            for _ in range(5):
+                with current_run().ledger.reserve("judge"):
+                    asked.append(now[0])
+                    now[0] += 10
+            return super().forward(data, targets)
+
+    store = InMemoryStore()
+    for budget, count in ((25, 3), (25, 3), (45, 5)):
+        trainer = Trainer([Budget(seconds=budget)], experiment=Experiment(store))
+        assert trainer.fit(Asking(*UP), max_epochs=1).interrupted
+        assert len(asked) == count
 
 
 def test_a_metric_of_its_own_stops():
