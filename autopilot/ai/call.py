@@ -17,8 +17,9 @@ from typing import Any
 from autopilot import audit
 from autopilot.ai import client
 from autopilot.ai.agent import AgentResult
+from autopilot.ai.parallel import to_its_end
 from autopilot.ai.prices import Price, Usage
-from autopilot.ai.rate import RateLimit
+from autopilot.ai.rate import RateLimit, Sent
 from autopilot.ai.recording import (
     Recorder,
     current_recorder,
@@ -28,6 +29,7 @@ from autopilot.ai.recording import (
     request_parts,
 )
 from autopilot.ai.spending import current_ledger
+from autopilot.core.ledger import Reservation
 from autopilot.core.record import LlmRecord
 from autopilot.core.run import current_run, say
 from autopilot.core.types import Cost
@@ -155,28 +157,45 @@ class Call:
         if self.price is None and math.isfinite(ledger.limits.cost_usd):
             say(f"the price of {self.model} is unknown: its calls do not count in dollars")
         with ledger.reserve(self.role, worst.tokens, worst.cost_usd) as reservation:
-            sent, took = self.rate.wait(most.tokens), 0
-            started = time.monotonic()
-            try:
-                with audit.executing("model", [self.role, self.model]) as execution:
-                    response = client.send(self.sdk, request, call_next)
-                    execution.code = response.http_response.status_code
-                    if not response.http_response.is_success:
-                        return response
-                    reply, response = client.read_reply(self.sdk, request, response)
-                    took = usage_of(reply).tokens
-            except Exception as error:
-                if client.may_be_charged(error):
-                    lost = _cost(Usage(most.input_tokens // 2), self.price)
-                    reservation.settle(lost, known=False)
-                    why = client.one_line(str(error))
-                    keep_lost(self.role, self.model, lost, why, priced=False)
-                    took = most.input_tokens // 2
-                raise
-            finally:
-                self.rate.settle(sent, took)
-            cost = _cost(usage_of(reply), self.price, time.monotonic() - started)
-            reservation.settle(cost, known=self.price is not None)
+            sent = self.rate.wait(most.tokens)
+
+            def send() -> Any:
+                return self._send(recorder, key, parts, request, call_next, most, reservation, sent)
+
+            return to_its_end(send)
+
+    def _send(
+        self,
+        recorder: Recorder | None,
+        key: str,
+        parts: Mapping[str, str],
+        request: Any,
+        call_next: Callable[[Any], Any],
+        most: Usage,
+        reservation: Reservation,
+        sent: Sent,
+    ) -> Any:
+        took, started = 0, time.monotonic()
+        try:
+            with audit.executing("model", [self.role, self.model]) as execution:
+                response = client.send(self.sdk, request, call_next)
+                execution.code = response.http_response.status_code
+                if not response.http_response.is_success:
+                    return response
+                reply, response = client.read_reply(self.sdk, request, response)
+                took = usage_of(reply).tokens
+        except Exception as error:
+            if client.may_be_charged(error):
+                lost = _cost(Usage(most.input_tokens // 2), self.price)
+                reservation.settle(lost, known=False)
+                why = client.one_line(str(error))
+                keep_lost(self.role, self.model, lost, why, priced=False)
+                took = most.input_tokens // 2
+            raise
+        finally:
+            self.rate.settle(sent, took)
+        cost = _cost(usage_of(reply), self.price, time.monotonic() - started)
+        reservation.settle(cost, known=self.price is not None)
         if recorder is not None:
             model, priced = str(reply.get("model", self.model)), self.price is not None
             recorder.keep(make_record(key, self.role, model, cost, parts, reply, priced=priced))

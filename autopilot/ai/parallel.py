@@ -1,9 +1,10 @@
-"""Work on many items side by side, in threads that wait on the network."""
+"""Work in threads that wait on the network: on many items side by side, and what is paid."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextvars import copy_context
 from typing import TypeVar
 
@@ -43,3 +44,35 @@ def each(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [future.result() for future in futures]
+
+
+def to_its_end(work: Callable[[], R]) -> R:
+    """What the work returns; Ctrl-C waits for it, since it is paid, and a second one does not.
+
+    Args:
+        work: Called with the context of this call; in a thread where Ctrl-C would break it off.
+
+    >>> to_its_end(lambda: 42)
+    42
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    future: Future[R] = Future()
+    context = copy_context()
+
+    def run() -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_result(context.run(work))
+        except BaseException as error:  # noqa: BLE001  # it is raised where it is waited for
+            future.set_exception(error)
+
+    try:
+        threading.Thread(target=run, daemon=True).start()
+        return future.result()
+    except KeyboardInterrupt:
+        if not future.cancel():
+            # It has begun.
+            future.exception()
+        raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +19,7 @@ from autopilot.ai.agent import AgentContext
 from autopilot.ai.anthropic_agent import AnthropicAgent
 from autopilot.ai.model import Model
 from autopilot.ai.prices import Price
+from autopilot.ai.rate import RateLimit
 from autopilot.ai.recording import StoreRecorder, use_recorder
 from autopilot.core.experiment import Experiment
 from autopilot.core.ledger import Ledger, Limits
@@ -164,6 +167,32 @@ def test_counted_tokens_are_recorded_as_a_call_that_costs_nothing(serve) -> None
         assert elsewhere.count_tokens("hi", system="be kind") == counted
         with pytest.raises(ReplayMissError, match=r"messages.0.content: recorded 'hi', now 'ho'"):
             elsewhere.count_tokens("ho", system="be kind")
+
+
+def test_ctrl_c_waits_for_a_call_that_is_paid(serve) -> None:
+    def interrupting(_request: Received) -> Reply:
+        os.kill(os.getpid(), signal.SIGINT)
+        return say("ok").slowly(0.1)
+
+    server, run = serve(interrupting), make_run()
+    with running(run):
+        with pytest.raises(KeyboardInterrupt):
+            Model(NAME).complete("hi")
+        assert run.ledger.total().tokens == 120
+        assert Model(NAME).complete("hi").output == "ok"
+    assert server.count == 1
+
+
+def test_ctrl_c_does_not_wait_for_a_call_that_may_not_go_out_yet(serve) -> None:
+    server = serve([say("ok")])
+    model = Model(NAME, rate=RateLimit(requests_per_minute=1))
+    with running(make_run()):
+        model.complete("hi")
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            model.complete("ho")
+    assert server.count == 1 and time.monotonic() - started < 20
 
 
 def test_a_slow_reply_times_out(serve) -> None:

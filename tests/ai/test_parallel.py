@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from contextvars import ContextVar
 
 import pytest
 
-from autopilot.ai.parallel import each
+from autopilot.ai.parallel import each, to_its_end
 
 
 def test_results_come_in_order_and_are_told_as_they_come() -> None:
@@ -47,3 +49,20 @@ def test_the_context_of_the_caller_holds_in_the_threads() -> None:
     variable: ContextVar[str] = ContextVar("variable")
     variable.set("seen")
     assert each(lambda _: variable.get(), [1, 2], 2) == ["seen", "seen"]
+
+
+def test_what_is_paid_is_done_before_ctrl_c_is_raised() -> None:
+    place: ContextVar[str] = ContextVar("place")
+    place.set("here")
+    ended: list[str] = []
+
+    def work() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        ended.append(place.get())
+
+    with pytest.raises(KeyboardInterrupt):
+        to_its_end(work)
+    assert ended == ["here"]
+    with pytest.raises(ZeroDivisionError):
+        to_its_end(lambda: 1 // 0)
