@@ -169,6 +169,26 @@ def test_counted_tokens_are_recorded_as_a_call_that_costs_nothing(serve) -> None
             elsewhere.count_tokens("ho", system="be kind")
 
 
+def test_messages_may_hold_the_clients_own_blocks(serve) -> None:
+    from anthropic.types import TextBlock
+
+    server, run = serve([say("ok")]), make_run()
+    said = [TextBlock(type="text", text="hello")]
+    asked = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": said},
+        {"role": "user", "content": ({"type": "text", "text": t} for t in ("and", "so?"))},
+    ]
+    with running(run):
+        assert Model(NAME).complete(asked[:2]).output == "ok"
+        assert Model(NAME).complete(asked[:2]).output == "ok"
+        assert Model(NAME).count_tokens(asked[:2]) > 0
+        assert Model(NAME).complete(asked).output == "ok"
+    assert server.count == 2
+    assert server.requests[0].body["messages"][1]["content"] == [{"type": "text", "text": "hello"}]
+    assert [b["text"] for b in server.requests[1].body["messages"][2]["content"]] == ["and", "so?"]
+
+
 def test_ctrl_c_waits_for_a_call_that_is_paid(serve) -> None:
     def interrupting(_request: Received) -> Reply:
         os.kill(os.getpid(), signal.SIGINT)
