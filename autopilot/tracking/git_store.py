@@ -32,6 +32,7 @@ from autopilot.errors import (
 from autopilot.git import commits, objects, refs
 from autopilot.git.branches import checked_out_at
 from autopilot.git.locks import ExclusiveLock
+from autopilot.git.merging import is_ancestor
 from autopilot.git.objects import Entry
 from autopilot.git.repository import Repository
 from autopilot.git.workfiles import WorkFiles
@@ -460,7 +461,7 @@ class GitStore(Store):
 
     def _refuse_moved(self) -> None:
         starts = [commit for commit, _ in self.journal.read(Manifest)]
-        if starts and starts[0] not in {revision.id for revision in self.log()}:
+        if starts and not is_ancestor(self.repo, starts[0], self.tip):
             branch = self.layout.branch.removeprefix("refs/heads/")
             raise ExperimentError(
                 f"the branch {branch} was moved: it does not have the start commit {starts[0][:7]}",

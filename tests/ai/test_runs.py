@@ -151,6 +151,25 @@ def test_what_was_paid_before_kills_in_each_role_is_not_paid_again(top: Path, se
     assert spent(top).spent.tokens == 120 * len(answered)
 
 
+def test_ctrl_c_waits_for_what_is_paid_and_says_so(top: Path, serve) -> None:
+    def interrupting(request: Received) -> Reply:
+        if server.count == 6:
+            os.kill(process.pid, signal.SIGINT)
+            return script(request).slowly(1.5)
+        return script(request)
+
+    server = serve(interrupting)
+    process = start(top, *RUN, "2")
+    _, err = process.communicate()
+    assert process.returncode == 130, err
+    assert "stopping once the calls are answered that are paid" in err
+    done = autopilot(top, "resume", "a")
+    assert done.returncode == 0, done.stderr
+    assert "stopping" not in done.stderr
+    assert max(Counter(keys(server)).values()) == 1
+    assert subjects(top) == WHOLE[:3]
+
+
 def test_a_resume_answers_from_the_record_and_opens_no_socket(
     top: Path, serve, no_sockets: Path
 ) -> None:
