@@ -8,10 +8,10 @@ import random
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from autopilot.core import graph
 from autopilot.core.metric import ItemMean, Metric, MetricCollection
@@ -54,7 +54,7 @@ class Evaluator:
         """The result of one batch, its items in order and under the batch's item ids.
 
         Raises:
-            EvaluationError: the step returned something other than a Datum.
+            EvaluationError: the step returned something other than a Datum with one for each item.
         """
         recorded = self.experiment.recall(split, epoch, index, batch)
         if recorded is not None:
@@ -109,13 +109,13 @@ class Evaluator:
     def _step(self, split: str, batch: Datum) -> Datum:
         step: Callable[[Datum], Any] = getattr(self.module, STEPS[split])
         data = self.module.call(step, batch)
-        if not isinstance(data, Datum):
+        wrong = _mistake(data, batch)
+        if wrong:
             raise EvaluationError(
-                f"{type(self.module).__name__}.{STEPS[split]} returned "
-                f"{type(data).__name__}, not a Datum",
+                f"{type(self.module).__name__}.{STEPS[split]} returned {wrong}",
                 hint="return Datum(items=[...]) with one Datum for each item of the batch",
             )
-        return data
+        return cast(Datum, data)
 
     def _failure(self, error: BaseException, batch: Datum) -> Datum:
         message = f"{type(error).__name__}: {error}"
@@ -125,6 +125,33 @@ class Evaluator:
         if graph.is_grad_enabled():
             graph.attach(self.module, batch, failed)
         return failed
+
+
+def _mistake(data: object, batch: Datum) -> str:
+    """Why a step's result cannot be one, as what it is; empty if it can."""
+    if not isinstance(data, Datum):
+        return f"{type(data).__name__}, not a Datum"
+    items: object = data.items
+    if not isinstance(items, list | tuple):
+        return f"a Datum whose items are a {type(items).__name__}, not a list"
+    if items and batch.items and len(items) != len(batch.items):
+        return f"{len(items)} items for a batch of {len(batch.items)}"
+    for item in (*items, data):
+        if not isinstance(item, Datum):
+            return f"an item that is a {type(item).__name__}, not a Datum"
+        held: dict[str, Any] = vars(item)
+        # "no" would count as passed.
+        if isinstance(held["success"], str):
+            return f"an item with success={item.success!r}, which is neither True nor False"
+        for name in ("feedback", "error_message"):
+            if not isinstance(held[name], str | None):
+                return f"an item whose {name} is a {type(held[name]).__name__}, not a text"
+        if not isinstance(held["metrics"], Mapping):
+            return f"an item whose metrics are a {type(held['metrics']).__name__}, not a dict"
+        for name, value in held["metrics"].items():
+            if not hasattr(value, "__float__"):
+                return f"an item whose metric {name!r} is {value!r}, not a number"
+    return ""
 
 
 def _singles(batch: Datum) -> list[Datum]:

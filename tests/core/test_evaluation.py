@@ -54,6 +54,30 @@ def test_one_item_that_raises_fails_alone(split):
     assert module.calls == [["i0", "i1", "i2", "i3"], ["i0"], ["i1"], ["i2"], ["i3"]]
 
 
+@pytest.mark.parametrize(
+    ("returned", "says"),
+    [
+        ({"items": [{"success": True}] * 2}, "an item that is a dict, not a Datum"),
+        ({"items": (Datum() for _ in range(2))}, "items are a generator, not a list"),
+        ({"items": [Datum()]}, "1 items for a batch of 2"),
+        ({"items": [Datum(), Datum(success="no")]}, "success='no'"),
+        ({"items": [Datum(), Datum(feedback=["too long"])]}, "feedback is a list, not a text"),
+        ({"items": [Datum(), Datum(error_message=ValueError())]}, "error_message is a ValueError"),
+        ({"items": [Datum(), Datum(metrics={"f1": "high"})]}, "metric 'f1' is 'high', not a num"),
+        ({"items": [Datum(), Datum()], "metrics": {"f1": None}}, "metric 'f1' is None"),
+        ({"items": [Datum(metrics=["f1"])] * 2}, "metrics are a list, not a dict"),
+    ],
+)
+def test_what_cannot_be_a_result_is_named(returned, says):
+    class Wrong(Picky):
+        def forward(self, batch):
+            return Datum(**returned)
+
+    with pytest.raises(EvaluationError, match=says) as refused:
+        evaluator(Wrong()).run("val", 0, 0, batch("a", "b"))
+    assert "one Datum for each item" in refused.value.hint
+
+
 def test_a_failure_has_a_graph_so_that_feedback_reaches_the_module():
     module = Picky()
     data = evaluator(module).run("train", 1, 0, batch("bad"))
