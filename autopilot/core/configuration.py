@@ -1,4 +1,4 @@
-"""What a module configures, checked: its data, its optimizer, its loss."""
+"""What a module configures, checked: its data, its optimizer, its loss, its policy, callbacks."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from autopilot.core.callback import Callback, check_callback
 from autopilot.core.loss import ChainLoss, Loss
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer
+from autopilot.core.policy import Policy
 from autopilot.core.rules import ChainOptimizer
 from autopilot.errors import ModuleError, UsageError
 
@@ -63,6 +65,37 @@ def loss_of(module: AutoPilotModule) -> Loss:
             hint="return a Loss, or a list of them",
         )
     return losses[0] if len(losses) == 1 else ChainLoss(losses)
+
+
+def policy_of(module: AutoPilotModule) -> Policy:
+    """The module's policy; the default one where it has none of its own.
+
+    Raises:
+        ModuleError: it is none.
+    """
+    configured: object = module.configure_policy() or Policy()
+    if not isinstance(configured, Policy):
+        raise ModuleError(
+            f"{type(module).__name__}.configure_policy() returned {configured!r}, not a Policy",
+            hint="return a Policy; gates go into one: Policy([...])",
+        )
+    return configured
+
+
+def callbacks_of(module: AutoPilotModule) -> list[Callback]:
+    """The module's callbacks.
+
+    Raises:
+        ModuleError: they are no list.
+        UsageError: one is no Callback, or has a method that would never be called.
+    """
+    configured: object = module.configure_callbacks()
+    if not isinstance(configured, list | tuple):
+        raise ModuleError(
+            f"{type(module).__name__}.configure_callbacks() returned {configured!r}, not a list",
+            hint="return a list of Callbacks",
+        )
+    return [check_callback(callback) for callback in configured]
 
 
 def check_window(accumulate: object) -> None:

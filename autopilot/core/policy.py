@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autopilot.core.types import Cost, Datum, GateResult, Verdict
+from autopilot.errors import UsageError
 
 Metrics = Mapping[str, Mapping[str, float]]
 
@@ -144,6 +145,9 @@ class Policy:
     Args:
         gates: Conditions beside the improvement.
 
+    Raises:
+        UsageError: something among them is no Gate.
+
     >>> view = EpochView(1, {"val": {"f1": 0.8}}, {}, {"val": {"f1": 0.7}}, monitor="f1")
     >>> Policy().judge(view).explain()
     'val f1 0.700 -> 0.800'
@@ -151,6 +155,12 @@ class Policy:
 
     def __init__(self, gates: Sequence[Gate] = ()) -> None:
         self.gates = list(gates)
+        for gate in self.gates:
+            if not isinstance(gate, Gate):
+                raise UsageError(
+                    f"{gate!r} is not a Gate",
+                    hint="pass objects, as in Policy([MinGate(...)]); a function: CustomGate(...)",
+                )
 
     def improved(self, view: EpochView) -> GateResult:
         """Whether the epoch is better than the best; subclasses may ask for more or less."""

@@ -11,7 +11,7 @@ from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.record import TOGETHER
 from autopilot.core.types import Cost
-from autopilot.errors import StateError
+from autopilot.errors import ModuleError, StateError
 
 
 class Rule(ABC):
@@ -47,7 +47,7 @@ class RuleOptimizer(Optimizer):
         rules: The strategies, in order. After the last comes the first again.
 
     Raises:
-        ValueError: no rules, or two of one name.
+        ValueError: no rules, two of one name, or something that is no Rule.
 
     >>> class Longer(Rule):
     ...     name = "longer"
@@ -67,6 +67,9 @@ class RuleOptimizer(Optimizer):
     def __init__(self, parameters: Iterable[Parameter], rules: Sequence[Rule]) -> None:
         super().__init__(parameters)
         self.rules = list(rules)
+        for rule in self.rules:
+            if not isinstance(rule, Rule):
+                raise ValueError(f"{rule!r} is not a Rule; pass objects, as in [AddWord()]")
         names = [rule.name for rule in self.rules]
         if not names or len(set(names)) < len(names) or not all(names):
             raise ValueError(f"rules need distinct names, got {names}")
@@ -97,6 +100,11 @@ class RuleOptimizer(Optimizer):
             if gradient is None or not rule.applies(gradient):
                 continue
             summary = rule.apply(parameter, gradient)
+            if not isinstance(summary, str | None):
+                raise ModuleError(
+                    f"{type(rule).__name__}.apply() returned {summary!r}, not a text",
+                    hint="say what was done, as a commit's subject reads; None if nothing was",
+                )
             if summary:
                 done.append(summary)
         if done:

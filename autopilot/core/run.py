@@ -19,7 +19,7 @@ from autopilot.core.ledger import Ledger
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.record import TOGETHER, LlmRecord
 from autopilot.core.types import Cost
-from autopilot.errors import AgentError, NoMoreCallsError, ReplayMissError
+from autopilot.errors import AgentError, ModuleError, NoMoreCallsError, ReplayMissError
 
 if TYPE_CHECKING:
     from autopilot.core.experiment import Experiment
@@ -109,6 +109,7 @@ class Run:
         Raises:
             AgentError: it used a strategy that is blocked, or an agent's failure left it without
                 any feedback.
+            ModuleError: it returned something else than a Step of texts.
         """
         failures, self._failures = self._failures, []
         if failures and all(parameter.grad is None for parameter in optimizer.parameters):
@@ -124,6 +125,12 @@ class Run:
             self.step_number, self.ledger.in_step = 0, False
             self.put_back()
             guard.listens = True
+        wrong = _mistake(done)
+        if wrong:
+            raise ModuleError(
+                f"{type(optimizer).__name__}.step() returned {wrong}",
+                hint='return Step("what was done", strategy="its name"), or None',
+            )
         used = set(done.strategy.split(TOGETHER)) if done is not None else set()
         for name in sorted(used & optimizer.blocked):
             raise AgentError(
@@ -177,6 +184,18 @@ class Run:
 
 _current: ContextVar[Run | None] = ContextVar("autopilot_run", default=None)
 _active: list[Run] = []
+
+
+def _mistake(done: object) -> str:
+    """Why that is no step, as what it is; empty if it is one, or None."""
+    if done is None:
+        return ""
+    if not isinstance(done, Step):
+        return f"{type(done).__name__}, not a Step"
+    for name in ("summary", "strategy", "rationale"):
+        if not isinstance(getattr(done, name), str):
+            return f"a Step whose {name} is {getattr(done, name)!r}, not a text"
+    return ""
 
 
 def current_run() -> Run | None:

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from autopilot.core.callback import Callback, check_callback, check_moments
 from autopilot.core.configuration import (
+    callbacks_of,
     check_window,
     data_source,
     forecast,
     loss_of,
     optimizer_of,
+    policy_of,
 )
 from autopilot.core.evaluation import Evaluator, SplitMetrics, evaluate_split
 from autopilot.core.experiment import Experiment
@@ -179,7 +181,7 @@ class Trainer:
             module=module,
             loss=loss_of(module),
             optimizer=optimizer,
-            policy=self.policy or module.configure_policy() or Policy(),
+            policy=self.policy or policy_of(module),
             evaluator=Evaluator(module, self.experiment, self.seed, self.num_workers),
             train=train,
             val=val,
@@ -410,8 +412,7 @@ class Trainer:
         for name, parameter in module.named_parameters():
             parameter.name = name
         check_moments(module)
-        own = [check_callback(callback) for callback in module.configure_callbacks()]
-        self._active = [*self.callbacks, *own]
+        self._active = [*self.callbacks, *callbacks_of(module)]
         name = self._monitor or module.monitor
         self.monitor = name.removeprefix("val_").removeprefix("val/").removeprefix("val ")
         metrics: dict[str, Metric | MetricCollection] = dict(module.named_metrics())

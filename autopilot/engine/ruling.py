@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from autopilot.core.policy import Decision, EpochView, Metrics, Policy, decide
+from autopilot.core.configuration import policy_of
+from autopilot.core.policy import Decision, EpochView, Metrics, decide
 from autopilot.core.types import Datum, datum_from_json
 from autopilot.engine.checkout import load_here
 from autopilot.engine.target import users_code
@@ -73,7 +74,7 @@ def rule(notebook: Notebook, number: int) -> Ruling:
     )
     errors = [item.error_message for item in items if item.error_message]
     with users_code(manifest.target):
-        policy = module.configure_policy() or Policy()
+        policy = policy_of(module)
         decision = decide(policy, view, errors if items and len(errors) == len(items) else ())
     return Ruling(epoch, against.number if against else None, type(policy).__name__, decision)
 

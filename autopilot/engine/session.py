@@ -11,6 +11,7 @@ from typing import Any
 
 from autopilot import __version__
 from autopilot.core.callback import Callback
+from autopilot.core.configuration import callbacks_of
 from autopilot.core.experiment import Experiment
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.record import Manifest, MetricsRecord
@@ -225,7 +226,7 @@ class Session:
                     workspace, self.module, manifest.base, include_dirty=include_dirty
                 )
             loaders = self.module.train_dataloader(), self.module.val_dataloader()
-            own = self.module.configure_callbacks()
+            own = callbacks_of(self.module)
         if loaders[1] is None:
             self.notes.append("there is no val split: an epoch is kept unless all its items fail")
         self.split_sizes = _items(loaders[0]), _items(loaders[1])

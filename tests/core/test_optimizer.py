@@ -8,7 +8,7 @@ from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.rules import ChainOptimizer, Rule, RuleOptimizer
 from autopilot.core.types import Cost
-from autopilot.errors import StateError
+from autopilot.errors import ModuleError, StateError
 from autopilot.testing import ScriptedOptimizer
 
 
@@ -157,6 +157,20 @@ def test_rules_go_on_where_they_were():
 def test_rules_need_distinct_names(names):
     with pytest.raises(ValueError, match="rules need distinct names"):
         ruled(*[Append(name) for name in names])
+
+
+def test_what_is_no_rule_or_says_no_words_is_named():
+    with pytest.raises(ValueError, match="is not a Rule; pass objects"):
+        RuleOptimizer([Parameter("")], [Append])
+
+    class Silent(Append):
+        def apply(self, parameter, gradient):
+            return True
+
+    parameter = Parameter("")
+    parameter.grad = Gradient("too short")
+    with pytest.raises(ModuleError, match=r"Silent\.apply\(\) returned True, not a text"):
+        RuleOptimizer([parameter], [Silent("a")]).step()
 
 
 def test_a_chain_is_one_step():

@@ -6,6 +6,7 @@ from autopilot.core.callback import Callback
 from autopilot.core.experiment import Experiment
 from autopilot.core.metric import Metric
 from autopilot.core.module import AutoPilotModule
+from autopilot.core.optimizer import Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Policy
 from autopilot.core.record import Manifest
@@ -268,8 +269,33 @@ def test_what_is_missing_is_said():
     module.configure_loss = lambda: [None]
     with pytest.raises(ModuleError, match=r"configure_loss\(\) returned \[None\], not a Loss"):
         Trainer().fit(module, TRAIN, VAL)
+    for name, wrong in (("policy", 3), ("callbacks", "none")):
+        module = Scale(3)
+        setattr(module, f"configure_{name}", lambda wrong=wrong: wrong)
+        with pytest.raises(ModuleError, match=rf"configure_{name}\(\) returned {wrong!r}, not a "):
+            Trainer().fit(module, TRAIN, VAL)
     with pytest.raises(UsageError, match="at least 1, not 0"):
         Trainer(accumulate_grad_batches=0)
+
+
+@pytest.mark.parametrize(
+    ("returned", "says"),
+    [
+        ("be louder", "returned str, not a Step"),
+        (True, "returned bool, not a Step"),
+        (Step(3), "returned a Step whose summary is 3, not a text"),
+        (Step("x", strategy=None), "returned a Step whose strategy is None, not a text"),
+    ],
+)
+def test_a_step_that_returns_something_else_is_undone(returned, says):
+    module = Scale(3)
+    optimizer = ScriptedOptimizer(module.parameters(), [("five", 5)])
+    act = optimizer.step
+    optimizer.step = lambda: act() and returned
+    module.configure_optimizers = lambda: optimizer
+    with pytest.raises(ModuleError, match=says):
+        Trainer().fit(module, TRAIN, VAL)
+    assert module.level.data == 2
 
 
 def test_an_empty_loader_is_an_error():

@@ -6,6 +6,7 @@ import pytest
 
 import autopilot.policy
 from autopilot.core.policy import EpochView, Gate, Policy, apart
+from autopilot.errors import UsageError
 from autopilot.policy import (
     CustomGate,
     MinGate,
@@ -161,3 +162,10 @@ def test_the_package_exports_every_gate_and_policy():
     }
     assert gates - exported.keys() == {"BoundGate"}
     assert exported.keys() - gates == {"Decision", "EpochView"}
+
+
+@pytest.mark.parametrize("wrong", [NoRegression, lambda view: True, 0.8])
+def test_what_is_no_gate_is_refused_before_it_judges(wrong):
+    with pytest.raises(UsageError, match="is not a Gate") as refused:
+        Policy([MinGate("f1", 0.5), wrong])
+    assert "CustomGate" in refused.value.hint
