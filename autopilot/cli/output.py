@@ -183,7 +183,9 @@ class Output:
         traceback = redact(getattr(error, "user_traceback", ""))
         if traceback:
             print(_printable(traceback.rstrip(), self.stderr), file=self.stderr)
-        print(_printable(f"error: {message}", self.stderr), file=self.stderr)
+        # What the user's own code raised may have many lines.
+        line = " ".join(message.splitlines())
+        print(_printable(f"error: {line}", self.stderr), file=self.stderr)
         if hint:
             print(_printable(f"  hint: {hint}", self.stderr), file=self.stderr)
         self.stderr.flush()

@@ -80,7 +80,9 @@ def explain_missing(workspace: Workspace, base: str, error: MissingSourceError) 
     name = Path(error.path).relative_to(here).as_posix()
     if not (workspace.user.workdir / name).exists():
         return ParameterError(
-            f"the parameter {name} does not exist", hint="create and commit it, or correct it"
+            f"the parameter {name} does not exist",
+            hint="create and commit it, or correct the path: it starts at the folder that you are "
+            "in, or at the target's with Path(__file__).parent",
         )
     for depth in range(1, name.count("/") + 2):
         folder = "/".join(name.split("/")[:depth])

@@ -69,6 +69,21 @@ def typed(factory: Callable[..., Any], hparams: Mapping[str, str]) -> dict[str, 
     return found
 
 
+def lacking(factory: Callable[..., Any], arguments: Mapping[str, Any]) -> list[str]:
+    """The names of arguments that a class or callable needs and does not get."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [
+        p.name
+        for p in parameters
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        and p.default is p.empty
+        and p.name not in arguments
+    ]
+
+
 def _value(adapter: Any, key: str, value: str, invalid: type[ValidationError]) -> Any:
     try:
         return adapter.validate_strings(value)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from autopilot.core.module import AutoPilotModule
-from autopilot.engine.hparams import typed
+from autopilot.engine.hparams import lacking, typed
 from autopilot.engine.projects import (
     PROJECT_FILE,
     command_lines_of,
@@ -26,7 +26,7 @@ from autopilot.engine.projects import (
     only_command_line,
     own_part,
 )
-from autopilot.errors import AutopilotError, TargetError, UserCodeError
+from autopilot.errors import AutopilotError, TargetError, UsageError, UserCodeError
 
 K = TypeVar("K")
 
@@ -138,10 +138,12 @@ def build(factory: Callable[..., Any], hparams: Mapping[str, str], text: str, ki
     """Calls the class or callable with the hyperparameters, typed by its signature.
 
     Raises:
-        UsageError: a hyperparameter that it does not take, or of another type.
+        UsageError: a hyperparameter that it does not take, or lacks, or of another type.
         TargetError: it fails, or gives something else than the kind.
     """
     arguments = typed(factory, hparams)
+    for name in lacking(factory, arguments):
+        raise UsageError(f"{text} needs the argument {name}", hint=f"give it: -H {name}=VALUE")
     try:
         made = factory(**arguments)
     except AutopilotError:
@@ -176,16 +178,18 @@ def users_code(text: str, hint: str = "the traceback is above") -> Iterator[None
     except AutopilotError:
         raise
     except (Exception, SystemExit) as error:
+        shown = user_traceback(error)
+        if not shown:
+            hint = "autopilot failed at something that the target gave it; --verbose shows where"
         raise UserCodeError(
-            f"{text}: {type(error).__name__}: {error}",
-            hint=hint,
-            user_traceback=user_traceback(error),
+            f"{text}: {type(error).__name__}: {error}", hint=hint, user_traceback=shown
         ) from error
 
 
 def user_traceback(error: BaseException) -> str:
-    """The traceback without autopilot's and the import system's frames."""
+    """The traceback without autopilot's and the import system's frames; empty if none is left."""
     shown = traceback.TracebackException.from_exception(error)
+    left = 0
     layer: traceback.TracebackException | None = shown
     while layer is not None:
         own = [
@@ -194,8 +198,10 @@ def user_traceback(error: BaseException) -> str:
             if not frame.filename.startswith((_PACKAGE, "<frozen importlib"))
         ]
         layer.stack = traceback.StackSummary.from_list(own)
+        # A SyntaxError says itself where it is.
+        left += len(own) + (layer.exc_type is not None and issubclass(layer.exc_type, SyntaxError))
         layer = layer.__cause__ or layer.__context__
-    return "".join(shown.format())
+    return "".join(shown.format()) if left else ""
 
 
 def _import(load: Callable[[], types.ModuleType], text: str) -> types.ModuleType:

@@ -290,7 +290,12 @@ def test_package_that_is_installed_elsewhere(place: Place, tmp_path: Path) -> No
 def test_parameter_that_does_not_exist(place: Place) -> None:
     place.change("counter.py", ('"x.txt"', '"y.txt"'))
 
-    place.refused("run", "counter.py", says=("y.txt", "does not exist"), hints=("commit",))
+    place.refused(
+        "run",
+        "counter.py",
+        says=("y.txt", "does not exist"),
+        hints=("commit", "starts at the folder that you are in", "Path(__file__).parent"),
+    )
 
 
 def test_parameter_that_matches_nothing(place: Place) -> None:
@@ -596,6 +601,38 @@ def test_step_that_returns_no_datum(place: Place) -> None:
     place.refused("run", "counter.py", says=("Counter", "int", "not a Datum"), hints=("Datum(",))
 
 
+def test_an_argument_that_the_constructor_needs(place: Place) -> None:
+    place.change("counter.py", ("size: int = 2", "size: int"))
+
+    place.refused(
+        "run",
+        "counter.py",
+        says=("counter.py needs the argument size",),
+        hints=("-H size=VALUE",),
+        code=2,
+    )
+    assert place.run("run", "counter.py", "-H", "size=2", "--max-epochs", "1").code == 0
+
+
+def test_what_fails_in_autopilot_has_no_traceback_above(place: Place) -> None:
+    """The target gave something of a wrong kind, and raised nothing itself."""
+    place.change("counter.py", ("    val_data", "    monitor = 3\n    val_data"))
+
+    done = place.refused("run", "counter.py", says=("no attribute 'remove",), hints=("--verbose",))
+
+    assert done.err.count("\n") == 2, done
+
+
+def test_an_error_of_many_lines_is_told_in_one(place: Place) -> None:
+    place.change("counter.py", ("passed = int(", "passed = exit('one\\ntwo') or int("))
+
+    done = place.refused(
+        "run", "counter.py", says=("failed: SystemExit: one two",), hints=("one item by hand",)
+    )
+
+    assert done.err.count("\n") == 2, done
+
+
 def test_what_git_and_disk_say_is_told_in_one_line(place: Place) -> None:
     """A disk that is full, before anything has begun."""
     mounted = place.top.parent / "disk"
@@ -684,3 +721,4 @@ def test_a_monitor_without_a_val_split(place: Place) -> None:
     )
     done = place.run("run", "counter.py", "--max-epochs", "1")
     assert "note: there is no val split: an epoch is kept unless all its items fail" in done.out
+    assert "best: epoch 1, test 0.200\n" in done.out
