@@ -68,11 +68,12 @@ def _what(notebook: Notebook, proposal: Proposal) -> str:
     last, monitor = max(proposal.epochs, default=0), notebook.monitor[0]
     judged = [e for e in notebook.epochs if e.number > (proposal.known.epoch or 0)]
     rejected = sum(epoch.verdict == "rejected" for epoch in judged)
+    some = counted(len(proposal.epochs), "epoch") if proposal.epochs else "No epoch"
     lines = [
         "## What",
         "",
-        f"{counted(len(proposal.epochs), 'epoch')} of the experiment `{notebook.slug}` "
-        f"improved **{_gain(notebook, proposal)}**; {rejected} more were tried and rejected. "
+        f"{some} of the experiment `{notebook.slug}` improved **{_gain(notebook, proposal)}**; "
+        f"tried and rejected: {rejected}. "
         f"Only the parameters change ({_code(notebook.manifest.parameters)}), one commit an epoch.",
     ]
     test = notebook.test_metrics(last).get(monitor)
@@ -229,7 +230,8 @@ def verification(found: Verification) -> list[str]:
         f"items: {found.items} by {found.measure}, {found.better} better, {found.worse} worse, "
         f"{same} the same"
     )
-    interval = f"{_end(found.low)} to {_end(found.high)}"
+    known = math.isfinite(found.low) or math.isfinite(found.high)
+    interval = f"{_end(found.low)} to {_end(found.high)}" if known else "unknown"
     lines.append(
         f"paired difference: {number(found.difference, signed=True)}, "
         f"{found.confidence:.0%} interval {interval} (above 0 is better)"

@@ -298,8 +298,10 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
     _tell_spending(output, session)
     monitor = session.trainer.monitor
     test = result.metrics.get("test", {}).get(monitor)
-    best = f"best: epoch {result.best_epoch}, val {monitor} {number(result.baseline)} -> "
-    best += number(result.best) + (f", test {number(test)}" if test is not None else "")
+    best = f"best: epoch {result.best_epoch}"
+    if result.best is not None:
+        best += f", val {monitor} {number(result.baseline)} -> {number(result.best)}"
+    best += f", test {number(test)}" if test is not None else ""
     output.line(best, "bold")
     for verdict in ("kept", "rejected"):
         tried = Counter(_tried(r) for r in epochs if r.verdict == verdict)
@@ -341,7 +343,10 @@ def _tell_spending(output: Output, session: Session) -> None:
 
 
 def _tried(record: MetricsRecord) -> str:
-    return record.strategy or (record.outcome if record.outcome != "kept" else "unnamed")
+    from autopilot.core.message import one_line
+
+    without = record.outcome if record.outcome in ("unchanged", "failed") else "unnamed"
+    return one_line(record.strategy) or without
 
 
 def _document(session: Session, result: Result) -> dict[str, Any]:

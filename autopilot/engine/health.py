@@ -143,7 +143,8 @@ def _runs(repo: Repository) -> Iterator[Check]:
             text = f"{slug} cannot be read: its notes are missing"
             yield Check("runs", "failed", text, f"autopilot fetch origin {slug}")
         elif state in ("interrupted", "crashed", "killed"):
-            yield Check("runs", "warning", f"{slug} was {state}", f"autopilot resume {slug}")
+            was = "" if state == "crashed" else "was "
+            yield Check("runs", "warning", f"{slug} {was}{state}", f"autopilot resume {slug}")
         elif state == "running":
             holder = ExclusiveLock(layout.lock(repo)).holder()
             who = f"process {holder.pid}" if holder else "another process"

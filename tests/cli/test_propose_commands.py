@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 from pathlib import Path
 
 import pytest
+
+from autopilot.cli.proposal_page import verification
+from autopilot.engine.verification import Verification
 
 RULES = "größe und form/größe a.txt"
 NEW = "größe und form/new rule.txt"
@@ -109,8 +113,8 @@ def test_the_requests_text_says_what_why_and_how_to_see_for_oneself(levels):
     assert document["title"] == "levels: val accuracy 0.250 -> 1.000"
     commits = [entry["commit"][:10] for entry in document["commits"]]
     assert text.splitlines()[2] == (
-        "3 epochs of the experiment `levels` improved **val accuracy 0.250 -> 1.000**; 1 more were "
-        "tried and rejected. Only the parameters change (`größe und form`), one commit an epoch."
+        "3 epochs of the experiment `levels` improved **val accuracy 0.250 -> 1.000**; tried and "
+        "rejected: 1. Only the parameters change (`größe und form`), one commit an epoch."
     )
     assert "On the test split, which no epoch was chosen by: accuracy 1.000." in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
@@ -441,6 +445,17 @@ def test_verify_measures_both_and_the_claim_holds(levels):
         "on record: test accuracy 1.000 in epoch 4",
         f"note: the record was measured on {main[1]}, and this is on {main[0]}",
         "the claim holds: head is better than base",
+    ]
+
+
+def test_an_interval_that_is_not_known_is_said_to_be_so():
+    found = Verification(
+        "a", "val", "f1", "max", "b" * 40, "c" * 40, 1, (0.2,), (0.8,), None, None, "success",
+        5, 3, 0, 0.6, -math.inf, math.inf, 0.95, ("5 items are too few",), (),
+    )  # fmt: skip
+    assert verification(found)[4:] == [
+        "paired difference: +0.600, 95% interval unknown (above 0 is better)",
+        "the claim does not hold: 5 items are too few",
     ]
 
 

@@ -222,6 +222,7 @@ def test_an_optimizer_that_changes_nothing(place: Place, tmp_path: Path) -> None
     done = place.run("run", "counter.py", "-e", "one", "--patience", "3")
 
     assert "stopped: 3 epochs without improvement" in done.out
+    assert "rejected: up (3x)\n" in done.out
     judged = place.judged("one")
     assert [r.get("outcome") for r in judged[1:]] == ["unchanged"] * 3
     assert judged[1]["reasons"] == ["the optimizer changed nothing"]
@@ -237,8 +238,11 @@ def test_a_state_that_was_tried_already(place: Place, tmp_path: Path) -> None:
         "counter.py", (PASSED[0], f"open({str(log)!r}, 'a').write('x')\n        {PASSED[0]}")
     )
     _steps(place, "3", "2", "2", "4")
+    place.change("counter.py", ('"add one", "up"', '"add one", ""'))
 
-    place.run("run", "counter.py", "-e", "one", "--max-epochs", "4")
+    done = place.run("run", "counter.py", "-e", "one", "--max-epochs", "4")
+
+    assert "kept: unnamed (2x)\nrejected: unnamed (2x)\n" in done.out
 
     judged = place.judged("one")
     assert place.verdicts("one") == ["baseline", "kept", "rejected", "rejected", "kept"]

@@ -87,6 +87,12 @@ def test_a_killed_run_is_found_and_its_worktree_kept(place: Place) -> None:
     place.check_sound()
 
 
+def test_a_run_that_crashed_is_found(place: Place) -> None:
+    place.change("counter.py", ("x = self.parameters[0]", "x = self.parameters[1]"))
+    assert place.autopilot("run", "counter.py", "-e", "one").code == 1
+    assert findings(place)["runs"][0]["detail"] == "one crashed"
+
+
 def test_what_nobody_needs_is_removed_and_nothing_else(place: Place) -> None:
     worktree = killed(place, "one")
     place.run("run", "counter.py", "-e", "two", "--max-epochs", "1")
