@@ -289,7 +289,7 @@ class Experiment(History):
         return self._told
 
     def check_unedited(self) -> None:
-        """Stops a run whose files somebody else is editing.
+        """Stops a run whose files somebody else is editing, or its own module.
 
         Raises:
             ParameterError: it names the file.
@@ -297,8 +297,9 @@ class Experiment(History):
         edited = self.store.edited()
         if edited:
             raise ParameterError(
-                f"{edited[0]} was edited while the run was going on; the edit is kept",
-                hint=f"commit it elsewhere or undo it, then: autopilot resume {self.slug}",
+                f"{edited[0]} was edited while the run was going on, not by the optimizer",
+                hint="a module may only read its parameters; if it was you, the edit is kept: "
+                f"commit it elsewhere or undo it, then: autopilot resume {self.slug}",
             )
 
     def undo_step(self) -> None:

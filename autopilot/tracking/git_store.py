@@ -57,8 +57,8 @@ class GitStore(Store):
     Args:
         slug: The experiment's name.
         path: A folder in the worktree whose files are the parameters.
-        in_place: Whether that worktree is the user's own: edits by hand are looked out for, and
-            nothing is overwritten there that git does not have.
+        in_place: Whether that worktree is the user's own: nothing is overwritten there that git
+            does not have.
         include_dirty: Take uncommitted content of the parameters into the start commit.
         lock: The experiment's lock, if the caller holds it already.
 
@@ -216,8 +216,6 @@ class GitStore(Store):
         self._replace(present, wanted)
 
     def edited(self) -> list[str]:
-        if not self.in_place:
-            return []
         present = self._present(write=False)
         self._seen = (time.monotonic(), present)
         return sorted(_changes(self._known, present))

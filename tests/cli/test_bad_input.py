@@ -623,6 +623,21 @@ def test_what_fails_in_autopilot_has_no_traceback_above(place: Place) -> None:
     assert done.err.count("\n") == 2, done
 
 
+@pytest.mark.parametrize("where", [(), ("--in-place",)])
+def test_a_module_that_writes_its_parameters(place: Place, where: tuple[str, ...]) -> None:
+    """What is measured would not be what is committed."""
+    writes = "self.training or self.x.write_text('9')\n        passed = int("
+    place.change("counter.py", ("passed = int(", writes))
+
+    done = place.autopilot("run", "counter.py", "-e", "one", *where)
+
+    assert done.code == 1, done
+    assert "x.txt was edited while the run was going on, not by the optimizer" in done.error
+    assert "a module may only read its parameters" in done.hint
+    assert not place.git("branch", "--list", "autopilot/*"), done
+    assert place.read("x.txt") == ("9" if where else "1\n")
+
+
 def test_an_error_of_many_lines_is_told_in_one(place: Place) -> None:
     place.change("counter.py", ("passed = int(", "passed = exit('one\\ntwo') or int("))
 
