@@ -240,6 +240,14 @@ def test_a_fork_is_proposed_for_the_branch_that_its_source_started_from(levels):
     assert len(subjects(levels, "main..autopilot-review/fork")) == 1
 
 
+def test_a_fork_that_kept_no_epoch_claims_none(levels):
+    levels.call("store", "branch", "fork", "--from", "1", "-e", "levels")
+    levels.run("resume", "fork", "--max-epochs", "1")
+    said = levels.call("propose", "create", "fork").out
+    assert "No epoch of the experiment `fork` improved **val accuracy 0.500 -> 0.500**; " in said
+    assert "tried and rejected: 1." in said
+
+
 def test_uncommitted_content_that_it_started_from_has_a_commit_of_its_own(levels):
     text = levels.read(RULES)
     levels.write(RULES, text.replace("line 7\n", "line seven\n"))
