@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 from collections.abc import Sequence
@@ -94,6 +95,15 @@ class AutoPilotCLI:
         except BrokenPipeError:
             # The reader has seen enough: `autopilot log | head`.
             sys.stderr.close()
+            return FAILED
+        except OSError as error:
+            # Such as a full disk under `autopilot run ... > log`.
+            named = f"{error.filename}: " if error.filename else ""
+            hint = "mend that, then again; --verbose shows where it happened"
+            with contextlib.suppress(OSError):
+                context.output.error(AutopilotError(f"{named}{error.strerror or error}", hint=hint))
+            if context.output.verbose:
+                raise
             return FAILED
         finally:
             context.output.trail()
