@@ -46,6 +46,7 @@ class Reporter(Callback):
         self.rescued: list[str] = []
         self._told = 0
         self._tried: list[str] = []
+        self._has_step = False
 
     def on_fit_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
         self._started_s = self._judged_s = time.monotonic()
@@ -99,6 +100,7 @@ class Reporter(Callback):
         self, trainer: Trainer, module: AutoPilotModule, step: StepRecord
     ) -> None:
         self._tried += step.violations
+        self._has_step |= step.changed
 
     def on_epoch_recorded(
         self, trainer: Trainer, module: AutoPilotModule, record: MetricsRecord
@@ -107,7 +109,8 @@ class Reporter(Callback):
             self._head_shown = True
             self._line(epoch_head(record.monitor))
         self._judged_s = time.monotonic()
-        revision = trainer.experiment.revision_of(record.epoch)
+        has_commit, self._has_step = self._has_step or record.verdict != "rejected", False
+        revision = trainer.experiment.revision_of(record.epoch) if has_commit else ""
         before = [r.best for r in trainer.experiment.history if r.epoch < record.epoch]
         self._line(epoch_line(record, before[-1] if before else None, revision), record.verdict)
         failed = record.reasons[:1] if record.outcome == "failed" else ()
@@ -186,7 +189,7 @@ def epoch_line(record: MetricsRecord, before: float | None, revision: str) -> st
     Args:
         record: The val record.
         before: The best value before it.
-        revision: Its commit.
+        revision: Its commit; "" where no step changed anything.
     """
     value = record.metrics.get(record.monitor)
     change = ""
@@ -194,7 +197,7 @@ def epoch_line(record: MetricsRecord, before: float | None, revision: str) -> st
         change = number(value - before, signed=True)
     what = f"{number(value):<7}{change}"
     strategy = one_line(record.strategy or record.summary or "", _STRATEGY_WIDTH)
-    commit = "-" if record.outcome == "unchanged" else revision[:7]
+    commit = revision[:7] or "-"
     line = (
         f"{record.epoch:>5}  {what:<16}  {number(record.best):>6}  {record.verdict:<8}  "
         f"{strategy:<24}  {commit:<7}"
@@ -203,7 +206,7 @@ def epoch_line(record: MetricsRecord, before: float | None, revision: str) -> st
         return line
     if record.outcome in ("unchanged", "repeated", "failed"):
         line += f" ({record.outcome})"
-    if record.outcome == "unchanged":
+    if not revision:
         return line
     return f"{line} -> rolled back to epoch {record.best_epoch}"
 

@@ -104,7 +104,8 @@ def test_each_failure_of_an_agent_is_its_epochs_and_the_run_goes_on(
     lines = done.stdout.splitlines()
     for epoch, wrong in enumerate(WRONG, start=1):
         (place,) = [n for n, line in enumerate(lines) if line.startswith(f"    {epoch}  ")]
-        assert "(failed)" in lines[place]
+        # As in the log: there is no step that could be looked at.
+        assert lines[place].endswith(" -       (failed)")
         # What is wrong and what to do, below the epoch's line and in its record.
         assert wrong in lines[place + 1]
         assert wrong in judged[epoch]["reasons"][0]
