@@ -220,6 +220,12 @@ def put(repo: Repository, tree: str, change: Change) -> str | Conflict:
     return merged.tree
 
 
+_NAME_IT = (
+    "name the branch that it is meant for: propose create --onto BRANCH, or promote execute "
+    "--into BRANCH"
+)
+
+
 def target_branch(notebook: Notebook, name: str | None) -> Branch:
     """The branch that an experiment's changes are meant for.
 
@@ -231,14 +237,12 @@ def target_branch(notebook: Notebook, name: str | None) -> Branch:
     Raises:
         ExperimentError: there is no such branch, or it is an experiment's.
     """
-    repo = notebook.repo
+    repo, hint = notebook.repo, "see `git branch --all` for what there is"
     if name is None:
-        name = _origin(notebook)
+        name, hint = _origin(notebook), f"{notebook.slug} started from it; {_NAME_IT}"
     found = find_branch(repo, name)
     if found is None:
-        raise ExperimentError(
-            f"there is no branch {name} here", hint="see `git branch --all` for what there is"
-        )
+        raise ExperimentError(f"there is no branch {name} here", hint=hint)
     if found.short.startswith(("autopilot/", "autopilot-review/")):
         raise ExperimentError(
             f"{found.name} belongs to an experiment, and only that writes to it",
@@ -267,7 +271,6 @@ def _origin(notebook: Notebook) -> str:
     if not name or name == "HEAD detached":
         raise ExperimentError(
             f"{notebook.slug} did not start from a branch",
-            hint="name the branch that it is meant for: propose create --onto BRANCH, or "
-            "promote execute --into BRANCH",
+            hint=_NAME_IT,
         )
     return name

@@ -250,6 +250,8 @@ def test_what_is_no_branch_of_ones_own_is_refused(levels):
         says="origin/release is a remote's branch",
         hints="git branch release origin/release",
     )
+    levels.git("branch", "--move", "main", "trunk")
+    refuse(levels, says="there is no branch main", hints="levels started from it; name the branch")
     done = levels.call("promote", "execute", "--squash", "--no-ff", code=2)
     assert "exclude one another" in done.error
 
