@@ -95,11 +95,13 @@ def note_rest(store: Store, epoch: int, seconds: float) -> None:
         epoch: The epoch that is going on.
         seconds: What it took so far, over all sessions.
     """
-    noted = ResultLog(store)
-    noted.load([note for note in store.progress() if note.epoch == epoch])
+    noted, known = ResultLog(store), [note for note in store.progress() if note.epoch == epoch]
+    noted.load(known)
     rest = seconds - noted.seconds()
     if rest > 0:
-        store.note_progress(Progress(epoch=epoch, seconds=rest))
+        # A step that is not done stays so: a resume knows its edits by that.
+        stepping = max(known[-1].stepping, 0) if known else 0
+        store.note_progress(Progress(epoch=epoch, seconds=rest, stepping=stepping))
 
 
 class StepClock:
