@@ -298,8 +298,9 @@ class Experiment(History):
         if edited:
             raise ParameterError(
                 f"{edited[0]} was edited while the run was going on, not by the optimizer",
-                hint="a module may only read its parameters; if it was you, the edit is kept: "
-                f"commit it elsewhere or undo it, then: autopilot resume {self.slug}",
+                hint="a module may only read its parameters, and git should ignore what it leaves "
+                "there; if it was you, the edit is kept: commit it elsewhere or undo it, then: "
+                f"autopilot resume {self.slug}",
             )
 
     def undo_step(self) -> None:
