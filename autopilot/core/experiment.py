@@ -294,8 +294,7 @@ class Experiment(History):
         Raises:
             ParameterError: it names the file.
         """
-        edited = self.store.edited()
-        if edited:
+        if edited := self.store.edited():
             raise ParameterError(
                 f"{edited[0]} was edited while the run was going on, not by the optimizer",
                 hint="a module may only read its parameters, and git should ignore what it leaves "
