@@ -200,6 +200,8 @@ def revert(
         output.line(f"deleted {name}; it was at {tip[:10]}")
     if where:
         output.line(f"deleted it on {where}" if deleted else f"{where} has none")
+    elif left := find_branch(notebook.repo, name):
+        output.line(f"{left.name} is still there: the same with --push deletes it, too")
     output.line(f"again: autopilot propose create {notebook.slug}")
     output.document(document | {"branch": None, "tip": tip, "deleted": name})
 

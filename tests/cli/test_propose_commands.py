@@ -418,8 +418,10 @@ def test_a_part_that_was_merged_is_not_proposed_again(levels):
 def test_revert_of_what_is_not_merged_deletes_the_branch(levels, remote):
     levels.call("propose", "create", "--push")
     tip = levels.git("rev-parse", REVIEW)
-    done = levels.call("propose", "revert", "--push")
+    done = levels.call("propose", "revert")
     assert f"deleted {REVIEW}; it was at {tip[:10]}" in done.out
+    assert f"origin/{REVIEW} is still there: the same with --push deletes it, too" in done.out
+    assert "deleted it on origin" in levels.call("propose", "revert", "--push").out
     assert levels.git("for-each-ref", f"refs/heads/{REVIEW}") == ""
     assert levels.git("ls-remote", "origin", f"refs/heads/{REVIEW}") == ""
     assert "refs/heads/autopilot/levels" in levels.git("ls-remote", "origin")
