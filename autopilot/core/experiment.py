@@ -232,15 +232,15 @@ class Experiment(History):
             split: "train", "val" or "test".
             epoch: The epoch.
             index: The batch's number in it.
-            batch: What was evaluated.
-            data: The result; None if it cannot stand in for its call. It is made again after a
-                kill then, as one is that JSON cannot carry.
+            batch: Its items.
+            data: The result; None if it cannot stand in for its call: made again after a kill.
             seconds: How long it took.
 
         Raises:
             ParameterError: a file was edited by hand meanwhile; the result is of no known state.
         """
-        self.check_unedited()
+        if self.store.is_shared:
+            self.check_unedited()
         self._results.note(split, epoch, index, batch, data, seconds, self._state)
 
     def recorded_seconds(self) -> float:
@@ -295,11 +295,11 @@ class Experiment(History):
             ParameterError: it names the file.
         """
         if edited := self.store.edited():
+            if not self.store.is_shared:  # since when, nobody knows
+                self._results.void(self.last_epoch + 1)
             raise ParameterError(
-                f"{edited[0]} was edited while the run was going on, not by the optimizer",
-                hint="a module may only read its parameters, and git should ignore what it leaves "
-                "there; if it was you, the edit is kept: commit it elsewhere or undo it, then: "
-                f"autopilot resume {self.slug}",
+                f"{edited[0]} was edited during the run, not by the optimizer (modules only read)",
+                hint=f"undo it, stash it or let git ignore it, then: autopilot resume {self.slug}",
             )
 
     def undo_step(self) -> None:

@@ -59,9 +59,12 @@ class Store(ABC):
 
     Attributes:
         slug: The experiment's name.
+        is_shared: Whether others may edit the parameters meanwhile. Then each result is looked at,
+            not only each step and epoch.
     """
 
     slug: str
+    is_shared: bool = True
 
     @abstractmethod
     def bind(self, parameters: Sequence[Parameter]) -> None:

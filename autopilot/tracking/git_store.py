@@ -80,7 +80,7 @@ class GitStore(Store):
         self.slug = slug
         self.repo = Repository.discover(Path(path))
         self.journal = Journal(self.repo, self.layout)
-        self.in_place = in_place
+        self.in_place = self.is_shared = in_place
         self.rescued: list[str] = []
         self._include_dirty = include_dirty
         self._lock = lock or ExclusiveLock(self.layout.lock(self.repo))
