@@ -6,10 +6,13 @@ one middleware (`autopilot.ai.call`).
 
 from __future__ import annotations
 
+import base64
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import IOBase
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -278,11 +281,24 @@ def _messages(prompt: str | Sequence[Message]) -> list[Message]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: messages may hold the client's own blocks, taken from a reply."""
+    """As JSON has it: messages may hold the client's own blocks, taken from a reply, and files."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", exclude_unset=True)
     if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        plain = {name: _plain(item) for name, item in value.items()}
+        if plain.get("type") == "base64":
+            plain["data"] = _in_base64(plain.get("data"))
+        return plain
+    # A file is Iterable, too.
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes | IOBase):
         return [_plain(item) for item in value]
     return value
+
+
+def _in_base64(data: Any) -> Any:
+    """The content of a file that stands for its data, as the client takes it."""
+    if isinstance(data, Path):
+        data = data.read_bytes()
+    elif isinstance(data, IOBase):
+        data = data.read()
+    return base64.b64encode(data).decode("ascii") if isinstance(data, bytes) else data

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import signal
 import subprocess
@@ -187,6 +189,26 @@ def test_messages_may_hold_the_clients_own_blocks(serve) -> None:
     assert server.count == 2
     assert server.requests[0].body["messages"][1]["content"] == [{"type": "text", "text": "hello"}]
     assert [b["text"] for b in server.requests[1].body["messages"][2]["content"]] == ["and", "so?"]
+
+
+@pytest.mark.parametrize("given", [Path, lambda path: io.BytesIO(path.read_bytes())])
+def test_messages_may_hold_files(serve, tmp_path, given) -> None:
+    server, run = serve([say("a cat")]), make_run()
+    picture = tmp_path / "Bild ü 1.png"
+    picture.write_bytes(b"\x89PNG\n1\n")
+
+    def ask() -> str:
+        source = {"type": "base64", "media_type": "image/png", "data": given(picture)}
+        content = [{"type": "image", "source": source}, {"type": "text", "text": "what is it?"}]
+        return Model(NAME).complete([{"role": "user", "content": content}]).output
+
+    with running(run):
+        assert (ask(), ask()) == ("a cat", "a cat")
+    assert ask() == "a cat"
+    assert server.count == 2
+    sent = [request.body["messages"][0]["content"][0]["source"] for request in server.requests]
+    data = base64.b64encode(picture.read_bytes()).decode()
+    assert sent == [{"type": "base64", "media_type": "image/png", "data": data}] * 2
 
 
 def test_ctrl_c_waits_for_a_call_that_is_paid(serve) -> None:
