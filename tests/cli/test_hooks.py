@@ -123,14 +123,34 @@ def test_a_plain_push_takes_notes_and_tags_along(pair):  # noqa: F811
     assert remote(a) == refs(a, "refs/heads", "refs/notes", "refs/tags/autopilot/one/epoch-*")
 
 
-@pytest.mark.parametrize("option", ["--dry-run", "-n"])
-def test_a_dry_run_sends_nothing(pair, option):  # noqa: F811
+@pytest.mark.parametrize("words", ["push --dry-run", "push -n", "push -vn", "dry", "-c a.b=c dry"])
+def test_a_dry_run_sends_nothing(pair, words):  # noqa: F811
     a, _ = pair
     install(a.top)
+    a.git("config", "alias.dry", "push --no-verify --dry-run --verify")
     before = remote(a)
-    code, said = git(a, "push", option, "origin", "autopilot/one")
+    code, said = git(a, *words.split(), "origin", "autopilot/one")
     assert (code, remote(a)) == (0, before), said
     assert "autopilot/one" in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["push", "-o", "-n"],
+        ["push", "--push-option", "skip -n this"],
+        ["-c", "some.text=a --dry-run b", "push"],
+        ["push", "--dry-run", "--no-dry-run"],
+        ["push", "-u", "--no-follow-tags"],
+    ],
+)
+def test_what_only_looks_like_a_dry_run_sends_the_notes(pair, words):  # noqa: F811
+    a, _ = pair
+    install(a.top)
+    a.git("config", "receive.advertisePushOptions", "true", cwd=a.top.parent / "r.git")
+    code, said = git(a, *words, "origin", "autopilot/one")
+    assert code == 0, said
+    assert remote(a) == refs(a, "refs/heads", "refs/notes", "refs/tags")
 
 
 def test_a_branch_does_not_go_where_its_notes_cannot(pair):  # noqa: F811
