@@ -6,13 +6,10 @@ one middleware (`autopilot.ai.call`).
 
 from __future__ import annotations
 
-import base64
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from io import IOBase
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -22,6 +19,7 @@ from autopilot.ai import client as clients
 from autopilot.ai.agent import AgentResult
 from autopilot.ai.agent_calls import agent_call
 from autopilot.ai.call import Call, Message
+from autopilot.ai.messages import as_messages
 from autopilot.ai.prices import Price, price_of
 from autopilot.ai.prompting import explain
 from autopilot.ai.rate import RateLimit
@@ -131,7 +129,7 @@ class Model:
             AgentReplyError: no reply fitted.
             AgentError: see `complete`.
         """
-        messages = _messages(prompt)
+        messages = as_messages(prompt)
         for _ in range(max_retries + 1):
             try:
                 with self._call(role, sample) as call:
@@ -250,7 +248,7 @@ class Model:
         asked: dict[str, Any] = {
             "model": self.name,
             "max_tokens": self.max_tokens,
-            "messages": _messages(prompt),
+            "messages": as_messages(prompt),
         }
         if system:
             cached = {"type": "ephemeral"}
@@ -272,33 +270,3 @@ class Model:
         finally:
             calls.calling.reset(token)
         call.check()
-
-
-def _messages(prompt: str | Sequence[Message]) -> list[Message]:
-    if isinstance(prompt, str):
-        return [{"role": "user", "content": prompt}]
-    return [_plain(message) for message in prompt]
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it: messages may hold the client's own blocks, taken from a reply, and files."""
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json", exclude_unset=True)
-    if isinstance(value, Mapping):
-        plain = {name: _plain(item) for name, item in value.items()}
-        if plain.get("type") == "base64":
-            plain["data"] = _in_base64(plain.get("data"))
-        return plain
-    # A file is Iterable, too.
-    if isinstance(value, Iterable) and not isinstance(value, str | bytes | IOBase):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _in_base64(data: Any) -> Any:
-    """The content of a file that stands for its data, as the client takes it."""
-    if isinstance(data, Path):
-        data = data.read_bytes()
-    elif isinstance(data, IOBase):
-        data = data.read()
-    return base64.b64encode(data).decode("ascii") if isinstance(data, bytes) else data
