@@ -85,12 +85,11 @@ class Experiment(History):
         self._recorded_steps: dict[tuple[int, int], tuple[str, StepRecord]] = {}
         self._steps: list[StepRecord] = []
         self._results, self._clock = ResultLog(self.store), StepClock(self.store)
-        self._state = ""
+        self._state = self._told = ""
         self._items: dict[str, list[Datum]] = {}
         self._is_open = self._by_hand = False
         self.ignore_stop = self.only_recorded = False
         self.repeats: Mapping[tuple[int, int], tuple[str, StepRecord]] = {}
-        self._told = ""
         self.changes: Mapping[str, Any] = {}
         self.guard, self.violations = Guard(), list[str]()
 
@@ -297,9 +296,10 @@ class Experiment(History):
         if edited := self.store.edited():
             if not self.store.is_shared:  # since when, nobody knows
                 self._results.void(self.last_epoch + 1)
+            again = f"autopilot resume {self.slug}" if self.last_epoch >= 0 else "run it again"
             raise ParameterError(
                 f"{edited[0]} was edited during the run, not by the optimizer (modules only read)",
-                hint=f"undo it, stash it or let git ignore it, then: autopilot resume {self.slug}",
+                hint=f"undo it, stash it or let git ignore it, then: {again}",
             )
 
     def undo_step(self) -> None:

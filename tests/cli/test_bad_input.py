@@ -635,6 +635,7 @@ def test_a_module_that_writes_its_parameters(place: Place, where: tuple[str, ...
 
     assert done.code == 1, done
     assert "x.txt was edited during the run, not by the optimizer (modules only read)" in done.error
+    assert done.hint.endswith("then: run it again"), done
     assert not place.git("branch", "--list", "autopilot/*"), done
     assert place.read("x.txt") == ("9" if where else "1\n")
 
