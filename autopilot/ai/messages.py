@@ -1,4 +1,4 @@
-"""What is asked, as JSON has it: a request is named by that, and a replay needs no client for it."""
+"""What is asked, as JSON has it: its hash names a request, and a replay needs no client for it."""
 
 from __future__ import annotations
 

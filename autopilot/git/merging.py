@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pygit2
@@ -43,21 +44,17 @@ def is_ancestor(repo: Repository, old: str, new: str) -> bool:
     return merge_base(repo, old, new) == old
 
 
-def not_in(repo: Repository, commits: Iterable[str], branch: str) -> set[str]:
-    """Those of some commits that the history of another one lacks; one walk over all.
+def count_in(repo: Repository, line: Sequence[str], branch: str) -> int:
+    """How many commits of a line, from its oldest on, the history of another commit has.
+
+    One walk that hides that history would do, but trusts in the commits' times.
 
     Args:
         repo: The repository.
-        commits: The commits.
+        line: Commits, oldest first, each in the history of the next.
         branch: The commit whose history is looked at.
     """
-    asked = set(commits)
-    with translated(f"cannot compare commits with {branch[:7]}"):
-        walker = repo.pygit.walk(None, pygit2.enums.SortMode.NONE)
-        for commit in asked:
-            walker.push(pygit2.Oid(hex=commit))
-        walker.hide(pygit2.Oid(hex=branch))
-        return asked.intersection(str(commit.id) for commit in walker)
+    return bisect_left(line, True, key=lambda commit: not is_ancestor(repo, commit, branch))
 
 
 def merge_trees(repo: Repository, base: str, ours: str, theirs: str) -> Merge:

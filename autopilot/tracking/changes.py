@@ -15,7 +15,7 @@ from autopilot.errors import ExperimentError
 from autopilot.git import objects
 from autopilot.git.branches import Branch, find_branch
 from autopilot.git.commands import run_git
-from autopilot.git.merging import merge_base, merge_trees, not_in
+from autopilot.git.merging import count_in, merge_base, merge_trees
 from autopilot.git.repository import Repository
 from autopilot.tracking.layout import experiments
 from autopilot.tracking.notebook import Epoch, Notebook
@@ -181,10 +181,10 @@ class Changes:
             epochs = [known[n] for n in trailers_of(message, EPOCH) if n in known]
             if epochs:
                 return Merged(max(epochs), commit)
-        states = {epoch.number: self._state(epoch.number) for epoch in self.kept}
-        missing = not_in(self.repo, states.values(), onto)
-        there = [number for number, state in states.items() if state not in missing]
-        return Merged(there[-1], states[there[-1]]) if there else Merged(None)
+        numbers = [epoch.number for epoch in self.kept]
+        states = [self._state(number) for number in numbers]
+        there = count_in(self.repo, states, onto)
+        return Merged(numbers[there - 1], states[there - 1]) if there else Merged(None)
 
     def _state(self, epoch: int) -> str:
         return self.notebook.after(epoch) if epoch else self.notebook.start

@@ -23,7 +23,7 @@ from autopilot.git import commits, objects, refs
 from autopilot.git.branches import BRANCHES, Branch, checked_out_at, find_branch
 from autopilot.git.commands import run_git
 from autopilot.git.commits import Commit
-from autopilot.git.merging import not_in
+from autopilot.git.merging import count_in
 from autopilot.git.repository import Repository
 from autopilot.tracking.changes import Change, Changes, Conflict, Merged, put, target_branch
 from autopilot.tracking.layout import Layout
@@ -126,8 +126,7 @@ def read_proposal(changes: Changes, review: Branch) -> Proposal:
     built = built_commits(changes, review.tip)
     onto = target_branch(notebook, _built_for(built))
     # A target that grew by an earlier proposal has commits of that form too.
-    missing = not_in(changes.repo, [commit.id for commit in built], onto.tip)
-    new = [commit for commit in built if commit.id in missing] or built
+    new = built[count_in(changes.repo, [commit.id for commit in built], onto.tip) :] or built
     made = tuple((int(trailers_of(c.message, EPOCH)[-1]), c.id) for c in new)
     known = changes.merged_into(onto.tip)
     return Proposal(notebook.slug, review, onto, new[0].parents[0], made, known, review.tip)
