@@ -21,7 +21,9 @@ def interruptible() -> Iterator[None]:
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
-        if signal.getsignal(signal.SIGALRM) is tell:
+        # An alarm of somebody else, such as a time limit on this process, stays theirs.
+        if signal.getsignal(signal.SIGALRM) == signal.SIG_DFL and not _is_alarm_set():
+            signal.signal(signal.SIGALRM, tell)
             signal.setitimer(signal.ITIMER_REAL, _SILENT_S)
         raise KeyboardInterrupt
 
@@ -30,16 +32,17 @@ def interruptible() -> Iterator[None]:
 
     before = {}
     with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
-        for number, handler in (
-            (signal.SIGALRM, tell),
-            (signal.SIGINT, interrupt),
-            (signal.SIGTERM, interrupt),
-        ):
-            before[number] = signal.signal(number, handler)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, interrupt)
     try:
         yield
     finally:
-        if before and signal.getsignal(signal.SIGALRM) is tell:
-            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, theirs in before.items():
             signal.signal(number, theirs)
+        if signal.getsignal(signal.SIGALRM) is tell:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def _is_alarm_set() -> bool:
+    return signal.getitimer(signal.ITIMER_REAL)[0] > 0
