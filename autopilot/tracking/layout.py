@@ -122,7 +122,7 @@ class Layout:
 
     def report(self, repo: Repository) -> Path:
         """The report's page, where no other place was named; local."""
-        return repo.common_dir / "autopilot" / "reports" / f"{self.slug.replace('/', '-')}.html"
+        return repo.common_dir / "autopilot" / "reports" / f"{self.slug}.html"
 
 
 def experiments(repo: Repository) -> dict[str, str]:
