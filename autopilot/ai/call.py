@@ -42,6 +42,25 @@ Message = Mapping[str, Any]
 _UNSEEN = {"tools": 1200, "output_config": 400}
 
 
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """One attempt of the client, and under which name its reply is recorded.
+
+    Args:
+        request: The client's.
+        call_next: Sends it.
+        recorder: Who keeps the reply; None: nobody.
+        key: See LlmRecord.
+        parts: See `request_parts`.
+    """
+
+    request: Any
+    call_next: Callable[[Any], Any]
+    recorder: Recorder | None
+    key: str
+    parts: Mapping[str, str] = field(default_factory=dict)
+
+
 @dataclass
 class Call:
     """What one call has come to so far.
@@ -128,26 +147,19 @@ class Call:
         """One attempt of the client."""
         recorder = current_recorder()
         if recorder is None:
-            return self._pay(None, key, {}, request, call_next)
+            return self._pay(_Attempt(request, call_next, None, key))
         parts = request_parts(request.json)
         known = recorder.answer(key, parts)
         if known is None:
             with recorder.one_at_a_time(key):
                 known = recorder.answer(key, parts)
                 if known is None:
-                    return self._pay(recorder, key, parts, request, call_next)
+                    return self._pay(_Attempt(request, call_next, recorder, key, parts))
         self._take_recorded(known)
         return client.as_response(self.sdk, request, known.reply)
 
-    def _pay(
-        self,
-        recorder: Recorder | None,
-        key: str,
-        parts: Mapping[str, str],
-        request: Any,
-        call_next: Callable[[Any], Any],
-    ) -> Any:
-        body = request.json
+    def _pay(self, attempt: _Attempt) -> Any:
+        body = attempt.request.json
         # No text has more tokens than half its bytes: what is reserved is never too little.
         read = len(json.dumps(body, default=str)) // 2
         read += sum(tokens for name, tokens in _UNSEEN.items() if name in body)
@@ -158,27 +170,14 @@ class Call:
             say(f"the price of {self.model} is unknown: its calls do not count in dollars")
         with ledger.reserve(self.role, worst.tokens, worst.cost_usd) as reservation:
             sent = self.rate.wait(most.tokens)
+            return to_its_end(lambda: self._send(attempt, most, reservation, sent))
 
-            def send() -> Any:
-                return self._send(recorder, key, parts, request, call_next, most, reservation, sent)
-
-            return to_its_end(send)
-
-    def _send(
-        self,
-        recorder: Recorder | None,
-        key: str,
-        parts: Mapping[str, str],
-        request: Any,
-        call_next: Callable[[Any], Any],
-        most: Usage,
-        reservation: Reservation,
-        sent: Sent,
-    ) -> Any:
+    def _send(self, attempt: _Attempt, most: Usage, reservation: Reservation, sent: Sent) -> Any:
+        request, recorder, priced = attempt.request, attempt.recorder, self.price is not None
         took, started = 0, time.monotonic()
         try:
             with audit.executing("model", [self.role, self.model]) as execution:
-                response = client.send(self.sdk, request, call_next)
+                response = client.send(self.sdk, request, attempt.call_next)
                 execution.code = response.http_response.status_code
                 if not response.http_response.is_success:
                     return response
@@ -195,11 +194,11 @@ class Call:
         finally:
             self.rate.settle(sent, took)
         cost = _cost(usage_of(reply), self.price, time.monotonic() - started)
-        reservation.settle(cost, known=self.price is not None)
+        reservation.settle(cost, known=priced)
         if recorder is not None:
-            model, priced = str(reply.get("model", self.model)), self.price is not None
+            key, parts, model = attempt.key, attempt.parts, str(reply.get("model", self.model))
             recorder.keep(make_record(key, self.role, model, cost, parts, reply, priced=priced))
-        self._take(reply, cost, priced=self.price is not None)
+        self._take(reply, cost, priced=priced)
         return response
 
     def _take_recorded(self, known: LlmRecord) -> None:

@@ -256,8 +256,8 @@ class Model:
         return asked
 
     def _ask(self, call: Call) -> clients.Client:
-        call.sdk = self.client
-        return self.client
+        call.sdk = client = self.client
+        return client
 
     @contextmanager
     def _call(self, role: str, sample: int) -> Iterator[Call]:
