@@ -52,6 +52,10 @@ class _EngineGuard(Guard):
         self._is_confined = False
         self._environment: dict[str, str | None] = {}
         self._since = 0.0
+        self._prepare(workspace, slug)
+
+    def _prepare(self, workspace: Workspace, slug: str) -> None:
+        """What one kind needs and the other does not."""
 
     @property
     def listens(self) -> bool:
@@ -94,20 +98,12 @@ class _EngineGuard(Guard):
 class Confinement(_EngineGuard):
     """For a worktree of the run's own."""
 
-    def __init__(
-        self,
-        workspace: Workspace,
-        slug: str,
-        scopes: Sequence[Scope],
-        inputs: Inputs,
-        store: GitStore,
-    ) -> None:
-        super().__init__(workspace, slug, scopes, inputs, store)
+    def _prepare(self, workspace: Workspace, slug: str) -> None:
         tree = objects.tree_of(workspace.repo, workspace.repo.head_commit())
         copies = workspace.private / "copies"
         self._private, self._folder = workspace.private, workspace.folder
         self._private_git = PrivateGit(workspace.repo, workspace.private / AGENTS_GIT)
-        self._surroundings = Surroundings(workspace.repo, scopes, tree, copies)
+        self._surroundings = Surroundings(workspace.repo, self.scopes, tree, copies)
         self._links = Links(workspace.links, slug)
         self._read: set[str] = set()
 
@@ -143,15 +139,7 @@ class Confinement(_EngineGuard):
 class Watch(_EngineGuard):
     """For the user's own checkout: everything is left as it is."""
 
-    def __init__(
-        self,
-        workspace: Workspace,
-        slug: str,
-        scopes: Sequence[Scope],
-        inputs: Inputs,
-        store: GitStore,
-    ) -> None:
-        super().__init__(workspace, slug, scopes, inputs, store)
+    def _prepare(self, workspace: Workspace, slug: str) -> None:
         self._before: dict[str, tuple[str, Stamp | None]] = {}
 
     def confine(self) -> None:
