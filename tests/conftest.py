@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -18,6 +19,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from server import KEY, MessagesServer, Reply, Script  # a script too, so not in a package
 
 Serve = Callable[[Script | Sequence[Reply]], MessagesServer]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c() -> None:
+    """It interrupts, also where a shell runs the tests in the background, and has it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
