@@ -78,6 +78,17 @@ class Loss:
         ]
         return TextGradient.of(findings) if findings else None
 
+    def score(self, data: Datum, targets: Any) -> None:
+        """Scores the items that nobody scored: may fill their `success`, `metrics` and `feedback`.
+
+        Called once for every batch of every split, before its metrics are taken. The default
+        leaves the items as they are.
+
+        Args:
+            data: What the module returned; to be changed in place.
+            targets: The batch that it got, ground truth included.
+        """
+
     def backward(self, *, retain_graph: bool = False) -> None:
         """Sends back what was gathered since the last call, and forgets it.
 
@@ -117,6 +128,10 @@ class ChainLoss(Loss):
     def __call__(self, data: Datum, targets: Any = None) -> None:
         for loss in self.losses:
             loss(data, targets)
+
+    def score(self, data: Datum, targets: Any) -> None:
+        for loss in self.losses:
+            loss.score(data, targets)
 
     def backward(self, *, retain_graph: bool = False) -> None:
         *first, last = self.losses

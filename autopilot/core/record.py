@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from autopilot.core.types import Cost, Verdict
 
-VERSION = 1
+VERSION = 2
 # Between the names of strategies that were used together: "prune + add word".
 TOGETHER = " + "
 Outcome = Literal["kept", "rejected", "unchanged", "repeated", "failed", "blocked", "unblocked"]

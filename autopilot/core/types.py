@@ -7,7 +7,7 @@ import json
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from autopilot.errors import DataError
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from autopilot.core.graph import Node
 
 Verdict = Literal["baseline", "kept", "rejected"]
+Outcome = Literal["passed", "failed", "error", "unmeasured", "unscored"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 def _new_id() -> str:
@@ -33,27 +35,50 @@ class Datum:
         epoch: Filled in by the loop; 0 is the baseline.
         metrics: Name to number, for this item; the loop averages them over the split.
         metadata: The user's own payload: inputs, targets, outputs.
-        success: Whether the item passed; the share that passed is the metric "accuracy".
+        success: Whether the item passed, a bool; None where nobody said. What it comes to is
+            `outcome`; the share that passed is the metric "accuracy".
         error_message: What went wrong, when the system failed rather than answered badly.
         feedback: What to do better, in words: the raw material of gradients.
         items: The Datums of a batch.
         id: Names the item across epochs and in notes.
         grad_fn: The Node that produced this Datum, as on a tensor; None outside the graph.
+        unmeasured: Why it could not be measured, where a service or program that the measurement
+            needs gave no answer: that says nothing about the system.
 
-    >>> Datum(metadata={"question": "2+2", "answer": "4"}, success=True).success
-    True
+    >>> Datum(metadata={"question": "2+2", "answer": "4"}, success=True).outcome
+    'passed'
     """
 
     split: str = ""
     epoch: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
-    success: bool = True
+    success: bool | None = None
     error_message: str | None = None
     feedback: str | None = None
     items: list[Datum] = field(default_factory=list)
     id: str = field(default_factory=_new_id)
     grad_fn: Node | None = field(default=None, repr=False, compare=False)
+    unmeasured: str | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the item came to: the one answer to "did it pass?".
+
+        "passed", "failed" (it answered badly), "error" (the system raised, died, or ran out of time
+        or memory), "unmeasured" (what the measurement needs did not answer; it says nothing about
+        the system), or "unscored" (neither success nor a judge).
+
+        >>> Datum(success=True, error_message="it raised").outcome, Datum().outcome
+        ('error', 'unscored')
+        """
+        if self.unmeasured is not None:
+            return "unmeasured"
+        if self.error_message is not None:
+            return "error"
+        if self.success is None:
+            return "unscored"
+        return "passed" if self.success else "failed"
 
     def __len__(self) -> int:
         """The number of items; 1 for a single item."""
@@ -129,9 +154,7 @@ def datum_to_json(datum: Datum) -> dict[str, Any]:
         DataError: the payload holds something that JSON cannot carry; it names the field.
     """
     out: dict[str, Any] = {"id": datum.id}
-    if not datum.success:
-        out["success"] = False
-    for name in ("metrics", "metadata", "error_message", "feedback"):
+    for name in ("success", "metrics", "metadata", "error_message", "feedback", "unmeasured"):
         value = getattr(datum, name)
         if value is not None and value != {}:
             out[name] = value
@@ -164,9 +187,10 @@ def datum_from_json(value: Mapping[str, Any], *, split: str, epoch: int) -> Datu
         epoch=epoch,
         metrics=dict(value.get("metrics", {})),
         metadata=dict(value.get("metadata", {})),
-        success=value.get("success", True),
+        success=value.get("success"),
         error_message=value.get("error_message"),
         feedback=value.get("feedback"),
+        unmeasured=value.get("unmeasured"),
         items=[datum_from_json(item, split=split, epoch=epoch) for item in value.get("items", ())],
         id=value["id"],
     )

@@ -174,6 +174,11 @@ def _decode_any(line: bytes) -> Record:
 def _class_of(value: dict[str, Any]) -> type[Record]:
     if value["v"] > VERSION:
         raise ValueError(f"version {value['v']} is newer than this program's {VERSION}")
+    if value["v"] < VERSION:
+        raise ValueError(
+            f"version {value['v']} is of an earlier autopilot, which this one does not read: "
+            "run the experiment anew"
+        )
     if value["kind"] == "experiment":
         return Manifest if value["id"] == "manifest" else Event
     for known in _CLASSES:
