@@ -7,6 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
     from autopilot.engine.session import Session
 
 INTERRUPTED = 130
+
+
+class Direction(StrEnum):
+    """Of a metric."""
+
+    max = "max"
+    min = "min"
+
 
 MaxEpochs = Annotated[
     int | None, typer.Option(min=1, help="Number of the last epoch; 100 unless given.")
@@ -61,6 +70,16 @@ Prices = Annotated[
 Monitor = Annotated[
     str | None, typer.Option(help="The val metric that decides; the module's if not given.")
 ]
+Mode = Annotated[
+    Direction | None,
+    typer.Option(help="Whether a higher or a lower value is better, where nothing states it."),
+]
+FailedValue = Annotated[
+    float | None,
+    typer.Option(
+        help="What an item that raised counts as in the monitored metric; it has no value if not."
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Shuffling and evaluation derive from it.")]
 Hparams = Annotated[
     list[str] | None,
@@ -100,6 +119,8 @@ def run(
     ] = None,
     max_epochs: MaxEpochs = None,
     monitor: Monitor = None,
+    mode: Mode = None,
+    failed_value: FailedValue = None,
     seed: Seed = 0,
     patience: Patience = None,
     until: Until = None,
@@ -156,6 +177,8 @@ def run(
         options=Options(
             max_epochs=max_epochs,
             monitor=monitor,
+            mode=mode.value if mode else None,
+            failed_value=failed_value,
             patience=patience,
             target=until,
             plateau=plateau,
@@ -263,6 +286,7 @@ def _run_session(output: Output, prepare: Any, *, score_test: bool) -> int:
         for note in session.notes:
             output.line(f"note: {note}")
         output.line(_headline(session))
+        output.line(session.trainer.judges_by())
         result = session.run(score_test=score_test)
     except BaseException:
         session.discard()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import random
 import sys
 import time
@@ -11,10 +12,13 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from autopilot.core import graph
-from autopilot.core.metric import ItemMean, Metric, MetricCollection
+from autopilot.core.loss import Loss
+from autopilot.core.metric import ItemMean, Metric, MetricCollection, computed
+from autopilot.core.numbers import number, truth
 from autopilot.core.types import Datum, as_datum
 from autopilot.errors import DataError, EvaluationError, NoMoreCallsError, UsageError
 
@@ -37,12 +41,25 @@ class Evaluator:
         num_workers: Threads that run the items of a batch side by side, each as a batch of one;
             for systems that wait on the network. Chance drawn from `random` is not repeatable
             then, since the threads share it.
+        loss: Scores the items that the module left unscored.
+        scoring: What a number of an item means.
+
+    Attributes:
+        raised: Split to the exceptions of its items, one an item.
     """
 
     def __init__(
-        self, module: AutoPilotModule, experiment: Experiment, seed: int, num_workers: int = 0
+        self,
+        module: AutoPilotModule,
+        experiment: Experiment,
+        seed: int,
+        num_workers: int = 0,
+        loss: Loss | None = None,
+        scoring: Scoring | None = None,
     ) -> None:
         self.module, self.experiment, self.seed = module, experiment, seed
+        self.loss, self.scoring = loss, scoring or Scoring()
+        self.raised: dict[str, list[BaseException]] = {}
         if num_workers < 0:
             raise UsageError(
                 f"num_workers must be 0 or more, not {num_workers}",
@@ -64,8 +81,12 @@ class Evaluator:
         seed_everything(self.seed, split, epoch, index)
         started = time.perf_counter()
         data = self._isolated(split, batch)
-        seconds = time.perf_counter() - started
         _label(data, batch, split, epoch)
+        self.scoring.apply(data)
+        if self.loss is not None and type(self.loss).score is not Loss.score:
+            self.loss.score(data, batch)
+            self.scoring.apply(data)
+        seconds = time.perf_counter() - started
         # A result can stand in for its call only where nothing else hangs on the call's graph.
         stands_in = split != "train" or _is_simple(data)
         self.experiment.remember(split, epoch, index, batch, data if stands_in else None, seconds)
@@ -88,6 +109,7 @@ class Evaluator:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001  # the user's: its item fails
             if len(batch.items) <= 1:
+                self.raised.setdefault(split, []).append(error)
                 return self._failure(error, batch)
             return self._combined(batch, [self._isolated(split, one) for one in _singles(batch)])
 
@@ -140,18 +162,71 @@ def _mistake(data: object, batch: Datum) -> str:
         if not isinstance(item, Datum):
             return f"an item that is a {type(item).__name__}, not a Datum"
         held: dict[str, Any] = vars(item)
-        # "no" would count as passed.
-        if isinstance(held["success"], str):
-            return f"an item with success={item.success!r}, which is neither True nor False"
-        for name in ("feedback", "error_message"):
+        for name in ("feedback", "error_message", "unmeasured"):
             if not isinstance(held[name], str | None):
                 return f"an item whose {name} is a {type(held[name]).__name__}, not a text"
         if not isinstance(held["metrics"], Mapping):
             return f"an item whose metrics are a {type(held['metrics']).__name__}, not a dict"
-        for name, value in held["metrics"].items():
-            if not hasattr(value, "__float__"):
-                return f"an item whose metric {name!r} is {value!r}, not a number"
     return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """What the numbers of an item mean: they are made floats here, once.
+
+    Args:
+        monitored: The names of the item metrics that decide.
+        failed_value: What an item with an error counts as in them; None: it has no value.
+    """
+
+    monitored: tuple[str, ...] = ()
+    failed_value: float | None = None
+
+    def apply(self, data: Datum) -> None:
+        """Converts what a step returned, in place.
+
+        A metric of an item that is no number, or NaN where it decides, is that item's error.
+
+        Raises:
+            EvaluationError: `success` is a score or a word, or the batch's own metric no number.
+        """
+        for item in data.leaves():
+            try:
+                item.success = truth(item.success)
+            except ValueError as error:
+                raise EvaluationError(
+                    f"an item has success={error}",
+                    hint="write a score as a metric: Datum(success=score >= 0.5, "
+                    'metrics={"score": score}) with monitor = "score"',
+                ) from error
+            if item.metrics:
+                self._convert(item)
+            if self.failed_value is not None and item.outcome == "error":
+                item.metrics = dict.fromkeys(self.monitored, self.failed_value) | item.metrics
+        if not data.items or not data.metrics:
+            return
+        for name, value in data.metrics.items():
+            try:
+                data.metrics[name] = number(value)
+            except ValueError as error:
+                raise EvaluationError(
+                    f"the metric {name!r} of a batch is {error}",
+                    hint="give a number, or leave the metric out",
+                ) from error
+
+    def _convert(self, item: Datum) -> None:
+        if all(type(v) is float and v == v for v in item.metrics.values()):
+            return
+        converted: dict[str, float] = {}
+        for name, value in item.metrics.items():
+            try:
+                converted[name] = number(value)
+                if math.isnan(converted[name]) and name in self.monitored:
+                    del converted[name]
+                    raise ValueError("nan")
+            except ValueError as error:
+                item.error_message = item.error_message or f"its metric {name!r} is {error}"
+        item.metrics = converted
 
 
 def _singles(batch: Datum) -> list[Datum]:
@@ -282,12 +357,46 @@ class SplitMetrics:
     def compute(self) -> dict[str, float]:
         """Name to value; empty when there were no items."""
         values = self.means.compute()
-        for name, metric in self._own.items() if values else ():
-            if isinstance(metric, MetricCollection):
-                values |= metric.compute()
-            else:
-                values[name] = metric.compute()
+        for name, metric in self._own.items() if self.means.items else ():
+            values |= computed(name, metric)
         return values
+
+    def check_scored(self, split: str, monitor: str) -> None:
+        """Ends what compares nothing: no item has a success, and nobody gives the metric.
+
+        Raises:
+            EvaluationError: it says what is missing, and how to supply it.
+        """
+        values, means = self.compute(), self.means
+        value = values.get(monitor)
+        if value is not None and not math.isfinite(value):
+            odd = [i.id for i in self.items if not math.isfinite(i.metrics.get(monitor, 0.0))]
+            where = f" (item {', '.join(odd[:3])})" if odd else ""
+            raise EvaluationError(
+                f"{split} {monitor} is {value}{where}: nothing can be compared with it",
+                hint="make it a finite number for each item",
+            )
+        if monitor in values or means.outcomes["passed"] or means.outcomes["failed"]:
+            return
+        raise EvaluationError(
+            f"nothing scores the {means.items} {split} items: none has a success, and there is no "
+            f"metric {monitor!r}",
+            hint="return Datum(success=...) for each item, True or False; or a number,\n"
+            '  Datum(metrics={"score": ...}), and set monitor = "score" on the module',
+        )
+
+    def silence(self) -> str:
+        """Why the items of the train split say nothing to the optimizer."""
+        outcomes, count = self.means.outcomes, self.means.items
+        items = f"all {count} train items" if count > 1 else "the train item"
+        if outcomes["passed"] == count:
+            why = f"{items} passed and none has feedback"
+        elif outcomes["passed"] + outcomes["failed"] + outcomes["error"] == 0:
+            why = f"{items} are unscored and none has feedback"
+        else:
+            counts = ", ".join(f"{n} {name}" for name, n in sorted(outcomes.items()))
+            why = f"the loss has no feedback on {count} train items ({counts})"
+        return f"{why}: nothing says what to improve"
 
     def errors(self) -> list[str]:
         """The error messages, if every item failed with one; else empty."""

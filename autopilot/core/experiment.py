@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from autopilot.core import message
+from autopilot.core.comparison import Monitored
 from autopilot.core.events import Decide, decision_event, stamped, time_of
 from autopilot.core.guard import Guard, check_inputs
 from autopilot.core.history import History, KnownState
@@ -51,6 +52,7 @@ class Experiment(History):
         changes: Options that take the place of the manifest's; written down when it goes on.
         guard: Keeps steps to the parameters, and knows what evaluations read.
         violations: What the step that is going on tried beside the parameters.
+        monitored: How the metric that decides is computed from items.
 
     Args:
         store: Where states and records are kept; in this process, if not given.
@@ -92,6 +94,7 @@ class Experiment(History):
         self.repeats: Mapping[tuple[int, int], tuple[str, StepRecord]] = {}
         self.changes: Mapping[str, Any] = {}
         self.guard, self.violations = Guard(), list[str]()
+        self.monitored: Monitored | None = None
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -127,6 +130,7 @@ class Experiment(History):
             best_items=self.best_items,
             cost=cost,
             violations=[sentence for step in self._steps for sentence in step.violations],
+            monitored=self.monitored,
         )
 
     # --- opening -------------------------------------------------------------------------------
@@ -241,6 +245,10 @@ class Experiment(History):
         if self.store.is_shared:
             self.check_unedited()
         self._results.note(split, epoch, index, batch, data, seconds, self._state)
+
+    def void_results(self) -> None:
+        """What was measured in the epoch that is going on does not count: it is made again."""
+        self._results.void(self.last_epoch + 1)
 
     def recorded_seconds(self) -> float:
         """The time of the epoch before this session: of its steps, and of its results."""

@@ -159,8 +159,8 @@ class TextGradient(Gradient):
         """Grouped by attribution and direction, worst and most frequent first.
 
         Args:
-            max_evidence: Observations shown for a group, evenly spaced over all of them; how many
-                are left out is said.
+            max_evidence: Observations shown for a group: the worst, or evenly spaced over all of
+                them where none is worse; how many are left out is said.
             max_groups: Groups shown; how many are left out is said.
         """
         ranked = self._ranked()
@@ -178,6 +178,8 @@ class TextGradient(Gradient):
         groups: dict[tuple[str, str], list[Finding]] = {}
         for finding in self.findings:
             groups.setdefault((finding.attribution, finding.direction), []).append(finding)
+        for findings in groups.values():
+            findings.sort(key=lambda finding: -finding.severity)
         return sorted(
             groups.items(), key=lambda group: (-sum(f.severity for f in group[1]), group[0])
         )
@@ -197,8 +199,9 @@ def _render_group(
         head += f" (severity {severity:.2f})"
     yield head
     evidence = list(dict.fromkeys(text for f in findings for text in f.evidence))
-    shown = evidence
-    if len(evidence) > max_evidence:
+    shown = evidence[:max_evidence]
+    if len(evidence) > max_evidence and findings[0].severity == findings[-1].severity:
+        # None is worse than another: all of them are represented.
         shown = [evidence[i * len(evidence) // max_evidence] for i in range(max_evidence)]
     for text in shown:
         yield f"  - {text}"

@@ -45,6 +45,7 @@ class Fit:
     val: Iterable[Any] | None
     max_epochs: int | None
     accumulate: int | None
+    heard: bool = False  # whether the epoch's feedback reached a parameter
 
 
 class Loop(ABC):
@@ -79,7 +80,7 @@ class EpochLoop(Loop):
                 hint="the system must run before it can be improved: try it on one item by hand",
             )
         metrics = {"val": val.compute()} if fit.val is not None else {}
-        fit.trainer.check_monitor(metrics)
+        fit.trainer.check_monitor(metrics, val)
         decision = Decision("baseline", ("measured before anything changed",))
         fit.trainer.experiment.on_validation_complete({"val": val.items})
         cost = Cost(evaluations=val.means.items, seconds=time.monotonic() - started)
@@ -115,6 +116,8 @@ class EpochLoop(Loop):
         """The train split: feedback from every batch, a step after every window of batches."""
         trainer, module = fit.trainer, fit.module
         module.train()
+        fit.heard = False
+        fit.evaluator.raised.clear()
         measured, step = SplitMetrics(module, keep_items=False), 1
         for index, batch, last in evaluation.batches(fit.train, "train", epoch, trainer.seed):
             trainer.call("on_train_batch_start", batch, index)
@@ -122,15 +125,24 @@ class EpochLoop(Loop):
             if not trainer.experiment.has_step(epoch, step):
                 trainer.run.attempt(fit.loss, data, batch)
             trainer.call("on_after_loss", data, batch, index)
+            measured.update(data)
             if last or (fit.accumulate is not None and (index + 1) % fit.accumulate == 0):
-                self.step(fit, epoch, step)
+                if last:
+                    trainer.check_train(fit, measured)
+                self.step(fit, epoch, step, measured if last else None)
                 step += 1
             trainer.call("on_train_batch_end", data, batch, index)
-            measured.update(data)
         return measured
 
-    def step(self, fit: Fit, epoch: int, number: int) -> None:
-        """loss.backward(), optimizer.step(), commit, optimizer.zero_grad()."""
+    def step(self, fit: Fit, epoch: int, number: int, measured: SplitMetrics | None = None) -> None:
+        """loss.backward(), optimizer.step(), commit, optimizer.zero_grad().
+
+        Args:
+            fit: What is worked with.
+            epoch: The epoch.
+            number: The step's number in it.
+            measured: The whole train split, of the epoch's last step.
+        """
         trainer, experiment, optimizer = fit.trainer, fit.trainer.experiment, fit.optimizer
         if experiment.has_step(epoch, number):
             record = experiment.replay_step(optimizer, epoch, number)
@@ -138,6 +150,8 @@ class EpochLoop(Loop):
             trainer.call("on_before_backward")
             trainer.run.attempt(fit.loss.backward)
             trainer.call("on_after_backward")
+            if not trainer.hears(fit, measured):
+                return
             optimizer.blocked = set(experiment.memory.blocked())
             optimizer.context = experiment.memory.context(strategies=optimizer.strategies())
             trainer.call("on_before_optimizer_step", optimizer)

@@ -15,12 +15,18 @@ from autopilot.errors import EvaluationError, ModuleError
 class Loss:
     """Gathers feedback in `forward`, fills `param.grad` in `backward`.
 
-    Used as it is, a Loss takes the feedback that the failed items carry. Subclasses override
-    `forward(data, targets)` and return a Gradient, or None where there is nothing to say.
+    Used as it is, a Loss takes the feedback of every item that has some or did not pass; where the
+    monitored value is a metric of the items, of all of them, the worst first, with their values.
+    Subclasses override `forward(data, targets)` and return a Gradient, or None where there is
+    nothing to say.
 
     Args:
         parameters: What the feedback is for. Without it, backward finds them: the feedback goes
             back through the modules that produced the data.
+
+    Attributes:
+        monitor: The item metric that decides; the Trainer sets it. "" where it is none.
+        mode: Its direction, "max" or "min".
 
     >>> from autopilot.core.module import Module
     >>> class Echo(Module):
@@ -35,6 +41,9 @@ class Loss:
     >>> echo.prompt.grad.render()
     'too long'
     """
+
+    monitor: str = ""
+    mode: str = "max"
 
     def __init__(self, parameters: Iterable[Parameter] | None = None) -> None:
         self.parameters = None if parameters is None else list(parameters)
@@ -66,17 +75,47 @@ class Loss:
         Returns:
             The feedback, or None where there is nothing to improve.
         """
+        alone = len(data) == 1
+        found = [item for item in data.leaves() if self._speaks(item)]
+        badness = self._badness(found)
+        ranked = sorted(found, key=lambda item: -badness.get(item.id, 1.0)) if badness else found
         findings = [
             Finding(
-                direction=item.feedback or item.error_message or "make this item succeed",
-                severity=1.0,
-                evidence=(item.id,) if len(data) > 1 else (),
-                item=item.id if len(data) > 1 else "",
+                direction=item.feedback or item.error_message or self._wish(item),
+                severity=badness.get(item.id, 1.0),
+                evidence=() if alone and not badness else (self._evidence(item),),
+                item="" if alone else item.id,
             )
-            for item in data.leaves()
-            if not item.success
+            for item in ranked
         ]
         return TextGradient.of(findings) if findings else None
+
+    def _speaks(self, item: Datum) -> bool:
+        """Whether an item has something to say: feedback, no success, or a value that decides."""
+        if item.outcome == "unmeasured":
+            return False
+        said = item.feedback or item.outcome in ("failed", "error")
+        return bool(said) or self.monitor in item.metrics
+
+    def _badness(self, items: Sequence[Datum]) -> dict[str, float]:
+        """Id to 0.1 (best) to 1 (worst), by rank of the monitored value; errors are the worst."""
+        values = {i.id: i.metrics[self.monitor] for i in items if self.monitor in i.metrics}
+        ranks = sorted(set(values.values()), reverse=self.mode == "max")
+        place = {value: number for number, value in enumerate(ranks, start=1)}
+        return {name: 0.1 + 0.9 * place[value] / len(ranks) for name, value in values.items()}
+
+    def _wish(self, item: Datum) -> str:
+        if self.monitor not in item.metrics or item.outcome == "failed":
+            return "make this item succeed"
+        return f"{'lower' if self.mode == 'min' else 'raise'} {self.monitor}"
+
+    def _evidence(self, item: Datum) -> str:
+        value = item.metrics.get(self.monitor)
+        return item.id if value is None else f"{item.id}: {self.monitor} {value:.6g}"
+
+    def direct(self, monitor: str, mode: str) -> None:
+        """Says which item metric decides, and its direction."""
+        self.monitor, self.mode = monitor, mode
 
     def score(self, data: Datum, targets: Any) -> None:
         """Scores the items that nobody scored: may fill their `success`, `metrics` and `feedback`.
@@ -128,6 +167,11 @@ class ChainLoss(Loss):
     def __call__(self, data: Datum, targets: Any = None) -> None:
         for loss in self.losses:
             loss(data, targets)
+
+    def direct(self, monitor: str, mode: str) -> None:
+        super().direct(monitor, mode)
+        for loss in self.losses:
+            loss.direct(monitor, mode)
 
     def score(self, data: Datum, targets: Any) -> None:
         for loss in self.losses:

@@ -7,10 +7,11 @@ Datum that a step returned.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from autopilot.core.types import Datum
+from autopilot.core.types import Datum, Outcome
 from autopilot.errors import MetricError
 
 M = TypeVar("M", bound="Metric | MetricCollection")
@@ -20,7 +21,7 @@ class Metric:
     """A number over a split. Subclasses declare their state and how it grows.
 
     Attributes:
-        higher_is_better: True, False, or None where neither is meant.
+        higher_is_better: True, False, or None where neither is stated.
 
     >>> class Words(Metric):
     ...     higher_is_better = False
@@ -37,7 +38,7 @@ class Metric:
     4.0
     """
 
-    higher_is_better: bool | None = True
+    higher_is_better: bool | None = None
 
     def __init__(self) -> None:
         self._defaults: dict[str, Any] = {}
@@ -63,6 +64,14 @@ class Metric:
         """Forgets everything."""
         for name, default in self._defaults.items():
             setattr(self, name, copy.deepcopy(default))
+
+    def has_value(self, item: Datum) -> bool:
+        """Whether an item contributes: two states are compared on the items that do in both."""
+        return item.outcome not in ("error", "unmeasured")
+
+    def directions(self, name: str) -> dict[str, bool | None]:
+        """Names to whether higher is better, of the values that `compute` gives under a name."""
+        return {name: self.higher_is_better}
 
     def forward(self, data: Datum) -> float:
         """The value on this Datum alone; it is taken in as well."""
@@ -162,6 +171,10 @@ class MetricCollection:
 
     __call__ = forward
 
+    def directions(self, name: str = "") -> dict[str, bool | None]:
+        """Full names to whether higher is better."""
+        return {full: metric.higher_is_better for full, metric in self.items()}
+
     def clone(self, prefix: str | None = None, postfix: str | None = None) -> MetricCollection:
         """An independent copy, with its state, under another prefix or postfix if given."""
         return MetricCollection(
@@ -201,17 +214,28 @@ class MetricCollection:
         return f"MetricCollection({', '.join(name for name, _ in self.items())})"
 
 
+def computed(name: str, metric: Metric | MetricCollection) -> dict[str, float]:
+    """What a metric comes to, under its names."""
+    if isinstance(metric, MetricCollection):
+        return metric.compute()
+    return {name: metric.compute()}
+
+
 class ItemMean:
     """What the loop measures on every split without being asked.
 
-    "accuracy" is the share of items that succeeded, and each name in an item's `metrics` is
-    averaged over the items that have it. An item that failed with an error counts as not
-    succeeded.
+    "accuracy" is passed / (passed + failed + error), where any item passed or failed, or all are
+    errors; each name in an item's `metrics` is averaged over the items that have it.
+
+    Attributes:
+        items: How many items were taken in.
+        outcomes: How many of them came to what.
+        errors: The error messages.
     """
 
     def __init__(self) -> None:
         self.items = 0
-        self.succeeded = 0
+        self.outcomes: Counter[Outcome] = Counter()
         self.errors: list[str] = []
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
@@ -220,7 +244,7 @@ class ItemMean:
         """Takes in what a step returned."""
         for item in data.leaves():
             self.items += 1
-            self.succeeded += item.success and item.error_message is None
+            self.outcomes[item.outcome] += 1
             if item.error_message is not None:
                 self.errors.append(item.error_message)
             for name, value in item.metrics.items():
@@ -236,4 +260,8 @@ class ItemMean:
         if not self.items:
             return {}
         means = {name: total / self._counts[name] for name, total in self._sums.items()}
-        return {"accuracy": self.succeeded / self.items, **means}
+        passed, errors = self.outcomes["passed"], self.outcomes["error"]
+        judged = passed + self.outcomes["failed"]
+        if judged or errors == self.items:
+            return {"accuracy": passed / (judged + errors), **means}
+        return means

@@ -293,12 +293,16 @@ class AutoPilotModule(Module):
 
     Attributes:
         monitor: The val metric that decides, "accuracy" unless set.
-        mode: "max" when higher is better, "min" when lower is.
+        mode: "max" when higher is better, "min" when lower is. Where it is not set, the metric says
+            by its `higher_is_better`; a name that sounds like a cost needs one of the two.
+        failed_value: What an item with an error counts as in the monitored metric. None: it has no
+            value, and an epoch in which an item lost its value is not better.
         accumulate_grad_batches: Batches between two optimizer steps; None: one step an epoch.
     """
 
     monitor: str = "accuracy"
-    mode: str = "max"
+    mode: str | None = None
+    failed_value: float | None = None
     accumulate_grad_batches: int | None = None
 
     def training_step(self, batch: Datum) -> Datum:

@@ -43,6 +43,8 @@ class Optimizer:
         confined: Whether somebody works in `step` who is not trusted to keep to the parameters:
             an agent. Then what it changed elsewhere is put back after the step, in a run that
             has a worktree. Set by the class.
+        needs_gradient: Whether a step without any feedback is of no use: the run stops then and
+            says why there is none. False for a search that asks for none. Set by the class.
         parameters: List of Parameter.
         blocked: Names of strategies that must not be used: those given to `block_strategy`, and
             those that memory blocks, which the loop assigns.
@@ -63,6 +65,7 @@ class Optimizer:
     """
 
     confined = False
+    needs_gradient = True
 
     def __init__(self, parameters: Iterable[Parameter]) -> None:
         self.parameters = list(parameters)

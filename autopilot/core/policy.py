@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from autopilot.core.comparison import Comparison, Monitored, compare, some
 from autopilot.core.types import Cost, Datum, GateResult, Verdict
 from autopilot.errors import UsageError
 
@@ -56,6 +57,7 @@ class EpochView:
         best_items: The best epoch's val results; empty where they were not recorded.
         cost: What this epoch cost.
         violations: What the optimizer tried beside the parameters, a sentence each.
+        monitored: How the monitored metric is computed from items.
     """
 
     epoch: int
@@ -68,6 +70,18 @@ class EpochView:
     best_items: Sequence[Datum] = ()
     cost: Cost = field(default_factory=Cost)
     violations: Sequence[str] = ()
+    monitored: Monitored | None = None
+    _compared: list[Comparison | None] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """The val items beside the best epoch's; None where one of them recorded none."""
+        if not self._compared:  # once: the items may be many
+            monitored = self.monitored or Monitored(self.monitor)
+            self._compared.append(compare(monitored, self.items, self.best_items))
+        return self._compared[0]
 
     @property
     def value(self) -> float | None:
@@ -80,14 +94,30 @@ class EpochView:
         value = self.best.get("val", {}).get(self.monitor)
         return value if value is not None and math.isfinite(value) else None
 
-    def gain(self) -> float | None:
-        """By how much the epoch is better than the best; positive is better in either mode.
+    def values(self) -> tuple[float, float] | None:
+        """The monitored val metric of the best and of this epoch, over the same items.
 
         None where one of them is missing or not finite.
         """
         if self.value is None or self.best_value is None or not math.isfinite(self.value):
             return None
-        difference = self.value - self.best_value
+        found = self.comparison
+        if found is None or found.value is None or found.other is None:
+            return self.best_value, self.value
+        if found.fresh or found.lost:
+            return found.other, found.value
+        return self.best_value, self.value
+
+    def gain(self) -> float | None:
+        """By how much the epoch is better than the best; positive is better in either mode.
+
+        Both are taken over the items that have a value in both. None where one of them is missing
+        or not finite.
+        """
+        values = self.values()
+        if values is None:
+            return None
+        difference = values[1] - values[0]
         return difference if self.mode == "max" else -difference
 
 
@@ -173,10 +203,16 @@ class Policy:
             return GateResult("improvement", False, f"val {view.monitor} is {view.value}")
         if view.best_value is None or gain is None:
             return GateResult("improvement", True, f"val {view.monitor} is {view.value:.3f}")
-        before, after = apart(view.best_value, view.value)
-        change = f"val {view.monitor} {before} -> {after}"
+        before, after = apart(*(view.values() or (view.best_value, view.value)))
+        change, fresh = f"val {view.monitor} {before} -> {after}", ""
+        found = view.comparison
+        if found is not None and found.fresh:
+            change += f" over the {found.shared} items that have a value in both"
+            fresh = f"{len(found.fresh)} items have a value that had none: {some(found.fresh)}"
         if gain > 0:
             return GateResult("improvement", True, change)
+        if gain == 0 and fresh:
+            return GateResult("improvement", True, f"val {view.monitor} stayed at {after}; {fresh}")
         if gain == 0:
             return GateResult("improvement", False, f"val {view.monitor} stayed at {after}")
         return GateResult("improvement", False, f"{change} is no improvement")
@@ -195,8 +231,9 @@ class Policy:
 def decide(policy: Policy, view: EpochView, errors: Sequence[str] = ()) -> Decision:
     """The policy's verdict, behind what no policy may overrule.
 
-    An epoch whose val items all failed with an error, or whose monitored metric is missing or not
-    finite, is rejected: it can never become the best. Without a val split the train items speak.
+    An epoch whose val items all failed with an error, whose monitored metric is missing or not
+    finite, or in which an item has no value of it that it had in the best state, is rejected: it
+    can never become the best. Without a val split the train items speak.
 
     Args:
         policy: The user's.
@@ -212,4 +249,18 @@ def decide(policy: Policy, view: EpochView, errors: Sequence[str] = ()) -> Decis
         return Decision("rejected", (f"there is no val metric {view.monitor!r}, only {there}",))
     if view.value is not None and not math.isfinite(view.value):
         return Decision("rejected", (f"val {view.monitor} is {view.value}",))
+    found = view.comparison
+    if found is not None and found.lost:
+        return Decision("rejected", (_lost(view, found),))
     return policy.judge(view)
+
+
+def _lost(view: EpochView, found: Comparison) -> str:
+    """Which items have no value any more, and why the first of them has none."""
+    count = len(found.lost)
+    first = next(item for item in view.items if item.id == found.lost[0])
+    why = first.error_message or first.unmeasured
+    return (
+        f"{count} of {count + found.shared} val items {'has' if count == 1 else 'have'} no "
+        f"{view.monitor} any more: {some(found.lost)}" + (f" ({why})" if why else "")
+    )

@@ -158,6 +158,8 @@ class MetricsRecord(Record):
         baseline: Its value at epoch 0, None where not finite.
         best: Its best value, this epoch included, None where not finite.
         best_epoch: The epoch that the branch's tip equals afterwards.
+        gain: By how much it is better than the best before, positive is better in either mode, over
+            the items that have a value in both; None where that is not known.
         reasons: Sentences for a person.
         strategy: What was tried.
         summary: What was done.
@@ -180,6 +182,7 @@ class MetricsRecord(Record):
     baseline: float | None = None
     best: float | None = None
     best_epoch: int = 0
+    gain: float | None = None
     reasons: tuple[str, ...] = ()
     strategy: str = ""
     summary: str = ""

@@ -87,6 +87,11 @@ class Run:
             self._failures.append(self.survived(failure))
             self.note(f"feedback is missing: {self._failures[-1]}")
 
+    @property
+    def misses_feedback(self) -> bool:
+        """Whether an agent's failure cost feedback of the epoch that is going on."""
+        return bool(self._failures)
+
     def left(self) -> str:
         """What is left of the budget as of the last judged epoch: the same for a resumed run."""
         spent, limits = self.experiment.spent, self.ledger.limits

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from autopilot.core.callback import Callback
+from autopilot.core.direction import direction_of, metric_modes
 from autopilot.core.ledger import Limits
 from autopilot.core.types import Cost
 
@@ -46,7 +47,8 @@ class EarlyStopping(StopCondition):
         target: Value of the monitored val metric.
         monitor: Another val metric to look at; the trainer's, where epochs are kept by it, if not
             given. "val_loss" and "loss" are the same.
-        mode: Of `monitor`: "max" when higher is better, "min" when lower is.
+        mode: Of `monitor`: "max" when higher is better, "min" when lower is; what the trainer or
+            the module's metric states, if not given.
     """
 
     def __init__(
@@ -54,9 +56,9 @@ class EarlyStopping(StopCondition):
         patience: int | None = None,
         target: float | None = None,
         monitor: str | None = None,
-        mode: str = "max",
+        mode: str | None = None,
     ) -> None:
-        if mode not in ("max", "min"):
+        if mode not in ("max", "min", None):
             raise ValueError(f'mode must be "max" or "min", not {mode!r}')
         if patience is not None and patience < 1:
             raise ValueError(f"patience must be at least 1, not {patience}")
@@ -64,6 +66,12 @@ class EarlyStopping(StopCondition):
         self.monitor, self.mode = monitor and monitor.removeprefix("val_"), mode
         self.waited = 0
         self.best: float | None = None
+
+    def on_fit_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
+        if self.monitor is None or self.mode is not None:
+            return
+        own = trainer.mode if self.monitor == trainer.monitor else None
+        self.mode = direction_of(self.monitor, own, None, metric_modes(module))
 
     def on_validation_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
         value = self._value(trainer)
@@ -84,7 +92,7 @@ class EarlyStopping(StopCondition):
         best = self.best if own else trainer.best_value()
         if self.target is not None and best is not None:
             mode = self.mode if own else trainer.mode
-            if best >= self.target if mode == "max" else best <= self.target:
+            if best <= self.target if mode == "min" else best >= self.target:
                 name = self.monitor or trainer.monitor
                 return f"target reached: val {name} {best:.3f}, asked for {self.target:g}"
         if self.patience is not None and self.waited >= self.patience:
@@ -99,7 +107,7 @@ class EarlyStopping(StopCondition):
         if value is None or not math.isfinite(value):
             return False
         best = self.best
-        return best is None or (value > best if self.mode == "max" else value < best)
+        return best is None or (value < best if self.mode == "min" else value > best)
 
     def state_dict(self) -> dict[str, Any]:
         return {"waited": self.waited, "best": self.best}

@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from autopilot.core.callback import Callback, check_callback, check_moments
+from autopilot.core.comparison import Monitored, monitored
 from autopilot.core.configuration import (
     callbacks_of,
     check_window,
@@ -22,8 +23,10 @@ from autopilot.core.configuration import (
     optimizer_of,
     policy_of,
 )
-from autopilot.core.evaluation import Evaluator, SplitMetrics, evaluate_split
+from autopilot.core.direction import direction_of, direction_words, metric_modes
+from autopilot.core.evaluation import Evaluator, Scoring, SplitMetrics, evaluate_split
 from autopilot.core.experiment import Experiment
+from autopilot.core.gradient import TextGradient
 from autopilot.core.leakage import leakage_notes
 from autopilot.core.ledger import Ledger, Limits
 from autopilot.core.loop import EpochLoop, Fit, Loop
@@ -35,10 +38,13 @@ from autopilot.core.record import LlmRecord
 from autopilot.core.run import Run, running
 from autopilot.core.stopping import Budget
 from autopilot.core.types import Cost, Result
-from autopilot.errors import AutopilotError, BudgetExceededError, ModuleError, UsageError
-
-if TYPE_CHECKING:
-    from autopilot.core.metric import Metric, MetricCollection
+from autopilot.errors import (
+    AutopilotError,
+    BudgetExceededError,
+    ModuleError,
+    UsageError,
+    UserCodeError,
+)
 
 _LOG = logging.getLogger("autopilot")
 
@@ -64,6 +70,9 @@ class Trainer:
         accumulate_grad_batches: Batches between two optimizer steps; otherwise the module's. None
             there too: one step an epoch.
         monitor: The val metric that decides; otherwise the module's.
+        mode: "max" when higher is better, "min" when lower is; otherwise the module and its metric
+            say.
+        failed_value: See AutoPilotModule; otherwise the module's.
         seed: Shuffling, and the chance in evaluations, derive from it; otherwise the experiment's
             manifest says, where it is 0 unless set.
         num_workers: Threads that run the items of a batch side by side; for systems that wait on
@@ -88,6 +97,8 @@ class Trainer:
         num_workers: int = 0,
         max_epochs: int | None = None,
         *,
+        mode: str | None = None,
+        failed_value: float | None = None,
         dry_run: bool = False,
     ) -> None:
         check_window(accumulate_grad_batches)
@@ -111,12 +122,13 @@ class Trainer:
         self.num_workers = num_workers
         self.dry_run = dry_run
         self.monitor, self.mode = monitor or "accuracy", "max"
+        self.monitored = Monitored(self.monitor)
         self.current_epoch = 0
         self.decision: Decision | None = None
         self._began_s = math.inf
         self.callback_metrics: dict[str, dict[str, float]] = {}
         self.stop_reason = ""
-        self._monitor = monitor
+        self._monitor, self._mode, self._failed_value = monitor, mode, failed_value
         self._module: AutoPilotModule | None = None
         self._epoch_cost = Cost()
         self._active: list[Callback] = []
@@ -147,7 +159,7 @@ class Trainer:
         """
         max_epochs = self.max_epochs if max_epochs is None else max_epochs
         if self.dry_run:
-            self._prepare(module)
+            self.prepare(module)
             self.stop_reason = forecast(
                 self, module, datamodule, train_dataloaders, val_dataloaders, max_epochs
             )
@@ -174,15 +186,18 @@ class Trainer:
                 hint="pass train_dataloaders, or define train_dataloader()",
             )
         optimizer = optimizer_of(module)
-        self._prepare(module)
+        self.prepare(module)
         check_window(module.accumulate_grad_batches)
+        loss = loss_of(module)
+        loss.direct(self._item_metric, self.mode)
+        self.experiment.monitored = self.monitored
         fit = Fit(
             trainer=self,
             module=module,
-            loss=loss_of(module),
+            loss=loss,
             optimizer=optimizer,
             policy=self.policy or policy_of(module),
-            evaluator=Evaluator(module, self.experiment, self.seed, self.num_workers),
+            evaluator=self._evaluator(module, self.experiment),
             train=train,
             val=val,
             max_epochs=max_epochs,
@@ -285,6 +300,10 @@ class Trainer:
         recorded = self.experiment.last_epoch >= self.current_epoch
         return max([0, *epochs] if recorded else [self._epoch_cost.evaluations, *epochs])
 
+    def judges_by(self) -> str:
+        """What decides whether an epoch is kept, in words."""
+        return f"val {self.monitor} decides: {direction_words(self.mode)}"
+
     def result(self) -> Result:
         """What the run has come to so far."""
         experiment = self.experiment
@@ -371,11 +390,80 @@ class Trainer:
             number = seen[callback.state_key]
             yield callback.state_key + (f"#{number}" if number > 1 else ""), callback
 
-    def check_monitor(self, metrics: Mapping[str, Mapping[str, float]]) -> None:
+    def _evaluator(self, module: AutoPilotModule, experiment: Experiment) -> Evaluator:
+        own = module.failed_value if self._failed_value is None else self._failed_value
+        scoring = Scoring(tuple(filter(None, {self.monitor, self._item_metric})), own)
+        loss = loss_of(module)
+        return Evaluator(module, experiment, self.seed, self.num_workers, loss, scoring)
+
+    @property
+    def _item_metric(self) -> str:
+        """The metric of the items that decides, or that the deciding one is made of; or ""."""
+        owner = self.monitored.owner
+        if owner is not None:
+            return str(getattr(owner[1], "name", ""))
+        return "" if self.monitor == "accuracy" else self.monitor
+
+    def check_train(self, fit: Fit, train: SplitMetrics) -> None:
+        """Ends a run whose train items all raised: nothing that an optimizer could repair.
+
+        Raises:
+            UserCodeError: it says where the first one did.
+        """
+        raised = fit.evaluator.raised.get("train", [])
+        # Without a val split a later epoch may have broken it: that one is rejected.
+        if len(raised) < train.means.items or (fit.val is None and self.current_epoch > 1):
+            return
+        self.experiment.void_results()
+        raise UserCodeError(
+            f"all {train.means.items} train items raised: {train.means.errors[0]}",
+            hint="the evaluation itself fails, not what is optimized: mend training_step, commit "
+            "and run again",
+        ) from raised[0]
+
+    def hears(self, fit: Fit, train: SplitMetrics | None) -> bool:
+        """Whether there is feedback to make a step by; if not by the last one, the run stops.
+
+        Args:
+            fit: What is worked with.
+            train: The whole train split, of the epoch's last step.
+        """
+        parameters = fit.optimizer.parameters
+        if train is not None and not fit.heard and all(p.grad is None for p in parameters):
+            self._tell_value(fit, train)
+        fit.heard = fit.heard or any(p.grad is not None for p in parameters)
+        if train is None or fit.heard or self.run.misses_feedback:
+            return True
+        if not fit.optimizer.needs_gradient:
+            return True
+        reason = train.silence()
+        self.run.note(reason)
+        self.stop(reason)
+        return False
+
+    def _tell_value(self, fit: Fit, train: SplitMetrics) -> None:
+        """Where a metric of the whole split decides, and no item has feedback: its value is all."""
+        value = train.compute().get(self.monitor)
+        if self.monitor == "accuracy" or value is None:
+            return
+        wish = "lower" if self.mode == "min" else "raise"
+        told = TextGradient(f"{wish} {self.monitor}: it is {value:.6g} on the train split")
+        for parameter in fit.optimizer.parameters:
+            if parameter.requires_grad:
+                parameter.accumulate_grad(told)
+
+    def check_monitor(
+        self, metrics: Mapping[str, Mapping[str, float]], measured: SplitMetrics
+    ) -> None:
         """Ends a run whose monitored metric does not exist.
+
+        Args:
+            metrics: Those of the baseline.
+            measured: Its val split.
 
         Raises:
             UsageError: it names the metrics that there are.
+            EvaluationError: nothing is scored, or the metric is not a finite number.
         """
         val = metrics.get("val", {})
         if "val" not in metrics and self._monitor:
@@ -383,7 +471,9 @@ class Trainer:
                 f"there is no val split to monitor {self._monitor!r} on",
                 hint="define val_dataloader(), or leave the monitor out",
             )
-        if val and self.monitor not in val:
+        if "val" in metrics:
+            measured.check_scored("val", self.monitor)
+        if "val" in metrics and self.monitor not in val:
             raise UsageError(
                 f"there is no val metric {self.monitor!r}",
                 hint=f"monitor one of: {', '.join(sorted(val))}",
@@ -407,7 +497,12 @@ class Trainer:
             if key in states:
                 callback.load_state_dict(states[key])
 
-    def _prepare(self, module: AutoPilotModule) -> None:
+    def prepare(self, module: AutoPilotModule) -> None:
+        """Finds out what decides, and which callbacks listen; evaluates nothing.
+
+        Raises:
+            UsageError: no direction is stated, or a callback has a method that is never called.
+        """
         self._module = module
         for name, parameter in module.named_parameters():
             parameter.name = name
@@ -415,11 +510,8 @@ class Trainer:
         self._active = [*self.callbacks, *callbacks_of(module)]
         name = self._monitor or module.monitor
         self.monitor = name.removeprefix("val_").removeprefix("val/").removeprefix("val ")
-        metrics: dict[str, Metric | MetricCollection] = dict(module.named_metrics())
-        lower = getattr(metrics.get(self.monitor), "higher_is_better", None) is False
-        self.mode = "min" if lower else module.mode
-        if self.mode not in ("max", "min"):
-            raise UsageError(f"mode is {self.mode!r}", hint='set mode = "max" or mode = "min"')
+        self.monitored = monitored(self.monitor, dict(module.named_metrics()))
+        self.mode = direction_of(self.monitor, self._mode, module.mode, metric_modes(module))
         self.stop_reason = ""
         self.decision = None
         self._began_s = math.inf
@@ -487,10 +579,10 @@ class Trainer:
         epoch: int,
     ) -> SplitMetrics:
         """One pass over a split; the test score of an experiment is written down."""
-        self._prepare(module)
+        self.prepare(module)
         if not experiment.history:
             experiment.open(module.parameters())
-        evaluator = Evaluator(module, experiment, self.seed, self.num_workers)
+        evaluator = self._evaluator(module, experiment)
         try:
             self.call("setup", stage)
             run = self.run if experiment is self.run.experiment else Run(experiment)

@@ -96,6 +96,7 @@ def val_record(
         baseline=value if view.epoch == 0 else history.baseline_value,
         best=value if kept and value is not None else history.best_value,
         best_epoch=view.epoch if kept else history.best_epoch,
+        gain=view.gain() if view.epoch > 0 and known is None else None,
         reasons=hide(decision.reasons),
         strategy=_together(step.strategy for step in steps),
         summary="; ".join(step.summary for step in steps if step.summary),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from autopilot.core.direction import direction_words
 from autopilot.core.record import Manifest
 from autopilot.engine.request import Request, committed_target, name_of
 from autopilot.engine.session import Session
@@ -25,6 +26,7 @@ class Forecast:
         train_items: "?" where unknown.
         val_items: "?" where unknown.
         monitor: The metric that would decide.
+        mode: Its direction, "max" or "min".
         max_epochs: The number of the last epoch.
         worktree: Where it would work.
     """
@@ -35,6 +37,7 @@ class Forecast:
     train_items: str
     val_items: str
     monitor: str
+    mode: str
     max_epochs: int
     worktree: str
 
@@ -45,7 +48,8 @@ class Forecast:
             f"  start from {self.base[:7]} and work in {self.worktree}",
             *(f"  optimize {path} (files: {n})" for path, n in self.parameters.items()),
             f"  evaluate {self.train_items} train and {self.val_items} val items an epoch",
-            f"  keep an epoch by val {self.monitor}, for at most {self.max_epochs} epochs",
+            f"  keep an epoch by val {self.monitor} ({direction_words(self.mode)}), "
+            f"for at most {self.max_epochs} epochs",
             f"  commit each step to autopilot/{self.experiment}",
         ]
 
@@ -75,7 +79,8 @@ def forecast(request: Request) -> Forecast:
         parameters={scope.path: len(scope.files()) for scope in scopes},
         train_items=train,
         val_items=val,
-        monitor=request.options.monitor or session.module.monitor,
+        monitor=session.trainer.monitor,
+        mode=session.trainer.mode,
         max_epochs=session.max_epochs,
         worktree=str(where),
     )

@@ -150,6 +150,8 @@ def evaluate(request: Request) -> Answer:
     trainer = Trainer(
         experiment=experiment,
         monitor=manifest.options.get("monitor"),
+        mode=manifest.options.get("mode"),
+        failed_value=manifest.options.get("failed_value"),
         seed=seed_of(manifest.seed, request.repeat),
         num_workers=manifest.options.get("num_workers") or 0,
     )

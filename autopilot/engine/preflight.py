@@ -164,15 +164,14 @@ def _one_item(session: Session) -> Iterator[Check]:
     verdict = "passed" if item.success else "did not pass"
     yield Check("evaluation", "ok", f"{split} item {item.id} {verdict}, {seconds:.2f} s")
     metrics = measured.compute()
-    monitor = (session.manifest.options.get("monitor") or module.monitor).removeprefix("val_")
+    monitor = trainer.monitor
     if monitor not in metrics:
         names = ", ".join(sorted(metrics)) or "none"
         yield Check(
             "monitor", "failed", f"there is no metric {monitor!r}", f"monitor one of: {names}"
         )
         return
-    trainer.monitor = monitor
-    yield Check("monitor", "ok", f"val {monitor} decides")
+    yield Check("monitor", "ok", trainer.judges_by())
     yield _cost(session, run, seconds)
 
 

@@ -30,6 +30,8 @@ class Options:
     Args:
         max_epochs: The number of the last epoch.
         monitor: The val metric that decides.
+        mode: Its direction, "max" or "min".
+        failed_value: What an item with an error counts as in it.
         patience: Epochs in a row without improvement.
         target: Value of the monitored metric.
         plateau: Window of epochs in which the best must gain min_delta.
@@ -46,6 +48,8 @@ class Options:
 
     max_epochs: int | None = None
     monitor: str | None = None
+    mode: str | None = None
+    failed_value: float | None = None
     patience: int | None = None
     target: float | None = None
     plateau: int | None = None

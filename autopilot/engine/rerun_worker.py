@@ -167,6 +167,8 @@ def rerun(request: Request, send: Send) -> None:
         experiment=experiment,
         accumulate_grad_batches=options.accumulate,
         monitor=options.monitor,
+        mode=options.mode,
+        failed_value=options.failed_value,
         seed=manifest.seed,
         num_workers=options.num_workers or 0,
     )

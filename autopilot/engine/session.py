@@ -241,9 +241,13 @@ class Session:
             experiment=Experiment(self.store, GitMemory(self.store), manifest),
             accumulate_grad_batches=options.accumulate,
             monitor=options.monitor,
+            mode=options.mode,
+            failed_value=options.failed_value,
             seed=manifest.seed,
             num_workers=options.num_workers or 0,
         )
+        with users_code(manifest.target):
+            self.trainer.prepare(self.module)
         self.trainer.experiment.guard = guard_of(
             workspace, self.slug, scopes, self.inputs, self.store
         )

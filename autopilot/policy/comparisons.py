@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Literal
 
+from autopilot.core.direction import sounds_like_cost
 from autopilot.core.policy import EpochView, Gate, apart
 from autopilot.core.types import GateResult
 from autopilot.errors import UsageError
@@ -31,11 +32,12 @@ class NoRegression(Gate):
     Args:
         metric: The name of the metric, or several.
         tolerance: How much worse is still allowed, in the metric's own unit.
-        higher_is_better: The direction of these metrics.
+        higher_is_better: The direction of these metrics; True unless a name sounds like a cost,
+            which needs it stated.
         required: An optional gate only warns.
 
     Raises:
-        UsageError: a negative tolerance, or no metric.
+        UsageError: a negative tolerance, no metric, or a cost without a direction.
 
     >>> view = EpochView(2, {"val": {"recall": 0.7}}, {}, {"val": {"recall": 0.8}}, monitor="f1")
     >>> NoRegression("recall", tolerance=0.05).check(view).reason
@@ -47,7 +49,7 @@ class NoRegression(Gate):
         metric: str | Sequence[str],
         tolerance: float = 0.0,
         *,
-        higher_is_better: bool = True,
+        higher_is_better: bool | None = None,
         required: bool = True,
     ) -> None:
         super().__init__(required=required)
@@ -55,7 +57,13 @@ class NoRegression(Gate):
         if not self.metrics:
             raise UsageError("NoRegression has no metric", hint="name one: NoRegression('recall')")
         self.tolerance = _not_negative(tolerance, "tolerance")
-        self.higher_is_better = higher_is_better
+        costs = [name for name in self.metrics if sounds_like_cost(name)]
+        if costs and higher_is_better is None:
+            raise UsageError(
+                f"NoRegression does not say whether a higher or a lower {costs[0]!r} is better",
+                hint=f"NoRegression({costs[0]!r}, higher_is_better=False), or True",
+            )
+        self.higher_is_better = higher_is_better is not False
 
     @property
     def name(self) -> str:

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import getitem
 from random import Random
 
+from autopilot.core.comparison import Monitored, keyed, some
 from autopilot.core.policy import EpochView
-from autopilot.core.types import Datum
-
-Key = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,56 +44,42 @@ class Pairing:
 
 
 def pair(view: EpochView) -> Pairing:
-    """Matches the epoch's val items with the best epoch's by id, and compares their scores.
+    """Matches the epoch's val items with the best epoch's by id, and compares their values.
 
-    The score of an item is its `metrics[monitor]`. Where no item has one, it is whether the item
-    succeeded, and then more is better in either mode. An item that failed and has no score where
-    others do takes the worst of all scores. Items that share an id are matched in their order.
+    What is compared is the accuracy, the item's `metrics[monitor]`, or, where the monitored metric
+    is of the whole split, whether the item passed; then more is better in either mode. Only items
+    that have a value in both count; one that has none any more is a problem. Items that share an
+    id are matched in their order.
     """
     if not view.items:
         return Pairing(problem=f"epoch {view.epoch} recorded no val items to compare")
     if not view.best_items:
         return Pairing(problem="the best epoch recorded no val items to compare with")
-    now, before = _by_key(view.items), _by_key(view.best_items)
+    now, before = keyed(view.items), keyed(view.best_items)
     if unmatched := [item_id for item_id, _ in sorted(now.keys() ^ before.keys())]:
-        more = f" and {len(unmatched) - 3} more" if len(unmatched) > 3 else ""
         return Pairing(
             problem=f"{len(unmatched)} val items were not measured in both epochs: "
-            f"{', '.join(unmatched[:3])}{more}"
+            f"{some(unmatched)}"
         )
-    recorded = [item.metrics.get(view.monitor) for item in (*now.values(), *before.values())]
-    scores = [score for score in recorded if score is not None]
-    if not scores:
-        return Pairing(
-            tuple(float(_succeeded(now[key]) - _succeeded(before[key])) for key in now), "success"
-        )
-    if not all(map(math.isfinite, scores)):
-        return Pairing(problem=f"a val item's {view.monitor} is not a finite number")
-    for key in now:
-        for item in (now[key], before[key]):
-            if view.monitor not in item.metrics and _succeeded(item):
-                return Pairing(problem=f"val item {item.id} has no {view.monitor} to compare")
-    sign, worst = (1.0, min(scores)) if view.mode == "max" else (-1.0, max(scores))
-
-    def better(key: Key) -> float:
-        new, old = (items[key].metrics.get(view.monitor, worst) for items in (now, before))
-        return sign * (new - old)
-
-    return Pairing(tuple(map(better, now)), view.monitor)
-
-
-def _by_key(items: Sequence[Datum]) -> dict[Key, Datum]:
-    """The items by id and occurrence: a dataset may hold the same row, hence the same id, twice."""
-    seen: Counter[str] = Counter()
-    keyed: dict[Key, Datum] = {}
-    for item in items:
-        keyed[item.id, seen[item.id]] = item
-        seen[item.id] += 1
-    return keyed
-
-
-def _succeeded(item: Datum) -> bool:
-    return item.success and item.error_message is None
+    measure, monitored = view.monitor, Monitored(view.monitor)
+    if not any(measure in item.metrics for item in (*now.values(), *before.values())):
+        measure, monitored = "success", Monitored("accuracy")
+    sign = -1.0 if view.mode == "min" and measure != "success" else 1.0
+    differences: list[float] = []
+    lost: list[str] = []
+    for key, item in now.items():
+        new, old = monitored.of_item(item), monitored.of_item(before[key])
+        if old is not None and new is None:
+            lost.append(item.id)
+        elif old is not None and new is not None:
+            differences.append(sign * (new - old))
+    if lost:
+        return Pairing(problem=f"{len(lost)} val items have no {measure} any more: {some(lost)}")
+    if not differences:
+        return Pairing(problem=f"no val item has a {measure} in both epochs")
+    if not all(map(math.isfinite, differences)):
+        return Pairing(problem=f"a val item's {measure} is not a finite number")
+    return Pairing(tuple(differences), measure)
 
 
 def sign_test(wins: int, losses: int) -> float:

@@ -1,12 +1,23 @@
 """Running a batch: order, ids, failures of one item, chance, batches of any form."""
 
+import math
 import random
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 
-from autopilot.core.evaluation import Evaluator, SplitMetrics, as_batch, batches, seed_everything
+from autopilot.core.evaluation import (
+    Evaluator,
+    Scoring,
+    SplitMetrics,
+    as_batch,
+    batches,
+    seed_everything,
+)
 from autopilot.core.experiment import Experiment
 from autopilot.core.graph import Graph
+from autopilot.core.loss import Loss
 from autopilot.core.module import AutoPilotModule, Module
 from autopilot.core.parameter import Parameter
 from autopilot.core.types import Datum
@@ -26,7 +37,10 @@ class Picky(AutoPilotModule):
         for item in batch.items:
             if item.metadata["text"] == "bad":
                 raise ValueError("cannot read this")
-        return Datum(items=[Datum(metadata={"said": i.metadata["text"]}) for i in batch.items])
+        return Datum(items=[self.said(item) for item in batch.items])
+
+    def said(self, item):
+        return Datum(metadata={"said": item.metadata["text"]}, success=True)
 
 
 def evaluator(module, **options):
@@ -60,11 +74,12 @@ def test_one_item_that_raises_fails_alone(split):
         ({"items": [{"success": True}] * 2}, "an item that is a dict, not a Datum"),
         ({"items": (Datum() for _ in range(2))}, "items are a generator, not a list"),
         ({"items": [Datum()]}, "1 items for a batch of 2"),
-        ({"items": [Datum(), Datum(success="no")]}, "success='no'"),
+        ({"items": [Datum(), Datum(success="no")]}, "success='no', neither True, False nor None"),
+        ({"items": [Datum(), Datum(success=0.1)]}, "success=0.1, neither"),
+        ({"items": [Datum(success=1)] * 2}, "success=1, neither"),
         ({"items": [Datum(), Datum(feedback=["too long"])]}, "feedback is a list, not a text"),
         ({"items": [Datum(), Datum(error_message=ValueError())]}, "error_message is a ValueError"),
-        ({"items": [Datum(), Datum(metrics={"f1": "high"})]}, "metric 'f1' is 'high', not a num"),
-        ({"items": [Datum(), Datum()], "metrics": {"f1": None}}, "metric 'f1' is None"),
+        ({"items": [Datum(), Datum()], "metrics": {"f1": None}}, "metric 'f1' of a batch is None"),
         ({"items": [Datum(metrics=["f1"])] * 2}, "metrics are a list, not a dict"),
     ],
 )
@@ -75,7 +90,82 @@ def test_what_cannot_be_a_result_is_named(returned, says):
 
     with pytest.raises(EvaluationError, match=says) as refused:
         evaluator(Wrong()).run("val", 0, 0, batch("a", "b"))
-    assert "one Datum for each item" in refused.value.hint
+    assert refused.value.hint
+
+
+def score_of(value, **options):
+    class Scored(Picky):
+        def forward(self, batch):
+            return Datum(items=[Datum(metrics={"f1": value}), Datum(metrics={"f1": 0.5})])
+
+    run = evaluator(Scored(), scoring=Scoring(("f1",), **options))
+    return run.run("val", 0, 0, batch("a", "b")).items
+
+
+class Float32:
+    """What a scalar of another library can do."""
+
+    def __float__(self):
+        return 0.25
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(Decimal("0.25"), 0.25), (Fraction(1, 4), 0.25), (True, 1.0), (3, 3.0), (Float32(), 0.25)],
+)
+def test_whatever_is_a_number_becomes_a_float(value, expected):
+    first, second = score_of(value)
+    assert (type(first.metrics["f1"]), first.metrics["f1"]) == (float, expected)
+    assert (second.metrics, second.error_message) == ({"f1": 0.5}, None)
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("0.9", "its metric 'f1' is the text '0.9', not a number"),
+        (None, "its metric 'f1' is None, not a number"),
+        ([0.9], "its metric 'f1' is a list, not a number"),
+        (math.nan, "its metric 'f1' is nan"),
+    ],
+)
+def test_what_is_no_number_is_that_items_error(value, why):
+    first, second = score_of(value)
+    assert (first.outcome, first.error_message, first.metrics) == ("error", why, {})
+    assert second.outcome == "unscored"
+    first, _ = score_of(value, failed_value=0)
+    assert (first.outcome, first.metrics) == ("error", {"f1": 0})
+
+
+def test_a_nan_that_decides_nothing_is_kept():
+    class Scored(Picky):
+        def forward(self, batch):
+            return Datum(metrics={"other": math.nan}, success=True)
+
+    data = evaluator(Scored(), scoring=Scoring(("f1",))).run("val", 0, 0, batch("a"))
+    assert data.outcome == "passed"
+    assert math.isnan(data.metrics["other"])
+
+
+def test_a_loss_scores_what_the_module_left_unscored_once():
+    class Scores(Loss):
+        seen = 0
+
+        def score(self, data, targets):
+            for item, target in zip(data.leaves(), targets.leaves(), strict=True):
+                Scores.seen += 1
+                item.success = target.metadata["text"] == item.metadata["said"]
+                item.metrics["score"] = Decimal(1)
+
+    class Unscored(Picky):
+        def said(self, item):
+            return Datum(metadata={"said": "a"})
+
+    run = evaluator(Unscored(), loss=Scores())
+    for split in ("train", "val", "test"):
+        data = run.run(split, 0, 0, batch("a", "b"))
+        assert [item.outcome for item in data.items] == ["passed", "failed"]
+        assert [type(item.metrics["score"]) for item in data.items] == [float, float]
+    assert Scores.seen == 6
 
 
 def test_a_failure_has_a_graph_so_that_feedback_reaches_the_module():
@@ -103,6 +193,7 @@ class Part(Module):
     def forward(self, item):
         if item.metadata["text"] == "bad":
             raise ValueError("cannot read this")
+        item.success = True
         return item
 
 
@@ -218,6 +309,6 @@ def test_loaders_are_told_epoch_and_seed():
 def test_metrics_of_no_items_are_none():
     measured = SplitMetrics(Picky(), keep_items=True)
     assert (measured.compute(), measured.errors()) == ({}, [])
-    measured.update(Datum(items=[Datum(success=False, error_message="e"), Datum()]))
+    measured.update(Datum(items=[Datum(success=False, error_message="e"), Datum(success=True)]))
     assert measured.compute() == {"accuracy": 0.5}
     assert measured.errors() == []

@@ -23,10 +23,10 @@ class Greeter(Module):
         return Datum(
             items=[
                 Datum(
-                    success=item.metadata["wants"] in self.greeting.data,
-                    feedback=f"say {item.metadata['wants']}",
+                    success=wants in self.greeting.data,
+                    feedback=None if wants in self.greeting.data else f"say {wants}",
                 )
-                for item in batch.items
+                for wants in (item.metadata["wants"] for item in batch.items)
             ]
         )
 

@@ -18,7 +18,7 @@ from autopilot.core.record import Lesson, MetricsRecord, StepRecord
 from autopilot.core.store import InMemoryStore
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Datum
-from autopilot.errors import DataError, EvaluationError, UsageError
+from autopilot.errors import DataError, EvaluationError, UsageError, UserCodeError
 from autopilot.testing import ScriptedOptimizer
 
 
@@ -35,13 +35,13 @@ class Scale(AutoPilotModule):
     def forward(self, batch):
         return Datum(
             items=[
-                Datum(
-                    success=item.metadata["value"] < self.level.data,
-                    feedback=f"{item.metadata['value']} is above",
-                )
-                for item in batch.items
+                Datum(success=value < self.level.data, feedback=self.feedback(value))
+                for value in (item.metadata["value"] for item in batch.items)
             ]
         )
+
+    def feedback(self, value):
+        return None if value < self.level.data else f"{value} is above"
 
     def training_step(self, batch):
         self.told.append(("training_step", self.level.data, self.training))
@@ -306,7 +306,7 @@ class Tracked(Datum):
 
 def test_batches_of_unknown_length_are_not_held():
     train = Endless(500)
-    module = Scale([("up", 3)] * 100, accumulate_grad_batches=5, level=Parameter(99))
+    module = Scale([("up", 3)] * 100, accumulate_grad_batches=5, level=Parameter(-1))
     Trainer().fit(module, train, VAL, max_epochs=1)
     assert len([told for told in module.told if told[0] == "step"]) == 100
     # One ahead, one at work, and what the garbage collector has not come to.
@@ -417,15 +417,92 @@ def test_what_is_no_number_never_becomes_best(bad, mode):
     assert [lesson.delta for lesson in lessons[1:]] == ([1, -2] if mode == "max" else [-1, 1])
 
 
-def test_a_baseline_that_is_no_number_is_beaten_by_any_number():
+def test_a_nan_of_one_item_is_its_error_and_the_others_are_compared():
     class Odd(Scale):
+        """Item 3 has no number at level 2; one step on all others are worse."""
+
         def forward(self, batch):
-            score = float("nan") if self.level.data == 2 else 0.1
-            return Datum(items=[Datum(metrics={"f1": score}) for _ in batch.items])
+            return Datum(items=[Datum(metrics={"f1": self.score(item)}) for item in batch.items])
+
+        def score(self, item):
+            if self.level.data == 2 and item.metadata["value"] == 3:
+                return float("nan")
+            return {2: 0.9, 3: 0.1, 4: 0.95}[self.level.data]
 
     trainer = Trainer()
-    result = trainer.fit(Odd([("up", 3)], monitor="f1"), TRAIN, VAL, max_epochs=1)
-    assert (result.baseline, result.best, result.kept) == (None, 0.1, 1)
+    module = Odd([("down", 3), ("up", 4)], monitor="f1")
+    result = trainer.fit(module, TRAIN, VAL, max_epochs=2)
+    assert outcomes(trainer) == ["rejected", "kept"]
+    assert trainer.experiment.history[2].reasons == (
+        "val f1 0.900 -> 0.950 over the 3 items that have a value in both",
+    )
+    assert (result.baseline, result.best) == (pytest.approx(0.9), 0.95)
+
+
+def test_a_baseline_of_which_no_item_has_a_number_stops():
+    class Odd(Scale):
+        def forward(self, batch):
+            return Datum(items=[Datum(metrics={"f1": float("nan")}) for _ in batch.items])
+
+    with pytest.raises(EvaluationError, match="all 4 val items failed: its metric 'f1' is nan"):
+        Trainer().fit(Odd([("up", 3)], monitor="f1"), TRAIN, VAL, max_epochs=1)
+
+
+class Silent(Scale):
+    """All train items pass, and none has feedback."""
+
+    def training_step(self, batch):
+        return Datum(items=[Datum(success=True) for _ in batch.items])
+
+
+def test_a_train_split_without_feedback_stops_the_run_and_says_why():
+    module, trainer = Silent([("up", 3), ("more", 4)]), Trainer()
+    result = trainer.fit(module, TRAIN, VAL, max_epochs=9)
+    assert result.stop_reason == (
+        "all 5 train items passed and none has feedback: nothing says what to improve"
+    )
+    assert outcomes(trainer) == ["unchanged"]
+    assert module.level.data == 2
+
+
+def test_a_search_that_needs_no_feedback_goes_on():
+    class Search(Told):
+        needs_gradient = False
+
+    class Blind(Silent):
+        def configure_optimizers(self):
+            return Search(self.parameters(), self.script, self.told)
+
+    module = Blind([("up", 3), ("more", 4)])
+    Trainer().fit(module, TRAIN, VAL, max_epochs=2)
+    assert module.level.data == 4
+
+
+def test_a_module_that_scores_nothing_stops_at_the_baseline():
+    class Unscored(Scale):
+        def forward(self, batch):
+            return Datum(items=[Datum(metadata={"said": "hi"}) for _ in batch.items])
+
+    trainer = Trainer()
+    with pytest.raises(EvaluationError, match="nothing scores the 4 val items") as refused:
+        trainer.fit(Unscored([("up", 3)]), TRAIN, VAL, max_epochs=1)
+    assert "success=" in refused.value.hint
+    assert 'monitor = "score"' in refused.value.hint
+    assert trainer.experiment.history == []
+
+
+def test_a_training_step_that_always_raises_stops_before_an_agent_is_asked():
+    told = []
+
+    class Broken(Scale):
+        def training_step(self, batch):
+            raise KeyError("label")
+
+    module, trainer = Broken([("up", 3)], told), Trainer()
+    with pytest.raises(UserCodeError, match="all 5 train items raised: KeyError: 'label'"):
+        trainer.fit(module, TRAIN, VAL, max_epochs=3)
+    assert not any(entry[0] == "step" for entry in told)
+    assert trainer.experiment.last_epoch == 0
 
 
 def test_a_monitor_that_does_not_exist_is_named_at_the_baseline():
@@ -484,7 +561,9 @@ class Lucky(Scale):
 def test_the_same_seed_gives_the_same_run():
     def luck(seed):
         trainer = Trainer(seed=seed)
-        module = Lucky([("up", lambda ps: setattr(ps[0], "data", random.random()))] * 3)
+        module = Lucky(
+            monitor="luck", script=[("up", lambda ps: setattr(ps[0], "data", random.random()))] * 3
+        )
         trainer.fit(module, TRAIN, VAL, max_epochs=3)
         records = [record for _, record in trainer.experiment.store.records(MetricsRecord)]
         return [record.metrics for record in records], module.level.data

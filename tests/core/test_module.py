@@ -280,7 +280,7 @@ def test_steps_are_the_forward_unless_defined():
     echo = Echo()
     for step in (echo.training_step, echo.validation_step, echo.test_step):
         assert step(1) == ("forward", 1)
-    assert (echo.monitor, echo.mode, echo.accumulate_grad_batches) == ("accuracy", "max", None)
+    assert (echo.monitor, echo.mode, echo.accumulate_grad_batches) == ("accuracy", None, None)
     assert echo.configure_policy() is None
     assert echo.configure_callbacks() == []
     loaders = (echo.train_dataloader, echo.val_dataloader, echo.test_dataloader)

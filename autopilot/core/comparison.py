@@ -1,0 +1,151 @@
+"""Two states are compared on the same items: those that have a value of the metric in both.
+
+A candidate that fails on the hard items must not look better than one that answers them, and a mean
+over fewer items than before is another quantity. So the value of a state is computed anew over the
+items that both states have a value for, and items that lost theirs are named.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from autopilot.core.metric import Metric, MetricCollection, computed
+from autopilot.core.types import Datum
+from autopilot.errors import MetricError
+
+Key = tuple[str, int]
+Owner = Metric | MetricCollection
+
+
+@dataclass(frozen=True, slots=True)
+class Monitored:
+    """The metric that decides, and how it is computed from items.
+
+    Args:
+        name: Its name among the split's metrics.
+        owner: The name and the metric of the module that computes it; None where it is the
+            accuracy or the mean of a metric of the items.
+    """
+
+    name: str
+    owner: tuple[str, Owner] | None = None
+
+    def has_value(self, item: Datum) -> bool:
+        """Whether an item contributes a value."""
+        if self.owner is not None:
+            return _part(self.name, *self.owner).has_value(item)
+        return self.of_item(item) is not None
+
+    def of_item(self, item: Datum) -> float | None:
+        """The value of one item by itself; None where it has none, or the metric is of a whole."""
+        if self.owner is not None:
+            return None
+        value = item.metrics.get(self.name)
+        if value is not None or self.name != "accuracy":
+            return value
+        return _SHARES.get(item.outcome)
+
+    def over(self, items: Sequence[Datum]) -> float | None:
+        """The value over items that all have one; None where it cannot be computed from them."""
+        if not items:
+            return None
+        if self.owner is None:
+            values = [value for value in map(self.of_item, items) if value is not None]
+            return math.fsum(values) / len(values) if len(values) == len(items) else None
+        name, metric = self.owner
+        alone = metric.clone()
+        alone.reset()
+        try:
+            alone.update(Datum(items=list(items)))
+            return computed(name, alone).get(self.name)
+        except MetricError:
+            # What was recorded of an item need not hold all that the metric reads.
+            return None
+
+
+_SHARES = {"passed": 1.0, "failed": 0.0, "error": 0.0}
+
+
+def _part(monitor: str, name: str, owner: Owner) -> Metric:
+    """The metric of a collection that gives a value."""
+    if isinstance(owner, Metric):
+        return owner
+    parts = dict(owner.items())
+    # A metric whose compute() returns a dict gives names that begin with its own.
+    fitting = [part for part in parts if monitor == part or monitor.startswith(f"{part}_")]
+    return parts[max(fitting, key=len)] if fitting else next(iter(parts.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A state beside another one, on the items that have a value in both.
+
+    Args:
+        value: The state's value over these items.
+        other: The other state's.
+        shared: How many they are.
+        lost: Ids of the items that have a value in the other state alone.
+        fresh: Ids of the items that have a value in this state alone.
+    """
+
+    value: float | None = None
+    other: float | None = None
+    shared: int = 0
+    lost: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
+
+
+def compare(
+    monitored: Monitored, items: Sequence[Datum], others: Sequence[Datum]
+) -> Comparison | None:
+    """Compares the items of two states; None where one of them recorded none."""
+    if not items or not others:
+        return None
+    now, before = keyed(items), keyed(others)
+    has = {key for key, item in now.items() if monitored.has_value(item)}
+    had = {key for key, item in before.items() if monitored.has_value(item)}
+    shared = [key for key in now if key in has and key in had]
+    return Comparison(
+        monitored.over([now[key] for key in shared]),
+        monitored.over([before[key] for key in shared]),
+        len(shared),
+        tuple(key[0] for key in before if key in had and key not in has),
+        tuple(key[0] for key in now if key in has and key not in had),
+    )
+
+
+def keyed(items: Sequence[Datum]) -> dict[Key, Datum]:
+    """The items by id and occurrence: a dataset may hold the same row, hence the same id, twice."""
+    seen: Counter[str] = Counter()
+    found: dict[Key, Datum] = {}
+    for item in items:
+        found[item.id, seen[item.id]] = item
+        seen[item.id] += 1
+    return found
+
+
+def some(ids: Sequence[str], most: int = 3) -> str:
+    """A few ids by name, the others as a number.
+
+    >>> some(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    more = f" and {len(ids) - most} more" if len(ids) > most else ""
+    return f"{', '.join(ids[:most])}{more}"
+
+
+def monitored(name: str, metrics: Mapping[str, Owner]) -> Monitored:
+    """The metric of that name: the module's own one that gives it, or a metric of the items.
+
+    Args:
+        name: The name.
+        metrics: Dotted name to metric, as `Module.named_metrics` gives them.
+    """
+    for own, metric in metrics.items():
+        gives: Callable[[], Mapping[str, object]] = lambda m=metric, o=own: m.directions(o)  # type: ignore[misc]  # noqa: E731
+        if name == own or name in gives() or name.startswith(f"{own}_"):
+            return Monitored(name, (own, metric))
+    return Monitored(name)
