@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from autopilot.core import evaluation
 from autopilot.core.evaluation import Evaluator, SplitMetrics
+from autopilot.core.feedback import hears
 from autopilot.core.history import KnownState
 from autopilot.core.loss import Loss
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.policy import Decision, Policy, decide
 from autopilot.core.types import Cost
-from autopilot.errors import AgentError, EvaluationError
+from autopilot.errors import EvaluationError
 
 if TYPE_CHECKING:
     from autopilot.core.trainer import Trainer
@@ -127,22 +128,13 @@ class EpochLoop(Loop):
             trainer.call("on_after_loss", data, batch, index)
             measured.update(data)
             if last or (fit.accumulate is not None and (index + 1) % fit.accumulate == 0):
-                if last:
-                    trainer.check_train(fit, measured)
                 self.step(fit, epoch, step, measured if last else None)
                 step += 1
             trainer.call("on_train_batch_end", data, batch, index)
         return measured
 
     def step(self, fit: Fit, epoch: int, number: int, measured: SplitMetrics | None = None) -> None:
-        """loss.backward(), optimizer.step(), commit, optimizer.zero_grad().
-
-        Args:
-            fit: What is worked with.
-            epoch: The epoch.
-            number: The step's number in it.
-            measured: The whole train split, of the epoch's last step.
-        """
+        """loss.backward(), optimizer.step(), commit, optimizer.zero_grad()."""
         trainer, experiment, optimizer = fit.trainer, fit.trainer.experiment, fit.optimizer
         if experiment.has_step(epoch, number):
             record = experiment.replay_step(optimizer, epoch, number)
@@ -150,24 +142,14 @@ class EpochLoop(Loop):
             trainer.call("on_before_backward")
             trainer.run.attempt(fit.loss.backward)
             trainer.call("on_after_backward")
-            if not trainer.hears(fit, measured):
-                return
+            if not hears(fit, measured):
+                return  # the run stops, and says why there is no feedback
             optimizer.blocked = set(experiment.memory.blocked())
             optimizer.context = experiment.memory.context(strategies=optimizer.strategies())
             trainer.call("on_before_optimizer_step", optimizer)
             trainer.run.told = experiment.begin_step(epoch, number, trainer.run.left())
             evaluation.seed_everything(trainer.seed, "step", epoch, number)
-            done, error = None, ""
-            try:
-                done = trainer.run.step(optimizer, number)
-            except AgentError as failure:
-                # An agent that fails costs its epoch, not the run.
-                experiment.undo_step()
-                error = trainer.run.survived(failure)
-            except BaseException:
-                experiment.undo_step()
-                raise
-            done = trainer.run.with_cost(done)
+            done, error = trainer.run.edit(optimizer, number)
             record = experiment.commit_step(optimizer, epoch, number, done, error)
         trainer.call("on_step_committed", record)
         trainer.call("on_before_zero_grad", optimizer)

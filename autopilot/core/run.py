@@ -144,6 +144,26 @@ class Run:
             )
         return done
 
+    def edit(self, optimizer: Optimizer, number: int) -> tuple[Step | None, str]:
+        """An optimizer's step and what it cost; an agent that fails costs its epoch, not the run.
+
+        Returns:
+            The step, and why it failed; its edits are taken back then.
+
+        Raises:
+            AgentError: no further call can be made.
+        """
+        done, error = None, ""
+        try:
+            done = self.step(optimizer, number)
+        except AgentError as failure:
+            self.experiment.undo_step()
+            error = self.survived(failure)
+        except BaseException:
+            self.experiment.undo_step()
+            raise
+        return self.with_cost(done), error
+
     def confine(self) -> None:
         """From here on, what changes beside the parameters is put back."""
         self.experiment.guard.confine()

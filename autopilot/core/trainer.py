@@ -26,7 +26,6 @@ from autopilot.core.configuration import (
 from autopilot.core.direction import direction_of, direction_words, metric_modes
 from autopilot.core.evaluation import Evaluator, Scoring, SplitMetrics, evaluate_split
 from autopilot.core.experiment import Experiment
-from autopilot.core.gradient import TextGradient
 from autopilot.core.leakage import leakage_notes
 from autopilot.core.ledger import Ledger, Limits
 from autopilot.core.loop import EpochLoop, Fit, Loop
@@ -43,7 +42,6 @@ from autopilot.errors import (
     BudgetExceededError,
     ModuleError,
     UsageError,
-    UserCodeError,
 )
 
 _LOG = logging.getLogger("autopilot")
@@ -189,7 +187,7 @@ class Trainer:
         self.prepare(module)
         check_window(module.accumulate_grad_batches)
         loss = loss_of(module)
-        loss.direct(self._item_metric, self.mode)
+        loss.direct(self.item_metric, self.mode)
         self.experiment.monitored = self.monitored
         fit = Fit(
             trainer=self,
@@ -392,65 +390,17 @@ class Trainer:
 
     def _evaluator(self, module: AutoPilotModule, experiment: Experiment) -> Evaluator:
         own = module.failed_value if self._failed_value is None else self._failed_value
-        scoring = Scoring(tuple(filter(None, {self.monitor, self._item_metric})), own)
+        scoring = Scoring(tuple(filter(None, {self.monitor, self.item_metric})), own)
         loss = loss_of(module)
         return Evaluator(module, experiment, self.seed, self.num_workers, loss, scoring)
 
     @property
-    def _item_metric(self) -> str:
+    def item_metric(self) -> str:
         """The metric of the items that decides, or that the deciding one is made of; or ""."""
         owner = self.monitored.owner
         if owner is not None:
             return str(getattr(owner[1], "name", ""))
         return "" if self.monitor == "accuracy" else self.monitor
-
-    def check_train(self, fit: Fit, train: SplitMetrics) -> None:
-        """Ends a run whose train items all raised: nothing that an optimizer could repair.
-
-        Raises:
-            UserCodeError: it says where the first one did.
-        """
-        raised = fit.evaluator.raised.get("train", [])
-        # Without a val split a later epoch may have broken it: that one is rejected.
-        if len(raised) < train.means.items or (fit.val is None and self.current_epoch > 1):
-            return
-        self.experiment.void_results()
-        raise UserCodeError(
-            f"all {train.means.items} train items raised: {train.means.errors[0]}",
-            hint="the evaluation itself fails, not what is optimized: mend training_step, commit "
-            "and run again",
-        ) from raised[0]
-
-    def hears(self, fit: Fit, train: SplitMetrics | None) -> bool:
-        """Whether there is feedback to make a step by; if not by the last one, the run stops.
-
-        Args:
-            fit: What is worked with.
-            train: The whole train split, of the epoch's last step.
-        """
-        parameters = fit.optimizer.parameters
-        if train is not None and not fit.heard and all(p.grad is None for p in parameters):
-            self._tell_value(fit, train)
-        fit.heard = fit.heard or any(p.grad is not None for p in parameters)
-        if train is None or fit.heard or self.run.misses_feedback:
-            return True
-        if not fit.optimizer.needs_gradient:
-            return True
-        reason = train.silence()
-        self.run.note(reason)
-        self.stop(reason)
-        return False
-
-    def _tell_value(self, fit: Fit, train: SplitMetrics) -> None:
-        """Where a metric of the whole split decides, and no item has feedback: its value is all."""
-        value = train.compute().get(self.monitor)
-        if self.monitor == "accuracy" or value is None:
-            return
-        wish = "lower" if self.mode == "min" else "raise"
-        told = TextGradient(f"{wish} {self.monitor}: it is {value:.6g} on the train split")
-        for parameter in fit.optimizer.parameters:
-            if parameter.requires_grad:
-                parameter.accumulate_grad(told)
 
     def check_monitor(
         self, metrics: Mapping[str, Mapping[str, float]], measured: SplitMetrics

@@ -225,5 +225,7 @@ def test_a_metric_of_its_own_stops():
 
     result = Trainer([EarlyStopping(2, monitor="val_loss", mode="min")]).fit(Two(*UP), max_epochs=9)
     assert (result.epochs, result.stop_reason) == (2, "2 epochs without improvement of val loss")
-    reached = Trainer([EarlyStopping(target=4.0, monitor="loss")]).fit(Two(*UP), max_epochs=9)
+    reached = Trainer([EarlyStopping(target=4.0, monitor="loss", mode="max")]).fit(
+        Two(*UP), max_epochs=9
+    )
     assert reached.stop_reason == "target reached: val loss 4.000, asked for 4"

@@ -1,0 +1,65 @@
+"""Whether an epoch's train split gave the optimizer something to make a step by."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autopilot.core.evaluation import SplitMetrics
+from autopilot.core.gradient import TextGradient
+from autopilot.errors import UserCodeError
+
+if TYPE_CHECKING:
+    from autopilot.core.loop import Fit
+
+
+def hears(fit: Fit, train: SplitMetrics | None) -> bool:
+    """Whether there is feedback to make a step by; if not by the last one, the run stops.
+
+    Args:
+        fit: What is worked with.
+        train: The whole train split, of the epoch's last step.
+
+    Raises:
+        UserCodeError: all train items raised: that is nothing that an optimizer could repair.
+    """
+    trainer, parameters = fit.trainer, fit.optimizer.parameters
+    if train is not None:
+        _check_raised(fit, train)
+    if train is not None and not fit.heard and all(p.grad is None for p in parameters):
+        _pass_value(fit, train)
+    fit.heard = fit.heard or any(p.grad is not None for p in parameters)
+    if train is None or fit.heard or trainer.run.misses_feedback:
+        return True
+    if not fit.optimizer.needs_gradient:
+        return True
+    reason = train.silence()
+    trainer.run.note(reason)
+    trainer.stop(reason)
+    return False
+
+
+def _check_raised(fit: Fit, train: SplitMetrics) -> None:
+    raised = fit.evaluator.raised.get("train", [])
+    # Without a val split an earlier epoch may have broken it: that state is rejected.
+    if len(raised) < train.means.items or (fit.val is None and fit.trainer.current_epoch > 1):
+        return
+    # What was measured with a broken harness is measured again once that is mended.
+    fit.trainer.experiment.void_results()
+    raise UserCodeError(
+        f"all {train.means.items} train items raised: {train.means.errors[0]}",
+        hint="the evaluation itself fails, not what is optimized: mend training_step, commit and "
+        "run again",
+    ) from raised[0]
+
+
+def _pass_value(fit: Fit, train: SplitMetrics) -> None:
+    """Where a metric of the whole split decides, and no item has feedback: its value is all."""
+    trainer = fit.trainer
+    value = train.compute().get(trainer.monitor)
+    if trainer.monitor == "accuracy" or value is None:
+        return
+    wish = "lower" if trainer.mode == "min" else "raise"
+    gradient = TextGradient(f"{wish} {trainer.monitor}: it is {value:.6g} on the train split")
+    for parameter in fit.optimizer.parameters:
+        if parameter.requires_grad:
+            parameter.accumulate_grad(gradient)
