@@ -138,6 +138,7 @@ class EpochLoop(Loop):
         trainer, experiment, optimizer = fit.trainer, fit.trainer.experiment, fit.optimizer
         if experiment.has_step(epoch, number):
             record = experiment.replay_step(optimizer, epoch, number)
+            fit.heard = fit.heard or bool(record.gradients)
         else:
             trainer.call("on_before_backward")
             trainer.run.attempt(fit.loss.backward)

@@ -56,12 +56,12 @@ def test_the_recorder_writes_an_item_a_line(tmp_path: Path) -> None:
     path = tmp_path / "items.jsonl"
     Trainer(callbacks=[DataRecorder(path)]).fit(Level(), max_epochs=1)
     assert lines(path) == [
-        {"split": "val", "epoch": 0, "id": "a"},
+        {"split": "val", "epoch": 0, "id": "a", "success": True},
         {"split": "val", "epoch": 0, "id": "b", "success": False},
-        {"split": "train", "epoch": 1, "id": "a"},
+        {"split": "train", "epoch": 1, "id": "a", "success": True},
         {"split": "train", "epoch": 1, "id": "b", "success": False},
-        {"split": "val", "epoch": 1, "id": "a"},
-        {"split": "val", "epoch": 1, "id": "b"},
+        {"split": "val", "epoch": 1, "id": "a", "success": True},
+        {"split": "val", "epoch": 1, "id": "b", "success": True},
     ]
 
 

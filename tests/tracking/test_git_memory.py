@@ -39,6 +39,6 @@ def test_plain_git_reads_a_lesson(repository):
         ["notes", "--ref=autopilot/notes/memory", "show", store.tip], cwd=repository.workdir
     )
     assert shown.stdout == (
-        b'{"v":1,"kind":"memory","epoch":1,"id":"1","strategy":"guess","outcome":"rejected"}\n'
+        b'{"v":2,"kind":"memory","epoch":1,"id":"1","strategy":"guess","outcome":"rejected"}\n'
     )
     store.close()

@@ -93,7 +93,7 @@ def test_every_line_says_what_it_is():
     record = MetricsRecord(epoch=3, id="3-val", split="val", metrics={"f1": 0.5}, verdict="kept")
     value = json.loads(encode(record))
     assert value == {
-        "v": 1,
+        "v": 2,
         "kind": "metrics",
         "epoch": 3,
         "id": "3-val",
@@ -124,11 +124,11 @@ def test_what_json_cannot_carry_is_refused():
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (b'{"v":1,"kind":"metrics"', "line 2: "),
+        (b'{"v":2,"kind":"metrics"', "line 2: "),
         (b'{"v":99,"kind":"metrics","epoch":1,"id":"x"}', "version 99 is newer"),
-        (b'{"v":1,"kind":"other","epoch":1,"id":"x"}', "there is no kind 'other'"),
+        (b'{"v":2,"kind":"other","epoch":1,"id":"x"}', "there is no kind 'other'"),
         (b'{"kind":"metrics"}', "line 2: "),
-        (b'{"v":1,"kind":"metrics","epoch":1,"id":"x","split":"val"}', "line 2: "),
+        (b'{"v":2,"kind":"metrics","epoch":1,"id":"x","split":"val"}', "line 2: "),
         (b"{}", "line 2: "),
     ],
 )
@@ -141,7 +141,7 @@ def test_a_damaged_line_is_named(line, said):
 
 
 def test_fields_of_tomorrow_are_not_lost_on_others():
-    line = b'{"v":1,"kind":"memory","epoch":1,"id":"x","strategy":"s","outcome":"kept","new":1}\n'
+    line = b'{"v":2,"kind":"memory","epoch":1,"id":"x","strategy":"s","outcome":"kept","new":1}\n'
     (back,) = decode(line, "here")
     assert back.strategy == "s"
 
