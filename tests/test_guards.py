@@ -23,7 +23,7 @@ NAMES = {
 
 # Strangers on one floor import nothing of one another.
 FLOORS = [
-    {"errors", "files", "audit"},
+    {"errors", "files", "audit", "text"},
     {"core", "git"},
     {"data", "policy", "tracking"},
     {"ai", "engine"},

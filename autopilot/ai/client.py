@@ -21,6 +21,7 @@ from autopilot.errors import (
     ModelCallError,
     NoKeyError,
 )
+from autopilot.text import clean
 
 if TYPE_CHECKING:
     import anthropic
@@ -146,7 +147,7 @@ def read_reply(client: Any, request: Any, response: Any) -> tuple[Mapping[str, A
     raw = response.http_response
     if not raw.headers.get("content-type", "").startswith("text/event-stream"):
         sent = _message_in(raw)
-        reply = hide(sent)
+        reply = clean(hide(sent))
         return reply, response if reply == sent else as_response(client, request, reply)
 
     import anthropic
@@ -168,7 +169,7 @@ def read_reply(client: Any, request: Any, response: Any) -> tuple[Mapping[str, A
         ) from said
     if message.stop_reason is None:
         raise anthropic.APIConnectionError(message="the reply broke off", request=raw.request)
-    whole: Mapping[str, Any] = hide(message.to_dict(mode="json"))
+    whole: Mapping[str, Any] = clean(hide(message.to_dict(mode="json")))
     return whole, as_response(client, request, whole)
 
 

@@ -21,6 +21,7 @@ from autopilot.core.parameter import PathParameter
 from autopilot.core.redaction import hide, redact
 from autopilot.core.types import Cost
 from autopilot.errors import AgentError, AgentRefusedError, AgentReplyError
+from autopilot.text import clean
 
 _PROMPT_FILE = "{prompt_file}"
 _SPECIAL = re.compile(r"[\\\[\]*?]")
@@ -86,7 +87,7 @@ class ClaudeCodeAgent(Agent):
             line += ["--max-budget-usd", f"{cost_usd:.4f}"]
         system = "\n\n".join(part for part in (self.system, context.system) if part)
         if system:
-            line += ["--append-system-prompt", system]
+            line += ["--append-system-prompt", clean(system)]
         if context.session_id:
             line += ["--resume", context.session_id]
         return line
@@ -183,7 +184,7 @@ class CommandAgent(Agent):
             )
         with tempfile.TemporaryDirectory(prefix="autopilot-") as place:
             file = Path(place, "prompt.md")
-            file.write_text(prompt, encoding="utf-8")
+            file.write_text(clean(prompt), encoding="utf-8")
             command = [part.replace(_PROMPT_FILE, str(file)) for part in self.command]
             return run_process(
                 command, stdin="", folder=folder, timeout_s=self.timeout_s, hint=hint
@@ -213,7 +214,7 @@ class _ClaudeReply(BaseModel):
 def _claude_reply(finished: Finished) -> _ClaudeReply:
     lines = [line for line in finished.stdout.splitlines() if line.strip()]
     try:
-        value = json.loads(lines[-1] if lines else "")
+        value = clean(json.loads(lines[-1] if lines else ""))
         if isinstance(value, list):
             value = value[-1]
         return _ClaudeReply.model_validate(value)

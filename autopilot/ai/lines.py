@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from autopilot.core.ledger import Limits
 from autopilot.errors import DataError, LockHeldError
+from autopilot.text import clean
 
 L = TypeVar("L", bound=BaseModel)
 
@@ -120,8 +122,13 @@ class Lines(Generic[L]):
 
     def append(self, line: L) -> None:
         """Adds a line; it lasts when this returns."""
+        try:
+            text = line.model_dump_json()
+        except PydanticSerializationError:
+            # Half of a surrogate pair, which pydantic neither writes nor reads.
+            text = type(line).model_validate(clean(line.model_dump())).model_dump_json()
         with self._lock, self.path.open("ab") as file:
-            file.write(line.model_dump_json().encode() + b"\n")
+            file.write(text.encode() + b"\n")
 
     def _mend(self, file: Any) -> None:
         file.seek(0)

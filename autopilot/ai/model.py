@@ -21,12 +21,13 @@ from autopilot.ai.agent_calls import agent_call
 from autopilot.ai.call import Call, Message
 from autopilot.ai.messages import as_messages
 from autopilot.ai.prices import Price, price_of
-from autopilot.ai.prompting import explain
+from autopilot.ai.prompting import as_schema, explain
 from autopilot.ai.rate import RateLimit
 from autopilot.ai.spending import current_ledger
 from autopilot.ai.tools import Tool
 from autopilot.core.types import Cost
 from autopilot.errors import AgentReplyError
+from autopilot.text import clean
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -142,6 +143,9 @@ class Model:
                 wrong = "the reply holds no text"
             except ValidationError as error:
                 call.check()
+                mended = as_schema(call.text, schema)
+                if mended is not None:
+                    return mended
                 wrong = explain(error)
             said = call.text or "(nothing)"
             again = f"That does not fit the schema: {wrong}. Answer again, as JSON that fits."
@@ -253,7 +257,7 @@ class Model:
         if system:
             cached = {"type": "ephemeral"}
             asked["system"] = [{"type": "text", "text": system, "cache_control": cached}]
-        return asked
+        return clean(asked)
 
     def _ask(self, call: Call) -> clients.Client:
         call.sdk = client = self.client

@@ -14,6 +14,7 @@ from pathlib import Path
 from autopilot import audit
 from autopilot.core.redaction import hide, redact
 from autopilot.errors import AgentError, AgentNotFoundError, AgentTimeoutError
+from autopilot.text import clean
 
 _GRACE_S = 2.0
 _LOOK_S = 0.2
@@ -88,7 +89,7 @@ def _run(
     except OSError as error:
         raise AgentError(f"cannot start {name}: {error.strerror}", hint=hint) from error
     try:
-        stdout, stderr = _talk(process, stdin, timeout_s)
+        stdout, stderr = _talk(process, clean(stdin), timeout_s)
     except subprocess.TimeoutExpired as error:
         raise AgentTimeoutError(
             f"{Path(name).name} did not answer within {timeout_s:g} s and was ended",
@@ -97,7 +98,8 @@ def _run(
     finally:
         # Also after an end of its own: what it left running would edit files later.
         _end_group(process)
-    return Finished(hide(stdout), hide(stderr), process.returncode, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return Finished(clean(hide(stdout)), clean(hide(stderr)), process.returncode, seconds)
 
 
 def _talk(process: subprocess.Popen[str], stdin: str, timeout_s: float) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from autopilot.core.types import digest
 from autopilot.errors import AgentReplyError
+from autopilot.text import clean
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -52,7 +53,7 @@ def read_reply(text: str, schema: type[T]) -> T:
     wrong = "there is no JSON in it"
     for candidate in _candidates(text):
         try:
-            return schema.model_validate(candidate)
+            return schema.model_validate(clean(candidate))
         except ValidationError as error:
             wrong = explain(error)
     raise AgentReplyError(
@@ -60,6 +61,14 @@ def read_reply(text: str, schema: type[T]) -> T:
         hint=f"end with a JSON object with: {', '.join(schema.model_fields)}",
         reply=text,
     )
+
+
+def as_schema(text: str, schema: type[T]) -> T | None:
+    """A reply that is JSON but for halves of surrogate pairs, which strict readers refuse."""
+    try:
+        return schema.model_validate_json(json.dumps(clean(json.loads(text))))
+    except ValueError:
+        return None
 
 
 def explain(error: ValidationError) -> str:

@@ -6,6 +6,7 @@ the steps before it came to, and its own result is put there under its name.
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -209,5 +210,5 @@ class _Fenced(dict[str, Any]):
                 hint=f"there are: {there}; write {{{{ and }}}} for braces",
             ) from error
         if isinstance(value, BaseModel):
-            value = value.model_dump_json(indent=1)
+            value = json.dumps(value.model_dump(mode="json"), ensure_ascii=False, indent=1)
         return fence(name, shorten(str(value), self._max_chars))

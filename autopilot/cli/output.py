@@ -7,7 +7,6 @@ for a person goes to stderr then. Without it, stdout has the answer, stderr has 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import re
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from autopilot import audit
 from autopilot.errors import AutopilotError, UsageError
+from autopilot.text import as_json, whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -132,8 +132,9 @@ class Output:
             trail = audit.current()
             if trail is not None:
                 plain["expose"] = jsonable(trail.executed)
-            text = json.dumps(plain, ensure_ascii=False, indent=2, allow_nan=False)
-            print(_printable(text, self.stdout), file=self.stdout, flush=True)
+            text = as_json(plain, indent=2)
+            encoding = self.stdout.encoding or "utf-8"
+            print(text.encode(encoding, "replace").decode(encoding), file=self.stdout, flush=True)
 
     def trail(self) -> None:
         """What was executed, on stderr; with --json it is in the document."""
@@ -221,8 +222,7 @@ def display_width(text: str) -> int:
     """
     if text.isascii():
         return len(text)
-    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
-    return len(text) + wide - sum(unicodedata.combining(character) > 0 for character in text)
+    return sum(map(_columns, text))
 
 
 def shorten(text: str, width: int | None) -> str:
@@ -234,9 +234,24 @@ def shorten(text: str, width: int | None) -> str:
     line = " ".join(text.split())
     if width is None or display_width(line) <= width:
         return line
-    while line and display_width(line) > width - 3:
-        line = line[:-1]
-    return line.rstrip() + "..."
+    return _fitting(line, max(width - 3, 0)).rstrip() + "..."
+
+
+def _fitting(line: str, width: int) -> str:
+    """As much of a line's beginning as fits into so many columns."""
+    if line.isascii():
+        return line[:width]
+    taken = 0
+    for place, character in enumerate(line):
+        taken += _columns(character)
+        if taken > width:
+            return line[:place]
+    return line
+
+
+def _columns(character: str) -> int:
+    wide = unicodedata.east_asian_width(character) in "WF"
+    return 1 + wide - (unicodedata.combining(character) > 0)
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
@@ -278,4 +293,4 @@ def _printable(text: str, stream: TextIO) -> str:
     """What the stream cannot carry must not end a run: it is shown with a question mark."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     visible = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
-    return visible.encode(encoding, "replace").decode(encoding)
+    return whole(visible).encode(encoding, "replace").decode(encoding)

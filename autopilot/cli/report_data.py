@@ -15,6 +15,7 @@ from autopilot.cli.words import signed
 from autopilot.core.lessons import FAILURES
 from autopilot.core.record import StepRecord
 from autopilot.core.types import Cost
+from autopilot.text import whole
 from autopilot.tracking.report import EpochStory, Report, settings
 from autopilot.tracking.report_cost import RoleCost
 from autopilot.tracking.report_diffs import Changes, DiffPool, clipped
@@ -48,12 +49,12 @@ def _deflated(group: Sequence[str]) -> str:
 
 
 def dumped(value: Any) -> str:
-    """JSON in few characters; of a name that is no UTF-8, a question mark stands for a byte."""
+    """JSON in few characters; what UTF-8 cannot store is replaced."""
     try:
         text = _ENCODER.encode(value)
     except ValueError:  # NaN and infinity, which are rare, become words.
         text = _ENCODER.encode(jsonable(value))
-    return text.encode("utf-8", "replace").decode()
+    return whole(text)
 
 
 _ENCODER = json.JSONEncoder(

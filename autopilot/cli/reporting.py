@@ -12,6 +12,7 @@ import typer
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
 from autopilot.cli.reading import Experiment
+from autopilot.text import whole
 
 if TYPE_CHECKING:
     from autopilot.git.repository import Repository
@@ -63,10 +64,10 @@ def _markdown(context: Context, slug: str | None, to: Path | None) -> None:
     from autopilot.tracking.layout import Layout
 
     notebook, output = context.notebook(slug), context.output
-    text = markdown(notebook)
+    text = whole(markdown(notebook))
     if to is None:
         if not output.as_json:
-            output.raw(text.encode("utf-8", "replace"))
+            output.raw(text.encode())
         output.document({"experiment": notebook.slug, "markdown": text})
         return
     name = Layout(notebook.slug).report(notebook.repo).with_suffix(".md").name
@@ -90,7 +91,7 @@ def _page(context: Context, slugs: list[str | None], to: Path | None, *, open_it
     # First, so that the limits on diffs leave it in.
     compared = between(notebooks[0], notebooks[1], pool) if len(notebooks) > 1 else None
     reports = [collect(notebook, pool) for notebook in notebooks]
-    text = page(reports, compared)
+    text = whole(page(reports, compared))
     pages = [Layout(name).report(repo) for name in names]
     path = pages[0].with_stem("..".join(page.stem for page in pages))
     path = _place(context, to, path.name) if to else path
@@ -133,7 +134,7 @@ def _write(path: Path, text: str) -> None:
     new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_bytes(text.encode("utf-8", "replace"))
+        new.write_bytes(text.encode())
         new.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):

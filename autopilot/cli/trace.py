@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,11 +12,12 @@ import typer
 from autopilot.cli import measuring, running
 from autopilot.cli.context import Context
 from autopilot.cli.diagnose import Split
-from autopilot.cli.output import align, number, shorten
+from autopilot.cli.output import align, jsonable, number, shorten
 from autopilot.cli.pages import shorten_end
 from autopilot.cli.reading import SlugOption
 from autopilot.cli.words import counted
 from autopilot.errors import ExperimentError, UsageError
+from autopilot.text import as_json
 
 if TYPE_CHECKING:
     from autopilot.tracking.notebook import Notebook
@@ -89,7 +89,7 @@ def collect(
         write_jsonl(place, rows)
         output.line(f"{place}: {counted(len(rows), 'result')} of {what}, {split}")
     elif not output.as_json:
-        output.raw(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
+        output.raw(b"".join(as_json(jsonable(row)).encode() + b"\n" for row in rows))
     slug_ = notebook.slug if notebook else None
     items = None if place else rows
     output.document(

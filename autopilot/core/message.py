@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from autopilot.core.policy import apart
 from autopilot.core.record import Manifest, MetricsRecord, StepRecord
 from autopilot.core.redaction import hide
+from autopilot.text import clean
 
 EXPERIMENT = "Autopilot-Experiment"
 EPOCH = "Autopilot-Epoch"
@@ -195,7 +196,7 @@ def epoch_tag(epoch: int) -> str:
 
 def one_line(text: str, width: int = 72) -> str:
     """The text on one line, shortened with a mark."""
-    line = " ".join(text.replace("\0", "").split())
+    line = " ".join(clean(text).split())
     return line if len(line) <= width else line[: width - 3].rstrip() + "..."
 
 
@@ -211,8 +212,7 @@ def _message(subject: str, body: list[str], trailers: Mapping[str, str]) -> str:
     wrapped = [_wrap(hide(part)) for part in body if part.strip()]
     block = "\n".join(f"{name}: {value}" for name, value in trailers.items())
     text = hide("\n\n".join([subject, *wrapped, block])) + "\n"
-    # git ends a message at a NUL; half a surrogate pair, as models write it, is no text at all.
-    return text.replace("\0", "").encode("utf-8", "replace").decode()
+    return clean(text)
 
 
 def _wrap(text: str) -> str:

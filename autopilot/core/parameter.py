@@ -20,6 +20,7 @@ from autopilot.files import (
     remove_file,
     replace_file,
 )
+from autopilot.text import whole
 
 
 class Parameter:
@@ -124,9 +125,12 @@ class PathParameter(Parameter):
         return self._path(name).read_bytes().decode("utf-8")
 
     def write_text(self, text: str, name: str | None = None) -> None:
-        """Replaces a file's text (UTF-8, newlines as given), or creates it."""
+        """Replaces a file's text (UTF-8, newlines as given), or creates it.
+
+        Half of a surrogate pair, which UTF-8 cannot store, becomes U+FFFD.
+        """
         path = self._path(name, must_exist=False)
-        content = text.encode("utf-8")
+        content = whole(text).encode()
         mode = read_file(path).mode if path.is_file() and not path.is_symlink() else 0o100644
         replace_file(self.root, path.relative_to(self.root).as_posix(), FileState(mode, content))
 

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 from autopilot.errors import DataError, UsageError
+from autopilot.text import as_json
 
 _BOM = b"\xef\xbb\xbf"
 _ONE_OBJECT = "write one JSON object a line, complete on its line; blank lines are skipped"
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-# Legal inside a JSON string, but editors and str.splitlines() would break the line there.
-_LINE_BREAKS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 
 
 class Model(Protocol):
@@ -128,11 +125,6 @@ def _parse(content: bytes, path: Path, number: int) -> dict[str, Any]:
         raise DataError(f"{where}: not JSON: {_one_line(error)}", hint=_ONE_OBJECT) from error
     if not isinstance(value, dict):
         raise DataError(f"{where}: {_KINDS[type(value)]}, not an object", hint=_ONE_OBJECT)
-    if _SURROGATE.search(text) and not _encodable(value):
-        raise DataError(
-            f"{where}: holds half of a surrogate pair, which UTF-8 cannot store",
-            hint="write the whole character, or remove the escape",
-        )
     return value
 
 
@@ -168,21 +160,12 @@ def _format(item: object, index: int) -> bytes:
             hint="give mappings or pydantic models; of a Datum, its metadata",
         )
     try:
-        text = json.dumps(dict(value), ensure_ascii=False, allow_nan=False)
-        return text.translate(_LINE_BREAKS).encode("utf-8") + b"\n"
+        return as_json(dict(value)).encode() + b"\n"
     except (TypeError, ValueError, RecursionError) as error:
         raise DataError(
             f"item {index} cannot be written as JSON: {_one_line(error)}",
             hint="keep strings, numbers, lists and dicts in it",
         ) from error
-
-
-def _encodable(value: object) -> bool:
-    try:
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _one_line(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from autopilot.errors import GitCommandError, RefMovedError
 from autopilot.git.commands import last_line, run_git
 from autopilot.git.refs import created, delete_ref, read_ref, when_unlocked
 from autopilot.git.repository import Identity, Repository, translated
+from autopilot.text import clean
 
 _UNWRITABLE = "make room and give write permission to the repository's folder"
 
@@ -186,8 +187,7 @@ def _read(found: pygit2.Commit) -> Commit:
 
 def _message(text: str) -> str:
     """A message that git can hold: no NUL, no half of a surrogate pair, one final line break."""
-    clean = text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
-    return clean.rstrip("\n") + "\n"
+    return clean(text).rstrip("\n") + "\n"
 
 
 def _signatures(repo: Repository) -> tuple[pygit2.Signature, pygit2.Signature]:

@@ -13,6 +13,7 @@ import pygit2
 from autopilot.errors import RefMovedError, RepositoryError, SlugError
 from autopilot.git.commands import run_git
 from autopilot.git.repository import Repository, translated
+from autopilot.text import clean
 
 _LOCK_AGE_S = 1.0
 _LOCK_WAIT_S = 0.5
@@ -234,7 +235,7 @@ def _remove_if_stale(lock: Path) -> bool:
 
 def log_line(text: str) -> str:
     """A text as one line of a reflog."""
-    return " ".join(text.encode("utf-8", "replace").decode("utf-8").replace("\0", " ").split())
+    return " ".join(clean(text).split())
 
 
 def _short(name: str) -> str:

@@ -12,6 +12,7 @@ from autopilot.core.callback import Callback
 from autopilot.core.types import Datum, datum_to_json, is_json
 from autopilot.errors import DataError
 from autopilot.files import FileState
+from autopilot.text import as_json, finite
 
 if TYPE_CHECKING:
     from autopilot.core.module import AutoPilotModule
@@ -74,7 +75,7 @@ class JSONCheckpoint(Callback):
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             new = path.with_suffix(".new")
-            new.write_text(json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8")
+            new.write_text(as_json(document, indent=1, allow_nan=True), encoding="utf-8")
             new.replace(path)
         except OSError as error:
             raise _cannot_write(path, error) from error
@@ -149,7 +150,7 @@ def _append(path: Path, value: Mapping[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(value, ensure_ascii=False) + "\n")
+            file.write(as_json(finite(value)) + "\n")
     except OSError as error:
         raise _cannot_write(path, error) from error
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 from autopilot.core.message import epoch_tag
 from autopilot.errors import UsageError
+from autopilot.text import as_json, finite
 from autopilot.tracking.notebook import Epoch, Notebook
 
 _SPLITS = ("train", "val", "test")
@@ -87,21 +86,15 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        # JSON has no such numbers.
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
+    return finite(value)
 
 
 def _json(path: Path, value: Any) -> Path:
-    text = json.dumps(_plain(value), ensure_ascii=False, indent=2, allow_nan=False)
-    return _bytes(path, text.encode("utf-8", "replace") + b"\n")
+    return _bytes(path, as_json(_plain(value), indent=2).encode() + b"\n")
 
 
 def _lines(path: Path, values: Sequence[Any]) -> Path:
-    lines = [json.dumps(_plain(value), ensure_ascii=False, allow_nan=False) for value in values]
-    text = "".join(f"{line}\n" for line in lines)
-    return _bytes(path, text.encode("utf-8", "replace"))
+    return _bytes(path, "".join(f"{as_json(_plain(value))}\n" for value in values).encode())
 
 
 def _bytes(path: Path, content: bytes) -> Path:

@@ -29,6 +29,7 @@ from autopilot.core.redaction import hide, leaked
 from autopilot.errors import RecordError, StateError
 from autopilot.git.notes import Edit, Notes
 from autopilot.git.repository import Repository
+from autopilot.text import as_json
 from autopilot.tracking.layout import KINDS, Layout
 
 R = TypeVar("R", bound=Record)
@@ -215,13 +216,9 @@ def _id_of(line: bytes) -> str | None:
 
 def _dump(value: Any) -> str:
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        text.encode()
-    except UnicodeEncodeError:
-        return json.dumps(_finite(value), separators=(",", ":"))
+        return as_json(value, compact=True)
     except ValueError:
-        return _dump(_finite(value))
-    return text
+        return as_json(_finite(value), compact=True)
 
 
 def _finite(value: Any, *, marked: bool = False) -> Any:
