@@ -67,7 +67,7 @@ def as_schema(text: str, schema: type[T]) -> T | None:
     """A reply that is JSON but for halves of surrogate pairs, which strict readers refuse."""
     try:
         return schema.model_validate_json(json.dumps(clean(json.loads(text))))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -82,11 +82,11 @@ def _candidates(text: str) -> Iterator[Any]:
     for candidate in texts:
         try:
             yield json.loads(candidate)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     decoder = json.JSONDecoder()
     for position in reversed([found.start() for found in re.finditer(r"\{", text)]):
         try:
             yield decoder.raw_decode(text, position)[0]
-        except ValueError:
+        except (ValueError, RecursionError):
             continue

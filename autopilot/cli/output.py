@@ -234,10 +234,10 @@ def shorten(text: str, width: int | None) -> str:
     line = " ".join(text.split())
     if width is None or display_width(line) <= width:
         return line
-    return _fitting(line, max(width - 3, 0)).rstrip() + "..."
+    return fitting(line, max(width - 3, 0)).rstrip() + "..."
 
 
-def _fitting(line: str, width: int) -> str:
+def fitting(line: str, width: int) -> str:
     """As much of a line's beginning as fits into so many columns."""
     if line.isascii():
         return line[:width]

@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import Any
 
 from autopilot.cli.epoch_page import ODD_OUTCOMES
-from autopilot.cli.output import align, number, shorten
+from autopilot.cli.output import align, display_width, fitting, number, shorten
 from autopilot.cli.words import ago, costs, counted, git_date, iso, pairs, signed
 from autopilot.core.message import one_line
 from autopilot.errors import ExperimentError
@@ -187,7 +187,9 @@ def status_table(rows: Sequence[Mapping[str, Any]], now_s: float, width: int | N
 
 def shorten_end(line: str, width: int | None) -> str:
     """A line cut at its end, its spaces left as they are."""
-    return line if width is None or len(line) <= width else line[: width - 3].rstrip() + "..."
+    if width is None or display_width(line) <= width:
+        return line
+    return fitting(line, max(width - 3, 0)).rstrip() + "..."
 
 
 def status_page(notebook: Notebook) -> list[str]:
