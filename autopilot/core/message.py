@@ -1,13 +1,14 @@
 """The messages of commits and tags: what a person reads in `git log`.
 
-The trailers are the contract with everything that reads the branch later.
+The trailers are the contract with everything that reads the branch later. They are read here alone:
+no other line of a message begins like one, so what is written behind them by hand changes nothing.
 """
 
 from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from autopilot.core.policy import apart
@@ -29,6 +30,11 @@ REVIEWER = "Autopilot-Reviewer"
 REVERTS = "Autopilot-Reverts"
 
 BODY_LIMIT = 4000
+
+# `git merge --squash` indents the messages that it joins by four.
+_BLOCK = re.compile(r"^(?:    )?(?=Autopilot-[\w-]+: )", re.MULTILINE)
+_TRAILER = re.compile(r"(Autopilot-[\w-]+): +(.*\S)\s*")
+_LIKE_OURS = re.compile(r"^(?:\s*(?=Autopilot-)|(?=#))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,11 +188,56 @@ def revert_message(slug: str, epoch: int, onto: str, reason: str = "") -> str:
     return _message(subject, [reason], trailers)
 
 
-def trailers_of(message: str, name: str) -> list[str]:
-    """The values of a trailer, wherever in a message they stand: a squash merge joins messages,
-    and `git merge --squash` indents them.
+def plain_message(slug: str, what: str, note: str = "") -> str:
+    """The message of a commit that is no epoch's: a snapshot, or a merge of two experiments."""
+    return _message(f"autopilot({slug}): {what}", [note], {EXPERIMENT: slug})
+
+
+def trailer(message: str, name: str) -> str | None:
+    """The value of one of our trailers; None where the message has none of that name.
+
+    Of what is written behind our trailers nothing counts, not even what looks like one of them.
+
+    >>> trailer("a subject\\n\\nAutopilot-Epoch: 3\\nAutopilot-Epoch: 7\\n\\nThanks!", EPOCH)
+    '3'
     """
-    return re.findall(rf"^(?: {{4}})?{re.escape(name)}: *(.+?) *$", message, re.MULTILINE)
+    return next(_blocks(message), {}).get(name)
+
+
+def trailer_number(message: str, name: str) -> int | None:
+    """The value of one of our trailers, if it is a number."""
+    value = trailer(message, name) or ""
+    return int(value) if value.isascii() and value.isdigit() else None
+
+
+def trailers_of(message: str, name: str, slug: str | None = None) -> list[str]:
+    """The values of a trailer in all messages that a squash merge joined.
+
+    Args:
+        message: A commit's message.
+        name: The trailer.
+        slug: Only of this experiment; None: of every one.
+    """
+    return [
+        block[name]
+        for block in _blocks(message)
+        if name in block and EXPERIMENT in block and slug in (None, block[EXPERIMENT])
+    ]
+
+
+def _blocks(message: str) -> Iterator[dict[str, str]]:
+    """Each run of our trailers, up to an empty line or to the next message's."""
+    position = 0
+    while found := _BLOCK.search(message, position):
+        block, position = dict[str, str](), found.end()
+        for line in message[position:].splitlines(keepends=True):
+            own = _TRAILER.fullmatch(line.removeprefix(found[0]))
+            if not line.strip() or (own and own[1] == EXPERIMENT and block):
+                break
+            position += len(line)
+            if own:
+                block.setdefault(own[1], own[2])
+        yield block
 
 
 def epoch_tag(epoch: int) -> str:
@@ -210,8 +261,9 @@ def _shorten(text: str) -> str:
 def _message(subject: str, body: list[str], trailers: Mapping[str, str]) -> str:
     # Hidden before it is folded: a secret on two lines would not be found any more.
     wrapped = [_wrap(hide(part)) for part in body if part.strip()]
-    block = "\n".join(f"{name}: {value}" for name, value in trailers.items())
-    text = hide("\n\n".join([subject, *wrapped, block])) + "\n"
+    # A metric may have any name, and a score is a trailer, too.
+    block = "\n".join(f"{name}: {' '.join(value.split())}" for name, value in trailers.items())
+    text = hide("\n\n".join([" ".join(subject.split()), *wrapped, block])) + "\n"
     return clean(text)
 
 
@@ -219,9 +271,8 @@ def _wrap(text: str) -> str:
     """Long lines folded; a line that git would take for a trailer or a comment is indented."""
     lines = []
     for line in text.splitlines():
-        indented = f"  {line}" if line.startswith(("Autopilot-", "#")) else line
         folded = textwrap.wrap(
-            indented,
+            line,
             100,
             subsequent_indent="    ",
             break_long_words=False,
@@ -229,4 +280,4 @@ def _wrap(text: str) -> str:
             replace_whitespace=False,
         )
         lines += folded or [""]
-    return "\n".join(lines).strip("\n")
+    return "\n".join(_LIKE_OURS.sub("  ", line, count=1) for line in lines).strip("\n")

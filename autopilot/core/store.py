@@ -45,13 +45,8 @@ class Revision:
     message: str
 
     def trailer(self, name: str) -> str | None:
-        """The value of a trailer of the message, the last one if repeated."""
-        for line in reversed(self.message.rstrip().splitlines()):
-            if not line.strip():
-                return None
-            if line.startswith(f"{name}: "):
-                return line[len(name) + 2 :].strip()
-        return None
+        """The value of a trailer of the message."""
+        return message.trailer(self.message, name)
 
 
 class Store(ABC):

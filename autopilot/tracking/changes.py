@@ -174,11 +174,12 @@ class Changes:
         own = {commit.id for commit in self.notebook.commits}
         known = {str(epoch.number): epoch.number for epoch in self.kept}
         for commit, _, message in (entry.partition("\n") for entry in log.split("\0")):
-            if commit in own or self.notebook.slug not in trailers_of(message, EXPERIMENT):
+            slug = self.notebook.slug
+            if commit in own or not trailers_of(message, EXPERIMENT, slug):
                 continue
-            if trailers_of(message, REVERTS):
+            if trailers_of(message, REVERTS, slug):
                 return Merged(None, commit, reverted=True)
-            epochs = [known[n] for n in trailers_of(message, EPOCH) if n in known]
+            epochs = [known[n] for n in trailers_of(message, EPOCH, slug) if n in known]
             if epochs:
                 return Merged(max(epochs), commit)
         numbers = [epoch.number for epoch in self.kept]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from autopilot.core.events import stamped
-from autopilot.core.message import start_message
+from autopilot.core.message import plain_message, start_message
 from autopilot.core.record import Event, Manifest
 from autopilot.errors import ExperimentError
 from autopilot.git import commits, objects, refs
@@ -84,8 +84,8 @@ def merge(
         )
     if merged.tree == objects.tree_of(repo, our_commit):
         return None
-    subject = f"autopilot({slug}): merge {theirs.slug} epoch {their_epoch}"
-    text = f"{subject} into {ours.slug} epoch {our_epoch}\n\nAutopilot-Experiment: {slug}\n"
+    what = f"merge {theirs.slug} epoch {their_epoch} into {ours.slug} epoch {our_epoch}"
+    text = plain_message(slug, what)
     _check_new(repo, slug)
     parents = [our_commit, their_commit]
     joined = commits.commit(repo, tree=merged.tree, parents=parents, message=text)

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from autopilot import __version__
 from autopilot.core import message
+from autopilot.core.message import trailer_number
 from autopilot.core.record import Lesson, MetricsRecord, TraceRecord
 from autopilot.git import commits, objects
 from autopilot.git.commits import Commit
 from autopilot.tracking.places import places_of
-from autopilot.tracking.recorded import Judged, Recorded, trailer_number
+from autopilot.tracking.recorded import Judged, Recorded
 
 _REWRITTEN = "the branch was rewritten: the epoch's notes are on another commit"
 _CUT = "the branch was cut back, or is behind its remote's: autopilot fetch"
@@ -92,13 +93,13 @@ class Integrity:
             if len(commit.parents) != 1:
                 yield Difference(None, "commit", "one parent", commit.id[:7], "it is a merge")
             epoch, step = (
-                trailer_number(commit, message.EPOCH),
-                trailer_number(commit, message.STEP),
+                trailer_number(commit.message, message.EPOCH),
+                trailer_number(commit.message, message.STEP),
             )
-            rejected = trailer_number(commit, message.REJECTED)
+            rejected = trailer_number(commit.message, message.REJECTED)
             subject = commit.message.partition("\n")[0]
             if epoch and step:
-                yield from self._step(commit, int(epoch), int(step))
+                yield from self._step(commit, epoch, step)
             elif not rejected:
                 files = ", ".join(self._changed(commit)) or "no file"
                 why = f"made by hand: {message.one_line(subject, 50)!r} changes {files}"
@@ -129,7 +130,7 @@ class Integrity:
                 own = [
                     c.id
                     for c in self.line.values()
-                    if trailer_number(c, message.EPOCH) == str(number)
+                    if trailer_number(c.message, message.EPOCH) == number
                 ]
                 found = own[-1][:7] if own else "not on the branch"
                 is_cut = not own and number > max(self.recorded.judged, default=-1)
@@ -235,9 +236,9 @@ class Integrity:
     def _rollbacks(self) -> Iterator[Difference]:
         rolled: dict[int, Commit] = {}
         for commit in self.line.values():
-            rejected = trailer_number(commit, message.REJECTED)
+            rejected = trailer_number(commit.message, message.REJECTED)
             if rejected:
-                rolled[int(rejected)] = commit
+                rolled[rejected] = commit
         last = max(self.recorded.judged, default=0)
         for number, judged in self.recorded.judged.items():
             record = judged.record

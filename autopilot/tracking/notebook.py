@@ -10,6 +10,7 @@ from typing import Any
 
 from autopilot.core import message
 from autopilot.core.events import time_of
+from autopilot.core.message import trailer, trailer_number
 from autopilot.core.record import (
     Event,
     Lesson,
@@ -397,8 +398,8 @@ class Notebook:
             return 0
         for found in self.commits:
             if found.id == commit:
-                number = _trailer(found, message.EPOCH) or _trailer(found, message.REJECTED)
-                return int(number) if number and number.isdigit() else None
+                number = trailer_number(found.message, message.EPOCH)
+                return number or trailer_number(found.message, message.REJECTED)
         return None
 
     def diff(self, old: str, new: str) -> str:
@@ -460,17 +461,17 @@ class Notebook:
         """Epoch to its step commits, oldest first."""
         found: dict[int, list[Commit]] = {}
         for commit in reversed(self.commits):
-            number = _trailer(commit, message.EPOCH)
-            if number is not None and number.isdigit():
-                found.setdefault(int(number), []).append(commit)
+            number = trailer_number(commit.message, message.EPOCH)
+            if number is not None:
+                found.setdefault(number, []).append(commit)
         return found
 
     def _rollbacks(self) -> dict[int, str]:
         found = {}
         for commit in self.commits:
-            rejected = _trailer(commit, message.REJECTED)
-            if rejected is not None and rejected.isdigit():
-                found[int(rejected)] = commit.id
+            rejected = trailer_number(commit.message, message.REJECTED)
+            if rejected is not None:
+                found[rejected] = commit.id
         return found
 
 
@@ -511,7 +512,7 @@ def experiment_of(repo: Repository, name: str) -> str | None:
         commit = commits.read_commit(repo, repo.resolve(name))
     except RepositoryError:
         return None
-    return _trailer(commit, message.EXPERIMENT)
+    return trailer(commit.message, message.EXPERIMENT)
 
 
 def tagged_epochs(repo: Repository, slug: str | None = None) -> dict[str, frozenset[int]]:
@@ -544,11 +545,3 @@ def _which(slug: str, there: list[str]) -> str:
 def _epoch_of_tag(name: str) -> str:
     number = name.rpartition("/epoch-")[2]
     return number if _is_number(number) else ""
-
-
-def _trailer(commit: Commit, name: str) -> str | None:
-    marker = f"\n{name}: "
-    at = commit.message.rfind(marker)
-    if at < 0:
-        return None
-    return commit.message[at + len(marker) :].partition("\n")[0].strip()

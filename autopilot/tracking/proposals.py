@@ -16,7 +16,8 @@ from autopilot.core.message import (
     ONTO,
     SOURCE,
     review_message,
-    trailers_of,
+    trailer,
+    trailer_number,
 )
 from autopilot.errors import ExperimentError, RepositoryError
 from autopilot.git import commits, objects, refs
@@ -127,7 +128,7 @@ def read_proposal(changes: Changes, review: Branch) -> Proposal:
     onto = target_branch(notebook, _built_for(built))
     # A target that grew by an earlier proposal has commits of that form too.
     new = built[count_in(changes.repo, [commit.id for commit in built], onto.tip) :] or built
-    made = tuple((int(trailers_of(c.message, EPOCH)[-1]), c.id) for c in new)
+    made = tuple((trailer_number(c.message, EPOCH) or 0, c.id) for c in new)
     known = changes.merged_into(onto.tip)
     return Proposal(notebook.slug, review, onto, new[0].parents[0], made, known, review.tip)
 
@@ -198,8 +199,8 @@ def built_commits(changes: Changes, tip: str) -> list[Commit]:
     found: list[Commit] = []
     top = commits.read_commit(repo, tip)
     for commit in commits.first_parent_log(repo, tip):
-        mine = trailers_of(commit.message, EXPERIMENT) == [notebook.slug]
-        if len(commit.parents) != 1 or not mine or not trailers_of(commit.message, SOURCE):
+        mine = trailer(commit.message, EXPERIMENT) == notebook.slug
+        if len(commit.parents) != 1 or not mine or not trailer(commit.message, SOURCE):
             break
         found.insert(0, commit)
     if not found:
@@ -207,9 +208,9 @@ def built_commits(changes: Changes, tip: str) -> list[Commit]:
     base = found[0].parents[0]
     made = {change.source: change for change in changes.between(base)}
     for commit in found:
-        change = made.get(trailers_of(commit.message, SOURCE)[-1])
-        onto = trailers_of(commit.message, ONTO)
-        text = _message(notebook, change, onto[-1]) if change and onto else ""
+        change = made.get(trailer(commit.message, SOURCE) or "")
+        onto = trailer(commit.message, ONTO)
+        text = _message(notebook, change, onto) if change and onto else ""
         if change is None or commit.message != text:
             raise edited(notebook.layout, commit)
         if put(repo, commit.parents[0], change) != commit.tree:
@@ -230,7 +231,7 @@ def _is_elsewhere(repo: Repository, commit: str, review: str) -> bool:
 
 
 def _built_for(existing: Sequence[Commit]) -> str | None:
-    return trailers_of(existing[-1].message, ONTO)[-1] if existing else None
+    return trailer(existing[-1].message, ONTO) if existing else None
 
 
 def edited(layout: Layout, commit: Commit) -> ExperimentError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autopilot.core.message import REVERTS, trailers_of
+from autopilot.core.message import REVERTS, trailer
 from autopilot.errors import ExperimentError, RemoteError
 from autopilot.git import commits, refs
 from autopilot.git.addresses import shown
@@ -85,7 +85,7 @@ def _check_built(notebook: Notebook, ref: str, tip: str, remote: str, *, may_ask
     if not has_object(repo, tip):
         fetch_refs(repo, remote, [ref], under, may_ask=may_ask)
     try:
-        if trailers_of(commits.read_commit(repo, tip).message, REVERTS):
+        if trailer(commits.read_commit(repo, tip).message, REVERTS):
             return
         built_commits(Changes(notebook), tip)
     except ExperimentError as error:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from autopilot.core import message
+from autopilot.core.message import trailer_number
 from autopilot.core.record import MetricsRecord, StepRecord
 from autopilot.git import commits, refs
-from autopilot.git.commits import Commit
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.notebook import Notebook
 
@@ -88,8 +88,8 @@ class Recorded:
         numbers = {0, *self.tags, *self.judged}
         stepped = set()
         for commit in self.line.values():
-            numbers.add(int(trailer_number(commit, message.REJECTED) or 0))
-            stepped.add(int(trailer_number(commit, message.EPOCH) or 1))
+            numbers.add(trailer_number(commit.message, message.REJECTED) or 0)
+            stepped.add(trailer_number(commit.message, message.EPOCH) or 1)
         for epoch, places in self._strays.items():
             if not any(map(self._is_there, places)):
                 numbers.add(epoch)
@@ -120,13 +120,3 @@ class Recorded:
     def _log(self, tip: str) -> set[str]:
         log = commits.first_parent_log(self.repo, tip, stop=self.notebook.base)
         return {commit.id for commit in log}
-
-
-def trailer_number(commit: Commit, name: str) -> str | None:
-    """A number in a trailer."""
-    block = commit.message.rstrip().rpartition("\n\n")[2]
-    for line in reversed(block.splitlines()):
-        if line.startswith(f"{name}: "):
-            value = line.partition(": ")[2].strip()
-            return value if value.isdigit() else None
-    return None

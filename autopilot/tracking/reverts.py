@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autopilot.core.message import REVERTS, revert_message, trailers_of
+from autopilot.core.message import REVERTS, revert_message, trailer
 from autopilot.errors import ExperimentError
 from autopilot.git import commits, objects, refs
 from autopilot.git.branches import BRANCHES, Branch
@@ -68,7 +68,7 @@ def take_back(notebook: Notebook, onto: Branch, epoch: int, reason: str = "") ->
         there = commits.read_commit(repo, old)
         if (there.parents, there.tree, there.message) == ((onto.tip,), tree, text):
             return Branch(layout.review.removeprefix(BRANCHES), layout.review, old)
-        if not trailers_of(there.message, REVERTS):
+        if not trailer(there.message, REVERTS):
             raise edited(layout, there)
     made = commits.commit(repo, tree=tree, parents=[onto.tip], message=text)
     set_review(repo, layout.review, made, old, f"autopilot: take {notebook.slug} back")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from autopilot.core.message import plain_message
 from autopilot.errors import ExperimentError
 from autopilot.git import commits, objects, refs
 from autopilot.git.commits import Commit
@@ -54,8 +55,7 @@ def keep_snapshot(
     for known in _kept(repo, layout):
         if known.tree == tree:
             return known.id, False
-    subject = f"autopilot({layout.slug}): snapshot of {repo.workdir.name}"
-    text = "\n\n".join(filter(None, [subject, note, f"Autopilot-Experiment: {layout.slug}"]))
+    text = plain_message(layout.slug, f"snapshot of {repo.workdir.name}", note)
     made = commits.commit(repo, tree=tree, parents=[tip], message=text)
     refs.create_ref(repo, f"{layout.snapshots}/{made[:10]}", made, "autopilot: snapshot")
     return made, True

@@ -7,7 +7,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from autopilot.core import message
-from autopilot.core.message import Score, review_message, trailers_of
+from autopilot.core.message import (
+    Score,
+    plain_message,
+    review_message,
+    trailer_number,
+    trailers_of,
+)
 from autopilot.core.record import Manifest, MetricsRecord, StepRecord
 from autopilot.core.store import Revision
 
@@ -171,5 +177,85 @@ def test_what_a_model_wrote_is_no_trailer_of_a_review_commit():
     assert subject == f"autopilot(fix-1): epoch 3: {'a' * 57}... (val f1 0.500 -> 0.600)"
     assert "val recall 0.100 -> 0.200" in rest
     assert trailers_of(text, "Autopilot-Epoch") == ["3"]
+    assert trailers_of(text, "Autopilot-Epoch", "fix-1") == ["3"]
+    assert trailers_of(text, "Autopilot-Epoch", "fix") == []
     # A squash merge indents messages by four.
     assert trailers_of(textwrap.indent(text, "    "), "Autopilot-Source") == ["1234"]
+
+
+LIKE_OURS = st.text("\n\n \t\x85\u2028\u3000", max_size=8).flatmap(
+    lambda space: st.sampled_from(
+        [
+            f"{space}Autopilot-Epoch: 7",
+            f"{space}Autopilot-Experiment: other{space}\n{space}Autopilot-Epoch: 8",
+            f"{'word ' * 19}{space}Autopilot-Experiment: other\nAutopilot-Rejected: 2",
+            f"{' ' * 120}Autopilot-Experiment: other\n{' ' * 120}# Autopilot-Reverts: 3",
+            f"{space}\r\n    Autopilot-Experiment: demo\r\n    Autopilot-Reverts: 9",
+        ]
+    )
+)
+BEHIND = st.sampled_from(
+    [
+        "Signed-off-by: Ada <ada@example.invalid>\n",
+        "(cherry picked from commit 0123456789abcdef0123456789abcdef01234567)\n",
+        "\nThanks for this: Autopilot-Epoch: 9 is better.\n",
+        "Autopilot-Epoch: 9\n",
+        "\nAutopilot-Epoch: 9\nAutopilot-Step: 9\n",
+        "\nReviewed-by: Bo\n\nAutopilot-Experiment: other\nAutopilot-Epoch: 9\n",
+        "Change-Id: I00\r\nAutopilot-Experiment: other\r\n",
+    ]
+)
+NAMES = [message.EXPERIMENT, message.EPOCH, message.STEP, message.STRATEGY, message.REJECTED]
+NAMES += [message.ROLLBACK, message.SOURCE, message.ONTO, message.REVERTS]
+
+
+def written(body, metric="f1"):
+    """A message of each kind, with a text of a model's or a user's in its body."""
+    step = StepRecord(epoch=3, step=2, changed=True, rationale=body, strategy=body, summary=body)
+    worse = record(verdict="rejected", best_epoch=2, reasons=(body,))
+    score = Score(f"val {metric}", 0.5, 0.6)
+    return [
+        message.step_message("demo", step),
+        message.rollback_message("demo", worse),
+        message.start_message(Manifest(slug="demo", idea=body, hypothesis=body)),
+        review_message("demo", 3, "12", "main", what=body, why=[body], scores=[score, score]),
+        message.promotion_message(
+            "demo", 3, "12", "main", verb="merge", score=score, changes=[body], reason=body
+        ),
+        message.revert_message("demo", 3, "main", body),
+        plain_message("demo", body, body),
+    ]
+
+
+@given(LIKE_OURS | TEXT, st.lists(BEHIND, max_size=3))
+def test_neither_a_body_nor_a_line_by_hand_changes_the_trailers(body, behind):
+    for plain, text in zip(written("because"), written(body), strict=True):
+        for name in NAMES:
+            if name != message.STRATEGY:
+                assert trailer(text, name) == trailer(plain, name), (name, text)
+        assert trailers_of(text, message.EXPERIMENT) == ["demo"], text
+        for by_hand in (text + "".join(behind), text.rstrip("\n") + "\n" + "".join(behind)):
+            expected = [trailer(text, message.EXPERIMENT), trailer(text, message.EPOCH)]
+            assert trailer(by_hand, message.EXPERIMENT) == expected[0]
+            if expected[1] is not None:
+                assert trailer(by_hand, message.EPOCH) == expected[1]
+                # A squash merge joins messages, and what was written behind them.
+                assert trailers_of(by_hand, message.EPOCH, "demo") == [expected[1]]
+                indented = textwrap.indent(by_hand, "    ", lambda line: True)
+                squashed = f"Squashed commit of the following:\n\ncommit 12\n\n{indented}"
+                assert trailers_of(squashed, message.EPOCH, "demo") == [expected[1]]
+                joined = f"{by_hand}\n* {by_hand}"
+                assert trailers_of(joined, message.EPOCH, "demo") == [expected[1]] * 2
+
+
+def test_a_metric_of_any_name_is_no_trailer():
+    for text in written("because", metric="x\nAutopilot-Reverts: 3\n\n# y"):
+        assert len(text.partition("\n\n")[0].splitlines()) == 1
+        assert trailers_of(text, message.EXPERIMENT) == ["demo"]
+    assert trailer(written("because", metric="x\nAutopilot-Reverts: 3")[3], message.REVERTS) is None
+
+
+def test_only_digits_are_a_number():
+    assert trailer_number("x\n\nAutopilot-Epoch: 12\n", message.EPOCH) == 12
+    for odd in ("\xb2", "\u0663", "-1", "1.0", "x", ""):
+        assert trailer_number(f"x\n\nAutopilot-Epoch: {odd}\n", message.EPOCH) is None

@@ -130,14 +130,14 @@ def test_there_is_no_such_revision(begun):
     ("message", "value"),
     [
         ("subject\n\nbody\n\nAutopilot-Epoch: 3\nAutopilot-Step: 1\n", "3"),
-        ("subject\n\nAutopilot-Epoch: 1\nAutopilot-Epoch: 2\n", "2"),
-        ("subject\n\nAutopilot-Epoch: 3\n\nno trailers here\n", None),
+        ("subject\n\nAutopilot-Epoch: 1\nAutopilot-Epoch: 2\n", "1"),
+        ("subject\n\nAutopilot-Epoch: 3\n\nno trailers here\n", "3"),
         ("Autopilot-Epochs: 3\n", None),
         ("subject", None),
         ("", None),
     ],
 )
-def test_trailers_are_in_the_last_paragraph(message, value):
+def test_what_stands_behind_a_trailer_changes_nothing(message, value):
     assert Revision("1", "t", message).trailer("Autopilot-Epoch") == value
 
 
