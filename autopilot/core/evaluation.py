@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
-import random
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,9 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from autopilot.core import graph
+from autopilot.core.chance import leave, seed_everything
 from autopilot.core.loss import Loss
 from autopilot.core.metric import ItemMean, Metric, MetricCollection, computed
 from autopilot.core.numbers import number, truth
+from autopilot.core.payload import copied
 from autopilot.core.types import Datum, as_datum
 from autopilot.errors import DataError, EvaluationError, NoMoreCallsError, UsageError
 
@@ -36,8 +35,8 @@ class Evaluator:
     Args:
         module: The system.
         experiment: Where results are recorded at once, and answered from after a kill.
-        seed: `random` (and numpy's global generator, where loaded) is seeded before each batch
-            from (seed, split, epoch, batch), so that a repeated batch repeats its chance too.
+        seed: The global generators of `random`, numpy and torch are seeded before each batch from
+            (seed, split, epoch, batch), so that a repeated batch repeats its chance too.
         num_workers: Threads that run the items of a batch side by side, each as a batch of one;
             for systems that wait on the network. Chance drawn from `random` is not repeatable
             then, since the threads share it.
@@ -93,7 +92,8 @@ class Evaluator:
         return data
 
     def close(self) -> None:
-        """Ends the threads."""
+        """Ends the threads; what is imported later is not seeded any more."""
+        leave()
         if self._pool is not None:
             self._pool.shutdown()
 
@@ -105,9 +105,9 @@ class Evaluator:
             return self._combined(batch, list(done))
         try:
             return self._step(split, batch)
-        except (EvaluationError, NoMoreCallsError):
+        except (EvaluationError, NoMoreCallsError, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit) as error:  # noqa: BLE001  # the user's: its item fails
+        except BaseException as error:  # noqa: BLE001  # the user's, of any kind: its item fails
             if len(batch.items) <= 1:
                 self.raised.setdefault(split, []).append(error)
                 return self._failure(error, batch)
@@ -130,7 +130,8 @@ class Evaluator:
 
     def _step(self, split: str, batch: Datum) -> Datum:
         step: Callable[[Datum], Any] = getattr(self.module, STEPS[split])
-        data = self.module.call(step, batch)
+        # The loss gets the batch as it was, whatever the module takes out of its own.
+        data = self.module.call(step, copied(batch))
         wrong = _mistake(data, batch)
         if wrong:
             raise EvaluationError(
@@ -140,7 +141,7 @@ class Evaluator:
         return cast(Datum, data)
 
     def _failure(self, error: BaseException, batch: Datum) -> Datum:
-        message = f"{type(error).__name__}: {error}"
+        message = f"{type(error).__name__}: {error}".removesuffix(": ")
         frames = traceback.extract_tb(error.__traceback__)
         where = f" ({frames[-1].name}, line {frames[-1].lineno})" if frames else ""
         failed = Datum(success=False, error_message=message, feedback=f"it raised {message}{where}")
@@ -304,7 +305,8 @@ def batches(
     index = 0
     while held is not None:
         following = next(iterator, None)
-        yield index, as_batch(held), following is None
+        # An endless dataset or a list: its items are the same in the next epoch.
+        yield index, copied(as_batch(held)), following is None
         held, index = following, index + 1
 
 
@@ -315,16 +317,6 @@ def as_batch(batch: object) -> Datum:
     if isinstance(batch, list | tuple):
         return Datum(items=[as_datum(item, index) for index, item in enumerate(batch)])
     return Datum(items=[as_datum(batch, 0)])
-
-
-def seed_everything(*parts: object) -> None:
-    """Seeds `random`, and numpy's global generator where it is loaded, from the parts."""
-    text = "/".join(str(part) for part in parts)
-    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
-    random.seed(number)
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed(number)
 
 
 class SplitMetrics:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autopilot.core import evaluation
+from autopilot.core.chance import seed_everything
 from autopilot.core.evaluation import Evaluator, SplitMetrics
 from autopilot.core.feedback import hears
 from autopilot.core.history import KnownState
@@ -149,7 +150,7 @@ class EpochLoop(Loop):
             optimizer.context = experiment.memory.context(strategies=optimizer.strategies())
             trainer.call("on_before_optimizer_step", optimizer)
             trainer.run.told = experiment.begin_step(epoch, number, trainer.run.left())
-            evaluation.seed_everything(trainer.seed, "step", epoch, number)
+            seed_everything(trainer.seed, "step", epoch, number)
             done, error = trainer.run.edit(optimizer, number)
             record = experiment.commit_step(optimizer, epoch, number, done, error)
         trainer.call("on_step_committed", record)

@@ -1,0 +1,63 @@
+"""Copies of what items hold: a module may do with them what it likes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+from autopilot.core.types import Datum
+
+V = TypeVar("V")
+
+_FIXED = frozenset({str, int, float, bool, type(None), bytes, complex})
+
+
+def copied(value: V) -> V:
+    """A copy at every depth, for items as JSON has them many times faster than `copy.deepcopy`.
+
+    What stands in several places is one copy in all of them. What cannot be copied, such as an
+    open file, a lock or a client, stays itself, and so does the graph of a Datum.
+
+    >>> item = Datum(metadata={"tags": ["a"]}, id="t7")
+    >>> copied(item).metadata["tags"].append("b")
+    >>> item.metadata, copied(item) == item
+    ({'tags': ['a']}, True)
+    """
+    try:
+        return _copied(value, {})  # type: ignore[no-any-return]  # as it came in
+    except RecursionError:
+        return value
+
+
+def _copied(value: Any, known: dict[int, Any]) -> Any:
+    kind = type(value)
+    if kind in _FIXED:
+        return value
+    twin = known.get(id(value))
+    if twin is not None:
+        return twin
+    if kind is dict:
+        known[id(value)] = twin = {}
+        for key, item in value.items():
+            twin[key] = item if type(item) in _FIXED else _copied(item, known)
+        return twin
+    if kind is list:
+        known[id(value)] = twin = []
+        twin += [item if type(item) in _FIXED else _copied(item, known) for item in value]
+        return twin
+    if kind is tuple:
+        return tuple([_copied(item, known) for item in value])
+    if isinstance(value, Datum):
+        known[id(value)] = twin = object.__new__(kind)
+        fields = twin.__dict__
+        fields.update(vars(value))
+        for name, held in fields.items():
+            if type(held) not in _FIXED and name != "grad_fn":
+                fields[name] = _copied(held, known)
+        return twin
+    try:
+        twin = copy.deepcopy(value)
+    except Exception:  # noqa: BLE001  # a lock, a client, an open file: the user's own objects
+        twin = value
+    known[id(value)] = twin
+    return twin
