@@ -27,6 +27,7 @@ from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.policy import Decision, Policy, decide
 from autopilot.core.types import Cost
+from autopilot.core.writing import check_states
 from autopilot.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -141,6 +142,8 @@ class EpochLoop(Loop):
             record = experiment.replay_step(optimizer, epoch, number)
             fit.heard = fit.heard or bool(record.gradients)
         else:
+            # Refused before the step is paid; what changes later, before the epoch is recorded.
+            check_states({"callbacks": trainer.callback_states()})
             trainer.call("on_before_backward")
             trainer.run.attempt(fit.loss.backward)
             trainer.call("on_after_backward")

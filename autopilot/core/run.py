@@ -19,6 +19,7 @@ from autopilot.core.ledger import Ledger
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.record import TOGETHER, LlmRecord
 from autopilot.core.types import Cost
+from autopilot.core.writing import check_states
 from autopilot.errors import AgentError, ModuleError, NoMoreCallsError, ReplayMissError
 
 if TYPE_CHECKING:
@@ -152,10 +153,12 @@ class Run:
 
         Raises:
             AgentError: no further call can be made.
+            StateError: JSON would change the optimizer's state; its edits are taken back.
         """
         done, error = None, ""
         try:
             done = self.step(optimizer, number)
+            check_states({"optimizer": optimizer.state_dict()})
         except AgentError as failure:
             self.experiment.undo_step()
             error = self.survived(failure)

@@ -173,11 +173,40 @@ def datum_to_json(datum: Datum) -> dict[str, Any]:
 
 def is_json(value: object) -> bool:
     """Whether a value comes back from JSON as it was: no tuples, no keys that are not strings."""
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and is_json(item) for key, item in value.items())
-    if isinstance(value, list):
-        return all(is_json(item) for item in value)
-    return value is None or isinstance(value, str | int | float)
+    return not unlike_json(value, "")
+
+
+def unlike_json(value: object, path: str) -> str:
+    """The first thing in a value that JSON would change or cannot carry: where it is, and what.
+
+    Empty where the value comes back as it was. NaN and infinity do.
+
+    >>> unlike_json({"seen": [1, (2, 3)]}, "state")
+    "state['seen'][1] is a tuple"
+    >>> unlike_json({"counts": {3: 1}}, "state")
+    "state['counts'] has the key 3, a int"
+    """
+    try:
+        return _unlike_json(value, path)
+    except RecursionError:
+        return f"{path} is nested too deeply"
+
+
+def _unlike_json(value: object, path: str) -> str:
+    # By their very type: what derives from one comes back as that one.
+    if type(value) is dict:
+        for key, item in value.items():
+            if type(key) is not str:
+                return f"{path} has the key {key!r}, a {type(key).__name__}"
+            if found := _unlike_json(item, f"{path}[{key!r}]"):
+                return found
+        return ""
+    if type(value) is list:
+        parts = (_unlike_json(item, f"{path}[{index}]") for index, item in enumerate(value))
+        return next(filter(None, parts), "")
+    if value is None or type(value) in (str, int, float, bool):
+        return ""
+    return f"{path} is a {type(value).__name__}"
 
 
 def datum_from_json(value: Mapping[str, Any], *, split: str, epoch: int) -> Datum:

@@ -15,8 +15,8 @@ from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Decision, EpochView, Metrics
 from autopilot.core.record import TOGETHER, Lesson, Manifest, MetricsRecord, StepRecord, TraceRecord
 from autopilot.core.redaction import hide
-from autopilot.core.types import Cost, Datum, Verdict, datum_to_json, is_json
-from autopilot.errors import DataError, UsageError
+from autopilot.core.types import Cost, Datum, Verdict, datum_to_json, unlike_json
+from autopilot.errors import DataError, StateError, UsageError
 
 
 def complete(manifest: Manifest) -> Manifest:
@@ -25,15 +25,36 @@ def complete(manifest: Manifest) -> Manifest:
     Raises:
         UsageError: JSON cannot carry a hyperparameter; nothing is written.
     """
-    odd = [name for name, value in manifest.hparams.items() if not is_json(value)]
+    hparams = manifest.hparams.items()
+    odd = next(filter(None, (unlike_json(value, name) for name, value in hparams)), "")
     if odd:
-        kind = type(manifest.hparams[odd[0]]).__name__
         raise UsageError(
-            f"the hyperparameter {odd[0]} is a {kind}, which JSON cannot carry",
+            f"the hyperparameter {odd}, which JSON cannot carry",
             hint="give text, numbers, lists or dicts in Manifest(hparams=...)",
         )
     versions = {"autopilot": __version__, "python": platform.python_version()}
     return replace(manifest, versions={**versions, **manifest.versions})
+
+
+def check_states(states: Mapping[str, Any]) -> None:
+    """Refuses what would not come back as it was when a run is resumed.
+
+    Args:
+        states: "optimizer" and others to their state_dict; "callbacks" to one for each.
+
+    Raises:
+        StateError: it names the place in the state_dict.
+    """
+    flat = {**states, **states.get("callbacks", {})}
+    flat.pop("callbacks", None)
+    for name, state in flat.items():
+        odd = unlike_json(state, f"{name}.state_dict()")
+        if odd:
+            raise StateError(
+                f"{odd}, which JSON does not give back as it was",
+                hint="let state_dict() return text, numbers, lists and dicts with keys of text, "
+                "and make it what it was in load_state_dict()",
+            )
 
 
 def step_record(
@@ -47,8 +68,13 @@ def step_record(
     *,
     changed: bool,
 ) -> StepRecord:
-    """One optimizer step, with the gradients that led to it."""
-    step = step or Step()
+    """One optimizer step, with the gradients that led to it.
+
+    Raises:
+        StateError: JSON would change the optimizer's state.
+    """
+    step, state = step or Step(), optimizer.state_dict()
+    check_states({"optimizer": state})
     graded = [parameter for parameter in optimizer.parameters if parameter.grad is not None]
     return StepRecord(
         epoch=epoch,
@@ -66,7 +92,7 @@ def step_record(
         violations=hide(tuple(dict.fromkeys(violations))),
         told=told,
         cost=step.cost,
-        state=optimizer.state_dict(),
+        state=state,
     )
 
 
@@ -83,7 +109,12 @@ def val_record(
     stop: str,
     state: Mapping[str, Any],
 ) -> MetricsRecord:
-    """The verdict on an epoch with all that led to it."""
+    """The verdict on an epoch with all that led to it.
+
+    Raises:
+        StateError: JSON would change one of the states.
+    """
+    check_states(state)
     kept, value = decision.kept, _finite(view.value)
     return MetricsRecord(
         epoch=view.epoch,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autopilot.core.callback import Callback
-from autopilot.core.types import Datum, datum_to_json, is_json
+from autopilot.core.types import Datum, datum_to_json, unlike_json
 from autopilot.errors import DataError
 from autopilot.files import FileState
 from autopilot.text import as_json, finite
@@ -59,10 +59,10 @@ class JSONCheckpoint(Callback):
         if record.verdict == "rejected":
             return
         state = {name: _plain(value) for name, value in module.state_dict().items()}
-        odd = [name for name, value in state.items() if not is_json(value)]
+        odd = next(filter(None, (unlike_json(value, name) for name, value in state.items())), "")
         if odd:
             raise DataError(
-                f"the parameter {odd[0]} cannot be written as JSON",
+                f"the parameter {odd}, which cannot be written as JSON",
                 hint="give it data of text, numbers, lists and dicts, or use a PathParameter",
             )
         document = {

@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections import OrderedDict
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
@@ -16,6 +18,7 @@ from autopilot.core.types import (
     datum_to_json,
     digest,
     is_json,
+    unlike_json,
 )
 from autopilot.errors import DataError
 
@@ -43,9 +46,40 @@ def test_a_result_comes_back_from_json(datum):
     assert is_json(datum_to_json(datum))
 
 
-def test_what_json_changes_is_not_plain():
-    for value in ({"a": (1, 2)}, {1: "a"}, {"a": {2: 3}}, [{"x": {1, 2}}], object()):
-        assert not is_json(value)
+class Sub(str):
+    """Comes back as a plain text."""
+
+
+@pytest.mark.parametrize(
+    ("value", "odd"),
+    [
+        ({"a": (1, 2)}, "x['a'] is a tuple"),
+        ({1: "a"}, "x has the key 1, a int"),
+        ({"a": {2.0: 3}}, "x['a'] has the key 2.0, a float"),
+        ([{"ok": 1}, {"x": [{1, 2}]}], "x[1]['x'][0] is a set"),
+        (object(), "x is a object"),
+        ({"a": OrderedDict()}, "x['a'] is a OrderedDict"),
+        ([Sub("a")], "x[0] is a Sub"),
+        ({"n": Fraction(1, 2)}, "x['n'] is a Fraction"),
+        ({Sub("a"): 1}, "x has the key 'a', a Sub"),
+        (b"", "x is a bytes"),
+    ],
+)
+def test_what_json_changes_is_named_with_its_path(value, odd):
+    assert unlike_json(value, "x") == odd
+    assert not is_json(value)
+
+
+def test_what_holds_itself_is_named_too():
+    value: list[object] = []
+    value.append(value)
+    assert unlike_json(value, "x") == "x is nested too deeply"
+
+
+@given(JSON)
+def test_what_is_json_comes_back(value):
+    assert is_json(value)
+    assert json.loads(json.dumps(value)) == value
 
 
 def test_what_json_cannot_carry_is_named():
