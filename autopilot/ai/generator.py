@@ -225,9 +225,9 @@ class _Filler:
             except AgentError as error:
                 checkpoint.append(Failed(slot=number, reason=error.message))
                 return
-            except AutopilotError:
+            except (AutopilotError, KeyboardInterrupt):
                 raise
-            except Exception as error:  # noqa: BLE001  # the user's steps: their slot fails
+            except BaseException as error:  # noqa: BLE001  # the user's steps: their slot fails
                 reason = f"{type(error).__name__}: {error}"
                 checkpoint.append(Failed(slot=number, reason=reason))
                 return

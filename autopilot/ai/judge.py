@@ -134,9 +134,9 @@ class Judge:
             raise
         except AgentError as error:
             return _own_with(item, error.message)
-        except AutopilotError:
+        except (AutopilotError, KeyboardInterrupt):
             raise
-        except Exception as error:  # noqa: BLE001  # the user's step: its item fails
+        except BaseException as error:  # noqa: BLE001  # the user's step: its item fails
             return _own_with(item, f"{type(error).__name__}: {error}")
 
 

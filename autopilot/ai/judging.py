@@ -211,9 +211,9 @@ def _judged(judge: Judge, one: _Work) -> Verdict | Unjudged:
         raise
     except AgentError as error:
         return Unjudged(key=one.key, id=datum.id, split=one.split, reason=error.message)
-    except AutopilotError:
+    except (AutopilotError, KeyboardInterrupt):
         raise
-    except Exception as error:  # noqa: BLE001  # the user's judge: its item is not judged
+    except BaseException as error:  # noqa: BLE001  # the user's judge: its item is not judged
         reason = f"{type(error).__name__}: {error}"
         return Unjudged(key=one.key, id=datum.id, split=one.split, reason=reason)
     return Verdict(

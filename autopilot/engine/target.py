@@ -146,11 +146,11 @@ def build(factory: Callable[..., Any], hparams: Mapping[str, str], text: str, ki
         raise UsageError(f"{text} needs the argument {name}", hint=f"give it: -H {name}=VALUE")
     try:
         made = factory(**arguments)
-    except AutopilotError:
+    except (AutopilotError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise TargetError(
-            f"{text}: {type(error).__name__}: {error}",
+            f"{text}: {_said(error)}",
             hint="its constructor failed; the traceback is above",
             user_traceback=user_traceback(error),
         ) from error
@@ -175,15 +175,13 @@ def users_code(text: str, hint: str = "the traceback is above") -> Iterator[None
     """
     try:
         yield
-    except AutopilotError:
+    except (AutopilotError, KeyboardInterrupt, GeneratorExit):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         shown = user_traceback(error)
         if not shown:
             hint = "autopilot failed at something that the target gave it; --verbose shows where"
-        raise UserCodeError(
-            f"{text}: {type(error).__name__}: {error}", hint=hint, user_traceback=shown
-        ) from error
+        raise UserCodeError(f"{text}: {_said(error)}", hint=hint, user_traceback=shown) from error
 
 
 def user_traceback(error: BaseException) -> str:
@@ -204,17 +202,21 @@ def user_traceback(error: BaseException) -> str:
     return "".join(shown.format()) if left else ""
 
 
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
 def _import(load: Callable[[], types.ModuleType], text: str) -> types.ModuleType:
     try:
         return load()
-    except AutopilotError:
+    except (AutopilotError, KeyboardInterrupt):
         raise
     except SystemExit as error:
         raise TargetError(
             f"{text} ended the process while it was imported (exit code {error.code})",
             hint='put what it does when run behind: if __name__ == "__main__":',
         ) from error
-    except Exception as error:
+    except BaseException as error:
         named = text.partition(":")[0]
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing and (named == missing or named.startswith(f"{missing}.")):
@@ -223,7 +225,7 @@ def _import(load: Callable[[], types.ModuleType], text: str) -> types.ModuleType
                 hint="write path/to/file.py, or a dotted name that can be imported from here",
             ) from error
         raise TargetError(
-            f"{text} cannot be imported: {type(error).__name__}: {error}",
+            f"{text} cannot be imported: {_said(error)}",
             hint="the traceback is above; mend the file, commit it and run again",
             user_traceback=user_traceback(error),
         ) from error

@@ -208,7 +208,9 @@ class CustomGate(Gate):
             outcome: object = self.function(view)
             answer, reason = outcome if isinstance(outcome, tuple) else (outcome, "")
             passed = bool(answer)
-        except Exception as error:  # noqa: BLE001 - the user's code; its failure is the reason
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the user's code; its failure is the reason
             what = f"{type(error).__name__}: {error}".removesuffix(": ")
             return self.result(passed=False, reason=f"{self.name} raised {what}")
         if answer is None:

@@ -1,5 +1,6 @@
 """Running a batch: order, ids, failures of one item, chance, batches of any form."""
 
+import asyncio
 import math
 import random
 from decimal import Decimal
@@ -312,3 +313,43 @@ def test_metrics_of_no_items_are_none():
     measured.update(Datum(items=[Datum(success=False, error_message="e"), Datum(success=True)]))
     assert measured.compute() == {"accuracy": 0.5}
     assert measured.errors() == []
+
+
+class Own(BaseException):
+    """A user's own, which no `except Exception` sees."""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (asyncio.CancelledError(), "CancelledError"),
+        (pytest.fail.Exception("it fails"), "Failed: it fails"),
+        (pytest.skip.Exception("not today"), "Skipped: not today"),
+        (pytest.exit.Exception("out"), "Exit: out"),
+        (GeneratorExit(), "GeneratorExit"),
+        (SystemExit(3), "SystemExit: 3"),
+        (Own("odd"), "Own: odd"),
+    ],
+)
+def test_whatever_an_item_raises_is_its_own(raised, said, workers):
+    class Raises(Picky):
+        def said(self, item):
+            if item.id == "i1":
+                raise raised
+            return super().said(item)
+
+    runner = evaluator(Raises(), num_workers=workers)
+    data = runner.run("val", 0, 0, batch("a", "b", "c"))
+    runner.close()
+    assert [item.error_message for item in data.items] == [None, said, None]
+    assert data.items[1].outcome == "error"
+
+
+def test_ctrl_c_is_no_items_failure():
+    class Interrupted(Picky):
+        def said(self, item):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluator(Interrupted()).run("val", 0, 0, batch("a", "b"))
