@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
 
 from autopilot.ai.agent import Agent
 from autopilot.ai.model import Model
 from autopilot.ai.parallel import each
-from autopilot.ai.steps import State, WorkflowStep, run_steps
+from autopilot.ai.steps import LLMStep, State, WorkflowStep, run_steps
+from autopilot.core.loss import Loss
+from autopilot.core.numbers import number, truth
 from autopilot.core.run import say
 from autopilot.core.types import Datum
-from autopilot.errors import AgentError, AutopilotError, NoMoreCallsError, UsageError
+from autopilot.errors import (
+    AgentError,
+    AgentRefusedError,
+    AgentReplyError,
+    AutopilotError,
+    NoMoreCallsError,
+    UsageError,
+)
 
-_PASSES = 0.5
+WORDS: Mapping[str, bool] = {
+    **dict.fromkeys(("true", "yes", "pass", "passed", "1"), True),
+    **dict.fromkeys(("false", "no", "fail", "failed", "0"), False),
+}
+_UNIT = (0.0, 1.0)
+
+
+def _word(value: object) -> object:
+    if isinstance(value, str):
+        word = value.strip().casefold()
+        if word not in WORDS:
+            raise ValueError(f"it is none of: {', '.join(WORDS)}")
+        return WORDS[word]
+    # pydantic takes of numbers 0 and 1 only.
+    return value if isinstance(value, int | float) else truth(value)
+
+
+# A bool that may be said in one of WORDS; also for the fields of replies.
+Passed = Annotated[bool, BeforeValidator(_word)]
+_PASSED: TypeAdapter[bool] = TypeAdapter(Passed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +53,22 @@ class Judgement:
     """What a judge says of an item.
 
     Args:
-        success: Whether the item passed.
-        score: 0 to 1; higher is better.
+        success: Whether the item passed; None where it does not say.
+        score: Higher is better; None where it does not say.
         feedback: What to do better, in words.
         attribution: What it is about.
-        error: Why the item could not be judged; the rest is the item's own then.
+        error: Why the item could not be judged; the rest says nothing then.
+        again: Whether it was an answer that could not be used: asked anew, it may be another.
+        score_range: The lowest and the highest score.
     """
 
-    success: bool
-    score: float
+    success: bool | None
+    score: float | None
     feedback: str = ""
     attribution: str = ""
     error: str = ""
+    again: bool = field(default=False, repr=False)
+    score_range: tuple[float, float] = field(default=_UNIT, repr=False)
 
 
 class Judge:
@@ -46,10 +79,15 @@ class Judge:
     or a mapping or pydantic model with some of success, score, feedback and attribution. Override
     `conclude` to read it otherwise, or `judge` for everything.
 
+    A success in words is one of `WORDS`, in any case. Where only a score is given, the upper half
+    of its range passes.
+
     Args:
         steps: The workflow.
         model: Who answers steps that have no model of their own.
         num_workers: Items that are judged side by side.
+        score_range: The lowest and the highest score. Else what the pydantic model of the last
+            result says by `Field(ge=..., le=...)`; else 0 to 1.
 
     >>> Judge().judge(Datum(success=False, feedback="too long"))
     Judgement(success=False, score=0.0, feedback='too long', attribution='', error='')
@@ -58,6 +96,7 @@ class Judge:
     steps: Sequence[WorkflowStep] = ()
     model: Model | Agent | None = None
     num_workers: int = 8
+    score_range: tuple[float, float] | None = None
     role: ClassVar[str] = "judge"
 
     def __init__(
@@ -66,11 +105,15 @@ class Judge:
         *,
         model: Model | Agent | None = None,
         num_workers: int | None = None,
+        score_range: tuple[float, float] | None = None,
     ) -> None:
         # What a subclass has set on the class stays.
         self.steps = list(steps) or self.steps
         self.model = model or self.model
         self.num_workers = num_workers or self.num_workers
+        self.score_range = score_range or self.score_range
+        if self.score_range is not None and not self.score_range[0] < self.score_range[1]:
+            raise ValueError(f"score_range must be (lowest, highest), not {self.score_range}")
 
     def judge(self, item: Datum, target: Datum | None = None) -> Judgement:
         """Judges one item.
@@ -80,6 +123,7 @@ class Judge:
             target: What the module got for it, ground truth included.
 
         Raises:
+            AgentReplyError: the verdict is neither true nor false, or the score out of its range.
             AgentError: a model call failed.
             UsageError: the last step came to something that is no judgement.
         """
@@ -92,73 +136,148 @@ class Judge:
 
     def conclude(self, state: State, item: Datum) -> Judgement:
         """The judgement that the steps came to."""
-        value = state.last
-        if isinstance(value, Judgement):
-            return value
-        if isinstance(value, bool):
-            return Judgement(value, float(value))
-        if isinstance(value, int | float):
-            return Judgement(value >= _PASSES, float(value))
-        if isinstance(value, BaseModel):
-            value = value.model_dump()
-        if isinstance(value, Mapping) and ("success" in value or "score" in value):
-            return _from_fields(value)
-        raise UsageError(
-            f"the last step of {type(self).__name__} came to {type(value).__name__}, no judgement",
-            hint="let it come to a bool, a score, or success, score and feedback",
-        )
+        return self._read(state.last)
 
-    def judge_all(self, pairs: Sequence[tuple[Datum, Datum | None]]) -> list[Judgement]:
-        """Judges items side by side, in order; one whose steps fail keeps its own verdict.
+    def attempt(self, item: Datum, target: Datum | None = None) -> Judgement:
+        """Judges one item as `judge` does; its failure is the judgement's `error`.
 
         Raises:
-            BudgetExceededError: nothing is left to judge with.
-            AgentError: no item could be judged.
+            NoMoreCallsError: no call can be made now.
+            UsageError: what the last step came to is no judgement.
         """
-        found = each(self._isolated, pairs, self.num_workers)
-        if found and all(judgement.error for judgement in found):
-            raise AgentError(
-                f"none of {len(found)} items could be judged: {found[0].error}",
-                hint="try the judge on one item by hand",
-            )
+        try:
+            # A subclass may have put it together by itself.
+            return self._read(self.judge(item, target))
+        except NoMoreCallsError:
+            raise
+        except AgentError as error:
+            unusable = isinstance(error, AgentReplyError | AgentRefusedError)
+            return Judgement(None, None, error=error.message, again=unusable)
+        except AutopilotError:
+            raise
+        except Exception as error:  # noqa: BLE001  # the user's step: its item is not judged
+            return Judgement(None, None, error=f"{type(error).__name__}: {error}")
+
+    def judge_all(self, pairs: Sequence[tuple[Datum, Datum | None]]) -> list[Judgement]:
+        """Judges items side by side, in order; a failure is that of its item.
+
+        Raises:
+            NoMoreCallsError: no call can be made now.
+        """
+        found = each(lambda pair: self.attempt(*pair), pairs, self.num_workers)
         failed = [judgement.error for judgement in found if judgement.error]
         if failed:
             say(f"{len(failed)} of {len(found)} items could not be judged: {failed[0]}")
         return found
 
-    def _isolated(self, pair: tuple[Datum, Datum | None]) -> Judgement:
-        item, target = pair
-        try:
-            return self.judge(item, target)
-        except NoMoreCallsError:
-            raise
-        except AgentError as error:
-            return _own_with(item, error.message)
-        except AutopilotError:
-            raise
-        except Exception as error:  # noqa: BLE001  # the user's step: its item fails
-            return _own_with(item, f"{type(error).__name__}: {error}")
+    def as_loss(self) -> Loss:
+        """The loss that `AutoPilotModule.configure_judge` stands for."""
+        from autopilot.ai.loss import JudgeLoss
+
+        return JudgeLoss(self, every_item=True)
+
+    def range_of(self, value: object = None) -> tuple[float, float]:
+        """The lowest and the highest score of what a last step came to; by default, as expected."""
+        if self.score_range is not None:
+            return self.score_range
+        steps = reversed(self.steps) if value is None else ()
+        models = [step.reply for step in steps if isinstance(step, LLMStep)]
+        models += [type(value)] if isinstance(value, BaseModel) else []
+        return next(filter(None, map(_declared, models)), _UNIT)
+
+    def _read(self, value: object) -> Judgement:
+        if isinstance(value, Judgement):
+            return _checked(value, self.score_range or value.score_range)
+        fields = _fields_of(value)
+        if fields is None:
+            raise UsageError(
+                f"the last step of {type(self).__name__} came to {type(value).__name__}, "
+                "no judgement",
+                hint="let it come to a bool, a score, or success, score and feedback",
+            )
+        found = Judgement(
+            fields.get("success"),
+            fields.get("score"),
+            str(fields.get("feedback") or ""),
+            str(fields.get("attribution") or ""),
+        )
+        if found.success is None and found.score is None:
+            raise AgentReplyError(
+                "there is neither a success nor a score", hint="let the last step say one of both"
+            )
+        return _checked(found, self.range_of(value))
 
 
 def own_judgement(item: Datum) -> Judgement:
-    """What an item says of itself."""
-    score = item.metrics.get("score", 1.0 if item.success else 0.0)
-    return Judgement(item.success, score, item.feedback or item.error_message or "")
+    """What an item says of itself: success and score are None where it says nothing."""
+    success = {"passed": True, "failed": False, "error": False}.get(item.outcome)
+    score = item.metrics.get("score", None if success is None else float(success))
+    low, high = _UNIT if score is None else (min(0.0, score), max(1.0, score))
+    feedback = item.feedback or item.error_message or ""
+    return Judgement(success, score, feedback, score_range=(low, high))
 
 
-def _own_with(item: Datum, error: str) -> Judgement:
-    own = own_judgement(item)
-    return Judgement(own.success, own.score, own.feedback, own.attribution, error)
+def _checked(found: Judgement, score_range: tuple[float, float]) -> Judgement:
+    """A judgement whose success and score are what they should be; one gives the other.
+
+    Raises:
+        AgentReplyError: they are not.
+    """
+    success, said, (low, high) = found.success, found.score, score_range
+    if success is not None:
+        try:
+            success = _PASSED.validate_python(success)
+        except ValidationError as error:
+            raise AgentReplyError(
+                f"success={success!r:.60} is neither true nor false",
+                hint=f"in words, it is one of: {', '.join(WORDS)}",
+            ) from error
+    score = None if said is None else _number(said)
+    if score is not None and not low <= score <= high:
+        raise AgentReplyError(
+            f"the score {score:g} is outside of {low:g} to {high:g}",
+            hint="declare what it may be: Judge(score_range=(0, 10))",
+        )
+    if success is None and score is not None:
+        success = score >= (low + high) / 2
+    elif score is None and success is not None:
+        score = high if success else low
+    return replace(found, success=success, score=score, score_range=score_range)
 
 
-def _from_fields(value: Mapping[str, Any]) -> Judgement:
-    score = value.get("score")
-    success = value.get("success")
-    if success is None:
-        success = float(score or 0) >= _PASSES
-    return Judgement(
-        bool(success),
-        float(success) if score is None else float(score),
-        str(value.get("feedback") or ""),
-        str(value.get("attribution") or ""),
-    )
+def _number(said: object) -> float:
+    try:
+        return float(said) if isinstance(said, str) else number(said)
+    except ValueError as error:
+        raise AgentReplyError(
+            f"score={said!r:.60} is no number", hint="let the judge say a number"
+        ) from error
+
+
+def _fields_of(value: object) -> Mapping[str, Any] | None:
+    """What a last step came to, as the fields of a judgement; None where it is none."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump()
+    if isinstance(value, Mapping):
+        return value if "success" in value or "score" in value else None
+    if value is None or isinstance(value, str):
+        return None if value is None else {"success": value}
+    for name, read in (("success", truth), ("score", number)):
+        with contextlib.suppress(ValueError):
+            return {name: read(value)}
+    return None
+
+
+def _declared(reply: type[BaseModel]) -> tuple[float, float] | None:
+    """What a reply's field "score" may be, where it says both ends."""
+    known = reply.model_fields.get("score")
+    limits = known.metadata if known is not None else []
+    ends = [
+        next(
+            (float(v) for x in limits for n in names if (v := getattr(x, n, None)) is not None),
+            None,
+        )
+        for names in (("ge", "gt"), ("le", "lt"))
+    ]
+    low, high = ends
+    return None if low is None or high is None else (low, high)

@@ -218,8 +218,28 @@ def store_recorder(run: Run) -> StoreRecorder:
     return StoreRecorder(run.experiment.store, mode)
 
 
+_numbers: ContextVar[tuple[tuple[str, int], ...]] = ContextVar("autopilot_numbers", default=())
+
+
+@contextmanager
+def numbered(kind: str, number: int) -> Iterator[None]:
+    """Calls inside are asked anew for each number: it is part of their names.
+
+    Names are as without it while this number, and all those around it, are 1.
+
+    Args:
+        kind: What is counted, as it stands in the names: "v" for the visits of a step.
+        number: From 1.
+    """
+    token = _numbers.set((*_numbers.get(), (kind, number)))
+    try:
+        yield
+    finally:
+        _numbers.reset(token)
+
+
 def request_key(body: Mapping[str, Any], sample: int = 0) -> str:
-    """The name of a request: a hash of what it asks.
+    """The name of a request: a hash of what it asks, and the numbers that it is asked under.
 
     Args:
         body: The request's body.
@@ -231,6 +251,9 @@ def request_key(body: Mapping[str, Any], sample: int = 0) -> str:
     """
     text = json.dumps(_asked(body), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    numbers = _numbers.get()
+    if any(number > 1 for _, number in numbers):
+        digest += "".join(f"-{kind}{number}" for kind, number in numbers)
     return f"{digest}-{sample}" if sample else digest
 
 
@@ -287,7 +310,7 @@ def miss(parts: Mapping[str, str], known: Any) -> ReplayMissError:
         for path in apart(nearest)
     ]
     more = f"; and {len(changes) - 2} more" if len(changes) > 2 else ""
-    what = "; ".join(changes[:2]) + more if changes else "only the sample's number"
+    what = "; ".join(changes[:2]) + more if changes else "only how often it was asked"
     return ReplayMissError(
         f"a model call is not recorded; the nearest one (epoch {nearest.epoch}, {nearest.role}) "
         f"differs in {what}",
