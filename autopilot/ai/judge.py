@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
-from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
+from pydantic import BaseModel
 
 from autopilot.ai.agent import Agent
+from autopilot.ai.judgement import (
+    UNIT,
+    Judgement,
+    checked,
+    declared_range,
+    own_judgement,
+    read_judgement,
+)
 from autopilot.ai.model import Model
 from autopilot.ai.parallel import each
 from autopilot.ai.steps import LLMStep, State, WorkflowStep, run_steps
 from autopilot.core.loss import Loss
-from autopilot.core.numbers import number, truth
 from autopilot.core.run import say
 from autopilot.core.types import Datum
 from autopilot.errors import (
@@ -26,50 +31,6 @@ from autopilot.errors import (
     UsageError,
 )
 
-WORDS: Mapping[str, bool] = {
-    **dict.fromkeys(("true", "yes", "pass", "passed", "1"), True),
-    **dict.fromkeys(("false", "no", "fail", "failed", "0"), False),
-}
-_UNIT = (0.0, 1.0)
-
-
-def _word(value: object) -> object:
-    if isinstance(value, str):
-        word = value.strip().casefold()
-        if word not in WORDS:
-            raise ValueError(f"it is none of: {', '.join(WORDS)}")
-        return WORDS[word]
-    # pydantic takes of numbers 0 and 1 only.
-    return value if isinstance(value, int | float) else truth(value)
-
-
-# A bool that may be said in one of WORDS; also for the fields of replies.
-Passed = Annotated[bool, BeforeValidator(_word)]
-_PASSED: TypeAdapter[bool] = TypeAdapter(Passed)
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What a judge says of an item.
-
-    Args:
-        success: Whether the item passed; None where it does not say.
-        score: Higher is better; None where it does not say.
-        feedback: What to do better, in words.
-        attribution: What it is about.
-        error: Why the item could not be judged; the rest says nothing then.
-        again: Whether it was an answer that could not be used: asked anew, it may be another.
-        score_range: The lowest and the highest score.
-    """
-
-    success: bool | None
-    score: float | None
-    feedback: str = ""
-    attribution: str = ""
-    error: str = ""
-    again: bool = field(default=False, repr=False)
-    score_range: tuple[float, float] = field(default=_UNIT, repr=False)
-
 
 class Judge:
     """A workflow of steps that ends in a judgement. Without steps, the item's own verdict counts.
@@ -79,8 +40,8 @@ class Judge:
     or a mapping or pydantic model with some of success, score, feedback and attribution. Override
     `conclude` to read it otherwise, or `judge` for everything.
 
-    A success in words is one of `WORDS`, in any case. Where only a score is given, the upper half
-    of its range passes.
+    A success in words is true, yes, pass, passed or 1; false, no, fail, failed or 0: in any case,
+    and nothing else. Where only a score is given, the upper half of its range passes.
 
     Args:
         steps: The workflow.
@@ -163,7 +124,15 @@ class Judge:
 
         Raises:
             NoMoreCallsError: no call can be made now.
+            AgentError: no item could be judged.
         """
+        found = self.attempt_all(pairs)
+        if found and all(judgement.error for judgement in found):
+            raise no_judgement(len(found), found[0].error)
+        return found
+
+    def attempt_all(self, pairs: Sequence[tuple[Datum, Datum | None]]) -> list[Judgement]:
+        """The same, where it is no error that no item could be judged."""
         found = each(lambda pair: self.attempt(*pair), pairs, self.num_workers)
         failed = [judgement.error for judgement in found if judgement.error]
         if failed:
@@ -183,101 +152,24 @@ class Judge:
         steps = reversed(self.steps) if value is None else ()
         models = [step.reply for step in steps if isinstance(step, LLMStep)]
         models += [type(value)] if isinstance(value, BaseModel) else []
-        return next(filter(None, map(_declared, models)), _UNIT)
+        return next(filter(None, map(declared_range, models)), UNIT)
 
     def _read(self, value: object) -> Judgement:
         if isinstance(value, Judgement):
-            return _checked(value, self.score_range or value.score_range)
-        fields = _fields_of(value)
-        if fields is None:
+            return checked(value, self.score_range or value.score_range)
+        found = read_judgement(value, self.range_of(value))
+        if found is None:
             raise UsageError(
                 f"the last step of {type(self).__name__} came to {type(value).__name__}, "
                 "no judgement",
                 hint="let it come to a bool, a score, or success, score and feedback",
             )
-        found = Judgement(
-            fields.get("success"),
-            fields.get("score"),
-            str(fields.get("feedback") or ""),
-            str(fields.get("attribution") or ""),
-        )
-        if found.success is None and found.score is None:
-            raise AgentReplyError(
-                "there is neither a success nor a score", hint="let the last step say one of both"
-            )
-        return _checked(found, self.range_of(value))
+        return found
 
 
-def own_judgement(item: Datum) -> Judgement:
-    """What an item says of itself: success and score are None where it says nothing."""
-    success = {"passed": True, "failed": False, "error": False}.get(item.outcome)
-    score = item.metrics.get("score", None if success is None else float(success))
-    low, high = _UNIT if score is None else (min(0.0, score), max(1.0, score))
-    feedback = item.feedback or item.error_message or ""
-    return Judgement(success, score, feedback, score_range=(low, high))
-
-
-def _checked(found: Judgement, score_range: tuple[float, float]) -> Judgement:
-    """A judgement whose success and score are what they should be; one gives the other.
-
-    Raises:
-        AgentReplyError: they are not.
-    """
-    success, said, (low, high) = found.success, found.score, score_range
-    if success is not None:
-        try:
-            success = _PASSED.validate_python(success)
-        except ValidationError as error:
-            raise AgentReplyError(
-                f"success={success!r:.60} is neither true nor false",
-                hint=f"in words, it is one of: {', '.join(WORDS)}",
-            ) from error
-    score = None if said is None else _number(said)
-    if score is not None and not low <= score <= high:
-        raise AgentReplyError(
-            f"the score {score:g} is outside of {low:g} to {high:g}",
-            hint="declare what it may be: Judge(score_range=(0, 10))",
-        )
-    if success is None and score is not None:
-        success = score >= (low + high) / 2
-    elif score is None and success is not None:
-        score = high if success else low
-    return replace(found, success=success, score=score, score_range=score_range)
-
-
-def _number(said: object) -> float:
-    try:
-        return float(said) if isinstance(said, str) else number(said)
-    except ValueError as error:
-        raise AgentReplyError(
-            f"score={said!r:.60} is no number", hint="let the judge say a number"
-        ) from error
-
-
-def _fields_of(value: object) -> Mapping[str, Any] | None:
-    """What a last step came to, as the fields of a judgement; None where it is none."""
-    if isinstance(value, BaseModel):
-        value = value.model_dump()
-    if isinstance(value, Mapping):
-        return value if "success" in value or "score" in value else None
-    if value is None or isinstance(value, str):
-        return None if value is None else {"success": value}
-    for name, read in (("success", truth), ("score", number)):
-        with contextlib.suppress(ValueError):
-            return {name: read(value)}
-    return None
-
-
-def _declared(reply: type[BaseModel]) -> tuple[float, float] | None:
-    """What a reply's field "score" may be, where it says both ends."""
-    known = reply.model_fields.get("score")
-    limits = known.metadata if known is not None else []
-    ends = [
-        next(
-            (float(v) for x in limits for n in names if (v := getattr(x, n, None)) is not None),
-            None,
-        )
-        for names in (("ge", "gt"), ("le", "lt"))
-    ]
-    low, high = ends
-    return None if low is None or high is None else (low, high)
+def no_judgement(count: int, reason: str) -> AgentError:
+    """The error for items of which none could be judged."""
+    return AgentError(
+        f"none of {count} items could be judged: {reason}",
+        hint="try the judge on one item by hand",
+    )

@@ -8,7 +8,8 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from autopilot.ai.gradient import ConcatCollator, GradientCollator
-from autopilot.ai.judge import Judge, Judgement, own_judgement
+from autopilot.ai.judge import Judge, no_judgement
+from autopilot.ai.judgement import Judgement, own_judgement
 from autopilot.core.gradient import Finding, Gradient
 from autopilot.core.loss import Loss
 from autopilot.core.parameter import Parameter
@@ -58,7 +59,7 @@ class JudgeLoss(Loss):
 
     def score(self, data: Datum, targets: Any) -> None:
         chosen = [(i, t) for i, t in _pairs(data, targets) if self._is_to_be_scored(i)]
-        for (item, _), found in zip(chosen, self.judge.judge_all(chosen), strict=True):
+        for (item, _), found in zip(chosen, self.judge.attempt_all(chosen), strict=True):
             self._take(item, found)
 
     def forward(self, data: Datum, targets: Any = None) -> Gradient | None:
@@ -71,6 +72,8 @@ class JudgeLoss(Loss):
         unscored = [item for item, _ in pairs if item.outcome == "unscored"]
         self.score(data, targets)
         self._by_hand.update((id(item), item) for item in unscored)
+        if unscored and all(item.outcome == "unmeasured" for item, _ in pairs):
+            raise no_judgement(len(pairs), unscored[0].unmeasured or "")
         own = [pair for pair in pairs if pair[0].attribution is None and _is_scored(pair[0])]
         of_own = zip(own, self.judge.judge_all(own), strict=True)
         judged = {id(item): found for (item, _), found in of_own if not found.error}
@@ -81,6 +84,8 @@ class JudgeLoss(Loss):
             if (found := judged.get(id(item)) or self._recorded(item)) is not None
             and _has_feedback(found)
         ]
+        if self.monitor == "score":
+            findings.sort(key=lambda finding: -finding.severity)
         return self.collator.collate(findings) if findings else None
 
     def _is_to_be_scored(self, item: Datum) -> bool:

@@ -83,7 +83,7 @@ def test_what_was_judged_is_not_judged_again(serve, data: Path, tmp_path: Path) 
     assert Judging(path).resume(judge(), budget=Budget()).all.items == 10
     assert server.count == 10
     with data.open("a") as file:
-        file.write('{"q": "q11"}\n')
+        file.write('{"q": "q1"}\n')
     assert Judging(path).resume(judge()).all.items == 11
     assert server.count == 11
 
@@ -111,7 +111,8 @@ def test_data_that_changed_under_its_verdicts_is_refused(serve, data: Path, tmp_
     ("step", "reason"),
     [
         (lambda s: 1 / (len(s["q"]) - 2), "ZeroDivisionError: division by zero"),
-        (lambda s: Judgement(True, float("nan")), "ValueError: the score is nan"),
+        (lambda s: Judgement(True, float("nan")), "the score nan is outside of 0 to 1"),
+        (lambda s: {"success": "maybe"}, "success='maybe' is neither true nor false"),
     ],
 )
 def test_what_the_users_judge_raises_is_its_items(data, tmp_path, step, reason) -> None:
