@@ -187,15 +187,15 @@ class Trainer:
         optimizer = optimizer_of(module)
         self.prepare(module)
         check_window(module.accumulate_grad_batches)
-        loss = self._loss(module)
         self.experiment.monitored = self.monitored
+        loss, evaluator = self.measuring(module, self.experiment)
         fit = Fit(
             trainer=self,
             module=module,
             loss=loss,
             optimizer=optimizer,
             policy=self.policy or policy_of(module),
-            evaluator=self._evaluator(module, self.experiment, loss),
+            evaluator=evaluator,
             train=train,
             val=val,
             max_epochs=max_epochs,
@@ -388,15 +388,13 @@ class Trainer:
             number = seen[callback.state_key]
             yield callback.state_key + (f"#{number}" if number > 1 else ""), callback
 
-    def _loss(self, module: AutoPilotModule) -> Loss:
-        loss = loss_of(module)
-        loss.direct(self.item_metric, self.mode)
-        return loss
-
-    def _evaluator(self, module: AutoPilotModule, experiment: Experiment, loss: Loss) -> Evaluator:
+    def measuring(self, module: AutoPilotModule, experiment: Experiment) -> tuple[Loss, Evaluator]:
+        """The module's loss, and an evaluator whose results it scores."""
         own = module.failed_value if self._failed_value is None else self._failed_value
         scoring = Scoring(tuple(filter(None, {self.monitor, self.item_metric})), own)
-        return Evaluator(module, experiment, self.seed, self.num_workers, loss, scoring)
+        loss = loss_of(module)
+        loss.direct(self.item_metric, self.mode)
+        return loss, Evaluator(module, experiment, self.seed, self.num_workers, loss, scoring)
 
     @property
     def item_metric(self) -> str:
@@ -536,7 +534,7 @@ class Trainer:
         self.prepare(module)
         if not experiment.history:
             experiment.open(module.parameters())
-        evaluator = self._evaluator(module, experiment, self._loss(module))
+        _, evaluator = self.measuring(module, experiment)
         try:
             self.call("setup", stage)
             run = self.run if experiment is self.run.experiment else Run(experiment)
