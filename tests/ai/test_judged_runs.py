@@ -161,7 +161,7 @@ def test_judged_runs_replay_from_the_notes_alone(
     count = server.count
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     monkeypatch.delenv("ANTHROPIC_BASE_URL")
-    for options, values in (((), [0.0, 1.0]), (("--level", "full"), [0.0, 1.0, 1.0])):
+    for options, values in (((), [0.0, 1.0]), (("--level", "full"), [0.0, 1.0, 1.0, 1.0])):
         done = autopilot(top, "replay", "a", "--json", *options)
         document = json.loads(done.stdout)
         assert document["differences"] == [], options
