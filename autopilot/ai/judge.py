@@ -40,8 +40,9 @@ class Judge:
     or a mapping or pydantic model with some of success, score, feedback and attribution. Override
     `conclude` to read it otherwise, or `judge` for everything.
 
-    A success in words is true, yes, pass, passed or 1; false, no, fail, failed or 0: in any case,
-    and nothing else. Where only a score is given, the upper half of its range passes.
+    A success in words is what pydantic takes for a bool (true, yes, 1; false, no, 0; ...), or pass,
+    passed, fail or failed; what is neither true nor false is no verdict. Where only a score is
+    given, the upper half of its range passes.
 
     Args:
         steps: The workflow.

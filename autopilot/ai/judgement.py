@@ -13,20 +13,16 @@ from autopilot.core.numbers import number, truth
 from autopilot.core.types import Datum
 from autopilot.errors import AgentReplyError
 
-WORDS: Mapping[str, bool] = {
-    **dict.fromkeys(("true", "yes", "pass", "passed", "1"), True),
-    **dict.fromkeys(("false", "no", "fail", "failed", "0"), False),
-}
+# What a verdict may be in words, beside what pydantic takes for a bool.
+WORDS: Mapping[str, bool] = {"pass": True, "passed": True, "fail": False, "failed": False}
 UNIT = (0.0, 1.0)
 
 
 def _word(value: object) -> object:
     if isinstance(value, str):
         word = value.strip().casefold()
-        if word not in WORDS:
-            raise ValueError(f"it is none of: {', '.join(WORDS)}")
-        return WORDS[word]
-    # pydantic takes of numbers 0 and 1 only.
+        return WORDS.get(word, word)
+    # Of numbers, pydantic takes 0 and 1 only.
     return value if isinstance(value, int | float) else truth(value)
 
 
@@ -104,7 +100,7 @@ def checked(found: Judgement, score_range: tuple[float, float]) -> Judgement:
         except ValidationError as error:
             raise AgentReplyError(
                 f"success={success!r:.60} is neither true nor false",
-                hint=f"in words, it is one of: {', '.join(WORDS)}",
+                hint="let the judge say true or false, yes or no, passed or failed, 1 or 0",
             ) from error
     score = None if said is None else _number(said)
     if score is not None and not low <= score <= high:

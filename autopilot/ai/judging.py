@@ -16,13 +16,14 @@ from pydantic import BaseModel, Field
 
 from autopilot.ai.generator import Watch
 from autopilot.ai.judge import Judge
+from autopilot.ai.judgement import Judgement
 from autopilot.ai.lines import Budget, Lines, Origin
 from autopilot.ai.parallel import each
 from autopilot.ai.recording import numbered, recording_beside
 from autopilot.ai.verdicts import Summary, Unjudged, Verdict, summarize
 from autopilot.core.types import Datum, as_datum, digest
 from autopilot.data.jsonl import read_jsonl
-from autopilot.errors import AgentError, DataError
+from autopilot.errors import AgentError, DataError, NoMoreCallsError
 
 
 class Beginning(BaseModel):
@@ -209,8 +210,14 @@ class Judging:
 
 def _judged(judge: Judge, one: _Work, asked_before: int) -> Verdict | Unjudged:
     datum = one.datum
-    with numbered("a", 1 + asked_before):
-        found = judge.attempt(datum, datum)
+    try:
+        with numbered("a", 1 + asked_before):
+            found = judge.attempt(datum, datum)
+    except NoMoreCallsError:
+        raise
+    except (AgentError, ConnectionError, TimeoutError) as outage:
+        # A service did not answer: the others are judged meanwhile, and a resume asks again.
+        found = Judgement(None, None, error=str(outage))
     error = found.error
     if found.success is None or found.score is None:
         error = error or "the judge says nothing of it"

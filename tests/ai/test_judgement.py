@@ -30,24 +30,24 @@ def numpy_bool(value: bool):
     return kind()
 
 
-@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("word", [*WORDS, "true", "yes", "1", "false", "no", "0"])
 @pytest.mark.parametrize("change", [str, str.upper, str.title, " {}\n".format])
 def test_a_verdict_in_words_is_one_of_the_documented_ones(word, change) -> None:
     expected = word in ("true", "yes", "pass", "passed", "1")
     assert said(change(word)).success is expected
     assert said({"success": change(word)}).score == float(expected)
     assert said(Judgement(change(word), None)).success is expected
-    assert all(each in (Judge.__doc__ or "") for each in WORDS)
+    assert word in (Judge.__doc__ or "")
 
 
 @pytest.mark.parametrize(
     "value",
-    ["maybe", "", "not passed", "yes, but", "no.", "on", "off", "t", "none", 2, -1, 0.9, [True]],
+    ["maybe", "", "not passed", "yes, but", "no.", "ok", "good", "none", 2, -1, 0.9, [True]],
 )
 def test_what_is_neither_true_nor_false_is_no_verdict(value) -> None:
     with pytest.raises(AgentReplyError, match=r"success=.* is neither true nor false") as raised:
         said({"success": value, "score": 1.0})
-    assert "true, yes, pass, passed, 1, false" in raised.value.hint
+    assert "passed or failed" in raised.value.hint
     found = Judge([PythonStep("say", lambda _: {"success": value})]).attempt(Datum())
     assert (found.success, found.score, found.again) == (None, None, True)
     assert "neither true nor false" in found.error
