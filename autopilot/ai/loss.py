@@ -67,14 +67,15 @@ class JudgeLoss(Loss):
         for item, _ in pairs:
             # Without a Trainer, a module may give the same objects again, answered anew.
             if self._by_hand.pop(id(item), None) is item:
+                if item.success is not None:
+                    item.metrics = {n: v for n, v in item.metrics.items() if n != "score"}
                 item.success = item.unmeasured = item.attribution = None
-                item.metrics = {n: v for n, v in item.metrics.items() if n != "score"}
-        unscored = [item for item, _ in pairs if item.outcome == "unscored"]
+        unscored = [i for i, _ in pairs if i.outcome == "unscored" and not self._is_own(i)]
         self.score(data, targets)
         self._by_hand.update((id(item), item) for item in unscored)
         if unscored and all(item.outcome == "unmeasured" for item, _ in pairs):
             raise no_judgement(len(pairs), unscored[0].unmeasured or "")
-        own = [pair for pair in pairs if pair[0].attribution is None and _is_scored(pair[0])]
+        own = [pair for pair in pairs if pair[0].attribution is None and self._is_own(pair[0])]
         of_own = zip(own, self.judge.judge_all(own), strict=True)
         judged = {id(item): found for (item, _), found in of_own if not found.error}
         several = len(pairs) > 1
@@ -89,15 +90,25 @@ class JudgeLoss(Loss):
         return self.collator.collate(findings) if findings else None
 
     def _is_to_be_scored(self, item: Datum) -> bool:
-        every = self.every_item or self.monitor == "score"
-        wanted = item.outcome == "unscored" or (every and _is_scored(item))
-        return wanted and item.attribution is None
+        if item.attribution is not None:
+            return False
+        if self._is_own(item):
+            return self.every_item or self._lacks_score(item)
+        return item.outcome == "unscored"
+
+    def _is_own(self, item: Datum) -> bool:
+        """Whether the module scored the item itself: by its success, or the metric that decides."""
+        own_metric = item.outcome == "unscored" and self.monitor in item.metrics
+        return own_metric or item.outcome in ("passed", "failed")
+
+    def _lacks_score(self, item: Datum) -> bool:
+        return self.monitor == "score" and "score" not in item.metrics
 
     def _take(self, item: Datum, found: Judgement) -> None:
         """Writes down what the judge said of an item; the module's own success stays."""
         if found.error:
-            # Where the module's own success decides, the item is measured without the judge.
-            if item.outcome == "unscored" or self.monitor == "score":
+            # What the module scored itself is measured without the judge.
+            if not self._is_own(item) or self._lacks_score(item):
                 item.unmeasured = f"{type(self.judge).__name__}: {found.error}"
             return
         self._range = found.score_range
@@ -118,10 +129,6 @@ class JudgeLoss(Loss):
             return None
         own = own_judgement(item)
         return replace(own, attribution=item.attribution or "", score_range=self._range)
-
-
-def _is_scored(item: Datum) -> bool:
-    return item.outcome in ("passed", "failed")
 
 
 def _has_feedback(found: Judgement) -> bool:

@@ -312,6 +312,23 @@ def test_a_metric_of_the_modules_own_is_not_replaced() -> None:
     assert (data.items[0].outcome, data.items[0].metrics) == ("failed", {"score": 3.0})
 
 
+def test_a_monitored_metric_of_the_modules_own_needs_no_judge_on_val() -> None:
+    class Own(Writer):
+        monitor = "score"
+
+        def forward(self, batch):
+            data = super().forward(batch)
+            for item in data.items:
+                item.metrics = {"score": float(len(self.text.data))}
+            return data
+
+    module = Own(judge := Counting())
+    trainer = fitted(module)
+    assert judge.seen == ["x 1", "x 2"]
+    assert trainer.experiment.metrics[1]["val"] == {"score": 2.0}
+    assert module.optimizer.heard == ["longer 1", "longer 2"]
+
+
 def test_a_judge_without_steps_leaves_what_nobody_scored() -> None:
     data = Datum(items=[Datum(feedback="advice"), Datum(), Datum(success=True, feedback="fine")])
     loss = JudgeLoss(Judge())
