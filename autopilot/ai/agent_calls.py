@@ -15,11 +15,10 @@ from autopilot.ai.recording import (
     StoreRecorder,
     current_recorder,
     make_record,
-    miss,
     request_key,
-    request_parts,
     store_recorder,
 )
+from autopilot.ai.requests import miss, request_parts
 from autopilot.core.record import LlmRecord
 from autopilot.core.run import Run, current_run
 from autopilot.core.types import Cost

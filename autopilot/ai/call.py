@@ -26,8 +26,8 @@ from autopilot.ai.recording import (
     keep_lost,
     make_record,
     request_key,
-    request_parts,
 )
+from autopilot.ai.requests import request_parts
 from autopilot.ai.spending import current_ledger
 from autopilot.core.ledger import Reservation
 from autopilot.core.record import LlmRecord

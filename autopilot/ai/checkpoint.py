@@ -59,11 +59,18 @@ class Rejected(BaseModel):
 
 
 class Failed(BaseModel):
-    """A slot that no attempt filled."""
+    """A slot that no attempt filled; a resumed generation tries it again.
+
+    Args:
+        slot: Its number.
+        reason: Why.
+        ask_anew: An answer could not be used: what is recorded of it answers nothing any more.
+    """
 
     kind: Literal["failed"] = "failed"
     slot: int
     reason: str
+    ask_anew: bool = False
 
 
 Line = Plan | Budget | Made | Rejected | Failed
@@ -81,6 +88,7 @@ class Checkpoint:
         made: Slot to its item.
         failed: Slot to why no attempt filled it.
         rejected: Items that were not taken in, in their order.
+        asked_anew: Slot to how often it failed for an answer that could not be used.
 
     Raises:
         DataError: a line cannot be read.
@@ -93,6 +101,7 @@ class Checkpoint:
         self.made: dict[int, Made] = {}
         self.failed: dict[int, Failed] = {}
         self.rejected: list[Rejected] = []
+        self.asked_anew: Counter[int] = Counter()
         self._lock = threading.Lock()
         kinds = Annotated[Line, Field(discriminator="kind")]
         self.lines: Lines[Line] = Lines(folder / LINES, kinds)
@@ -191,6 +200,7 @@ class Checkpoint:
             self.failed.pop(line.slot, None)
         elif isinstance(line, Failed):
             self.failed[line.slot] = line
+            self.asked_anew[line.slot] += line.ask_anew
         else:
             self.rejected.append(line)
 

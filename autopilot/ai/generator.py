@@ -16,11 +16,19 @@ from autopilot.ai.lines import Budget, Origin
 from autopilot.ai.model import Model
 from autopilot.ai.parallel import each
 from autopilot.ai.planning import Slot, Weights, check_weights, plan_slots
-from autopilot.ai.recording import recording_beside
+from autopilot.ai.recording import numbered, recording_beside
 from autopilot.ai.steps import State, WorkflowStep, run_steps
 from autopilot.core.ledger import Ledger, Limits
 from autopilot.core.types import digest
-from autopilot.errors import AgentError, AutopilotError, DataError, NoMoreCallsError, UsageError
+from autopilot.errors import (
+    AgentError,
+    AgentRefusedError,
+    AgentReplyError,
+    AutopilotError,
+    DataError,
+    NoMoreCallsError,
+    UsageError,
+)
 
 DEFAULT_SPLITS: Mapping[str, float] = {"train": 0.6, "val": 0.2, "test": 0.2}
 RESERVED = ("slot", "split", "rejected")
@@ -154,6 +162,8 @@ class DataGenerator:
     ) -> Distribution:
         """Goes on where it was left; what was paid is not paid again. Failed slots are tried again.
 
+        Where an answer could not be used, the slot is asked for anew.
+
         Args:
             folder: See `run`.
             budget: Takes the place of the one before.
@@ -200,7 +210,7 @@ class DataGenerator:
             reason = next(iter(checkpoint.failed.values())).reason
             raise AgentError(
                 f"none of {len(slots)} slots could be filled: {reason}",
-                hint="run the steps on one slot by hand",
+                hint="run the steps on one slot by hand, mend them, and resume it",
             )
         return checkpoint.distribution()
 
@@ -218,12 +228,15 @@ class _Filler:
         first, reason = checkpoint.attempts(number)
         for attempt in range(first, first + generator.max_attempts):
             try:
-                item = self._make(slot, attempt, reason)
+                with numbered("a", 1 + checkpoint.asked_anew[number]):
+                    item = self._make(slot, attempt, reason)
                 reason = generator.validate(item) or ""
             except NoMoreCallsError:
                 raise
             except AgentError as error:
-                checkpoint.append(Failed(slot=number, reason=error.message))
+                unusable = isinstance(error, AgentReplyError | AgentRefusedError)
+                line = Failed(slot=number, reason=error.message, ask_anew=unusable)
+                checkpoint.append(line)
                 return
             except (AutopilotError, KeyboardInterrupt):
                 raise

@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 from pydantic import BaseModel
 
 from autopilot.ai.agent import Agent
+from autopilot.ai.judgement import (
+    UNIT,
+    Judgement,
+    checked,
+    declared_range,
+    own_judgement,
+    read_judgement,
+)
 from autopilot.ai.model import Model
 from autopilot.ai.parallel import each
-from autopilot.ai.steps import State, WorkflowStep, run_steps
+from autopilot.ai.steps import LLMStep, State, WorkflowStep, run_steps
+from autopilot.core.loss import Loss
 from autopilot.core.run import say
 from autopilot.core.types import Datum
-from autopilot.errors import AgentError, AutopilotError, NoMoreCallsError, UsageError
-
-_PASSES = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What a judge says of an item.
-
-    Args:
-        success: Whether the item passed.
-        score: 0 to 1; higher is better.
-        feedback: What to do better, in words.
-        attribution: What it is about.
-        error: Why the item could not be judged; the rest is the item's own then.
-    """
-
-    success: bool
-    score: float
-    feedback: str = ""
-    attribution: str = ""
-    error: str = ""
+from autopilot.errors import (
+    AgentError,
+    AgentRefusedError,
+    AgentReplyError,
+    AutopilotError,
+    NoMoreCallsError,
+    UsageError,
+)
 
 
 class Judge:
@@ -46,10 +40,16 @@ class Judge:
     or a mapping or pydantic model with some of success, score, feedback and attribution. Override
     `conclude` to read it otherwise, or `judge` for everything.
 
+    A success in words is what pydantic takes for a bool (true, yes, 1; false, no, 0; ...), or pass,
+    passed, fail or failed; what is neither true nor false is no verdict. Where only a score is
+    given, the upper half of its range passes.
+
     Args:
         steps: The workflow.
         model: Who answers steps that have no model of their own.
         num_workers: Items that are judged side by side.
+        score_range: The lowest and the highest score. Else what the pydantic model of the last
+            result says by `Field(ge=..., le=...)`; else 0 to 1.
 
     >>> Judge().judge(Datum(success=False, feedback="too long"))
     Judgement(success=False, score=0.0, feedback='too long', attribution='', error='')
@@ -58,6 +58,7 @@ class Judge:
     steps: Sequence[WorkflowStep] = ()
     model: Model | Agent | None = None
     num_workers: int = 8
+    score_range: tuple[float, float] | None = None
     role: ClassVar[str] = "judge"
 
     def __init__(
@@ -66,11 +67,15 @@ class Judge:
         *,
         model: Model | Agent | None = None,
         num_workers: int | None = None,
+        score_range: tuple[float, float] | None = None,
     ) -> None:
         # What a subclass has set on the class stays.
         self.steps = list(steps) or self.steps
         self.model = model or self.model
         self.num_workers = num_workers or self.num_workers
+        self.score_range = score_range or self.score_range
+        if self.score_range is not None and not self.score_range[0] < self.score_range[1]:
+            raise ValueError(f"score_range must be (lowest, highest), not {self.score_range}")
 
     def judge(self, item: Datum, target: Datum | None = None) -> Judgement:
         """Judges one item.
@@ -80,6 +85,7 @@ class Judge:
             target: What the module got for it, ground truth included.
 
         Raises:
+            AgentReplyError: the verdict is neither true nor false, or the score out of its range.
             AgentError: a model call failed.
             UsageError: the last step came to something that is no judgement.
         """
@@ -92,73 +98,79 @@ class Judge:
 
     def conclude(self, state: State, item: Datum) -> Judgement:
         """The judgement that the steps came to."""
-        value = state.last
-        if isinstance(value, Judgement):
-            return value
-        if isinstance(value, bool):
-            return Judgement(value, float(value))
-        if isinstance(value, int | float):
-            return Judgement(value >= _PASSES, float(value))
-        if isinstance(value, BaseModel):
-            value = value.model_dump()
-        if isinstance(value, Mapping) and ("success" in value or "score" in value):
-            return _from_fields(value)
-        raise UsageError(
-            f"the last step of {type(self).__name__} came to {type(value).__name__}, no judgement",
-            hint="let it come to a bool, a score, or success, score and feedback",
-        )
+        return self._read(state.last)
 
-    def judge_all(self, pairs: Sequence[tuple[Datum, Datum | None]]) -> list[Judgement]:
-        """Judges items side by side, in order; one whose steps fail keeps its own verdict.
+    def attempt(self, item: Datum, target: Datum | None = None) -> Judgement:
+        """Judges one item as `judge` does; its failure is the judgement's `error`.
 
         Raises:
-            BudgetExceededError: nothing is left to judge with.
+            NoMoreCallsError: no call can be made now.
+            UsageError: what the last step came to is no judgement.
+        """
+        try:
+            # A subclass may have put it together by itself.
+            return self._read(self.judge(item, target))
+        except NoMoreCallsError:
+            raise
+        except AgentError as error:
+            unusable = isinstance(error, AgentReplyError | AgentRefusedError)
+            return Judgement(None, None, error=error.message, again=unusable)
+        except (AutopilotError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001  # the user's step: its item is not judged
+            return Judgement(None, None, error=f"{type(error).__name__}: {error}")
+
+    def judge_all(self, pairs: Sequence[tuple[Datum, Datum | None]]) -> list[Judgement]:
+        """Judges items side by side, in order; a failure is that of its item.
+
+        Raises:
+            NoMoreCallsError: no call can be made now.
             AgentError: no item could be judged.
         """
-        found = each(self._isolated, pairs, self.num_workers)
+        found = self.attempt_all(pairs)
         if found and all(judgement.error for judgement in found):
-            raise AgentError(
-                f"none of {len(found)} items could be judged: {found[0].error}",
-                hint="try the judge on one item by hand",
-            )
+            raise no_judgement(len(found), found[0].error)
+        return found
+
+    def attempt_all(self, pairs: Sequence[tuple[Datum, Datum | None]]) -> list[Judgement]:
+        """The same, where it is no error that no item could be judged."""
+        found = each(lambda pair: self.attempt(*pair), pairs, self.num_workers)
         failed = [judgement.error for judgement in found if judgement.error]
         if failed:
             say(f"{len(failed)} of {len(found)} items could not be judged: {failed[0]}")
         return found
 
-    def _isolated(self, pair: tuple[Datum, Datum | None]) -> Judgement:
-        item, target = pair
-        try:
-            return self.judge(item, target)
-        except NoMoreCallsError:
-            raise
-        except AgentError as error:
-            return _own_with(item, error.message)
-        except (AutopilotError, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # noqa: BLE001  # the user's step: its item fails
-            return _own_with(item, f"{type(error).__name__}: {error}")
+    def as_loss(self) -> Loss:
+        """The loss that `AutoPilotModule.configure_judge` stands for."""
+        from autopilot.ai.loss import JudgeLoss
+
+        return JudgeLoss(self, every_item=True)
+
+    def range_of(self, value: object = None) -> tuple[float, float]:
+        """The lowest and the highest score of what a last step came to; by default, as expected."""
+        if self.score_range is not None:
+            return self.score_range
+        steps = reversed(self.steps) if value is None else ()
+        models = [step.reply for step in steps if isinstance(step, LLMStep)]
+        models += [type(value)] if isinstance(value, BaseModel) else []
+        return next(filter(None, map(declared_range, models)), UNIT)
+
+    def _read(self, value: object) -> Judgement:
+        if isinstance(value, Judgement):
+            return checked(value, self.score_range or value.score_range)
+        found = read_judgement(value, self.range_of(value))
+        if found is None:
+            raise UsageError(
+                f"the last step of {type(self).__name__} came to {type(value).__name__}, "
+                "no judgement",
+                hint="let it come to a bool, a score, or success, score and feedback",
+            )
+        return found
 
 
-def own_judgement(item: Datum) -> Judgement:
-    """What an item says of itself."""
-    score = item.metrics.get("score", 1.0 if item.success else 0.0)
-    return Judgement(item.success, score, item.feedback or item.error_message or "")
-
-
-def _own_with(item: Datum, error: str) -> Judgement:
-    own = own_judgement(item)
-    return Judgement(own.success, own.score, own.feedback, own.attribution, error)
-
-
-def _from_fields(value: Mapping[str, Any]) -> Judgement:
-    score = value.get("score")
-    success = value.get("success")
-    if success is None:
-        success = float(score or 0) >= _PASSES
-    return Judgement(
-        bool(success),
-        float(success) if score is None else float(score),
-        str(value.get("feedback") or ""),
-        str(value.get("attribution") or ""),
+def no_judgement(count: int, reason: str) -> AgentError:
+    """The error for items of which none could be judged."""
+    return AgentError(
+        f"none of {count} items could be judged: {reason}",
+        hint="try the judge on one item by hand",
     )

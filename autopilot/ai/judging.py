@@ -5,8 +5,8 @@ Model calls are in a file beside it, and answer a resumed judging.
 
 from __future__ import annotations
 
-import math
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,14 @@ from pydantic import BaseModel, Field
 
 from autopilot.ai.generator import Watch
 from autopilot.ai.judge import Judge
+from autopilot.ai.judgement import Judgement
 from autopilot.ai.lines import Budget, Lines, Origin
 from autopilot.ai.parallel import each
-from autopilot.ai.recording import recording_beside
+from autopilot.ai.recording import numbered, recording_beside
 from autopilot.ai.verdicts import Summary, Unjudged, Verdict, summarize
 from autopilot.core.types import Datum, as_datum, digest
 from autopilot.data.jsonl import read_jsonl
-from autopilot.errors import AgentError, AutopilotError, DataError, NoMoreCallsError
+from autopilot.errors import AgentError, DataError, NoMoreCallsError
 
 
 class Beginning(BaseModel):
@@ -65,6 +66,7 @@ class Judging:
         self.budget = Budget()
         self.verdicts: dict[str, Verdict] = {}
         self.failed: dict[str, Unjudged] = {}
+        self._anew: Counter[str] = Counter()
         self._lock = threading.Lock()
         kinds = Annotated[Line, Field(discriminator="kind")]
         self._lines: Lines[Line] = Lines(self.path, kinds)
@@ -134,6 +136,8 @@ class Judging:
     ) -> Summary:
         """Judges what has no verdict yet, new lines of the data included; pays nothing twice.
 
+        An item whose judge's answer could not be used is asked about anew.
+
         Args:
             judge: The same as before.
             budget: Takes the place of the one before.
@@ -166,11 +170,13 @@ class Judging:
     ) -> Summary:
         if budget is not None:
             self._append(budget)
+        keys = {one.key for one in work}
+        self.failed = {key: line for key, line in self.failed.items() if key in keys}
         left = [one for one in work if one.key not in self.verdicts]
         done = len(work) - len(left)
         with recording_beside(self.calls, self.budget.limits()) as ledger:
             each(
-                lambda one: self._append(_judged(judge, one)),
+                lambda one: self._append(_judged(judge, one, self._anew[one.key])),
                 left,
                 judge.num_workers,
                 lambda n: watch(done + n, len(work), ledger),
@@ -199,29 +205,32 @@ class Judging:
             self.failed.pop(line.key, None)
         else:
             self.failed[line.key] = line
+            self._anew[line.key] += line.ask_anew
 
 
-def _judged(judge: Judge, one: _Work) -> Verdict | Unjudged:
+def _judged(judge: Judge, one: _Work, asked_before: int) -> Verdict | Unjudged:
     datum = one.datum
     try:
-        found = judge.judge(datum, datum)
-        if not math.isfinite(found.score):
-            raise ValueError(f"the score is {found.score}")
+        with numbered("a", 1 + asked_before):
+            found = judge.attempt(datum, datum)
     except NoMoreCallsError:
         raise
-    except AgentError as error:
-        return Unjudged(key=one.key, id=datum.id, split=one.split, reason=error.message)
-    except (AutopilotError, KeyboardInterrupt):
-        raise
-    except BaseException as error:  # noqa: BLE001  # the user's judge: its item is not judged
-        reason = f"{type(error).__name__}: {error}"
-        return Unjudged(key=one.key, id=datum.id, split=one.split, reason=reason)
+    except (AgentError, ConnectionError, TimeoutError) as outage:
+        # A service did not answer: the others are judged meanwhile, and a resume asks again.
+        found = Judgement(None, None, error=str(outage))
+    error = found.error
+    if found.success is None or found.score is None:
+        error = error or "the judge says nothing of it"
+        return Unjudged(
+            key=one.key, id=datum.id, split=one.split, reason=error, ask_anew=found.again
+        )
     return Verdict(
         key=one.key,
         id=datum.id,
         split=one.split,
         success=found.success,
         score=found.score,
+        score_range=found.score_range,
         feedback=found.feedback,
         attribution=found.attribution,
         item=datum.metadata,

@@ -19,21 +19,17 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from autopilot.ai.requests import miss, what_is_asked
 from autopilot.core.experiment import Experiment
 from autopilot.core.ledger import Ledger, Limits, Spent
 from autopilot.core.record import LlmRecord
-from autopilot.core.redaction import hide
 from autopilot.core.run import Run, current_run, running
 from autopilot.core.store import Store
 from autopilot.core.types import Cost
-from autopilot.errors import RecordError, ReplayMissError
+from autopilot.errors import RecordError
 from autopilot.tracking.journal import decode, encode
 
 Mode = Literal["record", "replay"]
-
-# Transport and caching do not change what is asked.
-_UNASKED = frozenset({"stream", "metadata", "cache_control"})
-_SHOWN = 60
 
 
 class Recorder(Protocol):
@@ -218,8 +214,28 @@ def store_recorder(run: Run) -> StoreRecorder:
     return StoreRecorder(run.experiment.store, mode)
 
 
+_numbers: ContextVar[tuple[tuple[str, int], ...]] = ContextVar("autopilot_numbers", default=())
+
+
+@contextmanager
+def numbered(kind: str, number: int) -> Iterator[None]:
+    """Calls inside are asked anew for each number: it is part of their names.
+
+    Names are as without it while this number, and all those around it, are 1.
+
+    Args:
+        kind: What is counted, as it stands in the names: "v" for the visits of a step.
+        number: From 1.
+    """
+    token = _numbers.set((*_numbers.get(), (kind, number)))
+    try:
+        yield
+    finally:
+        _numbers.reset(token)
+
+
 def request_key(body: Mapping[str, Any], sample: int = 0) -> str:
-    """The name of a request: a hash of what it asks.
+    """The name of a request: a hash of what it asks, and the numbers that it is asked under.
 
     Args:
         body: The request's body.
@@ -229,67 +245,11 @@ def request_key(body: Mapping[str, Any], sample: int = 0) -> str:
     >>> a == request_key({"messages": [], "model": "m"}) != request_key({"model": "n"})
     True
     """
-    text = json.dumps(_asked(body), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-    return f"{digest}-{sample}" if sample else digest
-
-
-def request_parts(body: Mapping[str, Any]) -> dict[str, str]:
-    """Path in the body to what is there, long texts as their beginning, length and digest."""
-    return {path: _short(text) for path, text in hide(dict(_flat(_asked(body), ""))).items()}
-
-
-def _asked(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _asked(v) for k, v in value.items() if k not in _UNASKED and v is not None}
-    if isinstance(value, list | tuple):
-        return [_asked(item) for item in value]
-    return value
-
-
-def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    below = f"{path}." if path else ""
-    if isinstance(value, dict) and value:
-        for name, item in value.items():
-            yield from _flat(item, f"{below}{name}")
-    elif isinstance(value, list) and value:
-        for index, item in enumerate(value):
-            yield from _flat(item, f"{below}{index}")
-    else:
-        yield path, value if isinstance(value, str) else json.dumps(value)
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    if len(text) <= _SHOWN:
-        return line
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    return f"{line[:_SHOWN]}... ({len(text)} characters, {digest})"
-
-
-def miss(parts: Mapping[str, str], known: Any) -> ReplayMissError:
-    """The error that names what differs from the nearest call of those that are recorded."""
-    records: list[LlmRecord] = [record for record in known if record.request]
-    if not records:
-        return ReplayMissError(
-            "a model call is not recorded, and neither is any other",
-            hint="fetch the experiment's notes (autopilot fetch), or run it with a key",
-        )
-
-    def apart(record: LlmRecord) -> list[str]:
-        paths = [*record.request, *(path for path in parts if path not in record.request)]
-        return [path for path in paths if record.request.get(path) != parts.get(path)]
-
-    nearest = min(records, key=lambda record: len(apart(record)))
-    changes = [
-        f"{path}: recorded {nearest.request.get(path, 'nothing')!r}, "
-        f"now {parts.get(path, 'nothing')!r}"
-        for path in apart(nearest)
-    ]
-    more = f"; and {len(changes) - 2} more" if len(changes) > 2 else ""
-    what = "; ".join(changes[:2]) + more if changes else "only the sample's number"
-    return ReplayMissError(
-        f"a model call is not recorded; the nearest one (epoch {nearest.epoch}, {nearest.role}) "
-        f"differs in {what}",
-        hint="replay with the code, data and package versions that it was recorded with",
+    text = json.dumps(
+        what_is_asked(body), sort_keys=True, ensure_ascii=False, separators=(",", ":")
     )
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    numbers = _numbers.get()
+    if any(number > 1 for _, number in numbers):
+        digest += "".join(f"-{kind}{number}" for kind, number in numbers)
+    return f"{digest}-{sample}" if sample else digest

@@ -18,6 +18,7 @@ from autopilot.ai.agent import Agent
 from autopilot.ai.asking import ask
 from autopilot.ai.model import Model
 from autopilot.ai.prompting import DATA_RULE, fence, shorten
+from autopilot.ai.recording import numbered
 from autopilot.errors import AgentError, UsageError
 
 
@@ -33,7 +34,8 @@ class State:
 
     Attributes:
         results: Step to what it came to, the latest time it ran.
-        visits: Step to how often it ran.
+        visits: Step to how often it ran; part of the names of the model calls that it makes, so
+            that a step which is come back to asks anew.
     """
 
     inputs: Mapping[str, Any]
@@ -175,7 +177,8 @@ def run_steps(steps: Sequence[WorkflowStep], state: State) -> State:
     while position < len(steps):
         step = steps[position]
         state.visits[step.name] = state.visits.get(step.name, 0) + 1
-        target = step.run(state)
+        with numbered("v", state.visits[step.name]):
+            target = step.run(state)
         if target is None:
             position += 1
         elif target in names[:position]:

@@ -20,7 +20,8 @@ class Verdict(BaseModel):
         key: A digest of the split and the whole item.
         split: The item's own "split", else the name of its file.
         success: Whether it passed.
-        score: 0 to 1; higher is better.
+        score: Higher is better.
+        score_range: The lowest and the highest score.
         feedback: What to do better.
         attribution: What that is about.
         item: The whole item.
@@ -32,19 +33,29 @@ class Verdict(BaseModel):
     split: str
     success: bool
     score: float
+    score_range: tuple[float, float] = (0.0, 1.0)
     feedback: str = ""
     attribution: str = ""
     item: dict[str, Any]
 
 
 class Unjudged(BaseModel):
-    """An item that could not be judged; a resumed judging tries it again."""
+    """An item that could not be judged; a resumed judging tries it again.
+
+    Args:
+        key: See Verdict.
+        id: See Verdict.
+        split: See Verdict.
+        reason: Why.
+        ask_anew: An answer could not be used: what is recorded of it answers nothing any more.
+    """
 
     kind: Literal["failed"] = "failed"
     key: str
     id: str
     split: str
     reason: str
+    ask_anew: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +109,15 @@ class Histogram:
 
     Args:
         group: The value that they have in common.
-        counts: Items by score, in bins of equal width from 0 to 1; a score of 1 is in the last.
-            What is outside of 0 to 1 counts in the nearest.
+        counts: Items by score, in bins of equal width; the highest score is in the last.
         rates: Of the group.
+        score_range: From where to where the bins are.
     """
 
     group: str
     counts: tuple[int, ...]
     rates: Rates
+    score_range: tuple[float, float] = (0.0, 1.0)
 
 
 def summarize(verdicts: Sequence[Verdict], failed: Sequence[Unjudged]) -> Summary:
@@ -130,7 +142,7 @@ def histograms(verdicts: Iterable[Verdict], by: str = "split", bins: int = 10) -
     Args:
         verdicts: The verdicts.
         by: "split", or a field of the items.
-        bins: Bins from 0 to 1.
+        bins: Bins from the lowest score to the highest.
 
     Raises:
         DataError: no item has the field.
@@ -145,13 +157,20 @@ def histograms(verdicts: Iterable[Verdict], by: str = "split", bins: int = 10) -
         raise DataError(
             f"no item has a field {by!r}", hint=f"there are: split, {', '.join(fields)}"
         )
+    ranges = [verdict.score_range for found in groups.values() for verdict in found]
+    low, high = min((x for x, _ in ranges), default=0.0), max((x for _, x in ranges), default=1.0)
     return [
-        Histogram(group, _binned([v.score for v in found], bins), Rates.of(found))
+        Histogram(
+            group,
+            _binned([(v.score - low) / (high - low) for v in found], bins),
+            Rates.of(found),
+            (low, high),
+        )
         for group, found in sorted(groups.items())
     ]
 
 
-def _binned(scores: Iterable[float], bins: int) -> tuple[int, ...]:
+def _binned(shares: Iterable[float], bins: int) -> tuple[int, ...]:
     # A hair is added, so that 0.3 is not counted below 0.3 since it is 0.2999 in binary.
-    places = Counter(min(max(int(score * bins + 1e-9), 0), bins - 1) for score in scores)
+    places = Counter(min(int(share * bins + 1e-9), bins - 1) for share in shares)
     return tuple(places[place] for place in range(bins))

@@ -130,23 +130,24 @@ def watched(output: Output, verb: str) -> Iterator[Meter]:
         meter.stop()
 
 
-def resumable(context: Context, again: str, work: Callable[[Output], None]) -> int:
+def resumable(context: Context, again: str, work: Callable[[Output], int]) -> int:
     """Does work that Ctrl-C or a spent budget ends and that goes on later.
 
     Args:
         context: The command's.
         again: The command that goes on.
-        work: Gets an output to which the user's own code cannot print.
+        work: Gets an output to which the user's own code cannot print; returns how many items are
+            missing at its end.
 
     Returns:
-        The exit code.
+        The exit code: 1 where items are missing.
     """
     from autopilot.engine.interrupts import interruptible
     from autopilot.errors import BudgetExceededError
 
     with own_stdout(context.output) as output, interruptible():
         try:
-            work(output)
+            missing = work(output)
         except KeyboardInterrupt:
             output.line("interrupted: nothing that was paid is lost", "yellow")
             output.line(f"go on: {again}")
@@ -160,4 +161,4 @@ def resumable(context: Context, again: str, work: Callable[[Output], None]) -> i
             output.line(f"go on: {again}{more}")
             output.document({"interrupted": True, "reason": spent.message, "resume": again})
             return INTERRUPTED
-    return 0
+    return 1 if missing else 0

@@ -21,7 +21,7 @@ from autopilot.cli.components import (
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
 from autopilot.cli.running import Hparams
-from autopilot.cli.words import spending
+from autopilot.cli.words import counted, spending
 
 if TYPE_CHECKING:
     from autopilot.ai.checkpoint import Checkpoint, Distribution
@@ -69,11 +69,11 @@ def run(
     origin = Origin(target=target, hparams=parse_hparams(hparam or []))
     budget = budget_of(budget_usd, budget_tokens, budget_calls)
 
-    def work(output: Output) -> None:
+    def work(output: Output) -> int:
         generator = find(context, origin, DataGenerator)
         with watched(output, "made") as watch:
             made = generator.run(count, out, budget=budget, origin=origin, watch=watch)
-        _print(output, out, made)
+        return _print(output, out, made)
 
     return resumable(context, _again(out), work)
 
@@ -99,11 +99,11 @@ def resume(
     budget = budget_of(budget_usd, budget_tokens, budget_calls)
     origin = _open(context, dataset)[1]
 
-    def work(output: Output) -> None:
+    def work(output: Output) -> int:
         generator = find(context, origin, DataGenerator)
         with watched(output, "made") as watch:
             made = generator.resume(dataset, budget=budget, watch=watch)
-        _print(output, dataset, made)
+        return _print(output, dataset, made)
 
     return resumable(context, _again(dataset), work)
 
@@ -164,13 +164,16 @@ def _again(folder: Path) -> str:
     return f"autopilot ai generate resume {shlex.quote(str(folder))}"
 
 
-def _print(output: Output, folder: Path, made: Distribution) -> None:
+def _print(output: Output, folder: Path, made: Distribution) -> int:
     output.line(made.render(), "bold")
     _print_table(output, made)
     _print_reasons(output, made)
-    if made.made < made.planned:
-        output.line(f"try the rest again: {_again(folder)}")
+    missing = made.planned - made.made
+    if missing:
+        output.line(f"{missing} of {counted(made.planned, 'item')} are missing")
+        output.line(f"go on: {_again(folder)}")
     output.document(_document(folder, made))
+    return missing
 
 
 def _print_table(output: Output, made: Distribution) -> None:

@@ -81,11 +81,11 @@ def run(
     origin = Origin(target=target, hparams=parse_hparams(hparam or []))
     budget = budget_of(budget_usd, budget_tokens, budget_calls)
 
-    def work(output: Output) -> None:
+    def work(output: Output) -> int:
         judge = find(context, origin, Judge)
         with watched(output, "judged") as watch:
             found = Judging(out).run(judge, data, budget=budget, origin=origin, watch=watch)
-        _print(output, out, found)
+        return _print(output, out, found)
 
     return resumable(context, _again(out), work)
 
@@ -112,11 +112,11 @@ def resume(
     budget = budget_of(budget_usd, budget_tokens, budget_calls)
     origin = _open(context, file)[1]
 
-    def work(output: Output) -> None:
+    def work(output: Output) -> int:
         judge = find(context, origin, Judge)
         with watched(output, "judged") as watch:
             found = Judging(file).resume(judge, budget=budget, watch=watch)
-        _print(output, file, found)
+        return _print(output, file, found)
 
     return resumable(context, _again(file), work)
 
@@ -143,7 +143,9 @@ def distribution(
     by: Annotated[
         str, typer.Option("--by", metavar="FIELD", help="A field of the items to group them by.")
     ] = "split",
-    bins: Annotated[int, typer.Option(min=1, max=100, help="Bars from 0 to 1.")] = 10,
+    bins: Annotated[
+        int, typer.Option(min=1, max=100, help="Bars from the lowest score to the highest.")
+    ] = 10,
 ) -> None:
     """Show how often which score was given, by split or by a field of the items.
 
@@ -183,12 +185,15 @@ def _again(file: Path) -> str:
     return f"autopilot ai judge resume {shlex.quote(str(file))}"
 
 
-def _print(output: Output, file: Path, found: Summary) -> None:
+def _print(output: Output, file: Path, found: Summary) -> int:
     _print_summary(output, found)
     output.line(f"verdicts: {file}")
     if found.failed:
-        output.line(f"try the rest again: {_again(file)}")
+        missing = found.failed + found.all.items
+        output.line(f"{found.failed} of {counted(missing, 'verdict')} are missing")
+        output.line(f"go on: {_again(file)}")
     output.document(_document(file, found))
+    return found.failed
 
 
 def _print_summary(output: Output, found: Summary) -> None:
@@ -222,13 +227,13 @@ def _rates(rates: Rates) -> str:
 
 
 def _bars(histogram: Histogram) -> list[str]:
-    counts = histogram.counts
-    most, width = max(counts), 1 / len(counts)
+    counts, (low, high) = histogram.counts, histogram.score_range
+    most, width = max(counts), (high - low) / len(counts)
     digits = 1 if len(counts) <= 10 and 10 % len(counts) == 0 else 2
     lines = []
     for place, count in enumerate(counts):
         bar = "#" * (round(count / most * _BAR) or 1) if count else ""
-        span = f"{place * width:.{digits}f}-{(place + 1) * width:.{digits}f}"
+        span = f"{low + place * width:.{digits}f}-{low + (place + 1) * width:.{digits}f}"
         lines.append(f"  {span}  {count:>5}  {bar}".rstrip())
     return lines
 

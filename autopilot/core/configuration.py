@@ -51,10 +51,10 @@ def optimizer_of(module: AutoPilotModule) -> Optimizer:
 
 
 def loss_of(module: AutoPilotModule) -> Loss:
-    """The module's loss; several become one.
+    """The module's loss; several become one, its judge's among them.
 
     Raises:
-        ModuleError: it is none.
+        ModuleError: it is none, or `configure_judge` gave no judge.
     """
     configured: object = module.configure_loss()
     several = list(configured) if isinstance(configured, list | tuple) else [configured]
@@ -64,6 +64,16 @@ def loss_of(module: AutoPilotModule) -> Loss:
             f"{type(module).__name__}.configure_loss() returned {configured!r}, not a Loss",
             hint="return a Loss, or a list of them",
         )
+    judge: object = module.configure_judge()
+    if judge is not None:
+        as_loss = getattr(judge, "as_loss", None)
+        if isinstance(judge, type) or not callable(as_loss):
+            raise ModuleError(
+                f"{type(module).__name__}.configure_judge() returned {judge!r}, not a Judge",
+                hint="return a Judge(...), or None; a loss goes into configure_loss()",
+            )
+        # The default loss sends back the items' feedback: so does the judge's.
+        losses = [as_loss(), *(loss for loss in losses if type(loss) is not Loss)]
     return losses[0] if len(losses) == 1 else ChainLoss(losses)
 
 

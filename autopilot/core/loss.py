@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from autopilot.core.gradient import Finding, Gradient, TextGradient
 from autopilot.core.graph import Graph
@@ -128,6 +128,10 @@ class Loss:
             targets: The batch that it got, ground truth included.
         """
 
+    def directions(self) -> Mapping[str, bool]:
+        """The metrics that `score` gives to items: name to whether higher is better."""
+        return {}
+
     def backward(self, *, retain_graph: bool = False) -> None:
         """Sends back what was gathered since the last call, and forgets it.
 
@@ -153,6 +157,13 @@ class Loss:
         self._gathered.clear()
 
 
+class Scorer(Protocol):
+    """What `AutoPilotModule.configure_judge` returns: a Judge."""
+
+    def as_loss(self) -> Loss:
+        """A loss that scores the items of every split."""
+
+
 class ChainLoss(Loss):
     """Several losses on one module: each sees every batch, their feedback adds up.
 
@@ -176,6 +187,9 @@ class ChainLoss(Loss):
     def score(self, data: Datum, targets: Any) -> None:
         for loss in self.losses:
             loss.score(data, targets)
+
+    def directions(self) -> Mapping[str, bool]:
+        return {name: up for loss in self.losses for name, up in loss.directions().items()}
 
     def backward(self, *, retain_graph: bool = False) -> None:
         *first, last = self.losses

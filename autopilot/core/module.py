@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from autopilot.core import graph
 from autopilot.core.gradient import Gradient
-from autopilot.core.loss import Loss
+from autopilot.core.loss import Loss, Scorer
 from autopilot.core.metric import Metric, MetricCollection
 from autopilot.core.parameter import Parameter
 from autopilot.core.types import Datum
@@ -327,6 +327,13 @@ class AutoPilotModule(Module):
         Several losses add up.
         """
         return Loss()
+
+    def configure_judge(self) -> Scorer | None:
+        """A Judge that scores the items of every split; its feedback is added to the loss's.
+
+        An item's own success stays; the judge's score is the metric "score".
+        """
+        return None
 
     def configure_policy(self) -> Policy | None:
         """What decides whether an epoch is kept; None: the monitored val metric improved."""

@@ -29,6 +29,7 @@ from autopilot.core.experiment import Experiment
 from autopilot.core.leakage import leakage_notes
 from autopilot.core.ledger import Ledger, Limits
 from autopilot.core.loop import EpochLoop, Fit, Loop
+from autopilot.core.loss import Loss
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.policy import Decision, Policy
@@ -186,16 +187,15 @@ class Trainer:
         optimizer = optimizer_of(module)
         self.prepare(module)
         check_window(module.accumulate_grad_batches)
-        loss = loss_of(module)
-        loss.direct(self.item_metric, self.mode)
         self.experiment.monitored = self.monitored
+        loss, evaluator = self.measuring(module, self.experiment)
         fit = Fit(
             trainer=self,
             module=module,
             loss=loss,
             optimizer=optimizer,
             policy=self.policy or policy_of(module),
-            evaluator=self._evaluator(module, self.experiment),
+            evaluator=evaluator,
             train=train,
             val=val,
             max_epochs=max_epochs,
@@ -388,11 +388,13 @@ class Trainer:
             number = seen[callback.state_key]
             yield callback.state_key + (f"#{number}" if number > 1 else ""), callback
 
-    def _evaluator(self, module: AutoPilotModule, experiment: Experiment) -> Evaluator:
+    def measuring(self, module: AutoPilotModule, experiment: Experiment) -> tuple[Loss, Evaluator]:
+        """The module's loss, and an evaluator whose results it scores."""
         own = module.failed_value if self._failed_value is None else self._failed_value
         scoring = Scoring(tuple(filter(None, {self.monitor, self.item_metric})), own)
         loss = loss_of(module)
-        return Evaluator(module, experiment, self.seed, self.num_workers, loss, scoring)
+        loss.direct(self.item_metric, self.mode)
+        return loss, Evaluator(module, experiment, self.seed, self.num_workers, loss, scoring)
 
     @property
     def item_metric(self) -> str:
@@ -532,7 +534,7 @@ class Trainer:
         self.prepare(module)
         if not experiment.history:
             experiment.open(module.parameters())
-        evaluator = self._evaluator(module, experiment)
+        _, evaluator = self.measuring(module, experiment)
         try:
             self.call("setup", stage)
             run = self.run if experiment is self.run.experiment else Run(experiment)

@@ -44,6 +44,7 @@ class Datum:
         grad_fn: The Node that produced this Datum, as on a tensor; None outside the graph.
         unmeasured: Why it could not be measured, where a service or program that the measurement
             needs gave no answer: that says nothing about the system.
+        attribution: What the feedback is about; None where no judge looked at the item.
 
     >>> Datum(metadata={"question": "2+2", "answer": "4"}, success=True).outcome
     'passed'
@@ -60,6 +61,7 @@ class Datum:
     id: str = field(default_factory=_new_id)
     grad_fn: Node | None = field(default=None, repr=False, compare=False)
     unmeasured: str | None = None
+    attribution: str | None = None
 
     @property
     def outcome(self) -> Outcome:
@@ -154,7 +156,8 @@ def datum_to_json(datum: Datum) -> dict[str, Any]:
         DataError: the payload holds something that JSON cannot carry; it names the field.
     """
     out: dict[str, Any] = {"id": datum.id}
-    for name in ("success", "metrics", "metadata", "error_message", "feedback", "unmeasured"):
+    texts = ("error_message", "feedback", "unmeasured", "attribution")
+    for name in ("success", "metrics", "metadata", *texts):
         value = getattr(datum, name)
         if value is not None and value != {}:
             out[name] = value
@@ -220,6 +223,7 @@ def datum_from_json(value: Mapping[str, Any], *, split: str, epoch: int) -> Datu
         error_message=value.get("error_message"),
         feedback=value.get("feedback"),
         unmeasured=value.get("unmeasured"),
+        attribution=value.get("attribution"),
         items=[datum_from_json(item, split=split, epoch=epoch) for item in value.get("items", ())],
         id=value["id"],
     )

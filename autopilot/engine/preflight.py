@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from autopilot.core import graph
 from autopilot.core.configuration import loss_of, optimizer_of
-from autopilot.core.evaluation import Evaluator, SplitMetrics, as_batch
+from autopilot.core.evaluation import SplitMetrics, as_batch
 from autopilot.core.experiment import Experiment
 from autopilot.core.module import name_parameters
 from autopilot.core.run import Run, running
@@ -149,7 +149,7 @@ def _one_item(session: Session) -> Iterator[Check]:
     measured = SplitMetrics(module, keep_items=True)
     with graph.no_grad(), running(run):
         module.eval()
-        evaluator = Evaluator(module, experiment, session.manifest.seed)
+        _, evaluator = trainer.measuring(module, experiment)
         measured.update(evaluator.run(split, 0, 0, _first_item(split, loader)))
     seconds = time.perf_counter() - started
     (item, *_) = measured.items

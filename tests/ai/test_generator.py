@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import pytest
 from pydantic import BaseModel
-from server import Received, Reply, fail, say_json
+from server import Received, Reply, fail, say, say_json
 
 from autopilot.ai.checkpoint import Checkpoint, Share
 from autopilot.ai.generator import DataGenerator
@@ -309,3 +309,18 @@ def test_weights_that_make_no_sense_are_refused(weights) -> None:
 def test_a_variable_cannot_hide_what_the_steps_find() -> None:
     with pytest.raises(ValueError, match="'split'"):
         DataGenerator([], {"split": ["a"]})
+
+
+@pytest.mark.parametrize("kind", ["refused", "cut off"])
+def test_a_slot_whose_answer_could_not_be_used_is_asked_for_anew(serve, tmp_path, kind) -> None:
+    bad = say("no", stop_reason="refusal" if kind == "refused" else "max_tokens")
+    server = serve(lambda r: bad if "q2" in r.last_text() else script(r))
+    made = generator().run(4, tmp_path / "d")
+    assert (made.made, made.failed) == (3, 1)
+    assert server.count == 8
+    # Both steps of the slot are asked anew: its second question is another one.
+    made = generator().resume(tmp_path / "d")
+    assert (made.made, made.failed) == (4, 0)
+    assert server.count == 10
+    assert generator().resume(tmp_path / "d").made == 4
+    assert server.count == 10

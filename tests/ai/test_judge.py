@@ -89,7 +89,13 @@ def test_one_items_failure_is_its_own(serve) -> None:
     ]
     found = judge_by_model().judge_all(pairs)
     assert [bool(j.error) for j in found] == [False, False, True, False]
-    assert (found[2].success, found[2].feedback) == (False, "own")
+    assert (found[2].success, found[2].score) == (None, None)
+    loss, prompt = JudgeLoss(judge_by_model()), Parameter("be brief")
+    loss.parameters = [prompt]
+    loss(Datum(items=[item for item, _ in pairs]), given)
+    loss.backward()
+    # What the module says of its item stands in for the judge's feedback.
+    assert [f.direction for f in prompt.grad.findings] == ["say more", "own"]  # type: ignore[union-attr]
 
 
 def test_when_nothing_can_be_judged_that_is_an_error(serve) -> None:
@@ -119,9 +125,11 @@ def test_what_the_last_step_may_come_to(value, expected) -> None:
     assert Judge([PythonStep("say", lambda _: value)]).judge(Datum()) == expected
 
 
-def test_a_last_step_that_says_nothing_is_an_error() -> None:
-    with pytest.raises(UsageError, match="came to str, no judgement"):
-        Judge([PythonStep("say", lambda _: "fine")]).judge(Datum())
+@pytest.mark.parametrize("value", [None, [], {"feedback": "fine"}, object()])
+def test_a_last_step_that_says_nothing_is_an_error(value) -> None:
+    kind = type(value).__name__
+    with pytest.raises(UsageError, match=f"came to {kind}, no judgement"):
+        Judge([PythonStep("say", lambda _: value)]).judge(Datum())
 
 
 def test_a_subclass_needs_no_init() -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
-from server import Received, Reply, fail, say_json
+from server import Received, Reply, fail, say, say_json
 
 from autopilot.ai.judge import Judge, Judgement
 from autopilot.ai.judging import Judging
 from autopilot.ai.lines import Budget
 from autopilot.ai.model import Model
-from autopilot.ai.recording import spent_beside
+from autopilot.ai.recording import LocalRecorder, spent_beside
 from autopilot.ai.steps import LLMStep, PythonStep
 from autopilot.ai.verdicts import histograms
 from autopilot.errors import AgentError, BudgetExceededError, DataError, NoKeyError
@@ -83,7 +83,7 @@ def test_what_was_judged_is_not_judged_again(serve, data: Path, tmp_path: Path) 
     assert Judging(path).resume(judge(), budget=Budget()).all.items == 10
     assert server.count == 10
     with data.open("a") as file:
-        file.write('{"q": "q11"}\n')
+        file.write('{"q": "q1"}\n')
     assert Judging(path).resume(judge()).all.items == 11
     assert server.count == 11
 
@@ -96,6 +96,82 @@ def test_an_item_that_fails_is_told_and_tried_again(serve, data: Path, tmp_path:
     assert "500" in next(iter(found.reasons))
     serve(script)
     assert Judging(path).resume(judge()).failed == 0
+
+
+def unusable(kind: str) -> Reply:
+    """An answer of which no verdict can be read; it is recorded all the same."""
+    if kind == "refused":
+        return say("no", stop_reason="refusal")
+    if kind == "cut off":
+        return say('{"success": tr', stop_reason="max_tokens")
+    return say_json({"success": True, "score": 7} if kind == "out of range" else {"score": "x"})
+
+
+@pytest.mark.parametrize("kind", ["refused", "cut off", "out of range", "no schema"])
+def test_an_answer_that_could_not_be_used_is_asked_for_anew(serve, data, tmp_path, kind) -> None:
+    path = tmp_path / "verdicts.jsonl"
+    bad: list[Received] = []
+
+    def script_with(times: int):
+        def answer(request: Received) -> Reply:
+            if not re.search(r"q7\b", request.all_text()) or len(bad) >= times:
+                return script(request)
+            bad.append(request)
+            return unusable(kind)
+
+        return answer
+
+    tries = 3 if kind == "no schema" else 1
+    serve(script_with(2 * tries))
+    assert Judging(path).run(judge(), [data]).failed == 1
+    assert len(bad) == tries
+    assert Judging(path).resume(judge()).failed == 1
+    assert len(bad) == 2 * tries
+    server = serve(script_with(0))
+    assert Judging(path).resume(judge()).failed == 0
+    assert server.count == 1
+    names = [call.id.partition("-")[2] for call in LocalRecorder(Judging(path).calls).calls()]
+    assert sorted(names)[-1] == "a3-v1"
+    assert Judging(path).resume(judge()).all.items == 10
+    assert server.count == 1
+
+
+def test_a_failure_of_the_users_own_code_pays_nothing_twice(serve, data, tmp_path) -> None:
+    def broken(state) -> Said:
+        raise KeyError("score")
+
+    path, server = tmp_path / "verdicts.jsonl", serve(script)
+    told = judge()
+    told.steps = [*told.steps, PythonStep("broken", broken)]
+    with pytest.raises(AgentError, match="none of 10 items could be judged: KeyError"):
+        Judging(path).run(told, [data])
+    assert server.count == 10
+    assert Judging(path).resume(judge()).all.items == 10
+    assert server.count == 10
+
+
+def test_an_item_that_failed_and_is_gone_is_not_missing(serve, data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "verdicts.jsonl"
+    serve(lambda r: fail(500) if number_of(r) == 7 else script(r))
+    assert Judging(path).run(judge(), [data]).failed == 1
+    lines = [line for line in data.read_text().splitlines() if '"q7"' not in line]
+    data.write_text("\n".join(lines) + "\n")
+    found = Judging(path).resume(judge())
+    assert (found.all.items, found.failed) == (9, 0)
+
+
+def test_scores_of_another_range_are_counted_in_it(data: Path, tmp_path: Path) -> None:
+    by_number = PythonStep("n", lambda s: float(s["q"][1:]))
+    judging = Judging(tmp_path / "v.jsonl")
+    judging.run(Judge([by_number], score_range=(0, 9)), [data])
+    (found,) = histograms(Judging(judging.path).verdicts.values(), bins=9)
+    assert (found.score_range, found.counts) == ((0.0, 9.0), (1,) * 8 + (2,))
+    assert found.rates.passed == 5
+
+
+def test_a_judge_that_says_nothing_leaves_its_items_unjudged(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(AgentError, match="none of 10 items could be judged: the judge says noth"):
+        Judging(tmp_path / "v.jsonl").run(Judge(), [data])
 
 
 def test_data_that_changed_under_its_verdicts_is_refused(serve, data: Path, tmp_path: Path) -> None:
@@ -111,7 +187,8 @@ def test_data_that_changed_under_its_verdicts_is_refused(serve, data: Path, tmp_
     ("step", "reason"),
     [
         (lambda s: 1 / (len(s["q"]) - 2), "ZeroDivisionError: division by zero"),
-        (lambda s: Judgement(True, float("nan")), "ValueError: the score is nan"),
+        (lambda s: Judgement(True, float("nan")), "the score nan is outside of 0 to 1"),
+        (lambda s: {"success": "maybe"}, "success='maybe' is neither true nor false"),
     ],
 )
 def test_what_the_users_judge_raises_is_its_items(data, tmp_path, step, reason) -> None:

@@ -334,7 +334,7 @@ def test_a_replay_needs_no_client(serve, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "anthropic", None)  # as if it were not installed
     with running(run), use_recorder(StoreRecorder(run.experiment.store, "replay")):
         assert Model(NAME).complete("hi", system="be kind", sample=1) == recorded
-        with pytest.raises(ReplayMissError, match="only the sample's number"):
+        with pytest.raises(ReplayMissError, match="only how often it was asked"):
             Model(NAME).complete("hi", system="be kind")
 
 

@@ -185,7 +185,7 @@ def test_what_stays_broken_fails_its_item_alone_and_is_said(top: Path, serve) ->
     assert judged["metrics"]["accuracy"] == 0.25
     said = "; ".join(judged["reasons"])
     for text in (
-        "2 of 4 items could not be judged: claude-haiku-4-5: the service answered 529",
+        "1 of 3 items could not be judged: claude-haiku-4-5: the service answered 529",
         "feedback was taken as it is, not summed up: claude-haiku-4-5: the service answered 503",
     ):
         assert text in done.stdout and text in said

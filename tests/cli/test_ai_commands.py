@@ -9,7 +9,7 @@ import signal
 from collections import Counter
 
 import pytest
-from server import Received, Reply, fail, say_json
+from server import Received, Reply, fail, say, say_json
 
 from autopilot.ai.generator import DataGenerator
 from autopilot.ai.judge import Judge
@@ -190,6 +190,35 @@ def test_ctrl_c_says_how_to_go_on(inside, serve) -> None:
     assert server.count < 15
     assert "40 of 40" in inside("generate", "resume", "d")[1]
     assert server.count == 40
+
+
+def test_missing_slots_are_said_and_their_exit_code_is_1(inside, parts, serve) -> None:
+    server = serve(lambda r: say("no", stop_reason="refusal") if slot(r) == 2 else script(r))
+    code, out, _ = inside("generate", "run", "parts.py", "-n", "4", "-o", "my d")
+    assert code == 1
+    assert "1 of 4 items are missing\ngo on: autopilot ai generate resume 'my d'" in out
+    assert inside("generate", "resume", "my d")[0] == 1
+    assert server.count == 5
+    assert "go on: autopilot ai generate resume" in inside("generate", "summarize", "my d")[1]
+    serve(script)
+    code, out, _ = inside("generate", "resume", "my d")
+    assert (code, "missing" in out, "go on" in out) == (0, False, False)
+    assert inside("generate", "resume", "my d")[0] == 0
+
+
+def test_missing_verdicts_are_said_and_their_exit_code_is_1(inside, parts, serve) -> None:
+    lines = (json.dumps({"id": f"i{n}", "question": f"number {n}"}) for n in range(4))
+    parts.write("answers.jsonl", "\n".join(lines))
+    cut = say('{"success": tr', stop_reason="max_tokens")
+    server = serve(lambda r: cut if "number 2" in r.last_text() else script(r))
+    code, out, _ = inside("judge", "run", "parts.py", "-d", "answers.jsonl")
+    assert code == 1
+    assert "1 of 4 verdicts are missing\ngo on: autopilot ai judge resume verdicts.jsonl" in out
+    code, out, _ = inside("judge", "resume", "verdicts.jsonl", "--json")
+    assert (code, json.loads(out)["failed"], server.count) == (1, 1, 5)
+    serve(script)
+    code, out, _ = inside("judge", "resume", "verdicts.jsonl")
+    assert (code, "missing" in out, "go on" in out) == (0, False, False)
 
 
 class Mine(DataGenerator):

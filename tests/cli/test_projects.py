@@ -159,7 +159,7 @@ def test_doctor_of_a_sound_project(spam: Place) -> None:
 
 def test_doctor_names_what_is_wrong_and_what_mends_it(spam: Place) -> None:
     spam.change(f"{HOME}/cli.py", ('project="spam"', 'project="ham"'))
-    spam.change(f"{HOME}/trainer.py", ("judgement.success, ", "judgement.succes, "))
+    spam.change(f"{HOME}/trainer.py", ('item.metadata["text"]', 'item.metadata["texxt"]'))
     first = spam.read(f"{HOME}/datasets/train.jsonl").splitlines()[0]
     spam.write(f"{HOME}/datasets/val.jsonl", spam.read(f"{HOME}/datasets/val.jsonl") + first + "\n")
     (spam.top / "autopilot/projects/empty").mkdir()
@@ -172,7 +172,7 @@ def test_doctor_names_what_is_wrong_and_what_mends_it(spam: Place) -> None:
     assert 'project="spam"' in found["name"]["mend"]
     assert found["files"]["state"] == "warning"
     assert "dataset check" in found["datasets"]["mend"]
-    assert "succes" in found["evaluation"]["detail"]
+    assert "texxt" in found["evaluation"]["detail"]
     assert found["evaluation"]["state"] == "failed"
 
 
