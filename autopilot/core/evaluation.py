@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from autopilot.core import graph
+from autopilot.core.ids import SplitIds
 from autopilot.core.loss import Loss
 from autopilot.core.metric import ItemMean, Metric, MetricCollection, computed
 from autopilot.core.numbers import number, truth
+from autopilot.core.signatures import check_awaited
 from autopilot.core.types import Datum, as_datum
-from autopilot.errors import DataError, EvaluationError, NoMoreCallsError, UsageError
+from autopilot.errors import EmptySplitError, EvaluationError, NoMoreCallsError, UsageError
 
 if TYPE_CHECKING:
     from autopilot.core.experiment import Experiment
@@ -131,6 +133,7 @@ class Evaluator:
     def _step(self, split: str, batch: Datum) -> Datum:
         step: Callable[[Datum], Any] = getattr(self.module, STEPS[split])
         data = self.module.call(step, batch)
+        check_awaited(data, f"{type(self.module).__name__}.{STEPS[split]}")
         wrong = _mistake(data, batch)
         if wrong:
             raise EvaluationError(
@@ -288,7 +291,8 @@ def batches(
     """Number, batch, and whether it is the last; one batch ahead, for loaders of unknown length.
 
     Raises:
-        DataError: there is none: what is not measured must not look as if it was.
+        EmptySplitError: there is none: what is not measured must not look as if it was.
+        DataError: two items of val or test share an id of their own.
     """
     set_epoch = getattr(loader, "set_epoch", None)
     if set_epoch is not None:
@@ -296,15 +300,15 @@ def batches(
     iterator = iter(loader)
     held = next(iterator, None)
     if held is None:
-        raise DataError(
+        raise EmptySplitError(
             f"the {split} split gives no batches in epoch {epoch}",
             hint="a generator gives them once: pass a list, a DataLoader, or what can be iterated "
             "again",
         )
-    index = 0
+    index, ids = 0, SplitIds(split)
     while held is not None:
         following = next(iterator, None)
-        yield index, as_batch(held), following is None
+        yield index, ids.distinct(as_batch(held)), following is None
         held, index = following, index + 1
 
 

@@ -164,6 +164,13 @@ class Gate(ABC):
     def check(self, view: EpochView) -> GateResult:
         """Looks at the epoch. A missing metric fails with its name."""
 
+    def reads(self) -> Sequence[tuple[str, str | None]]:
+        """The split and the name of each metric that it needs; None names the monitored one.
+
+        A run that cannot have one of them is refused at its start.
+        """
+        return ()
+
     def result(self, *, passed: bool, reason: str) -> GateResult:
         """A result under this gate's name."""
         return GateResult(self.name, passed, reason, self.required)
