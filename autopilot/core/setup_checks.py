@@ -21,7 +21,7 @@ from autopilot.core.optimizer import Optimizer
 from autopilot.core.policy import Gate, Metrics, Policy
 from autopilot.core.signatures import check_call, defines
 from autopilot.core.types import Datum
-from autopilot.errors import EmptySplitError, ModuleError, UsageError
+from autopilot.errors import DataError, EmptySplitError, ModuleError, UsageError
 
 if TYPE_CHECKING:
     from autopilot.core.trainer import Trainer
@@ -92,7 +92,7 @@ def check_setup(
         UsageError: a hook that would never be called, or a monitor without a val split.
     """
     check_module(module)
-    _check_steps(module, loaders)
+    check_steps(module, ["train", *(s for s in ("val", "test") if loaders.get(s) is not None)])
     for split, loader in loaders.items():
         check_loader(loader, split)
     if _is_absent("train", loaders):
@@ -140,8 +140,9 @@ def check_loader(loader: Any, split: str) -> None:
     """Looks at a split's loader; consumes nothing of it.
 
     Raises:
-        ModuleError: it gives no batches, or gives them once where they are wanted every epoch.
-        DataError: it is empty, or its items share an id.
+        ModuleError: it gives no batches.
+        DataError: it is empty, it gives its batches once where they are wanted every epoch, or its
+            items share an id.
     """
     if loader is None:
         return
@@ -153,7 +154,7 @@ def check_loader(loader: Any, split: str) -> None:
             hint=f"let {source} return a DataLoader or a list of batches",
         )
     if split == "val" and isinstance(loader, Iterator):
-        raise ModuleError(
+        raise DataError(
             f"the val split is a {type(loader).__name__}, which gives its batches once, and val is "
             "measured every epoch",
             hint=f"let {source} return a DataLoader, a list, or what can be iterated again",
@@ -229,10 +230,13 @@ def _is_absent(split: str, loaders: Mapping[str, Any]) -> bool:
     return split in loaders and loaders[split] is None
 
 
-def _check_steps(module: AutoPilotModule, loaders: Mapping[str, Any]) -> None:
-    for split, step in STEPS.items():
-        if split != "train" and loaders.get(split) is None:
-            continue
+def check_steps(module: AutoPilotModule, splits: Iterable[str]) -> None:
+    """Looks at the steps of these splits, and at `forward` where one calls it.
+
+    Raises:
+        ModuleError: one cannot be called with a batch, or does not exist.
+    """
+    for step in (STEPS[split] for split in splits):
         check_call(module, step, ["batch"])
         if defines(module, AutoPilotModule, step):
             continue

@@ -33,7 +33,13 @@ from autopilot.core.policy import Decision, Gate, Policy
 from autopilot.core.progress import note_rest
 from autopilot.core.record import LlmRecord
 from autopilot.core.run import Run, running
-from autopilot.core.setup_checks import check_gates, check_module, check_setup, forecast
+from autopilot.core.setup_checks import (
+    check_gates,
+    check_module,
+    check_setup,
+    check_steps,
+    forecast,
+)
 from autopilot.core.stopping import Budget
 from autopilot.core.types import Cost, Result
 from autopilot.errors import (
@@ -173,10 +179,6 @@ class Trainer:
         with data_source(module, datamodule, "fit") as source:
             train = source.train_dataloader() if train_dataloaders is None else train_dataloaders
             val = source.val_dataloader() if val_dataloaders is None else val_dataloaders
-            if not self.experiment.manifest.target:
-                # With a target, a command line tells of it before the run.
-                for note in leakage_notes({"train": train, "val": val}):
-                    _LOG.warning("%s", note)
             return self._fit(module, train, val, max_epochs)
 
     def _fit(
@@ -189,6 +191,10 @@ class Trainer:
         setup = check_setup(module, {"train": train, "val": val}, self.policy, self._monitor)
         assert train is not None, "check_setup refuses that"
         optimizer, loss, self._policy = setup.optimizer, setup.loss, setup.policy
+        if not self.experiment.manifest.target:
+            # With a target, a command line tells of it before the run.
+            for note in leakage_notes({"train": train, "val": val}):
+                _LOG.warning("%s", note)
         self.prepare(module)
         check_window(module.accumulate_grad_batches)
         loss.direct(self.item_metric, self.mode)
@@ -495,6 +501,8 @@ class Trainer:
         experiment: Experiment,
     ) -> Result:
         stage = "validate" if split == "val" else split
+        check_module(module)
+        check_steps(module, [split])
         if self.dry_run:
             what = f"dry run: {type(module).__name__}, the {split} split would be measured"
             return Result(stop_reason=what)
