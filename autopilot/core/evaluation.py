@@ -21,7 +21,7 @@ from autopilot.core.loss import Loss
 from autopilot.core.metric import ItemMean, Metric, MetricCollection, computed
 from autopilot.core.numbers import number, truth
 from autopilot.core.signatures import check_awaited
-from autopilot.core.types import Datum, as_datum
+from autopilot.core.types import Datum, as_datum, digest
 from autopilot.errors import EmptySplitError, EvaluationError, NoMoreCallsError, UsageError
 
 if TYPE_CHECKING:
@@ -253,7 +253,9 @@ def _label(data: Datum, batch: Datum, split: str, epoch: int) -> None:
         item.split, item.epoch = split, epoch
         if same_length:
             item.id = inputs[position].id
-    data.id = batch.id
+    # A result that is one item's own keeps the item's id.
+    if data.items or not same_length:
+        data.id = batch.id
 
 
 def evaluate_split(
@@ -316,9 +318,9 @@ def as_batch(batch: object) -> Datum:
     """A loader's batch as a Datum: a list becomes its items, anything else a single item."""
     if isinstance(batch, Datum):
         return batch
-    if isinstance(batch, list | tuple):
-        return Datum(items=[as_datum(item, index) for index, item in enumerate(batch)])
-    return Datum(items=[as_datum(batch, 0)])
+    several = batch if isinstance(batch, list | tuple) else [batch]
+    items = [as_datum(item, index) for index, item in enumerate(several)]
+    return Datum(items=items, id=digest([item.id for item in items]))
 
 
 def seed_everything(*parts: object) -> None:

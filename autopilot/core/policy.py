@@ -265,8 +265,9 @@ def decide(policy: Policy, view: EpochView, errors: Sequence[str] = ()) -> Decis
 def _lost(view: EpochView, found: Comparison) -> str:
     """Which items have no value any more, and why the first of them has none."""
     count = len(found.lost)
-    first = next(item for item in view.items if item.id == found.lost[0])
-    why = first.error_message or first.unmeasured
+    # An item may be missing altogether: a dataset without ids of its own that changed.
+    first = next((item for item in view.items if item.id == found.lost[0]), None)
+    why = first and (first.error_message or first.unmeasured)
     return (
         f"{count} of {count + found.shared} val items {'has' if count == 1 else 'have'} no "
         f"{view.monitor} any more: {some(found.lost)}" + (f" ({why})" if why else "")

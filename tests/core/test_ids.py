@@ -127,10 +127,26 @@ def test_items_of_equal_content_have_ids_of_their_own(batch_size, shuffle):
     assert same == [digest("a"), f"{digest('a')}-2", f"{digest('a')}-3"]
 
 
-def _with_val(rows, batch_size, shuffle):
-    module = Scale()
-    module.val_dataloader = lambda: DataLoader(rows, batch_size, shuffle=shuffle)
+def _with_val(rows, batch_size, shuffle, module=None):
+    module = module or Scale()
+    loader = rows if rows[0].__class__ is list else DataLoader(rows, batch_size, shuffle=shuffle)
+    module.val_dataloader = lambda: loader
     return module
+
+
+@pytest.mark.parametrize("rows", [[{"id": "a"}], [[{"id": "a"}]], [["x", "y"]]])
+def test_a_result_of_a_whole_batch_has_the_same_id_in_every_epoch(rows):
+    class Whole(Scale):
+        def forward(self, batch):
+            return Datum(success=self.level.data > 2)
+
+    trainer = Trainer()
+    trainer.fit(Whole(), rows, rows, max_epochs=1)
+    assert trainer.experiment.history[1].verdict == "kept"
+    seen = [trainer.measure(_with_val(rows, 1, False, Whole()), "val", n).items for n in (0, 1)]
+    assert [item.id for item in seen[0]] == [item.id for item in seen[1]]
+    if rows != [["x", "y"]]:
+        assert seen[0][0].id == "a"
 
 
 def test_the_datasets_own_items_keep_their_ids():
