@@ -17,13 +17,28 @@ from autopilot.errors import ModuleError, UsageError
 
 T = TypeVar("T")
 
+_DATA_CALLS = {
+    "prepare_data": (),
+    "setup": ("stage",),
+    "train_dataloader": (),
+    "val_dataloader": (),
+    "test_dataloader": (),
+    "teardown": ("stage",),
+}
+
 
 @contextmanager
 def data_source(module: AutoPilotModule, datamodule: Any, stage: str) -> Iterator[Any]:
-    """What gives the loaders: the datamodule, set up and torn down in any case, or the module."""
+    """What gives the loaders: the datamodule, set up and torn down in any case, or the module.
+
+    Raises:
+        ModuleError: a method of the datamodule cannot be called.
+    """
     if datamodule is None:
         yield module
         return
+    for name, given in _DATA_CALLS.items():
+        check_call(datamodule, name, given)
     datamodule.prepare_data()
     try:
         datamodule.setup(stage)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from autopilot.core.comparison import Comparison, Monitored, compare, some
 from autopilot.core.types import Cost, Datum, GateResult, Verdict
-from autopilot.errors import UsageError
+from autopilot.errors import ModuleError, UsageError
 
 Metrics = Mapping[str, Mapping[str, float]]
 
@@ -259,7 +259,13 @@ def decide(policy: Policy, view: EpochView, errors: Sequence[str] = ()) -> Decis
     found = view.comparison
     if found is not None and found.lost:
         return Decision("rejected", (_lost(view, found),))
-    return policy.judge(view)
+    decision: object = policy.judge(view)
+    if not isinstance(decision, Decision):
+        raise ModuleError(
+            f"{type(policy).__name__}.judge returned {decision!r:.60}, not a Decision",
+            hint='return Decision("kept", ("why",)) or Decision("rejected", ("why",))',
+        )
+    return decision
 
 
 def _lost(view: EpochView, found: Comparison) -> str:

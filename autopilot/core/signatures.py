@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from autopilot.core.types import Datum
 from autopilot.errors import AutopilotError, EvaluationError, ModuleError
@@ -31,30 +32,51 @@ def check_call(
         AutopilotError: it cannot take them, or is async; the hint is the line to write.
     """
     method = getattr(owner, name, None)
-    if not callable(method):
-        return
-    label = f"{type(owner).__name__}.{name}"
-    own = ("self",) if inspect.ismethod(method) else ()
+    if callable(method):
+        check_function(method, f"{type(owner).__name__}.{name}", given, kind)
+
+
+def check_function(
+    function: Callable[..., Any],
+    label: str,
+    given: Sequence[str],
+    kind: type[AutopilotError] = ModuleError,
+) -> None:
+    """As `check_call`, for what is at hand.
+
+    Args:
+        function: What is called.
+        label: How it is called in errors.
+        given: The names of the arguments.
+        kind: What is raised.
+
+    Raises:
+        AutopilotError: it cannot take them, or is async.
+    """
+    own = ("self",) if inspect.ismethod(function) else ()
+    names = (label.rpartition(".")[2], getattr(function, "__name__", ""), "function")
+    name = next(name for name in names if name.isidentifier())
     line = f"def {name}({', '.join((*own, *given))})"
-    if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise kind(
             f"{label} is async, and the loop does not await it",
             hint=f"make it a plain {line}, and await inside: asyncio.run(...)",
         )
     try:
-        signature = inspect.signature(method)
+        signature = inspect.signature(function)
     except (TypeError, ValueError):
         return
     try:
         signature.bind(*given)
     except TypeError:
-        empty = inspect.Parameter.empty
-        taken = ", ".join(str(p.replace(annotation=empty)) for p in signature.parameters.values())
+        empty = inspect.Signature.empty
+        plain = [each.replace(annotation=empty) for each in signature.parameters.values()]
+        taken = signature.replace(parameters=plain, return_annotation=empty)
         count = {0: "no arguments", 1: "one argument: "}.get(
             len(given), f"{len(given)} arguments: "
         )
         raise kind(
-            f"{label}({taken}) gets {count}{', '.join(given)}", hint=f"define it as: {line}"
+            f"{label}{taken} gets {count}{', '.join(given)}", hint=f"define it as: {line}"
         ) from None
 
 
@@ -79,9 +101,10 @@ def check_awaited(value: object, what: str, kind: type[AutopilotError] = Evaluat
 
 def _parts(value: object) -> Iterable[object]:
     yield value
-    items: object = value.items if isinstance(value, Datum) else value
+    items: object = [value, *value.leaves()] if isinstance(value, Datum) else value
     for item in items if isinstance(items, list | tuple) else ():
         yield item
         if isinstance(item, Datum):
-            yield item.success
-            yield from item.metrics.values() if isinstance(item.metrics, dict) else ()
+            yield from vars(item).values()
+            for held in (item.metrics, item.metadata):
+                yield from held.values() if isinstance(held, dict) else ()

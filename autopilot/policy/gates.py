@@ -12,7 +12,7 @@ from typing import Any, overload
 
 from autopilot.core.numbers import truth
 from autopilot.core.policy import EpochView, Gate, Metrics, apart, missing
-from autopilot.core.signatures import check_awaited, check_call
+from autopilot.core.signatures import check_awaited, check_function
 from autopilot.core.types import GateResult
 from autopilot.errors import UsageError
 
@@ -244,7 +244,8 @@ class CustomGate(Gate):
                 hint="CustomGate(function), or CustomGate('accuracy', function)",
             )
         self._name = name or getattr(self.function, "__name__", type(self.function).__name__)
-        check_call(self, "function", ["view" if self.metric is None else "value"], UsageError)
+        given = "view" if self.metric is None else "value"
+        check_function(self.function, f"CustomGate: {self._name}", [given], UsageError)
 
     @property
     def name(self) -> str:

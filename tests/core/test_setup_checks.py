@@ -17,7 +17,7 @@ from autopilot.core.policy import Gate, Policy
 from autopilot.core.setup_checks import check_loader, check_module, item_count
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Datum
-from autopilot.data import DataLoader, IterableDataset
+from autopilot.data import DataLoader, DataModule, IterableDataset
 from autopilot.errors import DataError, EmptySplitError, EvaluationError, ModuleError, UsageError
 from autopilot.policy import (
     CustomGate,
@@ -192,13 +192,17 @@ def test_a_coroutine_that_comes_back_is_closed_and_named():
         def forward(self, batch):
             return Datum(items=[Datum(success=self.answer(item)) for item in batch.items])
 
+    class InMetadata(Hidden):
+        def forward(self, batch):
+            return Datum(metadata={"text": self.answer(batch)}, success=True)
+
     class Configures(Scale):
         def configure_loss(self):
             return Hidden.answer(self, None)
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for kind in (Hidden, OneEach, InSuccess):
+        for kind in (Hidden, OneEach, InSuccess, InMetadata):
             with pytest.raises(EvaluationError, match="returned a coroutine") as caught:
                 Trainer().fit(kind(), TRAIN, VAL, max_epochs=1)
             assert "Hidden.answer" in str(caught.value)
@@ -610,6 +614,45 @@ def test_nothing_is_consumed_by_a_look():
 )
 def test_the_number_of_items(loader, count):
     assert item_count(loader) == count
+
+
+def test_a_data_module_that_cannot_be_called():
+    class NoStage(DataModule):
+        def setup(self):
+            raise AssertionError
+
+    class Later(DataModule):
+        async def train_dataloader(self):
+            raise AssertionError
+
+    for data, says in (
+        (NoStage(), r"NoStage.setup\(\) gets one argument: stage"),
+        (Later(), "Later.train_dataloader is async"),
+    ):
+        with pytest.raises(ModuleError, match=says):
+            Trainer().fit(Scale(), datamodule=data)
+
+
+def test_a_verdict_that_is_no_decision():
+    class Says(Policy):
+        def judge(self, view):
+            return True
+
+    with pytest.raises(ModuleError, match=r"Says\.judge returned True, not a Decision"):
+        Trainer(policy=Says()).fit(Scale(), TRAIN, VAL, max_epochs=1)
+
+
+def test_hooks_that_are_registered_get_their_arguments():
+    module = Scale()
+    optimizer = module.configure_optimizers()
+    for register, says in (
+        (optimizer.register_step_post_hook, "the step hook(a) gets 2 arguments: optimizer, step"),
+        (module.register_forward_hook, "gets 3 arguments: module, args, output"),
+        (module.register_forward_pre_hook, "gets 2 arguments: module, args"),
+    ):
+        with pytest.raises((UsageError, ModuleError)) as caught:
+            register(lambda a: None)
+        assert says in str(caught.value)
 
 
 def test_a_sound_module_passes():
