@@ -205,7 +205,7 @@ class Trainer:
             loss=loss,
             optimizer=optimizer,
             policy=setup.policy,
-            evaluator=self._evaluator(module, self.experiment),
+            evaluator=self.evaluator(module, self.experiment),
             train=train,
             val=val,
             max_epochs=max_epochs,
@@ -399,7 +399,8 @@ class Trainer:
             number = seen[callback.state_key]
             yield callback.state_key + (f"#{number}" if number > 1 else ""), callback
 
-    def _evaluator(self, module: AutoPilotModule, experiment: Experiment) -> Evaluator:
+    def evaluator(self, module: AutoPilotModule, experiment: Experiment) -> Evaluator:
+        """What runs batches as this trainer does, once `prepare` has seen the module."""
         own = module.failed_value if self._failed_value is None else self._failed_value
         scoring = Scoring(tuple(filter(None, {self.monitor, self.item_metric})), own)
         loss = loss_of(module)
@@ -427,11 +428,6 @@ class Trainer:
             EvaluationError: nothing is scored, or the metric is not a finite number.
         """
         val = metrics.get("val", {})
-        if "val" not in metrics and self._monitor:
-            raise UsageError(
-                f"there is no val split to monitor {self._monitor!r} on",
-                hint="define val_dataloader(), or leave the monitor out",
-            )
         if "val" in metrics:
             measured.check_scored("val", self.monitor)
         if "val" in metrics and self.monitor not in val:
@@ -546,7 +542,7 @@ class Trainer:
         self.prepare(module)
         if not experiment.history:
             experiment.open(module.parameters())
-        evaluator = self._evaluator(module, experiment)
+        evaluator = self.evaluator(module, experiment)
         try:
             self.call("setup", stage)
             run = self.run if experiment is self.run.experiment else Run(experiment)

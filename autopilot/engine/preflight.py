@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from autopilot.core import graph
-from autopilot.core.evaluation import Evaluator, SplitMetrics, as_batch
+from autopilot.core.evaluation import SplitMetrics, as_batch
 from autopilot.core.experiment import Experiment
 from autopilot.core.module import name_parameters
 from autopilot.core.run import Run, running
@@ -142,30 +142,31 @@ def _one_item(session: Session) -> Iterator[Check]:
     measured = SplitMetrics(module, keep_items=True)
     with graph.no_grad(), running(run):
         module.eval()
-        evaluator = Evaluator(module, experiment, session.manifest.seed)
+        evaluator = trainer.evaluator(module, experiment)
         measured.update(evaluator.run(split, 0, 0, _first_item(split, loader)))
     seconds = time.perf_counter() - started
     (item, *_) = measured.items
-    if item.error_message:
+    if item.outcome in ("error", "unmeasured"):
         yield Check(
             "evaluation",
             "failed",
-            f"{split} item {item.id}: {item.error_message}",
+            f"{split} item {item.id}: {item.error_message or item.unmeasured}",
             "mend the evaluation and commit it; files that git ignores are brought by --link",
         )
         return
-    verdict = "passed" if item.success else "did not pass"
+    metrics, monitor = measured.compute(), trainer.monitor
+    if val is not None:
+        measured.check_scored(split, monitor)
+    verdict = {"passed": "passed", "failed": "did not pass"}.get(item.outcome, "has a score")
     yield Check("evaluation", "ok", f"{split} item {item.id} {verdict}, {seconds:.2f} s")
-    metrics = measured.compute()
-    monitor = trainer.monitor
-    if monitor not in metrics:
+    if val is not None and monitor not in metrics:
         names = ", ".join(sorted(metrics)) or "none"
         yield Check(
             "monitor", "failed", f"there is no metric {monitor!r}", f"monitor one of: {names}"
         )
         return
     try:
-        check_gates(session.setup.policy, {"val": metrics} if val is not None else {}, monitor)
+        check_gates(session.setup.policy, {split: metrics}, monitor)
     except AutopilotError as error:
         yield Check.of("gates", error)
         return

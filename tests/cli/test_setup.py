@@ -108,6 +108,7 @@ def test_the_same_is_said_before_anything_is_paid(
         done = place.autopilot(*command, "counter.py:Counter")
         assert done.code in (1, 2), done
         assert says in done.out + done.error, done
+        assert done.hint or "optimize" in command, done
         assert "paid" not in done.out, done
         assert "never awaited" not in done.err, done
         assert "Traceback" not in done.err, done
@@ -171,3 +172,29 @@ def test_a_stream_is_not_used_up_by_a_look(place: Place) -> None:
     place.change("counter.py", ('"id": "a", ', ""))
     done = place.run("run", "counter.py", "-e", "more", "--max-epochs", "2")
     assert "test 1.000" in done.out
+
+
+def test_preflight_says_that_nothing_scores(place: Place) -> None:
+    place.change("counter.py", ("Datum(success=passed, ", "Datum("))
+    says = "nothing scores the"
+    done = place.autopilot("optimize", "preflight", "counter.py", "--json")
+    assert done.document["checks"][-1]["name"] == "evaluation"
+    assert says in done.document["checks"][-1]["detail"]
+    assert "Datum(success=...)" in done.document["checks"][-1]["mend"]
+    place.refused("run", "counter.py", says=(says,), hints=("Datum(success=...)",))
+
+
+def test_preflight_scores_its_item_by_the_loss(place: Place) -> None:
+    mine = """
+class Mine(Loss):
+    def score(self, data, targets):
+        for item in data.leaves():
+            item.success = True
+
+
+class Counter("""
+    changes = [*adding("    loss = Mine()\n"), ("\nclass Counter(", mine)]
+    place.change("counter.py", *changes, ("Datum(success=passed, ", "Datum("))
+    assert "val item i1 passed" in place.run("optimize", "preflight", "counter.py").out
+    done = place.run("run", "counter.py", "-e", "demo", "--max-epochs", "1")
+    assert "val accuracy 1.000 -> 1.000" in done.out
