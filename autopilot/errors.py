@@ -15,6 +15,7 @@ AutopilotError
 ├── ExperimentError        an experiment is missing, exists already, or is damaged
 │   └── RecordError        a note that cannot be read
 ├── DataError              a dataset or an item of it is malformed
+│   └── EmptySplitError    a split gives nothing to measure
 ├── GraphError             feedback that has nowhere to go
 ├── ModuleError            a module that is not set up as one
 ├── MetricError            a metric that is missing or cannot be computed
@@ -121,6 +122,10 @@ class RecordError(ExperimentError):
 
 class DataError(AutopilotError):
     """A dataset or an item of it is malformed."""
+
+
+class EmptySplitError(DataError):
+    """A split that gives nothing to measure."""
 
 
 class GraphError(AutopilotError):

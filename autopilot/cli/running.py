@@ -327,6 +327,8 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
         best += f", val {monitor} {number(result.baseline)} -> {number(result.best)}"
     best += f", test {number(test)}" if test is not None else ""
     output.line(best, "bold")
+    for remark in session.remarks:
+        output.line(f"note: {remark}")
     for verdict in ("kept", "rejected"):
         tried = Counter(_tried(r) for r in epochs if r.verdict == verdict)
         if tried:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from autopilot.core.signatures import check_call
 from autopilot.errors import UsageError
 
 if TYPE_CHECKING:
@@ -192,10 +194,11 @@ HOOKS = frozenset(
 
 
 def check_callback(callback: object) -> Callback:
-    """The callback, if each of its `on_*` methods is a moment that exists.
+    """The callback, if each of its `on_*` methods is a moment that exists and can be called.
 
     Raises:
-        UsageError: not a Callback, or a method that would never be called; it names the likely one.
+        UsageError: not a Callback; a method that would never be called, with the likely name; or
+            one with other arguments than it gets.
     """
     if not isinstance(callback, Callback):
         raise UsageError(
@@ -210,7 +213,7 @@ def check_moments(owner: object) -> None:
     """Looks at the `on_*` methods of a callback or a module.
 
     Raises:
-        UsageError: one would never be called; it names the likely one.
+        UsageError: one would never be called, and it names the likely one; or cannot be.
     """
     for name in dir(type(owner)):
         if name.startswith("on_") and name not in HOOKS and callable(getattr(type(owner), name)):
@@ -219,3 +222,8 @@ def check_moments(owner: object) -> None:
                 f"{type(owner).__name__}.{name} would never be called",
                 hint=f"did you mean {near[0]}?" if near else f"moments: {', '.join(sorted(HOOKS))}",
             )
+    # A module's own methods get neither the trainer nor the module.
+    skipped = 1 if isinstance(owner, Callback) else 3
+    for name in sorted(HOOKS):
+        given = list(inspect.signature(getattr(Callback, name)).parameters)[skipped:]
+        check_call(owner, name, given, UsageError)

@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from autopilot.core.callback import Callback, check_callback
 from autopilot.core.loss import ChainLoss, Loss
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer
-from autopilot.core.policy import Policy
+from autopilot.core.policy import Gate, Policy
 from autopilot.core.rules import ChainOptimizer
+from autopilot.core.signatures import check_awaited, check_call, defines
 from autopilot.errors import ModuleError, UsageError
 
-if TYPE_CHECKING:
-    from autopilot.core.trainer import Trainer
+T = TypeVar("T")
+
+_DATA_CALLS = {
+    "prepare_data": (),
+    "setup": ("stage",),
+    "train_dataloader": (),
+    "val_dataloader": (),
+    "test_dataloader": (),
+    "teardown": ("stage",),
+}
 
 
 @contextmanager
 def data_source(module: AutoPilotModule, datamodule: Any, stage: str) -> Iterator[Any]:
-    """What gives the loaders: the datamodule, set up and torn down in any case, or the module."""
+    """What gives the loaders: the datamodule, set up and torn down in any case, or the module.
+
+    Raises:
+        ModuleError: a method of the datamodule cannot be called.
+    """
     if datamodule is None:
         yield module
         return
+    for name, given in _DATA_CALLS.items():
+        check_call(datamodule, name, given)
     datamodule.prepare_data()
     try:
         datamodule.setup(stage)
@@ -36,44 +51,86 @@ def optimizer_of(module: AutoPilotModule) -> Optimizer:
     """The module's optimizer; several become one.
 
     Raises:
-        ModuleError: it is none.
+        ModuleError: it is none, or has no step() that can be called.
     """
-    configured = module.configure_optimizers()
-    if isinstance(configured, list | tuple) and configured:
-        return configured[0] if len(configured) == 1 else ChainOptimizer(configured)
-    if not isinstance(configured, Optimizer):
+    name = type(module).__name__
+    if not defines(module, AutoPilotModule, "configure_optimizers"):
         raise ModuleError(
-            f"{type(module).__name__}.configure_optimizers() returned "
-            f"{type(configured).__name__}, not an Optimizer",
-            hint="return an Optimizer, or a list of them",
+            f"{name} defines no configure_optimizers()",
+            hint="add: def configure_optimizers(self): return MyOptimizer(self.parameters())",
         )
-    return configured
+    configured = _configured(module, "configure_optimizers")
+    several = list(configured) if isinstance(configured, list | tuple) else [configured]
+    if any(isinstance(each, Mapping | list | tuple) for each in several):
+        raise ModuleError(
+            f"{name}.configure_optimizers() returned {_outline(configured)}, as in Lightning",
+            hint="return the optimizer alone (or a list of optimizers): there are no schedulers",
+        )
+    for each in several or [None]:
+        if not isinstance(each, Optimizer):
+            raise ModuleError(
+                f"{name}.configure_optimizers() returned {_outline(configured)}, not an Optimizer",
+                hint="return an Optimizer, or a list of them",
+            )
+        _check_init(each, "_post_hooks", "parameters")
+        if not defines(each, Optimizer, "step"):
+            raise ModuleError(
+                f"{type(each).__name__} defines no step()",
+                hint="an Optimizer changes its parameters in step(self)",
+            )
+        check_call(each, "step")
+        check_call(each, "zero_grad")
+    return several[0] if len(several) == 1 else ChainOptimizer(several)
 
 
 def loss_of(module: AutoPilotModule) -> Loss:
-    """The module's loss; several become one, its judge's among them.
+    """The module's loss: what `configure_loss` returns, or a Loss that is an attribute.
+
+    Several that `configure_loss` returns become one; a judge of the module is one more.
 
     Raises:
-        ModuleError: it is none, or `configure_judge` gave no judge.
+        ModuleError: it is none; attributes are Losses that would not be used; or `configure_judge`
+            gave no judge.
     """
-    configured: object = module.configure_loss()
+    name, attributes = type(module).__name__, _attributes(module, Loss)
+    if not defines(module, AutoPilotModule, "configure_loss") and attributes:
+        if len({id(loss) for loss in attributes.values()}) > 1:
+            raise ModuleError(
+                f"{name} has several losses: {_listed(attributes)}",
+                hint="say which: define configure_loss(), which may return a list of them",
+            )
+        configured: object = next(iter(attributes.values()))
+    else:
+        configured = _configured(module, "configure_loss")
     several = list(configured) if isinstance(configured, list | tuple) else [configured]
     losses = [loss for loss in several if isinstance(loss, Loss)]
     if not losses or len(losses) < len(several):
         raise ModuleError(
-            f"{type(module).__name__}.configure_loss() returned {configured!r}, not a Loss",
+            f"{name}.configure_loss() returned {configured!r}, not a Loss",
             hint="return a Loss, or a list of them",
         )
-    judge: object = module.configure_judge()
+    used = {id(part) for loss in losses for part in (loss, *_attributes(loss, Loss).values())}
+    if unused := {key: loss for key, loss in attributes.items() if id(loss) not in used}:
+        raise ModuleError(
+            f"{name}.configure_loss() returned {_listed_kinds(losses)}, and {_listed(unused)} "
+            "would not be used",
+            hint="return it from configure_loss() too, or keep one of the two",
+        )
+    judge: object = _configured(module, "configure_judge")
     if judge is not None:
         as_loss = getattr(judge, "as_loss", None)
         if isinstance(judge, type) or not callable(as_loss):
             raise ModuleError(
-                f"{type(module).__name__}.configure_judge() returned {judge!r}, not a Judge",
+                f"{name}.configure_judge() returned {judge!r}, not a Judge",
                 hint="return a Judge(...), or None; a loss goes into configure_loss()",
             )
         # The default loss sends back the items' feedback: so does the judge's.
         losses = [as_loss(), *(loss for loss in losses if type(loss) is not Loss)]
+    for loss in losses:
+        _check_init(loss, "_gathered")
+        check_call(loss, "forward", ["data", "targets"])
+        check_call(loss, "score", ["data", "targets"])
+        check_call(loss, "backward")
     return losses[0] if len(losses) == 1 else ChainLoss(losses)
 
 
@@ -83,13 +140,57 @@ def policy_of(module: AutoPilotModule) -> Policy:
     Raises:
         ModuleError: it is none.
     """
-    configured: object = module.configure_policy() or Policy()
-    if not isinstance(configured, Policy):
+    source = f"{type(module).__name__}.configure_policy() returned"
+    if not defines(module, AutoPilotModule, "configure_policy"):
+        if attributes := _attributes(module, Policy):
+            raise ModuleError(
+                f"nothing asks the policy {type(module).__name__}.{next(iter(attributes))}",
+                hint="return it from configure_policy(), or pass Trainer(policy=...)",
+            )
+        return Policy()
+    configured = _configured(module, "configure_policy")
+    return Policy() if configured is None else as_policy(configured, source)
+
+
+def as_policy(given: object, source: str = "the policy is") -> Policy:
+    """A policy as it may be given: itself, a gate, or a list of gates.
+
+    Args:
+        given: The user's.
+        source: The beginning of the sentence that an error says.
+
+    Raises:
+        ModuleError: it is none of these, or has a method that nothing would call.
+        UsageError: something in the list is no gate.
+
+    >>> from autopilot.policy import MinGate
+    >>> [gate.name for gate in as_policy(MinGate("recall", 0.7)).gates]
+    ['MinGate(val recall >= 0.7)']
+    """
+    if isinstance(given, Gate):
+        given = Policy([given])
+    elif isinstance(given, list | tuple):
+        given = Policy(given)
+    if not isinstance(given, Policy):
         raise ModuleError(
-            f"{type(module).__name__}.configure_policy() returned {configured!r}, not a Policy",
-            hint="return a Policy; gates go into one: Policy([...])",
+            f"{source} {given!r}, not a Policy",
+            hint="a Policy, a gate or a list of gates will do: [MinGate(...)]",
         )
-    return configured
+    kind = type(given)
+    judging = next(owner for owner in kind.__mro__ if "judge" in vars(owner))
+    for name in ("forward", "__call__"):
+        # A policy that judges by itself may call it.
+        if hasattr(given, name) and judging.__module__.partition(".")[0] == "autopilot":
+            raise ModuleError(
+                f"{kind.__name__}.{name} would never be called: a policy decides in judge",
+                hint="override judge(self, view) instead, and return a Decision",
+            )
+    check_call(given, "judge", ["view"])
+    # A policy of the user's that decides by itself may have no gates at all.
+    for gate in getattr(given, "gates", ()):
+        _check_init(gate, "required")
+        check_call(gate, "check", ["view"])
+    return given
 
 
 def callbacks_of(module: AutoPilotModule) -> list[Callback]:
@@ -99,7 +200,7 @@ def callbacks_of(module: AutoPilotModule) -> list[Callback]:
         ModuleError: they are no list.
         UsageError: one is no Callback, or has a method that would never be called.
     """
-    configured: object = module.configure_callbacks()
+    configured = _configured(module, "configure_callbacks")
     if not isinstance(configured, list | tuple):
         raise ModuleError(
             f"{type(module).__name__}.configure_callbacks() returned {configured!r}, not a list",
@@ -121,42 +222,51 @@ def check_window(accumulate: object) -> None:
         )
 
 
-def forecast(
-    trainer: Trainer,
-    module: AutoPilotModule,
-    datamodule: Any,
-    train: Iterable[Any] | None,
-    val: Iterable[Any] | None,
-    max_epochs: int | None,
-) -> str:
-    """What `fit` would do, in a sentence. Asks the module what it configures; runs nothing.
-
-    Raises:
-        ModuleError: fit would fail: there is no optimizer, loss or train split.
-    """
-    optimizer, loss = optimizer_of(module), loss_of(module)
-    if datamodule is not None:
-        data = f"data from {type(datamodule).__name__} (not set up)"
-    else:
-        train = module.train_dataloader() if train is None else train
-        val = module.val_dataloader() if val is None else val
-        if train is None:
-            raise ModuleError(
-                f"there is no train split for {type(module).__name__}",
-                hint="pass train_dataloaders, or define train_dataloader()",
-            )
-        data = f"{size_of(train)} train and {size_of(val)} val batches"
-    names = ", ".join(parameter.name or repr(parameter) for parameter in optimizer.parameters)
-    epochs = "no limit of epochs" if max_epochs is None else f"{max_epochs} epochs"
-    return (
-        f"dry run: {type(module).__name__}, parameters {names} by {type(optimizer).__name__}, "
-        f"feedback from {type(loss).__name__}, {data}, monitoring val {trainer.monitor} "
-        f"({trainer.mode}), {epochs}"
-    )
+def _configured(module: AutoPilotModule, name: str) -> Any:
+    check_call(module, name)
+    value = getattr(module, name)()
+    check_awaited(value, f"{type(module).__name__}.{name}()", ModuleError)
+    return value
 
 
-def size_of(loader: Iterable[Any] | None) -> str:
-    """How many batches a loader has, in words."""
-    if loader is None:
-        return "no"
-    return str(len(loader)) if isinstance(loader, Sized) else "an unknown number of"
+def _check_init(owner: object, *attributes: str) -> None:
+    """Raises where a class's own __init__ was not called: its attributes are missing."""
+    if not all(hasattr(owner, name) for name in attributes):
+        raise ModuleError(
+            f"{type(owner).__name__}.__init__ did not call super().__init__()",
+            hint="make it the first line of __init__",
+        )
+
+
+def _attributes(owner: object, kind: type[T]) -> dict[str, T]:
+    """Attribute name to object of a kind: of the instance and its class, lists looked into."""
+    held = {
+        name: each for home in reversed(type(owner).__mro__) for name, each in vars(home).items()
+    }
+    found: dict[str, T] = {}
+    for name, value in (held | vars(owner)).items():
+        if isinstance(value, kind):
+            found[name] = value
+        elif isinstance(value, list | tuple):
+            found |= {
+                f"{name}[{n}]": each for n, each in enumerate(value) if isinstance(each, kind)
+            }
+    return found
+
+
+def _listed(attributes: Mapping[str, object]) -> str:
+    return " and ".join(f"self.{key} ({type(each).__name__})" for key, each in attributes.items())
+
+
+def _listed_kinds(values: Iterable[object]) -> str:
+    return " and ".join(type(each).__name__ for each in values)
+
+
+def _outline(value: object) -> str:
+    """What a value is made of: `a dict of optimizer, lr_scheduler`."""
+    if isinstance(value, Mapping):
+        return f"a dict of {', '.join(map(str, value))}"
+    if isinstance(value, list | tuple):
+        kinds = ", ".join(type(each).__name__ for each in value)
+        return f"a {type(value).__name__} of {kinds or 'nothing'}"
+    return "None" if value is None else f"a {type(value).__name__}"

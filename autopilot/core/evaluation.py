@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from autopilot.core import graph
 from autopilot.core.chance import leave, seed_everything
+from autopilot.core.ids import SplitIds
 from autopilot.core.loss import Loss
 from autopilot.core.metric import ItemMean, Metric, MetricCollection, computed
 from autopilot.core.numbers import number, truth
 from autopilot.core.payload import copied
-from autopilot.core.types import Datum, as_datum
-from autopilot.errors import DataError, EvaluationError, NoMoreCallsError, UsageError
+from autopilot.core.signatures import check_awaited
+from autopilot.core.types import Datum, as_datum, digest
+from autopilot.errors import EmptySplitError, EvaluationError, NoMoreCallsError, UsageError
 
 if TYPE_CHECKING:
     from autopilot.core.experiment import Experiment
@@ -132,6 +134,7 @@ class Evaluator:
         step: Callable[[Datum], Any] = getattr(self.module, STEPS[split])
         # The loss gets the batch as it was, whatever the module takes out of its own.
         data = self.module.call(step, copied(batch))
+        check_awaited(data, f"{type(self.module).__name__}.{STEPS[split]}")
         wrong = _mistake(data, batch)
         if wrong:
             raise EvaluationError(
@@ -251,7 +254,9 @@ def _label(data: Datum, batch: Datum, split: str, epoch: int) -> None:
         item.split, item.epoch = split, epoch
         if same_length:
             item.id = inputs[position].id
-    data.id = batch.id
+    # A result that is one item's own keeps the item's id.
+    if data.items or not same_length:
+        data.id = batch.id
 
 
 def evaluate_split(
@@ -289,7 +294,8 @@ def batches(
     """Number, batch, and whether it is the last; one batch ahead, for loaders of unknown length.
 
     Raises:
-        DataError: there is none: what is not measured must not look as if it was.
+        EmptySplitError: there is none: what is not measured must not look as if it was.
+        DataError: two items of val or test share an id of their own.
     """
     set_epoch = getattr(loader, "set_epoch", None)
     if set_epoch is not None:
@@ -297,16 +303,16 @@ def batches(
     iterator = iter(loader)
     held = next(iterator, None)
     if held is None:
-        raise DataError(
+        raise EmptySplitError(
             f"the {split} split gives no batches in epoch {epoch}",
             hint="a generator gives them once: pass a list, a DataLoader, or what can be iterated "
             "again",
         )
-    index = 0
+    index, ids = 0, SplitIds(split)
     while held is not None:
         following = next(iterator, None)
         # An endless dataset or a list: its items are the same in the next epoch.
-        yield index, copied(as_batch(held)), following is None
+        yield index, ids.distinct(copied(as_batch(held))), following is None
         held, index = following, index + 1
 
 
@@ -314,9 +320,9 @@ def as_batch(batch: object) -> Datum:
     """A loader's batch as a Datum: a list becomes its items, anything else a single item."""
     if isinstance(batch, Datum):
         return batch
-    if isinstance(batch, list | tuple):
-        return Datum(items=[as_datum(item, index) for index, item in enumerate(batch)])
-    return Datum(items=[as_datum(batch, 0)])
+    several = batch if isinstance(batch, list | tuple) else [batch]
+    items = [as_datum(item, index) for index, item in enumerate(several)]
+    return Datum(items=items, id=digest([item.id for item in items]))
 
 
 class SplitMetrics:

@@ -10,13 +10,14 @@ from autopilot.core.gradient import Gradient
 from autopilot.core.loss import Loss, Scorer
 from autopilot.core.metric import Metric, MetricCollection
 from autopilot.core.parameter import Parameter
+from autopilot.core.signatures import check_function
 from autopilot.core.types import Datum
 from autopilot.errors import ModuleError, StateError
 
 if TYPE_CHECKING:
     from autopilot.core.callback import Callback
     from autopilot.core.optimizer import Optimizer
-    from autopilot.core.policy import Policy
+    from autopilot.core.policy import Gate, Policy
 
 Hook = Callable[..., Any]
 
@@ -108,12 +109,14 @@ class Module:
     def register_forward_pre_hook(self, hook: Hook) -> RemovableHandle:
         """Calls `hook(module, args)` before forward; what it returns replaces the arguments."""
         self._check_initialized()
+        check_function(hook, "the forward pre-hook", ["module", "args"])
         self._pre_hooks.append(hook)
         return RemovableHandle(self._pre_hooks, hook)
 
     def register_forward_hook(self, hook: Hook) -> RemovableHandle:
         """Calls `hook(module, args, output)` after forward; what it returns replaces the output."""
         self._check_initialized()
+        check_function(hook, "the forward hook", ["module", "args", "output"])
         self._hooks.append(hook)
         return RemovableHandle(self._hooks, hook)
 
@@ -324,7 +327,8 @@ class AutoPilotModule(Module):
     def configure_loss(self) -> Loss | Sequence[Loss]:
         """What turns results into feedback; by default, the feedback of the failed items.
 
-        Several losses add up.
+        Several losses add up. Where this is not overridden, a Loss that is an attribute of the
+        module is its loss.
         """
         return Loss()
 
@@ -335,8 +339,11 @@ class AutoPilotModule(Module):
         """
         return None
 
-    def configure_policy(self) -> Policy | None:
-        """What decides whether an epoch is kept; None: the monitored val metric improved."""
+    def configure_policy(self) -> Policy | Gate | Sequence[Gate] | None:
+        """What decides whether an epoch is kept; None: the monitored val metric improved.
+
+        A gate, or a list of gates, is a condition beside the improvement.
+        """
         return None
 
     def configure_callbacks(self) -> list[Callback]:

@@ -9,8 +9,9 @@ from typing import Any
 
 from autopilot.core.memory import MemoryContext
 from autopilot.core.parameter import Parameter
+from autopilot.core.signatures import check_function
 from autopilot.core.types import Cost
-from autopilot.errors import StateError
+from autopilot.errors import StateError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,12 @@ class Optimizer:
         self._blocked_by_memory -= {name}
 
     def register_step_post_hook(self, hook: StepHook) -> Callable[[], None]:
-        """Calls `hook(optimizer, step)` after each step; returns a function that removes it."""
+        """Calls `hook(optimizer, step)` after each step; returns a function that removes it.
+
+        Raises:
+            UsageError: it does not take these arguments.
+        """
+        check_function(hook, "the step hook", ["optimizer", "step"], UsageError)
         self._post_hooks.append(hook)
         return lambda: self._post_hooks.remove(hook) if hook in self._post_hooks else None
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from autopilot.core.gradient import Gradient
 from autopilot.errors import MissingSourceError, ParameterError
@@ -26,9 +27,14 @@ from autopilot.text import whole
 class Parameter:
     """A value that an optimizer may change, with the feedback on it.
 
+    A subclass that is a `@dataclass` holds its fields instead of `data`.
+
     Args:
         data: The value.
         requires_grad: Whether backward fills `grad`.
+
+    Raises:
+        ParameterError: a dataclass that is frozen, or that has a field of the parameter's own.
 
     >>> threshold = Parameter(0.5)
     >>> before = threshold.snapshot()
@@ -38,10 +44,30 @@ class Parameter:
     '0.5'
     """
 
+    data: Any
+    requires_grad: bool
+    grad: Gradient | None
+    name: str
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # What a dataclass would generate compares values: two parameters of one value are two.
+        if "__eq__" not in vars(cls):
+            cls.__eq__ = object.__eq__  # type: ignore[method-assign]
+            cls.__hash__ = object.__hash__  # type: ignore[method-assign]
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self:
+        parameter = super().__new__(cls)
+        # Here too: the __init__ that a dataclass generates calls no other.
+        vars(parameter).update(data=None, requires_grad=True, grad=None, name="")
+        if _fields(cls):
+            _check_fields(cls)
+        return parameter
+
     def __init__(self, data: Any = None, *, requires_grad: bool = True) -> None:
         self.data = data
         self.requires_grad = requires_grad
-        self.grad: Gradient | None = None
+        self.grad = None
         self.name = ""
 
     def accumulate_grad(self, gradient: Gradient) -> None:
@@ -50,18 +76,51 @@ class Parameter:
 
     def render(self) -> str:
         """The value as text, for a person or a model."""
-        return str(self.data)
+        return repr(self) if _fields(self) else str(self.data)
 
     def snapshot(self) -> Any:
-        """The present state, independent of later changes."""
+        """The present state, independent of later changes: of a dataclass, field name to value."""
+        if names := _fields(self):
+            return copy.deepcopy({name: getattr(self, name) for name in names})
         return copy.deepcopy(self.data)
 
     def restore(self, snapshot: Any) -> None:
         """Puts a state back exactly."""
+        if names := _fields(self):
+            for name in names:
+                setattr(self, name, copy.deepcopy(snapshot[name]))
+            return
         self.data = copy.deepcopy(snapshot)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.data!r})"
+
+
+def _fields(owner: object) -> list[str]:
+    """The names of a dataclass's fields; none of any other class."""
+    if not dataclasses.is_dataclass(owner):
+        return []
+    return [field.name for field in dataclasses.fields(owner)]
+
+
+def _check_fields(kind: type[Any]) -> None:
+    """Looks at a parameter that is a dataclass."""
+    if issubclass(kind, PathParameter):
+        raise ParameterError(
+            f"{kind.__name__} is a dataclass, whose __init__ leaves out that of PathParameter",
+            hint="take @dataclass away, and write: def __init__(self): super().__init__('a.txt')",
+        )
+    if kind.__dataclass_params__.frozen:
+        raise ParameterError(
+            f"{kind.__name__} is a frozen dataclass, and a parameter has to change",
+            hint="leave frozen=True out",
+        )
+    for name in _fields(kind):
+        if name in ("requires_grad", "grad", "name"):
+            raise ParameterError(
+                f"{kind.__name__}.{name} is a field, and every parameter's own attribute",
+                hint="give the field another name",
+            )
 
 
 class PathParameter(Parameter):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from autopilot.core.comparison import Comparison, Monitored, compare, some
 from autopilot.core.types import Cost, Datum, GateResult, Verdict
-from autopilot.errors import UsageError
+from autopilot.errors import ModuleError, UsageError
 
 Metrics = Mapping[str, Mapping[str, float]]
 
@@ -164,6 +164,13 @@ class Gate(ABC):
     def check(self, view: EpochView) -> GateResult:
         """Looks at the epoch. A missing metric fails with its name."""
 
+    def reads(self) -> Sequence[tuple[str, str | None]]:
+        """The split and the name of each metric that it needs; None names the monitored one.
+
+        A run that cannot have one of them is refused at its start.
+        """
+        return ()
+
     def result(self, *, passed: bool, reason: str) -> GateResult:
         """A result under this gate's name."""
         return GateResult(self.name, passed, reason, self.required)
@@ -252,14 +259,21 @@ def decide(policy: Policy, view: EpochView, errors: Sequence[str] = ()) -> Decis
     found = view.comparison
     if found is not None and found.lost:
         return Decision("rejected", (_lost(view, found),))
-    return policy.judge(view)
+    decision: object = policy.judge(view)
+    if not isinstance(decision, Decision):
+        raise ModuleError(
+            f"{type(policy).__name__}.judge returned {decision!r:.60}, not a Decision",
+            hint='return Decision("kept", ("why",)) or Decision("rejected", ("why",))',
+        )
+    return decision
 
 
 def _lost(view: EpochView, found: Comparison) -> str:
     """Which items have no value any more, and why the first of them has none."""
     count = len(found.lost)
-    first = next(item for item in view.items if item.id == found.lost[0])
-    why = first.error_message or first.unmeasured
+    # An item may be missing altogether: a dataset without ids of its own that changed.
+    first = next((item for item in view.items if item.id == found.lost[0]), None)
+    why = first and (first.error_message or first.unmeasured)
     return (
         f"{count} of {count + found.shared} val items {'has' if count == 1 else 'have'} no "
         f"{view.monitor} any more: {some(found.lost)}" + (f" ({why})" if why else "")

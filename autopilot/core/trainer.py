@@ -15,13 +15,11 @@ from typing import Any, Protocol
 from autopilot.core.callback import Callback, check_callback, check_moments
 from autopilot.core.comparison import Monitored, monitored
 from autopilot.core.configuration import (
+    as_policy,
     callbacks_of,
     check_window,
     data_source,
-    forecast,
     loss_of,
-    optimizer_of,
-    policy_of,
 )
 from autopilot.core.direction import direction_of, direction_words, metric_modes
 from autopilot.core.evaluation import Evaluator, Scoring, SplitMetrics, evaluate_split
@@ -32,10 +30,17 @@ from autopilot.core.loop import EpochLoop, Fit, Loop
 from autopilot.core.loss import Loss
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer
-from autopilot.core.policy import Decision, Policy
+from autopilot.core.policy import Decision, Gate, Policy
 from autopilot.core.progress import note_rest
 from autopilot.core.record import LlmRecord
 from autopilot.core.run import Run, running
+from autopilot.core.setup_checks import (
+    check_gates,
+    check_module,
+    check_setup,
+    check_steps,
+    forecast,
+)
 from autopilot.core.stopping import Budget
 from autopilot.core.types import Cost, Result
 from autopilot.errors import (
@@ -62,8 +67,9 @@ class Trainer:
         callbacks: Run at named moments, in this order; one, several or none. A logger among them
             is one more logger.
         loop: How epochs follow one another.
-        policy: Decides whether an epoch is kept; otherwise the module's, otherwise an epoch is
-            kept if the monitored val metric improved.
+        policy: Decides whether an epoch is kept; a gate, or a list of gates, is a condition beside
+            the improvement. Otherwise the module's; otherwise an epoch is kept if the monitored
+            val metric improved.
         experiment: Where states and records go; otherwise in this process.
         logger: Gets the metrics of each epoch.
         accumulate_grad_batches: Batches between two optimizer steps; otherwise the module's. None
@@ -87,7 +93,7 @@ class Trainer:
         self,
         callbacks: Sequence[Callback | Logger | EllipsisType] | Callback | None = None,
         loop: Loop | None = None,
-        policy: Policy | None = None,
+        policy: Policy | Gate | Sequence[Gate] | None = None,
         experiment: Experiment | None = None,
         logger: Logger | None = None,
         accumulate_grad_batches: int | None = None,
@@ -113,7 +119,7 @@ class Trainer:
                 loggers.append(each)
         self.loggers = loggers
         self.loop = loop or EpochLoop()
-        self.policy = policy
+        self.policy = None if policy is None else as_policy(policy)
         self.experiment = experiment or Experiment()
         self.max_epochs = max_epochs
         self.accumulate_grad_batches = accumulate_grad_batches
@@ -128,6 +134,7 @@ class Trainer:
         self.callback_metrics: dict[str, dict[str, float]] = {}
         self.stop_reason = ""
         self._monitor, self._mode, self._failed_value = monitor, mode, failed_value
+        self._policy = self.policy or Policy()
         self._module: AutoPilotModule | None = None
         self._epoch_cost = Cost()
         self._active: list[Callback] = []
@@ -153,23 +160,26 @@ class Trainer:
             max_epochs: The number of the last epoch; None: until something else stops it.
 
         Raises:
-            ModuleError: there is no train split or no optimizer.
+            ModuleError, DataError, UsageError: the set-up cannot work; see `check_setup`.
             EvaluationError: nothing can be measured.
         """
+        check_module(module)
         max_epochs = self.max_epochs if max_epochs is None else max_epochs
         if self.dry_run:
             self.prepare(module)
             self.stop_reason = forecast(
-                self, module, datamodule, train_dataloaders, val_dataloaders, max_epochs
+                self,
+                module,
+                datamodule,
+                train_dataloaders,
+                val_dataloaders,
+                max_epochs,
+                self._monitor,
             )
             return self.result()
         with data_source(module, datamodule, "fit") as source:
             train = source.train_dataloader() if train_dataloaders is None else train_dataloaders
             val = source.val_dataloader() if val_dataloaders is None else val_dataloaders
-            if not self.experiment.manifest.target:
-                # With a target, a command line tells of it before the run.
-                for note in leakage_notes({"train": train, "val": val}):
-                    _LOG.warning("%s", note)
             return self._fit(module, train, val, max_epochs)
 
     def _fit(
@@ -179,22 +189,23 @@ class Trainer:
         val: Iterable[Any] | None,
         max_epochs: int | None,
     ) -> Result:
-        if train is None:
-            raise ModuleError(
-                f"there is no train split for {type(module).__name__}",
-                hint="pass train_dataloaders, or define train_dataloader()",
-            )
-        optimizer = optimizer_of(module)
+        setup = check_setup(module, {"train": train, "val": val}, self.policy, self._monitor)
+        assert train is not None, "check_setup refuses that"
+        optimizer, loss, self._policy = setup.optimizer, setup.loss, setup.policy
+        if not self.experiment.manifest.target:
+            # With a target, a command line tells of it before the run.
+            for note in leakage_notes({"train": train, "val": val}):
+                _LOG.warning("%s", note)
         self.prepare(module)
         check_window(module.accumulate_grad_batches)
         self.experiment.monitored = self.monitored
-        loss, evaluator = self.measuring(module, self.experiment)
+        evaluator = self.evaluator(module, self.experiment, loss)
         fit = Fit(
             trainer=self,
             module=module,
             loss=loss,
             optimizer=optimizer,
-            policy=self.policy or policy_of(module),
+            policy=setup.policy,
             evaluator=evaluator,
             train=train,
             val=val,
@@ -205,6 +216,7 @@ class Trainer:
             self.call("setup", "fit")
             self._describe(optimizer)
             self._restore(self.experiment.open(module.parameters()), optimizer)
+            check_gates(setup.policy, self.experiment.metrics.get(0, {}), self.monitor)
             # What an interrupted fit of the same objects left is not feedback on this one.
             optimizer.zero_grad()
             fit.loss.reset()
@@ -388,13 +400,15 @@ class Trainer:
             number = seen[callback.state_key]
             yield callback.state_key + (f"#{number}" if number > 1 else ""), callback
 
-    def measuring(self, module: AutoPilotModule, experiment: Experiment) -> tuple[Loss, Evaluator]:
-        """The module's loss, and an evaluator whose results it scores."""
+    def evaluator(
+        self, module: AutoPilotModule, experiment: Experiment, loss: Loss | None = None
+    ) -> Evaluator:
+        """What runs batches as this trainer does, once `prepare` has seen the module."""
         own = module.failed_value if self._failed_value is None else self._failed_value
         scoring = Scoring(tuple(filter(None, {self.monitor, self.item_metric})), own)
-        loss = loss_of(module)
+        loss = loss or loss_of(module)
         loss.direct(self.item_metric, self.mode)
-        return loss, Evaluator(module, experiment, self.seed, self.num_workers, loss, scoring)
+        return Evaluator(module, experiment, self.seed, self.num_workers, loss, scoring)
 
     @property
     def item_metric(self) -> str:
@@ -407,7 +421,7 @@ class Trainer:
     def check_monitor(
         self, metrics: Mapping[str, Mapping[str, float]], measured: SplitMetrics
     ) -> None:
-        """Ends a run whose monitored metric does not exist.
+        """Ends a run whose monitored metric does not exist, or one that a gate reads.
 
         Args:
             metrics: Those of the baseline.
@@ -418,11 +432,6 @@ class Trainer:
             EvaluationError: nothing is scored, or the metric is not a finite number.
         """
         val = metrics.get("val", {})
-        if "val" not in metrics and self._monitor:
-            raise UsageError(
-                f"there is no val split to monitor {self._monitor!r} on",
-                hint="define val_dataloader(), or leave the monitor out",
-            )
         if "val" in metrics:
             measured.check_scored("val", self.monitor)
         if "val" in metrics and self.monitor not in val:
@@ -430,6 +439,7 @@ class Trainer:
                 f"there is no val metric {self.monitor!r}",
                 hint=f"monitor one of: {', '.join(sorted(val))}",
             )
+        check_gates(self._policy, metrics, self.monitor)
 
     def _describe(self, optimizer: Optimizer) -> None:
         """What a new experiment's manifest says of this trainer."""
@@ -491,6 +501,8 @@ class Trainer:
         experiment: Experiment,
     ) -> Result:
         stage = "validate" if split == "val" else split
+        check_module(module)
+        check_steps(module, [split])
         if self.dry_run:
             what = f"dry run: {type(module).__name__}, the {split} split would be measured"
             return Result(stop_reason=what)
@@ -534,7 +546,7 @@ class Trainer:
         self.prepare(module)
         if not experiment.history:
             experiment.open(module.parameters())
-        _, evaluator = self.measuring(module, experiment)
+        evaluator = self.evaluator(module, experiment)
         try:
             self.call("setup", stage)
             run = self.run if experiment is self.run.experiment else Run(experiment)

@@ -35,8 +35,9 @@ class DataLoader(Generic[T]):
     same order, in every process. `set_epoch` says which epoch it is; a Trainer calls it. Without
     it, as in a loop by hand, the passes count: the n-th has the order of epoch n - 1.
 
-    Ids are the items' own, or digests of their content. Two items of one id are not told apart
-    by what records results by id: give items that occur twice an "id" each.
+    Ids are the items' own, or digests of their content. No two items of a split may have the same
+    id of their own. Of items of equal content, the second in a pass over val or test gets the id
+    of the first with `-2` behind it, and so on.
 
     Args:
         dataset: A Dataset or any sequence; or an IterableDataset, which is never held in memory.
@@ -85,6 +86,16 @@ class DataLoader(Generic[T]):
         self.epoch = 0
         self._run_seed = 0
         self._is_told = False
+
+    @property
+    def rows(self) -> list[T] | tuple[T, ...] | None:
+        """The dataset's items, where they are in memory and each becomes one item of a batch.
+
+        None where a `collate_fn` or a sampler of the user's may make something else of them.
+        """
+        held = getattr(self.dataset, "items", self.dataset)
+        plain = self.collate_fn is default_collate and self.sampler is None
+        return held if plain and isinstance(held, list | tuple) else None
 
     def set_epoch(self, epoch: int, seed: int | None = None) -> None:
         """Chooses the order of the passes that start from now on; before, it is epoch 0, seed 0.

@@ -13,11 +13,11 @@ from itertools import islice
 from typing import Any, Literal
 
 from autopilot.core import graph
-from autopilot.core.configuration import loss_of, optimizer_of
 from autopilot.core.evaluation import SplitMetrics, as_batch
 from autopilot.core.experiment import Experiment
 from autopilot.core.module import name_parameters
 from autopilot.core.run import Run, running
+from autopilot.core.setup_checks import check_gates
 from autopilot.core.types import Datum
 from autopilot.engine.request import Request, committed_target, name_of
 from autopilot.engine.session import Session
@@ -25,6 +25,7 @@ from autopilot.engine.target import users_code
 from autopilot.errors import (
     AutopilotError,
     DataError,
+    ModuleError,
     ParameterError,
     TargetError,
 )
@@ -64,6 +65,7 @@ _ROOMS: tuple[tuple[type[AutopilotError], str], ...] = (
     (TargetError, "module"),
     (ParameterError, "parameters"),
     (DataError, "data"),
+    (ModuleError, "set-up"),
 )
 
 
@@ -119,13 +121,8 @@ def _of_session(session: Session) -> Iterator[Check]:
     yield Check("data", "ok", f"{train} train, {val} val items")
     for note in session.notes:
         yield Check("data", "warning", note)
-    try:
-        with users_code(session.manifest.target):
-            optimizer, loss = optimizer_of(module), loss_of(module)
-    except AutopilotError as error:
-        yield Check.of("optimizer", error)
-        return
-    yield Check("optimizer", "ok", f"{type(optimizer).__name__}, {type(loss).__name__}")
+    kinds = (session.setup.optimizer, session.setup.loss, session.setup.policy)
+    yield Check("set-up", "ok", ", ".join(type(each).__name__ for each in kinds))
     try:
         with session.workspace.explained(), users_code(session.manifest.target):
             yield from _one_item(session)
@@ -138,38 +135,40 @@ def _one_item(session: Session) -> Iterator[Check]:
     module, trainer = session.module, session.trainer
     val, train = module.val_dataloader(), module.train_dataloader()
     split, loader = ("val", val) if val is not None else ("train", train)
-    if loader is None:
-        yield Check(
-            "data", "failed", "there is no train split", "define train_dataloader() in the module"
-        )
-        return
+    assert loader is not None, "the session's start looks at that"
     experiment = Experiment()
     experiment.open(module.parameters())
     run, started = Run(experiment), time.perf_counter()
     measured = SplitMetrics(module, keep_items=True)
     with graph.no_grad(), running(run):
         module.eval()
-        _, evaluator = trainer.measuring(module, experiment)
+        evaluator = trainer.evaluator(module, experiment)
         measured.update(evaluator.run(split, 0, 0, _first_item(split, loader)))
     seconds = time.perf_counter() - started
     (item, *_) = measured.items
-    if item.error_message:
+    if item.outcome in ("error", "unmeasured"):
         yield Check(
             "evaluation",
             "failed",
-            f"{split} item {item.id}: {item.error_message}",
+            f"{split} item {item.id}: {item.error_message or item.unmeasured}",
             "mend the evaluation and commit it; files that git ignores are brought by --link",
         )
         return
-    verdict = "passed" if item.success else "did not pass"
+    metrics, monitor = measured.compute(), trainer.monitor
+    if val is not None:
+        measured.check_scored(split, monitor)
+    verdict = {"passed": "passed", "failed": "did not pass"}.get(item.outcome, "has a score")
     yield Check("evaluation", "ok", f"{split} item {item.id} {verdict}, {seconds:.2f} s")
-    metrics = measured.compute()
-    monitor = trainer.monitor
-    if monitor not in metrics:
+    if val is not None and monitor not in metrics:
         names = ", ".join(sorted(metrics)) or "none"
         yield Check(
             "monitor", "failed", f"there is no metric {monitor!r}", f"monitor one of: {names}"
         )
+        return
+    try:
+        check_gates(session.setup.policy, {split: metrics}, monitor)
+    except AutopilotError as error:
+        yield Check.of("gates", error)
         return
     yield Check("monitor", "ok", trainer.judges_by())
     yield _cost(session, run, seconds)

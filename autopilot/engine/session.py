@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from autopilot.core.configuration import callbacks_of
 from autopilot.core.experiment import Experiment
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.record import Manifest, MetricsRecord
+from autopilot.core.setup_checks import Setup, check_module, check_setup, item_count
 from autopilot.core.stopping import StopCondition
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Result
@@ -34,7 +35,7 @@ from autopilot.engine.workspace import Workspace, open_workspace, undone_on_fail
 from autopilot.errors import (
     AutopilotError,
     BudgetExceededError,
-    DataError,
+    EmptySplitError,
     ExperimentError,
     LockHeldError,
     MissingSourceError,
@@ -63,11 +64,14 @@ class Session:
         options: What was asked for, now and when it was started.
         split_sizes: The numbers of train and val items, "?" where they cannot be known beforehand.
         notes: Lines that the user should read before it starts.
+        remarks: Lines that the user should read once it has ended.
     """
 
     def __init__(self, user: Repository, slug: str, workspace: Workspace, manifest: Manifest):
         self.user, self.slug, self.workspace, self.manifest = user, slug, workspace, manifest
         self.notes: list[str] = []
+        self.remarks: list[str] = []
+        self.setup: Setup
         self.place = workspace.lock
         self.module: AutoPilotModule
         self.trainer: Trainer
@@ -221,18 +225,21 @@ class Session:
         scopes = [scope_of(workspace.repo, p) for p in self.module.parameters()]
         self.inputs.scopes = scopes
         with users_code(manifest.target):
+            check_module(self.module)
             if not self.store.exists():
                 self.notes += check_parameters(
                     workspace, self.module, manifest.base, include_dirty=include_dirty
                 )
-            loaders = self.module.train_dataloader(), self.module.val_dataloader()
+            loaders = {
+                "train": self.module.train_dataloader(),
+                "val": self.module.val_dataloader(),
+                "test": self.module.test_dataloader(),
+            }
+            self.setup = check_setup(self.module, loaders, monitor=options.monitor)
             own = callbacks_of(self.module)
-        if loaders[1] is None:
+        if loaders["val"] is None:
             self.notes.append("there is no val split: an epoch is kept unless all its items fail")
-        self.split_sizes = _items(loaders[0]), _items(loaders[1])
-        for split, size in zip(("train", "val"), self.split_sizes, strict=True):
-            if size == "0":
-                raise DataError(f"the {split} split is empty", hint=f"look at {split}_dataloader()")
+        self.split_sizes = _items(loaders["train"]), _items(loaders["val"])
         alone = not any(isinstance(callback, StopCondition) for callback in own)
         conditions = options.conditions(alone=alone)
         self.max_epochs = options.max_epochs or DEFAULT_MAX_EPOCHS
@@ -333,6 +340,10 @@ class Session:
                 return result
             try:
                 self.trainer.test(self.module, loader)
+            except EmptySplitError as error:
+                # A stream shows only now that it is empty; the epochs count all the same.
+                self.remarks.append(f"{error.message}: nothing was scored on it")
+                return result
             except BudgetExceededError as spent:
                 experiment.on_loop_complete("interrupted", spent.message)
                 return replace(result, stop_reason=spent.message, interrupted=True)
@@ -357,9 +368,5 @@ class _Upkeep(Callback):
 def _items(loader: Any) -> str:
     if loader is None:
         return "no"
-    dataset = getattr(loader, "dataset", None)
-    if isinstance(dataset, Sized):
-        return str(len(dataset))
-    if isinstance(loader, list | tuple):
-        return str(sum(len(batch) if isinstance(batch, Sized) else 1 for batch in loader))
-    return "?"
+    count = item_count(loader)
+    return "?" if count is None else str(count)

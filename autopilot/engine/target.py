@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from autopilot.core.module import AutoPilotModule
+from autopilot.core.module import AutoPilotModule, Module
 from autopilot.engine.hparams import lacking, typed
 from autopilot.engine.projects import (
     PROJECT_FILE,
@@ -155,10 +155,10 @@ def build(factory: Callable[..., Any], hparams: Mapping[str, str], text: str, ki
             user_traceback=user_traceback(error),
         ) from error
     if not isinstance(made, kind):
-        raise TargetError(
-            f"{text} gives {type(made).__name__}, not {_a(kind)}",
-            hint=f"name a subclass of {kind.__name__}, or a callable that returns one",
-        )
+        hint = f"name a subclass of {kind.__name__}, or a callable that returns one"
+        if isinstance(made, Module) and kind is AutoPilotModule:
+            hint = f"derive it: class {type(made).__name__}(AutoPilotModule)"
+        raise TargetError(f"{text} gives {type(made).__name__}, not {_a(kind)}", hint=hint)
     return made
 
 

@@ -70,6 +70,9 @@ class NoRegression(Gate):
         """The class with its metrics."""
         return f"NoRegression({', '.join(self.metrics)})"
 
+    def reads(self) -> Sequence[tuple[str, str | None]]:
+        return [("val", metric) for metric in self.metrics]
+
     def check(self, view: EpochView) -> GateResult:
         """Compares each metric; a reason names all that got worse, or else all of them."""
         found = [self._compare(view, metric) for metric in self.metrics]
@@ -115,6 +118,9 @@ class Improvement(Gate):
     def __init__(self, min_delta: float = 0.0, *, required: bool = True) -> None:
         super().__init__(required=required)
         self.min_delta = _not_negative(min_delta, "min_delta")
+
+    def reads(self) -> Sequence[tuple[str, str | None]]:
+        return [("val", None)]
 
     def check(self, view: EpochView) -> GateResult:
         """Compares the monitored metric with the best."""
@@ -207,6 +213,9 @@ class SignificantImprovement(Gate):
         """The class with its confidence and method."""
         return f"SignificantImprovement({self.confidence:g}, {self.method})"
 
+    def reads(self) -> Sequence[tuple[str, str | None]]:
+        return [("val", None)]
+
     def check(self, view: EpochView) -> GateResult:
         """Tests the paired items."""
         value = measured(view.metrics, "val", view.monitor)
@@ -270,6 +279,9 @@ class GeneralizationGap(Gate):
         self.max_gap = bound(max_gap)
         self.metric = metric
         self.higher_is_better = higher_is_better
+
+    def reads(self) -> Sequence[tuple[str, str | None]]:
+        return [("train", self.metric), ("val", self.metric)]
 
     def check(self, view: EpochView) -> GateResult:
         """Compares the two splits of this epoch."""

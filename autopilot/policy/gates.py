@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, overload
 
+from autopilot.core.numbers import truth
 from autopilot.core.policy import EpochView, Gate, Metrics, apart, missing
+from autopilot.core.signatures import check_awaited, check_function
 from autopilot.core.types import GateResult
 from autopilot.errors import UsageError
 
@@ -40,6 +43,9 @@ class BoundGate(Gate):
     def name(self) -> str:
         """The class with its condition, so that two gates of a kind can be told apart."""
         return f"{type(self).__name__}({self._condition()})"
+
+    def reads(self) -> Sequence[tuple[str, str | None]]:
+        return [(self.split, self.metric)]
 
     def check(self, view: EpochView) -> GateResult:
         """Holds the metric against the bar."""
@@ -171,52 +177,107 @@ class RangeGate(BoundGate):
         return True, f"{value:.3f} is between {self.low:.3f} and {self.high:.3f}"
 
 
+Answer = bool | tuple[bool, str]
+
+
 class CustomGate(Gate):
-    """A condition of the user's own.
+    """A condition of the user's own, on the epoch or on one metric.
+
+    `CustomGate(function)` gives the function the EpochView; `CustomGate("recall", function)` the
+    metric's value, a float, and fails where it was not measured. The function returns whether the
+    condition holds, a bool, or that and a sentence. What it raises fails the gate and becomes the
+    reason.
 
     Args:
-        function: Takes the EpochView; returns whether it holds, or that and a sentence. What it
-            raises fails the gate and becomes the reason.
+        metric: The name of a metric; left out, the function comes first.
+        function: The condition.
         name: How the gate is called in reasons; the function's own name by default.
+        split: Where the metric is measured, "val" by default.
         required: An optional gate only warns.
 
+    Raises:
+        UsageError: there is no function, or it is async.
+
+    >>> view = EpochView(1, {"val": {"words": 30}}, {}, {}, monitor="f1")
     >>> def short(view):
     ...     return view.metrics["val"]["words"] < 50, "answers stay under 50 words"
-    >>> CustomGate(short).check(EpochView(1, {"val": {"words": 30}}, {}, {}, monitor="f1")).passed
+    >>> CustomGate(short).check(view).passed
     True
+    >>> def is_brief(words):
+    ...     return words < 20
+    >>> CustomGate("words", is_brief).check(view).reason
+    'val words 30.000: is_brief fails'
     """
+
+    @overload
+    def __init__(
+        self, metric: Callable[[EpochView], Answer], *, name: str = "", required: bool = True
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        metric: str,
+        function: Callable[[float], Answer],
+        *,
+        name: str = "",
+        split: str = "val",
+        required: bool = True,
+    ) -> None: ...
 
     def __init__(
         self,
-        function: Callable[[EpochView], bool | tuple[bool, str]],
-        name: str = "",
+        metric: str | Callable[[EpochView], Answer],
+        function: Callable[[float], Answer] | None = None,
         *,
+        name: str = "",
+        split: str = "val",
         required: bool = True,
     ) -> None:
         super().__init__(required=required)
-        self.function = function
-        self._name = name or getattr(function, "__name__", type(function).__name__)
+        self.metric = metric if isinstance(metric, str) else None
+        self.function: Any = metric if self.metric is None else function
+        self.split = split
+        if not callable(self.function) or (self.metric is None and function is not None):
+            raise UsageError(
+                f"CustomGate({metric!r}, {function!r}) has no condition",
+                hint="CustomGate(function), or CustomGate('accuracy', function)",
+            )
+        self._name = name or getattr(self.function, "__name__", type(self.function).__name__)
+        given = "view" if self.metric is None else "value"
+        check_function(self.function, f"CustomGate: {self._name}", [given], UsageError)
 
     @property
     def name(self) -> str:
         """The name that was given, or the function's."""
         return self._name
 
+    def reads(self) -> Sequence[tuple[str, str | None]]:
+        return [] if self.metric is None else [(self.split, self.metric)]
+
     def check(self, view: EpochView) -> GateResult:
         """Asks the function."""
+        given: EpochView | float = view
+        subject = self.name
+        if self.metric is not None:
+            value = measured(view.metrics, self.split, self.metric)
+            if isinstance(value, str):
+                return self.result(passed=False, reason=value)
+            given, subject = value, f"{self.split} {self.metric} {value:.3f}: {self.name}"
         try:
-            outcome: object = self.function(view)
+            outcome: object = self.function(given)
+            check_awaited(outcome, self.name)
             answer, reason = outcome if isinstance(outcome, tuple) else (outcome, "")
-            passed = bool(answer)
+            passed = truth(answer)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - the user's code; its failure is the reason
             what = f"{type(error).__name__}: {error}".removesuffix(": ")
-            return self.result(passed=False, reason=f"{self.name} raised {what}")
-        if answer is None:
-            return self.result(passed=False, reason=f"{self.name} returned None, no verdict")
+            return self.result(passed=False, reason=f"{subject} raised {what}")
+        if passed is None:
+            return self.result(passed=False, reason=f"{subject} returned None, no verdict")
         return self.result(
-            passed=passed, reason=str(reason) or f"{self.name} {'holds' if passed else 'fails'}"
+            passed=passed, reason=str(reason) or f"{subject} {'holds' if passed else 'fails'}"
         )
 
 

@@ -24,7 +24,7 @@ def test_preflight_changes_nothing_and_tells_the_cost(place: Place) -> None:
 @pytest.mark.parametrize(
     ("change", "name", "detail"),
     [
-        (("return Raise(self.parameters())", "return None"), "optimizer", "not an Optimizer"),
+        (("return Raise(self.parameters())", "return None"), "set-up", "not an Optimizer"),
         (('"x.txt")', '"y.txt")'), "parameters", "y.txt does not exist"),
         (("int(self.x.read_text()) >", "int('?') >"), "evaluation", "ValueError"),
         (("    def score", "    monitor = 'f1'\n\n    def score"), "monitor", "'f1'"),

@@ -1,6 +1,7 @@
 """Parameters: values and files, taken and put back exactly."""
 
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopilot.core.gradient import Gradient
+from autopilot.core.module import AutoPilotModule
+from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter, PathParameter
+from autopilot.core.trainer import Trainer
+from autopilot.core.types import Datum
 from autopilot.errors import MissingSourceError, ParameterError
 
 
@@ -30,6 +35,89 @@ def test_a_snapshot_is_a_copy():
     parameter.data["words"].append("c")
     parameter.restore(before)
     assert parameter.data == {"words": ["a"]}
+
+
+@dataclass
+class Limits(Parameter):
+    low: float = 0.1
+    words: list[str] = field(default_factory=list)
+
+
+def test_a_dataclass_is_a_parameter_that_holds_its_fields():
+    limits = Limits(0.2, ["a"])
+    assert (limits.grad, limits.requires_grad, limits.name) == (None, True, "")
+    before = limits.snapshot()
+    limits.low = 0.9
+    limits.words.append("b")
+    assert limits.snapshot() == {"low": 0.9, "words": ["a", "b"]}
+    assert limits.render() == "Limits(low=0.9, words=['a', 'b'])"
+    limits.restore(before)
+    limits.words.append("c")
+    limits.restore(before)
+    assert (limits.low, limits.words) == (0.2, ["a"])
+    limits.accumulate_grad(Gradient("wider"))
+    assert limits.grad.render() == "wider"
+    assert Parameter(1).data == 1
+
+
+def test_two_dataclasses_of_one_value_are_two():
+    first, second = Limits(), Limits()
+    assert first != second
+    assert len({first, second, first}) == 2
+
+    @dataclass(slots=True)
+    class Slotted(Parameter):
+        low: float = 0.1
+
+    assert Slotted() != Slotted()
+    assert Slotted(0.3).snapshot() == {"low": 0.3}
+
+
+def test_a_dataclass_is_optimized_and_rolled_back():
+    class Narrow(Optimizer):
+        def step(self):
+            (limits,) = self.parameters
+            limits.low += 1
+            return Step(f"low is {limits.low}", "up")
+
+    class Mine(AutoPilotModule):
+        def __init__(self):
+            super().__init__()
+            self.limits = Limits(0.0)
+
+        def forward(self, batch):
+            return Datum(success=self.limits.low == 1.0, feedback="raise it")
+
+        def configure_optimizers(self):
+            return Narrow(self.parameters())
+
+    module, trainer = Mine(), Trainer()
+    result = trainer.fit(module, [{"id": "a"}], [{"id": "b"}], max_epochs=2)
+    assert [record.verdict for record in trainer.experiment.history[1:]] == ["kept", "rejected"]
+    assert (result.best_epoch, module.limits.low) == (1, 1.0)
+
+
+def test_dataclasses_that_cannot_be_parameters():
+    @dataclass(frozen=True)
+    class Fixed(Parameter):
+        low: float = 0.1
+
+    @dataclass
+    class Named(Parameter):
+        name: str = "x"
+
+    @dataclass
+    class Rules(PathParameter):
+        source: str = "rules.txt"
+
+    for make, says in (
+        (Fixed, "Fixed is a frozen dataclass"),
+        (Named, "Named.name is a field, and every parameter's own"),
+        (Rules, "Rules is a dataclass, whose __init__ leaves out that of PathParameter"),
+    ):
+        with pytest.raises(ParameterError, match=says) as caught:
+            make()
+        assert caught.value.hint
 
 
 def test_gradients_accumulate():

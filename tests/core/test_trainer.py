@@ -149,10 +149,10 @@ def test_fit_never_touches_the_test_split():
 def test_a_dry_run_touches_nothing():
     module = Scale(3)
     trainer = Trainer(dry_run=True)
-    result = trainer.fit(module, TRAIN, (b for b in VAL), max_epochs=3)
+    result = trainer.fit(module, (b for b in TRAIN), VAL, max_epochs=3)
     assert result.stop_reason == (
-        "dry run: Scale, parameters level by ScriptedOptimizer, feedback from Loss, 1 train and an "
-        "unknown number of val batches, monitoring val accuracy (max), 3 epochs"
+        "dry run: Scale, parameters level by ScriptedOptimizer, feedback from Loss, an unknown "
+        "number of train and 1 val batches, monitoring val accuracy (max), 3 epochs"
     )
     assert module.level.data == 2
     assert not trainer.experiment.store.exists()
@@ -239,7 +239,7 @@ def test_an_error_while_testing_is_told():
 
     with pytest.raises(DataError):
         Trainer(Tell()).test(Scale(3), [])
-    assert told == ["DataError"]
+    assert told == ["EmptySplitError"]
 
 
 def test_the_manifest_says_how_it_was_trained():
@@ -263,7 +263,7 @@ def test_what_is_missing_is_said():
         Trainer().test(Scale())
     module = Scale()
     module.configure_optimizers = lambda: "adam"
-    with pytest.raises(ModuleError, match=r"configure_optimizers\(\) returned str, not an Opt"):
+    with pytest.raises(ModuleError, match=r"configure_optimizers\(\) returned a str, not an Opt"):
         Trainer().fit(module, TRAIN, VAL)
     module = Scale(3)
     module.configure_loss = lambda: [None]
@@ -299,9 +299,9 @@ def test_a_step_that_returns_something_else_is_undone(returned, says):
 
 
 def test_an_empty_loader_is_an_error():
-    with pytest.raises(DataError, match="the val split gives no batches in epoch 0"):
+    with pytest.raises(DataError, match="the val split is empty"):
         Trainer().fit(Scale(3), TRAIN, [], max_epochs=1)
-    with pytest.raises(DataError, match="the train split gives no batches in epoch 1"):
+    with pytest.raises(DataError, match="the train split is empty"):
         Trainer().fit(Scale(3), [], VAL, max_epochs=1)
 
 

@@ -1,6 +1,7 @@
 """Gates on the epoch alone: bars, cost, and functions of the user's own."""
 
 import math
+import warnings
 
 import pytest
 
@@ -133,6 +134,74 @@ def test_a_callable_object_is_called_after_its_class():
             return True
 
     assert CustomGate(Brevity()).name == "Brevity"
+
+
+def is_good(value):
+    return value >= 0.5
+
+
+@pytest.mark.parametrize(
+    ("gate", "passed", "reason"),
+    [
+        (CustomGate("f1", is_good), True, "val f1 0.600: is_good holds"),
+        (CustomGate("recall", is_good), False, "val recall 0.200: is_good fails"),
+        (CustomGate("f1", is_good, split="train"), False, "train f1 0.400: is_good fails"),
+        (CustomGate("f1", lambda v: (v < 1, f"f1 is {v}")), True, "f1 is 0.6"),
+        (CustomGate("f1", lambda v: 1 / 0, name="odd"), False, "val f1 0.600: odd raised ZeroDivi"),
+        (
+            CustomGate("missing", is_good),
+            False,
+            "val missing was not measured; val has f1, nan, re",
+        ),
+        (CustomGate("nan", is_good), False, "val nan is NaN"),
+        (
+            CustomGate("f1", lambda v: "no", name="word"),
+            False,
+            "val f1 0.600: word raised ValueErr",
+        ),
+    ],
+)
+def test_a_function_of_one_metric(gate, passed, reason):
+    result = gate.check(view(train={"f1": 0.4}, f1=0.6, recall=0.2, nan=math.nan))
+    assert result.passed is passed
+    assert result.reason.startswith(reason)
+
+
+def test_what_a_gate_reads():
+    assert MinGate("f1", 0.5, "train").reads() == [("train", "f1")]
+    assert CustomGate("f1", is_good, split="train").reads() == [("train", "f1")]
+    assert list(CustomGate(short_answers).reads()) == []
+    assert list(CostGate(max_usd=1).reads()) == list(NoViolations().reads()) == []
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: CustomGate("f1"), "CustomGate('f1', None) has no condition"),
+        (lambda: CustomGate("f1", "recall"), "has no condition"),
+        (lambda: CustomGate(is_good, is_good), "has no condition"),
+        (lambda: CustomGate("f1", lambda value, view: True), "(value, view) gets one argument"),
+        (lambda: CustomGate(lambda: True), "gets one argument: view"),
+    ],
+)
+def test_a_custom_gate_that_could_not_ask(make, says):
+    with pytest.raises(UsageError) as caught:
+        make()
+    assert says in str(caught.value)
+    assert caught.value.hint
+
+
+def test_an_async_function_has_no_verdict():
+    async def later(view):
+        raise AssertionError
+
+    with pytest.raises(UsageError, match="is async"):
+        CustomGate(later)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = CustomGate(lambda view: later(view), name="hidden").check(view())
+    assert not result.passed
+    assert "hidden returned a coroutine" in result.reason
 
 
 COST = Cost(evaluations=120, tokens=45_000, cost_usd=1.2, seconds=80.5)

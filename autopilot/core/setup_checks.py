@@ -1,0 +1,255 @@
+"""Set-ups that cannot work, found before anything is measured or written.
+
+`check_setup` is the one list of these checks: fit, run, preflight and dry runs use it. What only
+the first metrics can show is looked at by `check_gates`, once the baseline is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from autopilot.core.callback import check_moments
+from autopilot.core.configuration import loss_of, optimizer_of, policy_of
+from autopilot.core.evaluation import STEPS
+from autopilot.core.ids import check_ids
+from autopilot.core.loss import Loss
+from autopilot.core.metric import Metric
+from autopilot.core.module import AutoPilotModule, Module
+from autopilot.core.optimizer import Optimizer
+from autopilot.core.policy import Gate, Metrics, Policy
+from autopilot.core.signatures import check_call, defines
+from autopilot.core.types import Datum
+from autopilot.errors import DataError, EmptySplitError, ModuleError, UsageError
+
+if TYPE_CHECKING:
+    from autopilot.core.trainer import Trainer
+
+_MEASURED = ("train", "val")
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a module configures, checked.
+
+    Args:
+        optimizer: Changes the parameters.
+        loss: Turns results into feedback.
+        policy: Decides.
+    """
+
+    optimizer: Optimizer
+    loss: Loss
+    policy: Policy
+
+
+def check_module(module: object) -> None:
+    """Looks at what can be told without calling anything of the user's.
+
+    Raises:
+        ModuleError: it is no AutoPilotModule, or one of its methods cannot be called.
+    """
+    if not isinstance(module, AutoPilotModule):
+        name = module.__name__ if isinstance(module, type) else type(module).__name__
+        hint = f"derive it: class {name}(AutoPilotModule)"
+        if isinstance(module, type) and issubclass(module, AutoPilotModule):
+            hint = f"pass an instance: {name}()"
+        raise ModuleError(f"{name} is not an AutoPilotModule", hint=hint)
+    check_moments(module)
+    for name in dir(AutoPilotModule):
+        if name.startswith("configure_") or name.endswith("_dataloader"):
+            check_call(module, name)
+    for _, metric in module.named_metrics():
+        if isinstance(metric, Metric):
+            for name, given in (("update", ["data"]), ("compute", [])):
+                if not defines(metric, Metric, name):
+                    raise ModuleError(
+                        f"{type(metric).__name__} defines no {name}({', '.join(given)})",
+                        hint="a Metric defines update(data) and compute()",
+                    )
+                check_call(metric, name, given)
+
+
+def check_setup(
+    module: AutoPilotModule,
+    loaders: Mapping[str, Any],
+    policy: Policy | None = None,
+    monitor: str | None = None,
+) -> Setup:
+    """Looks at everything that can be known without an evaluation. Asks what is configured.
+
+    Args:
+        module: The system.
+        loaders: Split to its loader, None where there is no such split; a split that is not known
+            yet is left out. None of them is iterated.
+        policy: The trainer's own, which goes before the module's.
+        monitor: What was asked for beside the module's own.
+
+    Raises:
+        ModuleError: the set-up cannot work; the hint is the line to write.
+        DataError: a split is empty, or items of it share an id.
+        UsageError: a hook that would never be called, or a monitor without a val split.
+    """
+    check_module(module)
+    check_steps(module, ["train", *(s for s in ("val", "test") if loaders.get(s) is not None)])
+    for split, loader in loaders.items():
+        check_loader(loader, split)
+    if _is_absent("train", loaders):
+        raise ModuleError(
+            f"there is no train split for {type(module).__name__}",
+            hint="pass train_dataloaders, or define train_dataloader()",
+        )
+    if monitor and _is_absent("val", loaders):
+        raise UsageError(
+            f"there is no val split to monitor {monitor!r} on",
+            hint="define val_dataloader(), or leave the monitor out",
+        )
+    setup = Setup(optimizer_of(module), loss_of(module), policy or policy_of(module))
+    for gate, split, _ in _reads(setup.policy):
+        if split not in _MEASURED:
+            raise ModuleError(
+                f"{gate.name} reads {split} metrics, and an epoch has those of train and val",
+                hint="let it read one of these: split='val'",
+            )
+        if split == "val" and _is_absent("val", loaders):
+            raise ModuleError(
+                f"{gate.name} reads val metrics, and there is no val split",
+                hint="define val_dataloader(), or take the gate out",
+            )
+    return setup
+
+
+def check_gates(policy: Policy, metrics: Metrics, monitor: str) -> None:
+    """Looks at the metrics that gates read, once val is measured for the first time.
+
+    Raises:
+        UsageError: one does not exist; it names those that there are.
+    """
+    there = metrics.get("val", {})
+    for gate, split, metric in _reads(policy):
+        name = monitor if metric is None else metric
+        if split == "val" and there and name not in there:
+            raise UsageError(
+                f"there is no val metric {name!r}, which {gate.name} reads",
+                hint=f"let it read one of: {', '.join(sorted(there))}",
+            )
+
+
+def check_loader(loader: Any, split: str) -> None:
+    """Looks at a split's loader; consumes nothing of it.
+
+    Raises:
+        ModuleError: it gives no batches.
+        DataError: it is empty, it gives its batches once where they are wanted every epoch, or its
+            items share an id.
+    """
+    if loader is None:
+        return
+    source = f"{split}_dataloader()"
+    many = isinstance(loader, Iterable) or hasattr(loader, "__getitem__")
+    if not many or isinstance(loader, str | bytes | Mapping):
+        raise ModuleError(
+            f"the {split} split is a {type(loader).__name__}, which gives no batches",
+            hint=f"let {source} return a DataLoader or a list of batches",
+        )
+    if split == "val" and isinstance(loader, Iterator):
+        raise DataError(
+            f"the val split is a {type(loader).__name__}, which gives its batches once, and val is "
+            "measured every epoch",
+            hint=f"let {source} return a DataLoader, a list, or what can be iterated again",
+        )
+    if item_count(loader) == 0:
+        raise EmptySplitError(
+            f"the {split} split is empty",
+            hint=f"look at {source}; without such a split, let it return None",
+        )
+    check_ids(loader, split)
+
+
+def item_count(loader: Any) -> int | None:
+    """How many items a loader gives in a pass; None where that is not known beforehand."""
+    if isinstance(loader, Sized):
+        try:
+            if len(loader) == 0:
+                return 0
+        except TypeError:
+            # A loader over a stream has the method, and no length.
+            return None
+    dataset = getattr(loader, "dataset", None)
+    if isinstance(dataset, Sized):
+        return len(dataset)
+    if isinstance(loader, list | tuple):
+        sized = (list, tuple, Datum)
+        return sum(len(batch) if isinstance(batch, sized) else 1 for batch in loader)
+    return None
+
+
+def forecast(
+    trainer: Trainer,
+    module: AutoPilotModule,
+    datamodule: Any,
+    train: Iterable[Any] | None,
+    val: Iterable[Any] | None,
+    max_epochs: int | None,
+    monitor: str | None,
+) -> str:
+    """What `fit` would do, in a sentence. Asks the module what it configures; runs nothing.
+
+    Raises:
+        AutopilotError: fit would refuse it; see `check_setup`.
+    """
+    loaders: dict[str, Iterable[Any] | None] = {}
+    if datamodule is not None:
+        data = f"data from {type(datamodule).__name__} (not set up)"
+    else:
+        train = module.train_dataloader() if train is None else train
+        val = module.val_dataloader() if val is None else val
+        loaders = {"train": train, "val": val}
+        data = f"{size_of(train)} train and {size_of(val)} val batches"
+    setup = check_setup(module, loaders, trainer.policy, monitor)
+    optimizer, loss = setup.optimizer, type(setup.loss).__name__
+    names = ", ".join(parameter.name or repr(parameter) for parameter in optimizer.parameters)
+    epochs = "no limit of epochs" if max_epochs is None else f"{max_epochs} epochs"
+    return (
+        f"dry run: {type(module).__name__}, parameters {names} by {type(optimizer).__name__}, "
+        f"feedback from {loss}, {data}, monitoring val {trainer.monitor} "
+        f"({trainer.mode}), {epochs}"
+    )
+
+
+def size_of(loader: Iterable[Any] | None) -> str:
+    """How many batches a loader has, in words."""
+    if loader is None:
+        return "no"
+    return str(len(loader)) if isinstance(loader, Sized) else "an unknown number of"
+
+
+def _is_absent(split: str, loaders: Mapping[str, Any]) -> bool:
+    """Whether it is known that there is no such split."""
+    return split in loaders and loaders[split] is None
+
+
+def check_steps(module: AutoPilotModule, splits: Iterable[str]) -> None:
+    """Looks at the steps of these splits, and at `forward` where one calls it.
+
+    Raises:
+        ModuleError: one cannot be called with a batch, or does not exist.
+    """
+    for step in (STEPS[split] for split in splits):
+        check_call(module, step, ["batch"])
+        if defines(module, AutoPilotModule, step):
+            continue
+        if not defines(module, Module, "forward"):
+            raise ModuleError(
+                f"{type(module).__name__} defines neither forward(batch) nor {step}(batch)",
+                hint="add: def forward(self, batch): return Datum(items=[...])",
+            )
+        check_call(module, "forward", ["batch"])
+
+
+def _reads(policy: Policy) -> Iterator[tuple[Gate, str, str | None]]:
+    # A policy of the user's that decides by itself may have no gates at all.
+    for gate in getattr(policy, "gates", ()):
+        for split, metric in gate.reads():
+            yield gate, split, metric

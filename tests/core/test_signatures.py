@@ -1,0 +1,120 @@
+"""What the loop calls of the user's: its arguments, and async."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import warnings
+
+import pytest
+
+from autopilot.core.signatures import check_awaited, check_call, check_function, defines
+from autopilot.core.types import Datum
+from autopilot.errors import EvaluationError, ModuleError, UsageError
+
+
+class Base:
+    def run(self, batch):
+        return batch
+
+
+class Own(Base):
+    text = "no method"
+
+    def run(self, batch):
+        return batch
+
+    def wide(self, batch: Datum, *rest: int, scale: float = 1.0):
+        return batch
+
+    def keyword(self, batch, *, scale):
+        return batch
+
+    @staticmethod
+    def static(batch):
+        return batch
+
+    @classmethod
+    def of_class(cls, batch):
+        return batch
+
+    def none(self):
+        return None
+
+    async def later(self, batch):
+        return batch
+
+    async def several(self, batch):
+        yield batch
+
+    partial = functools.partialmethod(wide, scale=2.0)
+
+
+@pytest.mark.parametrize("name", ["run", "wide", "static", "of_class", "partial", "text", "absent"])
+def test_what_takes_its_arguments_passes(name):
+    check_call(Own(), name, ["batch"])
+
+
+@pytest.mark.parametrize(
+    ("name", "says", "hint"),
+    [
+        ("none", "Own.none() gets one argument: batch", "define it as: def none(self, batch)"),
+        ("keyword", "Own.keyword(batch, *, scale) gets one argument: batch", "def keyword(self, "),
+        ("later", "Own.later is async, and the loop does not await it", "asyncio.run(...)"),
+        ("several", "Own.several is async", "make it a plain def several(self, batch)"),
+    ],
+)
+def test_what_cannot_be_called_is_named(name, says, hint):
+    for kind in (ModuleError, UsageError):
+        with pytest.raises(kind) as caught:
+            check_call(Own(), name, ["batch"], kind)
+        assert str(caught.value).startswith(says)
+        assert hint in caught.value.hint
+
+
+def test_functions_are_looked_at_as_they_are():
+    check_function(print, "print", ["a", "b"])
+    check_function(functools.partial(Own.wide, None), "partial", ["batch"])
+    with pytest.raises(ModuleError, match=r"the hook\(\) gets 2 arguments: a, b") as caught:
+        check_function(lambda: None, "the hook", ["a", "b"])
+    assert caught.value.hint == "define it as: def function(a, b)"
+    with pytest.raises(ModuleError, match=r"bound\(batch\) gets no arguments"):
+        check_function(Own().run, "bound", [])
+
+
+def test_whether_a_method_is_the_objects_own():
+    assert defines(Own(), Base, "run")
+    assert not defines(Base(), Base, "run")
+    given = Base()
+    given.run = print
+    assert defines(given, Base, "run")
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        lambda c: c,
+        lambda c: [1, c],
+        lambda c: Datum(items=[Datum(), c]),
+        lambda c: Datum(items=[Datum(success=c)]),
+        lambda c: Datum(feedback=c),
+        lambda c: Datum(metrics={"a": 1.0, "b": c}),
+        lambda c: Datum(metadata={"text": c}),
+    ],
+)
+def test_coroutines_are_closed_and_named(hold):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(EvaluationError, match=r"T\.forward returned a coroutine") as caught:
+            check_awaited(hold(Own().later(None)), "T.forward")
+    assert "Own.later" in str(caught.value)
+    assert "asyncio.run" in caught.value.hint
+
+
+def test_other_awaitables_are_named_and_results_pass():
+    loop = asyncio.new_event_loop()
+    with pytest.raises(ModuleError, match="nothing awaited Future"):
+        check_awaited(loop.create_future(), "T.forward", ModuleError)
+    loop.close()
+    for value in (None, 3, "text", [1], Datum(items=[Datum(metadata={"a": 1})])):
+        check_awaited(value, "T.forward")
