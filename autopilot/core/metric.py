@@ -1,27 +1,36 @@
 """Metrics: numbers over a whole split, gathered batch by batch.
 
 The contract is torchmetrics': `add_state`, `update`, `compute`, `reset`, with `update` taking the
-Datum that a step returned.
+Datum that a step returned. `update_all` and `compute_all` are where the loop calls the user's
+metrics: what they return becomes floats there, and what they raise is given their name.
 """
 
 from __future__ import annotations
 
 import copy
+import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from autopilot.core.numbers import number, truth
 from autopilot.core.types import Datum, Outcome
-from autopilot.errors import MetricError
+from autopilot.errors import AutopilotError, MetricError
 
-M = TypeVar("M", bound="Metric | MetricCollection")
+M = TypeVar("M", bound="Metric")
 
 
 class Metric:
-    """A number over a split. Subclasses declare their state and how it grows.
+    """A number over a split, or several by name. Subclasses declare their state and how it grows.
+
+    A copy of a metric (the loop measures each split on one) has copies of the declared states and
+    of the metrics inside it; every other attribute is shared, so a metric may hold a client, a
+    lock, a file or a generator.
 
     Attributes:
-        higher_is_better: True, False, or None where neither is stated.
+        higher_is_better: True, False, or None where nothing is stated; where `compute` returns a
+            dict, one for all of its keys or a dict by key.
+        noisy: Whether two measurements of the same state differ, as with times.
 
     >>> class Words(Metric):
     ...     higher_is_better = False
@@ -38,42 +47,85 @@ class Metric:
     4.0
     """
 
-    higher_is_better: bool | None = None
+    higher_is_better: bool | Mapping[str, bool | None] | None = None
+    noisy: bool = False
+    _defaults: dict[str, Any]
 
     def __init__(self) -> None:
-        self._defaults: dict[str, Any] = {}
+        # A subclass may have declared states before it called this.
+        self.__dict__.setdefault("_defaults", {})
 
     def add_state(self, name: str, default: Any) -> None:
-        """Declares a state: an attribute that `reset` puts back to its default."""
+        """Declares a state: an attribute that `reset` puts back to its default.
+
+        Args:
+            name: The attribute's name.
+            default: A value, which is copied for each reset, or what makes one: `list`, `Counter`,
+                a function without arguments.
+
+        Raises:
+            MetricError: the name is none, or the default cannot be copied or made.
+        """
         if not name.isidentifier():
             raise MetricError(
                 f"{name!r} cannot be a state's name", hint="use a valid attribute name"
             )
-        self._defaults[name] = copy.deepcopy(default)
-        setattr(self, name, copy.deepcopy(default))
+        kept = default if _is_factory(default) else self._copied(name, default, {})
+        self.__dict__.setdefault("_defaults", {})[name] = kept
+        setattr(self, name, self._fresh(name))
 
     def update(self, data: Datum) -> None:
         """Takes in what a step returned: a batch's Datum with its items, or a single item."""
         raise NotImplementedError(f"{type(self).__name__} defines no update(data)")
 
-    def compute(self) -> float:
-        """The value over all that was taken in since the last reset."""
+    def compute(self) -> float | Mapping[str, float]:
+        """The value over all that was taken in since the last reset.
+
+        Returns:
+            What converts to a float, or a dict of such by name: key "recall" of the metric "acc" is
+            the metric "acc_recall".
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no compute()")
 
-    def reset(self) -> None:
-        """Forgets everything."""
-        for name, default in self._defaults.items():
-            setattr(self, name, copy.deepcopy(default))
-
     def has_value(self, item: Datum) -> bool:
-        """Whether an item contributes: two states are compared on the items that do in both."""
+        """Whether an item contributes to the value.
+
+        Two states are compared on the items that have a value in both, and a state in which an item
+        lacks the value that it had in the best state is not better. So a metric may leave items out
+        only where this says so.
+        """
         return item.outcome not in ("error", "unmeasured")
 
-    def directions(self, name: str) -> dict[str, bool | None]:
-        """Names to whether higher is better, of the values that `compute` gives under a name."""
-        return {name: self.higher_is_better}
+    def direction(self, key: str = "") -> bool | None:
+        """Whether higher is better: of the value, or of a key of the dict that is computed.
 
-    def forward(self, data: Datum) -> float:
+        Raises:
+            MetricError: `higher_is_better` is neither True, False nor None.
+        """
+        stated = self.higher_is_better
+        try:
+            return truth(stated.get(key) if isinstance(stated, Mapping) else stated)
+        except ValueError as error:
+            raise MetricError(
+                f"{type(self).__name__}.higher_is_better is {error}",
+                hint="a direction is stated as True or False",
+            ) from error
+
+    def directions(self, name: str) -> dict[str, bool | None]:
+        """Full names to whether higher is better, as far as they are known before `compute`."""
+        keys = self.higher_is_better if isinstance(self.higher_is_better, Mapping) else ("",)
+        return {f"{name}_{key}" if key else name: self.direction(key) for key in keys}
+
+    def reset(self) -> None:
+        """Forgets everything, in the metrics inside this one too."""
+        states = self._states()
+        for name in states:
+            setattr(self, name, self._fresh(name))
+        for name, held in list(vars(self).items()):
+            for metric in () if name in states else _metrics_in(held):
+                metric.reset()
+
+    def forward(self, data: Datum) -> float | Mapping[str, float]:
         """The value on this Datum alone; it is taken in as well."""
         alone = self.clone()
         alone.reset()
@@ -84,8 +136,53 @@ class Metric:
     __call__ = forward
 
     def clone(self: M) -> M:
-        """An independent copy, with what was taken in so far."""
+        """A copy with what was taken in so far; see the class for what it shares."""
         return copy.deepcopy(self)
+
+    def __deepcopy__(self: M, memo: dict[int, Any]) -> M:
+        twin = copy.copy(self)
+        memo[id(self)] = twin
+        states = self._states()
+        for name in states:
+            if hasattr(self, name):
+                setattr(twin, name, self._copied(name, getattr(self, name), memo))
+        for name, held in vars(self).items():
+            if name not in states and _metrics_in(held):
+                if not _is_metric(held):
+                    others = held.values() if isinstance(held, dict) else held
+                    memo |= {id(other): other for other in others if not _is_metric(other)}
+                setattr(twin, name, self._copied(name, held, memo))
+        twin._defaults = dict(states)
+        return twin
+
+    def _states(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.__dict__.get("_defaults", {})
+        return found
+
+    def _fresh(self, name: str) -> Any:
+        default = self._defaults[name]
+        if not _is_factory(default):
+            return self._copied(name, default, {})
+        try:
+            return default()
+        except Exception as error:
+            raise MetricError(
+                f"{type(self).__name__}: the state {name!r} cannot be made: {error}",
+                hint="give a value, or what makes one without arguments, such as list",
+            ) from error
+
+    def _copied(self, name: str, value: Any, memo: dict[int, Any]) -> Any:
+        try:
+            return copy.deepcopy(value, memo)
+        except AutopilotError:
+            raise
+        except Exception as error:
+            if _is_factory(self._states().get(name)):
+                return self._fresh(name)
+            raise MetricError(
+                f"{type(self).__name__}: {name!r} cannot be copied: {error}",
+                hint="keep it as a plain attribute, without add_state: it is shared by all copies",
+            ) from error
 
     def __add__(self, other: Metric | MetricCollection) -> MetricCollection:
         return MetricCollection([self]) + other
@@ -96,6 +193,9 @@ class Metric:
 
 class MetricCollection:
     """Several metrics under their names.
+
+    The values are named as in torchmetrics, prefix and postfix around all of it, but that the key
+    of a metric that computes a dict always follows the metric's name: "val_acc_recall_macro".
 
     Args:
         metrics: Metrics by name, or a list whose names are the class names in lower case.
@@ -152,13 +252,29 @@ class MetricCollection:
             yield f"{self.prefix}{name}{self.postfix}", metric
 
     def update(self, data: Datum) -> None:
-        """Updates every metric."""
-        for metric in self._metrics.values():
-            metric.update(data)
+        """Updates every metric.
+
+        Raises:
+            MetricError: one of them raised; it says which.
+        """
+        update_all(dict(self.items()), data)
 
     def compute(self) -> dict[str, float]:
-        """Every metric's value by full name."""
-        return {name: metric.compute() for name, metric in self.items()}
+        """Every value by full name.
+
+        Raises:
+            MetricError: a metric raised, returned what is no number, or two values have one name.
+        """
+        return self._named(lambda metric: metric.compute(), "compute")
+
+    def _named(
+        self, value_of: Callable[[Metric], float | Mapping[str, float]], method: str
+    ) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for name, metric in self._metrics.items():
+            with_keys = _values(name, metric, value_of, method)
+            _add(found, {f"{self.prefix}{n}{self.postfix}": v for n, v in with_keys.items()})
+        return found
 
     def reset(self) -> None:
         """Resets every metric."""
@@ -167,13 +283,17 @@ class MetricCollection:
 
     def forward(self, data: Datum) -> dict[str, float]:
         """Every metric's value on this Datum alone; it is taken in as well."""
-        return {name: metric.forward(data) for name, metric in self.items()}
+        return self._named(lambda metric: metric.forward(data), "forward")
 
     __call__ = forward
 
     def directions(self, name: str = "") -> dict[str, bool | None]:
         """Full names to whether higher is better."""
-        return {full: metric.higher_is_better for full, metric in self.items()}
+        return {
+            f"{self.prefix}{inner}{self.postfix}": higher
+            for own, metric in self._metrics.items()
+            for inner, higher in metric.directions(own).items()
+        }
 
     def clone(self, prefix: str | None = None, postfix: str | None = None) -> MetricCollection:
         """An independent copy, with its state, under another prefix or postfix if given."""
@@ -190,8 +310,15 @@ class MetricCollection:
             combined._add(name, metric)
         return combined
 
+    def find(self, name: str) -> tuple[Metric, str] | None:
+        """The metric whose value has a full name, and the key of it; see `find_metric`."""
+        if not (name.startswith(self.prefix) and name.endswith(self.postfix)):
+            return None
+        inner = name.removeprefix(self.prefix).removesuffix(self.postfix)
+        return find_metric(inner, self._metrics)
+
     def keys(self) -> Iterator[str]:
-        """Full names."""
+        """The metrics' full names."""
         return (name for name, _ in self.items())
 
     def values(self) -> Iterator[Metric]:
@@ -214,54 +341,211 @@ class MetricCollection:
         return f"MetricCollection({', '.join(name for name, _ in self.items())})"
 
 
-def computed(name: str, metric: Metric | MetricCollection) -> dict[str, float]:
-    """What a metric comes to, under its names."""
-    if isinstance(metric, MetricCollection):
-        return metric.compute()
-    return {name: metric.compute()}
-
-
 class ItemMean:
     """What the loop measures on every split without being asked.
 
-    "accuracy" is passed / (passed + failed + error), where any item passed or failed, or all are
-    errors; each name in an item's `metrics` is averaged over the items that have it.
+    "accuracy" is passed / (passed + failed + error): an item that was not measured, or that nobody
+    scored, does not count. It is missing where no item passed or failed, unless all that were
+    measured are errors. Each name in an item's `metrics` is averaged over the items that have it.
 
     Attributes:
-        items: How many items were taken in.
-        outcomes: How many of them came to what.
-        errors: The error messages.
+        outcomes: How many items came to each outcome.
+        errors: The messages of those that are errors.
     """
 
     def __init__(self) -> None:
-        self.items = 0
         self.outcomes: Counter[Outcome] = Counter()
         self.errors: list[str] = []
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
 
+    @property
+    def items(self) -> int:
+        """The number of items, whatever they came to."""
+        return self.outcomes.total()
+
+    @staticmethod
+    def has_value(name: str, item: Datum) -> bool:
+        """Whether an item contributes to the mean of that name; see `Metric.has_value`."""
+        if name in item.metrics:
+            return item.outcome != "unmeasured"
+        return name == "accuracy" and item.outcome in ("passed", "failed", "error")
+
     def update(self, data: Datum) -> None:
-        """Takes in what a step returned."""
+        """Takes in what a step returned.
+
+        Raises:
+            MetricError: an item's metric is no number.
+        """
+        measured = 0
         for item in data.leaves():
-            self.items += 1
-            self.outcomes[item.outcome] += 1
-            if item.error_message is not None:
-                self.errors.append(item.error_message)
-            for name, value in item.metrics.items():
-                self._sums[name] = self._sums.get(name, 0.0) + value
-                self._counts[name] = self._counts.get(name, 0) + 1
-        if data.items:
-            for name, value in data.metrics.items():
-                self._sums[name] = self._sums.get(name, 0.0) + value * len(data.items)
-                self._counts[name] = self._counts.get(name, 0) + len(data.items)
+            outcome = item.outcome
+            self.outcomes[outcome] += 1
+            if outcome == "unmeasured":
+                continue
+            measured += 1
+            if outcome == "error":
+                self.errors.append(item.error_message or "")
+            self._take(item, 1)
+        if data.items and measured:
+            self._take(data, measured)
 
     def compute(self) -> dict[str, float]:
-        """Name to mean; empty when there were no items."""
-        if not self.items:
-            return {}
+        """Name to mean; empty where there is nothing to compute."""
         means = {name: total / self._counts[name] for name, total in self._sums.items()}
         passed, errors = self.outcomes["passed"], self.outcomes["error"]
-        judged = passed + self.outcomes["failed"]
-        if judged or errors == self.items:
-            return {"accuracy": passed / (judged + errors), **means}
+        scored = passed + self.outcomes["failed"]
+        if scored or (errors and errors == self.items - self.outcomes["unmeasured"]):
+            return {"accuracy": passed / (scored + errors), **means}
         return means
+
+    def _take(self, item: Datum, weight: int) -> None:
+        for name, value in item.metrics.items():
+            try:
+                taken = number(value)
+            except ValueError as error:
+                raise MetricError(
+                    f"item {item.id} has as its metric {name!r} {error}",
+                    hint="keep numbers in a Datum's metrics, anything else in its metadata",
+                ) from error
+            self._sums[name] = self._sums.get(name, 0.0) + taken * weight
+            self._counts[name] = self._counts.get(name, 0) + weight
+
+
+def update_all(metrics: Mapping[str, Metric | MetricCollection], data: Datum) -> None:
+    """Updates metrics by name.
+
+    Raises:
+        MetricError: one of them raised; it says which, and where in the user's code.
+    """
+    for name, metric in metrics.items():
+        try:
+            metric.update(data)
+        except AutopilotError:
+            raise
+        except Exception as error:
+            raise _failure(name, metric, "update", error) from error
+
+
+def computed(name: str, metric: Metric | MetricCollection) -> dict[str, float]:
+    """The values of a metric, as floats by full name.
+
+    That of a metric has its name, a key of a dict that it computes follows that name, and a
+    collection has its own names: {"acc": 0.5}, {"acc_recall": 0.5}, {"val_acc": 0.5}.
+
+    Raises:
+        MetricError: a metric raised, returned what is no number, or two values have one name.
+    """
+    if isinstance(metric, MetricCollection):
+        return metric.compute()
+    return _values(name, metric, lambda metric: metric.compute(), "compute")
+
+
+def compute_all(metrics: Mapping[str, Metric | MetricCollection]) -> dict[str, float]:
+    """The values of several metrics, see `computed`.
+
+    Raises:
+        MetricError: a metric raised, returned what is no number, or two values have one name.
+    """
+    found: dict[str, float] = {}
+    for name, metric in metrics.items():
+        _add(found, computed(name, metric))
+    return found
+
+
+def find_metric(
+    name: str, metrics: Mapping[str, Metric | MetricCollection]
+) -> tuple[Metric, str] | None:
+    """The metric that computes a value, and the value's key in its dict; "" where it is no dict.
+
+    Args:
+        name: The value's full name, as `compute_all` gives it.
+        metrics: Metrics and collections by name.
+
+    >>> collection = MetricCollection({"acc": Metric()}, prefix="val_")
+    >>> find_metric("val_acc_recall", {"all": collection})
+    (Metric(), 'recall')
+    """
+    own = metrics.get(name)
+    if isinstance(own, Metric):
+        return own, ""
+    found: list[tuple[Metric, str]] = []
+    for known, metric in metrics.items():
+        if isinstance(metric, MetricCollection):
+            inner = metric.find(name)
+            found += [inner] if inner else []
+        elif name.startswith(f"{known}_"):
+            found.append((metric, name.removeprefix(f"{known}_")))
+    # The longest name of a metric: "f1_macro" before "f1" with the key "macro".
+    return min(found, key=lambda pair: len(pair[1]), default=None)
+
+
+def _values(
+    name: str,
+    metric: Metric,
+    value_of: Callable[[Metric], float | Mapping[str, float]],
+    method: str,
+) -> dict[str, float]:
+    """What a metric returned, as floats by name."""
+    returned = f"{name}: {type(metric).__name__}.{method}() returned"
+    try:
+        value = value_of(metric)
+    except AutopilotError:
+        raise
+    except Exception as error:
+        raise _failure(name, metric, method, error) from error
+    given = value if isinstance(value, Mapping) else {"": value}
+    found: dict[str, float] = {}
+    for key, one in given.items():
+        if not isinstance(key, str | int):
+            raise MetricError(
+                f"{returned} a dict with the key {key!r:.60}", hint="name its values by texts"
+            )
+        try:
+            as_float = number(one)
+        except ValueError as error:
+            where = f" as {key!r}" if given is value else ""
+            raise MetricError(
+                f"{returned} {error}{where}",
+                hint="return a number, or a dict from names to numbers",
+            ) from error
+        _add(found, {f"{name}_{key}" if given is value else name: as_float})
+    return found
+
+
+def _add(found: dict[str, float], more: Mapping[str, float]) -> None:
+    twice = found.keys() & more.keys()
+    if twice:
+        raise MetricError(
+            f"two metrics compute a value named {min(twice)!r}",
+            hint="the key of a dict follows the metric's name: acc and recall are acc_recall",
+        )
+    found.update(more)
+
+
+def _failure(
+    name: str, metric: Metric | MetricCollection, method: str, error: Exception
+) -> MetricError:
+    frames = traceback.extract_tb(error.__traceback__)
+    place = next((f"{f.filename}:{f.lineno}" for f in frames if f.filename != __file__), "")
+    return MetricError(
+        f"{name}: {type(metric).__name__}.{method}() raised {type(error).__name__}: {error}",
+        hint=f"look at {place or type(metric).__name__}; --verbose shows the traceback",
+    )
+
+
+def _is_factory(default: Any) -> bool:
+    # A metric can be called too, but as a default it is a value.
+    return callable(default) and not _is_metric(default)
+
+
+def _is_metric(value: object) -> bool:
+    """Whether it has a metric's methods, as those of torchmetrics have."""
+    kind = type(value)
+    return all(callable(getattr(kind, name, None)) for name in ("update", "compute", "reset"))
+
+
+def _metrics_in(held: Any) -> list[Any]:
+    """The metric that an attribute holds, or those in its list, tuple or dict."""
+    inside = held.values() if type(held) is dict else held
+    return [x for x in (inside if type(held) in (dict, list, tuple) else [held]) if _is_metric(x)]
