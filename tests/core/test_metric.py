@@ -7,6 +7,8 @@ import threading
 from collections import Counter
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -350,7 +352,7 @@ def test_a_direction_is_stated_for_all_keys_or_by_key():
     assert (Rates().direction("recall"), Rates().direction("precision")) == (True, True)
 
     class Mixed(Rates):
-        higher_is_better = {"recall": True, "loss": False}
+        higher_is_better = MappingProxyType({"recall": True, "loss": False})
 
     mixed = Mixed()
     assert [mixed.direction(key) for key in ("recall", "loss", "other", "")] == [
@@ -404,7 +406,7 @@ def test_a_state_may_be_made_by_a_factory():
 
 HELD = {
     "lock": threading.Lock,
-    "file": lambda: open(os.devnull),
+    "file": lambda: Path(os.devnull).open(),  # noqa: SIM115  # the test closes it
     "generator": lambda: (n for n in range(9)),
     "module": lambda: os,
 }
