@@ -474,10 +474,22 @@ def find_metric(
         if isinstance(metric, MetricCollection):
             inner = metric.find(name)
             found += [inner] if inner else []
-        elif name.startswith(f"{known}_"):
+        elif name.startswith(f"{known}_") and _may_give_keys(metric):
             found.append((metric, name.removeprefix(f"{known}_")))
     # The longest name of a metric: "f1_macro" before "f1" with the key "macro".
     return min(found, key=lambda pair: len(pair[1]), default=None)
+
+
+def _may_give_keys(metric: Metric) -> bool:
+    if isinstance(metric.higher_is_better, Mapping):
+        return True
+    # Nothing says beforehand what `compute` returns: what it makes of no items does.
+    alone = metric.clone()
+    alone.reset()
+    try:
+        return isinstance(alone.compute(), Mapping)
+    except Exception:  # noqa: BLE001  # the user's: it may need items
+        return True
 
 
 def _values(
