@@ -256,7 +256,9 @@ def _label(data: Datum, batch: Datum, split: str, epoch: int) -> None:
         item.split, item.epoch = split, epoch
         if same_length:
             item.id = inputs[position].id
-    data.id = batch.id
+    if data.items:
+        # Without items the result is itself the item, and named above.
+        data.id = batch.id
 
 
 def evaluate_split(
