@@ -17,13 +17,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from autopilot.core import graph
 from autopilot.core.loss import Loss
-from autopilot.core.metric import (
-    ItemMean,
-    Metric,
-    MetricCollection,
-    compute_all,
-    update_all,
-)
+from autopilot.core.metric import Metric, MetricCollection, compute_all, update_all
+from autopilot.core.metrics import ItemMean
 from autopilot.core.numbers import number, truth
 from autopilot.core.types import Datum, as_datum
 from autopilot.errors import DataError, EvaluationError, NoMoreCallsError, UsageError

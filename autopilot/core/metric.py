@@ -7,20 +7,16 @@ metrics: what they return becomes floats there, and what they raise is given the
 
 from __future__ import annotations
 
-import copy
 import traceback
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
 
+from autopilot.core.metric_state import DeclaredStates
 from autopilot.core.numbers import number, truth
-from autopilot.core.types import Datum, Outcome
+from autopilot.core.types import Datum
 from autopilot.errors import AutopilotError, MetricError
 
-M = TypeVar("M", bound="Metric")
 
-
-class Metric:
+class Metric(DeclaredStates):
     """A number over a split, or several by name. Subclasses declare their state and how it grows.
 
     A copy of a metric (the loop measures each split on one) has copies of the declared states and
@@ -49,30 +45,6 @@ class Metric:
 
     higher_is_better: bool | Mapping[str, bool | None] | None = None
     noisy: bool = False
-    _defaults: dict[str, Any]
-
-    def __init__(self) -> None:
-        # A subclass may have declared states before it called this.
-        self.__dict__.setdefault("_defaults", {})
-
-    def add_state(self, name: str, default: Any) -> None:
-        """Declares a state: an attribute that `reset` puts back to its default.
-
-        Args:
-            name: The attribute's name.
-            default: A value, which is copied for each reset, or what makes one: `list`, `Counter`,
-                a function without arguments.
-
-        Raises:
-            MetricError: the name is none, or the default cannot be copied or made.
-        """
-        if not name.isidentifier():
-            raise MetricError(
-                f"{name!r} cannot be a state's name", hint="use a valid attribute name"
-            )
-        kept = default if _is_factory(default) else self._copied(name, default, {})
-        self.__dict__.setdefault("_defaults", {})[name] = kept
-        setattr(self, name, self._fresh(name))
 
     def update(self, data: Datum) -> None:
         """Takes in what a step returned: a batch's Datum with its items, or a single item."""
@@ -116,15 +88,6 @@ class Metric:
         keys = self.higher_is_better if isinstance(self.higher_is_better, Mapping) else ("",)
         return {f"{name}_{key}" if key else name: self.direction(key) for key in keys}
 
-    def reset(self) -> None:
-        """Forgets everything, in the metrics inside this one too."""
-        states = self._states()
-        for name in states:
-            setattr(self, name, self._fresh(name))
-        for name, held in list(vars(self).items()):
-            for metric in () if name in states else _metrics_in(held):
-                metric.reset()
-
     def forward(self, data: Datum) -> float | Mapping[str, float]:
         """The value on this Datum alone; it is taken in as well."""
         alone = self.clone()
@@ -134,55 +97,6 @@ class Metric:
         return alone.compute()
 
     __call__ = forward
-
-    def clone(self: M) -> M:
-        """A copy with what was taken in so far; see the class for what it shares."""
-        return copy.deepcopy(self)
-
-    def __deepcopy__(self: M, memo: dict[int, Any]) -> M:
-        twin = copy.copy(self)
-        memo[id(self)] = twin
-        states = self._states()
-        for name in states:
-            if hasattr(self, name):
-                setattr(twin, name, self._copied(name, getattr(self, name), memo))
-        for name, held in vars(self).items():
-            if name not in states and _metrics_in(held):
-                if not _is_metric(held):
-                    others = held.values() if isinstance(held, dict) else held
-                    memo |= {id(other): other for other in others if not _is_metric(other)}
-                setattr(twin, name, self._copied(name, held, memo))
-        twin._defaults = dict(states)
-        return twin
-
-    def _states(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.__dict__.get("_defaults", {})
-        return found
-
-    def _fresh(self, name: str) -> Any:
-        default = self._defaults[name]
-        if not _is_factory(default):
-            return self._copied(name, default, {})
-        try:
-            return default()
-        except Exception as error:
-            raise MetricError(
-                f"{type(self).__name__}: the state {name!r} cannot be made: {error}",
-                hint="give a value, or what makes one without arguments, such as list",
-            ) from error
-
-    def _copied(self, name: str, value: Any, memo: dict[int, Any]) -> Any:
-        try:
-            return copy.deepcopy(value, memo)
-        except AutopilotError:
-            raise
-        except Exception as error:
-            if _is_factory(self._states().get(name)):
-                return self._fresh(name)
-            raise MetricError(
-                f"{type(self).__name__}: {name!r} cannot be copied: {error}",
-                hint="keep it as a plain attribute, without add_state: it is shared by all copies",
-            ) from error
 
     def __add__(self, other: Metric | MetricCollection) -> MetricCollection:
         return MetricCollection([self]) + other
@@ -341,77 +255,6 @@ class MetricCollection:
         return f"MetricCollection({', '.join(name for name, _ in self.items())})"
 
 
-class ItemMean:
-    """What the loop measures on every split without being asked.
-
-    "accuracy" is passed / (passed + failed + error): an item that was not measured, or that nobody
-    scored, does not count. It is missing where no item passed or failed, unless all that were
-    measured are errors. Each name in an item's `metrics` is averaged over the items that have it.
-
-    Attributes:
-        outcomes: How many items came to each outcome.
-        errors: The messages of those that are errors.
-    """
-
-    def __init__(self) -> None:
-        self.outcomes: Counter[Outcome] = Counter()
-        self.errors: list[str] = []
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
-
-    @property
-    def items(self) -> int:
-        """The number of items, whatever they came to."""
-        return self.outcomes.total()
-
-    @staticmethod
-    def has_value(name: str, item: Datum) -> bool:
-        """Whether an item contributes to the mean of that name; see `Metric.has_value`."""
-        if name in item.metrics:
-            return item.outcome != "unmeasured"
-        return name == "accuracy" and item.outcome in ("passed", "failed", "error")
-
-    def update(self, data: Datum) -> None:
-        """Takes in what a step returned.
-
-        Raises:
-            MetricError: an item's metric is no number.
-        """
-        measured = 0
-        for item in data.leaves():
-            outcome = item.outcome
-            self.outcomes[outcome] += 1
-            if outcome == "unmeasured":
-                continue
-            measured += 1
-            if outcome == "error":
-                self.errors.append(item.error_message or "")
-            self._take(item, 1)
-        if data.items and measured:
-            self._take(data, measured)
-
-    def compute(self) -> dict[str, float]:
-        """Name to mean; empty where there is nothing to compute."""
-        means = {name: total / self._counts[name] for name, total in self._sums.items()}
-        passed, errors = self.outcomes["passed"], self.outcomes["error"]
-        scored = passed + self.outcomes["failed"]
-        if scored or (errors and errors == self.items - self.outcomes["unmeasured"]):
-            return {"accuracy": passed / (scored + errors), **means}
-        return means
-
-    def _take(self, item: Datum, weight: int) -> None:
-        for name, value in item.metrics.items():
-            try:
-                taken = number(value)
-            except ValueError as error:
-                raise MetricError(
-                    f"item {item.id} has as its metric {name!r} {error}",
-                    hint="keep numbers in a Datum's metrics, anything else in its metadata",
-                ) from error
-            self._sums[name] = self._sums.get(name, 0.0) + taken * weight
-            self._counts[name] = self._counts.get(name, 0) + weight
-
-
 def update_all(metrics: Mapping[str, Metric | MetricCollection], data: Datum) -> None:
     """Updates metrics by name.
 
@@ -544,20 +387,3 @@ def _failure(
         f"{name}: {type(metric).__name__}.{method}() raised {type(error).__name__}: {error}",
         hint=f"look at {place or type(metric).__name__}; --verbose shows the traceback",
     )
-
-
-def _is_factory(default: Any) -> bool:
-    # A metric can be called too, but as a default it is a value.
-    return callable(default) and not _is_metric(default)
-
-
-def _is_metric(value: object) -> bool:
-    """Whether it has a metric's methods, as those of torchmetrics have."""
-    kind = type(value)
-    return all(callable(getattr(kind, name, None)) for name in ("update", "compute", "reset"))
-
-
-def _metrics_in(held: Any) -> list[Any]:
-    """The metric that an attribute holds, or those in its list, tuple or dict."""
-    inside = held.values() if type(held) is dict else held
-    return [x for x in (inside if type(held) in (dict, list, tuple) else [held]) if _is_metric(x)]

@@ -11,7 +11,8 @@ What all of them share:
 - Nothing to compute gives NaN, which passes no gate.
 - The order of items and how they were batched never change the value.
 
-Those of numbers (Mean, Sum, Min, Max, Quantile, Latency) are written in `aggregates.py`.
+Those of numbers (Mean, Sum, Min, Max, Quantile, Latency) are written in `aggregates.py`. ItemMean
+is none of them: it is what the loop measures beside the module's own.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from typing import Literal
 
 from autopilot.core.aggregates import Latency, Max, Mean, Min, Quantile, Sum, missing_key
 from autopilot.core.metric import Metric
-from autopilot.core.types import Datum
+from autopilot.core.numbers import number
+from autopilot.core.types import Datum, Outcome
 from autopilot.errors import MetricError
 
 __all__ = [
@@ -41,6 +43,70 @@ __all__ = [
 ]
 
 Average = Literal["binary", "macro", "micro"]
+
+
+class ItemMean:
+    """What the loop measures on every split without being asked.
+
+    "accuracy" is passed / (passed + failed + error): an item that was not measured, or that nobody
+    scored, does not count. It is missing where no item passed or failed, unless all that were
+    measured are errors. Each name in an item's `metrics` is averaged over the items that have it.
+
+    Attributes:
+        outcomes: How many items came to each outcome.
+        errors: The messages of those that are errors.
+    """
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[Outcome] = Counter()
+        self.errors: list[str] = []
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+
+    @property
+    def items(self) -> int:
+        """The number of items, whatever they came to."""
+        return self.outcomes.total()
+
+    def update(self, data: Datum) -> None:
+        """Takes in what a step returned.
+
+        Raises:
+            MetricError: an item's metric is no number.
+        """
+        measured = 0
+        for item in data.leaves():
+            outcome = item.outcome
+            self.outcomes[outcome] += 1
+            if outcome == "unmeasured":
+                continue
+            measured += 1
+            if outcome == "error":
+                self.errors.append(item.error_message or "")
+            self._take(item, 1)
+        if data.items and measured:
+            self._take(data, measured)
+
+    def compute(self) -> dict[str, float]:
+        """Name to mean; empty where there is nothing to compute."""
+        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        passed, errors = self.outcomes["passed"], self.outcomes["error"]
+        scored = passed + self.outcomes["failed"]
+        if scored or (errors and errors == self.items - self.outcomes["unmeasured"]):
+            return {"accuracy": passed / (scored + errors), **means}
+        return means
+
+    def _take(self, item: Datum, weight: int) -> None:
+        for name, value in item.metrics.items():
+            try:
+                taken = number(value)
+            except ValueError as error:
+                raise MetricError(
+                    f"item {item.id} has as its metric {name!r} {error}",
+                    hint="keep numbers in a Datum's metrics, anything else in its metadata",
+                ) from error
+            self._sums[name] = self._sums.get(name, 0.0) + taken * weight
+            self._counts[name] = self._counts.get(name, 0) + weight
 
 
 class PassRate(Metric):
@@ -142,8 +208,11 @@ class _LabelMetric(Metric):
 
     def update(self, data: Datum) -> None:
         """Counts the items."""
-        for item in filter(self.has_value, data.leaves()):
-            if item.outcome == "error":
+        for item in data.leaves():
+            outcome = item.outcome
+            if outcome == "unmeasured":
+                continue
+            if outcome == "error":
                 self._count_failed(item)
                 continue
             prediction, target = self._label(item, self.prediction), self._label(item, self.target)
@@ -154,7 +223,13 @@ class _LabelMetric(Metric):
                 self.misses[target] += 1
 
     def has_value(self, item: Datum) -> bool:
-        """Whether the item was measured: an error is a wrong prediction."""
+        """Whether the item was measured: an error is a wrong prediction.
+
+        For "macro" one without a target has no value: with the last item of a label that is hard,
+        the label goes from the mean, and the mean may rise.
+        """
+        if self.average == "macro" and item.outcome == "error":
+            return self.target in item.metadata
         return item.outcome != "unmeasured"
 
     def _count_failed(self, item: Datum) -> None:

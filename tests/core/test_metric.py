@@ -13,13 +13,13 @@ from types import MappingProxyType
 import pytest
 
 from autopilot.core.metric import (
-    ItemMean,
     Metric,
     MetricCollection,
     compute_all,
     find_metric,
     update_all,
 )
+from autopilot.core.metrics import ItemMean
 from autopilot.core.types import Datum
 from autopilot.errors import MetricError
 
@@ -191,14 +191,6 @@ def test_item_mean_leaves_out_the_numbers_of_what_was_not_measured():
     assert means(Datum(metrics={"f1": 0.5}), odd) == {"f1": 0.5}
     assert means(odd, UNMEASURED, loss=3.0) == {}
     assert means(PASSED, UNMEASURED, loss=3.0) == {"accuracy": 1.0, "loss": 3.0}
-
-
-def test_what_has_a_value_in_the_item_means():
-    crashed = Datum(error_message="timed out", metrics={"f1": 0.5})
-    items = [PASSED, FAILED, ERROR, UNSCORED, UNMEASURED, Datum(metrics={"f1": 1}), crashed]
-    has_value = ItemMean.has_value
-    assert [has_value("f1", item) for item in items] == [False] * 5 + [True, True]
-    assert [has_value("accuracy", item) for item in items] == [True] * 3 + [False] * 3 + [True]
 
 
 def test_item_mean_weighs_a_batch_metric_by_its_items():
