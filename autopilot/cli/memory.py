@@ -111,9 +111,9 @@ def record(
 ) -> None:
     """Add a lesson by hand.
 
-    Something that you know and the experiment did not see. It counts as an epoch's lesson does:
-    several failures in a row block the strategy. OUTCOME is kept, rejected, unchanged, repeated
-    or failed. The experiment must not be running.
+    Something that you know and the experiment did not see. It counts as an epoch's lesson does: a
+    strategy that keeps failing is blocked (see autopilot run --block-after). OUTCOME is kept,
+    rejected, unchanged, repeated or failed. The experiment must not be running.
 
     \b
     autopilot memory record "prune rules" rejected --reason "tried it last year"
@@ -239,7 +239,7 @@ def unblock(
 ) -> None:
     """Allow a blocked strategy again.
 
-    Its failures in a row are forgotten. The experiment must not be running.
+    How it failed is forgotten. The experiment must not be running.
 
     \b
     autopilot memory unblock "prune rules"

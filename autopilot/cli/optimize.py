@@ -87,6 +87,7 @@ def train(
                 f"{notebook.slug} exists: its name, hyperparameters and links stay as they are",
                 hint="leave out -e, -H and --link, or begin another with a TARGET",
             )
+        running.check_unblocked(notebook)
         done, folder, name = notebook.last, context.working_folder(), notebook.slug
         changes = Options(max_epochs=(done.epoch if done else 0) + epochs)
 

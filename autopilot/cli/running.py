@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -15,11 +16,13 @@ import typer
 from autopilot.cli.completion import experiment_names
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output, number
+from autopilot.errors import ExperimentError
 
 if TYPE_CHECKING:
     from autopilot.core.record import MetricsRecord
     from autopilot.core.types import Result
     from autopilot.engine.session import Session
+    from autopilot.tracking.notebook import Notebook
 
 INTERRUPTED = 130
 
@@ -65,6 +68,14 @@ Prices = Annotated[
         "--price",
         metavar="MODEL=IN/OUT",
         help="Dollars for a million tokens read and written, where the table is old or has none.",
+    ),
+]
+BlockAfter = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Block a strategy that does nothing so many times in a row, or one of whose new "
+        "states none is kept in ten times as many tries; 3 unless given, 0: never.",
     ),
 ]
 Monitor = Annotated[
@@ -131,6 +142,7 @@ def run(
     budget_tokens: Tokens = None,
     budget_usd: Dollars = None,
     budget_calls: Calls = None,
+    block_after: BlockAfter = None,
     price: Prices = None,
     accumulate: Annotated[
         int | None,
@@ -188,6 +200,7 @@ def run(
             budget_tokens=budget_tokens,
             budget_usd=budget_usd,
             budget_calls=budget_calls,
+            block_after=block_after,
             accumulate=accumulate,
             num_workers=num_workers,
             prices=price or None,
@@ -219,6 +232,7 @@ def resume(
     budget_tokens: Tokens = None,
     budget_usd: Dollars = None,
     budget_calls: Calls = None,
+    block_after: BlockAfter = None,
     price: Prices = None,
 ) -> int:
     """Go on with a run, exactly where it was.
@@ -246,12 +260,15 @@ def resume(
         budget_tokens=budget_tokens,
         budget_usd=budget_usd,
         budget_calls=budget_calls,
+        block_after=block_after,
         prices=price or None,
     )
     name = context.full_slug(slug)
     with own_stdout(context.output) as output:
         if not changes.given() and _already_finished(context, output, name):
             return 0
+        if changes.given():
+            check_unblocked(context.notebook(name), block_after)
         folder = context.working_folder()
         return run_session(
             output, lambda callbacks: Session.resume(folder, name, changes, callbacks)
@@ -410,9 +427,49 @@ def _already_finished(context: Context, output: Output, slug: str) -> bool:
     if status.state != "finished":
         return False
     output.line(f"{slug} is finished: {status.detail}")
+    how = _unblocked_by(notebook)
+    if how:
+        output.line(f"allow a strategy first: {how}")
     output.line(f"more of it: autopilot resume {slug} --max-epochs N, or --patience N")
     output.document({"experiment": slug, "finished": True, "stop_reason": status.detail})
     return True
+
+
+def check_unblocked(notebook: Notebook, block_after: int | None = None) -> None:
+    """Stops a run from going on that would end at once.
+
+    Args:
+        notebook: The experiment.
+        block_after: As it is resumed with.
+
+    Raises:
+        ExperimentError: it ended since every strategy is blocked, and they still are.
+    """
+    from autopilot.core.rules import ALL_BLOCKED
+
+    how = _unblocked_by(notebook, block_after)
+    if how:
+        raise ExperimentError(f"{notebook.slug} cannot go on: {ALL_BLOCKED}", hint=how)
+
+
+def _unblocked_by(notebook: Notebook, block_after: int | None = None) -> str:
+    """What lets an experiment go on all of whose strategies are blocked; empty where one is not."""
+    from autopilot.core.rules import ALL_BLOCKED
+    from autopilot.tracking.recall import memory_of
+
+    status = notebook.status
+    if status.state not in ("finished", "stopped") or status.detail != ALL_BLOCKED:
+        return ""
+    strategies = set(notebook.manifest.strategies)
+    blocked = memory_of(notebook, block_after).blocked()
+    if not blocked or not strategies <= blocked.keys():
+        return ""
+    name = next((name for name in blocked if name in strategies), next(iter(blocked)))
+    how = f"autopilot memory unblock {shlex.quote(name)} -e {notebook.slug} ({blocked[name]})"
+    by_hand = memory_of(notebook, block_after=0).blocked()
+    if not blocked.keys() <= by_hand.keys():
+        how += f"; for all that failed: autopilot resume {notebook.slug} --block-after 0"
+    return how
 
 
 def _count(count: int, noun: str) -> str:

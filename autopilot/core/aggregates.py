@@ -1,7 +1,9 @@
 """Metrics that make one number of a number each item has; import them from `core.metrics`.
 
 A sum, a mean and a quantile come out the same in whatever order the numbers went in. A number that
-is not finite makes the whole metric NaN.
+is not finite makes the whole metric NaN. What an error without a number is left out of, the loop
+evens out: it compares two states on the items that have a number in both, and a state in which an
+item lacks the number that it had is not better.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ from collections import Counter
 from collections.abc import Mapping
 from fractions import Fraction
 from itertools import accumulate
-from numbers import Real
 
 from autopilot.core.metric import Metric
+from autopilot.core.numbers import number
 from autopilot.core.types import Datum
 from autopilot.errors import MetricError
 
@@ -25,9 +27,9 @@ class _NumberMetric(Metric, ABC):
 
     Args:
         name: The key in an item's `metrics`.
-        failed: What a failed item without that number counts as, such as 0.0 for a score or the
-            timeout for a duration. By default it is left out, which flatters a system that fails
-            on what it finds hard: set it, or gate on PassRate as well.
+        failed: What an item that is an error counts as where it has no finite number, such as 0.0
+            for a score or the timeout for a duration: the worst that an item can have, or errors
+            would be an improvement. By default it is left out.
         higher_is_better: The direction, where there is one.
     """
 
@@ -47,18 +49,39 @@ class _NumberMetric(Metric, ABC):
     def update(self, data: Datum) -> None:
         """Takes in each item's number."""
         for item in data.leaves():
-            value: object = item.metrics.get(self.name)
-            if value is None and item.error_message is not None:
-                if self.failed is None:
-                    continue
-                value = self.failed
-            if not isinstance(value, Real):
-                raise missing_key(self, item, self.name, "metrics", item.metrics)
+            value = self._number_of(item)
+            if value is None:
+                continue
             self.count += 1
             if math.isfinite(value):
-                self._take(float(value))
+                self._take(value)
             else:
                 self.finite = False
+
+    def has_value(self, item: Datum) -> bool:
+        """Whether the item has a finite number, or is an error that counts as `failed`."""
+        if item.outcome not in ("error", "unmeasured") and self.name not in item.metrics:
+            return False
+        value = self._number_of(item)
+        return value is not None and math.isfinite(value)
+
+    def _number_of(self, item: Datum) -> float | None:
+        outcome, value = item.outcome, item.metrics.get(self.name)
+        if outcome == "unmeasured":
+            return None
+        if value is None and outcome == "error":
+            return self.failed
+        if self.name not in item.metrics:
+            raise missing_key(self, item, self.name, "metrics", item.metrics)
+        try:
+            given = number(value)
+        except ValueError as error:
+            raise MetricError(
+                f"{type(self).__name__}: item {item.id} holds no number as {self.name!r} in its "
+                f"metrics: {error}",
+                hint="keep numbers in a Datum's metrics, anything else in its metadata",
+            ) from error
+        return self.failed if outcome == "error" and not math.isfinite(given) else given
 
     def compute(self) -> float:
         """The value; NaN without items or with a number among them that is not finite."""
@@ -82,7 +105,7 @@ class Sum(_NumberMetric):
 
     Args:
         name: The key in an item's `metrics`.
-        failed: What a failed item without that number counts as; left out by default.
+        failed: What an error without that number counts as; left out by default.
         higher_is_better: The direction, where there is one.
 
     >>> tokens = Sum("tokens", higher_is_better=False)
@@ -178,7 +201,7 @@ class Quantile(_NumberMetric):
         name: The key in an item's `metrics`.
         q: Which quantile, 0 to 1; 0.5 is the median.
         relative_error: None for exact; else between 0 and 1, such as 0.01.
-        failed: What a failed item without that number counts as; left out by default.
+        failed: What an error without that number counts as; left out by default.
         higher_is_better: The direction, where there is one.
 
     Raises:
@@ -249,19 +272,21 @@ class Quantile(_NumberMetric):
 
 
 class Latency(Quantile):
-    """A high quantile of how long an item took, in seconds; lower is better.
+    """A high quantile of how long an item took, in seconds; lower is better, and it is noisy.
 
     Args:
         name: The key in an item's `metrics`.
         q: Which quantile, 0 to 1.
         relative_error: As in Quantile: bounded memory for long streams.
-        failed: What a failed item without a time counts as, such as the timeout.
+        failed: What an error without a time counts as, such as the timeout.
 
     >>> latency = Latency()
     >>> latency.update(Datum(items=[Datum(metrics={"latency_s": s / 100}) for s in range(101)]))
     >>> latency.compute()
     0.95
     """
+
+    noisy = True
 
     def __init__(
         self,
@@ -281,8 +306,7 @@ def missing_key(
 ) -> MetricError:
     """The error of an item that lacks a key and did not fail."""
     has = ", ".join(map(str, there)) or "nothing"
-    what = f"holds no number as {key!r}" if key in there else f"has no {key!r}"
     return MetricError(
-        f"{type(metric).__name__}: item {item.id} {what} in its {where}",
-        hint=f"there is {has}; a failed item needs an error_message",
+        f"{type(metric).__name__}: item {item.id} has no {key!r} in its {where}",
+        hint=f"there is {has}; an item that could not be answered needs an error_message",
     )

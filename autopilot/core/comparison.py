@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from autopilot.core.metric import Metric, MetricCollection, computed
+from autopilot.core.metric import Metric, MetricCollection, computed, find_metric
 from autopilot.core.types import Datum
 from autopilot.errors import MetricError
 
 Key = tuple[str, int]
-Owner = Metric | MetricCollection
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,22 +25,22 @@ class Monitored:
 
     Args:
         name: Its name among the split's metrics.
-        owner: The name and the metric of the module that computes it; None where it is the
-            accuracy or the mean of a metric of the items.
+        owner: The module's metric that computes it, with the key in its dict or ""; None where it
+            is the accuracy or the mean of a metric of the items.
     """
 
     name: str
-    owner: tuple[str, Owner] | None = None
+    owner: tuple[Metric, str] | None = None
 
     def has_value(self, item: Datum) -> bool:
         """Whether an item contributes a value."""
         if self.owner is not None:
-            return _part(self.name, *self.owner).has_value(item)
+            return self.owner[0].has_value(item)
         return self.of_item(item) is not None
 
     def of_item(self, item: Datum) -> float | None:
         """The value of one item by itself; None where it has none, or the metric is of a whole."""
-        if self.owner is not None:
+        if self.owner is not None or item.outcome == "unmeasured":
             return None
         value = item.metrics.get(self.name)
         if value is not None or self.name != "accuracy":
@@ -55,28 +54,18 @@ class Monitored:
         if self.owner is None:
             values = [value for value in map(self.of_item, items) if value is not None]
             return math.fsum(values) / len(values) if len(values) == len(items) else None
-        name, metric = self.owner
+        metric, key = self.owner
         alone = metric.clone()
         alone.reset()
         try:
             alone.update(Datum(items=list(items)))
-            return computed(name, alone).get(self.name)
+            return computed("own", alone).get(f"own_{key}" if key else "own")
         except MetricError:
             # What was recorded of an item need not hold all that the metric reads.
             return None
 
 
 _SHARES = {"passed": 1.0, "failed": 0.0, "error": 0.0}
-
-
-def _part(monitor: str, name: str, owner: Owner) -> Metric:
-    """The metric of a collection that gives a value."""
-    if isinstance(owner, Metric):
-        return owner
-    parts = dict(owner.items())
-    # A metric whose compute() returns a dict gives names that begin with its own.
-    fitting = [part for part in parts if monitor == part or monitor.startswith(f"{part}_")]
-    return parts[max(fitting, key=len)] if fitting else next(iter(parts.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,15 +126,11 @@ def some(ids: Sequence[str], most: int = 3) -> str:
     return f"{', '.join(ids[:most])}{more}"
 
 
-def monitored(name: str, metrics: Mapping[str, Owner]) -> Monitored:
+def monitored(name: str, metrics: Mapping[str, Metric | MetricCollection]) -> Monitored:
     """The metric of that name: the module's own one that gives it, or a metric of the items.
 
     Args:
         name: The name.
         metrics: Dotted name to metric, as `Module.named_metrics` gives them.
     """
-    for own, metric in metrics.items():
-        gives: Callable[[], Mapping[str, object]] = lambda m=metric, o=own: m.directions(o)  # type: ignore[misc]  # noqa: E731
-        if name == own or name in gives() or name.startswith(f"{own}_"):
-            return Monitored(name, (own, metric))
-    return Monitored(name)
+    return Monitored(name, find_metric(name, metrics))

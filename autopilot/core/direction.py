@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from autopilot.core.metric import find_metric
 from autopilot.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,11 +58,19 @@ def check_mode(mode: str | None, where: str) -> str | None:
     return mode
 
 
-def metric_modes(module: Module) -> dict[str, str]:
-    """Name to direction of the module's own metrics that state one, inside of collections too."""
-    stated: dict[str, bool | None] = {}
-    for name, metric in module.named_metrics():
+def metric_modes(module: Module, monitor: str = "") -> dict[str, str]:
+    """Name to direction of the module's own metrics that state one, inside of collections too.
+
+    Args:
+        module: The module.
+        monitor: A name that may be a key of a metric that states one direction for all of its keys.
+    """
+    metrics, stated = dict(module.named_metrics()), dict[str, bool | None]()
+    for name, metric in metrics.items():
         stated |= metric.directions(name)
+    found = find_metric(monitor, metrics)
+    if found is not None:
+        stated[monitor] = found[0].direction(found[1])
     return {
         name: "max" if higher else "min" for name, higher in stated.items() if higher is not None
     }

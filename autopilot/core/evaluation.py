@@ -16,7 +16,8 @@ from autopilot.core import graph
 from autopilot.core.chance import leave, seed_everything
 from autopilot.core.ids import SplitIds
 from autopilot.core.loss import Loss
-from autopilot.core.metric import ItemMean, Metric, MetricCollection, computed
+from autopilot.core.metric import Metric, MetricCollection, compute_all, update_all
+from autopilot.core.metrics import ItemMean
 from autopilot.core.numbers import number, truth
 from autopilot.core.payload import copied
 from autopilot.core.signatures import check_awaited
@@ -347,17 +348,13 @@ class SplitMetrics:
     def update(self, data: Datum) -> None:
         """Takes in a batch's result."""
         self.means.update(data)
-        for metric in self._own.values():
-            metric.update(data)
+        update_all(self._own, data)
         if self._keep_items:
             self.items.extend(data.leaves())
 
     def compute(self) -> dict[str, float]:
         """Name to value; empty when there were no items."""
-        values = self.means.compute()
-        for name, metric in self._own.items() if self.means.items else ():
-            values |= computed(name, metric)
-        return values
+        return self.means.compute() | compute_all(self._own) if self.means.items else {}
 
     def check_scored(self, split: str, monitor: str) -> None:
         """Ends what compares nothing: no item has a success, and nobody gives the metric.

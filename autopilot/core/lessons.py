@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from autopilot.core.record import Lesson, Outcome
 
-FAILURES: frozenset[Outcome] = frozenset({"rejected", "repeated", "failed", "unchanged"})
+# "repeated" is none: it shows nothing new of the strategy.
+FAILURES: frozenset[Outcome] = frozenset({"rejected", "failed", "unchanged"})
 DECISIONS: frozenset[Outcome] = frozenset({"blocked", "unblocked"})
 
 

@@ -1,7 +1,14 @@
 """Memory: what was tried, how it went, and what must not be tried again.
 
 Everything that memory knows follows from its lessons, in order: a resumed run that reads the same
-lessons knows the same. A strategy that fails `block_after` times in a row is blocked.
+lessons knows the same.
+
+A strategy is blocked when it does nothing (it changes nothing, or raises) `block_after` times in a
+row. One that gives new states is tried ten times as often: a few misses in a row say little about
+what succeeds now and then. Where none of n tries succeeded, the rate of success is below 3/n with
+95% confidence (the rule of three: Hanley and Lippman-Hand, "If nothing goes wrong, is everything
+all right?", JAMA 1983), so by default it is blocked at a rate below one in ten. A state that was
+measured before counts neither way: it shows nothing new of the strategy.
 """
 
 from __future__ import annotations
@@ -18,6 +25,9 @@ from autopilot.core.store import Store
 from autopilot.errors import UsageError
 
 __all__ = ["FAILURES", "Memory", "MemoryContext", "Trend"]
+
+BLOCK_AFTER = 3
+_TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +85,8 @@ class Memory:
     """Lessons, kept as records of a store. To keep them elsewhere, override `keep` and `kept`.
 
     Args:
-        block_after: Failures in a row after which a strategy is blocked.
+        block_after: Times in a row that a strategy does nothing after which it is blocked; one that
+            gives new states after ten times as many tries without success. 0: never.
         store: Where lessons are kept; without one, an experiment gives it its own.
 
     Attributes:
@@ -84,19 +95,20 @@ class Memory:
 
     >>> memory = Memory(block_after=2)
     >>> for epoch in (1, 2):
-    ...     memory.learn(Lesson(epoch=epoch, strategy="guess", outcome="rejected"))
+    ...     memory.learn(Lesson(epoch=epoch, strategy="guess", outcome="unchanged"))
     >>> memory.blocked()
-    {'guess': 'failed 2 times in a row'}
+    {'guess': 'did nothing 2 times in a row'}
     """
 
-    def __init__(self, block_after: int = 3, *, store: Store | None = None) -> None:
-        if block_after < 1:
-            raise ValueError(f"block_after must be at least 1, not {block_after}")
+    def __init__(self, block_after: int = BLOCK_AFTER, *, store: Store | None = None) -> None:
+        if block_after < 0:
+            raise ValueError(f"block_after must be 0 or more, not {block_after}")
         self.block_after = block_after
         self.store = store
         self.lessons: list[Lesson] = []
         self._index = LessonIndex()
-        self._in_a_row: Counter[str] = Counter()
+        self._idle: Counter[str] = Counter()
+        self._tries: Counter[str] = Counter()
         self._blocked: dict[str, str] = {}
 
     def learn(self, lesson: Lesson) -> None:
@@ -125,10 +137,16 @@ class Memory:
         lessons = list(lessons)
         self.lessons.clear()
         self._index = LessonIndex()
-        self._in_a_row.clear()
+        self._idle.clear()
+        self._tries.clear()
         self._blocked.clear()
         for lesson in lessons:
             self._take_in(lesson)
+
+    def reconsider(self, block_after: int) -> None:
+        """Decides on what was learnt so far with another `block_after`."""
+        self.block_after = block_after
+        self.load(self.lessons)
 
     def _take_in(self, lesson: Lesson) -> None:
         self.lessons.append(lesson)
@@ -140,12 +158,18 @@ class Memory:
         if lesson.outcome == "blocked":
             self._blocked[name] = lesson.reason or "blocked by hand"
         elif lesson.outcome in ("unblocked", "kept"):
-            self._in_a_row[name] = 0
+            self._idle[name] = self._tries[name] = 0
             self._blocked.pop(name, None)
         elif lesson.outcome in FAILURES:
-            self._in_a_row[name] += 1
-            if self._in_a_row[name] >= self.block_after:
-                self._blocked[name] = f"failed {self._in_a_row[name]} times in a row"
+            self._tries[name] += 1
+            self._idle[name] = 0 if lesson.outcome == "rejected" else self._idle[name] + 1
+            if not self.block_after:
+                return
+            idle, tries = self._idle[name], self._tries[name]
+            if idle >= self.block_after:
+                self._blocked[name] = f"did nothing{f' {idle} times in a row' if idle > 1 else ''}"
+            elif tries >= _TRIES * self.block_after:
+                self._blocked[name] = f"none of its last {tries} tries was kept"
 
     def recall(
         self,
@@ -223,7 +247,7 @@ class Memory:
         self.record(name, "blocked", reason=reason)
 
     def unblock(self, name: str) -> None:
-        """Allows a strategy again and forgets its failures in a row."""
+        """Allows a strategy again and forgets how it failed."""
         self.record(name, "unblocked")
 
     unblock_strategy = unblock

@@ -4,12 +4,15 @@ What all of them share:
 
 - They read each item of `data.leaves()`. An item without the key raises a MetricError that names
   item and key.
-- An item that failed (it has an `error_message`) is wrong, whatever else it holds. What that means
-  for a metric stands with the metric.
+- An item that is an error is wrong, whatever else it holds. What that means for a metric stands
+  with the metric.
+- An item that was not measured does not count. One that nobody scored does not count for the
+  metrics of `success`, which are PassRate and Accuracy without keys.
 - Nothing to compute gives NaN, which passes no gate.
 - The order of items and how they were batched never change the value.
 
-Those of numbers (Mean, Sum, Min, Max, Quantile, Latency) are written in `aggregates.py`.
+Those of numbers (Mean, Sum, Min, Max, Quantile, Latency) are written in `aggregates.py`. ItemMean
+is none of them: it is what the loop measures beside the module's own.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from typing import Literal
 
 from autopilot.core.aggregates import Latency, Max, Mean, Min, Quantile, Sum, missing_key
 from autopilot.core.metric import Metric
-from autopilot.core.types import Datum
+from autopilot.core.numbers import number
+from autopilot.core.types import Datum, Outcome
 from autopilot.errors import MetricError
 
 __all__ = [
@@ -41,8 +45,72 @@ __all__ = [
 Average = Literal["binary", "macro", "micro"]
 
 
+class ItemMean:
+    """What the loop measures on every split without being asked.
+
+    "accuracy" is passed / (passed + failed + error): an item that was not measured, or that nobody
+    scored, does not count. It is missing where no item passed or failed, unless all that were
+    measured are errors. Each name in an item's `metrics` is averaged over the items that have it.
+
+    Attributes:
+        outcomes: How many items came to each outcome.
+        errors: The messages of those that are errors.
+    """
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[Outcome] = Counter()
+        self.errors: list[str] = []
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+
+    @property
+    def items(self) -> int:
+        """The number of items, whatever they came to."""
+        return self.outcomes.total()
+
+    def update(self, data: Datum) -> None:
+        """Takes in what a step returned.
+
+        Raises:
+            MetricError: an item's metric is no number.
+        """
+        measured = 0
+        for item in data.leaves():
+            outcome = item.outcome
+            self.outcomes[outcome] += 1
+            if outcome == "unmeasured":
+                continue
+            measured += 1
+            if outcome == "error":
+                self.errors.append(item.error_message or "")
+            self._take(item, 1)
+        if data.items and measured:
+            self._take(data, measured)
+
+    def compute(self) -> dict[str, float]:
+        """Name to mean; empty where there is nothing to compute."""
+        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        passed, errors = self.outcomes["passed"], self.outcomes["error"]
+        scored = passed + self.outcomes["failed"]
+        if scored or (errors and errors == self.items - self.outcomes["unmeasured"]):
+            return {"accuracy": passed / (scored + errors), **means}
+        return means
+
+    def _take(self, item: Datum, weight: int) -> None:
+        for name, value in item.metrics.items():
+            try:
+                taken = number(value)
+            except ValueError as error:
+                raise MetricError(
+                    f"item {item.id} has as its metric {name!r} {error}",
+                    hint="keep numbers in a Datum's metrics, anything else in its metadata",
+                ) from error
+            self._sums[name] = self._sums.get(name, 0.0) + taken * weight
+            self._counts[name] = self._counts.get(name, 0) + weight
+
+
 class PassRate(Metric):
-    """The share of items that succeeded, 0 to 1; a failed item did not.
+    """The share of scored items that passed, 0 to 1; an error did not.
 
     >>> rate = PassRate()
     >>> rate.update(Datum(items=[Datum(success=True), Datum(success=False)]))
@@ -50,6 +118,7 @@ class PassRate(Metric):
     0.5
     """
 
+    higher_is_better = True
     right: int
     items: int
 
@@ -60,22 +129,26 @@ class PassRate(Metric):
 
     def update(self, data: Datum) -> None:
         """Counts the items."""
-        for item in data.leaves():
+        for item in filter(self.has_value, data.leaves()):
             self.items += 1
-            self.right += item.error_message is None and self._is_right(item)
+            self.right += item.outcome != "error" and self._is_right(item)
+
+    def has_value(self, item: Datum) -> bool:
+        """Whether the item counts: it was measured and scored."""
+        return item.outcome not in ("unmeasured", "unscored")
 
     def compute(self) -> float:
         """The share; NaN without items."""
         return self.right / self.items if self.items else math.nan
 
     def _is_right(self, item: Datum) -> bool:
-        return item.success
+        return item.outcome == "passed"
 
 
 class Accuracy(PassRate):
     """The share of items whose prediction equals their target, 0 to 1.
 
-    Without arguments it is the share of items that succeeded. Naming one key or both compares
+    Without arguments it is the share of scored items that passed. Naming one key or both compares
     `metadata[prediction]` with `metadata[target]` instead, and the other key has its own name.
 
     Args:
@@ -95,15 +168,20 @@ class Accuracy(PassRate):
         self.prediction = "prediction" if prediction is None else prediction
         self.target = "target" if target is None else target
 
+    def has_value(self, item: Datum) -> bool:
+        """Whether the item counts: it was measured and, without keys, scored."""
+        return super().has_value(item) or (not self.by_success and item.outcome == "unscored")
+
     def _is_right(self, item: Datum) -> bool:
         if self.by_success:
-            return item.success
+            return super()._is_right(item)
         return bool(_metadata(self, item, self.prediction) == _metadata(self, item, self.target))
 
 
 class _LabelMetric(Metric):
     """Hits, false alarms and misses by label; subclasses make a ratio of the three."""
 
+    higher_is_better = True
     hits: Counter[Hashable]
     false_alarms: Counter[Hashable]
     misses: Counter[Hashable]
@@ -125,13 +203,16 @@ class _LabelMetric(Metric):
         self.prediction, self.target = prediction, target
         self.positive, self.average = positive, average
         for state in ("hits", "false_alarms", "misses"):
-            self.add_state(state, Counter())
+            self.add_state(state, Counter)
         self.add_state("adrift", 0)
 
     def update(self, data: Datum) -> None:
         """Counts the items."""
         for item in data.leaves():
-            if item.error_message is not None:
+            outcome = item.outcome
+            if outcome == "unmeasured":
+                continue
+            if outcome == "error":
                 self._count_failed(item)
                 continue
             prediction, target = self._label(item, self.prediction), self._label(item, self.target)
@@ -140,6 +221,16 @@ class _LabelMetric(Metric):
             else:
                 self.false_alarms[prediction] += 1
                 self.misses[target] += 1
+
+    def has_value(self, item: Datum) -> bool:
+        """Whether the item was measured: an error is a wrong prediction.
+
+        For "macro" one without a target has no value: with the last item of a label that is hard,
+        the label goes from the mean, and the mean may rise.
+        """
+        if self.average == "macro" and item.outcome == "error":
+            return self.target in item.metadata
+        return item.outcome != "unmeasured"
 
     def _count_failed(self, item: Datum) -> None:
         known = self.target in item.metadata
@@ -190,7 +281,7 @@ class Precision(_LabelMetric):
     As in scikit-learn, "binary" looks at one label, "macro" is the plain mean over all labels seen
     as target or prediction, and "micro" counts all items as one; nothing out of nothing is 0.
 
-    A failed item is a wrong prediction: for "binary" the other side of its target (both a miss and
+    An error is a wrong prediction: for "binary" the other side of its target (both a miss and
     a false alarm when the target is missing too), for "micro" a miss and a false alarm, for "macro"
     a miss of its target, or of every label when that is missing.
 
@@ -275,4 +366,9 @@ def _metadata(metric: Metric, item: Datum, key: str) -> object:
     """The item's own payload under a key."""
     if key not in item.metadata:
         raise missing_key(metric, item, key, "metadata", item.metadata)
-    return item.metadata[key]
+    return _as_tuples(item.metadata[key])
+
+
+def _as_tuples(value: object) -> object:
+    # A tuple that was recorded comes back from JSON as a list: it is the same label.
+    return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value

@@ -13,6 +13,8 @@ from autopilot.core.record import TOGETHER
 from autopilot.core.types import Cost
 from autopilot.errors import ModuleError, StateError
 
+ALL_BLOCKED = "every strategy is blocked"
+
 
 class Rule(ABC):
     """One strategy: looks at a gradient and edits a parameter, without a model.
@@ -88,7 +90,7 @@ class RuleOptimizer(Optimizer):
 
     def exhausted(self) -> str:
         names = {rule.name for rule in self.rules}
-        return "every strategy is blocked" if names <= self.blocked else ""
+        return ALL_BLOCKED if names <= self.blocked else ""
 
     def strategies(self) -> Sequence[str]:
         return [rule.name for rule in self.rules]

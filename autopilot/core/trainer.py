@@ -415,7 +415,7 @@ class Trainer:
         """The metric of the items that decides, or that the deciding one is made of; or ""."""
         owner = self.monitored.owner
         if owner is not None:
-            return str(getattr(owner[1], "name", ""))
+            return str(getattr(owner[0], "name", ""))
         return "" if self.monitor == "accuracy" else self.monitor
 
     def check_monitor(
@@ -473,7 +473,9 @@ class Trainer:
         name = self._monitor or module.monitor
         self.monitor = name.removeprefix("val_").removeprefix("val/").removeprefix("val ")
         self.monitored = monitored(self.monitor, dict(module.named_metrics()))
-        self.mode = direction_of(self.monitor, self._mode, module.mode, metric_modes(module))
+        self.mode = direction_of(
+            self.monitor, self._mode, module.mode, metric_modes(module, self.monitor)
+        )
         self.stop_reason = ""
         self.decision = None
         self._began_s = math.inf

@@ -43,6 +43,7 @@ class Options:
         budget_calls: Model calls.
         accumulate: Batches between two optimizer steps.
         num_workers: Threads that run the items of a batch side by side.
+        block_after: When a strategy is blocked, see Memory.
         prices: MODEL=INPUT/OUTPUT, in dollars for a million tokens.
     """
 
@@ -61,6 +62,7 @@ class Options:
     budget_calls: int | None = None
     accumulate: int | None = None
     num_workers: int | None = None
+    block_after: int | None = None
     prices: Sequence[str] | None = None
 
     def given(self) -> dict[str, Any]:

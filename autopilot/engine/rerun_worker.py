@@ -39,6 +39,7 @@ from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.recall import block_after_by_epoch
 from autopilot.tracking.scope import Scope, scope_of
 
 
@@ -101,9 +102,14 @@ class _Teller(Callback):
     """Tells each epoch, and brings in what a person did to the memory at that time."""
 
     def __init__(
-        self, repo: Repository, send: Send, calls: list[LlmRecord], by_hand: list[Lesson]
+        self,
+        repo: Repository,
+        send: Send,
+        calls: list[LlmRecord],
+        by_hand: list[Lesson],
+        rules: Mapping[int, int],
     ) -> None:
-        self._repo = repo
+        self._repo, self._rules = repo, rules
         self._send, self._calls, self._by_hand = send, calls, by_hand
         self._steps: list[StepAgain] = []
         self._since = time.monotonic()
@@ -138,6 +144,8 @@ class _Teller(Callback):
         for lesson in self._by_hand:
             if lesson.epoch == record.epoch:
                 trainer.experiment.memory.learn(lesson)
+        if record.epoch in self._rules:
+            trainer.experiment.memory.reconsider(self._rules[record.epoch])
 
 
 def rerun(request: Request, send: Send) -> None:
@@ -155,14 +163,15 @@ def rerun(request: Request, send: Send) -> None:
     module = build_module(factory, manifest.hparams, manifest.target)
     workspace.check_imports()
     store = GitStore(request.slug, repo.workdir, in_place=False, include_dirty=True)
-    experiment = Experiment(store, GitMemory(store), manifest)
+    rules = block_after_by_epoch(notebook)
+    experiment = Experiment(store, GitMemory(store, rules[0]), manifest)
     scopes = inputs.scopes = [scope_of(repo, parameter) for parameter in module.parameters()]
     experiment.guard = _Tidy(workspace, scopes, inputs)
     experiment.only_recorded = True
     experiment.repeats = _steps(notebook)
     options = _options(notebook)
     trainer = Trainer(
-        callbacks=[*_limits(options), _Teller(repo, send, calls, by_hand)],
+        callbacks=[*_limits(options), _Teller(repo, send, calls, by_hand, rules)],
         loop=_SameEpochs(request.last),
         experiment=experiment,
         accumulate_grad_batches=options.accumulate,

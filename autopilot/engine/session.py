@@ -13,6 +13,7 @@ from autopilot import __version__
 from autopilot.core.callback import Callback
 from autopilot.core.configuration import callbacks_of
 from autopilot.core.experiment import Experiment
+from autopilot.core.memory import BLOCK_AFTER
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.record import Manifest, MetricsRecord
 from autopilot.core.setup_checks import Setup, check_module, check_setup, item_count
@@ -243,9 +244,11 @@ class Session:
         alone = not any(isinstance(callback, StopCondition) for callback in own)
         conditions = options.conditions(alone=alone)
         self.max_epochs = options.max_epochs or DEFAULT_MAX_EPOCHS
+        block_after = BLOCK_AFTER if options.block_after is None else options.block_after
+        memory = GitMemory(self.store, block_after)
         self.trainer = Trainer(
             callbacks=[*conditions, *callbacks, _Upkeep(self)],
-            experiment=Experiment(self.store, GitMemory(self.store), manifest),
+            experiment=Experiment(self.store, memory, manifest),
             accumulate_grad_batches=options.accumulate,
             monitor=options.monitor,
             mode=options.mode,

@@ -20,20 +20,47 @@ class MemoryContract(ABC):
         Called again for a folder, it gives one that knows what was learnt there before.
         """
 
-    def test_failures_in_a_row_block(self, tmp_path: Path) -> None:
+    def test_doing_nothing_in_a_row_blocks(self, tmp_path: Path) -> None:
         memory = self.make_memory(tmp_path)
-        outcomes: list[Outcome] = ["rejected", "failed", "kept", "rejected", "repeated"]
+        outcomes: list[Outcome] = ["unchanged", "failed", "kept", "unchanged", "failed"]
         for epoch, outcome in enumerate(outcomes, 1):
             memory.learn(_lesson(epoch, "guess", outcome))
             assert memory.blocked() == {}
-        memory.learn(_lesson(6, "other", "rejected"))
-        memory.learn(_lesson(7, "guess", "unchanged"))
-        assert memory.blocked() == {"guess": "failed 3 times in a row"}
+        memory.learn(_lesson(6, "other", "unchanged"))
+        memory.learn(_lesson(7, "guess", "repeated"))
+        assert memory.blocked() == {}
+        memory.learn(_lesson(8, "guess", "unchanged"))
+        assert memory.blocked() == {"guess": "did nothing 3 times in a row"}
+
+    def test_new_states_block_by_their_rate_of_failure(self, tmp_path: Path) -> None:
+        memory = self.make_memory(tmp_path)
+        for epoch in range(1, 60):
+            memory.learn(_lesson(epoch, "guess", "rejected" if epoch % 30 else "kept"))
+            assert memory.blocked() == {}
+        memory.learn(_lesson(60, "guess", "rejected"))
+        assert memory.blocked() == {"guess": "none of its last 30 tries was kept"}
+        memory.learn(_lesson(61, "guess", "kept"))
+        assert memory.blocked() == {}
+
+    def test_repeating_a_state_never_blocks(self, tmp_path: Path) -> None:
+        memory = self.make_memory(tmp_path, block_after=1)
+        for epoch in range(1, 50):
+            memory.learn(_lesson(epoch, "guess", "repeated"))
+        assert memory.blocked() == {}
 
     def test_how_many_failures_block_is_a_choice(self, tmp_path: Path) -> None:
         memory = self.make_memory(tmp_path, block_after=1)
-        memory.learn(_lesson(1, "guess", "rejected"))
-        assert list(memory.blocked()) == ["guess"]
+        memory.learn(_lesson(1, "idle", "unchanged"))
+        assert memory.blocked() == {"idle": "did nothing"}
+        memory = self.make_memory(tmp_path, block_after=0)
+        for epoch in range(2, 100):
+            memory.learn(_lesson(epoch, "idle", "unchanged"))
+            memory.learn(_lesson(epoch, "guess", "rejected"))
+        assert memory.blocked() == {}
+        memory.block_strategy("guess", "too risky")
+        assert memory.blocked() == {"guess": "too risky"}
+        memory.reconsider(2)
+        assert list(memory.blocked()) == ["idle", "guess"]
 
     def test_a_step_without_a_strategy_blocks_nothing(self, tmp_path: Path) -> None:
         memory = self.make_memory(tmp_path)
@@ -43,8 +70,8 @@ class MemoryContract(ABC):
 
     def test_each_strategy_of_a_combined_one_counts(self, tmp_path: Path) -> None:
         memory = self.make_memory(tmp_path, block_after=2)
-        memory.learn(_lesson(1, "prune + guess", "rejected"))
-        memory.learn(_lesson(2, "guess", "rejected"))
+        memory.learn(_lesson(1, "prune + guess", "unchanged"))
+        memory.learn(_lesson(2, "guess", "unchanged"))
         assert list(memory.blocked()) == ["guess"]
         assert memory.context().tried == {"prune": 1, "guess": 2}
         assert [lesson.epoch for lesson in memory.recall(strategy="prune")] == [1]
@@ -62,9 +89,10 @@ class MemoryContract(ABC):
     def test_unblocking_forgets_the_failures(self, tmp_path: Path) -> None:
         memory = self.make_memory(tmp_path)
         for epoch in (1, 2, 3):
-            memory.learn(_lesson(epoch, "guess", "rejected"))
+            memory.learn(_lesson(epoch, "guess", "unchanged"))
+        assert list(memory.blocked()) == ["guess"]
         memory.unblock("guess")
-        memory.learn(_lesson(4, "guess", "rejected"))
+        memory.learn(_lesson(4, "guess", "unchanged"))
         assert memory.blocked() == {}
 
     def test_recall_filters_newest_first(self, tmp_path: Path) -> None:
@@ -108,22 +136,22 @@ class MemoryContract(ABC):
     def test_the_context_is_what_an_optimizer_should_know(self, tmp_path: Path) -> None:
         memory = self.make_memory(tmp_path)
         for epoch in range(1, 9):
-            memory.learn(_lesson(epoch, "guess", "rejected", summary=f"guess {epoch}"))
+            memory.learn(_lesson(epoch, "guess", "failed", summary=f"guess {epoch}"))
         memory.learn(_lesson(9, "prune", "kept", delta=0.125))
         context = memory.context(limit=2)
         assert context.tried == {"guess": 8, "prune": 1}
         assert [lesson.epoch for lesson in context.failures] == [8, 7]
-        assert context.blocked == {"guess": "failed 8 times in a row"}
+        assert context.blocked == {"guess": "did nothing 8 times in a row"}
         assert context.trend.direction == "improving"
         said = context.render().splitlines()
         assert said[0] == "tried: guess (8x), prune (1x)"
         assert said[1].startswith("failed: guess: guess 8")
-        assert said[-1] == "blocked: guess: failed 8 times in a row"
+        assert said[-1] == "blocked: guess: did nothing 8 times in a row"
 
     def test_what_was_learnt_is_known_again(self, tmp_path: Path) -> None:
         memory = self.make_memory(tmp_path, block_after=2)
         for epoch in range(1, 12):
-            memory.learn(_lesson(epoch, f"s{epoch % 4}", "rejected" if epoch % 3 else "kept"))
+            memory.learn(_lesson(epoch, f"s{epoch % 4}", "unchanged" if epoch % 3 else "kept"))
             if epoch % 4 == 0:
                 memory.block_strategy("hand")
             if epoch % 4 == 2:
@@ -140,7 +168,7 @@ class MemoryContract(ABC):
     def test_a_repeated_lesson_counts_once_when_it_is_read(self, tmp_path: Path) -> None:
         memory = self.make_memory(tmp_path)
         for _ in range(3):
-            memory.keep(_lesson(1, "guess", "rejected"))
+            memory.keep(_lesson(1, "guess", "unchanged"))
         memory.load(memory.kept())
         assert memory.blocked() == {}
         assert len(memory.recall()) <= 1

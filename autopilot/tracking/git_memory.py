@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autopilot.core.memory import Memory
+from autopilot.core.memory import BLOCK_AFTER, Memory
 from autopilot.core.store import Store
 
 
@@ -11,8 +11,8 @@ class GitMemory(Memory):
 
     Args:
         store: Where lessons are kept; they go on its newest revision.
-        block_after: Failures in a row after which a strategy is blocked.
+        block_after: See Memory.
     """
 
-    def __init__(self, store: Store, block_after: int = 3) -> None:
+    def __init__(self, store: Store, block_after: int = BLOCK_AFTER) -> None:
         super().__init__(block_after, store=store)

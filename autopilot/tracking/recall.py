@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from autopilot.core.memory import Memory
+from autopilot.core.memory import BLOCK_AFTER, Memory
 from autopilot.core.record import Lesson
 from autopilot.errors import ExperimentError
 from autopilot.git.repository import Repository
@@ -16,14 +16,32 @@ from autopilot.tracking.layout import experiments
 from autopilot.tracking.notebook import Notebook
 
 
-def memory_of(notebook: Notebook) -> Memory:
+def memory_of(notebook: Notebook, block_after: int | None = None) -> Memory:
     """What a run that goes on with the experiment would know.
 
     To read only: what it learns lasts as long as the object.
+
+    Args:
+        notebook: The experiment.
+        block_after: In place of the experiment's own.
     """
-    memory = Memory()
+    memory = Memory(_last_rule(notebook) if block_after is None else block_after)
     memory.load(_lessons(notebook))
     return memory
+
+
+def block_after_by_epoch(notebook: Notebook) -> dict[int, int]:
+    """The `block_after` of a run, and those of resumed ones by the epoch that they began after."""
+    rules = {0: notebook.manifest.options.get("block_after", BLOCK_AFTER)}
+    for event in notebook.events:
+        if "block_after" in event.options:
+            rules[event.epoch] = event.options["block_after"]
+    return rules
+
+
+def _last_rule(notebook: Notebook) -> int:
+    rules = block_after_by_epoch(notebook)
+    return rules[max(rules)]
 
 
 def memory_of_all(repo: Repository, project: str | None = None) -> tuple[Memory, dict[str, str]]:
@@ -70,7 +88,7 @@ def memory_to_change(repo: Repository, slug: str) -> Iterator[Memory]:
 
 class _NotedMemory(Memory):
     def __init__(self, notebook: Notebook) -> None:
-        super().__init__()
+        super().__init__(_last_rule(notebook))
         self._notebook = notebook
 
     def keep(self, lesson: Lesson) -> None:

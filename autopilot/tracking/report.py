@@ -13,7 +13,7 @@ from autopilot.git.repository import Repository
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import experiments
 from autopilot.tracking.notebook import Epoch, Notebook
-from autopilot.tracking.recall import memory_of
+from autopilot.tracking.recall import block_after_by_epoch, memory_of
 from autopilot.tracking.report_cost import RoleCost, roles_of
 from autopilot.tracking.report_diffs import Changes, DiffPool
 from autopilot.tracking.report_items import Failure, Results
@@ -187,12 +187,15 @@ def _stories(
     for lesson in learnt_in_all:
         lessons.setdefault(lesson.epoch, []).append(lesson)
     measured = {epoch.number: _measured(epoch) for epoch in notebook.epochs}
-    val, follow = results.get("val", Results("val")), Memory()
+    rules = block_after_by_epoch(notebook)
+    val, follow = results.get("val", Results("val")), Memory(rules[0])
     before: int | None = None
     for epoch in notebook.epochs:
         number, learnt = epoch.number, lessons.get(epoch.number, [])
         for lesson in learnt:
             follow.learn(lesson)
+        if number in rules:
+            follow.reconsider(rules[number])
         changes = Changes()
         if epoch.steps and number:
             old, new = line[epoch.steps[0]].parents[0], line[epoch.steps[-1]].tree

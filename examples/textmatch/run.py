@@ -34,7 +34,7 @@ class RunResult:
         test: Their test accuracy.
         epochs: Epochs after the baseline.
         rejected: How many of them were rolled back.
-        blocked: Strategies that failed three times in a row.
+        blocked: Strategies that memory blocked, see Memory.
     """
 
     baseline: float

@@ -158,17 +158,135 @@ def test_a_blocked_strategy_is_not_used_by_a_resumed_run(ruled):
 
 
 def test_record_adds_what_a_person_knows(ruled):
+    for _ in range(2):
+        done = ruled.run("memory", "record", "down", "unchanged")
+        assert done.out.splitlines() == ["demo knows now: down unchanged"]
     done = ruled.run("memory", "record", "down", "failed", "--reason", "tried last year")
     assert done.out.splitlines() == [
         "demo knows now: down failed",
-        "down is blocked by that: failed 3 times in a row",
+        "down is blocked by that: did nothing 3 times in a row",
     ]
     (lesson,) = lessons(ruled, "--outcome", "failed")
     assert (lesson["by_hand"], lesson["epoch"], lesson["experiment"]) == (True, 4, "demo")
     document = ruled.run("memory", "record", "new", "kept", "--json").document
     assert document["lesson"]["strategy"] == "new"
-    assert document["blocked"] == {"down": "failed 3 times in a row"}
+    assert document["blocked"] == {"down": "did nothing 3 times in a row"}
     assert "failed (by hand)" in ruled.run("memory", "query").out
+
+
+IDLE = """\
+import random
+
+from autopilot import Rule, RuleOptimizer
+from rules import Change, Rules
+
+
+class Idle(Rule):
+    name = "idle"
+
+    def apply(self, parameter, gradient):
+        return "look at it"
+
+
+class Worse(Rule):
+    name = "make worse"
+
+    def apply(self, parameter, gradient):
+        value = -1 - self.attempt
+        parameter.write_text(f"{value}\\n")
+        return f"make it {value}"
+
+
+class Back(Rule):
+    name = "back"
+
+    def apply(self, parameter, gradient):
+        parameter.write_text("0\\n")
+        return "make it 0"
+
+
+class Idles(Rules):
+    def __init__(self, rules: str = "idle"):
+        super().__init__()
+        made = {rule.name: rule for rule in (Idle(), Worse(), Back())}
+        self.rules = [made[name] for name in rules.split(",")]
+
+    def configure_optimizers(self):
+        return RuleOptimizer(self.parameters(), self.rules)
+"""
+
+
+@pytest.fixture
+def idle(place):
+    place.write("rules.py", RULES)
+    place.write("idle.py", IDLE)
+    place.commit("rules")
+    return place
+
+
+def test_block_after_is_an_option_that_resume_and_replay_go_by(idle):
+    idle.run("run", "idle.py", "-e", "two", "--max-epochs", "9", "--block-after", "2")
+    assert [record.get("outcome") for record in idle.judged("two")][1:] == ["unchanged"] * 2
+    assert idle.run("memory", "context", "-e", "two", "--json").document["blocked"] == {
+        "idle": "did nothing 2 times in a row"
+    }
+    idle.run("resume", "two", "--max-epochs", "4", "--block-after", "0")
+    assert len(idle.judged("two")) == 5
+    # What was asked for once holds.
+    idle.run("resume", "two", "--max-epochs", "6")
+    assert len(idle.judged("two")) == 7
+    assert idle.run("memory", "context", "-e", "two", "--json").document["blocked"] == {}
+    idle.run("replay", "two", "--level", "full")
+
+
+def test_zero_never_blocks(idle):
+    idle.run("run", "idle.py", "-e", "never", "--max-epochs", "7", "--block-after", "0")
+    assert len(idle.judged("never")) == 8
+    idle.refused(
+        "run", "idle.py", "--block-after", "-1", code=2, says=("than or equal to 0",), hints=()
+    )
+
+
+def test_a_run_whose_strategies_are_blocked_says_what_unblocks_them(idle):
+    done = idle.run("run", "idle.py", "-e", "demo", "--max-epochs", "9")
+    assert "stopped: every strategy is blocked. 3 epochs" in done.out
+    how = "autopilot memory unblock idle -e demo (did nothing 3 times in a row); for all that "
+    how += "failed: autopilot resume demo --block-after 0"
+    for command in (
+        ("resume", "demo", "--max-epochs", "20"),
+        ("resume", "demo", "--block-after", "1"),
+        ("optimize", "train", "demo", "--epochs", "2"),
+    ):
+        with idle.untouched():
+            idle.refused(
+                *command, says=("demo cannot go on: every strategy is blocked",), hints=(how,)
+            )
+    assert f"allow a strategy first: {how}" in idle.run("resume", "demo").out
+    idle.run("memory", "unblock", "idle", "-e", "demo")
+    done = idle.run("resume", "demo", "--max-epochs", "5")
+    assert "stopped: reached the maximum of 5 epochs" in done.out
+
+
+def test_what_was_blocked_by_hand_is_not_unblocked_by_a_number(idle):
+    idle.run("run", "idle.py", "-e", "demo", "-H", "rules=make worse", "--max-epochs", "1")
+    idle.run("memory", "block", "make worse")
+    idle.run("resume", "demo", "--max-epochs", "3")
+    hint = "autopilot memory unblock 'make worse' -e demo (blocked by hand)"
+    done = idle.refused(
+        "resume", "demo", "--max-epochs", "9", says=("cannot go on",), hints=(hint,)
+    )
+    assert "--block-after" not in done.err
+
+
+def test_new_states_are_blocked_late_and_repeats_never(idle):
+    """A few misses in a row say little; a run of repeats ends by its patience."""
+    done = idle.run("run", "idle.py", "-e", "worse", "-H", "rules=make worse", "--max-epochs", "40")
+    assert "stopped: every strategy is blocked. 30 epochs" in done.out
+    assert "blocked: make worse (none of its last 30 tries was kept)" in done.out
+    done = idle.run("run", "idle.py", "-e", "back", "-H", "rules=back")
+    assert "stopped: 10 epochs without improvement" in done.out
+    assert {record["outcome"] for record in idle.judged("back")[2:]} == {"repeated"}
+    assert "blocked" not in done.out
 
 
 def test_what_cannot_be_is_refused(ruled):

@@ -4,6 +4,8 @@ import math
 import random
 import statistics
 import sys
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
@@ -116,8 +118,9 @@ def test_a_missing_number_names_item_and_key():
 
 
 def test_what_is_no_number_is_refused():
-    with pytest.raises(MetricError, match="item q7 holds no number as 'x'"):
-        Mean("x").update(Datum(id="q7", metrics={"x": "0.5"}))
+    for odd, what in (("0.5", "the text '0.5'"), (None, "None"), ([0.5], "a list")):
+        with pytest.raises(MetricError, match=f"item q7 holds no number as 'x' .*{what}, not"):
+            Mean("x").update(Datum(id="q7", metrics={"x": odd}))
 
 
 def test_a_failed_item_is_left_out_or_counts_as_told():
@@ -128,6 +131,53 @@ def test_a_failed_item_is_left_out_or_counts_as_told():
     slow = Latency("x", q=1.0, failed=30.0)
     slow.update(Datum(items=items))
     assert slow.compute() == 30.0
+
+
+@pytest.mark.parametrize("metric", [Mean("x"), Sum("x"), Min("x"), Max("x"), Quantile("x", 0.5)])
+def test_an_unmeasured_item_does_not_count_even_with_a_number(metric):
+    unmeasured = [Datum(unmeasured="no answer", metrics={"x": 9.0}), Datum(unmeasured="no answer")]
+    metric.update(Datum(items=[Datum(metrics={"x": 1.0}), *unmeasured]))
+    assert metric.compute() == 1.0
+    assert not any(map(metric.has_value, unmeasured))
+
+
+def test_what_has_a_value():
+    items = [
+        Datum(metrics={"x": 1.0}),
+        Datum(success=False, metrics={"x": Decimal("0.5")}),
+        failed(x=0.5),
+        failed(),
+        failed(x=math.nan),
+        Datum(metrics={"x": math.nan}),
+        Datum(metrics={"y": 1.0}),
+    ]
+    assert list(map(Mean("x").has_value, items)) == [True, True, True] + [False] * 4
+    assert list(map(Mean("x", failed=0.0).has_value, items)) == [True] * 5 + [False] * 2
+
+
+def test_an_error_without_a_finite_number_is_left_out_or_counts_as_told():
+    items = [Datum(metrics={"x": 1.0}), failed(x=math.nan)]
+    for metric, expected in ((Mean("x"), 1.0), (Mean("x", failed=0.0), 0.5)):
+        metric.update(Datum(items=items))
+        assert metric.compute() == expected
+
+
+class Scalar:
+    """As a tensor of one number: float(), and nothing else."""
+
+    def __float__(self):
+        return 0.5
+
+
+@pytest.mark.parametrize("half", [Decimal("0.5"), Fraction(1, 2), Scalar(), 0.5])
+def test_what_converts_to_a_float_is_a_number(half):
+    metric = Mean("x")
+    metric.update(Datum(items=[Datum(metrics={"x": half}), Datum(metrics={"x": True})]))
+    assert metric.compute() == 0.75
+
+
+def test_latency_is_noisy():
+    assert [Latency().noisy, Quantile("x", 0.5).noisy, Mean("x").noisy] == [True, False, False]
 
 
 def test_a_failed_item_with_the_number_counts_with_it():

@@ -146,7 +146,7 @@ def test_diagnostics_count_categories_and_nodes() -> None:
 
 def test_a_shared_memory_blocks_and_knows_what_lessons_were_about() -> None:
     memory = Memory(block_after=1)
-    memory.learn(Lesson(epoch=9, strategy="up", outcome="rejected", experiment="earlier"))
+    memory.learn(Lesson(epoch=9, strategy="up", outcome="unchanged", experiment="earlier"))
     trainer = fit(callbacks=[MemoryCallback(memory)])
     first = trainer.experiment.history[1]
     assert (first.outcome, first.verdict) == ("failed", "rejected")

@@ -83,7 +83,7 @@ def test_a_metric_of_the_module_is_computed_over_the_shared_items():
 def test_a_metric_inside_of_a_collection_is_found():
     metrics = {"all": MetricCollection({"mean": Mean("score")}, prefix="my_")}
     decides = monitored("my_mean", metrics)
-    assert decides.owner == ("all", metrics["all"])
+    assert decides.owner == (metrics["all"]["my_mean"], "")
     assert decides.over(scored(0.5, 1.0)) == 0.75
     assert monitored("score", metrics).owner is None
 

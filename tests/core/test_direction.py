@@ -1,5 +1,7 @@
 """A direction is stated, never guessed."""
 
+from types import MappingProxyType
+
 import pytest
 
 from autopilot.core.direction import direction_of, direction_words, metric_modes, sounds_like_cost
@@ -88,6 +90,35 @@ def test_a_metric_states_it_inside_of_a_collection_too():
     module = Level()
     module.all = MetricCollection({"loss": Loss()}, prefix="my_")
     assert metric_modes(module) == {"my_loss": "min"}
+
+
+class Losses(Loss):
+    def compute(self):
+        return {"mean": 1.0, "max": 2.0}
+
+
+class ByKey(Losses):
+    higher_is_better = MappingProxyType({"mean": False, "max": None, "gain": True})
+
+
+def test_a_metric_of_several_values_states_one_direction_or_one_by_key():
+    module = Level()
+    module.own = Losses()
+    module.all = MetricCollection({"loss": Losses(), "by": ByKey()}, prefix="my_", postfix="_all")
+    assert metric_modes(module, "own_mean")["own_mean"] == "min"
+    assert metric_modes(module, "my_loss_max_all")["my_loss_max_all"] == "min"
+    modes = metric_modes(module, "my_by_max_all")
+    assert (modes["my_by_mean_all"], modes["my_by_gain_all"]) == ("min", "max")
+    assert "my_by_max_all" not in modes
+
+
+def test_a_run_by_a_key_of_a_metric_is_compared_by_it():
+    module = Level()
+    module.own, module.monitor = Losses(), "own_max"
+    trainer = Trainer()
+    result = trainer.fit(module, max_epochs=1)
+    assert (trainer.mode, result.best) == ("min", 2.0)
+    assert trainer.experiment.history[1].reasons == ("val own_max stayed at 2.000",)
 
 
 def test_a_run_by_a_cost_asks_and_then_keeps_what_is_lower():

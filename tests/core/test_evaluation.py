@@ -54,6 +54,11 @@ def batch(*texts):
     return as_batch([{"id": f"i{n}", "text": text} for n, text in enumerate(texts)])
 
 
+def test_an_item_that_raises_in_a_batch_of_its_own_keeps_its_id():
+    (failed,) = evaluator(Picky()).run("val", 3, 0, batch("bad")).leaves()
+    assert (failed.id, failed.outcome) == ("i0", "error")
+
+
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_one_item_that_raises_fails_alone(split):
     module = Picky()

@@ -1,5 +1,6 @@
 """The memory's contract in this process, alone and with a store."""
 
+import random
 import time
 from pathlib import Path
 
@@ -34,25 +35,38 @@ def test_without_a_store_lessons_last_as_long_as_the_memory():
     assert [lesson.strategy for lesson in memory.lessons] == ["guess"]
 
 
-def test_block_after_must_be_positive():
-    with pytest.raises(ValueError, match="block_after must be at least 1, not 0"):
-        Memory(block_after=0)
+def test_block_after_is_no_negative_number():
+    with pytest.raises(ValueError, match="block_after must be 0 or more, not -1"):
+        Memory(block_after=-1)
 
 
 OUTCOMES = st.sampled_from(["kept", "rejected", "unchanged", "repeated", "failed"])
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", "a + b", ""]), OUTCOMES)), st.integers(1, 4))
-def test_blocked_is_exactly_what_failed_last_often_enough(told, block_after):
+def test_blocked_is_exactly_what_did_nothing_last_often_enough(told, block_after):
     memory = Memory(block_after)
     for epoch, (strategy, outcome) in enumerate(told, 1):
         memory.learn(Lesson(epoch=epoch, strategy=strategy, outcome=outcome))
     for name in ("a", "b"):
-        failures = 0
-        for strategy, outcome in told:
-            if name in strategy:
-                failures = 0 if outcome == "kept" else failures + 1
-        assert (name in memory.blocked()) == (failures >= block_after)
+        used = [outcome for strategy, outcome in told if name in strategy and outcome != "repeated"]
+        since = used[len(used) - used[::-1].index("kept") :] if "kept" in used else used
+        idle = max(len(row) for row in "".join(o[0] for o in since).replace("u", "f").split("r"))
+        assert (name in memory.blocked()) == (idle >= block_after or len(since) >= 10 * block_after)
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.5])
+def test_a_strategy_that_succeeds_now_and_then_is_hardly_ever_blocked(rate):
+    chance, blocked = random.Random(0), 0
+    for _ in range(400):
+        memory = Memory()
+        for epoch in range(1, 41):
+            kept = chance.random() < rate
+            memory.learn(Lesson(epoch=epoch, strategy="s", outcome="kept" if kept else "rejected"))
+            if memory.blocked():
+                blocked += 1
+                break
+    assert blocked <= 400 * 0.02
 
 
 def test_recall_of_a_hundred_thousand_is_quick():

@@ -84,7 +84,8 @@ def test_failures_are_counted_by_strategy_and_category():
         lesson(2, "guess", category="billing", outcome="failed"),
         lesson(3, "guess", category="login"),
         lesson(4, "prune", outcome="kept", category="login"),
-        lesson(5, "prune + guess", category="login", outcome="repeated"),
+        lesson(5, "prune + guess", category="login", outcome="unchanged"),
+        lesson(6, "guess", category="login", outcome="repeated"),
     )
     assert memory.context(limit=2).top_failures == (
         FailureCount("guess", "login", 2, memory.lessons[4]),
@@ -123,10 +124,10 @@ def test_the_context_reads_well():
 
 
 def test_what_a_person_records_counts_but_for_trends():
-    memory = memory_of(lesson(7), block_after=2)
+    memory = memory_of(lesson(7, outcome="unchanged"), block_after=2)
     made = memory.record("guess", "failed", reason="tried last year", category="billing")
     assert (made.epoch, made.by_hand) == (7, True)
-    assert memory.blocked() == {"guess": "failed 2 times in a row"}
+    assert memory.blocked() == {"guess": "did nothing 2 times in a row"}
     assert memory.recall(category="billing") == [made]
     assert memory.trends().epochs == 1
     assert memory.record("guess", "failed").id > made.id

@@ -1,8 +1,25 @@
 """The metric contract, collections, and what the loop measures unasked."""
 
+import copy
+import math
+import os
+import threading
+from collections import Counter
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from types import MappingProxyType
+
 import pytest
 
-from autopilot.core.metric import ItemMean, Metric, MetricCollection
+from autopilot.core.metric import (
+    Metric,
+    MetricCollection,
+    compute_all,
+    find_metric,
+    update_all,
+)
+from autopilot.core.metrics import ItemMean
 from autopilot.core.types import Datum
 from autopilot.errors import MetricError
 
@@ -131,26 +148,327 @@ def test_two_metrics_of_a_name_are_refused():
         Count() + Count()
 
 
+PASSED, FAILED, UNSCORED = Datum(success=True), Datum(success=False), Datum()
+ERROR, UNMEASURED = Datum(error_message="timed out"), Datum(success=True, unmeasured="no answer")
+
+
+def means(*items, **metrics):
+    mean = ItemMean()
+    mean.update(Datum(items=list(items), metrics=metrics))
+    return mean.compute()
+
+
 def test_item_mean_averages_over_the_items_that_have_the_number():
     mean = ItemMean()
-    mean.update(Datum(items=[Datum(metrics={"f1": 0.5}, success=True), Datum(success=False)]))
-    mean.update(Datum(metrics={"f1": 1.0}, success=True))
+    mean.update(Datum(items=[Datum(success=True, metrics={"f1": 0.5}), FAILED]))
+    mean.update(Datum(success=True, metrics={"f1": 1.0}))
     assert mean.compute() == {"accuracy": pytest.approx(2 / 3), "f1": 0.75}
 
 
-def test_item_mean_counts_an_error_as_not_succeeded():
+def test_accuracy_is_passed_of_passed_failed_and_error():
+    assert means(PASSED, FAILED, ERROR, ERROR, UNSCORED, UNMEASURED) == {"accuracy": 0.25}
+
+
+def test_item_mean_counts_by_outcome():
     mean = ItemMean()
-    mean.update(Datum(items=[Datum(error_message="timed out"), Datum(success=True)]))
-    assert mean.compute() == {"accuracy": 0.5}
+    mean.update(Datum(items=[PASSED, PASSED, FAILED, ERROR, UNSCORED, UNMEASURED]))
+    assert mean.outcomes == {"passed": 2, "failed": 1, "error": 1, "unscored": 1, "unmeasured": 1}
+    assert mean.items == 6
     assert mean.errors == ["timed out"]
+
+
+@pytest.mark.parametrize("items", [(UNSCORED,), (UNMEASURED,), (UNSCORED, ERROR), (UNSCORED,) * 2])
+def test_there_is_no_accuracy_where_nobody_scored(items):
+    assert means(*items) == {}
+
+
+def test_accuracy_of_nothing_but_errors_is_zero():
+    assert means(ERROR, ERROR) == means(ERROR, UNMEASURED) == {"accuracy": 0.0}
+
+
+def test_item_mean_leaves_out_the_numbers_of_what_was_not_measured():
+    odd = Datum(unmeasured="no answer", metrics={"f1": 0.0})
+    assert means(Datum(metrics={"f1": 0.5}), odd) == {"f1": 0.5}
+    assert means(odd, UNMEASURED, loss=3.0) == {}
+    assert means(PASSED, UNMEASURED, loss=3.0) == {"accuracy": 1.0, "loss": 3.0}
 
 
 def test_item_mean_weighs_a_batch_metric_by_its_items():
     mean = ItemMean()
-    mean.update(Datum(items=[Datum(), Datum(), Datum()], metrics={"loss": 1.0}))
-    mean.update(Datum(items=[Datum()], metrics={"loss": 5.0}))
-    assert mean.compute() == {"loss": 2.0}
+    mean.update(Datum(items=[PASSED, PASSED, PASSED], metrics={"loss": 1.0}))
+    mean.update(Datum(items=[PASSED], metrics={"loss": 5.0}))
+    assert mean.compute() == {"accuracy": 1.0, "loss": 2.0}
+
+
+def test_item_mean_takes_what_converts_to_a_float_and_names_what_does_not():
+    half, third = Datum(metrics={"f1": Decimal("0.5")}), Datum(metrics={"f1": Fraction(1, 4)})
+    assert means(half, third, Datum(metrics={"f1": True}), Datum(metrics={"f1": 0.25})) == {
+        "f1": 0.5
+    }
+    with pytest.raises(MetricError, match=r"item q7 has as its metric 'f1' the text '1', not a nu"):
+        means(Datum(id="q7", metrics={"f1": "1"}))
 
 
 def test_item_mean_without_items_is_empty():
     assert ItemMean().compute() == {}
+
+
+# --- several values, and what they are called ----------------------------------------------------
+
+
+class Rates(Count):
+    """Several values at once."""
+
+    higher_is_better = True
+
+    def compute(self):
+        return {"precision": Fraction(1, 2), "recall": self.total}
+
+
+class Returns(Metric):
+    """Computes what it is given."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def update(self, data):
+        pass
+
+    def compute(self):
+        return self.value
+
+
+def test_a_dict_is_flattened_under_the_name_of_the_metric():
+    rates = Rates()
+    rates.update(batch(3))
+    assert compute_all({"acc": rates}) == {"acc_precision": 0.5, "acc_recall": 3.0}
+    assert all(type(value) is float for value in compute_all({"acc": rates}).values())
+    assert compute_all({"by_label": Returns({0: 0.5, 1: 1})}) == {
+        "by_label_0": 0.5,
+        "by_label_1": 1,
+    }
+    assert compute_all({"none": Returns({})}) == {}
+
+
+def test_a_collection_puts_prefix_and_postfix_around_the_flattened_names():
+    both = MetricCollection({"acc": Rates(), "n": Count()}, prefix="val_", postfix="_all")
+    expected = {"val_acc_precision_all": 0.5, "val_acc_recall_all": 2.0, "val_n_all": 2.0}
+    assert both(batch(2)) == expected
+    assert both.compute() == compute_all({"whatever": both}) == expected
+
+
+class Array:
+    """As an array of several numbers."""
+
+    def __float__(self):
+        raise TypeError("only arrays of one element can be converted")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("0.5", "acc: Returns.compute() returned the text '0.5', not a number"),
+        (None, "acc: Returns.compute() returned None, not a number"),
+        ([0.5], "acc: Returns.compute() returned a list, not a number"),
+        (Array(), "acc: Returns.compute() returned a Array that is not one number: only arrays"),
+        ({"f": None}, "acc: Returns.compute() returned None, not a number as 'f'"),
+        ({"f": {"g": 1}}, "acc: Returns.compute() returned a dict, not a number as 'f'"),
+        ({("a", 1): 0.5}, "acc: Returns.compute() returned a dict with the key ('a', 1)"),
+    ],
+)
+def test_what_is_no_number_is_refused_with_the_name_of_the_metric(value, said):
+    with pytest.raises(MetricError) as caught:
+        compute_all({"acc": Returns(value)})
+    assert caught.value.message.startswith(said)
+    with pytest.raises(MetricError) as caught:
+        MetricCollection({"acc": Returns(value)}).compute()
+    assert caught.value.message.startswith(said)
+
+
+@pytest.mark.parametrize("number", [Decimal("0.5"), Fraction(1, 2), True, 1, 0.5, math.nan])
+def test_what_converts_to_a_float_is_a_value(number):
+    (value,) = compute_all({"acc": Returns(number)}).values()
+    assert type(value) is float
+    assert value == number or math.isnan(value)
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        {"acc": Returns({"x": 1}), "acc_x": Returns(2)},
+        {"acc": Returns({"1": 1, 1: 2})},
+        {"acc": Returns(1), "all": MetricCollection({"acc": Returns(2)})},
+        {"all": MetricCollection({"acc": Returns({"x": 1}), "acc_x": Returns(2)})},
+    ],
+)
+def test_two_values_of_one_name_are_refused(metrics):
+    with pytest.raises(MetricError, match="two metrics compute a value named 'acc"):
+        compute_all(metrics)
+
+
+class Broken(Metric):
+    def update(self, data):
+        raise KeyError("label")
+
+    def compute(self):
+        return 1 / 0
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_a_metric_raises_is_given_its_name_and_place(inside):
+    metrics = {"all": MetricCollection({"bad": Broken()})} if inside else {"bad": Broken()}
+    with pytest.raises(MetricError, match=r"bad: Broken.update\(\) raised KeyError") as caught:
+        update_all(metrics, batch(1))
+    assert "test_metric.py:" in caught.value.hint
+    assert isinstance(caught.value.__cause__, KeyError)
+    with pytest.raises(MetricError, match=r"bad: Broken.compute\(\) raised ZeroDivisionError"):
+        compute_all(metrics)
+
+
+def test_a_metric_is_found_by_the_full_name_of_its_value():
+    acc, f1, macro = Rates(), Count(), Rates()
+    inside = MetricCollection({"f1": f1, "f1_macro": macro}, prefix="val_", postfix="_all")
+    metrics = {"acc": acc, "inside": inside}
+    assert find_metric("acc", metrics) == (acc, "")
+    assert find_metric("acc_recall", metrics) == (acc, "recall")
+    assert find_metric("val_f1_all", metrics) == (f1, "")
+    assert find_metric("val_f1_macro_all", metrics) == (macro, "")
+    assert find_metric("val_f1_macro_recall_all", metrics) == (macro, "recall")
+    # A metric of one number has no keys.
+    for unknown in ("accuracy", "inside", "f1", "val_f1", "f1_all", "val_f1_recall_all"):
+        assert find_metric(unknown, metrics) is None
+
+
+def test_a_direction_is_stated_for_all_keys_or_by_key():
+    assert Metric().direction() is None
+    assert (Rates().direction("recall"), Rates().direction("precision")) == (True, True)
+
+    class Mixed(Rates):
+        higher_is_better = MappingProxyType({"recall": True, "loss": False})
+
+    mixed = Mixed()
+    assert [mixed.direction(key) for key in ("recall", "loss", "other", "")] == [
+        True,
+        False,
+        None,
+        None,
+    ]
+    mixed.higher_is_better = "max"
+    with pytest.raises(MetricError, match=r"Mixed.higher_is_better is 'max', neither True"):
+        mixed.direction()
+
+
+# --- states and copies ---------------------------------------------------------------------------
+
+
+class Gathered(Metric):
+    def __init__(self):
+        # Before super().__init__(), between, after: all are states.
+        self.add_state("ids", list)
+        super().__init__()
+        self.add_state("labels", Counter)
+        self.add_state("total", lambda: 0)
+        self.add_state("seen", set())
+
+    def update(self, data):
+        for item in data.leaves():
+            self.ids.append(item.id)
+            self.labels[item.id] += 1
+            self.total += 1
+            self.seen.add(item.id)
+
+    def compute(self):
+        return self.total
+
+
+def test_a_state_may_be_made_by_a_factory():
+    metric = Gathered()
+    assert (metric.ids, metric.labels, metric.total, metric.seen) == ([], Counter(), 0, set())
+    metric.update(batch(2))
+    twin = metric.clone()
+    twin.update(batch(1))
+    assert (metric.ids, metric.labels, metric.total) == (["i0", "i1"], Counter(i0=1, i1=1), 2)
+    assert (twin.ids, twin.labels, twin.total) == (["i0", "i1", "i0"], Counter(i0=2, i1=1), 3)
+    twin.reset()
+    assert (twin.ids, twin.labels, twin.total, twin.seen) == ([], Counter(), 0, set())
+    assert metric.seen == {"i0", "i1"}
+    assert metric.forward(batch(3)) == 3
+    assert metric.compute() == 5
+
+
+HELD = {
+    "lock": threading.Lock,
+    "file": lambda: Path(os.devnull).open(),  # noqa: SIM115  # the test closes it
+    "generator": lambda: (n for n in range(9)),
+    "module": lambda: os,
+}
+
+
+@pytest.mark.parametrize("kind", HELD)
+def test_a_metric_may_hold_what_cannot_be_copied(kind):
+    class Holding(Gathered):
+        def __init__(self):
+            self.held = [HELD[kind]()]
+            super().__init__()
+
+    metric = Holding()
+    twin = metric.clone()
+    twin.reset()
+    twin.update(batch(2))
+    assert twin.held is metric.held
+    assert (twin.compute(), metric.compute(), metric.forward(batch(1))) == (2, 0, 1)
+    assert copy.deepcopy(metric).held is metric.held
+    if kind == "file":
+        metric.held[0].close()
+
+
+def test_a_state_that_cannot_be_copied_is_refused_or_made_again():
+    with pytest.raises(MetricError, match="Metric: 'lock' cannot be copied: cannot pickle") as no:
+        Metric().add_state("lock", threading.Lock())
+    assert "plain attribute" in no.value.hint
+    with pytest.raises(MetricError, match="Metric: the state 'odd' cannot be made"):
+        Metric().add_state("odd", lambda needed: needed)
+    metric = Metric()
+    metric.add_state("lock", threading.Lock)
+    assert metric.clone().lock is not metric.lock
+
+
+class Wrapper(Metric):
+    """Metrics inside a metric, alone and in a list, beside what cannot be copied."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Count()
+        self.several = [Count(), MetricCollection({"double": Double()}), threading.Lock()]
+        self.by_name = {"again": self.inner, "lock": threading.Lock()}
+
+    def update(self, data):
+        self.inner.update(data)
+        self.several[0].update(data)
+        self.several[1].update(data)
+
+    def compute(self):
+        return {
+            "inner": self.inner.compute(),
+            "first": self.several[0].compute(),
+            "again": self.by_name["again"].compute(),
+            **self.several[1].compute(),
+        }
+
+
+def test_metrics_inside_a_metric_are_copied_and_reset_with_it():
+    def values(n):
+        return {"inner": n, "first": n, "again": n, "double": 2.0 * n}
+
+    metric = Wrapper()
+    metric.update(batch(2))
+    twin = metric.clone()
+    assert twin.by_name["again"] is twin.inner is not metric.inner
+    assert twin.several[2] is metric.several[2]
+    twin.update(batch(1))
+    assert (metric.compute(), twin.compute()) == (values(2.0), values(3.0))
+    assert metric.forward(batch(4)) == values(4.0)
+    assert metric.compute() == values(6.0)
+    twin.reset()
+    assert (metric.compute(), twin.compute()) == (values(6.0), values(0.0))

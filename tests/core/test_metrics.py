@@ -1,5 +1,6 @@
 """Pass rate, accuracy, precision, recall and F-beta, against scikit-learn."""
 
+import json
 import math
 from fractions import Fraction
 
@@ -9,8 +10,20 @@ from hypothesis import strategies as st
 
 from autopilot.core import metrics as catalogue
 from autopilot.core.metric import Metric
-from autopilot.core.metrics import Accuracy, FBeta, PassRate, Precision, Recall
-from autopilot.core.types import Datum
+from autopilot.core.metrics import (
+    Accuracy,
+    FBeta,
+    Latency,
+    Max,
+    Mean,
+    Min,
+    PassRate,
+    Precision,
+    Quantile,
+    Recall,
+    Sum,
+)
+from autopilot.core.types import Datum, datum_from_json, datum_to_json
 from autopilot.errors import MetricError
 
 unhurried = settings(deadline=None)  # a loaded machine is no failure
@@ -29,22 +42,26 @@ def failed(**metadata):
     return Datum(metadata=metadata, error_message="timed out")
 
 
+PASSED, FAILED, UNSCORED = Datum(success=True), Datum(success=False), Datum()
+UNMEASURED = Datum(success=True, unmeasured="no answer", metadata={"prediction": 1, "target": 2})
+
+
 def value(metric, items):
     metric.update(Datum(items=list(items)))
     return metric.compute()
 
 
 def test_pass_rate_is_the_share_that_succeeded():
-    assert value(PassRate(), [Datum(), Datum(success=False), Datum(), Datum()]) == 0.75
+    assert value(PassRate(), [PASSED, FAILED, PASSED, PASSED]) == 0.75
 
 
-def test_pass_rate_counts_a_failed_item_as_not_passed():
-    # `success` is True by default, and an item that crashed before it was scored still has it.
-    assert value(PassRate(), [Datum(), failed()]) == 0.5
+def test_pass_rate_counts_an_error_and_neither_unmeasured_nor_unscored_items():
+    assert value(PassRate(), [PASSED, failed(), UNMEASURED, UNSCORED]) == 0.5
+    assert math.isnan(value(PassRate(), [UNMEASURED, UNSCORED]))
 
 
 def test_accuracy_without_arguments_is_the_pass_rate():
-    items = [Datum(success=False, metadata={"prediction": 1, "target": 1}), Datum()]
+    items = [Datum(success=False, metadata={"prediction": 1, "target": 1}), PASSED, UNSCORED]
     assert value(Accuracy(), items) == 0.5
 
 
@@ -63,6 +80,88 @@ def test_a_failed_item_is_wrong_even_where_prediction_and_target_agree():
     assert value(Recall(positive="a"), [good, crashed]) == 0.5
 
 
+def metrics_of_keys(positive):
+    return [Accuracy("prediction")] + [
+        kind(positive=positive, average=average)
+        for kind in (Precision, Recall, FBeta)
+        for average in ("binary", "macro", "micro")
+    ]
+
+
+BY_KEYS = metrics_of_keys("a")
+
+
+@pytest.mark.parametrize("metric", BY_KEYS)
+def test_metrics_of_keys_leave_out_what_was_not_measured_and_nothing_else(metric):
+    items = [item("a", "a"), item("b", "a", success=True), item("a", "b"), failed(target="a")]
+    there = value(metric.clone(), items)
+    assert 0 < there < 1
+    assert value(metric.clone(), [*items, UNMEASURED, Datum(unmeasured="down")]) == there
+    assert [metric.has_value(one) for one in (*items, UNMEASURED)] == [True] * 4 + [False]
+    # An error whose target is not known may take a hard label out of a mean over labels.
+    assert metric.has_value(failed()) == (getattr(metric, "average", "") != "macro")
+
+
+def test_what_has_a_value_for_success():
+    items = (PASSED, FAILED, failed(), UNMEASURED, UNSCORED)
+    for metric in (PassRate(), Accuracy()):
+        assert [metric.has_value(one) for one in items] == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize("metric", [PassRate(), Accuracy(), *BY_KEYS])
+def test_items_that_come_back_from_json_have_the_same_value(metric):
+    items = [
+        item(("a", 1), ("a", 1), success=True),
+        item("a", "b", success=False),
+        item("b", "b", success=True),
+        failed(target=("a", 1)),
+        UNMEASURED,
+    ]
+    read = [
+        datum_from_json(json.loads(json.dumps(datum_to_json(one))), split="val", epoch=0)
+        for one in items
+    ]
+    assert value(metric.clone(), read) == value(metric.clone(), items)
+    assert list(map(metric.has_value, read)) == list(map(metric.has_value, items))
+
+
+@settings(unhurried, max_examples=60)
+@given(data=st.data())
+def test_a_metric_never_improves_when_an_item_that_passed_raises_instead(data):
+    labels = st.sampled_from(LABELS)
+    right = st.builds(
+        lambda label, x: item(label, label, success=True, metrics={"x": x}), labels, st.floats(0, 9)
+    )
+    wrong = st.builds(
+        lambda p, t, x: item(p, t, success=False, metrics={"x": x}), labels, labels, st.floats(0, 9)
+    )
+    left_out = st.sampled_from([UNMEASURED, failed(), failed(target="spam")])
+    # Whether an item passed is the module's to say: its label may be wrong.
+    called_right = st.builds(
+        lambda p, t: item(p, t, success=True, metrics={"x": 1.0}), labels, labels
+    )
+    first = data.draw(st.one_of(right, called_right))
+    is_right = first.metadata["prediction"] == first.metadata["target"]
+    others = data.draw(st.lists(st.one_of(right, wrong, left_out), max_size=12))
+    raised = data.draw(st.sampled_from([failed(), failed(target=first.metadata["target"])]))
+    before, after = [first, *others], [raised, *others]
+    metrics = [PassRate(), Accuracy(), *metrics_of_keys("spam")]
+    for better in (True, False):
+        worst = 0.0 if better else 9.0
+        for failed_value in (None, worst):
+            options = {"failed": failed_value, "higher_is_better": better}
+            metrics += [kind("x", **options) for kind in (Mean, Sum, Min, Max)]
+            metrics += [Quantile("x", q, **options) for q in (0.1, 0.5, 0.9)]
+        metrics.append(Latency("x", failed=9.0))
+    for metric in metrics:
+        if metric.has_value(first) and not metric.has_value(raised):
+            continue  # Such an epoch is not better, whatever the value.
+        if getattr(metric, "average", "") == "macro" and not is_right:
+            continue  # A label that is seen no more is no part of a plain mean over labels.
+        was, now = value(metric.clone(), before), value(metric.clone(), after)
+        assert now <= was if metric.higher_is_better else now >= was
+
+
 @pytest.mark.parametrize("metric", [Accuracy("prediction"), Precision(), Recall(), FBeta()])
 def test_a_missing_key_names_item_and_key(metric):
     with pytest.raises(MetricError, match=r"item q7 has no 'target' in its metadata") as caught:
@@ -71,8 +170,8 @@ def test_a_missing_key_names_item_and_key(metric):
 
 
 def test_a_label_has_to_be_hashable():
-    with pytest.raises(MetricError, match="has a list as 'prediction', which is no label"):
-        Recall().update(item(["a"], "a"))
+    with pytest.raises(MetricError, match="has a dict as 'prediction', which is no label"):
+        Recall().update(item({"a": 1}, "a"))
 
 
 @pytest.mark.parametrize(

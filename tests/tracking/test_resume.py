@@ -125,7 +125,7 @@ class Finder(AutoPilotModule):
             *[("add", add), ("ask", AgentError("no answer", hint="wait"))],
             *[("ask", AgentError("no answer", hint="wait")), None],
             *[("clear", clear), None],
-            *[("clear", clear), ("add", add)],
+            *[("same", same), ("add", add)],
         ]
         return ScriptedOptimizer(self.parameters(), script)
 
@@ -201,7 +201,7 @@ class InMemoryWorld(World):
         self.store = InMemoryStore()
 
     def open(self, clock):
-        return Experiment(Ticking(self.store, clock), Memory(block_after=3))
+        return Experiment(Ticking(self.store, clock), Memory(block_after=1))
 
 
 class GitWorld(World):
@@ -225,7 +225,7 @@ class GitWorld(World):
 
     def open(self, clock):
         self.store = GitStore("story", self.folder)
-        return Experiment(self.store, GitMemory(self.store))
+        return Experiment(self.store, GitMemory(self.store, block_after=1))
 
     def die(self):
         self.store._lock.release()
@@ -280,7 +280,7 @@ def test_the_story_has_every_kind_of_epoch(calm):
         "kept",
     ]
     assert [r.best_epoch for r in world.experiment.history] == [0, 1, 1, 1, 1, 5, 5, 5, 8]
-    assert world.experiment.memory.blocked() == {"clear": "failed 3 times in a row"}
+    assert world.experiment.memory.blocked() == {"same": "did nothing"}
     assert (result.epochs, result.kept, result.best_epoch) == (8, 3, 8)
     assert result.stop_reason == "reached the maximum of 8 epochs"
     assert sum(step.changed for _, step in world.store.records(StepRecord)) == 7
@@ -312,7 +312,7 @@ def test_the_same_objects_go_on_after_an_interrupt(calm, tmp_path):
         module = Finder(world.folder, clock := Clock(at, softly=True), world.seen)
         optimizer = module.configure_optimizers()
         module.configure_optimizers = lambda optimizer=optimizer: optimizer
-        world.experiment = Experiment(Ticking(world.store, clock), Memory(store=world.store))
+        world.experiment = Experiment(Ticking(world.store, clock), Memory(1, store=world.store))
         trainer = Trainer(experiment=world.experiment, seed=7, accumulate_grad_batches=2)
         with suppress(Killed):
             trainer.fit(module, max_epochs=8)
