@@ -199,7 +199,10 @@ class Diagnostics(Callback):
     def state_dict(self) -> dict[str, Any]:
         return {
             "categories": {str(epoch): dict(c) for epoch, c in self.categories.items()},
-            "nodes": {str(epoch): heat for epoch, heat in self.nodes.items()},
+            "nodes": {
+                str(epoch): {name: list(pair) for name, pair in heat.items()}
+                for epoch, heat in self.nodes.items()
+            },
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
