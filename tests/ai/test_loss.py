@@ -377,7 +377,7 @@ def test_its_own_losses_feedback_is_added() -> None:
     assert module.own.seen == ["failed", "failed"]
 
 
-@pytest.mark.parametrize("wrong", [Counting, Loss(), "strict", 0])
+@pytest.mark.parametrize("wrong", [Counting, object(), "strict", 0])
 def test_what_is_no_judge_is_refused(wrong) -> None:
     with pytest.raises(Exception, match=r"configure_judge\(\) returned .*, not a Judge") as raised:
         fitted(Judged(wrong))
