@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autopilot.core.direction import direction_words
-from autopilot.core.record import Manifest
-from autopilot.engine.request import Request, committed_target, name_of
+from autopilot.engine.offline import Offline
+from autopilot.engine.preflight import one_item
+from autopilot.engine.request import Request
 from autopilot.engine.session import Session
-from autopilot.engine.workspace import Workspace
-from autopilot.git.repository import Repository
-from autopilot.git.worktrees import worktree_path
+from autopilot.errors import AgentError, EvaluationError
 from autopilot.tracking.scope import scope_of
 
 
@@ -25,6 +24,7 @@ class Forecast:
         parameters: Repository path to the number of its files.
         train_items: "?" where unknown.
         val_items: "?" where unknown.
+        first_item: What the first item comes to, in words.
         monitor: The metric that would decide.
         mode: Its direction, "max" or "min".
         max_epochs: The number of the last epoch.
@@ -36,6 +36,7 @@ class Forecast:
     parameters: Mapping[str, int]
     train_items: str
     val_items: str
+    first_item: str
     monitor: str
     mode: str
     max_epochs: int
@@ -48,6 +49,7 @@ class Forecast:
             f"  start from {self.base[:7]} and work in {self.worktree}",
             *(f"  optimize {path} (files: {n})" for path, n in self.parameters.items()),
             f"  evaluate {self.train_items} train and {self.val_items} val items an epoch",
+            f"  begin with an item: {self.first_item}",
             f"  keep an epoch by val {self.monitor} ({direction_words(self.mode)}), "
             f"for at most {self.max_epochs} epochs",
             f"  commit each step to autopilot/{self.experiment}",
@@ -55,32 +57,51 @@ class Forecast:
 
 
 def forecast(request: Request) -> Forecast:
-    """What a run would do; reads the user's checkout, and changes nothing.
+    """What a run would do: its own start, in a worktree that is gone afterwards, and one item.
+
+    The item is evaluated only as far as that costs nothing: without network and programs.
 
     Raises:
-        AutopilotError: the run would be refused.
+        AutopilotError: the run would be refused, or its baseline would stop it.
     """
-    user = Repository.discover(request.folder)
-    base = user.head_commit()
-    target = committed_target(user, base, request)
-    slug = name_of(user, target, request)
-    directory = request.folder.resolve().relative_to(user.workdir.resolve()).as_posix()
-    workspace = Workspace(user, user, "" if directory == "." else directory)
-    manifest = Manifest(slug=slug, target=target.text, hparams=request.hparams, base=base)
-    session = Session(user, slug, workspace, manifest)
-    session.load(request.options, (), include_dirty=request.include_dirty)
-    session.inputs.close()
-    scopes = [scope_of(user, parameter) for parameter in session.module.parameters()]
-    train, val = session.split_sizes
-    where = user.workdir if request.in_place else worktree_path(user, slug)
-    return Forecast(
-        experiment=slug,
-        base=base,
-        parameters={scope.path: len(scope.files()) for scope in scopes},
-        train_items=train,
-        val_items=val,
-        monitor=session.trainer.monitor,
-        mode=session.trainer.mode,
-        max_epochs=session.max_epochs,
-        worktree=str(where),
-    )
+    session = Session.start(request)
+    try:
+        scopes = [scope_of(session.workspace.repo, p) for p in session.module.parameters()]
+        train, val = session.split_sizes
+        return Forecast(
+            experiment=session.slug,
+            base=session.manifest.base,
+            parameters={scope.path: len(scope.files()) for scope in scopes},
+            train_items=train,
+            val_items=val,
+            first_item=_first_item(session),
+            monitor=session.trainer.monitor,
+            mode=session.trainer.mode,
+            max_epochs=session.max_epochs,
+            worktree=str(session.workspace.repo.workdir),
+        )
+    finally:
+        session.discard()
+
+
+def _first_item(session: Session) -> str:
+    """What one item comes to, in words.
+
+    Raises:
+        EvaluationError: it fails, or nothing would score it.
+    """
+    offline = Offline(programs=True)
+    offline.begin()
+    try:
+        checks = list(one_item(session, live=False))
+    except AgentError:
+        checks = []
+    finally:
+        offline.end()
+    if offline.refused or not checks:
+        why = f": it {offline.refused[0]}" if offline.refused else ": it asks a model"
+        return f"not evaluated in a dry run{why}"
+    for check in checks:
+        if check.state == "failed":
+            raise EvaluationError(check.detail, hint=check.mend)
+    return checks[0].detail

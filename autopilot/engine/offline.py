@@ -18,22 +18,34 @@ _REFUSED = {
 }
 
 
+_PROGRAMS = ("subprocess.Popen", "os.system", "os.posix_spawn", "os.spawn", "os.exec")
+
+
 class Offline:
-    """Refuses connections and look-ups of names in this process, from `begin` on, for good.
+    """Refuses connections and look-ups of names in this process, between `begin` and `end`.
 
     Sockets of the file system, by which programs of one machine talk, are left alone. Programs that
     the process starts are not watched.
+
+    Args:
+        programs: Refuses to start programs too.
 
     Attributes:
         refused: What was tried, in the order of the attempts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, programs: bool = False) -> None:
         self.refused: list[str] = []
+        self._programs, self._is_on = programs, False
 
     def begin(self) -> None:
-        """Refuses from here on; it cannot be undone, as no audit hook can."""
+        """Refuses from here on; the hook itself stays for good, as all audit hooks do."""
+        self._is_on = True
         sys.addaudithook(self._look)
+
+    def end(self) -> None:
+        """Refuses nothing more."""
+        self._is_on = False
 
     def check(self) -> None:
         """Says what was refused, also where the code that tried it went on without.
@@ -45,6 +57,11 @@ class Offline:
             raise _refusal(self.refused[0])
 
     def _look(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self._is_on:
+            return
+        if self._programs and event in _PROGRAMS:
+            self.refused.append(f"starts {_text(arguments[0])}")
+            raise _refusal(self.refused[-1])
         does = _REFUSED.get(event)
         if does is None:
             return

@@ -125,18 +125,28 @@ def _of_session(session: Session) -> Iterator[Check]:
     yield Check("set-up", "ok", ", ".join(type(each).__name__ for each in kinds))
     try:
         with session.workspace.explained(), users_code(session.manifest.target):
-            yield from _one_item(session)
+            yield from one_item(session)
     except AutopilotError as error:
         yield Check.of("evaluation", error)
 
 
-def _one_item(session: Session) -> Iterator[Check]:
-    """Evaluates the first val item, or the first train item where there is no val split."""
+def one_item(session: Session, *, live: bool = True) -> Iterator[Check]:
+    """Evaluates the first val item, or the first train item where there is no val split.
+
+    Args:
+        session: A session that is not run.
+        live: Whether model calls are made.
+
+    Raises:
+        ReplayMissError: a model would be asked, and is not.
+        EvaluationError: nothing scores it.
+    """
     module, trainer = session.module, session.trainer
     val, train = module.val_dataloader(), module.train_dataloader()
     split, loader = ("val", val) if val is not None else ("train", train)
     assert loader is not None, "the session's start looks at that"
     experiment = Experiment()
+    experiment.only_recorded = not live
     experiment.open(module.parameters())
     run, started = Run(experiment), time.perf_counter()
     measured = SplitMetrics(module, keep_items=True)

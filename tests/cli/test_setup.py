@@ -182,6 +182,28 @@ def test_preflight_says_that_nothing_scores(place: Place) -> None:
     assert says in done.document["checks"][-1]["detail"]
     assert "Datum(success=...)" in done.document["checks"][-1]["mend"]
     place.refused("run", "counter.py", says=(says,), hints=("Datum(success=...)",))
+    place.refused("run", "counter.py", "--dry-run", says=(says,), hints=("Datum(success=...)",))
+
+
+@pytest.mark.parametrize(
+    ("paid", "why"),
+    [
+        ("__import__('os').system('touch ' + WITNESS)", "it starts"),
+        ("__import__('subprocess').run(['touch', WITNESS])", "it starts touch"),
+        ("__import__('socket').create_connection(('127.0.0.1', 9))", "it connects to 127.0.0.1:9"),
+    ],
+)
+def test_a_dry_run_pays_for_nothing(place: Place, paid: str, why: str) -> None:
+    witness = place.cache / "witness"
+    place.change(
+        "counter.py",
+        ("Datum(success=passed, ", f"Datum(success={paid} is None and passed, "),
+        ("\nclass Counter(", f"\nWITNESS = {str(witness)!r}\n\n\nclass Counter("),
+    )
+    with place.untouched():
+        done = place.run("run", "counter.py", "--dry-run")
+    assert f"begin with an item: not evaluated in a dry run: {why}" in done.out
+    assert not witness.exists()
 
 
 def test_preflight_scores_its_item_by_the_loss(place: Place) -> None:
