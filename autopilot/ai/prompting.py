@@ -88,5 +88,7 @@ def _candidates(text: str) -> Iterator[Any]:
     for position in reversed([found.start() for found in re.finditer(r"\{", text)]):
         try:
             yield decoder.raw_decode(text, position)[0]
-        except (ValueError, RecursionError):
+        except ValueError:
             continue
+        except RecursionError:
+            return  # what begins before it is nested as deeply

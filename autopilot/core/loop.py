@@ -142,8 +142,7 @@ class EpochLoop(Loop):
             record = experiment.replay_step(optimizer, epoch, number)
             fit.heard = fit.heard or bool(record.gradients)
         else:
-            # Refused before the step is paid; what changes later, before the epoch is recorded.
-            check_states({"callbacks": trainer.callback_states()})
+            check_states({"callbacks": trainer.callback_states()})  # before the step is paid
             trainer.call("on_before_backward")
             trainer.run.attempt(fit.loss.backward)
             trainer.call("on_after_backward")

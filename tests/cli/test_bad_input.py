@@ -200,6 +200,26 @@ def test_target_that_ends_the_process(place: Place) -> None:
     place.refused("run", "counter.py", code=2, says=("ended the process",), hints=("__main__",))
 
 
+@pytest.mark.parametrize(
+    ("where", "code"),
+    [("class Raise(", 2), ("        self.size = size", 2), ("        x = self.parameters[0]", 1)],
+)
+def test_what_no_except_exception_sees_is_the_users_error(
+    place: Place, where: str, code: int
+) -> None:
+    """On import, in the constructor and in a step."""
+    indent = where[: len(where) - len(where.lstrip())]
+    raised = f"{indent}raise __import__('asyncio').CancelledError\n"
+    place.change("counter.py", (where, f"{raised}{where}"))
+
+    done = place.autopilot("run", "counter.py")
+
+    assert done.code == code and "CancelledError" in done.error, done
+
+    assert 'counter.py", line' in done.err, done
+    assert "autopilot/" not in done.err, done
+
+
 def test_constructor_that_raises(place: Place) -> None:
     place.change("counter.py", ("self.size = size", "self.size = size / 0"))
 
