@@ -374,7 +374,7 @@ def test_text_of_a_model_does_not_steer_the_terminal(
 # --- experiments that did not come to their end --------------------------------------------------
 
 
-class Kill(BaseException):
+class Kill(KeyboardInterrupt):
     """Ends a run as a signal would: nothing may catch it."""
 
 

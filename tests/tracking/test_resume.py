@@ -35,8 +35,8 @@ WORDS = ["refund", "login", "invoice", "crash", "slow", "parcel"]
 STATE = Path("rules/words.txt")
 
 
-class Killed(BaseException):
-    """The process is gone."""
+class Killed(KeyboardInterrupt):
+    """The process is gone: of what user code may raise, only this passes through it."""
 
 
 class Clock:
