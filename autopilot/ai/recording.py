@@ -235,7 +235,8 @@ def numbered(kind: str, number: int) -> Iterator[None]:
 
 
 def request_key(body: Mapping[str, Any], sample: int = 0) -> str:
-    """The name of a request: a hash of what it asks, and the numbers that it is asked under.
+    """The name of a request: a hash of what it asks, and the numbers that it is asked under: those
+    of `numbered`, and that of a repeated measurement.
 
     Args:
         body: The request's body.
@@ -252,4 +253,6 @@ def request_key(body: Mapping[str, Any], sample: int = 0) -> str:
     numbers = _numbers.get()
     if any(number > 1 for _, number in numbers):
         digest += "".join(f"-{kind}{number}" for kind, number in numbers)
-    return f"{digest}-{sample}" if sample else digest
+    run = current_run()
+    repeat = f"-r{run.repeat}" if run is not None and run.repeat else ""
+    return (f"{digest}-{sample}" if sample else digest) + repeat

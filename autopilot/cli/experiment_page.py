@@ -8,7 +8,7 @@ from typing import Any
 
 from autopilot.cli.output import align, number, shorten
 from autopilot.cli.pages import overview
-from autopilot.cli.words import costs, counted, git_date, pairs, signed
+from autopilot.cli.words import costs, counted, git_date, pairs, signed, test_gain
 from autopilot.core.record import Event
 from autopilot.core.summary import Summary
 from autopilot.git.objects import LineCounts
@@ -128,8 +128,7 @@ def _result(summary: Summary) -> str:
     text += number(summary.baseline)
     if summary.best_epoch:
         text += f" -> {number(summary.best)} in epoch {summary.best_epoch}"
-    test = summary.metrics.get("test", {}).get(summary.monitor)
-    return text + (f", test {number(test)}" if test is not None else "")
+    return ", ".join(filter(None, (text, test_gain(summary.test))))
 
 
 def _strategies(summary: Summary) -> str:

@@ -10,7 +10,16 @@ from typing import Any
 
 from autopilot.cli.epoch_page import ODD_OUTCOMES
 from autopilot.cli.output import align, display_width, fitting, number, shorten
-from autopilot.cli.words import ago, costs, counted, git_date, iso, pairs, signed
+from autopilot.cli.words import (
+    ago,
+    costs,
+    counted,
+    git_date,
+    iso,
+    pairs,
+    signed,
+    test_gain,
+)
 from autopilot.core.message import one_line
 from autopilot.errors import ExperimentError
 from autopilot.git import refs
@@ -89,6 +98,8 @@ def _commit(epoch: Epoch) -> str:
     if epoch.verdict != "rejected":
         return epoch.commit[:7]
     odd = f" ({epoch.outcome})" if epoch.outcome in ODD_OUTCOMES else ""
+    if any(reason.startswith("indecisive") for reason in epoch.reasons):
+        odd = " (indecisive)"
     if not epoch.steps:
         return f"-      {odd}"
     return f"{epoch.steps[-1][:7]}{odd} -> rolled back to epoch {epoch.best_epoch}"
@@ -269,8 +280,7 @@ def _gain(notebook: Notebook) -> str:
     best = f"best: epoch {last.best_epoch}, val {last.monitor} {number(last.baseline)}"
     if last.best_epoch:
         best += f" -> {number(last.best)}"
-    with_test = notebook.test_metrics(last.best_epoch).get(last.monitor)
-    return best + (f", test {number(with_test)}" if with_test is not None else "")
+    return ", ".join(filter(None, (best, test_gain(notebook.test_gain(last.best_epoch)))))
 
 
 def _val_metrics(found: Sequence[Epoch]) -> list[str]:

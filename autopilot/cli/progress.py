@@ -57,6 +57,7 @@ class Reporter(Callback):
                 f"going on after epoch {self._first_epoch}; best so far: epoch "
                 f"{trainer.experiment.best_epoch}, {best}"
             )
+            self._tell_noise(trainer.experiment.history[0])
         self._tell_rescued()
         if self.output.is_terminal and not self.output.as_json:
             self._live = _live(self.output, trainer)
@@ -107,6 +108,8 @@ class Reporter(Callback):
     ) -> None:
         if not self._head_shown:
             self._head_shown = True
+            if record.epoch == 0:
+                self._tell_noise(record)
             self._line(epoch_head(record.monitor))
         self._judged_s = time.monotonic()
         has_commit, self._has_step = self._has_step or record.verdict != "rejected", False
@@ -135,6 +138,11 @@ class Reporter(Callback):
             self._live.stop()
             self._live = None
         self._tell_rescued()
+
+    def _tell_noise(self, baseline: MetricsRecord) -> None:
+        """What the second measurement of the baseline came to, and what follows from it."""
+        if baseline.noise is not None:
+            self._line(f"val: {baseline.reasons[1]}")
 
     def _tell_rescued(self) -> None:
         for commit in self.rescued[self._told :]:
@@ -206,6 +214,8 @@ def epoch_line(record: MetricsRecord, before: float | None, revision: str) -> st
         return line
     if record.outcome in ("unchanged", "repeated", "failed"):
         line += f" ({record.outcome})"
+    elif any(reason.startswith("indecisive") for reason in record.reasons):
+        line += " (indecisive)"
     if not revision:
         return line
     return f"{line} -> rolled back to epoch {record.best_epoch}"

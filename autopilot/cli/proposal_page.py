@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autopilot.cli.output import align, number
-from autopilot.cli.words import costs, counted, pairs, signed
+from autopilot.cli.words import costs, counted, pairs, signed, test_gain
 from autopilot.core.message import (
     EPOCH,
     EXPERIMENT,
@@ -76,9 +76,9 @@ def _what(notebook: Notebook, proposal: Proposal) -> str:
         f"tried and rejected: {rejected}. "
         f"Only the parameters change ({_code(notebook.manifest.parameters)}), one commit an epoch.",
     ]
-    test = notebook.test_metrics(last).get(monitor)
-    if test is not None:
-        lines += ["", f"On the test split, which no epoch was chosen by: {monitor} {number(test)}."]
+    test = test_gain(notebook.test_gain(last)).removeprefix("test ")
+    if test:
+        lines += ["", f"On the test split, which no epoch was chosen by: {monitor} {test}."]
     else:
         lines += ["", "The test split was not scored."]
     if 0 in dict(proposal.commits):

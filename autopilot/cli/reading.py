@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -167,7 +167,10 @@ def status(context: Context, slug: Experiment = None) -> None:
     if slug:
         notebook = _notebook(context, slug)
         if output.as_json:
-            output.document(pages.overview(notebook) | {"manifest": notebook.manifest})
+            more: dict[str, Any] = {"manifest": notebook.manifest, "noise": notebook.noise}
+            if notebook.last is not None:
+                more["test"] = notebook.test_gain(notebook.last.best_epoch)
+            output.document(pages.overview(notebook) | more)
             return
         for line in pages.status_page(notebook):
             output.line(line)

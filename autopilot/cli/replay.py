@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,8 +56,13 @@ def replay(
     best_only: Annotated[bool, typer.Option("--best-only", help="Only the best epoch.")] = False,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Evaluations side by side.")] = 1,
     tolerance: Annotated[
-        float, typer.Option(min=0, help="By how much a metric may differ.")
-    ] = 1e-9,
+        list[str] | None,
+        typer.Option(
+            metavar="N|NAME=SHARE",
+            help="By how much a metric may differ; or one metric, by a share of its value, as in "
+            "latency=0.2. May be repeated.",
+        ),
+    ] = None,
     live: Annotated[
         bool,
         typer.Option("--live", help="Ask the model anew, and let the evaluation use the network."),
@@ -99,7 +105,8 @@ def replay(
         output.line(f"note: this clone is shallow: fetched the rest of it from {found.deepened}")
     notebook = found.notebook
     chosen = [notebook.find("best").number] if best_only else _numbers(notebook, epochs)
-    settings = Settings(chosen, tolerance, jobs, live, tuple(link or ()))
+    absolute, shares = _tolerances(tolerance or ())
+    settings = Settings(chosen, absolute, jobs, live, tuple(link or ()), shares)
     again = (Rerun if level is Level.FULL else Replay)(notebook, settings)
     _headline(output, again, found.where)
     try:
@@ -131,13 +138,42 @@ def _numbers(notebook: Notebook, text: str | None) -> list[int] | None:
     return found
 
 
+def _tolerances(texts: Sequence[str]) -> tuple[float, dict[str, float]]:
+    """By how much any metric may differ, and single metrics by a share of their value."""
+    from autopilot.engine.replay import TOLERANCE
+    from autopilot.errors import UsageError
+
+    absolute, shares = TOLERANCE, dict[str, float]()
+    for text in texts:
+        name, _, size = text.rpartition("=")
+        try:
+            allowed = float(size)
+        except ValueError:
+            allowed = -1.0
+        if not allowed >= 0:
+            raise UsageError(
+                f"--tolerance {text}: {size!r} is no number from 0 up",
+                hint="write --tolerance 0.001, or of one metric --tolerance latency=0.2",
+            )
+        if name:
+            shares[name] = allowed
+        else:
+            absolute = allowed
+    return absolute, shares
+
+
 def _headline(output: Output, again: Replay, where: str) -> None:
     settings, judged = again.settings, len(again.judged)
     calls = "asked anew" if settings.live else "answered from the notes"
     output.line(
         f"{again.notebook.slug}: replaying {len(again.chosen)} of {counted(judged, 'epoch')} of "
-        f"{where}, tolerance {settings.tolerance:g}, model calls {calls}"
+        f"{where}, tolerance {settings.tolerance:g}"
+        + "".join(f", {name} {share:.0%}" for name, share in settings.shares.items())
+        + f", model calls {calls}"
     )
+    baseline = again.judged.get(0)
+    if baseline is not None and baseline.record.noise is not None:
+        output.line(f"val: {baseline.record.reasons[1]}")
 
 
 def _evaluate(output: Output, again: Replay) -> list[EpochReplay]:
@@ -151,6 +187,7 @@ def _evaluate(output: Output, again: Replay) -> list[EpochReplay]:
         same = not epoch.differences
         recorded = number(epoch.recorded) + (" (test)" if epoch.split == "test" else "")
         state = "same" if same else "failed" if epoch.error else "differs"
+        state = "noisy" if same and epoch.incomparable else state
         output.line(
             f"{epoch.number:>5}  {recorded:<16}  {number(epoch.replayed):>7}  "
             f"{state:<7}  {epoch.verdict:<8}  {epoch.commit[:7]}",
@@ -180,6 +217,8 @@ def _conclude(
         key=lambda each: -1 if each.epoch is None else each.epoch,
     )
     slug, took = again.notebook.slug, f"{seconds:.1f} s"
+    for line in replay_page.incomparable(judged):
+        output.line(line)
     if found:
         output.line()
         replay_page.table(output, found)
@@ -189,7 +228,9 @@ def _conclude(
         verdict = f"{slug} does not replay: {counted(len(found), 'difference')}, {took}"
     elif judged:
         epochs = counted(len({epoch.number for epoch in judged}), "epoch")
-        verdict = f"{slug} replays: {epochs} came out as recorded, and branch, tags and notes fit; "
+        noisy = ", as far as it can be compared" if any(e.incomparable for e in judged) else ""
+        verdict = f"{slug} replays: {epochs} came out as recorded{noisy}, and branch, tags and "
+        verdict += "notes fit; "
         verdict += took
     else:
         verdict = f"{slug}: branch, tags and notes fit; no epoch was evaluated, {took}"

@@ -34,6 +34,19 @@ def table(output: Output, found: Sequence[Difference]) -> None:
         told = each.why
 
 
+def incomparable(judged: Sequence[EpochReplay]) -> list[str]:
+    """What came out otherwise and is no difference: it is noisy."""
+    epochs: dict[str, list[str]] = {}
+    for epoch in judged:
+        for each in epoch.incomparable:
+            epochs.setdefault(each.what, []).append(str(each.epoch))
+    if not epochs:
+        return []
+    lines = [f"not comparable: {what} in epoch {', '.join(n)}" for what, n in epochs.items()]
+    metric = next(iter(epochs)).partition(" ")[2]
+    return [*lines, f"       no seed repeats it; compare a metric: --tolerance {metric}=0.2"]
+
+
 def next_lines(again: Replay, found: Sequence[Difference]) -> list[str]:
     """What to do now."""
     slug = again.notebook.slug
@@ -78,6 +91,7 @@ def document(
         "tip": again.notebook.tip,
         "level": again.level,
         "tolerance": settings.tolerance,
+        "tolerances": settings.shares,
         "live": settings.live,
         "same": not found,
         "epochs": [
@@ -89,6 +103,7 @@ def document(
                 "recorded": epoch.recorded,
                 "replayed": epoch.replayed,
                 "same": not epoch.differences,
+                "not_comparable": [each.what for each in epoch.incomparable],
                 "seconds": epoch.seconds,
             }
             for epoch in judged

@@ -16,6 +16,7 @@ from autopilot.core.lessons import FAILURES
 from autopilot.core.record import StepRecord
 from autopilot.core.types import Cost
 from autopilot.text import whole
+from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.report import EpochStory, Report, settings
 from autopilot.tracking.report_cost import RoleCost
 from autopilot.tracking.report_diffs import Changes, DiffPool, clipped
@@ -95,6 +96,7 @@ def experiment(report: Report) -> dict[str, Any]:
         "kept": sum(story.epoch.verdict == "kept" for story in stories),
         "violations": sum(len(r.violations) for s in stories for _, r in s.steps),
         "test": notebook.test_metrics(last.best_epoch) if last else {},
+        "test_gain": _test_gain(notebook),
         "spent": _cost(notebook.spent),
         "settings": list(settings(manifest).items()),
         "events": [[e.time, e.name, event_detail(e)] for e in notebook.events],
@@ -112,6 +114,12 @@ def experiment(report: Report) -> dict[str, Any]:
         "details": packed(_detail(story) for story in stories),
         "commands": commands(report),
     }
+
+
+def _test_gain(notebook: Notebook) -> list[float | None] | None:
+    """Baseline, best state, and the interval of the gain."""
+    gain = notebook.test_gain(notebook.last.best_epoch) if notebook.last else None
+    return None if gain is None else [gain.before, gain.after, gain.low, gain.high]
 
 
 def commands(report: Report) -> list[str]:

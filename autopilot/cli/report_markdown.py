@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from autopilot.cli.output import number
-from autopilot.cli.words import costs, counted, signed
+from autopilot.cli.words import costs, counted, signed, test_gain
 from autopilot.tracking.notebook import Epoch, Notebook
 
 _ROWS = 100
@@ -73,8 +73,7 @@ def _headline(notebook: Notebook) -> str:
             gain = last.best - last.baseline
         text += f" → {number(last.best)}" + (f" ({signed(gain)})" if gain is not None else "")
         text += f" in epoch {last.best_epoch}"
-    test = notebook.test_metrics(last.best_epoch).get(last.monitor)
-    return text + (f", test {number(test)}" if test is not None else "")
+    return ", ".join(filter(None, (text, test_gain(notebook.test_gain(last.best_epoch)))))
 
 
 def _table(notebook: Notebook) -> list[str]:

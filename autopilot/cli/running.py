@@ -16,6 +16,7 @@ import typer
 from autopilot.cli.completion import experiment_names
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output, number
+from autopilot.cli.words import test_gain
 from autopilot.errors import ExperimentError
 
 if TYPE_CHECKING:
@@ -152,6 +153,16 @@ def run(
         int | None,
         typer.Option(min=1, help="Threads for the items of a batch, if they wait on a network."),
     ] = None,
+    measure_noise: Annotated[
+        bool | None,
+        typer.Option(
+            help="Measure the baseline's val split twice; unless given, where that calls no model."
+        ),
+    ] = None,
+    repeat: Annotated[
+        int | None,
+        typer.Option(min=1, help="Measure each val item so often, and judge the means."),
+    ] = None,
     hparam: Hparams = None,
     link: Links = None,
     in_place: InPlace = False,
@@ -204,6 +215,8 @@ def run(
             accumulate=accumulate,
             num_workers=num_workers,
             prices=price or None,
+            measure_noise=measure_noise,
+            repeat=repeat,
         ),
         in_place=in_place,
         links=tuple(link or ()),
@@ -338,11 +351,10 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
     output.line(f"stopped: {result.stop_reason}. {counts}")
     _tell_spending(output, session)
     monitor = session.trainer.monitor
-    test = result.metrics.get("test", {}).get(monitor)
     best = f"best: epoch {result.best_epoch}"
     if result.best is not None:
         best += f", val {monitor} {number(result.baseline)} -> {number(result.best)}"
-    best += f", test {number(test)}" if test is not None else ""
+    best += f", {tested}" if (tested := test_gain(result.test)) else ""
     output.line(best, "bold")
     for remark in session.remarks:
         output.line(f"note: {remark}")
@@ -406,6 +418,7 @@ def _document(session: Session, result: Result) -> dict[str, Any]:
         "baseline": result.baseline,
         "best": result.best,
         "metrics": result.metrics,
+        "test": result.test,
         "cost": result.cost,
         "models": session.trainer.run.ledger.by_role(),
     }

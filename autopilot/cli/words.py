@@ -11,7 +11,7 @@ from autopilot.cli.output import number
 
 if TYPE_CHECKING:
     from autopilot.core.ledger import Spent
-    from autopilot.core.types import Cost
+    from autopilot.core.types import Cost, Gain
 
 
 def signed(delta: float | None) -> str:
@@ -29,6 +29,23 @@ def costs(cost: Cost) -> str:
     if cost.cost_usd:
         parts.append(f"${cost.cost_usd:.2f}" if cost.cost_usd >= 0.01 else f"${cost.cost_usd:.2g}")
     return ", ".join([*parts, f"{cost.seconds:.1f} s" if cost.seconds >= 0.05 else "under 0.1 s"])
+
+
+def test_gain(gain: Gain | None) -> str:
+    """What the test split says, in words; "" where it was not scored.
+
+    >>> from autopilot.core.types import Gain
+    >>> test_gain(Gain(0.44, 0.836, 0.3, 0.49))
+    'test 0.440 -> 0.836 (95% interval of the gain 0.300 .. 0.490)'
+    """
+    if gain is None or gain.after is None:
+        return ""
+    if gain.before is None:
+        return f"test {number(gain.after)}"
+    text = f"test {number(gain.before)} -> {number(gain.after)}"
+    if gain.low is None:
+        return text
+    return f"{text} (95% interval of the gain {number(gain.low)} .. {number(gain.high)})"
 
 
 def spending(spent: Spent) -> str:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from autopilot.core.callback import Callback, check_callback
 from autopilot.core.loss import ChainLoss, Loss
 from autopilot.core.module import AutoPilotModule
+from autopilot.core.noise import DefaultPolicy
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.policy import Gate, Policy
 from autopilot.core.rules import ChainOptimizer
@@ -147,9 +148,9 @@ def policy_of(module: AutoPilotModule) -> Policy:
                 f"nothing asks the policy {type(module).__name__}.{next(iter(attributes))}",
                 hint="return it from configure_policy(), or pass Trainer(policy=...)",
             )
-        return Policy()
+        return DefaultPolicy()
     configured = _configured(module, "configure_policy")
-    return Policy() if configured is None else as_policy(configured, source)
+    return DefaultPolicy() if configured is None else as_policy(configured, source)
 
 
 def as_policy(given: object, source: str = "the policy is") -> Policy:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from autopilot.core import graph
-from autopilot.core.chance import leave, seed_everything
+from autopilot.core.chance import leave, seed_everything, seed_of
 from autopilot.core.ids import SplitIds
 from autopilot.core.loss import Loss
 from autopilot.core.metric import Metric, MetricCollection, compute_all, update_all
@@ -27,7 +27,6 @@ from autopilot.errors import EmptySplitError, EvaluationError, NoMoreCallsError,
 if TYPE_CHECKING:
     from autopilot.core.experiment import Experiment
     from autopilot.core.module import AutoPilotModule
-    from autopilot.core.trainer import Trainer
 
 STEPS = {"train": "training_step", "val": "validation_step", "test": "test_step"}
 
@@ -69,18 +68,25 @@ class Evaluator:
             )
         self._pool = ThreadPoolExecutor(num_workers) if num_workers > 1 else None
 
-    def run(self, split: str, epoch: int, index: int, batch: Datum) -> Datum:
+    def run(self, split: str, epoch: int, index: int, batch: Datum, repeat: int = 0) -> Datum:
         """The result of one batch, its items in order and under the batch's item ids.
+
+        Args:
+            split: "train", "val" or "test".
+            epoch: The epoch.
+            index: The batch's number in it.
+            batch: Its items.
+            repeat: The number of the measurement; each has chance of its own.
 
         Raises:
             EvaluationError: the step returned something other than a Datum with one for each item.
         """
-        recorded = self.experiment.recall(split, epoch, index, batch)
+        recorded = self.experiment.recall(split, epoch, index, batch, repeat)
         if recorded is not None:
             if split == "train":
                 graph.attach(self.module, batch, recorded)
             return recorded
-        seed_everything(self.seed, split, epoch, index)
+        seed_everything(seed_of(self.seed, repeat), split, epoch, index)
         started = time.perf_counter()
         data = self._isolated(split, batch)
         _label(data, batch, split, epoch)
@@ -91,7 +97,8 @@ class Evaluator:
         seconds = time.perf_counter() - started
         # A result can stand in for its call only where nothing else hangs on the call's graph.
         stands_in = split != "train" or _is_simple(data)
-        self.experiment.remember(split, epoch, index, batch, data if stands_in else None, seconds)
+        kept = data if stands_in else None
+        self.experiment.remember(split, epoch, index, batch, kept, seconds, repeat)
         return data
 
     def close(self) -> None:
@@ -258,35 +265,6 @@ def _label(data: Datum, batch: Datum, split: str, epoch: int) -> None:
     # A result that is one item's own keeps the item's id.
     if data.items or not same_length:
         data.id = batch.id
-
-
-def evaluate_split(
-    trainer: Trainer,
-    module: AutoPilotModule,
-    evaluator: Evaluator,
-    split: str,
-    epoch: int,
-    loader: Iterable[Any] | None,
-) -> SplitMetrics:
-    """One pass over a split without a graph, in eval mode."""
-    moment = "validation" if split == "val" else split
-    was_training = module.training
-    module.eval()
-    measured = SplitMetrics(module, keep_items=True)
-    trainer.call(f"on_{moment}_start")
-    trainer.call(f"on_{moment}_epoch_start")
-    with graph.no_grad():
-        given = () if loader is None else batches(loader, split, epoch, trainer.seed)
-        for index, batch, _ in given:
-            trainer.call(f"on_{moment}_batch_start", batch, index)
-            data = evaluator.run(split, epoch, index, batch)
-            trainer.call(f"on_{moment}_batch_end", data, batch, index)
-            measured.update(data)
-    trainer.callback_metrics[split] = measured.compute()
-    trainer.call(f"on_{moment}_epoch_end")
-    trainer.call(f"on_{moment}_end")
-    module.train(was_training)
-    return measured
 
 
 def batches(

@@ -7,7 +7,8 @@ An epoch's metrics record is its commit point: everything before it is repeated 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from autopilot.core import message
@@ -16,6 +17,7 @@ from autopilot.core.events import Decide, decision_event, stamped, time_of
 from autopilot.core.guard import Guard, check_inputs
 from autopilot.core.history import History, KnownState
 from autopilot.core.memory import Memory
+from autopilot.core.noise import Noise
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Decision, EpochView, Metrics
@@ -25,11 +27,11 @@ from autopilot.core.record import (
     Manifest,
     MetricsRecord,
     StepRecord,
-    TraceRecord,
 )
+from autopilot.core.repeats import mean_items, recorded_passes
 from autopilot.core.store import InMemoryStore, Revision, Store
 from autopilot.core.summary import Summary, summarize
-from autopilot.core.types import Cost, Datum, datum_from_json
+from autopilot.core.types import Cost, Datum, Gain
 from autopilot.core.writing import (
     complete,
     lesson_of,
@@ -48,6 +50,8 @@ class Experiment(History):
         best_items: The best epoch's val results, where they were recorded.
         ignore_stop: Go on although the last epoch recorded a reason to stop.
         only_recorded: Model calls are answered from records; one that has none is an error.
+        repeat: How often each val item is measured.
+        known_noise: Of a run that is repeated: what was found out about its baseline.
         repeats: Of a run that is repeated: epoch and step to the recorded revision and its record.
         changes: Options that take the place of the manifest's; written down when it goes on.
         guard: Keeps steps to the parameters, and knows what evaluations read.
@@ -89,8 +93,11 @@ class Experiment(History):
         self._results, self._clock = ResultLog(self.store), StepClock(self.store)
         self._state = self._told = ""
         self._items: dict[str, list[Datum]] = {}
+        self._passes = list[list[Datum]]()
         self._is_open = self._by_hand = False
         self.ignore_stop = self.only_recorded = False
+        self.repeat = 1
+        self.known_noise: Noise | None = None
         self.repeats: Mapping[tuple[int, int], tuple[str, StepRecord]] = {}
         self.changes: Mapping[str, Any] = {}
         self.guard, self.violations = Guard(), list[str]()
@@ -131,6 +138,7 @@ class Experiment(History):
             cost=cost,
             violations=[sentence for step in self._steps for sentence in step.violations],
             monitored=self.monitored,
+            noise=self.noise,
         )
 
     # --- opening -------------------------------------------------------------------------------
@@ -180,7 +188,7 @@ class Experiment(History):
         optimizer.register_step_post_hook(commit)
 
     def _recall(self) -> None:
-        self._steps, self._items, self.best_items = [], {}, ()
+        self._steps, self._items, self._passes, self.best_items = [], {}, [], ()
         self.load_history(self.store.records(MetricsRecord))
         self._checked_inputs()
         last = self.last_epoch
@@ -200,10 +208,10 @@ class Experiment(History):
             for revision, record in self.store.records(StepRecord)
             if record.epoch > last
         }
-        for trace in (t for _, t in self.store.records(TraceRecord)):
-            if trace.split == "val" and trace.epoch == self.best_epoch:
-                items = (datum_from_json(i, split="val", epoch=trace.epoch) for i in trace.items)
-                self.best_items = list(items)
+        if self.history:
+            repeat = self.record_of(self.best_epoch).repeat
+            passes = recorded_passes(self.store, "val", self.best_epoch)
+            self.best_items = mean_items(passes[:repeat])
         noted = self.store.progress()
         self._clock.load(noted)
         self._results.load([n for n in noted if n.epoch == last + 1 or n.split == "test"])
@@ -222,12 +230,21 @@ class Experiment(History):
 
     # --- batches -------------------------------------------------------------------------------
 
-    def recall(self, split: str, epoch: int, index: int, batch: Datum) -> Datum | None:
+    def recall(
+        self, split: str, epoch: int, index: int, batch: Datum, repeat: int = 0
+    ) -> Datum | None:
         """A batch's result from before a kill, if items and state are the same."""
-        return self._results.find(split, epoch, index, batch, self._state)
+        return self._results.find(split, epoch, index, batch, self._state, repeat)
 
     def remember(
-        self, split: str, epoch: int, index: int, batch: Datum, data: Datum | None, seconds: float
+        self,
+        split: str,
+        epoch: int,
+        index: int,
+        batch: Datum,
+        data: Datum | None,
+        seconds: float,
+        repeat: int = 0,
     ) -> None:
         """Keeps a batch's result at once, and what it cost.
 
@@ -238,13 +255,14 @@ class Experiment(History):
             batch: Its items.
             data: The result; None if it cannot stand in for its call: made again after a kill.
             seconds: How long it took.
+            repeat: The number of the measurement.
 
         Raises:
             ParameterError: a file was edited by hand meanwhile; the result is of no known state.
         """
         if self.store.is_shared:
             self.check_unedited()
-        self._results.note(split, epoch, index, batch, data, seconds, self._state)
+        self._results.note(split, epoch, index, batch, data, seconds, self._state, repeat)
 
     def void_results(self) -> None:
         """What was measured in the epoch that is going on does not count: it is made again."""
@@ -340,9 +358,16 @@ class Experiment(History):
         """The steps of the epoch that is going on."""
         return list(self._steps)
 
-    def on_validation_complete(self, items: Mapping[str, list[Datum]]) -> None:
-        """The epoch is measured: split to results, one Datum an item."""
-        self._items = dict(items)
+    def on_validation_complete(
+        self, items: Mapping[str, list[Datum]], results: Sequence[list[Datum]] = ()
+    ) -> None:
+        """The epoch is measured.
+
+        Args:
+            items: Split to results, one Datum an item: what the policy looks at.
+            results: Those of each measurement of val; the same, where there was one.
+        """
+        self._items, self._passes = dict(items), list(results)
 
     def on_epoch_complete(
         self,
@@ -376,9 +401,14 @@ class Experiment(History):
             cost=cost,
             stop=stop,
             state=state or {},
+            repeat=self.repeat,
         )
         revision = self.store.tip
-        self.store.annotate(revision, trace_records(epoch, self._items))
+        traces = trace_records(epoch, self._items)
+        if self._passes:
+            each = enumerate(self._passes)
+            traces = [t for n, items in each for t in trace_records(epoch, {"val": items}, n)]
+        self.store.annotate(revision, traces)
         if epoch > 0:
             self.memory.learn(lesson_of(self.slug, record, view, self._steps))
         others = other_records(epoch, metrics, decision.verdict)
@@ -386,28 +416,45 @@ class Experiment(History):
         self.add_epoch(record, revision, metrics)
         if decision.kept:
             self.best_items = self._items.get("val", [])
-        self._steps, self._items = [], {}
+        self._steps, self._items, self._passes = [], {}, []
         self._results.clear()
         self._finish(record, revision, ())
         self._state = self.record_of(record.best_epoch).tree
         self.store.clear_progress()
         return record
 
-    def on_test_complete(self, metrics: Mapping[str, float], items: list[Datum]) -> None:
-        """Writes the test score down, on the best epoch."""
-        best, inputs = self.record_of(self.best_epoch), self._checked_inputs()
-        revision = self._revisions[best.epoch]
-        self.store.annotate(revision, trace_records(best.epoch, {"test": items}))
+    def on_test_complete(
+        self,
+        metrics: Mapping[str, float],
+        items: list[Datum],
+        epoch: int | None = None,
+        gain: Gain | None = None,
+    ) -> None:
+        """Writes a test score down.
+
+        Args:
+            metrics: The metrics.
+            items: The results.
+            epoch: What was scored; the best epoch if not given.
+            gain: What it gained on the baseline.
+        """
+        judged = self.record_of(self.best_epoch if epoch is None else epoch)
+        epoch, inputs = judged.epoch, self._checked_inputs()
+        revision = self._revisions[epoch]
+        self.store.annotate(revision, trace_records(epoch, {"test": items}))
         record = MetricsRecord(
-            epoch=best.epoch,
-            id=f"{best.epoch}-test",
+            epoch=epoch,
+            id=f"{epoch}-test",
             split="test",
             metrics=metrics,
-            verdict=best.verdict,
+            verdict=judged.verdict,
             inputs=inputs,
+            test_gain=gain,
         )
         self.store.annotate(revision, [*self.store.calls(), record])
-        self.metrics.setdefault(best.epoch, {})["test"] = metrics
+        self.metrics.setdefault(epoch, {})["test"] = metrics
+        if gain is not None:
+            self.gains[epoch] = gain
         self.store.clear_progress()
 
     def on_loop_complete(self, name: str, detail: str) -> None:
@@ -428,6 +475,18 @@ class Experiment(History):
             )
         self.store.restore(tags[wanted])
         self._state = self.store.state()
+
+    @contextmanager
+    def at(self, epoch: int) -> Iterator[None]:
+        """In the body, the parameters are in a kept epoch's state; then in the best one's."""
+        moves = epoch != self.best_epoch
+        if moves:
+            self.rollback(epoch)
+        try:
+            yield
+        finally:
+            if moves:
+                self.rollback()
 
     def decide(
         self, decision: Decide, reason: str = "", reviewer: str = "", epoch: int | None = None
@@ -475,7 +534,8 @@ class Experiment(History):
             self.load_history(self.store.records(MetricsRecord))
         manifests = [manifest for _, manifest in self.store.records(Manifest)]
         metrics = self.metrics.get(self.best_epoch, {})
-        return summarize([*manifests, self.manifest][0], self.history, metrics, self.events)
+        test = self.gains.get(self.best_epoch)
+        return summarize([*manifests, self.manifest][0], self.history, metrics, self.events, test)
 
     def close(self) -> None:
         """Lets go of the store."""

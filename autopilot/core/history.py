@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from autopilot.core.noise import Noise
 from autopilot.core.policy import Decision, Metrics
 from autopilot.core.record import MetricsRecord, Outcome, StepRecord
-from autopilot.core.types import Cost
+from autopilot.core.types import Cost, Gain
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +35,28 @@ class History:
         history: Their val records.
         metrics: Epoch to split to metric name to value.
         inputs: Repository path to blob id of what evaluations read, as it was at first.
+        gains: Epoch to what the test split says of it beside the baseline.
+        noise: What a second measurement of the baseline came to; None before the baseline.
     """
 
     def __init__(self) -> None:
         self.history: list[MetricsRecord] = []
         self.metrics: dict[int, dict[str, Mapping[str, float]]] = {}
         self.inputs: dict[str, str] = {}
+        self.gains: dict[int, Gain] = {}
+        self.noise: Noise | None = None
         self._revisions: dict[int, str] = {}
         self._measured: dict[str, MetricsRecord] = {}
 
     def load_history(self, judged: Iterable[tuple[str, MetricsRecord]]) -> None:
         """Starts over from records and the revisions that they are on, in order of epochs."""
         self.history, self.metrics, self._revisions, self._measured = [], {}, {}, {}
-        self.inputs = {}
+        self.inputs, self.gains = {}, {}
         for revision, record in judged:
             self.inputs = {**record.inputs, **self.inputs}
             self.metrics.setdefault(record.epoch, {})[record.split] = record.metrics
+            if record.test_gain is not None:
+                self.gains[record.epoch] = record.test_gain
             if record.split == "val":
                 self._append(record, revision)
 
@@ -61,6 +68,7 @@ class History:
 
     def _append(self, record: MetricsRecord, revision: str) -> None:
         self.history.append(record)
+        self.noise = self.history[0].noise
         self._revisions[record.epoch] = revision
         self._measured.setdefault(record.tree, record)
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from autopilot.core import evaluation
+from autopilot.core import evaluation, repeats
 from autopilot.core.chance import seed_everything
 from autopilot.core.evaluation import Evaluator, SplitMetrics
 from autopilot.core.feedback import hears
@@ -26,6 +26,7 @@ from autopilot.core.loss import Loss
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.policy import Decision, Policy, decide
+from autopilot.core.repeats import Measured
 from autopilot.core.types import Cost
 from autopilot.core.writing import check_states
 from autopilot.errors import EvaluationError
@@ -79,14 +80,15 @@ class EpochLoop(Loop):
         val = self.validate(fit, 0)
         if val.errors():
             raise EvaluationError(
-                f"all {val.means.items} val items failed: {val.errors()[0]}",
+                f"all {val.evaluations} val items failed: {val.errors()[0]}",
                 hint="the system must run before it can be improved: try it on one item by hand",
             )
         metrics = {"val": val.compute()} if fit.val is not None else {}
-        fit.trainer.check_monitor(metrics, val)
-        decision = Decision("baseline", ("measured before anything changed",))
-        fit.trainer.experiment.on_validation_complete({"val": val.items})
-        cost = Cost(evaluations=val.means.items, seconds=time.monotonic() - started)
+        fit.trainer.check_monitor(metrics, val.passes[0])
+        noise = repeats.measure_noise(fit, val)
+        decision = Decision("baseline", ("measured before anything changed", *noise))
+        fit.trainer.experiment.on_validation_complete({"val": val.items}, val.results)
+        cost = Cost(evaluations=val.evaluations, seconds=time.monotonic() - started)
         self.conclude(fit, 0, metrics, decision, cost)
 
     def epoch(self, fit: Fit, epoch: int) -> None:
@@ -107,8 +109,8 @@ class EpochLoop(Loop):
         else:
             val = self.validate(fit, epoch)
             metrics["val"] = val.compute()
-            cost += Cost(evaluations=val.means.items) + trainer.run.ledger.take_epoch()
-            experiment.on_validation_complete({"val": val.items})
+            cost += Cost(evaluations=val.evaluations) + trainer.run.ledger.take_epoch()
+            experiment.on_validation_complete({"val": val.items}, val.results)
             view = experiment.view(epoch, metrics, trainer.monitor, trainer.mode, cost)
             decision = decide(fit.policy, view, (train if fit.val is None else val).errors())
         # What the steps took is part of the epoch's time.
@@ -159,10 +161,10 @@ class EpochLoop(Loop):
         trainer.call("on_before_zero_grad", optimizer)
         optimizer.zero_grad()
 
-    def validate(self, fit: Fit, epoch: int) -> SplitMetrics:
+    def validate(self, fit: Fit, epoch: int) -> Measured:
         """The val split, on the state after the step."""
         trainer, module = fit.trainer, fit.module
-        return evaluation.evaluate_split(trainer, module, fit.evaluator, "val", epoch, fit.val)
+        return repeats.measure(trainer, module, fit.evaluator, "val", epoch, fit.val)
 
     def conclude(
         self,

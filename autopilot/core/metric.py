@@ -26,7 +26,8 @@ class Metric(DeclaredStates):
     Attributes:
         higher_is_better: True, False, or None where nothing is stated; where `compute` returns a
             dict, one for all of its keys or a dict by key.
-        noisy: Whether two measurements of the same state differ, as with times.
+        noisy: Whether two measurements of the same state differ, as with times: a replay compares
+            it only within a tolerance that it is given.
 
     >>> class Words(Metric):
     ...     higher_is_better = False

@@ -10,10 +10,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from autopilot.core.comparison import Comparison, Monitored, compare, some
 from autopilot.core.types import Cost, Datum, GateResult, Verdict
 from autopilot.errors import ModuleError, UsageError
+
+if TYPE_CHECKING:
+    from autopilot.core.noise import Noise
 
 Metrics = Mapping[str, Mapping[str, float]]
 
@@ -42,6 +46,19 @@ def missing(metrics: Metrics, split: str, metric: str) -> str:
     return f"{split} {metric} was not measured; {split} has {there}"
 
 
+def measured(metrics: Metrics, split: str, metric: str) -> float | str:
+    """The metric, or the sentence that says why there is none: it is missing, or NaN."""
+    value = metrics.get(split, {}).get(metric)
+    if value is None:
+        return missing(metrics, split, metric)
+    return f"{split} {metric} is NaN" if math.isnan(value) else value
+
+
+def nothing_to_compare(metric: str) -> str:
+    """What a comparison says before there is a best value."""
+    return f"there is no best val {metric} to compare with yet"
+
+
 @dataclass(frozen=True, slots=True)
 class EpochView:
     """What a policy sees of an epoch: its measurements beside those of the baseline and the best.
@@ -58,6 +75,7 @@ class EpochView:
         cost: What this epoch cost.
         violations: What the optimizer tried beside the parameters, a sentence each.
         monitored: How the monitored metric is computed from items.
+        noise: What a second measurement of the baseline came to.
     """
 
     epoch: int
@@ -71,6 +89,7 @@ class EpochView:
     cost: Cost = field(default_factory=Cost)
     violations: Sequence[str] = ()
     monitored: Monitored | None = None
+    noise: Noise | None = None
     _compared: list[Comparison | None] = field(
         default_factory=list, init=False, repr=False, compare=False
     )

@@ -25,7 +25,7 @@ class ResultLog:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._known: dict[tuple[str, int, int], Progress] = {}
+        self._known: dict[tuple[str, int, int, int], Progress] = {}
         self.lost = Cost()
 
     def load(self, noted: Sequence[Progress]) -> None:
@@ -36,7 +36,7 @@ class ResultLog:
                 self.lost = sum(map(_cost, self._known.values()), self.lost)
                 self._known = {}
             elif note.data:
-                self._known[note.split, note.epoch, note.batch] = note
+                self._known[note.split, note.epoch, note.batch, note.repeat] = note
             else:
                 self.lost += _cost(note)
 
@@ -52,9 +52,11 @@ class ResultLog:
         """The time of the epoch before this session: of its steps, and of its results."""
         return sum(note.seconds for note in self._known.values()) + self.lost.seconds
 
-    def find(self, split: str, epoch: int, index: int, batch: Datum, state: str) -> Datum | None:
+    def find(
+        self, split: str, epoch: int, index: int, batch: Datum, state: str, repeat: int = 0
+    ) -> Datum | None:
         """A batch's result from before a kill, if items and state are the same."""
-        found = self._known.get((split, epoch, index))
+        found = self._known.get((split, epoch, index, repeat))
         if found is None or found.key != _key(batch, state):
             return None
         return datum_from_json(found.data, split=split, epoch=epoch)
@@ -68,6 +70,7 @@ class ResultLog:
         data: Datum | None,
         seconds: float,
         state: str,
+        repeat: int = 0,
     ) -> None:
         """Notes a batch's result; of one that cannot be answered from its note, what it cost."""
         value: Mapping[str, Any] = {}
@@ -79,6 +82,7 @@ class ResultLog:
                 epoch=epoch,
                 split=split,
                 batch=index,
+                repeat=repeat,
                 key=_key(batch, state),
                 data=value if is_json(value) else {},
                 items=sum(1 for _ in batch.leaves()),

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from autopilot.core.types import Cost, Verdict
+from autopilot.core.noise import Noise
+from autopilot.core.types import Cost, Gain, Verdict
 
 VERSION = 2
 # Between the names of strategies that were used together: "prune + add word".
@@ -171,6 +172,9 @@ class MetricsRecord(Record):
         spent: What the experiment has cost so far.
         stop: Why the run ended after this epoch; empty if it went on.
         state: "optimizer" and "callbacks": what a resumed run goes on with.
+        noise: Of the baseline: what a second measurement of it came to.
+        repeat: How many measurements the metrics are the means of.
+        test_gain: Of test, on the best epoch: what it gained on the baseline.
     """
 
     kind: ClassVar[str] = "metrics"
@@ -194,6 +198,9 @@ class MetricsRecord(Record):
     spent: Cost = Cost()
     stop: str = ""
     state: Mapping[str, Any] = field(default_factory=dict)
+    noise: Noise | None = None
+    repeat: int = 1
+    test_gain: Gain | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,11 +210,13 @@ class TraceRecord(Record):
     Args:
         split: "train", "val" or "test".
         items: What `datum_to_json` gives, one an item.
+        repeat: The number of the measurement: 0 is the first, which readers show.
     """
 
     kind: ClassVar[str] = "traces"
     split: str
     items: tuple[Mapping[str, Any], ...] = ()
+    repeat: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,6 +270,7 @@ class Progress(Record):
     Args:
         split: "train" or "val" or "test".
         batch: Its number in the epoch.
+        repeat: The number of the measurement that it is part of.
         key: Digest of the batch's items and the parameters' state.
         data: What `datum_to_json` gives; empty if a kill means that it is made, and paid, again.
         items: How many items were evaluated.
@@ -280,6 +290,7 @@ class Progress(Record):
     stepping: int = 0
     told: str = ""
     void: bool = False
+    repeat: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

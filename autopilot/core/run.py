@@ -40,12 +40,13 @@ class Run:
         told: What the optimizer is told of the budget.
         notes: What the user should know of the epoch that is going on.
         step_number: The number of the optimizer step that is going on; 0 outside of steps.
+        repeat: The number of the measurement that is going on: from 1 on, models are asked anew.
     """
 
     def __init__(self, experiment: Experiment, ledger: Ledger | None = None) -> None:
         self.experiment = experiment
         self.ledger = ledger or Ledger()
-        self.epoch, self.step_number = 0, 0
+        self.epoch = self.step_number = self.repeat = 0
         self.told = ""
         self.notes: list[str] = []
         self._failures: list[str] = []
@@ -262,6 +263,19 @@ def tried(violation: str) -> None:
     run = current_run()
     if run is not None:
         run.experiment.violations.append(violation)
+
+
+@contextmanager
+def repeating(number: int) -> Iterator[None]:
+    """The body is part of a measurement with that number; 0 is the first."""
+    run = current_run()
+    if run is not None:
+        run.repeat = number
+    try:
+        yield
+    finally:
+        if run is not None:
+            run.repeat = 0
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from autopilot.core.events import decision_among
 from autopilot.core.record import TOGETHER, Event, Manifest, MetricsRecord
-from autopilot.core.types import Cost
+from autopilot.core.types import Cost, Gain
 
 _BEGINNINGS = ("started", "resumed")
 _ENDS = ("finished", "stopped", "interrupted", "crashed")
@@ -42,6 +42,7 @@ class Summary:
         started: When it began, ISO 8601, UTC; "" if it never ran.
         ended: How the last session ended; "" while it runs, or if it was killed.
         decision: The latest decision of a person, None if there is none.
+        test: The test split's word on baseline and best state; None where it was not scored.
     """
 
     slug: str
@@ -60,6 +61,7 @@ class Summary:
     started: str = ""
     ended: str = ""
     decision: Event | None = None
+    test: Gain | None = None
 
     @property
     def gain(self) -> float | None:
@@ -75,6 +77,7 @@ def summarize(
     history: Sequence[MetricsRecord],
     metrics: Mapping[str, Mapping[str, float]],
     events: Sequence[Event],
+    test: Gain | None = None,
 ) -> Summary:
     """Puts a summary together.
 
@@ -83,6 +86,7 @@ def summarize(
         history: The val records of its judged epochs, oldest first.
         metrics: The best epoch's, by split.
         events: What happened, oldest first.
+        test: What the best epoch gained on the test split.
     """
     judged = [record for record in history if record.epoch > 0]
     last = history[-1] if history else None
@@ -106,6 +110,7 @@ def summarize(
         started=started,
         ended=ended,
         decision=decision_among(events),
+        test=test,
     )
 
 

@@ -22,7 +22,7 @@ from autopilot.core.configuration import (
     loss_of,
 )
 from autopilot.core.direction import direction_of, direction_words, metric_modes
-from autopilot.core.evaluation import Evaluator, Scoring, SplitMetrics, evaluate_split
+from autopilot.core.evaluation import Evaluator, Scoring, SplitMetrics
 from autopilot.core.experiment import Experiment
 from autopilot.core.leakage import leakage_notes
 from autopilot.core.ledger import Ledger, Limits
@@ -30,9 +30,10 @@ from autopilot.core.loop import EpochLoop, Fit, Loop
 from autopilot.core.loss import Loss
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer
-from autopilot.core.policy import Decision, Gate, Policy
+from autopilot.core.policy import Decision, EpochView, Gate, Policy
 from autopilot.core.progress import note_rest
 from autopilot.core.record import LlmRecord
+from autopilot.core.repeats import Measured, measure, recorded_passes
 from autopilot.core.run import Run, running
 from autopilot.core.setup_checks import (
     check_gates,
@@ -41,8 +42,9 @@ from autopilot.core.setup_checks import (
     check_steps,
     forecast,
 )
+from autopilot.core.statistics import gain_of
 from autopilot.core.stopping import Budget
-from autopilot.core.types import Cost, Result
+from autopilot.core.types import Cost, Datum, Gain, Result
 from autopilot.errors import (
     AutopilotError,
     BudgetExceededError,
@@ -83,6 +85,10 @@ class Trainer:
         num_workers: Threads that run the items of a batch side by side; for systems that wait on
             the network.
         max_epochs: The number of the last epoch, where `fit` is not given one.
+        measure_noise: Whether the baseline's val split is measured a second time, with other
+            chance; unless given, where that makes no model call. Where the two differ, the default
+            policy keeps an epoch only if its gain is significant.
+        repeat: How often each val item is measured, in every epoch; means are judged.
         dry_run: `fit` says what would happen, in `Result.stop_reason`, and touches nothing.
 
     Raises:
@@ -104,9 +110,13 @@ class Trainer:
         *,
         mode: str | None = None,
         failed_value: float | None = None,
+        measure_noise: bool | None = None,
+        repeat: int = 1,
         dry_run: bool = False,
     ) -> None:
         check_window(accumulate_grad_batches)
+        if repeat < 1:
+            raise UsageError(f"repeat must be 1 or more, not {repeat}", hint="1: measured once")
         several = callbacks if isinstance(callbacks, Sequence) else [callbacks]
         # "[...]" in a sample means "yours, if any".
         given = [c for c in several if c is not None and not isinstance(c, EllipsisType)]
@@ -125,6 +135,8 @@ class Trainer:
         self.accumulate_grad_batches = accumulate_grad_batches
         self.seed = self.experiment.manifest.seed if seed is None else seed
         self.num_workers = num_workers
+        self.measure_noise, self.repeat = measure_noise, repeat
+        self.experiment.repeat = repeat
         self.dry_run = dry_run
         self.monitor, self.mode = monitor or "accuracy", "max"
         self.monitored = Monitored(self.monitor)
@@ -261,12 +273,13 @@ class Trainer:
     ) -> Result:
         """Measures the test split, on the best state if this trainer fitted the module.
 
-        Records the score with the best epoch.
+        Then the baseline is scored too, and both scores are recorded, with what was gained. A score
+        that only one of them has, as after a kill, is not made again.
         """
         experiment = self.experiment if self.experiment.history else Experiment()
         return self._evaluate(module, "test", dataloaders, datamodule, experiment)
 
-    def measure(self, module: AutoPilotModule, split: str, epoch: int) -> SplitMetrics:
+    def measure(self, module: AutoPilotModule, split: str, epoch: int) -> Measured:
         """Measures a split of the module's own as an epoch of a run did, with the same chance.
 
         Records nothing. Model calls are the experiment's.
@@ -283,7 +296,7 @@ class Trainer:
         with data_source(module, None, stage) as source:
             loader = getattr(source, f"{split}_dataloader")()
             if loader is None:
-                return SplitMetrics(module, keep_items=True)
+                return Measured([SplitMetrics(module, keep_items=True)])
             return self._pass(module, split, stage, loader, self.experiment, epoch)
 
     # --- what callbacks and policies may ask ---------------------------------------------------
@@ -304,9 +317,29 @@ class Trainer:
         recorded = self.experiment.last_epoch >= self.current_epoch
         return self.experiment.spent + (Cost() if recorded else self._epoch_cost)
 
+    def affords(self, cost: Cost) -> bool:
+        """Whether every Budget among the callbacks has room for that, as far as it is known."""
+        budgets = [callback for callback in self._active if isinstance(callback, Budget)]
+        total = self.spent() + cost
+        return all(
+            total.evaluations <= budget.limits.evaluations
+            and total.seconds <= budget.limits.seconds
+            for budget in budgets
+        )
+
+    def epoch_s(self) -> float:
+        """The seconds that the epoch has taken so far, over all sessions."""
+        return time.monotonic() - self._began_s
+
     def evaluations_per_epoch(self) -> int:
-        """What an epoch takes, as far as is known: the most that one took so far."""
-        epochs = [record.cost.evaluations for record in self.experiment.history]
+        """What an epoch takes, as far as is known: the most that one took so far.
+
+        No epoch after the baseline measures noise.
+        """
+        epochs = [
+            record.cost.evaluations - (record.noise.evaluations if record.noise else 0)
+            for record in self.experiment.history
+        ]
         recorded = self.experiment.last_epoch >= self.current_epoch
         return max([0, *epochs] if recorded else [self._epoch_cost.evaluations, *epochs])
 
@@ -327,6 +360,7 @@ class Trainer:
             best=experiment.best_value,
             metrics=experiment.metrics.get(experiment.best_epoch, {}),
             cost=experiment.spent,
+            test=experiment.gains.get(experiment.best_epoch),
         )
 
     # --- what the loop calls -------------------------------------------------------------------
@@ -335,6 +369,10 @@ class Trainer:
         """Runs one method of every callback, and of the module if it has it."""
         for callback in self._active:
             getattr(callback, moment)(self, self._module, *arguments)
+        self.call_module(moment, *arguments)
+
+    def call_module(self, moment: str, *arguments: Any) -> None:
+        """Runs one method of the module, if it has it."""
         own = getattr(self._module, moment, None)
         if own is not None:
             own(*arguments)
@@ -373,7 +411,7 @@ class Trainer:
         if experiment.last_epoch < self.current_epoch:
             # Why it is left is more than that it cannot be noted.
             with contextlib.suppress(AutopilotError):
-                note_rest(experiment.store, self.current_epoch, time.monotonic() - self._began_s)
+                note_rest(experiment.store, self.current_epoch, self.epoch_s())
 
     def decide(
         self, decision: Decision, metrics: dict[str, dict[str, float]], cost: Cost
@@ -526,14 +564,44 @@ class Trainer:
                 f"there is no {split} split for {type(module).__name__}",
                 hint=f"pass dataloaders, or define {split}_dataloader()",
             )
-        started = time.monotonic()
-        measured = self._pass(module, split, stage, loader, experiment, experiment.best_epoch)
-        metrics = measured.compute()
+        started, evaluations = time.monotonic(), 0
+        metrics: Mapping[str, float] = {}
+        scored = split == "test" and bool(experiment.history)
+        for epoch in _unscored(experiment, loader) if scored else [experiment.best_epoch]:
+            with experiment.at(epoch) if scored else contextlib.nullcontext():
+                measured = self._pass(module, split, stage, loader, experiment, epoch)
+            evaluations, metrics = evaluations + measured.evaluations, measured.compute()
+            if scored:
+                items = measured.items
+                gain = self._gain(metrics, items) if epoch == experiment.best_epoch else None
+                experiment.on_test_complete(metrics, items, epoch, gain)
+        best = experiment.best_epoch
         return Result(
-            best_epoch=experiment.best_epoch,
-            metrics={split: metrics},
-            cost=Cost(evaluations=measured.means.items, seconds=time.monotonic() - started),
+            best_epoch=best,
+            metrics={split: experiment.metrics[best]["test"] if scored else metrics},
+            cost=Cost(evaluations=evaluations, seconds=time.monotonic() - started),
+            test=experiment.gains.get(best) if scored else None,
         )
+
+    def _gain(self, metrics: Mapping[str, float], items: Sequence[Datum]) -> Gain:
+        """What the best state gained on the baseline, on the test split."""
+        experiment = self.experiment
+        after = metrics.get(self.monitor)
+        if experiment.best_epoch == 0:
+            return Gain(after, after)
+        if not (before := recorded_passes(experiment.store, "test", 0)):
+            return Gain(None, after)
+        view = EpochView(
+            experiment.best_epoch,
+            {"test": metrics},
+            experiment.metrics[0],
+            {},
+            self.monitor,
+            self.mode,
+            items=items,
+            best_items=before[0],
+        )
+        return gain_of(view, "test", self.seed)
 
     def _pass(
         self,
@@ -543,8 +611,8 @@ class Trainer:
         loader: Iterable[Any],
         experiment: Experiment,
         epoch: int,
-    ) -> SplitMetrics:
-        """One pass over a split; the test score of an experiment is written down."""
+    ) -> Measured:
+        """A split is measured, once or several times."""
         self.prepare(module)
         if not experiment.history:
             experiment.open(module.parameters())
@@ -554,9 +622,7 @@ class Trainer:
             run = self.run if experiment is self.run.experiment else Run(experiment)
             run.epoch = epoch
             with running(run):
-                measured = evaluate_split(self, module, evaluator, split, epoch, loader)
-            if split == "test" and experiment.history:
-                experiment.on_test_complete(measured.compute(), measured.items)
+                measured = measure(self, module, evaluator, split, epoch, loader)
         except BaseException as error:
             self.call("on_exception", error)
             raise
@@ -564,3 +630,14 @@ class Trainer:
             evaluator.close()
             self.call("teardown", stage)
         return measured
+
+
+def _unscored(experiment: Experiment, loader: Iterable[Any]) -> list[int]:
+    """The epochs whose test split is to be scored, the best one last.
+
+    Where one of the two is scored, only the other: a kill came in between, or the best is a new
+    one. A loader that gives its batches once is for the best.
+    """
+    best = experiment.best_epoch
+    epochs = [best] if isinstance(loader, Iterator) or best == 0 else [0, best]
+    return [n for n in epochs if "test" not in experiment.metrics.get(n, {})] or epochs

@@ -272,6 +272,24 @@ class GateResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Gain:
+    """What the test split says of the best state beside the baseline.
+
+    Args:
+        before: The monitored metric of the baseline.
+        after: The same of the best state.
+        low: The lower end of the 95% interval of the gain, from the items paired by id; positive is
+            better in either mode. None where the items are too few, or cannot be paired.
+        high: The upper end.
+    """
+
+    before: float | None = None
+    after: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """What `fit`, `validate` or `test` came to.
 
@@ -285,6 +303,7 @@ class Result:
         metrics: Split to metric name to value, of the best epoch (fit) or of this call.
         interrupted: True when it can be resumed because it was cut short.
         cost: What was spent, over all sessions of the experiment.
+        test: The test split's word on baseline and best state; None where it was not scored.
     """
 
     stop_reason: str = ""
@@ -296,3 +315,4 @@ class Result:
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     interrupted: bool = False
     cost: Cost = Cost()
+    test: Gain | None = None

@@ -108,6 +108,7 @@ def val_record(
     cost: Cost,
     stop: str,
     state: Mapping[str, Any],
+    repeat: int = 1,
 ) -> MetricsRecord:
     """The verdict on an epoch with all that led to it.
 
@@ -139,6 +140,8 @@ def val_record(
         spent=history.spent + cost,
         stop=stop,
         state=state,
+        noise=history.noise if view.epoch == 0 else None,
+        repeat=repeat,
     )
 
 
@@ -153,8 +156,16 @@ def other_records(epoch: int, metrics: Metrics, verdict: Verdict) -> list[Metric
     ]
 
 
-def trace_records(epoch: int, items: Mapping[str, Sequence[Datum]]) -> list[TraceRecord]:
-    """The results of an epoch, split to one Datum an item."""
+def trace_records(
+    epoch: int, items: Mapping[str, Sequence[Datum]], repeat: int = 0
+) -> list[TraceRecord]:
+    """The results of an epoch, split to one Datum an item.
+
+    Args:
+        epoch: The epoch.
+        items: Split to results.
+        repeat: The number of the measurement.
+    """
     traces = []
     for split, data in items.items():
         try:
@@ -164,7 +175,9 @@ def trace_records(epoch: int, items: Mapping[str, Sequence[Datum]]) -> list[Trac
             values = tuple(
                 {"id": item.id, "success": item.success, "metrics": item.metrics} for item in data
             )
-        traces.append(TraceRecord(epoch=epoch, id=f"{epoch}-{split}", split=split, items=values))
+        name = f"{epoch}-{split}" + (f"-{repeat}" if repeat else "")
+        record = TraceRecord(epoch=epoch, id=name, split=split, items=values, repeat=repeat)
+        traces.append(record)
     return traces
 
 

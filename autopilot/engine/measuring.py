@@ -46,6 +46,7 @@ class Measurement:
         inputs: Repository path to blob id of the evaluator's and data files that were read; empty
             where that was not looked at.
         seconds: Wall clock of the evaluation, its process's start included.
+        noisy: What may come out otherwise next time, as "val latency".
     """
 
     commit: str
@@ -53,6 +54,7 @@ class Measurement:
     items: Mapping[str, tuple[Datum, ...]] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    noisy: frozenset[str] = frozenset()
 
 
 class Measurer:
@@ -138,7 +140,8 @@ class Measurer:
         seconds = time.monotonic() - started
         with workspace.explained():
             answer = answer_of(told)
-        return Measurement(commit, answer.metrics, answer.data(epoch), answer.inputs, seconds)
+        data, noisy = answer.data(epoch), frozenset(answer.noisy)
+        return Measurement(commit, answer.metrics, data, answer.inputs, seconds, noisy)
 
     def stop(self) -> None:
         """Ends the evaluation that is going on in another thread, with all that it started."""

@@ -5,7 +5,6 @@ It reads a request and answers with scores and items, or with the error that the
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,7 +14,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from autopilot import errors
+from autopilot.core.chance import seed_of
 from autopilot.core.experiment import Experiment
+from autopilot.core.metric import MetricCollection
+from autopilot.core.module import AutoPilotModule
 from autopilot.core.record import LlmRecord, Manifest
 from autopilot.core.store import InMemoryStore
 from autopilot.core.trainer import Trainer
@@ -95,12 +97,14 @@ class Answer:
         metrics: Split to metric name to value.
         items: Split to results as JSON.
         inputs: See Measurement.
+        noisy: See Measurement.
         failure: Why there is nothing else.
     """
 
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     items: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
+    noisy: tuple[str, ...] = ()
     failure: Failure | None = None
 
     def data(self, epoch: int) -> dict[str, tuple[Datum, ...]]:
@@ -154,6 +158,7 @@ def evaluate(request: Request) -> Answer:
         failed_value=manifest.options.get("failed_value"),
         seed=seed_of(manifest.seed, request.repeat),
         num_workers=manifest.options.get("num_workers") or 0,
+        repeat=manifest.options.get("repeat") or 1,
     )
     with users_code(manifest.target):
         try:
@@ -166,23 +171,31 @@ def evaluate(request: Request) -> Answer:
         metrics = {split: measured.compute() for split, measured in found.items()}
     items = {split: measured.items for split, measured in found.items()}
     traces = trace_records(request.epoch, items)
-    return Answer(metrics, {trace.split: trace.items for trace in traces}, inputs.blobs())
+    told = {trace.split: trace.items for trace in traces}
+    return Answer(metrics, told, inputs.blobs(), noisy_metrics(module, metrics))
+
+
+def noisy_metrics(
+    module: AutoPilotModule, metrics: Mapping[str, Mapping[str, float]]
+) -> tuple[str, ...]:
+    """Those of a module's metrics that are noisy, as "val latency", and the numbers they read."""
+    names: set[str] = set()
+    for own, metric in module.named_metrics():
+        parts = metric.items() if isinstance(metric, MetricCollection) else [(own, metric)]
+        for name, part in parts:
+            if part.noisy:
+                names |= {name, str(getattr(part, "name", name))}
+    return tuple(
+        f"{split} {name}"
+        for split, values in metrics.items()
+        for name in values
+        if name in names or any(name.startswith(f"{each}_") for each in names)
+    )
 
 
 def recorded_calls(user: Repository, slug: str) -> list[LlmRecord]:
     """All model calls that an experiment's notes have."""
     return [call for _, call in Journal(user, Layout(slug)).read(LlmRecord)]
-
-
-def seed_of(seed: int, repeat: int) -> int:
-    """The seed of a repetition; the first has the experiment's own.
-
-    >>> seed_of(7, 0), seed_of(7, 1) == seed_of(7, 2)
-    (7, False)
-    """
-    if repeat == 0:
-        return seed
-    return int.from_bytes(hashlib.sha256(f"{seed}/repeat/{repeat}".encode()).digest()[:4], "big")
 
 
 def _of_repeat(miss: ReplayMissError, repeat: int) -> ReplayMissError:

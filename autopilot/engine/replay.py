@@ -6,11 +6,11 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import ClassVar
 
-from autopilot.core.types import Datum
+from autopilot.core.types import Datum, Outcome
 from autopilot.engine.measuring import Measurement, Measurer
 from autopilot.errors import (
     AutopilotError,
@@ -27,6 +27,13 @@ from autopilot.tracking.recorded import Judged, Recorded
 _Measured = tuple[Measurement | AutopilotError, float]
 TOLERANCE = 1e-9
 _NAMED_ITEMS = 3
+_NOW: Mapping[Outcome, str] = {
+    "passed": "passes",
+    "failed": "fails",
+    "error": "raises",
+    "unmeasured": "cannot be measured",
+    "unscored": "is not scored",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,7 @@ class EpochReplay:
         differences: What did not come out as it was recorded.
         seconds: Wall clock.
         error: Why it could not be evaluated.
+        incomparable: What came out otherwise and may: it is noisy.
         split: What `recorded` and `replayed` are of.
     """
 
@@ -54,6 +62,7 @@ class EpochReplay:
     seconds: float = 0.0
     error: AutopilotError | None = None
     split: str = "val"
+    incomparable: tuple[Difference, ...] = ()
 
 
 @dataclass(slots=True)
@@ -63,6 +72,8 @@ class Settings:
     Args:
         epochs: Which epochs; None: all that were kept.
         tolerance: By how much a metric may differ.
+        shares: Metric to the share of its value by which it may differ; also of a noisy one, which
+            is not compared otherwise.
         jobs: Evaluations side by side.
         live: See Measurer.
         links: See Measurer.
@@ -73,6 +84,13 @@ class Settings:
     jobs: int = 1
     live: bool = False
     links: Sequence[str] = field(default_factory=tuple)
+    shares: Mapping[str, float] = field(default_factory=dict)
+
+    def allowed(self, name: str, recorded: Mapping[str, float]) -> float:
+        """By how much a metric may differ from what was recorded."""
+        if name in self.shares:
+            return self.shares[name] * abs(recorded.get(name, 0.0))
+        return self.tolerance
 
 
 class Replay:
@@ -101,6 +119,8 @@ class Replay:
         self.judged: Mapping[int, Judged] = self._recorded.judged
         self.chosen = self._chosen()
         self.ended = ""
+        noise = notebook.noise
+        self._is_noisy = noise is not None and noise.is_noisy
         self._measurers = [
             Measurer(
                 notebook.repo,
@@ -166,6 +186,10 @@ class Replay:
             # What was taken over from an earlier epoch had that epoch's chance.
             epoch = number if reused is None else reused
             found = measurer.measure(judged.commit, splits, epoch=epoch)
+            if self._is_noisy and self._compare(number, judged, found)[0]:
+                # What no seed repeats differs between these two as well.
+                again = measurer.measure(judged.commit, splits, epoch=epoch)
+                found = replace(found, noisy=found.noisy | _moved(found, again))
         except AutopilotError as error:
             found = error
         return found, time.monotonic() - started
@@ -174,10 +198,11 @@ class Replay:
         judged, (found, seconds) = self.judged[number], measured
         record = judged.record
         if isinstance(found, AutopilotError):
-            replayed, error, differences = None, found, [failed(number, found)]
+            replayed, error = None, found
+            differences, incomparable = [failed(number, found)], list[Difference]()
         else:
             replayed, error = found.metrics.get("val", {}).get(record.monitor), None
-            differences = self._compare(number, judged, found)
+            differences, incomparable = self._compare(number, judged, found)
         return EpochReplay(
             number=number,
             verdict=record.verdict,
@@ -187,29 +212,33 @@ class Replay:
             differences=tuple(differences),
             seconds=seconds,
             error=error,
+            incomparable=tuple(incomparable),
         )
 
-    def _compare(self, number: int, judged: Judged, found: Measurement) -> list[Difference]:
-        differences: list[Difference] = []
+    def _compare(
+        self, number: int, judged: Judged, found: Measurement
+    ) -> tuple[list[Difference], list[Difference]]:
+        """What differs, and what does and may."""
+        apart: list[Difference] = []
         for split, again in found.metrics.items():
             recorded = judged.metrics.get(split, {})
             items = self._items(number, split, found.items.get(split, ()))
-            apart = compare_metrics(number, split, recorded, again, self.settings.tolerance, items)
-            if not apart and items:
-                apart = [Difference(number, f"{split} items", "", "", items)]
-            differences += apart
-        return differences + compare_inputs(number, judged.record.inputs, found.inputs)
+            several = compare_metrics(number, split, recorded, again, self.settings, items)
+            if not several and items:
+                several = [Difference(number, f"{split} items", "", "", items)]
+            apart += several
+        differences, incomparable = parted(apart, found.noisy, self.settings)
+        return differences + compare_inputs(
+            number, judged.record.inputs, found.inputs
+        ), incomparable
 
     def _items(self, number: int, split: str, items: Sequence[Datum]) -> str:
         """Which items passed before and fail now, or the reverse, in a sentence; "" if none."""
-        before = {
-            str(item.get("id")): bool(item.get("success", True))
-            for item in self.notebook.items(number, split)
-        }
-        changed = [i for i in items if before.get(i.id, i.success) != i.success]
+        before = {item.id: item.outcome for item in self.notebook.data(number, split)}
+        changed = [i for i in items if before.get(i.id, i.outcome) != i.outcome]
         if not changed:
             return ""
-        named = [f"{i.id} {'passes' if i.success else 'fails'} now" for i in changed[:_NAMED_ITEMS]]
+        named = [f"{i.id} {_NOW[i.outcome]} now" for i in changed[:_NAMED_ITEMS]]
         more = f", and {len(changed) - _NAMED_ITEMS} more" if len(changed) > _NAMED_ITEMS else ""
         return f"{', '.join(named)}{more}"
 
@@ -219,19 +248,46 @@ def compare_metrics(
     split: str,
     recorded: Mapping[str, float],
     replayed: Mapping[str, float],
-    tolerance: float,
+    settings: Settings,
     why: str = "",
 ) -> list[Difference]:
     """The metrics of a split that are not the same, within the tolerance.
 
-    >>> compare_metrics(1, "val", {"f1": 0.5}, {"f1": 0.5000001}, 1e-3)
+    >>> compare_metrics(1, "val", {"f1": 0.5}, {"f1": 0.5000001}, Settings(tolerance=1e-3))
     []
     """
     return [
         Difference(epoch, f"{split} {name}", recorded.get(name), replayed.get(name), why)
         for name in dict.fromkeys([*recorded, *replayed])
-        if not _same(recorded.get(name), replayed.get(name), tolerance)
+        if not _same(recorded.get(name), replayed.get(name), settings.allowed(name, recorded))
     ]
+
+
+def parted(
+    found: Sequence[Difference], noisy: frozenset[str], settings: Settings
+) -> tuple[list[Difference], list[Difference]]:
+    """Differences, and those that are none, since what differs is noisy.
+
+    Args:
+        found: All of them.
+        noisy: What may come out otherwise: "val latency", "val items".
+        settings: A metric with a tolerance of its own is compared in any case.
+    """
+    given = {f"{split} {name}" for name in settings.shares for split in ("train", "val", "test")}
+    may = [each for each in found if each.what in noisy - given]
+    return [each for each in found if each not in may], may
+
+
+def _moved(first: Measurement, second: Measurement) -> frozenset[str]:
+    """What differs between two measurements of one state with the same chance."""
+    found = set()
+    for split, metrics in first.metrics.items():
+        again = second.metrics.get(split, {})
+        found |= {f"{split} {n}" for n in metrics if not _same(metrics[n], again.get(n), TOLERANCE)}
+        items, others = (m.items.get(split, ()) for m in (first, second))
+        if [item.outcome for item in items] != [item.outcome for item in others]:
+            found.add(f"{split} items")
+    return frozenset(found)
 
 
 def compare_inputs(

@@ -45,6 +45,8 @@ class Options:
         num_workers: Threads that run the items of a batch side by side.
         block_after: When a strategy is blocked, see Memory.
         prices: MODEL=INPUT/OUTPUT, in dollars for a million tokens.
+        measure_noise: See Trainer.
+        repeat: See Trainer.
     """
 
     max_epochs: int | None = None
@@ -64,6 +66,8 @@ class Options:
     num_workers: int | None = None
     block_after: int | None = None
     prices: Sequence[str] | None = None
+    measure_noise: bool | None = None
+    repeat: int | None = None
 
     def given(self) -> dict[str, Any]:
         """What was asked for."""

@@ -15,6 +15,7 @@ from autopilot.engine.replay import (
     compare_inputs,
     compare_metrics,
     failed,
+    parted,
 )
 from autopilot.engine.rerun_protocol import EpochAgain, Request, StepAgain
 from autopilot.engine.workspace import Workspace
@@ -128,7 +129,8 @@ class Rerun(Replay):
             differences.append(_tree(repo, number, "tree", record.tree, told.tree))
         for split in ("train", "val"):
             before, now = judged.metrics.get(split, {}), told.metrics.get(split, {})
-            differences += compare_metrics(number, split, before, now, self.settings.tolerance)
+            differences += compare_metrics(number, split, before, now, self.settings)
+        differences, incomparable = parted(differences, frozenset(told.noisy), self.settings)
         differences += compare_inputs(number, record.inputs, told.inputs)
         return EpochReplay(
             number=number,
@@ -138,6 +140,7 @@ class Rerun(Replay):
             replayed=told.metrics.get("val", {}).get(record.monitor),
             differences=tuple(differences),
             seconds=told.seconds,
+            incomparable=tuple(incomparable),
         )
 
     def _steps(self, told: EpochAgain, repo: Repository) -> list[Difference]:
@@ -156,19 +159,24 @@ class Rerun(Replay):
         return found
 
     def _tested(self, told: EpochAgain) -> EpochReplay:
-        """The test split, which is scored on the best state after the last epoch."""
+        """The test split, which is scored on baseline and best state after the last epoch."""
         judged = self._best()
         record, monitor = judged.record, judged.record.monitor
         recorded, found = judged.metrics["test"], told.metrics.get("test", {})
-        apart = compare_metrics(record.epoch, "test", recorded, found, self.settings.tolerance)
+        apart = compare_metrics(record.epoch, "test", recorded, found, self.settings)
+        if record.epoch and "test" in self.judged[0].metrics:
+            before, again = self.judged[0].metrics["test"], told.metrics.get("baseline", {})
+            apart += compare_metrics(0, "test", before, again, self.settings)
+        differences, incomparable = parted(apart, frozenset(told.noisy), self.settings)
         return EpochReplay(
             number=record.epoch,
             verdict=record.verdict,
             commit=judged.commit,
             recorded=recorded.get(monitor),
             replayed=found.get(monitor),
-            differences=tuple(apart),
+            differences=tuple(differences),
             split="test",
+            incomparable=tuple(incomparable),
         )
 
     def _failed(self, number: int, error: AutopilotError) -> EpochReplay:

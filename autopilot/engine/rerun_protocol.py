@@ -73,6 +73,7 @@ class EpochAgain:
         steps: Its steps.
         inputs: See Measurement.
         seconds: Wall clock.
+        noisy: See Measurement.
         failure: The error that ended the run in this epoch.
     """
 
@@ -84,6 +85,7 @@ class EpochAgain:
     steps: tuple[StepAgain, ...] = ()
     inputs: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    noisy: tuple[str, ...] = ()
     failure: Failure | None = None
 
     def encode(self) -> bytes:

@@ -23,7 +23,7 @@ from autopilot.core.stopping import Budget
 from autopilot.core.trainer import Trainer
 from autopilot.engine.inputs import Inputs
 from autopilot.engine.links import Link
-from autopilot.engine.measuring_worker import Failure, recorded_calls
+from autopilot.engine.measuring_worker import Failure, noisy_metrics, recorded_calls
 from autopilot.engine.offline import Offline
 from autopilot.engine.processes import Send, answer_with
 from autopilot.engine.request import Options
@@ -138,6 +138,7 @@ class _Teller(Callback):
             steps=tuple(self._steps),
             inputs=record.inputs,
             seconds=seconds,
+            noisy=noisy_metrics(module, trainer.experiment.metrics[record.epoch]),
         )
         self._send(told.encode())
         self._steps, self._since = [], time.monotonic()
@@ -169,6 +170,7 @@ def rerun(request: Request, send: Send) -> None:
     experiment.guard = _Tidy(workspace, scopes, inputs)
     experiment.only_recorded = True
     experiment.repeats = _steps(notebook)
+    experiment.known_noise = notebook.noise
     options = _options(notebook)
     trainer = Trainer(
         callbacks=[*_limits(options), _Teller(repo, send, calls, by_hand, rules)],
@@ -180,13 +182,16 @@ def rerun(request: Request, send: Send) -> None:
         failed_value=options.failed_value,
         seed=manifest.seed,
         num_workers=options.num_workers or 0,
+        measure_noise=options.measure_noise,
+        repeat=options.repeat or 1,
     )
     with users_code(manifest.target):
         try:
             trainer.fit(module)
             if request.test:
-                found = trainer.test(module)
-                send(EpochAgain(-1, metrics=found.metrics).encode())
+                found = {**trainer.test(module).metrics, "baseline": experiment.metrics[0]["test"]}
+                noisy = noisy_metrics(module, found)
+                send(EpochAgain(-1, metrics=found, noisy=noisy).encode())
         finally:
             store.close()
         offline.check()

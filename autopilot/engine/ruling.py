@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autopilot.core.configuration import policy_of
 from autopilot.core.policy import Decision, EpochView, Metrics, decide
-from autopilot.core.types import Datum, datum_from_json
 from autopilot.engine.checkout import load_here
 from autopilot.engine.target import users_code
 from autopilot.errors import ExperimentError
@@ -60,7 +59,7 @@ def rule(notebook: Notebook, number: int) -> Ruling:
     earlier = [each for each in notebook.epochs if each.number < number]
     against = notebook.epoch(earlier[-1].best_epoch) if earlier else None
     monitor, mode = notebook.monitor
-    items = _items(notebook, number)
+    items = notebook.data(number)
     view = EpochView(
         epoch=number,
         metrics=_without_test(epoch.metrics),
@@ -69,8 +68,9 @@ def rule(notebook: Notebook, number: int) -> Ruling:
         monitor=monitor,
         mode=mode,
         items=items,
-        best_items=_items(notebook, against.number) if against else (),
+        best_items=notebook.data(against.number) if against else (),
         cost=epoch.cost,
+        noise=notebook.noise,
     )
     errors = [item.error_message for item in items if item.error_message]
     with users_code(manifest.target):
@@ -82,8 +82,3 @@ def rule(notebook: Notebook, number: int) -> Ruling:
 def _without_test(metrics: Mapping[str, Mapping[str, float]]) -> Metrics:
     """What the policy saw: the test split is scored after the last epoch."""
     return {split: dict(values) for split, values in metrics.items() if split != "test"}
-
-
-def _items(notebook: Notebook, epoch: int) -> Sequence[Datum]:
-    found = notebook.items(epoch)
-    return [datum_from_json(item, split="val", epoch=epoch) for item in found]

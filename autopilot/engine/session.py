@@ -255,6 +255,8 @@ class Session:
             failed_value=options.failed_value,
             seed=manifest.seed,
             num_workers=options.num_workers or 0,
+            measure_noise=options.measure_noise,
+            repeat=options.repeat or 1,
         )
         with users_code(manifest.target):
             self.trainer.prepare(self.module)
@@ -273,7 +275,7 @@ class Session:
             self.workspace.undo()
 
     def run(self, *, score_test: bool = True) -> Result:
-        """Trains until there is a reason to stop, then scores the test split once.
+        """Trains until there is a reason to stop, then scores baseline and best on the test split.
 
         Args:
             score_test: Without it the test split is left alone, and the experiment is not finished.
@@ -336,8 +338,7 @@ class Session:
 
     def _test(self, result: Result) -> Result:
         experiment = self.trainer.experiment
-        known = experiment.metrics.get(experiment.best_epoch, {})
-        if "test" not in known:
+        if any("test" not in experiment.metrics[e] for e in (0, experiment.best_epoch)):
             loader = self.module.test_dataloader()
             if loader is None:
                 return result
@@ -350,7 +351,8 @@ class Session:
             except BudgetExceededError as spent:
                 experiment.on_loop_complete("interrupted", spent.message)
                 return replace(result, stop_reason=spent.message, interrupted=True)
-        return replace(result, metrics=experiment.metrics[experiment.best_epoch])
+        test = experiment.gains.get(experiment.best_epoch)
+        return replace(result, metrics=experiment.metrics[experiment.best_epoch], test=test)
 
 
 class _Upkeep(Callback):

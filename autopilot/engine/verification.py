@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from random import Random
 
 from autopilot.core.policy import EpochView, apart
+from autopilot.core.statistics import Pairing, pair, subset_interval
 from autopilot.core.types import Datum
 from autopilot.engine.measuring import Measurement, Measurer
 from autopilot.errors import EvaluationError
-from autopilot.policy.statistics import Pairing, pair, subset_interval
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.proposals import Proposal
 

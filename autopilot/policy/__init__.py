@@ -6,12 +6,12 @@ serves; the rest is ready-made. Gates only read: none touches disk, git or a mod
 
 from __future__ import annotations
 
+from autopilot.core.noise import DefaultPolicy, SignificantImprovement
 from autopilot.core.policy import Decision, EpochView, Gate, Policy
 from autopilot.policy.comparisons import (
     GeneralizationGap,
     Improvement,
     NoRegression,
-    SignificantImprovement,
 )
 from autopilot.policy.gates import CostGate, CustomGate, MaxGate, MinGate, NoViolations, RangeGate
 from autopilot.policy.policies import QualityFirstPolicy
@@ -20,6 +20,7 @@ __all__ = [
     "CostGate",
     "CustomGate",
     "Decision",
+    "DefaultPolicy",
     "EpochView",
     "Gate",
     "GeneralizationGap",

@@ -6,21 +6,13 @@ a comparison passes and says so. A metric that is missing in the epoch itself, o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from random import Random
-from typing import Literal
 
 from autopilot.core.direction import sounds_like_cost
-from autopilot.core.policy import EpochView, Gate, apart
+from autopilot.core.policy import EpochView, Gate, apart, measured, nothing_to_compare
 from autopilot.core.types import GateResult
 from autopilot.errors import UsageError
-from autopilot.policy.gates import bound, measured
-from autopilot.policy.statistics import bootstrap_test, pair, sign_test
-
-# A test at exactly 5% keeps more than 5% of a thousand useless epochs every other time. At 3.5% it
-# keeps that few in practically every thousand: the limit is 2.6 standard deviations away.
-_SHARE_OF_ERROR = 0.7
+from autopilot.policy.gates import bound
 
 # 0.75 - 0.70 is 0.05 and a little in binary: limits forgive what rounding adds.
 _ROUNDING = 1e-9
@@ -86,7 +78,7 @@ class NoRegression(Gate):
             return False, value
         best = measured(view.best, "val", metric)
         if isinstance(best, str):
-            return True, _nothing_to_compare(metric)
+            return True, nothing_to_compare(metric)
         worse = best - value if self.higher_is_better else value - best
         before, after = apart(best, value)
         change = f"val {metric} {before} -> {after}"
@@ -129,7 +121,7 @@ class Improvement(Gate):
             return self.result(passed=False, reason=value)
         gain = view.gain()
         if gain is None or view.best_value is None:
-            return self.result(passed=True, reason=_nothing_to_compare(view.monitor))
+            return self.result(passed=True, reason=nothing_to_compare(view.monitor))
         before, after = apart(view.best_value, value)
         change = f"val {view.monitor} {before} -> {after}"
         if gain <= 0:
@@ -139,111 +131,6 @@ class Improvement(Gate):
             reason = f"{change} is a gain of {amount}, less than {least}"
             return self.result(passed=False, reason=reason)
         return self.result(passed=True, reason=f"{change} is a gain of {amount}")
-
-
-class SignificantImprovement(Gate):
-    """The val items got better by more than chance would explain.
-
-    A change that changes nothing, scored by a noisy system, improves the mean every other time,
-    and a loop that keeps whatever improved climbs on noise. This gate compares the epoch with the
-    best item by item, and lets such a change pass in at most 1 - confidence of the epochs. So that
-    chance hardly ever pushes the share beyond that, the p-value is held to 0.7 times it: 0.035 at
-    95%. That is a promise for each epoch: of a hundred useless ones, expect a few to pass.
-
-    An item's score is its `metrics[monitor]`; where no item has one, its success. Items are matched
-    by id, and all have to be there in both epochs: an item missing on either side fails the gate.
-
-    Args:
-        confidence: How sure to be, between 0.5 and 1.
-        method: "sign" counts the items that got better and worse, exactly; at least five have to
-            change at 95%. "bootstrap" weighs them by how much: stronger for graded scores.
-        repeats: Random draws of "bootstrap"; by default 100 / (1 - confidence), 2,000 at 95%.
-        seed: Of those draws; the same epoch always gets the same verdict.
-        required: An optional gate only warns.
-
-    Raises:
-        UsageError: a confidence or method that does not exist, repeats for "sign", or too few of
-            them for the confidence.
-
-    >>> from autopilot.core.types import Datum
-    >>> before = [Datum(id=str(i), success=i < 40) for i in range(100)]
-    >>> after = [Datum(id=str(i), success=i < 46) for i in range(100)]
-    >>> view = EpochView(
-    ...     1, {"val": {"accuracy": 0.46}}, {}, {"val": {"accuracy": 0.40}}, monitor="accuracy",
-    ...     items=after, best_items=before,
-    ... )
-    >>> SignificantImprovement().check(view).reason
-    '6 val items better and 0 worse in success: p 0.016 is within 0.035'
-    """
-
-    def __init__(
-        self,
-        confidence: float = 0.95,
-        method: Literal["sign", "bootstrap"] = "sign",
-        repeats: int | None = None,
-        seed: int = 0,
-        *,
-        required: bool = True,
-    ) -> None:
-        super().__init__(required=required)
-        if not 0.5 <= confidence < 1:
-            raise UsageError(
-                f"a confidence of {confidence} is not between 0.5 and 1", hint="0.95 is usual"
-            )
-        if method not in ("sign", "bootstrap"):
-            raise UsageError(
-                f"there is no significance test {method!r}", hint="use 'sign' or 'bootstrap'"
-            )
-        if repeats is not None and method == "sign":
-            raise UsageError("the sign test is exact and draws nothing", hint="leave repeats out")
-        self.confidence = confidence
-        self.method = method
-        self.limit = round(_SHARE_OF_ERROR * (1 - confidence), 12)
-        self.repeats = math.ceil(round(100 / (1 - confidence), 6)) if repeats is None else repeats
-        self.seed = seed
-        # The best that draws can show is a p-value of 1 / (1 + repeats).
-        if (fewest := math.ceil(1 / self.limit) - 1) > self.repeats:
-            raise UsageError(
-                f"{repeats} repeats are too few to show a confidence of {confidence}",
-                hint=f"use {fewest} at the very least, and ten times as many for a steady verdict",
-            )
-
-    @property
-    def name(self) -> str:
-        """The class with its confidence and method."""
-        return f"SignificantImprovement({self.confidence:g}, {self.method})"
-
-    def reads(self) -> Sequence[tuple[str, str | None]]:
-        return [("val", None)]
-
-    def check(self, view: EpochView) -> GateResult:
-        """Tests the paired items."""
-        value = measured(view.metrics, "val", view.monitor)
-        if isinstance(value, str):
-            return self.result(passed=False, reason=value)
-        if view.best_value is None:
-            return self.result(passed=True, reason=_nothing_to_compare(view.monitor))
-        pairs = pair(view)
-        if pairs.problem:
-            return self.result(passed=False, reason=pairs.problem)
-        if self.method == "sign":
-            found = f"{pairs.wins} val items better and {pairs.losses} worse in {pairs.measure}"
-            p_value = sign_test(pairs.wins, pairs.losses)
-        else:
-            mean = math.fsum(pairs.differences) / len(pairs.differences)
-            found = (
-                f"val {pairs.measure} changed by {mean:+.3f} "
-                f"on average over {len(pairs.differences)} items"
-            )
-            # Seeding by epoch too: otherwise every epoch would be judged by the same few draws.
-            random = Random(f"{self.seed} {view.epoch}")
-            p_value = bootstrap_test(pairs.differences, self.repeats, random)
-        passed = p_value <= self.limit
-        shown = _p_value(p_value, self.limit)
-        if passed:
-            return self.result(passed=True, reason=f"{found}: p {shown} is within {self.limit:g}")
-        reason = f"{found} may be chance: p {shown} is above {self.limit:g}"
-        return self.result(passed=False, reason=reason)
 
 
 class GeneralizationGap(Gate):
@@ -302,17 +189,7 @@ class GeneralizationGap(Gate):
         )
 
 
-def _nothing_to_compare(metric: str) -> str:
-    return f"there is no best val {metric} to compare with yet"
-
-
 def _not_negative(value: float, argument: str) -> float:
     if not value >= 0:
         raise UsageError(f"{argument} is {value}, not 0 or more", hint="give a size, not a sign")
     return value
-
-
-def _p_value(p_value: float, limit: float) -> str:
-    """A p-value as text, with two digits or as many as it takes to differ from its limit."""
-    texts = (f"{p_value:.{digits}g}" for digits in range(2, 17))
-    return next((text for text in texts if text != f"{limit:g}"), f"{p_value:g}")

@@ -11,18 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 from autopilot.core.numbers import truth
-from autopilot.core.policy import EpochView, Gate, Metrics, apart, missing
+from autopilot.core.policy import EpochView, Gate, Metrics, apart, measured
 from autopilot.core.signatures import check_awaited, check_function
 from autopilot.core.types import GateResult
 from autopilot.errors import UsageError
-
-
-def measured(metrics: Metrics, split: str, metric: str) -> float | str:
-    """The metric, or the sentence that says why there is none: it is missing, or NaN."""
-    value = metrics.get(split, {}).get(metric)
-    if value is None:
-        return missing(metrics, split, metric)
-    return f"{split} {metric} is NaN" if math.isnan(value) else value
 
 
 class BoundGate(Gate):

@@ -111,7 +111,7 @@ class Traces:
         found = {
             trace.epoch: {str(item["id"]): item for item in trace.items}
             for commit, trace in self._journal.read(TraceRecord)
-            if trace.split == self.split and trace.items and commit in line
+            if trace.split == self.split and trace.items and commit in line and not trace.repeat
         }
         return dict(sorted(found.items()))
 

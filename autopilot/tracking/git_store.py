@@ -532,6 +532,10 @@ class GitStore(Store):
         recent = itertools.islice(commits.first_parent_log(self.repo, self._tip), _RECENT)
         trees = [commit.tree for commit in recent]
         trees.append(objects.tree_of(self.repo, self.repo.head_commit()))
+        # A kill while the baseline was scored on the test split leaves its state.
+        baseline = commits.read_tag(self.repo, self.layout.tag_name(0))
+        if baseline is not None:
+            trees.append(objects.tree_of(self.repo, baseline.commit))
         safe = [self._entries_of(tree) for tree in trees]
         return {
             name: entry

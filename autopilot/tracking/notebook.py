@@ -11,6 +11,7 @@ from typing import Any
 from autopilot.core import message
 from autopilot.core.events import time_of
 from autopilot.core.message import trailer, trailer_number
+from autopilot.core.noise import Noise
 from autopilot.core.record import (
     Event,
     Lesson,
@@ -19,8 +20,9 @@ from autopilot.core.record import (
     StepRecord,
     TraceRecord,
 )
+from autopilot.core.repeats import mean_items
 from autopilot.core.summary import Summary, summarize
-from autopilot.core.types import Cost, Verdict
+from autopilot.core.types import Cost, Datum, Gain, Verdict, datum_from_json
 from autopilot.errors import ExperimentError, RepositoryError
 from autopilot.git import commits, objects, refs
 from autopilot.git.commands import run_git
@@ -168,7 +170,8 @@ class Notebook:
         }
         history = [judged[number] for number in sorted(judged)]
         metrics = self.best.metrics if self.best else {}
-        return summarize(self.manifest, history, metrics, self.events)
+        test = self.test_gain(self.best.number) if self.best else None
+        return summarize(self.manifest, history, metrics, self.events, test)
 
     @cached_property
     def epochs(self) -> list[Epoch]:
@@ -352,6 +355,12 @@ class Notebook:
             for number, steps in tried.items()
         }
 
+    @property
+    def noise(self) -> Noise | None:
+        """What a second measurement of the baseline came to; None where there was none."""
+        records = self._journal.read_on(self.start, MetricsRecord)
+        return next((r.noise for r in records if (r.epoch, r.split) == (0, "val")), None)
+
     @cached_property
     def inputs(self) -> dict[str, str]:
         """Repository path to blob id of what evaluations read, as it was at first."""
@@ -370,17 +379,41 @@ class Notebook:
     def items(self, epoch: int, split: str = "val") -> list[Mapping[str, Any]]:
         """The results of an epoch, item by item; empty where none were recorded."""
         for trace in self._journal.read_on(self.epoch(epoch).commit, TraceRecord):
-            if trace.epoch == epoch and trace.split == split:
+            if (trace.epoch, trace.split, trace.repeat) == (epoch, split, 0):
                 return list(trace.items)
         return []
 
+    def data(self, epoch: int, split: str = "val") -> list[Datum]:
+        """The results of an epoch as the policy saw them: of several measurements, the means."""
+        commit = self.epoch(epoch).commit
+        records = self._journal.read_on(commit, MetricsRecord)
+        counted = next((r.repeat for r in records if (r.epoch, r.split) == (epoch, split)), 1)
+        traces = [
+            trace
+            for trace in self._journal.read_on(commit, TraceRecord)
+            if (trace.epoch, trace.split) == (epoch, split) and trace.repeat < counted
+        ]
+        return mean_items(
+            [
+                [datum_from_json(item, split=split, epoch=epoch) for item in trace.items]
+                for trace in sorted(traces, key=lambda trace: trace.repeat)
+            ]
+        )
+
     def test_metrics(self, epoch: int) -> Mapping[str, float]:
         """The test metrics of the best epoch or one that was best; empty where none are."""
+        record = self._test(epoch)
+        return record.metrics if record else {}
+
+    def test_gain(self, epoch: int) -> Gain | None:
+        """What the test split says of such an epoch beside the baseline."""
+        record = self._test(epoch)
+        return record.test_gain if record else None
+
+    def _test(self, epoch: int) -> MetricsRecord | None:
         places = [commit.id for commit in self._steps.get(epoch, ())] or [self.start]
-        for record in self._journal.read_on(places[-1], MetricsRecord):
-            if record.split == "test" and record.epoch == epoch:
-                return record.metrics
-        return {}
+        records = self._journal.read_on(places[-1], MetricsRecord)
+        return next((r for r in records if r.split == "test" and r.epoch == epoch), None)
 
     def before(self, epoch: int) -> str:
         """The commit that an epoch started from: its own for one that changed nothing."""

@@ -237,7 +237,7 @@ def _measured(epoch: Epoch) -> int:
 def _results(journal: Journal, line: Mapping[str, object]) -> dict[str, Results]:
     found: dict[str, dict[int, TraceRecord]] = {}
     for commit, trace in journal.read(TraceRecord):
-        if commit in line:
+        if commit in line and not trace.repeat:
             found.setdefault(trace.split, {})[trace.epoch] = trace
     splits = [*SPLITS, *(name for name in found if name not in SPLITS)]
     out: dict[str, Results] = {}

@@ -103,7 +103,7 @@ def test_show_tells_manifest_result_decision_and_events(demo):
     facts = dict(line.split(None, 1) for line in lines[1 : lines.index("")])
     assert facts["idea"] == "count up"
     assert facts["result"] == (
-        "3 epochs, 3 kept, val accuracy 0.000 -> 0.600 in epoch 3, test 0.600"
+        "3 epochs, 3 kept, val accuracy 0.000 -> 0.600 in epoch 3, test 0.000 -> 0.600"
     )
     assert facts["strategies"] == "up (3 of 3 kept)"
     assert facts["decision"] == f"epoch 3 ({tip}) rejected by Bo: too slow"
@@ -131,7 +131,7 @@ def test_compare_puts_two_side_by_side(demo):
     assert rows["best val accuracy"] == ["0.600", "0.200", "-0.400"]
     assert rows["best test accuracy"] == ["0.600", "0.200", "-0.400"]
     assert rows["strategy up"] == ["3", "of", "3", "kept", "1", "of", "1", "kept"]
-    assert rows["evaluations"] == ["35", "15"]
+    assert rows["evaluations"] == ["40", "20"]
     assert ["x.txt", "+1", "-1"] in [line.split() for line in lines]
     assert "measured with the same evaluator and data: 1 file" in lines
     document = demo.run("experiment", "compare", "demo", "short", "--json").document

@@ -116,7 +116,7 @@ def test_the_requests_text_says_what_why_and_how_to_see_for_oneself(levels):
         "3 epochs of the experiment `levels` improved **val accuracy 0.250 -> 1.000**; tried and "
         "rejected: 1. Only the parameters change (`größe und form`), one commit an epoch."
     )
-    assert "On the test split, which no epoch was chosen by: accuracy 1.000." in text
+    assert "On the test split, which no epoch was chosen by: accuracy 0.250 -> 1.000" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert rows == [
         "| epoch | val accuracy | change | what | strategy | commit |",

@@ -239,7 +239,8 @@ def test_log_is_the_table_of_epochs(demo: Here) -> None:
     assert lines[0] == "demo: stopped (reached the maximum of 7 epochs)"
     assert lines[1] == (
         f"base {base} (main), 7 epochs, 3 kept, "
-        "best: epoch 7, val accuracy 0.300 -> 0.900, test 0.900"
+        "best: epoch 7, val accuracy 0.300 -> 0.900, test 0.300 -> 0.900 "
+        "(95% interval of the gain 0.250 .. 1.000)"
     )
     assert lines[2].split("  ")[0] == "epoch"
     assert lines[2].split() == [
@@ -327,7 +328,7 @@ def test_log_counts_down_where_lower_is_better(here: Here) -> None:
     make("down", Plan([5, 4]), monitor="miss", mode="min")
     lines = here.run("log").splitlines()
 
-    assert "best: epoch 1, val miss 7.000 -> 5.000, test 5.000" in lines[1]
+    assert "best: epoch 1, val miss 7.000 -> 5.000, test 7.000 -> 5.000 (95%" in lines[1]
     assert lines[4].split()[:6] == ["1", "5.000", "-2.000", "0.500", "5.000", "kept"]
     assert lines[5].split()[:6] == ["2", "6.000", "+1.000", "0.400", "5.000", "rejected"]
     assert here.json("status", "down")["mode"] == "min"
@@ -540,7 +541,8 @@ def test_show_the_baseline(demo: Here) -> None:
     page = demo.run("show", "0")
 
     assert "Epoch:    0 of demo, baseline\n" in page
-    assert "val accuracy  0.300\n" in page
+    assert "val accuracy   0.300\n" in page
+    assert "test accuracy  0.300\n" in page
     assert "val items: 7 of 10 failed\n" in page
     assert "diff --git" not in page
 
@@ -762,7 +764,10 @@ def test_status_of_one_experiment(demo: Here) -> None:
     assert facts["seed"] == "7"
     assert facts["branch"] == f"autopilot/demo, {count} commits, tip {tip}"
     assert facts["metric"] == "val accuracy, higher is better"
-    assert facts["result"] == "best: epoch 7, val accuracy 0.300 -> 0.900, test 0.900"
+    assert facts["result"] == (
+        "best: epoch 7, val accuracy 0.300 -> 0.900, test 0.300 -> 0.900 "
+        "(95% interval of the gain 0.250 .. 1.000)"
+    )
     assert facts["epochs"] == ("7 judged: 3 kept, 4 rejected (1 unchanged, 1 repeated, 1 failed)")
     commands = [line.strip().split("   ")[0] for line in lines[lines.index("next:") + 1 :]]
     assert "autopilot resume demo" not in commands
@@ -775,7 +780,7 @@ def test_status_of_one_experiment(demo: Here) -> None:
     document = demo.json("status", "demo")
     assert document["manifest"]["hparams"] == {"size": "3"}
     assert document["manifest"]["parameters"] == {"x": "x.txt", "rules": FOLDER}
-    assert document["cost"]["evaluations"] == 120
+    assert document["cost"]["evaluations"] == 130
 
 
 def test_status_costs_nothing_that_log_needs(demo: Here, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -237,15 +237,16 @@ def test_what_was_recorded_comes_out_again(ran: Place) -> None:
         "s: replaying 3 of 4 epochs of autopilot/s, tolerance 1e-09, model calls answered from "
         "the notes"
     )
-    assert [line.split() for line in lines[2:5]] == [
+    assert lines[1].startswith("val: two measurements agree; the smallest gain ")
+    assert [line.split() for line in lines[3:6]] == [
         ["0", "0.000", "0.000", "same", "baseline", ran.line("s")[0][:7]],
         ["1", "0.250", "0.250", "same", "kept", ran.line("s")[1][:7]],
         ["3", "0.500", "0.500", "same", "kept", ran.line("s")[4][:7]],
     ]
-    assert lines[5].startswith(
+    assert lines[6].startswith(
         "s replays: 3 epochs came out as recorded, and branch, tags and notes fit; "
     )
-    assert lines[6:] == ["read it:   autopilot log s"]
+    assert lines[7:] == ["read it:   autopilot log s"]
     assert before == ran.snapshot()
 
 
@@ -267,7 +268,7 @@ def test_a_program_reads_the_same_from_a_dirty_checkout(ran: Place) -> None:
 def test_nothing_differs_in_full_either(ran: Place) -> None:
     before = ran.snapshot()
     done = ran.run("replay", "s", "--level", "full")
-    states = [line.split()[:4] for line in done.out.splitlines()[2:7]]
+    states = [line.split()[:4] for line in done.out.splitlines()[3:8]]
     assert states == [
         ["0", "0.000", "0.000", "same"],
         ["1", "0.250", "0.250", "same"],

@@ -163,7 +163,9 @@ def test_the_commands_of_a_real_run(place):
         done = place.run("report")
         assert done.out.startswith("up: 2 epochs; wrote ")
         summary = place.run("report", "--md").out
-    assert summary.startswith("## up: val accuracy 0.000 → 0.400 (+0.400) in epoch 2, test 0.400\n")
+    assert summary.startswith(
+        "## up: val accuracy 0.000 → 0.400 (+0.400) in epoch 2, test 0.000 -> 0.400\n"
+    )
     assert "| 1 | 0.200 | +0.200 | **kept** | up |" in summary
     assert "| x.txt | +1 | -1 |" in summary
     assert "autopilot show best -e up" in summary

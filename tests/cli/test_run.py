@@ -228,8 +228,8 @@ def test_an_optimizer_that_changes_nothing(place: Place, tmp_path: Path) -> None
     assert judged[1]["reasons"] == ["the optimizer changed nothing"]
     # No step commits: the start commit, and a rollback for each rejected epoch.
     assert len(place.line("one")) == 4
-    # The baseline, three times the train split, the test split: val is not run again.
-    assert len(log.read_text()) == 5 + 3 * 5 + 5
+    # The baseline twice, three times the train split, the test split: val is not run again.
+    assert len(log.read_text()) == 2 * 5 + 3 * 5 + 5
 
 
 def test_a_state_that_was_tried_already(place: Place, tmp_path: Path) -> None:
@@ -250,8 +250,8 @@ def test_a_state_that_was_tried_already(place: Place, tmp_path: Path) -> None:
     assert judged[3]["reused"] == 2
     assert judged[3]["reasons"] == ["the same state as epoch 2 (rejected), not evaluated again"]
     assert judged[3]["metrics"] == judged[2]["metrics"]
-    # Val of 0, 1, 2, 4; train of 1 to 4; test.
-    assert len(log.read_text()) == (4 + 4 + 1) * 5
+    # Val of 0 (twice), 1, 2, 4; train of 1 to 4; test of 0 and 4.
+    assert len(log.read_text()) == (5 + 4 + 2) * 5
 
 
 # --- stop conditions -----------------------------------------------------------------------------
@@ -265,8 +265,8 @@ def test_a_state_that_was_tried_already(place: Place, tmp_path: Path) -> None:
         (["--target", "0.6"], "target reached: val accuracy 0.600, asked for 0.6", 3),
         (["--plateau", "2"], "plateau: 0.0000 gained in 2 epochs, asked for 0.001", 7),
         (["--plateau", "1", "--min-delta", "0.3"], "plateau: 0.2000 gained in 1 epochs", 1),
-        (["--budget-evaluations", "26"], "evaluation budget: 25 of 26 spent", 2),
-        (["--budget-evaluations", "25"], "evaluation budget: 25 of 25 spent", 2),
+        (["--budget-evaluations", "31"], "evaluation budget: 30 of 31 spent", 2),
+        (["--budget-evaluations", "30"], "evaluation budget: 30 of 30 spent", 2),
         (["--budget-evaluations", "8"], "evaluation budget: 5 of 8 spent", 0),
         (["--budget-seconds", "0"], "time budget: 0.0 of 0 s spent", 0),
         (["--budget-tokens", "9"], "token budget: 10 of 9 spent", 2),
@@ -298,9 +298,9 @@ def test_budgets_survive_a_resume(place: Place) -> None:
     place.run("run", "counter.py", "-e", "one", "--max-epochs", "1", "--budget-evaluations", "40")
     done = place.run("resume", "one", "--max-epochs", "100", "--json")
 
-    assert done.document["stop_reason"].startswith("evaluation budget: 35 of 40 spent")
-    assert [r["spent"]["evaluations"] for r in place.judged("one")] == [5, 15, 25, 35]
-    assert [r["spent"]["evaluations"] for r in expected] == [5, 15, 25, 35]
+    assert done.document["stop_reason"].startswith("evaluation budget: 40 of 40 spent")
+    assert [r["spent"]["evaluations"] for r in place.judged("one")] == [10, 20, 30, 40]
+    assert [r["spent"]["evaluations"] for r in expected] == [10, 20, 30, 40]
 
 
 def test_a_finished_run(place: Place) -> None:
@@ -312,7 +312,7 @@ def test_a_finished_run(place: Place) -> None:
     assert "reached the maximum of 3 epochs" in more.out
     assert place.verdicts("one") == ["baseline", "kept", "kept", "kept"]
     tests = [r["epoch"] for r in place.notes("one", "metrics") if r["split"] == "test"]
-    assert tests == [1, 3]
+    assert tests == [0, 1, 3]
 
 
 def test_limits_that_a_resume_raised_hold_after_a_kill(place: Place) -> None:

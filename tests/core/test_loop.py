@@ -154,6 +154,7 @@ def test_the_whole_story_of_two_epochs():
         callbacks=[told_callback(told)],
         experiment=Experiment(ToldStore(told), ToldMemory(told)),
         accumulate_grad_batches=2,
+        measure_noise=False,
     )
     told.append("fit")
     result = trainer.fit(module, TRAIN, VAL, max_epochs=2)
@@ -245,7 +246,8 @@ def test_the_whole_story_of_two_epochs():
 
 def fit(script, *, epochs=None, train=TRAIN, val=VAL, policy=None, **settings):
     module = Scale(script, **settings)
-    trainer = Trainer(policy=policy, accumulate_grad_batches=settings.pop("accumulate", None))
+    accumulate = settings.pop("accumulate", None)
+    trainer = Trainer(policy=policy, accumulate_grad_batches=accumulate, measure_noise=False)
     result = trainer.fit(module, train, val, max_epochs=len(script) if epochs is None else epochs)
     return module, trainer, result
 

@@ -55,7 +55,9 @@ class Next(Optimizer):
 
 
 def run(condition, *scores, mode="max", epochs=20):
-    return Trainer([condition]).fit(Scores(*scores, mode=mode), max_epochs=epochs)
+    return Trainer([condition], measure_noise=False).fit(
+        Scores(*scores, mode=mode), max_epochs=epochs
+    )
 
 
 UP = tuple(n / 10 for n in range(11))
@@ -121,7 +123,7 @@ def test_a_resumed_run_stops_where_the_whole_one_does(make, first):
     whole = run(make(), *scores, epochs=5)
     store = InMemoryStore()
     for epochs in (first, 5):
-        trainer = Trainer([make()], experiment=Experiment(store))
+        trainer = Trainer([make()], experiment=Experiment(store), measure_noise=False)
         result = trainer.fit(Scores(*scores), max_epochs=epochs)
     assert (result.epochs, result.stop_reason) == (whole.epochs, whole.stop_reason)
 
@@ -147,8 +149,10 @@ def test_time_before_a_kill_counts(monkeypatch):
     store = InMemoryStore()
     with pytest.raises(KeyboardInterrupt):
         # The baseline and one of two training batches are done.
-        Trainer(experiment=Experiment(store)).fit(slow(2), max_epochs=1)
-    result = Trainer(experiment=Experiment(store)).fit(slow(None), max_epochs=1)
+        Trainer(experiment=Experiment(store), measure_noise=False).fit(slow(2), max_epochs=1)
+    result = Trainer(experiment=Experiment(store), measure_noise=False).fit(
+        slow(None), max_epochs=1
+    )
     # With the batch that was interrupted, which brought nothing.
     assert result.cost.seconds == 50.0
 
@@ -181,11 +185,15 @@ def test_what_a_kill_lost_is_paid_for(monkeypatch):
         module.calls, module.dies_at = [], dies_at
         return module
 
-    whole = Trainer().fit(pipeline(None), max_epochs=1).cost
+    whole = Trainer(measure_noise=False).fit(pipeline(None), max_epochs=1).cost
     store = InMemoryStore()
     with pytest.raises(KeyboardInterrupt):
-        Trainer(experiment=Experiment(store)).fit(pipeline(2), max_epochs=1)
-    resumed = Trainer(experiment=Experiment(store)).fit(pipeline(None), max_epochs=1).cost
+        Trainer(experiment=Experiment(store), measure_noise=False).fit(pipeline(2), max_epochs=1)
+    resumed = (
+        Trainer(experiment=Experiment(store), measure_noise=False)
+        .fit(pipeline(None), max_epochs=1)
+        .cost
+    )
     # The first train batch, of two items, was evaluated in both sessions; the second took its time.
     assert (resumed.evaluations, resumed.seconds) == (whole.evaluations + 2, whole.seconds + 20)
 

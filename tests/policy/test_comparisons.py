@@ -161,7 +161,8 @@ def test_significance_says_what_it_counted():
         "9 val items better and 1 worse in success: p 0.011 is within 0.035"
     )
     assert gate.check(paired([0] * 6 + [1] * 4, [1] * 6 + [0] * 4)).reason == (
-        "6 val items better and 4 worse in success may be chance: p 0.38 is above 0.035"
+        "indecisive: val f1 0.400 -> 0.600, 6 val items better and 4 worse in success may be "
+        "chance: p 0.38 is above 0.035"
     )
     weighed = SignificantImprovement(method="bootstrap")
     assert weighed.check(paired([0] * 5, [1] * 5)).reason == (

@@ -137,13 +137,15 @@ async function focusDetail() {
 
 function head() {
   const [experiment] = experiments;
+  const tested = (e) => e.test_gain && e.best_epoch && e.test_gain[0] !== null ? [number(e.test_gain[0]), " → ", number(e.test_gain[1])] : number(e.test[e.monitor]);
+  const interval = (e) => e.test_gain && e.test_gain[2] !== null ? `; 95% interval of the gain ${number(e.test_gain[2])} .. ${number(e.test_gain[3])}` : "";
   const fact = (value, text, extra) => h("div", { class: "fact" }, h("b", {}, value), h("span", {}, text), extra);
   const facts = (e) => {
     const gain = typeof e.best === "number" && typeof e.baseline === "number" ? e.best - e.baseline : null;
     const test = e.test[e.monitor];
     return [
       fact([number(e.baseline), e.best_epoch ? " → " : "", e.best_epoch ? number(e.best) : ""], [`val ${e.monitor} `, h("span", { class: better(gain, e.mode) }, change(gain))]),
-      test !== undefined && fact(number(test), `test ${e.monitor}, of epoch ${e.best_epoch}`),
+      test !== undefined && fact(tested(e), [`test ${e.monitor}, of epoch ${e.best_epoch}`, interval(e)]),
       fact(`${grouped(e.kept)} of ${grouped(Math.max(0, e.epochs.length - 1))}`, "epochs kept"),
       e.spent[2] > 0 && fact(dollars(e.spent[2]), `${grouped(e.spent[1])} tokens`),
       fact(seconds(e.spent[3]), counted(e.spent[0], "evaluation")),

@@ -7,10 +7,10 @@ from random import Random
 import pytest
 
 from autopilot.core.policy import EpochView
+from autopilot.core.statistics import bootstrap_test, pair, sign_test, subset_interval
 from autopilot.core.types import Datum
 from autopilot.errors import UsageError
 from autopilot.policy import Improvement, SignificantImprovement
-from autopilot.policy.statistics import bootstrap_test, pair, sign_test, subset_interval
 
 
 def view(items, best_items, mode="max", epoch=2):

@@ -1,0 +1,309 @@
+"""Noise: what two measurements of one state differ in, and how a gain is told from it.
+
+The val split is measured twice before anything changes. Where the two measurements agree, any gain
+is real. Where they differ, a change that changes nothing would improve the mean every other time:
+the default policy then keeps an epoch only if its gain is significant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+from autopilot.core.comparison import Monitored, keyed
+from autopilot.core.policy import (
+    Decision,
+    EpochView,
+    Gate,
+    Policy,
+    apart,
+    measured,
+    nothing_to_compare,
+)
+from autopilot.core.statistics import (
+    bootstrap_test,
+    pair,
+    resolution,
+    sign_test,
+    sure_size,
+    swapped_gains,
+)
+from autopilot.core.types import Datum, GateResult
+from autopilot.errors import UsageError
+
+# A test at exactly 5% keeps more than 5% of a thousand useless epochs every other time. At 3.5% it
+# keeps that few in practically every thousand: the limit is 2.6 standard deviations away.
+_SHARE_OF_ERROR = 0.7
+# That of the default policy, at 95%.
+_LIMIT = round(_SHARE_OF_ERROR * 0.05, 12)
+# Each computes a metric of the whole split twice.
+_SWAPS = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """What two measurements of the baseline's val split came to.
+
+    Args:
+        items: The items that both measured.
+        differing: How many of them have another outcome or another value of the monitored metric.
+        shift: How far apart the monitored metric of the two is; 0 where it is the same.
+        smallest: The smallest gain that the split resolves, as far as it is known: see
+            `statistics.resolution`; one item's share of the accuracy where nothing differs.
+        evaluations: The items that the second measurement took.
+        skipped: Why there was none; empty where there was one.
+    """
+
+    items: int = 0
+    differing: int = 0
+    shift: float = 0.0
+    smallest: float | None = None
+    evaluations: int = 0
+    skipped: str = ""
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether the two differ."""
+        return self.differing > 0 or self.shift > 0
+
+    def sentence(self, *, default: bool = True) -> str:
+        """What came out, and what follows from it.
+
+        Args:
+            default: The default policy decides, not one of the user's own.
+
+        >>> Noise(items=250, smallest=0.004).sentence()
+        'two measurements agree; the smallest gain that the val split can resolve is 0.004'
+        """
+        size = ""
+        if self.smallest is not None:
+            size = f"; the smallest gain that the val split can resolve is {self.smallest:.2g}"
+        if self.skipped:
+            return f"noise not measured: {self.skipped}{size}"
+        if not self.is_noisy:
+            return f"two measurements agree{size}"
+        which = "all" if self.differing == self.items else f"{self.differing} of"
+        found = f"{which} {self.items} items differ"
+        if not self.differing:
+            found = f"two measurements differ by {self.shift:.2g}"
+        follows = "an epoch is kept only where the difference is significant"
+        if not default:
+            follows = "the experiment's own policy decides"
+        return f"{found}: {follows}{size}"
+
+
+class DefaultPolicy(Policy):
+    """The policy of a module without one: an epoch is kept if the monitored val metric improved.
+
+    Where two measurements of the baseline differed, the gain must be significant as well: see
+    `SignificantImprovement`, with "bootstrap".
+
+    >>> DefaultPolicy().judge(EpochView(1, {"val": {"f1": 0.8}}, {}, {"val": {"f1": 0.7}}, "f1"))
+    Decision(verdict='kept', reasons=('val f1 0.700 -> 0.800',), gates=...)
+    """
+
+    def judge(self, view: EpochView) -> Decision:
+        """The verdict on an epoch."""
+        if view.noise is None or not view.noise.is_noisy:
+            return super().judge(view)
+        return Policy([SignificantImprovement(method="bootstrap")]).judge(view)
+
+
+class SignificantImprovement(Gate):
+    """The val items got better by more than chance would explain.
+
+    A change that changes nothing, scored by a noisy system, improves the mean every other time,
+    and a loop that keeps whatever improved climbs on noise. This gate compares the epoch with the
+    best item by item, and lets such a change pass in at most 1 - confidence of the epochs. So that
+    chance hardly ever pushes the share beyond that, the p-value is held to 0.7 times it: 0.035 at
+    95%. That is a promise for each epoch: of a hundred useless ones, expect a few to pass.
+
+    An item's score is its `metrics[monitor]`; where no item has one, its success. Items are matched
+    by id, and all have to be there in both epochs: an item missing on either side fails the gate.
+
+    A gain that may be chance is called indecisive. So is one that is no larger than what two
+    measurements of the baseline were apart: then all items of a pass go up and down together.
+
+    Args:
+        confidence: How sure to be, between 0.5 and 1.
+        method: "sign" counts the items that got better and worse, exactly; at least five have to
+            change at 95%. "bootstrap" weighs them by how much: stronger for graded scores. For a
+            metric of the whole split it swaps the results of items, and computes it anew.
+        repeats: Random draws of "bootstrap"; by default 100 / (1 - confidence), 2,000 at 95%.
+        seed: Of those draws; the same epoch always gets the same verdict.
+        required: An optional gate only warns.
+
+    Raises:
+        UsageError: a confidence or method that does not exist, repeats for "sign", or too few of
+            them for the confidence.
+
+    >>> from autopilot.core.types import Datum
+    >>> before = [Datum(id=str(i), success=i < 40) for i in range(100)]
+    >>> after = [Datum(id=str(i), success=i < 46) for i in range(100)]
+    >>> view = EpochView(
+    ...     1, {"val": {"accuracy": 0.46}}, {}, {"val": {"accuracy": 0.40}}, monitor="accuracy",
+    ...     items=after, best_items=before,
+    ... )
+    >>> SignificantImprovement().check(view).reason
+    '6 val items better and 0 worse in success: p 0.016 is within 0.035'
+    """
+
+    def __init__(
+        self,
+        confidence: float = 0.95,
+        method: Literal["sign", "bootstrap"] = "sign",
+        repeats: int | None = None,
+        seed: int = 0,
+        *,
+        required: bool = True,
+    ) -> None:
+        super().__init__(required=required)
+        if not 0.5 <= confidence < 1:
+            raise UsageError(
+                f"a confidence of {confidence} is not between 0.5 and 1", hint="0.95 is usual"
+            )
+        if method not in ("sign", "bootstrap"):
+            raise UsageError(
+                f"there is no significance test {method!r}", hint="use 'sign' or 'bootstrap'"
+            )
+        if repeats is not None and method == "sign":
+            raise UsageError("the sign test is exact and draws nothing", hint="leave repeats out")
+        self.confidence = confidence
+        self.method = method
+        self.limit = round(_SHARE_OF_ERROR * (1 - confidence), 12)
+        self.repeats = math.ceil(round(100 / (1 - confidence), 6)) if repeats is None else repeats
+        self.seed = seed
+        # The best that draws can show is a p-value of 1 / (1 + repeats).
+        if (fewest := math.ceil(1 / self.limit) - 1) > self.repeats:
+            raise UsageError(
+                f"{repeats} repeats are too few to show a confidence of {confidence}",
+                hint=f"use {fewest} at the very least, and ten times as many for a steady verdict",
+            )
+
+    @property
+    def name(self) -> str:
+        """The class with its confidence and method."""
+        return f"SignificantImprovement({self.confidence:g}, {self.method})"
+
+    def reads(self) -> Sequence[tuple[str, str | None]]:
+        return [("val", None)]
+
+    def check(self, view: EpochView) -> GateResult:
+        """Tests the paired items."""
+        value = measured(view.metrics, "val", view.monitor)
+        if isinstance(value, str):
+            return self.result(passed=False, reason=value)
+        if view.best_value is None:
+            return self.result(passed=True, reason=nothing_to_compare(view.monitor))
+        evidence = self._of_the_whole(view) or self._of_items(view)
+        if isinstance(evidence, str):
+            return self.result(passed=False, reason=evidence)
+        found, p_value = evidence
+        shown, limit = _p_value(p_value, self.limit), f"{self.limit:g}"
+        gain = view.gain() or 0.0
+        if p_value > self.limit:
+            reason = f"{found} may be chance: p {shown} is above {limit}"
+        elif view.noise is not None and 0 < gain <= view.noise.shift * (1 + 1e-9):
+            reason = f"two measurements of the baseline were {view.noise.shift:.3g} apart"
+        else:
+            return self.result(passed=True, reason=f"{found}: p {shown} is within {limit}")
+        return self.result(passed=False, reason=_indecisive(view, value, reason))
+
+    def _of_items(self, view: EpochView) -> tuple[str, float] | str:
+        """What was found and its p-value; or why there is none."""
+        pairs = pair(view)
+        if pairs.problem:
+            return pairs.problem
+        if self.method == "sign":
+            found = f"{pairs.wins} val items better and {pairs.losses} worse in {pairs.measure}"
+            return found, sign_test(pairs.wins, pairs.losses)
+        mean = math.fsum(pairs.differences) / len(pairs.differences)
+        found = (
+            f"val {pairs.measure} changed by {mean:+.3f} "
+            f"on average over {len(pairs.differences)} items"
+        )
+        return found, bootstrap_test(pairs.differences, self.repeats, self._random(view))
+
+    def _of_the_whole(self, view: EpochView) -> tuple[str, float] | None:
+        """The same, of a metric that no item has by itself."""
+        monitored, gain = view.monitored, view.gain()
+        if self.method == "sign" or monitored is None or monitored.owner is None or gain is None:
+            return None
+        now, before = keyed(view.items), keyed(view.best_items)
+        shared = [(before[key], item) for key, item in now.items() if key in before]
+        shared = [both for both in shared if all(map(monitored.has_value, both))]
+        sign, hits, draws = 1.0 if view.mode == "max" else -1.0, 1, 1
+        for drawn in swapped_gains(monitored, shared, _SWAPS, self._random(view)):
+            # Sums in another order may come out a little smaller.
+            hits += sign * drawn >= gain - 1e-9 * abs(gain)
+            draws += 1
+            if hits > self.limit * (1 + _SWAPS):
+                break  # further draws cannot make it significant
+        return (
+            (f"a gain of {gain:.3g} over {len(shared)} items", hits / draws) if draws > 1 else None
+        )
+
+    def _random(self, view: EpochView) -> Random:
+        # Seeding by epoch too: otherwise every epoch would be judged by the same few draws.
+        return Random(f"{self.seed} {view.epoch}")
+
+
+def _p_value(p_value: float, limit: float) -> str:
+    """A p-value as text, with two digits or as many as it takes to differ from its limit."""
+    texts = (f"{p_value:.{digits}g}" for digits in range(2, 17))
+    return next((text for text in texts if text != f"{limit:g}"), f"{p_value:g}")
+
+
+def _indecisive(view: EpochView, value: float, reason: str) -> str:
+    """Why an epoch is not kept: of one that gained, that this is no verdict on the change."""
+    if view.best_value is None or not (view.gain() or 0.0) > 0:
+        return reason
+    before, after = apart(view.best_value, value)
+    size = view.noise.smallest if view.noise is not None else None
+    resolved = f"; this split can resolve {size:.2g}" if size is not None else ""
+    return f"indecisive: val {view.monitor} {before} -> {after}, {reason}{resolved}"
+
+
+def compare(
+    first: Sequence[Datum], second: Sequence[Datum], monitored: Monitored, repeat: int = 1
+) -> Noise:
+    """What of two measurements of a state differs, item by item.
+
+    An item differs if its outcome or its value of the monitored metric does; where the metric is of
+    the whole split, if any of its numbers does. Items that one of the two could not measure, or
+    does not have, say nothing and are left out.
+
+    Args:
+        first: The results of one measurement.
+        second: Those of the other.
+        monitored: The metric that decides.
+        repeat: How many measurements the mean of an epoch is of: its noise is so much smaller.
+    """
+    again, known = keyed(second), keyed(first)
+    pairs = [(known[key], item) for key, item in again.items() if key in known]
+    pairs = [pair for pair in pairs if all(item.outcome != "unmeasured" for item in pair)]
+    if monitored.owner is not None:
+        differing = sum((a.outcome, a.metrics) != (b.outcome, b.metrics) for a, b in pairs)
+        smallest = _of_the_whole(monitored, pairs) if differing else None
+    else:
+        values = [(monitored.of_item(one), monitored.of_item(other)) for one, other in pairs]
+        differing = sum(
+            one.outcome != other.outcome or before != after
+            for (one, other), (before, after) in zip(pairs, values, strict=True)
+        )
+        differences = [b - a for a, b in values if a is not None and b is not None]
+        smallest = resolution(differences, _LIMIT) if any(differences) else None
+    if smallest is not None:
+        smallest /= math.sqrt(repeat)
+    return Noise(len(pairs), differing, smallest=smallest)
+
+
+def _of_the_whole(monitored: Monitored, pairs: Sequence[tuple[Datum, Datum]]) -> float | None:
+    """The smallest gain of a metric of the whole split that can be told from chance."""
+    had = [pair for pair in pairs if all(map(monitored.has_value, pair))]
+    gains = list(swapped_gains(monitored, had, _SWAPS, Random(0)))
+    spread = math.sqrt(math.fsum(gain * gain for gain in gains) / len(gains)) if gains else 0.0
+    return sure_size(_LIMIT) * spread or None

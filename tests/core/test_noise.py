@@ -1,0 +1,511 @@
+"""Noise: two measurements of the baseline, and what a gain has to show where they differ."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from autopilot.ai.recording import request_key
+from autopilot.core.aggregates import Latency
+from autopilot.core.chance import seed_of
+from autopilot.core.comparison import Monitored
+from autopilot.core.experiment import Experiment
+from autopilot.core.module import AutoPilotModule
+from autopilot.core.noise import DefaultPolicy, Noise, SignificantImprovement, compare
+from autopilot.core.optimizer import Optimizer, Step
+from autopilot.core.parameter import Parameter
+from autopilot.core.policy import EpochView, Policy, decide
+from autopilot.core.record import LlmRecord, MetricsRecord, TraceRecord
+from autopilot.core.repeats import mean_items
+from autopilot.core.run import Run, current_run, repeating, running
+from autopilot.core.statistics import resolution
+from autopilot.core.stopping import Budget
+from autopilot.core.store import InMemoryStore
+from autopilot.core.trainer import Trainer
+from autopilot.core.types import Cost, Datum
+
+ITEMS = 100
+
+
+class System(AutoPilotModule):
+    """Answers `right` of 100 items, each wrongly by chance in a share of the cases.
+
+    Args:
+        noise: That share.
+        gain: How many more items are right after each step.
+        counted: One entry for each item that is evaluated.
+    """
+
+    def __init__(self, noise=0.0, gain=0, **more):
+        super().__init__()
+        self.level = Parameter(0)
+        self.noise, self.gain = noise, gain
+        self.policy = None
+        self.calls_a_model = False
+        self.seen = []
+        for name, value in more.items():
+            setattr(self, name, value)
+
+    def forward(self, batch):
+        if self.calls_a_model:
+            note_call(f"{self.level.data}-{len(self.seen)}")
+        results = []
+        for item in batch.items:
+            self.seen.append(item.id)
+            right = item.metadata["value"] < 40 + self.gain * self.level.data
+            flips = random.random() < self.noise
+            results.append(Datum(success=right != flips, feedback="look again"))
+        return Datum(items=results)
+
+    def train_dataloader(self):
+        return [list(range(10))]
+
+    def val_dataloader(self):
+        return [list(range(at, at + 20)) for at in range(0, ITEMS, 20)]
+
+    def test_dataloader(self):
+        return [list(range(0, ITEMS, 2))]
+
+    def configure_optimizers(self):
+        return Up(self.parameters())
+
+    def configure_policy(self):
+        return self.policy
+
+
+class Up(Optimizer):
+    def step(self):
+        self.parameters[0].data += 1
+        # A new name each time: what is tested is not the blocking of strategies.
+        return Step(strategy=f"up {self.parameters[0].data} {random.random()}")
+
+
+def note_call(name):
+    run = current_run()
+    if not any(call.id == name for call in run.experiment.store.calls()):
+        run.experiment.store.note_call(LlmRecord(epoch=run.epoch, id=name, cost=Cost(tokens=5)))
+
+
+def fit(module, epochs=1, **more):
+    trainer = Trainer(**more)
+    trainer.fit(module, max_epochs=epochs)
+    return trainer
+
+
+def passes(store, epoch=0, split="val"):
+    return [t for _, t in store.records(TraceRecord) if (t.epoch, t.split) == (epoch, split)]
+
+
+# --- the second measurement ---------------------------------------------------------------------
+
+
+def test_a_system_without_chance_agrees_with_itself():
+    module = System(gain=1)
+    trainer = fit(module)
+    noise = trainer.experiment.noise
+    assert noise == Noise(items=100, smallest=0.01, evaluations=100)
+    baseline = trainer.experiment.history[0]
+    assert baseline.reasons[1] == (
+        "two measurements agree; the smallest gain that the val split can resolve is 0.01"
+    )
+    # One item more is real.
+    assert trainer.experiment.history[1].verdict == "kept"
+
+
+def test_the_second_measurement_has_other_chance_and_the_first_stays_the_baseline():
+    quiet = fit(System(0.2), measure_noise=False).experiment
+    loud = fit(System(0.2)).experiment
+    assert loud.metrics[0] == quiet.metrics[0]
+    first, second = passes(loud.store)
+    assert [first.repeat, second.repeat] == [0, 1]
+    assert first.items == passes(quiet.store)[0].items
+    differing = sum(a != b for a, b in zip(first.items, second.items, strict=True))
+    assert 15 < differing < 55
+    assert loud.noise.differing == differing
+    assert (
+        loud.history[0]
+        .reasons[1]
+        .startswith(
+            f"{differing} of 100 items differ: an epoch is kept only where the difference is "
+            "significant; the smallest gain that the val split can resolve is 0.1"
+        )
+    )
+
+
+def test_it_counts_as_evaluations_but_not_as_what_an_epoch_takes():
+    trainer = fit(System(), epochs=0)
+    assert trainer.experiment.history[0].cost.evaluations == 200
+    assert trainer.evaluations_per_epoch() == 100
+
+
+def test_where_all_items_differ():
+    module = System()
+    module.forward = lambda batch: Datum(
+        items=[Datum(metrics={"score": random.random()}) for _ in batch.items]
+    )
+    module.monitor = "score"
+    trainer = fit(module)
+    assert trainer.experiment.history[0].reasons[1].startswith("all 100 items differ: ")
+
+
+@pytest.mark.parametrize(
+    ("module", "more", "why"),
+    [
+        (System(calls_a_model=True), {}, "the evaluation calls a model (--measure-noise)"),
+        (System(), {"callbacks": [Budget(evaluations=250)]},
+         "the budget is too small for a second measurement"),
+        (System(val_dataloader=lambda: iter([list(range(100))])), {},
+         "the val loader gives its batches only once"),
+    ],
+)  # fmt: skip
+def test_why_it_is_left_out(module, more, why):
+    trainer = fit(module, epochs=0, **more)
+    assert trainer.experiment.noise == Noise(smallest=0.01, skipped=why)
+    assert trainer.experiment.history[0].reasons[1].startswith(f"noise not measured: {why}; ")
+    assert len(module.seen) == 100
+
+
+def test_it_can_be_asked_for_and_switched_off():
+    asked = System(calls_a_model=True)
+    assert fit(asked, epochs=0, measure_noise=True).experiment.noise.items == 100
+    off = System(0.2)
+    trainer = fit(off, epochs=0, measure_noise=False)
+    assert trainer.experiment.noise is None
+    assert trainer.experiment.history[0].reasons == ("measured before anything changed",)
+    assert len(off.seen) == 100
+
+
+def test_a_repeat_is_part_of_a_model_calls_name():
+    with running(Run(Experiment())):
+        plain = request_key({"model": "m"})
+        with repeating(1):
+            again = request_key({"model": "m"})
+            sampled = request_key({"model": "m"}, 2)
+    assert (again, sampled) == (f"{plain}-r1", f"{plain}-2-r1")
+    assert request_key({"model": "m"}) == plain
+
+
+def test_callbacks_hear_of_one_pass_and_the_module_of_each():
+    class Hearing(System):
+        def on_validation_start(self):
+            self.heard.append("start")
+
+    class Told(Up):
+        pass
+
+    from autopilot.core.callback import Callback
+
+    class Listener(Callback):
+        def __init__(self):
+            self.told = Counter()
+
+        def on_validation_end(self, trainer, module):
+            self.told[trainer.callback_metrics["val"]["accuracy"]] += 1
+
+    module, listener = Hearing(0.2, heard=[]), Listener()
+    trainer = fit(module, epochs=0, callbacks=[listener])
+    assert module.heard == ["start", "start"]
+    assert listener.told == {trainer.experiment.metrics[0]["val"]["accuracy"]: 1}
+
+
+@pytest.mark.parametrize("dies_at", [60, 100, 120, 180, 199])
+def test_a_kill_in_the_second_measurement_costs_nothing_twice(dies_at):
+    whole = fit(System(0.2))
+
+    class Dying(System):
+        def forward(self, batch):
+            if len(self.seen) >= dies_at:
+                raise KeyboardInterrupt
+            return super().forward(batch)
+
+    store = InMemoryStore()
+    first, second = Dying(0.2), System(0.2)
+    with pytest.raises(KeyboardInterrupt):
+        fit(first, experiment=Experiment(store))
+    resumed = fit(second, experiment=Experiment(store))
+    assert len(first.seen) + len(second.seen) == 200 + 10 + 100
+    assert resumed.experiment.noise == whole.experiment.noise
+    for kind in (MetricsRecord, TraceRecord):
+        ours, theirs = (
+            [getattr(r, "metrics", None) or r.items for _, r in s.records(kind)]
+            for s in (store, whole.experiment.store)
+        )
+        assert ours == theirs
+
+
+# --- what follows for the verdict ----------------------------------------------------------------
+
+
+def test_the_default_policy_follows_what_was_found_also_after_a_resume():
+    store = InMemoryStore()
+    fit(System(0.2), epochs=0, experiment=Experiment(store))
+    resumed = fit(System(0.2, gain=1), epochs=8, experiment=Experiment(store))
+    history = resumed.experiment.history[1:]
+    gained = [r for r in history if r.verdict == "rejected" and (r.gain or 0) > 0]
+    assert gained
+    for record in gained:
+        assert record.reasons[0].startswith("indecisive: val accuracy ")
+        assert "; this split can resolve 0.1" in record.reasons[0]
+
+
+def test_a_policy_of_the_users_own_stays():
+    trainer = fit(System(0.2, policy=Policy()), epochs=8)
+    assert (
+        trainer.experiment.history[0]
+        .reasons[1]
+        .startswith(
+            f"{trainer.experiment.noise.differing} of 100 items differ: the experiment's own policy"
+        )
+    )
+    assert not any(
+        reason.startswith("indecisive")
+        for record in trainer.experiment.history
+        for reason in record.reasons
+    )
+    assert any((record.gain or 0) > 0 for record in trainer.experiment.history[1:])
+
+
+def timings(rng, epoch, faster=0.0, items=250):
+    """Items, each with a time of its own, measured with noise that has a long tail."""
+    means = random.Random("items")
+    return [
+        Datum(
+            id=str(n),
+            success=True,
+            epoch=epoch,
+            metrics={
+                "latency_s": means.uniform(0.1, 0.5) * (1 - faster) * rng.lognormvariate(0, 0.3)
+            },
+        )
+        for n in range(items)
+    ]
+
+
+MEAN = Monitored("latency_s")
+TAIL = Monitored("latency", ("latency", Latency()))
+
+
+def judged(monitored, items, best, noise, epoch):
+    values = [{"val": {monitored.name: monitored.over(each)}} for each in (items, best)]
+    view = EpochView(
+        epoch, values[0], {}, values[1], monitored.name, "min", items=items, best_items=best,
+        monitored=monitored, noise=noise,
+    )  # fmt: skip
+    return decide(DefaultPolicy(), view)
+
+
+@pytest.mark.parametrize("monitored", [MEAN, TAIL], ids=["mean", "tail"])
+@pytest.mark.parametrize("climbs", [True, False], ids=["as a run does", "against the baseline"])
+def test_a_change_that_changes_nothing_is_kept_in_at_most_5_percent_of_500_epochs(
+    monitored, climbs
+):
+    rng = random.Random(3)
+    # A metric of the whole split is computed anew for each draw.
+    size = 250 if monitored is MEAN else 60
+    best, second = timings(rng, 0, items=size), timings(rng, 0, items=size)
+    noise = compare(best, second, monitored)
+    assert noise.is_noisy
+    assert noise.differing == size
+    kept = indecisive = 0
+    for epoch in range(1, 501):
+        if not climbs:
+            # The baseline is drawn anew too: one that was lucky would decide all the epochs.
+            best = timings(rng, 0, items=size)
+        items = timings(rng, epoch, items=size)
+        decision = judged(monitored, items, best, noise, epoch)
+        kept += decision.kept
+        indecisive += decision.reasons[0].startswith("indecisive")
+        if decision.kept and climbs:
+            best = items
+    assert kept <= 25
+    assert indecisive > (0 if climbs else 150)
+
+
+@pytest.mark.parametrize("monitored", [MEAN, TAIL], ids=["mean", "tail"])
+def test_a_real_improvement_is_kept(monitored):
+    rng, kept = random.Random(5), 0
+    for epoch in range(1, 21):
+        best = timings(rng, 0)
+        noise = compare(best, timings(rng, 0), monitored)
+        kept += judged(monitored, timings(rng, epoch, 0.25), best, noise, epoch).kept
+    assert kept >= 18
+
+
+def test_the_same_through_the_loop():
+    """500 epochs of a system with chance, whose changes change nothing."""
+    kept = 0
+    for seed in range(10):
+        trainer = fit(System(0.2), epochs=50, seed=seed)
+        kept += sum(record.verdict == "kept" for record in trainer.experiment.history)
+    assert kept <= 25
+    better = fit(System(0.1, gain=25), epochs=2)
+    assert [record.verdict for record in better.experiment.history[1:]] == ["kept", "kept"]
+
+
+def test_plain_improvement_would_keep_far_more():
+    rng = random.Random(3)
+    plain = 0
+    for epoch in range(1, 101):
+        best, items = timings(rng, 0), timings(rng, epoch)
+        plain += judged(MEAN, items, best, None, epoch).kept
+    assert plain > 35
+
+
+def test_a_shift_of_all_items_is_no_gain():
+    """Where a whole pass is faster than another one, the items are no evidence of their own."""
+    best = [Datum(id=str(n), metrics={"s": 1.0 + n / 100}) for n in range(50)]
+    second = [Datum(id=str(n), metrics={"s": 0.9 + n / 100}) for n in range(50)]
+    noise = Noise(50, 50, shift=0.1, smallest=0.1)
+    decision = judged(Monitored("s"), second, best, noise, 1)
+    assert decision.reasons == (
+        "indecisive: val s 1.245 -> 1.145, two measurements of the baseline were 0.1 apart; "
+        "this split can resolve 0.1",
+    )
+    assert compare(best, second, Monitored("s")).differing == 50
+
+
+def test_the_smallest_gain_is_found_in_80_of_100_tries():
+    rng = random.Random(11)
+    size = resolution([rng.gauss(0, 1) for _ in range(4000)], 0.035) * (4000 / 100) ** 0.5
+    gate, found = SignificantImprovement(method="bootstrap"), 0
+    for epoch in range(300):
+        best = [Datum(id=str(n), metrics={"s": 0.0}) for n in range(100)]
+        items = [Datum(id=str(n), metrics={"s": rng.gauss(size, 1)}) for n in range(100)]
+        metrics = [
+            {"val": {"s": sum(d.metrics["s"] for d in side) / 100}} for side in (items, best)
+        ]
+        view = EpochView(epoch, metrics[0], {}, metrics[1], "s", items=items, best_items=best)
+        found += gate.check(view).passed
+    assert 0.72 < found / 300 < 0.88
+
+
+def test_what_could_not_be_measured_says_nothing_about_noise():
+    first = [Datum(id="a", success=True), Datum(id="b", success=True)]
+    second = [Datum(id="a", unmeasured="no answer"), Datum(id="b", success=True)]
+    assert compare(first, second, Monitored("accuracy")) == Noise(items=1)
+
+
+# --- repeats -------------------------------------------------------------------------------------
+
+
+def test_each_val_item_is_measured_several_times_and_the_mean_decides():
+    module = System(0.2)
+    trainer = fit(module, repeat=3)
+    experiment = trainer.experiment
+    assert Counter(Counter(module.seen).values())[3 * 2] >= 90
+    for epoch in (0, 1):
+        recorded = passes(experiment.store, epoch)
+        assert [trace.repeat for trace in recorded] == [0, 1, 2]
+        shares = [sum(item["success"] for item in trace.items) / 100 for trace in recorded]
+        assert experiment.metrics[epoch]["val"]["accuracy"] == pytest.approx(sum(shares) / 3)
+        spread = f"3 measurements: accuracy {min(shares):.4g} to {max(shares):.4g}"
+        assert spread in experiment.history[epoch].reasons
+        assert experiment.history[epoch].repeat == 3
+    # The two of the baseline that are compared are among the three.
+    assert experiment.history[0].cost.evaluations == 300
+    assert experiment.noise.differing == sum(
+        a["success"] != b["success"]
+        for a, b in zip(*(t.items for t in passes(experiment.store)[:2]), strict=True)
+    )
+
+
+def test_more_repeats_resolve_less():
+    once, nine = (fit(System(0.2), epochs=0, repeat=n).experiment.noise for n in (1, 9))
+    assert nine.smallest < once.smallest / 2
+
+
+def test_a_resumed_run_compares_with_the_means():
+    store = InMemoryStore()
+    first = fit(System(0.2), epochs=0, repeat=3, experiment=Experiment(store))
+    experiment = Experiment(store)
+    experiment.open([Parameter(0)])
+    assert experiment.best_items == first.experiment.best_items
+    assert {item.metrics["accuracy"] for item in experiment.best_items} <= {0, 1 / 3, 2 / 3, 1}
+
+
+def test_means_are_not_flattered_by_what_is_missing():
+    good = Datum(id="a", success=True, metrics={"score": 1.0})
+    bad = Datum(id="a", error_message="it raised")
+    (mean,) = mean_items([[good], [bad]])
+    assert (mean.outcome, mean.metrics) == ("error", {})
+    (half,) = mean_items([[good], [Datum(id="a", success=False, metrics={"score": 0.0})]])
+    assert (half.outcome, half.metrics) == ("failed", {"score": 0.5, "accuracy": 0.5})
+
+
+def test_seeds():
+    assert seed_of(7, 0) == 7
+    assert len({seed_of(seed, repeat) for seed in range(5) for repeat in range(5)}) == 25
+
+
+# --- the test split ------------------------------------------------------------------------------
+
+
+def test_the_test_split_is_scored_on_baseline_and_best():
+    module = System(gain=15)
+    trainer = fit(module, epochs=3)
+    module.seen.clear()
+    result = trainer.test(module)
+    assert len(module.seen) == 100
+    assert trainer.experiment.metrics[0]["test"]["accuracy"] == 0.40
+    assert result.metrics["test"]["accuracy"] == trainer.experiment.metrics[3]["test"]["accuracy"]
+    assert (result.test.before, result.test.after) == (0.40, 0.86)
+    assert 0.25 < result.test.low < 0.46 < result.test.high < 0.65
+    assert trainer.experiment.summary().test == result.test
+    assert module.level.data == 3
+    assert [len(passes(trainer.experiment.store, epoch, "test")) for epoch in (0, 3)] == [1, 1]
+
+
+def test_where_nothing_was_better_it_is_scored_once():
+    module = System()
+    trainer = fit(module, epochs=1)
+    module.seen.clear()
+    result = trainer.test(module)
+    assert len(module.seen) == 50
+    assert (result.test.before, result.test.after, result.test.low) == (0.4, 0.4, None)
+
+
+@pytest.mark.parametrize("dies_at", [0, 50])
+def test_a_kill_while_the_test_split_is_scored_is_repaired(dies_at):
+    store = InMemoryStore()
+    module = System(gain=15)
+    fit(module, epochs=2, experiment=Experiment(store))
+
+    class Dying(System):
+        def test_step(self, batch):
+            if len(self.tested) * 50 >= dies_at:
+                raise SystemError("killed") from KeyboardInterrupt()
+            self.tested.append(1)
+            return self(batch)
+
+    def killed(batch):
+        if len(tested) * 50 >= dies_at:
+            raise KeyboardInterrupt
+        tested.append(1)
+        return module.forward(batch)
+
+    tested = []
+    module.test_step = killed
+    trainer = Trainer(experiment=Experiment(store))
+    trainer.fit(module, max_epochs=2)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.test(module)
+    assert module.level.data == 2
+
+    again = System(gain=15)
+    trainer = Trainer(experiment=Experiment(store))
+    trainer.fit(again, max_epochs=2)
+    again.seen.clear()
+    assert trainer.test(again).test.before == 0.4
+    assert len(again.seen) == 100 - dies_at
+    assert trainer.result().test.after == 0.7
+
+
+def test_a_new_best_is_scored_alone():
+    store = InMemoryStore()
+    for epochs, evaluated in ((1, 100), (2, 50)):
+        module = System(gain=15)
+        trainer = fit(module, epochs=epochs, experiment=Experiment(store))
+        module.seen.clear()
+        result = trainer.test(module)
+        assert len(module.seen) == evaluated
+        assert result.test.before == 0.4
