@@ -59,6 +59,14 @@ Tokens = Annotated[int | None, typer.Option(min=1, help="Stop after so many mode
 Dollars = Annotated[float | None, typer.Option(min=0, help="Stop after so many dollars.")]
 Calls = Annotated[int | None, typer.Option(min=0, help="Stop after so many model calls.")]
 
+MaxWait = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        metavar="SECONDS",
+        help="Wait so long for a service that does not answer; 1800 unless given, 0: not at all.",
+    ),
+]
 Prices = Annotated[
     list[str] | None,
     typer.Option(
@@ -131,6 +139,7 @@ def run(
     budget_tokens: Tokens = None,
     budget_usd: Dollars = None,
     budget_calls: Calls = None,
+    max_wait: MaxWait = None,
     price: Prices = None,
     accumulate: Annotated[
         int | None,
@@ -190,6 +199,7 @@ def run(
             budget_calls=budget_calls,
             accumulate=accumulate,
             num_workers=num_workers,
+            max_wait=max_wait,
             prices=price or None,
         ),
         in_place=in_place,
@@ -219,6 +229,7 @@ def resume(
     budget_tokens: Tokens = None,
     budget_usd: Dollars = None,
     budget_calls: Calls = None,
+    max_wait: MaxWait = None,
     price: Prices = None,
 ) -> int:
     """Go on with a run, exactly where it was.
@@ -246,6 +257,7 @@ def resume(
         budget_tokens=budget_tokens,
         budget_usd=budget_usd,
         budget_calls=budget_calls,
+        max_wait=max_wait,
         prices=price or None,
     )
     name = context.full_slug(slug)

@@ -170,6 +170,8 @@ class MetricsRecord(Record):
         cost: What this epoch cost.
         spent: What the experiment has cost so far.
         stop: Why the run ended after this epoch; empty if it went on.
+        unmeasured: How many items could not be measured; then the state is measured again when it
+            comes back.
         state: "optimizer" and "callbacks": what a resumed run goes on with.
     """
 
@@ -193,6 +195,7 @@ class MetricsRecord(Record):
     cost: Cost = Cost()
     spent: Cost = Cost()
     stop: str = ""
+    unmeasured: int = 0
     state: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -30,6 +30,7 @@ from autopilot.core.loop import EpochLoop, Fit, Loop
 from autopilot.core.loss import Loss
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer
+from autopilot.core.outages import MAX_WAIT_S, Outages, transient_errors_of
 from autopilot.core.policy import Decision, Gate, Policy
 from autopilot.core.progress import note_rest
 from autopilot.core.record import LlmRecord
@@ -83,10 +84,12 @@ class Trainer:
         num_workers: Threads that run the items of a batch side by side; for systems that wait on
             the network.
         max_epochs: The number of the last epoch, where `fit` is not given one.
+        max_wait_s: How long a service that does not answer is waited for, in seconds; 0: not at
+            all. After that the epoch stays open, and `fit` raises OutageError.
         dry_run: `fit` says what would happen, in `Result.stop_reason`, and touches nothing.
 
     Raises:
-        UsageError: a callback with a method that would never be called.
+        UsageError: a callback with a method that would never be called, or a negative time.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class Trainer:
         *,
         mode: str | None = None,
         failed_value: float | None = None,
+        max_wait_s: float = MAX_WAIT_S,
         dry_run: bool = False,
     ) -> None:
         check_window(accumulate_grad_batches)
@@ -125,6 +129,11 @@ class Trainer:
         self.accumulate_grad_batches = accumulate_grad_batches
         self.seed = self.experiment.manifest.seed if seed is None else seed
         self.num_workers = num_workers
+        if not max_wait_s >= 0:
+            raise UsageError(
+                f"max_wait_s must be 0 or more, not {max_wait_s}", hint="0: wait for no service"
+            )
+        self.max_wait_s = max_wait_s
         self.dry_run = dry_run
         self.monitor, self.mode = monitor or "accuracy", "max"
         self.monitored = Monitored(self.monitor)
@@ -162,6 +171,7 @@ class Trainer:
         Raises:
             ModuleError, DataError, UsageError: the set-up cannot work; see `check_setup`.
             EvaluationError: nothing can be measured.
+            OutageError: a service did not answer; call it again to go on.
         """
         check_module(module)
         max_epochs = self.max_epochs if max_epochs is None else max_epochs
@@ -220,7 +230,7 @@ class Trainer:
             # What an interrupted fit of the same objects left is not feedback on this one.
             optimizer.zero_grad()
             fit.loss.reset()
-            self.run = Run(self.experiment, self._ledger())
+            self.run = Run(self.experiment, self._ledger(), self.run.outages)
             with running(self.run):
                 self.call("on_fit_start")
                 try:
@@ -469,6 +479,8 @@ class Trainer:
         for name, parameter in module.named_parameters():
             parameter.name = name
         check_moments(module)
+        types = transient_errors_of(module)
+        self.run.outages = Outages(self.max_wait_s, types, self.call)
         self._active = [*self.callbacks, *callbacks_of(module)]
         name = self._monitor or module.monitor
         self.monitor = name.removeprefix("val_").removeprefix("val/").removeprefix("val ")
@@ -549,7 +561,8 @@ class Trainer:
         evaluator = self.evaluator(module, experiment)
         try:
             self.call("setup", stage)
-            run = self.run if experiment is self.run.experiment else Run(experiment)
+            own = experiment is self.run.experiment
+            run = self.run if own else Run(experiment, outages=self.run.outages)
             run.epoch = epoch
             with running(run):
                 measured = evaluate_split(self, module, evaluator, split, epoch, loader)

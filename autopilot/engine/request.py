@@ -43,6 +43,7 @@ class Options:
         budget_calls: Model calls.
         accumulate: Batches between two optimizer steps.
         num_workers: Threads that run the items of a batch side by side.
+        max_wait: Seconds that a service which does not answer is waited for.
         prices: MODEL=INPUT/OUTPUT, in dollars for a million tokens.
     """
 
@@ -61,6 +62,7 @@ class Options:
     budget_calls: int | None = None
     accumulate: int | None = None
     num_workers: int | None = None
+    max_wait: float | None = None
     prices: Sequence[str] | None = None
 
     def given(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from autopilot.engine.rerun_protocol import EpochAgain, Request, StepAgain
 from autopilot.engine.surroundings import Surroundings
 from autopilot.engine.target import build_module, load_factory, parse_target, users_code
 from autopilot.engine.workspace import Workspace
-from autopilot.errors import AutopilotError
+from autopilot.errors import AutopilotError, OutageError
 from autopilot.git import objects
 from autopilot.git.repository import Repository
 from autopilot.tracking.git_memory import GitMemory
@@ -171,6 +171,7 @@ def rerun(request: Request, send: Send) -> None:
         failed_value=options.failed_value,
         seed=manifest.seed,
         num_workers=options.num_workers or 0,
+        max_wait_s=0,
     )
     with users_code(manifest.target):
         try:
@@ -178,6 +179,10 @@ def rerun(request: Request, send: Send) -> None:
             if request.test:
                 found = trainer.test(module)
                 send(EpochAgain(-1, metrics=found.metrics).encode())
+        except OutageError:
+            # The user's code may have made that of a refused connection.
+            offline.check()
+            raise
         finally:
             store.close()
         offline.check()
