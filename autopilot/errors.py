@@ -25,13 +25,17 @@ AutopilotError
 ├── ConfinementError       a step changed files of the user's own, which nobody may put back
 ├── UserCodeError          the user's own code raised outside the evaluation of an item
 └── AgentError             an agent or a model call failed; the epoch is recorded as failed
-    ├── AgentNotFoundError the agent's program or the model's client is not installed
     ├── AgentTimeoutError  it took longer than it was allowed to
     ├── AgentRefusedError  the model refused to answer
     ├── AgentReplyError    what came back cannot be used
     ├── ModelCallError     the service answered with an error, after the client's retries
     └── NoMoreCallsError   no call at all can be made now; the run stops, resumable
-        ├── NoKeyError         there is no key to ask a model with, or it is not taken
+        ├── NoKeyError         there is no key to ask a model with
+        │   └── KeyRefusedError      the service does not take the key, or not for that model
+        ├── NoCreditError      the account that pays for the calls has no credit left
+        ├── NoModelError       the service has no model of that name
+        ├── AgentNotFoundError the agent's program or the model's client is not installed
+        ├── OutageError        a service did not answer, for as long as it was waited for
         ├── ReplayMissError    a call that was not recorded, where only records may answer
         │   └── NetworkRefusedError  the user's own code connects, where only records may answer
         └── BudgetExceededError  the call would cost more than is left
@@ -164,12 +168,8 @@ class AgentError(AutopilotError):
     """An agent or a model call failed."""
 
 
-class AgentNotFoundError(AgentError):
-    """The agent's program, or the package of the model's client, is not installed."""
-
-
 class AgentTimeoutError(AgentError):
-    """An agent or a model took longer than it was allowed to; its processes are ended."""
+    """An agent took longer than it was allowed to; its processes are ended."""
 
 
 class AgentRefusedError(AgentError):
@@ -209,7 +209,27 @@ class NoMoreCallsError(AgentError):
 
 
 class NoKeyError(NoMoreCallsError):
-    """There is no key to ask a model with, or the service does not take it."""
+    """There is no key to ask a model with."""
+
+
+class KeyRefusedError(NoKeyError):
+    """The service does not take the key, or does not let it use the model."""
+
+
+class NoCreditError(NoMoreCallsError):
+    """The account that pays for the calls has no credit left."""
+
+
+class NoModelError(NoMoreCallsError):
+    """The service has no model of that name."""
+
+
+class AgentNotFoundError(NoMoreCallsError):
+    """The agent's program, or the package of the model's client, is not installed."""
+
+
+class OutageError(NoMoreCallsError):
+    """A service that is needed did not answer, for as long as the run waited for it."""
 
 
 class ReplayMissError(NoMoreCallsError):

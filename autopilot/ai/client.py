@@ -16,10 +16,12 @@ from autopilot.core.redaction import hide, redact
 from autopilot.errors import (
     AgentError,
     AgentNotFoundError,
-    AgentTimeoutError,
     AutopilotError,
+    KeyRefusedError,
     ModelCallError,
+    NoCreditError,
     NoKeyError,
+    NoModelError,
 )
 from autopilot.text import clean
 
@@ -85,7 +87,7 @@ def _translation(model: str, error: Exception) -> AutopilotError | None:
     import anthropic
 
     if isinstance(error, anthropic.APITimeoutError):
-        return AgentTimeoutError(
+        return ModelCallError(
             f"{model} did not answer in time", hint="try again later, or give it more timeout_s"
         )
     if isinstance(error, anthropic.APIConnectionError):
@@ -95,17 +97,30 @@ def _translation(model: str, error: Exception) -> AutopilotError | None:
             hint="look at the network and ANTHROPIC_BASE_URL",
         )
     if isinstance(error, anthropic.APIStatusError):
-        said = one_line(redact(str(error.api_message or error.message)))
-        said = f"{model}: the service answered {error.status_code}: {said}"
-        hint = _HINTS.get(error.status_code, _SEE)
-        if error.status_code == 401:
-            return NoKeyError(said, hint=hint)
-        return ModelCallError(said, hint=hint, status=error.status_code)
+        return service_error(model, error.status_code, str(error.api_message or error.message))
     if isinstance(error, anthropic.CredentialsError):
         return _no_key()
     if isinstance(error, anthropic.AnthropicError):
         return AgentError(f"{model}: {one_line(redact(str(error)))}", hint=_SEE)
     return _no_key() if isinstance(error, TypeError) and "authentication" in str(error) else None
+
+
+def service_error(model: str, status: int, said: str, hint: str = "") -> AgentError:
+    """The error for an HTTP status that the service answered.
+
+    Args:
+        model: Who was asked.
+        status: The status.
+        said: What the service says of it.
+        hint: What to do about it; by the status if not given.
+    """
+    said = one_line(redact(said))
+    text = f"{model}: the service answered {status}: {said}"
+    if status == 402 or (status == 400 and any(sign in said.lower() for sign in _NO_CREDIT)):
+        return NoCreditError(text, hint="add credit, or raise the account's limit")
+    hint = hint or _HINTS.get(status, _SEE)
+    final = {401: KeyRefusedError, 403: KeyRefusedError, 404: NoModelError}.get(status)
+    return final(text, hint=hint) if final else ModelCallError(text, hint=hint, status=status)
 
 
 def _no_key() -> NoKeyError:
@@ -115,6 +130,8 @@ def _no_key() -> NoKeyError:
     )
 
 
+# The service reports an account without credit as an invalid request.
+_NO_CREDIT = ("credit balance", "billing", "usage limits")
 _SEE = "see https://docs.claude.com/en/api/errors"
 _HINTS = {
     401: "set ANTHROPIC_API_KEY to a key that is valid",

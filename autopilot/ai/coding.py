@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from autopilot.ai.agent import Agent, AgentContext, AgentResult
 from autopilot.ai.agent_calls import agent_call
+from autopilot.ai.client import service_error
 from autopilot.ai.process import Finished, run_process
 from autopilot.ai.spending import spend
 from autopilot.core.parameter import PathParameter
@@ -24,6 +25,7 @@ from autopilot.errors import AgentError, AgentRefusedError, AgentReplyError
 from autopilot.text import clean
 
 _PROMPT_FILE = "{prompt_file}"
+_BY_HAND = "try it by hand: claude --print hello"
 _SPECIAL = re.compile(r"[\\\[\]*?]")
 
 
@@ -204,6 +206,7 @@ class _ClaudeReply(BaseModel):
     result: str = ""
     is_error: bool = False
     subtype: str = ""
+    api_error_status: int | None = None
     stop_reason: str | None = None
     session_id: str = ""
     total_cost_usd: float | None = None
@@ -222,7 +225,7 @@ def _claude_reply(finished: Finished) -> _ClaudeReply:
         if finished.code != 0:
             raise AgentError(
                 f"claude ended with code {finished.code}: {finished.tail()}",
-                hint="try it by hand: claude --print hello",
+                hint=_BY_HAND,
             ) from error
         raise AgentReplyError(
             f"claude answered with something other than JSON: {finished.tail()}",
@@ -251,8 +254,9 @@ def _check_claude(reply: _ClaudeReply, finished: Finished) -> None:
         raise AgentRefusedError(
             f"claude refused: {said}", hint="look at what the prompt and the items ask for"
         )
+    if reply.is_error and reply.api_error_status:
+        raise service_error("claude", reply.api_error_status, reply.result, _BY_HAND)
     if reply.is_error or finished.code != 0:
         raise AgentError(
-            f"claude failed ({reply.subtype or f'code {finished.code}'}): {said}",
-            hint="try it by hand: claude --print hello",
+            f"claude failed ({reply.subtype or f'code {finished.code}'}): {said}", hint=_BY_HAND
         )

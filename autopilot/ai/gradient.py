@@ -13,8 +13,8 @@ from autopilot.ai.asking import ask
 from autopilot.ai.model import Model
 from autopilot.ai.prompting import DATA_RULE, fence, shorten
 from autopilot.core.gradient import Finding, TextGradient
-from autopilot.core.run import say
-from autopilot.errors import AgentError, NoMoreCallsError
+from autopilot.core.run import is_infrastructure, say
+from autopilot.errors import AgentError
 
 __all__ = ["AgentCollator", "ConcatCollator", "Finding", "GradientCollator", "TextGradient"]
 
@@ -98,9 +98,9 @@ class AgentCollator(GradientCollator):
                 role="collator",
                 max_retries=self.max_retries,
             )
-        except NoMoreCallsError:
-            raise
         except AgentError as error:
+            if is_infrastructure(error):
+                raise
             self.fallbacks.append(error.message)
             say(f"the feedback was taken as it is, not summed up: {error.message}")
             note = Finding(f"(not summed up: {error.message})", severity=0.0)

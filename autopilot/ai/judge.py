@@ -20,7 +20,7 @@ from autopilot.ai.model import Model
 from autopilot.ai.parallel import each
 from autopilot.ai.steps import LLMStep, State, WorkflowStep, run_steps
 from autopilot.core.loss import Loss
-from autopilot.core.run import say
+from autopilot.core.run import is_infrastructure, say
 from autopilot.core.types import Datum
 from autopilot.errors import (
     AgentError,
@@ -105,6 +105,7 @@ class Judge:
 
         Raises:
             NoMoreCallsError: no call can be made now.
+            AgentError: a service did not answer: an experiment's run waits for it.
             UsageError: what the last step came to is no judgement.
         """
         try:
@@ -113,11 +114,16 @@ class Judge:
         except NoMoreCallsError:
             raise
         except AgentError as error:
+            if is_infrastructure(error):
+                raise
             unusable = isinstance(error, AgentReplyError | AgentRefusedError)
             return Judgement(None, None, error=error.message, again=unusable)
         except (AutopilotError, KeyboardInterrupt):
             raise
-        except BaseException as error:  # noqa: BLE001  # the user's step: its item is not judged
+        except BaseException as error:
+            # The user's step: its item is not judged.
+            if is_infrastructure(error):
+                raise
             return Judgement(None, None, error=f"{type(error).__name__}: {error}")
 
     def judge_all(self, pairs: Sequence[tuple[Datum, Datum | None]]) -> list[Judgement]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from autopilot.core.module import AutoPilotModule
+    from autopilot.core.outages import Waiting
     from autopilot.core.record import MetricsRecord, StepRecord
     from autopilot.core.trainer import Trainer
     from autopilot.core.types import Datum
@@ -47,6 +48,7 @@ class Reporter(Callback):
         self._told = 0
         self._tried: list[str] = []
         self._has_step = False
+        self._is_waiting = False
 
     def on_fit_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
         self._started_s = self._judged_s = time.monotonic()
@@ -124,6 +126,20 @@ class Reporter(Callback):
             self._line(f"       outside of the parameters: {one_line(self._tried[0], 200)}{more}")
             self._tried = []
 
+    def on_outage(self, trainer: Trainer, module: AutoPilotModule, waiting: Waiting) -> None:
+        what = f"waiting for an answer: {waiting.reason}"
+        most = f"up to {_time(waiting.max_wait_s)}"
+        if self._live is not None:
+            next_try = f"next try in {waiting.pause_s:.0f} s, {most}"
+            self._live.update(self._task, description=f"{what} ({next_try})")
+        elif not self._is_waiting:
+            self._line(f"       {what} ({most})")
+        self._is_waiting = True
+
+    def on_outage_end(self, trainer: Trainer, module: AutoPilotModule, waited_s: float) -> None:
+        self._is_waiting = False
+        self._line(f"       it answers again, after {_time(waited_s)}")
+
     def on_fit_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
         self.stop()
 
@@ -184,6 +200,10 @@ class Reporter(Callback):
         left_s = each_s * (self.max_epochs - judged) - (time.monotonic() - self._judged_s)
         minutes, seconds = divmod(round(max(left_s, 0)), 60)
         return f"at most {minutes}:{seconds:02d} left"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def epoch_head(monitor: str) -> str:

@@ -63,6 +63,14 @@ Tokens = Annotated[int | None, typer.Option(min=1, help="Stop after so many mode
 Dollars = Annotated[float | None, typer.Option(min=0, help="Stop after so many dollars.")]
 Calls = Annotated[int | None, typer.Option(min=0, help="Stop after so many model calls.")]
 
+MaxWait = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        metavar="SECONDS",
+        help="Wait so long for a service that does not answer; 1800 unless given, 0: not at all.",
+    ),
+]
 Prices = Annotated[
     list[str] | None,
     typer.Option(
@@ -144,6 +152,7 @@ def run(
     budget_usd: Dollars = None,
     budget_calls: Calls = None,
     block_after: BlockAfter = None,
+    max_wait: MaxWait = None,
     price: Prices = None,
     accumulate: Annotated[
         int | None,
@@ -214,6 +223,7 @@ def run(
             block_after=block_after,
             accumulate=accumulate,
             num_workers=num_workers,
+            max_wait=max_wait,
             prices=price or None,
             measure_noise=measure_noise,
             repeat=repeat,
@@ -246,6 +256,7 @@ def resume(
     budget_usd: Dollars = None,
     budget_calls: Calls = None,
     block_after: BlockAfter = None,
+    max_wait: MaxWait = None,
     price: Prices = None,
 ) -> int:
     """Go on with a run, exactly where it was.
@@ -274,6 +285,7 @@ def resume(
         budget_usd=budget_usd,
         budget_calls=budget_calls,
         block_after=block_after,
+        max_wait=max_wait,
         prices=price or None,
     )
     name = context.full_slug(slug)

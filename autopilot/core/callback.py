@@ -13,6 +13,7 @@ from autopilot.errors import UsageError
 if TYPE_CHECKING:
     from autopilot.core.module import AutoPilotModule
     from autopilot.core.optimizer import Optimizer
+    from autopilot.core.outages import Waiting
     from autopilot.core.policy import Decision
     from autopilot.core.record import MetricsRecord, StepRecord
     from autopilot.core.trainer import Trainer
@@ -169,6 +170,12 @@ class Callback:
         self, trainer: Trainer, module: AutoPilotModule, record: MetricsRecord
     ) -> None:
         """The epoch is in the store, kept or rolled back; for showing it, not for remembering."""
+
+    def on_outage(self, trainer: Trainer, module: AutoPilotModule, waiting: Waiting) -> None:
+        """A service does not answer; a pause follows, then another try."""
+
+    def on_outage_end(self, trainer: Trainer, module: AutoPilotModule, waited_s: float) -> None:
+        """It answers again, after so many seconds."""
 
     def on_exception(
         self, trainer: Trainer, module: AutoPilotModule, exception: BaseException

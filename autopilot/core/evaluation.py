@@ -8,8 +8,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from autopilot.core import graph
@@ -19,7 +19,9 @@ from autopilot.core.loss import Loss
 from autopilot.core.metric import Metric, MetricCollection, compute_all, update_all
 from autopilot.core.metrics import ItemMean
 from autopilot.core.numbers import number, truth
+from autopilot.core.outages import side_by_side
 from autopilot.core.payload import copied
+from autopilot.core.run import Run, current_run, is_infrastructure
 from autopilot.core.signatures import check_awaited
 from autopilot.core.types import Datum, as_datum, digest
 from autopilot.errors import EmptySplitError, EvaluationError, NoMoreCallsError, UsageError
@@ -71,6 +73,8 @@ class Evaluator:
     def run(self, split: str, epoch: int, index: int, batch: Datum, repeat: int = 0) -> Datum:
         """The result of one batch, its items in order and under the batch's item ids.
 
+        Where a service that it needs does not answer, it is waited for.
+
         Args:
             split: "train", "val" or "test".
             epoch: The epoch.
@@ -80,19 +84,35 @@ class Evaluator:
 
         Raises:
             EvaluationError: the step returned something other than a Datum with one for each item.
+            OutageError: a service did not answer for too long.
         """
         recorded = self.experiment.recall(split, epoch, index, batch, repeat)
         if recorded is not None:
             if split == "train":
                 graph.attach(self.module, batch, recorded)
             return recorded
-        seed_everything(seed_of(self.seed, repeat), split, epoch, index)
+        done: dict[int, Datum] = {}
+        raised = list(self.raised.get(split, ()))
+        seed = seed_of(self.seed, repeat)
+
+        def attempt() -> Datum:
+            # The whole batch again, so that chance is as without the outage.
+            seed_everything(seed, split, epoch, index)
+            if not done:
+                self.raised[split] = list(raised)
+            return self._isolated(split, batch, done)
+
+        def score(loss: Loss) -> None:
+            seed_everything(seed, split, epoch, index, "score")
+            loss.score(data, batch)
+
         started = time.perf_counter()
-        data = self._isolated(split, batch)
+        run = current_run() or Run(self.experiment)
+        data = run.wait_out(attempt, progress=lambda: len(done))
         _label(data, batch, split, epoch)
         self.scoring.apply(data)
         if self.loss is not None and type(self.loss).score is not Loss.score:
-            self.loss.score(data, batch)
+            run.wait_out(partial(score, self.loss))
             self.scoring.apply(data)
         seconds = time.perf_counter() - started
         # A result can stand in for its call only where nothing else hangs on the call's graph.
@@ -107,17 +127,19 @@ class Evaluator:
         if self._pool is not None:
             self._pool.shutdown()
 
-    def _isolated(self, split: str, batch: Datum) -> Datum:
+    def _isolated(self, split: str, batch: Datum, done: dict[int, Datum] | None = None) -> Datum:
         if self._pool is not None and len(batch.items) > 1:
-            singles = [(copy_context(), single) for single in _singles(batch)]
-            run = self._isolated
-            done = self._pool.map(lambda pair: pair[0].run(run, split, pair[1]), singles)
-            return self._combined(batch, list(done))
+            done = {} if done is None else done
+            run = partial(self._isolated, split)
+            return self._combined(batch, side_by_side(self._pool, run, _singles(batch), done))
         try:
             return self._step(split, batch)
         except (EvaluationError, NoMoreCallsError, KeyboardInterrupt):
             raise
-        except BaseException as error:  # noqa: BLE001  # the user's, of any kind: its item fails
+        except BaseException as error:
+            # The user's own, of any kind: its item fails.
+            if is_infrastructure(error):
+                raise
             if len(batch.items) <= 1:
                 self.raised.setdefault(split, []).append(error)
                 return self._failure(error, batch)

@@ -38,6 +38,7 @@ from autopilot.core.writing import (
     other_records,
     step_record,
     trace_records,
+    unmeasured_in,
     val_record,
 )
 from autopilot.errors import ExperimentError, InputsChangedError, ParameterError, UsageError
@@ -120,9 +121,9 @@ class Experiment(History):
         return self.known(self._state, self._steps)
 
     def epoch_of_present_state(self) -> int | None:
-        """The epoch that measured what the parameters are now, None if none did."""
+        """The epoch that measured all of what the parameters are now, None if none did."""
         known = self._measured.get(self.store.state())
-        return None if known is None else known.epoch
+        return None if known is None or known.unmeasured else known.epoch
 
     def view(self, epoch: int, metrics: Metrics, monitor: str, mode: str, cost: Cost) -> EpochView:
         """What the policy sees of an epoch."""
@@ -450,6 +451,7 @@ class Experiment(History):
             verdict=judged.verdict,
             inputs=inputs,
             test_gain=gain,
+            unmeasured=unmeasured_in(items),
         )
         self.store.annotate(revision, [*self.store.calls(), record])
         self.metrics.setdefault(epoch, {})["test"] = metrics

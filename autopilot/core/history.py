@@ -70,7 +70,9 @@ class History:
         self.history.append(record)
         self.noise = self.history[0].noise
         self._revisions[record.epoch] = revision
-        self._measured.setdefault(record.tree, record)
+        known = self._measured.get(record.tree)
+        if known is None or (known.unmeasured and record.reused is None):
+            self._measured[record.tree] = record
 
     @property
     def last_epoch(self) -> int:
@@ -108,7 +110,8 @@ class History:
     def known(self, state: str, steps: Sequence[StepRecord]) -> KnownState | None:
         """What is known of a state, if an earlier epoch measured it.
 
-        It is not evaluated again: it can't be an improvement.
+        It is not evaluated again: it can't be an improvement. Unless some of its items could not
+        be measured: then it counts as new.
 
         Args:
             state: The state's id.
@@ -121,6 +124,8 @@ class History:
         errors = tuple(step.error for step in steps if step.error)
         if errors:
             return KnownState(known.epoch, known.metrics, "failed", Decision("rejected", errors))
+        if known.unmeasured:
+            return None
         if known.epoch == self.best_epoch and not any(step.changed for step in steps):
             reason, outcome = "the optimizer changed nothing", "unchanged"
         else:

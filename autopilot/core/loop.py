@@ -15,6 +15,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from autopilot.core import evaluation, repeats
@@ -128,7 +129,7 @@ class EpochLoop(Loop):
             trainer.call("on_train_batch_start", batch, index)
             data = fit.evaluator.run("train", epoch, index, batch)
             if not trainer.experiment.has_step(epoch, step):
-                trainer.run.attempt(fit.loss, data, batch)
+                trainer.run.attempt(fit.loss, data, batch, undo=fit.loss.mark())
             trainer.call("on_after_loss", data, batch, index)
             measured.update(data)
             if last or (fit.accumulate is not None and (index + 1) % fit.accumulate == 0):
@@ -146,16 +147,15 @@ class EpochLoop(Loop):
         else:
             check_states({"callbacks": trainer.callback_states()})  # before the step is paid
             trainer.call("on_before_backward")
-            trainer.run.attempt(fit.loss.backward)
+            trainer.run.attempt(fit.loss.backward, undo=fit.loss.mark(fit.module.parameters()))
             trainer.call("on_after_backward")
             if not hears(fit, measured):
                 return  # the run stops, and says why there is no feedback
             optimizer.blocked = set(experiment.memory.blocked())
             optimizer.context = experiment.memory.context(strategies=optimizer.strategies())
             trainer.call("on_before_optimizer_step", optimizer)
-            trainer.run.told = experiment.begin_step(epoch, number, trainer.run.left())
-            seed_everything(trainer.seed, "step", epoch, number)
-            done, error = trainer.run.edit(optimizer, number)
+            seed = partial(seed_everything, trainer.seed, "step", epoch, number)
+            done, error = trainer.run.edit(optimizer, epoch, number, seed)
             record = experiment.commit_step(optimizer, epoch, number, done, error)
         trainer.call("on_step_committed", record)
         trainer.call("on_before_zero_grad", optimizer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from autopilot.core.gradient import Finding, Gradient, TextGradient
@@ -152,6 +152,22 @@ class Loss:
         for graph in graphs if not retain_graph else ():
             graph.free()
 
+    def mark(self, parameters: Iterable[Parameter] = ()) -> Callable[[], None]:
+        """Remembers what is gathered, and the gradients of some parameters.
+
+        Returns:
+            A function that puts all of it back.
+        """
+        gathered = list(self.__dict__.get("_gathered", ()))
+        gradients = [(parameter, parameter.grad) for parameter in parameters]
+
+        def put_back() -> None:
+            self._gathered = list(gathered)
+            for parameter, gradient in gradients:
+                parameter.grad = gradient
+
+        return put_back
+
     def reset(self) -> None:
         """Forgets what was gathered."""
         self._gathered.clear()
@@ -196,6 +212,15 @@ class ChainLoss(Loss):
         for loss in first:
             loss.backward(retain_graph=True)
         last.backward(retain_graph=retain_graph)
+
+    def mark(self, parameters: Iterable[Parameter] = ()) -> Callable[[], None]:
+        marks = [loss.mark() for loss in self.losses] + [super().mark(parameters)]
+
+        def put_back() -> None:
+            for back in marks:
+                back()
+
+        return put_back
 
     def reset(self) -> None:
         for loss in self.losses:

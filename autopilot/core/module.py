@@ -301,12 +301,17 @@ class AutoPilotModule(Module):
         failed_value: What an item with an error counts as in the monitored metric. None: it has no
             value, and an epoch in which an item lost its value is not better.
         accumulate_grad_batches: Batches between two optimizer steps; None: one step an epoch.
+        transient_errors: Exception types that say that a service did not answer, beside
+            ConnectionError, TimeoutError and failed model calls: what they were raised in is
+            waited for and done again, up to `--max-wait`, and is never a result. If slowness is
+            the system's own fault, catch the error and return Datum(error_message=...).
     """
 
     monitor: str = "accuracy"
     mode: str | None = None
     failed_value: float | None = None
     accumulate_grad_batches: int | None = None
+    transient_errors: tuple[type[BaseException], ...] = ()
 
     def training_step(self, batch: Datum) -> Datum:
         """One batch of the train split."""

@@ -171,6 +171,8 @@ class MetricsRecord(Record):
         cost: What this epoch cost.
         spent: What the experiment has cost so far.
         stop: Why the run ended after this epoch; empty if it went on.
+        unmeasured: How many items could not be measured; then the state is measured again when it
+            comes back.
         state: "optimizer" and "callbacks": what a resumed run goes on with.
         noise: Of the baseline: what a second measurement of it came to.
         repeat: How many measurements the metrics are the means of.
@@ -197,6 +199,7 @@ class MetricsRecord(Record):
     cost: Cost = Cost()
     spent: Cost = Cost()
     stop: str = ""
+    unmeasured: int = 0
     state: Mapping[str, Any] = field(default_factory=dict)
     noise: Noise | None = None
     repeat: int = 1

@@ -6,6 +6,7 @@ context finds the run too, as long as there is only one.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import threading
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from autopilot.core.ledger import Ledger
 from autopilot.core.optimizer import Optimizer, Step
+from autopilot.core.outages import Outages, infrastructure_in
 from autopilot.core.record import TOGETHER, LlmRecord
 from autopilot.core.types import Cost
 from autopilot.core.writing import check_states
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from autopilot.core.experiment import Experiment
 
 S = TypeVar("S")
+T = TypeVar("T")
 
 
 class Run:
@@ -34,6 +37,7 @@ class Run:
     Args:
         experiment: Where calls are recorded.
         ledger: What they cost.
+        outages: Waits where a service does not answer; without it, that ends the run at once.
 
     Attributes:
         epoch: The epoch that is going on.
@@ -43,9 +47,14 @@ class Run:
         repeat: The number of the measurement that is going on: from 1 on, models are asked anew.
     """
 
-    def __init__(self, experiment: Experiment, ledger: Ledger | None = None) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        ledger: Ledger | None = None,
+        outages: Outages | None = None,
+    ) -> None:
         self.experiment = experiment
-        self.ledger = ledger or Ledger()
+        self.ledger, self.outages = ledger or Ledger(), outages or Outages()
         self.epoch = self.step_number = self.repeat = 0
         self.told = ""
         self.notes: list[str] = []
@@ -77,14 +86,51 @@ class Run:
             if text not in self.notes:
                 self.notes.append(text)
 
-    def attempt(self, gather: Callable[..., object], *arguments: object) -> None:
+    def wait_out(
+        self,
+        work: Callable[[], T],
+        undo: Callable[[], object] = lambda: None,
+        progress: Callable[[], int] = lambda: 0,
+    ) -> T:
+        """What the work returns, done again while a service that it needs does not answer.
+
+        Args:
+            work: May be called several times: model calls that were answered are not paid twice.
+            undo: Takes back what a failed attempt changed.
+            progress: See `Outages.wait_out`; calls that were answered count too.
+
+        Raises:
+            OutageError: it does not answer; what is recorded stays, and the run can be resumed.
+            BudgetExceededError: the time is up.
+        """
+        return self.outages.wait_out(
+            work, undo=undo, progress=lambda: progress() + self._answers(), ledger=self.ledger
+        )
+
+    def _answers(self) -> int:
+        """The model calls of this epoch that were answered."""
+        if not self.experiment.is_open:
+            return 0
+        return sum("lost" not in call.reply for call in self.experiment.store.calls())
+
+    def attempt(
+        self,
+        gather: Callable[..., object],
+        *arguments: object,
+        undo: Callable[[], object] = lambda: None,
+    ) -> None:
         """Gathers feedback; an agent's failure in that costs feedback, not the run.
+
+        Args:
+            gather: Gathers it.
+            arguments: What it is called with.
+            undo: Takes back what it gathered before a service did not answer.
 
         Raises:
             AgentError: there is nothing left to spend, or only records may answer.
         """
         try:
-            gather(*arguments)
+            self.wait_out(lambda: gather(*arguments), undo)
         except AgentError as failure:
             self._failures.append(self.survived(failure))
             self.note(f"feedback is missing: {self._failures[-1]}")
@@ -109,6 +155,45 @@ class Run:
             if math.isfinite(limit) and limit > 0
         ]
         return f"Left of the budget: {', '.join(parts)}." if parts else ""
+
+    def edit(
+        self, optimizer: Optimizer, epoch: int, number: int, seed: Callable[[], object]
+    ) -> tuple[Step | None, str]:
+        """An optimizer's step with its cost; an agent that fails costs its epoch, not the run.
+
+        A step that fails is undone. It is made again if that was an outage.
+
+        Args:
+            optimizer: Makes it.
+            epoch: The epoch.
+            number: The step's number in it.
+            seed: Makes chance repeatable; called before each attempt.
+
+        Returns:
+            The step, and why it failed.
+
+        Raises:
+            AgentError: no further call can be made.
+            StateError: JSON would change the optimizer's state; its edits are taken back.
+        """
+        state = copy.deepcopy(optimizer.state_dict())
+
+        def attempt() -> tuple[Step | None, str]:
+            self.told = self.experiment.begin_step(epoch, number, self.left())
+            seed()
+            try:
+                done = self.step(optimizer, number)
+                check_states({"optimizer": optimizer.state_dict()})
+                return done, ""
+            except AgentError as failure:
+                self.experiment.undo_step()
+                return None, self.survived(failure)
+            except BaseException:
+                self.experiment.undo_step()
+                raise
+
+        done, error = self.wait_out(attempt, undo=lambda: optimizer.load_state_dict(state))
+        return self.with_cost(done), error
 
     def step(self, optimizer: Optimizer, number: int) -> Step | None:
         """An optimizer's step; the calls made inside belong to it.
@@ -146,28 +231,6 @@ class Run:
             )
         return done
 
-    def edit(self, optimizer: Optimizer, number: int) -> tuple[Step | None, str]:
-        """An optimizer's step and what it cost; an agent that fails costs its epoch, not the run.
-
-        Returns:
-            The step, and why it failed; its edits are taken back then.
-
-        Raises:
-            AgentError: no further call can be made.
-            StateError: JSON would change the optimizer's state; its edits are taken back.
-        """
-        done, error = None, ""
-        try:
-            done = self.step(optimizer, number)
-            check_states({"optimizer": optimizer.state_dict()})
-        except AgentError as failure:
-            self.experiment.undo_step()
-            error = self.survived(failure)
-        except BaseException:
-            self.experiment.undo_step()
-            raise
-        return self.with_cost(done), error
-
     def confine(self) -> None:
         """From here on, what changes beside the parameters is put back."""
         self.experiment.guard.confine()
@@ -186,14 +249,14 @@ class Run:
         An agent that failed when it was recorded cannot answer: its failure stands in for it.
 
         Raises:
-            AgentError: no further call can be made.
+            AgentError: no further call can be made, or a service did not answer.
         """
         if isinstance(failure, ReplayMissError):
             _, recorded = self.experiment.repeats.get((self.epoch, self._stepped), ("", None))
             if recorded is not None and recorded.error:
                 return recorded.error
             raise failure
-        if isinstance(failure, NoMoreCallsError):
+        if infrastructure_in(failure, self.outages.types) is not None:
             raise failure
         return f"{failure.message} ({failure.hint})" if failure.hint else failure.message
 
@@ -233,6 +296,17 @@ def current_run() -> Run | None:
     if found is None and len(_active) == 1:
         return _active[0]
     return found
+
+
+def is_infrastructure(error: BaseException) -> bool:
+    """Whether an error is a service's or a program's, and is to be raised to the run.
+
+    Outside of an experiment nobody waits for a service: there, only what is final is.
+    """
+    run = current_run()
+    if run is None or not run.experiment.is_open:
+        return isinstance(infrastructure_in(error), NoMoreCallsError)
+    return infrastructure_in(error, run.outages.types) is not None
 
 
 def say(text: str) -> None:

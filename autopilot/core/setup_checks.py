@@ -18,6 +18,7 @@ from autopilot.core.loss import Loss
 from autopilot.core.metric import Metric
 from autopilot.core.module import AutoPilotModule, Module
 from autopilot.core.optimizer import Optimizer
+from autopilot.core.outages import transient_errors_of
 from autopilot.core.policy import Gate, Metrics, Policy
 from autopilot.core.signatures import check_call, defines
 from autopilot.core.types import Datum
@@ -48,7 +49,8 @@ def check_module(module: object) -> None:
     """Looks at what can be told without calling anything of the user's.
 
     Raises:
-        ModuleError: it is no AutoPilotModule, or one of its methods cannot be called.
+        ModuleError: it is no AutoPilotModule, one of its methods cannot be called, or its
+            `transient_errors` are no exception types.
     """
     if not isinstance(module, AutoPilotModule):
         name = module.__name__ if isinstance(module, type) else type(module).__name__
@@ -57,6 +59,7 @@ def check_module(module: object) -> None:
             hint = f"pass an instance: {name}()"
         raise ModuleError(f"{name} is not an AutoPilotModule", hint=hint)
     check_moments(module)
+    transient_errors_of(module)
     for name in dir(AutoPilotModule):
         if name.startswith("configure_") or name.endswith("_dataloader"):
             check_call(module, name)

@@ -30,6 +30,7 @@ from autopilot.core.loop import EpochLoop, Fit, Loop
 from autopilot.core.loss import Loss
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer
+from autopilot.core.outages import MAX_WAIT_S, Outages, transient_errors_of
 from autopilot.core.policy import Decision, EpochView, Gate, Policy
 from autopilot.core.progress import note_rest
 from autopilot.core.record import LlmRecord
@@ -89,10 +90,12 @@ class Trainer:
             chance; unless given, where that makes no model call. Where the two differ, the default
             policy keeps an epoch only if its gain is significant.
         repeat: How often each val item is measured, in every epoch; means are judged.
+        max_wait_s: How long a service that does not answer is waited for, in seconds; 0: not at
+            all. After that the epoch stays open, and `fit` raises OutageError.
         dry_run: `fit` says what would happen, in `Result.stop_reason`, and touches nothing.
 
     Raises:
-        UsageError: a callback with a method that would never be called.
+        UsageError: a callback with a method that would never be called, or a negative time.
     """
 
     def __init__(
@@ -112,6 +115,7 @@ class Trainer:
         failed_value: float | None = None,
         measure_noise: bool | None = None,
         repeat: int = 1,
+        max_wait_s: float = MAX_WAIT_S,
         dry_run: bool = False,
     ) -> None:
         check_window(accumulate_grad_batches)
@@ -137,6 +141,11 @@ class Trainer:
         self.num_workers = num_workers
         self.measure_noise, self.repeat = measure_noise, repeat
         self.experiment.repeat = repeat
+        if not max_wait_s >= 0:
+            raise UsageError(
+                f"max_wait_s must be 0 or more, not {max_wait_s}", hint="0: wait for no service"
+            )
+        self.max_wait_s = max_wait_s
         self.dry_run = dry_run
         self.monitor, self.mode = monitor or "accuracy", "max"
         self.monitored = Monitored(self.monitor)
@@ -174,6 +183,7 @@ class Trainer:
         Raises:
             ModuleError, DataError, UsageError: the set-up cannot work; see `check_setup`.
             EvaluationError: nothing can be measured.
+            OutageError: a service did not answer; call it again to go on.
         """
         check_module(module)
         max_epochs = self.max_epochs if max_epochs is None else max_epochs
@@ -232,7 +242,7 @@ class Trainer:
             # What an interrupted fit of the same objects left is not feedback on this one.
             optimizer.zero_grad()
             fit.loss.reset()
-            self.run = Run(self.experiment, self._ledger())
+            self.run = Run(self.experiment, self._ledger(), self.run.outages)
             with running(self.run):
                 self.call("on_fit_start")
                 try:
@@ -507,6 +517,8 @@ class Trainer:
         for name, parameter in module.named_parameters():
             parameter.name = name
         check_moments(module)
+        types = transient_errors_of(module)
+        self.run.outages = Outages(self.max_wait_s, types, self.call)
         self._active = [*self.callbacks, *callbacks_of(module)]
         name = self._monitor or module.monitor
         self.monitor = name.removeprefix("val_").removeprefix("val/").removeprefix("val ")
@@ -619,7 +631,8 @@ class Trainer:
         evaluator = self.evaluator(module, experiment)
         try:
             self.call("setup", stage)
-            run = self.run if experiment is self.run.experiment else Run(experiment)
+            own = experiment is self.run.experiment
+            run = self.run if own else Run(experiment, outages=self.run.outages)
             run.epoch = epoch
             with running(run):
                 measured = measure(self, module, evaluator, split, epoch, loader)

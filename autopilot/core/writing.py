@@ -139,10 +139,16 @@ def val_record(
         cost=cost,
         spent=history.spent + cost,
         stop=stop,
+        unmeasured=unmeasured_in(view.items),
         state=state,
         noise=history.noise if view.epoch == 0 else None,
         repeat=repeat,
     )
+
+
+def unmeasured_in(items: Iterable[Datum]) -> int:
+    """How many items could not be measured."""
+    return sum(item.outcome == "unmeasured" for item in items)
 
 
 def other_records(epoch: int, metrics: Metrics, verdict: Verdict) -> list[MetricsRecord]:

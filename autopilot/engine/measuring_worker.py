@@ -28,7 +28,7 @@ from autopilot.engine.offline import Offline
 from autopilot.engine.processes import Send, answer_with
 from autopilot.engine.target import build_module, load_factory, parse_target, users_code
 from autopilot.engine.workspace import Workspace
-from autopilot.errors import AutopilotError, EvaluationError, ReplayMissError
+from autopilot.errors import AutopilotError, EvaluationError, OutageError, ReplayMissError
 from autopilot.git.repository import Repository
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import Layout
@@ -83,9 +83,8 @@ class Failure:
     def error(self) -> AutopilotError:
         """The same error."""
         kind = getattr(errors, self.kind, EvaluationError)
-        found: AutopilotError = kind(
-            self.message, hint=self.hint, user_traceback=self.user_traceback
-        )
+        found: AutopilotError = kind(self.message, hint=self.hint)
+        found.user_traceback = self.user_traceback
         return found
 
 
@@ -159,6 +158,7 @@ def evaluate(request: Request) -> Answer:
         seed=seed_of(manifest.seed, request.repeat),
         num_workers=manifest.options.get("num_workers") or 0,
         repeat=manifest.options.get("repeat") or 1,
+        max_wait_s=0,
     )
     with users_code(manifest.target):
         try:
@@ -166,6 +166,10 @@ def evaluate(request: Request) -> Answer:
         except ReplayMissError as miss:
             offline.check()
             raise _of_repeat(miss, request.repeat) from miss
+        except OutageError:
+            # The user's code may have made that of a refused connection.
+            offline.check()
+            raise
         offline.check()
         workspace.check_imports()
         metrics = {split: measured.compute() for split, measured in found.items()}

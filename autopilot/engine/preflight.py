@@ -16,6 +16,7 @@ from autopilot.core import graph
 from autopilot.core.evaluation import SplitMetrics, as_batch
 from autopilot.core.experiment import Experiment
 from autopilot.core.module import name_parameters
+from autopilot.core.outages import Outages, transient_errors_of
 from autopilot.core.run import Run, running
 from autopilot.core.setup_checks import check_gates
 from autopilot.core.types import Datum
@@ -148,7 +149,8 @@ def one_item(session: Session, *, live: bool = True) -> Iterator[Check]:
     experiment = Experiment()
     experiment.only_recorded = not live
     experiment.open(module.parameters())
-    run, started = Run(experiment), time.perf_counter()
+    outages = Outages(types=transient_errors_of(module))
+    run, started = Run(experiment, outages=outages), time.perf_counter()
     measured = SplitMetrics(module, keep_items=True)
     with graph.no_grad(), running(run):
         module.eval()

@@ -15,6 +15,7 @@ from autopilot.engine.measuring import Measurement, Measurer
 from autopilot.errors import (
     AutopilotError,
     NetworkRefusedError,
+    NoMoreCallsError,
     ReplayMissError,
     RepositoryError,
     TargetError,
@@ -142,6 +143,7 @@ class Replay:
         Raises:
             UsageError: nothing can be evaluated: a link is missing.
             RepositoryError: nothing can be checked out.
+            NoMoreCallsError: a service does not answer, there is no key, or the like.
         """
         free: SimpleQueue[Measurer] = SimpleQueue()
         for measurer in self._measurers:
@@ -322,8 +324,11 @@ def failed(number: int, error: AutopilotError) -> Difference:
     Raises:
         UsageError: a link is missing, or the like.
         RepositoryError: it cannot be checked out.
+        NoMoreCallsError: a service does not answer, there is no key, or the like.
     """
     if isinstance(error, RepositoryError | UsageError) and not isinstance(error, TargetError):
+        raise error
+    if isinstance(error, NoMoreCallsError) and not isinstance(error, ReplayMissError):
         raise error
     why = f"{error.message} ({error.hint})" if error.hint else error.message
     if isinstance(error, NetworkRefusedError):

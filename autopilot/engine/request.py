@@ -44,6 +44,7 @@ class Options:
         accumulate: Batches between two optimizer steps.
         num_workers: Threads that run the items of a batch side by side.
         block_after: When a strategy is blocked, see Memory.
+        max_wait: Seconds that a service which does not answer is waited for.
         prices: MODEL=INPUT/OUTPUT, in dollars for a million tokens.
         measure_noise: See Trainer.
         repeat: See Trainer.
@@ -65,6 +66,7 @@ class Options:
     accumulate: int | None = None
     num_workers: int | None = None
     block_after: int | None = None
+    max_wait: float | None = None
     prices: Sequence[str] | None = None
     measure_noise: bool | None = None
     repeat: int | None = None

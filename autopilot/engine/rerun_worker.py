@@ -31,7 +31,7 @@ from autopilot.engine.rerun_protocol import EpochAgain, Request, StepAgain
 from autopilot.engine.surroundings import Surroundings
 from autopilot.engine.target import build_module, load_factory, parse_target, users_code
 from autopilot.engine.workspace import Workspace
-from autopilot.errors import AutopilotError
+from autopilot.errors import AutopilotError, OutageError
 from autopilot.git import objects
 from autopilot.git.repository import Repository
 from autopilot.tracking.git_memory import GitMemory
@@ -184,6 +184,7 @@ def rerun(request: Request, send: Send) -> None:
         num_workers=options.num_workers or 0,
         measure_noise=options.measure_noise,
         repeat=options.repeat or 1,
+        max_wait_s=0,
     )
     with users_code(manifest.target):
         try:
@@ -192,6 +193,10 @@ def rerun(request: Request, send: Send) -> None:
                 found = {**trainer.test(module).metrics, "baseline": experiment.metrics[0]["test"]}
                 noisy = noisy_metrics(module, found)
                 send(EpochAgain(-1, metrics=found, noisy=noisy).encode())
+        except OutageError:
+            # The user's code may have made that of a refused connection.
+            offline.check()
+            raise
         finally:
             store.close()
         offline.check()

@@ -15,6 +15,7 @@ from autopilot.core.configuration import callbacks_of
 from autopilot.core.experiment import Experiment
 from autopilot.core.memory import BLOCK_AFTER
 from autopilot.core.module import AutoPilotModule
+from autopilot.core.outages import MAX_WAIT_S, infrastructure_in
 from autopilot.core.record import Manifest, MetricsRecord
 from autopilot.core.setup_checks import Setup, check_module, check_setup, item_count
 from autopilot.core.stopping import StopCondition
@@ -40,6 +41,7 @@ from autopilot.errors import (
     ExperimentError,
     LockHeldError,
     MissingSourceError,
+    NoKeyError,
 )
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.maintenance import count_loose, maintain
@@ -257,6 +259,7 @@ class Session:
             num_workers=options.num_workers or 0,
             measure_noise=options.measure_noise,
             repeat=options.repeat or 1,
+            max_wait_s=MAX_WAIT_S if options.max_wait is None else options.max_wait,
         )
         with users_code(manifest.target):
             self.trainer.prepare(self.module)
@@ -318,15 +321,22 @@ class Session:
             experiment.on_loop_complete("interrupted", detail)
             result = replace(self.trainer.result(), stop_reason=detail, interrupted=True)
         except BaseException as error:
+            is_new = not begun and experiment.last_epoch < 0
             if not experiment.is_open:
                 self.workspace.undo()
-            elif not begun and experiment.last_epoch < 0:
+            elif self._is_outage(error) and not (is_new and type(error) is NoKeyError):
+                # It says nothing about the system: what was measured and paid so far is kept.
+                with contextlib.suppress(AutopilotError):
+                    experiment.on_loop_complete("interrupted", _told(error))
+                if isinstance(error, AutopilotError):
+                    error.hint += f"; then: autopilot resume {self.slug}"
+            elif is_new:
                 # Nothing was measured: an experiment of nothing is of no use.
                 self.store.abandon()
                 self.workspace.remove()
             elif experiment.last_epoch >= 0:
                 with contextlib.suppress(AutopilotError):
-                    experiment.on_loop_complete("crashed", f"{type(error).__name__}: {error}")
+                    experiment.on_loop_complete("crashed", _told(error))
             self.store.close()
             hint = "the traceback is above"
             if self.store.exists():
@@ -335,6 +345,9 @@ class Session:
             with users_code(self.manifest.target, hint):
                 raise
         return result
+
+    def _is_outage(self, error: BaseException) -> bool:
+        return infrastructure_in(error, self.trainer.run.outages.types) is not None
 
     def _test(self, result: Result) -> Result:
         experiment = self.trainer.experiment
@@ -368,6 +381,12 @@ class _Upkeep(Callback):
             self._session.workspace.check_imports()
         if record.epoch and record.epoch % _MAINTAIN_EVERY == 0:
             maintain(self._session.user)
+
+
+def _told(error: BaseException) -> str:
+    return (
+        error.message if isinstance(error, AutopilotError) else f"{type(error).__name__}: {error}"
+    )
 
 
 def _items(loader: Any) -> str:

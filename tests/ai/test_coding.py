@@ -22,6 +22,8 @@ from autopilot.errors import (
     AgentRefusedError,
     AgentReplyError,
     AgentTimeoutError,
+    KeyRefusedError,
+    ModelCallError,
 )
 
 FAKE = """#!{python}
@@ -128,6 +130,24 @@ def test_it_is_made_without_the_program_and_says_so_when_run(monkeypatch) -> Non
             " sys.exit(1)",
             AgentError,
             r"claude failed \(error_turns\): limit",
+        ),
+        (
+            "print(json.dumps({'is_error': True, 'result': 'late', 'api_error_status': 529}));"
+            " sys.exit(1)",
+            ModelCallError,
+            "claude: the service answered 529: late",
+        ),
+        (
+            "print(json.dumps({'is_error': True, 'result': 'key', 'api_error_status': 401}));"
+            " sys.exit(0)",
+            KeyRefusedError,
+            "claude: the service answered 401: key",
+        ),
+        (
+            "print(json.dumps({'is_error': False, 'result': '', 'api_error_status': 529}));"
+            " sys.exit(1)",
+            AgentError,
+            "claude failed",
         ),
     ],
 )

@@ -30,12 +30,15 @@ from autopilot.core.record import Manifest
 from autopilot.core.run import Run, running
 from autopilot.core.store import InMemoryStore
 from autopilot.errors import (
+    AgentError,
     AgentRefusedError,
     AgentReplyError,
-    AgentTimeoutError,
     BudgetExceededError,
+    KeyRefusedError,
     ModelCallError,
+    NoCreditError,
     NoKeyError,
+    NoModelError,
     ReplayMissError,
 )
 
@@ -95,9 +98,30 @@ def test_an_error_that_stays_is_ours_and_costs_nothing(serve, status: int) -> No
     assert run.ledger.total().calls == 0
 
 
+@pytest.mark.parametrize(
+    ("status", "message", "kind"),
+    [
+        (400, "Your credit balance is too low to access the Anthropic API.", NoCreditError),
+        (400, "You have reached your specified API usage limits.", NoCreditError),
+        (402, "billing_error", NoCreditError),
+        (403, "not for you", KeyRefusedError),
+        (404, "model: nope", NoModelError),
+        (400, "prompt is too long", ModelCallError),
+        (413, "request too large", ModelCallError),
+    ],
+)
+def test_what_no_other_call_would_mend_has_an_error_of_its_own(
+    serve, status: int, message: str, kind: type[AgentError]
+) -> None:
+    server = serve([fail(status, message)])
+    with pytest.raises(kind, match=f"answered {status}: {message}") as caught:
+        Model(NAME).complete("hi")
+    assert type(caught.value) is kind and caught.value.hint and server.count == 1
+
+
 def test_a_wrong_key_is_not_retried_and_not_shown(serve) -> None:
     server = serve([fail(401)])
-    with pytest.raises(NoKeyError, match="401") as caught:
+    with pytest.raises(KeyRefusedError, match="401") as caught:
         Model(NAME).complete("hi")
     assert server.count == 1
     assert KEY in server.requests[0].headers["authorization"]
@@ -240,8 +264,9 @@ def test_ctrl_c_does_not_wait_for_a_call_that_may_not_go_out_yet(serve) -> None:
 def test_a_slow_reply_times_out(serve) -> None:
     serve([say("late").slowly(3)])
     started = time.monotonic()
-    with pytest.raises(AgentTimeoutError):
+    with pytest.raises(ModelCallError, match="did not answer in time") as caught:
         Model(NAME, timeout_s=0.3, max_retries=0).complete("hi")
+    assert caught.value.status == 0
     assert time.monotonic() - started < 2
 
 

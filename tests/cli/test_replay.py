@@ -101,7 +101,8 @@ def passes(x, at):
         try:
             socket.create_connection(("127.0.0.1", 9), timeout=0.2).close()
         except Exception:
-            pass
+            if os.environ["CONNECT"] == "give up":
+                raise ConnectionError("gave up")
     bonus = Path("data/bonus ü.txt")
     return x + (int(bonus.read_text()) if bonus.exists() else 0) > at
 
@@ -604,6 +605,19 @@ def test_no_connection_is_made(ran: Place) -> None:
     assert "the evaluation connects to 127.0.0.1:9, and only what is recorded may" in done.out
     assert ["3", "network", "not", "used", "used"] in [x.split() for x in done.out.splitlines()]
     assert ran.run("replay", "s", "--best-only", "--live", CONNECT="1").out.count("same") == 1
+
+
+@pytest.mark.parametrize("level", ["metrics", "full"])
+def test_no_connection_is_made_where_the_code_makes_an_outage_of_it(ran: Place, level: str) -> None:
+    done = ran.autopilot("replay", "s", "--level", level, CONNECT="give up")
+    assert done.code == 1 and "no answer" not in done.out + done.error
+    assert "the evaluation connects to 127.0.0.1:9, and only what is recorded may" in done.out
+
+
+def test_a_service_that_is_down_is_no_difference(ran: Place) -> None:
+    done = ran.autopilot("replay", "s", "--best-only", "--live", CONNECT="give up")
+    assert done.code == 1 and "differ" not in done.out
+    assert done.error == "error: no answer: ConnectionError: gave up"
 
 
 # --- options --------------------------------------------------------------------------------------

@@ -1,0 +1,247 @@
+"""Outages: what a measurement needs does not answer, which says nothing about the system.
+
+The one place that decides which failures those are, and that waits until they are over.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextvars import copy_context
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from autopilot.core.ledger import Ledger
+from autopilot.core.message import one_line
+from autopilot.core.redaction import redact
+from autopilot.errors import (
+    AutopilotError,
+    BudgetExceededError,
+    ModelCallError,
+    ModuleError,
+    NoMoreCallsError,
+    OutageError,
+    UserCodeError,
+)
+
+if TYPE_CHECKING:
+    from autopilot.core.module import AutoPilotModule
+
+T = TypeVar("T")
+W = TypeVar("W")
+ErrorTypes = tuple[type[BaseException], ...]
+
+MAX_WAIT_S = 1800.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+_INSTANT_S = 0.01
+_SHOWN = 300
+
+
+def infrastructure_in(error: BaseException, types: ErrorTypes = ()) -> BaseException | None:
+    """The failure of a service or program in an error or in what led to it; None if there is none.
+
+    Transient ones are worth waiting for: a model call that got no answer, or 408, 429 or 5xx; the
+    standard library's ConnectionError and TimeoutError; and the given types. A NoMoreCallsError is
+    final. Errors of libraries count by what they were raised from, an ExceptionGroup if that holds
+    for each of its errors.
+
+    Args:
+        error: What was raised.
+        types: What the module lists in `transient_errors`.
+
+    >>> infrastructure_in(ConnectionResetError("gone"))
+    ConnectionResetError('gone')
+    >>> infrastructure_in(ValueError("no number")) is None
+    True
+    """
+    for each in _chain(error):
+        if isinstance(each, KeyboardInterrupt):
+            return None
+        if isinstance(each, NoMoreCallsError) or _is_transient(each, types):
+            return each
+        if isinstance(each, BaseExceptionGroup):
+            found = [infrastructure_in(one, types) for one in each.exceptions]
+            return found[0] if all(found) else None
+        if isinstance(each, AutopilotError) and not isinstance(each, UserCodeError):
+            # Ours say what happened; what was being handled meanwhile does not matter.
+            return None
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    each: BaseException | None = error
+    while each is not None and id(each) not in seen:
+        seen.add(id(each))
+        yield each
+        each = each.__cause__ or (None if each.__suppress_context__ else each.__context__)
+
+
+def _is_transient(error: BaseException, types: ErrorTypes) -> bool:
+    if isinstance(error, ModelCallError):
+        return error.status in (0, 408, 429) or error.status >= 500
+    return isinstance(error, (ConnectionError, TimeoutError, *types))
+
+
+def transient_errors_of(module: AutoPilotModule) -> ErrorTypes:
+    """What a module lists in `transient_errors`.
+
+    Raises:
+        ModuleError: not a tuple of exception types.
+    """
+    given: Any = module.transient_errors
+    where = f"{type(module).__name__}.transient_errors"
+    if not isinstance(given, tuple | list):
+        given = [given]
+    for each in given:
+        if not (isinstance(each, type) and issubclass(each, BaseException)):
+            raise ModuleError(
+                f"{where} has {each!r}, which is no exception type",
+                hint="list exception classes: transient_errors = (psycopg.OperationalError,)",
+            )
+    return tuple(given)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A pause during an outage.
+
+    Args:
+        reason: What does not answer, in one line.
+        pause_s: Seconds until the next try.
+        waited_s: Seconds since the outage began.
+        max_wait_s: How long it is waited for in all.
+    """
+
+    reason: str
+    pause_s: float
+    waited_s: float
+    max_wait_s: float
+
+
+class Outages:
+    """Waits, with growing pauses, until something answers again.
+
+    Args:
+        max_wait_s: Seconds at most for one outage; 0: no waiting.
+        types: What the module lists in `transient_errors`.
+        call: Runs a moment of the callbacks: "on_outage" before each pause, with a Waiting, and
+            "on_outage_end" with the seconds that the outage took.
+
+    >>> Outages().wait_out(lambda: 42)
+    42
+    """
+
+    def __init__(
+        self,
+        max_wait_s: float = 0.0,
+        types: ErrorTypes = (),
+        call: Callable[..., object] = lambda *_: None,
+    ) -> None:
+        self.max_wait_s, self.types = max_wait_s, types
+        self._call = call
+
+    def wait_out(
+        self,
+        work: Callable[[], T],
+        *,
+        undo: Callable[[], object] = lambda: None,
+        progress: Callable[[], int] = lambda: 0,
+        ledger: Ledger | None = None,
+    ) -> T:
+        """What the work returns; it is done again while what it needs does not answer.
+
+        Args:
+            work: May be called several times.
+            undo: Called after each failure, before the pause.
+            progress: Grows when a part of the work has succeeded for good: then what is waited for
+                is a new outage.
+            ledger: Whose time limit ends the waiting.
+
+        Raises:
+            OutageError: it did not answer for `max_wait_s`.
+            BudgetExceededError: the ledger's time is up.
+        """
+        began: float | None = None
+        since, done, pause_s = 0.0, 0, _FIRST_PAUSE_S
+        while True:
+            try:
+                result = work()
+            except BaseException as error:
+                found = infrastructure_in(error, self.types)
+                if found is None or (found is error and isinstance(error, NoMoreCallsError)):
+                    raise
+                if isinstance(found, NoMoreCallsError):
+                    raise found from None
+                undo()
+                now, so_far = time.monotonic(), progress()
+                if began is None or so_far > done:
+                    since, done, pause_s = now, so_far, _FIRST_PAUSE_S
+                began = now if began is None else began
+                left_s = self.max_wait_s - (now - since)
+                if left_s < _INSTANT_S:
+                    raise _outage(found, now - since) from error
+                waiting = Waiting(
+                    _reason(found), min(pause_s, left_s), now - since, self.max_wait_s
+                )
+            else:
+                if began is not None:
+                    self._call("on_outage_end", time.monotonic() - began)
+                return result
+            self._call("on_outage", waiting)
+            _sleep(waiting.pause_s, ledger)
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+
+def side_by_side(
+    pool: ThreadPoolExecutor, function: Callable[[W], T], work: Sequence[W], done: dict[int, T]
+) -> list[T]:
+    """What a function returns for each piece of work, in their order.
+
+    The first error ends it, after what is going on: that must not run beside its own repetition.
+
+    Args:
+        pool: The threads.
+        function: Called in the threads, with the context of this call.
+        work: The pieces.
+        done: Position to result of what is done: it is not done again. Takes in what gets done,
+            also where something else raises.
+    """
+    futures = {
+        position: pool.submit(copy_context().run, function, piece)
+        for position, piece in enumerate(work)
+        if position not in done
+    }
+    try:
+        wait(futures.values(), return_when=FIRST_EXCEPTION)
+    finally:
+        begun = {position: each for position, each in futures.items() if not each.cancel()}
+    wait(begun.values())
+    done |= {position: each.result() for position, each in begun.items() if not each.exception()}
+    for each in begun.values():
+        each.result()
+    return [done[position] for position in range(len(work))]
+
+
+def _sleep(pause_s: float, ledger: Ledger | None) -> None:
+    limit_s = math.inf if ledger is None else ledger.limits.seconds
+    left_s = math.inf if ledger is None else limit_s - ledger.elapsed_s()
+    time.sleep(max(min(pause_s, left_s), 0.0))
+    if left_s <= pause_s:
+        raise BudgetExceededError(
+            f"time budget: {limit_s:g} s spent, waiting for a service",
+            hint="give it a larger budget and resume: nothing is paid twice",
+        )
+
+
+def _outage(error: BaseException, waited_s: float) -> OutageError:
+    waited = f" (waited for {waited_s:.0f} s)" if waited_s else ""
+    return OutageError(f"no answer: {_reason(error)}{waited}", hint="wait until it answers")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, AutopilotError):
+        return one_line(error.message, _SHOWN)
+    return one_line(redact(f"{type(error).__name__}: {error}"), _SHOWN)
