@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -244,8 +244,6 @@ def _reason_to_skip(fit: Fit, val: Measured) -> str:
         return ""
     if not val.evaluations:
         return "there are no val items"
-    if isinstance(fit.val, Iterator):
-        return "the val loader gives its batches only once"
     calls = trainer.experiment.store.calls() or trainer.run.ledger.total().calls
     if trainer.measure_noise is None and calls:
         return "the evaluation calls a model (--measure-noise)"

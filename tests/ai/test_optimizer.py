@@ -90,7 +90,7 @@ def test_content_is_fenced_as_data(prompt: PathParameter) -> None:
 
 def test_memory_and_blocked_strategies_are_told(prompt: PathParameter) -> None:
     memory = Memory(block_after=1)
-    memory.learn(Lesson(epoch=1, strategy="shout", outcome="rejected", summary="use capitals"))
+    memory.learn(Lesson(epoch=1, strategy="shout", outcome="failed", summary="use capitals"))
     agent = ScriptedAgent([write("x\n")])
     optimizer = AgentOptimizer(agent, [prompt])
     optimizer.context, optimizer.blocked = memory.context(), set(memory.blocked())
