@@ -292,3 +292,60 @@ def test_every_command_has_help_and_an_example():
         look(command, [entry.name])
         assert command.help.strip().splitlines()[0] == entry.help, entry.name
     assert bare == []
+
+
+# Who reads something that is called success, and is not what an item came to.
+OTHER_SUCCESS = {
+    "autopilot.core.types": "the one reader of an item's success",
+    "autopilot.core.evaluation": "converts what user code gives; asks nothing of it",
+    "autopilot.ai.judgement": "of verdicts that a judge's steps give",
+    "autopilot.ai.verdicts": "of verdicts that a judge gave",
+    "autopilot.ai.judging": "of verdicts that a judge gave",
+    "autopilot.ai.loss": "of verdicts that a judge gave",
+}
+
+
+def readings_of_success(text):
+    """The lines that read a success: as an attribute, or by its name from a mapping."""
+    for node in ast.walk(ast.parse(text)):
+        named = False
+        if isinstance(node, ast.Attribute):
+            named = node.attr == "success" and isinstance(node.ctx, ast.Load)
+        elif isinstance(node, ast.Subscript):
+            named = is_success(node.slice) and isinstance(node.ctx, ast.Load)
+        elif isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else None
+            called = node.func.id if isinstance(node.func, ast.Name) else called
+            asked = called in ("get", "getattr", "pop", "setdefault", "attrgetter", "itemgetter")
+            named = asked and any(map(is_success, node.args[:2]))
+        elif isinstance(node, ast.Compare):
+            named = is_success(node.left) and isinstance(node.ops[0], ast.In | ast.NotIn)
+        if named:
+            yield node.lineno
+
+
+def is_success(node):
+    return isinstance(node, ast.Constant) and node.value == "success"
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES.get)
+def test_nothing_but_the_types_reads_an_items_success(path):
+    if NAMES[path] in OTHER_SUCCESS:
+        return
+    lines = list(readings_of_success(path.read_text()))
+    assert lines == [], f"{NAMES[path]}, lines {lines}: ask item.outcome"
+
+
+def test_the_guard_of_success_finds_every_way_to_read_it():
+    ways = [
+        "x = item.success",
+        "x = sum(i.success for i in items)",
+        "x = row['success']",
+        "x = row.get('success', True)",
+        "x = getattr(item, 'success')",
+        "x = 'success' in row",
+    ]
+    for way in ways:
+        assert list(readings_of_success(way)) == [1], way
+    for way in ("item.success = True", "Datum(success=True)", "row['success'] = None"):
+        assert list(readings_of_success(way)) == [], way

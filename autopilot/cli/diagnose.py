@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from autopilot.tracking.diagnosis import Diagnosis, Traces
 
 Split = Annotated[str, typer.Option(help="Of which the results are: val or test.")]
-_SIGNS = {"passed": "+", "failed": "x", "error": "!", None: "."}
+_SIGNS = {"passed": "+", "failed": "x", "error": "!", "unmeasured": "?", "unscored": "-", None: "."}
 _SHADES = " .:-=+*#%@"
 _WIDTH = 100
 _IDS = 12
@@ -42,6 +42,9 @@ def run(context: Context, slug: Experiment = None, split: Split = "val") -> None
     best = traces.notebook.best
     where = f"epoch {best.number}, the best" if best else "the best epoch"
     _ids(output, "never passed", found.always_failing)
+    for title, ids in (("never measured", found.never_measured), ("never scored", found.unscored)):
+        if ids:
+            _ids(output, title, ids)
     _ids(output, "changed three times or more", found.flaky)
     _ids(output, f"passed at the baseline, not at {where}", found.regressed)
     _ids(output, f"failed at the baseline, passes at {where}", found.fixed)
@@ -120,6 +123,8 @@ def heatmap(
     signs = {"baseline": "b", "kept": "k", "rejected": "r"}
     _row(output, "", "".join(signs[verdicts[number]] for number in shown))
     output.line("item:  + passed  x failed  ! raised an error  . not evaluated")
+    if any({"unmeasured", "unscored"} & set(item.outcomes.values()) for item in items):
+        output.line("       ? could not be measured  - not scored")
     output.line("epoch: b baseline  k kept  r rejected")
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autopilot.cli.output import align, number, shorten
-from autopilot.cli.words import costs, git_date, iso, signed
+from autopilot.cli.output import align, display_width, number, shorten
+from autopilot.cli.words import costs, git_date, iso, outcomes
+from autopilot.core.failures import failure_lines
+from autopilot.core.figures import figures, lower_note, signed
 from autopilot.core.message import one_line
+from autopilot.core.types import Datum, count_outcomes, datum_document
 from autopilot.git import commits
 from autopilot.git.objects import LineCounts
+from autopilot.tracking.diagnosis import NOT_PASSED, turned
 from autopilot.tracking.notebook import Epoch, Notebook
 
 ODD_OUTCOMES = ("unchanged", "repeated", "failed")
@@ -50,7 +54,7 @@ def lines(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
 def document(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
     """All about an epoch, for a program."""
     number_, before = epoch.number, _best_before(notebook, epoch)
-    items = notebook.items(_measured(epoch))
+    items = by_need(notebook.items(_measured(epoch)))
     compared = Change(notebook.before(number_), notebook.after(number_), "")
     steps = [
         {
@@ -77,7 +81,10 @@ def document(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
         "steps": steps,
         "lessons": notebook.lessons(number_),
         "val_items": len(items),
-        "failed_items": [item for item in items if _failed(item)],
+        "outcomes": count_outcomes(items),
+        "items": [{"id": item.id, "outcome": item.outcome} for item in items],
+        "failed_items": [datum_document(item) for item in items if item.outcome in NOT_PASSED],
+        "failures": failure_lines("val", items),
         **_changes(notebook, compared),
     }
 
@@ -118,10 +125,14 @@ def _scores(notebook: Notebook, epoch: Epoch) -> list[str]:
     rows = []
     for split in sorted(epoch.metrics, key="val test train".find):
         for name, value in epoch.metrics[split].items():
-            row = [f"{split} {name}", number(value)]
-            for other in (before, baseline) if before is not None else ():
-                known = other.metrics.get(split, {}).get(name) if split == "val" else None
-                row += [number(known), signed(value - known)] if known is not None else ["", ""]
+            others = (before, baseline) if before is not None else ()
+            known = [e.metrics.get(split, {}).get(name) if split == "val" else None for e in others]
+            monitored = split == "val" and name == notebook.monitor[0]
+            title = f"{split} {name}{lower_note(notebook.monitor[1]) if monitored else ''}"
+            shown, *rest = figures(value, *known)
+            row = [title, shown]
+            for text, was in zip(rest, known, strict=True):
+                row += ["", ""] if was is None else [text, signed(value - was, of=was)]
             rows.append(row)
     lines = align(columns, rows, right=columns[1:])
     if "train" in epoch.metrics:
@@ -131,39 +142,48 @@ def _scores(notebook: Notebook, epoch: Epoch) -> list[str]:
 
 def _failures(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
     measured = _measured(epoch)
-    items = notebook.items(measured)
+    items = by_need(notebook.items(measured))
     if not items:
         return []
-    failed = {str(item["id"]): item for item in items if _failed(item)}
-    text = f"val items: {len(failed)} of {len(items)} failed"
+    counts = count_outcomes(items)
+    text = f"val items: {counts['failed']} of {len(items)} failed"
+    if counts["passed"] + counts["failed"] < len(items):
+        text = f"val items: {len(items)}: {outcomes(counts)}"
     if measured != epoch.number:
         text += f" (measured in epoch {measured})"
     before = _best_before(notebook, epoch)
     if before is not None and measured != _measured(before):
-        known = notebook.items(_measured(before))
-        was = {str(item["id"]) for item in known if _failed(item)}
-        ok = {str(item["id"]) for item in known} - was
-        now_ok = {str(item["id"]) for item in items} - failed.keys()
-        fixed, broken = len(was & now_ok), len(ok & failed.keys())
+        known = {item.id: item for item in notebook.items(_measured(before))}
+        fixed, broken = map(len, turned(known, {item.id: item for item in items}))
         text += f"; against epoch {before.number}: {fixed} fixed, {broken} broken"
-    lines = [text]
-    examples = list(failed.items())[:_EXAMPLES]
-    wide = max((len(name) for name, _ in examples), default=0)
-    for name, item in examples:
-        what = item.get("error_message") or item.get("feedback") or _json(item.get("metadata"))
+    lines = [text, *(f"    {line}" for line in failure_lines("val", items))]
+    odd = [item for item in items if item.outcome != "passed"]
+    wide = max((display_width(item.id) for item in odd[:_EXAMPLES]), default=0)
+    for item in odd[:_EXAMPLES]:
+        what = item.unmeasured or item.error_message or item.feedback or _json(item.metadata)
+        if item.outcome != "failed":
+            values = ", ".join(f"{name} {number(value)}" for name, value in item.metrics.items())
+            what = f"{item.outcome}: {what or values}"
         text = shorten(what, max((width or 100) - wide - 6, _LEAST_TEXT))
-        lines.append(f"    {name:<{wide}}  {text}".rstrip())
-    if len(failed) > _EXAMPLES:
+        lines.append(f"    {item.id}{' ' * (wide - display_width(item.id))}  {text}".rstrip())
+    if len(odd) > _EXAMPLES:
         command = f"autopilot show {epoch.number} -e {notebook.slug} --json"
-        lines.append(f"    and {len(failed) - _EXAMPLES} more: {command}")
+        lines.append(f"    and {len(odd) - _EXAMPLES} more: {command}")
     return lines
+
+
+def by_need(items: Sequence[Datum]) -> list[Datum]:
+    """Items with what needs a look first: errors, failures, what has no result, what passed."""
+    order = ("error", "failed", "unmeasured", "unscored", "passed")
+    return sorted(items, key=lambda item: order.index(item.outcome))
 
 
 def _lessons(notebook: Notebook, epoch: Epoch) -> list[str]:
     """What memory keeps; a reason that the verdict gave already is not said twice."""
     lines = []
     for lesson in notebook.lessons(epoch.number):
-        change = f", {signed(lesson.delta)}" if signed(lesson.delta) else ""
+        gain = "gain " if lesson.mode == "min" else ""
+        change = f", {gain}{signed(lesson.delta)}" if signed(lesson.delta) else ""
         told = lesson.reason in ("", "; ".join(epoch.reasons))
         because = "" if told else f": {one_line(lesson.reason, 200)}"
         name = one_line(lesson.strategy, 200) or "unnamed"
@@ -178,10 +198,6 @@ def _best_before(notebook: Notebook, epoch: Epoch) -> Epoch | None:
 
 def _measured(epoch: Epoch) -> int:
     return epoch.number if epoch.reused is None else epoch.reused
-
-
-def _failed(item: Mapping[str, Any]) -> bool:
-    return not item.get("success", True)
 
 
 def _verdict(epoch: Epoch) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from autopilot.cli.output import align, number, shorten
+from autopilot.cli.output import align, shorten
 from autopilot.cli.pages import overview
-from autopilot.cli.words import costs, counted, git_date, pairs, signed, test_gain
+from autopilot.cli.words import costs, counted, git_date, pairs, progressed, test_gain
+from autopilot.core.figures import figures, lower_note, signed
 from autopilot.core.record import Event
 from autopilot.core.summary import Summary
 from autopilot.git.objects import LineCounts
@@ -56,8 +57,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _gained(row: Mapping[str, Any]) -> str:
     if not row.get("monitor"):
         return "-"
-    best = f" -> {number(row['best'])}" if row["best_epoch"] else ""
-    return f"{row['monitor']} {number(row['baseline'])}{best}"
+    best = row["best"] if row["best_epoch"] else None
+    return progressed(row["monitor"], row["baseline"], best, row["mode"]).removeprefix("val ")
 
 
 def page(notebook: Notebook) -> list[str]:
@@ -124,10 +125,11 @@ def _when(time: str) -> str:
 def _result(summary: Summary) -> str:
     if not summary.monitor:
         return "no epoch is judged yet"
-    text = f"{counted(summary.epochs, 'epoch')}, {summary.kept} kept, val {summary.monitor} "
-    text += number(summary.baseline)
+    best = summary.best if summary.best_epoch else None
+    text = f"{counted(summary.epochs, 'epoch')}, {summary.kept} kept, "
+    text += progressed(summary.monitor, summary.baseline, best, summary.mode)
     if summary.best_epoch:
-        text += f" -> {number(summary.best)} in epoch {summary.best_epoch}"
+        text += f" in epoch {summary.best_epoch}"
     return ", ".join(filter(None, (text, test_gain(summary.test))))
 
 
@@ -178,14 +180,17 @@ def compared_results(first: Notebook, second: Notebook) -> list[list[str]]:
         ["kept", str(a.kept), str(b.kept), ""],
         ["best epoch", str(a.best_epoch), str(b.best_epoch), ""],
     ]
+    low = {s.monitor: lower_note(s.mode) for s in (a, b)}
     for name in dict.fromkeys([a.monitor, b.monitor]):
         if name:
             values = [s.baseline if s.monitor == name else None for s in (a, b)]
-            rows.append([f"baseline val {name}", *_pair(values[0], values[1])])
+            rows.append([f"baseline val {name}{low.get(name, '')}", *_pair(values[0], values[1])])
     for split in ("val", "test"):
         one, other_ = a.metrics.get(split, {}), b.metrics.get(split, {})
         for name in dict.fromkeys([*one, *other_]):
-            rows.append([f"best {split} {name}", *_pair(one.get(name), other_.get(name))])
+            rows.append(
+                [f"best {split} {name}{low.get(name, '')}", *_pair(one.get(name), other_.get(name))]
+            )
     for name in dict.fromkeys([*a.strategies, *b.strategies]):
         told = [
             f"{t.kept} of {t.used} kept" if (t := s.strategies.get(name)) else "-" for s in (a, b)
@@ -233,7 +238,7 @@ def input_lines(first: Notebook, second: Notebook) -> list[str]:
 
 def _pair(first: float | None, second: float | None) -> list[str]:
     change = second - first if first is not None and second is not None else None
-    return [number(first), number(second), signed(change)]
+    return [*figures(first, second), signed(change, of=first)]
 
 
 # --- delete ------------------------------------------------------------------------------------

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autopilot.cli.context import Context
-from autopilot.cli.output import Output, number
+from autopilot.cli.output import Output
 from autopilot.cli.reading import SlugOption
 from autopilot.cli.running import Hypothesis, Idea
+from autopilot.cli.words import progressed
 
 if TYPE_CHECKING:
     from autopilot.tracking.forks import Fork
@@ -40,7 +41,8 @@ def branch(
     notebook, output = context.notebook(slug), context.output
     epoch = notebook.find(state)
     made = fork(notebook, epoch.number, context.full_slug(name), idea=idea, hypothesis=hypothesis)
-    scored = f"val {notebook.monitor[0]} {number(epoch.value)}"
+    monitor, mode = notebook.monitor
+    scored = progressed(monitor, epoch.value, None, mode)
     output.line(f"{made.slug}: forked from {notebook.slug}, epoch {epoch.number} ({scored})")
     _go_on(output, notebook, made)
     output.document(_fork(notebook, made, epoch.number))

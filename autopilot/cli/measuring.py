@@ -8,9 +8,12 @@ import typer
 
 from autopilot.cli import running
 from autopilot.cli.context import Context
-from autopilot.cli.output import number
 from autopilot.cli.reading import SlugOption
-from autopilot.cli.words import counted
+from autopilot.cli.words import counted, outcomes
+from autopilot.core.failures import failure_lines
+from autopilot.core.figures import figures
+from autopilot.core.redaction import redact
+from autopilot.core.types import count_outcomes
 from autopilot.errors import UsageError
 
 if TYPE_CHECKING:
@@ -90,15 +93,18 @@ def _measure(
     if not metrics:
         raise UsageError(f"{what} has no {split} split", hint=f"define {split}_dataloader()")
     recorded = notebook.epoch(number_ or 0).metrics.get(split, {}) if notebook else {}
-    passed = sum(item.success for item in items)
-    output.line(f"{what}, {split}: {passed} of {counted(len(items), 'item')} passed")
+    counts = count_outcomes(items)
+    passed = counts["passed"]
+    told = f"{what}, {split}: {passed} of {counted(len(items), 'item')} passed"
+    if passed + counts["failed"] < len(items):
+        told = f"{what}, {split}: {counted(len(items), 'item')}: {outcomes(counts)}"
+    output.line(told)
     for name, value in metrics.items():
-        was = f"  (recorded: {number(recorded[name])})" if name in recorded else ""
-        output.line(f"  {name} {number(value)}{was}")
-    failed = [item.id for item in items if item.error_message]
-    if failed:
-        first = next(item for item in items if item.error_message)
-        output.line(f"  {counted(len(failed), 'item')} failed with an error: {first.error_message}")
+        now, known = figures(value, recorded.get(name))
+        was = f"  (recorded: {known})" if name in recorded else ""
+        output.line(f"  {name} {now}{was}")
+    for text in failure_lines(split, items):
+        output.line(f"  {redact(text)}")
     output.document(
         {
             "experiment": notebook.slug if notebook else None,
@@ -109,6 +115,7 @@ def _measure(
             "recorded": recorded or None,
             "items": len(items),
             "passed": passed,
+            "outcomes": counts,
             "seconds": measured.seconds,
         }
     )

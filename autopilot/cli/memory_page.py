@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autopilot.cli.output import align, number, shorten
+from autopilot.core.direction import direction_words
+from autopilot.core.figures import signed
 from autopilot.core.lessons import DECISIONS, Trend
 from autopilot.core.memory import Memory
 from autopilot.core.record import Lesson
@@ -40,11 +42,10 @@ def trend(
         return [f"{notebook.slug}: no epoch is judged yet, so there is no trend"]
     monitor, mode = notebook.monitor
     over = "the last epoch" if found.epochs == 1 else f"the last {found.epochs} epochs"
-    better = "higher" if mode == "max" else "lower"
     lines = [
-        f"{notebook.slug}: val {monitor} ({better} is better) is {found.direction}",
+        f"{notebook.slug}: val {monitor} ({direction_words(mode)}) is {found.direction}",
         f"best:       {number(found.best)}",
-        f"rate:       a gain of {number(found.rate, signed=True)} an epoch over {over}, "
+        f"rate:       a gain of {signed(found.rate)} an epoch over {over}, "
         f"{found.kept:.0%} of them kept",
     ]
     projected = found.projection(ahead)
@@ -59,7 +60,7 @@ def trend(
             shorten(row["strategy"], _STRATEGY),
             str(row["used"]),
             str(row["kept"]),
-            number(row["gain"], signed=True),
+            signed(row["gain"]),
             row["blocked"] or "",
         ]
         for row in strategies
@@ -75,7 +76,7 @@ def _row(lesson: Lesson, about: list[str], *, with_slug: bool) -> list[str]:
         *([lesson.experiment] if with_slug else []),
         str(lesson.epoch),
         f"{lesson.outcome}{hand}",
-        number(lesson.delta, signed=True) if lesson.delta is not None else "",
+        signed(lesson.delta),
         shorten(lesson.strategy, _STRATEGY) or "unnamed",
         *(shorten(getattr(lesson, name), _ABOUT) for name in about),
         shorten(what, _WHAT),

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from autopilot import audit
+from autopilot.core.figures import figure
 from autopilot.errors import AutopilotError, UsageError
 from autopilot.text import as_json, whole
 
@@ -254,20 +255,9 @@ def _columns(character: str) -> int:
     return 1 + wide - (unicodedata.combining(character) > 0)
 
 
-def number(value: float | None, *, signed: bool = False) -> str:
-    """A metric's value with three decimals; more where it would read as zero.
-
-    >>> number(0.5833), number(0.134, signed=True), number(None), number(12345.6)
-    ('0.583', '+0.134', '-', '12346')
-    """
-    if value is None:
-        return "-"
-    if not math.isfinite(value):
-        return str(value)
-    sign = "+" if signed else ""
-    if value and abs(value) < 0.001:
-        return format(value, f"{sign}.2e")
-    return format(value, f"{sign}.0f" if abs(value) >= 10000 else f"{sign}.3f")
+def number(value: float | None) -> str:
+    """A metric's value for a person: see `figure`."""
+    return figure(value)
 
 
 def jsonable(value: Any) -> Any:

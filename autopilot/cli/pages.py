@@ -10,16 +10,9 @@ from typing import Any
 
 from autopilot.cli.epoch_page import ODD_OUTCOMES
 from autopilot.cli.output import align, display_width, fitting, number, shorten
-from autopilot.cli.words import (
-    ago,
-    costs,
-    counted,
-    git_date,
-    iso,
-    pairs,
-    signed,
-    test_gain,
-)
+from autopilot.cli.words import ago, costs, counted, git_date, iso, pairs, progressed, test_gain
+from autopilot.core.direction import direction_words
+from autopilot.core.figures import figures, lower_note, signed
 from autopilot.core.message import one_line
 from autopilot.errors import ExperimentError
 from autopilot.git import refs
@@ -51,13 +44,14 @@ def table(notebook: Notebook, epochs: Sequence[Epoch], width: int | None) -> lis
         epochs: Those to show.
         width: Columns; strategies are shortened to fit. None for as wide as need be.
     """
-    monitor = notebook.monitor[0]
+    monitor, mode = notebook.monitor
     others = [name for name in _val_metrics(epochs) if name != monitor]
     others = others if len(others) <= _OTHER_METRICS else []
-    values = [number(epoch.value) for epoch in epochs]
-    deltas = [signed(epoch.delta) for epoch in epochs]
+    shown = [figures(epoch.value, epoch.best, epoch.before) for epoch in epochs]
+    values, bests = [texts[0] for texts in shown], [texts[1] for texts in shown]
+    deltas = [signed(epoch.delta, of=epoch.before) for epoch in epochs]
     value_width, delta_width = (max(map(len, cells), default=0) for cells in (values, deltas))
-    columns = ["epoch", f"val {monitor}", *[f"val {name}" for name in others]]
+    columns = ["epoch", f"val {monitor}{lower_note(mode)}", *[f"val {name}" for name in others]]
     columns += ["best", "verdict", "strategy", "commit"]
     right = ["epoch", "best", *[f"val {name}" for name in others]]
     rows = [
@@ -65,12 +59,12 @@ def table(notebook: Notebook, epochs: Sequence[Epoch], width: int | None) -> lis
             str(epoch.number),
             f"{value:>{value_width}}  {delta:>{delta_width}}".rstrip(),
             *[number(epoch.metrics["val"].get(name)) for name in others],
-            number(epoch.best),
+            best,
             epoch.verdict,
             shorten(epoch.strategy or epoch.summary, None),
             _commit(epoch),
         ]
-        for epoch, value, delta in zip(epochs, values, deltas, strict=True)
+        for epoch, value, delta, best in zip(epochs, values, deltas, bests, strict=True)
     ]
     lines = align(columns, rows, right)
     excess = max(map(len, lines)) - width if width else 0
@@ -182,9 +176,8 @@ def status_table(rows: Sequence[Mapping[str, Any]], now_s: float, width: int | N
             row["state"],
             str(row.get("epochs", "-")),
             str(row.get("kept", "-")),
-            f"val {row['monitor']}" if row.get("monitor") else "-",
-            number(row.get("baseline")),
-            number(row.get("best")),
+            f"val {row['monitor']}{lower_note(row['mode'])}" if row.get("monitor") else "-",
+            *figures(row.get("baseline"), row.get("best")),
             ago(now_s - datetime.fromisoformat(row["updated"]).timestamp())
             if row["updated"]
             else "-",
@@ -222,7 +215,7 @@ def status_page(notebook: Notebook) -> list[str]:
         "parameters": pairs(manifest.parameters),
         "works in": _PLACES[manifest.in_place] if manifest.target else "",
         "linked": ", ".join(manifest.links),
-        "metric": f"val {last.monitor}, {_HIGHER[last.mode]} is better" if last else "",
+        "metric": f"val {last.monitor}, {direction_words(last.mode)}" if last else "",
         "result": _gain(notebook) if last else "no epoch is judged yet",
         "epochs": _counts(notebook) if last else "",
         "cost": costs(notebook.spent),
@@ -235,7 +228,6 @@ def status_page(notebook: Notebook) -> list[str]:
     return [*lines, "next:", *(f"  {line}" for line in _next(notebook))]
 
 
-_HIGHER = {"max": "higher", "min": "lower"}
 _PLACES = {True: "your checkout (in place)", False: "a worktree of its own"}
 
 
@@ -277,9 +269,9 @@ def _gain(notebook: Notebook) -> str:
     last = notebook.last
     if last is None:
         return ""
-    best = f"best: epoch {last.best_epoch}, val {last.monitor} {number(last.baseline)}"
-    if last.best_epoch:
-        best += f" -> {number(last.best)}"
+    value = last.best if last.best_epoch else None
+    best = f"best: epoch {last.best_epoch}, "
+    best += progressed(last.monitor, last.baseline, value, last.mode)
     return ", ".join(filter(None, (best, test_gain(notebook.test_gain(last.best_epoch)))))
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from autopilot.cli.output import Output, number
+from autopilot.cli.output import Output, display_width, number
 from autopilot.core.callback import Callback
+from autopilot.core.figures import figures, lower_note, signed
 from autopilot.core.message import one_line
 from autopilot.core.redaction import redact
+from autopilot.errors import EvaluationError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 STYLES = {"kept": "green", "rejected": "red", "baseline": "cyan"}
 _STRATEGY_WIDTH = 24
 _NOTE_WIDTH = 200
+_INDENT = " " * 7
 
 
 class Reporter(Callback):
@@ -33,6 +37,7 @@ class Reporter(Callback):
 
     Attributes:
         rescued: Commits with what was about to be overwritten; more may come while it runs.
+        as_users: Makes a worktree's paths in a text those of the user's checkout.
     """
 
     def __init__(self, output: Output, max_epochs: int | None = None) -> None:
@@ -43,8 +48,9 @@ class Reporter(Callback):
         self._first_epoch = 0
         self._epoch_items = 0
         self._split_items = 0
-        self._head_shown = False
+        self._table: EpochTable | None = None
         self.rescued: list[str] = []
+        self.as_users: Callable[[str], str] = str
         self._told = 0
         self._tried: list[str] = []
         self._has_step = False
@@ -108,22 +114,26 @@ class Reporter(Callback):
     def on_epoch_recorded(
         self, trainer: Trainer, module: AutoPilotModule, record: MetricsRecord
     ) -> None:
-        if not self._head_shown:
-            self._head_shown = True
+        if self._table is None:
+            self._table = EpochTable(record)
             if record.epoch == 0:
                 self._tell_noise(record)
-            self._line(epoch_head(record.monitor))
+            self._line(self._table.head())
         self._judged_s = time.monotonic()
         has_commit, self._has_step = self._has_step or record.verdict != "rejected", False
         revision = trainer.experiment.revision_of(record.epoch) if has_commit else ""
         before = [r.best for r in trainer.experiment.history if r.epoch < record.epoch]
-        self._line(epoch_line(record, before[-1] if before else None, revision), record.verdict)
+        self._line(
+            self._table.row(record, before[-1] if before else None, revision), record.verdict
+        )
         failed = record.reasons[:1] if record.outcome == "failed" else ()
         for text in dict.fromkeys((*failed, *trainer.run.notes)):
-            self._line(f"       {redact(one_line(text, _NOTE_WIDTH))}")
+            self._line(f"{_INDENT}{redact(one_line(text, _NOTE_WIDTH))}")
+        for split in ("train", "val"):
+            self.tell_failures(trainer, split)
         if self._tried:
             more = f" (and {len(self._tried) - 1} more)" if len(self._tried) > 1 else ""
-            self._line(f"       outside of the parameters: {one_line(self._tried[0], 200)}{more}")
+            self._line(f"{_INDENT}outside of the parameters: {one_line(self._tried[0], 200)}{more}")
             self._tried = []
 
     def on_outage(self, trainer: Trainer, module: AutoPilotModule, waiting: Waiting) -> None:
@@ -140,6 +150,11 @@ class Reporter(Callback):
         self._is_waiting = False
         self._line(f"       it answers again, after {_time(waited_s)}")
 
+    def tell_failures(self, trainer: Trainer, split: str) -> None:
+        """A line for each kind of failure among the items; the user's own tracebacks if verbose."""
+        for text in trainer.failures.lines(split, tracebacks=self.output.verbose):
+            self._line(f"{_INDENT}{redact(self.as_users(text))}")
+
     def on_fit_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
         self.stop()
 
@@ -147,6 +162,10 @@ class Reporter(Callback):
         self, trainer: Trainer, module: AutoPilotModule, exception: BaseException
     ) -> None:
         self.stop()
+        # An epoch that comes to nothing has no row: where its items raised is said nevertheless.
+        if isinstance(exception, EvaluationError):
+            for split in ("train", "val"):
+                self.tell_failures(trainer, split)
 
     def stop(self) -> None:
         """Ends the live line."""
@@ -206,39 +225,62 @@ def _time(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-def epoch_head(monitor: str) -> str:
-    """The head of the table of epochs."""
-    return f"epoch  {f'val {monitor}':<16}  {'best':>6}  verdict   {'strategy':<24}  commit"
-
-
-def epoch_line(record: MetricsRecord, before: float | None, revision: str) -> str:
-    """One epoch of the table.
+class EpochTable:
+    """The table of epochs, a row at a time; columns grow with what the rows hold.
 
     Args:
-        record: The val record.
-        before: The best value before it.
-        revision: Its commit; "" where no step changed anything.
+        record: The first row's val record.
     """
-    value = record.metrics.get(record.monitor)
-    change = ""
-    if before is not None and value is not None:
-        change = number(value - before, signed=True)
-    what = f"{number(value):<7}{change}"
-    strategy = one_line(record.strategy or record.summary or "", _STRATEGY_WIDTH)
-    commit = revision[:7] or "-"
-    line = (
-        f"{record.epoch:>5}  {what:<16}  {number(record.best):>6}  {record.verdict:<8}  "
-        f"{strategy:<24}  {commit:<7}"
-    )
-    if record.verdict != "rejected":
-        return line
-    if record.outcome in ("unchanged", "repeated", "failed"):
-        line += f" ({record.outcome})"
-    elif any(reason.startswith("indecisive") for reason in record.reasons):
-        line += " (indecisive)"
-    if not revision:
-        return line
-    return f"{line} -> rolled back to epoch {record.best_epoch}"
+
+    def __init__(self, record: MetricsRecord) -> None:
+        self._title = f"val {record.monitor}{lower_note(record.mode)}"
+        self._value = self._best = 0
+        self._grow(number(record.metrics.get(record.monitor)), number(record.best))
+
+    def head(self) -> str:
+        """The table's head."""
+        padding = " " * (self._what - display_width(self._title))
+        best = f"{'best':>{self._best}}"
+        return f"epoch  {self._title}{padding}  {best}  verdict   {'strategy':<24}  commit"
+
+    def row(self, record: MetricsRecord, before: float | None, revision: str) -> str:
+        """One epoch.
+
+        Args:
+            record: The val record.
+            before: The best value before it.
+            revision: Its commit; "" where no step changed anything.
+        """
+        value, change = record.metrics.get(record.monitor), ""
+        shown, best, _ = figures(value, record.best, before)
+        if before is not None and value is not None:
+            change = signed(value - before, of=before)
+        self._grow(shown, best)
+        what = f"{shown:<{self._value}}  {change}"
+        strategy = one_line(record.strategy or record.summary or "", _STRATEGY_WIDTH)
+        commit = revision[:7] or "-"
+        line = (
+            f"{record.epoch:>5}  {what:<{self._what}}  {best:>{self._best}}  {record.verdict:<8}  "
+            f"{strategy:<24}  {commit:<7}"
+        )
+        if record.verdict != "rejected":
+            return line
+        if record.outcome in ("unchanged", "repeated", "failed"):
+            line += f" ({record.outcome})"
+        elif any(reason.startswith("indecisive") for reason in record.reasons):
+            line += " (indecisive)"
+        if not revision:
+            return line
+        return f"{line} -> rolled back to epoch {record.best_epoch}"
+
+    @property
+    def _what(self) -> int:
+        # A change is as long as its value and has a sign.
+        return max(16, 2 * self._value + 3, display_width(self._title))
+
+    def _grow(self, value: str, best: str) -> None:
+        self._value = max(5, self._value, len(value))
+        self._best = max(6, self._best, len(best))
 
 
 def _live(output: Output, trainer: Trainer) -> Progress:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autopilot.cli.context import Context
-from autopilot.cli.output import Output, align, number
+from autopilot.cli.output import Output, align
 from autopilot.cli.running import own_stdout
-from autopilot.cli.words import counted
+from autopilot.cli.words import counted, progressed
 
 if TYPE_CHECKING:
     from autopilot.engine.preflight import Check
@@ -109,7 +109,7 @@ def _newest(row: dict[str, Any] | None) -> str:
         return "-"
     told = f"{row['experiment']}: {row['state']}"
     if row.get("monitor"):
-        told += f", val {row['monitor']} {number(row['baseline'])} -> {number(row['best'])}"
+        told += f", {progressed(row['monitor'], row['baseline'], row['best'], row['mode'])}"
     return told
 
 

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autopilot.cli.output import align, number
-from autopilot.cli.words import costs, counted, pairs, signed, test_gain
+from autopilot.cli.words import costs, counted, pairs, test_gain
+from autopilot.core.direction import direction_words
+from autopilot.core.figures import apart, figures, lower_note, signed
 from autopilot.core.message import (
     EPOCH,
     EXPERIMENT,
     Score,
     one_line,
 )
-from autopilot.core.policy import apart
 from autopilot.engine.verification import Verification
 from autopilot.git.objects import LineCounts
 from autopilot.tracking.notebook import Epoch, Notebook
@@ -58,10 +59,10 @@ def body(notebook: Notebook, proposal: Proposal) -> str:
 
 
 def _gain(notebook: Notebook, proposal: Proposal) -> str:
-    monitor, _ = notebook.monitor
+    monitor, mode = notebook.monitor
     first = notebook.epoch(proposal.known.epoch or 0)
     last = notebook.epoch(max(proposal.epochs, default=0))
-    return str(Score(f"val {monitor}", first.value, last.value))
+    return str(Score(f"val {monitor}", first.value, last.value, mode))
 
 
 def _what(notebook: Notebook, proposal: Proposal) -> str:
@@ -97,24 +98,25 @@ def _why(notebook: Notebook) -> str:
     target = f"`{manifest.target}`" if manifest.target else "a program of its own"
     arguments = f" with `{pairs(manifest.hparams)}`" if manifest.hparams else ""
     monitor, mode = notebook.monitor
-    better = "higher" if mode == "max" else "lower"
     lines.append(
         f"{target}{arguments} was evaluated on the val split after each step; an epoch was kept "
-        f"if its policy found {monitor} ({better} is better) improved. "
+        f"if its policy found {monitor} ({direction_words(mode)}) improved. "
         f"It cost {costs(notebook.spent)}."
     )
     return "\n".join(lines)
 
 
 def _epochs(notebook: Notebook, proposal: Proposal) -> str:
-    monitor = notebook.monitor[0]
+    monitor, mode = notebook.monitor
     made = dict(proposal.commits)
     told = [e for e in notebook.epochs if e.number and e.number in made]
     rows = [_row(epoch, made[epoch.number]) for epoch in told]
     if len(rows) > _EPOCHS:
         left_out = ["", "", "", f"{len(rows) - _EPOCHS} more: `autopilot log`", "", ""]
         rows = [*rows[: _EPOCHS // 2], left_out, *rows[-_EPOCHS // 2 :]]
-    rows.insert(0, ["epoch", f"val {monitor}", "change", "what", "strategy", "commit"])
+    rows.insert(
+        0, ["epoch", f"val {monitor}{lower_note(mode)}", "change", "what", "strategy", "commit"]
+    )
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "| ---: | ---: | ---: | --- | --- | --- |")
     return "\n".join(["## Epochs", "", *lines])
@@ -122,7 +124,8 @@ def _epochs(notebook: Notebook, proposal: Proposal) -> str:
 
 def _row(epoch: Epoch, commit: str) -> list[str]:
     what = one_line(epoch.summary or epoch.strategy, 100)
-    cells = [str(epoch.number), number(epoch.value), signed(epoch.delta)]
+    shown, _ = figures(epoch.value, epoch.before)
+    cells = [str(epoch.number), shown, signed(epoch.delta, of=epoch.before)]
     return [*cells, _cell(what), _cell(epoch.strategy), commit[:10]]
 
 
@@ -218,10 +221,10 @@ def table(found: Sequence[Standing]) -> list[str]:
 
 def verification(found: Verification) -> list[str]:
     """What was measured, what it shows, and whether the claim holds."""
-    name = f"{found.split} {found.monitor}"
-    lines = [f"{found.slug}: {name}, base {found.base[:7]}, head {found.head[:7]}"]
+    name, low = f"{found.split} {found.monitor}", lower_note(found.mode)
+    lines = [f"{found.slug}: {name}{low}, base {found.base[:7]}, head {found.head[:7]}"]
     rows = [
-        [str(repeat), number(base), number(head), signed(_difference(base, head))]
+        [str(repeat), *figures(base, head), signed(_difference(base, head), of=base)]
         for repeat, (base, head) in enumerate(zip(found.before, found.after, strict=True), start=1)
     ]
     lines += align(["run", "base", "head", "change"], rows, right=["run", "base", "head", "change"])
@@ -232,8 +235,10 @@ def verification(found: Verification) -> list[str]:
     )
     known = math.isfinite(found.low) or math.isfinite(found.high)
     interval = f"{_end(found.low)} to {_end(found.high)}" if known else "unknown"
+    lowers = found.mode == "min" and found.measure == found.monitor
+    what = "paired gain, by how much it is lower" if lowers else "paired difference"
     lines.append(
-        f"paired difference: {number(found.difference, signed=True)}, "
+        f"{what}: {signed(found.difference)}, "
         f"{found.confidence:.0%} interval {interval} (above 0 is better)"
     )
     if found.recorded is not None:
@@ -258,4 +263,4 @@ def _difference(base: float | None, head: float | None) -> float | None:
 
 
 def _end(value: float) -> str:
-    return number(value, signed=True) if math.isfinite(value) else "unknown"
+    return signed(value) if math.isfinite(value) else "unknown"

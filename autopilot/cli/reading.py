@@ -10,6 +10,7 @@ import typer
 from autopilot.cli.completion import experiment_names
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
+from autopilot.core.figures import lower_note
 
 if TYPE_CHECKING:
     from autopilot.tracking.notebook import Notebook
@@ -67,7 +68,8 @@ def log(
 
         points = [Point(e.number, e.value, e.best, e.verdict != "rejected") for e in epochs]
         width = min(output.width or _CHART_WIDTH, _CHART_WIDTH)
-        for line in chart(points, f"val {notebook.monitor[0]}", width=width):
+        monitor, mode = notebook.monitor
+        for line in chart(points, f"val {monitor}{lower_note(mode)}", width=width):
             output.line(line)
     elif epochs:
         heading, *rows = pages.table(notebook, epochs, output.width)

@@ -14,8 +14,9 @@ from autopilot.cli import replay_page
 from autopilot.cli.completion import experiment_names
 from autopilot.cli.context import Context
 from autopilot.cli.junit import annotation, on_github, write_junit
-from autopilot.cli.output import Output, number
+from autopilot.cli.output import Output, display_width
 from autopilot.cli.words import counted
+from autopilot.core.figures import figures
 
 if TYPE_CHECKING:
     from autopilot.engine.replay import EpochReplay, Replay
@@ -181,15 +182,17 @@ def _evaluate(output: Output, again: Replay) -> list[EpochReplay]:
     for epoch in again.epochs():
         if not judged:
             monitor = again.judged[epoch.number].record.monitor
-            head = f"epoch  {f'val {monitor}':<16}  {'again':>7}  replay   verdict   commit"
+            wide = max(16, display_width(f"val {monitor}"))
+            head = f"epoch  {f'val {monitor}':<{wide}}  {'again':>7}  replay   verdict   commit"
             output.line(head, "bold")
         judged.append(epoch)
         same = not epoch.differences
-        recorded = number(epoch.recorded) + (" (test)" if epoch.split == "test" else "")
+        recorded, again_ = figures(epoch.recorded, epoch.replayed)
+        recorded += " (test)" if epoch.split == "test" else ""
         state = "same" if same else "failed" if epoch.error else "differs"
         state = "noisy" if same and epoch.incomparable else state
         output.line(
-            f"{epoch.number:>5}  {recorded:<16}  {number(epoch.replayed):>7}  "
+            f"{epoch.number:>5}  {recorded:<{wide}}  {again_:>7}  "
             f"{state:<7}  {epoch.verdict:<8}  {epoch.commit[:7]}",
             "" if same else "red",
         )

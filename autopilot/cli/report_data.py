@@ -11,7 +11,7 @@ from typing import Any
 
 from autopilot.cli.experiment_page import event_detail
 from autopilot.cli.output import jsonable
-from autopilot.cli.words import signed
+from autopilot.core.figures import signed
 from autopilot.core.lessons import FAILURES
 from autopilot.core.record import StepRecord
 from autopilot.core.types import Cost
@@ -20,7 +20,7 @@ from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.report import EpochStory, Report, settings
 from autopilot.tracking.report_cost import RoleCost
 from autopilot.tracking.report_diffs import Changes, DiffPool, clipped
-from autopilot.tracking.report_items import Results
+from autopilot.tracking.report_items import CODES, Results
 
 _PART_CHARACTERS = 250_000
 _TEXT = 20_000
@@ -191,9 +191,8 @@ def _detail(story: EpochStory) -> dict[str, Any]:
         "lessons": [_lesson(lesson) for lesson in story.lessons],
         "blocked": story.blocked,
         "measured": story.measured,
-        "failed": story.failed,
-        "evaluated": story.evaluated,
-        "failures": [[f.id, f.text, f.broke] for f in story.failures],
+        "counts": story.counts,
+        "failures": [[f.id, f.text, f.outcome] for f in story.failures],
         "fixed": story.fixed[:_IDS],
         "fixed_count": len(story.fixed),
         "broken": story.broken[:_IDS],
@@ -225,6 +224,7 @@ def _changes(changes: Changes) -> dict[str, Any]:
 def _results(results: Results) -> dict[str, Any]:
     return {
         "split": results.split,
+        "codes": {code: outcome for outcome, code in CODES.items()},
         "epochs": list(results.rows),
         "ids": packed([results.ids]),
         "rows": packed(results.rows.values()),

@@ -6,8 +6,10 @@ import html
 import re
 from collections.abc import Sequence
 
-from autopilot.cli.output import number
-from autopilot.cli.words import costs, counted, signed, test_gain
+from autopilot.cli.words import costs, counted, outcomes, test_gain
+from autopilot.core.failures import failure_lines
+from autopilot.core.figures import figures, lower_note, signed
+from autopilot.core.types import Datum, count_outcomes
 from autopilot.tracking.notebook import Epoch, Notebook
 
 _ROWS = 100
@@ -31,6 +33,7 @@ def markdown(notebook: Notebook) -> str:
             "",
             *_table(notebook),
             "",
+            *_items(notebook),
             *_net(notebook),
         ]
     return "\n".join(
@@ -66,13 +69,15 @@ def _headline(notebook: Notebook) -> str:
     last = notebook.last
     if last is None:
         return "no epoch is judged yet"
-    text = f"val {plain(last.monitor)} {number(last.baseline)}"
+    first, best = figures(last.baseline, last.best)
+    text = f"val {plain(last.monitor)} {first}"
     if last.best_epoch:
-        gain = None
+        change = None
         if last.best is not None and last.baseline is not None:
-            gain = last.best - last.baseline
-        text += f" → {number(last.best)}" + (f" ({signed(gain)})" if gain is not None else "")
+            change = signed(last.best - last.baseline, of=last.baseline)
+        text += f" → {best}" + (f" ({change})" if change is not None else "")
         text += f" in epoch {last.best_epoch}"
+    text += lower_note(last.mode)
     return ", ".join(filter(None, (text, test_gain(notebook.test_gain(last.best_epoch)))))
 
 
@@ -81,9 +86,10 @@ def _table(notebook: Notebook) -> list[str]:
     if len(shown) > _ROWS:
         kept = [epoch for epoch in shown if epoch.verdict != "rejected"]
         shown = [kept[0], *kept[1:][-_ROWS + 1 :]]
-    monitor = plain(notebook.monitor[0])
+    monitor, mode = notebook.monitor
+    metric = f"val {plain(monitor)}{lower_note(mode)}"
     lines = [
-        f"| epoch | val {monitor} | change | verdict | strategy | why | commit |",
+        f"| epoch | {metric} | change | verdict | strategy | why | commit |",
         "|---:|---:|---:|---|---|---|---|",
     ]
     for epoch in shown:
@@ -91,8 +97,8 @@ def _table(notebook: Notebook) -> list[str]:
         verdict = f"**{epoch.verdict}**" if epoch.verdict == "kept" else epoch.verdict
         cells = [
             str(epoch.number),
-            number(epoch.value),
-            signed(epoch.delta),
+            figures(epoch.value, epoch.before)[0],
+            signed(epoch.delta, of=epoch.before),
             verdict,
             plain(epoch.strategy or epoch.summary),
             plain("; ".join(epoch.reasons)),
@@ -104,6 +110,25 @@ def _table(notebook: Notebook) -> list[str]:
         text = f"{counted(missing, 'epoch')} are not in this table: it has the latest kept ones"
         lines += ["", f"{text}. `autopilot log {notebook.slug}` has all."]
     return lines
+
+
+def best_items(notebook: Notebook) -> list[Datum]:
+    """The val results of the best epoch; empty where there are none."""
+    best = notebook.best
+    if best is None:
+        return []
+    return notebook.items(best.number if best.reused is None else best.reused)
+
+
+def _items(notebook: Notebook) -> list[str]:
+    """What the items came to at the best epoch, and why those failed that have no result."""
+    best, items = notebook.best, best_items(notebook)
+    if best is None or not items:
+        return []
+    told = f"{counted(len(items), 'val item')} at epoch {best.number}"
+    lines = [f"{told}: {outcomes(count_outcomes(items))}.", ""]
+    failures = [f"- {plain(line)}" for line in failure_lines("val", items)]
+    return [*lines, *failures, ""] if failures else lines
 
 
 def _net(notebook: Notebook) -> list[str]:

@@ -60,7 +60,8 @@ def report(
 
 
 def _markdown(context: Context, slug: str | None, to: Path | None) -> None:
-    from autopilot.cli.report_markdown import markdown
+    from autopilot.cli.report_markdown import best_items, markdown
+    from autopilot.core.types import datum_document
     from autopilot.tracking.layout import Layout
 
     notebook, output = context.notebook(slug), context.output
@@ -68,7 +69,8 @@ def _markdown(context: Context, slug: str | None, to: Path | None) -> None:
     if to is None:
         if not output.as_json:
             output.raw(text.encode())
-        output.document({"experiment": notebook.slug, "markdown": text})
+        items = [datum_document(item) for item in best_items(notebook)]
+        output.document({"experiment": notebook.slug, "markdown": text, "items": items})
         return
     name = Layout(notebook.slug).report(notebook.repo).with_suffix(".md").name
     path = _place(context, to, name)

@@ -15,13 +15,13 @@ import typer
 
 from autopilot.cli.completion import experiment_names
 from autopilot.cli.context import Context
-from autopilot.cli.output import Output, number
-from autopilot.cli.words import test_gain
+from autopilot.cli.output import Output
+from autopilot.cli.words import progressed, test_gain
 from autopilot.errors import ExperimentError
 
 if TYPE_CHECKING:
     from autopilot.core.record import MetricsRecord
-    from autopilot.core.types import Result
+    from autopilot.core.types import Datum, Result
     from autopilot.engine.session import Session
     from autopilot.tracking.notebook import Notebook
 
@@ -324,6 +324,7 @@ def _run_session(output: Output, prepare: Any, *, score_test: bool) -> int:
     # What a resumed run was started with holds too.
     use_prices(session.options.prices or ())
     reporter.max_epochs, reporter.rescued = session.max_epochs, session.store.rescued
+    reporter.as_users = session.workspace.as_users
     try:
         for note in session.notes:
             output.line(f"note: {note}")
@@ -365,9 +366,10 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
     monitor = session.trainer.monitor
     best = f"best: epoch {result.best_epoch}"
     if result.best is not None:
-        best += f", val {monitor} {number(result.baseline)} -> {number(result.best)}"
+        best += f", {progressed(monitor, result.baseline, result.best, session.trainer.mode)}"
     best += f", {tested}" if (tested := test_gain(result.test)) else ""
     output.line(best, "bold")
+    _tell_unmeasured(output, session)
     for remark in session.remarks:
         output.line(f"note: {remark}")
     for verdict in ("kept", "rejected"):
@@ -397,6 +399,37 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
         output.line(
             f"take it:   autopilot promote execute {slug}{into}    (or git merge --squash {branch})"
         )
+
+
+def _tell_unmeasured(output: Output, session: Session) -> None:
+    """The items that gave no result in any epoch, and what failed in the test split."""
+    from autopilot.core.failures import reason
+    from autopilot.core.redaction import redact
+
+    epochs, items = _never_measured(session)
+    if items:
+        whys = Counter(reason(item) for item in items)
+        listed = "; ".join(why for why, _ in whys.most_common(3))
+        some = f"{len(items)} of {_count(len(session.trainer.experiment.best_items), 'val item')}"
+        output.line(
+            f"{some} could not be measured in {_count(epochs, 'epoch')}: {redact(listed)}", "yellow"
+        )
+    for text in session.trainer.failures.lines("test", tracebacks=output.verbose):
+        output.line(redact(session.workspace.as_users(text)), "yellow")
+
+
+def _never_measured(session: Session) -> tuple[int, list[Datum]]:
+    from autopilot.core.failures import never_measured
+    from autopilot.core.record import TraceRecord
+
+    experiment = session.trainer.experiment
+    # What has a result in the best state is not among them: mostly, no record is read.
+    if all(item.outcome not in ("error", "unmeasured") for item in experiment.best_items):
+        return 0, []
+    traces = [
+        t for _, t in experiment.store.records(TraceRecord) if t.split == "val" and not t.repeat
+    ]
+    return never_measured(trace.data() for trace in reversed(traces))
 
 
 def _tell_spending(output: Output, session: Session) -> None:
@@ -433,6 +466,7 @@ def _document(session: Session, result: Result) -> dict[str, Any]:
         "test": result.test,
         "cost": result.cost,
         "models": session.trainer.run.ledger.by_role(),
+        "never_measured": [item.id for item in _never_measured(session)[1]],
     }
 
 

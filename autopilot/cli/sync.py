@@ -13,7 +13,7 @@ from autopilot.cli.words import counted
 
 if TYPE_CHECKING:
     from autopilot.git.repository import Repository
-    from autopilot.tracking.sync import Outcome
+    from autopilot.tracking.sync import Synced
 
 Names = Annotated[
     list[str] | None,
@@ -119,7 +119,7 @@ def _may_ask(context: Context) -> bool:
 def _tell(
     context: Context,
     remote: str,
-    outcomes: list[Outcome],
+    outcomes: list[Synced],
     verb: str,
     dry_run: bool,
     more: dict[str, Any],
@@ -155,7 +155,7 @@ def _tell(
     return 0
 
 
-def _words(outcome: Outcome, verb: str) -> str:
+def _words(outcome: Synced, verb: str) -> str:
     if outcome.error:
         return "left as it is, see below"
     parts = ["new"] if outcome.is_new else []
@@ -174,7 +174,7 @@ def _words(outcome: Outcome, verb: str) -> str:
     return "; ".join([", ".join(parts), *outcome.remarks])
 
 
-def _document(outcome: Outcome) -> dict[str, Any]:
+def _document(outcome: Synced) -> dict[str, Any]:
     return {
         "experiment": outcome.slug,
         "state": outcome.state,

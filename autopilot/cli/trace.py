@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +16,7 @@ from autopilot.cli.diagnose import Split
 from autopilot.cli.output import align, jsonable, number, shorten
 from autopilot.cli.pages import shorten_end
 from autopilot.cli.reading import SlugOption
-from autopilot.cli.words import counted
+from autopilot.cli.words import counted, outcomes
 from autopilot.errors import ExperimentError, UsageError
 from autopilot.text import as_json
 
@@ -48,14 +49,14 @@ def collect(
     """Collect per-item results as JSON Lines: of an epoch, or of your checkout now.
 
     With a TARGET, or a project and no experiment, the checkout is measured as it is. Each line has
-    the item's id, whether it passed, its metrics, metadata and feedback.
+    the item's id, its outcome, metrics, metadata and feedback.
 
     \b
     autopilot trace collect -e classifier-1 --epoch best -o best.jsonl
     autopilot trace collect -e classifier-1 --now
     autopilot trace collect support/classifier.py
     """
-    from autopilot.core.types import datum_to_json
+    from autopilot.core.types import count_outcomes, datum_document
     from autopilot.data.jsonl import write_jsonl
 
     place = None if out is None else Path(os.path.abspath(context.working_folder() / out))
@@ -73,27 +74,36 @@ def collect(
             hparam=hparam,
             link=link,
         )
-        rows = [datum_to_json(item) for item in measured.items.get(split, ())]
+        items = list(measured.items.get(split, ()))
     else:
         notebook = context.notebook(slug)
         found = notebook.find(epoch or "best").number
-        rows = [dict(item) for item in notebook.items(found, split)]
+        items = notebook.items(found, split)
     what = "your checkout" if notebook is None else f"{notebook.slug} epoch {found}"
-    if not rows:
+    if not items:
         raise ExperimentError(
             f"there are no {split} results of {what}", hint=_elsewhere(notebook, found, split)
         )
-    rows = [{"split": split, "epoch": found, "success": True, **row} for row in rows]
+    # None: nobody said whether it passed.
+    own = {"split": split, "epoch": found, "success": None}
+    rows = [own | datum_document(item) for item in items]
     output = context.output
     if place is not None:
         write_jsonl(place, rows)
-        output.line(f"{place}: {counted(len(rows), 'result')} of {what}, {split}")
+        counts = outcomes(count_outcomes(items))
+        output.line(f"{place}: {counted(len(rows), 'result')} of {what}, {split}: {counts}")
     elif not output.as_json:
         output.raw(b"".join(as_json(jsonable(row)).encode() + b"\n" for row in rows))
     slug_ = notebook.slug if notebook else None
-    items = None if place else rows
     output.document(
-        {"experiment": slug_, "epoch": found, "split": split, "file": place, "items": items}
+        {
+            "experiment": slug_,
+            "epoch": found,
+            "split": split,
+            "file": place,
+            "outcomes": count_outcomes(items),
+            "items": None if place else rows,
+        }
     )
 
 
@@ -124,20 +134,23 @@ def inspect(
     autopilot trace inspect t17
     autopilot trace inspect t17 -e classifier-1
     """
-    from autopilot.tracking.diagnosis import Traces, outcome
+    from autopilot.core.types import datum_document
+    from autopilot.tracking.diagnosis import Traces
 
     notebook, output = context.notebook(slug), context.output
     traces = Traces(notebook, split)
     name = _item(item, [each.id for each in traces.items], f"{notebook.slug}, {split}")
     epochs = {epoch.number: epoch for epoch in notebook.epochs}
     history = [
-        {"epoch": n, "verdict": epochs[n].verdict, "outcome": outcome(items[name]), **items[name]}
+        {"epoch": n, "verdict": epochs[n].verdict, **datum_document(items[name])}
         for n, items in traces.results.items()
         if name in items and n in epochs
     ]
     output.document({"experiment": notebook.slug, "item": name, "split": split, "epochs": history})
-    passed = sum(row["outcome"] == "passed" for row in history)
-    output.line(f"{name}: passed in {passed} of {counted(len(history), 'epoch')}", "bold")
+    went = Counter(row["outcome"] for row in history)
+    passed, others = went.pop("passed", 0), outcomes(went) if len(went) > ("failed" in went) else ""
+    told = f"{name}: passed in {passed} of {counted(len(history), 'epoch')}"
+    output.line(f"{told} ({others})" if others else told, "bold")
     if len(history) > _ROWS:
         output.line(f"the last {_ROWS} of them; --json has all")
     rows = [_cells(row) for row in history[-_ROWS:]]
@@ -146,15 +159,19 @@ def inspect(
     last = history[-1]
     for key, value in last.get("metadata", {}).items():
         output.line(f"{key}: {shorten(str(value), output.width or _WIDTH)}")
-    told = last.get("error_message") or last.get("feedback")
-    if told and last["outcome"] != "passed":
-        output.line(f"feedback in epoch {last['epoch']}: {told}")
+    why = last.get("unmeasured") or last.get("error_message") or last.get("feedback")
+    if why and last["outcome"] != "passed":
+        output.line(f"feedback in epoch {last['epoch']}: {why}")
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     metrics = ", ".join(f"{k} {number(v)}" for k, v in row.get("metrics", {}).items())
-    answer = row.get("error_message") or ", ".join(
-        f"{key}={shorten(str(value), 30)}" for key, value in row.get("metadata", {}).items()
+    answer = (
+        row.get("unmeasured")
+        or row.get("error_message")
+        or ", ".join(
+            f"{key}={shorten(str(value), 30)}" for key, value in row.get("metadata", {}).items()
+        )
     )
     return [str(row["epoch"]), row["verdict"], row["outcome"], metrics, shorten(answer, 70)]
 

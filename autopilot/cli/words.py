@@ -7,18 +7,32 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from autopilot.cli.output import number
+from autopilot.core.figures import figure, figures, lower_note
 
 if TYPE_CHECKING:
     from autopilot.core.ledger import Spent
-    from autopilot.core.types import Cost, Gain
+    from autopilot.core.types import Cost, Gain, Outcome
 
 
-def signed(delta: float | None) -> str:
-    """A signed change; what is only the noise of binary fractions is none."""
-    if delta is None or delta != delta:
-        return ""
-    return number(0.0 if abs(delta) < 1e-12 else delta, signed=True)
+def progressed(
+    name: str, before: float | None, after: float | None, mode: str, split: str = "val"
+) -> str:
+    """A metric's way from one value to another, and its direction where fewer is better.
+
+    >>> progressed("accuracy", 0.5, 0.7, "max"), progressed("wer", 0.5, None, "min")
+    ('val accuracy 0.500 -> 0.700', 'val wer 0.500 (lower is better)')
+    """
+    values = figures(before) if after is None else figures(before, after)
+    return f"{split} {name} {' -> '.join(values)}{lower_note(mode)}"
+
+
+def outcomes(counts: Mapping[Outcome, int]) -> str:
+    """How many items came to what; zeros are left out.
+
+    >>> outcomes({"passed": 3, "failed": 0, "unmeasured": 1})
+    '3 passed, 1 unmeasured'
+    """
+    return ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
 
 
 def costs(cost: Cost) -> str:
@@ -41,11 +55,11 @@ def test_gain(gain: Gain | None) -> str:
     if gain is None or gain.after is None:
         return ""
     if gain.before is None:
-        return f"test {number(gain.after)}"
-    text = f"test {number(gain.before)} -> {number(gain.after)}"
+        return f"test {figure(gain.after)}"
+    text = f"test {' -> '.join(figures(gain.before, gain.after))}"
     if gain.low is None:
         return text
-    return f"{text} (95% interval of the gain {number(gain.low)} .. {number(gain.high)})"
+    return f"{text} (95% interval of the gain {' .. '.join(figures(gain.low, gain.high))})"
 
 
 def spending(spent: Spent) -> str:

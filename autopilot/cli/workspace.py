@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autopilot.cli.context import Context
-from autopilot.cli.output import number
-from autopilot.cli.words import counted
+from autopilot.cli.words import counted, progressed
 from autopilot.errors import UsageError
 
 if TYPE_CHECKING:
@@ -150,8 +149,8 @@ def tree(context: Context) -> None:
 def _experiment(row: dict[str, Any]) -> str:
     text = f"{row['experiment']}  {row['state']}"
     if row.get("monitor"):
-        text += f", {counted(row['epochs'], 'epoch')}, {row['kept']} kept, val {row['monitor']} "
-        text += f"{number(row['baseline'])} -> {number(row['best'])}"
+        text += f", {counted(row['epochs'], 'epoch')}, {row['kept']} kept, "
+        text += progressed(row["monitor"], row["baseline"], row["best"], row["mode"])
     return text
 
 

@@ -12,12 +12,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from autopilot.core.callback import Callback
+from autopilot.core.figures import figure
 from autopilot.core.graph import Graph
 from autopilot.core.memory import Memory
 from autopilot.core.message import tag_message
 from autopilot.core.record import Manifest, MetricsRecord
+from autopilot.core.redaction import hide
 from autopilot.core.store import Store
 from autopilot.core.types import Cost, Datum
+
+_FAILED = ("failed", "error")
 
 if TYPE_CHECKING:
     from autopilot.core.module import AutoPilotModule
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Progress(Callback):
-    """Writes a line for each epoch.
+    """Writes a line for each epoch, and one for each kind of failure among its items.
 
     Args:
         write: Takes a line; `print` unless given.
@@ -39,11 +43,13 @@ class Progress(Callback):
         self, trainer: Trainer, module: AutoPilotModule, record: MetricsRecord
     ) -> None:
         value = record.metrics.get(record.monitor)
-        shown = "-" if value is None else f"{value:.3f}"
         self.write(
-            f"epoch {record.epoch}: val {record.monitor} {shown}, {record.verdict} "
+            f"epoch {record.epoch}: val {record.monitor} {figure(value)}, {record.verdict} "
             f"({'; '.join(record.reasons)})"
         )
+        for split in ("train", "val"):
+            for line in trainer.failures.lines(split):
+                self.write(f"  {hide(line)}")
 
 
 class MemoryCallback(Callback):
@@ -152,7 +158,7 @@ class Promotion(Callback):
 
 
 class Diagnostics(Callback):
-    """Counts what failed: by category, and by the modules that the failed items went through.
+    """Counts what failed or raised: by category, and by the modules that its items went through.
 
     Args:
         category: Gives an item's category; by default the item's metadata "category", or the kind
@@ -178,7 +184,7 @@ class Diagnostics(Callback):
         batch_idx: int,
     ) -> None:
         counts = self.categories.setdefault(trainer.current_epoch, Counter())
-        counts.update(self.category(item) for item in outputs.leaves() if not item.success)
+        counts.update(self.category(item) for item in outputs.leaves() if item.outcome in _FAILED)
 
     def on_after_loss(
         self,
@@ -194,7 +200,7 @@ class Diagnostics(Callback):
             through = Graph(item if item.grad_fn is not None else outputs).nodes()
             for name in {names[id(node.module)] for node in through}:
                 failed, all_items = heat.get(name, (0, 0))
-                heat[name] = (failed + (not item.success), all_items + 1)
+                heat[name] = (failed + (item.outcome in _FAILED), all_items + 1)
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from autopilot.core import graph
 from autopilot.core.chance import leave, seed_everything, seed_of
+from autopilot.core.failures import Failures
 from autopilot.core.ids import SplitIds
 from autopilot.core.loss import Loss
 from autopilot.core.metric import Metric, MetricCollection, compute_all, update_all
@@ -46,9 +46,7 @@ class Evaluator:
             then, since the threads share it.
         loss: Scores the items that the module left unscored.
         scoring: What a number of an item means.
-
-    Attributes:
-        raised: Split to the exceptions of its items, one an item.
+        failures: Counts the items that failed.
     """
 
     def __init__(
@@ -59,10 +57,11 @@ class Evaluator:
         num_workers: int = 0,
         loss: Loss | None = None,
         scoring: Scoring | None = None,
+        failures: Failures | None = None,
     ) -> None:
         self.module, self.experiment, self.seed = module, experiment, seed
         self.loss, self.scoring = loss, scoring or Scoring()
-        self.raised: dict[str, list[BaseException]] = {}
+        self.failures = failures or Failures()
         if num_workers < 0:
             raise UsageError(
                 f"num_workers must be 0 or more, not {num_workers}",
@@ -90,16 +89,15 @@ class Evaluator:
         if recorded is not None:
             if split == "train":
                 graph.attach(self.module, batch, recorded)
+            if not repeat:
+                self.failures.add(split, recorded)
             return recorded
         done: dict[int, Datum] = {}
-        raised = list(self.raised.get(split, ()))
         seed = seed_of(self.seed, repeat)
 
         def attempt() -> Datum:
             # The whole batch again, so that chance is as without the outage.
             seed_everything(seed, split, epoch, index)
-            if not done:
-                self.raised[split] = list(raised)
             return self._isolated(split, batch, done)
 
         def score(loss: Loss) -> None:
@@ -119,6 +117,8 @@ class Evaluator:
         stands_in = split != "train" or _is_simple(data)
         kept = data if stands_in else None
         self.experiment.remember(split, epoch, index, batch, kept, seconds, repeat)
+        if not repeat:
+            self.failures.add(split, data)
         return data
 
     def close(self) -> None:
@@ -141,9 +141,9 @@ class Evaluator:
             if is_infrastructure(error):
                 raise
             if len(batch.items) <= 1:
-                self.raised.setdefault(split, []).append(error)
-                return self._failure(error, batch)
-            return self._combined(batch, [self._isolated(split, one) for one in _singles(batch)])
+                return self._failure(error, split, batch)
+        # Outside of the handler: the batch's exception is not the context of its items' own.
+        return self._combined(batch, [self._isolated(split, one) for one in _singles(batch)])
 
     def _combined(self, batch: Datum, results: list[Datum]) -> Datum:
         simple = all(_is_simple(result) for result in results)
@@ -173,11 +173,8 @@ class Evaluator:
             )
         return cast(Datum, data)
 
-    def _failure(self, error: BaseException, batch: Datum) -> Datum:
-        message = f"{type(error).__name__}: {error}".removesuffix(": ")
-        frames = traceback.extract_tb(error.__traceback__)
-        where = f" ({frames[-1].name}, line {frames[-1].lineno})" if frames else ""
-        failed = Datum(success=False, error_message=message, feedback=f"it raised {message}{where}")
+    def _failure(self, error: BaseException, split: str, batch: Datum) -> Datum:
+        failed = self.failures.raised(split, error)
         if graph.is_grad_enabled():
             graph.attach(self.module, batch, failed)
         return failed

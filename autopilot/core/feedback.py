@@ -39,9 +39,9 @@ def hears(fit: Fit, train: SplitMetrics | None) -> bool:
 
 
 def _check_raised(fit: Fit, train: SplitMetrics) -> None:
-    raised = fit.evaluator.raised.get("train", [])
+    failures, epoch = fit.trainer.failures, fit.trainer.current_epoch
     # Without a val split an earlier epoch may have broken it: that state is rejected.
-    if len(raised) < train.means.items or (fit.val is None and fit.trainer.current_epoch > 1):
+    if failures.raised_of("train") < train.means.items or (fit.val is None and epoch > 1):
         return
     # What was measured with a broken harness is measured again once that is mended.
     fit.trainer.experiment.void_results()
@@ -49,7 +49,8 @@ def _check_raised(fit: Fit, train: SplitMetrics) -> None:
         f"all {train.means.items} train items raised: {train.means.errors[0]}",
         hint="the evaluation itself fails, not what is optimized: mend training_step, commit and "
         "run again",
-    ) from raised[0]
+        user_traceback=failures.first_traceback("train"),
+    )
 
 
 def _pass_value(fit: Fit, train: SplitMetrics) -> None:

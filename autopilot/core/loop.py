@@ -123,7 +123,6 @@ class EpochLoop(Loop):
         trainer, module = fit.trainer, fit.module
         module.train()
         fit.heard = False
-        fit.evaluator.raised.clear()
         measured, step = SplitMetrics(module, keep_items=False), 1
         for index, batch, last in evaluation.batches(fit.train, "train", epoch, trainer.seed):
             trainer.call("on_train_batch_start", batch, index)

@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from autopilot.core.policy import apart
+from autopilot.core.figures import figures, lower_note
 from autopilot.core.record import Manifest, MetricsRecord, StepRecord
 from autopilot.core.redaction import hide
 from autopilot.text import clean
@@ -41,20 +41,28 @@ _LIKE_OURS = re.compile(r"^(?:\s*(?=Autopilot-)|(?=#))")
 class Score:
     """A metric before and after a change; None where it was not measured.
 
-    >>> str(Score("val accuracy", 0.58333, 0.71666))
-    'val accuracy 0.583 -> 0.717'
+    Args:
+        name: "val accuracy".
+        before: Its value.
+        after: Its value.
+        mode: "max" or "min".
+
+    >>> str(Score("val accuracy", 0.58333, 0.71666)), str(Score("val wer", 0.2, 0.1, "min"))
+    ('val accuracy 0.583 -> 0.717', 'val wer 0.200 -> 0.100 (lower is better)')
     """
 
     name: str
     before: float | None
     after: float | None
+    mode: str = "max"
+
+    @property
+    def change(self) -> str:
+        """Name and values."""
+        return f"{self.name} {' -> '.join(figures(self.before, self.after))}"
 
     def __str__(self) -> str:
-        if self.before is None or self.after is None:
-            known = self.after if self.before is None else self.before
-            text = "-" if known is None else f"{known:.3f}"
-            return f"{self.name} {text} -> -" if self.after is None else f"{self.name} - -> {text}"
-        return f"{self.name} {' -> '.join(apart(self.before, self.after))}"
+        return self.change + lower_note(self.mode)
 
 
 def start_message(manifest: Manifest) -> str:
@@ -110,7 +118,8 @@ def tag_message(
     ]
     value = metrics.get("val", {}).get(record.monitor)
     if record.epoch and value is not None and record.baseline is not None:
-        lines.append(f"val {record.monitor} against baseline {value - record.baseline:+.6g}")
+        change = f"{value - record.baseline:+.6g}{lower_note(record.mode)}"
+        lines.append(f"val {record.monitor} against baseline {change}")
     lines += [f"reason: {reason}" for reason in record.reasons]
     subject = f"autopilot({slug}): epoch {record.epoch} {record.verdict}"
     return _message(subject, ["\n".join(lines)], {EXPERIMENT: slug, EPOCH: str(record.epoch)})
@@ -139,7 +148,7 @@ def review_message(
         scores: Against the state before; the metric that decides comes first.
         strategy: What was tried.
     """
-    gained = f" ({scores[0]})" if scores else ""
+    gained = f" ({scores[0].change})" if scores else ""
     named = f"epoch {epoch}: " if epoch else ""
     subject = f"autopilot({slug}): {named}{one_line(what, 60) or 'change the parameters'}{gained}"
     others = "\n".join(str(score) for score in scores[1:])
@@ -176,7 +185,7 @@ def promotion_message(
     """
     trailers = {EXPERIMENT: slug, EPOCH: str(epoch), SOURCE: source, SCORE: str(score)}
     trailers |= {ONTO: onto, REVIEWER: one_line(reviewer)}
-    subject = f"autopilot({slug}): {verb} epoch {epoch} ({score})"
+    subject = f"autopilot({slug}): {verb} epoch {epoch} ({score.change})"
     body = [reason, "\n".join(changes)]
     return _message(subject, body, {k: v for k, v in trailers.items() if v})
 

@@ -14,12 +14,12 @@ from random import Random
 from typing import Literal
 
 from autopilot.core.comparison import Monitored, keyed
+from autopilot.core.figures import apart, signed
 from autopilot.core.policy import (
     Decision,
     EpochView,
     Gate,
     Policy,
-    apart,
     measured,
     nothing_to_compare,
 )
@@ -222,7 +222,7 @@ class SignificantImprovement(Gate):
             return found, sign_test(pairs.wins, pairs.losses)
         mean = math.fsum(pairs.differences) / len(pairs.differences)
         found = (
-            f"val {pairs.measure} changed by {mean:+.3f} "
+            f"val {pairs.measure} is better by {signed(mean)} "
             f"on average over {len(pairs.differences)} items"
         )
         return found, bootstrap_test(pairs.differences, self.repeats, self._random(view))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from autopilot.core.comparison import Comparison, Monitored, compare, some
+from autopilot.core.figures import apart, figure
 from autopilot.core.types import Cost, Datum, GateResult, Verdict
 from autopilot.errors import ModuleError, UsageError
 
@@ -20,20 +21,6 @@ if TYPE_CHECKING:
     from autopilot.core.noise import Noise
 
 Metrics = Mapping[str, Mapping[str, float]]
-
-
-def apart(first: float, second: float) -> tuple[str, str]:
-    """Two numbers as text, with three decimals or as many as it takes to tell them apart.
-
-    >>> apart(0.6, 0.7), apart(0.69996, 0.7)
-    (('0.600', '0.700'), ('0.69996', '0.70000'))
-    """
-    texts = f"{first:.3f}", f"{second:.3f}"
-    for digits in range(4, 16):
-        if first == second or texts[0] != texts[1]:
-            break
-        texts = f"{first:.{digits}f}", f"{second:.{digits}f}"
-    return texts
 
 
 def missing(metrics: Metrics, split: str, metric: str) -> str:
@@ -228,7 +215,7 @@ class Policy:
         if not math.isfinite(view.value):
             return GateResult("improvement", False, f"val {view.monitor} is {view.value}")
         if view.best_value is None or gain is None:
-            return GateResult("improvement", True, f"val {view.monitor} is {view.value:.3f}")
+            return GateResult("improvement", True, f"val {view.monitor} is {figure(view.value)}")
         before, after = apart(*(view.values() or (view.best_value, view.value)))
         change, fresh = f"val {view.monitor} {before} -> {after}", ""
         found = view.comparison

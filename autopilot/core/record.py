@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from autopilot.core.noise import Noise
-from autopilot.core.types import Cost, Gain, Verdict
+from autopilot.core.types import Cost, Datum, Gain, Verdict, datum_from_json
 
 VERSION = 2
 # Between the names of strategies that were used together: "prune + add word".
@@ -212,7 +212,7 @@ class TraceRecord(Record):
 
     Args:
         split: "train", "val" or "test".
-        items: What `datum_to_json` gives, one an item.
+        items: What `datum_to_json` gives, one an item; `data` reads it.
         repeat: The number of the measurement: 0 is the first, which readers show.
     """
 
@@ -220,6 +220,10 @@ class TraceRecord(Record):
     split: str
     items: tuple[Mapping[str, Any], ...] = ()
     repeat: int = 0
+
+    def data(self) -> list[Datum]:
+        """The results, one Datum an item."""
+        return [datum_from_json(item, split=self.split, epoch=self.epoch) for item in self.items]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from autopilot.core.callback import Callback
 from autopilot.core.direction import direction_of, metric_modes
+from autopilot.core.figures import figure
 from autopilot.core.ledger import Limits
 from autopilot.core.types import Cost
 
@@ -94,7 +95,7 @@ class EarlyStopping(StopCondition):
             mode = self.mode if own else trainer.mode
             if best <= self.target if mode == "min" else best >= self.target:
                 name = self.monitor or trainer.monitor
-                return f"target reached: val {name} {best:.3f}, asked for {self.target:g}"
+                return f"target reached: val {name} {figure(best)}, asked for {self.target:g}"
         if self.patience is not None and self.waited >= self.patience:
             what = f" of val {self.monitor}" if own else ""
             return f"{self.waited} epochs without improvement{what}"
@@ -143,7 +144,8 @@ class Plateau(StopCondition):
         gain = abs(last - first)
         if gain >= self.min_delta:
             return None
-        return f"plateau: {gain:.4f} gained in {self.window} epochs, asked for {self.min_delta:g}"
+        epochs = "1 epoch" if self.window == 1 else f"{self.window} epochs"
+        return f"plateau: {figure(gain)} gained in {epochs}, asked for {self.min_delta:g}"
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}

@@ -24,6 +24,7 @@ from autopilot.core.configuration import (
 from autopilot.core.direction import direction_of, direction_words, metric_modes
 from autopilot.core.evaluation import Evaluator, Scoring, SplitMetrics
 from autopilot.core.experiment import Experiment
+from autopilot.core.failures import Failures
 from autopilot.core.leakage import leakage_notes
 from autopilot.core.ledger import Ledger, Limits
 from autopilot.core.loop import EpochLoop, Fit, Loop
@@ -160,6 +161,7 @@ class Trainer:
         self._epoch_cost = Cost()
         self._active: list[Callback] = []
         self.run = Run(self.experiment)
+        self.failures = Failures()
 
     # --- entry points --------------------------------------------------------------------------
 
@@ -413,6 +415,7 @@ class Trainer:
         self.current_epoch, self.decision, self._epoch_cost = epoch, None, Cost()
         self._began_s = time.monotonic() - self.experiment.recorded_seconds()
         self.run.start_epoch(epoch)
+        self.failures.clear()
         self.callback_metrics = {}
 
     def _note_rest(self) -> None:
@@ -456,7 +459,9 @@ class Trainer:
         scoring = Scoring(tuple(filter(None, {self.monitor, self.item_metric})), own)
         loss = loss or loss_of(module)
         loss.direct(self.item_metric, self.mode)
-        return Evaluator(module, experiment, self.seed, self.num_workers, loss, scoring)
+        return Evaluator(
+            module, experiment, self.seed, self.num_workers, loss, scoring, self.failures
+        )
 
     @property
     def item_metric(self) -> str:

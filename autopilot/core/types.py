@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -172,6 +172,23 @@ def datum_to_json(datum: Datum) -> dict[str, Any]:
                 hint="keep strings, numbers, lists and dicts in a Datum's metadata and metrics",
             ) from error
     return out
+
+
+def datum_document(datum: Datum) -> dict[str, Any]:
+    """A result as JSON for a reader who must not derive the outcome: it is said.
+
+    Raises:
+        DataError: as `datum_to_json`.
+    """
+    return {**datum_to_json(datum), "outcome": datum.outcome}
+
+
+def count_outcomes(items: Iterable[Datum]) -> dict[Outcome, int]:
+    """How many items came to what, in the order of OUTCOMES; zeros too."""
+    counts = dict.fromkeys(OUTCOMES, 0)
+    for item in items:
+        counts[item.outcome] += 1
+    return counts
 
 
 def is_json(value: object) -> bool:

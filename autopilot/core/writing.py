@@ -174,17 +174,19 @@ def trace_records(
     """
     traces = []
     for split, data in items.items():
-        try:
-            values = tuple(datum_to_json(item) for item in data)
-        except DataError:
-            # The user's payload is not JSON: the scores are.
-            values = tuple(
-                {"id": item.id, "success": item.success, "metrics": item.metrics} for item in data
-            )
+        values = tuple(map(_result, data))
         name = f"{epoch}-{split}" + (f"-{repeat}" if repeat else "")
         record = TraceRecord(epoch=epoch, id=name, split=split, items=values, repeat=repeat)
         traces.append(record)
     return traces
+
+
+def _result(item: Datum) -> dict[str, Any]:
+    try:
+        return datum_to_json(item)
+    except DataError:
+        # The user's payload is not JSON: what the item came to is.
+        return datum_to_json(replace(item, metadata={}))
 
 
 def lesson_of(

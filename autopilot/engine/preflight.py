@@ -15,6 +15,7 @@ from typing import Any, Literal
 from autopilot.core import graph
 from autopilot.core.evaluation import SplitMetrics, as_batch
 from autopilot.core.experiment import Experiment
+from autopilot.core.failures import reason
 from autopilot.core.module import name_parameters
 from autopilot.core.outages import Outages, transient_errors_of
 from autopilot.core.run import Run, running
@@ -162,7 +163,7 @@ def one_item(session: Session, *, live: bool = True) -> Iterator[Check]:
         yield Check(
             "evaluation",
             "failed",
-            f"{split} item {item.id}: {item.error_message or item.unmeasured}",
+            f"{split} item {item.id}: {reason(item)}",
             "mend the evaluation and commit it; files that git ignores are brought by --link",
         )
         return

@@ -235,7 +235,7 @@ class Replay:
         ), incomparable
 
     def _items(self, number: int, split: str, items: Sequence[Datum]) -> str:
-        """Which items passed before and fail now, or the reverse, in a sentence; "" if none."""
+        """Which items came to something else, in a sentence; "" if none."""
         before = {item.id: item.outcome for item in self.notebook.data(number, split)}
         changed = [i for i in items if before.get(i.id, i.outcome) != i.outcome]
         if not changed:

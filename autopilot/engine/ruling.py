@@ -72,7 +72,7 @@ def rule(notebook: Notebook, number: int) -> Ruling:
         cost=epoch.cost,
         noise=notebook.noise,
     )
-    errors = [item.error_message for item in items if item.error_message]
+    errors = [item.error_message or "" for item in items if item.outcome == "error"]
     with users_code(manifest.target):
         policy = policy_of(module)
         decision = decide(policy, view, errors if items and len(errors) == len(items) else ())

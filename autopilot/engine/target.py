@@ -10,13 +10,13 @@ import importlib
 import importlib.util
 import os
 import sys
-import traceback
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from autopilot.core.failures import user_traceback
 from autopilot.core.module import AutoPilotModule, Module
 from autopilot.engine.hparams import lacking, typed
 from autopilot.engine.projects import (
@@ -29,8 +29,6 @@ from autopilot.engine.projects import (
 from autopilot.errors import AutopilotError, TargetError, UsageError, UserCodeError
 
 K = TypeVar("K")
-
-_PACKAGE = str(Path(__file__).resolve().parents[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,24 +180,6 @@ def users_code(text: str, hint: str = "the traceback is above") -> Iterator[None
         if not shown:
             hint = "autopilot failed at something that the target gave it; --verbose shows where"
         raise UserCodeError(f"{text}: {_said(error)}", hint=hint, user_traceback=shown) from error
-
-
-def user_traceback(error: BaseException) -> str:
-    """The traceback without autopilot's and the import system's frames; empty if none is left."""
-    shown = traceback.TracebackException.from_exception(error)
-    left = 0
-    layer: traceback.TracebackException | None = shown
-    while layer is not None:
-        own = [
-            frame
-            for frame in layer.stack
-            if not frame.filename.startswith((_PACKAGE, "<frozen importlib"))
-        ]
-        layer.stack = traceback.StackSummary.from_list(own)
-        # A SyntaxError says itself where it is.
-        left += len(own) + (layer.exc_type is not None and issubclass(layer.exc_type, SyntaxError))
-        layer = layer.__cause__ or layer.__context__
-    return "".join(shown.format()) if left else ""
 
 
 def _said(error: BaseException) -> str:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from autopilot.core.policy import EpochView, apart
+from autopilot.core.figures import apart
+from autopilot.core.policy import EpochView
 from autopilot.core.statistics import Pairing, pair, subset_interval
 from autopilot.core.types import Datum
 from autopilot.engine.measuring import Measurement, Measurer

@@ -128,12 +128,13 @@ class Workspace:
                     link := self._not_linked(missing[missing.lastindex or 1])
                 ):
                     error.hint = f"git does not have {link}; bring it along: --link {link}"
-                error.hint = self._as_users(error.hint)
-                error.message = self._as_users(error.message)
-                error.user_traceback = self._as_users(error.user_traceback)
+                error.hint = self.as_users(error.hint)
+                error.message = self.as_users(error.message)
+                error.user_traceback = self.as_users(error.user_traceback)
             raise
 
-    def _as_users(self, text: str) -> str:
+    def as_users(self, text: str) -> str:
+        """A text whose paths in the worktree are those in the user's checkout."""
         return text.replace(str(self.repo.workdir), str(self.user.workdir))
 
     def _not_linked(self, name: str) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autopilot.core.direction import sounds_like_cost
-from autopilot.core.policy import EpochView, Gate, apart, measured, nothing_to_compare
+from autopilot.core.figures import apart
+from autopilot.core.policy import EpochView, Gate, measured, nothing_to_compare
 from autopilot.core.types import GateResult
 from autopilot.errors import UsageError
 from autopilot.policy.gates import bound

@@ -10,8 +10,9 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, overload
 
+from autopilot.core.figures import apart, figures
 from autopilot.core.numbers import truth
-from autopilot.core.policy import EpochView, Gate, Metrics, apart, measured
+from autopilot.core.policy import EpochView, Gate, Metrics, measured
 from autopilot.core.signatures import check_awaited, check_function
 from autopilot.core.types import GateResult
 from autopilot.errors import UsageError
@@ -166,7 +167,8 @@ class RangeGate(BoundGate):
         if value > self.high:
             here, bar = apart(value, self.high)
             return False, f"{here} is above {bar}"
-        return True, f"{value:.3f} is between {self.low:.3f} and {self.high:.3f}"
+        here, low, high = figures(value, self.low, self.high)
+        return True, f"{here} is between {low} and {high}"
 
 
 Answer = bool | tuple[bool, str]

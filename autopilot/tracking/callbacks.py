@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autopilot.core.callback import Callback
-from autopilot.core.types import Datum, datum_to_json, unlike_json
+from autopilot.core.types import Datum, datum_document, unlike_json
 from autopilot.errors import DataError
 from autopilot.files import FileState
 from autopilot.text import as_json, finite
@@ -143,7 +143,7 @@ class DataRecorder(Callback):
 
     def _record(self, outputs: Datum) -> None:
         for item in outputs.leaves():
-            _append(self.path, {"split": item.split, "epoch": item.epoch, **datum_to_json(item)})
+            _append(self.path, {"split": item.split, "epoch": item.epoch, **datum_document(item)})
 
 
 def _append(path: Path, value: Mapping[str, Any]) -> None:

@@ -144,10 +144,15 @@ class Changes:
 
     def scores(self, before: Epoch, after: Epoch) -> tuple[Score, ...]:
         """The val metrics of two epochs side by side, the monitored one first."""
-        monitor = self.notebook.monitor[0]
+        monitor, mode = self.notebook.monitor
         old, new = before.metrics.get("val", {}), after.metrics.get("val", {})
         names = dict.fromkeys([monitor, *new])
-        return tuple(Score(f"val {name}", old.get(name), new.get(name)) for name in names)
+        # Of the others, the direction is not recorded.
+        modes = {monitor: mode}
+        return tuple(
+            Score(f"val {name}", old.get(name), new.get(name), modes.get(name, "max"))
+            for name in names
+        )
 
     def outside(self, old: str, new: str) -> list[str]:
         """The files that differ between two commits and are no parameters."""

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal
 
 from autopilot.core.record import StepRecord, TraceRecord
+from autopilot.core.types import Datum, Outcome
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.notebook import Epoch, Notebook
 
-Outcome = Literal["passed", "failed", "error"]
+NOT_PASSED: frozenset[Outcome] = frozenset({"failed", "error"})
 WHOLE_SYSTEM = "(whole system)"
 _FLIPS = 3
 
@@ -39,10 +39,16 @@ class Item:
         return sum(outcome == "passed" for outcome in self.outcomes.values())
 
     @property
+    def failing(self) -> int:
+        """In how many epochs it failed, by an error or a bad answer."""
+        return sum(outcome in NOT_PASSED for outcome in self.outcomes.values())
+
+    @property
     def flips(self) -> int:
-        """How often it changed between passing and not passing."""
-        went = [self.outcomes[epoch] == "passed" for epoch in sorted(self.outcomes)]
-        return sum(before != after for before, after in pairwise(went))
+        """How often it changed between passing and failing."""
+        went = [self.outcomes[epoch] for epoch in sorted(self.outcomes)]
+        passes = [o == "passed" for o in went if o == "passed" or o in NOT_PASSED]
+        return sum(before != after for before, after in pairwise(passes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,9 @@ class Diagnosis:
     Args:
         split: Of the items.
         items: All that were evaluated in any epoch, the most often failing first.
-        always_failing: Ids that never passed.
+        always_failing: Ids that failed and never passed.
+        never_measured: Ids that were not measured in any epoch.
+        unscored: Ids that nothing scored in any epoch.
         flaky: Ids that changed three times or more between passing and failing.
         fixed: Ids that fail at the baseline and pass at the best epoch.
         regressed: Ids that pass at the baseline and not at the best epoch.
@@ -82,6 +90,8 @@ class Diagnosis:
     split: str
     items: tuple[Item, ...]
     always_failing: tuple[str, ...]
+    never_measured: tuple[str, ...]
+    unscored: tuple[str, ...]
     flaky: tuple[str, ...]
     fixed: tuple[str, ...]
     regressed: tuple[str, ...]
@@ -102,14 +112,14 @@ class Traces:
         self._journal = Journal(notebook.repo, notebook.layout)
 
     @cached_property
-    def results(self) -> dict[int, dict[str, Mapping[str, Any]]]:
-        """Epoch to item id to its result, as `datum_to_json` wrote it; epochs without are left out.
+    def results(self) -> dict[int, dict[str, Datum]]:
+        """Epoch to item id to its result; epochs without are left out.
 
         Of a branch that others continued, only the notes on its own line count.
         """
         line = {commit.id for commit in self.notebook.commits}
         found = {
-            trace.epoch: {str(item["id"]): item for item in trace.items}
+            trace.epoch: {item.id: item for item in trace.data()}
             for commit, trace in self._journal.read(TraceRecord)
             if trace.split == self.split and trace.items and commit in line and not trace.repeat
         }
@@ -120,10 +130,11 @@ class Traces:
         """All items, the most often failing first; of equals, in the order of the dataset."""
         ids = dict.fromkeys(name for items in self.results.values() for name in items)
         found = [Item(name, self._outcomes(name)) for name in ids]
-        return sorted(found, key=lambda item: item.passed - len(item.outcomes))
+        # What has no score says nothing: it comes after what fails.
+        return sorted(found, key=lambda item: (-item.failing, item.passed - len(item.outcomes)))
 
     def _outcomes(self, name: str) -> dict[int, Outcome]:
-        return {n: outcome(items[name]) for n, items in self.results.items() if name in items}
+        return {n: items[name].outcome for n, items in self.results.items() if name in items}
 
     def nodes(self) -> dict[str, dict[int, int]]:
         """Module to epoch to how many lines of feedback the parameters that are its own got."""
@@ -143,11 +154,13 @@ class Traces:
         epochs = self.notebook.epochs
         best = self.notebook.best
         first, last = (self.results.get(n, {}) for n in (0, best.number if best else 0))
-        fixed, broken = _difference(first, last)
+        fixed, broken = turned(first, last)
         return Diagnosis(
             split=self.split,
             items=tuple(self.items),
-            always_failing=tuple(item.id for item in self.items if not item.passed),
+            always_failing=tuple(x.id for x in self.items if x.failing and not x.passed),
+            never_measured=tuple(x.id for x in self.items if _only(x, "unmeasured")),
+            unscored=tuple(x.id for x in self.items if _only(x, "unscored")),
             flaky=tuple(item.id for item in self.items if item.flips >= _FLIPS),
             fixed=fixed,
             regressed=broken,
@@ -162,26 +175,29 @@ class Traces:
             old, new = self.results.get(before.best_epoch), self.results.get(epoch.number)
             if old is None or new is None:
                 continue
-            fixed, broken = _difference(old, new)
+            fixed, broken = turned(old, new)
             strategy = epoch.strategy or epoch.summary
             found.append(Change(epoch.number, epoch.verdict, strategy, fixed, broken))
         return found
 
 
-def outcome(result: Mapping[str, Any]) -> Outcome:
-    """How an item went."""
-    if result.get("error_message"):
-        return "error"
-    return "passed" if result.get("success", True) else "failed"
+def _only(item: Item, outcome: Outcome) -> bool:
+    return all(each == outcome for each in item.outcomes.values())
 
 
-def _difference(
-    old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]
+def turned(
+    old: Mapping[str, Datum], new: Mapping[str, Datum]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The ids that pass only in the new results, and those that passed only in the old ones."""
-    both = [name for name in old if name in new]
-    passed = {
-        name: (outcome(old[name]) == "passed", outcome(new[name]) == "passed") for name in both
-    }
-    fixed = tuple(name for name, (before, after) in passed.items() if after and not before)
-    return fixed, tuple(name for name, (before, after) in passed.items() if before and not after)
+    """The ids that failed and pass now, and those that passed and fail now.
+
+    What was not measured or scored in one of the two is neither.
+
+    Args:
+        old: Id to result.
+        new: Id to result.
+    """
+    pairs = {name: (old[name].outcome, new[name].outcome) for name in old if name in new}
+    fixed = tuple(x for x, (was, now) in pairs.items() if was in NOT_PASSED and now == "passed")
+    return fixed, tuple(
+        x for x, (was, now) in pairs.items() if was == "passed" and now in NOT_PASSED
+    )

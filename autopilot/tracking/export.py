@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autopilot.core.message import epoch_tag
+from autopilot.core.types import datum_document
 from autopilot.errors import UsageError
 from autopilot.text import as_json, finite
 from autopilot.tracking.notebook import Epoch, Notebook
@@ -62,7 +63,7 @@ def _write(notebook: Notebook, folder: Path) -> Sequence[Path]:
             _lines(
                 place / "traces.jsonl",
                 [
-                    {"split": split, **item}
+                    {"split": split, **datum_document(item)}
                     for split in _SPLITS
                     for item in notebook.items(epoch.number, split)
                 ],

@@ -21,7 +21,7 @@ from autopilot.git.repository import Repository
 from autopilot.git.transactions import delete_refs, move_refs
 from autopilot.tracking.holding import held
 from autopilot.tracking.layout import Layout
-from autopilot.tracking.sync import NAMESPACES, Outcome, RefSet, alone, chosen, grouped, local_sets
+from autopilot.tracking.sync import NAMESPACES, RefSet, Synced, alone, chosen, grouped, local_sets
 
 # No slug begins with "_": the name is no experiment's.
 _INCOMING = "refs/autopilot/_incoming/"
@@ -33,7 +33,7 @@ _Moves = dict[str, tuple[str, str | None]]
 class _Plan:
     """What of ours would move, and what is to be said about it."""
 
-    outcome: Outcome
+    outcome: Synced
     notes: _Moves = field(default_factory=dict)
     rest: _Moves = field(default_factory=dict)
 
@@ -46,7 +46,7 @@ def fetch(
     project: str | None = None,
     dry_run: bool = False,
     may_ask: bool = False,
-) -> list[Outcome]:
+) -> list[Synced]:
     """Fetches experiments with their branch, review branch, tags and notes.
 
     Args:
@@ -88,7 +88,7 @@ def take(
     *,
     dry_run: bool = False,
     may_ask: bool = False,
-) -> list[Outcome]:
+) -> list[Synced]:
     """Brings a remote's experiments here; as `fetch`, with what the remote has at hand."""
     with alone(repo):
         _clear(repo)
@@ -110,7 +110,7 @@ def take(
             _clear(repo)
 
 
-def _settle(repo: Repository, slug: str, theirs: RefSet, remote: str, *, dry_run: bool) -> Outcome:
+def _settle(repo: Repository, slug: str, theirs: RefSet, remote: str, *, dry_run: bool) -> Synced:
     """Compares one experiment, and moves what is to be moved."""
     for _ in range(_ATTEMPTS):
         ours = local_sets(repo, slug).get(slug, RefSet())
@@ -137,7 +137,7 @@ def _plan(repo: Repository, slug: str, ours: RefSet, theirs: RefSet, remote: str
         remote: How the remote is called.
     """
     layout = Layout(slug)
-    plan = _Plan(Outcome(slug, is_new=ours.branch is None))
+    plan = _Plan(Synced(slug, is_new=ours.branch is None))
     if theirs.branch and ours.branch:
         ahead, behind = ahead_behind(repo, ours.branch, theirs.branch)
         if ahead and behind:
@@ -191,7 +191,7 @@ def _plan_tags(repo: Repository, plan: _Plan, ours: RefSet, theirs: RefSet, remo
             )
 
 
-def _apply(repo: Repository, plan: _Plan, remote: str) -> Outcome:
+def _apply(repo: Repository, plan: _Plan, remote: str) -> Synced:
     slug, layout = plan.outcome.slug, Layout(plan.outcome.slug)
     for branch in (layout.branch, layout.review):
         where = checked_out_at(repo, branch) if branch in plan.rest else None
@@ -222,11 +222,11 @@ def _apply(repo: Repository, plan: _Plan, remote: str) -> Outcome:
 
 def _diverged(
     repo: Repository, slug: str, ours: str, theirs: str, counts: tuple[int, int], remote: str
-) -> Outcome:
+) -> Synced:
     ahead, behind = counts
     base = merge_base(repo, ours, theirs)
     common = f"both have all up to {base[:7]}" if base else "they have no commit in common"
-    return Outcome(
+    return Synced(
         slug,
         commits=0,
         ahead=ahead,
@@ -245,9 +245,9 @@ def _fail(plan: _Plan, error: str, hint: str) -> None:
     plan.outcome = replace(plan.outcome, error=error, hint=hint)
 
 
-def _left(plan: _Plan, error: str, hint: str) -> Outcome:
+def _left(plan: _Plan, error: str, hint: str) -> Synced:
     ahead = plan.outcome.ahead
-    return Outcome(plan.outcome.slug, ahead=ahead, error=error, hint=hint)
+    return Synced(plan.outcome.slug, ahead=ahead, error=error, hint=hint)
 
 
 def _clear(repo: Repository) -> None:

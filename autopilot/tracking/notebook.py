@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from autopilot.core import message
 from autopilot.core.events import time_of
@@ -22,7 +21,7 @@ from autopilot.core.record import (
 )
 from autopilot.core.repeats import mean_items
 from autopilot.core.summary import Summary, summarize
-from autopilot.core.types import Cost, Datum, Gain, Verdict, datum_from_json
+from autopilot.core.types import Cost, Datum, Gain, Verdict
 from autopilot.errors import ExperimentError, RepositoryError
 from autopilot.git import commits, objects, refs
 from autopilot.git.commands import run_git
@@ -43,7 +42,8 @@ class Epoch:
         verdict: "baseline", "kept" or "rejected".
         metrics: Split to metric name to value.
         value: The monitored val metric, None where missing.
-        delta: Its change against the best before, None where there is nothing to compare with.
+        before: The best value before it, None where there is none.
+        delta: Its change against that, None where there is nothing to compare with.
         best: The best value afterwards.
         strategy: What was tried.
         summary: What was done.
@@ -61,6 +61,7 @@ class Epoch:
     verdict: Verdict
     metrics: Mapping[str, Mapping[str, float]]
     value: float | None
+    before: float | None
     delta: float | None
     best: float | None
     strategy: str
@@ -196,6 +197,7 @@ class Notebook:
                     verdict=val.verdict,
                     metrics={name: record.metrics for name, (_, record) in splits.items()},
                     value=value,
+                    before=best,
                     delta=value - best if value is not None and best is not None else None,
                     best=val.best,
                     strategy=val.strategy,
@@ -376,11 +378,11 @@ class Notebook:
         found = self._journal.read_on(self.epoch(epoch).commit, Lesson)
         return [lesson for lesson in found if lesson.epoch == epoch]
 
-    def items(self, epoch: int, split: str = "val") -> list[Mapping[str, Any]]:
-        """The results of an epoch, item by item; empty where none were recorded."""
+    def items(self, epoch: int, split: str = "val") -> list[Datum]:
+        """The results of an epoch, one Datum an item; empty where none were recorded."""
         for trace in self._journal.read_on(self.epoch(epoch).commit, TraceRecord):
             if (trace.epoch, trace.split, trace.repeat) == (epoch, split, 0):
-                return list(trace.items)
+                return trace.data()
         return []
 
     def data(self, epoch: int, split: str = "val") -> list[Datum]:
@@ -394,10 +396,7 @@ class Notebook:
             if (trace.epoch, trace.split) == (epoch, split) and trace.repeat < counted
         ]
         return mean_items(
-            [
-                [datum_from_json(item, split=split, epoch=epoch) for item in trace.items]
-                for trace in sorted(traces, key=lambda trace: trace.repeat)
-            ]
+            [trace.data() for trace in sorted(traces, key=lambda trace: trace.repeat)]
         )
 
     def test_metrics(self, epoch: int) -> Mapping[str, float]:

@@ -14,7 +14,7 @@ from autopilot.git.remotes import Pushed, push_refs
 from autopilot.git.repository import Repository
 from autopilot.tracking.fetching import remote_sets, take
 from autopilot.tracking.layout import Layout
-from autopilot.tracking.sync import Outcome, RefSet, chosen, local_sets
+from autopilot.tracking.sync import RefSet, Synced, chosen, local_sets
 
 _ATTEMPTS = 6
 _PAUSE_S = 0.3
@@ -32,7 +32,7 @@ class Report:
             first.
     """
 
-    outcomes: list[Outcome]
+    outcomes: list[Synced]
     atomic: bool = True
 
 
@@ -69,7 +69,7 @@ class _Push:
     def __init__(self, repo: Repository, remote: str, *, dry_run: bool, may_ask: bool) -> None:
         self.repo, self.remote, self.dry_run, self.may_ask = repo, remote, dry_run, may_ask
         self.atomic = True
-        self.done: dict[str, Outcome] = {}
+        self.done: dict[str, Synced] = {}
         self.merged: dict[str, set[str]] = {}
         self.came: dict[str, tuple[str, ...]] = {}
 
@@ -82,7 +82,7 @@ class _Push:
                 time.sleep(random.uniform(0, _PAUSE_S * attempt))
             open_ = self._round(open_)
         for slug in open_:
-            self.done[slug] = Outcome(
+            self.done[slug] = Synced(
                 slug,
                 error=f"{slug}: others pushed to {shown(self.remote)} again and again meanwhile",
                 hint="try again",
@@ -143,7 +143,7 @@ class _Push:
             return [slug for one, refs in parcel.items() for slug in self._send({one: refs})]
         slug = next(iter(parcel))
         said = f": {'; '.join(pushed.said)}" if pushed.said else ""
-        self.done[slug] = Outcome(
+        self.done[slug] = Synced(
             slug,
             error=f"{shown(self.remote)} did not take {slug} ({pushed.reasons[0]}){said}",
             hint="see what its hooks and its branch rules ask for",
@@ -182,7 +182,7 @@ def _contains(repo: Repository, ours: RefSet, theirs: RefSet) -> bool:
 
 def _missing(
     repo: Repository, slug: str, ours: RefSet, theirs: RefSet, remote: str
-) -> tuple[dict[str, str], Outcome]:
+) -> tuple[dict[str, str], Synced]:
     """What the remote lacks of an experiment, in the order in which it is sent."""
     layout = Layout(slug)
     notes = {n: oid for n, oid in ours.notes.items() if _is_news(repo, oid, theirs.notes.get(n))}
@@ -202,7 +202,7 @@ def _missing(
         elif ahead_behind(repo, ours.review, theirs.review or "")[0]:
             remarks.append(f"its review branch is another one on {remote}; that is left as it is")
     kinds = tuple(sorted(name.rpartition("/")[2] for name in notes))
-    return missing, Outcome(
+    return missing, Synced(
         slug,
         is_new=theirs.branch is None,
         commits=commits,

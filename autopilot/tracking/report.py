@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from autopilot.core.memory import Memory
 from autopilot.core.record import Lesson, Manifest, StepRecord, TraceRecord
+from autopilot.core.types import Outcome
 from autopilot.errors import ExperimentError
 from autopilot.git import objects, refs
 from autopilot.git.repository import Repository
@@ -36,8 +37,7 @@ class EpochStory:
         blocked: The strategies that were blocked afterwards, with reasons.
         measured: The epoch that its results were measured in.
         failures: Its first failures.
-        failed: How many items failed.
-        evaluated: How many were evaluated.
+        counts: How many items came to what.
         fixed: Items that passed, and had failed in the epoch that it started from.
         broken: The reverse.
     """
@@ -51,8 +51,7 @@ class EpochStory:
     blocked: Mapping[str, str]
     measured: int
     failures: tuple[Failure, ...] = ()
-    failed: int = 0
-    evaluated: int = 0
+    counts: Mapping[Outcome, int] = field(default_factory=dict)
     fixed: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()
 
@@ -204,7 +203,6 @@ def _stories(
         known = measured[number]
         start = measured.get(number if before is None else before, known)
         fixed, broken = val.turned(start, known)
-        failed = val.count(known, "fe")
         yield EpochStory(
             epoch=epoch,
             time_s=line[epoch.commit].time_s,
@@ -215,8 +213,7 @@ def _stories(
             blocked=follow.blocked(),
             measured=known,
             failures=val.failures.get(known, ()),
-            failed=failed,
-            evaluated=failed + val.count(known, "p"),
+            counts=val.counts(known),
             fixed=tuple(fixed),
             broken=tuple(broken),
         )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from autopilot.core.record import TraceRecord
+from autopilot.core.types import OUTCOMES, Datum, Outcome
 from autopilot.tracking.report_diffs import clipped
 
-NOT_EVALUATED, PASSED, FAILED, BROKE = ".", "p", "f", "e"
+NOT_EVALUATED = "."
+CODES: dict[Outcome, str] = dict(zip(OUTCOMES, "pfeun", strict=True))
+_PASSED, _NOT_PASSED = CODES["passed"], CODES["failed"] + CODES["error"]
+# The most telling first, where not all are shown.
+_RANK: dict[Outcome, int] = {"error": 0, "failed": 1, "unmeasured": 2, "unscored": 3}
 ITEMS_AT_MOST = 20_000
 CELLS_AT_MOST = 6_000_000
 FAILURES_AN_EPOCH = 20
@@ -19,17 +22,17 @@ _TEXT = 600
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An item that failed.
+    """An item that did not pass.
 
     Args:
         id: The item's.
-        text: Its error, or the feedback on it.
-        broke: Whether the system failed rather than answered badly.
+        text: Its error, why it was not measured, or the feedback on it.
+        outcome: What it came to.
     """
 
     id: str
     text: str
-    broke: bool
+    outcome: Outcome
 
 
 @dataclass
@@ -39,9 +42,9 @@ class Results:
     Attributes:
         split: "train", "val" or "test".
         ids: The items, in the order in which they were first met.
-        rows: Epoch to a character an item: "p" passed, "f" failed, "e" failed with an error, "."
-            not evaluated; what a row is too short for was not evaluated.
-        failures: Epoch to its first failures.
+        rows: Epoch to a character an item, as CODES has them, "." for one that was not evaluated;
+            what a row is too short for was not evaluated.
+        failures: Epoch to its first failures: errors, then what failed, then what has no score.
         left_out: Results that are missing since the table is large enough.
     """
 
@@ -56,40 +59,38 @@ class Results:
     def add(self, trace: TraceRecord) -> None:
         """Takes in the results of an epoch."""
         row = bytearray(NOT_EVALUATED.encode() * len(self.ids))
-        failures: list[Failure] = []
+        failures: list[Datum] = []
         seen: Counter[str] = Counter()
-        for item in trace.items:
-            name = str(item["id"])
+        for item in trace.data():
+            name = item.id
             seen[name] += 1
             # The same item twice in a split is two rows.
             place = self._place(name if seen[name] == 1 else f"{name} ({seen[name]})")
-            outcome = _outcome(item)
-            if outcome != PASSED and len(failures) < FAILURES_AN_EPOCH:
-                failures.append(_failure(name, item))
+            if item.outcome != "passed":
+                failures.append(item)
             if place is None or self._cells >= CELLS_AT_MOST:
                 self.left_out += 1
                 continue
             row += NOT_EVALUATED.encode() * (place + 1 - len(row))
-            row[place] = ord(outcome)
+            row[place] = ord(CODES[item.outcome])
             self._cells += 1
         self.rows[trace.epoch] = row.decode()
-        self.failures[trace.epoch] = tuple(failures)
+        failures.sort(key=lambda item: _RANK[item.outcome])
+        self.failures[trace.epoch] = tuple(map(_failure, failures[:FAILURES_AN_EPOCH]))
 
-    def count(self, epoch: int, outcomes: str) -> int:
-        """How many items of an epoch came out so."""
+    def counts(self, epoch: int) -> dict[Outcome, int]:
+        """How many items of an epoch came to what."""
         row = self.rows.get(epoch, "")
-        return sum(row.count(outcome) for outcome in outcomes)
+        return {outcome: row.count(code) for outcome, code in CODES.items()}
 
     def turned(self, before: int, after: int) -> tuple[list[str], list[str]]:
         """The items that were fixed from one epoch to another, and those that were broken."""
         fixed, broken = [], []
         pairs = zip(self.ids, self.rows.get(before, ""), self.rows.get(after, ""), strict=False)
         for name, was, now in pairs:
-            if NOT_EVALUATED in (was, now):
-                continue
-            if was != PASSED and now == PASSED:
+            if was in _NOT_PASSED and now == _PASSED:
                 fixed.append(name)
-            elif was == PASSED and now != PASSED:
+            elif was == _PASSED and now in _NOT_PASSED:
                 broken.append(name)
         return fixed, broken
 
@@ -101,12 +102,6 @@ class Results:
         return place
 
 
-def _outcome(item: Mapping[str, Any]) -> str:
-    if item.get("success", True):
-        return PASSED
-    return BROKE if item.get("error_message") else FAILED
-
-
-def _failure(name: str, item: Mapping[str, Any]) -> Failure:
-    error = item.get("error_message")
-    return Failure(name, clipped(str(error or item.get("feedback") or ""), _TEXT), bool(error))
+def _failure(item: Datum) -> Failure:
+    text = item.unmeasured or item.error_message or item.feedback or ""
+    return Failure(item.id, clipped(text, _TEXT), item.outcome)

@@ -42,7 +42,7 @@ class RefSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Synced:
     """How the exchange of one experiment ended.
 
     Args:

@@ -26,7 +26,7 @@ def test_preflight_changes_nothing_and_tells_the_cost(place: Place) -> None:
     [
         (("return Raise(self.parameters())", "return None"), "set-up", "not an Optimizer"),
         (('"x.txt")', '"y.txt")'), "parameters", "y.txt does not exist"),
-        (("int(self.x.read_text()) >", "int('?') >"), "evaluation", "ValueError"),
+        (("int(self.x.read_text()) >", "int('?') >"), "evaluation", "ValueError invalid literal"),
         (("    def score", "    monitor = 'f1'\n\n    def score"), "monitor", "'f1'"),
         (("import AutoPilotModule,", "import AutoPilotModul,"), "module", "cannot be imported"),
     ],

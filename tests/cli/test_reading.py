@@ -328,7 +328,10 @@ def test_log_counts_down_where_lower_is_better(here: Here) -> None:
     make("down", Plan([5, 4]), monitor="miss", mode="min")
     lines = here.run("log").splitlines()
 
-    assert "best: epoch 1, val miss 7.000 -> 5.000, test 7.000 -> 5.000 (95%" in lines[1]
+    assert (
+        "best: epoch 1, val miss 7.000 -> 5.000 (lower is better), test 7.000 -> 5.000 (95%"
+        in lines[1]
+    )
     assert lines[4].split()[:6] == ["1", "5.000", "-2.000", "0.500", "5.000", "kept"]
     assert lines[5].split()[:6] == ["2", "6.000", "+1.000", "0.400", "5.000", "rejected"]
     assert here.json("status", "down")["mode"] == "min"
@@ -338,10 +341,10 @@ def test_log_of_a_metric_that_is_not_a_number(here: Here) -> None:
     make("nan", Plan([99, 5]), monitor="miss", mode="min", test=False)
     log = here.json("log")["log"]
 
-    assert [e["value"] for e in log] == [7.0, "NaN", 5.0]
+    assert [e["value"] for e in log] == [7.0, None, 5.0]
     assert [e["best"] for e in log] == [7.0, 7.0, 5.0]
     row = here.run("log").splitlines()[4].split()
-    assert row[:2] == ["1", "nan"]
+    assert row[:2] == ["1", "-"]
     assert "rejected" in row
     assert "●" in here.run("log", "--graph")
 
@@ -733,8 +736,9 @@ def test_status_lists_the_newest_first(demo: Here, monkeypatch: pytest.MonkeyPat
         *("experiment", "state", "epochs", "kept", "metric", "baseline", "best"),
         *("updated", "detail"),
     ]
-    assert lines[0].split()[:9] == [
-        *("shop/later", "stopped", "1", "1", "val", "miss", "7.000", "2.000", "0"),
+    assert lines[0].split()[:12] == [
+        *("shop/later", "stopped", "1", "1", "val", "miss", "(lower", "is", "better)"),
+        *("7.000", "2.000", "0"),
     ]
     assert lines[1].endswith("reached the maximum of 7 epochs")
 

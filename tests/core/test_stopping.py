@@ -73,9 +73,9 @@ UP = tuple(n / 10 for n in range(11))
         (EarlyStopping(2, 0.9), (0.5, 0.1, 0.95), 2, "target reached: val score 0.950, asked for"
          " 0.9"),
         (Plateau(2, 0.15), (0.1, 0.5, 0.9, 0.95, 0.96, 0.97), 4,
-         "plateau: 0.0600 gained in 2 epochs, asked for 0.15"),
+         "plateau: 0.060 gained in 2 epochs, asked for 0.15"),
         (Plateau(3), (0.5, 0.1, 0.2, 0.3, 0.9), 3,
-         "plateau: 0.0000 gained in 3 epochs, asked for 0.001"),
+         "plateau: 0.000 gained in 3 epochs, asked for 0.001"),
         (Budget(tokens=250), UP, 3, "token budget: 300 of 250 spent"),
         (Budget(cost_usd=0.5), UP, 2, "dollar budget: $0.50 of $0.5 spent"),
         (Budget(seconds=0), UP, 0, "time budget: 0.0 of 0 s spent"),

@@ -34,7 +34,7 @@ class Level(AutoPilotModule):
         return Up(self.parameters())
 
     def train_dataloader(self) -> list[list[dict[str, object]]]:
-        return [[{"x": 0, "id": "a"}, {"x": 1, "id": "b"}]]
+        return [[{"x": 0, "id": "a", "success": True, "outcome": "passed"}, {"x": 1, "id": "b"}]]
 
     val_dataloader = train_dataloader
 
@@ -56,12 +56,12 @@ def test_the_recorder_writes_an_item_a_line(tmp_path: Path) -> None:
     path = tmp_path / "items.jsonl"
     Trainer(callbacks=[DataRecorder(path)]).fit(Level(), max_epochs=1)
     assert lines(path) == [
-        {"split": "val", "epoch": 0, "id": "a", "success": True},
-        {"split": "val", "epoch": 0, "id": "b", "success": False},
-        {"split": "train", "epoch": 1, "id": "a", "success": True},
-        {"split": "train", "epoch": 1, "id": "b", "success": False},
-        {"split": "val", "epoch": 1, "id": "a", "success": True},
-        {"split": "val", "epoch": 1, "id": "b", "success": True},
+        {"split": "val", "epoch": 0, "id": "a", "success": True, "outcome": "passed"},
+        {"split": "val", "epoch": 0, "id": "b", "success": False, "outcome": "failed"},
+        {"split": "train", "epoch": 1, "id": "a", "success": True, "outcome": "passed"},
+        {"split": "train", "epoch": 1, "id": "b", "success": False, "outcome": "failed"},
+        {"split": "val", "epoch": 1, "id": "a", "success": True, "outcome": "passed"},
+        {"split": "val", "epoch": 1, "id": "b", "success": True, "outcome": "passed"},
     ]
 
 

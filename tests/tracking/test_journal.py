@@ -126,6 +126,7 @@ def test_what_json_cannot_carry_is_refused():
     [
         (b'{"v":2,"kind":"metrics"', "line 2: "),
         (b'{"v":99,"kind":"metrics","epoch":1,"id":"x"}', "version 99 is newer"),
+        (b'{"v":1,"kind":"metrics","epoch":1,"id":"x"}', "run the experiment anew"),
         (b'{"v":2,"kind":"other","epoch":1,"id":"x"}', "there is no kind 'other'"),
         (b'{"kind":"metrics"}', "line 2: "),
         (b'{"v":2,"kind":"metrics","epoch":1,"id":"x","split":"val"}', "line 2: "),

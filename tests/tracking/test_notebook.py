@@ -91,7 +91,7 @@ def test_what_an_epoch_was(repository, top):
     ((commit, step),) = book.steps(1)
     assert (commit, step.summary) == (book.epoch(1).commit, "to 2 at 1")
     assert book.lessons(1)[0].outcome == "kept"
-    assert [item["id"] for item in book.items(1)] == ["v0", "v1", "v2", "v3"]
+    assert [item.id for item in book.items(1)] == ["v0", "v1", "v2", "v3"]
     assert book.before(1) == book.start
     assert "+2" in book.diff(book.before(1), book.after(1)).splitlines()
     assert book.counts(book.before(1), book.after(1))["rules/a.txt"].added == 1

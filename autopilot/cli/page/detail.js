@@ -27,7 +27,8 @@ function title(experiment, epoch) {
     h("h2", { id: "detail-title", tabindex: -1 }, `Epoch ${epoch.number}`),
     h("span", { class: `pill ${epoch.verdict}` }, epoch.verdict + odd(epoch)),
     h("span", {}, `val ${experiment.monitor} ${number(epoch.value)} `,
-      delta && h("span", { class: better(epoch.delta, experiment.mode) }, delta)),
+      delta && h("span", { class: better(epoch.delta, experiment.mode) }, delta),
+      experiment.mode === "min" && h("span", { class: "faint" }, " lower is better")),
     h("span", { class: "right" }, beside(-1, "←", "previous epoch"), beside(1, "→", "next epoch")));
 }
 
@@ -81,20 +82,25 @@ function stepBlock(step, index, count) {
 }
 
 function failures(epoch, detail) {
-  if (!detail.evaluated) return "";
+  const { passed, failed, error } = detail.counts;
+  const others = Object.keys(STATES).filter((state) => detail.counts[state]);
+  if (!others.length) return "";
+  const total = others.reduce((sum, state) => sum + detail.counts[state], 0);
+  const told = passed + failed === total ? `${grouped(failed)} of ${counted(total, "val item")} failed`
+    : `${counted(total, "val item")}: ${others.map((state) => `${grouped(detail.counts[state])} ${state}`).join(", ")}`;
   const ids = (list, more, name) => list.length > 0 && h("div", {}, h("p", { class: "faint" }, name),
     h("div", { class: "ids" }, list.map((id) => h("span", { class: "pill" }, id)), more > 0 && h("span", { class: "faint" }, `and ${grouped(more)} more`)));
-  const rest = detail.failed - detail.failures.length;
+  const rest = total - passed - detail.failures.length;
   return [
     h("h3", {}, "Items"),
-    h("p", {}, `${grouped(detail.failed)} of ${counted(detail.evaluated, "val item")} failed`,
+    h("p", {}, told,
       epoch.from !== null && detail.measured !== epoch.from ? `; against epoch ${epoch.from}: ${detail.fixed_count} fixed, ${detail.broken_count} broken` : ""),
     ids(detail.fixed, detail.fixed_count - detail.fixed.length, "fixed"),
     ids(detail.broken, detail.broken_count - detail.broken.length, "broken"),
-    detail.failures.length > 0 && h("details", {}, h("summary", {}, `Why ${detail.failed === 1 ? "it" : "they"} failed`),
-      h("ul", { class: "failures" }, detail.failures.map(([id, text, broke]) =>
-        h("li", {}, h("b", {}, id), broke ? h("span", { class: "pill rejected" }, "error") : "", " ", text))),
-      rest > 0 && h("p", { class: "faint" }, `${counted(rest, "more item")} failed; the command above with --json has all.`)),
+    detail.failures.length > 0 && h("details", {}, h("summary", {}, failed + error ? `Why ${failed + error === 1 ? "it" : "they"} failed` : "Items that did not pass"),
+      h("ul", { class: "failures" }, detail.failures.map(([id, text, outcome]) =>
+        h("li", {}, h("b", {}, id), outcome !== "failed" ? h("span", { class: `pill ${outcome === "error" ? "rejected" : ""}` }, outcome) : "", " ", text))),
+      rest > 0 && h("p", { class: "faint" }, `${counted(rest, "more item")} did not pass; the command above with --json has all.`)),
   ];
 }
 

@@ -32,7 +32,7 @@ function number(value, signed = false) {
   if (typeof value === "string") return value; // NaN and infinity
   const size = Math.abs(value);
   let text;
-  if (size && size < 0.001) text = size.toExponential(2);
+  if (size && size < 0.001) text = String(Number(size.toPrecision(3)));
   else text = size >= 10000 ? grouped(Math.round(size)) : size.toFixed(3);
   const sign = value < 0 && !/^[0.]*$/.test(text) ? "−" : signed ? "+" : "";
   return sign + text;

@@ -1,6 +1,9 @@
 // The heat map: items x epochs. Not evaluated is not the same as failed, and looks different.
 
-const STATES = { p: ["passed", "pass"], f: ["failed", "fail"], e: ["failed with an error", "broke"], ".": ["not evaluated", "none"] };
+const STATES = {
+  passed: ["passed", "pass"], failed: ["failed", "fail"], error: ["failed with an error", "broke"],
+  unmeasured: ["could not be measured", "lost"], unscored: ["not scored", "bare"], none: ["not evaluated", "none"],
+};
 const LEFT = 132;
 const TOP = 22;
 
@@ -47,8 +50,8 @@ class HeatMap {
       return { epoch, reused: own === undefined && place !== undefined, row: place === undefined ? "" : rows[place] };
     });
     this.tally = this.ids.map((id, item) => {
-      const count = { id, item, p: 0, f: 0, e: 0, ".": 0 };
-      for (const { row } of this.columns) count[row[item] || "."] += 1;
+      const count = { id, item, ...Object.fromEntries(Object.keys(STATES).map((state) => [state, 0])) };
+      for (const { row } of this.columns) count[this.state(row, item)] += 1;
       return count;
     });
     this.scroller = new Scroller("heatbox", `Results of ${counted(this.ids.length, "item")} in ${counted(this.columns.length, "epoch")}; the table below has the counts`, {
@@ -64,8 +67,14 @@ class HeatMap {
     this.scroller.reveal(LEFT + this.wide * experiment.places.get(chosen.epoch));
   }
 
+  /** What an item came to in an epoch. */
+  state(row, item) {
+    return this.result.codes[row[item]] || "none";
+  }
+
   order() {
-    const share = (c) => (c.p + c.f + c.e ? (c.f + c.e) / (c.p + c.f + c.e) : -1);
+    const scored = (c) => c.passed + c.failed + c.error;
+    const share = (c) => (scored(c) ? (c.failed + c.error) / scored(c) : -1);
     this.shown = this.hardest ? [...this.tally].sort((a, b) => share(b) - share(a)) : this.tally;
     const room = (this.body.clientWidth || main.clientWidth - 90) - LEFT - 6;
     this.wide = Math.max(3, Math.min(30, Math.floor(room / this.columns.length)));
@@ -85,10 +94,10 @@ class HeatMap {
       const { row, epoch } = this.columns[c];
       const x = LEFT + c * wide;
       for (let r = from; r < to; r += 1) {
-        const state = row[this.shown[r].item] || ".";
+        const state = this.state(row, this.shown[r].item);
         context.fillStyle = fills[state];
         const y = TOP + r * tall;
-        if (state === ".") context.fillRect(x + wide / 2 - 1, y + tall / 2 - 1, Math.min(2, wide), 2);
+        if (state === "none") context.fillRect(x + wide / 2 - 1, y + tall / 2 - 1, Math.min(2, wide), 2);
         else context.fillRect(x, y, wide - gapX, tall - gapY);
       }
       if (chosen.epoch === epoch.number && chosen.experiment === this.experiment) {
@@ -121,7 +130,7 @@ class HeatMap {
     const item = this.shown[Math.floor((y - TOP) / this.tall)];
     const [seenX, seenY] = [x - this.scroller.element.scrollLeft, y - this.scroller.element.scrollTop];
     if (!column || !item || seenX < LEFT || seenY < TOP) return null;
-    const [state] = STATES[column.row[item.item] || "."];
+    const [state] = STATES[this.state(column.row, item.item)];
     const where = column.reused ? ` (measured in epoch ${column.epoch.reused})` : "";
     return [`${item.id} in epoch ${column.epoch.number}: ${state}${where}`, ...label(column.epoch)];
   }
@@ -130,8 +139,8 @@ class HeatMap {
     const details = h("details", { toggle: () => {
       if (!details.open || details.children.length > 1) return;
       const shown = this.shown.slice(0, 1000);
-      details.append(table(["item", "passed", "failed", "with an error", "not evaluated"],
-        shown.map((c) => [c.id, ...[c.p, c.f, c.e, c["."]].map((n) => grouped(n))]), [1, 2, 3, 4]));
+      details.append(table(["item", "passed", "failed", "with an error", "unmeasured", "not scored", "not evaluated"],
+        shown.map((c) => [c.id, ...Object.keys(STATES).map((state) => grouped(c[state]))]), [1, 2, 3, 4, 5, 6]));
       const more = this.shown.length - shown.length;
       if (more) details.append(h("p", { class: "faint" }, `${counted(more, "more item")} are only in the heat map.`));
     } }, h("summary", {}, "The items as a table"));

@@ -1,0 +1,263 @@
+"""Failures that cost an item, not the run: what was raised where, counted by kind.
+
+The text of an item's feedback says where its error was raised, so that what is recorded says it
+too, and a past epoch is described in the same words as the one that is going on.
+"""
+
+from __future__ import annotations
+
+import re
+import sysconfig
+import traceback
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from types import FrameType
+
+from autopilot.core.types import Datum
+
+_PACKAGE = __file__.removesuffix("core/failures.py")
+_INSTALLED = tuple(
+    {sysconfig.get_path(name) + "/" for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+)
+_RAISED = "it raised "
+_PLACE = re.compile(r" \(([^()\s]+:\d+)\)$")
+# What differs from item to item in one and the same failure.
+_NAMES = re.compile(r"0x[0-9a-fA-F]+|\b[0-9a-fA-F]{8,}\b|\d+")
+_HOW = ("raised", "failed", "unmeasured")
+_KINDS_AT_MOST = 3
+_TEXT_AT_MOST = 160
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """An exception of the user's code.
+
+    Args:
+        message: Type and text, as an item's `error_message` has it: "KeyError: 'label'".
+        place: The user's own file and line: "classify.py:41"; "" where none of it is theirs.
+        traceback: The user's frames of the traceback; "" where there are none.
+    """
+
+    message: str
+    place: str
+    traceback: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> Raised:
+        """What there is to say of an exception."""
+        message = f"{type(error).__name__}: {error}".removesuffix(": ")
+        return cls(message, _place(error), user_traceback(error))
+
+    def result(self) -> Datum:
+        """What the item came to; its feedback says where."""
+        feedback = f"{_RAISED}{self.message}" + (f" ({self.place})" if self.place else "")
+        return Datum(success=False, error_message=self.message, feedback=feedback)
+
+
+def user_traceback(error: BaseException) -> str:
+    """The traceback without autopilot's and the import system's frames; empty if none is left."""
+    shown = traceback.TracebackException.from_exception(error)
+    left = 0
+    layer: traceback.TracebackException | None = shown
+    while layer is not None:
+        own = [
+            frame
+            for frame in layer.stack
+            if not frame.filename.startswith((_PACKAGE, "<frozen importlib"))
+        ]
+        layer.stack = traceback.StackSummary.from_list(own)
+        # A SyntaxError says itself where it is.
+        left += len(own) + (layer.exc_type is not None and issubclass(layer.exc_type, SyntaxError))
+        layer = layer.__cause__ or layer.__context__
+    return "".join(shown.format()) if left else ""
+
+
+def _place(error: BaseException) -> str:
+    """The innermost line of the user's own; of another library's where none is theirs."""
+    frames = [
+        (frame, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if not frame.f_code.co_filename.startswith((_PACKAGE, "<frozen "))
+    ]
+    own = [(frame, line) for frame, line in frames if not _is_installed(frame)]
+    if not frames:
+        return ""
+    frame, line = (own or frames)[-1]
+    return f"{_name(frame)}:{line}"
+
+
+def _is_installed(frame: FrameType) -> bool:
+    path = frame.f_code.co_filename
+    # A checkout may stand below the interpreter's own folder, never below site-packages.
+    return path.startswith(_INSTALLED) or "/site-packages/" in path
+
+
+def _name(frame: FrameType) -> str:
+    """A file's name with the folders of its package: the same in a worktree and a checkout."""
+    parts = frame.f_code.co_filename.split("/")
+    module = str(frame.f_globals.get("__name__", "")).split(".")
+    depth = len(module) + (parts[-1] == "__init__.py")
+    return "/".join(parts[-depth:] if parts[-depth] == module[0] or depth > 1 else parts[-1:])
+
+
+@dataclass(slots=True)
+class Kind:
+    """Failures of the same kind in one split.
+
+    Args:
+        how: "raised", "failed" (the module said so itself), or "unmeasured".
+        text: What the first of them says.
+        place: Where it was raised; "" where that is not known.
+        count: How many items.
+        traceback: The first one's; "" where it is not known, as of a recorded result.
+    """
+
+    how: str
+    text: str
+    place: str = ""
+    count: int = 0
+    traceback: str = ""
+
+    def line(self, split: str, total: int) -> str:
+        """One line for a person: `2 of 250 val items raised: KeyError 'label' (classify.py:41)`."""
+        many = f"all {total}" if self.count == total > 1 else f"{self.count} of {total}"
+        verb = {
+            "raised": "raised",
+            "failed": "failed with",
+            "unmeasured": "could not be measured",
+        }[self.how]
+        place = f" ({self.place})" if self.place else ""
+        return f"{many} {split} items {verb}: {self.text}{place}"
+
+
+class Failures:
+    """The failed items of an epoch, by split and kind.
+
+    >>> failures = Failures()
+    >>> failures.add("val", Datum(items=[Datum(error_message="timed out"), Datum(success=True)]))
+    >>> failures.lines("val")
+    ['1 of 2 val items failed with: timed out']
+    """
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, dict[tuple[str, str], Kind]] = {}
+        self._totals: Counter[str] = Counter()
+        self._tracebacks: dict[tuple[str, str], str] = {}
+
+    def clear(self) -> None:
+        """Forgets everything: another epoch begins."""
+        self._kinds, self._totals, self._tracebacks = {}, Counter(), {}
+
+    def raised(self, split: str, error: BaseException) -> Datum:
+        """What an item comes to that raised; the first traceback of its kind is kept for `add`."""
+        raised = Raised.of(error)
+        self._tracebacks.setdefault((split, _key(raised.message)), raised.traceback)
+        return raised.result()
+
+    def add(self, split: str, data: Datum) -> None:
+        """Takes in the results of a batch, as they are once they are scored."""
+        self._totals[split] += len(data)
+        for item in data.leaves():
+            if item.error_message is not None or item.unmeasured is not None:
+                self._count(split, item)
+
+    def _count(self, split: str, item: Datum) -> None:
+        found = _kind(item)
+        key = (found.how, _key(found.text))
+        kind = self._kinds.setdefault(split, {}).setdefault(key, found)
+        if not kind.count and found.how == "raised":
+            kind.traceback = self._tracebacks.get((split, _key(item.error_message or "")), "")
+        kind.count += 1
+
+    def raised_of(self, split: str) -> int:
+        """How many items of a split raised, those that an earlier session evaluated included."""
+        return sum(kind.count for kind in self.kinds(split) if kind.how == "raised")
+
+    def kinds(self, split: str) -> list[Kind]:
+        """The kinds of failures in a split, the most frequent first; of equals, what raised."""
+        found = self._kinds.get(split, {}).values()
+        return sorted(found, key=lambda kind: (-kind.count, _HOW.index(kind.how)))
+
+    def lines(self, split: str, *, tracebacks: bool = False) -> list[str]:
+        """A line for each kind, at most three, and how many more there are.
+
+        Args:
+            split: "train", "val" or "test".
+            tracebacks: Each kind's traceback below its line too, where it is known.
+        """
+        kinds, total = self.kinds(split), self._totals[split]
+        out: list[str] = []
+        for kind in kinds[:_KINDS_AT_MOST]:
+            out.append(kind.line(split, total))
+            out += kind.traceback.rstrip().splitlines() if tracebacks else []
+        more = len(kinds) - _KINDS_AT_MOST
+        if more > 0:
+            out.append(f"and {more} more kind{'' if more == 1 else 's'} of failure")
+        return out
+
+    def first_traceback(self, split: str) -> str:
+        """Where the user's own code raised first, most frequent kind first; "" if unknown."""
+        return next((kind.traceback for kind in self.kinds(split) if kind.traceback), "")
+
+
+def failure_lines(split: str, items: Iterable[Datum]) -> list[str]:
+    """The same lines for results that are recorded."""
+    failures = Failures()
+    for item in items:
+        failures.add(split, item)
+    return failures.lines(split)
+
+
+def never_measured(epochs: Iterable[Iterable[Datum]]) -> tuple[int, list[Datum]]:
+    """The items that gave no result in any epoch: each raised or was `unmeasured` every time.
+
+    Args:
+        epochs: The results of a split in each epoch that measured it, the last one first: reading
+            ends as soon as every item has a result.
+
+    Returns:
+        The number of epochs that were looked at, and the last epoch's results of those items.
+    """
+    left: dict[str, Datum] | None = None
+    count = 0
+    for items in epochs:
+        count += 1
+        without = {item.id: item for item in _without_result(items)}
+        left = without if left is None else {k: v for k, v in left.items() if k in without}
+        if not left:
+            break
+    return count, list((left or {}).values())
+
+
+def _without_result(items: Iterable[Datum]) -> Iterator[Datum]:
+    return (item for item in items if item.outcome in ("error", "unmeasured"))
+
+
+def _kind(item: Datum) -> Kind:
+    if item.unmeasured is not None:
+        return Kind("unmeasured", _first_line(item.unmeasured))
+    message = item.error_message or ""
+    if not (item.feedback or "").startswith(f"{_RAISED}{message}"):
+        return Kind("failed", _first_line(message))
+    place = _PLACE.search(item.feedback or "")
+    name, _, text = _first_line(message).partition(": ")
+    return Kind("raised", f"{name} {text}".strip(), place[1] if place else "")
+
+
+def reason(item: Datum) -> str:
+    """Why an item has no result, in a few words and with the place; "" if it has one."""
+    if item.outcome not in ("error", "unmeasured"):
+        return ""
+    kind = _kind(item)
+    return kind.text + (f" ({kind.place})" if kind.place else "")
+
+
+def _first_line(text: str) -> str:
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "no reason is given")
+    return line if len(line) <= _TEXT_AT_MOST else f"{line[: _TEXT_AT_MOST - 3]}..."
+
+
+def _key(text: str) -> str:
+    """A message without what differs from item to item."""
+    return _NAMES.sub("#", _first_line(text).replace(": ", " ", 1))

@@ -1,0 +1,91 @@
+"""Numbers as text: digits, changes, directions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autopilot.core.figures import figure, figures, lower_note, signed
+
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0.000"),
+        (0.5833, "0.583"),
+        (-0.25, "-0.250"),
+        (0.00012, "0.00012"),
+        (1e-7, "1e-07"),
+        (9999.5, "9999.500"),
+        (12345.6, "12346"),
+        (123456789012.0, "123456789012"),
+        (1.5e20, "1.5e+20"),
+        (math.nan, "nan"),
+        (-math.inf, "-inf"),
+        (None, "-"),
+    ],
+)
+def test_one_value(value: float | None, text: str) -> None:
+    assert figure(value) == text
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ((0.583, 0.717), ("0.583", "0.717")),
+        ((0.69996, 0.7), ("0.69996", "0.70000")),
+        ((0.00012, 0.00013), ("0.00012", "0.00013")),
+        ((1e-7, 1.0001e-7), ("1e-07", "1.0001e-07")),
+        ((0.00012, 0.5), ("0.00012", "0.500")),
+        ((0.0, 1e-9), ("0.000", "1e-09")),
+        ((0.05941, 0.0583), ("0.0594", "0.0583")),
+        ((1234567.891, 1234567.892), ("1234567.891", "1234567.892")),
+        ((0.5, None, math.nan), ("0.500", "-", "nan")),
+        # The noise of binary fractions is no difference.
+        ((0.1 + 0.2, 0.3), ("0.300", "0.300")),
+        ((), ()),
+    ],
+)
+def test_values_beside_one_another(
+    values: tuple[float | None, ...], texts: tuple[str, ...]
+) -> None:
+    assert figures(*values) == texts
+
+
+@given(FINITE, FINITE)
+def test_what_differs_by_more_than_noise_reads_differently(one: float, other: float) -> None:
+    first, second = figures(one, other)
+    assert len(first) <= 25
+    if abs(one - other) > 1e-9 * max(abs(one), abs(other)) and math.isfinite(one - other):
+        assert first != second or max(abs(one), abs(other)) < 1e-300
+    # What is not zero does not read as zero.
+    assert one == 0 or float(first) != 0
+
+
+@pytest.mark.parametrize(
+    ("change", "of", "text"),
+    [
+        (0.134, None, "+0.134"),
+        (-0.025, 0.717, "-0.025"),
+        (0.00001, None, "+1e-05"),
+        (-0.00115, 0.0594, "-0.00115"),
+        (0.0, 0.5, "+0.000"),
+        (0.7 - 0.5 - 0.2, None, "+0.000"),
+        (1e-9, 1e9, "+0.000"),
+        (2e-14, 1e-14, "+2e-14"),
+        (-123456.0, 1e6, "-123456"),
+        (math.nan, None, ""),
+        (None, 1.0, ""),
+    ],
+)
+def test_changes_have_a_sign(change: float | None, of: float | None, text: str) -> None:
+    assert signed(change, of=of) == text
+
+
+def test_only_lower_is_said() -> None:
+    assert (lower_note("min"), lower_note("max")) == (" (lower is better)", "")
