@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from autopilot.core import evaluation, repeats
+from autopilot.core import evaluation
 from autopilot.core.chance import seed_everything
 from autopilot.core.evaluation import Evaluator, SplitMetrics
 from autopilot.core.feedback import hears
@@ -27,7 +27,7 @@ from autopilot.core.loss import Loss
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.policy import Decision, Policy, decide
-from autopilot.core.repeats import Measured
+from autopilot.core.repeats import Measured, measure, measure_noise
 from autopilot.core.types import Cost
 from autopilot.core.writing import check_states
 from autopilot.errors import EvaluationError
@@ -86,11 +86,10 @@ class EpochLoop(Loop):
             )
         metrics = {"val": val.compute()} if fit.val is not None else {}
         fit.trainer.check_monitor(metrics, val.passes[0])
-        noise = repeats.measure_noise(fit, val)
-        decision = Decision("baseline", ("measured before anything changed", *noise))
+        reasons = ("measured before anything changed", *measure_noise(fit, val))
         fit.trainer.experiment.on_validation_complete({"val": val.items}, val.results)
         cost = Cost(evaluations=val.evaluations, seconds=time.monotonic() - started)
-        self.conclude(fit, 0, metrics, decision, cost)
+        self.conclude(fit, 0, metrics, Decision("baseline", reasons), cost)
 
     def epoch(self, fit: Fit, epoch: int) -> None:
         """One epoch from the first training batch to the verdict."""
@@ -162,8 +161,7 @@ class EpochLoop(Loop):
 
     def validate(self, fit: Fit, epoch: int) -> Measured:
         """The val split, on the state after the step."""
-        trainer, module = fit.trainer, fit.module
-        return repeats.measure(trainer, module, fit.evaluator, "val", epoch, fit.val)
+        return measure(fit.trainer, fit.module, fit.evaluator, "val", epoch, fit.val)
 
     def conclude(
         self,

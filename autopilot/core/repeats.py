@@ -19,11 +19,15 @@ from autopilot.core.comparison import Key, keyed
 from autopilot.core.evaluation import Evaluator, SplitMetrics, batches
 from autopilot.core.graph import no_grad
 from autopilot.core.noise import DefaultPolicy, Noise, compare
+from autopilot.core.policy import EpochView
 from autopilot.core.record import TraceRecord
 from autopilot.core.run import repeating
-from autopilot.core.types import Cost, Datum, datum_from_json
+from autopilot.core.statistics import gain_of
+from autopilot.core.stopping import Budget
+from autopilot.core.types import Cost, Datum, Gain, datum_from_json
 
 if TYPE_CHECKING:
+    from autopilot.core.experiment import Experiment
     from autopilot.core.loop import Fit
     from autopilot.core.module import AutoPilotModule
     from autopilot.core.store import Store
@@ -248,7 +252,9 @@ def _reason_to_skip(fit: Fit, val: Measured) -> str:
     if trainer.measure_noise is None and calls:
         return "the evaluation calls a model (--measure-noise)"
     # Room for the second measurement, and for the val split of one epoch.
-    if not trainer.affords(Cost(evaluations=3 * val.evaluations, seconds=3 * trainer.epoch_s())):
+    total = trainer.spent() + Cost(evaluations=3 * val.evaluations, seconds=3 * trainer.epoch_s())
+    budgets = (callback.limits for callback in trainer.active if isinstance(callback, Budget))
+    if any(total.evaluations > b.evaluations or total.seconds > b.seconds for b in budgets):
         return "the budget is too small for a second measurement"
     return ""
 
@@ -258,3 +264,41 @@ def _share(items: Sequence[Datum], monitor: str) -> float | None:
     if monitor != "accuracy" or not items or any(monitor in item.metrics for item in items):
         return None
     return 1 / len(items)
+
+
+def unscored(experiment: Experiment, loader: Iterable[Any]) -> list[int]:
+    """The epochs whose test split is to be scored, the best one last.
+
+    Where one of the two is scored, only the other: a kill came in between, or the best is a new
+    one. A loader that gives its batches once is for the best.
+    """
+    best = experiment.best_epoch
+    epochs = [best] if isinstance(loader, Iterator) or best == 0 else [0, best]
+    return [n for n in epochs if "test" not in experiment.metrics.get(n, {})] or epochs
+
+
+def test_gain(trainer: Trainer, measured: Measured) -> Gain:
+    """What the best state gained on the baseline, on the test split.
+
+    Args:
+        trainer: Of the experiment.
+        measured: The best state's test split; the baseline's is recorded.
+    """
+    experiment, monitor = trainer.experiment, trainer.monitor
+    metrics = measured.compute()
+    after = metrics.get(monitor)
+    if experiment.best_epoch == 0:
+        return Gain(after, after)
+    if not (before := recorded_passes(experiment.store, "test", 0)):
+        return Gain(None, after)
+    view = EpochView(
+        experiment.best_epoch,
+        {"test": metrics},
+        experiment.metrics[0],
+        {},
+        monitor,
+        trainer.mode,
+        items=measured.items,
+        best_items=before[0],
+    )
+    return gain_of(view, "test", trainer.seed)

@@ -32,10 +32,10 @@ from autopilot.core.loss import Loss
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.outages import MAX_WAIT_S, Outages, transient_errors_of
-from autopilot.core.policy import Decision, EpochView, Gate, Policy
+from autopilot.core.policy import Decision, Gate, Policy
 from autopilot.core.progress import note_rest
 from autopilot.core.record import LlmRecord
-from autopilot.core.repeats import Measured, measure, recorded_passes
+from autopilot.core.repeats import Measured, measure, test_gain, unscored
 from autopilot.core.run import Run, running
 from autopilot.core.setup_checks import (
     check_gates,
@@ -44,9 +44,8 @@ from autopilot.core.setup_checks import (
     check_steps,
     forecast,
 )
-from autopilot.core.statistics import gain_of
 from autopilot.core.stopping import Budget
-from autopilot.core.types import Cost, Datum, Gain, Result
+from autopilot.core.types import Cost, Result
 from autopilot.errors import (
     AutopilotError,
     BudgetExceededError,
@@ -159,7 +158,7 @@ class Trainer:
         self._policy = self.policy or Policy()
         self._module: AutoPilotModule | None = None
         self._epoch_cost = Cost()
-        self._active: list[Callback] = []
+        self.active: list[Callback] = []
         self.run = Run(self.experiment)
         self.failures = Failures()
 
@@ -329,16 +328,6 @@ class Trainer:
         recorded = self.experiment.last_epoch >= self.current_epoch
         return self.experiment.spent + (Cost() if recorded else self._epoch_cost)
 
-    def affords(self, cost: Cost) -> bool:
-        """Whether every Budget among the callbacks has room for that, as far as it is known."""
-        budgets = [callback for callback in self._active if isinstance(callback, Budget)]
-        total = self.spent() + cost
-        return all(
-            total.evaluations <= budget.limits.evaluations
-            and total.seconds <= budget.limits.seconds
-            for budget in budgets
-        )
-
     def epoch_s(self) -> float:
         """The seconds that the epoch has taken so far, over all sessions."""
         return time.monotonic() - self._began_s
@@ -379,7 +368,7 @@ class Trainer:
 
     def call(self, moment: str, *arguments: Any) -> None:
         """Runs one method of every callback, and of the module if it has it."""
-        for callback in self._active:
+        for callback in self.active:
             getattr(callback, moment)(self, self._module, *arguments)
         self.call_module(moment, *arguments)
 
@@ -446,7 +435,7 @@ class Trainer:
     def _keyed_callbacks(self) -> Iterator[tuple[str, Callback]]:
         """The callbacks under their state keys; a second one of a key is key#2."""
         seen: Counter[str] = Counter()
-        for callback in self._active:
+        for callback in self.active:
             seen[callback.state_key] += 1
             number = seen[callback.state_key]
             yield callback.state_key + (f"#{number}" if number > 1 else ""), callback
@@ -524,7 +513,7 @@ class Trainer:
         check_moments(module)
         types = transient_errors_of(module)
         self.run.outages = Outages(self.max_wait_s, types, self.call)
-        self._active = [*self.callbacks, *callbacks_of(module)]
+        self.active = [*self.callbacks, *callbacks_of(module)]
         name = self._monitor or module.monitor
         self.monitor = name.removeprefix("val_").removeprefix("val/").removeprefix("val ")
         self.monitored = monitored(self.monitor, dict(module.named_metrics()))
@@ -538,7 +527,7 @@ class Trainer:
     def _ledger(self) -> Ledger:
         """What may be spent, less what the experiment's calls have cost so far."""
         limits = Limits()
-        for callback in self._active:
+        for callback in self.active:
             if isinstance(callback, Budget):
                 limits = limits & callback.call_limits()
         elapsed_s = self.experiment.spent.seconds + self.experiment.recorded_seconds()
@@ -584,14 +573,13 @@ class Trainer:
         started, evaluations = time.monotonic(), 0
         metrics: Mapping[str, float] = {}
         scored = split == "test" and bool(experiment.history)
-        for epoch in _unscored(experiment, loader) if scored else [experiment.best_epoch]:
+        for epoch in unscored(experiment, loader) if scored else [experiment.best_epoch]:
             with experiment.at(epoch) if scored else contextlib.nullcontext():
                 measured = self._pass(module, split, stage, loader, experiment, epoch)
             evaluations, metrics = evaluations + measured.evaluations, measured.compute()
             if scored:
-                items = measured.items
-                gain = self._gain(metrics, items) if epoch == experiment.best_epoch else None
-                experiment.on_test_complete(metrics, items, epoch, gain)
+                gain = test_gain(self, measured) if epoch == experiment.best_epoch else None
+                experiment.on_test_complete(metrics, measured.items, epoch, gain)
         best = experiment.best_epoch
         return Result(
             best_epoch=best,
@@ -599,26 +587,6 @@ class Trainer:
             cost=Cost(evaluations=evaluations, seconds=time.monotonic() - started),
             test=experiment.gains.get(best) if scored else None,
         )
-
-    def _gain(self, metrics: Mapping[str, float], items: Sequence[Datum]) -> Gain:
-        """What the best state gained on the baseline, on the test split."""
-        experiment = self.experiment
-        after = metrics.get(self.monitor)
-        if experiment.best_epoch == 0:
-            return Gain(after, after)
-        if not (before := recorded_passes(experiment.store, "test", 0)):
-            return Gain(None, after)
-        view = EpochView(
-            experiment.best_epoch,
-            {"test": metrics},
-            experiment.metrics[0],
-            {},
-            self.monitor,
-            self.mode,
-            items=items,
-            best_items=before[0],
-        )
-        return gain_of(view, "test", self.seed)
 
     def _pass(
         self,
@@ -648,14 +616,3 @@ class Trainer:
             evaluator.close()
             self.call("teardown", stage)
         return measured
-
-
-def _unscored(experiment: Experiment, loader: Iterable[Any]) -> list[int]:
-    """The epochs whose test split is to be scored, the best one last.
-
-    Where one of the two is scored, only the other: a kill came in between, or the best is a new
-    one. A loader that gives its batches once is for the best.
-    """
-    best = experiment.best_epoch
-    epochs = [best] if isinstance(loader, Iterator) or best == 0 else [0, best]
-    return [n for n in epochs if "test" not in experiment.metrics.get(n, {})] or epochs

@@ -32,9 +32,11 @@ def fit(rules: Path, experiment: Experiment) -> None:
     module = TicketClassifier(rules)
     trainer = Trainer(callbacks=[EarlyStopping(patience=10)], experiment=experiment)
     result = trainer.fit(module, max_epochs=40)
-    test = trainer.test(module).metrics["test"]["accuracy"]
+    test = trainer.test(module).test
     experiment.close()
-    print(f"val {result.baseline:.3f} -> {result.best:.3f}, test {test:.3f}")
+    print(
+        f"val {result.baseline:.3f} -> {result.best:.3f}, test {test.before:.3f} -> {test.after:.3f}"
+    )
     print(f"{result.epochs} epochs, {result.kept} kept; stopped: {result.stop_reason}")
 
 

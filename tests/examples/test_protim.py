@@ -131,7 +131,7 @@ def test_a_whole_run_improves_the_prompt_and_records_every_call(top: Path, serve
     assert done.returncode == 0, done.stderr
     check_result(top)
     assert "42 train / 42 val items" in done.stdout
-    assert "val accuracy 0.000 -> 0.429, test 0.429" in done.stdout
+    assert "val accuracy 0.000 -> 0.429, test 0.000 -> 0.429 (95% interval" in done.stdout
     assert max(paid(server).values()) == 1
     kept = {record.id: record for _, record in GitStore("p", top).records(LlmRecord)}
     assert kept.keys() == paid(server).keys()
