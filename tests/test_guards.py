@@ -35,7 +35,7 @@ FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in room
 NEIGHBOURS = {("files", "errors")}
 TOP = {"autopilot", "autopilot.__main__"}
 
-# Files with more than 300 lines, and why they are not two.
+# Files with more than 400 lines, and why they are not two.
 LONG = {
     "autopilot.core.record": "a record for each kind of note, mostly docstrings",
     "autopilot.core.experiment": "one class, everything that happens to an experiment",
@@ -51,7 +51,7 @@ LONG = {
     "autopilot.testing.stores": "one suite, many short tests",
 }
 # Longer still, until the split is made.
-LIMITS = {"autopilot.core.experiment": 570, "autopilot.core.trainer": 620}
+LIMITS = {"autopilot.core.experiment": 570}
 
 
 def imports_of(path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
@@ -53,9 +53,6 @@ class JudgeLoss(Loss):
         self.every_item = every_item
         self._range = judge.range_of()
         self._by_hand: WeakValueDictionary[int, Datum] = WeakValueDictionary()
-
-    def directions(self) -> Mapping[str, bool]:
-        return {"score": True}
 
     def score(self, data: Datum, targets: Any) -> None:
         chosen = [(i, t) for i, t in _pairs(data, targets) if self._is_to_be_scored(i)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from autopilot.core.signatures import check_call
 from autopilot.errors import UsageError
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from autopilot.core.record import MetricsRecord, StepRecord
     from autopilot.core.trainer import Trainer
     from autopilot.core.types import Datum
+
+
+class Logger(Protocol):
+    """Where metrics go beside the experiment: what Lightning's loggers have."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Takes "split/name" to value for an epoch."""
 
 
 class Callback:

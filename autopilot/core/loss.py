@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from autopilot.core.gradient import Finding, Gradient, TextGradient
@@ -128,10 +128,6 @@ class Loss:
             targets: The batch that it got, ground truth included.
         """
 
-    def directions(self) -> Mapping[str, bool]:
-        """The metrics that `score` gives to items: name to whether higher is better."""
-        return {}
-
     def backward(self, *, retain_graph: bool = False) -> None:
         """Sends back what was gathered since the last call, and forgets it.
 
@@ -203,9 +199,6 @@ class ChainLoss(Loss):
     def score(self, data: Datum, targets: Any) -> None:
         for loss in self.losses:
             loss.score(data, targets)
-
-    def directions(self) -> Mapping[str, bool]:
-        return {name: up for loss in self.losses for name, up in loss.directions().items()}
 
     def backward(self, *, retain_graph: bool = False) -> None:
         *first, last = self.losses

@@ -7,16 +7,18 @@ a resumed run that has nothing left to do says so at once. What is counted is sa
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from autopilot.core.callback import Callback
 from autopilot.core.direction import direction_of, metric_modes
 from autopilot.core.figures import figure
-from autopilot.core.ledger import Limits
+from autopilot.core.ledger import Ledger, Limits
+from autopilot.core.record import LlmRecord
 from autopilot.core.types import Cost
 
 if TYPE_CHECKING:
+    from autopilot.core.experiment import Experiment
     from autopilot.core.module import AutoPilotModule
     from autopilot.core.trainer import Trainer
 
@@ -206,3 +208,17 @@ class Budget(StopCondition):
         """What is checked before each model call."""
         limits = self.limits
         return Limits(self.calls, limits.tokens, limits.cost_usd, limits.seconds)
+
+
+def ledger_of(experiment: Experiment, callbacks: Iterable[Callback]) -> Ledger:
+    """What may be spent, less what the experiment's calls have cost so far."""
+    limits = Limits()
+    for callback in callbacks:
+        if isinstance(callback, Budget):
+            limits = limits & callback.call_limits()
+    ledger = Ledger(limits, experiment.spent.seconds + experiment.recorded_seconds())
+    for _, call in experiment.store.records(LlmRecord):
+        ledger.charge(call.role, call.cost, known=call.priced, judged=True)
+    for call in experiment.store.calls():
+        ledger.charge(call.role, call.cost, known=call.priced, judged=call.step > 0)
+    return ledger

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import EllipsisType
-from typing import Any, Protocol
+from typing import Any
 
-from autopilot.core.callback import Callback, check_callback, check_moments
+from autopilot.core.callback import Callback, Logger, check_callback, check_moments
 from autopilot.core.comparison import Monitored, monitored
 from autopilot.core.configuration import (
     as_policy,
@@ -26,7 +26,6 @@ from autopilot.core.evaluation import Evaluator, Scoring, SplitMetrics
 from autopilot.core.experiment import Experiment
 from autopilot.core.failures import Failures
 from autopilot.core.leakage import leakage_notes
-from autopilot.core.ledger import Ledger, Limits
 from autopilot.core.loop import EpochLoop, Fit, Loop
 from autopilot.core.loss import Loss
 from autopilot.core.module import AutoPilotModule
@@ -34,7 +33,6 @@ from autopilot.core.optimizer import Optimizer
 from autopilot.core.outages import MAX_WAIT_S, Outages, transient_errors_of
 from autopilot.core.policy import Decision, Gate, Policy
 from autopilot.core.progress import note_rest
-from autopilot.core.record import LlmRecord
 from autopilot.core.repeats import Measured, measure, test_gain, unscored
 from autopilot.core.run import Run, running
 from autopilot.core.setup_checks import (
@@ -44,7 +42,7 @@ from autopilot.core.setup_checks import (
     check_steps,
     forecast,
 )
-from autopilot.core.stopping import Budget
+from autopilot.core.stopping import ledger_of
 from autopilot.core.types import Cost, Result
 from autopilot.errors import (
     AutopilotError,
@@ -54,13 +52,6 @@ from autopilot.errors import (
 )
 
 _LOG = logging.getLogger("autopilot")
-
-
-class Logger(Protocol):
-    """Where metrics go beside the experiment: what Lightning's loggers have."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Takes "split/name" to value for an epoch."""
 
 
 class Trainer:
@@ -243,7 +234,8 @@ class Trainer:
             # What an interrupted fit of the same objects left is not feedback on this one.
             optimizer.zero_grad()
             fit.loss.reset()
-            self.run = Run(self.experiment, self._ledger(), self.run.outages)
+            ledger = ledger_of(self.experiment, self.active)
+            self.run = Run(self.experiment, ledger, self.run.outages)
             with running(self.run):
                 self.call("on_fit_start")
                 try:
@@ -523,20 +515,6 @@ class Trainer:
         self.stop_reason = ""
         self.decision = None
         self._began_s = math.inf
-
-    def _ledger(self) -> Ledger:
-        """What may be spent, less what the experiment's calls have cost so far."""
-        limits = Limits()
-        for callback in self.active:
-            if isinstance(callback, Budget):
-                limits = limits & callback.call_limits()
-        elapsed_s = self.experiment.spent.seconds + self.experiment.recorded_seconds()
-        ledger = Ledger(limits, elapsed_s)
-        for _, call in self.experiment.store.records(LlmRecord):
-            ledger.charge(call.role, call.cost, known=call.priced, judged=True)
-        for call in self.experiment.store.calls():
-            ledger.charge(call.role, call.cost, known=call.priced, judged=call.step > 0)
-        return ledger
 
     def _evaluate(
         self,

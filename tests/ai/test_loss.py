@@ -16,7 +16,7 @@ from autopilot.ai.loss import JudgeLoss
 from autopilot.ai.model import Model
 from autopilot.ai.steps import LLMStep, PythonStep
 from autopilot.core.experiment import Experiment
-from autopilot.core.loss import ChainLoss, Loss
+from autopilot.core.loss import Loss
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.parameter import Parameter
@@ -160,7 +160,6 @@ def test_the_score_may_be_monitored_without_a_mode() -> None:
     trainer = fitted(module, 3, monitor="score")
     result = trainer.result()
     assert (trainer.mode, result.baseline, result.best, result.kept) == ("max", 0.1, 0.4, 3)
-    assert module.configure_loss().directions() == {"score": True}
 
 
 def test_forward_takes_what_was_found_before_the_metrics() -> None:
@@ -384,11 +383,6 @@ def test_what_is_no_judge_is_refused(wrong) -> None:
     with pytest.raises(Exception, match=r"configure_judge\(\) returned .*, not a Judge") as raised:
         fitted(Judged(wrong))
     assert "return a Judge" in raised.value.hint  # type: ignore[attr-defined]
-
-
-def test_several_losses_say_their_directions() -> None:
-    chain = ChainLoss([Loss(), JudgeLoss(Judge())])
-    assert (chain.directions(), Loss().directions()) == ({"score": True}, {})
 
 
 def test_the_policy_sees_the_score() -> None:
