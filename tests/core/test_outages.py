@@ -476,7 +476,7 @@ def test_threads_do_only_again_what_was_not_done(clock):
     evaluator.close()
     assert [item.outcome for item in data.items] == ["passed", "error", *["failed"] * 6]
     assert module.asked == 9 and clock.pauses == [1]
-    assert len(evaluator.raised["train"]) == 1
+    assert evaluator.failures.raised_of("train") == 1
 
 
 def test_what_goes_on_in_threads_does_not_run_beside_its_repetition(clock):
