@@ -34,9 +34,8 @@ def fit(rules: Path, experiment: Experiment) -> None:
     result = trainer.fit(module, max_epochs=40)
     test = trainer.test(module).test
     experiment.close()
-    print(
-        f"val {result.baseline:.3f} -> {result.best:.3f}, test {test.before:.3f} -> {test.after:.3f}"
-    )
+    gain = f"{test.before:.3f} -> {test.after:.3f}"
+    print(f"val {result.baseline:.3f} -> {result.best:.3f}, test {gain}")
     print(f"{result.epochs} epochs, {result.kept} kept; stopped: {result.stop_reason}")
 
 

@@ -135,6 +135,33 @@ def commanded(top: Path) -> Path:
     return top
 
 
+def test_a_second_measurement_asks_the_model_anew_and_replays_offline(
+    top: Path, serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(script)
+    commit(top, answerer_py=TARGET, prompt_md="be brief\n")
+    run = ("run", "answerer.py", "--max-epochs", "1")
+    plain = autopilot(top, *run, "-e", "plain")
+    assert "val: noise not measured: the evaluation calls a model (--measure-noise)" in plain.stdout
+    first = len(server.requests)
+    done = autopilot(top, *run, "-e", "a", "--measure-noise")
+    assert "val: two measurements agree" in done.stdout, done.stderr
+    notes = run_git(["notes", "--ref=autopilot/a/llm", "list"], cwd=top).stdout.split()
+    calls = [
+        json.loads(line)
+        for blob in notes[::2]
+        for line in run_git(["cat-file", "blob", blob.decode()], cwd=top).stdout.splitlines()
+        if line
+    ]
+    again = [call for call in calls if call["id"].endswith("-r1")]
+    assert again
+    assert {call["id"].removesuffix("-r1") for call in again} < {call["id"] for call in calls}
+    assert len(server.requests) == 2 * first + len(again)
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9")
+    assert replayed(top)["same"]
+    assert replayed(top, "--level", "full")["same"]
+
+
 def test_an_agent_that_cannot_be_asked_again_is_stood_in_for(commanded: Path) -> None:
     found = replayed(commanded, "--level", "full")
     assert found["differences"] == []
