@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from autopilot.errors import UsageError
 
 _MILLION = 1_000_000
-_DATE = re.compile(r"[-@]\d{8}$")
+# What services put around a model's name: a date, a version, an alias or a variant behind it.
+_BEHIND = re.compile(r"(?:[-@]\d{8}|-latest|-v\d+|:[\w.]+)+$")
+_POINT = re.compile(r"(?<=\d)\.(?=\d)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ class Price:
 
 
 _OPUS_5, _SONNET, _FABLE = Price(5, 25), Price(3, 15), Price(10, 50)
+_OPUS_4 = Price(15, 75)
 _FABLE_5_1 = Price(10, 50, cache_read=0.025)
 PRICES: Mapping[str, Price] = {
     "claude-fable-5-1": _FABLE_5_1,
@@ -96,11 +99,24 @@ PRICES: Mapping[str, Price] = {
     "claude-sonnet-4-5": _SONNET,
     "claude-haiku-5-5": Price(0.1, 0.5, long_from=100_000, long_factor=5.0),
     "claude-haiku-4-5": Price(1, 5),
+    "claude-opus-4-1": _OPUS_4,
+    "claude-opus-4": _OPUS_4,
+    "claude-opus-4-0": _OPUS_4,
+    "claude-sonnet-4": _SONNET,
+    "claude-sonnet-4-0": _SONNET,
+    "claude-3-7-sonnet": _SONNET,
+    "claude-3-5-sonnet": _SONNET,
+    "claude-3-5-haiku": Price(0.8, 4),
+    "claude-3-opus": _OPUS_4,
+    "claude-3-haiku": Price(0.25, 1.25),
 }
 
 
 def price_of(model: str, own: Mapping[str, Price] | None = None) -> Price | None:
-    """A model's price; None where it is unknown. A date at the end of the name does not matter.
+    """A model's price; None where it is unknown.
+
+    What services put around the name does not matter: a provider and a region in front of it, a
+    date, a version, an alias or a variant behind it, and a point instead of a dash.
 
     Args:
         model: The model's name.
@@ -108,11 +124,15 @@ def price_of(model: str, own: Mapping[str, Price] | None = None) -> Price | None
 
     >>> price_of("claude-haiku-4-5-20251001")
     Price(input=1, output=5, cache_read=0.1, cache_write=1.25, long_from=0, long_factor=1.0)
+    >>> price_of("us.anthropic.claude-sonnet-4-5-20250929-v1:0") == price_of("claude-sonnet-4.5")
+    True
     >>> price_of("somebody-else") is None
     True
     """
     table = {**PRICES, **_given, **(own or {})}
-    return table.get(model) or table.get(_DATE.sub("", model))
+    bare = model.rpartition("/")[2].rpartition("anthropic.")[2]
+    bare = _BEHIND.sub("", bare)
+    return table.get(model) or table.get(bare) or table.get(_POINT.sub("-", bare))
 
 
 _given: dict[str, Price] = {}
