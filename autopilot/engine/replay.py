@@ -285,9 +285,15 @@ def _moved(first: Measurement, second: Measurement) -> frozenset[str]:
     found = set()
     for split, metrics in first.metrics.items():
         again = second.metrics.get(split, {})
-        found |= {f"{split} {n}" for n in metrics if not _same(metrics[n], again.get(n), TOLERANCE)}
         items, others = (m.items.get(split, ()) for m in (first, second))
-        if [item.outcome for item in items] != [item.outcome for item in others]:
+        turned = [item.outcome for item in items] != [item.outcome for item in others]
+        # Where items came to something else, metrics that are the same are so by chance.
+        found |= {
+            f"{split} {name}"
+            for name in metrics
+            if turned or not _same(metrics[name], again.get(name), TOLERANCE)
+        }
+        if turned:
             found.add(f"{split} items")
     return frozenset(found)
 

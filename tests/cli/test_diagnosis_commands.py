@@ -71,7 +71,7 @@ def test_diagnose_and_inspect(walked: Place, capfd: pytest.CaptureFixture[str]) 
 
 
 def test_policy_of_now_on_records(walked: Place) -> None:
-    assert walked.run("policy", "check").out.startswith("epoch 4 passes Policy")
+    assert walked.run("policy", "check").out.startswith("epoch 4 passes DefaultPolicy")
     assert walked.autopilot("policy", "check", "2").code == 1
     walked.write("counter.py", walked.read("counter.py") + POLICY.format(least=0.6))
     told = walked.run("policy", "explain", "1", "--json").document

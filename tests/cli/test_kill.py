@@ -25,6 +25,7 @@ import random
 from autopilot import (
     AutoPilotModule, Callback, DataLoader, Datum, Mean, Optimizer, PathParameter, Step,
 )
+from autopilot.core.run import current_run
 
 
 class Walk(Optimizer):
@@ -70,15 +71,6 @@ class Fatigue(Callback):
         self.rejected += not decision.kept
         module.fatigue = self.rejected
 
-    def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        module.where = f"train {trainer.current_epoch}"
-
-    def on_validation_batch_start(self, trainer, module, batch, batch_idx):
-        module.where = f"val {trainer.current_epoch}"
-
-    def on_test_batch_start(self, trainer, module, batch, batch_idx):
-        module.where = "test"
-
     def state_dict(self):
         return {"rejected": self.rejected}
 
@@ -96,12 +88,21 @@ class Game(AutoPilotModule):
         self.spread = Mean("score")
         self.fatigue, self.where = 0, ""
 
+    def on_train_batch_start(self, batch, batch_idx):
+        self.where = f"train {current_run().epoch}.0"
+
+    def on_validation_batch_start(self, batch, batch_idx):
+        self.where = f"val {current_run().epoch}.{current_run().repeat}"
+
+    def on_test_batch_start(self, batch, batch_idx):
+        self.where = f"test {current_run().epoch}.0"
+
     def forward(self, batch):
         items = []
         for item in batch.items:
             with open(os.environ["EVALUATIONS"], "a") as log:
                 log.write(f"{self.where} {item.id} {self.x.read_text()}")
-            if item.metadata["at"] == 3 and self.where.startswith("val 4"):
+            if item.metadata["at"] == 3 and self.where.startswith("val 4."):
                 raise ValueError("item 3 is broken in epoch 4")
             draw = random.random()
             value = int(self.x.read_text()) + draw - self.fatigue / 100
@@ -148,24 +149,21 @@ class Game:
         return process.returncode == -signal.SIGKILL
 
     def recorded(self, slug: str) -> set[str]:
-        """What a kill left behind as evaluated: "split epoch item", and judged epochs as such."""
+        """What a kill left behind as evaluated: "split epoch.repeat item", and judged epochs as such."""
         found: set[str] = set()
         path = self.place.top / f".git/autopilot/{slug}.progress.jsonl"
         for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
             if line.endswith(b"\n") and line.strip():
                 batch = json.loads(line)
-                moment = (
-                    "test"
-                    if batch.get("split") == "test"
-                    else (f"{batch.get('split')} {batch['epoch']}")
-                )
+                moment = f"{batch.get('split')} {batch['epoch']}.{batch.get('repeat', 0)}"
                 found |= {
                     f"{moment} {item['id']}" for item in batch.get("data", {}).get("items", [])
                 }
         if self.exists(slug):
             for record in self.place.judged(slug):
-                for item in range(10):
-                    found |= {f"train {record['epoch']} i{item}", f"val {record['epoch']} i{item}"}
+                moments = [f"train {record['epoch']}.0", f"val {record['epoch']}.0"]
+                moments += ["val 0.1"] if record["epoch"] == 0 else []
+                found |= {f"{moment} i{item}" for moment in moments for item in range(10)}
         return found
 
     def exists(self, slug: str) -> bool:

@@ -277,7 +277,9 @@ def test_the_policy_as_it_is_now_is_asked_where_that_is_wanted(levels):
     asked = ("promote", "plan", "--policy", "--into", "release", "--json")
     levels.git("branch", "release")
     gates = {gate["name"]: gate for gate in levels.run(*asked).document["gates"]}
-    assert gates["policy"]["detail"].startswith("Policy keeps it now: val accuracy 0.750 -> 1.000")
+    assert gates["policy"]["detail"].startswith(
+        "DefaultPolicy keeps it now: val accuracy 0.750 -> 1.000"
+    )
     levels.change(
         "levels.py",
         ("PathParameter, Step", "PathParameter, RangeGate, Step, QualityFirstPolicy"),

@@ -151,7 +151,7 @@ class Mine(Loss):
 
 class Counter("""
     place.change("counter.py", *adding("    loss = Mine()\n"), ("\nclass Counter(", mine))
-    assert "Raise, Mine, Policy" in place.run("optimize", "preflight", "counter.py").out
+    assert "Raise, Mine, DefaultPolicy" in place.run("optimize", "preflight", "counter.py").out
     assert "mine is used" in place.run("run", "counter.py", "--max-epochs", "1").out
 
 
