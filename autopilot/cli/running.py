@@ -329,7 +329,8 @@ def _run_session(output: Output, prepare: Any, *, score_test: bool) -> int:
         for note in session.notes:
             output.line(f"note: {note}")
         output.line(_headline(session))
-        output.line(session.trainer.judges_by())
+        if session.split_sizes[1] != "no":
+            output.line(session.trainer.judges_by())
         result = session.run(score_test=score_test)
     except BaseException:
         session.discard()

@@ -149,7 +149,7 @@ class Game:
         return process.returncode == -signal.SIGKILL
 
     def recorded(self, slug: str) -> set[str]:
-        """What a kill left behind as evaluated: "split epoch.repeat item", and judged epochs as such."""
+        """What a kill left as evaluated: "split epoch.repeat item", and judged epochs as such."""
         found: set[str] = set()
         path = self.place.top / f".git/autopilot/{slug}.progress.jsonl"
         for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
