@@ -65,7 +65,7 @@ def test_a_commit_moves_nothing(repository: Repository) -> None:
 
 def test_messages_that_git_cannot_hold_are_mended(repository: Repository) -> None:
     made = make(repository, "nul \0 and half \ud800 a pair")
-    assert commits.read_commit(repository, made).message == "nul \ufffd and half ? a pair\n"
+    assert commits.read_commit(repository, made).message == "nul \ufffd and half \ufffd a pair\n"
 
 
 def test_a_missing_tree_or_parent_is_an_error(repository: Repository) -> None:
