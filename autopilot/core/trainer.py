@@ -30,6 +30,7 @@ from autopilot.core.ledger import Ledger, Limits
 from autopilot.core.loop import EpochLoop, Fit, Loop
 from autopilot.core.loss import Loss
 from autopilot.core.module import AutoPilotModule
+from autopilot.core.numbers import bound
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.outages import MAX_WAIT_S, Outages, transient_errors_of
 from autopilot.core.policy import Decision, Gate, Policy
@@ -155,6 +156,7 @@ class Trainer:
         self.callback_metrics: dict[str, dict[str, float]] = {}
         self.stop_reason = ""
         self._monitor, self._mode, self._failed_value = monitor, mode, failed_value
+        self.failed_value: float | None = None
         self._policy = self.policy or Policy()
         self._module: AutoPilotModule | None = None
         self._epoch_cost = Cost()
@@ -444,8 +446,7 @@ class Trainer:
         self, module: AutoPilotModule, experiment: Experiment, loss: Loss | None = None
     ) -> Evaluator:
         """What runs batches as this trainer does, once `prepare` has seen the module."""
-        own = module.failed_value if self._failed_value is None else self._failed_value
-        scoring = Scoring(tuple(filter(None, {self.monitor, self.item_metric})), own)
+        scoring = Scoring(tuple(filter(None, {self.monitor, self.item_metric})), self.failed_value)
         loss = loss or loss_of(module)
         loss.direct(self.item_metric, self.mode)
         return Evaluator(
@@ -520,6 +521,8 @@ class Trainer:
         self.mode = direction_of(
             self.monitor, self._mode, module.mode, metric_modes(module, self.monitor)
         )
+        failed = module.failed_value if self._failed_value is None else self._failed_value
+        self.failed_value = None if failed is None else bound(failed, "failed_value")
         self.stop_reason = ""
         self.decision = None
         self._began_s = math.inf
