@@ -234,12 +234,10 @@ class _LabelMetric(Metric):
     def has_value(self, item: Datum) -> bool:
         """Whether the item was measured: an error is a wrong prediction.
 
-        For "macro" one without a target has no value: with the last item of a label that is hard,
-        the label goes from the mean, and the mean may rise.
+        For "macro" an error has no value: without the item's target or prediction, a label may go
+        from the mean, or lose its false alarm, and the mean may rise.
         """
-        if self.average == "macro" and item.outcome == "error":
-            return self.target in item.metadata
-        return item.outcome != "unmeasured"
+        return item.outcome not in ("unmeasured", *(("error",) if self.average == "macro" else ()))
 
     def _count_failed(self, item: Datum) -> None:
         known = self.target in item.metadata
