@@ -66,7 +66,8 @@ def pair(view: EpochView) -> Pairing:
             f"{some(unmatched)}"
         )
     measure, monitored = view.monitor, Monitored(view.monitor)
-    if not any(measure in item.metrics for item in (*now.values(), *before.values())):
+    answered = (item for item in (*now.values(), *before.values()) if item.outcome != "error")
+    if not any(measure in item.metrics for item in answered):
         measure, monitored = "success", Monitored("accuracy")
     sign = -1.0 if view.mode == "min" and measure != "success" else 1.0
     differences: list[float] = []

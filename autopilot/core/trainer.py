@@ -446,7 +446,7 @@ class Trainer:
         self, module: AutoPilotModule, experiment: Experiment, loss: Loss | None = None
     ) -> Evaluator:
         """What runs batches as this trainer does, once `prepare` has seen the module."""
-        scoring = Scoring(tuple(filter(None, {self.monitor, self.item_metric})), self.failed_value)
+        scoring = Scoring((self.item_metric or self.monitor,), self.failed_value)
         loss = loss or loss_of(module)
         loss.direct(self.item_metric, self.mode)
         return Evaluator(

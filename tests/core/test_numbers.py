@@ -6,6 +6,7 @@ from decimal import Decimal
 
 import pytest
 
+from autopilot.core.metrics import Mean
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.numbers import bound, number
 from autopilot.core.trainer import Trainer
@@ -41,3 +42,19 @@ def test_the_value_of_failed_items_is_one():
     assert type(trainer.failed_value) is float
     with pytest.raises(UsageError, match="failed_value is the text '0'"):
         Trainer(failed_value="0").prepare(AutoPilotModule())
+
+
+def test_the_value_of_failed_items_is_of_the_number_that_the_metric_reads():
+    class Scored(AutoPilotModule):
+        monitor = "quality"
+        failed_value = 0.0
+
+        def __init__(self):
+            super().__init__()
+            self.quality = Mean("score", higher_is_better=True)
+
+        def forward(self, batch):
+            raise KeyError("label")
+
+    measured = Trainer().validate(Scored(), [[1]])
+    assert measured.metrics["val"] == {"accuracy": 0.0, "score": 0.0, "quality": 0.0}

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from autopilot.core.policy import EpochView
-from autopilot.core.statistics import bootstrap_test, pair, sign_test, subset_interval
+from autopilot.core.statistics import Pairing, bootstrap_test, pair, sign_test, subset_interval
 from autopilot.core.types import Datum
 from autopilot.errors import UsageError
 from autopilot.policy import Improvement, SignificantImprovement
@@ -110,6 +110,12 @@ def test_pairs_are_matched_by_id_and_point_to_better():
     assert pairs.differences == (0.25, 0.0, -0.25)
     assert (pairs.wins, pairs.losses, pairs.measure, pairs.problem) == (1, 1, "f1", "")
     assert pair(view(now, before, mode="min")).differences == (-0.25, 0.0, 0.25)
+
+
+def test_what_errors_count_as_is_no_score_of_the_items():
+    before = [Datum(id="a", success=False), Datum(id="b", error_message="", metrics={"f1": 0.0})]
+    after = [Datum(id="a", success=True), Datum(id="b", success=True)]
+    assert pair(view(after, before)) == Pairing((1.0, 1.0), "success")
 
 
 @pytest.mark.parametrize("mode", ["max", "min"])
