@@ -577,6 +577,7 @@ class Trainer:
         metrics: Mapping[str, float] = {}
         scored = split == "test" and bool(experiment.history)
         for epoch in unscored(experiment, loader) if scored else [experiment.best_epoch]:
+            self.failures.clear()
             with experiment.at(epoch) if scored else contextlib.nullcontext():
                 measured = self._pass(module, split, stage, loader, experiment, epoch)
             evaluations, metrics = evaluations + measured.evaluations, measured.compute()
