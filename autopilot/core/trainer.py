@@ -156,7 +156,6 @@ class Trainer:
         self.callback_metrics: dict[str, dict[str, float]] = {}
         self.stop_reason = ""
         self._monitor, self._mode, self._failed_value = monitor, mode, failed_value
-        self.failed_value: float | None = None
         self._policy = self.policy or Policy()
         self._module: AutoPilotModule | None = None
         self._epoch_cost = Cost()
@@ -456,8 +455,7 @@ class Trainer:
     @property
     def item_metric(self) -> str:
         """The metric of the items that decides, or that the deciding one is made of; or ""."""
-        owner = self.monitored.owner
-        if owner is not None:
+        if (owner := self.monitored.owner) is not None:
             return str(getattr(owner[0], "name", ""))
         return "" if self.monitor == "accuracy" else self.monitor
 
@@ -521,8 +519,8 @@ class Trainer:
         self.mode = direction_of(
             self.monitor, self._mode, module.mode, metric_modes(module, self.monitor)
         )
-        failed = module.failed_value if self._failed_value is None else self._failed_value
-        self.failed_value = None if failed is None else bound(failed, "failed_value")
+        worst = module.failed_value if self._failed_value is None else self._failed_value
+        self.failed_value = None if worst is None else bound(worst, "failed_value")
         self.stop_reason = ""
         self.decision = None
         self._began_s = math.inf
