@@ -51,12 +51,16 @@ def test_gain(gain: Gain | None) -> str:
     >>> from autopilot.core.types import Gain
     >>> test_gain(Gain(0.44, 0.836, 0.3, 0.49))
     'test 0.440 -> 0.836 (95% interval of the gain 0.300 .. 0.490)'
+    >>> test_gain(Gain(0.44, 0.836, items=7))
+    'test 0.440 -> 0.836 over the 7 items that have a value in both'
     """
     if gain is None or gain.after is None:
         return ""
     if gain.before is None:
         return f"test {figure(gain.after)}"
     text = f"test {' -> '.join(figures(gain.before, gain.after))}"
+    if gain.items is not None:
+        text += f" over the {gain.items} items that have a value in both"
     if gain.low is None:
         return text
     return f"{text} (95% interval of the gain {' .. '.join(figures(gain.low, gain.high))})"

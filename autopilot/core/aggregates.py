@@ -17,7 +17,7 @@ from fractions import Fraction
 from itertools import accumulate
 
 from autopilot.core.metric import Metric
-from autopilot.core.numbers import number
+from autopilot.core.numbers import bound, number
 from autopilot.core.types import Datum
 from autopilot.errors import MetricError
 
@@ -40,7 +40,8 @@ class _NumberMetric(Metric, ABC):
         self, name: str, *, failed: float | None = None, higher_is_better: bool | None = None
     ) -> None:
         super().__init__()
-        self.name, self.failed = name, failed
+        self.name = name
+        self.failed = None if failed is None else bound(failed, f"{type(self).__name__}: failed")
         self.higher_is_better = higher_is_better
         self.add_state("count", 0)
         self.add_state("finite", True)

@@ -66,6 +66,8 @@ class Monitored:
 
 
 _SHARES = {"passed": 1.0, "failed": 0.0, "error": 0.0}
+# Of any metric of the user's, whatever is no error.
+_RESULT = Monitored("", (Metric(), ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,10 @@ def compare(
     if not items or not others:
         return None
     now, before = keyed(items), keyed(others)
-    has = {key for key, item in now.items() if monitored.has_value(item)}
-    had = {key for key, item in before.items() if monitored.has_value(item)}
+    has, had = (_with_value(monitored, side) for side in (now, before))
+    if not has and not had:
+        # The metric is of whole batches: what an item that raised was part of has none.
+        has, had = (_with_value(_RESULT, side) for side in (now, before))
     shared = [key for key in now if key in has and key in had]
     return Comparison(
         monitored.over([now[key] for key in shared]),
@@ -104,6 +108,10 @@ def compare(
         tuple(key[0] for key in before if key in had and key not in has),
         tuple(key[0] for key in now if key in has and key not in had),
     )
+
+
+def _with_value(monitored: Monitored, items: Mapping[Key, Datum]) -> set[Key]:
+    return {key for key, item in items.items() if monitored.has_value(item)}
 
 
 def keyed(items: Sequence[Datum]) -> dict[Key, Datum]:

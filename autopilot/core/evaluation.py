@@ -362,7 +362,7 @@ class SplitMetrics:
         values, means = self.compute(), self.means
         value = values.get(monitor)
         if value is not None and not math.isfinite(value):
-            odd = [i.id for i in self.items if not math.isfinite(i.metrics.get(monitor, 0.0))]
+            odd = [i.id for i in self.items if not _is_finite(i.metrics, monitor)]
             where = f" (item {', '.join(odd[:3])})" if odd else ""
             raise EvaluationError(
                 f"{split} {monitor} is {value}{where}: nothing can be compared with it",
@@ -393,3 +393,8 @@ class SplitMetrics:
     def errors(self) -> list[str]:
         """The error messages, if every item failed with one; else empty."""
         return self.means.errors if len(self.means.errors) == self.means.items else []
+
+
+def _is_finite(metrics: Mapping[str, float], monitor: str) -> bool:
+    """Whether the monitored number of an item is finite, or all that a Metric may read of it."""
+    return all(map(math.isfinite, [metrics[monitor]] if monitor in metrics else metrics.values()))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from autopilot.core.evaluation import SplitMetrics
 from autopilot.core.gradient import TextGradient
+from autopilot.core.setup_checks import check_gates
 from autopilot.errors import UserCodeError
 
 if TYPE_CHECKING:
@@ -21,10 +22,14 @@ def hears(fit: Fit, train: SplitMetrics | None) -> bool:
 
     Raises:
         UserCodeError: all train items raised: that is nothing that an optimizer could repair.
+        UsageError: a gate reads a train metric that does not exist.
     """
     trainer, parameters = fit.trainer, fit.optimizer.parameters
     if train is not None:
         _check_raised(fit, train)
+        # What raised may have taken a metric along.
+        if trainer.current_epoch == 1 and not train.means.errors:
+            check_gates(fit.policy, {"train": train.compute()}, trainer.monitor)
     if train is not None and not fit.heard and all(p.grad is None for p in parameters):
         _pass_value(fit, train)
     fit.heard = fit.heard or any(p.grad is not None for p in parameters)

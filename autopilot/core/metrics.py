@@ -50,7 +50,8 @@ class ItemMean:
 
     "accuracy" is passed / (passed + failed + error): an item that was not measured, or that nobody
     scored, does not count. It is missing where no item passed or failed, unless all that were
-    measured are errors. Each name in an item's `metrics` is averaged over the items that have it.
+    measured are errors. An item's own `metrics["accuracy"]` counts in place of its outcome.
+    Each other name in an item's `metrics` is averaged over the items that have it.
 
     Attributes:
         outcomes: How many items came to each outcome.
@@ -60,6 +61,7 @@ class ItemMean:
     def __init__(self) -> None:
         self.outcomes: Counter[Outcome] = Counter()
         self.errors: list[str] = []
+        self._by_outcome: Counter[Outcome] = Counter()
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
 
@@ -83,6 +85,9 @@ class ItemMean:
             measured += 1
             if outcome == "error":
                 self.errors.append(item.error_message or "")
+            self._by_outcome[outcome] += not (
+                "accuracy" in item.metrics or "accuracy" in data.metrics
+            )
             self._take(item, 1)
         if data.items and measured:
             self._take(data, measured)
@@ -90,11 +95,15 @@ class ItemMean:
     def compute(self) -> dict[str, float]:
         """Name to mean; empty where there is nothing to compute."""
         means = {name: total / self._counts[name] for name, total in self._sums.items()}
-        passed, errors = self.outcomes["passed"], self.outcomes["error"]
-        scored = passed + self.outcomes["failed"]
-        if scored or (errors and errors == self.items - self.outcomes["unmeasured"]):
-            return {"accuracy": passed / (scored + errors), **means}
-        return means
+        own = self._counts.get("accuracy", 0)
+        passed, errors = self._by_outcome["passed"], self._by_outcome["error"]
+        scored = passed + self._by_outcome["failed"]
+        all_errors = self.outcomes["error"] == self.items - self.outcomes["unmeasured"]
+        if not (scored or own or (errors and all_errors)):
+            return means
+        means.pop("accuracy", None)
+        passed_or_own = passed + self._sums.get("accuracy", 0.0)
+        return {"accuracy": passed_or_own / (scored + errors + own), **means}
 
     def _take(self, item: Datum, weight: int) -> None:
         for name, value in item.metrics.items():
@@ -225,12 +234,10 @@ class _LabelMetric(Metric):
     def has_value(self, item: Datum) -> bool:
         """Whether the item was measured: an error is a wrong prediction.
 
-        For "macro" one without a target has no value: with the last item of a label that is hard,
-        the label goes from the mean, and the mean may rise.
+        For "macro" an error has no value: without the item's target or prediction, a label may go
+        from the mean, or lose its false alarm, and the mean may rise.
         """
-        if self.average == "macro" and item.outcome == "error":
-            return self.target in item.metadata
-        return item.outcome != "unmeasured"
+        return item.outcome not in ("unmeasured", *(("error",) if self.average == "macro" else ()))
 
     def _count_failed(self, item: Datum) -> None:
         known = self.target in item.metadata

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import numbers
+
+from autopilot.errors import UsageError
 
 
 def number(value: object) -> float:
@@ -26,7 +29,8 @@ def number(value: object) -> float:
         raise ValueError(f"the text {value[:40]!r}, not a number")
     convert = getattr(value, "__float__", None)
     # A type that is given instead of its instance has the method too.
-    if convert is None or isinstance(value, type):
+    is_complex = isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real)
+    if convert is None or isinstance(value, type) or is_complex:
         what = "None" if value is None else f"a {type(value).__name__}"
         raise ValueError(f"{what}, not a number")
     try:
@@ -35,6 +39,25 @@ def number(value: object) -> float:
         return math.copysign(math.inf, 1 if value > 0 else -1)  # type: ignore[operator]  # an int
     except (TypeError, ValueError) as error:
         raise ValueError(f"a {type(value).__name__} that is not one number: {error}") from error
+
+
+def bound(value: object, what: str) -> float:
+    """A number of a setting, such as a limit, that values are compared with.
+
+    Raises:
+        UsageError: it is none, or NaN: nothing is above or below it.
+
+    >>> from fractions import Fraction
+    >>> bound(Fraction(1, 2), "a gate's limit")
+    0.5
+    """
+    try:
+        found = number(value)
+    except ValueError as error:
+        raise UsageError(f"{what} is {error}", hint="give a number") from error
+    if math.isnan(found):
+        raise UsageError(f"{what} is NaN", hint="give a number")
+    return found
 
 
 def truth(value: object) -> bool | None:

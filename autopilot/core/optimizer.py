@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -150,9 +151,12 @@ class Optimizer:
         return lambda: self._post_hooks.remove(hook) if hook in self._post_hooks else None
 
 
-def _with_hooks(step: Callable[[Any], Step | None]) -> Callable[[Any], Step | None]:
+def _with_hooks(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    if inspect.iscoroutinefunction(step):
+        return step  # an error, which is told at the start of a run
+
     @functools.wraps(step)
-    def run(self: Optimizer) -> Step | None:
+    def run(self: Optimizer) -> Any:
         self._depth += 1
         try:
             outcome = step(self)

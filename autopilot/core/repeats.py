@@ -300,5 +300,6 @@ def test_gain(trainer: Trainer, measured: Measured) -> Gain:
         trainer.mode,
         items=measured.items,
         best_items=before[0],
+        monitored=trainer.monitored,
     )
     return gain_of(view, "test", trainer.seed)

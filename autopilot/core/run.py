@@ -20,6 +20,7 @@ from autopilot.core.ledger import Ledger
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.outages import Outages, infrastructure_in
 from autopilot.core.record import TOGETHER, LlmRecord
+from autopilot.core.signatures import check_awaited
 from autopilot.core.types import Cost
 from autopilot.core.writing import check_states
 from autopilot.errors import AgentError, ModuleError, NoMoreCallsError, ReplayMissError
@@ -217,6 +218,7 @@ class Run:
             self.step_number, self.ledger.in_step = 0, False
             self.put_back()
             guard.listens = True
+        check_awaited(done, f"{type(optimizer).__name__}.step()", ModuleError)
         wrong = _mistake(done)
         if wrong:
             raise ModuleError(

@@ -124,17 +124,16 @@ def check_setup(
 
 
 def check_gates(policy: Policy, metrics: Metrics, monitor: str) -> None:
-    """Looks at the metrics that gates read, once val is measured for the first time.
+    """Looks at the metrics that gates read, once a split is measured for the first time.
 
     Raises:
         UsageError: one does not exist; it names those that there are.
     """
-    there = metrics.get("val", {})
     for gate, split, metric in _reads(policy):
-        name = monitor if metric is None else metric
-        if split == "val" and there and name not in there:
+        name, there = monitor if metric is None else metric, metrics.get(split, {})
+        if there and name not in there:
             raise UsageError(
-                f"there is no val metric {name!r}, which {gate.name} reads",
+                f"there is no {split} metric {name!r}, which {gate.name} reads",
                 hint=f"let it read one of: {', '.join(sorted(there))}",
             )
 

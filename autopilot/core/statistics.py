@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import getitem
 from random import Random
 from statistics import NormalDist
@@ -66,7 +66,8 @@ def pair(view: EpochView) -> Pairing:
             f"{some(unmatched)}"
         )
     measure, monitored = view.monitor, Monitored(view.monitor)
-    if not any(measure in item.metrics for item in (*now.values(), *before.values())):
+    answered = (item for item in (*now.values(), *before.values()) if item.outcome != "error")
+    if not any(measure in item.metrics for item in answered):
         measure, monitored = "success", Monitored("accuracy")
     sign = -1.0 if view.mode == "min" and measure != "success" else 1.0
     differences: list[float] = []
@@ -224,12 +225,16 @@ def gain_of(view: EpochView, split: str, seed: int) -> Gain:
         seed: Of the random subsets.
     """
     before, after = (m.get(split, {}).get(view.monitor) for m in (view.baseline, view.metrics))
-    pairs = pair(view)
+    gain, found, pairs = Gain(before, after), view.comparison, pair(view)
+    if found is not None and (found.lost or found.fresh):
+        if found.value is None or found.other is None:
+            return Gain(None, after)
+        gain = Gain(found.other, found.value, items=found.shared)
     # Of a metric of the whole split, the items alone say nothing about the size of its gain.
     if pairs.problem or (pairs.measure != view.monitor and view.monitor != "accuracy"):
-        return Gain(before, after)
+        return gain
     low, high = subset_interval(pairs.differences, 0.95, _SUBSETS, Random(seed))
-    return Gain(before, after, low, high) if math.isfinite(low) else Gain(before, after)
+    return replace(gain, low=low, high=high) if math.isfinite(low) else gain
 
 
 def sure_size(limit: float) -> float:

@@ -29,6 +29,7 @@ from autopilot.core.leakage import leakage_notes
 from autopilot.core.loop import EpochLoop, Fit, Loop
 from autopilot.core.loss import Loss
 from autopilot.core.module import AutoPilotModule
+from autopilot.core.numbers import bound
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.outages import MAX_WAIT_S, Outages, transient_errors_of
 from autopilot.core.policy import Decision, Gate, Policy
@@ -436,8 +437,7 @@ class Trainer:
         self, module: AutoPilotModule, experiment: Experiment, loss: Loss | None = None
     ) -> Evaluator:
         """What runs batches as this trainer does, once `prepare` has seen the module."""
-        own = module.failed_value if self._failed_value is None else self._failed_value
-        scoring = Scoring(tuple(filter(None, {self.monitor, self.item_metric})), own)
+        scoring = Scoring((self.item_metric or self.monitor,), self.failed_value)
         loss = loss or loss_of(module)
         loss.direct(self.item_metric, self.mode)
         return Evaluator(
@@ -447,8 +447,7 @@ class Trainer:
     @property
     def item_metric(self) -> str:
         """The metric of the items that decides, or that the deciding one is made of; or ""."""
-        owner = self.monitored.owner
-        if owner is not None:
+        if (owner := self.monitored.owner) is not None:
             return str(getattr(owner[0], "name", ""))
         return "" if self.monitor == "accuracy" else self.monitor
 
@@ -512,6 +511,8 @@ class Trainer:
         self.mode = direction_of(
             self.monitor, self._mode, module.mode, metric_modes(module, self.monitor)
         )
+        worst = module.failed_value if self._failed_value is None else self._failed_value
+        self.failed_value = None if worst is None else bound(worst, "failed_value")
         self.stop_reason = ""
         self.decision = None
         self._began_s = math.inf
@@ -552,6 +553,7 @@ class Trainer:
         metrics: Mapping[str, float] = {}
         scored = split == "test" and bool(experiment.history)
         for epoch in unscored(experiment, loader) if scored else [experiment.best_epoch]:
+            self.failures.clear()
             with experiment.at(epoch) if scored else contextlib.nullcontext():
                 measured = self._pass(module, split, stage, loader, experiment, epoch)
             evaluations, metrics = evaluations + measured.evaluations, measured.compute()

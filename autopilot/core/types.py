@@ -298,12 +298,15 @@ class Gain:
         low: The lower end of the 95% interval of the gain, from the items paired by id; positive is
             better in either mode. None where the items are too few, or cannot be paired.
         high: The upper end.
+        items: How many items both numbers are of, where not every item has a value in both states;
+            else None. Of no items at all, there is no `before`.
     """
 
     before: float | None = None
     after: float | None = None
     low: float | None = None
     high: float | None = None
+    items: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 from autopilot.core.direction import sounds_like_cost
 from autopilot.core.figures import apart
+from autopilot.core.numbers import bound
 from autopilot.core.policy import EpochView, Gate, measured, nothing_to_compare
 from autopilot.core.types import GateResult
 from autopilot.errors import UsageError
-from autopilot.policy.gates import bound
+from autopilot.policy.gates import LIMIT
 
 # 0.75 - 0.70 is 0.05 and a little in binary: limits forgive what rounding adds.
 _ROUNDING = 1e-9
@@ -164,7 +165,7 @@ class GeneralizationGap(Gate):
         required: bool = True,
     ) -> None:
         super().__init__(required=required)
-        self.max_gap = bound(max_gap)
+        self.max_gap = bound(max_gap, LIMIT)
         self.metric = metric
         self.higher_is_better = higher_is_better
 
@@ -191,6 +192,7 @@ class GeneralizationGap(Gate):
 
 
 def _not_negative(value: float, argument: str) -> float:
-    if not value >= 0:
+    size = bound(value, argument)
+    if size < 0:
         raise UsageError(f"{argument} is {value}, not 0 or more", hint="give a size, not a sign")
-    return value
+    return size

@@ -5,17 +5,18 @@ A metric that was not measured fails its gate, and so does NaN: no evidence is n
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 from autopilot.core.figures import apart, figures
-from autopilot.core.numbers import truth
+from autopilot.core.numbers import bound, truth
 from autopilot.core.policy import EpochView, Gate, Metrics, measured
 from autopilot.core.signatures import check_awaited, check_function
 from autopilot.core.types import GateResult
 from autopilot.errors import UsageError
+
+LIMIT = "a gate's limit"
 
 
 class BoundGate(Gate):
@@ -85,7 +86,7 @@ class MinGate(BoundGate):
         self, metric: str, threshold: float, split: str = "val", *, required: bool = True
     ) -> None:
         super().__init__(metric, split, required=required)
-        self.threshold = bound(threshold)
+        self.threshold = bound(threshold, LIMIT)
 
     def _condition(self) -> str:
         return f"{self.split} {self.metric} >= {self.threshold:g}"
@@ -117,7 +118,7 @@ class MaxGate(BoundGate):
         self, metric: str, threshold: float, split: str = "val", *, required: bool = True
     ) -> None:
         super().__init__(metric, split, required=required)
-        self.threshold = bound(threshold)
+        self.threshold = bound(threshold, LIMIT)
 
     def _condition(self) -> str:
         return f"{self.split} {self.metric} <= {self.threshold:g}"
@@ -150,7 +151,7 @@ class RangeGate(BoundGate):
         self, metric: str, low: float, high: float, split: str = "val", *, required: bool = True
     ) -> None:
         super().__init__(metric, split, required=required)
-        self.low, self.high = bound(low), bound(high)
+        self.low, self.high = bound(low, LIMIT), bound(high, LIMIT)
         if low > high:
             raise UsageError(
                 f"RangeGate({metric!r}) has low {low:g} above high {high:g}",
@@ -310,7 +311,9 @@ class CostGate(Gate):
             "evaluations": max_evaluations,
             "seconds": max_seconds,
         }
-        self.limits = {unit: bound(limit) for unit, limit in given.items() if limit is not None}
+        self.limits = {
+            unit: bound(limit, LIMIT) for unit, limit in given.items() if limit is not None
+        }
         if not self.limits:
             raise UsageError("CostGate has no limit", hint="give one, such as max_usd=1.0")
 
@@ -347,10 +350,3 @@ class NoViolations(Gate):
         """Looks at what was tried."""
         tried = "; ".join(view.violations) or "nothing"
         return self.result(passed=not view.violations, reason=f"outside of the parameters: {tried}")
-
-
-def bound(value: float) -> float:
-    """A limit that can be compared with: nothing is above or below NaN."""
-    if math.isnan(value):
-        raise UsageError("a gate's limit is NaN", hint="give a number")
-    return value

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from autopilot.core.metrics import Latency, Max, Mean, Min, Quantile, Sum
 from autopilot.core.types import Datum
-from autopilot.errors import MetricError
+from autopilot.errors import MetricError, UsageError
 
 unhurried = settings(deadline=None)  # a loaded machine is no failure
 finite = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e150, max_value=1e150)
@@ -174,6 +174,16 @@ def test_what_converts_to_a_float_is_a_number(half):
     metric = Mean("x")
     metric.update(Datum(items=[Datum(metrics={"x": half}), Datum(metrics={"x": True})]))
     assert metric.compute() == 0.75
+
+
+def test_what_an_error_counts_as_is_a_number_of_any_kind():
+    for failed_as in (Decimal(0), Fraction(0), Scalar(), False):
+        metric = Quantile("x", 0.0, failed=failed_as)
+        metric.update(Datum(items=[Datum(metrics={"x": 1.0}), failed()]))
+        assert metric.compute() == float(failed_as)
+    for odd, what in (("0", "the text '0'"), ([0], "a list"), (math.nan, "NaN"), (1j, "a complex")):
+        with pytest.raises(UsageError, match=f"Mean: failed is {what}"):
+            Mean("x", failed=odd)
 
 
 def test_latency_is_noisy():

@@ -94,6 +94,15 @@ def test_a_row_that_is_there_twice_is_two_items():
     assert compare(Monitored("score"), twice, twice[:1]).fresh == ("x",)
 
 
+def test_an_item_that_raises_loses_its_part_of_a_metric_of_batches():
+    before = [Datum(id=name, success=True) for name in "ab"]
+    after = [Datum(id="a", success=True), Datum(id="b", error_message="KeyError: 'label'")]
+    better = {"val": {"score": 0.9}}, {}, {"val": {"score": 0.7}}
+    decision = decide(Policy(), EpochView(1, *better, "score", "max", after, before))
+    assert decision.explain() == "1 of 2 val items has no score any more: b (KeyError: 'label')"
+    assert decide(Policy(), EpochView(1, *better, "score", "max", before, before)).kept
+
+
 def test_without_items_there_is_nothing_to_compare():
     assert compare(Monitored("score"), [], scored(1.0)) is None
     assert view([], []).gain() is None

@@ -20,6 +20,7 @@ from autopilot.core.evaluation import (
 from autopilot.core.experiment import Experiment
 from autopilot.core.graph import Graph
 from autopilot.core.loss import Loss
+from autopilot.core.metrics import Quantile
 from autopilot.core.module import AutoPilotModule, Module
 from autopilot.core.parameter import Parameter
 from autopilot.core.types import Datum
@@ -142,6 +143,20 @@ def test_what_is_no_number_is_that_items_error(value, why):
     assert second.outcome == "unscored"
     first, _ = score_of(value, failed_value=0)
     assert (first.outcome, first.metrics) == ("error", {"f1": 0})
+
+
+def test_what_is_not_finite_in_the_baseline_names_its_item():
+    class Own(AutoPilotModule):
+        def __init__(self):
+            super().__init__()
+            self.middle = Quantile("f1", 0.5, higher_is_better=True)
+
+    items = [Datum(id="a", metrics={"f1": 0.5}), Datum(id="b", metrics={"f1": math.inf})]
+    for monitor, value in (("middle", "nan"), ("f1", "inf")):
+        measured = SplitMetrics(Own(), keep_items=True)
+        measured.update(Datum(items=items))
+        with pytest.raises(EvaluationError, match=rf"val {monitor} is {value} \(item b\)"):
+            measured.check_scored("val", monitor)
 
 
 def test_a_nan_that_decides_nothing_is_kept():

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 import pytest
 
+from autopilot.core.comparison import Monitored
 from autopilot.core.metric import (
     Metric,
     MetricCollection,
@@ -167,6 +168,19 @@ def test_item_mean_averages_over_the_items_that_have_the_number():
 
 def test_accuracy_is_passed_of_passed_failed_and_error():
     assert means(PASSED, FAILED, ERROR, ERROR, UNSCORED, UNMEASURED) == {"accuracy": 0.25}
+
+
+def test_an_accuracy_of_the_items_own_counts_in_place_of_the_outcome():
+    own = [Datum(metrics={"accuracy": value}) for value in (0.9, 0.5)]
+    assert means(*own) == {"accuracy": pytest.approx(0.7)}
+    assert means(*own, ERROR, ERROR) == {"accuracy": pytest.approx(0.35)}
+    counted = Datum(error_message="timed out", metrics={"accuracy": 0.5})
+    assert means(PASSED, PASSED, FAILED, counted) == {"accuracy": 0.625}
+    assert means(PASSED, FAILED, ERROR, UNSCORED, accuracy=0.8) == {"accuracy": pytest.approx(0.8)}
+    items = [*own, PASSED, FAILED, ERROR, UNSCORED, UNMEASURED]
+    assert means(*items)["accuracy"] == Monitored("accuracy").over(
+        [item for item in items if Monitored("accuracy").has_value(item)]
+    )
 
 
 def test_item_mean_counts_by_outcome():

@@ -176,6 +176,35 @@ def test_what_is_async_is_named_and_nothing_is_left_unawaited(name):
         refused(module, f"Mine.{name} is async", hint="asyncio.run(...)", kind=kind)
 
 
+def test_an_async_step_of_an_optimizer_is_named_before_anything_is_measured():
+    class Later(Optimizer):
+        async def step(self):
+            raise AssertionError
+
+    class Returned(Optimizer):
+        def step(self):
+            return Later.step(self)
+
+    class Mine(Scale):
+        def configure_optimizers(self):
+            return self.kind(self.parameters())
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        refused(type("Mine", (Mine,), {"kind": Later})(), "Later.step is async")
+        with pytest.raises(ModuleError, match=r"Returned.step\(\) returned a coroutine"):
+            Trainer().fit(type("Mine", (Mine,), {"kind": Returned})(), TRAIN, VAL, max_epochs=1)
+
+
+def test_a_gate_on_a_train_metric_that_does_not_exist_ends_the_first_epoch():
+    class Strict(Scale):
+        def configure_policy(self):
+            return MinGate("recall", 0.5, split="train")
+
+    with pytest.raises(UsageError, match=r"no train metric 'recall', which MinGate\(train recall"):
+        Trainer().fit(Strict(), TRAIN, VAL, max_epochs=3)
+
+
 def test_a_coroutine_that_comes_back_is_closed_and_named():
     class Hidden(Scale):
         async def answer(self, batch):

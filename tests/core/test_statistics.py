@@ -7,8 +7,15 @@ from random import Random
 import pytest
 
 from autopilot.core.policy import EpochView
-from autopilot.core.statistics import bootstrap_test, pair, sign_test, subset_interval
-from autopilot.core.types import Datum
+from autopilot.core.statistics import (
+    Pairing,
+    bootstrap_test,
+    gain_of,
+    pair,
+    sign_test,
+    subset_interval,
+)
+from autopilot.core.types import Datum, Gain
 from autopilot.errors import UsageError
 from autopilot.policy import Improvement, SignificantImprovement
 
@@ -110,6 +117,30 @@ def test_pairs_are_matched_by_id_and_point_to_better():
     assert pairs.differences == (0.25, 0.0, -0.25)
     assert (pairs.wins, pairs.losses, pairs.measure, pairs.problem) == (1, 1, "f1", "")
     assert pair(view(now, before, mode="min")).differences == (-0.25, 0.0, 0.25)
+
+
+def test_a_gain_is_of_the_items_that_have_a_value_in_both_states():
+    before = [*scored(0.9, 0.1, 0.2), Datum(id="i3", error_message="KeyError: 'label'")]
+    after = [
+        *scored(0.8, 0.3),
+        Datum(id="i2", error_message="timed out"),
+        *scored(0, 0, 0, 0.7)[3:],
+    ]
+    means = {"test": {"f1": 0.4}}, {"test": {"f1": 0.6}}
+    look = EpochView(2, means[1], means[0], {}, "f1", items=after, best_items=before)
+    gain = gain_of(look, "test", 0)
+    assert (gain.before, gain.after, gain.items) == (pytest.approx(0.5), pytest.approx(0.55), 2)
+    raised = [Datum(id=i.id, error_message="timed out") for i in before]
+    look = EpochView(2, means[1], means[0], {}, "f1", items=raised, best_items=before)
+    assert gain_of(look, "test", 0) == Gain(None, 0.6)
+    look = EpochView(2, means[1], means[0], {}, "f1", items=scored(0.6), best_items=scored(0.4))
+    assert gain_of(look, "test", 0) == Gain(0.4, 0.6)
+
+
+def test_what_errors_count_as_is_no_score_of_the_items():
+    before = [Datum(id="a", success=False), Datum(id="b", error_message="", metrics={"f1": 0.0})]
+    after = [Datum(id="a", success=True), Datum(id="b", success=True)]
+    assert pair(view(after, before)) == Pairing((1.0, 1.0), "success")
 
 
 @pytest.mark.parametrize("mode", ["max", "min"])

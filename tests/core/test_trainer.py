@@ -506,3 +506,15 @@ def test_side_by_side_keeps_order_and_failures_apart():
         ]
         for one, two in ((True, False), (True, True))
     ]
+
+
+def test_the_failures_of_the_test_split_are_those_of_the_best_state():
+    class Fragile(Scale):
+        def test_step(self, batch):
+            return super().forward(batch) if self.level.data > 2 else 1 / 0
+
+    trainer, module = Trainer(), Fragile(5)
+    trainer.fit(module, TRAIN, VAL, max_epochs=1)
+    tested = trainer.test(module, TEST).test
+    assert (tested.before, tested.after) == (0.0, 0.75)
+    assert trainer.failures.lines("test") == []

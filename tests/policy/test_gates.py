@@ -2,13 +2,24 @@
 
 import math
 import warnings
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 
 from autopilot.core.policy import EpochView
 from autopilot.core.types import Cost, GateResult
 from autopilot.errors import UsageError
-from autopilot.policy import CostGate, CustomGate, MaxGate, MinGate, NoViolations, Policy, RangeGate
+from autopilot.policy import (
+    CostGate,
+    CustomGate,
+    MaxGate,
+    MinGate,
+    NoRegression,
+    NoViolations,
+    Policy,
+    RangeGate,
+)
 
 
 def view(*, train=None, cost=None, **val):
@@ -89,6 +100,21 @@ def test_limits_that_make_no_sense_are_refused():
         lambda: CostGate(max_usd=math.nan),
     ):
         with pytest.raises(UsageError, match="limit is NaN"):
+            make()
+
+
+def test_a_limit_is_a_number_of_any_kind():
+    for limit in (Decimal("0.7"), Fraction(7, 10), 0.7):
+        assert MinGate("recall", limit).check(view(recall=0.61)).reason == (
+            "val recall 0.610 is below 0.700"
+        )
+        assert NoRegression("recall", tolerance=limit).tolerance == 0.7
+    for make in (
+        lambda: MinGate("recall", "0.7"),
+        lambda: CostGate(max_usd="1"),
+        lambda: NoRegression("recall", tolerance="0.1"),
+    ):
+        with pytest.raises(UsageError, match=r"is the text '.*', not a number"):
             make()
 
 
