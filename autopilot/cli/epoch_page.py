@@ -182,8 +182,8 @@ def _lessons(notebook: Notebook, epoch: Epoch) -> list[str]:
     """What memory keeps; a reason that the verdict gave already is not said twice."""
     lines = []
     for lesson in notebook.lessons(epoch.number):
-        gain = "gain " if lesson.mode == "min" else ""
-        change = f", {gain}{signed(lesson.delta)}" if signed(lesson.delta) else ""
+        gain, by = "gain " if lesson.mode == "min" else "", signed(lesson.delta, of=lesson.value)
+        change = f", {gain}{by}" if by else ""
         told = lesson.reason in ("", "; ".join(epoch.reasons))
         because = "" if told else f": {one_line(lesson.reason, 200)}"
         name = one_line(lesson.strategy, 200) or "unnamed"

@@ -45,7 +45,7 @@ def trend(
     lines = [
         f"{notebook.slug}: val {monitor} ({direction_words(mode)}) is {found.direction}",
         f"best:       {number(found.best)}",
-        f"rate:       a gain of {signed(found.rate)} an epoch over {over}, "
+        f"rate:       a gain of {signed(found.rate, of=found.best)} an epoch over {over}, "
         f"{found.kept:.0%} of them kept",
     ]
     projected = found.projection(ahead)
@@ -60,7 +60,7 @@ def trend(
             shorten(row["strategy"], _STRATEGY),
             str(row["used"]),
             str(row["kept"]),
-            signed(row["gain"]),
+            signed(row["gain"], of=found.best),
             row["blocked"] or "",
         ]
         for row in strategies
@@ -76,7 +76,7 @@ def _row(lesson: Lesson, about: list[str], *, with_slug: bool) -> list[str]:
         *([lesson.experiment] if with_slug else []),
         str(lesson.epoch),
         f"{lesson.outcome}{hand}",
-        signed(lesson.delta),
+        signed(lesson.delta, of=lesson.value),
         shorten(lesson.strategy, _STRATEGY) or "unnamed",
         *(shorten(getattr(lesson, name), _ABOUT) for name in about),
         shorten(what, _WHAT),

@@ -234,11 +234,12 @@ def verification(found: Verification) -> list[str]:
         f"{same} the same"
     )
     known = math.isfinite(found.low) or math.isfinite(found.high)
-    interval = f"{_end(found.low)} to {_end(found.high)}" if known else "unknown"
+    ends = [_end(found, value) for value in (found.low, found.high)]
+    interval = " to ".join(ends) if known else "unknown"
     lowers = found.mode == "min" and found.measure == found.monitor
     what = "paired gain, by how much it is lower" if lowers else "paired difference"
     lines.append(
-        f"{what}: {signed(found.difference)}, "
+        f"{what}: {signed(found.difference, of=found.before[0])}, "
         f"{found.confidence:.0%} interval {interval} (above 0 is better)"
     )
     if found.recorded is not None:
@@ -262,5 +263,5 @@ def _difference(base: float | None, head: float | None) -> float | None:
     return None if base is None or head is None else head - base
 
 
-def _end(value: float) -> str:
-    return signed(value) if math.isfinite(value) else "unknown"
+def _end(found: Verification, value: float) -> str:
+    return signed(value, of=found.before[0]) if math.isfinite(value) else "unknown"

@@ -256,7 +256,7 @@ def _memory(report: Report) -> dict[str, Any]:
     text = ""
     if trend.direction != "unknown":
         over = "the last epoch" if trend.epochs == 1 else f"the last {trend.epochs} epochs"
-        text = f"Over {over}: {trend.direction}, {signed(trend.rate)} an epoch."
+        text = f"Over {over}: {trend.direction}, {signed(trend.rate, of=trend.best)} an epoch."
     return {
         "tallies": sorted(tallies.values(), key=lambda tally: -tally[4]),
         "blocked": report.memory.blocked(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 from autopilot.core.direction import direction_words
 
@@ -14,10 +13,10 @@ _SMALL = 0.1
 
 
 def figure(value: float | None) -> str:
-    """A metric's value: three decimals, none from 10,000 on, more where it would read as zero.
+    """A metric's value: three decimals, none from 10,000 on, three digits of what is below 0.1.
 
-    >>> figure(0.5833), figure(0.00012), figure(1e-07), figure(12345.6), figure(None)
-    ('0.583', '0.00012', '1e-07', '12346', '-')
+    >>> figure(0.5833), figure(0.001243), figure(1e-07), figure(12345.6), figure(None)
+    ('0.583', '0.00124', '1e-07', '12346', '-')
     """
     return _text(value, 0)
 
@@ -31,11 +30,7 @@ def figures(*values: float | None) -> tuple[str, ...]:
     (('0.0594', '0.0583'), ('0.583', '0.592'))
     """
     distinct = sorted({v for v in values if v is not None and math.isfinite(v)})
-    steps = [after - before for before, after in pairwise(distinct)]
-    # Among small numbers, three decimals would leave one digit of the difference.
-    small = distinct and max(map(abs, distinct)) < _SMALL
-    least = min(max(-math.floor(math.log10(min(steps))) - 2, 0), 4) if small and steps else 0
-    for more in range(least, _MORE_DIGITS):
+    for more in range(_MORE_DIGITS):
         if len({_text(value, more) for value in distinct}) == len(distinct):
             return tuple(_text(value, more) for value in values)
     return tuple(map(figure, values))
@@ -68,8 +63,7 @@ def signed(change: float | None, of: float | None = None) -> str:
     # Of a value near zero, a change is as small as the value.
     scale = 1.0 if of is None else max(abs(of), abs(change))
     shown = 0.0 if abs(change) < _NOISE * scale else change
-    small = of is not None and abs(of) < _SMALL and 0 < abs(shown) < _SMALL / 10
-    text = f"{shown:.3g}" if small else _text(shown, 0)
+    text = _text(shown, 0, small=of is not None and abs(of) < _SMALL)
     return text if shown < 0 else f"+{text}"
 
 
@@ -82,7 +76,7 @@ def lower_note(mode: str) -> str:
     return f" ({direction_words(mode)})" if mode == "min" else ""
 
 
-def _text(value: float | None, more: int) -> str:
+def _text(value: float | None, more: int, *, small: bool = True) -> str:
     if value is None:
         return "-"
     size = abs(value)
@@ -92,4 +86,9 @@ def _text(value: float | None, more: int) -> str:
         return "0.000"
     if size < 0.001 or size >= 1e15:
         return f"{value:.{3 + more}g}"
+    if small and size < _SMALL:
+        # Three significant digits, and three decimals at least: 0.00583, but 0.050.
+        text = f"{value:.{2 - math.floor(math.log10(size)) + more}f}"
+        whole, _, decimals = text.partition(".")
+        return f"{whole}.{decimals[:3]}{decimals[3:].rstrip('0')}"
     return f"{value:.{(0 if size >= 10_000 else 3) + more}f}"

@@ -14,7 +14,7 @@ from random import Random
 from typing import Literal
 
 from autopilot.core.comparison import Monitored, keyed
-from autopilot.core.figures import apart, signed
+from autopilot.core.figures import apart, figure, signed
 from autopilot.core.policy import (
     Decision,
     EpochView,
@@ -80,7 +80,7 @@ class Noise:
         """
         size = ""
         if self.smallest is not None:
-            size = f"; the smallest gain that the val split can resolve is {self.smallest:.2g}"
+            size = f"; the smallest gain that the val split can resolve is {figure(self.smallest)}"
         if self.skipped:
             return f"noise not measured: {self.skipped}{size}"
         if not self.is_noisy:
@@ -222,7 +222,7 @@ class SignificantImprovement(Gate):
             return found, sign_test(pairs.wins, pairs.losses)
         mean = math.fsum(pairs.differences) / len(pairs.differences)
         found = (
-            f"val {pairs.measure} is better by {signed(mean)} "
+            f"val {pairs.measure} is better by {signed(mean, of=view.best_value)} "
             f"on average over {len(pairs.differences)} items"
         )
         return found, bootstrap_test(pairs.differences, self.repeats, self._random(view))

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, overload
 
-from autopilot.core.figures import apart, figures
+from autopilot.core.figures import apart, figure, figures
 from autopilot.core.numbers import bound, truth
 from autopilot.core.policy import EpochView, Gate, Metrics, measured
 from autopilot.core.signatures import check_awaited, check_function
@@ -258,7 +258,7 @@ class CustomGate(Gate):
             value = measured(view.metrics, self.split, self.metric)
             if isinstance(value, str):
                 return self.result(passed=False, reason=value)
-            given, subject = value, f"{self.split} {self.metric} {value:.3f}: {self.name}"
+            given, subject = value, f"{self.split} {self.metric} {figure(value)}: {self.name}"
         try:
             outcome: object = self.function(given)
             check_awaited(outcome, self.name)

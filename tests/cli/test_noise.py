@@ -25,7 +25,7 @@ SAID = "epoch is kept only where the difference is significant"
 def test_the_header_says_that_two_measurements_agree(place: Place) -> None:
     done = place.run("run", "counter.py", "-e", "one", "--max-epochs", "1")
     lines = done.out.splitlines()
-    said = "val: two measurements agree; the smallest gain that the val split can resolve is 0.2"
+    said = "val: two measurements agree; the smallest gain that the val split can resolve is 0.200"
     assert lines.index(said) < next(n for n, x in enumerate(lines) if x.startswith("epoch "))
     more = place.run("resume", "one", "--max-epochs", "2")
     assert said in more.out

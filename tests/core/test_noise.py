@@ -106,7 +106,7 @@ def test_a_system_without_chance_agrees_with_itself():
     assert noise == Noise(items=100, smallest=0.01, evaluations=100)
     baseline = trainer.experiment.history[0]
     assert baseline.reasons[1] == (
-        "two measurements agree; the smallest gain that the val split can resolve is 0.01"
+        "two measurements agree; the smallest gain that the val split can resolve is 0.010"
     )
     # One item more is real.
     assert trainer.experiment.history[1].verdict == "kept"

@@ -26,14 +26,16 @@ function fill(element, ...children) {
   return element;
 }
 
-/** A metric's value with three decimals; more where it would read as zero. */
+/** A metric's value with three decimals; three digits of what is below 0.1. */
 function number(value, signed = false) {
   if (value === null || value === undefined) return "–";
   if (typeof value === "string") return value; // NaN and infinity
   const size = Math.abs(value);
   let text;
   if (size && size < 0.001) text = String(Number(size.toPrecision(3)));
-  else text = size >= 10000 ? grouped(Math.round(size)) : size.toFixed(3);
+  else if (size && size < 0.1) {
+    text = size.toFixed(2 - Math.floor(Math.log10(size))).replace(/(\.\d{3}\d*?)0+$/, "$1");
+  } else text = size >= 10000 ? grouped(Math.round(size)) : size.toFixed(3);
   const sign = value < 0 && !/^[0.]*$/.test(text) ? "−" : signed ? "+" : "";
   return sign + text;
 }
