@@ -197,8 +197,13 @@ class Failures:
         return out
 
     def first_traceback(self, split: str) -> str:
-        """Where the user's own code raised first, most frequent kind first; "" if unknown."""
-        return next((kind.traceback for kind in self.kinds(split) if kind.traceback), "")
+        """The first traceback of the user's own code; "" if unknown."""
+        kinds = self._kinds.get(split, {}).values()
+        return next((kind.traceback for kind in kinds if kind.traceback), "")
+
+    def first_place(self, split: str) -> str:
+        """Where the first failed item raised: file and line; "" if unknown."""
+        return next((kind.place for kind in self._kinds.get(split, {}).values()), "")
 
 
 def failure_lines(split: str, items: Iterable[Datum]) -> list[str]:

@@ -13,27 +13,33 @@ if TYPE_CHECKING:
     from autopilot.core.loop import Fit
 
 
-def hears(fit: Fit, train: SplitMetrics | None) -> bool:
+def hears(fit: Fit, train: SplitMetrics, *, last: bool) -> bool:
     """Whether there is feedback to make a step by; if not by the last one, the run stops.
+
+    As long as every item raised, a step waits: its feedback is for the next one, unless that is the
+    evaluation's own fault, which only the last step knows.
 
     Args:
         fit: What is worked with.
-        train: The whole train split, of the epoch's last step.
+        train: The train split so far.
+        last: Whether that is all of it.
 
     Raises:
         UserCodeError: all train items raised: that is nothing that an optimizer could repair.
         UsageError: a gate reads a train metric that does not exist.
     """
     trainer, parameters = fit.trainer, fit.optimizer.parameters
-    if train is not None:
-        _check_raised(fit, train)
-        # What raised may have taken a metric along.
-        if trainer.current_epoch == 1 and not train.means.errors:
-            check_gates(fit.policy, {"train": train.compute()}, trainer.monitor)
-    if train is not None and not fit.heard and all(p.grad is None for p in parameters):
+    if _is_broken(fit, train):
+        if not last:
+            return False
+        raise _raised(fit, train)
+    # What raised may have taken a metric along.
+    if last and trainer.current_epoch == 1 and not train.means.errors:
+        check_gates(fit.policy, {"train": train.compute()}, trainer.monitor)
+    if last and not fit.heard and all(p.grad is None for p in parameters):
         _pass_value(fit, train)
     fit.heard = fit.heard or any(p.grad is not None for p in parameters)
-    if train is None or fit.heard or trainer.run.misses_feedback:
+    if not last or fit.heard or trainer.run.misses_feedback:
         return True
     if not fit.optimizer.needs_gradient:
         return True
@@ -43,17 +49,25 @@ def hears(fit: Fit, train: SplitMetrics | None) -> bool:
     return False
 
 
-def _check_raised(fit: Fit, train: SplitMetrics) -> None:
+def _is_broken(fit: Fit, train: SplitMetrics) -> bool:
+    """Whether all items raised, for a reason that no optimizer could repair."""
     failures, epoch = fit.trainer.failures, fit.trainer.current_epoch
     # Without a val split an earlier epoch may have broken it: that state is rejected.
-    if failures.raised_of("train") < train.means.items or (fit.val is None and epoch > 1):
-        return
+    if fit.val is None and epoch > 1:
+        return False
+    return failures.raised_of("train") == train.means.items
+
+
+def _raised(fit: Fit, train: SplitMetrics) -> UserCodeError:
+    failures = fit.trainer.failures
+    place = failures.first_place("train")
     # What was measured with a broken harness is measured again once that is mended.
     fit.trainer.experiment.void_results()
-    raise UserCodeError(
-        f"all {train.means.items} train items raised: {train.means.errors[0]}",
-        hint="the evaluation itself fails, not what is optimized: mend training_step, commit and "
-        "run again",
+    return UserCodeError(
+        f"all {train.means.items} train items raised: {train.means.errors[0]}"
+        + (f" ({place})" if place else ""),
+        hint="the evaluation itself fails, not what is optimized: mend it, commit, and start "
+        "another experiment; one that is resumed keeps the files that it started from",
         user_traceback=failures.first_traceback("train"),
     )
 

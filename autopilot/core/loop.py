@@ -131,12 +131,12 @@ class EpochLoop(Loop):
             trainer.call("on_after_loss", data, batch, index)
             measured.update(data)
             if last or (fit.accumulate is not None and (index + 1) % fit.accumulate == 0):
-                self.step(fit, epoch, step, measured if last else None)
+                self.step(fit, epoch, step, measured, last=last)
                 step += 1
             trainer.call("on_train_batch_end", data, batch, index)
         return measured
 
-    def step(self, fit: Fit, epoch: int, number: int, measured: SplitMetrics | None = None) -> None:
+    def step(self, fit: Fit, epoch: int, number: int, train: SplitMetrics, *, last: bool) -> None:
         """loss.backward(), optimizer.step(), commit, optimizer.zero_grad()."""
         trainer, experiment, optimizer = fit.trainer, fit.trainer.experiment, fit.optimizer
         if experiment.has_step(epoch, number):
@@ -147,8 +147,8 @@ class EpochLoop(Loop):
             trainer.call("on_before_backward")
             trainer.run.attempt(fit.loss.backward, undo=fit.loss.mark(fit.module.parameters()))
             trainer.call("on_after_backward")
-            if not hears(fit, measured):
-                return  # the run stops, and says why there is no feedback
+            if not hears(fit, train, last=last):
+                return  # the next step takes the feedback along; of the last one, there is none
             optimizer.blocked = set(experiment.memory.blocked())
             optimizer.context = experiment.memory.context(strategies=optimizer.strategies())
             trainer.call("on_before_optimizer_step", optimizer)

@@ -504,6 +504,33 @@ def test_a_training_step_that_always_raises_stops_before_an_agent_is_asked():
     assert trainer.experiment.last_epoch == 0
 
 
+@pytest.mark.parametrize("good", [None, 2])
+def test_steps_wait_as_long_as_every_train_item_raised(good):
+    told = []
+
+    class Broken(Scale):
+        def training_step(self, batch):
+            if batch.items[0].metadata["value"] != good:
+                raise KeyError("label")
+            return self(batch)
+
+    module = Broken([("up", 3)], told)
+    trainer, train = Trainer(accumulate_grad_batches=1), [[{"value": n}] for n in (7, 8, 2, 9)]
+    if good is None:
+        with pytest.raises(
+            UserCodeError, match=r"all 4 .*'label' \(.*test_loop.py:\d+\)"
+        ) as stopped:
+            trainer.fit(module, train, VAL, max_epochs=1)
+        assert "another experiment" in stopped.value.hint
+        assert "step" not in [entry[0] for entry in told]
+        return
+    trainer.fit(module, train, VAL, max_epochs=1)
+    first, second = (entry[1] for entry in told if entry[0] == "step")
+    # The third step hears of the first two items too; the last one's failure is its own.
+    assert "(2 findings" in first and "2 is above" in first
+    assert "it raised KeyError" in second and "2 is above" not in second
+
+
 def test_a_monitor_that_does_not_exist_is_named_at_the_baseline():
     with pytest.raises(UsageError, match="there is no val metric 'f1'") as caught:
         fit([("up", 3)], monitor="f1")
