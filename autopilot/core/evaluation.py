@@ -370,11 +370,18 @@ class SplitMetrics:
             )
         if monitor in values or means.outcomes["passed"] or means.outcomes["failed"]:
             return
+        items = f"the {means.items} {split} items" if means.items > 1 else f"the {split} item"
+        if means.items and means.outcomes["unmeasured"] == means.items:
+            raise EvaluationError(
+                f"nothing could be measured of {items}: {self.items[0].unmeasured}",
+                hint="look at what the measurement needs: the judge, or the service that is asked",
+            )
+        name = "score" if monitor == "accuracy" else monitor
+        known = f"; or monitor one of: {', '.join(sorted(values))}" if values else ""
         raise EvaluationError(
-            f"nothing scores the {means.items} {split} items: none has a success, and there is no "
-            f"metric {monitor!r}",
+            f"nothing scores {items}: none has a success, and there is no metric {monitor!r}",
             hint="return Datum(success=...) for each item, True or False; or a number,\n"
-            '  Datum(metrics={"score": ...}), and set monitor = "score" on the module',
+            f'  Datum(metrics={{"{name}": ...}}), and set monitor = "{name}" on the module{known}',
         )
 
     def silence(self) -> str:

@@ -490,6 +490,24 @@ def test_a_module_that_scores_nothing_stops_at_the_baseline():
     assert trainer.experiment.history == []
 
 
+@pytest.mark.parametrize(
+    ("item", "says", "hint"),
+    [
+        ({"unmeasured": "no verdict"}, "nothing could be measured of the 4 val items: no", "judge"),
+        ({"metrics": {"f2": 0.5}}, "there is no metric 'f1'", "or monitor one of: f2"),
+        ({"metrics": {"f2": 0.5}}, "none has a success", 'Datum(metrics={"f1": ...})'),
+    ],
+)
+def test_what_is_missing_at_the_baseline_is_named(item, says, hint):
+    class Missing(Scale):
+        def forward(self, batch):
+            return Datum(items=[Datum(**item) for _ in batch.items])
+
+    with pytest.raises(EvaluationError, match=says) as refused:
+        Trainer(monitor="f1").fit(Missing([("up", 3)]), TRAIN, VAL, max_epochs=1)
+    assert hint in refused.value.hint
+
+
 def test_a_training_step_that_always_raises_stops_before_an_agent_is_asked():
     told = []
 
