@@ -19,6 +19,7 @@ def preflight(
     context: Context,
     target: running.Target = None,
     monitor: running.Monitor = None,
+    mode: running.Mode = None,
     seed: running.Seed = 0,
     hparam: running.Hparams = None,
     link: running.Links = None,
@@ -43,7 +44,7 @@ def preflight(
         project=context.project,
         seed=seed,
         hparams=subject.hparams,
-        options=Options(monitor=monitor),
+        options=Options(monitor=monitor, mode=mode),
         links=tuple(link or ()),
     )
     with running.own_stdout(context.output) as output:

@@ -368,7 +368,7 @@ class SplitMetrics:
                 f"{split} {monitor} is {value}{where}: nothing can be compared with it",
                 hint="make it a finite number for each item",
             )
-        if monitor in values or means.outcomes["passed"] or means.outcomes["failed"]:
+        if self.is_scored(monitor):
             return
         items = f"the {means.items} {split} items" if means.items > 1 else f"the {split} item"
         if means.items and means.outcomes["unmeasured"] == means.items:
@@ -383,6 +383,11 @@ class SplitMetrics:
             hint="return Datum(success=...) for each item, True or False; or a number,\n"
             f'  Datum(metrics={{"{name}": ...}}), and set monitor = "{name}" on the module{known}',
         )
+
+    def is_scored(self, monitor: str) -> bool:
+        """Whether an item passed or failed, or the metric has a value."""
+        outcomes = self.means.outcomes
+        return bool(outcomes["passed"] or outcomes["failed"]) or monitor in self.compute()
 
     def silence(self) -> str:
         """Why the items of the train split say nothing to the optimizer."""

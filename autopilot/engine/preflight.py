@@ -35,6 +35,7 @@ from autopilot.git.repository import DEFAULT_IDENTITY, Repository
 from autopilot.tracking.scope import scope_of
 
 State = Literal["ok", "warning", "failed"]
+_ITEMS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,8 @@ def _of_session(session: Session) -> Iterator[Check]:
 def one_item(session: Session, *, live: bool = True) -> Iterator[Check]:
     """Evaluates the first val item, or the first train item where there is no val split.
 
+    Where that has no score, and no model was asked, so are the next ones until one has.
+
     Args:
         session: A session that is not run.
         live: Whether model calls are made.
@@ -156,9 +159,13 @@ def one_item(session: Session, *, live: bool = True) -> Iterator[Check]:
     with graph.no_grad(), running(run):
         module.eval()
         evaluator = trainer.evaluator(module, experiment)
-        measured.update(evaluator.run(split, 0, 0, _first_item(split, loader)))
-    seconds = time.perf_counter() - started
-    (item, *_) = measured.items
+        for index, batch in enumerate(_first_items(split, loader)):
+            measured.update(evaluator.run(split, 0, index, batch))
+            item = measured.items[-1]
+            scored = measured.is_scored(trainer.monitor)
+            if scored or item.outcome != "unscored" or run.ledger.total().calls:
+                break
+    seconds = (time.perf_counter() - started) / (index + 1)
     if item.outcome in ("error", "unmeasured"):
         yield Check(
             "evaluation",
@@ -170,7 +177,9 @@ def one_item(session: Session, *, live: bool = True) -> Iterator[Check]:
     metrics, monitor = measured.compute(), trainer.monitor
     if val is not None:
         measured.check_scored(split, monitor)
-    verdict = {"passed": "passed", "failed": "did not pass"}.get(item.outcome, "has a score")
+    verdict = {"passed": "passed", "failed": "did not pass"}.get(
+        item.outcome, "has a score" if monitor in metrics else "has no score"
+    )
     yield Check("evaluation", "ok", f"{split} item {item.id} {verdict}, {seconds:.2f} s")
     if val is not None and monitor not in metrics:
         names = ", ".join(sorted(metrics)) or "none"
@@ -187,10 +196,11 @@ def one_item(session: Session, *, live: bool = True) -> Iterator[Check]:
     yield _cost(session, run, seconds)
 
 
-def _first_item(split: str, loader: Iterable[Any]) -> Datum:
+def _first_items(split: str, loader: Iterable[Any]) -> list[Datum]:
     for batch in islice(loader, 1):
         first = as_batch(batch)
-        return Datum(items=[next(iter(first.leaves()))], metadata=dict(first.metadata))
+        items = islice(first.leaves(), _ITEMS)
+        return [Datum(items=[item], metadata=dict(first.metadata)) for item in items]
     raise DataError(f"the {split} split is empty", hint=f"look at {split}_dataloader()")
 
 
