@@ -159,9 +159,10 @@ def inspect(
     last = history[-1]
     for key, value in last.get("metadata", {}).items():
         output.line(f"{key}: {shorten(str(value), output.width or _WIDTH)}")
-    why = last.get("unmeasured") or last.get("error_message") or last.get("feedback")
-    if why and last["outcome"] != "passed":
-        output.line(f"feedback in epoch {last['epoch']}: {why}")
+    # What an optimizer hears: of what passed, too.
+    for key in ("unmeasured", "error_message", "feedback"):
+        if last.get(key):
+            output.line(f"{key.partition('_')[0]} in epoch {last['epoch']}: {last[key]}")
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -192,6 +192,10 @@ def check_traces(place: Place) -> None:
         assert found[-1]["outcome"] == went, name
     head = place.call("trace", "inspect", "lost", "-e", "m").out.splitlines()[0]
     assert head == "lost: passed in 0 of 2 epochs (2 unmeasured)"
+    assert place.call("trace", "inspect", "raises", "-e", "m").out.splitlines()[-2:] == [
+        "error in epoch 1: KeyError: 'label'",
+        "feedback in epoch 1: it raised KeyError: 'label' (mixed.py:23)",
+    ]
     place.call("experiment", "export", "m", "exported")
     rows = (place.top / "exported/epoch-0001/traces.jsonl").read_text().splitlines()
     val = [row for row in map(json.loads, rows) if row["split"] == "val"]
