@@ -24,7 +24,7 @@ from autopilot.core.record import TraceRecord
 from autopilot.core.run import repeating
 from autopilot.core.statistics import gain_of
 from autopilot.core.stopping import Budget
-from autopilot.core.types import Cost, Datum, Gain, datum_from_json
+from autopilot.core.types import Cost, Datum, Gain, count_outcomes, datum_from_json
 
 if TYPE_CHECKING:
     from autopilot.core.experiment import Experiment
@@ -261,9 +261,11 @@ def _reason_to_skip(fit: Fit, val: Measured) -> str:
 
 def _share(items: Sequence[Datum], monitor: str) -> float | None:
     """One item's share of the accuracy; None where something else decides."""
-    if monitor != "accuracy" or not items or any(monitor in item.metrics for item in items):
+    if monitor != "accuracy" or any(monitor in item.metrics for item in items):
         return None
-    return 1 / len(items)
+    counts = count_outcomes(items)
+    scored = counts["passed"] + counts["failed"] + counts["error"]
+    return 1 / scored if scored else None
 
 
 def unscored(experiment: Experiment, loader: Iterable[Any]) -> list[int]:

@@ -139,6 +139,11 @@ def test_every_reader_of_a_run_says_the_same(mixed: Place) -> None:
 
 def check_run(out: str) -> None:
     lines = out.splitlines()
+    # One of the five items that are scored.
+    assert (
+        "val: two measurements agree; the smallest gain that the val split can resolve is 0.200"
+        in lines
+    )
     at = next(n for n, line in enumerate(lines) if line.startswith("    0  0.200"))
     assert [line.strip() for line in lines[at + 1 : at + 4]] == [RAISED, DIED, LOST]
     after = next(n for n, line in enumerate(lines) if line.startswith("    1  0.400  +0.200"))
