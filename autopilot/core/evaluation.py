@@ -372,8 +372,9 @@ class SplitMetrics:
             return
         items = f"the {means.items} {split} items" if means.items > 1 else f"the {split} item"
         if means.items and means.outcomes["unmeasured"] == means.items:
+            why = f": {self.items[0].unmeasured}" if self.items else ""
             raise EvaluationError(
-                f"nothing could be measured of {items}: {self.items[0].unmeasured}",
+                f"nothing could be measured of {items}{why}",
                 hint="look at what the measurement needs: the judge, or the service that is asked",
             )
         name = "score" if monitor == "accuracy" else monitor

@@ -27,12 +27,16 @@ def hears(fit: Fit, train: SplitMetrics, *, last: bool) -> bool:
     Raises:
         UserCodeError: all train items raised: that is nothing that an optimizer could repair.
         UsageError: a gate reads a train metric that does not exist.
+        EvaluationError: there is no val split, and nothing scores the train items.
     """
     trainer, parameters = fit.trainer, fit.optimizer.parameters
     if _is_broken(fit, train):
         if not last:
             return False
         raise _raised(fit, train)
+    if last and fit.val is None and trainer.current_epoch == 1 and not train.errors():
+        # Without a val split, nothing else says whether the items are scored.
+        train.check_scored("train", trainer.monitor)
     # What raised may have taken a metric along.
     if last and trainer.current_epoch == 1 and not train.means.errors:
         check_gates(fit.policy, {"train": train.compute()}, trainer.monitor)

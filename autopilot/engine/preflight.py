@@ -175,8 +175,7 @@ def one_item(session: Session, *, live: bool = True) -> Iterator[Check]:
         )
         return
     metrics, monitor = measured.compute(), trainer.monitor
-    if val is not None:
-        measured.check_scored(split, monitor)
+    measured.check_scored(split, monitor)
     verdict = {"passed": "passed", "failed": "did not pass"}.get(
         item.outcome, "has a score" if monitor in metrics else "has no score"
     )

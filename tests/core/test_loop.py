@@ -490,6 +490,20 @@ def test_a_module_that_scores_nothing_stops_at_the_baseline():
     assert trainer.experiment.history == []
 
 
+def test_without_a_val_split_the_train_items_are_to_be_scored():
+    told = []
+
+    class Unscored(Scale):
+        def forward(self, batch):
+            return Datum(items=[Datum(feedback="do more") for _ in batch.items])
+
+    trainer = Trainer()
+    with pytest.raises(EvaluationError, match="nothing scores the 5 train items"):
+        trainer.fit(Unscored([("up", 3)], told), TRAIN, max_epochs=2)
+    assert "step" not in [entry[0] for entry in told]
+    assert trainer.experiment.last_epoch == 0
+
+
 @pytest.mark.parametrize(
     ("item", "says", "hint"),
     [
