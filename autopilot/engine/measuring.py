@@ -12,9 +12,11 @@ import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 from types import TracebackType
 
+from autopilot.core.comparison import Key, keyed
 from autopilot.core.record import Manifest
 from autopilot.core.types import Datum
 from autopilot.engine.measuring_worker import Request, answer_of
@@ -43,6 +45,7 @@ class Measurement:
         commit: What was measured.
         metrics: Split to metric name to value; empty for a split that the module does not have.
         items: Split to results, one Datum an item.
+        valued: Split to those of them that have a value of the monitored metric.
         inputs: Repository path to blob id of the evaluator's and data files that were read; empty
             where that was not looked at.
         seconds: Wall clock of the evaluation, its process's start included.
@@ -52,6 +55,7 @@ class Measurement:
     commit: str
     metrics: Mapping[str, Mapping[str, float]]
     items: Mapping[str, tuple[Datum, ...]] = field(default_factory=dict)
+    valued: Mapping[str, frozenset[Key]] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     noisy: frozenset[str] = frozenset()
@@ -141,7 +145,11 @@ class Measurer:
         with workspace.explained():
             answer = answer_of(told)
         data, noisy = answer.data(epoch), frozenset(answer.noisy)
-        return Measurement(commit, answer.metrics, data, answer.inputs, seconds, noisy)
+        valued = {
+            split: frozenset(compress(keyed(results), answer.valued.get(split, ())))
+            for split, results in data.items()
+        }
+        return Measurement(commit, answer.metrics, data, valued, answer.inputs, seconds, noisy)
 
     def stop(self) -> None:
         """Ends the evaluation that is going on in another thread, with all that it started."""

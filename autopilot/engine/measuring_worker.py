@@ -95,6 +95,7 @@ class Answer:
     Args:
         metrics: Split to metric name to value.
         items: Split to results as JSON.
+        valued: Split to whether each of these results has a value of the monitored metric.
         inputs: See Measurement.
         noisy: See Measurement.
         failure: Why there is nothing else.
@@ -102,6 +103,7 @@ class Answer:
 
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     items: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
+    valued: Mapping[str, tuple[bool, ...]] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
     noisy: tuple[str, ...] = ()
     failure: Failure | None = None
@@ -176,7 +178,9 @@ def evaluate(request: Request) -> Answer:
     items = {split: measured.items for split, measured in found.items()}
     traces = trace_records(request.epoch, items)
     told = {trace.split: trace.items for trace in traces}
-    return Answer(metrics, told, inputs.blobs(), noisy_metrics(module, metrics))
+    has_value = trainer.monitored.has_value
+    valued = {split: tuple(map(has_value, results)) for split, results in items.items()}
+    return Answer(metrics, told, valued, inputs.blobs(), noisy_metrics(module, metrics))
 
 
 def noisy_metrics(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
+from autopilot.core.comparison import some
 from autopilot.core.figures import apart
 from autopilot.core.policy import EpochView
 from autopilot.core.statistics import Pairing, pair, subset_interval
@@ -164,8 +165,12 @@ def _paired(base: Measurement, head: Measurement, split: str, monitor: str, mode
         best_items=_sorted(base.items.get(split, ())),
     )
     found = pair(view)
-    if found.problem or not found.differences:
-        reason = found.problem.replace("val item", f"{split} item") or "there are no items"
+    reason = found.problem.replace("val item", f"{split} item")
+    had, has = (it.valued.get(split, frozenset()) for it in (base, head))
+    if lost := sorted(item_id for item_id, _ in had - has):
+        reason = f"{len(lost)} {split} items have no {monitor} any more: {some(lost)}"
+    if reason or not found.differences:
+        reason = reason or "there are no items"
         raise EvaluationError(
             f"base and head cannot be compared on the {split} split: {reason}",
             hint="both must be scored on the same items, by the same ids",

@@ -503,6 +503,32 @@ def test_verify_fails_when_chance_may_do_as_well(levels):
     )
 
 
+def test_verify_names_the_items_that_lost_their_value_of_a_metric_of_the_module(levels):
+    levels.change(
+        "levels.py",
+        ("from autopilot import", "from autopilot.core.metrics import Mean\nfrom autopilot import"),
+        (
+            "self.rules =",
+            'self.middle = Mean("level", higher_is_better=True)\n        self.rules =',
+        ),
+        ("Datum(success=level >=", 'Datum(metrics={"level": level}, success=level >='),
+        (
+            "    def configure_optimizers",
+            "    def test_step(self, batch):\n"
+            "        level = int(self.rules.read_text('größe a.txt').partition('\\n')[0])\n"
+            "        if level > 2 and any(x.id in ('i7', 'i8') for x in batch.items):\n"
+            "            raise ValueError('too long')\n"
+            "        return self(batch)\n\n"
+            "    def configure_optimizers",
+        ),
+    )
+    levels.run("run", "levels.py", "-e", "lost", "--max-epochs", "1", "--monitor", "middle")
+    levels.call("propose", "create", "lost")
+    done = levels.autopilot("propose", "verify", "lost")
+    assert done.code == 1
+    assert "2 test items have no middle any more: i7, i8" in done.err
+
+
 def test_without_a_test_split_it_is_val_and_it_says_so(levels):
     levels.change("levels.py", ("val_dataloader = test_dataloader", "val_dataloader"))
     levels.run("run", "levels.py", "-e", "untested", "--max-epochs", "3")
