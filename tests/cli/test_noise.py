@@ -90,6 +90,10 @@ def test_a_metric_that_is_noisy_is_compared_within_its_own_tolerance(place: Plac
         2,
         "  hint: write --tolerance 0.001, or of one metric --tolerance latency=0.2",
     )
+    for name in ("slw", ""):
+        wrong = place.autopilot("replay", "one", "--tolerance", f"{name}=0.2")
+        assert wrong.error == f"error: --tolerance {name}: one has no metric {name!r}"
+        assert (wrong.code, wrong.hint) == (2, "  hint: one of: accuracy, s, slow")
 
 
 def test_repeats_are_recorded_resumed_and_replayed(place: Place) -> None:
