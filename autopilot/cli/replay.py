@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -109,6 +109,7 @@ def replay(
     absolute, shares = _tolerances(tolerance or ())
     settings = Settings(chosen, absolute, jobs, live, tuple(link or ()), shares)
     again = (Rerun if level is Level.FULL else Replay)(notebook, settings)
+    _check_names(again, shares)
     _headline(output, again, found.where)
     try:
         with interruptible():
@@ -156,11 +157,25 @@ def _tolerances(texts: Sequence[str]) -> tuple[float, dict[str, float]]:
                 f"--tolerance {text}: {size!r} is no number from 0 up",
                 hint="write --tolerance 0.001, or of one metric --tolerance latency=0.2",
             )
-        if name:
+        if "=" in text:
             shares[name] = allowed
         else:
             absolute = allowed
     return absolute, shares
+
+
+def _check_names(again: Replay, shares: Mapping[str, float]) -> None:
+    """Refuses a tolerance of a metric that no epoch has."""
+    from autopilot.errors import UsageError
+
+    splits = [split for judged in again.judged.values() for split in judged.metrics.values()]
+    known = dict.fromkeys(name for split in splits for name in split)
+    for name in shares:
+        if name not in known:
+            raise UsageError(
+                f"--tolerance {name}: {again.notebook.slug} has no metric {name!r}",
+                hint=f"one of: {', '.join(known) or 'none'}",
+            )
 
 
 def _headline(output: Output, again: Replay, where: str) -> None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 from typing import Literal
 
-from autopilot.core.comparison import Monitored, keyed
+from autopilot.core.comparison import Key, Monitored, keyed
 from autopilot.core.figures import apart, figure, signed
 from autopilot.core.policy import (
     Decision,
@@ -39,22 +40,26 @@ from autopilot.errors import UsageError
 _SHARE_OF_ERROR = 0.7
 # That of the default policy, at 95%.
 _LIMIT = round(_SHARE_OF_ERROR * 0.05, 12)
+# Of fewer items, even a gain of each is chance once in 1 / _LIMIT tries: see bootstrap_test.
+_FEWEST = math.ceil(-math.log2(_LIMIT))
 # Each computes a metric of the whole split twice.
 _SWAPS = 400
 
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """What two measurements of the baseline's val split came to.
+    """What two measurements of the baseline's val split, or its repeats, came to.
 
     Args:
-        items: The items that both measured.
+        items: The items that all of them measured.
         differing: How many of them have another outcome or another value of the monitored metric.
-        shift: How far apart the monitored metric of the two is; 0 where it is the same.
+        shift: How far apart the monitored metric of two epochs is by chance, as far as that is
+            known; 0 where it is the same in all measurements.
         smallest: The smallest gain that the split resolves, as far as it is known: see
             `statistics.resolution`; one item's share of the accuracy where nothing differs.
         evaluations: The items that the second measurement took.
         skipped: Why there was none; empty where there was one.
+        measurements: How many were compared.
     """
 
     items: int = 0
@@ -63,10 +68,11 @@ class Noise:
     smallest: float | None = None
     evaluations: int = 0
     skipped: str = ""
+    measurements: int = 2
 
     @property
     def is_noisy(self) -> bool:
-        """Whether the two differ."""
+        """Whether the measurements differ."""
         return self.differing > 0 or self.shift > 0
 
     def sentence(self, *, default: bool = True) -> str:
@@ -83,15 +89,19 @@ class Noise:
             size = f"; the smallest gain that the val split can resolve is {figure(self.smallest)}"
         if self.skipped:
             return f"noise not measured: {self.skipped}{size}"
+        several = "two" if self.measurements == 2 else self.measurements
         if not self.is_noisy:
-            return f"two measurements agree{size}"
+            return f"{several} measurements agree{size}"
         which = "all" if self.differing == self.items else f"{self.differing} of"
         found = f"{which} {self.items} items differ"
         if not self.differing:
-            found = f"two measurements differ by {self.shift:.2g}"
+            found = f"{several} measurements differ by {self.shift:.2g}"
         follows = "an epoch is kept only where the difference is significant"
         if not default:
             follows = "the experiment's own policy decides"
+        elif self.items < _FEWEST:
+            few = f"{self.items} val items are too few to tell any gain from chance"
+            return f"{found}: no epoch can be kept, {few}; it takes {_FEWEST} at least"
         return f"{found}: {follows}{size}"
 
 
@@ -268,37 +278,48 @@ def _indecisive(view: EpochView, value: float, reason: str) -> str:
 
 
 def compare(
-    first: Sequence[Datum], second: Sequence[Datum], monitored: Monitored, repeat: int = 1
+    measurements: Sequence[Sequence[Datum]], monitored: Monitored, repeat: int = 1
 ) -> Noise:
-    """What of two measurements of a state differs, item by item.
+    """What of several measurements of a state differs, item by item.
 
     An item differs if its outcome or its value of the monitored metric does; where the metric is of
-    the whole split, if any of its numbers does. Items that one of the two could not measure, or
-    does not have, say nothing and are left out.
+    the whole split, if any of its numbers does. Items that one of the measurements could not
+    measure, or does not have, say nothing and are left out.
 
     Args:
-        first: The results of one measurement.
-        second: Those of the other.
+        measurements: The results of each; at least two.
         monitored: The metric that decides.
         repeat: How many measurements the mean of an epoch is of: its noise is so much smaller.
     """
-    again, known = keyed(second), keyed(first)
-    pairs = [(known[key], item) for key, item in again.items() if key in known]
-    pairs = [pair for pair in pairs if all(item.outcome != "unmeasured" for item in pair)]
+    known = [keyed(items) for items in measurements]
+    keys = [key for key in known[-1] if all(key in items for items in known)]
+    keys = [key for key in keys if all(items[key].outcome != "unmeasured" for items in known)]
+    differing, sizes = set[Key](), list[float]()
+    for first, second in pairwise(known):
+        pairs = {key: (first[key], second[key]) for key in keys}
+        differing |= {key for key, pair in pairs.items() if _differs(monitored, *pair)}
+        sizes.append(_resolution(monitored, list(pairs.values())) or 0.0)
+    # The mean noise of two neighbours.
+    smallest = math.sqrt(math.fsum(size * size for size in sizes) / len(sizes) / repeat)
+    return Noise(
+        len(keys), len(differing), smallest=smallest or None, measurements=len(measurements)
+    )
+
+
+def _differs(monitored: Monitored, one: Datum, other: Datum) -> bool:
     if monitored.owner is not None:
-        differing = sum((a.outcome, a.metrics) != (b.outcome, b.metrics) for a, b in pairs)
-        smallest = _of_the_whole(monitored, pairs) if differing else None
-    else:
-        values = [(monitored.of_item(one), monitored.of_item(other)) for one, other in pairs]
-        differing = sum(
-            one.outcome != other.outcome or before != after
-            for (one, other), (before, after) in zip(pairs, values, strict=True)
-        )
-        differences = [b - a for a, b in values if a is not None and b is not None]
-        smallest = resolution(differences, _LIMIT) if any(differences) else None
-    if smallest is not None:
-        smallest /= math.sqrt(repeat)
-    return Noise(len(pairs), differing, smallest=smallest)
+        return (one.outcome, one.metrics) != (other.outcome, other.metrics)
+    values = [monitored.of_item(item) for item in (one, other)]
+    return one.outcome != other.outcome or values[0] != values[1]
+
+
+def _resolution(monitored: Monitored, pairs: Sequence[tuple[Datum, Datum]]) -> float | None:
+    if monitored.owner is not None:
+        differs = any(_differs(monitored, *pair) for pair in pairs)
+        return _of_the_whole(monitored, pairs) if differs else None
+    values = [(monitored.of_item(one), monitored.of_item(other)) for one, other in pairs]
+    differences = [b - a for a, b in values if a is not None and b is not None]
+    return resolution(differences, _LIMIT) if any(differences) else None
 
 
 def _of_the_whole(monitored: Monitored, pairs: Sequence[tuple[Datum, Datum]]) -> float | None:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from autopilot.core.chance import seed_of
@@ -178,23 +179,28 @@ def measure_noise(fit: Fit, val: Measured) -> list[str]:
 
 def _noise(fit: Fit, val: Measured) -> Noise:
     trainer = fit.trainer
-    monitor, share = trainer.monitor, _share(val.items, trainer.monitor)
+    monitor, share = trainer.monitor, _share(val.passes[0].items, trainer.monitor)
     if skipped := _reason_to_skip(fit, val):
         return Noise(smallest=share, skipped=skipped)
     if len(val.passes) == 1:
         place = trainer, fit.module, fit.evaluator, "val", 0, fit.val
         val.beside.append(evaluate_split(*place, repeat=1))
-    first, second = val.results[:2]
-    found = compare(first, second, trainer.monitored, len(val.passes))
-    both = [m.compute().get(monitor, math.nan) for m in (*val.passes, *val.beside)[:2]]
-    # Sums in another order are not the same to the last bit.
-    same = math.isclose(*both, rel_tol=1e-9) or not all(map(math.isfinite, both))
-    shift = 0.0 if same else abs(both[0] - both[1])
+    found = compare(val.results, trainer.monitored, len(val.passes))
+    values = [m.compute().get(monitor, math.nan) for m in (*val.passes, *val.beside)]
+    # The usual distance of two; between means of several it is so much smaller.
+    apart = [_apart(*neighbours) for neighbours in pairwise(values)]
+    shift = math.hypot(*apart) / math.sqrt(len(apart) * len(val.passes))
     evaluations = sum(measured.means.items for measured in val.beside)
     smallest = share
     if found.differing or shift:
         smallest = max(found.smallest or 0.0, share or 0.0, shift)
     return replace(found, shift=shift, smallest=smallest, evaluations=evaluations)
+
+
+def _apart(one: float, other: float) -> float:
+    # Sums in another order are not the same to the last bit.
+    same = math.isclose(one, other, rel_tol=1e-9) or not math.isfinite(one - other)
+    return 0.0 if same else abs(one - other)
 
 
 def mean_items(passes: Sequence[Sequence[Datum]]) -> list[Datum]:

@@ -29,6 +29,7 @@ class Forecast:
         mode: Its direction, "max" or "min".
         max_epochs: The number of the last epoch.
         worktree: Where it would work.
+        repeat: How often each val item would be measured.
     """
 
     experiment: str
@@ -41,14 +42,16 @@ class Forecast:
     mode: str
     max_epochs: int
     worktree: str
+    repeat: int = 1
 
     def lines(self) -> list[str]:
         """For a person."""
+        often = f", val {self.repeat} times" if self.repeat > 1 else ""
         return [
             f"dry run: nothing was changed. {self.experiment} would",
             f"  start from {self.base[:7]} and work in {self.worktree}",
             *(f"  optimize {path} (files: {n})" for path, n in self.parameters.items()),
-            f"  evaluate {self.train_items} train and {self.val_items} val items an epoch",
+            f"  evaluate {self.train_items} train and {self.val_items} val items an epoch{often}",
             f"  begin with an item: {self.first_item}",
             f"  keep an epoch by val {self.monitor} ({direction_words(self.mode)}), "
             f"for at most {self.max_epochs} epochs",
@@ -77,6 +80,7 @@ def forecast(request: Request) -> Forecast:
             first_item=_first_item(session),
             monitor=session.trainer.monitor,
             mode=session.trainer.mode,
+            repeat=session.trainer.repeat,
             max_epochs=session.max_epochs,
             worktree=str(session.workspace.repo.workdir),
         )

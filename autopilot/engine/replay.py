@@ -191,7 +191,7 @@ class Replay:
             if self._is_noisy and self._compare(number, judged, found)[0]:
                 # What no seed repeats differs between these two as well.
                 again = measurer.measure(judged.commit, splits, epoch=epoch)
-                found = replace(found, noisy=found.noisy | _moved(found, again))
+                found = replace(found, noisy=found.noisy | moved(found, again))
         except AutopilotError as error:
             found = error
         return found, time.monotonic() - started
@@ -280,7 +280,7 @@ def parted(
     return [each for each in found if each not in may], may
 
 
-def _moved(first: Measurement, second: Measurement) -> frozenset[str]:
+def moved(first: Measurement, second: Measurement) -> frozenset[str]:
     """What differs between two measurements of one state with the same chance."""
     found = set()
     for split, metrics in first.metrics.items():

@@ -17,6 +17,7 @@ from autopilot.core.policy import EpochView
 from autopilot.core.statistics import Pairing, pair, subset_interval
 from autopilot.core.types import Datum
 from autopilot.engine.measuring import Measurement, Measurer
+from autopilot.engine.replay import moved
 from autopilot.errors import EvaluationError
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.proposals import Proposal
@@ -100,7 +101,7 @@ def verify(
         repeats: How often each is measured. The first has the run's own chance.
         confidence: Of the interval.
         tolerance: How far the score may be from the recorded one; None: not at all, and of live
-            model calls, as far as it likes.
+            model calls and of a noisy metric, as far as it likes.
         live: Ask models anew.
         links: Ignored paths that the evaluation needs, beside the manifest's.
 
@@ -120,14 +121,22 @@ def verify(
         for repeat in range(1, repeats):
             bases.append(it.measure(base, [split], epoch=epoch, repeat=repeat))
             heads.append(it.measure(head, [split], epoch=epoch, repeat=repeat))
+        after = tuple(measured.metrics.get(split, {}).get(monitor) for measured in heads)
+        recorded, unequal = _recorded(notebook, epoch, split, monitor), ""
+        if tolerance is None and live:
+            unequal = "models were asked anew"
+        elif tolerance is None:
+            tolerance = _TOLERANCE
+            noisy, noise = first.noisy, notebook.noise
+            if noise is not None and noise.is_noisy and not _same(after[0], recorded, tolerance):
+                # What no seed repeats differs between these two as well.
+                noisy |= moved(first, it.measure(head, [split], epoch=epoch))
+            if f"{split} {monitor}" in noisy:
+                tolerance, unequal = None, f"no seed repeats {split} {monitor}"
     pairings = [_paired(b, h, split, monitor, mode) for b, h in zip(bases, heads, strict=True)]
     differences = [sum(d) / repeats for d in zip(*(p.differences for p in pairings), strict=True)]
     whole = Pairing(tuple(differences), pairings[0].measure)
     low, high = subset_interval(differences, confidence, _SUBSETS, Random(notebook.manifest.seed))
-    recorded = _recorded(notebook, epoch, split, monitor)
-    if tolerance is None and not live:
-        tolerance = _TOLERANCE
-    after = tuple(measured.metrics.get(split, {}).get(monitor) for measured in heads)
     return Verification(
         notebook.slug,
         split,
@@ -149,7 +158,7 @@ def verify(
         high,
         confidence,
         tuple(_failures(whole, low, confidence, after[0], recorded, tolerance)),
-        tuple(_notes(proposal, notebook.manifest.base, split, recorded, tolerance, monitor)),
+        tuple(_notes(proposal, notebook.manifest.base, split, recorded, unequal, monitor)),
     )
 
 
@@ -189,6 +198,12 @@ def _recorded(notebook: Notebook, epoch: int, split: str, monitor: str) -> float
     return notebook.epoch(epoch).metrics.get("val", {}).get(monitor)
 
 
+def _same(measured: float | None, recorded: float | None, tolerance: float) -> bool:
+    if measured is None or recorded is None:
+        return measured is recorded
+    return abs(measured - recorded) <= tolerance
+
+
 def _failures(
     whole: Pairing,
     low: float,
@@ -207,7 +222,7 @@ def _failures(
     if recorded is not None and tolerance is not None:
         if measured is None:
             found.append("the score on record was not measured again")
-        elif not abs(measured - recorded) <= tolerance:
+        elif not _same(measured, recorded, tolerance):
             was, now = apart(recorded, measured)
             found.append(f"the record says {was}, and it is {now}")
     return found
@@ -218,7 +233,7 @@ def _notes(
     began: str,
     split: str,
     recorded: float | None,
-    tolerance: float | None,
+    unequal: str,
     monitor: str,
 ) -> list[str]:
     found = []
@@ -229,8 +244,8 @@ def _notes(
         )
     if recorded is None:
         found.append(f"no {split} {monitor} of it is on record to compare with")
-    elif tolerance is None:
-        found.append("models were asked anew: the score on record was not compared (--tolerance)")
+    elif unequal:
+        found.append(f"{unequal}: the score on record was not compared (--tolerance)")
     if proposal.base != began:
         found.append(f"the record was measured on {began[:7]}, and this is on {proposal.base[:7]}")
     if proposal.known.epoch is None and proposal.onto.tip != proposal.base:

@@ -90,6 +90,36 @@ def test_a_metric_that_is_noisy_is_compared_within_its_own_tolerance(place: Plac
         2,
         "  hint: write --tolerance 0.001, or of one metric --tolerance latency=0.2",
     )
+    for name in ("slw", ""):
+        wrong = place.autopilot("replay", "one", "--tolerance", f"{name}=0.2")
+        assert wrong.error == f"error: --tolerance {name}: one has no metric {name!r}"
+        assert (wrong.code, wrong.hint) == (2, "  hint: one of: accuracy, s, slow")
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_noisy_score_on_record_is_no_claim_that_fails(place: Place, declared: bool) -> None:
+    latency = "\n        self.slow = Latency('s')" if declared else ""
+    place.change(
+        "counter.py",
+        ("import AutoPilotModule,", "import AutoPilotModule, Latency,"),
+        ("        self.size = size\n", f"        self.size = size{latency}\n"),
+        (
+            "        return Datum(success=passed, feedback",
+            "        import random\n"
+            "        s = 9 - int(passed) + random.SystemRandom().random() / 10\n"
+            "        return Datum(success=passed, metrics={'s': s}, feedback",
+        ),
+        MANY,
+        ("read_text()) + 1", "read_text()) + 18"),
+    )
+    run = ("run", "counter.py", "-e", "one", "--max-epochs", "2", "--monitor", "s", "--mode", "min")
+    place.run(*run)
+    place.run("propose", "create", "one")
+    done = place.run("propose", "verify", "one")
+    said = "no seed repeats test s: the score on record was not compared (--tolerance)"
+    assert said in done.out
+    strict = place.autopilot("propose", "verify", "one", "--tolerance", "0.0000001")
+    assert strict.code == 1 and "the record says" in strict.out
 
 
 def test_repeats_are_recorded_resumed_and_replayed(place: Place) -> None:

@@ -616,6 +616,9 @@ def test_dry_run_changes_nothing(place: Place) -> None:
 
     assert "dry run: nothing was changed. counter-1 would" in done.out
     assert "optimize x.txt (files: 1)" in done.out
+    assert " train and 5 val items an epoch\n" in done.out
+    often = place.run("run", "counter.py", "--dry-run", "--repeat", "3")
+    assert " train and 5 val items an epoch, val 3 times\n" in often.out
     assert before == place.snapshot()
 
 

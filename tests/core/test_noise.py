@@ -301,7 +301,7 @@ def test_a_change_that_changes_nothing_is_kept_in_at_most_5_percent_of_500_epoch
     # A metric of the whole split is computed anew for each draw.
     size = 250 if monitored is MEAN else 60
     best, second = timings(rng, 0, items=size), timings(rng, 0, items=size)
-    noise = compare(best, second, monitored)
+    noise = compare([best, second], monitored)
     assert noise.is_noisy
     assert noise.differing == size
     kept = indecisive = 0
@@ -324,7 +324,7 @@ def test_a_real_improvement_is_kept(monitored):
     rng, kept = random.Random(5), 0
     for epoch in range(1, 21):
         best = timings(rng, 0)
-        noise = compare(best, timings(rng, 0), monitored)
+        noise = compare([best, timings(rng, 0)], monitored)
         kept += judged(monitored, timings(rng, epoch, 0.25), best, noise, epoch).kept
     assert kept >= 18
 
@@ -359,7 +359,7 @@ def test_a_shift_of_all_items_is_no_gain():
         "indecisive: val s 1.245 -> 1.145, two measurements of the baseline were 0.1 apart; "
         "this split can resolve 0.1",
     )
-    assert compare(best, second, Monitored("s")).differing == 50
+    assert compare([best, second], Monitored("s")).differing == 50
 
 
 def test_the_smallest_gain_is_found_in_80_of_100_tries():
@@ -380,7 +380,23 @@ def test_the_smallest_gain_is_found_in_80_of_100_tries():
 def test_what_could_not_be_measured_says_nothing_about_noise():
     first = [Datum(id="a", success=True), Datum(id="b", success=True)]
     second = [Datum(id="a", unmeasured="no answer"), Datum(id="b", success=True)]
-    assert compare(first, second, Monitored("accuracy")) == Noise(items=1)
+    assert compare([first, second], Monitored("accuracy")) == Noise(items=1)
+
+
+@pytest.mark.parametrize("items", [4, 5])
+def test_where_items_are_too_few_for_any_gain_it_is_said(items):
+    """Even an epoch in which each of four items gains is one of 16 that chance gives."""
+    first = [Datum(id=str(n), metrics={"s": 1.0}) for n in range(items)]
+    second = [Datum(id=str(n), metrics={"s": 1.1}) for n in range(items)]
+    better = [Datum(id=str(n), metrics={"s": 0.1}) for n in range(items)]
+    noise = compare([first, second], Monitored("s"))
+    too_few = (
+        "all 4 items differ: no epoch can be kept, 4 val items are too few to tell any gain from "
+        "chance; it takes 5 at least"
+    )
+    assert (noise.sentence() == too_few) == (items == 4)
+    assert judged(Monitored("s"), better, first, noise, 1).kept == (items == 5)
+    assert "the experiment's own policy decides" in noise.sentence(default=False)
 
 
 # --- repeats -------------------------------------------------------------------------------------
@@ -399,12 +415,30 @@ def test_each_val_item_is_measured_several_times_and_the_mean_decides():
         spread = f"3 measurements: accuracy {min(shares):.4g} to {max(shares):.4g}"
         assert spread in experiment.history[epoch].reasons
         assert experiment.history[epoch].repeat == 3
-    # The two of the baseline that are compared are among the three.
+    # What of the baseline is compared are the three.
     assert experiment.history[0].cost.evaluations == 300
+    assert experiment.noise.measurements == 3
     assert experiment.noise.differing == sum(
-        a["success"] != b["success"]
-        for a, b in zip(*(t.items for t in passes(experiment.store)[:2]), strict=True)
+        len({each["success"] for each in item}) > 1
+        for item in zip(*(t.items for t in passes(experiment.store)), strict=True)
     )
+
+
+def test_noise_that_only_a_later_repeat_shows_is_noise():
+    """Where the first two agree by chance, the verdict must not take any gain for real."""
+
+    class LateNoise(System):
+        def forward(self, batch):
+            data = super().forward(batch)
+            if current_run().repeat == 2 and not self.training:
+                data.items[-1].success = not data.items[-1].success
+            return data
+
+    experiment = fit(LateNoise(), epochs=0, repeat=3).experiment
+    assert (experiment.noise.differing, experiment.noise.measurements) == (5, 3)
+    assert experiment.history[0].reasons[1].startswith("5 of 100 items differ: ")
+    quiet = fit(System(), epochs=0, repeat=3).experiment
+    assert quiet.history[0].reasons[1].startswith("3 measurements agree; ")
 
 
 def test_more_repeats_resolve_less():
