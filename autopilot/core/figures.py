@@ -11,13 +11,15 @@ from autopilot.core.direction import direction_words
 _MORE_DIGITS = 12
 _NOISE = 1e-12
 _SMALL = 0.1
+# Below, three decimals would leave one digit, and three digits that count are shown.
+_TINY = 0.01
 
 
 def figure(value: float | None) -> str:
-    """A metric's value: three decimals, none from 10,000 on, more where it would read as zero.
+    """A metric's value: three decimals, none from 10,000 on, three digits that count below 0.01.
 
-    >>> figure(0.5833), figure(0.00012), figure(1e-07), figure(12345.6), figure(None)
-    ('0.583', '0.00012', '1e-07', '12346', '-')
+    >>> figure(0.5833), figure(0.00454), figure(1e-07), figure(12345.6), figure(None)
+    ('0.583', '0.00454', '1e-07', '12346', '-')
     """
     return _text(value, 0)
 
@@ -33,7 +35,7 @@ def figures(*values: float | None) -> tuple[str, ...]:
     distinct = sorted({v for v in values if v is not None and math.isfinite(v)})
     steps = [after - before for before, after in pairwise(distinct)]
     # Among small numbers, three decimals would leave one digit of the difference.
-    small = distinct and max(map(abs, distinct)) < _SMALL
+    small = distinct and _TINY <= max(map(abs, distinct)) < _SMALL
     least = min(max(-math.floor(math.log10(min(steps))) - 2, 0), 4) if small and steps else 0
     for more in range(least, _MORE_DIGITS):
         if len({_text(value, more) for value in distinct}) == len(distinct):
@@ -90,6 +92,6 @@ def _text(value: float | None, more: int) -> str:
         return str(value)
     if not value:
         return "0.000"
-    if size < 0.001 or size >= 1e15:
+    if size < _TINY or size >= 1e15:
         return f"{value:.{3 + more}g}"
     return f"{value:.{(0 if size >= 10_000 else 3) + more}f}"
