@@ -370,6 +370,12 @@ class SplitMetrics:
             )
         if monitor in values or means.outcomes["passed"] or means.outcomes["failed"]:
             return
+        if means.outcomes["unmeasured"] == means.items:
+            why = next((f": {i.unmeasured}" for i in self.items if i.unmeasured), "")
+            raise EvaluationError(
+                f"none of the {means.items} {split} items could be measured{why}",
+                hint="mend what scores them, such as a step of the judge",
+            )
         raise EvaluationError(
             f"nothing scores the {means.items} {split} items: none has a success, and there is no "
             f"metric {monitor!r}",

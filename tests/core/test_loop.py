@@ -490,6 +490,16 @@ def test_a_module_that_scores_nothing_stops_at_the_baseline():
     assert trainer.experiment.history == []
 
 
+def test_items_that_none_could_measure_are_not_said_to_lack_a_score():
+    class Unmeasured(Scale):
+        def forward(self, batch):
+            return Datum(items=[Datum(unmeasured="the judge fell") for _ in batch.items])
+
+    said = "none of the 4 val items could be measured: the judge fell"
+    with pytest.raises(EvaluationError, match=said):
+        Trainer().fit(Unmeasured([("up", 3)]), TRAIN, VAL, max_epochs=1)
+
+
 def test_a_training_step_that_always_raises_stops_before_an_agent_is_asked():
     told = []
 
