@@ -96,5 +96,21 @@ def test_changes_have_a_sign(change: float | None, of: float | None, text: str) 
     assert signed(change, of=of) == text
 
 
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ((0.00454,), ("0.00454",)),
+        ((0.00454, 0.00331, None), ("0.00454", "0.00331", "-")),
+        ((0.004, 0.005), ("0.004", "0.005")),
+        ((-0.00333,), ("-0.00333",)),
+        ((0.0101,), ("0.0101",)),
+    ],
+)
+def test_of_tiny_numbers_three_digits_are_shown(
+    values: tuple[float | None, ...], shown: tuple[str, ...]
+) -> None:
+    assert figures(*values) == shown
+
+
 def test_only_lower_is_said() -> None:
     assert (lower_note("min"), lower_note("max")) == (" (lower is better)", "")
