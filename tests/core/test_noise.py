@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from autopilot.ai.recording import request_key
-from autopilot.core.aggregates import Latency
+from autopilot.core.aggregates import Latency, Quantile
 from autopilot.core.chance import seed_of
 from autopilot.core.comparison import Monitored
 from autopilot.core.experiment import Experiment
@@ -529,6 +529,31 @@ def test_the_test_split_is_scored_on_baseline_and_best():
     assert trainer.experiment.summary().test == result.test
     assert module.level.data == 3
     assert [len(passes(trainer.experiment.store, epoch, "test")) for epoch in (0, 3)] == [1, 1]
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_a_metric_of_the_whole_split_has_an_interval_too(lower):
+    class Timed(System):
+        def __init__(self):
+            super().__init__(gain=15)
+            self.worst = Quantile("s", 0.9)
+
+        def forward(self, batch):
+            data = super().forward(batch)
+            for item, given in zip(data.items, batch.items, strict=True):
+                place = given.metadata["value"] / 100
+                item.metrics["s"] = place + (
+                    1 / (1 + self.level.data) if lower else self.level.data
+                )
+            return data
+
+    module = Timed()
+    trainer = fit(module, epochs=1, monitor="worst", mode="min" if lower else "max")
+    gain = trainer.test(module).test
+    size = abs(gain.after - gain.before)
+    assert size == pytest.approx(0.5 if lower else 1)
+    # All items gained the same: whichever are drawn, the metric gained that.
+    assert (gain.low, gain.high) == (pytest.approx(size), pytest.approx(size))
 
 
 def test_where_nothing_was_better_it_is_scored_once():
