@@ -121,7 +121,10 @@ def verify(
         for repeat in range(1, repeats):
             bases.append(it.measure(base, [split], epoch=epoch, repeat=repeat))
             heads.append(it.measure(head, [split], epoch=epoch, repeat=repeat))
-        after = tuple(measured.metrics.get(split, {}).get(monitor) for measured in heads)
+        before, after = (
+            tuple(measured.metrics.get(split, {}).get(monitor) for measured in side)
+            for side in (bases, heads)
+        )
         recorded, unequal = _recorded(notebook, epoch, split, monitor), ""
         if tolerance is None and live:
             unequal = "models were asked anew"
@@ -137,6 +140,9 @@ def verify(
     differences = [sum(d) / repeats for d in zip(*(p.differences for p in pairings), strict=True)]
     whole = Pairing(tuple(differences), pairings[0].measure)
     low, high = subset_interval(differences, confidence, _SUBSETS, Random(notebook.manifest.seed))
+    failures = _failures(whole, low, confidence, after[0], recorded, tolerance)
+    if whole.measure != monitor and monitor != "accuracy":
+        failures += _unlike_the_items(f"{split} {monitor}", mode, before, after)
     return Verification(
         notebook.slug,
         split,
@@ -145,7 +151,7 @@ def verify(
         base,
         head,
         epoch,
-        tuple(measured.metrics.get(split, {}).get(monitor) for measured in bases),
+        before,
         after,
         recorded,
         tolerance,
@@ -157,7 +163,7 @@ def verify(
         low,
         high,
         confidence,
-        tuple(_failures(whole, low, confidence, after[0], recorded, tolerance)),
+        tuple(failures),
         tuple(_notes(proposal, notebook.manifest.base, split, recorded, unequal, monitor)),
     )
 
@@ -226,6 +232,19 @@ def _failures(
             was, now = apart(recorded, measured)
             found.append(f"the record says {was}, and it is {now}")
     return found
+
+
+def _unlike_the_items(
+    name: str, mode: str, before: Sequence[float | None], after: Sequence[float | None]
+) -> list[str]:
+    """Where items are compared by success: that the metric itself, of the whole, is no better."""
+    values = [[value for value in side if value is not None] for side in (before, after)]
+    if not all(values):
+        return [f"{name} was not measured"]
+    was, now = (math.fsum(side) / len(side) for side in values)
+    if (now > was) if mode == "max" else (now < was):
+        return []
+    return [f"{name} itself is no better: {' -> '.join(apart(was, now))}"]
 
 
 def _notes(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shlex
 from pathlib import Path
 
@@ -529,6 +530,33 @@ def test_verify_names_the_items_that_lost_their_value_of_a_metric_of_the_module(
     done = levels.autopilot("propose", "verify", "lost")
     assert done.code == 1
     assert "2 test items have no middle any more: i7, i8" in done.err
+
+
+def test_verify_fails_where_only_the_items_are_better_and_the_metric_is_not(levels):
+    levels.change(
+        "levels.py",
+        ("from autopilot import", "from autopilot.core.metrics import Mean\nfrom autopilot import"),
+        (
+            "self.rules =",
+            'self.middle = Mean("level", higher_is_better=True)\n        self.rules =',
+        ),
+        ("Datum(success=level >=", 'Datum(metrics={"level": level}, success=level >='),
+        (
+            "    def configure_optimizers",
+            "    def test_step(self, batch):\n"
+            "        data = self(batch)\n"
+            "        for item in data.items:\n"
+            "            item.metrics['level'] *= -1\n"
+            "        return data\n\n"
+            "    def configure_optimizers",
+        ),
+    )
+    levels.run("run", "levels.py", "-e", "worse", "--max-epochs", "4", "--monitor", "middle")
+    levels.call("propose", "create", "worse")
+    done = levels.autopilot("propose", "verify", "worse")
+    assert done.code == 1
+    assert re.search(r"by success, [0-9] better, 0 worse", done.out)
+    assert re.search(r"does not hold: .*test middle itself is no better: -2.000 -> -", done.out)
 
 
 def test_without_a_test_split_it_is_val_and_it_says_so(levels):
