@@ -111,6 +111,7 @@ class Kind:
         place: Where it was raised; "" where that is not known.
         count: How many items.
         traceback: The first one's; "" where it is not known, as of a recorded result.
+        varies: Others say something else: what they raised quotes the item.
     """
 
     how: str
@@ -118,6 +119,14 @@ class Kind:
     place: str = ""
     count: int = 0
     traceback: str = ""
+    varies: bool = False
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What failures of the same kind share: type and place, or the text where no place is."""
+        if not self.place:
+            return self.how, _key(self.text)
+        return self.how, f"{self.text.split(' ')[0]} {self.place}"
 
     def line(self, split: str, total: int) -> str:
         """One line for a person: `2 of 250 val items raised: KeyError 'label' (classify.py:41)`."""
@@ -128,7 +137,8 @@ class Kind:
             "unmeasured": "could not be measured",
         }[self.how]
         place = f" ({self.place})" if self.place else ""
-        return f"{many} {split} items {verb}: {self.text}{place}"
+        others = ", for example" if self.varies else ""
+        return f"{many} {split} items {verb}: {self.text}{others}{place}"
 
 
 class Failures:
@@ -143,7 +153,7 @@ class Failures:
     def __init__(self) -> None:
         self._kinds: dict[str, dict[tuple[str, str], Kind]] = {}
         self._totals: Counter[str] = Counter()
-        self._tracebacks: dict[tuple[str, str], str] = {}
+        self._tracebacks: dict[tuple[str, tuple[str, str]], str] = {}
 
     def clear(self) -> None:
         """Forgets everything: another epoch begins."""
@@ -152,8 +162,9 @@ class Failures:
     def raised(self, split: str, error: BaseException) -> Datum:
         """What an item comes to that raised; the first traceback of its kind is kept for `add`."""
         raised = Raised.of(error)
-        self._tracebacks.setdefault((split, _key(raised.message)), raised.traceback)
-        return raised.result()
+        result = raised.result()
+        self._tracebacks.setdefault((split, _kind(result).key), raised.traceback)
+        return result
 
     def add(self, split: str, data: Datum) -> None:
         """Takes in the results of a batch, as they are once they are scored."""
@@ -164,11 +175,11 @@ class Failures:
 
     def _count(self, split: str, item: Datum) -> None:
         found = _kind(item)
-        key = (found.how, _key(found.text))
-        kind = self._kinds.setdefault(split, {}).setdefault(key, found)
-        if not kind.count and found.how == "raised":
-            kind.traceback = self._tracebacks.get((split, _key(item.error_message or "")), "")
+        kind = self._kinds.setdefault(split, {}).setdefault(found.key, found)
+        if not kind.count:
+            kind.traceback = self._tracebacks.get((split, found.key), "")
         kind.count += 1
+        kind.varies |= _key(kind.text) != _key(found.text)
 
     def raised_of(self, split: str) -> int:
         """How many items of a split raised, those that an earlier session evaluated included."""

@@ -176,6 +176,18 @@ def test_at_most_three_kinds_are_lines_and_all_is_said_as_all() -> None:
     assert failures.lines("train") == ["all 3 train items failed with: item 0: no"]
 
 
+def test_errors_that_quote_their_item_are_one_kind_where_one_line_raised_them() -> None:
+    def item(word: str, line: int) -> Datum:
+        text = f"KeyError: {word!r}"
+        return Datum(error_message=text, feedback=f"it raised {text} (look.py:{line})")
+
+    failures = [item("Åse", 4), item("Öl", 4), item("Öl", 9)]
+    assert failure_lines("val", failures) == [
+        "2 of 3 val items raised: KeyError 'Åse', for example (look.py:4)",
+        "1 of 3 val items raised: KeyError 'Öl' (look.py:9)",
+    ]
+
+
 def test_a_message_of_many_lines_or_none_is_one_line() -> None:
     assert failure_lines("val", [Datum(error_message="\n first\nsecond")]) == [
         "1 of 1 val items failed with: first"
