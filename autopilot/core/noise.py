@@ -41,7 +41,7 @@ _SHARE_OF_ERROR = 0.7
 # That of the default policy, at 95%.
 _LIMIT = round(_SHARE_OF_ERROR * 0.05, 12)
 # Of fewer items, even a gain of each is chance once in 1 / _LIMIT tries: see bootstrap_test.
-_FEWEST = math.ceil(-math.log2(_LIMIT))
+FEWEST_GAINS = math.ceil(-math.log2(_LIMIT))
 # Each computes a metric of the whole split twice.
 _SWAPS = 400
 
@@ -56,7 +56,8 @@ class Noise:
         shift: How far apart the monitored metric of two epochs is by chance, as far as that is
             known; 0 where it is the same in all measurements.
         smallest: The smallest gain that the split resolves, as far as it is known: see
-            `statistics.resolution`; one item's share of the accuracy where nothing differs.
+            `statistics.resolution`. Of the accuracy, one item's share where nothing differs, else
+            at least that of as many items as a test needs.
         evaluations: The items that the second measurement took.
         skipped: Why there was none; empty where there was one.
         measurements: How many were compared.
@@ -99,9 +100,9 @@ class Noise:
         follows = "an epoch is kept only where the difference is significant"
         if not default:
             follows = "the experiment's own policy decides"
-        elif self.items < _FEWEST:
+        elif self.items < FEWEST_GAINS:
             few = f"{self.items} val items are too few to tell any gain from chance"
-            return f"{found}: no epoch can be kept, {few}; it takes {_FEWEST} at least"
+            return f"{found}: no epoch can be kept, {few}; it takes {FEWEST_GAINS} at least"
         return f"{found}: {follows}{size}"
 
 
@@ -215,7 +216,8 @@ class SignificantImprovement(Gate):
         shown, limit = _p_value(p_value, self.limit), f"{self.limit:g}"
         gain = view.gain() or 0.0
         if p_value > self.limit:
-            reason = f"{found} may be chance: p {shown} is above {limit}"
+            chance = " may be chance" if gain > 0 else ""
+            reason = f"{found}{chance}: p {shown} is above {limit}"
         elif view.noise is not None and 0 < gain <= view.noise.shift * (1 + 1e-9):
             reason = f"two measurements of the baseline were {view.noise.shift:.3g} apart"
         else:
@@ -231,10 +233,9 @@ class SignificantImprovement(Gate):
             found = f"{pairs.wins} val items better and {pairs.losses} worse in {pairs.measure}"
             return found, sign_test(pairs.wins, pairs.losses)
         mean = math.fsum(pairs.differences) / len(pairs.differences)
-        found = (
-            f"val {pairs.measure} is better by {signed(mean, of=view.best_value)} "
-            f"on average over {len(pairs.differences)} items"
-        )
+        amount = signed(abs(mean), of=view.best_value).removeprefix("+")
+        size = f"{'better' if mean > 0 else 'worse'} by {amount}" if mean else "the same"
+        found = f"val {pairs.measure} {size} on average over {len(pairs.differences)} items"
         return found, bootstrap_test(pairs.differences, self.repeats, self._random(view))
 
     def _of_the_whole(self, view: EpochView) -> tuple[str, float] | None:

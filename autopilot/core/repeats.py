@@ -19,7 +19,7 @@ from autopilot.core.chance import seed_of
 from autopilot.core.comparison import Key, keyed
 from autopilot.core.evaluation import Evaluator, SplitMetrics, batches
 from autopilot.core.graph import no_grad
-from autopilot.core.noise import DefaultPolicy, Noise, compare
+from autopilot.core.noise import FEWEST_GAINS, DefaultPolicy, Noise, compare
 from autopilot.core.policy import EpochView
 from autopilot.core.record import TraceRecord
 from autopilot.core.run import repeating
@@ -193,7 +193,7 @@ def _noise(fit: Fit, val: Measured) -> Noise:
     evaluations = sum(measured.means.items for measured in val.beside)
     smallest = share
     if found.differing or shift:
-        smallest = max(found.smallest or 0.0, share or 0.0, shift)
+        smallest = max(found.smallest or 0.0, FEWEST_GAINS * (share or 0.0), shift)
     return replace(found, shift=shift, smallest=smallest, evaluations=evaluations)
 
 

@@ -132,6 +132,41 @@ def test_the_second_measurement_has_other_chance_and_the_first_stays_the_baselin
     )
 
 
+def test_where_only_failures_differ_no_gain_counts_that_a_test_could_not_find():
+    """Whether an item that fails raised or not is noise, though the accuracy is the same."""
+
+    class Raises(System):
+        def forward(self, batch):
+            data = super().forward(batch)
+            for item in data.items:
+                if not item.success and random.random() < 0.5:
+                    item.error_message = "no luck"
+            return data
+
+    noise = fit(Raises()).experiment.noise
+    assert noise.shift == 0 and noise.differing > 0
+    assert noise.smallest == pytest.approx(0.05)  # five of a hundred items
+
+
+def test_what_did_not_gain_is_not_said_to_be_better():
+    gate = SignificantImprovement(method="bootstrap")
+    before = [Datum(id=str(i), success=i < 4) for i in range(8)]
+    for passing, said in ((3, "worse by 0.125"), (4, "the same"), (5, "better by 0.125")):
+        now = [Datum(id=str(i), success=i < passing) for i in range(8)]
+        view = EpochView(
+            1,
+            {"val": {"accuracy": passing / 8}},
+            {},
+            {"val": {"accuracy": 0.5}},
+            monitor="accuracy",
+            items=now,
+            best_items=before,
+        )
+        reason = gate.check(view).reason
+        assert f"val success {said} on average over 8 items" in reason
+        assert ("may be chance" in reason) == (passing > 4)
+
+
 def test_it_counts_as_evaluations_but_not_as_what_an_epoch_takes():
     trainer = fit(System(), epochs=0)
     assert trainer.experiment.history[0].cost.evaluations == 200

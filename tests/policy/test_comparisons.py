@@ -166,7 +166,7 @@ def test_significance_says_what_it_counted():
     )
     weighed = SignificantImprovement(method="bootstrap")
     assert weighed.check(paired([0] * 5, [1] * 5)).reason == (
-        "val success is better by +1.000 on average over 5 items: p 0.031 is within 0.035"
+        "val success better by 1.000 on average over 5 items: p 0.031 is within 0.035"
     )
 
 
