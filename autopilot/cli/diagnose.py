@@ -45,6 +45,9 @@ def run(context: Context, slug: Experiment = None, split: Split = "val") -> None
     for title, ids in (("never measured", found.never_measured), ("never scored", found.unscored)):
         if ids:
             _ids(output, title, ids)
+    if found.graded:
+        told = f"graded by {traces.notebook.monitor[0]}, neither passed nor failed"
+        output.line(f"{told}: {len(found.graded)}")
     _ids(output, "changed three times or more", found.flaky)
     _ids(output, f"passed at the baseline, not at {where}", found.regressed)
     _ids(output, f"failed at the baseline, passes at {where}", found.fixed)
@@ -55,6 +58,8 @@ def run(context: Context, slug: Experiment = None, split: Split = "val") -> None
     for change in found.changes[-_CHANGES:]:
         broke = f", broke {len(change.broken)}" if change.broken else ""
         told = f"fixed {len(change.fixed)}{broke}"
+        if found.graded:
+            told = f"{len(change.better)} better, {len(change.worse)} worse"
         output.line(
             f"  epoch {change.epoch} ({change.verdict}): {told}  {change.strategy}".rstrip()
         )
@@ -124,7 +129,7 @@ def heatmap(
     _row(output, "", "".join(signs[verdicts[number]] for number in shown))
     output.line("item:  + passed  x failed  ! raised an error  . not evaluated")
     if any({"unmeasured", "unscored"} & set(item.outcomes.values()) for item in items):
-        output.line("       ? could not be measured  - not scored")
+        output.line("       ? could not be measured  - neither passed nor failed")
     output.line("epoch: b baseline  k kept  r rejected")
 
 

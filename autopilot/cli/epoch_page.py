@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from autopilot.cli.output import align, display_width, number, shorten
-from autopilot.cli.words import costs, git_date, iso, outcomes
+from autopilot.cli.words import costs, counted, git_date, iso, outcomes
 from autopilot.core.failures import failure_lines
 from autopilot.core.figures import figures, lower_note, signed
 from autopilot.core.message import one_line
 from autopilot.core.types import Datum, count_outcomes, datum_document
 from autopilot.git import commits
 from autopilot.git.objects import LineCounts
-from autopilot.tracking.diagnosis import NOT_PASSED, turned
+from autopilot.tracking.diagnosis import NOT_PASSED, is_graded, moved_values, turned
 from autopilot.tracking.notebook import Epoch, Notebook
 
 ODD_OUTCOMES = ("unchanged", "repeated", "failed")
@@ -145,31 +145,50 @@ def _failures(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
     items = by_need(notebook.items(measured))
     if not items:
         return []
-    counts = count_outcomes(items)
+    counts, (monitor, mode) = count_outcomes(items), notebook.monitor
     text = f"val items: {counts['failed']} of {len(items)} failed"
     if counts["passed"] + counts["failed"] < len(items):
-        text = f"val items: {len(items)}: {outcomes(counts)}"
+        text = f"{counted(len(items), 'val item')}: {came_to(items, monitor)}"
+    graded = [item for item in items if is_graded(item, monitor)]
     if measured != epoch.number:
         text += f" (measured in epoch {measured})"
     before = _best_before(notebook, epoch)
     if before is not None and measured != _measured(before):
         known = {item.id: item for item in notebook.items(_measured(before))}
-        fixed, broken = map(len, turned(known, {item.id: item for item in items}))
-        text += f"; against epoch {before.number}: {fixed} fixed, {broken} broken"
+        now = {item.id: item for item in items}
+        fixed, broken = map(len, turned(known, now))
+        better, worse = map(len, moved_values(known, now, monitor, mode))
+        told = [f"{fixed} fixed, {broken} broken"] if counts["unscored"] < len(items) else []
+        told += [f"{better} better, {worse} worse"] if graded else []
+        text += f"; against epoch {before.number}: {', '.join(told)}" if told else ""
     lines = [text, *(f"    {line}" for line in failure_lines("val", items))]
-    odd = [item for item in items if item.outcome != "passed"]
+    graded.sort(key=lambda item: item.metrics[monitor], reverse=mode == "min")
+    odd = [x for x in items if x.outcome != "passed" and not is_graded(x, monitor)] + graded
     wide = max((display_width(item.id) for item in odd[:_EXAMPLES]), default=0)
     for item in odd[:_EXAMPLES]:
         what = item.unmeasured or item.error_message or item.feedback or _json(item.metadata)
         if item.outcome != "failed":
             values = ", ".join(f"{name} {number(value)}" for name, value in item.metrics.items())
-            what = f"{item.outcome}: {what or values}"
+            lead = values if is_graded(item, monitor) else item.outcome
+            what = ": ".join(filter(None, (lead, what or (values if lead != values else ""))))
         text = shorten(what, max((width or 100) - wide - 6, _LEAST_TEXT))
         lines.append(f"    {item.id}{' ' * (wide - display_width(item.id))}  {text}".rstrip())
     if len(odd) > _EXAMPLES:
         command = f"autopilot show {epoch.number} -e {notebook.slug} --json"
         lines.append(f"    and {len(odd) - _EXAMPLES} more: {command}")
     return lines
+
+
+def came_to(items: Sequence[Datum], monitor: str) -> str:
+    """How many items came to what; of those that only a metric scores, by that metric.
+
+    >>> came_to([Datum(metrics={"score": 0.7}), Datum(success=True)], "score")
+    '1 passed, 1 graded by score'
+    """
+    counts, graded = count_outcomes(items), sum(is_graded(item, monitor) for item in items)
+    counts["unscored"] -= graded
+    by = f"{graded} graded by {monitor}" if graded else ""
+    return ", ".join(filter(None, (outcomes(counts), by)))
 
 
 def by_need(items: Sequence[Datum]) -> list[Datum]:

@@ -6,10 +6,11 @@ import html
 import re
 from collections.abc import Sequence
 
-from autopilot.cli.words import costs, counted, outcomes, test_gain
+from autopilot.cli.epoch_page import came_to
+from autopilot.cli.words import costs, counted, test_gain
 from autopilot.core.failures import failure_lines
 from autopilot.core.figures import figures, lower_note, signed
-from autopilot.core.types import Datum, count_outcomes
+from autopilot.core.types import Datum
 from autopilot.tracking.notebook import Epoch, Notebook
 
 _ROWS = 100
@@ -126,7 +127,7 @@ def _items(notebook: Notebook) -> list[str]:
     if best is None or not items:
         return []
     told = f"{counted(len(items), 'val item')} at epoch {best.number}"
-    lines = [f"{told}: {outcomes(count_outcomes(items))}.", ""]
+    lines = [f"{told}: {plain(came_to(items, notebook.monitor[0]))}.", ""]
     failures = [f"- {plain(line)}" for line in failure_lines("val", items)]
     return [*lines, *failures, ""] if failures else lines
 

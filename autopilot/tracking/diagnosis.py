@@ -61,6 +61,8 @@ class Change:
         strategy: What was tried.
         fixed: The ids that pass now.
         broken: The ids that passed before.
+        better: The ids of graded items whose value improved.
+        worse: The ids of those whose value got worse.
     """
 
     epoch: int
@@ -68,6 +70,8 @@ class Change:
     strategy: str
     fixed: tuple[str, ...]
     broken: tuple[str, ...]
+    better: tuple[str, ...] = ()
+    worse: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,8 @@ class Diagnosis:
         items: All that were evaluated in any epoch, the most often failing first.
         always_failing: Ids that failed and never passed.
         never_measured: Ids that were not measured in any epoch.
-        unscored: Ids that nothing scored in any epoch.
+        unscored: Ids that nothing scored in any epoch, by success or by the monitored metric.
+        graded: Ids that have a value of the monitored metric, and neither passed nor failed.
         flaky: Ids that changed three times or more between passing and failing.
         fixed: Ids that fail at the baseline and pass at the best epoch.
         regressed: Ids that pass at the baseline and not at the best epoch.
@@ -92,6 +97,7 @@ class Diagnosis:
     always_failing: tuple[str, ...]
     never_measured: tuple[str, ...]
     unscored: tuple[str, ...]
+    graded: tuple[str, ...]
     flaky: tuple[str, ...]
     fixed: tuple[str, ...]
     regressed: tuple[str, ...]
@@ -155,12 +161,17 @@ class Traces:
         best = self.notebook.best
         first, last = (self.results.get(n, {}) for n in (0, best.number if best else 0))
         fixed, broken = turned(first, last)
+        monitor = self.notebook.monitor[0]
+        every = [item for items in self.results.values() for item in items.values()]
+        graded = {item.id for item in every if is_graded(item, monitor)}
+        unscored = [x.id for x in self.items if _only(x, "unscored")]
         return Diagnosis(
             split=self.split,
             items=tuple(self.items),
             always_failing=tuple(x.id for x in self.items if x.failing and not x.passed),
             never_measured=tuple(x.id for x in self.items if _only(x, "unmeasured")),
-            unscored=tuple(x.id for x in self.items if _only(x, "unscored")),
+            unscored=tuple(name for name in unscored if name not in graded),
+            graded=tuple(name for name in unscored if name in graded),
             flaky=tuple(item.id for item in self.items if item.flips >= _FLIPS),
             fixed=fixed,
             regressed=broken,
@@ -177,7 +188,8 @@ class Traces:
                 continue
             fixed, broken = turned(old, new)
             strategy = epoch.strategy or epoch.summary
-            found.append(Change(epoch.number, epoch.verdict, strategy, fixed, broken))
+            moved = moved_values(old, new, *self.notebook.monitor)
+            found.append(Change(epoch.number, epoch.verdict, strategy, fixed, broken, *moved))
         return found
 
 
@@ -201,3 +213,29 @@ def turned(
     return fixed, tuple(
         x for x, (was, now) in pairs.items() if was == "passed" and now in NOT_PASSED
     )
+
+
+def is_graded(item: Datum, monitor: str) -> bool:
+    """Whether an item neither passed nor failed, but has a value of the metric that decides."""
+    return item.outcome == "unscored" and monitor in item.metrics
+
+
+def moved_values(
+    old: Mapping[str, Datum], new: Mapping[str, Datum], monitor: str, mode: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The ids of graded items whose value is better now, and of those whose value is worse.
+
+    Args:
+        old: Id to result.
+        new: Id to result.
+        monitor: The metric that decides.
+        mode: "max" or "min".
+    """
+    sign = 1.0 if mode == "max" else -1.0
+    gains = {
+        name: sign * (item.metrics[monitor] - old[name].metrics[monitor])
+        for name, item in new.items()
+        if is_graded(item, monitor) and name in old and is_graded(old[name], monitor)
+    }
+    better = tuple(name for name, gain in gains.items() if gain > 0)
+    return better, tuple(name for name, gain in gains.items() if gain < 0)

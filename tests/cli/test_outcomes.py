@@ -59,6 +59,37 @@ class Mixed(AutoPilotModule):
 
     val_dataloader = test_dataloader = train_dataloader
 """
+GRADED = """\
+from autopilot import AutoPilotModule, DataLoader, Datum, Optimizer, PathParameter, Step
+
+
+class Raise(Optimizer):
+    def step(self):
+        x = self.parameters[0]
+        x.write_text(str(int(x.read_text()) + 1))
+        return Step()
+
+
+class Graded(AutoPilotModule):
+    monitor = "score"
+    mode = "{mode}"
+
+    def __init__(self):
+        super().__init__()
+        self.x = PathParameter("x.txt")
+
+    def forward(self, batch):
+        return Datum(items=[Datum(metrics={{"score": {value}}}) for item in batch.items])
+
+    def configure_optimizers(self):
+        return Raise(self.parameters())
+
+    def train_dataloader(self):
+        items = [{{"id": name, "n": n}} for n, name in enumerate("abc")]
+        return DataLoader(items, batch_size=3)
+
+    val_dataloader = train_dataloader
+"""
 WENT = {
     "answers": "passed",
     "improves": "passed",
@@ -171,7 +202,7 @@ def check_show(place: Place) -> None:
 
     lines = [line.strip() for line in place.call("show", "1", "-e", "m").out.splitlines()]
     at = lines.index(
-        "val items: 7: 2 passed, 1 failed, 2 error, 1 unmeasured, 1 unscored; "
+        "7 val items: 2 passed, 1 failed, 2 error, 1 unmeasured, 1 unscored; "
         "against epoch 0: 1 fixed, 0 broken"
     )
     assert lines[at + 1 : at + 9] == [
@@ -254,3 +285,21 @@ def unpacked(packed: dict[str, Any]) -> list[Any]:
     for part in packed["parts"]:
         rows += json.loads(zlib.decompress(b64decode(part), -zlib.MAX_WBITS))
     return rows
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_items_that_a_metric_scores_are_graded_not_unscored(place: Place, mode: str) -> None:
+    value = "(1 if mode == 'max' else -1) * int(self.x.read_text()) + item.metadata['n']"
+    place.write("graded.py", GRADED.format(mode=mode, value=value.replace("mode", repr(mode))))
+    place.commit()
+    place.run("run", "graded.py", "-e", "g", "--max-epochs", "1")
+    shown = [line.strip() for line in place.call("show", "1", "-e", "g").out.splitlines()]
+    at = shown.index("3 val items: 3 graded by score; against epoch 0: 3 better, 0 worse")
+    # The worst come first.
+    worst = ["a", "b", "c"] if mode == "max" else ["c", "b", "a"]
+    assert [line.split()[:2] for line in shown[at + 1 : at + 4]] == [[x, "score"] for x in worst]
+    told = place.call("diagnose", "run", "g").out.splitlines()
+    assert "graded by score, neither passed nor failed: 3" in told
+    assert "  epoch 1 (kept): 3 better, 0 worse" in told
+    assert not any("never scored" in line for line in told)
+    assert "3 val items at epoch 1: 3 graded by score." in place.call("report", "g", "--md").out
