@@ -73,7 +73,9 @@ class RuleOptimizer(Optimizer):
             if not isinstance(rule, Rule):
                 raise ValueError(f"{rule!r} is not a Rule; pass objects, as in [AddWord()]")
         names = [rule.name for rule in self.rules]
-        if not names or len(set(names)) < len(names) or not all(names):
+        if not names:
+            raise ValueError("there are no rules; pass objects, as in [AddWord()]")
+        if len(set(names)) < len(names) or not all(names):
             raise ValueError(f"rules need distinct names, got {names}")
         self._next = 0
 

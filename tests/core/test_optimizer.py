@@ -153,7 +153,12 @@ def test_rules_go_on_where_they_were():
         ruled(Append("a"))[0].load_state_dict(optimizer.state_dict())
 
 
-@pytest.mark.parametrize("names", [[], ["a", "a"], ["a", ""]])
+def test_no_rules_are_refused():
+    with pytest.raises(ValueError, match="there are no rules"):
+        ruled()
+
+
+@pytest.mark.parametrize("names", [["a", "a"], ["a", ""]])
 def test_rules_need_distinct_names(names):
     with pytest.raises(ValueError, match="rules need distinct names"):
         ruled(*[Append(name) for name in names])
