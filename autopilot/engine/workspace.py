@@ -32,6 +32,7 @@ AGENTS_GIT = "git"
 _MISSING = re.compile(
     r"No such file or directory: '([^']+)'|cannot read (.+): No such file|^(.+) does not exist$"
 )
+_NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,10 @@ class Workspace:
                     link := self._not_linked(missing[missing.lastindex or 1])
                 ):
                     error.hint = f"git does not have {link}; bring it along: --link {link}"
+                if (missing := _NO_MODULE.search(error.message)) and (
+                    file := self._not_tracked(missing[1].replace(".", "/"))
+                ):
+                    error.hint = f"git does not have {file}: git add and commit it, then run again"
                 error.hint = self.as_users(error.hint)
                 error.message = self.as_users(error.message)
                 error.user_traceback = self.as_users(error.user_traceback)
@@ -151,6 +156,15 @@ class Workspace:
             theirs = self.user.workdir / below
             if theirs.exists() and not (self.repo.workdir / below).exists():
                 return os.path.relpath(theirs, here)
+        return ""
+
+    def _not_tracked(self, module: str) -> str:
+        """The file or folder of a module that only the user's checkout has; "" if there is none."""
+        # The target's own folder is the first of sys.path.
+        for folder in dict.fromkeys((*map(Path, sys.path), self.folder)):
+            for name in (f"{module}.py", module):
+                if file := self._not_linked(str(folder / name)):
+                    return file
         return ""
 
     def undo(self) -> None:

@@ -453,7 +453,7 @@ def test_slug_that_exists(place: Place) -> None:
         "-e",
         "one",
         says=("the experiment one exists already",),
-        hints=("autopilot resume one", "--slug"),
+        hints=("autopilot resume one", "another name with -e"),
     )
 
 
@@ -485,7 +485,14 @@ def test_what_is_left_of_a_deleted_experiment(place: Place) -> None:
     place.run("run", "counter.py", "-e", "one", "--max-epochs", "1")
     place.git("branch", "--quiet", "-D", "autopilot/one")
 
-    place.refused("run", "counter.py", "-e", "one", says=("one", "used before"), hints=("--slug",))
+    place.refused(
+        "run",
+        "counter.py",
+        "-e",
+        "one",
+        says=("one", "used before"),
+        hints=("another name with -e",),
+    )
 
 
 def test_resume_of_what_does_not_exist(place: Place) -> None:
@@ -731,6 +738,22 @@ def test_an_output_that_takes_no_more(place: Place, arguments: tuple[str, ...]) 
     assert done.stderr.startswith("error: No space left on device\n  hint: mend that"), done
     assert "Traceback" not in done.stderr
     assert place.git("worktree", "list").count("\n") == 0
+
+
+@pytest.mark.parametrize("folder", ["", "tools/"])
+def test_a_module_that_git_does_not_have(place: Place, folder: str) -> None:
+    """It's beside the target in the user's checkout, and not committed."""
+    place.write(f"{folder}own.py", "from extra import x\n")
+    place.commit()
+    place.write(f"{folder}extra.py", "x = 1\n")
+
+    place.refused(
+        "run",
+        f"{folder}own.py",
+        says=("own.py cannot be imported: ModuleNotFoundError: No module named 'extra'",),
+        hints=(f"git does not have {folder}extra.py: git add and commit it",),
+        code=2,
+    )
 
 
 @pytest.mark.parametrize("where", ["def train_dataloader(self):", "def score(self, item):"])
