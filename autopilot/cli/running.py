@@ -388,7 +388,9 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
     if base == "HEAD detached":
         base, onto, into = session.manifest.base[:7], " --onto BRANCH", " --into BRANCH"
     if result.best_epoch == 0:
-        output.line(f"nothing was better than the baseline: autopilot log {slug} says why")
+        unsure = any(reason.startswith("indecisive") for r in epochs for reason in r.reasons)
+        told = "was significantly better" if unsure else "was better"
+        output.line(f"nothing {told} than the baseline: autopilot report {slug} --md says why")
         return
     output.line(f"read it:   git log -p {base}..{branch}")
     output.line(f"           autopilot log {slug} --graph")

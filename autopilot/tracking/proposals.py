@@ -160,7 +160,7 @@ def _nothing(changes: Changes, branch: Branch, known: Merged) -> ExperimentError
     if not changes.kept:
         return ExperimentError(
             f"there is nothing to propose: no epoch of {notebook.slug} was kept",
-            hint=f"autopilot log {notebook.slug} says why",
+            hint=f"autopilot report {notebook.slug} --md says why",
         )
     newest = f"epoch {known.epoch}" if known.epoch is not None else "its changes"
     return ExperimentError(

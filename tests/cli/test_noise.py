@@ -43,6 +43,10 @@ def test_a_score_by_chance_asks_for_significance_and_replays(place: Place) -> No
     assert any(r["reasons"][0].startswith("indecisive: ") for r in judged[1:])
     assert "(indecisive)" in done.out
     assert "(indecisive)" in place.run("log", "one").out
+    assert place.verdicts("one") == ["baseline", "rejected", "rejected", "rejected"]
+    said = "nothing was significantly better than the baseline: autopilot report one --md says why"
+    assert said in done.out
+    assert "indecisive" in place.run("report", "one", "--md").out
     again = place.run("replay", "one")
     assert f"of 40 items differ: an {SAID}" in again.out
     assert "not comparable" not in again.out

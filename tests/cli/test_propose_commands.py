@@ -264,7 +264,9 @@ def test_uncommitted_content_that_it_started_from_has_a_commit_of_its_own(levels
 def test_nothing_to_propose(levels):
     levels.change(RULES, ("2\n", "8\n"))
     levels.run("run", "levels.py", "-e", "flat", "--max-epochs", "1")
-    refused(levels, "create", "flat", says="no epoch of flat was kept", hints="autopilot log flat")
+    says, hints = "no epoch of flat was kept", "autopilot report flat --md"
+    refused(levels, "create", "flat", says=says, hints=hints)
+    assert "train items passed and none has feedback" in levels.run(*hints.split()[1:]).out
     refused(levels, "verify", says="there is no proposal of", hints="autopilot propose create")
     assert levels.call("propose", "list").out.splitlines()[0] == "no proposals yet"
 
