@@ -185,7 +185,7 @@ def _full(request: Request) -> str:
 def _taken(slug: str) -> ExperimentError:
     return ExperimentError(
         f"the experiment {slug} exists already",
-        hint=f"autopilot resume {slug}, or choose another name with --slug",
+        hint=f"autopilot resume {slug}, or choose another name with -e",
     )
 
 

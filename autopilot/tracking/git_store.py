@@ -118,7 +118,7 @@ class GitStore(Store):
             if self.exists():
                 raise ExperimentError(
                     f"the experiment {self.slug} exists already",
-                    hint=f"autopilot resume {self.slug}, or choose another name with --slug",
+                    hint=f"autopilot resume {self.slug}, or choose another name with -e",
                 )
             self._clear_half_start()
             commits.check_signing(self.repo, base)
@@ -555,7 +555,7 @@ def hold(lock: ExclusiveLock, slug: str) -> None:
     except LockHeldError as error:
         raise LockHeldError(
             f"the experiment {slug} is running already: {error.message}",
-            hint="wait for it, or start another one with --slug",
+            hint="wait for it, or start another one with -e",
         ) from error
 
 

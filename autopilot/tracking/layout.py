@@ -103,7 +103,7 @@ class Layout:
         if left:
             raise ExperimentError(
                 f"the name {self.slug} was used before: {left[0]} is left of it",
-                hint="choose another name with --slug",
+                hint="choose another name with -e",
             )
         for name in (f"{self.tags}epoch-0000", self.notes("metrics")):
             check_free(repo, name)
