@@ -19,6 +19,7 @@ from autopilot.ai.judgement import (
 from autopilot.ai.model import Model
 from autopilot.ai.parallel import each
 from autopilot.ai.steps import LLMStep, State, WorkflowStep, run_steps
+from autopilot.core.failures import Raised
 from autopilot.core.loss import Loss
 from autopilot.core.run import is_infrastructure, say
 from autopilot.core.types import Datum
@@ -124,7 +125,9 @@ class Judge:
             # The user's step: its item is not judged.
             if is_infrastructure(error):
                 raise
-            return Judgement(None, None, error=f"{type(error).__name__}: {error}")
+            raised = Raised.of(error)
+            place = f" ({raised.place})" if raised.place else ""
+            return Judgement(None, None, error=f"{raised.message}{place}")
 
     def judge_all(self, pairs: Sequence[tuple[Datum, Datum | None]]) -> list[Judgement]:
         """Judges items side by side, in order; a failure is that of its item.

@@ -230,8 +230,10 @@ def test_a_step_of_the_users_that_raises_fails_its_item_and_is_said() -> None:
     judge = Judge([PythonStep("score", score)])
     with running(run):
         found = judge.judge_all([(Datum(metadata={"n": n}), None) for n in (1, 0)])
-    assert [judgement.error for judgement in found] == ["", "ValueError: nothing to score"]
-    assert run.notes == ["1 of 2 items could not be judged: ValueError: nothing to score"]
+    line = score.__code__.co_firstlineno + 2
+    said = f"ValueError: nothing to score (tests/ai/test_judge.py:{line})"
+    assert [judgement.error for judgement in found] == ["", said]
+    assert run.notes == [f"1 of 2 items could not be judged: {said}"]
 
 
 def test_outside_of_runs_it_is_said_in_the_log(serve, caplog: pytest.LogCaptureFixture) -> None:
