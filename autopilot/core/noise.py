@@ -40,7 +40,7 @@ from autopilot.errors import UsageError
 _SHARE_OF_ERROR = 0.7
 # That of the default policy, at 95%.
 _LIMIT = round(_SHARE_OF_ERROR * 0.05, 12)
-# Items that all have to gain before a test can reach that p-value: half to the power of them.
+# Of fewer items, even a gain of each is chance once in 1 / _LIMIT tries: see bootstrap_test.
 FEWEST_GAINS = math.ceil(-math.log2(_LIMIT))
 # Each computes a metric of the whole split twice.
 _SWAPS = 400
@@ -233,7 +233,8 @@ class SignificantImprovement(Gate):
             found = f"{pairs.wins} val items better and {pairs.losses} worse in {pairs.measure}"
             return found, sign_test(pairs.wins, pairs.losses)
         mean = math.fsum(pairs.differences) / len(pairs.differences)
-        size = f"{'better' if mean > 0 else 'worse'} by {figure(abs(mean))}" if mean else "the same"
+        amount = signed(abs(mean), of=view.best_value).removeprefix("+")
+        size = f"{'better' if mean > 0 else 'worse'} by {amount}" if mean else "the same"
         found = f"val {pairs.measure} {size} on average over {len(pairs.differences)} items"
         return found, bootstrap_test(pairs.differences, self.repeats, self._random(view))
 

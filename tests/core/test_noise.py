@@ -148,15 +148,6 @@ def test_where_only_failures_differ_no_gain_counts_that_a_test_could_not_find():
     assert noise.smallest == pytest.approx(0.05)  # five of a hundred items
 
 
-def test_too_few_items_to_show_any_gain_are_said():
-    noise = Noise(items=4, differing=4, smallest=1.25)
-    assert noise.sentence() == (
-        "all 4 items differ: no epoch can be kept, 4 val items are too few to tell any gain from "
-        "chance; it takes 5 at least"
-    )
-    assert "resolve" in noise.sentence(default=False)
-
-
 def test_what_did_not_gain_is_not_said_to_be_better():
     gate = SignificantImprovement(method="bootstrap")
     before = [Datum(id=str(i), success=i < 4) for i in range(8)]
