@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,10 +17,10 @@ from autopilot.core.ids import SplitIds
 from autopilot.core.loss import Loss
 from autopilot.core.metric import Metric, MetricCollection, compute_all, update_all
 from autopilot.core.metrics import ItemMean
-from autopilot.core.numbers import number, truth
 from autopilot.core.outages import side_by_side
 from autopilot.core.payload import copied
 from autopilot.core.run import Run, current_run, is_infrastructure
+from autopilot.core.scoring import Scoring
 from autopilot.core.signatures import check_awaited
 from autopilot.core.types import Datum, as_datum, digest
 from autopilot.errors import EmptySplitError, EvaluationError, NoMoreCallsError, UsageError
@@ -199,65 +198,6 @@ def _mistake(data: object, batch: Datum) -> str:
         if not isinstance(held["metrics"], Mapping):
             return f"an item whose metrics are a {type(held['metrics']).__name__}, not a dict"
     return ""
-
-
-@dataclass(frozen=True, slots=True)
-class Scoring:
-    """What the numbers of an item mean: they are made floats here, once.
-
-    Args:
-        monitored: The names of the item metrics that decide.
-        failed_value: What an item with an error counts as in them; None: it has no value.
-    """
-
-    monitored: tuple[str, ...] = ()
-    failed_value: float | None = None
-
-    def apply(self, data: Datum) -> None:
-        """Converts what a step returned, in place.
-
-        A metric of an item that is no number, or NaN where it decides, is that item's error.
-
-        Raises:
-            EvaluationError: `success` is a score or a word, or the batch's own metric no number.
-        """
-        for item in data.leaves():
-            try:
-                item.success = truth(item.success)
-            except ValueError as error:
-                raise EvaluationError(
-                    f"an item has success={error}",
-                    hint="write a score as a metric: Datum(success=score >= 0.5, "
-                    'metrics={"score": score}) with monitor = "score"',
-                ) from error
-            if item.metrics:
-                self._convert(item)
-            if self.failed_value is not None and item.outcome == "error":
-                item.metrics = dict.fromkeys(self.monitored, self.failed_value) | item.metrics
-        if not data.items or not data.metrics:
-            return
-        for name, value in data.metrics.items():
-            try:
-                data.metrics[name] = number(value)
-            except ValueError as error:
-                raise EvaluationError(
-                    f"the metric {name!r} of a batch is {error}",
-                    hint="give a number, or leave the metric out",
-                ) from error
-
-    def _convert(self, item: Datum) -> None:
-        if all(type(v) is float and v == v for v in item.metrics.values()):
-            return
-        converted: dict[str, float] = {}
-        for name, value in item.metrics.items():
-            try:
-                converted[name] = number(value)
-                if math.isnan(converted[name]) and name in self.monitored:
-                    del converted[name]
-                    raise ValueError("nan")
-            except ValueError as error:
-                item.error_message = item.error_message or f"its metric {name!r} is {error}"
-        item.metrics = converted
 
 
 def _singles(batch: Datum) -> list[Datum]:

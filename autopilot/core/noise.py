@@ -15,7 +15,7 @@ from random import Random
 from typing import Literal
 
 from autopilot.core.comparison import Key, Monitored, keyed
-from autopilot.core.figures import apart, figure
+from autopilot.core.figures import apart, figure, signed
 from autopilot.core.policy import (
     Decision,
     EpochView,

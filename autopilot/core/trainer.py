@@ -22,7 +22,7 @@ from autopilot.core.configuration import (
     loss_of,
 )
 from autopilot.core.direction import direction_of, direction_words, metric_modes
-from autopilot.core.evaluation import Evaluator, Scoring, SplitMetrics
+from autopilot.core.evaluation import Evaluator, SplitMetrics
 from autopilot.core.experiment import Experiment
 from autopilot.core.failures import Failures
 from autopilot.core.leakage import leakage_notes
@@ -36,6 +36,7 @@ from autopilot.core.policy import Decision, Gate, Policy
 from autopilot.core.progress import note_rest
 from autopilot.core.repeats import Measured, measure, test_gain, unscored
 from autopilot.core.run import Run, running
+from autopilot.core.scoring import Scoring
 from autopilot.core.setup_checks import (
     check_gates,
     check_module,

@@ -11,7 +11,6 @@ import pytest
 
 from autopilot.core.evaluation import (
     Evaluator,
-    Scoring,
     SplitMetrics,
     as_batch,
     batches,
@@ -23,6 +22,7 @@ from autopilot.core.loss import Loss
 from autopilot.core.metrics import Quantile
 from autopilot.core.module import AutoPilotModule, Module
 from autopilot.core.parameter import Parameter
+from autopilot.core.scoring import Scoring
 from autopilot.core.types import Datum
 from autopilot.errors import DataError, EvaluationError
 
