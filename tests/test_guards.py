@@ -290,7 +290,7 @@ def test_every_command_has_help_and_an_example():
 # Who reads something that is called success, and is not what an item came to.
 OTHER_SUCCESS = {
     "autopilot.core.types": "the one reader of an item's success",
-    "autopilot.core.evaluation": "converts what user code gives; asks nothing of it",
+    "autopilot.core.scoring": "converts what user code gives; asks nothing of it",
     "autopilot.ai.judgement": "of verdicts that a judge's steps give",
     "autopilot.ai.verdicts": "of verdicts that a judge gave",
     "autopilot.ai.judging": "of verdicts that a judge gave",
