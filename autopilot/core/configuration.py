@@ -103,6 +103,12 @@ def loss_of(module: AutoPilotModule) -> Loss:
         configured: object = next(iter(attributes.values()))
     else:
         configured = _configured(module, "configure_loss")
+    for key, value in vars(module).items():
+        if isinstance(value, type) and issubclass(value, Loss):
+            raise ModuleError(
+                f"{name}.{key} is the class {value.__name__}, not a loss",
+                hint=f"make an object of it: self.{key} = {value.__name__}()",
+            )
     several = list(configured) if isinstance(configured, list | tuple) else [configured]
     losses = [loss for loss in several if isinstance(loss, Loss)]
     if not losses or len(losses) < len(several):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from autopilot.core.numbers import number, truth
+from autopilot.core.comparison import Monitored
+from autopilot.core.numbers import bound, number, truth
 from autopilot.core.types import Datum
-from autopilot.errors import EvaluationError
+from autopilot.errors import EvaluationError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +68,24 @@ class Scoring:
             except ValueError as error:
                 item.error_message = item.error_message or f"its metric {name!r} is {error}"
         item.metrics = converted
+
+
+def worst_value(given: object, monitored: Monitored, item_metric: str) -> float | None:
+    """What an item with an error counts as, as the user gave it; None: it has no value.
+
+    Args:
+        given: A number, or None.
+        monitored: The metric that decides.
+        item_metric: The metric of the items that it is made of; "" for none.
+
+    Raises:
+        UsageError: it is no number, or nothing reads it.
+    """
+    if given is None:
+        return None
+    if monitored.owner is not None and not item_metric:
+        raise UsageError(
+            f"failed_value does nothing: {monitored.name!r} is made of no number of the items",
+            hint="leave it out: the metric itself says what an item with an error counts as",
+        )
+    return bound(given, "failed_value")

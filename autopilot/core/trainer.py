@@ -29,14 +29,13 @@ from autopilot.core.leakage import leakage_notes
 from autopilot.core.loop import EpochLoop, Fit, Loop
 from autopilot.core.loss import Loss
 from autopilot.core.module import AutoPilotModule
-from autopilot.core.numbers import bound
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.outages import MAX_WAIT_S, Outages, transient_errors_of
 from autopilot.core.policy import Decision, Gate, Policy
 from autopilot.core.progress import note_rest
 from autopilot.core.repeats import Measured, measure, test_gain, unscored
 from autopilot.core.run import Run, running
-from autopilot.core.scoring import Scoring
+from autopilot.core.scoring import Scoring, worst_value
 from autopilot.core.setup_checks import (
     check_gates,
     check_module,
@@ -512,8 +511,8 @@ class Trainer:
         self.mode = direction_of(
             self.monitor, self._mode, module.mode, metric_modes(module, self.monitor)
         )
-        worst = module.failed_value if self._failed_value is None else self._failed_value
-        self.failed_value = None if worst is None else bound(worst, "failed_value")
+        given = module.failed_value if self._failed_value is None else self._failed_value
+        self.failed_value = worst_value(given, self.monitored, self.item_metric)
         self.stop_reason = ""
         self.decision = None
         self._began_s = math.inf

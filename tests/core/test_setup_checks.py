@@ -10,6 +10,7 @@ from autopilot.core.callback import Callback
 from autopilot.core.gradient import TextGradient
 from autopilot.core.loss import Loss
 from autopilot.core.metric import Metric
+from autopilot.core.metrics import FBeta
 from autopilot.core.module import AutoPilotModule, Module
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.parameter import Parameter
@@ -370,6 +371,19 @@ def test_a_loss_that_is_an_attribute_is_used():
 
     Trainer().fit(OfTheClass(), TRAIN, VAL, max_epochs=1)
     assert OfTheClass.loss.seen == 2
+
+
+def test_a_loss_that_is_a_class_is_named():
+    module = Scale()
+    module.loss = Loss
+    refused(module, "Scale.loss is the class Loss, not a loss", hint="self.loss = Loss()")
+
+
+def test_a_failed_value_that_nothing_reads_is_named():
+    module = Scale()
+    module.f1, module.monitor, module.failed_value = FBeta(), "f1", 0.0
+    with pytest.raises(UsageError, match="failed_value does nothing: 'f1' is made of no number"):
+        Trainer().prepare(module)
 
 
 @pytest.mark.parametrize("as_list", [False, True])
