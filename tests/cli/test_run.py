@@ -683,7 +683,7 @@ def test_a_second_run_of_the_same_name(place: Place) -> None:
         assert done.code == 1, done
         assert "the experiment one is running already" in done.error, done
         assert str(first.pid) in done.error, done
-        assert "--slug" in done.hint, done
+        assert "-e" in done.hint, done
     assert before == place.snapshot()
     (place.top.parent / "go").touch()
     assert place.finish(first).code == 0
