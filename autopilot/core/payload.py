@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import fields
 from typing import Any, TypeVar
 
 from autopilot.core.types import Datum
@@ -10,6 +11,10 @@ from autopilot.core.types import Datum
 V = TypeVar("V")
 
 _FIXED = frozenset({str, int, float, bool, type(None), bytes, complex})
+# Of a Datum without attributes of the user's own, only these fields hold what could be changed.
+_HOLDERS = ("metrics", "metadata", "items")
+_PLAIN = len(fields(Datum))
+_EMPTY = frozenset({dict, list})
 
 
 def copied(value: V) -> V:
@@ -37,23 +42,30 @@ def _copied(value: Any, known: dict[int, Any]) -> Any:
     if twin is not None:
         return twin
     if kind is dict:
-        known[id(value)] = twin = {}
-        for key, item in value.items():
-            twin[key] = item if type(item) in _FIXED else _copied(item, known)
+        known[id(value)] = twin = value.copy()
+        # Most are flat: looked at by C code alone.
+        if not _FIXED.issuperset(map(type, value.values())):
+            for key, item in value.items():
+                if type(item) not in _FIXED:
+                    twin[key] = _copied(item, known)
         return twin
     if kind is list:
-        known[id(value)] = twin = []
-        twin += [item if type(item) in _FIXED else _copied(item, known) for item in value]
+        known[id(value)] = twin = value.copy()
+        if not _FIXED.issuperset(map(type, value)):
+            twin[:] = [item if type(item) in _FIXED else _copied(item, known) for item in value]
         return twin
     if kind is tuple:
         return tuple([_copied(item, known) for item in value])
     if isinstance(value, Datum):
         known[id(value)] = twin = object.__new__(kind)
-        fields = twin.__dict__
-        fields.update(vars(value))
-        for name, held in fields.items():
-            if type(held) not in _FIXED and name != "grad_fn":
-                fields[name] = _copied(held, known)
+        held = twin.__dict__
+        held.update(vars(value))
+        for name in _HOLDERS if kind is Datum and len(held) == _PLAIN else list(held):
+            part = held[name]
+            if type(part) in _FIXED or name == "grad_fn":
+                continue
+            # Most items have neither metrics nor items of their own: no call for those.
+            held[name] = _copied(part, known) if part or type(part) not in _EMPTY else type(part)()
         return twin
     try:
         twin = copy.deepcopy(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 from autopilot.core.record import Progress
 from autopilot.core.store import Store
 from autopilot.core.types import Cost, Datum, datum_from_json, datum_to_json, digest, is_json
-from autopilot.errors import DataError
 
 
 class ResultLog:
@@ -73,10 +71,7 @@ class ResultLog:
         repeat: int = 0,
     ) -> None:
         """Notes a batch's result; of one that cannot be answered from its note, what it cost."""
-        value: Mapping[str, Any] = {}
-        if data is not None:
-            with contextlib.suppress(DataError):
-                value = datum_to_json(data)
+        value: Mapping[str, Any] = {} if data is None else datum_to_json(data, check=False)
         self._store.note_progress(
             Progress(
                 epoch=epoch,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from types import CoroutineType
 from typing import Any
 
 from autopilot.core.types import Datum
@@ -88,7 +89,7 @@ def check_awaited(value: object, what: str, kind: type[AutopilotError] = Evaluat
     Raises:
         AutopilotError: there is one.
     """
-    found = [each for each in _parts(value) if inspect.iscoroutine(each)]
+    found = [value] if isinstance(value, CoroutineType) else _coroutines(value)
     for coroutine in found:
         coroutine.close()
     if found or inspect.isawaitable(value):
@@ -99,12 +100,13 @@ def check_awaited(value: object, what: str, kind: type[AutopilotError] = Evaluat
         )
 
 
-def _parts(value: object) -> Iterable[object]:
-    yield value
+def _coroutines(value: object) -> list[CoroutineType[Any, Any, Any]]:
     items: object = [value, *value.leaves()] if isinstance(value, Datum) else value
+    found: list[CoroutineType[Any, Any, Any]] = []
     for item in items if isinstance(items, list | tuple) else ():
-        yield item
-        if isinstance(item, Datum):
-            yield from vars(item).values()
-            for held in (item.metrics, item.metadata):
-                yield from held.values() if isinstance(held, dict) else ()
+        places = (vars(item), item.metrics, item.metadata) if isinstance(item, Datum) else ()
+        for held in ({"": item}, *places):
+            # By their types, in C: this is asked of each item that is evaluated.
+            if isinstance(held, dict) and CoroutineType in map(type, held.values()):
+                found += [each for each in held.values() if isinstance(each, CoroutineType)]
+    return found

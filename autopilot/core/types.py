@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -20,7 +20,7 @@ OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 def _new_id() -> str:
-    return uuid.uuid4().hex[:12]
+    return secrets.token_hex(6)
 
 
 @dataclass
@@ -149,8 +149,12 @@ def canonical(value: object) -> str:
     return repr(value)
 
 
-def datum_to_json(datum: Datum) -> dict[str, Any]:
+def datum_to_json(datum: Datum, *, check: bool = True) -> dict[str, Any]:
     """A result as JSON, without the defaults.
+
+    Args:
+        datum: The result.
+        check: Whether JSON can carry the payload is made sure.
 
     Raises:
         DataError: the payload holds something that JSON cannot carry; it names the field.
@@ -162,8 +166,8 @@ def datum_to_json(datum: Datum) -> dict[str, Any]:
         if value is not None and value != {}:
             out[name] = value
     if datum.items:
-        out["items"] = [datum_to_json(item) for item in datum.items]
-    else:
+        out["items"] = [datum_to_json(item, check=check) for item in datum.items]
+    elif check:
         try:
             json.dumps(out)
         except (TypeError, ValueError) as error:
