@@ -326,9 +326,8 @@ def run_session(
 
     Args:
         output: Prints.
-        prepare: Makes the session; it is given the callbacks, and the experiment's name where that
-            exists.
-        slug: The experiment's name where that exists.
+        prepare: Makes the session from the callbacks, and the experiment's name where it exists.
+        slug: The experiment's name where it exists.
         score_test: See `Session.run`.
         after: Called with a session that was not interrupted.
     """
