@@ -82,14 +82,13 @@ class Supervisor:
                     child = Child(slug=slug, is_first=not seen, deaths=pending)
                     status = self._one(child)
                     end = child.board.code
-                    if end is not None:
-                        return end
-                    if self._received and not self.was_overdue:
+                    if end is None and self._received and not self.was_overdue:
                         break
-                    # What the evaluation had started would write into the files of the next child.
-                    end_adopted(since, everywhere=True)
-                    if self.was_overdue:
-                        return None
+                    if end is None or self.was_overdue:
+                        # What the evaluation started would write into the files of the next child.
+                        end_adopted(since, everywhere=True)
+                    if end is not None or self.was_overdue:
+                        return end
                     if child.board.slug:
                         slug, pending = child.board.slug, []
                     place = child.board.place
@@ -105,8 +104,8 @@ class Supervisor:
             adopt(is_on=False)
         if os.WIFSIGNALED(status):
             # Whoever waits for this process sees what it would have seen of the child.
-            sys.stdout.flush()
-            signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+            with contextlib.suppress(OSError):  # SIGKILL has no handler to be set
+                signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
             os.kill(os.getpid(), os.WTERMSIG(status))
         return 128 + self._received[-1]
 
