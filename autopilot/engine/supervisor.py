@@ -29,7 +29,7 @@ from autopilot.engine.leftovers import adopt, end_adopted
 from autopilot.errors import EvaluationError
 from autopilot.git import locks
 
-_FORWARD_S = 0.03
+_FORWARD_S = 0.005  # a child that was signaled too says so by then; if not, the two coalesce
 _GRACE_S = 5.0
 _LOOK_S = 0.5
 _DEATHS_AT_MOST = 3
