@@ -44,7 +44,7 @@ LONG = {
     "autopilot.cli.running": "run and resume share their output",
 }
 # Longer still, until the split is made.
-LIMITS = {"autopilot.core.experiment": 570}
+LIMITS = {"autopilot.core.experiment": 585}
 
 
 def imports_of(path):

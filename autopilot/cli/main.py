@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from autopilot import __version__, audit
@@ -14,6 +14,8 @@ from autopilot.errors import AutopilotError, UsageError
 
 if TYPE_CHECKING:
     import typer
+
+    from autopilot.cli.output import Output
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -77,37 +79,16 @@ class AutoPilotCLI:
             0 done, 1 failed, 2 wrong usage, 130 interrupted (and resumable).
         """
         context = Context.early(arguments)
-        try:
+
+        def command() -> int:
             options = itertools.takewhile(lambda given: given.startswith("-"), arguments)
             if "--version" in options:
                 return self._version(context)
             from autopilot.cli.app import invoke
 
             return invoke(self.app(), list(arguments))
-        except AutopilotError as error:
-            context.output.error(error)
-            if context.output.verbose:
-                raise
-            return USAGE if isinstance(error, UsageError) else FAILED
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)  # noqa: T201  # nothing else may be imported yet
-            return INTERRUPTED
-        except BrokenPipeError:
-            # The reader has seen enough: `autopilot log | head`.
-            sys.stderr.close()
-            return FAILED
-        except OSError as error:
-            # Such as a full disk under `autopilot run ... > log`.
-            named = f"{error.filename}: " if error.filename else ""
-            hint = "mend that, then again; --verbose shows where it happened"
-            with contextlib.suppress(OSError):
-                context.output.error(AutopilotError(f"{named}{error.strerror or error}", hint=hint))
-            if context.output.verbose:
-                raise
-            return FAILED
-        finally:
-            context.output.trail()
-            audit.end()
+
+        return guarded(context.output, command)
 
     def _version(self, context: Context) -> int:
         from autopilot.engine.health import versions
@@ -118,6 +99,41 @@ class AutoPilotCLI:
             below = ", ".join(f"{name} {version}" for name, version in found.items())
             context.output.line(f"autopilot {__version__} ({below})")
         return DONE
+
+
+def guarded(output: Output, command: Callable[[], int]) -> int:
+    """The exit code of a command; its errors are printed, and then what was executed.
+
+    Args:
+        output: Prints.
+        command: Returns its exit code. With --verbose, what it raises is raised.
+    """
+    try:
+        return command()
+    except AutopilotError as error:
+        output.error(error)
+        if output.verbose:
+            raise
+        return USAGE if isinstance(error, UsageError) else FAILED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201  # nothing else may be imported yet
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has seen enough: `autopilot log | head`.
+        sys.stderr.close()
+        return FAILED
+    except OSError as error:
+        # Such as a full disk under `autopilot run ... > log`.
+        named = f"{error.filename}: " if error.filename else ""
+        hint = "mend that, then again; --verbose shows where it happened"
+        with contextlib.suppress(OSError):
+            output.error(AutopilotError(f"{named}{error.strerror or error}", hint=hint))
+        if output.verbose:
+            raise
+        return FAILED
+    finally:
+        output.trail()
+        audit.end()
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -92,8 +93,10 @@ def train(
         done, folder, name = notebook.last, context.working_folder(), notebook.slug
         changes = Options(max_epochs=(done.epoch if done else 0) + epochs)
 
-        def prepare(callbacks: Any) -> Session:
-            return Session.resume(folder, name, changes, callbacks)
+        def resume(callbacks: Sequence[Any], slug: str) -> Session:
+            return Session.resume(folder, slug or name, changes, callbacks)
+
+        prepare: Callable[[Sequence[Any], str], Session] = resume
     else:
         subject = context.subject(what, hparam)
         request = Request(
@@ -106,23 +109,15 @@ def train(
             Options(max_epochs=epochs),
             links=tuple(link or ()),
         )
+        prepare = running.start_or_resume(request)
 
-        def prepare(callbacks: Any) -> Session:
-            return Session.start(request, callbacks)
-
-    sessions: list[Session] = []
-
-    def begin(callbacks: Any) -> Session:
-        sessions.append(prepare(callbacks))
-        return sessions[0]
+    def after(session: Session) -> None:
+        output.line(f"go on:     autopilot optimize train {session.slug} --epochs {epochs}")
+        output.line(f"           autopilot resume {session.slug} --max-epochs 100   to its end")
 
     with running.own_stdout(context.output) as output:
-        code = running.run_session(output, begin, score_test=False)
-        if code == 0:
-            name = sessions[0].slug
-            output.line(f"go on:     autopilot optimize train {name} --epochs {epochs}")
-            output.line(f"           autopilot resume {name} --max-epochs 100   to its end")
-        return code
+        slug = notebook.slug if notebook is not None else ""
+        return running.run_session(output, prepare, slug, score_test=False, after=after)
 
 
 def _going_on(context: Context, what: str | None) -> Notebook | None:

@@ -34,14 +34,17 @@ class Reporter(Callback):
     Args:
         output: Prints.
         max_epochs: For the time that is left.
+        is_first: False where an earlier process printed the beginning of the run.
 
     Attributes:
         rescued: Commits with what was about to be overwritten; more may come while it runs.
         as_users: Makes a worktree's paths in a text those of the user's checkout.
     """
 
-    def __init__(self, output: Output, max_epochs: int | None = None) -> None:
-        self.output, self.max_epochs = output, max_epochs
+    def __init__(
+        self, output: Output, max_epochs: int | None = None, *, is_first: bool = True
+    ) -> None:
+        self.output, self.max_epochs, self._is_first = output, max_epochs, is_first
         self._live: Progress | None = None
         self._task: Any = None
         self._started_s = self._judged_s = time.monotonic()
@@ -59,7 +62,7 @@ class Reporter(Callback):
     def on_fit_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
         self._started_s = self._judged_s = time.monotonic()
         self._first_epoch = trainer.experiment.last_epoch
-        if self._first_epoch >= 0:
+        if self._first_epoch >= 0 and self._is_first:
             best = number(trainer.experiment.best_value)
             self._line(
                 f"going on after epoch {self._first_epoch}; best so far: epoch "
@@ -118,7 +121,8 @@ class Reporter(Callback):
             self._table = EpochTable(record)
             if record.epoch == 0:
                 self._tell_noise(record)
-            self._line(self._table.head())
+            if self._is_first or record.epoch == 0:
+                self._line(self._table.head())
         self._judged_s = time.monotonic()
         has_commit, self._has_step = self._has_step or record.verdict != "rejected", False
         revision = trainer.experiment.revision_of(record.epoch) if has_commit else ""

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +22,8 @@ from autopilot.errors import ExperimentError
 if TYPE_CHECKING:
     from autopilot.core.record import MetricsRecord
     from autopilot.core.types import Datum, Result
+    from autopilot.engine.board import Child
+    from autopilot.engine.request import Request
     from autopilot.engine.session import Session
     from autopilot.tracking.notebook import Notebook
 
@@ -195,7 +197,6 @@ def run(
     """
     from autopilot.ai.prices import use_prices
     from autopilot.engine.request import Options, Request
-    from autopilot.engine.session import Session
 
     use_prices(price or ())
     subject = context.subject(target, hparam)
@@ -237,7 +238,7 @@ def run(
     with own_stdout(context.output) as output:
         if dry_run:
             return _forecast(output, request)
-        return run_session(output, lambda callbacks: Session.start(request, callbacks))
+        return run_session(output, start_or_resume(request))
 
 
 def resume(
@@ -296,40 +297,74 @@ def resume(
             check_unblocked(context.notebook(name), block_after)
         folder = context.working_folder()
         return run_session(
-            output, lambda callbacks: Session.resume(folder, name, changes, callbacks)
+            output, lambda callbacks, _: Session.resume(folder, name, changes, callbacks), name
         )
 
 
-def run_session(output: Output, prepare: Any, *, score_test: bool = True) -> int:
-    """Runs a session to its end, told as it goes; 130 if it was interrupted.
+def start_or_resume(request: Request) -> Callable[[Sequence[Any], str], Session]:
+    """Prepares a new experiment, or, where its process died, goes on with it."""
+    from autopilot.engine.request import Options
+    from autopilot.engine.session import Session
+
+    def prepare(callbacks: Sequence[Any], slug: str) -> Session:
+        if slug:
+            return Session.resume(request.folder, slug, Options(), callbacks)
+        return Session.start(request, callbacks)
+
+    return prepare
+
+
+def run_session(
+    output: Output,
+    prepare: Callable[[Sequence[Any], str], Session],
+    slug: str = "",
+    *,
+    score_test: bool = True,
+    after: Callable[[Session], None] = lambda _: None,
+) -> int:
+    """Runs a session to its end in a process of its own, told as it goes; 130 if interrupted.
 
     Args:
         output: Prints.
-        prepare: Makes the session; it is given the callbacks.
+        prepare: Makes the session from the callbacks, and the experiment's name where it exists.
+        slug: The experiment's name where it exists.
         score_test: See `Session.run`.
+        after: Called with a session that was not interrupted.
     """
-    from autopilot.engine.interrupts import interruptible
+    from autopilot.cli.supervising import supervised
 
-    with interruptible():
-        return _run_session(output, prepare, score_test=score_test)
+    def work(child: Child) -> int:
+        return _run_session(output, child, prepare, score_test=score_test, after=after)
+
+    return supervised(output, work, slug)
 
 
-def _run_session(output: Output, prepare: Any, *, score_test: bool) -> int:
+def _run_session(
+    output: Output,
+    child: Child,
+    prepare: Callable[[Sequence[Any], str], Session],
+    *,
+    score_test: bool,
+    after: Callable[[Session], None],
+) -> int:
     from autopilot.ai.prices import use_prices
     from autopilot.cli.progress import Reporter
+    from autopilot.engine.board import Attendant
 
-    output.goes_on = True
-    reporter = Reporter(output)
-    session = prepare([reporter])
+    reporter = Reporter(output, is_first=child.is_first)
+    session = prepare([reporter, Attendant(child.board)], child.slug)
+    experiment = session.trainer.experiment
+    experiment.watch, experiment.died = child.board, child.deaths
     # What a resumed run was started with holds too.
     use_prices(session.options.prices or ())
     reporter.max_epochs, reporter.rescued = session.max_epochs, session.store.rescued
     reporter.as_users = session.workspace.as_users
     try:
-        for note in session.notes:
-            output.line(f"note: {note}")
-        output.line(_headline(session))
-        if session.split_sizes[1] != "no":
+        if child.is_first:
+            for note in session.notes:
+                output.line(f"note: {note}")
+            output.line(_headline(session))
+        if child.is_first and session.split_sizes[1] != "no":
             output.line(session.trainer.judges_by())
         result = session.run(score_test=score_test)
     except BaseException:
@@ -339,7 +374,10 @@ def _run_session(output: Output, prepare: Any, *, score_test: bool) -> int:
         reporter.stop()
     _summarize(output, session, result)
     output.document(_document(session, result))
-    return INTERRUPTED if result.interrupted else 0
+    if result.interrupted:
+        return INTERRUPTED
+    after(session)
+    return 0
 
 
 def _headline(session: Session) -> str:

@@ -7,11 +7,13 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from autopilot.core import graph
 from autopilot.core.chance import leave, seed_everything, seed_of
+from autopilot.core.deaths import Place, item_by_item
 from autopilot.core.failures import Failures
 from autopilot.core.ids import SplitIds
 from autopilot.core.loss import Loss
@@ -94,7 +96,12 @@ class Evaluator:
         done: dict[int, Datum] = {}
         seed = seed_of(self.seed, repeat)
 
+        died = self.experiment.deaths(split, epoch, index, repeat)
+        place = Place(split, epoch, index, repeat, is_running=True)
+
         def attempt() -> Datum:
+            if died:
+                return self._one_by_one(place, batch, died)
             # The whole batch again, so that chance is as without the outage.
             seed_everything(seed, split, epoch, index)
             return self._isolated(split, batch, done)
@@ -105,12 +112,16 @@ class Evaluator:
 
         started = time.perf_counter()
         run = current_run() or Run(self.experiment)
-        data = run.wait_out(attempt, progress=lambda: len(done))
-        _label(data, batch, split, epoch)
-        self.scoring.apply(data)
-        if self.loss is not None and type(self.loss).score is not Loss.score:
-            run.wait_out(partial(score, self.loss))
+        self.experiment.watch.at(place)
+        try:
+            data = run.wait_out(attempt, progress=lambda: len(done))
+            _label(data, batch, split, epoch)
             self.scoring.apply(data)
+            if self.loss is not None and type(self.loss).score is not Loss.score:
+                run.wait_out(partial(score, self.loss))
+                self.scoring.apply(data)
+        finally:
+            self.experiment.watch.at(replace(place, is_running=False))
         seconds = time.perf_counter() - started
         # A result can stand in for its call only where nothing else hangs on the call's graph.
         stands_in = split != "train" or _is_simple(data)
@@ -143,6 +154,26 @@ class Evaluator:
                 return self._failure(error, split, batch)
         # Outside of the handler: the batch's exception is not the context of its items' own.
         return self._combined(batch, [self._isolated(split, one) for one in _singles(batch)])
+
+    def _one_by_one(self, place: Place, batch: Datum, died: Mapping[int, str]) -> Datum:
+        """A batch in which the process died."""
+        alone = len(batch.items) <= 1
+
+        def evaluate(one: Datum, position: int) -> tuple[Datum, Datum | None]:
+            seed = seed_of(self.seed, place.repeat)
+            seed_everything(seed, place.split, place.epoch, place.number, "item", position)
+            data = self._isolated(place.split, one)
+            _label(data, one, place.split, place.epoch)
+            self.scoring.apply(data)
+            return data, data if place.split != "train" or _is_simple(data) else None
+
+        items = [batch] if alone else _singles(batch)
+        results = []
+        for one, data in item_by_item(self.experiment, place, items, died, evaluate):
+            if data.grad_fn is None and graph.is_grad_enabled():
+                graph.attach(self.module, one, data)
+            results.append(data)
+        return results[0] if alone else self._combined(batch, results)
 
     def _combined(self, batch: Datum, results: list[Datum]) -> Datum:
         simple = all(_is_simple(result) for result in results)

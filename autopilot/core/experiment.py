@@ -13,6 +13,7 @@ from typing import Any
 
 from autopilot.core import message
 from autopilot.core.comparison import Monitored
+from autopilot.core.deaths import Death, Place, Watch
 from autopilot.core.events import Decide, decision_event, stamped, time_of
 from autopilot.core.guard import Guard, check_inputs
 from autopilot.core.history import History, KnownState
@@ -58,6 +59,8 @@ class Experiment(History):
         guard: Keeps steps to the parameters, and knows what evaluations read.
         violations: What the step that is going on tried beside the parameters.
         monitored: How the metric that decides is computed from items.
+        watch: Hears where the run is.
+        died: What ended the process that worked on it before; noted when it is opened.
 
     Args:
         store: Where states and records are kept; in this process, if not given.
@@ -103,6 +106,7 @@ class Experiment(History):
         self.changes: Mapping[str, Any] = {}
         self.guard, self.violations = Guard(), list[str]()
         self.monitored: Monitored | None = None
+        self.watch, self.died = Watch(), list[Death]()
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -216,6 +220,9 @@ class Experiment(History):
         noted = self.store.progress()
         self._clock.load(noted)
         self._results.load([n for n in noted if n.epoch == last + 1 or n.split == "test"])
+        for death in self.died:
+            self._results.note_death(death)
+        self.died.clear()
         self.store.restore(_start_of_epoch(log, last + 1))
 
     def _finish(self, record: MetricsRecord, revision: str, log: Sequence[Revision]) -> None:
@@ -232,10 +239,14 @@ class Experiment(History):
     # --- batches -------------------------------------------------------------------------------
 
     def recall(
-        self, split: str, epoch: int, index: int, batch: Datum, repeat: int = 0
+        self, split: str, epoch: int, index: int, batch: Datum, repeat: int = 0, item: int = -1
     ) -> Datum | None:
-        """A batch's result from before a kill, if items and state are the same."""
-        return self._results.find(split, epoch, index, batch, self._state, repeat)
+        """A batch's or an item's result from before a kill, if items and state are the same."""
+        return self._results.find(split, epoch, index, batch, self._state, repeat, item)
+
+    def deaths(self, split: str, epoch: int, index: int, repeat: int = 0) -> Mapping[int, str]:
+        """See ResultLog.deaths."""
+        return self._results.deaths(split, epoch, index, repeat)
 
     def remember(
         self,
@@ -246,8 +257,9 @@ class Experiment(History):
         data: Datum | None,
         seconds: float,
         repeat: int = 0,
+        item: int = -1,
     ) -> None:
-        """Keeps a batch's result at once, and what it cost.
+        """Keeps a batch's or an item's result at once, and what it cost.
 
         Args:
             split: "train", "val" or "test".
@@ -257,13 +269,14 @@ class Experiment(History):
             data: The result; None if it cannot stand in for its call: made again after a kill.
             seconds: How long it took.
             repeat: The number of the measurement.
+            item: The item's position, of an item.
 
         Raises:
             ParameterError: a file was edited by hand meanwhile; the result is of no known state.
         """
         if self.store.is_shared:
             self.check_unedited()
-        self._results.note(split, epoch, index, batch, data, seconds, self._state, repeat)
+        self._results.note(split, epoch, index, batch, data, seconds, self._state, repeat, item)
 
     def void_results(self) -> None:
         """What was measured in the epoch that is going on does not count: it is made again."""
@@ -308,6 +321,7 @@ class Experiment(History):
             ParameterError: a file was edited by hand; the edit is kept.
         """
         self.check_unedited()
+        self.watch.at(Place("step", epoch, step))
         self.violations.clear()
         if (epoch, step) in self.repeats:
             told = self.repeats[epoch, step][1].told or told

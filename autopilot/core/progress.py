@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from autopilot.core.deaths import Death
 from autopilot.core.record import Progress
 from autopilot.core.store import Store
 from autopilot.core.types import Cost, Datum, datum_from_json, datum_to_json, digest, is_json
@@ -23,7 +24,8 @@ class ResultLog:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._known: dict[tuple[str, int, int, int], Progress] = {}
+        self._known: dict[tuple[str, int, int, int, int], Progress] = {}
+        self._deaths: dict[tuple[str, int, int, int], dict[int, str]] = {}
         self.lost = Cost()
 
     def load(self, noted: Sequence[Progress]) -> None:
@@ -32,15 +34,22 @@ class ResultLog:
         for note in noted:
             if note.void:
                 self.lost = sum(map(_cost, self._known.values()), self.lost)
-                self._known = {}
+                self._known, self._deaths = {}, {}
+            elif note.died:
+                batch = note.split, note.epoch, note.batch, note.repeat
+                self._deaths.setdefault(batch, {})[note.item] = note.died
             elif note.data:
-                self._known[note.split, note.epoch, note.batch, note.repeat] = note
+                batch = note.split, note.epoch, note.batch, note.repeat
+                if note.item < 0:
+                    # The batch's note has the time of its items.
+                    self._known = {k: v for k, v in self._known.items() if k[:4] != batch}
+                self._known[(*batch, note.item)] = note
             else:
                 self.lost += _cost(note)
 
     def clear(self) -> None:
         """The epoch is judged; the next one starts with nothing."""
-        self._known, self.lost = {}, Cost()
+        self._known, self._deaths, self.lost = {}, {}, Cost()
 
     def void(self, epoch: int) -> None:
         """What was noted so far was measured with other files: it is made again."""
@@ -50,11 +59,37 @@ class ResultLog:
         """The time of the epoch before this session: of its steps, and of its results."""
         return sum(note.seconds for note in self._known.values()) + self.lost.seconds
 
+    def note_death(self, death: Death) -> None:
+        """Notes what a batch, or one item of it, ended with."""
+        at = death.place
+        note = Progress(
+            split=at.split,
+            epoch=at.epoch,
+            batch=at.number,
+            repeat=at.repeat,
+            item=at.item,
+            died=death.reason,
+        )
+        self._store.note_progress(note)
+        batch = at.split, at.epoch, at.number, at.repeat
+        self._deaths.setdefault(batch, {})[at.item] = death.reason
+
+    def deaths(self, split: str, epoch: int, index: int, repeat: int = 0) -> Mapping[int, str]:
+        """The deaths in a batch: an item's position, or -1 for the whole batch, to the reason."""
+        return self._deaths.get((split, epoch, index, repeat), {})
+
     def find(
-        self, split: str, epoch: int, index: int, batch: Datum, state: str, repeat: int = 0
+        self,
+        split: str,
+        epoch: int,
+        index: int,
+        batch: Datum,
+        state: str,
+        repeat: int = 0,
+        item: int = -1,
     ) -> Datum | None:
-        """A batch's result from before a kill, if items and state are the same."""
-        found = self._known.get((split, epoch, index, repeat))
+        """A batch's or an item's result from before a kill, if items and state are the same."""
+        found = self._known.get((split, epoch, index, repeat, item))
         if found is None or found.key != _key(batch, state):
             return None
         return datum_from_json(found.data, split=split, epoch=epoch)
@@ -69,8 +104,9 @@ class ResultLog:
         seconds: float,
         state: str,
         repeat: int = 0,
+        item: int = -1,
     ) -> None:
-        """Notes a batch's result; of one that cannot be answered from its note, what it cost."""
+        """Notes a batch's or an item's result; of one that must be made again, what it cost."""
         value: Mapping[str, Any] = {} if data is None else datum_to_json(data, check=False)
         self._store.note_progress(
             Progress(
@@ -78,6 +114,7 @@ class ResultLog:
                 split=split,
                 batch=index,
                 repeat=repeat,
+                item=item,
                 key=_key(batch, state),
                 data=value if is_json(value) else {},
                 items=sum(1 for _ in batch.leaves()),

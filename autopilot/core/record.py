@@ -278,6 +278,8 @@ class Progress(Record):
         split: "train" or "val" or "test".
         batch: Its number in the epoch.
         repeat: The number of the measurement that it is part of.
+        item: The item's position, where the note is of one item of the batch; otherwise -1.
+        died: What the process that evaluated it ended with, where it did.
         key: Digest of the batch's items and the parameters' state.
         data: What `datum_to_json` gives; empty if a kill means that it is made, and paid, again.
         items: How many items were evaluated.
@@ -298,6 +300,8 @@ class Progress(Record):
     told: str = ""
     void: bool = False
     repeat: int = 0
+    item: int = -1
+    died: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

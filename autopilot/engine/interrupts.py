@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+
+listeners: list[Callable[[], None]] = []
+"""Called at each signal; a supervised child adds one."""
 
 _SILENT_S = 1.0
 _WAITING = b"\nstopping once the calls are answered that are paid; Ctrl-C again stops at once\n"
@@ -20,6 +23,8 @@ def interruptible() -> Iterator[None]:
     """
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
+        for listener in listeners:
+            listener()
         signal.signal(number, signal.SIG_DFL)
         # An alarm of somebody else, such as a time limit on this process, stays theirs.
         if signal.getsignal(signal.SIGALRM) == signal.SIG_DFL and not _is_alarm_set():

@@ -53,14 +53,15 @@ def adopt(*, is_on: bool) -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")
 
 
-def end_adopted(since: float) -> None:
-    """Ends the children of this process that began since then and left its session.
+def end_adopted(since: float, *, everywhere: bool = False) -> None:
+    """Ends the children of this process that began since then and left its session (Linux).
 
     Args:
         since: What `adopt` returned.
+        everywhere: Those of its session too.
     """
     ended = set()
-    while found := [pid for pid in _strangers(since) if pid not in ended]:
+    while found := [pid for pid in _strangers(since, everywhere=everywhere) if pid not in ended]:
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -69,12 +70,13 @@ def end_adopted(since: float) -> None:
             ended.add(pid)
 
 
-def _strangers(since: float) -> Iterator[int]:
+def _strangers(since: float, *, everywhere: bool) -> Iterator[int]:
     own, session = os.getpid(), os.getsid(0)
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
             # Behind the name: state, parent, group, session, and as the 20th the time it began.
             told = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
             parent, its_session, born = int(told[1]), int(told[3]), int(told[19])
-            if parent == own and its_session != session and born >= int(since):
+            left = everywhere or its_session != session
+            if parent == own and left and born >= int(since):
                 yield int(folder.name)

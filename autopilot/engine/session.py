@@ -305,7 +305,8 @@ class Session:
 
     def _run(self, *, score_test: bool) -> Result:
         experiment = self.trainer.experiment
-        begun = self.store.exists()
+        # Where the evaluation's process died before, the same run goes on.
+        begun = self.store.exists() and not experiment.died
         try:
             with interruptible():
                 result = self.trainer.fit(self.module, max_epochs=self.max_epochs)

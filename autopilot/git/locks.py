@@ -16,6 +16,9 @@ from types import TracebackType
 
 from autopilot.errors import LockHeldError, RepositoryError
 
+signer: list[int] = []
+"""The process that ends with this one, where it is to be named as the holder instead."""
+
 _ATTEMPTS = 5
 _PAUSE_S = 0.01
 
@@ -130,7 +133,7 @@ class ExclusiveLock:
 
     def _sign(self, handle: int) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        record = {"pid": os.getpid(), "host": socket.gethostname(), "since": now}
+        record = {"pid": [os.getpid(), *signer][-1], "host": socket.gethostname(), "since": now}
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(record).encode() + b"\n", 0)
 

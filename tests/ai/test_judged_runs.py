@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,7 @@ def test_a_kill_in_val_judges_nothing_twice(top: Path, serve) -> None:
         if kills and script.asked.total() + 1 == kills[0]:
             del kills[0]
             os.kill(process.pid, signal.SIGKILL)
+            time.sleep(0.3)  # until its child is gone too
             return fail(500)
         return script(request)
 

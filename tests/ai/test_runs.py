@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -132,6 +133,7 @@ def test_what_was_paid_before_kills_in_each_role_is_not_paid_again(top: Path, se
         if left and (role, roles[role] + 1) == left[0]:
             del left[0]
             os.kill(process.pid, signal.SIGKILL)
+            time.sleep(0.3)  # until its child is gone too
             return fail(500)
         roles[role] += 1
         answered.append(request_key(request.body))

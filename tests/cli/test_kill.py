@@ -274,6 +274,40 @@ def test_kill_at_ten_random_moments(game: Game, group: int) -> None:
     assert len(game.place.git("worktree", "list").splitlines()) == 1
 
 
+def test_kill_of_the_process_that_evaluates(game: Game) -> None:
+    """The run goes on by itself, to the same end."""
+    expected, duration_s = _reference(game)
+    chance = random.Random(5)
+    with game.place.untouched():
+        for number in range(10):
+            slug = f"alone-{number}"
+            process = game.place.start("run", "game.py", "-e", slug, *OPTIONS)
+            killed = 0
+            for _ in range(2):
+                time.sleep(chance.uniform(0.05, duration_s / 2))
+                for child in children(process.pid):
+                    os.kill(child, signal.SIGKILL)
+                    killed += 1
+            done = game.place.finish(process)
+            if game.exists(slug):
+                if done.code != 0:
+                    game.go_on(slug)
+                assert game.story(slug) == expected, (slug, killed)
+                game.check_complete(slug)
+            else:
+                assert done.code == 1, done
+    game.place.check_sound()
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process started."""
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:
+        return []
+    return [int(each) for each in text.split()]
+
+
 def test_kill_again_and_again(game: Game) -> None:
     """Killed, and killed while it resumes, until nothing is left to do."""
     expected, duration_s = _reference(game)
@@ -351,7 +385,8 @@ def test_crash_of_the_optimizer(game: Game, step: int) -> None:
 
 # --- at every write ------------------------------------------------------------------------------
 
-# The target counts what the store does, and kills its own process before or after the n-th.
+# The target counts what the store does, and kills the run before or after the n-th: the process
+# that waits for it too, since that would go on.
 TRAP = """
 
 def _trap():
@@ -365,6 +400,10 @@ def _trap():
 
     deadly, done = int(os.environ["KILL_AT"]), 0
 
+    def kill():
+        os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
     def watch(home, name):
         action = getattr(home, name)
 
@@ -372,11 +411,11 @@ def _trap():
             nonlocal done
             done += 1
             if done == deadly:
-                os.kill(os.getpid(), signal.SIGKILL)
+                kill()
             found = action(*arguments, **named)
             done += 1
             if done == deadly:
-                os.kill(os.getpid(), signal.SIGKILL)
+                kill()
             with open(os.environ["EVALUATIONS"] + ".writes", "w") as log:
                 log.write(str(done))
             return found

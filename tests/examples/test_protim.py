@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -161,6 +162,7 @@ def test_a_killed_run_pays_nothing_twice(small: Path, serve, at: int) -> None:
     def killing(request: Received) -> Reply:
         if server.count == at:
             os.kill(process.pid, signal.SIGKILL)
+            time.sleep(0.3)  # until its child is gone too
             return fail(500)
         answered.append(request_key(request.body))
         return script(request)

@@ -1,0 +1,142 @@
+"""What a supervised process says of itself: where it is, and how it ended, in shared memory.
+
+It needs no file: it is read only by the parent, and where the parent is killed too, no death is
+noted. Nor can what the evaluation starts write to it.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import time
+from dataclasses import dataclass, field
+
+from autopilot.core.callback import Callback
+from autopilot.core.deaths import Death, Place, Watch
+from autopilot.core.module import AutoPilotModule
+from autopilot.core.trainer import Trainer
+
+OVERDUE_S = 10.0
+"""How long after the time budget, and after its own start, a batch may go on."""
+
+_SPLITS = ("", "train", "val", "test", "step")
+_ENDED, _CODE, _HEARD, _DEADLINE, _BEGAN, _SIZE, _SPLIT, _NUMBERS = range(8)
+_TEXT_AT = 256
+
+
+class Board(Watch):
+    """Memory that parent and child share.
+
+    Each number is written as one word, so that a reader never sees half of one.
+    """
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 4096)
+        self._slots = memoryview(self._memory)[:_TEXT_AT].cast("d")
+        self._slots[_DEADLINE] = math.inf
+        self._pid = 0
+
+    def claim(self) -> None:
+        """This process is the child; what it forks inherits the memory, and is not heard."""
+        self._pid = os.getpid()
+
+    def at(self, place: Place) -> None:
+        slots = self._slots
+        slots[_BEGAN] = 0.0
+        slots[_SPLIT] = _SPLITS.index(place.split)
+        slots[_NUMBERS] = place.epoch
+        slots[_NUMBERS + 1] = place.number
+        slots[_NUMBERS + 2] = place.repeat
+        slots[_NUMBERS + 3] = place.item
+        if place.is_running:
+            slots[_BEGAN] = time.monotonic()
+
+    @property
+    def place(self) -> Place:
+        """Where the child is, or was when it died."""
+        epoch, number, repeat, item = map(int, self._slots[_NUMBERS : _NUMBERS + 4])
+        split, is_running = _SPLITS[int(self._slots[_SPLIT])], self._slots[_BEGAN] > 0
+        return Place(split, epoch, number, repeat, item, is_running) if split else Place()
+
+    @property
+    def slug(self) -> str:
+        """The experiment's name, once it is open; otherwise ""."""
+        size = int(self._slots[_SIZE])
+        return self._memory[_TEXT_AT : _TEXT_AT + size].decode()
+
+    def opened(self, slug: str, deadline_s: float) -> None:
+        """The experiment is open: from here on, it can be resumed.
+
+        Args:
+            slug: Its name.
+            deadline_s: When its time is up, on the monotonic clock, which all processes share.
+        """
+        text = slug.encode()
+        self._memory[_TEXT_AT : _TEXT_AT + len(text)] = text
+        self._slots[_SIZE], self._slots[_DEADLINE] = len(text), deadline_s
+
+    def without_deadline(self) -> None:
+        """The epochs are over."""
+        self._slots[_DEADLINE] = math.inf
+
+    def end(self, code: int) -> None:
+        """The child ends by itself."""
+        if os.getpid() == self._pid:
+            self._slots[_CODE], self._slots[_ENDED] = code, 1.0
+
+    @property
+    def code(self) -> int | None:
+        """The exit code of a child that ended by itself."""
+        return int(self._slots[_CODE]) if self._slots[_ENDED] else None
+
+    def hear(self) -> None:
+        """The child was interrupted."""
+        if os.getpid() == self._pid:
+            self._slots[_HEARD] += 1
+
+    @property
+    def heard(self) -> int:
+        """How often the child was interrupted."""
+        return int(self._slots[_HEARD])
+
+    def overdue_s(self) -> float:
+        """The seconds since when the batch that is going on should be over; negative before."""
+        began, deadline = self._slots[_BEGAN], self._slots[_DEADLINE]
+        return time.monotonic() - OVERDUE_S - max(began, deadline) if began else -math.inf
+
+    def past_deadline_s(self) -> float:
+        """The seconds since the time was up."""
+        return time.monotonic() - self._slots[_DEADLINE]
+
+
+@dataclass(slots=True)
+class Child:
+    """What a child knows.
+
+    Args:
+        board: Where it says where it is.
+        slug: The experiment, where it exists; otherwise "".
+        is_first: Whether there was no child before.
+        deaths: Those of earlier children in batches, which are not noted yet.
+    """
+
+    board: Board = field(default_factory=Board)
+    slug: str = ""
+    is_first: bool = True
+    deaths: list[Death] = field(default_factory=list)
+
+
+class Attendant(Callback):
+    """Tells the parent that the experiment is open, and when its time is up."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+
+    def on_fit_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
+        ledger = trainer.run.ledger
+        left = ledger.limits.seconds - ledger.elapsed_s()
+        self._board.opened(trainer.experiment.slug, time.monotonic() + left)
+
+    def on_fit_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
+        self._board.without_deadline()

@@ -1,0 +1,272 @@
+"""A run in a process of its own: what ends that process costs one item, not the run.
+
+The parent has none of the user's code: it forks before the target is loaded, and waits. The child
+runs the loop and says in shared memory where it is. If it dies, the next child resumes the
+experiment, and is given the place and the reason.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+from typing import Any
+
+from autopilot.core.deaths import Death, Place
+from autopilot.engine import interrupts
+from autopilot.engine.board import Board, Child
+from autopilot.engine.leftovers import adopt, end_adopted
+from autopilot.errors import EvaluationError
+from autopilot.git import locks
+
+_FORWARD_S = 0.005  # a child that was signaled too says so by then; if not, the two coalesce
+_GRACE_S = 5.0
+_LOOK_S = 0.5
+_DEATHS_AT_MOST = 3
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux' prctl
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Supervisor:
+    """Runs work in a child, and once more where that dies.
+
+    Args:
+        work: Runs in the child; returns the exit code.
+        tell: Called with each death that the run survives.
+        overdue: Called when a batch does not end although the time is up, with the seconds since
+            the time was up and the experiment's name.
+        slug: The experiment, where it exists.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Child], int],
+        tell: Callable[[Death], None],
+        overdue: Callable[[float, str], None],
+        slug: str = "",
+    ) -> None:
+        self._work, self._tell, self._overdue, self._slug = work, tell, overdue, slug
+        self._received: list[int] = []
+        self._received_s = self._told_s = 0.0
+        self._forwarded = 0
+
+    @property
+    def was_overdue(self) -> bool:
+        """Whether the child was ended since the time was up."""
+        return self._told_s > 0
+
+    def run(self) -> int | None:
+        """Runs it to its end.
+
+        Returns:
+            The exit code; None where the child had to be killed since the time was up.
+
+        Raises:
+            EvaluationError: it died where nothing can be done about it.
+        """
+        slug, pending, seen = self._slug, list[Death](), Counter[Place]()
+        since = adopt(is_on=True)
+        try:
+            with self._listening():
+                while True:
+                    child = Child(slug=slug, is_first=not seen, deaths=pending)
+                    status = self._one(child)
+                    end = child.board.code
+                    if end is None and self._received and not self.was_overdue:
+                        break
+                    if end is None or self.was_overdue:
+                        # What the evaluation started would write into the files of the next child.
+                        end_adopted(since, everywhere=True)
+                    if end is not None or self.was_overdue:
+                        return end
+                    if child.board.slug:
+                        slug, pending = child.board.slug, []
+                    place = child.board.place
+                    death = Death(place, _reason(status))
+                    seen[place] += 1
+                    if not slug or seen[place] == _DEATHS_AT_MOST:
+                        raise _given_up(death, slug, seen[place])
+                    self._tell(death)
+                    # A kill from outside says nothing about the item: the first is no death of it.
+                    if place.is_running and (seen[place] > 1 or not _is_kill(status)):
+                        pending.append(death)
+        finally:
+            adopt(is_on=False)
+        if os.WIFSIGNALED(status):
+            # Whoever waits for this process sees what it would have seen of the child.
+            with contextlib.suppress(OSError):  # SIGKILL has no handler to be set
+                signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+            os.kill(os.getpid(), os.WTERMSIG(status))
+        return 128 + self._received[-1]
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Signals are noted: a terminal sends them to both, `kill` to the parent alone."""
+
+        def note(number: int, _frame: FrameType | None) -> None:
+            self._received.append(number)
+            self._received_s = time.monotonic()
+
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        os.set_blocking(reader, False)
+        self._reader, before = reader, dict[int, Any]()
+        for number in _SIGNALS:
+            # What nohup ignores stays ignored.
+            if number != signal.SIGHUP or signal.getsignal(number) == signal.SIG_DFL:
+                before[number] = signal.signal(number, note)
+        before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
+        wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        self._handlers = before
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            _restore(self._handlers)
+            os.close(reader)
+            os.close(writer)
+
+    def _one(self, child: Child) -> int:
+        """Runs one child; returns how it ended, as `waitpid` does."""
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()  # else both processes would write what is in it
+        parent, (alive, watched) = os.getpid(), os.pipe()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                child.board.claim()
+                os.close(watched)
+                signal.set_wakeup_fd(-1)
+                _restore(self._handlers)
+                interrupts.listeners.append(child.board.hear)
+                locks.signer.append(parent)  # whoever ends the run ends the parent
+                _end_with(parent, alive)
+                with interrupts.interruptible():
+                    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+                    code = self._work(child)
+            except BaseException:  # noqa: BLE001  # nothing may go back through the parent's calls
+                traceback.print_exc()
+            child.board.end(code)
+            _leave(code)
+        os.close(alive)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        try:
+            return self._wait(pid, child.board)
+        finally:
+            os.close(watched)
+
+    def _wait(self, pid: int, board: Board) -> int:
+        while True:
+            # Orphans of the evaluation are adopted, and need somebody who waits for them.
+            found, status = os.waitpid(-1, os.WNOHANG)
+            if found == pid:
+                return status
+            if not found:
+                select.select([self._reader], [], [], self._attend(pid, board))
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._reader, 1024)
+
+    def _attend(self, pid: int, board: Board) -> float:
+        """Forwards signals and looks at the clock; returns the seconds until the next look."""
+        now = time.monotonic()
+        if self._forwarded < len(self._received):
+            if now - self._received_s < _FORWARD_S:
+                return _FORWARD_S / 4
+            if board.heard < len(self._received):
+                os.kill(pid, self._received[-1])
+            self._forwarded = len(self._received)
+        if self._told_s:
+            if now - self._told_s > _GRACE_S and board.code is None:
+                os.kill(pid, signal.SIGKILL)
+        elif board.overdue_s() > 0:
+            self._told_s = now
+            self._overdue(board.past_deadline_s(), board.slug)
+            self._received.append(signal.SIGINT)
+            self._forwarded = len(self._received)
+            os.kill(pid, signal.SIGINT)
+        return _LOOK_S
+
+
+def _restore(handlers: Mapping[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def supervise(
+    work: Callable[[Child], int],
+    tell: Callable[[Death], None],
+    overdue: Callable[[float, str], None],
+    slug: str = "",
+) -> int | None:
+    """See Supervisor. Where this process has threads, which no fork takes along, it works itself.
+
+    Raises:
+        EvaluationError: see `Supervisor.run`.
+    """
+    if threading.active_count() > 1 or not hasattr(os, "fork"):
+        with interrupts.interruptible():
+            return work(Child())
+    return Supervisor(work, tell, overdue, slug).run()
+
+
+def _end_with(parent: int, alive: int) -> None:
+    """Lets this process end when its parent is gone, however that ended."""
+    is_linux = sys.platform.startswith("linux")
+    if is_linux:
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.close(alive)
+        return
+
+    def watch() -> None:
+        os.read(alive, 1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _leave(code: int) -> None:
+    """Ends this process as an interpreter does, but does not go back through the parent's calls."""
+    with contextlib.suppress(BaseException):
+        vars(threading)["_shutdown"]()
+        vars(atexit)["_run_exitfuncs"]()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BaseException):
+            stream.flush()
+    os._exit(code)
+
+
+def _is_kill(status: int) -> bool:
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+
+def _reason(status: int) -> str:
+    if not os.WIFSIGNALED(status):
+        return f"the evaluation died: exit code {os.WEXITSTATUS(status)} (os._exit)"
+    number = os.WTERMSIG(status)
+    name = signal.Signals(number).name if number in set(signal.Signals) else "unknown"
+    how = "was killed" if _is_kill(status) else "died"
+    return f"the evaluation {how}: signal {number} ({name})"
+
+
+def _given_up(death: Death, slug: str, times: int) -> EvaluationError:
+    often = f" {times} times" if times > 1 else ""
+    hint = f"if it can pass: autopilot resume {slug}; if the code must change, commit the change "
+    return EvaluationError(
+        f"{death.reason}{often} {death.place}",
+        hint=f"{hint}and run again" if slug else "run the target by hand to see where it ends",
+    )
