@@ -305,7 +305,8 @@ def test_violations_memory_and_failures_are_told(browser, written):
     opened(browser, written, "#epoch-2").wait_for(LOADED)
     text = browser.evaluate("document.querySelector('.detail').textContent")
     assert f"Outside of the parameters, undone:it wrote outside.txt {EVIL}" in text
-    assert "2 of 3 val items failed; against epoch 1: 0 fixed, 1 broken" in text
+    said = "3 val items: 1 passed, 1 failed, 1 error; against epoch 1: 0 fixed, 1 broken"
+    assert said in text
     assert f"rejected shout {EVIL}" in text
     assert browser.evaluate("document.getElementById('row-2').textContent").endswith("violation")
     quiet(browser)
@@ -416,8 +417,8 @@ def test_in_the_heat_map_what_was_not_evaluated_is_not_what_failed(browser, writ
     browser.evaluate("document.querySelector('.panel details').open = true")
     browser.wait_for("document.querySelectorAll('.panel td').length > 0")
     cells = browser.evaluate(CELLS)
-    # Passed, failed, with an error, not evaluated.
-    assert cells[3] == ["v4", "0", "2", "2", "1"]
+    # Passed, failed, with an error, not measured, not scored, not evaluated.
+    assert cells[3] == ["v4", "0", "2", "2", "0", "0", "1"]
     quiet(browser)
 
 
