@@ -64,8 +64,10 @@ def _copied(value: Any, known: dict[int, Any]) -> Any:
             part = held[name]
             if type(part) in _FIXED or name == "grad_fn":
                 continue
-            # Most items have neither metrics nor items of their own: no call for those.
-            held[name] = _copied(part, known) if part or type(part) not in _EMPTY else type(part)()
+            # Most items have neither metrics nor items of their own: no call for those. Only of a
+            # dict or list it is asked whether it is empty: an array has no answer to that.
+            is_empty = type(part) in _EMPTY and not part
+            held[name] = type(part)() if is_empty else _copied(part, known)
         return twin
     try:
         twin = copy.deepcopy(value)

@@ -171,3 +171,17 @@ def test_ids_are_those_of_the_original():
     (again,) = [batch for _, batch, _ in batches([items], "val", 1, 0)]
     assert [x.id for x in first.items] == [x.id for x in again.items]
     assert first.items[0].metadata is not again.items[0].metadata
+
+
+def test_an_array_that_a_datum_holds_is_copied():
+    class Array(list):
+        """As numpy's: it is neither true nor false."""
+
+        def __bool__(self):
+            raise ValueError("the truth value of an array is ambiguous")
+
+    item = Datum(id="a")
+    item.extra = Array([1, 2])
+    twin = copied(item)
+    assert list(twin.extra) == [1, 2]
+    assert twin.extra is not item.extra
