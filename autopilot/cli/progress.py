@@ -49,7 +49,6 @@ class Reporter(Callback):
         self._task: Any = None
         self._started_s = self._judged_s = time.monotonic()
         self._first_epoch = 0
-        self._epoch_items = 0
         self._split_items = 0
         self._table: EpochTable | None = None
         self.rescued: list[str] = []
@@ -74,9 +73,6 @@ class Reporter(Callback):
             self._live = _live(self.output, trainer)
             self._task = self._live.add_task("", total=None, speed="", best="", left="")
             self._live.start()
-
-    def on_train_epoch_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
-        self._epoch_items = 0
 
     def on_train_batch_end(
         self,
@@ -200,7 +196,6 @@ class Reporter(Callback):
             self.output.line(text)
 
     def _advance(self, trainer: Trainer, split: str, batch: Datum, batch_idx: int) -> None:
-        self._epoch_items += len(batch)
         if self._live is None:
             return
         elapsed_s = max(time.monotonic() - self._started_s, 1e-9)

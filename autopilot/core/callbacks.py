@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from autopilot.core.callback import Callback
+from autopilot.core.direction import gained
 from autopilot.core.figures import figure
 from autopilot.core.graph import Graph
 from autopilot.core.memory import Memory
@@ -152,8 +153,7 @@ class Promotion(Callback):
         baseline, best = trainer.experiment.baseline_value, trainer.experiment.best_value
         if baseline is None or best is None or trainer.experiment.best_epoch == 0:
             return
-        gain = best - baseline if trainer.mode == "max" else baseline - best
-        if gain >= self.min_gain:
+        if gained(baseline, best, trainer.mode) >= self.min_gain:
             self.promote(trainer)
 
 

@@ -37,9 +37,22 @@ def sounds_like_cost(name: str) -> bool:
     return any(_COSTS.fullmatch(word.lower()) for word in _WORDS.findall(name))
 
 
-def opposite(mode: str) -> str:
-    """The other direction."""
-    return "min" if mode == "max" else "max"
+def gained(before: float, after: float, mode: str) -> float:
+    """By how much a value is better than another one; positive is better in either direction.
+
+    >>> gained(2.0, 1.5, "min"), gained(2.0, 1.5, "max")
+    (0.5, -0.5)
+    """
+    return before - after if mode == "min" else after - before
+
+
+def wish(name: str, mode: str) -> str:
+    """What is asked of a metric, in words.
+
+    >>> wish("seconds", "min")
+    'lower seconds'
+    """
+    return f"{'lower' if mode == 'min' else 'raise'} {name}"
 
 
 def direction_words(mode: str) -> str:

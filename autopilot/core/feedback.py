@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from autopilot.core.direction import wish
 from autopilot.core.evaluation import SplitMetrics
 from autopilot.core.gradient import TextGradient
 from autopilot.core.setup_checks import check_gates
@@ -82,8 +83,8 @@ def _pass_value(fit: Fit, train: SplitMetrics) -> None:
     value = train.compute().get(trainer.monitor)
     if trainer.monitor == "accuracy" or value is None:
         return
-    wish = "lower" if trainer.mode == "min" else "raise"
-    gradient = TextGradient(f"{wish} {trainer.monitor}: it is {value:.6g} on the train split")
+    asked = wish(trainer.monitor, trainer.mode)
+    gradient = TextGradient(f"{asked}: it is {value:.6g} on the train split")
     for parameter in fit.optimizer.parameters:
         if parameter.requires_grad:
             parameter.accumulate_grad(gradient)

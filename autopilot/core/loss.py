@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
+from autopilot.core.direction import wish
 from autopilot.core.gradient import Finding, Gradient, TextGradient
 from autopilot.core.graph import Graph
 from autopilot.core.parameter import Parameter
@@ -107,7 +108,7 @@ class Loss:
     def _wish(self, item: Datum) -> str:
         if self.monitor not in item.metrics or item.outcome == "failed":
             return "make this item succeed"
-        return f"{'lower' if self.mode == 'min' else 'raise'} {self.monitor}"
+        return wish(self.monitor, self.mode)
 
     def _evidence(self, item: Datum) -> str:
         value = item.metrics.get(self.monitor)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from autopilot.core.comparison import Comparison, Monitored, compare, some
+from autopilot.core.direction import gained
 from autopilot.core.figures import apart, figure
 from autopilot.core.types import Cost, Datum, GateResult, Verdict
 from autopilot.errors import ModuleError, UsageError
@@ -123,8 +124,7 @@ class EpochView:
         values = self.values()
         if values is None:
             return None
-        difference = values[1] - values[0]
-        return difference if self.mode == "max" else -difference
+        return gained(*values, self.mode)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from autopilot.core.direction import gained
 from autopilot.core.events import decision_among
 from autopilot.core.record import TOGETHER, Event, Manifest, MetricsRecord
 from autopilot.core.types import Cost, Gain
@@ -68,8 +69,7 @@ class Summary:
         """What the best epoch gained on the baseline, positive is better; None where unknown."""
         if self.baseline is None or self.best is None:
             return None
-        gained = self.best - self.baseline
-        return gained if self.mode == "max" else -gained
+        return gained(self.baseline, self.best, self.mode)
 
 
 def summarize(

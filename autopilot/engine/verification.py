@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from random import Random
 
 from autopilot.core.comparison import some
+from autopilot.core.direction import gained
 from autopilot.core.figures import apart
 from autopilot.core.policy import EpochView
 from autopilot.core.statistics import Pairing, pair, subset_interval
@@ -242,7 +243,7 @@ def _unlike_the_items(
     if not all(values):
         return [f"{name} was not measured"]
     was, now = (math.fsum(side) / len(side) for side in values)
-    if (now > was) if mode == "max" else (now < was):
+    if gained(was, now, mode) > 0:
         return []
     return [f"{name} itself is no better: {' -> '.join(apart(was, now))}"]
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from autopilot.core.direction import gained
 from autopilot.core.message import EPOCH, EXPERIMENT, REVERTS, Score, trailers_of
 from autopilot.errors import ExperimentError
 from autopilot.git import objects
@@ -261,7 +262,7 @@ def gain(score: Score, mode: str) -> float | None:
     """By how much a metric got better; None where it was not measured."""
     if score.before is None or score.after is None:
         return None
-    return score.after - score.before if mode == "max" else score.before - score.after
+    return gained(score.before, score.after, mode)
 
 
 def _origin(notebook: Notebook) -> str:
