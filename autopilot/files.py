@@ -7,10 +7,10 @@ either the old or the new one.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -108,19 +108,20 @@ def replace_file(root: Path, name: str, state: FileState) -> None:
         _make_folders(root, path.parent)
         if path.is_dir() and not path.is_symlink():
             _remove_tree(path)
-        handle, created = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
+        # Always the same name for a file: whoever writes it after a kill replaces what was left.
+        created = path.with_name(TEMPORARY + hashlib.sha1(os.fsencode(path.name)).hexdigest())
+        created.unlink(missing_ok=True)
         try:
-            with os.fdopen(handle, "wb") as file:
-                if state.mode != SYMLINK:
-                    file.write(state.content)
             if state.mode == SYMLINK:
-                Path(created).unlink()
                 os.symlink(os.fsdecode(state.content), created)
             else:
-                os.chmod(created, _permissions(path, executable=state.mode == EXECUTABLE))
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+                with os.fdopen(os.open(created, flags, 0o600), "wb") as file:
+                    file.write(state.content)
+                created.chmod(_permissions(path, executable=state.mode == EXECUTABLE))
             os.replace(created, path)
         except BaseException:
-            Path(created).unlink(missing_ok=True)
+            created.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise ParameterError(

@@ -15,6 +15,7 @@ from autopilot.files import (
     EXECUTABLE,
     REGULAR,
     SYMLINK,
+    TEMPORARY,
     FileState,
     LinkedFolders,
     glob_regex,
@@ -102,6 +103,21 @@ def test_removal_takes_emptied_folders_and_nothing_else(tmp_path: Path) -> None:
     remove_file(tmp_path, "link")
     remove_file(tmp_path, "a/d")
     assert list(list_files(tmp_path)) == ["outside/x"]
+
+
+def test_what_a_kill_left_half_written_goes_with_the_next_write(tmp_path: Path) -> None:
+    def killed(source: Path, target: Path) -> None:
+        os._exit(9)
+
+    for state in (FileState(REGULAR, b"x"), FileState(SYMLINK, b"y"), FileState(REGULAR, b"z")):
+        if (child := os.fork()) == 0:
+            os.replace = killed
+            replace_file(tmp_path, "a/b", state)
+        os.waitpid(child, 0)
+        assert sorted(p.name for p in (tmp_path / "a").iterdir())[0].startswith(TEMPORARY)
+        replace_file(tmp_path, "a/b", state)
+        assert [p.name for p in (tmp_path / "a").iterdir()] == ["b"]
+        assert read_file(tmp_path / "a/b") == state
 
 
 def test_a_file_that_cannot_be_removed_is_told(tmp_path: Path) -> None:

@@ -217,10 +217,17 @@ class Place:
 
     def checkout(self) -> dict[str, str]:
         """The user's own: files and modes, the index to the byte, HEAD, unfinished work."""
+        # git may be packing at the same time: its folder is not entered.
+        tops = [path for path in self.top.iterdir() if path.name != ".git"]
         found = {
             path.relative_to(self.top).as_posix(): _fingerprint(path)
-            for path in sorted(self.top.rglob("*"))
-            if not path.is_relative_to(self.top / ".git") and not path.is_dir()
+            for path in sorted(
+                [
+                    *tops,
+                    *(below for top in tops if not top.is_symlink() for below in top.rglob("*")),
+                ]
+            )
+            if not path.is_dir()
         }
         folder = self.top / ".git"
         for name in ("HEAD", "index", "MERGE_HEAD", "ORIG_HEAD", "config", "info/exclude"):
