@@ -149,7 +149,7 @@ def _warm() -> None:
     import typer
 
     import autopilot.cli.app
-    import autopilot.cli.pages
+    import autopilot.cli.pages.listing
     import autopilot.cli.running
     import autopilot.engine.request
 

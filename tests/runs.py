@@ -20,7 +20,7 @@ from typing import Any
 from forks import Process, fork
 from server import MessagesServer, Received, Reply, edit, say, say_json
 
-from autopilot.ai.recording import request_key
+from autopilot.ai.model.recording import request_key
 from autopilot.git.commands import run_git
 
 TARGET = """\

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from autopilot import audit
-from autopilot.ai.process import run_process
 from autopilot.cli.exposing import redact_command
 from autopilot.cli.main import AutoPilotCLI
 from autopilot.errors import GitCommandError
 from autopilot.git.commands import run_git
 from autopilot.git.repository import Repository
+from autopilot.sandbox.process import run_process
 
 
 @pytest.fixture

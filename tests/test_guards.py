@@ -292,8 +292,8 @@ OTHER_SUCCESS = {
     "autopilot.core.types": "the one reader of an item's success",
     "autopilot.core.scoring": "converts what user code gives; asks nothing of it",
     "autopilot.ai.judgement": "of verdicts that a judge's steps give",
-    "autopilot.ai.verdicts": "of verdicts that a judge gave",
-    "autopilot.ai.judging": "of verdicts that a judge gave",
+    "autopilot.ai.datasets.verdicts": "of verdicts that a judge gave",
+    "autopilot.ai.datasets.judging": "of verdicts that a judge gave",
     "autopilot.ai.loss": "of verdicts that a judge gave",
 }
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from autopilot.ai.agent import Agent, AgentContext, AgentResult
-from autopilot.ai.call import Message
-from autopilot.ai.model import Model
+from autopilot.ai.model.call import Message
+from autopilot.ai.model.model import Model
 from autopilot.ai.tools import TextEditor, Tool
 
 _SESSIONS = 32

@@ -9,7 +9,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from autopilot.ai.agent import Agent, AgentContext, AgentResult
-from autopilot.ai.model import Model
+from autopilot.ai.model.model import Model
 from autopilot.ai.prompting import fence, read_reply, shorten
 from autopilot.errors import AgentReplyError
 

@@ -14,14 +14,14 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from autopilot.ai.agent import Agent, AgentContext, AgentResult
-from autopilot.ai.agent_calls import agent_call
-from autopilot.ai.client import service_error
-from autopilot.ai.process import Finished, run_process
-from autopilot.ai.spending import spend
+from autopilot.ai.model.agent_calls import agent_call
+from autopilot.ai.model.client import service_error
+from autopilot.ai.model.spending import spend
 from autopilot.core.parameter import PathParameter
 from autopilot.core.redaction import hide, redact
 from autopilot.core.types import Cost
 from autopilot.errors import AgentError, AgentRefusedError, AgentReplyError
+from autopilot.sandbox.process import Finished, run_process
 from autopilot.text import clean
 
 _PROMPT_FILE = "{prompt_file}"

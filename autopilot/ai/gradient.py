@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from autopilot.ai.agent import Agent
 from autopilot.ai.asking import ask
-from autopilot.ai.model import Model
+from autopilot.ai.model.model import Model
 from autopilot.ai.prompting import DATA_RULE, fence, shorten
 from autopilot.core.gradient import Finding, TextGradient
 from autopilot.core.run import is_infrastructure, say

@@ -16,7 +16,7 @@ from autopilot.ai.judgement import (
     own_judgement,
     read_judgement,
 )
-from autopilot.ai.model import Model
+from autopilot.ai.model.model import Model
 from autopilot.ai.parallel import each
 from autopilot.ai.steps import LLMStep, State, WorkflowStep, run_steps
 from autopilot.core.failures import Raised

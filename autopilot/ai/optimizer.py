@@ -14,10 +14,10 @@ from autopilot.ai.agent import Agent, AgentContext, AgentResult
 from autopilot.ai.asking import go_on
 from autopilot.ai.excerpt import show
 from autopilot.ai.prompting import DATA_RULE, fence, read_reply, shorten
-from autopilot.core.message import one_line
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter, PathParameter
-from autopilot.core.record import TOGETHER
+from autopilot.core.records.message import one_line
+from autopilot.core.records.record import TOGETHER
 from autopilot.core.redaction import leaked
 from autopilot.core.run import confined, current_run
 from autopilot.core.types import Cost, canonical, digest

@@ -16,9 +16,9 @@ from pydantic import BaseModel
 
 from autopilot.ai.agent import Agent
 from autopilot.ai.asking import ask
-from autopilot.ai.model import Model
+from autopilot.ai.model.model import Model
+from autopilot.ai.model.recording import numbered
 from autopilot.ai.prompting import DATA_RULE, fence, shorten
-from autopilot.ai.recording import numbered
 from autopilot.errors import AgentError, UsageError
 
 

@@ -21,8 +21,8 @@ from autopilot.cli.words import spending
 from autopilot.errors import UsageError
 
 if TYPE_CHECKING:
-    from autopilot.ai.lines import Budget, Origin
-    from autopilot.core.ledger import Ledger
+    from autopilot.ai.datasets.lines import Budget, Origin
+    from autopilot.core.records.ledger import Ledger
 
 K = TypeVar("K")
 
@@ -41,7 +41,7 @@ Calls = Annotated[
 
 def budget_of(usd: float | None, tokens: int | None, calls: int | None) -> Budget | None:
     """The budget that options ask for; None where they ask for none."""
-    from autopilot.ai.lines import Budget
+    from autopilot.ai.datasets.lines import Budget
 
     if usd is None and tokens is None and calls is None:
         return None

@@ -15,8 +15,8 @@ from autopilot.errors import UsageError
 
 if TYPE_CHECKING:
     from autopilot.cli.main import AutoPilotCLI
-    from autopilot.engine.projects import Project
     from autopilot.git.repository import Repository
+    from autopilot.projects.projects import Project
     from autopilot.tracking.notebook import Notebook
 
 
@@ -75,7 +75,7 @@ class Context:
         Raises:
             UsageError: none is named, or there is none of that name.
         """
-        from autopilot.engine.projects import Project, find_project, find_workspace, projects_of
+        from autopilot.projects.projects import Project, find_project, find_workspace, projects_of
 
         folder = self.working_folder()
         if not self.project:
@@ -108,7 +108,7 @@ class Context:
         Raises:
             UsageError: there is neither; or the hyperparameters are malformed.
         """
-        from autopilot.engine.hparams import parse_hparams, read_hparams
+        from autopilot.projects.hparams import parse_hparams, read_hparams
 
         given = parse_hparams(hparams or ())
         if target is not None:

@@ -11,13 +11,13 @@ import typer
 
 from autopilot.cli.context import Context
 from autopilot.cli.output import align, shorten
-from autopilot.cli.pages import shorten_end
+from autopilot.cli.pages.listing import shorten_end
 from autopilot.cli.running import Hparams, own_stdout
 from autopilot.cli.words import counted
 from autopilot.errors import UsageError
 
 if TYPE_CHECKING:
-    from autopilot.engine.datasets import Column, Summary
+    from autopilot.projects.datasets import Column, Summary
 
 Sources = Annotated[
     list[str] | None,
@@ -40,7 +40,7 @@ def list_(context: Context, sources: Sources = None, hparam: Hparams = None) -> 
     autopilot dataset list data/*.jsonl
     autopilot -p my-project dataset list
     """
-    from autopilot.engine.datasets import summarize
+    from autopilot.projects.datasets import summarize
 
     with own_stdout(context.output) as output:
         found = [summarize(name, it) for name, it in _datasets(context, sources, hparam).items()]
@@ -64,7 +64,7 @@ def show(
     autopilot dataset show data/train.jsonl -n 5
     autopilot dataset show support/classifier.py --split val
     """
-    from autopilot.engine.datasets import first
+    from autopilot.projects.datasets import first
 
     with own_stdout(context.output) as output:
         datasets = _datasets(context, sources, hparam)
@@ -111,7 +111,7 @@ def split(
     autopilot dataset split data/all.jsonl --by label
     autopilot dataset split all.jsonl --shares train=0.8,val=0.2 --out data --seed 7
     """
-    from autopilot.engine.datasets import split_file
+    from autopilot.projects.datasets import split_file
 
     here = context.working_folder()
     folder = here / (out or file.parent)
@@ -134,7 +134,7 @@ def check(context: Context, sources: Sources = None, hparam: Hparams = None) -> 
     autopilot dataset check support/classifier.py
     """
     from autopilot.core.leakage import find_duplicates, find_leakage
-    from autopilot.engine.datasets import size
+    from autopilot.projects.datasets import size
 
     with own_stdout(context.output) as output:
         datasets = _datasets(context, sources, hparam)
@@ -164,7 +164,7 @@ def _datasets(
 ) -> dict[str, Iterable[Any]]:
     """The datasets that are named: files and folders, or a TARGET's splits."""
     from autopilot.engine.checkout import load_here
-    from autopilot.engine.datasets import of_files, of_module
+    from autopilot.projects.datasets import of_files, of_module
 
     here = context.working_folder()
     paths = [here / name for name in sources or ()]

@@ -96,7 +96,8 @@ def list_(context: Context) -> None:
     autopilot experiment list
     autopilot experiment list -p my-project
     """
-    from autopilot.cli import experiment_page, pages
+    from autopilot.cli.pages import experiment as experiment_page
+    from autopilot.cli.pages import listing as pages
 
     output = context.output
     rows = pages.rows(context.repository(), context.project, experiment_page.row)
@@ -116,7 +117,7 @@ def show(context: Context, slug: Experiment = None) -> None:
     autopilot experiment show
     autopilot experiment show classifier-1
     """
-    from autopilot.cli import experiment_page
+    from autopilot.cli.pages import experiment as experiment_page
 
     notebook, output = context.notebook(slug), context.output
     if output.as_json:
@@ -140,7 +141,7 @@ def compare(
     \b
     autopilot experiment compare classifier-1 classifier-2
     """
-    from autopilot.cli import experiment_page
+    from autopilot.cli.pages import experiment as experiment_page
     from autopilot.tracking.snapshots import best_state
 
     one, other, output = context.notebook(first), context.notebook(second), context.output
@@ -175,7 +176,7 @@ def delete(
     \b
     autopilot experiment delete classifier-1
     """
-    from autopilot.cli import experiment_page
+    from autopilot.cli.pages import experiment as experiment_page
     from autopilot.tracking.removal import plan_removal, remove
 
     repo, output = context.repository(), context.output
@@ -248,8 +249,8 @@ def write_decision(
     context: Context, notebook: Notebook, decision: str, epoch: str, reason: str, reviewer: str
 ) -> None:
     """Writes a decision down and says so."""
-    from autopilot.cli.experiment_page import decision_line
-    from autopilot.tracking.decisions import decide as write
+    from autopilot.cli.pages.experiment import decision_line
+    from autopilot.review.decisions import decide as write
 
     output = context.output
     event = write(

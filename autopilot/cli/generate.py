@@ -24,8 +24,8 @@ from autopilot.cli.running import Hparams
 from autopilot.cli.words import counted, spending
 
 if TYPE_CHECKING:
-    from autopilot.ai.checkpoint import Checkpoint, Distribution
-    from autopilot.ai.lines import Origin
+    from autopilot.ai.datasets.checkpoint import Checkpoint, Distribution
+    from autopilot.ai.datasets.lines import Origin
 
 Folder = Annotated[
     Path, typer.Argument(metavar="FOLDER", help="What `run --out` named.", show_default=False)
@@ -62,9 +62,9 @@ def run(
     autopilot ai generate run questions.py --count 200 --out data
     autopilot ai generate run questions.py:hard -n 50 -o data/hard --budget-usd 2
     """
-    from autopilot.ai.generator import DataGenerator
-    from autopilot.ai.lines import Origin
-    from autopilot.engine.hparams import parse_hparams
+    from autopilot.ai.datasets.generator import DataGenerator
+    from autopilot.ai.datasets.lines import Origin
+    from autopilot.projects.hparams import parse_hparams
 
     origin = Origin(target=target, hparams=parse_hparams(hparam or []))
     budget = budget_of(budget_usd, budget_tokens, budget_calls)
@@ -94,7 +94,7 @@ def resume(
     autopilot ai generate resume data
     autopilot ai generate resume data --budget-usd 5
     """
-    from autopilot.ai.generator import DataGenerator
+    from autopilot.ai.datasets.generator import DataGenerator
 
     budget = budget_of(budget_usd, budget_tokens, budget_calls)
     origin = _open(context, dataset)[1]
@@ -116,7 +116,7 @@ def summarize(context: Context, dataset: Folder) -> None:
     \b
     autopilot ai generate summarize data
     """
-    from autopilot.ai.recording import spent_beside
+    from autopilot.ai.model.recording import spent_beside
 
     checkpoint = _open(context, dataset)[0]
     output, made = context.output, checkpoint.distribution()
@@ -154,7 +154,7 @@ COMMANDS: Commands = {
 
 
 def _open(context: Context, folder: Path) -> tuple[Checkpoint, Origin]:
-    from autopilot.ai.checkpoint import Checkpoint
+    from autopilot.ai.datasets.checkpoint import Checkpoint
 
     checkpoint, plan = Checkpoint.existing(context.working_folder() / folder)
     return checkpoint, plan.origin

@@ -42,7 +42,7 @@ def install(context: Context, names: Names = None, force: Force = False) -> None
     autopilot -C /srv/git/project.git hooks install      on a server
     """
     from autopilot.git.hooks import hook_folder, install_hooks
-    from autopilot.tracking.hooks import hook_texts
+    from autopilot.sharing.hooks import hook_texts
 
     folder, output = hook_folder(context.working_folder()), context.output
     texts = hook_texts(folder, names or ())
@@ -65,7 +65,7 @@ def uninstall(context: Context, names: Names = None, force: Force = False) -> No
     autopilot hooks uninstall pre-commit
     """
     from autopilot.git.hooks import hook_folder, uninstall_hooks
-    from autopilot.tracking.hooks import CLIENT, SERVER, hook_texts
+    from autopilot.sharing.hooks import CLIENT, SERVER, hook_texts
 
     folder = hook_folder(context.working_folder())
     texts = hook_texts(folder, names or (*CLIENT, *SERVER))
@@ -86,7 +86,7 @@ def status(context: Context) -> None:
     autopilot hooks status
     """
     from autopilot.git.hooks import hook_folder
-    from autopilot.tracking.hooks import CLIENT, SERVER, hook_texts
+    from autopilot.sharing.hooks import CLIENT, SERVER, hook_texts
 
     folder = hook_folder(context.working_folder())
     fitting = SERVER if folder.bare else CLIENT

@@ -25,9 +25,9 @@ from autopilot.cli.running import Hparams
 from autopilot.cli.words import counted, spending
 
 if TYPE_CHECKING:
-    from autopilot.ai.judging import Judging
-    from autopilot.ai.lines import Origin
-    from autopilot.ai.verdicts import Histogram, Rates, Summary
+    from autopilot.ai.datasets.judging import Judging
+    from autopilot.ai.datasets.lines import Origin
+    from autopilot.ai.datasets.verdicts import Histogram, Rates, Summary
 
 Verdicts = Annotated[
     Path, typer.Argument(metavar="FILE", help="What `run --out` named.", show_default=False)
@@ -70,11 +70,11 @@ def run(
     autopilot ai judge run tone.py --data answers.jsonl
     autopilot ai judge run tone.py:Strict -d data/val.jsonl -d data/test.jsonl -o strict.jsonl
     """
+    from autopilot.ai.datasets.judging import Judging
+    from autopilot.ai.datasets.lines import Origin
     from autopilot.ai.judge import Judge
-    from autopilot.ai.judging import Judging
-    from autopilot.ai.lines import Origin
-    from autopilot.engine.hparams import parse_hparams
     from autopilot.errors import UsageError
+    from autopilot.projects.hparams import parse_hparams
 
     if not data:
         raise UsageError("there is nothing to judge", hint="name a dataset: --data items.jsonl")
@@ -106,8 +106,8 @@ def resume(
     autopilot ai judge resume verdicts.jsonl
     autopilot ai judge resume verdicts.jsonl --budget-calls 500
     """
+    from autopilot.ai.datasets.judging import Judging
     from autopilot.ai.judge import Judge
-    from autopilot.ai.judging import Judging
 
     budget = budget_of(budget_usd, budget_tokens, budget_calls)
     origin = _open(context, file)[1]
@@ -127,7 +127,7 @@ def summarize(context: Context, file: Verdicts) -> None:
     \b
     autopilot ai judge summarize verdicts.jsonl
     """
-    from autopilot.ai.recording import spent_beside
+    from autopilot.ai.model.recording import spent_beside
 
     judging, output = _open(context, file)[0], context.output
     _print_summary(output, judging.summary())
@@ -153,7 +153,7 @@ def distribution(
     autopilot ai judge distribution verdicts.jsonl
     autopilot ai judge distribution verdicts.jsonl --by topic
     """
-    from autopilot.ai.verdicts import histograms
+    from autopilot.ai.datasets.verdicts import histograms
 
     judging, output = _open(context, file)[0], context.output
     found = histograms(judging.verdicts.values(), by, bins)
@@ -175,7 +175,7 @@ COMMANDS: Commands = {
 
 
 def _open(context: Context, file: Path) -> tuple[Judging, Origin]:
-    from autopilot.ai.judging import Judging
+    from autopilot.ai.datasets.judging import Judging
 
     judging, beginning = Judging.existing(context.working_folder() / file)
     return judging, beginning.origin

@@ -66,7 +66,7 @@ class AutoPilotCLI:
 
         While its file is loaded for `autopilot -p NAME`, it does nothing.
         """
-        from autopilot.engine.projects import is_loaded_only
+        from autopilot.projects.projects import is_loaded_only
 
         if is_loaded_only(self):
             return
@@ -91,7 +91,7 @@ class AutoPilotCLI:
         return guarded(context.output, command)
 
     def _version(self, context: Context) -> int:
-        from autopilot.engine.health import versions
+        from autopilot.projects.health import versions
 
         found = versions()
         context.output.document({"autopilot": __version__} | found)

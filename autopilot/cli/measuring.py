@@ -17,7 +17,7 @@ from autopilot.core.types import count_outcomes
 from autopilot.errors import UsageError
 
 if TYPE_CHECKING:
-    from autopilot.engine.measuring import Measurement
+    from autopilot.proof.measuring import Measurement
     from autopilot.tracking.notebook import Notebook
 
 EpochOption = Annotated[
@@ -140,7 +140,7 @@ def measure_now(
     """
     from autopilot.engine.interrupts import interruptible
     from autopilot.engine.request import Request
-    from autopilot.engine.states import measure_checkout, measure_epoch
+    from autopilot.proof.states import measure_checkout, measure_epoch
 
     links = tuple(link or ())
     with interruptible():

@@ -13,7 +13,7 @@ from autopilot.cli.reading import SlugOption
 from autopilot.errors import ExperimentError, UsageError
 
 if TYPE_CHECKING:
-    from autopilot.core.record import Outcome
+    from autopilot.core.records.record import Outcome
 
 
 class Learnt(StrEnum):
@@ -65,7 +65,7 @@ def query(
     autopilot memory query --outcome rejected -n 10
     autopilot memory query --all --strategy "prune rules"
     """
-    from autopilot.cli import memory_page
+    from autopilot.cli.pages import memory as memory_page
     from autopilot.tracking.recall import memory_of, memory_of_all
 
     if everywhere and slug:
@@ -153,7 +153,7 @@ def trends(
     autopilot memory trends
     autopilot memory trends --window 50 --ahead 20
     """
-    from autopilot.cli import memory_page
+    from autopilot.cli.pages import memory as memory_page
     from autopilot.tracking.recall import memory_of
 
     notebook, output = context.notebook(slug), context.output

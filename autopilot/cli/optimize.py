@@ -162,7 +162,7 @@ def set_hparams(
     autopilot optimize set-hparams -p my-project                shows them
     """
     from autopilot.engine.checkout import load_here
-    from autopilot.engine.hparams import parse_hparams, read_hparams, write_hparams
+    from autopilot.projects.hparams import parse_hparams, read_hparams, write_hparams
 
     if not context.project:
         raise UsageError(

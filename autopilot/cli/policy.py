@@ -12,7 +12,7 @@ from autopilot.cli.reading import SlugOption
 from autopilot.cli.running import own_stdout
 
 if TYPE_CHECKING:
-    from autopilot.engine.ruling import Ruling
+    from autopilot.proof.ruling import Ruling
 
 EpochArgument = Annotated[
     str, typer.Argument(metavar="EPOCH", help="A number, best, last, baseline, a tag or a commit.")
@@ -70,7 +70,7 @@ def explain(context: Context, epoch: EpochArgument = "last", slug: SlugOption = 
 
 
 def _ruling(context: Context, output: Output, epoch: str, slug: str | None) -> Ruling:
-    from autopilot.engine.ruling import rule
+    from autopilot.proof.ruling import rule
 
     notebook = context.notebook(slug)
     ruling = rule(notebook, notebook.find(epoch).number)

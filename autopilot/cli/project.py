@@ -16,7 +16,7 @@ from autopilot.cli.words import counted, progressed
 
 if TYPE_CHECKING:
     from autopilot.engine.preflight import Check
-    from autopilot.engine.projects import Project
+    from autopilot.projects.projects import Project
 
 STYLES = {"ok": "", "warning": "yellow", "failed": "red"}
 
@@ -34,8 +34,8 @@ def init(
     autopilot project init my-project
     autopilot -p my-project run        after git add and git commit
     """
-    from autopilot.engine.projects import find_workspace, project_at
-    from autopilot.engine.template import make_project, make_workspace
+    from autopilot.projects.projects import find_workspace, project_at
+    from autopilot.projects.template import make_project, make_workspace
 
     folder = context.working_folder()
     top = context.repository().workdir
@@ -60,7 +60,7 @@ def list_(context: Context) -> None:
     \b
     autopilot project list
     """
-    from autopilot.cli import pages
+    from autopilot.cli.pages import listing as pages
 
     output = context.output
     repo = context.repository()
@@ -128,7 +128,7 @@ def doctor(
     autopilot project doctor my-project
     autopilot -p my-project project doctor
     """
-    from autopilot.engine.project_health import project_checks
+    from autopilot.projects.project_health import project_checks
 
     context.project = name or context.project
     project = context.own_project()
@@ -151,7 +151,7 @@ def report(output: Output, checks: Sequence[Check], **also: object) -> int:
 
 
 def _projects(context: Context) -> list[Project]:
-    from autopilot.engine.projects import find_workspace, projects_of
+    from autopilot.projects.projects import find_workspace, projects_of
 
     workspace = find_workspace(context.working_folder())
     return projects_of(workspace) if workspace else []

@@ -13,9 +13,9 @@ from autopilot.cli.running import own_stdout
 from autopilot.errors import UsageError
 
 if TYPE_CHECKING:
+    from autopilot.review.promotion import Promotion
+    from autopilot.review.promotion_plan import Gate, Method, Plan
     from autopilot.tracking.notebook import Notebook
-    from autopilot.tracking.promotion import Promotion
-    from autopilot.tracking.promotion_plan import Gate, Method, Plan
 
 Into = Annotated[
     str | None,
@@ -59,7 +59,7 @@ def plan(
     autopilot promote plan classifier-1
     autopilot promote plan classifier-1 --into release --epoch 3 --no-ff
     """
-    from autopilot.tracking.promotion_plan import plan as look
+    from autopilot.review.promotion_plan import plan as look
 
     notebook = context.notebook(slug)
     method = _method(squash, no_ff, ff_only)
@@ -95,7 +95,7 @@ def execute(
     autopilot promote execute classifier-1 --reason "passes the audit set"
     autopilot promote execute classifier-1 --into release --no-ff
     """
-    from autopilot.tracking.promotion import promote
+    from autopilot.review.promotion import promote
 
     method = _method(squash, no_ff, ff_only)
     if dry_run:
@@ -121,8 +121,8 @@ COMMANDS = {"plan": plan, "execute": execute}
 
 def _asked(notebook: Notebook, epoch: str) -> list[Gate]:
     """What the policy of the checkout says of the epoch; nothing is evaluated."""
-    from autopilot.engine.ruling import rule
-    from autopilot.tracking.promotion_plan import Gate
+    from autopilot.proof.ruling import rule
+    from autopilot.review.promotion_plan import Gate
 
     number = notebook.find(epoch).number
     ruling = rule(notebook, number)
@@ -133,7 +133,7 @@ def _asked(notebook: Notebook, epoch: str) -> list[Gate]:
 
 
 def _say_done(output: Output, done: Promotion) -> None:
-    from autopilot.cli.experiment_page import decision_line
+    from autopilot.cli.pages.experiment import decision_line
 
     found = done.plan
     if found.is_done:

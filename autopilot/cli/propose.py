@@ -14,10 +14,10 @@ from autopilot.cli.reading import Experiment
 from autopilot.errors import UsageError
 
 if TYPE_CHECKING:
-    from autopilot.engine.forge import PullRequest
     from autopilot.git.repository import Repository
+    from autopilot.review.forge import PullRequest
+    from autopilot.review.proposals import Proposal
     from autopilot.tracking.notebook import Notebook
-    from autopilot.tracking.proposals import Proposal
 
 Push = Annotated[
     bool,
@@ -63,9 +63,9 @@ def create(
     autopilot propose create classifier-1 --onto release --body request.md
     autopilot propose create classifier-1 --open
     """
-    from autopilot.cli import proposal_page
-    from autopilot.tracking.proposals import propose
-    from autopilot.tracking.publishing import publish
+    from autopilot.cli.pages import proposal as proposal_page
+    from autopilot.review.proposals import propose
+    from autopilot.review.publishing import publish
 
     notebook, output = context.notebook(slug), context.output
     where = _remote(notebook.repo, remote) if push or open_ else ""
@@ -128,9 +128,9 @@ def verify(
     autopilot propose verify classifier-1
     autopilot propose verify classifier-1 --repeats 5 --live
     """
-    from autopilot.cli import proposal_page
-    from autopilot.engine.verification import verify as measure
-    from autopilot.tracking.proposals import proposal_of
+    from autopilot.cli.pages import proposal as proposal_page
+    from autopilot.proof.verification import verify as measure
+    from autopilot.review.proposals import proposal_of
 
     notebook, output = context.notebook(slug), context.output
     proposal = proposal_of(notebook)
@@ -169,10 +169,10 @@ def revert(
     """
     from autopilot.git.branches import find_branch
     from autopilot.git.refs import read_ref
+    from autopilot.review.proposals import proposal_of
+    from autopilot.review.publishing import publish_alone, unpublish
+    from autopilot.review.reverts import take_back, withdraw
     from autopilot.tracking.changes import Changes, target_branch
-    from autopilot.tracking.proposals import proposal_of
-    from autopilot.tracking.publishing import publish_alone, unpublish
-    from autopilot.tracking.reverts import take_back, withdraw
 
     notebook, output = context.notebook(slug), context.output
     review, name = notebook.layout.review, notebook.layout.review.removeprefix("refs/heads/")
@@ -215,8 +215,8 @@ def list_(context: Context) -> None:
     \b
     autopilot propose list
     """
-    from autopilot.cli import proposal_page
-    from autopilot.tracking.standings import standings
+    from autopilot.cli.pages import proposal as proposal_page
+    from autopilot.review.standings import standings
 
     output = context.output
     found = standings(context.repository(), context.project)
@@ -266,8 +266,8 @@ def _request(
     remote: str | None,
 ) -> PullRequest:
     """The request, its text written to a file that it can be opened from."""
-    from autopilot.cli import proposal_page
-    from autopilot.engine.forge import PullRequest, program_for
+    from autopilot.cli.pages import proposal as proposal_page
+    from autopilot.review.forge import PullRequest, program_for
 
     place = notebook.layout.request(notebook.repo)
     if file is not None:

@@ -52,8 +52,9 @@ def log(
     autopilot log classifier-1 -n 20
     autopilot log --graph
     """
-    from autopilot.cli import epoch_page, pages
-    from autopilot.cli.progress import STYLES
+    from autopilot.cli.pages import epoch as epoch_page
+    from autopilot.cli.pages import listing as pages
+    from autopilot.cli.pages.progress import STYLES
 
     notebook, output = _notebook(context, slug), context.output
     epochs = notebook.epochs[-count:] if count else notebook.epochs
@@ -64,7 +65,7 @@ def log(
     for line in pages.head(notebook):
         output.line(line)
     if graph:
-        from autopilot.cli.chart import Point, chart
+        from autopilot.cli.pages.chart import Point, chart
 
         points = [Point(e.number, e.value, e.best, e.verdict != "rejected") for e in epochs]
         width = min(output.width or _CHART_WIDTH, _CHART_WIDTH)
@@ -98,8 +99,8 @@ def show(
     autopilot show 7 -e classifier-1
     autopilot show best --stat
     """
-    from autopilot.cli import epoch_page
-    from autopilot.cli.progress import STYLES
+    from autopilot.cli.pages import epoch as epoch_page
+    from autopilot.cli.pages.progress import STYLES
 
     notebook, output = _notebook(context, slug, epoch), context.output
     found = notebook.find(epoch)
@@ -136,7 +137,7 @@ def diff(
     autopilot diff 7               what epoch 7 did
     autopilot diff 3 best -e classifier-1 --stat
     """
-    from autopilot.cli import epoch_page
+    from autopilot.cli.pages import epoch as epoch_page
 
     notebook, output = _notebook(context, slug, first), context.output
     change = epoch_page.change(notebook, first, second)
@@ -163,7 +164,7 @@ def status(context: Context, slug: Experiment = None) -> None:
     autopilot status
     autopilot status classifier-1
     """
-    from autopilot.cli import pages
+    from autopilot.cli.pages import listing as pages
 
     output = context.output
     if slug:

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autopilot.cli import replay_page
 from autopilot.cli.completion import experiment_names
 from autopilot.cli.context import Context
-from autopilot.cli.junit import annotation, on_github, write_junit
 from autopilot.cli.output import Output, display_width
+from autopilot.cli.pages import replay as replay_page
+from autopilot.cli.pages.junit import annotation, on_github, write_junit
 from autopilot.cli.words import counted
 from autopilot.core.figures import figures
 
 if TYPE_CHECKING:
-    from autopilot.engine.replay import EpochReplay, Replay
+    from autopilot.proof.replay import EpochReplay, Replay
     from autopilot.tracking.integrity import Difference
     from autopilot.tracking.notebook import Notebook
 
@@ -90,9 +90,9 @@ def replay(
     autopilot replay classifier-1 --epochs 0,best --jobs 2
     """
     from autopilot.engine.interrupts import interruptible
-    from autopilot.engine.replay import Replay, Settings
-    from autopilot.engine.rerun import Rerun
     from autopilot.errors import UsageError
+    from autopilot.proof.replay import Replay, Settings
+    from autopilot.proof.rerun import Rerun
     from autopilot.tracking.finding import find
 
     if best_only and epochs is not None:
@@ -142,8 +142,8 @@ def _numbers(notebook: Notebook, text: str | None) -> list[int] | None:
 
 def _tolerances(texts: Sequence[str]) -> tuple[float, dict[str, float]]:
     """By how much any metric may differ, and single metrics by a share of their value."""
-    from autopilot.engine.replay import TOLERANCE
     from autopilot.errors import UsageError
+    from autopilot.proof.replay import TOLERANCE
 
     absolute, shares = TOLERANCE, dict[str, float]()
     for text in texts:

@@ -60,8 +60,8 @@ def report(
 
 
 def _markdown(context: Context, slug: str | None, to: Path | None) -> None:
-    from autopilot.cli.report_markdown import best_items, markdown
     from autopilot.core.types import datum_document
+    from autopilot.report.markdown import best_items, markdown
     from autopilot.tracking.layout import Layout
 
     notebook, output = context.notebook(slug), context.output
@@ -81,10 +81,10 @@ def _markdown(context: Context, slug: str | None, to: Path | None) -> None:
 
 
 def _page(context: Context, slugs: list[str | None], to: Path | None, *, open_it: bool) -> None:
-    from autopilot.cli.report_page import left_out, page
+    from autopilot.report.collection import between, collect
+    from autopilot.report.diffs import DiffPool
+    from autopilot.report.page import left_out, page
     from autopilot.tracking.layout import Layout
-    from autopilot.tracking.report import between, collect
-    from autopilot.tracking.report_diffs import DiffPool
 
     output = context.output
     notebooks = [context.notebook(slug) for slug in slugs]

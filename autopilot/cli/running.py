@@ -20,7 +20,7 @@ from autopilot.cli.words import progressed, test_gain
 from autopilot.errors import ExperimentError
 
 if TYPE_CHECKING:
-    from autopilot.core.record import MetricsRecord
+    from autopilot.core.records.record import MetricsRecord
     from autopilot.core.types import Datum, Result
     from autopilot.engine.board import Child
     from autopilot.engine.request import Request
@@ -195,7 +195,7 @@ def run(
     autopilot -p my-project run
     autopilot optimize loop support/classifier.py      the same, by its other name
     """
-    from autopilot.ai.prices import use_prices
+    from autopilot.ai.model.prices import use_prices
     from autopilot.engine.request import Options, Request
 
     use_prices(price or ())
@@ -269,7 +269,7 @@ def resume(
     autopilot resume classifier-1
     autopilot resume classifier-1 --max-epochs 60
     """
-    from autopilot.ai.prices import use_prices
+    from autopilot.ai.model.prices import use_prices
     from autopilot.engine.request import Options
     from autopilot.engine.session import Session
 
@@ -347,8 +347,8 @@ def _run_session(
     score_test: bool,
     after: Callable[[Session], None],
 ) -> int:
-    from autopilot.ai.prices import use_prices
-    from autopilot.cli.progress import Reporter
+    from autopilot.ai.model.prices import use_prices
+    from autopilot.cli.pages.progress import Reporter
     from autopilot.engine.board import Attendant
 
     reporter = Reporter(output, is_first=child.is_first)
@@ -461,7 +461,7 @@ def _tell_unmeasured(output: Output, session: Session) -> None:
 
 def _never_measured(session: Session) -> tuple[int, list[Datum]]:
     from autopilot.core.failures import never_measured
-    from autopilot.core.record import TraceRecord
+    from autopilot.core.records.record import TraceRecord
 
     experiment = session.trainer.experiment
     # What has a result in the best state is not among them: mostly, no record is read.
@@ -484,7 +484,7 @@ def _tell_spending(output: Output, session: Session) -> None:
 
 
 def _tried(record: MetricsRecord) -> str:
-    from autopilot.core.message import one_line
+    from autopilot.core.records.message import one_line
 
     without = record.outcome if record.outcome in ("unchanged", "failed") else "unnamed"
     return one_line(record.strategy) or without

@@ -13,7 +13,7 @@ from autopilot.cli.words import counted
 
 if TYPE_CHECKING:
     from autopilot.git.repository import Repository
-    from autopilot.tracking.sync import Synced
+    from autopilot.sharing.sync import Synced
 
 Names = Annotated[
     list[str] | None,
@@ -41,7 +41,7 @@ def push(context: Context, names: Names = None, dry_run: DryRun = False) -> int:
     autopilot push origin classifier-1
     autopilot push --dry-run
     """
-    from autopilot.tracking.pushing import push as send
+    from autopilot.sharing.pushing import push as send
 
     repo = context.repository()
     remote, slugs = _split(context, repo, names or [], pushing=True)
@@ -67,7 +67,7 @@ def fetch(context: Context, names: Names = None, dry_run: DryRun = False) -> int
     autopilot fetch origin classifier-1
     autopilot fetch ../colleague/repo --dry-run
     """
-    from autopilot.tracking.fetching import fetch as receive
+    from autopilot.sharing.fetching import fetch as receive
 
     repo = context.repository()
     remote, slugs = _split(context, repo, names or [], pushing=False)

@@ -14,7 +14,7 @@ from autopilot.cli import measuring, running
 from autopilot.cli.context import Context
 from autopilot.cli.diagnose import Split
 from autopilot.cli.output import align, jsonable, number, shorten
-from autopilot.cli.pages import shorten_end
+from autopilot.cli.pages.listing import shorten_end
 from autopilot.cli.reading import SlugOption
 from autopilot.cli.words import counted, outcomes
 from autopilot.errors import ExperimentError, UsageError
@@ -110,7 +110,7 @@ def collect(
 def _elsewhere(notebook: Notebook | None, epoch: int | None, split: str) -> str:
     if notebook is None or epoch is None:
         return f"define {split}_dataloader()"
-    from autopilot.core.record import MetricsRecord
+    from autopilot.core.records.record import MetricsRecord
     from autopilot.tracking.journal import Journal
 
     records = Journal(notebook.repo, notebook.layout).read_on(

@@ -25,7 +25,7 @@ def doctor(context: Context) -> int:
     autopilot doctor
     autopilot doctor --json
     """
-    from autopilot.engine.health import examine, versions
+    from autopilot.projects.health import examine, versions
 
     output, found = context.output, []
     for check in examine(context.working_folder()):

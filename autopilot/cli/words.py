@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from autopilot.core.figures import figure, figures, lower_note
 
 if TYPE_CHECKING:
-    from autopilot.core.ledger import Spent
+    from autopilot.core.records.ledger import Spent
     from autopilot.core.types import Cost, Gain, Outcome
 
 

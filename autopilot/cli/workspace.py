@@ -16,7 +16,7 @@ from autopilot.cli.words import counted, progressed
 from autopilot.errors import UsageError
 
 if TYPE_CHECKING:
-    from autopilot.engine.projects import Project
+    from autopilot.projects.projects import Project
 
 _TIMEOUT_S = 600.0
 
@@ -33,10 +33,10 @@ def init(
     autopilot workspace init
     autopilot workspace init ~/experiments
     """
-    from autopilot.engine.template import make_workspace
     from autopilot.errors import RepositoryError
     from autopilot.git.commands import run_git
     from autopilot.git.repository import Repository
+    from autopilot.projects.template import make_workspace
 
     output = context.output
     place = Path(os.path.abspath(context.working_folder() / at.expanduser()))
@@ -65,8 +65,8 @@ def doctor(context: Context) -> int:
     \b
     autopilot workspace doctor
     """
-    from autopilot.ai.process import run_process
-    from autopilot.engine.projects import projects_of
+    from autopilot.projects.projects import projects_of
+    from autopilot.sandbox.process import run_process
     from autopilot.tracking.layout import experiments
 
     workspace, output = _workspace(context), context.output
@@ -120,8 +120,8 @@ def tree(context: Context) -> None:
     autopilot workspace tree
     autopilot workspace tree --json
     """
-    from autopilot.cli import pages
-    from autopilot.engine.projects import projects_of
+    from autopilot.cli.pages import listing as pages
+    from autopilot.projects.projects import projects_of
 
     workspace, output = _workspace(context), context.output
     rows = pages.rows(context.repository(), None, pages.overview)
@@ -155,7 +155,7 @@ def _experiment(row: dict[str, Any]) -> str:
 
 
 def _datasets(project: Project) -> dict[str, int]:
-    from autopilot.engine.datasets import of_files, size
+    from autopilot.projects.datasets import of_files, size
 
     files = sorted(project.datasets.glob("*.jsonl"))
     return {Path(name).stem: size(items) for name, items in of_files(files).items()}
@@ -174,7 +174,7 @@ def _drawn(branches: Sequence[tuple[str, Iterable[str]]]) -> list[str]:
 
 
 def _workspace(context: Context) -> Path:
-    from autopilot.engine.projects import find_workspace
+    from autopilot.projects.projects import find_workspace
 
     folder = context.working_folder()
     workspace = find_workspace(folder)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from autopilot.core.optimizer import Optimizer
     from autopilot.core.outages import Waiting
     from autopilot.core.policy import Decision
-    from autopilot.core.record import MetricsRecord, StepRecord
+    from autopilot.core.records.record import MetricsRecord, StepRecord
     from autopilot.core.trainer import Trainer
     from autopilot.core.types import Datum
 

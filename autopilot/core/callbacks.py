@@ -16,8 +16,8 @@ from autopilot.core.direction import gained
 from autopilot.core.figures import figure
 from autopilot.core.graph import Graph
 from autopilot.core.memory import Memory
-from autopilot.core.message import tag_message
-from autopilot.core.record import Manifest, MetricsRecord
+from autopilot.core.records.message import tag_message
+from autopilot.core.records.record import Manifest, MetricsRecord
 from autopilot.core.redaction import hide
 from autopilot.core.store import Store
 from autopilot.core.types import Cost, Datum

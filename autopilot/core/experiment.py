@@ -11,27 +11,27 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from autopilot.core import message
 from autopilot.core.comparison import Monitored
 from autopilot.core.deaths import Death, Place, Watch
-from autopilot.core.events import Decide, decision_event, stamped, time_of
 from autopilot.core.guard import Guard, check_inputs
-from autopilot.core.history import History, KnownState
 from autopilot.core.memory import Memory
 from autopilot.core.noise import Noise
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Decision, EpochView, Metrics
 from autopilot.core.progress import ResultLog, StepClock
-from autopilot.core.record import (
+from autopilot.core.records import message
+from autopilot.core.records.events import Decide, decision_event, stamped, time_of
+from autopilot.core.records.history import History, KnownState
+from autopilot.core.records.record import (
     Event,
     Manifest,
     MetricsRecord,
     StepRecord,
 )
+from autopilot.core.records.summary import Summary, summarize
 from autopilot.core.repeats import mean_items, recorded_passes
 from autopilot.core.store import InMemoryStore, Revision, Store
-from autopilot.core.summary import Summary, summarize
 from autopilot.core.types import Cost, Datum, Gain
 from autopilot.core.writing import (
     complete,

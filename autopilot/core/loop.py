@@ -22,11 +22,11 @@ from autopilot.core import evaluation
 from autopilot.core.chance import seed_everything
 from autopilot.core.evaluation import Evaluator, SplitMetrics
 from autopilot.core.feedback import hears
-from autopilot.core.history import KnownState
 from autopilot.core.loss import Loss
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.policy import Decision, Policy, decide
+from autopilot.core.records.history import KnownState
 from autopilot.core.repeats import Measured, measure, measure_noise
 from autopilot.core.types import Cost
 from autopilot.core.writing import check_states

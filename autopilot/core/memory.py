@@ -19,8 +19,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from autopilot.core.lessons import FAILURES, FailureCount, LessonIndex, Trend, trend_of
-from autopilot.core.record import Lesson, Outcome
+from autopilot.core.records.lessons import FAILURES, FailureCount, LessonIndex, Trend, trend_of
+from autopilot.core.records.record import Lesson, Outcome
 from autopilot.core.store import Store
 from autopilot.errors import UsageError
 

@@ -13,8 +13,8 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from autopilot.core.ledger import Ledger
-from autopilot.core.message import one_line
+from autopilot.core.records.ledger import Ledger
+from autopilot.core.records.message import one_line
 from autopilot.core.redaction import redact
 from autopilot.errors import (
     AutopilotError,

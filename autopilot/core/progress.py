@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autopilot.core.deaths import Death
-from autopilot.core.record import Progress
+from autopilot.core.records.record import Progress
 from autopilot.core.store import Store
 from autopilot.core.types import Cost, Datum, datum_from_json, datum_to_json, digest, is_json
 

@@ -21,7 +21,7 @@ from autopilot.core.evaluation import Evaluator, SplitMetrics, batches
 from autopilot.core.graph import no_grad
 from autopilot.core.noise import FEWEST_GAINS, DefaultPolicy, Noise, compare
 from autopilot.core.policy import EpochView
-from autopilot.core.record import TraceRecord
+from autopilot.core.records.record import TraceRecord
 from autopilot.core.run import repeating
 from autopilot.core.statistics import gain_of
 from autopilot.core.stopping import Budget

@@ -9,7 +9,7 @@ from typing import Any
 from autopilot.core.gradient import Gradient
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
-from autopilot.core.record import TOGETHER
+from autopilot.core.records.record import TOGETHER
 from autopilot.core.types import Cost
 from autopilot.errors import ModuleError, StateError
 

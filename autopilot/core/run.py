@@ -16,10 +16,10 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from autopilot.core.ledger import Ledger
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.outages import Outages, infrastructure_in
-from autopilot.core.record import TOGETHER, LlmRecord
+from autopilot.core.records.ledger import Ledger
+from autopilot.core.records.record import TOGETHER, LlmRecord
 from autopilot.core.signatures import check_awaited
 from autopilot.core.types import Cost
 from autopilot.core.writing import check_states

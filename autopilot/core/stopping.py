@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from autopilot.core.callback import Callback
 from autopilot.core.direction import direction_of, metric_modes
 from autopilot.core.figures import figure
-from autopilot.core.ledger import Ledger, Limits
-from autopilot.core.record import LlmRecord
+from autopilot.core.records.ledger import Ledger, Limits
+from autopilot.core.records.record import LlmRecord
 from autopilot.core.types import Cost
 
 if TYPE_CHECKING:

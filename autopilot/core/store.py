@@ -20,9 +20,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from autopilot.core import message
 from autopilot.core.parameter import Parameter, PathParameter
-from autopilot.core.record import LlmRecord, Manifest, Progress, Record
+from autopilot.core.records import message
+from autopilot.core.records.record import LlmRecord, Manifest, Progress, Record
 from autopilot.core.types import canonical, digest
 from autopilot.errors import ExperimentError
 

@@ -9,11 +9,18 @@ from dataclasses import replace
 from typing import Any
 
 from autopilot import __version__
-from autopilot.core.history import History, KnownState
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Decision, EpochView, Metrics
-from autopilot.core.record import TOGETHER, Lesson, Manifest, MetricsRecord, StepRecord, TraceRecord
+from autopilot.core.records.history import History, KnownState
+from autopilot.core.records.record import (
+    TOGETHER,
+    Lesson,
+    Manifest,
+    MetricsRecord,
+    StepRecord,
+    TraceRecord,
+)
 from autopilot.core.redaction import hide
 from autopilot.core.types import Cost, Datum, Verdict, datum_to_json, unlike_json
 from autopilot.errors import DataError, StateError, UsageError

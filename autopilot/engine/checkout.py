@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from autopilot.core.module import AutoPilotModule
-from autopilot.engine.projects import loading, only_command_line
 from autopilot.engine.target import (
     build_module,
     import_file,
@@ -18,6 +17,7 @@ from autopilot.engine.target import (
     users_code,
 )
 from autopilot.errors import TargetError
+from autopilot.projects.projects import loading, only_command_line
 
 
 def load_command_line(path: Path) -> Any:

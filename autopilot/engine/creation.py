@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from autopilot.core.events import stamped
-from autopilot.core.record import Event
+from autopilot.core.records.events import stamped
+from autopilot.core.records.record import Event
 from autopilot.engine.request import Request
 from autopilot.engine.session import Session
 

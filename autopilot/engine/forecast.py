@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autopilot.core.direction import direction_words
-from autopilot.engine.offline import Offline
 from autopilot.engine.preflight import one_item
 from autopilot.engine.request import Request
 from autopilot.engine.session import Session
 from autopilot.errors import AgentError, EvaluationError
+from autopilot.sandbox.offline import Offline
 from autopilot.tracking.scope import scope_of
 
 

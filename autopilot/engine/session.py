@@ -16,14 +16,12 @@ from autopilot.core.experiment import Experiment
 from autopilot.core.memory import BLOCK_AFTER
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.outages import MAX_WAIT_S, infrastructure_in
-from autopilot.core.record import Manifest, MetricsRecord
+from autopilot.core.records.record import Manifest, MetricsRecord
 from autopilot.core.setup_checks import Setup, check_module, check_setup, item_count
 from autopilot.core.stopping import StopCondition
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Result
 from autopilot.engine.checks import check_parameters, explain_missing
-from autopilot.engine.confinement import guard_of
-from autopilot.engine.inputs import Inputs
 from autopilot.engine.interrupts import interruptible
 from autopilot.engine.request import (
     DEFAULT_MAX_EPOCHS,
@@ -46,6 +44,8 @@ from autopilot.errors import (
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.maintenance import count_loose, maintain
 from autopilot.git.repository import Repository
+from autopilot.sandbox.confinement import guard_of
+from autopilot.sandbox.inputs import Inputs
 from autopilot.tracking.git_memory import GitMemory
 from autopilot.tracking.git_store import GitStore, hold
 from autopilot.tracking.layout import Layout

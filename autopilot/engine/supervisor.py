@@ -25,9 +25,9 @@ from typing import Any
 from autopilot.core.deaths import Death, Place
 from autopilot.engine import interrupts
 from autopilot.engine.board import Board, Child
-from autopilot.engine.leftovers import adopt, end_adopted
 from autopilot.errors import EvaluationError
 from autopilot.git import locks
+from autopilot.sandbox.leftovers import adopt, end_adopted
 
 _FORWARD_S = 0.005  # a child that was signaled too says so by then; if not, the two coalesce
 _GRACE_S = 5.0

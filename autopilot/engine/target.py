@@ -18,15 +18,15 @@ from typing import Any, TypeVar
 
 from autopilot.core.failures import user_traceback
 from autopilot.core.module import AutoPilotModule, Module
-from autopilot.engine.hparams import lacking, typed
-from autopilot.engine.projects import (
+from autopilot.errors import AutopilotError, TargetError, UsageError, UserCodeError
+from autopilot.projects.hparams import lacking, typed
+from autopilot.projects.projects import (
     PROJECT_FILE,
     command_lines_of,
     loading,
     only_command_line,
     own_part,
 )
-from autopilot.errors import AutopilotError, TargetError, UsageError, UserCodeError
 
 K = TypeVar("K")
 

@@ -12,9 +12,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from autopilot.engine.imports import forget, imported, is_in, may_be_in, redirect
-from autopilot.engine.leftovers import end_marked
-from autopilot.engine.links import Link
 from autopilot.errors import AutopilotError, RepositoryError, TargetError, UsageError
 from autopilot.git import objects
 from autopilot.git.commands import run_git
@@ -27,6 +24,9 @@ from autopilot.git.worktrees import (
     remove_worktree,
     worktree_path,
 )
+from autopilot.sandbox.imports import forget, imported, is_in, may_be_in, redirect
+from autopilot.sandbox.leftovers import end_marked
+from autopilot.sandbox.links import Link
 
 AGENTS_GIT = "git"
 _MISSING = re.compile(

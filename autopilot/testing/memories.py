@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autopilot.core.memory import Memory
-from autopilot.core.record import Lesson, Outcome
+from autopilot.core.records.record import Lesson, Outcome
 
 
 class MemoryContract(ABC):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from autopilot.core.parameter import PathParameter
-from autopilot.core.record import (
+from autopilot.core.records.record import (
     Event,
     Lesson,
     LlmRecord,

@@ -16,7 +16,7 @@ from autopilot.text import as_json, finite
 
 if TYPE_CHECKING:
     from autopilot.core.module import AutoPilotModule
-    from autopilot.core.record import MetricsRecord
+    from autopilot.core.records.record import MetricsRecord
     from autopilot.core.trainer import Trainer
 
 

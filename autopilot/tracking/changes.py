@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from autopilot.core.direction import gained
-from autopilot.core.message import EPOCH, EXPERIMENT, REVERTS, Score, trailers_of
+from autopilot.core.records.message import EPOCH, EXPERIMENT, REVERTS, Score, trailers_of
 from autopilot.errors import ExperimentError
 from autopilot.git import objects
 from autopilot.git.branches import Branch, find_branch

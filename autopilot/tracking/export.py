@@ -7,7 +7,7 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from autopilot.core.message import epoch_tag
+from autopilot.core.records.message import epoch_tag
 from autopilot.core.types import datum_document
 from autopilot.errors import UsageError
 from autopilot.text import as_json, finite

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from autopilot.core.events import stamped
-from autopilot.core.message import plain_message, start_message
-from autopilot.core.record import Event, Manifest
+from autopilot.core.records.events import stamped
+from autopilot.core.records.message import plain_message, start_message
+from autopilot.core.records.record import Event, Manifest
 from autopilot.errors import ExperimentError
 from autopilot.git import commits, objects, refs
 from autopilot.git.merging import merge_base, merge_trees

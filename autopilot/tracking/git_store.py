@@ -17,9 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from autopilot.core import message
 from autopilot.core.parameter import Parameter
-from autopilot.core.record import Event, LlmRecord, Manifest, Progress, Record
+from autopilot.core.records import message
+from autopilot.core.records.record import Event, LlmRecord, Manifest, Progress, Record
 from autopilot.core.store import R, Revision, Store
 from autopilot.errors import (
     ExperimentError,
@@ -36,8 +36,8 @@ from autopilot.git.merging import is_ancestor
 from autopilot.git.objects import Entry
 from autopilot.git.repository import Repository
 from autopilot.git.workfiles import WorkFiles
+from autopilot.review.decisions import decide
 from autopilot.tracking.checkout import Checkout
-from autopilot.tracking.decisions import decide
 from autopilot.tracking.forks import fork, merge
 from autopilot.tracking.journal import Journal, decode, encode
 from autopilot.tracking.layout import KINDS, Layout

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from autopilot import __version__
-from autopilot.core import message
-from autopilot.core.message import trailer_number
-from autopilot.core.record import Lesson, MetricsRecord, TraceRecord
+from autopilot.core.records import message
+from autopilot.core.records.message import trailer_number
+from autopilot.core.records.record import Lesson, MetricsRecord, TraceRecord
 from autopilot.git import commits, objects
 from autopilot.git.commits import Commit
 from autopilot.tracking.places import places_of

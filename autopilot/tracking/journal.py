@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from autopilot.core.record import (
+from autopilot.core.records.record import (
     VERSION,
     Event,
     Lesson,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from autopilot.core.message import epoch_tag
+from autopilot.core.records.message import epoch_tag
 from autopilot.errors import ExperimentError, SlugError
 from autopilot.git.refs import check_free, list_refs
 from autopilot.git.repository import Repository

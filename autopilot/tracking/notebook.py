@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from autopilot.core import message
-from autopilot.core.events import time_of
-from autopilot.core.message import trailer, trailer_number
 from autopilot.core.noise import Noise
-from autopilot.core.record import (
+from autopilot.core.records import message
+from autopilot.core.records.events import time_of
+from autopilot.core.records.message import trailer, trailer_number
+from autopilot.core.records.record import (
     Event,
     Lesson,
     Manifest,
@@ -19,8 +19,8 @@ from autopilot.core.record import (
     StepRecord,
     TraceRecord,
 )
+from autopilot.core.records.summary import Summary, summarize
 from autopilot.core.repeats import mean_items
-from autopilot.core.summary import Summary, summarize
 from autopilot.core.types import Cost, Datum, Gain, Verdict
 from autopilot.errors import ExperimentError, RepositoryError
 from autopilot.git import commits, objects, refs

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from autopilot.core.record import Manifest
+from autopilot.core.records.record import Manifest
 from autopilot.errors import ParameterError
 from autopilot.files import glob_regex, list_files
 from autopilot.git.objects import SUBMODULE, Entry, list_tree

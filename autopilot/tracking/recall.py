@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from autopilot.core.memory import BLOCK_AFTER, Memory
-from autopilot.core.record import Lesson
+from autopilot.core.records.record import Lesson
 from autopilot.errors import ExperimentError
 from autopilot.git.repository import Repository
 from autopilot.tracking.holding import stopped

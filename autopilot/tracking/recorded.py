@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from autopilot.core import message
-from autopilot.core.message import trailer_number
-from autopilot.core.record import MetricsRecord, StepRecord
+from autopilot.core.records import message
+from autopilot.core.records.message import trailer_number
+from autopilot.core.records.record import MetricsRecord, StepRecord
 from autopilot.git import commits, refs
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.notebook import Notebook

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from autopilot.core.message import plain_message
+from autopilot.core.records.message import plain_message
 from autopilot.errors import ExperimentError
 from autopilot.git import commits, objects, refs
 from autopilot.git.commits import Commit

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from autopilot.core.history import History
-from autopilot.core.message import tag_message
-from autopilot.core.record import MetricsRecord
+from autopilot.core.records.history import History
+from autopilot.core.records.message import tag_message
+from autopilot.core.records.record import MetricsRecord
 from autopilot.errors import AutopilotError, LockHeldError, RepositoryError
 from autopilot.git import refs
 from autopilot.git.commands import run_git

@@ -17,7 +17,7 @@ from textmatch import HERE, TicketClassifier
 
 from autopilot.core.graph import no_grad
 from autopilot.core.memory import Memory
-from autopilot.core.record import Lesson, Outcome
+from autopilot.core.records.record import Lesson, Outcome
 from autopilot.core.types import Datum
 
 MAX_EPOCHS = 40

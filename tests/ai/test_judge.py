@@ -12,7 +12,7 @@ from autopilot.ai.agent import Agent, AgentResult
 from autopilot.ai.gradient import AgentCollator, ConcatCollator
 from autopilot.ai.judge import Judge, Judgement
 from autopilot.ai.loss import JudgeLoss
-from autopilot.ai.model import Model
+from autopilot.ai.model.model import Model
 from autopilot.ai.steps import BackStep, LLMStep, PythonStep, State, run_steps
 from autopilot.core.experiment import Experiment
 from autopilot.core.gradient import Finding

@@ -13,14 +13,14 @@ from server import Received, Reply, say, say_json
 from autopilot.ai.judge import Judge
 from autopilot.ai.judgement import Judgement
 from autopilot.ai.loss import JudgeLoss
-from autopilot.ai.model import Model
+from autopilot.ai.model.model import Model
 from autopilot.ai.steps import LLMStep, PythonStep
 from autopilot.core.experiment import Experiment
 from autopilot.core.loss import Loss
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.parameter import Parameter
-from autopilot.core.record import LlmRecord, MetricsRecord, TraceRecord
+from autopilot.core.records.record import LlmRecord, MetricsRecord, TraceRecord
 from autopilot.core.stopping import Budget
 from autopilot.core.store import InMemoryStore
 from autopilot.core.trainer import Trainer

@@ -13,10 +13,10 @@ from server import Reply, say
 from autopilot.ai.agent import AgentContext
 from autopilot.ai.asking import ask
 from autopilot.ai.coding import ClaudeCodeAgent, CommandAgent
-from autopilot.ai.lines import Lines
-from autopilot.ai.model import Model
+from autopilot.ai.datasets.lines import Lines
+from autopilot.ai.model.model import Model
+from autopilot.ai.model.recording import LocalRecorder, use_recorder
 from autopilot.ai.prompting import read_reply
-from autopilot.ai.recording import LocalRecorder, use_recorder
 from autopilot.core.parameter import PathParameter
 from autopilot.errors import AgentReplyError
 

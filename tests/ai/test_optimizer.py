@@ -12,10 +12,10 @@ from autopilot.ai.agent import Agent, AgentContext, AgentResult
 from autopilot.ai.optimizer import AgentOptimizer
 from autopilot.core.experiment import Experiment
 from autopilot.core.gradient import TextGradient
-from autopilot.core.ledger import Ledger, Limits
 from autopilot.core.memory import Memory
 from autopilot.core.parameter import PathParameter
-from autopilot.core.record import Lesson
+from autopilot.core.records.ledger import Ledger, Limits
+from autopilot.core.records.record import Lesson
 from autopilot.core.run import Run, running
 from autopilot.errors import AgentError
 

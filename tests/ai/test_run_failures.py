@@ -11,7 +11,7 @@ import pytest
 from runs import WHOLE, autopilot, commit_target, notes, role_of, script, subjects
 from server import Received, Reply, fail, say
 
-from autopilot.ai.recording import request_key
+from autopilot.ai.model.recording import request_key
 from autopilot.git.commands import run_git
 
 AGENTS = """\

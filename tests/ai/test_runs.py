@@ -27,8 +27,8 @@ from runs import (
 )
 from server import Received, Reply, fail
 
-from autopilot.ai.recording import request_key
-from autopilot.core.record import Lesson, LlmRecord, MetricsRecord
+from autopilot.ai.model.recording import request_key
+from autopilot.core.records.record import Lesson, LlmRecord, MetricsRecord
 from autopilot.git.commands import run_git
 from autopilot.tracking.git_store import GitStore
 

@@ -12,9 +12,9 @@ from runs import TARGET, autopilot, commit_target, notes, role_of, script, subje
 from server import KEY, Received, Reply, edit, fail, say, say_json
 
 from autopilot.core.redaction import hide, leaked, redact
-from autopilot.engine.hparams import parse_hparams
 from autopilot.errors import UsageError
 from autopilot.git.commands import run_git
+from autopilot.projects.hparams import parse_hparams
 
 SECRETS = {
     "ANTHROPIC_API_KEY": KEY,

@@ -18,7 +18,7 @@ from autopilot.ai.judge import Judge
 from autopilot.core.experiment import Experiment
 from autopilot.core.module import Module
 from autopilot.core.parameter import PathParameter
-from autopilot.core.record import LlmRecord
+from autopilot.core.records.record import LlmRecord
 from autopilot.core.types import Datum
 from autopilot.data import DataLoader, ListDataset
 from autopilot.git.commands import run_git

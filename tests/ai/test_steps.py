@@ -11,12 +11,12 @@ from server import Received, Reply, say_json
 
 from autopilot.ai.anthropic_agent import AnthropicAgent
 from autopilot.ai.judge import Judge
-from autopilot.ai.model import Model
-from autopilot.ai.recording import StoreRecorder, numbered, request_key, use_recorder
+from autopilot.ai.model.model import Model
+from autopilot.ai.model.recording import StoreRecorder, numbered, request_key, use_recorder
 from autopilot.ai.steps import BackStep, LLMStep, PythonStep, State, run_steps
 from autopilot.core.experiment import Experiment
 from autopilot.core.parameter import Parameter
-from autopilot.core.record import Manifest
+from autopilot.core.records.record import Manifest
 from autopilot.core.run import Run, running
 from autopilot.core.store import InMemoryStore
 from autopilot.core.types import Datum

@@ -24,10 +24,10 @@ def calls(report: Report) -> None:
 
     The client alone, without record and budget, is measured in turn: what it takes is the floor.
     """
-    from autopilot.ai.model import Model
+    from autopilot.ai.model.model import Model
     from autopilot.core.experiment import Experiment
     from autopilot.core.parameter import Parameter
-    from autopilot.core.record import Manifest
+    from autopilot.core.records.record import Manifest
     from autopilot.core.run import Run, running
     from autopilot.core.store import InMemoryStore
 

@@ -6,10 +6,10 @@ import statistics
 import time
 from collections.abc import Callable
 
-from autopilot.cli.report_page import page as html
 from autopilot.git.repository import Repository
+from autopilot.report.collection import collect
+from autopilot.report.page import page as html
 from autopilot.tracking.notebook import Notebook
-from autopilot.tracking.report import collect
 from tests.benchmarks.epochs import SLUG, Drill
 from tests.benchmarks.report import Report
 from tests.benchmarks.repos import make_repository

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from autopilot.core.experiment import Experiment
 from autopilot.core.parameter import PathParameter
-from autopilot.core.record import MetricsRecord
+from autopilot.core.records.record import MetricsRecord
 from autopilot.git.repository import Repository
 from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.notebook import Notebook

@@ -10,7 +10,7 @@ from autopilot.core.gradient import TextGradient
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import PathParameter
 from autopilot.core.policy import Decision
-from autopilot.core.record import LlmRecord, Manifest, StepRecord
+from autopilot.core.records.record import LlmRecord, Manifest, StepRecord
 from autopilot.core.types import Cost, Datum
 from autopilot.git.commands import run_git
 from autopilot.git.repository import Repository

@@ -11,9 +11,9 @@ from collections import Counter
 import pytest
 from server import Received, Reply, fail, say, say_json
 
-from autopilot.ai.generator import DataGenerator
+from autopilot.ai.datasets.generator import DataGenerator
 from autopilot.ai.judge import Judge
-from autopilot.ai.recording import request_key
+from autopilot.ai.model.recording import request_key
 from autopilot.ai.steps import PythonStep
 from autopilot.cli.main import AutoPilotCLI
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopilot.cli.output import Output, display_width, shorten
-from autopilot.cli.pages import shorten_end
+from autopilot.cli.pages.listing import shorten_end
 
 TEXT = st.text(st.sampled_from("ab 規。e\u0301\u200b\t\n") | st.characters(), max_size=60)
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from autopilot.cli.progress import EpochTable
-from autopilot.core.record import MetricsRecord
+from autopilot.cli.pages.progress import EpochTable
+from autopilot.core.records.record import MetricsRecord
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Place

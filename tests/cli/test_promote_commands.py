@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from autopilot.git.repository import Repository
-from autopilot.tracking import promotion
+from autopilot.review import promotion
 
 RULES = "größe und form/größe a.txt"
 NEW = "größe und form/new rule.txt"

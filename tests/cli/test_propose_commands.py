@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from autopilot.cli.proposal_page import verification
-from autopilot.engine.verification import Verification
+from autopilot.cli.pages.proposal import verification
+from autopilot.proof.verification import Verification
 
 RULES = "größe und form/größe a.txt"
 NEW = "größe und form/new rule.txt"

@@ -17,11 +17,11 @@ from xml.etree import ElementTree
 import pytest
 
 import autopilot
-from autopilot.engine.measuring import Measurer
-from autopilot.engine.replay import Settings
-from autopilot.engine.rerun import Rerun
 from autopilot.errors import ExperimentError, UsageError
 from autopilot.git.repository import Repository
+from autopilot.proof.measuring import Measurer
+from autopilot.proof.replay import Settings
+from autopilot.proof.rerun import Rerun
 from autopilot.tracking.finding import find
 from autopilot.tracking.integrity import Difference, Integrity
 from autopilot.tracking.recorded import Recorded

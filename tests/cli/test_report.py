@@ -13,15 +13,15 @@ import pytest
 
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
-from autopilot.cli.report_data import dumped, packed
-from autopilot.cli.report_markdown import markdown
-from autopilot.cli.report_page import page
 from autopilot.cli.reporting import report
 from autopilot.errors import UsageError
 from autopilot.git.commands import run_git
+from autopilot.report.collection import between, collect
+from autopilot.report.data import dumped, packed
+from autopilot.report.diffs import DiffPool
+from autopilot.report.markdown import markdown
+from autopilot.report.page import page
 from autopilot.tracking.notebook import Notebook
-from autopilot.tracking.report import between, collect
-from autopilot.tracking.report_diffs import DiffPool
 from tests.browser import chromium, find_chromium
 from tests.cli.report_story import EVIL, MARKUP, SPACED, tell
 
@@ -186,7 +186,7 @@ def test_markdown_shows_foreign_text_as_it_is(story):
 
 
 def test_markdown_of_many_epochs_says_what_it_leaves_out(story, monkeypatch):
-    monkeypatch.setattr("autopilot.cli.report_markdown._ROWS", 3)
+    monkeypatch.setattr("autopilot.report.markdown._ROWS", 3)
     text = markdown(story)
     assert "2 epochs are not in this table: it has the latest kept ones" in text
     assert [x.split("|")[1].strip() for x in text.splitlines() if re.match(r"\| \d", x)] == [*"013"]
@@ -215,7 +215,7 @@ def test_numbers_that_json_lacks_and_names_that_are_no_text_are_told():
 
 
 def test_packed_rows_come_back_by_their_parts(monkeypatch):
-    monkeypatch.setattr("autopilot.cli.report_data._PART_CHARACTERS", 10)
+    monkeypatch.setattr("autopilot.report.data._PART_CHARACTERS", 10)
     made = packed(["123", "4567", "89", "x" * 40])
     assert made["starts"] == [0, 1, 3]
     parts = [zlib.decompress(base64.b64decode(part), -15) for part in made["parts"]]

@@ -11,16 +11,16 @@ import time
 
 import pytest
 
-from autopilot.core.record import Lesson
+from autopilot.core.records.record import Lesson
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
-from autopilot.tracking.decisions import decide
-from autopilot.tracking.fetching import fetch
+from autopilot.review.decisions import decide
+from autopilot.sharing.fetching import fetch
+from autopilot.sharing.pushing import push
 from autopilot.tracking.forks import fork
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
-from autopilot.tracking.pushing import push
 from tests.cli.conftest import COUNTER, ROOT, Place
 
 ALL = ["refs/autopilot", "refs/notes", "refs/tags", "refs/heads/autopilot"]

@@ -19,7 +19,7 @@ from autopilot.core.memory import Memory
 from autopilot.core.module import AutoPilotModule, Module
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
-from autopilot.core.record import Lesson
+from autopilot.core.records.record import Lesson
 from autopilot.core.store import InMemoryStore
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Datum

@@ -8,7 +8,7 @@ from autopilot.core.loss import Loss
 from autopilot.core.module import Module
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
-from autopilot.core.record import Event, Manifest, StepRecord
+from autopilot.core.records.record import Event, Manifest, StepRecord
 from autopilot.core.store import InMemoryStore
 from autopilot.core.types import Datum
 from autopilot.errors import ExperimentError

@@ -11,7 +11,7 @@ from autopilot.core.guard import Guard, check_inputs
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
-from autopilot.core.record import MetricsRecord, StepRecord
+from autopilot.core.records.record import MetricsRecord, StepRecord
 from autopilot.core.rules import ChainOptimizer
 from autopilot.core.run import confined, tried
 from autopilot.core.store import InMemoryStore

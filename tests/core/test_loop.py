@@ -14,7 +14,7 @@ from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Policy
-from autopilot.core.record import Lesson, MetricsRecord, StepRecord
+from autopilot.core.records.record import Lesson, MetricsRecord, StepRecord
 from autopilot.core.store import InMemoryStore
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Datum

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopilot.core.memory import Memory
-from autopilot.core.record import Lesson, Manifest
+from autopilot.core.records.record import Lesson, Manifest
 from autopilot.core.store import InMemoryStore
 from autopilot.testing import MemoryContract
 

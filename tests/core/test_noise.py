@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from autopilot.ai.recording import request_key
+from autopilot.ai.model.recording import request_key
 from autopilot.core.aggregates import Latency, Quantile
 from autopilot.core.chance import seed_of
 from autopilot.core.comparison import Monitored
@@ -15,7 +15,7 @@ from autopilot.core.noise import DefaultPolicy, Noise, SignificantImprovement, c
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.policy import EpochView, Policy, decide
-from autopilot.core.record import LlmRecord, MetricsRecord, TraceRecord
+from autopilot.core.records.record import LlmRecord, MetricsRecord, TraceRecord
 from autopilot.core.repeats import mean_items
 from autopilot.core.run import Run, current_run, repeating, running
 from autopilot.core.statistics import resolution

@@ -13,13 +13,13 @@ from autopilot.core.callback import Callback
 from autopilot.core.evaluation import Evaluator, as_batch
 from autopilot.core.experiment import Experiment
 from autopilot.core.gradient import Gradient
-from autopilot.core.ledger import Ledger, Limits
 from autopilot.core.loss import ChainLoss, Loss
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.outages import Outages, infrastructure_in, transient_errors_of
 from autopilot.core.parameter import Parameter
-from autopilot.core.record import MetricsRecord
+from autopilot.core.records.ledger import Ledger, Limits
+from autopilot.core.records.record import MetricsRecord
 from autopilot.core.run import Run, running
 from autopilot.core.stopping import Budget
 from autopilot.core.trainer import Trainer

@@ -9,7 +9,7 @@ from autopilot.core.experiment import Experiment
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
-from autopilot.core.record import MetricsRecord, StepRecord
+from autopilot.core.records.record import MetricsRecord, StepRecord
 from autopilot.core.rules import ChainOptimizer
 from autopilot.core.store import InMemoryStore
 from autopilot.core.trainer import Trainer

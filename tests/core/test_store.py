@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from autopilot.core.parameter import Parameter
-from autopilot.core.record import Manifest, MetricsRecord, Progress
+from autopilot.core.records.record import Manifest, MetricsRecord, Progress
 from autopilot.core.store import InMemoryStore, Revision
 from autopilot.errors import ExperimentError
 from autopilot.testing import StoreContract

@@ -9,7 +9,7 @@ from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Policy
-from autopilot.core.record import Manifest
+from autopilot.core.records.record import Manifest
 from autopilot.core.stopping import EarlyStopping, Plateau
 from autopilot.core.store import InMemoryStore
 from autopilot.core.trainer import Trainer

@@ -21,8 +21,8 @@ import pytest
 from runs import COMMAND, autopilot, start
 from server import MessagesServer, Received, Reply, edit, fail, say, say_json, use_tool
 
-from autopilot.ai.recording import request_key
-from autopilot.core.record import LlmRecord, MetricsRecord
+from autopilot.ai.model.recording import request_key
+from autopilot.core.records.record import LlmRecord, MetricsRecord
 from autopilot.git.commands import run_git
 from autopilot.tracking.git_store import GitStore
 

@@ -12,7 +12,7 @@ from autopilot.errors import RepositoryError, UsageError
 from autopilot.git.commands import run_git
 from autopilot.git.hooks import hook_folder, install_hooks, script, state_of, uninstall_hooks
 from autopilot.git.repository import Repository
-from autopilot.tracking.hooks import CLIENT, SERVER, hook_texts
+from autopilot.sharing.hooks import CLIENT, SERVER, hook_texts
 
 
 def write(path: Path, text: str, mode: int = 0o755) -> Path:

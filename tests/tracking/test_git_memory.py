@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from autopilot.core.parameter import PathParameter
-from autopilot.core.record import Lesson, Manifest
+from autopilot.core.records.record import Lesson, Manifest
 from autopilot.git.commands import run_git
 from autopilot.testing import MemoryContract
 from autopilot.tracking import GitMemory, GitStore

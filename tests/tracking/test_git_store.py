@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from autopilot.core.parameter import Parameter, PathParameter
-from autopilot.core.record import Event, Manifest, Progress, StepRecord
+from autopilot.core.records.record import Event, Manifest, Progress, StepRecord
 from autopilot.errors import ExperimentError, LockHeldError, ParameterError, RepositoryError
 from autopilot.git.commands import run_git
 from autopilot.testing import StoreContract

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopilot.core.record import (
+from autopilot.core.records.record import (
     Event,
     Lesson,
     Manifest,

@@ -13,7 +13,7 @@ from autopilot.core.experiment import Experiment
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import PathParameter
 from autopilot.core.policy import Decision
-from autopilot.core.record import Lesson
+from autopilot.core.records.record import Lesson
 from autopilot.errors import (
     ExperimentError,
     LockHeldError,
@@ -26,9 +26,9 @@ from autopilot.git.commands import run_git
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
 from autopilot.git.worktrees import add_worktree, remove_worktree
+from autopilot.review.decisions import decide
 from autopilot.tracking import GitMemory, GitStore
 from autopilot.tracking.checkout import Checkout
-from autopilot.tracking.decisions import decide
 from autopilot.tracking.export import export
 from autopilot.tracking.forks import fork, merge
 from autopilot.tracking.layout import Layout

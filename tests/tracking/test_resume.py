@@ -19,7 +19,7 @@ from autopilot.core.experiment import Experiment
 from autopilot.core.memory import Memory
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.parameter import PathParameter
-from autopilot.core.record import Lesson, MetricsRecord, StepRecord, TraceRecord
+from autopilot.core.records.record import Lesson, MetricsRecord, StepRecord, TraceRecord
 from autopilot.core.stopping import EarlyStopping, Plateau
 from autopilot.core.store import InMemoryStore
 from autopilot.core.trainer import Trainer

@@ -1,0 +1,1 @@
+"""Datasets that models make and judge."""

@@ -1,0 +1,299 @@
+"""DataGenerator: datasets made by a workflow, one slot at a time, resumable."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from autopilot.ai.agent import Agent
+from autopilot.ai.datasets.checkpoint import Checkpoint, Distribution, Failed, Made, Plan, Rejected
+from autopilot.ai.datasets.lines import Budget, Origin
+from autopilot.ai.datasets.planning import Slot, Weights, check_weights, plan_slots
+from autopilot.ai.model.model import Model
+from autopilot.ai.model.recording import numbered, recording_beside
+from autopilot.ai.parallel import each
+from autopilot.ai.steps import State, WorkflowStep, run_steps
+from autopilot.core.records.ledger import Ledger, Limits
+from autopilot.core.types import digest
+from autopilot.errors import (
+    AgentError,
+    AgentRefusedError,
+    AgentReplyError,
+    AutopilotError,
+    DataError,
+    NoMoreCallsError,
+    UsageError,
+)
+
+DEFAULT_SPLITS: Mapping[str, float] = {"train": 0.6, "val": 0.2, "test": 0.2}
+RESERVED = ("slot", "split", "rejected")
+Watch = Callable[[int, int, Ledger], None]
+
+
+class DataGenerator:
+    """Makes items by a workflow: each slot has a value of every variable, and runs all steps.
+
+    The steps find the slot's values in their state by the variables' names, beside "slot" (its
+    number), "split" and "rejected" (why the attempt before was rejected, or ""). The last result,
+    a mapping or a pydantic model, is the item. A subclass may set the arguments on the class, and
+    override `make` and `validate`.
+
+    Args:
+        steps: The workflow.
+        variables: Name to values, with weights if they are not to be equally frequent.
+        model: Who answers steps that have no model of their own.
+        validate: Says why an item is not good enough; "" or None where it is.
+        splits: Name to share; each split has every value in the same proportion.
+        seed: Decides which slot has which values, and goes to which split.
+        max_attempts: Items made for a slot before it counts as failed.
+        num_workers: Slots that are filled side by side.
+        limits: What all calls together may cost, over all sessions; the seconds are a session's.
+
+    >>> from autopilot.ai.steps import PythonStep
+    >>> steps = [PythonStep("item", lambda s: {"text": f"{s['tone']} {s['slot']}"})]
+    >>> generator = DataGenerator(steps, {"tone": {"kind": 3, "curt": 1}})
+    >>> sorted(slot.values["tone"] for slot in generator.plan(4))
+    ['curt', 'kind', 'kind', 'kind']
+    """
+
+    role = "generator"
+    steps: Sequence[WorkflowStep] = ()
+    variables: Mapping[str, Weights] = {}
+    model: Model | Agent | None = None
+    splits: Mapping[str, float] = DEFAULT_SPLITS
+    seed: int = 0
+    max_attempts: int = 3
+    num_workers: int = 8
+    limits: Limits = Limits()
+
+    def __init__(
+        self,
+        steps: Sequence[WorkflowStep] = (),
+        variables: Mapping[str, Weights] | None = None,
+        *,
+        model: Model | Agent | None = None,
+        validate: Callable[[Mapping[str, Any]], str | None] | None = None,
+        splits: Mapping[str, float] | None = None,
+        seed: int | None = None,
+        max_attempts: int | None = None,
+        num_workers: int | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        # What a subclass has set on the class stays.
+        self.steps = list(steps) or self.steps
+        self.variables = self.variables if variables is None else variables
+        self.model = model or self.model
+        self.splits = splits or self.splits
+        self.seed = self.seed if seed is None else seed
+        self.max_attempts = max_attempts or self.max_attempts
+        self.num_workers = num_workers or self.num_workers
+        self.limits = limits or self.limits
+        self._validate = validate
+        self._weights = {name: check_weights(name, v) for name, v in self.variables.items()}
+        check_weights("splits", self.splits)
+        for name in RESERVED:
+            if name in self._weights:
+                raise ValueError(f"no variable can be called {name!r}: the steps find it already")
+
+    # --- to override ---------------------------------------------------------------------------
+
+    def make(self, state: State) -> Any:
+        """The item for a slot, a mapping or a pydantic model: what the steps come to."""
+        if not self.steps:
+            raise UsageError(
+                f"{type(self).__name__} has no steps", hint="give it steps, or override make"
+            )
+        return run_steps(self.steps, state).last
+
+    def validate(self, item: Mapping[str, Any]) -> str | None:
+        """Why an item is not good enough; "" or None where it is."""
+        return self._validate(item) if self._validate is not None else None
+
+    # --- to use --------------------------------------------------------------------------------
+
+    def plan(self, count: int) -> list[Slot]:
+        """The slots of `count` items: every value as often as its weight says, in each split."""
+        return plan_slots(count, self._weights, self.splits, self.seed)
+
+    def run(
+        self,
+        count: int,
+        folder: str | Path,
+        *,
+        budget: Budget | None = None,
+        origin: Origin | None = None,
+        watch: Watch = lambda *_: None,
+    ) -> Distribution:
+        """Makes a dataset of `count` items.
+
+        Writes `checkpoint.jsonl` and `calls.jsonl` while it runs, and one file a split when it
+        ends, however it ends; a kill leaves that to `resume`.
+
+        Args:
+            count: Slots.
+            folder: Where the files go; it is made.
+            budget: What it may cost, beside the generator's own limits.
+            origin: How the command line found this generator.
+            watch: Told after each slot how many are done, of how many, and what was spent.
+
+        Raises:
+            DataError: the folder holds another generation.
+            BudgetExceededError: too little is left; `resume` goes on with a larger budget.
+            AgentError: no slot could be filled.
+        """
+        checkpoint = Checkpoint(Path(folder))
+        if checkpoint.plan is not None:
+            raise DataError(
+                f"{folder} holds a generation already", hint="resume it, or use another folder"
+            )
+        plan = Plan(count=count, seed=self.seed, variables=self._weights, splits=dict(self.splits))
+        plan.origin = origin or plan.origin
+        with checkpoint.begun():
+            checkpoint.append(plan)
+            return self._fill(checkpoint, plan, budget, watch)
+
+    def resume(
+        self, folder: str | Path, *, budget: Budget | None = None, watch: Watch = lambda *_: None
+    ) -> Distribution:
+        """Goes on where it was left; what was paid is not paid again. Failed slots are tried again.
+
+        Where an answer could not be used, the slot is asked for anew.
+
+        Args:
+            folder: See `run`.
+            budget: Takes the place of the one before.
+            watch: See `run`.
+
+        Raises:
+            DataError: there is nothing to resume, or it was planned otherwise.
+        """
+        checkpoint, plan = Checkpoint.existing(folder)
+        planned = (self.seed, self._weights, dict(self.splits))
+        if (plan.seed, plan.variables, plan.splits) != planned:
+            raise DataError(
+                f"{folder} was planned with another seed, other variables or other splits",
+                hint="resume with the generator that it was started with",
+            )
+        with checkpoint.lines.held():
+            return self._fill(checkpoint, plan, budget, watch)
+
+    # --- inside --------------------------------------------------------------------------------
+
+    def _fill(
+        self, checkpoint: Checkpoint, plan: Plan, budget: Budget | None, watch: Watch
+    ) -> Distribution:
+        if budget is not None:
+            checkpoint.append(budget)
+        slots = plan.slots()
+        left = [slot for slot in slots if slot.number not in checkpoint.made]
+        limits = self.limits & checkpoint.budget.limits()
+        done = len(slots) - len(left)
+        try:
+            with recording_beside(checkpoint.calls, limits) as ledger:
+                filler = _Filler(self, checkpoint)
+                each(
+                    filler.fill,
+                    left,
+                    self.num_workers,
+                    lambda n: watch(done + n, len(slots), ledger),
+                )
+        finally:
+            # Whatever ended it: what there is can be used, and later items move none of these.
+            if checkpoint.made:
+                checkpoint.write_splits()
+        if slots and not checkpoint.made:
+            reason = next(iter(checkpoint.failed.values())).reason
+            raise AgentError(
+                f"none of {len(slots)} slots could be filled: {reason}",
+                hint="run the steps on one slot by hand, mend them, and resume it",
+            )
+        return checkpoint.distribution()
+
+
+class _Filler:
+    """Fills slots, from several threads: no item is taken in twice."""
+
+    def __init__(self, generator: DataGenerator, checkpoint: Checkpoint) -> None:
+        self._generator, self._checkpoint = generator, checkpoint
+        self._known = {digest(_content(line.item)) for line in checkpoint.made.values()}
+        self._lock = threading.Lock()
+
+    def fill(self, slot: Slot) -> None:
+        generator, checkpoint, number = self._generator, self._checkpoint, slot.number
+        first, reason = checkpoint.attempts(number)
+        for attempt in range(first, first + generator.max_attempts):
+            try:
+                with numbered("a", 1 + checkpoint.asked_anew[number]):
+                    item = self._make(slot, attempt, reason)
+                reason = generator.validate(item) or ""
+            except NoMoreCallsError:
+                raise
+            except AgentError as error:
+                unusable = isinstance(error, AgentReplyError | AgentRefusedError)
+                line = Failed(slot=number, reason=error.message, ask_anew=unusable)
+                checkpoint.append(line)
+                return
+            except (AutopilotError, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001  # the user's steps: their slot fails
+                reason = f"{type(error).__name__}: {error}"
+                checkpoint.append(Failed(slot=number, reason=reason))
+                return
+            duplicate = not reason and self._is_known(item)
+            if not reason and not duplicate:
+                checkpoint.append(Made(slot=number, item=item))
+                return
+            reason = reason or "the same item was made before"
+            checkpoint.append(
+                Rejected(slot=number, attempt=attempt, reason=reason, duplicate=duplicate)
+            )
+        checkpoint.append(Failed(slot=number, reason=reason))
+
+    def _is_known(self, item: Mapping[str, Any]) -> bool:
+        """Whether an equal item was there before; from now on there is one."""
+        name = digest(_content(item))
+        with self._lock:
+            if name in self._known:
+                return True
+            self._known.add(name)
+        return False
+
+    def _make(self, slot: Slot, attempt: int, rejected: str) -> dict[str, Any]:
+        number, generator = slot.number, self._generator
+        state = State(
+            {**slot.values, "slot": number, "split": slot.split, "rejected": rejected},
+            role=generator.role,
+            model=generator.model,
+            # Slots that ask the same want items of their own.
+            sample=1 + number * 1000 + attempt,
+        )
+        value = generator.make(state)
+        if isinstance(value, BaseModel):
+            value = value.model_dump(mode="json")
+        if not isinstance(value, Mapping):
+            raise DataError(
+                f"the last step came to {type(value).__name__}, not an item",
+                hint="let it come to a mapping or a pydantic model",
+            )
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"the last step's item cannot be written as JSON: {error}",
+                hint="keep strings, numbers, lists and dicts in it",
+            ) from error
+        return dict(value)
+
+
+def _content(item: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes an item the same as another: not its id, nor its spaces and capitals."""
+    return {
+        name: " ".join(value.split()).casefold() if isinstance(value, str) else value
+        for name, value in item.items()
+        if name != "id"
+    }

@@ -1,0 +1,1 @@
+"""Results as text, and as the documents of --json."""

@@ -1,0 +1,303 @@
+"""What `show` and `diff` say of one epoch or change: lines for a person, or a document."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autopilot.cli.output import align, display_width, number, shorten
+from autopilot.cli.words import costs, counted, git_date, iso, outcomes
+from autopilot.core.failures import failure_lines
+from autopilot.core.figures import figures, lower_note, signed
+from autopilot.core.records.message import one_line
+from autopilot.core.types import Datum, count_outcomes, datum_document
+from autopilot.git import commits
+from autopilot.git.objects import LineCounts
+from autopilot.tracking.diagnosis import NOT_PASSED, is_graded, moved_values, turned
+from autopilot.tracking.notebook import Epoch, Notebook
+
+ODD_OUTCOMES = ("unchanged", "repeated", "failed")
+"""Why an epoch was rejected, if not for its score."""
+
+_EXAMPLES = 5
+_LEAST_TEXT = 12
+
+
+def lines(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
+    """All about an epoch, but for the diff; in the form of `git show`."""
+    commit = commits.read_commit(notebook.repo, epoch.steps[-1] if epoch.steps else epoch.commit)
+    place = f"tag: {notebook.layout.tag_name(epoch.number)}"
+    if epoch.verdict == "rejected":
+        place = "" if epoch.steps else f"still epoch {epoch.best_epoch}: nothing was committed"
+    lines = [f"commit {commit.id}" + (f" ({place})" if place else "")]
+    lines.append(f"Epoch:    {epoch.number} of {notebook.slug}, {_verdict(epoch)}")
+    lines.append(f"Date:     {git_date(commit.time_s)}")
+    if epoch.strategy:
+        lines.append(f"Strategy: {one_line(epoch.strategy, 1000)}")
+    lines += [f"Cost:     {costs(epoch.cost)}", ""]
+    if epoch.number == 0:
+        lines += ["    the state before anything was changed", ""]
+    lines += _steps(notebook, epoch)
+    lines += [f"{epoch.verdict}: {reason}" for reason in epoch.reasons]
+    for block in (
+        _scores(notebook, epoch),
+        _failures(notebook, epoch, width),
+        _lessons(notebook, epoch),
+    ):
+        lines += ["", *block] if block else []
+    return [*lines, ""] if epoch.steps else lines
+
+
+def document(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
+    """All about an epoch, for a program."""
+    number_, before = epoch.number, _best_before(notebook, epoch)
+    items = by_need(notebook.items(_measured(epoch)))
+    compared = Change(notebook.before(number_), notebook.after(number_), "")
+    steps = [
+        {
+            "commit": commit if record.changed else None,
+            "step": record.step,
+            "strategy": record.strategy,
+            "summary": record.summary,
+            "rationale": record.rationale,
+            "gradients": record.gradients,
+            "error": record.error,
+            "violations": record.violations,
+            "cost": record.cost,
+        }
+        for commit, record in notebook.steps(number_)
+    ]
+    return {
+        "experiment": notebook.slug,
+        **_epoch(notebook, epoch),
+        "monitor": notebook.monitor[0],
+        "mode": notebook.monitor[1],
+        "date": iso(commits.read_commit(notebook.repo, epoch.commit).time_s),
+        "baseline": notebook.epoch(0).metrics,
+        "best_before": before and {"epoch": before.number, "metrics": before.metrics},
+        "steps": steps,
+        "lessons": notebook.lessons(number_),
+        "val_items": len(items),
+        "outcomes": count_outcomes(items),
+        "items": [{"id": item.id, "outcome": item.outcome} for item in items],
+        "failed_items": [datum_document(item) for item in items if item.outcome in NOT_PASSED],
+        "failures": failure_lines("val", items),
+        **_changes(notebook, compared),
+    }
+
+
+def _steps(notebook: Notebook, epoch: Epoch) -> list[str]:
+    lines: list[str] = []
+    steps = notebook.steps(epoch.number)
+    for commit, record in steps:
+        place = commit[:7] if record.changed else "changed nothing"
+        which = f"step {record.step} ({place}): " if len(steps) > 1 else ""
+        if which or record.summary:
+            lines += [f"    {which}{one_line(record.summary, 1000)}".rstrip(), ""]
+        if record.rationale:
+            lines += [textwrap.indent(record.rationale.strip(), "    "), ""]
+        if record.error:
+            lines += [f"the optimizer failed: {record.error}", ""]
+        if record.violations:
+            tried = [f"    {one_line(sentence, 1000)}" for sentence in record.violations]
+            lines += ["tried outside of the parameters:", *tried, ""]
+        same: dict[str, list[str]] = {}
+        for parameter, gradient in record.gradients.items():
+            same.setdefault(gradient.strip(), []).append(parameter)
+        for gradient, parameters in same.items():
+            lines += [
+                f"gradient of {', '.join(parameters)}:",
+                textwrap.indent(gradient, "    "),
+                "",
+            ]
+    return [part for text in lines for part in text.split("\n")]
+
+
+def _scores(notebook: Notebook, epoch: Epoch) -> list[str]:
+    """Metrics beside the best before and the baseline; train, measured before the step, alone."""
+    before, baseline = _best_before(notebook, epoch), notebook.epoch(0)
+    columns = ["metric", "value"]
+    if before is not None:
+        columns += [f"best before (epoch {before.number})", "change", "baseline", "change "]
+    rows = []
+    for split in sorted(epoch.metrics, key="val test train".find):
+        for name, value in epoch.metrics[split].items():
+            others = (before, baseline) if before is not None else ()
+            known = [e.metrics.get(split, {}).get(name) if split == "val" else None for e in others]
+            monitored = split == "val" and name == notebook.monitor[0]
+            title = f"{split} {name}{lower_note(notebook.monitor[1]) if monitored else ''}"
+            shown, *rest = figures(value, *known)
+            row = [title, shown]
+            for text, was in zip(rest, known, strict=True):
+                row += ["", ""] if was is None else [text, signed(value - was, of=was)]
+            rows.append(row)
+    lines = align(columns, rows, right=columns[1:])
+    if "train" in epoch.metrics:
+        lines.append("(train was measured before the step, val after it)")
+    return lines
+
+
+def _failures(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
+    measured = _measured(epoch)
+    items = by_need(notebook.items(measured))
+    if not items:
+        return []
+    counts, (monitor, mode) = count_outcomes(items), notebook.monitor
+    text = f"val items: {counts['failed']} of {len(items)} failed"
+    if counts["passed"] + counts["failed"] < len(items):
+        text = f"{counted(len(items), 'val item')}: {came_to(items, monitor)}"
+    graded = [item for item in items if is_graded(item, monitor)]
+    if measured != epoch.number:
+        text += f" (measured in epoch {measured})"
+    before = _best_before(notebook, epoch)
+    if before is not None and measured != _measured(before):
+        known = {item.id: item for item in notebook.items(_measured(before))}
+        now = {item.id: item for item in items}
+        fixed, broken = map(len, turned(known, now))
+        better, worse = map(len, moved_values(known, now, monitor, mode))
+        told = [f"{fixed} fixed, {broken} broken"] if counts["unscored"] < len(items) else []
+        told += [f"{better} better, {worse} worse"] if graded else []
+        text += f"; against epoch {before.number}: {', '.join(told)}" if told else ""
+    lines = [text, *(f"    {line}" for line in failure_lines("val", items))]
+    graded.sort(key=lambda item: item.metrics[monitor], reverse=mode == "min")
+    odd = [x for x in items if x.outcome != "passed" and not is_graded(x, monitor)] + graded
+    wide = max((display_width(item.id) for item in odd[:_EXAMPLES]), default=0)
+    for item in odd[:_EXAMPLES]:
+        what = item.unmeasured or item.error_message or item.feedback or _json(item.metadata)
+        if item.outcome != "failed":
+            values = ", ".join(f"{name} {number(value)}" for name, value in item.metrics.items())
+            lead = values if is_graded(item, monitor) else item.outcome
+            what = ": ".join(filter(None, (lead, what or (values if lead != values else ""))))
+        text = shorten(what, max((width or 100) - wide - 6, _LEAST_TEXT))
+        lines.append(f"    {item.id}{' ' * (wide - display_width(item.id))}  {text}".rstrip())
+    if len(odd) > _EXAMPLES:
+        command = f"autopilot show {epoch.number} -e {notebook.slug} --json"
+        lines.append(f"    and {len(odd) - _EXAMPLES} more: {command}")
+    return lines
+
+
+def came_to(items: Sequence[Datum], monitor: str) -> str:
+    """How many items came to what; of those that only a metric scores, by that metric.
+
+    >>> came_to([Datum(metrics={"score": 0.7}), Datum(success=True)], "score")
+    '1 passed, 1 graded by score'
+    """
+    counts, graded = count_outcomes(items), sum(is_graded(item, monitor) for item in items)
+    counts["unscored"] -= graded
+    by = f"{graded} graded by {monitor}" if graded else ""
+    return ", ".join(filter(None, (outcomes(counts), by)))
+
+
+def by_need(items: Sequence[Datum]) -> list[Datum]:
+    """Items with what needs a look first: errors, failures, what has no result, what passed."""
+    order = ("error", "failed", "unmeasured", "unscored", "passed")
+    return sorted(items, key=lambda item: order.index(item.outcome))
+
+
+def _lessons(notebook: Notebook, epoch: Epoch) -> list[str]:
+    """What memory keeps; a reason that the verdict gave already is not said twice."""
+    lines = []
+    for lesson in notebook.lessons(epoch.number):
+        gain, by = "gain " if lesson.mode == "min" else "", signed(lesson.delta, of=lesson.value)
+        change = f", {gain}{by}" if by else ""
+        told = lesson.reason in ("", "; ".join(epoch.reasons))
+        because = "" if told else f": {one_line(lesson.reason, 200)}"
+        name = one_line(lesson.strategy, 200) or "unnamed"
+        lines.append(f"memory: strategy {name}: {lesson.outcome}{change}{because}")
+    return lines
+
+
+def _best_before(notebook: Notebook, epoch: Epoch) -> Epoch | None:
+    earlier = [e for e in notebook.epochs if e.number < epoch.number]
+    return notebook.epoch(earlier[-1].best_epoch) if earlier else None
+
+
+def _measured(epoch: Epoch) -> int:
+    return epoch.number if epoch.reused is None else epoch.reused
+
+
+def _verdict(epoch: Epoch) -> str:
+    odd = f" ({epoch.outcome})" if epoch.outcome in ODD_OUTCOMES else ""
+    if epoch.rollback is None or not epoch.steps:
+        return f"{epoch.verdict}{odd}"
+    back = f"rolled back to epoch {epoch.best_epoch} by {epoch.rollback[:7]}"
+    return f"{epoch.verdict}{odd}, {back}"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if value else ""
+
+
+def epochs(notebook: Notebook, chosen: Sequence[Epoch]) -> list[dict[str, Any]]:
+    """Epochs for a program."""
+    return [_epoch(notebook, epoch) for epoch in chosen]
+
+
+def _epoch(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
+    tag = notebook.layout.tag_name(epoch.number) if epoch.verdict != "rejected" else None
+    return {
+        "epoch": epoch.number,
+        "verdict": epoch.verdict,
+        "outcome": epoch.outcome,
+        "value": epoch.value,
+        "delta": epoch.delta,
+        "best": epoch.best,
+        "best_epoch": epoch.best_epoch,
+        "metrics": epoch.metrics,
+        "strategy": epoch.strategy,
+        "summary": epoch.summary,
+        "reasons": epoch.reasons,
+        "reused": epoch.reused,
+        "commit": epoch.commit,
+        "commits": epoch.steps,
+        "rollback": epoch.rollback,
+        "tag": tag,
+        "violations": notebook.violations.get(epoch.number, []),
+        "cost": epoch.cost,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Two commits to compare, and what the comparison is called."""
+
+    old: str
+    new: str
+    title: str
+
+
+def change(notebook: Notebook, first: str | None, second: str | None) -> Change:
+    """What `diff` compares: base and best, before and after one epoch, or two epochs' states."""
+    if first is None:
+        best = notebook.find("best")
+        title = f"{notebook.slug}: base -> epoch {best.number} (best)"
+        return Change(notebook.base or notebook.start, notebook.after(best.number), title)
+    one = notebook.find(first)
+    if second is None:
+        title = f"{notebook.slug}: epoch {one.number} ({_verdict(one)})"
+        return Change(notebook.before(one.number), notebook.after(one.number), title)
+    other = notebook.find(second)
+    title = f"{notebook.slug}: epoch {one.number} -> epoch {other.number}"
+    return Change(notebook.after(one.number), notebook.after(other.number), title)
+
+
+def change_document(notebook: Notebook, compared: Change) -> dict[str, Any]:
+    """A comparison for a program."""
+    return {"experiment": notebook.slug, "title": compared.title, **_changes(notebook, compared)}
+
+
+def _changes(notebook: Notebook, compared: Change) -> dict[str, Any]:
+    counts: dict[str, LineCounts] = notebook.counts(compared.old, compared.new)
+    return {
+        "from": compared.old,
+        "to": compared.new,
+        "files": [{"path": path, **_as_dict(count)} for path, count in counts.items()],
+        "patch": notebook.patch(compared.old, compared.new).decode("utf-8", "replace"),
+    }
+
+
+def _as_dict(count: LineCounts) -> dict[str, Any]:
+    return {"added": count.added, "removed": count.removed, "binary": count.binary}

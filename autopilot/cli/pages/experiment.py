@@ -1,0 +1,269 @@
+"""What the experiment commands say: lines for a person, or a document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from autopilot.cli.output import align, shorten
+from autopilot.cli.pages.listing import overview
+from autopilot.cli.words import costs, counted, git_date, pairs, progressed, test_gain
+from autopilot.core.figures import figures, lower_note, signed
+from autopilot.core.records.record import Event
+from autopilot.core.records.summary import Summary
+from autopilot.git.objects import LineCounts
+from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.removal import Removal
+
+
+def row(notebook: Notebook) -> dict[str, Any]:
+    """An experiment for `experiment list`."""
+    manifest = notebook.manifest
+    decision = decided(notebook)
+    return overview(notebook) | {
+        "idea": manifest.idea,
+        "hypothesis": manifest.hypothesis,
+        "target": manifest.target,
+        "forked_from": manifest.forked_from or None,
+        "decision": decision.decision if decision else None,
+    }
+
+
+def decided(notebook: Notebook) -> Event | None:
+    """The decision that holds."""
+    found = [event for event in notebook.events if event.name == "decided"]
+    return found[-1] if found else None
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """All experiments, one a line."""
+    cells = [
+        [
+            row["experiment"],
+            row["state"],
+            str(row.get("epochs", "-")),
+            str(row.get("kept", "-")),
+            _gained(row),
+            row.get("decision") or "",
+            shorten(row.get("idea") or row.get("target") or row["detail"], 60),
+        ]
+        for row in rows
+    ]
+    columns = ["experiment", "state", "epochs", "kept", "baseline -> best", "decision", "idea"]
+    return align(columns, cells, right=["epochs", "kept"])
+
+
+def _gained(row: Mapping[str, Any]) -> str:
+    if not row.get("monitor"):
+        return "-"
+    best = row["best"] if row["best_epoch"] else None
+    return progressed(row["monitor"], row["baseline"], best, row["mode"]).removeprefix("val ")
+
+
+def page(notebook: Notebook) -> list[str]:
+    """Manifest, result, decision and events of an experiment."""
+    manifest, status, summary = notebook.manifest, notebook.status, notebook.summary
+    source = ", merged with ".join(
+        text.replace("@", ", epoch ")
+        for text in (manifest.forked_from, manifest.merged_with)
+        if text
+    )
+    facts = {
+        "idea": manifest.idea,
+        "hypothesis": manifest.hypothesis,
+        "target": manifest.target or "library use, without `autopilot run`",
+        "arguments": pairs(manifest.hparams),
+        "options": pairs(manifest.options),
+        "seed": str(manifest.seed),
+        "base": f"{manifest.base[:7]} ({manifest.base_branch})",
+        "forked from": source,
+        "parameters": pairs(manifest.parameters),
+        "versions": pairs(manifest.versions),
+        "result": _result(summary),
+        "strategies": _strategies(summary),
+        "cost": costs(summary.cost) if summary.epochs else "",
+        "decision": decision_line(summary.decision) if summary.decision else "none yet",
+    }
+    wide = max(map(len, facts)) + 2
+    detail = f" ({status.detail})" if status.detail and status.state != "killed" else ""
+    lines = [f"{notebook.slug}: {status.state}{detail}"]
+    lines += [f"{name:<{wide}}{shorten(text, 1000)}" for name, text in facts.items() if text]
+    rows = [[_when(e.time), e.name, event_detail(e)] for e in notebook.events]
+    return [*lines, "", *align(["when", "event", "detail"], rows)]
+
+
+def document(notebook: Notebook) -> dict[str, Any]:
+    """The same for a program."""
+    summary = notebook.summary
+    return overview(notebook) | {
+        "manifest": notebook.manifest,
+        "summary": summary,
+        "decision": summary.decision,
+        "events": notebook.events,
+    }
+
+
+def decision_line(event: Event) -> str:
+    """A decision in words."""
+    did = {"promote": "promoted", "reject": "rejected"}[event.decision]
+    who = f" by {event.reviewer}" if event.reviewer else ""
+    why = f": {event.detail}" if event.detail else ""
+    into = f" into {event.into} as {event.merge[:7]}" if event.into else ""
+    return f"epoch {event.epoch} ({event.revision[:7]}) {did}{into}{who}{why}"
+
+
+def event_detail(event: Event) -> str:
+    """What is to be said of an event beside its name."""
+    return decision_line(event) if event.name == "decided" else event.detail
+
+
+def _when(time: str) -> str:
+    return git_date(datetime.fromisoformat(time).timestamp()) if time else ""
+
+
+def _result(summary: Summary) -> str:
+    if not summary.monitor:
+        return "no epoch is judged yet"
+    best = summary.best if summary.best_epoch else None
+    text = f"{counted(summary.epochs, 'epoch')}, {summary.kept} kept, "
+    text += progressed(summary.monitor, summary.baseline, best, summary.mode)
+    if summary.best_epoch:
+        text += f" in epoch {summary.best_epoch}"
+    return ", ".join(filter(None, (text, test_gain(summary.test))))
+
+
+def _strategies(summary: Summary) -> str:
+    told = [f"{name} ({t.kept} of {t.used} kept)" for name, t in summary.strategies.items()]
+    return ", ".join(told)
+
+
+# --- compare -----------------------------------------------------------------------------------
+
+
+def comparison(first: Notebook, second: Notebook, counts: Mapping[str, LineCounts]) -> list[str]:
+    """Two experiments side by side.
+
+    Args:
+        first: An experiment.
+        second: Another one.
+        counts: What changed from the first one's best state to the second one's, by path.
+    """
+    rows = compared_results(first, second)
+    for other in ("target", "idea"):
+        texts = [shorten(getattr(n.manifest, other) or "-", 40) for n in (first, second)]
+        if texts[0] != texts[1]:
+            rows.insert(_FACTS, [other, *texts, ""])
+    lines = align(
+        ["", first.slug, second.slug, "change"], rows, [first.slug, second.slug, "change"]
+    )
+    known = input_lines(first, second)
+    lines += ["", *known] if known else []
+    if not counts:
+        return [*lines, "", "the best states have the same content"]
+    lines += ["", f"best state of {first.slug} -> best state of {second.slug}:"]
+    files = [[path, f"+{c.added}", f"-{c.removed}"] for path, c in counts.items()]
+    return [*lines, *align(["file", "added", "removed"], files, ["added", "removed"])]
+
+
+_FACTS = 6
+
+
+def compared_results(first: Notebook, second: Notebook) -> list[list[str]]:
+    """What two experiments came to: a row's name, both values, and the change."""
+    a, b = first.summary, second.summary
+    rows = [
+        ["state", first.status.state, second.status.state, ""],
+        ["base", first.manifest.base[:7], second.manifest.base[:7], ""],
+        ["seed", str(first.manifest.seed), str(second.manifest.seed), ""],
+        ["epochs", str(a.epochs), str(b.epochs), ""],
+        ["kept", str(a.kept), str(b.kept), ""],
+        ["best epoch", str(a.best_epoch), str(b.best_epoch), ""],
+    ]
+    low = {s.monitor: lower_note(s.mode) for s in (a, b)}
+    for name in dict.fromkeys([a.monitor, b.monitor]):
+        if name:
+            values = [s.baseline if s.monitor == name else None for s in (a, b)]
+            rows.append([f"baseline val {name}{low.get(name, '')}", *_pair(values[0], values[1])])
+    for split in ("val", "test"):
+        one, other_ = a.metrics.get(split, {}), b.metrics.get(split, {})
+        for name in dict.fromkeys([*one, *other_]):
+            rows.append(
+                [f"best {split} {name}{low.get(name, '')}", *_pair(one.get(name), other_.get(name))]
+            )
+    for name in dict.fromkeys([*a.strategies, *b.strategies]):
+        told = [
+            f"{t.kept} of {t.used} kept" if (t := s.strategies.get(name)) else "-" for s in (a, b)
+        ]
+        rows.append([f"strategy {shorten(name, 30)}", *told, ""])
+    rows += [
+        ["evaluations", f"{a.cost.evaluations:,}", f"{b.cost.evaluations:,}", ""],
+        ["seconds", f"{a.cost.seconds:.1f}", f"{b.cost.seconds:.1f}", ""],
+    ]
+    if a.cost.tokens or b.cost.tokens:
+        rows.append(["tokens", f"{a.cost.tokens:,}", f"{b.cost.tokens:,}", ""])
+    if a.cost.cost_usd or b.cost.cost_usd:
+        rows.append(["dollars", f"{a.cost.cost_usd:.2f}", f"{b.cost.cost_usd:.2f}", ""])
+    return rows
+
+
+def input_differences(first: Notebook, second: Notebook) -> list[dict[str, Any]]:
+    """The evaluator's and data files that are not the same in both; empty where nothing is known.
+
+    Of a file that only one of them read, the other's blob is None.
+    """
+    a, b = first.inputs, second.inputs
+    if not a or not b:
+        return []
+    return [
+        {"path": path, "first": a.get(path), "second": b.get(path)}
+        for path in sorted({*a, *b})
+        if a.get(path) != b.get(path)
+    ]
+
+
+def input_lines(first: Notebook, second: Notebook) -> list[str]:
+    """What to know before the scores of two experiments are compared."""
+    if not first.inputs or not second.inputs:
+        return []
+    differ = input_differences(first, second)
+    if not differ:
+        return [f"measured with the same evaluator and data: {counted(len(first.inputs), 'file')}"]
+    rows = [[x["path"], *((x[k] or "not read")[:10] for k in ("first", "second"))] for x in differ]
+    return [
+        "measured with other evaluator or data files: their scores cannot be compared",
+        *align(["file", first.slug, second.slug], rows, []),
+    ]
+
+
+def _pair(first: float | None, second: float | None) -> list[str]:
+    change = second - first if first is not None and second is not None else None
+    return [*figures(first, second), signed(change, of=first)]
+
+
+# --- delete ------------------------------------------------------------------------------------
+
+
+def removal(found: Removal) -> list[str]:
+    """What deleting removes, one thing a line."""
+    lines = [f"the branch autopilot/{found.slug}, at {tip[:7]}" for tip in found.branch.values()]
+    lines += [f"the branch {name.removeprefix('refs/heads/')}" for name in found.review]
+    if found.tags:
+        lines.append(f"{counted(len(found.tags), 'tag')}: {_ends(sorted(found.tags))}")
+    if found.notes:
+        kinds = ", ".join(sorted(name.rpartition("/")[2] for name in found.notes))
+        lines.append(f"its notes: {kinds}")
+    if found.snapshots:
+        lines.append(counted(len(found.snapshots), "snapshot") + " of your checkout")
+    if found.progress is not None:
+        lines.append(f"the progress of the last epoch: {found.progress}")
+    if found.worktree is not None:
+        lines.append(f"the worktree {found.worktree}")
+    if found.report is not None:
+        lines.append(f"its report {found.report}")
+    return lines
+
+
+def _ends(names: Sequence[str]) -> str:
+    short = [name.removeprefix("refs/tags/") for name in names]
+    return short[0] if len(short) == 1 else f"{short[0]} to {short[-1].rpartition('/')[2]}"

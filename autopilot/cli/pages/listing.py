@@ -1,0 +1,279 @@
+"""What `log` and `status` say of experiments: lines for a person, or a document."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from operator import itemgetter
+from typing import Any
+
+from autopilot.cli.output import align, display_width, fitting, number, shorten
+from autopilot.cli.pages.epoch import ODD_OUTCOMES
+from autopilot.cli.words import ago, costs, counted, git_date, iso, pairs, progressed, test_gain
+from autopilot.core.direction import direction_words
+from autopilot.core.figures import figures, lower_note, signed
+from autopilot.core.records.message import one_line
+from autopilot.errors import ExperimentError
+from autopilot.git import refs
+from autopilot.git.repository import Repository
+from autopilot.tracking.layout import experiments
+from autopilot.tracking.notebook import Epoch, Notebook, Status, tagged_epochs
+
+_OTHER_METRICS = 3
+_LEAST_STRATEGY = 12
+_UNFINISHED = ("created", "interrupted", "crashed", "killed")
+
+
+def head(notebook: Notebook) -> list[str]:
+    """What the experiment is and how it stands."""
+    last, manifest = notebook.last, notebook.manifest
+    lines = [f"{notebook.slug}: {_state(notebook.status)}"]
+    base = f"base {manifest.base[:7]} ({manifest.base_branch})"
+    if last is None:
+        return [*lines, f"{base}, no epoch is judged yet"]
+    lines.append(f"{base}, {counted(last.epoch, 'epoch')}, {notebook.kept} kept, {_gain(notebook)}")
+    return lines
+
+
+def table(notebook: Notebook, epochs: Sequence[Epoch], width: int | None) -> list[str]:
+    """The table of epochs: its heading, and a line for each.
+
+    Args:
+        notebook: The experiment.
+        epochs: Those to show.
+        width: Columns; strategies are shortened to fit. None for as wide as need be.
+    """
+    monitor, mode = notebook.monitor
+    others = [name for name in _val_metrics(epochs) if name != monitor]
+    others = others if len(others) <= _OTHER_METRICS else []
+    shown = [figures(epoch.value, epoch.best, epoch.before) for epoch in epochs]
+    values, bests = [texts[0] for texts in shown], [texts[1] for texts in shown]
+    deltas = [signed(epoch.delta, of=epoch.before) for epoch in epochs]
+    value_width, delta_width = (max(map(len, cells), default=0) for cells in (values, deltas))
+    columns = ["epoch", f"val {monitor}{lower_note(mode)}", *[f"val {name}" for name in others]]
+    columns += ["best", "verdict", "strategy", "commit"]
+    right = ["epoch", "best", *[f"val {name}" for name in others]]
+    rows = [
+        [
+            str(epoch.number),
+            f"{value:>{value_width}}  {delta:>{delta_width}}".rstrip(),
+            *[number(epoch.metrics["val"].get(name)) for name in others],
+            best,
+            epoch.verdict,
+            shorten(epoch.strategy or epoch.summary, None),
+            _commit(epoch),
+        ]
+        for epoch, value, delta, best in zip(epochs, values, deltas, bests, strict=True)
+    ]
+    lines = align(columns, rows, right)
+    excess = max(map(len, lines)) - width if width else 0
+    if excess > 0:
+        at = columns.index("strategy")
+        room = max(max(len(row[at]) for row in rows) - excess, _LEAST_STRATEGY)
+        for row in rows:
+            row[at] = shorten(row[at], room)
+        lines = align(columns, rows, right)
+    return lines
+
+
+def foot(notebook: Notebook) -> list[str]:
+    """What is not told by the table, and what to type next."""
+    lines = []
+    state, epoch = notebook.status.state, notebook.going_on
+    if epoch is not None:
+        lines.append(f"epoch {epoch} has no verdict yet: autopilot show {epoch} names its steps")
+    if state in _UNFINISHED:
+        lines.append(f"go on: {notebook.goes_on_by}")
+    return lines
+
+
+def _commit(epoch: Epoch) -> str:
+    if epoch.verdict != "rejected":
+        return epoch.commit[:7]
+    odd = f" ({epoch.outcome})" if epoch.outcome in ODD_OUTCOMES else ""
+    if any(reason.startswith("indecisive") for reason in epoch.reasons):
+        odd = " (indecisive)"
+    if not epoch.steps:
+        return f"-      {odd}"
+    return f"{epoch.steps[-1][:7]}{odd} -> rolled back to epoch {epoch.best_epoch}"
+
+
+def rows(
+    repo: Repository, project: str | None, row: Callable[[Notebook], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """A row an experiment, newest first; one whose notes are missing does not hide the others."""
+    found: list[tuple[tuple[int, int], dict[str, Any]]] = []
+    tagged = tagged_epochs(repo)
+    for slug in experiments(repo):
+        if project and not slug.startswith(f"{project}/"):
+            continue
+        try:
+            notebook = Notebook(repo, slug)
+            notebook.tagged = tagged.get(slug, frozenset())
+            found.append((notebook.recency, row(notebook)))
+        except ExperimentError as error:
+            found.append(((0, 0), unreadable(slug, error.message)))
+    return [row for _, row in sorted(found, key=itemgetter(0), reverse=True)]
+
+
+def none_yet(project: str | None) -> list[str]:
+    """What is said where there is no experiment."""
+    if project:
+        run = f"autopilot -p {project} run"
+        return [f"no experiments of the project {project} yet", f"make one: {run}"]
+    run = "autopilot run path/to/file.py    (autopilot run --help)"
+    return ["no experiments yet", f"make one: {run}"]
+
+
+def overview(notebook: Notebook) -> dict[str, Any]:
+    """Where an experiment stands, for a program; found without reading all of its notes."""
+    last, status, manifest = notebook.last, notebook.status, notebook.manifest
+    judged = last.epoch if last else 0
+    return {
+        "experiment": notebook.slug,
+        "state": status.state,
+        "detail": status.detail,
+        "stop_reason": status.detail if status.state in ("finished", "stopped") else None,
+        "branch": notebook.layout.branch_name,
+        "tip": notebook.tip,
+        "base": manifest.base,
+        "base_branch": manifest.base_branch,
+        "epochs": judged,
+        "kept": notebook.kept,
+        "rejected": judged - notebook.kept,
+        "monitor": last.monitor if last else None,
+        "mode": last.mode if last else None,
+        "baseline": last.baseline if last else None,
+        "best": last.best if last else None,
+        "best_epoch": last.best_epoch if last else None,
+        "cost": notebook.spent,
+        "updated": iso(notebook.time_s),
+    }
+
+
+def unreadable(slug: str, why: str) -> dict[str, Any]:
+    """The row of an experiment whose notes are missing or damaged."""
+    return {"experiment": slug, "state": "unreadable", "detail": why, "updated": ""}
+
+
+def status_table(rows: Sequence[Mapping[str, Any]], now_s: float, width: int | None) -> list[str]:
+    """All experiments, one a line."""
+    columns = [
+        "experiment",
+        "state",
+        "epochs",
+        "kept",
+        "metric",
+        "baseline",
+        "best",
+        "updated",
+        "detail",
+    ]
+    cells = [
+        [
+            row["experiment"],
+            row["state"],
+            str(row.get("epochs", "-")),
+            str(row.get("kept", "-")),
+            f"val {row['monitor']}{lower_note(row['mode'])}" if row.get("monitor") else "-",
+            *figures(row.get("baseline"), row.get("best")),
+            ago(now_s - datetime.fromisoformat(row["updated"]).timestamp())
+            if row["updated"]
+            else "-",
+            row["detail"] if row["state"] != "killed" else "",
+        ]
+        for row in rows
+    ]
+    lines = align(columns, cells, right=("epochs", "kept", "baseline", "best"))
+    return [shorten_end(line, width) for line in lines]
+
+
+def shorten_end(line: str, width: int | None) -> str:
+    """A line cut at its end, its spaces left as they are."""
+    if width is None or display_width(line) <= width:
+        return line
+    return fitting(line, max(width - 3, 0)).rstrip() + "..."
+
+
+def status_page(notebook: Notebook) -> list[str]:
+    """All about one experiment, and what to type next."""
+    manifest, last, slug = notebook.manifest, notebook.last, notebook.slug
+    branch = notebook.layout.branch_name
+    count = counted(len(notebook.commits), "commit")
+    started = notebook.events[0].time if notebook.events else ""
+    facts = {
+        "target": manifest.target or "library use, without `autopilot run`",
+        "arguments": pairs(manifest.hparams),
+        "options": pairs({k: v for k, v in manifest.options.items() if v is not None}),
+        "seed": str(manifest.seed),
+        "idea": manifest.idea,
+        "hypothesis": manifest.hypothesis,
+        "base": f"{manifest.base[:7]} ({manifest.base_branch})",
+        "fork of": manifest.forked_from.replace("@", ", epoch "),
+        "branch": f"{branch}, {count}, tip {notebook.tip[:7]}",
+        "parameters": pairs(manifest.parameters),
+        "works in": _PLACES[manifest.in_place] if manifest.target else "",
+        "linked": ", ".join(manifest.links),
+        "metric": f"val {last.monitor}, {direction_words(last.mode)}" if last else "",
+        "result": _gain(notebook) if last else "no epoch is judged yet",
+        "epochs": _counts(notebook) if last else "",
+        "cost": costs(notebook.spent),
+        "started": git_date(datetime.fromisoformat(started).timestamp()) if started else "",
+        "updated": f"{git_date(notebook.time_s)} ({ago(time.time() - notebook.time_s)})",
+    }
+    wide = max(map(len, facts)) + 2
+    lines = [f"{slug}: {_state(notebook.status)}"]
+    lines += [f"{name:<{wide}}{one_line(text, 1000)}" for name, text in facts.items() if text]
+    return [*lines, "next:", *(f"  {line}" for line in _next(notebook))]
+
+
+_PLACES = {True: "your checkout (in place)", False: "a worktree of its own"}
+
+
+def _next(notebook: Notebook) -> list[str]:
+    slug, branch, base = notebook.slug, notebook.layout.branch_name, notebook.manifest.base_branch
+    if refs.read_ref(notebook.repo, f"refs/heads/{base}") is None:
+        base = notebook.manifest.base[:7]
+    does = {}
+    if notebook.status.state in _UNFINISHED:
+        does[notebook.goes_on_by] = "go on where it was left"
+    does[f"autopilot log {slug}"] = "every epoch; --graph draws them"
+    if notebook.last is not None and notebook.last.best_epoch:
+        does[f"autopilot show best -e {slug}"] = "the best epoch: why, scores, failures, diff"
+        does[f"git log -p {base}..{branch}"] = "every step as a commit"
+        does[f"git diff {base}...{branch}"] = "the net change"
+        does[f"autopilot propose create {slug}"] = "a branch for a pull request"
+        does[f"autopilot promote plan {slug}"] = "take it: what would change, and the gates"
+    wide = max(map(len, does)) + 3
+    return [f"{command:<{wide}}{what}" for command, what in does.items()]
+
+
+def _counts(notebook: Notebook) -> str:
+    judged = [epoch for epoch in notebook.epochs if epoch.number]
+    rejected = [epoch for epoch in judged if epoch.verdict == "rejected"]
+    odd = {name: sum(epoch.outcome == name for epoch in rejected) for name in ODD_OUTCOMES}
+    told = ", ".join(f"{count} {name}" for name, count in odd.items() if count)
+    kept = len(judged) - len(rejected)
+    text = f"{len(judged)} judged: {kept} kept, {len(rejected)} rejected"
+    return text + (f" ({told})" if told else "")
+
+
+def _state(status: Status) -> str:
+    if status.state == "killed":
+        return "killed (no end is recorded)"
+    return f"{status.state} ({status.detail})" if status.detail else status.state
+
+
+def _gain(notebook: Notebook) -> str:
+    last = notebook.last
+    if last is None:
+        return ""
+    value = last.best if last.best_epoch else None
+    best = f"best: epoch {last.best_epoch}, "
+    best += progressed(last.monitor, last.baseline, value, last.mode)
+    return ", ".join(filter(None, (best, test_gain(notebook.test_gain(last.best_epoch)))))
+
+
+def _val_metrics(found: Sequence[Epoch]) -> list[str]:
+    return list(dict.fromkeys(name for epoch in found for name in epoch.metrics["val"]))

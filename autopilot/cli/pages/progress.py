@@ -1,0 +1,305 @@
+"""What a user sees while a run goes on: a line for each epoch, and a live line on a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from autopilot.cli.output import Output, display_width, number
+from autopilot.core.callback import Callback
+from autopilot.core.figures import figures, lower_note, signed
+from autopilot.core.records.message import one_line
+from autopilot.core.redaction import redact
+from autopilot.errors import EvaluationError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from autopilot.core.module import AutoPilotModule
+    from autopilot.core.outages import Waiting
+    from autopilot.core.records.record import MetricsRecord, StepRecord
+    from autopilot.core.trainer import Trainer
+    from autopilot.core.types import Datum
+
+STYLES = {"kept": "green", "rejected": "red", "baseline": "cyan"}
+_STRATEGY_WIDTH = 24
+_NOTE_WIDTH = 200
+_INDENT = " " * 7
+
+
+class Reporter(Callback):
+    """Prints a run.
+
+    Args:
+        output: Prints.
+        max_epochs: For the time that is left.
+        is_first: False where an earlier process printed the beginning of the run.
+
+    Attributes:
+        rescued: Commits with what was about to be overwritten; more may come while it runs.
+        as_users: Makes a worktree's paths in a text those of the user's checkout.
+    """
+
+    def __init__(
+        self, output: Output, max_epochs: int | None = None, *, is_first: bool = True
+    ) -> None:
+        self.output, self.max_epochs, self._is_first = output, max_epochs, is_first
+        self._live: Progress | None = None
+        self._task: Any = None
+        self._started_s = self._judged_s = time.monotonic()
+        self._first_epoch = 0
+        self._split_items = 0
+        self._table: EpochTable | None = None
+        self.rescued: list[str] = []
+        self.as_users: Callable[[str], str] = str
+        self._told = 0
+        self._tried: list[str] = []
+        self._has_step = False
+        self._is_waiting = False
+
+    def on_fit_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
+        self._started_s = self._judged_s = time.monotonic()
+        self._first_epoch = trainer.experiment.last_epoch
+        if self._first_epoch >= 0 and self._is_first:
+            best = number(trainer.experiment.best_value)
+            self._line(
+                f"going on after epoch {self._first_epoch}; best so far: epoch "
+                f"{trainer.experiment.best_epoch}, {best}"
+            )
+            self._tell_noise(trainer.experiment.history[0])
+        self._tell_rescued()
+        if self.output.is_terminal and not self.output.as_json:
+            self._live = _live(self.output, trainer)
+            self._task = self._live.add_task("", total=None, speed="", best="", left="")
+            self._live.start()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        module: AutoPilotModule,
+        outputs: Datum,
+        batch: Datum,
+        batch_idx: int,
+    ) -> None:
+        self._advance(trainer, "train", batch, batch_idx)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        module: AutoPilotModule,
+        outputs: Datum,
+        batch: Datum,
+        batch_idx: int,
+    ) -> None:
+        self._advance(trainer, "val", batch, batch_idx)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        module: AutoPilotModule,
+        outputs: Datum,
+        batch: Datum,
+        batch_idx: int,
+    ) -> None:
+        self._advance(trainer, "test", batch, batch_idx)
+
+    def on_step_committed(
+        self, trainer: Trainer, module: AutoPilotModule, step: StepRecord
+    ) -> None:
+        self._tried += step.violations
+        self._has_step |= step.changed
+
+    def on_epoch_recorded(
+        self, trainer: Trainer, module: AutoPilotModule, record: MetricsRecord
+    ) -> None:
+        if self._table is None:
+            self._table = EpochTable(record)
+            if record.epoch == 0:
+                self._tell_noise(record)
+            if self._is_first or record.epoch == 0:
+                self._line(self._table.head())
+        self._judged_s = time.monotonic()
+        has_commit, self._has_step = self._has_step or record.verdict != "rejected", False
+        revision = trainer.experiment.revision_of(record.epoch) if has_commit else ""
+        before = [r.best for r in trainer.experiment.history if r.epoch < record.epoch]
+        self._line(
+            self._table.row(record, before[-1] if before else None, revision), record.verdict
+        )
+        failed = record.reasons[:1] if record.outcome == "failed" else ()
+        for text in dict.fromkeys((*failed, *trainer.run.notes)):
+            self._line(f"{_INDENT}{redact(one_line(text, _NOTE_WIDTH))}")
+        for split in ("train", "val"):
+            self.tell_failures(trainer, split)
+        if self._tried:
+            more = f" (and {len(self._tried) - 1} more)" if len(self._tried) > 1 else ""
+            self._line(f"{_INDENT}outside of the parameters: {one_line(self._tried[0], 200)}{more}")
+            self._tried = []
+
+    def on_outage(self, trainer: Trainer, module: AutoPilotModule, waiting: Waiting) -> None:
+        what = f"waiting for an answer: {waiting.reason}"
+        most = f"up to {_time(waiting.max_wait_s)}"
+        if self._live is not None:
+            next_try = f"next try in {waiting.pause_s:.0f} s, {most}"
+            self._live.update(self._task, description=f"{what} ({next_try})")
+        elif not self._is_waiting:
+            self._line(f"       {what} ({most})")
+        self._is_waiting = True
+
+    def on_outage_end(self, trainer: Trainer, module: AutoPilotModule, waited_s: float) -> None:
+        self._is_waiting = False
+        self._line(f"       it answers again, after {_time(waited_s)}")
+
+    def tell_failures(self, trainer: Trainer, split: str) -> None:
+        """A line for each kind of failure among the items; the user's own tracebacks if verbose."""
+        for text in trainer.failures.lines(split, tracebacks=self.output.verbose):
+            self._line(f"{_INDENT}{redact(self.as_users(text))}")
+
+    def on_fit_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
+        self.stop()
+
+    def on_exception(
+        self, trainer: Trainer, module: AutoPilotModule, exception: BaseException
+    ) -> None:
+        self.stop()
+        # An epoch that comes to nothing has no row: where its items raised is said nevertheless.
+        if isinstance(exception, EvaluationError):
+            for split in ("train", "val"):
+                self.tell_failures(trainer, split)
+
+    def stop(self) -> None:
+        """Ends the live line."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        self._tell_rescued()
+
+    def _tell_noise(self, baseline: MetricsRecord) -> None:
+        """What the second measurement of the baseline came to, and what follows from it."""
+        if baseline.noise is not None:
+            self._line(f"val: {baseline.reasons[1]}")
+
+    def _tell_rescued(self) -> None:
+        for commit in self.rescued[self._told :]:
+            self._line(
+                "note: a step was undone; what the files held, edits by hand included, is kept: "
+                f"git show {commit[:10]}"
+            )
+        self._told = len(self.rescued)
+
+    def _line(self, text: str, verdict: str = "") -> None:
+        if self._live is not None:
+            from rich.text import Text
+
+            self._live.console.print(Text(text, style=STYLES.get(verdict, "")))
+        else:
+            self.output.line(text)
+
+    def _advance(self, trainer: Trainer, split: str, batch: Datum, batch_idx: int) -> None:
+        if self._live is None:
+            return
+        elapsed_s = max(time.monotonic() - self._started_s, 1e-9)
+        self._split_items += len(batch)
+        best = trainer.experiment.best_value
+        self._live.update(
+            self._task,
+            description=f"epoch {trainer.current_epoch} {split} batch {batch_idx + 1}",
+            speed=f"{self._split_items / elapsed_s:.0f} items/s",
+            best=f"best {number(best)}",
+            left=self._time_left(trainer.experiment.last_epoch),
+        )
+
+    def _time_left(self, judged: int) -> str:
+        """What the epochs that may follow take, by those that this session has judged."""
+        done = judged - self._first_epoch
+        if self.max_epochs is None or done < 1:
+            return ""
+        each_s = (self._judged_s - self._started_s) / done
+        left_s = each_s * (self.max_epochs - judged) - (time.monotonic() - self._judged_s)
+        minutes, seconds = divmod(round(max(left_s, 0)), 60)
+        return f"at most {minutes}:{seconds:02d} left"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+class EpochTable:
+    """The table of epochs, a row at a time; columns grow with what the rows hold.
+
+    Args:
+        record: The first row's val record.
+    """
+
+    def __init__(self, record: MetricsRecord) -> None:
+        self._title = f"val {record.monitor}{lower_note(record.mode)}"
+        self._value = self._best = 0
+        self._grow(number(record.metrics.get(record.monitor)), number(record.best))
+
+    def head(self) -> str:
+        """The table's head."""
+        padding = " " * (self._what - display_width(self._title))
+        best = f"{'best':>{self._best}}"
+        return f"epoch  {self._title}{padding}  {best}  verdict   {'strategy':<24}  commit"
+
+    def row(self, record: MetricsRecord, before: float | None, revision: str) -> str:
+        """One epoch.
+
+        Args:
+            record: The val record.
+            before: The best value before it.
+            revision: Its commit; "" where no step changed anything.
+        """
+        value, change = record.metrics.get(record.monitor), ""
+        shown, best, _ = figures(value, record.best, before)
+        if before is not None and value is not None:
+            change = signed(value - before, of=before)
+        self._grow(shown, best)
+        what = f"{shown:<{self._value}}  {change}"
+        strategy = one_line(record.strategy or record.summary or "", _STRATEGY_WIDTH)
+        commit = revision[:7] or "-"
+        line = (
+            f"{record.epoch:>5}  {what:<{self._what}}  {best:>{self._best}}  {record.verdict:<8}  "
+            f"{strategy:<24}  {commit:<7}"
+        )
+        if record.verdict != "rejected":
+            return line
+        if record.outcome in ("unchanged", "repeated", "failed"):
+            line += f" ({record.outcome})"
+        elif any(reason.startswith("indecisive") for reason in record.reasons):
+            line += " (indecisive)"
+        if not revision:
+            return line
+        return f"{line} -> rolled back to epoch {record.best_epoch}"
+
+    @property
+    def _what(self) -> int:
+        # A change is as long as its value and has a sign.
+        return max(16, 2 * self._value + 3, display_width(self._title))
+
+    def _grow(self, value: str, best: str) -> None:
+        self._value = max(5, self._value, len(value))
+        self._best = max(6, self._best, len(best))
+
+
+def _live(output: Output, trainer: Trainer) -> Progress:
+    from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+    from rich.text import Text
+
+    class Spending(ProgressColumn):
+        """What model calls cost, by role: drawn anew all the time, not once a batch."""
+
+        def render(self, task: Task) -> Text:
+            ledger = trainer.run.ledger
+            return Text(ledger.render() if ledger.by_role() else "")
+
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        Spending(),
+        TextColumn("{task.fields[speed]}"),
+        TextColumn("{task.fields[best]}"),
+        TextColumn("{task.fields[left]}"),
+        console=output.console,
+        transient=True,
+    )

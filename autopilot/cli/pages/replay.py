@@ -1,0 +1,135 @@
+"""What is told of a replay: the table of differences, JSON, JUnit's cases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from autopilot.cli.output import Output, align
+from autopilot.cli.pages.junit import Case
+
+if TYPE_CHECKING:
+    from autopilot.proof.replay import EpochReplay, Replay
+    from autopilot.tracking.integrity import Difference
+
+
+def table(output: Output, found: Sequence[Difference]) -> None:
+    """Prints what differs: epoch, what, recorded and replayed value, and why."""
+    rows = [
+        [
+            "-" if each.epoch is None else str(each.epoch),
+            each.what,
+            _value(each.recorded),
+            _value(each.found),
+        ]
+        for each in found
+    ]
+    lines = align(["epoch", "what", "recorded", "replayed"], rows, ["epoch"])
+    output.line(lines[0], "bold")
+    told = ""
+    for each, line in zip(found, lines[1:], strict=True):
+        output.line(line, "red")
+        if each.why and each.why != told:
+            output.line(f"       {each.why}")
+        told = each.why
+
+
+def incomparable(judged: Sequence[EpochReplay]) -> list[str]:
+    """What came out otherwise and is no difference: it is noisy."""
+    epochs: dict[str, list[str]] = {}
+    for epoch in judged:
+        for each in epoch.incomparable:
+            epochs.setdefault(each.what, []).append(str(each.epoch))
+    if not epochs:
+        return []
+    lines = [f"not comparable: {what} in epoch {', '.join(n)}" for what, n in epochs.items()]
+    metric = next(iter(epochs)).partition(" ")[2]
+    return [*lines, f"       no seed repeats it; compare a metric: --tolerance {metric}=0.2"]
+
+
+def next_lines(again: Replay, found: Sequence[Difference]) -> list[str]:
+    """What to do now."""
+    slug = again.notebook.slug
+    if not found:
+        return [f"read it:   autopilot log {slug}"]
+    lines = []
+    if any(each.found == "missing" for each in found):
+        lines.append(f"is it all here?  autopilot fetch origin {slug}, then again")
+    numbers = list(dict.fromkeys(each.epoch for each in found if each.epoch is not None))
+    known = [number for number in numbers if number in again.judged]
+    if known:
+        lines.append(f"look at it:      autopilot show {known[0]} -e {slug}")
+    else:
+        tip = again.notebook.tip[:10]
+        lines.append(f"look at it:      git log --notes='autopilot/*' {tip}")
+    return lines
+
+
+def cases(branch: Sequence[Difference], judged: Sequence[EpochReplay]) -> list[Case]:
+    """A case for branch, tags and notes, and one for each epoch that was evaluated."""
+    whole = [f"{_about(each)}{sentence(each)}" for each in branch]
+    return [
+        Case("branch, tags and notes", whole),
+        *(
+            Case(
+                f"epoch {e.number} {e.split}",
+                [sentence(each) for each in e.differences],
+                e.seconds,
+            )
+            for e in judged
+        ),
+    ]
+
+
+def document(
+    again: Replay, found: Sequence[Difference], judged: Sequence[EpochReplay], seconds: float
+) -> dict[str, Any]:
+    """A replay as JSON."""
+    settings = again.settings
+    return {
+        "experiment": again.notebook.slug,
+        "tip": again.notebook.tip,
+        "level": again.level,
+        "tolerance": settings.tolerance,
+        "tolerances": settings.shares,
+        "live": settings.live,
+        "same": not found,
+        "epochs": [
+            {
+                "epoch": epoch.number,
+                "split": epoch.split,
+                "verdict": epoch.verdict,
+                "commit": epoch.commit,
+                "recorded": epoch.recorded,
+                "replayed": epoch.replayed,
+                "same": not epoch.differences,
+                "not_comparable": [each.what for each in epoch.incomparable],
+                "seconds": epoch.seconds,
+            }
+            for epoch in judged
+        ],
+        "differences": found,
+        "seconds": seconds,
+    }
+
+
+def title(slug: str, each: Difference) -> str:
+    """A difference in a few words."""
+    return f"{slug}, {_about(each)}{each.what}"
+
+
+def _about(each: Difference) -> str:
+    return "" if each.epoch is None else f"epoch {each.epoch}: "
+
+
+def sentence(each: Difference) -> str:
+    """A difference in one line."""
+    told = f"{each.what}: recorded {_value(each.recorded)}, replayed {_value(each.found)}"
+    return f"{told} ({each.why})" if each.why else told
+
+
+def _value(value: float | str | None) -> str:
+    """Enough digits to tell two values apart."""
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else f"{value:.12g}"

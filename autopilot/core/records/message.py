@@ -1,0 +1,292 @@
+"""The messages of commits and tags: what a person reads in `git log`.
+
+The trailers are the contract with everything that reads the branch later. They are read here alone:
+no other line of a message begins like one, so what is written behind them by hand changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from autopilot.core.figures import figures, lower_note
+from autopilot.core.records.record import Manifest, MetricsRecord, StepRecord
+from autopilot.core.redaction import hide
+from autopilot.text import clean
+
+EXPERIMENT = "Autopilot-Experiment"
+EPOCH = "Autopilot-Epoch"
+STEP = "Autopilot-Step"
+STRATEGY = "Autopilot-Strategy"
+VIOLATIONS = "Autopilot-Violations"
+ROLLBACK = "Autopilot-Rollback"
+REJECTED = "Autopilot-Rejected"
+SOURCE = "Autopilot-Source"
+SCORE = "Autopilot-Score"
+ONTO = "Autopilot-Onto"
+REVIEWER = "Autopilot-Reviewer"
+REVERTS = "Autopilot-Reverts"
+
+BODY_LIMIT = 4000
+
+# `git merge --squash` indents the messages that it joins by four.
+_BLOCK = re.compile(r"^(?:    )?(?=Autopilot-[\w-]+: )", re.MULTILINE)
+_TRAILER = re.compile(r"(Autopilot-[\w-]+): +(.*\S)\s*")
+_LIKE_OURS = re.compile(r"^(?:\s*(?=Autopilot-)|(?=#))")
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A metric before and after a change; None where it was not measured.
+
+    Args:
+        name: "val accuracy".
+        before: Its value.
+        after: Its value.
+        mode: "max" or "min".
+
+    >>> str(Score("val accuracy", 0.58333, 0.71666)), str(Score("val wer", 0.2, 0.1, "min"))
+    ('val accuracy 0.583 -> 0.717', 'val wer 0.200 -> 0.100 (lower is better)')
+    """
+
+    name: str
+    before: float | None
+    after: float | None
+    mode: str = "max"
+
+    @property
+    def change(self) -> str:
+        """Name and values."""
+        return f"{self.name} {' -> '.join(figures(self.before, self.after))}"
+
+    def __str__(self) -> str:
+        return self.change + lower_note(self.mode)
+
+
+def start_message(manifest: Manifest) -> str:
+    """The message of the start commit."""
+    what = manifest.target or "library run"
+    body = [line for line in (manifest.idea, manifest.hypothesis) if line]
+    if manifest.forked_from:
+        sources = filter(None, [manifest.forked_from, manifest.merged_with])
+        body.append(f"Forked from: {', '.join(s.replace('@', ' epoch ') for s in sources)}")
+    body.append(f"Base: {manifest.base or 'in memory'} ({manifest.base_branch or '-'})")
+    return _message(f"autopilot({manifest.slug}): start {what}", body, {EXPERIMENT: manifest.slug})
+
+
+def step_message(slug: str, record: StepRecord) -> str:
+    """The message of a step commit: what was done, why, and which epoch it belongs to."""
+    gradients = "\n".join(dict.fromkeys(record.gradients.values()))
+    body = [_shorten(record.rationale or gradients)] if record.rationale or gradients else []
+    tried = "\n".join(f"- {one_line(sentence, 300)}" for sentence in record.violations)
+    if tried:
+        body.append(_shorten(f"Tried outside of the parameters:\n{tried}"))
+    trailers = {
+        EXPERIMENT: slug,
+        EPOCH: str(record.epoch),
+        STEP: str(record.step),
+        STRATEGY: one_line(record.strategy) or "unnamed",
+    }
+    if record.violations:
+        trailers[VIOLATIONS] = str(len(record.violations))
+    summary = one_line(record.summary) or "change the parameters"
+    return _message(f"autopilot({slug}): epoch {record.epoch}: {summary}", body, trailers)
+
+
+def rollback_message(slug: str, record: MetricsRecord) -> str:
+    """The message of a rollback commit: to which epoch, and why."""
+    reasons = [f"Epoch {record.epoch} was rejected: {'; '.join(record.reasons)}."]
+    trailers = {
+        EXPERIMENT: slug,
+        ROLLBACK: epoch_tag(record.best_epoch),
+        REJECTED: str(record.epoch),
+    }
+    subject = f"autopilot({slug}): rollback to epoch {record.best_epoch}"
+    return _message(subject, reasons, trailers)
+
+
+def tag_message(
+    slug: str, record: MetricsRecord, metrics: Mapping[str, Mapping[str, float]]
+) -> str:
+    """The message of a kept epoch's tag: metrics, change against the baseline, reasons."""
+    lines = [
+        f"{split} {name} {value:.6g}"
+        for split, values in metrics.items()
+        for name, value in values.items()
+    ]
+    value = metrics.get("val", {}).get(record.monitor)
+    if record.epoch and value is not None and record.baseline is not None:
+        change = f"{value - record.baseline:+.6g}{lower_note(record.mode)}"
+        lines.append(f"val {record.monitor} against baseline {change}")
+    lines += [f"reason: {reason}" for reason in record.reasons]
+    subject = f"autopilot({slug}): epoch {record.epoch} {record.verdict}"
+    return _message(subject, ["\n".join(lines)], {EXPERIMENT: slug, EPOCH: str(record.epoch)})
+
+
+def review_message(
+    slug: str,
+    epoch: int,
+    source: str,
+    onto: str,
+    *,
+    what: str,
+    why: Sequence[str] = (),
+    scores: Sequence[Score] = (),
+    strategy: str = "",
+) -> str:
+    """The message of a kept epoch's commit on a review branch.
+
+    Args:
+        slug: The experiment.
+        epoch: The epoch; 0 stands for what the experiment started from.
+        source: The experiment's commit with that state.
+        onto: The branch that it is proposed for.
+        what: What was done.
+        why: Paragraphs.
+        scores: Against the state before; the metric that decides comes first.
+        strategy: What was tried.
+    """
+    gained = f" ({scores[0].change})" if scores else ""
+    named = f"epoch {epoch}: " if epoch else ""
+    subject = f"autopilot({slug}): {named}{one_line(what, 60) or 'change the parameters'}{gained}"
+    others = "\n".join(str(score) for score in scores[1:])
+    trailers = {EXPERIMENT: slug, EPOCH: str(epoch), STRATEGY: one_line(strategy), SOURCE: source}
+    trailers |= {SCORE: str(scores[0]) if scores else "", ONTO: onto}
+    body = [_shorten(text) for text in why]
+    return _message(subject, [*body, others], {k: v for k, v in trailers.items() if v})
+
+
+def promotion_message(
+    slug: str,
+    epoch: int,
+    source: str,
+    onto: str,
+    *,
+    verb: str,
+    score: Score,
+    changes: Sequence[str],
+    reason: str = "",
+    reviewer: str = "",
+) -> str:
+    """The message of the commit that brings an epoch's state into a branch.
+
+    Args:
+        slug: The experiment.
+        epoch: The epoch.
+        source: Its commit.
+        onto: The branch.
+        verb: What the subject begins with: "take over" or "merge".
+        score: The metric that decides, against the baseline.
+        changes: What the kept epochs did, a line each.
+        reason: Why it was decided.
+        reviewer: Who decided.
+    """
+    trailers = {EXPERIMENT: slug, EPOCH: str(epoch), SOURCE: source, SCORE: str(score)}
+    trailers |= {ONTO: onto, REVIEWER: one_line(reviewer)}
+    subject = f"autopilot({slug}): {verb} epoch {epoch} ({score.change})"
+    body = [reason, "\n".join(changes)]
+    return _message(subject, body, {k: v for k, v in trailers.items() if v})
+
+
+def revert_message(slug: str, epoch: int, onto: str, reason: str = "") -> str:
+    """The message of the commit that takes an experiment's changes back out of a branch."""
+    trailers = {EXPERIMENT: slug, REVERTS: str(epoch), ONTO: onto}
+    subject = f"autopilot({slug}): take epoch {epoch} back, with all before it"
+    return _message(subject, [reason], trailers)
+
+
+def plain_message(slug: str, what: str, note: str = "") -> str:
+    """The message of a commit that is no epoch's: a snapshot, or a merge of two experiments."""
+    return _message(f"autopilot({slug}): {what}", [note], {EXPERIMENT: slug})
+
+
+def trailer(message: str, name: str) -> str | None:
+    """The value of one of our trailers; None where the message has none of that name.
+
+    Of what is written behind our trailers nothing counts, not even what looks like one of them.
+
+    >>> trailer("a subject\\n\\nAutopilot-Epoch: 3\\nAutopilot-Epoch: 7\\n\\nThanks!", EPOCH)
+    '3'
+    """
+    return next(_blocks(message), {}).get(name)
+
+
+def trailer_number(message: str, name: str) -> int | None:
+    """The value of one of our trailers, if it is a number."""
+    value = trailer(message, name) or ""
+    return int(value) if value.isascii() and value.isdigit() else None
+
+
+def trailers_of(message: str, name: str, slug: str | None = None) -> list[str]:
+    """The values of a trailer in all messages that a squash merge joined.
+
+    Args:
+        message: A commit's message.
+        name: The trailer.
+        slug: Only of this experiment; None: of every one.
+    """
+    return [
+        block[name]
+        for block in _blocks(message)
+        if name in block and EXPERIMENT in block and slug in (None, block[EXPERIMENT])
+    ]
+
+
+def _blocks(message: str) -> Iterator[dict[str, str]]:
+    """Each run of our trailers, up to an empty line or to the next message's."""
+    position = 0
+    while found := _BLOCK.search(message, position):
+        block, position = dict[str, str](), found.end()
+        for line in message[position:].splitlines(keepends=True):
+            own = _TRAILER.fullmatch(line.removeprefix(found[0]))
+            if not line.strip() or (own and own[1] == EXPERIMENT and block):
+                break
+            position += len(line)
+            if own:
+                block.setdefault(own[1], own[2])
+        yield block
+
+
+def epoch_tag(epoch: int) -> str:
+    """The last part of an epoch's tag name."""
+    return f"epoch-{epoch:04d}"
+
+
+def one_line(text: str, width: int = 72) -> str:
+    """The text on one line, shortened with a mark."""
+    line = " ".join(clean(text).split())
+    return line if len(line) <= width else line[: width - 3].rstrip() + "..."
+
+
+def _shorten(text: str) -> str:
+    if len(text) <= BODY_LIMIT:
+        return text
+    missing = len(text) - BODY_LIMIT
+    return f"{text[:BODY_LIMIT]}\n[{missing} characters more in the gradients note]"
+
+
+def _message(subject: str, body: list[str], trailers: Mapping[str, str]) -> str:
+    # Hidden before it is folded: a secret on two lines would not be found any more.
+    wrapped = [_wrap(hide(part)) for part in body if part.strip()]
+    # A metric may have any name, and a score is a trailer, too.
+    block = "\n".join(f"{name}: {' '.join(value.split())}" for name, value in trailers.items())
+    text = hide("\n\n".join([" ".join(subject.split()), *wrapped, block])) + "\n"
+    return clean(text)
+
+
+def _wrap(text: str) -> str:
+    """Long lines folded; a line that git would take for a trailer or a comment is indented."""
+    lines = []
+    for line in text.splitlines():
+        folded = textwrap.wrap(
+            line,
+            100,
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+            replace_whitespace=False,
+        )
+        lines += folded or [""]
+    return "\n".join(_LIKE_OURS.sub("  ", line, count=1) for line in lines).strip("\n")

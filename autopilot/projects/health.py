@@ -1,0 +1,158 @@
+"""Whether autopilot can work here: the repository, git, keys, locks, worktrees, unfinished runs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from autopilot.engine.preflight import Check
+from autopilot.errors import AutopilotError
+from autopilot.git.commands import run_git
+from autopilot.git.hooks import hook_folder, state_of
+from autopilot.git.locks import ExclusiveLock
+from autopilot.git.probe import read_config
+from autopilot.git.repository import DEFAULT_IDENTITY, Repository, libgit2_version
+from autopilot.sharing.hooks import CLIENT, hook_texts
+from autopilot.tracking.layout import Layout
+from autopilot.tracking.upkeep import find_litter, missing_tags, states_of
+
+OLDEST_GIT = (2, 31)
+_SPACE_BYTES = 500 * 2**20
+_KEYS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
+
+
+def versions() -> dict[str, str]:
+    """The programs that it stands on, and their versions; "missing" of one that is not there."""
+    try:
+        said = run_git(["--version"], cwd=Path.cwd()).stdout.decode("utf-8", "replace")
+        git = said.strip().removeprefix("git version ")
+    except AutopilotError:
+        git = "missing"
+    return {"git": git, "libgit2": libgit2_version(), "Python": platform.python_version()}
+
+
+def examine(folder: Path) -> Iterator[Check]:
+    """Looks at everything; changes nothing.
+
+    Args:
+        folder: A folder in the repository.
+    """
+    yield _git()
+    yield from _keys()
+    try:
+        repo = Repository.discover(folder)
+        repo.head_commit()
+    except AutopilotError as error:
+        yield Check.of("repository", error)
+        return
+    yield Check("repository", "ok", f"{repo.workdir}, on {repo.head_name()}")
+    yield from _identity(repo)
+    yield from _space(repo)
+    yield from _hooks(repo)
+    yield from _index_lock(repo)
+    yield from _litter(repo)
+    yield from _runs(repo)
+
+
+def _git() -> Check:
+    said = versions()["git"]
+    number = re.match(r"(\d+)\.(\d+)", said)
+    if number is None:
+        return Check("git", "failed", "the git command line is missing", "install git 2.31+")
+    if (int(number[1]), int(number[2])) < OLDEST_GIT:
+        return Check("git", "failed", f"git {said} is too old", "install git 2.31+")
+    return Check("git", "ok", f"git {said}, libgit2 {libgit2_version()}")
+
+
+def _keys() -> Iterator[Check]:
+    held = [name for name in _KEYS if os.environ.get(name)]
+    claude = shutil.which("claude")
+    if held:
+        yield Check("keys", "ok", f"{held[0]} is set")
+    elif claude:
+        yield Check("keys", "ok", "no ANTHROPIC_API_KEY, but Claude Code is installed")
+    else:
+        text = "no ANTHROPIC_API_KEY and no Claude Code: only optimizers without a model can run"
+        yield Check("keys", "warning", text, "export ANTHROPIC_API_KEY=...")
+
+
+def _identity(repo: Repository) -> Iterator[Check]:
+    who = repo.identity()
+    if DEFAULT_IDENTITY.name == who.name or DEFAULT_IDENTITY.email == who.email:
+        mend = 'git config user.name "Your Name" && git config user.email you@example.com'
+        yield Check("identity", "warning", "git does not know who commits here", mend)
+    else:
+        yield Check("identity", "ok", f"commits are by {who.name} <{who.email}>")
+
+
+def _space(repo: Repository) -> Iterator[Check]:
+    free = shutil.disk_usage(repo.common_dir).free
+    if free < _SPACE_BYTES:
+        text = f"only {free // 2**20} MB are free for {repo.common_dir}"
+        yield Check("repository", "failed", text, "make room on the disk")
+    if read_config(repo.workdir).get("gc.auto") == "0":
+        text = "gc.auto is 0: long runs do not pack what they write"
+        yield Check("repository", "warning", text, "git config --unset gc.auto")
+
+
+def _hooks(repo: Repository) -> Iterator[Check]:
+    folder = hook_folder(repo.workdir)
+    states = [state_of(folder, n, text) for n, text in hook_texts(folder, CLIENT).items()]
+    outdated = [state.name for state in states if state.state in ("outdated", "edited")]
+    installed = [state.name for state in states if state.state == "installed"]
+    if outdated:
+        text = f"not as this version has them: {', '.join(outdated)}"
+        yield Check("hooks", "warning", text, "autopilot hooks install")
+    elif installed:
+        yield Check("hooks", "ok", f"installed: {', '.join(installed)}")
+    elif "remote.origin.url" in read_config(repo.workdir):
+        text = "none is installed: a plain git push leaves notes and tags behind"
+        yield Check("hooks", "warning", text, "autopilot hooks install")
+    else:
+        yield Check("hooks", "ok", "none is installed, and there is no remote to push to")
+
+
+def _index_lock(repo: Repository) -> Iterator[Check]:
+    lock = repo.git_dir / "index.lock"
+    if lock.exists():
+        text = "index.lock is there: a git command is running, or was killed"
+        yield Check("locks", "failed", text, f"if none is running: rm {lock}")
+
+
+def _litter(repo: Repository) -> Iterator[Check]:
+    found = find_litter(repo)
+    for area, kind in (("locks", "ref lock"), ("worktrees", "worktree")):
+        some = [litter for litter in found if litter.kind == kind]
+        if some:
+            more = f", and {len(some) - 1} more" if len(some) > 1 else ""
+            text = f"stale {kind}: {some[0].path} ({some[0].why}){more}"
+            yield Check(area, "warning", text, "autopilot gc")
+        else:
+            yield Check(area, "ok", f"no stale {kind}s")
+
+
+def _runs(repo: Repository) -> Iterator[Check]:
+    states = states_of(repo)
+    for slug, state in states.items():
+        layout = Layout(slug)
+        if state == "unreadable":
+            text = f"{slug} cannot be read: its notes are missing"
+            yield Check("runs", "failed", text, f"autopilot fetch origin {slug}")
+        elif state in ("interrupted", "crashed", "killed"):
+            was = "" if state == "crashed" else "was "
+            yield Check("runs", "warning", f"{slug} {was}{state}", f"autopilot resume {slug}")
+        elif state == "running":
+            holder = ExclusiveLock(layout.lock(repo)).holder()
+            who = f"process {holder.pid}" if holder else "another process"
+            yield Check("runs", "ok", f"{slug} is run by {who}")
+        elif missing := missing_tags(repo, slug):
+            text = f"{slug} has no tag for kept epoch {missing[0]}"
+            yield Check("runs", "failed", text, "autopilot gc")
+    if not any(state in ("interrupted", "crashed", "killed") for state in states.values()):
+        count = len(states)
+        text = f"{count} experiment{'s' * (count != 1)}, none of them unfinished"
+        yield Check("runs", "ok", text)

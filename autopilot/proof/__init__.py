@@ -1,0 +1,1 @@
+"""Measuring a commit, replaying an experiment, verifying a claim."""

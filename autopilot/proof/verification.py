@@ -1,0 +1,276 @@
+"""Verifying a proposal: base and head measured again, and the claim that head is better tested.
+
+The claim holds if the confidence interval of the paired difference is above 0, and if head scores
+what is on record. Items are the unit: repetitions of an item are averaged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from autopilot.core.comparison import some
+from autopilot.core.direction import gained
+from autopilot.core.figures import apart
+from autopilot.core.policy import EpochView
+from autopilot.core.statistics import Pairing, pair, subset_interval
+from autopilot.core.types import Datum
+from autopilot.errors import EvaluationError
+from autopilot.proof.measuring import Measurement, Measurer
+from autopilot.proof.replay import moved
+from autopilot.review.proposals import Proposal
+from autopilot.tracking.notebook import Notebook
+
+_SUBSETS = 20_000
+# What is answered from the record comes out the same, but for the order of sums.
+_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What came of it.
+
+    Args:
+        slug: The experiment.
+        split: "test", or "val" where there is no test split.
+        monitor: The metric.
+        mode: "max" or "min".
+        base: The commit that the proposal stands on.
+        head: The proposal's last commit.
+        epoch: The epoch that it is.
+        before: The metric of base, one a repetition.
+        after: The metric of head, one a repetition.
+        recorded: The metric of the epoch as the run measured it; None where it did not.
+        tolerance: How far from that is the same; None: it was not compared.
+        measure: What was compared item by item: the metric, or "success".
+        items: How many items.
+        better: How many of them are better.
+        worse: How many are worse.
+        difference: The mean difference of the items; positive is better.
+        low: The lower end of its interval.
+        high: The upper end.
+        confidence: Of the interval.
+        failures: Why the claim does not hold, a sentence each; none if it does.
+        notes: What else a reader must know.
+    """
+
+    slug: str
+    split: str
+    monitor: str
+    mode: str
+    base: str
+    head: str
+    epoch: int
+    before: tuple[float | None, ...]
+    after: tuple[float | None, ...]
+    recorded: float | None
+    tolerance: float | None
+    measure: str
+    items: int
+    better: int
+    worse: int
+    difference: float
+    low: float
+    high: float
+    confidence: float
+    failures: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether head is better than base, and as good as was recorded."""
+        return not self.failures
+
+
+def verify(
+    notebook: Notebook,
+    proposal: Proposal,
+    *,
+    repeats: int = 1,
+    confidence: float = 0.95,
+    tolerance: float | None = None,
+    live: bool = False,
+    links: Sequence[str] = (),
+) -> Verification:
+    """Measures base and head of a proposal again, on the test split.
+
+    Args:
+        notebook: The experiment.
+        proposal: Its proposal.
+        repeats: How often each is measured. The first has the run's own chance.
+        confidence: Of the interval.
+        tolerance: How far the score may be from the recorded one; None: not at all, and of live
+            model calls and of a noisy metric, as far as it likes.
+        live: Ask models anew.
+        links: Ignored paths that the evaluation needs, beside the manifest's.
+
+    Raises:
+        ReplayMissError: a model's reply is not recorded.
+        EvaluationError: the items of the two cannot be compared.
+    """
+    head, base, epoch = proposal.branch.tip, proposal.base, max(proposal.epochs, default=0)
+    monitor, mode = notebook.monitor
+    with Measurer(notebook.repo, notebook.manifest, notebook.slug, live=live, links=links) as it:
+        split = "test"
+        first = it.measure(head, [split], epoch=epoch)
+        if not first.items.get(split):
+            split = "val"
+            first = it.measure(head, [split], epoch=epoch)
+        heads, bases = [first], [it.measure(base, [split], epoch=epoch)]
+        for repeat in range(1, repeats):
+            bases.append(it.measure(base, [split], epoch=epoch, repeat=repeat))
+            heads.append(it.measure(head, [split], epoch=epoch, repeat=repeat))
+        before, after = (
+            tuple(measured.metrics.get(split, {}).get(monitor) for measured in side)
+            for side in (bases, heads)
+        )
+        recorded, unequal = _recorded(notebook, epoch, split, monitor), ""
+        if tolerance is None and live:
+            unequal = "models were asked anew"
+        elif tolerance is None:
+            tolerance = _TOLERANCE
+            noisy, noise = first.noisy, notebook.noise
+            if noise is not None and noise.is_noisy and not _same(after[0], recorded, tolerance):
+                # What no seed repeats differs between these two as well.
+                noisy |= moved(first, it.measure(head, [split], epoch=epoch))
+            if f"{split} {monitor}" in noisy:
+                tolerance, unequal = None, f"no seed repeats {split} {monitor}"
+    pairings = [_paired(b, h, split, monitor, mode) for b, h in zip(bases, heads, strict=True)]
+    differences = [sum(d) / repeats for d in zip(*(p.differences for p in pairings), strict=True)]
+    whole = Pairing(tuple(differences), pairings[0].measure)
+    low, high = subset_interval(differences, confidence, _SUBSETS, Random(notebook.manifest.seed))
+    failures = _failures(whole, low, confidence, after[0], recorded, tolerance)
+    if whole.measure != monitor and monitor != "accuracy":
+        failures += _unlike_the_items(f"{split} {monitor}", mode, before, after)
+    return Verification(
+        notebook.slug,
+        split,
+        monitor,
+        mode,
+        base,
+        head,
+        epoch,
+        before,
+        after,
+        recorded,
+        tolerance,
+        whole.measure,
+        len(differences),
+        whole.wins,
+        whole.losses,
+        sum(differences) / len(differences),
+        low,
+        high,
+        confidence,
+        tuple(failures),
+        tuple(_notes(proposal, notebook.manifest.base, split, recorded, unequal, monitor)),
+    )
+
+
+def _paired(base: Measurement, head: Measurement, split: str, monitor: str, mode: str) -> Pairing:
+    view = EpochView(
+        0,
+        {},
+        {},
+        {},
+        monitor,
+        mode,
+        items=_sorted(head.items.get(split, ())),
+        best_items=_sorted(base.items.get(split, ())),
+    )
+    found = pair(view)
+    reason = found.problem.replace("val item", f"{split} item")
+    had, has = (it.valued.get(split, frozenset()) for it in (base, head))
+    if lost := sorted(item_id for item_id, _ in had - has):
+        reason = f"{len(lost)} {split} items have no {monitor} any more: {some(lost)}"
+    if reason or not found.differences:
+        reason = reason or "there are no items"
+        raise EvaluationError(
+            f"base and head cannot be compared on the {split} split: {reason}",
+            hint="both must be scored on the same items, by the same ids",
+        )
+    return found
+
+
+def _sorted(items: Sequence[Datum]) -> list[Datum]:
+    # Each repetition may shuffle in its own way; items that share an id keep their order.
+    return sorted(items, key=lambda item: item.id)
+
+
+def _recorded(notebook: Notebook, epoch: int, split: str, monitor: str) -> float | None:
+    if split == "test":
+        return notebook.test_metrics(epoch).get(monitor)
+    return notebook.epoch(epoch).metrics.get("val", {}).get(monitor)
+
+
+def _same(measured: float | None, recorded: float | None, tolerance: float) -> bool:
+    if measured is None or recorded is None:
+        return measured is recorded
+    return abs(measured - recorded) <= tolerance
+
+
+def _failures(
+    whole: Pairing,
+    low: float,
+    confidence: float,
+    measured: float | None,
+    recorded: float | None,
+    tolerance: float | None,
+) -> list[str]:
+    found = []
+    if not low > 0:
+        sure = f"at {confidence:.0%}"
+        if math.isinf(low):
+            found.append(f"{len(whole.differences)} items are too few to tell {sure}")
+        else:
+            found.append(f"that it is better is not shown {sure}: chance may do as well")
+    if recorded is not None and tolerance is not None:
+        if measured is None:
+            found.append("the score on record was not measured again")
+        elif not _same(measured, recorded, tolerance):
+            was, now = apart(recorded, measured)
+            found.append(f"the record says {was}, and it is {now}")
+    return found
+
+
+def _unlike_the_items(
+    name: str, mode: str, before: Sequence[float | None], after: Sequence[float | None]
+) -> list[str]:
+    """Where items are compared by success: that the metric itself, of the whole, is no better."""
+    values = [[value for value in side if value is not None] for side in (before, after)]
+    if not all(values):
+        return [f"{name} was not measured"]
+    was, now = (math.fsum(side) / len(side) for side in values)
+    if gained(was, now, mode) > 0:
+        return []
+    return [f"{name} itself is no better: {' -> '.join(apart(was, now))}"]
+
+
+def _notes(
+    proposal: Proposal,
+    began: str,
+    split: str,
+    recorded: float | None,
+    unequal: str,
+    monitor: str,
+) -> list[str]:
+    found = []
+    if split == "val":
+        found.append(
+            "there is no test split: this is val, which the epochs were chosen by, so that the "
+            "difference is likely too large"
+        )
+    if recorded is None:
+        found.append(f"no {split} {monitor} of it is on record to compare with")
+    elif unequal:
+        found.append(f"{unequal}: the score on record was not compared (--tolerance)")
+    if proposal.base != began:
+        found.append(f"the record was measured on {began[:7]}, and this is on {proposal.base[:7]}")
+    if proposal.known.epoch is None and proposal.onto.tip != proposal.base:
+        found.append(
+            f"{proposal.onto.name} has moved since: autopilot propose create {proposal.slug} "
+            "brings the proposal up to date"
+        )
+    return found

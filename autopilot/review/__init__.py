@@ -1,0 +1,1 @@
+"""Proposals, promotion and decisions."""

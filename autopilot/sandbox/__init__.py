@@ -1,0 +1,1 @@
+"""What surrounds the user's code and agents: links, copies, processes, confinement."""

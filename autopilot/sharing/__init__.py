@@ -1,0 +1,1 @@
+"""Experiments between machines: push, fetch, hooks."""

@@ -1,0 +1,55 @@
+"""What model calls cost and may cost."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from autopilot.core.records.ledger import Ledger, Limits
+from autopilot.core.types import Cost
+from autopilot.errors import BudgetExceededError
+
+
+def test_what_is_left_is_set_aside_as_a_whole_or_up_to_a_cap() -> None:
+    ledger = Ledger(Limits(cost_usd=1.0))
+    with ledger.reserve_left("a", 0.3) as one, ledger.reserve_left("b") as two:
+        assert (one.cost_usd, two.cost_usd) == (0.3, pytest.approx(0.7))
+        one.settle(Cost(cost_usd=0.1))
+        with ledger.reserve_left("c") as three:
+            assert three.cost_usd == pytest.approx(0.2)
+    assert ledger.total().cost_usd == 0.1
+
+
+def test_without_a_limit_nothing_is_set_aside() -> None:
+    ledger = Ledger()
+    with ledger.reserve_left("a") as one, ledger.reserve_left("a") as two:
+        assert one.cost_usd == two.cost_usd == float("inf")
+        two.settle(Cost(cost_usd=2.0))
+    assert ledger.total().cost_usd == 2.0
+
+
+def test_one_that_finds_nothing_left_waits_for_what_others_give_back() -> None:
+    ledger, got = Ledger(Limits(cost_usd=1.0)), []
+    first = ledger.reserve_left("a")
+
+    def second() -> None:
+        with ledger.reserve_left("b") as reservation:
+            got.append(reservation.cost_usd)
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    thread.join(0.1)
+    assert not got
+    first.settle(Cost(cost_usd=0.4))
+    thread.join(5)
+    assert got == [pytest.approx(0.6)]
+    with ledger.reserve_left("c") as reservation:
+        reservation.settle(Cost(cost_usd=0.6))
+    with pytest.raises(BudgetExceededError, match="dollar budget"):
+        ledger.reserve_left("d")
+
+
+def test_the_wall_clock_of_earlier_sessions_counts() -> None:
+    with pytest.raises(BudgetExceededError, match=r"time budget: 30\.\d of 20 s spent"):
+        Ledger(Limits(seconds=20), elapsed_s=30).reserve("a")

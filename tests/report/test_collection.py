@@ -1,0 +1,170 @@
+"""What a report knows of an experiment, and what its limits leave out."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from autopilot.core.records.record import TraceRecord
+from autopilot.git import objects
+from autopilot.git.commands import run_git
+from autopilot.git.patches import file_patch
+from autopilot.git.repository import Repository
+from autopilot.report import diffs as report_diffs
+from autopilot.report import items as report_items
+from autopilot.report.collection import between, collect, settings
+from autopilot.report.diffs import DiffPool
+from autopilot.report.items import Results
+from autopilot.tracking.notebook import Notebook
+from tests.cli.report_story import EVIL, MARKUP, SLUG, SPACED, tell
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """The experiment's repository; tests only read it, or a copy of it."""
+    folder = tmp_path_factory.mktemp("story")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(folder))
+        patch.setenv("GIT_CONFIG_GLOBAL", str(folder / ".gitconfig"))
+        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        tell(folder / "repo")
+        yield folder / "repo"
+
+
+@pytest.fixture
+def notebook(told) -> Notebook:
+    return Notebook(Repository.discover(told), SLUG)
+
+
+def test_each_epoch_says_where_it_started_and_what_it_turned(notebook):
+    report = collect(notebook)
+    stories = {story.epoch.number: story for story in report.stories}
+    assert [s.started_from for s in report.stories] == [None, 0, 1, 1, 3]
+    assert (stories[1].fixed, stories[1].broken) == (("v2",), ())
+    # v4 was not evaluated in epoch 2: that is neither fixed nor broken.
+    assert (stories[2].fixed, stories[2].broken) == ((), ("v1",))
+    assert (stories[3].fixed, stories[3].broken) == (("v3",), ())
+    counts = [(s.counts["passed"], s.counts["failed"], s.counts["error"]) for s in report.stories]
+    assert counts[:3] == [(1, 2, 1), (2, 1, 1), (1, 1, 1)]
+    assert stories[1].failures[0].outcome == "error" and EVIL in stories[1].failures[0].text
+    assert [r.violations for _, r in stories[2].steps] == [(f"it wrote outside.txt {EVIL}",)]
+    assert [lesson.outcome for lesson in stories[3].lessons] == ["kept"]
+    assert stories[4].steps[0][0] == ""
+    assert report.forks == (("story-fork", 1),)
+
+
+def test_an_epochs_changes_are_its_own_and_the_net_change_is_the_bests(notebook):
+    report = collect(notebook)
+    changed = {f.path: f for f in report.stories[1].changes.files}
+    assert changed.keys() == {SPACED, MARKUP, "rules/new.txt", "rules/picture.bin"}
+    assert (changed["rules/new.txt"].status, changed[SPACED].status) == ("added", "changed")
+    assert (changed[SPACED].added, changed[SPACED].removed) == (2, 1)
+    assert report.pool.patches[changed["rules/picture.bin"].patch].binary
+    hunk = report.pool.patches[changed[SPACED].patch].hunks[0]
+    assert hunk.lines == (" one", "-two", "+two changed in 1", " three", f"+{EVIL}")
+    assert {f.path for f in report.net.files} == changed.keys()
+    assert report.stories[4].changes.files == ()
+
+
+def test_the_same_change_is_kept_once(notebook):
+    pool = DiffPool(notebook.repo)
+    first = collect(notebook, pool)
+    count = len(pool.patches)
+    second = collect(notebook, pool)
+    assert first.stories == second.stories
+    assert len(pool.patches) == count
+
+
+def test_cost_is_told_by_role_and_the_rest_has_a_name(notebook):
+    roles = {role.role: role for role in collect(notebook).roles}
+    assert list(roles) == ["optimizer", "other", "judge"]
+    assert (roles["judge"].calls, roles["judge"].cost.cost_usd) == (1, 0.02)
+    assert roles["judge"].by_epoch.keys() == {1}
+    # 1,000 tokens and 0.10 dollars were spent, 600 and 0.07 by recorded calls.
+    assert roles["other"].cost.tokens == 400
+    assert roles["other"].cost.cost_usd == pytest.approx(0.03)
+
+
+def test_limits_on_diffs_say_what_is_missing(notebook, monkeypatch):
+    monkeypatch.setattr(report_diffs, "LINES_A_FILE", 2)
+    monkeypatch.setattr(report_diffs, "LINE_LENGTH", 10)
+    monkeypatch.setattr(report_diffs, "FILES_A_CHANGE", 3)
+    monkeypatch.setattr(report_diffs, "LINES_IN_ALL", 6)
+    report = collect(notebook)
+    told = "\n".join(report.left_out())
+    # Epoch 1 and the net change have four files each.
+    assert "2 changed files are not listed" in told
+    assert report.pool.files_left_out and "changed files are missing" in told
+    assert report.pool.lines_left_out and "at the end of long diffs are missing" in told
+    assert "`autopilot diff EPOCH -e story` shows it" in told
+
+
+def test_a_line_that_is_cut_says_how_much_is_missing(notebook, monkeypatch):
+    monkeypatch.setattr(report_diffs, "LINE_LENGTH", 10)
+    report = collect(notebook)
+    lines = [line for p in report.pool.patches for hunk in p.hunks for line in hunk.lines]
+    assert f"+{EVIL[:9]}... [{len(EVIL) - 9} characters more]" in lines
+    assert "very long lines of diffs are cut" in report.left_out()[0]
+
+
+def test_notes_that_were_not_fetched_are_named(told, tmp_path):
+    shutil.copytree(told, tmp_path / "copy")
+    notebook = Notebook(Repository.discover(tmp_path / "copy"), SLUG)
+    for kind in ("traces", "gradients"):
+        ref = notebook.layout.notes(kind)
+        run_git(["update-ref", "-d", ref], cwd=notebook.repo.workdir)
+    report = collect(notebook)
+    assert report.left_out() == [
+        "there are no notes of gradients, traces here: `autopilot fetch story` brings them"
+    ]
+    assert report.results == {}
+    assert [story.started_from for story in report.stories] == [None, 0, 1, 1, 3]
+
+
+def test_limits_on_items_are_counted(monkeypatch):
+    monkeypatch.setattr(report_items, "ITEMS_AT_MOST", 2)
+    results = Results("val")
+    for epoch in (0, 1):
+        items = tuple({"id": name, "success": name != "b"} for name in "abc")
+        results.add(TraceRecord(epoch=epoch, split="val", items=items))
+    assert (results.ids, results.rows, results.left_out) == (["a", "b"], {0: "pf", 1: "pf"}, 2)
+
+
+def test_an_item_that_comes_twice_is_two_rows_and_one_that_comes_late_was_not_evaluated():
+    results = Results("val")
+    both = ({"id": "a", "success": True}, {"id": "a", "success": True})
+    results.add(TraceRecord(epoch=0, split="val", items=both))
+    late = ({"id": "b", "success": False, "error_message": "no"}, {"id": "a", "success": False})
+    results.add(TraceRecord(epoch=3, split="val", items=late))
+    assert results.ids == ["a", "a (2)", "b"]
+    assert results.rows == {0: "pp", 3: "f.e"}
+    assert results.turned(0, 3) == ([], ["a"])
+
+
+def test_settings_name_what_was_given(notebook):
+    told = settings(notebook.manifest)
+    assert told["idea"] == EVIL
+    assert told["parameter rules"] == "rules"
+
+
+def test_best_states_of_two_experiments_differ_by_what_came_after_the_fork(notebook):
+    fork = Notebook(notebook.repo, "story-fork")
+    changes = between(notebook, fork, DiffPool(notebook.repo))
+    assert [f.path for f in changes.files] == [SPACED]
+
+
+def test_patches_of_files_that_come_go_or_change_kind(notebook):
+    repo = notebook.repo
+    entries = {
+        text: objects.Entry(0o100644, objects.write_blob(repo, text)) for text in (b"a\n", b"b")
+    }
+    one, other = entries.values()
+    assert file_patch(repo, None, one, 9).hunks[0].lines == ("+a",)
+    assert file_patch(repo, one, None, 9).hunks[0].lines == ("-a",)
+    lines = file_patch(repo, one, other, 9).hunks[0].lines
+    assert lines == ("-a", "+b", "\\ no line break at the end")
+    cut = file_patch(repo, one, other, 1)
+    assert (cut.left_out, cut.added, cut.removed) == (2, 1, 1)
+    module = objects.Entry(objects.SUBMODULE, "1" * 40)
+    assert file_patch(repo, module, None, 9).hunks[0].lines == (f"-commit {'1' * 40}",)
