@@ -1,23 +1,44 @@
-"""Text that every border can carry: git, UTF-8, a program's arguments, readers of strict JSON.
+"""Text that may cross every border: storable, valid in strict JSON, without secrets.
 
-Models and users' code cut emoji in half, and write NUL. What a border cannot carry is replaced by
-U+FFFD, or, in JSON, written as the escape that it has there.
+Models and users' code cut emoji in half, and write NUL. A character that a border (git, UTF-8, a
+program's arguments) cannot carry is replaced by U+FFFD or, in JSON, written as its escape.
+
+The values of secret-looking environment variables are hidden in notes, commits, journals and
+errors, and in the replies of models and programs before anything uses them: a reply that echoes a
+key leaves it in no result, edit or record. Text that only looks like a key may be a user's data,
+so it is hidden in errors alone.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any, TypeVar
 
 V = TypeVar("V")
 
 REPLACEMENT = "\ufffd"
+HIDDEN = "[hidden]"
 _HALF = re.compile("[\ud800-\udfff]")
 # JSON allows them as they are; terminals take some for commands, editors others for line breaks.
 _CONTROL = re.compile("[\x7f-\x9f\u2028\u2029]")
+# A word's end says it: OPENAI_API_KEY, DB_PASSWORD2; not GIT_AUTHOR_NAME, MAX_TOKENS, KEY_FILE.
+_SECRET_NAME = re.compile(
+    r"(?!.*(FILE|PATH|DIR|SOCK|URL)$)(?!(MAX|NUM)_).*(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|"
+    r"CREDENTIAL|COOKIE|BEARER|AUTH|AUTHORIZATION|HEADER)S?\d*(_|$)",
+    re.IGNORECASE,
+)
+_KEY = re.compile(
+    r"\b(?:sk|pk|rk|ghp|gho|xox[abp])[-_](?=[\w-]*\d)[\w-]{16,}|\bBearer\s+(?=\S*\d)[\w.~+/=-]{8,}"
+)
+# A password in an address: postgres://user:password@host.
+_IN_ADDRESS = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")
+_SHORTEST = 8
+_LONG_LINE = 16
 
 
 def whole(text: str) -> str:
@@ -32,22 +53,8 @@ def whole(text: str) -> str:
 
 
 def clean(value: V) -> V:
-    """A text, or what JSON carries, as git messages, arguments and prompts take it: `whole`, and
-    without NUL.
-    """
-    return _cleaned(value)  # type: ignore[no-any-return]  # as it came in
-
-
-def _cleaned(value: Any) -> Any:
-    if isinstance(value, str):
-        return whole(value).replace("\0", REPLACEMENT)
-    if isinstance(value, Mapping):
-        return {_cleaned(key): _cleaned(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_cleaned(item) for item in value]
-    if isinstance(value, tuple):
-        return tuple(_cleaned(item) for item in value)
-    return value
+    """A text, or JSON-like value, that git messages, arguments and prompts take: also no NUL."""
+    return _each_text(value, lambda text: whole(text).replace("\0", REPLACEMENT))
 
 
 def as_json(
@@ -81,6 +88,94 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     return value
+
+
+def redact(text: str) -> str:
+    """A text for people: without secrets of the environment and without what looks like a key.
+
+    >>> redact("x-api-key: sk-ant-api03-abcdefghijklmnop")
+    'x-api-key: [hidden]'
+    """
+    return _KEY.sub(HIDDEN, hide(text))
+
+
+def hide(value: V) -> V:
+    """A text, or JSON-like value, without the values of secret environment variables."""
+    secrets = _secrets()
+
+    def without(text: str) -> str:
+        for secret in secrets:
+            if secret in text:
+                text = text.replace(secret, HIDDEN)
+        return text
+
+    return _each_text(value, without) if secrets else value
+
+
+def leaked(text: str) -> str:
+    """The environment variable whose secret stands in a text; "" if there is none."""
+    return next((name for secret, name in _secrets().items() if secret in text), "")
+
+
+def _each_text(value: V, change: Callable[[str], str]) -> V:
+    """The value with every text in it changed, at any depth, keys included."""
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, str):
+            return change(value)
+        if isinstance(value, Mapping):
+            return {changed(key): changed(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [changed(item) for item in value]
+        return tuple(map(changed, value)) if isinstance(value, tuple) else value
+
+    return changed(value)  # type: ignore[no-any-return]  # the same kind comes back
+
+
+_seen: tuple[dict[object, object], dict[str, str]] = ({}, {})
+
+
+def _secrets() -> dict[str, str]:
+    """Secret to the name of its variable, the longest first."""
+    global _seen  # reading all variables each time would take as long as much of a model's call
+    # Comparing the raw bytes is one call in C; `os.environ` decodes each variable it is asked for.
+    environment: dict[object, object] = getattr(os.environ, "_data", None) or dict(os.environ)
+    if environment != _seen[0]:
+        found = {
+            secret: name
+            for name, value in os.environ.items()
+            for part in _parts(name, value)
+            if len(part) >= _SHORTEST
+            for secret in _written(part)
+        }
+        # A secret that contains another one is replaced before its part.
+        longest_first = dict(sorted(found.items(), key=lambda pair: -len(pair[0])))
+        _seen = environment.copy(), longest_first
+    return _seen[1]
+
+
+def _parts(name: str, value: str) -> Iterator[str]:
+    """The secrets in a variable: its value, long lines of it, values of headers, passwords."""
+    if "://" in value:
+        yield from _IN_ADDRESS.findall(value)
+    if not _SECRET_NAME.match(name):
+        return
+    yield value
+    for line in value.splitlines():
+        if len(line) >= _LONG_LINE:
+            yield line
+        if "HEADER" in name.upper():
+            yield line.partition(":")[2].strip()
+
+
+@cache
+def _written(part: str) -> set[str]:
+    """As it is, as JSON has it, and as JSON has that inside JSON."""
+    forms = {part}
+    for _ in range(2):
+        for ascii_only in (False, True):
+            forms |= {json.dumps(form, ensure_ascii=ascii_only)[1:-1] for form in forms}
+    return forms
 
 
 def _escape(found: re.Match[str]) -> str:

@@ -129,8 +129,8 @@ def test_the_core_has_neither_git_nor_network_nor_disk(path):
     for name in imports_of(path):
         heads = {name, name.split(".")[0], ".".join(name.split(".")[:2])}
         assert not heads & FORBIDDEN_IN_CORE, f"{path.name} imports {name}"
-        # A parameter is files; what is secret is known from the environment.
-        if path.stem not in ("parameter", "redaction"):
+        # A parameter is files.
+        if path.stem != "parameter":
             assert name not in ("os", "pathlib", "pathlib.Path"), f"{path.name} imports {name}"
     calls = {
         node.func.id if isinstance(node.func, ast.Name) else node.func.attr

@@ -1,12 +1,13 @@
-"""Odd characters: what a border cannot carry is replaced or escaped, and everything else stays."""
+"""Text at a border: odd characters are replaced or escaped, secrets hidden, the rest stays."""
 
 import json
+import os
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from autopilot.text import as_json, clean, whole
+from autopilot.text import as_json, clean, hide, leaked, redact, whole
 
 # Surrogates, controls and line separators among the rest: st.text() leaves half pairs out.
 _ALPHABET = 'a \xe9\u898f\ud83d\ude00\ud800\udfff\udcff\0\x07\x1b\x7f\x9b\u2028\n\t"\\\U0001f600'
@@ -62,3 +63,57 @@ def test_json_carries_everything_to_strict_readers(value):
 def test_json_has_no_nan():
     with pytest.raises(ValueError, match="not JSON compliant"):
         as_json([float("nan")])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "hidden"),
+    [
+        ("OPENAI_API_KEY", "planted-value-1", True),
+        ("DB_PASSWORD2", "planted-value-1", True),
+        ("ANTHROPIC_AUTH_TOKEN", "planted-value-1", True),
+        ("AWS_SECRET_ACCESS_KEY", "planted/value+1", True),
+        ("MY_TOKEN", "short", False),
+        ("GIT_AUTHOR_NAME", "planted-value-1", False),
+        ("MAX_TOKENS", "100000000", False),
+        ("SSH_AUTH_SOCK", "/tmp/planted/agent.1", False),
+        ("TLS_KEY_FILE", "/etc/planted.pem", False),
+        ("EDITOR", "planted-value-1", False),
+    ],
+)
+def test_a_variables_name_says_whether_it_is_secret(monkeypatch, name, value, hidden) -> None:
+    monkeypatch.setenv(name, value)
+    assert leaked(f"it is {value}!") == (name if hidden else "")
+    kept = {"a": [value, ("b", value)], "n": 1}
+    assert (hide(kept) == kept) is not hidden
+
+
+def test_the_environment_may_change_and_be_another_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_TOKEN", "planted-one")
+    assert hide("planted-one planted-two") == "[hidden] planted-two"
+    monkeypatch.setenv("SERVICE_TOKEN", "planted-two")
+    assert hide("planted-one planted-two") == "planted-one [hidden]"
+    monkeypatch.setattr(os, "environ", {"SERVICE_TOKEN": "planted-one"})
+    assert hide("planted-one planted-two") == "[hidden] planted-two"
+
+
+def test_a_password_in_an_address_is_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgres://bob:planted-secret@db:5432/x")
+    monkeypatch.setenv("HOMEPAGE", "http://planted.example:8080/a@b")
+    assert hide("planted-secret at postgres://bob:planted-secret@db") == (
+        "[hidden] at postgres://bob:[hidden]@db"
+    )
+    assert hide("http://planted.example:8080/a@b") == "http://planted.example:8080/a@b"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("key sk-ant-api03-abcdef0123456789", "key [hidden]"),
+        ("Authorization: Bearer abc123def456", "Authorization: [hidden]"),
+        ("use sk-learn-style-pipelines", "use sk-learn-style-pipelines"),
+        ("Bearer authentication is needed", "Bearer authentication is needed"),
+    ],
+)
+def test_what_looks_like_a_key_is_hidden_from_errors(text: str, shown: str) -> None:
+    assert redact(text) == shown
+    assert hide(text) == text

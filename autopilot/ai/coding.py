@@ -18,11 +18,10 @@ from autopilot.ai.model.agent_calls import agent_call
 from autopilot.ai.model.client import service_error
 from autopilot.ai.model.spending import spend
 from autopilot.core.parameter import PathParameter
-from autopilot.core.redaction import hide, redact
 from autopilot.core.types import Cost
 from autopilot.errors import AgentError, AgentRefusedError, AgentReplyError
 from autopilot.sandbox.process import Finished, run_process
-from autopilot.text import clean
+from autopilot.text import clean, hide, redact
 
 _PROMPT_FILE = "{prompt_file}"
 _BY_HAND = "try it by hand: claude --print hello"

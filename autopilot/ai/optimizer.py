@@ -18,11 +18,11 @@ from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.records.message import one_line
 from autopilot.core.records.record import TOGETHER
-from autopilot.core.redaction import leaked
 from autopilot.core.run import confined, current_run
 from autopilot.core.types import Cost, canonical, digest
 from autopilot.errors import AgentReplyError
 from autopilot.files import FileState
+from autopilot.text import leaked
 
 SYSTEM = f"""\
 You improve a system, step by step, by editing the files (or values) named in the prompt and \

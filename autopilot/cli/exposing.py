@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from autopilot.core.redaction import HIDDEN, redact
+from autopilot.text import HIDDEN, redact
 
 _SECRET_OPTION = re.compile(
     r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|AUTH|COOKIE|HEADER", re.IGNORECASE

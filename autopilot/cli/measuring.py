@@ -12,9 +12,9 @@ from autopilot.cli.reading import SlugOption
 from autopilot.cli.words import counted, outcomes
 from autopilot.core.failures import failure_lines
 from autopilot.core.figures import figures
-from autopilot.core.redaction import redact
 from autopilot.core.types import count_outcomes
 from autopilot.errors import UsageError
+from autopilot.text import redact
 
 if TYPE_CHECKING:
     from autopilot.proof.measuring import Measurement

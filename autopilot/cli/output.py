@@ -178,7 +178,7 @@ class Output:
 
     def error(self, error: AutopilotError) -> None:
         """What is wrong, and what to do; on stderr."""
-        from autopilot.core.redaction import redact
+        from autopilot.text import redact
 
         # The user's own code may have put a key into what it raised.
         message, hint = redact(error.message), redact(error.hint)

@@ -445,7 +445,7 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
 def _tell_unmeasured(output: Output, session: Session) -> None:
     """The items that gave no result in any epoch, and what failed in the test split."""
     from autopilot.core.failures import reason
-    from autopilot.core.redaction import redact
+    from autopilot.text import redact
 
     epochs, items = _never_measured(session)
     if items:

@@ -18,9 +18,9 @@ from autopilot.core.graph import Graph
 from autopilot.core.memory import Memory
 from autopilot.core.records.message import tag_message
 from autopilot.core.records.record import Manifest, MetricsRecord
-from autopilot.core.redaction import hide
 from autopilot.core.store import Store
 from autopilot.core.types import Cost, Datum
+from autopilot.text import hide
 
 _FAILED = ("failed", "error")
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from autopilot.core.records.ledger import Ledger
 from autopilot.core.records.message import one_line
-from autopilot.core.redaction import redact
 from autopilot.errors import (
     AutopilotError,
     BudgetExceededError,
@@ -25,6 +24,7 @@ from autopilot.errors import (
     OutageError,
     UserCodeError,
 )
+from autopilot.text import redact
 
 if TYPE_CHECKING:
     from autopilot.core.module import AutoPilotModule

@@ -21,9 +21,9 @@ from autopilot.core.records.record import (
     StepRecord,
     TraceRecord,
 )
-from autopilot.core.redaction import hide
 from autopilot.core.types import Cost, Datum, Verdict, datum_to_json, unlike_json
 from autopilot.errors import DataError, StateError, UsageError
+from autopilot.text import hide
 
 
 def complete(manifest: Manifest) -> Manifest:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from autopilot.core.redaction import redact
 from autopilot.errors import UsageError
+from autopilot.text import redact
 
 if TYPE_CHECKING:
     from pydantic import ValidationError

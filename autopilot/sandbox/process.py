@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autopilot import audit
-from autopilot.core.redaction import hide, redact
 from autopilot.errors import AgentError, AgentNotFoundError, AgentTimeoutError
-from autopilot.text import clean
+from autopilot.text import clean, hide, redact
 
 _GRACE_S = 2.0
 _LOOK_S = 0.2

@@ -25,11 +25,10 @@ from autopilot.core.records.record import (
     StepRecord,
     TraceRecord,
 )
-from autopilot.core.redaction import hide, leaked
 from autopilot.errors import RecordError, StateError
 from autopilot.git.notes import Edit, Notes
 from autopilot.git.repository import Repository
-from autopilot.text import as_json
+from autopilot.text import as_json, hide, leaked
 from autopilot.tracking.layout import KINDS, Layout
 
 R = TypeVar("R", bound=Record)

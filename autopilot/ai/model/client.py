@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from pydantic import BaseModel, ValidationError
 
 from autopilot.ai.tools import Tool
-from autopilot.core.redaction import hide, redact
 from autopilot.errors import (
     AgentError,
     AgentNotFoundError,
@@ -23,7 +22,7 @@ from autopilot.errors import (
     NoKeyError,
     NoModelError,
 )
-from autopilot.text import clean
+from autopilot.text import clean, hide, redact
 
 if TYPE_CHECKING:
     import anthropic

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from autopilot.core.records.record import LlmRecord
-from autopilot.core.redaction import hide
 from autopilot.errors import ReplayMissError
+from autopilot.text import hide
 
 # Transport and caching do not change what is asked.
 _UNASKED = frozenset({"stream", "metadata", "cache_control"})

@@ -10,8 +10,8 @@ from autopilot.cli.output import Output, display_width, number
 from autopilot.core.callback import Callback
 from autopilot.core.figures import figures, lower_note, signed
 from autopilot.core.records.message import one_line
-from autopilot.core.redaction import redact
 from autopilot.errors import EvaluationError
+from autopilot.text import redact
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 from autopilot.core.figures import figures, lower_note
 from autopilot.core.records.record import Manifest, MetricsRecord, StepRecord
-from autopilot.core.redaction import hide
-from autopilot.text import clean
+from autopilot.text import clean, hide
 
 EXPERIMENT = "Autopilot-Experiment"
 EPOCH = "Autopilot-Epoch"
