@@ -11,12 +11,17 @@ so it is hidden in errors alone.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+import time
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 V = TypeVar("V")
@@ -115,6 +120,115 @@ def hide(value: V) -> V:
 def leaked(text: str) -> str:
     """The environment variable whose secret stands in a text; "" if there is none."""
     return next((name for secret, name in _secrets().items() if secret in text), "")
+
+
+def align(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()
+) -> list[str]:
+    """A table's lines, two spaces between columns, nothing at a line's end.
+
+    >>> align(["epoch", "verdict"], [["0", "baseline"], ["10", "kept"]], right=["epoch"])
+    ['epoch  verdict', '    0  baseline', '   10  kept']
+    """
+    grid = [list(columns), *[list(row) for row in rows]]
+    spans = [[display_width(cell) for cell in row] for row in grid]
+    widths = [max(column) for column in zip(*spans, strict=True)]
+    lines = []
+    for row, taken in zip(grid, spans, strict=True):
+        line = []
+        for i, cell in enumerate(row):
+            space = " " * (widths[i] - taken[i])
+            line.append(space + cell if columns[i] in right else cell + space)
+        lines.append("  ".join(line).rstrip())
+    return lines
+
+
+def display_width(text: str) -> int:
+    """The columns that a text takes in a terminal.
+
+    >>> display_width("grün"), display_width("規則")
+    (4, 4)
+    """
+    if text.isascii():
+        return len(text)
+    return sum(map(_columns, text))
+
+
+def shorten(text: str, width: int | None) -> str:
+    """A text on one line, in so many columns; None leaves its length as it is.
+
+    >>> shorten("split the broad\\nrules", 12), shorten("規則規則", 7), shorten("a\\nb", None)
+    ('split the...', '規則...', 'a b')
+    """
+    line = " ".join(text.split())
+    if width is None or display_width(line) <= width:
+        return line
+    return fitting(line, max(width - 3, 0)).rstrip() + "..."
+
+
+def fitting(line: str, width: int) -> str:
+    """As much of a line's beginning as fits into so many columns."""
+    if line.isascii():
+        return line[:width]
+    taken = 0
+    for place, character in enumerate(line):
+        taken += _columns(character)
+        if taken > width:
+            return line[:place]
+    return line
+
+
+def _columns(character: str) -> int:
+    wide = unicodedata.east_asian_width(character) in "WF"
+    return 1 + wide - (unicodedata.combining(character) > 0)
+
+
+def jsonable(value: Any) -> Any:
+    """A value as JSON has it: dataclasses as objects, NaN and infinity as strings."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [jsonable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return str(value) if isinstance(value, Path) else repr(value)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and what it counts.
+
+    >>> counted(1, "epoch"), counted(2, "epoch")
+    ('1 epoch', '2 epochs')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def pairs(values: Mapping[str, Any]) -> str:
+    """Names and values on a line; a name that is its own value is said once."""
+    return ", ".join(f"{name}={value}" if name != value else name for name, value in values.items())
+
+
+def iso(time_s: int) -> str:
+    """A time as programs read it, UTC."""
+    return datetime.fromtimestamp(time_s, UTC).isoformat(timespec="seconds")
+
+
+def git_date(time_s: float) -> str:
+    """A time as git shows it, in the local time zone."""
+    local = time.localtime(time_s)
+    return time.strftime(f"%a %b {local.tm_mday} %H:%M:%S %Y %z", local)
+
+
+def ago(seconds: float) -> str:
+    """How long ago, as git says it."""
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= 2 * length or (unit == "minute" and seconds >= length):
+            return f"{counted(int(seconds // length), unit)} ago"
+    return f"{counted(max(int(seconds), 0), 'second')} ago"
 
 
 def _each_text(value: V, change: Callable[[str], str]) -> V:

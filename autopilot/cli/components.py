@@ -17,7 +17,7 @@ import typer
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
 from autopilot.cli.running import INTERRUPTED, own_stdout
-from autopilot.cli.words import spending
+from autopilot.core.figures import spending
 from autopilot.errors import UsageError
 
 if TYPE_CHECKING:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autopilot.cli.context import Context
-from autopilot.cli.output import align, shorten
 from autopilot.cli.pages.listing import shorten_end
 from autopilot.cli.running import Hparams, own_stdout
-from autopilot.cli.words import counted
 from autopilot.errors import UsageError
+from autopilot.text import align, counted, shorten
 
 if TYPE_CHECKING:
     from autopilot.projects.datasets import Column, Summary

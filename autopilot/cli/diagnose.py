@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autopilot.cli.context import Context
-from autopilot.cli.output import Output, shorten
+from autopilot.cli.output import Output
 from autopilot.cli.reading import Experiment
-from autopilot.cli.words import counted
 from autopilot.errors import ExperimentError
+from autopilot.text import counted, shorten
 
 if TYPE_CHECKING:
     from autopilot.tracking.diagnosis import Diagnosis, Traces

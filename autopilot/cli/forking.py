@@ -10,7 +10,7 @@ from autopilot.cli.context import Context
 from autopilot.cli.output import Output
 from autopilot.cli.reading import SlugOption
 from autopilot.cli.running import Hypothesis, Idea
-from autopilot.cli.words import progressed
+from autopilot.core.figures import progressed
 
 if TYPE_CHECKING:
     from autopilot.tracking.forks import Fork

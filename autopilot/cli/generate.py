@@ -21,7 +21,8 @@ from autopilot.cli.components import (
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
 from autopilot.cli.running import Hparams
-from autopilot.cli.words import counted, spending
+from autopilot.core.figures import spending
+from autopilot.text import counted
 
 if TYPE_CHECKING:
     from autopilot.ai.datasets.checkpoint import Checkpoint, Distribution

@@ -20,9 +20,10 @@ from autopilot.cli.components import (
     watched,
 )
 from autopilot.cli.context import Context
-from autopilot.cli.output import Output, number, shorten
+from autopilot.cli.output import Output
 from autopilot.cli.running import Hparams
-from autopilot.cli.words import counted, spending
+from autopilot.core.figures import figure, spending
+from autopilot.text import counted, shorten
 
 if TYPE_CHECKING:
     from autopilot.ai.datasets.judging import Judging
@@ -222,7 +223,7 @@ def _rates(rates: Rates) -> str:
         return "no item was judged"
     return (
         f"{rates.passed} of {counted(rates.items, 'item')} passed ({rates.pass_rate:.0%}), "
-        f"mean score {number(rates.mean_score)}"
+        f"mean score {figure(rates.mean_score)}"
     )
 
 

@@ -9,12 +9,11 @@ import typer
 from autopilot.cli import running
 from autopilot.cli.context import Context
 from autopilot.cli.reading import SlugOption
-from autopilot.cli.words import counted, outcomes
 from autopilot.core.failures import failure_lines
-from autopilot.core.figures import figures
+from autopilot.core.figures import figures, outcomes
 from autopilot.core.types import count_outcomes
 from autopilot.errors import UsageError
-from autopilot.text import redact
+from autopilot.text import counted, redact
 
 if TYPE_CHECKING:
     from autopilot.proof.measuring import Measurement

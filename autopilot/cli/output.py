@@ -6,22 +6,17 @@ for a person goes to stderr then. Without it, stdout has the answer, stderr has 
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import os
 import re
 import shutil
 import sys
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from autopilot import audit
-from autopilot.core.figures import figure
 from autopilot.errors import AutopilotError, UsageError
-from autopilot.text import as_json, whole
+from autopilot.text import align, as_json, jsonable, whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -192,87 +187,6 @@ class Output:
             print(_printable(f"  hint: {hint}", self.stderr), file=self.stderr)
         self.stderr.flush()
         self.document({"error": message, "hint": hint})
-
-
-def align(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()
-) -> list[str]:
-    """A table's lines, two spaces between columns, nothing at a line's end.
-
-    >>> align(["epoch", "verdict"], [["0", "baseline"], ["10", "kept"]], right=["epoch"])
-    ['epoch  verdict', '    0  baseline', '   10  kept']
-    """
-    grid = [list(columns), *[list(row) for row in rows]]
-    spans = [[display_width(cell) for cell in row] for row in grid]
-    widths = [max(column) for column in zip(*spans, strict=True)]
-    lines = []
-    for row, taken in zip(grid, spans, strict=True):
-        line = []
-        for i, cell in enumerate(row):
-            space = " " * (widths[i] - taken[i])
-            line.append(space + cell if columns[i] in right else cell + space)
-        lines.append("  ".join(line).rstrip())
-    return lines
-
-
-def display_width(text: str) -> int:
-    """The columns that a text takes in a terminal.
-
-    >>> display_width("grün"), display_width("規則")
-    (4, 4)
-    """
-    if text.isascii():
-        return len(text)
-    return sum(map(_columns, text))
-
-
-def shorten(text: str, width: int | None) -> str:
-    """A text on one line, in so many columns; None leaves its length as it is.
-
-    >>> shorten("split the broad\\nrules", 12), shorten("規則規則", 7), shorten("a\\nb", None)
-    ('split the...', '規則...', 'a b')
-    """
-    line = " ".join(text.split())
-    if width is None or display_width(line) <= width:
-        return line
-    return fitting(line, max(width - 3, 0)).rstrip() + "..."
-
-
-def fitting(line: str, width: int) -> str:
-    """As much of a line's beginning as fits into so many columns."""
-    if line.isascii():
-        return line[:width]
-    taken = 0
-    for place, character in enumerate(line):
-        taken += _columns(character)
-        if taken > width:
-            return line[:place]
-    return line
-
-
-def _columns(character: str) -> int:
-    wide = unicodedata.east_asian_width(character) in "WF"
-    return 1 + wide - (unicodedata.combining(character) > 0)
-
-
-def number(value: float | None) -> str:
-    """A metric's value for a person: see `figure`."""
-    return figure(value)
-
-
-def jsonable(value: Any) -> Any:
-    """A value as JSON has it: dataclasses as objects, NaN and infinity as strings."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [jsonable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    return str(value) if isinstance(value, Path) else repr(value)
 
 
 # All of them but the tab and the line break. What a model wrote must not steer the terminal.

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autopilot.cli.context import Context
-from autopilot.cli.output import Output, align, number
+from autopilot.cli.output import Output
 from autopilot.cli.reading import SlugOption
 from autopilot.cli.running import own_stdout
+from autopilot.core.figures import figure
+from autopilot.text import align
 
 if TYPE_CHECKING:
     from autopilot.proof.ruling import Ruling
@@ -63,7 +65,7 @@ def explain(context: Context, epoch: EpochArgument = "last", slug: SlugOption = 
         for line in align(["", "gate", "finding"], rows) if rows else decision.reasons:
             output.line(f"  {line}")
         for split, values in judged.metrics.items():
-            output.line(f"{split}: {', '.join(f'{k} {number(v)}' for k, v in values.items())}")
+            output.line(f"{split}: {', '.join(f'{k} {figure(v)}' for k, v in values.items())}")
         output.line(f"the run decided: {judged.verdict} ({'; '.join(judged.reasons)})")
         if ruling.differs:
             output.line("policy or gates were changed since, or a record was", "yellow")

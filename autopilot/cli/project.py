@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autopilot.cli.context import Context
-from autopilot.cli.output import Output, align
+from autopilot.cli.output import Output
 from autopilot.cli.running import own_stdout
-from autopilot.cli.words import counted, progressed
+from autopilot.core.figures import progressed
+from autopilot.text import align, counted
 
 if TYPE_CHECKING:
     from autopilot.engine.preflight import Check

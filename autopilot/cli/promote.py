@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autopilot.cli.context import Context
-from autopilot.cli.output import Output, align, number
+from autopilot.cli.output import Output
 from autopilot.cli.reading import Experiment
 from autopilot.cli.running import own_stdout
+from autopilot.core.figures import figure
 from autopilot.errors import UsageError
+from autopilot.text import align
 
 if TYPE_CHECKING:
     from autopilot.review.promotion import Promotion
@@ -166,7 +168,7 @@ def _method(squash: bool, no_ff: bool, ff_only: bool) -> Method:
 def _say(output: Output, found: Plan) -> None:
     output.line(f"{found.slug}, epoch {found.epoch.number} -> {found.onto.name}, {found.method}")
     test = found.test.get(found.score.name.removeprefix("val "))
-    tested = f", test {number(test)}" if test is not None else "; the test split is not scored"
+    tested = f", test {figure(test)}" if test is not None else "; the test split is not scored"
     output.line(f"{found.score}{tested}")
     if found.counts:
         rows = [

@@ -12,11 +12,11 @@ import typer
 
 from autopilot.cli.completion import experiment_names
 from autopilot.cli.context import Context
-from autopilot.cli.output import Output, display_width
+from autopilot.cli.output import Output
 from autopilot.cli.pages import replay as replay_page
 from autopilot.cli.pages.junit import annotation, on_github, write_junit
-from autopilot.cli.words import counted
 from autopilot.core.figures import figures
+from autopilot.text import counted, display_width
 
 if TYPE_CHECKING:
     from autopilot.proof.replay import EpochReplay, Replay

@@ -16,7 +16,7 @@ import typer
 from autopilot.cli.completion import experiment_names
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
-from autopilot.cli.words import progressed, test_gain
+from autopilot.core.figures import progressed, test_gain
 from autopilot.errors import ExperimentError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import typer
 from autopilot.cli import forking
 from autopilot.cli.context import Context
 from autopilot.cli.reading import SlugOption
-from autopilot.cli.words import counted, git_date, iso
+from autopilot.text import counted, git_date, iso
 
 if TYPE_CHECKING:
     from autopilot.git.commits import Commit

@@ -9,7 +9,7 @@ import typer
 
 from autopilot.cli.completion import experiment_names
 from autopilot.cli.context import Context
-from autopilot.cli.words import counted
+from autopilot.text import counted
 
 if TYPE_CHECKING:
     from autopilot.git.repository import Repository

@@ -13,12 +13,11 @@ import typer
 from autopilot.cli import measuring, running
 from autopilot.cli.context import Context
 from autopilot.cli.diagnose import Split
-from autopilot.cli.output import align, jsonable, number, shorten
 from autopilot.cli.pages.listing import shorten_end
 from autopilot.cli.reading import SlugOption
-from autopilot.cli.words import counted, outcomes
+from autopilot.core.figures import figure, outcomes
 from autopilot.errors import ExperimentError, UsageError
-from autopilot.text import as_json
+from autopilot.text import align, as_json, counted, jsonable, shorten
 
 if TYPE_CHECKING:
     from autopilot.tracking.notebook import Notebook
@@ -166,7 +165,7 @@ def inspect(
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    metrics = ", ".join(f"{k} {number(v)}" for k, v in row.get("metrics", {}).items())
+    metrics = ", ".join(f"{k} {figure(v)}" for k, v in row.get("metrics", {}).items())
     answer = (
         row.get("unmeasured")
         or row.get("error_message")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autopilot.cli.context import Context
-from autopilot.cli.words import counted
+from autopilot.text import counted
 
 if TYPE_CHECKING:
     from autopilot.tracking.upkeep import Litter

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autopilot.cli.context import Context
-from autopilot.cli.words import counted, progressed
+from autopilot.core.figures import progressed
 from autopilot.errors import UsageError
+from autopilot.text import counted
 
 if TYPE_CHECKING:
     from autopilot.projects.projects import Project

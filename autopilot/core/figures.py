@@ -1,10 +1,17 @@
-"""A metric's value and change as text: the one home of digits and directions."""
+"""Metrics, costs and counts as text: the one home of digits and directions."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from autopilot.core.direction import direction_words
+from autopilot.text import counted
+
+if TYPE_CHECKING:
+    from autopilot.core.records.ledger import Spent
+    from autopilot.core.types import Cost, Gain, Outcome
 
 # Beyond that, two numbers differ by the noise of binary fractions only.
 _MORE_DIGITS = 12
@@ -74,6 +81,65 @@ def lower_note(mode: str) -> str:
     (' (lower is better)', '')
     """
     return f" ({direction_words(mode)})" if mode == "min" else ""
+
+
+def progressed(
+    name: str, before: float | None, after: float | None, mode: str, split: str = "val"
+) -> str:
+    """A metric's way from one value to another, and its direction where fewer is better.
+
+    >>> progressed("accuracy", 0.5, 0.7, "max"), progressed("wer", 0.5, None, "min")
+    ('val accuracy 0.500 -> 0.700', 'val wer 0.500 (lower is better)')
+    """
+    values = figures(before) if after is None else figures(before, after)
+    return f"{split} {name} {' -> '.join(values)}{lower_note(mode)}"
+
+
+def outcomes(counts: Mapping[Outcome, int]) -> str:
+    """How many items came to what; zeros are left out.
+
+    >>> outcomes({"passed": 3, "failed": 0, "unmeasured": 1})
+    '3 passed, 1 unmeasured'
+    """
+    return ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
+
+
+def costs(cost: Cost) -> str:
+    """What something cost, in words."""
+    parts = [f"{cost.evaluations:,} evaluations" if cost.evaluations != 1 else "1 evaluation"]
+    if cost.tokens:
+        parts.append(f"{cost.tokens:,} tokens")
+    if cost.cost_usd:
+        parts.append(f"${cost.cost_usd:.2f}" if cost.cost_usd >= 0.01 else f"${cost.cost_usd:.2g}")
+    return ", ".join([*parts, f"{cost.seconds:.1f} s" if cost.seconds >= 0.05 else "under 0.1 s"])
+
+
+def test_gain(gain: Gain | None) -> str:
+    """What the test split says, in words; "" where it was not scored.
+
+    >>> from autopilot.core.types import Gain
+    >>> test_gain(Gain(0.44, 0.836, 0.3, 0.49))
+    'test 0.440 -> 0.836 (95% interval of the gain 0.300 .. 0.490)'
+    >>> test_gain(Gain(0.44, 0.836, items=7))
+    'test 0.440 -> 0.836 over the 7 items that have a value in both'
+    """
+    if gain is None or gain.after is None:
+        return ""
+    if gain.before is None:
+        return f"test {figure(gain.after)}"
+    text = f"test {' -> '.join(figures(gain.before, gain.after))}"
+    if gain.items is not None:
+        text += f" over the {gain.items} items that have a value in both"
+    if gain.low is None:
+        return text
+    return f"{text} (95% interval of the gain {' .. '.join(figures(gain.low, gain.high))})"
+
+
+def spending(spent: Spent) -> str:
+    """What model calls have cost, in words."""
+    dollars = f"${spent.cost_usd:.2f}" if spent.cost_usd >= 0.01 else f"${spent.cost_usd:.2g}"
+    unknown = f", the price of {spent.unpriced} is unknown" if spent.unpriced else ""
+    return f"{counted(spent.calls, 'model call')}, {spent.tokens:,} tokens, {dollars}{unknown}"
 
 
 def _text(value: float | None, more: int, *, small: bool = True) -> str:

@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from autopilot.cli.output import jsonable
 from autopilot.cli.pages.experiment import event_detail
 from autopilot.core.figures import signed
 from autopilot.core.records.lessons import FAILURES
@@ -19,7 +18,7 @@ from autopilot.report.collection import EpochStory, Report, settings
 from autopilot.report.cost import RoleCost
 from autopilot.report.diffs import Changes, DiffPool, clipped
 from autopilot.report.items import CODES, Results
-from autopilot.text import whole
+from autopilot.text import jsonable, whole
 from autopilot.tracking.notebook import Notebook
 
 _PART_CHARACTERS = 250_000

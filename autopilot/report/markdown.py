@@ -7,10 +7,10 @@ import re
 from collections.abc import Sequence
 
 from autopilot.cli.pages.epoch import came_to
-from autopilot.cli.words import costs, counted, test_gain
 from autopilot.core.failures import failure_lines
-from autopilot.core.figures import figures, lower_note, signed
+from autopilot.core.figures import costs, figures, lower_note, signed, test_gain
 from autopilot.core.types import Datum
+from autopilot.text import counted
 from autopilot.tracking.notebook import Epoch, Notebook
 
 _ROWS = 100

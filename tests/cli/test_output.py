@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopilot.cli.output import Output, display_width, shorten
+from autopilot.cli.output import Output
 from autopilot.cli.pages.listing import shorten_end
+from autopilot.text import display_width, shorten
 
 TEXT = st.text(st.sampled_from("ab 規。e\u0301\u200b\t\n") | st.characters(), max_size=60)
 

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autopilot.cli.output import align, display_width, number, shorten
-from autopilot.cli.words import costs, counted, git_date, iso, outcomes
 from autopilot.core.failures import failure_lines
-from autopilot.core.figures import figures, lower_note, signed
+from autopilot.core.figures import costs, figure, figures, lower_note, outcomes, signed
 from autopilot.core.records.message import one_line
 from autopilot.core.types import Datum, count_outcomes, datum_document
 from autopilot.git import commits
 from autopilot.git.objects import LineCounts
+from autopilot.text import align, counted, display_width, git_date, iso, shorten
 from autopilot.tracking.diagnosis import NOT_PASSED, is_graded, moved_values, turned
 from autopilot.tracking.notebook import Epoch, Notebook
 
@@ -168,7 +167,7 @@ def _failures(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
     for item in odd[:_EXAMPLES]:
         what = item.unmeasured or item.error_message or item.feedback or _json(item.metadata)
         if item.outcome != "failed":
-            values = ", ".join(f"{name} {number(value)}" for name, value in item.metrics.items())
+            values = ", ".join(f"{name} {figure(value)}" for name, value in item.metrics.items())
             lead = values if is_graded(item, monitor) else item.outcome
             what = ": ".join(filter(None, (lead, what or (values if lead != values else ""))))
         text = shorten(what, max((width or 100) - wide - 6, _LEAST_TEXT))

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from autopilot.cli.output import align, shorten
 from autopilot.cli.pages.listing import overview
-from autopilot.cli.words import costs, counted, git_date, pairs, progressed, test_gain
-from autopilot.core.figures import figures, lower_note, signed
+from autopilot.core.figures import costs, figures, lower_note, progressed, signed, test_gain
 from autopilot.core.records.record import Event
 from autopilot.core.records.summary import Summary
 from autopilot.git.objects import LineCounts
+from autopilot.text import align, counted, git_date, pairs, shorten
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.removal import Removal
 

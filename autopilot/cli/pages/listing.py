@@ -8,15 +8,24 @@ from datetime import datetime
 from operator import itemgetter
 from typing import Any
 
-from autopilot.cli.output import align, display_width, fitting, number, shorten
 from autopilot.cli.pages.epoch import ODD_OUTCOMES
-from autopilot.cli.words import ago, costs, counted, git_date, iso, pairs, progressed, test_gain
 from autopilot.core.direction import direction_words
-from autopilot.core.figures import figures, lower_note, signed
+from autopilot.core.figures import costs, figure, figures, lower_note, progressed, signed, test_gain
 from autopilot.core.records.message import one_line
 from autopilot.errors import ExperimentError
 from autopilot.git import refs
 from autopilot.git.repository import Repository
+from autopilot.text import (
+    ago,
+    align,
+    counted,
+    display_width,
+    fitting,
+    git_date,
+    iso,
+    pairs,
+    shorten,
+)
 from autopilot.tracking.layout import experiments
 from autopilot.tracking.notebook import Epoch, Notebook, Status, tagged_epochs
 
@@ -58,7 +67,7 @@ def table(notebook: Notebook, epochs: Sequence[Epoch], width: int | None) -> lis
         [
             str(epoch.number),
             f"{value:>{value_width}}  {delta:>{delta_width}}".rstrip(),
-            *[number(epoch.metrics["val"].get(name)) for name in others],
+            *[figure(epoch.metrics["val"].get(name)) for name in others],
             best,
             epoch.verdict,
             shorten(epoch.strategy or epoch.summary, None),

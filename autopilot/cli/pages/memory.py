@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autopilot.cli.output import align, number, shorten
 from autopilot.core.direction import direction_words
-from autopilot.core.figures import signed
+from autopilot.core.figures import figure, signed
 from autopilot.core.memory import Memory
 from autopilot.core.records.lessons import DECISIONS, Trend
 from autopilot.core.records.record import Lesson
+from autopilot.text import align, shorten
 from autopilot.tracking.notebook import Notebook
 
 _ABOUT = 20
@@ -44,7 +44,7 @@ def trend(
     over = "the last epoch" if found.epochs == 1 else f"the last {found.epochs} epochs"
     lines = [
         f"{notebook.slug}: val {monitor} ({direction_words(mode)}) is {found.direction}",
-        f"best:       {number(found.best)}",
+        f"best:       {figure(found.best)}",
         f"rate:       a gain of {signed(found.rate, of=found.best)} an epoch over {over}, "
         f"{found.kept:.0%} of them kept",
     ]
@@ -52,7 +52,7 @@ def trend(
     if projected is not None:
         after = "1 more epoch" if ahead == 1 else f"{ahead} more epochs"
         lines.append(
-            f"projection: {number(projected)} after {after} at this rate (a straight line: "
+            f"projection: {figure(projected)} after {after} at this rate (a straight line: "
             "it knows no end of the scale)"
         )
     rows = [

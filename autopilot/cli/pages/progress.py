@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from autopilot.cli.output import Output, display_width, number
+from autopilot.cli.output import Output
 from autopilot.core.callback import Callback
-from autopilot.core.figures import figures, lower_note, signed
+from autopilot.core.figures import figure, figures, lower_note, signed
 from autopilot.core.records.message import one_line
 from autopilot.errors import EvaluationError
-from autopilot.text import redact
+from autopilot.text import display_width, redact
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -62,7 +62,7 @@ class Reporter(Callback):
         self._started_s = self._judged_s = time.monotonic()
         self._first_epoch = trainer.experiment.last_epoch
         if self._first_epoch >= 0 and self._is_first:
-            best = number(trainer.experiment.best_value)
+            best = figure(trainer.experiment.best_value)
             self._line(
                 f"going on after epoch {self._first_epoch}; best so far: epoch "
                 f"{trainer.experiment.best_epoch}, {best}"
@@ -205,7 +205,7 @@ class Reporter(Callback):
             self._task,
             description=f"epoch {trainer.current_epoch} {split} batch {batch_idx + 1}",
             speed=f"{self._split_items / elapsed_s:.0f} items/s",
-            best=f"best {number(best)}",
+            best=f"best {figure(best)}",
             left=self._time_left(trainer.experiment.last_epoch),
         )
 
@@ -234,7 +234,7 @@ class EpochTable:
     def __init__(self, record: MetricsRecord) -> None:
         self._title = f"val {record.monitor}{lower_note(record.mode)}"
         self._value = self._best = 0
-        self._grow(number(record.metrics.get(record.monitor)), number(record.best))
+        self._grow(figure(record.metrics.get(record.monitor)), figure(record.best))
 
     def head(self) -> str:
         """The table's head."""

@@ -6,10 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autopilot.cli.output import align, number
-from autopilot.cli.words import costs, counted, pairs, test_gain
 from autopilot.core.direction import direction_words
-from autopilot.core.figures import apart, figures, lower_note, signed
+from autopilot.core.figures import apart, costs, figure, figures, lower_note, signed, test_gain
 from autopilot.core.records.message import (
     EPOCH,
     EXPERIMENT,
@@ -20,6 +18,7 @@ from autopilot.git.objects import LineCounts
 from autopilot.proof.verification import Verification
 from autopilot.review.proposals import Proposal
 from autopilot.review.standings import Standing
+from autopilot.text import align, counted, pairs
 from autopilot.tracking.notebook import Epoch, Notebook
 
 # GitHub takes 65,536 characters.
@@ -255,7 +254,7 @@ def verification(found: Verification) -> list[str]:
 def _as_recorded(found: Verification) -> str:
     first = found.after[0]
     if found.recorded is None or first is None:
-        return number(found.recorded)
+        return figure(found.recorded)
     return apart(found.recorded, first)[0]
 
 

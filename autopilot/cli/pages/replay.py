@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from autopilot.cli.output import Output, align
+from autopilot.cli.output import Output
 from autopilot.cli.pages.junit import Case
+from autopilot.text import align
 
 if TYPE_CHECKING:
     from autopilot.proof.replay import EpochReplay, Replay
