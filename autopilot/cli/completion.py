@@ -25,7 +25,7 @@ def experiment_names(ctx: Any, incomplete: str) -> list[str]:
 
 def project_names(ctx: Any, incomplete: str) -> list[str]:
     """The projects of the workspace here whose names begin so."""
-    from autopilot.projects.projects import find_workspace, projects_of
+    from autopilot.projects.project import find_workspace, projects_of
 
     workspace = find_workspace(_folder(ctx))
     names = [project.name for project in projects_of(workspace)] if workspace else []

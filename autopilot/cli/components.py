@@ -60,7 +60,7 @@ def find(context: Context, origin: Origin, kind: type[K]) -> K:
         UsageError: nothing is named, and the project has none.
         TargetError: what is named cannot be loaded.
     """
-    from autopilot.engine.target import build, load_factory, parse_target
+    from autopilot.engine.target import load_target
 
     folder = context.working_folder()
     os.chdir(folder)
@@ -82,8 +82,7 @@ def find(context: Context, origin: Origin, kind: type[K]) -> K:
             raise UsageError("-H is for a TARGET", hint="the project's own is made already")
         return own
     sys.path.insert(0, str(folder))
-    factory = load_factory(parse_target(origin.target), folder, kind)
-    return build(factory, origin.hparams, origin.target, kind)
+    return load_target(origin.target, folder, origin.hparams, kind)
 
 
 class Meter:

@@ -16,7 +16,7 @@ from autopilot.errors import UsageError
 if TYPE_CHECKING:
     from autopilot.cli.main import AutoPilotCLI
     from autopilot.git.repository import Repository
-    from autopilot.projects.projects import Project
+    from autopilot.projects.project import Project
     from autopilot.tracking.notebook import Notebook
 
 
@@ -75,7 +75,7 @@ class Context:
         Raises:
             UsageError: none is named, or there is none of that name.
         """
-        from autopilot.projects.projects import Project, find_project, find_workspace, projects_of
+        from autopilot.projects.project import Project, find_project, find_workspace, projects_of
 
         folder = self.working_folder()
         if not self.project:
@@ -108,7 +108,8 @@ class Context:
         Raises:
             UsageError: there is neither; or the hyperparameters are malformed.
         """
-        from autopilot.projects.hparams import parse_hparams, read_hparams
+        from autopilot.engine.target import parse_hparams
+        from autopilot.projects.project import read_hparams
 
         given = parse_hparams(hparams or ())
         if target is not None:
@@ -127,7 +128,7 @@ class Context:
         """
         if self.cli is not None and self._is_own:
             return self.cli
-        from autopilot.engine.checkout import load_command_line
+        from autopilot.engine.loading import load_command_line
 
         project = self.own_project()
         with contextlib.chdir(project.workspace):

@@ -16,7 +16,7 @@ from autopilot.errors import UsageError
 from autopilot.text import align, counted, shorten
 
 if TYPE_CHECKING:
-    from autopilot.projects.datasets import Column, Summary
+    from autopilot.projects.datasets import Column, DatasetSummary
 
 Sources = Annotated[
     list[str] | None,
@@ -162,7 +162,7 @@ def _datasets(
     context: Context, sources: list[str] | None, hparam: list[str] | None
 ) -> dict[str, Iterable[Any]]:
     """The datasets that are named: files and folders, or a TARGET's splits."""
-    from autopilot.engine.checkout import load_here
+    from autopilot.engine.target import load_here
     from autopilot.projects.datasets import of_files, of_module
 
     here = context.working_folder()
@@ -193,7 +193,7 @@ def _shares(text: str) -> dict[str, float]:
     return found
 
 
-def _columns(summary: Summary) -> str:
+def _columns(summary: DatasetSummary) -> str:
     return "; ".join(f"{name} {_column(column)}" for name, column in summary.columns.items())
 
 

@@ -65,7 +65,7 @@ def run(
     """
     from autopilot.ai.datasets.generator import DataGenerator
     from autopilot.ai.datasets.lines import Origin
-    from autopilot.projects.hparams import parse_hparams
+    from autopilot.engine.target import parse_hparams
 
     origin = Origin(target=target, hparams=parse_hparams(hparam or []))
     budget = budget_of(budget_usd, budget_tokens, budget_calls)

@@ -74,8 +74,8 @@ def run(
     from autopilot.ai.datasets.judging import Judging
     from autopilot.ai.datasets.lines import Origin
     from autopilot.ai.judge import Judge
+    from autopilot.engine.target import parse_hparams
     from autopilot.errors import UsageError
-    from autopilot.projects.hparams import parse_hparams
 
     if not data:
         raise UsageError("there is nothing to judge", hint="name a dataset: --data items.jsonl")

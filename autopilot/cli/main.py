@@ -66,7 +66,7 @@ class AutoPilotCLI:
 
         While its file is loaded for `autopilot -p NAME`, it does nothing.
         """
-        from autopilot.projects.projects import is_loaded_only
+        from autopilot.engine.loading import is_loaded_only
 
         if is_loaded_only(self):
             return

@@ -161,8 +161,8 @@ def set_hparams(
     autopilot optimize set-hparams -p my-project --unset threshold
     autopilot optimize set-hparams -p my-project                shows them
     """
-    from autopilot.engine.checkout import load_here
-    from autopilot.projects.hparams import parse_hparams, read_hparams, write_hparams
+    from autopilot.engine.target import load_here, parse_hparams
+    from autopilot.projects.project import read_hparams, write_hparams
 
     if not context.project:
         raise UsageError(

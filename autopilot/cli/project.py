@@ -17,7 +17,7 @@ from autopilot.text import align, counted
 
 if TYPE_CHECKING:
     from autopilot.engine.preflight import Check
-    from autopilot.projects.projects import Project
+    from autopilot.projects.project import Project
 
 STYLES = {"ok": "", "warning": "yellow", "failed": "red"}
 
@@ -35,8 +35,12 @@ def init(
     autopilot project init my-project
     autopilot -p my-project run        after git add and git commit
     """
-    from autopilot.projects.projects import find_workspace, project_at
-    from autopilot.projects.template import make_project, make_workspace
+    from autopilot.projects.project import (
+        find_workspace,
+        make_project,
+        make_workspace,
+        project_at,
+    )
 
     folder = context.working_folder()
     top = context.repository().workdir
@@ -129,7 +133,7 @@ def doctor(
     autopilot project doctor my-project
     autopilot -p my-project project doctor
     """
-    from autopilot.projects.project_health import project_checks
+    from autopilot.projects.health import project_checks
 
     context.project = name or context.project
     project = context.own_project()
@@ -152,7 +156,7 @@ def report(output: Output, checks: Sequence[Check], **also: object) -> int:
 
 
 def _projects(context: Context) -> list[Project]:
-    from autopilot.projects.projects import find_workspace, projects_of
+    from autopilot.projects.project import find_workspace, projects_of
 
     workspace = find_workspace(context.working_folder())
     return projects_of(workspace) if workspace else []

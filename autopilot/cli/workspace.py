@@ -17,7 +17,7 @@ from autopilot.errors import UsageError
 from autopilot.text import counted
 
 if TYPE_CHECKING:
-    from autopilot.projects.projects import Project
+    from autopilot.projects.project import Project
 
 _TIMEOUT_S = 600.0
 
@@ -37,7 +37,7 @@ def init(
     from autopilot.errors import RepositoryError
     from autopilot.git.commands import run_git
     from autopilot.git.repository import Repository
-    from autopilot.projects.template import make_workspace
+    from autopilot.projects.project import make_workspace
 
     output = context.output
     place = Path(os.path.abspath(context.working_folder() / at.expanduser()))
@@ -66,7 +66,7 @@ def doctor(context: Context) -> int:
     \b
     autopilot workspace doctor
     """
-    from autopilot.projects.projects import projects_of
+    from autopilot.projects.project import projects_of
     from autopilot.sandbox.process import run_process
     from autopilot.tracking.layout import experiments
 
@@ -122,7 +122,7 @@ def tree(context: Context) -> None:
     autopilot workspace tree --json
     """
     from autopilot.cli.pages import listing as pages
-    from autopilot.projects.projects import projects_of
+    from autopilot.projects.project import projects_of
 
     workspace, output = _workspace(context), context.output
     rows = pages.rows(context.repository(), None, pages.overview)
@@ -175,7 +175,7 @@ def _drawn(branches: Sequence[tuple[str, Iterable[str]]]) -> list[str]:
 
 
 def _workspace(context: Context) -> Path:
-    from autopilot.projects.projects import find_workspace
+    from autopilot.projects.project import find_workspace
 
     folder = context.working_folder()
     workspace = find_workspace(folder)

@@ -21,9 +21,9 @@ from autopilot.core.outages import Outages, transient_errors_of
 from autopilot.core.run import Run, running
 from autopilot.core.setup_checks import check_gates
 from autopilot.core.types import Datum
+from autopilot.engine.loading import users_code
 from autopilot.engine.request import Request, committed_target, name_of
 from autopilot.engine.session import Session
-from autopilot.engine.target import users_code
 from autopilot.errors import (
     AutopilotError,
     DataError,

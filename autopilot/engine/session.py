@@ -23,6 +23,7 @@ from autopilot.core.trainer import Trainer
 from autopilot.core.types import Result
 from autopilot.engine.checks import check_parameters, explain_missing
 from autopilot.engine.interrupts import interruptible
+from autopilot.engine.loading import users_code
 from autopilot.engine.request import (
     DEFAULT_MAX_EPOCHS,
     Options,
@@ -30,7 +31,7 @@ from autopilot.engine.request import (
     claim,
     committed_target,
 )
-from autopilot.engine.target import build_module, load_factory, parse_target, users_code
+from autopilot.engine.target import load_target
 from autopilot.engine.workspace import Workspace, open_workspace, undone_on_failure
 from autopilot.errors import (
     AutopilotError,
@@ -211,10 +212,10 @@ class Session:
         links = [(link.name, link.source) for link in workspace.links]
         self.inputs = Inputs(workspace.repo, manifest.base, links, in_place=workspace.in_place)
         self.inputs.open()
-        target = parse_target(manifest.target)
-        factory = load_factory(target, workspace.folder)
         try:
-            self.module = build_module(factory, manifest.hparams, manifest.target)
+            self.module = load_target(
+                manifest.target, workspace.folder, manifest.hparams, AutoPilotModule
+            )
         except MissingSourceError as error:
             raise explain_missing(workspace, manifest.base, error) from error
         workspace.check_imports()

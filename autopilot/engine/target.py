@@ -1,39 +1,31 @@
 """Targets: from `path/to/file.py:Name` and `-H key=value` to a module that can be trained.
 
-Generators and judges are named and made in the same way.
+Generators and judges are named and built in the same way.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import importlib.util
+import inspect
 import os
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from autopilot.core.failures import user_traceback
 from autopilot.core.module import AutoPilotModule, Module
-from autopilot.errors import AutopilotError, TargetError, UsageError, UserCodeError
-from autopilot.projects.hparams import lacking, typed
-from autopilot.projects.projects import (
-    PROJECT_FILE,
-    command_lines_of,
-    loading,
-    only_command_line,
-    own_part,
-)
+from autopilot.engine import loading
+from autopilot.errors import AutopilotError, TargetError, UsageError
+from autopilot.text import redact
 
 K = TypeVar("K")
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a user asked to optimize.
+    """The object that a user asked to optimize.
 
     Args:
         text: As it was written.
@@ -49,8 +41,8 @@ class Target:
 
     @property
     def stem(self) -> str:
-        """What an experiment of it is called; a project's are told by its name already."""
-        if self.path is not None and Path(self.path).name == PROJECT_FILE:
+        """The first part of its experiments' names; "run" for a project, whose name precedes it."""
+        if self.path is not None and Path(self.path).name == loading.PROJECT_FILE:
             return "run"
         return Path(self.path).stem if self.path else str(self.module).rpartition(".")[2]
 
@@ -77,31 +69,72 @@ def parse_target(text: str) -> Target:
     return Target(text, None, head, name)
 
 
-def load_factory(
-    target: Target, folder: Path, kind: type[Any] = AutoPilotModule
-) -> Callable[..., Any]:
-    """Imports the target and finds its class or callable; an instance is given back as it is.
-
-    Args:
-        target: What to load.
-        folder: The working directory that a file's path is relative to.
-        kind: What it should give.
+def parse_hparams(pairs: Sequence[str]) -> dict[str, str]:
+    """Reads the `key=value` of -H options.
 
     Raises:
-        TargetError: the file is missing or fails (with the user's own traceback), or has none or
-            several of the kind.
+        UsageError: one has no "=", a key comes twice, or a value is a secret: they are recorded.
     """
-    if target.path is not None:
+    found: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise UsageError(f"-H {pair}: not key=value", hint="write -H threshold=0.5")
+        if key in found:
+            raise UsageError(f"-H {key} is given twice", hint="give each key once")
+        if redact(value) != value:
+            raise UsageError(
+                f"-H {key}: the value looks like a secret, and arguments are recorded in git",
+                hint="put it into an environment variable, and read it from there in your code",
+            )
+        found[key] = value
+    return found
+
+
+def load_target(text: str, folder: Path, hparams: Mapping[str, str], kind: type[K]) -> K:
+    """Imports a target and builds what it names.
+
+    Args:
+        text: See parse_target.
+        folder: The working directory that a file's path is relative to.
+        hparams: Constructor arguments.
+        kind: The class that it must give: AutoPilotModule, DataGenerator or Judge.
+
+    Raises:
+        TargetError: it cannot be imported, fails, or gives something else.
+        UsageError: a hyperparameter that it does not take, or lacks, or of another type.
+    """
+    return build(_factory(parse_target(text), folder, kind), hparams, text, kind)
+
+
+def load_here(folder: Path, text: str, hparams: Mapping[str, str]) -> AutoPilotModule:
+    """The module of a target in the user's checkout, outside a run.
+
+    The folder becomes the working directory of the process, and the first to be imported from.
+
+    Raises:
+        AutopilotError: it cannot be loaded.
+    """
+    sys.dont_write_bytecode = True
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    return load_target(text, folder, hparams, AutoPilotModule)
+
+
+def _factory(target: Target, folder: Path, kind: type[Any]) -> Callable[..., Any]:
+    """The class or callable of a target; of an instance, a callable that returns it."""
+    if target.path is None:
+        loaded = loading.import_name(str(target.module), target.text)
+    else:
         path = Path(os.path.abspath(folder / target.path))
         if not path.is_file():
             raise TargetError(f"{target.path}: no such file", hint=f"looked in {folder}")
-        with loading() as command_lines:
-            loaded = import_file(path, target.text)
-        if target.name is None and (command_lines or command_lines_of(loaded)):
-            with users_code(target.text):
-                return own_part(only_command_line(loaded, command_lines, target.text), kind)
-    else:
-        loaded = _import(lambda: importlib.import_module(str(target.module)), target.text)
+        with loading.loading() as command_lines:
+            loaded = loading.import_file(path, target.text)
+        if target.name is None and (command_lines or loading.command_lines_of(loaded)):
+            with loading.users_code(target.text):
+                line = loading.only_command_line(loaded, command_lines, target.text)
+                return loading.own_part(line, kind)
     if target.name is None:
         return _only(loaded, target, kind)
     found = getattr(loaded, target.name, None)
@@ -116,22 +149,6 @@ def load_factory(
     return found  # type: ignore[no-any-return]  # callable, just checked
 
 
-def import_file(path: Path, text: str) -> types.ModuleType:
-    """Imports a file, with its folder first on the path.
-
-    Raises:
-        TargetError: it fails, or ends the process; with the user's own traceback.
-    """
-    return _import(lambda: _load_file(path), text)
-
-
-def build_module(
-    factory: Callable[..., Any], hparams: Mapping[str, str], text: str
-) -> AutoPilotModule:
-    """The module that a class or callable gives; see `build`."""
-    return build(factory, hparams, text, AutoPilotModule)
-
-
 def build(factory: Callable[..., Any], hparams: Mapping[str, str], text: str, kind: type[K]) -> K:
     """Calls the class or callable with the hyperparameters, typed by its signature.
 
@@ -139,8 +156,8 @@ def build(factory: Callable[..., Any], hparams: Mapping[str, str], text: str, ki
         UsageError: a hyperparameter that it does not take, or lacks, or of another type.
         TargetError: it fails, or gives something else than the kind.
     """
-    arguments = typed(factory, hparams)
-    for name in lacking(factory, arguments):
+    arguments = _typed(factory, hparams)
+    for name in _lacking(factory, arguments):
         raise UsageError(f"{text} needs the argument {name}", hint=f"give it: -H {name}=VALUE")
     try:
         made = factory(**arguments)
@@ -148,7 +165,7 @@ def build(factory: Callable[..., Any], hparams: Mapping[str, str], text: str, ki
         raise
     except BaseException as error:
         raise TargetError(
-            f"{text}: {_said(error)}",
+            f"{text}: {loading.described(error)}",
             hint="its constructor failed; the traceback is above",
             user_traceback=user_traceback(error),
         ) from error
@@ -156,85 +173,70 @@ def build(factory: Callable[..., Any], hparams: Mapping[str, str], text: str, ki
         hint = f"name a subclass of {kind.__name__}, or a callable that returns one"
         if isinstance(made, Module) and kind is AutoPilotModule:
             hint = f"derive it: class {type(made).__name__}(AutoPilotModule)"
-        raise TargetError(f"{text} gives {type(made).__name__}, not {_a(kind)}", hint=hint)
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise TargetError(
+            f"{text} gives {type(made).__name__}, not {article} {kind.__name__}", hint=hint
+        )
     return made
 
 
-@contextlib.contextmanager
-def users_code(text: str, hint: str = "the traceback is above") -> Iterator[None]:
-    """What the user's own code raises in the body becomes an error of ours.
-
-    Args:
-        text: The target.
-        hint: What to do.
+def _typed(factory: Callable[..., Any], hparams: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments of a class or callable, of the types that its signature has.
 
     Raises:
-        UserCodeError: with the user's own traceback.
+        UsageError: it does not take one, or not of that type.
     """
+    if not hparams:
+        return {}
+    from pydantic import TypeAdapter, ValidationError
+
+    parameters = inspect.signature(factory).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    source = factory.__init__ if isinstance(factory, type) else factory  # type: ignore[misc]  # its own
     try:
-        yield
-    except (AutopilotError, KeyboardInterrupt, GeneratorExit):
-        raise
-    except BaseException as error:
-        shown = user_traceback(error)
-        if not shown:
-            hint = "autopilot failed at something that the target gave it; --verbose shows where"
-        raise UserCodeError(f"{text}: {_said(error)}", hint=hint, user_traceback=shown) from error
+        hints = get_type_hints(source)
+    except Exception:  # noqa: BLE001  # the user's annotations may name what is not importable
+        hints = {}
+    found: dict[str, Any] = {}
+    for key, value in hparams.items():
+        if key not in parameters and not takes_any:
+            names = ", ".join(name for name in parameters if name != "self") or "none"
+            raise UsageError(f"-H {key}: there is no such argument", hint=f"arguments: {names}")
+        default = parameters[key].default if key in parameters else None
+        fallback = type(default) if default not in (None, inspect.Parameter.empty) else str
+        adapter: TypeAdapter[Any] = TypeAdapter(hints.get(key, fallback))
+        try:
+            found[key] = adapter.validate_strings(value)
+        except ValidationError as error:
+            # Lists and dicts are no strings to pydantic; as JSON they are.
+            try:
+                found[key] = adapter.validate_json(value)
+            except ValidationError:
+                raise UsageError(
+                    f"-H {key}={value}: {error.errors()[0]['msg']}",
+                    hint="give a value of the argument's type; lists and dicts as JSON",
+                ) from error
+    return found
 
 
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".removesuffix(": ")
-
-
-def _import(load: Callable[[], types.ModuleType], text: str) -> types.ModuleType:
+def _lacking(factory: Callable[..., Any], arguments: Mapping[str, Any]) -> list[str]:
+    """The names of arguments that a class or callable needs and does not get."""
     try:
-        return load()
-    except (AutopilotError, KeyboardInterrupt):
-        raise
-    except SystemExit as error:
-        raise TargetError(
-            f"{text} ended the process while it was imported (exit code {error.code})",
-            hint='put what it does when run behind: if __name__ == "__main__":',
-        ) from error
-    except BaseException as error:
-        named = text.partition(":")[0]
-        missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        if missing and (named == missing or named.startswith(f"{missing}.")):
-            raise TargetError(
-                f"there is no module {missing}",
-                hint="write path/to/file.py, or a dotted name that can be imported from here",
-            ) from error
-        raise TargetError(
-            f"{text} cannot be imported: {_said(error)}",
-            hint="the traceback is above; mend the file, commit it and run again",
-            user_traceback=user_traceback(error),
-        ) from error
-
-
-def _load_file(path: Path) -> types.ModuleType:
-    names, folder = [path.stem], path.parent
-    while (folder / "__init__.py").is_file():
-        names.insert(0, folder.name)
-        folder = folder.parent
-    with contextlib.suppress(ValueError):
-        sys.path.remove(str(folder))
-    sys.path.insert(0, str(folder))
-    if len(names) > 1:
-        return importlib.import_module(".".join(names))
-    # By its path: a file may be called like a module of the standard library.
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise TargetError(f"{path} is not a Python file", hint="name a file that ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    if path.stem not in sys.stdlib_module_names:
-        sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [
+        p.name
+        for p in parameters
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        and p.default is p.empty
+        and p.name not in arguments
+    ]
 
 
 def _named(loaded: types.ModuleType, kind: type[Any]) -> dict[str, Any]:
-    """Name to what a file has of a kind: instances, else the classes that it defines."""
-    # A module is made anew for each run: only its class counts.
+    """Name to an object of a kind in a file: instances, else the classes that it defines."""
+    # A module is built anew for each run: only its class counts.
     if kind is not AutoPilotModule:
         instances = [(name, v) for name, v in vars(loaded).items() if isinstance(v, kind)]
         if instances:
@@ -264,7 +266,3 @@ def _only(loaded: types.ModuleType, target: Target, kind: type[Any]) -> Callable
         f"{target.text} defines no {kind.__name__}",
         hint=f"derive a class from it, or name a callable: {target.text}:make_{noun}",
     )
-
-
-def _a(kind: type[Any]) -> str:
-    return f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}"

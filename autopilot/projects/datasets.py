@@ -14,7 +14,7 @@ from autopilot.core.module import AutoPilotModule
 from autopilot.core.types import Datum, as_datum
 from autopilot.data.dataset import ListDataset, StreamingDataset
 from autopilot.data.split import random_split, stratified_split
-from autopilot.engine.target import users_code
+from autopilot.engine.loading import users_code
 from autopilot.errors import DataError, UsageError
 
 SPLITS = ("train", "val", "test")
@@ -36,7 +36,7 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class DatasetSummary:
     """What a dataset holds.
 
     Args:
@@ -102,7 +102,7 @@ def first(items: Iterable[Any], count: int) -> list[dict[str, Any]]:
     return [{"id": datum.id, **datum.metadata} for datum in islice(data_of(items), count)]
 
 
-def summarize(name: str, items: Iterable[Any]) -> Summary:
+def summarize(name: str, items: Iterable[Any]) -> DatasetSummary:
     """Reads a dataset once, and holds none of it."""
     count = 0
     types: dict[str, Counter[str]] = {}
@@ -123,7 +123,7 @@ def summarize(name: str, items: Iterable[Any]) -> Summary:
         key: Column(dict(kinds), dict(_telling(classes[key], count).most_common()))
         for key, kinds in types.items()
     }
-    return Summary(name, count, columns)
+    return DatasetSummary(name, count, columns)
 
 
 def _telling(classes: Counter[str] | None, count: int) -> Counter[str]:

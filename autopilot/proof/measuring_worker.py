@@ -23,7 +23,8 @@ from autopilot.core.store import InMemoryStore
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Datum, datum_from_json
 from autopilot.core.writing import trace_records
-from autopilot.engine.target import build_module, load_factory, parse_target, users_code
+from autopilot.engine.loading import users_code
+from autopilot.engine.target import load_target
 from autopilot.engine.workspace import Workspace
 from autopilot.errors import AutopilotError, EvaluationError, OutageError, ReplayMissError
 from autopilot.git.repository import Repository
@@ -140,11 +141,7 @@ def evaluate(request: Request) -> Answer:
     inputs.open()
     if not request.live:
         offline.begin()
-    module = build_module(
-        load_factory(parse_target(manifest.target), workspace.folder),
-        manifest.hparams,
-        manifest.target,
-    )
+    module = load_target(manifest.target, workspace.folder, manifest.hparams, AutoPilotModule)
     inputs.scopes = [scope_of(repo, parameter) for parameter in module.parameters()]
     workspace.check_imports()
     store = InMemoryStore(request.slug)

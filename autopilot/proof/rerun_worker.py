@@ -21,8 +21,9 @@ from autopilot.core.module import AutoPilotModule
 from autopilot.core.records.record import Lesson, LlmRecord, MetricsRecord, StepRecord
 from autopilot.core.stopping import Budget
 from autopilot.core.trainer import Trainer
+from autopilot.engine.loading import users_code
 from autopilot.engine.request import Options
-from autopilot.engine.target import build_module, load_factory, parse_target, users_code
+from autopilot.engine.target import load_target
 from autopilot.engine.workspace import Workspace
 from autopilot.errors import AutopilotError, OutageError
 from autopilot.git import objects
@@ -160,8 +161,7 @@ def rerun(request: Request, send: Send) -> None:
     inputs = Inputs(repo, repo.head_commit(), [(x.name, x.source) for x in links], in_place=False)
     inputs.open()
     offline.begin()
-    factory = load_factory(parse_target(manifest.target), workspace.folder)
-    module = build_module(factory, manifest.hparams, manifest.target)
+    module = load_target(manifest.target, workspace.folder, manifest.hparams, AutoPilotModule)
     workspace.check_imports()
     store = GitStore(request.slug, repo.workdir, in_place=False, include_dirty=True)
     rules = block_after_by_epoch(notebook)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from autopilot.core.configuration import policy_of
 from autopilot.core.policy import Decision, EpochView, Metrics, decide
-from autopilot.engine.checkout import load_here
-from autopilot.engine.target import users_code
+from autopilot.engine.loading import users_code
+from autopilot.engine.target import load_here
 from autopilot.errors import ExperimentError
 from autopilot.tracking.notebook import Epoch, Notebook
 

@@ -11,9 +11,9 @@ import pytest
 from runs import TARGET, autopilot, commit_target, notes, role_of, script, subjects
 from server import KEY, Received, Reply, edit, fail, say, say_json
 
+from autopilot.engine.target import parse_hparams
 from autopilot.errors import UsageError
 from autopilot.git.commands import run_git
-from autopilot.projects.hparams import parse_hparams
 
 SECRETS = {
     "ANTHROPIC_API_KEY": KEY,

@@ -300,9 +300,11 @@ def test_the_loop_by_hand_works_on_a_copy_and_costs_nothing_when_repeated(
     ("option", "kind"), [("anthropic", "AnthropicAgent"), ("claude-code", "ClaudeCodeAgent")]
 )
 def test_the_agent_is_an_option(example, option: str, kind: str) -> None:
-    from autopilot.engine.target import build_module
+    from autopilot import AutoPilotModule
+    from autopilot.engine.target import build
 
-    module = build_module(example["protim"].Protim, {"agent": option, "judge": "true"}, "protim.py")
+    hparams = {"agent": option, "judge": "true"}
+    module = build(example["protim"].Protim, hparams, "protim.py", AutoPilotModule)
     optimizer = module.configure_optimizers()
     assert type(optimizer.agent).__name__ == kind
     assert type(module.configure_loss()).__name__ == "JudgeLoss"
