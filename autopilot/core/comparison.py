@@ -12,7 +12,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from autopilot.core.metric import Metric, MetricCollection, computed, find_metric
+from autopilot.core.accumulator import Accumulator
+from autopilot.core.collection import MetricCollection, compute_all, find_metric
+from autopilot.core.metric import Metric
 from autopilot.core.types import Datum
 from autopilot.errors import MetricError
 
@@ -30,7 +32,7 @@ class Monitored:
     """
 
     name: str
-    owner: tuple[Metric, str] | None = None
+    owner: tuple[Accumulator, str] | None = None
 
     def has_value(self, item: Datum) -> bool:
         """Whether an item contributes a value."""
@@ -59,7 +61,7 @@ class Monitored:
         alone.reset()
         try:
             alone.update(Datum(items=list(items)))
-            return computed("own", alone).get(f"own_{key}" if key else "own")
+            return compute_all({"own": alone}).get(f"own_{key}" if key else "own")
         except MetricError:
             # What was recorded of an item need not hold all that the metric reads.
             return None
@@ -134,7 +136,7 @@ def some(ids: Sequence[str], most: int = 3) -> str:
     return f"{', '.join(ids[:most])}{more}"
 
 
-def monitored(name: str, metrics: Mapping[str, Metric | MetricCollection]) -> Monitored:
+def monitored(name: str, metrics: Mapping[str, Accumulator | MetricCollection]) -> Monitored:
     """The metric of that name: the module's own one that gives it, or a metric of the items.
 
     Args:

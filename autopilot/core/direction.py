@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
 
-from autopilot.core.metric import find_metric
+from autopilot.core.accumulator import Accumulator
+from autopilot.core.collection import MetricCollection, directions_of, find_metric
 from autopilot.errors import UsageError
-
-if TYPE_CHECKING:
-    from autopilot.core.module import Module
 
 # Names of what is usually wanted small. A name with one of them asks; no name is decided by it.
 _COSTS = re.compile(
@@ -71,18 +68,18 @@ def check_mode(mode: str | None, where: str) -> str | None:
     return mode
 
 
-def metric_modes(module: Module, monitor: str = "") -> dict[str, str]:
-    """Name to direction of the module's own metrics that state one, inside of collections too.
+def metric_modes(
+    named_metrics: Iterable[tuple[str, Accumulator | MetricCollection]], monitor: str = ""
+) -> dict[str, str]:
+    """Name to direction of the metrics that state one, also those in collections.
 
     Args:
-        module: The module.
+        named_metrics: A module's.
         monitor: A name that may be a key of a metric that states one direction for all of its keys.
     """
-    metrics, stated = dict(module.named_metrics()), dict[str, bool | None]()
-    for name, metric in metrics.items():
-        stated |= metric.directions(name)
-    found = find_metric(monitor, metrics)
-    if found is not None:
+    metrics = dict(named_metrics)
+    stated = directions_of(metrics)
+    if found := find_metric(monitor, metrics):
         stated[monitor] = found[0].direction(found[1])
     return {
         name: "max" if higher else "min" for name, higher in stated.items() if higher is not None

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from autopilot.core import graph
 from autopilot.core.chance import leave, seed_everything, seed_of
+from autopilot.core.collection import ByName, compute_all, update_all
 from autopilot.core.deaths import Place, item_by_item
 from autopilot.core.failures import Failures
 from autopilot.core.ids import SplitIds
 from autopilot.core.loss import Loss
-from autopilot.core.metric import Metric, MetricCollection, compute_all, update_all
 from autopilot.core.metrics import ItemMean
 from autopilot.core.outages import side_by_side
 from autopilot.core.payload import copied
@@ -306,9 +306,7 @@ class SplitMetrics:
     def __init__(self, module: AutoPilotModule, *, keep_items: bool) -> None:
         self._keep_items = keep_items
         self.means = ItemMean()
-        self._own: dict[str, Metric | MetricCollection] = {
-            name: metric.clone() for name, metric in module.named_metrics()
-        }
+        self._own: ByName = {name: metric.clone() for name, metric in module.named_metrics()}
         for metric in self._own.values():
             metric.reset()
         self.items: list[Datum] = []

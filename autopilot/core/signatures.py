@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import reprlib
 from collections.abc import Callable, Sequence
 from types import CoroutineType
 from typing import Any
@@ -79,6 +80,28 @@ def check_function(
         raise kind(
             f"{label}{taken} gets {count}{', '.join(given)}", hint=f"define it as: {line}"
         ) from None
+
+
+def as_call(owner: object) -> str:
+    """An object as the call that makes it: the arguments that differ from their defaults.
+
+    Reads the attributes that are named as the constructor's parameters.
+
+    >>> from autopilot.core.metrics import Quantile
+    >>> Quantile("words", 0.5, failed=0.0)
+    Quantile('words', 0.5, failed=0.0)
+    """
+    kind, shown, in_order = type(owner), list[str](), True
+    parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
+    for each in parameters:
+        value = getattr(owner, each.name, inspect.Parameter.empty)
+        text = getattr(value, "__name__", None) or reprlib.repr(value)
+        if value is inspect.Parameter.empty or text == repr(each.default):
+            in_order = False
+        else:
+            by_place = in_order and each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+            shown.append(text if by_place else f"{each.name}={text}")
+    return f"{kind.__name__}({', '.join(shown)})"
 
 
 def check_awaited(value: object, what: str, kind: type[AutopilotError] = EvaluationError) -> None:

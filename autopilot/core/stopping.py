@@ -74,7 +74,9 @@ class EarlyStopping(StopCondition):
         if self.monitor is None or self.mode is not None:
             return
         own = trainer.mode if self.monitor == trainer.monitor else None
-        self.mode = direction_of(self.monitor, own, None, metric_modes(module, self.monitor))
+        self.mode = direction_of(
+            self.monitor, own, None, metric_modes(module.named_metrics(), self.monitor)
+        )
 
     def on_validation_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
         value = self._value(trainer)

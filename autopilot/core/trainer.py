@@ -508,9 +508,8 @@ class Trainer:
         name = self._monitor or module.monitor
         self.monitor = name.removeprefix("val_").removeprefix("val/").removeprefix("val ")
         self.monitored = monitored(self.monitor, dict(module.named_metrics()))
-        self.mode = direction_of(
-            self.monitor, self._mode, module.mode, metric_modes(module, self.monitor)
-        )
+        stated = metric_modes(module.named_metrics(), self.monitor)
+        self.mode = direction_of(self.monitor, self._mode, module.mode, stated)
         given = module.failed_value if self._failed_value is None else self._failed_value
         self.failed_value = worst_value(given, self.monitored, self.item_metric)
         self.stop_reason = ""

@@ -1,0 +1,274 @@
+"""Metrics together: under their names, and their values as floats by name.
+
+`update_all` and `compute_all` are where the loop calls the user's metrics: the values they return
+become floats there, and an error they raise is given the metric's name.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import ItemsView, Iterable, Iterator, Mapping
+from typing import TypeVar
+
+from autopilot.core.accumulator import Accumulator
+from autopilot.core.numbers import number
+from autopilot.core.types import Datum
+from autopilot.errors import AutopilotError, MetricError
+
+V = TypeVar("V")
+Several = Accumulator | Mapping[str, Accumulator] | Iterable[Accumulator]
+
+
+class MetricCollection:
+    """Several metrics under their names.
+
+    The values are named as in torchmetrics, prefix and postfix around all of it, but the key of a
+    metric that computes a dict always follows the metric's name: "val_acc_recall_macro".
+
+    Args:
+        metrics: Metrics by name, or a list whose names are the class names in lower case.
+        more: Further metrics, named so too.
+        prefix: Put before every name.
+        postfix: Put after every name.
+
+    Raises:
+        MetricError: two metrics of the same name.
+    """
+
+    def __init__(
+        self, metrics: Several, *more: Accumulator, prefix: str = "", postfix: str = ""
+    ) -> None:
+        self.prefix, self.postfix = prefix, postfix
+        self._metrics: dict[str, Accumulator] = {}
+        self.add_metrics(metrics, *more)
+
+    def add_metrics(self, metrics: Several, *more: Accumulator) -> None:
+        """Adds metrics, as the constructor takes them.
+
+        Raises:
+            MetricError: two metrics of the same name, or something that is no metric.
+        """
+        named = metrics if isinstance(metrics, Mapping) else {}
+        listed = (
+            [metrics] if isinstance(metrics, Accumulator) else () if named is metrics else metrics
+        )
+        unnamed = [(type(metric).__name__.lower(), metric) for metric in (*listed, *more)]
+        for name, metric in (*named.items(), *unnamed):
+            if not isinstance(metric, Accumulator):
+                raise MetricError(
+                    f"{name} is a {type(metric).__name__}, not a Metric",
+                    hint="pass Metric objects, or a mapping from name to Metric",
+                )
+            if name in self._metrics:
+                raise MetricError(
+                    f"two metrics are named {name!r}",
+                    hint="name them: MetricCollection({'first': ..., 'second': ...})",
+                )
+            self._metrics[name] = metric
+
+    def items(self) -> ItemsView[str, Accumulator]:
+        """Full name and metric."""
+        return self._with_affixes(self._metrics).items()
+
+    def update(self, data: Datum) -> None:
+        """Updates every metric.
+
+        Raises:
+            MetricError: a metric raised; the message names it.
+        """
+        update_all(self._with_affixes(self._metrics), data)
+
+    def compute(self) -> dict[str, float]:
+        """Every value by full name.
+
+        Raises:
+            MetricError: a metric raised, returned no number, or two values have one name.
+        """
+        return self._with_affixes(compute_all(self._metrics))
+
+    def _with_affixes(self, values: Mapping[str, V]) -> dict[str, V]:
+        return {f"{self.prefix}{name}{self.postfix}": value for name, value in values.items()}
+
+    def reset(self) -> None:
+        """Resets every metric."""
+        for metric in self._metrics.values():
+            metric.reset()
+
+    def forward(self, data: Datum) -> dict[str, float]:
+        """Every metric's value on this Datum alone; it is taken in as well."""
+        return self._with_affixes(compute_all(self._metrics, "forward", data))
+
+    __call__ = forward
+
+    def directions(self, name: str = "") -> dict[str, bool | None]:
+        """Full names to whether higher is better."""
+        return self._with_affixes(directions_of(self._metrics))
+
+    def clone(self, prefix: str | None = None, postfix: str | None = None) -> MetricCollection:
+        """An independent copy, with its state, under another prefix or postfix if given."""
+        return MetricCollection(
+            {name: metric.clone() for name, metric in self._metrics.items()},
+            prefix=self.prefix if prefix is None else prefix,
+            postfix=self.postfix if postfix is None else postfix,
+        )
+
+    def __add__(self, other: Accumulator | MetricCollection) -> MetricCollection:
+        combined = MetricCollection(dict(self.items()))
+        right = other if isinstance(other, MetricCollection) else MetricCollection([other])
+        combined.add_metrics(dict(right.items()))
+        return combined
+
+    def find(self, name: str) -> tuple[Accumulator, str] | None:
+        """The metric whose value has a full name, and the key of it; see `find_metric`."""
+        if not (name.startswith(self.prefix) and name.endswith(self.postfix)):
+            return None
+        inner = name.removeprefix(self.prefix).removesuffix(self.postfix)
+        return find_metric(inner, self._metrics)
+
+    def keys(self) -> Iterator[str]:
+        """The metrics' full names."""
+        return iter(self._with_affixes(self._metrics))
+
+    def values(self) -> Iterator[Accumulator]:
+        """The metrics."""
+        return iter(self._metrics.values())
+
+    def __iter__(self) -> Iterator[str]:
+        return self.keys()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._with_affixes(self._metrics)
+
+    def __len__(self) -> int:
+        return len(self._metrics)
+
+    def __getitem__(self, name: str) -> Accumulator:
+        return self._with_affixes(self._metrics)[name]
+
+    def __repr__(self) -> str:
+        return f"MetricCollection({', '.join(self.keys())})"
+
+
+ByName = Mapping[str, Accumulator | MetricCollection]
+
+
+def update_all(metrics: ByName, data: Datum) -> None:
+    """Updates metrics by name.
+
+    Raises:
+        MetricError: a metric raised; the message says which, and where in the user's code.
+    """
+    for name, metric in metrics.items():
+        try:
+            metric.update(data)
+        except AutopilotError:
+            raise
+        except Exception as error:
+            raise _failure(name, metric, "update", error) from error
+
+
+def compute_all(metrics: ByName, method: str = "compute", *given: Datum) -> dict[str, float]:
+    """The values of several metrics, as floats by full name.
+
+    A metric's value has its name, a key of a dict that it computes follows that name, and a
+    collection has its own names: {"acc": 0.5}, {"acc_recall": 0.5}, {"val_acc": 0.5}.
+
+    Raises:
+        MetricError: a metric raised, returned no number, or two values have one name.
+    """
+    found: dict[str, float] = {}
+    for name, metric in metrics.items():
+        if isinstance(metric, MetricCollection):
+            _add(found, metric.compute())
+        else:
+            _add(found, _values(name, metric, method, given))
+    return found
+
+
+def directions_of(metrics: ByName) -> dict[str, bool | None]:
+    """Full names to whether higher is better, as far as the metrics state it."""
+    every = (metric.directions(name) for name, metric in metrics.items())
+    return {name: higher for stated in every for name, higher in stated.items()}
+
+
+def find_metric(name: str, metrics: ByName) -> tuple[Accumulator, str] | None:
+    """The metric that computes a value, and the value's key in its dict; "" where it is no dict.
+
+    Args:
+        name: The value's full name, as `compute_all` gives it.
+        metrics: Metrics and collections by name.
+
+    >>> from autopilot.core.metric import Metric
+    >>> find_metric("val_acc_recall", {"all": MetricCollection({"acc": Metric()}, prefix="val_")})
+    (Metric(), 'recall')
+    """
+    own = metrics.get(name)
+    if isinstance(own, Accumulator):
+        return own, ""
+    found: list[tuple[Accumulator, str]] = []
+    for known, metric in metrics.items():
+        if isinstance(metric, MetricCollection):
+            inner = metric.find(name)
+            found += [inner] if inner else []
+        elif name.startswith(f"{known}_") and _may_give_keys(metric):
+            found.append((metric, name.removeprefix(f"{known}_")))
+    # The longest name of a metric: "f1_macro" before "f1" with the key "macro".
+    return min(found, key=lambda pair: len(pair[1]), default=None)
+
+
+def _may_give_keys(metric: Accumulator) -> bool:
+    if isinstance(metric.higher_is_better, Mapping):
+        return True
+    # Only calling `compute` shows whether it returns a dict: over no items, on a copy.
+    alone = metric.clone()
+    alone.reset()
+    try:
+        return isinstance(alone.compute(), Mapping)
+    except Exception:  # noqa: BLE001  # the user's: it may need items
+        return True
+
+
+def _values(
+    name: str, metric: Accumulator, method: str, given: Iterable[Datum]
+) -> dict[str, float]:
+    """A metric's value or values, as floats by name."""
+    returned = f"{name}: {type(metric).__name__}.{method}() returned"
+    try:
+        value = getattr(metric, method)(*given)
+    except AutopilotError:
+        raise
+    except Exception as error:
+        raise _failure(name, metric, method, error) from error
+    named = value if isinstance(value, Mapping) else {"": value}
+    found: dict[str, float] = {}
+    for key, one in named.items():
+        if not isinstance(key, str | int):
+            raise MetricError(
+                f"{returned} a dict with the key {key!r:.60}", hint="name its values by texts"
+            )
+        try:
+            as_float = number(one)
+        except ValueError as error:
+            where = f" as {key!r}" if named is value else ""
+            hint = "return a number, or a dict from names to numbers"
+            raise MetricError(f"{returned} {error}{where}", hint=hint) from error
+        _add(found, {f"{name}_{key}" if named is value else name: as_float})
+    return found
+
+
+def _add(found: dict[str, float], more: Mapping[str, float]) -> None:
+    if twice := found.keys() & more.keys():
+        raise MetricError(
+            f"two metrics compute a value named {min(twice)!r}",
+            hint="the key of a dict follows the metric's name: acc and recall are acc_recall",
+        )
+    found.update(more)
+
+
+def _failure(name: str, metric: object, method: str, error: Exception) -> MetricError:
+    frames = traceback.extract_tb(error.__traceback__)
+    place = next((f"{f.filename}:{f.lineno}" for f in frames if f.filename != __file__), "")
+    return MetricError(
+        f"{name}: {type(metric).__name__}.{method}() raised {type(error).__name__}: {error}",
+        hint=f"look at {place or type(metric).__name__}; --verbose shows the traceback",
+    )
