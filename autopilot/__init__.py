@@ -61,7 +61,7 @@ _HOMES = {
     "autopilot.core.rules": ("ChainOptimizer", "Rule", "RuleOptimizer"),
     "autopilot.core.stopping": ("Budget", "EarlyStopping", "Plateau"),
     "autopilot.core.store": ("InMemoryStore", "Store"),
-    "autopilot.core.records.summary": ("Summary",),
+    "autopilot.core.records.history": ("Summary",),
     "autopilot.core.trainer": ("Trainer",),
     "autopilot.core.types": ("Cost", "Datum", "GateResult", "Result"),
     "autopilot.data": (

@@ -9,30 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any
 
 from autopilot.core.comparison import Monitored
 from autopilot.core.deaths import Death, Place, Watch
 from autopilot.core.guard import Guard, check_inputs
 from autopilot.core.memory import Memory
-from autopilot.core.noise import Noise
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
-from autopilot.core.policy import Decision, EpochView, Metrics
+from autopilot.core.policy import Decision, EpochView
 from autopilot.core.progress import ResultLog, StepClock
 from autopilot.core.records import message
-from autopilot.core.records.events import Decide, decision_event, stamped, time_of
-from autopilot.core.records.history import History, KnownState
+from autopilot.core.records.history import History, KnownState, Summary, summarize
 from autopilot.core.records.record import (
+    Decide,
     Event,
     Manifest,
     MetricsRecord,
     StepRecord,
 )
-from autopilot.core.records.summary import Summary, summarize
 from autopilot.core.repeats import mean_items, recorded_passes
 from autopilot.core.store import InMemoryStore, Revision, Store
-from autopilot.core.types import Cost, Datum, Gain
+from autopilot.core.types import Cost, Datum, Gain, Metrics, Noise
 from autopilot.core.writing import (
     complete,
     lesson_of,
@@ -526,14 +525,14 @@ class Experiment(History):
                 f"{self.slug} has no judged epoch {epoch}",
                 hint="decide on an epoch that was measured",
             )
-        self._write_event(decision_event(decision, reason, reviewer, epoch, self._revisions[epoch]))
+        self._write_event(Event.decided(decision, reason, reviewer, epoch, self._revisions[epoch]))
 
     @property
     def events(self) -> list[Event]:
         """What happened to it as a whole, oldest first; what an epoch brought is in `history`."""
         if not self.store.exists():
             return []
-        return sorted((event for _, event in self.store.records(Event)), key=time_of)
+        return sorted((event for _, event in self.store.records(Event)), key=attrgetter("order"))
 
     def summary(self) -> Summary:
         """What the experiment has come to so far; open or not.
@@ -576,7 +575,7 @@ class Experiment(History):
 
     def _write_event(self, event: Event) -> None:
         first = self.store.log()[-1].id
-        self.store.annotate(first, [stamped(event)])
+        self.store.annotate(first, [event.stamped()])
 
 
 def _start_of_epoch(log: Sequence[Revision], epoch: int) -> str:

@@ -105,7 +105,7 @@ class EpochLoop(Loop):
         known = experiment.known_state()
         if known is not None:
             metrics["val"] = dict(known.metrics)
-            decision = known.decision
+            decision = Decision("rejected", known.reasons)
         else:
             val = self.validate(fit, epoch)
             metrics["val"] = val.compute()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
 from typing import Literal
@@ -32,7 +31,7 @@ from autopilot.core.statistics import (
     sure_size,
     swapped_gains,
 )
-from autopilot.core.types import Datum, GateResult
+from autopilot.core.types import Datum, GateResult, Noise
 from autopilot.errors import UsageError
 
 # A test at exactly 5% keeps more than 5% of a thousand useless epochs every other time. At 3.5% it
@@ -46,64 +45,35 @@ FEWEST_GAINS = math.ceil(-math.log2(_LIMIT))
 _SWAPS = 400
 
 
-@dataclass(frozen=True, slots=True)
-class Noise:
-    """What two measurements of the baseline's val split, or its repeats, came to.
+def noise_sentence(noise: Noise, *, default: bool = True) -> str:
+    """How the measurements differ, and what follows from it.
 
     Args:
-        items: The items that all of them measured.
-        differing: How many of them have another outcome or another value of the monitored metric.
-        shift: How far apart the monitored metric of two epochs is by chance, as far as that is
-            known; 0 where it is the same in all measurements.
-        smallest: The smallest gain that the split resolves, as far as it is known: see
-            `statistics.resolution`. Of the accuracy, one item's share where nothing differs, else
-            at least that of as many items as a test needs.
-        evaluations: The items that the second measurement took.
-        skipped: Why there was none; empty where there was one.
-        measurements: How many were compared.
+        noise: The measured noise.
+        default: Whether the default policy decides, not one of the user's own.
+
+    >>> noise_sentence(Noise(items=250, smallest=0.004))
+    'two measurements agree; the smallest gain that the val split can resolve is 0.004'
     """
-
-    items: int = 0
-    differing: int = 0
-    shift: float = 0.0
-    smallest: float | None = None
-    evaluations: int = 0
-    skipped: str = ""
-    measurements: int = 2
-
-    @property
-    def is_noisy(self) -> bool:
-        """Whether the measurements differ."""
-        return self.differing > 0 or self.shift > 0
-
-    def sentence(self, *, default: bool = True) -> str:
-        """What came out, and what follows from it.
-
-        Args:
-            default: The default policy decides, not one of the user's own.
-
-        >>> Noise(items=250, smallest=0.004).sentence()
-        'two measurements agree; the smallest gain that the val split can resolve is 0.004'
-        """
-        size = ""
-        if self.smallest is not None:
-            size = f"; the smallest gain that the val split can resolve is {figure(self.smallest)}"
-        if self.skipped:
-            return f"noise not measured: {self.skipped}{size}"
-        several = "two" if self.measurements == 2 else self.measurements
-        if not self.is_noisy:
-            return f"{several} measurements agree{size}"
-        which = "all" if self.differing == self.items else f"{self.differing} of"
-        found = f"{which} {self.items} items differ"
-        if not self.differing:
-            found = f"{several} measurements differ by {self.shift:.2g}"
-        follows = "an epoch is kept only where the difference is significant"
-        if not default:
-            follows = "the experiment's own policy decides"
-        elif self.items < FEWEST_GAINS:
-            few = f"{self.items} val items are too few to tell any gain from chance"
-            return f"{found}: no epoch can be kept, {few}; it takes {FEWEST_GAINS} at least"
-        return f"{found}: {follows}{size}"
+    size = ""
+    if noise.smallest is not None:
+        size = f"; the smallest gain that the val split can resolve is {figure(noise.smallest)}"
+    if noise.skipped:
+        return f"noise not measured: {noise.skipped}{size}"
+    several = "two" if noise.measurements == 2 else noise.measurements
+    if not noise.is_noisy:
+        return f"{several} measurements agree{size}"
+    which = "all" if noise.differing == noise.items else f"{noise.differing} of"
+    found = f"{which} {noise.items} items differ"
+    if not noise.differing:
+        found = f"{several} measurements differ by {noise.shift:.2g}"
+    follows = "an epoch is kept only where the difference is significant"
+    if not default:
+        follows = "the experiment's own policy decides"
+    elif noise.items < FEWEST_GAINS:
+        few = f"{noise.items} val items are too few to tell any gain from chance"
+        return f"{found}: no epoch can be kept, {few}; it takes {FEWEST_GAINS} at least"
+    return f"{found}: {follows}{size}"
 
 
 class DefaultPolicy(Policy):

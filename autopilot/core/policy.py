@@ -8,20 +8,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from autopilot.core.comparison import Comparison, Monitored, compare, some
 from autopilot.core.direction import gained
 from autopilot.core.figures import apart, figure
-from autopilot.core.types import Cost, Datum, GateResult, Verdict
+from autopilot.core.types import Cost, Datum, GateResult, Metrics, Noise, Verdict
 from autopilot.errors import ModuleError, UsageError
-
-if TYPE_CHECKING:
-    from autopilot.core.noise import Noise
-
-Metrics = Mapping[str, Mapping[str, float]]
 
 
 def missing(metrics: Metrics, split: str, metric: str) -> str:

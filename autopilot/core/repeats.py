@@ -19,13 +19,13 @@ from autopilot.core.chance import seed_of
 from autopilot.core.comparison import Key, keyed
 from autopilot.core.evaluation import Evaluator, SplitMetrics, batches
 from autopilot.core.graph import no_grad
-from autopilot.core.noise import FEWEST_GAINS, DefaultPolicy, Noise, compare
+from autopilot.core.noise import FEWEST_GAINS, DefaultPolicy, compare, noise_sentence
 from autopilot.core.policy import EpochView
 from autopilot.core.records.record import TraceRecord
 from autopilot.core.run import repeating
 from autopilot.core.statistics import gain_of
 from autopilot.core.stopping import Budget
-from autopilot.core.types import Cost, Datum, Gain, count_outcomes, datum_from_json
+from autopilot.core.types import Cost, Datum, Gain, Noise, count_outcomes, datum_from_json
 
 if TYPE_CHECKING:
     from autopilot.core.experiment import Experiment
@@ -174,7 +174,7 @@ def measure_noise(fit: Fit, val: Measured) -> list[str]:
     if fit.val is None or fit.trainer.measure_noise is False:
         return []
     experiment.noise = experiment.known_noise or _noise(fit, val)
-    return [experiment.noise.sentence(default=isinstance(fit.policy, DefaultPolicy))]
+    return [noise_sentence(experiment.noise, default=isinstance(fit.policy, DefaultPolicy))]
 
 
 def _noise(fit: Fit, val: Measured) -> Noise:

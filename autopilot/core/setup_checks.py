@@ -19,9 +19,9 @@ from autopilot.core.metric import Metric
 from autopilot.core.module import AutoPilotModule, Module
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.outages import transient_errors_of
-from autopilot.core.policy import Gate, Metrics, Policy
+from autopilot.core.policy import Gate, Policy
 from autopilot.core.signatures import check_call, defines
-from autopilot.core.types import Datum
+from autopilot.core.types import Datum, Metrics
 from autopilot.errors import DataError, EmptySplitError, ModuleError, UsageError
 
 if TYPE_CHECKING:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Verdict = Literal["baseline", "kept", "rejected"]
 Outcome = Literal["passed", "failed", "error", "unmeasured", "unscored"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+# Split to metric name to value.
+Metrics = Mapping[str, Mapping[str, float]]
 
 
 def _new_id() -> str:
@@ -311,6 +313,37 @@ class Gain:
     low: float | None = None
     high: float | None = None
     items: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """How far measurements of one state differ: the baseline's two, or its repeats.
+
+    Args:
+        items: The items that all of them measured.
+        differing: How many of them have another outcome or another value of the monitored metric.
+        shift: How far apart the monitored metric of two epochs is by chance, as far as that is
+            known; 0 where it is the same in all measurements.
+        smallest: The smallest gain that the split resolves, as far as it is known: see
+            `statistics.resolution`. Of the accuracy, one item's share where nothing differs, else
+            at least that of as many items as a test needs.
+        evaluations: The items that the second measurement took.
+        skipped: Why there was none; empty where there was one.
+        measurements: How many were compared.
+    """
+
+    items: int = 0
+    differing: int = 0
+    shift: float = 0.0
+    smallest: float | None = None
+    evaluations: int = 0
+    skipped: str = ""
+    measurements: int = 2
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether the measurements differ."""
+        return self.differing > 0 or self.shift > 0
 
 
 @dataclass(frozen=True, slots=True)

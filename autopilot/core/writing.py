@@ -11,7 +11,7 @@ from typing import Any
 from autopilot import __version__
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
-from autopilot.core.policy import Decision, EpochView, Metrics
+from autopilot.core.policy import Decision, EpochView
 from autopilot.core.records.history import History, KnownState
 from autopilot.core.records.record import (
     TOGETHER,
@@ -21,7 +21,7 @@ from autopilot.core.records.record import (
     StepRecord,
     TraceRecord,
 )
-from autopilot.core.types import Cost, Datum, Verdict, datum_to_json, unlike_json
+from autopilot.core.types import Cost, Datum, Metrics, Verdict, datum_to_json, unlike_json
 from autopilot.errors import DataError, StateError, UsageError
 from autopilot.text import hide
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from autopilot.core.records.events import stamped
 from autopilot.core.records.record import Event
 from autopilot.engine.request import Request
 from autopilot.engine.session import Session
@@ -22,7 +21,7 @@ def create(request: Request) -> Session:
             parameter.name = name
         session.store.bind(session.module.parameters())
         start = session.store.begin(session.manifest)
-        session.store.annotate(start, [stamped(Event(name="created"))])
+        session.store.annotate(start, [Event(name="created").stamped()])
     finally:
         session.inputs.close()
         session.store.close()

@@ -11,9 +11,9 @@ from typing import Any, overload
 
 from autopilot.core.figures import apart, figure, figures
 from autopilot.core.numbers import bound, truth
-from autopilot.core.policy import EpochView, Gate, Metrics, measured
+from autopilot.core.policy import EpochView, Gate, measured
 from autopilot.core.signatures import check_awaited, check_function
-from autopilot.core.types import GateResult
+from autopilot.core.types import GateResult, Metrics
 from autopilot.errors import UsageError
 
 LIMIT = "a gate's limit"

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autopilot.core.configuration import policy_of
-from autopilot.core.policy import Decision, EpochView, Metrics, decide
+from autopilot.core.policy import Decision, EpochView, decide
+from autopilot.core.types import Metrics
 from autopilot.engine.loading import users_code
 from autopilot.engine.target import load_here
 from autopilot.errors import ExperimentError

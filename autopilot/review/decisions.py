@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from autopilot.core.records.events import decision_event, stamped
 from autopilot.core.records.record import Event
 from autopilot.git.repository import Repository
 from autopilot.tracking.holding import stopped
@@ -61,7 +60,7 @@ def record(
         merge: The commit with which it did.
     """
     who = reviewer or notebook.repo.identity().name
-    event = decision_event(decision, reason, who, epoch, notebook.after(epoch))
-    event = stamped(replace(event, into=into, merge=merge))
+    event = Event.decided(decision, reason, who, epoch, notebook.after(epoch))
+    event = replace(event, into=into, merge=merge).stamped()
     Journal(notebook.repo, notebook.layout).write(notebook.start, [event])
     return event

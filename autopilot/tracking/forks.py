@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from autopilot.core.records.events import stamped
 from autopilot.core.records.message import plain_message, start_message
 from autopilot.core.records.record import Event, Manifest
 from autopilot.errors import ExperimentError
@@ -142,7 +141,7 @@ def _begin(repo: Repository, manifest: Manifest, detail: str) -> Fork:
         tree = objects.tree_of(repo, manifest.base)
         text = start_message(manifest)
         start = commits.commit(repo, tree=tree, parents=[manifest.base], message=text)
-        created = stamped(Event(name="created", detail=detail))
+        created = Event(name="created", detail=detail).stamped()
         Journal(repo, layout).write(start, [manifest, created])
         refs.create_ref(repo, layout.branch, start, f"autopilot: {detail}")
     return Fork(manifest.slug, start, manifest.base)

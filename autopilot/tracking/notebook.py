@@ -6,10 +6,10 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 
-from autopilot.core.noise import Noise
 from autopilot.core.records import message
-from autopilot.core.records.events import time_of
+from autopilot.core.records.history import Summary, summarize
 from autopilot.core.records.message import trailer, trailer_number
 from autopilot.core.records.record import (
     Event,
@@ -19,9 +19,8 @@ from autopilot.core.records.record import (
     StepRecord,
     TraceRecord,
 )
-from autopilot.core.records.summary import Summary, summarize
 from autopilot.core.repeats import mean_items
-from autopilot.core.types import Cost, Datum, Gain, Verdict
+from autopilot.core.types import Cost, Datum, Gain, Noise, Verdict
 from autopilot.errors import ExperimentError, RepositoryError
 from autopilot.git import commits, objects, refs
 from autopilot.git.commands import run_git
@@ -152,13 +151,13 @@ class Notebook:
     @property
     def recency(self) -> tuple[int, int]:
         """Puts experiments in order: of one second, the later begun is the newer."""
-        return self.time_s, time_of(self.events[0]) if self.events else 0
+        return self.time_s, self.events[0].order if self.events else 0
 
     @cached_property
     def events(self) -> list[Event]:
         """What happened to the runs, oldest first."""
         found = self._journal.read_on(self.start, Event)
-        return sorted(found, key=time_of)
+        return sorted(found, key=attrgetter("order"))
 
     @cached_property
     def summary(self) -> Summary:

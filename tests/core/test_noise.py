@@ -11,7 +11,7 @@ from autopilot.core.chance import seed_of
 from autopilot.core.comparison import Monitored
 from autopilot.core.experiment import Experiment
 from autopilot.core.module import AutoPilotModule
-from autopilot.core.noise import DefaultPolicy, Noise, SignificantImprovement, compare
+from autopilot.core.noise import DefaultPolicy, SignificantImprovement, compare, noise_sentence
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.policy import EpochView, Policy, decide
@@ -22,7 +22,7 @@ from autopilot.core.statistics import resolution
 from autopilot.core.stopping import Budget
 from autopilot.core.store import InMemoryStore
 from autopilot.core.trainer import Trainer
-from autopilot.core.types import Cost, Datum
+from autopilot.core.types import Cost, Datum, Noise
 
 ITEMS = 100
 
@@ -429,9 +429,9 @@ def test_where_items_are_too_few_for_any_gain_it_is_said(items):
         "all 4 items differ: no epoch can be kept, 4 val items are too few to tell any gain from "
         "chance; it takes 5 at least"
     )
-    assert (noise.sentence() == too_few) == (items == 4)
+    assert (noise_sentence(noise) == too_few) == (items == 4)
     assert judged(Monitored("s"), better, first, noise, 1).kept == (items == 5)
-    assert "the experiment's own policy decides" in noise.sentence(default=False)
+    assert "the experiment's own policy decides" in noise_sentence(noise, default=False)
 
 
 # --- repeats -------------------------------------------------------------------------------------

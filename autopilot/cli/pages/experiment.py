@@ -8,8 +8,8 @@ from typing import Any
 
 from autopilot.cli.pages.listing import overview
 from autopilot.core.figures import costs, figures, lower_note, progressed, signed, test_gain
+from autopilot.core.records.history import Summary
 from autopilot.core.records.record import Event
-from autopilot.core.records.summary import Summary
 from autopilot.git.objects import LineCounts
 from autopilot.text import align, counted, git_date, pairs, shorten
 from autopilot.tracking.notebook import Notebook

@@ -1,14 +1,16 @@
-"""The history of an experiment: what was measured, and which state is the best."""
+"""The history of an experiment: what was measured, which state is the best, and a summary."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from autopilot.core.noise import Noise
-from autopilot.core.policy import Decision, Metrics
-from autopilot.core.records.record import MetricsRecord, Outcome, StepRecord
-from autopilot.core.types import Cost, Gain
+from autopilot.core.direction import gained
+from autopilot.core.records.record import Event, Manifest, MetricsRecord, Outcome, StepRecord
+from autopilot.core.types import Cost, Gain, Metrics, Noise
+
+_BEGINNINGS = ("started", "resumed")
+_ENDS = ("finished", "stopped", "interrupted", "crashed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +20,14 @@ class KnownState:
     Args:
         epoch: The earlier epoch.
         metrics: Its val metrics.
-        outcome: What that makes of this epoch.
-        decision: The verdict that follows.
+        outcome: The outcome of the new epoch that came to this state.
+        reasons: Why the new epoch is rejected.
     """
 
     epoch: int
     metrics: Mapping[str, float]
     outcome: Outcome
-    decision: Decision
+    reasons: tuple[str, ...]
 
 
 class History:
@@ -108,10 +110,10 @@ class History:
         return self._revisions[epoch]
 
     def known(self, state: str, steps: Sequence[StepRecord]) -> KnownState | None:
-        """What is known of a state, if an earlier epoch measured it.
+        """The earlier measurement of a state, which is not evaluated again; None if there is none.
 
-        It is not evaluated again: it can't be an improvement. Unless some of its items could not
-        be measured: then it counts as new.
+        A state that was measured before can be no improvement. If some of its items could not be
+        measured, it counts as new.
 
         Args:
             state: The state's id.
@@ -120,15 +122,120 @@ class History:
         known = self._measured.get(state)
         if known is None:
             return None
-        outcome: Outcome
-        errors = tuple(step.error for step in steps if step.error)
-        if errors:
-            return KnownState(known.epoch, known.metrics, "failed", Decision("rejected", errors))
-        if known.unmeasured:
+        outcome: Outcome = "repeated"
+        reasons = tuple(step.error for step in steps if step.error)
+        if reasons:
+            outcome = "failed"
+        elif known.unmeasured:
             return None
-        if known.epoch == self.best_epoch and not any(step.changed for step in steps):
-            reason, outcome = "the optimizer changed nothing", "unchanged"
+        elif known.epoch == self.best_epoch and not any(step.changed for step in steps):
+            reasons, outcome = ("the optimizer changed nothing",), "unchanged"
         else:
-            reason = f"the same state as epoch {known.epoch} ({known.verdict}), not evaluated again"
-            outcome = "repeated"
-        return KnownState(known.epoch, known.metrics, outcome, Decision("rejected", (reason,)))
+            again = f"the same state as epoch {known.epoch} ({known.verdict}), not evaluated again"
+            reasons = (again,)
+        return KnownState(known.epoch, known.metrics, outcome, reasons)
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How often a strategy was used, and how often its epoch was kept."""
+
+    used: int
+    kept: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The result of an experiment on one page: the answer of `Experiment.summary()`.
+
+    Args:
+        slug: Its name.
+        idea: What was tried, in words.
+        hypothesis: What was expected, in words.
+        epochs: Judged epochs, the baseline not counted.
+        kept: How many of them were kept.
+        monitor: The val metric that decides; "" before the baseline.
+        mode: "max" or "min".
+        baseline: Its value at epoch 0; None where missing or not finite.
+        best: Its best value.
+        best_epoch: The epoch with that value.
+        metrics: Split to metric name to value, of the best epoch; test too, once it is scored.
+        strategies: Strategy to how it went.
+        cost: What all judged epochs cost.
+        started: When it began, ISO 8601, UTC; "" if it never ran.
+        ended: How the last session ended; "" while it runs, or if it was killed.
+        decision: The latest decision of a person, None if there is none.
+        test: What the best state gained on the test split; None where it was not scored.
+    """
+
+    slug: str
+    idea: str = ""
+    hypothesis: str = ""
+    epochs: int = 0
+    kept: int = 0
+    monitor: str = ""
+    mode: str = "max"
+    baseline: float | None = None
+    best: float | None = None
+    best_epoch: int = 0
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    strategies: Mapping[str, Tally] = field(default_factory=dict)
+    cost: Cost = Cost()
+    started: str = ""
+    ended: str = ""
+    decision: Event | None = None
+    test: Gain | None = None
+
+    @property
+    def gain(self) -> float | None:
+        """What the best epoch gained on the baseline, positive is better; None where unknown."""
+        if self.baseline is None or self.best is None:
+            return None
+        return gained(self.baseline, self.best, self.mode)
+
+
+def summarize(
+    manifest: Manifest,
+    history: Sequence[MetricsRecord],
+    metrics: Mapping[str, Mapping[str, float]],
+    events: Sequence[Event],
+    test: Gain | None = None,
+) -> Summary:
+    """Puts a summary together.
+
+    Args:
+        manifest: The experiment's.
+        history: The val records of its judged epochs, oldest first.
+        metrics: The best epoch's, by split.
+        events: All events, oldest first.
+        test: What the best epoch gained on the test split.
+    """
+    judged = [record for record in history if record.epoch > 0]
+    tallies: dict[str, Tally] = {}
+    for record in judged:
+        for name in record.strategies():
+            before = tallies.get(name, Tally(0, 0))
+            kept = before.kept + (record.verdict == "kept")
+            tallies[name] = Tally(before.used + 1, kept)
+    last = history[-1] if history else MetricsRecord(split="val", metrics={}, verdict="baseline")
+    sessions = [event for event in events if event.name in (*_ENDS, *_BEGINNINGS)]
+    decisions = [event for event in events if event.name == "decided"]
+    return Summary(
+        slug=manifest.slug,
+        idea=manifest.idea,
+        hypothesis=manifest.hypothesis,
+        epochs=len(judged),
+        kept=sum(record.verdict == "kept" for record in judged),
+        monitor=last.monitor,
+        mode=last.mode,
+        baseline=last.baseline,
+        best=last.best,
+        best_epoch=last.best_epoch,
+        metrics=metrics,
+        strategies=tallies,
+        cost=last.spent,
+        started=next((event.time for event in events if event.name in _BEGINNINGS), ""),
+        ended=sessions[-1].name if sessions and sessions[-1].name in _ENDS else "",
+        decision=decisions[-1] if decisions else None,
+        test=test,
+    )

@@ -1,22 +1,29 @@
-"""What an experiment writes down: one frozen record for each thing that happened.
+"""Records: what an experiment writes down, one frozen record for each thing that happened.
 
-A record is one self-contained line of a note. `kind` says which note, `id` names it within the
+A record is one self-contained line of a note. `kind` names the note, `id` the record within the
 experiment, so that a line that arrives twice counts once.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Literal, get_args
 
-from autopilot.core.noise import Noise
-from autopilot.core.types import Cost, Datum, Gain, Verdict, datum_from_json
+from autopilot.core.types import Cost, Datum, Gain, Noise, Verdict, datum_from_json
+from autopilot.errors import UsageError
 
 VERSION = 2
 # Between the names of strategies that were used together: "prune + add word".
 TOGETHER = " + "
 Outcome = Literal["kept", "rejected", "unchanged", "repeated", "failed", "blocked", "unblocked"]
+Decide = Literal["promote", "reject"]
+
+
+def _apart(names: str) -> list[str]:
+    return [name for name in names.split(TOGETHER) if name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +115,35 @@ class Event(Record):
     into: str = ""
     merge: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def decided(cls, decision: str, reason: str, reviewer: str, epoch: int, revision: str) -> Event:
+        """A person's decision on an epoch.
+
+        Raises:
+            UsageError: it is neither "promote" nor "reject".
+        """
+        if decision not in get_args(Decide):
+            raise UsageError(f"{decision!r} is no decision", hint='decide "promote" or "reject"')
+        return cls(
+            epoch=epoch,
+            name="decided",
+            detail=reason,
+            decision=decision,
+            reviewer=reviewer,
+            revision=revision,
+        )
+
+    def stamped(self) -> Event:
+        """The event with the present time and an id of its own."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return replace(self, id=f"{self.name}-{time.time_ns()}", time=now)
+
+    @property
+    def order(self) -> int:
+        """Sorts events by time: the nanoseconds in the id, since `time` has whole seconds."""
+        number = self.id.rpartition("-")[2]
+        return int(number) if number.isdigit() else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +241,10 @@ class MetricsRecord(Record):
     repeat: int = 1
     test_gain: Gain | None = None
 
+    def strategies(self) -> list[str]:
+        """The names of the strategies that were used together; each counts."""
+        return _apart(self.strategy)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceRecord(Record):
@@ -259,15 +299,15 @@ class Lesson(Record):
 
     def strategies(self) -> list[str]:
         """The names of the strategies that were used together; each counts."""
-        return [name for name in self.strategy.split(TOGETHER) if name]
+        return _apart(self.strategy)
 
     def categories(self) -> list[str]:
-        """What it was about, one name each."""
-        return [name for name in self.category.split(TOGETHER) if name]
+        """The categories, one name each."""
+        return _apart(self.category)
 
     def nodes(self) -> list[str]:
-        """The modules that it was about, one name each."""
-        return [name for name in self.node.split(TOGETHER) if name]
+        """The modules, one name each."""
+        return _apart(self.node)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
