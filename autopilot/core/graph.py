@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
 
+from autopilot.core.gradient import Gradient
+from autopilot.core.node import Node, Recorded
+from autopilot.core.parameter import Parameter
 from autopilot.core.tape import (
-    Node,
     attach,
     enable_grad,
     is_grad_enabled,
@@ -21,11 +22,6 @@ from autopilot.core.tape import (
 )
 from autopilot.core.types import Datum
 from autopilot.errors import GraphError
-
-if TYPE_CHECKING:
-    from autopilot.core.gradient import Gradient
-    from autopilot.core.module import Module
-    from autopilot.core.parameter import Parameter
 
 __all__ = [
     "Graph",
@@ -164,7 +160,7 @@ def _parts(gradient: Gradient, output: object, calls: Sequence[Node]) -> list[Gr
     return parts
 
 
-def own_parameters(module: Module) -> list[Parameter]:
+def own_parameters(module: Recorded) -> list[Parameter]:
     """The parameters that a call's feedback is for.
 
     During backward: the module's parameters and those of its submodules that were used without
@@ -173,7 +169,7 @@ def own_parameters(module: Module) -> list[Parameter]:
     node = _visited.get()
     called = node.called if node is not None and node.module is module else frozenset()
     found: dict[int, Parameter] = {}
-    stack = [module]
+    stack: list[Recorded] = [module]
     while stack:
         current = stack.pop()
         for parameter in current.parameters(recurse=False):

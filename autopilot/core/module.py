@@ -15,7 +15,6 @@ from autopilot.core.types import Datum
 from autopilot.errors import ModuleError, StateError
 
 if TYPE_CHECKING:
-    from autopilot.core.callback import Callback
     from autopilot.core.optimizer import Optimizer
     from autopilot.core.policy import Gate, Policy
 
@@ -351,8 +350,8 @@ class AutoPilotModule(Module):
         """
         return None
 
-    def configure_callbacks(self) -> list[Callback]:
-        """Callbacks of this experiment, beside the Trainer's."""
+    def configure_callbacks(self) -> Sequence[Any]:
+        """A list of the Callbacks of this experiment, beside the Trainer's."""
         return []
 
     def train_dataloader(self) -> Iterable[Any] | None:

@@ -17,71 +17,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from autopilot.core.node import Node, Recorded
 from autopilot.core.types import Datum
-
-if TYPE_CHECKING:
-    from autopilot.core.gradient import Gradient
-    from autopilot.core.module import Module
-
-NodeHook = Callable[["Node", "Gradient"], "Gradient | None"]
-
-
-class Node:
-    """One call of a module.
-
-    Args:
-        module: What was called.
-        inputs: The positional arguments, then the values of the keyword arguments.
-        output: What it returned.
-        upstream: The nodes that the feedback goes on to.
-        called: The modules that were called inside this call; they have nodes of their own.
-        is_step: It is a step of the module around a call of the module itself, which takes the
-            feedback: one pass through a system counts once.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "called",
-        "freed",
-        "hooks",
-        "inputs",
-        "is_step",
-        "module",
-        "output",
-        "upstream",
-    )
-
-    def __init__(
-        self,
-        module: Module,
-        inputs: tuple[Any, ...],
-        output: object,
-        upstream: Sequence[Node],
-        called: frozenset[int] = frozenset(),
-        *,
-        is_step: bool = False,
-    ) -> None:
-        self.module = module
-        self.inputs = inputs
-        self.output = output
-        self.upstream = list(upstream)
-        self.called = called
-        self.is_step = is_step
-        self.hooks: list[NodeHook] = []
-        self.freed = False
-
-    def register_hook(self, hook: NodeHook) -> None:
-        """Calls `hook(node, gradient)` before the module sees it; what it returns replaces it."""
-        self.hooks.append(hook)
-
-    def free(self) -> None:
-        """Lets go of inputs, output and upstream."""
-        self.inputs, self.output, self.upstream, self.freed = (), None, [], True
-
-    def __repr__(self) -> str:
-        return f"Node({type(self.module).__name__}, upstream={len(self.upstream)})"
 
 
 class _Frame:
@@ -89,7 +28,7 @@ class _Frame:
 
     __slots__ = ("called", "calls", "module")
 
-    def __init__(self, module: Module) -> None:
+    def __init__(self, module: Recorded) -> None:
         self.module = module
         self.calls: list[tuple[int, Node]] = []
         self.called: set[int] = set()
@@ -130,7 +69,7 @@ def _set_grad_enabled(enabled: bool) -> Iterator[None]:
 
 
 def record(
-    module: Module, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    module: Recorded, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Calls the function and records the call as a Node on the Datum that it returns."""
     inputs = (*args, *kwargs.values())
@@ -158,12 +97,12 @@ def record(
     return output
 
 
-def attach(module: Module, batch: object, output: Datum, upstream: Sequence[Node] = ()) -> None:
+def attach(module: Recorded, batch: object, output: Datum, upstream: Sequence[Node] = ()) -> None:
     """Records a call after the fact: for a result that was answered from a record."""
-    output.grad_fn = Node(module, (batch,), output, upstream)
+    output.grad_fn = Node(module, (batch,), output, list(upstream))
 
 
-def _enclosing(module: Module) -> _Frame | None:
+def _enclosing(module: Recorded) -> _Frame | None:
     """The call that this one is made in; from a thread that it started, too.
 
     A thread that was started without the context finds the only call that is going on elsewhere of

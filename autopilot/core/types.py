@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from autopilot.errors import DataError
 
 if TYPE_CHECKING:
-    from autopilot.core.graph import Node
+    from autopilot.core.node import Node
 
 Verdict = Literal["baseline", "kept", "rejected"]
 Outcome = Literal["passed", "failed", "error", "unmeasured", "unscored"]
