@@ -142,6 +142,7 @@ def compare(
     autopilot experiment compare classifier-1 classifier-2
     """
     from autopilot.cli.pages import experiment as experiment_page
+    from autopilot.report.comparison import input_differences
     from autopilot.tracking.snapshots import best_state
 
     one, other, output = context.notebook(first), context.notebook(second), context.output
@@ -153,7 +154,7 @@ def compare(
             for p, c in counts.items()
         ]
         document = {"experiments": [one.summary, other.summary], "commits": tips, "files": files}
-        differ = experiment_page.input_differences(one, other)
+        differ = input_differences(one, other)
         output.document(document | {"inputs": [one.inputs, other.inputs], "inputs_differ": differ})
         return
     for line in experiment_page.comparison(one, other, counts):
@@ -249,7 +250,7 @@ def write_decision(
     context: Context, notebook: Notebook, decision: str, epoch: str, reason: str, reviewer: str
 ) -> None:
     """Writes a decision down and says so."""
-    from autopilot.cli.pages.experiment import decision_line
+    from autopilot.report.comparison import decision_line
     from autopilot.review.decisions import decide as write
 
     output = context.output

@@ -135,7 +135,7 @@ def _asked(notebook: Notebook, epoch: str) -> list[Gate]:
 
 
 def _say_done(output: Output, done: Promotion) -> None:
-    from autopilot.cli.pages.experiment import decision_line
+    from autopilot.report.comparison import decision_line
 
     found = done.plan
     if found.is_done:

@@ -82,7 +82,7 @@ def _markdown(context: Context, slug: str | None, to: Path | None) -> None:
 
 def _page(context: Context, slugs: list[str | None], to: Path | None, *, open_it: bool) -> None:
     from autopilot.report.collection import between, collect
-    from autopilot.report.diffs import DiffPool
+    from autopilot.report.contents import DiffPool
     from autopilot.report.page import left_out, page
     from autopilot.tracking.layout import Layout
 
@@ -100,7 +100,7 @@ def _page(context: Context, slugs: list[str | None], to: Path | None, *, open_it
     _write(path, text)
     size = len(text.encode())
     epochs = ", ".join(
-        f"{n.slug}: {_epochs(len(r.stories))}" for n, r in zip(notebooks, reports, strict=True)
+        f"{n.slug}: {_epochs(len(r.rows))}" for n, r in zip(notebooks, reports, strict=True)
     )
     output.line(f"{epochs}; wrote {path} ({_size(size)})")
     missing = left_out(reports)

@@ -1,19 +1,25 @@
-"""What a report shows of an experiment: everything that was recorded, read once, no markup."""
+"""A report: everything that was recorded of an experiment, as the JSON that its page reads.
+
+The list of epochs is plain; details, patches and items, which are long, are packed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from autopilot.core.figures import signed
 from autopilot.core.memory import Memory
-from autopilot.core.records.record import Lesson, Manifest, StepRecord, TraceRecord
-from autopilot.core.types import Outcome
+from autopilot.core.records.lessons import FAILURES
+from autopilot.core.records.record import Lesson, LlmRecord, StepRecord, TraceRecord
+from autopilot.core.types import Cost
 from autopilot.errors import ExperimentError
 from autopilot.git import objects, refs
 from autopilot.git.repository import Repository
-from autopilot.report.cost import RoleCost, roles_of
-from autopilot.report.diffs import Changes, DiffPool
-from autopilot.report.items import Failure, Results
+from autopilot.report.comparison import event_detail, settings
+from autopilot.report.contents import CODES, Changes, DiffPool, Results, clipped, packed
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import experiments
 from autopilot.tracking.notebook import Epoch, Notebook
@@ -21,39 +27,14 @@ from autopilot.tracking.recall import block_after_by_epoch, memory_of
 from autopilot.tracking.snapshots import best_state
 
 SPLITS = ("val", "train", "test")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpochStory:
-    """All about one epoch.
-
-    Args:
-        epoch: What the notebook says of it.
-        time_s: When its last commit was made, in seconds since 1970.
-        started_from: The epoch whose state it started from; None for the baseline.
-        steps: Its optimizer steps with their commits, "" where nothing was changed.
-        changes: What it changed.
-        lessons: What memory learnt.
-        blocked: The strategies that were blocked afterwards, with reasons.
-        measured: The epoch that its results were measured in.
-        failures: Its first failures.
-        counts: How many items came to what.
-        fixed: Items that passed, and had failed in the epoch that it started from.
-        broken: The reverse.
-    """
-
-    epoch: Epoch
-    time_s: int
-    started_from: int | None
-    steps: tuple[tuple[str, StepRecord], ...]
-    changes: Changes
-    lessons: tuple[Lesson, ...]
-    blocked: Mapping[str, str]
-    measured: int
-    failures: tuple[Failure, ...] = ()
-    counts: Mapping[Outcome, int] = field(default_factory=dict)
-    fixed: tuple[str, ...] = ()
-    broken: tuple[str, ...] = ()
+COLUMNS = (
+    *("number", "verdict", "outcome", "value", "delta", "best", "best_epoch", "from", "strategy"),
+    *("summary", "reasons", "reused", "commit", "rollback", "steps", "violations", "cost", "time"),
+)
+_VERDICTS = ("baseline", "kept", "rejected")
+_TEXT = 20_000
+_IDS = 40
+_LESSONS = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,36 +42,96 @@ class Report:
     """An experiment as a report shows it.
 
     Args:
-        notebook: The experiment.
-        stories: Its judged epochs, oldest first.
+        rows: A list an epoch, oldest first: what COLUMNS names; the strategy as its place in texts.
+        texts: The strategies.
+        details: A dict an epoch: its steps, changes, lessons, failures, items fixed and broken.
         results: Those splits that have results, item by item.
         roles: What model calls cost, the dearest role first.
         memory: What a run that goes on would know.
-        forks: The experiments here that were forked or merged from this one, each with the epoch
-            that it took.
+        forks: The experiments here that took over an epoch of this one, each with that epoch.
         net: From the base to the best.
         pool: The patches of all changes.
         absent: The kinds of notes that there are none of, though there are epochs.
     """
 
     notebook: Notebook
-    stories: tuple[EpochStory, ...]
+    rows: Sequence[Sequence[Any]]
+    texts: Sequence[str]
+    details: Sequence[Mapping[str, Any]]
     results: Mapping[str, Results]
-    roles: tuple[RoleCost, ...]
+    roles: Sequence[Mapping[str, Any]]
     memory: Memory
-    forks: tuple[tuple[str, int], ...]
+    forks: Sequence[tuple[str, int]]
     net: Changes
     pool: DiffPool
-    absent: tuple[str, ...] = ()
+    absent: Sequence[str] = ()
+
+    def document(self) -> dict[str, Any]:
+        """The experiment for the page."""
+        notebook = self.notebook
+        manifest, last, status = notebook.manifest, notebook.last, notebook.status
+        monitor, mode = notebook.monitor
+        at = {name: place for place, name in enumerate(COLUMNS)}
+        gain = notebook.test_gain(last.best_epoch) if last else None
+        slug, branch, base = notebook.slug, notebook.layout.branch_name, manifest.base[:10]
+        return {
+            "slug": slug,
+            "state": status.state,
+            "detail": status.detail,
+            "branch": branch,
+            "tip": notebook.tip,
+            "base": manifest.base,
+            "base_branch": manifest.base_branch,
+            "idea": manifest.idea,
+            "monitor": monitor,
+            "mode": mode,
+            "baseline": last.baseline if last else None,
+            "best": last.best if last else None,
+            "best_epoch": last.best_epoch if last else 0,
+            "kept": notebook.kept,
+            "violations": sum(row[at["violations"]] for row in self.rows),
+            "test": notebook.test_metrics(last.best_epoch) if last else {},
+            "test_gain": gain and [gain.before, gain.after, gain.low, gain.high],
+            "spent": _cost(notebook.spent),
+            "settings": list(settings(manifest).items()),
+            "events": [[e.time, e.name, event_detail(e)] for e in notebook.events],
+            "series": _series(notebook.epochs),
+            "columns": COLUMNS,
+            "texts": self.texts,
+            "rows": self.rows,
+            "roles": self.roles,
+            "memory": _memory(self.memory),
+            "results": [
+                {
+                    "split": results.split,
+                    "codes": {code: outcome for outcome, code in CODES.items()},
+                    "epochs": list(results.rows),
+                    "ids": packed([results.ids]),
+                    "rows": packed(results.rows.values()),
+                }
+                for results in self.results.values()
+            ],
+            "forks": self.forks,
+            "forked_from": manifest.forked_from,
+            "merged_with": manifest.merged_with,
+            "net": self.net,
+            "details": packed(self.details),
+            "commands": [
+                f"autopilot log {slug}",
+                f"autopilot show best -e {slug}",
+                f"git log -p {base}..{branch}",
+                f"git diff {base}...{branch}",
+            ],
+        }
 
     def left_out(self) -> list[str]:
-        """What limits left out, a sentence each."""
+        """A sentence for each limit that left something out."""
         slug, pool, told = self.notebook.slug, self.pool, []
         see = f"`autopilot diff EPOCH -e {slug}` shows it"
         if self.absent:
             kinds = ", ".join(self.absent)
             told.append(f"there are no notes of {kinds} here: `autopilot fetch {slug}` brings them")
-        files = sum(story.changes.left_out for story in self.stories) + self.net.left_out
+        files = sum(d["changes"].left_out for d in self.details) + self.net.left_out
         if files:
             told.append(f"{files:,} changed files are not listed; {see}")
         if pool.files_left_out:
@@ -111,30 +152,27 @@ class Report:
 
 
 def collect(notebook: Notebook, pool: DiffPool | None = None) -> Report:
-    """Reads an experiment for a report.
-
-    Args:
-        notebook: The experiment.
-        pool: Where its patches go; of several experiments in one report, the same.
-    """
+    """Reads an experiment for a report; its patches go into the pool, which reports can share."""
     repo, epochs = notebook.repo, notebook.epochs
     pool = pool or DiffPool(repo)
     journal = Journal(repo, notebook.layout)
     line = {commit.id: commit for commit in notebook.commits}
     results, memory = _results(journal, line), memory_of(notebook)
-    stories = tuple(_stories(notebook, journal, results, memory.lessons, pool))
+    texts = list(dict.fromkeys(epoch.strategy for epoch in epochs))
+    pairs = list(_epochs(notebook, journal, results, memory.lessons, texts, pool))
     base, best = notebook.base or notebook.start, best_state(notebook).commit
-    net = pool.between(objects.tree_of(repo, base), objects.tree_of(repo, best))
     return Report(
         notebook=notebook,
-        stories=stories,
+        rows=[row for row, _ in pairs],
+        texts=texts,
+        details=[detail for _, detail in pairs],
         results=results,
-        roles=tuple(roles_of(journal, line, [epoch.cost for epoch in epochs])),
+        roles=_roles(journal, line, [epoch.cost for epoch in epochs]),
         memory=memory,
-        forks=tuple(_forks(repo, notebook.slug)),
-        net=net,
+        forks=list(_forks(repo, notebook.slug)),
+        net=pool.between(objects.tree_of(repo, base), objects.tree_of(repo, best)),
         pool=pool,
-        absent=tuple(_absent(notebook)) if len(epochs) > 1 else (),
+        absent=list(_absent(notebook)) if len(epochs) > 1 else (),
     )
 
 
@@ -144,80 +182,176 @@ def between(first: Notebook, second: Notebook, pool: DiffPool) -> Changes:
     return pool.between(objects.tree_of(first.repo, one), objects.tree_of(first.repo, other))
 
 
-def settings(manifest: Manifest) -> dict[str, str]:
-    """What an experiment was given, name to value, for a person and for comparing two."""
-    facts = {
-        "target": manifest.target or "library use, without `autopilot run`",
-        "idea": manifest.idea,
-        "hypothesis": manifest.hypothesis,
-        "seed": str(manifest.seed),
-        "base": manifest.base[:10],
-        "base branch": manifest.base_branch,
-        "directory": manifest.directory,
-        "links": ", ".join(manifest.links),
-        "works in": "your checkout (in place)" if manifest.in_place else "",
-        "forked from": manifest.forked_from.replace("@", ", epoch "),
-        "merged with": manifest.merged_with.replace("@", ", epoch "),
-        "strategies": ", ".join(manifest.strategies),
-    }
-    facts |= {f"argument {name}": str(value) for name, value in manifest.hparams.items()}
-    facts |= {f"option {name}": str(v) for name, v in manifest.options.items() if v is not None}
-    for name, path in manifest.parameters.items():
-        pattern = manifest.patterns.get(name, "")
-        facts[f"parameter {name}"] = f"{path} ({pattern})" if pattern else path
-    facts |= {f"version of {name}": version for name, version in manifest.versions.items()}
-    return {name: value for name, value in facts.items() if value}
-
-
-def _stories(
+def _epochs(
     notebook: Notebook,
     journal: Journal,
     results: Mapping[str, Results],
-    learnt_in_all: Sequence[Lesson],
+    lessons: Sequence[Lesson],
+    texts: Sequence[str],
     pool: DiffPool,
-) -> Iterator[EpochStory]:
+) -> Iterator[tuple[list[Any], dict[str, Any]]]:
+    """Row and detail of each epoch, oldest first."""
     line = {commit.id: commit for commit in notebook.commits}
     steps: dict[int, dict[str, tuple[str, StepRecord]]] = {}
     for commit, record in journal.read(StepRecord):
         if commit in line:
             place = commit if record.changed else ""
             steps.setdefault(record.epoch, {})[record.id] = (place, record)
-    lessons: dict[int, list[Lesson]] = {}
-    for lesson in learnt_in_all:
-        lessons.setdefault(lesson.epoch, []).append(lesson)
-    measured = {epoch.number: _measured(epoch) for epoch in notebook.epochs}
+    places = {text: place for place, text in enumerate(texts)}
+    measured = {e.number: e.number if e.reused is None else e.reused for e in notebook.epochs}
     rules = block_after_by_epoch(notebook)
-    val, follow = results.get("val", Results("val")), Memory(rules[0])
+    val, memory = results.get("val", Results("val")), Memory(rules[0])
     before: int | None = None
     for epoch in notebook.epochs:
-        number, learnt = epoch.number, lessons.get(epoch.number, [])
+        number = epoch.number
+        learnt = [lesson for lesson in lessons if lesson.epoch == number]
         for lesson in learnt:
-            follow.learn(lesson)
+            memory.learn(lesson)
         if number in rules:
-            follow.reconsider(rules[number])
+            memory.reconsider(rules[number])
         changes = Changes()
         if epoch.steps and number:
             old, new = line[epoch.steps[0]].parents[0], line[epoch.steps[-1]].tree
             old_tree = line[old].tree if old in line else objects.tree_of(notebook.repo, old)
             changes = pool.between(old_tree, new)
         known = measured[number]
-        start = measured.get(number if before is None else before, known)
-        fixed, broken = val.turned(start, known)
-        yield EpochStory(
-            epoch=epoch,
-            time_s=line[epoch.commit].time_s,
-            started_from=before,
-            steps=tuple(sorted(steps.get(number, {}).values(), key=lambda pair: pair[1].step)),
-            changes=changes,
-            lessons=tuple(learnt),
-            blocked=follow.blocked(),
-            measured=known,
-            failures=val.failures.get(known, ()),
-            counts=val.counts(known),
-            fixed=tuple(fixed),
-            broken=tuple(broken),
-        )
+        fixed, broken = val.turned(measured.get(number if before is None else before, known), known)
+        own = sorted(steps.get(number, {}).values(), key=lambda pair: pair[1].step)
+        row = [
+            number,
+            _VERDICTS.index(epoch.verdict),
+            epoch.outcome,
+            _short(epoch.value),
+            _short(epoch.delta),
+            _short(epoch.best),
+            epoch.best_epoch,
+            before,
+            places[epoch.strategy],
+            clipped(epoch.summary, _TEXT),
+            epoch.reasons,
+            epoch.reused,
+            epoch.steps[-1] if epoch.steps else epoch.commit,
+            epoch.rollback,
+            len(epoch.steps),
+            sum(len(record.violations) for _, record in own),
+            _cost(epoch.cost),
+            line[epoch.commit].time_s,
+        ]
+        detail = {
+            "steps": [_step(commit, record) for commit, record in own],
+            "lessons": [_lesson(lesson) for lesson in learnt],
+            "blocked": memory.blocked(),
+            "measured": known,
+            "counts": val.counts(known),
+            "failures": val.failures.get(known, ()),
+            "fixed": fixed[:_IDS],
+            "fixed_count": len(fixed),
+            "broken": broken[:_IDS],
+            "broken_count": len(broken),
+            "changes": changes,
+        }
+        yield row, detail
         before = epoch.best_epoch
+
+
+def _step(commit: str, record: StepRecord) -> dict[str, Any]:
+    return {
+        "commit": commit,
+        "summary": clipped(record.summary, _TEXT),
+        "rationale": clipped(record.rationale, _TEXT),
+        "gradients": {name: clipped(text, _TEXT) for name, text in record.gradients.items()},
+        "error": clipped(record.error, _TEXT),
+        "violations": record.violations,
+    }
+
+
+def _lesson(lesson: Lesson) -> dict[str, Any]:
+    names = ("epoch", "strategy", "outcome", "reason", "summary", "category", "node", "by_hand")
+    return {name: getattr(lesson, name) for name in names} | {"delta": _short(lesson.delta)}
+
+
+def _series(epochs: Sequence[Epoch]) -> list[dict[str, Any]]:
+    """The values of each split's metrics, None where an epoch has none; val comes first."""
+    names = dict.fromkeys(
+        (split, metric)
+        for e in epochs
+        for split, metrics in e.metrics.items()
+        for metric in metrics
+    )
+    order = ("val", "train", "test")
+    ranked = sorted(names, key=lambda n: order.index(n[0]) if n[0] in order else len(order))
+    return [
+        {
+            "split": split,
+            "metric": metric,
+            "values": [_short(e.metrics.get(split, {}).get(metric)) for e in epochs],
+        }
+        for split, metric in ranked
+    ]
+
+
+def _memory(memory: Memory) -> dict[str, Any]:
+    lessons = memory.lessons
+    tallies: dict[str, list[Any]] = {}
+    for lesson in (x for x in lessons if x.outcome not in ("blocked", "unblocked")):
+        for name in lesson.strategies():
+            tally = tallies.setdefault(name, [name, 0, 0, 0, 0.0])
+            tally[1] += 1
+            tally[2] += lesson.outcome == "kept"
+            tally[3] += lesson.outcome in FAILURES
+            tally[4] += lesson.delta or 0.0 if lesson.outcome == "kept" else 0.0
+    trend = memory.trends()
+    text = ""
+    if trend.direction != "unknown":
+        over = "the last epoch" if trend.epochs == 1 else f"the last {trend.epochs} epochs"
+        text = f"Over {over}: {trend.direction}, {signed(trend.rate, of=trend.best)} an epoch."
+    return {
+        "tallies": sorted(tallies.values(), key=lambda tally: -tally[4]),
+        "blocked": memory.blocked(),
+        "lessons": [_lesson(lesson) for lesson in lessons[-_LESSONS:]],
+        "earlier": max(0, len(lessons) - _LESSONS),
+        "trend": text,
+    }
+
+
+@dataclass(slots=True)
+class _Calls:
+    """The model calls of a role."""
+
+    models: set[str] = field(default_factory=set)
+    calls: int = 0
+    unpriced: int = 0
+    cost: Cost = Cost()
+    by_epoch: dict[int, Cost] = field(default_factory=dict)
+
+
+def _roles(journal: Journal, line: Container[str], costs: Sequence[Cost]) -> list[dict[str, Any]]:
+    """Each role's calls and their cost, the dearest first; "other" is the cost of no call."""
+    roles: dict[str, _Calls] = {}
+    for commit, record in journal.read(LlmRecord):
+        if commit in line:
+            role = roles.setdefault(record.role, _Calls())
+            role.models.add(record.model)
+            role.calls += 1
+            role.unpriced += not record.priced
+            role.cost += record.cost
+            role.by_epoch[record.epoch] = role.by_epoch.get(record.epoch, Cost()) + record.cost
+    spent, called = sum(costs, Cost()), sum((role.cost for role in roles.values()), Cost())
+    tokens, usd = spent.tokens - called.tokens, spent.cost_usd - called.cost_usd
+    if tokens > 0 or usd > 1e-9:
+        roles["other"] = _Calls(cost=Cost(tokens=max(tokens, 0), cost_usd=max(usd, 0.0)))
+    dearest = sorted(roles.items(), key=lambda r: (-r[1].cost.cost_usd, -r[1].cost.tokens, r[0]))
+    return [
+        {
+            "role": name,
+            "models": sorted(role.models),
+            "calls": role.calls,
+            "unpriced": role.unpriced,
+            "cost": _cost(role.cost),
+            "by_epoch": [[epoch, *_cost(cost)] for epoch, cost in sorted(role.by_epoch.items())],
+        }
+        for name, role in dearest
+    ]
 
 
 def _absent(notebook: Notebook) -> Iterator[str]:
@@ -227,21 +361,17 @@ def _absent(notebook: Notebook) -> Iterator[str]:
             yield kind
 
 
-def _measured(epoch: Epoch) -> int:
-    return epoch.number if epoch.reused is None else epoch.reused
-
-
 def _results(journal: Journal, line: Mapping[str, object]) -> dict[str, Results]:
     found: dict[str, dict[int, TraceRecord]] = {}
     for commit, trace in journal.read(TraceRecord):
         if commit in line and not trace.repeat:
             found.setdefault(trace.split, {})[trace.epoch] = trace
-    splits = [*SPLITS, *(name for name in found if name not in SPLITS)]
     out: dict[str, Results] = {}
-    for split in (name for name in splits if name in found):
-        results = out[split] = Results(split)
-        for _, trace in sorted(found[split].items()):
-            results.add(trace)
+    for split in dict.fromkeys([*SPLITS, *found]):
+        if split in found:
+            results = out[split] = Results(split)
+            for _, trace in sorted(found[split].items()):
+                results.add(trace)
     return out
 
 
@@ -255,3 +385,14 @@ def _forks(repo: Repository, slug: str) -> Iterator[tuple[str, int]]:
             name, _, epoch = source.rpartition("@")
             if name == slug and epoch.isdigit():
                 yield other, int(epoch)
+
+
+def _cost(cost: Cost) -> list[float]:
+    return [cost.evaluations, cost.tokens, round(cost.cost_usd, 6), round(cost.seconds, 3)]
+
+
+def _short(value: float | None) -> float | None:
+    """A number with nine digits: more than one can see, and half as long."""
+    if value is None or not math.isfinite(value):
+        return value
+    return float(f"{value:.9g}")

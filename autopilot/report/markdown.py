@@ -6,10 +6,10 @@ import html
 import re
 from collections.abc import Sequence
 
-from autopilot.cli.pages.epoch import came_to
 from autopilot.core.failures import failure_lines
 from autopilot.core.figures import costs, figures, lower_note, signed, test_gain
 from autopilot.core.types import Datum
+from autopilot.report.comparison import came_to
 from autopilot.text import counted
 from autopilot.tracking.notebook import Epoch, Notebook
 

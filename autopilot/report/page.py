@@ -16,10 +16,9 @@ from importlib.resources import files
 from typing import Any
 
 from autopilot import __version__
-from autopilot.cli.pages.experiment import compared_results, input_differences
-from autopilot.report import data as report_data
-from autopilot.report.collection import Report, settings
-from autopilot.report.diffs import Changes
+from autopilot.report.collection import Report
+from autopilot.report.comparison import compared_results, input_differences, settings
+from autopilot.report.contents import Changes, dumped, patches
 
 _STYLES = ("page.css", "parts.css")
 _SCRIPTS = (
@@ -38,9 +37,9 @@ def page(reports: Sequence[Report], between: Changes | None = None) -> str:
     data = {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "program": f"autopilot {__version__}",
-        "experiments": [report_data.experiment(report) for report in reports],
+        "experiments": [report.document() for report in reports],
         "comparison": _comparison(reports[0], reports[1], between) if between else None,
-        "diffs": report_data.patches(reports[0].pool),
+        "diffs": patches(reports[0].pool),
         "left_out": left_out(reports),
     }
     style = "\n".join(_source(name) for name in _STYLES)
@@ -53,7 +52,7 @@ def page(reports: Sequence[Report], between: Changes | None = None) -> str:
         "title": html.escape(" and ".join(report.notebook.slug for report in reports)),
         "style": style,
         # Neither the end of a script nor of a comment can stand in it.
-        "data": report_data.dumped(data).replace("<", "\\u003c"),
+        "data": dumped(data).replace("<", "\\u003c"),
         "script": script,
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _source("page.html"))
@@ -75,7 +74,7 @@ def _comparison(first: Report, second: Report, between: Changes) -> dict[str, An
             for found in input_differences(first.notebook, second.notebook)
         ],
         "title": f"From the best state of {slugs[0]} to the best state of {slugs[1]}.",
-        "net": {"files": between.files, "left_out": between.left_out},
+        "net": between,
     }
 
 

@@ -17,8 +17,7 @@ from autopilot.cli.reporting import report
 from autopilot.errors import UsageError
 from autopilot.git.commands import run_git
 from autopilot.report.collection import between, collect
-from autopilot.report.data import dumped, packed
-from autopilot.report.diffs import DiffPool
+from autopilot.report.contents import DiffPool, dumped, packed
 from autopilot.report.markdown import markdown
 from autopilot.report.page import page
 from autopilot.tracking.notebook import Notebook
@@ -215,7 +214,7 @@ def test_numbers_that_json_lacks_and_names_that_are_no_text_are_told():
 
 
 def test_packed_rows_come_back_by_their_parts(monkeypatch):
-    monkeypatch.setattr("autopilot.report.data._PART_CHARACTERS", 10)
+    monkeypatch.setattr("autopilot.report.contents._PART_CHARACTERS", 10)
     made = packed(["123", "4567", "89", "x" * 40])
     assert made["starts"] == [0, 1, 3]
     parts = [zlib.decompress(base64.b64decode(part), -15) for part in made["parts"]]

@@ -11,11 +11,10 @@ from autopilot.git import objects
 from autopilot.git.commands import run_git
 from autopilot.git.patches import file_patch
 from autopilot.git.repository import Repository
-from autopilot.report import diffs as report_diffs
-from autopilot.report import items as report_items
-from autopilot.report.collection import between, collect, settings
-from autopilot.report.diffs import DiffPool
-from autopilot.report.items import Results
+from autopilot.report import contents
+from autopilot.report.collection import COLUMNS, between, collect
+from autopilot.report.comparison import settings
+from autopilot.report.contents import DiffPool, Results
 from autopilot.tracking.notebook import Notebook
 from tests.cli.report_story import EVIL, MARKUP, SLUG, SPACED, tell
 
@@ -37,26 +36,30 @@ def notebook(told) -> Notebook:
     return Notebook(Repository.discover(told), SLUG)
 
 
+def _starts(report):
+    return [row[COLUMNS.index("from")] for row in report.rows]
+
+
 def test_each_epoch_says_where_it_started_and_what_it_turned(notebook):
     report = collect(notebook)
-    stories = {story.epoch.number: story for story in report.stories}
-    assert [s.started_from for s in report.stories] == [None, 0, 1, 1, 3]
-    assert (stories[1].fixed, stories[1].broken) == (("v2",), ())
+    details = report.details
+    assert _starts(report) == [None, 0, 1, 1, 3]
+    turned = [(detail["fixed"], detail["broken"]) for detail in details]
     # v4 was not evaluated in epoch 2: that is neither fixed nor broken.
-    assert (stories[2].fixed, stories[2].broken) == ((), ("v1",))
-    assert (stories[3].fixed, stories[3].broken) == (("v3",), ())
-    counts = [(s.counts["passed"], s.counts["failed"], s.counts["error"]) for s in report.stories]
+    assert turned[1:4] == [(["v2"], []), ([], ["v1"]), (["v3"], [])]
+    counts = [tuple(d["counts"][x] for x in ("passed", "failed", "error")) for d in details]
     assert counts[:3] == [(1, 2, 1), (2, 1, 1), (1, 1, 1)]
-    assert stories[1].failures[0].outcome == "error" and EVIL in stories[1].failures[0].text
-    assert [r.violations for _, r in stories[2].steps] == [(f"it wrote outside.txt {EVIL}",)]
-    assert [lesson.outcome for lesson in stories[3].lessons] == ["kept"]
-    assert stories[4].steps[0][0] == ""
-    assert report.forks == (("story-fork", 1),)
+    failure = details[1]["failures"][0]
+    assert failure.outcome == "error" and EVIL in failure.text
+    assert [s["violations"] for s in details[2]["steps"]] == [(f"it wrote outside.txt {EVIL}",)]
+    assert [lesson["outcome"] for lesson in details[3]["lessons"]] == ["kept"]
+    assert details[4]["steps"][0]["commit"] == ""
+    assert report.forks == [("story-fork", 1)]
 
 
 def test_an_epochs_changes_are_its_own_and_the_net_change_is_the_bests(notebook):
     report = collect(notebook)
-    changed = {f.path: f for f in report.stories[1].changes.files}
+    changed = {f.path: f for f in report.details[1]["changes"].files}
     assert changed.keys() == {SPACED, MARKUP, "rules/new.txt", "rules/picture.bin"}
     assert (changed["rules/new.txt"].status, changed[SPACED].status) == ("added", "changed")
     assert (changed[SPACED].added, changed[SPACED].removed) == (2, 1)
@@ -64,7 +67,7 @@ def test_an_epochs_changes_are_its_own_and_the_net_change_is_the_bests(notebook)
     hunk = report.pool.patches[changed[SPACED].patch].hunks[0]
     assert hunk.lines == (" one", "-two", "+two changed in 1", " three", f"+{EVIL}")
     assert {f.path for f in report.net.files} == changed.keys()
-    assert report.stories[4].changes.files == ()
+    assert report.details[4]["changes"].files == ()
 
 
 def test_the_same_change_is_kept_once(notebook):
@@ -72,25 +75,26 @@ def test_the_same_change_is_kept_once(notebook):
     first = collect(notebook, pool)
     count = len(pool.patches)
     second = collect(notebook, pool)
-    assert first.stories == second.stories
+    assert (first.rows, first.details) == (second.rows, second.details)
     assert len(pool.patches) == count
 
 
 def test_cost_is_told_by_role_and_the_rest_has_a_name(notebook):
-    roles = {role.role: role for role in collect(notebook).roles}
+    roles = {role["role"]: role for role in collect(notebook).roles}
     assert list(roles) == ["optimizer", "other", "judge"]
-    assert (roles["judge"].calls, roles["judge"].cost.cost_usd) == (1, 0.02)
-    assert roles["judge"].by_epoch.keys() == {1}
+    judge = roles["judge"]
+    assert (judge["calls"], judge["cost"][2]) == (1, 0.02)
+    assert [epoch for epoch, *_ in judge["by_epoch"]] == [1]
     # 1,000 tokens and 0.10 dollars were spent, 600 and 0.07 by recorded calls.
-    assert roles["other"].cost.tokens == 400
-    assert roles["other"].cost.cost_usd == pytest.approx(0.03)
+    _, tokens, usd, _ = roles["other"]["cost"]
+    assert (tokens, usd) == (400, pytest.approx(0.03))
 
 
 def test_limits_on_diffs_say_what_is_missing(notebook, monkeypatch):
-    monkeypatch.setattr(report_diffs, "LINES_A_FILE", 2)
-    monkeypatch.setattr(report_diffs, "LINE_LENGTH", 10)
-    monkeypatch.setattr(report_diffs, "FILES_A_CHANGE", 3)
-    monkeypatch.setattr(report_diffs, "LINES_IN_ALL", 6)
+    monkeypatch.setattr(contents, "LINES_A_FILE", 2)
+    monkeypatch.setattr(contents, "LINE_LENGTH", 10)
+    monkeypatch.setattr(contents, "FILES_A_CHANGE", 3)
+    monkeypatch.setattr(contents, "LINES_IN_ALL", 6)
     report = collect(notebook)
     told = "\n".join(report.left_out())
     # Epoch 1 and the net change have four files each.
@@ -101,7 +105,7 @@ def test_limits_on_diffs_say_what_is_missing(notebook, monkeypatch):
 
 
 def test_a_line_that_is_cut_says_how_much_is_missing(notebook, monkeypatch):
-    monkeypatch.setattr(report_diffs, "LINE_LENGTH", 10)
+    monkeypatch.setattr(contents, "LINE_LENGTH", 10)
     report = collect(notebook)
     lines = [line for p in report.pool.patches for hunk in p.hunks for line in hunk.lines]
     assert f"+{EVIL[:9]}... [{len(EVIL) - 9} characters more]" in lines
@@ -119,11 +123,11 @@ def test_notes_that_were_not_fetched_are_named(told, tmp_path):
         "there are no notes of gradients, traces here: `autopilot fetch story` brings them"
     ]
     assert report.results == {}
-    assert [story.started_from for story in report.stories] == [None, 0, 1, 1, 3]
+    assert _starts(report) == [None, 0, 1, 1, 3]
 
 
 def test_limits_on_items_are_counted(monkeypatch):
-    monkeypatch.setattr(report_items, "ITEMS_AT_MOST", 2)
+    monkeypatch.setattr(contents, "ITEMS_AT_MOST", 2)
     results = Results("val")
     for epoch in (0, 1):
         items = tuple({"id": name, "success": name != "b"} for name in "abc")

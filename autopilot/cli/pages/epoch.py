@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from autopilot.core.failures import failure_lines
-from autopilot.core.figures import costs, figure, figures, lower_note, outcomes, signed
+from autopilot.core.figures import costs, figure, figures, lower_note, signed
 from autopilot.core.records.message import one_line
 from autopilot.core.types import Datum, count_outcomes, datum_document
 from autopilot.git import commits
 from autopilot.git.objects import LineCounts
+from autopilot.report.comparison import came_to
 from autopilot.text import align, counted, display_width, git_date, iso, shorten
 from autopilot.tracking.diagnosis import NOT_PASSED, is_graded, moved_values, turned
 from autopilot.tracking.notebook import Epoch, Notebook
@@ -176,18 +177,6 @@ def _failures(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
         command = f"autopilot show {epoch.number} -e {notebook.slug} --json"
         lines.append(f"    and {len(odd) - _EXAMPLES} more: {command}")
     return lines
-
-
-def came_to(items: Sequence[Datum], monitor: str) -> str:
-    """How many items came to what; of those that only a metric scores, by that metric.
-
-    >>> came_to([Datum(metrics={"score": 0.7}), Datum(success=True)], "score")
-    '1 passed, 1 graded by score'
-    """
-    counts, graded = count_outcomes(items), sum(is_graded(item, monitor) for item in items)
-    counts["unscored"] -= graded
-    by = f"{graded} graded by {monitor}" if graded else ""
-    return ", ".join(filter(None, (outcomes(counts), by)))
 
 
 def by_need(items: Sequence[Datum]) -> list[Datum]:

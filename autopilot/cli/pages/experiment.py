@@ -7,10 +7,16 @@ from datetime import datetime
 from typing import Any
 
 from autopilot.cli.pages.listing import overview
-from autopilot.core.figures import costs, figures, lower_note, progressed, signed, test_gain
+from autopilot.core.figures import costs, progressed, test_gain
 from autopilot.core.records.history import Summary
 from autopilot.core.records.record import Event
 from autopilot.git.objects import LineCounts
+from autopilot.report.comparison import (
+    compared_results,
+    decision_line,
+    event_detail,
+    input_differences,
+)
 from autopilot.text import align, counted, git_date, pairs, shorten
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.removal import Removal
@@ -103,20 +109,6 @@ def document(notebook: Notebook) -> dict[str, Any]:
     }
 
 
-def decision_line(event: Event) -> str:
-    """A decision in words."""
-    did = {"promote": "promoted", "reject": "rejected"}[event.decision]
-    who = f" by {event.reviewer}" if event.reviewer else ""
-    why = f": {event.detail}" if event.detail else ""
-    into = f" into {event.into} as {event.merge[:7]}" if event.into else ""
-    return f"epoch {event.epoch} ({event.revision[:7]}) {did}{into}{who}{why}"
-
-
-def event_detail(event: Event) -> str:
-    """What is to be said of an event beside its name."""
-    return decision_line(event) if event.name == "decided" else event.detail
-
-
 def _when(time: str) -> str:
     return git_date(datetime.fromisoformat(time).timestamp()) if time else ""
 
@@ -168,59 +160,6 @@ def comparison(first: Notebook, second: Notebook, counts: Mapping[str, LineCount
 _FACTS = 6
 
 
-def compared_results(first: Notebook, second: Notebook) -> list[list[str]]:
-    """What two experiments came to: a row's name, both values, and the change."""
-    a, b = first.summary, second.summary
-    rows = [
-        ["state", first.status.state, second.status.state, ""],
-        ["base", first.manifest.base[:7], second.manifest.base[:7], ""],
-        ["seed", str(first.manifest.seed), str(second.manifest.seed), ""],
-        ["epochs", str(a.epochs), str(b.epochs), ""],
-        ["kept", str(a.kept), str(b.kept), ""],
-        ["best epoch", str(a.best_epoch), str(b.best_epoch), ""],
-    ]
-    low = {s.monitor: lower_note(s.mode) for s in (a, b)}
-    for name in dict.fromkeys([a.monitor, b.monitor]):
-        if name:
-            values = [s.baseline if s.monitor == name else None for s in (a, b)]
-            rows.append([f"baseline val {name}{low.get(name, '')}", *_pair(values[0], values[1])])
-    for split in ("val", "test"):
-        one, other_ = a.metrics.get(split, {}), b.metrics.get(split, {})
-        for name in dict.fromkeys([*one, *other_]):
-            rows.append(
-                [f"best {split} {name}{low.get(name, '')}", *_pair(one.get(name), other_.get(name))]
-            )
-    for name in dict.fromkeys([*a.strategies, *b.strategies]):
-        told = [
-            f"{t.kept} of {t.used} kept" if (t := s.strategies.get(name)) else "-" for s in (a, b)
-        ]
-        rows.append([f"strategy {shorten(name, 30)}", *told, ""])
-    rows += [
-        ["evaluations", f"{a.cost.evaluations:,}", f"{b.cost.evaluations:,}", ""],
-        ["seconds", f"{a.cost.seconds:.1f}", f"{b.cost.seconds:.1f}", ""],
-    ]
-    if a.cost.tokens or b.cost.tokens:
-        rows.append(["tokens", f"{a.cost.tokens:,}", f"{b.cost.tokens:,}", ""])
-    if a.cost.cost_usd or b.cost.cost_usd:
-        rows.append(["dollars", f"{a.cost.cost_usd:.2f}", f"{b.cost.cost_usd:.2f}", ""])
-    return rows
-
-
-def input_differences(first: Notebook, second: Notebook) -> list[dict[str, Any]]:
-    """The evaluator's and data files that are not the same in both; empty where nothing is known.
-
-    Of a file that only one of them read, the other's blob is None.
-    """
-    a, b = first.inputs, second.inputs
-    if not a or not b:
-        return []
-    return [
-        {"path": path, "first": a.get(path), "second": b.get(path)}
-        for path in sorted({*a, *b})
-        if a.get(path) != b.get(path)
-    ]
-
-
 def input_lines(first: Notebook, second: Notebook) -> list[str]:
     """What to know before the scores of two experiments are compared."""
     if not first.inputs or not second.inputs:
@@ -233,11 +172,6 @@ def input_lines(first: Notebook, second: Notebook) -> list[str]:
         "measured with other evaluator or data files: their scores cannot be compared",
         *align(["file", first.slug, second.slug], rows, []),
     ]
-
-
-def _pair(first: float | None, second: float | None) -> list[str]:
-    change = second - first if first is not None and second is not None else None
-    return [*figures(first, second), signed(change, of=first)]
 
 
 # --- delete ------------------------------------------------------------------------------------

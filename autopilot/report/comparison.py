@@ -1,0 +1,122 @@
+"""What an experiment was given and what it came to, for a person; two of them side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from autopilot.core.figures import figures, lower_note, outcomes, signed
+from autopilot.core.records.record import Event, Manifest
+from autopilot.core.types import Datum, count_outcomes
+from autopilot.text import shorten
+from autopilot.tracking.diagnosis import is_graded
+from autopilot.tracking.notebook import Notebook
+
+
+def decision_line(event: Event) -> str:
+    """A decision in words."""
+    did = {"promote": "promoted", "reject": "rejected"}[event.decision]
+    who = f" by {event.reviewer}" if event.reviewer else ""
+    why = f": {event.detail}" if event.detail else ""
+    into = f" into {event.into} as {event.merge[:7]}" if event.into else ""
+    return f"epoch {event.epoch} ({event.revision[:7]}) {did}{into}{who}{why}"
+
+
+def event_detail(event: Event) -> str:
+    """What is to be said of an event beside its name."""
+    return decision_line(event) if event.name == "decided" else event.detail
+
+
+def settings(manifest: Manifest) -> dict[str, str]:
+    """The manifest's settings, name to value, for a person and for comparing two."""
+    facts = {
+        "target": manifest.target or "library use, without `autopilot run`",
+        "idea": manifest.idea,
+        "hypothesis": manifest.hypothesis,
+        "seed": str(manifest.seed),
+        "base": manifest.base[:10],
+        "base branch": manifest.base_branch,
+        "directory": manifest.directory,
+        "links": ", ".join(manifest.links),
+        "works in": "your checkout (in place)" if manifest.in_place else "",
+        "forked from": manifest.forked_from.replace("@", ", epoch "),
+        "merged with": manifest.merged_with.replace("@", ", epoch "),
+        "strategies": ", ".join(manifest.strategies),
+    }
+    facts |= {f"argument {name}": str(value) for name, value in manifest.hparams.items()}
+    facts |= {f"option {name}": str(v) for name, v in manifest.options.items() if v is not None}
+    for name, path in manifest.parameters.items():
+        pattern = manifest.patterns.get(name, "")
+        facts[f"parameter {name}"] = f"{path} ({pattern})" if pattern else path
+    facts |= {f"version of {name}": version for name, version in manifest.versions.items()}
+    return {name: value for name, value in facts.items() if value}
+
+
+def compared_results(first: Notebook, second: Notebook) -> list[list[str]]:
+    """What two experiments came to: a row's name, both values, and the change."""
+    a, b = first.summary, second.summary
+    rows = [
+        ["state", first.status.state, second.status.state, ""],
+        ["base", first.manifest.base[:7], second.manifest.base[:7], ""],
+        ["seed", str(first.manifest.seed), str(second.manifest.seed), ""],
+        ["epochs", str(a.epochs), str(b.epochs), ""],
+        ["kept", str(a.kept), str(b.kept), ""],
+        ["best epoch", str(a.best_epoch), str(b.best_epoch), ""],
+    ]
+    low = {s.monitor: lower_note(s.mode) for s in (a, b)}
+    for name in dict.fromkeys([a.monitor, b.monitor]):
+        if name:
+            values = [s.baseline if s.monitor == name else None for s in (a, b)]
+            rows.append([f"baseline val {name}{low.get(name, '')}", *_pair(values[0], values[1])])
+    for split in ("val", "test"):
+        one, other_ = a.metrics.get(split, {}), b.metrics.get(split, {})
+        for name in dict.fromkeys([*one, *other_]):
+            rows.append(
+                [f"best {split} {name}{low.get(name, '')}", *_pair(one.get(name), other_.get(name))]
+            )
+    for name in dict.fromkeys([*a.strategies, *b.strategies]):
+        told = [
+            f"{t.kept} of {t.used} kept" if (t := s.strategies.get(name)) else "-" for s in (a, b)
+        ]
+        rows.append([f"strategy {shorten(name, 30)}", *told, ""])
+    rows += [
+        ["evaluations", f"{a.cost.evaluations:,}", f"{b.cost.evaluations:,}", ""],
+        ["seconds", f"{a.cost.seconds:.1f}", f"{b.cost.seconds:.1f}", ""],
+    ]
+    if a.cost.tokens or b.cost.tokens:
+        rows.append(["tokens", f"{a.cost.tokens:,}", f"{b.cost.tokens:,}", ""])
+    if a.cost.cost_usd or b.cost.cost_usd:
+        rows.append(["dollars", f"{a.cost.cost_usd:.2f}", f"{b.cost.cost_usd:.2f}", ""])
+    return rows
+
+
+def input_differences(first: Notebook, second: Notebook) -> list[dict[str, Any]]:
+    """The evaluator's and data files that are not the same in both; empty where nothing is known.
+
+    Of a file that only one of them read, the other's blob is None.
+    """
+    a, b = first.inputs, second.inputs
+    if not a or not b:
+        return []
+    return [
+        {"path": path, "first": a.get(path), "second": b.get(path)}
+        for path in sorted({*a, *b})
+        if a.get(path) != b.get(path)
+    ]
+
+
+def _pair(first: float | None, second: float | None) -> list[str]:
+    change = second - first if first is not None and second is not None else None
+    return [*figures(first, second), signed(change, of=first)]
+
+
+def came_to(items: Sequence[Datum], monitor: str) -> str:
+    """How many items came to what; of those that only a metric scores, by that metric.
+
+    >>> came_to([Datum(metrics={"score": 0.7}), Datum(success=True)], "score")
+    '1 passed, 1 graded by score'
+    """
+    counts, graded = count_outcomes(items), sum(is_graded(item, monitor) for item in items)
+    counts["unscored"] -= graded
+    by = f"{graded} graded by {monitor}" if graded else ""
+    return ", ".join(filter(None, (outcomes(counts), by)))
