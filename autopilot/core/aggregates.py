@@ -1,20 +1,12 @@
-"""Metrics that make one number of a number each item has; import them from `core.metrics`.
-
-A sum, a mean and a quantile come out the same in whatever order the numbers went in. A number that
-is not finite makes the whole metric NaN. What an error without a number is left out of, the loop
-evens out: it compares two states on the items that have a number in both, and a state in which an
-item lacks the number that it had is not better.
-"""
+"""Metrics that make one number of a number each item has; import them from `core.metrics`."""
 
 from __future__ import annotations
 
 import math
-import sys
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Mapping
 from fractions import Fraction
-from itertools import accumulate
+from typing import Any
 
 from autopilot.core.metric import Metric
 from autopilot.core.numbers import bound, number
@@ -23,18 +15,23 @@ from autopilot.errors import MetricError
 
 
 class _NumberMetric(Metric, ABC):
-    """A number made of one named number of each item.
+    """A number made of one named number of each item; a number that is not finite makes it NaN.
+
+    The loop evens out which errors are left out: it compares two states on the items that have a
+    number in both, and a state in which an item lacks the number that it had is not better.
 
     Args:
         name: The key in an item's `metrics`.
-        failed: What an item that is an error counts as where it has no finite number, such as 0.0
-            for a score or the timeout for a duration: the worst that an item can have, or errors
-            would be an improvement. By default it is left out.
+        failed: The number of an item that is an error and has no finite number, such as 0.0 for a
+            score or the timeout for a duration: the worst that an item can have, or errors would
+            be an improvement. By default such items are left out.
         higher_is_better: The direction, where there is one.
     """
 
+    first: Any = math.nan
     count: int
     finite: bool
+    taken: Any
 
     def __init__(
         self, name: str, *, failed: float | None = None, higher_is_better: bool | None = None
@@ -43,9 +40,8 @@ class _NumberMetric(Metric, ABC):
         self.name = name
         self.failed = None if failed is None else bound(failed, f"{type(self).__name__}: failed")
         self.higher_is_better = higher_is_better
-        self.add_state("count", 0)
-        self.add_state("finite", True)
-        self._declare()
+        for state, default in (("count", 0), ("finite", True), ("taken", self.first)):
+            self.add_state(state, default)
 
     def update(self, data: Datum) -> None:
         """Takes in each item's number."""
@@ -89,16 +85,10 @@ class _NumberMetric(Metric, ABC):
         return self._value() if self.count and self.finite else math.nan
 
     @abstractmethod
-    def _declare(self) -> None:
-        """Adds the states."""
+    def _take(self, value: float) -> None: ...
 
-    @abstractmethod
-    def _take(self, value: float) -> None:
-        """Takes in a finite number."""
-
-    @abstractmethod
     def _value(self) -> float:
-        """The value over one number at least."""
+        return float(self.taken)
 
 
 class Sum(_NumberMetric):
@@ -106,7 +96,7 @@ class Sum(_NumberMetric):
 
     Args:
         name: The key in an item's `metrics`.
-        failed: What an error without that number counts as; left out by default.
+        failed: The number of an error without one; left out by default.
         higher_is_better: The direction, where there is one.
 
     >>> tokens = Sum("tokens", higher_is_better=False)
@@ -115,18 +105,15 @@ class Sum(_NumberMetric):
     200.0
     """
 
-    total: Fraction
-
-    def _declare(self) -> None:
-        # Floats are fractions: adding them as such makes the sum independent of the order.
-        self.add_state("total", Fraction(0))
+    # Floats are fractions: adding them as such makes the sum independent of the order.
+    first = Fraction(0)
 
     def _take(self, value: float) -> None:
-        self.total += Fraction(value)
+        self.taken += Fraction(value)
 
     def _value(self) -> float:
         try:
-            return float(self.total)
+            return float(self.taken)
         except OverflowError:
             return math.nan
 
@@ -142,7 +129,7 @@ class Mean(Sum):
     """
 
     def _value(self) -> float:
-        return float(self.total / self.count)
+        return float(self.taken / self.count)
 
 
 class Min(_NumberMetric):
@@ -154,16 +141,10 @@ class Min(_NumberMetric):
     0.3
     """
 
-    lowest: float
-
-    def _declare(self) -> None:
-        self.add_state("lowest", math.inf)
+    first = math.inf
 
     def _take(self, value: float) -> None:
-        self.lowest = min(self.lowest, value)
-
-    def _value(self) -> float:
-        return self.lowest
+        self.taken = min(self.taken, value)
 
 
 class Max(_NumberMetric):
@@ -175,38 +156,25 @@ class Max(_NumberMetric):
     0.8
     """
 
-    highest: float
-
-    def _declare(self) -> None:
-        self.add_state("highest", -math.inf)
+    first = -math.inf
 
     def _take(self, value: float) -> None:
-        self.highest = max(self.highest, value)
-
-    def _value(self) -> float:
-        return self.highest
+        self.taken = max(self.taken, value)
 
 
 class Quantile(_NumberMetric):
-    """A quantile of `metrics[name]`.
+    """A quantile of `metrics[name]`, interpolated between neighbours as NumPy's "linear".
 
-    By default exact, interpolated between neighbours (as NumPy's "linear"), and every number is
-    kept. For long streams, `relative_error` keeps counts in logarithmic buckets instead: DDSketch
-    (Masson, Rim and Lee, "DDSketch: a fast and fully-mergeable quantile sketch with relative-error
-    guarantees", VLDB 2019). The value is then within that share of the number at rank
-    floor(q * (n - 1)), for every input and in any order. At 0.01 a bucket spans 2%: about 1,100
-    buckets cover a microsecond to an hour, 71,000 a sign all floats there are; n plays no part.
-    Numbers closer to zero than 2.3e-308 count as zero.
+    Every number is kept.
 
     Args:
         name: The key in an item's `metrics`.
         q: Which quantile, 0 to 1; 0.5 is the median.
-        relative_error: None for exact; else between 0 and 1, such as 0.01.
-        failed: What an error without that number counts as; left out by default.
+        failed: The number of an error without one; left out by default.
         higher_is_better: The direction, where there is one.
 
     Raises:
-        MetricError: q or relative_error out of range.
+        MetricError: q is out of range.
 
     >>> median = Quantile("words", 0.5)
     >>> median.update(Datum(items=[Datum(metrics={"words": n}) for n in (10, 40, 20, 30)]))
@@ -214,62 +182,31 @@ class Quantile(_NumberMetric):
     25.0
     """
 
-    values: list[float]
-    buckets: Counter[tuple[int, int]]
+    first = list
 
     def __init__(
         self,
         name: str,
         q: float,
         *,
-        relative_error: float | None = None,
         failed: float | None = None,
         higher_is_better: bool | None = None,
     ) -> None:
         super().__init__(name, failed=failed, higher_is_better=higher_is_better)
         if not 0 <= q <= 1:
             raise MetricError(f"quantile {q} is not between 0 and 1", hint="0.5 is the median")
-        if relative_error is not None and not 0 < relative_error < 1:
-            raise MetricError(
-                f"a relative error of {relative_error} is not between 0 and 1", hint="use 0.01"
-            )
-        self.q, self.relative_error = q, relative_error
-        # One bucket ends at (1 + e) / (1 - e) times where it begins.
-        self._width = 2 * math.atanh(relative_error) if relative_error else 0.0
-
-    def _declare(self) -> None:
-        self.add_state("values", [])
-        self.add_state("buckets", Counter())
+        self.q = q
 
     def _take(self, value: float) -> None:
-        if self.relative_error is None:
-            self.values.append(value)
-        elif abs(value) < sys.float_info.min:
-            self.buckets[0, 0] += 1
-        else:
-            sign = 1 if value > 0 else -1
-            # Times the sign, so that sorted buckets are in the order of their numbers.
-            self.buckets[sign, sign * math.ceil(math.log(abs(value)) / self._width)] += 1
+        self.taken.append(value)
 
     def _value(self) -> float:
         position = self.q * (self.count - 1)
-        rank = math.floor(position)
-        if self.relative_error is not None:
-            return self._estimate(rank)
-        ordered = sorted(self.values)
+        rank, ordered = math.floor(position), sorted(self.taken)
         low, high = ordered[rank], ordered[min(rank + 1, self.count - 1)]
         share = position - rank
-        return min(max(low * (1 - share) + high * share, low), high)
-
-    def _estimate(self, rank: int) -> float:
-        buckets = sorted(self.buckets.items())
-        passed = accumulate(count for _, count in buckets)
-        (sign, signed_index), _ = next(
-            bucket for bucket, seen in zip(buckets, passed, strict=True) if seen > rank
-        )
-        # The point of the bucket whose distance to both ends is the same share of them.
-        exponent = sign * signed_index * self._width - math.log((1 + math.exp(self._width)) / 2)
-        return sign * math.exp(min(exponent, math.log(sys.float_info.max)))
+        # Rounding must not push the value out of the two numbers that it lies between.
+        return float(min(max(low * (1 - share) + high * share, low), high))
 
 
 class Latency(Quantile):
@@ -278,8 +215,7 @@ class Latency(Quantile):
     Args:
         name: The key in an item's `metrics`.
         q: Which quantile, 0 to 1.
-        relative_error: As in Quantile: bounded memory for long streams.
-        failed: What an error without a time counts as, such as the timeout.
+        failed: The seconds of an error without a time, such as the timeout.
 
     >>> latency = Latency()
     >>> latency.update(Datum(items=[Datum(metrics={"latency_s": s / 100}) for s in range(101)]))
@@ -290,23 +226,16 @@ class Latency(Quantile):
     noisy = True
 
     def __init__(
-        self,
-        name: str = "latency_s",
-        q: float = 0.95,
-        *,
-        relative_error: float | None = None,
-        failed: float | None = None,
+        self, name: str = "latency_s", q: float = 0.95, *, failed: float | None = None
     ) -> None:
-        super().__init__(
-            name, q, relative_error=relative_error, failed=failed, higher_is_better=False
-        )
+        super().__init__(name, q, failed=failed, higher_is_better=False)
 
 
 def missing_key(
-    metric: Metric, item: Datum, key: str, where: str, there: Mapping[str, object]
+    metric: Metric, item: Datum, key: str, where: str, present: Mapping[str, object]
 ) -> MetricError:
     """The error of an item that lacks a key and did not fail."""
-    has = ", ".join(map(str, there)) or "nothing"
+    has = ", ".join(map(str, present)) or "nothing"
     return MetricError(
         f"{type(metric).__name__}: item {item.id} has no {key!r} in its {where}",
         hint=f"there is {has}; an item that could not be answered needs an error_message",

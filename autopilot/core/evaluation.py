@@ -18,11 +18,10 @@ from autopilot.core.deaths import Place, item_by_item
 from autopilot.core.failures import Failures
 from autopilot.core.ids import SplitIds
 from autopilot.core.loss import Loss
-from autopilot.core.metrics import ItemMean
 from autopilot.core.outages import side_by_side
 from autopilot.core.payload import copied
 from autopilot.core.run import Run, current_run, is_infrastructure
-from autopilot.core.scoring import Scoring
+from autopilot.core.scoring import ItemMean, Scoring
 from autopilot.core.signatures import check_awaited
 from autopilot.core.types import Datum, as_datum, digest
 from autopilot.errors import EmptySplitError, EvaluationError, NoMoreCallsError, UsageError
@@ -337,7 +336,7 @@ class SplitMetrics:
                 f"{split} {monitor} is {value}{where}: nothing can be compared with it",
                 hint="make it a finite number for each item",
             )
-        if self.is_scored(monitor):
+        if self.means.is_judged or monitor in values:
             return
         items = f"the {means.items} {split} items" if means.items > 1 else f"the {split} item"
         if means.items and means.outcomes["unmeasured"] == means.items:
@@ -356,8 +355,7 @@ class SplitMetrics:
 
     def is_scored(self, monitor: str) -> bool:
         """Whether an item passed or failed, or the metric has a value."""
-        outcomes = self.means.outcomes
-        return bool(outcomes["passed"] or outcomes["failed"]) or monitor in self.compute()
+        return self.means.is_judged or monitor in self.compute()
 
     def silence(self) -> str:
         """Why the items of the train split say nothing to the optimizer."""

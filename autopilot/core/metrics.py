@@ -1,121 +1,35 @@
-"""Ready-made metrics, after torchmetrics' contract: labels compared, numbers summed up.
+"""Ready-made metrics, after torchmetrics' contract: labels compared, successes counted.
 
-What all of them share:
+All of them share these rules:
 
 - They read each item of `data.leaves()`. An item without the key raises a MetricError that names
   item and key.
-- An item that is an error is wrong, whatever else it holds. What that means for a metric stands
-  with the metric.
-- An item that was not measured does not count. One that nobody scored does not count for the
-  metrics of `success`, which are PassRate and Accuracy without keys.
+- An item that is an error is wrong, whatever else it holds; each metric says what that means for
+  it. An item that was not measured does not count. An unscored item does not count for the metrics
+  of `success`, which are PassRate and Accuracy without keys.
 - Nothing to compute gives NaN, which passes no gate.
 - The order of items and how they were batched never change the value.
 
-Those of numbers (Mean, Sum, Min, Max, Quantile, Latency) are written in `aggregates.py`. ItemMean
-is none of them: it is what the loop measures beside the module's own.
+Those of numbers (Mean, Sum, Min, Max, Quantile, Latency) are written in `aggregates.py`.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Hashable
 from typing import Literal
 
 from autopilot.core.aggregates import Latency, Max, Mean, Min, Quantile, Sum, missing_key
 from autopilot.core.metric import Metric
-from autopilot.core.numbers import number
-from autopilot.core.types import Datum, Outcome
+from autopilot.core.types import Datum
 from autopilot.errors import MetricError
 
-__all__ = [
-    "Accuracy",
-    "FBeta",
-    "Latency",
-    "Max",
-    "Mean",
-    "Min",
-    "PassRate",
-    "Precision",
-    "Quantile",
-    "Recall",
-    "Sum",
-]
+__all__ = ["Accuracy", "FBeta", "PassRate", "Precision", "Recall"]
+__all__ += ["Latency", "Max", "Mean", "Min", "Quantile", "Sum"]
 
 Average = Literal["binary", "macro", "micro"]
-
-
-class ItemMean:
-    """What the loop measures on every split without being asked.
-
-    "accuracy" is passed / (passed + failed + error): an item that was not measured, or that nobody
-    scored, does not count. It is missing where no item passed or failed, unless all that were
-    measured are errors. An item's own `metrics["accuracy"]` counts in place of its outcome.
-    Each other name in an item's `metrics` is averaged over the items that have it.
-
-    Attributes:
-        outcomes: How many items came to each outcome.
-        errors: The messages of those that are errors.
-    """
-
-    def __init__(self) -> None:
-        self.outcomes: Counter[Outcome] = Counter()
-        self.errors: list[str] = []
-        self._by_outcome: Counter[Outcome] = Counter()
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
-
-    @property
-    def items(self) -> int:
-        """The number of items, whatever they came to."""
-        return self.outcomes.total()
-
-    def update(self, data: Datum) -> None:
-        """Takes in what a step returned.
-
-        Raises:
-            MetricError: an item's metric is no number.
-        """
-        measured = 0
-        for item in data.leaves():
-            outcome = item.outcome
-            self.outcomes[outcome] += 1
-            if outcome == "unmeasured":
-                continue
-            measured += 1
-            if outcome == "error":
-                self.errors.append(item.error_message or "")
-            self._by_outcome[outcome] += not (
-                "accuracy" in item.metrics or "accuracy" in data.metrics
-            )
-            self._take(item, 1)
-        if data.items and measured:
-            self._take(data, measured)
-
-    def compute(self) -> dict[str, float]:
-        """Name to mean; empty where there is nothing to compute."""
-        means = {name: total / self._counts[name] for name, total in self._sums.items()}
-        own = self._counts.get("accuracy", 0)
-        passed, errors = self._by_outcome["passed"], self._by_outcome["error"]
-        scored = passed + self._by_outcome["failed"]
-        all_errors = self.outcomes["error"] == self.items - self.outcomes["unmeasured"]
-        if not (scored or own or (errors and all_errors)):
-            return means
-        means.pop("accuracy", None)
-        passed_or_own = passed + self._sums.get("accuracy", 0.0)
-        return {"accuracy": passed_or_own / (scored + errors + own), **means}
-
-    def _take(self, item: Datum, weight: int) -> None:
-        for name, value in item.metrics.items():
-            try:
-                taken = number(value)
-            except ValueError as error:
-                raise MetricError(
-                    f"item {item.id} has as its metric {name!r} {error}",
-                    hint="keep numbers in a Datum's metrics, anything else in its metadata",
-                ) from error
-            self._sums[name] = self._sums.get(name, 0.0) + taken * weight
-            self._counts[name] = self._counts.get(name, 0) + weight
 
 
 class PassRate(Metric):
@@ -162,7 +76,7 @@ class Accuracy(PassRate):
 
     Args:
         prediction: The key of the prediction in an item's metadata; "prediction" by default.
-        target: The key of the target in an item's metadata; "target" by default.
+        target: The key of the target; "target" by default.
 
     >>> accuracy = Accuracy("label", "expected")
     >>> accuracy.update(Datum(metadata={"label": "spam", "expected": "spam"}))
@@ -187,7 +101,7 @@ class Accuracy(PassRate):
         return bool(_metadata(self, item, self.prediction) == _metadata(self, item, self.target))
 
 
-class _LabelMetric(Metric):
+class _LabelMetric(Metric, ABC):
     """Hits, false alarms and misses by label; subclasses make a ratio of the three."""
 
     higher_is_better = True
@@ -213,15 +127,15 @@ class _LabelMetric(Metric):
         self.positive, self.average = positive, average
         for state in ("hits", "false_alarms", "misses"):
             self.add_state(state, Counter)
+        # Errors without a target: a mean over labels counts each as a miss of every label.
         self.add_state("adrift", 0)
 
     def update(self, data: Datum) -> None:
         """Counts the items."""
         for item in data.leaves():
-            outcome = item.outcome
-            if outcome == "unmeasured":
+            if item.outcome == "unmeasured":
                 continue
-            if outcome == "error":
+            if item.outcome == "error":
                 self._count_failed(item)
                 continue
             prediction, target = self._label(item, self.prediction), self._label(item, self.target)
@@ -262,12 +176,11 @@ class _LabelMetric(Metric):
             return self._ratio(self.hits.total(), self.false_alarms.total(), self.misses.total())
         if self.average == "binary":
             labels = {self.positive}
-        return math.fsum(
-            self._ratio(
-                self.hits[label], self.false_alarms[label], self.misses[label] + self.adrift
-            )
-            for label in labels
-        ) / len(labels)
+        ratios = [
+            self._ratio(self.hits[each], self.false_alarms[each], self.misses[each] + self.adrift)
+            for each in labels
+        ]
+        return math.fsum(ratios) / len(ratios)
 
     def _label(self, item: Datum, key: str) -> Hashable:
         label = _metadata(self, item, key)
@@ -278,8 +191,8 @@ class _LabelMetric(Metric):
             )
         return label
 
-    def _ratio(self, hits: int, false_alarms: int, misses: int) -> float:
-        raise NotImplementedError
+    @abstractmethod
+    def _ratio(self, hits: int, false_alarms: int, misses: int) -> float: ...
 
 
 class Precision(_LabelMetric):

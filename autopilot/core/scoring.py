@@ -1,23 +1,24 @@
-"""What the numbers and verdicts of an item mean: they are made floats and bools here, once."""
+"""Scoring: an item's numbers and verdicts become floats and bools, and a split's means, here."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 from autopilot.core.comparison import Monitored
 from autopilot.core.numbers import bound, number, truth
-from autopilot.core.types import Datum
-from autopilot.errors import EvaluationError, UsageError
+from autopilot.core.types import Datum, Outcome
+from autopilot.errors import EvaluationError, MetricError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """What the numbers of an item mean: they are made floats here, once.
+    """Converts the numbers of items, once, to floats.
 
     Args:
         monitored: The names of the item metrics that decide.
-        failed_value: What an item with an error counts as in them; None: it has no value.
+        failed_value: The value of an item with an error in them; None: it has none.
     """
 
     monitored: tuple[str, ...] = ()
@@ -70,8 +71,86 @@ class Scoring:
         item.metrics = converted
 
 
+class ItemMean:
+    """The metrics that the loop measures on every split, whatever the module declares.
+
+    "accuracy" is passed / (passed + failed + error): an item that was not measured, or that nobody
+    scored, does not count. It is missing where no item passed or failed, unless all that were
+    measured are errors. An item's own `metrics["accuracy"]` counts in place of its outcome.
+    Each other name in an item's `metrics` is averaged over the items that have it.
+
+    Attributes:
+        outcomes: How many items came to each outcome.
+        errors: The messages of those that are errors.
+    """
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[Outcome] = Counter()
+        self.errors: list[str] = []
+        self._by_outcome: Counter[Outcome] = Counter()
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+
+    @property
+    def items(self) -> int:
+        """The number of items, whatever they came to."""
+        return self.outcomes.total()
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether an item passed or failed."""
+        return bool(self.outcomes["passed"] or self.outcomes["failed"])
+
+    def update(self, data: Datum) -> None:
+        """Takes in what a step returned.
+
+        Raises:
+            MetricError: an item's metric is no number.
+        """
+        measured = 0
+        for item in data.leaves():
+            outcome = item.outcome
+            self.outcomes[outcome] += 1
+            if outcome == "unmeasured":
+                continue
+            measured += 1
+            if outcome == "error":
+                self.errors.append(item.error_message or "")
+            self._by_outcome[outcome] += not (
+                "accuracy" in item.metrics or "accuracy" in data.metrics
+            )
+            self._take(item, 1)
+        if data.items and measured:
+            self._take(data, measured)
+
+    def compute(self) -> dict[str, float]:
+        """Name to mean; empty where there is nothing to compute."""
+        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        own = self._counts.get("accuracy", 0)
+        passed, errors = self._by_outcome["passed"], self._by_outcome["error"]
+        scored = passed + self._by_outcome["failed"]
+        all_errors = self.outcomes["error"] == self.items - self.outcomes["unmeasured"]
+        if not (scored or own or (errors and all_errors)):
+            return means
+        means.pop("accuracy", None)
+        passed_or_own = passed + self._sums.get("accuracy", 0.0)
+        return {"accuracy": passed_or_own / (scored + errors + own), **means}
+
+    def _take(self, item: Datum, weight: int) -> None:
+        for name, value in item.metrics.items():
+            try:
+                taken = number(value)
+            except ValueError as error:
+                raise MetricError(
+                    f"item {item.id} has as its metric {name!r} {error}",
+                    hint="keep numbers in a Datum's metrics, anything else in its metadata",
+                ) from error
+            self._sums[name] = self._sums.get(name, 0.0) + taken * weight
+            self._counts[name] = self._counts.get(name, 0) + weight
+
+
 def worst_value(given: object, monitored: Monitored, item_metric: str) -> float | None:
-    """What an item with an error counts as, as the user gave it; None: it has no value.
+    """The value of an item with an error, as the user gave it; None: it has none.
 
     Args:
         given: A number, or None.

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from autopilot.core.callbacks import Diagnostics
-from autopilot.core.metrics import ItemMean, PassRate
+from autopilot.core.metrics import PassRate
+from autopilot.core.scoring import ItemMean
 from autopilot.core.types import OUTCOMES, Datum
 
 if TYPE_CHECKING:

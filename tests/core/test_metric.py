@@ -15,7 +15,7 @@ import pytest
 from autopilot.core.collection import compute_all, find_metric, update_all
 from autopilot.core.comparison import Monitored
 from autopilot.core.metric import Metric, MetricCollection
-from autopilot.core.metrics import ItemMean
+from autopilot.core.scoring import ItemMean
 from autopilot.core.types import Datum
 from autopilot.errors import MetricError
 
