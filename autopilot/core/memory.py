@@ -1,7 +1,8 @@
 """Memory: what was tried, how it went, and what must not be tried again.
 
 Everything that memory knows follows from its lessons, in order: a resumed run that reads the same
-lessons knows the same.
+lessons knows the same. The counts of a step's context are kept up lesson by lesson, so that a long
+run does not read all of them each epoch; `recall` scans them.
 
 A strategy is blocked when it does nothing (it changes nothing, or raises) `block_after` times in a
 row. One that gives new states is tried ten times as often: a few misses in a row say little about
@@ -17,17 +18,81 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice, product
 from typing import get_args
 
-from autopilot.core.records.lessons import FAILURES, FailureCount, LessonIndex, Trend, trend_of
 from autopilot.core.records.record import Lesson, Outcome
 from autopilot.core.store import Store
 from autopilot.errors import UsageError
 
-__all__ = ["FAILURES", "Memory", "MemoryContext", "Trend"]
-
 BLOCK_AFTER = 3
 _TRIES = 10
+# "repeated" is none: it shows nothing new of the strategy.
+FAILURES: frozenset[Outcome] = frozenset({"rejected", "failed", "unchanged"})
+DECISIONS: frozenset[Outcome] = frozenset({"blocked", "unblocked"})
+
+
+@dataclass(frozen=True, slots=True)
+class FailureCount:
+    """How often a strategy failed on something.
+
+    Args:
+        strategy: The strategy.
+        category: What it was about, "" where nothing is known of that.
+        count: How often.
+        latest: The newest of these lessons.
+    """
+
+    strategy: str
+    category: str
+    count: int
+    latest: Lesson
+
+    def render(self) -> str:
+        """The strategy, what it failed on, and how often."""
+        about = f" on {self.category}" if self.category else ""
+        return f"{self.strategy or 'unnamed'}{about} ({self.count}x)"
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """Where the monitored metric is going.
+
+    Args:
+        direction: "improving", "worsening", "flat" or "unknown" (no epoch was judged yet).
+        rate: Mean gain of an epoch, kept or not; positive is better, whatever the metric's mode.
+        kept: Share of epochs that were kept, 0 to 1.
+        epochs: How many epochs that was measured over.
+        best: The monitored metric's best value so far; None where unknown.
+        mode: "max" or "min".
+    """
+
+    direction: str
+    rate: float
+    kept: float
+    epochs: int = 0
+    best: float | None = None
+    mode: str = "max"
+
+    def projection(self, epochs: int) -> float | None:
+        """The best value in so many epochs, drawn on as a straight line; None where unknown.
+
+        It knows neither the end of the metric's range nor that gains get smaller.
+
+        >>> Trend("improving", 0.02, 0.5, 10, best=0.7).projection(5)
+        0.8
+        """
+        if self.best is None:
+            return None
+        change = self.rate * epochs
+        return round(self.best + (change if self.mode == "max" else -change), 12)
+
+    def render(self) -> str:
+        """The trend in words, for a person or a model."""
+        over = "the last epoch" if self.epochs == 1 else f"the last {self.epochs} epochs"
+        if self.direction == "flat":
+            return f"flat, no gain in {over}"
+        return f"{self.direction}, {self.rate:+.4g} an epoch over {over}, {self.kept:.0%} kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +125,13 @@ class MemoryContext:
             what = lesson.summary or lesson.outcome
             why = f" ({lesson.reason})" if lesson.reason else ""
             lines.append(f"failed: {lesson.strategy or 'unnamed'}: {what}{why}")
-        often = [failure for failure in self.top_failures if failure.count > 1]
+        often = [failure.render() for failure in self.top_failures if failure.count > 1]
         if often:
-            lines.append(f"fails most: {', '.join(_often(failure) for failure in often)}")
+            lines.append(f"fails most: {', '.join(often)}")
         if self.trend.direction != "unknown":
-            lines.append(f"trend: {_trend(self.trend)}")
+            lines.append(f"trend: {self.trend.render()}")
         lines += [f"blocked: {name}: {why}" for name, why in self.blocked.items()]
         return "\n".join(lines)
-
-
-def _often(failure: FailureCount) -> str:
-    about = f" on {failure.category}" if failure.category else ""
-    return f"{failure.strategy or 'unnamed'}{about} ({failure.count}x)"
-
-
-def _trend(trend: Trend) -> str:
-    over = "the last epoch" if trend.epochs == 1 else f"the last {trend.epochs} epochs"
-    if trend.direction == "flat":
-        return f"flat, no gain in {over}"
-    return f"{trend.direction}, {trend.rate:+.4g} an epoch over {over}, {trend.kept:.0%} kept"
 
 
 class Memory:
@@ -106,18 +159,35 @@ class Memory:
         self.block_after = block_after
         self.store = store
         self.lessons: list[Lesson] = []
-        self._index = LessonIndex()
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self.lessons.clear()
+        self._tried: Counter[str] = Counter()
+        # Since a strategy last succeeded: its failures, and how many in a row did nothing.
+        self._failures: Counter[str] = Counter()
         self._idle: Counter[str] = Counter()
-        self._tries: Counter[str] = Counter()
         self._blocked: dict[str, str] = {}
+        self._failed: list[Lesson] = []
+        self._failed_on: dict[tuple[str, str], FailureCount] = {}
+        self._best: float | None = None
+        self._mode = "max"
 
     def learn(self, lesson: Lesson) -> None:
         """Takes a lesson in, and keeps it.
 
         Raises:
-            UsageError: its outcome is none, or its numbers are not finite.
+            UsageError: its outcome is unknown, or its numbers are not finite.
         """
-        _check(lesson)
+        if lesson.outcome not in get_args(Outcome):
+            raise UsageError(
+                f"{lesson.outcome!r} is no outcome", hint=f"one of: {', '.join(get_args(Outcome))}"
+            )
+        for name in ("delta", "value"):
+            number = getattr(lesson, name)
+            if number is not None and not math.isfinite(number):
+                raise UsageError(f"a lesson's {name} is {number}", hint="leave it out: None")
+        # First on disk: a lesson that counts here but is lost there would change a resumed run.
         self.keep(lesson)
         self._take_in(lesson)
 
@@ -134,12 +204,8 @@ class Memory:
 
     def load(self, lessons: Iterable[Lesson]) -> None:
         """Starts over from lessons that were kept earlier, in order."""
-        lessons = list(lessons)
-        self.lessons.clear()
-        self._index = LessonIndex()
-        self._idle.clear()
-        self._tries.clear()
-        self._blocked.clear()
+        lessons = list(lessons)  # they may be this memory's own list, which is cleared
+        self._start_over()
         for lesson in lessons:
             self._take_in(lesson)
 
@@ -150,22 +216,34 @@ class Memory:
 
     def _take_in(self, lesson: Lesson) -> None:
         self.lessons.append(lesson)
-        self._index.add(lesson)
-        for name in lesson.strategies():
+        strategies = lesson.strategies()
+        for name in strategies:
             self._count(name, lesson)
+        best = _best_after(lesson)
+        if best is not None:
+            self._best, self._mode = best, lesson.mode
+        if lesson.outcome in DECISIONS:
+            return
+        self._tried.update(strategies)
+        if lesson.outcome in FAILURES:
+            self._failed.append(lesson)
+            for key in product(strategies or [""], lesson.categories() or [""]):
+                before = self._failed_on.get(key)
+                count = before.count + 1 if before else 1
+                self._failed_on[key] = FailureCount(*key, count, lesson)
 
     def _count(self, name: str, lesson: Lesson) -> None:
         if lesson.outcome == "blocked":
             self._blocked[name] = lesson.reason or "blocked by hand"
         elif lesson.outcome in ("unblocked", "kept"):
-            self._idle[name] = self._tries[name] = 0
+            self._idle[name] = self._failures[name] = 0
             self._blocked.pop(name, None)
         elif lesson.outcome in FAILURES:
-            self._tries[name] += 1
+            self._failures[name] += 1
             self._idle[name] = 0 if lesson.outcome == "rejected" else self._idle[name] + 1
             if not self.block_after:
                 return
-            idle, tries = self._idle[name], self._tries[name]
+            idle, tries = self._idle[name], self._failures[name]
             if idle >= self.block_after:
                 self._blocked[name] = f"did nothing{f' {idle} times in a row' if idle > 1 else ''}"
             elif tries >= _TRIES * self.block_after:
@@ -194,23 +272,19 @@ class Memory:
             experiment: The slug it was learnt in.
             limit: How many at most.
         """
-        named = {
-            "strategy": strategy,
-            "outcome": outcome,
-            "category": category,
-            "node": node,
-            "experiment": experiment,
-        }
-        wanted = {name: value for name, value in named.items() if value is not None}
         if isinstance(epochs, tuple):
             epochs = range(epochs[0], epochs[1] + 1)
-        found: list[Lesson] = []
-        for place in self._index.find(wanted):
-            if limit is not None and len(found) >= limit:
-                break
-            if epochs is None or self.lessons[place].epoch in epochs:
-                found.append(self.lessons[place])
-        return found
+        found = (
+            lesson
+            for lesson in reversed(self.lessons)
+            if (strategy is None or strategy in lesson.strategies())
+            and (outcome is None or lesson.outcome == outcome)
+            and (category is None or category in lesson.categories())
+            and (node is None or node in lesson.nodes())
+            and (epochs is None or lesson.epoch in epochs)
+            and (experiment is None or lesson.experiment == experiment)
+        )
+        return list(islice(found, limit))
 
     def record(
         self,
@@ -222,9 +296,9 @@ class Memory:
         category: str = "",
         node: str = "",
     ) -> Lesson:
-        """Learns something that no epoch of this experiment showed: what a person knows.
+        """Learns what a person knows, as a lesson by hand of the latest epoch.
 
-        It counts like an epoch's lesson, but for trends. It belongs to the latest epoch.
+        It counts like an epoch's own lesson, except for trends.
         """
         epoch = self.lessons[-1].epoch if self.lessons else 0
         lesson = Lesson(
@@ -257,12 +331,19 @@ class Memory:
         return dict(self._blocked)
 
     def trends(self, window: int = 10) -> Trend:
-        """Where the metric is going, over the latest epochs.
+        """Where the metric is going over the latest epochs, lessons by hand not counted.
 
-        The rate is what the best value gained over the window, divided by the number of its
-        epochs; the projection draws it on as a straight line.
+        The rate is what the best value gained over the window, divided by its number of epochs.
         """
-        return trend_of(self.lessons, self._index, window)
+        judged = (x for x in reversed(self.lessons) if x.outcome not in DECISIONS and not x.by_hand)
+        recent = list(islice(judged, window))
+        if not recent:
+            return Trend("unknown", 0.0, 0.0)
+        gains = [lesson.delta or 0.0 for lesson in recent if lesson.outcome == "kept"]
+        rate = sum(gains) / len(recent)
+        direction = "improving" if rate > 0 else "worsening" if rate < 0 else "flat"
+        kept = len(gains) / len(recent)
+        return Trend(direction, rate, kept, len(recent), self._best, self._mode)
 
     def context(self, limit: int = 5, strategies: Iterable[str] = ()) -> MemoryContext:
         """What an optimizer should know now.
@@ -271,23 +352,25 @@ class Memory:
             limit: How many failures at most.
             strategies: What the optimizer can do; those it never did are named.
         """
-        tried, blocked, failed = self._index.tried, self.blocked(), self._index.failed
+        tried, blocked = self._tried, self.blocked()
+        often = sorted(self._failed_on.values(), key=lambda f: (-f.count, -f.latest.epoch))
         return MemoryContext(
             tried=dict(tried),
-            failures=tuple(self.lessons[place] for place in failed[: -limit - 1 : -1]),
+            failures=tuple(self._failed[: -limit - 1 : -1]),
             blocked=blocked,
             trend=self.trends(),
-            top_failures=self._index.top_failures(limit),
+            top_failures=tuple(often[:limit]),
             untried=tuple(s for s in strategies if s not in tried and s not in blocked),
         )
 
 
-def _check(lesson: Lesson) -> None:
-    if lesson.outcome not in get_args(Outcome):
-        raise UsageError(
-            f"{lesson.outcome!r} is no outcome", hint=f"one of: {', '.join(get_args(Outcome))}"
-        )
-    for name in ("delta", "value"):
-        number = getattr(lesson, name)
-        if number is not None and not math.isfinite(number):
-            raise UsageError(f"a lesson's {name} is {number}", hint="leave it out: None")
+def _best_after(lesson: Lesson) -> float | None:
+    """The best value after an epoch, None where its lesson does not tell."""
+    if lesson.value is None or lesson.by_hand:
+        return None
+    if lesson.outcome == "kept":
+        return lesson.value
+    if lesson.delta is None:
+        return None
+    change = lesson.delta if lesson.mode == "max" else -lesson.delta
+    return round(lesson.value - change, 12)

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autopilot.core.figures import signed
-from autopilot.core.memory import Memory
-from autopilot.core.records.lessons import FAILURES
+from autopilot.core.memory import FAILURES, Memory
 from autopilot.core.records.record import Lesson, LlmRecord, StepRecord, TraceRecord
 from autopilot.core.types import Cost
 from autopilot.errors import ExperimentError

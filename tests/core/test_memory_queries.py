@@ -8,11 +8,10 @@ import pytest
 
 from autopilot.core.experiment import Experiment
 from autopilot.core.gradient import Gradient, TextGradient
-from autopilot.core.memory import Memory
+from autopilot.core.memory import FailureCount, Memory, Trend
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Decision
-from autopilot.core.records.lessons import FailureCount, Trend
 from autopilot.core.records.record import Lesson
 from autopilot.core.rules import ChainOptimizer, Rule, RuleOptimizer
 from autopilot.errors import UsageError

@@ -7,8 +7,7 @@ from typing import Any
 
 from autopilot.core.direction import direction_words
 from autopilot.core.figures import figure, signed
-from autopilot.core.memory import Memory
-from autopilot.core.records.lessons import DECISIONS, Trend
+from autopilot.core.memory import DECISIONS, Memory, Trend
 from autopilot.core.records.record import Lesson
 from autopilot.text import align, shorten
 from autopilot.tracking.notebook import Notebook
