@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from autopilot import audit
-from autopilot.cli.exposing import redact_command
 from autopilot.cli.main import AutoPilotCLI
+from autopilot.cli.output import redact_command
 from autopilot.errors import GitCommandError
 from autopilot.git.commands import run_git
 from autopilot.git.repository import Repository

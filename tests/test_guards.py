@@ -269,7 +269,7 @@ def test_what_overrides_without_a_docstring_inherits_one():
 def test_every_command_has_help_and_an_example():
     from typer.main import get_command
 
-    from autopilot.cli.commands import SECTIONS
+    from autopilot.cli.app import SECTIONS
     from autopilot.cli.main import AutoPilotCLI
 
     root = get_command(AutoPilotCLI().app())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from autopilot.cli import generate, judge
-from autopilot.cli.commands import Commands, Group
+from autopilot.cli.context import CommandGroup, Commands
 
 COMMANDS: Commands = {
-    "generate": Group("Make a dataset, slot by slot.", generate.COMMANDS),
-    "judge": Group("Judge a dataset, item by item.", judge.COMMANDS),
+    "generate": CommandGroup("Make a dataset, slot by slot.", generate.COMMANDS),
+    "judge": CommandGroup("Judge a dataset, item by item.", judge.COMMANDS),
 }

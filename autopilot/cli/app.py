@@ -12,21 +12,81 @@ import importlib
 import inspect
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from autopilot import audit
-from autopilot.cli.commands import SECTIONS, Commands, Entry, Group
 from autopilot.cli.completion import project_names
-from autopilot.cli.context import Context
-from autopilot.cli.output import Output
+from autopilot.cli.context import CommandGroup, CommandLine, Commands, Context
+from autopilot.cli.output import Output, redact_command
 from autopilot.errors import UsageError
 
-if TYPE_CHECKING:
-    from autopilot.cli.main import AutoPilotCLI
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A command, or a group of commands, in the table. Its module is imported when it is used.
+
+    Args:
+        name: What is typed.
+        place: `module:function` in `autopilot.cli`; of a group `module:NAME`, a dict of names and
+            functions, which is COMMANDS if not given.
+        help: One line.
+    """
+
+    name: str
+    place: str
+    help: str
+
+    def load(self) -> Callable[..., int | None] | Commands:
+        """The command's function, or the commands of the group."""
+        module, _, attribute = self.place.partition(":")
+        found = importlib.import_module(f"autopilot.cli.{module}")
+        loaded: Callable[..., int | None] | Commands = getattr(found, attribute or "COMMANDS")
+        return loaded
+
+
+SECTIONS: dict[str, tuple[Listed, ...]] = {
+    "Run": (
+        Listed("run", "running:run", "Optimize TARGET in git."),
+        Listed("resume", "running:resume", "Go on with a run, exactly where it was."),
+        Listed("optimize", "optimize", "The loop step by step: check, train, measure, set."),
+    ),
+    "Read": (
+        Listed("status", "reading:status", "Show where the experiments stand."),
+        Listed("log", "reading:log", "Show the epochs of an experiment."),
+        Listed("show", "reading:show", "Show one epoch."),
+        Listed("diff", "reading:diff", "Show what changed."),
+        Listed("report", "reporting:report", "Write an experiment as a page to read in a browser."),
+        Listed("memory", "memory", "What was tried, and how it went; what is blocked."),
+        Listed("diagnose", "diagnose", "What fails: in words, and drawn over the epochs."),
+        Listed("trace", "trace", "Results item by item: collect them, inspect one."),
+        Listed("policy", "policy", "What the policy says of an epoch, gate by gate."),
+    ),
+    "Keep and compare": (
+        Listed("experiment", "experiment", "Create, list, compare, export and delete experiments."),
+        Listed("store", "store", "States in git: list, take, fork and merge them."),
+    ),
+    "Prove and share": (
+        Listed("replay", "replay:replay", "Check that what was recorded comes out again."),
+        Listed("propose", "propose", "Kept epochs as a branch for a pull request."),
+        Listed("promote", "promote", "Take an epoch over into a branch."),
+        Listed("push", "sync:push", "Push experiments: branch, tags and notes together."),
+        Listed("fetch", "sync:fetch", "Fetch experiments: branch, tags and notes together."),
+        Listed("hooks", "hooks", "Git hooks: install, remove and look at them."),
+    ),
+    "Workspace": (
+        Listed("project", "project", "Projects of the workspace: make, list and look after them."),
+        Listed("workspace", "workspace", "The workspace as a whole: make it, look at it."),
+        Listed("dataset", "dataset", "Datasets: list, show, split and check them."),
+        Listed("ai", "ai", "Make datasets and judge them, with models."),
+        Listed("doctor", "upkeep:doctor", "Check git, keys, locks, worktrees and unfinished runs."),
+        Listed("gc", "upkeep:gc", "Remove what killed runs left behind, and pack the repository."),
+    ),
+}
 
 _COMMON = {
     "folder": Annotated[
@@ -59,7 +119,7 @@ _WRONG_USAGE: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == 
 _DEFAULTS = {name: None if name in ("folder", "project") else False for name in _COMMON}
 
 
-def build(cli: AutoPilotCLI) -> typer.Typer:
+def build(cli: CommandLine) -> typer.Typer:
     """The application with all commands; each is made when it is asked for."""
     app = typer.Typer(
         name="autopilot",
@@ -75,7 +135,7 @@ def build(cli: AutoPilotCLI) -> typer.Typer:
     return app
 
 
-def _lazy(cli: AutoPilotCLI) -> type[TyperGroup]:
+def _lazy(cli: CommandLine) -> type[TyperGroup]:
     entries = {entry.name: entry for part in SECTIONS.values() for entry in part}
 
     class LazyGroup(TyperGroup):
@@ -112,7 +172,7 @@ def _lazy(cli: AutoPilotCLI) -> type[TyperGroup]:
     return LazyGroup
 
 
-def _own_command(cli: AutoPilotCLI, ctx: Any, name: str) -> Any:
+def _own_command(cli: CommandLine, ctx: Any, name: str) -> Any:
     """A command that the project named by -p adds to ours."""
     given = {key: ctx.params.get(key) or _DEFAULTS[key] for key in _COMMON}
     if cli.project or not given["project"]:
@@ -122,23 +182,23 @@ def _own_command(cli: AutoPilotCLI, ctx: Any, name: str) -> Any:
     return group.get_command(None, name)
 
 
-def _made(entry: Entry, cli: AutoPilotCLI) -> Any:
-    module = importlib.import_module(f"autopilot.cli.{entry.module}")
-    if not entry.function:
-        return typer.main.get_command(_group(entry.name, entry.help, module.COMMANDS, cli))
+def _made(entry: Listed, cli: CommandLine) -> Any:
+    loaded = entry.load()
+    if not callable(loaded):
+        return typer.main.get_command(_group(entry.name, entry.help, loaded, cli))
     alone = typer.Typer(rich_markup_mode=None, add_completion=False)
-    alone.command(entry.name)(command(getattr(module, entry.function), cli))
+    alone.command(entry.name)(command(loaded, cli))
     return typer.main.get_command(alone)
 
 
-def _group(name: str, text: str, commands: Commands, cli: AutoPilotCLI) -> typer.Typer:
+def _group(name: str, text: str, commands: Commands, cli: CommandLine) -> typer.Typer:
     """Commands under a common name; the common options may stand behind that too."""
     group = typer.Typer(
         name=name, help=text, no_args_is_help=True, rich_markup_mode=None, add_completion=False
     )
     group.callback()(_callback())
     for own_name, own in commands.items():
-        if isinstance(own, Group):
+        if isinstance(own, CommandGroup):
             group.add_typer(_group(own_name, own.help, own.commands, cli))
         else:
             group.command(own_name)(command(own, cli))
@@ -173,7 +233,7 @@ def invoke(app: typer.Typer, arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def command(function: Callable[..., int | None], cli: AutoPilotCLI) -> Callable[..., int | None]:
+def command(function: Callable[..., int | None], cli: CommandLine) -> Callable[..., int | None]:
     """A function of `(context, ...)` as a typer command with the common options."""
     signature = inspect.signature(function, eval_str=True)
     own = [p for name, p in signature.parameters.items() if name != "context"]
@@ -213,12 +273,10 @@ def _common_parameters() -> list[inspect.Parameter]:
     ]
 
 
-def _context(cli: AutoPilotCLI, given: dict[str, Any]) -> Context:
+def _context(cli: CommandLine, given: dict[str, Any]) -> Context:
     merged = {name: given[name] or _before.get(name) for name in given}
     _before.clear()
     if merged["expose"]:
-        from autopilot.cli.exposing import redact_command
-
         audit.begin(redact_command)
     folder = merged["folder"] or Path.cwd()
     color = not merged["no_color"] and "NO_COLOR" not in os.environ

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from autopilot.cli.context import Context
-from autopilot.cli.output import Output
-from autopilot.cli.running import INTERRUPTED, own_stdout
+from autopilot.cli.output import INTERRUPTED, Output, own_stdout
 from autopilot.core.figures import spending
 from autopilot.errors import UsageError
 

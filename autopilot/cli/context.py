@@ -5,19 +5,48 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from autopilot.cli.output import Output
 from autopilot.errors import UsageError
 
 if TYPE_CHECKING:
-    from autopilot.cli.main import AutoPilotCLI
+    import typer
+
     from autopilot.git.repository import Repository
     from autopilot.projects.project import Project
     from autopilot.tracking.notebook import Notebook
+
+
+class CommandLine(Protocol):
+    """A command line as commands see it: `autopilot` itself, or a project's own (AutoPilotCLI)."""
+
+    project: ClassVar[str | None]
+    module: Any
+    generator: Any
+    judge: Any
+
+    def app(self) -> typer.Typer:
+        """The application with all commands."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandGroup:
+    """Commands under a common name, inside of a group.
+
+    Args:
+        help: One line.
+        commands: Name to function.
+    """
+
+    help: str
+    commands: Commands
+
+
+Commands: TypeAlias = Mapping[str, "Callable[..., int | None] | CommandGroup"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +78,7 @@ class Context:
     folder: Path = field(default_factory=Path.cwd)
     project: str | None = None
     output: Output = field(default_factory=Output)
-    cli: AutoPilotCLI | None = None
-
-    @classmethod
-    def early(cls, arguments: Sequence[str]) -> Context:
-        """Enough of a context to report an error in the arguments themselves."""
-        given = set(arguments)
-        color = "--no-color" not in given and "NO_COLOR" not in os.environ
-        output = Output(as_json="--json" in given, verbose="--verbose" in given, color=color)
-        return cls(output=output)
+    cli: CommandLine | None = None
 
     def working_folder(self) -> Path:
         """The folder that the command works in.
@@ -117,7 +138,7 @@ class Context:
         project = self.own_project()
         return Subject(project.workspace, project.target, read_hparams(project.hparams) | given)
 
-    def own_cli(self) -> AutoPilotCLI:
+    def own_cli(self) -> CommandLine:
         """The command line of the project, with its module, generator and judge.
 
         It is loaded from the project's `cli.py`, in the workspace's folder.
@@ -132,7 +153,7 @@ class Context:
 
         project = self.own_project()
         with contextlib.chdir(project.workspace):
-            loaded: AutoPilotCLI = load_command_line(project.file)
+            loaded: CommandLine = load_command_line(project.file)
         return loaded
 
     def repository(self) -> Repository:

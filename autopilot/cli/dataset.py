@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autopilot.cli.context import Context
+from autopilot.cli.output import own_stdout
 from autopilot.cli.pages.listing import shorten_end
-from autopilot.cli.running import Hparams, own_stdout
+from autopilot.cli.running import Hparams
 from autopilot.errors import UsageError
 from autopilot.text import align, counted, shorten
 

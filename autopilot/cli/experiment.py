@@ -11,6 +11,7 @@ import typer
 from autopilot.cli import running
 from autopilot.cli.completion import experiment_names
 from autopilot.cli.context import Context
+from autopilot.cli.output import own_stdout
 from autopilot.cli.reading import Experiment
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def create(
         idea=idea,
         hypothesis=hypothesis,
     )
-    with running.own_stdout(context.output) as output:
+    with own_stdout(context.output) as output:
         session = begin(request)
         for note in session.notes:
             output.line(f"note: {note}")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autopilot.cli.commands import Commands
 from autopilot.cli.components import (
     Calls,
     Dollars,
@@ -18,7 +17,7 @@ from autopilot.cli.components import (
     resumable,
     watched,
 )
-from autopilot.cli.context import Context
+from autopilot.cli.context import Commands, Context
 from autopilot.cli.output import Output
 from autopilot.cli.running import Hparams
 from autopilot.core.figures import spending

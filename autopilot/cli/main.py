@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from autopilot import __version__, audit
-from autopilot.cli.context import Context
-from autopilot.errors import AutopilotError, UsageError
+from autopilot import __version__
+from autopilot.cli.output import DONE, Output, guarded
 
 if TYPE_CHECKING:
     import typer
-
-    from autopilot.cli.output import Output
-
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 class AutoPilotCLI:
@@ -78,62 +72,27 @@ class AutoPilotCLI:
         Returns:
             0 done, 1 failed, 2 wrong usage, 130 interrupted (and resumable).
         """
-        context = Context.early(arguments)
+        output = Output.for_arguments(arguments)
 
         def command() -> int:
             options = itertools.takewhile(lambda given: given.startswith("-"), arguments)
             if "--version" in options:
-                return self._version(context)
+                return self._version(output)
             from autopilot.cli.app import invoke
 
             return invoke(self.app(), list(arguments))
 
-        return guarded(context.output, command)
+        return guarded(output, command)
 
-    def _version(self, context: Context) -> int:
+    def _version(self, output: Output) -> int:
         from autopilot.projects.health import versions
 
         found = versions()
-        context.output.document({"autopilot": __version__} | found)
-        if not context.output.as_json:
+        output.document({"autopilot": __version__} | found)
+        if not output.as_json:
             below = ", ".join(f"{name} {version}" for name, version in found.items())
-            context.output.line(f"autopilot {__version__} ({below})")
+            output.line(f"autopilot {__version__} ({below})")
         return DONE
-
-
-def guarded(output: Output, command: Callable[[], int]) -> int:
-    """The exit code of a command; its errors are printed, and then what was executed.
-
-    Args:
-        output: Prints.
-        command: Returns its exit code. With --verbose, what it raises is raised.
-    """
-    try:
-        return command()
-    except AutopilotError as error:
-        output.error(error)
-        if output.verbose:
-            raise
-        return USAGE if isinstance(error, UsageError) else FAILED
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)  # noqa: T201  # nothing else may be imported yet
-        return INTERRUPTED
-    except BrokenPipeError:
-        # The reader has seen enough: `autopilot log | head`.
-        sys.stderr.close()
-        return FAILED
-    except OSError as error:
-        # Such as a full disk under `autopilot run ... > log`.
-        named = f"{error.filename}: " if error.filename else ""
-        hint = "mend that, then again; --verbose shows where it happened"
-        with contextlib.suppress(OSError):
-            output.error(AutopilotError(f"{named}{error.strerror or error}", hint=hint))
-        if output.verbose:
-            raise
-        return FAILED
-    finally:
-        output.trail()
-        audit.end()
 
 
 def main() -> None:

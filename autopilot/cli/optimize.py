@@ -9,6 +9,7 @@ import typer
 
 from autopilot.cli import measuring, running
 from autopilot.cli.context import Context
+from autopilot.cli.output import own_stdout
 from autopilot.errors import ExperimentError, TargetError, UsageError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def preflight(
         options=Options(monitor=monitor, mode=mode),
         links=tuple(link or ()),
     )
-    with running.own_stdout(context.output) as output:
+    with own_stdout(context.output) as output:
         return report(output, look(request), target=subject.target)
 
 
@@ -115,7 +116,7 @@ def train(
         output.line(f"go on:     autopilot optimize train {session.slug} --epochs {epochs}")
         output.line(f"           autopilot resume {session.slug} --max-epochs 100   to its end")
 
-    with running.own_stdout(context.output) as output:
+    with own_stdout(context.output) as output:
         slug = notebook.slug if notebook is not None else ""
         return running.run_session(output, prepare, slug, score_test=False, after=after)
 
@@ -177,7 +178,7 @@ def set_hparams(
         raise UsageError(f"--unset {name}: it is not set", hint=f"set: {', '.join(before) or '-'}")
     after = {key: v for key, v in (before | given).items() if key not in gone}
     if after != before:
-        with running.own_stdout(output):
+        with own_stdout(output):
             load_here(project.workspace, project.target, after)
         write_hparams(project.hparams, after)
     for key, value in after.items():

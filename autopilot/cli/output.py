@@ -6,20 +6,31 @@ for a person goes to stderr then. Without it, stdout has the answer, stderr has 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TextIO
 
 from autopilot import audit
 from autopilot.errors import AutopilotError, UsageError
-from autopilot.text import align, as_json, jsonable, whole
+from autopilot.text import HIDDEN, align, as_json, jsonable, redact, whole
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+# What a command's process ends with; an interrupted run can be resumed.
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+_SECRET_OPTION = re.compile(
+    r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|AUTH|COOKIE|HEADER", re.IGNORECASE
+)
+_LOGIN = re.compile(r"(?<=://)[^/\s@]+(?=@)")
+_LONGEST_ARGUMENT = 200
 
 
 class Output:
@@ -48,6 +59,15 @@ class Output:
         self.as_json, self.verbose, self.color = as_json, verbose, color
         self.goes_on = False
         self._stdout, self._stderr = stdout, stderr
+
+    @classmethod
+    def for_arguments(cls, arguments: Sequence[str]) -> Output:
+        """Reports an error in the arguments themselves, as far as they can be read."""
+        return cls(
+            as_json="--json" in arguments,
+            verbose="--verbose" in arguments,
+            color="--no-color" not in arguments and "NO_COLOR" not in os.environ,
+        )
 
     @property
     def stdout(self) -> TextIO:
@@ -173,8 +193,6 @@ class Output:
 
     def error(self, error: AutopilotError) -> None:
         """What is wrong, and what to do; on stderr."""
-        from autopilot.text import redact
-
         # The user's own code may have put a key into what it raised.
         message, hint = redact(error.message), redact(error.hint)
         traceback = redact(getattr(error, "user_traceback", ""))
@@ -187,6 +205,93 @@ class Output:
             print(_printable(f"  hint: {hint}", self.stderr), file=self.stderr)
         self.stderr.flush()
         self.document({"error": message, "hint": hint})
+
+
+def guarded(output: Output, command: Callable[[], int]) -> int:
+    """The exit code of a command; its errors are printed, and then what was executed.
+
+    Args:
+        output: Prints.
+        command: Returns its exit code. With --verbose, what it raises is raised.
+    """
+    try:
+        return command()
+    except AutopilotError as error:
+        output.error(error)
+        if output.verbose:
+            raise
+        return USAGE if isinstance(error, UsageError) else FAILED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201  # nothing else may be imported yet
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has seen enough: `autopilot log | head`.
+        sys.stderr.close()
+        return FAILED
+    except OSError as error:
+        # Such as a full disk under `autopilot run ... > log`.
+        named = f"{error.filename}: " if error.filename else ""
+        hint = "mend that, then again; --verbose shows where it happened"
+        with contextlib.suppress(OSError):
+            output.error(AutopilotError(f"{named}{error.strerror or error}", hint=hint))
+        if output.verbose:
+            raise
+        return FAILED
+    finally:
+        output.trail()
+        audit.end()
+
+
+@contextlib.contextmanager
+def own_stdout(output: Output) -> Iterator[Output]:
+    """With --json, what the user's code prints goes to stderr, child processes included."""
+    if not output.as_json:
+        yield output
+        return
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):
+        given = output.stdout
+        with contextlib.redirect_stdout(sys.stderr):
+            yield Output(as_json=True, verbose=output.verbose, stdout=given)
+        return
+    sys.stdout.flush()
+    with os.fdopen(os.dup(descriptor), "w", encoding="utf-8") as answers:
+        os.dup2(sys.stderr.fileno(), descriptor)
+        try:
+            yield Output(as_json=True, verbose=output.verbose, stdout=answers)
+        finally:
+            sys.stdout.flush()
+            answers.flush()
+            os.dup2(answers.fileno(), descriptor)
+
+
+def redact_command(command: Sequence[str]) -> str:
+    """A command as it would be typed, without secrets: also the logins of addresses, and values of
+    options whose names tell that they are secret. What is long is shortened.
+
+    >>> redact_command(["git", "push", "https://ada:pw@host/x.git"])
+    'git push https://[hidden]@host/x.git'
+    >>> redact_command(["agent", "--api-key", "a b", "--token=c"])
+    'agent --api-key [hidden] --token=[hidden]'
+    """
+    shown: list[str] = []
+    follows = False
+    for argument in command:
+        name, equals, value = argument.partition("=")
+        is_option = argument.startswith("-")
+        secret = bool(_SECRET_OPTION.search(name) or value.lower().startswith("authorization"))
+        if follows and not is_option:
+            shown.append(HIDDEN)
+        elif secret and equals:
+            shown.append(f"{name}={HIDDEN}")
+        else:
+            text = _LOGIN.sub(HIDDEN, redact(argument))
+            rest = len(text) - _LONGEST_ARGUMENT
+            cut = f"{text[:_LONGEST_ARGUMENT]}... ({rest} more characters)" if rest > 0 else text
+            shown.append(cut if HIDDEN in cut else shlex.quote(cut))
+        follows = is_option and secret and not equals
+    return " ".join(shown)
 
 
 # All of them but the tab and the line break. What a model wrote must not steer the terminal.

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autopilot.cli.context import Context
-from autopilot.cli.output import Output
-from autopilot.cli.running import own_stdout
+from autopilot.cli.output import Output, own_stdout
 from autopilot.core.figures import progressed
 from autopilot.text import align, counted
 

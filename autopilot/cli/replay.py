@@ -12,7 +12,7 @@ import typer
 
 from autopilot.cli.completion import experiment_names
 from autopilot.cli.context import Context
-from autopilot.cli.output import Output
+from autopilot.cli.output import FAILED, INTERRUPTED, Output
 from autopilot.cli.pages import replay as replay_page
 from autopilot.cli.pages.junit import annotation, on_github, write_junit
 from autopilot.core.figures import figures
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from autopilot.proof.replay import EpochReplay, Replay
     from autopilot.tracking.integrity import Difference
     from autopilot.tracking.notebook import Notebook
-
-FAILED, INTERRUPTED = 1, 130
 
 
 class Level(enum.StrEnum):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shlex
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +12,7 @@ import typer
 
 from autopilot.cli.completion import experiment_names
 from autopilot.cli.context import Context
-from autopilot.cli.output import Output
+from autopilot.cli.output import INTERRUPTED, Output, own_stdout
 from autopilot.core.figures import progressed, test_gain
 from autopilot.errors import ExperimentError
 
@@ -26,8 +23,6 @@ if TYPE_CHECKING:
     from autopilot.engine.request import Request
     from autopilot.engine.session import Session
     from autopilot.tracking.notebook import Notebook
-
-INTERRUPTED = 130
 
 
 class Direction(StrEnum):
@@ -574,27 +569,3 @@ def _unblocked_by(notebook: Notebook, block_after: int | None = None) -> str:
 
 def _count(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-@contextlib.contextmanager
-def own_stdout(output: Output) -> Iterator[Output]:
-    """With --json, what the user's code prints goes to stderr, child processes included."""
-    if not output.as_json:
-        yield output
-        return
-    try:
-        descriptor = sys.stdout.fileno()
-    except (OSError, ValueError):
-        given = output.stdout
-        with contextlib.redirect_stdout(sys.stderr):
-            yield Output(as_json=True, verbose=output.verbose, stdout=given)
-        return
-    sys.stdout.flush()
-    with os.fdopen(os.dup(descriptor), "w", encoding="utf-8") as answers:
-        os.dup2(sys.stderr.fileno(), descriptor)
-        try:
-            yield Output(as_json=True, verbose=output.verbose, stdout=answers)
-        finally:
-            sys.stdout.flush()
-            answers.flush()
-            os.dup2(answers.fileno(), descriptor)

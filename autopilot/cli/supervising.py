@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from autopilot import audit
-from autopilot.cli.main import INTERRUPTED, guarded
-from autopilot.cli.output import Output
+from autopilot.cli.output import INTERRUPTED, Output, guarded
 from autopilot.core.deaths import Death
 from autopilot.engine.board import Child
 from autopilot.engine.supervisor import supervise

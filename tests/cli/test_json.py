@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from autopilot.cli.commands import SECTIONS, Commands, Group
+from autopilot.cli.app import SECTIONS
+from autopilot.cli.context import CommandGroup, Commands
 from autopilot.cli.main import AutoPilotCLI
 
 
 def below(path: tuple[str, ...], commands: Commands) -> Iterator[tuple[str, ...]]:
     yield path
     for name, command in commands.items():
-        inner = command.commands if isinstance(command, Group) else {}
+        inner = command.commands if isinstance(command, CommandGroup) else {}
         yield from below((*path, name), inner)
 
 
@@ -25,8 +25,8 @@ def everything() -> list[tuple[str, ...]]:
     """All commands, and the groups that they are in."""
     found: list[tuple[str, ...]] = [()]
     for entry in (entry for part in SECTIONS.values() for entry in part):
-        module = importlib.import_module(f"autopilot.cli.{entry.module}")
-        found += below((entry.name,), {} if entry.function else module.COMMANDS)
+        loaded = entry.load()
+        found += below((entry.name,), {} if callable(loaded) else loaded)
     return found
 
 
