@@ -1,40 +1,74 @@
-"""The graph: which module produced which Datum from what, and feedback going back along it.
+"""The graph: which module produced which Datum from which data, and feedback going back along it.
 
-How calls are recorded is in `autopilot.core.tape`.
+A module call leaves a Node on the Datum that it returns. Nothing else holds the nodes: a graph
+lives as long as its data. A node's upstream is, in this order of preference, the call whose Datum
+is returned unchanged, the calls that produced the items of the returned Datum, the calls made
+inside `forward` whose results no other call consumed, and the calls that produced the inputs. So a
+pipeline stays connected even where its forward builds a new Datum, or where a stage returns a text
+that the next one gets.
+
 Source of the idea: reverse-mode automatic differentiation as in PyTorch's autograd.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from operator import itemgetter
+from typing import Any
 
 from autopilot.core.gradient import Gradient
-from autopilot.core.node import Node, Recorded
+from autopilot.core.node import Node as Node  # its public home is here
+from autopilot.core.node import Recorded
 from autopilot.core.parameter import Parameter
-from autopilot.core.tape import (
-    attach,
-    enable_grad,
-    is_grad_enabled,
-    no_grad,
-    producers_of,
-    record,
-)
 from autopilot.core.types import Datum
 from autopilot.errors import GraphError
 
-__all__ = [
-    "Graph",
-    "Node",
-    "attach",
-    "enable_grad",
-    "is_grad_enabled",
-    "no_grad",
-    "own_parameters",
-    "record",
-]
 
+class _Frame:
+    """A call that is going on: the calls made inside it, each with its number and node."""
+
+    __slots__ = ("called", "calls", "module")
+
+    def __init__(self, module: Recorded) -> None:
+        self.module = module
+        self.calls: list[tuple[int, Node]] = []
+        self.called: set[int] = set()
+
+
+# Context variables: calls in different threads never mix their graphs.
+_enabled: ContextVar[bool] = ContextVar("autopilot_grad_enabled", default=True)
+_frame: ContextVar[_Frame | None] = ContextVar("autopilot_frame", default=None)
 _visited: ContextVar[Node | None] = ContextVar("autopilot_node", default=None)
+_going_on: list[_Frame] = []
+_begun = itertools.count()
+
+
+def is_grad_enabled() -> bool:
+    """Whether module calls are being recorded here."""
+    return _enabled.get()
+
+
+def no_grad() -> AbstractContextManager[None]:
+    """Module calls inside are not recorded."""
+    return _grad_enabled(False)
+
+
+def enable_grad() -> AbstractContextManager[None]:
+    """Module calls inside are recorded, also within `no_grad`."""
+    return _grad_enabled(True)
+
+
+@contextmanager
+def _grad_enabled(enabled: bool) -> Iterator[None]:
+    token = _enabled.set(enabled)
+    try:
+        yield
+    finally:
+        _enabled.reset(token)
 
 
 class Graph:
@@ -140,9 +174,9 @@ def _pass_on(node: Node, gradient: Gradient) -> Iterator[tuple[Node, Gradient]]:
 
 
 def _parts(gradient: Gradient, output: object, calls: Sequence[Node]) -> list[Gradient | None]:
-    """What of the feedback on a batch each call gets: of a call for some items, theirs alone.
+    """The feedback on a batch split over calls: a call for some items gets the part about these.
 
-    A call is for the items that it returned; or for the i-th item, where one module was called
+    A call is for the items that it returned, or for the i-th item where one module was called
     once for each.
     """
     items = output.items if isinstance(output, Datum) else []
@@ -161,10 +195,9 @@ def _parts(gradient: Gradient, output: object, calls: Sequence[Node]) -> list[Gr
 
 
 def own_parameters(module: Recorded) -> list[Parameter]:
-    """The parameters that a call's feedback is for.
+    """The parameters that a call's feedback is for: the module's and those of its submodules.
 
-    During backward: the module's parameters and those of its submodules that were used without
-    being called, since the called ones have nodes of their own. Elsewhere: all.
+    During backward without those of the submodules that were called, which have their own nodes.
     """
     node = _visited.get()
     called = node.called if node is not None and node.module is module else frozenset()
@@ -176,4 +209,153 @@ def own_parameters(module: Recorded) -> list[Parameter]:
             if parameter.requires_grad:
                 found[id(parameter)] = parameter
         stack.extend(child for child in current.children() if id(child) not in called)
+    return list(found.values())
+
+
+def record(
+    module: Recorded, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Calls the function and records the call as a Node on the Datum that it returns."""
+    inputs = (*args, *kwargs.values())
+    sources = producers_of(inputs)
+    outer, begun = _enclosing(module), next(_begun)
+    frame = _Frame(module)
+    token = _frame.set(frame)
+    _going_on.append(frame)
+    try:
+        output = function(*args, **kwargs)
+    finally:
+        _going_on.remove(frame)
+        _frame.reset(token)
+    if isinstance(output, Datum) and any(output is value for value in inputs):
+        # The caller's own Datum is no result: it would carry this call into the next epoch.
+        output = copy.copy(output)
+    upstream, called = _upstream(inputs, output, frame, sources), frozenset(frame.called)
+    is_step = id(module) in called and function != module.forward
+    node = Node(module, inputs, output, upstream, called, is_step=is_step)
+    if isinstance(output, Datum):
+        output.grad_fn = node
+    if outer is not None:
+        outer.calls.append((begun, node))
+        outer.called |= {id(module), *frame.called}
+    return output
+
+
+def attach(module: Recorded, batch: object, output: Datum, upstream: Sequence[Node] = ()) -> None:
+    """Records a call after the fact: for a result that was answered from a record."""
+    output.grad_fn = Node(module, (batch,), output, list(upstream))
+
+
+def _enclosing(module: Recorded) -> _Frame | None:
+    """The call that this one is made in, from the same thread or from one that it started."""
+    frame = _frame.get()
+    if frame is not None or not _going_on:
+        return frame
+    # A new thread has no context of the call that started it. If just one call of a module that
+    # contains this one is going on, it is that call; of several, any guess could be wrong.
+    found = [
+        other
+        for other in list(_going_on)
+        if other.module is not module and any(part is module for part in other.module.modules())
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _upstream(
+    inputs: tuple[Any, ...], output: object, frame: _Frame, sources: list[Node]
+) -> list[Node]:
+    calls = [node for _, node in sorted(frame.calls, key=itemgetter(0))]
+    returned: list[Node] = []
+    if isinstance(output, Datum):
+        own = output.grad_fn
+        returned = [own] if own is not None else producers_of(output.items)
+    if calls:
+        _link(calls, inputs, returned)
+    if returned:
+        return returned
+    if not calls:
+        return sources
+    consumed = {id(node) for call in calls for node in call.upstream}
+    return [call for call in calls if id(call) not in consumed]
+
+
+def _link(calls: Sequence[Node], inputs: tuple[Any, ...], returned: Sequence[Node]) -> None:
+    """Joins calls whose data went through values that carry no graph: texts, lists, a new Datum.
+
+    Without this, a forward that passes on `result.metadata["text"]` would cut the graph, and the
+    first stages of a pipeline would never get feedback.
+
+    Args:
+        calls: The calls made inside one `forward`, in the order in which they began.
+        inputs: The inputs of that `forward`.
+        returned: The calls that its returned Datum names.
+    """
+    # By identity, since equal values may have nothing to do with each other. A value of the
+    # enclosing inputs links nothing: every call may read those.
+    given = {id(value) for value in _values(inputs)}
+    used = {id(node) for call in calls for node in call.upstream} | {id(n) for n in returned}
+
+    def join(call: Node, earlier: Node) -> None:
+        if earlier not in call.upstream:
+            call.upstream.append(earlier)
+            used.add(id(earlier))
+
+    makers: dict[int, int] = {}
+    for position, call in enumerate(calls):
+        got = {id(value) for value in _values(call.inputs)}
+        for maker in sorted({makers[key] for key in got & makers.keys()}):
+            join(call, calls[maker])
+        # It got neither a result nor an input: its data was made of results (an f-string of two
+        # replies, say), so it depends on those of other modules that nothing has used yet.
+        if not call.upstream and not got & given:
+            for earlier in calls[:position]:
+                if id(earlier) not in used and earlier.module is not call.module:
+                    join(call, earlier)
+        made = (id(value) for value in _values((call.output,)))
+        makers |= {key: position for key in made if key not in given and key not in makers}
+    # If the returned Datum names its calls, a result that is still unused decided what to call (a
+    # router): its feedback comes through the next call of another module.
+    for position, call in enumerate(calls) if returned else ():
+        later = (other for other in calls[position + 1 :] if other.module is not call.module)
+        following = next(later, None) if id(call) not in used else None
+        if following is not None:
+            join(following, call)
+
+
+def _values(inputs: Iterable[object]) -> Iterator[object]:
+    """All values, at any depth, that can be identified by object identity."""
+    stack = list(inputs)
+    while stack:
+        value = stack.pop()
+        # Python shares one None, one empty text and the small numbers among all their uses.
+        if (
+            value is None
+            or isinstance(value, bool | int | float)
+            or (isinstance(value, str) and not value)
+        ):
+            continue
+        yield value
+        if isinstance(value, Datum):
+            stack += [*value.items, *value.metadata.values()]
+        elif isinstance(value, list | tuple):
+            stack += value
+        elif isinstance(value, dict):
+            stack += value.values()
+
+
+def producers_of(values: Iterable[object]) -> list[Node]:
+    """The nodes of all Datums in the values, at any depth of lists, tuples, dicts and items."""
+    found: dict[int, Node] = {}
+    stack: list[object] = list(values)[::-1]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, Datum):
+            if value.grad_fn is not None:
+                found[id(value.grad_fn)] = value.grad_fn
+            elif value.items:
+                stack.extend(reversed(value.items))
+        elif isinstance(value, list | tuple):
+            stack.extend(reversed(value))
+        elif isinstance(value, dict):
+            stack.extend(reversed(list(value.values())))
     return list(found.values())

@@ -559,3 +559,31 @@ def test_stages_item_by_item():
         if node.module is chain.writer:
             (found,) = node.upstream
             assert found.output in node.inputs[0]
+
+
+def test_a_value_without_a_truth_passes_between_stages():
+    """As numpy's arrays and pandas' frames are: neither `==` nor `bool` has one answer."""
+
+    class Array:
+        def __eq__(self, other):
+            return self
+
+        def __bool__(self):
+            raise ValueError("ambiguous")
+
+    class Embed(Module):
+        def forward(self, batch):
+            return Datum(metadata={"vector": Array()})
+
+    class Pipeline(Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = Embed()
+
+        def forward(self, batch):
+            vector = self.embed(batch).metadata["vector"]
+            return Datum(metadata={"vector": vector})
+
+    pipeline = Pipeline()
+    (node,) = Graph(pipeline(Datum())).roots
+    assert [call.module for call in node.upstream] == [pipeline.embed]
