@@ -143,6 +143,16 @@ def align(
     return lines
 
 
+def labelled(facts: Mapping[str, str], gap: int = 2) -> list[str]:
+    """A line for each fact that has a text, the texts below one another.
+
+    >>> labelled({"seed": "3", "idea": "", "metric": "f1"})
+    ['seed    3', 'metric  f1']
+    """
+    wide = max(map(len, facts)) + gap
+    return [f"{name:<{wide}}{shorten(text, 1000)}" for name, text in facts.items() if text]
+
+
 def display_width(text: str) -> int:
     """The columns that a text takes in a terminal.
 

@@ -143,17 +143,14 @@ def compare(
     autopilot experiment compare classifier-1 classifier-2
     """
     from autopilot.cli.pages import experiment as experiment_page
-    from autopilot.report.comparison import input_differences
+    from autopilot.report.comparison import file_documents, input_differences
     from autopilot.tracking.snapshots import best_state
 
     one, other, output = context.notebook(first), context.notebook(second), context.output
     tips = (best_state(one).commit, best_state(other).commit)
     counts = one.counts(*tips)
     if output.as_json:
-        files = [
-            {"path": p, "added": c.added, "removed": c.removed, "binary": c.binary}
-            for p, c in counts.items()
-        ]
+        files = file_documents(counts)
         document = {"experiments": [one.summary, other.summary], "commits": tips, "files": files}
         differ = input_differences(one, other)
         output.document(document | {"inputs": [one.inputs, other.inputs], "inputs_differ": differ})

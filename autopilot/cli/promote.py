@@ -11,6 +11,7 @@ from autopilot.cli.output import Output, own_stdout
 from autopilot.cli.reading import Experiment
 from autopilot.core.figures import figure
 from autopilot.errors import UsageError
+from autopilot.report.comparison import file_documents, file_rows, file_totals
 from autopilot.text import align
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def _say_done(output: Output, done: Promotion) -> None:
         )
     if done.event is not None:
         output.line(f"{found.slug}: {decision_line(done.event)}")
-        output.line(f"{found.score}; {_changed(found)}")
+        output.line(f"{found.score}; {file_totals(found.counts)}")
     if done.updated:
         output.line(f"{found.onto.name} is checked out in {done.updated}: its files came along")
     if not found.is_done:
@@ -170,11 +171,8 @@ def _say(output: Output, found: Plan) -> None:
     tested = f", test {figure(test)}" if test is not None else "; the test split is not scored"
     output.line(f"{found.score}{tested}")
     if found.counts:
-        rows = [
-            [path, "binary" if c.binary else f"+{c.added}", "" if c.binary else f"-{c.removed}"]
-            for path, c in found.counts.items()
-        ]
-        output.table(["file", "added", "removed"], rows, right=["added", "removed"])
+        columns = ["file", "added", "removed"]
+        output.table(columns, file_rows(found.counts), right=columns[1:])
     gates = [[g.name, "ok" if g.passed else "closed", g.detail] for g in found.gates]
     for line in align(["gate", "state", "why"], gates):
         output.line(line)
@@ -195,13 +193,6 @@ def _command(found: Plan) -> str:
     )
 
 
-def _changed(found: Plan) -> str:
-    added = sum(count.added for count in found.counts.values())
-    removed = sum(count.removed for count in found.counts.values())
-    files = "1 file" if len(found.counts) == 1 else f"{len(found.counts)} files"
-    return f"{files}, +{added} -{removed}"
-
-
 def _document(found: Plan) -> dict[str, Any]:
     return {
         "experiment": found.slug,
@@ -212,10 +203,7 @@ def _document(found: Plan) -> dict[str, Any]:
         "method": found.method,
         "score": found.score,
         "test": found.test,
-        "files": [
-            {"path": p, "added": c.added, "removed": c.removed, "binary": c.binary}
-            for p, c in found.counts.items()
-        ],
+        "files": file_documents(found.counts),
         "gates": found.gates,
         "allowed": not found.failed,
         "done": found.is_done,

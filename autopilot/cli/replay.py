@@ -14,7 +14,7 @@ from autopilot.cli.completion import experiment_names
 from autopilot.cli.context import Context
 from autopilot.cli.output import FAILED, INTERRUPTED, Output
 from autopilot.cli.pages import replay as replay_page
-from autopilot.cli.pages.junit import annotation, on_github, write_junit
+from autopilot.cli.pages.replay import annotation, on_github, write_junit
 from autopilot.core.figures import figures
 from autopilot.text import counted, display_width
 

@@ -9,6 +9,7 @@ import typer
 from autopilot.cli import forking
 from autopilot.cli.context import Context
 from autopilot.cli.reading import SlugOption
+from autopilot.report.comparison import file_documents
 from autopilot.text import counted, git_date, iso
 
 if TYPE_CHECKING:
@@ -139,10 +140,7 @@ def diff(
     title = f"{notebook.slug}: {old.title} -> {title}"
     counts = objects.diff_stat(notebook.repo, before, after)
     if output.as_json:
-        files = [
-            {"path": p, "added": c.added, "removed": c.removed, "binary": c.binary}
-            for p, c in counts.items()
-        ]
+        files = file_documents(counts)
         patch = notebook.patch(before, after).decode("utf-8", "replace")
         output.document(
             {"experiment": notebook.slug, "title": title, "files": files} | {"patch": patch}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autopilot.core.figures import figures, lower_note, outcomes, signed
 from autopilot.core.records.record import Event, Manifest
 from autopilot.core.types import Datum, count_outcomes
-from autopilot.text import shorten
+from autopilot.git.objects import LineCounts
+from autopilot.text import counted, jsonable, shorten
 from autopilot.tracking.diagnosis import is_graded
 from autopilot.tracking.notebook import Notebook
 
@@ -108,6 +109,29 @@ def input_differences(first: Notebook, second: Notebook) -> list[dict[str, Any]]
 def _pair(first: float | None, second: float | None) -> list[str]:
     change = second - first if first is not None and second is not None else None
     return [*figures(first, second), signed(change, of=first)]
+
+
+def file_rows(counts: Mapping[str, LineCounts]) -> list[list[str]]:
+    """A row a file: path, lines added, lines removed."""
+    return [
+        [path, "binary", ""] if c.binary else [path, f"+{c.added}", f"-{c.removed}"]
+        for path, c in counts.items()
+    ]
+
+
+def file_documents(counts: Mapping[str, LineCounts]) -> list[dict[str, Any]]:
+    """The same for a program."""
+    return [{"path": path, **jsonable(count)} for path, count in counts.items()]
+
+
+def file_totals(counts: Mapping[str, LineCounts]) -> str:
+    """How many files and lines were changed.
+
+    >>> file_totals({"a": LineCounts(2, 1, False), "b": LineCounts(1, 0, False)})
+    '2 files, +3 -1'
+    """
+    added, removed = sum(c.added for c in counts.values()), sum(c.removed for c in counts.values())
+    return f"{counted(len(counts), 'file')}, +{added} -{removed}"
 
 
 def came_to(items: Sequence[Datum], monitor: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from autopilot.core.failures import failure_lines
 from autopilot.core.figures import costs, figures, lower_note, signed, test_gain
 from autopilot.core.types import Datum
-from autopilot.report.comparison import came_to
+from autopilot.report.comparison import came_to, file_rows
 from autopilot.text import counted
 from autopilot.tracking.notebook import Epoch, Notebook
 
@@ -138,9 +138,8 @@ def _net(notebook: Notebook) -> list[str]:
         return ["Nothing was changed.", ""]
     counts = notebook.counts(notebook.base or notebook.start, notebook.after(best.number))
     lines = ["### Net change", "", "| file | added | removed |", "|---|---:|---:|"]
-    for path, count in list(counts.items())[:_FILES]:
-        shown = ["binary", ""] if count.binary else [f"+{count.added}", f"-{count.removed}"]
-        lines.append(f"| {plain(path)} | {' | '.join(shown)} |")
+    for path, added, removed in file_rows(counts)[:_FILES]:
+        lines.append(f"| {plain(path)} | {added} | {removed} |")
     if len(counts) > _FILES:
         lines += ["", f"and {counted(len(counts) - _FILES, 'more file')}"]
     return [*lines, ""]

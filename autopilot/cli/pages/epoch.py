@@ -13,8 +13,7 @@ from autopilot.core.figures import costs, figure, figures, lower_note, signed
 from autopilot.core.records.message import one_line
 from autopilot.core.types import Datum, count_outcomes, datum_document
 from autopilot.git import commits
-from autopilot.git.objects import LineCounts
-from autopilot.report.comparison import came_to
+from autopilot.report.comparison import came_to, file_documents
 from autopilot.text import align, counted, display_width, git_date, iso, shorten
 from autopilot.tracking.diagnosis import NOT_PASSED, is_graded, moved_values, turned
 from autopilot.tracking.notebook import Epoch, Notebook
@@ -278,14 +277,10 @@ def change_document(notebook: Notebook, compared: Change) -> dict[str, Any]:
 
 
 def _changes(notebook: Notebook, compared: Change) -> dict[str, Any]:
-    counts: dict[str, LineCounts] = notebook.counts(compared.old, compared.new)
+    counts = notebook.counts(compared.old, compared.new)
     return {
         "from": compared.old,
         "to": compared.new,
-        "files": [{"path": path, **_as_dict(count)} for path, count in counts.items()],
+        "files": file_documents(counts),
         "patch": notebook.patch(compared.old, compared.new).decode("utf-8", "replace"),
     }
-
-
-def _as_dict(count: LineCounts) -> dict[str, Any]:
-    return {"added": count.added, "removed": count.removed, "binary": count.binary}

@@ -15,9 +15,10 @@ from autopilot.report.comparison import (
     compared_results,
     decision_line,
     event_detail,
+    file_rows,
     input_differences,
 )
-from autopilot.text import align, counted, git_date, pairs, shorten
+from autopilot.text import align, counted, git_date, labelled, pairs, shorten
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.removal import Removal
 
@@ -90,10 +91,9 @@ def page(notebook: Notebook) -> list[str]:
         "cost": costs(summary.cost) if summary.epochs else "",
         "decision": decision_line(summary.decision) if summary.decision else "none yet",
     }
-    wide = max(map(len, facts)) + 2
     detail = f" ({status.detail})" if status.detail and status.state != "killed" else ""
     lines = [f"{notebook.slug}: {status.state}{detail}"]
-    lines += [f"{name:<{wide}}{shorten(text, 1000)}" for name, text in facts.items() if text]
+    lines += labelled(facts)
     rows = [[_when(e.time), e.name, event_detail(e)] for e in notebook.events]
     return [*lines, "", *align(["when", "event", "detail"], rows)]
 
@@ -153,8 +153,7 @@ def comparison(first: Notebook, second: Notebook, counts: Mapping[str, LineCount
     if not counts:
         return [*lines, "", "the best states have the same content"]
     lines += ["", f"best state of {first.slug} -> best state of {second.slug}:"]
-    files = [[path, f"+{c.added}", f"-{c.removed}"] for path, c in counts.items()]
-    return [*lines, *align(["file", "added", "removed"], files, ["added", "removed"])]
+    return [*lines, *align(["file", "added", "removed"], file_rows(counts), ["added", "removed"])]
 
 
 _FACTS = 6

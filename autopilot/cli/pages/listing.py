@@ -11,7 +11,6 @@ from typing import Any
 from autopilot.cli.pages.epoch import ODD_OUTCOMES
 from autopilot.core.direction import direction_words
 from autopilot.core.figures import costs, figure, figures, lower_note, progressed, signed, test_gain
-from autopilot.core.records.message import one_line
 from autopilot.errors import ExperimentError
 from autopilot.git import refs
 from autopilot.git.repository import Repository
@@ -23,6 +22,7 @@ from autopilot.text import (
     fitting,
     git_date,
     iso,
+    labelled,
     pairs,
     shorten,
 )
@@ -231,9 +231,8 @@ def status_page(notebook: Notebook) -> list[str]:
         "started": git_date(datetime.fromisoformat(started).timestamp()) if started else "",
         "updated": f"{git_date(notebook.time_s)} ({ago(time.time() - notebook.time_s)})",
     }
-    wide = max(map(len, facts)) + 2
     lines = [f"{slug}: {_state(notebook.status)}"]
-    lines += [f"{name:<{wide}}{one_line(text, 1000)}" for name, text in facts.items() if text]
+    lines += labelled(facts)
     return [*lines, "next:", *(f"  {line}" for line in _next(notebook))]
 
 
@@ -254,8 +253,7 @@ def _next(notebook: Notebook) -> list[str]:
         does[f"git diff {base}...{branch}"] = "the net change"
         does[f"autopilot propose create {slug}"] = "a branch for a pull request"
         does[f"autopilot promote plan {slug}"] = "take it: what would change, and the gates"
-    wide = max(map(len, does)) + 3
-    return [f"{command:<{wide}}{what}" for command, what in does.items()]
+    return labelled(does, gap=3)
 
 
 def _counts(notebook: Notebook) -> str:

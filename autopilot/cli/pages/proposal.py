@@ -16,6 +16,7 @@ from autopilot.core.records.message import (
 )
 from autopilot.git.objects import LineCounts
 from autopilot.proof.verification import Verification
+from autopilot.report.comparison import file_documents, file_rows, file_totals
 from autopilot.review.proposals import Proposal
 from autopilot.review.standings import Standing
 from autopilot.text import align, counted, pairs
@@ -129,18 +130,16 @@ def _row(epoch: Epoch, commit: str) -> list[str]:
 
 
 def _files(counts: Mapping[str, LineCounts]) -> str:
-    added, removed = sum(c.added for c in counts.values()), sum(c.removed for c in counts.values())
     lines = [
         "## Net change",
         "",
-        f"{counted(len(counts), 'file')}, +{added} -{removed}",
+        file_totals(counts),
         "",
         "| file | added | removed |",
         "| --- | ---: | ---: |",
     ]
-    for path, count in list(counts.items())[:_FILES]:
-        cells = ["binary", ""] if count.binary else [f"+{count.added}", f"-{count.removed}"]
-        lines.append(f"| {_code([path])} | {cells[0]} | {cells[1]} |")
+    for path, added, removed in file_rows(counts)[:_FILES]:
+        lines.append(f"| {_code([path])} | {added} | {removed} |")
     if len(counts) > _FILES:
         lines.append(f"| and {len(counts) - _FILES} more | | |")
     return "\n".join(lines)
@@ -182,7 +181,6 @@ def _code(names: Sequence[str] | Mapping[str, str]) -> str:
 
 def document(notebook: Notebook, proposal: Proposal, text: str) -> dict[str, Any]:
     """A proposal for a program."""
-    counts = notebook.counts(proposal.base, proposal.branch.tip)
     return {
         "experiment": proposal.slug,
         "done": proposal.done,
@@ -191,10 +189,7 @@ def document(notebook: Notebook, proposal: Proposal, text: str) -> dict[str, Any
         "onto": proposal.onto.name,
         "base": proposal.base,
         "commits": [{"epoch": epoch or None, "commit": oid} for epoch, oid in proposal.commits],
-        "files": [
-            {"path": p, "added": c.added, "removed": c.removed, "binary": c.binary}
-            for p, c in counts.items()
-        ],
+        "files": file_documents(notebook.counts(proposal.base, proposal.branch.tip)),
         "body": text,
     }
 
