@@ -140,7 +140,7 @@ def resumable(context: Context, again: str, work: Callable[[Output], int]) -> in
     Returns:
         The exit code: 1 where items are missing.
     """
-    from autopilot.engine.interrupts import interruptible
+    from autopilot.engine.supervisor import interruptible
     from autopilot.errors import BudgetExceededError
 
     with own_stdout(context.output) as output, interruptible():

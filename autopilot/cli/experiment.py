@@ -53,8 +53,8 @@ def create(
     autopilot experiment create spelling support/classifier.py --idea "tolerate typos"
     autopilot resume spelling
     """
-    from autopilot.engine.creation import create as begin
     from autopilot.engine.request import Options, Request
+    from autopilot.engine.session import create as begin
 
     subject = context.subject(target, hparam)
     request = Request(

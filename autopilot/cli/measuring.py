@@ -137,8 +137,8 @@ def measure_now(
     Returns:
         The experiment and the epoch's number, None for the checkout; what was measured.
     """
-    from autopilot.engine.interrupts import interruptible
     from autopilot.engine.request import Request
+    from autopilot.engine.supervisor import interruptible
     from autopilot.proof.states import measure_checkout, measure_epoch
 
     links = tuple(link or ())

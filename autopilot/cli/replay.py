@@ -87,7 +87,7 @@ def replay(
     autopilot replay classifier-1 --level full
     autopilot replay classifier-1 --epochs 0,best --jobs 2
     """
-    from autopilot.engine.interrupts import interruptible
+    from autopilot.engine.supervisor import interruptible
     from autopilot.errors import UsageError
     from autopilot.proof.replay import Replay, Settings
     from autopilot.proof.rerun import Rerun

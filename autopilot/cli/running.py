@@ -507,7 +507,7 @@ def _document(session: Session, result: Result) -> dict[str, Any]:
 
 
 def _forecast(output: Output, request: Any) -> int:
-    from autopilot.engine.forecast import forecast
+    from autopilot.engine.preflight import forecast
 
     found = forecast(request)
     for line in found.lines():

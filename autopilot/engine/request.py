@@ -18,6 +18,7 @@ from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
 from autopilot.tracking.git_store import hold
 from autopilot.tracking.layout import Layout, free_slugs
+from autopilot.tracking.notebook import Notebook
 
 DEFAULT_MAX_EPOCHS = 100
 DEFAULT_PATIENCE = 10
@@ -99,6 +100,14 @@ class Options:
         if any(limit is not None for limit in budget):
             found.append(Budget(*budget))
         return found
+
+
+def options_of(notebook: Notebook, changes: Options = Options()) -> Options:  # frozen
+    """The options of an experiment: of its start, of each resumption, and the changes, in turn."""
+    given = dict(notebook.manifest.options)
+    for event in notebook.events:
+        given |= event.options
+    return Options(**(given | changes.given()))
 
 
 @dataclass(frozen=True, slots=True)

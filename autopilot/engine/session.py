@@ -1,4 +1,4 @@
-"""A run from its target to its summary: what `autopilot run` and `autopilot resume` do."""
+"""A run from its target to its summary: the work of `autopilot run` and `autopilot resume`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from autopilot import __version__
 from autopilot.core.callback import Callback
 from autopilot.core.configuration import callbacks_of
 from autopilot.core.experiment import Experiment
+from autopilot.core.leakage import leakage_notes
 from autopilot.core.memory import BLOCK_AFTER
 from autopilot.core.module import AutoPilotModule
-from autopilot.core.outages import MAX_WAIT_S, infrastructure_in
-from autopilot.core.records.record import Manifest, MetricsRecord
-from autopilot.core.setup_checks import Setup, check_module, check_setup, item_count
+from autopilot.core.outages import infrastructure_in
+from autopilot.core.records.record import Event, Manifest, MetricsRecord
+from autopilot.core.setup_checks import check_module, check_setup, item_count
 from autopilot.core.stopping import StopCondition
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Result
-from autopilot.engine.checks import check_parameters, explain_missing
-from autopilot.engine.interrupts import interruptible
+from autopilot.engine.bench import Bench, check_parameters, explain_missing
 from autopilot.engine.loading import users_code
 from autopilot.engine.request import (
     DEFAULT_MAX_EPOCHS,
@@ -30,9 +30,10 @@ from autopilot.engine.request import (
     Request,
     claim,
     committed_target,
+    options_of,
 )
-from autopilot.engine.target import load_target
-from autopilot.engine.workspace import Workspace, open_workspace, undone_on_failure
+from autopilot.engine.supervisor import interruptible
+from autopilot.engine.workspace import directory_of, open_workspace, undone_on_failure
 from autopilot.errors import (
     AutopilotError,
     BudgetExceededError,
@@ -46,63 +47,68 @@ from autopilot.git.locks import ExclusiveLock
 from autopilot.git.maintenance import count_loose, maintain
 from autopilot.git.repository import Repository
 from autopilot.sandbox.confinement import guard_of
-from autopilot.sandbox.inputs import Inputs
 from autopilot.tracking.git_memory import GitMemory
 from autopilot.tracking.git_store import GitStore, hold
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
-from autopilot.tracking.scope import scope_of
 
 _MAINTAIN_EVERY = 500
 _LOOSE_OBJECTS = 4000
 
 
 class Session:
-    """One run of an experiment in this process, from `start` or `resume` to `close`.
+    """One run of an experiment in this process, from `start` or `resume` to `run` or `discard`.
 
     Attributes:
         slug: The experiment's name.
         module: The module that is trained.
         trainer: The trainer.
         store: The store.
-        options: What was asked for, now and when it was started.
+        setup: Optimizer, loss and policy.
+        options: The options of now and of the start together.
+        max_epochs: The number of the last epoch.
         split_sizes: The numbers of train and val items, "?" where they cannot be known beforehand.
         notes: Lines that the user should read before it starts.
         remarks: Lines that the user should read once it has ended.
     """
 
-    def __init__(self, user: Repository, slug: str, workspace: Workspace, manifest: Manifest):
-        self.user, self.slug, self.workspace, self.manifest = user, slug, workspace, manifest
+    def __init__(
+        self,
+        user: Repository,
+        slug: str,
+        folder: Path,
+        manifest: Manifest,
+        options: Options,
+        callbacks: Sequence[Callback],
+        lock: ExclusiveLock,
+        *,
+        include_dirty: bool = False,
+    ) -> None:
+        self.user, self.slug, self.manifest, self.options = user, slug, manifest, options
         self.notes: list[str] = []
         self.remarks: list[str] = []
-        self.setup: Setup
-        self.place = workspace.lock
-        self.module: AutoPilotModule
-        self.trainer: Trainer
-        self.store: GitStore
-        self.split_sizes = ("?", "?")
-        self.options = Options()
+        in_place, base = manifest.in_place, manifest.base
+        with undone_on_failure(user, slug, in_place=in_place):
+            self.workspace = open_workspace(
+                user, folder, slug, base, in_place=in_place, links=manifest.links
+            )
+            self.place = self.workspace.lock
+            with self.place.released_on_failure(), self.workspace.explained():
+                self._take_place()
+                self._load(callbacks, lock, include_dirty=include_dirty)
 
     @classmethod
     def start(cls, request: Request, callbacks: Sequence[Callback] = ()) -> Session:
         """Prepares a new experiment: everything is checked before anything is written.
 
         Raises:
-            AutopilotError: something is not as it should be; nothing was changed.
+            AutopilotError: a check failed; nothing was changed.
         """
         user = Repository.discover(request.folder)
         base = user.head_commit()
         target = committed_target(user, base, request)
         slug, lock = claim(user, target, request)
-        with lock.released_on_failure(), undone_on_failure(user, slug, in_place=request.in_place):
-            workspace = open_workspace(
-                user,
-                request.folder,
-                slug,
-                base,
-                in_place=request.in_place,
-                links=request.links,
-            )
+        with lock.released_on_failure():
             manifest = Manifest(
                 slug=slug,
                 target=target.text,
@@ -113,27 +119,24 @@ class Session:
                 hypothesis=request.hypothesis,
                 base=base,
                 base_branch=user.head_name(),
-                directory=workspace.directory,
+                directory=directory_of(user, request.folder),
                 links=tuple(request.links),
                 in_place=request.in_place,
                 versions={"autopilot": __version__, "python": platform.python_version()},
             )
-            session = cls(user, slug, workspace, manifest)
-            with session.place.released_on_failure(), workspace.explained():
-                session.take_place()
-                session.load(request.options, callbacks, lock, include_dirty=request.include_dirty)
-            return session
+            folder, options, dirty = request.folder, request.options, request.include_dirty
+            return cls(user, slug, folder, manifest, options, callbacks, lock, include_dirty=dirty)
 
     @classmethod
     def resume(
         cls, folder: Path, slug: str, changes: Options, callbacks: Sequence[Callback] = ()
     ) -> Session:
-        """Prepares to go on with an experiment, as it was started.
+        """Prepares to continue an experiment as it was started.
 
         Args:
             folder: A folder in the repository.
             slug: The experiment's name.
-            changes: Options that take the place of those it was started with.
+            changes: Options that replace those it was started with.
             callbacks: See Trainer.
 
         Raises:
@@ -161,29 +164,14 @@ class Session:
             )
         lock = ExclusiveLock(Layout(slug).lock(user))
         hold(lock, slug)
-        in_place = manifest.in_place
-        with lock.released_on_failure(), undone_on_failure(user, slug, in_place=in_place):
-            workspace = open_workspace(
-                user,
-                user.workdir / manifest.directory,
-                slug,
-                manifest.base,
-                in_place=in_place,
-                links=manifest.links,
-            )
-            given = dict(manifest.options)
-            for event in notebook.events:
-                given |= event.options
-            options = Options(**(given | changes.given()))
-            session = cls(user, slug, workspace, manifest)
-            with session.place.released_on_failure(), workspace.explained():
-                session.take_place()
-                session.load(options, callbacks, lock, include_dirty=False)
+        with lock.released_on_failure():
+            here, options = user.workdir / manifest.directory, options_of(notebook, changes)
+            session = cls(user, slug, here, manifest, options, callbacks, lock)
         session.trainer.experiment.ignore_stop = bool(changes.given())
         session.trainer.experiment.changes = changes.given()
         return session
 
-    def take_place(self) -> None:
+    def _take_place(self) -> None:
         """Makes sure that no other run works in the same checkout.
 
         Raises:
@@ -198,27 +186,16 @@ class Session:
                 hint="wait for it, or run without --in-place: in a worktree of its own",
             ) from error
 
-    def load(
-        self,
-        options: Options,
-        callbacks: Sequence[Callback],
-        lock: ExclusiveLock | None = None,
-        *,
-        include_dirty: bool,
+    def _load(
+        self, callbacks: Sequence[Callback], lock: ExclusiveLock, *, include_dirty: bool
     ) -> None:
-        """Imports the target and puts trainer and store together."""
-        workspace, manifest, self.options = self.workspace, self.manifest, options
-        workspace.enter()
-        links = [(link.name, link.source) for link in workspace.links]
-        self.inputs = Inputs(workspace.repo, manifest.base, links, in_place=workspace.in_place)
-        self.inputs.open()
+        """Imports the target, checks it, and builds store and trainer."""
+        workspace, manifest, options = self.workspace, self.manifest, self.options
         try:
-            self.module = load_target(
-                manifest.target, workspace.folder, manifest.hparams, AutoPilotModule
-            )
+            bench = Bench(workspace, manifest, manifest.base)
         except MissingSourceError as error:
             raise explain_missing(workspace, manifest.base, error) from error
-        workspace.check_imports()
+        self.module, self.inputs = bench.module, bench.inputs
         self.store = GitStore(
             self.slug,
             workspace.repo.workdir,
@@ -226,52 +203,38 @@ class Session:
             include_dirty=include_dirty or not workspace.in_place,
             lock=lock,
         )
-        scopes = [scope_of(workspace.repo, p) for p in self.module.parameters()]
-        self.inputs.scopes = scopes
+        is_new = not self.store.exists()
         with users_code(manifest.target):
             check_module(self.module)
-            if not self.store.exists():
-                self.notes += check_parameters(
-                    workspace, self.module, manifest.base, include_dirty=include_dirty
-                )
+            if is_new:
+                self.notes += check_parameters(bench, include_dirty=include_dirty)
             loaders = {
                 "train": self.module.train_dataloader(),
                 "val": self.module.val_dataloader(),
                 "test": self.module.test_dataloader(),
             }
+            if is_new:
+                self.notes += leakage_notes(loaders)
             self.setup = check_setup(self.module, loaders, monitor=options.monitor)
             own = callbacks_of(self.module)
         if loaders["val"] is None:
             self.notes.append("there is no val split: an epoch is kept unless all its items fail")
         self.split_sizes = _items(loaders["train"]), _items(loaders["val"])
         alone = not any(isinstance(callback, StopCondition) for callback in own)
-        conditions = options.conditions(alone=alone)
         self.max_epochs = options.max_epochs or DEFAULT_MAX_EPOCHS
         block_after = BLOCK_AFTER if options.block_after is None else options.block_after
-        memory = GitMemory(self.store, block_after)
-        self.trainer = Trainer(
-            callbacks=[*conditions, *callbacks, _Upkeep(self)],
-            experiment=Experiment(self.store, memory, manifest),
-            accumulate_grad_batches=options.accumulate,
-            monitor=options.monitor,
-            mode=options.mode,
-            failed_value=options.failed_value,
-            seed=manifest.seed,
-            num_workers=options.num_workers or 0,
-            measure_noise=options.measure_noise,
-            repeat=options.repeat or 1,
-            max_wait_s=MAX_WAIT_S if options.max_wait is None else options.max_wait,
+        experiment = Experiment(self.store, GitMemory(self.store, block_after), manifest)
+        self.trainer = bench.trainer(
+            experiment, options, [*options.conditions(alone=alone), *callbacks, _Upkeep(self)]
         )
         with users_code(manifest.target):
             self.trainer.prepare(self.module)
-        self.trainer.experiment.guard = guard_of(
-            workspace, self.slug, scopes, self.inputs, self.store
-        )
+        experiment.guard = guard_of(workspace, self.slug, bench.scopes, self.inputs, self.store)
 
     # --- running -------------------------------------------------------------------------------
 
     def discard(self) -> None:
-        """Lets go of a session that was never run; nothing is left of it."""
+        """Ends a session that was never run, without a trace in the repository."""
         self.inputs.close()
         if not self.trainer.experiment.is_open:
             self.store.close()
@@ -285,10 +248,10 @@ class Session:
             score_test: Without it the test split is left alone, and the experiment is not finished.
 
         Returns:
-            What it came to; `interrupted` after Ctrl-C or SIGTERM.
+            The result; `interrupted` after Ctrl-C or SIGTERM.
 
         Raises:
-            AutopilotError: it cannot go on; what was recorded can be resumed.
+            AutopilotError: it cannot continue; what was recorded can be resumed.
             UserCodeError: the user's code raised, outside the evaluation of an item.
         """
         try:
@@ -327,13 +290,13 @@ class Session:
             if not experiment.is_open:
                 self.workspace.undo()
             elif self._is_outage(error) and not (is_new and type(error) is NoKeyError):
-                # It says nothing about the system: what was measured and paid so far is kept.
+                # An outage says nothing about the system: what was measured and paid is kept.
                 with contextlib.suppress(AutopilotError):
                     experiment.on_loop_complete("interrupted", _told(error))
                 if isinstance(error, AutopilotError):
                     error.hint += f"; then: autopilot resume {self.slug}"
             elif is_new:
-                # Nothing was measured: an experiment of nothing is of no use.
+                # Nothing was measured: an experiment without a baseline is of no use.
                 self.store.abandon()
                 self.workspace.remove()
             elif experiment.last_epoch >= 0:
@@ -383,6 +346,28 @@ class _Upkeep(Callback):
             self._session.workspace.check_imports()
         if record.epoch and record.epoch % _MAINTAIN_EVERY == 0:
             maintain(self._session.user)
+
+
+def create(request: Request) -> Session:
+    """Begins an experiment without running it: its branch with the start commit, its manifest.
+
+    All that `run` checks is checked. `resume` measures the baseline and goes on.
+
+    Raises:
+        AutopilotError: a check failed; nothing was changed.
+    """
+    session = Session.start(request)
+    try:
+        for name, parameter in session.module.named_parameters():
+            parameter.name = name
+        session.store.bind(session.module.parameters())
+        start = session.store.begin(session.manifest)
+        session.store.annotate(start, [Event(name="created").stamped()])
+    finally:
+        session.inputs.close()
+        session.store.close()
+        session.workspace.undo()
+    return session
 
 
 def _told(error: BaseException) -> str:

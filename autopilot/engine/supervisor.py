@@ -23,7 +23,6 @@ from types import FrameType
 from typing import Any
 
 from autopilot.core.deaths import Death, Place
-from autopilot.engine import interrupts
 from autopilot.engine.board import Board, Child
 from autopilot.errors import EvaluationError
 from autopilot.git import locks
@@ -35,6 +34,10 @@ _LOOK_S = 0.5
 _DEATHS_AT_MOST = 3
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux' prctl
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SILENT_S = 1.0
+_WAITING = b"\nstopping once the calls are answered that are paid; Ctrl-C again stops at once\n"
+# Called at each signal; a supervised child adds one.
+_listeners: list[Callable[[], None]] = []
 
 
 class Supervisor:
@@ -151,10 +154,10 @@ class Supervisor:
                 os.close(watched)
                 signal.set_wakeup_fd(-1)
                 _restore(self._handlers)
-                interrupts.listeners.append(child.board.hear)
+                _listeners.append(child.board.hear)
                 locks.signer.append(parent)  # whoever ends the run ends the parent
                 _end_with(parent, alive)
-                with interrupts.interruptible():
+                with interruptible():
                     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
                     code = self._work(child)
             except BaseException:  # noqa: BLE001  # nothing may go back through the parent's calls
@@ -217,7 +220,7 @@ def supervise(
         EvaluationError: see `Supervisor.run`.
     """
     if threading.active_count() > 1 or not hasattr(os, "fork"):
-        with interrupts.interruptible():
+        with interruptible():
             return work(Child())
     return Supervisor(work, tell, overdue, slug).run()
 
@@ -270,3 +273,41 @@ def _given_up(death: Death, slug: str, times: int) -> EvaluationError:
         f"{death.reason}{often} {death.place}",
         hint=f"{hint}and run again" if slug else "run the target by hand to see where it ends",
     )
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does; a second signal ends the process.
+
+    Where it takes longer, since calls that are paid are waited for, it says so.
+    """
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        for listener in _listeners:
+            listener()
+        signal.signal(number, signal.SIG_DFL)
+        # An alarm of somebody else, such as a time limit on this process, stays theirs.
+        if signal.getsignal(signal.SIGALRM) == signal.SIG_DFL and not _is_alarm_set():
+            signal.signal(signal.SIGALRM, tell)
+            signal.setitimer(signal.ITIMER_REAL, _SILENT_S)
+        raise KeyboardInterrupt
+
+    def tell(_number: int, _frame: FrameType | None) -> None:
+        os.write(2, _WAITING)  # a stream could be in the middle of a line
+
+    before = {}
+    with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, theirs in before.items():
+            signal.signal(number, theirs)
+        if signal.getsignal(signal.SIGALRM) is tell:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def _is_alarm_set() -> bool:
+    return signal.getitimer(signal.ITIMER_REAL)[0] > 0

@@ -179,6 +179,12 @@ class Workspace:
             remove_worktree(self.user, self.repo.workdir)
 
 
+def directory_of(user: Repository, folder: Path) -> str:
+    """A folder of the checkout as a path from its top; "" for the top itself."""
+    directory = folder.resolve().relative_to(user.workdir.resolve()).as_posix()
+    return "" if directory == "." else directory
+
+
 def open_workspace(
     user: Repository, folder: Path, slug: str, base: str, *, in_place: bool, links: Sequence[str]
 ) -> Workspace:
@@ -196,8 +202,7 @@ def open_workspace(
         GitCommandError: the worktree cannot be made.
         UsageError: a link that does not exist, or is tracked.
     """
-    directory = folder.resolve().relative_to(user.workdir.resolve()).as_posix()
-    directory = "" if directory == "." else directory
+    directory = directory_of(user, folder)
     path = user.workdir if in_place else worktree_path(user, slug)
     end_marked(path)
     if in_place:

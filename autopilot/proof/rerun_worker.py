@@ -22,7 +22,7 @@ from autopilot.core.records.record import Lesson, LlmRecord, MetricsRecord, Step
 from autopilot.core.stopping import Budget
 from autopilot.core.trainer import Trainer
 from autopilot.engine.loading import users_code
-from autopilot.engine.request import Options
+from autopilot.engine.request import Options, options_of
 from autopilot.engine.target import load_target
 from autopilot.engine.workspace import Workspace
 from autopilot.errors import AutopilotError, OutageError
@@ -171,7 +171,7 @@ def rerun(request: Request, send: Send) -> None:
     experiment.only_recorded = True
     experiment.repeats = _steps(notebook)
     experiment.known_noise = notebook.noise
-    options = _options(notebook)
+    options = options_of(notebook)
     trainer = Trainer(
         callbacks=[*_limits(options), _Teller(repo, send, calls, by_hand, rules)],
         loop=_SameEpochs(request.last),
@@ -200,13 +200,6 @@ def rerun(request: Request, send: Send) -> None:
         finally:
             store.close()
         offline.check()
-
-
-def _options(notebook: Notebook) -> Options:
-    given = dict(notebook.manifest.options)
-    for event in notebook.events:
-        given |= event.options
-    return Options(**given)
 
 
 def _limits(options: Options) -> list[Callback]:

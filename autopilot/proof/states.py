@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from autopilot.core.records.record import Manifest
 from autopilot.engine.request import Request, committed_target
+from autopilot.engine.workspace import directory_of
 from autopilot.git.repository import Repository
 from autopilot.git.worktrees import commit_of_checkout
 from autopilot.proof.measuring import Measurement, Measurer
@@ -23,14 +24,13 @@ def measure_checkout(request: Request, split: str) -> Measurement:
     user = Repository.discover(request.folder)
     commit = commit_of_checkout(user)
     target = committed_target(user, commit, request)
-    directory = request.folder.resolve().relative_to(user.workdir.resolve()).as_posix()
     manifest = Manifest(
         slug="checkout",
         target=target.text,
         hparams=dict(request.hparams),
         options=request.options.given(),
         seed=request.seed,
-        directory="" if directory == "." else directory,
+        directory=directory_of(user, request.folder),
         links=tuple(request.links),
     )
     with Measurer(user, manifest, manifest.slug, live=True) as measurer:

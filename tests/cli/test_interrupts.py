@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from autopilot.engine.interrupts import interruptible
+from autopilot.engine.supervisor import interruptible
 
 
 @pytest.fixture

@@ -1,0 +1,177 @@
+"""A target in a checkout, ready to be evaluated: by a run, a measurement and a replay alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from autopilot.core.callback import Callback
+from autopilot.core.experiment import Experiment
+from autopilot.core.loop import Loop
+from autopilot.core.module import AutoPilotModule
+from autopilot.core.outages import MAX_WAIT_S
+from autopilot.core.records.record import Manifest
+from autopilot.core.trainer import Trainer
+from autopilot.engine.request import Options
+from autopilot.engine.target import load_target
+from autopilot.engine.workspace import Workspace
+from autopilot.errors import MissingSourceError, ParameterError
+from autopilot.files import read_file, remove_file, replace_file
+from autopilot.git import objects
+from autopilot.git.repository import Repository
+from autopilot.sandbox.inputs import Inputs
+from autopilot.sandbox.offline import Offline
+from autopilot.tracking.scope import Scope, check_clean, check_tracked, dirty_files, scope_of
+
+
+class Bench:
+    """A target that is loaded in a checkout; the checkout becomes the process's working directory.
+
+    Args:
+        workspace: The checkout.
+        manifest: The experiment's target, hyperparameters and seed.
+        base: The commit whose files count as the evaluator's inputs.
+        offline: Refuses network connections from before the import on; None: they are allowed.
+
+    Attributes:
+        module: The module.
+        inputs: The files that the evaluation reads; open from before the import on.
+        scopes: Where its parameters are, one each.
+
+    Raises:
+        AutopilotError: the target cannot be loaded, or is imported from another checkout.
+    """
+
+    def __init__(
+        self, workspace: Workspace, manifest: Manifest, base: str, offline: Offline | None = None
+    ) -> None:
+        self.workspace, self.manifest = workspace, manifest
+        workspace.enter()
+        links = [(link.name, link.source) for link in workspace.links]
+        self.inputs = Inputs(workspace.repo, base, links, in_place=workspace.in_place)
+        # Before the import: the files that it reads and executes are inputs too.
+        self.inputs.open()
+        if offline is not None:
+            offline.begin()
+        self.module = load_target(
+            manifest.target, workspace.folder, manifest.hparams, AutoPilotModule
+        )
+        workspace.check_imports()
+        self.scopes = [scope_of(workspace.repo, p) for p in self.module.parameters()]
+        self.inputs.scopes = self.scopes
+
+    def trainer(
+        self,
+        experiment: Experiment,
+        options: Options,
+        callbacks: Sequence[Callback] = (),
+        loop: Loop | None = None,
+        seed: int | None = None,
+        max_wait_s: float | None = None,
+    ) -> Trainer:
+        """The trainer of an experiment.
+
+        Args:
+            experiment: Where it records.
+            options: What was asked for; the stop conditions are callbacks.
+            callbacks: See Trainer.
+            loop: See Trainer.
+            seed: None: the manifest's.
+            max_wait_s: Seconds to wait for a service that does not answer; None: as the options
+                say.
+        """
+        if max_wait_s is None:
+            max_wait_s = MAX_WAIT_S if options.max_wait is None else options.max_wait
+        return Trainer(
+            callbacks=callbacks,
+            loop=loop,
+            experiment=experiment,
+            accumulate_grad_batches=options.accumulate,
+            monitor=options.monitor,
+            mode=options.mode,
+            failed_value=options.failed_value,
+            seed=self.manifest.seed if seed is None else seed,
+            num_workers=options.num_workers or 0,
+            measure_noise=options.measure_noise,
+            repeat=options.repeat or 1,
+            max_wait_s=max_wait_s,
+        )
+
+
+def check_parameters(bench: Bench, *, include_dirty: bool) -> list[str]:
+    """Makes sure that a run starts from the parameters as the user's checkout has them.
+
+    Args:
+        bench: The run's.
+        include_dirty: Uncommitted changes of them are copied into the worktree.
+
+    Returns:
+        Sentences that the user should read before it starts.
+
+    Raises:
+        ParameterError: a parameter cannot be optimized, or has uncommitted changes.
+    """
+    workspace, scopes = bench.workspace, bench.scopes
+    if not scopes:
+        raise ParameterError(
+            f"{type(bench.module).__name__} has no parameters",
+            hint="declare what may change: self.rules = PathParameter('rules.txt')",
+        )
+    tree = objects.tree_of(workspace.user, bench.manifest.base)
+    check_tracked(workspace.repo, tree, scopes)
+    if not include_dirty:
+        check_clean(workspace.user, scopes)
+    elif not workspace.in_place:
+        here = workspace.repo.workdir
+        for name in dirty_files(workspace.user, scopes):
+            source = workspace.user.workdir / name
+            if source.is_symlink() or source.exists():
+                replace_file(here, name, read_file(source))
+            else:
+                remove_file(here, name)
+    return [] if workspace.in_place else _other_changes(workspace.user, scopes)
+
+
+def _other_changes(user: Repository, scopes: Sequence[Scope]) -> list[str]:
+    changed = [
+        name
+        for name, state in user.status(["."]).items()
+        if state in ("modified", "deleted", "conflicted")
+        and not any(scope.covers(name) for scope in scopes)
+    ]
+    if not changed:
+        return []
+    shown = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
+    files = "1 changed file" if len(changed) == 1 else f"{len(changed)} changed files"
+    return [f"not part of the run, since not committed: {files} ({shown})"]
+
+
+def explain_missing(workspace: Workspace, base: str, error: MissingSourceError) -> ParameterError:
+    """Why a worktree lacks a parameter's source, by a look at the user's checkout."""
+    user, here = workspace.user, workspace.repo.workdir
+    if workspace.in_place or not Path(error.path).is_relative_to(here):
+        return error
+    name = Path(error.path).relative_to(here).as_posix()
+    if not (user.workdir / name).exists():
+        return ParameterError(
+            f"the parameter {name} does not exist",
+            hint="create and commit it, or correct the path: it starts at the folder that you are "
+            "in, or at the target's with Path(__file__).parent",
+        )
+    tree = objects.tree_of(user, base)
+    for depth in range(1, name.count("/") + 2):
+        folder = "/".join(name.split("/")[:depth])
+        entry = objects.entry_at(user, tree, folder)
+        if entry is not None and entry.mode == objects.SUBMODULE:
+            return ParameterError(
+                f"the parameter {name} is in the submodule {folder}",
+                hint="run autopilot in the submodule's own repository",
+            )
+    if user.is_ignored(name):
+        return ParameterError(
+            f"the parameter {name} is ignored by git",
+            hint=f"take it out of .gitignore, then: git add {name} && git commit",
+        )
+    return ParameterError(
+        f"the parameter {name} is not tracked by git", hint=f"git add {name} && git commit"
+    )
