@@ -14,7 +14,6 @@ from typing import Any
 
 from autopilot.core.comparison import Monitored
 from autopilot.core.deaths import Death, Place, Watch
-from autopilot.core.guard import Guard, check_inputs
 from autopilot.core.memory import Memory
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
@@ -30,6 +29,7 @@ from autopilot.core.records.record import (
     StepRecord,
 )
 from autopilot.core.repeats import mean_items, recorded_passes
+from autopilot.core.stepping import Guard, check_inputs
 from autopilot.core.store import InMemoryStore, Revision, Store
 from autopilot.core.types import Cost, Datum, Gain, Metrics, Noise
 from autopilot.core.writing import (

@@ -10,6 +10,7 @@ from autopilot.core.gradient import Gradient
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.records.record import TOGETHER
+from autopilot.core.signatures import as_call
 from autopilot.core.types import Cost
 from autopilot.errors import ModuleError, StateError
 
@@ -27,6 +28,9 @@ class Rule(ABC):
 
     name: str = ""
     attempt: int = 0
+
+    def __repr__(self) -> str:
+        return as_call(self)
 
     def applies(self, gradient: Gradient) -> bool:
         """Whether this rule has an answer to the feedback."""
@@ -69,12 +73,11 @@ class RuleOptimizer(Optimizer):
     def __init__(self, parameters: Iterable[Parameter], rules: Sequence[Rule]) -> None:
         super().__init__(parameters)
         self.rules = list(rules)
-        for rule in self.rules:
-            if not isinstance(rule, Rule):
-                raise ValueError(f"{rule!r} is not a Rule; pass objects, as in [AddWord()]")
-        names = [rule.name for rule in self.rules]
-        if not names:
-            raise ValueError("there are no rules; pass objects, as in [AddWord()]")
+        other = next((rule for rule in self.rules if not isinstance(rule, Rule)), None)
+        if other is not None or not self.rules:
+            wrong = f"{other!r} is not a Rule" if self.rules else "there are no rules"
+            raise ValueError(f"{wrong}; pass objects, as in [AddWord()]")
+        names = self.strategies()
         if len(set(names)) < len(names) or not all(names):
             raise ValueError(f"rules need distinct names, got {names}")
         self._next = 0
@@ -84,15 +87,13 @@ class RuleOptimizer(Optimizer):
             rule = self.rules[(self._next + offset) % len(self.rules)]
             if rule.name in self.blocked:
                 continue
-            done = self._apply(rule)
-            if done:
+            if done := self._apply(rule):
                 self._next = (self._next + offset + 1) % len(self.rules)
                 return Step("; ".join(done), rule.name)
         return None
 
     def exhausted(self) -> str:
-        names = {rule.name for rule in self.rules}
-        return ALL_BLOCKED if names <= self.blocked else ""
+        return ALL_BLOCKED if self.blocked.issuperset(self.strategies()) else ""
 
     def strategies(self) -> Sequence[str]:
         return [rule.name for rule in self.rules]
@@ -100,10 +101,9 @@ class RuleOptimizer(Optimizer):
     def _apply(self, rule: Rule) -> list[str]:
         done = []
         for parameter in self.parameters:
-            gradient = parameter.grad
-            if gradient is None or not rule.applies(gradient):
+            if parameter.grad is None or not rule.applies(parameter.grad):
                 continue
-            summary = rule.apply(parameter, gradient)
+            summary = rule.apply(parameter, parameter.grad)
             if not isinstance(summary, str | None):
                 raise ModuleError(
                     f"{type(rule).__name__}.apply() returned {summary!r}, not a text",
@@ -119,11 +119,10 @@ class RuleOptimizer(Optimizer):
         return {"next": self._next, "attempts": {rule.name: rule.attempt for rule in self.rules}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        attempts = state.get("attempts", {})
-        names = {rule.name for rule in self.rules}
-        if attempts.keys() != names:
+        attempts, names = state.get("attempts", {}), sorted(self.strategies())
+        if sorted(attempts) != names:
             raise StateError(
-                f"the saved rules {sorted(attempts)} are not the present ones {sorted(names)}",
+                f"the saved rules {sorted(attempts)} are not the present ones {names}",
                 hint="resume with the code that the experiment was started with",
             )
         self._next = int(state["next"])
@@ -145,11 +144,11 @@ class ChainOptimizer(Optimizer):
         self.confined = any(optimizer.confined for optimizer in optimizers)
 
     def step(self) -> Step | None:
-        steps = []
+        steps: list[Step] = []
         for optimizer in self.optimizers:
+            # Also the strategies that were blocked by hand here, which the loop does not assign.
             optimizer.blocked, optimizer.context = self.blocked, self.context
-            step = optimizer.step()
-            if step is not None:
+            if (step := optimizer.step()) is not None:
                 steps.append(step)
         if not steps:
             return None

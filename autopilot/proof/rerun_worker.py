@@ -15,10 +15,10 @@ from pydantic import TypeAdapter
 
 from autopilot.core.callback import Callback
 from autopilot.core.experiment import Experiment
-from autopilot.core.guard import Guard
 from autopilot.core.loop import EpochLoop, Fit
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.records.record import Lesson, LlmRecord, MetricsRecord, StepRecord
+from autopilot.core.stepping import Guard
 from autopilot.core.stopping import Budget
 from autopilot.core.trainer import Trainer
 from autopilot.engine.loading import users_code

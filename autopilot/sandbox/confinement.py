@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from autopilot.core.guard import Guard
+from autopilot.core.stepping import Guard
 from autopilot.engine.workspace import AGENTS_GIT, Workspace
 from autopilot.git import objects
 from autopilot.git.stamps import Stamp, stamps_of

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from autopilot.core.guard import Guard
 from autopilot.core.parameter import PathParameter
+from autopilot.core.stepping import Guard
 from autopilot.engine.workspace import open_workspace
 from autopilot.git.repository import Repository
 from autopilot.sandbox.confinement import guard_of

@@ -218,3 +218,11 @@ def test_a_chain_goes_on_where_it_was():
     again.load_state_dict(chain.state_dict())
     again.step()
     assert p.data == 2
+
+
+def test_an_optimizer_shows_the_call_that_makes_it():
+    text = Parameter("hi")
+    rules = RuleOptimizer([text], [Append("a"), Append("b", "x")])
+    assert repr(Base([text])) == "Base([Parameter('hi')])"
+    assert repr(rules).startswith("RuleOptimizer([Parameter('hi')], [Append('a'), Append('b', 'x')")
+    assert repr(ChainOptimizer([Base([text])])) == "ChainOptimizer([Base([Parameter('hi')])])"

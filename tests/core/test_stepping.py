@@ -7,13 +7,13 @@ from collections.abc import Iterable
 import pytest
 
 from autopilot.core.experiment import Experiment
-from autopilot.core.guard import Guard, check_inputs
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.records.record import MetricsRecord, StepRecord
 from autopilot.core.rules import ChainOptimizer
 from autopilot.core.run import confined, tried
+from autopilot.core.stepping import Guard, check_inputs
 from autopilot.core.store import InMemoryStore
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Datum
