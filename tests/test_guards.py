@@ -38,7 +38,6 @@ FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in room
 NEIGHBOURS = {("files", "errors")}
 # To be turned.
 NEIGHBOURS |= {
-    ("sandbox", "engine"),
     ("tracking", "review"),
 }
 TOP = {"autopilot", "autopilot.__main__"}

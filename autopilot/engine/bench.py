@@ -14,13 +14,13 @@ from autopilot.core.records.record import Manifest
 from autopilot.core.trainer import Trainer
 from autopilot.engine.request import Options
 from autopilot.engine.target import load_target
-from autopilot.engine.workspace import Workspace
 from autopilot.errors import MissingSourceError, ParameterError
 from autopilot.files import read_file, remove_file, replace_file
 from autopilot.git import objects
 from autopilot.git.repository import Repository
 from autopilot.sandbox.inputs import Inputs
 from autopilot.sandbox.offline import Offline
+from autopilot.sandbox.workspace import Workspace
 from autopilot.tracking.scope import Scope, check_clean, check_tracked, dirty_files, scope_of
 
 

@@ -33,7 +33,6 @@ from autopilot.engine.request import (
     options_of,
 )
 from autopilot.engine.supervisor import interruptible
-from autopilot.engine.workspace import directory_of, open_workspace, undone_on_failure
 from autopilot.errors import (
     AutopilotError,
     BudgetExceededError,
@@ -47,6 +46,7 @@ from autopilot.git.locks import ExclusiveLock
 from autopilot.git.maintenance import count_loose, maintain
 from autopilot.git.repository import Repository
 from autopilot.sandbox.confinement import guard_of
+from autopilot.sandbox.workspace import directory_of, open_workspace, undone_on_failure
 from autopilot.tracking.git_memory import GitMemory
 from autopilot.tracking.git_store import GitStore, hold
 from autopilot.tracking.layout import Layout

@@ -19,7 +19,6 @@ from types import TracebackType
 from autopilot.core.comparison import Key, keyed
 from autopilot.core.records.record import Manifest
 from autopilot.core.types import Datum
-from autopilot.engine.workspace import Workspace, link_into
 from autopilot.errors import ExperimentError, LockHeldError
 from autopilot.git.borrowing import borrow
 from autopilot.git.locks import ExclusiveLock
@@ -33,6 +32,7 @@ from autopilot.git.worktrees import (
 )
 from autopilot.proof.measuring_worker import Request, answer_of
 from autopilot.sandbox.processes import Processes
+from autopilot.sandbox.workspace import Workspace, link_into
 
 _WORKER = "autopilot.proof.measuring_worker"
 

@@ -25,12 +25,12 @@ from autopilot.core.types import Datum, datum_from_json
 from autopilot.core.writing import trace_records
 from autopilot.engine.loading import users_code
 from autopilot.engine.target import load_target
-from autopilot.engine.workspace import Workspace
 from autopilot.errors import AutopilotError, EvaluationError, OutageError, ReplayMissError
 from autopilot.git.repository import Repository
 from autopilot.sandbox.inputs import Inputs
 from autopilot.sandbox.offline import Offline
 from autopilot.sandbox.processes import Send, answer_with
+from autopilot.sandbox.workspace import Workspace
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.scope import scope_of

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from autopilot.core.records.record import StepRecord
-from autopilot.engine.workspace import Workspace
 from autopilot.errors import AutopilotError, UsageError
 from autopilot.git import objects
 from autopilot.git.repository import Repository
@@ -22,6 +21,7 @@ from autopilot.proof.replay import (
 )
 from autopilot.proof.rerun_protocol import EpochAgain, Request, StepAgain
 from autopilot.sandbox.processes import Processes
+from autopilot.sandbox.workspace import Workspace
 from autopilot.tracking.integrity import Difference
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.recorded import Judged

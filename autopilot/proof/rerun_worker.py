@@ -24,7 +24,6 @@ from autopilot.core.trainer import Trainer
 from autopilot.engine.loading import users_code
 from autopilot.engine.request import Options, options_of
 from autopilot.engine.target import load_target
-from autopilot.engine.workspace import Workspace
 from autopilot.errors import AutopilotError, OutageError
 from autopilot.git import objects
 from autopilot.git.repository import Repository
@@ -35,6 +34,7 @@ from autopilot.sandbox.links import Link
 from autopilot.sandbox.offline import Offline
 from autopilot.sandbox.processes import Send, answer_with
 from autopilot.sandbox.surroundings import Surroundings
+from autopilot.sandbox.workspace import Workspace
 from autopilot.tracking.git_memory import GitMemory
 from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.journal import Journal

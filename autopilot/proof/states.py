@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from autopilot.core.records.record import Manifest
 from autopilot.engine.request import Request, committed_target
-from autopilot.engine.workspace import directory_of
 from autopilot.git.repository import Repository
 from autopilot.git.worktrees import commit_of_checkout
 from autopilot.proof.measuring import Measurement, Measurer
+from autopilot.sandbox.workspace import directory_of
 from autopilot.tracking.notebook import Notebook
 
 

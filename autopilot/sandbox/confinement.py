@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from autopilot.core.stepping import Guard
-from autopilot.engine.workspace import AGENTS_GIT, Workspace
 from autopilot.git import objects
 from autopilot.git.stamps import Stamp, stamps_of
 from autopilot.sandbox.changes import Change, printable, sentences
@@ -23,6 +22,7 @@ from autopilot.sandbox.leftovers import adopt, end_adopted, end_marked, mark
 from autopilot.sandbox.links import Links
 from autopilot.sandbox.private_git import PrivateGit
 from autopilot.sandbox.surroundings import Surroundings, stays_inside
+from autopilot.sandbox.workspace import AGENTS_GIT, Workspace
 from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.scope import Scope
 

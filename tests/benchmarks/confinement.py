@@ -10,10 +10,10 @@ from pathlib import Path
 
 from autopilot.core.parameter import PathParameter
 from autopilot.core.stepping import Guard
-from autopilot.engine.workspace import open_workspace
 from autopilot.git.repository import Repository
 from autopilot.sandbox.confinement import guard_of
 from autopilot.sandbox.inputs import Inputs
+from autopilot.sandbox.workspace import open_workspace
 from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.scope import scope_of
 from tests.benchmarks.report import Report

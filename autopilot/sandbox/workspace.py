@@ -24,7 +24,6 @@ from autopilot.git.worktrees import (
     remove_worktree,
     worktree_path,
 )
-from autopilot.sandbox.imports import forget, imported, is_in, may_be_in, redirect
 from autopilot.sandbox.leftovers import end_marked
 from autopilot.sandbox.links import Link
 
@@ -82,8 +81,8 @@ class Workspace:
         self.folder.mkdir(parents=True, exist_ok=True)
         os.chdir(self.folder)
         if not self.in_place:
-            forget(self.user.workdir, self.repo.workdir)
-            redirect(self.user.workdir, self.repo.workdir)
+            _forget(self.user.workdir, self.repo.workdir)
+            _redirect(self.user.workdir, self.repo.workdir)
         for path in (str(self.repo.workdir), str(self.folder)):
             if path in sys.path:
                 sys.path.remove(path)
@@ -100,8 +99,8 @@ class Workspace:
         user, here = os.path.realpath(self.user.workdir), os.path.realpath(self.repo.workdir)
         folders = (here, str(self.folder))
         # A client of a service brings thousands of modules: of most, the package is not ours.
-        ours = cache(lambda top: any(may_be_in(folder, top) for folder in folders))
-        for name, file in imported():
+        ours = cache(lambda top: any(_may_be_in(folder, top) for folder in folders))
+        for name, file in _imported():
             if file.startswith(here + os.sep):
                 continue
             if file.startswith(user + os.sep):
@@ -109,7 +108,7 @@ class Workspace:
                 elsewhere = os.path.exists(os.path.join(here, below))
             else:
                 top = name.partition(".")[0]
-                elsewhere = ours(top) and any(is_in(folder, name) for folder in folders)
+                elsewhere = ours(top) and any(_is_in(folder, name) for folder in folders)
             if elsewhere:
                 raise TargetError(
                     f"{name} is imported from {file}, not from the run's worktree",
@@ -297,3 +296,62 @@ def link_into(workspace: Workspace, folder: Path, base: str, link: str) -> Link:
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(source)
     return made
+
+
+def _forget(user: Path, here: Path) -> None:
+    """Lets modules be imported anew that came from the user's checkout and are here too.
+
+    A project's `cli.py` that is run as a program has imported them before the run begins.
+    """
+    top, there = os.path.realpath(user), os.path.realpath(here)
+    for name, file in list(_imported()):
+        below = os.path.relpath(file, top)
+        if file.startswith(top + os.sep) and os.path.exists(os.path.join(there, below)):
+            del sys.modules[name]
+
+
+def _redirect(user: Path, here: Path) -> None:
+    """Makes import paths into the user's checkout, as editable installs have, lead here."""
+
+    def moved(path: str) -> str:
+        real = os.path.realpath(path)
+        if real != str(user) and not real.startswith(f"{user}{os.sep}"):
+            return path
+        other = os.path.join(here, os.path.relpath(real, user))
+        return other if os.path.exists(other) else path
+
+    # Where autopilot itself comes from stays: a run may be on its own repository.
+    own = str(Path(__file__).resolve().parents[2])
+    sys.path[:] = [path if path in ("", own) else moved(path) for path in sys.path]
+    for finder in sys.meta_path:
+        mapping = getattr(sys.modules.get(getattr(finder, "__module__", "")), "MAPPING", None)
+        if isinstance(mapping, dict) and "autopilot" not in mapping:
+            mapping.update({name: moved(path) for name, path in mapping.items()})
+
+
+def _imported() -> Iterator[tuple[str, str]]:
+    """Name and file of what is imported, without autopilot and the standard library."""
+    real = cache(os.path.realpath)
+    for name, module in list(sys.modules.items()):
+        top = name.partition(".")[0]
+        file = getattr(module, "__file__", None)
+        if file and top not in ("autopilot", "__main__") and top not in sys.stdlib_module_names:
+            folder, base = os.path.split(file)
+            is_link = Path(file).is_symlink()
+            yield name, os.path.realpath(file) if is_link else os.path.join(real(folder), base)
+
+
+def _may_be_in(folder: str, top: str) -> bool:
+    """Whether a folder has a top-level module or package, the latter with or without a file."""
+    paths = [os.path.join(folder, start, top) for start in ("", "src")]
+    return any(os.path.exists(path) or os.path.isfile(f"{path}.py") for path in paths)
+
+
+def _is_in(folder: str, name: str) -> bool:
+    """Whether a folder has a module of that name, at its top or below `src`."""
+    path = name.replace(".", os.sep)
+    return any(
+        os.path.isfile(os.path.join(folder, start, ending))
+        for start in ("", "src")
+        for ending in (f"{path}.py", os.path.join(path, "__init__.py"))
+    )
