@@ -6,6 +6,7 @@ Times are medians; ratios are of one run. A machine that does other work meanwhi
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
 import sys
@@ -21,6 +22,7 @@ from tests.benchmarks.loop import loop
 from tests.benchmarks.page import page
 from tests.benchmarks.report import Report
 from tests.benchmarks.repos import isolate, remove
+from tests.benchmarks.runs import growth, runs
 from tests.benchmarks.startup import recall, startup
 from tests.benchmarks.store import store
 from tests.benchmarks.streaming import streaming
@@ -33,9 +35,12 @@ BENCHMARKS: dict[str, Callable[[Report], None]] = {
     "streaming": streaming,
     "calls": calls,
     "page": page,
+    "runs": runs,
+    "growth": growth,
     "recall": recall,
 }
 _LONG = ("recall",)
+_TOP = Path(__file__).parents[2]
 
 
 def main() -> None:
@@ -50,9 +55,10 @@ def main() -> None:
         print(f"{_machine()}\nfiles on {kind}; benchmarks: {', '.join(names)}")
         for name in names:
             started = time.perf_counter()
-            BENCHMARKS[name](report)
+            with contextlib.chdir(_TOP):
+                BENCHMARKS[name](report)
             print(f"  [{name}: {time.perf_counter() - started:.0f} s]", flush=True)
-        report.conclude()
+        report.conclude(everything=not options.names)
     finally:
         remove(folder)
 

@@ -57,7 +57,7 @@ def page(report: Report) -> None:
             taken = _median(opened(f"{path.as_uri()}{hash_}", there), times)
             rows.append([f"opened on {name}", f"{taken:.2f}"])
     report.table(f"A report of {epochs:,} epochs: medians of {times}", ("", "s"), rows, note)
-    report.limit(f"report of {epochs:,} epochs opens", first, 2.0, "s")
+    report.limit("page", first)
 
 
 def _median(call: Callable[[], None], times: int) -> float:

@@ -13,29 +13,72 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A number that must not be exceeded.
+    """A number that must not be exceeded, or be reached.
 
     Args:
-        what: What was measured.
-        measured: The measurement, in the limit's unit.
-        limit: The most that it may be.
+        what: What is measured.
+        value: The most that it may be.
         unit: "ms", "s", "MB", "x" and the like.
+        at_least: It is the least that it must be.
+        shown_by: What shows it where it is no measurement.
     """
 
     what: str
-    measured: float
-    limit: float
+    value: float
     unit: str
+    at_least: bool = False
+    shown_by: str = ""
 
-    @property
-    def holds(self) -> bool:
-        """Whether the measurement is within the limit."""
-        return self.measured <= self.limit
-
-    def cells(self) -> list[str]:
+    def cells(self, measured: float | None) -> list[str]:
         """The line of the table of limits."""
-        measured, limit = (f"{value:,.4g} {self.unit}" for value in (self.measured, self.limit))
-        return [self.what, measured, f"<= {limit}", "ok" if self.holds else "MISSED"]
+        sign = ">=" if self.at_least else "<="
+        limit = f"{sign} {self.value:,.4g} {self.unit}".rstrip()
+        if measured is None:
+            return [self.what, "-", limit, self.shown_by or "not measured"]
+        holds = measured >= self.value if self.at_least else measured <= self.value
+        return [
+            self.what,
+            f"{measured:,.4g} {self.unit}".rstrip(),
+            limit,
+            "ok" if holds else "MISSED",
+        ]
+
+
+LIMITS = {
+    "store": Limit("the store's cost of an epoch, 20k files", 5, "ms"),
+    "growth": Limit("the store's last tenth of the epochs against a first", 1.2, "x"),
+    "pause": Limit("the loop's longest pause for maintenance", 50, "ms"),
+    "rules": Limit("an epoch of a parameter of 1,000 files", 10, "ms"),
+    "rules, worktree": Limit("the same in a worktree of its own", 10, "ms"),
+    "large": Limit("an epoch at 100k files against 1k", 1.5, "x"),
+    "disk": Limit("disk of an epoch after maintenance", 10, "kB"),
+    "memory": Limit("memory of a run of 10,000 epochs against 300", 1.3, "x"),
+    "loop": Limit("the loop's overhead an item, in memory", 10, "us"),
+    "loop, git": Limit("the same with git", 20, "us"),
+    "status, long": Limit("`status` at 10,000 epochs against 100", 1.3, "x"),
+    "log, long": Limit("`log` the same", 1.3, "x"),
+    "show, long": Limit("`show` the same", 1.3, "x"),
+    "status": Limit("`status`", 0.5, "s"),
+    "help": Limit("`autopilot --help`", 0.2, "s"),
+    "replay": Limit("replay of 150 states against the bare evaluation", 3, "x"),
+    "supervised": Limit("start of a supervised run against one that is not", 50, "ms"),
+    "supervised, epoch": Limit("an epoch of it", 1.02, "x"),
+    "proposals": Limit(
+        "2 proposals at once, 2 cores", 1.8, "x", at_least=True, shown_by="no proposals yet"
+    ),
+    "streaming": Limit("StreamingDataset over 1,000,000 lines: memory", 150, "MB"),
+    "streaming, growth": Limit("its growth after a tenth of them", 5, "MB"),
+    "resume": Limit(
+        "resumed runs with other trees or metrics", 0, "", shown_by="tests/cli/test_kill.py"
+    ),
+    "notes": Limit(
+        "commits without their notes after kills", 0, "", shown_by="tests/cli/test_kill.py"
+    ),
+    "confinement": Limit("confining a step, 20k files, worktree", 500, "ms"),
+    "confinement, in place": Limit("the same in place", 500, "ms"),
+    "calls": Limit("640 model calls over 64 threads against the ideal", 1.25, "x"),
+    "page": Limit("a report of 2,000 epochs opens", 2, "s"),
+}
 
 
 @dataclass
@@ -49,7 +92,7 @@ class Report:
 
     folder: Path
     quick: bool
-    limits: list[Limit] = field(default_factory=list)
+    measured: dict[str, float] = field(default_factory=dict)
 
     def count(self, full: int, quick: int) -> int:
         """How many: the second with `--quick`."""
@@ -69,17 +112,30 @@ class Report:
         for note in notes:
             print(f"  {note}")
 
-    def limit(self, what: str, measured: float, limit: float, unit: str) -> None:
-        """Takes a measurement into the table of limits."""
-        self.limits.append(Limit(what, measured, limit, unit))
+    def limit(self, name: str, measured: float) -> None:
+        """Takes a measurement into the table of limits.
 
-    def conclude(self) -> None:
-        """Prints all measurements that have a limit, and how busy the machine was."""
-        if self.limits:
-            rows = [limit.cells() for limit in self.limits]
-            load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-            busy = f"Limits are meant for a quiet machine; the load of this one was {load}."
-            self.table("Limits", ("what", "measured", "limit", ""), rows, busy)
+        Args:
+            name: A key of LIMITS.
+            measured: In the limit's unit.
+        """
+        if name not in LIMITS:
+            raise KeyError(name)
+        self.measured[name] = measured
+
+    def conclude(self, *, everything: bool) -> None:
+        """Prints limits with what was measured, and how busy the machine was.
+
+        Args:
+            everything: Those that were not measured, too.
+        """
+        names = LIMITS if everything else self.measured
+        rows = [LIMITS[name].cells(self.measured.get(name)) for name in names]
+        load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+        notes = [f"Limits are meant for a quiet machine; the load of this one was {load}."]
+        if self.quick:
+            notes.append("With --quick everything is small: these figures only show that it runs.")
+        self.table("Limits", ("what", "measured", "limit", ""), rows, *notes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,8 +42,8 @@ def startup(report: Report) -> None:
         ("", "wall", "processor", "beyond python"),
         rows,
     )
-    report.limit("autopilot --help", found["--help"][0], 0.2, "s")
-    report.limit(f"autopilot status, {epochs:,} epochs", found["status"][0], 0.5, "s")
+    report.limit("help", found["--help"][0])
+    report.limit("status", found["status"][0])
 
 
 def recall(report: Report) -> None:
