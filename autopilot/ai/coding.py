@@ -20,7 +20,7 @@ from autopilot.ai.model.spending import spend
 from autopilot.core.parameter import PathParameter
 from autopilot.core.types import Cost
 from autopilot.errors import AgentError, AgentRefusedError, AgentReplyError
-from autopilot.sandbox.process import Finished, run_process
+from autopilot.sandbox.processes import Finished, run_process
 from autopilot.text import clean, hide, redact
 
 _PROMPT_FILE = "{prompt_file}"

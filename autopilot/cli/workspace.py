@@ -67,7 +67,7 @@ def doctor(context: Context) -> int:
     autopilot workspace doctor
     """
     from autopilot.projects.project import projects_of
-    from autopilot.sandbox.process import run_process
+    from autopilot.sandbox.processes import run_process
     from autopilot.tracking.layout import experiments
 
     workspace, output = _workspace(context), context.output

@@ -26,7 +26,7 @@ from autopilot.core.deaths import Death, Place
 from autopilot.engine.board import Board, Child
 from autopilot.errors import EvaluationError
 from autopilot.git import locks
-from autopilot.sandbox.leftovers import adopt, end_adopted
+from autopilot.sandbox.processes import adopt, end_adopted
 
 _FORWARD_S = 0.005  # a child that was signaled too says so by then; if not, the two coalesce
 _GRACE_S = 5.0

@@ -18,9 +18,9 @@ from autopilot.git.stamps import Stamp, stamps_of
 from autopilot.sandbox.changes import Change, printable, sentences
 from autopilot.sandbox.git_folder import AGENT, GitFolder
 from autopilot.sandbox.inputs import Inputs
-from autopilot.sandbox.leftovers import adopt, end_adopted, end_marked, mark
 from autopilot.sandbox.links import Links
 from autopilot.sandbox.private_git import PrivateGit
+from autopilot.sandbox.processes import adopt, end_adopted, end_marked, mark
 from autopilot.sandbox.surroundings import Surroundings, stays_inside
 from autopilot.sandbox.workspace import AGENTS_GIT, Workspace
 from autopilot.tracking.git_store import GitStore

@@ -1,32 +1,166 @@
-"""Fresh processes of Python: a request in, answers out, and what they print goes to stderr.
+"""Child processes: programs that agents are, fresh processes of Python, and what is left of either.
 
-Requests and answers are framed by their length, so that nothing hangs on who else holds the pipes.
+Each runs in a process group of its own, so that it can be ended with everything that it started.
+What left the group is found by its mark or by its parent (Linux).
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from autopilot import audit
-from autopilot.errors import EvaluationError
+from autopilot.errors import AgentError, AgentNotFoundError, AgentTimeoutError, EvaluationError
+from autopilot.text import clean, hide, redact
 
 _GRACE_S = 2.0
+_LOOK_S = 0.2
+_LAST = b""
+"""The frame that a process of Python sends last."""
+_MARK = "AUTOPILOT_AGENT_IN"
+_ATTEMPTS = 3
+_ADOPT = 36  # PR_SET_CHILD_SUBREAPER of Linux' prctl
+
+# --- programs that are run to their end ---------------------------------------------------------
 
 
-_WHOLE = b""
-"""What a process sends last: an empty frame."""
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A program that ended.
+
+    Args:
+        stdout: What it wrote, without the values of secret environment variables.
+        stderr: What it wrote there.
+        code: Its exit code.
+        seconds: Wall clock.
+    """
+
+    stdout: str
+    stderr: str
+    code: int
+    seconds: float
+
+    def tail(self) -> str:
+        """The last line that it wrote, errors first, without secrets."""
+        lines = [line for line in (self.stderr.strip() or self.stdout.strip()).splitlines() if line]
+        return redact(lines[-1])[-300:] if lines else "it wrote nothing"
+
+
+def run_process(
+    command: Sequence[str], *, stdin: str, folder: Path | None, timeout_s: float, hint: str
+) -> Finished:
+    """Runs a program in a process group of its own, and ends the group when the program ends.
+
+    Args:
+        command: The program and its arguments.
+        stdin: What it reads.
+        folder: Its working directory.
+        timeout_s: After that the whole group is ended.
+        hint: What to do where the program is missing.
+
+    Raises:
+        AgentNotFoundError: there is no such program.
+        AgentTimeoutError: it took too long.
+        AgentError: it cannot be started.
+    """
+    name, started = command[0], time.monotonic()
+    with audit.executing("process", command, folder) as execution:
+        try:
+            process = subprocess.Popen(
+                command,
+                cwd=folder,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+            )
+        except FileNotFoundError as error:
+            if folder is not None and not folder.is_dir():
+                raise AgentError(f"the folder {folder} does not exist", hint="create it") from error
+            raise AgentNotFoundError(f"the program {name} is not installed", hint=hint) from error
+        except OSError as error:
+            raise AgentError(f"cannot start {name}: {error.strerror}", hint=hint) from error
+        try:
+            stdout, stderr = _communicate(process, clean(stdin), timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise AgentTimeoutError(
+                f"{Path(name).name} did not answer within {timeout_s:g} s and was ended",
+                hint="give it more time with timeout_s, or a smaller task",
+            ) from error
+        finally:
+            # Also after a normal end: a process that it left running would edit files later.
+            _terminate_group(process)
+            process.wait()
+            for stream in (process.stdin, process.stdout, process.stderr):
+                with contextlib.suppress(OSError, ValueError):
+                    cast("IO[str]", stream).close()
+        execution.code = process.returncode
+    seconds = time.monotonic() - started
+    return Finished(clean(hide(stdout)), clean(hide(stderr)), process.returncode, seconds)
+
+
+def _communicate(process: subprocess.Popen[str], stdin: str, timeout_s: float) -> tuple[str, str]:
+    """Returns what a program writes until it ends: its children may hold its outputs open longer.
+
+    Raises:
+        subprocess.TimeoutExpired: it does not end.
+    """
+    given: str | None = stdin
+    deadline = time.monotonic() + timeout_s
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            return process.communicate(given, timeout=max(min(left, _LOOK_S), 0.0))
+        except subprocess.TimeoutExpired:
+            given = None
+            if process.poll() is not None:
+                break
+            if left <= 0:
+                raise
+    _terminate_group(process)
+    try:
+        return process.communicate(timeout=_GRACE_S)
+    except subprocess.TimeoutExpired as error:
+        # A process that left the group holds the pipes: all that the program wrote is here.
+        stdout, stderr = error.stdout or b"", error.stderr or b""
+        return stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace")
+
+
+def _terminate_group(process: subprocess.Popen[str]) -> None:
+    """Sends SIGTERM, and SIGKILL to what is left after a grace period; an empty group is fine."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGTERM)
+        deadline = time.monotonic() + _GRACE_S
+        while time.monotonic() < deadline:
+            # A zombie counts as a member: without poll the group would never be empty.
+            process.poll()
+            os.killpg(process.pid, 0)
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+# --- fresh processes of Python ------------------------------------------------------------------
 
 
 class Processes:
-    """Runs modules of Python, one at a time, each in a process and a process group of its own."""
+    """Runs modules of Python, one at a time, each in a process and a process group of its own.
+
+    Requests and answers are framed by their length, so that the end of an answer does not depend on
+    who else holds the pipes. What the modules print goes to stderr.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -51,10 +185,11 @@ class Processes:
         # -P as the console script: the working directory is not where autopilot comes from.
         command = [sys.executable, "-P", "-m", module]
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+        stopped = EvaluationError("the evaluation was ended", hint="run the command again")
         try:
             with self._lock:
                 if self._stopped:
-                    raise _ended()
+                    raise stopped
                 process = self._running = subprocess.Popen(
                     command,
                     cwd=folder,
@@ -69,15 +204,15 @@ class Processes:
             ) from error
         with audit.executing("process", command, folder) as execution:
             try:
-                whole = yield from _talk(process, request)
+                is_whole = yield from _answers(process, request)
             finally:
-                _end_group(process)
+                _kill_group(process)
                 execution.code = process.returncode
                 with self._lock:
                     self._running = None
         if self._stopped:
-            raise _ended()
-        if not whole:
+            raise stopped
+        if not is_whole:
             code = process.returncode
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             raise EvaluationError(
@@ -90,14 +225,14 @@ class Processes:
         with self._lock:
             self._stopped = True
             if self._running is not None:
-                _end_group(self._running)
+                _kill_group(self._running)
 
 
 Send = Callable[[bytes], None]
 
 
 def answer_with(answer: Callable[[bytes, Send], None]) -> None:
-    """The process's own side: reads the request, and lets the function send answers to it.
+    """The child's side: reads the request, and lets the function send answers to it.
 
     Meanwhile stdin is empty and what is printed, by child processes too, goes to stderr. When the
     process that asked is gone, this one ends with all that it started.
@@ -108,45 +243,45 @@ def answer_with(answer: Callable[[bytes, Send], None]) -> None:
     os.dup2(nothing, 0)
     os.close(nothing)
     os.dup2(2, 1)
-    request = _read(requests) or b""
-    threading.Thread(target=_end_with, args=(requests,), daemon=True).start()
-    answer(request, lambda told: _write(answers, told))
+    request = _read_frame(requests) or b""
+
+    def end_with_parent() -> None:
+        requests.read()
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    answer(request, lambda content: _write_frame(answers, content))
     sys.stdout.flush()
-    _write(answers, _WHOLE)
+    _write_frame(answers, _LAST)
 
 
-def _end_with(requests: IO[bytes]) -> None:
-    requests.read()
-    os.killpg(os.getpgrp(), signal.SIGKILL)
-
-
-def _talk(process: subprocess.Popen[bytes], request: bytes) -> Generator[bytes, None, bool]:
-    """Sends a request and reads the answers; returns whether the last one came.
+def _answers(process: subprocess.Popen[bytes], request: bytes) -> Generator[bytes, None, bool]:
+    """Sends a request and yields the answers; returns whether the last one came.
 
     stdin stays open meanwhile: its end is how the process learns that this one is gone.
     """
     requests, answers = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
     try:
         with contextlib.suppress(BrokenPipeError):
-            _write(requests, request)
-        while answer := _read(answers):
+            _write_frame(requests, request)
+        while answer := _read_frame(answers):
             yield answer
         # Closing the pipe would end the process before it has ended by itself.
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_GRACE_S)
-        return answer == _WHOLE
+        return answer == _LAST
     finally:
         answers.close()
         with contextlib.suppress(BrokenPipeError):
             requests.close()
 
 
-def _write(pipe: IO[bytes], content: bytes) -> None:
+def _write_frame(pipe: IO[bytes], content: bytes) -> None:
     pipe.write(len(content).to_bytes(8, "big") + content)
     pipe.flush()
 
 
-def _read(pipe: IO[bytes]) -> bytes | None:
+def _read_frame(pipe: IO[bytes]) -> bytes | None:
     """One frame; None where it was cut short."""
     head = pipe.read(8)
     size = int.from_bytes(head, "big")
@@ -154,11 +289,77 @@ def _read(pipe: IO[bytes]) -> bytes | None:
     return content if len(head) == 8 and len(content) == size else None
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
+def _kill_group(process: subprocess.Popen[Any]) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
-def _ended() -> EvaluationError:
-    return EvaluationError("the evaluation was ended", hint="run the command again")
+# --- what an agent left running -----------------------------------------------------------------
+
+
+def mark(workdir: Path) -> dict[str, str]:
+    """The environment variable that an agent's processes inherit: the worktree they work in."""
+    return {_MARK: str(workdir)}
+
+
+def end_marked(workdir: Path) -> None:
+    """Ends the processes of agents of a worktree, where the system lists processes (Linux).
+
+    They would write there later: during an evaluation, or, after a kill, in the resumed run.
+    """
+    wanted = os.fsencode(f"{_MARK}={workdir}")
+    # A process that forks while /proc is read can be missed: look again until none is found.
+    for _ in range(_ATTEMPTS):
+        found = False
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(folder.name), signal.SIGKILL)
+                    found = True
+        if not found:
+            return
+
+
+def adopt(*, is_on: bool) -> float:
+    """Makes this process the parent of its descendants' orphans, or stops that (Linux).
+
+    It finds processes that emptied their environment, and so bear no mark.
+
+    Returns:
+        The time, in the system's ticks, for `end_adopted`.
+    """
+    if not sys.platform.startswith("linux"):
+        return 0.0
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_ADOPT, int(is_on), 0, 0, 0)
+    return time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")
+
+
+def end_adopted(since: float, *, everywhere: bool = False) -> None:
+    """Ends the children of this process that began since then and left its session (Linux).
+
+    Args:
+        since: What `adopt` returned.
+        everywhere: Those of its session too.
+    """
+    ended = set()
+    # The children of a child that was ended become children of this process.
+    while found := [pid for pid in _adopted(since, everywhere=everywhere) if pid not in ended]:
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+            ended.add(pid)
+
+
+def _adopted(since: float, *, everywhere: bool) -> Iterator[int]:
+    own, own_session = os.getpid(), os.getsid(0)
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            # Behind the name: state, parent, group, session, and as the 20th the time it began.
+            fields = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            parent, session, born = int(fields[1]), int(fields[3]), int(fields[19])
+            if parent == own and born >= int(since) and (everywhere or session != own_session):
+                yield int(folder.name)

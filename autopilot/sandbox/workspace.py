@@ -24,8 +24,8 @@ from autopilot.git.worktrees import (
     remove_worktree,
     worktree_path,
 )
-from autopilot.sandbox.leftovers import end_marked
 from autopilot.sandbox.links import Link
+from autopilot.sandbox.processes import end_marked
 
 AGENTS_GIT = "git"
 _MISSING = re.compile(

@@ -1,0 +1,152 @@
+"""Child processes: answers in frames, time limits, and nothing left running."""
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from autopilot.errors import AgentError, AgentNotFoundError, AgentTimeoutError, EvaluationError
+from autopilot.sandbox.processes import (
+    Processes,
+    adopt,
+    end_adopted,
+    end_marked,
+    mark,
+    run_process,
+)
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+
+def run(code, folder=None, timeout_s=20.0, stdin=""):
+    command = [sys.executable, "-c", code]
+    return run_process(command, stdin=stdin, folder=folder, timeout_s=timeout_s, hint="install it")
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_program_reads_and_writes(tmp_path):
+    code = "import os, sys; print(os.getcwd(), input()); sys.exit('no luck')"
+    finished = run(code, tmp_path, stdin="hello\n")
+    assert (finished.stdout, finished.code) == (f"{tmp_path} hello\n", 1)
+    assert finished.tail() == "no luck"
+    assert finished.seconds > 0
+
+
+def test_what_a_program_wrote_has_no_secrets(monkeypatch):
+    monkeypatch.setenv("MY_TOKEN", "correct-horse-battery")
+    finished = run("import os; print(os.environ['MY_TOKEN'])")
+    assert "correct-horse" not in finished.stdout
+    assert run("pass").tail() == "it wrote nothing"
+
+
+def test_a_program_that_cannot_be_run_is_named(tmp_path):
+    ask = {"stdin": "", "timeout_s": 1, "hint": "install it"}
+    with pytest.raises(AgentNotFoundError, match="no-such-program") as caught:
+        run_process(["no-such-program"], folder=tmp_path, **ask)
+    assert caught.value.hint == "install it"
+    with pytest.raises(AgentError, match="gone does not exist"):
+        run_process([sys.executable], folder=tmp_path / "gone", **ask)
+    (tmp_path / "data").write_text("x")
+    with pytest.raises(AgentError, match="cannot start"):
+        run_process([str(tmp_path / "data")], folder=tmp_path, **ask)
+
+
+@linux
+@pytest.mark.parametrize("ends", [True, False])
+def test_what_a_program_started_is_ended_with_it(tmp_path, ends):
+    pid = tmp_path / "pid"
+    code = (
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        f"open({str(pid)!r}, 'w').write(str(child.pid))\n"
+    )
+    if ends:
+        assert run(code).code == 0
+    else:
+        with pytest.raises(AgentTimeoutError, match=r"within 0\.5 s"):
+            run(code + "time.sleep(60)", timeout_s=0.5)
+    assert not is_running(int(pid.read_text()))
+
+
+@linux
+def test_who_left_the_group_is_found_by_its_mark_or_its_parent(tmp_path, monkeypatch):
+    (name, value), pids = *mark(tmp_path).items(), tmp_path / "pids"
+    monkeypatch.setenv(name, value)
+    code = (
+        "import subprocess\n"
+        "for environment in (None, {}):\n"
+        "    child = subprocess.Popen(['sleep', '60'], start_new_session=True, env=environment)\n"
+        f"    print(child.pid, file=open({str(pids)!r}, 'a'))\n"
+    )
+    since = adopt(is_on=True)
+    try:
+        run(code)
+        marked, unmarked = map(int, pids.read_text().split())
+        assert is_running(marked) and is_running(unmarked)
+        monkeypatch.delenv(name)
+        end_marked(tmp_path / "other")
+        assert is_running(marked)
+        end_marked(tmp_path)
+        assert not is_running(marked) and is_running(unmarked)
+        end_adopted(since)
+        assert not is_running(unmarked)
+    finally:
+        adopt(is_on=False)
+
+
+WORKER = """\
+import sys
+from autopilot.sandbox.processes import answer_with
+
+def answer(request, send):
+    print("printed")
+    if request == b"fail":
+        sys.exit(3)
+    for number in range(3):
+        send(b"%b %d" % (request, number))
+    if request == b"wait":
+        import time
+        time.sleep(60)
+
+answer_with(answer)
+"""
+
+
+@pytest.fixture
+def worker(tmp_path, monkeypatch):
+    (tmp_path / "a_worker.py").write_text(WORKER)
+    root = str(Path(__file__).parents[2])
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{root}")
+    return tmp_path
+
+
+def test_a_process_of_python_answers_in_frames(worker, capfd):
+    answers = list(Processes().ask("a_worker", b"hi\n\0", worker))
+    assert answers == [b"hi\n\0 0", b"hi\n\0 1", b"hi\n\0 2"]
+    assert capfd.readouterr().err == "printed\n"
+
+
+def test_a_process_that_ends_too_early_is_an_error(worker):
+    with pytest.raises(EvaluationError, match="ended with exit code 3"):
+        list(Processes().ask("a_worker", b"fail", worker))
+
+
+def test_processes_are_stopped_from_another_thread(worker):
+    processes = Processes()
+    answers = processes.ask("a_worker", b"wait", worker)
+    assert [next(answers) for _ in range(3)][-1] == b"wait 2"
+    started = time.monotonic()
+    threading.Timer(0.1, processes.stop).start()
+    with pytest.raises(EvaluationError, match="was ended"):
+        next(answers)
+    assert time.monotonic() - started < 20
+    with pytest.raises(EvaluationError, match="was ended"):
+        next(processes.ask("a_worker", b"again", worker))
