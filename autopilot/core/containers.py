@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Self, overload
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence
+from typing import Any, Self
 
 from autopilot.core.module import Module
 from autopilot.core.parameter import Parameter
@@ -12,7 +12,7 @@ from autopilot.errors import ModuleError
 Part = Module | Parameter
 
 
-class ModuleList(Module):
+class ModuleList(Module, MutableSequence[Any]):
     """Modules and parameters in a list, registered under their index.
 
     >>> prompts = ModuleList([Parameter("be brief"), Parameter("be kind")])
@@ -24,48 +24,41 @@ class ModuleList(Module):
         super().__init__()
         self.extend(modules)
 
-    def append(self, module: Part) -> Self:
+    def append(self, value: Part) -> Self:  # type: ignore[override]  # itself, as in torch.nn
         """Adds one at the end."""
-        return self._replace([*self, module])
+        return self.extend([value])
 
-    def extend(self, modules: Iterable[Part]) -> Self:
+    def extend(self, values: Iterable[Part]) -> Self:  # type: ignore[override]  # as above
         """Adds several at the end."""
-        return self._replace([*self, *modules])
+        return self._replace([*self, *values])
 
-    def insert(self, index: int, module: Part) -> Self:
+    def insert(self, index: int, value: Part) -> Self:  # type: ignore[override]  # as above
         """Adds one before an index; the following ones move up."""
-        parts = list(self)
-        parts.insert(index, module)
-        return self._replace(parts)
+        return self._changed("insert", index, value)
 
-    @overload
-    def __getitem__(self, index: int) -> Any: ...
-    @overload
-    def __getitem__(self, index: slice) -> Self: ...
-    def __getitem__(self, index: int | slice) -> Any:
+    def __getitem__(self, index: Any) -> Any:
         found = list(self)[index]
-        return type(self)(found) if isinstance(found, list) else found
+        return type(self)(found) if isinstance(index, slice) else found
 
-    def __setitem__(self, index: int, module: Part) -> None:
-        parts = list(self)
-        parts[index] = module
-        self._replace(parts)
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self._changed("__setitem__", index, value)
 
     def __delitem__(self, index: int | slice) -> None:
-        parts = list(self)
-        del parts[index]
-        self._replace(parts)
+        self._changed("__delitem__", index)
 
     def __iter__(self) -> Iterator[Any]:
         return iter([self.__dict__[str(index)] for index in range(len(self))])
 
-    def __contains__(self, module: object) -> bool:
-        return any(module is part for part in self)
-
     def __len__(self) -> int:
         return len(self._modules) + len(self._parameters)
 
+    def _changed(self, method: str, *arguments: Any) -> Self:
+        parts = list(self)
+        getattr(parts, method)(*arguments)
+        return self._replace(parts)
+
     def _replace(self, parts: list[Part]) -> Self:
+        # All are checked before the first is set: a refused change leaves the list as it was.
         for part in parts:
             _check(self, part)
         for index in range(len(self)):
@@ -97,17 +90,16 @@ class Sequential(ModuleList):
         return batch
 
 
-class ModuleDict(Module):
-    """Modules and parameters by name."""
+class ModuleDict(Module, MutableMapping[str, Any]):
+    """Modules and parameters by name, in the order in which they were added."""
+
+    # A mapping compares by content and has no hash; a module is one thing, whatever it holds.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     def __init__(self, modules: Mapping[str, Part] | None = None) -> None:
         super().__init__()
         self.update(modules or {})
-
-    def update(self, modules: Mapping[str, Part]) -> None:
-        """Adds several, or puts them in the place of those of the same name."""
-        for name, module in modules.items():
-            self[name] = module
 
     def __setitem__(self, name: str, module: Part) -> None:
         own = name not in self and hasattr(self, name)
@@ -123,21 +115,9 @@ class ModuleDict(Module):
         return self._parts()[name]
 
     def __delitem__(self, name: str) -> None:
-        self.pop(name)
-
-    def pop(self, name: str) -> Any:
-        """Removes one and returns it."""
-        part = self[name]
+        if name not in self:
+            raise KeyError(name)
         delattr(self, name)
-        return part
-
-    def clear(self) -> None:
-        """Removes all."""
-        for name in self:
-            delattr(self, name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._parts()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._parts())
@@ -145,20 +125,7 @@ class ModuleDict(Module):
     def __len__(self) -> int:
         return len(self._parts())
 
-    def keys(self) -> Iterable[str]:
-        """The names."""
-        return self._parts().keys()
-
-    def values(self) -> Iterable[Any]:
-        """The modules and parameters."""
-        return self._parts().values()
-
-    def items(self) -> Iterable[tuple[str, Any]]:
-        """Name and module or parameter."""
-        return self._parts().items()
-
     def _parts(self) -> dict[str, Part]:
-        # In the order in which they were added.
         held = self._modules.keys() | self._parameters.keys()
         return {name: value for name, value in self.__dict__.items() if name in held}
 

@@ -386,3 +386,20 @@ def test_a_forgotten_super_init_is_said_wherever_it_shows(use):
     assert repr(Forgets()) == "Forgets()"
     with pytest.raises(AttributeError, match="Forgets has no attribute 'colour'"):
         Forgets().colour  # noqa: B018  # the access is the test
+
+
+def test_lists_and_dicts_are_those_of_the_standard_library_and_stay_modules():
+    parts = ModuleList([Parameter("a"), Parameter("b"), Parameter("c")])
+    parts.reverse()
+    assert [part.data for part in parts] == ["c", "b", "a"]
+    assert parts.pop().data == "a"
+    parts += [Parameter("d")]
+    assert parts.index(parts[2]) == 2
+    parts[0:2] = [Parameter("e")]
+    assert [(name, p.data) for name, p in parts.named_parameters()] == [("0", "e"), ("1", "d")]
+    named, other = ModuleDict({"a": parts}), ModuleDict({"a": parts})
+    assert named.get("b") is None
+    assert named != other and len({named, other}) == 2
+    assert bool(Sequential(ModuleList())) and not ModuleDict()
+    with pytest.raises(KeyError):
+        del named["b"]
