@@ -1,8 +1,8 @@
-"""The ledger: what model calls cost, by role, and what is left of the budget.
+"""The ledger: the cost of model calls by role, and what is left of the budget.
 
-A call reserves the most that it can cost before it is made, and settles what it did cost. So calls
-side by side cannot overshoot together: one that finds too little left waits while others may still
-give back what they reserved, and is refused only when nobody can.
+A call reserves the most that it can cost before it is made, and settles its real cost. So calls
+side by side cannot overshoot together: a call that finds too little left waits while others may
+still give back a part of their reserve, and is refused when no other call is going on.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ import math
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from types import TracebackType
+from dataclasses import astuple, dataclass, replace
+from operator import add
 from typing import Self
 
 from autopilot.core.types import Cost
 from autopilot.errors import BudgetExceededError
+from autopilot.text import counted
 
 _LEAST_USD = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much may be spent. Infinite: as much as it takes.
+    """How much may be spent; infinite without a limit.
 
     Args:
         calls: Model calls.
@@ -38,17 +39,12 @@ class Limits:
     seconds: float = math.inf
 
     def __and__(self, other: Limits) -> Limits:
-        return Limits(
-            min(self.calls, other.calls),
-            min(self.tokens, other.tokens),
-            min(self.cost_usd, other.cost_usd),
-            min(self.seconds, other.seconds),
-        )
+        return Limits(*map(min, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a role has cost.
+    """The cost of a role's calls.
 
     Args:
         calls: Model calls that were made.
@@ -68,16 +64,12 @@ class Spent:
         >>> Spent(3, 360, 0.012, unpriced=1).render()
         '3 calls, 360 tokens, $0.012 and unknown dollars for 1 call'
         """
-        calls = "call" if self.calls == 1 else "calls"
-        return f"{self.calls} {calls}, {self.tokens} tokens, {_dollars(self)}"
+        unknown = f" and unknown dollars for {counted(self.unpriced, 'call')}"
+        text = f"{counted(self.calls, 'call')}, {self.tokens} tokens, ${self.cost_usd:.4g}"
+        return text + unknown * bool(self.unpriced)
 
     def __add__(self, other: Spent) -> Spent:
-        return Spent(
-            self.calls + other.calls,
-            self.tokens + other.tokens,
-            self.cost_usd + other.cost_usd,
-            self.unpriced + other.unpriced,
-        )
+        return Spent(*map(add, astuple(self), astuple(other)))
 
 
 class Ledger:
@@ -86,6 +78,9 @@ class Ledger:
     Args:
         limits: How much may be spent.
         elapsed_s: What earlier sessions took of the wall clock.
+
+    Attributes:
+        in_step: Whether calls are now made inside of an optimizer's step.
 
     >>> ledger = Ledger(Limits(tokens=100))
     >>> with ledger.reserve("judge", tokens=80) as call:
@@ -101,21 +96,19 @@ class Ledger:
         self.limits = limits
         self.in_step = False
         self._began = time.monotonic() - elapsed_s
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # it may be entered twice by one thread
         self._by_role: dict[str, Spent] = {}
-        self._reserved = Spent()
-        self._in_flight = 0
+        self._reserved: list[Spent] = []
         self._open, self._step = Cost(), Cost()
 
     def by_role(self) -> Mapping[str, Spent]:
-        """Role to what it has cost, in the order in which they first paid."""
+        """Role to its cost, in the order in which they first paid."""
         with self._changed:
             return dict(self._by_role)
 
     def total(self) -> Spent:
-        """What all roles have cost."""
-        with self._changed:
-            return self._total()
+        """The cost of all roles."""
+        return sum(self.by_role().values(), Spent())
 
     def render(self) -> str:
         """One line: the total, what is left, and the roles."""
@@ -144,7 +137,7 @@ class Ledger:
         return self._reserve(role, Spent(1, tokens, cost_usd), cost_usd)
 
     def reserve_left(self, role: str, most_usd: float = math.inf) -> Reservation:
-        """Sets aside the dollars that are left, for a call that can be told how much it may cost.
+        """Sets aside the dollars that are left, for a call that takes a limit of its own.
 
         Raises:
             BudgetExceededError: less than a cent is left.
@@ -153,31 +146,29 @@ class Ledger:
 
     def _reserve(self, role: str, least: Spent, most_usd: float) -> Reservation:
         with self._changed:
-            while True:
-                refusal = self._refusal(least)
-                if not refusal:
-                    break
-                if self._in_flight == 0 or self._refusal(least, alone=True):
+            while refusal := self._refusal(least, sum(self._reserved, Spent())):
+                # Waiting helps only if the call fits once all others gave everything back.
+                if not self._reserved or self._refusal(least, Spent()):
                     raise BudgetExceededError(
                         refusal, hint="give it a larger budget and resume: nothing is paid twice"
                     )
+                # With a timeout, since time itself may run out: nothing notifies of that.
                 self._changed.wait(timeout=1.0)
-            free = self.limits.cost_usd - self._total().cost_usd - self._reserved.cost_usd
-            most = max(min(most_usd, free), least.cost_usd)
-            # Without a limit nobody counts what is set aside.
+            held = (self.total() + sum(self._reserved, Spent())).cost_usd
+            most = max(min(most_usd, self.limits.cost_usd - held), least.cost_usd)
+            # Without a limit, infinity is not set aside: it could not be added up.
             wanted = replace(least, cost_usd=most) if math.isfinite(most) else least
-            self._in_flight += 1
-            self._reserved += wanted
+            self._reserved.append(wanted)
         return Reservation(self, role, wanted, most)
 
     def charge(self, role: str, cost: Cost, *, known: bool, judged: bool) -> None:
-        """Takes in what a call of an earlier session cost.
+        """Adds the cost of a call of an earlier session.
 
         Args:
             role: Who paid.
             cost: Tokens and dollars.
             known: Whether the price was known.
-            judged: It is part of an epoch's or a step's record already.
+            judged: Whether it is part of an epoch's or a step's record already.
         """
         with self._changed:
             self._take_in(role, cost, known=known)
@@ -185,32 +176,28 @@ class Ledger:
                 self._add(cost)
 
     def take_epoch(self) -> Cost:
-        """What calls outside of steps have cost since the last time."""
+        """The cost of calls outside of steps since the last time."""
         with self._changed:
             taken, self._open = self._open, Cost()
         return taken
 
     def take_step(self) -> Cost:
-        """What calls inside of steps have cost since the last time."""
+        """The cost of calls inside of steps since the last time."""
         with self._changed:
             taken, self._step = self._step, Cost()
         return taken
 
     def _settle(self, role: str, wanted: Spent, cost: Cost | None, *, known: bool) -> None:
         with self._changed:
-            self._in_flight -= 1
-            self._reserved = Spent(
-                self._reserved.calls - wanted.calls,
-                self._reserved.tokens - wanted.tokens,
-                self._reserved.cost_usd - wanted.cost_usd if self._in_flight else 0.0,
-            )
+            self._reserved.remove(wanted)
             if cost is not None:
                 self._take_in(role, cost, known=known)
                 self._add(cost)
             self._changed.notify_all()
 
     def _add(self, cost: Cost) -> None:
-        paid = Cost(tokens=cost.tokens, cost_usd=cost.cost_usd)
+        # A call's seconds are part of its epoch's wall clock already.
+        paid = replace(cost, evaluations=0, seconds=0.0)
         if self.in_step:
             self._step += paid
         else:
@@ -220,30 +207,21 @@ class Ledger:
         spent = Spent(1, cost.tokens, cost.cost_usd, 0 if known else 1)
         self._by_role[role] = self._by_role.get(role, Spent()) + spent
 
-    def _total(self) -> Spent:
-        return sum(self._by_role.values(), Spent())
-
-    def _refusal(self, wanted: Spent, *, alone: bool = False) -> str:
-        """Why a call cannot be made now; with `alone`, if all others gave everything back."""
-        spent = self._total()
-        held = spent if alone else spent + self._reserved
-        limits = self.limits
-        elapsed = self.elapsed_s()
+    def _refusal(self, wanted: Spent, reserved: Spent) -> str:
+        """Why a call cannot be made beside what is reserved; empty if it can."""
+        spent, limits, elapsed = self.total(), self.limits, self.elapsed_s()
+        after = spent + reserved + wanted
         if elapsed >= limits.seconds:
             return f"time budget: {elapsed:.1f} of {limits.seconds:g} s spent"
-        if held.calls + wanted.calls > limits.calls:
+        if after.calls > limits.calls:
             return f"call budget: {spent.calls} of {limits.calls:g} made"
-        if held.tokens + wanted.tokens > limits.tokens:
-            return (
-                f"token budget: {spent.tokens} of {limits.tokens:g} spent, "
-                f"a call may take {wanted.tokens}"
-            )
+        if after.tokens > limits.tokens:
+            used = f"token budget: {spent.tokens} of {limits.tokens:g} spent"
+            return f"{used}, a call may take {wanted.tokens}"
         # Sums of cents are not exact: a call that just fits is let through.
-        if held.cost_usd + wanted.cost_usd > limits.cost_usd + 1e-9:
-            return (
-                f"dollar budget: ${spent.cost_usd:.4g} of ${limits.cost_usd:g} spent, "
-                f"a call may take ${wanted.cost_usd:.2g}"
-            )
+        if after.cost_usd > limits.cost_usd + 1e-9:
+            used = f"dollar budget: ${spent.cost_usd:.4g} of ${limits.cost_usd:g} spent"
+            return f"{used}, a call may take ${wanted.cost_usd:.2g}"
         return ""
 
 
@@ -252,7 +230,7 @@ class Reservation:
 
     Attributes:
         cost_usd: The dollars that it set aside; infinite without a limit.
-        settled: What the call cost, once that is said.
+        settled: The call's cost, once that is known; nothing before.
         known: Whether its price was known.
     """
 
@@ -260,37 +238,22 @@ class Reservation:
         self._ledger, self._role, self._wanted = ledger, role, wanted
         self.cost_usd = cost_usd
         self.settled, self.known = Cost(), True
-        self._settled = False
+        self._is_open = True
 
-    def settle(self, cost: Cost, *, known: bool = True) -> None:
-        """The call was made and cost this; the first time counts.
+    def settle(self, cost: Cost | None, *, known: bool = True) -> None:
+        """Ends it; a second call does nothing.
 
         Args:
-            cost: Tokens and dollars.
+            cost: Tokens and dollars; None if the call was not made.
             known: Whether the price was known.
         """
-        self._end(cost, known=known)
+        if self._is_open:
+            self._is_open = False
+            self.settled, self.known = cost or Cost(), known
+            self._ledger._settle(self._role, self._wanted, cost, known=known)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
-        self._end(None, known=True)
-
-    def _end(self, cost: Cost | None, *, known: bool) -> None:
-        if not self._settled:
-            self._settled = True
-            self.settled, self.known = cost or Cost(), known
-            self._ledger._settle(self._role, self._wanted, cost, known=known)
-
-
-def _dollars(spent: Spent) -> str:
-    calls = "call" if spent.unpriced == 1 else "calls"
-    if spent.unpriced:
-        return f"${spent.cost_usd:.4g} and unknown dollars for {spent.unpriced} {calls}"
-    return f"${spent.cost_usd:.4g}"
+    def __exit__(self, *_error: object) -> None:
+        self.settle(None)
