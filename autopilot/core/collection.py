@@ -216,6 +216,22 @@ def find_metric(name: str, metrics: ByName) -> tuple[Accumulator, str] | None:
     return min(found, key=lambda pair: len(pair[1]), default=None)
 
 
+def metric_modes(
+    named_metrics: Iterable[tuple[str, Accumulator | MetricCollection]], monitor: str = ""
+) -> dict[str, str]:
+    """Name to mode, "max" or "min", of the metrics that state one, also those in collections.
+
+    Args:
+        named_metrics: A module's.
+        monitor: A name that may be a key of a metric that states one direction for all of its keys.
+    """
+    metrics = dict(named_metrics)
+    stated = directions_of(metrics)
+    if found := find_metric(monitor, metrics):
+        stated[monitor] = found[0].direction(found[1])
+    return {name: "max" if up else "min" for name, up in stated.items() if up is not None}
+
+
 def _may_give_keys(metric: Accumulator) -> bool:
     if isinstance(metric.higher_is_better, Mapping):
         return True

@@ -126,6 +126,15 @@ def keyed(items: Sequence[Datum]) -> dict[Key, Datum]:
     return found
 
 
+def paired(
+    monitored: Monitored, items: Sequence[Datum], others: Sequence[Datum]
+) -> list[tuple[Datum, Datum]]:
+    """Each item that has a value in both states: its result in the other state, and in this one."""
+    now, before = keyed(items), keyed(others)
+    pairs = [(before[key], item) for key, item in now.items() if key in before]
+    return [pair for pair in pairs if all(map(monitored.has_value, pair))]
+
+
 def some(ids: Sequence[str], most: int = 3) -> str:
     """A few ids by name, the others as a number.
 

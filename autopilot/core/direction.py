@@ -1,15 +1,16 @@
-"""Directions: whether more of a metric is better. One is stated, never guessed."""
+"""Directions: whether more of a metric is better, and so which of two values is.
+
+A direction is stated, never guessed. No other file compares a mode to know a sign.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from autopilot.core.accumulator import Accumulator
-from autopilot.core.collection import MetricCollection, directions_of, find_metric
 from autopilot.errors import UsageError
 
-# Names of what is usually wanted small. A name with one of them asks; no name is decided by it.
+# Names of costs. A metric named so needs a stated direction; no direction follows from a name.
 _COSTS = re.compile(
     r"brier|bug|bugs|byte|bytes|calibration|cer|churn|cost|costs|crossentropy|"
     r"cycles|defects|delay|deviation|divergence|dollar|dollars|drift|duration|"
@@ -43,8 +44,17 @@ def gained(before: float, after: float, mode: str) -> float:
     return before - after if mode == "min" else after - before
 
 
+def better_by(value: float, gain: float, mode: str) -> float:
+    """The value that is better than another one by a gain; worse where the gain is negative.
+
+    >>> better_by(2.0, 0.5, "min"), better_by(2.0, 0.5, "max")
+    (1.5, 2.5)
+    """
+    return value - gain if mode == "min" else value + gain
+
+
 def wish(name: str, mode: str) -> str:
-    """What is asked of a metric, in words.
+    """The request to improve a metric, in words.
 
     >>> wish("seconds", "min")
     'lower seconds'
@@ -68,24 +78,6 @@ def check_mode(mode: str | None, where: str) -> str | None:
     return mode
 
 
-def metric_modes(
-    named_metrics: Iterable[tuple[str, Accumulator | MetricCollection]], monitor: str = ""
-) -> dict[str, str]:
-    """Name to direction of the metrics that state one, also those in collections.
-
-    Args:
-        named_metrics: A module's.
-        monitor: A name that may be a key of a metric that states one direction for all of its keys.
-    """
-    metrics = dict(named_metrics)
-    stated = directions_of(metrics)
-    if found := find_metric(monitor, metrics):
-        stated[monitor] = found[0].direction(found[1])
-    return {
-        name: "max" if higher else "min" for name, higher in stated.items() if higher is not None
-    }
-
-
 def direction_of(
     monitor: str, asked: str | None, own: str | None, metrics: Mapping[str, str]
 ) -> str:
@@ -93,7 +85,7 @@ def direction_of(
 
     Args:
         monitor: The metric's name.
-        asked: What the command line or the Trainer was given; it counts before all else.
+        asked: The mode given on the command line or to the Trainer; it counts before all else.
         own: The module's `mode`.
         metrics: Name to direction, of the metrics that state one.
 

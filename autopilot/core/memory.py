@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from itertools import islice, product
 from typing import get_args
 
+from autopilot.core.direction import better_by
 from autopilot.core.records.record import Lesson, Outcome
 from autopilot.core.store import Store
 from autopilot.errors import UsageError
@@ -84,8 +85,7 @@ class Trend:
         """
         if self.best is None:
             return None
-        change = self.rate * epochs
-        return round(self.best + (change if self.mode == "max" else -change), 12)
+        return round(better_by(self.best, self.rate * epochs, self.mode), 12)
 
     def render(self) -> str:
         """The trend in words, for a person or a model."""
@@ -372,5 +372,4 @@ def _best_after(lesson: Lesson) -> float | None:
         return lesson.value
     if lesson.delta is None:
         return None
-    change = lesson.delta if lesson.mode == "max" else -lesson.delta
-    return round(lesson.value - change, 12)
+    return round(better_by(lesson.value, -lesson.delta, lesson.mode), 12)

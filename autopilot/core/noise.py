@@ -13,7 +13,8 @@ from itertools import pairwise
 from random import Random
 from typing import Literal
 
-from autopilot.core.comparison import Key, Monitored, keyed
+from autopilot.core.comparison import Key, Monitored, keyed, paired
+from autopilot.core.direction import gained
 from autopilot.core.figures import apart, figure, signed
 from autopilot.core.policy import (
     Decision,
@@ -213,13 +214,10 @@ class SignificantImprovement(Gate):
         monitored, gain = view.monitored, view.gain()
         if self.method == "sign" or monitored is None or monitored.owner is None or gain is None:
             return None
-        now, before = keyed(view.items), keyed(view.best_items)
-        shared = [(before[key], item) for key, item in now.items() if key in before]
-        shared = [both for both in shared if all(map(monitored.has_value, both))]
-        sign, hits, draws = 1.0 if view.mode == "max" else -1.0, 1, 1
+        shared, hits, draws = paired(monitored, view.items, view.best_items), 1, 1
         for drawn in swapped_gains(monitored, shared, _SWAPS, self._random(view)):
             # Sums in another order may come out a little smaller.
-            hits += sign * drawn >= gain - 1e-9 * abs(gain)
+            hits += gained(0.0, drawn, view.mode) >= gain - 1e-9 * abs(gain)
             draws += 1
             if hits > self.limit * (1 + _SWAPS):
                 break  # further draws cannot make it significant

@@ -15,7 +15,8 @@ from operator import getitem
 from random import Random
 from statistics import NormalDist
 
-from autopilot.core.comparison import Monitored, keyed, some
+from autopilot.core.comparison import Monitored, keyed, paired, some
+from autopilot.core.direction import gained
 from autopilot.core.policy import EpochView
 from autopilot.core.types import Datum, Gain
 
@@ -73,7 +74,7 @@ def pair(view: EpochView) -> Pairing:
     answered = (item for item in (*now.values(), *before.values()) if item.outcome != "error")
     if not any(measure in item.metrics for item in answered):
         measure, monitored = "success", Monitored("accuracy")
-    sign = -1.0 if view.mode == "min" and measure != "success" else 1.0
+    mode = "max" if measure == "success" else view.mode
     differences: list[float] = []
     lost: list[str] = []
     for key, item in now.items():
@@ -81,7 +82,7 @@ def pair(view: EpochView) -> Pairing:
         if old is not None and new is None:
             lost.append(item.id)
         elif old is not None and new is not None:
-            differences.append(sign * (new - old))
+            differences.append(gained(old, new, mode))
     if lost:
         return Pairing(problem=f"{len(lost)} val items have no {measure} any more: {some(lost)}")
     if not differences:
@@ -213,11 +214,7 @@ def subset_interval(
             size = sum(bits.bit_count() for bits in drawn)
             if size:
                 means.append(sum(map(getitem, tables, drawn)) / size)
-    means.sort()
-    outside = int((1 - confidence) / 2 * (len(means) + 1) + 1e-9)
-    if outside < 1:
-        return -math.inf, math.inf
-    return means[outside - 1], means[-outside]
+    return _ends(means, confidence)
 
 
 def resampled_interval(
@@ -251,11 +248,14 @@ def resampled_interval(
             break
         if math.isfinite(second - first):
             gains.append(second - first)
-    outside = int((1 - confidence) / 2 * (repeats + 1) + 1e-9)
-    if outside < 1 or len(gains) < repeats:
-        return -math.inf, math.inf
-    gains.sort()
-    return gains[outside - 1], gains[-outside]
+    return _ends(gains if len(gains) == repeats else [], confidence)
+
+
+def _ends(values: list[float], confidence: float) -> tuple[float, float]:
+    """The interval that leaves out as many values on each side; infinite where they are too few."""
+    outside = int((1 - confidence) / 2 * (len(values) + 1) + 1e-9)
+    values.sort()
+    return (values[outside - 1], values[-outside]) if outside else (-math.inf, math.inf)
 
 
 def gain_of(view: EpochView, split: str, seed: int) -> Gain:
@@ -273,21 +273,15 @@ def gain_of(view: EpochView, split: str, seed: int) -> Gain:
             return Gain(None, after)
         gain = Gain(found.other, found.value, items=found.shared)
     if view.monitored is not None and view.monitored.owner is not None:
-        low, high = _interval_of_the_whole(view, view.monitored, seed)
+        both = paired(view.monitored, view.items, view.best_items)
+        ends = resampled_interval(view.monitored, both, 0.95, _RESAMPLES, Random(seed))
+        low, high = sorted(gained(0.0, end, view.mode) for end in ends)
     # Without the metric, the items alone say nothing about the size of its gain.
     elif pairs.problem or (pairs.measure != view.monitor and view.monitor != "accuracy"):
         return gain
     else:
         low, high = subset_interval(pairs.differences, 0.95, _SUBSETS, Random(seed))
     return replace(gain, low=low, high=high) if math.isfinite(low) else gain
-
-
-def _interval_of_the_whole(view: EpochView, monitored: Monitored, seed: int) -> tuple[float, float]:
-    now, before = keyed(view.items), keyed(view.best_items)
-    pairs = [(before[key], item) for key, item in now.items() if key in before]
-    pairs = [both for both in pairs if all(map(monitored.has_value, both))]
-    low, high = resampled_interval(monitored, pairs, 0.95, _RESAMPLES, Random(seed))
-    return (-high, -low) if view.mode == "min" else (low, high)
 
 
 def sure_size(limit: float) -> float:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from autopilot.core.callback import Callback
-from autopilot.core.direction import direction_of, metric_modes
+from autopilot.core.collection import metric_modes
+from autopilot.core.direction import direction_of, gained
 from autopilot.core.figures import figure
 from autopilot.core.records.ledger import Ledger, Limits
 from autopilot.core.records.record import LlmRecord
@@ -96,8 +97,8 @@ class EarlyStopping(StopCondition):
         own = self.monitor is not None
         best = self.best if own else trainer.best_value()
         if self.target is not None and best is not None:
-            mode = self.mode if own else trainer.mode
-            if best <= self.target if mode == "min" else best >= self.target:
+            mode = (self.mode if own else trainer.mode) or "max"
+            if gained(self.target, best, mode) >= 0:
                 name = self.monitor or trainer.monitor
                 return f"target reached: val {name} {figure(best)}, asked for {self.target:g}"
         if self.patience is not None and self.waited >= self.patience:
@@ -111,8 +112,7 @@ class EarlyStopping(StopCondition):
     def _is_better(self, value: float | None) -> bool:
         if value is None or not math.isfinite(value):
             return False
-        best = self.best
-        return best is None or (value < best if self.mode == "min" else value > best)
+        return self.best is None or gained(self.best, value, self.mode or "max") > 0
 
     def state_dict(self) -> dict[str, Any]:
         return {"waited": self.waited, "best": self.best}

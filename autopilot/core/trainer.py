@@ -13,6 +13,7 @@ from types import EllipsisType
 from typing import Any
 
 from autopilot.core.callback import Callback, Logger, check_callback, check_moments
+from autopilot.core.collection import metric_modes
 from autopilot.core.comparison import Monitored, monitored
 from autopilot.core.configuration import (
     as_policy,
@@ -21,7 +22,7 @@ from autopilot.core.configuration import (
     data_source,
     loss_of,
 )
-from autopilot.core.direction import direction_of, direction_words, metric_modes
+from autopilot.core.direction import direction_of, direction_words
 from autopilot.core.evaluation import Evaluator, SplitMetrics
 from autopilot.core.experiment import Experiment
 from autopilot.core.failures import Failures

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 
+from autopilot.core.direction import gained
 from autopilot.core.records.record import StepRecord, TraceRecord
 from autopilot.core.types import Datum, Outcome
 from autopilot.tracking.journal import Journal
@@ -231,9 +232,8 @@ def moved_values(
         monitor: The metric that decides.
         mode: "max" or "min".
     """
-    sign = 1.0 if mode == "max" else -1.0
     gains = {
-        name: sign * (item.metrics[monitor] - old[name].metrics[monitor])
+        name: gained(old[name].metrics[monitor], item.metrics[monitor], mode)
         for name, item in new.items()
         if is_graded(item, monitor) and name in old and is_graded(old[name], monitor)
     }
