@@ -210,6 +210,11 @@ def test_the_loop_is_short():
     assert len((HOME / "core" / "loop.py").read_text().splitlines()) < 200
 
 
+@pytest.mark.parametrize("noun", ["gate", "loss", "metric"])
+def test_a_plug_ins_contract_is_one_short_file(noun):
+    assert len((HOME / "core" / f"{noun}.py").read_text().splitlines()) < 80
+
+
 @pytest.mark.parametrize("path", FILES, ids=NAMES.get)
 def test_files_are_short_and_say_what_they_are(path):
     text = path.read_text()

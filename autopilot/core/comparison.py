@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from autopilot.core.accumulator import Accumulator
 from autopilot.core.collection import MetricCollection, compute_all, find_metric
+from autopilot.core.direction import gained
 from autopilot.core.metric import Metric
-from autopilot.core.types import Datum
+from autopilot.core.types import Cost, Datum, Metrics, Noise
 from autopilot.errors import MetricError
 
 Key = tuple[str, int]
@@ -153,3 +154,103 @@ def monitored(name: str, metrics: Mapping[str, Accumulator | MetricCollection]) 
         metrics: Dotted name to metric, as `Module.named_metrics` gives them.
     """
     return Monitored(name, find_metric(name, metrics))
+
+
+def missing(metrics: Metrics, split: str, metric: str) -> str:
+    """The sentence that names a metric that was not measured, and those that were.
+
+    >>> missing({"val": {"f1": 0.8, "accuracy": 0.9}}, "val", "recall")
+    'val recall was not measured; val has accuracy, f1'
+    """
+    there = ", ".join(sorted(metrics.get(split, {}))) or "no metrics"
+    return f"{split} {metric} was not measured; {split} has {there}"
+
+
+def measured(metrics: Metrics, split: str, metric: str) -> float | str:
+    """The metric, or the sentence that says why there is none: it is missing, or NaN."""
+    value = metrics.get(split, {}).get(metric)
+    if value is None:
+        return missing(metrics, split, metric)
+    return f"{split} {metric} is NaN" if math.isnan(value) else value
+
+
+def nothing_to_compare(metric: str) -> str:
+    """The reason of a comparison before there is a best value."""
+    return f"there is no best val {metric} to compare with yet"
+
+
+@dataclass(frozen=True, slots=True)
+class EpochView:
+    """An epoch for its policy: its measurements beside those of the baseline and the best.
+
+    Args:
+        epoch: The epoch that is judged.
+        metrics: Split to metric name to value; val is of the state after the step.
+        baseline: The same for epoch 0.
+        best: The same for the best epoch.
+        monitor: The name of the val metric that decides.
+        mode: "max" or "min".
+        items: The val results, one Datum an item.
+        best_items: The best epoch's val results; empty where they were not recorded.
+        cost: What this epoch cost.
+        violations: Changes that the optimizer tried beside the parameters, a sentence each.
+        monitored: How the monitored metric is computed from items.
+        noise: How a second measurement of the baseline differed.
+    """
+
+    epoch: int
+    metrics: Metrics
+    baseline: Metrics
+    best: Metrics
+    monitor: str
+    mode: str = "max"
+    items: Sequence[Datum] = ()
+    best_items: Sequence[Datum] = ()
+    cost: Cost = field(default_factory=Cost)
+    violations: Sequence[str] = ()
+    monitored: Monitored | None = None
+    noise: Noise | None = None
+    _compared: list[Comparison | None] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """The val items beside the best epoch's; None where one of them recorded none."""
+        if not self._compared:  # once: the items may be many
+            monitored = self.monitored or Monitored(self.monitor)
+            self._compared.append(compare(monitored, self.items, self.best_items))
+        return self._compared[0]
+
+    @property
+    def value(self) -> float | None:
+        """The monitored val metric, None where it is missing."""
+        return self.metrics.get("val", {}).get(self.monitor)
+
+    @property
+    def best_value(self) -> float | None:
+        """The monitored val metric of the best epoch, None where it is missing or not finite."""
+        value = self.best.get("val", {}).get(self.monitor)
+        return value if value is not None and math.isfinite(value) else None
+
+    def values(self) -> tuple[float, float] | None:
+        """The monitored val metric of the best and of this epoch, over the same items.
+
+        None where one of them is missing or not finite.
+        """
+        if self.value is None or self.best_value is None or not math.isfinite(self.value):
+            return None
+        found = self.comparison
+        if found is None or found.value is None or found.other is None:
+            return self.best_value, self.value
+        differ = found.fresh or found.lost
+        return (found.other, found.value) if differ else (self.best_value, self.value)
+
+    def gain(self) -> float | None:
+        """By how much the epoch is better than the best; positive is better in either mode.
+
+        Both are taken over the items that have a value in both. None where one of them is missing
+        or not finite.
+        """
+        values = self.values()
+        return None if values is None else gained(*values, self.mode)

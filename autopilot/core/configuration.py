@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from autopilot.core.callback import Callback, check_callback
-from autopilot.core.loss import ChainLoss, Loss
+from autopilot.core.gate import Gate
+from autopilot.core.loss import Loss
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.noise import DefaultPolicy
 from autopilot.core.optimizer import Optimizer
-from autopilot.core.policy import Gate, Policy
+from autopilot.core.parameter import Parameter
+from autopilot.core.policy import Policy
 from autopilot.core.rules import ChainOptimizer
 from autopilot.core.signatures import check_awaited, check_call, defines
+from autopilot.core.types import Datum
 from autopilot.errors import ModuleError, UsageError
 
 T = TypeVar("T")
@@ -277,3 +280,47 @@ def _outline(value: object) -> str:
         kinds = ", ".join(type(each).__name__ for each in value)
         return f"a {type(value).__name__} of {kinds or 'nothing'}"
     return "None" if value is None else f"a {type(value).__name__}"
+
+
+class ChainLoss(Loss):
+    """Several losses on one module: each sees every batch, their feedback adds up.
+
+    Args:
+        losses: At least one.
+    """
+
+    def __init__(self, losses: Sequence[Loss]) -> None:
+        super().__init__()
+        self.losses = list(losses)
+
+    def __call__(self, data: Datum, targets: Any = None) -> None:
+        for loss in self.losses:
+            loss(data, targets)
+
+    def direct(self, monitor: str, mode: str) -> None:
+        super().direct(monitor, mode)
+        for loss in self.losses:
+            loss.direct(monitor, mode)
+
+    def score(self, data: Datum, targets: Any) -> None:
+        for loss in self.losses:
+            loss.score(data, targets)
+
+    def backward(self, *, retain_graph: bool = False) -> None:
+        *first, last = self.losses
+        for loss in first:
+            loss.backward(retain_graph=True)
+        last.backward(retain_graph=retain_graph)
+
+    def mark(self, parameters: Iterable[Parameter] = ()) -> Callable[[], None]:
+        marks = [loss.mark() for loss in self.losses] + [super().mark(parameters)]
+
+        def put_back() -> None:
+            for back in marks:
+                back()
+
+        return put_back
+
+    def reset(self) -> None:
+        for loss in self.losses:
+            loss.reset()

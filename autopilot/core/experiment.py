@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
 
-from autopilot.core.comparison import Monitored
+from autopilot.core.comparison import EpochView, Monitored
 from autopilot.core.deaths import Death, Place, Watch
 from autopilot.core.memory import Memory
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
-from autopilot.core.policy import Decision, EpochView
+from autopilot.core.policy import Decision
 from autopilot.core.progress import ResultLog, StepClock
 from autopilot.core.records import message
 from autopilot.core.records.history import History, KnownState, Summary, summarize

@@ -88,8 +88,7 @@ class Accuracy(PassRate):
     def __init__(self, prediction: str | None = None, target: str | None = None) -> None:
         super().__init__()
         self.by_success = prediction is None and target is None
-        self.prediction = "prediction" if prediction is None else prediction
-        self.target = "target" if target is None else target
+        self.prediction, self.target = prediction, target
 
     def has_value(self, item: Datum) -> bool:
         """Whether the item counts: it was measured and, without keys, scored."""
@@ -98,7 +97,9 @@ class Accuracy(PassRate):
     def _is_right(self, item: Datum) -> bool:
         if self.by_success:
             return super()._is_right(item)
-        return bool(_metadata(self, item, self.prediction) == _metadata(self, item, self.target))
+        prediction = "prediction" if self.prediction is None else self.prediction
+        target = "target" if self.target is None else self.target
+        return bool(_metadata(self, item, prediction) == _metadata(self, item, target))
 
 
 class _LabelMetric(Metric, ABC):

@@ -15,8 +15,9 @@ from autopilot.core.types import Datum
 from autopilot.errors import ModuleError, StateError
 
 if TYPE_CHECKING:
+    from autopilot.core.gate import Gate
     from autopilot.core.optimizer import Optimizer
-    from autopilot.core.policy import Gate, Policy
+    from autopilot.core.policy import Policy
 
 Hook = Callable[..., Any]
 

@@ -8,22 +8,25 @@ the default policy then keeps an epoch only if its gain is significant.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
 from random import Random
 from typing import Literal
 
-from autopilot.core.comparison import Key, Monitored, keyed, paired
-from autopilot.core.direction import gained
-from autopilot.core.figures import apart, figure, signed
-from autopilot.core.policy import (
-    Decision,
+from autopilot.core.comparison import (
     EpochView,
-    Gate,
-    Policy,
+    Key,
+    Monitored,
+    keyed,
     measured,
     nothing_to_compare,
+    paired,
 )
+from autopilot.core.direction import gained
+from autopilot.core.figures import apart, figure, signed
+from autopilot.core.gate import Gate
+from autopilot.core.policy import Decision, Policy
 from autopilot.core.statistics import (
     bootstrap_test,
     pair,
@@ -94,7 +97,32 @@ class DefaultPolicy(Policy):
         return Policy([SignificantImprovement(method="bootstrap")]).judge(view)
 
 
-class SignificantImprovement(Gate):
+class GainGate(Gate):
+    """A gate on the gain of the monitored val metric over the best epoch.
+
+    It passes while there is no best to compare with.
+    """
+
+    def reads(self) -> Sequence[tuple[str, str | None]]:
+        return [("val", None)]
+
+    def check(self, view: EpochView) -> GateResult:
+        """Compares the epoch with the best."""
+        value = measured(view.metrics, "val", view.monitor)
+        if isinstance(value, str):
+            return self.result(passed=False, reason=value)
+        if view.best_value is None:
+            return self.result(passed=True, reason=nothing_to_compare(view.monitor))
+        gain = view.gain()
+        passed, reason = self._weigh(view, 0.0 if gain is None else gain)
+        return self.result(passed=passed, reason=reason)
+
+    @abstractmethod
+    def _weigh(self, view: EpochView, gain: float) -> tuple[bool, str]:
+        """Whether the gain passes, and the reason."""
+
+
+class SignificantImprovement(GainGate):
     """The val items got better by more than chance would explain.
 
     A change that changes nothing, scored by a noisy system, improves the mean every other time,
@@ -156,10 +184,12 @@ class SignificantImprovement(Gate):
         self.confidence = confidence
         self.method = method
         self.limit = round(_SHARE_OF_ERROR * (1 - confidence), 12)
-        self.repeats = math.ceil(round(100 / (1 - confidence), 6)) if repeats is None else repeats
+        self.repeats = repeats
+        usual = math.ceil(round(100 / (1 - confidence), 6))
+        self._draws = usual if repeats is None else repeats
         self.seed = seed
         # The best that draws can show is a p-value of 1 / (1 + repeats).
-        if (fewest := math.ceil(1 / self.limit) - 1) > self.repeats:
+        if (fewest := math.ceil(1 / self.limit) - 1) > self._draws:
             raise UsageError(
                 f"{repeats} repeats are too few to show a confidence of {confidence}",
                 hint=f"use {fewest} at the very least, and ten times as many for a steady verdict",
@@ -170,30 +200,19 @@ class SignificantImprovement(Gate):
         """The class with its confidence and method."""
         return f"SignificantImprovement({self.confidence:g}, {self.method})"
 
-    def reads(self) -> Sequence[tuple[str, str | None]]:
-        return [("val", None)]
-
-    def check(self, view: EpochView) -> GateResult:
-        """Tests the paired items."""
-        value = measured(view.metrics, "val", view.monitor)
-        if isinstance(value, str):
-            return self.result(passed=False, reason=value)
-        if view.best_value is None:
-            return self.result(passed=True, reason=nothing_to_compare(view.monitor))
+    def _weigh(self, view: EpochView, gain: float) -> tuple[bool, str]:
         evidence = self._of_the_whole(view) or self._of_items(view)
         if isinstance(evidence, str):
-            return self.result(passed=False, reason=evidence)
+            return False, evidence
         found, p_value = evidence
         shown, limit = _p_value(p_value, self.limit), f"{self.limit:g}"
-        gain = view.gain() or 0.0
         if p_value > self.limit:
             chance = " may be chance" if gain > 0 else ""
-            reason = f"{found}{chance}: p {shown} is above {limit}"
-        elif view.noise is not None and 0 < gain <= view.noise.shift * (1 + 1e-9):
+            return False, _indecisive(view, f"{found}{chance}: p {shown} is above {limit}")
+        if view.noise is not None and 0 < gain <= view.noise.shift * (1 + 1e-9):
             reason = f"two measurements of the baseline were {view.noise.shift:.3g} apart"
-        else:
-            return self.result(passed=True, reason=f"{found}: p {shown} is within {limit}")
-        return self.result(passed=False, reason=_indecisive(view, value, reason))
+            return False, _indecisive(view, reason)
+        return True, f"{found}: p {shown} is within {limit}"
 
     def _of_items(self, view: EpochView) -> tuple[str, float] | str:
         """What was found and its p-value; or why there is none."""
@@ -207,7 +226,7 @@ class SignificantImprovement(Gate):
         amount = signed(abs(mean), of=view.best_value).removeprefix("+")
         size = f"{'better' if mean > 0 else 'worse'} by {amount}" if mean else "the same"
         found = f"val {pairs.measure} {size} on average over {len(pairs.differences)} items"
-        return found, bootstrap_test(pairs.differences, self.repeats, self._random(view))
+        return found, bootstrap_test(pairs.differences, self._draws, self._random(view))
 
     def _of_the_whole(self, view: EpochView) -> tuple[str, float] | None:
         """The same, of a metric that no item has by itself."""
@@ -236,11 +255,11 @@ def _p_value(p_value: float, limit: float) -> str:
     return next((text for text in texts if text != f"{limit:g}"), f"{p_value:g}")
 
 
-def _indecisive(view: EpochView, value: float, reason: str) -> str:
+def _indecisive(view: EpochView, reason: str) -> str:
     """Why an epoch is not kept: of one that gained, that this is no verdict on the change."""
-    if view.best_value is None or not (view.gain() or 0.0) > 0:
+    if view.best_value is None or view.value is None or not (view.gain() or 0.0) > 0:
         return reason
-    before, after = apart(view.best_value, value)
+    before, after = apart(view.best_value, view.value)
     size = view.noise.smallest if view.noise is not None else None
     resolved = f"; this split can resolve {size:.2g}" if size is not None else ""
     return f"indecisive: val {view.monitor} {before} -> {after}, {reason}{resolved}"

@@ -16,11 +16,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from autopilot.core.chance import seed_of
-from autopilot.core.comparison import Key, keyed
+from autopilot.core.comparison import EpochView, Key, keyed
 from autopilot.core.evaluation import Evaluator, SplitMetrics, batches
 from autopilot.core.graph import no_grad
 from autopilot.core.noise import FEWEST_GAINS, DefaultPolicy, compare, noise_sentence
-from autopilot.core.policy import EpochView
 from autopilot.core.records.record import TraceRecord
 from autopilot.core.run import repeating
 from autopilot.core.statistics import gain_of

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from autopilot.core.callback import check_moments
 from autopilot.core.configuration import loss_of, optimizer_of, policy_of
 from autopilot.core.evaluation import STEPS
+from autopilot.core.gate import Gate
 from autopilot.core.ids import check_ids
 from autopilot.core.loss import Loss
 from autopilot.core.metric import Metric
 from autopilot.core.module import AutoPilotModule, Module
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.outages import transient_errors_of
-from autopilot.core.policy import Gate, Policy
+from autopilot.core.policy import Policy
 from autopilot.core.signatures import check_call, defines
 from autopilot.core.types import Datum, Metrics
 from autopilot.errors import DataError, EmptySplitError, ModuleError, UsageError

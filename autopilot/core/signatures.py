@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import reprlib
 from collections.abc import Callable, Sequence
 from types import CoroutineType
 from typing import Any
@@ -92,11 +91,11 @@ def as_call(owner: object) -> str:
     Quantile('words', 0.5, failed=0.0)
     """
     kind, shown, in_order = type(owner), list[str](), True
-    parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
-    for each in parameters:
-        value = getattr(owner, each.name, inspect.Parameter.empty)
-        text = getattr(value, "__name__", None) or reprlib.repr(value)
-        if value is inspect.Parameter.empty or text == repr(each.default):
+    for each in list(inspect.signature(kind.__init__).parameters.values())[1:]:
+        value = getattr(owner, each.name, each.default)
+        text = getattr(value, "__name__", None) or f"{value!r:.80}"
+        if value is each.default or text == repr(each.default):
+            # The arguments behind one that is left out need their names.
             in_order = False
         else:
             by_place = in_order and each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD

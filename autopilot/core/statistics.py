@@ -15,9 +15,8 @@ from operator import getitem
 from random import Random
 from statistics import NormalDist
 
-from autopilot.core.comparison import Monitored, keyed, paired, some
+from autopilot.core.comparison import EpochView, Monitored, keyed, paired, some
 from autopilot.core.direction import gained
-from autopilot.core.policy import EpochView
 from autopilot.core.types import Datum, Gain
 
 _SUBSETS = 20_000

@@ -26,13 +26,14 @@ from autopilot.core.direction import direction_of, direction_words
 from autopilot.core.evaluation import Evaluator, SplitMetrics
 from autopilot.core.experiment import Experiment
 from autopilot.core.failures import Failures
+from autopilot.core.gate import Gate
 from autopilot.core.leakage import leakage_notes
 from autopilot.core.loop import EpochLoop, Fit, Loop
 from autopilot.core.loss import Loss
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.outages import MAX_WAIT_S, Outages, transient_errors_of
-from autopilot.core.policy import Decision, Gate, Policy
+from autopilot.core.policy import Decision, Policy
 from autopilot.core.progress import note_rest
 from autopilot.core.repeats import Measured, measure, test_gain, unscored
 from autopilot.core.run import Run, running

@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from autopilot import __version__
+from autopilot.core.comparison import EpochView
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
-from autopilot.core.policy import Decision, EpochView
+from autopilot.core.policy import Decision
 from autopilot.core.records.history import History, KnownState
 from autopilot.core.records.record import (
     TOGETHER,

@@ -6,15 +6,24 @@ serves; the rest is ready-made. Gates only read: none touches disk, git or a mod
 
 from __future__ import annotations
 
+from autopilot.core.comparison import EpochView
+from autopilot.core.gate import Gate
 from autopilot.core.noise import DefaultPolicy, SignificantImprovement
-from autopilot.core.policy import Decision, EpochView, Gate, Policy
+from autopilot.core.policy import Decision, Policy
 from autopilot.policy.comparisons import (
     GeneralizationGap,
     Improvement,
     NoRegression,
 )
-from autopilot.policy.gates import CostGate, CustomGate, MaxGate, MinGate, NoViolations, RangeGate
-from autopilot.policy.policies import QualityFirstPolicy
+from autopilot.policy.gates import (
+    CostGate,
+    CustomGate,
+    MaxGate,
+    MinGate,
+    NoViolations,
+    QualityFirstPolicy,
+    RangeGate,
+)
 
 __all__ = [
     "CostGate",

@@ -1,17 +1,19 @@
 """Gates that keep a search honest: the epoch against the best, and val against train.
 
-Where there is no best to compare with, as before the first kept epoch of a run without a baseline,
-a comparison passes and says so. A metric that is missing in the epoch itself, or NaN, fails.
+A comparison passes, and says so, while there is no best to compare with: before the first kept
+epoch of a run without a baseline.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from autopilot.core.direction import sounds_like_cost
-from autopilot.core.figures import apart
+from autopilot.core.comparison import EpochView, measured, nothing_to_compare
+from autopilot.core.direction import gained, sounds_like_cost
+from autopilot.core.figures import apart, figures
+from autopilot.core.gate import Gate
+from autopilot.core.noise import GainGate
 from autopilot.core.numbers import bound
-from autopilot.core.policy import EpochView, Gate, measured, nothing_to_compare
 from autopilot.core.types import GateResult
 from autopilot.errors import UsageError
 from autopilot.policy.gates import LIMIT
@@ -47,6 +49,7 @@ class NoRegression(Gate):
         required: bool = True,
     ) -> None:
         super().__init__(required=required)
+        self.metric = metric
         self.metrics = [metric] if isinstance(metric, str) else list(metric)
         if not self.metrics:
             raise UsageError("NoRegression has no metric", hint="name one: NoRegression('recall')")
@@ -57,7 +60,7 @@ class NoRegression(Gate):
                 f"NoRegression does not say whether a higher or a lower {costs[0]!r} is better",
                 hint=f"NoRegression({costs[0]!r}, higher_is_better=False), or True",
             )
-        self.higher_is_better = higher_is_better is not False
+        self.higher_is_better = higher_is_better
 
     @property
     def name(self) -> str:
@@ -81,7 +84,7 @@ class NoRegression(Gate):
         best = measured(view.best, "val", metric)
         if isinstance(best, str):
             return True, nothing_to_compare(metric)
-        worse = best - value if self.higher_is_better else value - best
+        worse = gained(value, best, "min" if self.higher_is_better is False else "max")
         before, after = apart(best, value)
         change = f"val {metric} {before} -> {after}"
         # inf - inf is NaN: not known to hold, so it fails.
@@ -91,7 +94,7 @@ class NoRegression(Gate):
         return False, f"{change} is worse by {amount}, more than {allowed}"
 
 
-class Improvement(Gate):
+class Improvement(GainGate):
     """The monitored val metric improves on the best by a minimum.
 
     Plain improvement is what every policy asks for already; this asks for a step that is worth it.
@@ -113,26 +116,15 @@ class Improvement(Gate):
         super().__init__(required=required)
         self.min_delta = _not_negative(min_delta, "min_delta")
 
-    def reads(self) -> Sequence[tuple[str, str | None]]:
-        return [("val", None)]
-
-    def check(self, view: EpochView) -> GateResult:
-        """Compares the monitored metric with the best."""
-        value = measured(view.metrics, "val", view.monitor)
-        if isinstance(value, str):
-            return self.result(passed=False, reason=value)
-        gain = view.gain()
-        if gain is None or view.best_value is None:
-            return self.result(passed=True, reason=nothing_to_compare(view.monitor))
-        before, after = apart(view.best_value, value)
+    def _weigh(self, view: EpochView, gain: float) -> tuple[bool, str]:
+        before, after = figures(view.best_value, view.value)
         change = f"val {view.monitor} {before} -> {after}"
         if gain <= 0:
-            return self.result(passed=False, reason=f"{change} is no improvement")
+            return False, f"{change} is no improvement"
         amount, least = apart(gain, self.min_delta)
         if gain < self.min_delta - _ROUNDING:
-            reason = f"{change} is a gain of {amount}, less than {least}"
-            return self.result(passed=False, reason=reason)
-        return self.result(passed=True, reason=f"{change} is a gain of {amount}")
+            return False, f"{change} is a gain of {amount}, less than {least}"
+        return True, f"{change} is a gain of {amount}"
 
 
 class GeneralizationGap(Gate):
@@ -180,8 +172,8 @@ class GeneralizationGap(Gate):
         if isinstance(train, str) or isinstance(val, str):
             problems = [text for text in (train, val) if isinstance(text, str)]
             return self.result(passed=False, reason="; ".join(problems))
-        upwards = view.mode == "max" if self.higher_is_better is None else self.higher_is_better
-        gap = train - val if upwards else val - train
+        own = "min" if self.higher_is_better is False else "max"
+        gap = gained(val, train, view.mode if self.higher_is_better is None else own)
         passed = gap <= self.max_gap + _ROUNDING
         (on_train, on_val), (width, limit) = apart(train, val), apart(gap, self.max_gap)
         return self.result(

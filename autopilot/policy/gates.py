@@ -1,68 +1,87 @@
-"""Gates on the epoch alone: a bar that a metric or the cost has to meet, or a function's word.
+"""Gates on the epoch alone, and the policy that puts gates before progress.
 
-A metric that was not measured fails its gate, and so does NaN: no evidence is not good news.
+A gate sets a limit to a metric or to the cost, or asks a function.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, overload
 
+from autopilot.core.comparison import EpochView, measured
 from autopilot.core.figures import apart, figure, figures
+from autopilot.core.gate import Gate
 from autopilot.core.numbers import bound, truth
-from autopilot.core.policy import EpochView, Gate, measured
+from autopilot.core.policy import Decision, Policy, objections
 from autopilot.core.signatures import check_awaited, check_function
-from autopilot.core.types import GateResult, Metrics
+from autopilot.core.types import GateResult, Metrics, Verdict
 from autopilot.errors import UsageError
 
 LIMIT = "a gate's limit"
 
 
 class BoundGate(Gate):
-    """A gate on one metric of one split: what MinGate, MaxGate and RangeGate share.
+    """A gate on one metric of one split, with a lowest or a highest value that passes, or both.
 
     Args:
         metric: The name of the metric.
         split: Where it is measured.
+        low: The lowest value that passes, if there is one.
+        high: The highest value that passes, if there is one.
         required: An optional gate only warns.
+
+    Raises:
+        UsageError: a limit is NaN.
     """
 
-    def __init__(self, metric: str, split: str, *, required: bool) -> None:
+    def __init__(
+        self, metric: str, split: str, low: float | None, high: float | None, *, required: bool
+    ) -> None:
         super().__init__(required=required)
-        self.metric = metric
-        self.split = split
+        self.metric, self.split = metric, split
+        self.low, self.high = (None if x is None else bound(x, LIMIT) for x in (low, high))
 
     @property
     def name(self) -> str:
-        """The class with its condition, so that two gates of a kind can be told apart."""
-        return f"{type(self).__name__}({self._condition()})"
+        """The class with its condition, so that two gates of a kind have different names."""
+        kind, quantity = type(self).__name__, f"{self.split} {self.metric}"
+        if self.low is None:
+            return f"{kind}({quantity} <= {self.high:g})"
+        if self.high is None:
+            return f"{kind}({quantity} >= {self.low:g})"
+        return f"{kind}({self.low:g} <= {quantity} <= {self.high:g})"
 
     def reads(self) -> Sequence[tuple[str, str | None]]:
         return [(self.split, self.metric)]
 
     def check(self, view: EpochView) -> GateResult:
-        """Holds the metric against the bar."""
+        """Compares the metric with the limits."""
         value = measured(view.metrics, self.split, self.metric)
         if isinstance(value, str):
             return self.result(passed=False, reason=value)
-        return self._held_against(value)
+        passed, verdict = self._compare(value)
+        return self.result(passed=passed, reason=f"{self.split} {self.metric} {verdict}")
 
     def shortfall(self, metrics: Metrics) -> str:
         """Why these metrics miss the bar; empty when they meet it or lack the metric."""
         value = measured(metrics, self.split, self.metric)
-        result = None if isinstance(value, str) else self._held_against(value)
-        return "" if result is None or result.passed else result.reason
+        passed, verdict = (True, "") if isinstance(value, str) else self._compare(value)
+        return "" if passed else f"{self.split} {self.metric} {verdict}"
 
-    def _held_against(self, value: float) -> GateResult:
-        passed, verdict = self._compare(value)
-        return self.result(passed=passed, reason=f"{self.split} {self.metric} {verdict}")
-
-    @abstractmethod
-    def _condition(self) -> str: ...
-
-    @abstractmethod
-    def _compare(self, value: float) -> tuple[bool, str]: ...
+    def _compare(self, value: float) -> tuple[bool, str]:
+        if self.low is not None and value < self.low:
+            here, low = apart(value, self.low)
+            return False, f"{here} is below {low}"
+        if self.high is not None and value > self.high:
+            here, high = apart(value, self.high)
+            return False, f"{here} is above {high}"
+        here, low, high = figures(value, self.low, self.high)
+        if self.low is None:
+            return True, f"{here} is at most {high}"
+        if self.high is None:
+            return True, f"{here} is at least {low}"
+        return True, f"{here} is between {low} and {high}"
 
 
 class MinGate(BoundGate):
@@ -85,26 +104,16 @@ class MinGate(BoundGate):
     def __init__(
         self, metric: str, threshold: float, split: str = "val", *, required: bool = True
     ) -> None:
-        super().__init__(metric, split, required=required)
-        self.threshold = bound(threshold, LIMIT)
-
-    def _condition(self) -> str:
-        return f"{self.split} {self.metric} >= {self.threshold:g}"
-
-    def _compare(self, value: float) -> tuple[bool, str]:
-        here, bar = apart(value, self.threshold)
-        passed = value >= self.threshold
-        return passed, f"{here} is {'at least' if passed else 'below'} {bar}"
+        super().__init__(metric, split, threshold, None, required=required)
+        self.threshold = self.low
 
 
 class MaxGate(BoundGate):
     """A metric has to stay within a threshold; the threshold itself passes.
 
     Args:
-        metric: The name of the metric.
+        metric: As in MinGate, like all but the threshold.
         threshold: The highest value that passes.
-        split: Where it is measured.
-        required: An optional gate only warns.
 
     Raises:
         UsageError: the threshold is NaN.
@@ -117,27 +126,17 @@ class MaxGate(BoundGate):
     def __init__(
         self, metric: str, threshold: float, split: str = "val", *, required: bool = True
     ) -> None:
-        super().__init__(metric, split, required=required)
-        self.threshold = bound(threshold, LIMIT)
-
-    def _condition(self) -> str:
-        return f"{self.split} {self.metric} <= {self.threshold:g}"
-
-    def _compare(self, value: float) -> tuple[bool, str]:
-        here, bar = apart(value, self.threshold)
-        passed = value <= self.threshold
-        return passed, f"{here} is {'at most' if passed else 'above'} {bar}"
+        super().__init__(metric, split, None, threshold, required=required)
+        self.threshold = self.high
 
 
 class RangeGate(BoundGate):
     """A metric has to stay between two values; both ends pass.
 
     Args:
-        metric: The name of the metric.
+        metric: As in MinGate, like all but the two ends.
         low: The lowest value that passes.
         high: The highest value that passes.
-        split: Where it is measured.
-        required: An optional gate only warns.
 
     Raises:
         UsageError: an end is NaN, or the low one lies above the high one.
@@ -150,26 +149,12 @@ class RangeGate(BoundGate):
     def __init__(
         self, metric: str, low: float, high: float, split: str = "val", *, required: bool = True
     ) -> None:
-        super().__init__(metric, split, required=required)
-        self.low, self.high = bound(low, LIMIT), bound(high, LIMIT)
+        super().__init__(metric, split, low, high, required=required)
         if low > high:
             raise UsageError(
                 f"RangeGate({metric!r}) has low {low:g} above high {high:g}",
                 hint="give the lower end first",
             )
-
-    def _condition(self) -> str:
-        return f"{self.low:g} <= {self.split} {self.metric} <= {self.high:g}"
-
-    def _compare(self, value: float) -> tuple[bool, str]:
-        if value < self.low:
-            here, bar = apart(value, self.low)
-            return False, f"{here} is below {bar}"
-        if value > self.high:
-            here, bar = apart(value, self.high)
-            return False, f"{here} is above {bar}"
-        here, low, high = figures(value, self.low, self.high)
-        return True, f"{here} is between {low} and {high}"
 
 
 Answer = bool | tuple[bool, str]
@@ -180,7 +165,7 @@ class CustomGate(Gate):
 
     `CustomGate(function)` gives the function the EpochView; `CustomGate("recall", function)` the
     metric's value, a float, and fails where it was not measured. The function returns whether the
-    condition holds, a bool, or that and a sentence. What it raises fails the gate and becomes the
+    condition holds, a bool, or that and a sentence. An exception fails the gate and becomes the
     reason.
 
     Args:
@@ -247,11 +232,15 @@ class CustomGate(Gate):
         """The name that was given, or the function's."""
         return self._name
 
+    def __repr__(self) -> str:
+        of = "" if self.metric is None else f"{self.metric!r}, "
+        return f"CustomGate({of}{self.name})"
+
     def reads(self) -> Sequence[tuple[str, str | None]]:
         return [] if self.metric is None else [(self.split, self.metric)]
 
     def check(self, view: EpochView) -> GateResult:
-        """Asks the function."""
+        """Calls the function."""
         given: EpochView | float = view
         subject = self.name
         if self.metric is not None:
@@ -267,8 +256,8 @@ class CustomGate(Gate):
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - the user's code; its failure is the reason
-            what = f"{type(error).__name__}: {error}".removesuffix(": ")
-            return self.result(passed=False, reason=f"{subject} raised {what}")
+            problem = f"{type(error).__name__}: {error}".removesuffix(": ")
+            return self.result(passed=False, reason=f"{subject} raised {problem}")
         if passed is None:
             return self.result(passed=False, reason=f"{subject} returned None, no verdict")
         return self.result(
@@ -276,8 +265,11 @@ class CustomGate(Gate):
         )
 
 
+_UNITS = ("dollars", "tokens", "evaluations", "seconds")
+
+
 class CostGate(Gate):
-    """What an epoch may cost. It judges the epoch that is over; a budget stops the run.
+    """Limits the cost of an epoch. It judges the finished epoch; a budget stops the run.
 
     Args:
         max_usd: Dollars.
@@ -305,34 +297,26 @@ class CostGate(Gate):
         required: bool = True,
     ) -> None:
         super().__init__(required=required)
-        given = {
-            "dollars": max_usd,
-            "tokens": max_tokens,
-            "evaluations": max_evaluations,
-            "seconds": max_seconds,
-        }
-        self.limits = {
-            unit: bound(limit, LIMIT) for unit, limit in given.items() if limit is not None
-        }
+        self.max_usd, self.max_tokens = max_usd, max_tokens
+        self.max_evaluations, self.max_seconds = max_evaluations, max_seconds
+        limits = zip(_UNITS, (max_usd, max_tokens, max_evaluations, max_seconds), strict=True)
+        self.limits = {unit: bound(limit, LIMIT) for unit, limit in limits if limit is not None}
         if not self.limits:
             raise UsageError("CostGate has no limit", hint="give one, such as max_usd=1.0")
 
     def check(self, view: EpochView) -> GateResult:
-        """Holds the epoch's cost against every limit."""
+        """Compares the epoch's cost with every limit."""
         cost = view.cost
-        spent = {
-            "dollars": cost.cost_usd,
-            "tokens": cost.tokens,
-            "evaluations": cost.evaluations,
-            "seconds": cost.seconds,
-        }
+        amounts = (cost.cost_usd, cost.tokens, cost.evaluations, cost.seconds)
+        spent = dict(zip(_UNITS, amounts, strict=True))
+        # Asked this way round, a NaN is over the limit.
         over = [unit for unit, limit in self.limits.items() if not spent[unit] <= limit]
-        said = [
+        parts = [
             f"{spent[unit]:,.10g} {unit}, {'more than' if over else 'within'} {limit:,.10g}"
             for unit, limit in self.limits.items()
             if unit in over or not over
         ]
-        return self.result(passed=not over, reason=f"the epoch took {' and '.join(said)}")
+        return self.result(passed=not over, reason=f"the epoch took {' and '.join(parts)}")
 
 
 class NoViolations(Gate):
@@ -347,6 +331,55 @@ class NoViolations(Gate):
     """
 
     def check(self, view: EpochView) -> GateResult:
-        """Looks at what was tried."""
+        """Judges the optimizer's attempts."""
         tried = "; ".join(view.violations) or "nothing"
         return self.result(passed=not view.violations, reason=f"outside of the parameters: {tried}")
+
+
+class QualityFirstPolicy(Policy):
+    """Quality before progress: an improvement counts only once every required gate passes.
+
+    In this order:
+
+    1. A required gate fails: rejected, for the gates' reasons; the monitored metric is not asked.
+    2. All pass, and the best epoch's recorded metrics miss a required MinGate, MaxGate or
+       RangeGate: kept, whatever the monitored metric says as long as it is a number, because what
+       meets the bar beats what does not. It becomes the best.
+    3. Otherwise: kept if the monitored val metric improved.
+
+    So once a state that meets the bar is found, none that misses it replaces it. The plain Policy
+    asks for improvement and gates at once: from a best that misses the bar but scores high, it
+    cannot step down to one that meets it. (Point 2 is feasibility before objective, after Deb, "An
+    efficient constraint handling method for genetic algorithms", 2000.)
+
+    Args:
+        gates: The quality bar.
+
+    >>> from autopilot.policy import MinGate
+    >>> policy = QualityFirstPolicy([MinGate("recall", 0.7)])
+    >>> best = {"val": {"f1": 0.80, "recall": 0.60}}
+    >>> policy.judge(EpochView(1, {"val": {"f1": 0.75, "recall": 0.72}}, {}, best, "f1")).explain()
+    'the first epoch that passes every gate (the best so far: val recall 0.600 is below 0.700)'
+    >>> policy.judge(EpochView(1, {"val": {"f1": 0.90, "recall": 0.65}}, {}, best, "f1")).explain()
+    'val recall 0.650 is below 0.700'
+    """
+
+    def judge(self, view: EpochView) -> Decision:
+        """The verdict on an epoch; its first reason is the decisive one."""
+        results = tuple(gate.check(view) for gate in self.gates)
+        failed, warned = objections(results)
+        if failed:
+            return Decision("rejected", failed + warned, results)
+        measured = view.value is not None and math.isfinite(view.value)
+        if measured and (shortfall := self._shortfall_of_best(view)):
+            reason = f"the first epoch that passes every gate (the best so far: {shortfall})"
+            return Decision("kept", (reason, *warned), results)
+        improvement = self.improved(view)
+        verdict: Verdict = "kept" if improvement.passed or not improvement.required else "rejected"
+        return Decision(verdict, (improvement.reason, *warned), (*results, improvement))
+
+    def _shortfall_of_best(self, view: EpochView) -> str:
+        """Why the best epoch misses the bar; empty when it meets it or nothing is known."""
+        # Only these gates: a CustomGate may cost money to ask, and none of the others sets a bar.
+        bars = (gate for gate in self.gates if isinstance(gate, BoundGate) and gate.required)
+        return "; ".join(filter(None, (bar.shortfall(view.best) for bar in bars)))

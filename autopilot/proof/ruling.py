@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from autopilot.core.comparison import EpochView
 from autopilot.core.configuration import policy_of
-from autopilot.core.policy import Decision, EpochView, decide
+from autopilot.core.policy import Decision, decide
 from autopilot.core.types import Metrics
 from autopilot.engine.loading import users_code
 from autopilot.engine.target import load_here

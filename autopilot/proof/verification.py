@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from autopilot.core.comparison import some
+from autopilot.core.comparison import EpochView, some
 from autopilot.core.direction import gained
 from autopilot.core.figures import apart
-from autopilot.core.policy import EpochView
 from autopilot.core.statistics import Pairing, pair, subset_interval
 from autopilot.core.types import Datum
 from autopilot.errors import EvaluationError

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopilot.core.comparison import Monitored, compare, keyed, monitored
+from autopilot.core.comparison import EpochView, Monitored, compare, keyed, monitored
 from autopilot.core.metric import MetricCollection
 from autopilot.core.metrics import Mean, Quantile
-from autopilot.core.policy import EpochView, Policy, decide
+from autopilot.core.policy import Policy, decide
 from autopilot.core.types import Datum, datum_from_json, datum_to_json
 
 

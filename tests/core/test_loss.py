@@ -2,8 +2,9 @@
 
 import pytest
 
+from autopilot.core.configuration import ChainLoss
 from autopilot.core.gradient import Gradient
-from autopilot.core.loss import ChainLoss, Loss
+from autopilot.core.loss import Loss
 from autopilot.core.module import Module
 from autopilot.core.parameter import Parameter
 from autopilot.core.types import Datum

@@ -8,13 +8,13 @@ import pytest
 from autopilot.ai.model.recording import request_key
 from autopilot.core.aggregates import Latency, Quantile
 from autopilot.core.chance import seed_of
-from autopilot.core.comparison import Monitored
+from autopilot.core.comparison import EpochView, Monitored
 from autopilot.core.experiment import Experiment
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.noise import DefaultPolicy, SignificantImprovement, compare, noise_sentence
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
-from autopilot.core.policy import EpochView, Policy, decide
+from autopilot.core.policy import Policy, decide
 from autopilot.core.records.record import LlmRecord, MetricsRecord, TraceRecord
 from autopilot.core.repeats import mean_items
 from autopilot.core.run import Run, current_run, repeating, running

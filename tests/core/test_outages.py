@@ -10,10 +10,11 @@ import pytest
 
 from autopilot.core import outages
 from autopilot.core.callback import Callback
+from autopilot.core.configuration import ChainLoss
 from autopilot.core.evaluation import Evaluator, as_batch
 from autopilot.core.experiment import Experiment
 from autopilot.core.gradient import Gradient
-from autopilot.core.loss import ChainLoss, Loss
+from autopilot.core.loss import Loss
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.outages import Outages, infrastructure_in, transient_errors_of

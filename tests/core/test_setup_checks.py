@@ -7,6 +7,7 @@ import warnings
 import pytest
 
 from autopilot.core.callback import Callback
+from autopilot.core.gate import Gate
 from autopilot.core.gradient import TextGradient
 from autopilot.core.loss import Loss
 from autopilot.core.metric import Metric
@@ -14,7 +15,7 @@ from autopilot.core.metrics import FBeta
 from autopilot.core.module import AutoPilotModule, Module
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.parameter import Parameter
-from autopilot.core.policy import Gate, Policy
+from autopilot.core.policy import Policy
 from autopilot.core.setup_checks import check_loader, check_module, item_count
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Datum

@@ -8,9 +8,23 @@ import warnings
 
 import pytest
 
-from autopilot.core.signatures import check_awaited, check_call, check_function, defines
+from autopilot.core.loss import Loss
+from autopilot.core.metrics import Accuracy, FBeta, Latency, Mean, PassRate
+from autopilot.core.parameter import Parameter
+from autopilot.core.signatures import as_call, check_awaited, check_call, check_function, defines
 from autopilot.core.types import Datum
 from autopilot.errors import EvaluationError, ModuleError, UsageError
+from autopilot.policy import (
+    CostGate,
+    CustomGate,
+    GeneralizationGap,
+    Improvement,
+    MinGate,
+    NoRegression,
+    Policy,
+    RangeGate,
+    SignificantImprovement,
+)
 
 
 class Base:
@@ -118,3 +132,44 @@ def test_other_awaitables_are_named_and_results_pass():
     loop.close()
     for value in (None, 3, "text", [1], Datum(items=[Datum(metadata={"a": 1})])):
         check_awaited(value, "T.forward")
+
+
+def is_brief(words):
+    return words < 20
+
+
+@pytest.mark.parametrize(
+    ("made", "text"),
+    [
+        (MinGate("accuracy", 0.8), "MinGate('accuracy', 0.8)"),
+        (RangeGate("words", 20, 80, "train"), "RangeGate('words', 20.0, 80.0, 'train')"),
+        (CustomGate(is_brief), "CustomGate(is_brief)"),
+        (CustomGate("words", is_brief), "CustomGate('words', is_brief)"),
+        (CostGate(max_tokens=9, required=False), "CostGate(max_tokens=9, required=False)"),
+        (NoRegression(["f1", "recall"]), "NoRegression(['f1', 'recall'])"),
+        (Improvement(0.01), "Improvement(0.01)"),
+        (GeneralizationGap(0.1, "f1"), "GeneralizationGap(0.1, 'f1')"),
+        (SignificantImprovement(0.9), "SignificantImprovement(0.9)"),
+        (Policy([MinGate("f1", 0.5)]), "Policy([MinGate('f1', 0.5)])"),
+        (PassRate(), "PassRate()"),
+        (Accuracy(), "Accuracy()"),
+        (Accuracy("label"), "Accuracy('label')"),
+        (FBeta(2.0, positive="spam"), "FBeta(2.0, positive='spam')"),
+        (Mean("score", failed=0), "Mean('score', failed=0.0)"),
+        (Latency(q=0.5), "Latency(q=0.5)"),
+        (Loss(), "Loss()"),
+        (Loss([Parameter("be brief")]), "Loss([Parameter('be brief')])"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_plug_ins_show_the_call_that_makes_them(made, text):
+    assert repr(made) == text
+
+
+def test_a_repr_cuts_long_arguments_and_leaves_out_unknown_ones():
+    class Odd:
+        def __init__(self, hidden, shown, *rest, flag=False, **more):
+            self.shown = shown
+
+    assert as_call(Odd(1, "x" * 500)) == f"Odd(shown='{'x' * 79})"
+    assert as_call(object()) == "object()"

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from autopilot.core.policy import EpochView
+from autopilot.core.comparison import EpochView
 from autopilot.core.statistics import (
     Pairing,
     bootstrap_test,

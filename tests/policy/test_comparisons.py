@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from autopilot.core.policy import EpochView
+from autopilot.core.comparison import EpochView
 from autopilot.core.types import Datum
 from autopilot.errors import UsageError
 from autopilot.policy import (

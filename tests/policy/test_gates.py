@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 
-from autopilot.core.policy import EpochView
+from autopilot.core.comparison import EpochView
 from autopilot.core.types import Cost, GateResult
 from autopilot.errors import UsageError
 from autopilot.policy import (
