@@ -13,7 +13,7 @@ from autopilot.cli.reading import SlugOption
 from autopilot.errors import ExperimentError, UsageError
 
 if TYPE_CHECKING:
-    from autopilot.core.records.record import Outcome
+    from autopilot.core.records.record import EpochOutcome
 
 
 class Learnt(StrEnum):
@@ -76,7 +76,7 @@ def query(
     else:
         notebook = context.notebook(slug)
         memory, name = memory_of(notebook), notebook.slug
-    asked: Outcome | None = outcome.value if outcome else None
+    asked: EpochOutcome | None = outcome.value if outcome else None
     found = memory.recall(
         strategy=strategy,
         outcome=asked,

@@ -22,15 +22,15 @@ from itertools import islice, product
 from typing import get_args
 
 from autopilot.core.direction import better_by
-from autopilot.core.records.record import Lesson, Outcome
+from autopilot.core.records.record import EpochOutcome, Lesson
 from autopilot.core.store import Store
 from autopilot.errors import UsageError
 
 BLOCK_AFTER = 3
 _TRIES = 10
 # "repeated" is none: it shows nothing new of the strategy.
-FAILURES: frozenset[Outcome] = frozenset({"rejected", "failed", "unchanged"})
-DECISIONS: frozenset[Outcome] = frozenset({"blocked", "unblocked"})
+FAILURES: frozenset[EpochOutcome] = frozenset({"rejected", "failed", "unchanged"})
+DECISIONS: frozenset[EpochOutcome] = frozenset({"blocked", "unblocked"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class FailureCount:
 
     Args:
         strategy: The strategy.
-        category: What it was about, "" where nothing is known of that.
+        category: The subject of the feedback, "" where unknown.
         count: How often.
         latest: The newest of these lessons.
     """
@@ -97,14 +97,14 @@ class Trend:
 
 @dataclass(frozen=True, slots=True)
 class MemoryContext:
-    """What an optimizer should know now.
+    """The knowledge of memory that an optimizer gets before a step.
 
     Args:
         tried: Strategy to the number of epochs that used it.
         failures: The latest failed lessons, newest first.
         blocked: Strategy to the reason why it must not be used.
         trend: Where the metric is going.
-        top_failures: What failed most often, by strategy and category.
+        top_failures: The most frequent failures, by strategy and category.
         untried: Strategies of the optimizer that were neither tried nor blocked.
     """
 
@@ -143,7 +143,7 @@ class Memory:
         store: Where lessons are kept; without one, an experiment gives it its own.
 
     Attributes:
-        lessons: What it knows, oldest first.
+        lessons: All lessons, oldest first.
         store: See above; None: lessons last as long as this object.
 
     >>> memory = Memory(block_after=2)
@@ -179,9 +179,10 @@ class Memory:
         Raises:
             UsageError: its outcome is unknown, or its numbers are not finite.
         """
-        if lesson.outcome not in get_args(Outcome):
+        if lesson.outcome not in get_args(EpochOutcome):
             raise UsageError(
-                f"{lesson.outcome!r} is no outcome", hint=f"one of: {', '.join(get_args(Outcome))}"
+                f"{lesson.outcome!r} is no outcome",
+                hint=f"one of: {', '.join(get_args(EpochOutcome))}",
             )
         for name in ("delta", "value"):
             number = getattr(lesson, name)
@@ -253,7 +254,7 @@ class Memory:
         self,
         *,
         strategy: str | None = None,
-        outcome: Outcome | None = None,
+        outcome: EpochOutcome | None = None,
         category: str | None = None,
         node: str | None = None,
         epochs: range | tuple[int, int] | None = None,
@@ -265,8 +266,8 @@ class Memory:
         Args:
             strategy: One that was used, alone or with others.
             outcome: How it went.
-            category: What it was about.
-            node: The module that it was about.
+            category: The subject of the feedback.
+            node: The module that got feedback.
             epochs: Numbers of epochs, or the first and the last of them; across experiments each
                 has its own.
             experiment: The slug it was learnt in.
@@ -289,14 +290,14 @@ class Memory:
     def record(
         self,
         strategy: str,
-        outcome: Outcome,
+        outcome: EpochOutcome,
         *,
         summary: str = "",
         reason: str = "",
         category: str = "",
         node: str = "",
     ) -> Lesson:
-        """Learns what a person knows, as a lesson by hand of the latest epoch.
+        """Learns a person's knowledge, as a lesson by hand of the latest epoch.
 
         It counts like an epoch's own lesson, except for trends.
         """
@@ -346,11 +347,11 @@ class Memory:
         return Trend(direction, rate, kept, len(recent), self._best, self._mode)
 
     def context(self, limit: int = 5, strategies: Iterable[str] = ()) -> MemoryContext:
-        """What an optimizer should know now.
+        """The knowledge that an optimizer gets before a step.
 
         Args:
             limit: How many failures at most.
-            strategies: What the optimizer can do; those it never did are named.
+            strategies: The strategies of the optimizer; those never tried are named.
         """
         tried, blocked = self._tried, self.blocked()
         often = sorted(self._failed_on.values(), key=lambda f: (-f.count, -f.latest.epoch))

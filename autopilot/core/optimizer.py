@@ -26,7 +26,7 @@ class Optimizer(Stepping):
 
     Attributes:
         parameters: List of Parameter, at least one (else ValueError).
-        context: What memory knows now; the loop sets it before each step.
+        context: The knowledge of memory; the loop sets it before each step.
         confined: Whether an agent that may write elsewhere works in `step`. In a run that has a
             worktree, all changes beside the parameters are then undone. Set by the class.
         needs_gradient: Whether a step is of no use without feedback: the run then stops and says
@@ -65,7 +65,7 @@ class Optimizer(Stepping):
         return ()
 
     def state_dict(self) -> dict[str, Any]:
-        """What `step` depends on beside parameters and gradients, as JSON; saved at each step."""
+        """The state of `step` beside parameters and gradients, as JSON; saved at each step."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

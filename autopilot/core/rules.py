@@ -49,7 +49,7 @@ class RuleOptimizer(Optimizer):
     """Applies one rule a step: the next in order that applies, is not blocked and does something.
 
     Args:
-        parameters: What may be changed.
+        parameters: List of Parameter.
         rules: The strategies, in order. After the last comes the first again.
 
     Raises:

@@ -16,13 +16,13 @@ from autopilot.errors import InputsChangedError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What an optimizer did: the commit's subject, body and trailer.
+    """The report of an optimizer's step: the commit's subject, body and trailer.
 
     Args:
         summary: One line, as a commit's subject reads: "add missing words for billing".
         strategy: The name under which memory counts how it went.
         rationale: Why.
-        cost: What it cost.
+        cost: The cost of the step.
     """
 
     summary: str = ""
@@ -35,7 +35,7 @@ StepHook = Callable[[Any, Step | None], Any]
 
 
 class Stepping:
-    """What every optimizer inherits: its parameters, blocked strategies, and hooks after a step."""
+    """The base of every optimizer: its parameters, blocked strategies, and hooks after a step."""
 
     def __init__(self, parameters: Iterable[Parameter]) -> None:
         self.parameters = list(parameters)

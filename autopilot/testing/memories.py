@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autopilot.core.memory import Memory
-from autopilot.core.records.record import Lesson, Outcome
+from autopilot.core.records.record import EpochOutcome, Lesson
 
 
 class MemoryContract(ABC):
@@ -22,7 +22,7 @@ class MemoryContract(ABC):
 
     def test_doing_nothing_in_a_row_blocks(self, tmp_path: Path) -> None:
         memory = self.make_memory(tmp_path)
-        outcomes: list[Outcome] = ["unchanged", "failed", "kept", "unchanged", "failed"]
+        outcomes: list[EpochOutcome] = ["unchanged", "failed", "kept", "unchanged", "failed"]
         for epoch, outcome in enumerate(outcomes, 1):
             memory.learn(_lesson(epoch, "guess", outcome))
             assert memory.blocked() == {}
@@ -174,5 +174,5 @@ class MemoryContract(ABC):
         assert len(memory.recall()) <= 1
 
 
-def _lesson(epoch: int, strategy: str, outcome: Outcome, **more: Any) -> Lesson:
+def _lesson(epoch: int, strategy: str, outcome: EpochOutcome, **more: Any) -> Lesson:
     return Lesson(epoch=epoch, id=str(epoch), strategy=strategy, outcome=outcome, **more)

@@ -23,7 +23,7 @@ from autopilot.ai import recording_beside
 from autopilot.core.graph import no_grad
 from autopilot.core.records.ledger import Limits
 from autopilot.core.memory import Memory
-from autopilot.core.records.record import Lesson, Outcome
+from autopilot.core.records.record import EpochOutcome, Lesson
 from autopilot.core.types import Datum
 from autopilot.errors import AutopilotError
 
@@ -70,7 +70,7 @@ def optimize(module: Protim, max_epochs: int) -> RunResult:
             best, best_state = value, module.state_dict()
         else:
             module.load_state_dict(best_state)
-        outcome: Outcome = "kept" if kept else "rejected"
+        outcome: EpochOutcome = "kept" if kept else "rejected"
         memory.learn(
             Lesson(epoch=epoch, strategy=step.strategy, summary=step.summary, outcome=outcome)
         )

@@ -17,7 +17,7 @@ from textmatch import HERE, TicketClassifier
 
 from autopilot.core.graph import no_grad
 from autopilot.core.memory import Memory
-from autopilot.core.records.record import Lesson, Outcome
+from autopilot.core.records.record import EpochOutcome, Lesson
 from autopilot.core.types import Datum
 
 MAX_EPOCHS = 40
@@ -73,7 +73,7 @@ def optimize(rules: Path) -> RunResult:
             best, best_state, best_epoch = value, module.state_dict(), epoch
         else:
             module.load_state_dict(best_state)
-        outcome: Outcome = "kept" if kept else "rejected"
+        outcome: EpochOutcome = "kept" if kept else "rejected"
         memory.learn(Lesson(epoch=epoch, strategy=step.strategy, outcome=outcome))
         report(epoch, value, best, outcome, step.summary)
 

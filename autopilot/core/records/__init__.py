@@ -1,1 +1,1 @@
-"""What is written down of a run: its records, their history, and what is learned from them."""
+"""The records of a run: what is written down, its history, its messages and its costs."""

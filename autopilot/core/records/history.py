@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autopilot.core.direction import gained
-from autopilot.core.records.record import Event, Manifest, MetricsRecord, Outcome, StepRecord
+from autopilot.core.records.record import EpochOutcome, Event, Manifest, MetricsRecord, StepRecord
 from autopilot.core.types import Cost, Gain, Metrics, Noise
 
 _BEGINNINGS = ("started", "resumed")
@@ -26,7 +26,7 @@ class KnownState:
 
     epoch: int
     metrics: Mapping[str, float]
-    outcome: Outcome
+    outcome: EpochOutcome
     reasons: tuple[str, ...]
 
 
@@ -37,8 +37,8 @@ class History:
         history: Their val records.
         metrics: Epoch to split to metric name to value.
         inputs: Repository path to blob id of what evaluations read, as it was at first.
-        gains: Epoch to what the test split says of it beside the baseline.
-        noise: What a second measurement of the baseline came to; None before the baseline.
+        gains: Epoch to its gain on the baseline, on the test split.
+        noise: How far a second measurement of the baseline differs; None before the baseline.
     """
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ class History:
 
     @property
     def spent(self) -> Cost:
-        """What all judged epochs cost."""
+        """The cost of all judged epochs."""
         return self.history[-1].spent if self.history else Cost()
 
     def record_of(self, epoch: int) -> MetricsRecord:
@@ -122,7 +122,7 @@ class History:
         known = self._measured.get(state)
         if known is None:
             return None
-        outcome: Outcome = "repeated"
+        outcome: EpochOutcome = "repeated"
         reasons = tuple(step.error for step in steps if step.error)
         if reasons:
             outcome = "failed"
@@ -150,8 +150,8 @@ class Summary:
 
     Args:
         slug: Its name.
-        idea: What was tried, in words.
-        hypothesis: What was expected, in words.
+        idea: The idea, in words.
+        hypothesis: The expectation, in words.
         epochs: Judged epochs, the baseline not counted.
         kept: How many of them were kept.
         monitor: The val metric that decides; "" before the baseline.
@@ -161,11 +161,11 @@ class Summary:
         best_epoch: The epoch with that value.
         metrics: Split to metric name to value, of the best epoch; test too, once it is scored.
         strategies: Strategy to how it went.
-        cost: What all judged epochs cost.
+        cost: The cost of all judged epochs.
         started: When it began, ISO 8601, UTC; "" if it never ran.
         ended: How the last session ended; "" while it runs, or if it was killed.
         decision: The latest decision of a person, None if there is none.
-        test: What the best state gained on the test split; None where it was not scored.
+        test: The gain of the best state on the test split; None where it was not scored.
     """
 
     slug: str
@@ -188,7 +188,7 @@ class Summary:
 
     @property
     def gain(self) -> float | None:
-        """What the best epoch gained on the baseline, positive is better; None where unknown."""
+        """The gain of the best epoch on the baseline, positive is better; None where unknown."""
         if self.baseline is None or self.best is None:
             return None
         return gained(self.baseline, self.best, self.mode)
@@ -208,7 +208,7 @@ def summarize(
         history: The val records of its judged epochs, oldest first.
         metrics: The best epoch's, by split.
         events: All events, oldest first.
-        test: What the best epoch gained on the test split.
+        test: The gain of the best epoch on the test split.
     """
     judged = [record for record in history if record.epoch > 0]
     tallies: dict[str, Tally] = {}

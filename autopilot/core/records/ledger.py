@@ -73,11 +73,11 @@ class Spent:
 
 
 class Ledger:
-    """What was spent and what is reserved. May be used from several threads at once.
+    """The amounts spent and reserved. May be used from several threads at once.
 
     Args:
         limits: How much may be spent.
-        elapsed_s: What earlier sessions took of the wall clock.
+        elapsed_s: The wall clock of earlier sessions.
 
     Attributes:
         in_step: Whether calls are now made inside of an optimizer's step.
@@ -226,7 +226,7 @@ class Ledger:
 
 
 class Reservation:
-    """What a call set aside; settle it, or leave the block to give it back.
+    """The amount that a call set aside; settle it, or leave the block to give it back.
 
     Attributes:
         cost_usd: The dollars that it set aside; infinite without a limit.

@@ -1,7 +1,8 @@
-"""The messages of commits and tags: what a person reads in `git log`.
+"""The messages of commits and tags, as a person reads them in `git log`, and their trailers.
 
-The trailers are the contract with everything that reads the branch later. They are read here alone:
-no other line of a message begins like one, so what is written behind them by hand changes nothing.
+The trailers are the contract with everything that reads the branch later. They are read here alone.
+No other line of a message begins like one, so text that is added behind them by hand changes
+nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +34,15 @@ BODY_LIMIT = 4000
 # `git merge --squash` indents the messages that it joins by four.
 _BLOCK = re.compile(r"^(?:    )?(?=Autopilot-[\w-]+: )", re.MULTILINE)
 _TRAILER = re.compile(r"(Autopilot-[\w-]+): +(.*\S)\s*")
+# What git would take for a trailer or a comment.
 _LIKE_OURS = re.compile(r"^(?:\s*(?=Autopilot-)|(?=#))")
+_FOLD = textwrap.TextWrapper(
+    100,
+    subsequent_indent="    ",
+    break_long_words=False,
+    break_on_hyphens=False,
+    replace_whitespace=False,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +76,7 @@ class Score:
 def start_message(manifest: Manifest) -> str:
     """The message of the start commit."""
     what = manifest.target or "library run"
-    body = [line for line in (manifest.idea, manifest.hypothesis) if line]
+    body = [manifest.idea, manifest.hypothesis]
     if manifest.forked_from:
         sources = filter(None, [manifest.forked_from, manifest.merged_with])
         body.append(f"Forked from: {', '.join(s.replace('@', ' epoch ') for s in sources)}")
@@ -76,20 +85,14 @@ def start_message(manifest: Manifest) -> str:
 
 
 def step_message(slug: str, record: StepRecord) -> str:
-    """The message of a step commit: what was done, why, and which epoch it belongs to."""
-    gradients = "\n".join(dict.fromkeys(record.gradients.values()))
-    body = [_shorten(record.rationale or gradients)] if record.rationale or gradients else []
-    tried = "\n".join(f"- {one_line(sentence, 300)}" for sentence in record.violations)
-    if tried:
-        body.append(_shorten(f"Tried outside of the parameters:\n{tried}"))
-    trailers = {
-        EXPERIMENT: slug,
-        EPOCH: str(record.epoch),
-        STEP: str(record.step),
-        STRATEGY: one_line(record.strategy) or "unnamed",
-    }
+    """The message of a step commit: the change, why it was made, and the epoch it belongs to."""
+    body = [_shorten(record.rationale or "\n".join(dict.fromkeys(record.gradients.values())))]
     if record.violations:
-        trailers[VIOLATIONS] = str(len(record.violations))
+        tried = "\n".join(f"- {one_line(sentence, 300)}" for sentence in record.violations)
+        body.append(_shorten(f"Tried outside of the parameters:\n{tried}"))
+    trailers = {EXPERIMENT: slug, EPOCH: str(record.epoch), STEP: str(record.step)}
+    trailers |= {STRATEGY: one_line(record.strategy) or "unnamed"}
+    trailers |= {VIOLATIONS: str(len(record.violations) or "")}
     summary = one_line(record.summary) or "change the parameters"
     return _message(f"autopilot({slug}): epoch {record.epoch}: {summary}", body, trailers)
 
@@ -97,11 +100,8 @@ def step_message(slug: str, record: StepRecord) -> str:
 def rollback_message(slug: str, record: MetricsRecord) -> str:
     """The message of a rollback commit: to which epoch, and why."""
     reasons = [f"Epoch {record.epoch} was rejected: {'; '.join(record.reasons)}."]
-    trailers = {
-        EXPERIMENT: slug,
-        ROLLBACK: epoch_tag(record.best_epoch),
-        REJECTED: str(record.epoch),
-    }
+    trailers = {EXPERIMENT: slug, ROLLBACK: epoch_tag(record.best_epoch)}
+    trailers |= {REJECTED: str(record.epoch)}
     subject = f"autopilot({slug}): rollback to epoch {record.best_epoch}"
     return _message(subject, reasons, trailers)
 
@@ -142,10 +142,10 @@ def review_message(
         epoch: The epoch; 0 stands for what the experiment started from.
         source: The experiment's commit with that state.
         onto: The branch that it is proposed for.
-        what: What was done.
+        what: The change, in words.
         why: Paragraphs.
         scores: Against the state before; the metric that decides comes first.
-        strategy: What was tried.
+        strategy: The strategies that were used.
     """
     gained = f" ({scores[0].change})" if scores else ""
     named = f"epoch {epoch}: " if epoch else ""
@@ -153,8 +153,7 @@ def review_message(
     others = "\n".join(str(score) for score in scores[1:])
     trailers = {EXPERIMENT: slug, EPOCH: str(epoch), STRATEGY: one_line(strategy), SOURCE: source}
     trailers |= {SCORE: str(scores[0]) if scores else "", ONTO: onto}
-    body = [_shorten(text) for text in why]
-    return _message(subject, [*body, others], {k: v for k, v in trailers.items() if v})
+    return _message(subject, [*map(_shorten, why), others], trailers)
 
 
 def promotion_message(
@@ -176,17 +175,16 @@ def promotion_message(
         epoch: The epoch.
         source: Its commit.
         onto: The branch.
-        verb: What the subject begins with: "take over" or "merge".
+        verb: The first words of the subject: "take over" or "merge".
         score: The metric that decides, against the baseline.
-        changes: What the kept epochs did, a line each.
+        changes: The changes of the kept epochs, a line each.
         reason: Why it was decided.
         reviewer: Who decided.
     """
     trailers = {EXPERIMENT: slug, EPOCH: str(epoch), SOURCE: source, SCORE: str(score)}
     trailers |= {ONTO: onto, REVIEWER: one_line(reviewer)}
     subject = f"autopilot({slug}): {verb} epoch {epoch} ({score.change})"
-    body = [reason, "\n".join(changes)]
-    return _message(subject, body, {k: v for k, v in trailers.items() if v})
+    return _message(subject, [reason, "\n".join(changes)], trailers)
 
 
 def revert_message(slug: str, epoch: int, onto: str, reason: str = "") -> str:
@@ -197,14 +195,12 @@ def revert_message(slug: str, epoch: int, onto: str, reason: str = "") -> str:
 
 
 def plain_message(slug: str, what: str, note: str = "") -> str:
-    """The message of a commit that is no epoch's: a snapshot, or a merge of two experiments."""
+    """The message of a commit without an epoch: a snapshot, or a merge of two experiments."""
     return _message(f"autopilot({slug}): {what}", [note], {EXPERIMENT: slug})
 
 
 def trailer(message: str, name: str) -> str | None:
-    """The value of one of our trailers; None where the message has none of that name.
-
-    Of what is written behind our trailers nothing counts, not even what looks like one of them.
+    """The value of one of our trailers in the first run of them; None if it is not there.
 
     >>> trailer("a subject\\n\\nAutopilot-Epoch: 3\\nAutopilot-Epoch: 7\\n\\nThanks!", EPOCH)
     '3'
@@ -260,32 +256,21 @@ def one_line(text: str, width: int = 72) -> str:
 
 
 def _shorten(text: str) -> str:
-    if len(text) <= BODY_LIMIT:
-        return text
     missing = len(text) - BODY_LIMIT
-    return f"{text[:BODY_LIMIT]}\n[{missing} characters more in the gradients note]"
+    more = f"\n[{missing} characters more in the gradients note]" if missing > 0 else ""
+    return text[:BODY_LIMIT] + more
 
 
-def _message(subject: str, body: list[str], trailers: Mapping[str, str]) -> str:
+def _message(subject: str, body: Sequence[str], trailers: Mapping[str, str]) -> str:
     # Hidden before it is folded: a secret on two lines would not be found any more.
     wrapped = [_wrap(hide(part)) for part in body if part.strip()]
-    # A metric may have any name, and a score is a trailer, too.
-    block = "\n".join(f"{name}: {' '.join(value.split())}" for name, value in trailers.items())
-    text = hide("\n\n".join([" ".join(subject.split()), *wrapped, block])) + "\n"
-    return clean(text)
+    # On one line each: a metric may have any name, and a score is a trailer, too.
+    block = [f"{name}: {' '.join(value.split())}" for name, value in trailers.items() if value]
+    parts = [" ".join(subject.split()), *wrapped, "\n".join(block)]
+    return clean(hide("\n\n".join(parts)) + "\n")
 
 
 def _wrap(text: str) -> str:
     """Long lines folded; a line that git would take for a trailer or a comment is indented."""
-    lines = []
-    for line in text.splitlines():
-        folded = textwrap.wrap(
-            line,
-            100,
-            subsequent_indent="    ",
-            break_long_words=False,
-            break_on_hyphens=False,
-            replace_whitespace=False,
-        )
-        lines += folded or [""]
+    lines = (part for line in text.splitlines() for part in _FOLD.wrap(line) or [""])
     return "\n".join(_LIKE_OURS.sub("  ", line, count=1) for line in lines).strip("\n")

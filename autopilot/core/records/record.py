@@ -18,7 +18,9 @@ from autopilot.errors import UsageError
 VERSION = 2
 # Between the names of strategies that were used together: "prune + add word".
 TOGETHER = " + "
-Outcome = Literal["kept", "rejected", "unchanged", "repeated", "failed", "blocked", "unblocked"]
+EpochOutcome = Literal[
+    "kept", "rejected", "unchanged", "repeated", "failed", "blocked", "unblocked"
+]
 Decide = Literal["promote", "reject"]
 
 
@@ -28,7 +30,7 @@ def _apart(names: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What all records have in common.
+    """The fields of every record.
 
     Args:
         epoch: The epoch it belongs to; 0 is the baseline.
@@ -42,16 +44,16 @@ class Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest(Record):
-    """What the experiment is: written once, on the start commit.
+    """The description of an experiment, written once, on the start commit.
 
     Args:
         slug: Its name.
-        target: What `autopilot run` was given; empty for library use.
+        target: The argument of `autopilot run`; empty for library use.
         hparams: Constructor arguments, as JSON has them; text where the command line gave them.
         options: Stop conditions and the monitored metric, as given.
         seed: Shuffling and evaluation derive from it.
-        idea: What is tried, in words.
-        hypothesis: What is expected, in words.
+        idea: The idea that is tried, in words.
+        hypothesis: The expectation, in words.
         base: The commit that it started from.
         base_branch: The branch that was checked out then.
         directory: The working directory below the repository's top.
@@ -62,7 +64,7 @@ class Manifest(Record):
         patterns: Name to glob, of parameters that are not all files below their path.
         forked_from: `<slug>@<epoch>`, the state that a fork started from.
         merged_with: `<slug>@<epoch>`, the state that was merged into that.
-        strategies: What the optimizer can do, as far as it says.
+        strategies: The names of the strategies that the optimizer states.
     """
 
     kind: ClassVar[str] = "experiment"
@@ -99,10 +101,10 @@ class Event(Record):
         time: ISO 8601, UTC.
         decision: "promote" or "reject", of a decision.
         reviewer: Who decided.
-        revision: What was decided on: the epoch's revision.
+        revision: The revision of the epoch that was decided on.
         into: The branch that took it over, if it was carried out.
-        merge: The commit with which that did.
-        options: Of a resumed run: what took the place of the manifest's options.
+        merge: The commit that brought it into that branch.
+        options: Of a resumed run: the options that replaced those of the manifest.
     """
 
     kind: ClassVar[str] = "experiment"
@@ -148,7 +150,7 @@ class Event(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRecord(Record):
-    """One optimizer step: what led to it and what it did.
+    """One optimizer step: the gradients that led to it, and its changes.
 
     Args:
         step: 1 for the first step of the epoch.
@@ -157,12 +159,12 @@ class StepRecord(Record):
         summary: As the optimizer says.
         rationale: As the optimizer says.
         gradients: Parameter name to rendered gradient.
-        category: What most of the feedback was about.
+        category: The subject of most of the feedback.
         node: The modules whose parameters got feedback; "" is the whole system.
         error: Why the optimizer failed, if it did.
-        violations: What the optimizer tried outside of the parameters, a sentence each.
-        told: What the optimizer was told of the budget: a replay tells it the same.
-        cost: What the step cost.
+        violations: Attempts to change files outside of the parameters, a sentence each.
+        told: The sentence about the budget that the optimizer got; a replay gives it the same one.
+        cost: The cost of the step.
         state: The optimizer's state_dict after the step.
     """
 
@@ -198,21 +200,21 @@ class MetricsRecord(Record):
         gain: By how much it is better than the best before, positive is better in either mode, over
             the items that have a value in both; None where that is not known.
         reasons: Sentences for a person.
-        strategy: What was tried.
-        summary: What was done.
+        strategy: The strategies of its steps.
+        summary: The summaries of its steps.
         outcome: As memory counts it.
         tree: The id of the parameters' state that was measured.
         reused: The earlier epoch whose measurement this is, since the state is the same.
         inputs: Path to blob id of the other files that were read until then, in val and test.
-        cost: What this epoch cost.
-        spent: What the experiment has cost so far.
+        cost: The cost of this epoch.
+        spent: The cost of the experiment so far.
         stop: Why the run ended after this epoch; empty if it went on.
         unmeasured: How many items could not be measured; then the state is measured again when it
             comes back.
-        state: "optimizer" and "callbacks": what a resumed run goes on with.
-        noise: Of the baseline: what a second measurement of it came to.
+        state: The state_dicts of "optimizer" and "callbacks", for a resumed run.
+        noise: Of the baseline: how far a second measurement differs from it.
         repeat: How many measurements the metrics are the means of.
-        test_gain: Of test, on the best epoch: what it gained on the baseline.
+        test_gain: Of test, on the best epoch: its gain on the baseline.
     """
 
     kind: ClassVar[str] = "metrics"
@@ -228,7 +230,7 @@ class MetricsRecord(Record):
     reasons: tuple[str, ...] = ()
     strategy: str = ""
     summary: str = ""
-    outcome: Outcome = "kept"
+    outcome: EpochOutcome = "kept"
     tree: str = ""
     reused: int | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)
@@ -252,7 +254,7 @@ class TraceRecord(Record):
 
     Args:
         split: "train", "val" or "test".
-        items: What `datum_to_json` gives, one an item; `data` reads it.
+        items: One `datum_to_json` an item; `data` reads them.
         repeat: The number of the measurement: 0 is the first, which readers show.
     """
 
@@ -268,25 +270,25 @@ class TraceRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lesson(Record):
-    """What memory keeps of an epoch: what was tried and how it went.
+    """The lesson of an epoch for memory: the strategy and its outcome.
 
     Args:
-        strategy: What was tried.
-        outcome: How it went.
-        summary: What was done.
-        reason: Why it went so.
+        strategy: The strategies that were used.
+        outcome: The outcome of the epoch.
+        summary: The change, in words.
+        reason: The reasons of the outcome.
         delta: Gain on the monitored val metric's best before, positive is better; or None.
-        category: What it was about, in the user's own terms.
-        node: The module that it was about; "" is the whole system.
+        category: The subject of the feedback, in the user's own terms.
+        node: The modules that got feedback; "" is the whole system.
         experiment: The slug it was learnt in.
         value: The monitored val metric; None where it was not measured or is not finite.
         mode: "max" or "min".
-        by_hand: A person's decision or knowledge; no epoch of the loop.
+        by_hand: Whether a person recorded it; then no epoch of the loop did.
     """
 
     kind: ClassVar[str] = "memory"
     strategy: str
-    outcome: Outcome
+    outcome: EpochOutcome
     summary: str = ""
     reason: str = ""
     delta: float | None = None
@@ -319,14 +321,14 @@ class Progress(Record):
         batch: Its number in the epoch.
         repeat: The number of the measurement that it is part of.
         item: The item's position, where the note is of one item of the batch; otherwise -1.
-        died: What the process that evaluated it ended with, where it did.
+        died: How the process that evaluated it ended, if it died.
         key: Digest of the batch's items and the parameters' state.
-        data: What `datum_to_json` gives; empty if a kill means that it is made, and paid, again.
+        data: The `datum_to_json`; empty if JSON cannot carry it: a kill then repeats the batch.
         items: How many items were evaluated.
         seconds: How long it took.
         stepping: The step that is about to edit files; negative when it is done; 0 for a batch.
-        told: What the optimizer is told of the budget in that step.
-        void: What was noted before does not count: it was measured with other files.
+        told: The sentence about the budget that the optimizer gets in that step.
+        void: Earlier notes do not count: they were measured with other files.
     """
 
     kind: ClassVar[str] = "progress"
@@ -351,7 +353,7 @@ class LlmRecord(Record):
     Args:
         role: Who asked: "module", "judge", "collator", "optimizer", "generator", ...
         model: Who answered.
-        request: Path in the request's body to what was there, long texts shortened.
+        request: Path in the request's body to the value there, long texts shortened.
         reply: The whole reply, as the service sends it.
         cost: Tokens and dollars.
         priced: Whether the price was known.
