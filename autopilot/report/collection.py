@@ -197,7 +197,7 @@ def _epochs(
             place = commit if record.changed else ""
             steps.setdefault(record.epoch, {})[record.id] = (place, record)
     places = {text: place for place, text in enumerate(texts)}
-    measured = {e.number: e.number if e.reused is None else e.reused for e in notebook.epochs}
+    measured = {epoch.number: epoch.measured for epoch in notebook.epochs}
     rules = block_after_by_epoch(notebook)
     val, memory = results.get("val", Results("val")), Memory(rules[0])
     before: int | None = None

@@ -116,9 +116,7 @@ def _table(notebook: Notebook) -> list[str]:
 def best_items(notebook: Notebook) -> list[Datum]:
     """The val results of the best epoch; empty where there are none."""
     best = notebook.best
-    if best is None:
-        return []
-    return notebook.items(best.number if best.reused is None else best.reused)
+    return notebook.items(best.measured) if best else []
 
 
 def _items(notebook: Notebook) -> list[str]:

@@ -74,6 +74,11 @@ class Epoch:
     cost: Cost
     steps: tuple[str, ...] = ()
 
+    @property
+    def measured(self) -> int:
+        """The epoch that its results were measured in."""
+        return self.number if self.reused is None else self.reused
+
 
 @dataclass(frozen=True, slots=True)
 class Status:

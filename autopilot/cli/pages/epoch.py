@@ -11,6 +11,7 @@ from typing import Any
 from autopilot.core.failures import failure_lines
 from autopilot.core.figures import costs, figure, figures, lower_note, signed
 from autopilot.core.records.message import one_line
+from autopilot.core.records.record import MetricsRecord
 from autopilot.core.types import Datum, count_outcomes, datum_document
 from autopilot.git import commits
 from autopilot.report.comparison import came_to, file_documents
@@ -53,7 +54,7 @@ def lines(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
 def document(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
     """All about an epoch, for a program."""
     number_, before = epoch.number, _best_before(notebook, epoch)
-    items = by_need(notebook.items(_measured(epoch)))
+    items = by_need(notebook.items(epoch.measured))
     compared = Change(notebook.before(number_), notebook.after(number_), "")
     steps = [
         {
@@ -140,7 +141,7 @@ def _scores(notebook: Notebook, epoch: Epoch) -> list[str]:
 
 
 def _failures(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
-    measured = _measured(epoch)
+    measured = epoch.measured
     items = by_need(notebook.items(measured))
     if not items:
         return []
@@ -152,8 +153,8 @@ def _failures(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
     if measured != epoch.number:
         text += f" (measured in epoch {measured})"
     before = _best_before(notebook, epoch)
-    if before is not None and measured != _measured(before):
-        known = {item.id: item for item in notebook.items(_measured(before))}
+    if before is not None and measured != before.measured:
+        known = {item.id: item for item in notebook.items(before.measured)}
         now = {item.id: item for item in items}
         fixed, broken = map(len, turned(known, now))
         better, worse = map(len, moved_values(known, now, monitor, mode))
@@ -202,16 +203,29 @@ def _best_before(notebook: Notebook, epoch: Epoch) -> Epoch | None:
     return notebook.epoch(earlier[-1].best_epoch) if earlier else None
 
 
-def _measured(epoch: Epoch) -> int:
-    return epoch.number if epoch.reused is None else epoch.reused
-
-
 def _verdict(epoch: Epoch) -> str:
     odd = f" ({epoch.outcome})" if epoch.outcome in ODD_OUTCOMES else ""
     if epoch.rollback is None or not epoch.steps:
         return f"{epoch.verdict}{odd}"
     back = f"rolled back to epoch {epoch.best_epoch} by {epoch.rollback[:7]}"
     return f"{epoch.verdict}{odd}, {back}"
+
+
+def commit_cell(epoch: Epoch | MetricsRecord, revision: str) -> str:
+    """An epoch's commit in a table, and how a rejected one ended.
+
+    Args:
+        epoch: It, or its val record.
+        revision: Its commit; "" where no step changed anything.
+    """
+    commit = revision[:7] or "-"
+    if epoch.verdict != "rejected":
+        return commit
+    odd = f" ({epoch.outcome})" if epoch.outcome in ODD_OUTCOMES else ""
+    if any(reason.startswith("indecisive") for reason in epoch.reasons):
+        odd = " (indecisive)"
+    back = f" -> rolled back to epoch {epoch.best_epoch}" if revision else ""
+    return f"{commit:<7}{odd}{back}"
 
 
 def _json(value: Any) -> str:

@@ -8,7 +8,7 @@ from datetime import datetime
 from operator import itemgetter
 from typing import Any
 
-from autopilot.cli.pages.epoch import ODD_OUTCOMES
+from autopilot.cli.pages.epoch import ODD_OUTCOMES, commit_cell
 from autopilot.core.direction import direction_words
 from autopilot.core.figures import costs, figure, figures, lower_note, progressed, signed, test_gain
 from autopilot.errors import ExperimentError
@@ -71,7 +71,7 @@ def table(notebook: Notebook, epochs: Sequence[Epoch], width: int | None) -> lis
             best,
             epoch.verdict,
             shorten(epoch.strategy or epoch.summary, None),
-            _commit(epoch),
+            commit_cell(epoch, _revision(epoch)),
         ]
         for epoch, value, delta, best in zip(epochs, values, deltas, bests, strict=True)
     ]
@@ -86,6 +86,12 @@ def table(notebook: Notebook, epochs: Sequence[Epoch], width: int | None) -> lis
     return lines
 
 
+def _revision(epoch: Epoch) -> str:
+    if epoch.verdict != "rejected":
+        return epoch.commit
+    return epoch.steps[-1] if epoch.steps else ""
+
+
 def foot(notebook: Notebook) -> list[str]:
     """What is not told by the table, and what to type next."""
     lines = []
@@ -95,17 +101,6 @@ def foot(notebook: Notebook) -> list[str]:
     if state in _UNFINISHED:
         lines.append(f"go on: {notebook.goes_on_by}")
     return lines
-
-
-def _commit(epoch: Epoch) -> str:
-    if epoch.verdict != "rejected":
-        return epoch.commit[:7]
-    odd = f" ({epoch.outcome})" if epoch.outcome in ODD_OUTCOMES else ""
-    if any(reason.startswith("indecisive") for reason in epoch.reasons):
-        odd = " (indecisive)"
-    if not epoch.steps:
-        return f"-      {odd}"
-    return f"{epoch.steps[-1][:7]}{odd} -> rolled back to epoch {epoch.best_epoch}"
 
 
 def rows(

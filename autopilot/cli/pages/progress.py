@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from autopilot.cli.output import Output
+from autopilot.cli.pages.epoch import commit_cell
 from autopilot.core.callback import Callback
 from autopilot.core.figures import figure, figures, lower_note, signed
 from autopilot.core.records.message import one_line
@@ -257,20 +258,10 @@ class EpochTable:
         self._grow(shown, best)
         what = f"{shown:<{self._value}}  {change}"
         strategy = one_line(record.strategy or record.summary or "", _STRATEGY_WIDTH)
-        commit = revision[:7] or "-"
-        line = (
+        return (
             f"{record.epoch:>5}  {what:<{self._what}}  {best:>{self._best}}  {record.verdict:<8}  "
-            f"{strategy:<24}  {commit:<7}"
+            f"{strategy:<24}  {commit_cell(record, revision)}"
         )
-        if record.verdict != "rejected":
-            return line
-        if record.outcome in ("unchanged", "repeated", "failed"):
-            line += f" ({record.outcome})"
-        elif any(reason.startswith("indecisive") for reason in record.reasons):
-            line += " (indecisive)"
-        if not revision:
-            return line
-        return f"{line} -> rolled back to epoch {record.best_epoch}"
 
     @property
     def _what(self) -> int:
