@@ -16,10 +16,9 @@ from autopilot.core.chance import leave, seed_everything, seed_of
 from autopilot.core.collection import ByName, compute_all, update_all
 from autopilot.core.deaths import Place, item_by_item
 from autopilot.core.failures import Failures
-from autopilot.core.ids import SplitIds
+from autopilot.core.items import SplitIds, copied
 from autopilot.core.loss import Loss
 from autopilot.core.outages import side_by_side
-from autopilot.core.payload import copied
 from autopilot.core.run import Run, current_run, is_infrastructure
 from autopilot.core.scoring import ItemMean, Scoring
 from autopilot.core.signatures import check_awaited

@@ -14,7 +14,7 @@ from autopilot.core.callback import check_moments
 from autopilot.core.configuration import loss_of, optimizer_of, policy_of
 from autopilot.core.evaluation import STEPS
 from autopilot.core.gate import Gate
-from autopilot.core.ids import check_ids
+from autopilot.core.items import check_ids
 from autopilot.core.loss import Loss
 from autopilot.core.metric import Metric
 from autopilot.core.module import AutoPilotModule, Module

@@ -1,4 +1,4 @@
-"""What flows through the loop: a Datum in, a Datum out, and the outcomes as values."""
+"""The values that flow through the loop: Datums, their outcomes, costs and results."""
 
 from __future__ import annotations
 
@@ -7,46 +7,42 @@ import json
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
+from autopilot.core.node import Node
 from autopilot.errors import DataError
-
-if TYPE_CHECKING:
-    from autopilot.core.node import Node
 
 Verdict = Literal["baseline", "kept", "rejected"]
 Outcome = Literal["passed", "failed", "error", "unmeasured", "unscored"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 # Split to metric name to value.
 Metrics = Mapping[str, Mapping[str, float]]
-
-
-def _new_id() -> str:
-    return secrets.token_hex(6)
+# A Datum's fields that are None where there is nothing to say.
+_TEXTS = ("error_message", "feedback", "unmeasured", "attribution")
 
 
 @dataclass
 class Datum:
     """One item, or a batch of them, on its way through a module.
 
-    A batch is a Datum whose `items` are Datums. What a module returns is a Datum too: one item in
-    its `items` for each item of the batch, in the same order, or the result of a single item.
+    A batch is a Datum whose `items` are Datums. A module returns a Datum too: one item in its
+    `items` for each item of the batch, in the same order, or the result of a single item.
 
     Args:
         split: "train", "val" or "test"; filled in by the loop.
         epoch: Filled in by the loop; 0 is the baseline.
         metrics: Name to number, for this item; the loop averages them over the split.
         metadata: The user's own payload: inputs, targets, outputs.
-        success: Whether the item passed, a bool; None where nobody said. What it comes to is
-            `outcome`; the share that passed is the metric "accuracy".
-        error_message: What went wrong, when the system failed rather than answered badly.
-        feedback: What to do better, in words: the raw material of gradients.
+        success: Whether the item passed, a bool; None if unknown. Readers ask `outcome`; the share
+            that passed is the metric "accuracy".
+        error_message: The error, when the system failed rather than answered badly.
+        feedback: How to do better, in words: the raw material of gradients.
         items: The Datums of a batch.
         id: Names the item across epochs and in notes.
         grad_fn: The Node that produced this Datum, as on a tensor; None outside the graph.
-        unmeasured: Why it could not be measured, where a service or program that the measurement
-            needs gave no answer: that says nothing about the system.
-        attribution: What the feedback is about; None where no judge looked at the item.
+        unmeasured: Why it could not be measured: a service or program that the measurement needs
+            gave no answer, which says nothing about the system.
+        attribution: The subject of the feedback; None where no judge looked at the item.
 
     >>> Datum(metadata={"question": "2+2", "answer": "4"}, success=True).outcome
     'passed'
@@ -60,14 +56,14 @@ class Datum:
     error_message: str | None = None
     feedback: str | None = None
     items: list[Datum] = field(default_factory=list)
-    id: str = field(default_factory=_new_id)
+    id: str = field(default_factory=lambda: secrets.token_hex(6))
     grad_fn: Node | None = field(default=None, repr=False, compare=False)
     unmeasured: str | None = None
     attribution: str | None = None
 
     @property
     def outcome(self) -> Outcome:
-        """What the item came to: the one answer to "did it pass?".
+        """The one answer to "did it pass?".
 
         "passed", "failed" (it answered badly), "error" (the system raised, died, or ran out of time
         or memory), "unmeasured" (what the measurement needs did not answer; it says nothing about
@@ -93,10 +89,7 @@ class Datum:
 
     def leaves(self) -> Iterator[Datum]:
         """The items of a batch, or the Datum itself when it is a single item."""
-        if self.items:
-            yield from self.items
-        else:
-            yield self
+        yield from self.items or [self]
 
 
 def as_datum(item: object, index: int) -> Datum:
@@ -128,7 +121,7 @@ def digest(value: object, length: int = 12) -> str:
 
 
 def canonical(value: object) -> str:
-    """A value as text by which it can be told from others: equal content, equal text.
+    """A value as text that identifies its content: equal content, equal text.
 
     Dicts and sets count in any order. Objects without a `repr` of their own count by what they
     hold, arrays by their bytes, since their `repr` leaves most of them out.
@@ -156,14 +149,13 @@ def datum_to_json(datum: Datum, *, check: bool = True) -> dict[str, Any]:
 
     Args:
         datum: The result.
-        check: Whether JSON can carry the payload is made sure.
+        check: Whether to refuse a payload that JSON cannot carry.
 
     Raises:
         DataError: the payload holds something that JSON cannot carry; it names the field.
     """
     out: dict[str, Any] = {"id": datum.id}
-    texts = ("error_message", "feedback", "unmeasured", "attribution")
-    for name in ("success", "metrics", "metadata", *texts):
+    for name in ("success", "metrics", "metadata", *_TEXTS):
         value = getattr(datum, name)
         if value is not None and value != {}:
             out[name] = value
@@ -181,7 +173,7 @@ def datum_to_json(datum: Datum, *, check: bool = True) -> dict[str, Any]:
 
 
 def datum_document(datum: Datum) -> dict[str, Any]:
-    """A result as JSON for a reader who must not derive the outcome: it is said.
+    """A result as JSON with its outcome, so that no reader derives it.
 
     Raises:
         DataError: as `datum_to_json`.
@@ -190,7 +182,7 @@ def datum_document(datum: Datum) -> dict[str, Any]:
 
 
 def count_outcomes(items: Iterable[Datum]) -> dict[Outcome, int]:
-    """How many items came to what, in the order of OUTCOMES; zeros too."""
+    """The number of items by outcome, in the order of OUTCOMES; zeros too."""
     counts = dict.fromkeys(OUTCOMES, 0)
     for item in items:
         counts[item.outcome] += 1
@@ -219,7 +211,7 @@ def unlike_json(value: object, path: str) -> str:
 
 
 def _unlike_json(value: object, path: str) -> str:
-    # By their very type: what derives from one comes back as that one.
+    # By their exact types: JSON gives an instance of a subclass back as its base.
     if type(value) is dict:
         for key, item in value.items():
             if type(key) is not str:
@@ -242,19 +234,15 @@ def datum_from_json(value: Mapping[str, Any], *, split: str, epoch: int) -> Datu
         epoch=epoch,
         metrics=dict(value.get("metrics", {})),
         metadata=dict(value.get("metadata", {})),
-        success=value.get("success"),
-        error_message=value.get("error_message"),
-        feedback=value.get("feedback"),
-        unmeasured=value.get("unmeasured"),
-        attribution=value.get("attribution"),
         items=[datum_from_json(item, split=split, epoch=epoch) for item in value.get("items", ())],
+        **{name: value.get(name) for name in ("success", *_TEXTS)},
         id=value["id"],
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What something cost. Costs add up.
+    """The cost of something. Costs add up.
 
     Args:
         evaluations: Items that went through the module.
@@ -279,7 +267,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """What one gate found.
+    """The result of one gate.
 
     Args:
         gate: The gate's name.
@@ -296,7 +284,7 @@ class GateResult:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """What the test split says of the best state beside the baseline.
+    """The test split's result of the best state beside that of the baseline.
 
     Args:
         before: The monitored metric of the baseline.
@@ -348,7 +336,7 @@ class Noise:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What `fit`, `validate` or `test` came to.
+    """The result of `fit`, `validate` or `test`.
 
     Args:
         stop_reason: One honest sentence why it ended; empty for validate and test.
@@ -359,8 +347,8 @@ class Result:
         best: The monitored val metric at the best epoch.
         metrics: Split to metric name to value, of the best epoch (fit) or of this call.
         interrupted: True when it can be resumed because it was cut short.
-        cost: What was spent, over all sessions of the experiment.
-        test: The test split's word on baseline and best state; None where it was not scored.
+        cost: The cost over all sessions of the experiment.
+        test: Baseline and best state on the test split; None where it was not scored.
     """
 
     stop_reason: str = ""

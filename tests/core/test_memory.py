@@ -8,9 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopilot.core.memory import Memory
+from autopilot.core.experiment import Experiment
+from autopilot.core.gradient import Gradient, TextGradient
+from autopilot.core.memory import FailureCount, Memory, Trend
+from autopilot.core.optimizer import Optimizer, Step
+from autopilot.core.parameter import Parameter
+from autopilot.core.policy import Decision
 from autopilot.core.records.record import Lesson, Manifest
+from autopilot.core.rules import ChainOptimizer, Rule, RuleOptimizer
 from autopilot.core.store import InMemoryStore
+from autopilot.errors import UsageError
 from autopilot.testing import MemoryContract
 
 
@@ -82,3 +89,328 @@ def test_recall_of_a_hundred_thousand_is_quick():
     assert time.perf_counter() - started < 0.2
     assert found[0].epoch == 49703
     assert len(found) == len([n for n in range(50_000) if n % 50 == 3 and n % 7 == 3])
+
+
+def lesson(epoch, strategy="guess", outcome="rejected", **fields):
+    return Lesson(epoch=epoch, id=str(epoch), strategy=strategy, outcome=outcome, **fields)
+
+
+def memory_of(*lessons, block_after=100):
+    memory = Memory(block_after)
+    for each in lessons:
+        memory.learn(each)
+    return memory
+
+
+# --- trends ------------------------------------------------------------------------------------
+
+
+def test_the_rate_is_what_the_best_value_gained_by_epoch():
+    memory = memory_of(
+        lesson(1, outcome="kept", delta=0.1, value=0.6),
+        lesson(2, delta=-0.05, value=0.55),
+        lesson(3, outcome="kept", delta=0.2, value=0.8),
+        lesson(4, outcome="unchanged"),
+    )
+    trend = memory.trends()
+    assert trend.direction == "improving"
+    assert trend.rate == pytest.approx((0.8 - 0.5) / 4)
+    assert (trend.kept, trend.epochs, trend.best) == (0.5, 4, 0.8)
+    assert trend.projection(4) == pytest.approx(1.1)
+    assert memory.trends(window=1).direction == "flat"
+    assert memory.trends(window=2).rate == pytest.approx(0.1)
+
+
+def test_where_lower_is_better_a_gain_lowers_the_projection():
+    memory = memory_of(lesson(1, outcome="kept", delta=2.0, value=8.0, mode="min"))
+    assert memory.trends().direction == "improving"
+    assert memory.trends().projection(3) == 2.0
+
+
+@pytest.mark.parametrize(("mode", "best"), [("max", 0.7), ("min", 0.5)])
+def test_the_best_before_a_rejected_epoch_is_told_by_its_delta(mode, best):
+    memory = memory_of(lesson(1, delta=-0.1, value=0.6, mode=mode))
+    assert memory.trends().best == best
+
+
+def test_a_policy_that_keeps_worse_epochs_is_seen_to_worsen():
+    memory = memory_of(lesson(1, outcome="kept", delta=-0.25, value=0.5))
+    assert memory.trends().direction == "worsening"
+    assert memory.trends().projection(2) == 0.0
+
+
+def test_without_epochs_nothing_is_projected():
+    memory = memory_of()
+    memory.block_strategy("guess")
+    memory.record("guess", "kept")
+    assert memory.trends() == Trend("unknown", 0.0, 0.0)
+    assert memory.trends().projection(5) is None
+    assert Trend("flat", 0.0, 0.0, 3).projection(5) is None
+
+
+# --- context -----------------------------------------------------------------------------------
+
+
+def test_failures_are_counted_by_strategy_and_category():
+    memory = memory_of(
+        lesson(1, "guess", category="billing"),
+        lesson(2, "guess", category="billing", outcome="failed"),
+        lesson(3, "guess", category="login"),
+        lesson(4, "prune", outcome="kept", category="login"),
+        lesson(5, "prune + guess", category="login", outcome="unchanged"),
+        lesson(6, "guess", category="login", outcome="repeated"),
+    )
+    assert memory.context(limit=2).top_failures == (
+        FailureCount("guess", "login", 2, memory.lessons[4]),
+        FailureCount("guess", "billing", 2, memory.lessons[1]),
+    )
+    assert [f.count for f in memory.context(limit=9).top_failures] == [2, 2, 1]
+    assert [x.epoch for x in memory.context(limit=2).failures] == [5, 3]
+
+
+def test_untried_is_what_the_optimizer_names_and_never_did():
+    memory = memory_of(lesson(1, "guess"))
+    memory.block_strategy("shout")
+    context = memory.context(strategies=["guess", "shout", "prune", "ask"])
+    assert context.untried == ("prune", "ask")
+    assert context.tried == {"guess": 1}
+    assert memory.context().untried == ()
+
+
+def test_the_context_reads_well():
+    memory = memory_of(
+        lesson(1, outcome="kept", delta=0.5, value=0.5, summary="add a word"),
+        lesson(2, summary="drop a word", reason="no improvement", category="billing"),
+        lesson(3, summary="drop two words", category="billing"),
+    )
+    memory.block_strategy("shout", "too loud")
+    assert memory.context(strategies=["ask"]).render().splitlines() == [
+        "tried: guess (3x)",
+        "not tried yet: ask",
+        "failed: guess: drop two words",
+        "failed: guess: drop a word (no improvement)",
+        "fails most: guess on billing (2x)",
+        "trend: improving, +0.1667 an epoch over the last 3 epochs, 33% kept",
+        "blocked: shout: too loud",
+    ]
+    assert memory_of().context().render() == "tried: nothing"
+
+
+def test_what_a_person_records_counts_but_for_trends():
+    memory = memory_of(lesson(7, outcome="unchanged"), block_after=2)
+    made = memory.record("guess", "failed", reason="tried last year", category="billing")
+    assert (made.epoch, made.by_hand) == (7, True)
+    assert memory.blocked() == {"guess": "did nothing 2 times in a row"}
+    assert memory.recall(category="billing") == [made]
+    assert memory.trends().epochs == 1
+    assert memory.record("guess", "failed").id > made.id
+
+
+# --- what optimizers are told ------------------------------------------------------------------
+
+
+class Shout(Rule):
+    def __init__(self, name):
+        self.name = name
+
+    def apply(self, parameter, gradient):
+        parameter.data += "!"
+        return "shout"
+
+
+def test_rule_optimizers_name_their_strategies():
+    x = Parameter("hi")
+    rules = RuleOptimizer([x], [Shout("a"), Shout("b")])
+    assert list(rules.strategies()) == ["a", "b"]
+    chain = ChainOptimizer([rules, RuleOptimizer([x], [Shout("c")]), Optimizer([x])])
+    assert list(chain.strategies()) == ["a", "b", "c"]
+
+
+def test_every_optimizer_of_a_chain_is_given_the_context():
+    seen = []
+
+    class Look(Optimizer):
+        def step(self):
+            seen.append((self.context, set(self.blocked)))
+
+    x = Parameter(0)
+    chain = ChainOptimizer([Look([x]), Look([x])])
+    chain.context, chain.blocked = memory_of(lesson(1)).context(), {"guess"}
+    chain.step()
+    assert seen == [(chain.context, {"guess"})] * 2
+
+
+def test_lessons_say_what_the_feedback_was_about():
+    class Add(Optimizer):
+        def step(self):
+            for parameter in self.parameters:
+                parameter.data += 1
+            return Step("add", "add")
+
+    x, y, z = Parameter(0), Parameter(0), Parameter(0)
+    x.name, y.name, z.name = "retriever.x", "answerer.y", "top"
+    optimizer, experiment = Add([x, y, z]), Experiment()
+    experiment.open(optimizer.parameters)
+    metrics = {"val": {"accuracy": 0.5}}
+    experiment.on_epoch_complete(0, metrics, Decision("baseline", ()))
+    x.grad = TextGradient("find more", "billing", 0.5).accumulate(
+        TextGradient("find less", "login", 0.9)
+    )
+    z.grad = Gradient("anything")
+    experiment.commit_step(optimizer, 1, 1, optimizer.step())
+    experiment.on_epoch_complete(1, {"val": {"accuracy": 0.75}}, Decision("kept", ()))
+    (made,) = experiment.memory.lessons
+    assert (made.category, made.node) == ("login", "retriever")
+    assert (made.value, made.delta, made.mode, made.experiment) == (0.75, 0.25, "max", "in-memory")
+    assert experiment.memory.recall(node="retriever") == [made]
+
+
+# --- many --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def many():
+    memory = Memory()
+    memory.load(
+        Lesson(
+            epoch=n,
+            strategy=f"s{n % 50}",
+            outcome="kept" if n % 10 == 0 else "rejected",
+            category=f"c{n % 7}",
+            node=f"n{n % 3}",
+            experiment=f"e{n % 11}",
+            delta=0.001,
+        )
+        for n in range(100_000)
+    )
+    return memory
+
+
+@pytest.mark.parametrize(
+    ("filters", "fits"),
+    [
+        ({"strategy": "s3"}, lambda n: n % 50 == 3),
+        ({"outcome": "kept", "category": "c2"}, lambda n: n % 10 == 0 and n % 7 == 2),
+        ({"node": "n1", "experiment": "e4"}, lambda n: n % 3 == 1 and n % 11 == 4),
+        ({"epochs": range(70_000, 70_050)}, lambda n: 70_000 <= n < 70_050),
+        (
+            {"strategy": "s3", "category": "c3", "epochs": range(50_000)},
+            lambda n: n % 50 == 3 and n % 7 == 3 and n < 50_000,
+        ),
+        ({"strategy": "never"}, lambda n: False),
+        ({}, lambda n: True),
+    ],
+)
+def test_recall_among_a_hundred_thousand_finds_exactly_what_fits_at_once(many, filters, fits):
+    started = time.perf_counter()
+    found = many.recall(**filters)
+    seconds = time.perf_counter() - started
+    assert [x.epoch for x in found] == [n for n in range(99_999, -1, -1) if fits(n)]
+    assert seconds < 0.2
+
+
+def test_a_context_does_not_read_a_hundred_thousand_lessons(many):
+    started = time.perf_counter()
+    for _ in range(20):
+        context = many.context(strategies=["s1", "new"])
+    assert time.perf_counter() - started < 0.2
+    assert context.untried == ("new",)
+    assert context.tried["s1"] == 2000
+    assert [x.epoch for x in context.failures] == [99_999, 99_998, 99_997, 99_996, 99_995]
+
+
+# --- decisions and summary ---------------------------------------------------------------------
+
+
+class Script(Optimizer):
+    def __init__(self, parameters, strategies):
+        super().__init__(parameters)
+        self.names = iter(strategies)
+
+    def step(self):
+        self.parameters[0].data += 1
+        return Step("do it", next(self.names))
+
+
+def judged(values, strategies):
+    x = Parameter(0)
+    optimizer, experiment = Script([x], strategies), Experiment()
+    experiment.open([x])
+    best = values[0]
+    for epoch, value in enumerate(values):
+        if epoch:
+            experiment.commit_step(optimizer, epoch, 1, optimizer.step())
+        better = value > best
+        decision = Decision("baseline" if not epoch else "kept" if better else "rejected", ())
+        best = value if better else best
+        experiment.on_epoch_complete(epoch, {"val": {"f1": value}}, decision, monitor="f1")
+    return experiment
+
+
+def test_a_summary_tells_what_it_came_to():
+    experiment = judged([0.25, 0.5, 0.5, 0.75], ["add", "prune", "add + ask"])
+    experiment.on_loop_complete("stopped", "enough")
+    summary = experiment.summary()
+    assert (summary.slug, summary.epochs, summary.kept) == ("in-memory", 3, 2)
+    assert (summary.baseline, summary.best, summary.gain) == (0.25, 0.75, 0.5)
+    assert (summary.best_epoch, summary.monitor) == (3, "f1")
+    assert summary.metrics == {"val": {"f1": 0.75}}
+    told = {name: (tally.kept, tally.used) for name, tally in summary.strategies.items()}
+    assert told == {"add": (2, 2), "prune": (0, 1), "ask": (1, 1)}
+    assert summary.ended == "stopped"
+    assert summary.started.endswith("+00:00")
+    assert summary.decision is None
+
+
+def test_the_latest_decision_holds():
+    experiment = judged([0.25, 0.5], ["add"])
+    experiment.decide("reject", "too slow", "Ada", epoch=0)
+    experiment.decide("promote", "fast now", "Charles")
+    decision = experiment.summary().decision
+    assert (decision.decision, decision.detail, decision.reviewer) == (
+        "promote",
+        "fast now",
+        "Charles",
+    )
+    assert (decision.epoch, decision.revision) == (1, experiment.revision_of(1))
+
+
+def test_a_decision_is_one_of_two_and_about_an_epoch_that_was_judged():
+    experiment = judged([0.25], [])
+    with pytest.raises(UsageError, match="'maybe' is no decision"):
+        experiment.decide("maybe")
+    with pytest.raises(UsageError, match="has no judged epoch 4"):
+        experiment.decide("promote", epoch=4)
+    assert experiment.summary().decision is None
+
+
+def test_a_store_checks_out_kept_epochs_only():
+    experiment = judged([0.25, 0.5, 0.5], ["add", "prune"])
+    (x,) = experiment.store._parameters
+    experiment.store.checkout(0)
+    assert x.data == 0
+    experiment.store.checkout(1)
+    assert x.data == 1
+    with pytest.raises(Exception, match="has no kept epoch 2") as caught:
+        experiment.store.checkout(2)
+    assert caught.value.hint == "kept epochs: 0, 1"
+
+
+def test_what_is_no_lesson_is_refused() -> None:
+    memory = Memory()
+    with pytest.raises(UsageError, match="'great' is no outcome") as caught:
+        memory.learn(Lesson(epoch=1, strategy="s", outcome="great"))  # type: ignore[arg-type]
+    assert caught.value.hint.startswith("one of: kept, rejected")
+    with pytest.raises(UsageError, match="a lesson's delta is nan"):
+        memory.learn(Lesson(epoch=1, strategy="s", outcome="kept", delta=float("nan")))
+    assert memory.lessons == []
+
+
+def test_epochs_by_first_and_last() -> None:
+    memory = Memory()
+    for epoch in range(1, 7):
+        memory.learn(Lesson(epoch=epoch, strategy="s", outcome="kept"))
+    assert [x.epoch for x in memory.recall(epochs=(2, 4))] == [4, 3, 2]
+    memory.block_strategy("s")
+    memory.unblock_strategy("s")
+    assert memory.blocked() == {}
