@@ -117,6 +117,12 @@ def hide(value: V) -> V:
     return _each_text(value, without) if secrets else value
 
 
+def printable(name: str) -> str:
+    """A file's name on one line, whatever an agent called it."""
+    escaped = (c if c.isprintable() else repr(c)[1:-1] for c in name)
+    return "".join(escaped).encode("utf-8", "backslashreplace").decode()
+
+
 def leaked(text: str) -> str:
     """The environment variable whose secret stands in a text; "" if there is none."""
     return next((name for secret, name in _secrets().items() if secret in text), "")

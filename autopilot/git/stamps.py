@@ -40,7 +40,7 @@ def stamps_of(root: Path, names: Iterable[str]) -> Iterator[tuple[str, Stamp]]:
         except OSError as error:
             raise unreadable(name, error) from error
         if not linked.above(name):
-            yield name, _stamp(status)
+            yield name, stamp_of(status)
 
 
 def stamps_below(
@@ -81,7 +81,7 @@ def stamps_below(
                             status = os.stat(entry.name, dir_fd=here, follow_symlinks=False)
                         except _GONE:
                             continue
-                        yield name, _stamp(status)
+                        yield name, stamp_of(status)
         finally:
             os.close(here)
 
@@ -115,7 +115,7 @@ def everything_below(root: Path, *, opening: bool = False) -> dict[str, Stamp]:
                 found[prefix + name] = (0, 0, 0, 0, status.st_mode)
                 prefixes.append(f"{prefix}{name}/")
             else:
-                found[prefix + name] = _stamp(status)
+                found[prefix + name] = stamp_of(status)
     return found
 
 
@@ -137,11 +137,7 @@ def unreadable(name: str, error: OSError) -> ParameterError:
     )
 
 
-def _stamp(status: os.stat_result) -> Stamp:
-    return (
-        status.st_mtime_ns,
-        status.st_size,
-        status.st_ctime_ns,
-        status.st_ino,
-        status.st_mode,
-    )
+def stamp_of(status: os.stat_result) -> Stamp:
+    """The stamp of a `stat` result."""
+    s = status
+    return s.st_mtime_ns, s.st_size, s.st_ctime_ns, s.st_ino, s.st_mode

@@ -261,7 +261,7 @@ class WorkFiles:
                     f"cannot restore {name}: {link} is a symbolic link to a folder",
                     hint="name the folder that the link leads to, or make it a real folder",
                 )
-            for folder in (name, *_folders_above(name)):
+            for folder in (name, *folders_above(name)):
                 if folder in checked:
                     break
                 checked.add(folder)
@@ -286,12 +286,13 @@ def _is_settled(key: Stamp, read_ns: int) -> bool:
 def _in_the_way(written: Iterable[str], removed: Set[str]) -> set[str]:
     """Removed names that are a folder of a written name, or are below one."""
     files = set(written)
-    above = {folder for name in files for folder in _folders_above(name)}
-    below = {name for name in removed if any(folder in files for folder in _folders_above(name))}
+    above = {folder for name in files for folder in folders_above(name)}
+    below = {name for name in removed if any(folder in files for folder in folders_above(name))}
     return {name for name in removed if name in above} | below
 
 
-def _folders_above(name: str) -> list[str]:
+def folders_above(name: str) -> list[str]:
+    """The folders that a path is in, the deepest first."""
     parts = name.split("/")
     return ["/".join(parts[:count]) for count in range(len(parts) - 1, 0, -1)]
 

@@ -1,4 +1,4 @@
-"""Linked worktrees: a second checkout of a repository, outside of it."""
+"""Checkouts beside the user's: linked worktrees, and repositories that borrow the objects."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from autopilot.errors import GitCommandError, RepositoryError
@@ -18,6 +19,7 @@ from autopilot.git.repository import Repository
 
 # The user's post-checkout hook is about the user's own checkout.
 NO_HOOKS = ("-c", "core.hooksPath=/dev/null")
+_ROOM = "make room and give write permission there, or set XDG_CACHE_HOME to another folder"
 
 
 def cache_folder() -> Path:
@@ -59,38 +61,30 @@ def add_worktree(repo: Repository, path: Path, commit: str) -> Repository:
         GitCommandError: the folder is in use, cannot be written, or the disk is full. What was
             written until then is removed.
     """
-    taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
-    if taken:
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise GitCommandError(
             f"cannot make a worktree at {path}: the folder is not empty",
             hint="remove it, or name another one",
         )
     # Two processes of git that add or remove at once can trip over each other's half-made files.
     with one_at_a_time(repo.common_dir):
-        return _add(repo, path, commit)
-
-
-def _add(repo: Repository, path: Path, commit: str) -> Repository:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # --force: a worktree whose folder was deleted by hand may be registered at this path.
-        run_git(
-            [*NO_HOOKS, "worktree", "add", "--detach", "--force", "--quiet", str(path), commit],
-            cwd=repo.workdir,
-        )
-        return Repository.discover(path)
-    except (GitCommandError, OSError) as error:
-        _remove(repo, path)
-        reason = error.message if isinstance(error, GitCommandError) else error.strerror
-        raise GitCommandError(
-            f"cannot make a worktree at {path}: {reason}",
-            hint="make room and give write permission there, or set XDG_CACHE_HOME to another"
-            " folder, or run with --in-place",
-        ) from error
-    except BaseException:
-        # Ctrl-C: what was checked out until then goes too.
-        _remove(repo, path)
-        raise
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # --force: a worktree whose folder was deleted by hand may be registered at this path.
+            add = ["worktree", "add", "--detach", "--force", "--quiet", str(path), commit]
+            run_git([*NO_HOOKS, *add], cwd=repo.workdir)
+            return Repository.discover(path)
+        except (GitCommandError, OSError) as error:
+            _remove(repo, path)
+            reason = error.message if isinstance(error, GitCommandError) else error.strerror
+            raise GitCommandError(
+                f"cannot make a worktree at {path}: {reason}",
+                hint=f"{_ROOM}, or run with --in-place",
+            ) from error
+        except BaseException:
+            # Ctrl-C: what was checked out until then goes too.
+            _remove(repo, path)
+            raise
 
 
 def check_out(worktree: Repository, commit: str) -> None:
@@ -132,31 +126,27 @@ def remove_worktree(repo: Repository, path: Path) -> None:
 
 def _remove(repo: Repository, path: Path) -> None:
     # --force twice: locked ones too.
-    done = run_git(
-        ["worktree", "remove", "--force", "--force", str(path)],
-        cwd=repo.common_dir,
-        check=False,
-    )
+    remove = ["worktree", "remove", "--force", "--force", str(path)]
+    done = run_git(remove, cwd=repo.common_dir, check=False)
     pointer = path / ".git"
-    if done.returncode != 0 and pointer.is_file() and _belongs(pointer, repo):
-        try:
-            shutil.rmtree(path)
-        except OSError as error:
-            raise RepositoryError(
-                f"cannot remove the worktree {path}: {error.strerror}", hint="remove it by hand"
-            ) from error
+    if done.returncode != 0 and pointer.is_file():
+        # git refuses a worktree that was half made, or whose .git file an agent's step has turned
+        # away. It may be deleted by hand only if it is this repository's.
+        target = Path(os.fsdecode(pointer.read_bytes()).removeprefix("gitdir: ").strip())
+        if any(target.is_relative_to(owner) for owner in (repo.common_dir, private_path(path))):
+            try:
+                shutil.rmtree(path)
+            except OSError as error:
+                raise RepositoryError(
+                    f"cannot remove the worktree {path}: {error.strerror}", hint="remove it by hand"
+                ) from error
     run_git(["worktree", "prune"], cwd=repo.common_dir, check=False)
-    if path.is_relative_to(cache_folder()):
+    cache = cache_folder()
+    if path.is_relative_to(cache):
         shutil.rmtree(private_path(path), ignore_errors=True)
-        for folder in path.relative_to(cache_folder().parent).parents[:-1]:
+        for folder in path.relative_to(cache.parent).parents[:-1]:
             with contextlib.suppress(OSError):  # others are still in it
-                (cache_folder().parent / folder).rmdir()
-
-
-def _belongs(pointer: Path, repo: Repository) -> bool:
-    target = os.fsdecode(pointer.read_bytes()).removeprefix("gitdir: ").strip()
-    owners = (repo.common_dir, private_path(pointer.parent))
-    return any(Path(target).is_relative_to(owner) for owner in owners)
+                (cache.parent / folder).rmdir()
 
 
 def commit_of_checkout(repo: Repository) -> str:
@@ -178,11 +168,101 @@ def commit_of_checkout(repo: Repository) -> str:
     tree = written.decode().strip()
     if tree == tree_of(repo, head):
         return head
-    identity = {
-        f"GIT_{role}_{what}": value
-        for role in ("AUTHOR", "COMMITTER")
-        for what, value in (("NAME", "autopilot"), ("EMAIL", "autopilot@localhost"))
-    }
+    roles = ("AUTHOR", "COMMITTER")
+    identity = {f"GIT_{role}_NAME": "autopilot" for role in roles}
+    identity |= {f"GIT_{role}_EMAIL": "autopilot@localhost" for role in roles}
     command = ["commit-tree", tree, "-p", head, "-m", "autopilot: the checkout as it was measured"]
-    made = run_git(command, cwd=repo.workdir, environment=identity)
-    return made.stdout.decode().strip()
+    return run_git(command, cwd=repo.workdir, environment=identity).stdout.decode().strip()
+
+
+# --- repositories that borrow objects -----------------------------------------------------------
+
+
+def lend_objects(
+    repo: Repository,
+    folder: Path,
+    workdir: Path,
+    *,
+    head: str,
+    settings: str,
+    copied: Iterable[str],
+) -> dict[str, bytes]:
+    """Makes a git folder that reads another repository's objects, and writes its own; no index.
+
+    Starts no git: it is made for each step of an agent.
+
+    Args:
+        repo: The repository whose objects and configuration it has.
+        folder: The new git folder; it must not exist.
+        workdir: The working tree that belongs to it.
+        head: The commit that HEAD is at, detached.
+        settings: Lines of configuration that follow the repository's, and so come before them.
+        copied: Further files of the repository's git folder that it has too, if they exist.
+
+    Returns:
+        The files that were written, by their paths in the folder.
+    """
+    theirs = repo.common_dir
+    for name in ("objects/info", "refs/heads", "refs/tags", "info", "hooks"):
+        (folder / name).mkdir(parents=True)
+    own = "\n[core]\n\tbare = false\n"
+    if repo.config("core.worktree") is not None:
+        own += f"\tworktree = {_quoted(workdir)}\n"
+    # libgit2 does not follow the alternates of an alternate, so that all are named.
+    alternates = [theirs / "objects"]
+    with contextlib.suppress(OSError):
+        lines = (theirs / "objects/info/alternates").read_bytes().splitlines()
+        alternates += [
+            alternates[0] / os.fsdecode(line) for line in lines if not line.startswith(b"#")
+        ]
+    files = {
+        "HEAD": head.encode() + b"\n",
+        "config": (theirs / "config").read_bytes() + os.fsencode(own + settings),
+        "objects/info/alternates": b"".join(os.fsencode(path) + b"\n" for path in alternates),
+    }
+    for name in ("shallow", "info/exclude", "info/attributes", *copied):
+        with contextlib.suppress(OSError):
+            files[name] = (theirs / name).read_bytes()
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return files
+
+
+def borrow(repo: Repository, path: Path, commit: str) -> Repository:
+    """Makes a repository beside another one, with a commit of it checked out, detached.
+
+    What is written there stays there: refs and notes to try things with. Starts git, which applies
+    the filters (LFS among them). Remove it by removing its folder.
+
+    Args:
+        repo: The repository whose objects and configuration it uses.
+        path: The new one's folder; it must not exist.
+        commit: What is checked out.
+
+    Raises:
+        GitCommandError: it cannot be made; what was made until then is removed.
+    """
+    # How git treats content is to be the same; who signs, and whose hooks run, is not.
+    settings = "[commit]\n\tgpgsign = false\n[tag]\n\tgpgsign = false\n[gc]\n\tauto = 0\n"
+    settings += f"[core]\n\thooksPath = {os.devnull}\n"
+    lfs = repo.common_dir / "lfs"
+    if lfs.is_dir():
+        settings += f"[lfs]\n\tstorage = {_quoted(lfs)}\n"
+    try:
+        lend_objects(repo, path / ".git", path, head=commit, settings=settings, copied=())
+        run_git(["checkout", "--quiet", "--detach", commit], cwd=path)
+        return Repository.discover(path)
+    except BaseException as error:
+        shutil.rmtree(path, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise GitCommandError(
+                f"cannot make a repository at {path}: {error.strerror}", hint=_ROOM
+            ) from error
+        raise
+
+
+def _quoted(path: Path) -> str:
+    """A path as git's configuration takes any: in quotes."""
+    escaped = str(path).replace("\\", r"\\").replace('"', r"\"")
+    return f'"{escaped}"'

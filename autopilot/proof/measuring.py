@@ -20,11 +20,11 @@ from autopilot.core.comparison import Key, keyed
 from autopilot.core.records.record import Manifest
 from autopilot.core.types import Datum
 from autopilot.errors import ExperimentError, LockHeldError
-from autopilot.git.borrowing import borrow
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
 from autopilot.git.worktrees import (
     add_worktree,
+    borrow,
     check_out,
     private_path,
     remove_worktree,

@@ -30,11 +30,10 @@ from autopilot.git.repository import Repository
 from autopilot.proof.measuring_worker import Failure, noisy_metrics, recorded_calls
 from autopilot.proof.rerun_protocol import EpochAgain, Request, StepAgain
 from autopilot.sandbox.inputs import Inputs
-from autopilot.sandbox.links import Link
 from autopilot.sandbox.offline import Offline
 from autopilot.sandbox.processes import Send, answer_with
 from autopilot.sandbox.surroundings import Surroundings
-from autopilot.sandbox.workspace import Workspace
+from autopilot.sandbox.workspace import Link, Workspace
 from autopilot.tracking.git_memory import GitMemory
 from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.journal import Journal

@@ -7,28 +7,35 @@ evaluator's and data files see to it that no score of a changed one is compared.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from autopilot.core.stepping import Guard
-from autopilot.git import objects
-from autopilot.git.stamps import Stamp, stamps_of
-from autopilot.sandbox.changes import Change, printable, sentences
-from autopilot.sandbox.git_folder import AGENT, GitFolder
+from autopilot.errors import ConfinementError
+from autopilot.files import TEMPORARY
+from autopilot.git.objects import tree_of
+from autopilot.git.stamps import Stamp, everything_below, stamps_of
+from autopilot.sandbox.git_folders import AGENT, GitFolder, PrivateGit
 from autopilot.sandbox.inputs import Inputs
-from autopilot.sandbox.links import Links
-from autopilot.sandbox.private_git import PrivateGit
 from autopilot.sandbox.processes import adopt, end_adopted, end_marked, mark
-from autopilot.sandbox.surroundings import Surroundings, stays_inside
-from autopilot.sandbox.workspace import AGENTS_GIT, Workspace
+from autopilot.sandbox.surroundings import Surroundings, Violation, sentences, stays_inside
+from autopilot.sandbox.workspace import AGENTS_GIT, Link, Workspace
+from autopilot.text import printable
 from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.scope import Scope
 
+COPIED_BYTES = 32 * 2**20
+COPIED_FILES = 2000
+_HASHED = 2**20
+_LEFT = "left, since it may be yours"
 
-class _EngineGuard(Guard):
-    """What both kinds share: the inputs, and what an agent's processes inherit.
+
+class AgentGuard(Guard):
+    """Common to both kinds: the inputs, and what an agent's processes inherit.
 
     Args:
         workspace: Where the run works.
@@ -52,10 +59,6 @@ class _EngineGuard(Guard):
         self._is_confined = False
         self._environment: dict[str, str | None] = {}
         self._since = 0.0
-        self._prepare(workspace, slug)
-
-    def _prepare(self, workspace: Workspace, slug: str) -> None:
-        """What one kind needs and the other does not."""
 
     @property
     def listens(self) -> bool:
@@ -69,10 +72,13 @@ class _EngineGuard(Guard):
     def inputs(self, known: Iterable[str] = ()) -> Mapping[str, str]:
         return self._inputs.blobs(known)
 
-    def _mark(self) -> None:
-        """What the agent starts can be told: its processes, and its lines in reflogs."""
-        marks = {
-            **mark(self.repo.workdir),
+    def confine(self) -> None:
+        if self._is_confined:
+            return
+        self._look()
+        self._is_confined = True
+        # The agent's processes, and its lines in reflogs, are known by what they inherit.
+        marks = mark(self.repo.workdir) | {
             "GIT_COMMITTER_NAME": AGENT,
             "GIT_COMMITTER_EMAIL": "agent@autopilot.invalid",
         }
@@ -81,25 +87,45 @@ class _EngineGuard(Guard):
         self._store.hold_progress()
         self._since = adopt(is_on=True)
 
-    def _unmark(self) -> list[str]:
-        """Nobody of the agent's is there any more; returns what it did to the run's own notes."""
+    def put_back(self) -> list[str]:
+        if not self._is_confined:
+            return []
+        self._is_confined = False
         for name, value in self._environment.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+        # Before anything is compared: a process of the agent's would write on meanwhile.
         end_marked(self.repo.workdir)
         end_adopted(self._since)
         adopt(is_on=False)
         changed = self._store.release_progress()
-        return ["changed the run's own notes of this epoch: put back"] if changed else []
+        notes = ["changed the run's own notes of this epoch: put back"] if changed else []
+        return self._undo(notes)
+
+    def _look(self) -> None:
+        """Remembers how everything is before the step."""
+        raise NotImplementedError
+
+    def _undo(self, notes: list[str]) -> list[str]:
+        """Puts back what belongs to the run; returns all violations, those of its notes too."""
+        raise NotImplementedError
 
 
-class Confinement(_EngineGuard):
-    """For a worktree of the run's own."""
+class WorktreeGuard(AgentGuard):
+    """For a worktree of the run's own: everything is put back."""
 
-    def _prepare(self, workspace: Workspace, slug: str) -> None:
-        tree = objects.tree_of(workspace.repo, workspace.repo.head_commit())
+    def __init__(
+        self,
+        workspace: Workspace,
+        slug: str,
+        scopes: Sequence[Scope],
+        inputs: Inputs,
+        store: GitStore,
+    ) -> None:
+        super().__init__(workspace, slug, scopes, inputs, store)
+        tree = tree_of(workspace.repo, workspace.repo.head_commit())
         copies = workspace.private / "copies"
         self._private, self._folder = workspace.private, workspace.folder
         self._private_git = PrivateGit(workspace.repo, workspace.private / AGENTS_GIT)
@@ -107,24 +133,20 @@ class Confinement(_EngineGuard):
         self._links = Links(workspace.links, slug)
         self._read: set[str] = set()
 
-    def confine(self) -> None:
-        if not self._is_confined:
-            # Git's configuration may hold what is for nobody else.
-            self._private.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._read = self._inputs.names()
-            self._links.look()
-            self._surroundings.look()
-            self._git.look()
-            self._private_git.enter()
-            self._is_confined = True
-            self._mark()
+    def _look(self) -> None:
+        # Git's configuration may hold what is for nobody else.
+        self._private.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._read = self._inputs.names()
+        # Links become copies here, and the copies are part of the surroundings.
+        self._links.look()
+        self._surroundings.look()
+        self._git.look()
+        self._private_git.enter()
 
-    def put_back(self) -> list[str]:
-        if not self._is_confined:
-            return []
-        self._is_confined = False
-        of_git = self._unmark() + self._private_git.leave() + self._git.put_back()
-        told = self._surroundings.put_back(lambda n: n in self._read or self._links.covers(n))
+    def _undo(self, notes: list[str]) -> list[str]:
+        # The worktree's own git folder is needed to put its files back.
+        of_git = notes + self._private_git.leave() + self._git.put_back()
+        of_files = self._surroundings.put_back(lambda n: n in self._read or self._links.covers(n))
         try:
             Path.cwd()
         except FileNotFoundError:
@@ -133,56 +155,44 @@ class Confinement(_EngineGuard):
         # Only now may a resumed run trust the worktree again.
         self._private_git.remove()
         self._links.check()
-        return told + of_git
+        return of_files + of_git
 
 
-class Watch(_EngineGuard):
+class InPlaceGuard(AgentGuard):
     """For the user's own checkout: everything is left as it is."""
 
-    def _prepare(self, workspace: Workspace, slug: str) -> None:
-        self._before: dict[str, tuple[str, Stamp | None]] = {}
+    _before: Mapping[str, tuple[str, Stamp | None]] = {}
 
-    def confine(self) -> None:
-        if not self._is_confined:
-            self._before = self._present()
-            self._git.look()
-            self._is_confined = True
-            self._mark()
+    def _look(self) -> None:
+        self._before = self._present()
+        self._git.look()
 
-    def put_back(self) -> list[str]:
-        if not self._is_confined:
-            return []
-        self._is_confined = False
-        of_notes = self._unmark()
-        left = "left, since it may be yours"
-        told = of_notes + [f"{what}: {left}" for what in self._git.changed()]
+    def _undo(self, notes: list[str]) -> list[str]:
+        violations = notes + [f"{what}: {_LEFT}" for what in self._git.changed()]
         before, now = self._before, self._present()
-        changes = []
-        for name in sorted({*before, *now}):
-            was, is_now = before.get(name), now.get(name)
-            if was == is_now:
-                continue
-            scope = next((scope for scope in self.scopes if scope.covers(name)), None)
-            if scope is not None:
-                if is_now is not None and self._leads_out(scope, name, is_now[1]):
-                    target = printable(os.readlink(self.repo.workdir / name))
-                    changes.append(
-                        Change(name, "made", detail=f", a link to {target}", undone=left)
-                    )
-                continue
-            if is_now is None:
-                gone = was is not None and was[0] == "untracked"
-                changes.append(Change(name, "removed" if gone else "changed", undone=left))
-            elif is_now[0] == "deleted":
-                changes.append(Change(name, "removed", undone=left))
-            else:
-                new = was is None and is_now[0] == "untracked"
-                changes.append(Change(name, "made" if new else "changed", undone=left))
-        return told + list(sentences(changes, lambda _name: True))
+        changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+        found = [self._violation(name, before.get(name), now.get(name)) for name in changed]
+        return violations + list(sentences(filter(None, found), lambda _name: True))
 
-    def _leads_out(self, scope: Scope, name: str, stamp: Stamp | None) -> bool:
-        is_link = stamp is not None and stat.S_ISLNK(stamp[4])
-        return is_link and not stays_inside(self.repo.workdir, scope, name)
+    def _violation(
+        self, name: str, was: tuple[str, Stamp | None] | None, now: tuple[str, Stamp | None] | None
+    ) -> Violation | None:
+        """What was done to a path that differs; None if it was allowed."""
+        state, stamp = now or (None, None)
+        scope = next((scope for scope in self.scopes if scope.covers(name)), None)
+        if scope is not None:
+            is_link = stamp is not None and stat.S_ISLNK(stamp[4])
+            if not is_link or stays_inside(self.repo.workdir, scope, name):
+                return None
+            target = printable(os.readlink(self.repo.workdir / name))
+            return Violation(name, "made", detail=f", a link to {target}", undone=_LEFT)
+        if now is None:
+            gone = was is not None and was[0] == "untracked"
+            return Violation(name, "removed" if gone else "changed", undone=_LEFT)
+        if state == "deleted":
+            return Violation(name, "removed", undone=_LEFT)
+        is_new = was is None and state == "untracked"
+        return Violation(name, "made" if is_new else "changed", undone=_LEFT)
 
     def _present(self) -> dict[str, tuple[str, Stamp | None]]:
         """What differs from HEAD, how, and its stamp."""
@@ -194,6 +204,107 @@ class Watch(_EngineGuard):
 def guard_of(
     workspace: Workspace, slug: str, scopes: Sequence[Scope], inputs: Inputs, store: GitStore
 ) -> Guard:
-    """What keeps the agents of a run to its parameters."""
-    kind = Watch if workspace.in_place else Confinement
+    """The guard that keeps the agents of a run to its parameters."""
+    kind = InPlaceGuard if workspace.in_place else WorktreeGuard
     return kind(workspace, slug, scopes, inputs, store)
+
+
+class Links:
+    """Paths that `--link` brought in. When an agent is let in, the small ones become copies.
+
+    The user's own files are watched during its steps, whether there is a copy or not.
+
+    Args:
+        links: The paths.
+        slug: The experiment.
+    """
+
+    def __init__(self, links: Sequence[Link], slug: str) -> None:
+        self.links = links
+        self._slug = slug
+        self._stamps: dict[str, Stamp] = {}
+        self._digests: dict[str, tuple[Stamp, str]] = {}
+        self._is_copied = False
+
+    def covers(self, name: str) -> bool:
+        """Whether a path from the top is one of them, or below one."""
+        return any(name == link.name or name.startswith(f"{link.name}/") for link in self.links)
+
+    def look(self) -> None:
+        """Copies what can be copied, and remembers how the rest is now."""
+        if not self._is_copied:
+            for link in self.links:
+                _copy(link)
+            self._is_copied = True
+        self._stamps = self._present()
+        for name, stamp in self._stamps.items():
+            known = self._digests.get(name)
+            if stamp[1] <= _HASHED and (known is None or known[0] != stamp):
+                self._digests[name] = (stamp, _digest(name))
+
+    def check(self) -> None:
+        """Stops a run in which a step changed the user's own files.
+
+        Raises:
+            ConfinementError: it names the first one.
+        """
+        now = self._present()
+        for name in sorted({*now, *self._stamps}):
+            was, is_now = self._stamps.get(name), now.get(name)
+            known = self._digests.get(name)
+            # Written again as it was is no change; large files are told by their stamps only.
+            if was == is_now or (was and is_now and known and known[1] == _digest(name)):
+                continue
+            did = "made" if was is None else "removed" if is_now is None else "changed"
+            raise ConfinementError(
+                f"{printable(name)} was {did} during an optimizer's step; it is your own, brought "
+                "in by --link, so it is left as it is",
+                hint=f"put it back as it was, then: autopilot resume {self._slug}",
+            )
+
+    def _present(self) -> dict[str, Stamp]:
+        """Full name to stamp."""
+        found: dict[str, Stamp] = {}
+        for source in (Path(os.path.realpath(link.source)) for link in self.links):
+            if source.is_dir():
+                found |= {f"{source}/{n}": stamp for n, stamp in everything_below(source).items()}
+            else:
+                found |= {str(source): s for _, s in stamps_of(source.parent, [source.name])}
+        return found
+
+
+def _copy(link: Link) -> None:
+    """Puts a copy in the place of a link, if it is small and holds no links of its own."""
+    files = [link.source]
+    if link.source.is_dir():
+        walked = list(os.walk(link.source))
+        files = [Path(here, name) for here, _, names in walked for name in names]
+        folders = [Path(here, name) for here, names, _ in walked for name in names]
+        if any(path.is_symlink() for path in (*files, *folders)):
+            return
+    sizes = [path.stat().st_size for path in files if path.is_file()]
+    if len(sizes) != len(files) or len(files) > COPIED_FILES or sum(sizes) > COPIED_BYTES:
+        return
+    made = link.place.with_name(f"{TEMPORARY}{link.place.name}")
+    shutil.rmtree(made, ignore_errors=True)
+    try:
+        if link.source.is_dir():
+            shutil.copytree(link.source, made)
+        else:
+            shutil.copy2(link.source, made)
+        link.place.unlink()
+        made.rename(link.place)
+    except OSError:  # unreadable, or no room: it stays a link
+        shutil.rmtree(made, ignore_errors=True)
+        if not os.path.lexists(link.place):
+            link.place.symlink_to(link.source)
+
+
+def _digest(name: str) -> str:
+    path = Path(name)
+    try:
+        if path.is_symlink():
+            return os.readlink(path)
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    except OSError:
+        return ""

@@ -24,7 +24,6 @@ from autopilot.git.worktrees import (
     remove_worktree,
     worktree_path,
 )
-from autopilot.sandbox.links import Link
 from autopilot.sandbox.processes import end_marked
 
 AGENTS_GIT = "git"
@@ -32,6 +31,21 @@ _MISSING = re.compile(
     r"No such file or directory: '([^']+)'|cannot read (.+): No such file|^(.+) does not exist$"
 )
 _NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A path of the user's checkout that the worktree has, too.
+
+    Args:
+        name: The path from the top, in both.
+        source: The user's own.
+        place: In the worktree: a symbolic link to it, or a copy.
+    """
+
+    name: str
+    source: Path
+    place: Path
 
 
 @dataclass(frozen=True, slots=True)
