@@ -20,8 +20,8 @@ _HOMES = {
     "autopilot.ai.judge": "Judge Judgement",
     "autopilot.ai.loss": "JudgeLoss",
     "autopilot.ai.model.model": "Model",
+    "autopilot.ai.model.parallel": "RateLimit",
     "autopilot.ai.optimizer": "AgentOptimizer",
-    "autopilot.ai.model.rate": "RateLimit",
     "autopilot.ai.steps": "BackStep LLMStep PythonStep",
     "autopilot.core.callback": "Callback",
     "autopilot.core.callbacks": (

@@ -303,8 +303,7 @@ def test_every_command_has_help_and_an_example():
 OTHER_SUCCESS = {
     "autopilot.core.types": "the one reader of an item's success",
     "autopilot.core.scoring": "converts what user code gives; asks nothing of it",
-    "autopilot.ai.judgement": "of verdicts that a judge's steps give",
-    "autopilot.ai.datasets.verdicts": "of verdicts that a judge gave",
+    "autopilot.ai.judge": "of verdicts that a judge's steps give",
     "autopilot.ai.datasets.judging": "of verdicts that a judge gave",
     "autopilot.ai.loss": "of verdicts that a judge gave",
 }

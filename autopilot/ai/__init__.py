@@ -1,6 +1,6 @@
 """Agents that edit, judges that score, generators that make data.
 
-What is here loads when it is first used; the model's client only when a call is made.
+Each name is imported when it is first used; the model's client only when a call is made.
 """
 
 from __future__ import annotations
@@ -9,24 +9,22 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "autopilot.ai.agent": ("Agent", "AgentContext", "AgentResult"),
-    "autopilot.ai.anthropic_agent": ("AnthropicAgent",),
-    "autopilot.ai.coding": ("ClaudeCodeAgent", "CommandAgent"),
-    "autopilot.ai.datasets.generator": ("DataGenerator",),
-    "autopilot.ai.gradient": ("AgentCollator", "ConcatCollator", "GradientCollator"),
-    "autopilot.ai.judge": ("Judge", "Judgement"),
-    "autopilot.ai.datasets.judging": ("Judging",),
-    "autopilot.ai.loss": ("JudgeLoss",),
-    "autopilot.ai.model.model": ("Model",),
-    "autopilot.ai.optimizer": ("AgentOptimizer",),
-    "autopilot.ai.parallel": ("each",),
-    "autopilot.ai.model.prices": ("Price",),
-    "autopilot.ai.model.rate": ("RateLimit",),
-    "autopilot.ai.model.recording": ("StoreRecorder", "recording_beside", "use_recorder"),
-    "autopilot.ai.steps": ("BackStep", "LLMStep", "PythonStep", "WorkflowStep"),
-    "autopilot.ai.tools": ("TextEditor", "Tool"),
+    "autopilot.ai.agent": "Agent AgentContext AgentResult Tool",
+    "autopilot.ai.anthropic_agent": "AnthropicAgent TextEditor",
+    "autopilot.ai.coding": "ClaudeCodeAgent CommandAgent",
+    "autopilot.ai.datasets.generator": "DataGenerator",
+    "autopilot.ai.gradient": "AgentCollator ConcatCollator GradientCollator",
+    "autopilot.ai.datasets.judging": "Judging",
+    "autopilot.ai.judge": "Judge Judgement",
+    "autopilot.ai.loss": "JudgeLoss",
+    "autopilot.ai.model.model": "Model",
+    "autopilot.ai.model.parallel": "RateLimit each",
+    "autopilot.ai.model.prices": "Price",
+    "autopilot.ai.model.recording": "StoreRecorder recording_beside use_recorder",
+    "autopilot.ai.optimizer": "AgentOptimizer",
+    "autopilot.ai.steps": "BackStep LLMStep PythonStep WorkflowStep",
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = sorted(_HOME_OF)  # all strings
 

@@ -1,13 +1,16 @@
-"""Agents: something that reads a prompt, may edit files, and answers."""
+"""The contract of agents and of their tools.
+
+An agent reads a prompt, may edit files, and answers. Subclass `Agent` to plug in another one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autopilot.core.parameter import PathParameter
 from autopilot.core.types import Cost
@@ -18,16 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AgentResult:
-    """What an agent answered, and what that took.
+    """An agent's answer and its cost.
 
     Args:
-        output: Its answer in words.
-        session_id: Names the conversation, so that it can be gone on with; "" where it cannot.
+        output: The answer's text.
+        session_id: Names the conversation, so that it can be continued; "" if it cannot.
         input_tokens: Tokens read, cached ones included.
         output_tokens: Tokens written.
-        cost_usd: Dollars; None where the price is unknown.
+        cost_usd: Dollars; None if the price is unknown.
         seconds: Wall clock.
-        model: The model that answered; "" where the agent does not say.
+        model: The model that answered; "" if the agent does not say.
     """
 
     output: str
@@ -45,21 +48,21 @@ class AgentResult:
 
     @property
     def cost(self) -> Cost:
-        """The same as a Cost; unknown dollars count as none."""
+        """As a Cost; unknown dollars count as 0."""
         return Cost(tokens=self.tokens, cost_usd=self.cost_usd or 0.0, seconds=self.seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class AgentContext:
-    """What an agent works with.
+    """The surroundings of a prompt.
 
     Args:
         folder: The working directory; None: the present one.
-        parameters: What may be edited. Empty: nothing.
+        parameters: Files that the agent may edit. Empty: none.
         system: Instructions in front of the prompt, the same for every call of a run.
-        session_id: The conversation to go on with; "" for a new one.
-        schema: The pydantic model that the answer's JSON must fit, where the agent can hold it.
-        role: Under which name the cost is counted: "optimizer", "judge", ...
+        session_id: The conversation to continue; "" for a new one.
+        schema: The pydantic model of the answer's JSON, for agents that can enforce it.
+        role: The name under which the cost is counted: "optimizer", "judge", ...
     """
 
     folder: Path | None = None
@@ -80,9 +83,9 @@ class AgentContext:
 class Agent(ABC):
     """Answers prompts. Subclasses define `run`.
 
-    An agent may be used from several threads at once. It edits nothing but the files of
-    `context.parameters`; what it did elsewhere is undone by whoever runs it. One that may edit
-    nothing is asked the same question once in an experiment, and then answered from the record.
+    An agent may be used from several threads at once. It edits only the files of
+    `context.parameters`; the optimizer undoes edits of other files. An agent that may edit nothing
+    is asked an equal question once in an experiment, and then answered from the record.
 
     >>> class Parrot(Agent):
     ...     def run(self, prompt, context=None):
@@ -99,11 +102,27 @@ class Agent(ABC):
             AgentNotFoundError: its program or package is not installed.
             AgentTimeoutError: it took too long; its processes are ended.
             AgentRefusedError: the model refused.
-            AgentReplyError: what came back cannot be used.
+            AgentReplyError: the answer cannot be used.
             AgentError: it failed otherwise.
             BudgetExceededError: it was not started, since too little is left.
         """
 
     async def arun(self, prompt: str, context: AgentContext | None = None) -> AgentResult:
-        """The same, awaitable: `run` in a thread of its own."""
+        """As `run`, in a thread of its own."""
         return await asyncio.to_thread(self.run, prompt, context)
+
+
+class Tool(ABC):
+    """A tool for a model. Errors of autopilot go to the model; other errors end the call."""
+
+    @abstractmethod
+    def definition(self) -> Mapping[str, Any]:
+        """The tool for the Messages API: name, description and input_schema, or a type."""
+
+    @abstractmethod
+    def use(self, arguments: Mapping[str, Any]) -> str:
+        """Uses the tool, and returns the result for the model.
+
+        Raises:
+            AutopilotError: it cannot be used so; message and hint go to the model.
+        """

@@ -7,19 +7,22 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
 from autopilot.ai.agent import Agent, AgentContext, AgentResult
-from autopilot.ai.model.agent_calls import agent_call
+from autopilot.ai.model.call import agent_call, current_ledger
 from autopilot.ai.model.client import service_error
-from autopilot.ai.model.spending import spend
+from autopilot.ai.model.recording import keep_lost
 from autopilot.core.parameter import PathParameter
+from autopilot.core.records.ledger import Reservation
+from autopilot.core.run import say
 from autopilot.core.types import Cost
-from autopilot.errors import AgentError, AgentRefusedError, AgentReplyError
+from autopilot.errors import AgentError, AgentNotFoundError, AgentRefusedError, AgentReplyError
 from autopilot.sandbox.processes import Finished, run_process
 from autopilot.text import clean, hide, redact
 
@@ -29,21 +32,21 @@ _SPECIAL = re.compile(r"[\\\[\]*?]")
 
 
 class ClaudeCodeAgent(Agent):
-    """Claude Code in print mode: it reads what it likes and edits the context's parameters.
+    """Claude Code in print mode: it may read any file, and edits the context's parameters.
 
-    Nothing is started before `run`, so it can be made where Claude Code is not installed.
+    Nothing is started before `run`, so the object can be made without Claude Code installed.
 
     Args:
         model: A model's name or alias; None: the program's own choice.
-        allowed_tools: What it may use without asking, in print mode nobody can be asked; beside
+        allowed_tools: Tools that it may use without asking (in print mode it cannot ask), beside
             editing the parameters' files, which each run allows by their paths.
-        permission_mode: "default" refuses what is not allowed; "acceptEdits" lets it edit every
-            file of the working directory, "plan" none.
+        permission_mode: "default" refuses other tools; "acceptEdits" lets it edit every file of the
+            working directory, "plan" none.
         system: Appended to its own system prompt.
-        timeout_s: After that it is ended, with everything that it started.
-        max_cost_usd: Dollars at most for one run. Under a dollar budget never more than is left;
-            without this, runs side by side wait for one another there. Claude Code looks after
-            each turn.
+        timeout_s: After that it is ended, with all processes that it started.
+        max_cost_usd: The largest cost of one run in dollars, and never more than is left of a
+            dollar budget. Without it, runs side by side wait for one another under such a budget.
+            Claude Code checks it after each turn.
         command: The program.
 
     >>> ClaudeCodeAgent(model="opus").command_line(AgentContext(session_id="s1"))[-2:]
@@ -73,32 +76,34 @@ class ClaudeCodeAgent(Agent):
         """The program and its arguments; the prompt goes in on stdin.
 
         Args:
-            context: What it works with.
-            cost_usd: Dollars at most.
+            context: The run's context.
+            cost_usd: The largest cost in dollars.
         """
         line = [self.command, "--print"]
         allowed = [*self.allowed_tools, *_edit_rules(context.parameters)]
         if allowed:
             line += ["--allowedTools", *allowed]
-        # The list of tools ends at the next option.
+        # In this order: the list of tools ends at the next option.
         line += ["--permission-mode", self.permission_mode, "--output-format", "json"]
         if self.model:
             line += ["--model", self.model]
         if math.isfinite(cost_usd):
             line += ["--max-budget-usd", f"{cost_usd:.4f}"]
-        system = "\n\n".join(part for part in (self.system, context.system) if part)
-        if system:
+        if system := self._system(context):
             line += ["--append-system-prompt", clean(system)]
         if context.session_id:
             line += ["--resume", context.session_id]
         return line
+
+    def _system(self, context: AgentContext) -> str:
+        return "\n\n".join(part for part in (self.system, context.system) if part)
 
     def run(self, prompt: str, context: AgentContext | None = None) -> AgentResult:
         context = context or AgentContext()
         asked = {
             "agent": "claude",
             "model": self.model or "",
-            "system": "\n\n".join(part for part in (self.system, context.system) if part),
+            "system": self._system(context),
             "session": context.session_id,
             "prompt": prompt,
         }
@@ -106,7 +111,7 @@ class ClaudeCodeAgent(Agent):
         return agent_call(asked, context.role, lambda: self._run(prompt, context), edits=edits)
 
     def _run(self, prompt: str, context: AgentContext) -> AgentResult:
-        with spend(context.role, self.model or "claude", self.max_cost_usd) as spent:
+        with _spending(context.role, self.model or "claude", self.max_cost_usd) as spent:
             finished = run_process(
                 self.command_line(context, spent.cost_usd),
                 stdin=prompt,
@@ -116,7 +121,7 @@ class ClaudeCodeAgent(Agent):
             )
             reply = _claude_reply(finished)
             result = _claude_result(reply, finished.seconds)
-            # What was paid counts, whatever the answer was.
+            # Before the check: a useless answer is paid too.
             spent.settle(result.cost, known=result.cost_usd is not None)
             _check_claude(reply, finished)
         return result
@@ -128,7 +133,7 @@ def _edit_rules(parameters: Sequence[PathParameter]) -> list[str]:
     for parameter in parameters:
         source = parameter.source
         found = dict.fromkeys([str(source), os.path.realpath(source)])
-        # What the user's own folders are called is no pattern, and a ")" would end the rule.
+        # The names of the user's folders are no patterns, and a ")" would end the rule.
         paths = [_SPECIAL.sub(r"\\\g<0>", path).replace(")", "?") for path in found]
         end = "" if parameter.is_file else f"/{parameter.pattern}"
         rules += [f"Edit(/{path}{end})" for path in paths]
@@ -136,12 +141,12 @@ def _edit_rules(parameters: Sequence[PathParameter]) -> list[str]:
 
 
 class CommandAgent(Agent):
-    """Any other coding tool: it reads the prompt, edits in the working directory, and answers.
+    """Any other coding program: it reads the prompt, edits in the working directory, and answers.
 
     Args:
-        command: The program and its arguments. "{prompt_file}" stands for a file with the prompt;
-            without it the prompt goes in on stdin.
-        timeout_s: After that it is ended, with everything that it started.
+        command: The program and its arguments. "{prompt_file}" is replaced by a file with the
+            prompt; without it the prompt goes in on stdin.
+        timeout_s: After that it is ended, with all processes that it started.
 
     >>> CommandAgent(["cat"]).run("make it shorter").output
     'make it shorter'
@@ -157,17 +162,14 @@ class CommandAgent(Agent):
         context = context or AgentContext()
         if context.system:
             prompt = f"{context.system}\n\n{prompt}"
-        # Where the program stands differs from one machine to the next.
-        asked = {
-            "agent": [Path(self.command[0]).name, *self.command[1:]],
-            "prompt": prompt,
-        }
-        folder, role, edits = context.folder, context.role, bool(context.parameters)
-        return agent_call(asked, role, lambda: self._run(prompt, folder, role), edits=edits)
-
-    def _run(self, prompt: str, folder: Path | None, role: str) -> AgentResult:
+        # The name only: the program's folder differs from one machine to the next.
         name = Path(self.command[0]).name
-        with spend(role, name, most_usd=0.0) as spent:
+        asked = {"agent": [name, *self.command[1:]], "prompt": prompt}
+        folder, role, edits = context.folder, context.role, bool(context.parameters)
+        return agent_call(asked, role, lambda: self._run(name, prompt, folder, role), edits=edits)
+
+    def _run(self, name: str, prompt: str, folder: Path | None, role: str) -> AgentResult:
+        with _spending(role, name, most_usd=0.0) as spent:
             finished = self._finish(prompt, folder)
             spent.settle(Cost(seconds=finished.seconds), known=False)
             if finished.code != 0:
@@ -178,18 +180,45 @@ class CommandAgent(Agent):
         return AgentResult(output=finished.stdout.strip(), seconds=finished.seconds)
 
     def _finish(self, prompt: str, folder: Path | None) -> Finished:
-        hint = f"install {self.command[0]}, or give its full path"
+        hint, timeout_s = f"install {self.command[0]}, or give its full path", self.timeout_s
         if not any(_PROMPT_FILE in part for part in self.command):
             return run_process(
-                self.command, stdin=prompt, folder=folder, timeout_s=self.timeout_s, hint=hint
+                self.command, stdin=prompt, folder=folder, timeout_s=timeout_s, hint=hint
             )
         with tempfile.TemporaryDirectory(prefix="autopilot-") as place:
             file = Path(place, "prompt.md")
             file.write_text(clean(prompt), encoding="utf-8")
             command = [part.replace(_PROMPT_FILE, str(file)) for part in self.command]
-            return run_process(
-                command, stdin="", folder=folder, timeout_s=self.timeout_s, hint=hint
-            )
+            return run_process(command, stdin="", folder=folder, timeout_s=timeout_s, hint=hint)
+
+
+@contextmanager
+def _spending(role: str, model: str, most_usd: float) -> Iterator[Reservation]:
+    """Reserves the cost of a program's call in the run's budget; the block settles it.
+
+    A call that fails after its program was started may have been paid: it counts, and is recorded.
+
+    Args:
+        role: The name under which the cost is counted.
+        model: The model, or the program if the model is unknown.
+        most_usd: The largest cost in dollars; infinite: all that is left.
+
+    Raises:
+        BudgetExceededError: too little is left.
+    """
+    ledger = current_ledger()
+    with ledger.reserve_left(role, most_usd) as reservation:
+        try:
+            yield reservation
+        except AgentNotFoundError:
+            raise
+        except AgentError as error:
+            reservation.settle(Cost(), known=False)
+            paid, known = reservation.settled, reservation.known
+            keep_lost(role, model, paid, error.message, priced=known)
+            raise
+        if not reservation.known and math.isfinite(ledger.limits.cost_usd):
+            say(f"the price of {model} is unknown: its calls do not count in dollars")
 
 
 class _Usage(BaseModel):
@@ -210,7 +239,7 @@ class _ClaudeReply(BaseModel):
     session_id: str = ""
     total_cost_usd: float | None = None
     usage: _Usage = Field(default_factory=_Usage)
-    modelUsage: Mapping[str, Any] = Field(default_factory=dict)  # its own name
+    modelUsage: Mapping[str, Any] = Field(default_factory=dict)  # as the program spells it
 
 
 def _claude_reply(finished: Finished) -> _ClaudeReply:

@@ -1,4 +1,4 @@
-"""Collators: many pieces of feedback become one gradient."""
+"""Collators: the findings on many items become one gradient."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, Field
 
 from autopilot.ai.agent import Agent
-from autopilot.ai.asking import ask
 from autopilot.ai.model.model import Model
-from autopilot.ai.prompting import DATA_RULE, fence, shorten
+from autopilot.ai.prompting import DATA_RULE, ask, fence, shorten
 from autopilot.core.gradient import Finding, TextGradient
 from autopilot.core.run import is_infrastructure, say
 from autopilot.errors import AgentError
@@ -20,15 +19,15 @@ __all__ = ["AgentCollator", "ConcatCollator", "Finding", "GradientCollator", "Te
 
 
 class GradientCollator(ABC):
-    """Turns the findings on a batch into a gradient."""
+    """Turns the findings on a batch into a gradient. Subclasses define `collate`."""
 
     @abstractmethod
     def collate(self, findings: Sequence[Finding]) -> TextGradient:
-        """One gradient; `findings` holds at least one."""
+        """The gradient of at least one finding."""
 
 
 class ConcatCollator(GradientCollator):
-    """All findings, one after the other; rendering groups equal ones. Needs no model.
+    """Keeps all findings in order; rendering groups equal ones. Needs no model.
 
     >>> findings = [Finding("be brief", item="a"), Finding("be brief", item="b")]
     >>> ConcatCollator().collate(findings).render()
@@ -49,7 +48,7 @@ class CollatedFinding(BaseModel):
 
 
 class Collated(BaseModel):
-    """What a batch's feedback comes to."""
+    """The causes that the feedback on a batch has in common."""
 
     findings: list[CollatedFinding] = Field(min_length=1)
 
@@ -67,17 +66,17 @@ show it. Do not name a cause that the feedback does not show.
 class AgentCollator(GradientCollator):
     """A model sums up the findings by their causes.
 
-    An answer that does not fit goes back to the model; if none fits, the findings are taken as
-    they are: a finding of no severity says so, and so does the epoch. A single finding needs no
+    An answer that does not fit is sent back to the model. If none fits, the findings are used as
+    they are; a finding of severity 0 and a note of the epoch say so. A single finding needs no
     summary.
 
     Args:
         model: A model or an agent.
-        max_retries: How often an answer may go back.
-        max_chars: How much of the findings it reads.
+        max_retries: The number of times that an answer is sent back.
+        max_chars: The largest number of characters of the findings in the prompt.
 
     Attributes:
-        fallbacks: Why the findings were taken as they are, one reason for each time.
+        fallbacks: Why findings were used as they are, one reason for each time.
     """
 
     model: Model | Agent
@@ -114,6 +113,5 @@ class AgentCollator(GradientCollator):
 def _line(finding: Finding) -> str:
     about = f"{finding.attribution}: " if finding.attribution else ""
     seen = f" ({'; '.join(finding.evidence)})" if finding.evidence else ""
-    return f"- [{finding.item or 'all'}, severity {finding.severity:.2f}] {about}" + (
-        f"{finding.direction}{seen}"
-    )
+    head = f"- [{finding.item or 'all'}, severity {finding.severity:.2f}]"
+    return f"{head} {about}{finding.direction}{seen}"

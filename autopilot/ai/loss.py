@@ -1,36 +1,86 @@
-"""JudgeLoss: a judge's feedback on each item, back-propagated."""
+"""Judgements of items, and JudgeLoss, which back-propagates them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from autopilot.ai.gradient import ConcatCollator, GradientCollator
-from autopilot.ai.judge import Judge, no_judgement
-from autopilot.ai.judgement import Judgement, own_judgement
 from autopilot.core.gradient import Finding, Gradient
 from autopilot.core.loss import Loss
 from autopilot.core.parameter import Parameter
 from autopilot.core.types import Datum
+from autopilot.errors import AgentError
+
+UNIT = (0.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A judge's verdict on an item.
+
+    Args:
+        success: Whether the item passed; None if the judge does not say.
+        score: Higher is better; None if the judge does not say.
+        feedback: How to do better, in words.
+        attribution: The rule, file or part that the feedback is about.
+        error: Why the item could not be judged; the other fields mean nothing then.
+        again: The model's answer was unusable: asked anew, it may be usable.
+        score_range: The lowest and the highest score.
+    """
+
+    success: bool | None
+    score: float | None
+    feedback: str = ""
+    attribution: str = ""
+    error: str = ""
+    again: bool = field(default=False, repr=False)
+    score_range: tuple[float, float] = field(default=UNIT, repr=False)
+
+
+def own_judgement(item: Datum) -> Judgement:
+    """The judgement that an item holds itself; success and score are None if it holds none."""
+    success = {"passed": True, "failed": False, "error": False}.get(item.outcome)
+    score = None if success is None else item.metrics.get("score", float(success))
+    low, high = UNIT if score is None else (min(0.0, score), max(1.0, score))
+    feedback = item.feedback or item.error_message or ""
+    return Judgement(success, score, feedback, score_range=(low, high))
+
+
+Pairs = Sequence[tuple[Datum, Datum | None]]
+
+
+class ItemJudge(Protocol):
+    """Judges items with their targets; see `autopilot.ai.judge.Judge`."""
+
+    def attempt_all(self, pairs: Pairs) -> list[Judgement]:
+        """The judgement of each item, failures included."""
+
+    def judge_all(self, pairs: Pairs) -> list[Judgement]:
+        """As `attempt_all`; raises AgentError if no item could be judged."""
+
+    def range_of(self) -> tuple[float, float]:
+        """The lowest and the highest score."""
 
 
 class JudgeLoss(Loss):
-    """Asks a judge about every item, and makes a gradient of what did not pass or could be better.
+    """Asks a judge about items, and makes a gradient of those that did not pass or can be better.
 
-    On every split, the items that nobody scored are judged: they get success, feedback, and the
-    metric "score". One that cannot be judged is `unmeasured`, with the reason. Items that the
-    module scored itself keep what they have, and are judged where feedback is needed only: in
-    training. Items that failed with an error are not judged.
+    On every split, items without a score are judged: they get success, feedback, and the metric
+    "score". An item that cannot be judged is `unmeasured`, with the reason. Items that the module
+    scored itself keep their results, and are judged only in training, for feedback. Items that
+    failed with an error are not judged.
 
     Args:
-        judge: Who says what passed and what to do better.
+        judge: The judge.
         collator: Makes one gradient of the findings.
-        parameters: What the feedback is for; without it, it goes back through the modules that
-            produced the data.
+        parameters: The parameters that get the feedback; without them, it goes back through the
+            modules that produced the data.
         every_item: Items that the module scored itself get the judge's score and feedback too, on
-            every split; their success stays. So it is where "score" is the monitored metric.
+            every split; their success stays. Without it, this applies if "score" is the monitored
+            metric.
 
     >>> loss = JudgeLoss(judge=Judge(), parameters=[prompt := Parameter("be brief")])
     >>> loss(Datum(items=[Datum(success=False, feedback="too long", id="a"), Datum()]))
@@ -41,7 +91,7 @@ class JudgeLoss(Loss):
 
     def __init__(
         self,
-        judge: Judge,
+        judge: ItemJudge,
         collator: GradientCollator | None = None,
         parameters: Iterable[Parameter] | None = None,
         *,
@@ -62,7 +112,8 @@ class JudgeLoss(Loss):
     def forward(self, data: Datum, targets: Any = None) -> Gradient | None:
         pairs = _pairs(data, targets)
         for item, _ in pairs:
-            # Without a Trainer, a module may give the same objects again, answered anew.
+            # Without a Trainer, a module may return the same objects with new answers: the
+            # judgement of the previous answer must not count for the new one.
             if self._by_hand.pop(id(item), None) is item:
                 if item.success is not None:
                     item.metrics = {n: v for n, v in item.metrics.items() if n != "score"}
@@ -94,7 +145,7 @@ class JudgeLoss(Loss):
         return item.outcome == "unscored"
 
     def _is_own(self, item: Datum) -> bool:
-        """Whether the module scored the item itself: by its success, or the metric that decides."""
+        """Whether the module scored the item itself: by success, or by the monitored metric."""
         own_metric = item.outcome == "unscored" and self.monitor in item.metrics
         return own_metric or item.outcome in ("passed", "failed")
 
@@ -102,9 +153,9 @@ class JudgeLoss(Loss):
         return self.monitor == "score" and "score" not in item.metrics
 
     def _take(self, item: Datum, found: Judgement) -> None:
-        """Writes down what the judge said of an item; the module's own success stays."""
+        """Stores a judgement in its item; the module's own success stays."""
         if found.error:
-            # What the module scored itself is measured without the judge.
+            # An item that the module scored itself is measured without the judge.
             if not self._is_own(item) or self._lacks_score(item):
                 item.unmeasured = f"{type(self.judge).__name__}: {found.error}"
             return
@@ -112,15 +163,15 @@ class JudgeLoss(Loss):
         if item.outcome == "unscored":
             item.success = found.success
         if found.score is not None:
-            # A score of the module's own is its metric: it stays too.
+            # The module's own metric "score" wins over the judge's.
             item.metrics = {"score": found.score, **item.metrics}
         item.feedback = found.feedback or item.feedback
         item.attribution = found.attribution
 
     def _recorded(self, item: Datum) -> Judgement | None:
-        """What an item itself holds of its judgement; None where it says nothing about the system.
+        """The judgement that an item holds; None if it says nothing about the system.
 
-        A result that is answered from the record after a kill comes to the same as a new one.
+        So a result that is read from the record after a kill has the same effect as a new one.
         """
         if item.outcome == "unmeasured":
             return None
@@ -129,7 +180,7 @@ class JudgeLoss(Loss):
 
 
 def _has_feedback(found: Judgement) -> bool:
-    """Whether something did not pass, or passed with advice and less than the highest score."""
+    """Whether an item did not pass, or passed with feedback and less than the highest score."""
     if found.success is False:
         return True
     is_best = found.success and found.score == found.score_range[1]
@@ -149,18 +200,22 @@ def _finding(item: Datum, found: Judgement, *, several: bool) -> Finding:
 
 
 def _pairs(data: Datum, targets: Any) -> list[tuple[Datum, Datum | None]]:
+    """Each item with its target: by position if the numbers agree, else by id."""
     items = list(data.leaves())
-    return list(zip(items, _targets(items, targets), strict=True))
+    known: list[Datum | None] = [None] * len(items)
+    if isinstance(targets, Datum):
+        known = [*targets.leaves()]
+        if len(known) != len(items):
+            by_id = {target.id: target for target in targets.leaves()}
+            known = [by_id.get(item.id) for item in items]
+    elif isinstance(targets, list | tuple) and len(targets) == len(items):
+        known = [t if isinstance(t, Datum) else Datum(metadata={"value": t}) for t in targets]
+    return list(zip(items, known, strict=True))
 
 
-def _targets(items: list[Datum], targets: Any) -> list[Datum | None]:
-    """The target of each item: by place where the numbers agree, else by id."""
-    if not isinstance(targets, Datum):
-        if isinstance(targets, list | tuple) and len(targets) == len(items):
-            return [t if isinstance(t, Datum) else Datum(metadata={"value": t}) for t in targets]
-        return [None] * len(items)
-    known = list(targets.leaves())
-    if len(known) == len(items):
-        return list(known)
-    by_id = {target.id: target for target in known}
-    return [by_id.get(item.id) for item in items]
+def no_judgement(count: int, reason: str) -> AgentError:
+    """The error for items of which none could be judged."""
+    return AgentError(
+        f"none of {count} items could be judged: {reason}",
+        hint="try the judge on one item by hand",
+    )

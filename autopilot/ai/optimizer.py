@@ -11,9 +11,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from autopilot.ai.agent import Agent, AgentContext, AgentResult
-from autopilot.ai.asking import go_on
-from autopilot.ai.excerpt import show
-from autopilot.ai.prompting import DATA_RULE, fence, read_reply, shorten
+from autopilot.ai.prompting import DATA_RULE, fence, go_on, read_reply, shorten, show
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.records.message import one_line
@@ -39,7 +37,7 @@ Make one focused change a step. When you are done, end your answer with one JSON
 """
 
 
-class Value(BaseModel):
+class NewValue(BaseModel):
     """A new value for a parameter that is no file."""
 
     parameter: str
@@ -47,10 +45,10 @@ class Value(BaseModel):
 
 
 class EditReply(BaseModel):
-    """What the agent says of its edit.
+    """An agent's description of its edit.
 
     Args:
-        strategy: The name under which memory counts how it went.
+        strategy: The name under which memory counts the outcomes.
         summary: The commit's subject.
         rationale: The commit's body.
         values: New values of parameters that are no files.
@@ -59,21 +57,23 @@ class EditReply(BaseModel):
     strategy: str = Field(min_length=1)
     summary: str = Field(min_length=1)
     rationale: str = ""
-    values: list[Value] = Field(default_factory=list)
+    values: list[NewValue] = Field(default_factory=list)
 
 
 class AgentOptimizer(Optimizer):
-    """Lets an agent edit. What it says it did becomes the commit; what did no good it is told.
+    """Lets an agent edit. Its description becomes the commit's message; a useless edit is undone
+    and sent back.
 
-    Override `build_prompt`, `build_context` or `parse_reply` to change what the agent reads, may
-    do, or answers.
+    Override `build_prompt`, `build_context` or `parse_reply` to change the prompt, the agent's
+    permissions, or the form of its answer.
 
     Args:
-        agent: Who edits.
-        parameters: What may be edited: files, or values that are texts.
-        max_retries: How often an edit that changes nothing, repeats a state that was measured
-            before, or uses a blocked strategy goes back to the agent.
-        max_chars: How much of the parameters' content, and of the feedback, stands in the prompt.
+        agent: The agent that edits.
+        parameters: Files, or values that are texts.
+        max_retries: The number of times that an edit goes back to the agent because it changes
+            nothing, repeats a state that was measured before, or uses a blocked strategy.
+        max_chars: The largest number of characters of the parameters, and of the feedback, in the
+            prompt.
 
     >>> class Scripted(Agent):
     ...     def run(self, prompt, context=None):
@@ -117,14 +117,14 @@ class AgentOptimizer(Optimizer):
     # --- to override ---------------------------------------------------------------------------
 
     def build_context(self) -> AgentContext:
-        """What the agent works with: the same for every step, so that the service can cache it."""
+        """The agent's context: the same for every step, so that the service can cache it."""
         files = [p for p in self.parameters if isinstance(p, PathParameter)]
         return AgentContext(
             folder=Path.cwd(), parameters=files, system=SYSTEM, schema=EditReply, role="optimizer"
         )
 
     def build_prompt(self) -> str:
-        """What the agent reads: what changes least comes first."""
+        """The prompt; parts that change least come first, so that the service can cache them."""
         parts = [
             ("What you may edit", "parameters", self._render_parameters()),
             ("Feedback on the latest run", "feedback", self._render_gradients()),
@@ -140,10 +140,10 @@ class AgentOptimizer(Optimizer):
         return "\n\n".join([*sections, "Now make one change that makes the system better."])
 
     def parse_reply(self, result: AgentResult) -> EditReply:
-        """What the agent says it did.
+        """The agent's description of its edit.
 
         Raises:
-            AgentReplyError: it does not say so in the form that was asked for.
+            AgentReplyError: the answer does not have the requested form.
         """
         return read_reply(result.output, EditReply)
 
@@ -155,7 +155,7 @@ class AgentOptimizer(Optimizer):
         for _ in range(self.max_retries + 1):
             with confined():
                 result = self.agent.run(said, context)
-            step = None
+            unexplained = False
             cost += result.cost
             try:
                 reply = self.parse_reply(result)
@@ -163,7 +163,7 @@ class AgentOptimizer(Optimizer):
                 problem = self._leak(before)
                 if not problem:
                     problem = f"{error.message}. {error.hint}. Your edits stand: answer again."
-                    step = self._unsaid(result, start)
+                    unexplained = self._present() != start
             else:
                 problem = self._apply(reply) or self._leak(before) or self._problem(reply, start)
                 if not problem:
@@ -171,18 +171,13 @@ class AgentOptimizer(Optimizer):
                     return Step(one_line(reply.summary), name, reply.rationale, cost)
                 self._restore(before)
             said, context = go_on(prompt, result, context, problem)
-        if step is not None:
-            return Step(step.summary, "", step.rationale, cost)
+        if unexplained:
+            # The edit was paid: it is measured although the agent never described it.
+            return Step("edit without an explanation", "", shorten(result.output, 2000), cost)
         return Step(summary=f"nothing new: {one_line(problem, 60)}", cost=cost)
 
-    def _unsaid(self, result: AgentResult, start: str) -> Step | None:
-        """An edit whose author did not say what it is; None where there is no edit."""
-        if self._present() == start:
-            return None
-        return Step("edit without an explanation", rationale=shorten(result.output, 2000))
-
     def _leak(self, before: list[Any]) -> str:
-        """What is wrong with an edit that writes a secret down, which is undone; else empty."""
+        """Undoes an edit that writes a secret down, and returns the problem; else empty."""
         old = [leaked(text) for snapshot in before for text in _texts(snapshot)]
         new = [leaked(text) for p in self.parameters for text in _texts(p.snapshot())]
         found = sorted(set(new) - {"", *old})
@@ -202,7 +197,7 @@ class AgentOptimizer(Optimizer):
         return ""
 
     def _problem(self, reply: EditReply, start: str) -> str:
-        """Why an edit is not worth measuring; empty if it is."""
+        """Why an edit is not to be measured; empty if it is."""
         blocked = [n for n in _one_name(reply.strategy).split(TOGETHER) if n in self.blocked]
         if blocked:
             return f"The strategy {blocked[0]!r} is blocked; your edit was undone. Use another."
@@ -253,7 +248,7 @@ class AgentOptimizer(Optimizer):
 
 
 def _texts(snapshot: Any) -> Iterator[str]:
-    """What stands in a parameter's state; of files, their names and contents."""
+    """The texts in a parameter's state; of files, their names and contents."""
     states = [*snapshot, *snapshot.values()] if isinstance(snapshot, Mapping) else [snapshot]
     for state in states:
         content = state.content if isinstance(state, FileState) else state

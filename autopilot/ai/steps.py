@@ -1,7 +1,7 @@
-"""Workflows: steps that are run in order, with a way back.
+"""Workflows: steps that run in order and may go back to an earlier one.
 
-Judges and data generators are workflows. A step reads the state, which holds the inputs and what
-the steps before it came to, and its own result is put there under its name.
+Judges and data generators are workflows. A step reads the state, which holds the inputs and the
+results of earlier steps, and puts its own result there under its name.
 """
 
 from __future__ import annotations
@@ -15,27 +15,26 @@ from typing import Any
 from pydantic import BaseModel
 
 from autopilot.ai.agent import Agent
-from autopilot.ai.asking import ask
 from autopilot.ai.model.model import Model
 from autopilot.ai.model.recording import numbered
-from autopilot.ai.prompting import DATA_RULE, fence, shorten
+from autopilot.ai.prompting import DATA_RULE, ask, fence, shorten
 from autopilot.errors import AgentError, UsageError
 
 
 @dataclass
-class State:
-    """What a workflow works on.
+class WorkflowState:
+    """The inputs and results of a workflow.
 
     Args:
         inputs: Name to value.
-        role: Under which name model calls are counted.
-        model: Who answers steps that have no model of their own.
+        role: The name under which model calls are counted.
+        model: Answers steps that have no model of their own.
         sample: See `Model.complete`.
 
     Attributes:
-        results: Step to what it came to, the latest time it ran.
-        visits: Step to how often it ran; part of the names of the model calls that it makes, so
-            that a step which is come back to asks anew.
+        results: Step to its latest result, in the order of the steps' latest runs.
+        visits: Step to the number of its runs; part of the keys of its model calls, so that a step
+            which runs again asks anew.
     """
 
     inputs: Mapping[str, Any]
@@ -53,57 +52,70 @@ class State:
         """The latest result; None before the first step."""
         return next(reversed(self.results.values()), None)
 
+    def keep(self, name: str, value: Any) -> None:
+        """Puts a step's result in, as the latest one."""
+        self.results.pop(name, None)
+        self.results[name] = value
+
+
+# The name that subclasses of Judge and DataGenerator import.
+State = WorkflowState
+
 
 class WorkflowStep(ABC):
-    """One step.
+    """One step; subclass it and define `run`.
 
     Args:
-        name: Where its result stands in the state.
+        name: The name of its result in the state.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     @abstractmethod
-    def run(self, state: State) -> str | None:
-        """Does it; returns the name of the step to go on with, None for the following one."""
+    def run(self, state: WorkflowState) -> str | None:
+        """Runs the step.
+
+        Returns:
+            The name of the next step; None for the following one.
+        """
 
 
 class PythonStep(WorkflowStep):
     """A function of the state.
 
-    >>> state = State({"answer": " 4 "})
+    >>> state = WorkflowState({"answer": " 4 "})
     >>> run_steps([PythonStep("clean", lambda s: s["answer"].strip())], state)["clean"]
     '4'
     """
 
-    def __init__(self, name: str, function: Callable[[State], Any]) -> None:
+    def __init__(self, name: str, function: Callable[[WorkflowState], Any]) -> None:
         super().__init__(name)
         self.function = function
 
-    def run(self, state: State) -> str | None:
-        _keep(state, self.name, self.function(state))
+    def run(self, state: WorkflowState) -> str | None:
+        state.keep(self.name, self.function(state))
         return None
 
 
 class LLMStep(WorkflowStep):
-    """A question to a model, answered by a pydantic model.
+    """A question to a model, with a structured answer.
 
     Args:
-        name: Where the reply stands in the state.
-        prompt: A text in which "{name}" stands for an input or an earlier result, which goes in as
-            fenced data; or a function of the state that returns the whole prompt.
-        reply: The pydantic model that the answer must fit.
-        model: Who answers; else the workflow's.
+        name: The name of the answer in the state.
+        prompt: A text in which "{name}" is replaced by an input or an earlier result, as fenced
+            data; or a function of the state that returns the whole prompt.
+        reply: The pydantic model of the answer.
+        model: The model or agent that answers; defaults to the workflow's.
         system: Instructions, the same for every item.
-        max_retries: How often an answer that does not fit may go back.
-        max_chars: How much of each input goes in.
+        max_retries: The number of times that an answer is sent back if it does not fit.
+        max_chars: The largest number of characters of each input.
     """
 
     def __init__(
         self,
         name: str,
-        prompt: str | Callable[[State], str],
+        prompt: str | Callable[[WorkflowState], str],
         reply: type[BaseModel],
         *,
         model: Model | Agent | None = None,
@@ -116,7 +128,7 @@ class LLMStep(WorkflowStep):
         self.system = f"{system}\n\n{DATA_RULE}".strip()
         self.max_retries, self.max_chars = max_retries, max_chars
 
-    def run(self, state: State) -> str | None:
+    def run(self, state: WorkflowState) -> str | None:
         who = self.model or state.model
         if who is None:
             raise UsageError(
@@ -131,10 +143,10 @@ class LLMStep(WorkflowStep):
             sample=state.sample,
             max_retries=self.max_retries,
         )
-        _keep(state, self.name, answer)
+        state.keep(self.name, answer)
         return None
 
-    def render(self, state: State) -> str:
+    def render(self, state: WorkflowState) -> str:
         """The prompt for a state."""
         if not isinstance(self.prompt, str):
             return self.prompt(state)
@@ -142,32 +154,34 @@ class LLMStep(WorkflowStep):
 
 
 class BackStep(WorkflowStep):
-    """Goes back to an earlier step as long as a condition holds.
+    """Goes back to an earlier step while a condition holds.
 
     Args:
         name: Its name.
         to: The step to go back to.
         when: Whether to go back.
-        limit: How often at most; then the workflow goes on.
+        limit: The largest number of times; then the workflow goes on.
     """
 
-    def __init__(self, name: str, to: str, when: Callable[[State], bool], limit: int) -> None:
+    def __init__(
+        self, name: str, to: str, when: Callable[[WorkflowState], bool], limit: int
+    ) -> None:
         super().__init__(name)
         if limit < 1:
             raise ValueError(f"limit must be at least 1, not {limit}")
         self.to, self.when, self.limit = to, when, limit
 
-    def run(self, state: State) -> str | None:
+    def run(self, state: WorkflowState) -> str | None:
         if not self.when(state) or state.visits[self.name] > self.limit:
             return None
         return self.to
 
 
-def run_steps(steps: Sequence[WorkflowStep], state: State) -> State:
+def run_steps(steps: Sequence[WorkflowStep], state: WorkflowState) -> WorkflowState:
     """Runs a workflow to its end.
 
     Raises:
-        UsageError: two steps of one name, or a way to a step that is not an earlier one.
+        UsageError: two steps have one name, or a step leads to one that is not an earlier one.
         AgentError: a model call failed.
     """
     names = [step.name for step in steps]
@@ -185,21 +199,16 @@ def run_steps(steps: Sequence[WorkflowStep], state: State) -> State:
             position = names.index(target)
         else:
             raise UsageError(
-                f"the step {step.name!r} leads to {target!r}, which is no earlier step",
+                f"the step {step.name!r} leads to {target!r}, which is not an earlier step",
                 hint=f"earlier ones are: {', '.join(names[:position]) or 'none'}",
             )
     return state
 
 
-def _keep(state: State, name: str, value: Any) -> None:
-    state.results.pop(name, None)
-    state.results[name] = value
-
-
 class _Fenced(dict[str, Any]):
     """The state's values as fenced data, for a prompt's placeholders."""
 
-    def __init__(self, state: State, max_chars: int) -> None:
+    def __init__(self, state: WorkflowState, max_chars: int) -> None:
         super().__init__()
         self._state, self._max_chars = state, max_chars
 
@@ -207,10 +216,10 @@ class _Fenced(dict[str, Any]):
         try:
             value = self._state[name]
         except KeyError as error:
-            there = ", ".join([*self._state.inputs, *self._state.results])
+            names = ", ".join([*self._state.inputs, *self._state.results])
             raise AgentError(
-                f"the prompt asks for {{{name}}}, which is not there",
-                hint=f"there are: {there}; write {{{{ and }}}} for braces",
+                f"the prompt asks for {{{name}}}, which is no input or result",
+                hint=f"there are: {names}; write {{{{ and }}}} for braces",
             ) from error
         if isinstance(value, BaseModel):
             value = json.dumps(value.model_dump(mode="json"), ensure_ascii=False, indent=1)

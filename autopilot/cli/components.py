@@ -6,6 +6,7 @@ It is a TARGET in the style of `autopilot run`, or the one that the project's ow
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import time
@@ -20,8 +21,8 @@ from autopilot.core.figures import spending
 from autopilot.errors import UsageError
 
 if TYPE_CHECKING:
-    from autopilot.ai.datasets.lines import Budget, Origin
-    from autopilot.core.records.ledger import Ledger
+    from autopilot.ai.datasets.worklist import Origin
+    from autopilot.core.records.ledger import Ledger, Limits
 
 K = TypeVar("K")
 
@@ -38,13 +39,14 @@ Calls = Annotated[
 ]
 
 
-def budget_of(usd: float | None, tokens: int | None, calls: int | None) -> Budget | None:
+def budget_of(usd: float | None, tokens: int | None, calls: int | None) -> Limits | None:
     """The budget that options ask for; None where they ask for none."""
-    from autopilot.ai.datasets.lines import Budget
+    from autopilot.core.records.ledger import Limits
 
     if usd is None and tokens is None and calls is None:
         return None
-    return Budget(calls=calls, tokens=tokens, cost_usd=usd)
+    given = (calls, tokens, usd)
+    return Limits(*(math.inf if limit is None else limit for limit in given))
 
 
 def find(context: Context, origin: Origin, kind: type[K]) -> K:

@@ -25,7 +25,6 @@ from autopilot.text import counted
 
 if TYPE_CHECKING:
     from autopilot.ai.datasets.checkpoint import Checkpoint, Distribution
-    from autopilot.ai.datasets.lines import Origin
 
 Folder = Annotated[
     Path, typer.Argument(metavar="FOLDER", help="What `run --out` named.", show_default=False)
@@ -63,7 +62,7 @@ def run(
     autopilot ai generate run questions.py:hard -n 50 -o data/hard --budget-usd 2
     """
     from autopilot.ai.datasets.generator import DataGenerator
-    from autopilot.ai.datasets.lines import Origin
+    from autopilot.ai.datasets.worklist import Origin
     from autopilot.engine.target import parse_hparams
 
     origin = Origin(target=target, hparams=parse_hparams(hparam or []))
@@ -97,7 +96,7 @@ def resume(
     from autopilot.ai.datasets.generator import DataGenerator
 
     budget = budget_of(budget_usd, budget_tokens, budget_calls)
-    origin = _open(context, dataset)[1]
+    origin = _open(context, dataset).start.origin
 
     def work(output: Output) -> int:
         generator = find(context, origin, DataGenerator)
@@ -118,7 +117,7 @@ def summarize(context: Context, dataset: Folder) -> None:
     """
     from autopilot.ai.model.recording import spent_beside
 
-    checkpoint = _open(context, dataset)[0]
+    checkpoint = _open(context, dataset)
     output, made = context.output, checkpoint.distribution()
     spent = spent_beside(checkpoint.calls)
     output.line(made.render())
@@ -140,7 +139,7 @@ def distribution(context: Context, dataset: Folder) -> None:
     \b
     autopilot ai generate distribution data
     """
-    made = _open(context, dataset)[0].distribution()
+    made = _open(context, dataset).distribution()
     _print_table(context.output, made)
     context.output.document(_document(dataset, made))
 
@@ -153,11 +152,10 @@ COMMANDS: Commands = {
 }
 
 
-def _open(context: Context, folder: Path) -> tuple[Checkpoint, Origin]:
+def _open(context: Context, folder: Path) -> Checkpoint:
     from autopilot.ai.datasets.checkpoint import Checkpoint
 
-    checkpoint, plan = Checkpoint.existing(context.working_folder() / folder)
-    return checkpoint, plan.origin
+    return Checkpoint(context.working_folder() / folder)
 
 
 def _again(folder: Path) -> str:

@@ -25,9 +25,7 @@ from autopilot.core.figures import figure, spending
 from autopilot.text import counted, shorten
 
 if TYPE_CHECKING:
-    from autopilot.ai.datasets.judging import Judging
-    from autopilot.ai.datasets.lines import Origin
-    from autopilot.ai.datasets.verdicts import Histogram, Rates, Summary
+    from autopilot.ai.datasets.judging import Histogram, Judging, JudgingSummary, Rates
 
 Verdicts = Annotated[
     Path, typer.Argument(metavar="FILE", help="What `run --out` named.", show_default=False)
@@ -71,7 +69,7 @@ def run(
     autopilot ai judge run tone.py:Strict -d data/val.jsonl -d data/test.jsonl -o strict.jsonl
     """
     from autopilot.ai.datasets.judging import Judging
-    from autopilot.ai.datasets.lines import Origin
+    from autopilot.ai.datasets.worklist import Origin
     from autopilot.ai.judge import Judge
     from autopilot.engine.target import parse_hparams
     from autopilot.errors import UsageError
@@ -110,7 +108,7 @@ def resume(
     from autopilot.ai.judge import Judge
 
     budget = budget_of(budget_usd, budget_tokens, budget_calls)
-    origin = _open(context, file)[1]
+    origin = _open(context, file).start.origin
 
     def work(output: Output) -> int:
         judge = find(context, origin, Judge)
@@ -129,7 +127,7 @@ def summarize(context: Context, file: Verdicts) -> None:
     """
     from autopilot.ai.model.recording import spent_beside
 
-    judging, output = _open(context, file)[0], context.output
+    judging, output = _open(context, file), context.output
     _print_summary(output, judging.summary())
     spent = spent_beside(judging.calls)
     if spent.calls:
@@ -153,10 +151,10 @@ def distribution(
     autopilot ai judge distribution verdicts.jsonl
     autopilot ai judge distribution verdicts.jsonl --by topic
     """
-    from autopilot.ai.datasets.verdicts import histograms
+    from autopilot.ai.datasets.judging import histograms
 
-    judging, output = _open(context, file)[0], context.output
-    found = histograms(judging.verdicts.values(), by, bins)
+    judging, output = _open(context, file), context.output
+    found = histograms(judging.done.values(), by, bins)
     if not found:
         output.line("no item was judged")
     for histogram in found:
@@ -174,18 +172,19 @@ COMMANDS: Commands = {
 }
 
 
-def _open(context: Context, file: Path) -> tuple[Judging, Origin]:
+def _open(context: Context, file: Path) -> Judging:
     from autopilot.ai.datasets.judging import Judging
 
-    judging, beginning = Judging.existing(context.working_folder() / file)
-    return judging, beginning.origin
+    judging = Judging(context.working_folder() / file)
+    _ = judging.start  # refuses a file without verdicts
+    return judging
 
 
 def _again(file: Path) -> str:
     return f"autopilot ai judge resume {shlex.quote(str(file))}"
 
 
-def _print(output: Output, file: Path, found: Summary) -> int:
+def _print(output: Output, file: Path, found: JudgingSummary) -> int:
     _print_summary(output, found)
     output.line(f"verdicts: {file}")
     if found.failed:
@@ -196,7 +195,7 @@ def _print(output: Output, file: Path, found: Summary) -> int:
     return found.failed
 
 
-def _print_summary(output: Output, found: Summary) -> None:
+def _print_summary(output: Output, found: JudgingSummary) -> None:
     output.line(_rates(found.all), "bold")
     if len(found.splits) > 1:
         for split, rates in found.splits.items():
@@ -238,7 +237,7 @@ def _bars(histogram: Histogram) -> list[str]:
     return lines
 
 
-def _document(file: Path, found: Summary) -> dict[str, Any]:
+def _document(file: Path, found: JudgingSummary) -> dict[str, Any]:
     whole = {"items": found.all.items, "passed": found.all.passed}
     return {
         "file": str(file),

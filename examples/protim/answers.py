@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 
 from autopilot.ai import Judge, Judgement, LLMStep, Model
 from autopilot.ai.judge import own_judgement
-from autopilot.ai.steps import State
+from autopilot.ai.steps import WorkflowState
 from autopilot.core.gradient import Finding, Gradient, TextGradient
 from autopilot.core.loss import Loss
 from autopilot.core.types import Datum
@@ -83,6 +83,6 @@ class Tutor(Judge):
             return own_judgement(item)
         return super().judge(item, target)
 
-    def conclude(self, state: State, item: Datum) -> Judgement:
+    def conclude(self, state: WorkflowState, item: Datum) -> Judgement:
         found: Verdict = state.last
         return Judgement(False, found.score, found.feedback, found.attribution)

@@ -13,7 +13,7 @@ from autopilot.ai.gradient import AgentCollator, ConcatCollator
 from autopilot.ai.judge import Judge, Judgement
 from autopilot.ai.loss import JudgeLoss
 from autopilot.ai.model.model import Model
-from autopilot.ai.steps import BackStep, LLMStep, PythonStep, State, run_steps
+from autopilot.ai.steps import BackStep, LLMStep, PythonStep, WorkflowState, run_steps
 from autopilot.core.experiment import Experiment
 from autopilot.core.gradient import Finding
 from autopilot.core.module import Module
@@ -128,7 +128,7 @@ def test_what_the_last_step_may_come_to(value, expected) -> None:
 @pytest.mark.parametrize("value", [None, [], {"feedback": "fine"}, object()])
 def test_a_last_step_that_says_nothing_is_an_error(value) -> None:
     kind = type(value).__name__
-    with pytest.raises(UsageError, match=f"came to {kind}, no judgement"):
+    with pytest.raises(UsageError, match=f"returned {kind}, which is no judgement"):
         Judge([PythonStep("say", lambda _: value)]).judge(Datum())
 
 
@@ -143,14 +143,14 @@ def test_a_subclass_needs_no_init() -> None:
 def test_a_way_back_is_taken_until_the_condition_holds_or_the_limit() -> None:
     counted: list[int] = []
 
-    def count(state: State) -> int:
+    def count(state: WorkflowState) -> int:
         counted.append(len(counted))
         return len(counted)
 
     def run(when, limit):
         counted.clear()
         steps = [PythonStep("count", count), BackStep("again", "count", when, limit)]
-        return run_steps(steps, State({}))["count"]
+        return run_steps(steps, WorkflowState({}))["count"]
 
     assert run(lambda s: s["count"] < 3, 10) == 3
     assert run(lambda _: True, 4) == 5
@@ -158,22 +158,22 @@ def test_a_way_back_is_taken_until_the_condition_holds_or_the_limit() -> None:
 
 def test_a_way_to_nowhere_is_an_error() -> None:
     step = BackStep("again", "nowhere", lambda _: True, 1)
-    with pytest.raises(UsageError, match="no earlier step"):
-        run_steps([step], State({}))
+    with pytest.raises(UsageError, match="not an earlier step"):
+        run_steps([step], WorkflowState({}))
     with pytest.raises(UsageError, match="distinct names"):
-        run_steps([PythonStep("a", len), PythonStep("a", len)], State({}))
+        run_steps([PythonStep("a", len), PythonStep("a", len)], WorkflowState({}))
 
 
 def test_a_prompt_that_asks_for_what_is_not_there_names_what_is() -> None:
     step = LLMStep("v", "{missing}", Verdict)
     with pytest.raises(AgentError, match="missing") as caught:
-        step.render(State({"q": "x"}))
+        step.render(WorkflowState({"q": "x"}))
     assert "there are: q" in caught.value.hint
 
 
 def test_a_step_without_a_model_says_so() -> None:
     with pytest.raises(UsageError, match="has no model"):
-        run_steps([LLMStep("v", "x", Verdict)], State({}))
+        run_steps([LLMStep("v", "x", Verdict)], WorkflowState({}))
 
 
 # --- collators ---------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ def test_any_agent_can_sum_up() -> None:
 
 
 def test_a_step_of_the_users_that_raises_fails_its_item_and_is_said() -> None:
-    def score(state: State) -> float:
+    def score(state: WorkflowState) -> float:
         if not state["n"]:
             raise ValueError("nothing to score")
         return 1.0

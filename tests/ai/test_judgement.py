@@ -8,8 +8,7 @@ from types import SimpleNamespace
 import pytest
 from pydantic import BaseModel, Field
 
-from autopilot.ai.judge import Judge
-from autopilot.ai.judgement import WORDS, Judgement, own_judgement
+from autopilot.ai.judge import WORDS, Judge, Judgement, own_judgement
 from autopilot.ai.steps import LLMStep, PythonStep
 from autopilot.core.types import Datum
 from autopilot.errors import AgentReplyError
@@ -143,5 +142,5 @@ def test_what_nobody_said_is_not_made_up(item, success, score) -> None:
 
 
 def test_an_object_is_no_judgement() -> None:
-    with pytest.raises(Exception, match="came to SimpleNamespace, no judgement"):
+    with pytest.raises(Exception, match="returned SimpleNamespace, which is no"):
         said(SimpleNamespace(success=True))

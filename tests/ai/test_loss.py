@@ -11,8 +11,7 @@ from pydantic import BaseModel, Field
 from server import Received, Reply, say, say_json
 
 from autopilot.ai.judge import Judge
-from autopilot.ai.judgement import Judgement
-from autopilot.ai.loss import JudgeLoss
+from autopilot.ai.loss import JudgeLoss, Judgement
 from autopilot.ai.model.model import Model
 from autopilot.ai.steps import LLMStep, PythonStep
 from autopilot.core.experiment import Experiment

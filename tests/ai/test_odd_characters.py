@@ -11,12 +11,10 @@ from pydantic import BaseModel
 from server import Reply, say
 
 from autopilot.ai.agent import AgentContext
-from autopilot.ai.asking import ask
 from autopilot.ai.coding import ClaudeCodeAgent, CommandAgent
-from autopilot.ai.datasets.lines import Lines
 from autopilot.ai.model.model import Model
 from autopilot.ai.model.recording import LocalRecorder, use_recorder
-from autopilot.ai.prompting import read_reply
+from autopilot.ai.prompting import ask, read_reply
 from autopilot.core.parameter import PathParameter
 from autopilot.errors import AgentReplyError
 
@@ -103,17 +101,6 @@ def test_any_agents_structured_answer() -> None:
 def test_what_is_no_json_is_an_error_of_the_reply(text: str) -> None:
     with pytest.raises(AgentReplyError):
         read_reply(text, Answer)
-
-
-def test_a_line_of_a_checkpoint(tmp_path: Path) -> None:
-    lines: Lines[Answer] = Lines(tmp_path / "c.jsonl", Answer)
-    with lines.held():
-        lines.append(Answer(strategy=ODD, more=[ODD]))
-        lines.append(Answer(strategy="fine \0"))
-    assert list(lines.read()) == [
-        Answer(strategy=CLEAN, more=[CLEAN]),
-        Answer(strategy="fine \0"),
-    ]
 
 
 def test_a_parameters_file(tmp_path: Path) -> None:

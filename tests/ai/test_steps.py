@@ -13,7 +13,7 @@ from autopilot.ai.anthropic_agent import AnthropicAgent
 from autopilot.ai.judge import Judge
 from autopilot.ai.model.model import Model
 from autopilot.ai.model.recording import StoreRecorder, numbered, request_key, use_recorder
-from autopilot.ai.steps import BackStep, LLMStep, PythonStep, State, run_steps
+from autopilot.ai.steps import BackStep, LLMStep, PythonStep, WorkflowState, run_steps
 from autopilot.core.experiment import Experiment
 from autopilot.core.parameter import Parameter
 from autopilot.core.records.record import Manifest
@@ -54,7 +54,7 @@ def by_step(who) -> Judge:
 
 
 def by_function(model: Model) -> Judge:
-    def rate(state: State) -> float:
+    def rate(state: WorkflowState) -> float:
         found = re.search(r"0\.\d|1\.0", model.complete(f"Rate {state['said']}").output)
         assert found is not None
         return float(found[0])
@@ -101,7 +101,7 @@ def test_each_step_counts_its_own_visits(serve) -> None:
     ]
     run = make_run()
     with running(run):
-        state = run_steps(steps, State({"said": "x"}, model=Model(NAME)))
+        state = run_steps(steps, WorkflowState({"said": "x"}, model=Model(NAME)))
     assert state.visits == {"first": 1, "second": 3, "again": 3, "third": 1}
     names = sorted(call.id.partition("-")[2] for call in run.experiment.store.calls())
     assert names == ["", "", "", "v2", "v3"]

@@ -1,32 +1,135 @@
-"""The checkpoint of a data generation: what was planned, made and rejected, one line each.
-
-Lines are only appended, at once, so that a kill loses nothing that was paid. Model calls are in a
-file beside it, and answer a resumed generation.
-"""
+"""A generation's plan and its checkpoint: the items that were made and rejected, one line each."""
 
 from __future__ import annotations
 
-import contextlib
-import threading
+import math
+import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from autopilot.ai.datasets.lines import Budget, Lines, Origin
-from autopilot.ai.datasets.planning import Slot, plan_slots
+from autopilot.ai.datasets.worklist import BudgetLine, Origin, Worklist
 from autopilot.data.jsonl import write_jsonl
-from autopilot.errors import DataError
+from autopilot.data.split import permutation
 
-LINES = "checkpoint.jsonl"
-CALLS = "calls.jsonl"
+Weights = Mapping[str, float] | Sequence[str]
 
 
-class Plan(BaseModel):
-    """What is to be made; the first line."""
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A place for one item.
+
+    Args:
+        number: From 0.
+        values: Variable to value.
+        split: The split of the item. Fixed when the slots are planned, so that a slot which is
+            filled later moves no other item to another split.
+    """
+
+    number: int
+    values: Mapping[str, str]
+    split: str
+
+
+def plan_slots(
+    count: int,
+    variables: Mapping[str, Mapping[str, float]],
+    splits: Mapping[str, float],
+    seed: int,
+) -> list[Slot]:
+    """Slots in which each value is as frequent as its weight says, in every split.
+
+    Args:
+        count: Number of slots.
+        variables: Name to value to weight.
+        splits: Name to share.
+        seed: Decides which slot has which values and split.
+
+    >>> slots = plan_slots(8, {"tone": {"kind": 3, "curt": 1}}, {"train": 1, "val": 1}, seed=0)
+    >>> sorted(slot.values["tone"] for slot in slots if slot.split == "val")
+    ['curt', 'kind', 'kind', 'kind']
+    """
+    chosen: list[dict[str, str]] = [{} for _ in range(count)]
+    for name, weights in variables.items():
+        values = [v for v, n in _apportion(weights, count).items() for _ in range(n)]
+        # A generator of its own for each variable: a further variable leaves the others' values.
+        draw = random.Random(f"{seed}/{name}").random
+        order = sorted(range(count), key=[draw() for _ in range(count)].__getitem__)
+        for values_of_slot, index in zip(chosen, order, strict=True):
+            values_of_slot[name] = values[index]
+    pairs = zip(chosen, _deal(chosen, splits, seed), strict=True)
+    return [Slot(number, values, split) for number, (values, split) in enumerate(pairs)]
+
+
+def check_weights(name: str, given: Weights) -> dict[str, float]:
+    """Value to weight; values without weights are equally frequent.
+
+    Raises:
+        ValueError: there is none above 0.
+    """
+    weights = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given, 1.0)
+    usable = weights and all(w >= 0 and math.isfinite(w) for w in weights.values())
+    if not usable or sum(weights.values()) <= 0:
+        raise ValueError(f"the variable {name!r} needs values with weights above 0, got {given!r}")
+    return {str(value): float(weight) for value, weight in weights.items()}
+
+
+def _deal(chosen: Sequence[Mapping[str, str]], splits: Mapping[str, float], seed: int) -> list[str]:
+    """A split for each slot: iterative stratification (Sechidis, Tsoumakas and Vlahavas, 2011).
+
+    The rarest value is dealt first, each of its slots to the split that lacks the slot's values
+    most, in proportion to its share; a split that is full gets no more.
+    """
+    room = _apportion(splits, len(chosen))
+    total = sum(splits.values())
+    left = dict.fromkeys(permutation(len(chosen), f"{seed}/splits"))
+    counts = Counter(pair for values in chosen for pair in values.items())
+    wanted = {
+        split: Counter({pair: n * share / total for pair, n in counts.items()})
+        for split, share in splits.items()
+    }
+    dealt = [""] * len(chosen)
+    while left:
+        rarest = min(
+            Counter(pair for index in left for pair in chosen[index].items()).items(),
+            key=lambda item: (item[1], item[0]),
+            default=(None, 0),
+        )[0]
+        for index in list(left):
+            if rarest is not None and rarest not in chosen[index].items():
+                continue
+            pairs = list(chosen[index].items())
+            dealt[index] = max(
+                (split for split in splits if room[split] > 0),
+                key=lambda split: (
+                    wanted[split][rarest] / splits[split] if rarest else 0.0,
+                    sum(wanted[split][pair] for pair in pairs) / splits[split],
+                    room[split] / splits[split],
+                ),
+            )
+            room[dealt[index]] -= 1
+            wanted[dealt[index]].subtract(pairs)
+            del left[index]
+    return dealt
+
+
+def _apportion(weights: Mapping[str, float], count: int) -> dict[str, int]:
+    """Value to number of places by its weight, rounded by the largest remainders."""
+    total = sum(weights.values())
+    shares = {value: count * weight / total for value, weight in weights.items()}
+    whole = {value: math.floor(share) for value, share in shares.items()}
+    missing = count - sum(whole.values())
+    for value in sorted(shares, key=lambda value: whole[value] - shares[value])[:missing]:
+        whole[value] += 1
+    return whole
+
+
+class GenerationPlan(BaseModel):
+    """The items that a generation is to make; the first line."""
 
     kind: Literal["plan"] = "plan"
     count: int
@@ -41,7 +144,7 @@ class Plan(BaseModel):
 
 
 class Made(BaseModel):
-    """An item that was taken in, as the steps came to it."""
+    """An item that was accepted, as the steps returned it."""
 
     kind: Literal["made"] = "made"
     slot: int
@@ -49,7 +152,7 @@ class Made(BaseModel):
 
 
 class Rejected(BaseModel):
-    """An item that was not: a duplicate, or one that the validation refused."""
+    """An item that was not accepted: a duplicate, or refused by the validation."""
 
     kind: Literal["rejected"] = "rejected"
     slot: int
@@ -59,13 +162,7 @@ class Rejected(BaseModel):
 
 
 class Failed(BaseModel):
-    """A slot that no attempt filled; a resumed generation tries it again.
-
-    Args:
-        slot: Its number.
-        reason: Why.
-        ask_anew: An answer could not be used: what is recorded of it answers nothing any more.
-    """
+    """A slot that no attempt filled; see `worklist.Failure`."""
 
     kind: Literal["failed"] = "failed"
     slot: int
@@ -73,146 +170,88 @@ class Failed(BaseModel):
     ask_anew: bool = False
 
 
-Line = Plan | Budget | Made | Rejected | Failed
+Line = Annotated[
+    GenerationPlan | BudgetLine | Made | Rejected | Failed, Field(discriminator="kind")
+]
 
 
-class Checkpoint:
-    """The lines of a folder, in memory and on disk. May be appended to from several threads.
+class Checkpoint(Worklist[GenerationPlan, Made, Failed]):
+    """The worklist of a data generation; its keys are the slots' numbers.
 
     Args:
-        folder: Where the files are; it is made when the first line is written.
+        folder: The folder of the files; it is made when the first line is written.
 
     Attributes:
-        plan: What is to be made; None where nothing was begun.
-        budget: What it may cost.
-        made: Slot to its item.
-        failed: Slot to why no attempt filled it.
-        rejected: Items that were not taken in, in their order.
-        asked_anew: Slot to how often it failed for an answer that could not be used.
-
-    Raises:
-        DataError: a line cannot be read.
+        rejected: Items that were not accepted, in order.
     """
+
+    noun = "a generation"
+    begin_hint = "run it first"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.plan: Plan | None = None
-        self.budget = Budget()
-        self.made: dict[int, Made] = {}
-        self.failed: dict[int, Failed] = {}
         self.rejected: list[Rejected] = []
-        self.asked_anew: Counter[int] = Counter()
-        self._lock = threading.Lock()
-        kinds = Annotated[Line, Field(discriminator="kind")]
-        self.lines: Lines[Line] = Lines(folder / LINES, kinds)
-        for line in self.lines.read():
-            self._take_in(line)
-
-    @classmethod
-    def existing(cls, folder: str | Path) -> tuple[Checkpoint, Plan]:
-        """The checkpoint of a generation that was begun, and its plan.
-
-        Raises:
-            DataError: there is none.
-        """
-        checkpoint = cls(Path(folder))
-        if checkpoint.plan is None:
-            raise DataError(f"{folder} holds no generation", hint="run it first")
-        return checkpoint, checkpoint.plan
+        path, calls = folder / "checkpoint.jsonl", folder / "calls.jsonl"
+        super().__init__(path, calls, Line, GenerationPlan, Made, Failed, "slot")
 
     @property
-    def calls(self) -> Path:
-        """Where the model calls are kept."""
-        return self.folder / CALLS
-
-    @contextlib.contextmanager
-    def begun(self) -> Iterator[None]:
-        """What the body begins is held; where it ends with nothing paid, nothing is left of it."""
-        existed = self.folder.exists()
-        try:
-            with self.lines.held():
-                yield
-        except BaseException:
-            if not (self.made or self.failed or self.rejected or self.calls.exists()):
-                self.lines.path.unlink(missing_ok=True)
-                if not existed:
-                    self.folder.rmdir()
-            raise
-
-    def append(self, line: Line) -> None:
-        """Writes a line, and counts it."""
-        with self._lock:
-            self.lines.append(line)
-            self._take_in(line)
+    def place(self) -> Path:
+        return self.folder
 
     def attempts(self, slot: int) -> tuple[int, str]:
-        """How many items were made for a slot in vain, and why the last of them was rejected."""
+        """The number of rejected items of a slot, and why the last of them was rejected."""
         with self._lock:
             reasons = [line.reason for line in self.rejected if line.slot == slot]
         return len(reasons), reasons[-1] if reasons else ""
 
     def write_splits(self) -> None:
-        """One file for each split: items with an id and their slot's values, in its order."""
-        if self.plan is None:
-            return
-        for split in self.plan.splits:
+        """Writes a file for each split: items with an id and their slot's values, in slot order."""
+        for split in self.start.splits:
             write_jsonl(
                 self.folder / f"{split}.jsonl",
                 [
-                    {"id": f"{slot.number:05d}", **slot.values, **self.made[slot.number].item}
-                    for slot in self.plan.slots()
-                    if slot.split == split and slot.number in self.made
+                    {"id": f"{slot.number:05d}", **slot.values, **self.done[slot.number].item}
+                    for slot in self.start.slots()
+                    if slot.split == split and slot.number in self.done
                 ],
             )
 
     def distribution(self) -> Distribution:
-        """How what was made compares with what was planned."""
-        slots = self.plan.slots() if self.plan is not None else []
-        counts: dict[str, dict[str, dict[str, Share]]] = {}
-        splits = dict.fromkeys(self.plan.splits if self.plan is not None else (), Share(0, 0))
-        for name, weights in (self.plan.variables if self.plan is not None else {}).items():
-            counts[name] = {value: dict.fromkeys(splits, Share(0, 0)) for value in weights}
+        """How the items that were made compare with the plan."""
+        plan = self.start
+        slots, splits = plan.slots(), dict.fromkeys(plan.splits, Share(0, 0))
+        variables = {
+            name: {value: dict.fromkeys(splits, Share(0, 0)) for value in weights}
+            for name, weights in plan.variables.items()
+        }
         for slot in slots:
-            one = Share(1, int(slot.number in self.made))
+            one = Share(1, int(slot.number in self.done))
             splits[slot.split] += one
             for name, value in slot.values.items():
-                counts[name][value][slot.split] += one
+                variables[name][value][slot.split] += one
         reasons = Counter(line.reason for line in self.rejected)
         reasons.update(line.reason for line in self.failed.values())
+        duplicates = sum(line.duplicate for line in self.rejected)
         return Distribution(
             planned=len(slots),
-            made=len(self.made),
+            made=len(self.done),
             failed=len(self.failed),
-            duplicates=sum(line.duplicate for line in self.rejected),
-            refused=sum(not line.duplicate for line in self.rejected),
+            duplicates=duplicates,
+            refused=len(self.rejected) - duplicates,
             splits=splits,
-            variables=counts,
+            variables=variables,
             reasons=dict(reasons.most_common()),
         )
 
-    def _take_in(self, line: Line) -> None:
-        if isinstance(line, Plan):
-            self.plan = line
-        elif isinstance(line, Budget):
-            self.budget = line
-        elif isinstance(line, Made):
-            self.made[line.slot] = line
-            self.failed.pop(line.slot, None)
-        elif isinstance(line, Failed):
-            self.failed[line.slot] = line
-            self.asked_anew[line.slot] += line.ask_anew
-        else:
+    def _take_in(self, line: Any) -> None:
+        super()._take_in(line)
+        if isinstance(line, Rejected):
             self.rejected.append(line)
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Items of one kind.
-
-    Args:
-        planned: That were asked for.
-        made: That are there.
-    """
+    """Counts of items of one kind."""
 
     planned: int
     made: int
@@ -223,17 +262,17 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """How what was made compares with what was planned.
+    """How the items that were made compare with the plan.
 
     Args:
-        planned: Items that were asked for.
-        made: Items that are there.
+        planned: Number of slots.
+        made: Items that were accepted.
         failed: Slots that no attempt filled.
-        duplicates: Items that were rejected since they were there already.
+        duplicates: Items that were rejected as duplicates.
         refused: Items that the validation refused.
         splits: Split to its items.
         variables: Variable to value to split to items.
-        reasons: Why items were rejected and slots failed, with how often; most frequent first.
+        reasons: Why items were rejected and slots failed, with counts; most frequent first.
     """
 
     planned: int

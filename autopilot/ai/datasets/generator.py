@@ -11,14 +11,23 @@ from typing import Any
 from pydantic import BaseModel
 
 from autopilot.ai.agent import Agent
-from autopilot.ai.datasets.checkpoint import Checkpoint, Distribution, Failed, Made, Plan, Rejected
-from autopilot.ai.datasets.lines import Budget, Origin
-from autopilot.ai.datasets.planning import Slot, Weights, check_weights, plan_slots
+from autopilot.ai.datasets.checkpoint import (
+    Checkpoint,
+    Distribution,
+    Failed,
+    GenerationPlan,
+    Made,
+    Rejected,
+    Slot,
+    Weights,
+    check_weights,
+    plan_slots,
+)
+from autopilot.ai.datasets.worklist import Origin, Watch
 from autopilot.ai.model.model import Model
-from autopilot.ai.model.recording import numbered, recording_beside
-from autopilot.ai.parallel import each
-from autopilot.ai.steps import State, WorkflowStep, run_steps
-from autopilot.core.records.ledger import Ledger, Limits
+from autopilot.ai.model.recording import numbered
+from autopilot.ai.steps import WorkflowState, WorkflowStep, run_steps
+from autopilot.core.records.ledger import Limits
 from autopilot.core.types import digest
 from autopilot.errors import (
     AgentError,
@@ -32,27 +41,26 @@ from autopilot.errors import (
 
 DEFAULT_SPLITS: Mapping[str, float] = {"train": 0.6, "val": 0.2, "test": 0.2}
 RESERVED = ("slot", "split", "rejected")
-Watch = Callable[[int, int, Ledger], None]
 
 
 class DataGenerator:
     """Makes items by a workflow: each slot has a value of every variable, and runs all steps.
 
     The steps find the slot's values in their state by the variables' names, beside "slot" (its
-    number), "split" and "rejected" (why the attempt before was rejected, or ""). The last result,
+    number), "split" and "rejected" (why the previous attempt was rejected, or ""). The last result,
     a mapping or a pydantic model, is the item. A subclass may set the arguments on the class, and
     override `make` and `validate`.
 
     Args:
         steps: The workflow.
         variables: Name to values, with weights if they are not to be equally frequent.
-        model: Who answers steps that have no model of their own.
-        validate: Says why an item is not good enough; "" or None where it is.
+        model: Answers steps that have no model of their own.
+        validate: Returns why an item is not good enough; "" or None if it is.
         splits: Name to share; each split has every value in the same proportion.
-        seed: Decides which slot has which values, and goes to which split.
+        seed: Decides which slot has which values and split.
         max_attempts: Items made for a slot before it counts as failed.
         num_workers: Slots that are filled side by side.
-        limits: What all calls together may cost, over all sessions; the seconds are a session's.
+        limits: Limits for the calls of all sessions together; the seconds are a session's.
 
     >>> from autopilot.ai.steps import PythonStep
     >>> steps = [PythonStep("item", lambda s: {"text": f"{s['tone']} {s['slot']}"})]
@@ -84,7 +92,7 @@ class DataGenerator:
         num_workers: int | None = None,
         limits: Limits | None = None,
     ) -> None:
-        # What a subclass has set on the class stays.
+        # Without an argument, the value that a subclass sets on the class applies.
         self.steps = list(steps) or self.steps
         self.variables = self.variables if variables is None else variables
         self.model = model or self.model
@@ -102,8 +110,8 @@ class DataGenerator:
 
     # --- to override ---------------------------------------------------------------------------
 
-    def make(self, state: State) -> Any:
-        """The item for a slot, a mapping or a pydantic model: what the steps come to."""
+    def make(self, state: WorkflowState) -> Any:
+        """The item for a slot, a mapping or a pydantic model: the result of the last step."""
         if not self.steps:
             raise UsageError(
                 f"{type(self).__name__} has no steps", hint="give it steps, or override make"
@@ -111,7 +119,7 @@ class DataGenerator:
         return run_steps(self.steps, state).last
 
     def validate(self, item: Mapping[str, Any]) -> str | None:
-        """Why an item is not good enough; "" or None where it is."""
+        """Why an item is not good enough; "" or None if it is."""
         return self._validate(item) if self._validate is not None else None
 
     # --- to use --------------------------------------------------------------------------------
@@ -125,21 +133,21 @@ class DataGenerator:
         count: int,
         folder: str | Path,
         *,
-        budget: Budget | None = None,
+        budget: Limits | None = None,
         origin: Origin | None = None,
         watch: Watch = lambda *_: None,
     ) -> Distribution:
         """Makes a dataset of `count` items.
 
         Writes `checkpoint.jsonl` and `calls.jsonl` while it runs, and one file a split when it
-        ends, however it ends; a kill leaves that to `resume`.
+        ends, however it ends; after a kill, `resume` writes those.
 
         Args:
-            count: Slots.
-            folder: Where the files go; it is made.
-            budget: What it may cost, beside the generator's own limits.
+            count: Number of slots.
+            folder: The folder for the files; it is made.
+            budget: Limits beside the generator's own, kept for later sessions.
             origin: How the command line found this generator.
-            watch: Told after each slot how many are done, of how many, and what was spent.
+            watch: See `Worklist.work_off`.
 
         Raises:
             DataError: the folder holds another generation.
@@ -147,66 +155,60 @@ class DataGenerator:
             AgentError: no slot could be filled.
         """
         checkpoint = Checkpoint(Path(folder))
-        if checkpoint.plan is not None:
-            raise DataError(
-                f"{folder} holds a generation already", hint="resume it, or use another folder"
-            )
-        plan = Plan(count=count, seed=self.seed, variables=self._weights, splits=dict(self.splits))
-        plan.origin = origin or plan.origin
-        with checkpoint.begun():
-            checkpoint.append(plan)
-            return self._fill(checkpoint, plan, budget, watch)
+        plan = GenerationPlan(
+            count=count,
+            seed=self.seed,
+            variables=self._weights,
+            splits=dict(self.splits),
+            origin=origin or Origin(),
+        )
+        with checkpoint.begin(plan):
+            return self._fill(checkpoint, budget, watch)
 
     def resume(
-        self, folder: str | Path, *, budget: Budget | None = None, watch: Watch = lambda *_: None
+        self, folder: str | Path, *, budget: Limits | None = None, watch: Watch = lambda *_: None
     ) -> Distribution:
-        """Goes on where it was left; what was paid is not paid again. Failed slots are tried again.
+        """Fills the slots that are left, failed ones included; recorded calls are not paid again.
 
-        Where an answer could not be used, the slot is asked for anew.
+        Where an answer was unusable, the model is asked anew.
 
         Args:
             folder: See `run`.
-            budget: Takes the place of the one before.
+            budget: Replaces the one of earlier sessions.
             watch: See `run`.
 
         Raises:
             DataError: there is nothing to resume, or it was planned otherwise.
         """
-        checkpoint, plan = Checkpoint.existing(folder)
+        checkpoint = Checkpoint(Path(folder))
+        plan = checkpoint.start
         planned = (self.seed, self._weights, dict(self.splits))
         if (plan.seed, plan.variables, plan.splits) != planned:
             raise DataError(
                 f"{folder} was planned with another seed, other variables or other splits",
                 hint="resume with the generator that it was started with",
             )
-        with checkpoint.lines.held():
-            return self._fill(checkpoint, plan, budget, watch)
+        with checkpoint.held():
+            return self._fill(checkpoint, budget, watch)
 
     # --- inside --------------------------------------------------------------------------------
 
-    def _fill(
-        self, checkpoint: Checkpoint, plan: Plan, budget: Budget | None, watch: Watch
-    ) -> Distribution:
-        if budget is not None:
-            checkpoint.append(budget)
-        slots = plan.slots()
-        left = [slot for slot in slots if slot.number not in checkpoint.made]
-        limits = self.limits & checkpoint.budget.limits()
-        done = len(slots) - len(left)
+    def _fill(self, checkpoint: Checkpoint, budget: Limits | None, watch: Watch) -> Distribution:
+        slots = {slot.number: slot for slot in checkpoint.start.slots()}
         try:
-            with recording_beside(checkpoint.calls, limits) as ledger:
-                filler = _Filler(self, checkpoint)
-                each(
-                    filler.fill,
-                    left,
-                    self.num_workers,
-                    lambda n: watch(done + n, len(slots), ledger),
-                )
+            checkpoint.work_off(
+                slots,
+                _Filler(self, checkpoint).fill,
+                self.num_workers,
+                limits=self.limits,
+                budget=budget,
+                watch=watch,
+            )
         finally:
-            # Whatever ended it: what there is can be used, and later items move none of these.
-            if checkpoint.made:
+            # Also after an error or Ctrl-C: the items so far can be used, and later ones move none.
+            if checkpoint.done:
                 checkpoint.write_splits()
-        if slots and not checkpoint.made:
+        if slots and not checkpoint.done:
             reason = next(iter(checkpoint.failed.values())).reason
             raise AgentError(
                 f"none of {len(slots)} slots could be filled: {reason}",
@@ -216,14 +218,15 @@ class DataGenerator:
 
 
 class _Filler:
-    """Fills slots, from several threads: no item is taken in twice."""
+    """Fills slots, from several threads; an item is accepted once only."""
 
     def __init__(self, generator: DataGenerator, checkpoint: Checkpoint) -> None:
         self._generator, self._checkpoint = generator, checkpoint
-        self._known = {digest(_content(line.item)) for line in checkpoint.made.values()}
+        self._accepted = {_identity(line.item) for line in checkpoint.done.values()}
         self._lock = threading.Lock()
 
     def fill(self, slot: Slot) -> None:
+        """Makes items for a slot until one is accepted, and appends a line for each."""
         generator, checkpoint, number = self._generator, self._checkpoint, slot.number
         first, reason = checkpoint.attempts(number)
         for attempt in range(first, first + generator.max_attempts):
@@ -235,16 +238,14 @@ class _Filler:
                 raise
             except AgentError as error:
                 unusable = isinstance(error, AgentReplyError | AgentRefusedError)
-                line = Failed(slot=number, reason=error.message, ask_anew=unusable)
-                checkpoint.append(line)
+                checkpoint.append(Failed(slot=number, reason=error.message, ask_anew=unusable))
                 return
             except (AutopilotError, KeyboardInterrupt):
                 raise
             except BaseException as error:  # noqa: BLE001  # the user's steps: their slot fails
                 reason = f"{type(error).__name__}: {error}"
-                checkpoint.append(Failed(slot=number, reason=reason))
-                return
-            duplicate = not reason and self._is_known(item)
+                break
+            duplicate = not reason and not self._accept(item)
             if not reason and not duplicate:
                 checkpoint.append(Made(slot=number, item=item))
                 return
@@ -254,22 +255,21 @@ class _Filler:
             )
         checkpoint.append(Failed(slot=number, reason=reason))
 
-    def _is_known(self, item: Mapping[str, Any]) -> bool:
-        """Whether an equal item was there before; from now on there is one."""
-        name = digest(_content(item))
+    def _accept(self, item: Mapping[str, Any]) -> bool:
+        """Whether the item is new; it counts as known afterwards."""
+        name = _identity(item)
         with self._lock:
-            if name in self._known:
-                return True
-            self._known.add(name)
-        return False
+            is_new = name not in self._accepted
+            self._accepted.add(name)
+        return is_new
 
     def _make(self, slot: Slot, attempt: int, rejected: str) -> dict[str, Any]:
         number, generator = slot.number, self._generator
-        state = State(
+        state = WorkflowState(
             {**slot.values, "slot": number, "split": slot.split, "rejected": rejected},
             role=generator.role,
             model=generator.model,
-            # Slots that ask the same want items of their own.
+            # Slots with the same prompt get answers of their own.
             sample=1 + number * 1000 + attempt,
         )
         value = generator.make(state)
@@ -277,8 +277,8 @@ class _Filler:
             value = value.model_dump(mode="json")
         if not isinstance(value, Mapping):
             raise DataError(
-                f"the last step came to {type(value).__name__}, not an item",
-                hint="let it come to a mapping or a pydantic model",
+                f"the last step returned {type(value).__name__}, not an item",
+                hint="return a mapping or a pydantic model",
             )
         try:
             json.dumps(value, allow_nan=False)
@@ -290,10 +290,12 @@ class _Filler:
         return dict(value)
 
 
-def _content(item: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes an item the same as another: not its id, nor its spaces and capitals."""
-    return {
-        name: " ".join(value.split()).casefold() if isinstance(value, str) else value
-        for name, value in item.items()
-        if name != "id"
-    }
+def _identity(item: Mapping[str, Any]) -> str:
+    """A digest that is equal for duplicates: items alike but for id, spaces and capitals."""
+    return digest(
+        {
+            name: " ".join(value.split()).casefold() if isinstance(value, str) else value
+            for name, value in item.items()
+            if name != "id"
+        }
+    )

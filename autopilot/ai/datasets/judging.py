@@ -1,233 +1,213 @@
-"""Judging a dataset: a verdict, a score and feedback for each item, in a file that only grows.
-
-Model calls are in a file beside it, and answer a resumed judging.
-"""
+"""Judging a dataset: a verdict, a score and feedback for each item, and their summary."""
 
 from __future__ import annotations
 
-import threading
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from autopilot.ai.datasets.generator import Watch
-from autopilot.ai.datasets.lines import Budget, Lines, Origin
-from autopilot.ai.datasets.verdicts import Summary, Unjudged, Verdict, summarize
-from autopilot.ai.judge import Judge
-from autopilot.ai.judgement import Judgement
-from autopilot.ai.model.recording import numbered, recording_beside
-from autopilot.ai.parallel import each
+from autopilot.ai.datasets.worklist import BudgetLine, Origin, Watch, Worklist
+from autopilot.ai.judge import Judge, Judgement
+from autopilot.ai.model.recording import numbered
+from autopilot.core.records.ledger import Limits
 from autopilot.core.types import Datum, as_datum, digest
 from autopilot.data.jsonl import read_jsonl
 from autopilot.errors import AgentError, DataError, NoMoreCallsError
 
 
 class Beginning(BaseModel):
-    """What is judged; the first line."""
+    """The data that is judged; the first line."""
 
     kind: Literal["judging"] = "judging"
     data: list[str]
     origin: Origin = Field(default_factory=Origin)
 
 
-Line = Beginning | Budget | Verdict | Unjudged
+class Verdict(BaseModel):
+    """A judged item.
+
+    Args:
+        key: A digest of the split and the whole item.
+        split: The item's own "split", else the name of its file.
+        success: Whether it passed.
+        score: Higher is better.
+        score_range: The lowest and the highest score.
+        feedback: How to do better.
+        attribution: The rule, file or part that the feedback is about.
+        item: The whole item.
+    """
+
+    kind: Literal["verdict"] = "verdict"
+    key: str
+    id: str
+    split: str
+    success: bool
+    score: float
+    score_range: tuple[float, float] = (0.0, 1.0)
+    feedback: str = ""
+    attribution: str = ""
+    item: dict[str, Any]
+
+
+class Unjudged(BaseModel):
+    """An item that could not be judged; see Verdict and `worklist.Failure`."""
+
+    kind: Literal["failed"] = "failed"
+    key: str
+    id: str
+    split: str
+    reason: str
+    ask_anew: bool = False
+
+
+Line = Annotated[Beginning | BudgetLine | Verdict | Unjudged, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
-    """An item that is to be judged."""
-
+class _Item:
     key: str
     split: str
     datum: Datum
 
 
-class Judging:
-    """The verdicts on a dataset, in memory and on disk.
+class Judging(Worklist[Beginning, Verdict, Unjudged]):
+    """The worklist of the verdicts on a dataset.
 
     Args:
-        path: The file of verdicts; the model calls are in `<name>.calls.jsonl` beside it.
-
-    Attributes:
-        verdicts: Item's key to its verdict.
-        failed: Item's key to why it could not be judged.
-
-    Raises:
-        DataError: a line cannot be read.
+        path: The file of verdicts; model calls are in `<name>.calls.jsonl` beside it.
     """
 
+    noun = "verdicts"
+    begin_hint = "judge something into it first"
+
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.begun: Beginning | None = None
-        self.budget = Budget()
-        self.verdicts: dict[str, Verdict] = {}
-        self.failed: dict[str, Unjudged] = {}
-        self._anew: Counter[str] = Counter()
-        self._lock = threading.Lock()
-        kinds = Annotated[Line, Field(discriminator="kind")]
-        self._lines: Lines[Line] = Lines(self.path, kinds)
-        for line in self._lines.read():
-            self._take_in(line)
-
-    @classmethod
-    def existing(cls, path: str | Path) -> tuple[Judging, Beginning]:
-        """A judging that was begun, and how.
-
-        Raises:
-            DataError: there is none.
-        """
-        judging = cls(path)
-        if judging.begun is None:
-            raise DataError(f"{path} holds no verdicts", hint="judge something into it first")
-        return judging, judging.begun
-
-    @property
-    def calls(self) -> Path:
-        """Where the model calls are kept."""
-        return self.path.with_name(f"{self.path.name.removesuffix('.jsonl')}.calls.jsonl")
+        path = Path(path)
+        calls = path.with_name(f"{path.name.removesuffix('.jsonl')}.calls.jsonl")
+        super().__init__(path, calls, Line, Beginning, Verdict, Unjudged, "key")
 
     def run(
         self,
         judge: Judge,
         data: Sequence[str | Path],
         *,
-        budget: Budget | None = None,
+        budget: Limits | None = None,
         origin: Origin | None = None,
         watch: Watch = lambda *_: None,
-    ) -> Summary:
+    ) -> JudgingSummary:
         """Judges each item of some files, several at once; equal ones of a split count once.
 
         The judge gets the item both as what is judged and as its target.
 
         Args:
-            judge: Who says what passes.
+            judge: The judge.
             data: JSON Lines files.
-            budget: What it may cost.
+            budget: Limits, kept for later sessions.
             origin: How the command line found the judge.
-            watch: Told after each item how many are done, of how many, and what was spent.
+            watch: See `Worklist.work_off`.
 
         Raises:
             DataError: the file holds verdicts already; the data cannot be read.
             BudgetExceededError: too little is left; `resume` goes on with a larger budget.
             AgentError: no item could be judged.
         """
-        if self.begun is not None:
-            raise DataError(
-                f"{self.path} holds verdicts already", hint="resume it, or name another file"
-            )
         beginning = Beginning(data=[str(path) for path in data], origin=origin or Origin())
-        work = _work(beginning)
-        try:
-            with self._lines.held():
-                self._append(beginning)
-                return self._judge(judge, work, budget, watch)
-        except BaseException:
-            # Where nothing was paid, nothing is left of it.
-            if not (self.verdicts or self.failed or self.calls.exists()):
-                self.path.unlink(missing_ok=True)
-            raise
+        # Before anything is written: data that cannot be read leaves no file behind.
+        items = _read_items(beginning)
+        with self.begin(beginning):
+            return self._judge(judge, items, budget, watch)
 
     def resume(
-        self, judge: Judge, *, budget: Budget | None = None, watch: Watch = lambda *_: None
-    ) -> Summary:
-        """Judges what has no verdict yet, new lines of the data included; pays nothing twice.
+        self, judge: Judge, *, budget: Limits | None = None, watch: Watch = lambda *_: None
+    ) -> JudgingSummary:
+        """Judges items without a verdict, new lines of the data included; pays nothing twice.
 
-        An item whose judge's answer could not be used is asked about anew.
+        Where a model's answer was unusable, it is asked anew.
 
         Args:
             judge: The same as before.
-            budget: Takes the place of the one before.
+            budget: Replaces the one of earlier sessions.
             watch: See `run`.
 
         Raises:
             DataError: there is nothing to resume, or an item with a verdict is gone or changed.
         """
-        _, beginning = Judging.existing(self.path)
-        work = _work(beginning)
-        gone = self.verdicts.keys() - {one.key for one in work}
+        items = _read_items(self.start)
+        gone = self.done.keys() - items.keys()
         if gone:
-            first = min((self.verdicts[key] for key in gone), key=lambda verdict: verdict.id)
+            first = min((self.done[key] for key in gone), key=lambda verdict: verdict.id)
             raise DataError(
                 f"{len(gone)} items with a verdict are gone or changed, such as {first.id} of "
                 f"{first.split}",
                 hint="put the data back, or judge it into another file",
             )
-        with self._lines.held():
-            return self._judge(judge, work, budget, watch)
+        with self.held():
+            return self._judge(judge, items, budget, watch)
 
-    def summary(self) -> Summary:
+    def summary(self) -> JudgingSummary:
         """Counts, means, and the most frequent feedback."""
-        return summarize(list(self.verdicts.values()), list(self.failed.values()))
+        verdicts = list(self.done.values())
+        by_split: dict[str, list[Verdict]] = {}
+        for verdict in verdicts:
+            by_split.setdefault(verdict.split, []).append(verdict)
+        feedback = Counter(" ".join(v.feedback.split()) for v in verdicts if not v.success)
+        feedback.pop("", None)
+        return JudgingSummary(
+            all=Rates.of(verdicts),
+            splits={split: Rates.of(found) for split, found in by_split.items()},
+            failed=len(self.failed),
+            feedback=dict(feedback.most_common()),
+            reasons=dict(Counter(line.reason for line in self.failed.values()).most_common()),
+        )
 
     # --- inside --------------------------------------------------------------------------------
 
     def _judge(
-        self, judge: Judge, work: Sequence[_Work], budget: Budget | None, watch: Watch
-    ) -> Summary:
-        if budget is not None:
-            self._append(budget)
-        keys = {one.key for one in work}
-        self.failed = {key: line for key, line in self.failed.items() if key in keys}
-        left = [one for one in work if one.key not in self.verdicts]
-        done = len(work) - len(left)
-        with recording_beside(self.calls, self.budget.limits()) as ledger:
-            each(
-                lambda one: self._append(_judged(judge, one, self._anew[one.key])),
-                left,
-                judge.num_workers,
-                lambda n: watch(done + n, len(work), ledger),
-            )
-        if work and not self.verdicts:
+        self, judge: Judge, items: Mapping[str, _Item], budget: Limits | None, watch: Watch
+    ) -> JudgingSummary:
+        # An item that failed and was since taken out of the data is not missing.
+        self.failed = {key: line for key, line in self.failed.items() if key in items}
+        self.work_off(
+            items,
+            lambda item: self.append(_judged(judge, item, self.asked_anew[item.key])),
+            judge.num_workers,
+            limits=Limits(),
+            budget=budget,
+            watch=watch,
+        )
+        if not self.done:
             reason = next(iter(self.failed.values())).reason
-            holds = ", ".join(sorted(work[0].datum.metadata)) or "nothing"
+            holds = ", ".join(sorted(next(iter(items.values())).datum.metadata)) or "nothing"
             raise AgentError(
-                f"none of {len(work)} items could be judged: {reason}",
+                f"none of {len(items)} items could be judged: {reason}",
                 hint=f"the first item holds {holds}; mend the data or the judge, and resume it",
             )
         return self.summary()
 
-    def _append(self, line: Line) -> None:
-        with self._lock:
-            self._lines.append(line)
-            self._take_in(line)
 
-    def _take_in(self, line: Line) -> None:
-        if isinstance(line, Beginning):
-            self.begun = line
-        elif isinstance(line, Budget):
-            self.budget = line
-        elif isinstance(line, Verdict):
-            self.verdicts[line.key] = line
-            self.failed.pop(line.key, None)
-        else:
-            self.failed[line.key] = line
-            self._anew[line.key] += line.ask_anew
-
-
-def _judged(judge: Judge, one: _Work, asked_before: int) -> Verdict | Unjudged:
-    datum = one.datum
+def _judged(judge: Judge, item: _Item, asked_before: int) -> Verdict | Unjudged:
+    datum = item.datum
     try:
         with numbered("a", 1 + asked_before):
             found = judge.attempt(datum, datum)
     except NoMoreCallsError:
         raise
     except (AgentError, ConnectionError, TimeoutError) as outage:
-        # A service did not answer: the others are judged meanwhile, and a resume asks again.
+        # A service did not answer: other items are judged meanwhile, and a resume asks again.
         found = Judgement(None, None, error=str(outage))
-    error = found.error
-    if found.success is None or found.score is None:
-        error = error or "the judge says nothing of it"
+    if found.error or found.success is None or found.score is None:
+        reason = found.error or "the judge says nothing of it"
         return Unjudged(
-            key=one.key, id=datum.id, split=one.split, reason=error, ask_anew=found.again
+            key=item.key, id=datum.id, split=item.split, reason=reason, ask_anew=found.again
         )
     return Verdict(
-        key=one.key,
+        key=item.key,
         id=datum.id,
-        split=one.split,
+        split=item.split,
         success=found.success,
         score=found.score,
         score_range=found.score_range,
@@ -237,17 +217,115 @@ def _judged(judge: Judge, one: _Work, asked_before: int) -> Verdict | Unjudged:
     )
 
 
-def _work(beginning: Beginning) -> list[_Work]:
-    """The items of all files; what is there twice counts once."""
-    found: dict[str, _Work] = {}
+def _read_items(beginning: Beginning) -> dict[str, _Item]:
+    """Key to item of all files; equal items of a split have one key."""
+    items: dict[str, _Item] = {}
     for path in map(Path, beginning.data):
         for number, value in enumerate(read_jsonl(path, None)):
             split = str(value.get("split") or path.stem)
             key = digest([split, value], 16)
-            found.setdefault(key, _Work(key, split, as_datum(value, number)))
-    if not found:
+            items.setdefault(key, _Item(key, split, as_datum(value, number)))
+    if not items:
         raise DataError(
             f"{', '.join(beginning.data)}: there is nothing to judge",
             hint="name JSON Lines files with one item a line",
         )
-    return list(found.values())
+    return items
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How some items did.
+
+    Args:
+        items: Number of items.
+        passed: Those that passed.
+        mean_score: None if there are no items.
+    """
+
+    items: int
+    passed: int
+    mean_score: float | None
+
+    @classmethod
+    def of(cls, verdicts: Sequence[Verdict]) -> Rates:
+        """The rates of some verdicts."""
+        mean = math.fsum(v.score for v in verdicts) / len(verdicts) if verdicts else None
+        return cls(len(verdicts), sum(v.success for v in verdicts), mean)
+
+    @property
+    def pass_rate(self) -> float | None:
+        """The share that passed; None if there are no items."""
+        return self.passed / self.items if self.items else None
+
+
+@dataclass(frozen=True, slots=True)
+class JudgingSummary:
+    """Counts of a judging.
+
+    Args:
+        all: Rates of all verdicts.
+        splits: Rates of each split.
+        failed: Items that could not be judged.
+        feedback: Feedback on items that did not pass, with counts; most frequent first.
+        reasons: Why items could not be judged, with counts.
+    """
+
+    all: Rates
+    splits: Mapping[str, Rates]
+    failed: int
+    feedback: Mapping[str, int]
+    reasons: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """The scores of one group of items.
+
+    Args:
+        group: The value that the items have in common.
+        counts: Items by score, in bins of equal width; the highest score is in the last.
+        rates: Rates of the group.
+        score_range: The lower end of the first bin and the upper end of the last.
+    """
+
+    group: str
+    counts: tuple[int, ...]
+    rates: Rates
+    score_range: tuple[float, float] = (0.0, 1.0)
+
+
+def histograms(verdicts: Iterable[Verdict], by: str = "split", bins: int = 10) -> list[Histogram]:
+    """The scores of each group of items, in the order of the groups' names.
+
+    Args:
+        verdicts: The verdicts.
+        by: "split", or a field of the items.
+        bins: Number of bins from the lowest score to the highest.
+
+    Raises:
+        DataError: no item has the field.
+    """
+    groups: dict[str, list[Verdict]] = {}
+    fields: dict[str, None] = {}
+    for verdict in verdicts:
+        fields |= dict.fromkeys(verdict.item)
+        value = verdict.split if by == "split" else verdict.item.get(by, "(none)")
+        groups.setdefault(str(value), []).append(verdict)
+    if by != "split" and groups and by not in fields:
+        raise DataError(
+            f"no item has a field {by!r}", hint=f"there are: split, {', '.join(fields)}"
+        )
+    ranges = [verdict.score_range for found in groups.values() for verdict in found]
+    low, high = min((x for x, _ in ranges), default=0.0), max((x for _, x in ranges), default=1.0)
+
+    def binned(found: list[Verdict]) -> tuple[int, ...]:
+        shares = ((v.score - low) / (high - low) for v in found)
+        # 1e-9: a score of 0.3 whose share is 0.2999... in binary still counts from 0.3 on.
+        places = Counter(min(int(share * bins + 1e-9), bins - 1) for share in shares)
+        return tuple(places[place] for place in range(bins))
+
+    return [
+        Histogram(group, binned(found), Rates.of(found), (low, high))
+        for group, found in sorted(groups.items())
+    ]

@@ -1,6 +1,6 @@
 """Anthropic's client: the only file that imports `anthropic`, and only when it is used.
 
-Its errors become ours here, and replies go in and out of its middleware here.
+It translates the client's errors, and the replies that pass its middleware.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import BaseModel, ValidationError
 
-from autopilot.ai.tools import Tool
+from autopilot.ai.agent import Tool
 from autopilot.errors import (
     AgentError,
     AgentNotFoundError,
@@ -63,13 +63,12 @@ def output_form(schema: type[BaseModel]) -> dict[str, Any]:
     """The output_config that holds an answer to a schema."""
     import anthropic
 
-    form = {"type": "json_schema", "schema": anthropic.transform_schema(schema)}
-    return {"format": form}
+    return {"format": {"type": "json_schema", "schema": anthropic.transform_schema(schema)}}
 
 
 @contextlib.contextmanager
 def translated(model: str) -> Iterator[None]:
-    """The client's errors as ours: the one boundary."""
+    """Translates the client's errors: the one boundary."""
     try:
         yield
     except (AutopilotError, ValidationError):
@@ -82,7 +81,7 @@ def translated(model: str) -> Iterator[None]:
 
 
 def _translation(model: str, error: Exception) -> AutopilotError | None:
-    """Our error for one of the client's; None for somebody else's."""
+    """Our error for one of the client's; None for other errors."""
     import anthropic
 
     if isinstance(error, anthropic.APITimeoutError):
@@ -108,10 +107,10 @@ def service_error(model: str, status: int, said: str, hint: str = "") -> AgentEr
     """The error for an HTTP status that the service answered.
 
     Args:
-        model: Who was asked.
+        model: The model, or the program, that was asked.
         status: The status.
-        said: What the service says of it.
-        hint: What to do about it; by the status if not given.
+        said: The service's message.
+        hint: Replaces the status's own hint.
     """
     said = one_line(redact(said))
     text = f"{model}: the service answered {status}: {said}"
@@ -143,14 +142,14 @@ _HINTS = {
 
 
 def send(client: Any, request: Any, call_next: Callable[[Any], Any]) -> Any:
-    """Sends an attempt; as a stream, which costs more, where the reply may take too long in one."""
+    """Sends an attempt; as a stream, which is slower, only if the reply may time out."""
     if request.json["max_tokens"] / _TOKENS_PER_S <= client.timeout:
         return call_next(request)
     return call_next(request.copy(body={**request.json, "stream": True}))
 
 
 def may_be_charged(error: BaseException) -> bool:
-    """Whether an attempt without a reply may have been read, and charged, all the same."""
+    """Whether an attempt without a reply may have been read, and charged."""
     import anthropic
 
     if not isinstance(error, anthropic.APIConnectionError):
@@ -159,7 +158,7 @@ def may_be_charged(error: BaseException) -> bool:
 
 
 def read_reply(client: Any, request: Any, response: Any) -> tuple[Mapping[str, Any], Any]:
-    """The message of a reply, without secrets that it may echo; and the response that holds it."""
+    """The message of a reply, without secrets that it echoes, and the response that holds it."""
     raw = response.http_response
     if not raw.headers.get("content-type", "").startswith("text/event-stream"):
         sent = _message_in(raw)
@@ -190,7 +189,7 @@ def read_reply(client: Any, request: Any, response: Any) -> tuple[Mapping[str, A
 
 
 def _message_in(raw: Any) -> dict[str, Any]:
-    """The message in a response that came in one; what is none is worth another attempt, too."""
+    """The message in a whole response; any other content is worth another attempt."""
     import anthropic
 
     with contextlib.suppress(ValueError, TypeError, LookupError):
@@ -204,7 +203,7 @@ def _message_in(raw: Any) -> dict[str, Any]:
 
 
 def as_response(client: Any, request: Any, reply: Mapping[str, Any]) -> Any:
-    """A whole reply as the client expects it, whether it came as a stream or from the record."""
+    """A whole reply, from a stream or the record, as the client expects it."""
     import anthropic
     import httpx2
 
@@ -222,25 +221,19 @@ def as_response(client: Any, request: Any, reply: Mapping[str, Any]) -> Any:
 
 def as_runnable(tool: Tool) -> Any:
     """A tool as the client's tool loop takes it."""
-    from anthropic.lib.tools import BetaBuiltinFunctionTool
+    from anthropic.lib.tools import BetaBuiltinFunctionTool, ToolError
 
     class Runnable(BetaBuiltinFunctionTool):
         def to_dict(self) -> Any:
             return dict(tool.definition())
 
         def call(self, input: object) -> str:
-            return _used(tool, input)
+            try:
+                return tool.use(input if isinstance(input, Mapping) else {})
+            except AutopilotError as error:
+                raise ToolError(f"{error.message}. {error.hint}") from error
 
     return Runnable()
-
-
-def _used(tool: Tool, given: object) -> str:
-    from anthropic.lib.tools import ToolError
-
-    try:
-        return tool.use(given if isinstance(given, Mapping) else {})
-    except AutopilotError as error:
-        raise ToolError(f"{error.message}. {error.hint}") from error
 
 
 def one_line(text: str) -> str:

@@ -1,30 +1,29 @@
 """The model: one call to Claude, recorded, budgeted and within the rate limit.
 
-Retries, timeouts, structured output and the tool loop are the client's own; what is added sits in
-one middleware (`autopilot.ai.model.call`).
+Retries, timeouts, structured output and the tool loop are the client's own; the rest is in one
+middleware (`autopilot.ai.model.call`).
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import IOBase
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from autopilot.ai.agent import AgentResult
+from autopilot.ai.agent import AgentResult, Tool
 from autopilot.ai.model import call as calls
 from autopilot.ai.model import client as clients
-from autopilot.ai.model.agent_calls import agent_call
 from autopilot.ai.model.call import Call, Message
-from autopilot.ai.model.messages import as_messages
+from autopilot.ai.model.parallel import RateLimit
 from autopilot.ai.model.prices import Price, price_of
-from autopilot.ai.model.rate import RateLimit
-from autopilot.ai.model.spending import current_ledger
-from autopilot.ai.prompting import as_schema, explain
-from autopilot.ai.tools import Tool
 from autopilot.core.types import Cost
 from autopilot.errors import AgentReplyError
 from autopilot.text import clean
@@ -40,12 +39,12 @@ class Model:
     Args:
         name: The model's name.
         max_tokens: The most that it may write in one reply; reserved in the budget beforehand.
-        role: Under which name the cost is counted, unless a call says otherwise.
+        role: The name under which the cost is counted, unless a call says otherwise.
         prices: Model name to Price, beside the table of `autopilot.ai.model.prices`.
         rate: A RateLimit; give several models the same object to share it.
-        timeout_s: Without a byte for so long, an attempt has failed.
-        max_retries: Further attempts after 429, 529, 5xx and timeouts, as the client makes them.
-        base_url: Where the service is; else ANTHROPIC_BASE_URL, else Anthropic's.
+        timeout_s: An attempt fails after so long without a byte.
+        max_retries: Further attempts after 429, 529, 5xx and timeouts, made by the client.
+        base_url: The service's address; defaults to ANTHROPIC_BASE_URL, then to Anthropic's.
 
     >>> Model("claude-haiku-4-5").name
     'claude-haiku-4-5'
@@ -77,20 +76,15 @@ class Model:
     # --- calls ---------------------------------------------------------------------------------
 
     def complete(
-        self,
-        prompt: str | Sequence[Message],
-        *,
-        system: str = "",
-        role: str = "",
-        sample: int = 0,
+        self, prompt: str | Sequence[Message], *, system: str = "", role: str = "", sample: int = 0
     ) -> AgentResult:
         """Answers a prompt with a text.
 
         Args:
             prompt: A text, or messages as the API has them.
             system: Instructions; the part that is the same for many calls, and cached.
-            role: Under which name the cost is counted.
-            sample: The same question is asked once in an experiment; another number asks again.
+            role: The name under which the cost is counted.
+            sample: Equal questions are asked once in an experiment; another number asks again.
 
         Raises:
             AgentRefusedError: the model refused.
@@ -100,9 +94,9 @@ class Model:
         """
         asked = self._asked(prompt, system)
         with self._call(role, sample) as call:
-            # A replay needs no client, whose import takes longer than all else.
+            # A replay needs no client, whose import takes longer than everything else.
             if self._client is not None or not call.is_answered(asked):
-                # Raw: the call itself keeps the reply.
+                # Raw: the middleware has kept the reply in the call already.
                 self._ask(call).messages.with_raw_response.create(**asked)
         return call.result()
 
@@ -120,11 +114,11 @@ class Model:
 
         Args:
             prompt: See `complete`.
-            schema: What the reply must fit.
+            schema: The model of the reply.
             system: See `complete`.
             role: See `complete`.
             sample: See `complete`.
-            max_retries: How often a reply that does not fit is sent back with what is wrong.
+            max_retries: The number of times that a reply is sent back if it does not fit.
 
         Raises:
             AgentReplyError: no reply fitted.
@@ -135,23 +129,21 @@ class Model:
             try:
                 with self._call(role, sample) as call:
                     asked = self._asked(messages, system)
-                    parsed = (
-                        self._ask(call).messages.parse(**asked, output_format=schema).parsed_output
-                    )
-                if parsed is not None:
-                    return parsed
+                    reply = self._ask(call).messages.parse(**asked, output_format=schema)
+                if reply.parsed_output is not None:
+                    return reply.parsed_output
                 wrong = "the reply holds no text"
             except ValidationError as error:
+                # A reply that was cut off or refused is that error, and not sent back.
                 call.check()
                 mended = as_schema(call.text, schema)
                 if mended is not None:
                     return mended
                 wrong = explain(error)
-            said = call.text or "(nothing)"
             again = f"That does not fit the schema: {wrong}. Answer again, as JSON that fits."
             messages = [
                 *messages,
-                {"role": "assistant", "content": said},
+                {"role": "assistant", "content": call.text or "(nothing)"},
                 {"role": "user", "content": again},
             ]
         raise AgentReplyError(
@@ -174,14 +166,14 @@ class Model:
 
         Args:
             prompt: See `complete`.
-            tools: What it may use.
+            tools: The tools that it may use.
             system: See `complete`.
             role: See `complete`.
-            schema: What the last answer's JSON must fit; the service holds it to that.
-            max_turns: Replies at most.
+            schema: The model of the last answer's JSON, which the service enforces.
+            max_turns: The largest number of replies.
 
         Returns:
-            The last answer with what all turns cost, and the whole conversation.
+            The last answer with the cost of all turns, and the whole conversation.
 
         Raises:
             AgentReplyError: it was still using tools after `max_turns` replies.
@@ -224,12 +216,12 @@ class Model:
         del asked["max_tokens"]
 
         def count() -> AgentResult:
-            with clients.translated(self.name), current_ledger().reserve(role) as reserved:
+            with clients.translated(self.name), calls.current_ledger().reserve(role) as reserved:
                 counted = self.client.messages.count_tokens(**asked).input_tokens
                 reserved.settle(Cost())
             return AgentResult(str(counted), cost_usd=0.0, model=self.name)
 
-        return int(agent_call(asked, role, count, edits=False).output)
+        return int(calls.agent_call(asked, role, count, edits=False).output)
 
     @property
     def client(self) -> clients.Client:
@@ -274,3 +266,49 @@ class Model:
         finally:
             calls.calling.reset(token)
         call.check()
+
+
+def as_messages(prompt: str | Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """A prompt as messages of plain JSON, whose hash names the request.
+
+    Args:
+        prompt: A text, or messages. They may hold the client's own blocks, taken from a reply, and
+            files in place of their base64 content.
+
+    >>> as_messages("hi")
+    [{'role': 'user', 'content': 'hi'}]
+    """
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    return [_plain(message) for message in prompt]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_unset=True)
+    if isinstance(value, Mapping):
+        plain = {name: _plain(item) for name, item in value.items()}
+        if plain.get("type") == "base64":
+            data = plain.get("data")
+            if isinstance(data, Path | IOBase):
+                data = data.read_bytes() if isinstance(data, Path) else data.read()
+            plain["data"] = base64.b64encode(data).decode() if isinstance(data, bytes) else data
+        return plain
+    # A file is Iterable, too.
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes | IOBase):
+        return [_plain(item) for item in value]
+    return value
+
+
+def as_schema(text: str, schema: type[T]) -> T | None:
+    """A reply that is JSON except for halves of surrogate pairs, which pydantic refuses."""
+    try:
+        return schema.model_validate_json(json.dumps(clean(json.loads(text))))
+    except (ValueError, RecursionError):
+        return None
+
+
+def explain(error: ValidationError) -> str:
+    """The errors of a reply, for the model that wrote it."""
+    found = error.errors(include_url=False, include_input=False)
+    return "; ".join(f"{'.'.join(map(str, x['loc'])) or 'reply'}: {x['msg']}" for x in found[:5])

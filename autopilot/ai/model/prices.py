@@ -1,4 +1,4 @@
-"""What models cost, in dollars for a million tokens. A small table: give your own where it is old.
+"""Models' prices, in dollars for a million tokens. A small table: give your own where it is old.
 
 Source: https://platform.claude.com/docs/en/about-claude/pricing
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from autopilot.errors import UsageError
 
 _MILLION = 1_000_000
-# What services put around a model's name: a date, a version, an alias or a variant behind it.
+# Services append a date, a version, an alias or a variant to a model's name.
 _BEHIND = re.compile(r"(?:[-@]\d{8}|-latest|-v\d+|:[\w.]+)+$")
 _POINT = re.compile(r"(?<=\d)\.(?=\d)")
 
@@ -115,8 +115,8 @@ PRICES: Mapping[str, Price] = {
 def price_of(model: str, own: Mapping[str, Price] | None = None) -> Price | None:
     """A model's price; None where it is unknown.
 
-    What services put around the name does not matter: a provider and a region in front of it, a
-    date, a version, an alias or a variant behind it, and a point instead of a dash.
+    Ignores a provider and a region in front of the name, a date, a version, an alias or a variant
+    behind it, and a point instead of a dash.
 
     Args:
         model: The model's name.

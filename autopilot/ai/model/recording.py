@@ -1,4 +1,4 @@
-"""Recording model calls, and answering from what was recorded.
+"""Recording model calls, and answering from the record.
 
 Only the body of a request is looked at: keys travel in headers, so they cannot get into a record.
 A request is named by the hash of its body in canonical form; a call that is made again, in the
@@ -19,24 +19,25 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from autopilot.ai.model.requests import miss, what_is_asked
 from autopilot.core.experiment import Experiment
 from autopilot.core.records.ledger import Ledger, Limits, Spent
 from autopilot.core.records.record import LlmRecord
 from autopilot.core.run import Run, current_run, running
 from autopilot.core.store import Store
 from autopilot.core.types import Cost
-from autopilot.errors import RecordError
+from autopilot.errors import RecordError, ReplayMissError
+from autopilot.text import hide
 from autopilot.tracking.journal import decode, encode
 
 Mode = Literal["record", "replay"]
 
+# Transport and caching do not change what is asked.
+_UNASKED = frozenset({"stream", "metadata", "cache_control"})
+_SHOWN = 60
+
 
 class Recorder(Protocol):
-    """Where replies come from before a call is made, and where they go after it.
-
-    Used from several threads at once.
-    """
+    """Answers calls before they are made, and keeps their replies. Used from several threads."""
 
     def answer(self, key: str, parts: Mapping[str, str]) -> LlmRecord | None:
         """The recorded call of that key, or None if it is to be made.
@@ -46,14 +47,14 @@ class Recorder(Protocol):
         """
 
     def keep(self, record: LlmRecord) -> None:
-        """Makes a call last, before its reply is used."""
+        """Writes a call to disk, before its reply is used."""
 
     def one_at_a_time(self, key: str) -> threading.Lock:
-        """Held while a call is made, so that the same call side by side is made once."""
+        """Held while a call is made, so that equal calls side by side are made once."""
 
 
 class _KnownCalls(Recorder):
-    """The calls that are recorded, and who is just making one."""
+    """The recorded calls, and a lock for each call that is being made."""
 
     def __init__(self, known: Iterable[LlmRecord], mode: Mode) -> None:
         self.mode = mode
@@ -79,7 +80,7 @@ class _KnownCalls(Recorder):
 
 
 class StoreRecorder(_KnownCalls):
-    """Records in an experiment's store: at once in its journal of progress, then in its notes.
+    """Records in an experiment's store: at once in its journal of progress, later in its notes.
 
     Args:
         store: The experiment's store.
@@ -91,6 +92,12 @@ class StoreRecorder(_KnownCalls):
         kept = [record for _, record in store.records(LlmRecord)] if exists else []
         super().__init__([*kept, *(store.calls() if exists else [])], mode)
         self._store = store
+
+    @classmethod
+    def of(cls, run: Run) -> StoreRecorder:
+        """The recorder of a run: one object for each run."""
+        mode: Mode = "replay" if run.experiment.only_recorded else "record"
+        return run.service(cls, lambda run: cls(run.experiment.store, mode))
 
     def keep(self, record: LlmRecord) -> None:
         with self._lock:
@@ -118,9 +125,16 @@ class LocalRecorder(_KnownCalls):
     def keep(self, record: LlmRecord) -> None:
         with self._lock:
             with self._path.open("ab") as file:
-                # An empty line ends what a kill may have cut short, and is skipped otherwise.
+                # The newline in front ends a line that a kill cut short; readers skip empty lines.
                 file.write(b"\n" + encode(record))
             self._known[record.id] = record
+
+    def ledger(self, limits: Limits = Limits()) -> Ledger:  # noqa: B008  # frozen
+        """A ledger that counts the recorded calls."""
+        ledger = Ledger(limits)
+        for call in self.calls():
+            ledger.charge(call.role, call.cost, known=call.priced, judged=True)
+        return ledger
 
 
 _override: ContextVar[Recorder | None] = ContextVar("autopilot_recorder", default=None)
@@ -128,7 +142,7 @@ _override: ContextVar[Recorder | None] = ContextVar("autopilot_recorder", defaul
 
 @contextmanager
 def use_recorder(recorder: Recorder) -> Iterator[None]:
-    """Calls inside go through this recorder, whatever the run's own is."""
+    """Calls inside use this recorder instead of the run's own."""
     token = _override.set(recorder)
     try:
         yield
@@ -138,41 +152,33 @@ def use_recorder(recorder: Recorder) -> Iterator[None]:
 
 @contextmanager
 def recording_beside(path: Path, limits: Limits) -> Iterator[Ledger]:
-    """Calls inside, outside of any experiment, are kept in a file, and answered from there.
+    """Calls inside, outside of any experiment, are recorded in a file, and answered from there.
 
-    What they have to say that is no error goes to the log at the end.
+    Notes on the calls that are no errors go to the log at the end.
 
     Args:
         path: The file; its folder exists.
-        limits: What they may cost, with those that the file holds already.
+        limits: Limits for the calls, those recorded in the file included.
     """
-    recorder, ledger = LocalRecorder(path), Ledger(limits)
-    for call in recorder.calls():
-        ledger.charge(call.role, call.cost, known=call.priced, judged=True)
-    run = Run(Experiment(), ledger)
+    recorder = LocalRecorder(path)
+    run = Run(Experiment(), recorder.ledger(limits))
     try:
         with running(run), use_recorder(recorder):
-            yield ledger
+            yield run.ledger
     finally:
         for note in run.notes:
             logging.getLogger("autopilot").warning("%s", note)
 
 
 def spent_beside(path: Path) -> Spent:
-    """What the calls in such a file have cost."""
-    ledger = Ledger()
-    for call in LocalRecorder(path).calls():
-        ledger.charge(call.role, call.cost, known=call.priced, judged=True)
-    return ledger.total()
+    """The cost of the calls that are recorded in a file."""
+    return LocalRecorder(path).ledger().total()
 
 
 def current_recorder() -> Recorder | None:
     """The recorder for a call made here; None outside of runs: the call is live."""
-    given = _override.get()
-    run = current_run()
-    if given is not None or run is None:
-        return given
-    return run.service(StoreRecorder, store_recorder)
+    given, run = _override.get(), current_run()
+    return given if given is not None or run is None else StoreRecorder.of(run)
 
 
 def keep_lost(role: str, model: str, cost: Cost, why: str, *, priced: bool) -> None:
@@ -193,10 +199,11 @@ def make_record(
     *,
     priced: bool,
 ) -> LlmRecord:
-    """What is written down of a call that is made now."""
+    """The record of a call that is made now."""
     run = current_run()
+    epoch, step = (run.epoch, run.step_number) if run else (0, 0)
     return LlmRecord(
-        epoch=run.epoch if run else 0,
+        epoch=epoch,
         id=key,
         role=role,
         model=model,
@@ -204,14 +211,8 @@ def make_record(
         reply=reply,
         cost=cost,
         priced=priced,
-        step=run.step_number if run else 0,
+        step=step,
     )
-
-
-def store_recorder(run: Run) -> StoreRecorder:
-    """The recorder of a run, to be its service."""
-    mode: Mode = "replay" if run.experiment.only_recorded else "record"
-    return StoreRecorder(run.experiment.store, mode)
 
 
 _numbers: ContextVar[tuple[tuple[str, int], ...]] = ContextVar("autopilot_numbers", default=())
@@ -219,12 +220,12 @@ _numbers: ContextVar[tuple[tuple[str, int], ...]] = ContextVar("autopilot_number
 
 @contextmanager
 def numbered(kind: str, number: int) -> Iterator[None]:
-    """Calls inside are asked anew for each number: it is part of their names.
+    """Calls inside are asked anew for each number: it is part of their keys.
 
-    Names are as without it while this number, and all those around it, are 1.
+    Keys are as without it while this number, and all those around it, are 1.
 
     Args:
-        kind: What is counted, as it stands in the names: "v" for the visits of a step.
+        kind: The counted thing, as it stands in the keys: "v" for the visits of a step.
         number: From 1.
     """
     token = _numbers.set((*_numbers.get(), (kind, number)))
@@ -235,24 +236,88 @@ def numbered(kind: str, number: int) -> Iterator[None]:
 
 
 def request_key(body: Mapping[str, Any], sample: int = 0) -> str:
-    """The name of a request: a hash of what it asks, and the numbers that it is asked under: those
-    of `numbered`, and that of a repeated measurement.
+    """The key of a request: a hash of its body, then the sample, and the numbers of `numbered` and
+    of a repeated measurement.
 
     Args:
         body: The request's body.
-        sample: Tells calls apart that ask the same and want answers of their own.
+        sample: Distinguishes equal requests that are to get answers of their own.
 
     >>> a = request_key({"model": "m", "messages": [], "stream": True})
     >>> a == request_key({"messages": [], "model": "m"}) != request_key({"model": "n"})
     True
     """
-    text = json.dumps(
-        what_is_asked(body), sort_keys=True, ensure_ascii=False, separators=(",", ":")
-    )
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    text = json.dumps(asked_of(body), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    key = _sha256(text)[:32]
     numbers = _numbers.get()
+    # Only then: keys of calls that were recorded before stay as they are.
     if any(number > 1 for _, number in numbers):
-        digest += "".join(f"-{kind}{number}" for kind, number in numbers)
+        key += "".join(f"-{kind}{number}" for kind, number in numbers)
     run = current_run()
     repeat = f"-r{run.repeat}" if run is not None and run.repeat else ""
-    return (f"{digest}-{sample}" if sample else digest) + repeat
+    return (f"{key}-{sample}" if sample else key) + repeat
+
+
+def asked_of(value: Any) -> Any:
+    """A request's body without the fields that do not change its answer."""
+    if isinstance(value, Mapping):
+        return {k: asked_of(v) for k, v in value.items() if k not in _UNASKED and v is not None}
+    if isinstance(value, list | tuple):
+        return [asked_of(item) for item in value]
+    return value
+
+
+def request_parts(body: Mapping[str, Any]) -> dict[str, str]:
+    """Path in the body to its text; long ones as their beginning, length and digest."""
+    return {path: _short(text) for path, text in hide(dict(_flat(asked_of(body), ""))).items()}
+
+
+def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    below = f"{path}." if path else ""
+    if isinstance(value, dict) and value:
+        for name, item in value.items():
+            yield from _flat(item, f"{below}{name}")
+    elif isinstance(value, list) and value:
+        for index, item in enumerate(value):
+            yield from _flat(item, f"{below}{index}")
+    else:
+        yield path, value if isinstance(value, str) else json.dumps(value)
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    if len(text) <= _SHOWN:
+        return line
+    return f"{line[:_SHOWN]}... ({len(text)} characters, {_sha256(text)[:8]})"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def miss(parts: Mapping[str, str], known: Iterable[LlmRecord]) -> ReplayMissError:
+    """The error that names the differences from the most similar recorded call."""
+    records = [record for record in known if record.request]
+    if not records:
+        return ReplayMissError(
+            "a model call is not recorded, and neither is any other",
+            hint="fetch the experiment's notes (autopilot fetch), or run it with a key",
+        )
+
+    def apart(record: LlmRecord) -> list[str]:
+        paths = [*record.request, *(path for path in parts if path not in record.request)]
+        return [path for path in paths if record.request.get(path) != parts.get(path)]
+
+    nearest = min(records, key=lambda record: len(apart(record)))
+    changes = [
+        f"{path}: recorded {nearest.request.get(path, 'nothing')!r}, "
+        f"now {parts.get(path, 'nothing')!r}"
+        for path in apart(nearest)
+    ]
+    more = f"; and {len(changes) - 2} more" if len(changes) > 2 else ""
+    differs = "; ".join(changes[:2]) + more if changes else "only how often it was asked"
+    return ReplayMissError(
+        f"a model call is not recorded; the nearest one (epoch {nearest.epoch}, {nearest.role}) "
+        f"differs in {differs}",
+        hint="replay with the code, data and package versions that it was recorded with",
+    )

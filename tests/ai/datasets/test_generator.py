@@ -14,7 +14,6 @@ from server import Received, Reply, fail, say, say_json
 
 from autopilot.ai.datasets.checkpoint import Checkpoint, Share
 from autopilot.ai.datasets.generator import DataGenerator
-from autopilot.ai.datasets.lines import Budget
 from autopilot.ai.model.model import Model
 from autopilot.ai.model.recording import request_key
 from autopilot.ai.steps import LLMStep, PythonStep
@@ -201,7 +200,7 @@ def test_when_nothing_can_be_made_that_is_an_error(serve, tmp_path: Path) -> Non
 
 def test_a_folder_holds_one_generation(serve, tmp_path: Path) -> None:
     serve(script)
-    with pytest.raises(DataError, match="holds no generation"):
+    with pytest.raises(DataError, match="does not hold a generation"):
         generator().resume(tmp_path)
     generator().run(2, tmp_path)
     with pytest.raises(DataError, match="holds a generation already"):
@@ -280,17 +279,17 @@ def test_without_a_key_it_stops_at_once(serve, tmp_path: Path, monkeypatch) -> N
 def test_a_budget_is_kept_until_another_is_given(serve, tmp_path: Path) -> None:
     server = serve(script)
     with pytest.raises(BudgetExceededError):
-        generator().run(6, tmp_path, budget=Budget(calls=5))
+        generator().run(6, tmp_path, budget=Limits(calls=5))
     with pytest.raises(BudgetExceededError):
         generator().resume(tmp_path)
     assert server.count == 5
-    assert generator().resume(tmp_path, budget=Budget()).made == 6
+    assert generator().resume(tmp_path, budget=Limits()).made == 6
 
 
 def test_two_processes_do_not_fill_one_folder(serve, tmp_path: Path) -> None:
     serve(script)
     generator().run(2, tmp_path)
-    with Checkpoint(tmp_path).lines.held(), pytest.raises(LockHeldError, match="another process"):
+    with Checkpoint(tmp_path).held(), pytest.raises(LockHeldError, match="another process"):
         generator().resume(tmp_path)
 
 

@@ -10,13 +10,12 @@ import pytest
 from pydantic import BaseModel
 from server import Received, Reply, fail, say, say_json
 
-from autopilot.ai.datasets.judging import Judging
-from autopilot.ai.datasets.lines import Budget
-from autopilot.ai.datasets.verdicts import histograms
+from autopilot.ai.datasets.judging import Judging, histograms
 from autopilot.ai.judge import Judge, Judgement
 from autopilot.ai.model.model import Model
 from autopilot.ai.model.recording import LocalRecorder, spent_beside
 from autopilot.ai.steps import LLMStep, PythonStep
+from autopilot.core.records.ledger import Limits
 from autopilot.errors import AgentError, BudgetExceededError, DataError, NoKeyError
 
 
@@ -74,13 +73,13 @@ def test_what_was_judged_is_not_judged_again(serve, data: Path, tmp_path: Path) 
     path = tmp_path / "verdicts.jsonl"
     server = serve(script)
     with pytest.raises(BudgetExceededError):
-        Judging(path).run(judge(), [data], budget=Budget(calls=6))
+        Judging(path).run(judge(), [data], budget=Limits(calls=6))
     with pytest.raises(BudgetExceededError):
         Judging(path).resume(judge())
     assert server.count == 6
     with path.open("ab") as file:
         file.write(b'{"kind":"verd')
-    assert Judging(path).resume(judge(), budget=Budget()).all.items == 10
+    assert Judging(path).resume(judge(), budget=Limits()).all.items == 10
     assert server.count == 10
     with data.open("a") as file:
         file.write('{"q": "q1"}\n')
@@ -164,7 +163,7 @@ def test_scores_of_another_range_are_counted_in_it(data: Path, tmp_path: Path) -
     by_number = PythonStep("n", lambda s: float(s["q"][1:]))
     judging = Judging(tmp_path / "v.jsonl")
     judging.run(Judge([by_number], score_range=(0, 9)), [data])
-    (found,) = histograms(Judging(judging.path).verdicts.values(), bins=9)
+    (found,) = histograms(Judging(judging.path).done.values(), bins=9)
     assert (found.score_range, found.counts) == ((0.0, 9.0), (1,) * 8 + (2,))
     assert found.rates.passed == 5
 
@@ -204,19 +203,19 @@ def test_where_nothing_was_paid_nothing_is_left(serve, data, tmp_path: Path, mon
     with pytest.raises(NoKeyError):
         Judging(path).run(judge(), [data])
     assert not path.exists()
-    with pytest.raises(DataError, match="holds no verdicts"):
-        Judging.existing(path)
+    with pytest.raises(DataError, match="does not hold verdicts"):
+        _ = Judging(path).start
 
 
 def test_scores_are_counted_by_group(serve, data: Path, tmp_path: Path) -> None:
     serve(script)
     judging = Judging(tmp_path / "v.jsonl")
     judging.run(judge(), [data])
-    (all_of_them,) = histograms(judging.verdicts.values())
+    (all_of_them,) = histograms(judging.done.values())
     assert (all_of_them.group, all_of_them.counts) == ("val", (1,) * 10)
-    a, b = histograms(judging.verdicts.values(), by="topic", bins=5)
+    a, b = histograms(judging.done.values(), by="topic", bins=5)
     assert (a.group, a.counts, a.rates.passed) == ("a", (1, 1, 1, 1, 1), 5)
     assert (b.group, b.counts, b.rates.passed) == ("b", (1, 1, 1, 1, 1), 0)
     with pytest.raises(DataError, match="no item has a field 'tone'") as caught:
-        histograms(judging.verdicts.values(), by="tone")
+        histograms(judging.done.values(), by="tone")
     assert "topic" in caught.value.hint

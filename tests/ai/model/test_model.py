@@ -20,8 +20,8 @@ from server import KEY, Received, Reply, edit, fail, refuse, say, say_json
 from autopilot.ai.agent import AgentContext
 from autopilot.ai.anthropic_agent import AnthropicAgent
 from autopilot.ai.model.model import Model
+from autopilot.ai.model.parallel import RateLimit
 from autopilot.ai.model.prices import Price
-from autopilot.ai.model.rate import RateLimit
 from autopilot.ai.model.recording import StoreRecorder, use_recorder
 from autopilot.core.experiment import Experiment
 from autopilot.core.parameter import Parameter, PathParameter

@@ -10,7 +10,7 @@ from server import fail, say
 
 from autopilot.ai.judge import Judge
 from autopilot.ai.model.model import Model
-from autopilot.ai.model.rate import RateLimit
+from autopilot.ai.model.parallel import RateLimit
 from autopilot.ai.steps import PythonStep
 from autopilot.core.types import Datum
 

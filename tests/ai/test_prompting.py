@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autopilot.ai.excerpt import excerpt, show
+from autopilot.ai.prompting import excerpt, show
 
 TEXT = "\n".join(f"rule {n}: answer kindly" for n in range(1, 501))
 

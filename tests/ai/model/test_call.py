@@ -141,7 +141,7 @@ def test_a_program_of_unknown_cost_under_a_dollar_budget_is_said(tmp_path: Path)
     run = make_run(cost_usd=1)
     with running(run):
         CommandAgent(["cat"]).run("x")
-    assert run.notes == ["what cat costs is unknown: its calls do not count in dollars"]
+    assert run.notes == ["the price of cat is unknown: its calls do not count in dollars"]
 
 
 def test_agents_are_awaited_side_by_side(serve) -> None:

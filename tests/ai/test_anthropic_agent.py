@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autopilot.ai.tools import TextEditor
+from autopilot.ai.anthropic_agent import TextEditor
 from autopilot.core.experiment import Experiment
 from autopilot.core.parameter import PathParameter
 from autopilot.core.run import Run, running

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from autopilot.ai.parallel import each, to_its_end
+from autopilot.ai.model.parallel import each, to_its_end
 
 
 def test_results_come_in_order_and_are_told_as_they_come() -> None:
