@@ -139,7 +139,7 @@ def measure_now(
     """
     from autopilot.engine.request import Request
     from autopilot.engine.supervisor import interruptible
-    from autopilot.proof.states import measure_checkout, measure_epoch
+    from autopilot.proof.measuring import measure_checkout, measure_epoch
 
     links = tuple(link or ())
     with interruptible():

@@ -13,7 +13,7 @@ from autopilot.core.figures import figure
 from autopilot.text import align
 
 if TYPE_CHECKING:
-    from autopilot.proof.ruling import Ruling
+    from autopilot.proof.verification import Ruling
 
 EpochArgument = Annotated[
     str, typer.Argument(metavar="EPOCH", help="A number, best, last, baseline, a tag or a commit.")
@@ -71,7 +71,7 @@ def explain(context: Context, epoch: EpochArgument = "last", slug: SlugOption = 
 
 
 def _ruling(context: Context, output: Output, epoch: str, slug: str | None) -> Ruling:
-    from autopilot.proof.ruling import rule
+    from autopilot.proof.verification import rule
 
     notebook = context.notebook(slug)
     ruling = rule(notebook, notebook.find(epoch).number)

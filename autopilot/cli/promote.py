@@ -123,7 +123,7 @@ COMMANDS = {"plan": plan, "execute": execute}
 
 def _asked(notebook: Notebook, epoch: str) -> list[Gate]:
     """What the policy of the checkout says of the epoch; nothing is evaluated."""
-    from autopilot.proof.ruling import rule
+    from autopilot.proof.verification import rule
     from autopilot.review.promotion_plan import Gate
 
     number = notebook.find(epoch).number

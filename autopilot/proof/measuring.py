@@ -1,55 +1,61 @@
-"""Measuring a commit again: checked out in a worktree of its own, evaluated in a fresh process.
+"""Measuring a commit: checked out in a worktree of its own, evaluated in a fresh process.
 
-Fresh, since trees differ in code and Python loads a module once. What is measured for an epoch of
-a run is seeded as that epoch was, and model calls are answered from the experiment's notes.
+An epoch of a run is measured with that epoch's seed, and recorded model calls answer.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import compress
 from pathlib import Path
-from types import TracebackType
+from typing import Any, TypeVar
 
+from pydantic import TypeAdapter
+
+from autopilot import errors
 from autopilot.core.comparison import Key, keyed
 from autopilot.core.records.record import Manifest
-from autopilot.core.types import Datum
-from autopilot.errors import ExperimentError, LockHeldError
+from autopilot.core.types import Datum, datum_from_json
+from autopilot.engine.request import Request, committed_target
+from autopilot.errors import AutopilotError, EvaluationError, ExperimentError, LockHeldError
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
 from autopilot.git.worktrees import (
     add_worktree,
     borrow,
     check_out,
+    commit_of_checkout,
     private_path,
     remove_worktree,
     worktree_path,
 )
-from autopilot.proof.measuring_worker import Request, answer_of
 from autopilot.sandbox.processes import Processes
-from autopilot.sandbox.workspace import Workspace, link_into
+from autopilot.sandbox.workspace import Link, Workspace, directory_of, link_into
+from autopilot.tracking.notebook import Notebook
 
-_WORKER = "autopilot.proof.measuring_worker"
+T = TypeVar("T")
+ERROR_PARTS = ("message", "hint", "user_traceback")
+"""The parts of an AutopilotError that a message carries, beside the name of its class."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What a commit came to.
+    """The scores of a commit.
 
     Args:
         commit: What was measured.
         metrics: Split to metric name to value; empty for a split that the module does not have.
         items: Split to results, one Datum an item.
         valued: Split to those of them that have a value of the monitored metric.
-        inputs: Repository path to blob id of the evaluator's and data files that were read; empty
-            where that was not looked at.
+        inputs: Repository path to blob id of the evaluator's and data files that were read.
         seconds: Wall clock of the evaluation, its process's start included.
-        noisy: What may come out otherwise next time, as "val latency".
+        noisy: Names of metrics that no seed repeats, as "val latency".
     """
 
     commit: str
@@ -61,22 +67,122 @@ class Measurement:
     noisy: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class Site:
+    """An experiment's checkout, in a form that another process can be given.
+
+    Args:
+        user: The user's checkout.
+        worktree: The checkout to work in.
+        links: Path from the top to the user's own path, of what `--link` brought in.
+        manifest: How the experiment is run.
+        slug: The experiment whose model calls answer.
+    """
+
+    user: str
+    worktree: str
+    links: tuple[tuple[str, str], ...]
+    manifest: Manifest
+    slug: str
+
+    @classmethod
+    def of(cls, workspace: Workspace, manifest: Manifest, slug: str) -> Site:
+        """The site of a checkout of this process."""
+        links = tuple((link.name, str(link.source)) for link in workspace.links)
+        return cls(str(workspace.user.workdir), str(workspace.repo.workdir), links, manifest, slug)
+
+    def workspace(self) -> Workspace:
+        """The same checkout in another process."""
+        user, repo = (Repository.discover(Path(path)) for path in (self.user, self.worktree))
+        links = tuple(Link(n, Path(source), repo.workdir / n) for n, source in self.links)
+        return Workspace(user, repo, self.manifest.directory, links=links)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Something for a fresh process to do with an experiment's checkout."""
+
+    site: Site
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureTask(Task):
+    """Evaluate splits of the commit that is checked out. See Measurer.measure for the arguments.
+
+    The answer is one Scores.
+    """
+
+    splits: tuple[str, ...]
+    epoch: int
+    repeat: int
+    live: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The result of a MeasureTask.
+
+    Args:
+        metrics: Split to metric name to value.
+        items: Split to results as JSON.
+        valued: Split to whether each of these results has a value of the monitored metric.
+        inputs: See Measurement.
+        noisy: See Measurement.
+    """
+
+    metrics: Mapping[str, Mapping[str, float]]
+    items: Mapping[str, tuple[Mapping[str, Any], ...]]
+    valued: Mapping[str, tuple[bool, ...]]
+    inputs: Mapping[str, str]
+    noisy: tuple[str, ...]
+
+
+def answers(
+    processes: Processes, task: Task, folder: Path, kind: type[T]
+) -> Iterator[T | AutopilotError]:
+    """Gives a task to a fresh process.
+
+    Args:
+        processes: Starts it.
+        task: The task.
+        folder: Its working directory.
+        kind: The class of its messages.
+
+    Yields:
+        Its messages as they come; the error that it ended with as the last one, not raised, since
+        its texts name the worktree: see Workspace.explained.
+
+    Raises:
+        EvaluationError: the process could not be started, or ended before its last message.
+    """
+    request = json.dumps(asdict(task)).encode()
+    for line in processes.ask("autopilot.proof.worker", request, folder):
+        message = json.loads(line)
+        if "error" in message:
+            error = getattr(errors, message["error"], EvaluationError)(message["message"])
+            for name in ERROR_PARTS:
+                setattr(error, name, message[name])
+            yield error
+        else:
+            yield TypeAdapter(kind).validate_python(message["answer"])
+
+
 class Measurer:
     """Measures commits, one after the other, in a worktree of its own.
 
-    As a context manager: the worktree is made by the first measurement, and is gone at the end,
-    also after Ctrl-C. Side by side, each Measurer has its own; what a kill left is used up by the
-    next one. The user's checkout, index and refs stay as they are.
+    A context manager: the first measurement makes the worktree, the end of the body removes it,
+    also after Ctrl-C. Each Measurer has a worktree of its own; one that a kill left behind is
+    reused. The user's checkout, index and refs stay as they are.
 
     Args:
         user: The user's repository.
-        manifest: How the experiment is run: target, hyperparameters, options, seed, folder, links.
+        manifest: The experiment's target, hyperparameters, options, seed, folder and links.
         slug: The experiment whose recorded model calls answer.
         live: Model calls are made anew and may cost money; the evaluation may use the network.
         links: Ignored paths that the evaluation needs, beside the manifest's.
 
     Raises:
-        ExperimentError: it was not started by `autopilot run`, so nobody knows what to run.
+        ExperimentError: it was not started by `autopilot run`, so that it has no target.
 
     Example:
         with Measurer(repo, notebook.manifest, "classifier-1") as measurer:
@@ -101,83 +207,68 @@ class Measurer:
         self.user, self.manifest, self.slug, self.live = user, manifest, slug, live
         self.links = tuple(dict.fromkeys([*manifest.links, *links]))
         self._processes = Processes()
-        self._place: Place | None = None
+        self._worktree: MeasuringWorktree | None = None
 
     def measure(
-        self,
-        commit: str,
-        splits: Sequence[str] = ("val",),
-        *,
-        epoch: int = 0,
-        repeat: int = 0,
+        self, commit: str, splits: Sequence[str] = ("val",), *, epoch: int = 0, repeat: int = 0
     ) -> Measurement:
         """Evaluates a commit.
 
         Args:
             commit: What is checked out.
             splits: "val", "test" or both.
-            epoch: What shuffling and chance derive from, beside the seed.
-            repeat: 0 is what the run did. Every other number has chance of its own; recorded model
-                calls do not answer it, since they are one and the same sample.
+            epoch: Seeds shuffling and chance, together with the manifest's seed.
+            repeat: 0: with the seed of the run. Every other number has a seed of its own, and asks
+                models anew, since a recorded reply is one sample.
 
         Raises:
             ReplayMissError: a model call is not recorded, or the evaluation uses the network.
             AutopilotError: the target cannot be loaded or evaluated; it names the user's own files.
         """
-        if self._place is None:
-            self._place = Place.take(self.user)
-        repo = self._place.check_out(commit)
+        if self._worktree is None:
+            self._worktree = MeasuringWorktree.take(self.user)
+        repo = self._worktree.check_out(commit)
         workspace = workspace_at(self.user, repo, self.manifest.directory, commit, self.links)
-        request = Request(
-            links=tuple((link.name, str(link.source)) for link in workspace.links),
-            user=str(self.user.workdir),
-            place=str(workspace.repo.workdir),
-            manifest=self.manifest,
-            slug=self.slug,
-            splits=tuple(splits),
-            epoch=epoch,
-            repeat=repeat,
-            live=self.live,
-        )
-        started = time.monotonic()
-        (told,) = self._processes.ask(_WORKER, request.encode(), workspace.folder)
+        site = Site.of(workspace, self.manifest, self.slug)
+        task, started = MeasureTask(site, tuple(splits), epoch, repeat, self.live), time.monotonic()
+        (scores,) = answers(self._processes, task, workspace.folder, Scores)
         seconds = time.monotonic() - started
         with workspace.explained():
-            answer = answer_of(told)
-        data, noisy = answer.data(epoch), frozenset(answer.noisy)
-        valued = {
-            split: frozenset(compress(keyed(results), answer.valued.get(split, ())))
-            for split, results in data.items()
+            if isinstance(scores, AutopilotError):
+                raise scores
+        items = {
+            split: tuple(datum_from_json(value, split=split, epoch=epoch) for value in values)
+            for split, values in scores.items.items()
         }
-        return Measurement(commit, answer.metrics, data, valued, answer.inputs, seconds, noisy)
+        valued = {
+            split: frozenset(compress(keyed(results), scores.valued.get(split, ())))
+            for split, results in items.items()
+        }
+        noisy = frozenset(scores.noisy)
+        return Measurement(commit, scores.metrics, items, valued, scores.inputs, seconds, noisy)
 
     def stop(self) -> None:
-        """Ends the evaluation that is going on in another thread, with all that it started."""
+        """Ends the evaluation that runs in another thread, with all that it started."""
         self._processes.stop()
 
     def close(self) -> None:
         """Ends what is going on, and removes the worktree."""
         self._processes.stop()
-        if self._place is not None:
-            self._place.leave()
-            self._place = None
+        if self._worktree is not None:
+            self._worktree.leave()
+            self._worktree = None
 
     def __enter__(self) -> Measurer:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
 def workspace_at(
     user: Repository, repo: Repository, directory: str, commit: str, links: Iterable[str]
 ) -> Workspace:
-    """A checkout of a commit as a run has it: with the ignored paths that the evaluation needs.
+    """A checkout of a commit as a run has it, with the ignored paths that the evaluation needs.
 
     Raises:
         UsageError: a link that does not exist, or is tracked.
@@ -189,9 +280,8 @@ def workspace_at(
     return replace(workspace, links=made)
 
 
-class Place:
-    """A worktree that one process at a time measures in: the first of the numbered ones that is
-    free.
+class MeasuringWorktree:
+    """A numbered worktree that one process at a time measures in.
 
     Args:
         user: The user's repository.
@@ -204,7 +294,7 @@ class Place:
         self._repo: Repository | None = None
 
     @classmethod
-    def take(cls, user: Repository) -> Place:
+    def take(cls, user: Repository) -> MeasuringWorktree:
         """The first free one; what a kill left in it is removed."""
         number = 0
         while True:
@@ -212,10 +302,10 @@ class Place:
             lock = ExclusiveLock(user.common_dir / "autopilot" / f".measure-{number}.lock")
             with contextlib.suppress(LockHeldError):
                 lock.acquire()
-                place = cls(user, worktree_path(user, f".measure-{number}"), lock)
+                worktree = cls(user, worktree_path(user, f".measure-{number}"), lock)
                 with lock.released_on_failure():
-                    place._clear()
-                return place
+                    worktree._clear()
+                return worktree
             number += 1
 
     def check_out(self, commit: str) -> Repository:
@@ -255,3 +345,47 @@ class Place:
                 shutil.rmtree(self.path, ignore_errors=True)
             remove_worktree(self.user, self.path)
             shutil.rmtree(self.path, ignore_errors=True)
+
+
+def measure_checkout(request: Request, split: str) -> Measurement:
+    """Measures a split of the checkout, uncommitted changes of tracked files included.
+
+    Model calls are made and may cost money.
+
+    Raises:
+        AutopilotError: it cannot be loaded or evaluated.
+    """
+    user = Repository.discover(request.folder)
+    commit = commit_of_checkout(user)
+    target = committed_target(user, commit, request)
+    manifest = Manifest(
+        slug="checkout",
+        target=target.text,
+        hparams=dict(request.hparams),
+        options=request.options.given(),
+        seed=request.seed,
+        directory=directory_of(user, request.folder),
+        links=tuple(request.links),
+    )
+    with Measurer(user, manifest, manifest.slug, live=True) as measurer:
+        return measurer.measure(commit, [split])
+
+
+def measure_epoch(
+    notebook: Notebook, epoch: int, split: str, *, live: bool = False, links: Sequence[str] = ()
+) -> Measurement:
+    """Measures a split of an epoch's state, with the chance that the run had.
+
+    Args:
+        notebook: The experiment.
+        epoch: A judged epoch.
+        split: "train" is not among them: its measurement is part of training.
+        live: Model calls are made anew; otherwise the recorded ones answer.
+        links: Ignored paths that the evaluation needs, beside the experiment's own.
+
+    Raises:
+        ReplayMissError: a model call is not recorded.
+        AutopilotError: it cannot be loaded or evaluated.
+    """
+    with Measurer(notebook.repo, notebook.manifest, notebook.slug, live=live, links=links) as m:
+        return m.measure(notebook.after(epoch), [split], epoch=epoch)

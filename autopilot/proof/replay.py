@@ -205,16 +205,27 @@ class Replay:
         else:
             replayed, error = found.metrics.get("val", {}).get(record.monitor), None
             differences, incomparable = self._compare(number, judged, found)
+        return self._row(number, replayed, differences, incomparable, seconds, error)
+
+    def _row(
+        self,
+        number: int,
+        replayed: float | None,
+        differences: Sequence[Difference],
+        incomparable: Sequence[Difference] = (),
+        seconds: float = 0.0,
+        error: AutopilotError | None = None,
+        split: str = "val",
+    ) -> EpochReplay:
+        """The result for an epoch, whether it is on record or not."""
+        judged = self.judged.get(number)
+        verdict, commit, recorded = "", self.notebook.tip, None
+        if judged is not None:
+            verdict, commit = judged.record.verdict, judged.commit
+            recorded = judged.metrics.get(split, {}).get(judged.record.monitor)
+        apart = tuple(differences), tuple(incomparable)
         return EpochReplay(
-            number=number,
-            verdict=record.verdict,
-            commit=judged.commit,
-            recorded=record.metrics.get(record.monitor),
-            replayed=replayed,
-            differences=tuple(differences),
-            seconds=seconds,
-            error=error,
-            incomparable=tuple(incomparable),
+            number, verdict, commit, recorded, replayed, apart[0], seconds, error, split, apart[1]
         )
 
     def _compare(

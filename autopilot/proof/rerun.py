@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from autopilot.core.records.record import StepRecord
 from autopilot.errors import AutopilotError, UsageError
 from autopilot.git import objects
 from autopilot.git.repository import Repository
-from autopilot.proof.measuring import Place, workspace_at
+from autopilot.proof.measuring import MeasuringWorktree, Site, Task, answers, workspace_at
 from autopilot.proof.replay import (
     EpochReplay,
     Replay,
@@ -19,15 +20,74 @@ from autopilot.proof.replay import (
     failed,
     parted,
 )
-from autopilot.proof.rerun_protocol import EpochAgain, Request, StepAgain
 from autopilot.sandbox.processes import Processes
-from autopilot.sandbox.workspace import Workspace
 from autopilot.tracking.integrity import Difference
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.recorded import Judged
 
-_WORKER = "autopilot.proof.rerun_worker"
 _AROUND = 24
+
+
+@dataclass(frozen=True, slots=True)
+class RerunTask(Task):
+    """Run an experiment again. The answer is a RerunEpoch for each epoch, as it ends.
+
+    Args:
+        site: It is a repository of its own, with refs and notes to write.
+        tip: The end of the experiment's branch.
+        last: The last epoch.
+        test: Score the test split then: one more RerunEpoch, with the number -1.
+    """
+
+    tip: str
+    last: int
+    test: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RerunStep:
+    """A step of a rerun.
+
+    Args:
+        number: Its number in the epoch.
+        tree: The state after it; "" if it changed nothing.
+        gradients: Parameter name to rendered gradient.
+        strategy: The strategy that it named.
+        error: Why it failed.
+    """
+
+    number: int
+    tree: str
+    gradients: Mapping[str, str]
+    strategy: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class RerunEpoch:
+    """An epoch of a rerun.
+
+    Args:
+        number: The epoch; -1 for the test score, which comes last.
+        tree: The state that was measured.
+        verdict: The verdict.
+        best_epoch: The best one after it.
+        metrics: Split to metric name to value.
+        steps: Its steps.
+        inputs: See Measurement.
+        seconds: Wall clock.
+        noisy: See Measurement.
+    """
+
+    number: int
+    tree: str = ""
+    verdict: str = ""
+    best_epoch: int = 0
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    steps: tuple[RerunStep, ...] = ()
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    noisy: tuple[str, ...] = ()
 
 
 class Rerun(Replay):
@@ -70,150 +130,93 @@ class Rerun(Replay):
     def epochs(self) -> Iterator[EpochReplay]:
         if not self.chosen:
             return
-        place, done = Place.take(self.notebook.repo), -1
+        notebook, manifest, last = self.notebook, self.notebook.manifest, max(self.chosen)
+        test = last == max(self.judged) and bool(self._best().metrics.get("test"))
+        worktree, done = MeasuringWorktree.take(notebook.repo), -1
         try:
-            workspace = self._workspace(place)
-            for told in self._ask(workspace, max(self.chosen)):
-                if told.failure is not None:
+            repo = worktree.borrow(notebook.start)
+            links = dict.fromkeys([*manifest.links, *self.settings.links])
+            workspace = workspace_at(notebook.repo, repo, manifest.directory, notebook.start, links)
+            site = Site.of(workspace, manifest, notebook.slug)
+            task = RerunTask(site, notebook.tip, last, test)
+            for epoch in answers(self._processes, task, workspace.folder, RerunEpoch):
+                if isinstance(epoch, AutopilotError):
                     with workspace.explained():
-                        yield self._failed(done + 1, told.failure.error())
+                        yield self._row(done + 1, None, [failed(done + 1, epoch)], error=epoch)
                     return
-                if told.number < 0:
-                    yield self._tested(told)
+                if epoch.number < 0:
+                    yield self._tested(epoch)
                     continue
-                judged, done = self.judged.get(told.number), told.number
+                judged, done = self.judged.get(epoch.number), epoch.number
                 if judged is None:
                     continue
-                again = self._again(told, judged, workspace.repo)
-                if told.number in self.chosen or again.differences:
-                    yield again
-                if _verdict(told) != _recorded(judged):
+                row = self._compared(epoch, judged, repo)
+                if done in self.chosen or row.differences:
+                    yield row
+                record = judged.record
+                if (epoch.tree, epoch.verdict, epoch.best_epoch) != (
+                    *(record.tree, record.verdict, record.best_epoch),
+                ):
                     self.ended = f"epoch {done} went another way, and what follows builds on it"
                     return
         finally:
             self._processes.stop()
-            place.leave()
-
-    def _workspace(self, place: Place) -> Workspace:
-        notebook, manifest = self.notebook, self.notebook.manifest
-        repo = place.borrow(notebook.start)
-        links = dict.fromkeys([*manifest.links, *self.settings.links])
-        return workspace_at(notebook.repo, repo, manifest.directory, notebook.start, links)
-
-    def _ask(self, workspace: Workspace, last: int) -> Iterator[EpochAgain]:
-        notebook = self.notebook
-        whole = last == max(self.judged)
-        request = Request(
-            user=str(notebook.repo.workdir),
-            place=str(workspace.repo.workdir),
-            links=tuple((link.name, str(link.source)) for link in workspace.links),
-            slug=notebook.slug,
-            tip=notebook.tip,
-            manifest=notebook.manifest,
-            last=last,
-            test=whole and bool(self._best().metrics.get("test")),
-        )
-        for told in self._processes.ask(_WORKER, request.encode(), workspace.folder):
-            yield EpochAgain.decode(told)
+            worktree.leave()
 
     def _best(self) -> Judged:
         return self.judged[self.judged[max(self.judged)].record.best_epoch]
 
-    def _again(self, told: EpochAgain, judged: Judged, repo: Repository) -> EpochReplay:
-        number, record = told.number, judged.record
-        differences = self._steps(told, repo)
-        for what, (recorded, found) in _pairs(told, judged).items():
+    def _compared(self, epoch: RerunEpoch, judged: Judged, repo: Repository) -> EpochReplay:
+        number, record = epoch.number, judged.record
+        differences = self._steps(epoch, repo)
+        for what, recorded, found in (
+            ("verdict", record.verdict, epoch.verdict),
+            ("best epoch", record.best_epoch, epoch.best_epoch),
+        ):
             if recorded != found:
                 differences.append(Difference(number, what, recorded, found))
-        if told.tree != record.tree:
-            differences.append(_tree(repo, number, "tree", record.tree, told.tree))
+        if epoch.tree != record.tree:
+            differences.append(_tree(repo, number, "tree", record.tree, epoch.tree))
         for split in ("train", "val"):
-            before, now = judged.metrics.get(split, {}), told.metrics.get(split, {})
+            before, now = judged.metrics.get(split, {}), epoch.metrics.get(split, {})
             differences += compare_metrics(number, split, before, now, self.settings)
-        differences, incomparable = parted(differences, frozenset(told.noisy), self.settings)
-        differences += compare_inputs(number, record.inputs, told.inputs)
-        return EpochReplay(
-            number=number,
-            verdict=record.verdict,
-            commit=judged.commit,
-            recorded=record.metrics.get(record.monitor),
-            replayed=told.metrics.get("val", {}).get(record.monitor),
-            differences=tuple(differences),
-            seconds=told.seconds,
-            incomparable=tuple(incomparable),
-        )
+        differences, incomparable = parted(differences, frozenset(epoch.noisy), self.settings)
+        differences += compare_inputs(number, record.inputs, epoch.inputs)
+        replayed = epoch.metrics.get("val", {}).get(record.monitor)
+        return self._row(number, replayed, differences, incomparable, epoch.seconds)
 
-    def _steps(self, told: EpochAgain, repo: Repository) -> list[Difference]:
-        noted = self.notebook.steps(told.number)
+    def _steps(self, epoch: RerunEpoch, repo: Repository) -> list[Difference]:
+        noted = self.notebook.steps(epoch.number)
         recorded = {record.step: (commit, record) for commit, record in noted}
-        again = {step.number: step for step in told.steps}
+        again = {step.number: step for step in epoch.steps}
         found: list[Difference] = []
         for number in sorted(recorded.keys() | again.keys()):
             if number not in recorded or number not in again:
                 there = ["a step" if number in each else "none" for each in (recorded, again)]
-                found.append(Difference(told.number, f"step {number}", *there))
+                found.append(Difference(epoch.number, f"step {number}", *there))
                 continue
             commit, record = recorded[number]
             tree = objects.tree_of(repo, commit) if record.changed else ""
-            found += _step(told.number, record, tree, again[number], repo)
+            found += _step(epoch.number, record, tree, again[number], repo)
         return found
 
-    def _tested(self, told: EpochAgain) -> EpochReplay:
+    def _tested(self, epoch: RerunEpoch) -> EpochReplay:
         """The test split, which is scored on baseline and best state after the last epoch."""
-        judged = self._best()
-        record, monitor = judged.record, judged.record.monitor
-        recorded, found = judged.metrics["test"], told.metrics.get("test", {})
-        apart = compare_metrics(record.epoch, "test", recorded, found, self.settings)
-        if record.epoch and "test" in self.judged[0].metrics:
-            before, again = self.judged[0].metrics["test"], told.metrics.get("baseline", {})
-            apart += compare_metrics(0, "test", before, again, self.settings)
-        differences, incomparable = parted(apart, frozenset(told.noisy), self.settings)
-        return EpochReplay(
-            number=record.epoch,
-            verdict=record.verdict,
-            commit=judged.commit,
-            recorded=recorded.get(monitor),
-            replayed=found.get(monitor),
-            differences=tuple(differences),
-            split="test",
-            incomparable=tuple(incomparable),
-        )
-
-    def _failed(self, number: int, error: AutopilotError) -> EpochReplay:
-        judged = self.judged.get(number)
-        monitor = judged.record.monitor if judged else ""
-        return EpochReplay(
-            number=number,
-            verdict=judged.record.verdict if judged else "",
-            commit=judged.commit if judged else self.notebook.tip,
-            recorded=judged.record.metrics.get(monitor) if judged else None,
-            replayed=None,
-            differences=(failed(number, error),),
-            error=error,
-        )
-
-
-def _pairs(told: EpochAgain, judged: Judged) -> dict[str, tuple[str | float, str | float]]:
-    record = judged.record
-    return {
-        "verdict": (record.verdict, told.verdict),
-        "best epoch": (record.best_epoch, told.best_epoch),
-    }
-
-
-def _verdict(told: EpochAgain) -> tuple[str, str, int]:
-    return told.tree, told.verdict, told.best_epoch
-
-
-def _recorded(judged: Judged) -> tuple[str, str, int]:
-    record = judged.record
-    return record.tree, record.verdict, record.best_epoch
+        best, baseline = self._best(), self.judged[0].metrics
+        number, recorded, found = best.record.epoch, best.metrics["test"], epoch.metrics["test"]
+        apart = compare_metrics(number, "test", recorded, found, self.settings)
+        if number and "test" in baseline:
+            again = epoch.metrics.get("baseline", {})
+            apart += compare_metrics(0, "test", baseline["test"], again, self.settings)
+        differences, incomparable = parted(apart, frozenset(epoch.noisy), self.settings)
+        replayed = found.get(best.record.monitor)
+        return self._row(number, replayed, differences, incomparable, split="test")
 
 
 def _step(
-    epoch: int, record: StepRecord, tree: str, again: StepAgain, repo: Repository
+    epoch: int, record: StepRecord, tree: str, again: RerunStep, repo: Repository
 ) -> list[Difference]:
-    """What of a step came out otherwise: gradients first, since the rest follows from them."""
+    """The differences of a step: gradients first, since the rest follows from them."""
     found = []
     for name in dict.fromkeys([*record.gradients, *again.gradients]):
         recorded, now = record.gradients.get(name), again.gradients.get(name)
@@ -239,7 +242,7 @@ def _tree(repo: Repository, epoch: int, what: str, recorded: str, found: str) ->
 
 
 def _apart(recorded: str | None, found: str | None) -> tuple[str, str]:
-    """Two texts from shortly before the place where they part."""
+    """Two texts, from shortly before their first different character."""
     texts = [" ".join((text or "").split()) for text in (recorded, found)]
     pairs = enumerate(zip(*texts, strict=False))
     common = next((at for at, (a, b) in pairs if a != b), min(map(len, texts)))

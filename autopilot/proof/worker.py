@@ -1,0 +1,295 @@
+"""The fresh processes that evaluate a commit, or run an experiment again: `python -m` this module.
+
+Fresh, since trees differ in code and Python loads a module once. A process reads one task, and
+answers with messages as JSON; an error that ended it is its last message. Model calls, and agents
+that make their own, are answered from the experiment's notes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
+from typing import TypeVar
+
+from pydantic import TypeAdapter
+
+from autopilot.core.callback import Callback
+from autopilot.core.chance import seed_of
+from autopilot.core.experiment import Experiment
+from autopilot.core.loop import EpochLoop, Fit
+from autopilot.core.metric import MetricCollection
+from autopilot.core.module import AutoPilotModule
+from autopilot.core.records.record import (
+    Lesson,
+    LlmRecord,
+    MetricsRecord,
+    Record,
+    StepRecord,
+)
+from autopilot.core.stepping import Guard
+from autopilot.core.stopping import Budget
+from autopilot.core.store import InMemoryStore
+from autopilot.core.trainer import Trainer
+from autopilot.core.writing import trace_records
+from autopilot.engine.bench import Bench
+from autopilot.engine.loading import users_code
+from autopilot.engine.request import Options, options_of
+from autopilot.errors import AutopilotError, OutageError, ReplayMissError
+from autopilot.git import objects
+from autopilot.git.repository import Repository
+from autopilot.proof.measuring import ERROR_PARTS, MeasureTask, Scores
+from autopilot.proof.rerun import RerunEpoch, RerunStep, RerunTask
+from autopilot.sandbox.offline import Offline
+from autopilot.sandbox.processes import answer_with
+from autopilot.sandbox.surroundings import Surroundings
+from autopilot.tracking.git_memory import GitMemory
+from autopilot.tracking.git_store import GitStore
+from autopilot.tracking.journal import Journal
+from autopilot.tracking.layout import Layout
+from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.recall import block_after_by_epoch
+
+R = TypeVar("R", bound=Record)
+_Say = Callable[[Scores | RerunEpoch], None]
+
+
+def main() -> None:
+    """Does one task."""
+
+    def answer(request: bytes, send: Callable[[bytes], None]) -> None:
+        def say(message: Scores | RerunEpoch) -> None:
+            send(json.dumps({"answer": asdict(message)}).encode())
+
+        # Which of the two it is follows from the fields.
+        task: MeasureTask | RerunTask = TypeAdapter(MeasureTask | RerunTask).validate_json(request)
+        try:
+            if isinstance(task, MeasureTask):
+                _measure(task, say)
+            else:
+                _rerun(task, say)
+        except AutopilotError as error:
+            parts = {name: getattr(error, name) for name in ERROR_PARTS}
+            send(json.dumps({"error": type(error).__name__, **parts}).encode())
+
+    answer_with(answer)
+
+
+def _measure(task: MeasureTask, say: _Say) -> None:
+    site, offline, store = task.site, Offline(), InMemoryStore(task.site.slug)
+    workspace, manifest = site.workspace(), site.manifest
+    if not (task.live or task.repeat):
+        for call in _recorded_calls(workspace.user, site.slug):
+            store.note_call(call)
+    bench = Bench(workspace, manifest, workspace.repo.head_commit(), None if task.live else offline)
+    experiment = Experiment(store, manifest=manifest)
+    experiment.only_recorded = not task.live
+    trainer = bench.trainer(
+        experiment,
+        Options(**manifest.options),
+        seed=seed_of(manifest.seed, task.repeat),
+        max_wait_s=0,
+    )
+    with users_code(manifest.target):
+        try:
+            found = {s: trainer.measure(bench.module, s, task.epoch) for s in task.splits}
+        except ReplayMissError as miss:
+            offline.check()
+            if not task.repeat:
+                raise
+            raise ReplayMissError(
+                "a repetition needs model replies of its own, and one of each is recorded",
+                hint="ask the model anew: --live",
+            ) from miss
+        except OutageError:
+            # The user's code may have turned a refused connection into an outage.
+            offline.check()
+            raise
+        offline.check()
+        workspace.check_imports()
+        metrics = {split: measured.compute() for split, measured in found.items()}
+    items = {split: measured.items for split, measured in found.items()}
+    has_value = trainer.monitored.has_value
+    say(
+        Scores(
+            metrics,
+            {trace.split: trace.items for trace in trace_records(task.epoch, items)},
+            {split: tuple(map(has_value, results)) for split, results in items.items()},
+            bench.inputs.blobs(),
+            _noisy_metrics(bench.module, metrics),
+        )
+    )
+
+
+def _noisy_metrics(
+    module: AutoPilotModule, metrics: Mapping[str, Mapping[str, float]]
+) -> tuple[str, ...]:
+    """The noisy ones of a module's metrics, as "val latency", and the numbers they read."""
+    names: set[str] = set()
+    for own, metric in module.named_metrics():
+        parts = metric.items() if isinstance(metric, MetricCollection) else [(own, metric)]
+        for name, part in parts:
+            if part.noisy:
+                names |= {name, str(getattr(part, "name", name))}
+    return tuple(
+        f"{split} {name}"
+        for split, values in metrics.items()
+        for name in values
+        if name in names or any(name.startswith(f"{each}_") for each in names)
+    )
+
+
+def _recorded_calls(user: Repository, slug: str) -> list[LlmRecord]:
+    return [call for _, call in Journal(user, Layout(slug)).read(LlmRecord)]
+
+
+def _rerun(task: RerunTask, say: _Say) -> None:
+    site, offline = task.site, Offline()
+    workspace, manifest = site.workspace(), site.manifest
+    repo, notebook = workspace.repo, Notebook(workspace.user, site.slug, task.tip)
+    options, rules = options_of(notebook), block_after_by_epoch(notebook)
+    reporter = _Reporter(repo, say, notebook, rules)
+    bench = Bench(workspace, manifest, repo.head_commit(), offline)
+    store = GitStore(site.slug, repo.workdir, in_place=False, include_dirty=True)
+    experiment = Experiment(store, GitMemory(store, rules[0]), manifest)
+    experiment.guard = _Sweep(bench)
+    experiment.only_recorded = True
+    experiment.repeats = {
+        (record.epoch, record.step): (commit, record)
+        for commit, record in _on_branch(notebook, StepRecord)
+    }
+    experiment.known_noise = notebook.noise
+    # The budget stops nothing here, but optimizers are told how much of it is left.
+    budget = [c for c in options.conditions(alone=False) if isinstance(c, Budget)]
+    trainer = bench.trainer(
+        experiment, options, [*budget, reporter], _SameEpochs(task.last), max_wait_s=0
+    )
+    with users_code(manifest.target):
+        try:
+            trainer.fit(bench.module)
+            if task.test:
+                test = trainer.test(bench.module).metrics
+                found = {**test, "baseline": experiment.metrics[0]["test"]}
+                say(RerunEpoch(-1, metrics=found, noisy=_noisy_metrics(bench.module, found)))
+        except OutageError:
+            # The user's code may have turned a refused connection into an outage.
+            offline.check()
+            raise
+        finally:
+            store.close()
+        offline.check()
+
+
+class _SameEpochs(EpochLoop):
+    """As many epochs as were recorded, whatever stopped the session then."""
+
+    def __init__(self, last: int) -> None:
+        self._last = last
+
+    def run(self, fit: Fit) -> str:
+        trainer = fit.trainer
+        self.baseline(fit)
+        trainer.call("on_train_start")
+        while trainer.experiment.last_epoch < self._last:
+            trainer.is_done(fit)
+            trainer.stop_reason = ""
+            self.epoch(fit, trainer.experiment.last_epoch + 1)
+        trainer.call("on_train_end")
+        return ""
+
+
+class _Sweep(Guard):
+    """Undoes what a step writes beside the parameters, as the recorded run did.
+
+    It need not keep anything out: agents that are programs are not run here.
+    """
+
+    def __init__(self, bench: Bench) -> None:
+        workspace = bench.workspace
+        tree = objects.tree_of(workspace.repo, workspace.repo.head_commit())
+        copies = workspace.private / "copies"
+        self._surroundings = Surroundings(workspace.repo, bench.scopes, tree, copies)
+        self._inputs, self._is_confined = bench.inputs, False
+
+    @property
+    def listens(self) -> bool:
+        """Whether files that are read now belong to an evaluation."""
+        return self._inputs.listens
+
+    @listens.setter
+    def listens(self, listens: bool) -> None:
+        self._inputs.listens = listens
+
+    def confine(self) -> None:
+        if not self._is_confined:
+            self._surroundings.look()
+            self._is_confined = True
+
+    def put_back(self) -> list[str]:
+        if not self._is_confined:
+            return []
+        self._is_confined = False
+        return self._surroundings.put_back(lambda _name: True)
+
+    def inputs(self, known: Iterable[str] = ()) -> Mapping[str, str]:
+        return self._inputs.blobs(known)
+
+
+class _Reporter(Callback):
+    """Reports each epoch, and makes the changes that a person made to the memory at that time."""
+
+    def __init__(
+        self, repo: Repository, say: _Say, notebook: Notebook, rules: Mapping[int, int]
+    ) -> None:
+        self._repo, self._say, self._rules = repo, say, rules
+        self._calls = _recorded_calls(notebook.repo, notebook.slug)
+        by_hand = [lesson for _, lesson in _on_branch(notebook, Lesson) if lesson.by_hand]
+        self._by_hand = sorted(by_hand, key=lambda lesson: lesson.id)
+        self._steps: list[RerunStep] = []
+        self._since = time.monotonic()
+
+    def on_fit_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
+        trainer.experiment.store.annotate(trainer.experiment.store.tip, self._calls)
+
+    def on_step_committed(
+        self, trainer: Trainer, module: AutoPilotModule, record: StepRecord
+    ) -> None:
+        store = trainer.experiment.store
+        tree = objects.tree_of(self._repo, store.tip) if record.changed else ""
+        step = RerunStep(record.step, tree, record.gradients, record.strategy, record.error)
+        self._steps.append(step)
+
+    def on_epoch_recorded(
+        self, trainer: Trainer, module: AutoPilotModule, record: MetricsRecord
+    ) -> None:
+        metrics = trainer.experiment.metrics[record.epoch]
+        epoch = RerunEpoch(
+            record.epoch,
+            record.tree,
+            record.verdict,
+            record.best_epoch,
+            dict(metrics),
+            tuple(self._steps),
+            record.inputs,
+            time.monotonic() - self._since,
+            _noisy_metrics(module, metrics),
+        )
+        self._say(epoch)
+        self._steps, self._since = [], time.monotonic()
+        for lesson in self._by_hand:
+            if lesson.epoch == record.epoch:
+                trainer.experiment.memory.learn(lesson)
+        if record.epoch in self._rules:
+            trainer.experiment.memory.reconsider(self._rules[record.epoch])
+
+
+def _on_branch(notebook: Notebook, kind: type[R]) -> Iterator[tuple[str, R]]:
+    """The commits and records of a kind in the notes, up to the notebook's tip."""
+    line = {commit.id for commit in notebook.commits}
+    records = Journal(notebook.repo, Layout(notebook.slug)).read(kind)
+    return ((commit, record) for commit, record in records if commit in line)
+
+
+if __name__ == "__main__":
+    main()
