@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import Any
@@ -37,18 +37,18 @@ class Gradient:
         return combined
 
     def for_items(self, ids: Set[str]) -> Gradient | None:
-        """The part of the feedback that is about some items of a batch, None if there is none.
+        """The part of the feedback on some items of a batch, None if there is none; by default all.
 
-        The graph asks where a batch's items went through separate calls. By default, all of it.
+        The graph asks for it where a batch's items went through separate calls.
         """
         return self
 
     def about(self) -> str:
-        """What most of the feedback is about, in the user's own terms; "" where nothing says so."""
+        """The subject of most of the feedback, in the user's own terms; "" where unknown."""
         return ""
 
     def render(self) -> str:
-        """The feedback as text, for a person or a model; of much, what comes again is counted."""
+        """The feedback as text; with many entries, repeats are shown once with a count."""
         texts = [v.render() if isinstance(v, Gradient) else str(v) for v in self.values]
         if len(texts) > _MANY:
             counts = Counter(texts).items()
@@ -64,11 +64,11 @@ class Finding:
     """One piece of a text gradient.
 
     Args:
-        direction: What to change.
-        attribution: What it is about: a rule, a file, a category, a node.
+        direction: The change to make.
+        attribution: Its subject: a rule, a file, a category, a node.
         severity: 0 (cosmetic) to 1 (everything failed).
-        evidence: What was seen, one string an observation.
-        item: The id of the item that it is about; empty for all.
+        evidence: One string an observation.
+        item: The id of the item that it belongs to; empty for all.
     """
 
     direction: str
@@ -82,8 +82,8 @@ class TextGradient(Gradient):
     """Feedback in words: direction, attribution, severity and evidence.
 
     Args:
-        direction: What to change.
-        attribution: What it is about.
+        direction: The change to make.
+        attribution: The subject of the feedback.
         severity: 0 to 1; higher is worse.
         evidence: Observations that led to it; a text is one.
 
@@ -112,13 +112,13 @@ class TextGradient(Gradient):
 
     @property
     def direction(self) -> str:
-        """What to change; of an accumulated gradient, what the worst findings ask for."""
-        return self._worst()[1][0].direction
+        """The change to make; of an accumulated gradient, that of the worst findings."""
+        return self._worst().direction
 
     @property
     def attribution(self) -> str:
-        """What `direction` is about."""
-        return self._worst()[1][0].attribution
+        """The subject of `direction`."""
+        return self._worst().attribution
 
     @property
     def severity(self) -> float:
@@ -133,7 +133,7 @@ class TextGradient(Gradient):
     @classmethod
     def of(cls, findings: Iterable[Finding]) -> TextGradient:
         """A gradient of several findings."""
-        gradient = cls("")
+        gradient = cls("")  # replaced: the constructor makes one finding
         gradient.findings = tuple(findings)
         return gradient
 
@@ -148,20 +148,19 @@ class TextGradient(Gradient):
 
     def about(self) -> str:
         """The attribution with the most severity; of equals, the first by name."""
-        severity: dict[str, float] = {}
+        severity: dict[str, float] = defaultdict(float)
         for finding in self.findings:
             if finding.attribution:
-                so_far = severity.get(finding.attribution, 0.0)
-                severity[finding.attribution] = so_far + finding.severity
+                severity[finding.attribution] += finding.severity
         return min(severity, key=lambda name: (-severity[name], name), default="")
 
     def render(self, max_evidence: int = 5, max_groups: int = 20) -> str:
         """Grouped by attribution and direction, worst and most frequent first.
 
         Args:
-            max_evidence: Observations shown for a group: the worst, or evenly spaced over all of
-                them where none is worse; how many are left out is said.
-            max_groups: Groups shown; how many are left out is said.
+            max_evidence: Observations shown for a group, with the number of others: the worst, or
+                evenly spaced over all of them where none is worse.
+            max_groups: Groups shown, with the number of others.
         """
         ranked = self._ranked()
         lines = [
@@ -175,17 +174,15 @@ class TextGradient(Gradient):
         return "\n".join(lines)
 
     def _ranked(self) -> list[tuple[tuple[str, str], list[Finding]]]:
-        groups: dict[tuple[str, str], list[Finding]] = {}
-        for finding in self.findings:
-            groups.setdefault((finding.attribution, finding.direction), []).append(finding)
-        for findings in groups.values():
-            findings.sort(key=lambda finding: -finding.severity)
+        groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
+        for finding in sorted(self.findings, key=lambda finding: -finding.severity):
+            groups[finding.attribution, finding.direction].append(finding)
         return sorted(
             groups.items(), key=lambda group: (-sum(f.severity for f in group[1]), group[0])
         )
 
-    def _worst(self) -> tuple[tuple[str, str], list[Finding]]:
-        return self._ranked()[0]
+    def _worst(self) -> Finding:
+        return self._ranked()[0][1][0]
 
 
 def _render_group(

@@ -23,7 +23,7 @@ Hook = Callable[..., Any]
 
 
 class RemovableHandle:
-    """Takes a hook away again: `handle.remove()`."""
+    """Removes a hook: `handle.remove()`."""
 
     def __init__(self, hooks: list[Hook], hook: Hook) -> None:
         self._hooks, self._hook = hooks, hook
@@ -73,8 +73,8 @@ class Module:
 
         Args:
             gradient: Feedback on the output, from everything that used it.
-            inputs: What the call got.
-            output: What the call returned.
+            inputs: The arguments of the call.
+            output: The return value of the call.
 
         Returns:
             One Gradient for all upstream calls, a list with one for each, a dict from module to
@@ -107,38 +107,39 @@ class Module:
         return output
 
     def register_forward_pre_hook(self, hook: Hook) -> RemovableHandle:
-        """Calls `hook(module, args)` before forward; what it returns replaces the arguments."""
-        self._check_initialized()
-        check_function(hook, "the forward pre-hook", ["module", "args"])
-        self._pre_hooks.append(hook)
-        return RemovableHandle(self._pre_hooks, hook)
+        """Calls `hook(module, args)` before forward; a returned value replaces the arguments."""
+        return self._register("_pre_hooks", hook, "the forward pre-hook", ["module", "args"])
 
     def register_forward_hook(self, hook: Hook) -> RemovableHandle:
-        """Calls `hook(module, args, output)` after forward; what it returns replaces the output."""
+        """Calls `hook(module, args, output)` after forward; a returned value replaces that one."""
+        return self._register("_hooks", hook, "the forward hook", ["module", "args", "output"])
+
+    def _register(self, home: str, hook: Hook, label: str, given: list[str]) -> RemovableHandle:
         self._check_initialized()
-        check_function(hook, "the forward hook", ["module", "args", "output"])
-        self._hooks.append(hook)
-        return RemovableHandle(self._hooks, hook)
+        check_function(hook, label, given)
+        hooks: list[Hook] = self.__dict__[home]
+        hooks.append(hook)
+        return RemovableHandle(hooks, hook)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, Parameter | Module | Metric | MetricCollection):
             self._check_initialized()
         elif value is not None and name in self.__dict__.get("_parameters", {}):
+            # `module.prompt = "new text"` is meant as a change, and would drop the parameter.
+            own = f"{type(self).__name__}.{name}"
             raise ModuleError(
-                f"{type(self).__name__}.{name} is a parameter, not a {type(value).__name__}",
-                hint=f"set {type(self).__name__}.{name}.data, or del "
-                f"{type(self).__name__}.{name} first",
+                f"{own} is a parameter, not a {type(value).__name__}",
+                hint=f"set {own}.data, or del {own} first",
             )
         for home, kind in _HOMES.items():
-            registered = self.__dict__.get(home)
-            if registered is None:
-                continue
-            if not isinstance(value, kind):
+            # Before super().__init__() there are no homes: plain attributes may be set then.
+            registered = self.__dict__.get(home, {})
+            if isinstance(value, kind):
+                registered[name] = value
+            else:
                 registered.pop(name, None)
-                continue
-            registered[name] = value
-            if isinstance(value, Parameter) and not value.name:
-                value.name = name
+        if isinstance(value, Parameter) and not value.name:
+            value.name = name
         super().__setattr__(name, value)
 
     def __delattr__(self, name: str) -> None:
@@ -164,8 +165,7 @@ class Module:
 
     def modules(self) -> Iterator[Module]:
         """This module and all below, each once."""
-        for _, module in self.named_modules():
-            yield module
+        yield from (module for _, module in self.named_modules())
 
     def named_modules(
         self, prefix: str = "", seen: set[int] | None = None
@@ -241,20 +241,16 @@ class Module:
         """Restores the parameters.
 
         Args:
-            state: What `state_dict` returned.
+            state: The value of an earlier `state_dict()`.
             strict: Every key must fit.
 
         Raises:
             StateError: keys are missing or unexpected; it names them, and nothing is restored.
         """
         own = dict(self.named_parameters())
-        missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-        if strict and (missing or unexpected):
-            parts = [
-                f"{word} keys {', '.join(names)}"
-                for word, names in (("missing", missing), ("unexpected", unexpected))
-                if names
-            ]
+        wrong = {"missing": own.keys() - state.keys(), "unexpected": state.keys() - own.keys()}
+        parts = [f"{how} keys {', '.join(sorted(keys))}" for how, keys in wrong.items() if keys]
+        if strict and parts:
             raise StateError(
                 f"the state does not fit {type(self).__name__}: {'; '.join(parts)}",
                 hint="pass strict=False to load what fits",
@@ -284,7 +280,7 @@ _HOMES: dict[str, type | tuple[type, ...]] = {
 
 
 def name_parameters(module: Module) -> None:
-    """Gives each parameter its dotted name, by which records tell it from its namesakes."""
+    """Gives each parameter its dotted name, which is unique in records."""
     for name, parameter in module.named_parameters():
         parameter.name = name
 
@@ -296,15 +292,15 @@ class AutoPilotModule(Module):
 
     Attributes:
         monitor: The val metric that decides, "accuracy" unless set.
-        mode: "max" when higher is better, "min" when lower is. Where it is not set, the metric says
-            by its `higher_is_better`; a name that sounds like a cost needs one of the two.
-        failed_value: What an item with an error counts as in the monitored metric. None: it has no
+        mode: "max" when higher is better, "min" when lower is. If unset, `higher_is_better` of the
+            metric counts; a name that sounds like a cost needs one of the two.
+        failed_value: The value of an item with an error in the monitored metric. None: it has no
             value, and an epoch in which an item lost its value is not better.
         accumulate_grad_batches: Batches between two optimizer steps; None: one step an epoch.
-        transient_errors: Exception types that say that a service did not answer, beside
-            ConnectionError, TimeoutError and failed model calls: what they were raised in is
-            waited for and done again, up to `--max-wait`, and is never a result. If slowness is
-            the system's own fault, catch the error and return Datum(error_message=...).
+        transient_errors: Exception types that mean that a service did not answer, beside
+            ConnectionError, TimeoutError and failed model calls. The call is repeated after a
+            pause, up to `--max-wait`, and is never a result. If slowness is the system's own
+            fault, catch the error and return Datum(error_message=...).
     """
 
     monitor: str = "accuracy"
@@ -330,7 +326,7 @@ class AutoPilotModule(Module):
         raise NotImplementedError(f"{type(self).__name__} defines no configure_optimizers()")
 
     def configure_loss(self) -> Loss | Sequence[Loss]:
-        """What turns results into feedback; by default, the feedback of the failed items.
+        """The loss, which turns results into feedback; by default that of the failed items.
 
         Several losses add up. Where this is not overridden, a Loss that is an attribute of the
         module is its loss.
@@ -345,7 +341,7 @@ class AutoPilotModule(Module):
         return None
 
     def configure_policy(self) -> Policy | Gate | Sequence[Gate] | None:
-        """What decides whether an epoch is kept; None: the monitored val metric improved.
+        """The policy, which decides whether an epoch is kept; None: val improved.
 
         A gate, or a list of gates, is a condition beside the improvement.
         """

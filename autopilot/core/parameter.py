@@ -51,7 +51,7 @@ class Parameter:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # What a dataclass would generate compares values: two parameters of one value are two.
+        # A dataclass would compare by value, but two parameters of one value are two.
         if "__eq__" not in vars(cls):
             cls.__eq__ = object.__eq__  # type: ignore[method-assign]
             cls.__hash__ = object.__hash__  # type: ignore[method-assign]
@@ -65,10 +65,8 @@ class Parameter:
         return parameter
 
     def __init__(self, data: Any = None, *, requires_grad: bool = True) -> None:
-        self.data = data
-        self.requires_grad = requires_grad
-        self.grad = None
-        self.name = ""
+        self.data, self.requires_grad = data, requires_grad
+        self.grad, self.name = None, ""
 
     def accumulate_grad(self, gradient: Gradient) -> None:
         """Adds feedback to `grad`."""
@@ -80,9 +78,8 @@ class Parameter:
 
     def snapshot(self) -> Any:
         """The present state, independent of later changes: of a dataclass, field name to value."""
-        if names := _fields(self):
-            return copy.deepcopy({name: getattr(self, name) for name in names})
-        return copy.deepcopy(self.data)
+        names = _fields(self)
+        return copy.deepcopy({n: getattr(self, n) for n in names} if names else self.data)
 
     def restore(self, snapshot: Any) -> None:
         """Puts a state back exactly."""
@@ -104,7 +101,7 @@ def _fields(owner: object) -> list[str]:
 
 
 def _check_fields(kind: type[Any]) -> None:
-    """Looks at a parameter that is a dataclass."""
+    """Refuses a dataclass that cannot be a parameter."""
     if issubclass(kind, PathParameter):
         raise ParameterError(
             f"{kind.__name__} is a dataclass, whose __init__ leaves out that of PathParameter",
@@ -124,10 +121,9 @@ def _check_fields(kind: type[Any]) -> None:
 
 
 class PathParameter(Parameter):
-    """Files: those below `source` (a folder, or one file) that match, and that git does not ignore.
+    """The files below `source` (a folder, or one file) that match, and that git does not ignore.
 
-    Without git every matching file counts. A store that knows which files are ignored says so
-    through `ignores`.
+    Without git every matching file counts; a store in git sets `ignores`.
 
     Args:
         source: A file or a folder, relative to the working directory at construction.
@@ -195,11 +191,8 @@ class PathParameter(Parameter):
 
     def render(self) -> str:
         """Each file's name and text; binary files and links are named only."""
-        parts = []
-        for name in self.files():
-            state = read_file(self.root / name)
-            parts.append(f"=== {name}\n{_as_text(state)}")
-        return "\n".join(parts)
+        files = self.snapshot().items()
+        return "\n".join(f"=== {name}\n{_as_text(state)}" for name, state in files)
 
     def snapshot(self) -> Mapping[str, FileState]:
         """The state of every file, by path below root."""
@@ -216,6 +209,7 @@ class PathParameter(Parameter):
                 f"the folder of the parameter {self.label} leads to {os.path.realpath(self.root)}",
                 hint="it was replaced by a symbolic link: put the folder back",
             )
+        # Removed first: a new file may stand where the snapshot has a folder.
         for name in self.files():
             if name not in snapshot:
                 remove_file(self.root, name)
@@ -225,7 +219,7 @@ class PathParameter(Parameter):
                 replace_file(self.root, name, state)
 
     def _leads_elsewhere(self) -> bool:
-        """Whether somebody made a symbolic link of the folder, or of one above it."""
+        """Whether the folder, or one above it, was replaced by a symbolic link."""
         return os.path.realpath(self.root) != self._place
 
     def _path(self, name: str | None, *, must_exist: bool = True) -> Path:
