@@ -349,7 +349,7 @@ def _run_session(
     reporter = Reporter(output, is_first=child.is_first)
     session = prepare([reporter, Attendant(child.board)], child.slug)
     experiment = session.trainer.experiment
-    experiment.watch, experiment.died = child.board, child.deaths
+    experiment.positions, experiment.died = child.board, child.deaths
     # What a resumed run was started with holds too.
     use_prices(session.options.prices or ())
     reporter.max_epochs, reporter.rescued = session.max_epochs, session.store.rescued

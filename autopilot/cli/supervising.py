@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from autopilot import audit
 from autopilot.cli.output import INTERRUPTED, Output, guarded
-from autopilot.core.deaths import Death
+from autopilot.core.progress import Death
 from autopilot.engine.board import Child
 from autopilot.engine.supervisor import supervise
 
@@ -27,7 +27,7 @@ def supervised(output: Output, work: Callable[[Child], int], slug: str = "") -> 
     def tell(death: Death) -> None:
         if output.is_terminal:
             output.console.show_cursor()  # a live line hid it
-        output.line(f"       {death.reason} {death.place}; it goes on", "yellow")
+        output.line(f"       {death.reason} {death.position}; it goes on", "yellow")
 
     def overdue(past_s: float, name: str) -> None:
         told.append(name)

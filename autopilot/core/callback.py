@@ -4,20 +4,83 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from autopilot.core.signatures import check_call
 from autopilot.errors import UsageError
 
 if TYPE_CHECKING:
+    from autopilot.core.experiment import Experiment
+    from autopilot.core.failures import Failures
     from autopilot.core.module import AutoPilotModule
     from autopilot.core.optimizer import Optimizer
     from autopilot.core.outages import Waiting
     from autopilot.core.policy import Decision
+    from autopilot.core.records.ledger import Ledger
     from autopilot.core.records.record import MetricsRecord, StepRecord
-    from autopilot.core.trainer import Trainer
-    from autopilot.core.types import Datum
+    from autopilot.core.types import Cost, Datum
+
+
+class RunView(Protocol):
+    """The run as a callback sees it: all that a callback may read, and how it ends the run.
+
+    The Trainer is one; annotate the argument `trainer` of a callback's methods with it.
+
+    Attributes:
+        experiment: What is recorded: history, best epoch, memory, store.
+        failures: The items of the epoch that failed, by split and kind.
+        monitor: The val metric that decides.
+        mode: "max" when higher is better, "min" when lower is.
+        seed: Shuffling and the chance in evaluations derive from it.
+        should_stop: Whether the run ends after this epoch; may be set.
+    """
+
+    experiment: Experiment
+    failures: Failures
+    monitor: str
+    mode: str
+    seed: int
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the run ends after this epoch."""
+
+    @should_stop.setter
+    def should_stop(self, stop: bool) -> None: ...
+
+    @property
+    def current_epoch(self) -> int:
+        """The epoch in progress; 0 is the baseline."""
+
+    @property
+    def decision(self) -> Decision | None:
+        """The verdict on the epoch in progress; None before it is judged."""
+
+    @property
+    def callback_metrics(self) -> Mapping[str, Mapping[str, float]]:
+        """Split to metric name to value, of the epoch in progress, as far as measured."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """Model calls and their cost, over all sessions."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Sentences for the user on the epoch in progress."""
+
+    def stop(self, reason: str) -> None:
+        """Ends the run after this epoch; the first reason counts."""
+
+    def best_value(self) -> float | None:
+        """The best monitored val metric so far, the epoch that was just judged included."""
+
+    def spent(self) -> Cost:
+        """The cost of the experiment so far, the epoch that was just judged included."""
+
+    def evaluations_per_epoch(self) -> int:
+        """The most evaluations that an epoch took so far."""
 
 
 class Logger(Protocol):
@@ -46,48 +109,40 @@ class Callback:
     a resumed run goes on with it.
     """
 
-    def setup(self, trainer: Trainer, module: AutoPilotModule, stage: str) -> None:
+    def setup(self, trainer: RunView, module: AutoPilotModule, stage: str) -> None:
         """Before anything; stage is "fit", "validate" or "test"."""
 
-    def teardown(self, trainer: Trainer, module: AutoPilotModule, stage: str) -> None:
+    def teardown(self, trainer: RunView, module: AutoPilotModule, stage: str) -> None:
         """After everything, also after an error."""
 
-    def on_fit_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
+    def on_fit_start(self, trainer: RunView, module: AutoPilotModule) -> None:
         """The experiment is open, saved state is loaded."""
 
-    def on_fit_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
+    def on_fit_end(self, trainer: RunView, module: AutoPilotModule) -> None:
         """The loop has ended."""
 
-    def on_train_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
+    def on_train_start(self, trainer: RunView, module: AutoPilotModule) -> None:
         """The baseline is known; the first epoch follows."""
 
-    def on_train_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
+    def on_train_end(self, trainer: RunView, module: AutoPilotModule) -> None:
         """The last epoch is judged."""
 
-    def on_train_epoch_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
+    def on_train_epoch_start(self, trainer: RunView, module: AutoPilotModule) -> None:
         """`trainer.current_epoch` begins."""
 
-    def on_train_epoch_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
+    def on_train_epoch_end(self, trainer: RunView, module: AutoPilotModule) -> None:
         """The epoch is judged (`trainer.decision`), and not recorded yet."""
 
     def on_train_batch_start(
-        self, trainer: Trainer, module: AutoPilotModule, batch: Datum, batch_idx: int
+        self, trainer: RunView, module: AutoPilotModule, batch: Datum, batch_idx: int
     ) -> None:
-        """A training batch is about to be run."""
+        """A batch is about to be run."""
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        module: AutoPilotModule,
-        outputs: Datum,
-        batch: Datum,
-        batch_idx: int,
-    ) -> None:
-        """A training batch is done: the loss has seen it, and the step that it filled is made."""
+    on_validation_batch_start = on_test_batch_start = on_train_batch_start
 
     def on_after_loss(
         self,
-        trainer: Trainer,
+        trainer: RunView,
         module: AutoPilotModule,
         outputs: Datum,
         batch: Datum,
@@ -95,97 +150,65 @@ class Callback:
     ) -> None:
         """A training batch is evaluated, the loss has seen it; its graph is there until a step."""
 
-    def on_before_backward(self, trainer: Trainer, module: AutoPilotModule) -> None:
+    def on_train_batch_end(
+        self,
+        trainer: RunView,
+        module: AutoPilotModule,
+        outputs: Datum,
+        batch: Datum,
+        batch_idx: int,
+    ) -> None:
+        """A batch is done; in training, with the step that it filled."""
+
+    on_validation_batch_end = on_test_batch_end = on_train_batch_end
+
+    def on_before_backward(self, trainer: RunView, module: AutoPilotModule) -> None:
         """`loss.backward()` follows."""
 
-    def on_after_backward(self, trainer: Trainer, module: AutoPilotModule) -> None:
+    def on_after_backward(self, trainer: RunView, module: AutoPilotModule) -> None:
         """The gradients are there."""
 
     def on_before_optimizer_step(
-        self, trainer: Trainer, module: AutoPilotModule, optimizer: Optimizer
+        self, trainer: RunView, module: AutoPilotModule, optimizer: Optimizer
     ) -> None:
         """`optimizer.step()` follows."""
 
     def on_step_committed(
-        self, trainer: Trainer, module: AutoPilotModule, step: StepRecord
+        self, trainer: RunView, module: AutoPilotModule, step: StepRecord
     ) -> None:
         """The step is in the store."""
 
     def on_before_zero_grad(
-        self, trainer: Trainer, module: AutoPilotModule, optimizer: Optimizer
+        self, trainer: RunView, module: AutoPilotModule, optimizer: Optimizer
     ) -> None:
         """`optimizer.zero_grad()` follows."""
 
-    def on_validation_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
-        """The val split follows."""
+    def on_validation_start(self, trainer: RunView, module: AutoPilotModule) -> None:
+        """The split is about to be measured."""
 
-    def on_validation_epoch_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
-        """The pass over the val split begins."""
+    on_validation_epoch_start = on_test_start = on_test_epoch_start = on_validation_start
 
-    def on_validation_epoch_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
-        """The pass over the val split is done; its metrics are in `trainer.callback_metrics`."""
+    def on_validation_end(self, trainer: RunView, module: AutoPilotModule) -> None:
+        """The split is measured: its metrics are in `trainer.callback_metrics`."""
 
-    def on_validation_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
-        """The val metrics are in `trainer.callback_metrics`."""
+    on_validation_epoch_end = on_test_end = on_test_epoch_end = on_validation_end
 
-    def on_validation_batch_start(
-        self, trainer: Trainer, module: AutoPilotModule, batch: Datum, batch_idx: int
-    ) -> None:
-        """A val batch is about to be run."""
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        module: AutoPilotModule,
-        outputs: Datum,
-        batch: Datum,
-        batch_idx: int,
-    ) -> None:
-        """A val batch is done."""
-
-    def on_test_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
-        """The test split follows."""
-
-    def on_test_epoch_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
-        """The pass over the test split begins."""
-
-    def on_test_epoch_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
-        """The pass over the test split is done; its metrics are in `trainer.callback_metrics`."""
-
-    def on_test_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
-        """The test metrics are in `trainer.callback_metrics`."""
-
-    def on_test_batch_start(
-        self, trainer: Trainer, module: AutoPilotModule, batch: Datum, batch_idx: int
-    ) -> None:
-        """A test batch is about to be run."""
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        module: AutoPilotModule,
-        outputs: Datum,
-        batch: Datum,
-        batch_idx: int,
-    ) -> None:
-        """A test batch is done."""
-
-    def on_verdict(self, trainer: Trainer, module: AutoPilotModule, decision: Decision) -> None:
+    def on_verdict(self, trainer: RunView, module: AutoPilotModule, decision: Decision) -> None:
         """The policy has decided; also for the baseline."""
 
     def on_epoch_recorded(
-        self, trainer: Trainer, module: AutoPilotModule, record: MetricsRecord
+        self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord
     ) -> None:
         """The epoch is in the store, kept or rolled back; for showing it, not for remembering."""
 
-    def on_outage(self, trainer: Trainer, module: AutoPilotModule, waiting: Waiting) -> None:
+    def on_outage(self, trainer: RunView, module: AutoPilotModule, waiting: Waiting) -> None:
         """A service does not answer; a pause follows, then another try."""
 
-    def on_outage_end(self, trainer: Trainer, module: AutoPilotModule, waited_s: float) -> None:
+    def on_outage_end(self, trainer: RunView, module: AutoPilotModule, waited_s: float) -> None:
         """It answers again, after so many seconds."""
 
     def on_exception(
-        self, trainer: Trainer, module: AutoPilotModule, exception: BaseException
+        self, trainer: RunView, module: AutoPilotModule, exception: BaseException
     ) -> None:
         """An error or an interrupt ends the run."""
 
@@ -200,6 +223,72 @@ class Callback:
     def state_key(self) -> str:
         """Names the state among those of the other callbacks."""
         return type(self).__name__
+
+
+class LoggerCallback(Callback):
+    """Gives the metrics of each epoch to a logger.
+
+    Args:
+        logger: Takes "split/name" to value.
+    """
+
+    def __init__(self, logger: Logger) -> None:
+        self.logger = logger
+
+    def on_verdict(self, trainer: RunView, module: AutoPilotModule, decision: Decision) -> None:
+        metrics = trainer.callback_metrics
+        flat = {f"{s}/{name}": v for s, values in metrics.items() for name, v in values.items()}
+        self.logger.log_metrics(flat, trainer.current_epoch)
+
+
+class Hooks:
+    """The callbacks of a run in their order, then the module's own methods of the same names.
+
+    Args:
+        trainer: The first argument of every callback's methods.
+        module: The second one.
+        callbacks: Called in this order.
+    """
+
+    def __init__(
+        self,
+        trainer: RunView | None = None,
+        module: AutoPilotModule | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        self.callbacks = list(callbacks)
+        self._trainer, self._module = trainer, module
+
+    def call(self, moment: str, *arguments: Any) -> None:
+        """Runs one method of every callback, and of the module if it has it."""
+        for callback in self.callbacks:
+            getattr(callback, moment)(self._trainer, self._module, *arguments)
+        self.call_module(moment, *arguments)
+
+    def call_module(self, moment: str, *arguments: Any) -> None:
+        """Runs one method of the module, if it has it."""
+        own = getattr(self._module, moment, None)
+        if own is not None:
+            own(*arguments)
+
+    def states(self) -> dict[str, Any]:
+        """State key to what a callback remembers; those that remember nothing are left out."""
+        states = {key: callback.state_dict() for key, callback in self._keyed()}
+        return {key: state for key, state in states.items() if state}
+
+    def load_states(self, states: Mapping[str, Any]) -> None:
+        """Gives each callback its state back."""
+        for key, callback in self._keyed():
+            if key in states:
+                callback.load_state_dict(states[key])
+
+    def _keyed(self) -> Iterator[tuple[str, Callback]]:
+        """The callbacks under their state keys; a second one of a key is key#2."""
+        seen: Counter[str] = Counter()
+        for callback in self.callbacks:
+            seen[callback.state_key] += 1
+            number = seen[callback.state_key]
+            yield callback.state_key + (f"#{number}" if number > 1 else ""), callback
 
 
 HOOKS = frozenset(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from autopilot.core.callback import Callback
+from autopilot.core.callback import Callback, RunView
 from autopilot.core.direction import gained
 from autopilot.core.figures import figure
 from autopilot.core.graph import Graph
@@ -27,7 +27,6 @@ _FAILED = ("failed", "error")
 if TYPE_CHECKING:
     from autopilot.core.module import AutoPilotModule
     from autopilot.core.optimizer import Optimizer
-    from autopilot.core.trainer import Trainer
 
 
 class Progress(Callback):
@@ -41,7 +40,7 @@ class Progress(Callback):
         self.write = write
 
     def on_epoch_recorded(
-        self, trainer: Trainer, module: AutoPilotModule, record: MetricsRecord
+        self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord
     ) -> None:
         value = record.metrics.get(record.monitor)
         self.write(
@@ -66,14 +65,14 @@ class MemoryCallback(Callback):
         self.memory = memory
 
     def on_epoch_recorded(
-        self, trainer: Trainer, module: AutoPilotModule, record: MetricsRecord
+        self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord
     ) -> None:
         if record.epoch > 0:
             lesson = trainer.experiment.memory.lessons[-1]
             self.memory.learn(replace(lesson, id=f"{trainer.experiment.slug}-{record.epoch}"))
 
     def on_before_optimizer_step(
-        self, trainer: Trainer, module: AutoPilotModule, optimizer: Optimizer
+        self, trainer: RunView, module: AutoPilotModule, optimizer: Optimizer
     ) -> None:
         optimizer.blocked = optimizer.blocked | self.memory.blocked().keys()
 
@@ -94,7 +93,7 @@ class CostTracker(Callback):
         return sum(self.by_verdict.values(), Cost())
 
     def on_epoch_recorded(
-        self, trainer: Trainer, module: AutoPilotModule, record: MetricsRecord
+        self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord
     ) -> None:
         self.by_verdict = {}
         for past in trainer.experiment.history:
@@ -112,7 +111,7 @@ class StoreCheckpointCallback(Callback):
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def on_fit_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
+    def on_fit_start(self, trainer: RunView, module: AutoPilotModule) -> None:
         self.store.bind(module.parameters())
         if self.store.exists():
             self.store.reopen()
@@ -120,7 +119,7 @@ class StoreCheckpointCallback(Callback):
             self.store.begin(Manifest(slug=self.store.slug, seed=trainer.seed))
 
     def on_epoch_recorded(
-        self, trainer: Trainer, module: AutoPilotModule, record: MetricsRecord
+        self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord
     ) -> None:
         if record.verdict == "rejected" or record.epoch in self.store.tags():
             return
@@ -133,7 +132,7 @@ class StoreCheckpointCallback(Callback):
             revision = self.store.commit(self.store.state(), text, [record])
         self.store.tag(record.epoch, revision, text)
 
-    def teardown(self, trainer: Trainer, module: AutoPilotModule, stage: str) -> None:
+    def teardown(self, trainer: RunView, module: AutoPilotModule, stage: str) -> None:
         if stage == "fit":
             self.store.close()
 
@@ -146,10 +145,10 @@ class Promotion(Callback):
         min_gain: Over the baseline, on the monitored val metric.
     """
 
-    def __init__(self, promote: Callable[[Trainer], object], min_gain: float = 0.0) -> None:
+    def __init__(self, promote: Callable[[RunView], object], min_gain: float = 0.0) -> None:
         self.promote, self.min_gain = promote, min_gain
 
-    def on_fit_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
+    def on_fit_end(self, trainer: RunView, module: AutoPilotModule) -> None:
         baseline, best = trainer.experiment.baseline_value, trainer.experiment.best_value
         if baseline is None or best is None or trainer.experiment.best_epoch == 0:
             return
@@ -177,7 +176,7 @@ class Diagnostics(Callback):
 
     def on_validation_batch_end(
         self,
-        trainer: Trainer,
+        trainer: RunView,
         module: AutoPilotModule,
         outputs: Datum,
         batch: Datum,
@@ -188,7 +187,7 @@ class Diagnostics(Callback):
 
     def on_after_loss(
         self,
-        trainer: Trainer,
+        trainer: RunView,
         module: AutoPilotModule,
         outputs: Datum,
         batch: Datum,

@@ -7,6 +7,7 @@ items that both states have a value for, and items that lost theirs are named.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -254,3 +255,40 @@ class EpochView:
         """
         values = self.values()
         return None if values is None else gained(*values, self.mode)
+
+
+# The worst outcome of an item's measurements is the item's.
+_WORST_FIRST = ("unmeasured", "error", "unscored", "failed", "passed")
+
+
+def mean_items(passes: Sequence[Sequence[Datum]]) -> list[Datum]:
+    """The items of several measurements as one Datum an item, in the order of the first.
+
+    Its metrics are the means; the share of passes is the metric "accuracy", where an item has none
+    of that name. An item that failed with an error, or could not be measured, in one of them did so
+    here, and has no metric that it lacks in one of them: what is missing must not flatter a mean.
+
+    >>> mean_items([[Datum(id="a", success=True)], [Datum(id="a", success=False)]])[0].metrics
+    {'accuracy': 0.5}
+    """
+    if len(passes) < 2:
+        return [item for items in passes for item in items]
+    grouped: dict[Key, list[Datum]] = {}
+    for items in passes:
+        for key, item in keyed(items).items():
+            grouped.setdefault(key, []).append(item)
+    return [_mean(items) for items in grouped.values()]
+
+
+def _mean(items: Sequence[Datum]) -> Datum:
+    worst = min(items, key=lambda item: _WORST_FIRST.index(item.outcome))
+    mean = copy.copy(worst)
+    mean.metrics = {
+        name: sum(item.metrics[name] for item in items) / len(items)
+        for name in items[0].metrics
+        if all(name in item.metrics for item in items)
+    }
+    if all(item.outcome in ("passed", "failed") for item in items):
+        passed = sum(item.outcome == "passed" for item in items)
+        mean.metrics.setdefault("accuracy", passed / len(items))
+    return mean

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,14 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from autopilot.core import graph
 from autopilot.core.chance import leave, seed_everything, seed_of
-from autopilot.core.collection import ByName, compute_all, update_all
-from autopilot.core.deaths import Place, item_by_item
 from autopilot.core.failures import Failures
 from autopilot.core.items import SplitIds, copied
 from autopilot.core.loss import Loss
 from autopilot.core.outages import side_by_side
+from autopilot.core.progress import Position
 from autopilot.core.run import Run, current_run, is_infrastructure
-from autopilot.core.scoring import ItemMean, Scoring
+from autopilot.core.scoring import Scoring
 from autopilot.core.signatures import check_awaited
 from autopilot.core.types import Datum, as_datum, digest
 from autopilot.errors import EmptySplitError, EvaluationError, NoMoreCallsError, UsageError
@@ -68,38 +66,38 @@ class Evaluator:
             )
         self._pool = ThreadPoolExecutor(num_workers) if num_workers > 1 else None
 
-    def run(self, split: str, epoch: int, index: int, batch: Datum, repeat: int = 0) -> Datum:
+    def run(self, position: Position, batch: Datum) -> Datum:
         """The result of one batch, its items in order and under the batch's item ids.
 
-        Where a service that it needs does not answer, it is waited for.
+        A recorded result is not made again. A service that does not answer is waited for.
 
         Args:
-            split: "train", "val" or "test".
-            epoch: The epoch.
-            index: The batch's number in it.
-            batch: Its items.
-            repeat: The number of the measurement; each has chance of its own.
+            position: Split, epoch, batch and measurement; each measurement has its own chance.
+            batch: The items.
 
         Raises:
             EvaluationError: the step returned something other than a Datum with one for each item.
             OutageError: a service did not answer for too long.
         """
-        recorded = self.experiment.recall(split, epoch, index, batch, repeat)
-        if recorded is not None:
-            if split == "train":
-                graph.attach(self.module, batch, recorded)
-            if not repeat:
-                self.failures.add(split, recorded)
-            return recorded
-        done: dict[int, Datum] = {}
-        seed = seed_of(self.seed, repeat)
+        data = self.experiment.recall(position, batch)
+        if data is None:
+            data = self._evaluated(position, batch)
+        elif position.split == "train":
+            graph.attach(self.module, batch, data)
+        if not position.repeat:
+            self.failures.add(position.split, data)
+        return data
 
-        died = self.experiment.deaths(split, epoch, index, repeat)
-        place = Place(split, epoch, index, repeat, is_running=True)
+    def _evaluated(self, position: Position, batch: Datum) -> Datum:
+        split, epoch, index = position.split, position.epoch, position.number
+        seed = seed_of(self.seed, position.repeat)
+        running = replace(position, is_running=True)
+        died = self.experiment.deaths(position)
+        done: dict[int, Datum] = {}
 
         def attempt() -> Datum:
             if died:
-                return self._one_by_one(place, batch, died)
+                return self._one_by_one(running, batch, died)
             # The whole batch again, so that chance is as without the outage.
             seed_everything(seed, split, epoch, index)
             return self._isolated(split, batch, done)
@@ -110,23 +108,19 @@ class Evaluator:
 
         started = time.perf_counter()
         run = current_run() or Run(self.experiment)
-        self.experiment.watch.at(place)
+        self.experiment.positions.at(running)
         try:
             data = run.wait_out(attempt, progress=lambda: len(done))
-            _label(data, batch, split, epoch)
+            _label(data, batch, position)
             self.scoring.apply(data)
             if self.loss is not None and type(self.loss).score is not Loss.score:
                 run.wait_out(partial(score, self.loss))
                 self.scoring.apply(data)
         finally:
-            self.experiment.watch.at(replace(place, is_running=False))
+            self.experiment.positions.at(position)
         seconds = time.perf_counter() - started
-        # A result can stand in for its call only where nothing else hangs on the call's graph.
-        stands_in = split != "train" or _is_simple(data)
-        kept = data if stands_in else None
-        self.experiment.remember(split, epoch, index, batch, kept, seconds, repeat)
-        if not repeat:
-            self.failures.add(split, data)
+        kept = data if _stands_in(data, split) else None
+        self.experiment.remember(position, batch, kept, seconds)
         return data
 
     def close(self) -> None:
@@ -153,25 +147,42 @@ class Evaluator:
         # Outside of the handler: the batch's exception is not the context of its items' own.
         return self._combined(batch, [self._isolated(split, one) for one in _singles(batch)])
 
-    def _one_by_one(self, place: Place, batch: Datum, died: Mapping[int, str]) -> Datum:
-        """A batch in which the process died."""
+    def _one_by_one(self, position: Position, batch: Datum, died: Mapping[int, str]) -> Datum:
+        """Evaluates a batch in which the process died: each item by itself, and noted by itself.
+
+        So a further death is that of the item in progress; it is an error, and not run again.
+
+        Args:
+            position: The batch's.
+            batch: Its items.
+            died: The deaths: an item's position, or -1 for the whole batch, to the reason.
+        """
         alone = len(batch.items) <= 1
-
-        def evaluate(one: Datum, position: int) -> tuple[Datum, Datum | None]:
-            seed = seed_of(self.seed, place.repeat)
-            seed_everything(seed, place.split, place.epoch, place.number, "item", position)
-            data = self._isolated(place.split, one)
-            _label(data, one, place.split, place.epoch)
-            self.scoring.apply(data)
-            return data, data if place.split != "train" or _is_simple(data) else None
-
-        items = [batch] if alone else _singles(batch)
         results = []
-        for one, data in item_by_item(self.experiment, place, items, died, evaluate):
+        for number, one in enumerate([batch] if alone else _singles(batch)):
+            if reason := died.get(number) or (died.get(-1) if alone else None):
+                data = Datum(success=False, error_message=reason, feedback=reason)
+            else:
+                data = self._alone(replace(position, item=number), one)
             if data.grad_fn is None and graph.is_grad_enabled():
                 graph.attach(self.module, one, data)
             results.append(data)
+        self.experiment.positions.at(position)
         return results[0] if alone else self._combined(batch, results)
+
+    def _alone(self, position: Position, item: Datum) -> Datum:
+        if (recorded := self.experiment.recall(position, item)) is not None:
+            return recorded
+        started, split = time.perf_counter(), position.split
+        self.experiment.positions.at(position)
+        seed = seed_of(self.seed, position.repeat)
+        seed_everything(seed, split, position.epoch, position.number, "item", position.item)
+        data = self._isolated(split, item)
+        _label(data, item, position)
+        self.scoring.apply(data)
+        kept, seconds = data if _stands_in(data, split) else None, time.perf_counter() - started
+        self.experiment.remember(position, item, kept, seconds)
+        return data
 
     def _combined(self, batch: Datum, results: list[Datum]) -> Datum:
         simple = all(_is_simple(result) for result in results)
@@ -242,14 +253,19 @@ def _is_simple(data: Datum) -> bool:
     return node is not None and not node.upstream and not node.called
 
 
-def _label(data: Datum, batch: Datum, split: str, epoch: int) -> None:
-    data.split, data.epoch = split, epoch
+def _stands_in(data: Datum, split: str) -> bool:
+    """Whether a result may be recalled instead of its call: nothing else hangs on its graph."""
+    return split != "train" or _is_simple(data)
+
+
+def _label(data: Datum, batch: Datum, position: Position) -> None:
+    split, epoch = data.split, data.epoch = position.split, position.epoch
     outputs, inputs = list(data.leaves()), list(batch.leaves())
     same_length = len(outputs) == len(inputs)
-    for position, item in enumerate(outputs):
+    for number, item in enumerate(outputs):
         item.split, item.epoch = split, epoch
         if same_length:
-            item.id = inputs[position].id
+            item.id = inputs[number].id
     # A result that is one item's own keeps the item's id.
     if data.items or not same_length:
         data.id = batch.id
@@ -290,90 +306,3 @@ def as_batch(batch: object) -> Datum:
     several = batch if isinstance(batch, list | tuple) else [batch]
     items = [as_datum(item, index) for index, item in enumerate(several)]
     return Datum(items=items, id=digest([item.id for item in items]))
-
-
-class SplitMetrics:
-    """The metrics of one pass over a split: the item means, and the module's own Metrics.
-
-    Args:
-        module: Its Metric attributes are measured too, on copies.
-        keep_items: Whether the results are kept, for the policy and the traces. Those of the train
-            split are not: it may be endless.
-    """
-
-    def __init__(self, module: AutoPilotModule, *, keep_items: bool) -> None:
-        self._keep_items = keep_items
-        self.means = ItemMean()
-        self._own: ByName = {name: metric.clone() for name, metric in module.named_metrics()}
-        for metric in self._own.values():
-            metric.reset()
-        self.items: list[Datum] = []
-
-    def update(self, data: Datum) -> None:
-        """Takes in a batch's result."""
-        self.means.update(data)
-        update_all(self._own, data)
-        if self._keep_items:
-            self.items.extend(data.leaves())
-
-    def compute(self) -> dict[str, float]:
-        """Name to value; empty when there were no items."""
-        return self.means.compute() | compute_all(self._own) if self.means.items else {}
-
-    def check_scored(self, split: str, monitor: str) -> None:
-        """Ends what compares nothing: no item has a success, and nobody gives the metric.
-
-        Raises:
-            EvaluationError: it says what is missing, and how to supply it.
-        """
-        values, means = self.compute(), self.means
-        value = values.get(monitor)
-        if value is not None and not math.isfinite(value):
-            odd = [i.id for i in self.items if not _is_finite(i.metrics, monitor)]
-            where = f" (item {', '.join(odd[:3])})" if odd else ""
-            raise EvaluationError(
-                f"{split} {monitor} is {value}{where}: nothing can be compared with it",
-                hint="make it a finite number for each item",
-            )
-        if self.means.is_judged or monitor in values:
-            return
-        items = f"the {means.items} {split} items" if means.items > 1 else f"the {split} item"
-        if means.items and means.outcomes["unmeasured"] == means.items:
-            why = f": {self.items[0].unmeasured}" if self.items else ""
-            raise EvaluationError(
-                f"nothing could be measured of {items}{why}",
-                hint="look at what the measurement needs: the judge, or the service that is asked",
-            )
-        name = "score" if monitor == "accuracy" else monitor
-        known = f"; or monitor one of: {', '.join(sorted(values))}" if values else ""
-        raise EvaluationError(
-            f"nothing scores {items}: none has a success, and there is no metric {monitor!r}",
-            hint="return Datum(success=...) for each item, True or False; or a number,\n"
-            f'  Datum(metrics={{"{name}": ...}}), and set monitor = "{name}" on the module{known}',
-        )
-
-    def is_scored(self, monitor: str) -> bool:
-        """Whether an item passed or failed, or the metric has a value."""
-        return self.means.is_judged or monitor in self.compute()
-
-    def silence(self) -> str:
-        """Why the items of the train split say nothing to the optimizer."""
-        outcomes, count = self.means.outcomes, self.means.items
-        items = f"all {count} train items" if count > 1 else "the train item"
-        if outcomes["passed"] == count:
-            why = f"{items} passed and none has feedback"
-        elif outcomes["passed"] + outcomes["failed"] + outcomes["error"] == 0:
-            why = f"{items} are unscored and none has feedback"
-        else:
-            counts = ", ".join(f"{n} {name}" for name, n in sorted(outcomes.items()))
-            why = f"the loss has no feedback on {count} train items ({counts})"
-        return f"{why}: nothing says what to improve"
-
-    def errors(self) -> list[str]:
-        """The error messages, if every item failed with one; else empty."""
-        return self.means.errors if len(self.means.errors) == self.means.items else []
-
-
-def _is_finite(metrics: Mapping[str, float], monitor: str) -> bool:
-    """Whether the monitored number of an item is finite, or all that a Metric may read of it."""
-    return all(map(math.isfinite, [metrics[monitor]] if monitor in metrics else metrics.values()))

@@ -12,13 +12,12 @@ from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
 
-from autopilot.core.comparison import EpochView, Monitored
-from autopilot.core.deaths import Death, Place, Watch
+from autopilot.core.comparison import EpochView, Monitored, mean_items
 from autopilot.core.memory import Memory
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Decision
-from autopilot.core.progress import ResultLog, StepClock
+from autopilot.core.progress import Death, Position, PositionLog, ResultLog, StepClock
 from autopilot.core.records import message
 from autopilot.core.records.history import History, KnownState, Summary, summarize
 from autopilot.core.records.record import (
@@ -28,7 +27,6 @@ from autopilot.core.records.record import (
     MetricsRecord,
     StepRecord,
 )
-from autopilot.core.repeats import mean_items, recorded_passes
 from autopilot.core.stepping import Guard, check_inputs
 from autopilot.core.store import InMemoryStore, Revision, Store
 from autopilot.core.types import Cost, Datum, Gain, Metrics, Noise
@@ -36,6 +34,7 @@ from autopilot.core.writing import (
     complete,
     lesson_of,
     other_records,
+    recorded_passes,
     step_record,
     trace_records,
     unmeasured_in,
@@ -58,7 +57,7 @@ class Experiment(History):
         guard: Keeps steps to the parameters, and knows what evaluations read.
         violations: What the step that is going on tried beside the parameters.
         monitored: How the metric that decides is computed from items.
-        watch: Hears where the run is.
+        positions: Takes down where the run is.
         died: What ended the process that worked on it before; noted when it is opened.
 
     Args:
@@ -105,7 +104,7 @@ class Experiment(History):
         self.changes: Mapping[str, Any] = {}
         self.guard, self.violations = Guard(), list[str]()
         self.monitored: Monitored | None = None
-        self.watch, self.died = Watch(), list[Death]()
+        self.positions, self.died = PositionLog(), list[Death]()
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -237,45 +236,31 @@ class Experiment(History):
 
     # --- batches -------------------------------------------------------------------------------
 
-    def recall(
-        self, split: str, epoch: int, index: int, batch: Datum, repeat: int = 0, item: int = -1
-    ) -> Datum | None:
+    def recall(self, position: Position, batch: Datum) -> Datum | None:
         """A batch's or an item's result from before a kill, if items and state are the same."""
-        return self._results.find(split, epoch, index, batch, self._state, repeat, item)
+        return self._results.find(position, batch, self._state)
 
-    def deaths(self, split: str, epoch: int, index: int, repeat: int = 0) -> Mapping[int, str]:
+    def deaths(self, position: Position) -> Mapping[int, str]:
         """See ResultLog.deaths."""
-        return self._results.deaths(split, epoch, index, repeat)
+        return self._results.deaths(position)
 
     def remember(
-        self,
-        split: str,
-        epoch: int,
-        index: int,
-        batch: Datum,
-        data: Datum | None,
-        seconds: float,
-        repeat: int = 0,
-        item: int = -1,
+        self, position: Position, batch: Datum, data: Datum | None, seconds: float
     ) -> None:
-        """Keeps a batch's or an item's result at once, and what it cost.
+        """Keeps a batch's or an item's result at once, with its cost.
 
         Args:
-            split: "train", "val" or "test".
-            epoch: The epoch.
-            index: The batch's number in it.
+            position: The batch, or the item of one.
             batch: Its items.
             data: The result; None if it cannot stand in for its call: made again after a kill.
             seconds: How long it took.
-            repeat: The number of the measurement.
-            item: The item's position, of an item.
 
         Raises:
             ParameterError: a file was edited by hand meanwhile; the result is of no known state.
         """
         if self.store.is_shared:
             self.check_unedited()
-        self._results.note(split, epoch, index, batch, data, seconds, self._state, repeat, item)
+        self._results.note(position, batch, data, seconds, self._state)
 
     def void_results(self) -> None:
         """What was measured in the epoch that is going on does not count: it is made again."""
@@ -295,8 +280,14 @@ class Experiment(History):
         """Whether a step was recorded before a kill."""
         return (epoch, step) in self._recorded_steps
 
-    def replay_step(self, optimizer: Optimizer, epoch: int, step: int) -> StepRecord:
-        """Repeats a recorded step: its state and the optimizer's, without running it."""
+    def replay_step(self, optimizer: Optimizer, epoch: int, step: int) -> StepRecord | None:
+        """Repeats a recorded step: its state and the optimizer's, without running it.
+
+        Returns:
+            Its record; None if the step was not recorded before a kill, and is to be made.
+        """
+        if not self.has_step(epoch, step):
+            return None
         revision, record = self._recorded_steps.pop((epoch, step))
         if record.changed:
             self.store.restore(revision)
@@ -320,7 +311,7 @@ class Experiment(History):
             ParameterError: a file was edited by hand; the edit is kept.
         """
         self.check_unedited()
-        self.watch.at(Place("step", epoch, step))
+        self.positions.at(Position("step", epoch, step))
         self.violations.clear()
         if (epoch, step) in self.repeats:
             told = self.repeats[epoch, step][1].told or told

@@ -11,46 +11,15 @@ recorded and the experiment repeats the steps that were committed, so nothing is
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
 
-from autopilot.core import evaluation
-from autopilot.core.chance import seed_everything
-from autopilot.core.evaluation import Evaluator, SplitMetrics
-from autopilot.core.feedback import hears
-from autopilot.core.loss import Loss
-from autopilot.core.module import AutoPilotModule
-from autopilot.core.optimizer import Optimizer
-from autopilot.core.policy import Decision, Policy, decide
+from autopilot.core.evaluation import batches
+from autopilot.core.fit import Fit
+from autopilot.core.measured import Measured, SplitMetrics, measure
+from autopilot.core.policy import Decision, decide
+from autopilot.core.progress import Position
 from autopilot.core.records.history import KnownState
-from autopilot.core.repeats import Measured, measure, measure_noise
 from autopilot.core.types import Cost
-from autopilot.core.writing import check_states
-from autopilot.errors import EvaluationError
-
-if TYPE_CHECKING:
-    from autopilot.core.trainer import Trainer
-
-
-@dataclass(slots=True)
-class Fit:
-    """What one call of `Trainer.fit` works with."""
-
-    trainer: Trainer
-    module: AutoPilotModule
-    loss: Loss
-    optimizer: Optimizer
-    policy: Policy
-    evaluator: Evaluator
-    train: Iterable[Any]
-    val: Iterable[Any] | None
-    max_epochs: int | None
-    accumulate: int | None
-    heard: bool = False  # whether the epoch's feedback reached a parameter
 
 
 class Loop(ABC):
@@ -65,134 +34,95 @@ class EpochLoop(Loop):
     """Train, step, validate, decide: once an epoch."""
 
     def run(self, fit: Fit) -> str:
-        trainer, experiment = fit.trainer, fit.trainer.experiment
-        if experiment.last_epoch < 0:
+        if fit.experiment.last_epoch < 0:
             self.baseline(fit)
-        trainer.call("on_train_start")
-        while not trainer.is_done(fit):
-            self.epoch(fit, experiment.last_epoch + 1)
-        trainer.call("on_train_end")
-        return trainer.stop_reason
+        fit.call("on_train_start")
+        while not fit.is_done():
+            self.epoch(fit, fit.experiment.last_epoch + 1)
+        fit.call("on_train_end")
+        return fit.stop_reason
 
     def baseline(self, fit: Fit) -> None:
         """Epoch 0: how good the system is before anything changes."""
-        started = _start(fit)
-        fit.trainer.start_epoch(0)
-        val = self.validate(fit, 0)
-        if val.errors():
-            raise EvaluationError(
-                f"all {val.evaluations} val items failed: {val.errors()[0]}",
-                hint="the system must run before it can be improved: try it on one item by hand",
-            )
-        metrics = {"val": val.compute()} if fit.val is not None else {}
-        fit.trainer.check_monitor(metrics, val.passes[0])
-        reasons = ("measured before anything changed", *measure_noise(fit, val))
-        fit.trainer.experiment.on_validation_complete({"val": val.items}, val.results)
-        cost = Cost(evaluations=val.evaluations, seconds=time.monotonic() - started)
-        self.conclude(fit, 0, metrics, Decision("baseline", reasons), cost)
+        fit.start_epoch(0)
+        val = self.validate(fit)
+        fit.check_baseline(val)
+        reasons = ("measured before anything changed", *fit.measure_noise(val))
+        fit.experiment.on_validation_complete({"val": val.items}, val.results)
+        self.conclude(fit, Decision("baseline", reasons))
 
     def epoch(self, fit: Fit, epoch: int) -> None:
         """One epoch from the first training batch to the verdict."""
-        trainer, experiment = fit.trainer, fit.trainer.experiment
-        started = _start(fit)
-        trainer.start_epoch(epoch)
-        trainer.call("on_train_epoch_start")
-        train = self.train(fit, epoch)
-        metrics = {"train": train.compute()}
-        steps = experiment.steps_of_epoch()
-        cost = sum((step.cost for step in steps), Cost(evaluations=train.means.items))
-
-        known = experiment.known_state()
-        if known is not None:
-            metrics["val"] = dict(known.metrics)
+        fit.start_epoch(epoch)
+        fit.call("on_train_epoch_start")
+        train = self.train(fit)
+        known = fit.experiment.known_state()
+        if known is None:
+            val = self.validate(fit)
+            fit.experiment.on_validation_complete({"val": val.items}, val.results)
+            errors = (train if fit.val is None else val).errors()
+            decision = decide(fit.policy, fit.view(), errors)
+        else:  # an earlier epoch measured this state
+            fit.metrics["val"] = dict(known.metrics)
             decision = Decision("rejected", known.reasons)
-        else:
-            val = self.validate(fit, epoch)
-            metrics["val"] = val.compute()
-            cost += Cost(evaluations=val.evaluations) + trainer.run.ledger.take_epoch()
-            experiment.on_validation_complete({"val": val.items}, val.results)
-            view = experiment.view(epoch, metrics, trainer.monitor, trainer.mode, cost)
-            decision = decide(fit.policy, view, (train if fit.val is None else val).errors())
-        # What the steps took is part of the epoch's time.
-        cost += Cost(seconds=time.monotonic() - started - cost.seconds)
-        self.conclude(fit, epoch, metrics, decision, cost, known)
+        self.conclude(fit, decision, known)
 
-    def train(self, fit: Fit, epoch: int) -> SplitMetrics:
+    def train(self, fit: Fit) -> SplitMetrics:
         """The train split: feedback from every batch, a step after every window of batches."""
-        trainer, module = fit.trainer, fit.module
-        module.train()
-        fit.heard = False
-        measured, step = SplitMetrics(module, keep_items=False), 1
-        for index, batch, last in evaluation.batches(fit.train, "train", epoch, trainer.seed):
-            trainer.call("on_train_batch_start", batch, index)
-            data = fit.evaluator.run("train", epoch, index, batch)
-            if not trainer.experiment.has_step(epoch, step):
-                trainer.run.attempt(fit.loss, data, batch, undo=fit.loss.mark())
-            trainer.call("on_after_loss", data, batch, index)
-            measured.update(data)
+        fit.module.train()
+        train, step = SplitMetrics(fit.module, keep_items=False), 1
+        for index, batch, last in batches(fit.train, "train", fit.epoch, fit.seed):
+            fit.call("on_train_batch_start", batch, index)
+            data = fit.evaluator.run(Position("train", fit.epoch, index), batch)
+            fit.gather(data, batch, step)
+            fit.call("on_after_loss", data, batch, index)
+            train.update(data)
             if last or (fit.accumulate is not None and (index + 1) % fit.accumulate == 0):
-                self.step(fit, epoch, step, measured, last=last)
+                self.step(fit, step, train, last=last)
                 step += 1
-            trainer.call("on_train_batch_end", data, batch, index)
-        return measured
+            fit.call("on_train_batch_end", data, batch, index)
+        fit.metrics["train"] = train.compute()
+        fit.meter.add(Cost(evaluations=train.means.items))
+        return train
 
-    def step(self, fit: Fit, epoch: int, number: int, train: SplitMetrics, *, last: bool) -> None:
+    def step(self, fit: Fit, number: int, train: SplitMetrics, *, last: bool) -> None:
         """loss.backward(), optimizer.step(), commit, optimizer.zero_grad()."""
-        trainer, experiment, optimizer = fit.trainer, fit.trainer.experiment, fit.optimizer
-        if experiment.has_step(epoch, number):
-            record = experiment.replay_step(optimizer, epoch, number)
-            fit.heard = fit.heard or bool(record.gradients)
-        else:
-            check_states({"callbacks": trainer.callback_states()})  # before the step is paid
-            trainer.call("on_before_backward")
-            trainer.run.attempt(fit.loss.backward, undo=fit.loss.mark(fit.module.parameters()))
-            trainer.call("on_after_backward")
-            if not hears(fit, train, last=last):
+        optimizer, memory = fit.optimizer, fit.experiment.memory
+        record = fit.experiment.replay_step(optimizer, fit.epoch, number)
+        if record is None:
+            fit.call("on_before_backward")
+            fit.backward()
+            fit.call("on_after_backward")
+            if not fit.has_feedback(train, last=last):
                 return  # the next step takes the feedback along; of the last one, there is none
-            optimizer.blocked = set(experiment.memory.blocked())
-            optimizer.context = experiment.memory.context(strategies=optimizer.strategies())
-            trainer.call("on_before_optimizer_step", optimizer)
-            seed = partial(seed_everything, trainer.seed, "step", epoch, number)
-            done, error = trainer.run.edit(optimizer, epoch, number, seed)
-            record = experiment.commit_step(optimizer, epoch, number, done, error)
-        trainer.call("on_step_committed", record)
-        trainer.call("on_before_zero_grad", optimizer)
+            optimizer.blocked = set(memory.blocked())
+            optimizer.context = memory.context(strategies=optimizer.strategies())
+            fit.call("on_before_optimizer_step", optimizer)
+            record = fit.take_step(number)
+        fit.meter.add(record.cost)
+        fit.heard = fit.heard or bool(record.gradients)
+        fit.call("on_step_committed", record)
+        fit.call("on_before_zero_grad", optimizer)
         optimizer.zero_grad()
 
-    def validate(self, fit: Fit, epoch: int) -> Measured:
+    def validate(self, fit: Fit) -> Measured:
         """The val split, on the state after the step."""
-        return measure(fit.trainer, fit.module, fit.evaluator, "val", epoch, fit.val)
+        return measure(fit, fit.evaluator, "val", fit.epoch, fit.val)
 
-    def conclude(
-        self,
-        fit: Fit,
-        epoch: int,
-        metrics: dict[str, dict[str, float]],
-        decision: Decision,
-        cost: Cost,
-        known: KnownState | None = None,
-    ) -> None:
-        """The verdict: told to the callbacks, written down, tagged or rolled back."""
-        trainer, experiment = fit.trainer, fit.trainer.experiment
-        cost += trainer.run.ledger.take_epoch() + Cost(evaluations=experiment.lost_evaluations())
-        decision = trainer.decide(decision, metrics, cost)
-        if epoch > 0:
-            trainer.call("on_train_epoch_end")
-        state = {"optimizer": fit.optimizer.state_dict(), "callbacks": trainer.callback_states()}
-        record = experiment.on_epoch_complete(
-            epoch,
-            metrics,
+    def conclude(self, fit: Fit, decision: Decision, known: KnownState | None = None) -> None:
+        """The verdict: callbacks hear it, the experiment tags the epoch or rolls it back."""
+        decision = fit.announce(decision)
+        if fit.epoch > 0:
+            fit.call("on_train_epoch_end")
+        record = fit.experiment.on_epoch_complete(
+            fit.epoch,
+            fit.metrics,
             decision,
-            monitor=trainer.monitor,
-            mode=trainer.mode,
+            monitor=fit.monitor,
+            mode=fit.mode,
             known=known,
-            cost=cost,
-            stop=trainer.stop_reason,
-            state=state,
+            cost=fit.cost,
+            stop=fit.stop_reason,
+            state=fit.states(),
         )
-        trainer.call("on_epoch_recorded", record)
-
-
-def _start(fit: Fit) -> float:
-    """When the epoch began, had the results of before a kill been made in this session."""
-    return time.monotonic() - fit.trainer.experiment.recorded_seconds()
+        fit.call("on_epoch_recorded", record)

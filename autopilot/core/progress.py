@@ -1,120 +1,151 @@
-"""The epoch that is going on: its results are noted at once, so that a kill does not lose them."""
+"""The epoch in progress: results, steps and deaths are noted at once, so that a kill loses none."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from autopilot.core.deaths import Death
-from autopilot.core.records.record import Progress
+from autopilot.core.records.record import ProgressNote
 from autopilot.core.store import Store
 from autopilot.core.types import Cost, Datum, datum_from_json, datum_to_json, digest, is_json
 
+_BatchKey = tuple[str, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a run is: a batch, an item of one, or an optimizer step.
+
+    Args:
+        split: "train", "val" or "test"; "step" in an optimizer's step; "" before the experiment is
+            open.
+        epoch: The epoch.
+        number: The number of the batch or of the step.
+        repeat: The number of the measurement; 0 is the first.
+        item: The item's position, where a batch is evaluated item by item; otherwise -1.
+        is_running: Whether the batch is being evaluated; False before and after.
+    """
+
+    split: str = ""
+    epoch: int = 0
+    number: int = 0
+    repeat: int = 0
+    item: int = -1
+    is_running: bool = False
+
+    @property
+    def batch(self) -> _BatchKey:
+        """Names the batch within the experiment."""
+        return self.split, self.epoch, self.number, self.repeat
+
+    def __str__(self) -> str:
+        if not self.split:
+            return "before the experiment was open"
+        if self.split == "step":
+            return f"in step {self.number} of epoch {self.epoch}"
+        where = f"{self.split} batch {self.number} of epoch {self.epoch}"
+        if not self.is_running:
+            return f"after {where}"
+        return f"in item {self.item} of {where}" if self.item >= 0 else f"in {where}"
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """The end of a process that evaluated something.
+
+    Args:
+        position: Where it was.
+        reason: What ended it, in words.
+    """
+
+    position: Position
+    reason: str
+
+
+class PositionLog:
+    """Takes down where a run is; this one keeps nothing, a supervisor's does."""
+
+    def at(self, position: Position) -> None:
+        """The run has reached this position."""
+
 
 class ResultLog:
-    """What was evaluated in the epoch that is going on, over all sessions.
+    """The results of the epoch in progress, over all sessions.
 
     Args:
         store: Keeps the notes.
 
     Attributes:
-        lost: What was paid before a kill for results that are made again.
+        lost: What was paid before a kill for results that have to be made again.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._known: dict[tuple[str, int, int, int, int], Progress] = {}
-        self._deaths: dict[tuple[str, int, int, int], dict[int, str]] = {}
-        self.lost = Cost()
-
-    def load(self, noted: Sequence[Progress]) -> None:
-        """Takes in what earlier sessions noted."""
         self.clear()
-        for note in noted:
-            if note.void:
-                self.lost = sum(map(_cost, self._known.values()), self.lost)
-                self._known, self._deaths = {}, {}
-            elif note.died:
-                batch = note.split, note.epoch, note.batch, note.repeat
-                self._deaths.setdefault(batch, {})[note.item] = note.died
-            elif note.data:
-                batch = note.split, note.epoch, note.batch, note.repeat
-                if note.item < 0:
-                    # The batch's note has the time of its items.
-                    self._known = {k: v for k, v in self._known.items() if k[:4] != batch}
-                self._known[(*batch, note.item)] = note
-            else:
-                self.lost += _cost(note)
 
     def clear(self) -> None:
-        """The epoch is judged; the next one starts with nothing."""
-        self._known, self._deaths, self.lost = {}, {}, Cost()
+        """Starts the next epoch with nothing."""
+        self._known: dict[_BatchKey, dict[int, ProgressNote]] = defaultdict(dict)
+        self._deaths: dict[_BatchKey, dict[int, str]] = defaultdict(dict)
+        self.lost = Cost()
+
+    def load(self, noted: Sequence[ProgressNote]) -> None:
+        """Takes in the notes of earlier sessions, oldest first."""
+        self.clear()
+        for note in noted:
+            batch = note.split, note.epoch, note.batch, note.repeat
+            if note.void:
+                lost = sum(map(_cost, self._results()), self.lost)
+                self.clear()
+                self.lost = lost
+            elif note.died:
+                self._deaths[batch][note.item] = note.died
+            elif not note.data:
+                self.lost += _cost(note)
+            elif note.item < 0:
+                # Replaces those of its items: the batch's note has their time.
+                self._known[batch] = {-1: note}
+            else:
+                self._known[batch][note.item] = note
 
     def void(self, epoch: int) -> None:
-        """What was noted so far was measured with other files: it is made again."""
-        self._store.note_progress(Progress(epoch=epoch, void=True))
+        """Voids the notes so far: they were measured with other files, and are made again."""
+        self._store.note_progress(ProgressNote(epoch=epoch, void=True))
+
+    def _results(self) -> Iterator[ProgressNote]:
+        return (note for notes in self._known.values() for note in notes.values())
 
     def seconds(self) -> float:
-        """The time of the epoch before this session: of its steps, and of its results."""
-        return sum(note.seconds for note in self._known.values()) + self.lost.seconds
+        """The time of the epoch before this session: of its steps and of its results."""
+        return sum(note.seconds for note in self._results()) + self.lost.seconds
 
     def note_death(self, death: Death) -> None:
-        """Notes what a batch, or one item of it, ended with."""
-        at = death.place
-        note = Progress(
-            split=at.split,
-            epoch=at.epoch,
-            batch=at.number,
-            repeat=at.repeat,
-            item=at.item,
-            died=death.reason,
-        )
-        self._store.note_progress(note)
-        batch = at.split, at.epoch, at.number, at.repeat
-        self._deaths.setdefault(batch, {})[at.item] = death.reason
+        """Notes what ended the process in a batch, or in one item of it."""
+        self._store.note_progress(_note(death.position, died=death.reason))
+        self._deaths[death.position.batch][death.position.item] = death.reason
 
-    def deaths(self, split: str, epoch: int, index: int, repeat: int = 0) -> Mapping[int, str]:
+    def deaths(self, position: Position) -> Mapping[int, str]:
         """The deaths in a batch: an item's position, or -1 for the whole batch, to the reason."""
-        return self._deaths.get((split, epoch, index, repeat), {})
+        return self._deaths.get(position.batch, {})
 
-    def find(
-        self,
-        split: str,
-        epoch: int,
-        index: int,
-        batch: Datum,
-        state: str,
-        repeat: int = 0,
-        item: int = -1,
-    ) -> Datum | None:
+    def find(self, position: Position, batch: Datum, state: str) -> Datum | None:
         """A batch's or an item's result from before a kill, if items and state are the same."""
-        found = self._known.get((split, epoch, index, repeat, item))
+        found = self._known.get(position.batch, {}).get(position.item)
         if found is None or found.key != _key(batch, state):
             return None
-        return datum_from_json(found.data, split=split, epoch=epoch)
+        return datum_from_json(found.data, split=position.split, epoch=position.epoch)
 
     def note(
-        self,
-        split: str,
-        epoch: int,
-        index: int,
-        batch: Datum,
-        data: Datum | None,
-        seconds: float,
-        state: str,
-        repeat: int = 0,
-        item: int = -1,
+        self, position: Position, batch: Datum, data: Datum | None, seconds: float, state: str
     ) -> None:
-        """Notes a batch's or an item's result; of one that must be made again, what it cost."""
+        """Notes a batch's or an item's result; of one that must be made again, only its cost."""
         value: Mapping[str, Any] = {} if data is None else datum_to_json(data, check=False)
         self._store.note_progress(
-            Progress(
-                epoch=epoch,
-                split=split,
-                batch=index,
-                repeat=repeat,
-                item=item,
+            _note(
+                position,
                 key=_key(batch, state),
                 data=value if is_json(value) else {},
                 items=sum(1 for _ in batch.leaves()),
@@ -124,12 +155,12 @@ class ResultLog:
 
 
 def note_rest(store: Store, epoch: int, seconds: float) -> None:
-    """Notes what of an epoch's time no note has: a session ends in the middle of it.
+    """Notes the part of an epoch's time that no note has, where a session ends in its middle.
 
     Args:
         store: Keeps the notes.
-        epoch: The epoch that is going on.
-        seconds: What it took so far, over all sessions.
+        epoch: The epoch in progress.
+        seconds: Its time so far, over all sessions.
     """
     noted, known = ResultLog(store), [note for note in store.progress() if note.epoch == epoch]
     noted.load(known)
@@ -137,11 +168,11 @@ def note_rest(store: Store, epoch: int, seconds: float) -> None:
     if rest > 0:
         # A step that is not done stays so: a resume knows its edits by that.
         stepping = max(known[-1].stepping, 0) if known else 0
-        store.note_progress(Progress(epoch=epoch, seconds=rest, stepping=stepping))
+        store.note_progress(ProgressNote(epoch=epoch, seconds=rest, stepping=stepping))
 
 
 class StepClock:
-    """Says in the store that a step edits files, and for how long it did.
+    """Notes in the store that a step edits files, and for how long it did.
 
     Args:
         store: Keeps the notes.
@@ -152,30 +183,46 @@ class StepClock:
         self._number, self._since = 0, 0.0
         self._told: dict[tuple[int, int], str] = {}
 
-    def load(self, noted: Sequence[Progress]) -> None:
-        """Takes in what earlier sessions noted."""
+    def load(self, noted: Sequence[ProgressNote]) -> None:
+        """Takes in the notes of earlier sessions, oldest first."""
         self._told = {}
         for note in noted:
             if note.stepping > 0:
                 self._told.setdefault((note.epoch, note.stepping), note.told)
 
     def start(self, epoch: int, number: int, told: str = "") -> str:
-        """From here on, what differs in the files is the optimizer's; what it is told is kept."""
+        """Marks what changes in the files from now on as the optimizer's.
+
+        Args:
+            epoch: The epoch.
+            number: The step's number in it.
+            told: The budget, as the optimizer is to be told of it.
+
+        Returns:
+            What it was told when the step was first begun: it is to ask the same again.
+        """
         told = self._told.get((epoch, number), told)
-        self._store.note_progress(Progress(epoch=epoch, stepping=number, told=told))
+        self._store.note_progress(ProgressNote(epoch=epoch, stepping=number, told=told))
         self._number, self._since = number, time.perf_counter()
         return told
 
     def end(self, epoch: int) -> None:
-        """From here on, it is somebody else's."""
+        """Marks the step as finished."""
         if self._number:
             seconds = time.perf_counter() - self._since
-            note = Progress(epoch=epoch, stepping=-self._number, seconds=seconds)
+            note = ProgressNote(epoch=epoch, stepping=-self._number, seconds=seconds)
             self._store.note_progress(note)
             self._number = 0
 
 
-def _cost(note: Progress) -> Cost:
+def _note(at: Position, **fields: Any) -> ProgressNote:
+    batch, repeat, item = at.number, at.repeat, at.item
+    return ProgressNote(
+        epoch=at.epoch, split=at.split, batch=batch, repeat=repeat, item=item, **fields
+    )
+
+
+def _cost(note: ProgressNote) -> Cost:
     return Cost(evaluations=note.items, seconds=note.seconds)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autopilot.core.callback import check_moments
 from autopilot.core.configuration import loss_of, optimizer_of, policy_of
@@ -24,9 +24,6 @@ from autopilot.core.policy import Policy
 from autopilot.core.signatures import check_call, defines
 from autopilot.core.types import Datum, Metrics
 from autopilot.errors import DataError, EmptySplitError, ModuleError, UsageError
-
-if TYPE_CHECKING:
-    from autopilot.core.trainer import Trainer
 
 _MEASURED = ("train", "val")
 
@@ -189,15 +186,14 @@ def item_count(loader: Any) -> int | None:
 
 
 def forecast(
-    trainer: Trainer,
     module: AutoPilotModule,
     datamodule: Any,
     train: Iterable[Any] | None,
     val: Iterable[Any] | None,
-    max_epochs: int | None,
+    policy: Policy | None,
     monitor: str | None,
 ) -> str:
-    """What `fit` would do, in a sentence. Asks the module what it configures; runs nothing.
+    """The parts that `fit` would work with, in words. Asks what is configured; runs nothing.
 
     Raises:
         AutopilotError: fit would refuse it; see `check_setup`.
@@ -210,14 +206,12 @@ def forecast(
         val = module.val_dataloader() if val is None else val
         loaders = {"train": train, "val": val}
         data = f"{size_of(train)} train and {size_of(val)} val batches"
-    setup = check_setup(module, loaders, trainer.policy, monitor)
+    setup = check_setup(module, loaders, policy, monitor)
     optimizer, loss = setup.optimizer, type(setup.loss).__name__
     names = ", ".join(parameter.name or repr(parameter) for parameter in optimizer.parameters)
-    epochs = "no limit of epochs" if max_epochs is None else f"{max_epochs} epochs"
     return (
-        f"dry run: {type(module).__name__}, parameters {names} by {type(optimizer).__name__}, "
-        f"feedback from {loss}, {data}, monitoring val {trainer.monitor} "
-        f"({trainer.mode}), {epochs}"
+        f"{type(module).__name__}, parameters {names} by {type(optimizer).__name__}, "
+        f"feedback from {loss}, {data}"
     )
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from autopilot.core.callback import Callback
+from autopilot.core.callback import Callback, RunView
 from autopilot.core.collection import metric_modes
 from autopilot.core.direction import direction_of, gained
 from autopilot.core.figures import figure
@@ -21,23 +21,22 @@ from autopilot.core.types import Cost
 if TYPE_CHECKING:
     from autopilot.core.experiment import Experiment
     from autopilot.core.module import AutoPilotModule
-    from autopilot.core.trainer import Trainer
 
 
 class StopCondition(Callback):
     """Stops the run when `reason` gives one."""
 
-    def reason(self, trainer: Trainer) -> str | None:
+    def reason(self, trainer: RunView) -> str | None:
         """Why the run should stop now, or None."""
         raise NotImplementedError
 
-    def on_train_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
+    def on_train_start(self, trainer: RunView, module: AutoPilotModule) -> None:
         self._look(trainer)
 
-    def on_train_epoch_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
+    def on_train_epoch_end(self, trainer: RunView, module: AutoPilotModule) -> None:
         self._look(trainer)
 
-    def _look(self, trainer: Trainer) -> None:
+    def _look(self, trainer: RunView) -> None:
         found = self.reason(trainer)
         if found:
             trainer.stop(found)
@@ -71,7 +70,7 @@ class EarlyStopping(StopCondition):
         self.waited = 0
         self.best: float | None = None
 
-    def on_fit_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
+    def on_fit_start(self, trainer: RunView, module: AutoPilotModule) -> None:
         if self.monitor is None or self.mode is not None:
             return
         own = trainer.mode if self.monitor == trainer.monitor else None
@@ -79,12 +78,12 @@ class EarlyStopping(StopCondition):
             self.monitor, own, None, metric_modes(module.named_metrics(), self.monitor)
         )
 
-    def on_validation_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
+    def on_validation_end(self, trainer: RunView, module: AutoPilotModule) -> None:
         value = self._value(trainer)
         if trainer.current_epoch == 0 and self._is_better(value):
             self.best = value
 
-    def on_train_epoch_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
+    def on_train_epoch_end(self, trainer: RunView, module: AutoPilotModule) -> None:
         kept = trainer.decision is not None and trainer.decision.kept
         if self.monitor is not None:
             value = self._value(trainer)
@@ -93,7 +92,7 @@ class EarlyStopping(StopCondition):
         self.waited = 0 if kept else self.waited + 1
         super().on_train_epoch_end(trainer, module)
 
-    def reason(self, trainer: Trainer) -> str | None:
+    def reason(self, trainer: RunView) -> str | None:
         own = self.monitor is not None
         best = self.best if own else trainer.best_value()
         if self.target is not None and best is not None:
@@ -106,7 +105,7 @@ class EarlyStopping(StopCondition):
             return f"{self.waited} epochs without improvement{what}"
         return None
 
-    def _value(self, trainer: Trainer) -> float | None:
+    def _value(self, trainer: RunView) -> float | None:
         return trainer.callback_metrics.get("val", {}).get(self.monitor or "")
 
     def _is_better(self, value: float | None) -> bool:
@@ -135,13 +134,13 @@ class Plateau(StopCondition):
         self.window, self.min_delta = window, min_delta
         self.best: list[float | None] = []
 
-    def on_train_epoch_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
+    def on_train_epoch_end(self, trainer: RunView, module: AutoPilotModule) -> None:
         if not self.best:
             self.best.append(trainer.experiment.baseline_value)
         self.best = [*self.best, trainer.best_value()][-self.window - 1 :]
         super().on_train_epoch_end(trainer, module)
 
-    def reason(self, trainer: Trainer) -> str | None:
+    def reason(self, trainer: RunView) -> str | None:
         first, last = (self.best[0], self.best[-1]) if self.best else (None, None)
         if len(self.best) <= self.window or first is None or last is None:
             return None
@@ -188,7 +187,7 @@ class Budget(StopCondition):
             seconds=math.inf if seconds is None else seconds,
         )
 
-    def reason(self, trainer: Trainer) -> str | None:
+    def reason(self, trainer: RunView) -> str | None:
         spent, limits = trainer.spent(), self.limits
         next_epoch = trainer.evaluations_per_epoch()
         if spent.evaluations + next_epoch > limits.evaluations:
@@ -202,7 +201,7 @@ class Budget(StopCondition):
             return f"token budget: {spent.tokens} of {limits.tokens} spent"
         if spent.cost_usd >= limits.cost_usd:
             return f"dollar budget: ${spent.cost_usd:.2f} of ${limits.cost_usd:g} spent"
-        if (made := trainer.run.ledger.total().calls) >= self.calls:
+        if (made := trainer.ledger.total().calls) >= self.calls:
             return f"call budget: {made} of {self.calls:g} made"
         return None
 

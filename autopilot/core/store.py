@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.records import message
-from autopilot.core.records.record import LlmRecord, Manifest, Progress, Record
+from autopilot.core.records.record import LlmRecord, Manifest, ProgressNote, Record
 from autopilot.core.types import canonical, digest
 from autopilot.errors import ExperimentError
 
@@ -163,11 +163,11 @@ class Store(ABC):
         """What changed between two revisions, or the states of two kept epochs: a unified diff."""
 
     @abstractmethod
-    def note_progress(self, progress: Progress) -> None:
+    def note_progress(self, progress: ProgressNote) -> None:
         """Keeps a batch's result at once, so that a kill does not lose it."""
 
     @abstractmethod
-    def progress(self) -> list[Progress]:
+    def progress(self) -> list[ProgressNote]:
         """What was noted since the last `clear_progress`."""
 
     @abstractmethod
@@ -208,7 +208,7 @@ class InMemoryStore(Store):
         self._records: dict[str, dict[tuple[str, str], Record]] = {}
         self._tags: dict[int, str] = {}
         # As many as a repeated epoch can use: a run of a million batches stays small.
-        self._progress: deque[Progress] = deque(maxlen=_PROGRESS)
+        self._progress: deque[ProgressNote] = deque(maxlen=_PROGRESS)
         self._calls: list[LlmRecord] = []
         self._known = ""
 
@@ -303,10 +303,10 @@ class InMemoryStore(Store):
             lines += difflib.unified_diff(left, right, f"a/{name}", f"b/{name}", lineterm="")
         return "\n".join(lines)
 
-    def note_progress(self, progress: Progress) -> None:
+    def note_progress(self, progress: ProgressNote) -> None:
         self._progress.append(progress)
 
-    def progress(self) -> list[Progress]:
+    def progress(self) -> list[ProgressNote]:
         return list(self._progress)
 
     def note_call(self, call: LlmRecord) -> None:

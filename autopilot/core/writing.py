@@ -22,6 +22,7 @@ from autopilot.core.records.record import (
     StepRecord,
     TraceRecord,
 )
+from autopilot.core.store import Store
 from autopilot.core.types import Cost, Datum, Metrics, Verdict, datum_to_json, unlike_json
 from autopilot.errors import DataError, StateError, UsageError
 from autopilot.text import hide
@@ -234,3 +235,9 @@ def _rendered(parameters: Sequence[Parameter]) -> dict[str, str]:
             name = f"{name} ({number})" if name in found else name
             found[name] = parameter.grad.render()
     return found
+
+
+def recorded_passes(store: Store, split: str, epoch: int) -> list[list[Datum]]:
+    """The results of each measurement of a split, as they were recorded."""
+    found = [t for _, t in store.records(TraceRecord) if (t.split, t.epoch) == (split, epoch)]
+    return [trace.data() for trace in sorted(found, key=lambda trace: trace.repeat)]

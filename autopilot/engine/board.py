@@ -12,10 +12,9 @@ import os
 import time
 from dataclasses import dataclass, field
 
-from autopilot.core.callback import Callback
-from autopilot.core.deaths import Death, Place, Watch
+from autopilot.core.callback import Callback, RunView
 from autopilot.core.module import AutoPilotModule
-from autopilot.core.trainer import Trainer
+from autopilot.core.progress import Death, Position, PositionLog
 
 OVERDUE_S = 10.0
 """How long after the time budget, and after its own start, a batch may go on."""
@@ -25,7 +24,7 @@ _ENDED, _CODE, _HEARD, _DEADLINE, _BEGAN, _SIZE, _SPLIT, _NUMBERS = range(8)
 _TEXT_AT = 256
 
 
-class Board(Watch):
+class Board(PositionLog):
     """Memory that parent and child share.
 
     Each number is written as one word, so that a reader never sees half of one.
@@ -41,23 +40,24 @@ class Board(Watch):
         """This process is the child; what it forks inherits the memory, and is not heard."""
         self._pid = os.getpid()
 
-    def at(self, place: Place) -> None:
+    def at(self, position: Position) -> None:
         slots = self._slots
         slots[_BEGAN] = 0.0
-        slots[_SPLIT] = _SPLITS.index(place.split)
-        slots[_NUMBERS] = place.epoch
-        slots[_NUMBERS + 1] = place.number
-        slots[_NUMBERS + 2] = place.repeat
-        slots[_NUMBERS + 3] = place.item
-        if place.is_running:
+        slots[_SPLIT] = _SPLITS.index(position.split)
+        slots[_NUMBERS] = position.epoch
+        slots[_NUMBERS + 1] = position.number
+        slots[_NUMBERS + 2] = position.repeat
+        slots[_NUMBERS + 3] = position.item
+        if position.is_running:
             slots[_BEGAN] = time.monotonic()
 
     @property
-    def place(self) -> Place:
+    def position(self) -> Position:
         """Where the child is, or was when it died."""
         epoch, number, repeat, item = map(int, self._slots[_NUMBERS : _NUMBERS + 4])
         split, is_running = _SPLITS[int(self._slots[_SPLIT])], self._slots[_BEGAN] > 0
-        return Place(split, epoch, number, repeat, item, is_running) if split else Place()
+        at = epoch, number, repeat, item, is_running
+        return Position(split, *at) if split else Position()
 
     @property
     def slug(self) -> str:
@@ -133,10 +133,10 @@ class Attendant(Callback):
     def __init__(self, board: Board) -> None:
         self._board = board
 
-    def on_fit_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
-        ledger = trainer.run.ledger
+    def on_fit_start(self, trainer: RunView, module: AutoPilotModule) -> None:
+        ledger = trainer.ledger
         left = ledger.limits.seconds - ledger.elapsed_s()
         self._board.opened(trainer.experiment.slug, time.monotonic() + left)
 
-    def on_fit_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
+    def on_fit_end(self, trainer: RunView, module: AutoPilotModule) -> None:
         self._board.without_deadline()

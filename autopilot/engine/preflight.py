@@ -14,11 +14,13 @@ from typing import Any, Literal
 
 from autopilot.core import graph
 from autopilot.core.direction import direction_words
-from autopilot.core.evaluation import SplitMetrics, as_batch
+from autopilot.core.evaluation import as_batch
 from autopilot.core.experiment import Experiment
 from autopilot.core.failures import reason
+from autopilot.core.measured import SplitMetrics
 from autopilot.core.module import name_parameters
 from autopilot.core.outages import Outages, transient_errors_of
+from autopilot.core.progress import Position
 from autopilot.core.run import Run, running
 from autopilot.core.setup_checks import check_gates
 from autopilot.core.types import Datum
@@ -164,7 +166,7 @@ def one_item(session: Session, *, live: bool = True) -> Iterator[Check]:
         module.eval()
         evaluator = trainer.evaluator(module, experiment)
         for index, batch in enumerate(_first_items(split, loader)):
-            measured.update(evaluator.run(split, 0, index, batch))
+            measured.update(evaluator.run(Position(split, 0, index), batch))
             item = measured.items[-1]
             scored = measured.is_scored(trainer.monitor)
             if scored or item.outcome != "unscored" or run.ledger.total().calls:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autopilot import __version__
-from autopilot.core.callback import Callback
+from autopilot.core.callback import Callback, RunView
 from autopilot.core.configuration import callbacks_of
 from autopilot.core.experiment import Experiment
 from autopilot.core.leakage import leakage_notes
@@ -20,7 +20,6 @@ from autopilot.core.outages import infrastructure_in
 from autopilot.core.records.record import Event, Manifest, MetricsRecord
 from autopilot.core.setup_checks import check_module, check_setup, item_count
 from autopilot.core.stopping import StopCondition
-from autopilot.core.trainer import Trainer
 from autopilot.core.types import Result
 from autopilot.engine.bench import Bench, check_parameters, explain_missing
 from autopilot.engine.loading import users_code
@@ -340,7 +339,7 @@ class _Upkeep(Callback):
         self._session = session
 
     def on_epoch_recorded(
-        self, trainer: Trainer, module: AutoPilotModule, record: MetricsRecord
+        self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord
     ) -> None:
         if record.epoch == 0:
             self._session.workspace.check_imports()

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
-from autopilot.core.deaths import Death, Place
+from autopilot.core.progress import Death, Position
 from autopilot.engine.board import Board, Child
 from autopilot.errors import EvaluationError
 from autopilot.git import locks
@@ -77,7 +77,7 @@ class Supervisor:
         Raises:
             EvaluationError: it died where nothing can be done about it.
         """
-        slug, pending, seen = self._slug, list[Death](), Counter[Place]()
+        slug, pending, seen = self._slug, list[Death](), Counter[Position]()
         since = adopt(is_on=True)
         try:
             with self._listening():
@@ -94,14 +94,14 @@ class Supervisor:
                         return end
                     if child.board.slug:
                         slug, pending = child.board.slug, []
-                    place = child.board.place
-                    death = Death(place, _reason(status))
-                    seen[place] += 1
-                    if not slug or seen[place] == _DEATHS_AT_MOST:
-                        raise _given_up(death, slug, seen[place])
+                    position = child.board.position
+                    death = Death(position, _reason(status))
+                    seen[position] += 1
+                    if not slug or seen[position] == _DEATHS_AT_MOST:
+                        raise _given_up(death, slug, seen[position])
                     self._tell(death)
                     # A kill from outside says nothing about the item: the first is no death of it.
-                    if place.is_running and (seen[place] > 1 or not _is_kill(status)):
+                    if position.is_running and (seen[position] > 1 or not _is_kill(status)):
                         pending.append(death)
         finally:
             adopt(is_on=False)
@@ -270,7 +270,7 @@ def _given_up(death: Death, slug: str, times: int) -> EvaluationError:
     often = f" {times} times" if times > 1 else ""
     hint = f"if it can pass: autopilot resume {slug}; if the code must change, commit the change "
     return EvaluationError(
-        f"{death.reason}{often} {death.place}",
+        f"{death.reason}{often} {death.position}",
         hint=f"{hint}and run again" if slug else "run the target by hand to see where it ends",
     )
 

@@ -15,10 +15,11 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter
 
-from autopilot.core.callback import Callback
+from autopilot.core.callback import Callback, RunView
 from autopilot.core.chance import seed_of
 from autopilot.core.experiment import Experiment
-from autopilot.core.loop import EpochLoop, Fit
+from autopilot.core.fit import Fit
+from autopilot.core.loop import EpochLoop
 from autopilot.core.metric import MetricCollection
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.records.record import (
@@ -31,7 +32,6 @@ from autopilot.core.records.record import (
 from autopilot.core.stepping import Guard
 from autopilot.core.stopping import Budget
 from autopilot.core.store import InMemoryStore
-from autopilot.core.trainer import Trainer
 from autopilot.core.writing import trace_records
 from autopilot.engine.bench import Bench
 from autopilot.engine.loading import users_code
@@ -188,14 +188,13 @@ class _SameEpochs(EpochLoop):
         self._last = last
 
     def run(self, fit: Fit) -> str:
-        trainer = fit.trainer
         self.baseline(fit)
-        trainer.call("on_train_start")
-        while trainer.experiment.last_epoch < self._last:
-            trainer.is_done(fit)
-            trainer.stop_reason = ""
-            self.epoch(fit, trainer.experiment.last_epoch + 1)
-        trainer.call("on_train_end")
+        fit.call("on_train_start")
+        while fit.experiment.last_epoch < self._last:
+            fit.is_done()
+            fit.stop_reason = ""
+            self.epoch(fit, fit.experiment.last_epoch + 1)
+        fit.call("on_train_end")
         return ""
 
 
@@ -249,11 +248,11 @@ class _Reporter(Callback):
         self._steps: list[RerunStep] = []
         self._since = time.monotonic()
 
-    def on_fit_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
+    def on_fit_start(self, trainer: RunView, module: AutoPilotModule) -> None:
         trainer.experiment.store.annotate(trainer.experiment.store.tip, self._calls)
 
     def on_step_committed(
-        self, trainer: Trainer, module: AutoPilotModule, record: StepRecord
+        self, trainer: RunView, module: AutoPilotModule, record: StepRecord
     ) -> None:
         store = trainer.experiment.store
         tree = objects.tree_of(self._repo, store.tip) if record.changed else ""
@@ -261,7 +260,7 @@ class _Reporter(Callback):
         self._steps.append(step)
 
     def on_epoch_recorded(
-        self, trainer: Trainer, module: AutoPilotModule, record: MetricsRecord
+        self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord
     ) -> None:
         metrics = trainer.experiment.metrics[record.epoch]
         epoch = RerunEpoch(

@@ -16,7 +16,7 @@ from autopilot.core.records.record import (
     LlmRecord,
     Manifest,
     MetricsRecord,
-    Progress,
+    ProgressNote,
     StepRecord,
     TraceRecord,
 )
@@ -105,7 +105,7 @@ class StoreContract(ABC):
             second = self.change(store, rules, "a1\n")
             store.annotate(second, [_metrics(1)])
             store.tag(1, second, "epoch 1 kept\n")
-            store.note_progress(Progress(epoch=2, split="train", batch=3))
+            store.note_progress(ProgressNote(epoch=2, split="train", batch=3))
             log, state = store.log(), store.state()
             store.close()
 
@@ -297,7 +297,7 @@ class StoreContract(ABC):
         with self.begun(tmp_path) as (store, _):
             assert store.progress() == []
             notes = [
-                Progress(
+                ProgressNote(
                     epoch=1,
                     split="train",
                     batch=n,
@@ -313,7 +313,7 @@ class StoreContract(ABC):
             store.clear_progress()
             assert store.progress() == []
             store.note_progress(notes[0])
-            store.note_progress(Progress(epoch=1, stepping=1))
+            store.note_progress(ProgressNote(epoch=1, stepping=1))
             assert [(p.batch, p.stepping) for p in store.progress()] == [(0, 0), (0, 1)]
             store.clear_progress()
 
@@ -330,7 +330,7 @@ class StoreContract(ABC):
                 step=1,
             )
             store.note_call(call)
-            store.note_progress(Progress(epoch=1, split="train"))
+            store.note_progress(ProgressNote(epoch=1, split="train"))
             assert store.calls() == [call]
             assert len(store.progress()) == 1
             store.annotate(store.tip, store.calls())

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autopilot.core.callback import Callback
+from autopilot.core.callback import Callback, RunView
 from autopilot.core.types import Datum, datum_document, unlike_json
 from autopilot.errors import DataError
 from autopilot.files import FileState
@@ -17,7 +17,6 @@ from autopilot.text import as_json, finite
 if TYPE_CHECKING:
     from autopilot.core.module import AutoPilotModule
     from autopilot.core.records.record import MetricsRecord
-    from autopilot.core.trainer import Trainer
 
 
 class JSONLogger:
@@ -54,7 +53,7 @@ class JSONCheckpoint(Callback):
         return self.folder / f"epoch-{epoch:04d}.json"
 
     def on_epoch_recorded(
-        self, trainer: Trainer, module: AutoPilotModule, record: MetricsRecord
+        self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord
     ) -> None:
         if record.verdict == "rejected":
             return
@@ -113,7 +112,7 @@ class DataRecorder(Callback):
 
     def on_train_batch_end(
         self,
-        trainer: Trainer,
+        trainer: RunView,
         module: AutoPilotModule,
         outputs: Datum,
         batch: Datum,
@@ -123,7 +122,7 @@ class DataRecorder(Callback):
 
     def on_validation_batch_end(
         self,
-        trainer: Trainer,
+        trainer: RunView,
         module: AutoPilotModule,
         outputs: Datum,
         batch: Datum,
@@ -133,7 +132,7 @@ class DataRecorder(Callback):
 
     def on_test_batch_end(
         self,
-        trainer: Trainer,
+        trainer: RunView,
         module: AutoPilotModule,
         outputs: Datum,
         batch: Datum,

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from autopilot.core.parameter import Parameter
 from autopilot.core.records import message
-from autopilot.core.records.record import Event, LlmRecord, Manifest, Progress, Record
+from autopilot.core.records.record import Event, LlmRecord, Manifest, ProgressNote, Record
 from autopilot.core.store import R, Revision, Store
 from autopilot.errors import (
     ExperimentError,
@@ -297,14 +297,14 @@ class GitStore(Store):
 
     # --- progress: results of the epoch that is going on, in the git directory -------------------
 
-    def note_progress(self, progress: Progress) -> None:
+    def note_progress(self, progress: ProgressNote) -> None:
         self._note(progress)
 
     def note_call(self, call: LlmRecord) -> None:
         self._note(call)
 
-    def progress(self) -> list[Progress]:
-        return [record for record in self._noted() if isinstance(record, Progress)]
+    def progress(self) -> list[ProgressNote]:
+        return [record for record in self._noted() if isinstance(record, ProgressNote)]
 
     def calls(self) -> list[LlmRecord]:
         return [record for record in self._noted() if isinstance(record, LlmRecord)]

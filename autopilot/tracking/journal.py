@@ -20,7 +20,7 @@ from autopilot.core.records.record import (
     LlmRecord,
     Manifest,
     MetricsRecord,
-    Progress,
+    ProgressNote,
     Record,
     StepRecord,
     TraceRecord,
@@ -37,7 +37,7 @@ _CLASSES: tuple[type[Record], ...] = (
     StepRecord,
     Lesson,
     TraceRecord,
-    Progress,
+    ProgressNote,
     LlmRecord,
 )
 _MARK = "$float"

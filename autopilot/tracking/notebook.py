@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
 
+from autopilot.core.comparison import mean_items
 from autopilot.core.records import message
 from autopilot.core.records.history import Summary, summarize
 from autopilot.core.records.message import trailer, trailer_number
@@ -19,7 +20,6 @@ from autopilot.core.records.record import (
     StepRecord,
     TraceRecord,
 )
-from autopilot.core.repeats import mean_items
 from autopilot.core.types import Cost, Datum, Gain, Noise, Verdict
 from autopilot.errors import ExperimentError, RepositoryError
 from autopilot.git import commits, objects, refs

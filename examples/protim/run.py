@@ -21,8 +21,8 @@ from protim import HERE, Protim
 
 from autopilot.ai import recording_beside
 from autopilot.core.graph import no_grad
-from autopilot.core.records.ledger import Limits
 from autopilot.core.memory import Memory
+from autopilot.core.records.ledger import Limits
 from autopilot.core.records.record import EpochOutcome, Lesson
 from autopilot.core.types import Datum
 from autopilot.errors import AutopilotError

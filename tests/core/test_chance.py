@@ -12,6 +12,7 @@ from autopilot.core.chance import seed_everything
 from autopilot.core.evaluation import Evaluator, as_batch
 from autopilot.core.experiment import Experiment
 from autopilot.core.module import AutoPilotModule
+from autopilot.core.progress import Position
 from autopilot.core.types import Datum
 
 STAND_IN = """
@@ -116,7 +117,7 @@ def test_a_batch_draws_the_same_whenever_the_package_was_imported(late):
         experiment.open(module.parameters())
         evaluator = Evaluator(module, experiment, 7)
         batches = [as_batch([{"id": f"{number}"}] * 2) for number in range(2)]
-        done = [evaluator.run("val", 0, n, batch) for n, batch in enumerate(batches)]
+        done = [evaluator.run(Position("val", 0, n), batch) for n, batch in enumerate(batches)]
         evaluator.close()
         return [item.metrics["x"] for data in done for item in data.items]
 

@@ -11,7 +11,6 @@ import pytest
 
 from autopilot.core.evaluation import (
     Evaluator,
-    SplitMetrics,
     as_batch,
     batches,
     seed_everything,
@@ -19,9 +18,11 @@ from autopilot.core.evaluation import (
 from autopilot.core.experiment import Experiment
 from autopilot.core.graph import Graph
 from autopilot.core.loss import Loss
+from autopilot.core.measured import SplitMetrics
 from autopilot.core.metrics import Quantile
 from autopilot.core.module import AutoPilotModule, Module
 from autopilot.core.parameter import Parameter
+from autopilot.core.progress import Position
 from autopilot.core.scoring import Scoring
 from autopilot.core.types import Datum
 from autopilot.errors import DataError, EvaluationError
@@ -57,14 +58,14 @@ def batch(*texts):
 
 
 def test_an_item_that_raises_in_a_batch_of_its_own_keeps_its_id():
-    (failed,) = evaluator(Picky()).run("val", 3, 0, batch("bad")).leaves()
+    (failed,) = evaluator(Picky()).run(Position("val", 3, 0), batch("bad")).leaves()
     assert (failed.id, failed.outcome) == ("i0", "error")
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_one_item_that_raises_fails_alone(split):
     module = Picky()
-    data = evaluator(module).run(split, 3, 0, batch("a", "bad", "c", "bad"))
+    data = evaluator(module).run(Position(split, 3, 0), batch("a", "bad", "c", "bad"))
     assert [item.id for item in data.items] == ["i0", "i1", "i2", "i3"]
     assert [item.metadata.get("said") for item in data.items] == ["a", None, "c", None]
     assert [item.success for item in data.items] == [True, False, True, False]
@@ -98,7 +99,7 @@ def test_what_cannot_be_a_result_is_named(returned, says):
             return Datum(**returned)
 
     with pytest.raises(EvaluationError, match=says) as refused:
-        evaluator(Wrong()).run("val", 0, 0, batch("a", "b"))
+        evaluator(Wrong()).run(Position("val", 0, 0), batch("a", "b"))
     assert refused.value.hint
 
 
@@ -108,7 +109,7 @@ def score_of(value, **options):
             return Datum(items=[Datum(metrics={"f1": value}), Datum(metrics={"f1": 0.5})])
 
     run = evaluator(Scored(), scoring=Scoring(("f1",), **options))
-    return run.run("val", 0, 0, batch("a", "b")).items
+    return run.run(Position("val", 0, 0), batch("a", "b")).items
 
 
 class Float32:
@@ -164,7 +165,7 @@ def test_a_nan_that_decides_nothing_is_kept():
         def forward(self, batch):
             return Datum(metrics={"other": math.nan}, success=True)
 
-    data = evaluator(Scored(), scoring=Scoring(("f1",))).run("val", 0, 0, batch("a"))
+    data = evaluator(Scored(), scoring=Scoring(("f1",))).run(Position("val", 0, 0), batch("a"))
     assert data.outcome == "passed"
     assert math.isnan(data.metrics["other"])
 
@@ -185,7 +186,7 @@ def test_a_loss_scores_what_the_module_left_unscored_once():
 
     run = evaluator(Unscored(), loss=Scores())
     for split in ("train", "val", "test"):
-        data = run.run(split, 0, 0, batch("a", "b"))
+        data = run.run(Position(split, 0, 0), batch("a", "b"))
         assert [item.outcome for item in data.items] == ["passed", "failed"]
         assert [type(item.metrics["score"]) for item in data.items] == [float, float]
     assert Scores.seen == 6
@@ -193,7 +194,7 @@ def test_a_loss_scores_what_the_module_left_unscored_once():
 
 def test_a_failure_has_a_graph_so_that_feedback_reaches_the_module():
     module = Picky()
-    data = evaluator(module).run("train", 1, 0, batch("bad"))
+    data = evaluator(module).run(Position("train", 1, 0), batch("bad"))
     assert {node.module for node in Graph(data).nodes()} == {module}
 
 
@@ -223,7 +224,7 @@ class Part(Module):
 def test_the_datasets_own_items_are_left_alone():
     module, given = Parts(), batch("a", "bad")
     for _ in range(2):
-        data = evaluator(module).run("train", 1, 0, given)
+        data = evaluator(module).run(Position("train", 1, 0), given)
         assert [item.success for item in data.items] == [True, False]
         assert {n.module for n in Graph(data).nodes()} == {module, module.part}
         assert all(item.grad_fn is None for item in given.items)
@@ -236,7 +237,7 @@ def test_what_is_no_datum_is_said(returned):
     module.forward = lambda batch: returned
     kind = type(returned).__name__
     with pytest.raises(EvaluationError, match=f"Picky.validation_step returned {kind}, not a Da"):
-        evaluator(module).run("val", 0, 0, batch("a"))
+        evaluator(module).run(Position("val", 0, 0), batch("a"))
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt])
@@ -248,7 +249,7 @@ def test_an_interrupt_is_not_a_failed_item(stop):
 
     module.forward = interrupted
     with pytest.raises(stop):
-        evaluator(module).run("val", 0, 0, batch("a", "b"))
+        evaluator(module).run(Position("val", 0, 0), batch("a", "b"))
 
 
 def test_chance_is_that_of_seed_split_epoch_and_batch():
@@ -259,7 +260,7 @@ def test_chance_is_that_of_seed_split_epoch_and_batch():
     def luck(split="val", epoch=1, index=0, seed=7):
         run = evaluator(Lucky())
         run.seed = seed
-        return run.run(split, epoch, index, batch("a")).metrics["luck"]
+        return run.run(Position(split, epoch, index), batch("a")).metrics["luck"]
 
     assert luck() == luck()
     others = [luck(split="test"), luck(epoch=2), luck(index=1), luck(seed=8)]
@@ -285,7 +286,7 @@ def test_what_would_come_back_otherwise_is_evaluated_again(metadata):
 
     module = Says()
     run = evaluator(module)
-    run.run("val", 0, 0, batch("a"))
+    run.run(Position("val", 0, 0), batch("a"))
     assert [note.data for note in run.experiment.store.progress()] == [{}]
 
 
@@ -296,7 +297,7 @@ def test_results_stand_in_for_calls_of_the_module_itself():
 
     for module, noted in ((Picky(), 1), (Steps(), 1), (Parts(), 0)):
         run = evaluator(module)
-        run.run("train", 1, 0, batch("a"))
+        run.run(Position("train", 1, 0), batch("a"))
         found = [note for note in run.experiment.store.progress() if note.data]
         assert len(found) == noted, type(module).__name__
 
@@ -362,7 +363,7 @@ def test_whatever_an_item_raises_is_its_own(raised, said, workers):
             return super().said(item)
 
     runner = evaluator(Raises(), num_workers=workers)
-    data = runner.run("val", 0, 0, batch("a", "b", "c"))
+    data = runner.run(Position("val", 0, 0), batch("a", "b", "c"))
     runner.close()
     assert [item.error_message for item in data.items] == [None, said, None]
     assert data.items[1].outcome == "error"
@@ -374,4 +375,4 @@ def test_ctrl_c_is_no_items_failure():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluator(Interrupted()).run("val", 0, 0, batch("a", "b"))
+        evaluator(Interrupted()).run(Position("val", 0, 0), batch("a", "b"))

@@ -17,6 +17,7 @@ from autopilot.core.failures import Failures, Raised, failure_lines, never_measu
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
+from autopilot.core.progress import Position
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Datum, datum_from_json, datum_to_json
 
@@ -124,8 +125,8 @@ def test_kinds_are_counted_with_their_place_and_the_users_traceback(support: Mod
     evaluator = Evaluator(module, experiment, 0, failures=failures)
     given = [{"label": 1}, {}, {}, {"said": "timed out after 3 s"}, {"said": "timed out after 4 s"}]
     batch = Datum(items=[Datum(metadata=dict(m), id=str(n)) for n, m in enumerate(given)])
-    evaluator.run("val", 0, 0, batch)
-    evaluator.run("val", 0, 1, Datum(items=[Datum(metadata={"lost": "429"}, id="x")]))
+    evaluator.run(Position("val", 0, 0), batch)
+    evaluator.run(Position("val", 0, 1), Datum(items=[Datum(metadata={"lost": "429"}, id="x")]))
     assert failures.lines("val") == [
         "2 of 6 val items raised: KeyError 'label' (support/score.py:5)",
         "2 of 6 val items failed with: timed out after 3 s",
@@ -147,7 +148,9 @@ def test_a_single_item_that_raises_keeps_its_id(support: ModuleType) -> None:
     module = Picky(support)
     experiment = Experiment()
     experiment.open(module.parameters())
-    done = Evaluator(module, experiment, 0).run("val", 0, 0, Datum(items=[Datum(id="only")]))
+    done = Evaluator(module, experiment, 0).run(
+        Position("val", 0, 0), Datum(items=[Datum(id="only")])
+    )
     assert [item.id for item in done.leaves()] == ["only"]
 
 

@@ -18,6 +18,7 @@ from autopilot.core.loss import Loss
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.parameter import Parameter
+from autopilot.core.progress import Position
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Datum, digest
 from autopilot.data import DataLoader, IterableDataset, ListDataset
@@ -311,7 +312,7 @@ def test_an_item_that_is_run_again_alone_is_whole_again():
     module = Fails()
     experiment = Experiment()
     experiment.open(module.parameters())
-    data = Evaluator(module, experiment, 7).run("val", 0, 0, as_batch(payloads(dict)))
+    data = Evaluator(module, experiment, 7).run(Position("val", 0, 0), as_batch(payloads(dict)))
     assert [item.error_message for item in data.items] == [None] * 3
     assert [item.id for item in data.items] == ["i0", "i1", "i2"]
 

@@ -8,7 +8,7 @@ import pytest
 from autopilot.ai.model.recording import request_key
 from autopilot.core.aggregates import Latency, Quantile
 from autopilot.core.chance import seed_of
-from autopilot.core.comparison import EpochView, Monitored
+from autopilot.core.comparison import EpochView, Monitored, mean_items
 from autopilot.core.experiment import Experiment
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.noise import DefaultPolicy, SignificantImprovement, compare, noise_sentence
@@ -16,8 +16,7 @@ from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Policy, decide
 from autopilot.core.records.record import LlmRecord, MetricsRecord, TraceRecord
-from autopilot.core.repeats import mean_items
-from autopilot.core.run import Run, current_run, repeating, running
+from autopilot.core.run import Run, current_run, running
 from autopilot.core.statistics import resolution
 from autopilot.core.stopping import Budget
 from autopilot.core.store import InMemoryStore
@@ -209,9 +208,9 @@ def test_it_can_be_asked_for_and_switched_off():
 
 
 def test_a_repeat_is_part_of_a_model_calls_name():
-    with running(Run(Experiment())):
+    with running(Run(Experiment())) as run:
         plain = request_key({"model": "m"})
-        with repeating(1):
+        with run.repeating(1):
             again = request_key({"model": "m"})
             sampled = request_key({"model": "m"}, 2)
     assert (again, sampled) == (f"{plain}-r1", f"{plain}-2-r1")

@@ -19,6 +19,7 @@ from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.outages import Outages, infrastructure_in, transient_errors_of
 from autopilot.core.parameter import Parameter
+from autopilot.core.progress import Position
 from autopilot.core.records.ledger import Ledger, Limits
 from autopilot.core.records.record import MetricsRecord
 from autopilot.core.run import Run, running
@@ -473,7 +474,7 @@ def test_threads_do_only_again_what_was_not_done(clock):
     evaluator = Evaluator(module, experiment, 7, num_workers=2)
     batch = as_batch([{"id": f"i{n}", "number": n} for n in range(8)])
     with running(Run(experiment, outages=Outages(60))):
-        data = evaluator.run("train", 0, 0, batch)
+        data = evaluator.run(Position("train", 0, 0), batch)
     evaluator.close()
     assert [item.outcome for item in data.items] == ["passed", "error", *["failed"] * 6]
     assert module.asked == 9 and clock.pauses == [1]
@@ -500,7 +501,7 @@ def test_what_goes_on_in_threads_does_not_run_beside_its_repetition(clock):
     evaluator = Evaluator(module, experiment, 7, num_workers=4)
     batch = as_batch([{"id": f"i{n}", "number": n} for n in range(4)])
     with running(Run(experiment, outages=Outages(60))):
-        data = evaluator.run("val", 0, 0, batch)
+        data = evaluator.run(Position("val", 0, 0), batch)
     evaluator.close()
     assert [item.outcome for item in data.items] == ["passed"] * 4
     assert max(most) > 1

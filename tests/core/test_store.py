@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from autopilot.core.parameter import Parameter
-from autopilot.core.records.record import Manifest, MetricsRecord, Progress
+from autopilot.core.records.record import Manifest, MetricsRecord, ProgressNote
 from autopilot.core.store import InMemoryStore, Revision
 from autopilot.errors import ExperimentError
 from autopilot.testing import StoreContract
@@ -152,7 +152,7 @@ def test_a_store_can_be_copied(begun):
 def test_a_long_epoch_does_not_grow_without_end():
     store = InMemoryStore()
     for number in range(5000):
-        store.note_progress(Progress(epoch=1, split="train", batch=number, data={"n": number}))
+        store.note_progress(ProgressNote(epoch=1, split="train", batch=number, data={"n": number}))
     kept = store.progress()
     assert len(kept) == 1000
     assert kept[-1].batch == 4999

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from autopilot.core.parameter import Parameter, PathParameter
-from autopilot.core.records.record import Event, Manifest, Progress, StepRecord
+from autopilot.core.records.record import Event, Manifest, ProgressNote, StepRecord
 from autopilot.errors import ExperimentError, LockHeldError, ParameterError, RepositoryError
 from autopilot.git.commands import run_git
 from autopilot.testing import StoreContract
@@ -230,7 +230,7 @@ def test_an_edit_by_hand_is_kept_on_reopening(top, store):
 
 
 def test_what_a_killed_step_left_is_rescued(top, store):
-    store.note_progress(Progress(epoch=1, stepping=1))
+    store.note_progress(ProgressNote(epoch=1, stepping=1))
     store.close()
     (top / "rules" / "a.txt").write_text("half\n")
     again = open_store(top)
@@ -250,7 +250,7 @@ def test_what_a_killed_step_left_is_rescued(top, store):
 
 
 def test_progress_after_a_line_that_a_kill_cut_short_is_not_lost(top, store):
-    store.note_progress(Progress(epoch=1, split="train", batch=0, key="k"))
+    store.note_progress(ProgressNote(epoch=1, split="train", batch=0, key="k"))
     store.close()
     path = top / ".git" / "autopilot" / "demo.progress.jsonl"
     with path.open("ab") as file:
@@ -258,8 +258,8 @@ def test_progress_after_a_line_that_a_kill_cut_short_is_not_lost(top, store):
     again = open_store(top)
     again.reopen()
     assert [p.batch for p in again.progress()] == [0]
-    again.note_progress(Progress(epoch=1, split="train", batch=1, key="k"))
-    again.note_progress(Progress(epoch=1, stepping=1))
+    again.note_progress(ProgressNote(epoch=1, split="train", batch=1, key="k"))
+    again.note_progress(ProgressNote(epoch=1, stepping=1))
     assert [(p.batch, p.stepping) for p in again.progress()] == [(0, 0), (1, 0), (0, 1)]
     again.close()
 

@@ -13,7 +13,7 @@ from autopilot.core.records.record import (
     Lesson,
     Manifest,
     MetricsRecord,
-    Progress,
+    ProgressNote,
     StepRecord,
     TraceRecord,
 )
@@ -63,7 +63,7 @@ RECORDS = st.one_of(
         outcome=st.sampled_from(["kept", "failed"]),
         delta=st.none() | st.floats(allow_nan=False),
     ),
-    st.builds(Progress, epoch=st.integers(0), split=st.text(), seconds=st.floats(0, 10)),
+    st.builds(ProgressNote, epoch=st.integers(0), split=st.text(), seconds=st.floats(0, 10)),
     st.builds(Event, id=st.text(min_size=1).filter(lambda i: i != "manifest"), name=st.text()),
 )
 

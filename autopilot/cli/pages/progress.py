@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from autopilot.cli.output import Output
 from autopilot.cli.pages.epoch import commit_cell
-from autopilot.core.callback import Callback
+from autopilot.core.callback import Callback, RunView
 from autopilot.core.figures import figure, figures, lower_note, signed
 from autopilot.core.records.message import one_line
 from autopilot.errors import EvaluationError
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from autopilot.core.module import AutoPilotModule
     from autopilot.core.outages import Waiting
     from autopilot.core.records.record import MetricsRecord, StepRecord
-    from autopilot.core.trainer import Trainer
     from autopilot.core.types import Datum
 
 STYLES = {"kept": "green", "rejected": "red", "baseline": "cyan"}
@@ -59,7 +58,7 @@ class Reporter(Callback):
         self._has_step = False
         self._is_waiting = False
 
-    def on_fit_start(self, trainer: Trainer, module: AutoPilotModule) -> None:
+    def on_fit_start(self, trainer: RunView, module: AutoPilotModule) -> None:
         self._started_s = self._judged_s = time.monotonic()
         self._first_epoch = trainer.experiment.last_epoch
         if self._first_epoch >= 0 and self._is_first:
@@ -77,7 +76,7 @@ class Reporter(Callback):
 
     def on_train_batch_end(
         self,
-        trainer: Trainer,
+        trainer: RunView,
         module: AutoPilotModule,
         outputs: Datum,
         batch: Datum,
@@ -87,7 +86,7 @@ class Reporter(Callback):
 
     def on_validation_batch_end(
         self,
-        trainer: Trainer,
+        trainer: RunView,
         module: AutoPilotModule,
         outputs: Datum,
         batch: Datum,
@@ -97,7 +96,7 @@ class Reporter(Callback):
 
     def on_test_batch_end(
         self,
-        trainer: Trainer,
+        trainer: RunView,
         module: AutoPilotModule,
         outputs: Datum,
         batch: Datum,
@@ -106,13 +105,13 @@ class Reporter(Callback):
         self._advance(trainer, "test", batch, batch_idx)
 
     def on_step_committed(
-        self, trainer: Trainer, module: AutoPilotModule, step: StepRecord
+        self, trainer: RunView, module: AutoPilotModule, step: StepRecord
     ) -> None:
         self._tried += step.violations
         self._has_step |= step.changed
 
     def on_epoch_recorded(
-        self, trainer: Trainer, module: AutoPilotModule, record: MetricsRecord
+        self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord
     ) -> None:
         if self._table is None:
             self._table = EpochTable(record)
@@ -128,7 +127,7 @@ class Reporter(Callback):
             self._table.row(record, before[-1] if before else None, revision), record.verdict
         )
         failed = record.reasons[:1] if record.outcome == "failed" else ()
-        for text in dict.fromkeys((*failed, *trainer.run.notes)):
+        for text in dict.fromkeys((*failed, *trainer.notes)):
             self._line(f"{_INDENT}{redact(one_line(text, _NOTE_WIDTH))}")
         for split in ("train", "val"):
             self.tell_failures(trainer, split)
@@ -137,7 +136,7 @@ class Reporter(Callback):
             self._line(f"{_INDENT}outside of the parameters: {one_line(self._tried[0], 200)}{more}")
             self._tried = []
 
-    def on_outage(self, trainer: Trainer, module: AutoPilotModule, waiting: Waiting) -> None:
+    def on_outage(self, trainer: RunView, module: AutoPilotModule, waiting: Waiting) -> None:
         what = f"waiting for an answer: {waiting.reason}"
         most = f"up to {_time(waiting.max_wait_s)}"
         if self._live is not None:
@@ -147,20 +146,20 @@ class Reporter(Callback):
             self._line(f"       {what} ({most})")
         self._is_waiting = True
 
-    def on_outage_end(self, trainer: Trainer, module: AutoPilotModule, waited_s: float) -> None:
+    def on_outage_end(self, trainer: RunView, module: AutoPilotModule, waited_s: float) -> None:
         self._is_waiting = False
         self._line(f"       it answers again, after {_time(waited_s)}")
 
-    def tell_failures(self, trainer: Trainer, split: str) -> None:
+    def tell_failures(self, trainer: RunView, split: str) -> None:
         """A line for each kind of failure among the items; the user's own tracebacks if verbose."""
         for text in trainer.failures.lines(split, tracebacks=self.output.verbose):
             self._line(f"{_INDENT}{redact(self.as_users(text))}")
 
-    def on_fit_end(self, trainer: Trainer, module: AutoPilotModule) -> None:
+    def on_fit_end(self, trainer: RunView, module: AutoPilotModule) -> None:
         self.stop()
 
     def on_exception(
-        self, trainer: Trainer, module: AutoPilotModule, exception: BaseException
+        self, trainer: RunView, module: AutoPilotModule, exception: BaseException
     ) -> None:
         self.stop()
         # An epoch that comes to nothing has no row: where its items raised is said nevertheless.
@@ -196,7 +195,7 @@ class Reporter(Callback):
         else:
             self.output.line(text)
 
-    def _advance(self, trainer: Trainer, split: str, batch: Datum, batch_idx: int) -> None:
+    def _advance(self, trainer: RunView, split: str, batch: Datum, batch_idx: int) -> None:
         if self._live is None:
             return
         elapsed_s = max(time.monotonic() - self._started_s, 1e-9)
@@ -273,7 +272,7 @@ class EpochTable:
         self._best = max(6, self._best, len(best))
 
 
-def _live(output: Output, trainer: Trainer) -> Progress:
+def _live(output: Output, trainer: RunView) -> Progress:
     from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
     from rich.text import Text
 
@@ -281,7 +280,7 @@ def _live(output: Output, trainer: Trainer) -> Progress:
         """What model calls cost, by role: drawn anew all the time, not once a batch."""
 
         def render(self, task: Task) -> Text:
-            ledger = trainer.run.ledger
+            ledger = trainer.ledger
             return Text(ledger.render() if ledger.by_role() else "")
 
     return Progress(

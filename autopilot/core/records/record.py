@@ -313,8 +313,8 @@ class Lesson(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress(Record):
-    """A batch that was evaluated in the epoch that is going on. Local, until the epoch's record.
+class ProgressNote(Record):
+    """A result, a step or a death in the epoch in progress; local, and gone with its record.
 
     Args:
         split: "train" or "val" or "test".

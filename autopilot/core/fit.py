@@ -1,0 +1,399 @@
+"""The run of one `Trainer.fit`: what the loop works with, each thing that it asks for one call."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from autopilot.core.callback import Hooks, RunView
+from autopilot.core.chance import seed_everything
+from autopilot.core.comparison import EpochView
+from autopilot.core.direction import wish
+from autopilot.core.evaluation import Evaluator
+from autopilot.core.gradient import TextGradient
+from autopilot.core.measured import Measured, SplitMetrics, measure_once
+from autopilot.core.noise import DefaultPolicy, noise_sentence
+from autopilot.core.optimizer import Step
+from autopilot.core.outages import Outages, infrastructure_in
+from autopilot.core.policy import Decision
+from autopilot.core.progress import note_rest
+from autopilot.core.records.record import TOGETHER, StepRecord
+from autopilot.core.run import Run
+from autopilot.core.setup_checks import Setup, check_gates
+from autopilot.core.signatures import check_awaited
+from autopilot.core.stopping import Budget
+from autopilot.core.types import Cost, Datum, Noise
+from autopilot.core.writing import check_states
+from autopilot.errors import (
+    AgentError,
+    AutopilotError,
+    EvaluationError,
+    ModuleError,
+    ReplayMissError,
+    UsageError,
+    UserCodeError,
+)
+
+
+class Fit(Run):
+    """An experiment that is being fitted: the module with all that changes and judges it.
+
+    Args:
+        trainer: Says what decides; callbacks get it.
+        hooks: The callbacks.
+        outages: Waits where a service does not answer.
+        setup: Optimizer, loss and policy.
+        evaluator: Runs batches through the module.
+        train: Batches of the train split.
+        val: Batches of the val split; None: there is none.
+        max_epochs: The number of the last epoch; None: no limit.
+        accumulate: Batches between two steps; None: one step an epoch.
+        with_noise: Whether the baseline is measured twice; None: where that makes no model call.
+
+    Attributes:
+        heard: Whether feedback of the epoch reached a parameter.
+    """
+
+    def __init__(
+        self,
+        trainer: RunView,
+        hooks: Hooks,
+        outages: Outages,
+        setup: Setup,
+        evaluator: Evaluator,
+        train: Iterable[Any],
+        val: Iterable[Any] | None,
+        *,
+        max_epochs: int | None,
+        accumulate: int | None,
+        with_noise: bool | None,
+    ) -> None:
+        super().__init__(evaluator.experiment, outages=outages, hooks=hooks)
+        self.monitor, self.mode, self.seed = trainer.monitor, trainer.mode, evaluator.seed
+        self.module, self.evaluator = evaluator.module, evaluator
+        self.optimizer, self.loss, self.policy = setup.optimizer, setup.loss, setup.policy
+        self.train, self.val = train, val
+        self.max_epochs, self.accumulate, self.with_noise = max_epochs, accumulate, with_noise
+        self.heard = False
+        self._lost_feedback: list[str] = []
+        self._stepped = 0
+
+    # --- the epoch -----------------------------------------------------------------------------
+
+    def is_done(self) -> bool:
+        """Whether no further epoch follows; the reason is in `stop_reason` then."""
+        if self.max_epochs is not None and self.experiment.last_epoch >= self.max_epochs:
+            epochs = "1 epoch" if self.max_epochs == 1 else f"{self.max_epochs} epochs"
+            self.stop(f"reached the maximum of {epochs}")
+        self.optimizer.blocked = set(self.experiment.memory.blocked())
+        self.stop(self.optimizer.exhausted())
+        return bool(self.stop_reason)
+
+    def start_epoch(self, epoch: int) -> None:
+        super().start_epoch(epoch)
+        self.evaluator.failures.clear()
+        self.heard, self._lost_feedback = False, []
+
+    def view(self) -> EpochView:
+        """What the policy sees of the epoch."""
+        cost = self.meter.cost()
+        return self.experiment.view(self.epoch, self.metrics, self.monitor, self.mode, cost)
+
+    def announce(self, decision: Decision) -> Decision:
+        """Makes a verdict known to the callbacks, the epoch's notes among its reasons."""
+        lost = Cost(evaluations=self.experiment.lost_evaluations())
+        self.cost = self.meter.cost() + lost
+        self.decision = replace(decision, reasons=(*decision.reasons, *self.notes))
+        self.call("on_verdict", self.decision)
+        return self.decision
+
+    def states(self) -> dict[str, Any]:
+        """What a resumed run goes on with."""
+        return {"optimizer": self.optimizer.state_dict(), "callbacks": self.hooks.states()}
+
+    def load_states(self, saved: Mapping[str, Any]) -> None:
+        """Goes on from what the last epoch recorded: states, and a reason to stop."""
+        if not saved:
+            return
+        if not self.experiment.ignore_stop:
+            self.stop(self.experiment.history[-1].stop)
+        self.optimizer.load_state_dict(saved.get("optimizer", {}))
+        self.hooks.load_states(saved.get("callbacks", {}))
+
+    def note_rest(self) -> None:
+        """Notes the time of an epoch that is left in its middle: it counts when it goes on."""
+        if self.experiment.last_epoch < self.epoch:
+            # Why it is left is more than that it cannot be noted.
+            with contextlib.suppress(AutopilotError):
+                note_rest(self.experiment.store, self.epoch, self.meter.seconds())
+
+    # --- the baseline --------------------------------------------------------------------------
+
+    def check_baseline(self, val: Measured) -> None:
+        """Ends a run that could compare nothing.
+
+        Raises:
+            EvaluationError: all items failed, nothing is scored, or the metric is not a finite
+                number.
+            UsageError: there is no such metric, or none that a gate reads; it names those that
+                there are.
+        """
+        if errors := val.errors():
+            raise EvaluationError(
+                f"all {val.evaluations} val items failed: {errors[0]}",
+                hint="the system must run before it can be improved: try it on one item by hand",
+            )
+        if self.val is not None:
+            val.passes[0].check_scored("val", self.monitor)
+            if self.monitor not in self.metrics["val"]:
+                raise UsageError(
+                    f"there is no val metric {self.monitor!r}",
+                    hint=f"monitor one of: {', '.join(sorted(self.metrics['val']))}",
+                )
+        check_gates(self.policy, self.metrics, self.monitor)
+
+    def measure_noise(self, val: Measured) -> list[str]:
+        """Measures the baseline's val split a second time, with other chance.
+
+        The experiment gets what came out; the baseline's metrics stay those of the first
+        measurement.
+
+        Args:
+            val: The first measurement; the second is put beside it.
+
+        Returns:
+            One sentence on the noise; none without a val split, or where it is switched off.
+        """
+        experiment = self.experiment
+        if self.val is None or self.with_noise is False:
+            return []
+        if experiment.known_noise is not None:
+            experiment.noise = experiment.known_noise
+        elif skipped := self._reason_to_skip(val):
+            experiment.noise = Noise(smallest=val.share(self.monitor), skipped=skipped)
+        else:
+            if len(val.passes) == 1:
+                val.beside.append(measure_once(self, self.evaluator, "val", 0, self.val, repeat=1))
+            assert experiment.monitored is not None, "the Trainer sets it"
+            experiment.noise = val.noise(experiment.monitored)
+        return [noise_sentence(experiment.noise, default=isinstance(self.policy, DefaultPolicy))]
+
+    def _reason_to_skip(self, val: Measured) -> str:
+        if len(val.passes) > 1:
+            return ""
+        if not val.evaluations:
+            return "there are no val items"
+        calls = self.experiment.store.calls() or self.ledger.total().calls
+        if self.with_noise is None and calls:
+            return "the evaluation calls a model (--measure-noise)"
+        # Room for the second measurement, and for the val split of one epoch.
+        evaluations, seconds = 3 * val.evaluations, 3 * self.meter.seconds()
+        budgets = (each.limits for each in self.hooks.callbacks if isinstance(each, Budget))
+        if any(evaluations > b.evaluations or seconds > b.seconds for b in budgets):
+            return "the budget is too small for a second measurement"
+        return ""
+
+    # --- feedback ------------------------------------------------------------------------------
+
+    def gather(self, data: Datum, batch: Datum, step: int) -> None:
+        """Gives the loss a batch, unless the step that it leads to is recorded."""
+        if not self.experiment.has_step(self.epoch, step):
+            self._attempt(lambda: self.loss(data, batch), self.loss.mark())
+
+    def backward(self) -> None:
+        """Turns the gathered feedback into gradients.
+
+        Raises:
+            StateError: JSON would change a callback's state: the step could not be recorded.
+        """
+        check_states({"callbacks": self.hooks.states()})  # before the step is paid
+        self._attempt(self.loss.backward, self.loss.mark(self.module.parameters()))
+
+    def _attempt(self, gather: Callable[[], object], undo: Callable[[], object]) -> None:
+        """Gathers feedback; an agent's failure in that costs feedback, not the run.
+
+        Args:
+            gather: Gathers it.
+            undo: Takes back what it gathered before a service did not answer.
+
+        Raises:
+            AgentError: there is nothing left to spend, or only records may answer.
+        """
+        try:
+            self.wait_out(gather, undo)
+        except AgentError as failure:
+            self._lost_feedback.append(self._survived(failure))
+            self.note(f"feedback is missing: {self._lost_feedback[-1]}")
+
+    def has_feedback(self, train: SplitMetrics, *, last: bool) -> bool:
+        """Whether there is feedback to make a step by; if not by the last one, the run stops.
+
+        As long as every item raised, a step waits: its feedback is for the next one, unless that is
+        the evaluation's own fault, which only the last step knows.
+
+        Args:
+            train: The train split so far.
+            last: Whether that is all of it.
+
+        Raises:
+            UserCodeError: all train items raised: that is nothing that an optimizer could repair.
+            UsageError: a gate reads a train metric that does not exist.
+            EvaluationError: there is no val split, and nothing scores the train items.
+        """
+        # Without a val split an earlier epoch may have broken it: that state is rejected.
+        may_be_broken = self.val is not None or self.epoch <= 1
+        if may_be_broken and self.evaluator.failures.raised_of("train") == train.means.items:
+            if last:
+                raise self._all_raised(train)
+            return False
+        if last and self.val is None and self.epoch == 1 and not train.errors():
+            # Without a val split, nothing else says whether the items are scored.
+            train.check_scored("train", self.monitor)
+        # What raised may have taken a metric along.
+        if last and self.epoch == 1 and not train.means.errors:
+            check_gates(self.policy, {"train": train.compute()}, self.monitor)
+        if last and not self._is_heard():
+            self._pass_value(train)
+        if not last or self._is_heard() or self._lost_feedback:
+            return True
+        if not self.optimizer.needs_gradient:
+            return True
+        reason = train.silence()
+        self.note(reason)
+        self.stop(reason)
+        return False
+
+    def _is_heard(self) -> bool:
+        graded = any(parameter.grad is not None for parameter in self.optimizer.parameters)
+        return self.heard or graded
+
+    def _all_raised(self, train: SplitMetrics) -> UserCodeError:
+        failures = self.evaluator.failures
+        place = failures.first_place("train")
+        # What was measured with a broken harness is measured again once that is mended.
+        self.experiment.void_results()
+        return UserCodeError(
+            f"all {train.means.items} train items raised: {train.means.errors[0]}"
+            + (f" ({place})" if place else ""),
+            hint="the evaluation itself fails, not what is optimized: mend it, commit, and start "
+            "another experiment; one that is resumed keeps the files that it started from",
+            user_traceback=failures.first_traceback("train"),
+        )
+
+    def _pass_value(self, train: SplitMetrics) -> None:
+        """Where a metric of the whole split decides, and no item has feedback: its value is all."""
+        value = train.compute().get(self.monitor)
+        if self.monitor == "accuracy" or value is None:
+            return
+        asked = wish(self.monitor, self.mode)
+        gradient = TextGradient(f"{asked}: it is {value:.6g} on the train split")
+        for parameter in self.optimizer.parameters:
+            if parameter.requires_grad:
+                parameter.accumulate_grad(gradient)
+
+    # --- the step ------------------------------------------------------------------------------
+
+    def take_step(self, number: int) -> StepRecord:
+        """Makes and commits an optimizer's step; an agent's failure costs the epoch, not the run.
+
+        A step that fails is undone. It is made again if that was an outage.
+
+        Args:
+            number: The step's number in the epoch.
+
+        Raises:
+            AgentError: no further call can be made.
+            StateError: JSON would change the optimizer's state; its edits are taken back.
+        """
+        optimizer, experiment = self.optimizer, self.experiment
+        state = copy.deepcopy(optimizer.state_dict())
+
+        def attempt() -> tuple[Step | None, str]:
+            self.told = experiment.begin_step(self.epoch, number, self.left())
+            seed_everything(self.seed, "step", self.epoch, number)
+            try:
+                step = self._edited(number)
+                check_states({"optimizer": optimizer.state_dict()})
+                return step, ""
+            except AgentError as failure:
+                experiment.undo_step()
+                return None, self._survived(failure)
+            except BaseException:
+                experiment.undo_step()
+                raise
+
+        step, error = self.wait_out(attempt, undo=lambda: optimizer.load_state_dict(state))
+        cost = self.ledger.take_step()
+        if cost != Cost() and (step is None or step.cost == Cost()):
+            # An optimizer that states its cost itself knows better.
+            step = replace(step or Step(), cost=cost)
+        return experiment.commit_step(optimizer, self.epoch, number, step, error)
+
+    def _edited(self, number: int) -> Step | None:
+        """Lets the optimizer edit; the model calls made inside belong to the step.
+
+        Raises:
+            AgentError: it used a strategy that is blocked, or an agent's failure left it without
+                any feedback.
+            ModuleError: it returned something else than a Step of texts.
+        """
+        optimizer, guard = self.optimizer, self.experiment.guard
+        lost, self._lost_feedback = self._lost_feedback, []
+        if lost and all(parameter.grad is None for parameter in optimizer.parameters):
+            raise AgentError(lost[0])
+        self.step_number = self._stepped = number
+        # What the optimizer reads is not an input of the evaluation.
+        self.ledger.in_step, guard.listens = True, False
+        try:
+            if optimizer.confined:
+                guard.confine()
+            step = optimizer.step()
+        finally:
+            self.step_number, self.ledger.in_step = 0, False
+            self.put_back()
+            guard.listens = True
+        check_awaited(step, f"{type(optimizer).__name__}.step()", ModuleError)
+        if wrong := _mistake(step):
+            raise ModuleError(
+                f"{type(optimizer).__name__}.step() returned {wrong}",
+                hint='return Step("what was done", strategy="its name"), or None',
+            )
+        used = set(step.strategy.split(TOGETHER)) if step is not None else set()
+        for name in sorted(used & optimizer.blocked):
+            raise AgentError(
+                f"the optimizer used the strategy {name!r}, which is blocked",
+                hint="look at Optimizer.blocked before choosing a strategy",
+            )
+        return step
+
+    def _survived(self, failure: AgentError) -> str:
+        """The text that is recorded of an agent's failure, with its hint.
+
+        An agent that failed when it was recorded cannot answer: its failure stands in for it.
+
+        Raises:
+            AgentError: no further call can be made, or a service did not answer.
+        """
+        if isinstance(failure, ReplayMissError):
+            _, recorded = self.experiment.repeats.get((self.epoch, self._stepped), ("", None))
+            if recorded is not None and recorded.error:
+                return recorded.error
+            raise failure
+        if infrastructure_in(failure, self.outages.types) is not None:
+            raise failure
+        return f"{failure.message} ({failure.hint})" if failure.hint else failure.message
+
+
+def _mistake(step: object) -> str:
+    """Why a returned value is no step, as what it is; "" if it is one, or None."""
+    if step is None:
+        return ""
+    if not isinstance(step, Step):
+        return f"{type(step).__name__}, not a Step"
+    for name in ("summary", "strategy", "rationale"):
+        if not isinstance(getattr(step, name), str):
+            return f"a Step whose {name} is {getattr(step, name)!r}, not a text"
+    return ""

@@ -1,0 +1,301 @@
+"""Measurements of a split: their metrics, and several of them beside one another.
+
+Measurement 0 is seeded as a run without repeats is; every further one has a seed of its own, from
+which the order of items and the chance of each batch derive, as they differ between epochs. Model
+calls of a further measurement are asked anew: its number is part of their names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+from autopilot.core.callback import RunView
+from autopilot.core.chance import seed_of
+from autopilot.core.collection import ByName, compute_all, update_all
+from autopilot.core.comparison import EpochView, Monitored, mean_items
+from autopilot.core.evaluation import Evaluator, batches
+from autopilot.core.experiment import Experiment
+from autopilot.core.graph import no_grad
+from autopilot.core.module import AutoPilotModule
+from autopilot.core.noise import FEWEST_GAINS, compare
+from autopilot.core.progress import Position
+from autopilot.core.run import Run
+from autopilot.core.scoring import ItemMean
+from autopilot.core.statistics import gain_of
+from autopilot.core.types import Cost, Datum, Gain, Noise, count_outcomes
+from autopilot.core.writing import recorded_passes
+from autopilot.errors import EvaluationError
+
+
+class SplitMetrics:
+    """The metrics of one pass over a split: the item means, and the module's own Metrics.
+
+    Args:
+        module: Its Metric attributes are measured too, on copies.
+        keep_items: Whether the results are kept, for the policy and the traces. Those of the train
+            split are not: it may be endless.
+    """
+
+    def __init__(self, module: AutoPilotModule, *, keep_items: bool) -> None:
+        self._keep_items = keep_items
+        self.means = ItemMean()
+        self._own: ByName = {name: metric.clone() for name, metric in module.named_metrics()}
+        for metric in self._own.values():
+            metric.reset()
+        self.items: list[Datum] = []
+
+    def update(self, data: Datum) -> None:
+        """Takes in a batch's result."""
+        self.means.update(data)
+        update_all(self._own, data)
+        if self._keep_items:
+            self.items.extend(data.leaves())
+
+    def compute(self) -> dict[str, float]:
+        """Name to value; empty when there were no items."""
+        return self.means.compute() | compute_all(self._own) if self.means.items else {}
+
+    def check_scored(self, split: str, monitor: str) -> None:
+        """Ends what compares nothing: no item has a success, and nobody gives the metric.
+
+        Raises:
+            EvaluationError: it says what is missing, and how to supply it.
+        """
+        values, means = self.compute(), self.means
+        value = values.get(monitor)
+        if value is not None and not math.isfinite(value):
+            odd = [i.id for i in self.items if not _is_finite(i.metrics, monitor)]
+            where = f" (item {', '.join(odd[:3])})" if odd else ""
+            raise EvaluationError(
+                f"{split} {monitor} is {value}{where}: nothing can be compared with it",
+                hint="make it a finite number for each item",
+            )
+        if self.means.is_judged or monitor in values:
+            return
+        items = f"the {means.items} {split} items" if means.items > 1 else f"the {split} item"
+        if means.items and means.outcomes["unmeasured"] == means.items:
+            why = f": {self.items[0].unmeasured}" if self.items else ""
+            raise EvaluationError(
+                f"nothing could be measured of {items}{why}",
+                hint="look at what the measurement needs: the judge, or the service that is asked",
+            )
+        name = "score" if monitor == "accuracy" else monitor
+        known = f"; or monitor one of: {', '.join(sorted(values))}" if values else ""
+        raise EvaluationError(
+            f"nothing scores {items}: none has a success, and there is no metric {monitor!r}",
+            hint="return Datum(success=...) for each item, True or False; or a number,\n"
+            f'  Datum(metrics={{"{name}": ...}}), and set monitor = "{name}" on the module{known}',
+        )
+
+    def is_scored(self, monitor: str) -> bool:
+        """Whether an item passed or failed, or the metric has a value."""
+        return self.means.is_judged or monitor in self.compute()
+
+    def silence(self) -> str:
+        """Why the items of the train split say nothing to the optimizer."""
+        outcomes, count = self.means.outcomes, self.means.items
+        items = f"all {count} train items" if count > 1 else "the train item"
+        if outcomes["passed"] == count:
+            why = f"{items} passed and none has feedback"
+        elif outcomes["passed"] + outcomes["failed"] + outcomes["error"] == 0:
+            why = f"{items} are unscored and none has feedback"
+        else:
+            counts = ", ".join(f"{n} {name}" for name, n in sorted(outcomes.items()))
+            why = f"the loss has no feedback on {count} train items ({counts})"
+        return f"{why}: nothing says what to improve"
+
+    def errors(self) -> list[str]:
+        """The error messages, if every item failed with one; else empty."""
+        return self.means.errors if len(self.means.errors) == self.means.items else []
+
+
+class Measured:
+    """What one state came to on a split, in one measurement or several.
+
+    Args:
+        passes: The measurements, the first one first.
+
+    Attributes:
+        beside: Measurements that do not count in the means: the second one of the baseline.
+    """
+
+    def __init__(self, passes: Sequence[SplitMetrics]) -> None:
+        self.passes, self.beside = list(passes), list[SplitMetrics]()
+
+    @property
+    def evaluations(self) -> int:
+        """How many items went through the module."""
+        return sum(measured.means.items for measured in (*self.passes, *self.beside))
+
+    @property
+    def results(self) -> list[list[Datum]]:
+        """The items of each measurement."""
+        return [measured.items for measured in (*self.passes, *self.beside)]
+
+    def compute(self) -> dict[str, float]:
+        """Name to the mean over the measurements."""
+        return means_of([measured.compute() for measured in self.passes])
+
+    @cached_property
+    def items(self) -> list[Datum]:
+        """The results, one Datum an item; of several measurements, see `mean_items`."""
+        return mean_items([measured.items for measured in self.passes])
+
+    def errors(self) -> list[str]:
+        """The error messages, if every item of every measurement failed with one; else empty."""
+        return [] if any(not m.errors() for m in self.passes) else self.passes[0].errors()
+
+    def spread(self, monitor: str) -> str:
+        """The values of the measurements in a sentence; "" where there is one."""
+        values = [m.compute()[monitor] for m in self.passes if monitor in m.compute()]
+        if len(values) < 2:
+            return ""
+        return f"{len(values)} measurements: {monitor} {min(values):.4g} to {max(values):.4g}"
+
+    def noise(self, monitored: Monitored) -> Noise:
+        """How far the measurements differ."""
+        found = compare(self.results, monitored, len(self.passes))
+        every = (*self.passes, *self.beside)
+        values = [m.compute().get(monitored.name, math.nan) for m in every]
+        # The usual distance of two; between means of several it is so much smaller.
+        apart = [_apart(*neighbours) for neighbours in pairwise(values)]
+        shift = math.hypot(*apart) / math.sqrt(len(apart) * len(self.passes))
+        smallest = share = self.share(monitored.name)
+        if found.differing or shift:
+            smallest = max(found.smallest or 0.0, FEWEST_GAINS * (share or 0.0), shift)
+        evaluations = sum(measured.means.items for measured in self.beside)
+        return replace(found, shift=shift, smallest=smallest, evaluations=evaluations)
+
+    def share(self, monitor: str) -> float | None:
+        """One item's share of the accuracy; None where another metric decides."""
+        items = self.passes[0].items
+        if monitor != "accuracy" or any(monitor in item.metrics for item in items):
+            return None
+        counts = count_outcomes(items)
+        scored = counts["passed"] + counts["failed"] + counts["error"]
+        return 1 / scored if scored else None
+
+
+def measure(
+    run: Run, evaluator: Evaluator, split: str, epoch: int, loader: Iterable[Any] | None
+) -> Measured:
+    """Measures a split: val as often as the experiment says, any other once.
+
+    Callbacks hear of one pass, with the means as its metrics.
+    """
+    repeats = range(1, run.experiment.repeat if split == "val" and loader is not None else 1)
+    others = [measure_once(run, evaluator, split, epoch, loader, number) for number in repeats]
+    found = Measured([measure_once(run, evaluator, split, epoch, loader, others=others), *others])
+    if others and run.experiment.monitored is not None:
+        run.note(found.spread(run.experiment.monitored.name))
+    return found
+
+
+def measure_once(
+    run: Run,
+    evaluator: Evaluator,
+    split: str,
+    epoch: int,
+    loader: Iterable[Any] | None,
+    repeat: int = 0,
+    others: Sequence[SplitMetrics] = (),
+) -> SplitMetrics:
+    """One pass over a split without a graph, in eval mode.
+
+    Args:
+        run: Has the callbacks, and gets the metrics and the cost.
+        evaluator: Runs the batches through its module.
+        split: "val" or "test".
+        epoch: The epoch.
+        loader: Its batches; None: there are none.
+        repeat: The number of the measurement; of a further one, only the module hears.
+        others: The further ones; the callbacks see the means.
+    """
+    call = run.hooks.call_module if repeat else run.hooks.call
+    moment, module = "validation" if split == "val" else split, evaluator.module
+    was_training = module.training
+    module.eval()
+    measured = SplitMetrics(module, keep_items=True)
+    call(f"on_{moment}_start")
+    call(f"on_{moment}_epoch_start")
+    with no_grad(), run.repeating(repeat):
+        seed = seed_of(evaluator.seed, repeat)
+        given = () if loader is None else batches(loader, split, epoch, seed)
+        for index, batch, _ in given:
+            call(f"on_{moment}_batch_start", batch, index)
+            data = evaluator.run(Position(split, epoch, index, repeat), batch)
+            call(f"on_{moment}_batch_end", data, batch, index)
+            measured.update(data)
+    run.meter.add(Cost(evaluations=measured.means.items))
+    if not repeat:
+        run.metrics[split] = means_of([m.compute() for m in (measured, *others)])
+    call(f"on_{moment}_epoch_end")
+    call(f"on_{moment}_end")
+    module.train(was_training)
+    return measured
+
+
+def means_of(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Name to the mean over several measurements, of what all of them have.
+
+    >>> means_of([{"f1": 0.5}, {"f1": 1.0, "recall": 1.0}])
+    {'f1': 0.75}
+    """
+    first = measured[0]
+    common = [name for name in first if all(name in values for values in measured)]
+    return {name: sum(values[name] for values in measured) / len(measured) for name in common}
+
+
+def _apart(one: float, other: float) -> float:
+    # Sums in another order are not the same to the last bit.
+    same = math.isclose(one, other, rel_tol=1e-9) or not math.isfinite(one - other)
+    return 0.0 if same else abs(one - other)
+
+
+def unscored(experiment: Experiment, loader: Iterable[Any]) -> list[int]:
+    """The epochs whose test split is to be scored, the best one last.
+
+    Where one of the two is scored, only the other: a kill came in between, or the best is a new
+    one. A loader that gives its batches once is for the best.
+    """
+    best = experiment.best_epoch
+    epochs = [best] if isinstance(loader, Iterator) or best == 0 else [0, best]
+    return [n for n in epochs if "test" not in experiment.metrics.get(n, {})] or epochs
+
+
+def test_gain(trainer: RunView, measured: Measured) -> Gain:
+    """The gain of the best state on the baseline, on the test split.
+
+    Args:
+        trainer: Of the experiment.
+        measured: The best state's test split; the baseline's is recorded.
+    """
+    experiment, monitor = trainer.experiment, trainer.monitor
+    metrics = measured.compute()
+    after = metrics.get(monitor)
+    if experiment.best_epoch == 0:
+        return Gain(after, after)
+    if not (before := recorded_passes(experiment.store, "test", 0)):
+        return Gain(None, after)
+    view = EpochView(
+        experiment.best_epoch,
+        {"test": metrics},
+        experiment.metrics[0],
+        {},
+        monitor,
+        trainer.mode,
+        items=measured.items,
+        best_items=before[0],
+        monitored=experiment.monitored,
+    )
+    return gain_of(view, "test", trainer.seed)
+
+
+def _is_finite(metrics: Mapping[str, float], monitor: str) -> bool:
+    """Whether the monitored number of an item is finite, or all that a Metric may read of it."""
+    return all(map(math.isfinite, [metrics[monitor]] if monitor in metrics else metrics.values()))

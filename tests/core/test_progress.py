@@ -1,0 +1,101 @@
+"""Notes on the epoch in progress: results, deaths, and what the next process makes of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from autopilot.core.evaluation import Evaluator
+from autopilot.core.experiment import Experiment
+from autopilot.core.module import AutoPilotModule
+from autopilot.core.parameter import Parameter
+from autopilot.core.progress import Death, Position, ResultLog
+from autopilot.core.store import InMemoryStore
+from autopilot.core.types import Datum
+
+BATCH = Position("val", 0, 2, is_running=True)
+ITEMS = [Datum(id=name) for name in "abc"]
+
+
+def reloaded(store: InMemoryStore) -> ResultLog:
+    log = ResultLog(store)
+    log.load(store.progress())
+    return log
+
+
+def test_a_death_is_known_to_the_next_process_until_the_files_are_others() -> None:
+    store = InMemoryStore()
+    log = ResultLog(store)
+    log.note_death(Death(BATCH, "signal 11"))
+    log.note_death(Death(Position("val", 0, 2, item=1), "exit code 3"))
+
+    assert reloaded(store).deaths(BATCH) == {-1: "signal 11", 1: "exit code 3"}
+    assert reloaded(store).deaths(Position("val", 0, 2, repeat=1)) == {}
+    log.void(0)
+    assert reloaded(store).deaths(BATCH) == {}
+
+
+def test_the_time_of_items_counts_once() -> None:
+    store = InMemoryStore()
+    log = ResultLog(store)
+    for position, item in enumerate(ITEMS):
+        log.note(replace(BATCH, item=position), item, Datum(success=True), 2.0, "state")
+    assert reloaded(store).seconds() == 6.0
+    found = reloaded(store).find(replace(BATCH, item=1), ITEMS[1], "state")
+    assert found is not None
+    assert found.outcome == "passed"
+    log.note(BATCH, Datum(items=ITEMS), Datum(items=[Datum()] * 3), 7.0, "state")
+    assert reloaded(store).seconds() == 7.0
+    assert reloaded(store).lost.evaluations == 0
+
+
+class Passes(AutoPilotModule):
+    """Passes every item but one, which ends the process."""
+
+    def __init__(self, deadly: str = "") -> None:
+        super().__init__()
+        self.deadly, self.seen = deadly, []
+
+    def forward(self, batch: Datum) -> Datum:
+        self.seen += [item.id for item in batch.items]
+        if self.deadly in self.seen:
+            raise KeyboardInterrupt
+        return Datum(items=[Datum(success=True) for _ in batch.items])
+
+
+def results(
+    store: InMemoryStore, died: dict[int, str], items: list[Datum], deadly: str = ""
+) -> dict[str, str]:
+    """Item to outcome after deaths in its batch; what was evaluated has a star."""
+    experiment, module = Experiment(store), Passes(deadly)
+    experiment.open([Parameter("text")])
+    for item, reason in died.items():
+        experiment._results.note_death(Death(replace(BATCH, item=item), reason))
+    experiment._results.load(store.progress())  # as a resumed run does
+    data = Evaluator(module, experiment, 0).run(BATCH, Datum(items=items))
+    return {item.id: item.outcome + "*" * (item.id in module.seen) for item in data.leaves()}
+
+
+def test_an_item_that_died_is_an_error_and_the_others_are_evaluated_once() -> None:
+    store = InMemoryStore()
+    with pytest.raises(KeyboardInterrupt):
+        results(store, {-1: "signal 11"}, ITEMS, deadly="b")
+    again = results(store, {1: "signal 11"}, ITEMS)
+    assert again == {"a": "passed", "b": "error", "c": "passed*"}
+    assert results(store, {}, ITEMS) == {"a": "passed", "b": "error", "c": "passed"}
+    assert results(InMemoryStore(), {-1: "exit code 3"}, ITEMS[:1]) == {"a": "error"}
+
+
+@pytest.mark.parametrize(
+    ("position", "text"),
+    [
+        (Position(), "before the experiment was open"),
+        (Position("step", 2, 1), "in step 1 of epoch 2"),
+        (BATCH, "in val batch 2 of epoch 0"),
+        (Position("val", 0, 2, item=1, is_running=True), "in item 1 of val batch 2 of epoch 0"),
+        (Position("train", 3, 0), "after train batch 0 of epoch 3"),
+    ],
+)
+def test_a_position_in_words(position: Position, text: str) -> None:
+    assert str(position) == text
