@@ -15,8 +15,8 @@ from autopilot.ai.model.model import Model
 from autopilot.ai.model.parallel import each
 from autopilot.ai.steps import LLMStep, WorkflowState, WorkflowStep, run_steps
 from autopilot.core.failures import Raised
+from autopilot.core.figures import number, truth
 from autopilot.core.loss import Loss
-from autopilot.core.numbers import number, truth
 from autopilot.core.run import is_infrastructure, say
 from autopilot.core.types import Datum
 from autopilot.errors import (

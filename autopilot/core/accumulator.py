@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from autopilot.core.numbers import truth
+from autopilot.core.figures import truth
 from autopilot.core.signatures import as_call
 from autopilot.core.types import Datum
 from autopilot.errors import AutopilotError, MetricError

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
+from autopilot.core.figures import bound, number
 from autopilot.core.metric import Metric
-from autopilot.core.numbers import bound, number
 from autopilot.core.types import Datum
 from autopilot.errors import MetricError
 

@@ -11,7 +11,7 @@ from collections.abc import ItemsView, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from autopilot.core.accumulator import Accumulator
-from autopilot.core.numbers import number
+from autopilot.core.figures import number
 from autopilot.core.types import Datum
 from autopilot.errors import AutopilotError, MetricError
 

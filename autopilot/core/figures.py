@@ -1,26 +1,25 @@
-"""Metrics, costs and counts as text: the one home of digits and directions."""
+"""Numbers at the border: the user's become floats here; metrics, costs and counts become text."""
 
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from autopilot.core.direction import direction_words
+from autopilot.core.records.ledger import Spent
+from autopilot.core.types import Cost, Gain, Outcome
+from autopilot.errors import UsageError
 from autopilot.text import counted
 
-if TYPE_CHECKING:
-    from autopilot.core.records.ledger import Spent
-    from autopilot.core.types import Cost, Gain, Outcome
-
-# Beyond that, two numbers differ by the noise of binary fractions only.
+# With that many more digits, two equal texts differ by the noise of binary fractions only.
 _MORE_DIGITS = 12
 _NOISE = 1e-12
 _SMALL = 0.1
 
 
 def figure(value: float | None) -> str:
-    """A metric's value: three decimals, none from 10,000 on, three digits of what is below 0.1.
+    """A metric's value: three decimals, none from 10,000 on, three digits below 0.1.
 
     >>> figure(0.5833), figure(0.001243), figure(1e-07), figure(12345.6), figure(None)
     ('0.583', '0.00124', '1e-07', '12346', '-')
@@ -54,11 +53,11 @@ def apart(first: float, second: float) -> tuple[str, str]:
 
 
 def signed(change: float | None, of: float | None = None) -> str:
-    """A change with its sign; "" where there is none to tell.
+    """A change with its sign; "" where it is None or NaN.
 
     Args:
-        change: It; what is only the noise of binary fractions is no change.
-        of: The value that changed, which says how large noise is; 1 unless given.
+        change: The change; noise of binary fractions counts as none.
+        of: The value that changed, which scales the noise; 1 unless given.
 
     >>> signed(0.134), signed(-0.00001), signed(None), signed(0.7 - 0.5 - 0.2)
     ('+0.134', '-1e-05', '', '+0.000')
@@ -75,7 +74,7 @@ def signed(change: float | None, of: float | None = None) -> str:
 
 
 def lower_note(mode: str) -> str:
-    """What is put behind a metric's name or values where fewer is better, and else nothing.
+    """The note behind a metric's name or values where lower is better; else nothing.
 
     >>> lower_note("min"), lower_note("max")
     (' (lower is better)', '')
@@ -158,3 +157,71 @@ def _text(value: float | None, more: int, *, small: bool = True) -> str:
         whole, _, decimals = text.partition(".")
         return f"{whole}.{decimals[:3]}{decimals[3:].rstrip('0')}"
     return f"{value:.{(0 if size >= 10_000 else 3) + more}f}"
+
+
+def number(value: object) -> float:
+    """A number of the user's as a float: numpy scalars, Decimal, Fraction, bool, one-item tensors.
+
+    NaN and infinity pass: the caller decides about them.
+
+    Raises:
+        ValueError: it is no number; the message says so, as in "None, not a number".
+
+    >>> from decimal import Decimal
+    >>> number(Decimal("0.5")), number(True)
+    (0.5, 1.0)
+    >>> number("0.5")
+    Traceback (most recent call last):
+    ValueError: the text '0.5', not a number
+    """
+    if type(value) is float:
+        return value
+    if isinstance(value, str | bytes | bytearray):
+        raise ValueError(f"the text {value[:40]!r}, not a number")
+    convert = getattr(value, "__float__", None)
+    # A type that is given instead of its instance has the method too.
+    is_complex = isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real)
+    if convert is None or isinstance(value, type) or is_complex:
+        kind = "None" if value is None else f"a {type(value).__name__}"
+        raise ValueError(f"{kind}, not a number")
+    try:
+        return float(convert())
+    except OverflowError:
+        return math.copysign(math.inf, 1 if value > 0 else -1)  # type: ignore[operator]  # an int
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"a {type(value).__name__} that is not one number: {error}") from error
+
+
+def bound(value: object, what: str) -> float:
+    """A number of a setting, such as a limit, that values are compared with.
+
+    Raises:
+        UsageError: it is no number, or NaN: nothing is above or below it.
+
+    >>> from fractions import Fraction
+    >>> bound(Fraction(1, 2), "a gate's limit")
+    0.5
+    """
+    try:
+        found = number(value)
+        if math.isnan(found):
+            raise ValueError("NaN")
+    except ValueError as error:
+        raise UsageError(f"{what} is {error}", hint="give a number") from error
+    return found
+
+
+def truth(value: object) -> bool | None:
+    """A `success` of the user's: a bool, a numpy bool, or None where nothing is said.
+
+    Raises:
+        ValueError: it is something else, such as a score or a word.
+
+    >>> truth(None), truth(True)
+    (None, True)
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    if type(value).__name__ in ("bool_", "bool") and type(value).__module__ == "numpy":
+        return bool(value)
+    raise ValueError(f"{value!r:.60}, neither True, False nor None")

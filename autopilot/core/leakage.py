@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
@@ -9,13 +10,13 @@ from typing import Any
 from autopilot.core.types import as_datum, digest
 from autopilot.errors import UsageError
 
-_SHOWN_PLACES = 6
+_SHOWN = 6
 _LIMIT = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where an item stands.
+class Occurrence:
+    """One place of an item.
 
     Args:
         split: The split's name.
@@ -36,13 +37,13 @@ class Leak:
     """One content that stands in several splits: a score on it measures memory, not skill.
 
     Args:
-        places: All its places, those of the first split first.
+        places: Where it stands, the first split first.
 
-    >>> Leak((Place("train", 3, "t7"), Place("val", 0, "v1"))).describe()
+    >>> Leak((Occurrence("train", 3, "t7"), Occurrence("val", 0, "v1"))).describe()
     'the same content in train and val: train[3] (id t7), val[0] (id v1)'
     """
 
-    places: tuple[Place, ...]
+    places: tuple[Occurrence, ...]
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -51,8 +52,8 @@ class Leak:
 
     def describe(self) -> str:
         """One line that names the splits and the items."""
-        shown = ", ".join(" ".join(str(place).split()) for place in self.places[:_SHOWN_PLACES])
-        more = len(self.places) - _SHOWN_PLACES
+        shown = ", ".join(" ".join(str(place).split()) for place in self.places[:_SHOWN])
+        more = len(self.places) - _SHOWN
         rest = f" and {more} more" if more > 0 else ""
         return f"the same content in {' and '.join(self.splits)}: {shown}{rest}"
 
@@ -63,13 +64,13 @@ def find_leakage(splits: Mapping[str, Iterable[object]]) -> list[Leak]:
     An item's content is its metadata as a Datum; an item that has none is left out.
 
     Reads every split once, and twice if there is a leak. Holds no item, only a digest of each:
-    120 MB for a million lines of a StreamingDataset. Loaders will do: batches are looked into.
+    120 MB for a million lines of a StreamingDataset. In loaders, the items of batches count.
 
     Args:
         splits: Name to dataset, such as "train", "val", "test".
 
     Returns:
-        One Leak per content, in the order of their first places; empty when all is well.
+        One Leak per content, in the order of their first places.
 
     Raises:
         UsageError: a split can be walked through only once.
@@ -117,28 +118,26 @@ def _check_splits(splits: Mapping[str, Iterable[object]]) -> None:
 
 
 def _places(splits: Mapping[str, Iterable[object]], wanted: set[bytes]) -> list[Leak]:
-    found: dict[bytes, list[Place]] = {}
+    found: defaultdict[bytes, list[Occurrence]] = defaultdict(list)
     for name, items in splits.items() if wanted else ():
         for content, place in _contents(name, items):
             if content in wanted:
-                found.setdefault(content, []).append(place)
+                found[content].append(place)
     return [Leak(tuple(places)) for places in found.values()]
 
 
-def _contents(split: str, items: Iterable[object]) -> Iterator[tuple[bytes, Place]]:
-    index = 0
-    for item in items:
-        for datum in as_datum(item, index).leaves():
-            content = {name: value for name, value in datum.metadata.items() if name != "id"}
-            if content:
-                yield bytes.fromhex(digest(content, length=32)), Place(split, index, datum.id)
-            index += 1
+def _contents(split: str, items: Iterable[object]) -> Iterator[tuple[bytes, Occurrence]]:
+    data = (datum for index, item in enumerate(items) for datum in as_datum(item, index).leaves())
+    for index, datum in enumerate(data):
+        content = {name: value for name, value in datum.metadata.items() if name != "id"}
+        if content:
+            yield bytes.fromhex(digest(content, length=32)), Occurrence(split, index, datum.id)
 
 
 def leakage_notes(loaders: Mapping[str, Iterable[Any] | None]) -> list[str]:
-    """What the user should know of the splits before a run: leaks, and where none was looked for.
+    """Notes on the splits before a run: leaks, and splits that were not compared.
 
-    Looks into lists, and into the datasets of loaders, up to 100,000 items. A stream is not read.
+    Compares lists and the datasets of loaders, up to 100,000 items. A stream is not read.
 
     Args:
         loaders: Split to its loader, None where there is no such split.
@@ -155,9 +154,8 @@ def leakage_notes(loaders: Mapping[str, Iterable[Any] | None]) -> list[str]:
         return []
     if sum(len(dataset) for dataset in sized.values()) > _LIMIT:
         return [f"leakage was not looked for: there are over {_LIMIT:,} items (find_leakage does)"]
-    leaks = find_leakage(sized)
     notes = []
-    if leaks:
+    if leaks := find_leakage(sized):
         count = "1 item stands" if len(leaks) == 1 else f"{len(leaks)} items stand"
         notes.append(f"leakage: {count} in several splits; {leaks[0].describe()}")
     if streams:

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from autopilot.core.comparison import Monitored
-from autopilot.core.numbers import bound, number, truth
+from autopilot.core.figures import bound, number, truth
 from autopilot.core.types import Datum, Outcome
 from autopilot.errors import EvaluationError, MetricError, UsageError
 

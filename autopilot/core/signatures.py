@@ -1,4 +1,4 @@
-"""What the loop calls of the user's, looked at before it is called: its arguments, and async."""
+"""The user's methods and constructors: checked before the loop calls them, and shown in a repr."""
 
 from __future__ import annotations
 
@@ -12,25 +12,16 @@ from autopilot.errors import AutopilotError, EvaluationError, ModuleError
 
 
 def defines(owner: object, base: type, name: str) -> bool:
-    """Whether an object has a method of its own in the place of its base class's."""
+    """Whether an object's class overrides a method of its base class."""
     return getattr(getattr(owner, name), "__func__", None) is not getattr(base, name)
 
 
 def check_call(
     owner: object, name: str, given: Sequence[str] = (), kind: type[AutopilotError] = ModuleError
 ) -> None:
-    """Looks at a method that the loop calls with these arguments, by position.
+    """Checks that an object's method can be called with these arguments; see `check_function`.
 
-    A method that does not exist, or whose signature Python cannot tell, passes.
-
-    Args:
-        owner: Whose method it is.
-        name: The method's.
-        given: The names of the arguments.
-        kind: What is raised.
-
-    Raises:
-        AutopilotError: it cannot take them, or is async; the hint is the line to write.
+    A method that does not exist passes.
     """
     method = getattr(owner, name, None)
     if callable(method):
@@ -43,16 +34,18 @@ def check_function(
     given: Sequence[str],
     kind: type[AutopilotError] = ModuleError,
 ) -> None:
-    """As `check_call`, for what is at hand.
+    """Checks that the loop can call a function with these arguments, by position.
+
+    A function whose signature Python does not know passes.
 
     Args:
-        function: What is called.
-        label: How it is called in errors.
+        function: The function.
+        label: Its name in errors.
         given: The names of the arguments.
-        kind: What is raised.
+        kind: The error's class.
 
     Raises:
-        AutopilotError: it cannot take them, or is async.
+        AutopilotError: it cannot take them, or is async; the hint is the line to write.
     """
     own = ("self",) if inspect.ismethod(function) else ()
     names = (label.rpartition(".")[2], getattr(function, "__name__", ""), "function")
@@ -73,9 +66,8 @@ def check_function(
         empty = inspect.Signature.empty
         plain = [each.replace(annotation=empty) for each in signature.parameters.values()]
         taken = signature.replace(parameters=plain, return_annotation=empty)
-        count = {0: "no arguments", 1: "one argument: "}.get(
-            len(given), f"{len(given)} arguments: "
-        )
+        counts = {0: "no arguments", 1: "one argument: "}
+        count = counts.get(len(given), f"{len(given)} arguments: ")
         raise kind(
             f"{label}{taken} gets {count}{', '.join(given)}", hint=f"define it as: {line}"
         ) from None
@@ -104,9 +96,9 @@ def as_call(owner: object) -> str:
 
 
 def check_awaited(value: object, what: str, kind: type[AutopilotError] = EvaluationError) -> None:
-    """Looks for coroutines that nobody awaited, in a value or in the items of a result.
+    """Refuses coroutines that were not awaited, in a value or in the items of a result.
 
-    They are closed, so that the interpreter does not complain about them later.
+    They are closed, so that the interpreter does not warn about them later.
 
     Raises:
         AutopilotError: there is one.

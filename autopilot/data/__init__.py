@@ -1,6 +1,6 @@
 """Datasets, splits and loaders: what goes into the loop."""
 
-from autopilot.core.leakage import Leak, Place, find_leakage
+from autopilot.core.leakage import Leak, Occurrence, find_leakage
 from autopilot.data.dataset import (
     ConcatDataset,
     Dataset,
@@ -9,9 +9,13 @@ from autopilot.data.dataset import (
     StreamingDataset,
     Subset,
 )
-from autopilot.data.loader import DataLoader, default_collate
-from autopilot.data.module import DataModule
-from autopilot.data.split import random_split, stratified_split
+from autopilot.data.loader import (
+    DataLoader,
+    DataModule,
+    default_collate,
+    random_split,
+    stratified_split,
+)
 
 __all__ = [
     "ConcatDataset",
@@ -21,7 +25,7 @@ __all__ = [
     "IterableDataset",
     "Leak",
     "ListDataset",
-    "Place",
+    "Occurrence",
     "StreamingDataset",
     "Subset",
     "default_collate",

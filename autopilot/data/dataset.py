@@ -1,7 +1,7 @@
-"""Datasets: what there is to train on and to measure with.
+"""Datasets: items to train on and to measure with.
 
-A Dataset is known by index and length, as a list is; an IterableDataset is only walked through.
-Wherever a Dataset is wanted, any Sequence will do.
+A Dataset has an index and a length, as a list has; an IterableDataset is only iterated. Any
+Sequence may stand in for a Dataset.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Indexable(Protocol[T_co]):
-    """What is asked of a map-style dataset: a Dataset, a list, or anything like them."""
+    """A map-style dataset: a Dataset, a list, or anything with index and length."""
 
     def __getitem__(self, index: int, /) -> T_co: ...
 
@@ -164,7 +164,7 @@ class StreamingDataset(IterableDataset[T_co]):
         self.path = Path(path)
         self.model = model
         try:
-            # A missing file is told before the first epoch, not in the middle of it.
+            # A missing file is an error before the first epoch, not in the middle of it.
             self.path.open("rb").close()
         except OSError as error:
             raise unreadable(self.path, error) from error
@@ -196,7 +196,10 @@ class ConcatDataset(Dataset[T_co]):
         self.cumulative_sizes = list(accumulate(len(dataset) for dataset in self.datasets))
 
     def __getitem__(self, index: int, /) -> T_co:
-        position = _position(index, len(self))
+        count = len(self)
+        if not -count <= index < count:
+            raise IndexError(f"index {index} is not in a dataset of {count} items")
+        position = index % count
         which = bisect_right(self.cumulative_sizes, position)
         start = self.cumulative_sizes[which - 1] if which else 0
         return self.datasets[which][position - start]
@@ -248,19 +251,9 @@ def is_indexable(dataset: object) -> bool:
 
 
 def check_indexable(dataset: object, wanted_by: str) -> None:
-    """Refuses what cannot be asked for an item by its index.
-
-    Raises:
-        UsageError: no length or no index.
-    """
+    """Raises a UsageError where a dataset has no length or no index."""
     if not is_indexable(dataset):
         raise UsageError(
             f"{wanted_by} needs items by index and a length, a {type(dataset).__name__} has not",
             hint="read it into memory first: ListDataset(items) or ListDataset.from_jsonl(path)",
         )
-
-
-def _position(index: int, count: int) -> int:
-    if not -count <= index < count:
-        raise IndexError(f"index {index} is not in a dataset of {count} items")
-    return index % count

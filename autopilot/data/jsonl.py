@@ -19,15 +19,15 @@ _BOM = b"\xef\xbb\xbf"
 _ONE_OBJECT = "write one JSON object a line, complete on its line; blank lines are skipped"
 
 
-class Model(Protocol):
-    """A pydantic model, or any class that checks a mapping the way one does."""
+class Schema(Protocol):
+    """A pydantic model, or any class that checks a mapping as one does."""
 
     @classmethod
     def model_validate(cls, obj: Any, /) -> Any:
         """An instance made of `obj`; raises what is wrong with it."""
 
 
-M = TypeVar("M", bound=Model)
+M = TypeVar("M", bound=Schema)
 
 
 def read_jsonl(path: Path, model: type[M] | None) -> Iterator[dict[str, Any] | M]:
@@ -97,10 +97,8 @@ def check_model(model: object) -> None:
 def unreadable(path: Path, error: OSError) -> DataError:
     """The DataError for a file that cannot be read."""
     if isinstance(error, FileNotFoundError):
-        return DataError(
-            f"{path} does not exist",
-            hint=f"check the path; relative ones are looked up in {Path.cwd()}",
-        )
+        hint = f"check the path; relative ones are looked up in {Path.cwd()}"
+        return DataError(f"{path} does not exist", hint=hint)
     return DataError(
         f"cannot read {path}: {error.strerror or error}", hint="name a JSON Lines file"
     )
@@ -109,14 +107,12 @@ def unreadable(path: Path, error: OSError) -> DataError:
 def _parse(content: bytes, path: Path, number: int) -> dict[str, Any]:
     where = f"{path} line {number}"
     try:
-        text = content.decode("utf-8")
+        value = _DECODER.decode(content.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise DataError(
             f"{where}: not UTF-8: byte 0x{content[error.start]:02x} at byte {error.start + 1}",
             hint="save the file as UTF-8",
         ) from error
-    try:
-        value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{where}: not JSON: {error.msg} at column {error.colno}", hint=_ONE_OBJECT
@@ -124,7 +120,8 @@ def _parse(content: bytes, path: Path, number: int) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON: {_one_line(error)}", hint=_ONE_OBJECT) from error
     if not isinstance(value, dict):
-        raise DataError(f"{where}: {_KINDS[type(value)]}, not an object", hint=_ONE_OBJECT)
+        kind = _KINDS.get(type(value), "a number")
+        raise DataError(f"{where}: {kind}, not an object", hint=_ONE_OBJECT)
     return value
 
 
@@ -139,7 +136,7 @@ def _validate(model: type[M], value: dict[str, Any], path: Path, number: int) ->
 
 
 def _reason(error: Exception) -> str:
-    """The first thing that a pydantic ValidationError lists, else the error's own text."""
+    """The first entry of a pydantic ValidationError, else the error's own text."""
     errors = getattr(error, "errors", None)
     found = errors() if callable(errors) else ()
     if not found:
@@ -177,11 +174,4 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
-_KINDS: dict[type, str] = {
-    list: "a list",
-    str: "a string",
-    int: "a number",
-    float: "a number",
-    bool: "a boolean",
-    type(None): "null",
-}
+_KINDS: dict[type, str] = {list: "a list", str: "a string", bool: "a boolean", type(None): "null"}

@@ -1,15 +1,20 @@
-"""The DataLoader: a dataset in batches, in an order that a resumed run finds again."""
+"""The DataLoader, splits and the DataModule: a dataset in batches, in an order that repeats.
+
+Who goes where follows from seed and epoch alone: the same in every process, on every Python.
+"""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import replace
+from fractions import Fraction
+from itertools import islice
 from typing import Any, Generic, TypeVar, cast
 
 from autopilot.core.types import Datum, as_datum, digest
-from autopilot.data.dataset import Indexable, is_indexable
-from autopilot.data.split import permutation
-from autopilot.errors import UsageError
+from autopilot.data.dataset import Indexable, Subset, check_indexable, is_indexable
+from autopilot.errors import DataError, UsageError
 
 T = TypeVar("T")
 
@@ -46,8 +51,8 @@ class DataLoader(Generic[T]):
         seed: Of the shuffle; None takes what `set_epoch` passes, which is the run's.
         drop_last: Leaves out a last batch that is not full.
         collate_fn: Makes a batch of a list of items; the default is `default_collate`.
-        sampler: The indices of a pass, in their order. One that has `set_epoch` is told the epoch,
-            as is a dataset that has it.
+        sampler: The indices of a pass, in their order. If it has `set_epoch`, that is called with
+            the epoch's number, and so is the dataset's.
 
     Raises:
         UsageError: arguments that cannot be, or cannot be together.
@@ -85,7 +90,7 @@ class DataLoader(Generic[T]):
         self.sampler = sampler
         self.epoch = 0
         self._run_seed = 0
-        self._is_told = False
+        self._is_epoch_set = False
 
     @property
     def rows(self) -> list[T] | tuple[T, ...] | None:
@@ -104,7 +109,7 @@ class DataLoader(Generic[T]):
             epoch: The epoch's number.
             seed: The run's; the loader's own wins over it, and None leaves it as it was.
         """
-        self.epoch, self._is_told = epoch, True
+        self.epoch, self._is_epoch_set = epoch, True
         if seed is not None:
             self._run_seed = seed
         for part in (self.sampler, self.dataset):
@@ -113,9 +118,9 @@ class DataLoader(Generic[T]):
                 listener(epoch)
 
     def __iter__(self) -> Iterator[Any]:
-        # The order is settled here and not at the first batch: set_epoch may come in between.
+        # The order is fixed here and not at the first batch: set_epoch may come in between.
         batches = self._batches(self._pass())
-        if not self._is_told:
+        if not self._is_epoch_set:
             self.epoch += 1
         return batches
 
@@ -135,23 +140,16 @@ class DataLoader(Generic[T]):
         if not self._indexable:
             return iter(cast(Iterable[T], self.dataset))
         dataset = cast(Indexable[T], self.dataset)
-        order: Iterable[int] = range(len(dataset))
-        if self.sampler is not None:
-            order = self.sampler
-        elif self.shuffle:
+        order = range(len(dataset)) if self.sampler is None else self.sampler
+        if self.shuffle:
             seed = self._run_seed if self.seed is None else self.seed
             order = permutation(len(dataset), f"shuffle {seed} epoch {self.epoch}")
         return (dataset[index] for index in order)
 
     def _batches(self, items: Iterator[T]) -> Iterator[Any]:
-        batch: list[T] = []
-        for item in items:
-            batch.append(item)
-            if len(batch) == self.batch_size:
+        while batch := list(islice(items, self.batch_size)):
+            if len(batch) == self.batch_size or not self.drop_last:
                 yield self.collate_fn(batch)
-                batch = []
-        if batch and not self.drop_last:
-            yield self.collate_fn(batch)
 
 
 def _check_dataset(dataset: object, *, indexable: bool) -> None:
@@ -185,3 +183,188 @@ def _check_order(*, shuffle: bool, sampler: Iterable[int] | None, indexable: boo
             f"sampler is a {type(sampler).__name__}, which gives its indices only once",
             hint="pass a list of indices, or an object whose __iter__ starts again",
         )
+
+
+def permutation(count: int, seed: str) -> list[int]:
+    """The numbers below count in an order that follows from the seed alone."""
+    # Of `random`, only random() promises the same numbers on every later Python; shuffle does not.
+    draw = random.Random(seed).random
+    keys = [draw() for _ in range(count)]
+    return sorted(range(count), key=keys.__getitem__)
+
+
+def random_split(dataset: Indexable[T], lengths: Sequence[float], seed: int = 0) -> list[Subset[T]]:
+    """Splits a dataset at random: no item is in two splits, and each is in one.
+
+    Args:
+        dataset: A Dataset or a sequence.
+        lengths: Numbers of items that add up to the dataset's, or fractions that add up to 1;
+            a fraction's share is rounded so that it is off by less than one item, which may be
+            no item at all in a tiny dataset.
+        seed: Decides who goes where.
+
+    Returns:
+        One Subset per length, each in random order.
+
+    Raises:
+        UsageError: the lengths do not add up, or the dataset has no index.
+
+    >>> train, val = random_split(range(10), [0.8, 0.2], seed=1)
+    >>> len(train), len(val), sorted([*train, *val]) == list(range(10))
+    (8, 2, True)
+    """
+    check_indexable(dataset, "random_split")
+    count = len(dataset)
+    if sum(lengths) == count and all(isinstance(n, int) and n >= 0 for n in lengths):
+        sizes = [int(n) for n in lengths]
+    else:
+        sizes = next(_apportion([count], _fractions(lengths, count)))
+    order = iter(permutation(count, f"split {seed}"))
+    return [Subset(dataset, [next(order) for _ in range(size)]) for size in sizes]
+
+
+def stratified_split(
+    dataset: Indexable[T],
+    fractions: Sequence[float],
+    key: str | Callable[[T], object],
+    seed: int = 0,
+) -> list[Subset[T]]:
+    """Splits a dataset at random such that each split has every class in the same proportion.
+
+    A split's share of a class is off by less than one item; where classes are too small for
+    their share, they take turns, so that the splits as a whole keep their sizes.
+
+    Args:
+        dataset: A Dataset or a sequence.
+        fractions: The splits' shares; they add up to 1.
+        key: The name of the field with an item's class, or a function from item to class.
+        seed: Decides who goes where.
+
+    Returns:
+        One Subset per fraction, each in random order.
+
+    Raises:
+        UsageError: the fractions do not add up, or the dataset has no index.
+        DataError: an item has no such field, or a class that is not hashable.
+
+    >>> spam = [{"text": str(n), "spam": n % 4 == 0} for n in range(20)]
+    >>> train, val = stratified_split(spam, [0.6, 0.4], key="spam")
+    >>> [sum(item["spam"] for item in split) for split in (train, val)], len(val)
+    ([3, 2], 8)
+    """
+    check_indexable(dataset, "stratified_split")
+    count = len(dataset)
+    shares = _fractions(fractions, count)
+    order = permutation(count, f"split {seed}")
+    classes: dict[object, list[int]] = {}
+    for index in order:
+        classes.setdefault(_class_of(dataset[index], key, index), []).append(index)
+    split_of: dict[int, int] = {}
+    sizes = _apportion(map(len, classes.values()), shares)
+    for members, class_sizes in zip(classes.values(), sizes, strict=True):
+        splits = (split for split, size in enumerate(class_sizes) for _ in range(size))
+        split_of |= zip(members, splits, strict=True)
+    # In the order of the permutation: a split must not be sorted by class.
+    return [
+        Subset(dataset, [index for index in order if split_of[index] == split])
+        for split in range(len(shares))
+    ]
+
+
+def _fractions(fractions: Sequence[float], count: int) -> list[Fraction]:
+    # Stated as what is valid, so that nan is refused too.
+    if not (all(0 <= share <= 1 for share in fractions) and abs(sum(fractions) - 1) <= 1e-6):
+        raise UsageError(
+            f"{list(fractions)} cannot split a dataset of {count} items",
+            hint="give fractions that add up to 1; random_split also takes numbers of items that "
+            f"add up to {count}",
+        )
+    exact = [Fraction(share).limit_denominator(10**6) for share in fractions]
+    return [share / sum(exact) for share in exact]
+
+
+def _apportion(counts: Iterable[int], shares: Sequence[Fraction]) -> Iterator[list[int]]:
+    """For each count its parts: each part is its share, rounded down or up.
+
+    The items left over by rounding down go to the splits that are furthest behind their share of
+    everything so far; without that, a hundred classes of one item would all go to the largest.
+    """
+    behind = [Fraction(0)] * len(shares)
+    for count in counts:
+        wanted = [count * share for share in shares]
+        parts = [int(part) for part in wanted]
+        behind = [debt + part - got for debt, part, got in zip(behind, wanted, parts, strict=True)]
+        uneven = [split for split, part in enumerate(wanted) if part.denominator > 1]
+        uneven.sort(key=lambda split: behind[split], reverse=True)
+        for split in uneven[: count - sum(parts)]:
+            parts[split] += 1
+            behind[split] -= 1
+        yield parts
+
+
+def _class_of(item: T, key: str | Callable[[T], object], index: int) -> object:
+    if callable(key):
+        found = key(item)
+    else:
+        fields = as_datum(item, index).metadata
+        if key not in fields:
+            raise DataError(
+                f"item {index} has no field {key!r}; it has {', '.join(map(str, fields))}",
+                hint="name a field that every item has, or pass a function as key",
+            )
+        found = fields[key]
+    try:
+        hash(found)
+    except TypeError as error:
+        raise DataError(
+            f"the class of item {index} is a {type(found).__name__}, which cannot be grouped by",
+            hint="pass a key that gives a string, a number or a tuple",
+        ) from error
+    return found
+
+
+class DataModule:
+    """Where the splits of an experiment come from; override what is needed.
+
+    The trainer calls `prepare_data`, `setup`, the loaders it needs and, in any case, `teardown`,
+    in this order. A loader that is None means that there is no such split.
+
+    >>> class Tickets(DataModule):
+    ...     def setup(self, stage: str) -> None:
+    ...         self.items = ["refund", "login"]
+    ...     def train_dataloader(self) -> Iterable[Any]:
+    ...         return DataLoader(self.items, batch_size=2, shuffle=True)
+    >>> tickets = Tickets()
+    >>> tickets.setup("fit")
+    >>> len(tickets.train_dataloader()), tickets.val_dataloader()
+    (1, None)
+    """
+
+    def prepare_data(self) -> None:
+        """Brings the data to this machine: downloads, converts. Keeps nothing on `self`."""
+
+    def setup(self, stage: str) -> None:
+        """Makes the datasets.
+
+        Args:
+            stage: "fit", "validate" or "test".
+        """
+
+    def train_dataloader(self) -> Iterable[Any] | None:
+        """The batches to learn from."""
+        return None
+
+    def val_dataloader(self) -> Iterable[Any] | None:
+        """The batches that decide whether an epoch is kept."""
+        return None
+
+    def test_dataloader(self) -> Iterable[Any] | None:
+        """The batches that are scored once, at the end."""
+        return None
+
+    def teardown(self, stage: str) -> None:
+        """Cleans up after `setup`, also when the stage failed.
+
+        Args:
+            stage: As in `setup`.
+        """

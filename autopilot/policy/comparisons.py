@@ -10,10 +10,9 @@ from collections.abc import Sequence
 
 from autopilot.core.comparison import EpochView, measured, nothing_to_compare
 from autopilot.core.direction import gained, sounds_like_cost
-from autopilot.core.figures import apart, figures
+from autopilot.core.figures import apart, bound, figures
 from autopilot.core.gate import Gate
 from autopilot.core.noise import GainGate
-from autopilot.core.numbers import bound
 from autopilot.core.types import GateResult
 from autopilot.errors import UsageError
 from autopilot.policy.gates import LIMIT

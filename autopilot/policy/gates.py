@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 from autopilot.core.comparison import EpochView, measured
-from autopilot.core.figures import apart, figure, figures
+from autopilot.core.figures import apart, bound, figure, figures, truth
 from autopilot.core.gate import Gate
-from autopilot.core.numbers import bound, truth
 from autopilot.core.policy import Decision, Policy, objections
 from autopilot.core.signatures import check_awaited, check_function
 from autopilot.core.types import GateResult, Metrics, Verdict

@@ -13,7 +13,7 @@ from autopilot.core.evaluation import as_batch
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.types import Datum, as_datum
 from autopilot.data.dataset import ListDataset, StreamingDataset
-from autopilot.data.split import random_split, stratified_split
+from autopilot.data.loader import random_split, stratified_split
 from autopilot.engine.loading import users_code
 from autopilot.errors import DataError, UsageError
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from autopilot.ai.datasets.worklist import BudgetLine, Origin, Worklist
 from autopilot.data.jsonl import write_jsonl
-from autopilot.data.split import permutation
+from autopilot.data.loader import permutation
 
 Weights = Mapping[str, float] | Sequence[str]
 
