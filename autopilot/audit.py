@@ -1,8 +1,8 @@
-"""The audit trail: what a command executed, with exit codes and durations. For `--expose`.
+"""The audit trail of `--expose`: the programs and calls of a command, their codes and durations.
 
-Calls of git, programs and models are noted by what makes them. Programs that the user's own code
-starts are noted by Python's audit hook: what they came to is the user's, and not known here.
-Nothing is kept unless a trail was begun.
+Calls of git, programs and models are noted by the functions that make them. Programs that the
+user's own code starts are noted by Python's audit hook, without exit codes. Nothing is kept unless
+a trail was begun.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Execution:
 
 @dataclass(slots=True)
 class Trail:
-    """What was executed since it was begun, in the order of the beginnings.
+    """All executions since it was begun, in the order in which they started.
 
     Args:
         clean: Takes secrets out of a command; it becomes one text.
@@ -101,6 +101,7 @@ def executing(kind: str, command: Sequence[str], folder: Path | None = None) -> 
     execution = Execution(kind, _trail.clean(command), str(folder or ""))
     _trail.executed.append(execution)
     started = time.monotonic()
+    # While it is set, the hook does not note the processes of this call a second time.
     outer, _own.busy = getattr(_own, "busy", False), True
     try:
         yield execution
@@ -115,7 +116,6 @@ def _on_event(event: str, arguments: tuple[object, ...]) -> None:
     program, given, folder, *_ = arguments
     command = [given] if isinstance(given, str | bytes) else given
     listed = [str(part) for part in command] if isinstance(command, Sequence) else [str(program)]
-    detail = "started by the code that was run"
-    _trail.executed.append(
-        Execution("process", _trail.clean(listed), str(folder or ""), None, None, detail)
-    )
+    execution = Execution("process", _trail.clean(listed), str(folder or ""))
+    execution.detail = "started by the code that was run"
+    _trail.executed.append(execution)

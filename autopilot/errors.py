@@ -1,44 +1,19 @@
 """Every error that autopilot raises on purpose.
 
 AutopilotError
-├── UsageError             an option, an argument or a name that cannot be used
-│   ├── SlugError          a malformed or colliding experiment name
-│   └── TargetError        the target of a run cannot be loaded
-├── RepositoryError        the git repository cannot be used
-│   ├── UnsupportedRepositoryError   a storage format that cannot be read
-│   ├── GitCommandError    the git command line failed
-│   ├── RemoteError        a remote repository cannot be reached, or refuses
-│   ├── RefMovedError      a ref is not where it was left
-│   └── LockHeldError      another run holds the experiment
-├── ParameterError         a parameter's files cannot be optimized, or were edited by hand
-│   └── MissingSourceError the parameter's source does not exist
-├── ExperimentError        an experiment is missing, exists already, or is damaged
-│   └── RecordError        a note that cannot be read
-├── DataError              a dataset or an item of it is malformed
-│   └── EmptySplitError    a split gives nothing to measure
-├── GraphError             feedback that has nowhere to go
-├── ModuleError            a module that is not set up as one
-├── MetricError            a metric that is missing or cannot be computed
-├── StateError             a state_dict that does not fit
-├── EvaluationError        evaluation cannot give a score
-│   └── InputsChangedError evaluator or data are not those that the baseline was measured with
-├── ConfinementError       a step changed files of the user's own, which nobody may put back
-├── UserCodeError          the user's own code raised outside the evaluation of an item
-└── AgentError             an agent or a model call failed; the epoch is recorded as failed
-    ├── AgentTimeoutError  it took longer than it was allowed to
-    ├── AgentRefusedError  the model refused to answer
-    ├── AgentReplyError    what came back cannot be used
-    ├── ModelCallError     the service answered with an error, after the client's retries
-    └── NoMoreCallsError   no call at all can be made now; the run stops, resumable
-        ├── NoKeyError         there is no key to ask a model with
-        │   └── KeyRefusedError      the service does not take the key, or not for that model
-        ├── NoCreditError      the account that pays for the calls has no credit left
-        ├── NoModelError       the service has no model of that name
-        ├── AgentNotFoundError the agent's program or the model's client is not installed
-        ├── OutageError        a service did not answer, for as long as it was waited for
-        ├── ReplayMissError    a call that was not recorded, where only records may answer
-        │   └── NetworkRefusedError  the user's own code connects, where only records may answer
-        └── BudgetExceededError  the call would cost more than is left
+├── UsageError: SlugError, TargetError
+├── RepositoryError: UnsupportedRepositoryError, GitCommandError, RemoteError, RefMovedError,
+│                    LockHeldError
+├── ParameterError: MissingSourceError
+├── ExperimentError: RecordError
+├── DataError: EmptySplitError
+├── EvaluationError: InputsChangedError
+├── GraphError, ModuleError, MetricError, StateError, ConfinementError, UserCodeError
+└── AgentError: AgentTimeoutError, AgentRefusedError, AgentReplyError, ModelCallError
+    └── NoMoreCallsError: NoCreditError, NoModelError, AgentNotFoundError, OutageError,
+        │                 BudgetExceededError
+        ├── NoKeyError: KeyRefusedError
+        └── ReplayMissError: NetworkRefusedError
 
 Expected outcomes (rejected, budget spent, nothing to change) are values, never errors.
 """
@@ -91,7 +66,7 @@ class RemoteError(RepositoryError):
 
 
 class RefMovedError(RepositoryError):
-    """A ref is not where it was left: somebody else moved it."""
+    """A ref was moved by another process since it was read."""
 
 
 class LockHeldError(RepositoryError):
@@ -165,7 +140,7 @@ class UserCodeError(AutopilotError):
 
 
 class AgentError(AutopilotError):
-    """An agent or a model call failed."""
+    """An agent or a model call failed; the epoch is recorded as failed."""
 
 
 class AgentTimeoutError(AgentError):
@@ -177,12 +152,12 @@ class AgentRefusedError(AgentError):
 
 
 class AgentReplyError(AgentError):
-    """What an agent or a model sent back cannot be used: no JSON, or it breaks the schema.
+    """The reply of an agent or a model cannot be used: no JSON, or it breaks the schema.
 
     Args:
         message: One line.
         hint: One line.
-        reply: What came back.
+        reply: The whole reply.
     """
 
     def __init__(self, message: str, *, hint: str = "", reply: str = "") -> None:
@@ -205,7 +180,7 @@ class ModelCallError(AgentError):
 
 
 class NoMoreCallsError(AgentError):
-    """No item and no epoch would fare better: the run stops, and can be resumed."""
+    """No call at all can be made now: the run stops, and can be resumed."""
 
 
 class NoKeyError(NoMoreCallsError):

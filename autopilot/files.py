@@ -7,9 +7,11 @@ either the old or the new one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ SYMLINK = 0o120000
 
 # Half-written files that a kill left behind are recognized by it, and never listed.
 TEMPORARY = ".autopilot-tmp-"
-# What means something between a regular expression's brackets, beside "-".
+# Characters with a meaning between a regular expression's brackets, beside "-".
 _SPECIAL = re.compile(r"[\\\[\]&~|^]")
 
 
@@ -55,13 +57,6 @@ class LinkedFolders:
         return known
 
 
-def git_mode(status: os.stat_result) -> int:
-    """The git mode of an `lstat` result: regular, executable or symbolic link."""
-    if stat.S_ISLNK(status.st_mode):
-        return SYMLINK
-    return EXECUTABLE if status.st_mode & stat.S_IXUSR else REGULAR
-
-
 def path_inside(root: Path, name: str) -> Path:
     """`root/name`.
 
@@ -87,7 +82,8 @@ def read_file(path: Path) -> FileState:
     status = os.lstat(path)
     if stat.S_ISLNK(status.st_mode):
         return FileState(SYMLINK, os.fsencode(os.readlink(path)))
-    return FileState(git_mode(status), path.read_bytes())
+    mode = EXECUTABLE if status.st_mode & stat.S_IXUSR else REGULAR
+    return FileState(mode, path.read_bytes())
 
 
 def replace_file(root: Path, name: str, state: FileState) -> None:
@@ -98,17 +94,21 @@ def replace_file(root: Path, name: str, state: FileState) -> None:
     Args:
         root: The folder that is not left, absolute.
         name: Path below root, with "/" between its parts.
-        state: What the file shall be.
+        state: Content and mode to write.
 
     Raises:
         ParameterError: the path leaves root, or the disk is full or not writable.
     """
     path = path_inside(root, name)
     try:
-        _make_folders(root, path.parent)
+        for folder in reversed(list(_parents_below(root, path))):
+            # A link is replaced by a folder: writing through it would leave root.
+            if folder.is_symlink() or folder.is_file():
+                folder.unlink()
+            folder.mkdir(exist_ok=True)
         if path.is_dir() and not path.is_symlink():
-            _remove_tree(path)
-        # Always the same name for a file: whoever writes it after a kill replaces what was left.
+            shutil.rmtree(path)
+        # Always the same name for a file: the next write replaces a rest that a kill left.
         created = path.with_name(TEMPORARY + hashlib.sha1(os.fsencode(path.name)).hexdigest())
         created.unlink(missing_ok=True)
         try:
@@ -223,34 +223,19 @@ def _parents_below(root: Path, path: Path) -> Iterator[Path]:
         yield parent
 
 
-def _make_folders(root: Path, folder: Path) -> None:
-    for part in reversed([folder, *_parents_below(root, folder)] if folder != root else []):
-        if part.is_symlink() or part.is_file():
-            part.unlink()
-        part.mkdir(exist_ok=True)
-
-
-def _remove_tree(folder: Path) -> None:
-    for entry in os.scandir(folder):
-        path = Path(entry.path)
-        _remove_tree(path) if entry.is_dir(follow_symlinks=False) else path.unlink()
-    folder.rmdir()
-
-
 def _permissions(path: Path, *, executable: bool) -> int:
     """Keeps the group and others bits of the file that is replaced, else follows the umask."""
-    try:
+    mode = 0o666 & ~_umask()
+    with contextlib.suppress(OSError):
         status = os.lstat(path)
-    except OSError:
-        status = None
-    known = status is not None and stat.S_ISREG(status.st_mode)
-    mode = stat.S_IMODE(status.st_mode) if status and known else 0o666 & ~_umask()
-    read_bits = mode & 0o444
-    return mode | read_bits >> 2 if executable else mode & ~0o111
+        mode = stat.S_IMODE(status.st_mode) if stat.S_ISREG(status.st_mode) else mode
+    # Who may read it may execute it, as git does.
+    return mode | (mode & 0o444) >> 2 if executable else mode & ~0o111
 
 
 @lru_cache(maxsize=1)
 def _umask() -> int:
+    # It can only be read by setting it. Once: another thread may create files meanwhile.
     mask = os.umask(0o022)
     os.umask(mask)
     return mask

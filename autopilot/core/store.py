@@ -54,8 +54,8 @@ class Store(ABC):
 
     Attributes:
         slug: The experiment's name.
-        is_shared: Whether others may edit the parameters meanwhile. Then each result is looked at,
-            not only each step and epoch.
+        is_shared: Whether others may edit the parameters meanwhile. Then the loop checks for edits
+            at each result, not only at each step and epoch.
     """
 
     slug: str
@@ -63,7 +63,7 @@ class Store(ABC):
 
     @abstractmethod
     def bind(self, parameters: Sequence[Parameter]) -> None:
-        """Says which parameters it is about.
+        """Sets the parameters that it keeps.
 
         Raises:
             ParameterError: a parameter that this store cannot keep.
@@ -136,7 +136,7 @@ class Store(ABC):
 
     @abstractmethod
     def edited(self) -> list[str]:
-        """The files that somebody else changed since the store last wrote or read them."""
+        """The files that changed since the store last wrote or read them."""
 
     @abstractmethod
     def annotate(self, revision: str, records: Sequence[Record]) -> None:
@@ -160,7 +160,7 @@ class Store(ABC):
 
     @abstractmethod
     def diff(self, old: str | int, new: str | int) -> str:
-        """What changed between two revisions, or the states of two kept epochs: a unified diff."""
+        """The unified diff between two revisions, or the states of two kept epochs."""
 
     @abstractmethod
     def note_progress(self, progress: ProgressNote) -> None:
@@ -168,7 +168,7 @@ class Store(ABC):
 
     @abstractmethod
     def progress(self) -> list[ProgressNote]:
-        """What was noted since the last `clear_progress`."""
+        """The notes of progress since the last `clear_progress`."""
 
     @abstractmethod
     def note_call(self, call: LlmRecord) -> None:
@@ -239,10 +239,9 @@ class InMemoryStore(Store):
 
     def state(self) -> str:
         snapshots = [parameter.snapshot() for parameter in self._parameters]
-        state = digest([canonical(snapshot) for snapshot in snapshots], 40)
-        self._states[state] = snapshots
-        self._known = state
-        return state
+        self._known = digest([canonical(snapshot) for snapshot in snapshots], 40)
+        self._states[self._known] = snapshots
+        return self._known
 
     def commit(self, state: str, message: str, records: Sequence[Record]) -> str:
         revision = self._append(state, message)
@@ -261,18 +260,14 @@ class InMemoryStore(Store):
             parameter.restore(snapshot)
 
     def edited(self) -> list[str]:
-        known = self._known
-        state = self.state()
-        self._known = known
-        if state == known:
-            return []
         return [
             parameter.name or repr(parameter)
-            for parameter, snapshot in zip(self._parameters, self._states[known], strict=True)
+            for parameter, snapshot in zip(self._parameters, self._states[self._known], strict=True)
             if canonical(parameter.snapshot()) != canonical(snapshot)
         ]
 
     def annotate(self, revision: str, records: Sequence[Record]) -> None:
+        # Copies, as if from a disk: whoever changes a record later does not change the store.
         for record in records:
             self._records.setdefault(record.kind, {})[revision, record.id] = copy.deepcopy(record)
 
@@ -295,8 +290,7 @@ class InMemoryStore(Store):
         return self._revisions[::-1]
 
     def diff(self, old: str | int, new: str | int) -> str:
-        named = [self._find(self.revision(each)) for each in (old, new)]
-        before, after = (self._texts(revision.tree) for revision in named)
+        before, after = (self._texts(self._find(self.revision(r)).tree) for r in (old, new))
         lines: list[str] = []
         for name in dict.fromkeys([*before, *after]):
             left, right = before.get(name, "").splitlines(), after.get(name, "").splitlines()
@@ -335,7 +329,7 @@ class InMemoryStore(Store):
         return revision
 
     def _find(self, revision: str) -> Revision:
-        for known in self._revisions:
-            if known.id == revision:
-                return known
-        raise ExperimentError(f"there is no revision {revision}", hint="see store.log()")
+        known = next((each for each in self._revisions if each.id == revision), None)
+        if known is None:
+            raise ExperimentError(f"there is no revision {revision}", hint="see store.log()")
+        return known

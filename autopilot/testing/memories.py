@@ -1,4 +1,4 @@
-"""What every Memory does."""
+"""The contract of Memory, as a suite of tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from autopilot.core.records.record import EpochOutcome, Lesson
 
 
 class MemoryContract(ABC):
-    """What every Memory does. Derive it and define `make_memory`."""
+    """The tests that every Memory passes. Derive it and define `make_memory`."""
 
     @abstractmethod
     def make_memory(self, folder: Path, block_after: int = 3) -> Memory:

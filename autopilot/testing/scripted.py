@@ -1,4 +1,4 @@
-"""What does as it is told: for tests of what stands around it."""
+"""An optimizer that follows a script, for tests of policies, callbacks and stores."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ Edit = Callable[[Sequence[Parameter]], Any]
 
 
 class ScriptedOptimizer(Optimizer):
-    """Does what a script says, one entry a step: for tests of policies, callbacks and stores.
+    """Follows a script, one entry a step.
 
     Args:
-        parameters: What may be changed.
-        script: For each step a pair of a strategy's name and what to do: a function that gets the
+        parameters: List of Parameter.
+        script: For each step a pair of a strategy's name and an action: a function that gets the
             parameters, a value for the first parameter, or an error to raise; None does nothing.
-            After the last entry nothing is done any more. A blocked strategy's entry is passed
-            over.
+            Entries of blocked strategies are skipped; after the last entry, nothing is done.
 
     >>> x = Parameter(1)
     >>> optimizer = ScriptedOptimizer([x], [("two", 2), None, ("double", lambda ps: 0)])
@@ -42,15 +41,15 @@ class ScriptedOptimizer(Optimizer):
             self.position += 1
             if entry is None:
                 return None
-            strategy, what = entry
+            strategy, action = entry
             if strategy in self.blocked:
                 continue
-            if isinstance(what, BaseException):
-                raise what
-            if callable(what):
-                what(self.parameters)
+            if isinstance(action, BaseException):
+                raise action
+            if callable(action):
+                action(self.parameters)
             else:
-                self.parameters[0].data = what
+                self.parameters[0].data = action
             return Step(summary=f"{strategy} at {self.position}", strategy=strategy)
         return None
 

@@ -1,4 +1,4 @@
-"""What every Store does."""
+"""The contract of Store, as a suite of tests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from autopilot.errors import AutopilotError, ExperimentError
 
 
 class StoreContract(ABC):
-    """What every Store does. Derive it and define `make_store`."""
+    """The tests that every Store passes. Derive it and define `make_store`."""
 
     @abstractmethod
     def make_store(self, folder: Path) -> Store:
