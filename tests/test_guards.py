@@ -36,10 +36,6 @@ FLOORS = [
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Which may look into the room beside it: files raise errors; the start of the program is the cli.
 NEIGHBOURS = {("files", "errors")}
-# To be turned.
-NEIGHBOURS |= {
-    ("tracking", "review"),
-}
 TOP = {"autopilot", "autopilot.__main__"}
 
 # Files with more than 400 lines, and why they are not two.

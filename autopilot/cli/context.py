@@ -175,7 +175,8 @@ class Context:
 
     def notebook(self, slug: str | None) -> Notebook:
         """An experiment, the newest one if none is named."""
-        from autopilot.tracking.notebook import Notebook, latest
+        from autopilot.tracking.finding import latest
+        from autopilot.tracking.notebook import Notebook
 
         repo = self.repository()
         return Notebook(repo, self.full_slug(slug) if slug else latest(repo, self.project))

@@ -144,10 +144,9 @@ def compare(
     """
     from autopilot.cli.pages import experiment as experiment_page
     from autopilot.report.comparison import file_documents, input_differences
-    from autopilot.tracking.snapshots import best_state
 
     one, other, output = context.notebook(first), context.notebook(second), context.output
-    tips = (best_state(one).commit, best_state(other).commit)
+    tips = (one.best_commit, other.best_commit)
     counts = one.counts(*tips)
     if output.as_json:
         files = file_documents(counts)
@@ -176,7 +175,7 @@ def delete(
     autopilot experiment delete classifier-1
     """
     from autopilot.cli.pages import experiment as experiment_page
-    from autopilot.tracking.removal import plan_removal, remove
+    from autopilot.tracking.upkeep import plan_removal, remove
 
     repo, output = context.repository(), context.output
     found = plan_removal(repo, context.full_slug(slug))
@@ -209,7 +208,7 @@ def export(
     \b
     autopilot experiment export classifier-1 out/classifier-1
     """
-    from autopilot.tracking.export import export as write
+    from autopilot.tracking.callbacks import export as write
 
     notebook, output = context.notebook(slug), context.output
     place = context.working_folder() / to
@@ -249,7 +248,7 @@ def write_decision(
 ) -> None:
     """Writes a decision down and says so."""
     from autopilot.report.comparison import decision_line
-    from autopilot.review.decisions import decide as write
+    from autopilot.tracking.holding import decide as write
 
     output = context.output
     event = write(

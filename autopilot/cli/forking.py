@@ -13,7 +13,7 @@ from autopilot.cli.running import Hypothesis, Idea
 from autopilot.core.figures import progressed
 
 if TYPE_CHECKING:
-    from autopilot.tracking.forks import Fork
+    from autopilot.tracking.holding import Fork
     from autopilot.tracking.notebook import Notebook
 
 
@@ -36,7 +36,7 @@ def branch(
     autopilot store branch classifier-1b --from 3 -e classifier-1
     autopilot resume classifier-1b
     """
-    from autopilot.tracking.forks import fork
+    from autopilot.tracking.holding import fork
 
     notebook, output = context.notebook(slug), context.output
     epoch = notebook.find(state)
@@ -69,7 +69,7 @@ def merge(
     autopilot store merge classifier-2 -e classifier-1
     autopilot store merge classifier-2 -e classifier-1 --as both
     """
-    from autopilot.tracking.forks import merge as merge_bests
+    from autopilot.tracking.holding import merge as merge_bests
     from autopilot.tracking.layout import free_slugs
     from autopilot.tracking.notebook import Notebook
 

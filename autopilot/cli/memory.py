@@ -66,7 +66,7 @@ def query(
     autopilot memory query --all --strategy "prune rules"
     """
     from autopilot.cli.pages import memory as memory_page
-    from autopilot.tracking.recall import memory_of, memory_of_all
+    from autopilot.tracking.holding import memory_of, memory_of_all
 
     if everywhere and slug:
         raise UsageError("--all and --slug exclude each other", hint="leave one of them out")
@@ -118,7 +118,7 @@ def record(
     \b
     autopilot memory record "prune rules" rejected --reason "tried it last year"
     """
-    from autopilot.tracking.recall import memory_to_change
+    from autopilot.tracking.holding import memory_to_change
 
     notebook, output = context.notebook(slug), context.output
     with memory_to_change(notebook.repo, notebook.slug) as memory:
@@ -154,7 +154,7 @@ def trends(
     autopilot memory trends --window 50 --ahead 20
     """
     from autopilot.cli.pages import memory as memory_page
-    from autopilot.tracking.recall import memory_of
+    from autopilot.tracking.holding import memory_of
 
     notebook, output = context.notebook(slug), context.output
     memory = memory_of(notebook)
@@ -194,7 +194,7 @@ def context(
     autopilot memory context
     autopilot memory context --strategy "prune rules" --strategy "add words"
     """
-    from autopilot.tracking.recall import memory_of
+    from autopilot.tracking.holding import memory_of
 
     notebook, output = context.notebook(slug), context.output
     strategies = dict.fromkeys([*notebook.manifest.strategies, *(strategy or ())])
@@ -217,7 +217,7 @@ def block(
     \b
     autopilot memory block "prune rules" --reason "they are needed for audits"
     """
-    from autopilot.tracking.recall import memory_to_change
+    from autopilot.tracking.holding import memory_to_change
 
     notebook, output = context.notebook(slug), context.output
     with memory_to_change(notebook.repo, notebook.slug) as memory:
@@ -244,7 +244,7 @@ def unblock(
     \b
     autopilot memory unblock "prune rules"
     """
-    from autopilot.tracking.recall import memory_to_change
+    from autopilot.tracking.holding import memory_to_change
 
     notebook, output = context.notebook(slug), context.output
     with memory_to_change(notebook.repo, notebook.slug) as memory:

@@ -15,8 +15,7 @@ from autopilot.report.comparison import file_documents, file_rows, file_totals
 from autopilot.text import align
 
 if TYPE_CHECKING:
-    from autopilot.review.promotion import Promotion
-    from autopilot.review.promotion_plan import Gate, Method, Plan
+    from autopilot.review.promotion import Method, Promoted, PromotionPlan, Requirement
     from autopilot.tracking.notebook import Notebook
 
 Into = Annotated[
@@ -61,7 +60,7 @@ def plan(
     autopilot promote plan classifier-1
     autopilot promote plan classifier-1 --into release --epoch 3 --no-ff
     """
-    from autopilot.review.promotion_plan import plan as look
+    from autopilot.review.promotion import plan as look
 
     notebook = context.notebook(slug)
     method = _method(squash, no_ff, ff_only)
@@ -121,20 +120,21 @@ def execute(
 COMMANDS = {"plan": plan, "execute": execute}
 
 
-def _asked(notebook: Notebook, epoch: str) -> list[Gate]:
+def _asked(notebook: Notebook, epoch: str) -> list[Requirement]:
     """What the policy of the checkout says of the epoch; nothing is evaluated."""
     from autopilot.proof.verification import rule
-    from autopilot.review.promotion_plan import Gate
+    from autopilot.review.promotion import Requirement
 
     number = notebook.find(epoch).number
     ruling = rule(notebook, number)
     why = "; ".join(ruling.decision.reasons)
     does = "keeps" if ruling.decision.kept else "does not keep"
     hint = f"autopilot policy explain {number} -e {notebook.slug}"
-    return [Gate("policy", ruling.decision.kept, f"{ruling.policy} {does} it now: {why}", hint)]
+    detail = f"{ruling.policy} {does} it now: {why}"
+    return [Requirement("policy", ruling.decision.kept, detail, hint)]
 
 
-def _say_done(output: Output, done: Promotion) -> None:
+def _say_done(output: Output, done: Promoted) -> None:
     from autopilot.report.comparison import decision_line
 
     found = done.plan
@@ -165,7 +165,7 @@ def _method(squash: bool, no_ff: bool, ff_only: bool) -> Method:
     return "no-ff" if no_ff else "ff-only" if ff_only else "squash"
 
 
-def _say(output: Output, found: Plan) -> None:
+def _say(output: Output, found: PromotionPlan) -> None:
     output.line(f"{found.slug}, epoch {found.epoch.number} -> {found.onto.name}, {found.method}")
     test = found.test.get(found.score.name.removeprefix("val "))
     tested = f", test {figure(test)}" if test is not None else "; the test split is not scored"
@@ -186,14 +186,14 @@ def _say(output: Output, found: Plan) -> None:
         output.line(f"do it: {_command(found)}")
 
 
-def _command(found: Plan) -> str:
+def _command(found: PromotionPlan) -> str:
     return (
         f"autopilot promote execute {found.slug} --into {found.onto.name} "
         f"--epoch {found.epoch.number} --{found.method}"
     )
 
 
-def _document(found: Plan) -> dict[str, Any]:
+def _document(found: PromotionPlan) -> dict[str, Any]:
     return {
         "experiment": found.slug,
         "epoch": found.epoch.number,

@@ -169,17 +169,16 @@ def revert(
     """
     from autopilot.git.branches import find_branch
     from autopilot.git.refs import read_ref
+    from autopilot.review.changes import ParameterHistory, target_branch
     from autopilot.review.proposals import proposal_of
-    from autopilot.review.publishing import publish_alone, unpublish
-    from autopilot.review.reverts import take_back, withdraw
-    from autopilot.tracking.changes import Changes, target_branch
+    from autopilot.review.publishing import publish, take_back, unpublish, withdraw
 
     notebook, output = context.notebook(slug), context.output
     review, name = notebook.layout.review, notebook.layout.review.removeprefix("refs/heads/")
     where = _remote(notebook.repo, remote) if push else ""
     there = find_branch(notebook.repo, name)
     onto = proposal_of(notebook).onto if there else target_branch(notebook, None)
-    known = Changes(notebook).merged_into(onto.tip)
+    known = ParameterHistory(notebook).merged_into(onto.tip)
     document = {"experiment": notebook.slug, "onto": onto.name, "merged": known.epoch}
     if known.epoch:
         made = take_back(notebook, onto, known.epoch, reason)
@@ -187,7 +186,7 @@ def revert(
         output.line(f"{made.name}: one commit on {onto.name} that takes it back, {made.tip[:7]}")
         output.line(f"see it:   git show {made.name}")
         if where:
-            publish_alone(notebook, made, where, may_ask=may_ask(context))
+            publish(notebook, made, where, alone=True, may_ask=may_ask(context))
             output.line(f"pushed to {where}")
         output.line(f"merge it: git switch {onto.short} && git merge --ff-only {made.name}")
         output.document(document | {"branch": made.name, "tip": made.tip, "deleted": None})
@@ -216,7 +215,7 @@ def list_(context: Context) -> None:
     autopilot propose list
     """
     from autopilot.cli.pages import proposal as proposal_page
-    from autopilot.review.standings import standings
+    from autopilot.review.proposals import standings
 
     output = context.output
     found = standings(context.repository(), context.project)

@@ -194,7 +194,8 @@ def status(context: Context, slug: Experiment = None) -> None:
 
 def _notebook(context: Context, slug: str | None, epoch: str | None = None) -> Notebook:
     """The experiment that is named, or that the epoch belongs to, or the newest."""
-    from autopilot.tracking.notebook import Notebook, experiment_of, latest
+    from autopilot.tracking.finding import experiment_of, latest
+    from autopilot.tracking.notebook import Notebook
 
     repo = context.repository()
     if slug:

@@ -550,7 +550,7 @@ def check_unblocked(notebook: Notebook, block_after: int | None = None) -> None:
 def _unblocked_by(notebook: Notebook, block_after: int | None = None) -> str:
     """What lets an experiment go on all of whose strategies are blocked; empty where one is not."""
     from autopilot.core.rules import ALL_BLOCKED
-    from autopilot.tracking.recall import memory_of
+    from autopilot.tracking.holding import memory_of
 
     status = notebook.status
     if status.state not in ("finished", "stopped") or status.detail != ALL_BLOCKED:

@@ -14,8 +14,8 @@ from autopilot.text import counted, git_date, iso
 
 if TYPE_CHECKING:
     from autopilot.git.commits import Commit
+    from autopilot.tracking.checkout import ParameterState
     from autopilot.tracking.notebook import Notebook
-    from autopilot.tracking.snapshots import State
 
 _STATE = "A number, best, last, baseline, a tag, a commit, or a snapshot's id"
 
@@ -37,7 +37,6 @@ def snapshot(
     autopilot store checkout 1f2e3d4          later: takes it back
     """
     from autopilot.tracking.checkout import Checkout
-    from autopilot.tracking.snapshots import best_state
 
     notebook, output = context.notebook(slug), context.output
     checkout = Checkout(notebook)
@@ -48,7 +47,7 @@ def snapshot(
             "commit": commit,
             "new": is_new,
             "files": sorted(checkout.present),
-            "differs_from_best": checkout.differs_from(best_state(notebook).commit),
+            "differs_from_best": checkout.differs_from(notebook.best_commit),
         }
     )
     if not output.as_json:
@@ -76,8 +75,7 @@ def checkout(
     autopilot store checkout best
     autopilot store checkout 3 -e classifier-1
     """
-    from autopilot.tracking.checkout import Checkout
-    from autopilot.tracking.snapshots import find_state
+    from autopilot.tracking.checkout import Checkout, find_state
 
     notebook, output = context.notebook(slug), context.output
     found, place = find_state(notebook, state), Checkout(notebook)
@@ -126,17 +124,16 @@ def diff(
     autopilot store diff 3 best        epoch 3 -> best state
     """
     from autopilot.git import objects
-    from autopilot.tracking.checkout import Checkout
-    from autopilot.tracking.snapshots import find_state, tree_of
+    from autopilot.tracking.checkout import Checkout, find_state
 
     notebook, output = context.notebook(slug), context.output
     old = find_state(notebook, first or "best")
-    before = tree_of(notebook, old)
+    before = objects.tree_of(notebook.repo, old.commit)
     if second is None:
         after, title = Checkout(notebook).tree(old.commit), "your checkout"
     else:
         new = find_state(notebook, second)
-        after, title = tree_of(notebook, new), new.title
+        after, title = objects.tree_of(notebook.repo, new.commit), new.title
     title = f"{notebook.slug}: {old.title} -> {title}"
     counts = objects.diff_stat(notebook.repo, before, after)
     if output.as_json:
@@ -171,7 +168,7 @@ def log(
     autopilot store log
     autopilot store log -e classifier-1 -n 20
     """
-    from autopilot.tracking.snapshots import snapshots
+    from autopilot.tracking.checkout import snapshots
 
     notebook, output = context.notebook(slug), context.output
     tags = _tags(notebook)
@@ -203,15 +200,14 @@ def status(context: Context, slug: SlugOption = None) -> None:
     \b
     autopilot store status
     """
-    from autopilot.tracking.checkout import Checkout
-    from autopilot.tracking.snapshots import best_state, snapshots
+    from autopilot.tracking.checkout import Checkout, snapshots
 
     notebook, output = context.notebook(slug), context.output
     place = Checkout(notebook)
     states = len({commit.tree for commit in notebook.commits})
     tags, kept = _tags(notebook), snapshots(notebook)
     at, unsaved = place.is_at(), place.unsaved()
-    differs = place.differs_from(best_state(notebook).commit)
+    differs = place.differs_from(notebook.best_commit)
     output.document(
         {
             "experiment": notebook.slug,
@@ -300,7 +296,7 @@ def _revision(commit: Commit, notebook: Notebook, tag: str | None) -> dict[str, 
     }
 
 
-def _where(at: list[State], differs: list[str]) -> str:
+def _where(at: list[ParameterState], differs: list[str]) -> str:
     if at:
         return f"the parameters are as in {', '.join(state.title for state in at)}"
     if not differs:

@@ -21,7 +21,7 @@ from autopilot.git.repository import Repository
 from autopilot.sandbox.inputs import Inputs
 from autopilot.sandbox.offline import Offline
 from autopilot.sandbox.workspace import Workspace
-from autopilot.tracking.scope import Scope, check_clean, check_tracked, dirty_files, scope_of
+from autopilot.tracking.parameters import Scope, check_clean, check_tracked, dirty_files, scope_of
 
 
 class Bench:

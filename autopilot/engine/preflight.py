@@ -38,7 +38,7 @@ from autopilot.errors import (
 )
 from autopilot.git.repository import DEFAULT_IDENTITY, Repository
 from autopilot.sandbox.offline import Offline
-from autopilot.tracking.scope import scope_of
+from autopilot.tracking.parameters import scope_of
 
 State = Literal["ok", "warning", "failed"]
 _ITEMS = 10

@@ -16,8 +16,7 @@ from autopilot.errors import ExperimentError, LockHeldError, TargetError
 from autopilot.git import objects, refs
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
-from autopilot.tracking.git_store import hold
-from autopilot.tracking.layout import Layout, free_slugs
+from autopilot.tracking.layout import Layout, free_slugs, hold
 from autopilot.tracking.notebook import Notebook
 
 DEFAULT_MAX_EPOCHS = 100

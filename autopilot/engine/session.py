@@ -46,9 +46,8 @@ from autopilot.git.maintenance import count_loose, maintain
 from autopilot.git.repository import Repository
 from autopilot.sandbox.confinement import guard_of
 from autopilot.sandbox.workspace import directory_of, open_workspace, undone_on_failure
-from autopilot.tracking.git_memory import GitMemory
-from autopilot.tracking.git_store import GitStore, hold
-from autopilot.tracking.layout import Layout
+from autopilot.tracking.git_store import GitMemory, GitStore
+from autopilot.tracking.layout import Layout, hold
 from autopilot.tracking.notebook import Notebook
 
 _MAINTAIN_EVERY = 500

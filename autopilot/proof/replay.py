@@ -22,8 +22,7 @@ from autopilot.errors import (
 )
 from autopilot.proof.measuring import Measurement, Measurer
 from autopilot.tracking.integrity import Difference, Integrity
-from autopilot.tracking.notebook import Notebook
-from autopilot.tracking.recorded import Judged, Recorded
+from autopilot.tracking.notebook import Epoch, Notebook
 
 _Measured = tuple[Measurement | AutopilotError, float]
 TOLERANCE = 1e-9
@@ -116,8 +115,8 @@ class Replay:
 
     def __init__(self, notebook: Notebook, settings: Settings) -> None:
         self.notebook, self.settings = notebook, settings
-        self._recorded = Recorded(notebook)
-        self.judged: Mapping[int, Judged] = self._recorded.judged
+        self._integrity = Integrity(notebook)
+        self.judged: Mapping[int, Epoch] = self._integrity.judged
         self.chosen = self._chosen()
         self.ended = ""
         noise = notebook.noise
@@ -134,8 +133,8 @@ class Replay:
         ]
 
     def branch(self) -> list[Difference]:
-        """What of branch, tags and notes does not fit together; nothing is evaluated."""
-        return Integrity(self._recorded).differences()
+        """The contradictions between branch, tags and notes; nothing is evaluated."""
+        return self._integrity.differences()
 
     def epochs(self) -> Iterator[EpochReplay]:
         """The chosen epochs, evaluated again, in their order.
@@ -175,7 +174,7 @@ class Replay:
             return [n for n, judged in self.judged.items() if judged.record.verdict != "rejected"]
         numbers = sorted(set(self.settings.epochs))
         for number in numbers:
-            if number not in self.judged and number not in self._recorded.expected:
+            if number not in self.judged and number not in self._integrity.expected:
                 self.notebook.epoch(number)
         return [number for number in numbers if number in self.judged]
 
@@ -229,7 +228,7 @@ class Replay:
         )
 
     def _compare(
-        self, number: int, judged: Judged, found: Measurement
+        self, number: int, judged: Epoch, found: Measurement
     ) -> tuple[list[Difference], list[Difference]]:
         """What differs, and what does and may."""
         apart: list[Difference] = []

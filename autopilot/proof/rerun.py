@@ -22,8 +22,7 @@ from autopilot.proof.replay import (
 )
 from autopilot.sandbox.processes import Processes
 from autopilot.tracking.integrity import Difference
-from autopilot.tracking.notebook import Notebook
-from autopilot.tracking.recorded import Judged
+from autopilot.tracking.notebook import Epoch, Notebook
 
 _AROUND = 24
 
@@ -163,10 +162,10 @@ class Rerun(Replay):
             self._processes.stop()
             worktree.leave()
 
-    def _best(self) -> Judged:
+    def _best(self) -> Epoch:
         return self.judged[self.judged[max(self.judged)].record.best_epoch]
 
-    def _compared(self, epoch: RerunEpoch, judged: Judged, repo: Repository) -> EpochReplay:
+    def _compared(self, epoch: RerunEpoch, judged: Epoch, repo: Repository) -> EpochReplay:
         number, record = epoch.number, judged.record
         differences = self._steps(epoch, repo)
         for what, recorded, found in (

@@ -271,7 +271,7 @@ def _notes(
         found.append(f"{unequal}: the score on record was not compared (--tolerance)")
     if proposal.base != began:
         found.append(f"the record was measured on {began[:7]}, and this is on {proposal.base[:7]}")
-    if proposal.known.epoch is None and proposal.onto.tip != proposal.base:
+    if proposal.merged.epoch is None and proposal.onto.tip != proposal.base:
         found.append(
             f"{proposal.onto.name} has moved since: autopilot propose create {proposal.slug} "
             "brings the proposal up to date"
@@ -335,7 +335,7 @@ def rule(notebook: Notebook, number: int) -> Ruling:
         mode=mode,
         items=items,
         best_items=notebook.data(against.number) if against else (),
-        cost=epoch.cost,
+        cost=epoch.record.cost,
         noise=notebook.noise,
     )
     errors = [item.error_message or "" for item in items if item.outcome == "error"]

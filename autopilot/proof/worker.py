@@ -44,12 +44,11 @@ from autopilot.proof.rerun import RerunEpoch, RerunStep, RerunTask
 from autopilot.sandbox.offline import Offline
 from autopilot.sandbox.processes import answer_with
 from autopilot.sandbox.surroundings import Surroundings
-from autopilot.tracking.git_memory import GitMemory
-from autopilot.tracking.git_store import GitStore
+from autopilot.tracking.git_store import GitMemory, GitStore
+from autopilot.tracking.holding import block_after_by_epoch
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
-from autopilot.tracking.recall import block_after_by_epoch
 
 R = TypeVar("R", bound=Record)
 _Say = Callable[[Scores | RerunEpoch], None]

@@ -19,11 +19,10 @@ from autopilot.git import objects, refs
 from autopilot.git.repository import Repository
 from autopilot.report.comparison import event_detail, settings
 from autopilot.report.contents import CODES, Changes, DiffPool, Results, clipped, packed
+from autopilot.tracking.holding import block_after_by_epoch, memory_of
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import experiments
 from autopilot.tracking.notebook import Epoch, Notebook
-from autopilot.tracking.recall import block_after_by_epoch, memory_of
-from autopilot.tracking.snapshots import best_state
 
 SPLITS = ("val", "train", "test")
 COLUMNS = (
@@ -159,14 +158,14 @@ def collect(notebook: Notebook, pool: DiffPool | None = None) -> Report:
     results, memory = _results(journal, line), memory_of(notebook)
     texts = list(dict.fromkeys(epoch.strategy for epoch in epochs))
     pairs = list(_epochs(notebook, journal, results, memory.lessons, texts, pool))
-    base, best = notebook.base or notebook.start, best_state(notebook).commit
+    base, best = notebook.base or notebook.start, notebook.best_commit
     return Report(
         notebook=notebook,
         rows=[row for row, _ in pairs],
         texts=texts,
         details=[detail for _, detail in pairs],
         results=results,
-        roles=_roles(journal, line, [epoch.cost for epoch in epochs]),
+        roles=_roles(journal, line, [epoch.record.cost for epoch in epochs]),
         memory=memory,
         forks=list(_forks(repo, notebook.slug)),
         net=pool.between(objects.tree_of(repo, base), objects.tree_of(repo, best)),
@@ -177,7 +176,7 @@ def collect(notebook: Notebook, pool: DiffPool | None = None) -> Report:
 
 def between(first: Notebook, second: Notebook, pool: DiffPool) -> Changes:
     """What differs between the best states of two experiments."""
-    one, other = (best_state(notebook).commit for notebook in (first, second))
+    one, other = (notebook.best_commit for notebook in (first, second))
     return pool.between(objects.tree_of(first.repo, one), objects.tree_of(first.repo, other))
 
 
@@ -219,7 +218,7 @@ def _epochs(
         row = [
             number,
             _VERDICTS.index(epoch.verdict),
-            epoch.outcome,
+            epoch.record.outcome,
             _short(epoch.value),
             _short(epoch.delta),
             _short(epoch.best),
@@ -228,12 +227,12 @@ def _epochs(
             places[epoch.strategy],
             clipped(epoch.summary, _TEXT),
             epoch.reasons,
-            epoch.reused,
+            epoch.record.reused,
             epoch.steps[-1] if epoch.steps else epoch.commit,
             epoch.rollback,
             len(epoch.steps),
             sum(len(record.violations) for _, record in own),
-            _cost(epoch.cost),
+            _cost(epoch.record.cost),
             line[epoch.commit].time_s,
         ]
         detail = {

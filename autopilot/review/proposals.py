@@ -1,7 +1,8 @@
 """Proposals: review branches, one commit for each kept epoch on top of the branch they are for.
 
-`refs/heads/autopilot-review/<slug>` is made from the experiment alone, and made again when that has
-got further or its target branch has moved. What a person committed there is never replaced.
+`refs/heads/autopilot-review/<slug>` is made from the experiment alone, and made again when the
+experiment has got further or its target branch has moved. Commits that a person made there are
+never replaced.
 """
 
 from __future__ import annotations
@@ -26,8 +27,15 @@ from autopilot.git.commands import run_git
 from autopilot.git.commits import Commit
 from autopilot.git.merging import count_in
 from autopilot.git.repository import Repository
-from autopilot.tracking.changes import Change, Changes, Conflict, Merged, put, target_branch
-from autopilot.tracking.layout import Layout
+from autopilot.review.changes import (
+    Conflict,
+    MergedEpoch,
+    ParameterChange,
+    ParameterHistory,
+    apply_change,
+    target_branch,
+)
+from autopilot.tracking.layout import Layout, experiments
 from autopilot.tracking.notebook import Notebook
 
 
@@ -40,11 +48,10 @@ class Proposal:
         branch: The review branch.
         onto: The branch that it is for.
         base: The commit of that branch that it stands on.
-        commits: Its commits, oldest first, with the epochs that they are; 0 is what the experiment
-            started from.
-        epochs: The same for the epochs alone.
-        known: What of the experiment the target branch has already.
-        was: What the review branch was before; None if there was none.
+        commits: Epoch and commit of each of its commits, oldest first; epoch 0 is the content that
+            the experiment started from.
+        merged: The newest epoch that the target branch has already.
+        was: The review branch's tip before; None if there was none.
     """
 
     slug: str
@@ -52,7 +59,7 @@ class Proposal:
     onto: Branch
     base: str
     commits: tuple[tuple[int, str], ...]
-    known: Merged
+    merged: MergedEpoch
     was: str | None = None
 
     @property
@@ -62,10 +69,31 @@ class Proposal:
 
     @property
     def done(self) -> str:
-        """What making it came to: "created", "updated" or "unchanged"."""
+        """How making it ended: "created", "updated" or "unchanged"."""
         if self.was is None:
             return "created"
         return "unchanged" if self.was == self.branch.tip else "updated"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a proposal stands.
+
+    Args:
+        slug: The experiment.
+        branch: Its review branch.
+        state: "open", "merged", "reverted", "outdated", "conflicts", "edited" or "unreadable".
+        onto: The branch that it is for.
+        epochs: The epochs in it.
+        detail: Why it is in that state, in one sentence.
+    """
+
+    slug: str
+    branch: Branch
+    state: str
+    onto: str = ""
+    epochs: tuple[int, ...] = ()
+    detail: str = ""
 
 
 def propose(notebook: Notebook, onto: str | None = None) -> Proposal:
@@ -82,24 +110,42 @@ def propose(notebook: Notebook, onto: str | None = None) -> Proposal:
             is written then.
         RefMovedError: somebody moved the review branch meanwhile.
     """
-    repo, layout, changes = notebook.repo, notebook.layout, Changes(notebook)
+    repo, layout, history = notebook.repo, notebook.layout, ParameterHistory(notebook)
     old = refs.read_ref(repo, layout.review)
-    existing = built_commits(changes, old) if old else []
+    existing = built_commits(history, old) if old else []
     branch = target_branch(notebook, onto or _built_for(existing))
-    known = changes.merged_into(branch.tip)
-    picks = _picked(changes, branch, known)
+    merged = history.merged_into(branch.tip)
+    stack = _stack(history, branch, merged)
+    if isinstance(stack, Conflict):
+        raise ExperimentError(
+            f"{stack.of(notebook.slug, branch.name)}; nothing was written",
+            hint=f"see both sides: git diff {branch.name}...{layout.branch_name} -- "
+            f"{shlex.quote(stack.paths[0])}; then merge by hand, or run anew from {branch.name}",
+        )
+    if not stack and not history.kept:
+        raise ExperimentError(
+            f"there is nothing to propose: no epoch of {notebook.slug} was kept",
+            hint=f"autopilot report {notebook.slug} --md says why",
+        )
+    if not stack:
+        newest = f"epoch {merged.epoch}" if merged.epoch is not None else "its changes"
+        raise ExperimentError(
+            f"there is nothing to propose: {branch.name} has {newest} of {notebook.slug} already",
+            hint=f"autopilot resume {notebook.slug} goes on with it",
+        )
     made: list[tuple[int, str]] = []
     parent = branch.tip
+    # Commits that are there already keep their ids: the same proposal made twice is unchanged.
     there = {(commit.parents, commit.tree, commit.message): commit.id for commit in existing}
-    for change, tree in picks:
+    for change, tree in stack:
         text = _message(notebook, change, branch.short)
         parent = there.get(((parent,), tree, text)) or commits.commit(
             repo, tree=tree, parents=[parent], message=text
         )
         made.append((change.number, parent))
     set_review(repo, layout.review, parent, old, f"autopilot: propose {notebook.slug}")
-    made_branch = Branch(layout.review.removeprefix(BRANCHES), layout.review, parent)
-    return Proposal(notebook.slug, made_branch, branch, branch.tip, tuple(made), known, old)
+    review = Branch(layout.review_name, layout.review, parent)
+    return Proposal(notebook.slug, review, branch, branch.tip, tuple(made), merged, old)
 
 
 def proposal_of(notebook: Notebook) -> Proposal:
@@ -108,68 +154,85 @@ def proposal_of(notebook: Notebook) -> Proposal:
     Raises:
         ExperimentError: there is none, or somebody else committed on it.
     """
-    found = find_branch(notebook.repo, notebook.layout.review.removeprefix(BRANCHES))
+    found = find_branch(notebook.repo, notebook.layout.review_name)
     if found is None:
         raise ExperimentError(
             f"there is no proposal of {notebook.slug}",
             hint=f"autopilot propose create {notebook.slug}",
         )
-    return read_proposal(Changes(notebook), found)
+    return _read(ParameterHistory(notebook), found)
 
 
-def read_proposal(changes: Changes, review: Branch) -> Proposal:
-    """A review branch as a proposal.
+def standings(repo: Repository, project: str | None = None) -> list[Standing]:
+    """How the proposals stand, by the names of their experiments.
 
-    Raises:
-        ExperimentError: somebody else committed on it.
+    Args:
+        repo: The repository.
+        project: Only experiments of this project.
     """
-    notebook = changes.notebook
-    built = built_commits(changes, review.tip)
-    onto = target_branch(notebook, _built_for(built))
-    # A target that grew by an earlier proposal has commits of that form too.
-    new = built[count_in(changes.repo, [commit.id for commit in built], onto.tip) :] or built
-    made = tuple((trailer_number(c.message, EPOCH) or 0, c.id) for c in new)
-    known = changes.merged_into(onto.tip)
-    return Proposal(notebook.slug, review, onto, new[0].parents[0], made, known, review.tip)
-
-
-def _picked(changes: Changes, branch: Branch, known: Merged) -> list[tuple[Change, str]]:
-    """The changes that the branch does not have, with the trees that they make on top of it."""
-    notebook, repo = changes.notebook, changes.repo
-    found: list[tuple[Change, str]] = []
-    tree = objects.tree_of(repo, branch.tip)
-    for change in changes.between(branch.tip, known.epoch):
-        put_on = put(repo, tree, change)
-        if isinstance(put_on, Conflict):
-            raise ExperimentError(
-                f"{put_on.of(notebook.slug, branch.name)}; nothing was written",
-                hint=f"see both sides: git diff {branch.name}...{notebook.layout.branch_name} -- "
-                f"{shlex.quote(put_on.paths[0])}; then merge by hand, or run anew from "
-                f"{branch.name}",
-            )
-        if put_on != tree:
-            found.append((change, put_on))
-        tree = put_on
-    if not found:
-        raise _nothing(changes, branch, known)
+    found = []
+    for slug in experiments(repo):
+        branch = find_branch(repo, Layout(slug).review.removeprefix(BRANCHES))
+        if branch is None or (project and not slug.startswith(f"{project}/")):
+            continue
+        try:
+            found.append(_standing(Notebook(repo, slug), branch))
+        except (ExperimentError, RepositoryError) as error:
+            found.append(Standing(slug, branch, "unreadable", detail=error.message))
     return found
 
 
-def _nothing(changes: Changes, branch: Branch, known: Merged) -> ExperimentError:
-    notebook = changes.notebook
-    if not changes.kept:
-        return ExperimentError(
-            f"there is nothing to propose: no epoch of {notebook.slug} was kept",
-            hint=f"autopilot report {notebook.slug} --md says why",
-        )
-    newest = f"epoch {known.epoch}" if known.epoch is not None else "its changes"
-    return ExperimentError(
-        f"there is nothing to propose: {branch.name} has {newest} of {notebook.slug} already",
-        hint=f"autopilot resume {notebook.slug} goes on with it",
-    )
+def _standing(notebook: Notebook, branch: Branch) -> Standing:
+    history = ParameterHistory(notebook)
+    try:
+        proposal = _read(history, branch)
+    except ExperimentError as error:
+        return Standing(notebook.slug, branch, "edited", detail=error.message)
+    onto, epochs, merged = proposal.onto, proposal.epochs, proposal.merged
+    state, detail = "open", ""
+    newest = history.kept[-1].number if history.kept else 0
+    last = max(epochs, default=0)
+    if merged.reverted:
+        state, detail = "reverted", f"{onto.name} took it back"
+    elif merged.epoch is not None and merged.epoch >= newest:
+        state, detail = "merged", f"{onto.name} has epoch {merged.epoch}"
+    elif newest > last:
+        newer = sum(epoch.number > last for epoch in history.kept)
+        state, detail = "outdated", f"{newer} newer kept, up to epoch {newest}"
+    else:
+        stack = _stack(history, onto, merged)
+        if isinstance(stack, Conflict):
+            state, detail = "conflicts", stack.of(notebook.slug, onto.name)
+    return Standing(notebook.slug, branch, state, onto.name, tuple(epochs), detail)
 
 
-def _message(notebook: Notebook, change: Change, onto: str) -> str:
+def _read(history: ParameterHistory, review: Branch) -> Proposal:
+    built = built_commits(history, review.tip)
+    onto = target_branch(history.notebook, _built_for(built))
+    # A target that grew by an earlier proposal has commits of that form too.
+    new = built[count_in(history.repo, [commit.id for commit in built], onto.tip) :] or built
+    made = tuple((trailer_number(c.message, EPOCH) or 0, c.id) for c in new)
+    merged, slug = history.merged_into(onto.tip), history.notebook.slug
+    return Proposal(slug, review, onto, new[0].parents[0], made, merged, review.tip)
+
+
+def _stack(
+    history: ParameterHistory, branch: Branch, merged: MergedEpoch
+) -> list[tuple[ParameterChange, str]] | Conflict:
+    """The changes that a branch lacks, with the trees that they make on top of it."""
+    found: list[tuple[ParameterChange, str]] = []
+    tree = objects.tree_of(history.repo, branch.tip)
+    for change in history.changes(branch.tip, merged.epoch):
+        changed = apply_change(history.repo, tree, change)
+        if isinstance(changed, Conflict):
+            return changed
+        if changed != tree:
+            found.append((change, changed))
+        tree = changed
+    return found
+
+
+def _message(notebook: Notebook, change: ParameterChange, onto: str) -> str:
     slug, epoch = notebook.slug, change.epoch
     if epoch is None:
         source = notebook.manifest.forked_from.replace("@", ", epoch ")
@@ -189,13 +252,13 @@ def _message(notebook: Notebook, change: Change, onto: str) -> str:
     )
 
 
-def built_commits(changes: Changes, tip: str) -> list[Commit]:
+def built_commits(history: ParameterHistory, tip: str) -> list[Commit]:
     """The commits of a review branch, oldest first.
 
     Raises:
         ExperimentError: one of them is not as it was built.
     """
-    repo, notebook = changes.repo, changes.notebook
+    repo, notebook = history.repo, history.notebook
     found: list[Commit] = []
     top = commits.read_commit(repo, tip)
     for commit in commits.first_parent_log(repo, tip):
@@ -206,14 +269,14 @@ def built_commits(changes: Changes, tip: str) -> list[Commit]:
     if not found:
         raise edited(notebook.layout, top)
     base = found[0].parents[0]
-    made = {change.source: change for change in changes.between(base)}
+    made = {change.source: change for change in history.changes(base)}
     for commit in found:
         change = made.get(trailer(commit.message, SOURCE) or "")
         onto = trailer(commit.message, ONTO)
         text = _message(notebook, change, onto) if change and onto else ""
         if change is None or commit.message != text:
             raise edited(notebook.layout, commit)
-        if put(repo, commit.parents[0], change) != commit.tree:
+        if apply_change(repo, commit.parents[0], change) != commit.tree:
             raise edited(notebook.layout, commit)
     if not _is_elsewhere(repo, base, notebook.layout.review):
         raise edited(notebook.layout, commits.read_commit(repo, base))
@@ -236,7 +299,7 @@ def _built_for(existing: Sequence[Commit]) -> str | None:
 
 def edited(layout: Layout, commit: Commit) -> ExperimentError:
     """The error that names a commit of a review branch that is not as it was built."""
-    name = layout.review.removeprefix(BRANCHES)
+    name = layout.review_name
     subject = commit.message.partition("\n")[0]
     return ExperimentError(
         f"{name} has a commit that was made or changed by hand: {commit.id[:7]} ({subject})",

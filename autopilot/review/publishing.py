@@ -1,48 +1,55 @@
-"""Review branches on a remote: pushed with the experiment, set anew, deleted."""
+"""Review branches on a remote, and their end: pushed, set anew, withdrawn, and reverted."""
 
 from __future__ import annotations
 
-from autopilot.core.records.message import REVERTS, trailer
+from autopilot.core.records.message import REVERTS, revert_message, trailer
 from autopilot.errors import ExperimentError, RemoteError
-from autopilot.git import commits, refs
+from autopilot.git import commits, objects, refs
 from autopilot.git.addresses import shown
 from autopilot.git.branches import BRANCHES, Branch
 from autopilot.git.merging import is_ancestor
 from autopilot.git.objects import has_object
 from autopilot.git.remotes import fetch_refs, push_refs, remote_refs, replace_ref
-from autopilot.git.repository import Repository
-from autopilot.review.proposals import built_commits
+from autopilot.review.changes import Conflict, ParameterChange, ParameterHistory, apply_change
+from autopilot.review.proposals import built_commits, edited, refuse_checked_out, set_review
 from autopilot.sharing.pushing import push
-from autopilot.tracking.changes import Changes
 from autopilot.tracking.notebook import Notebook
 
 
-def publish(notebook: Notebook, review: Branch, remote: str, *, may_ask: bool = False) -> None:
+def publish(
+    notebook: Notebook, branch: Branch, remote: str, *, alone: bool = False, may_ask: bool = False
+) -> None:
     """Pushes a review branch with its experiment: branch, tags and notes.
 
     A review branch there that autopilot built from an earlier state is replaced.
 
     Args:
         notebook: The experiment.
-        review: Its review branch.
+        branch: Its review branch, or the one that reverts it.
         remote: A remote's name, a URL or a path.
+        alone: Push the branch without the experiment.
         may_ask: Whether git may ask for a password at the terminal.
 
     Raises:
         RemoteError: the remote cannot be reached, or does not take it.
         ExperimentError: somebody committed on the review branch there.
     """
-    _send(notebook, review, remote, may_ask=may_ask)
-    for outcome in push(notebook.repo, remote, [notebook.slug], may_ask=may_ask).outcomes:
-        if outcome.error:
-            raise ExperimentError(outcome.error, hint=outcome.hint)
-
-
-def publish_alone(
-    notebook: Notebook, branch: Branch, remote: str, *, may_ask: bool = False
-) -> None:
-    """Pushes a branch that takes something back; as `publish`, without the experiment."""
-    _send(notebook, branch, remote, may_ask=may_ask)
+    repo, ref = notebook.repo, branch.ref
+    there = remote_refs(repo, remote, [ref], may_ask=may_ask).get(ref)
+    if there and not (has_object(repo, there) and is_ancestor(repo, there, branch.tip)):
+        _check_built(notebook, ref, there, remote, may_ask=may_ask)
+        replace_ref(repo, remote, ref, branch.tip, there, may_ask=may_ask)
+    elif there != branch.tip:
+        pushed = push_refs(repo, remote, {ref: branch.tip}, may_ask=may_ask)
+        for reason in pushed.rejected.values():
+            raise RemoteError(
+                f"{shown(remote)} did not take {branch.name} ({reason})",
+                hint="somebody pushed to it meanwhile, or its branch rules forbid it",
+            )
+    if not alone:
+        for outcome in push(repo, remote, [notebook.slug], may_ask=may_ask).outcomes:
+            if outcome.error:
+                raise ExperimentError(outcome.error, hint=outcome.hint)
 
 
 def unpublish(notebook: Notebook, remote: str, *, may_ask: bool = False) -> bool:
@@ -61,23 +68,6 @@ def unpublish(notebook: Notebook, remote: str, *, may_ask: bool = False) -> bool
     return True
 
 
-def _send(notebook: Notebook, branch: Branch, remote: str, *, may_ask: bool) -> None:
-    repo, ref = notebook.repo, branch.ref
-    there = remote_refs(repo, remote, [ref], may_ask=may_ask).get(ref)
-    if there == branch.tip:
-        return
-    grows = there is None or (has_object(repo, there) and is_ancestor(repo, there, branch.tip))
-    if there is None or grows:
-        for reason in push_refs(repo, remote, {ref: branch.tip}, may_ask=may_ask).rejected.values():
-            raise RemoteError(
-                f"{shown(remote)} did not take {branch.name} ({reason})",
-                hint="somebody pushed to it meanwhile, or its branch rules forbid it",
-            )
-        return
-    _check_built(notebook, ref, there, remote, may_ask=may_ask)
-    replace_ref(repo, remote, ref, branch.tip, there, may_ask=may_ask)
-
-
 def _check_built(notebook: Notebook, ref: str, tip: str, remote: str, *, may_ask: bool) -> None:
     """Refuses to replace what a person committed on the remote's branch."""
     repo = notebook.repo
@@ -85,9 +75,8 @@ def _check_built(notebook: Notebook, ref: str, tip: str, remote: str, *, may_ask
     if not has_object(repo, tip):
         fetch_refs(repo, remote, [ref], under, may_ask=may_ask)
     try:
-        if trailer(commits.read_commit(repo, tip).message, REVERTS):
-            return
-        built_commits(Changes(notebook), tip)
+        if not trailer(commits.read_commit(repo, tip).message, REVERTS):
+            built_commits(ParameterHistory(notebook), tip)
     except ExperimentError as error:
         name = ref.removeprefix(BRANCHES)
         raise ExperimentError(
@@ -95,10 +84,67 @@ def _check_built(notebook: Notebook, ref: str, tip: str, remote: str, *, may_ask
             hint=f"look at it: git fetch {shown(remote)} {name} && git log -p FETCH_HEAD",
         ) from error
     finally:
-        _forget(repo, f"{under}{ref}")
+        fetched = refs.read_ref(repo, f"{under}{ref}")
+        if fetched is not None:
+            refs.delete_ref(repo, f"{under}{ref}", fetched)
 
 
-def _forget(repo: Repository, ref: str) -> None:
-    oid = refs.read_ref(repo, ref)
-    if oid is not None:
-        refs.delete_ref(repo, ref, oid)
+def withdraw(notebook: Notebook) -> str:
+    """Deletes the review branch; returns the commit that it was at.
+
+    Raises:
+        ExperimentError: there is none, or somebody else committed on it.
+        RepositoryError: it is checked out somewhere.
+    """
+    layout = notebook.layout
+    tip = refs.read_ref(notebook.repo, layout.review)
+    if tip is None:
+        raise ExperimentError(
+            f"there is no proposal of {notebook.slug} here",
+            hint="`autopilot propose list` shows those that there are",
+        )
+    built_commits(ParameterHistory(notebook), tip)
+    refuse_checked_out(notebook.repo, layout.review)
+    refs.delete_ref(notebook.repo, layout.review, tip)
+    return tip
+
+
+def take_back(notebook: Notebook, onto: Branch, epoch: int, reason: str = "") -> Branch:
+    """Builds a branch that reverts what was merged: one commit on top of the target branch.
+
+    Only the parameters change, to their content before the experiment; later changes to them stay.
+
+    Args:
+        notebook: The experiment.
+        onto: The branch that has it.
+        epoch: The newest epoch that it has.
+        reason: Why; written into the commit.
+
+    Raises:
+        ExperimentError: it cannot be taken back without conflict; it names the files.
+    """
+    repo, layout = notebook.repo, notebook.layout.revert
+    whole = ParameterHistory(notebook).whole(onto.tip, epoch)
+    back = ParameterChange(whole.epoch, whole.source, whole.after, whole.before)
+    tree = apply_change(repo, onto.tip, back)
+    if isinstance(tree, Conflict):
+        raise ExperimentError(
+            f"taking epoch {epoch} of {notebook.slug} back conflicts with {onto.name} in "
+            f"{', '.join(tree.paths)}; nothing was written",
+            hint=f"{onto.name} changed the same lines since: edit them by hand",
+        )
+    if tree == objects.tree_of(repo, onto.tip):
+        raise ExperimentError(
+            f"{onto.name} has nothing left of {notebook.slug}", hint="there is nothing to take back"
+        )
+    text = revert_message(notebook.slug, epoch, onto.short, reason)
+    old = refs.read_ref(repo, layout.review)
+    if old is not None:
+        there = commits.read_commit(repo, old)
+        if (there.parents, there.tree, there.message) == ((onto.tip,), tree, text):
+            return Branch(layout.review_name, layout.review, old)
+        if not trailer(there.message, REVERTS):
+            raise edited(layout, there)
+    made = commits.commit(repo, tree=tree, parents=[onto.tip], message=text)
+    set_review(repo, layout.review, made, old, f"autopilot: take {notebook.slug} back")
+    return Branch(layout.review_name, layout.review, made)

@@ -26,7 +26,7 @@ from autopilot.sandbox.surroundings import Surroundings, Violation, sentences, s
 from autopilot.sandbox.workspace import AGENTS_GIT, Link, Workspace
 from autopilot.text import printable
 from autopilot.tracking.git_store import GitStore
-from autopilot.tracking.scope import Scope
+from autopilot.tracking.parameters import Scope
 
 COPIED_BYTES = 32 * 2**20
 COPIED_FILES = 2000
@@ -84,7 +84,7 @@ class AgentGuard(Guard):
         }
         self._environment = {name: os.environ.get(name) for name in marks}
         os.environ.update(marks)
-        self._store.hold_progress()
+        self._store.progress_file.hold()
         self._since = adopt(is_on=True)
 
     def put_back(self) -> list[str]:
@@ -100,7 +100,7 @@ class AgentGuard(Guard):
         end_marked(self.repo.workdir)
         end_adopted(self._since)
         adopt(is_on=False)
-        changed = self._store.release_progress()
+        changed = self._store.progress_file.release()
         notes = ["changed the run's own notes of this epoch: put back"] if changed else []
         return self._undo(notes)
 

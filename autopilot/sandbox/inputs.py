@@ -20,7 +20,7 @@ from typing import Any
 from autopilot.git import objects
 from autopilot.git.repository import Repository
 from autopilot.git.workfiles import WorkFiles
-from autopilot.tracking.scope import Scope
+from autopilot.tracking.parameters import Scope
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _CACHES = ("__pycache__", ".git", ".pytest_cache", ".mypy_cache", ".ruff_cache")

@@ -25,7 +25,7 @@ from autopilot.git.repository import Repository
 from autopilot.git.stamps import Stamp, everything_below, stamp_of
 from autopilot.git.workfiles import WorkFiles, folders_above
 from autopilot.text import counted, printable
-from autopilot.tracking.scope import Scope
+from autopilot.tracking.parameters import Scope
 
 LARGE = 32 * 2**20
 """Bytes of a file that git does not have, from which on no copy is kept."""

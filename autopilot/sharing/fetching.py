@@ -20,8 +20,7 @@ from autopilot.git.remotes import fetch_refs, remote_refs
 from autopilot.git.repository import Repository
 from autopilot.git.transactions import delete_refs, move_refs
 from autopilot.sharing.sync import NAMESPACES, RefSet, Synced, alone, chosen, grouped, local_sets
-from autopilot.tracking.holding import held
-from autopilot.tracking.layout import Layout
+from autopilot.tracking.layout import Layout, held
 
 # No slug begins with "_": the name is no experiment's.
 _INCOMING = "refs/autopilot/_incoming/"

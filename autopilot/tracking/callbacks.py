@@ -1,22 +1,28 @@
-"""Callbacks and loggers that write files: JSON Lines, appended line by line, and checkpoints."""
+"""Experiments as plain files, for tools that read JSON, JSON Lines and patches.
+
+Callbacks and a logger write them during a run; `export` writes a recorded experiment.
+"""
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autopilot.core.callback import Callback, RunView
+from autopilot.core.records.message import epoch_tag
 from autopilot.core.types import Datum, datum_document, unlike_json
-from autopilot.errors import DataError
+from autopilot.errors import DataError, UsageError
 from autopilot.files import FileState
 from autopilot.text import as_json, finite
 
 if TYPE_CHECKING:
     from autopilot.core.module import AutoPilotModule
     from autopilot.core.records.record import MetricsRecord
+    from autopilot.tracking.notebook import Epoch, Notebook
 
 
 class JSONLogger:
@@ -57,7 +63,7 @@ class JSONCheckpoint(Callback):
     ) -> None:
         if record.verdict == "rejected":
             return
-        state = {name: _plain(value) for name, value in module.state_dict().items()}
+        state = {name: _state(value) for name, value in module.state_dict().items()}
         odd = next(filter(None, (unlike_json(value, name) for name, value in state.items())), "")
         if odd:
             raise DataError(
@@ -118,31 +124,10 @@ class DataRecorder(Callback):
         batch: Datum,
         batch_idx: int,
     ) -> None:
-        self._record(outputs)
-
-    def on_validation_batch_end(
-        self,
-        trainer: RunView,
-        module: AutoPilotModule,
-        outputs: Datum,
-        batch: Datum,
-        batch_idx: int,
-    ) -> None:
-        self._record(outputs)
-
-    def on_test_batch_end(
-        self,
-        trainer: RunView,
-        module: AutoPilotModule,
-        outputs: Datum,
-        batch: Datum,
-        batch_idx: int,
-    ) -> None:
-        self._record(outputs)
-
-    def _record(self, outputs: Datum) -> None:
         for item in outputs.leaves():
             _append(self.path, {"split": item.split, "epoch": item.epoch, **datum_document(item)})
+
+    on_validation_batch_end = on_test_batch_end = on_train_batch_end
 
 
 def _append(path: Path, value: Mapping[str, Any]) -> None:
@@ -160,7 +145,7 @@ def _cannot_write(path: Path, error: OSError) -> DataError:
     )
 
 
-def _plain(value: Any) -> Any:
+def _state(value: Any) -> Any:
     """A parameter's state as JSON: files by name, with mode and content."""
     if not isinstance(value, Mapping) or not all(isinstance(f, FileState) for f in value.values()):
         return value
@@ -179,3 +164,113 @@ def _restored(value: Any) -> Any:
         name: FileState(int(file["mode"], 8), base64.b64decode(file["base64"]))
         for name, file in value["files"].items()
     }
+
+
+# --- a recorded experiment ---------------------------------------------------------------------
+
+
+def export(notebook: Notebook, folder: Path) -> list[Path]:
+    """Writes manifest.json, events.json, and a folder for each judged epoch.
+
+    An epoch's folder has metrics.json, gradients.json (its optimizer steps and what led to them),
+    memory.json (what was learnt), traces.jsonl (the results item by item) and diff.patch (what the
+    epoch changed, as `git apply` takes it).
+
+    Args:
+        notebook: The experiment.
+        folder: It must be empty, or not exist.
+
+    Returns:
+        The files, in the order in which they were written.
+
+    Raises:
+        UsageError: the folder is not empty, or cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is not an empty folder", hint="name a new one")
+    try:
+        return _write(notebook, folder)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to {folder}: {error.strerror}",
+            hint="make room or give write permission, or name another folder",
+        ) from error
+
+
+def _write(notebook: Notebook, folder: Path) -> list[Path]:
+    written = [
+        _json(folder / "manifest.json", notebook.manifest),
+        _json(folder / "events.json", notebook.events),
+    ]
+    for epoch in notebook.epochs:
+        place = folder / epoch_tag(epoch.number)
+        before, after = notebook.before(epoch.number), notebook.after(epoch.number)
+        steps = notebook.steps(epoch.number)
+        written += [
+            _json(place / "metrics.json", _metrics(notebook, epoch)),
+            _json(
+                place / "gradients.json",
+                [{"commit": commit if r.changed else None, **_plain(r)} for commit, r in steps],
+            ),
+            _json(place / "memory.json", notebook.lessons(epoch.number)),
+            _lines(
+                place / "traces.jsonl",
+                [
+                    {"split": split, **datum_document(item)}
+                    for split in ("train", "val", "test")
+                    for item in notebook.items(epoch.number, split)
+                ],
+            ),
+            _bytes(place / "diff.patch", notebook.patch(before, after) if before != after else b""),
+        ]
+    return written
+
+
+def _metrics(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
+    record, (monitor, mode) = epoch.record, notebook.monitor
+    return {
+        "epoch": epoch.number,
+        "monitor": monitor,
+        "mode": mode,
+        "tag": notebook.layout.tag_name(epoch.number) if epoch.verdict != "rejected" else None,
+        "verdict": epoch.verdict,
+        "metrics": epoch.metrics,
+        "value": epoch.value,
+        "before": epoch.before,
+        "delta": epoch.delta,
+        "best": epoch.best,
+        "strategy": epoch.strategy,
+        "summary": epoch.summary,
+        "reasons": epoch.reasons,
+        "outcome": record.outcome,
+        "reused": record.reused,
+        "commit": epoch.commit,
+        "rollback": epoch.rollback,
+        "best_epoch": epoch.best_epoch,
+        "cost": record.cost,
+        "steps": epoch.steps,
+    }
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return finite(value)
+
+
+def _json(path: Path, value: Any) -> Path:
+    return _bytes(path, as_json(_plain(value), indent=2).encode() + b"\n")
+
+
+def _lines(path: Path, values: Sequence[Any]) -> Path:
+    return _bytes(path, "".join(f"{as_json(_plain(value))}\n" for value in values).encode())
+
+
+def _bytes(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path

@@ -1,4 +1,4 @@
-"""What the recorded results say of items and of modules: who always fails, who broke, and when.
+"""Recorded results by item and by module: which always fail, which broke, and when.
 
 Read from the `traces` and `gradients` notes. An item that an epoch did not evaluate is not one
 that failed: it has no result there. Epochs whose state was measured before have none at all.
@@ -6,7 +6,7 @@ that failed: it has no result there. Epochs whose state was measured before have
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -14,8 +14,7 @@ from itertools import pairwise
 from autopilot.core.direction import gained
 from autopilot.core.records.record import StepRecord, TraceRecord
 from autopilot.core.types import Datum, Outcome
-from autopilot.tracking.journal import Journal
-from autopilot.tracking.notebook import Epoch, Notebook
+from autopilot.tracking.notebook import Notebook
 
 NOT_PASSED: frozenset[Outcome] = frozenset({"failed", "error"})
 WHOLE_SYSTEM = "(whole system)"
@@ -23,12 +22,12 @@ _FLIPS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class ItemHistory:
     """An item over the epochs.
 
     Args:
         id: Its id.
-        outcomes: Epoch to how it went; an epoch that did not evaluate it is not there.
+        outcomes: Epoch to outcome; an epoch that did not evaluate it is not there.
     """
 
     id: str
@@ -53,13 +52,13 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """What an epoch did to the items, against the best state before it.
+class ItemChanges:
+    """An epoch's effect on the items, against the best state before it.
 
     Args:
         epoch: Its number.
         verdict: On the epoch.
-        strategy: What was tried.
+        strategy: The optimizer's name for the change, or its summary.
         fixed: The ids that pass now.
         broken: The ids that passed before.
         better: The ids of graded items whose value improved.
@@ -77,7 +76,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What there is to say.
+    """All findings on one split.
 
     Args:
         split: Of the items.
@@ -89,12 +88,12 @@ class Diagnosis:
         flaky: Ids that changed three times or more between passing and failing.
         fixed: Ids that fail at the baseline and pass at the best epoch.
         regressed: Ids that pass at the baseline and not at the best epoch.
-        changes: What each epoch did.
+        changes: Each epoch's effect.
         nodes: Module to epoch to how many lines of feedback its parameters got.
     """
 
     split: str
-    items: tuple[Item, ...]
+    items: tuple[ItemHistory, ...]
     always_failing: tuple[str, ...]
     never_measured: tuple[str, ...]
     unscored: tuple[str, ...]
@@ -102,7 +101,7 @@ class Diagnosis:
     flaky: tuple[str, ...]
     fixed: tuple[str, ...]
     regressed: tuple[str, ...]
-    changes: tuple[Change, ...]
+    changes: tuple[ItemChanges, ...]
     nodes: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
 
 
@@ -116,40 +115,32 @@ class Traces:
 
     def __init__(self, notebook: Notebook, split: str = "val") -> None:
         self.notebook, self.split = notebook, split
-        self._journal = Journal(notebook.repo, notebook.layout)
 
     @cached_property
     def results(self) -> dict[int, dict[str, Datum]]:
-        """Epoch to item id to its result; epochs without are left out.
-
-        Of a branch that others continued, only the notes on its own line count.
-        """
-        line = {commit.id for commit in self.notebook.commits}
+        """Epoch to item id to its result; epochs without are left out."""
         found = {
             trace.epoch: {item.id: item for item in trace.data()}
-            for commit, trace in self._journal.read(TraceRecord)
-            if trace.split == self.split and trace.items and commit in line and not trace.repeat
+            for _, trace in self.notebook.records(TraceRecord)
+            if trace.split == self.split and trace.items and not trace.repeat
         }
         return dict(sorted(found.items()))
 
     @cached_property
-    def items(self) -> list[Item]:
+    def items(self) -> list[ItemHistory]:
         """All items, the most often failing first; of equals, in the order of the dataset."""
-        ids = dict.fromkeys(name for items in self.results.values() for name in items)
-        found = [Item(name, self._outcomes(name)) for name in ids]
-        # What has no score says nothing: it comes after what fails.
+        outcomes: dict[str, dict[int, Outcome]] = {}
+        for epoch, items in self.results.items():
+            for name, item in items.items():
+                outcomes.setdefault(name, {})[epoch] = item.outcome
+        found = [ItemHistory(name, by_epoch) for name, by_epoch in outcomes.items()]
+        # Items without a score come after those that fail.
         return sorted(found, key=lambda item: (-item.failing, item.passed - len(item.outcomes)))
-
-    def _outcomes(self, name: str) -> dict[int, Outcome]:
-        return {n: items[name].outcome for n, items in self.results.items() if name in items}
 
     def nodes(self) -> dict[str, dict[int, int]]:
         """Module to epoch to how many lines of feedback the parameters that are its own got."""
-        line = {commit.id for commit in self.notebook.commits}
         found: dict[str, dict[int, int]] = {}
-        for commit, step in self._journal.read(StepRecord):
-            if commit not in line:
-                continue
+        for _, step in self.notebook.records(StepRecord):
             for parameter, text in step.gradients.items():
                 node = parameter.rpartition(".")[0] or WHOLE_SYSTEM
                 row = found.setdefault(node, {})
@@ -158,7 +149,6 @@ class Traces:
 
     def diagnosis(self) -> Diagnosis:
         """All of it together."""
-        epochs = self.notebook.epochs
         best = self.notebook.best
         first, last = (self.results.get(n, {}) for n in (0, best.number if best else 0))
         fixed, broken = turned(first, last)
@@ -176,13 +166,13 @@ class Traces:
             flaky=tuple(item.id for item in self.items if item.flips >= _FLIPS),
             fixed=fixed,
             regressed=broken,
-            changes=tuple(self._changes(epochs)),
+            changes=tuple(self._changes()),
             nodes=self.nodes(),
         )
 
-    def _changes(self, epochs: Sequence[Epoch]) -> list[Change]:
+    def _changes(self) -> list[ItemChanges]:
         found = []
-        for before, epoch in pairwise(epochs):
+        for before, epoch in pairwise(self.notebook.epochs):
             # Each epoch starts from the best one: a rejected one was rolled back.
             old, new = self.results.get(before.best_epoch), self.results.get(epoch.number)
             if old is None or new is None:
@@ -190,11 +180,11 @@ class Traces:
             fixed, broken = turned(old, new)
             strategy = epoch.strategy or epoch.summary
             moved = moved_values(old, new, *self.notebook.monitor)
-            found.append(Change(epoch.number, epoch.verdict, strategy, fixed, broken, *moved))
+            found.append(ItemChanges(epoch.number, epoch.verdict, strategy, fixed, broken, *moved))
         return found
 
 
-def _only(item: Item, outcome: Outcome) -> bool:
+def _only(item: ItemHistory, outcome: Outcome) -> bool:
     return all(each == outcome for each in item.outcomes.values())
 
 
@@ -203,7 +193,7 @@ def turned(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The ids that failed and pass now, and those that passed and fail now.
 
-    What was not measured or scored in one of the two is neither.
+    An item that was not measured or scored in one of the two is neither.
 
     Args:
         old: Id to result.

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from autopilot.core.records.message import EXPERIMENT, trailer
 from autopilot.errors import ExperimentError, RepositoryError, SlugError
-from autopilot.git import refs, shallow
+from autopilot.git import commits, refs, shallow
 from autopilot.git.repository import Repository
-from autopilot.tracking.layout import BRANCHES, Layout, experiments
-from autopilot.tracking.notebook import Notebook, experiment_of, latest
+from autopilot.tracking.layout import BRANCHES, Layout, epoch_of_tag, experiments
+from autopilot.tracking.notebook import Notebook
 
 _REMOTES = "refs/remotes/"
 _MARK = "autopilot/"
+_RUN = "autopilot run TARGET makes one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,3 +123,41 @@ def _slug_of(ref: str) -> str:
 
 def _short(ref: str) -> str:
     return ref.removeprefix("refs/heads/").removeprefix(_REMOTES)
+
+
+def latest(repo: Repository, project: str | None = None) -> str:
+    """The slug of the experiment whose branch has the newest commit.
+
+    Args:
+        repo: The repository.
+        project: Only experiments of this project count.
+
+    Raises:
+        ExperimentError: there is no experiment.
+    """
+    every = experiments(repo)
+    tips = {s: tip for s, tip in every.items() if not project or s.startswith(f"{project}/")}
+    if not tips:
+        of = f" of the project {project}" if project else ""
+        others = sorted({slug.partition("/")[0] for slug in every if "/" in slug})
+        raise ExperimentError(
+            f"there is no experiment{of} in {repo.workdir}",
+            hint=f"these have some: {', '.join(others)}" if project and others else _RUN,
+        )
+    times = {slug: commits.read_commit(repo, tip).time_s for slug, tip in tips.items()}
+    newest = [slug for slug in tips if times[slug] == max(times.values())]
+    if len(newest) == 1:
+        return newest[0]
+    return max(newest, key=lambda slug: Notebook(repo, slug).recency)
+
+
+def experiment_of(repo: Repository, name: str) -> str | None:
+    """The experiment that a tag or a commit belongs to; None if it is none's."""
+    tag = name.removeprefix("refs/tags/").removeprefix("tags/")
+    if tag.startswith("autopilot/") and epoch_of_tag(tag) is not None:
+        return tag.removeprefix("autopilot/").rpartition("/")[0]
+    try:
+        commit = commits.read_commit(repo, repo.resolve(name))
+    except RepositoryError:
+        return None
+    return trailer(commit.message, EXPERIMENT)

@@ -1,15 +1,24 @@
-"""Holding an experiment that nobody runs, to write to its notes or refs."""
+"""An experiment between its runs: held, decided on, forked, merged; its memory read and added to.
+
+A fork is a whole experiment: a start commit with a manifest, and no epoch yet. Its history leads
+back into the experiment that it comes from, so git knows where it left it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
-from autopilot.errors import LockHeldError
-from autopilot.git import refs
-from autopilot.git.locks import ExclusiveLock
+from autopilot.core.memory import BLOCK_AFTER, Memory
+from autopilot.core.records.message import plain_message, start_message
+from autopilot.core.records.record import Event, Lesson, Manifest
+from autopilot.errors import ExperimentError
+from autopilot.git import commits, objects, refs
+from autopilot.git.merging import merge_base, merge_trees
 from autopilot.git.repository import Repository
-from autopilot.tracking.layout import Layout
+from autopilot.tracking.journal import Journal
+from autopilot.tracking.layout import Layout, experiments, held
 from autopilot.tracking.notebook import Notebook
 
 
@@ -21,29 +30,278 @@ def stopped(repo: Repository, slug: str) -> Iterator[Notebook]:
         ExperimentError: there is no such experiment.
         LockHeldError: it is running.
     """
-    Notebook(repo, slug)  # a name that does not exist leaves no lock file behind
-    layout = Layout(slug)
+    # Before the lock: a name that does not exist leaves no lock file behind.
+    layout = Notebook(repo, slug).layout
     with held(repo, slug):
         refs.clear_stale_locks(repo, layout.namespaces())
         yield Notebook(repo, slug)
 
 
-@contextmanager
-def held(repo: Repository, slug: str) -> Iterator[None]:
-    """Holds a name, whether there is an experiment of it or not.
+# --- decisions ---------------------------------------------------------------------------------
+
+
+def decide(
+    repo: Repository,
+    slug: str,
+    decision: str,
+    *,
+    epoch: str = "best",
+    reason: str = "",
+    reviewer: str = "",
+) -> Event:
+    """Writes a decision on an epoch down; moves no branch and no file.
+
+    Args:
+        repo: The repository.
+        slug: The experiment; it must not be running.
+        decision: "promote" or "reject".
+        epoch: A number, "best", "last", a tag or a commit.
+        reason: Why, in one sentence.
+        reviewer: Who decided; the author by git's configuration, if not given.
 
     Raises:
-        LockHeldError: a run holds it.
+        ExperimentError: there is no such experiment or epoch.
+        LockHeldError: it is running.
     """
-    lock = ExclusiveLock(Layout(slug).lock(repo))
-    try:
-        lock.acquire()
-    except LockHeldError as error:
-        raise LockHeldError(
-            f"the experiment {slug} is running: {error.message}",
-            hint="wait until it has ended, or stop it with Ctrl-C: it can be resumed",
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+    with stopped(repo, slug) as notebook:
+        number = notebook.find(epoch).number
+        return record_decision(notebook, decision, number, reason, reviewer)
+
+
+def record_decision(
+    notebook: Notebook,
+    decision: str,
+    epoch: int,
+    reason: str,
+    reviewer: str,
+    *,
+    into: str = "",
+    merge: str = "",
+) -> Event:
+    """Writes a decision down, of an experiment that the caller holds.
+
+    Args:
+        notebook: The experiment.
+        decision: See decide.
+        epoch: The epoch's number.
+        reason: See decide.
+        reviewer: See decide.
+        into: The branch that took it over.
+        merge: The commit with which it did.
+    """
+    who = reviewer or notebook.repo.identity().name
+    event = Event.decided(decision, reason, who, epoch, notebook.after(epoch))
+    event = replace(event, into=into, merge=merge).stamped()
+    notebook.journal.write(notebook.start, [event])
+    return event
+
+
+# --- forks -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """A new experiment: its name, its start commit, and the commit that it starts from."""
+
+    slug: str
+    start: str
+    base: str
+
+
+def fork(source: Notebook, epoch: int, slug: str, *, idea: str = "", hypothesis: str = "") -> Fork:
+    """Begins an experiment from the state of an epoch, kept or not.
+
+    Target, arguments, options and seed are the source's; memory and baseline are its own.
+
+    Raises:
+        ExperimentError: the name is taken, or there is no such epoch.
+        SlugError: the name is malformed.
+    """
+    base = source.after(source.epoch(epoch).number)
+    manifest = _manifest(source, slug, base, idea, hypothesis)
+    manifest = replace(manifest, forked_from=f"{source.slug}@{epoch}")
+    return _begin(source.repo, manifest, f"forked from {source.slug}, epoch {epoch}")
+
+
+def merge(
+    ours: Notebook, theirs: Notebook, slug: str, *, idea: str = "", hypothesis: str = ""
+) -> Fork | None:
+    """Begins an experiment from the best states of two, merged.
+
+    Target, arguments, options and seed are those of `ours`.
+
+    Returns:
+        The new experiment; None if `ours` has already all that `theirs` has.
+
+    Raises:
+        ExperimentError: they conflict, and it names the files; or the name is taken. Nothing is
+            written then.
+    """
+    repo = ours.repo
+    (our_epoch, our_commit), (their_epoch, their_commit) = _best(ours), _best(theirs)
+    base = merge_base(repo, our_commit, their_commit)
+    if base is None:
+        raise ExperimentError(
+            f"{ours.slug} and {theirs.slug} have no commit in common",
+            hint="only experiments of one history can be merged",
+        )
+    merged = merge_trees(repo, base, our_commit, their_commit)
+    if merged.conflicts:
+        raise ExperimentError(
+            f"{theirs.slug} and {ours.slug} conflict in {', '.join(merged.conflicts)}; "
+            "nothing was written",
+            hint=f"compare them: git diff {our_commit[:7]} {their_commit[:7]} -- "
+            f"{merged.conflicts[0]}",
+        )
+    if merged.tree == objects.tree_of(repo, our_commit):
+        return None
+    what = f"merge {theirs.slug} epoch {their_epoch} into {ours.slug} epoch {our_epoch}"
+    _check_new(repo, Layout(slug))
+    parents, text = [our_commit, their_commit], plain_message(slug, what)
+    joined = commits.commit(repo, tree=merged.tree, parents=parents, message=text)
+    manifest = replace(
+        _manifest(ours, slug, joined, idea, hypothesis),
+        forked_from=f"{ours.slug}@{our_epoch}",
+        merged_with=f"{theirs.slug}@{their_epoch}",
+    )
+    detail = f"merged from {ours.slug}, epoch {our_epoch}, and {theirs.slug}, epoch {their_epoch}"
+    return _begin(repo, manifest, detail)
+
+
+def _best(notebook: Notebook) -> tuple[int, str]:
+    if notebook.last is None:
+        raise ExperimentError(
+            f"{notebook.slug} has no judged epoch yet", hint=f"autopilot resume {notebook.slug}"
+        )
+    epoch = notebook.last.best_epoch
+    return epoch, notebook.after(epoch)
+
+
+def _manifest(source: Notebook, slug: str, base: str, idea: str, hypothesis: str) -> Manifest:
+    return replace(
+        source.manifest,
+        slug=slug,
+        base=base,
+        base_branch=source.layout.branch_name,
+        in_place=False,  # the user's checkout is not at that state
+        idea=idea or source.manifest.idea,
+        hypothesis=hypothesis or source.manifest.hypothesis,
+        forked_from="",
+        merged_with="",
+    )
+
+
+def _check_new(repo: Repository, layout: Layout) -> None:
+    if refs.read_ref(repo, layout.branch) is not None:
+        raise ExperimentError(
+            f"the experiment {layout.slug} exists already",
+            hint="choose another name for the new one",
+        )
+    layout.check_free(repo)
+
+
+def _begin(repo: Repository, manifest: Manifest, detail: str) -> Fork:
+    """Objects, then notes, then the branch: as every experiment begins."""
+    layout = Layout(manifest.slug)
+    with held(repo, manifest.slug):
+        # A second time, for what was made before the lock was taken.
+        _check_new(repo, layout)
+        refs.clear_stale_locks(repo, layout.namespaces())
+        layout.clear_half_start(repo)
+        tree, text = objects.tree_of(repo, manifest.base), start_message(manifest)
+        start = commits.commit(repo, tree=tree, parents=[manifest.base], message=text)
+        created = Event(name="created", detail=detail).stamped()
+        Journal(repo, layout).write(start, [manifest, created])
+        refs.create_ref(repo, layout.branch, start, f"autopilot: {detail}")
+    return Fork(manifest.slug, start, manifest.base)
+
+
+# --- memory ------------------------------------------------------------------------------------
+
+
+def memory_of(notebook: Notebook, block_after: int | None = None) -> Memory:
+    """The memory of a run that goes on with the experiment.
+
+    To read only: lessons that it learns last as long as the object.
+
+    Args:
+        notebook: The experiment.
+        block_after: In place of the experiment's own.
+    """
+    memory = Memory(_last_rule(notebook) if block_after is None else block_after)
+    memory.load(_lessons(notebook))
+    return memory
+
+
+def block_after_by_epoch(notebook: Notebook) -> dict[int, int]:
+    """The `block_after` of a run, and those of resumed ones by the epoch that they began after."""
+    rules = {0: notebook.manifest.options.get("block_after", BLOCK_AFTER)}
+    for event in notebook.events:
+        if "block_after" in event.options:
+            rules[event.epoch] = event.options["block_after"]
+    return rules
+
+
+def _last_rule(notebook: Notebook) -> int:
+    rules = block_after_by_epoch(notebook)
+    return rules[max(rules)]
+
+
+def memory_of_all(repo: Repository, project: str | None = None) -> tuple[Memory, dict[str, str]]:
+    """The lessons of all experiments, the latest experiment's last; each names its experiment.
+
+    To be asked by `recall`: blocked strategies and trends belong to one experiment.
+
+    Args:
+        repo: The repository.
+        project: Only experiments of this project.
+
+    Returns:
+        The memory, and why the lessons of some experiments are missing in it, by slug.
+    """
+    slugs = [s for s in experiments(repo) if not project or s.startswith(f"{project}/")]
+    notebooks = sorted((Notebook(repo, slug) for slug in slugs), key=lambda n: (n.time_s, n.slug))
+    lessons: list[Lesson] = []
+    unreadable: dict[str, str] = {}
+    for notebook in notebooks:
+        try:
+            lessons += _lessons(notebook)
+        except ExperimentError as error:
+            unreadable[notebook.slug] = error.message
+    memory = Memory()
+    memory.load(lessons)
+    return memory, unreadable
+
+
+@contextmanager
+def memory_to_change(repo: Repository, slug: str) -> Iterator[Memory]:
+    """The memory of an experiment that nobody runs; its new lessons become notes on the tip.
+
+    A run that goes on with the experiment knows them.
+
+    Raises:
+        ExperimentError: there is no such experiment.
+        LockHeldError: it is running.
+    """
+    with stopped(repo, slug) as notebook:
+        memory = _NotedMemory(notebook)
+        memory.load(_lessons(notebook))
+        yield memory
+
+
+class _NotedMemory(Memory):
+    def __init__(self, notebook: Notebook) -> None:
+        super().__init__(_last_rule(notebook))
+        self._notebook = notebook
+
+    def keep(self, lesson: Lesson) -> None:
+        lesson = replace(lesson, experiment=self._notebook.slug)
+        self._notebook.journal.write(self._notebook.tip, [lesson])
+
+
+def _lessons(notebook: Notebook) -> list[Lesson]:
+    """In the order in which they were learnt; that of an epoch without a verdict comes again."""
+    last = notebook.last.epoch if notebook.last else 0
+    found = [x for _, x in notebook.records(Lesson) if x.by_hand or x.epoch <= last]
+    found.sort(key=lambda lesson: (lesson.epoch, lesson.id))
+    return [x if x.experiment else replace(x, experiment=notebook.slug) for x in found]

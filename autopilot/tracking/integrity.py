@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from autopilot import __version__
 from autopilot.core.records import message
 from autopilot.core.records.message import trailer_number
-from autopilot.core.records.record import Lesson, MetricsRecord, TraceRecord
-from autopilot.git import commits, objects
+from autopilot.core.records.record import Lesson, MetricsRecord, StepRecord, TraceRecord
+from autopilot.git import commits, objects, refs
 from autopilot.git.commits import Commit
-from autopilot.tracking.places import places_of
-from autopilot.tracking.recorded import Judged, Recorded
+from autopilot.tracking.layout import epoch_of_tag
+from autopilot.tracking.notebook import Epoch, Notebook
+from autopilot.tracking.parameters import manifest_paths
 
 _REWRITTEN = "the branch was rewritten: the epoch's notes are on another commit"
 _CUT = "the branch was cut back, or is behind its remote's: autopilot fetch"
@@ -25,13 +27,13 @@ _CUT = "the branch was cut back, or is behind its remote's: autopilot fetch"
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Something that is not as it was recorded.
+    """A contradiction between two places of a record, or a record and a new measurement.
 
     Args:
         epoch: The epoch that it is about; None: the branch as a whole.
         what: "val accuracy", "tag", "metrics note", "commit", "rollback", a file's path, ...
-        recorded: What the experiment says.
-        found: What there is; of a metric, what it came to when it was measured again.
+        recorded: The value on record.
+        found: The value found; of a metric, its value when it was measured again.
         why: One sentence, where the three do not say it all.
     """
 
@@ -43,16 +45,72 @@ class Difference:
 
 
 class Integrity:
-    """Compares what was written in several places.
+    """Compares an experiment's commits, notes and tags with each other.
+
+    It takes nothing for granted: records may be missing, or be on commits that the branch lacks.
 
     Args:
-        recorded: What an experiment has recorded.
+        notebook: The experiment.
+
+    Attributes:
+        judged: Number to epoch, as far as their records are on the branch.
+        elsewhere: Epoch to a commit that the branch lacks, with a verdict on it.
+        expected: The epochs that there must be records of.
     """
 
-    def __init__(self, recorded: Recorded) -> None:
-        self.recorded = recorded
-        self.notebook, self.repo, self.line = recorded.notebook, recorded.repo, recorded.line
-        self._places = places_of(recorded.notebook.manifest)
+    def __init__(self, notebook: Notebook) -> None:
+        self.notebook, self.repo, self.line = notebook, notebook.repo, notebook.line
+        self.judged = {epoch.number: epoch for epoch in notebook.epochs}
+        self._strays: dict[int, list[str]] = {}
+        for commit, record in notebook.journal.read(MetricsRecord):
+            if commit not in self.line:
+                self._strays.setdefault(record.epoch, []).append(commit)
+        self.elsewhere = {epoch: places[0] for epoch, places in self._strays.items()}
+        self._tags = {
+            number: name.removeprefix("refs/tags/")
+            for name in refs.list_refs(self.repo, notebook.layout.tags)
+            if (number := epoch_of_tag(name)) is not None and not self._is_later(name)
+        }
+        self.expected = self._expected()
+        self._places = manifest_paths(notebook.manifest)
+        # Another version may word the messages of commits and tags otherwise.
+        self._is_ours = notebook.manifest.versions.get("autopilot") == __version__
+
+    def _expected(self) -> list[int]:
+        """Every epoch that left a trace; the one that is going on has no verdict yet."""
+        numbers, stepped = {0, *self._tags, *self.judged}, set()
+        for commit in self.line.values():
+            numbers.add(trailer_number(commit.message, message.REJECTED) or 0)
+            stepped.add(trailer_number(commit.message, message.EPOCH) or 1)
+        for epoch, places in self._strays.items():
+            if not any(map(self._is_there, places)):
+                numbers.add(epoch)
+        return list(range(max(numbers | {n - 1 for n in stepped}) + 1))
+
+    def _is_later(self, tag: str) -> bool:
+        """Whether a tag is of an epoch behind the commit that the branch is read up to."""
+        found = commits.read_tag(self.repo, tag.removeprefix("refs/tags/"))
+        if found is None or found.commit in self.line:
+            return False
+        return self.notebook.tip in self._log(found.commit) and self._is_there(found.commit)
+
+    def _is_there(self, commit: str) -> bool:
+        """Whether a branch has it; if the branch is only a commit, that cannot be known."""
+        return not self._on_branches or commit in self._on_branches
+
+    @cached_property
+    def _on_branches(self) -> set[str]:
+        """The commits of the experiment's branch, here and of remotes, also behind the tip read."""
+        branch = self.notebook.layout.branch
+        remotes = refs.list_refs(self.repo, "refs/remotes")
+        suffix = f"/{self.notebook.layout.branch_name}"
+        tips = {tip for name, tip in remotes.items() if name.endswith(suffix)}
+        here = refs.read_ref(self.repo, branch)
+        return {oid for tip in tips | ({here} if here else set()) for oid in self._log(tip)}
+
+    def _log(self, tip: str) -> set[str]:
+        log = commits.first_parent_log(self.repo, tip, stop=self.notebook.base)
+        return {commit.id for commit in log}
 
     def differences(self) -> list[Difference]:
         """All that does not fit, in order of epochs; what is about no epoch comes first."""
@@ -82,7 +140,7 @@ class Integrity:
             yield Difference(None, "base commit", manifest.base[:7], parents)
         elif manifest.base:
             yield from self._strangers(None, start, manifest.base)
-        if self._is_ours() and _words(start.message) != _words(message.start_message(manifest)):
+        if self._is_ours and _words(start.message) != _words(message.start_message(manifest)):
             why = "the manifest note and the start commit's message tell of different experiments"
             yield Difference(None, "experiment note", _subject(start.message), start.id[:7], why)
 
@@ -92,11 +150,10 @@ class Integrity:
                 continue
             if len(commit.parents) != 1:
                 yield Difference(None, "commit", "one parent", commit.id[:7], "it is a merge")
-            epoch, step = (
-                trailer_number(commit.message, message.EPOCH),
-                trailer_number(commit.message, message.STEP),
+            epoch, step, rejected = (
+                trailer_number(commit.message, name)
+                for name in (message.EPOCH, message.STEP, message.REJECTED)
             )
-            rejected = trailer_number(commit.message, message.REJECTED)
             subject = commit.message.partition("\n")[0]
             if epoch and step:
                 yield from self._step(commit, epoch, step)
@@ -107,48 +164,46 @@ class Integrity:
 
     def _step(self, commit: Commit, epoch: int, step: int) -> Iterator[Difference]:
         yield from self._strangers(epoch, commit, commit.parents[0])
-        records = [
-            r for r in self.recorded.steps.get(commit.id, ()) if (r.epoch, r.step) == (epoch, step)
-        ]
+        records = [r for r in self._steps.get(commit.id, ()) if (r.epoch, r.step) == (epoch, step)]
         if not records:
-            if epoch not in self.recorded.elsewhere:
+            if epoch not in self.elsewhere:
                 yield Difference(epoch, "gradients note", f"on {commit.id[:7]}", "missing")
-        elif self._is_ours() and _words(commit.message) != _words(
+        elif self._is_ours and _words(commit.message) != _words(
             message.step_message(self.notebook.slug, records[0])
         ):
             why = "the gradients note and the commit's message tell of different steps"
             yield Difference(epoch, "gradients note", _subject(commit.message), commit.id[:7], why)
 
+    @cached_property
+    def _steps(self) -> dict[str, list[StepRecord]]:
+        found: dict[str, list[StepRecord]] = {}
+        for commit, record in self.notebook.records(StepRecord):
+            found.setdefault(commit, []).append(record)
+        return found
+
     def _missing(self) -> Iterator[Difference]:
-        for number in self.recorded.expected:
-            if number in self.recorded.judged:
+        for number in self.expected:
+            if number in self.judged:
                 continue
-            place = self.recorded.elsewhere.get(number)
+            place = self.elsewhere.get(number)
             if place is None:
                 yield Difference(number, "metrics note", "a verdict", "missing")
             else:
-                own = [
-                    c.id
-                    for c in self.line.values()
-                    if trailer_number(c.message, message.EPOCH) == number
-                ]
-                found = own[-1][:7] if own else "not on the branch"
-                is_cut = not own and number > max(self.recorded.judged, default=-1)
+                own = self.notebook.step_commits.get(number)
+                found = own[-1].id[:7] if own else "not on the branch"
+                is_cut = not own and number > max(self.judged, default=-1)
                 why = _CUT if is_cut else _REWRITTEN
                 yield Difference(number, "commit", place[:7], found, why)
 
     def _records(self) -> Iterator[Difference]:
-        for number, judged in self.recorded.judged.items():
+        for number, judged in self.judged.items():
             commit, record = self.line[judged.commit], judged.record
             if record.tree and record.tree != commit.tree:
                 why = f"{commit.id[:7]} does not hold what was measured"
                 yield Difference(number, "tree", record.tree[:7], commit.tree[:7], why)
-            traced = [
-                t
-                for t in self.recorded.journal.read_on(commit.id, TraceRecord)
-                if t.epoch == number
-            ]
-            if record.reused is None and not any(trace.split == "val" for trace in traced):
+            traces = self.notebook.journal.read_on(commit.id, TraceRecord)
+            traced = any((trace.epoch, trace.split) == (number, "val") for trace in traces)
+            if record.reused is None and not traced:
                 yield Difference(number, "traces note", f"on {commit.id[:7]}", "missing")
             for path, oid in record.inputs.items():
                 entry = objects.entry_at(self.repo, commit.tree, path)
@@ -158,28 +213,28 @@ class Integrity:
 
     def _repeated(self) -> Iterator[Difference]:
         """Two lines of one id are one to every reader, so they may not say two things."""
-        for commit, first, other in self.recorded.journal.repeated(MetricsRecord):
+        for commit, first, other in self.notebook.journal.repeated(MetricsRecord):
             said, also = (f"{r.verdict} {dict(r.metrics)}" for r in (first, other))
             if commit in self.line and said != also:
                 why = f"two lines {first.id} say different things"
                 yield Difference(first.epoch, "metrics note", said, f"also: {also}", why)
 
     def _lessons(self) -> Iterator[Difference]:
-        """What memory keeps of an epoch is what its metrics note says, written beside it."""
-        for number, judged in self.recorded.judged.items():
+        """An epoch's lesson in memory agrees with its metrics note, written beside it."""
+        for number, judged in self.judged.items():
             record = judged.record
             if number == 0 or not self.notebook.manifest.target:
                 continue
-            lessons = self.recorded.journal.read_on(judged.commit, Lesson)
+            lessons = self.notebook.journal.read_on(judged.commit, Lesson)
             lesson = next((each for each in lessons if each.id == str(number)), None)
             if lesson is None:
                 yield Difference(number, "memory note", f"on {judged.commit[:7]}", "missing")
-            elif self._is_ours():
+            elif self._is_ours:
                 yield from self._taught(number, record, lesson)
 
     def _taught(self, number: int, record: MetricsRecord, lesson: Lesson) -> Iterator[Difference]:
         value = record.metrics.get(record.monitor, math.nan)
-        # Of a kept epoch's value, the tag tells.
+        # A kept epoch's value is compared with the tag instead.
         noted = value if record.verdict == "rejected" and math.isfinite(value) else lesson.value
         for name, said, kept in (
             ("strategy", record.strategy, lesson.strategy),
@@ -193,7 +248,7 @@ class Integrity:
     def _chain(self) -> Iterator[Difference]:
         """The best so far follows from the verdicts."""
         best_epoch, best = 0, None
-        for number, judged in self.recorded.judged.items():
+        for number, judged in self.judged.items():
             record = judged.record
             value = record.metrics.get(record.monitor)
             if record.verdict != "rejected":
@@ -205,22 +260,22 @@ class Integrity:
                 yield Difference(number, f"best val {record.monitor}", record.best, best)
 
     def _tagged(self) -> Iterator[Difference]:
-        for number, judged in self.recorded.judged.items():
+        for number, judged in self.judged.items():
             if judged.record.verdict == "rejected":
-                if number in self.recorded.tags:
+                if number in self._tags:
                     why = "the epoch was rejected"
-                    yield Difference(number, "tag", "none", self.recorded.tags[number], why)
+                    yield Difference(number, "tag", "none", self._tags[number], why)
                 continue
             tag = commits.read_tag(self.repo, self.notebook.layout.tag_name(number))
             if tag is None:
                 yield Difference(number, "tag", f"on {judged.commit[:7]}", "missing")
             elif tag.commit != judged.commit:
                 yield Difference(number, "tag", f"on {judged.commit[:7]}", f"on {tag.commit[:7]}")
-            elif self._is_ours():
+            elif self._is_ours:
                 yield from self._told(number, judged, tag.message)
 
-    def _told(self, number: int, judged: Judged, told: str) -> Iterator[Difference]:
-        """What a tag says against what the note says; the test score comes after the tag."""
+    def _told(self, number: int, judged: Epoch, told: str) -> Iterator[Difference]:
+        """A tag's message against the note; without the test score, which comes after the tag."""
         text = message.tag_message(self.notebook.slug, judged.record, judged.metrics)
         noted, tagged = (
             {line for line in each.splitlines() if line and not line.startswith("test ")}
@@ -234,22 +289,18 @@ class Integrity:
         yield Difference(number, "metrics note", only[0], f"tag: {other[0]}", why)
 
     def _rollbacks(self) -> Iterator[Difference]:
-        rolled: dict[int, Commit] = {}
-        for commit in self.line.values():
-            rejected = trailer_number(commit.message, message.REJECTED)
-            if rejected:
-                rolled[rejected] = commit
-        last = max(self.recorded.judged, default=0)
-        for number, judged in self.recorded.judged.items():
+        rollbacks = self.notebook.rollbacks
+        last = max(self.judged, default=0)
+        for number, judged in self.judged.items():
             record = judged.record
             if record.verdict != "rejected":
-                if number in rolled:
-                    yield Difference(number, "rollback", "none", rolled[number].id[:7])
+                if number in rollbacks:
+                    yield Difference(number, "rollback", "none", rollbacks[number].id[:7])
                 continue
-            back, best = rolled.get(number), self.recorded.judged.get(record.best_epoch)
+            back, best = rollbacks.get(number), self.judged.get(record.best_epoch)
             if back is None:
                 # The last one's may be still to come: a run that was killed makes it on resume.
-                if number != last or self._goes_on(judged):
+                if number != last or self.notebook.tip != judged.commit:
                     yield Difference(number, "rollback", f"to epoch {record.best_epoch}", "missing")
                 continue
             if best is not None and back.tree != self.line[best.commit].tree:
@@ -257,24 +308,16 @@ class Integrity:
                 state = self.line[best.commit].tree[:7]
                 yield Difference(number, "rollback", state, back.tree[:7], why)
             text = message.rollback_message(self.notebook.slug, record)
-            if self._is_ours() and _words(back.message) != _words(text):
+            if self._is_ours and _words(back.message) != _words(text):
                 why = "the metrics note and the rollback's message give different reasons"
                 yield Difference(number, "metrics note", _subject(text), back.id[:7], why)
 
     # --- inside --------------------------------------------------------------------------------
 
-    def _goes_on(self, judged: Judged) -> bool:
-        return self.notebook.tip != judged.commit
-
-    def _is_ours(self) -> bool:
-        """Whether this version of the program wrote it: messages may be worded otherwise."""
-        return self.notebook.manifest.versions.get("autopilot") == __version__
-
     def _changed(self, commit: Commit) -> list[str]:
-        parent = commit.parents[0] if commit.parents else None
-        if parent is None:
+        if not commit.parents:
             return []
-        before = objects.tree_of(self.repo, parent)
+        before = objects.tree_of(self.repo, commit.parents[0])
         return sorted(objects.diff_trees(self.repo, before, commit.tree))
 
     def _strangers(self, epoch: int | None, commit: Commit, parent: str) -> Iterator[Difference]:
@@ -282,13 +325,10 @@ class Integrity:
         before = objects.tree_of(self.repo, parent)
         changes = objects.diff_trees(self.repo, before, commit.tree)
         for path, (old, new) in sorted(changes.items()):
-            if not self._is_parameter(path):
+            if not any(place.covers(path) for place in self._places):
                 why = f"{commit.id[:7]} changes a file that is no parameter"
                 recorded, found = (e.oid[:7] if e else "no file" for e in (old, new))
                 yield Difference(epoch, path, recorded, found, why)
-
-    def _is_parameter(self, path: str) -> bool:
-        return any(place.covers(path) for place in self._places)
 
 
 def _words(text: str) -> list[str]:

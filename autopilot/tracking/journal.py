@@ -1,4 +1,4 @@
-"""The journal: an experiment's records as JSON Lines in git notes.
+"""An experiment's records as JSON Lines: the journal in git notes, and the local progress file.
 
 One self-contained object a line, so that notes survive `git notes append` and
 `git notes merge -s cat_sort_uniq`. A line that is no object is a person's remark and is left alone.
@@ -6,10 +6,14 @@ One self-contained object a line, so that notes survive `git notes append` and
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
+import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -25,7 +29,7 @@ from autopilot.core.records.record import (
     StepRecord,
     TraceRecord,
 )
-from autopilot.errors import RecordError, StateError
+from autopilot.errors import GitCommandError, RecordError, StateError
 from autopilot.git.notes import Edit, Notes
 from autopilot.git.repository import Repository
 from autopilot.text import as_json, hide, leaked
@@ -96,6 +100,107 @@ class Journal:
         return [record for record in found if isinstance(record, kind)]
 
 
+class ProgressFile:
+    """Records of the epoch that is going on, in a file of the git directory.
+
+    It is what a killed run resumes from. Safe to be written by several threads.
+
+    Args:
+        path: The file; made when needed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: BinaryIO | None = None
+        self._held: list[bytes] | None = None
+        self._writing = threading.Lock()
+
+    def write(self, record: Record) -> None:
+        """Appends a record.
+
+        Raises:
+            GitCommandError: the file cannot be written.
+        """
+        with self._translated(), self._writing:
+            line = encode(record)
+            file = self._opened()
+            file.write(line)
+            file.flush()
+            if self._held is not None:
+                self._held.append(line)
+
+    def read(self) -> list[Record]:
+        """All records; a line that a kill cut short is left out: its batch is evaluated again."""
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            return []
+        found: list[Record] = []
+        for line in content.split(b"\n"):
+            with contextlib.suppress(RecordError):
+                found += decode(line, "progress")
+        return found
+
+    def hold(self) -> None:
+        """Keeps a copy in memory until `release`: untrusted code may write to the file now."""
+        with self._writing:
+            self._opened().flush()
+            self._held = [self.path.read_bytes()]
+
+    def release(self) -> bool:
+        """Ends `hold`; returns whether somebody else wrote to the file, which is undone."""
+        with self._writing:
+            content, self._held = b"".join(self._held or []), None
+            with contextlib.suppress(OSError):
+                if self.path.read_bytes() == content:
+                    return False
+            self.close()
+            with self._translated():
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self.path.write_bytes(content)
+            return True
+
+    def clear(self) -> None:
+        """Removes all records.
+
+        Raises:
+            GitCommandError: the file cannot be written.
+        """
+        self.close()
+        with self._translated():
+            if self.path.exists():
+                self.path.write_bytes(b"")
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            # Bytes that a full disk did not take were reported when they were written.
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._file = None
+
+    def _opened(self) -> BinaryIO:
+        if self._file is None:
+            self._file = self.path.open("a+b")
+            end = self._file.seek(0, os.SEEK_END)
+            if end:
+                self._file.seek(end - 1)
+                if self._file.read(1) != b"\n":
+                    # The line that a kill cut short ends here, so that it spoils no other.
+                    self._file.write(b"\n")
+        return self._file
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise GitCommandError(
+                f"cannot write {self.path}: {error.strerror}",
+                hint="make room or give write permission, then resume",
+            ) from error
+
+
 def encode(record: Record) -> bytes:
     """A record as one line of JSON.
 
@@ -122,7 +227,7 @@ def decode(content: bytes, where: str) -> Iterator[Record]:
 
     Args:
         content: The note.
-        where: How errors call it.
+        where: Its name in errors.
 
     Raises:
         RecordError: a line that begins as an object is not a record; it names the line.
@@ -139,7 +244,10 @@ def _decode_all(content: bytes, where: str) -> Iterator[Record]:
         if not line.lstrip().startswith(b"{"):
             continue
         try:
-            record = _decode_ours(line) or _decode_any(line)
+            record = _decode_ours(line)
+            if record is None:
+                value = json.loads(line, object_hook=_number)
+                record = _adapter(_class_of(value)).validate_python(value)
         except (ValueError, KeyError, ValidationError) as error:
             reason = str(error).splitlines()[0]
             raise RecordError(
@@ -160,14 +268,8 @@ def _decode_ours(line: bytes) -> Record | None:
     try:
         record: Record = _adapter(known).validate_json(line)
     except ValidationError:
-        # The slow way accepts what this one does not, and knows better what is wrong.
+        # The slow way accepts more than this one, and its error names the mistake.
         return None
-    return record
-
-
-def _decode_any(line: bytes) -> Record:
-    value = json.loads(line, object_hook=_number)
-    record: Record = _adapter(_class_of(value)).validate_python(value)
     return record
 
 
@@ -216,7 +318,7 @@ def _id_of(line: bytes) -> str | None:
 def _dump(value: Any) -> str:
     try:
         return as_json(value, compact=True)
-    except ValueError:
+    except ValueError:  # NaN or infinity, which are rare
         return as_json(_finite(value), compact=True)
 
 
@@ -224,8 +326,9 @@ def _finite(value: Any, *, marked: bool = False) -> Any:
     """NaN and infinity as strings: JSON has no such numbers, and reading turns them back.
 
     Args:
-        value: What is to be written.
-        marked: It is the user's own payload, which no type tells from a text: `{"$float": "NaN"}`.
+        value: The value to be written.
+        marked: It is the user's own payload, where no type says that a text is a number: write
+            `{"$float": "NaN"}`.
     """
     if isinstance(value, float) and not math.isfinite(value):
         text = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

@@ -1,20 +1,23 @@
-"""Where an experiment lives in git: its name, its refs, its files in the git directory."""
+"""Where an experiment lives in git: its name, its refs, its lock and files in the git directory."""
 
 from __future__ import annotations
 
 import itertools
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from autopilot.core.records.message import epoch_tag
-from autopilot.errors import ExperimentError, SlugError
-from autopilot.git.refs import check_free, list_refs
+from autopilot.errors import ExperimentError, LockHeldError, SlugError
+from autopilot.git.locks import ExclusiveLock
+from autopilot.git.refs import check_free, delete_ref, list_refs, read_ref
 from autopilot.git.repository import Repository
 
 KINDS = ("experiment", "gradients", "metrics", "memory", "traces", "llm")
 BRANCHES = "refs/heads/autopilot/"
+TAGS = "refs/tags/autopilot/"
 _PART = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
@@ -60,8 +63,8 @@ class Layout:
 
     @property
     def tags(self) -> str:
-        """What the full names of the epochs' tags begin with."""
-        return f"refs/tags/autopilot/{self.slug}/"
+        """The beginning of the full names of the epochs' tags."""
+        return f"{TAGS}{self.slug}/"
 
     def tag_name(self, epoch: int) -> str:
         """An epoch's tag as git's commands take it."""
@@ -73,17 +76,22 @@ class Layout:
 
     @property
     def snapshots(self) -> str:
-        """What the full names of snapshots of the user's checkout begin with."""
+        """The beginning of the full names of the refs of checkout snapshots."""
         return f"refs/autopilot/{self.slug}/snapshots"
 
     @property
     def review(self) -> str:
         """The branch for a pull request."""
-        return f"refs/heads/autopilot-review/{self.slug}"
+        return f"refs/heads/{self.review_name}"
+
+    @property
+    def review_name(self) -> str:
+        """The branch for a pull request as git's commands take it."""
+        return f"autopilot-review/{self.slug}"
 
     @property
     def revert(self) -> Layout:
-        """Where a promotion is taken back: its review branch."""
+        """The names for taking a promotion back: its review branch."""
         return Layout(f"{self.slug}-revert")
 
     def namespaces(self) -> list[str]:
@@ -108,6 +116,12 @@ class Layout:
         for name in (f"{self.tags}epoch-0000", self.notes("metrics")):
             check_free(repo, name)
 
+    def clear_half_start(self, repo: Repository) -> None:
+        """Removes the manifest note of a start that was killed before its branch was there."""
+        oid = read_ref(repo, self.notes("experiment"))
+        if oid is not None:
+            delete_ref(repo, self.notes("experiment"), oid)
+
     def lock(self, repo: Repository) -> Path:
         """The lock of the experiment."""
         return repo.common_dir / "autopilot" / f"{self.slug}.lock"
@@ -131,6 +145,25 @@ def experiments(repo: Repository) -> dict[str, str]:
     return {name.removeprefix(BRANCHES): oid for name, oid in sorted(found.items())}
 
 
+def epoch_of_tag(name: str) -> int | None:
+    """The epoch of a tag's name; None if it is no epoch's."""
+    number = name.rpartition("/epoch-")[2]
+    return int(number) if number.isascii() and number.isdigit() and number != name else None
+
+
+def tagged_epochs(repo: Repository, slug: str | None = None) -> dict[str, frozenset[int]]:
+    """Slug to the epochs that have a tag, of one experiment or of all; those without have no entry.
+
+    Starts git once.
+    """
+    found: dict[str, set[int]] = {}
+    for name in list_refs(repo, Layout(slug).tags if slug else TAGS):
+        number = epoch_of_tag(name)
+        if number is not None:
+            found.setdefault(name.removeprefix(TAGS).rpartition("/")[0], set()).add(number)
+    return {owner: frozenset(numbers) for owner, numbers in found.items()}
+
+
 def free_slugs(repo: Repository, stem: str, project: str | None = None) -> Iterator[str]:
     """Those of stem-1, stem-2, ... that no experiment has, made of allowed characters."""
     clean = re.sub(r"[^a-z0-9._-]+|\.{2,}", "-", stem.lower()).strip("-._") or "experiment"
@@ -149,3 +182,35 @@ def leftovers(repo: Repository, layout: Layout) -> list[str]:
     """
     found = [*list_refs(repo, layout.tags), *list_refs(repo, layout.notes(""))]
     return [name for name in found if name != layout.notes("experiment")]
+
+
+def hold(lock: ExclusiveLock, slug: str) -> None:
+    """Takes an experiment's lock for a run.
+
+    Raises:
+        LockHeldError: another process is running the experiment; the message names it.
+    """
+    _acquire(lock, f"{slug} is running already", "wait for it, or start another one with -e")
+
+
+@contextmanager
+def held(repo: Repository, slug: str) -> Iterator[None]:
+    """Holds a name, whether there is an experiment of it or not.
+
+    Raises:
+        LockHeldError: a run holds it; the message names the process.
+    """
+    lock = ExclusiveLock(Layout(slug).lock(repo))
+    hint = "wait until it has ended, or stop it with Ctrl-C: it can be resumed"
+    _acquire(lock, f"{slug} is running", hint)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _acquire(lock: ExclusiveLock, what: str, hint: str) -> None:
+    try:
+        lock.acquire()
+    except LockHeldError as error:
+        raise LockHeldError(f"the experiment {what}: {error.message}", hint=hint) from error

@@ -1,7 +1,7 @@
-"""What runs leave behind that nobody needs any more: worktrees, stale locks, journals.
+"""Upkeep of a repository: litter of runs, tags that are missing, experiments to be deleted.
 
-`find_litter` only looks; `clear` removes what was found. What a run that can be resumed needs, and
-what a process is using, is no litter.
+Litter is worktrees, stale locks and progress files that no run needs any more. `find_litter` only
+looks, `clear` removes. What a process is using, or a run can be resumed from, is no litter.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from autopilot.core.records.history import History
 from autopilot.core.records.message import tag_message
-from autopilot.core.records.record import MetricsRecord
-from autopilot.errors import AutopilotError, LockHeldError, RepositoryError
+from autopilot.errors import AutopilotError, ExperimentError, LockHeldError, RepositoryError
 from autopilot.git import refs
+from autopilot.git.branches import checked_out_at
 from autopilot.git.commands import run_git
+from autopilot.git.commits import create_tag
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
+from autopilot.git.transactions import delete_refs
 from autopilot.git.worktrees import remove_worktree, worktree_path
-from autopilot.tracking.git_store import GitStore
-from autopilot.tracking.holding import held, stopped
-from autopilot.tracking.layout import Layout, experiments
+from autopilot.tracking.holding import stopped
+from autopilot.tracking.layout import Layout, experiments, held
 from autopilot.tracking.notebook import Notebook
 
 Kind = Literal["worktree", "ref lock", "journal"]
@@ -39,7 +39,7 @@ class Litter:
     Args:
         kind: "worktree", "ref lock" or "journal" (of an epoch that is recorded since).
         path: The folder or file.
-        why: Why nobody needs it.
+        why: Why no run needs it.
         slug: The experiment that it belongs to; "" if to none.
     """
 
@@ -86,10 +86,9 @@ def clear(repo: Repository, litter: Litter) -> bool:
 
 def missing_tags(repo: Repository, slug: str) -> list[int]:
     """The kept epochs of an experiment whose tags are gone: deleted by hand, or not fetched."""
-    layout = Layout(slug)
-    tags = refs.list_refs(repo, layout.tags)
-    kept = (epoch.number for epoch in Notebook(repo, slug).epochs if epoch.verdict != "rejected")
-    return [number for number in kept if f"refs/tags/{layout.tag_name(number)}" not in tags]
+    notebook = Notebook(repo, slug)
+    kept = (epoch.number for epoch in notebook.epochs if epoch.verdict != "rejected")
+    return [number for number in kept if number not in notebook.tagged]
 
 
 def make_tags(repo: Repository, slug: str, epochs: Sequence[int]) -> None:
@@ -98,12 +97,11 @@ def make_tags(repo: Repository, slug: str, epochs: Sequence[int]) -> None:
     Raises:
         LockHeldError: the experiment is running.
     """
-    with stopped(repo, slug):
-        store, history = GitStore(slug, repo.workdir), History()
-        history.load_history(store.records(MetricsRecord))
-        for epoch in epochs:
-            text = tag_message(slug, history.record_of(epoch), history.metrics[epoch])
-            store.tag(epoch, history.revision_of(epoch), text)
+    with stopped(repo, slug) as notebook:
+        for number in epochs:
+            epoch = notebook.epoch(number)
+            text = tag_message(slug, epoch.record, epoch.metrics)
+            create_tag(repo, notebook.layout.tag_name(number), epoch.commit, text)
 
 
 def states_of(repo: Repository) -> dict[str, str]:
@@ -170,3 +168,115 @@ def _lock_of(repo: Repository, folder: Path) -> ExclusiveLock | None:
         return ExclusiveLock(repo.common_dir / "autopilot" / f"{folder.name}.lock")
     git_dir = Path((folder / ".git").read_text().removeprefix("gitdir: ").strip())
     return ExclusiveLock(git_dir / "autopilot" / ".place.lock")
+
+
+# --- deleting an experiment --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """Everything that belongs to one experiment alone, to be removed.
+
+    Args:
+        slug: Its name.
+        branch: Its branch and what it points at.
+        review: Its review branch, and that for taking it back, where they are.
+        tags: Those of its kept epochs.
+        notes: Its notes refs.
+        snapshots: Snapshots of the user's checkout.
+        progress: The progress file of an unfinished epoch; None where there is none.
+        worktree: The folder that an interrupted run left; None where there is none.
+        report: Its page in the git directory; None where there is none.
+    """
+
+    slug: str
+    branch: dict[str, str]
+    review: dict[str, str]
+    tags: dict[str, str]
+    notes: dict[str, str]
+    snapshots: dict[str, str]
+    progress: Path | None
+    worktree: Path | None
+    report: Path | None
+
+    @property
+    def refs(self) -> dict[str, str]:
+        """All refs, with what they point at."""
+        return self.branch | self.review | self.tags | self.notes | self.snapshots
+
+
+def plan_removal(repo: Repository, slug: str) -> Removal:
+    """Lists everything that `remove` would remove; also if the branch was deleted by hand.
+
+    Raises:
+        ExperimentError: there is no such experiment.
+        LockHeldError: it is running.
+        RepositoryError: its branch is checked out somewhere.
+    """
+    if not _plan(repo, slug).refs:
+        Notebook(repo, slug)  # raises: there is none
+    with held(repo, slug):
+        return _plan(repo, slug)
+
+
+def remove(repo: Repository, removal: Removal) -> None:
+    """Removes an experiment; the commits stay in git's store until it collects garbage.
+
+    The refs go last, all at once: until then the experiment is whole.
+
+    Raises:
+        ExperimentError: it was changed since it was looked at.
+        LockHeldError: it is running.
+    """
+    with held(repo, removal.slug):
+        if _plan(repo, removal.slug).refs != removal.refs:
+            raise ExperimentError(
+                f"{removal.slug} was changed meanwhile; nothing was removed",
+                hint="look at it again: autopilot experiment show " + removal.slug,
+            )
+        if removal.worktree is not None:
+            remove_worktree(repo, removal.worktree)
+        for file in (removal.progress, removal.report):
+            if file is not None:
+                file.unlink(missing_ok=True)
+        Layout(removal.slug).request(repo).unlink(missing_ok=True)
+        delete_refs(repo, removal.refs)
+
+
+def _plan(repo: Repository, slug: str) -> Removal:
+    layout = Layout(slug)
+    reviews = _exactly(repo, layout.review)
+    if _exactly(repo, layout.revert.branch) == {}:
+        # Else it is the review branch of an experiment of that name.
+        reviews |= _exactly(repo, layout.revert.review)
+    for branch in (layout.branch, *reviews):
+        where = checked_out_at(repo, branch)
+        if where is not None:
+            raise RepositoryError(
+                f"the branch {branch.removeprefix('refs/heads/')} is checked out in {where}",
+                hint="git switch another branch there, then delete it",
+            )
+    progress, report = layout.progress(repo), layout.report(repo)
+    worktree = worktree_path(repo, slug)
+    return Removal(
+        slug=slug,
+        branch=_exactly(repo, layout.branch),
+        review=reviews,
+        tags=_directly_below(repo, layout.tags.rstrip("/")),
+        notes=_directly_below(repo, layout.notes("").rstrip("/")),
+        snapshots=_directly_below(repo, layout.snapshots),
+        progress=progress if progress.is_file() else None,
+        worktree=worktree if (worktree / ".git").is_file() else None,
+        report=report if report.is_file() else None,
+    )
+
+
+def _exactly(repo: Repository, name: str) -> dict[str, str]:
+    oid = refs.read_ref(repo, name)
+    return {} if oid is None else {name: oid}
+
+
+def _directly_below(repo: Repository, folder: str) -> dict[str, str]:
+    # An experiment `a` must not take the refs of the project `a` with it.
+    found = refs.list_refs(repo, folder)
+    return {name: oid for name, oid in found.items() if name.rpartition("/")[0] == folder}

@@ -15,7 +15,7 @@ from autopilot.sandbox.confinement import guard_of
 from autopilot.sandbox.inputs import Inputs
 from autopilot.sandbox.workspace import open_workspace
 from autopilot.tracking.git_store import GitStore
-from autopilot.tracking.scope import scope_of
+from autopilot.tracking.parameters import scope_of
 from tests.benchmarks.report import Report
 from tests.benchmarks.repos import RULES, make_repository, rule_name, rule_text
 

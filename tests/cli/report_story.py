@@ -15,7 +15,7 @@ from autopilot.core.types import Cost, Datum
 from autopilot.git.commands import run_git
 from autopilot.git.repository import Repository
 from autopilot.tracking import GitMemory, GitStore
-from autopilot.tracking.forks import fork
+from autopilot.tracking.holding import fork
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook

@@ -262,7 +262,7 @@ def test_a_decision_that_a_kill_kept_from_being_written_is_written_later(levels,
 
     repo = Repository.discover(levels.top)
     with monkeypatch.context() as patch:
-        patch.setattr(promotion, "record", killed)
+        patch.setattr(promotion, "record_decision", killed)
         with pytest.raises(KeyboardInterrupt):
             promotion.promote(repo, "levels")
     tip = levels.git("rev-parse", "main")

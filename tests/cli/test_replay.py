@@ -24,7 +24,6 @@ from autopilot.proof.replay import Settings
 from autopilot.proof.rerun import Rerun
 from autopilot.tracking.finding import find
 from autopilot.tracking.integrity import Difference, Integrity
-from autopilot.tracking.recorded import Recorded
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Place
@@ -162,7 +161,7 @@ def ran(place: Place, finished: Path) -> Place:
 
 def checked(place: Place, name: str = "s") -> list[Difference]:
     """What of branch, tags and notes does not fit."""
-    return Integrity(Recorded(find(Repository.discover(place.top), name).notebook)).differences()
+    return Integrity(find(Repository.discover(place.top), name).notebook).differences()
 
 
 def told(found: list[Difference]) -> list[tuple[int | None, str]]:

@@ -14,10 +14,9 @@ import pytest
 from autopilot.core.records.record import Lesson
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
-from autopilot.review.decisions import decide
 from autopilot.sharing.fetching import fetch
 from autopilot.sharing.pushing import push
-from autopilot.tracking.forks import fork
+from autopilot.tracking.holding import decide, fork
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook

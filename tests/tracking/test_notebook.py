@@ -13,8 +13,15 @@ from autopilot.errors import ExperimentError, ParameterError
 from autopilot.git.commands import run_git
 from autopilot.testing import ScriptedOptimizer
 from autopilot.tracking import GitMemory, GitStore
-from autopilot.tracking.notebook import Notebook, latest
-from autopilot.tracking.scope import check_clean, check_tracked, dirty_files, scope_of
+from autopilot.tracking.finding import latest
+from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.parameters import (
+    check_clean,
+    check_tracked,
+    dirty_files,
+    entries_at,
+    scope_of,
+)
 
 
 class Level(AutoPilotModule):
@@ -65,7 +72,8 @@ def test_the_epochs_as_they_went(repository, top):
     run(top, 2, 1, None, 3)
     book = Notebook(repository, "demo")
     rows = [
-        (e.number, e.verdict, e.value, e.delta, e.best, e.strategy, e.outcome) for e in book.epochs
+        (e.number, e.verdict, e.value, e.delta, e.best, e.strategy, e.record.outcome)
+        for e in book.epochs
     ]
     assert rows == [
         (0, "baseline", 0.25, None, 0.25, "", "kept"),
@@ -74,7 +82,7 @@ def test_the_epochs_as_they_went(repository, top):
         (3, "rejected", 0.5, 0.0, 0.5, "", "unchanged"),
         (4, "kept", 0.75, 0.25, 0.75, "to 3", "kept"),
     ]
-    assert [e.reused for e in book.epochs] == [None, None, 0, 1, None]
+    assert [e.record.reused for e in book.epochs] == [None, None, 0, 1, None]
     assert [len(e.steps) for e in book.epochs] == [0, 1, 1, 0, 1]
     assert [e.rollback is not None for e in book.epochs] == [False, False, True, True, False]
     assert book.best.number == 4
@@ -82,7 +90,9 @@ def test_the_epochs_as_they_went(repository, top):
     assert book.kept == 2
     assert book.monitor == ("accuracy", "max")
     # Val is measured twice at the baseline.
-    assert book.spent.evaluations == sum(e.cost.evaluations for e in book.epochs) == 4 * 4 + 4
+    assert (
+        book.spent.evaluations == sum(e.record.cost.evaluations for e in book.epochs) == 4 * 4 + 4
+    )
     assert book.going_on is None
 
 
@@ -94,7 +104,7 @@ def test_what_an_epoch_was(repository, top):
     assert book.lessons(1)[0].outcome == "kept"
     assert [item.id for item in book.items(1)] == ["v0", "v1", "v2", "v3"]
     assert book.before(1) == book.start
-    assert "+2" in book.diff(book.before(1), book.after(1)).splitlines()
+    assert b"+2" in book.patch(book.before(1), book.after(1)).splitlines()
     assert book.counts(book.before(1), book.after(1))["rules/a.txt"].added == 1
     assert book.epoch_at(book.epoch(2).rollback) == 2
     assert book.epoch_at(book.start) == 0
@@ -157,7 +167,7 @@ def test_the_place_of_a_parameter(repository, top):
     whole = scope_of(repository, PathParameter(top))
     assert (whole.prefix, whole.path) == ("", ".")
     tree = repository.pygit.head.peel().tree_id
-    assert sorted(whole.entries(repository, str(tree))) == ["README.md", "rules/a.txt"]
+    assert sorted(entries_at(repository, str(tree), [whole])) == ["README.md", "rules/a.txt"]
 
 
 def test_behind_a_link(repository, top):

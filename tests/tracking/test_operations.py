@@ -26,16 +26,20 @@ from autopilot.git.commands import run_git
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
 from autopilot.git.worktrees import add_worktree, remove_worktree
-from autopilot.review.decisions import decide
 from autopilot.tracking import GitMemory, GitStore
-from autopilot.tracking.checkout import Checkout
-from autopilot.tracking.export import export
-from autopilot.tracking.forks import fork, merge
+from autopilot.tracking.callbacks import export
+from autopilot.tracking.checkout import Checkout, find_state, snapshots
+from autopilot.tracking.holding import (
+    decide,
+    fork,
+    memory_of,
+    memory_of_all,
+    memory_to_change,
+    merge,
+)
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
-from autopilot.tracking.recall import memory_of, memory_of_all, memory_to_change
-from autopilot.tracking.removal import plan_removal, remove
-from autopilot.tracking.snapshots import find_state, snapshots
+from autopilot.tracking.upkeep import plan_removal, remove
 
 EXECUTABLE = 0o755
 

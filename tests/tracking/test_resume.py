@@ -229,8 +229,7 @@ class GitWorld(World):
 
     def die(self):
         self.store._lock.release()
-        if self.store._progress is not None:
-            self.store._progress.close()
+        self.store.progress_file.close()
 
     def ticking(self, clock, monkeypatch):
         """Every write that anything could read again is a moment: refs, tags, notes and files."""

@@ -37,7 +37,7 @@ def lines(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
     lines.append(f"Date:     {git_date(commit.time_s)}")
     if epoch.strategy:
         lines.append(f"Strategy: {one_line(epoch.strategy, 1000)}")
-    lines += [f"Cost:     {costs(epoch.cost)}", ""]
+    lines += [f"Cost:     {costs(epoch.record.cost)}", ""]
     if epoch.number == 0:
         lines += ["    the state before anything was changed", ""]
     lines += _steps(notebook, epoch)
@@ -204,27 +204,27 @@ def _best_before(notebook: Notebook, epoch: Epoch) -> Epoch | None:
 
 
 def _verdict(epoch: Epoch) -> str:
-    odd = f" ({epoch.outcome})" if epoch.outcome in ODD_OUTCOMES else ""
+    odd = f" ({epoch.record.outcome})" if epoch.record.outcome in ODD_OUTCOMES else ""
     if epoch.rollback is None or not epoch.steps:
         return f"{epoch.verdict}{odd}"
     back = f"rolled back to epoch {epoch.best_epoch} by {epoch.rollback[:7]}"
     return f"{epoch.verdict}{odd}, {back}"
 
 
-def commit_cell(epoch: Epoch | MetricsRecord, revision: str) -> str:
+def commit_cell(record: MetricsRecord, revision: str) -> str:
     """An epoch's commit in a table, and how a rejected one ended.
 
     Args:
-        epoch: It, or its val record.
+        record: Its val record.
         revision: Its commit; "" where no step changed anything.
     """
     commit = revision[:7] or "-"
-    if epoch.verdict != "rejected":
+    if record.verdict != "rejected":
         return commit
-    odd = f" ({epoch.outcome})" if epoch.outcome in ODD_OUTCOMES else ""
-    if any(reason.startswith("indecisive") for reason in epoch.reasons):
+    odd = f" ({record.outcome})" if record.outcome in ODD_OUTCOMES else ""
+    if any(reason.startswith("indecisive") for reason in record.reasons):
         odd = " (indecisive)"
-    back = f" -> rolled back to epoch {epoch.best_epoch}" if revision else ""
+    back = f" -> rolled back to epoch {record.best_epoch}" if revision else ""
     return f"{commit:<7}{odd}{back}"
 
 
@@ -242,7 +242,7 @@ def _epoch(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
     return {
         "epoch": epoch.number,
         "verdict": epoch.verdict,
-        "outcome": epoch.outcome,
+        "outcome": epoch.record.outcome,
         "value": epoch.value,
         "delta": epoch.delta,
         "best": epoch.best,
@@ -251,13 +251,13 @@ def _epoch(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
         "strategy": epoch.strategy,
         "summary": epoch.summary,
         "reasons": epoch.reasons,
-        "reused": epoch.reused,
+        "reused": epoch.record.reused,
         "commit": epoch.commit,
         "commits": epoch.steps,
         "rollback": epoch.rollback,
         "tag": tag,
         "violations": notebook.violations.get(epoch.number, []),
-        "cost": epoch.cost,
+        "cost": epoch.record.cost,
     }
 
 

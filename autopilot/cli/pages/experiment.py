@@ -20,7 +20,7 @@ from autopilot.report.comparison import (
 )
 from autopilot.text import align, counted, git_date, labelled, pairs, shorten
 from autopilot.tracking.notebook import Notebook
-from autopilot.tracking.removal import Removal
+from autopilot.tracking.upkeep import Removal
 
 
 def row(notebook: Notebook) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from autopilot.text import (
     pairs,
     shorten,
 )
-from autopilot.tracking.layout import experiments
-from autopilot.tracking.notebook import Epoch, Notebook, Status, tagged_epochs
+from autopilot.tracking.layout import experiments, tagged_epochs
+from autopilot.tracking.notebook import Epoch, Notebook, Status
 
 _OTHER_METRICS = 3
 _LEAST_STRATEGY = 12
@@ -71,7 +71,7 @@ def table(notebook: Notebook, epochs: Sequence[Epoch], width: int | None) -> lis
             best,
             epoch.verdict,
             shorten(epoch.strategy or epoch.summary, None),
-            commit_cell(epoch, _revision(epoch)),
+            commit_cell(epoch.record, _revision(epoch)),
         ]
         for epoch, value, delta, best in zip(epochs, values, deltas, bests, strict=True)
     ]
@@ -254,7 +254,7 @@ def _next(notebook: Notebook) -> list[str]:
 def _counts(notebook: Notebook) -> str:
     judged = [epoch for epoch in notebook.epochs if epoch.number]
     rejected = [epoch for epoch in judged if epoch.verdict == "rejected"]
-    odd = {name: sum(epoch.outcome == name for epoch in rejected) for name in ODD_OUTCOMES}
+    odd = {name: sum(epoch.record.outcome == name for epoch in rejected) for name in ODD_OUTCOMES}
     told = ", ".join(f"{count} {name}" for name, count in odd.items() if count)
     kept = len(judged) - len(rejected)
     text = f"{len(judged)} judged: {kept} kept, {len(rejected)} rejected"

@@ -17,8 +17,7 @@ from autopilot.core.records.message import (
 from autopilot.git.objects import LineCounts
 from autopilot.proof.verification import Verification
 from autopilot.report.comparison import file_documents, file_rows, file_totals
-from autopilot.review.proposals import Proposal
-from autopilot.review.standings import Standing
+from autopilot.review.proposals import Proposal, Standing
 from autopilot.text import align, counted, pairs
 from autopilot.tracking.notebook import Epoch, Notebook
 
@@ -34,8 +33,8 @@ def built(proposal: Proposal) -> list[str]:
         f"{branch.name}: {proposal.done}, {commits} on {onto.name} {proposal.base[:7]}, "
         f"tip {branch.tip[:7]}"
     ]
-    if proposal.known.epoch:
-        lines.append(f"{onto.name} has epoch {proposal.known.epoch} already")
+    if proposal.merged.epoch:
+        lines.append(f"{onto.name} has epoch {proposal.merged.epoch} already")
     return [*lines, f"see it:  git log -p {onto.name}..{branch.name}"]
 
 
@@ -60,14 +59,14 @@ def body(notebook: Notebook, proposal: Proposal) -> str:
 
 def _gain(notebook: Notebook, proposal: Proposal) -> str:
     monitor, mode = notebook.monitor
-    first = notebook.epoch(proposal.known.epoch or 0)
+    first = notebook.epoch(proposal.merged.epoch or 0)
     last = notebook.epoch(max(proposal.epochs, default=0))
     return str(Score(f"val {monitor}", first.value, last.value, mode))
 
 
 def _what(notebook: Notebook, proposal: Proposal) -> str:
     last, monitor = max(proposal.epochs, default=0), notebook.monitor[0]
-    judged = [e for e in notebook.epochs if e.number > (proposal.known.epoch or 0)]
+    judged = [e for e in notebook.epochs if e.number > (proposal.merged.epoch or 0)]
     rejected = sum(epoch.verdict == "rejected" for epoch in judged)
     some = counted(len(proposal.epochs), "epoch") if proposal.epochs else "No epoch"
     lines = [

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from autopilot.core.direction import gained
 from autopilot.core.records.message import EPOCH, EXPERIMENT, REVERTS, Score, trailers_of
 from autopilot.errors import ExperimentError
 from autopilot.git import objects
@@ -20,15 +19,15 @@ from autopilot.git.merging import count_in, merge_base, merge_trees
 from autopilot.git.repository import Repository
 from autopilot.tracking.layout import experiments
 from autopilot.tracking.notebook import Epoch, Notebook
-from autopilot.tracking.places import entries_at, known_places
+from autopilot.tracking.parameters import entries_at, known_paths, with_entries
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """What an epoch did to the parameters, or the user before the experiment began.
+class ParameterChange:
+    """One epoch's change to the parameters, or the user's before the experiment began.
 
     Args:
-        epoch: The epoch; None for what the experiment found that its base does not have:
+        epoch: The epoch; None for the content that the experiment started from and its base lacks:
             uncommitted content, or the state that it was forked from.
         source: The experiment's commit with the state after it.
         before: A tree with the parameters before it.
@@ -61,17 +60,17 @@ class Conflict:
     paths: tuple[str, ...]
 
     def of(self, slug: str, branch: str) -> str:
-        """It in words: which epoch, with which branch, in which files."""
+        """The conflict in words: which epoch, with which branch, in which files."""
         what = f"epoch {self.epoch} of {slug}" if self.epoch else f"what {slug} started from"
         return f"{what} conflicts with {branch} in {', '.join(self.paths)}"
 
 
 @dataclass(frozen=True, slots=True)
-class Merged:
-    """What of an experiment a branch has already.
+class MergedEpoch:
+    """The newest epoch of an experiment that a branch has already.
 
     Args:
-        epoch: The newest epoch of it that the branch has; None if it has none.
+        epoch: Its number; None if the branch has none.
         commit: The branch's commit with that epoch, or the one that took it back; "" if none.
         reverted: The branch had it, and took it back.
     """
@@ -81,7 +80,7 @@ class Merged:
     reverted: bool = False
 
 
-class Changes:
+class ParameterHistory:
     """The changes of an experiment's kept epochs.
 
     Args:
@@ -93,7 +92,7 @@ class Changes:
 
     def __init__(self, notebook: Notebook) -> None:
         self.notebook, self.repo = notebook, notebook.repo
-        self.places = known_places(notebook.manifest, notebook.slug)
+        self.places = known_paths(notebook.manifest, notebook.slug)
         self._trees: dict[str, str] = {}
 
     @cached_property
@@ -101,58 +100,51 @@ class Changes:
         """The kept epochs without the baseline, oldest first."""
         return [e for e in self.notebook.epochs if e.verdict == "kept" and e.number]
 
-    def between(
-        self, onto: str, since: int | None = None, until: int | None = None
-    ) -> list[Change]:
+    def changes(self, onto: str, since: int | None = None) -> list[ParameterChange]:
         """The changes one by one, oldest first; those that changed nothing are left out.
 
         Args:
             onto: The commit that they are meant for.
             since: The epoch that it has already.
-            until: The last epoch; the last kept one if not given.
         """
-        found: list[Change] = []
+        found: list[ParameterChange] = []
         if since is None:
             found.append(self._beginning(onto))
-        state = self.content(self._state(since or 0))
+        state = self._content_of(since or 0)
         before = self.notebook.epoch(since or 0)
         for epoch in self.kept:
-            if epoch.number <= (since or 0) or (until is not None and epoch.number > until):
+            if epoch.number <= (since or 0):
                 continue
             source = self.notebook.after(epoch.number)
             scores = self.scores(before, epoch)
-            found.append(Change(epoch, source, state, self.content(source), scores))
+            found.append(ParameterChange(epoch, source, state, self.content(source), scores))
             state, before = found[-1].after, epoch
         return [change for change in found if change.before != change.after]
 
-    def whole(self, onto: str, until: int, since: int | None = None) -> Change:
+    def whole(self, onto: str, until: int, since: int | None = None) -> ParameterChange:
         """Everything up to an epoch as one change."""
         first = self._beginning(onto).before if since is None else self._content_of(since)
         epoch = self.notebook.epoch(until)
         scores = self.scores(self.notebook.epoch(since or 0), epoch)
-        return Change(epoch, self.notebook.after(until), first, self._content_of(until), scores)
+        source = self.notebook.after(until)
+        return ParameterChange(epoch, source, first, self.content(source), scores)
 
     def content(self, commit: str) -> str:
         """A tree with the parameters of a commit; all else in it is as the experiment started."""
         if commit not in self._trees:
             frame = objects.tree_of(self.repo, self.notebook.start)
-            here = entries_at(self.repo, frame, self.places)
             there = entries_at(self.repo, objects.tree_of(self.repo, commit), self.places)
-            edits: dict[str, objects.Entry | None] = dict.fromkeys(here.keys() - there.keys())
-            edits |= {name: e for name, e in there.items() if here.get(name) != e}
-            self._trees[commit] = objects.write_tree(self.repo, frame, edits)
+            self._trees[commit] = with_entries(self.repo, frame, self.places, there)
         return self._trees[commit]
 
     def scores(self, before: Epoch, after: Epoch) -> tuple[Score, ...]:
         """The val metrics of two epochs side by side, the monitored one first."""
         monitor, mode = self.notebook.monitor
         old, new = before.metrics.get("val", {}), after.metrics.get("val", {})
-        names = dict.fromkeys([monitor, *new])
-        # Of the others, the direction is not recorded.
-        modes = {monitor: mode}
+        # The other metrics' directions are not recorded.
         return tuple(
-            Score(f"val {name}", old.get(name), new.get(name), modes.get(name, "max"))
-            for name in names
+            Score(f"val {name}", old.get(name), new.get(name), mode if name == monitor else "max")
+            for name in dict.fromkeys([monitor, *new])
         )
 
     def outside(self, old: str, new: str) -> list[str]:
@@ -161,13 +153,11 @@ class Changes:
         differ = objects.diff_trees(self.repo, trees[0], trees[1])
         return sorted(n for n in differ if not any(place.covers(n) for place in self.places))
 
-    def merged_into(self, onto: str) -> Merged:
-        """What of it a branch has: by its commits, or by the trailers of those made from it.
+    def merged_into(self, onto: str) -> MergedEpoch:
+        """The newest epoch that a branch (its commit) has.
 
-        Starts git.
-
-        Args:
-            onto: The branch's commit.
+        A branch has an epoch by the experiment's own commits, or by the trailers of commits that
+        were made from it. Starts git.
         """
         log = run_git(
             [
@@ -179,19 +169,19 @@ class Changes:
         ).stdout.decode("utf-8", "replace")
         own = {commit.id for commit in self.notebook.commits}
         known = {str(epoch.number): epoch.number for epoch in self.kept}
+        slug = self.notebook.slug
         for commit, _, message in (entry.partition("\n") for entry in log.split("\0")):
-            slug = self.notebook.slug
             if commit in own or not trailers_of(message, EXPERIMENT, slug):
                 continue
             if trailers_of(message, REVERTS, slug):
-                return Merged(None, commit, reverted=True)
+                return MergedEpoch(None, commit, reverted=True)
             epochs = [known[n] for n in trailers_of(message, EPOCH, slug) if n in known]
             if epochs:
-                return Merged(max(epochs), commit)
+                return MergedEpoch(max(epochs), commit)
         numbers = [epoch.number for epoch in self.kept]
         states = [self._state(number) for number in numbers]
         there = count_in(self.repo, states, onto)
-        return Merged(numbers[there - 1], states[there - 1]) if there else Merged(None)
+        return MergedEpoch(numbers[there - 1], states[there - 1]) if there else MergedEpoch(None)
 
     def _state(self, epoch: int) -> str:
         return self.notebook.after(epoch) if epoch else self.notebook.start
@@ -199,24 +189,18 @@ class Changes:
     def _content_of(self, epoch: int) -> str:
         return self.content(self._state(epoch))
 
-    def _beginning(self, onto: str) -> Change:
-        """What the experiment found that its base does not have; mostly nothing."""
-        notebook = self.notebook
-        base = notebook.manifest.base or notebook.base or notebook.start
+    def _beginning(self, onto: str) -> ParameterChange:
+        """The content that the experiment started from and its base lacks; mostly nothing."""
+        notebook, start = self.notebook, self.notebook.start
+        base = notebook.manifest.base or notebook.base or start
         if notebook.manifest.forked_from:
-            # Of another experiment: where that one left the user's branch.
-            base = merge_base(self.repo, onto, notebook.start) or base
-        start = notebook.start
-        return Change(None, start, self.content(base), self.content(start))
+            # The base is another experiment's commit: go on to where that one left the branch.
+            base = merge_base(self.repo, onto, start) or base
+        return ParameterChange(None, start, self.content(base), self.content(start))
 
 
-def put(repo: Repository, tree: str, change: Change) -> str | Conflict:
-    """A tree with a change on top of it.
-
-    Args:
-        repo: The repository.
-        tree: A tree, or a commit.
-        change: The change.
+def apply_change(repo: Repository, tree: str, change: ParameterChange) -> str | Conflict:
+    """Puts a change on top of a tree (or a commit's tree).
 
     Returns:
         The new tree, or why there is none.
@@ -238,8 +222,8 @@ def target_branch(notebook: Notebook, name: str | None) -> Branch:
 
     Args:
         notebook: The experiment.
-        name: As it was typed; None: the branch that the experiment started from, of a fork the
-            one that its source started from.
+        name: As typed; None: the branch that the experiment started from, or for a fork, the one
+            that its source started from.
 
     Raises:
         ExperimentError: there is no such branch, or it is an experiment's.
@@ -258,13 +242,6 @@ def target_branch(notebook: Notebook, name: str | None) -> Branch:
     return found
 
 
-def gain(score: Score, mode: str) -> float | None:
-    """By how much a metric got better; None where it was not measured."""
-    if score.before is None or score.after is None:
-        return None
-    return gained(score.before, score.after, mode)
-
-
 def _origin(notebook: Notebook) -> str:
     seen: set[str] = set()
     there: Sequence[str] = list(experiments(notebook.repo))
@@ -276,8 +253,5 @@ def _origin(notebook: Notebook) -> str:
         notebook = Notebook(notebook.repo, source)
     name = notebook.manifest.base_branch
     if not name or name == "HEAD detached":
-        raise ExperimentError(
-            f"{notebook.slug} did not start from a branch",
-            hint=_NAME_IT,
-        )
+        raise ExperimentError(f"{notebook.slug} did not start from a branch", hint=_NAME_IT)
     return name

@@ -1,0 +1,328 @@
+"""Which files of a repository are parameters: by the live objects, or by the manifest alone."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autopilot.core.parameter import Parameter, PathParameter
+from autopilot.core.records.record import Manifest
+from autopilot.errors import ParameterError
+from autopilot.files import glob_regex, list_files
+from autopilot.git.objects import SUBMODULE, Entry, entry_at, list_tree, write_tree
+from autopilot.git.repository import Repository
+from autopilot.git.workfiles import WorkFiles
+
+EVERYTHING = "**/*"
+_TREES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterPath:
+    """A parameter's place by what the manifest says of it, without the target's code.
+
+    Args:
+        path: A file or a folder below the repository's top; "." is the top itself.
+        pattern: Which files of a folder.
+    """
+
+    path: str
+    pattern: str = EVERYTHING
+
+    @property
+    def prefix(self) -> str:
+        """The beginning of the names below a folder."""
+        return "" if self.path == "." else f"{self.path}/"
+
+    @property
+    def pathspec(self) -> str:
+        """The same for git's commands, as it is typed in a shell."""
+        spec = self.path if self.pattern == EVERYTHING else f":(glob){self.prefix}{self.pattern}"
+        return shlex.quote(spec)
+
+    def covers(self, name: str) -> bool:
+        """Whether a path below the repository's top belongs to the parameter."""
+        if name == self.path:
+            return True
+        if not name.startswith(self.prefix):
+            return False
+        return glob_regex(self.pattern).fullmatch(name.removeprefix(self.prefix)) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A live parameter's place in a repository.
+
+    Args:
+        parameter: The parameter.
+        prefix: The path of its root below the repository's top, with "/" at its end, or "".
+    """
+
+    parameter: PathParameter
+    prefix: str
+
+    @property
+    def path(self) -> str:
+        """The path of its source below the repository's top; "." for the top itself."""
+        if self.parameter.is_file:
+            return self.prefix + self.parameter.source.name
+        return self.prefix.rstrip("/") or "."
+
+    def covers(self, name: str) -> bool:
+        """Whether a path below the repository's top belongs to the parameter."""
+        below = name.removeprefix(self.prefix)
+        return name.startswith(self.prefix) and self.parameter.matches(below)
+
+    def files(self) -> list[str]:
+        """The parameter's files that exist, by their paths below the repository's top."""
+        return [self.prefix + name for name in self.parameter.files()]
+
+
+def known_paths(manifest: Manifest, slug: str) -> list[ParameterPath]:
+    """The places of an experiment's parameters; there is at least one.
+
+    Raises:
+        ParameterError: nothing is known of them.
+    """
+    if not manifest.parameters:
+        raise ParameterError(
+            f"the manifest of {slug} names no parameters",
+            hint="its manifest note was edited, or another program wrote it",
+        )
+    return manifest_paths(manifest)
+
+
+def manifest_paths(manifest: Manifest) -> list[ParameterPath]:
+    """The places of an experiment's parameters; empty if nothing is known of them."""
+    return [
+        ParameterPath(path, manifest.patterns.get(name, EVERYTHING))
+        for name, path in manifest.parameters.items()
+    ]
+
+
+def entries_at(
+    repo: Repository, tree: str, places: Iterable[ParameterPath | Scope]
+) -> dict[str, Entry]:
+    """The parameters' files in a tree."""
+    found: dict[str, Entry] = {}
+    for place in places:
+        under = list_tree(repo, tree, "" if place.path == "." else place.path)
+        found |= {n: e for n, e in under.items() if place.covers(n) and e.mode != SUBMODULE}
+    return found
+
+
+def edits(before: Mapping[str, Entry], after: Mapping[str, Entry]) -> dict[str, Entry | None]:
+    """The edits from some files to others: an entry for each that differs, None removes one."""
+    changed: dict[str, Entry | None] = {}
+    for name, entry in after.items():
+        known = before.get(name)
+        # Most entries are the same objects: that is found out without comparing their fields.
+        if known is not entry and known != entry:
+            changed[name] = entry
+    return changed | {name: None for name in before if name not in after}
+
+
+def with_entries(
+    repo: Repository, tree: str, places: Iterable[ParameterPath], entries: Mapping[str, Entry]
+) -> str:
+    """A tree with other files in place of the parameters'; all else in it stays."""
+    return write_tree(repo, tree, edits(entries_at(repo, tree, places), entries))
+
+
+def files_at(
+    repo: Repository, places: Iterable[ParameterPath], known: Mapping[str, Entry]
+) -> list[str]:
+    """The parameters' files in the working tree; ignored ones only if they are known."""
+    names: dict[str, None] = {}
+    for place in places:
+        root = repo.workdir if place.path == "." else repo.workdir / place.path
+        if root.is_symlink() or root.is_file():
+            names[place.path] = None
+        elif root.is_dir():
+            names |= dict.fromkeys(place.prefix + n for n in list_files(root, place.pattern))
+    return [name for name in names if name in known or not repo.is_ignored(name)]
+
+
+def scope_of(repo: Repository, parameter: Parameter) -> Scope:
+    """Finds a parameter's place.
+
+    Raises:
+        ParameterError: it is no files, it is outside the repository, or behind a symbolic link.
+    """
+    if not isinstance(parameter, PathParameter):
+        raise ParameterError(
+            f"the parameter {parameter.name or parameter!r} is not in a file",
+            hint="make it a PathParameter: git keeps what is in tracked files",
+        )
+    top = Path(os.path.realpath(repo.workdir))
+    root = parameter.root
+    if not root.is_relative_to(top):
+        root = _below(top, root)
+    if not root.is_relative_to(top):
+        raise ParameterError(
+            f"the parameter {parameter.label} is outside the repository {repo.workdir}",
+            hint="use files below the repository's top folder",
+        )
+    relative = root.relative_to(top)
+    for depth in range(1, len(relative.parts) + 1):
+        folder = top.joinpath(*relative.parts[:depth])
+        if folder.is_symlink():
+            raise ParameterError(
+                f"the parameter {parameter.label} is behind the symbolic link {folder}",
+                hint=f"name the folder that it points to: {os.readlink(folder)}",
+            )
+    return Scope(parameter, "" if relative == Path() else f"{relative.as_posix()}/")
+
+
+def _below(top: Path, root: Path) -> Path:
+    """The root as a path below top, if the way to top itself leads through symbolic links."""
+    for depth in range(len(root.parts)):
+        head = Path(*root.parts[: depth + 1])
+        if os.path.realpath(head) == str(top):
+            return top.joinpath(*root.parts[depth + 1 :])
+    return root
+
+
+def check_tracked(repo: Repository, tree: str, scopes: Iterable[Scope]) -> None:
+    """Refuses parameters that the tree does not hold.
+
+    Raises:
+        ParameterError: a parameter is untracked, ignored, empty, or in a submodule.
+    """
+    for scope in scopes:
+        parts = scope.path.split("/")
+        for depth in range(1, len(parts) + 1):
+            folder = "/".join(parts[:depth])
+            entry = entry_at(repo, tree, folder)
+            if entry is not None and entry.mode == SUBMODULE:
+                raise ParameterError(
+                    f"the parameter {scope.path} is in the submodule {folder}",
+                    hint="run autopilot in the submodule's own repository",
+                )
+        if not entries_at(repo, tree, [scope]):
+            raise _not_tracked(repo, scope)
+
+
+def _not_tracked(repo: Repository, scope: Scope) -> ParameterError:
+    parameter = scope.parameter
+    # Straight from the disk: the parameter itself does not name what git ignores.
+    names = (
+        parameter.files() if parameter.is_file else list_files(parameter.root, parameter.pattern)
+    )
+    if not names:
+        return ParameterError(
+            f"the parameter {scope.path} matches no file ({parameter.pattern!r})",
+            hint="correct its source or its pattern",
+        )
+    if all(repo.is_ignored(scope.prefix + name) for name in names):
+        return ParameterError(
+            f"the parameter {scope.path} is ignored by git",
+            hint=f"take it out of .gitignore, then: git add {scope.path} && git commit",
+        )
+    return ParameterError(
+        f"the parameter {scope.path} is not tracked by git",
+        hint=f"git add {scope.path} && git commit",
+    )
+
+
+def check_clean(repo: Repository, scopes: Sequence[Scope]) -> None:
+    """Refuses parameters whose files differ from HEAD.
+
+    Raises:
+        ParameterError: it names the first such file.
+    """
+    for name, state in dirty_files(repo, scopes).items():
+        raise ParameterError(
+            f"{name} is {state}: the run would not start from what you see",
+            hint="commit it, or take it into the start commit with --include-dirty",
+        )
+
+
+def dirty_files(repo: Repository, scopes: Sequence[Scope]) -> dict[str, str]:
+    """The parameters' files that differ from HEAD, and how; ignored ones are none of them."""
+    states = repo.status([scope.path for scope in scopes])
+    return {
+        name: state
+        for name, state in sorted(states.items())
+        if state != "ignored" and any(scope.covers(name) for scope in scopes)
+    }
+
+
+class ParameterFiles:
+    """The files of live parameters, in the working tree and in trees.
+
+    Args:
+        repo: The repository; its worktree has the files.
+
+    Attributes:
+        scopes: The parameters' places.
+        known: The files as they were last read or written.
+        work: The working tree.
+    """
+
+    def __init__(self, repo: Repository) -> None:
+        self.repo = repo
+        self.scopes: list[Scope] = []
+        self.known: dict[str, Entry] = {}
+        self.work = WorkFiles(repo, repo.workdir)
+        self._trees: dict[str, dict[str, Entry]] = {}
+        self._ignored: dict[str, bool] = {}
+
+    def bind(self, parameters: Sequence[Parameter]) -> None:
+        """Takes the parameters; from now on they leave out the files that git ignores.
+
+        Raises:
+            ParameterError: see scope_of.
+        """
+        self.scopes = [scope_of(self.repo, parameter) for parameter in parameters]
+        for scope in self.scopes:
+            scope.parameter.ignores = self._ignores(scope.prefix)
+
+    def present(self, *, write: bool) -> dict[str, Entry]:
+        """The files as they are now; with `write`, their contents are stored as blobs."""
+        present: dict[str, Entry] = {}
+        for scope in self.scopes:
+            if scope.parameter.is_file:
+                found = self.work.hash(scope.files(), write=write)
+                present |= {name: entry for name, entry in found.items() if entry is not None}
+            else:
+                accepts = self._accepts(scope)
+                present |= self.work.hash_below(scope.prefix, accepts, write=write)
+        return present
+
+    def entries(self, tree: str) -> dict[str, Entry]:
+        """The files in a tree."""
+        known = self._trees.get(tree)
+        entries = entries_at(self.repo, tree, self.scopes) if known is None else known
+        self.remember(tree, entries)
+        return entries
+
+    def remember(self, tree: str, entries: dict[str, Entry]) -> None:
+        """Keeps a tree's files; the tree that was used the longest ago is dropped."""
+        self._trees.pop(tree, None)
+        self._trees[tree] = entries
+        while len(self._trees) > _TREES:
+            del self._trees[next(iter(self._trees))]
+
+    def replace(self, present: Mapping[str, Entry], wanted: dict[str, Entry]) -> None:
+        """Writes files into the working tree in place of those that are there."""
+        self.work.restore(edits(present, wanted))
+        self.known = wanted
+
+    def _accepts(self, scope: Scope) -> Callable[[str], bool]:
+        # A known file is one of this scope or of another: neither pattern nor git is asked again.
+        return lambda name: name in self.known or scope.covers(name)
+
+    def _ignores(self, prefix: str) -> Callable[[str], bool]:
+        def ignores(name: str) -> bool:
+            full = prefix + name
+            if full in self.known:
+                return False
+            if full not in self._ignored:
+                self._ignored[full] = self.repo.is_ignored(full)
+            return self._ignored[full]
+
+        return ignores
