@@ -1,4 +1,4 @@
-"""All that can be found out about a run before it starts: `autopilot optimize preflight`.
+"""A run, looked at before it starts: `autopilot optimize preflight`, `autopilot run --dry-run`.
 
 The checks are those of the run itself, made where it would work: in a worktree of its own, which
 is gone afterwards. One item is evaluated. Nothing is written to the repository.
@@ -46,13 +46,13 @@ _ITEMS = 10
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Something that was looked at.
+    """One check and its result.
 
     Args:
-        name: What.
+        name: Its subject.
         state: "ok", "warning" (a run starts nevertheless) or "failed".
-        detail: What was found.
-        mend: What to do about it; "" where nothing is to be done.
+        detail: The finding.
+        mend: How to mend it; "" where nothing is to be mended.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Check:
 
     @classmethod
     def of(cls, name: str, error: AutopilotError) -> Check:
-        """A failed one."""
+        """A failed check."""
         return cls(name, "failed", error.message, error.hint)
 
     def line(self) -> str:
@@ -70,16 +70,16 @@ class Check:
         return f"{self.state:<8} {self.name}: {self.detail}"
 
 
-_ROOMS: tuple[tuple[type[AutopilotError], str], ...] = (
-    (TargetError, "module"),
-    (ParameterError, "parameters"),
-    (DataError, "data"),
-    (ModuleError, "set-up"),
-)
+_CHECK_OF: dict[type[AutopilotError], str] = {
+    TargetError: "module",
+    ParameterError: "parameters",
+    DataError: "data",
+    ModuleError: "set-up",
+}
 
 
 def preflight(request: Request) -> list[Check]:
-    """Looks at everything in the order of a run; ends at what stops the run."""
+    """Checks everything in the order of a run, up to the first check that fails."""
     checks: list[Check] = []
     for check in _checks(request):
         checks.append(check)
@@ -110,7 +110,7 @@ def _checks(request: Request) -> Iterator[Check]:
     try:
         session = Session.start(request)
     except AutopilotError as error:
-        name = next((name for kind, name in _ROOMS if isinstance(error, kind)), "start")
+        name = next((name for kind, name in _CHECK_OF.items() if isinstance(error, kind)), "start")
         yield Check.of(name, error)
         return
     try:
@@ -142,14 +142,14 @@ def _of_session(session: Session) -> Iterator[Check]:
 def one_item(session: Session, *, live: bool = True) -> Iterator[Check]:
     """Evaluates the first val item, or the first train item where there is no val split.
 
-    Where that has no score, and no model was asked, so are the next ones until one has.
+    Where it has no score, and no model was asked, the next items are evaluated until one has.
 
     Args:
         session: A session that is not run.
         live: Whether model calls are made.
 
     Raises:
-        ReplayMissError: a model would be asked, and is not.
+        ReplayMissError: a model call is needed and not live.
         EvaluationError: nothing scores it.
     """
     module, trainer = session.module, session.trainer
@@ -210,7 +210,7 @@ def _first_items(split: str, loader: Iterable[Any]) -> list[Datum]:
 
 
 def _cost(session: Session, run: Run, seconds: float) -> Check:
-    """What an epoch and the longest run would cost if all items were as this one."""
+    """The cost of an epoch and of the longest run, if all items cost the same as this one."""
     sizes = [int(size) for size in session.split_sizes if size.isdigit()]
     items, epochs = sum(sizes), session.max_epochs
     spent = run.ledger.total()
@@ -231,20 +231,20 @@ def _long(seconds: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a run would do.
+    """A run in the future, as a dry run prints it.
 
     Args:
-        experiment: The name that it would have.
-        base: The commit that it would start from.
+        experiment: Its name.
+        base: The commit that it starts from.
         parameters: Repository path to the number of its files.
         train_items: "?" where unknown.
         val_items: "?" where unknown.
-        first_item: What the first item comes to, in words.
-        monitor: The metric that would decide.
+        first_item: The result of the first item, in words.
+        monitor: The metric that decides.
         mode: Its direction, "max" or "min".
         max_epochs: The number of the last epoch.
-        worktree: Where it would work.
-        repeat: How often each val item would be measured.
+        worktree: The folder that it works in.
+        repeat: How often each val item is measured.
     """
 
     experiment: str
@@ -275,7 +275,7 @@ class Forecast:
 
 
 def forecast(request: Request) -> Forecast:
-    """What a run would do: its own start, in a worktree that is gone afterwards, and one item.
+    """Starts a run in a worktree that is gone afterwards, and evaluates one item.
 
     The item is evaluated only as far as that costs nothing: without network and programs.
 
@@ -304,10 +304,10 @@ def forecast(request: Request) -> Forecast:
 
 
 def _first_item(session: Session) -> str:
-    """What one item comes to, in words.
+    """The result of one item, in words.
 
     Raises:
-        EvaluationError: it fails, or nothing would score it.
+        EvaluationError: it fails, or nothing scores it.
     """
     offline = Offline(programs=True)
     offline.begin()

@@ -1,4 +1,4 @@
-"""What a user asks of a run, and the name that it gets."""
+"""The request for a run, with its options, and the name that the run gets."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ DEFAULT_PATIENCE = 10
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How long a run goes on and what decides. None: not asked for.
+    """Stop conditions, the deciding metric and the like. None: not asked for.
 
     Args:
         max_epochs: The number of the last epoch.
         monitor: The val metric that decides.
         mode: Its direction, "max" or "min".
-        failed_value: What an item with an error counts as in it.
+        failed_value: Its value for an item with an error.
         patience: Epochs in a row without improvement.
         target: Value of the monitored metric.
         plateau: Window of epochs in which the best must gain min_delta.
@@ -44,7 +44,7 @@ class Options:
         accumulate: Batches between two optimizer steps.
         num_workers: Threads that run the items of a batch side by side.
         block_after: When a strategy is blocked, see Memory.
-        max_wait: Seconds that a service which does not answer is waited for.
+        max_wait: Seconds to wait for a service that does not answer.
         prices: MODEL=INPUT/OUTPUT, in dollars for a million tokens.
         measure_noise: See Trainer.
         repeat: See Trainer.
@@ -72,14 +72,14 @@ class Options:
     repeat: int | None = None
 
     def given(self) -> dict[str, Any]:
-        """What was asked for."""
+        """The options that were asked for, by name."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def conditions(self, *, alone: bool) -> list[Callback]:
         """The stop conditions.
 
         Args:
-            alone: The module brings none of its own: then the default patience holds.
+            alone: The module has none of its own: the default patience holds.
         """
         found: list[Callback] = []
         patience = self.patience
@@ -90,11 +90,8 @@ class Options:
         if self.plateau is not None:
             found.append(Plateau(self.plateau, 0.001 if self.min_delta is None else self.min_delta))
         budget = (
-            self.budget_evaluations,
-            self.budget_seconds,
-            self.budget_tokens,
-            self.budget_usd,
-            self.budget_calls,
+            *(self.budget_evaluations, self.budget_seconds, self.budget_tokens),
+            *(self.budget_usd, self.budget_calls),
         )
         if any(limit is not None for limit in budget):
             found.append(Budget(*budget))
@@ -111,21 +108,21 @@ def options_of(notebook: Notebook, changes: Options = Options()) -> Options:  # 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the user asked for.
+    """A run as the user asked for it.
 
     Args:
-        folder: Where the command was typed.
-        target: As it was written, or a module that is there already (a project's own).
+        folder: The folder that the command was typed in.
+        target: As it was written.
         slug: The experiment's name; None: the target's name and a number.
-        project: Put in front of the name.
+        project: The first part of the name.
         seed: See Trainer.
         hparams: Constructor arguments.
         options: Stop conditions and the like.
         in_place: Work in the user's own checkout.
         links: Ignored paths that the evaluation needs.
         include_dirty: Take uncommitted content of the parameters into the start commit.
-        idea: What is tried, in words.
-        hypothesis: What is expected of it.
+        idea: The change that is tried, in words.
+        hypothesis: Its expected effect.
     """
 
     folder: Path
@@ -143,12 +140,12 @@ class Request:
 
 
 def claim(user: Repository, target: Target, request: Request) -> tuple[str, ExclusiveLock]:
-    """A name for the experiment, and its lock: from here on nobody else can take it.
+    """A name for the experiment, and its lock, which keeps other processes from taking it.
 
     Raises:
         ExperimentError: the name is taken.
         SlugError: it is malformed, or another ref is in its way.
-        LockHeldError: somebody else is just starting it.
+        LockHeldError: another process is just starting it.
     """
     if request.slug is None:
         for slug in free_slugs(user, target.stem, request.project):
@@ -170,12 +167,7 @@ def claim(user: Repository, target: Target, request: Request) -> tuple[str, Excl
 
 
 def name_of(user: Repository, target: Target, request: Request) -> str:
-    """The name that `claim` would give, without taking it; leaves no file behind.
-
-    Raises:
-        ExperimentError: the name is taken.
-        SlugError: it is malformed, or another ref is in its way.
-    """
+    """The name that `claim` would give; it leaves no file behind, and raises the same errors."""
     if request.slug is None:
         return next(free_slugs(user, target.stem, request.project))
     slug = _full(request)

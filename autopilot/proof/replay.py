@@ -1,4 +1,4 @@
-"""Replay: whether what an experiment recorded comes out again."""
+"""Replay: an experiment's states are measured again and compared with its record."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from autopilot.tracking.integrity import Difference, Integrity
 from autopilot.tracking.notebook import Epoch, Notebook
 
 _Measured = tuple[Measurement | AutopilotError, float]
+# Recorded replies give the same values, except for the order of sums.
 TOLERANCE = 1e-9
 _NAMED_ITEMS = 3
 _NOW: Mapping[Outcome, str] = {
@@ -42,15 +43,15 @@ class EpochReplay:
 
     Args:
         number: The epoch.
-        verdict: What was recorded: "baseline", "kept" or "rejected".
-        commit: What was evaluated.
-        recorded: The monitored val metric as it was recorded; None where there is none.
+        verdict: The recorded one: "baseline", "kept" or "rejected".
+        commit: The commit that was evaluated.
+        recorded: The monitored metric as it was recorded; None where there is none.
         replayed: The same, measured again.
-        differences: What did not come out as it was recorded.
+        differences: The values that differ from the record.
         seconds: Wall clock.
         error: Why it could not be evaluated.
-        incomparable: What came out otherwise and may: it is noisy.
-        split: What `recorded` and `replayed` are of.
+        split: The split of `recorded` and `replayed`.
+        incomparable: Differences that do not count, since the values are noisy.
     """
 
     number: int
@@ -71,9 +72,9 @@ class Settings:
 
     Args:
         epochs: Which epochs; None: all that were kept.
-        tolerance: By how much a metric may differ.
-        shares: Metric to the share of its value by which it may differ; also of a noisy one, which
-            is not compared otherwise.
+        tolerance: The largest difference of a metric that counts as the same.
+        shares: Metric to a tolerance of its own, as a share of its value. A noisy metric is only
+            compared if it has one.
         jobs: Evaluations side by side.
         live: See Measurer.
         links: See Measurer.
@@ -87,25 +88,23 @@ class Settings:
     shares: Mapping[str, float] = field(default_factory=dict)
 
     def allowed(self, name: str, recorded: Mapping[str, float]) -> float:
-        """By how much a metric may differ from what was recorded."""
+        """The largest difference of a metric from its recorded value that counts as the same."""
         if name in self.shares:
             return self.shares[name] * abs(recorded.get(name, 0.0))
         return self.tolerance
 
 
 class Replay:
-    """An experiment that is compared with its record.
+    """Compares an experiment with its record: `branch` in git alone, `epochs` by evaluation.
+
+    Args:
+        notebook: The experiment.
+        settings: Epochs, tolerances and the like.
 
     Attributes:
         level: How much is done again.
         chosen: The epochs that are evaluated.
         ended: Why it ended before the last of them; "" if it did not.
-
-    First git alone (`branch`), then each epoch's tree, evaluated again (`epochs`).
-
-    Args:
-        notebook: The experiment.
-        settings: How.
 
     Raises:
         ExperimentError: it has no such epoch, or was not started by `autopilot run`.
@@ -121,14 +120,9 @@ class Replay:
         self.ended = ""
         noise = notebook.noise
         self._is_noisy = noise is not None and noise.is_noisy
+        asked = notebook.repo, notebook.manifest, notebook.slug
         self._measurers = [
-            Measurer(
-                notebook.repo,
-                notebook.manifest,
-                notebook.slug,
-                live=settings.live,
-                links=settings.links,
-            )
+            Measurer(*asked, live=settings.live, links=settings.links)
             for _ in range(max(1, min(settings.jobs, len(self.chosen))))
         ]
 
@@ -184,11 +178,11 @@ class Replay:
         splits = [split for split in ("val", "test") if judged.metrics.get(split)]
         found: Measurement | AutopilotError
         try:
-            # What was taken over from an earlier epoch had that epoch's chance.
+            # A measurement that was taken over from an earlier epoch had that epoch's seed.
             epoch = number if reused is None else reused
             found = measurer.measure(judged.commit, splits, epoch=epoch)
             if self._is_noisy and self._compare(number, judged, found)[0]:
-                # What no seed repeats differs between these two as well.
+                # Values that no seed repeats differ between these two as well.
                 again = measurer.measure(judged.commit, splits, epoch=epoch)
                 found = replace(found, noisy=found.noisy | moved(found, again))
         except AutopilotError as error:
@@ -197,14 +191,10 @@ class Replay:
 
     def _epoch(self, number: int, measured: _Measured) -> EpochReplay:
         judged, (found, seconds) = self.judged[number], measured
-        record = judged.record
         if isinstance(found, AutopilotError):
-            replayed, error = None, found
-            differences, incomparable = [failed(number, found)], list[Difference]()
-        else:
-            replayed, error = found.metrics.get("val", {}).get(record.monitor), None
-            differences, incomparable = self._compare(number, judged, found)
-        return self._row(number, replayed, differences, incomparable, seconds, error)
+            return self._row(number, None, [failed(number, found)], (), seconds, found)
+        replayed = found.metrics.get("val", {}).get(judged.record.monitor)
+        return self._row(number, replayed, *self._compare(number, judged, found), seconds)
 
     def _row(
         self,
@@ -230,7 +220,7 @@ class Replay:
     def _compare(
         self, number: int, judged: Epoch, found: Measurement
     ) -> tuple[list[Difference], list[Difference]]:
-        """What differs, and what does and may."""
+        """The differences, and those that do not count."""
         apart: list[Difference] = []
         for split, again in found.metrics.items():
             recorded = judged.metrics.get(split, {})
@@ -240,12 +230,11 @@ class Replay:
                 several = [Difference(number, f"{split} items", "", "", items)]
             apart += several
         differences, incomparable = parted(apart, found.noisy, self.settings)
-        return differences + compare_inputs(
-            number, judged.record.inputs, found.inputs
-        ), incomparable
+        inputs = compare_inputs(number, judged.record.inputs, found.inputs)
+        return differences + inputs, incomparable
 
     def _items(self, number: int, split: str, items: Sequence[Datum]) -> str:
-        """Which items came to something else, in a sentence; "" if none."""
+        """The items with another outcome, in a sentence; "" if none."""
         before = {item.id: item.outcome for item in self.notebook.data(number, split)}
         changed = [i for i in items if before.get(i.id, i.outcome) != i.outcome]
         if not changed:
@@ -271,19 +260,19 @@ def compare_metrics(
     return [
         Difference(epoch, f"{split} {name}", recorded.get(name), replayed.get(name), why)
         for name in dict.fromkeys([*recorded, *replayed])
-        if not _same(recorded.get(name), replayed.get(name), settings.allowed(name, recorded))
+        if not is_same(recorded.get(name), replayed.get(name), settings.allowed(name, recorded))
     ]
 
 
 def parted(
     found: Sequence[Difference], noisy: frozenset[str], settings: Settings
 ) -> tuple[list[Difference], list[Difference]]:
-    """Differences, and those that are none, since what differs is noisy.
+    """The differences that count, and those of noisy values.
 
     Args:
-        found: All of them.
-        noisy: What may come out otherwise: "val latency", "val items".
-        settings: A metric with a tolerance of its own is compared in any case.
+        found: All differences.
+        noisy: The noisy values: "val latency", "val items".
+        settings: A metric with a tolerance of its own counts in any case.
     """
     given = {f"{split} {name}" for name in settings.shares for split in ("train", "val", "test")}
     may = [each for each in found if each.what in noisy - given]
@@ -291,17 +280,17 @@ def parted(
 
 
 def moved(first: Measurement, second: Measurement) -> frozenset[str]:
-    """What differs between two measurements of one state with the same chance."""
+    """The values that differ between two measurements of one state with the same seed."""
     found = set()
     for split, metrics in first.metrics.items():
         again = second.metrics.get(split, {})
         items, others = (m.items.get(split, ()) for m in (first, second))
         turned = [item.outcome for item in items] != [item.outcome for item in others]
-        # Where items came to something else, metrics that are the same are so by chance.
+        # Where outcomes differ, metrics that agree do so by chance.
         found |= {
             f"{split} {name}"
             for name in metrics
-            if turned or not _same(metrics[name], again.get(name), TOLERANCE)
+            if turned or not is_same(metrics[name], again.get(name), TOLERANCE)
         }
         if turned:
             found.add(f"{split} items")
@@ -311,13 +300,7 @@ def moved(first: Measurement, second: Measurement) -> frozenset[str]:
 def compare_inputs(
     epoch: int, recorded: Mapping[str, str], found: Mapping[str, str]
 ) -> list[Difference]:
-    """The evaluator's and data files that were read both times, and are not the same.
-
-    Args:
-        epoch: The epoch.
-        recorded: Repository path to blob id.
-        found: The same, now.
-    """
+    """The evaluator's and data files that were read both times and differ, by their blob ids."""
     why = "the evaluation read another version of this file"
     return [
         Difference(epoch, path, oid[:7] or "no file", found[path][:7] or "no file", why)
@@ -326,7 +309,8 @@ def compare_inputs(
     ]
 
 
-def _same(recorded: float | None, replayed: float | None, tolerance: float) -> bool:
+def is_same(recorded: float | None, replayed: float | None, tolerance: float) -> bool:
+    """Whether two values of a metric agree; None is a missing value."""
     if recorded is None or replayed is None:
         return recorded is replayed
     if math.isnan(recorded) or math.isnan(replayed):
@@ -335,7 +319,9 @@ def _same(recorded: float | None, replayed: float | None, tolerance: float) -> b
 
 
 def failed(number: int, error: AutopilotError) -> Difference:
-    """An epoch that could not be evaluated; what nobody can evaluate is raised.
+    """The difference of an epoch that could not be evaluated.
+
+    Errors that affect every epoch are raised.
 
     Raises:
         UsageError: a link is missing, or the like.

@@ -1,7 +1,7 @@
-"""Verifying a proposal: base and head measured again, and the claim that head is better tested.
+"""Claims on record, tested: that a proposal is better, and that an epoch deserved its verdict.
 
-The claim holds if the confidence interval of the paired difference is above 0, and if head scores
-what is on record. Items are the unit: repetitions of an item are averaged.
+A proposal's claim holds if the confidence interval of the paired difference of head and base is
+above 0, and if head scores what is on record. Items are the unit: their repetitions are averaged.
 """
 
 from __future__ import annotations
@@ -17,23 +17,21 @@ from autopilot.core.direction import gained
 from autopilot.core.figures import apart
 from autopilot.core.policy import Decision, decide
 from autopilot.core.statistics import Pairing, pair, subset_interval
-from autopilot.core.types import Datum, Metrics
+from autopilot.core.types import Metrics
 from autopilot.engine.loading import users_code
 from autopilot.engine.target import load_here
 from autopilot.errors import EvaluationError, ExperimentError
 from autopilot.proof.measuring import Measurement, Measurer
-from autopilot.proof.replay import moved
+from autopilot.proof.replay import TOLERANCE, is_same, moved
 from autopilot.review.proposals import Proposal
 from autopilot.tracking.notebook import Epoch, Notebook
 
 _SUBSETS = 20_000
-# What is answered from the record comes out the same, but for the order of sums.
-_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What came of it.
+    """The result of `verify`.
 
     Args:
         slug: The experiment.
@@ -42,12 +40,12 @@ class Verification:
         mode: "max" or "min".
         base: The commit that the proposal stands on.
         head: The proposal's last commit.
-        epoch: The epoch that it is.
+        epoch: The epoch that head is.
         before: The metric of base, one a repetition.
         after: The metric of head, one a repetition.
         recorded: The metric of the epoch as the run measured it; None where it did not.
-        tolerance: How far from that is the same; None: it was not compared.
-        measure: What was compared item by item: the metric, or "success".
+        tolerance: The largest difference from that which counts as the same; None: not compared.
+        measure: The value that items were compared by: the metric, or "success".
         items: How many items.
         better: How many of them are better.
         worse: How many are worse.
@@ -56,7 +54,7 @@ class Verification:
         high: The upper end.
         confidence: Of the interval.
         failures: Why the claim does not hold, a sentence each; none if it does.
-        notes: What else a reader must know.
+        notes: Further remarks for a reader, a sentence each.
     """
 
     slug: str
@@ -102,10 +100,10 @@ def verify(
     Args:
         notebook: The experiment.
         proposal: Its proposal.
-        repeats: How often each is measured. The first has the run's own chance.
+        repeats: How often each is measured. The first has the run's own seed.
         confidence: Of the interval.
-        tolerance: How far the score may be from the recorded one; None: not at all, and of live
-            model calls and of a noisy metric, as far as it likes.
+        tolerance: How far the score may be from the recorded one; None: not at all, but with live
+            model calls or a noisy metric it is not compared.
         live: Ask models anew.
         links: Ignored paths that the evaluation needs, beside the manifest's.
 
@@ -129,14 +127,18 @@ def verify(
             tuple(measured.metrics.get(split, {}).get(monitor) for measured in side)
             for side in (bases, heads)
         )
-        recorded, unequal = _recorded(notebook, epoch, split, monitor), ""
+        if split == "test":
+            recorded = notebook.test_metrics(epoch).get(monitor)
+        else:
+            recorded = notebook.epoch(epoch).metrics.get("val", {}).get(monitor)
+        unequal = ""
         if tolerance is None and live:
             unequal = "models were asked anew"
         elif tolerance is None:
-            tolerance = _TOLERANCE
+            tolerance = TOLERANCE
             noisy, noise = first.noisy, notebook.noise
-            if noise is not None and noise.is_noisy and not _same(after[0], recorded, tolerance):
-                # What no seed repeats differs between these two as well.
+            if noise is not None and noise.is_noisy and not is_same(recorded, after[0], tolerance):
+                # Values that no seed repeats differ between these two as well.
                 noisy |= moved(first, it.measure(head, [split], epoch=epoch))
             if f"{split} {monitor}" in noisy:
                 tolerance, unequal = None, f"no seed repeats {split} {monitor}"
@@ -144,7 +146,7 @@ def verify(
     differences = [sum(d) / repeats for d in zip(*(p.differences for p in pairings), strict=True)]
     whole = Pairing(tuple(differences), pairings[0].measure)
     low, high = subset_interval(differences, confidence, _SUBSETS, Random(notebook.manifest.seed))
-    failures = _failures(whole, low, confidence, after[0], recorded, tolerance)
+    failures = _failures(len(differences), low, confidence, after[0], recorded, tolerance)
     if whole.measure != monitor and monitor != "accuracy":
         failures += _unlike_the_items(f"{split} {monitor}", mode, before, after)
     return Verification(
@@ -173,17 +175,11 @@ def verify(
 
 
 def _paired(base: Measurement, head: Measurement, split: str, monitor: str, mode: str) -> Pairing:
-    view = EpochView(
-        0,
-        {},
-        {},
-        {},
-        monitor,
-        mode,
-        items=_sorted(head.items.get(split, ())),
-        best_items=_sorted(base.items.get(split, ())),
+    # Each repetition may shuffle in its own way; items that share an id keep their order.
+    items, best_items = (
+        sorted(side.items.get(split, ()), key=lambda item: item.id) for side in (head, base)
     )
-    found = pair(view)
+    found = pair(EpochView(0, {}, {}, {}, monitor, mode, items=items, best_items=best_items))
     reason = found.problem.replace("val item", f"{split} item")
     had, has = (it.valued.get(split, frozenset()) for it in (base, head))
     if lost := sorted(item_id for item_id, _ in had - has):
@@ -197,25 +193,8 @@ def _paired(base: Measurement, head: Measurement, split: str, monitor: str, mode
     return found
 
 
-def _sorted(items: Sequence[Datum]) -> list[Datum]:
-    # Each repetition may shuffle in its own way; items that share an id keep their order.
-    return sorted(items, key=lambda item: item.id)
-
-
-def _recorded(notebook: Notebook, epoch: int, split: str, monitor: str) -> float | None:
-    if split == "test":
-        return notebook.test_metrics(epoch).get(monitor)
-    return notebook.epoch(epoch).metrics.get("val", {}).get(monitor)
-
-
-def _same(measured: float | None, recorded: float | None, tolerance: float) -> bool:
-    if measured is None or recorded is None:
-        return measured is recorded
-    return abs(measured - recorded) <= tolerance
-
-
 def _failures(
-    whole: Pairing,
+    items: int,
     low: float,
     confidence: float,
     measured: float | None,
@@ -223,16 +202,17 @@ def _failures(
     tolerance: float | None,
 ) -> list[str]:
     found = []
+    # Written so that a NaN is a failure.
     if not low > 0:
         sure = f"at {confidence:.0%}"
         if math.isinf(low):
-            found.append(f"{len(whole.differences)} items are too few to tell {sure}")
+            found.append(f"{items} items are too few to tell {sure}")
         else:
             found.append(f"that it is better is not shown {sure}: chance may do as well")
     if recorded is not None and tolerance is not None:
         if measured is None:
             found.append("the score on record was not measured again")
-        elif not _same(measured, recorded, tolerance):
+        elif not is_same(recorded, measured, tolerance):
             was, now = apart(recorded, measured)
             found.append(f"the record says {was}, and it is {now}")
     return found
@@ -241,7 +221,7 @@ def _failures(
 def _unlike_the_items(
     name: str, mode: str, before: Sequence[float | None], after: Sequence[float | None]
 ) -> list[str]:
-    """Where items are compared by success: that the metric itself, of the whole, is no better."""
+    """The failure of a metric of the whole split, whose items are compared by success."""
     values = [[value for value in side if value is not None] for side in (before, after)]
     if not all(values):
         return [f"{name} was not measured"]
@@ -252,12 +232,7 @@ def _unlike_the_items(
 
 
 def _notes(
-    proposal: Proposal,
-    began: str,
-    split: str,
-    recorded: float | None,
-    unequal: str,
-    monitor: str,
+    proposal: Proposal, began: str, split: str, recorded: float | None, unequal: str, monitor: str
 ) -> list[str]:
     found = []
     if split == "val":
@@ -281,10 +256,10 @@ def _notes(
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What it says.
+    """The present policy's verdict on a recorded epoch.
 
     Args:
-        epoch: The epoch that is judged; its own verdict is what was decided in the run.
+        epoch: The epoch that is judged, with the verdict of the run.
         against: The best epoch before it; None for the baseline.
         policy: The policy's class.
         decision: The verdict now, with what each gate found.
@@ -297,7 +272,7 @@ class Ruling:
 
     @property
     def differs(self) -> bool:
-        """Whether the run decided otherwise: then policy or gates were changed since."""
+        """Whether the run decided otherwise: policy or gates have changed since then."""
         baseline = self.epoch.verdict == "baseline"
         return not baseline and self.decision.kept != (self.epoch.verdict == "kept")
 
@@ -305,8 +280,7 @@ class Ruling:
 def rule(notebook: Notebook, number: int) -> Ruling:
     """Judges an epoch again, by the policy of the user's checkout; nothing is evaluated.
 
-    An epoch is compared with the best one before it, as the run did. Of the baseline, only the
-    gates say something.
+    An epoch is compared with the best one before it, as in the run; the baseline only with gates.
 
     Raises:
         ExperimentError: it was not started by `autopilot run`, so its policy is not known.
@@ -346,5 +320,5 @@ def rule(notebook: Notebook, number: int) -> Ruling:
 
 
 def _without_test(metrics: Mapping[str, Mapping[str, float]]) -> Metrics:
-    """What the policy saw: the test split is scored after the last epoch."""
+    # A policy never sees the test split: it is scored after the last epoch.
     return {split: dict(values) for split, values in metrics.items() if split != "test"}
