@@ -288,7 +288,7 @@ def _request(
 
 
 def _warn_of_unpushed(context: Context, repo: Repository, proposal: Proposal, where: str) -> None:
-    from autopilot.git.merging import is_ancestor
+    from autopilot.git.commits import is_ancestor
     from autopilot.git.refs import read_ref
 
     there = read_ref(repo, f"refs/remotes/{where}/{proposal.onto.short}")

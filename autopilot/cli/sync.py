@@ -81,8 +81,7 @@ def _split(
     context: Context, repo: Repository, names: list[str], *, pushing: bool
 ) -> tuple[str, list[str]]:
     """The remote and the slugs; the first name is the remote if it can be one."""
-    from autopilot.git.addresses import is_address
-    from autopilot.git.remotes import default_remote, remotes
+    from autopilot.git.remotes import default_remote, is_address, remotes
 
     rest = names
     if names and names[0] in remotes(repo):
@@ -125,7 +124,7 @@ def _tell(
     more: dict[str, Any],
 ) -> int:
     from autopilot.errors import ExperimentError
-    from autopilot.git.addresses import shown
+    from autopilot.git.remotes import shown
 
     output, failed = context.output, [outcome for outcome in outcomes if outcome.error]
     output.document(

@@ -58,7 +58,7 @@ def gc(
     autopilot gc --dry-run
     autopilot gc
     """
-    from autopilot.git.maintenance import count_loose, maintain
+    from autopilot.git.objects import count_loose, maintain
     from autopilot.tracking.upkeep import clear, find_litter, make_tags, missing_tags, states_of
 
     repo, output = context.repository(), context.output

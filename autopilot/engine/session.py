@@ -42,7 +42,7 @@ from autopilot.errors import (
     NoKeyError,
 )
 from autopilot.git.locks import ExclusiveLock
-from autopilot.git.maintenance import count_loose, maintain
+from autopilot.git.objects import count_loose, maintain
 from autopilot.git.repository import Repository
 from autopilot.sandbox.confinement import guard_of
 from autopilot.sandbox.workspace import directory_of, open_workspace, undone_on_failure

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from autopilot.errors import RepositoryError, UsageError
 from autopilot.git.commands import run_git
-from autopilot.git.probe import not_usable
+from autopilot.git.repository import not_usable
 
 _KEPT = ".before-autopilot"
 _MARK = "# autopilot's hook "

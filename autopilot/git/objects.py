@@ -1,8 +1,9 @@
-"""Blobs and trees: what a repository stores, written and compared without the index."""
+"""Blobs and trees: written and compared without the index, and kept small on disk."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,11 +11,19 @@ import pygit2
 from pygit2.enums import ObjectType
 
 from autopilot.errors import RepositoryError
+from autopilot.git.commands import run_git
 from autopilot.git.repository import Repository, translated
 
 TREE = 0o040000
 SUBMODULE = 0o160000
 _UNWRITABLE = "make room and give write permission to the repository's folder"
+# A folder that is emptied before its edits apply; no file can have this name.
+_CLEARED = ""
+_SAMPLE = "17"
+_LOOSE_NAME = re.compile(r"[0-9a-f]{38}")
+# Git compares each object with the nearest ten. The trees of several kinds of notes are of one size
+# and stand mixed in its order: too few of the ten are of the same kind.
+_PACKING = ("-c", "pack.window=30", "-c", "pack.windowMemory=64m")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +43,33 @@ class LineCounts:
     binary: bool
 
 
-Change = tuple[Entry | None, Entry | None]
-"""What was there before, and what is there after; None is nothing."""
+@dataclass(frozen=True, slots=True)
+class Hunk:
+    """A run of lines with a change in it; its first line's number, from 1, before and after.
+
+    Args:
+        lines: "+", "-" or " " and the line, without its end; a line that ends without a line break
+            is followed by one that begins with a backslash, as in a diff.
+    """
+
+    old_start: int
+    new_start: int
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FilePatch:
+    """The changes of a file: lines added and removed, and the hunks, if it is not binary.
+
+    Args:
+        left_out: Lines by which the hunks are too long: they were cut.
+    """
+
+    added: int = 0
+    removed: int = 0
+    binary: bool = False
+    hunks: tuple[Hunk, ...] = ()
+    left_out: int = 0
 
 
 def write_blob(repo: Repository, data: bytes) -> str:
@@ -69,13 +103,7 @@ def tree_of(repo: Repository, commit: str) -> str:
 
 
 def entry_at(repo: Repository, tree: str, path: str) -> Entry | None:
-    """What a tree holds at a path: a file, a folder, a submodule, or None.
-
-    Args:
-        repo: The repository.
-        tree: A tree's id.
-        path: Names with "/" between them; "" is the tree itself.
-    """
+    """The file, folder or submodule at a path of a tree, or None; "" is the tree itself."""
     with translated(f"cannot read tree {tree}"):
         found: pygit2.Object = _tree(repo, tree)
         if not path:
@@ -92,8 +120,6 @@ def list_tree(repo: Repository, tree: str, under: str = "") -> dict[str, Entry]:
     """All files, symbolic links and submodules below a folder of a tree, by full path.
 
     Args:
-        repo: The repository.
-        tree: A tree's id.
         under: A folder, or a file, which is then the only one; "" is everything.
     """
     start = entry_at(repo, tree, under)
@@ -109,7 +135,6 @@ def write_tree(repo: Repository, base: str | None, changes: Mapping[str, Entry |
     """Writes a tree that differs from another at some paths; only folders on them are read.
 
     Args:
-        repo: The repository.
         base: The tree to start from; None for an empty one.
         changes: What shall be at a path. None removes the file or folder; a folder that this
             leaves empty goes too. A file makes room for a folder, and the reverse.
@@ -126,39 +151,48 @@ def write_tree(repo: Repository, base: str | None, changes: Mapping[str, Entry |
         return written or str(repo.pygit.TreeBuilder().write())
 
 
+def tree_line(name: bytes, entry: Entry) -> tuple[bytes, bytes]:
+    """An entry as a tree object has it, `<octal mode> <name> NUL <20 bytes of id>`.
+
+    Before it the key that git sorts by: a folder as if its name ended in "/".
+    """
+    line = b"%o %b\0%b" % (entry.mode, name, bytes.fromhex(entry.oid))
+    return name + b"/" * (entry.mode == TREE), line
+
+
 def diff_trees(
     repo: Repository, old: str, new: str, under: Sequence[str] = ()
-) -> dict[str, Change]:
-    """What differs between two trees, by path; equal subtrees are not read.
+) -> dict[str, tuple[Entry | None, Entry | None]]:
+    """What differs between two trees, by path: before and after, None where there is nothing.
+
+    Equal subtrees are not read.
 
     Args:
-        repo: The repository.
-        old: The tree before.
-        new: The tree after.
         under: Files or folders to look at; empty is everything.
     """
     if old == new:
         return {}
-    changes: dict[str, Change] = {}
+    changes: dict[str, tuple[Entry | None, Entry | None]] = {}
     for place in under or ("",):
         before, after = entry_at(repo, old, place), entry_at(repo, new, place)
         if before == after:
             continue
         if before is None or after is None or before.mode != TREE or after.mode != TREE:
-            removed = list_tree(repo, old, place)
-            added = list_tree(repo, new, place)
-            for path in removed.keys() | added.keys():
-                changes[path] = (removed.get(path), added.get(path))
+            gone, come = list_tree(repo, old, place), list_tree(repo, new, place)
+            changes |= {path: (gone.get(path), come.get(path)) for path in {*gone, *come}}
             continue
         with translated(f"cannot compare trees {old} and {new}"):
             prefix = f"{place}/" if place else ""
             diff = _tree(repo, before.oid).diff_to_tree(_tree(repo, after.oid))
             for delta in diff.deltas:
                 path = prefix + os.fsdecode(delta.new_file.raw_path)
-                gone, come = _side(delta.old_file), _side(delta.new_file)
+                was, is_now = (
+                    Entry(int(side.mode), str(side.id)) if side.mode else None
+                    for side in (delta.old_file, delta.new_file)
+                )
                 # A file that becomes a link is two deltas, a removal and an addition.
                 earlier = changes.get(path, (None, None))
-                changes[path] = (gone or earlier[0], come or earlier[1])
+                changes[path] = (was or earlier[0], is_now or earlier[1])
     return changes
 
 
@@ -174,16 +208,13 @@ def diff_stat(
 ) -> dict[str, LineCounts]:
     """How many lines each file that differs between two trees gained and lost."""
     with translated(f"cannot compare trees {old} and {new}"):
-        counts: dict[str, LineCounts] = {}
-        for path, patch in _patches(repo, old, new, under):
-            _, added, removed = patch.line_stats
-            counts[path] = LineCounts(added, removed, patch.delta.is_binary is True)
-        return counts
+        return {
+            path: LineCounts(*patch.line_stats[1:], patch.delta.is_binary is True)
+            for path, patch in _patches(repo, old, new, under)
+        }
 
 
 _Edits = dict[str, "Entry | _Edits | None"]
-# A folder that is emptied before its edits apply; no file can have this name.
-_CLEARED = ""
 
 
 def _nest(changes: Mapping[str, Entry | None]) -> _Edits:
@@ -220,7 +251,7 @@ def _write_level(repo: Repository, base: pygit2.Tree | None, edits: _Edits) -> s
             if oid is None and folder is None and _CLEARED not in edit:
                 continue  # Removals below something that is not there, or is a file.
             edit = Entry(TREE, oid) if oid is not None else None
-        if not name.isprintable() and _is_raw(name):
+        if _is_raw(name):
             raw_edits[os.fsencode(name)] = edit
         elif edit is not None:
             builder.insert(name, pygit2.Oid(hex=edit.oid), edit.mode)
@@ -234,24 +265,22 @@ def _write_level(repo: Repository, base: pygit2.Tree | None, edits: _Edits) -> s
 
 def _is_raw(name: str) -> bool:
     """Whether a name is no UTF-8, which pygit2 cannot write."""
-    return any("\udc80" <= character <= "\udcff" for character in name)
+    # Most names are printable, and that is told at once.
+    return not name.isprintable() and any("\udc80" <= each <= "\udcff" for each in name)
 
 
 def _write_raw(
     repo: Repository, tree: pygit2.Oid, edits: Mapping[bytes, Entry | None]
 ) -> str | None:
-    """Edits a tree object by its bytes: `<octal mode> <name> NUL <20 bytes of id>`, in order."""
+    """Edits a tree object by its bytes."""
     items = {child.raw_name or b"": _entry(child) for child in _tree(repo, str(tree))}
     for name, entry in edits.items():
         if entry is None:
             items.pop(name, None)
         else:
             items[name] = entry
-    # git orders a folder as if its name ended in "/".
-    ordered = sorted(items.items(), key=lambda item: item[0] + b"/" * (item[1].mode == TREE))
-    data = b"".join(
-        b"%o %b\0%b" % (entry.mode, name, bytes.fromhex(entry.oid)) for name, entry in ordered
-    )
+    lines = sorted(tree_line(name, entry) for name, entry in items.items())
+    data = b"".join(line for _, line in lines)
     return str(repo.pygit.write(ObjectType.TREE, data)) if items else None
 
 
@@ -263,7 +292,7 @@ def _tree(repo: Repository, oid: str) -> pygit2.Tree:
 
 
 def _child(tree: pygit2.Tree, name: str) -> pygit2.Object | None:
-    if not name.isprintable() and _is_raw(name):
+    if _is_raw(name):
         wanted = os.fsencode(name)
         return next((child for child in tree if child.raw_name == wanted), None)
     return tree[name] if name in tree else None  # noqa: SIM401  # Tree has no get().
@@ -282,10 +311,6 @@ def _walk(tree: pygit2.Tree, prefix: str) -> Iterator[tuple[str, Entry]]:
             yield path, _entry(child)
 
 
-def _side(file: pygit2.DiffFile) -> Entry | None:
-    return Entry(int(file.mode), str(file.id)) if file.mode else None
-
-
 def _patches(
     repo: Repository, old: str, new: str, under: Sequence[str]
 ) -> Iterator[tuple[str, pygit2.Patch]]:
@@ -296,3 +321,80 @@ def _patches(
             patch = diff[index]
             if patch is not None:
                 yield path, patch
+
+
+def file_patch(
+    repo: Repository, old: Entry | None, new: Entry | None, lines_at_most: int
+) -> FilePatch:
+    """What changed between two states of a file; None is a file that is not there.
+
+    Bytes that are no UTF-8 are shown as �.
+
+    Args:
+        old: The file before.
+        new: The file after.
+        lines_at_most: Lines that are given, with those around a change; the rest is counted.
+
+    Raises:
+        RepositoryError: a blob is missing.
+    """
+    if SUBMODULE in {entry.mode for entry in (old, new) if entry}:
+        gone, come = (f"commit {entry.oid}" if entry else "" for entry in (old, new))
+        lines = tuple(f"{sign}{text}" for sign, text in (("-", gone), ("+", come)) if text)
+        return FilePatch(len(come) > 0, len(gone) > 0, hunks=(Hunk(1, 1, lines),))
+    with translated("cannot compare two files"):
+        before, after = (
+            repo.pygit[entry.oid].peel(pygit2.Blob) if entry else None for entry in (old, new)
+        )
+        if before is None and after is None:
+            return FilePatch()
+        patch = pygit2.Patch.create_from(before, after)
+        _, added, removed = patch.line_stats
+        hunks, room, left_out = [], lines_at_most, 0
+        for hunk in patch.hunks:
+            whole = [
+                line.origin + line.raw_content.decode("utf-8", "replace").removesuffix("\n")
+                if line.origin in "+- "
+                else "\\ no line break at the end"
+                for line in hunk.lines
+            ]
+            kept = tuple(whole[:room])
+            room, left_out = room - len(kept), left_out + len(whole) - len(kept)
+            if kept:
+                hunks.append(Hunk(hunk.old_start, hunk.new_start, kept))
+        binary = patch.delta.is_binary is True
+        return FilePatch(added, removed, binary, () if binary else tuple(hunks), left_out)
+
+
+def maintain(repo: Repository) -> bool:
+    """Packs loose objects and joins small packs; starts git, and deletes no object.
+
+    Returns:
+        Whether it ran: not where the user has turned automatic maintenance off (`gc.auto` is 0).
+
+    Raises:
+        GitCommandError: git failed.
+    """
+    if repo.config("gc.auto") == "0":
+        return False
+    # Each pack is at least twice as large as the next; git before 2.32 does not know how.
+    repack = [*_PACKING, "repack", "--geometric=2", "-d", "--quiet"]
+    if run_git(repack, cwd=repo.workdir, check=False).returncode == 0:
+        return True
+    task = [*_PACKING, "maintenance", "run", "--quiet"]
+    run_git([*task, "--task=loose-objects"], cwd=repo.workdir)
+    # That task leaves what it has packed for its next run to remove.
+    run_git(["prune-packed", "--quiet"], cwd=repo.workdir)
+    # In a call of its own: git would start with it, and it fails where there is no pack yet.
+    if any(repo.common_dir.glob("objects/pack/*.pack")):
+        run_git([*task, "--task=incremental-repack"], cwd=repo.workdir)
+    return True
+
+
+def count_loose(repo: Repository) -> int:
+    """About how many loose objects there are: 256 times those in one folder, as git does it."""
+    folder = repo.common_dir / "objects" / _SAMPLE
+    try:
+        return 256 * sum(1 for path in folder.iterdir() if _LOOSE_NAME.fullmatch(path.name))
+    except OSError:
+        return 0

@@ -1,16 +1,16 @@
-"""Refs: read, created, moved by compare-and-swap; nothing is ever forced."""
+"""Refs: read, created, moved by compare-and-swap, singly or many at once; nothing is forced."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pygit2
 
-from autopilot.errors import RefMovedError, RepositoryError, SlugError
+from autopilot.errors import GitCommandError, RefMovedError, RepositoryError, SlugError
 from autopilot.git.commands import run_git
 from autopilot.git.repository import Repository, translated
 from autopilot.text import clean
@@ -243,3 +243,52 @@ def _short(name: str) -> str:
         if name.startswith(folder):
             return name.removeprefix(folder)
     return name
+
+
+def delete_refs(repo: Repository, expected: Mapping[str, str]) -> None:
+    """Deletes all of some refs, or none if one of them is not where it is expected.
+
+    Starts git.
+
+    Args:
+        repo: The repository.
+        expected: Full name to what it points at.
+
+    Raises:
+        GitCommandError: one was moved meanwhile, or is locked.
+    """
+    lines = "".join(f"delete {name}\0{oid}\0" for name, oid in expected.items())
+    run_git(["update-ref", "--stdin", "-z"], cwd=repo.workdir, stdin=os.fsencode(lines))
+
+
+def move_refs(repo: Repository, moves: Mapping[str, tuple[str, str | None]], log: str) -> None:
+    """Creates and moves all of some refs, or none if one is not where it is expected.
+
+    Starts git.
+
+    Args:
+        repo: The repository.
+        moves: Full name to what it shall point at, and where it is; None: it does not exist.
+        log: What the reflogs say.
+
+    Raises:
+        RefMovedError: one was moved meanwhile.
+        SlugError: another ref's name is in the way.
+        GitCommandError: one is locked, or cannot be written.
+    """
+    if not moves:
+        return
+    lines = "".join(
+        f"update {name}\0{new}\0{old or '0' * len(new)}\0" for name, (new, old) in moves.items()
+    )
+    command = ["update-ref", "-m", log_line(log), "--stdin", "-z"]
+    try:
+        run_git(command, cwd=repo.workdir, stdin=os.fsencode(lines))
+    except GitCommandError as error:
+        for name, (_, old) in moves.items():
+            current = read_ref(repo, name)
+            if current != old:
+                raise moved(name, old or "0000000", current) from error
+            if old is None:
+                check_free(repo, name)
+        raise

@@ -1,7 +1,8 @@
 """Other repositories: what refs they have, fetching from them, pushing to them.
 
 Through the git command line, so that credential helpers, ssh and proxies work as the user set them
-up. Nothing is forced but what `replace_ref` makes anew, and no ref is touched but those named.
+up. Nothing is forced but what `replace_ref` makes anew, and no ref is touched but those named. A
+`remote` is a name, a URL or a path; `may_ask` lets git ask for a password at the terminal.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from autopilot.errors import RemoteError
-from autopilot.git.addresses import remote_error, shown
-from autopilot.git.commands import CommandResult, run_git
+from autopilot.errors import GitCommandError, RemoteError, RepositoryError
+from autopilot.git.commands import CommandResult, last_line, run_git
+from autopilot.git.commits import first_parent_log
 from autopilot.git.refs import list_refs
 from autopilot.git.repository import Repository
 
@@ -23,18 +24,47 @@ _SINGLY = 64
 _NO_ATOMIC = "does not support --atomic"
 _MOVED = ("fetch first", "non-fast-forward", "stale info", "failed to update ref", "cannot lock")
 _REMOTE_LINE = re.compile(r"^remote: ?(.*?)\s*$", re.MULTILINE)
-_FETCH = (
-    # Our own names are gone in a moment; the objects are made sure of.
-    *(
-        "-c",
-        "core.fsync=-reference",
-        "fetch",
-        "--quiet",
-        "--stdin",
-        "--no-tags",
-        "--no-prune",
+_QUIETLY = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules")
+# The names that are fetched to are gone in a moment, and need no fsync; the objects do.
+_FETCH = ("-c", "core.fsync=-reference", "fetch", *_QUIETLY, "--stdin", "--no-prune")
+_DEEPEN_FIRST = 64
+
+# What git adds to whatever ssh has said.
+_GENERAL = ("fatal: Could not read from remote", "Please make sure you have", "and the repository")
+_SECRET = re.compile(r"(?<=://)[^/@\s]+@")
+
+# What git says, what it means, and what to do; the first that fits.
+_REASONS: Sequence[tuple[tuple[str, ...], str, str]] = (
+    (
+        ("Permission denied (publickey", "Host key verification failed"),
+        "ssh was not let in",
+        "see that ssh works: `git ls-remote {remote}`; `ssh-add` unlocks a key",
     ),
-    *("--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-maintenance", "--refmap="),
+    (
+        ("Authentication failed", "could not read Username", "could not read Password", "403"),
+        "it wants other credentials",
+        "sign in once with `git ls-remote {remote}`, or set up a credential helper",
+    ),
+    (
+        ("does not appear to be a git repository", "not found", "does not exist", "No such"),
+        "there is no repository, or none that you may see",
+        "see `git remote -v`; `git remote set-url {remote} URL` corrects it",
+    ),
+    (
+        ("Could not resolve", "Connection refused", "timed out", "unreachable", "unable to access"),
+        "it cannot be reached",
+        "see that you are online and the address is right: `git remote -v`",
+    ),
+    (
+        ("couldn't find remote ref",),
+        "an experiment was deleted there meanwhile",
+        "try again",
+    ),
+    (
+        ("insufficient permission", "Permission denied", "Read-only", "denied to"),
+        "it does not let you write",
+        "ask for write access, or name another remote",
+    ),
 )
 
 
@@ -76,7 +106,6 @@ def default_remote(repo: Repository, *, pushing: bool = False) -> str:
     It is the checked out branch's, else the only one, else `origin`.
 
     Args:
-        repo: The repository.
         pushing: Settings for pushing come first: `pushRemote`, `remote.pushDefault`.
 
     Raises:
@@ -107,13 +136,7 @@ def default_remote(repo: Repository, *, pushing: bool = False) -> str:
 def remote_refs(
     repo: Repository, remote: str, patterns: Sequence[str], *, may_ask: bool = False
 ) -> dict[str, str]:
-    """The refs of a remote that match, with what they point at; not peeled.
-
-    Args:
-        repo: The repository.
-        remote: A remote's name, a URL or a path.
-        patterns: As `git ls-remote` takes them: `refs/notes/*`.
-        may_ask: Whether git may ask for a password at the terminal.
+    """The refs of a remote that match patterns of `git ls-remote`; tags are not peeled.
 
     Raises:
         RemoteError: it cannot be reached.
@@ -131,11 +154,8 @@ def fetch_refs(
     In a shallow clone, history comes as deep as they need it.
 
     Args:
-        repo: The repository.
-        remote: A remote's name, a URL or a path.
         wanted: The remote's refs. Where there are many in a folder, the whole folder comes.
         under: What is put before their names; what is there already is overwritten.
-        may_ask: Whether git may ask for a password at the terminal.
 
     Raises:
         RemoteError: it cannot be reached, or has no such ref any more.
@@ -147,7 +167,8 @@ def fetch_refs(
     each = (names if len(names) <= _SINGLY else [f"{f}/*"] for f, names in folders.items())
     lines = "".join(f"+{name}:{under}{name}\n" for names in each for name in names)
     if lines:
-        _call(repo, remote, [*_FETCH, "--", remote], may_ask, os.fsencode(lines))
+        fetch = [*_FETCH, "--no-auto-maintenance", "--refmap=", "--", remote]
+        _call(repo, remote, fetch, may_ask, os.fsencode(lines))
 
 
 def push_refs(
@@ -163,12 +184,9 @@ def push_refs(
     Git's own pre-push hooks run, as of LFS.
 
     Args:
-        repo: The repository.
-        remote: A remote's name, a URL or a path.
         wanted: The remote's ref to the object that it shall point at, in the order in which they
             are sent.
         atomic: All or nothing, if the remote can.
-        may_ask: Whether git may ask for a password at the terminal.
 
     Returns:
         What the remote did not take. Where it knows no atomic pushes, nothing was sent, and
@@ -180,7 +198,8 @@ def push_refs(
     options = ["--porcelain", "--no-follow-tags", "--recurse-submodules=no"]
     options += ["--atomic"] * atomic
     specs = _refspecs(repo, wanted)
-    done = _run(repo, ["push", *options, "--", remote, *specs], may_ask)
+    push = ["push", *options, "--", remote, *specs]
+    done = _call(repo, remote, push, may_ask, check=False)
     if done.returncode != 0 and _NO_ATOMIC in done.stderr:
         return Pushed({}, atomic=False)
     rejected = {}
@@ -191,7 +210,7 @@ def push_refs(
             reason = summary.partition("(")[2].rpartition(")")[0] or summary
             rejected[spec.partition(":")[2]] = reason
     if done.returncode != 0 and not rejected:
-        raise _translated(repo, remote, done)
+        raise remote_error(remote, remotes(repo), done)
     said = tuple(line for line in _REMOTE_LINE.findall(done.stderr) if line)
     return Pushed(rejected, said if rejected else ())
 
@@ -210,18 +229,16 @@ def replace_ref(
     The one place that may take commits from a remote: for refs that are made anew from others.
 
     Args:
-        repo: The repository.
-        remote: A remote's name, a URL or a path.
         name: The ref, in full.
         new: What it shall point at; None deletes it.
         old: What it points at; what somebody pushed meanwhile is not lost.
-        may_ask: Whether git may ask for a password at the terminal.
 
     Raises:
         RemoteError: it is elsewhere, the remote does not take it, or it cannot be reached.
     """
     options = ["--porcelain", "--no-follow-tags", f"--force-with-lease={name}:{old}"]
-    done = _run(repo, ["push", *options, "--", remote, f"{new or ''}:{name}"], may_ask)
+    push = ["push", *options, "--", remote, f"{new or ''}:{name}"]
+    done = _call(repo, remote, push, may_ask, check=False)
     flagged = [line for line in os.fsdecode(done.stdout).splitlines() if line.startswith("!")]
     if flagged:
         reason = flagged[0].partition("(")[2].rpartition(")")[0] or flagged[0]
@@ -230,7 +247,7 @@ def replace_ref(
             hint="somebody pushed to it meanwhile, or its branch rules forbid it",
         )
     if done.returncode != 0:
-        raise _translated(repo, remote, done)
+        raise remote_error(remote, remotes(repo), done)
 
 
 def _refspecs(repo: Repository, wanted: Mapping[str, str]) -> list[str]:
@@ -247,23 +264,113 @@ def _refspecs(repo: Repository, wanted: Mapping[str, str]) -> list[str]:
     return specs
 
 
-def _run(
-    repo: Repository, arguments: Sequence[str], may_ask: bool, stdin: bytes = b""
+def _call(
+    repo: Repository,
+    remote: str,
+    arguments: Sequence[str],
+    may_ask: bool,
+    stdin: bytes = b"",
+    *,
+    check: bool = True,
 ) -> CommandResult:
     environment = {SYNCING: "1"}
     if may_ask and "GIT_TERMINAL_PROMPT" not in os.environ:
         environment["GIT_TERMINAL_PROMPT"] = "1"
-    return run_git(arguments, cwd=repo.workdir, stdin=stdin, environment=environment, check=False)
-
-
-def _call(
-    repo: Repository, remote: str, arguments: Sequence[str], may_ask: bool, stdin: bytes = b""
-) -> CommandResult:
-    done = _run(repo, arguments, may_ask, stdin)
-    if done.returncode != 0:
-        raise _translated(repo, remote, done)
+    done = run_git(arguments, cwd=repo.workdir, stdin=stdin, environment=environment, check=False)
+    if check and done.returncode != 0:
+        raise remote_error(remote, remotes(repo), done)
     return done
 
 
-def _translated(repo: Repository, remote: str, done: CommandResult) -> RemoteError:
-    return remote_error(remote, remotes(repo), done)
+# --- names, and what it means when git cannot talk to one ---------------------------------------
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is the URL or the path of a repository rather than a name."""
+    return text.startswith(("/", ".", "~")) or ":" in text
+
+
+def shown(remote: str) -> str:
+    """A remote's name or address without the password that it may have."""
+    return _SECRET.sub("", remote)
+
+
+def remote_error(remote: str, known: Sequence[str], done: CommandResult) -> RemoteError:
+    """Why a call of git that talked to a remote failed; `known` are the configured remotes."""
+    name = shown(remote)
+    if remote not in known and not is_address(remote):
+        return RemoteError(
+            f"there is no remote {name}", hint=f"remotes: {', '.join(known) or 'none yet'}"
+        )
+    for marks, meaning, hint in _REASONS:
+        if any(mark in done.stderr for mark in marks):
+            telling = [line for line in done.stderr.splitlines() if any(m in line for m in marks)]
+            said = shown(telling[0].removeprefix("fatal: ").removeprefix("remote: ").strip())
+            if is_address(remote):
+                hint = f"see that the address is right: git ls-remote {name}"
+            return RemoteError(f"{name}: {meaning} ({said})", hint=hint.format(remote=name))
+    told = [x for x in done.stderr.splitlines() if x.strip() and not x.startswith(_GENERAL)]
+    reason = shown(last_line(replace(done, stderr="\n".join(told)) if told else done))
+    return RemoteError(
+        f"cannot talk to {name}: {reason}", hint=f"see all that git says: git ls-remote {name}"
+    )
+
+
+# --- shallow clones -----------------------------------------------------------------------------
+
+
+def is_shallow(repo: Repository) -> bool:
+    """Whether history is cut off somewhere."""
+    return (repo.common_dir / "shallow").is_file()
+
+
+def reaches(repo: Repository, tip: str, first: str) -> bool:
+    """Whether a commit and all that lead to it from a tip, along first parents, are here."""
+    try:
+        return any(commit.id == first for commit in first_parent_log(repo, tip))
+    except RepositoryError:
+        return False
+
+
+def deepen(repo: Repository, remote: str, ref: str, tip: str, first: str) -> Repository:
+    """Fetches the history between a commit and a tip; moves no branch and no tag.
+
+    Through the git command line, in steps that double.
+
+    Args:
+        repo: The shallow clone.
+        remote: Where it comes from.
+        ref: The remote's ref that leads to the tip: `refs/heads/main`.
+        tip: A commit that is here.
+        first: The commit that must be reached.
+
+    Returns:
+        The repository, opened again.
+
+    Raises:
+        GitCommandError: the remote does not give it; the hint is the command to type.
+    """
+    count, before = _DEEPEN_FIRST, b""
+    while not reaches(repo, tip, first):
+        now = (repo.common_dir / "shallow").read_bytes() if is_shallow(repo) else b"none"
+        why = "its history does not lead there" if now == before else ""
+        if not why:
+            fetch = ["fetch", *_QUIETLY, f"--deepen={count}", remote, ref]
+            done = run_git(fetch, cwd=repo.workdir, check=False)
+            why = done.stderr.strip().rpartition("\n")[2] if done.returncode else ""
+        if why:
+            raise GitCommandError(
+                f"this clone is shallow, and the rest of {ref.removeprefix('refs/heads/')} cannot "
+                f"be fetched from {remote}: {why}",
+                hint=f"git fetch --unshallow {remote}, then again",
+            )
+        count, before = 2 * count, now
+        # pygit2 reads where history is cut off only when it opens a repository.
+        repo = Repository.discover(repo.workdir)
+    return repo
+
+
+def remote_of(repo: Repository) -> str:
+    """The remote that a clone comes from: `origin`, or the first one; "" where there is none."""
+    names = remotes(repo)
+    return "origin" if "origin" in names else next(iter(names), "")

@@ -1,24 +1,27 @@
-"""A git repository: where it is, what it is configured to do, who commits."""
+"""A git repository: where it is, whether it can be read, its configuration, who commits."""
 
 from __future__ import annotations
 
+import mmap
 import os
+import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import pygit2
 from pygit2.enums import ObjectType
 
 from autopilot.errors import RepositoryError, UnsupportedRepositoryError
-from autopilot.git.commands import run_git
-from autopilot.git.probe import Layout, is_true, probe, read_config
+from autopilot.git.commands import CommandResult, last_line, run_git
 
 _CACHED_TREE_BYTES = 16_384
 _CACHE_BYTES = 32 * 2**20
 _CRUD = " .,:;<>\"\\'\t\r\n"
+_NO_CRUD = re.compile(r"[<>\r\n\0]")
+_TRUE = ("true", "yes", "on", "1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +49,22 @@ class Repository:
         'main'
     """
 
-    def __init__(self, layout: Layout, config: dict[str, str]) -> None:
-        self.workdir = layout.workdir
-        self.git_dir = layout.git_dir
-        self.common_dir = layout.common_dir
-        self._config = config
-        self._config_stamp = self._stamp_of_config()
+    def __init__(
+        self, workdir: Path, git_dir: Path, common_dir: Path, config: dict[str, str]
+    ) -> None:
+        # The two folders of git differ in a linked worktree: one is its own, one is shared.
+        self.workdir, self.git_dir, self.common_dir = workdir, git_dir, common_dir
+        self._config, self._config_stamp = config, self._stamp_of_config()
         # git, which honours every way of setting safe.directory, has just agreed to the owner.
         pygit2.settings.owner_validation = False
         # The default, 4 kB, leaves out every folder of more than a hundred files.
         pygit2.settings.cache_object_limit(ObjectType.TREE, _CACHED_TREE_BYTES)
         pygit2.settings.cache_max_size(_CACHE_BYTES)
         try:
-            self.pygit = pygit2.Repository(str(layout.workdir))
+            self.pygit = pygit2.Repository(str(workdir))
         except (pygit2.GitError, KeyError, ValueError) as error:
             raise UnsupportedRepositoryError(
-                f"cannot read the repository at {layout.workdir}: {error}",
+                f"cannot read the repository at {workdir}: {error}",
                 hint="its format may need a newer pygit2; `git fsck` tells whether it is sound",
             ) from error
         committer = self.committer()
@@ -140,10 +143,9 @@ class Repository:
         return _person("author", config), _person("committer", config)
 
     def config(self, key: str) -> str | None:
-        """A value of git's configuration, None if it is not set.
+        """A value of git's configuration; None if it is not set.
 
-        Args:
-            key: Section and name in lower case, `commit.gpgsign`; a part between is as it is.
+        Section and name are in lower case, `commit.gpgsign`; a part between is as it is.
         """
         return self._current_config().get(key)
 
@@ -166,22 +168,21 @@ class Repository:
         """
         if not paths:
             return {}
-        listed = run_git(
-            [
-                "--literal-pathspecs",
-                "status",
-                "--porcelain=v2",
-                "-z",
-                "--untracked-files=all",
-                "--ignored=matching",
-                "--no-renames",
-                "--ignore-submodules=none",
-                "--",
-                *paths,
-            ],
-            cwd=self.workdir,
-        ).stdout
-        return dict(_parse_status(os.fsdecode(listed)))
+        command = ["--literal-pathspecs", "status", "--porcelain=v2", "-z", "--no-renames"]
+        command += ["--untracked-files=all", "--ignored=matching", "--ignore-submodules=none"]
+        listed = os.fsdecode(run_git([*command, "--", *paths], cwd=self.workdir).stdout)
+        found = {}
+        for line in listed.split("\0"):
+            # Every line's last field is the path, which may have spaces in it.
+            kind = line[:1]
+            if kind == "1":
+                fields = line.split(" ", 8)
+                found[fields[8]] = "deleted" if "D" in fields[1] else "modified"
+            elif kind == "u":
+                found[line.split(" ", 10)[10]] = "conflicted"
+            elif kind in ("?", "!"):
+                found[line[2:]] = "untracked" if kind == "?" else "ignored"
+        return found
 
     def is_ignored(self, name: str) -> bool:
         """Whether git's ignore rules name a path from the worktree's top; tracked ones too."""
@@ -228,6 +229,7 @@ def translated(
     try:
         yield
     except (pygit2.GitError, KeyError, ValueError, OSError) as error:
+        # The text of a KeyError is its key in quotes.
         reason = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
         if "No space left" in reason or "Disk quota" in reason:
             hint = "make room on the disk, then resume"
@@ -250,28 +252,148 @@ def _person(role: str, config: Mapping[str, str]) -> Identity:
             config.get(f"user.{what}"),
         )
         # git strips the same characters: in a commit they would end the name.
-        cleaned = (_without_crud(value) for value in candidates if value)
+        cleaned = (_NO_CRUD.sub("", value).strip(_CRUD) for value in candidates if value)
         return next((value for value in cleaned if value), default)
 
     return Identity(find("name", DEFAULT_IDENTITY.name), find("email", DEFAULT_IDENTITY.email))
 
 
-@lru_cache(maxsize=16)
-def _without_crud(value: str) -> str:
-    cleaned = "".join(character for character in value if character not in "<>\r\n\0")
-    return cleaned.strip(_CRUD)
+# --- before pygit2 opens it ---------------------------------------------------------------------
 
 
-def _parse_status(listed: str) -> Iterator[tuple[str, str]]:
-    """Reads `git status --porcelain=v2 -z`; every line's last field is the path."""
-    for line in listed.split("\0"):
-        kind = line[:1]
-        if kind == "1":
-            fields = line.split(" ", 8)
-            yield fields[8], "deleted" if "D" in fields[1] else "modified"
-        elif kind == "u":
-            yield line.split(" ", 10)[10], "conflicted"
-        elif kind == "?":
-            yield line[2:], "untracked"
-        elif kind == "!":
-            yield line[2:], "ignored"
+def probe(path: Path) -> tuple[Path, Path, Path, dict[str, str]]:
+    """Finds the repository that contains a path, and refuses what cannot be worked with.
+
+    Starts git twice.
+
+    Args:
+        path: A file or folder in the repository, a subfolder or a linked worktree.
+
+    Returns:
+        Its working tree, its own git folder, the git folder that its worktrees share, and its
+        configuration as `read_config` returns it.
+
+    Raises:
+        RepositoryError: there is no repository, or git does not trust its owner.
+        UnsupportedRepositoryError: bare, SHA-256, reftable, partial clone, split or sparse index.
+    """
+    around = (path.absolute(), *path.absolute().parents)
+    folder = next((each for each in around if each.is_dir()), None) or Path.cwd()
+    asked = ["--is-bare-repository", "--is-inside-work-tree"]
+    asked += ["--absolute-git-dir", "--git-common-dir", "--show-toplevel"]
+    found = run_git(["rev-parse", *asked], cwd=folder, check=False)
+    lines = found.stdout.decode("utf-8", "surrogateescape").splitlines()
+    if lines[:1] == ["true"]:
+        raise UnsupportedRepositoryError(
+            f"{folder} is a bare repository: there are no files to optimize",
+            hint="clone it, or add a worktree with `git worktree add`, and run there",
+        )
+    if lines[1:2] == ["false"]:
+        raise RepositoryError(
+            f"{folder} is inside a git folder, not in a working tree",
+            hint="run in the folder that holds your files",
+        )
+    if found.returncode != 0:
+        raise not_usable(folder, found)
+    if len(lines) != 5:
+        raise UnsupportedRepositoryError(
+            f"the path of the repository around {folder} has a line break in it",
+            hint="rename the folder",
+        )
+    workdir, git_dir, common_dir = Path(lines[4]), Path(lines[2]), folder / lines[3]
+    config = read_config(workdir)
+    _refuse_unsupported(workdir, git_dir, config)
+    return workdir, git_dir.resolve(), common_dir.resolve(), config
+
+
+def read_config(workdir: Path) -> dict[str, str]:
+    """All of git's configuration at a folder, as git sees it: includes and all levels.
+
+    Returns:
+        Values by key as `git config --list` prints it; of a key that is set repeatedly, the last.
+        A key without a value is "true".
+    """
+    listed = run_git(["config", "--list", "-z"], cwd=workdir).stdout
+    config: dict[str, str] = {}
+    for item in listed.decode("utf-8", "surrogateescape").split("\0"):
+        key, separator, value = item.partition("\n")
+        config[key] = value if separator else "true"
+    config.pop("", None)
+    return config
+
+
+def is_true(value: str | None) -> bool:
+    """Whether a value means yes to git."""
+    return value is not None and value.lower() in _TRUE
+
+
+def not_usable(folder: Path, found: CommandResult) -> RepositoryError:
+    """Why git finds no repository around a folder, or does not use it."""
+    if "dubious ownership" in found.stderr:
+        quoted = found.stderr.partition("repository at '")[2].partition("'")[0] or str(folder)
+        return RepositoryError(
+            f"git does not trust {quoted}: it belongs to another user (dubious ownership)",
+            hint=f"git config --global --add safe.directory {shlex.quote(quoted)}",
+        )
+    if "not a git repository" in found.stderr:
+        return RepositoryError(
+            f"{folder} is not in a git repository",
+            hint="run `git init`, `git add` your files and `git commit`, then try again",
+        )
+    return RepositoryError(
+        f"git cannot read the repository at {folder}: {last_line(found)}",
+        hint="run `git status` there to see more",
+    )
+
+
+def _refuse_unsupported(workdir: Path, git_dir: Path, config: Mapping[str, str]) -> None:
+    if config.get("extensions.objectformat", "sha1").lower() != "sha1":
+        what = "stores its objects by SHA-256, which is not supported"
+        hint = "use a repository with the default object format, SHA-1"
+    elif (refs := config.get("extensions.refstorage", "files")).lower() != "files":
+        what = f"stores its refs as {refs}, which is not supported"
+        hint = "run `git refs migrate --ref-format=files`, or clone with --ref-format=files"
+    elif "extensions.partialclone" in config or any(
+        key.startswith("remote.") and key.endswith(".promisor") and is_true(value)
+        for key, value in config.items()
+    ):
+        what = "is a partial clone: objects that are missing cannot be read"
+        hint = "make a full clone, without --filter"
+    # The file of a split index stays for a while when the index is whole: look inside too.
+    elif is_true(config.get("core.splitindex")) or (
+        any(git_dir.glob("sharedindex.*")) and _index_has(git_dir, b"link")
+    ):
+        what = "has a split index, which is not supported"
+        hint = "git config core.splitIndex false && git update-index --no-split-index"
+    elif is_true(config.get("core.sparsecheckout")) and (
+        is_true(config.get("index.sparse")) or _index_has(git_dir, b"sdir")
+    ):
+        what = "has a sparse index, which is not supported"
+        hint = "git sparse-checkout reapply --no-sparse-index"
+    else:
+        return
+    raise UnsupportedRepositoryError(f"{workdir} {what}", hint=hint)
+
+
+def _index_has(git_dir: Path, extension: bytes) -> bool:
+    """Whether the index file has an extension: a chain of (name, size) that ends at its checksum.
+
+    The entries before the extensions are not parsed; a name that is part of a path fails the
+    walk along the chain.
+    """
+    try:
+        with (git_dir / "index").open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError):
+        return False
+    with data:
+        end = len(data) - 20
+        start = data.find(extension)
+        while start >= 0:
+            position = start
+            while position + 8 <= end:
+                position += 8 + int.from_bytes(data[position + 4 : position + 8], "big")
+            if position == end:
+                return True
+            start = data.find(extension, start + 1)
+    return False

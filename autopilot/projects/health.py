@@ -19,8 +19,7 @@ from autopilot.errors import AutopilotError
 from autopilot.git.commands import run_git
 from autopilot.git.hooks import hook_folder, state_of
 from autopilot.git.locks import ExclusiveLock
-from autopilot.git.probe import read_config
-from autopilot.git.repository import DEFAULT_IDENTITY, Repository, libgit2_version
+from autopilot.git.repository import DEFAULT_IDENTITY, Repository, libgit2_version, read_config
 from autopilot.projects.datasets import of_files
 from autopilot.projects.project import Project, read_hparams
 from autopilot.sharing.hooks import CLIENT, hook_texts

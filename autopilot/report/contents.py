@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 from autopilot.core.records.record import TraceRecord
 from autopilot.core.types import OUTCOMES, Datum, Outcome
 from autopilot.git import objects
-from autopilot.git.objects import Entry
-from autopilot.git.patches import FilePatch, Hunk, file_patch
+from autopilot.git.objects import Entry, FilePatch, Hunk, file_patch
 from autopilot.git.repository import Repository
 from autopilot.text import jsonable, whole
 

@@ -15,7 +15,7 @@ from autopilot.core.records.record import Event
 from autopilot.errors import ExperimentError
 from autopilot.git import commits, objects
 from autopilot.git.branches import Branch, advance, checked_out_at, obstacle
-from autopilot.git.merging import merge_base, merge_trees
+from autopilot.git.commits import merge_base, merge_trees
 from autopilot.git.objects import LineCounts
 from autopilot.git.repository import Repository
 from autopilot.review.changes import (

@@ -24,8 +24,7 @@ from autopilot.errors import ExperimentError, RepositoryError
 from autopilot.git import commits, objects, refs
 from autopilot.git.branches import BRANCHES, Branch, checked_out_at, find_branch
 from autopilot.git.commands import run_git
-from autopilot.git.commits import Commit
-from autopilot.git.merging import count_in
+from autopilot.git.commits import Commit, count_in
 from autopilot.git.repository import Repository
 from autopilot.review.changes import (
     Conflict,

@@ -5,11 +5,10 @@ from __future__ import annotations
 from autopilot.core.records.message import REVERTS, revert_message, trailer
 from autopilot.errors import ExperimentError, RemoteError
 from autopilot.git import commits, objects, refs
-from autopilot.git.addresses import shown
 from autopilot.git.branches import BRANCHES, Branch
-from autopilot.git.merging import is_ancestor
+from autopilot.git.commits import is_ancestor
 from autopilot.git.objects import has_object
-from autopilot.git.remotes import fetch_refs, push_refs, remote_refs, replace_ref
+from autopilot.git.remotes import fetch_refs, push_refs, remote_refs, replace_ref, shown
 from autopilot.review.changes import Conflict, ParameterChange, ParameterHistory, apply_change
 from autopilot.review.proposals import built_commits, edited, refuse_checked_out, set_review
 from autopilot.sharing.pushing import push

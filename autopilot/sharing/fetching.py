@@ -12,13 +12,12 @@ from dataclasses import dataclass, field, replace
 
 from autopilot.errors import AutopilotError, LockHeldError, RefMovedError
 from autopilot.git import commits, refs
-from autopilot.git.addresses import shown
 from autopilot.git.branches import checked_out_at
-from autopilot.git.merging import ahead_behind, merge_base
-from autopilot.git.notes_merging import merge_notes
-from autopilot.git.remotes import fetch_refs, remote_refs
+from autopilot.git.commits import ahead_behind, merge_base
+from autopilot.git.notes import merge_notes
+from autopilot.git.refs import delete_refs, move_refs
+from autopilot.git.remotes import fetch_refs, remote_refs, shown
 from autopilot.git.repository import Repository
-from autopilot.git.transactions import delete_refs, move_refs
 from autopilot.sharing.sync import NAMESPACES, RefSet, Synced, alone, chosen, grouped, local_sets
 from autopilot.tracking.layout import Layout, held
 

@@ -7,10 +7,9 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from autopilot.git.addresses import shown
-from autopilot.git.merging import ahead_behind
+from autopilot.git.commits import ahead_behind
 from autopilot.git.objects import has_object
-from autopilot.git.remotes import Pushed, push_refs
+from autopilot.git.remotes import Pushed, push_refs, shown
 from autopilot.git.repository import Repository
 from autopilot.sharing.fetching import remote_sets, take
 from autopilot.sharing.sync import RefSet, Synced, chosen, local_sets

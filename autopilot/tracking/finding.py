@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from autopilot.core.records.message import EXPERIMENT, trailer
 from autopilot.errors import ExperimentError, RepositoryError, SlugError
-from autopilot.git import commits, refs, shallow
+from autopilot.git import commits, refs, remotes
 from autopilot.git.repository import Repository
 from autopilot.tracking.layout import BRANCHES, Layout, epoch_of_tag, experiments
 from autopilot.tracking.notebook import Notebook
@@ -51,12 +51,12 @@ def find(repo: Repository, name: str | None, project: str | None = None) -> Foun
     notebook = Notebook(repo, slug, tip)
     remote = ref.removeprefix(_REMOTES).partition("/")[0] if ref.startswith(_REMOTES) else ""
     deepened = ""
-    if shallow.is_shallow(repo):
+    if remotes.is_shallow(repo):
         first = notebook.manifest.base or notebook.start
-        if not shallow.reaches(repo, tip, first):
-            deepened = remote or shallow.remote_of(repo)
+        if not remotes.reaches(repo, tip, first):
+            deepened = remote or remotes.remote_of(repo)
             branch = notebook.layout.branch
-            notebook = Notebook(shallow.deepen(repo, deepened, branch, tip, first), slug, tip)
+            notebook = Notebook(remotes.deepen(repo, deepened, branch, tip, first), slug, tip)
     return Found(notebook, _short(ref), deepened)
 
 

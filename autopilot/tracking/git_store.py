@@ -21,8 +21,8 @@ from autopilot.core.store import R, Revision, Store
 from autopilot.errors import ExperimentError, ParameterError, RecordError, RepositoryError
 from autopilot.git import commits, objects, refs
 from autopilot.git.branches import checked_out_at
+from autopilot.git.commits import is_ancestor
 from autopilot.git.locks import ExclusiveLock
-from autopilot.git.merging import is_ancestor
 from autopilot.git.objects import Entry
 from autopilot.git.repository import Repository
 from autopilot.tracking.checkout import Checkout, keep_snapshot

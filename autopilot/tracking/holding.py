@@ -15,7 +15,7 @@ from autopilot.core.records.message import plain_message, start_message
 from autopilot.core.records.record import Event, Lesson, Manifest
 from autopilot.errors import ExperimentError
 from autopilot.git import commits, objects, refs
-from autopilot.git.merging import merge_base, merge_trees
+from autopilot.git.commits import merge_base, merge_trees
 from autopilot.git.repository import Repository
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import Layout, experiments, held

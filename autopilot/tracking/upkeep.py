@@ -20,8 +20,8 @@ from autopilot.git.branches import checked_out_at
 from autopilot.git.commands import run_git
 from autopilot.git.commits import create_tag
 from autopilot.git.locks import ExclusiveLock
+from autopilot.git.refs import delete_refs
 from autopilot.git.repository import Repository
-from autopilot.git.transactions import delete_refs
 from autopilot.git.worktrees import remove_worktree, worktree_path
 from autopilot.tracking.holding import stopped
 from autopilot.tracking.layout import Layout, experiments, held

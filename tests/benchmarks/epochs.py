@@ -13,7 +13,7 @@ from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import PathParameter
 from autopilot.core.policy import Decision
 from autopilot.core.types import Cost, Datum, Verdict
-from autopilot.git.maintenance import maintain
+from autopilot.git.objects import maintain
 from autopilot.tracking.git_store import GitStore
 from tests.benchmarks.repos import RULES, rule_name, rule_text
 

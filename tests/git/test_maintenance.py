@@ -1,4 +1,4 @@
-"""autopilot.git.maintenance."""
+"""autopilot.git.objects."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from autopilot.git import maintenance, objects
+from autopilot.git import objects
 from autopilot.git.commands import CommandResult, run_git
 from autopilot.git.commits import commit, first_parent_log
-from autopilot.git.maintenance import count_loose, maintain
+from autopilot.git.objects import count_loose, maintain
 from autopilot.git.refs import create_ref, update_ref
 from autopilot.git.repository import Repository
 
@@ -74,7 +74,7 @@ def test_older_versions_of_git_are_maintained_by_tasks(
             return CommandResult(129, b"", "error: unknown option `geometric=2'")
         return run_git(arguments, **options)
 
-    monkeypatch.setattr(maintenance, "run_git", without_geometric)
+    monkeypatch.setattr(objects, "run_git", without_geometric)
     for _ in range(2):
         assert maintain(repository)
         assert loose(repository) == 0

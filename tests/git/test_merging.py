@@ -7,7 +7,7 @@ from itertools import count
 import pygit2
 import pytest
 
-from autopilot.git.merging import count_in
+from autopilot.git.commits import count_in
 from autopilot.git.repository import Repository
 
 

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from autopilot.git import refs
 from autopilot.git.commands import run_git
-from autopilot.git.notes import Notes
-from autopilot.git.notes_merging import merge_notes
+from autopilot.git.notes import Notes, merge_notes
 from autopilot.git.repository import Repository
 
 OURS, THEIRS = "refs/notes/lab/ours", "refs/notes/lab/theirs"

@@ -1,4 +1,4 @@
-"""autopilot.git.probe: what is found, and what is refused."""
+"""autopilot.git.repository: what is found, and what is refused."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import pytest
 
 from autopilot.errors import RepositoryError, UnsupportedRepositoryError
 from autopilot.git.commands import run_git
-from autopilot.git.probe import probe
-from autopilot.git.repository import Repository
+from autopilot.git.repository import Repository, probe
 
 
 def refused(path: Path, hint: str, message: str) -> None:
@@ -24,7 +23,7 @@ def test_it_is_found_from_a_subfolder_a_file_and_what_does_not_exist(
 ) -> None:
     top = repository.workdir
     for place in (top, top / "rules", top / "rules" / "a.txt", top / "rules" / "no" / "such"):
-        assert probe(place)[0].workdir == top
+        assert probe(place)[0] == top
 
 
 def test_no_repository(tmp_path: Path, git_environment: Path) -> None:

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from autopilot.errors import RemoteError
-from autopilot.git.addresses import is_address
 from autopilot.git.commands import run_git
-from autopilot.git.remotes import default_remote, fetch_refs, push_refs, remote_refs
+from autopilot.git.remotes import default_remote, fetch_refs, is_address, push_refs, remote_refs
 from autopilot.git.repository import Repository
 
 

@@ -9,7 +9,7 @@ import pytest
 from autopilot.core.records.record import TraceRecord
 from autopilot.git import objects
 from autopilot.git.commands import run_git
-from autopilot.git.patches import file_patch
+from autopilot.git.objects import file_patch
 from autopilot.git.repository import Repository
 from autopilot.report import contents
 from autopilot.report.collection import COLUMNS, between, collect
