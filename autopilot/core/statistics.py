@@ -1,8 +1,7 @@
 """Tests on paired items: whether an epoch beats the best by more than chance would.
 
-Both tests ask the same question. If a change changes nothing, then of the two scores of an item it
-is a coin's toss which one is called new. How often would tosses alone do as well as this epoch did?
-That share is the p-value, and it holds for scores of any distribution.
+If a change changes nothing, it is a coin's toss which of an item's two scores is the new one. The
+p-value is the share of tosses that do as well as this epoch, for scores of any distribution.
 """
 
 from __future__ import annotations
@@ -19,6 +18,8 @@ from autopilot.core.comparison import EpochView, Monitored, keyed, paired, some
 from autopilot.core.direction import gained
 from autopilot.core.types import Datum, Gain
 
+Pairs = Sequence[tuple[Datum, Datum]]
+
 _SUBSETS = 20_000
 # Each computes a metric of the whole split twice.
 _RESAMPLES = 400
@@ -32,7 +33,7 @@ class Pairing:
 
     Args:
         differences: By how much each item is better than it was; positive in either mode.
-        measure: What was compared: the monitored metric, or "success".
+        measure: The quantity compared: the monitored metric, or "success".
         problem: Why nothing could be compared; empty when it could.
     """
 
@@ -54,10 +55,10 @@ class Pairing:
 def pair(view: EpochView) -> Pairing:
     """Matches the epoch's val items with the best epoch's by id, and compares their values.
 
-    What is compared is the accuracy, the item's `metrics[monitor]`, or, where the monitored metric
-    is of the whole split, whether the item passed; then more is better in either mode. Only items
-    that have a value in both count; one that has none any more is a problem. Items that share an
-    id are matched in their order.
+    An item's value is its accuracy, its `metrics[monitor]`, or, where the monitored metric is of
+    the whole split, whether it passed; then more is better in either mode. Only items that have a
+    value in both count; an item that lost its value is a problem. Items that share an id are
+    matched in their order.
     """
     if not view.items:
         return Pairing(problem=f"epoch {view.epoch} recorded no val items to compare")
@@ -65,10 +66,8 @@ def pair(view: EpochView) -> Pairing:
         return Pairing(problem="the best epoch recorded no val items to compare with")
     now, before = keyed(view.items), keyed(view.best_items)
     if unmatched := [item_id for item_id, _ in sorted(now.keys() ^ before.keys())]:
-        return Pairing(
-            problem=f"{len(unmatched)} val items were not measured in both epochs: "
-            f"{some(unmatched)}"
-        )
+        many = f"{len(unmatched)} val items were not measured in both epochs"
+        return Pairing(problem=f"{many}: {some(unmatched)}")
     measure, monitored = view.monitor, Monitored(view.monitor)
     answered = (item for item in (*now.values(), *before.values()) if item.outcome != "error")
     if not any(measure in item.metrics for item in answered):
@@ -111,20 +110,19 @@ def sign_test(wins: int, losses: int) -> float:
 def bootstrap_test(differences: Sequence[float], repeats: int, random: Random) -> float:
     """The one-sided p-value of the mean difference.
 
-    A wild bootstrap: each repeat turns the signs of a random half of the differences, which is
-    what they would look like if the change did nothing, and compares the mean with the real one.
-    (Signs as weights: Liu, "Bootstrap procedures under some non-i.i.d. models", 1988; as a test
-    that is exact: Fisher, "The Design of Experiments", 1935.) Drawing items with replacement
-    instead finds three wins among 200 unchanged items significant; this does not.
+    A wild bootstrap: each repeat turns the signs of a random half of the differences, as if the
+    change did nothing, and compares the mean with the real one. (Signs as weights: Liu, "Bootstrap
+    procedures under some non-i.i.d. models", 1988; as an exact test: Fisher, "The Design of
+    Experiments", 1935.) Drawing items with replacement instead finds three wins among 200 unchanged
+    items significant; this does not.
 
-    With few differences every combination of signs is tried. With more they are drawn, and what
-    really happened counts as one of the draws, so that the p-value is never 0 and keeps its promise
-    for any number of repeats.
+    With few differences every combination of signs is tried. With more they are drawn, and the real
+    one counts as a draw, so that the p-value is never 0 and holds for any number of repeats.
 
     Args:
         differences: One an item; positive is better.
-        repeats: How many sign patterns are drawn. The work is repeats times items.
-        random: Where the patterns come from.
+        repeats: The number of sign patterns drawn. The work is repeats times items.
+        random: The source of the patterns.
 
     >>> bootstrap_test([0.2, 0.4, 0.1, 0.3, 0.2], 1000, Random(0))
     0.03125
@@ -147,21 +145,17 @@ def bootstrap_test(differences: Sequence[float], repeats: int, random: Random) -
 
 
 def swapped_gains(
-    monitored: Monitored,
-    pairs: Sequence[tuple[Datum, Datum]],
-    repeats: int,
-    random: Random,
+    monitored: Monitored, pairs: Pairs, repeats: int, random: Random
 ) -> Iterator[float]:
-    """What a metric would gain by chance alone: each draw swaps the results of some of the items.
+    """Gains of a metric of the whole split by chance alone: each draw swaps some items' results.
 
-    For a metric of the whole split, which no item has by itself: it is computed anew over the
-    swapped items. (A permutation test: Fisher, as above.)
+    The metric is computed anew over the swapped items. (A permutation test: Fisher, as above.)
 
     Args:
         monitored: The metric.
-        pairs: An item's results in both states; each has what the metric reads.
-        repeats: How many draws. The work is repeats times items.
-        random: Where the swaps come from.
+        pairs: Each item's results in both states, with all that the metric reads.
+        repeats: The number of draws. The work is repeats times items.
+        random: The source of the swaps.
 
     Yields:
         The second state's value less the first one's, a draw each; nothing where the metric cannot
@@ -170,10 +164,15 @@ def swapped_gains(
     for _ in range(repeats):
         bits = random.getrandbits(len(pairs)) if pairs else 0
         swaps = [pair[::-1] if bits >> at & 1 else pair for at, pair in enumerate(pairs)]
-        first, second = (monitored.over([pair[side] for pair in swaps]) for side in (0, 1))
-        if first is None or second is None:
+        gain = _gain_over(monitored, swaps)
+        if gain is None:
             return
-        yield second - first
+        yield gain
+
+
+def _gain_over(monitored: Monitored, pairs: Pairs) -> float | None:
+    first, second = (monitored.over([pair[side] for pair in pairs]) for side in (0, 1))
+    return None if first is None or second is None else second - first
 
 
 def subset_interval(
@@ -181,16 +180,16 @@ def subset_interval(
 ) -> tuple[float, float]:
     """A confidence interval of the mean difference, for any distribution that is symmetric.
 
-    It is the bootstrap test turned round: the changes that the test would not reject. Those are
-    the means of random subsets: the true one is as likely to be between any two neighbours of
-    them. (Hartigan, "Using subsample values as typical values", 1969.) The lower end is above 0
-    exactly when the test rejects at half of 1 - confidence.
+    It holds the changes that the bootstrap test would not reject. Its ends are means of random
+    subsets: the true mean is as likely to be between any two neighbours of them. (Hartigan, "Using
+    subsample values as typical values", 1969.) The lower end is above 0 exactly when the test
+    rejects at half of 1 - confidence.
 
     Args:
         differences: One an item; positive is better.
         confidence: Between 0 and 1.
-        repeats: How many subsets are drawn; with few differences each is looked at once.
-        random: Where the subsets come from.
+        repeats: The number of subsets drawn; with few differences each is taken once.
+        random: The source of the subsets.
 
     Returns:
         Its ends; infinite where there are too few items for the confidence: 95% takes six.
@@ -199,14 +198,14 @@ def subset_interval(
     >>> round(low, 3), round(high, 3)
     (0.1, 0.4)
     """
-    count, means = len(differences), []
+    count, means = len(differences), list[float]()
     if 2**count <= repeats:
         sums = _subset_sums(differences)
         means = [sums[bits] / bits.bit_count() for bits in range(1, len(sums))]
     else:
         values = list(differences) + [0.0] * (-count % 8)
         tables = [_subset_sums(values[at : at + 8]) for at in range(0, count, 8)]
-        # What is filled up with zeros is in no subset.
+        # The zeros that fill up the last eight are in no subset.
         masks = [(1 << min(8, count - at)) - 1 for at in range(0, count, 8)]
         while len(means) < repeats:
             drawn = [b & m for b, m in zip(random.randbytes(len(tables)), masks, strict=True)]
@@ -217,23 +216,19 @@ def subset_interval(
 
 
 def resampled_interval(
-    monitored: Monitored,
-    pairs: Sequence[tuple[Datum, Datum]],
-    confidence: float,
-    repeats: int,
-    random: Random,
+    monitored: Monitored, pairs: Pairs, confidence: float, repeats: int, random: Random
 ) -> tuple[float, float]:
-    """A confidence interval of what a metric of the whole split gained.
+    """A confidence interval of the gain of a metric of the whole split.
 
     The metric is computed anew over items drawn with replacement, the same ones in both states.
     (The bootstrap's percentiles: Efron, "Bootstrap methods: another look at the jackknife", 1979.)
 
     Args:
         monitored: The metric.
-        pairs: An item's results in both states; each has what the metric reads.
+        pairs: As in `swapped_gains`, like `repeats` and `random`.
         confidence: Between 0 and 1.
-        repeats: How many draws. The work is repeats times items.
-        random: Where they come from.
+        repeats: The number of draws.
+        random: The source of the draws.
 
     Returns:
         Its ends, of the second state's value less the first one's; infinite where there are too
@@ -241,12 +236,11 @@ def resampled_interval(
     """
     gains: list[float] = []
     for _ in range(repeats if len(pairs) >= _FEWEST else 0):
-        drawn = random.choices(pairs, k=len(pairs))
-        first, second = (monitored.over([pair[side] for pair in drawn]) for side in (0, 1))
-        if first is None or second is None:
+        gain = _gain_over(monitored, random.choices(pairs, k=len(pairs)))
+        if gain is None:
             break
-        if math.isfinite(second - first):
-            gains.append(second - first)
+        if math.isfinite(gain):
+            gains.append(gain)
     return _ends(gains if len(gains) == repeats else [], confidence)
 
 
@@ -258,7 +252,7 @@ def _ends(values: list[float], confidence: float) -> tuple[float, float]:
 
 
 def gain_of(view: EpochView, split: str, seed: int) -> Gain:
-    """What a state gained on another one on a split, with the interval where one can be given.
+    """A state's gain on another one on a split, with an interval where one is known.
 
     Args:
         view: The state; `baseline` and `best_items` are of the other one.
@@ -284,7 +278,7 @@ def gain_of(view: EpochView, split: str, seed: int) -> Gain:
 
 
 def sure_size(limit: float) -> float:
-    """How many standard errors a gain has to be to reach a p-value of `limit` in 80 of 100 tries.
+    """The gain, in standard errors, that reaches a p-value of `limit` in 80 of 100 tries.
 
     >>> round(sure_size(0.05), 3)
     2.486
@@ -296,14 +290,13 @@ def sure_size(limit: float) -> float:
 def resolution(differences: Sequence[float], limit: float) -> float:
     """The smallest mean gain that a test is likely to find, from measurements of one state.
 
-    (z(1 - limit) + z(0.8)) * s / sqrt(n): a gain of that size reaches a p-value of at most `limit`
-    in 80 of 100 epochs, where n items differ between two measurements by s. s is their root mean
-    square, since without a change their mean is 0. (The usual sample size formula, solved for the
-    effect.)
+    It is (z(1 - limit) + z(0.8)) * s / sqrt(n), where n items differ between two measurements by s,
+    their root mean square, since without a change their mean is 0. (The usual sample size formula,
+    solved for the effect.)
 
     Args:
         differences: One measurement minus the other, one an item; at least one.
-        limit: The p-value that the test asks for.
+        limit: The p-value of the test.
 
     >>> round(resolution([1.0, -1.0, 0.0, 0.0] * 25, 0.05), 3)
     0.176
