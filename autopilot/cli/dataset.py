@@ -133,7 +133,7 @@ def check(context: Context, sources: Sources = None, hparam: Hparams = None) -> 
     autopilot dataset check data/train.jsonl data/val.jsonl
     autopilot dataset check support/classifier.py
     """
-    from autopilot.core.leakage import find_duplicates, find_leakage
+    from autopilot.core.items import find_duplicates, find_leakage
     from autopilot.projects.datasets import size
 
     with own_stdout(context.output) as output:

@@ -1,4 +1,4 @@
-"""Chance that repeats itself: the global generators of `random`, numpy and torch are seeded."""
+"""Repeatable chance: the global generators of `random`, numpy and torch are seeded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import random
 import sys
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
+from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -41,7 +41,7 @@ def seed_of(seed: int, repeat: int) -> int:
 
 
 def leave() -> None:
-    """Ends what `seed_everything` began: what is imported from here on is not seeded."""
+    """Ends `seed_everything`: modules imported from now on are not seeded."""
     if _late in sys.meta_path:
         sys.meta_path.remove(_late)
 
@@ -56,49 +56,32 @@ def _seed(name: str, number: int) -> None:
 
 
 class _Late(MetaPathFinder):
-    """Finds the modules that have a generator as everybody else would, and seeds them at once.
+    """Finds the modules that have a generator as the other finders do, and seeds them at once.
 
     Attributes:
-        number: What they are seeded with.
+        number: The seed.
     """
 
-    def __init__(self) -> None:
-        self.number = 0
+    number = 0
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if name not in _SEEDERS:
             return None
-        for finder in sys.meta_path:
-            spec = None if finder is self else finder.find_spec(name, path, target)
-            if spec is not None:
-                if spec.loader is not None:
-                    spec.loader = _SeedingLoader(spec.loader)
-                return spec
-        return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        found = (finder.find_spec(name, path, target) for finder in others)
+        spec = next((spec for spec in found if spec is not None), None)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
 
+            def execute_and_seed(module: ModuleType) -> None:
+                execute(module)
+                _seed(name, self.number)
 
-class _SeedingLoader(Loader):
-    """Another loader, and seeding after it.
-
-    Args:
-        loader: The module's own.
-    """
-
-    def __init__(self, loader: Loader) -> None:
-        self._loader = loader
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        # The module's own, as resources and tracebacks ask it for files and source.
-        module.__loader__ = self._loader
-        if module.__spec__ is not None:
-            module.__spec__.loader = self._loader
-        self._loader.exec_module(module)
-        _seed(module.__name__, _late.number)
+            # The module keeps its own loader, as resources and tracebacks ask it for files.
+            spec.loader.exec_module = execute_and_seed  # type: ignore[method-assign]  # this one's
+        return spec
 
 
 _late = _Late()

@@ -1,4 +1,4 @@
-"""Metrics together: under their names, and their values as floats by name.
+"""Metrics, one and several: states and copies, collections, values as floats by name.
 
 `update_all` and `compute_all` are where the loop calls the user's metrics: the values they return
 become floats there, and an error they raise is given the metric's name.
@@ -6,21 +6,164 @@ become floats there, and an error they raise is given the metric's name.
 
 from __future__ import annotations
 
+import copy
 import traceback
-from collections.abc import ItemsView, Iterable, Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
-from autopilot.core.accumulator import Accumulator
-from autopilot.core.figures import number
+from autopilot.core.figures import number, truth
+from autopilot.core.signatures import as_call
 from autopilot.core.types import Datum
 from autopilot.errors import AutopilotError, MetricError
 
 V = TypeVar("V")
+A = TypeVar("A", bound="Accumulator")
+
+
+class Accumulator:
+    """The part of a Metric that subclasses inherit and do not write; the contract is Metric's."""
+
+    higher_is_better: bool | Mapping[str, bool | None] | None
+    noisy: bool
+    update: Callable[[Datum], None]
+    compute: Callable[[], float | Mapping[str, float]]
+    has_value: Callable[[Datum], bool]
+    _defaults: dict[str, Any]
+
+    def __new__(cls: type[A], *_: Any, **__: Any) -> A:
+        self = super().__new__(cls)
+        # Not in __init__: a subclass may declare states before it calls that, or not call it.
+        self._defaults = {}
+        return self
+
+    def add_state(self, name: str, default: Any) -> None:
+        """Declares a state: an attribute that `reset` puts back to its default.
+
+        Args:
+            name: The attribute's name.
+            default: A value, which is copied for each reset, or what makes one: `list`, `Counter`,
+                a function without arguments.
+
+        Raises:
+            MetricError: the name is no attribute's, or the default cannot be copied or made.
+        """
+        if not name.isidentifier():
+            raise MetricError(
+                f"{name!r} cannot be a state's name", hint="use a valid attribute name"
+            )
+        kept = default if _is_factory(default) else self._copied(name, default, {})
+        self._defaults[name] = kept
+        setattr(self, name, self._fresh(name))
+
+    def reset(self) -> None:
+        """Forgets everything, in the metrics inside this one too."""
+        for name in self._defaults:
+            setattr(self, name, self._fresh(name))
+        for name, held in list(vars(self).items()):
+            for metric in () if name in self._defaults else _metrics_in(held):
+                metric.reset()
+
+    def clone(self: A) -> A:
+        """A copy with the states as they are; see Metric for what it shares."""
+        return copy.deepcopy(self)
+
+    def __deepcopy__(self: A, memo: dict[int, Any]) -> A:
+        twin = copy.copy(self)
+        memo[id(self)] = twin
+        for name in self._defaults:
+            if hasattr(self, name):
+                setattr(twin, name, self._copied(name, getattr(self, name), memo))
+        for name, held in vars(self).items():
+            if name not in self._defaults and _metrics_in(held):
+                if not _is_metric(held):
+                    # The memo keeps deepcopy from copying a container's other elements: shared.
+                    others = held.values() if isinstance(held, dict) else held
+                    memo |= {id(other): other for other in others if not _is_metric(other)}
+                setattr(twin, name, self._copied(name, held, memo))
+        twin._defaults = dict(self._defaults)
+        return twin
+
+    def _fresh(self, name: str) -> Any:
+        default = self._defaults[name]
+        if not _is_factory(default):
+            return self._copied(name, default, {})
+        try:
+            return default()
+        except Exception as error:
+            raise MetricError(
+                f"{type(self).__name__}: the state {name!r} cannot be made: {error}",
+                hint="give a value, or what makes one without arguments, such as list",
+            ) from error
+
+    def _copied(self, name: str, value: Any, memo: dict[int, Any]) -> Any:
+        try:
+            return copy.deepcopy(value, memo)
+        except AutopilotError:
+            raise
+        except Exception as error:
+            if _is_factory(self._defaults.get(name)):
+                return self._fresh(name)
+            raise MetricError(
+                f"{type(self).__name__}: {name!r} cannot be copied: {error}",
+                hint="keep it as a plain attribute, without add_state: it is shared by all copies",
+            ) from error
+
+    def direction(self, key: str = "") -> bool | None:
+        """Whether higher is better: of the value, or of a key of the dict that is computed.
+
+        Raises:
+            MetricError: `higher_is_better` is neither True, False nor None.
+        """
+        stated = self.higher_is_better
+        try:
+            return truth(stated.get(key) if isinstance(stated, Mapping) else stated)
+        except ValueError as error:
+            raise MetricError(
+                f"{type(self).__name__}.higher_is_better is {error}",
+                hint="a direction is stated as True or False",
+            ) from error
+
+    def directions(self, name: str) -> dict[str, bool | None]:
+        """Full names to whether higher is better, as far as they are known before `compute`."""
+        keys = self.higher_is_better if isinstance(self.higher_is_better, Mapping) else ("",)
+        return {f"{name}_{key}" if key else name: self.direction(key) for key in keys}
+
+    def forward(self, data: Datum) -> float | Mapping[str, float]:
+        """The value on this Datum alone; it is taken in as well."""
+        alone = self.clone()
+        alone.reset()
+        alone.update(data)
+        self.update(data)
+        return alone.compute()
+
+    __call__ = forward
+
+    def __repr__(self) -> str:
+        return as_call(self)
+
+
+def _is_factory(default: Any) -> bool:
+    # A metric can be called too, but as a default it is a value.
+    return callable(default) and not _is_metric(default)
+
+
+def _is_metric(value: object) -> bool:
+    """Whether it has a metric's methods, as torchmetrics' metrics have."""
+    kind = type(value)
+    return all(callable(getattr(kind, name, None)) for name in ("update", "compute", "reset"))
+
+
+def _metrics_in(held: Any) -> list[Any]:
+    """The metric that an attribute holds, or those in its list, tuple or dict."""
+    inside = held.values() if type(held) is dict else held
+    return [x for x in (inside if type(held) in (dict, list, tuple) else [held]) if _is_metric(x)]
+
+
 Several = Accumulator | Mapping[str, Accumulator] | Iterable[Accumulator]
 
 
-class MetricCollection:
-    """Several metrics under their names.
+class MetricCollection(Mapping[str, Accumulator]):
+    """Several metrics: a mapping from full name to metric.
 
     The values are named as in torchmetrics, prefix and postfix around all of it, but the key of a
     metric that computes a dict always follows the metric's name: "val_acc_recall_macro".
@@ -66,24 +209,12 @@ class MetricCollection:
                 )
             self._metrics[name] = metric
 
-    def items(self) -> ItemsView[str, Accumulator]:
-        """Full name and metric."""
-        return self._with_affixes(self._metrics).items()
-
     def update(self, data: Datum) -> None:
-        """Updates every metric.
-
-        Raises:
-            MetricError: a metric raised; the message names it.
-        """
-        update_all(self._with_affixes(self._metrics), data)
+        """Updates every metric; raises as `update_all`."""
+        update_all(self, data)
 
     def compute(self) -> dict[str, float]:
-        """Every value by full name.
-
-        Raises:
-            MetricError: a metric raised, returned no number, or two values have one name.
-        """
+        """Every value by full name; raises as `compute_all`."""
         return self._with_affixes(compute_all(self._metrics))
 
     def _with_affixes(self, values: Mapping[str, V]) -> dict[str, V]:
@@ -113,9 +244,9 @@ class MetricCollection:
         )
 
     def __add__(self, other: Accumulator | MetricCollection) -> MetricCollection:
-        combined = MetricCollection(dict(self.items()))
+        combined = MetricCollection(dict(self))
         right = other if isinstance(other, MetricCollection) else MetricCollection([other])
-        combined.add_metrics(dict(right.items()))
+        combined.add_metrics(dict(right))
         return combined
 
     def find(self, name: str) -> tuple[Accumulator, str] | None:
@@ -125,19 +256,8 @@ class MetricCollection:
         inner = name.removeprefix(self.prefix).removesuffix(self.postfix)
         return find_metric(inner, self._metrics)
 
-    def keys(self) -> Iterator[str]:
-        """The metrics' full names."""
-        return iter(self._with_affixes(self._metrics))
-
-    def values(self) -> Iterator[Accumulator]:
-        """The metrics."""
-        return iter(self._metrics.values())
-
     def __iter__(self) -> Iterator[str]:
-        return self.keys()
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._with_affixes(self._metrics)
+        return iter(self._with_affixes(self._metrics))
 
     def __len__(self) -> int:
         return len(self._metrics)
@@ -145,8 +265,11 @@ class MetricCollection:
     def __getitem__(self, name: str) -> Accumulator:
         return self._with_affixes(self._metrics)[name]
 
+    # By identity, as every metric: two collections of the same names are not the same.
+    __eq__, __hash__ = object.__eq__, object.__hash__
+
     def __repr__(self) -> str:
-        return f"MetricCollection({', '.join(self.keys())})"
+        return f"MetricCollection({', '.join(self)})"
 
 
 ByName = Mapping[str, Accumulator | MetricCollection]
@@ -214,22 +337,6 @@ def find_metric(name: str, metrics: ByName) -> tuple[Accumulator, str] | None:
             found.append((metric, name.removeprefix(f"{known}_")))
     # The longest name of a metric: "f1_macro" before "f1" with the key "macro".
     return min(found, key=lambda pair: len(pair[1]), default=None)
-
-
-def metric_modes(
-    named_metrics: Iterable[tuple[str, Accumulator | MetricCollection]], monitor: str = ""
-) -> dict[str, str]:
-    """Name to mode, "max" or "min", of the metrics that state one, also those in collections.
-
-    Args:
-        named_metrics: A module's.
-        monitor: A name that may be a key of a metric that states one direction for all of its keys.
-    """
-    metrics = dict(named_metrics)
-    stated = directions_of(metrics)
-    if found := find_metric(monitor, metrics):
-        stated[monitor] = found[0].direction(found[1])
-    return {name: "max" if up else "min" for name, up in stated.items() if up is not None}
 
 
 def _may_give_keys(metric: Accumulator) -> bool:

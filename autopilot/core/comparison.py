@@ -10,11 +10,16 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from autopilot.core.accumulator import Accumulator
-from autopilot.core.collection import MetricCollection, compute_all, find_metric
+from autopilot.core.collection import (
+    Accumulator,
+    MetricCollection,
+    compute_all,
+    directions_of,
+    find_metric,
+)
 from autopilot.core.direction import gained
 from autopilot.core.metric import Metric
 from autopilot.core.types import Cost, Datum, Metrics, Noise
@@ -155,6 +160,22 @@ def monitored(name: str, metrics: Mapping[str, Accumulator | MetricCollection]) 
         metrics: Dotted name to metric, as `Module.named_metrics` gives them.
     """
     return Monitored(name, find_metric(name, metrics))
+
+
+def metric_modes(
+    named_metrics: Iterable[tuple[str, Accumulator | MetricCollection]], monitor: str = ""
+) -> dict[str, str]:
+    """Name to mode, "max" or "min", of the metrics that state one, also those in collections.
+
+    Args:
+        named_metrics: A module's.
+        monitor: A name that may be a key of a metric that states one direction for all of its keys.
+    """
+    metrics = dict(named_metrics)
+    stated = directions_of(metrics)
+    if found := find_metric(monitor, metrics):
+        stated[monitor] = found[0].direction(found[1])
+    return {name: "max" if up else "min" for name, up in stated.items() if up is not None}
 
 
 def missing(metrics: Metrics, split: str, metric: str) -> str:

@@ -1,16 +1,15 @@
 """The contract of a metric: a number over a whole split, gathered batch by batch.
 
 It is torchmetrics': declare states, `update` them, `compute` the value. Ready-made ones stand in
-`core/metrics.py`, what a metric inherits in
-`core/accumulator.py`, MetricCollection in `core/collection.py`.
+`core/metrics.py`, what a metric inherits and
+MetricCollection in `core/collection.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from autopilot.core.accumulator import Accumulator
-from autopilot.core.collection import MetricCollection
+from autopilot.core.collection import Accumulator, MetricCollection
 from autopilot.core.types import Datum
 
 __all__ = ["Metric", "MetricCollection"]

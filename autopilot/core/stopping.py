@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from autopilot.core.callback import Callback, RunView
-from autopilot.core.collection import metric_modes
+from autopilot.core.comparison import metric_modes
 from autopilot.core.direction import direction_of, gained
 from autopilot.core.figures import figure
 from autopilot.core.records.ledger import Ledger, Limits

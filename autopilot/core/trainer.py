@@ -18,8 +18,7 @@ from autopilot.core.callback import (
     check_callback,
     check_moments,
 )
-from autopilot.core.collection import metric_modes
-from autopilot.core.comparison import Monitored, monitored
+from autopilot.core.comparison import Monitored, metric_modes, monitored
 from autopilot.core.configuration import as_policy, callbacks_of, check_window, data_source, loss_of
 from autopilot.core.direction import direction_of, direction_words
 from autopilot.core.evaluation import Evaluator
@@ -27,7 +26,7 @@ from autopilot.core.experiment import Experiment
 from autopilot.core.failures import Failures
 from autopilot.core.fit import Fit
 from autopilot.core.gate import Gate
-from autopilot.core.leakage import leakage_notes
+from autopilot.core.items import leakage_notes
 from autopilot.core.loop import EpochLoop, Loop
 from autopilot.core.loss import Loss
 from autopilot.core.measured import Measured, SplitMetrics, measure, test_gain, unscored

@@ -1,6 +1,6 @@
 """Datasets, splits and loaders: what goes into the loop."""
 
-from autopilot.core.leakage import Leak, Occurrence, find_leakage
+from autopilot.core.items import Leak, Occurrence, find_leakage
 from autopilot.data.dataset import (
     ConcatDataset,
     Dataset,

@@ -13,7 +13,7 @@ from autopilot import __version__
 from autopilot.core.callback import Callback, RunView
 from autopilot.core.configuration import callbacks_of
 from autopilot.core.experiment import Experiment
-from autopilot.core.leakage import leakage_notes
+from autopilot.core.items import leakage_notes
 from autopilot.core.memory import BLOCK_AFTER
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.outages import infrastructure_in

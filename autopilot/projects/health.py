@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from autopilot.core.leakage import find_duplicates, find_leakage
+from autopilot.core.items import find_duplicates, find_leakage
 from autopilot.engine.loading import load_command_line
 from autopilot.engine.preflight import Check, preflight
 from autopilot.engine.request import Request

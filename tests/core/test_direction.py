@@ -4,7 +4,7 @@ from types import MappingProxyType
 
 import pytest
 
-from autopilot.core.collection import metric_modes
+from autopilot.core.comparison import metric_modes
 from autopilot.core.direction import direction_of, direction_words, sounds_like_cost
 from autopilot.core.metric import Metric, MetricCollection
 from autopilot.core.module import AutoPilotModule
