@@ -61,11 +61,7 @@ _hooked = False
 
 
 def begin(clean: Callable[[Sequence[str]], str]) -> Trail:
-    """Begins a trail; it takes the place of one that there is.
-
-    Args:
-        clean: See Trail.
-    """
+    """Begins a trail, in the place of an earlier one; for `clean`, see Trail."""
     global _trail, _hooked  # one process, one trail
     _trail = Trail(clean)
     if not _hooked:
@@ -88,12 +84,9 @@ def end() -> None:
 
 @contextlib.contextmanager
 def executing(kind: str, command: Sequence[str], folder: Path | None = None) -> Iterator[Execution]:
-    """Notes what the body executes; the body fills in the exit code.
+    """Notes the execution of a program, or of a model call, by the body.
 
-    Args:
-        kind: See Execution.
-        command: The program and its arguments.
-        folder: Where it runs.
+    The arguments are those of Execution; the body fills in the exit code.
     """
     if _trail is None:
         yield Execution(kind, "")

@@ -78,13 +78,7 @@ class ParameterError(AutopilotError):
 
 
 class MissingSourceError(ParameterError):
-    """A parameter's source does not exist.
-
-    Args:
-        message: One line.
-        hint: One line.
-        path: Where it was looked for, absolute.
-    """
+    """A parameter's source does not exist; `path` is where it was looked for, absolute."""
 
     def __init__(self, message: str, *, hint: str = "", path: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -152,13 +146,7 @@ class AgentRefusedError(AgentError):
 
 
 class AgentReplyError(AgentError):
-    """The reply of an agent or a model cannot be used: no JSON, or it breaks the schema.
-
-    Args:
-        message: One line.
-        hint: One line.
-        reply: The whole reply.
-    """
+    """The `reply` of an agent or a model cannot be used: no JSON, or it breaks the schema."""
 
     def __init__(self, message: str, *, hint: str = "", reply: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -168,10 +156,7 @@ class AgentReplyError(AgentError):
 class ModelCallError(AgentError):
     """The model's service answered with an error, or not at all, after the client's retries.
 
-    Args:
-        message: One line.
-        hint: One line.
-        status: The HTTP status; 0 without an answer.
+    `status` is the HTTP status; 0 without an answer.
     """
 
     def __init__(self, message: str, *, hint: str = "", status: int = 0) -> None:

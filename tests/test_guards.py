@@ -206,7 +206,7 @@ def test_the_loop_is_short():
     assert len((HOME / "core" / "loop.py").read_text().splitlines()) < 200
 
 
-@pytest.mark.parametrize("noun", ["gate", "loss", "metric"])
+@pytest.mark.parametrize("noun", ["gate", "loss", "metric", "optimizer"])
 def test_a_plug_ins_contract_is_one_short_file(noun):
     assert len((HOME / "core" / f"{noun}.py").read_text().splitlines()) < 80
 

@@ -81,11 +81,7 @@ class Finding:
 class TextGradient(Gradient):
     """Feedback in words: direction, attribution, severity and evidence.
 
-    Args:
-        direction: The change to make.
-        attribution: The subject of the feedback.
-        severity: 0 to 1; higher is worse.
-        evidence: Observations that led to it; a text is one.
+    The arguments are those of a Finding; `evidence` may also be one text.
 
     >>> g = TextGradient("answer in one word", attribution="prompt.md", evidence=["t1: rambled"])
     >>> print(g.accumulate(TextGradient("answer in one word", "prompt.md")).render())

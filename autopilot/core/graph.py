@@ -22,7 +22,7 @@ from typing import Any
 
 from autopilot.core.gradient import Gradient
 from autopilot.core.node import Node as Node  # its public home is here
-from autopilot.core.node import Recorded
+from autopilot.core.node import RecordedModule
 from autopilot.core.parameter import Parameter
 from autopilot.core.types import Datum
 from autopilot.errors import GraphError
@@ -33,7 +33,7 @@ class _Frame:
 
     __slots__ = ("called", "calls", "module")
 
-    def __init__(self, module: Recorded) -> None:
+    def __init__(self, module: RecordedModule) -> None:
         self.module = module
         self.calls: list[tuple[int, Node]] = []
         self.called: set[int] = set()
@@ -194,7 +194,7 @@ def _parts(gradient: Gradient, output: object, calls: Sequence[Node]) -> list[Gr
     return parts
 
 
-def own_parameters(module: Recorded) -> list[Parameter]:
+def own_parameters(module: RecordedModule) -> list[Parameter]:
     """The parameters that a call's feedback is for: the module's and those of its submodules.
 
     During backward without those of the submodules that were called, which have their own nodes.
@@ -202,7 +202,7 @@ def own_parameters(module: Recorded) -> list[Parameter]:
     node = _visited.get()
     called = node.called if node is not None and node.module is module else frozenset()
     found: dict[int, Parameter] = {}
-    stack: list[Recorded] = [module]
+    stack: list[RecordedModule] = [module]
     while stack:
         current = stack.pop()
         for parameter in current.parameters(recurse=False):
@@ -213,7 +213,10 @@ def own_parameters(module: Recorded) -> list[Parameter]:
 
 
 def record(
-    module: Recorded, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    module: RecordedModule,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> Any:
     """Calls the function and records the call as a Node on the Datum that it returns."""
     inputs = (*args, *kwargs.values())
@@ -241,12 +244,14 @@ def record(
     return output
 
 
-def attach(module: Recorded, batch: object, output: Datum, upstream: Sequence[Node] = ()) -> None:
+def attach(
+    module: RecordedModule, batch: object, output: Datum, upstream: Sequence[Node] = ()
+) -> None:
     """Records a call after the fact: for a result that was answered from a record."""
     output.grad_fn = Node(module, (batch,), output, list(upstream))
 
 
-def _enclosing(module: Recorded) -> _Frame | None:
+def _enclosing(module: RecordedModule) -> _Frame | None:
     """The call that this one is made in, from the same thread or from one that it started."""
     frame = _frame.get()
     if frame is not None or not _going_on:

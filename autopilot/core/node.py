@@ -15,7 +15,7 @@ from autopilot.core.parameter import Parameter
 NodeHook = Callable[["Node", Gradient], Gradient | None]
 
 
-class Recorded(Protocol):
+class RecordedModule(Protocol):
     """A module as the graph sees it: its calls are recorded, and feedback goes back through it."""
 
     @property
@@ -28,10 +28,10 @@ class Recorded(Protocol):
     def parameters(self, recurse: bool = True) -> list[Parameter]:  # as in torch.nn
         """Its parameters, with those of its submodules unless told otherwise."""
 
-    def children(self) -> Iterator[Recorded]:
+    def children(self) -> Iterator[RecordedModule]:
         """Its direct submodules."""
 
-    def modules(self) -> Iterator[Recorded]:
+    def modules(self) -> Iterator[RecordedModule]:
         """The module itself and all submodules."""
 
 
@@ -52,7 +52,7 @@ class Node:
         freed: The graph was let go after a backward.
     """
 
-    module: Recorded
+    module: RecordedModule
     inputs: tuple[Any, ...]
     output: object
     upstream: list[Node]

@@ -112,6 +112,7 @@ class RuleOptimizer(Optimizer):
             if summary:
                 done.append(summary)
         if done:
+            # Only now: a rule that changed nothing tries the same again next time.
             rule.attempt += 1
         return done
 

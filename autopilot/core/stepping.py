@@ -157,8 +157,8 @@ def check_inputs(known: Mapping[str, str], now: Mapping[str, str], slug: str) ->
     """Refuses to compare scores of different evaluators or data.
 
     Args:
-        known: Repository path to blob id, as it was when it was first read.
-        now: The same as it is now.
+        known: Repository path to blob id, as the files were first read.
+        now: The same as they are now.
         slug: The experiment.
 
     Raises:

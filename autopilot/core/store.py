@@ -249,6 +249,7 @@ class InMemoryStore(Store):
         return revision
 
     def rollback(self, revision: str, message: str) -> str:
+        # The revision first: a resumed run restores the tip, so a kill in between loses nothing.
         appended = self._append(self._find(revision).tree, message)
         self.restore(revision)
         return appended

@@ -8,7 +8,7 @@ from typing import Any
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 
-Edit = Callable[[Sequence[Parameter]], Any]
+Action = Callable[[Sequence[Parameter]], Any]
 
 
 class ScriptedOptimizer(Optimizer):
@@ -29,7 +29,7 @@ class ScriptedOptimizer(Optimizer):
     def __init__(
         self,
         parameters: Iterable[Parameter],
-        script: Sequence[tuple[str, Edit | BaseException | Any] | None],
+        script: Sequence[tuple[str, Action | BaseException | Any] | None],
     ) -> None:
         super().__init__(parameters)
         self.script = list(script)

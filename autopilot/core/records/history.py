@@ -55,6 +55,7 @@ class History:
         self.history, self.metrics, self._revisions, self._measured = [], {}, {}, {}
         self.inputs, self.gains = {}, {}
         for revision, record in judged:
+            # The first blob counts: all scores must come from the files of the baseline.
             self.inputs = {**record.inputs, **self.inputs}
             self.metrics.setdefault(record.epoch, {})[record.split] = record.metrics
             if record.test_gain is not None:
@@ -72,6 +73,7 @@ class History:
         self.history.append(record)
         self.noise = self.history[0].noise
         self._revisions[record.epoch] = revision
+        # The first measurement of a state stands, unless items were missing and it was done again.
         known = self._measured.get(record.tree)
         if known is None or (known.unmeasured and record.reused is None):
             self._measured[record.tree] = record
@@ -201,12 +203,12 @@ def summarize(
     events: Sequence[Event],
     test: Gain | None = None,
 ) -> Summary:
-    """Puts a summary together.
+    """The summary of an experiment.
 
     Args:
-        manifest: The experiment's.
+        manifest: Its manifest.
         history: The val records of its judged epochs, oldest first.
-        metrics: The best epoch's, by split.
+        metrics: Of the best epoch, by split.
         events: All events, oldest first.
         test: The gain of the best epoch on the test split.
     """

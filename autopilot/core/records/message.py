@@ -139,11 +139,11 @@ def review_message(
 
     Args:
         slug: The experiment.
-        epoch: The epoch; 0 stands for what the experiment started from.
-        source: The experiment's commit with that state.
+        epoch: The epoch; 0 stands for the state that the experiment started from.
+        source: The experiment's commit with the epoch's state.
         onto: The branch that it is proposed for.
         what: The change, in words.
-        why: Paragraphs.
+        why: Its reasons, a paragraph each.
         scores: Against the state before; the metric that decides comes first.
         strategy: The strategies that were used.
     """
@@ -178,8 +178,8 @@ def promotion_message(
         verb: The first words of the subject: "take over" or "merge".
         score: The metric that decides, against the baseline.
         changes: The changes of the kept epochs, a line each.
-        reason: Why it was decided.
-        reviewer: Who decided.
+        reason: Why the epoch was promoted.
+        reviewer: The person who promoted it.
     """
     trailers = {EXPERIMENT: slug, EPOCH: str(epoch), SOURCE: source, SCORE: str(score)}
     trailers |= {ONTO: onto, REVIEWER: one_line(reviewer)}

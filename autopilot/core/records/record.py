@@ -138,6 +138,7 @@ class Event(Record):
 
     def stamped(self) -> Event:
         """The event with the present time and an id of its own."""
+        # Whole seconds are for people; the id tells two events of one second apart.
         now = datetime.now(UTC).isoformat(timespec="seconds")
         return replace(self, id=f"{self.name}-{time.time_ns()}", time=now)
 
