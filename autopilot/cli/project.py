@@ -132,12 +132,12 @@ def doctor(
     autopilot project doctor my-project
     autopilot -p my-project project doctor
     """
-    from autopilot.projects.health import project_checks
+    from autopilot.projects.health import examine_project
 
     context.project = name or context.project
     project = context.own_project()
     with own_stdout(context.output) as output:
-        return report(output, project_checks(project), project=project.name)
+        return report(output, list(examine_project(project)), project=project.name)
 
 
 def report(output: Output, checks: Sequence[Check], **also: object) -> int:

@@ -8,7 +8,7 @@ from autopilot import audit
 from autopilot.cli.output import INTERRUPTED, Output, guarded
 from autopilot.core.progress import Death
 from autopilot.engine.board import Child
-from autopilot.engine.supervisor import supervise
+from autopilot.engine.supervisor import Supervisor
 
 
 def supervised(output: Output, work: Callable[[Child], int], slug: str = "") -> int:
@@ -34,7 +34,7 @@ def supervised(output: Output, work: Callable[[Child], int], slug: str = "") -> 
         output.line(f"time budget: over by {past_s:.0f} s, and an item does not end", "yellow")
 
     output.goes_on = True
-    code = supervise(lambda child: guarded(output, lambda: work(child)), tell, overdue, slug)
+    code = Supervisor(lambda child: guarded(output, lambda: work(child)), tell, overdue, slug).run()
     if code is None:
         how = f"autopilot resume {told[0]} --budget-seconds N"
         output.line(f"the item was killed; go on: {how}")

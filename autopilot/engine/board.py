@@ -1,7 +1,7 @@
-"""What a supervised process says of itself: where it is, and how it ended, in shared memory.
+"""The position of a supervised process, and how it ended, in memory that it shares with its parent.
 
-It needs no file: it is read only by the parent, and where the parent is killed too, no death is
-noted. Nor can what the evaluation starts write to it.
+It needs no file: only the parent reads it, and where the parent is killed too, no death is noted.
+Programs that the evaluation starts cannot write to it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Board(PositionLog):
         self._pid = 0
 
     def claim(self) -> None:
-        """This process is the child; what it forks inherits the memory, and is not heard."""
+        """Makes this process the child; processes that it forks are ignored."""
         self._pid = os.getpid()
 
     def at(self, position: Position) -> None:
@@ -66,7 +66,7 @@ class Board(PositionLog):
         return self._memory[_TEXT_AT : _TEXT_AT + size].decode()
 
     def opened(self, slug: str, deadline_s: float) -> None:
-        """The experiment is open: from here on, it can be resumed.
+        """Notes that the experiment is open, so that it can be resumed.
 
         Args:
             slug: Its name.
@@ -77,11 +77,11 @@ class Board(PositionLog):
         self._slots[_SIZE], self._slots[_DEADLINE] = len(text), deadline_s
 
     def without_deadline(self) -> None:
-        """The epochs are over."""
+        """Notes that the epochs are over, so that no time limit holds."""
         self._slots[_DEADLINE] = math.inf
 
     def end(self, code: int) -> None:
-        """The child ends by itself."""
+        """Notes that the child ends by itself."""
         if os.getpid() == self._pid:
             self._slots[_CODE], self._slots[_ENDED] = code, 1.0
 
@@ -91,7 +91,7 @@ class Board(PositionLog):
         return int(self._slots[_CODE]) if self._slots[_ENDED] else None
 
     def hear(self) -> None:
-        """The child was interrupted."""
+        """Notes that the child was interrupted."""
         if os.getpid() == self._pid:
             self._slots[_HEARD] += 1
 
@@ -101,7 +101,7 @@ class Board(PositionLog):
         return int(self._slots[_HEARD])
 
     def overdue_s(self) -> float:
-        """The seconds since when the batch that is going on should be over; negative before."""
+        """The seconds since the present batch should have ended; negative before."""
         began, deadline = self._slots[_BEGAN], self._slots[_DEADLINE]
         return time.monotonic() - OVERDUE_S - max(began, deadline) if began else -math.inf
 
@@ -112,13 +112,13 @@ class Board(PositionLog):
 
 @dataclass(slots=True)
 class Child:
-    """What a child knows.
+    """The child's side of supervision.
 
     Args:
-        board: Where it says where it is.
+        board: Its position is written there.
         slug: The experiment, where it exists; otherwise "".
         is_first: Whether there was no child before.
-        deaths: Those of earlier children in batches, which are not noted yet.
+        deaths: Deaths of earlier children in batches, which are not recorded yet.
     """
 
     board: Board = field(default_factory=Board)

@@ -15,14 +15,14 @@ from autopilot.core.configuration import callbacks_of
 from autopilot.core.experiment import Experiment
 from autopilot.core.items import leakage_notes
 from autopilot.core.memory import BLOCK_AFTER
-from autopilot.core.module import AutoPilotModule
+from autopilot.core.module import AutoPilotModule, name_parameters
 from autopilot.core.outages import infrastructure_in
 from autopilot.core.records.record import Event, Manifest, MetricsRecord
 from autopilot.core.setup_checks import check_module, check_setup, item_count
 from autopilot.core.stopping import StopCondition
 from autopilot.core.types import Result
 from autopilot.engine.bench import Bench, check_parameters, explain_missing
-from autopilot.engine.loading import users_code
+from autopilot.engine.loading import described, users_code
 from autopilot.engine.request import (
     DEFAULT_MAX_EPOCHS,
     Options,
@@ -267,7 +267,7 @@ class Session:
 
     def _run(self, *, score_test: bool) -> Result:
         experiment = self.trainer.experiment
-        # Where the evaluation's process died before, the same run goes on.
+        # After a death of the evaluation's process, its run continues in this one.
         begun = self.store.exists() and not experiment.died
         try:
             with interruptible():
@@ -285,12 +285,14 @@ class Session:
             result = replace(self.trainer.result(), stop_reason=detail, interrupted=True)
         except BaseException as error:
             is_new = not begun and experiment.last_epoch < 0
+            is_outage = infrastructure_in(error, self.trainer.run.outages.types) is not None
+            detail = error.message if isinstance(error, AutopilotError) else described(error)
             if not experiment.is_open:
                 self.workspace.undo()
-            elif self._is_outage(error) and not (is_new and type(error) is NoKeyError):
+            elif is_outage and not (is_new and type(error) is NoKeyError):
                 # An outage says nothing about the system: what was measured and paid is kept.
                 with contextlib.suppress(AutopilotError):
-                    experiment.on_loop_complete("interrupted", _told(error))
+                    experiment.on_loop_complete("interrupted", detail)
                 if isinstance(error, AutopilotError):
                     error.hint += f"; then: autopilot resume {self.slug}"
             elif is_new:
@@ -299,7 +301,7 @@ class Session:
                 self.workspace.remove()
             elif experiment.last_epoch >= 0:
                 with contextlib.suppress(AutopilotError):
-                    experiment.on_loop_complete("crashed", _told(error))
+                    experiment.on_loop_complete("crashed", detail)
             self.store.close()
             hint = "the traceback is above"
             if self.store.exists():
@@ -308,9 +310,6 @@ class Session:
             with users_code(self.manifest.target, hint):
                 raise
         return result
-
-    def _is_outage(self, error: BaseException) -> bool:
-        return infrastructure_in(error, self.trainer.run.outages.types) is not None
 
     def _test(self, result: Result) -> Result:
         experiment = self.trainer.experiment
@@ -332,7 +331,7 @@ class Session:
 
 
 class _Upkeep(Callback):
-    """Looks after the repository during a long run, and after imports that came late."""
+    """Packs the repository during a long run, and checks imports that happened late."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -356,8 +355,7 @@ def create(request: Request) -> Session:
     """
     session = Session.start(request)
     try:
-        for name, parameter in session.module.named_parameters():
-            parameter.name = name
+        name_parameters(session.module)
         session.store.bind(session.module.parameters())
         start = session.store.begin(session.manifest)
         session.store.annotate(start, [Event(name="created").stamped()])
@@ -366,12 +364,6 @@ def create(request: Request) -> Session:
         session.store.close()
         session.workspace.undo()
     return session
-
-
-def _told(error: BaseException) -> str:
-    return (
-        error.message if isinstance(error, AutopilotError) else f"{type(error).__name__}: {error}"
-    )
 
 
 def _items(loader: Any) -> str:

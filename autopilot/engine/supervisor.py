@@ -1,8 +1,8 @@
-"""A run in a process of its own: what ends that process costs one item, not the run.
+"""A run in a process of its own, so that the death of that process costs one item, not the run.
 
 The parent has none of the user's code: it forks before the target is loaded, and waits. The child
-runs the loop and says in shared memory where it is. If it dies, the next child resumes the
-experiment, and is given the place and the reason.
+runs the loop and writes its position to shared memory. If it dies, the next child resumes the
+experiment, and is given the position and the reason.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ _listeners: list[Callable[[], None]] = []
 
 
 class Supervisor:
-    """Runs work in a child, and once more where that dies.
+    """Runs work in a child process, and in a new one each time that it dies.
+
+    Where this process has threads, which a fork does not take along, it works itself.
 
     Args:
         work: Runs in the child; returns the exit code.
@@ -69,14 +71,17 @@ class Supervisor:
         return self._told_s > 0
 
     def run(self) -> int | None:
-        """Runs it to its end.
+        """Runs the work to its end.
 
         Returns:
             The exit code; None where the child had to be killed since the time was up.
 
         Raises:
-            EvaluationError: it died where nothing can be done about it.
+            EvaluationError: it died before it could be resumed, or too often at one position.
         """
+        if threading.active_count() > 1 or not hasattr(os, "fork"):
+            with interruptible():
+                return self._work(Child())
         slug, pending, seen = self._slug, list[Death](), Counter[Position]()
         since = adopt(is_on=True)
         try:
@@ -106,7 +111,7 @@ class Supervisor:
         finally:
             adopt(is_on=False)
         if os.WIFSIGNALED(status):
-            # Whoever waits for this process sees what it would have seen of the child.
+            # A shell that waits for this process sees the same signal as if it were the child.
             with contextlib.suppress(OSError):  # SIGKILL has no handler to be set
                 signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
             os.kill(os.getpid(), os.WTERMSIG(status))
@@ -173,7 +178,7 @@ class Supervisor:
 
     def _wait(self, pid: int, board: Board) -> int:
         while True:
-            # Orphans of the evaluation are adopted, and need somebody who waits for them.
+            # Any process: adopted orphans of the evaluation have to be waited for, too.
             found, status = os.waitpid(-1, os.WNOHANG)
             if found == pid:
                 return status
@@ -208,25 +213,8 @@ def _restore(handlers: Mapping[int, Any]) -> None:
         signal.signal(number, handler)
 
 
-def supervise(
-    work: Callable[[Child], int],
-    tell: Callable[[Death], None],
-    overdue: Callable[[float, str], None],
-    slug: str = "",
-) -> int | None:
-    """See Supervisor. Where this process has threads, which no fork takes along, it works itself.
-
-    Raises:
-        EvaluationError: see `Supervisor.run`.
-    """
-    if threading.active_count() > 1 or not hasattr(os, "fork"):
-        with interruptible():
-            return work(Child())
-    return Supervisor(work, tell, overdue, slug).run()
-
-
 def _end_with(parent: int, alive: int) -> None:
-    """Lets this process end when its parent is gone, however that ended."""
+    """Ends this process with its parent, however that ends."""
     is_linux = sys.platform.startswith("linux")
     if is_linux:
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
@@ -243,7 +231,7 @@ def _end_with(parent: int, alive: int) -> None:
 
 
 def _leave(code: int) -> None:
-    """Ends this process as an interpreter does, but does not go back through the parent's calls."""
+    """Ends this process as an interpreter does, but without a return through the parent's calls."""
     with contextlib.suppress(BaseException):
         vars(threading)["_shutdown"]()
         vars(atexit)["_run_exitfuncs"]()
@@ -277,17 +265,18 @@ def _given_up(death: Death, slug: str, times: int) -> EvaluationError:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does; a second signal ends the process.
+    """In the body, SIGTERM ends a run as Ctrl-C does; a second signal ends the process.
 
-    Where it takes longer, since calls that are paid are waited for, it says so.
+    A message appears where that takes longer, since calls that are paid are waited for.
     """
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
         for listener in _listeners:
             listener()
         signal.signal(number, signal.SIG_DFL)
-        # An alarm of somebody else, such as a time limit on this process, stays theirs.
-        if signal.getsignal(signal.SIGALRM) == signal.SIG_DFL and not _is_alarm_set():
+        # An alarm that is set already, such as a time limit on this process, is left alone.
+        is_set = signal.getitimer(signal.ITIMER_REAL)[0] > 0
+        if signal.getsignal(signal.SIGALRM) == signal.SIG_DFL and not is_set:
             signal.signal(signal.SIGALRM, tell)
             signal.setitimer(signal.ITIMER_REAL, _SILENT_S)
         raise KeyboardInterrupt
@@ -295,19 +284,14 @@ def interruptible() -> Iterator[None]:
     def tell(_number: int, _frame: FrameType | None) -> None:
         os.write(2, _WAITING)  # a stream could be in the middle of a line
 
-    before = {}
-    with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
+    before = dict[int, Any]()
+    with contextlib.suppress(ValueError):  # not the main thread: it has no signals
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, interrupt)
     try:
         yield
     finally:
-        for number, theirs in before.items():
-            signal.signal(number, theirs)
+        _restore(before)
         if signal.getsignal(signal.SIGALRM) is tell:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-
-
-def _is_alarm_set() -> bool:
-    return signal.getitimer(signal.ITIMER_REAL)[0] > 0

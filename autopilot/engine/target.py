@@ -143,8 +143,7 @@ def _factory(target: Target, folder: Path, kind: type[Any]) -> Callable[..., Any
     if not callable(found):
         names = ", ".join(_named(loaded, kind)) or f"no {kind.__name__}"
         raise TargetError(
-            f"{target.text}: there is no class or callable {target.name}",
-            hint=f"it has: {names}",
+            f"{target.text}: there is no class or callable {target.name}", hint=f"it has: {names}"
         )
     return found  # type: ignore[no-any-return]  # callable, just checked
 

@@ -24,11 +24,11 @@ _CLASS_LENGTH = 40
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What the items of a dataset have under one name.
+    """A field of a dataset's items.
 
     Args:
-        types: The type's name to how many items have such a value.
-        classes: Value to how often it occurs; empty where there are too many to be classes.
+        types: Name of a type to the number of items with such a value.
+        classes: Value to the number of its items; empty where there are too many values.
     """
 
     types: Mapping[str, int]
@@ -37,12 +37,12 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class DatasetSummary:
-    """What a dataset holds.
+    """A dataset in numbers.
 
     Args:
         name: The file, or the split's name.
-        items: How many.
-        columns: Name to what stands under it.
+        items: The number of items.
+        columns: The fields by name.
     """
 
     name: str
@@ -67,7 +67,7 @@ def of_files(paths: Sequence[Path]) -> dict[str, StreamingDataset[dict[str, Any]
 
 
 def of_module(module: AutoPilotModule, text: str) -> dict[str, Iterable[Any]]:
-    """The splits that a module has; those of unknown length are read as far as they go.
+    """The splits of a module; those of unknown length are read to their end.
 
     Raises:
         UserCodeError: a loader fails.
@@ -87,7 +87,7 @@ def _items(loader: Any) -> Iterable[Any]:
     dataset = getattr(loader, "dataset", None)
     if isinstance(dataset, Iterable):
         return dataset
-    # In the order of the batches; a loader without a dataset gives nothing else.
+    # A loader without a dataset has only batches.
     return [item for batch in loader for item in as_batch(batch).leaves()]
 
 
@@ -103,7 +103,7 @@ def first(items: Iterable[Any], count: int) -> list[dict[str, Any]]:
 
 
 def summarize(name: str, items: Iterable[Any]) -> DatasetSummary:
-    """Reads a dataset once, and holds none of it."""
+    """Reads a dataset once, without holding its items."""
     count = 0
     types: dict[str, Counter[str]] = {}
     classes: dict[str, Counter[str] | None] = {}
@@ -119,22 +119,17 @@ def summarize(name: str, items: Iterable[Any]) -> DatasetSummary:
                 seen[str(value)] += 1
             if not is_class or len(seen) > _CLASSES:
                 classes[key] = None
-    columns = {
-        key: Column(dict(kinds), dict(_telling(classes[key], count).most_common()))
-        for key, kinds in types.items()
-    }
+    columns: dict[str, Column] = {}
+    for key, kinds in types.items():
+        seen = classes[key] or Counter()
+        # Values that differ in every item, such as ids, are no classes.
+        is_telling = count == 1 or len(seen) < count
+        columns[key] = Column(dict(kinds), dict(seen.most_common()) if is_telling else {})
     return DatasetSummary(name, count, columns)
 
 
-def _telling(classes: Counter[str] | None, count: int) -> Counter[str]:
-    """Classes, unless each item is one of its own."""
-    if classes is None or (len(classes) == count and count > 1):
-        return Counter()
-    return classes
-
-
 def size(items: Iterable[Any]) -> int:
-    """How many items there are; of a stream they are counted."""
+    """The number of items; a stream is read to its end."""
     return len(items) if isinstance(items, Sized) else sum(1 for _ in data_of(items))
 
 
@@ -147,21 +142,21 @@ def split_file(
     *,
     force: bool,
 ) -> dict[Path, int]:
-    """Splits a file into one a split; what they hold follows from the seed alone.
+    """Splits a file into one per split.
 
     Args:
         path: The JSON Lines.
-        folder: Where the new files go; made if it is missing.
+        folder: The folder of the new files; made if it is missing.
         shares: Split to its share; they add up to 1.
         key: The field whose values each split has in the same proportion; None: at random.
-        seed: Decides who goes where.
-        force: Overwrite files that are there.
+        seed: The only source of chance.
+        force: Overwrite existing files.
 
     Returns:
         The files with the numbers of their items.
 
     Raises:
-        UsageError: a file is there already; nothing is written.
+        UsageError: a file exists already; nothing is written.
         DataError: the file cannot be read, or an item lacks the field.
     """
     places = {name: folder / f"{name}.jsonl" for name in shares}
@@ -176,6 +171,7 @@ def split_file(
         parts = random_split(dataset, fractions, seed)
     else:
         parts = stratified_split(dataset, fractions, key, seed)
-    for place, part in zip(places.values(), parts, strict=True):
+    made = dict(zip(places.values(), parts, strict=True))
+    for place, part in made.items():
         ListDataset(part).to_jsonl(place)
-    return {place: len(part) for place, part in zip(places.values(), parts, strict=True)}
+    return {place: len(part) for place, part in made.items()}

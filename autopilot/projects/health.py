@@ -32,7 +32,7 @@ _KEYS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
 
 
 def versions() -> dict[str, str]:
-    """The programs that it stands on, and their versions; "missing" of one that is not there."""
+    """The versions of the programs that autopilot needs; "missing" for one that is not there."""
     try:
         said = run_git(["--version"], cwd=Path.cwd()).stdout.decode("utf-8", "replace")
         git = said.strip().removeprefix("git version ")
@@ -42,11 +42,7 @@ def versions() -> dict[str, str]:
 
 
 def examine(folder: Path) -> Iterator[Check]:
-    """Looks at everything; changes nothing.
-
-    Args:
-        folder: A folder in the repository.
-    """
+    """Checks the repository around a folder, and the machine. Changes nothing."""
     yield _git()
     yield from _keys()
     try:
@@ -59,7 +55,10 @@ def examine(folder: Path) -> Iterator[Check]:
     yield from _identity(repo)
     yield from _space(repo)
     yield from _hooks(repo)
-    yield from _index_lock(repo)
+    lock = repo.git_dir / "index.lock"
+    if lock.exists():
+        text = "index.lock is there: a git command is running, or was killed"
+        yield Check("locks", "failed", text, f"if none is running: rm {lock}")
     yield from _litter(repo)
     yield from _runs(repo)
 
@@ -122,13 +121,6 @@ def _hooks(repo: Repository) -> Iterator[Check]:
         yield Check("hooks", "ok", "none is installed, and there is no remote to push to")
 
 
-def _index_lock(repo: Repository) -> Iterator[Check]:
-    lock = repo.git_dir / "index.lock"
-    if lock.exists():
-        text = "index.lock is there: a git command is running, or was killed"
-        yield Check("locks", "failed", text, f"if none is running: rm {lock}")
-
-
 def _litter(repo: Repository) -> Iterator[Check]:
     found = find_litter(repo)
     for area, kind in (("locks", "ref lock"), ("worktrees", "worktree")):
@@ -164,15 +156,11 @@ def _runs(repo: Repository) -> Iterator[Check]:
         yield Check("runs", "ok", text)
 
 
-def project_checks(project: Project) -> list[Check]:
-    """Looks at a project's files, its command line, its data, and at all that a run needs.
+def examine_project(project: Project) -> Iterator[Check]:
+    """Checks a project's files, its command line, its data, and all that a run needs.
 
     One item is evaluated; nothing is changed.
     """
-    return list(_checks(project))
-
-
-def _checks(project: Project) -> Iterator[Check]:
     if not project.file.is_file():
         mend = (
             f"write {project.file} (autopilot project init OTHER shows one), or delete the folder"
@@ -243,5 +231,5 @@ def _data(project: Project) -> Iterator[Check]:
 
 
 def _typed(path: Path) -> str:
-    """A path as it is typed in a shell in the present folder."""
+    """A path as one types it in a shell, from the present folder."""
     return shlex.quote(os.path.relpath(path))

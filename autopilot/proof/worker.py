@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import TypeVar
 
@@ -22,14 +22,7 @@ from autopilot.core.fit import Fit
 from autopilot.core.loop import EpochLoop
 from autopilot.core.metric import MetricCollection
 from autopilot.core.module import AutoPilotModule
-from autopilot.core.records.record import (
-    Lesson,
-    LlmRecord,
-    MetricsRecord,
-    Record,
-    StepRecord,
-)
-from autopilot.core.stepping import Guard
+from autopilot.core.records.record import Lesson, LlmRecord, MetricsRecord, Record, StepRecord
 from autopilot.core.stopping import Budget
 from autopilot.core.store import InMemoryStore
 from autopilot.core.writing import trace_records
@@ -41,9 +34,9 @@ from autopilot.git import objects
 from autopilot.git.repository import Repository
 from autopilot.proof.measuring import ERROR_PARTS, MeasureTask, Scores
 from autopilot.proof.rerun import RerunEpoch, RerunStep, RerunTask
+from autopilot.sandbox.confinement import guard_of
 from autopilot.sandbox.offline import Offline
 from autopilot.sandbox.processes import answer_with
-from autopilot.sandbox.surroundings import Surroundings
 from autopilot.tracking.git_store import GitMemory, GitStore
 from autopilot.tracking.holding import block_after_by_epoch
 from autopilot.tracking.journal import Journal
@@ -152,7 +145,7 @@ def _rerun(task: RerunTask, say: _Say) -> None:
     bench = Bench(workspace, manifest, repo.head_commit(), offline)
     store = GitStore(site.slug, repo.workdir, in_place=False, include_dirty=True)
     experiment = Experiment(store, GitMemory(store, rules[0]), manifest)
-    experiment.guard = _Sweep(bench)
+    experiment.guard = guard_of(workspace, site.slug, bench.scopes, bench.inputs, store)
     experiment.only_recorded = True
     experiment.repeats = {
         (record.epoch, record.step): (commit, record)
@@ -195,43 +188,6 @@ class _SameEpochs(EpochLoop):
             self.epoch(fit, fit.experiment.last_epoch + 1)
         fit.call("on_train_end")
         return ""
-
-
-class _Sweep(Guard):
-    """Undoes what a step writes beside the parameters, as the recorded run did.
-
-    It need not keep anything out: agents that are programs are not run here.
-    """
-
-    def __init__(self, bench: Bench) -> None:
-        workspace = bench.workspace
-        tree = objects.tree_of(workspace.repo, workspace.repo.head_commit())
-        copies = workspace.private / "copies"
-        self._surroundings = Surroundings(workspace.repo, bench.scopes, tree, copies)
-        self._inputs, self._is_confined = bench.inputs, False
-
-    @property
-    def listens(self) -> bool:
-        """Whether files that are read now belong to an evaluation."""
-        return self._inputs.listens
-
-    @listens.setter
-    def listens(self, listens: bool) -> None:
-        self._inputs.listens = listens
-
-    def confine(self) -> None:
-        if not self._is_confined:
-            self._surroundings.look()
-            self._is_confined = True
-
-    def put_back(self) -> list[str]:
-        if not self._is_confined:
-            return []
-        self._is_confined = False
-        return self._surroundings.put_back(lambda _name: True)
-
-    def inputs(self, known: Iterable[str] = ()) -> Mapping[str, str]:
-        return self._inputs.blobs(known)
 
 
 class _Reporter(Callback):

@@ -18,7 +18,7 @@ _AUTOPILOT = "from autopilot.cli.main import main; main()"
 _ALONE = """\
 import autopilot.engine.supervisor as supervisor
 from autopilot.engine.board import Child
-supervisor.supervise = lambda work, *_: work(Child())
+supervisor.Supervisor.run = lambda self: self._work(Child())
 """
 _TARGET = """\
 import time
