@@ -114,27 +114,28 @@ def load_command_line(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def users_code(text: str, hint: str = "the traceback is above") -> Iterator[None]:
+def users_code(
+    text: str, hint: str = "the traceback is above", kind: type[AutopilotError] = UserCodeError
+) -> Iterator[None]:
     """Exceptions of the user's own code in the body become an error of ours.
 
     Args:
         text: The target.
         hint: How to go on.
+        kind: The error's class.
 
     Raises:
-        UserCodeError: with the user's own traceback.
+        UserCodeError: or of another kind, with the user's own traceback.
     """
     try:
         yield
     except (AutopilotError, KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:
-        shown = users_traceback(error)
+        shown = _traceback(error)
         if not shown:
             hint = "autopilot failed at something that the target gave it; --verbose shows where"
-        raise UserCodeError(
-            f"{text}: {described(error)}", hint=hint, user_traceback=shown
-        ) from error
+        raise kind(f"{text}: {described(error)}", hint=hint, user_traceback=shown) from error
 
 
 def described(error: BaseException) -> str:
@@ -142,9 +143,8 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
-def users_traceback(error: BaseException) -> str:
-    """The user's frames of an exception's traceback; "" where there are none."""
-    # Not at the top: every command of a project's own cli.py imports this file as it starts.
+def _traceback(error: BaseException) -> str:
+    # Not at the top: every command imports this file as it starts, see `is_loaded_only`.
     from autopilot.core.failures import user_traceback
 
     return user_traceback(error)
@@ -156,7 +156,7 @@ def import_file(path: Path, text: str) -> types.ModuleType:
     Raises:
         TargetError: it fails, or ends the process; with the user's own traceback.
     """
-    with _importing(text):
+    with importing(text):
         names, folder = [path.stem], path.parent
         while (folder / "__init__.py").is_file():
             names.insert(0, folder.name)
@@ -177,18 +177,9 @@ def import_file(path: Path, text: str) -> types.ModuleType:
         return module
 
 
-def import_name(name: str, text: str) -> types.ModuleType:
-    """Imports a dotted name.
-
-    Raises:
-        TargetError: see import_file.
-    """
-    with _importing(text):
-        return importlib.import_module(name)
-
-
 @contextlib.contextmanager
-def _importing(text: str) -> Iterator[None]:
+def importing(text: str) -> Iterator[None]:
+    """An import in the body that fails, or ends the process, raises a TargetError."""
     try:
         yield
     except (AutopilotError, KeyboardInterrupt):
@@ -209,5 +200,5 @@ def _importing(text: str) -> Iterator[None]:
         raise TargetError(
             f"{text} cannot be imported: {described(error)}",
             hint="the traceback is above; mend the file, commit it and run again",
-            user_traceback=users_traceback(error),
+            user_traceback=_traceback(error),
         ) from error

@@ -5,6 +5,7 @@ Generators and judges are named and built in the same way.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 import sys
@@ -14,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from autopilot.core.failures import user_traceback
 from autopilot.core.module import AutoPilotModule, Module
 from autopilot.engine import loading
-from autopilot.errors import AutopilotError, TargetError, UsageError
+from autopilot.errors import TargetError, UsageError
 from autopilot.text import redact
 
 K = TypeVar("K")
@@ -124,7 +124,8 @@ def load_here(folder: Path, text: str, hparams: Mapping[str, str]) -> AutoPilotM
 def _factory(target: Target, folder: Path, kind: type[Any]) -> Callable[..., Any]:
     """The class or callable of a target; of an instance, a callable that returns it."""
     if target.path is None:
-        loaded = loading.import_name(str(target.module), target.text)
+        with loading.importing(target.text):
+            loaded = importlib.import_module(str(target.module))
     else:
         path = Path(os.path.abspath(folder / target.path))
         if not path.is_file():
@@ -158,16 +159,8 @@ def build(factory: Callable[..., Any], hparams: Mapping[str, str], text: str, ki
     arguments = _typed(factory, hparams)
     for name in _lacking(factory, arguments):
         raise UsageError(f"{text} needs the argument {name}", hint=f"give it: -H {name}=VALUE")
-    try:
+    with loading.users_code(text, "its constructor failed; the traceback is above", TargetError):
         made = factory(**arguments)
-    except (AutopilotError, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        raise TargetError(
-            f"{text}: {loading.described(error)}",
-            hint="its constructor failed; the traceback is above",
-            user_traceback=user_traceback(error),
-        ) from error
     if not isinstance(made, kind):
         hint = f"name a subclass of {kind.__name__}, or a callable that returns one"
         if isinstance(made, Module) and kind is AutoPilotModule:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import ClassVar
@@ -151,11 +151,8 @@ class Replay:
 
         pool = ThreadPoolExecutor(len(self._measurers))
         try:
-            waiting: dict[int, Future[_Measured]] = {
-                number: pool.submit(evaluate, number) for number in self.chosen
-            }
-            for number, future in waiting.items():
-                yield self._epoch(number, future.result())
+            for number, measured in zip(self.chosen, pool.map(evaluate, self.chosen), strict=True):
+                yield self._epoch(number, measured)
         finally:
             for measurer in self._measurers:
                 measurer.stop()
