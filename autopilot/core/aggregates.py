@@ -170,8 +170,7 @@ class Quantile(_NumberMetric):
     Args:
         name: The key in an item's `metrics`.
         q: Which quantile, 0 to 1; 0.5 is the median.
-        failed: The number of an error without one; left out by default.
-        higher_is_better: The direction, where there is one.
+        failed: As in Sum, like `higher_is_better`.
 
     Raises:
         MetricError: q is out of range.

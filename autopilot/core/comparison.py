@@ -1,8 +1,8 @@
-"""Two states are compared on the same items: those that have a value of the metric in both.
+"""Comparing two states on the same items: those that have a value of the metric in both.
 
-A candidate that fails on the hard items must not look better than one that answers them, and a mean
-over fewer items than before is another quantity. So the value of a state is computed anew over the
-items that both states have a value for, and items that lost theirs are named.
+A candidate that fails on the hard items must not look better than one that answers them. So the
+value of a state is computed anew over the items that have a value in both states, and items that
+lost theirs are named.
 """
 
 from __future__ import annotations
@@ -70,12 +70,12 @@ class Monitored:
             alone.update(Datum(items=list(items)))
             return compute_all({"own": alone}).get(f"own_{key}" if key else "own")
         except MetricError:
-            # What was recorded of an item need not hold all that the metric reads.
+            # The recorded part of an item need not hold all that the metric reads.
             return None
 
 
 _SHARES = {"passed": 1.0, "failed": 0.0, "error": 0.0}
-# Of any metric of the user's, whatever is no error.
+# Any metric of the user's: every item has a value that is no error.
 _RESULT = Monitored("", (Metric(), ""))
 
 
@@ -107,7 +107,7 @@ def compare(
     now, before = keyed(items), keyed(others)
     has, had = (_with_value(monitored, side) for side in (now, before))
     if not has and not had:
-        # The metric is of whole batches: what an item that raised was part of has none.
+        # The metric is of whole batches: the batch of an item that raised has no value.
         has, had = (_with_value(_RESULT, side) for side in (now, before))
     shared = [key for key in now if key in has and key in had]
     return Comparison(
@@ -189,7 +189,7 @@ def missing(metrics: Metrics, split: str, metric: str) -> str:
 
 
 def measured(metrics: Metrics, split: str, metric: str) -> float | str:
-    """The metric, or the sentence that says why there is none: it is missing, or NaN."""
+    """The metric, or the sentence why it is missing or NaN."""
     value = metrics.get(split, {}).get(metric)
     if value is None:
         return missing(metrics, split, metric)

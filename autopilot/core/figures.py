@@ -28,7 +28,7 @@ def figure(value: float | None) -> str:
 
 
 def figures(*values: float | None) -> tuple[str, ...]:
-    """Values that are read side by side, with as many digits as it takes to tell them apart.
+    """Values that are read side by side, with as many digits as it takes to differ.
 
     >>> figures(0.00012, 0.00013), figures(1234567.891, 1234567.892, None)
     (('0.00012', '0.00013'), ('1234567.891', '1234567.892', '-'))
@@ -43,7 +43,7 @@ def figures(*values: float | None) -> tuple[str, ...]:
 
 
 def apart(first: float, second: float) -> tuple[str, str]:
-    """Two numbers as text, with three decimals or as many as it takes to tell them apart.
+    """Two numbers as text, with three decimals or as many as it takes to differ.
 
     >>> apart(0.6, 0.7), apart(0.69996, 0.7)
     (('0.600', '0.700'), ('0.69996', '0.70000'))
@@ -95,7 +95,7 @@ def progressed(
 
 
 def outcomes(counts: Mapping[Outcome, int]) -> str:
-    """How many items came to what; zeros are left out.
+    """The number of items by outcome, in words; zeros are left out.
 
     >>> outcomes({"passed": 3, "failed": 0, "unmeasured": 1})
     '3 passed, 1 unmeasured'
@@ -104,7 +104,7 @@ def outcomes(counts: Mapping[Outcome, int]) -> str:
 
 
 def costs(cost: Cost) -> str:
-    """What something cost, in words."""
+    """A cost in words."""
     parts = [f"{cost.evaluations:,} evaluations" if cost.evaluations != 1 else "1 evaluation"]
     if cost.tokens:
         parts.append(f"{cost.tokens:,} tokens")
@@ -114,7 +114,7 @@ def costs(cost: Cost) -> str:
 
 
 def test_gain(gain: Gain | None) -> str:
-    """What the test split says, in words; "" where it was not scored.
+    """The gain on the test split, in words; "" where it was not scored.
 
     >>> from autopilot.core.types import Gain
     >>> test_gain(Gain(0.44, 0.836, 0.3, 0.49))
@@ -135,7 +135,7 @@ def test_gain(gain: Gain | None) -> str:
 
 
 def spending(spent: Spent) -> str:
-    """What model calls have cost, in words."""
+    """The cost of model calls, in words."""
     dollars = f"${spent.cost_usd:.2f}" if spent.cost_usd >= 0.01 else f"${spent.cost_usd:.2g}"
     unknown = f", the price of {spent.unpriced} is unknown" if spent.unpriced else ""
     return f"{counted(spent.calls, 'model call')}, {spent.tokens:,} tokens, {dollars}{unknown}"

@@ -199,8 +199,8 @@ class _LabelMetric(Metric, ABC):
 class Precision(_LabelMetric):
     """The share of predictions of a label that are right, 0 to 1.
 
-    As in scikit-learn, "binary" looks at one label, "macro" is the plain mean over all labels seen
-    as target or prediction, and "micro" counts all items as one; nothing out of nothing is 0.
+    As in scikit-learn, "binary" counts one label, "macro" is the plain mean over all labels seen as
+    target or prediction, and "micro" counts all items as one; 0 out of 0 is 0.
 
     An error is a wrong prediction: for "binary" the other side of its target (both a miss and
     a false alarm when the target is missing too), for "micro" a miss and a false alarm, for "macro"
@@ -209,7 +209,7 @@ class Precision(_LabelMetric):
     Args:
         prediction: The key of the prediction in an item's metadata.
         target: The key of the target in an item's metadata.
-        positive: The label that "binary" looks at.
+        positive: The label that "binary" counts.
         average: "binary", "macro" or "micro".
 
     Raises:
@@ -244,11 +244,8 @@ class FBeta(_LabelMetric):
     """The weighted harmonic mean of precision and recall, 0 to 1; rules as in Precision.
 
     Args:
-        beta: How many times as much recall weighs as precision; 1 gives F1.
+        beta: The weight of recall as a multiple of precision's; 1 gives F1.
         prediction: As in Precision, like all that follow.
-        target: The key of the target.
-        positive: The label that "binary" looks at.
-        average: "binary", "macro" or "micro".
 
     Raises:
         MetricError: an average that does not exist, or a beta that is not above 0.

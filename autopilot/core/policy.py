@@ -111,7 +111,7 @@ def objections(results: Sequence[GateResult]) -> tuple[tuple[str, ...], tuple[st
 
 
 def decide(policy: Policy, view: EpochView, errors: Sequence[str] = ()) -> Decision:
-    """The policy's verdict, behind what no policy may overrule.
+    """The policy's verdict, after the rules that no policy may overrule.
 
     An epoch whose val items all failed with an error, whose monitored metric is missing or not
     finite, or in which an item has no value of it that it had in the best state, is rejected: it
@@ -144,7 +144,7 @@ def decide(policy: Policy, view: EpochView, errors: Sequence[str] = ()) -> Decis
 
 
 def _lost(view: EpochView, found: Comparison) -> str:
-    """Which items have no value any more, and why the first of them has none."""
+    """Names the items that lost their value, with the first one's reason."""
     count = len(found.lost)
     # An item may be missing altogether: a dataset without ids of its own that changed.
     first = next((item for item in view.items if item.id == found.lost[0]), None)

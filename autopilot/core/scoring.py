@@ -74,10 +74,10 @@ class Scoring:
 class ItemMean:
     """The metrics that the loop measures on every split, whatever the module declares.
 
-    "accuracy" is passed / (passed + failed + error): an item that was not measured, or that nobody
-    scored, does not count. It is missing where no item passed or failed, unless all that were
-    measured are errors. An item's own `metrics["accuracy"]` counts in place of its outcome.
-    Each other name in an item's `metrics` is averaged over the items that have it.
+    "accuracy" is passed / (passed + failed + error): unmeasured and unscored items do not count. It
+    is missing where no item passed or failed, unless all that were measured are errors. An item's
+    own `metrics["accuracy"]` counts in place of its outcome. Each other name in an item's `metrics`
+    is averaged over the items that have it.
 
     Attributes:
         outcomes: How many items came to each outcome.
@@ -165,6 +165,6 @@ def worst_value(given: object, monitored: Monitored, item_metric: str) -> float 
     if monitored.owner is not None and not item_metric:
         raise UsageError(
             f"failed_value does nothing: {monitored.name!r} is made of no number of the items",
-            hint="leave it out: the metric itself says what an item with an error counts as",
+            hint="leave it out: the metric itself defines the value of an item with an error",
         )
     return bound(given, "failed_value")

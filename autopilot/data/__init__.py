@@ -17,19 +17,6 @@ from autopilot.data.loader import (
     stratified_split,
 )
 
-__all__ = [
-    "ConcatDataset",
-    "DataLoader",
-    "DataModule",
-    "Dataset",
-    "IterableDataset",
-    "Leak",
-    "ListDataset",
-    "Occurrence",
-    "StreamingDataset",
-    "Subset",
-    "default_collate",
-    "find_leakage",
-    "random_split",
-    "stratified_split",
-]
+__all__ = ["ConcatDataset", "DataLoader", "DataModule", "Dataset", "IterableDataset", "Leak"]
+__all__ += ["ListDataset", "Occurrence", "StreamingDataset", "Subset", "default_collate"]
+__all__ += ["find_leakage", "random_split", "stratified_split"]

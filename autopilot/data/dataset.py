@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from os import PathLike
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, cast, overload
+from typing import Any, Generic, Protocol, TypeVar, cast
 
-from autopilot.data.jsonl import M, check_model, read_jsonl, unreadable, write_jsonl
+from autopilot.data.jsonl import Schema, check_model, read_jsonl, unreadable, write_jsonl
 from autopilot.errors import UsageError
 
 T = TypeVar("T")
@@ -97,19 +97,9 @@ class ListDataset(Dataset[T]):
     def __len__(self) -> int:
         return len(self.items)
 
-    @overload
     @classmethod
     def from_jsonl(
-        cls, path: str | PathLike[str], model: None = None
-    ) -> ListDataset[dict[str, Any]]: ...
-
-    @overload
-    @classmethod
-    def from_jsonl(cls, path: str | PathLike[str], model: type[M]) -> ListDataset[M]: ...
-
-    @classmethod
-    def from_jsonl(
-        cls, path: str | PathLike[str], model: type[M] | None = None
+        cls, path: str | PathLike[str], model: type[Schema] | None = None
     ) -> ListDataset[Any]:
         """Reads a JSON Lines file: one object a line, UTF-8, blank lines skipped.
 
@@ -150,14 +140,6 @@ class StreamingDataset(IterableDataset[T_co]):
     ...     sum(item["n"] for item in StreamingDataset(f"{folder}/n.jsonl"))
     3
     """
-
-    @overload
-    def __init__(
-        self: StreamingDataset[dict[str, Any]], path: str | PathLike[str], model: None = None
-    ) -> None: ...
-
-    @overload
-    def __init__(self: StreamingDataset[M], path: str | PathLike[str], model: type[M]) -> None: ...
 
     def __init__(self, path: str | PathLike[str], model: type[Any] | None = None) -> None:
         check_model(model)

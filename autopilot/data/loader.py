@@ -36,13 +36,12 @@ def default_collate(items: Sequence[object]) -> Datum:
 class DataLoader(Generic[T]):
     """Batches of a dataset; each `iter()` is one pass.
 
-    The order of a shuffled pass follows from the seed and the epoch alone: the same epoch has the
-    same order, in every process. `set_epoch` says which epoch it is; a Trainer calls it. Without
-    it, as in a loop by hand, the passes count: the n-th has the order of epoch n - 1.
+    The order of a shuffled pass follows from the seed and the epoch alone, in every process. A
+    Trainer sets the epoch with `set_epoch`; without it, the n-th pass has the order of epoch n - 1.
 
-    Ids are the items' own, or digests of their content. No two items of a split may have the same
-    id of their own. Of items of equal content, the second in a pass over val or test gets the id
-    of the first with `-2` behind it, and so on.
+    Ids are the items' own, or digests of their content. No two items of a split may share an id of
+    their own; of items of equal content, the second in a pass over val or test gets the first's id
+    with `-2` behind it, and so on.
 
     Args:
         dataset: A Dataset or any sequence; or an IterableDataset, which is never held in memory.
@@ -103,11 +102,9 @@ class DataLoader(Generic[T]):
         return held if plain and isinstance(held, list | tuple) else None
 
     def set_epoch(self, epoch: int, seed: int | None = None) -> None:
-        """Chooses the order of the passes that start from now on; before, it is epoch 0, seed 0.
+        """Sets the order of the passes that start from now on; until then, epoch 0 and seed 0.
 
-        Args:
-            epoch: The epoch's number.
-            seed: The run's; the loader's own wins over it, and None leaves it as it was.
+        The seed is the run's: the loader's own wins over it, and None leaves it as it was.
         """
         self.epoch, self._is_epoch_set = epoch, True
         if seed is not None:
@@ -229,10 +226,10 @@ def stratified_split(
     key: str | Callable[[T], object],
     seed: int = 0,
 ) -> list[Subset[T]]:
-    """Splits a dataset at random such that each split has every class in the same proportion.
+    """Splits a dataset at random with the same proportion of every class in each split.
 
-    A split's share of a class is off by less than one item; where classes are too small for
-    their share, they take turns, so that the splits as a whole keep their sizes.
+    A split's share of a class is off by less than one item; classes that are too small for their
+    share take turns, so that the splits as a whole keep their sizes.
 
     Args:
         dataset: A Dataset or a sequence.
@@ -286,8 +283,8 @@ def _fractions(fractions: Sequence[float], count: int) -> list[Fraction]:
 def _apportion(counts: Iterable[int], shares: Sequence[Fraction]) -> Iterator[list[int]]:
     """For each count its parts: each part is its share, rounded down or up.
 
-    The items left over by rounding down go to the splits that are furthest behind their share of
-    everything so far; without that, a hundred classes of one item would all go to the largest.
+    The items left over go to the splits that are furthest behind their share of everything so far:
+    a hundred classes of one item must not all go to the largest split.
     """
     behind = [Fraction(0)] * len(shares)
     for count in counts:
@@ -324,10 +321,10 @@ def _class_of(item: T, key: str | Callable[[T], object], index: int) -> object:
 
 
 class DataModule:
-    """Where the splits of an experiment come from; override what is needed.
+    """The data of an experiment in one place; override the splits that it has.
 
     The trainer calls `prepare_data`, `setup`, the loaders it needs and, in any case, `teardown`,
-    in this order. A loader that is None means that there is no such split.
+    in this order. None in place of a loader: there is no such split.
 
     >>> class Tickets(DataModule):
     ...     def setup(self, stage: str) -> None:
@@ -344,11 +341,7 @@ class DataModule:
         """Brings the data to this machine: downloads, converts. Keeps nothing on `self`."""
 
     def setup(self, stage: str) -> None:
-        """Makes the datasets.
-
-        Args:
-            stage: "fit", "validate" or "test".
-        """
+        """Makes the datasets; the stage is "fit", "validate" or "test"."""
 
     def train_dataloader(self) -> Iterable[Any] | None:
         """The batches to learn from."""
@@ -363,8 +356,4 @@ class DataModule:
         return None
 
     def teardown(self, stage: str) -> None:
-        """Cleans up after `setup`, also when the stage failed.
-
-        Args:
-            stage: As in `setup`.
-        """
+        """Cleans up after `setup`, also when the stage failed."""

@@ -25,21 +25,7 @@ from autopilot.policy.gates import (
     RangeGate,
 )
 
-__all__ = [
-    "CostGate",
-    "CustomGate",
-    "Decision",
-    "DefaultPolicy",
-    "EpochView",
-    "Gate",
-    "GeneralizationGap",
-    "Improvement",
-    "MaxGate",
-    "MinGate",
-    "NoRegression",
-    "NoViolations",
-    "Policy",
-    "QualityFirstPolicy",
-    "RangeGate",
-    "SignificantImprovement",
-]
+__all__ = ["CostGate", "CustomGate", "Decision", "DefaultPolicy", "EpochView", "Gate"]
+__all__ += ["GeneralizationGap", "Improvement", "MaxGate", "MinGate", "NoRegression"]
+__all__ += ["NoViolations", "Policy", "QualityFirstPolicy", "RangeGate"]
+__all__ += ["SignificantImprovement"]

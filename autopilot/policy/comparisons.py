@@ -70,7 +70,7 @@ class NoRegression(Gate):
         return [("val", metric) for metric in self.metrics]
 
     def check(self, view: EpochView) -> GateResult:
-        """Compares each metric; a reason names all that got worse, or else all of them."""
+        """Compares each metric; the reason names all that got worse, or else all of them."""
         found = [self._compare(view, metric) for metric in self.metrics]
         passed = all(held for held, _ in found)
         said = (sentence for held, sentence in found if passed or not held)
@@ -96,8 +96,8 @@ class NoRegression(Gate):
 class Improvement(GainGate):
     """The monitored val metric improves on the best by a minimum.
 
-    Plain improvement is what every policy asks for already; this asks for a step that is worth it.
-    It does not ask whether the step is real: `SignificantImprovement` does.
+    Every policy asks for improvement already; this asks for a size. `SignificantImprovement` asks
+    whether a gain is real.
 
     Args:
         min_delta: The smallest gain that counts, in the metric's own unit. With 0 any gain does.
@@ -127,11 +127,10 @@ class Improvement(GainGate):
 
 
 class GeneralizationGap(Gate):
-    """The train metric must not run away from the val metric: that is fitting to the train items.
+    """Limits how much better train is than val: a wide gap is fitting to the train items.
 
-    The gap is train minus val, turned around where lower is better, so that it is positive when
-    train looks better. Train is measured while the epoch runs and val after its steps, so a gap
-    may come out negative; that passes.
+    The gap is positive where train is better, in either direction. Train is measured while the
+    epoch runs and val after its steps, so a gap may be negative; that passes.
 
     Args:
         max_gap: The widest gap that passes, in the metric's own unit.

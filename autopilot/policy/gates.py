@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, overload
+from typing import Any
 
 from autopilot.core.comparison import EpochView, measured
 from autopilot.core.figures import apart, bound, figure, figures, truth
@@ -28,7 +28,7 @@ class BoundGate(Gate):
         split: Where it is measured.
         low: The lowest value that passes, if there is one.
         high: The highest value that passes, if there is one.
-        required: An optional gate only warns.
+        required: As in Gate.
 
     Raises:
         UsageError: a limit is NaN.
@@ -163,9 +163,8 @@ class CustomGate(Gate):
     """A condition of the user's own, on the epoch or on one metric.
 
     `CustomGate(function)` gives the function the EpochView; `CustomGate("recall", function)` the
-    metric's value, a float, and fails where it was not measured. The function returns whether the
-    condition holds, a bool, or that and a sentence. An exception fails the gate and becomes the
-    reason.
+    metric's value, a float, and fails where it was not measured. The function returns a bool, or a
+    bool and a sentence. An exception fails the gate and becomes the reason.
 
     Args:
         metric: The name of a metric; left out, the function comes first.
@@ -187,22 +186,6 @@ class CustomGate(Gate):
     >>> CustomGate("words", is_brief).check(view).reason
     'val words 30.000: is_brief fails'
     """
-
-    @overload
-    def __init__(
-        self, metric: Callable[[EpochView], Answer], *, name: str = "", required: bool = True
-    ) -> None: ...
-
-    @overload
-    def __init__(
-        self,
-        metric: str,
-        function: Callable[[float], Answer],
-        *,
-        name: str = "",
-        split: str = "val",
-        required: bool = True,
-    ) -> None: ...
 
     def __init__(
         self,
@@ -338,18 +321,15 @@ class NoViolations(Gate):
 class QualityFirstPolicy(Policy):
     """Quality before progress: an improvement counts only once every required gate passes.
 
-    In this order:
-
-    1. A required gate fails: rejected, for the gates' reasons; the monitored metric is not asked.
+    1. A required gate fails: rejected, for the gates' reasons, whatever the monitored metric is.
     2. All pass, and the best epoch's recorded metrics miss a required MinGate, MaxGate or
-       RangeGate: kept, whatever the monitored metric says as long as it is a number, because what
-       meets the bar beats what does not. It becomes the best.
+       RangeGate: kept if the monitored metric is a number, and the new best.
     3. Otherwise: kept if the monitored val metric improved.
 
-    So once a state that meets the bar is found, none that misses it replaces it. The plain Policy
-    asks for improvement and gates at once: from a best that misses the bar but scores high, it
-    cannot step down to one that meets it. (Point 2 is feasibility before objective, after Deb, "An
-    efficient constraint handling method for genetic algorithms", 2000.)
+    So a state that meets the bar is never replaced by one that misses it. The plain Policy asks for
+    improvement and gates at once: from a best that misses the bar but scores high, it cannot step
+    down to one that meets it. (Point 2 is feasibility before objective, after Deb, "An efficient
+    constraint handling method for genetic algorithms", 2000.)
 
     Args:
         gates: The quality bar.
@@ -369,16 +349,12 @@ class QualityFirstPolicy(Policy):
         failed, warned = objections(results)
         if failed:
             return Decision("rejected", failed + warned, results)
-        measured = view.value is not None and math.isfinite(view.value)
-        if measured and (shortfall := self._shortfall_of_best(view)):
+        # Only these gates: a CustomGate may cost money to ask, and none of the others sets a bar.
+        bars = [gate for gate in self.gates if isinstance(gate, BoundGate) and gate.required]
+        shortfall = "; ".join(filter(None, (bar.shortfall(view.best) for bar in bars)))
+        if shortfall and view.value is not None and math.isfinite(view.value):
             reason = f"the first epoch that passes every gate (the best so far: {shortfall})"
             return Decision("kept", (reason, *warned), results)
         improvement = self.improved(view)
         verdict: Verdict = "kept" if improvement.passed or not improvement.required else "rejected"
         return Decision(verdict, (improvement.reason, *warned), (*results, improvement))
-
-    def _shortfall_of_best(self, view: EpochView) -> str:
-        """Why the best epoch misses the bar; empty when it meets it or nothing is known."""
-        # Only these gates: a CustomGate may cost money to ask, and none of the others sets a bar.
-        bars = (gate for gate in self.gates if isinstance(gate, BoundGate) and gate.required)
-        return "; ".join(filter(None, (bar.shortfall(view.best) for bar in bars)))

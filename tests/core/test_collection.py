@@ -1,4 +1,4 @@
-"""The metric contract, collections, and what the loop measures unasked."""
+"""Metrics, their states and copies, and collections."""
 
 import copy
 import math
@@ -13,9 +13,7 @@ from types import MappingProxyType
 import pytest
 
 from autopilot.core.collection import compute_all, find_metric, update_all
-from autopilot.core.comparison import Monitored
 from autopilot.core.metric import Metric, MetricCollection
-from autopilot.core.scoring import ItemMean
 from autopilot.core.types import Datum
 from autopilot.errors import MetricError
 
@@ -144,84 +142,6 @@ def test_two_metrics_of_a_name_are_refused():
         Count() + Count()
 
 
-PASSED, FAILED, UNSCORED = Datum(success=True), Datum(success=False), Datum()
-ERROR, UNMEASURED = Datum(error_message="timed out"), Datum(success=True, unmeasured="no answer")
-
-
-def means(*items, **metrics):
-    mean = ItemMean()
-    mean.update(Datum(items=list(items), metrics=metrics))
-    return mean.compute()
-
-
-def test_item_mean_averages_over_the_items_that_have_the_number():
-    mean = ItemMean()
-    mean.update(Datum(items=[Datum(success=True, metrics={"f1": 0.5}), FAILED]))
-    mean.update(Datum(success=True, metrics={"f1": 1.0}))
-    assert mean.compute() == {"accuracy": pytest.approx(2 / 3), "f1": 0.75}
-
-
-def test_accuracy_is_passed_of_passed_failed_and_error():
-    assert means(PASSED, FAILED, ERROR, ERROR, UNSCORED, UNMEASURED) == {"accuracy": 0.25}
-
-
-def test_an_accuracy_of_the_items_own_counts_in_place_of_the_outcome():
-    own = [Datum(metrics={"accuracy": value}) for value in (0.9, 0.5)]
-    assert means(*own) == {"accuracy": pytest.approx(0.7)}
-    assert means(*own, ERROR, ERROR) == {"accuracy": pytest.approx(0.35)}
-    counted = Datum(error_message="timed out", metrics={"accuracy": 0.5})
-    assert means(PASSED, PASSED, FAILED, counted) == {"accuracy": 0.625}
-    assert means(PASSED, FAILED, ERROR, UNSCORED, accuracy=0.8) == {"accuracy": pytest.approx(0.8)}
-    items = [*own, PASSED, FAILED, ERROR, UNSCORED, UNMEASURED]
-    assert means(*items)["accuracy"] == Monitored("accuracy").over(
-        [item for item in items if Monitored("accuracy").has_value(item)]
-    )
-
-
-def test_item_mean_counts_by_outcome():
-    mean = ItemMean()
-    mean.update(Datum(items=[PASSED, PASSED, FAILED, ERROR, UNSCORED, UNMEASURED]))
-    assert mean.outcomes == {"passed": 2, "failed": 1, "error": 1, "unscored": 1, "unmeasured": 1}
-    assert mean.items == 6
-    assert mean.errors == ["timed out"]
-
-
-@pytest.mark.parametrize("items", [(UNSCORED,), (UNMEASURED,), (UNSCORED, ERROR), (UNSCORED,) * 2])
-def test_there_is_no_accuracy_where_nobody_scored(items):
-    assert means(*items) == {}
-
-
-def test_accuracy_of_nothing_but_errors_is_zero():
-    assert means(ERROR, ERROR) == means(ERROR, UNMEASURED) == {"accuracy": 0.0}
-
-
-def test_item_mean_leaves_out_the_numbers_of_what_was_not_measured():
-    odd = Datum(unmeasured="no answer", metrics={"f1": 0.0})
-    assert means(Datum(metrics={"f1": 0.5}), odd) == {"f1": 0.5}
-    assert means(odd, UNMEASURED, loss=3.0) == {}
-    assert means(PASSED, UNMEASURED, loss=3.0) == {"accuracy": 1.0, "loss": 3.0}
-
-
-def test_item_mean_weighs_a_batch_metric_by_its_items():
-    mean = ItemMean()
-    mean.update(Datum(items=[PASSED, PASSED, PASSED], metrics={"loss": 1.0}))
-    mean.update(Datum(items=[PASSED], metrics={"loss": 5.0}))
-    assert mean.compute() == {"accuracy": 1.0, "loss": 2.0}
-
-
-def test_item_mean_takes_what_converts_to_a_float_and_names_what_does_not():
-    half, third = Datum(metrics={"f1": Decimal("0.5")}), Datum(metrics={"f1": Fraction(1, 4)})
-    assert means(half, third, Datum(metrics={"f1": True}), Datum(metrics={"f1": 0.25})) == {
-        "f1": 0.5
-    }
-    with pytest.raises(MetricError, match=r"item q7 has as its metric 'f1' the text '1', not a nu"):
-        means(Datum(id="q7", metrics={"f1": "1"}))
-
-
-def test_item_mean_without_items_is_empty():
-    assert ItemMean().compute() == {}
-
-
 # --- several values, and what they are called ----------------------------------------------------
 
 
@@ -329,7 +249,7 @@ def test_what_a_metric_raises_is_given_its_name_and_place(inside):
     metrics = {"all": MetricCollection({"bad": Broken()})} if inside else {"bad": Broken()}
     with pytest.raises(MetricError, match=r"bad: Broken.update\(\) raised KeyError") as caught:
         update_all(metrics, batch(1))
-    assert "test_metric.py:" in caught.value.hint
+    assert "test_collection.py:" in caught.value.hint
     assert isinstance(caught.value.__cause__, KeyError)
     with pytest.raises(MetricError, match=r"bad: Broken.compute\(\) raised ZeroDivisionError"):
         compute_all(metrics)
