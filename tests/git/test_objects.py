@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from autopilot.errors import RepositoryError
 from autopilot.git import objects
 from autopilot.git.commands import run_git
-from autopilot.git.objects import TREE, Entry
+from autopilot.git.objects import TREE, Entry, file_patch
 from autopilot.git.repository import Repository
 
 MODES = (0o100644, 0o100755, 0o120000)
@@ -176,3 +176,17 @@ def test_a_diff_that_git_applies(repository: Repository, tmp_path: Path) -> None
     text = objects.diff_text(repository, old, new)
     run_git(["apply", "--index", "-"], cwd=repository.workdir, stdin=text.encode())
     assert run_git(["write-tree"], cwd=repository.workdir).stdout.decode().strip() == new
+
+
+def test_patches_of_files_that_come_go_or_change_kind(repository: Repository) -> None:
+    one, other = (
+        objects.Entry(0o100644, objects.write_blob(repository, text)) for text in (b"a\n", b"b")
+    )
+    assert file_patch(repository, None, one, 9).hunks[0].lines == ("+a",)
+    assert file_patch(repository, one, None, 9).hunks[0].lines == ("-a",)
+    lines = file_patch(repository, one, other, 9).hunks[0].lines
+    assert lines == ("-a", "+b", "\\ no line break at the end")
+    cut = file_patch(repository, one, other, 1)
+    assert (cut.left_out, cut.added, cut.removed) == (2, 1, 1)
+    module = objects.Entry(objects.SUBMODULE, "1" * 40)
+    assert file_patch(repository, module, None, 9).hunks[0].lines == (f"-commit {'1' * 40}",)

@@ -6,15 +6,12 @@ import shutil
 
 import pytest
 
-from autopilot.core.records.record import TraceRecord
-from autopilot.git import objects
 from autopilot.git.commands import run_git
-from autopilot.git.objects import file_patch
 from autopilot.git.repository import Repository
 from autopilot.report import contents
 from autopilot.report.collection import COLUMNS, between, collect
 from autopilot.report.comparison import settings
-from autopilot.report.contents import DiffPool, Results
+from autopilot.report.contents import DiffPool
 from autopilot.tracking.notebook import Notebook
 from tests.cli.report_story import EVIL, MARKUP, SLUG, SPACED, tell
 
@@ -126,26 +123,6 @@ def test_notes_that_were_not_fetched_are_named(told, tmp_path):
     assert _starts(report) == [None, 0, 1, 1, 3]
 
 
-def test_limits_on_items_are_counted(monkeypatch):
-    monkeypatch.setattr(contents, "ITEMS_AT_MOST", 2)
-    results = Results("val")
-    for epoch in (0, 1):
-        items = tuple({"id": name, "success": name != "b"} for name in "abc")
-        results.add(TraceRecord(epoch=epoch, split="val", items=items))
-    assert (results.ids, results.rows, results.left_out) == (["a", "b"], {0: "pf", 1: "pf"}, 2)
-
-
-def test_an_item_that_comes_twice_is_two_rows_and_one_that_comes_late_was_not_evaluated():
-    results = Results("val")
-    both = ({"id": "a", "success": True}, {"id": "a", "success": True})
-    results.add(TraceRecord(epoch=0, split="val", items=both))
-    late = ({"id": "b", "success": False, "error_message": "no"}, {"id": "a", "success": False})
-    results.add(TraceRecord(epoch=3, split="val", items=late))
-    assert results.ids == ["a", "a (2)", "b"]
-    assert results.rows == {0: "pp", 3: "f.e"}
-    assert results.turned(0, 3) == ([], ["a"])
-
-
 def test_settings_name_what_was_given(notebook):
     told = settings(notebook.manifest)
     assert told["idea"] == EVIL
@@ -156,19 +133,3 @@ def test_best_states_of_two_experiments_differ_by_what_came_after_the_fork(noteb
     fork = Notebook(notebook.repo, "story-fork")
     changes = between(notebook, fork, DiffPool(notebook.repo))
     assert [f.path for f in changes.files] == [SPACED]
-
-
-def test_patches_of_files_that_come_go_or_change_kind(notebook):
-    repo = notebook.repo
-    entries = {
-        text: objects.Entry(0o100644, objects.write_blob(repo, text)) for text in (b"a\n", b"b")
-    }
-    one, other = entries.values()
-    assert file_patch(repo, None, one, 9).hunks[0].lines == ("+a",)
-    assert file_patch(repo, one, None, 9).hunks[0].lines == ("-a",)
-    lines = file_patch(repo, one, other, 9).hunks[0].lines
-    assert lines == ("-a", "+b", "\\ no line break at the end")
-    cut = file_patch(repo, one, other, 1)
-    assert (cut.left_out, cut.added, cut.removed) == (2, 1, 1)
-    module = objects.Entry(objects.SUBMODULE, "1" * 40)
-    assert file_patch(repo, module, None, 9).hunks[0].lines == (f"-commit {'1' * 40}",)

@@ -1,0 +1,47 @@
+"""What changed and what items came to, in the words of tables, pages and documents."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autopilot.core.records.record import Event
+from autopilot.core.types import Datum
+from autopilot.git.objects import LineCounts
+from autopilot.report.comparison import (
+    came_to,
+    decision_line,
+    event_detail,
+    file_documents,
+    file_rows,
+    file_totals,
+)
+
+COUNTS = {"a b.txt": LineCounts(3, 1, False), "logo.png": LineCounts(0, 0, True)}
+
+
+def test_files_read_the_same_in_a_table_and_in_a_document():
+    assert file_rows(COUNTS) == [["a b.txt", "+3", "-1"], ["logo.png", "binary", ""]]
+    assert file_documents(COUNTS)[1] == {
+        "path": "logo.png",
+        "added": 0,
+        "removed": 0,
+        "binary": True,
+    }
+    assert file_totals(COUNTS) == "2 files, +3 -1"
+    assert file_totals({}) == "0 files, +0 -0"
+
+
+def test_a_decision_says_who_what_and_where_to():
+    event = Event.decided("promote", "holds on test", "Ada", 3, "a" * 40)
+    assert decision_line(event) == "epoch 3 (aaaaaaa) promoted by Ada: holds on test"
+    assert event_detail(event) == decision_line(event)
+    assert event_detail(Event(epoch=2, name="stopped", detail="patience")) == "patience"
+
+
+@given(st.lists(st.sampled_from([True, False, None]), min_size=1))
+def test_what_items_came_to_counts_each_of_them_once(given_):
+    items = [Datum(success=s, metrics={"score": 0.5} if s is None else {}) for s in given_]
+    told = came_to(items, "score")
+    assert sum(int(part.split()[0]) for part in told.split(", ")) == len(items)
+    assert ("graded by score" in told) == (None in given_)
