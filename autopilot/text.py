@@ -84,17 +84,6 @@ def as_json(
     return text if _is_storable(text) else _HALF.sub(_escape, text)
 
 
-def finite(value: Any) -> Any:
-    """What JSON carries, with NaN and infinity as words: strict JSON has no such numbers."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return value
-
-
 def redact(text: str) -> str:
     """A text for people: without secrets of the environment and without what looks like a key.
 
@@ -200,7 +189,7 @@ def _columns(character: str) -> int:
 
 
 def jsonable(value: Any) -> Any:
-    """A value as JSON has it: dataclasses as objects, NaN and infinity as strings."""
+    """A value as strict JSON has it: dataclasses as objects, NaN and infinity as strings."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):

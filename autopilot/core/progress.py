@@ -10,7 +10,7 @@ from typing import Any
 
 from autopilot.core.records.record import ProgressNote
 from autopilot.core.store import Store
-from autopilot.core.types import Cost, Datum, datum_from_json, datum_to_json, digest, is_json
+from autopilot.core.types import Cost, Datum, datum_from_json, datum_to_json, digest, unlike_json
 
 _BatchKey = tuple[str, int, int, int]
 
@@ -147,7 +147,7 @@ class ResultLog:
             _note(
                 position,
                 key=_key(batch, state),
-                data=value if is_json(value) else {},
+                data={} if unlike_json(value, "") else value,
                 items=sum(1 for _ in batch.leaves()),
                 seconds=seconds,
             )

@@ -189,15 +189,10 @@ def count_outcomes(items: Iterable[Datum]) -> dict[Outcome, int]:
     return counts
 
 
-def is_json(value: object) -> bool:
-    """Whether a value comes back from JSON as it was: no tuples, no keys that are not strings."""
-    return not unlike_json(value, "")
-
-
 def unlike_json(value: object, path: str) -> str:
-    """The first thing in a value that JSON would change or cannot carry: where it is, and what.
+    """The first part of a value that JSON would change or cannot carry, with its place and type.
 
-    Empty where the value comes back as it was. NaN and infinity do.
+    Empty if the value comes back from JSON as it was, as NaN and infinity do.
 
     >>> unlike_json({"seen": [1, (2, 3)]}, "state")
     "state['seen'][1] is a tuple"

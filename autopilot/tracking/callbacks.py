@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from autopilot.core.records.message import epoch_tag
 from autopilot.core.types import Datum, datum_document, unlike_json
 from autopilot.errors import DataError, UsageError
 from autopilot.files import FileState
-from autopilot.text import as_json, finite
+from autopilot.text import as_json, jsonable
 
 if TYPE_CHECKING:
     from autopilot.core.module import AutoPilotModule
@@ -134,7 +133,7 @@ def _append(path: Path, value: Mapping[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
-            file.write(as_json(finite(value)) + "\n")
+            file.write(as_json(jsonable(value)) + "\n")
     except OSError as error:
         raise _cannot_write(path, error) from error
 
@@ -210,7 +209,7 @@ def _write(notebook: Notebook, folder: Path) -> list[Path]:
             _json(place / "metrics.json", _metrics(notebook, epoch)),
             _json(
                 place / "gradients.json",
-                [{"commit": commit if r.changed else None, **_plain(r)} for commit, r in steps],
+                [{"commit": commit if r.changed else None, **jsonable(r)} for commit, r in steps],
             ),
             _json(place / "memory.json", notebook.lessons(epoch.number)),
             _lines(
@@ -252,22 +251,12 @@ def _metrics(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return finite(value)
-
-
 def _json(path: Path, value: Any) -> Path:
-    return _bytes(path, as_json(_plain(value), indent=2).encode() + b"\n")
+    return _bytes(path, as_json(jsonable(value), indent=2).encode() + b"\n")
 
 
 def _lines(path: Path, values: Sequence[Any]) -> Path:
-    return _bytes(path, "".join(f"{as_json(_plain(value))}\n" for value in values).encode())
+    return _bytes(path, "".join(f"{as_json(jsonable(value))}\n" for value in values).encode())
 
 
 def _bytes(path: Path, content: bytes) -> Path:
