@@ -1,6 +1,7 @@
 """What holds for the code as a whole: floors, names, sizes, docs."""
 
 import ast
+import graphlib
 import importlib
 import inspect
 import os
@@ -84,6 +85,28 @@ def test_imports_only_go_down(path):
             continue
         below = FLOOR_OF[target] < FLOOR_OF[room]
         assert below or (room, target) in NEIGHBOURS, f"{name} imports {imported}"
+
+
+def graph_of_imports():
+    """Each file with the files that it imports, type-only and function-level imports included."""
+    known = set(NAMES.values())
+    edges = {name: set() for name in known}
+    for path, name in NAMES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                files = {f"{node.module}.{alias.name}" for alias in node.names} & known
+                edges[name] |= files or {node.module} & known
+            elif isinstance(node, ast.Import):
+                edges[name] |= {alias.name for alias in node.names} & known
+    return edges
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    order = graphlib.TopologicalSorter(graph_of_imports())
+    try:
+        order.prepare()
+    except graphlib.CycleError as error:
+        raise AssertionError(" -> ".join(error.args[1])) from None
 
 
 def importers(package):
