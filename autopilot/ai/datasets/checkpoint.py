@@ -206,19 +206,20 @@ class Checkpoint(Worklist[GenerationPlan, Made, Failed]):
 
     def write_splits(self) -> None:
         """Writes a file for each split: items with an id and their slot's values, in slot order."""
-        for split in self.start.splits:
+        plan = self.first_line()
+        for split in plan.splits:
             write_jsonl(
                 self.folder / f"{split}.jsonl",
                 [
                     {"id": f"{slot.number:05d}", **slot.values, **self.done[slot.number].item}
-                    for slot in self.start.slots()
+                    for slot in plan.slots()
                     if slot.split == split and slot.number in self.done
                 ],
             )
 
     def distribution(self) -> Distribution:
         """How the items that were made compare with the plan."""
-        plan = self.start
+        plan = self.first_line()
         slots, splits = plan.slots(), dict.fromkeys(plan.splits, Share(0, 0))
         variables = {
             name: {value: dict.fromkeys(splits, Share(0, 0)) for value in weights}
@@ -283,6 +284,11 @@ class Distribution:
     splits: Mapping[str, Share]
     variables: Mapping[str, Mapping[str, Mapping[str, Share]]]
     reasons: Mapping[str, int]
+
+    @property
+    def missing(self) -> int:
+        """Slots without an item."""
+        return self.planned - self.made
 
     def render(self) -> str:
         """One line, for a person."""

@@ -181,7 +181,7 @@ class DataGenerator:
             DataError: there is nothing to resume, or it was planned otherwise.
         """
         checkpoint = Checkpoint(Path(folder))
-        plan = checkpoint.start
+        plan = checkpoint.first_line()
         planned = (self.seed, self._weights, dict(self.splits))
         if (plan.seed, plan.variables, plan.splits) != planned:
             raise DataError(
@@ -194,7 +194,7 @@ class DataGenerator:
     # --- inside --------------------------------------------------------------------------------
 
     def _fill(self, checkpoint: Checkpoint, budget: Limits | None, watch: Watch) -> Distribution:
-        slots = {slot.number: slot for slot in checkpoint.start.slots()}
+        slots = {slot.number: slot for slot in checkpoint.first_line().slots()}
         try:
             checkpoint.work_off(
                 slots,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -136,7 +136,7 @@ class Judging(Worklist[Beginning, Verdict, Unjudged]):
         Raises:
             DataError: there is nothing to resume, or an item with a verdict is gone or changed.
         """
-        items = _read_items(self.start)
+        items = _read_items(self.first_line())
         gone = self.done.keys() - items.keys()
         if gone:
             first = min((self.done[key] for key in gone), key=lambda verdict: verdict.id)
@@ -149,7 +149,12 @@ class Judging(Worklist[Beginning, Verdict, Unjudged]):
             return self._judge(judge, items, budget, watch)
 
     def summary(self) -> JudgingSummary:
-        """Counts, means, and the most frequent feedback."""
+        """Counts, means, and the most frequent feedback.
+
+        Raises:
+            DataError: nothing was begun.
+        """
+        self.first_line()
         verdicts = list(self.done.values())
         by_split: dict[str, list[Verdict]] = {}
         for verdict in verdicts:
@@ -163,6 +168,44 @@ class Judging(Worklist[Beginning, Verdict, Unjudged]):
             feedback=dict(feedback.most_common()),
             reasons=dict(Counter(line.reason for line in self.failed.values()).most_common()),
         )
+
+    def histograms(self, by: str = "split", bins: int = 10) -> list[Histogram]:
+        """The scores of each group of items, in the order of the groups' names.
+
+        Args:
+            by: "split", or a field of the items.
+            bins: Number of bins from the lowest score to the highest.
+
+        Raises:
+            DataError: no item has the field; nothing was begun.
+        """
+        self.first_line()
+        groups: dict[str, list[Verdict]] = {}
+        fields: dict[str, None] = {}
+        for verdict in self.done.values():
+            fields |= dict.fromkeys(verdict.item)
+            value = verdict.split if by == "split" else verdict.item.get(by, "(none)")
+            groups.setdefault(str(value), []).append(verdict)
+        if by != "split" and groups and by not in fields:
+            raise DataError(
+                f"no item has a field {by!r}", hint=f"there are: split, {', '.join(fields)}"
+            )
+        ranges = [verdict.score_range for found in groups.values() for verdict in found]
+        low, high = (
+            min((x for x, _ in ranges), default=0.0),
+            max((x for _, x in ranges), default=1.0),
+        )
+
+        def binned(found: list[Verdict]) -> tuple[int, ...]:
+            shares = ((v.score - low) / (high - low) for v in found)
+            # 1e-9: a score of 0.3 whose share is 0.2999... in binary still counts from 0.3 on.
+            places = Counter(min(int(share * bins + 1e-9), bins - 1) for share in shares)
+            return tuple(places[place] for place in range(bins))
+
+        return [
+            Histogram(group, binned(found), Rates.of(found), (low, high))
+            for group, found in sorted(groups.items())
+        ]
 
     # --- inside --------------------------------------------------------------------------------
 
@@ -277,6 +320,11 @@ class JudgingSummary:
     feedback: Mapping[str, int]
     reasons: Mapping[str, int]
 
+    @property
+    def missing(self) -> int:
+        """Items without a verdict."""
+        return self.failed
+
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
@@ -293,39 +341,3 @@ class Histogram:
     counts: tuple[int, ...]
     rates: Rates
     score_range: tuple[float, float] = (0.0, 1.0)
-
-
-def histograms(verdicts: Iterable[Verdict], by: str = "split", bins: int = 10) -> list[Histogram]:
-    """The scores of each group of items, in the order of the groups' names.
-
-    Args:
-        verdicts: The verdicts.
-        by: "split", or a field of the items.
-        bins: Number of bins from the lowest score to the highest.
-
-    Raises:
-        DataError: no item has the field.
-    """
-    groups: dict[str, list[Verdict]] = {}
-    fields: dict[str, None] = {}
-    for verdict in verdicts:
-        fields |= dict.fromkeys(verdict.item)
-        value = verdict.split if by == "split" else verdict.item.get(by, "(none)")
-        groups.setdefault(str(value), []).append(verdict)
-    if by != "split" and groups and by not in fields:
-        raise DataError(
-            f"no item has a field {by!r}", hint=f"there are: split, {', '.join(fields)}"
-        )
-    ranges = [verdict.score_range for found in groups.values() for verdict in found]
-    low, high = min((x for x, _ in ranges), default=0.0), max((x for _, x in ranges), default=1.0)
-
-    def binned(found: list[Verdict]) -> tuple[int, ...]:
-        shares = ((v.score - low) / (high - low) for v in found)
-        # 1e-9: a score of 0.3 whose share is 0.2999... in binary still counts from 0.3 on.
-        places = Counter(min(int(share * bins + 1e-9), bins - 1) for share in shares)
-        return tuple(places[place] for place in range(bins))
-
-    return [
-        Histogram(group, binned(found), Rates.of(found), (low, high))
-        for group, found in sorted(groups.items())
-    ]

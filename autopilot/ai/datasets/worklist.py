@@ -120,9 +120,8 @@ class Worklist(Generic[B, D, F]):
         for line in self._read():
             self._take_in(line)
 
-    @property
-    def start(self) -> B:
-        """The first line.
+    def first_line(self) -> B:
+        """The line that says what is to be done.
 
         Raises:
             DataError: nothing was begun in this file.

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 from server import Received, Reply, fail, say, say_json
 
-from autopilot.ai.datasets.judging import Judging, histograms
+from autopilot.ai.datasets.judging import Judging
 from autopilot.ai.judge import Judge, Judgement
 from autopilot.ai.model.model import Model
 from autopilot.ai.model.recording import LocalRecorder, spent_beside
@@ -163,7 +163,7 @@ def test_scores_of_another_range_are_counted_in_it(data: Path, tmp_path: Path) -
     by_number = PythonStep("n", lambda s: float(s["q"][1:]))
     judging = Judging(tmp_path / "v.jsonl")
     judging.run(Judge([by_number], score_range=(0, 9)), [data])
-    (found,) = histograms(Judging(judging.path).done.values(), bins=9)
+    (found,) = Judging(judging.path).histograms(bins=9)
     assert (found.score_range, found.counts) == ((0.0, 9.0), (1,) * 8 + (2,))
     assert found.rates.passed == 5
 
@@ -204,18 +204,18 @@ def test_where_nothing_was_paid_nothing_is_left(serve, data, tmp_path: Path, mon
         Judging(path).run(judge(), [data])
     assert not path.exists()
     with pytest.raises(DataError, match="does not hold verdicts"):
-        _ = Judging(path).start
+        Judging(path).summary()
 
 
 def test_scores_are_counted_by_group(serve, data: Path, tmp_path: Path) -> None:
     serve(script)
     judging = Judging(tmp_path / "v.jsonl")
     judging.run(judge(), [data])
-    (all_of_them,) = histograms(judging.done.values())
+    (all_of_them,) = judging.histograms()
     assert (all_of_them.group, all_of_them.counts) == ("val", (1,) * 10)
-    a, b = histograms(judging.done.values(), by="topic", bins=5)
+    a, b = judging.histograms(by="topic", bins=5)
     assert (a.group, a.counts, a.rates.passed) == ("a", (1, 1, 1, 1, 1), 5)
     assert (b.group, b.counts, b.rates.passed) == ("b", (1, 1, 1, 1, 1), 0)
     with pytest.raises(DataError, match="no item has a field 'tone'") as caught:
-        histograms(judging.done.values(), by="tone")
+        judging.histograms(by="tone")
     assert "topic" in caught.value.hint

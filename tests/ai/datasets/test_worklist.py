@@ -29,7 +29,7 @@ def test_a_line_with_odd_characters_lasts(tmp_path: Path) -> None:
         checkpoint.append(Failed(slot=0, reason="cut \ud83d here"))
         checkpoint.append(Failed(slot=1, reason="fine \0"))
     again = Checkpoint(tmp_path)
-    assert again.start == PLAN
+    assert again.first_line() == PLAN
     assert [again.failed[n].reason for n in (0, 1)] == ["cut \ufffd here", "fine \0"]
 
 
@@ -86,7 +86,7 @@ def test_where_nothing_came_of_it_nothing_is_left(tmp_path: Path) -> None:
         raise KeyError
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(DataError, match="does not hold a generation"):
-        _ = Checkpoint(tmp_path / "new").start
+        Checkpoint(tmp_path / "new").first_line()
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
