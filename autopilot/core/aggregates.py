@@ -66,6 +66,7 @@ class _NumberMetric(Metric, ABC):
         outcome, value = item.outcome, item.metrics.get(self.name)
         if outcome == "unmeasured":
             return None
+        # Before the check of the key: an error may have raised before it had any number.
         if value is None and outcome == "error":
             return self.failed
         if self.name not in item.metrics:

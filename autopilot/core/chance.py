@@ -19,6 +19,7 @@ def seed_everything(*parts: object) -> None:
 
     Those of numpy and torch too; where one is not imported yet, as soon as it is, until `leave`.
     """
+    # Not hash(): it differs between processes, and a resumed run needs the same chance.
     text = "/".join(str(part) for part in parts)
     number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
     random.seed(number)

@@ -48,9 +48,7 @@ class Accumulator:
             MetricError: the name is no attribute's, or the default cannot be copied or made.
         """
         if not name.isidentifier():
-            raise MetricError(
-                f"{name!r} cannot be a state's name", hint="use a valid attribute name"
-            )
+            raise MetricError(f"{name!r} cannot be a state's name", hint="use an identifier")
         kept = default if _is_factory(default) else self._copied(name, default, {})
         self._defaults[name] = kept
         setattr(self, name, self._fresh(name))
@@ -80,6 +78,7 @@ class Accumulator:
                     others = held.values() if isinstance(held, dict) else held
                     memo |= {id(other): other for other in others if not _is_metric(other)}
                 setattr(twin, name, self._copied(name, held, memo))
+        # Its own dict: a state that a copy declares later is not the original's.
         twin._defaults = dict(self._defaults)
         return twin
 
@@ -130,6 +129,7 @@ class Accumulator:
 
     def forward(self, data: Datum) -> float | Mapping[str, float]:
         """The value on this Datum alone; it is taken in as well."""
+        # On a copy: the metric's own state must hold this Datum once, beside those before it.
         alone = self.clone()
         alone.reset()
         alone.update(data)
@@ -365,6 +365,7 @@ def _values(
     named = value if isinstance(value, Mapping) else {"": value}
     found: dict[str, float] = {}
     for key, one in named.items():
+        # Labels may be numbers; other keys would make names that no one can type.
         if not isinstance(key, str | int):
             raise MetricError(
                 f"{returned} a dict with the key {key!r:.60}", hint="name its values by texts"
@@ -389,6 +390,7 @@ def _add(found: dict[str, float], more: Mapping[str, float]) -> None:
 
 
 def _failure(name: str, metric: object, method: str, error: Exception) -> MetricError:
+    # The first frame outside of this file is the user's.
     frames = traceback.extract_tb(error.__traceback__)
     place = next((f"{f.filename}:{f.lineno}" for f in frames if f.filename != __file__), "")
     return MetricError(

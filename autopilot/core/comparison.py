@@ -64,6 +64,7 @@ class Monitored:
             values = [value for value in map(self.of_item, items) if value is not None]
             return math.fsum(values) / len(values) if len(values) == len(items) else None
         metric, key = self.owner
+        # On a copy: the loop may still be measuring with the metric itself.
         alone = metric.clone()
         alone.reset()
         try:
@@ -128,6 +129,7 @@ def keyed(items: Sequence[Datum]) -> dict[Key, Datum]:
     seen: Counter[str] = Counter()
     found: dict[Key, Datum] = {}
     for item in items:
+        # Equal rows are equal items: matched in their order, whichever is which.
         found[item.id, seen[item.id]] = item
         seen[item.id] += 1
     return found

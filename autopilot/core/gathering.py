@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from autopilot.core.direction import wish
+from autopilot.core.direction import gained, wish
 from autopilot.core.gradient import Finding, Gradient, TextGradient
 from autopilot.core.graph import Graph
 from autopilot.core.parameter import Parameter
@@ -48,6 +48,7 @@ class Gatherer(ABC):
         Raises:
             GraphError: no parameters were given, and the data was not returned by a module call.
         """
+        # Emptied first: what raises below must not be sent a second time.
         gathered, self._gathered = self._gathered, []
         graphs: list[Graph] = []
         for data, gradient in gathered:
@@ -98,7 +99,8 @@ def worst_first(data: Datum, monitor: str, mode: str) -> Gradient | None:
     found = [item for item in data.leaves() if _speaks(item, monitor)]
     # From 0.1 (best) to 1 (worst), by rank of the monitored value; errors are the worst.
     values = {item.id: item.metrics[monitor] for item in found if monitor in item.metrics}
-    ranks = {v: n for n, v in enumerate(sorted(set(values.values()), reverse=mode == "max"), 1)}
+    best_first = sorted(set(values.values()), key=lambda value: -gained(0.0, value, mode))
+    ranks = {value: number for number, value in enumerate(best_first, 1)}
     badness = {name: 0.1 + 0.9 * ranks[v] / len(ranks) for name, v in values.items()}
     if badness:
         found.sort(key=lambda item: -badness.get(item.id, 1.0))

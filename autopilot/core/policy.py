@@ -87,6 +87,7 @@ class Policy:
             fresh = f"{len(found.fresh)} items have a value that had none: {some(found.fresh)}"
         if gain > 0:
             return GateResult("improvement", True, change)
+        # More items can be answered, and none of the others got worse: that is progress.
         if gain == 0 and fresh:
             return GateResult("improvement", True, f"val {view.monitor} stayed at {after}; {fresh}")
         if gain == 0:

@@ -44,6 +44,7 @@ class Scoring:
             if item.metrics:
                 self._convert(item)
             if self.failed_value is not None and item.outcome == "error":
+                # The item's own numbers win: an error may come after they were taken.
                 item.metrics = dict.fromkeys(self.monitored, self.failed_value) | item.metrics
         if not data.items or not data.metrics:
             return
@@ -57,6 +58,7 @@ class Scoring:
                 ) from error
 
     def _convert(self, item: Datum) -> None:
+        # By far the usual case, and asked of every item; only NaN differs from itself.
         if all(type(v) is float and v == v for v in item.metrics.values()):
             return
         converted: dict[str, float] = {}
@@ -120,6 +122,7 @@ class ItemMean:
                 "accuracy" in item.metrics or "accuracy" in data.metrics
             )
             self._take(item, 1)
+        # A batch's own number stands for each of its items that was measured.
         if data.items and measured:
             self._take(data, measured)
 
@@ -129,6 +132,7 @@ class ItemMean:
         own = self._counts.get("accuracy", 0)
         passed, errors = self._by_outcome["passed"], self._by_outcome["error"]
         scored = passed + self._by_outcome["failed"]
+        # A system that only raises has an accuracy, 0; one that nothing judges has none.
         all_errors = self.outcomes["error"] == self.items - self.outcomes["unmeasured"]
         if not (scored or own or (errors and all_errors)):
             return means

@@ -47,6 +47,7 @@ def check_function(
     Raises:
         AutopilotError: it cannot take them, or is async; the hint is the line to write.
     """
+    # The hint shows the line as it stands in the user's class, where self is an argument.
     own = ("self",) if inspect.ismethod(function) else ()
     names = (label.rpartition(".")[2], getattr(function, "__name__", ""), "function")
     name = next(name for name in names if name.isidentifier())

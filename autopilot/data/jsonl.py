@@ -63,6 +63,7 @@ def write_jsonl(path: Path, items: Iterable[object]) -> None:
     Raises:
         DataError: an item is no object or holds what JSON cannot carry; the disk is not writable.
     """
+    # The file behind a symbolic link is replaced, and the link stays.
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:

@@ -276,6 +276,7 @@ def _fractions(fractions: Sequence[float], count: int) -> list[Fraction]:
             hint="give fractions that add up to 1; random_split also takes numbers of items that "
             f"add up to {count}",
         )
+    # 0.1 is no binary number: as the decimal that was meant, a tenth of 30 items is exactly 3.
     exact = [Fraction(share).limit_denominator(10**6) for share in fractions]
     return [share / sum(exact) for share in exact]
 

@@ -236,7 +236,7 @@ class CustomGate(Gate):
             answer, reason = outcome if isinstance(outcome, tuple) else (outcome, "")
             passed = truth(answer)
         except KeyboardInterrupt:
-            raise
+            raise  # Ctrl-C is for the run, not for the gate
         except BaseException as error:  # noqa: BLE001 - the user's code; its failure is the reason
             problem = f"{type(error).__name__}: {error}".removesuffix(": ")
             return self.result(passed=False, reason=f"{subject} raised {problem}")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autopilot.core.direction import gained
 from autopilot.core.failures import failure_lines
 from autopilot.core.figures import costs, figure, figures, lower_note, signed
 from autopilot.core.records.message import one_line
@@ -162,7 +163,7 @@ def _failures(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
         told += [f"{better} better, {worse} worse"] if graded else []
         text += f"; against epoch {before.number}: {', '.join(told)}" if told else ""
     lines = [text, *(f"    {line}" for line in failure_lines("val", items))]
-    graded.sort(key=lambda item: item.metrics[monitor], reverse=mode == "min")
+    graded.sort(key=lambda item: gained(0.0, item.metrics[monitor], mode))
     odd = [x for x in items if x.outcome != "passed" and not is_graded(x, monitor)] + graded
     wide = max((display_width(item.id) for item in odd[:_EXAMPLES]), default=0)
     for item in odd[:_EXAMPLES]:
