@@ -31,7 +31,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-class Meter:
+class EpochMeter:
     """Adds up the cost of the epoch in progress: evaluations, model calls, steps and wall clock.
 
     Args:
@@ -95,7 +95,7 @@ class Run:
     ) -> None:
         self.experiment, self.hooks = experiment, hooks or Hooks()
         self.ledger, self.outages = ledger or Ledger(), outages or Outages()
-        self.meter = Meter(self.ledger)
+        self.meter = EpochMeter(self.ledger)
         self.epoch = self.step_number = self.repeat = 0
         self.metrics: dict[str, dict[str, float]] = {}
         self.decision: Decision | None = None
@@ -113,7 +113,7 @@ class Run:
 
     def pay_from(self, ledger: Ledger) -> None:
         """Counts the model calls in this ledger from now on."""
-        self.ledger, self.meter = ledger, Meter(ledger)
+        self.ledger, self.meter = ledger, EpochMeter(ledger)
 
     def stop(self, reason: str) -> None:
         """Ends the run after this epoch; the first reason counts."""
