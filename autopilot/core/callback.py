@@ -45,7 +45,7 @@ class RunView(Protocol):
 
     @property
     def should_stop(self) -> bool:
-        """Whether the run ends after this epoch."""
+        """Whether the run ends after this epoch; may be set, as in Lightning."""
 
     @should_stop.setter
     def should_stop(self, stop: bool) -> None: ...

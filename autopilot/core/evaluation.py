@@ -91,8 +91,8 @@ class Evaluator:
     def _evaluated(self, position: Position, batch: Datum) -> Datum:
         split, epoch, index = position.split, position.epoch, position.number
         seed = seed_of(self.seed, position.repeat)
-        running = replace(position, is_running=True)
-        died = self.experiment.deaths(position)
+        running = Position(split, epoch, index, position.repeat, is_running=True)
+        died = self.experiment.results.deaths(position)
         done: dict[int, Datum] = {}
 
         def attempt() -> Datum:

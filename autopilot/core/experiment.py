@@ -36,7 +36,7 @@ from autopilot.core.writing import (
     other_records,
     recorded_passes,
     step_record,
-    trace_records,
+    trace_record,
     unmeasured_in,
     val_record,
 )
@@ -58,6 +58,8 @@ class Experiment(History):
         violations: What the step that is going on tried beside the parameters.
         monitored: How the metric that decides is computed from items.
         positions: Takes down where the run is.
+        results: The results of the epoch in progress.
+        is_open: Whether this object holds the experiment.
         died: What ended the process that worked on it before; noted when it is opened.
 
     Args:
@@ -92,11 +94,11 @@ class Experiment(History):
         self.best_items: Sequence[Datum] = ()
         self._recorded_steps: dict[tuple[int, int], tuple[str, StepRecord]] = {}
         self._steps: list[StepRecord] = []
-        self._results, self._clock = ResultLog(self.store), StepClock(self.store)
+        self.results, self._clock = ResultLog(self.store), StepClock(self.store)
         self._state = self._told = ""
         self._items: dict[str, list[Datum]] = {}
         self._passes = list[list[Datum]]()
-        self._is_open = self._by_hand = False
+        self.is_open = self._by_hand = False
         self.ignore_stop = self.only_recorded = False
         self.repeat = 1
         self.known_noise: Noise | None = None
@@ -107,11 +109,6 @@ class Experiment(History):
         self.positions, self.died = PositionLog(), list[Death]()
 
     # --- reading -------------------------------------------------------------------------------
-
-    @property
-    def is_open(self) -> bool:
-        """Whether this object holds the experiment."""
-        return self._is_open
 
     @property
     def slug(self) -> str:
@@ -156,21 +153,19 @@ class Experiment(History):
             ParameterError: a parameter that the store cannot keep, or that was edited by hand.
             LockHeldError: somebody else is running it.
         """
-        if self._is_open:
+        if self.is_open:
             # Whatever this object was in the middle of, it goes on as a new process would.
             self.close()
         self.store.bind(list(parameters))
         if self.store.exists():
             self.store.reopen()
             self._recall()
-            self._write_event(
-                Event(epoch=max(self.last_epoch, 0), name="resumed", options=self.changes)
-            )
+            self._event("resumed", options=self.changes)
         else:
             self.store.begin(complete(self.manifest))
             self._event("started")
         self._state = self.store.state()
-        self._is_open = True
+        self.is_open = True
         return self.history[-1].state if self.history else {}
 
     def attach(self, optimizer: Optimizer) -> None:
@@ -217,9 +212,9 @@ class Experiment(History):
             self.best_items = mean_items(passes[:repeat])
         noted = self.store.progress()
         self._clock.load(noted)
-        self._results.load([n for n in noted if n.epoch == last + 1 or n.split == "test"])
+        self.results.load([n for n in noted if n.epoch == last + 1 or n.split == "test"])
         for death in self.died:
-            self._results.note_death(death)
+            self.results.note_death(death)
         self.died.clear()
         self.store.restore(_start_of_epoch(log, last + 1))
 
@@ -238,11 +233,7 @@ class Experiment(History):
 
     def recall(self, position: Position, batch: Datum) -> Datum | None:
         """A batch's or an item's result from before a kill, if items and state are the same."""
-        return self._results.find(position, batch, self._state)
-
-    def deaths(self, position: Position) -> Mapping[int, str]:
-        """See ResultLog.deaths."""
-        return self._results.deaths(position)
+        return self.results.find(position, batch, self._state)
 
     def remember(
         self, position: Position, batch: Datum, data: Datum | None, seconds: float
@@ -260,19 +251,11 @@ class Experiment(History):
         """
         if self.store.is_shared:
             self.check_unedited()
-        self._results.note(position, batch, data, seconds, self._state)
+        self.results.note(position, batch, data, seconds, self._state)
 
     def void_results(self) -> None:
-        """What was measured in the epoch that is going on does not count: it is made again."""
-        self._results.void(self.last_epoch + 1)
-
-    def recorded_seconds(self) -> float:
-        """The time of the epoch before this session: of its steps, and of its results."""
-        return self._results.seconds()
-
-    def lost_evaluations(self) -> int:
-        """The epoch's evaluations that a kill lost: they were made again, and both count."""
-        return self._results.lost.evaluations
+        """Voids what was measured in the epoch in progress: it is made again."""
+        self.results.void(self.last_epoch + 1)
 
     # --- steps ---------------------------------------------------------------------------------
 
@@ -326,7 +309,7 @@ class Experiment(History):
         """
         if edited := self.store.edited():
             if not self.store.is_shared:  # since when, nobody knows
-                self._results.void(self.last_epoch + 1)
+                self.void_results()
             again = f"autopilot resume {self.slug}" if self.last_epoch >= 0 else "run it again"
             raise ParameterError(
                 f"{edited[0]} was edited during the run, not by the optimizer (modules only read)",
@@ -409,10 +392,9 @@ class Experiment(History):
             repeat=self.repeat,
         )
         revision = self.store.tip
-        traces = trace_records(epoch, self._items)
+        traces = [trace_record(epoch, split, items) for split, items in self._items.items()]
         if self._passes:
-            each = enumerate(self._passes)
-            traces = [t for n, items in each for t in trace_records(epoch, {"val": items}, n)]
+            traces = [trace_record(epoch, "val", x, n) for n, x in enumerate(self._passes)]
         self.store.annotate(revision, traces)
         if epoch > 0:
             self.memory.learn(lesson_of(self.slug, record, view, self._steps))
@@ -422,7 +404,7 @@ class Experiment(History):
         if decision.kept:
             self.best_items = self._items.get("val", [])
         self._steps, self._items, self._passes = [], {}, []
-        self._results.clear()
+        self.results.clear()
         self._finish(record, revision, ())
         self._state = self.record_of(record.best_epoch).tree
         self.store.clear_progress()
@@ -446,7 +428,7 @@ class Experiment(History):
         judged = self.record_of(self.best_epoch if epoch is None else epoch)
         epoch, inputs = judged.epoch, self._checked_inputs()
         revision = self._revisions[epoch]
-        self.store.annotate(revision, trace_records(epoch, {"test": items}))
+        self.store.annotate(revision, [trace_record(epoch, "test", items)])
         record = MetricsRecord(
             epoch=epoch,
             id=f"{epoch}-test",
@@ -516,7 +498,9 @@ class Experiment(History):
                 f"{self.slug} has no judged epoch {epoch}",
                 hint="decide on an epoch that was measured",
             )
-        self._write_event(Event.decided(decision, reason, reviewer, epoch, self._revisions[epoch]))
+        self._annotate_start(
+            Event.decided(decision, reason, reviewer, epoch, self._revisions[epoch])
+        )
 
     @property
     def events(self) -> list[Event]:
@@ -536,7 +520,7 @@ class Experiment(History):
                 f"the experiment {self.slug} has not begun",
                 hint="fit a Trainer with it, or attach it to an optimizer",
             )
-        if not self._is_open:
+        if not self.is_open:
             self.load_history(self.store.records(MetricsRecord))
         manifests = [manifest for _, manifest in self.store.records(Manifest)]
         metrics = self.metrics.get(self.best_epoch, {})
@@ -545,11 +529,11 @@ class Experiment(History):
 
     def close(self) -> None:
         """Lets go of the store."""
-        if self._is_open and self._by_hand:
+        if self.is_open and self._by_hand:
             steps = len(self._steps) + len(self._recorded_steps)
             self._event("stopped", f"{steps} step{'s' * (steps != 1)} of a manual loop")
         self.store.close()
-        self._is_open = self._by_hand = False
+        self.is_open = self._by_hand = False
 
     def _checked_inputs(self) -> Mapping[str, str]:
         """What was read, if it is what the baseline was measured with; else nothing is judged."""
@@ -557,16 +541,16 @@ class Experiment(History):
         try:
             check_inputs(self.inputs, now or {}, self.slug)
         except InputsChangedError:
-            self._results.void(self.last_epoch + 1)
+            self.void_results()
             raise
         return now or {}
 
-    def _event(self, name: str, detail: str = "") -> None:
-        self._write_event(Event(epoch=max(self.last_epoch, 0), name=name, detail=detail))
+    def _event(self, name: str, detail: str = "", options: Mapping[str, Any] | None = None) -> None:
+        epoch = max(self.last_epoch, 0)
+        self._annotate_start(Event(epoch=epoch, name=name, detail=detail, options=options or {}))
 
-    def _write_event(self, event: Event) -> None:
-        first = self.store.log()[-1].id
-        self.store.annotate(first, [event.stamped()])
+    def _annotate_start(self, event: Event) -> None:
+        self.store.annotate(self.store.log()[-1].id, [event.stamped()])
 
 
 def _start_of_epoch(log: Sequence[Revision], epoch: int) -> str:

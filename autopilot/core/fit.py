@@ -104,7 +104,8 @@ class Fit(Run):
 
     def announce(self, decision: Decision) -> Decision:
         """Makes a verdict known to the callbacks, the epoch's notes among its reasons."""
-        lost = Cost(evaluations=self.experiment.lost_evaluations())
+        # Made again after a kill: both count.
+        lost = Cost(evaluations=self.experiment.results.lost.evaluations)
         self.cost = self.meter.cost() + lost
         self.decision = replace(decision, reasons=(*decision.reasons, *self.notes))
         self.call("on_verdict", self.decision)

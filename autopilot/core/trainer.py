@@ -15,6 +15,7 @@ from autopilot.core.callback import (
     Hooks,
     Logger,
     LoggerCallback,
+    RunView,
     check_callback,
     check_moments,
 )
@@ -50,7 +51,7 @@ from autopilot.errors import BudgetExceededError, ModuleError, UsageError
 _LOG = logging.getLogger("autopilot")
 
 
-class Trainer:
+class Trainer(RunView):
     """Runs the loop.
 
     Args:
@@ -343,27 +344,22 @@ class Trainer:
 
     @property
     def current_epoch(self) -> int:
-        """The epoch in progress; 0 is the baseline."""
         return self.run.epoch
 
     @property
     def decision(self) -> Decision | None:
-        """The verdict on the epoch in progress; None before it is judged."""
         return self.run.decision
 
     @property
     def callback_metrics(self) -> dict[str, dict[str, float]]:
-        """Split to metric name to value, of the epoch in progress, as far as measured."""
         return self.run.metrics
 
     @property
     def ledger(self) -> Ledger:
-        """Model calls and their cost, over all sessions."""
         return self.run.ledger
 
     @property
     def notes(self) -> list[str]:
-        """Sentences for the user on the epoch in progress."""
         return self.run.notes
 
     @property
@@ -373,7 +369,6 @@ class Trainer:
 
     @property
     def should_stop(self) -> bool:
-        """Whether the run ends after this epoch. To be set by callbacks, as in Lightning."""
         return bool(self.run.stop_reason)
 
     @should_stop.setter
@@ -384,26 +379,20 @@ class Trainer:
             self.run.stop_reason = ""
 
     def stop(self, reason: str) -> None:
-        """Ends the run after this epoch; the first reason counts."""
         self.run.stop(reason)
 
     def best_value(self) -> float | None:
-        """The best monitored val metric so far, the epoch that was just judged included."""
         value = self.run.metrics.get("val", {}).get(self.monitor)
         if self.decision is not None and self.decision.kept and value is not None:
             return value
         return self.experiment.best_value
 
     def spent(self) -> Cost:
-        """The cost of the experiment so far, the epoch that was just judged included."""
         recorded = self.experiment.last_epoch >= self.run.epoch
         return self.experiment.spent + (Cost() if recorded else self.run.cost)
 
     def evaluations_per_epoch(self) -> int:
-        """The most evaluations that an epoch took so far.
-
-        No epoch after the baseline measures noise.
-        """
+        # No epoch after the baseline measures noise.
         epochs = [
             record.cost.evaluations - (record.noise.evaluations if record.noise else 0)
             for record in self.experiment.history

@@ -171,23 +171,11 @@ def other_records(epoch: int, metrics: Metrics, verdict: Verdict) -> list[Metric
     ]
 
 
-def trace_records(
-    epoch: int, items: Mapping[str, Sequence[Datum]], repeat: int = 0
-) -> list[TraceRecord]:
-    """The results of an epoch, split to one Datum an item.
-
-    Args:
-        epoch: The epoch.
-        items: Split to results.
-        repeat: The number of the measurement.
-    """
-    traces = []
-    for split, data in items.items():
-        values = tuple(map(_result, data))
-        name = f"{epoch}-{split}" + (f"-{repeat}" if repeat else "")
-        record = TraceRecord(epoch=epoch, id=name, split=split, items=values, repeat=repeat)
-        traces.append(record)
-    return traces
+def trace_record(epoch: int, split: str, items: Sequence[Datum], repeat: int = 0) -> TraceRecord:
+    """The results of a split in an epoch, one Datum an item; `repeat` numbers the measurement."""
+    name = f"{epoch}-{split}" + (f"-{repeat}" if repeat else "")
+    values = tuple(map(_result, items))
+    return TraceRecord(epoch=epoch, id=name, split=split, items=values, repeat=repeat)
 
 
 def _result(item: Datum) -> dict[str, Any]:

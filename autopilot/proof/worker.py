@@ -25,7 +25,7 @@ from autopilot.core.module import AutoPilotModule
 from autopilot.core.records.record import Lesson, LlmRecord, MetricsRecord, Record, StepRecord
 from autopilot.core.stopping import Budget
 from autopilot.core.store import InMemoryStore
-from autopilot.core.writing import trace_records
+from autopilot.core.writing import trace_record
 from autopilot.engine.bench import Bench
 from autopilot.engine.loading import users_code
 from autopilot.engine.request import Options, options_of
@@ -106,7 +106,7 @@ def _measure(task: MeasureTask, say: _Say) -> None:
     say(
         Scores(
             metrics,
-            {trace.split: trace.items for trace in trace_records(task.epoch, items)},
+            {s: trace_record(task.epoch, s, data).items for s, data in items.items()},
             {split: tuple(map(has_value, results)) for split, results in items.items()},
             bench.inputs.blobs(),
             _noisy_metrics(bench.module, metrics),

@@ -71,8 +71,8 @@ def results(
     experiment, module = Experiment(store), Passes(deadly)
     experiment.open([Parameter("text")])
     for item, reason in died.items():
-        experiment._results.note_death(Death(replace(BATCH, item=item), reason))
-    experiment._results.load(store.progress())  # as a resumed run does
+        experiment.results.note_death(Death(replace(BATCH, item=item), reason))
+    experiment.results.load(store.progress())  # as a resumed run does
     data = Evaluator(module, experiment, 0).run(BATCH, Datum(items=items))
     return {item.id: item.outcome + "*" * (item.id in module.seen) for item in data.leaves()}
 

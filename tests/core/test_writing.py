@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autopilot.core.types import Datum
-from autopilot.core.writing import trace_records
+from autopilot.core.writing import trace_record
 
 
 def test_a_payload_that_is_no_json_costs_itself_and_not_the_result() -> None:
@@ -14,7 +14,7 @@ def test_a_payload_that_is_no_json_costs_itself_and_not_the_result() -> None:
         Datum(id="d", metadata={"x": object()}),
         Datum(id="e", metadata={"x": "text"}, success=True),
     ]
-    (trace,) = trace_records(3, {"val": items})
+    trace = trace_record(3, "val", items)
     assert trace.data() == [
         Datum(id="a", split="val", epoch=3, success=False, feedback="mend it"),
         Datum(id="b", split="val", epoch=3, error_message="it raised", metrics={"f1": 0.5}),
