@@ -14,7 +14,7 @@ from pygit2.enums import ObjectType
 from autopilot.errors import GitCommandError, RefMovedError
 from autopilot.git.commands import last_line, run_git
 from autopilot.git.refs import created, delete_ref, read_ref, when_unlocked
-from autopilot.git.repository import Identity, Repository, translated
+from autopilot.git.repository import Repository, translated
 from autopilot.text import clean
 
 _UNWRITABLE = "make room and give write permission to the repository's folder"
@@ -42,6 +42,14 @@ class Tag:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """A merge of two trees: the merged tree, "" if there are conflicts, and the paths of those."""
+
+    tree: str
+    conflicts: tuple[str, ...] = ()
+
+
 def commit(
     repo: Repository, *, tree: str, parents: Sequence[str], message: str, sign: bool | None = None
 ) -> str:
@@ -50,7 +58,6 @@ def commit(
     Author and committer are the repository's. Runs no hook.
 
     Args:
-        repo: The repository.
         tree: Its content.
         parents: Ids of the commits before it.
         message: Its message. A final line break is added.
@@ -67,17 +74,9 @@ def commit(
     if repo.config_bool("commit.gpgsign") if sign is None else sign:
         return _signed_commit(repo, tree, parents, text)
     author, committer = _signatures(repo)
+    before, content = [pygit2.Oid(hex=parent) for parent in parents], pygit2.Oid(hex=tree)
     with translated(f"cannot write a commit to {repo.common_dir}", _UNWRITABLE):
-        return str(
-            repo.pygit.create_commit(
-                None,
-                author,
-                committer,
-                text,
-                pygit2.Oid(hex=tree),
-                [pygit2.Oid(hex=parent) for parent in parents],
-            )
-        )
+        return str(repo.pygit.create_commit(None, author, committer, text, content, before))
 
 
 def check_signing(repo: Repository, parent: str) -> None:
@@ -117,17 +116,13 @@ def read_commit(repo: Repository, oid: str) -> Commit:
         RepositoryError: there is none.
     """
     with translated(f"cannot read commit {oid}"):
-        return _read(repo.pygit[oid].peel(pygit2.Commit))
+        found = repo.pygit[oid].peel(pygit2.Commit)
+        parents = tuple(map(str, found.parent_ids))
+        return Commit(str(found.id), str(found.tree_id), parents, found.message, found.commit_time)
 
 
 def first_parent_log(repo: Repository, tip: str, stop: str | None = None) -> Iterator[Commit]:
-    """A commit and those before it, newest first, along first parents only.
-
-    Args:
-        repo: The repository.
-        tip: The first commit.
-        stop: The commit to end before, if it is met.
-    """
+    """A commit and those before it, newest first, along first parents; ends before `stop`."""
     oid: str | None = tip
     while oid is not None and oid != stop:
         found = read_commit(repo, oid)
@@ -176,29 +171,18 @@ def read_tag(repo: Repository, name: str) -> Tag | None:
         return Tag(str(found.peel(pygit2.Commit).id), text)
 
 
-def _read(found: pygit2.Commit) -> Commit:
-    return Commit(
-        id=str(found.id),
-        tree=str(found.tree_id),
-        parents=tuple(str(parent) for parent in found.parent_ids),
-        message=found.message,
-        time_s=found.commit_time,
-    )
-
-
 def _message(text: str) -> str:
     """A message that git can hold: no NUL, no half of a surrogate pair, one final line break."""
     return clean(text).rstrip("\n") + "\n"
 
 
 def _signatures(repo: Repository) -> tuple[pygit2.Signature, pygit2.Signature]:
-    now, offset_min = _now()
-
-    def sign(who: Identity) -> pygit2.Signature:
-        return pygit2.Signature(who.name, who.email, now, offset_min)
-
     author, committer = repo.people()
-    return sign(author), sign(committer)
+    when = _now()
+    return (
+        pygit2.Signature(author.name, author.email, *when),
+        pygit2.Signature(committer.name, committer.email, *when),
+    )
 
 
 def _now() -> tuple[int, int]:
@@ -219,13 +203,9 @@ def _people(repo: Repository) -> dict[str, str]:
 
 def _signed_commit(repo: Repository, tree: str, parents: Sequence[str], text: str) -> str:
     chain = [part for parent in parents for part in ("-p", parent)]
+    command, people = ["commit-tree", "-S", *chain, tree], _people(repo)
     try:
-        done = run_git(
-            ["commit-tree", "-S", *chain, tree],
-            cwd=repo.workdir,
-            stdin=text.encode(),
-            environment=_people(repo),
-        )
+        done = run_git(command, cwd=repo.workdir, stdin=text.encode(), environment=people)
     except GitCommandError as error:
         raise GitCommandError(
             f"cannot sign a commit: {error.message}",
@@ -235,13 +215,9 @@ def _signed_commit(repo: Repository, tree: str, parents: Sequence[str], text: st
 
 
 def _signed_tag(repo: Repository, name: str, commit: str, text: str) -> None:
+    command, people = ["tag", "-s", "--cleanup=verbatim", "-F", "-", name, commit], _people(repo)
     try:
-        done = run_git(
-            ["tag", "-s", "--cleanup=verbatim", "-F", "-", name, commit],
-            cwd=repo.workdir,
-            stdin=text.encode(),
-            environment=_people(repo),
-        )
+        done = run_git(command, cwd=repo.workdir, stdin=text.encode(), environment=people)
     except GitCommandError as error:
         raise _tag_not_signed(name, error.message) from error
     made = read_ref(repo, f"refs/tags/{name}")
@@ -257,10 +233,7 @@ def _signed_tag(repo: Repository, name: str, commit: str, text: str) -> None:
 
 
 def _tag_not_signed(name: str, reason: str) -> GitCommandError:
-    return GitCommandError(
-        f"cannot sign tag {name}: {reason}",
-        hint=_TAG_HINT,
-    )
+    return GitCommandError(f"cannot sign tag {name}: {reason}", hint=_TAG_HINT)
 
 
 def _split_signature(message: str) -> tuple[str, str]:
@@ -270,17 +243,7 @@ def _split_signature(message: str) -> tuple[str, str]:
     return message[:end], message[end:]
 
 
-@dataclass(frozen=True, slots=True)
-class Merge:
-    """What a merge came to.
-
-    Args:
-        tree: The merged tree; "" if there are conflicts.
-        conflicts: The paths that both sides changed differently.
-    """
-
-    tree: str
-    conflicts: tuple[str, ...] = ()
+# --- histories and merges -----------------------------------------------------------------------
 
 
 def merge_base(repo: Repository, first: str, second: str) -> str | None:
@@ -306,24 +269,18 @@ def is_ancestor(repo: Repository, old: str, new: str) -> bool:
 def count_in(repo: Repository, line: Sequence[str], branch: str) -> int:
     """How many commits of a line, from its oldest on, the history of another commit has.
 
-    One walk that hides that history would do, but trusts in the commits' times.
-
     Args:
-        repo: The repository.
         line: Commits, oldest first, each in the history of the next.
         branch: The commit whose history is looked at.
     """
+    # One walk that hides that history would do, but trusts in the commits' times.
     return bisect_left(line, True, key=lambda commit: not is_ancestor(repo, commit, branch))
 
 
 def merge_trees(repo: Repository, base: str, ours: str, theirs: str) -> Merge:
-    """Merges two changes of a tree, as `git merge` does; moves no ref.
+    """Merges two changes of a tree, as `git merge` does, without index or files; moves no ref.
 
-    Args:
-        repo: The repository.
-        base: What both come from: a commit or a tree.
-        ours: A commit or a tree.
-        theirs: A commit or a tree.
+    Each is a commit or a tree; both changes come from `base`.
     """
     with translated(f"cannot merge {theirs[:7]} into {ours[:7]}"):
         trees = [repo.pygit[oid].peel(pygit2.Tree).id for oid in (base, ours, theirs)]

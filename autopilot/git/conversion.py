@@ -42,10 +42,7 @@ class _Rule:
 class Converter:
     """Converts files of a worktree to blobs and back, as its attributes and configuration say.
 
-    Attributes are read once per name until `forget`.
-
-    Args:
-        repo: The worktree's repository.
+    Attributes are read once per name until `forget`. Names are paths from the worktree's top.
     """
 
     def __init__(self, repo: Repository) -> None:
@@ -57,11 +54,7 @@ class Converter:
         self._rules.clear()
 
     def learn(self, names: Iterable[str]) -> None:
-        """Reads the attributes of names that are not known yet; starts git if there are any.
-
-        Args:
-            names: Paths from the worktree's top.
-        """
+        """Reads the attributes of names that are not known yet; starts git if there are any."""
         unknown = [name for name in names if name not in self._rules]
         if not unknown:
             return
@@ -82,12 +75,7 @@ class Converter:
         return self._rules[name] != _Rule()
 
     def stored_as_is(self, name: str, content: bytes) -> bool:
-        """Whether a file's blob is its bytes.
-
-        Args:
-            name: A name that was learned.
-            content: The file's bytes.
-        """
+        """Whether the blob of a file, whose name was learned, is its bytes."""
         rule = self._rules[name]
         if rule.filtered:
             return False
@@ -96,12 +84,7 @@ class Converter:
         return rule.guessed and self._is_stored_with_crlf(name)
 
     def written_as_is(self, name: str, content: bytes) -> bool:
-        """Whether a blob's bytes are what its file holds.
-
-        Args:
-            name: A name that was learned.
-            content: The blob's bytes.
-        """
+        """Whether a blob's bytes are what its file, whose name was learned, holds."""
         rule = self._rules[name]
         return not rule.filtered and not (rule.crlf and b"\n" in content)
 
@@ -109,7 +92,7 @@ class Converter:
         """The ids of the blobs of regular files, converted; starts git.
 
         Args:
-            names: Paths from the worktree's top.
+            names: The files.
             write: Whether the blobs are stored.
 
         Raises:
@@ -128,73 +111,56 @@ class Converter:
         return dict(zip(names, done.stdout.decode().split(), strict=True))
 
     def smudge(self, blobs: Mapping[str, str]) -> dict[str, bytes]:
-        """What the files of some blobs hold, converted; starts git.
-
-        Args:
-            blobs: Ids by path from the worktree's top.
+        """What the files of some blobs (ids by path) hold, converted; starts git.
 
         Raises:
             GitCommandError: a filter failed.
         """
+        here, contents = self.repo.workdir, dict[str, bytes]()
         # A line of a batch is one name: names with a line break go one by one.
         batch = {name: oid for name, oid in blobs.items() if "\n" not in name}
-        contents: dict[str, bytes] = {}
         try:
             for name in blobs.keys() - batch.keys():
-                contents[name] = run_git(
-                    ["cat-file", "--filters", f"--path={name}", blobs[name]],
-                    cwd=self.repo.workdir,
-                ).stdout
-            return contents | self._smudge_batch(batch)
+                single = ["cat-file", "--filters", f"--path={name}", blobs[name]]
+                contents[name] = run_git(single, cwd=here).stdout
+            if not batch:
+                return contents
+            # git prints the size before conversion, so that a mark must tell where a file ends.
+            mark = secrets.token_hex(16)
+            asked = (b"%b %b\n" % (oid.encode(), os.fsencode(n)) for n, oid in batch.items())
+            command = ["cat-file", "--filters", f"--batch={mark}"]
+            printed = run_git(command, cwd=here, stdin=b"".join(asked)).stdout
         except GitCommandError as error:
             raise _filter_failed(list(blobs), error) from error
-
-    def _smudge_batch(self, blobs: Mapping[str, str]) -> dict[str, bytes]:
-        if not blobs:
-            return {}
-        # git prints the size before conversion, so that a mark must tell where a file ends.
-        mark = secrets.token_hex(16)
-        stdout = run_git(
-            ["cat-file", "--filters", f"--batch={mark}"],
-            cwd=self.repo.workdir,
-            stdin=b"".join(b"%b %b\n" % (oid.encode(), os.fsencode(n)) for n, oid in blobs.items()),
-        ).stdout
-        parts = stdout.split(mark.encode() + b"\n")[1:]
-        if len(parts) != len(blobs):
+        parts = printed.split(mark.encode() + b"\n")[1:]
+        if len(parts) != len(batch):
             raise GitCommandError(
                 "git cat-file did not convert all files", hint="run `git fsck`, then try again"
             )
-        return {name: part[:-1] for name, part in zip(blobs, parts, strict=True)}
+        return contents | {name: part[:-1] for name, part in zip(batch, parts, strict=True)}
 
     def _rule(self, attributes: Mapping[str, str]) -> _Rule:
-        repo = self.repo
-        encoding = attributes.get("working-tree-encoding", "")
+        repo, driver = self.repo, attributes.get("filter", "")
+        keys = (f"filter.{driver}.{key}" for key in ("clean", "smudge", "process"))
         filtered = (
-            self._has_driver(attributes.get("filter", ""))
+            (driver not in _NO_VALUE and any(map(repo.config, keys)))
             or attributes.get("ident") == "set"
-            or encoding not in _NO_VALUE
+            or attributes.get("working-tree-encoding", "") not in _NO_VALUE
         )
-        text = attributes.get("text", "unspecified")
+        text, eol = attributes.get("text", "unspecified"), attributes.get("eol")
         if text == "unspecified":
+            # `crlf` is what `text` was called before git 1.7.2.
             text = attributes.get("crlf", "unspecified")
-        eol = attributes.get("eol")
         if text == "unset":
-            return _Rule(filtered=filtered)
+            return _Rule(filtered)
         autocrlf = (repo.config("core.autocrlf") or "false").lower()
         is_input, is_auto = autocrlf == "input", repo.config_bool("core.autocrlf")
         if text not in ("set", "auto", "input") and eol not in ("lf", "crlf"):
             return _Rule(filtered, is_input or is_auto, is_input or is_auto, is_auto)
-        default_crlf = is_auto or (
-            not is_input and (repo.config("core.eol") or "").lower() == "crlf"
-        )
+        wanted = (repo.config("core.eol") or "").lower()
+        default_crlf = is_auto or (not is_input and wanted == "crlf")
         crlf = eol == "crlf" or (default_crlf and eol != "lf" and text != "input")
         return _Rule(filtered, True, text == "auto", crlf)
-
-    def _has_driver(self, name: str) -> bool:
-        if name in _NO_VALUE:
-            return False
-        keys = ("clean", "smudge", "process")
-        return any(self.repo.config(f"filter.{name}.{key}") for key in keys)
 
     def _is_stored_with_crlf(self, name: str) -> bool:
         """As git does: a file that was committed with CRLF is not normalized behind one's back."""

@@ -1,4 +1,7 @@
-"""Refs: read, created, moved by compare-and-swap, singly or many at once; nothing is forced."""
+"""Refs: read, created, moved by compare-and-swap, singly or many at once; nothing is forced.
+
+Names are in full, `refs/heads/main`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import pygit2
 
@@ -20,25 +22,14 @@ _LOCK_WAIT_S = 0.5
 
 
 def read_ref(repo: Repository, name: str) -> str | None:
-    """What a ref points at, not peeled: of an annotated tag, the tag object. None if missing.
-
-    Args:
-        repo: The repository.
-        name: In full, `refs/heads/main`.
-    """
+    """What a ref points at, not peeled: of an annotated tag, the tag object. None if missing."""
     with translated(f"cannot read {name}"):
         found = repo.pygit.references.get(name)
         return str(found.resolve().target) if found is not None else None
 
 
 def create_ref(repo: Repository, name: str, oid: str, log: str) -> None:
-    """Creates a ref that does not exist.
-
-    Args:
-        repo: The repository.
-        name: In full, `refs/heads/main`.
-        oid: What it points at.
-        log: What the reflog says.
+    """Creates a ref that does not exist; `log` is what the reflog says.
 
     Raises:
         RefMovedError: it exists.
@@ -77,11 +68,8 @@ def list_refs(repo: Repository, prefix: str) -> dict[str, str]:
 
     Starts git.
     """
-    listed = run_git(
-        ["for-each-ref", "--format=%(objectname) %(refname)", prefix.rstrip("/")],
-        cwd=repo.workdir,
-    ).stdout
-    lines = os.fsdecode(listed).splitlines()
+    command = ["for-each-ref", "--format=%(objectname) %(refname)", prefix.rstrip("/")]
+    lines = os.fsdecode(run_git(command, cwd=repo.workdir).stdout).splitlines()
     return {name: oid for oid, _, name in (line.partition(" ") for line in lines)}
 
 
@@ -92,7 +80,6 @@ def clear_stale_locks(repo: Repository, prefixes: Sequence[str]) -> list[str]:
     is younger than a second is waited for, since a `git` command may be about to finish.
 
     Args:
-        repo: The repository.
         prefixes: Refs and folders of refs, `refs/heads/autopilot/fix-1`.
 
     Returns:
@@ -103,8 +90,18 @@ def clear_stale_locks(repo: Repository, prefixes: Sequence[str]) -> list[str]:
         place = repo.common_dir / prefix
         locks = [place.with_name(f"{place.name}.lock"), *sorted(place.rglob("*.lock"))]
         for lock in locks:
-            if _remove_if_stale(lock):
-                cleared.append(lock.relative_to(repo.common_dir).as_posix().removesuffix(".lock"))
+            try:
+                while 0 <= time.time() - lock.lstat().st_mtime < _LOCK_AGE_S:
+                    time.sleep(0.05)
+                lock.unlink()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise RepositoryError(
+                    f"cannot remove the stale lock {lock}: {error.strerror}",
+                    hint="remove it by hand",
+                ) from error
+            cleared.append(lock.relative_to(repo.common_dir).as_posix().removesuffix(".lock"))
     return cleared
 
 
@@ -127,13 +124,22 @@ def check_free(repo: Repository, name: str) -> None:
     Raises:
         SlugError: another ref's name is in the way: `a` and `a/b` cannot both exist.
     """
-    obstacle = _obstacle(repo, name)
-    if obstacle is not None:
-        raise SlugError(
-            f"{_short(name)!r} cannot be created: {_short(obstacle)!r} exists, and git"
-            " cannot hold a name and names below it",
-            hint=f"choose another name, or rename the other: {_renaming(obstacle)}",
-        )
+    parts = name.split("/")
+    above = ("/".join(parts[:count]) for count in range(3, len(parts)))
+    obstacle = next((folder for folder in above if read_ref(repo, folder) is not None), None)
+    obstacle = obstacle or next(iter(list_refs(repo, name)), None)
+    if obstacle is None:
+        return
+    short = _short(obstacle)
+    other, kind = f"{short.replace('/', '-')}-old", obstacle.removesuffix(short)
+    rename = f"git update-ref {kind}{other} {obstacle} && git update-ref -d {obstacle}"
+    if kind == "refs/heads/":
+        rename = f"git branch -m {short} {other}"
+    raise SlugError(
+        f"{_short(name)!r} cannot be created: {short!r} exists, and git"
+        " cannot hold a name and names below it",
+        hint=f"choose another name, or rename the other: {rename}",
+    )
 
 
 @contextmanager
@@ -159,6 +165,15 @@ def created(repo: Repository, name: str) -> Iterator[None]:
 
 @contextmanager
 def _swapped(repo: Repository, name: str, expected: str) -> Iterator[pygit2.Reference]:
+    """The ref as it is expected, for the body to move or delete.
+
+    Raises:
+        RefMovedError: it is elsewhere, or gone.
+        RepositoryError: it cannot be written.
+    """
+    # The comparison here is only for the message. What decides is libgit2's own: a loaded reference
+    # remembers its value, and to set or delete it fails, under the ref's lock, if another process
+    # has moved it since. That failure is told from others by reading the ref once more.
     try:
         reference = repo.pygit.references.get(name)
         current = str(reference.target) if reference is not None else None
@@ -200,39 +215,6 @@ def _is_locked(error: Exception) -> bool:
     )
 
 
-def _obstacle(repo: Repository, name: str) -> str | None:
-    """An existing ref that is a folder of the name, or is below it."""
-    parts = name.split("/")
-    above = ("/".join(parts[:count]) for count in range(3, len(parts)))
-    existing = (folder for folder in above if read_ref(repo, folder) is not None)
-    return next(existing, None) or next(iter(list_refs(repo, name)), None)
-
-
-def _renaming(name: str) -> str:
-    short = _short(name)
-    other = f"{short.replace('/', '-')}-old"
-    if name.startswith("refs/heads/"):
-        return f"git branch -m {short} {other}"
-    kind = name.removesuffix(short)
-    return f"git update-ref {kind}{other} {name} && git update-ref -d {name}"
-
-
-def _remove_if_stale(lock: Path) -> bool:
-    try:
-        while (age_s := time.time() - lock.lstat().st_mtime) < _LOCK_AGE_S:
-            if age_s < 0:
-                break
-            time.sleep(0.05)
-        lock.unlink()
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise RepositoryError(
-            f"cannot remove the stale lock {lock}: {error.strerror}", hint="remove it by hand"
-        ) from error
-    return True
-
-
 def log_line(text: str) -> str:
     """A text as one line of a reflog."""
     return " ".join(clean(text).split())
@@ -251,8 +233,7 @@ def delete_refs(repo: Repository, expected: Mapping[str, str]) -> None:
     Starts git.
 
     Args:
-        repo: The repository.
-        expected: Full name to what it points at.
+        expected: Name to what it points at.
 
     Raises:
         GitCommandError: one was moved meanwhile, or is locked.
@@ -267,8 +248,7 @@ def move_refs(repo: Repository, moves: Mapping[str, tuple[str, str | None]], log
     Starts git.
 
     Args:
-        repo: The repository.
-        moves: Full name to what it shall point at, and where it is; None: it does not exist.
+        moves: Name to what it shall point at, and where it is; None: it does not exist.
         log: What the reflogs say.
 
     Raises:
@@ -278,6 +258,7 @@ def move_refs(repo: Repository, moves: Mapping[str, tuple[str, str | None]], log
     """
     if not moves:
         return
+    # An old value of zeros means that the ref must not exist.
     lines = "".join(
         f"update {name}\0{new}\0{old or '0' * len(new)}\0" for name, (new, old) in moves.items()
     )

@@ -18,7 +18,7 @@ from autopilot.core.stepping import Guard
 from autopilot.errors import ConfinementError
 from autopilot.files import TEMPORARY
 from autopilot.git.objects import tree_of
-from autopilot.git.stamps import Stamp, everything_below, stamps_of
+from autopilot.git.workfiles import Stamp, everything_below, stamps_of
 from autopilot.sandbox.git_folders import AGENT, GitFolder, PrivateGit
 from autopilot.sandbox.inputs import Inputs
 from autopilot.sandbox.processes import adopt, end_adopted, end_marked, mark

@@ -22,8 +22,7 @@ from autopilot.files import (
 )
 from autopilot.git.objects import SUBMODULE, Entry, list_tree
 from autopilot.git.repository import Repository
-from autopilot.git.stamps import Stamp, everything_below, stamp_of
-from autopilot.git.workfiles import WorkFiles, folders_above
+from autopilot.git.workfiles import Stamp, WorkFiles, everything_below, folders_above, stamp_of
 from autopilot.text import counted, printable
 from autopilot.tracking.parameters import Scope
 

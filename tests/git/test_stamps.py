@@ -1,4 +1,4 @@
-"""autopilot.git.stamps, and hashing what is below a folder."""
+"""autopilot.git.workfiles, and hashing what is below a folder."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import pytest
 from autopilot.errors import ParameterError
 from autopilot.files import list_files
 from autopilot.git.repository import Repository
-from autopilot.git.stamps import everything_below, stamps_below, stamps_of
-from autopilot.git.workfiles import WorkFiles
+from autopilot.git.workfiles import WorkFiles, everything_below, stamps_below, stamps_of
 
 
 def everything(_name: str) -> bool:
