@@ -10,16 +10,10 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from autopilot.core.collection import (
-    Accumulator,
-    MetricCollection,
-    compute_all,
-    directions_of,
-    find_metric,
-)
+from autopilot.core.collection import Accumulator, ByName, compute_all, directions_of, find_metric
 from autopilot.core.direction import gained
 from autopilot.core.metric import Metric
 from autopilot.core.types import Cost, Datum, Metrics, Noise
@@ -154,26 +148,16 @@ def some(ids: Sequence[str], most: int = 3) -> str:
     return f"{', '.join(ids[:most])}{more}"
 
 
-def monitored(name: str, metrics: Mapping[str, Accumulator | MetricCollection]) -> Monitored:
-    """The metric of that name: the module's own one that gives it, or a metric of the items.
-
-    Args:
-        name: The name.
-        metrics: Dotted name to metric, as `Module.named_metrics` gives them.
-    """
+def monitored(name: str, metrics: ByName) -> Monitored:
+    """The metric of that name among a module's own, or else a metric of the items."""
     return Monitored(name, find_metric(name, metrics))
 
 
-def metric_modes(
-    named_metrics: Iterable[tuple[str, Accumulator | MetricCollection]], monitor: str = ""
-) -> dict[str, str]:
+def metric_modes(metrics: ByName, monitor: str = "") -> dict[str, str]:
     """Name to mode, "max" or "min", of the metrics that state one, also those in collections.
 
-    Args:
-        named_metrics: A module's.
-        monitor: A name that may be a key of a metric that states one direction for all of its keys.
+    The monitored name may be a key of a metric that states one direction for all of its keys.
     """
-    metrics = dict(named_metrics)
     stated = directions_of(metrics)
     if found := find_metric(monitor, metrics):
         stated[monitor] = found[0].direction(found[1])

@@ -73,21 +73,16 @@ def pair(view: EpochView) -> Pairing:
     if not any(measure in item.metrics for item in answered):
         measure, monitored = "success", Monitored("accuracy")
     mode = "max" if measure == "success" else view.mode
-    differences: list[float] = []
-    lost: list[str] = []
-    for key, item in now.items():
-        new, old = monitored.of_item(item), monitored.of_item(before[key])
-        if old is not None and new is None:
-            lost.append(item.id)
-        elif old is not None and new is not None:
-            differences.append(gained(old, new, mode))
+    values = [(monitored.of_item(before[key]), monitored.of_item(now[key]), key[0]) for key in now]
+    lost = [name for old, new, name in values if old is not None and new is None]
+    gains = [gained(a, b, mode) for a, b, _ in values if a is not None and b is not None]
     if lost:
         return Pairing(problem=f"{len(lost)} val items have no {measure} any more: {some(lost)}")
-    if not differences:
+    if not gains:
         return Pairing(problem=f"no val item has a {measure} in both epochs")
-    if not all(map(math.isfinite, differences)):
+    if not all(map(math.isfinite, gains)):
         return Pairing(problem=f"a val item's {measure} is not a finite number")
-    return Pairing(tuple(differences), measure)
+    return Pairing(tuple(gains), measure)
 
 
 def sign_test(wins: int, losses: int) -> float:

@@ -75,7 +75,7 @@ class EarlyStopping(StopCondition):
             return
         own = trainer.mode if self.monitor == trainer.monitor else None
         self.mode = direction_of(
-            self.monitor, own, None, metric_modes(module.named_metrics(), self.monitor)
+            self.monitor, own, None, metric_modes(dict(module.named_metrics()), self.monitor)
         )
 
     def on_validation_end(self, trainer: RunView, module: AutoPilotModule) -> None:

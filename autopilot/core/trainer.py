@@ -439,7 +439,7 @@ class Trainer(RunView):
         name = self._monitor or module.monitor
         self.monitor = name.removeprefix("val_").removeprefix("val/").removeprefix("val ")
         self.monitored = monitored(self.monitor, dict(module.named_metrics()))
-        stated = metric_modes(module.named_metrics(), self.monitor)
+        stated = metric_modes(dict(module.named_metrics()), self.monitor)
         self.mode = direction_of(self.monitor, self._mode, module.mode, stated)
         given = module.failed_value if self._failed_value is None else self._failed_value
         self.failed_value = worst_value(given, self.monitored, self.item_metric)

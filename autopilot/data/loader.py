@@ -1,6 +1,6 @@
 """The DataLoader, splits and the DataModule: a dataset in batches, in an order that repeats.
 
-Who goes where follows from seed and epoch alone: the same in every process, on every Python.
+The order follows from seed and epoch alone: the same in every process, on every Python.
 """
 
 from __future__ import annotations
@@ -80,16 +80,10 @@ class DataLoader(Generic[T]):
                 f"batch_size={batch_size!r}: a batch has at least one item",
                 hint="pass a whole number from 1 up",
             )
-        self.dataset = dataset
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.seed = seed
-        self.drop_last = drop_last
+        self.dataset, self.batch_size, self.drop_last = dataset, batch_size, drop_last
+        self.shuffle, self.seed, self.sampler = shuffle, seed, sampler
         self.collate_fn: Callable[[list[T]], Any] = collate_fn or default_collate
-        self.sampler = sampler
-        self.epoch = 0
-        self._run_seed = 0
-        self._is_epoch_set = False
+        self.epoch, self._run_seed, self._is_epoch_set = 0, 0, False
 
     @property
     def rows(self) -> list[T] | tuple[T, ...] | None:
@@ -110,8 +104,7 @@ class DataLoader(Generic[T]):
         if seed is not None:
             self._run_seed = seed
         for part in (self.sampler, self.dataset):
-            listener = getattr(part, "set_epoch", None)
-            if callable(listener):
+            if callable(listener := getattr(part, "set_epoch", None)):
                 listener(epoch)
 
     def __iter__(self) -> Iterator[Any]:
@@ -195,10 +188,9 @@ def random_split(dataset: Indexable[T], lengths: Sequence[float], seed: int = 0)
 
     Args:
         dataset: A Dataset or a sequence.
-        lengths: Numbers of items that add up to the dataset's, or fractions that add up to 1;
-            a fraction's share is rounded so that it is off by less than one item, which may be
-            no item at all in a tiny dataset.
-        seed: Decides who goes where.
+        lengths: Numbers of items that add up to the dataset's, or fractions that add up to 1. A
+            fraction's share is off by less than one item: in a tiny dataset it may be none.
+        seed: Of the random order.
 
     Returns:
         One Subset per length, each in random order.
@@ -235,7 +227,7 @@ def stratified_split(
         dataset: A Dataset or a sequence.
         fractions: The splits' shares; they add up to 1.
         key: The name of the field with an item's class, or a function from item to class.
-        seed: Decides who goes where.
+        seed: Of the random order.
 
     Returns:
         One Subset per fraction, each in random order.

@@ -90,7 +90,7 @@ class Level(AutoPilotModule):
 def test_a_metric_states_it_inside_of_a_collection_too():
     module = Level()
     module.all = MetricCollection({"loss": Loss()}, prefix="my_")
-    assert metric_modes(module.named_metrics()) == {"my_loss": "min"}
+    assert metric_modes(dict(module.named_metrics())) == {"my_loss": "min"}
 
 
 class Losses(Loss):
@@ -106,9 +106,9 @@ def test_a_metric_of_several_values_states_one_direction_or_one_by_key():
     module = Level()
     module.own = Losses()
     module.all = MetricCollection({"loss": Losses(), "by": ByKey()}, prefix="my_", postfix="_all")
-    assert metric_modes(module.named_metrics(), "own_mean")["own_mean"] == "min"
-    assert metric_modes(module.named_metrics(), "my_loss_max_all")["my_loss_max_all"] == "min"
-    modes = metric_modes(module.named_metrics(), "my_by_max_all")
+    assert metric_modes(dict(module.named_metrics()), "own_mean")["own_mean"] == "min"
+    assert metric_modes(dict(module.named_metrics()), "my_loss_max_all")["my_loss_max_all"] == "min"
+    modes = metric_modes(dict(module.named_metrics()), "my_by_max_all")
     assert (modes["my_by_mean_all"], modes["my_by_gain_all"]) == ("min", "max")
     assert "my_by_max_all" not in modes
 
