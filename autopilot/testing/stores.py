@@ -39,8 +39,6 @@ class StoreContract(ABC):
     def prepare(self, folder: Path) -> None:  # noqa: B027  # files are enough for some
         """Makes what the store needs; the files of the parameter are there already."""
 
-    # --- what the tests are written with -------------------------------------------------------
-
     def open(self, folder: Path) -> tuple[Store, PathParameter]:
         """The store with its parameter bound, and the parameter."""
         store, parameter = self.make_store(folder), PathParameter(folder / "rules")
@@ -48,15 +46,20 @@ class StoreContract(ABC):
         store.bind([parameter])
         return store, parameter
 
-    @contextmanager
-    def begun(self, folder: Path) -> Iterator[tuple[Store, Path]]:
-        """A new experiment over `rules/a.txt` and `rules/deep/b.txt`, and the folder of both."""
+    def prepare_files(self, folder: Path) -> Path:
+        """Makes the parameter's files, one beside it, and the rest by `prepare`."""
         rules = folder / "rules"
         (rules / "deep").mkdir(parents=True)
         (rules / "a.txt").write_bytes(b"a0\n")
         (rules / "deep" / "b.txt").write_bytes(b"b0\n")
         (folder / "beside.txt").write_bytes(b"not a parameter\n")
         self.prepare(folder)
+        return rules
+
+    @contextmanager
+    def begun(self, folder: Path) -> Iterator[tuple[Store, Path]]:
+        """A new experiment over `rules/a.txt` and `rules/deep/b.txt`, and the folder of both."""
+        rules = self.prepare_files(folder)
         store, _ = self.open(folder)
         store.begin(Manifest(slug=store.slug, idea="see what happens"))
         try:
@@ -68,8 +71,6 @@ class StoreContract(ABC):
         """Writes `a.txt` and commits it."""
         (rules / "a.txt").write_bytes(text.encode())
         return store.commit(store.state(), _subject(text), [])
-
-    # --- opening -------------------------------------------------------------------------------
 
     def test_begin_makes_the_first_revision_of_the_present_state(self, tmp_path: Path) -> None:
         with self.begun(tmp_path) as (store, _):
@@ -91,9 +92,7 @@ class StoreContract(ABC):
             assert again.tip == tip
 
     def test_what_was_not_begun_cannot_be_reopened(self, tmp_path: Path) -> None:
-        (tmp_path / "rules").mkdir()
-        (tmp_path / "rules" / "a.txt").write_bytes(b"a0\n")
-        self.prepare(tmp_path)
+        self.prepare_files(tmp_path)
         store, _ = self.open(tmp_path)
         assert not store.exists()
         with refused(ExperimentError):
@@ -122,8 +121,6 @@ class StoreContract(ABC):
             third = self.change(again, rules, "a2\n")
             assert [revision.id for revision in again.log()] == [third, second, start]
             again.close()
-
-    # --- states and revisions ------------------------------------------------------------------
 
     def test_equal_states_have_equal_ids(self, tmp_path: Path) -> None:
         with self.begun(tmp_path) as (store, rules):
@@ -216,8 +213,6 @@ class StoreContract(ABC):
             store.restore(store.log()[-1].id)
             assert store.edited() == []
 
-    # --- records and tags ----------------------------------------------------------------------
-
     def test_records_come_back_as_they_were(self, tmp_path: Path) -> None:
         with self.begun(tmp_path) as (store, rules):
             start = store.tip
@@ -290,8 +285,6 @@ class StoreContract(ABC):
             with refused(AutopilotError):
                 store.tag(0, second, "moved\n")
             assert store.tags() == {0: start, 1: second}
-
-    # --- progress ------------------------------------------------------------------------------
 
     def test_progress_is_kept_in_order_until_it_is_cleared(self, tmp_path: Path) -> None:
         with self.begun(tmp_path) as (store, _):

@@ -156,9 +156,7 @@ class StepRecord(Record):
     Args:
         step: 1 for the first step of the epoch.
         changed: Whether it changed the parameters; then it has a commit of its own.
-        strategy: As the optimizer says.
-        summary: As the optimizer says.
-        rationale: As the optimizer says.
+        strategy, summary, rationale: As in the optimizer's Step.
         gradients: Parameter name to rendered gradient.
         category: The subject of most of the feedback.
         node: The modules whose parameters got feedback; "" is the whole system.
