@@ -213,7 +213,7 @@ class Callback:
         """An error or an interrupt ends the run."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What the callback remembers, as JSON."""
+        """The state of the callback for a resumed run, as JSON."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a module configures, checked: its data, its optimizer, its loss, its policy, callbacks."""
+"""The parts that a module configures, checked: data, optimizer, loss, policy and callbacks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _DATA_CALLS = {
 
 @contextmanager
 def data_source(module: AutoPilotModule, datamodule: Any, stage: str) -> Iterator[Any]:
-    """What gives the loaders: the datamodule, set up and torn down in any case, or the module.
+    """The source of loaders: the datamodule, set up and torn down in any case, or the module.
 
     Raises:
         ModuleError: a method of the datamodule cannot be called.
@@ -273,7 +273,7 @@ def _listed_kinds(values: Iterable[object]) -> str:
 
 
 def _outline(value: object) -> str:
-    """What a value is made of: `a dict of optimizer, lr_scheduler`."""
+    """A value's type and parts: `a dict of optimizer, lr_scheduler`."""
     if isinstance(value, Mapping):
         return f"a dict of {', '.join(map(str, value))}"
     if isinstance(value, list | tuple):

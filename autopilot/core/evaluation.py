@@ -143,7 +143,10 @@ class Evaluator:
             if is_infrastructure(error):
                 raise
             if len(batch.items) <= 1:
-                return self._failure(error, split, batch)
+                failed = self.failures.raised(split, error)
+                if graph.is_grad_enabled():
+                    graph.attach(self.module, batch, failed)
+                return failed
         # Outside of the handler: the batch's exception is not the context of its items' own.
         return self._combined(batch, [self._isolated(split, one) for one in _singles(batch)])
 
@@ -211,12 +214,6 @@ class Evaluator:
                 hint="return Datum(items=[...]) with one Datum for each item of the batch",
             )
         return cast(Datum, data)
-
-    def _failure(self, error: BaseException, split: str, batch: Datum) -> Datum:
-        failed = self.failures.raised(split, error)
-        if graph.is_grad_enabled():
-            graph.attach(self.module, batch, failed)
-        return failed
 
 
 def _mistake(data: object, batch: Datum) -> str:

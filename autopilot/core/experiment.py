@@ -116,7 +116,7 @@ class Experiment(History):
         return self.store.slug
 
     def known_state(self) -> KnownState | None:
-        """What is known of the present state, if an earlier epoch measured it."""
+        """The present state as an earlier epoch measured it, if one did."""
         return self.known(self._state, self._steps)
 
     def epoch_of_present_state(self) -> int | None:
@@ -125,7 +125,7 @@ class Experiment(History):
         return None if known is None or known.unmeasured else known.epoch
 
     def view(self, epoch: int, metrics: Metrics, monitor: str, mode: str, cost: Cost) -> EpochView:
-        """What the policy sees of an epoch."""
+        """An epoch for its policy."""
         return EpochView(
             epoch=epoch,
             metrics=metrics,
@@ -280,15 +280,15 @@ class Experiment(History):
         return record
 
     def begin_step(self, epoch: int, step: int, told: str = "") -> str:
-        """Says that the optimizer is about to edit.
+        """Marks what changes in the files from now on as the optimizer's.
 
         Args:
             epoch: The epoch.
             step: The step's number in it.
-            told: What the optimizer is told of the budget.
+            told: The budget, as the optimizer is to be told of it.
 
         Returns:
-            The same; of a step that is made again, what it was told then: it asks the same again.
+            What it was told when the step was first begun: it is to ask the same again.
 
         Raises:
             ParameterError: a file was edited by hand; the edit is kept.
@@ -504,13 +504,13 @@ class Experiment(History):
 
     @property
     def events(self) -> list[Event]:
-        """What happened to it as a whole, oldest first; what an epoch brought is in `history`."""
+        """Events of the experiment as a whole, oldest first; epochs are in `history`."""
         if not self.store.exists():
             return []
         return sorted((event for _, event in self.store.records(Event)), key=attrgetter("order"))
 
     def summary(self) -> Summary:
-        """What the experiment has come to so far; open or not.
+        """A summary of the experiment so far; open or not.
 
         Raises:
             ExperimentError: it has not begun.
@@ -536,7 +536,7 @@ class Experiment(History):
         self.is_open = self._by_hand = False
 
     def _checked_inputs(self) -> Mapping[str, str]:
-        """What was read, if it is what the baseline was measured with; else nothing is judged."""
+        """The files that evaluations read; raises if one differs from the baseline's."""
         now = self.guard.inputs(self.inputs)
         try:
             check_inputs(self.inputs, now or {}, self.slug)

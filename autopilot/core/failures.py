@@ -10,7 +10,7 @@ import re
 import sysconfig
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import FrameType
 
@@ -20,11 +20,14 @@ _PACKAGE = __file__.removesuffix("core/failures.py")
 _INSTALLED = tuple(
     {sysconfig.get_path(name) + "/" for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 )
+_SITE = "/site-packages/"
 _RAISED = "it raised "
 _PLACE = re.compile(r" \(([^()\s]+:\d+)\)$")
 # What differs from item to item in one and the same failure.
 _NAMES = re.compile(r"0x[0-9a-fA-F]+|\b[0-9a-fA-F]{8,}\b|\d+")
-_HOW = ("raised", "failed", "unmeasured")
+# Of equally frequent kinds, the first of these is shown first.
+_HOW = {"raised": "raised", "failed": "failed with", "unmeasured": "could not be measured"}
+_NO_RESULT = ("error", "unmeasured")
 _KINDS_AT_MOST = 3
 _TEXT_AT_MOST = 160
 
@@ -45,12 +48,12 @@ class Raised:
 
     @classmethod
     def of(cls, error: BaseException) -> Raised:
-        """What there is to say of an exception."""
+        """The message, place and traceback of an exception."""
         message = f"{type(error).__name__}: {error}".removesuffix(": ")
         return cls(message, _place(error), user_traceback(error))
 
     def result(self) -> Datum:
-        """What the item came to; its feedback says where."""
+        """The result of the item that raised; its feedback says where."""
         feedback = f"{_RAISED}{self.message}" + (f" ({self.place})" if self.place else "")
         return Datum(success=False, error_message=self.message, feedback=feedback)
 
@@ -80,17 +83,13 @@ def _place(error: BaseException) -> str:
         for frame, line in traceback.walk_tb(error.__traceback__)
         if not frame.f_code.co_filename.startswith((_PACKAGE, "<frozen "))
     ]
-    own = [(frame, line) for frame, line in frames if not _is_installed(frame)]
     if not frames:
         return ""
-    frame, line = (own or frames)[-1]
-    return f"{_name(frame)}:{line}"
-
-
-def _is_installed(frame: FrameType) -> bool:
-    path = frame.f_code.co_filename
     # A checkout may stand below the interpreter's own folder, never below site-packages.
-    return path.startswith(_INSTALLED) or "/site-packages/" in path
+    paths = [frame.f_code.co_filename for frame, _ in frames]
+    own = [n for n, p in enumerate(paths) if not p.startswith(_INSTALLED) and _SITE not in p]
+    frame, line = frames[own[-1] if own else -1]
+    return f"{_name(frame)}:{line}"
 
 
 def _name(frame: FrameType) -> str:
@@ -123,7 +122,7 @@ class Kind:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What failures of the same kind share: type and place, or the text where no place is."""
+        """The same for failures of one kind: type and place, or the text where no place is."""
         if not self.place:
             return self.how, _key(self.text)
         return self.how, f"{self.text.split(' ')[0]} {self.place}"
@@ -131,14 +130,9 @@ class Kind:
     def line(self, split: str, total: int) -> str:
         """One line for a person: `2 of 250 val items raised: KeyError 'label' (classify.py:41)`."""
         many = f"all {total}" if self.count == total > 1 else f"{self.count} of {total}"
-        verb = {
-            "raised": "raised",
-            "failed": "failed with",
-            "unmeasured": "could not be measured",
-        }[self.how]
         place = f" ({self.place})" if self.place else ""
         others = ", for example" if self.varies else ""
-        return f"{many} {split} items {verb}: {self.text}{others}{place}"
+        return f"{many} {split} items {_HOW[self.how]}: {self.text}{others}{place}"
 
 
 class Failures:
@@ -160,7 +154,7 @@ class Failures:
         self._kinds, self._totals, self._tracebacks = {}, Counter(), {}
 
     def raised(self, split: str, error: BaseException) -> Datum:
-        """What an item comes to that raised; the first traceback of its kind is kept for `add`."""
+        """The result of an item that raised; the first traceback of its kind is kept for `add`."""
         raised = Raised.of(error)
         result = raised.result()
         self._tracebacks.setdefault((split, _kind(result).key), raised.traceback)
@@ -170,16 +164,14 @@ class Failures:
         """Takes in the results of a batch, as they are once they are scored."""
         self._totals[split] += len(data)
         for item in data.leaves():
-            if item.error_message is not None or item.unmeasured is not None:
-                self._count(split, item)
-
-    def _count(self, split: str, item: Datum) -> None:
-        found = _kind(item)
-        kind = self._kinds.setdefault(split, {}).setdefault(found.key, found)
-        if not kind.count:
-            kind.traceback = self._tracebacks.get((split, found.key), "")
-        kind.count += 1
-        kind.varies |= _key(kind.text) != _key(found.text)
+            if item.error_message is None and item.unmeasured is None:
+                continue
+            found = _kind(item)
+            kind = self._kinds.setdefault(split, {}).setdefault(found.key, found)
+            if not kind.count:
+                kind.traceback = self._tracebacks.get((split, found.key), "")
+            kind.count += 1
+            kind.varies |= _key(kind.text) != _key(found.text)
 
     def raised_of(self, split: str) -> int:
         """How many items of a split raised, those that an earlier session evaluated included."""
@@ -187,8 +179,8 @@ class Failures:
 
     def kinds(self, split: str) -> list[Kind]:
         """The kinds of failures in a split, the most frequent first; of equals, what raised."""
-        found = self._kinds.get(split, {}).values()
-        return sorted(found, key=lambda kind: (-kind.count, _HOW.index(kind.how)))
+        found, order = self._kinds.get(split, {}).values(), list(_HOW)
+        return sorted(found, key=lambda kind: (-kind.count, order.index(kind.how)))
 
     def lines(self, split: str, *, tracebacks: bool = False) -> list[str]:
         """A line for each kind, at most three, and how many more there are.
@@ -239,15 +231,11 @@ def never_measured(epochs: Iterable[Iterable[Datum]]) -> tuple[int, list[Datum]]
     count = 0
     for items in epochs:
         count += 1
-        without = {item.id: item for item in _without_result(items)}
+        without = {item.id: item for item in items if item.outcome in _NO_RESULT}
         left = without if left is None else {k: v for k, v in left.items() if k in without}
         if not left:
             break
     return count, list((left or {}).values())
-
-
-def _without_result(items: Iterable[Datum]) -> Iterator[Datum]:
-    return (item for item in items if item.outcome in ("error", "unmeasured"))
 
 
 def _kind(item: Datum) -> Kind:
@@ -263,7 +251,7 @@ def _kind(item: Datum) -> Kind:
 
 def reason(item: Datum) -> str:
     """Why an item has no result, in a few words and with the place; "" if it has one."""
-    if item.outcome not in ("error", "unmeasured"):
+    if item.outcome not in _NO_RESULT:
         return ""
     kind = _kind(item)
     return kind.text + (f" ({kind.place})" if kind.place else "")

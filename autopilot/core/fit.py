@@ -98,7 +98,7 @@ class Fit(Run):
         self.heard, self._lost_feedback = False, []
 
     def view(self) -> EpochView:
-        """What the policy sees of the epoch."""
+        """The epoch for the policy."""
         cost = self.meter.cost()
         return self.experiment.view(self.epoch, self.metrics, self.monitor, self.mode, cost)
 
@@ -112,7 +112,7 @@ class Fit(Run):
         return self.decision
 
     def states(self) -> dict[str, Any]:
-        """What a resumed run goes on with."""
+        """The states that a resumed run goes on with."""
         return {"optimizer": self.optimizer.state_dict(), "callbacks": self.hooks.states()}
 
     def load_states(self, saved: Mapping[str, Any]) -> None:

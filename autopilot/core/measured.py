@@ -69,7 +69,10 @@ class SplitMetrics:
         values, means = self.compute(), self.means
         value = values.get(monitor)
         if value is not None and not math.isfinite(value):
-            odd = [i.id for i in self.items if not _is_finite(i.metrics, monitor)]
+            # A metric of the whole split may read any number of an item.
+            each = ((item.id, item.metrics) for item in self.items)
+            read = [(i, [m[monitor]] if monitor in m else m.values()) for i, m in each]
+            odd = [name for name, numbers in read if not all(map(math.isfinite, numbers))]
             where = f" (item {', '.join(odd[:3])})" if odd else ""
             raise EvaluationError(
                 f"{split} {monitor} is {value}{where}: nothing can be compared with it",
@@ -115,7 +118,7 @@ class SplitMetrics:
 
 
 class Measured:
-    """What one state came to on a split, in one measurement or several.
+    """One state measured on a split, once or several times.
 
     Args:
         passes: The measurements, the first one first.
@@ -163,7 +166,11 @@ class Measured:
         every = (*self.passes, *self.beside)
         values = [m.compute().get(monitored.name, math.nan) for m in every]
         # The usual distance of two; between means of several it is so much smaller.
-        apart = [_apart(*neighbours) for neighbours in pairwise(values)]
+        apart = [
+            # Sums in another order are not the same to the last bit.
+            0.0 if math.isclose(a, b, rel_tol=1e-9) or not math.isfinite(a - b) else abs(a - b)
+            for a, b in pairwise(values)
+        ]
         shift = math.hypot(*apart) / math.sqrt(len(apart) * len(self.passes))
         smallest = share = self.share(monitored.name)
         if found.differing or shift:
@@ -251,12 +258,6 @@ def means_of(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: sum(values[name] for values in measured) / len(measured) for name in common}
 
 
-def _apart(one: float, other: float) -> float:
-    # Sums in another order are not the same to the last bit.
-    same = math.isclose(one, other, rel_tol=1e-9) or not math.isfinite(one - other)
-    return 0.0 if same else abs(one - other)
-
-
 def unscored(experiment: Experiment, loader: Iterable[Any]) -> list[int]:
     """The epochs whose test split is to be scored, the best one last.
 
@@ -294,8 +295,3 @@ def test_gain(trainer: RunView, measured: Measured) -> Gain:
         monitored=experiment.monitored,
     )
     return gain_of(view, "test", trainer.seed)
-
-
-def _is_finite(metrics: Mapping[str, float], monitor: str) -> bool:
-    """Whether the monitored number of an item is finite, or all that a Metric may read of it."""
-    return all(map(math.isfinite, [metrics[monitor]] if monitor in metrics else metrics.values()))

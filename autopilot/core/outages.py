@@ -59,7 +59,10 @@ def infrastructure_in(error: BaseException, types: ErrorTypes = ()) -> BaseExcep
     for each in _chain(error):
         if isinstance(each, KeyboardInterrupt):
             return None
-        if isinstance(each, NoMoreCallsError) or _is_transient(each, types):
+        transient = isinstance(each, (ConnectionError, TimeoutError, *types))
+        if isinstance(each, ModelCallError):
+            transient = each.status in (0, 408, 429) or each.status >= 500
+        if transient or isinstance(each, NoMoreCallsError):
             return each
         if isinstance(each, BaseExceptionGroup):
             found = [infrastructure_in(one, types) for one in each.exceptions]
@@ -79,14 +82,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         each = each.__cause__ or (None if each.__suppress_context__ else each.__context__)
 
 
-def _is_transient(error: BaseException, types: ErrorTypes) -> bool:
-    if isinstance(error, ModelCallError):
-        return error.status in (0, 408, 429) or error.status >= 500
-    return isinstance(error, (ConnectionError, TimeoutError, *types))
-
-
 def transient_errors_of(module: AutoPilotModule) -> ErrorTypes:
-    """What a module lists in `transient_errors`.
+    """The error types that a module lists in `transient_errors`.
 
     Raises:
         ModuleError: not a tuple of exception types.
@@ -151,7 +148,7 @@ class Outages:
         progress: Callable[[], int] = lambda: 0,
         ledger: Ledger | None = None,
     ) -> T:
-        """What the work returns; it is done again while what it needs does not answer.
+        """Does the work, again and again while a service that it needs does not answer.
 
         Args:
             work: May be called several times.
@@ -182,10 +179,11 @@ class Outages:
                 began = now if began is None else began
                 left_s = self.max_wait_s - (now - since)
                 if left_s < _INSTANT_S:
-                    raise _outage(found, now - since) from error
-                waiting = Waiting(
-                    _reason(found), min(pause_s, left_s), now - since, self.max_wait_s
-                )
+                    waited = f" (waited for {now - since:.0f} s)" if now > since else ""
+                    message = f"no answer: {_reason(found)}{waited}"
+                    raise OutageError(message, hint="wait until it answers") from error
+                pause_s = min(pause_s, left_s)
+                waiting = Waiting(_reason(found), pause_s, now - since, self.max_wait_s)
             else:
                 if began is not None:
                     self._call("on_outage_end", time.monotonic() - began)
@@ -198,7 +196,7 @@ class Outages:
 def side_by_side(
     pool: ThreadPoolExecutor, function: Callable[[W], T], work: Sequence[W], done: dict[int, T]
 ) -> list[T]:
-    """What a function returns for each piece of work, in their order.
+    """Calls a function for each piece of work in threads; results in the order of the work.
 
     The first error ends it, after what is going on: that must not run beside its own repetition.
 
@@ -234,11 +232,6 @@ def _sleep(pause_s: float, ledger: Ledger | None) -> None:
             f"time budget: {limit_s:g} s spent, waiting for a service",
             hint="give it a larger budget and resume: nothing is paid twice",
         )
-
-
-def _outage(error: BaseException, waited_s: float) -> OutageError:
-    waited = f" (waited for {waited_s:.0f} s)" if waited_s else ""
-    return OutageError(f"no answer: {_reason(error)}{waited}", hint="wait until it answers")
 
 
 def _reason(error: BaseException) -> str:

@@ -137,7 +137,7 @@ class Run:
             self._judged_calls -= len(self.experiment.store.calls())
 
     def left(self) -> str:
-        """What is left of the budget as of the last judged epoch: the same for a resumed run."""
+        """The budget left as of the last judged epoch, in words; the same for a resumed run."""
         spent, limits = self.experiment.spent, self.ledger.limits
         pairs = (
             ("tokens", spent.tokens, limits.tokens),
@@ -164,7 +164,7 @@ class Run:
         undo: Callable[[], object] = lambda: None,
         progress: Callable[[], int] = lambda: 0,
     ) -> T:
-        """What the work returns, done again while a service that it needs does not answer.
+        """Does the work, again and again while a service that it needs does not answer.
 
         Args:
             work: May be called several times: model calls that were answered are not paid twice.
@@ -243,7 +243,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def confined() -> Iterator[None]:
-    """What the body changes beside the parameters of the run is put back at its end."""
+    """Puts back at the end of the body what it changed beside the parameters of the run."""
     run = current_run()
     if run is None:
         yield

@@ -30,7 +30,7 @@ _MEASURED = ("train", "val")
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a module configures, checked.
+    """The parts that a module configures, checked.
 
     Args:
         optimizer: Changes the parameters.

@@ -30,16 +30,12 @@ class StopCondition(Callback):
         """Why the run should stop now, or None."""
         raise NotImplementedError
 
-    def on_train_start(self, trainer: RunView, module: AutoPilotModule) -> None:
-        self._look(trainer)
-
     def on_train_epoch_end(self, trainer: RunView, module: AutoPilotModule) -> None:
-        self._look(trainer)
-
-    def _look(self, trainer: RunView) -> None:
-        found = self.reason(trainer)
-        if found:
+        if found := self.reason(trainer):
             trainer.stop(found)
+
+    # A resumed run that has nothing left to do says so before its first epoch.
+    on_train_start = on_train_epoch_end
 
 
 class EarlyStopping(StopCondition):
@@ -206,13 +202,13 @@ class Budget(StopCondition):
         return None
 
     def call_limits(self) -> Limits:
-        """What is checked before each model call."""
+        """The limits that are checked before each model call."""
         limits = self.limits
         return Limits(self.calls, limits.tokens, limits.cost_usd, limits.seconds)
 
 
 def ledger_of(experiment: Experiment, callbacks: Iterable[Callback]) -> Ledger:
-    """What may be spent, less what the experiment's calls have cost so far."""
+    """The budget of the callbacks, with the cost of the experiment's calls so far."""
     limits = Limits()
     for callback in callbacks:
         if isinstance(callback, Budget):

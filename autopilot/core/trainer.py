@@ -63,8 +63,8 @@ class Trainer(RunView):
             val metric improved.
         experiment: Where states and records go; otherwise in this process.
         logger: Gets the metrics of each epoch.
-        accumulate_grad_batches: Batches between two optimizer steps; otherwise the module's. None
-            there too: one step an epoch.
+        accumulate_grad_batches: Batches between two optimizer steps; defaults to the module's
+            setting; if unset there too, one step per epoch.
         monitor: The val metric that decides; otherwise the module's.
         mode: "max" when higher is better, "min" when lower is; otherwise the module and its metric
             say.
@@ -405,7 +405,7 @@ class Trainer(RunView):
         return f"val {self.monitor} decides: {direction_words(self.mode)}"
 
     def result(self) -> Result:
-        """What the run has come to so far."""
+        """The result of the run so far."""
         experiment = self.experiment
         judged = [record for record in experiment.history if record.epoch > 0]
         return Result(
@@ -455,7 +455,7 @@ class Trainer(RunView):
     def evaluator(
         self, module: AutoPilotModule, experiment: Experiment, loss: Loss | None = None
     ) -> Evaluator:
-        """What runs batches as this trainer does, once `prepare` has seen the module."""
+        """An evaluator with this trainer's settings, once `prepare` has seen the module."""
         scoring = Scoring((self.item_metric or self.monitor,), self.failed_value)
         loss = loss or loss_of(module)
         loss.direct(self.item_metric, self.mode)

@@ -189,7 +189,7 @@ def _result(item: Datum) -> dict[str, Any]:
 def lesson_of(
     slug: str, record: MetricsRecord, view: EpochView, steps: Sequence[StepRecord]
 ) -> Lesson:
-    """What memory keeps of an epoch."""
+    """The lesson of an epoch for memory."""
     return Lesson(
         epoch=record.epoch,
         id=str(record.epoch),
