@@ -19,12 +19,10 @@ _REBASE_HEADS = ("rebase-merge/head-name", "rebase-apply/head-name")
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A branch as it was found.
+    """A branch as it was found: its ref in full, and its commit.
 
     Args:
         name: As git's commands take it: `main`, or `origin/main` where it is on a remote only.
-        ref: In full.
-        tip: Its commit.
     """
 
     name: str
@@ -45,10 +43,8 @@ class Branch:
 def find_branch(repo: Repository, name: str) -> Branch | None:
     """The branch that a name means: of this repository, or as a remote had it when last fetched.
 
-    Args:
-        repo: The repository.
-        name: `main`, `origin/main`, or in full. What is only on remotes is found by its short name
-            too; `origin` comes first.
+    The name is `main`, `origin/main`, or in full. One that only remotes have is found by its short
+    name too; `origin` comes first.
     """
     short = name.removeprefix(BRANCHES).removeprefix(_REMOTES)
     for ref in (BRANCHES + short, _REMOTES + short, f"{_REMOTES}origin/{short}"):
@@ -62,12 +58,8 @@ def find_branch(repo: Repository, name: str) -> Branch | None:
 
 
 def checked_out_at(repo: Repository, branch: str) -> Path | None:
-    """The worktree in which a branch is checked out, or being rebased; None if in none.
-
-    Args:
-        repo: The repository.
-        branch: In full, `refs/heads/main`.
-    """
+    """The worktree in which a branch, in full, is checked out or being rebased; None if in none."""
+    # git writes these files; `git worktree list` would say nothing of a rebase.
     for git_dir in (repo.common_dir, *sorted(repo.common_dir.glob("worktrees/*"))):
         heads = [_text(git_dir / "HEAD").removeprefix("ref: ")]
         heads += [_text(git_dir / head) for head in _REBASE_HEADS]
@@ -90,7 +82,6 @@ def obstacle(repo: Repository, branch: str, tree: str) -> tuple[str, str] | None
     changed with it. Starts git then.
 
     Args:
-        repo: The repository.
         branch: In full.
         tree: What it is to hold.
     """
@@ -106,16 +97,12 @@ def obstacle(repo: Repository, branch: str, tree: str) -> tuple[str, str] | None
     names = [os.fsdecode(line[3:]) for line in changed if line]
     if names:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        return (
-            f"{name} is checked out in {place} with uncommitted changes ({names[0]}{more})",
-            "commit them, or `git stash` them, there",
-        )
+        reason = f"{name} is checked out in {place} with uncommitted changes ({names[0]}{more})"
+        return reason, "commit them, or `git stash` them, there"
     lost = _in_the_way(there, tree)
     if lost:
-        return (
-            f"{lost} in {place} is not tracked by git, and would be overwritten",
-            "move it away, or commit it",
-        )
+        reason = f"{lost} in {place} is not tracked by git, and would be overwritten"
+        return reason, "move it away, or commit it"
     return None
 
 
@@ -126,7 +113,6 @@ def advance(repo: Repository, branch: str, new: str, expected: str, log: str) ->
     Only files that the move changes are written, and nothing that is not committed is lost.
 
     Args:
-        repo: The repository.
         branch: In full.
         new: A commit that has `expected` in its history.
         expected: The commit that it is at.
@@ -148,12 +134,9 @@ def advance(repo: Repository, branch: str, new: str, expected: str, log: str) ->
         return None
     # git's own fast-forward: a branch that was moved meanwhile fails it, and so does a file that
     # was edited meanwhile.
+    merge = ["merge", "--ff-only", "--no-autostash", "--quiet", new]
     try:
-        run_git(
-            ["merge", "--ff-only", "--no-autostash", "--quiet", new],
-            cwd=place,
-            environment={"GIT_REFLOG_ACTION": log},
-        )
+        run_git(merge, cwd=place, environment={"GIT_REFLOG_ACTION": log})
     except GitCommandError as error:
         name = branch.removeprefix(BRANCHES)
         raise RepositoryError(

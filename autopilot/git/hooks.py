@@ -68,14 +68,12 @@ def hook_folder(path: Path) -> HookFolder:
     Raises:
         RepositoryError: there is no repository.
     """
-    found = run_git(
-        ["rev-parse", "--is-bare-repository", "--absolute-git-dir"], cwd=path, check=False
-    )
+    asked = ["rev-parse", "--is-bare-repository", "--absolute-git-dir"]
+    found = run_git(asked, cwd=path, check=False)
     if found.returncode != 0:
         raise not_usable(path, found)
     is_bare, git_dir = os.fsdecode(found.stdout).splitlines()
-    bare = is_bare == "true"
-    top = Path(git_dir)
+    bare, top = is_bare == "true", Path(git_dir)
     if not bare:
         shown = run_git(["rev-parse", "--show-toplevel"], cwd=path).stdout
         top = Path(os.fsdecode(shown).removesuffix("\n"))
@@ -85,13 +83,8 @@ def hook_folder(path: Path) -> HookFolder:
     scoped = os.fsdecode(run_git(asked, cwd=top, check=False).stdout)
     scope, _, configured = scoped.removesuffix("\n").partition("\t")
     folder = Path(os.path.normpath(top / name.removesuffix("\n")))
-    return HookFolder(
-        path=folder,
-        bare=bare,
-        configured=configured,
-        shared=scope in ("global", "system"),
-        tracked=not bare and folder.is_relative_to(top) and ".git" not in folder.parts,
-    )
+    tracked = not bare and folder.is_relative_to(top) and ".git" not in folder.parts
+    return HookFolder(folder, bare, configured, scope in ("global", "system"), tracked)
 
 
 def script(name: str, body: str) -> str:
@@ -100,15 +93,9 @@ def script(name: str, body: str) -> str:
 
 
 def state_of(folder: HookFolder, name: str, text: str) -> HookState:
-    """Looks at a hook.
-
-    Args:
-        folder: The folder.
-        name: As git names it.
-        text: What ours is, as `script` returns it.
-    """
-    present, kept = _read(folder.path / name), _kept(folder, name)
-    chained = _exists(kept)
+    """Looks at a hook; `text` is ours, as `script` returns it."""
+    present = _read(folder.path / name)
+    chained = os.path.lexists(_kept(folder, name))
     if present is None:
         return HookState(name, "missing", chained)
     head, _, body = present.partition("\n")[2].partition("\n")
@@ -150,7 +137,14 @@ def install_hooks(
         )
     states = [state_of(folder, name, text) for name, text in texts.items()]
     for state in states:
-        _check(folder, state, force=force)
+        path, kept = folder.path / state.name, _kept(folder, state.name)
+        if state.state == "edited" and not force:
+            raise _edited(folder, state.name)
+        if state.state == "foreign" and state.chained and _read(path) != _read(kept):
+            raise UsageError(
+                f"two hooks {state.name} are yours: {path} and the one kept before, {kept.name}",
+                hint="make one of them, or remove the kept one; then try again",
+            )
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         for state in states:
@@ -186,7 +180,7 @@ def uninstall_hooks(
             path, kept = folder.path / state.name, _kept(folder, state.name)
             if state.state == "foreign":
                 continue
-            if _exists(kept):
+            if os.path.lexists(kept):
                 os.replace(kept, path)
             else:
                 path.unlink(missing_ok=True)
@@ -197,27 +191,17 @@ def uninstall_hooks(
     return states
 
 
-def _check(folder: HookFolder, state: HookState, *, force: bool) -> None:
-    if state.state == "edited" and not force:
-        raise _edited(folder, state.name)
-    if state.state == "foreign" and state.chained:
-        path, kept = folder.path / state.name, _kept(folder, state.name)
-        if _read(path) != _read(kept):
-            raise UsageError(
-                f"two hooks {state.name} are yours: {path} and the one kept before, {kept.name}",
-                hint="make one of them, or remove the kept one; then try again",
-            )
-
-
 def _write(folder: HookFolder, state: HookState, text: str) -> None:
     path = folder.path / state.name
     handle, created = tempfile.mkstemp(dir=folder.path, prefix=f".{state.name}-")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
+        # The umask can only be read by setting it.
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(created, 0o777 & ~umask)
+        # The script is whole by now: a kill between the two leaves the user's hook kept.
         if state.state == "foreign":
             os.replace(path, _kept(folder, state.name))
         os.replace(created, path)
@@ -244,16 +228,12 @@ def _kept(folder: HookFolder, name: str) -> Path:
     return folder.path / f"{name}{_KEPT}"
 
 
-def _exists(path: Path) -> bool:
-    return os.path.lexists(path)
-
-
 def _read(path: Path) -> str | None:
     """A file's text; "" of a link that leads nowhere, None if there is nothing."""
     try:
         return path.read_bytes().decode("utf-8", "surrogateescape")
     except OSError:
-        return "" if _exists(path) else None
+        return "" if os.path.lexists(path) else None
 
 
 def _digest(body: str) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 
 from autopilot.errors import LockHeldError, RepositoryError
 
@@ -75,8 +74,18 @@ class ExclusiveLock:
         except OSError as error:
             raise _unusable(self.path, error) from error
         try:
-            _lock(handle)
-            self._sign(handle)
+            # `holder` of another process may touch the lock for an instant: insist a little.
+            for _ in range(_ATTEMPTS):
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                time.sleep(_PAUSE_S)
+            else:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            record = {"pid": [os.getpid(), *signer][-1], "host": socket.gethostname(), "since": now}
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, json.dumps(record).encode() + b"\n", 0)
         except BlockingIOError as error:
             os.close(handle)
             raise self._held(_read_holder(self.path)) from error
@@ -123,29 +132,15 @@ class ExclusiveLock:
         self.acquire()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.release()
 
-    def _sign(self, handle: int) -> None:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        record = {"pid": [os.getpid(), *signer][-1], "host": socket.gethostname(), "since": now}
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(record).encode() + b"\n", 0)
-
     def _held(self, holder: Holder | None) -> LockHeldError:
-        who = (
-            f"process {holder.pid} on {holder.host}, since {holder.since}"
-            if holder is not None and holder.pid
-            else "another process"
-        )
+        who = "another process"
+        if holder is not None and holder.pid:
+            who = f"process {holder.pid} on {holder.host}, since {holder.since}"
         return LockHeldError(
-            f"{self.path.stem} is held by {who}",
-            hint="wait until it is done, or stop it",
+            f"{self.path.stem} is held by {who}", hint="wait until it is done, or stop it"
         )
 
 
@@ -158,18 +153,14 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
     Raises:
         RepositoryError: the folder cannot be opened or locked.
     """
-    try:
-        handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise _unusable(folder, error) from error
-    try:
+    with contextlib.ExitStack() as stack:
         try:
+            handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, handle)
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError as error:
             raise _unusable(folder, error) from error
         yield
-    finally:
-        os.close(handle)
 
 
 def _unusable(path: Path, error: OSError) -> RepositoryError:
@@ -178,16 +169,6 @@ def _unusable(path: Path, error: OSError) -> RepositoryError:
         hint="make room and give write permission to its folder; it must not be on a file"
         " system without locks",
     )
-
-
-def _lock(handle: int) -> None:
-    """Takes the lock; insists a little, since `holder` of another process may touch it."""
-    for _ in range(_ATTEMPTS):
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        time.sleep(_PAUSE_S)
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _read_holder(path: Path) -> Holder:

@@ -36,11 +36,16 @@ from autopilot.git.repository import Repository, translated
 _FAN_OUT = re.compile(r"[0-9a-f]{2}")
 _HEX = re.compile(r"[0-9a-f]*")
 _ID_LENGTH = 40
+_ANNOTATED = re.compile(r"[0-9a-f]{40}")
 _ATTEMPTS = 40
 _PAUSE_S = 0.002
 
 Edit = Callable[[bytes | None], bytes]
 """What a note becomes, given what it is, or None if there is none; may be called repeatedly."""
+
+
+_Copies = dict[str, Entry]
+"""Where a note is, and what; a note may have copies at several fan-outs."""
 
 
 class Notes:
@@ -50,7 +55,6 @@ class Notes:
     or none, and a concurrent write to the same ref is never lost. Notes commits are not signed.
 
     Args:
-        repo: The repository.
         ref: In full, `refs/notes/reviews`.
     """
 
@@ -212,19 +216,14 @@ def _walk(tree: pygit2.Tree, prefix: str) -> Iterator[tuple[str, str]]:
             yield prefix + name, str(child.id)
 
 
-_ANNOTATED = re.compile(r"[0-9a-f]{40}")
-_Copies = dict[str, Entry]
-"""Where a note is, and what; a note may have copies at several fan-outs."""
+# --- merging notes that two repositories wrote apart, without a working tree -------------------
 
 
 def merge_notes(repo: Repository, ours: str, theirs: str, message: str) -> str:
     """Merges two notes commits; moves no ref.
 
-    Args:
-        repo: The repository.
-        ours: A notes commit.
-        theirs: Another one.
-        message: The message of the merge.
+    As `git notes merge -s cat_sort_uniq` does it, in our own fan-out: of a note that both changed,
+    the lines of both are kept, sorted, each once. A line that one side replaced does not come back.
 
     Returns:
         The one of them that has all of the other, else a new commit with both as parents.
