@@ -1,0 +1,96 @@
+"""A run in this process: bench, session, dry run and preflight."""
+
+from __future__ import annotations
+
+import pytest
+
+from autopilot.core.experiment import Experiment
+from autopilot.core.records.record import Manifest
+from autopilot.engine.bench import Bench, check_parameters
+from autopilot.engine.preflight import forecast, preflight
+from autopilot.engine.request import Options, Request, options_of
+from autopilot.engine.session import Session, create
+from autopilot.errors import ExperimentError, LockHeldError, ParameterError
+from autopilot.git import refs
+from autopilot.sandbox.workspace import Workspace
+from autopilot.tracking.notebook import Notebook
+
+
+def request_of(target, **changes) -> Request:
+    given = {"slug": "levels", "options": Options(max_epochs=1), "in_place": True}
+    return Request(target.workdir, "levels.py", **(given | changes))
+
+
+def test_a_bench_loads_a_target_and_gives_its_trainer(target) -> None:
+    manifest = Manifest(slug="s", target="levels.py", hparams={"size": "2"}, seed=7)
+    bench = Bench(Workspace(target, target, ""), manifest, target.head_commit())
+    bench.inputs.close()
+    assert bench.module.size == 2
+    assert [scope.path for scope in bench.scopes] == ["level.txt"]
+    trainer = bench.trainer(Experiment(), Options(accumulate=2, repeat=3), max_wait_s=0)
+    assert (trainer.seed, trainer.accumulate_grad_batches, trainer.repeat) == (7, 2, 3)
+    assert trainer.max_wait_s == 0
+    assert bench.trainer(Experiment(), Options(max_wait=5), seed=9).seed == 9
+
+
+def test_parameters_with_uncommitted_changes_need_a_word(target) -> None:
+    manifest = Manifest(slug="s", target="levels.py", base=target.head_commit())
+    bench = Bench(Workspace(target, target, ""), manifest, manifest.base)
+    bench.inputs.close()
+    assert check_parameters(bench, include_dirty=False) == []
+    (target.workdir / "level.txt").write_text("2\n")
+    with pytest.raises(ParameterError):
+        check_parameters(bench, include_dirty=False)
+    assert check_parameters(bench, include_dirty=True) == []
+
+
+def test_a_session_runs_to_its_end_and_is_resumed(target) -> None:
+    session = Session.start(request_of(target))
+    assert session.split_sizes == ("3", "3")
+    with pytest.raises(LockHeldError):
+        Session.start(request_of(target, slug="other"))
+    result = session.run()
+    assert not result.interrupted
+    notebook = Notebook(target, "levels")
+    assert [epoch.verdict for epoch in notebook.epochs] == ["baseline", "kept"]
+    assert options_of(notebook, Options(max_epochs=2)).max_epochs == 2
+    again = Session.resume(target.workdir, "levels", Options(max_epochs=2))
+    assert again.run().metrics["val"]["accuracy"] == 1.0
+    assert options_of(Notebook(target, "levels")).max_epochs == 2
+    assert (target.workdir / "level.txt").read_text() == "3\n"
+
+
+def test_a_session_that_is_not_run_leaves_nothing(target) -> None:
+    before = refs.list_refs(target, "refs/")
+    Session.start(request_of(target)).discard()
+    assert refs.list_refs(target, "refs/") == before
+    Session.start(request_of(target)).discard()  # the name and the place are free again
+
+
+def test_an_experiment_may_be_begun_and_not_run(target) -> None:
+    create(request_of(target, idea="higher"))
+    notebook = Notebook(target, "levels")
+    assert (notebook.manifest.idea, notebook.status.state) == ("higher", "created")
+    assert notebook.epochs == []
+    with pytest.raises(ExperimentError, match="exists already"):
+        create(request_of(target))
+
+
+def test_a_dry_run_says_what_a_run_would_do(target) -> None:
+    found = forecast(request_of(target))
+    assert (found.experiment, found.train_items, found.val_items) == ("levels", "3", "3")
+    assert found.parameters == {"level.txt": 1}
+    assert (found.monitor, found.mode, found.max_epochs) == ("accuracy", "max", 1)
+    assert "val item i1 passed" in found.first_item
+    assert any("dry run: nothing was changed" in line for line in found.lines())
+    assert refs.read_ref(target, "refs/heads/autopilot/levels") is None
+
+
+def test_preflight_ends_at_what_stops_the_run(target) -> None:
+    names = [check.name for check in preflight(request_of(target))]
+    assert names[:4] == ["repository", "target", "experiment", "module"]
+    assert names[-3:] == ["evaluation", "monitor", "cost"]
+    last = preflight(request_of(target, options=Options(monitor="f1")))[-1]
+    assert (last.name, last.state) == ("monitor", "failed")
+    last = preflight(Request(target.workdir, "missing.py"))[-1]
+    assert (last.name, last.state) == ("target", "failed")

@@ -1,0 +1,104 @@
+"""Supervision: positions in shared memory, and children that die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import autopilot
+from autopilot.core.progress import Position
+from autopilot.engine.board import Board
+from autopilot.engine.supervisor import interruptible
+
+
+def test_a_board_tells_another_process_where_the_child_is() -> None:
+    board, position = Board(), Position("val", 3, 2, 1, 7, is_running=True)
+    assert board.code is None and board.slug == "" and board.overdue_s() < 0
+    pid = os.fork()
+    if pid == 0:
+        board.claim()
+        board.opened("levels-1", time.monotonic() - 20)
+        board.at(position)
+        board.hear()
+        board.end(5)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert (board.slug, board.position, board.code, board.heard) == ("levels-1", position, 5, 1)
+    assert board.past_deadline_s() > 20
+    assert board.overdue_s() <= 0  # its batch began just now, and has some time
+    board.without_deadline()
+    assert board.past_deadline_s() < 0
+
+
+def test_only_the_child_itself_is_heard() -> None:
+    board = Board()
+    board.claim()
+    if (pid := os.fork()) == 0:
+        board.end(9)
+        board.hear()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert board.code is None and board.heard == 0
+
+
+# In a process of its own: where a process has threads, as pytest's workers do, no child is forked.
+def run_alone(code: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(autopilot.__file__).parents[1])}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+DYING = """
+import os, signal
+from autopilot.core.progress import Position
+from autopilot.engine.supervisor import Supervisor
+
+position = Position("val", 1, 0, 0, 2, is_running=True)
+
+def work(child):
+    if child.is_first:
+        child.board.opened("own", float("inf"))
+        child.board.at(position)
+        os.kill(os.getpid(), signal.SIGUSR1)
+    told = [(death.position == position, "SIGUSR1" in death.reason) for death in child.deaths]
+    return 7 if told == [(True, True)] and child.slug == "own" else 1
+
+deaths = []
+code = Supervisor(work, deaths.append, lambda *_: None).run()
+assert [death.position for death in deaths] == [position]
+raise SystemExit(code)
+"""
+
+
+def test_the_next_child_knows_how_the_one_before_died() -> None:
+    done = run_alone(DYING)
+    assert done.returncode == 7, done.stderr
+
+
+EARLY = """
+import os
+from autopilot.engine.supervisor import Supervisor
+from autopilot.errors import EvaluationError
+
+try:
+    Supervisor(lambda child: os._exit(3), lambda death: None, lambda *_: None).run()
+except EvaluationError as error:
+    print(error.message)
+"""
+
+
+def test_a_death_before_the_experiment_is_open_is_an_error() -> None:
+    assert "exit code 3" in run_alone(EARLY).stdout
+
+
+def test_a_termination_is_an_interrupt_within_the_body() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before

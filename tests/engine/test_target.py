@@ -1,0 +1,98 @@
+"""Targets and hyperparameters: what is read, built and refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from autopilot.core.module import AutoPilotModule
+from autopilot.engine.target import build, load_here, load_target, parse_hparams, parse_target
+from autopilot.errors import TargetError, UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "module", "name", "stem"),
+    [
+        ("a/levels.py", "a/levels.py", None, None, "levels"),
+        ("levels.py:Levels", "levels.py", None, "Levels", "levels"),
+        ("package.levels:Levels", None, "package.levels", "Levels", "levels"),
+        ("autopilot/projects/spam/cli.py", "autopilot/projects/spam/cli.py", None, None, "run"),
+    ],
+)
+def test_a_target_is_a_file_or_a_dotted_name(text, path, module, name, stem) -> None:
+    target = parse_target(text)
+    assert (target.path, target.module, target.name, target.stem) == (path, module, name, stem)
+
+
+@pytest.mark.parametrize("text", ["levels", "a b:C", "levels:", "levels:1"])
+def test_anything_else_is_refused_with_the_three_forms(text) -> None:
+    with pytest.raises(TargetError, match="is no target") as caught:
+        parse_target(text)
+    assert "package.module:Name" in caught.value.hint
+
+
+class Sized(AutoPilotModule):
+    def __init__(self, size: int, names: list[str] | None = None, share: float = 0.5) -> None:
+        super().__init__()
+        self.given = size, names, share
+
+
+def test_hyperparameters_have_the_types_of_the_signature() -> None:
+    module = build(Sized, {"size": "3", "names": '["a", "b"]', "share": "1"}, "t", AutoPilotModule)
+    assert isinstance(module, Sized)
+    assert module.given == (3, ["a", "b"], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("hparams", "said"),
+    [
+        ({}, "needs the argument size"),
+        ({"size": "three"}, "-H size=three"),
+        ({"size": "3", "sise": "4"}, "-H sise: there is no such argument"),
+    ],
+)
+def test_hyperparameters_that_do_not_fit_are_refused(hparams, said) -> None:
+    with pytest.raises(UsageError, match=said):
+        build(Sized, hparams, "t", AutoPilotModule)
+
+
+def test_pairs_that_cannot_be_read_are_refused() -> None:
+    assert parse_hparams(["a=1", "b=x=y"]) == {"a": "1", "b": "x=y"}
+    for pairs, said in ((["a"], "not key=value"), (["a=1", "a=2"], "twice")):
+        with pytest.raises(UsageError, match=said):
+            parse_hparams(pairs)
+
+
+def test_a_constructor_that_fails_is_named_with_the_users_traceback(tmp_path: Path) -> None:
+    file = tmp_path / "failing.py"
+    file.write_text(
+        "from autopilot import AutoPilotModule\n\n\n"
+        "class Failing(AutoPilotModule):\n"
+        "    def __init__(self):\n"
+        "        raise KeyError('rules')\n"
+    )
+    with pytest.raises(TargetError, match="KeyError: 'rules'") as caught:
+        load_target("failing.py", tmp_path, {}, AutoPilotModule)
+    assert "raise KeyError" in caught.value.user_traceback
+    assert "autopilot/engine" not in caught.value.user_traceback
+
+
+def test_a_file_must_have_exactly_one_module(tmp_path: Path) -> None:
+    head = "from autopilot import AutoPilotModule\n"
+    (tmp_path / "none_of.py").write_text(head)
+    (tmp_path / "two_of.py").write_text(
+        head + "class A(AutoPilotModule): pass\nclass B(AutoPilotModule): pass\n"
+    )
+    with pytest.raises(TargetError, match="defines no AutoPilotModule"):
+        load_target("none_of.py", tmp_path, {}, AutoPilotModule)
+    with pytest.raises(TargetError, match="defines several: A, B"):
+        load_target("two_of.py", tmp_path, {}, AutoPilotModule)
+    module = load_target("two_of.py:B", tmp_path, {}, AutoPilotModule)
+    assert type(module).__name__ == "B"
+
+
+def test_the_checkouts_own_module_is_loaded_outside_a_run(target) -> None:
+    module = load_here(target.workdir, "levels.py", {"size": "2"})
+    assert module.size == 2
+    assert [name for name, _ in module.named_parameters()] == ["level"]

@@ -1,0 +1,103 @@
+"""An experiment compared with its record: by evaluation, and by the whole loop."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from autopilot.core.types import Datum
+from autopilot.errors import EvaluationError, NetworkRefusedError, UsageError
+from autopilot.proof.measuring import Measurement
+from autopilot.proof.replay import (
+    Replay,
+    Settings,
+    compare_inputs,
+    compare_metrics,
+    failed,
+    is_same,
+    moved,
+    parted,
+)
+from autopilot.proof.rerun import Rerun
+from autopilot.tracking.integrity import Difference
+from autopilot.tracking.notebook import Notebook
+
+
+def test_values_agree_within_the_tolerance() -> None:
+    nan = math.nan
+    assert (
+        is_same(0.5, 0.5 + 1e-10, 1e-9) and is_same(math.inf, math.inf, 0) and is_same(nan, nan, 0)
+    )
+    assert is_same(None, None, 0)
+    for recorded, replayed in ((0.5, 0.6), (nan, 0.5), (0.5, nan), (None, 0.5), (0.5, None)):
+        assert not is_same(recorded, replayed, 0.05)
+
+
+def test_a_metric_may_have_a_tolerance_of_its_own() -> None:
+    settings = Settings(shares={"latency": 0.5})
+    recorded, replayed = {"latency": 2.0, "f1": 0.5}, {"latency": 2.9, "f1": 0.6}
+    (difference,) = compare_metrics(1, "val", recorded, replayed, settings)
+    assert difference == Difference(1, "val f1", 0.5, 0.6)
+    assert len(compare_metrics(1, "val", recorded, {"latency": 3.1}, settings)) == 2
+
+
+def test_noisy_values_do_not_count_unless_they_have_a_tolerance() -> None:
+    found = [Difference(1, "val latency", 1.0, 2.0), Difference(1, "val f1", 0.5, 0.6)]
+    noisy = frozenset({"val latency"})
+    assert parted(found, noisy, Settings()) == (found[1:], found[:1])
+    assert parted(found, noisy, Settings(shares={"latency": 0.1})) == (found, [])
+
+
+def test_where_outcomes_differ_every_metric_is_noisy() -> None:
+    def measurement(value: float, *, success: bool) -> Measurement:
+        items = (Datum(id="a", success=success),)
+        return Measurement("c", {"val": {"f1": value, "n": 1.0}}, {"val": items})
+
+    once = measurement(0.5, success=True)
+    assert moved(once, measurement(0.5, success=True)) == frozenset()
+    assert moved(once, measurement(0.6, success=True)) == {"val f1"}
+    assert moved(once, measurement(0.5, success=False)) == {"val f1", "val n", "val items"}
+
+
+def test_inputs_are_compared_where_both_read_them() -> None:
+    (found,) = compare_inputs(2, {"a": "1" * 40, "b": "2" * 40}, {"a": "3" * 40, "c": "4" * 40})
+    assert (found.what, found.recorded, found.found) == ("a", "1" * 7, "3" * 7)
+
+
+def test_errors_that_affect_every_epoch_are_raised() -> None:
+    with pytest.raises(UsageError):
+        failed(1, UsageError("--link data: no such file"))
+    assert failed(1, EvaluationError("no score", hint="mend")).why == "no score (mend)"
+    assert failed(1, NetworkRefusedError("connects")).what == "network"
+
+
+def test_a_replay_finds_what_was_recorded(finished: Notebook) -> None:
+    replay = Replay(finished, Settings(jobs=2))
+    assert replay.branch() == []
+    rows = list(replay.epochs())
+    assert [(row.number, row.recorded, row.replayed) for row in rows] == [
+        (0, 0.25, 0.25),
+        (1, 0.5, 0.5),
+        (2, 0.75, 0.75),
+    ]
+    assert all(row.differences == () and row.error is None for row in rows)
+
+
+def test_a_rerun_finds_the_same_steps_and_the_test_score(finished: Notebook) -> None:
+    rerun = Rerun(finished, Settings())
+    rows = list(rerun.epochs())
+    assert [(row.number, row.split) for row in rows] == [
+        (0, "val"),
+        (1, "val"),
+        (2, "val"),
+        (2, "test"),
+    ]
+    assert all(row.differences == () for row in rows), rows
+    assert rerun.ended == ""
+
+
+@pytest.mark.parametrize("settings", [Settings(live=True), Settings(jobs=2)])
+def test_a_rerun_refuses_what_does_not_go_with_it(finished: Notebook, settings: Settings) -> None:
+    with pytest.raises(UsageError, match="does not go with --level full"):
+        Rerun(finished, settings)
