@@ -184,16 +184,17 @@ class SignificantImprovement(GainGate):
         self.confidence = confidence
         self.method = method
         self.limit = round(_SHARE_OF_ERROR * (1 - confidence), 12)
-        self.repeats = repeats
-        usual = math.ceil(round(100 / (1 - confidence), 6))
-        self._draws = usual if repeats is None else repeats
+        self.repeats = math.ceil(round(100 / (1 - confidence), 6)) if repeats is None else repeats
         self.seed = seed
         # The best that draws can show is a p-value of 1 / (1 + repeats).
-        if (fewest := math.ceil(1 / self.limit) - 1) > self._draws:
+        if (fewest := math.ceil(1 / self.limit) - 1) > self.repeats:
             raise UsageError(
                 f"{repeats} repeats are too few to show a confidence of {confidence}",
                 hint=f"use {fewest} at the very least, and ten times as many for a steady verdict",
             )
+
+    def __repr__(self) -> str:
+        return f"SignificantImprovement({self.confidence:g}, {self.method!r})"
 
     @property
     def name(self) -> str:
@@ -226,7 +227,7 @@ class SignificantImprovement(GainGate):
         amount = signed(abs(mean), of=view.best_value).removeprefix("+")
         size = f"{'better' if mean > 0 else 'worse'} by {amount}" if mean else "the same"
         found = f"val {pairs.measure} {size} on average over {len(pairs.differences)} items"
-        return found, bootstrap_test(pairs.differences, self._draws, self._random(view))
+        return found, bootstrap_test(pairs.differences, self.repeats, self._random(view))
 
     def _of_the_whole(self, view: EpochView) -> tuple[str, float] | None:
         """The same, of a metric that no item has by itself."""

@@ -149,7 +149,7 @@ def is_brief(words):
         (NoRegression(["f1", "recall"]), "NoRegression(['f1', 'recall'])"),
         (Improvement(0.01), "Improvement(0.01)"),
         (GeneralizationGap(0.1, "f1"), "GeneralizationGap(0.1, 'f1')"),
-        (SignificantImprovement(0.9), "SignificantImprovement(0.9)"),
+        (SignificantImprovement(0.9), "SignificantImprovement(0.9, 'sign')"),
         (Policy([MinGate("f1", 0.5)]), "Policy([MinGate('f1', 0.5)])"),
         (PassRate(), "PassRate()"),
         (Accuracy(), "Accuracy()"),
