@@ -87,6 +87,8 @@ def as_call(owner: object) -> str:
     for each in list(inspect.signature(kind.__init__).parameters.values())[1:]:
         value = getattr(owner, each.name, each.default)
         text = getattr(value, "__name__", None) or f"{value!r:.80}"
+        if getattr(type(value), "__repr__", None) is object.__repr__:
+            text = f"{type(value).__name__}(...)"
         if value is each.default or text == repr(each.default):
             # The arguments behind one that is left out need their names.
             in_order = False

@@ -172,4 +172,5 @@ def test_a_repr_cuts_long_arguments_and_leaves_out_unknown_ones():
             self.shown = shown
 
     assert as_call(Odd(1, "x" * 500)) == f"Odd(shown='{'x' * 79})"
+    assert as_call(Odd(1, object())) == "Odd(shown=object(...))"
     assert as_call(object()) == "object()"

@@ -107,6 +107,7 @@ def test_improvement_without_evidence():
     assert Improvement().check(view({"f1": 0.1}, None)).passed
     assert not Improvement().check(view({}, None)).passed
     assert not Improvement().check(view({"f1": math.nan}, {"f1": 0.1})).passed
+    assert not Improvement().check(view({"f1": math.inf}, {"f1": 0.1})).passed
 
 
 @pytest.mark.parametrize(
