@@ -53,7 +53,7 @@ class Board(PositionLog):
 
     @property
     def position(self) -> Position:
-        """Where the child is, or was when it died."""
+        """The position of the child, or its last one if it died."""
         epoch, number, repeat, item = map(int, self._slots[_NUMBERS : _NUMBERS + 4])
         split, is_running = _SPLITS[int(self._slots[_SPLIT])], self._slots[_BEGAN] > 0
         at = epoch, number, repeat, item, is_running

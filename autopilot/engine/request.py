@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from autopilot import __version__
 from autopilot.core.callback import Callback
+from autopilot.core.records.record import Manifest
 from autopilot.core.stopping import Budget, EarlyStopping, Plateau
 from autopilot.engine.target import Target, parse_target
 from autopilot.errors import ExperimentError, LockHeldError, TargetError
 from autopilot.git import objects, refs
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
+from autopilot.sandbox.workspace import directory_of
 from autopilot.tracking.layout import Layout, free_slugs, hold
 from autopilot.tracking.notebook import Notebook
 
@@ -138,6 +142,29 @@ class Request:
     idea: str = ""
     hypothesis: str = ""
 
+    def full_slug(self) -> str:
+        """The name that was asked for, with the project's in front."""
+        has_project = self.project and "/" not in str(self.slug)
+        return f"{self.project}/{self.slug}" if has_project else str(self.slug)
+
+    def manifest(self, user: Repository, slug: str, target: Target, base: str) -> Manifest:
+        """The record of how the experiment is run, for its start commit."""
+        return Manifest(
+            slug=slug,
+            target=target.text,
+            hparams=dict(self.hparams),
+            options=self.options.given(),
+            seed=self.seed,
+            idea=self.idea,
+            hypothesis=self.hypothesis,
+            base=base,
+            base_branch=user.head_name(),
+            directory=directory_of(user, self.folder),
+            links=tuple(self.links),
+            in_place=self.in_place,
+            versions={"autopilot": __version__, "python": platform.python_version()},
+        )
+
 
 def claim(user: Repository, target: Target, request: Request) -> tuple[str, ExclusiveLock]:
     """A name for the experiment, and its lock, which keeps other processes from taking it.
@@ -154,39 +181,31 @@ def claim(user: Repository, target: Target, request: Request) -> tuple[str, Excl
             with contextlib.suppress(LockHeldError):
                 lock.acquire()
                 return slug, lock
-    slug = _full(request)
-    layout = Layout(slug)
-    lock = ExclusiveLock(layout.lock(user))
-    if refs.read_ref(user, layout.branch) is None:
-        layout.check_free(user)
+    slug = request.full_slug()
+    lock = ExclusiveLock(Layout(slug).lock(user))
+    try:
+        name_of(user, target, request)
+    except ExperimentError:
+        # Of a run that is going on, the process is named: a better reason than its name.
         hold(lock, slug)
-        return slug, lock
+        lock.release()
+        raise
     hold(lock, slug)
-    lock.release()
-    raise _taken(slug)
+    return slug, lock
 
 
 def name_of(user: Repository, target: Target, request: Request) -> str:
     """The name that `claim` would give; it leaves no file behind, and raises the same errors."""
     if request.slug is None:
         return next(free_slugs(user, target.stem, request.project))
-    slug = _full(request)
+    slug = request.full_slug()
     if refs.read_ref(user, Layout(slug).branch) is not None:
-        raise _taken(slug)
+        raise ExperimentError(
+            f"the experiment {slug} exists already",
+            hint=f"autopilot resume {slug}, or choose another name with -e",
+        )
     Layout(slug).check_free(user)
     return slug
-
-
-def _full(request: Request) -> str:
-    slug = str(request.slug)
-    return f"{request.project}/{slug}" if request.project and "/" not in slug else slug
-
-
-def _taken(slug: str) -> ExperimentError:
-    return ExperimentError(
-        f"the experiment {slug} exists already",
-        hint=f"autopilot resume {slug}, or choose another name with -e",
-    )
 
 
 def committed_target(user: Repository, base: str, request: Request) -> Target:

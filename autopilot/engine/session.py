@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autopilot import __version__
 from autopilot.core.callback import Callback, RunView
 from autopilot.core.configuration import callbacks_of
 from autopilot.core.experiment import Experiment
@@ -45,7 +43,7 @@ from autopilot.git.locks import ExclusiveLock
 from autopilot.git.objects import count_loose, maintain
 from autopilot.git.repository import Repository
 from autopilot.sandbox.confinement import guard_of
-from autopilot.sandbox.workspace import directory_of, open_workspace, undone_on_failure
+from autopilot.sandbox.workspace import open_workspace, undone_on_failure
 from autopilot.tracking.git_store import GitMemory, GitStore
 from autopilot.tracking.layout import Layout, hold
 from autopilot.tracking.notebook import Notebook
@@ -107,21 +105,7 @@ class Session:
         target = committed_target(user, base, request)
         slug, lock = claim(user, target, request)
         with lock.released_on_failure():
-            manifest = Manifest(
-                slug=slug,
-                target=target.text,
-                hparams=dict(request.hparams),
-                options=request.options.given(),
-                seed=request.seed,
-                idea=request.idea,
-                hypothesis=request.hypothesis,
-                base=base,
-                base_branch=user.head_name(),
-                directory=directory_of(user, request.folder),
-                links=tuple(request.links),
-                in_place=request.in_place,
-                versions={"autopilot": __version__, "python": platform.python_version()},
-            )
+            manifest = request.manifest(user, slug, target, base)
             folder, options, dirty = request.folder, request.options, request.include_dirty
             return cls(user, slug, folder, manifest, options, callbacks, lock, include_dirty=dirty)
 

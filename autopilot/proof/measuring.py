@@ -36,7 +36,7 @@ from autopilot.git.worktrees import (
     worktree_path,
 )
 from autopilot.sandbox.processes import Processes
-from autopilot.sandbox.workspace import Link, Workspace, directory_of, link_into
+from autopilot.sandbox.workspace import Link, Workspace, link_into
 from autopilot.tracking.notebook import Notebook
 
 T = TypeVar("T")
@@ -252,7 +252,7 @@ class Measurer:
         self._processes.stop()
 
     def close(self) -> None:
-        """Ends what is going on, and removes the worktree."""
+        """Ends a running evaluation, and removes the worktree."""
         self._processes.stop()
         if self._worktree is not None:
             self._worktree.leave()
@@ -295,7 +295,7 @@ class MeasuringWorktree:
 
     @classmethod
     def take(cls, user: Repository) -> MeasuringWorktree:
-        """The first free one; what a kill left in it is removed."""
+        """The first free one; files that a kill left in it are removed."""
         number = 0
         while True:
             # No slug begins with a dot.
@@ -331,7 +331,7 @@ class MeasuringWorktree:
         return self._repo
 
     def leave(self) -> None:
-        """Removes the worktree and lets others have the place."""
+        """Removes the worktree, and gives up its number."""
         try:
             self._clear()
         finally:
@@ -358,15 +358,7 @@ def measure_checkout(request: Request, split: str) -> Measurement:
     user = Repository.discover(request.folder)
     commit = commit_of_checkout(user)
     target = committed_target(user, commit, request)
-    manifest = Manifest(
-        slug="checkout",
-        target=target.text,
-        hparams=dict(request.hparams),
-        options=request.options.given(),
-        seed=request.seed,
-        directory=directory_of(user, request.folder),
-        links=tuple(request.links),
-    )
+    manifest = request.manifest(user, "checkout", target, commit)
     with Measurer(user, manifest, manifest.slug, live=True) as measurer:
         return measurer.measure(commit, [split])
 
@@ -374,12 +366,12 @@ def measure_checkout(request: Request, split: str) -> Measurement:
 def measure_epoch(
     notebook: Notebook, epoch: int, split: str, *, live: bool = False, links: Sequence[str] = ()
 ) -> Measurement:
-    """Measures a split of an epoch's state, with the chance that the run had.
+    """Measures a split of an epoch's state, with the seed of the run.
 
     Args:
         notebook: The experiment.
         epoch: A judged epoch.
-        split: "train" is not among them: its measurement is part of training.
+        split: "val" or "test"; "train" is measured in training alone.
         live: Model calls are made anew; otherwise the recorded ones answer.
         links: Ignored paths that the evaluation needs, beside the experiment's own.
 

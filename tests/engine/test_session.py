@@ -38,7 +38,7 @@ def test_parameters_with_uncommitted_changes_need_a_word(target) -> None:
     bench = Bench(Workspace(target, target, ""), manifest, manifest.base)
     bench.inputs.close()
     assert check_parameters(bench, include_dirty=False) == []
-    (target.workdir / "level.txt").write_text("2\n")
+    (target.workdir / "level.txt").write_text("3\n")
     with pytest.raises(ParameterError):
         check_parameters(bench, include_dirty=False)
     assert check_parameters(bench, include_dirty=True) == []
@@ -46,7 +46,7 @@ def test_parameters_with_uncommitted_changes_need_a_word(target) -> None:
 
 def test_a_session_runs_to_its_end_and_is_resumed(target) -> None:
     session = Session.start(request_of(target))
-    assert session.split_sizes == ("3", "3")
+    assert session.split_sizes == ("4", "4")
     with pytest.raises(LockHeldError):
         Session.start(request_of(target, slug="other"))
     result = session.run()
@@ -57,7 +57,7 @@ def test_a_session_runs_to_its_end_and_is_resumed(target) -> None:
     again = Session.resume(target.workdir, "levels", Options(max_epochs=2))
     assert again.run().metrics["val"]["accuracy"] == 1.0
     assert options_of(Notebook(target, "levels")).max_epochs == 2
-    assert (target.workdir / "level.txt").read_text() == "3\n"
+    assert (target.workdir / "level.txt").read_text() == "4\n"
 
 
 def test_a_session_that_is_not_run_leaves_nothing(target) -> None:
@@ -78,7 +78,7 @@ def test_an_experiment_may_be_begun_and_not_run(target) -> None:
 
 def test_a_dry_run_says_what_a_run_would_do(target) -> None:
     found = forecast(request_of(target))
-    assert (found.experiment, found.train_items, found.val_items) == ("levels", "3", "3")
+    assert (found.experiment, found.train_items, found.val_items) == ("levels", "4", "4")
     assert found.parameters == {"level.txt": 1}
     assert (found.monitor, found.mode, found.max_epochs) == ("accuracy", "max", 1)
     assert "val item i1 passed" in found.first_item
