@@ -27,6 +27,5 @@ def finished(
         cwd=target.workdir,
         check=True,
         capture_output=True,
-        env=os.environ,
     )
     return Notebook(target, "levels")
