@@ -49,8 +49,9 @@ def read_jsonl(path: Path, model: type[M] | None) -> Iterator[dict[str, Any] | M
                 content = line.removeprefix(_BOM).strip()
                 if not content:
                     continue
-                value = _parse(content, path, number)
-                yield value if model is None else _validate(model, value, path, number)
+                where = f"{path} line {number}"
+                value = _parse(content, where)
+                yield value if model is None else _validate(model, value, where)
     except OSError as error:
         raise unreadable(path, error) from error
 
@@ -105,8 +106,7 @@ def unreadable(path: Path, error: OSError) -> DataError:
     )
 
 
-def _parse(content: bytes, path: Path, number: int) -> dict[str, Any]:
-    where = f"{path} line {number}"
+def _parse(content: bytes, where: str) -> dict[str, Any]:
     try:
         value = _DECODER.decode(content.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -126,12 +126,12 @@ def _parse(content: bytes, path: Path, number: int) -> dict[str, Any]:
     return value
 
 
-def _validate(model: type[M], value: dict[str, Any], path: Path, number: int) -> M:
+def _validate(model: type[M], value: dict[str, Any], where: str) -> M:
     try:
         return cast(M, model.model_validate(value))
     except Exception as error:  # the user's validators may raise anything
         raise DataError(
-            f"{path} line {number}: not a {model.__name__}: {_reason(error)}",
+            f"{where}: not a {model.__name__}: {_reason(error)}",
             hint=f"correct the line, or the fields of {model.__name__}",
         ) from error
 
