@@ -92,7 +92,7 @@ class Evaluator:
         split, epoch, index = position.split, position.epoch, position.number
         seed = seed_of(self.seed, position.repeat)
         running = Position(split, epoch, index, position.repeat, is_running=True)
-        died = self.experiment.results.deaths(position)
+        died = self.experiment.progress.deaths(position)
         done: dict[int, Datum] = {}
 
         def attempt() -> Datum:

@@ -17,16 +17,10 @@ from autopilot.core.memory import Memory
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Decision
-from autopilot.core.progress import Death, Position, PositionLog, ResultLog, StepClock
+from autopilot.core.progress import Death, EpochProgress, Position, PositionLog
 from autopilot.core.records import message
 from autopilot.core.records.history import History, KnownState, Summary, summarize
-from autopilot.core.records.record import (
-    Decide,
-    Event,
-    Manifest,
-    MetricsRecord,
-    StepRecord,
-)
+from autopilot.core.records.record import Decide, Event, Manifest, MetricsRecord, StepRecord
 from autopilot.core.stepping import Guard, check_inputs
 from autopilot.core.store import InMemoryStore, Revision, Store
 from autopilot.core.types import Cost, Datum, Gain, Metrics, Noise
@@ -58,7 +52,7 @@ class Experiment(History):
         violations: What the step that is going on tried beside the parameters.
         monitored: How the metric that decides is computed from items.
         positions: Takes down where the run is.
-        results: The results of the epoch in progress.
+        progress: The notes on the epoch in progress.
         is_open: Whether this object holds the experiment.
         died: What ended the process that worked on it before; noted when it is opened.
 
@@ -94,7 +88,7 @@ class Experiment(History):
         self.best_items: Sequence[Datum] = ()
         self._recorded_steps: dict[tuple[int, int], tuple[str, StepRecord]] = {}
         self._steps: list[StepRecord] = []
-        self.results, self._clock = ResultLog(self.store), StepClock(self.store)
+        self.progress = EpochProgress(self.store)
         self._state = self._told = ""
         self._items: dict[str, list[Datum]] = {}
         self._passes = list[list[Datum]]()
@@ -210,11 +204,9 @@ class Experiment(History):
             repeat = self.record_of(self.best_epoch).repeat
             passes = recorded_passes(self.store, "val", self.best_epoch)
             self.best_items = mean_items(passes[:repeat])
-        noted = self.store.progress()
-        self._clock.load(noted)
-        self.results.load([n for n in noted if n.epoch == last + 1 or n.split == "test"])
+        self.progress.load(last + 1)
         for death in self.died:
-            self.results.note_death(death)
+            self.progress.note_death(death)
         self.died.clear()
         self.store.restore(_start_of_epoch(log, last + 1))
 
@@ -233,7 +225,7 @@ class Experiment(History):
 
     def recall(self, position: Position, batch: Datum) -> Datum | None:
         """A batch's or an item's result from before a kill, if items and state are the same."""
-        return self.results.find(position, batch, self._state)
+        return self.progress.find(position, batch, self._state)
 
     def remember(
         self, position: Position, batch: Datum, data: Datum | None, seconds: float
@@ -251,11 +243,11 @@ class Experiment(History):
         """
         if self.store.is_shared:
             self.check_unedited()
-        self.results.note(position, batch, data, seconds, self._state)
+        self.progress.note(position, batch, data, seconds, self._state)
 
     def void_results(self) -> None:
         """Voids what was measured in the epoch in progress: it is made again."""
-        self.results.void(self.last_epoch + 1)
+        self.progress.void(self.last_epoch + 1)
 
     # --- steps ---------------------------------------------------------------------------------
 
@@ -298,7 +290,7 @@ class Experiment(History):
         self.violations.clear()
         if (epoch, step) in self.repeats:
             told = self.repeats[epoch, step][1].told or told
-        self._told = self._clock.start(epoch, step, told)
+        self._told = self.progress.start_step(epoch, step, told)
         return self._told
 
     def check_unedited(self) -> None:
@@ -321,7 +313,7 @@ class Experiment(History):
         steps = [record for record in self._steps if record.changed]
         log = self.store.log()
         self.store.restore(log[0].id if steps else _start_of_epoch(log, self.last_epoch + 1))
-        self._clock.end(self.last_epoch + 1)
+        self.progress.end_step(self.last_epoch + 1)
 
     def commit_step(
         self, optimizer: Optimizer, epoch: int, number: int, step: Step | None, error: str = ""
@@ -337,7 +329,7 @@ class Experiment(History):
         else:
             self.store.annotate(self.store.tip, [record])
         self._steps.append(record)
-        self._clock.end(epoch)
+        self.progress.end_step(epoch)
         return record
 
     # --- epochs --------------------------------------------------------------------------------
@@ -404,7 +396,7 @@ class Experiment(History):
         if decision.kept:
             self.best_items = self._items.get("val", [])
         self._steps, self._items, self._passes = [], {}, []
-        self.results.clear()
+        self.progress.clear()
         self._finish(record, revision, ())
         self._state = self.record_of(record.best_epoch).tree
         self.store.clear_progress()

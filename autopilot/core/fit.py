@@ -19,7 +19,6 @@ from autopilot.core.noise import DefaultPolicy, noise_sentence
 from autopilot.core.optimizer import Step
 from autopilot.core.outages import Outages, infrastructure_in
 from autopilot.core.policy import Decision
-from autopilot.core.progress import note_rest
 from autopilot.core.records.record import TOGETHER, StepRecord
 from autopilot.core.run import Run
 from autopilot.core.setup_checks import Setup, check_gates
@@ -105,7 +104,7 @@ class Fit(Run):
     def announce(self, decision: Decision) -> Decision:
         """Makes a verdict known to the callbacks, the epoch's notes among its reasons."""
         # Made again after a kill: both count.
-        lost = Cost(evaluations=self.experiment.results.lost.evaluations)
+        lost = Cost(evaluations=self.experiment.progress.lost.evaluations)
         self.cost = self.meter.cost() + lost
         self.decision = replace(decision, reasons=(*decision.reasons, *self.notes))
         self.call("on_verdict", self.decision)
@@ -129,7 +128,7 @@ class Fit(Run):
         if self.experiment.last_epoch < self.epoch:
             # Why it is left is more than that it cannot be noted.
             with contextlib.suppress(AutopilotError):
-                note_rest(self.experiment.store, self.epoch, self.meter.seconds())
+                self.experiment.progress.note_rest(self.epoch, self.meter.seconds())
 
     # --- the baseline --------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,8 +72,8 @@ class PositionLog:
         """The run has reached this position."""
 
 
-class ResultLog:
-    """The results of the epoch in progress, over all sessions.
+class EpochProgress:
+    """The notes on the epoch in progress, over all sessions: results, deaths, and open steps.
 
     Args:
         store: Keeps the notes.
@@ -84,6 +84,8 @@ class ResultLog:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._step, self._step_began_s = 0, 0.0
+        self._told: dict[tuple[int, int], str] = {}
         self.clear()
 
     def clear(self) -> None:
@@ -92,10 +94,15 @@ class ResultLog:
         self._deaths: dict[_BatchKey, dict[int, str]] = defaultdict(dict)
         self.lost = Cost()
 
-    def load(self, noted: Sequence[ProgressNote]) -> None:
-        """Takes in the notes of earlier sessions, oldest first."""
+    def load(self, epoch: int) -> None:
+        """Takes in what earlier sessions noted of an epoch, and of the test split."""
         self.clear()
-        for note in noted:
+        self._told = {}
+        for note in self._store.progress():
+            if note.stepping > 0:
+                self._told.setdefault((note.epoch, note.stepping), note.told)
+            if note.epoch != epoch and note.split != "test":
+                continue
             batch = note.split, note.epoch, note.batch, note.repeat
             if note.void:
                 lost = sum(map(_cost, self._results()), self.lost)
@@ -153,44 +160,7 @@ class ResultLog:
             )
         )
 
-
-def note_rest(store: Store, epoch: int, seconds: float) -> None:
-    """Notes the part of an epoch's time that no note has, where a session ends in its middle.
-
-    Args:
-        store: Keeps the notes.
-        epoch: The epoch in progress.
-        seconds: Its time so far, over all sessions.
-    """
-    noted, known = ResultLog(store), [note for note in store.progress() if note.epoch == epoch]
-    noted.load(known)
-    rest = seconds - noted.seconds()
-    if rest > 0:
-        # A step that is not done stays so: a resume knows its edits by that.
-        stepping = max(known[-1].stepping, 0) if known else 0
-        store.note_progress(ProgressNote(epoch=epoch, seconds=rest, stepping=stepping))
-
-
-class StepClock:
-    """Notes in the store that a step edits files, and for how long it did.
-
-    Args:
-        store: Keeps the notes.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._number, self._since = 0, 0.0
-        self._told: dict[tuple[int, int], str] = {}
-
-    def load(self, noted: Sequence[ProgressNote]) -> None:
-        """Takes in the notes of earlier sessions, oldest first."""
-        self._told = {}
-        for note in noted:
-            if note.stepping > 0:
-                self._told.setdefault((note.epoch, note.stepping), note.told)
-
-    def start(self, epoch: int, number: int, told: str = "") -> str:
+    def start_step(self, epoch: int, number: int, told: str = "") -> str:
         """Marks what changes in the files from now on as the optimizer's.
 
         Args:
@@ -203,16 +173,33 @@ class StepClock:
         """
         told = self._told.get((epoch, number), told)
         self._store.note_progress(ProgressNote(epoch=epoch, stepping=number, told=told))
-        self._number, self._since = number, time.perf_counter()
+        self._step, self._step_began_s = number, time.perf_counter()
         return told
 
-    def end(self, epoch: int) -> None:
-        """Marks the step as finished."""
-        if self._number:
-            seconds = time.perf_counter() - self._since
-            note = ProgressNote(epoch=epoch, stepping=-self._number, seconds=seconds)
+    def end_step(self, epoch: int) -> None:
+        """Marks the step as finished; a second call does nothing."""
+        if self._step:
+            seconds = time.perf_counter() - self._step_began_s
+            note = ProgressNote(epoch=epoch, stepping=-self._step, seconds=seconds)
             self._store.note_progress(note)
-            self._number = 0
+            self._step = 0
+
+    def note_rest(self, epoch: int, seconds: float) -> None:
+        """Notes the part of an epoch's time that no note has, where a session ends in its middle.
+
+        Args:
+            epoch: The epoch.
+            seconds: Its time so far, over all sessions.
+        """
+        noted = EpochProgress(self._store)
+        noted.load(epoch)
+        rest = seconds - noted.seconds()
+        if rest > 0:
+            # A step that is not done stays so: a resume knows its edits by that.
+            last = [note.stepping for note in self._store.progress() if note.epoch == epoch][-1:]
+            stepping = max([0, *last])
+            note = ProgressNote(epoch=epoch, seconds=rest, stepping=stepping)
+            self._store.note_progress(note)
 
 
 def _note(at: Position, **fields: Any) -> ProgressNote:

@@ -131,7 +131,7 @@ class Run:
         """Begins an epoch, or goes on with one that an earlier session left."""
         self.epoch, self.metrics, self.decision, self.cost = epoch, {}, None, Cost()
         self.notes = []
-        self.meter.start(self.experiment.results.seconds())
+        self.meter.start(self.experiment.progress.seconds())
         self._judged_calls = self.ledger.total().calls
         if self.experiment.is_open:
             self._judged_calls -= len(self.experiment.store.calls())

@@ -213,7 +213,7 @@ def ledger_of(experiment: Experiment, callbacks: Iterable[Callback]) -> Ledger:
     for callback in callbacks:
         if isinstance(callback, Budget):
             limits = limits & callback.call_limits()
-    ledger = Ledger(limits, experiment.spent.seconds + experiment.results.seconds())
+    ledger = Ledger(limits, experiment.spent.seconds + experiment.progress.seconds())
     for _, call in experiment.store.records(LlmRecord):
         ledger.charge(call.role, call.cost, known=call.priced, judged=True)
     for call in experiment.store.calls():

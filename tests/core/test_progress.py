@@ -10,7 +10,7 @@ from autopilot.core.evaluation import Evaluator
 from autopilot.core.experiment import Experiment
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.parameter import Parameter
-from autopilot.core.progress import Death, Position, ResultLog
+from autopilot.core.progress import Death, EpochProgress, Position
 from autopilot.core.store import InMemoryStore
 from autopilot.core.types import Datum
 
@@ -18,15 +18,15 @@ BATCH = Position("val", 0, 2, is_running=True)
 ITEMS = [Datum(id=name) for name in "abc"]
 
 
-def reloaded(store: InMemoryStore) -> ResultLog:
-    log = ResultLog(store)
-    log.load(store.progress())
+def reloaded(store: InMemoryStore) -> EpochProgress:
+    log = EpochProgress(store)
+    log.load(0)
     return log
 
 
 def test_a_death_is_known_to_the_next_process_until_the_files_are_others() -> None:
     store = InMemoryStore()
-    log = ResultLog(store)
+    log = EpochProgress(store)
     log.note_death(Death(BATCH, "signal 11"))
     log.note_death(Death(Position("val", 0, 2, item=1), "exit code 3"))
 
@@ -38,7 +38,7 @@ def test_a_death_is_known_to_the_next_process_until_the_files_are_others() -> No
 
 def test_the_time_of_items_counts_once() -> None:
     store = InMemoryStore()
-    log = ResultLog(store)
+    log = EpochProgress(store)
     for position, item in enumerate(ITEMS):
         log.note(replace(BATCH, item=position), item, Datum(success=True), 2.0, "state")
     assert reloaded(store).seconds() == 6.0
@@ -71,8 +71,8 @@ def results(
     experiment, module = Experiment(store), Passes(deadly)
     experiment.open([Parameter("text")])
     for item, reason in died.items():
-        experiment.results.note_death(Death(replace(BATCH, item=item), reason))
-    experiment.results.load(store.progress())  # as a resumed run does
+        experiment.progress.note_death(Death(replace(BATCH, item=item), reason))
+    experiment.progress.load(0)  # as a resumed run does
     data = Evaluator(module, experiment, 0).run(BATCH, Datum(items=items))
     return {item.id: item.outcome + "*" * (item.id in module.seen) for item in data.leaves()}
 
