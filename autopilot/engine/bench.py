@@ -122,6 +122,7 @@ def check_parameters(bench: Bench, *, include_dirty: bool) -> list[str]:
     if not include_dirty:
         check_clean(workspace.user, scopes)
     elif not workspace.in_place:
+        # The start commit is made of the worktree's files.
         here = workspace.repo.workdir
         for name in dirty_files(workspace.user, scopes):
             source = workspace.user.workdir / name

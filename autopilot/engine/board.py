@@ -42,6 +42,7 @@ class Board(PositionLog):
 
     def at(self, position: Position) -> None:
         slots = self._slots
+        # First and last: a position that is half written is never one of a running batch.
         slots[_BEGAN] = 0.0
         slots[_SPLIT] = _SPLITS.index(position.split)
         slots[_NUMBERS] = position.epoch
@@ -73,6 +74,7 @@ class Board(PositionLog):
             deadline_s: When its time is up, on the monotonic clock, which all processes share.
         """
         text = slug.encode()
+        # The text before its size: a reader sees none of it, or all.
         self._memory[_TEXT_AT : _TEXT_AT + len(text)] = text
         self._slots[_SIZE], self._slots[_DEADLINE] = len(text), deadline_s
 

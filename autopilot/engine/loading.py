@@ -161,6 +161,7 @@ def import_file(path: Path, text: str) -> types.ModuleType:
         while (folder / "__init__.py").is_file():
             names.insert(0, folder.name)
             folder = folder.parent
+        # First, also where it is on the path already: else a module beside it may be another one.
         with contextlib.suppress(ValueError):
             sys.path.remove(str(folder))
         sys.path.insert(0, str(folder))

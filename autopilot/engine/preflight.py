@@ -38,7 +38,6 @@ from autopilot.errors import (
 )
 from autopilot.git.repository import DEFAULT_IDENTITY, Repository
 from autopilot.sandbox.offline import Offline
-from autopilot.tracking.parameters import scope_of
 
 State = Literal["ok", "warning", "failed"]
 _ITEMS = 10
@@ -122,8 +121,7 @@ def _checks(request: Request) -> Iterator[Check]:
 def _of_session(session: Session) -> Iterator[Check]:
     module = session.module
     name_parameters(module)
-    scopes = [scope_of(session.workspace.repo, parameter) for parameter in module.parameters()]
-    listed = ", ".join(f"{scope.path} ({len(scope.files())})" for scope in scopes)
+    listed = ", ".join(f"{scope.path} ({len(scope.files())})" for scope in session.bench.scopes)
     yield Check("module", "ok", f"{type(module).__name__} loads in a worktree of its own")
     yield Check("parameters", "ok", f"tracked and clean: {listed}")
     train, val = session.split_sizes
@@ -156,6 +154,7 @@ def one_item(session: Session, *, live: bool = True) -> Iterator[Check]:
     val, train = module.val_dataloader(), module.train_dataloader()
     split, loader = ("val", val) if val is not None else ("train", train)
     assert loader is not None, "the session's start looks at that"
+    # One in memory: nothing of this evaluation is recorded.
     experiment = Experiment()
     experiment.only_recorded = not live
     experiment.open(module.parameters())
@@ -284,12 +283,11 @@ def forecast(request: Request) -> Forecast:
     """
     session = Session.start(request)
     try:
-        scopes = [scope_of(session.workspace.repo, p) for p in session.module.parameters()]
         train, val = session.split_sizes
         return Forecast(
             experiment=session.slug,
             base=session.manifest.base,
-            parameters={scope.path: len(scope.files()) for scope in scopes},
+            parameters={scope.path: len(scope.files()) for scope in session.bench.scopes},
             train_items=train,
             val_items=val,
             first_item=_first_item(session),

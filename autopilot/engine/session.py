@@ -57,6 +57,7 @@ class Session:
 
     Attributes:
         slug: The experiment's name.
+        bench: The target, loaded.
         module: The module that is trained.
         trainer: The trainer.
         store: The store.
@@ -88,6 +89,7 @@ class Session:
             self.workspace = open_workspace(
                 user, folder, slug, base, in_place=in_place, links=manifest.links
             )
+            # The experiment's lock does not keep another experiment out of this checkout.
             self.place = self.workspace.lock
             with self.place.released_on_failure(), self.workspace.explained():
                 self._take_place()
@@ -174,7 +176,7 @@ class Session:
         """Imports the target, checks it, and builds store and trainer."""
         workspace, manifest, options = self.workspace, self.manifest, self.options
         try:
-            bench = Bench(workspace, manifest, manifest.base)
+            self.bench = bench = Bench(workspace, manifest, manifest.base)
         except MissingSourceError as error:
             raise explain_missing(workspace, manifest.base, error) from error
         self.module, self.inputs = bench.module, bench.inputs
@@ -243,6 +245,7 @@ class Session:
             self.inputs.close()
             self.place.release()
         self.store.close()
+        # After an interrupt the worktree stays: a resumed run finds its files checked out.
         if not result.interrupted:
             self.workspace.remove()
         if count_loose(self.user) > _LOOSE_OBJECTS:
@@ -288,6 +291,7 @@ class Session:
                     experiment.on_loop_complete("crashed", detail)
             self.store.close()
             hint = "the traceback is above"
+            # An experiment that was abandoned above cannot be resumed.
             if self.store.exists():
                 hint = f"if it can pass: autopilot resume {self.slug}; if the code must change, "
                 hint += "commit the change and run again"

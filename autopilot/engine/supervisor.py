@@ -126,6 +126,7 @@ class Supervisor:
             self._received_s = time.monotonic()
 
         reader, writer = os.pipe()
+        # A full pipe must not block the signal handler; an empty one not the loop in `_wait`.
         os.set_blocking(writer, False)
         os.set_blocking(reader, False)
         self._reader, before = reader, dict[int, Any]()
@@ -149,7 +150,9 @@ class Supervisor:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()  # else both processes would write what is in it
+        # The end of `watched` is open in the parent alone: it closes when the parent is gone.
         parent, (alive, watched) = os.getpid(), os.pipe()
+        # A signal between the fork and the child's own handlers would be lost: it waits.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         pid = os.fork()
         if pid == 0:

@@ -326,6 +326,7 @@ class MeasuringWorktree:
         Raises:
             GitCommandError: it cannot be made.
         """
+        # Refs and notes of a worktree are the user's: a repository of its own has others.
         self._clear()
         self._repo = borrow(self.user, self.path, commit)
         return self._repo
@@ -341,6 +342,7 @@ class MeasuringWorktree:
         self._repo = None
         shutil.rmtree(private_path(self.path), ignore_errors=True)
         if os.path.lexists(self.path):
+            # A folder is a borrowed repository, of which git's list of worktrees knows nothing.
             if (self.path / ".git").is_dir():
                 shutil.rmtree(self.path, ignore_errors=True)
             remove_worktree(self.user, self.path)

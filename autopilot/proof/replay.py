@@ -154,6 +154,7 @@ class Replay:
             for number, measured in zip(self.chosen, pool.map(evaluate, self.chosen), strict=True):
                 yield self._epoch(number, measured)
         finally:
+            # Stopped first: the shutdown waits for evaluations that are going on.
             for measurer in self._measurers:
                 measurer.stop()
             pool.shutdown(cancel_futures=True)

@@ -143,6 +143,7 @@ def _rerun(task: RerunTask, say: _Say) -> None:
     options, rules = options_of(notebook), block_after_by_epoch(notebook)
     reporter = _Reporter(repo, say, notebook, rules)
     bench = Bench(workspace, manifest, repo.head_commit(), offline)
+    # The repository is a borrowed one: no ref or note of the user's can be written.
     store = GitStore(site.slug, repo.workdir, in_place=False, include_dirty=True)
     experiment = Experiment(store, GitMemory(store, rules[0]), manifest)
     experiment.guard = guard_of(workspace, site.slug, bench.scopes, bench.inputs, store)
