@@ -18,8 +18,6 @@ from autopilot.core.evaluation import (
 from autopilot.core.experiment import Experiment
 from autopilot.core.graph import Graph
 from autopilot.core.loss import Loss
-from autopilot.core.measured import SplitMetrics
-from autopilot.core.metrics import Quantile
 from autopilot.core.module import AutoPilotModule, Module
 from autopilot.core.parameter import Parameter
 from autopilot.core.progress import Position
@@ -144,20 +142,6 @@ def test_what_is_no_number_is_that_items_error(value, why):
     assert second.outcome == "unscored"
     first, _ = score_of(value, failed_value=0)
     assert (first.outcome, first.metrics) == ("error", {"f1": 0})
-
-
-def test_what_is_not_finite_in_the_baseline_names_its_item():
-    class Own(AutoPilotModule):
-        def __init__(self):
-            super().__init__()
-            self.middle = Quantile("f1", 0.5, higher_is_better=True)
-
-    items = [Datum(id="a", metrics={"f1": 0.5}), Datum(id="b", metrics={"f1": math.inf})]
-    for monitor, value in (("middle", "nan"), ("f1", "inf")):
-        measured = SplitMetrics(Own(), keep_items=True)
-        measured.update(Datum(items=items))
-        with pytest.raises(EvaluationError, match=rf"val {monitor} is {value} \(item b\)"):
-            measured.check_scored("val", monitor)
 
 
 def test_a_nan_that_decides_nothing_is_kept():
@@ -328,14 +312,6 @@ def test_loaders_are_told_epoch_and_seed():
     loader = Loader(["a"])
     list(batches(loader, "train", 3, 7))
     assert loader.told == (3, 7)
-
-
-def test_metrics_of_no_items_are_none():
-    measured = SplitMetrics(Picky(), keep_items=True)
-    assert (measured.compute(), measured.errors()) == ({}, [])
-    measured.update(Datum(items=[Datum(success=False, error_message="e"), Datum(success=True)]))
-    assert measured.compute() == {"accuracy": 0.5}
-    assert measured.errors() == []
 
 
 class Own(BaseException):
