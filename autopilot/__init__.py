@@ -23,7 +23,7 @@ _HOMES = {
     "autopilot.ai.model.parallel": "RateLimit",
     "autopilot.ai.optimizer": "AgentOptimizer",
     "autopilot.ai.steps": "BackStep LLMStep PythonStep",
-    "autopilot.core.callback": "Callback",
+    "autopilot.core.callback": "Callback RunView",
     "autopilot.core.callbacks": (
         "CostTracker Diagnostics MemoryCallback Progress Promotion StoreCheckpointCallback"
     ),

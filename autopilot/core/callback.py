@@ -29,7 +29,7 @@ class RunView(Protocol):
     The Trainer is one; annotate the argument `trainer` of a callback's methods with it.
 
     Attributes:
-        experiment: What is recorded: history, best epoch, memory, store.
+        experiment: The records: history, best epoch, memory, store.
         failures: The items of the epoch that failed, by split and kind.
         monitor: The val metric that decides.
         mode: "max" when higher is better, "min" when lower is.
@@ -105,8 +105,8 @@ class Callback:
     A module may have the same methods, without the arguments trainer and module: they run after
     those of the callbacks.
 
-    What a callback remembers goes through `state_dict`, which is saved after on_train_epoch_end:
-    a resumed run goes on with it.
+    A callback's memory is its `state_dict`, which is saved after on_train_epoch_end: a resumed run
+    goes on with it.
     """
 
     def setup(self, trainer: RunView, module: AutoPilotModule, stage: str) -> None:
@@ -272,7 +272,7 @@ class Hooks:
             own(*arguments)
 
     def states(self) -> dict[str, Any]:
-        """State key to what a callback remembers; those that remember nothing are left out."""
+        """State key to a callback's state; empty states are left out."""
         states = {key: callback.state_dict() for key, callback in self._keyed()}
         return {key: state for key, state in states.items() if state}
 

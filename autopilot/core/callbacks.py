@@ -55,7 +55,7 @@ class Progress(Callback):
 class MemoryCallback(Callback):
     """A second memory, beside the experiment's own: one that several experiments share.
 
-    It learns the lesson of every epoch, and what it blocks, the optimizer must not use.
+    It learns the lesson of every epoch; strategies that it blocks are blocked for the optimizer.
 
     Args:
         memory: Learns.
@@ -78,7 +78,7 @@ class MemoryCallback(Callback):
 
 
 class CostTracker(Callback):
-    """Adds up what epochs cost, by verdict: what improvement was paid for, and what was not.
+    """Adds up the cost of epochs by verdict: of improvements, and of attempts that were not.
 
     Attributes:
         by_verdict: "baseline", "kept" and "rejected" to Cost.

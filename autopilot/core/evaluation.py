@@ -42,7 +42,7 @@ class Evaluator:
             for systems that wait on the network. Chance drawn from `random` is not repeatable
             then, since the threads share it.
         loss: Scores the items that the module left unscored.
-        scoring: What a number of an item means.
+        scoring: Converts the numbers of items.
         failures: Counts the items that failed.
     """
 
@@ -124,7 +124,7 @@ class Evaluator:
         return data
 
     def close(self) -> None:
-        """Ends the threads; what is imported later is not seeded any more."""
+        """Ends the threads, and the seeding of modules that are imported later."""
         leave()
         if self._pool is not None:
             self._pool.shutdown()
@@ -217,7 +217,7 @@ class Evaluator:
 
 
 def _mistake(data: object, batch: Datum) -> str:
-    """Why a step's result cannot be one, as what it is; empty if it can."""
+    """The mistake in a value that a step returned; "" if it can be a result."""
     if not isinstance(data, Datum):
         return f"{type(data).__name__}, not a Datum"
     items: object = data.items
@@ -274,7 +274,7 @@ def batches(
     """Number, batch, and whether it is the last; one batch ahead, for loaders of unknown length.
 
     Raises:
-        EmptySplitError: there is none: what is not measured must not look as if it was.
+        EmptySplitError: there is none; an empty split must not look as if it was measured.
         DataError: two items of val or test share an id of their own.
     """
     set_epoch = getattr(loader, "set_epoch", None)

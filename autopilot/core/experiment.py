@@ -1,4 +1,4 @@
-"""The experiment: what was measured, what is best, and how to go on after a kill.
+"""The experiment: its measurements, its best state, and going on after a kill.
 
 It stands between the loop, which knows what happens, and the store, which knows how to keep it.
 An epoch's metrics record is its commit point: everything before it is repeated by a resumed run
@@ -45,11 +45,11 @@ class Experiment(History):
         ignore_stop: Go on although the last epoch recorded a reason to stop.
         only_recorded: Model calls are answered from records; one that has none is an error.
         repeat: How often each val item is measured.
-        known_noise: Of a run that is repeated: what was found out about its baseline.
+        known_noise: Of a run that is repeated: the recorded noise of its baseline.
         repeats: Of a run that is repeated: epoch and step to the recorded revision and its record.
         changes: Options that take the place of the manifest's; written down when it goes on.
         guard: Keeps steps to the parameters, and knows what evaluations read.
-        violations: What the step that is going on tried beside the parameters.
+        violations: Changes that the step in progress tried beside the parameters.
         monitored: How the metric that decides is computed from items.
         positions: Takes down where the run is.
         progress: The notes on the epoch in progress.
@@ -58,8 +58,8 @@ class Experiment(History):
 
     Args:
         store: Where states and records are kept; in this process, if not given.
-        memory: What was tried and how it went; in this process, if not given.
-        manifest: What is written down at the start; idea, hypothesis and the like.
+        memory: Learns from each epoch; in this process, if not given.
+        manifest: Written down at the start: idea, hypothesis and the like.
 
     >>> from autopilot.core.optimizer import Optimizer, Step
     >>> class Increment(Optimizer):
@@ -114,7 +114,7 @@ class Experiment(History):
         return self.known(self._state, self._steps)
 
     def epoch_of_present_state(self) -> int | None:
-        """The epoch that measured all of what the parameters are now, None if none did."""
+        """The epoch that measured every item in the present state; None if none did."""
         known = self._measured.get(self.store.state())
         return None if known is None or known.unmeasured else known.epoch
 
@@ -145,7 +145,7 @@ class Experiment(History):
 
         Raises:
             ParameterError: a parameter that the store cannot keep, or that was edited by hand.
-            LockHeldError: somebody else is running it.
+            LockHeldError: another process is running it.
         """
         if self.is_open:
             # Whatever this object was in the middle of, it goes on as a new process would.
@@ -184,7 +184,7 @@ class Experiment(History):
         self.load_history(self.store.records(MetricsRecord))
         self._checked_inputs()
         last = self.last_epoch
-        # What was decided by hand stands; the lesson of an epoch without a record comes again.
+        # Decisions by hand stand; the lesson of an epoch without a record is learned again.
         by_hand = ("blocked", "unblocked")
         lessons = self.memory.kept()
         self.memory.load(x for x in lessons if x.epoch <= last or x.outcome in by_hand)
@@ -246,7 +246,7 @@ class Experiment(History):
         self.progress.note(position, batch, data, seconds, self._state)
 
     def void_results(self) -> None:
-        """Voids what was measured in the epoch in progress: it is made again."""
+        """Voids the results of the epoch in progress: they are made again."""
         self.progress.void(self.last_epoch + 1)
 
     # --- steps ---------------------------------------------------------------------------------
@@ -294,13 +294,13 @@ class Experiment(History):
         return self._told
 
     def check_unedited(self) -> None:
-        """Stops a run whose files somebody else is editing, or its own module.
+        """Stops a run whose files are edited by hand, or by its own module.
 
         Raises:
             ParameterError: it names the file.
         """
         if edited := self.store.edited():
-            if not self.store.is_shared:  # since when, nobody knows
+            if not self.store.is_shared:  # results since the edit cannot be told apart
                 self.void_results()
             again = f"autopilot resume {self.slug}" if self.last_epoch >= 0 else "run it again"
             raise ParameterError(
@@ -309,7 +309,7 @@ class Experiment(History):
             )
 
     def undo_step(self) -> None:
-        """Takes back what an optimizer edited before it failed or was interrupted."""
+        """Takes back the edits of an optimizer that failed or was interrupted."""
         steps = [record for record in self._steps if record.changed]
         log = self.store.log()
         self.store.restore(log[0].id if steps else _start_of_epoch(log, self.last_epoch + 1))
@@ -334,17 +334,13 @@ class Experiment(History):
 
     # --- epochs --------------------------------------------------------------------------------
 
-    def steps_of_epoch(self) -> list[StepRecord]:
-        """The steps of the epoch that is going on."""
-        return list(self._steps)
-
     def on_validation_complete(
         self, items: Mapping[str, list[Datum]], results: Sequence[list[Datum]] = ()
     ) -> None:
         """The epoch is measured.
 
         Args:
-            items: Split to results, one Datum an item: what the policy looks at.
+            items: Split to results for the policy, one Datum an item.
             results: Those of each measurement of val; the same, where there was one.
         """
         self._items, self._passes = dict(items), list(results)
@@ -414,8 +410,8 @@ class Experiment(History):
         Args:
             metrics: The metrics.
             items: The results.
-            epoch: What was scored; the best epoch if not given.
-            gain: What it gained on the baseline.
+            epoch: The epoch that was scored; the best one if not given.
+            gain: Its gain on the baseline.
         """
         judged = self.record_of(self.best_epoch if epoch is None else epoch)
         epoch, inputs = judged.epoch, self._checked_inputs()
@@ -473,13 +469,13 @@ class Experiment(History):
     ) -> None:
         """Writes a person's decision down, among the events; the latest one holds.
 
-        Nothing is moved by it: what is promoted is merged by whoever promotes it.
+        It moves nothing: the command that promotes an epoch merges it.
 
         Args:
             decision: "promote" or "reject".
             reason: Why, in one sentence.
             reviewer: Who decided.
-            epoch: What was decided on; the best epoch if not given.
+            epoch: The epoch that was decided on; the best one if not given.
 
         Raises:
             UsageError: another word, or an epoch that was not judged.

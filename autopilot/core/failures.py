@@ -1,7 +1,7 @@
-"""Failures that cost an item, not the run: what was raised where, counted by kind.
+"""Failures that cost an item, not the run: errors with their places, counted by kind.
 
-The text of an item's feedback says where its error was raised, so that what is recorded says it
-too, and a past epoch is described in the same words as the one that is going on.
+The text of an item's feedback says where its error was raised, so the record has the place too,
+and a past epoch is described in the same words as the one in progress.
 """
 
 from __future__ import annotations
@@ -106,11 +106,11 @@ class Kind:
 
     Args:
         how: "raised", "failed" (the module said so itself), or "unmeasured".
-        text: What the first of them says.
+        text: The message of the first one.
         place: Where it was raised; "" where that is not known.
         count: How many items.
         traceback: The first one's; "" where it is not known, as of a recorded result.
-        varies: Others say something else: what they raised quotes the item.
+        varies: Messages differ within the kind: they quote the item.
     """
 
     how: str

@@ -1,4 +1,4 @@
-"""The run of one `Trainer.fit`: what the loop works with, each thing that it asks for one call."""
+"""The run of one `Trainer.fit`: the parts that the loop works with, one call for each request."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ class Fit(Run):
     def measure_noise(self, val: Measured) -> list[str]:
         """Measures the baseline's val split a second time, with other chance.
 
-        The experiment gets what came out; the baseline's metrics stay those of the first
+        The experiment gets the noise; the baseline's metrics stay those of the first
         measurement.
 
         Args:
@@ -273,7 +273,7 @@ class Fit(Run):
     def _all_raised(self, train: SplitMetrics) -> UserCodeError:
         failures = self.evaluator.failures
         place = failures.first_place("train")
-        # What was measured with a broken harness is measured again once that is mended.
+        # Results of a broken harness say nothing: they are made again once it is mended.
         self.experiment.void_results()
         return UserCodeError(
             f"all {train.means.items} train items raised: {train.means.errors[0]}"
@@ -388,7 +388,7 @@ class Fit(Run):
 
 
 def _mistake(step: object) -> str:
-    """Why a returned value is no step, as what it is; "" if it is one, or None."""
+    """The mistake in a value that step() returned; "" if it is a Step of texts, or None."""
     if step is None:
         return ""
     if not isinstance(step, Step):

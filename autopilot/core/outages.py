@@ -1,4 +1,4 @@
-"""Outages: what a measurement needs does not answer, which says nothing about the system.
+"""Outages: a service that a measurement needs does not answer; no fault of the system.
 
 The one place that decides which failures those are, and that waits until they are over.
 """
@@ -44,12 +44,12 @@ def infrastructure_in(error: BaseException, types: ErrorTypes = ()) -> BaseExcep
 
     Transient ones are worth waiting for: a model call that got no answer, or 408, 429 or 5xx; the
     standard library's ConnectionError and TimeoutError; and the given types. A NoMoreCallsError is
-    final. Errors of libraries count by what they were raised from, an ExceptionGroup if that holds
+    final. Errors of libraries count by the errors that caused them, an ExceptionGroup if that holds
     for each of its errors.
 
     Args:
-        error: What was raised.
-        types: What the module lists in `transient_errors`.
+        error: The raised error.
+        types: Those in the module's `transient_errors`.
 
     >>> infrastructure_in(ConnectionResetError("gone"))
     ConnectionResetError('gone')
@@ -123,7 +123,7 @@ class Outages:
 
     Args:
         max_wait_s: Seconds at most for one outage; 0: no waiting.
-        types: What the module lists in `transient_errors`.
+        types: Those in the module's `transient_errors`.
         call: Runs a moment of the callbacks: "on_outage" before each pause, with a Waiting, and
             "on_outage_end" with the seconds that the outage took.
 
@@ -153,8 +153,8 @@ class Outages:
         Args:
             work: May be called several times.
             undo: Called after each failure, before the pause.
-            progress: Grows when a part of the work has succeeded for good: then what is waited for
-                is a new outage.
+            progress: Grows when a part of the work has succeeded for good: the next failure is a
+                new outage then.
             ledger: Whose time limit ends the waiting.
 
         Raises:
@@ -198,14 +198,14 @@ def side_by_side(
 ) -> list[T]:
     """Calls a function for each piece of work in threads; results in the order of the work.
 
-    The first error ends it, after what is going on: that must not run beside its own repetition.
+    The first error ends it, once the calls in progress are over: none may run beside its repeat.
 
     Args:
         pool: The threads.
         function: Called in the threads, with the context of this call.
         work: The pieces.
-        done: Position to result of what is done: it is not done again. Takes in what gets done,
-            also where something else raises.
+        done: Position to result of finished pieces, which are not done again. Further ones are
+            added, also where another piece raises.
     """
     futures = {
         position: pool.submit(copy_context().run, function, piece)

@@ -1,4 +1,4 @@
-"""The run that is going on: how a model call, wherever it is made, finds its experiment and budget.
+"""The run in progress: the way of a model call, wherever it is made, to its experiment and budget.
 
 A context variable, set by the Trainer around fit and test. A thread that was started without the
 context finds the run too, as long as there is only one.
@@ -195,7 +195,7 @@ class Run:
             self.repeat = 0
 
     def put_back(self) -> None:
-        """Puts back what changed beside the parameters, and keeps what was tried for the record.
+        """Undoes changes beside the parameters, and records the attempts as violations.
 
         Raises:
             ConfinementError: the user's own files were changed: they are left as they are.
@@ -224,7 +224,7 @@ def current_run() -> Run | None:
 def is_infrastructure(error: BaseException) -> bool:
     """Whether an error is a service's or a program's, and is to be raised to the run.
 
-    Outside of an experiment nobody waits for a service: there, only what is final is.
+    Outside of an experiment, services are not waited for: only a NoMoreCallsError counts there.
     """
     run = current_run()
     if run is None or not run.experiment.is_open:
@@ -256,7 +256,7 @@ def confined() -> Iterator[None]:
 
 
 def tried(violation: str) -> None:
-    """Writes down that somebody tried what is not allowed, and was refused."""
+    """Records a refused attempt at something that is not allowed."""
     run = current_run()
     if run is not None:
         run.experiment.violations.append(violation)

@@ -78,14 +78,14 @@ def check_setup(
     policy: Policy | None = None,
     monitor: str | None = None,
 ) -> Setup:
-    """Looks at everything that can be known without an evaluation. Asks what is configured.
+    """Looks at everything that can be known without an evaluation; calls the configure_* methods.
 
     Args:
         module: The system.
         loaders: Split to its loader, None where there is no such split; a split that is not known
             yet is left out. None of them is iterated.
         policy: The trainer's own, which goes before the module's.
-        monitor: What was asked for beside the module's own.
+        monitor: Another one than the module's, if it was asked for.
 
     Raises:
         ModuleError: the set-up cannot work; the hint is the line to write.
@@ -193,7 +193,7 @@ def forecast(
     policy: Policy | None,
     monitor: str | None,
 ) -> str:
-    """The parts that `fit` would work with, in words. Asks what is configured; runs nothing.
+    """The parts that `fit` would work with, in words. Calls configure_* methods; runs nothing.
 
     Raises:
         AutopilotError: fit would refuse it; see `check_setup`.

@@ -1,7 +1,7 @@
 """Stop conditions, as callbacks: each stops the run with an honest reason.
 
 A condition is looked at when an epoch ends, and once before the first epoch of a session, so that
-a resumed run that has nothing left to do says so at once. What is counted is saved state.
+a resumed run that has nothing left to do says so at once. Counters are saved state.
 """
 
 from __future__ import annotations

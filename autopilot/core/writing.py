@@ -182,7 +182,7 @@ def _result(item: Datum) -> dict[str, Any]:
     try:
         return datum_to_json(item)
     except DataError:
-        # The user's payload is not JSON: what the item came to is.
+        # The user's payload is not JSON; the outcome is.
         return datum_to_json(replace(item, metadata={}))
 
 
