@@ -16,6 +16,7 @@ from autopilot.git.commands import run_git
 from autopilot.git.repository import Repository
 from autopilot.git.worktrees import (
     add_worktree,
+    borrow,
     cache_folder,
     commit_of_checkout,
     remove_worktree,
@@ -147,3 +148,27 @@ def test_a_change_in_the_second_of_the_last_commit_is_not_overlooked(
     made = commit_of_checkout(repository)
     shown = run_git(["show", f"{made}:rules/a.txt"], cwd=repository.workdir).stdout
     assert shown == b"x\n"
+
+
+def test_a_repository_that_borrows_objects_writes_its_own(
+    repository: Repository, tmp_path: Path
+) -> None:
+    run_git(["config", "commit.gpgsign", "true"], cwd=repository.workdir)
+    run_git(["config", "core.worktree", str(repository.workdir)], cwd=repository.workdir)
+    repository = Repository.discover(repository.workdir)
+    before = run_git(["for-each-ref"], cwd=repository.workdir).stdout
+    first = repository.head_commit()
+    borrower = borrow(repository, tmp_path / 'a "folder"' / "x#1", first)
+    assert borrower.workdir == tmp_path / 'a "folder"' / "x#1"
+    assert (borrower.workdir / "rules" / "a.txt").read_text() == "a\n"
+    assert borrower.status(["."]) == {}
+    assert borrower.config_bool("commit.gpgsign") is False
+    run_git(["commit", "--quiet", "--allow-empty", "-m", "tried"], cwd=borrower.workdir)
+    assert borrower.head_commit() != first
+    # A borrower of the borrower finds the objects of both.
+    third = borrow(borrower, tmp_path / "third", borrower.head_commit())
+    assert third.resolve("HEAD~1") == first
+    assert run_git(["for-each-ref"], cwd=repository.workdir).stdout == before
+    with pytest.raises(GitCommandError):
+        borrow(repository, tmp_path / "none", "0" * 40)
+    assert not (tmp_path / "none").exists()

@@ -1,0 +1,96 @@
+"""autopilot.sandbox.inputs: which files an evaluation has read."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from autopilot.core.parameter import PathParameter
+from autopilot.git.commands import run_git
+from autopilot.sandbox.inputs import Inputs
+from autopilot.tracking.parameters import scope_of
+
+
+@pytest.fixture
+def listening(repository, tmp_path):
+    """Inputs of a repository in which README.md is tracked and rules/ is a parameter."""
+    made = []
+
+    def listen(*, links=(), in_place=False):
+        inputs = Inputs(repository, repository.head_commit(), links, in_place=in_place)
+        inputs.scopes = [scope_of(repository, PathParameter(repository.workdir / "rules"))]
+        inputs.open()
+        made.append(inputs)
+        return inputs
+
+    yield listen
+    for inputs in made:
+        inputs.close()
+
+
+def blob(repository, name):
+    out = run_git(
+        ["hash-object", "--no-filters", str(repository.workdir / name)], cwd=repository.workdir
+    )
+    return out.stdout.decode().strip()
+
+
+def test_tracked_files_count_and_parameters_do_not(repository, listening):
+    inputs, top = listening(), repository.workdir
+    (top / "README.md").read_text()
+    (top / "rules" / "a.txt").read_text()
+    (top / "new.txt").write_text("x")
+    (top / "new.txt").read_text()
+    assert inputs.names() == {"README.md"}
+    assert inputs.blobs() == {"README.md": blob(repository, "README.md")}
+    (top / "README.md").write_text("other\n")
+    inputs.close()
+    later = listening()
+    assert later.blobs(["README.md"]) == {"README.md": blob(repository, "README.md")}
+    (top / "README.md").unlink()
+    assert later.blobs(["README.md"]) == {"README.md": ""}
+
+
+def test_what_it_writes_itself_does_not_count(repository, listening):
+    inputs, readme = listening(), repository.workdir / "README.md"
+    readme.read_text()
+    readme.write_text("written by the evaluation\n")
+    assert inputs.blobs() == {}
+
+
+def test_nothing_counts_while_it_does_not_listen(repository, listening):
+    inputs = listening()
+    inputs.listens = False
+    (repository.workdir / "README.md").read_text()
+    inputs.listens = True
+    assert inputs.names() == set()
+
+
+def test_a_file_on_a_child_process_command_line_counts(repository, listening):
+    inputs = listening()
+    code = "import sys; open(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, "README.md"], cwd=repository.workdir, check=True)
+    assert inputs.names() == {"README.md"}
+
+
+def test_links_are_known_by_their_names_in_the_worktree(repository, listening, tmp_path):
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "cases.json").write_text("[]")
+    (repository.workdir / "data").symlink_to(own)
+    inputs = listening(links=[("data", own)])
+    (own / "cases.json").read_text()
+    assert inputs.blobs() == {"data/cases.json": blob(repository, "data/cases.json")}
+
+
+def test_in_place_data_that_was_there_before_counts(repository, listening):
+    old, new = (repository.workdir / name for name in ("old.csv", "new.csv"))
+    old.write_text("1")
+    time.sleep(0.05)
+    inputs = listening(in_place=True)
+    time.sleep(0.05)
+    new.write_text("2")
+    inputs.hear("open", (str(old), "r", 0))
+    inputs.hear("open", (str(new), "r", 0))
+    assert inputs.names() == {"old.csv"}
