@@ -13,7 +13,7 @@ from autopilot.text import counted
 
 if TYPE_CHECKING:
     from autopilot.git.repository import Repository
-    from autopilot.sharing.sync import Synced
+    from autopilot.sharing.fetching import Synced
 
 Names = Annotated[
     list[str] | None,

@@ -44,7 +44,8 @@ from autopilot.git.objects import count_loose, maintain
 from autopilot.git.repository import Repository
 from autopilot.sandbox.confinement import guard_of
 from autopilot.sandbox.workspace import open_workspace, undone_on_failure
-from autopilot.tracking.git_store import GitMemory, GitStore
+from autopilot.tracking.git_store import GitStore
+from autopilot.tracking.holding import GitMemory
 from autopilot.tracking.layout import Layout, hold
 from autopilot.tracking.notebook import Notebook
 

@@ -37,8 +37,8 @@ from autopilot.proof.rerun import RerunEpoch, RerunStep, RerunTask
 from autopilot.sandbox.confinement import guard_of
 from autopilot.sandbox.offline import Offline
 from autopilot.sandbox.processes import answer_with
-from autopilot.tracking.git_store import GitMemory, GitStore
-from autopilot.tracking.holding import block_after_by_epoch
+from autopilot.tracking.git_store import GitStore
+from autopilot.tracking.holding import GitMemory, block_after_by_epoch
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook

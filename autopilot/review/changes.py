@@ -83,9 +83,6 @@ class MergedEpoch:
 class ParameterHistory:
     """The changes of an experiment's kept epochs.
 
-    Args:
-        notebook: The experiment.
-
     Raises:
         ParameterError: nothing is known of its parameters.
     """
@@ -221,7 +218,6 @@ def target_branch(notebook: Notebook, name: str | None) -> Branch:
     """The branch that an experiment's changes are meant for.
 
     Args:
-        notebook: The experiment.
         name: As typed; None: the branch that the experiment started from, or for a fork, the one
             that its source started from.
 

@@ -119,10 +119,8 @@ def plan(
     """Plans a promotion and checks its gates. Moves nothing.
 
     Args:
-        notebook: The experiment.
         into: A branch; None: the one that the experiment started from.
         epoch: A number, "best", "last", a tag or a commit.
-        method: How.
         more: Further gates.
         held: The caller holds the experiment's lock, so that no run of it is going on.
 
@@ -171,15 +169,10 @@ def promote(
     """Takes an epoch over into a branch, and writes the decision down.
 
     A branch that has it already is left alone; a decision that a kill kept from being written is
-    written then.
+    written then. `into` to `more` are those of `plan`.
 
     Args:
-        repo: The repository.
         slug: The experiment; it must not be running.
-        into: See plan.
-        epoch: See plan.
-        method: See plan.
-        more: See plan.
         reason: Why, in one sentence.
         reviewer: Who decided; the author by git's configuration, if not given.
 

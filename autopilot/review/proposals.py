@@ -99,7 +99,6 @@ def propose(notebook: Notebook, onto: str | None = None) -> Proposal:
     """Builds the review branch, or brings it up to date. The user's checkout stays as it is.
 
     Args:
-        notebook: The experiment.
         onto: The branch that the changes are for. None: the one that the review branch was built
             for; of a new one, the branch that the experiment started from.
 
@@ -163,12 +162,7 @@ def proposal_of(notebook: Notebook) -> Proposal:
 
 
 def standings(repo: Repository, project: str | None = None) -> list[Standing]:
-    """How the proposals stand, by the names of their experiments.
-
-    Args:
-        repo: The repository.
-        project: Only experiments of this project.
-    """
+    """How the proposals stand, by the names of their experiments."""
     found = []
     for slug in experiments(repo):
         branch = find_branch(repo, Layout(slug).review.removeprefix(BRANCHES))

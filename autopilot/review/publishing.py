@@ -23,7 +23,6 @@ def publish(
     A review branch there that autopilot built from an earlier state is replaced.
 
     Args:
-        notebook: The experiment.
         branch: Its review branch, or the one that reverts it.
         remote: A remote's name, a URL or a path.
         alone: Push the branch without the experiment.
@@ -114,7 +113,6 @@ def take_back(notebook: Notebook, onto: Branch, epoch: int, reason: str = "") ->
     Only the parameters change, to their content before the experiment; later changes to them stay.
 
     Args:
-        notebook: The experiment.
         onto: The branch that has it.
         epoch: The newest epoch that it has.
         reason: Why; written into the commit.

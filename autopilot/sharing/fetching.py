@@ -1,4 +1,4 @@
-"""Fetching experiments: what another machine did comes here, and nothing of ours is overwritten.
+"""Fetching experiments: another machine's work comes here, and nothing of ours is overwritten.
 
 All of a remote's refs come under names of our own first. Then, experiment by experiment: notes
 that both wrote are merged, a branch moves only forward, tags never move. A kill in the middle
@@ -10,30 +10,169 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from autopilot.errors import AutopilotError, LockHeldError, RefMovedError
+from autopilot.errors import (
+    AutopilotError,
+    ExperimentError,
+    LockHeldError,
+    RefMovedError,
+    SlugError,
+)
 from autopilot.git import commits, refs
 from autopilot.git.branches import checked_out_at
 from autopilot.git.commits import ahead_behind, merge_base
+from autopilot.git.locks import one_at_a_time
 from autopilot.git.notes import merge_notes
 from autopilot.git.refs import delete_refs, move_refs
 from autopilot.git.remotes import fetch_refs, remote_refs, shown
 from autopilot.git.repository import Repository
-from autopilot.sharing.sync import NAMESPACES, RefSet, Synced, alone, chosen, grouped, local_sets
-from autopilot.tracking.layout import Layout, held
+from autopilot.tracking.layout import BRANCHES, TAGS, Layout, held
 
+_REVIEWS = "refs/heads/autopilot-review/"
+_NOTES = "refs/notes/autopilot/"
+# The branches first: notes and tags that are read after them have all that is on them.
+_NAMESPACES = (BRANCHES, _REVIEWS, TAGS, _NOTES)
 # No slug begins with "_": the name is no experiment's.
 _INCOMING = "refs/autopilot/_incoming/"
 _ATTEMPTS = 5
-_Moves = dict[str, tuple[str, str | None]]
 
 
-@dataclass
-class _Plan:
-    """What of ours would move, and what is to be said about it."""
+@dataclass(frozen=True, slots=True)
+class RefSet:
+    """The refs of one experiment in one repository.
+
+    Args:
+        branch: The tip of the experiment branch; None if there is none.
+        review: The same of the review branch.
+        tags: Full name to tag object.
+        notes: Full name to notes commit.
+    """
+
+    branch: str | None = None
+    review: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    def named(self, layout: Layout) -> dict[str, str]:
+        """All of them by their full names."""
+        heads = {layout.branch: self.branch, layout.review: self.review}
+        return {**self.notes, **self.tags, **{n: oid for n, oid in heads.items() if oid}}
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """How the exchange of one experiment ended.
+
+    Args:
+        slug: The experiment.
+        is_new: Whether the receiving side had none of that name.
+        commits: How many commits came to the receiving side's branch.
+        ahead: Of a fetch: how many commits are here that the remote lacks.
+        tags: How many tags came.
+        notes: The kinds of notes that came.
+        merged: Those of them that both sides had written, and that were merged.
+        remarks: Further sentences for the user.
+        error: Why it was left as it is; "" if it was not.
+        hint: What to do about that.
+    """
+
+    slug: str
+    is_new: bool = False
+    commits: int = 0
+    ahead: int = 0
+    tags: int = 0
+    notes: tuple[str, ...] = ()
+    merged: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    error: str = ""
+    hint: str = ""
+
+    @property
+    def state(self) -> str:
+        """ "new", "updated", "up to date", or "left" where there is an error."""
+        if self.error:
+            return "left"
+        if self.is_new:
+            return "new"
+        moved = self.commits or self.tags or self.notes
+        return "updated" if moved else "up to date"
+
+
+@dataclass(frozen=True, slots=True)
+class _Moves:
+    """The refs of ours that would move (name to new and old), and the outcome."""
 
     outcome: Synced
-    notes: _Moves = field(default_factory=dict)
-    rest: _Moves = field(default_factory=dict)
+    notes: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    rest: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+
+    def left(self, error: str, hint: str) -> Synced:
+        """The outcome where nothing was moved."""
+        return Synced(self.outcome.slug, ahead=self.outcome.ahead, error=error, hint=hint)
+
+
+def grouped(found: Mapping[str, str]) -> dict[str, RefSet]:
+    """Refs by the experiment that they belong to; those of no experiment are left out."""
+    parts: dict[str, dict[str, dict[str, str]]] = {}
+    for name, oid in found.items():
+        space = next((s for s in _NAMESPACES if name.startswith(s)), None)
+        if space is None:
+            continue
+        slug = name.removeprefix(space)
+        if space in (TAGS, _NOTES):
+            slug = slug.rpartition("/")[0]
+        try:
+            Layout(slug)
+        except SlugError:
+            continue
+        parts.setdefault(slug, {}).setdefault(space, {})[name] = oid
+    return {
+        slug: RefSet(
+            branch=next(iter(spaces.get(BRANCHES, {}).values()), None),
+            review=next(iter(spaces.get(_REVIEWS, {}).values()), None),
+            tags=spaces.get(TAGS, {}),
+            notes=spaces.get(_NOTES, {}),
+        )
+        for slug, spaces in sorted(parts.items())
+    }
+
+
+def local_sets(repo: Repository, slug: str = "") -> dict[str, RefSet]:
+    """The refs here, of all experiments or of one."""
+    found: dict[str, str] = {}
+    for space in _NAMESPACES:
+        found |= refs.list_refs(repo, f"{space}{slug}")
+    return grouped(found)
+
+
+def remote_sets(repo: Repository, remote: str, *, may_ask: bool = False) -> dict[str, RefSet]:
+    """The refs on a remote, of all experiments.
+
+    Raises:
+        RemoteError: it cannot be reached.
+    """
+    patterns = [f"{space}*" for space in _NAMESPACES]
+    return grouped(remote_refs(repo, remote, patterns, may_ask=may_ask))
+
+
+def chosen(
+    found: Mapping[str, RefSet], slugs: Iterable[str], project: str | None, where: str
+) -> list[str]:
+    """The named experiments, else all, of the project if given.
+
+    Raises:
+        ExperimentError: one that is named is not there.
+    """
+    there = [slug for slug, refs in found.items() if refs.branch is not None]
+    named = list(dict.fromkeys(slugs))
+    for slug in named:
+        if slug not in there:
+            Layout(slug)
+            few = ", ".join(there[:5]) + (", ..." if len(there) > 5 else "")
+            raise ExperimentError(
+                f"there is no experiment {slug} {where}",
+                hint=f"experiments {where}: {few or 'none'}",
+            )
+    return named or [s for s in there if not project or s.startswith(f"{project}/")]
 
 
 def fetch(
@@ -69,16 +208,6 @@ def fetch(
     return take(repo, remote, sets, dry_run=dry_run, may_ask=may_ask)
 
 
-def remote_sets(repo: Repository, remote: str, *, may_ask: bool = False) -> dict[str, RefSet]:
-    """What a remote has, of all experiments.
-
-    Raises:
-        RemoteError: it cannot be reached.
-    """
-    patterns = [f"{space}*" for space in NAMESPACES]
-    return grouped(remote_refs(repo, remote, patterns, may_ask=may_ask))
-
-
 def take(
     repo: Repository,
     remote: str,
@@ -87,8 +216,11 @@ def take(
     dry_run: bool = False,
     may_ask: bool = False,
 ) -> list[Synced]:
-    """Brings a remote's experiments here; as `fetch`, with what the remote has at hand."""
-    with alone(repo):
+    """Brings a remote's experiments here; as `fetch`, with the remote's refs at hand."""
+    folder = repo.common_dir / "autopilot"
+    folder.mkdir(exist_ok=True)
+    # Two exchanges at once would mix up the incoming refs: one waits for the other.
+    with one_at_a_time(folder):
         _clear(repo)
         ours = local_sets(repo)
         wanted: list[str] = []
@@ -108,125 +240,92 @@ def take(
             _clear(repo)
 
 
+def _clear(repo: Repository) -> None:
+    """Removes the refs that came under our own names, also before a kill."""
+    refs.clear_stale_locks(repo, [_INCOMING.rstrip("/")])
+    left = refs.list_refs(repo, _INCOMING)
+    if left:
+        delete_refs(repo, left)
+
+
 def _settle(repo: Repository, slug: str, theirs: RefSet, remote: str, *, dry_run: bool) -> Synced:
-    """Compares one experiment, and moves what is to be moved."""
+    """Compares one experiment, and moves the refs that can be moved."""
     for _ in range(_ATTEMPTS):
         ours = local_sets(repo, slug).get(slug, RefSet())
-        plan = _plan(repo, slug, ours, theirs, remote)
-        if dry_run or not (plan.notes or plan.rest):
-            return plan.outcome
+        moves = _moves(repo, slug, ours, theirs, remote)
+        if dry_run or not (moves.notes or moves.rest):
+            return moves.outcome
         try:
-            return _apply(repo, plan, remote)
+            return _apply(repo, moves, remote)
         except RefMovedError as error:  # a run that goes on wrote a note meanwhile
             moved = error
         except AutopilotError as error:
-            return _left(plan, f"{slug}: {error.message}", error.hint)
-    return _left(plan, f"{slug}: {moved.message}", "try again")
+            return moves.left(f"{slug}: {error.message}", error.hint)
+    return moves.left(f"{slug}: {moved.message}", "try again")
 
 
-def _plan(repo: Repository, slug: str, ours: RefSet, theirs: RefSet, remote: str) -> _Plan:
-    """Compares one experiment.
-
-    Args:
-        repo: The repository.
-        slug: The experiment.
-        ours: Its refs here.
-        theirs: Those that differ from ours or are missing here.
-        remote: How the remote is called.
-    """
-    layout = Layout(slug)
-    plan = _Plan(Synced(slug, is_new=ours.branch is None))
-    if theirs.branch and ours.branch:
-        ahead, behind = ahead_behind(repo, ours.branch, theirs.branch)
+def _moves(repo: Repository, slug: str, ours: RefSet, theirs: RefSet, remote: str) -> _Moves:
+    """Compares one experiment's refs here with those that differ on the remote."""
+    layout, moves = Layout(slug), _Moves(Synced(slug, is_new=ours.branch is None))
+    ahead = behind = 0
+    if theirs.branch:
+        if ours.branch:
+            ahead, behind = ahead_behind(repo, ours.branch, theirs.branch)
         if ahead and behind:
-            error = _diverged(repo, slug, ours.branch, theirs.branch, (ahead, behind), remote)
-            return _Plan(error)
-        plan.outcome = replace(plan.outcome, commits=behind, ahead=ahead)
-        if behind:
-            plan.rest[layout.branch] = (theirs.branch, ours.branch)
-    elif theirs.branch:
-        plan.rest[layout.branch] = (theirs.branch, None)
-    _plan_notes(repo, plan, ours, theirs, remote)
-    _plan_tags(repo, plan, ours, theirs, remote)
-    if theirs.review:
-        ahead, behind = ahead_behind(repo, ours.review, theirs.review) if ours.review else (0, 1)
-        if not ahead:
-            plan.rest[layout.review] = (theirs.review, ours.review)
-        elif behind:
-            _remark(plan, f"its review branch is another one on {remote}; yours is left as it is")
-    return plan
-
-
-def _plan_notes(repo: Repository, plan: _Plan, ours: RefSet, theirs: RefSet, remote: str) -> None:
-    came, merged = [], []
+            return _Moves(_diverged(repo, slug, ours.branch or "", theirs.branch, remote))
+        if behind or not ours.branch:
+            moves.rest[layout.branch] = (theirs.branch, ours.branch)
+    merged = []
     for name, tip in theirs.notes.items():
-        kind, here = name.rpartition("/")[2], ours.notes.get(name)
-        message = f"autopilot({plan.outcome.slug}): merge {kind} of {remote}"
+        here = ours.notes.get(name)
+        message = f"autopilot({slug}): merge {name.rpartition('/')[2]} of {remote}"
         new = merge_notes(repo, here, tip, message) if here else tip
-        if new == here:
-            continue
-        came.append(kind)
-        plan.notes[name] = (new, here)
-        if new != tip:
-            merged.append(kind)
-    plan.outcome = replace(plan.outcome, notes=tuple(came), merged=tuple(merged))
+        if new != here:
+            moves.notes[name] = (new, here)
+            merged += [name.rpartition("/")[2]] if new != tip else []
+    new_tags = theirs.tags.keys() - ours.tags.keys()
+    moves.rest.update({n: (tip, None) for n, tip in theirs.tags.items() if n in new_tags})
+    remarks: tuple[str, ...] = ()
+    if theirs.review:
+        mine, other = ahead_behind(repo, ours.review, theirs.review) if ours.review else (0, 1)
+        if not mine:
+            moves.rest[layout.review] = (theirs.review, ours.review)
+        elif other:
+            remarks = (f"its review branch is another one on {remote}; yours is left as it is",)
+    error, hint = _moved_tag(repo, ours, theirs, remote)
+    outcome = replace(
+        moves.outcome,
+        commits=behind,
+        ahead=ahead,
+        tags=len(new_tags),
+        notes=tuple(name.rpartition("/")[2] for name in moves.notes),
+        merged=tuple(merged),
+        remarks=remarks,
+        error=error,
+        hint=hint,
+    )
+    return replace(moves, outcome=outcome)
 
 
-def _plan_tags(repo: Repository, plan: _Plan, ours: RefSet, theirs: RefSet, remote: str) -> None:
-    new = {name: (tip, None) for name, tip in theirs.tags.items() if name not in ours.tags}
-    plan.rest |= new
-    plan.outcome = replace(plan.outcome, tags=len(new))
-    for name in theirs.tags.keys() & ours.tags.keys():
-        sides = (commits.read_commit(repo, s.tags[name]).id for s in (ours, theirs))
-        here, there = sides
+def _moved_tag(repo: Repository, ours: RefSet, theirs: RefSet, remote: str) -> tuple[str, str]:
+    """Error and hint for a tag that is on different commits on the two sides."""
+    for name in sorted(theirs.tags.keys() & ours.tags.keys()):
+        here, there = (commits.read_commit(repo, s.tags[name]).id[:7] for s in (ours, theirs))
         if here != there:
             short = name.removeprefix("refs/tags/")
-            _fail(
-                plan,
-                f"the tag {short} is on {here[:7]} here and on {there[:7]} on {remote}; "
-                "it is not moved",
-                f"see both: git show {here[:7]} {there[:7]}; git tag -d {short} gives yours up",
+            return (
+                f"the tag {short} is on {here} here and on {there} on {remote}; it is not moved",
+                f"see both: git show {here} {there}; git tag -d {short} gives yours up",
             )
+    return "", ""
 
 
-def _apply(repo: Repository, plan: _Plan, remote: str) -> Synced:
-    slug, layout = plan.outcome.slug, Layout(plan.outcome.slug)
-    for branch in (layout.branch, layout.review):
-        where = checked_out_at(repo, branch) if branch in plan.rest else None
-        if where is not None:
-            short = branch.removeprefix("refs/heads/")
-            return _left(
-                plan,
-                f"{slug} was left as it is: {short} is checked out in {where}",
-                f"git switch another branch there, then autopilot fetch {remote} {slug}",
-            )
-    # Notes come first, as in every write: no commit of an experiment is without its own.
-    log = f"autopilot: fetch from {remote}"
-    try:
-        with held(repo, slug):
-            refs.clear_stale_locks(repo, [*layout.namespaces(), layout.review])
-            move_refs(repo, plan.notes, log)
-            move_refs(repo, plan.rest, log)
-            return plan.outcome
-    except LockHeldError as error:
-        if layout.branch in plan.rest:
-            text = f"{slug} was left as it is, with commits on {remote}: {error.message}"
-            return _left(plan, text, error.hint)
-    # A run that goes on takes notes in by compare-and-swap, as this does.
-    move_refs(repo, plan.notes, log)
-    move_refs(repo, plan.rest, log)
-    return plan.outcome
-
-
-def _diverged(
-    repo: Repository, slug: str, ours: str, theirs: str, counts: tuple[int, int], remote: str
-) -> Synced:
-    ahead, behind = counts
+def _diverged(repo: Repository, slug: str, ours: str, theirs: str, remote: str) -> Synced:
+    ahead, behind = ahead_behind(repo, ours, theirs)
     base = merge_base(repo, ours, theirs)
     common = f"both have all up to {base[:7]}" if base else "they have no commit in common"
     return Synced(
         slug,
-        commits=0,
         ahead=ahead,
         error=f"{slug} was continued on both sides: here to {ours[:7]} (+{ahead}), on {remote} to "
         f"{theirs[:7]} (+{behind}); {common}. Nothing was changed",
@@ -235,22 +334,29 @@ def _diverged(
     )
 
 
-def _remark(plan: _Plan, text: str) -> None:
-    plan.outcome = replace(plan.outcome, remarks=(*plan.outcome.remarks, text))
-
-
-def _fail(plan: _Plan, error: str, hint: str) -> None:
-    plan.outcome = replace(plan.outcome, error=error, hint=hint)
-
-
-def _left(plan: _Plan, error: str, hint: str) -> Synced:
-    ahead = plan.outcome.ahead
-    return Synced(plan.outcome.slug, ahead=ahead, error=error, hint=hint)
-
-
-def _clear(repo: Repository) -> None:
-    """Removes what came under our own names, also before a kill."""
-    refs.clear_stale_locks(repo, [_INCOMING.rstrip("/")])
-    left = refs.list_refs(repo, _INCOMING)
-    if left:
-        delete_refs(repo, left)
+def _apply(repo: Repository, moves: _Moves, remote: str) -> Synced:
+    slug, layout = moves.outcome.slug, Layout(moves.outcome.slug)
+    for branch in (layout.branch, layout.review):
+        where = checked_out_at(repo, branch) if branch in moves.rest else None
+        if where is not None:
+            short = branch.removeprefix("refs/heads/")
+            return moves.left(
+                f"{slug} was left as it is: {short} is checked out in {where}",
+                f"git switch another branch there, then autopilot fetch {remote} {slug}",
+            )
+    # Notes come first, as in every write: no commit of an experiment is without its own.
+    log = f"autopilot: fetch from {remote}"
+    try:
+        with held(repo, slug):
+            refs.clear_stale_locks(repo, [*layout.namespaces(), layout.review])
+            move_refs(repo, moves.notes, log)
+            move_refs(repo, moves.rest, log)
+            return moves.outcome
+    except LockHeldError as error:
+        if layout.branch in moves.rest:
+            text = f"{slug} was left as it is, with commits on {remote}: {error.message}"
+            return moves.left(text, error.hint)
+    # A run that goes on takes notes in by compare-and-swap, as this does.
+    move_refs(repo, moves.notes, log)
+    move_refs(repo, moves.rest, log)
+    return moves.outcome

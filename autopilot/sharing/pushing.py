@@ -11,18 +11,17 @@ from autopilot.git.commits import ahead_behind
 from autopilot.git.objects import has_object
 from autopilot.git.remotes import Pushed, push_refs, shown
 from autopilot.git.repository import Repository
-from autopilot.sharing.fetching import remote_sets, take
-from autopilot.sharing.sync import RefSet, Synced, chosen, local_sets
+from autopilot.sharing.fetching import RefSet, Synced, chosen, local_sets, remote_sets, take
 from autopilot.tracking.layout import Layout
 
 _ATTEMPTS = 6
 _PAUSE_S = 0.3
-# What one push carries: the command line's length is limited.
+# Refs in one push: the command line's length is limited.
 _REFS = 5000
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class PushResult:
     """How a push ended.
 
     Args:
@@ -43,13 +42,12 @@ def push(
     project: str | None = None,
     dry_run: bool = False,
     may_ask: bool = False,
-) -> Report:
+) -> PushResult:
     """Pushes experiments with their branch, review branch, tags and notes.
 
     What others pushed of the same experiments meanwhile is fetched and merged first.
 
     Args:
-        repo: The repository.
         remote: A remote's name, a URL or a path.
         slugs: The experiments; all that are here if none is named.
         project: Of all, only those of this project.
@@ -72,7 +70,7 @@ class _Push:
         self.merged: dict[str, set[str]] = {}
         self.came: dict[str, tuple[str, ...]] = {}
 
-    def run(self, wanted: list[str]) -> Report:
+    def run(self, wanted: list[str]) -> PushResult:
         open_ = list(wanted)
         for attempt in range(_ATTEMPTS):
             if not open_:
@@ -86,14 +84,13 @@ class _Push:
                 error=f"{slug}: others pushed to {shown(self.remote)} again and again meanwhile",
                 hint="try again",
             )
-        return Report([self.done[slug] for slug in wanted], self.atomic)
+        return PushResult([self.done[slug] for slug in wanted], self.atomic)
 
     def _round(self, slugs: list[str]) -> list[str]:
         """One try; returns the experiments that somebody else moved meanwhile."""
         theirs = remote_sets(self.repo, self.remote, may_ask=self.may_ask)
         slugs = self._merge(slugs, theirs)
         ours = local_sets(self.repo)
-        again: list[str] = []
         parcel: dict[str, dict[str, str]] = {}
         for slug in slugs:
             there = theirs.get(slug, RefSet())
@@ -103,12 +100,10 @@ class _Push:
             self.done[slug] = replace(outcome, merged=merged, remarks=remarks)
             if missing and not self.dry_run:
                 parcel[slug] = missing
-        for part in _parts(parcel):
-            again += self._send(part)
-        return again
+        return [slug for part in _parts(parcel) for slug in self._send(part)]
 
     def _merge(self, slugs: list[str], theirs: Mapping[str, RefSet]) -> list[str]:
-        """Fetches what the remote has and we lack; returns the experiments that can be pushed."""
+        """Fetches the remote's refs that we lack; returns the experiments that can be pushed."""
         ours = local_sets(self.repo)
         moved = {
             slug: theirs[slug]
@@ -166,7 +161,7 @@ class _Push:
 
 
 def _contains(repo: Repository, ours: RefSet, theirs: RefSet) -> bool:
-    """Whether we have all that the remote has; a tag that differs is to be looked at."""
+    """Whether we have all that the remote has; a tag that differs counts as missing."""
     heads = [(ours.branch, theirs.branch)]
     heads += [(ours.notes.get(name), tip) for name, tip in theirs.notes.items()]
     for here, there in heads:
@@ -182,7 +177,7 @@ def _contains(repo: Repository, ours: RefSet, theirs: RefSet) -> bool:
 def _missing(
     repo: Repository, slug: str, ours: RefSet, theirs: RefSet, remote: str
 ) -> tuple[dict[str, str], Synced]:
-    """What the remote lacks of an experiment, in the order in which it is sent."""
+    """The refs that the remote lacks of an experiment, in the order in which they are sent."""
     layout = Layout(slug)
     notes = {n: oid for n, oid in ours.notes.items() if _is_news(repo, oid, theirs.notes.get(n))}
     tags = {n: oid for n, oid in ours.tags.items() if n not in theirs.tags}
@@ -200,15 +195,9 @@ def _missing(
             missing[layout.review] = ours.review
         elif ahead_behind(repo, ours.review, theirs.review or "")[0]:
             remarks.append(f"its review branch is another one on {remote}; that is left as it is")
-    kinds = tuple(sorted(name.rpartition("/")[2] for name in notes))
-    return missing, Synced(
-        slug,
-        is_new=theirs.branch is None,
-        commits=commits,
-        tags=len(tags),
-        notes=kinds,
-        remarks=tuple(remarks),
-    )
+    kinds, is_new = tuple(sorted(name.rpartition("/")[2] for name in notes)), theirs.branch is None
+    outcome = Synced(slug, is_new, commits, tags=len(tags), notes=kinds, remarks=tuple(remarks))
+    return missing, outcome
 
 
 def _is_news(repo: Repository, ours: str, theirs: str | None) -> bool:

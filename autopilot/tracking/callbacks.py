@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,7 +176,6 @@ def export(notebook: Notebook, folder: Path) -> list[Path]:
     epoch changed, as `git apply` takes it).
 
     Args:
-        notebook: The experiment.
         folder: It must be empty, or not exist.
 
     Returns:
@@ -187,42 +186,44 @@ def export(notebook: Notebook, folder: Path) -> list[Path]:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not an empty folder", hint="name a new one")
+    written = []
     try:
-        return _write(notebook, folder)
+        for name, content in _contents(notebook):
+            written.append(folder / name)
+            written[-1].parent.mkdir(parents=True, exist_ok=True)
+            written[-1].write_bytes(content)
     except OSError as error:
         raise UsageError(
             f"cannot write to {folder}: {error.strerror}",
             hint="make room or give write permission, or name another folder",
         ) from error
-
-
-def _write(notebook: Notebook, folder: Path) -> list[Path]:
-    written = [
-        _json(folder / "manifest.json", notebook.manifest),
-        _json(folder / "events.json", notebook.events),
-    ]
-    for epoch in notebook.epochs:
-        place = folder / epoch_tag(epoch.number)
-        before, after = notebook.before(epoch.number), notebook.after(epoch.number)
-        steps = notebook.steps(epoch.number)
-        written += [
-            _json(place / "metrics.json", _metrics(notebook, epoch)),
-            _json(
-                place / "gradients.json",
-                [{"commit": commit if r.changed else None, **jsonable(r)} for commit, r in steps],
-            ),
-            _json(place / "memory.json", notebook.lessons(epoch.number)),
-            _lines(
-                place / "traces.jsonl",
-                [
-                    {"split": split, **datum_document(item)}
-                    for split in ("train", "val", "test")
-                    for item in notebook.items(epoch.number, split)
-                ],
-            ),
-            _bytes(place / "diff.patch", notebook.patch(before, after) if before != after else b""),
-        ]
     return written
+
+
+def _contents(notebook: Notebook) -> Iterator[tuple[str, bytes]]:
+    yield "manifest.json", _json(notebook.manifest)
+    yield "events.json", _json(notebook.events)
+    for epoch in notebook.epochs:
+        place, number = epoch_tag(epoch.number), epoch.number
+        before, after = notebook.before(number), notebook.after(number)
+        yield f"{place}/metrics.json", _json(_metrics(notebook, epoch))
+        steps = [
+            {"commit": commit if step.changed else None, **jsonable(step)}
+            for commit, step in notebook.steps(number)
+        ]
+        yield f"{place}/gradients.json", _json(steps)
+        yield f"{place}/memory.json", _json(notebook.lessons(number))
+        lines = [
+            as_json(jsonable({"split": split, **datum_document(item)})) + "\n"
+            for split in ("train", "val", "test")
+            for item in notebook.items(number, split)
+        ]
+        yield f"{place}/traces.jsonl", "".join(lines).encode()
+        yield f"{place}/diff.patch", notebook.patch(before, after) if before != after else b""
+
+
+def _json(value: Any) -> bytes:
+    return as_json(jsonable(value), indent=2).encode() + b"\n"
 
 
 def _metrics(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
@@ -249,17 +250,3 @@ def _metrics(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
         "cost": record.cost,
         "steps": epoch.steps,
     }
-
-
-def _json(path: Path, value: Any) -> Path:
-    return _bytes(path, as_json(jsonable(value), indent=2).encode() + b"\n")
-
-
-def _lines(path: Path, values: Sequence[Any]) -> Path:
-    return _bytes(path, "".join(f"{as_json(jsonable(value))}\n" for value in values).encode())
-
-
-def _bytes(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path

@@ -19,13 +19,7 @@ from autopilot.git.repository import Repository
 from autopilot.git.workfiles import WorkFiles
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
-from autopilot.tracking.parameters import (
-    edits,
-    entries_at,
-    files_at,
-    known_paths,
-    with_entries,
-)
+from autopilot.tracking.parameters import edits, entries_at, files_at, known_paths, with_entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +159,6 @@ def keep_snapshot(
     """Keeps a tree as a snapshot; one that is kept already is not kept twice.
 
     Args:
-        repo: The repository.
-        layout: The experiment's.
-        tip: The experiment's tip.
         tree: What to keep.
         note: Why, in words.
 

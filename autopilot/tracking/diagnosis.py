@@ -109,7 +109,6 @@ class Traces:
     """The recorded results of an experiment.
 
     Args:
-        notebook: The experiment.
         split: "train", "val" or "test".
     """
 

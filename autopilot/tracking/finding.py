@@ -37,7 +37,6 @@ def find(repo: Repository, name: str | None, project: str | None = None) -> Foun
     In a shallow clone, its history is fetched as far as it is missing.
 
     Args:
-        repo: The repository.
         name: A slug; its branch, here or of a remote (`origin/autopilot/fix-1`); a tag or a commit
             of its branch, which is read up to there. None: the newest one, here or else of a
             remote.
@@ -129,7 +128,6 @@ def latest(repo: Repository, project: str | None = None) -> str:
     """The slug of the experiment whose branch has the newest commit.
 
     Args:
-        repo: The repository.
         project: Only experiments of this project count.
 
     Raises:

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from autopilot.core.memory import BLOCK_AFTER, Memory
 from autopilot.core.parameter import Parameter
 from autopilot.core.records import message
 from autopilot.core.records.record import Event, LlmRecord, Manifest, ProgressNote, Record
@@ -399,15 +398,3 @@ class GitStore(Store):
             for name, entry in new.items()
             if not any(entries.get(name) == entry for entries in safe)
         }
-
-
-class GitMemory(Memory):
-    """Memory that lasts: each lesson is a note on the commit of its epoch.
-
-    Args:
-        store: Where lessons are kept; they go on its newest revision.
-        block_after: See Memory.
-    """
-
-    def __init__(self, store: Store, block_after: int = BLOCK_AFTER) -> None:
-        super().__init__(block_after, store=store)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from autopilot.core.memory import BLOCK_AFTER, Memory
 from autopilot.core.records.message import plain_message, start_message
 from autopilot.core.records.record import Event, Lesson, Manifest
+from autopilot.core.store import Store
 from autopilot.errors import ExperimentError
 from autopilot.git import commits, objects, refs
 from autopilot.git.commits import merge_base, merge_trees
@@ -52,7 +53,6 @@ def decide(
     """Writes a decision on an epoch down; moves no branch and no file.
 
     Args:
-        repo: The repository.
         slug: The experiment; it must not be running.
         decision: "promote" or "reject".
         epoch: A number, "best", "last", a tag or a commit.
@@ -81,11 +81,7 @@ def record_decision(
     """Writes a decision down, of an experiment that the caller holds.
 
     Args:
-        notebook: The experiment.
-        decision: See decide.
         epoch: The epoch's number.
-        reason: See decide.
-        reviewer: See decide.
         into: The branch that took it over.
         merge: The commit with which it did.
     """
@@ -219,13 +215,24 @@ def _begin(repo: Repository, manifest: Manifest, detail: str) -> Fork:
 # --- memory ------------------------------------------------------------------------------------
 
 
+class GitMemory(Memory):
+    """Memory that lasts: each lesson is a note on the commit of its epoch.
+
+    Args:
+        store: Where lessons are kept; they go on its newest revision.
+        block_after: See Memory.
+    """
+
+    def __init__(self, store: Store, block_after: int = BLOCK_AFTER) -> None:
+        super().__init__(block_after, store=store)
+
+
 def memory_of(notebook: Notebook, block_after: int | None = None) -> Memory:
     """The memory of a run that goes on with the experiment.
 
     To read only: lessons that it learns last as long as the object.
 
     Args:
-        notebook: The experiment.
         block_after: In place of the experiment's own.
     """
     memory = Memory(_last_rule(notebook) if block_after is None else block_after)
@@ -251,10 +258,6 @@ def memory_of_all(repo: Repository, project: str | None = None) -> tuple[Memory,
     """The lessons of all experiments, the latest experiment's last; each names its experiment.
 
     To be asked by `recall`: blocked strategies and trends belong to one experiment.
-
-    Args:
-        repo: The repository.
-        project: Only experiments of this project.
 
     Returns:
         The memory, and why the lessons of some experiments are missing in it, by slug.

@@ -49,9 +49,6 @@ class Integrity:
 
     It takes nothing for granted: records may be missing, or be on commits that the branch lacks.
 
-    Args:
-        notebook: The experiment.
-
     Attributes:
         judged: Number to epoch, as far as their records are on the branch.
         elsewhere: Epoch to a commit that the branch lacks, with a verdict on it.

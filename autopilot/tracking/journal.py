@@ -50,12 +50,7 @@ _ADAPTERS: dict[str, TypeAdapter[Any]] = {}
 
 
 class Journal:
-    """Reads and writes an experiment's notes.
-
-    Args:
-        repo: The repository.
-        layout: The experiment's names.
-    """
+    """Reads and writes an experiment's notes."""
 
     def __init__(self, repo: Repository, layout: Layout) -> None:
         self.layout = layout

@@ -129,7 +129,6 @@ class Notebook:
     """An experiment as it is recorded.
 
     Args:
-        repo: The repository.
         slug: The experiment's name.
         tip: Where its branch ends; the local branch's tip if not given.
 
@@ -462,8 +461,6 @@ class Notebook:
         """The changes between two commits as `git diff` shows them to this user. Starts git.
 
         Args:
-            old: A commit.
-            new: A commit.
             options: Of `git diff`: "--stat", "--color=always".
         """
         # From the top folder, since the user may have set diff.relative.

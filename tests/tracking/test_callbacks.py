@@ -1,19 +1,22 @@
-"""Loggers and recorders write what a program can read."""
+"""Loggers, recorders and exports write what a program can read."""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
+from experiments import again, git, make, rules
 
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Datum
-from autopilot.errors import DataError
-from autopilot.tracking.callbacks import DataRecorder, JSONCheckpoint, JSONLogger
+from autopilot.errors import DataError, UsageError
+from autopilot.tracking.callbacks import DataRecorder, JSONCheckpoint, JSONLogger, export
+from autopilot.tracking.holding import decide
 
 
 class Up(Optimizer):
@@ -102,3 +105,50 @@ def test_a_logger_may_stand_among_the_callbacks(tmp_path: Path) -> None:
     Trainer(callbacks=[JSONLogger(tmp_path / "log.jsonl")]).fit(Level(), max_epochs=1)
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [0, 1]
+
+
+# --- a recorded experiment ---------------------------------------------------------------------
+
+
+def test_an_export_has_what_the_notes_have(top, demo, tmp_path):
+    decide(demo.repo, "demo", "promote", reason="better", reviewer="Charles")
+    place = tmp_path / "out"
+    written = export(again(demo), place)
+    assert len(written) == len([p for p in place.rglob("*") if p.is_file()]) == 2 + 6 * 5
+    assert json.loads((place / "manifest.json").read_text())["parameters"] == {"rules": "rules"}
+    events = json.loads((place / "events.json").read_text())
+    assert [event["name"] for event in events] == ["started", "stopped", "decided"]
+    assert (events[2]["decision"], events[2]["reviewer"]) == ("promote", "Charles")
+
+    metrics = json.loads((place / "epoch-0003" / "metrics.json").read_text())
+    assert (metrics["epoch"], metrics["verdict"]) == (3, "kept")
+    assert metrics["metrics"] == {"val": {"accuracy": 0.75}}
+    assert metrics["tag"] == "autopilot/demo/epoch-0003"
+    assert json.loads((place / "epoch-0002" / "metrics.json").read_text())["tag"] is None
+    (step,) = json.loads((place / "epoch-0003" / "gradients.json").read_text())
+    assert (step["strategy"], step["commit"]) == ("write", demo.after(3))
+    (lesson,) = json.loads((place / "epoch-0002" / "memory.json").read_text())
+    assert (lesson["outcome"], lesson["reason"]) == ("rejected", "it is 0.3")
+
+    # Each patch applies to the epoch's predecessor and gives the epoch.
+    work = tmp_path / "work"
+    git(top, "worktree", "add", "--quiet", "--detach", str(work), demo.before(3))
+    git(work, "apply", str(place / "epoch-0003" / "diff.patch"))
+    assert rules(work)["a.txt"] == b"a3\n"
+    assert "b.txt" not in rules(work)
+    assert (place / "epoch-0000" / "diff.patch").read_bytes() == b""
+
+
+def test_numbers_that_json_lacks_are_strings(top, tmp_path):
+    notebook = make(top, "odd", [({"a.txt": "a1\n"}, math.nan)])
+    export(notebook, tmp_path / "out")
+    metrics = json.loads((tmp_path / "out" / "epoch-0001" / "metrics.json").read_text())
+    assert metrics["metrics"] == {"val": {"accuracy": "NaN"}}
+
+
+def test_an_export_never_writes_among_other_files(demo, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("mine")
+    with pytest.raises(UsageError, match="is not an empty folder"):
+        export(demo, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]

@@ -1,0 +1,3 @@
+"""Fixtures: the checkout `top`, and `demo`, an experiment of five epochs."""
+
+from experiments import demo, top  # noqa: F401

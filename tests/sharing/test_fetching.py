@@ -1,0 +1,105 @@
+"""Fetching experiments: notes are merged, branches move forward, tags stay."""
+
+from __future__ import annotations
+
+import pytest
+from experiments import git, make
+
+from autopilot.errors import ExperimentError
+from autopilot.git.repository import Repository
+from autopilot.sharing.fetching import RefSet, Synced, chosen, fetch, grouped, local_sets
+from autopilot.tracking.holding import decide
+from autopilot.tracking.layout import Layout
+from autopilot.tracking.notebook import Notebook
+
+
+@pytest.fixture
+def clone(top, tmp_path):
+    place = tmp_path / "clone"
+    git(top, "clone", "--quiet", "--no-tags", str(top), str(place))
+    git(place, "config", "user.name", "Bo")
+    git(place, "config", "user.email", "bo@example.com")
+    return Repository.discover(place)
+
+
+def test_refs_belong_to_the_experiment_that_they_name():
+    found = grouped(
+        {
+            "refs/heads/autopilot/shop/one": "1",
+            "refs/tags/autopilot/shop/one/epoch-0000": "2",
+            "refs/notes/autopilot/shop/one/metrics": "3",
+            "refs/heads/autopilot-review/shop/one": "4",
+            "refs/heads/autopilot/Bad Name": "5",
+            "refs/heads/main": "6",
+        }
+    )
+    assert list(found) == ["shop/one"]
+    one = found["shop/one"]
+    assert (one.branch, one.review, len(one.tags), len(one.notes)) == ("1", "4", 1, 1)
+    assert sorted(one.named(Layout("shop/one")).values()) == ["1", "2", "3", "4"]
+
+
+def test_experiments_are_chosen_by_name_or_project():
+    sets = {"a": RefSet("1"), "shop/b": RefSet("2"), "gone": RefSet(None, "3")}
+    assert chosen(sets, (), None, "here") == ["a", "shop/b"]
+    assert chosen(sets, (), "shop", "here") == ["shop/b"]
+    assert chosen(sets, ("a", "a"), None, "here") == ["a"]
+    with pytest.raises(ExperimentError, match="there is no experiment gone here") as caught:
+        chosen(sets, ("gone",), None, "here")
+    assert "a, shop/b" in caught.value.hint
+
+
+def test_how_an_exchange_ended_in_a_word():
+    assert Synced("a", is_new=True).state == "new"
+    assert Synced("a", notes=("metrics",)).state == "updated"
+    assert Synced("a", ahead=3).state == "up to date"
+    assert Synced("a", commits=3, error="no").state == "left"
+
+
+def test_a_fetch_brings_all_and_then_nothing(top, demo, clone):
+    (trial,) = fetch(clone, "origin", dry_run=True)
+    assert (trial.state, local_sets(clone)) == ("new", {})
+    (found,) = fetch(clone, "origin")
+    assert (found.state, found.tags) == ("new", 4)
+    assert local_sets(clone) == local_sets(demo.repo)
+    assert "_incoming" not in git(clone.workdir, "for-each-ref")
+    assert fetch(clone, "origin")[0].state == "up to date"
+
+
+def test_notes_of_both_sides_are_merged(top, demo, clone):
+    fetch(clone, "origin")
+    decide(demo.repo, "demo", "reject", epoch="1", reason="here")
+    decide(clone, "demo", "reject", epoch="3", reason="there")
+    (found,) = fetch(clone, "origin")
+    assert found.merged == ("experiment",)
+    events = Notebook(clone, "demo").events
+    assert {event.detail for event in events if event.name == "decided"} == {"here", "there"}
+
+
+def test_a_branch_that_both_continued_is_left_as_it_is(top, demo, clone):
+    fetch(clone, "origin")
+    for repo in (demo.repo, clone):
+        git(repo.workdir, "switch", "--quiet", "autopilot/demo")
+        text = f"--message={repo.workdir.name}"
+        git(repo.workdir, "commit", "--quiet", "--allow-empty", text)
+        git(repo.workdir, "switch", "--quiet", "main")
+    before = git(clone.workdir, "for-each-ref")
+    (found,) = fetch(clone, "origin")
+    assert (found.state, found.ahead) == ("left", 1)
+    assert "continued on both sides" in found.error
+    assert git(clone.workdir, "for-each-ref") == before
+
+
+def test_a_tag_never_moves(top, demo, clone):
+    fetch(clone, "origin")
+    git(clone.workdir, "tag", "--force", "autopilot/demo/epoch-0001", "autopilot/demo")
+    (found,) = fetch(clone, "origin")
+    assert "the tag autopilot/demo/epoch-0001 is on" in found.error
+    moved = git(clone.workdir, "rev-parse", "autopilot/demo/epoch-0001")
+    assert moved == git(clone.workdir, "rev-parse", "autopilot/demo")
+
+
+def test_only_the_named_experiment_comes(top, demo, clone):
+    make(top, "other")
+    fetch(clone, "origin", ["other"])
+    assert list(local_sets(clone)) == ["other"]

@@ -1,0 +1,64 @@
+"""Pushing experiments: all of an experiment or nothing, after a merge of what others wrote."""
+
+from __future__ import annotations
+
+import pytest
+from experiments import git, make
+
+from autopilot.errors import ExperimentError
+from autopilot.git.repository import Repository
+from autopilot.sharing.fetching import fetch
+from autopilot.sharing.pushing import push
+from autopilot.tracking.holding import decide
+
+
+@pytest.fixture
+def remote(top, tmp_path):
+    place = tmp_path / "remote.git"
+    git(top, "init", "--quiet", "--bare", str(place))
+    git(top, "push", "--quiet", str(place), "main")
+    return place
+
+
+def test_a_push_sends_all_and_then_nothing(top, demo, remote):
+    (trial,) = push(demo.repo, str(remote), dry_run=True).outcomes
+    assert trial.state == "new"
+    assert git(remote, "branch", "--list", "autopilot/*") == ""
+    (sent,) = push(demo.repo, str(remote)).outcomes
+    assert (sent.state, sent.tags) == ("new", 4)
+    refs = "--format=%(refname) %(objectname)", "refs/heads/autopilot", "refs/notes", "refs/tags"
+    assert git(remote, "for-each-ref", *refs) == git(top, "for-each-ref", *refs)
+    assert push(demo.repo, str(remote)).outcomes[0].state == "up to date"
+
+
+def test_notes_that_others_pushed_are_merged_first(top, demo, remote, tmp_path):
+    push(demo.repo, str(remote))
+    git(top, "clone", "--quiet", str(remote), str(tmp_path / "clone"))
+    clone = Repository.discover(tmp_path / "clone")
+    git(clone.workdir, "config", "user.name", "Bo")
+    git(clone.workdir, "config", "user.email", "bo@example.com")
+    fetch(clone, "origin")
+    decide(clone, "demo", "reject", epoch="3", reason="there")
+    push(clone, "origin")
+    decide(demo.repo, "demo", "reject", epoch="1", reason="here")
+    (sent,) = push(demo.repo, str(remote)).outcomes
+    assert (sent.state, sent.merged) == ("updated", ("experiment",))
+    note = git(remote, "notes", "--ref=autopilot/demo/experiment", "show", demo.start)
+    assert '"here"' in note
+    assert '"there"' in note
+
+
+def test_a_refused_experiment_does_not_keep_the_others_back(top, demo, remote):
+    make(top, "other")
+    hook = remote / "hooks" / "update"
+    hook.write_text('#!/bin/sh\ncase "$1" in */demo*) echo "not this one" >&2; exit 1;; esac\n')
+    hook.chmod(0o755)
+    found = {sent.slug: sent for sent in push(demo.repo, str(remote)).outcomes}
+    assert found["other"].state == "new"
+    assert "did not take demo" in found["demo"].error
+    assert git(remote, "branch", "--list", "autopilot/*").split() == ["autopilot/other"]
+
+
+def test_an_experiment_that_is_not_here(demo, remote):
+    with pytest.raises(ExperimentError, match="there is no experiment nope here"):
+        push(demo.repo, str(remote), ["nope"])
