@@ -290,19 +290,3 @@ def test_git_finds_nothing_wrong(top, store):
     assert git(top, "tag").splitlines() == [f"autopilot/demo/epoch-000{n}" for n in range(3)]
     shown = git(top, "log", "--notes=autopilot/demo/*", "-1", "autopilot/demo")
     assert '"kind":"gradients"' in shown
-
-
-def test_the_operations_of_the_store_itself(demo):
-    store = GitStore("demo", demo.repo.workdir)
-    assert store.status().state in ("finished", "stopped")
-    assert store.diff(0, 1) == store.diff(store.tags()[0], store.tags()[1]) != ""
-    with pytest.raises(ExperimentError, match="demo has no kept epoch 99"):
-        store.diff(0, 99)
-    other = store.branch("side", 0)
-    assert (other.slug, other.exists(), other.status().state) == ("side", True, "created")
-    best = store.branch("top")
-    assert best.diff(best.log()[-1].id, store.tip) == ""
-    kept = store.snapshot("as it is")
-    assert store.diff(kept, store.tags()[0]) == ""
-    event = store.promote(1, reason="audited", reviewer="Bo")
-    assert (event.epoch, event.decision, event.reviewer) == (1, "promote", "Bo")

@@ -277,3 +277,27 @@ def test_plain_git_reads_a_lesson(repository):
         b'{"v":2,"kind":"memory","epoch":1,"id":"1","strategy":"guess","outcome":"rejected"}\n'
     )
     store.close()
+
+
+def test_the_operations_of_the_store_itself(demo):
+    store = GitStore("demo", demo.repo.workdir)
+    assert store.status().state in ("finished", "stopped")
+    assert store.diff(0, 1) == store.diff(store.tags()[0], store.tags()[1]) != ""
+    with pytest.raises(ExperimentError, match="demo has no kept epoch 99"):
+        store.diff(0, 99)
+    other = store.branch("side", 0)
+    assert (other.slug, other.exists(), other.status().state) == ("side", True, "created")
+    best = store.branch("top")
+    assert best.diff(best.log()[-1].id, store.tip) == ""
+    kept = store.snapshot("as it is")
+    assert store.diff(kept, store.tags()[0]) == ""
+    event = store.promote(1, reason="audited", reviewer="Bo")
+    assert (event.epoch, event.decision, event.reviewer) == (1, "promote", "Bo")
+
+
+def test_a_summary_from_the_notes_is_that_of_the_experiment(top, demo):
+    summary = demo.summary
+    assert (summary.epochs, summary.kept, summary.best_epoch) == (5, 3, 5)
+    assert (summary.baseline, summary.best, summary.gain) == (0.25, 0.875, 0.625)
+    assert (summary.strategies["write"].used, summary.strategies["write"].kept) == (5, 3)
+    assert summary.ended == "stopped"

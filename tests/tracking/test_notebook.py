@@ -145,11 +145,3 @@ def test_names_that_are_not_there(repository, top):
     assert latest(repository) == "demo"
     with pytest.raises(ExperimentError, match="of the project shop"):
         latest(repository, "shop")
-
-
-def test_a_summary_from_the_notes_is_that_of_the_experiment(top, demo):
-    summary = demo.summary
-    assert (summary.epochs, summary.kept, summary.best_epoch) == (5, 3, 5)
-    assert (summary.baseline, summary.best, summary.gain) == (0.25, 0.875, 0.625)
-    assert (summary.strategies["write"].used, summary.strategies["write"].kept) == (5, 3)
-    assert summary.ended == "stopped"
