@@ -13,20 +13,12 @@ from autopilot.ai.agent import Agent
 from autopilot.ai.loss import UNIT, JudgeLoss, Judgement, Pairs, no_judgement, own_judgement
 from autopilot.ai.model.model import Model
 from autopilot.ai.model.parallel import each
-from autopilot.ai.steps import LLMStep, WorkflowState, WorkflowStep, run_steps
-from autopilot.core.failures import Raised
+from autopilot.ai.steps import LLMStep, WorkflowState, WorkflowStep, failure_of, run_steps
 from autopilot.core.figures import number, truth
 from autopilot.core.loss import Loss
 from autopilot.core.run import is_infrastructure, say
 from autopilot.core.types import Datum
-from autopilot.errors import (
-    AgentError,
-    AgentRefusedError,
-    AgentReplyError,
-    AutopilotError,
-    NoMoreCallsError,
-    UsageError,
-)
+from autopilot.errors import AgentReplyError, UsageError
 
 __all__ = ["Judge", "Judgement", "own_judgement"]
 
@@ -113,22 +105,11 @@ class Judge:
         try:
             # Read here too: an overridden `judge` may return a judgement that was not checked.
             return self._read(self.judge(item, target))
-        except NoMoreCallsError:
-            raise
-        except AgentError as error:
-            if is_infrastructure(error):
-                raise
-            unusable = isinstance(error, AgentReplyError | AgentRefusedError)
-            return Judgement(None, None, error=error.message, again=unusable)
-        except (AutopilotError, KeyboardInterrupt):
-            raise
         except BaseException as error:
-            # An error of the user's step: this item is not judged, the others are.
             if is_infrastructure(error):
                 raise
-            raised = Raised.of(error)
-            place = f" ({raised.place})" if raised.place else ""
-            return Judgement(None, None, error=f"{raised.message}{place}")
+            reason, unusable = failure_of(error)
+            return Judgement(None, None, error=reason, again=unusable)
 
     def judge_all(self, pairs: Pairs) -> list[Judgement]:
         """Judges items side by side; the judgements are in the items' order, failures included.

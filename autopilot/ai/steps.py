@@ -18,7 +18,15 @@ from autopilot.ai.agent import Agent
 from autopilot.ai.model.model import Model
 from autopilot.ai.model.recording import numbered
 from autopilot.ai.prompting import DATA_RULE, ask, fence, shorten
-from autopilot.errors import AgentError, UsageError
+from autopilot.core.failures import Raised
+from autopilot.errors import (
+    AgentError,
+    AgentRefusedError,
+    AgentReplyError,
+    AutopilotError,
+    NoMoreCallsError,
+    UsageError,
+)
 
 
 @dataclass
@@ -205,22 +213,36 @@ def run_steps(steps: Sequence[WorkflowStep], state: WorkflowState) -> WorkflowSt
     return state
 
 
-class _Fenced(dict[str, Any]):
+def failure_of(error: BaseException) -> tuple[str, bool]:
+    """The reason why a workflow failed on an item, and whether a model's answer was unusable.
+
+    Errors of agents and of the user's steps concern one item. Others end the work on all items:
+    they are raised.
+    """
+    if isinstance(error, AgentError) and not isinstance(error, NoMoreCallsError):
+        return error.message, isinstance(error, AgentReplyError | AgentRefusedError)
+    if isinstance(error, AutopilotError | KeyboardInterrupt):
+        raise error
+    raised = Raised.of(error)
+    return raised.message + (f" ({raised.place})" if raised.place else ""), False
+
+
+@dataclass(frozen=True)
+class _Fenced:
     """The state's values as fenced data, for a prompt's placeholders."""
 
-    def __init__(self, state: WorkflowState, max_chars: int) -> None:
-        super().__init__()
-        self._state, self._max_chars = state, max_chars
+    state: WorkflowState
+    max_chars: int
 
-    def __missing__(self, name: str) -> str:
+    def __getitem__(self, name: str) -> str:
         try:
-            value = self._state[name]
+            value = self.state[name]
         except KeyError as error:
-            names = ", ".join([*self._state.inputs, *self._state.results])
+            names = ", ".join([*self.state.inputs, *self.state.results])
             raise AgentError(
                 f"the prompt asks for {{{name}}}, which is no input or result",
                 hint=f"there are: {names}; write {{{{ and }}}} for braces",
             ) from error
         if isinstance(value, BaseModel):
             value = json.dumps(value.model_dump(mode="json"), ensure_ascii=False, indent=1)
-        return fence(name, shorten(str(value), self._max_chars))
+        return fence(name, shorten(str(value), self.max_chars))

@@ -1,26 +1,24 @@
-"""Judges, their steps, the loss and the collators."""
+"""Judges: each item has one judgement, read strictly."""
 
 from __future__ import annotations
 
-import json
+from decimal import Decimal
+from types import SimpleNamespace
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from server import Received, fail, say_json
 
-from autopilot.ai.agent import Agent, AgentResult
-from autopilot.ai.gradient import AgentCollator, ConcatCollator
-from autopilot.ai.judge import Judge, Judgement
+from autopilot.ai.judge import WORDS, Judge, Judgement, own_judgement
 from autopilot.ai.loss import JudgeLoss
 from autopilot.ai.model.model import Model
-from autopilot.ai.steps import BackStep, LLMStep, PythonStep, WorkflowState, run_steps
+from autopilot.ai.steps import LLMStep, PythonStep, WorkflowState
 from autopilot.core.experiment import Experiment
-from autopilot.core.gradient import Finding
 from autopilot.core.module import Module
 from autopilot.core.parameter import Parameter
 from autopilot.core.run import Run, running
 from autopilot.core.types import Datum
-from autopilot.errors import AgentError, UsageError
+from autopilot.errors import AgentError, AgentReplyError, UsageError
 
 NAME = "claude-haiku-4-5"
 
@@ -140,86 +138,6 @@ def test_a_subclass_needs_no_init() -> None:
     assert judge.judge(Datum(metadata={"answer": "long answer"})) == Judgement(False, 0.0)
 
 
-def test_a_way_back_is_taken_until_the_condition_holds_or_the_limit() -> None:
-    counted: list[int] = []
-
-    def count(state: WorkflowState) -> int:
-        counted.append(len(counted))
-        return len(counted)
-
-    def run(when, limit):
-        counted.clear()
-        steps = [PythonStep("count", count), BackStep("again", "count", when, limit)]
-        return run_steps(steps, WorkflowState({}))["count"]
-
-    assert run(lambda s: s["count"] < 3, 10) == 3
-    assert run(lambda _: True, 4) == 5
-
-
-def test_a_way_to_nowhere_is_an_error() -> None:
-    step = BackStep("again", "nowhere", lambda _: True, 1)
-    with pytest.raises(UsageError, match="not an earlier step"):
-        run_steps([step], WorkflowState({}))
-    with pytest.raises(UsageError, match="distinct names"):
-        run_steps([PythonStep("a", len), PythonStep("a", len)], WorkflowState({}))
-
-
-def test_a_prompt_that_asks_for_what_is_not_there_names_what_is() -> None:
-    step = LLMStep("v", "{missing}", Verdict)
-    with pytest.raises(AgentError, match="missing") as caught:
-        step.render(WorkflowState({"q": "x"}))
-    assert "there are: q" in caught.value.hint
-
-
-def test_a_step_without_a_model_says_so() -> None:
-    with pytest.raises(UsageError, match="has no model"):
-        run_steps([LLMStep("v", "x", Verdict)], WorkflowState({}))
-
-
-# --- collators ---------------------------------------------------------------------------------
-
-FINDINGS = [Finding("be brief", item="a"), Finding("say less", item="b", evidence=("b: long",))]
-
-
-def test_concat_keeps_every_finding() -> None:
-    assert ConcatCollator().collate(FINDINGS).findings == tuple(FINDINGS)
-
-
-def test_a_model_sums_up(serve) -> None:
-    server = serve([say_json({"findings": [{"direction": "shorten", "attribution": "length"}]})])
-    gradient = AgentCollator(Model(NAME)).collate(FINDINGS)
-    assert gradient.render() == "length: shorten"
-    text = server.requests[0].last_text()
-    assert "[b, severity 1.00] say less (b: long)" in text
-
-
-def test_one_finding_needs_no_model() -> None:
-    assert AgentCollator(Model(NAME)).collate(FINDINGS[:1]).findings == tuple(FINDINGS[:1])
-
-
-def test_an_invalid_summary_goes_back_then_falls_back_and_says_so(serve) -> None:
-    server = serve([say_json({"findings": []})])
-    collator = AgentCollator(Model(NAME), max_retries=1)
-    gradient = collator.collate(FINDINGS)
-    assert server.count == 2
-    assert gradient.findings[:2] == tuple(FINDINGS)
-    assert "not summed up" in gradient.render()
-    assert len(collator.fallbacks) == 1
-
-
-def test_any_agent_can_sum_up() -> None:
-    answers = ["nonsense", json.dumps({"findings": [{"direction": "shorten"}]})]
-    asked: list[str] = []
-
-    class Scripted(Agent):
-        def run(self, prompt, context=None):
-            asked.append(prompt)
-            return AgentResult(answers[len(asked) - 1])
-
-    assert AgentCollator(Scripted()).collate(FINDINGS).render() == "shorten"
-    assert "there is no JSON in it" in asked[1]
-
-
 def test_a_step_of_the_users_that_raises_fails_its_item_and_is_said() -> None:
     def score(state: WorkflowState) -> float:
         if not state["n"]:
@@ -236,7 +154,136 @@ def test_a_step_of_the_users_that_raises_fails_its_item_and_is_said() -> None:
     assert run.notes == [f"1 of 2 items could not be judged: {said}"]
 
 
-def test_outside_of_runs_it_is_said_in_the_log(serve, caplog: pytest.LogCaptureFixture) -> None:
-    serve([fail(500)])
-    AgentCollator(Model(NAME, max_retries=0)).collate(FINDINGS)
-    assert "the feedback was taken as it is, not summed up: " in caplog.text
+# --- reading ------------------------------------------------------------------------------------
+
+
+class OfTen(BaseModel):
+    score: float = Field(ge=0, le=10)
+    feedback: str = ""
+
+
+def said(value, **more) -> Judgement:
+    return Judge([PythonStep("say", lambda _: value)], **more).judge(Datum())
+
+
+def numpy_bool(value: bool):
+    """What numpy's own bool looks like, without numpy."""
+    kind = type("bool_", (), {"__module__": "numpy", "__bool__": lambda _: value})
+    return kind()
+
+
+@pytest.mark.parametrize("word", [*WORDS, "true", "yes", "1", "false", "no", "0"])
+@pytest.mark.parametrize("change", [str, str.upper, str.title, " {}\n".format])
+def test_a_verdict_in_words_is_one_of_the_documented_ones(word, change) -> None:
+    expected = word in ("true", "yes", "pass", "passed", "1")
+    assert said(change(word)).success is expected
+    assert said({"success": change(word)}).score == float(expected)
+    assert said(Judgement(change(word), None)).success is expected
+    assert word in (Judge.__doc__ or "")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["maybe", "", "not passed", "yes, but", "no.", "ok", "good", "none", 2, -1, 0.9, [True]],
+)
+def test_what_is_neither_true_nor_false_is_no_verdict(value) -> None:
+    with pytest.raises(AgentReplyError, match=r"success=.* is neither true nor false") as raised:
+        said({"success": value, "score": 1.0})
+    assert "passed or failed" in raised.value.hint
+    found = Judge([PythonStep("say", lambda _: {"success": value})]).attempt(Datum())
+    assert (found.success, found.score, found.again) == (None, None, True)
+    assert "neither true nor false" in found.error
+
+
+@pytest.mark.parametrize(
+    ("value", "success", "score"),
+    [
+        (0, False, 0.0),
+        (1, True, 1.0),
+        (Decimal("0.5"), True, 0.5),
+        (numpy_bool(False), False, 0.0),
+        ({"success": 1}, True, 1.0),
+        ({"success": 0.0}, False, 0.0),
+        ({"success": numpy_bool(True)}, True, 1.0),
+        ({"score": "0.25"}, False, 0.25),
+        ({"success": None, "score": 0.5}, True, 0.5),
+        ({"success": "no", "score": 1.0}, False, 1.0),
+    ],
+)
+def test_numbers_and_bools_of_any_kind_are_read(value, success, score) -> None:
+    found = said(value)
+    assert (found.success, found.score) == (success, score)
+
+
+@pytest.mark.parametrize("value", [{"success": None, "score": None}, {"success": None}])
+def test_neither_of_both_is_no_verdict(value) -> None:
+    with pytest.raises(AgentReplyError, match="neither a success nor a score"):
+        said(value)
+
+
+@pytest.mark.parametrize("score", [1.01, -0.01, 7, "7", float("nan"), float("inf")])
+def test_a_score_outside_of_its_range_is_refused(score) -> None:
+    for value in ({"score": score}, Judgement(True, score)):
+        with pytest.raises(AgentReplyError, match=r"the score .* is outside of 0 to 1"):
+            said(value)
+
+
+def test_a_score_that_is_no_number_is_refused() -> None:
+    with pytest.raises(AgentReplyError, match="score='high' is no number"):
+        said({"score": "high"})
+
+
+def test_a_range_is_declared_by_the_judge_or_by_the_field() -> None:
+    assert said(7, score_range=(0, 10)) == Judgement(True, 7.0, score_range=(0, 10))
+    assert said(OfTen(score=4)) == Judgement(False, 4.0, score_range=(0.0, 10.0))
+    assert said({"success": True}, score_range=(1, 5)).score == 5
+    with pytest.raises(AgentReplyError, match="the score 11 is outside of 0 to 10"):
+        said(OfTen.model_construct(score=11))
+    with pytest.raises(AgentReplyError, match="the score 4 is outside of 0 to 1"):
+        said(OfTen(score=4), score_range=(0, 1))
+    assert Judge([LLMStep("v", "x", OfTen), PythonStep("p", str)]).range_of() == (0.0, 10.0)
+    with pytest.raises(ValueError, match=r"score_range must be \(lowest, highest\)"):
+        Judge(score_range=(1, 1))
+
+
+def test_a_field_that_declares_one_end_alone_declares_no_range() -> None:
+    class Half(BaseModel):
+        score: float = Field(ge=0)
+
+    with pytest.raises(AgentReplyError, match="outside of 0 to 1"):
+        said(Half(score=3))
+
+
+def test_an_overridden_judge_is_read_as_strictly() -> None:
+    class Mine(Judge):
+        def judge(self, item, target=None):
+            return item.metadata["says"]
+
+    def attempt(value) -> Judgement:
+        return Mine().attempt(Datum(metadata={"says": value}))
+
+    assert attempt("passed") == Judgement(True, 1.0)
+    assert attempt(Judgement("no", 0.25, "so")) == Judgement(False, 0.25, "so")  # type: ignore[arg-type]
+    assert attempt(Judgement(True, 3.0)).error == "the score 3 is outside of 0 to 1"
+
+
+@pytest.mark.parametrize(
+    ("item", "success", "score"),
+    [
+        (Datum(success=True), True, 1.0),
+        (Datum(success=False), False, 0.0),
+        (Datum(success=True, metrics={"score": 7.0}), True, 7.0),
+        (Datum(success=True, error_message="it raised"), False, 0.0),
+        (Datum(), None, None),
+        (Datum(metrics={"score": 0.9}), None, None),
+        (Datum(success=True, unmeasured="no answer"), None, None),
+    ],
+)
+def test_what_nobody_said_is_not_made_up(item, success, score) -> None:
+    for found in (own_judgement(item), Judge().attempt(item)):
+        assert (found.success, found.score, found.error) == (success, score, "")
+
+
+def test_an_object_is_no_judgement() -> None:
+    with pytest.raises(Exception, match="returned SimpleNamespace, which is no"):
+        said(SimpleNamespace(success=True))

@@ -20,6 +20,7 @@ from autopilot.core.records.record import Manifest
 from autopilot.core.run import Run, running
 from autopilot.core.store import InMemoryStore
 from autopilot.core.types import Datum
+from autopilot.errors import AgentError, UsageError
 
 NAME = "claude-haiku-4-5"
 
@@ -119,3 +120,39 @@ def test_first_numbers_leave_names_as_they_are_and_others_are_told_apart() -> No
     assert len(names) == 8
     with numbered("a", 2):
         assert request_key(body) == f"{plain}-a2"
+
+
+def test_a_way_back_is_taken_until_the_condition_holds_or_the_limit() -> None:
+    counted: list[int] = []
+
+    def count(state: WorkflowState) -> int:
+        counted.append(len(counted))
+        return len(counted)
+
+    def run(when, limit):
+        counted.clear()
+        steps = [PythonStep("count", count), BackStep("again", "count", when, limit)]
+        return run_steps(steps, WorkflowState({}))["count"]
+
+    assert run(lambda s: s["count"] < 3, 10) == 3
+    assert run(lambda _: True, 4) == 5
+
+
+def test_a_way_to_nowhere_is_an_error() -> None:
+    step = BackStep("again", "nowhere", lambda _: True, 1)
+    with pytest.raises(UsageError, match="not an earlier step"):
+        run_steps([step], WorkflowState({}))
+    with pytest.raises(UsageError, match="distinct names"):
+        run_steps([PythonStep("a", len), PythonStep("a", len)], WorkflowState({}))
+
+
+def test_a_prompt_that_asks_for_what_is_not_there_names_what_is() -> None:
+    step = LLMStep("v", "{missing}", Rated)
+    with pytest.raises(AgentError, match="missing") as caught:
+        step.render(WorkflowState({"q": "x"}))
+    assert "there are: q" in caught.value.hint
+
+
+def test_a_step_without_a_model_says_so() -> None:
+    with pytest.raises(UsageError, match="has no model"):
+        run_steps([LLMStep("v", "x", Rated)], WorkflowState({}))

@@ -269,9 +269,7 @@ class Distribution:
         planned: Number of slots.
         made: Items that were accepted.
         failed: Slots that no attempt filled.
-        duplicates: Items that were rejected as duplicates.
         refused: Items that the validation refused.
-        splits: Split to its items.
         variables: Variable to value to split to items.
         reasons: Why items were rejected and slots failed, with counts; most frequent first.
     """

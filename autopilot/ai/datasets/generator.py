@@ -26,18 +26,10 @@ from autopilot.ai.datasets.checkpoint import (
 from autopilot.ai.datasets.worklist import Origin, Watch
 from autopilot.ai.model.model import Model
 from autopilot.ai.model.recording import numbered
-from autopilot.ai.steps import WorkflowState, WorkflowStep, run_steps
+from autopilot.ai.steps import WorkflowState, WorkflowStep, failure_of, run_steps
 from autopilot.core.records.ledger import Limits
 from autopilot.core.types import digest
-from autopilot.errors import (
-    AgentError,
-    AgentRefusedError,
-    AgentReplyError,
-    AutopilotError,
-    DataError,
-    NoMoreCallsError,
-    UsageError,
-)
+from autopilot.errors import AgentError, DataError, UsageError
 
 DEFAULT_SPLITS: Mapping[str, float] = {"train": 0.6, "val": 0.2, "test": 0.2}
 RESERVED = ("slot", "split", "rejected")
@@ -234,17 +226,10 @@ class _Filler:
                 with numbered("a", 1 + checkpoint.asked_anew[number]):
                     item = self._make(slot, attempt, reason)
                 reason = generator.validate(item) or ""
-            except NoMoreCallsError:
-                raise
-            except AgentError as error:
-                unusable = isinstance(error, AgentReplyError | AgentRefusedError)
-                checkpoint.append(Failed(slot=number, reason=error.message, ask_anew=unusable))
-                return
-            except (AutopilotError, KeyboardInterrupt):
-                raise
             except BaseException as error:  # noqa: BLE001  # the user's steps: their slot fails
-                reason = f"{type(error).__name__}: {error}"
-                break
+                reason, unusable = failure_of(error)
+                checkpoint.append(Failed(slot=number, reason=reason, ask_anew=unusable))
+                return
             duplicate = not reason and not self._accept(item)
             if not reason and not duplicate:
                 checkpoint.append(Made(slot=number, item=item))

@@ -34,12 +34,7 @@ class Verdict(BaseModel):
     Args:
         key: A digest of the split and the whole item.
         split: The item's own "split", else the name of its file.
-        success: Whether it passed.
-        score: Higher is better.
-        score_range: The lowest and the highest score.
-        feedback: How to do better.
-        attribution: The rule, file or part that the feedback is about.
-        item: The whole item.
+        success, score, score_range, feedback, attribution: See Judgement.
     """
 
     kind: Literal["verdict"] = "verdict"
@@ -278,13 +273,7 @@ def _read_items(beginning: Beginning) -> dict[str, _Item]:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """How some items did.
-
-    Args:
-        items: Number of items.
-        passed: Those that passed.
-        mean_score: None if there are no items.
-    """
+    """The number of items, of those that passed, and the mean score; None if there are no items."""
 
     items: int
     passed: int
@@ -304,13 +293,11 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class JudgingSummary:
-    """Counts of a judging.
+    """Counts of a judging; texts are most frequent first.
 
     Args:
-        all: Rates of all verdicts.
-        splits: Rates of each split.
         failed: Items that could not be judged.
-        feedback: Feedback on items that did not pass, with counts; most frequent first.
+        feedback: Feedback on items that did not pass, with counts.
         reasons: Why items could not be judged, with counts.
     """
 
@@ -328,13 +315,9 @@ class JudgingSummary:
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """The scores of one group of items.
+    """The scores of the items that have one value in common.
 
-    Args:
-        group: The value that the items have in common.
-        counts: Items by score, in bins of equal width; the highest score is in the last.
-        rates: Rates of the group.
-        score_range: The lower end of the first bin and the upper end of the last.
+    `counts` are items by score, in bins of equal width from the lowest to the highest score.
     """
 
     group: str

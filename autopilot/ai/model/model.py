@@ -113,11 +113,8 @@ class Model:
         """Answers a prompt with a pydantic model.
 
         Args:
-            prompt: See `complete`.
+            prompt, system, role, sample: See `complete`.
             schema: The model of the reply.
-            system: See `complete`.
-            role: See `complete`.
-            sample: See `complete`.
             max_retries: The number of times that a reply is sent back if it does not fit.
 
         Raises:
@@ -165,10 +162,8 @@ class Model:
         """Lets the model use tools until it answers.
 
         Args:
-            prompt: See `complete`.
+            prompt, system, role: See `complete`.
             tools: The tools that it may use.
-            system: See `complete`.
-            role: See `complete`.
             schema: The model of the last answer's JSON, which the service enforces.
             max_turns: The largest number of replies.
 
@@ -204,13 +199,7 @@ class Model:
     ) -> int:
         """The tokens of a prompt, as the service counts them: a recorded call that costs nothing.
 
-        Args:
-            prompt: See `complete`.
-            system: See `complete`.
-            role: See `complete`.
-
-        Raises:
-            AgentError: see `complete`.
+        Arguments and errors are those of `complete`.
         """
         asked, role = self._asked(prompt, system), role or self.role
         del asked["max_tokens"]

@@ -79,36 +79,23 @@ class Price:
         return factor * (read * self.input + usage.output_tokens * self.output) / _MILLION
 
 
-_OPUS_5, _SONNET, _FABLE = Price(5, 25), Price(3, 15), Price(10, 50)
-_OPUS_4 = Price(15, 75)
-_FABLE_5_1 = Price(10, 50, cache_read=0.025)
 PRICES: Mapping[str, Price] = {
-    "claude-fable-5-1": _FABLE_5_1,
-    "claude-mythos-5-1": _FABLE_5_1,
-    "claude-fable-5": _FABLE,
-    "claude-mythos-5": _FABLE,
-    "claude-opus-5-5": Price(4, 20, cache_read=0.05),
-    "claude-opus-5": _OPUS_5,
-    "claude-opus-4-8": _OPUS_5,
-    "claude-opus-4-7": _OPUS_5,
-    "claude-opus-4-6": _OPUS_5,
-    "claude-opus-4-5": _OPUS_5,
-    "claude-sonnet-5-5": Price(2, 10, cache_read=0.05),
-    "claude-sonnet-5": Price(2, 10),
-    "claude-sonnet-4-6": _SONNET,
-    "claude-sonnet-4-5": _SONNET,
-    "claude-haiku-5-5": Price(0.1, 0.5, long_from=100_000, long_factor=5.0),
-    "claude-haiku-4-5": Price(1, 5),
-    "claude-opus-4-1": _OPUS_4,
-    "claude-opus-4": _OPUS_4,
-    "claude-opus-4-0": _OPUS_4,
-    "claude-sonnet-4": _SONNET,
-    "claude-sonnet-4-0": _SONNET,
-    "claude-3-7-sonnet": _SONNET,
-    "claude-3-5-sonnet": _SONNET,
-    "claude-3-5-haiku": Price(0.8, 4),
-    "claude-3-opus": _OPUS_4,
-    "claude-3-haiku": Price(0.25, 1.25),
+    f"claude-{name}": price
+    for price, names in (
+        (Price(10, 50, cache_read=0.025), "fable-5-1 mythos-5-1"),
+        (Price(10, 50), "fable-5 mythos-5"),
+        (Price(4, 20, cache_read=0.05), "opus-5-5"),
+        (Price(5, 25), "opus-5 opus-4-8 opus-4-7 opus-4-6 opus-4-5"),
+        (Price(15, 75), "opus-4-1 opus-4 opus-4-0 3-opus"),
+        (Price(2, 10, cache_read=0.05), "sonnet-5-5"),
+        (Price(2, 10), "sonnet-5"),
+        (Price(3, 15), "sonnet-4-6 sonnet-4-5 sonnet-4 sonnet-4-0 3-7-sonnet 3-5-sonnet"),
+        (Price(0.1, 0.5, long_from=100_000, long_factor=5.0), "haiku-5-5"),
+        (Price(1, 5), "haiku-4-5"),
+        (Price(0.8, 4), "3-5-haiku"),
+        (Price(0.25, 1.25), "3-haiku"),
+    )
+    for name in names.split()
 }
 
 

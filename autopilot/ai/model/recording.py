@@ -13,11 +13,12 @@ import json
 import logging
 import threading
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from autopilot.core.experiment import Experiment
 from autopilot.core.records.ledger import Ledger, Limits, Spent
@@ -36,25 +37,13 @@ _UNASKED = frozenset({"stream", "metadata", "cache_control"})
 _SHOWN = 60
 
 
-class Recorder(Protocol):
-    """Answers calls before they are made, and keeps their replies. Used from several threads."""
+class Recorder(ABC):
+    """Answers calls before they are made, and keeps their replies. Used from several threads.
 
-    def answer(self, key: str, parts: Mapping[str, str]) -> LlmRecord | None:
-        """The recorded call of that key, or None if it is to be made.
-
-        Raises:
-            ReplayMissError: it is not recorded, and must not be made.
-        """
-
-    def keep(self, record: LlmRecord) -> None:
-        """Writes a call to disk, before its reply is used."""
-
-    def one_at_a_time(self, key: str) -> threading.Lock:
-        """Held while a call is made, so that equal calls side by side are made once."""
-
-
-class _KnownCalls(Recorder):
-    """The recorded calls, and a lock for each call that is being made."""
+    Args:
+        known: The calls that are recorded already.
+        mode: "record" makes calls that are not recorded; "replay" refuses them.
+    """
 
     def __init__(self, known: Iterable[LlmRecord], mode: Mode) -> None:
         self.mode = mode
@@ -62,7 +51,22 @@ class _KnownCalls(Recorder):
         self._flights: dict[str, threading.Lock] = {}
         self._known = {record.id: record for record in known}
 
+    @abstractmethod
+    def write(self, record: LlmRecord) -> None:
+        """Writes a call to disk."""
+
+    def keep(self, record: LlmRecord) -> None:
+        """Writes a call to disk, before its reply is used."""
+        with self._lock:
+            self.write(record)
+            self._known[record.id] = record
+
     def answer(self, key: str, parts: Mapping[str, str]) -> LlmRecord | None:
+        """The recorded call of that key, or None if it is to be made.
+
+        Raises:
+            ReplayMissError: it is not recorded, and must not be made.
+        """
         with self._lock:
             found = self._known.get(key)
             if found is None and self.mode == "replay":
@@ -75,17 +79,13 @@ class _KnownCalls(Recorder):
             return list(self._known.values())
 
     def one_at_a_time(self, key: str) -> threading.Lock:
+        """Held while a call is made, so that equal calls side by side are made once."""
         with self._lock:
             return self._flights.setdefault(key, threading.Lock())
 
 
-class StoreRecorder(_KnownCalls):
-    """Records in an experiment's store: at once in its journal of progress, later in its notes.
-
-    Args:
-        store: The experiment's store.
-        mode: "record" makes calls that are not recorded; "replay" refuses them.
-    """
+class StoreRecorder(Recorder):
+    """Records in an experiment's store: at once in its journal of progress, later in its notes."""
 
     def __init__(self, store: Store, mode: Mode = "record") -> None:
         exists = store.exists()
@@ -99,19 +99,12 @@ class StoreRecorder(_KnownCalls):
         mode: Mode = "replay" if run.experiment.only_recorded else "record"
         return run.service(cls, lambda run: cls(run.experiment.store, mode))
 
-    def keep(self, record: LlmRecord) -> None:
-        with self._lock:
-            self._store.note_call(record)
-            self._known[record.id] = record
+    def write(self, record: LlmRecord) -> None:
+        self._store.note_call(record)
 
 
-class LocalRecorder(_KnownCalls):
-    """Records in a file of JSON Lines, for calls outside of experiments.
-
-    Args:
-        path: The file; its folder exists.
-        mode: See StoreRecorder.
-    """
+class LocalRecorder(Recorder):
+    """Records in a file of JSON Lines, whose folder exists, for calls outside of experiments."""
 
     def __init__(self, path: Path, mode: Mode = "record") -> None:
         found: list[LlmRecord] = []
@@ -122,12 +115,10 @@ class LocalRecorder(_KnownCalls):
         super().__init__(found, mode)
         self._path = path
 
-    def keep(self, record: LlmRecord) -> None:
-        with self._lock:
-            with self._path.open("ab") as file:
-                # The newline in front ends a line that a kill cut short; readers skip empty lines.
-                file.write(b"\n" + encode(record))
-            self._known[record.id] = record
+    def write(self, record: LlmRecord) -> None:
+        with self._path.open("ab") as file:
+            # The newline in front ends a line that a kill cut short; readers skip empty lines.
+            file.write(b"\n" + encode(record))
 
     def ledger(self, limits: Limits = Limits()) -> Ledger:  # noqa: B008  # frozen
         """A ledger that counts the recorded calls."""
@@ -220,13 +211,10 @@ _numbers: ContextVar[tuple[tuple[str, int], ...]] = ContextVar("autopilot_number
 
 @contextmanager
 def numbered(kind: str, number: int) -> Iterator[None]:
-    """Calls inside are asked anew for each number: it is part of their keys.
+    """Calls inside are asked anew for each number, from 1 on: it is part of their keys.
 
-    Keys are as without it while this number, and all those around it, are 1.
-
-    Args:
-        kind: The counted thing, as it stands in the keys: "v" for the visits of a step.
-        number: From 1.
+    `kind` is its name in the keys: "v" for the visits of a step. Keys have no numbers while this
+    one, and all those around it, are 1.
     """
     token = _numbers.set((*_numbers.get(), (kind, number)))
     try:

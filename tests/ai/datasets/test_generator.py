@@ -209,17 +209,6 @@ def test_a_folder_holds_one_generation(serve, tmp_path: Path) -> None:
         generator(seed=7).resume(tmp_path)
 
 
-def test_each_split_has_every_value_in_the_same_proportion() -> None:
-    variables = {"a": list("abcd"), "b": list("wxyz"), "c": {"rare": 1, "common": 9}}
-    slots = DataGenerator(variables=variables, seed=2).plan(100)
-    assert Counter(slot.split for slot in slots) == {"train": 60, "val": 20, "test": 20}
-    counts = Counter((slot.split, v) for slot in slots for v in slot.values.items())
-    assert counts["val", ("c", "rare")] == counts["test", ("c", "rare")] == 2
-    for (split, pair), count in counts.items():
-        total = sum(n for (_, other), n in counts.items() if other == pair)
-        assert abs(count - total * {"train": 0.6}.get(split, 0.2)) <= 2
-
-
 def test_a_subclass_sets_its_parts_on_the_class(tmp_path: Path) -> None:
     class Mine(DataGenerator):
         steps = (PythonStep("item", lambda s: {"text": f"{s['tone']} {s['slot']} {s['split']}"}),)
@@ -265,7 +254,8 @@ def test_what_the_users_own_step_raises_fails_its_slot(tmp_path: Path) -> None:
     step = PythonStep("item", lambda s: {"half": 1 / (s["slot"] - 1)})
     report = DataGenerator([step], splits={"all": 1}).run(3, tmp_path)
     assert (report.made, report.failed) == (2, 1)
-    assert report.reasons == {"ZeroDivisionError: division by zero": 1}
+    (reason,) = report.reasons
+    assert re.match(r"ZeroDivisionError: division by zero \(.*test_generator.py:\d+\)", reason)
 
 
 def test_without_a_key_it_stops_at_once(serve, tmp_path: Path, monkeypatch) -> None:
@@ -297,12 +287,6 @@ def test_two_processes_do_not_fill_one_folder(serve, tmp_path: Path) -> None:
 def test_an_item_that_is_none_stops_it(tmp_path: Path, item) -> None:
     with pytest.raises(DataError, match="the last step"):
         DataGenerator([PythonStep("item", lambda _: item)]).run(2, tmp_path)
-
-
-@pytest.mark.parametrize("weights", [{}, {"a": 0}, {"a": -1, "b": 2}, []])
-def test_weights_that_make_no_sense_are_refused(weights) -> None:
-    with pytest.raises(ValueError, match="'tone' needs values"):
-        DataGenerator([], {"tone": weights})
 
 
 def test_a_variable_cannot_hide_what_the_steps_find() -> None:
