@@ -209,9 +209,8 @@ def check_tracked(repo: Repository, tree: str, scopes: Iterable[Scope]) -> None:
 def _not_tracked(repo: Repository, scope: Scope) -> ParameterError:
     parameter = scope.parameter
     # Straight from the disk: the parameter itself does not name what git ignores.
-    names = (
-        parameter.files() if parameter.is_file else list_files(parameter.root, parameter.pattern)
-    )
+    listed = list_files(parameter.root, parameter.pattern)
+    names = parameter.files() if parameter.is_file else list(listed)
     if not names:
         return ParameterError(
             f"the parameter {scope.path} matches no file ({parameter.pattern!r})",
