@@ -39,7 +39,7 @@ from autopilot.errors import (
 from autopilot.git.repository import DEFAULT_IDENTITY, Repository
 from autopilot.sandbox.offline import Offline
 
-State = Literal["ok", "warning", "failed"]
+CheckState = Literal["ok", "warning", "failed"]
 _ITEMS = 10
 
 
@@ -55,7 +55,7 @@ class Check:
     """
 
     name: str
-    state: State
+    state: CheckState
     detail: str
     mend: str = ""
 
