@@ -45,7 +45,6 @@ LONG = {
     "autopilot.core.trainer": "half of it is docstrings of the class that users read most",
     "autopilot.tracking.git_store": "one class, the store's contract in its order",
     "autopilot.tracking.notebook": "one class, everything that is read of an experiment",
-    "autopilot.cli.running": "run and resume share their output",
 }
 # Longer still, until the split is made.
 LIMITS = {"autopilot.core.experiment": 585}

@@ -14,13 +14,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from autopilot import audit
-from autopilot.cli.completion import project_names
+from autopilot.cli.arguments import Arguments, declared, project_names
 from autopilot.cli.context import CommandGroup, CommandLine, Commands, Context
 from autopilot.cli.output import Output, redact_command
 from autopilot.errors import UsageError
@@ -59,12 +59,12 @@ SECTIONS: dict[str, tuple[Listed, ...]] = {
         Listed("status", "reading:status", "Show where the experiments stand."),
         Listed("log", "reading:log", "Show the epochs of an experiment."),
         Listed("show", "reading:show", "Show one epoch."),
-        Listed("diff", "reading:diff", "Show what changed."),
-        Listed("report", "reporting:report", "Write an experiment as a page to read in a browser."),
+        Listed("diff", "reading:diff", "Show the changes of an experiment or an epoch."),
+        Listed("report", "reading:report", "Write an experiment as a page to read in a browser."),
         Listed("memory", "memory", "What was tried, and how it went; what is blocked."),
-        Listed("diagnose", "diagnose", "What fails: in words, and drawn over the epochs."),
+        Listed("diagnose", "trace:DIAGNOSE", "What fails: in words, and drawn over the epochs."),
         Listed("trace", "trace", "Results item by item: collect them, inspect one."),
-        Listed("policy", "policy", "What the policy says of an epoch, gate by gate."),
+        Listed("policy", "promote:POLICY", "What the policy says of an epoch, gate by gate."),
     ),
     "Keep and compare": (
         Listed("experiment", "experiment", "Create, list, compare, export and delete experiments."),
@@ -74,49 +74,60 @@ SECTIONS: dict[str, tuple[Listed, ...]] = {
         Listed("replay", "replay:replay", "Check that what was recorded comes out again."),
         Listed("propose", "propose", "Kept epochs as a branch for a pull request."),
         Listed("promote", "promote", "Take an epoch over into a branch."),
-        Listed("push", "sync:push", "Push experiments: branch, tags and notes together."),
-        Listed("fetch", "sync:fetch", "Fetch experiments: branch, tags and notes together."),
-        Listed("hooks", "hooks", "Git hooks: install, remove and look at them."),
+        Listed("push", "sharing:push", "Push experiments: branch, tags and notes together."),
+        Listed("fetch", "sharing:fetch", "Fetch experiments: branch, tags and notes together."),
+        Listed("hooks", "sharing:HOOKS", "Git hooks: install, remove and look at them."),
     ),
     "Workspace": (
-        Listed("project", "project", "Projects of the workspace: make, list and look after them."),
-        Listed("workspace", "workspace", "The workspace as a whole: make it, look at it."),
+        Listed(
+            "project",
+            "workspace:PROJECT",
+            "Projects of the workspace: make, list and look after them.",
+        ),
+        Listed(
+            "workspace", "workspace:WORKSPACE", "The workspace as a whole: make it, look at it."
+        ),
         Listed("dataset", "dataset", "Datasets: list, show, split and check them."),
         Listed("ai", "ai", "Make datasets and judge them, with models."),
-        Listed("doctor", "upkeep:doctor", "Check git, keys, locks, worktrees and unfinished runs."),
-        Listed("gc", "upkeep:gc", "Remove what killed runs left behind, and pack the repository."),
+        Listed(
+            "doctor", "workspace:doctor", "Check git, keys, locks, worktrees and unfinished runs."
+        ),
+        Listed(
+            "gc", "workspace:gc", "Remove what killed runs left behind, and pack the repository."
+        ),
     ),
 }
 
-_COMMON = {
-    "folder": Annotated[
-        Path | None, typer.Option("-C", metavar="PATH", help="Work in this folder.")
-    ],
-    "project": Annotated[
+_COMMON = (
+    declared(
+        "folder", Path | None, typer.Option("-C", metavar="PATH", help="Work in this folder.")
+    ),
+    declared(
+        "project",
         str | None,
         typer.Option(
             "--project", "-p", help="Experiments of this project.", autocompletion=project_names
         ),
-    ],
-    "as_json": Annotated[bool, typer.Option("--json", help="Print one JSON document.")],
-    "verbose": Annotated[bool, typer.Option("--verbose", help="Show tracebacks.")],
-    "no_color": Annotated[bool, typer.Option("--no-color", help="Print without colors.")],
-    "expose": Annotated[
-        bool, typer.Option("--expose", help="Tell what was executed: git, programs, model calls.")
-    ],
-}
+    ),
+    declared("as_json", bool, typer.Option("--json", help="Print one JSON document."), False),
+    declared("verbose", bool, typer.Option("--verbose", help="Show tracebacks."), False),
+    declared("no_color", bool, typer.Option("--no-color", help="Print without colors."), False),
+    declared(
+        "expose",
+        bool,
+        typer.Option("--expose", help="Show what was executed: git, programs, model calls."),
+        False,
+    ),
+)
 # Answered before the application is built; here for --help.
-_VERSION = inspect.Parameter(
+_VERSION = declared(
     "version",
-    inspect.Parameter.KEYWORD_ONLY,
-    default=False,
-    annotation=Annotated[
-        bool, typer.Option("--version", help="Show the versions of autopilot, git and Python.")
-    ],
+    bool,
+    typer.Option("--version", help="Show the versions of autopilot, git and Python."),
+    False,
 )
 # Typer brings its own click, or uses the installed one: the class is found, not imported.
 _WRONG_USAGE: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
-_DEFAULTS = {name: None if name in ("folder", "project") else False for name in _COMMON}
 
 
 def build(cli: CommandLine) -> typer.Typer:
@@ -174,7 +185,7 @@ def _lazy(cli: CommandLine) -> type[TyperGroup]:
 
 def _own_command(cli: CommandLine, ctx: Any, name: str) -> Any:
     """A command that the project named by -p adds to ours."""
-    given = {key: ctx.params.get(key) or _DEFAULTS[key] for key in _COMMON}
+    given = {common.name: ctx.params.get(common.name) for common in _COMMON}
     if cli.project or not given["project"]:
         return None
     project = _context(cli, given).own_cli()
@@ -235,42 +246,34 @@ def invoke(app: typer.Typer, arguments: list[str]) -> int:
 
 def command(function: Callable[..., int | None], cli: CommandLine) -> Callable[..., int | None]:
     """A function of `(context, ...)` as a typer command with the common options."""
-    signature = inspect.signature(function, eval_str=True)
-    own = [p for name, p in signature.parameters.items() if name != "context"]
+    arguments = Arguments(function)
 
     @functools.wraps(function)
     def run(**given: Any) -> int | None:
-        common = {name: given.pop(name) for name in _COMMON}
-        context = _context(cli, common)
-        return function(context, **given)
+        common = {each.name: given.pop(each.name) for each in _COMMON}
+        context, path = _context(cli, common), given.pop("ctx").command_path
+        return function(context, **arguments.values(context, path, given))
 
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-    parameters += _common_parameters()
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by typer
-    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    ctx = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    _declare(run, [*arguments.parameters, *_COMMON, ctx])
     return run
+
+
+def _declare(function: Callable[..., Any], parameters: list[inspect.Parameter]) -> None:
+    """Sets the signature that typer reads."""
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by typer
+    function.__annotations__ = {p.name: p.annotation for p in parameters}
 
 
 def _callback(*own: inspect.Parameter) -> Callable[..., None]:
     def callback(**given: Any) -> None:
-        _before.update({name: given[name] for name in _COMMON if given[name]})
+        _before.update({each.name: given[each.name] for each in _COMMON if given[each.name]})
 
-    parameters = [*_common_parameters(), *own]
-    callback.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by typer
-    callback.__annotations__ = {p.name: p.annotation for p in parameters}
+    _declare(callback, [*_COMMON, *own])
     return callback
 
 
 _before: dict[str, Any] = {}
-
-
-def _common_parameters() -> list[inspect.Parameter]:
-    return [
-        inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULTS[name], annotation=annotation
-        )
-        for name, annotation in _COMMON.items()
-    ]
 
 
 def _context(cli: CommandLine, given: dict[str, Any]) -> Context:

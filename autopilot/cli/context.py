@@ -16,6 +16,7 @@ from autopilot.errors import UsageError
 if TYPE_CHECKING:
     import typer
 
+    from autopilot.engine.request import Request
     from autopilot.git.repository import Repository
     from autopilot.projects.project import Project
     from autopilot.tracking.notebook import Notebook
@@ -47,21 +48,6 @@ class CommandGroup:
 
 
 Commands: TypeAlias = Mapping[str, "Callable[..., int | None] | CommandGroup"]
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What a command works on.
-
-    Args:
-        folder: The folder that the target is looked for in, and that is worked in.
-        target: As `autopilot run` takes it.
-        hparams: Its constructor arguments.
-    """
-
-    folder: Path
-    target: str
-    hparams: Mapping[str, str]
 
 
 @dataclass
@@ -119,24 +105,36 @@ class Context:
         """Whether a project's own command line was called, about itself."""
         return self.cli is not None and bool(self.project) and self.cli.project == self.project
 
-    def subject(self, target: str | None, hparams: Sequence[str] | None = None) -> Subject:
-        """What a command works on: the TARGET, or without one the project's module.
+    def request(
+        self,
+        target: str | None,
+        hparams: Sequence[str] | None = None,
+        links: Sequence[str] | None = None,
+        **more: Any,
+    ) -> Request:
+        """A request on the TARGET, or without one on the project's module.
 
         Args:
             target: As it was given.
             hparams: What -H gave; a project's saved ones stand behind them.
+            links: What --link gave.
+            more: See Request.
 
         Raises:
             UsageError: there is neither; or the hyperparameters are malformed.
         """
+        from autopilot.engine.request import Request
         from autopilot.engine.target import parse_hparams
         from autopilot.projects.project import read_hparams
 
         given = parse_hparams(hparams or ())
-        if target is not None:
-            return Subject(self.working_folder(), target, given)
-        project = self.own_project()
-        return Subject(project.workspace, project.target, read_hparams(project.hparams) | given)
+        folder = self.working_folder()
+        if target is None:
+            project = self.own_project()
+            folder, target = project.workspace, project.target
+            given = read_hparams(project.hparams) | given
+        more = {"project": self.project, "hparams": given, "links": tuple(links or ()), **more}
+        return Request(folder, target, **more)
 
     def own_cli(self) -> CommandLine:
         """The command line of the project, with its module, generator and judge.
@@ -174,12 +172,12 @@ class Context:
         return Repository.discover(folder)
 
     def notebook(self, slug: str | None) -> Notebook:
-        """An experiment, the newest one if none is named."""
+        """An experiment by its full slug; without one the newest."""
         from autopilot.tracking.finding import latest
         from autopilot.tracking.notebook import Notebook
 
         repo = self.repository()
-        return Notebook(repo, self.full_slug(slug) if slug else latest(repo, self.project))
+        return Notebook(repo, slug or latest(repo, self.project))
 
     def full_slug(self, slug: str) -> str:
         """The slug with its project in front, if there is one."""

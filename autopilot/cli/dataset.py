@@ -5,19 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from autopilot.cli.arguments import Hparams
 from autopilot.cli.context import Context
 from autopilot.cli.output import own_stdout
 from autopilot.cli.pages.listing import shorten_end
-from autopilot.cli.running import Hparams
+from autopilot.core.items import find_duplicates, find_leakage
+from autopilot.engine.target import load_here
 from autopilot.errors import UsageError
+from autopilot.projects.datasets import (
+    DatasetSummary,
+    first,
+    of_files,
+    of_module,
+    size,
+    split_file,
+    summarize,
+)
 from autopilot.text import align, counted, shorten
-
-if TYPE_CHECKING:
-    from autopilot.projects.datasets import Column, DatasetSummary
 
 Sources = Annotated[
     list[str] | None,
@@ -40,14 +48,11 @@ def list_(context: Context, sources: Sources = None, hparam: Hparams = None) -> 
     autopilot dataset list data/*.jsonl
     autopilot -p my-project dataset list
     """
-    from autopilot.projects.datasets import summarize
-
     with own_stdout(context.output) as output:
         found = [summarize(name, it) for name, it in _datasets(context, sources, hparam).items()]
         rows = [[each.name, str(each.items), _columns(each)] for each in found]
         lines = align(["dataset", "items", "fields"], rows, ["items"])
-        for line in lines:
-            output.line(shorten_end(line, output.width))
+        output.lines(shorten_end(line, output.width) for line in lines)
         output.document({"datasets": found})
 
 
@@ -64,15 +69,12 @@ def show(
     autopilot dataset show data/train.jsonl -n 5
     autopilot dataset show support/classifier.py --split val
     """
-    from autopilot.projects.datasets import first
-
     with own_stdout(context.output) as output:
         datasets = _datasets(context, sources, hparam)
         if split is not None:
             if split not in datasets:
-                raise UsageError(
-                    f"there is no split {split}", hint=f"there are: {', '.join(datasets)}"
-                )
+                known = f"there are: {', '.join(datasets)}"
+                raise UsageError(f"there is no split {split}", hint=known)
             datasets = {split: datasets[split]}
         found = {name: first(items, count) for name, items in datasets.items()}
         for name, items in found.items():
@@ -111,15 +113,12 @@ def split(
     autopilot dataset split data/all.jsonl --by label
     autopilot dataset split all.jsonl --shares train=0.8,val=0.2 --out data --seed 7
     """
-    from autopilot.projects.datasets import split_file
-
     here = context.working_folder()
     folder = here / (out or file.parent)
     made = split_file(here / file, folder, _shares(shares), by, seed, force=force)
-    for place, size in made.items():
-        context.output.line(f"{place}: {counted(size, 'item')}")
+    context.output.lines(f"{place}: {counted(items, 'item')}" for place, items in made.items())
     context.output.line(f"look at them: autopilot dataset check {folder}")
-    files = [{"file": str(place), "items": size} for place, size in made.items()]
+    files = [{"file": str(place), "items": items} for place, items in made.items()]
     context.output.document({"files": files, "seed": seed, "by": by})
 
 
@@ -133,9 +132,6 @@ def check(context: Context, sources: Sources = None, hparam: Hparams = None) -> 
     autopilot dataset check data/train.jsonl data/val.jsonl
     autopilot dataset check support/classifier.py
     """
-    from autopilot.core.items import find_duplicates, find_leakage
-    from autopilot.projects.datasets import size
-
     with own_stdout(context.output) as output:
         datasets = _datasets(context, sources, hparam)
         sizes = {name: size(items) for name, items in datasets.items()}
@@ -148,8 +144,7 @@ def check(context: Context, sources: Sources = None, hparam: Hparams = None) -> 
         for title, found in (("in several datasets", leaks), ("several times in one", twice)):
             if found:
                 output.line(f"{counted(len(found), 'item')} {title}:", "red")
-            for leak in islice(found, _SHOWN):
-                output.line(f"  {leak.describe()}")
+            output.lines(f"  {leak.describe()}" for leak in islice(found, _SHOWN))
             if len(found) > _SHOWN:
                 output.line(f"  and {len(found) - _SHOWN} more (--json has all)")
         ok = not leaks and not twice and all(sizes.values())
@@ -163,22 +158,16 @@ def _datasets(
     context: Context, sources: list[str] | None, hparam: list[str] | None
 ) -> dict[str, Iterable[Any]]:
     """The datasets that are named: files and folders, or a TARGET's splits."""
-    from autopilot.engine.target import load_here
-    from autopilot.projects.datasets import of_files, of_module
-
     here = context.working_folder()
     paths = [here / name for name in sources or ()]
     if paths and not any(path.suffix == ".py" or ":" in path.name for path in paths):
         found = of_files(paths)
-        return {_short(name, here): items for name, items in found.items()}
+        # Names below the folder are short.
+        return {name.removeprefix(f"{here}/"): items for name, items in found.items()}
     if len(paths) > 1:
         raise UsageError("a TARGET stands alone", hint="name one TARGET, or JSON Lines files")
-    subject = context.subject(sources[0] if sources else None, hparam)
-    return of_module(load_here(subject.folder, subject.target, subject.hparams), subject.target)
-
-
-def _short(name: str, folder: Path) -> str:
-    return str(Path(name).relative_to(folder)) if Path(name).is_relative_to(folder) else name
+    asked = context.request(sources[0] if sources else None, hparam)
+    return of_module(load_here(asked.folder, asked.target, asked.hparams), asked.target)
 
 
 def _shares(text: str) -> dict[str, float]:
@@ -195,13 +184,11 @@ def _shares(text: str) -> dict[str, float]:
 
 
 def _columns(summary: DatasetSummary) -> str:
-    return "; ".join(f"{name} {_column(column)}" for name, column in summary.columns.items())
-
-
-def _column(column: Column) -> str:
-    if column.classes:
-        return "(" + ", ".join(f"{value} {n}" for value, n in column.classes.items()) + ")"
-    return "/".join(column.types)
+    shown = []
+    for name, column in summary.columns.items():
+        classes = ", ".join(f"{value} {n}" for value, n in column.classes.items())
+        shown.append(f"{name} ({classes})" if classes else f"{name} {'/'.join(column.types)}")
+    return "; ".join(shown)
 
 
 COMMANDS = {"list": list_, "show": show, "split": split, "check": check}

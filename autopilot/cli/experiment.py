@@ -4,77 +4,67 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from autopilot.cli import running
-from autopilot.cli.completion import experiment_names
+from autopilot.cli import arguments
 from autopilot.cli.context import Context
 from autopilot.cli.output import own_stdout
-from autopilot.cli.reading import Experiment
+from autopilot.cli.pages import experiment as experiment_page
+from autopilot.cli.pages import listing as pages
+from autopilot.engine.request import Options
+from autopilot.report.comparison import decision_line, file_documents, input_differences
+from autopilot.text import counted
+from autopilot.tracking.callbacks import export as write
+from autopilot.tracking.holding import decide as write_down
+from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.upkeep import plan_removal, remove
 
-if TYPE_CHECKING:
-    from autopilot.tracking.notebook import Notebook
-
-Named = Annotated[
-    str, typer.Argument(metavar="SLUG", help="The experiment.", autocompletion=experiment_names)
-]
-
-
-class Decision(StrEnum):
-    """What a person decides."""
-
-    promote = "promote"
-    reject = "reject"
+Choice = StrEnum("Choice", "promote reject")
 
 
 def create(
     context: Context,
-    slug: Annotated[str, typer.Argument(metavar="SLUG", help="The new experiment's name.")],
-    target: running.Target = None,
-    idea: running.Idea = "",
-    hypothesis: running.Hypothesis = "",
-    max_epochs: running.MaxEpochs = None,
-    monitor: running.Monitor = None,
-    seed: running.Seed = 0,
-    patience: running.Patience = None,
-    hparam: running.Hparams = None,
-    link: running.Links = None,
-    in_place: running.InPlace = False,
-    include_dirty: running.IncludeDirty = False,
+    slug: Annotated[str, typer.Argument(metavar="NAME", help="The new experiment's name.")],
+    target: arguments.Target = None,
+    *,
+    idea: arguments.Idea = "",
+    hypothesis: arguments.Hypothesis = "",
+    options: Annotated[Options, "max_epochs", "monitor", "patience"],
+    seed: arguments.Seed = 0,
+    hparam: arguments.Hparams = None,
+    link: arguments.Links = None,
+    in_place: arguments.InPlace = False,
+    include_dirty: arguments.IncludeDirty = False,
 ) -> None:
     """Begin an experiment without running it.
 
     Its branch, start commit and manifest are written. Everything is checked as `autopilot run`
-    does. `autopilot resume SLUG` measures the baseline and goes on.
+    does. `autopilot resume NAME` measures the baseline and goes on.
 
     \b
     autopilot experiment create spelling support/classifier.py --idea "tolerate typos"
     autopilot resume spelling
     """
-    from autopilot.engine.request import Options, Request
+    # Only this command needs the engine: `list` and `show` start without it.
     from autopilot.engine.session import create as begin
 
-    subject = context.subject(target, hparam)
-    request = Request(
-        folder=subject.folder,
-        target=subject.target,
+    request = context.request(
+        target,
+        hparam,
+        link,
         slug=slug,
-        project=context.project,
         seed=seed,
-        hparams=subject.hparams,
-        options=Options(max_epochs=max_epochs, monitor=monitor, patience=patience),
+        options=options,
         in_place=in_place,
-        links=tuple(link or ()),
         include_dirty=include_dirty,
         idea=idea,
         hypothesis=hypothesis,
     )
     with own_stdout(context.output) as output:
         session = begin(request)
-        for note in session.notes:
-            output.line(f"note: {note}")
+        output.lines(f"note: {note}" for note in session.notes)
         base = f"{session.manifest.base[:7]} ({session.manifest.base_branch})"
         output.line(f"{session.slug}: created on autopilot/{session.slug}, base {base}")
         output.line(f"nothing was run. Go on: autopilot resume {session.slug}")
@@ -97,72 +87,63 @@ def list_(context: Context) -> None:
     autopilot experiment list
     autopilot experiment list -p my-project
     """
-    from autopilot.cli.pages import experiment as experiment_page
-    from autopilot.cli.pages import listing as pages
-
     output = context.output
     rows = pages.rows(context.repository(), context.project, experiment_page.row)
     output.document({"experiments": rows})
     if not rows:
-        for line in pages.none_yet(context.project):
-            output.line(line)
+        output.lines(pages.none_yet(context.project))
         return
-    for line in experiment_page.table(rows):
-        output.line(line)
+    output.lines(experiment_page.table(rows))
 
 
-def show(context: Context, slug: Experiment = None) -> None:
+def show(context: Context, name: arguments.Name = None) -> None:
     """Show what an experiment is, came to, and what happened.
 
     \b
     autopilot experiment show
     autopilot experiment show classifier-1
     """
-    from autopilot.cli.pages import experiment as experiment_page
-
-    notebook, output = context.notebook(slug), context.output
+    notebook, output = context.notebook(name), context.output
     if output.as_json:
         output.document(experiment_page.document(notebook))
         return
-    for line in experiment_page.page(notebook):
-        output.line(line)
+    output.lines(experiment_page.page(notebook))
 
 
 def compare(
     context: Context,
-    first: Annotated[
-        str, typer.Argument(metavar="SLUG", help="An experiment.", autocompletion=experiment_names)
-    ],
-    second: Annotated[
-        str, typer.Argument(metavar="SLUG", help="Another one.", autocompletion=experiment_names)
-    ],
+    other: Annotated[str, arguments.Word("OTHER", "Compare it with this experiment.")],
+    name: arguments.Name = None,
 ) -> None:
     """Compare metrics, strategies, costs and best states.
 
     \b
     autopilot experiment compare classifier-1 classifier-2
+    autopilot experiment compare classifier-1              the newest one with it
     """
-    from autopilot.cli.pages import experiment as experiment_page
-    from autopilot.report.comparison import file_documents, input_differences
-
-    one, other, output = context.notebook(first), context.notebook(second), context.output
-    tips = (one.best_commit, other.best_commit)
+    one, output = context.notebook(name), context.output
+    two = context.notebook(context.full_slug(other))
+    tips = (one.best_commit, two.best_commit)
     counts = one.counts(*tips)
+    output.document(
+        {
+            "experiments": [one.summary, two.summary],
+            "commits": tips,
+            "files": file_documents(counts),
+            "inputs": [one.inputs, two.inputs],
+            "inputs_differ": input_differences(one, two),
+        }
+    )
     if output.as_json:
-        files = file_documents(counts)
-        document = {"experiments": [one.summary, other.summary], "commits": tips, "files": files}
-        differ = input_differences(one, other)
-        output.document(document | {"inputs": [one.inputs, other.inputs], "inputs_differ": differ})
         return
-    for line in experiment_page.comparison(one, other, counts):
-        output.line(line)
+    output.lines(experiment_page.comparison(one, two, counts))
     if counts:
         output.line(f"see it: git diff {tips[0][:7]} {tips[1][:7]}")
 
 
 def delete(
     context: Context,
-    slug: Named,
+    name: Annotated[str, arguments.Word("NAME", "The experiment.", "name")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete an experiment and all that belongs to it.
@@ -174,14 +155,10 @@ def delete(
     \b
     autopilot experiment delete classifier-1
     """
-    from autopilot.cli.pages import experiment as experiment_page
-    from autopilot.tracking.upkeep import plan_removal, remove
-
     repo, output = context.repository(), context.output
-    found = plan_removal(repo, context.full_slug(slug))
+    found = plan_removal(repo, name)
     output.line(f"deleting {found.slug} removes")
-    for line in experiment_page.removal(found):
-        output.line(f"  {line}")
+    output.lines(f"  {line}" for line in experiment_page.removal(found))
     if not yes and not output.confirm("delete it? [y/N]", otherwise="add --yes to delete it"):
         output.line("nothing was removed")
         output.document({"experiment": found.slug, "deleted": False, "refs": found.refs})
@@ -195,10 +172,8 @@ def delete(
 
 def export(
     context: Context,
-    slug: Named,
-    to: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A folder that is empty or does not exist.")
-    ],
+    to: Annotated[Path, arguments.Word("DIR", "A folder that is empty or does not exist.")],
+    name: arguments.Name = None,
 ) -> None:
     """Write an experiment to files.
 
@@ -208,27 +183,24 @@ def export(
     \b
     autopilot experiment export classifier-1 out/classifier-1
     """
-    from autopilot.tracking.callbacks import export as write
-
-    notebook, output = context.notebook(slug), context.output
+    notebook, output = context.notebook(name), context.output
     place = context.working_folder() / to
     files = write(notebook, place)
-    epochs = len(notebook.epochs)
-    said = "1 epoch" if epochs == 1 else f"{epochs} epochs"
-    output.line(f"wrote {said} of {notebook.slug} to {to}: {len(files)} files")
+    epochs = counted(len(notebook.epochs), "epoch")
+    output.line(f"wrote {epochs} of {notebook.slug} to {to}: {len(files)} files")
     names = [path.relative_to(place).as_posix() for path in files]
     output.document({"experiment": notebook.slug, "folder": str(place), "files": names})
 
 
 def decide(
     context: Context,
-    slug: Named,
-    decision: Annotated[Decision, typer.Argument(metavar="DECISION", help="promote or reject.")],
+    decision: Annotated[Choice, arguments.Word("DECISION", "promote or reject.")],
+    name: arguments.Name = None,
     epoch: Annotated[
-        str, typer.Option(help="A number, best, last, baseline, a tag or a commit.")
+        str, typer.Option(help="A number, best, last, tip, baseline, a tag or a commit.")
     ] = "best",
-    reason: Annotated[str, typer.Option(help="Why; written down.")] = "",
-    reviewer: Annotated[str, typer.Option(help="Who decides; you, as git knows you.")] = "",
+    reason: arguments.Reason = "",
+    reviewer: arguments.Reviewer = "",
 ) -> None:
     """Write a decision down: promote or reject.
 
@@ -239,19 +211,15 @@ def decide(
     \b
     autopilot experiment decide classifier-1 promote --reason "better on every category"
     """
-    notebook = context.notebook(slug)
-    write_decision(context, notebook, decision.value, epoch, reason, reviewer)
+    write_decision(context, context.notebook(name), decision.value, epoch, reason, reviewer)
 
 
 def write_decision(
     context: Context, notebook: Notebook, decision: str, epoch: str, reason: str, reviewer: str
 ) -> None:
     """Writes a decision down and says so."""
-    from autopilot.report.comparison import decision_line
-    from autopilot.tracking.holding import decide as write
-
     output = context.output
-    event = write(
+    event = write_down(
         notebook.repo, notebook.slug, decision, epoch=epoch, reason=reason, reviewer=reviewer
     )
     output.line(f"{notebook.slug}: {decision_line(event)}")

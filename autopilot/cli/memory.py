@@ -4,43 +4,29 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, cast
 
 import typer
 
+from autopilot.cli.arguments import Name, Word
 from autopilot.cli.context import Context
-from autopilot.cli.reading import SlugOption
+from autopilot.cli.pages import memory as memory_page
+from autopilot.core.records.record import EpochOutcome
 from autopilot.errors import ExperimentError, UsageError
+from autopilot.text import jsonable
+from autopilot.tracking.holding import memory_of, memory_of_all, memory_to_change
 
-if TYPE_CHECKING:
-    from autopilot.core.records.record import EpochOutcome
-
-
-class Learnt(StrEnum):
-    """The outcomes that a person may record."""
-
-    kept = "kept"
-    rejected = "rejected"
-    unchanged = "unchanged"
-    repeated = "repeated"
-    failed = "failed"
+Strategy = Annotated[str, Word("STRATEGY", "Its name, as the log shows it.")]
 
 
-class Asked(StrEnum):
-    """The outcomes that can be asked for."""
-
-    kept = "kept"
-    rejected = "rejected"
-    unchanged = "unchanged"
-    repeated = "repeated"
-    failed = "failed"
-    blocked = "blocked"
-    unblocked = "unblocked"
+# The outcomes that a person may record, and those that can be asked for.
+Learnt = StrEnum("Learnt", "kept rejected unchanged repeated failed")
+Asked = StrEnum("Asked", "kept rejected unchanged repeated failed blocked unblocked")
 
 
 def query(
     context: Context,
-    slug: SlugOption = None,
+    name: Name = None,
     everywhere: Annotated[
         bool, typer.Option("--all", help="Ask all experiments of the repository.")
     ] = False,
@@ -62,21 +48,19 @@ def query(
     The newest comes first.
 
     \b
+    autopilot memory query classifier-1
     autopilot memory query --outcome rejected -n 10
     autopilot memory query --all --strategy "prune rules"
     """
-    from autopilot.cli.pages import memory as memory_page
-    from autopilot.tracking.holding import memory_of, memory_of_all
-
-    if everywhere and slug:
-        raise UsageError("--all and --slug exclude each other", hint="leave one of them out")
-    output, name, unreadable = context.output, None, dict[str, str]()
+    if everywhere and name:
+        raise UsageError(f"--all and {name} exclude each other", hint="leave one of them out")
+    output, slug, unreadable = context.output, None, dict[str, str]()
     if everywhere:
         memory, unreadable = memory_of_all(context.repository(), context.project)
     else:
-        notebook = context.notebook(slug)
-        memory, name = memory_of(notebook), notebook.slug
-    asked: EpochOutcome | None = outcome.value if outcome else None
+        notebook = context.notebook(name)
+        memory, slug = memory_of(notebook), notebook.slug
+    asked = cast("EpochOutcome", outcome.value) if outcome else None
     found = memory.recall(
         strategy=strategy,
         outcome=asked,
@@ -88,22 +72,21 @@ def query(
     total = len(memory.lessons)
     for missing, why in unreadable.items():
         output.warning(f"the lessons of {missing} are missing: {why}")
-    output.document({"experiment": name, "total": total, "count": len(found), "lessons": found})
+    output.document({"experiment": slug, "total": total, "count": len(found), "lessons": found})
     if output.as_json:
         return
-    of = f"{name} knows" if name else "all experiments together know"
+    of = f"{slug} knows" if slug else "all experiments together know"
     if not found:
         output.line(f"no lesson fits ({of} {total})" if total else f"{of} nothing yet")
         return
-    for line in memory_page.lessons(found, with_slug=name is None):
-        output.line(line)
+    output.lines(memory_page.lessons(found, with_slug=slug is None))
 
 
 def record(
     context: Context,
-    strategy: Annotated[str, typer.Argument(metavar="STRATEGY", help="What was tried.")],
-    outcome: Annotated[Learnt, typer.Argument(metavar="OUTCOME", help="How it went.")],
-    slug: SlugOption = None,
+    strategy: Strategy,
+    outcome: Annotated[Learnt, Word("OUTCOME", "kept, rejected, unchanged, repeated or failed.")],
+    name: Name = None,
     summary: Annotated[str, typer.Option(help="What was done, in a sentence.")] = "",
     reason: Annotated[str, typer.Option(help="Why it went so.")] = "",
     category: Annotated[str, typer.Option(help="What it was about.")] = "",
@@ -112,20 +95,18 @@ def record(
     """Add a lesson by hand.
 
     Something that you know and the experiment did not see. It counts as an epoch's lesson does: a
-    strategy that keeps failing is blocked (see autopilot run --block-after). OUTCOME is kept,
-    rejected, unchanged, repeated or failed. The experiment must not be running.
+    strategy that keeps failing is blocked (see autopilot run --block-after). The experiment must
+    not be running.
 
     \b
     autopilot memory record "prune rules" rejected --reason "tried it last year"
     """
-    from autopilot.tracking.holding import memory_to_change
-
-    notebook, output = context.notebook(slug), context.output
+    notebook, output = context.notebook(name), context.output
     with memory_to_change(notebook.repo, notebook.slug) as memory:
         before = memory.blocked()
         lesson = memory.record(
-            _named(strategy),
-            outcome.value,
+            _checked(strategy),
+            cast("EpochOutcome", outcome.value),
             summary=summary,
             reason=reason,
             category=category,
@@ -133,14 +114,13 @@ def record(
         )
         blocked = {k: why for k, why in memory.blocked().items() if k not in before}
     output.line(f"{notebook.slug} knows now: {lesson.strategy} {lesson.outcome}")
-    for name, why in blocked.items():
-        output.line(f"{name} is blocked by that: {why}")
+    output.lines(f"{each} is blocked by that: {why}" for each, why in blocked.items())
     output.document({"experiment": notebook.slug, "lesson": lesson, "blocked": memory.blocked()})
 
 
 def trends(
     context: Context,
-    slug: SlugOption = None,
+    name: Name = None,
     window: Annotated[int, typer.Option(min=1, help="How many of the latest epochs count.")] = 10,
     ahead: Annotated[int, typer.Option(min=1, help="How many epochs to project.")] = 10,
 ) -> None:
@@ -153,10 +133,7 @@ def trends(
     autopilot memory trends
     autopilot memory trends --window 50 --ahead 20
     """
-    from autopilot.cli.pages import memory as memory_page
-    from autopilot.tracking.holding import memory_of
-
-    notebook, output = context.notebook(slug), context.output
+    notebook, output = context.notebook(name), context.output
     memory = memory_of(notebook)
     trend, (monitor, mode) = memory.trends(window), notebook.monitor
     projected = trend.projection(ahead)
@@ -175,17 +152,15 @@ def trends(
             "strategies": by_strategy,
         }
     )
-    for line in memory_page.trend(notebook, trend, ahead, by_strategy):
-        output.line(line)
+    output.lines(memory_page.trend(notebook, trend, ahead, by_strategy))
 
 
 def context(
     context: Context,
-    slug: SlugOption = None,
+    name: Name = None,
     limit: Annotated[int, typer.Option(min=1, help="How many failures at most.")] = 5,
     strategy: Annotated[
-        list[str] | None,
-        typer.Option(help="One more that the optimizer has; may be repeated."),
+        list[str] | None, typer.Option(help="One more that the optimizer has; may be repeated.")
     ] = None,
 ) -> None:
     """Show what an optimizer is told before its next step.
@@ -194,20 +169,17 @@ def context(
     autopilot memory context
     autopilot memory context --strategy "prune rules" --strategy "add words"
     """
-    from autopilot.tracking.holding import memory_of
-
-    notebook, output = context.notebook(slug), context.output
+    notebook, output = context.notebook(name), context.output
     strategies = dict.fromkeys([*notebook.manifest.strategies, *(strategy or ())])
     known = memory_of(notebook).context(limit, strategies)
-    output.document({"experiment": notebook.slug, **_fields(known)})
-    for line in known.render().splitlines():
-        output.line(line)
+    output.document({"experiment": notebook.slug, **jsonable(known)})
+    output.lines(known.render().splitlines())
 
 
 def block(
     context: Context,
-    strategy: Annotated[str, typer.Argument(metavar="STRATEGY", help="Its name, as in the log.")],
-    slug: SlugOption = None,
+    strategy: Strategy,
+    name: Name = None,
     reason: Annotated[str, typer.Option(help="Why; the optimizer is told.")] = "",
 ) -> None:
     """Forbid a strategy.
@@ -217,12 +189,10 @@ def block(
     \b
     autopilot memory block "prune rules" --reason "they are needed for audits"
     """
-    from autopilot.tracking.holding import memory_to_change
-
-    notebook, output = context.notebook(slug), context.output
+    notebook, output = context.notebook(name), context.output
     with memory_to_change(notebook.repo, notebook.slug) as memory:
         tried = memory.context().tried
-        memory.block_strategy(_named(strategy), reason)
+        memory.block_strategy(_checked(strategy), reason)
     why = memory.blocked()[strategy]
     output.line(f"blocked in {notebook.slug}: {strategy} ({why})")
     if strategy not in tried:
@@ -232,11 +202,7 @@ def block(
     output.document({"experiment": notebook.slug, "blocked": memory.blocked()})
 
 
-def unblock(
-    context: Context,
-    strategy: Annotated[str, typer.Argument(metavar="STRATEGY", help="A blocked one.")],
-    slug: SlugOption = None,
-) -> None:
+def unblock(context: Context, strategy: Strategy, name: Name = None) -> None:
     """Allow a blocked strategy again.
 
     How it failed is forgotten. The experiment must not be running.
@@ -244,9 +210,7 @@ def unblock(
     \b
     autopilot memory unblock "prune rules"
     """
-    from autopilot.tracking.holding import memory_to_change
-
-    notebook, output = context.notebook(slug), context.output
+    notebook, output = context.notebook(name), context.output
     with memory_to_change(notebook.repo, notebook.slug) as memory:
         there = memory.blocked()
         if strategy not in there:
@@ -281,13 +245,7 @@ def _range(text: str) -> range:
     return range(first, last + 1)
 
 
-def _named(strategy: str) -> str:
+def _checked(strategy: str) -> str:
     if not strategy.strip():
         raise UsageError("a strategy needs a name", hint="use the one that the log shows")
     return strategy
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    from dataclasses import fields
-
-    return {field.name: getattr(value, field.name) for field in fields(value)}

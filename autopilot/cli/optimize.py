@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from autopilot.cli import measuring, running
+from autopilot.cli import arguments, running
 from autopilot.cli.context import Context
 from autopilot.cli.output import own_stdout
-from autopilot.errors import ExperimentError, TargetError, UsageError
-
-if TYPE_CHECKING:
-    from autopilot.engine.session import Session
-    from autopilot.tracking.notebook import Notebook
+from autopilot.cli.workspace import report
+from autopilot.core.failures import failure_lines
+from autopilot.core.figures import figures, outcomes
+from autopilot.core.types import count_outcomes
+from autopilot.engine.preflight import preflight as look
+from autopilot.engine.request import Options
+from autopilot.engine.session import Session
+from autopilot.engine.supervisor import interruptible
+from autopilot.engine.target import load_here, parse_hparams
+from autopilot.errors import ExperimentError, UsageError
+from autopilot.projects.project import read_hparams, write_hparams
+from autopilot.proof.measuring import Measurement, measure_checkout, measure_epoch
+from autopilot.text import counted, redact
+from autopilot.tracking.layout import experiments
+from autopilot.tracking.notebook import Notebook
 
 
 def preflight(
     context: Context,
-    target: running.Target = None,
-    monitor: running.Monitor = None,
-    mode: running.Mode = None,
-    seed: running.Seed = 0,
-    hparam: running.Hparams = None,
-    link: running.Links = None,
+    target: arguments.Target = None,
+    *,
+    options: Annotated[Options, "monitor", "mode"],
+    seed: arguments.Seed = 0,
+    hparam: arguments.Hparams = None,
+    link: arguments.Links = None,
 ) -> int:
     """Check all that a run needs, before it starts.
 
@@ -35,112 +44,179 @@ def preflight(
     autopilot optimize preflight support/classifier.py
     autopilot -p my-project optimize preflight
     """
-    from autopilot.cli.project import report
-    from autopilot.engine.preflight import preflight as look
-    from autopilot.engine.request import Options, Request
-
-    subject = context.subject(target, hparam)
-    request = Request(
-        subject.folder,
-        subject.target,
-        project=context.project,
-        seed=seed,
-        hparams=subject.hparams,
-        options=Options(monitor=monitor, mode=mode),
-        links=tuple(link or ()),
-    )
+    request = context.request(target, hparam, link, seed=seed, options=options)
     with own_stdout(context.output) as output:
-        return report(output, look(request), target=subject.target)
+        return report(output, look(request), target=request.target)
 
 
 def train(
     context: Context,
-    what: Annotated[
+    name: arguments.Name = None,
+    target: Annotated[
         str | None,
-        typer.Argument(
-            metavar="SLUG|TARGET",
-            help="An experiment that goes on, or a TARGET that a new one begins with; the newest "
-            "experiment if not given.",
-        ),
+        arguments.Word("TARGET", "Begins a new experiment, which -e may name.", "target"),
     ] = None,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="So many, then stop.")] = 1,
-    slug: Annotated[
-        str | None, typer.Option("--slug", "-e", help="The name of a new experiment.")
-    ] = None,
-    seed: running.Seed = 0,
-    hparam: running.Hparams = None,
-    link: running.Links = None,
+    seed: arguments.Seed = 0,
+    hparam: arguments.Hparams = None,
+    link: arguments.Links = None,
 ) -> int:
     """Train an experiment for some epochs, then stop.
 
-    The test split is left alone: `autopilot resume SLUG` goes on to the end and scores it.
+    The test split is left alone: `autopilot resume NAME` goes on to the end and scores it.
 
     \b
     autopilot optimize train support/classifier.py -e spelling     baseline and first epoch
     autopilot optimize train spelling --epochs 5                   five more
     autopilot -p my-project optimize train
     """
-    from autopilot.engine.request import Options, Request
-    from autopilot.engine.session import Session
-
-    notebook = _going_on(context, what)
-    if notebook is not None:
-        if slug or hparam or link:
+    notebook = None if target else _going_on(context, name)
+    if notebook is None:
+        options = Options(max_epochs=epochs)
+        request = context.request(target, hparam, link, slug=name, seed=seed, options=options)
+        prepare = running.start_or_resume(request)
+    else:
+        if hparam or link:
             raise UsageError(
-                f"{notebook.slug} exists: its name, hyperparameters and links stay as they are",
-                hint="leave out -e, -H and --link, or begin another with a TARGET",
+                f"{notebook.slug} exists: its hyperparameters and links stay as they are",
+                hint="leave out -H and --link, or begin another with a TARGET",
             )
         running.check_unblocked(notebook)
-        done, folder, name = notebook.last, context.working_folder(), notebook.slug
+        done = notebook.last
         changes = Options(max_epochs=(done.epoch if done else 0) + epochs)
-
-        def resume(callbacks: Sequence[Any], slug: str) -> Session:
-            return Session.resume(folder, slug or name, changes, callbacks)
-
-        prepare: Callable[[Sequence[Any], str], Session] = resume
-    else:
-        subject = context.subject(what, hparam)
-        request = Request(
-            subject.folder,
-            subject.target,
-            slug,
-            context.project,
-            seed,
-            subject.hparams,
-            Options(max_epochs=epochs),
-            links=tuple(link or ()),
-        )
-        prepare = running.start_or_resume(request)
+        prepare = running.resuming(context.working_folder(), notebook.slug, changes)
 
     def after(session: Session) -> None:
         output.line(f"go on:     autopilot optimize train {session.slug} --epochs {epochs}")
         output.line(f"           autopilot resume {session.slug} --max-epochs 100   to its end")
 
     with own_stdout(context.output) as output:
-        slug = notebook.slug if notebook is not None else ""
+        slug = notebook.slug if notebook else ""
         return running.run_session(output, prepare, slug, score_test=False, after=after)
 
 
-def _going_on(context: Context, what: str | None) -> Notebook | None:
-    """The experiment that is meant; None where a new one is to begin."""
-    from autopilot.engine.target import parse_target
-    from autopilot.tracking.layout import experiments
-
-    if what is None:
-        try:
-            return context.notebook(None)
-        except ExperimentError:
-            if context.project:
-                return None
-            raise
-    if context.full_slug(what) in experiments(context.repository()):
-        return context.notebook(what)
+def _going_on(context: Context, name: str | None) -> Notebook | None:
+    """The experiment that goes on; None where a project gets its first one."""
     try:
-        parse_target(what)
-    except TargetError:
-        # No target: then it was meant as an experiment, and the error names those that there are.
-        return context.notebook(what)
-    return None
+        return context.notebook(name)
+    except ExperimentError:
+        own = f"{context.project}/"
+        if context.project and not any(
+            s.startswith(own) for s in experiments(context.repository())
+        ):
+            return None
+        raise
+
+
+def validate(
+    context: Context,
+    name: arguments.Name = None,
+    target: arguments.NameOrTarget = None,
+    epoch: arguments.MaybeEpochOrOption = None,
+    live: arguments.Live = False,
+    seed: arguments.Seed = 0,
+    hparam: arguments.Hparams = None,
+    link: arguments.Links = None,
+) -> None:
+    """Measure the val split of your checkout, or of an epoch.
+
+    The checkout is measured as it is, with uncommitted changes of tracked files, in a worktree of
+    its own. Nothing is recorded.
+
+    \b
+    autopilot optimize validate support/classifier.py     your checkout
+    autopilot -p my-project optimize validate
+    autopilot optimize validate classifier-1 7
+    """
+    _measure(context, "val", name, target, epoch, live=live, seed=seed, hparam=hparam, link=link)
+
+
+def test(
+    context: Context,
+    name: arguments.Name = None,
+    target: arguments.NameOrTarget = None,
+    epoch: arguments.MaybeEpochOrOption = None,
+    live: arguments.Live = False,
+    seed: arguments.Seed = 0,
+    hparam: arguments.Hparams = None,
+    link: arguments.Links = None,
+) -> None:
+    """Measure the test split of your checkout, or of an epoch.
+
+    As `validate` does. A test split that is looked at often is one more val split.
+
+    \b
+    autopilot optimize test support/classifier.py         your checkout
+    autopilot optimize test classifier-1 best
+    """
+    _measure(context, "test", name, target, epoch, live=live, seed=seed, hparam=hparam, link=link)
+
+
+def _measure(context: Context, split: str, *what: str | None, **options: Any) -> None:
+    notebook, number, measured = measure_now(context, split, *what, **options)
+    output, metrics = context.output, measured.metrics.get(split, {})
+    items = measured.items.get(split, ())
+    named = "your checkout" if notebook is None else f"{notebook.slug} epoch {number}"
+    if not metrics:
+        raise UsageError(f"{named} has no {split} split", hint=f"define {split}_dataloader()")
+    recorded = notebook.epoch(number or 0).metrics.get(split, {}) if notebook else {}
+    counts = count_outcomes(items)
+    passed = counts["passed"]
+    scored = f"{passed} of {counted(len(items), 'item')} passed"
+    if passed + counts["failed"] < len(items):
+        scored = f"{counted(len(items), 'item')}: {outcomes(counts)}"
+    output.line(f"{named}, {split}: {scored}")
+    for metric, value in metrics.items():
+        now, known = figures(value, recorded.get(metric))
+        was = f"  (recorded: {known})" if metric in recorded else ""
+        output.line(f"  {metric} {now}{was}")
+    output.lines(f"  {redact(text)}" for text in failure_lines(split, items))
+    output.document(
+        {
+            "experiment": notebook.slug if notebook else None,
+            "epoch": number,
+            "commit": measured.commit,
+            "split": split,
+            "metrics": metrics,
+            "recorded": recorded or None,
+            "items": len(items),
+            "passed": passed,
+            "outcomes": counts,
+            "seconds": measured.seconds,
+        }
+    )
+
+
+def measure_now(
+    context: Context,
+    split: str,
+    name: str | None,
+    target: str | None,
+    epoch: str | None,
+    *,
+    live: bool,
+    seed: int = 0,
+    hparam: list[str] | None = None,
+    link: list[str] | None = None,
+) -> tuple[Notebook | None, int | None, Measurement]:
+    """Measures the checkout of a target, or an epoch of an experiment.
+
+    Returns:
+        The experiment and the epoch's number, None for the checkout; what was measured.
+    """
+    with interruptible():
+        if name is None and epoch is None:
+            request = context.request(target, hparam, link, seed=seed)
+            return None, None, measure_checkout(request, split)
+        if target is not None or hparam:
+            raise UsageError(
+                "an epoch has a target and hyperparameters of its own",
+                hint="leave out TARGET and -H, or the experiment and the epoch",
+            )
+        notebook = context.notebook(name)
+        number = notebook.find(epoch or "best").number
+        links = tuple(link or ())
+        return notebook, number, measure_epoch(notebook, number, split, live=live, links=links)
 
 
 def set_hparams(
@@ -162,9 +238,6 @@ def set_hparams(
     autopilot optimize set-hparams -p my-project --unset threshold
     autopilot optimize set-hparams -p my-project                shows them
     """
-    from autopilot.engine.target import load_here, parse_hparams
-    from autopilot.projects.project import read_hparams, write_hparams
-
     if not context.project:
         raise UsageError(
             "hyperparameters are kept by project, and none is named",
@@ -192,8 +265,8 @@ def set_hparams(
 COMMANDS = {
     "preflight": preflight,
     "train": train,
-    "validate": measuring.validate,
-    "test": measuring.test,
+    "validate": validate,
+    "test": test,
     "loop": running.run,
     "set-hparams": set_hparams,
 }

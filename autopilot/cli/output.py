@@ -12,7 +12,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -128,6 +128,11 @@ class Output:
             # A run is not over because nobody reads on: `autopilot run ... | head`.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.people.fileno())
 
+    def lines(self, texts: Iterable[str]) -> None:
+        """Lines for a person."""
+        for text in texts:
+            self.line(text)
+
     def table(
         self, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()
     ) -> None:
@@ -138,8 +143,7 @@ class Output:
             rows: Cells.
             right: Heads of the columns that are set to the right.
         """
-        for text in align(columns, rows, right):
-            self.line(text)
+        self.lines(align(columns, rows, right))
 
     def document(self, value: Any) -> None:
         """The command's answer for a program, an object; nothing without --json."""

@@ -1,31 +1,28 @@
-"""autopilot promote: take an epoch over into a branch, after its gates."""
+"""`promote`: an epoch into a branch, after its gates. `policy`: the gates of the policy now."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from autopilot.cli.arguments import DryRun, Epoch, EpochOrOption, Name, Reason, Reviewer
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output, own_stdout
-from autopilot.cli.reading import Experiment
 from autopilot.core.figures import figure
 from autopilot.errors import UsageError
-from autopilot.report.comparison import file_documents, file_rows, file_totals
+from autopilot.proof.verification import Ruling, rule
+from autopilot.report.comparison import decision_line, file_documents, file_rows, file_totals
+from autopilot.review.promotion import Method, Promoted, PromotionPlan, Requirement, promote
+from autopilot.review.promotion import plan as look
 from autopilot.text import align
-
-if TYPE_CHECKING:
-    from autopilot.review.promotion import Method, Promoted, PromotionPlan, Requirement
-    from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.notebook import Notebook
 
 Into = Annotated[
     str | None,
     typer.Option(
         "--into", metavar="BRANCH", help="The branch; where the experiment started if not."
     ),
-]
-EpochOption = Annotated[
-    str, typer.Option("--epoch", help="A number, best, last, a tag or a commit.")
 ]
 Squash = Annotated[bool, typer.Option("--squash", help="As one commit; this is the default.")]
 NoFf = Annotated[bool, typer.Option("--no-ff", help="As a merge commit, with all steps behind it.")]
@@ -42,9 +39,9 @@ Policy = Annotated[
 
 def plan(
     context: Context,
-    slug: Experiment = None,
+    name: Name = None,
     into: Into = None,
-    epoch: EpochOption = "best",
+    epoch: EpochOrOption = "best",
     squash: Squash = False,
     no_ff: NoFf = False,
     ff_only: FfOnly = False,
@@ -58,11 +55,9 @@ def plan(
 
     \b
     autopilot promote plan classifier-1
-    autopilot promote plan classifier-1 --into release --epoch 3 --no-ff
+    autopilot promote plan classifier-1 3 --into release --no-ff
     """
-    from autopilot.review.promotion import plan as look
-
-    notebook = context.notebook(slug)
+    notebook = context.notebook(name)
     method = _method(squash, no_ff, ff_only)
     with own_stdout(context.output) as output:
         found = look(notebook, into, epoch, method, _asked(notebook, epoch) if policy else ())
@@ -73,18 +68,16 @@ def plan(
 
 def execute(
     context: Context,
-    slug: Experiment = None,
+    name: Name = None,
     into: Into = None,
-    epoch: EpochOption = "best",
+    epoch: EpochOrOption = "best",
     squash: Squash = False,
     no_ff: NoFf = False,
     ff_only: FfOnly = False,
     policy: Policy = False,
-    reason: Annotated[str, typer.Option(help="Why; written down.")] = "",
-    reviewer: Annotated[str, typer.Option(help="Who decides; you, as git knows you.")] = "",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")
-    ] = False,
+    reason: Reason = "",
+    reviewer: Reviewer = "",
+    dry_run: DryRun = False,
 ) -> int:
     """Merge an epoch into a branch, and write the decision down.
 
@@ -96,12 +89,10 @@ def execute(
     autopilot promote execute classifier-1 --reason "passes the audit set"
     autopilot promote execute classifier-1 --into release --no-ff
     """
-    from autopilot.review.promotion import promote
-
     method = _method(squash, no_ff, ff_only)
     if dry_run:
-        return plan(context, slug, into, epoch, squash, no_ff, ff_only, policy)
-    notebook = context.notebook(slug)
+        return plan(context, name, into, epoch, squash, no_ff, ff_only, policy)
+    notebook = context.notebook(name)
     with own_stdout(context.output) as output:
         done = promote(
             notebook.repo,
@@ -117,14 +108,8 @@ def execute(
     return 0
 
 
-COMMANDS = {"plan": plan, "execute": execute}
-
-
 def _asked(notebook: Notebook, epoch: str) -> list[Requirement]:
     """What the policy of the checkout says of the epoch; nothing is evaluated."""
-    from autopilot.proof.verification import rule
-    from autopilot.review.promotion import Requirement
-
     number = notebook.find(epoch).number
     ruling = rule(notebook, number)
     why = "; ".join(ruling.decision.reasons)
@@ -135,7 +120,6 @@ def _asked(notebook: Notebook, epoch: str) -> list[Requirement]:
 
 
 def _say_done(output: Output, done: Promoted) -> None:
-    from autopilot.report.comparison import decision_line
 
     found = done.plan
     if found.is_done:
@@ -174,14 +158,12 @@ def _say(output: Output, found: PromotionPlan) -> None:
         columns = ["file", "added", "removed"]
         output.table(columns, file_rows(found.counts), right=columns[1:])
     gates = [[g.name, "ok" if g.passed else "closed", g.detail] for g in found.gates]
-    for line in align(["gate", "state", "why"], gates):
-        output.line(line)
+    output.table(["gate", "state", "why"], gates)
     if found.is_done:
         output.line(f"there is nothing to do: {found.onto.name} has it")
     elif found.failed:
         output.line("it would be refused:")
-        for gate in found.failed:
-            output.line(f"  {gate.name}: {gate.hint}")
+        output.lines(f"  {gate.name}: {gate.hint}" for gate in found.failed)
     else:
         output.line(f"do it: {_command(found)}")
 
@@ -209,3 +191,78 @@ def _document(found: PromotionPlan) -> dict[str, Any]:
         "done": found.is_done,
         "execute": _command(found),
     }
+
+
+def check(context: Context, name: Name = None, epoch: Epoch = "best") -> int:
+    """Exit code 1 unless an epoch passes the policy as it is now.
+
+    The module's `configure_policy` of your checkout judges the recorded measurements; nothing is
+    evaluated.
+
+    \b
+    autopilot policy check
+    autopilot policy check classifier-1 last
+    """
+    with own_stdout(context.output) as output:
+        ruling = _ruling(context, output, name, epoch)
+        told = "passes" if ruling.decision.kept else "does not pass"
+        output.line(f"epoch {ruling.epoch.number} {told} {ruling.policy}")
+        output.lines(f"  {reason}" for reason in ruling.decision.reasons)
+        return 0 if ruling.decision.kept else 1
+
+
+def explain(context: Context, name: Name = None, epoch: Epoch = "last") -> None:
+    """Say what each gate of the policy finds in an epoch, and why.
+
+    If the run decided otherwise, the policy was changed since, and that is said too.
+
+    \b
+    autopilot policy explain
+    autopilot policy explain classifier-1 7
+    """
+    with own_stdout(context.output) as output:
+        ruling = _ruling(context, output, name, epoch)
+        decision, judged = ruling.decision, ruling.epoch
+        against = "" if ruling.against is None else f", against epoch {ruling.against}"
+        output.line(f"epoch {judged.number} by {ruling.policy}{against}: {decision.verdict}")
+        rows = [
+            [
+                "passed" if gate.passed else "failed" if gate.required else "warns",
+                gate.gate,
+                gate.reason,
+            ]
+            for gate in decision.gates
+        ]
+        lines = align(["", "gate", "finding"], rows) if rows else decision.reasons
+        output.lines(f"  {line}" for line in lines)
+        for split, values in judged.metrics.items():
+            output.line(f"{split}: {', '.join(f'{k} {figure(v)}' for k, v in values.items())}")
+        output.line(f"the run decided: {judged.verdict} ({'; '.join(judged.reasons)})")
+        if ruling.differs:
+            output.line("policy or gates were changed since, or a record was", "yellow")
+
+
+def _ruling(context: Context, output: Output, name: str | None, epoch: str) -> Ruling:
+
+    notebook = context.notebook(name)
+    ruling = rule(notebook, notebook.find(epoch).number)
+    judged, decision = ruling.epoch, ruling.decision
+    output.document(
+        {
+            "experiment": notebook.slug,
+            "epoch": judged.number,
+            "against": ruling.against,
+            "policy": ruling.policy,
+            "passes": decision.kept,
+            "reasons": decision.reasons,
+            "gates": decision.gates,
+            "metrics": judged.metrics,
+            "recorded": {"verdict": judged.verdict, "reasons": judged.reasons},
+            "differs": ruling.differs,
+        }
+    )
+    return ruling
+
+
+COMMANDS = {"plan": plan, "execute": execute}
+POLICY = {"check": check, "explain": explain}

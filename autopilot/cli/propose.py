@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from autopilot.cli.arguments import Links, Live, Name, Reason
 from autopilot.cli.context import Context
-from autopilot.cli.reading import Experiment
+from autopilot.cli.pages import proposal as proposal_page
+from autopilot.cli.sharing import may_ask
 from autopilot.errors import UsageError
-
-if TYPE_CHECKING:
-    from autopilot.git.repository import Repository
-    from autopilot.review.forge import PullRequest
-    from autopilot.review.proposals import Proposal
-    from autopilot.tracking.notebook import Notebook
+from autopilot.git.branches import find_branch
+from autopilot.git.commits import is_ancestor
+from autopilot.git.refs import read_ref
+from autopilot.git.remotes import default_remote
+from autopilot.git.repository import Repository
+from autopilot.proof.verification import verify as measure
+from autopilot.review.changes import ParameterHistory, target_branch
+from autopilot.review.forge import PullRequest, program_for
+from autopilot.review.proposals import Proposal, proposal_of, propose, standings
+from autopilot.review.publishing import publish, take_back, unpublish, withdraw
+from autopilot.tracking.notebook import Notebook
 
 Push = Annotated[
     bool,
@@ -33,7 +39,7 @@ Remote = Annotated[
 
 def create(
     context: Context,
-    slug: Experiment = None,
+    name: Name = None,
     onto: Annotated[
         str | None,
         typer.Option(
@@ -63,20 +69,14 @@ def create(
     autopilot propose create classifier-1 --onto release --body request.md
     autopilot propose create classifier-1 --open
     """
-    from autopilot.cli.pages import proposal as proposal_page
-    from autopilot.review.proposals import propose
-    from autopilot.review.publishing import publish
-
-    notebook, output = context.notebook(slug), context.output
-    where = _remote(notebook.repo, remote) if push or open_ else ""
+    notebook, output = context.notebook(name), context.output
+    where = (remote or default_remote(notebook.repo, pushing=True)) if push or open_ else ""
     proposal = propose(notebook, onto)
     request = _request(context, notebook, proposal, body, where or remote)
     text = request.body.read_text(encoding="utf-8")
-    for line in proposal_page.built(proposal):
-        output.line(line)
+    output.lines(proposal_page.built(proposal))
     if body is None:
-        for line in ("", request.title, "", text):
-            output.line(line)
+        output.lines(("", request.title, "", text))
     else:
         output.line(f"wrote the request's text to {body}")
     if where:
@@ -100,7 +100,7 @@ def create(
 
 def verify(
     context: Context,
-    slug: Experiment = None,
+    name: Name = None,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Measure each so often.")] = 1,
     confidence: Annotated[
         float, typer.Option("--confidence", min=0.5, max=0.999, help="Of the interval.")
@@ -109,13 +109,8 @@ def verify(
         float | None,
         typer.Option("--tolerance", min=0.0, help="How far from the score on record is the same."),
     ] = None,
-    live: Annotated[
-        bool, typer.Option("--live", help="Ask models anew; that may cost money.")
-    ] = False,
-    link: Annotated[
-        list[str] | None,
-        typer.Option("--link", metavar="PATH", help="Bring an ignored file or folder along."),
-    ] = None,
+    live: Live = False,
+    link: Links = None,
 ) -> int:
     """Measure base and head again, and test the claim.
 
@@ -128,11 +123,7 @@ def verify(
     autopilot propose verify classifier-1
     autopilot propose verify classifier-1 --repeats 5 --live
     """
-    from autopilot.cli.pages import proposal as proposal_page
-    from autopilot.proof.verification import verify as measure
-    from autopilot.review.proposals import proposal_of
-
-    notebook, output = context.notebook(slug), context.output
+    notebook, output = context.notebook(name), context.output
     proposal = proposal_of(notebook)
     found = measure(
         notebook,
@@ -143,8 +134,7 @@ def verify(
         live=live,
         links=tuple(link or ()),
     )
-    for line in proposal_page.verification(found):
-        output.line(line)
+    output.lines(proposal_page.verification(found))
     facts = asdict(found)
     output.document({"experiment": facts.pop("slug"), "holds": found.holds} | facts)
     return 0 if found.holds else 1
@@ -152,8 +142,8 @@ def verify(
 
 def revert(
     context: Context,
-    slug: Experiment = None,
-    reason: Annotated[str, typer.Option(help="Why; written into the commit.")] = "",
+    name: Name = None,
+    reason: Reason = "",
     push: Push = False,
     remote: Remote = None,
 ) -> None:
@@ -167,15 +157,9 @@ def revert(
     autopilot propose revert classifier-1
     autopilot propose revert classifier-1 --push --reason "worse in production"
     """
-    from autopilot.git.branches import find_branch
-    from autopilot.git.refs import read_ref
-    from autopilot.review.changes import ParameterHistory, target_branch
-    from autopilot.review.proposals import proposal_of
-    from autopilot.review.publishing import publish, take_back, unpublish, withdraw
-
-    notebook, output = context.notebook(slug), context.output
+    notebook, output = context.notebook(name), context.output
     review, name = notebook.layout.review, notebook.layout.review.removeprefix("refs/heads/")
-    where = _remote(notebook.repo, remote) if push else ""
+    where = (remote or default_remote(notebook.repo, pushing=True)) if push else ""
     there = find_branch(notebook.repo, name)
     onto = proposal_of(notebook).onto if there else target_branch(notebook, None)
     known = ParameterHistory(notebook).merged_into(onto.tip)
@@ -214,9 +198,6 @@ def list_(context: Context) -> None:
     \b
     autopilot propose list
     """
-    from autopilot.cli.pages import proposal as proposal_page
-    from autopilot.review.proposals import standings
-
     output = context.output
     found = standings(context.repository(), context.project)
     output.document(
@@ -239,35 +220,16 @@ def list_(context: Context) -> None:
         output.line("no proposals yet")
         output.line("make one: autopilot propose create SLUG")
         return
-    for line in proposal_page.table(found):
-        output.line(line)
+    output.lines(proposal_page.table(found))
 
 
 COMMANDS = {"create": create, "verify": verify, "revert": revert, "list": list_}
 
 
-def may_ask(context: Context) -> bool:
-    """Whether git may ask for a password: a person is at the terminal."""
-    return sys.stdin.isatty() and sys.stderr.isatty() and not context.output.as_json
-
-
-def _remote(repo: Repository, remote: str | None) -> str:
-    from autopilot.git.remotes import default_remote
-
-    return remote or default_remote(repo, pushing=True)
-
-
 def _request(
-    context: Context,
-    notebook: Notebook,
-    proposal: Proposal,
-    file: Path | None,
-    remote: str | None,
+    context: Context, notebook: Notebook, proposal: Proposal, file: Path | None, remote: str | None
 ) -> PullRequest:
     """The request, its text written to a file that it can be opened from."""
-    from autopilot.cli.pages import proposal as proposal_page
-    from autopilot.review.forge import PullRequest, program_for
-
     place = notebook.layout.request(notebook.repo)
     if file is not None:
         place = context.working_folder() / file
@@ -288,8 +250,6 @@ def _request(
 
 
 def _warn_of_unpushed(context: Context, repo: Repository, proposal: Proposal, where: str) -> None:
-    from autopilot.git.commits import is_ancestor
-    from autopilot.git.refs import read_ref
 
     there = read_ref(repo, f"refs/remotes/{where}/{proposal.onto.short}")
     if there is not None and not is_ancestor(repo, proposal.base, there):

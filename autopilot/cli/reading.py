@@ -1,40 +1,34 @@
-"""Commands that read experiments: log, show, diff, status. They take no lock and change nothing."""
+"""Commands that read experiments: log, show, diff, status, report. They take no lock."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+import webbrowser
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from autopilot.cli.completion import experiment_names
+from autopilot.cli.arguments import Epoch, MaybeEpoch, Name, Stat
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
+from autopilot.cli.pages import epoch as epoch_page
+from autopilot.cli.pages import listing as pages
+from autopilot.cli.pages.progress import STYLES
 from autopilot.core.figures import lower_note
+from autopilot.errors import UsageError
+from autopilot.git.repository import Repository
+from autopilot.text import whole
+from autopilot.tracking.notebook import Notebook
 
-if TYPE_CHECKING:
-    from autopilot.tracking.notebook import Notebook
-
-Experiment = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="SLUG",
-        help="The experiment; the newest one if none is named.",
-        autocompletion=experiment_names,
-    ),
-]
-SlugOption = Annotated[
-    str | None,
-    typer.Option("--slug", "-e", help="The experiment; the newest one if none is named."),
-]
-_EPOCH = "A number, best, last, baseline, a tag, or a commit of the experiment's branch"
-_WORDS = ("best", "last", "baseline")
 _CHART_WIDTH = 100
 
 
 def log(
     context: Context,
-    slug: Experiment = None,
+    name: Name = None,
     graph: Annotated[
         bool, typer.Option("--graph", help="Draw the metric over the epochs instead of a table.")
     ] = False,
@@ -52,57 +46,41 @@ def log(
     autopilot log classifier-1 -n 20
     autopilot log --graph
     """
-    from autopilot.cli.pages import epoch as epoch_page
-    from autopilot.cli.pages import listing as pages
-    from autopilot.cli.pages.progress import STYLES
-
-    notebook, output = _notebook(context, slug), context.output
+    notebook, output = context.notebook(name), context.output
     epochs = notebook.epochs[-count:] if count else notebook.epochs
     if output.as_json:
         ordered = epochs[::-1] if reverse else epochs
         output.document(pages.overview(notebook) | {"log": epoch_page.epochs(notebook, ordered)})
         return
-    for line in pages.head(notebook):
-        output.line(line)
+    output.lines(pages.head(notebook))
     if graph:
         from autopilot.cli.pages.chart import Point, chart
 
         points = [Point(e.number, e.value, e.best, e.verdict != "rejected") for e in epochs]
         width = min(output.width or _CHART_WIDTH, _CHART_WIDTH)
         monitor, mode = notebook.monitor
-        for line in chart(points, f"val {monitor}{lower_note(mode)}", width=width):
-            output.line(line)
+        output.lines(chart(points, f"val {monitor}{lower_note(mode)}", width=width))
     elif epochs:
         heading, *rows = pages.table(notebook, epochs, output.width)
         output.line(heading, "bold")
         lines = list(zip(rows, epochs, strict=True))
         for line, epoch in lines[::-1] if reverse else lines:
             output.line(line, STYLES[epoch.verdict])
-    for line in pages.foot(notebook):
-        output.line(line)
+    output.lines(pages.foot(notebook))
 
 
-def show(
-    context: Context,
-    epoch: Annotated[str, typer.Argument(metavar="EPOCH", help=f"{_EPOCH}.")] = "last",
-    slug: SlugOption = None,
-    stat: Annotated[
-        bool, typer.Option("--stat", help="Name the changed files instead of the changes.")
-    ] = False,
-) -> None:
+def show(context: Context, name: Name = None, epoch: Epoch = "last", stat: Stat = False) -> None:
     """Show one epoch.
 
-    What was changed, why, how it scored, the verdict, and what failed.
+    The change, its reason, scores and verdict, and the failures.
 
     \b
     autopilot show                 the last epoch of the newest experiment
-    autopilot show 7 -e classifier-1
+    autopilot show 7               epoch 7 of the newest experiment
+    autopilot show classifier-1 7
     autopilot show best --stat
     """
-    from autopilot.cli.pages import epoch as epoch_page
-    from autopilot.cli.pages.progress import STYLES
-
-    notebook, output = _notebook(context, slug, epoch), context.output
+    notebook, output = context.notebook(name), context.output
     found = notebook.find(epoch)
     before, after = notebook.before(found.number), notebook.after(found.number)
     if output.as_json:
@@ -118,44 +96,33 @@ def show(
 
 def diff(
     context: Context,
-    first: Annotated[str | None, typer.Argument(metavar="EPOCH", help=f"{_EPOCH}.")] = None,
-    second: Annotated[
-        str | None, typer.Argument(metavar="EPOCH", help="Compare the first with this one.")
-    ] = None,
-    slug: SlugOption = None,
-    stat: Annotated[
-        bool, typer.Option("--stat", help="Name the changed files instead of the changes.")
-    ] = False,
+    name: Name = None,
+    first: MaybeEpoch = None,
+    second: MaybeEpoch = None,
+    stat: Stat = False,
 ) -> None:
-    """Show what changed.
+    """Show the changes of an experiment or an epoch.
 
-    From the base to the best, in one epoch, or between the states of two epochs. In a pipe it
-    is exactly the patch.
+    From the base to the best, in one epoch, or between the states of two. In a pipe it is exactly
+    the patch.
 
     \b
     autopilot diff | git apply     take the best state into your working tree
-    autopilot diff 7               what epoch 7 did
-    autopilot diff 3 best -e classifier-1 --stat
+    autopilot diff 7               the changes of epoch 7
+    autopilot diff classifier-1 3 best --stat
     """
-    from autopilot.cli.pages import epoch as epoch_page
-
-    notebook, output = _notebook(context, slug, first), context.output
+    notebook, output = context.notebook(name), context.output
     change = epoch_page.change(notebook, first, second)
     if output.as_json:
         output.document(epoch_page.change_document(notebook, change))
         return
-    if not notebook.counts(change.old, change.new):
-        output.warning(f"{change.title}: no difference")
-        return
-    if output.is_terminal:
-        output.line(change.title, "yellow")
-    if output.is_terminal or stat:
-        _print_picture(output, notebook, change.old, change.new, stat=stat)
+    if notebook.counts(change.old, change.new):
+        print_change(output, notebook, change.title, change.old, change.new, stat=stat)
     else:
-        output.raw(notebook.patch(change.old, change.new))
+        output.warning(f"{change.title}: no difference")
 
 
-def status(context: Context, slug: Experiment = None) -> None:
+def status(context: Context, name: Name = None) -> None:
     """Show where the experiments stand.
 
     Of one, all about it and what to type next.
@@ -164,45 +131,39 @@ def status(context: Context, slug: Experiment = None) -> None:
     autopilot status
     autopilot status classifier-1
     """
-    from autopilot.cli.pages import listing as pages
-
     output = context.output
-    if slug:
-        notebook = _notebook(context, slug)
+    if name:
+        notebook = context.notebook(name)
         if output.as_json:
             more: dict[str, Any] = {"manifest": notebook.manifest, "noise": notebook.noise}
             if notebook.last is not None:
                 more["test"] = notebook.test_gain(notebook.last.best_epoch)
             output.document(pages.overview(notebook) | more)
             return
-        for line in pages.status_page(notebook):
-            output.line(line)
+        output.lines(pages.status_page(notebook))
         return
     found = pages.rows(context.repository(), context.project, pages.overview)
     if output.as_json:
         output.document({"experiments": found})
         return
     if not found:
-        for line in pages.none_yet(context.project):
-            output.line(line)
+        output.lines(pages.none_yet(context.project))
         return
-    for line in pages.status_table(found, time.time(), output.width):
-        output.line(line)
+    output.lines(pages.status_table(found, time.time(), output.width))
     if any(row["state"] not in ("finished", "stopped", "running", "unreadable") for row in found):
         output.line("go on with one: autopilot resume EXPERIMENT")
 
 
-def _notebook(context: Context, slug: str | None, epoch: str | None = None) -> Notebook:
-    """The experiment that is named, or that the epoch belongs to, or the newest."""
-    from autopilot.tracking.finding import experiment_of, latest
-    from autopilot.tracking.notebook import Notebook
-
-    repo = context.repository()
-    if slug:
-        return Notebook(repo, context.full_slug(slug))
-    by_itself = epoch is None or epoch in _WORDS or (epoch.isdigit() and len(epoch) < 7)
-    owner = None if epoch is None or by_itself else experiment_of(repo, epoch)
-    return Notebook(repo, owner or latest(repo, context.project))
+def print_change(
+    output: Output, notebook: Notebook, title: str, old: str, new: str, *, stat: bool
+) -> None:
+    """Shows a change at a terminal; in a pipe prints exactly the patch."""
+    if output.is_terminal:
+        output.line(title, "yellow")
+    if output.is_terminal or stat:
+        _print_picture(output, notebook, old, new, stat=stat)
+    else:
+        output.raw(notebook.patch(old, new))
 
 
 def _print_picture(output: Output, notebook: Notebook, old: str, new: str, *, stat: bool) -> None:
@@ -210,3 +171,126 @@ def _print_picture(output: Output, notebook: Notebook, old: str, new: str, *, st
     color = "--color=always" if output.is_terminal and output.color else "--no-color"
     options = [color, *([f"--stat={output.width or _CHART_WIDTH}"] if stat else [])]
     output.raw(notebook.picture(old, new, *options))
+
+
+def report(
+    context: Context,
+    name: Name = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option("--compare", metavar="A B", help="Two experiments in one page."),
+    ] = None,
+    md: Annotated[
+        bool, typer.Option("--md", help="A short summary in Markdown, on stdout without -o.")
+    ] = False,
+    to: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Where; else in the git folder."),
+    ] = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Write an experiment as a page to read in a browser.
+
+    One HTML file that loads nothing: curves, the tree, each epoch's diff and reasons, items,
+    cost, memory. It goes into the git folder, where it dirties nothing, unless -o names a file.
+    With --md a short summary is printed instead, as CI shows it beside a job.
+
+    \b
+    autopilot report --open
+    autopilot report classifier-1 -o classifier-1.html
+    autopilot report --compare classifier-1 classifier-2
+    autopilot report --md >> "$GITHUB_STEP_SUMMARY"
+    """
+    if compare and (name or md):
+        extra = f"the experiment {name}" if name else "--md"
+        raise UsageError(f"--compare and {extra} do not go together", hint="leave one of them out")
+    if md and open_it:
+        raise UsageError("--md and --open do not go together", hint="leave one of them out")
+    if md:
+        _markdown(context, name, to)
+        return
+    _page(context, [*map(context.full_slug, compare or ())] or [name], to, open_it=open_it)
+
+
+def _markdown(context: Context, name: str | None, to: Path | None) -> None:
+    # These are loaded for a report alone: `status` and `log` start without them.
+    from autopilot.core.types import datum_document
+    from autopilot.report.markdown import best_items, markdown
+
+    notebook, output = context.notebook(name), context.output
+    text = whole(markdown(notebook))
+    if to is None:
+        if not output.as_json:
+            output.raw(text.encode())
+        items = [datum_document(item) for item in best_items(notebook)]
+        output.document({"experiment": notebook.slug, "markdown": text, "items": items})
+        return
+    path = _place(context, to, notebook.layout.report(notebook.repo).with_suffix(".md").name)
+    _write(path, text)
+    output.line(f"{notebook.slug}: wrote {path}")
+    _tell(output, notebook.repo, path)
+    output.document({"experiment": notebook.slug, "path": str(path)})
+
+
+def _page(context: Context, names: list[str | None], to: Path | None, *, open_it: bool) -> None:
+    from autopilot.report.collection import between, collect
+    from autopilot.report.contents import DiffPool
+    from autopilot.report.page import left_out, page
+
+    output = context.output
+    notebooks = [context.notebook(name) for name in names]
+    repo, slugs = notebooks[0].repo, [notebook.slug for notebook in notebooks]
+    pool = DiffPool(repo)
+    # First, so that the limits on diffs leave it in.
+    compared = between(notebooks[0], notebooks[1], pool) if len(notebooks) > 1 else None
+    reports = [collect(notebook, pool) for notebook in notebooks]
+    text = whole(page(reports, compared))
+    path = notebooks[0].layout.report(repo)
+    path = path.with_stem("..".join(n.layout.report(repo).stem for n in notebooks))
+    path = _place(context, to, path.name) if to else path
+    _write(path, text)
+    size = len(text.encode())
+    weight = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(size // 1000, 1)} kB"
+    judged = [max(len(report.rows) - 1, 0) for report in reports]
+    epochs = [f"{n:,} epoch{'' if n == 1 else 's'}" for n in judged]
+    told = ", ".join(f"{slug}: {each}" for slug, each in zip(slugs, epochs, strict=True))
+    output.line(f"{told}; wrote {path} ({weight})")
+    missing = left_out(reports)
+    output.lines(f"left out: {sentence}" for sentence in missing)
+    if to:
+        _tell(output, repo, path)
+    if open_it:
+        if not webbrowser.open(path.as_uri()):
+            output.warning(f"no browser was found; open it by hand: {path.as_uri()}")
+    else:
+        output.line(f"read it: {path.as_uri()}")
+    output.document({"experiments": slugs, "path": str(path), "bytes": size, "left_out": missing})
+
+
+def _place(context: Context, to: Path, name: str) -> Path:
+    path = Path(os.path.abspath(context.working_folder() / to))
+    return path / name if path.is_dir() else path
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all: a browser that has it open reads no half of it."""
+    new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new.write_bytes(text.encode())
+        new.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise UsageError(
+            f"cannot write {path}: {error.strerror}", hint="name another file with -o"
+        ) from error
+
+
+def _tell(output: Output, repo: Repository, path: Path) -> None:
+    """Says when the file is one that git sees."""
+    if not path.is_relative_to(repo.workdir):
+        return
+    name = path.relative_to(repo.workdir).as_posix()
+    if not name.startswith(".git/") and not repo.is_ignored(name):
+        output.line(f"note: {name} is in your repository and not ignored: git status names it")

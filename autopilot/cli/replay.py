@@ -2,52 +2,49 @@
 
 from __future__ import annotations
 
-import enum
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from autopilot.cli.completion import experiment_names
+from autopilot.cli.arguments import Links, Word
 from autopilot.cli.context import Context
 from autopilot.cli.output import FAILED, INTERRUPTED, Output
 from autopilot.cli.pages import replay as replay_page
 from autopilot.cli.pages.replay import annotation, on_github, write_junit
 from autopilot.core.figures import figures
+from autopilot.engine.supervisor import interruptible
+from autopilot.errors import UsageError
+from autopilot.proof.replay import TOLERANCE, EpochReplay, Replay, Settings
+from autopilot.proof.rerun import Rerun
 from autopilot.text import counted, display_width
+from autopilot.tracking.finding import find
+from autopilot.tracking.integrity import Difference
+from autopilot.tracking.notebook import EPOCH_WORDS, Notebook
 
-if TYPE_CHECKING:
-    from autopilot.proof.replay import EpochReplay, Replay
-    from autopilot.tracking.integrity import Difference
-    from autopilot.tracking.notebook import Notebook
-
-
-class Level(enum.StrEnum):
-    """How much is done again."""
-
-    METRICS = "metrics"
-    FULL = "full"
+# How much is done again.
+Level = StrEnum("Level", "metrics full")
+_NAMED = Word(
+    "NAME|REF",
+    "The experiment, its branch here or of a remote (origin/autopilot/NAME), or a commit of it; "
+    "the newest if not given.",
+    "ref",
+)
 
 
 def replay(
     context: Context,
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="SLUG|REF",
-            autocompletion=experiment_names,
-            help="The experiment, its branch here or of a remote (origin/autopilot/SLUG), or a "
-            "commit of it; the newest one if none is named.",
-        ),
-    ] = None,
+    name: Annotated[str | None, _NAMED] = None,
     level: Annotated[
         Level,
         typer.Option(
             help="metrics: evaluate the kept states again; full: also loss, backward and optimizer."
         ),
-    ] = Level.METRICS,
+    ] = Level.metrics,
     epochs: Annotated[
         str | None,
         typer.Option(metavar="LIST", help="Which epochs, rejected ones too: 0,3-5,best."),
@@ -64,12 +61,9 @@ def replay(
     ] = None,
     live: Annotated[
         bool,
-        typer.Option("--live", help="Ask the model anew, and let the evaluation use the network."),
+        typer.Option("--live", help="Ask models anew, and let the evaluation use the network."),
     ] = False,
-    link: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATH", help="One more ignored path that the evaluation needs."),
-    ] = None,
+    link: Links = None,
     junit: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the outcome as JUnit XML.")
     ] = None,
@@ -87,12 +81,6 @@ def replay(
     autopilot replay classifier-1 --level full
     autopilot replay classifier-1 --epochs 0,best --jobs 2
     """
-    from autopilot.engine.supervisor import interruptible
-    from autopilot.errors import UsageError
-    from autopilot.proof.replay import Replay, Settings
-    from autopilot.proof.rerun import Rerun
-    from autopilot.tracking.finding import find
-
     if best_only and epochs is not None:
         raise UsageError(
             "--best-only and --epochs choose differently",
@@ -106,8 +94,14 @@ def replay(
     chosen = [notebook.find("best").number] if best_only else _numbers(notebook, epochs)
     absolute, shares = _tolerances(tolerance or ())
     settings = Settings(chosen, absolute, jobs, live, tuple(link or ()), shares)
-    again = (Rerun if level is Level.FULL else Replay)(notebook, settings)
-    _check_names(again, shares)
+    again = (Rerun if level is Level.full else Replay)(notebook, settings)
+    splits = [split for judged in again.judged.values() for split in judged.metrics.values()]
+    known = dict.fromkeys(metric for split in splits for metric in split)
+    for unknown in shares.keys() - known.keys():
+        raise UsageError(
+            f"--tolerance {unknown}: {notebook.slug} has no metric {unknown!r}",
+            hint=f"one of: {', '.join(known) or 'none'}",
+        )
     _headline(output, again, found.where)
     try:
         with interruptible():
@@ -116,14 +110,14 @@ def replay(
     except KeyboardInterrupt:
         output.line("interrupted; nothing is left of it, and nothing was changed", "yellow")
         return INTERRUPTED
-    _tracebacks(output, judged)
+    # What failed in the same way in the user's own code is shown once.
+    for traceback in dict.fromkeys(each.error.user_traceback for each in judged if each.error):
+        output.lines(("", traceback.rstrip()) if traceback else ())
     return _conclude(output, again, branch, judged, junit, time.monotonic() - started)
 
 
 def _numbers(notebook: Notebook, text: str | None) -> list[int] | None:
     """The epochs of a list as `0,3-5,best`."""
-    from autopilot.errors import UsageError
-
     if text is None:
         return None
     found: list[int] = []
@@ -131,7 +125,7 @@ def _numbers(notebook: Notebook, text: str | None) -> list[int] | None:
         first, dash, last = part.partition("-")
         if dash and first.isdigit() and last.isdigit():
             found += range(int(first), int(last) + 1)
-        elif part.isdigit() or part in ("best", "last", "baseline"):
+        elif part.isdigit() or part in EPOCH_WORDS:
             found.append(int(part) if part.isdigit() else notebook.find(part).number)
         else:
             raise UsageError(f"--epochs {text}: {part!r} is no epoch", hint="write 0,3-5,best")
@@ -140,40 +134,21 @@ def _numbers(notebook: Notebook, text: str | None) -> list[int] | None:
 
 def _tolerances(texts: Sequence[str]) -> tuple[float, dict[str, float]]:
     """By how much any metric may differ, and single metrics by a share of their value."""
-    from autopilot.errors import UsageError
-    from autopilot.proof.replay import TOLERANCE
-
     absolute, shares = TOLERANCE, dict[str, float]()
     for text in texts:
-        name, _, size = text.rpartition("=")
-        try:
-            allowed = float(size)
-        except ValueError:
-            allowed = -1.0
-        if not allowed >= 0:
-            raise UsageError(
-                f"--tolerance {text}: {size!r} is no number from 0 up",
-                hint="write --tolerance 0.001, or of one metric --tolerance latency=0.2",
-            )
-        if "=" in text:
-            shares[name] = allowed
-        else:
-            absolute = allowed
+        name, equals, size = text.rpartition("=")
+        with contextlib.suppress(ValueError):
+            if (allowed := float(size)) >= 0:
+                if equals:
+                    shares[name] = allowed
+                else:
+                    absolute = allowed
+                continue
+        raise UsageError(
+            f"--tolerance {text}: {size!r} is no number from 0 up",
+            hint="write --tolerance 0.001, or of one metric --tolerance latency=0.2",
+        )
     return absolute, shares
-
-
-def _check_names(again: Replay, shares: Mapping[str, float]) -> None:
-    """Refuses a tolerance of a metric that no epoch has."""
-    from autopilot.errors import UsageError
-
-    splits = [split for judged in again.judged.values() for split in judged.metrics.values()]
-    known = dict.fromkeys(name for split in splits for name in split)
-    for name in shares:
-        if name not in known:
-            raise UsageError(
-                f"--tolerance {name}: {again.notebook.slug} has no metric {name!r}",
-                hint=f"one of: {', '.join(known) or 'none'}",
-            )
 
 
 def _headline(output: Output, again: Replay, where: str) -> None:
@@ -212,14 +187,6 @@ def _evaluate(output: Output, again: Replay) -> list[EpochReplay]:
     return judged
 
 
-def _tracebacks(output: Output, judged: list[EpochReplay]) -> None:
-    """Where the user's own code failed; what failed in the same way is shown once."""
-    shown = {epoch.error.user_traceback: None for epoch in judged if epoch.error is not None}
-    for traceback in filter(None, shown):
-        output.line()
-        output.line(traceback.rstrip())
-
-
 def _conclude(
     output: Output,
     again: Replay,
@@ -233,8 +200,7 @@ def _conclude(
         key=lambda each: -1 if each.epoch is None else each.epoch,
     )
     slug, took = again.notebook.slug, f"{seconds:.1f} s"
-    for line in replay_page.incomparable(judged):
-        output.line(line)
+    output.lines(replay_page.incomparable(judged))
     if found:
         output.line()
         replay_page.table(output, found)
@@ -245,22 +211,19 @@ def _conclude(
     elif judged:
         epochs = counted(len({epoch.number for epoch in judged}), "epoch")
         noisy = ", as far as it can be compared" if any(e.incomparable for e in judged) else ""
-        verdict = f"{slug} replays: {epochs} came out as recorded{noisy}, and branch, tags and "
-        verdict += "notes fit; "
-        verdict += took
+        verdict = f"{slug} replays: {epochs} came out as recorded{noisy}, "
+        verdict += f"and branch, tags and notes fit; {took}"
     else:
         verdict = f"{slug}: branch, tags and notes fit; no epoch was evaluated, {took}"
     output.line(verdict, "red" if found else "green")
-    for line in replay_page.next_lines(again, found):
-        output.line(line)
+    output.lines(replay_page.next_lines(again, found))
     if junit is not None:
         write_junit(junit, f"autopilot replay {slug}", replay_page.cases(branch, judged))
         output.line(f"JUnit:     {junit}")
     if on_github():
         for each in found:
-            output.line(
-                annotation("error", replay_page.title(slug, each), replay_page.sentence(each))
-            )
+            title, sentence = replay_page.title(slug, each), replay_page.sentence(each)
+            output.line(annotation("error", title, sentence))
         if not found:
             output.line(annotation("notice", slug, verdict))
     output.document(replay_page.document(again, found, judged, seconds))

@@ -5,183 +5,63 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from autopilot.cli.completion import experiment_names
+from autopilot import audit
+from autopilot.ai.model.prices import use_prices
+from autopilot.cli import arguments
 from autopilot.cli.context import Context
-from autopilot.cli.output import INTERRUPTED, Output, own_stdout
+from autopilot.cli.output import INTERRUPTED, Output, guarded, own_stdout
+from autopilot.cli.pages.progress import Reporter
+from autopilot.core.failures import never_measured, reason
 from autopilot.core.figures import progressed, test_gain
+from autopilot.core.progress import Death
+from autopilot.core.records.message import one_line
+from autopilot.core.records.record import MetricsRecord, TraceRecord
+from autopilot.core.rules import ALL_BLOCKED
+from autopilot.core.types import Datum, Result
+from autopilot.engine.board import Attendant, Child
+from autopilot.engine.preflight import forecast
+from autopilot.engine.request import Options, Request
+from autopilot.engine.session import Session
+from autopilot.engine.supervisor import Supervisor
 from autopilot.errors import ExperimentError
+from autopilot.text import counted, redact
+from autopilot.tracking.holding import memory_of
+from autopilot.tracking.notebook import Notebook
 
-if TYPE_CHECKING:
-    from autopilot.core.records.record import MetricsRecord
-    from autopilot.core.types import Datum, Result
-    from autopilot.engine.board import Child
-    from autopilot.engine.request import Request
-    from autopilot.engine.session import Session
-    from autopilot.tracking.notebook import Notebook
-
-
-class Direction(StrEnum):
-    """Of a metric."""
-
-    max = "max"
-    min = "min"
-
-
-MaxEpochs = Annotated[
-    int | None, typer.Option(min=1, help="Number of the last epoch; 100 unless given.")
-]
-Patience = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Stop after so many epochs in a row without improvement; 10 unless limits are given.",
-    ),
-]
-Until = Annotated[
-    float | None, typer.Option("--target", help="Stop when the monitored metric reaches this.")
-]
-Plateau = Annotated[
-    int | None,
-    typer.Option(min=1, help="Stop when the best gained under --min-delta in so many epochs."),
-]
-MinDelta = Annotated[
-    float | None, typer.Option(help="The gain that --plateau asks for; 0.001 unless given.")
-]
-Evaluations = Annotated[
-    int | None, typer.Option(min=1, help="Stop before more items than this are evaluated.")
-]
-Seconds = Annotated[float | None, typer.Option(min=0, help="Stop after so much wall clock.")]
-Tokens = Annotated[int | None, typer.Option(min=1, help="Stop after so many model tokens.")]
-Dollars = Annotated[float | None, typer.Option(min=0, help="Stop after so many dollars.")]
-Calls = Annotated[int | None, typer.Option(min=0, help="Stop after so many model calls.")]
-
-MaxWait = Annotated[
-    float | None,
-    typer.Option(
-        min=0,
-        metavar="SECONDS",
-        help="Wait so long for a service that does not answer; 1800 unless given, 0: not at all.",
-    ),
-]
-Prices = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--price",
-        metavar="MODEL=IN/OUT",
-        help="Dollars for a million tokens read and written, where the table is old or has none.",
-    ),
-]
-BlockAfter = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="Block a strategy that does nothing so many times in a row, or one of whose new "
-        "states none is kept in ten times as many tries; 3 unless given, 0: never.",
-    ),
-]
-Monitor = Annotated[
-    str | None, typer.Option(help="The val metric that decides; the module's if not given.")
-]
-Mode = Annotated[
-    Direction | None,
-    typer.Option(help="Whether a higher or a lower value is better, where nothing states it."),
-]
-FailedValue = Annotated[
-    float | None,
-    typer.Option(
-        help="What an item that raised counts as in the monitored metric; it has no value if not."
-    ),
-]
-Seed = Annotated[int, typer.Option(help="Shuffling and evaluation derive from it.")]
-Hparams = Annotated[
-    list[str] | None,
-    typer.Option("-H", metavar="KEY=VALUE", help="A constructor argument; may be repeated."),
-]
-Links = Annotated[
-    list[str] | None,
-    typer.Option(metavar="PATH", help="An ignored path that the evaluation needs."),
-]
-InPlace = Annotated[
-    bool, typer.Option("--in-place", help="Work in this checkout, not in a worktree.")
-]
-IncludeDirty = Annotated[
-    bool,
-    typer.Option("--include-dirty", help="Start from the parameters' uncommitted content."),
-]
-Idea = Annotated[str, typer.Option(help="What is tried, in words; written down.")]
-Hypothesis = Annotated[str, typer.Option(help="What is expected of it; written down.")]
-
-
-Target = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="TARGET",
-        help="path/to/file.py, path/to/file.py:Name or package.module:Name: an AutoPilotModule, or "
-        "a callable that returns one; the module of the project (-p) if not given.",
-    ),
-]
+# Makes a session of callbacks and the experiment's name, "" where it has none yet.
+Prepare: TypeAlias = Callable[[Sequence[Any], str], Session]
+CHANGEABLE = tuple(field.name for field in fields(Options) if not field.metadata["fixed"])
 
 
 def run(
     context: Context,
-    target: Target = None,
+    target: arguments.Target = None,
     slug: Annotated[
         str | None,
-        typer.Option("--slug", "-e", help="The experiment's name; TARGET's and a number if not."),
-    ] = None,
-    max_epochs: MaxEpochs = None,
-    monitor: Monitor = None,
-    mode: Mode = None,
-    failed_value: FailedValue = None,
-    seed: Seed = 0,
-    patience: Patience = None,
-    until: Until = None,
-    plateau: Plateau = None,
-    min_delta: MinDelta = None,
-    budget_evaluations: Evaluations = None,
-    budget_seconds: Seconds = None,
-    budget_tokens: Tokens = None,
-    budget_usd: Dollars = None,
-    budget_calls: Calls = None,
-    block_after: BlockAfter = None,
-    max_wait: MaxWait = None,
-    price: Prices = None,
-    accumulate: Annotated[
-        int | None,
-        typer.Option(min=1, help="Batches between two optimizer steps; one step an epoch if not."),
-    ] = None,
-    num_workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Threads for the items of a batch, if they wait on a network."),
-    ] = None,
-    measure_noise: Annotated[
-        bool | None,
         typer.Option(
-            help="Measure the baseline's val split twice; unless given, where that calls no model."
+            "--slug", "-e", metavar="NAME", help="The experiment's; TARGET's and a number if not."
         ),
     ] = None,
-    repeat: Annotated[
-        int | None,
-        typer.Option(min=1, help="Measure each val item so often, and judge the means."),
-    ] = None,
-    hparam: Hparams = None,
-    link: Links = None,
-    in_place: InPlace = False,
-    include_dirty: IncludeDirty = False,
-    idea: Idea = "",
-    hypothesis: Hypothesis = "",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")
-    ] = False,
+    *,
+    options: Options,
+    seed: arguments.Seed = 0,
+    hparam: arguments.Hparams = None,
+    link: arguments.Links = None,
+    in_place: arguments.InPlace = False,
+    include_dirty: arguments.IncludeDirty = False,
+    idea: arguments.Idea = "",
+    hypothesis: arguments.Hypothesis = "",
+    dry_run: arguments.DryRun = False,
 ) -> int:
     """Optimize TARGET in git.
 
-    Every step is a commit on autopilot/SLUG, every kept epoch a tag. Your checkout, branch and
+    Every step is a commit on autopilot/NAME, every kept epoch a tag. Your checkout, branch and
     index stay as they are: the run works in a worktree of its own.
 
     \b
@@ -190,70 +70,30 @@ def run(
     autopilot -p my-project run
     autopilot optimize loop support/classifier.py      the same, by its other name
     """
-    from autopilot.ai.model.prices import use_prices
-    from autopilot.engine.request import Options, Request
-
-    use_prices(price or ())
-    subject = context.subject(target, hparam)
-    request = Request(
-        folder=subject.folder,
-        target=subject.target,
+    use_prices(options.prices or ())
+    request = context.request(
+        target,
+        hparam,
+        link,
         slug=slug,
-        project=context.project,
         seed=seed,
-        hparams=subject.hparams,
-        options=Options(
-            max_epochs=max_epochs,
-            monitor=monitor,
-            mode=mode.value if mode else None,
-            failed_value=failed_value,
-            patience=patience,
-            target=until,
-            plateau=plateau,
-            min_delta=min_delta,
-            budget_evaluations=budget_evaluations,
-            budget_seconds=budget_seconds,
-            budget_tokens=budget_tokens,
-            budget_usd=budget_usd,
-            budget_calls=budget_calls,
-            block_after=block_after,
-            accumulate=accumulate,
-            num_workers=num_workers,
-            max_wait=max_wait,
-            prices=price or None,
-            measure_noise=measure_noise,
-            repeat=repeat,
-        ),
+        options=options,
         in_place=in_place,
-        links=tuple(link or ()),
         include_dirty=include_dirty,
         idea=idea,
         hypothesis=hypothesis,
     )
     with own_stdout(context.output) as output:
-        if dry_run:
-            return _forecast(output, request)
-        return run_session(output, start_or_resume(request))
+        if not dry_run:
+            return run_session(output, start_or_resume(request))
+        expected = forecast(request)
+        output.lines(expected.lines())
+        output.document(expected)
+        return 0
 
 
 def resume(
-    context: Context,
-    slug: Annotated[
-        str, typer.Argument(metavar="SLUG", help="The experiment.", autocompletion=experiment_names)
-    ],
-    max_epochs: MaxEpochs = None,
-    patience: Patience = None,
-    until: Until = None,
-    plateau: Plateau = None,
-    min_delta: MinDelta = None,
-    budget_evaluations: Evaluations = None,
-    budget_seconds: Seconds = None,
-    budget_tokens: Tokens = None,
-    budget_usd: Dollars = None,
-    budget_calls: Calls = None,
-    block_after: BlockAfter = None,
-    max_wait: MaxWait = None,
-    price: Prices = None,
+    context: Context, name: arguments.Name = None, *, changes: Annotated[Options, *CHANGEABLE]
 ) -> int:
     """Go on with a run, exactly where it was.
 
@@ -264,42 +104,19 @@ def resume(
     autopilot resume classifier-1
     autopilot resume classifier-1 --max-epochs 60
     """
-    from autopilot.ai.model.prices import use_prices
-    from autopilot.engine.request import Options
-    from autopilot.engine.session import Session
-
-    use_prices(price or ())
-    changes = Options(
-        max_epochs=max_epochs,
-        patience=patience,
-        target=until,
-        plateau=plateau,
-        min_delta=min_delta,
-        budget_evaluations=budget_evaluations,
-        budget_seconds=budget_seconds,
-        budget_tokens=budget_tokens,
-        budget_usd=budget_usd,
-        budget_calls=budget_calls,
-        block_after=block_after,
-        max_wait=max_wait,
-        prices=price or None,
-    )
-    name = context.full_slug(slug)
+    use_prices(changes.prices or ())
+    notebook = context.notebook(name)
     with own_stdout(context.output) as output:
-        if not changes.given() and _already_finished(context, output, name):
-            return 0
         if changes.given():
-            check_unblocked(context.notebook(name), block_after)
-        folder = context.working_folder()
-        return run_session(
-            output, lambda callbacks, _: Session.resume(folder, name, changes, callbacks), name
-        )
+            check_unblocked(notebook, changes.block_after)
+        elif _already_finished(notebook, output):
+            return 0
+        prepare = resuming(context.working_folder(), notebook.slug, changes)
+        return run_session(output, prepare, notebook.slug)
 
 
-def start_or_resume(request: Request) -> Callable[[Sequence[Any], str], Session]:
+def start_or_resume(request: Request) -> Prepare:
     """Prepares a new experiment, or, where its process died, goes on with it."""
-    from autopilot.engine.request import Options
-    from autopilot.engine.session import Session
 
     def prepare(callbacks: Sequence[Any], slug: str) -> Session:
         if slug:
@@ -309,9 +126,14 @@ def start_or_resume(request: Request) -> Callable[[Sequence[Any], str], Session]
     return prepare
 
 
+def resuming(folder: Path, slug: str, changes: Options) -> Prepare:
+    """Prepares going on with an experiment, with options that take the place of its own."""
+    return lambda callbacks, _: Session.resume(folder, slug, changes, callbacks)
+
+
 def run_session(
     output: Output,
-    prepare: Callable[[Sequence[Any], str], Session],
+    prepare: Prepare,
     slug: str = "",
     *,
     score_test: bool = True,
@@ -326,26 +148,41 @@ def run_session(
         score_test: See `Session.run`.
         after: Called with a session that was not interrupted.
     """
-    from autopilot.cli.supervising import supervised
 
     def work(child: Child) -> int:
         return _run_session(output, child, prepare, score_test=score_test, after=after)
 
-    return supervised(output, work, slug)
+    late: list[str] = []
+
+    def tell(death: Death) -> None:
+        if output.is_terminal:
+            output.console.show_cursor()  # a live line hid it
+        output.line(f"       {death.reason} {death.position}; it goes on", "yellow")
+
+    def overdue(past_s: float, name: str) -> None:
+        late.append(name)
+        output.line(f"time budget: over by {past_s:.0f} s, and an item does not end", "yellow")
+
+    output.goes_on = True
+    code = Supervisor(lambda child: guarded(output, lambda: work(child)), tell, overdue, slug).run()
+    if code is None:
+        how = f"autopilot resume {late[0]} --budget-seconds N"
+        output.line(f"the item was killed; go on: {how}")
+        why = "time budget: an item did not end"
+        output.document({"experiment": late[0], "interrupted": True, "stop_reason": why})
+        return INTERRUPTED
+    audit.end()  # the process that did the work has told what was executed
+    return code
 
 
 def _run_session(
     output: Output,
     child: Child,
-    prepare: Callable[[Sequence[Any], str], Session],
+    prepare: Prepare,
     *,
     score_test: bool,
     after: Callable[[Session], None],
 ) -> int:
-    from autopilot.ai.model.prices import use_prices
-    from autopilot.cli.pages.progress import Reporter
-    from autopilot.engine.board import Attendant
-
     reporter = Reporter(output, is_first=child.is_first)
     session = prepare([reporter, Attendant(child.board)], child.slug)
     experiment = session.trainer.experiment
@@ -356,11 +193,10 @@ def _run_session(
     reporter.as_users = session.workspace.as_users
     try:
         if child.is_first:
-            for note in session.notes:
-                output.line(f"note: {note}")
+            output.lines(f"note: {note}" for note in session.notes)
             output.line(_headline(session))
-        if child.is_first and session.split_sizes[1] != "no":
-            output.line(session.trainer.judges_by())
+            if session.split_sizes[1] != "no":
+                output.line(session.trainer.judges_by())
         result = session.run(score_test=score_test)
     except BaseException:
         session.discard()
@@ -379,17 +215,18 @@ def _headline(session: Session) -> str:
     manifest = session.manifest
     parameters = session.module.parameters()
     files = sum(len(p.files()) for p in parameters if hasattr(p, "files"))
+    tracked = f"{counted(len(parameters), 'parameter')} ({counted(files, 'tracked file')})"
     train, val = session.split_sizes
     return (
-        f"{session.slug}: {_count(len(parameters), 'parameter')} ({_count(files, 'tracked file')})"
-        f", base {manifest.base[:7]} ({manifest.base_branch}), {train} train / {val} val items"
+        f"{session.slug}: {tracked}, base {manifest.base[:7]} ({manifest.base_branch}), "
+        f"{train} train / {val} val items"
     )
 
 
 def _summarize(output: Output, session: Session, result: Result) -> None:
     slug, epochs = session.slug, session.trainer.experiment.history
     spent_s = f"{result.cost.seconds:.1f} s"
-    counts = f"{_count(result.epochs, 'epoch')}, {result.kept} kept, {spent_s}"
+    counts = f"{counted(result.epochs, 'epoch')}, {result.kept} kept, {spent_s}"
     if result.interrupted:
         output.line(f"interrupted {result.stop_reason}: {counts}", "yellow")
         _tell_spending(output, session)
@@ -404,8 +241,7 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
     best += f", {tested}" if (tested := test_gain(result.test)) else ""
     output.line(best, "bold")
     _tell_unmeasured(output, session)
-    for remark in session.remarks:
-        output.line(f"note: {remark}")
+    output.lines(f"note: {remark}" for remark in session.remarks)
     for verdict in ("kept", "rejected"):
         tried = Counter(_tried(r) for r in epochs if r.verdict == verdict)
         if tried:
@@ -421,7 +257,7 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
     if base == "HEAD detached":
         base, onto, into = session.manifest.base[:7], " --onto BRANCH", " --into BRANCH"
     if result.best_epoch == 0:
-        unsure = any(reason.startswith("indecisive") for r in epochs for reason in r.reasons)
+        unsure = any(why.startswith("indecisive") for r in epochs for why in r.reasons)
         told = "was significantly better" if unsure else "was better"
         output.line(f"nothing {told} than the baseline: autopilot report {slug} --md says why")
         return
@@ -439,25 +275,18 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
 
 def _tell_unmeasured(output: Output, session: Session) -> None:
     """The items that gave no result in any epoch, and what failed in the test split."""
-    from autopilot.core.failures import reason
-    from autopilot.text import redact
-
     epochs, items = _never_measured(session)
     if items:
         whys = Counter(reason(item) for item in items)
         listed = "; ".join(why for why, _ in whys.most_common(3))
-        some = f"{len(items)} of {_count(len(session.trainer.experiment.best_items), 'val item')}"
-        output.line(
-            f"{some} could not be measured in {_count(epochs, 'epoch')}: {redact(listed)}", "yellow"
-        )
+        some = f"{len(items)} of {counted(len(session.trainer.experiment.best_items), 'val item')}"
+        tries = counted(epochs, "epoch")
+        output.line(f"{some} could not be measured in {tries}: {redact(listed)}", "yellow")
     for text in session.trainer.failures.lines("test", tracebacks=output.verbose):
         output.line(redact(session.workspace.as_users(text)), "yellow")
 
 
 def _never_measured(session: Session) -> tuple[int, list[Datum]]:
-    from autopilot.core.failures import never_measured
-    from autopilot.core.records.record import TraceRecord
-
     experiment = session.trainer.experiment
     # What has a result in the best state is not among them: mostly, no record is read.
     if all(item.outcome not in ("error", "unmeasured") for item in experiment.best_items):
@@ -474,13 +303,10 @@ def _tell_spending(output: Output, session: Session) -> None:
     if not ledger.by_role():
         return
     output.line(f"models: {ledger.total().render()}")
-    for role, spent in ledger.by_role().items():
-        output.line(f"  {role}: {spent.render()}")
+    output.lines(f"  {role}: {spent.render()}" for role, spent in ledger.by_role().items())
 
 
 def _tried(record: MetricsRecord) -> str:
-    from autopilot.core.records.message import one_line
-
     without = record.outcome if record.outcome in ("unchanged", "failed") else "unnamed"
     return one_line(record.strategy) or without
 
@@ -506,19 +332,8 @@ def _document(session: Session, result: Result) -> dict[str, Any]:
     }
 
 
-def _forecast(output: Output, request: Any) -> int:
-    from autopilot.engine.preflight import forecast
-
-    found = forecast(request)
-    for line in found.lines():
-        output.line(line)
-    output.document(found)
-    return 0
-
-
-def _already_finished(context: Context, output: Output, slug: str) -> bool:
-    notebook = context.notebook(slug)
-    status = notebook.status
+def _already_finished(notebook: Notebook, output: Output) -> bool:
+    slug, status = notebook.slug, notebook.status
     if status.state != "finished":
         return False
     output.line(f"{slug} is finished: {status.detail}")
@@ -540,8 +355,6 @@ def check_unblocked(notebook: Notebook, block_after: int | None = None) -> None:
     Raises:
         ExperimentError: it ended since every strategy is blocked, and they still are.
     """
-    from autopilot.core.rules import ALL_BLOCKED
-
     how = _unblocked_by(notebook, block_after)
     if how:
         raise ExperimentError(f"{notebook.slug} cannot go on: {ALL_BLOCKED}", hint=how)
@@ -549,9 +362,6 @@ def check_unblocked(notebook: Notebook, block_after: int | None = None) -> None:
 
 def _unblocked_by(notebook: Notebook, block_after: int | None = None) -> str:
     """What lets an experiment go on all of whose strategies are blocked; empty where one is not."""
-    from autopilot.core.rules import ALL_BLOCKED
-    from autopilot.tracking.holding import memory_of
-
     status = notebook.status
     if status.state not in ("finished", "stopped") or status.detail != ALL_BLOCKED:
         return ""
@@ -565,7 +375,3 @@ def _unblocked_by(notebook: Notebook, block_after: int | None = None) -> str:
     if not blocked.keys() <= by_hand.keys():
         how += f"; for all that failed: autopilot resume {notebook.slug} --block-after 0"
     return how
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

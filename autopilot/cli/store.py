@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from autopilot.cli import forking
+from autopilot.cli import arguments
 from autopilot.cli.context import Context
-from autopilot.cli.reading import SlugOption
+from autopilot.cli.experiment import write_decision
+from autopilot.cli.output import Output
+from autopilot.cli.reading import print_change
+from autopilot.core.figures import progressed
+from autopilot.git import objects
+from autopilot.git.commits import Commit
 from autopilot.report.comparison import file_documents
 from autopilot.text import counted, git_date, iso
+from autopilot.tracking.checkout import Checkout, ParameterState, find_state, snapshots
+from autopilot.tracking.holding import Fork, fork
+from autopilot.tracking.holding import merge as merge_bests
+from autopilot.tracking.layout import free_slugs
+from autopilot.tracking.notebook import Notebook
 
-if TYPE_CHECKING:
-    from autopilot.git.commits import Commit
-    from autopilot.tracking.checkout import ParameterState
-    from autopilot.tracking.notebook import Notebook
-
-_STATE = "A number, best, last, baseline, a tag, a commit, or a snapshot's id"
+_STATE = arguments.Word(
+    "EPOCH", "A number, best, last, tip, baseline, a tag, a commit, a snapshot's id.", "epoch"
+)
 
 
 def snapshot(
     context: Context,
-    slug: SlugOption = None,
+    name: arguments.Name = None,
     message: Annotated[
         str, typer.Option("--message", "-m", help="What it is; written into the commit.")
     ] = "",
@@ -36,9 +43,7 @@ def snapshot(
     autopilot store snapshot -m "before I try it by hand"
     autopilot store checkout 1f2e3d4          later: takes it back
     """
-    from autopilot.tracking.checkout import Checkout
-
-    notebook, output = context.notebook(slug), context.output
+    notebook, output = context.notebook(name), context.output
     checkout = Checkout(notebook)
     commit, is_new = checkout.snapshot(message)
     output.document(
@@ -58,11 +63,10 @@ def snapshot(
 
 def checkout(
     context: Context,
-    state: Annotated[str, typer.Argument(metavar="EPOCH", help=f"{_STATE}.")],
-    slug: SlugOption = None,
+    state: Annotated[str, _STATE],
+    name: arguments.Name = None,
     force: Annotated[
-        bool,
-        typer.Option("--force", help="Replace uncommitted content too; a snapshot keeps it."),
+        bool, typer.Option("--force", help="Replace uncommitted content too; a snapshot keeps it.")
     ] = False,
 ) -> None:
     """Set your checkout's parameters to an epoch's content, exactly.
@@ -73,11 +77,9 @@ def checkout(
 
     \b
     autopilot store checkout best
-    autopilot store checkout 3 -e classifier-1
+    autopilot store checkout classifier-1 3
     """
-    from autopilot.tracking.checkout import Checkout, find_state
-
-    notebook, output = context.notebook(slug), context.output
+    notebook, output = context.notebook(name), context.output
     found, place = find_state(notebook, state), Checkout(notebook)
     changed, kept = place.set_to(found.commit, force=force)
     output.document(
@@ -103,30 +105,22 @@ def checkout(
 
 def diff(
     context: Context,
-    first: Annotated[str | None, typer.Argument(metavar="[EPOCH]", help=f"{_STATE}.")] = None,
-    second: Annotated[
-        str | None, typer.Argument(metavar="[EPOCH]", help="Compare with this, not your checkout.")
-    ] = None,
-    slug: SlugOption = None,
-    stat: Annotated[
-        bool, typer.Option("--stat", help="Name the changed files instead of the changes.")
-    ] = False,
+    name: arguments.Name = None,
+    first: Annotated[str | None, _STATE] = None,
+    second: Annotated[str | None, _STATE] = None,
+    stat: arguments.Stat = False,
 ) -> None:
     """Compare your checkout's parameters with a state.
 
-    It is the best state unless one is named.
-
-    With two states it compares these. In a pipe it is exactly the patch.
+    It is the best state unless one is named. With two states it compares these. In a pipe it is
+    exactly the patch.
 
     \b
     autopilot store diff               best state -> your checkout
     autopilot store diff 3             epoch 3 -> your checkout
     autopilot store diff 3 best        epoch 3 -> best state
     """
-    from autopilot.git import objects
-    from autopilot.tracking.checkout import Checkout, find_state
-
-    notebook, output = context.notebook(slug), context.output
+    notebook, output = context.notebook(name), context.output
     old = find_state(notebook, first or "best")
     before = objects.tree_of(notebook.repo, old.commit)
     if second is None:
@@ -137,25 +131,18 @@ def diff(
     title = f"{notebook.slug}: {old.title} -> {title}"
     counts = objects.diff_stat(notebook.repo, before, after)
     if output.as_json:
-        files = file_documents(counts)
         patch = notebook.patch(before, after).decode("utf-8", "replace")
-        output.document(
-            {"experiment": notebook.slug, "title": title, "files": files} | {"patch": patch}
-        )
-    elif not counts:
-        output.warning(f"{title}: no difference")
-    elif output.is_terminal or stat:
-        output.line(title, "yellow")
-        color = "--color=always" if output.is_terminal and output.color else "--no-color"
-        options = [color, *(["--stat"] if stat else [])]
-        output.raw(notebook.picture(before, after, *options))
+        document = {"experiment": notebook.slug, "title": title, "files": file_documents(counts)}
+        output.document(document | {"patch": patch})
+    elif counts:
+        print_change(output, notebook, title, before, after, stat=stat)
     else:
-        output.raw(notebook.patch(before, after))
+        output.warning(f"{title}: no difference")
 
 
 def log(
     context: Context,
-    slug: SlugOption = None,
+    name: arguments.Name = None,
     count: Annotated[
         int | None, typer.Option("--max-count", "-n", min=1, help="Only the newest so many.")
     ] = None,
@@ -166,11 +153,9 @@ def log(
 
     \b
     autopilot store log
-    autopilot store log -e classifier-1 -n 20
+    autopilot store log classifier-1 -n 20
     """
-    from autopilot.tracking.checkout import snapshots
-
-    notebook, output = context.notebook(slug), context.output
+    notebook, output = context.notebook(name), context.output
     tags = _tags(notebook)
     found, kept = notebook.commits[:count], snapshots(notebook)
     output.document(
@@ -194,15 +179,13 @@ def log(
         output.table(["snapshot", "state", "kept"], rows)
 
 
-def status(context: Context, slug: SlugOption = None) -> None:
+def status(context: Context, name: arguments.Name = None) -> None:
     """Show which state your checkout's parameters have.
 
     \b
     autopilot store status
     """
-    from autopilot.tracking.checkout import Checkout, snapshots
-
-    notebook, output = context.notebook(slug), context.output
+    notebook, output = context.notebook(name), context.output
     place = Checkout(notebook)
     states = len({commit.tree for commit in notebook.commits})
     tags, kept = _tags(notebook), snapshots(notebook)
@@ -233,35 +216,118 @@ def status(context: Context, slug: SlugOption = None) -> None:
         output.line("keep it: autopilot store snapshot")
 
 
+def branch(
+    context: Context,
+    new: Annotated[str, arguments.Word("NEWNAME", "The new experiment's name.")],
+    name: arguments.Name = None,
+    state: Annotated[
+        str, typer.Option("--from", metavar="EPOCH", help="The epoch to start from, kept or not.")
+    ] = "best",
+    idea: arguments.Idea = "",
+    hypothesis: arguments.Hypothesis = "",
+) -> None:
+    """Fork an experiment from any epoch.
+
+    The fork has the same target, arguments, options and seed, and nothing else: its baseline is
+    measured anew, its memory is empty. Nothing is run; `autopilot resume NEWNAME` goes on.
+
+    \b
+    autopilot store branch classifier-1 classifier-1b --from 3
+    autopilot resume classifier-1b
+    """
+    notebook, output = context.notebook(name), context.output
+    epoch = notebook.find(state)
+    made = fork(notebook, epoch.number, context.full_slug(new), idea=idea, hypothesis=hypothesis)
+    monitor, mode = notebook.monitor
+    scored = progressed(monitor, epoch.value, None, mode)
+    output.line(f"{made.slug}: forked from {notebook.slug}, epoch {epoch.number} ({scored})")
+    _go_on(output, notebook, made)
+    output.document(_fork(notebook, made, epoch.number))
+
+
+def merge(
+    context: Context,
+    other: Annotated[str, arguments.Word("OTHER", "The experiment to merge into it.")],
+    name: arguments.Name = None,
+    new: Annotated[
+        str | None,
+        typer.Option("--as", metavar="NEWNAME", help="The new one's name; NAME-merged-1 if not."),
+    ] = None,
+    idea: arguments.Idea = "",
+    hypothesis: arguments.Hypothesis = "",
+) -> None:
+    """Merge the best states of two experiments into a new one.
+
+    It is a three-way merge, as `git merge` does it. Neither of the two changes. If both changed
+    the same lines, the files are named and nothing is written. The merged state is not measured
+    yet: `autopilot resume NEWNAME` does that first.
+
+    \b
+    autopilot store merge classifier-1 classifier-2
+    autopilot store merge classifier-1 classifier-2 --as both
+    """
+    ours, output = context.notebook(name), context.output
+    theirs = Notebook(ours.repo, context.full_slug(other))
+    project, _, stem = ours.slug.rpartition("/")
+    free = free_slugs(ours.repo, f"{stem}-merged", project or None)
+    slug = context.full_slug(new) if new else next(free)
+    made = merge_bests(ours, theirs, slug, idea=idea, hypothesis=hypothesis)
+    if made is None:
+        output.line(f"nothing to merge: {ours.slug} has all that {theirs.slug} changed")
+        output.document({"experiment": None, "merged": [ours.slug, theirs.slug]})
+        return
+    output.line(f"{made.slug}: merged from {ours.slug} and {theirs.slug}, without conflict")
+    if theirs.manifest.target != ours.manifest.target:
+        output.line(f"note: it runs the target of {ours.slug}: {ours.manifest.target}")
+    _go_on(output, ours, made)
+    document = _fork(ours, made, ours.last.best_epoch if ours.last else 0)
+    output.document(document | {"merged": [ours.slug, theirs.slug]})
+
+
+def _go_on(output: Output, source: Notebook, made: Fork) -> None:
+    output.line(f"start commit {made.start[:7]} on autopilot/{made.slug}; nothing was run")
+    if source.manifest.target:
+        output.line(f"go on: autopilot resume {made.slug}")
+    else:
+        output.line(
+            f"go on in your program: Trainer(experiment=Experiment(GitStore({made.slug!r})))"
+        )
+
+
+def _fork(source: Notebook, made: Fork, epoch: int) -> dict[str, Any]:
+    return {
+        "experiment": made.slug,
+        "branch": f"autopilot/{made.slug}",
+        "start": made.start,
+        "base": made.base,
+        "forked_from": {"experiment": source.slug, "epoch": epoch},
+    }
+
+
 def promote(
     context: Context,
-    state: Annotated[
-        str,
-        typer.Argument(metavar="[EPOCH]", help="A number, best, last, baseline, a tag, a commit."),
-    ] = "best",
-    slug: SlugOption = None,
-    reason: Annotated[str, typer.Option(help="Why; written down.")] = "",
-    reviewer: Annotated[str, typer.Option(help="Who decides; you, as git knows you.")] = "",
+    name: arguments.Name = None,
+    epoch: arguments.EpochOrOption = "best",
+    reason: arguments.Reason = "",
+    reviewer: arguments.Reviewer = "",
 ) -> None:
     """Write down that an epoch is to be taken over.
 
-    No branch and no file moves. The same as `autopilot experiment decide SLUG promote`. To merge
+    No branch and no file moves. The same as `autopilot experiment decide NAME promote`. To merge
     it at once: `autopilot promote execute`.
 
     \b
     autopilot store promote best --reason "passes the audit set"
     """
-    from autopilot.cli.experiment import write_decision
-
-    write_decision(context, context.notebook(slug), "promote", state, reason, reviewer)
+    write_decision(context, context.notebook(name), "promote", epoch, reason, reviewer)
 
 
 COMMANDS = {
     "snapshot": snapshot,
     "checkout": checkout,
     "diff": diff,
-    "branch": forking.branch,
-    "merge": forking.merge,
+    "branch": branch,
+    "merge": merge,
     "log": log,
     "status": status,
     "promote": promote,
@@ -277,13 +343,9 @@ def _tags(notebook: Notebook) -> dict[str, str]:
     }
 
 
-def _what(commit: Commit, notebook: Notebook) -> str:
-    subject = commit.message.partition("\n")[0]
-    return subject.removeprefix(f"autopilot({notebook.slug}): ")
-
-
 def _row(commit: Commit, notebook: Notebook, tag: str) -> list[str]:
-    return [commit.id[:7], commit.tree[:7], tag, _what(commit, notebook)]
+    subject = commit.message.partition("\n")[0].removeprefix(f"autopilot({notebook.slug}): ")
+    return [commit.id[:7], commit.tree[:7], tag, subject]
 
 
 def _revision(commit: Commit, notebook: Notebook, tag: str | None) -> dict[str, Any]:
@@ -291,7 +353,7 @@ def _revision(commit: Commit, notebook: Notebook, tag: str | None) -> dict[str, 
         "commit": commit.id,
         "tree": commit.tree,
         "tag": notebook.layout.tags.removeprefix("refs/tags/") + tag if tag else None,
-        "what": _what(commit, notebook),
+        "what": _row(commit, notebook, "")[-1],
         "time": iso(commit.time_s),
     }
 

@@ -1,4 +1,4 @@
-"""Commands on per-item results: collect them, inspect one item."""
+"""Commands on results item by item: `trace` collects and inspects, `diagnose` says what fails."""
 
 from __future__ import annotations
 
@@ -6,44 +6,48 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from autopilot.cli import measuring, running
+from autopilot.cli import arguments
 from autopilot.cli.context import Context
-from autopilot.cli.diagnose import Split
+from autopilot.cli.output import Output
 from autopilot.cli.pages.listing import shorten_end
-from autopilot.cli.reading import SlugOption
 from autopilot.core.figures import figure, outcomes
+from autopilot.core.records.record import MetricsRecord
+from autopilot.core.types import count_outcomes, datum_document
+from autopilot.data.jsonl import write_jsonl
 from autopilot.errors import ExperimentError, UsageError
 from autopilot.text import align, as_json, counted, jsonable, shorten
+from autopilot.tracking.diagnosis import Diagnosis, Traces
+from autopilot.tracking.journal import Journal
+from autopilot.tracking.notebook import Notebook
 
-if TYPE_CHECKING:
-    from autopilot.tracking.notebook import Notebook
-
+_SIGNS = {"passed": "+", "failed": "x", "error": "!", "unmeasured": "?", "unscored": "-", None: "."}
+_SHADES = " .:-=+*#%@"
+_IDS = 12
+_CHANGES = 20
+_NAME = 24
 _WIDTH = 100
 _ROWS = 40
 
 
 def collect(
     context: Context,
-    target: running.Target = None,
-    slug: SlugOption = None,
-    epoch: Annotated[
-        str | None,
-        typer.Option("--epoch", metavar="EPOCH", help="Its recorded results; the best one's."),
-    ] = None,
+    name: arguments.Name = None,
+    target: arguments.NameOrTarget = None,
+    epoch: arguments.MaybeEpochOrOption = None,
     now: Annotated[
         bool, typer.Option("--now", help="Measure the epoch's state instead of reading notes.")
     ] = False,
-    live: measuring.Live = False,
-    split: Split = "val",
+    live: arguments.Live = False,
+    split: arguments.Split = "val",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="JSON Lines; stdout if not.")
     ] = None,
-    hparam: running.Hparams = None,
-    link: running.Links = None,
+    hparam: arguments.Hparams = None,
+    link: arguments.Links = None,
 ) -> None:
     """Collect per-item results as JSON Lines: of an epoch, or of your checkout now.
 
@@ -51,31 +55,24 @@ def collect(
     the item's id, its outcome, metrics, metadata and feedback.
 
     \b
-    autopilot trace collect -e classifier-1 --epoch best -o best.jsonl
-    autopilot trace collect -e classifier-1 --now
+    autopilot trace collect classifier-1 best -o best.jsonl
+    autopilot trace collect classifier-1 --now
     autopilot trace collect support/classifier.py
     """
-    from autopilot.core.types import count_outcomes, datum_document
-    from autopilot.data.jsonl import write_jsonl
-
     place = None if out is None else Path(os.path.abspath(context.working_folder() / out))
-    measures = target is not None or now or live
-    if not measures and slug is None and epoch is None and context.project:
-        measures = True
-    if measures:
-        notebook, found, measured = measuring.measure_now(
-            context,
-            split,
-            target,
-            slug,
-            epoch or ("best" if now or live else None),
-            live=live,
-            hparam=hparam,
-            link=link,
+    own_checkout = target is None and name is None and epoch is None and context.project
+    if target is not None or now or live or own_checkout:
+        # Only this needs the engine; what is recorded is read without it.
+        from autopilot.cli.optimize import measure_now
+
+        if now or live:
+            epoch = epoch or "best"
+        notebook, found, measured = measure_now(
+            context, split, name, target, epoch, live=live, hparam=hparam, link=link
         )
         items = list(measured.items.get(split, ()))
     else:
-        notebook = context.notebook(slug)
+        notebook = context.notebook(name)
         found = notebook.find(epoch or "best").number
         items = notebook.items(found, split)
     what = "your checkout" if notebook is None else f"{notebook.slug} epoch {found}"
@@ -93,10 +90,9 @@ def collect(
         output.line(f"{place}: {counted(len(rows), 'result')} of {what}, {split}: {counts}")
     elif not output.as_json:
         output.raw(b"".join(as_json(jsonable(row)).encode() + b"\n" for row in rows))
-    slug_ = notebook.slug if notebook else None
     output.document(
         {
-            "experiment": slug_,
+            "experiment": notebook.slug if notebook else None,
             "epoch": found,
             "split": split,
             "file": place,
@@ -109,9 +105,6 @@ def collect(
 def _elsewhere(notebook: Notebook | None, epoch: int | None, split: str) -> str:
     if notebook is None or epoch is None:
         return f"define {split}_dataloader()"
-    from autopilot.core.records.record import MetricsRecord
-    from autopilot.tracking.journal import Journal
-
     records = Journal(notebook.repo, notebook.layout).read_on(
         notebook.epoch(epoch).commit, MetricsRecord
     )
@@ -123,20 +116,17 @@ def _elsewhere(notebook: Notebook | None, epoch: int | None, split: str) -> str:
 
 def inspect(
     context: Context,
-    item: Annotated[str, typer.Argument(metavar="ITEM", help="An item's id, or its beginning.")],
-    slug: SlugOption = None,
-    split: Split = "val",
+    item: Annotated[str, arguments.Word("ITEM", "An item's id, or its beginning.")],
+    name: arguments.Name = None,
+    split: arguments.Split = "val",
 ) -> None:
     """Show one item over the epochs: how it went, its metrics, the feedback on it.
 
     \b
     autopilot trace inspect t17
-    autopilot trace inspect t17 -e classifier-1
+    autopilot trace inspect classifier-1 t17
     """
-    from autopilot.core.types import datum_document
-    from autopilot.tracking.diagnosis import Traces
-
-    notebook, output = context.notebook(slug), context.output
+    notebook, output = context.notebook(name), context.output
     traces = Traces(notebook, split)
     name = _item(item, [each.id for each in traces.items], f"{notebook.slug}, {split}")
     epochs = {epoch.number: epoch for epoch in notebook.epochs}
@@ -153,8 +143,8 @@ def inspect(
     if len(history) > _ROWS:
         output.line(f"the last {_ROWS} of them; --json has all")
     rows = [_cells(row) for row in history[-_ROWS:]]
-    for line in align(["epoch", "verdict", "result", "metrics", "answer"], rows, ["epoch"]):
-        output.line(shorten_end(line, output.width))
+    table = align(["epoch", "verdict", "result", "metrics", "answer"], rows, ["epoch"])
+    output.lines(shorten_end(line, output.width) for line in table)
     last = history[-1]
     for key, value in last.get("metadata", {}).items():
         output.line(f"{key}: {shorten(str(value), output.width or _WIDTH)}")
@@ -190,4 +180,143 @@ def _item(name: str, ids: Sequence[str], what: str) -> str:
     raise UsageError(f"{what}: {many} with {name!r}", hint=f"some ids: {shown}")
 
 
+def run(context: Context, name: arguments.Name = None, split: arguments.Split = "val") -> None:
+    """Say which items fail, flip or broke, and which modules got the feedback.
+
+    From what was recorded; nothing is evaluated.
+
+    \b
+    autopilot diagnose run
+    autopilot diagnose run classifier-1
+    """
+    traces, output = _traces(context, name, split), context.output
+    found = traces.diagnosis()
+    output.document({"experiment": traces.notebook.slug, "diagnosis": found})
+    epochs = counted(len(traces.results), "epoch")
+    output.line(f"{traces.notebook.slug}: {len(found.items)} {split} items over {epochs}", "bold")
+    best = traces.notebook.best
+    where = f"epoch {best.number}, the best" if best else "the best epoch"
+    _ids(output, "never passed", found.always_failing)
+    for title, ids in (("never measured", found.never_measured), ("never scored", found.unscored)):
+        if ids:
+            _ids(output, title, ids)
+    if found.graded:
+        told = f"graded by {traces.notebook.monitor[0]}, neither passed nor failed"
+        output.line(f"{told}: {len(found.graded)}")
+    _ids(output, "changed three times or more", found.flaky)
+    _ids(output, f"passed at the baseline, not at {where}", found.regressed)
+    _ids(output, f"failed at the baseline, passes at {where}", found.fixed)
+    if found.changes:
+        output.line("what each epoch did to the state before it:")
+    if len(found.changes) > _CHANGES:
+        output.line(f"  (the last {_CHANGES} of {len(found.changes)} epochs; --json has all)")
+    for change in found.changes[-_CHANGES:]:
+        broke = f", broke {len(change.broken)}" if change.broken else ""
+        told = f"fixed {len(change.fixed)}{broke}"
+        if found.graded:
+            told = f"{len(change.better)} better, {len(change.worse)} worse"
+        output.line(
+            f"  epoch {change.epoch} ({change.verdict}): {told}  {change.strategy}".rstrip()
+        )
+    _nodes_in_words(output, found)
+    if found.items:
+        output.line(f"one item: autopilot trace inspect {found.items[0].id}")
+        output.line(f"draw it:  autopilot diagnose heatmap {traces.notebook.slug}")
+
+
+def _ids(output: Output, title: str, ids: Sequence[str]) -> None:
+    more = f", and {len(ids) - _IDS} more" if len(ids) > _IDS else ""
+    listed = f": {', '.join(ids[:_IDS])}{more}" if ids else ""
+    output.line(f"{title}: {len(ids)}{listed}")
+
+
+def _nodes_in_words(output: Output, found: Diagnosis) -> None:
+    if found.nodes:
+        output.line("lines of feedback by module:")
+    for node, row in sorted(found.nodes.items(), key=lambda pair: -sum(pair[1].values())):
+        output.line(f"  {node}: {sum(row.values())} in {counted(len(row), 'epoch')}")
+
+
+def heatmap(
+    context: Context,
+    name: arguments.Name = None,
+    split: arguments.Split = "val",
+    nodes: Annotated[
+        bool, typer.Option("--nodes", help="Modules by epochs: how much feedback each got.")
+    ] = False,
+    count: Annotated[int, typer.Option("-n", min=1, help="At most so many rows.")] = 40,
+) -> None:
+    """Draw items by epochs, the most often failing first; or modules by epochs.
+
+    What was not evaluated is a dot, which is not a failure: an epoch whose state was known has no
+    results of its own.
+
+    \b
+    autopilot diagnose heatmap
+    autopilot diagnose heatmap classifier-1 --nodes
+    """
+    traces, output = _traces(context, name, split), context.output
+    notebook = traces.notebook
+    numbers = [epoch.number for epoch in notebook.epochs]
+    verdicts = {epoch.number: epoch.verdict for epoch in notebook.epochs}
+    room = max((output.width or _WIDTH) - _NAME - 2, 10)
+    shown = numbers[-room:]
+    if nodes:
+        rows = traces.nodes()
+        output.document({"experiment": notebook.slug, "epochs": numbers, "nodes": rows})
+        most = max((n for row in rows.values() for n in row.values()), default=1)
+        _axis(output, shown, numbers)
+        for node, row in rows.items():
+            cells = "".join(_shade(row.get(number, 0), most) for number in shown)
+            _row(output, node, cells)
+        output.line(f"darker: more lines of feedback in the epoch, at most {most}")
+        return
+    items = traces.items
+    document = {item.id: {str(n): how for n, how in item.outcomes.items()} for item in items}
+    output.document({"experiment": notebook.slug, "epochs": numbers, "items": document})
+    _axis(output, shown, numbers)
+    for item in items[:count]:
+        cells = "".join(_SIGNS[item.outcomes.get(number)] for number in shown)
+        _row(output, item.id, cells)
+    if len(items) > count:
+        output.line(f"and {len(items) - count} that failed less often (-n shows more)")
+    signs = {"baseline": "b", "kept": "k", "rejected": "r"}
+    _row(output, "", "".join(signs[verdicts[number]] for number in shown))
+    output.line("item:  + passed  x failed  ! raised an error  . not evaluated")
+    if any({"unmeasured", "unscored"} & set(item.outcomes.values()) for item in items):
+        output.line("       ? could not be measured  - neither passed nor failed")
+    output.line("epoch: b baseline  k kept  r rejected")
+
+
+def _axis(output: Output, shown: Sequence[int], numbers: Sequence[int]) -> None:
+    """The epochs' numbers, one every ten columns."""
+    line = ""
+    for at, number in enumerate(shown):
+        if number % 10 == 0 or at == 0:
+            line = line.ljust(at) + (str(number) if len(line) <= at else "")
+    _row(output, "epoch", line)
+    if len(shown) < len(numbers):
+        output.line(f"the last {len(shown)} of {len(numbers)} epochs; --json has all")
+
+
+def _row(output: Output, name: str, cells: str) -> None:
+    output.line(f"{shorten(name, _NAME):<{_NAME}}  {cells}".rstrip())
+
+
+def _shade(count: int, most: int) -> str:
+    return _SHADES[-(-count * (len(_SHADES) - 1) // most)]
+
+
+def _traces(context: Context, name: str | None, split: str) -> Traces:
+    traces = Traces(context.notebook(name), split)
+    if not traces.results:
+        raise ExperimentError(
+            f"no {split} results of {traces.notebook.slug} are recorded here",
+            hint="val is recorded by every epoch, test at the end; a clone gets them by fetching "
+            "refs/notes/autopilot/*",
+        )
+    return traces
+
+
 COMMANDS = {"collect": collect, "inspect": inspect}
+DIAGNOSE = {"run": run, "heatmap": heatmap}

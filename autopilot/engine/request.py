@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -27,53 +28,93 @@ DEFAULT_MAX_EPOCHS = 100
 DEFAULT_PATIENCE = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Stop conditions, the deciding metric and the like. None: not asked for.
+class Direction(StrEnum):
+    """Of a metric."""
+
+    max = "max"
+    min = "min"
+
+
+def _option(text: str, *, fixed: bool = False, **details: Any) -> Any:
+    """An option's field; the command line is made from its metadata.
 
     Args:
-        max_epochs: The number of the last epoch.
-        monitor: The val metric that decides.
-        mode: Its direction, "max" or "min".
-        failed_value: Its value for an item with an error.
-        patience: Epochs in a row without improvement.
-        target: Value of the monitored metric.
-        plateau: Window of epochs in which the best must gain min_delta.
-        min_delta: See plateau.
-        budget_evaluations: Items evaluated.
-        budget_seconds: Wall clock.
-        budget_tokens: Model tokens.
-        budget_usd: Dollars.
-        budget_calls: Model calls.
-        accumulate: Batches between two optimizer steps.
-        num_workers: Threads that run the items of a batch side by side.
-        block_after: When a strategy is blocked, see Memory.
-        max_wait: Seconds to wait for a service that does not answer.
+        text: Says what it does.
+        fixed: Holds for the whole experiment: a resumed run cannot change it.
+        details: As typer.Option takes them; `names` is the option if it is not the field's name,
+            `type` what it is read as if not the field's type.
+    """
+    return field(default=None, metadata={"help": text, "fixed": fixed, **details})
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How long a run goes on and what decides: the one table of options. None: not asked for.
+
+    Args:
         prices: MODEL=INPUT/OUTPUT, in dollars for a million tokens.
         measure_noise: See Trainer.
         repeat: See Trainer.
     """
 
-    max_epochs: int | None = None
-    monitor: str | None = None
-    mode: str | None = None
-    failed_value: float | None = None
-    patience: int | None = None
-    target: float | None = None
-    plateau: int | None = None
-    min_delta: float | None = None
-    budget_evaluations: int | None = None
-    budget_seconds: float | None = None
-    budget_tokens: int | None = None
-    budget_usd: float | None = None
-    budget_calls: int | None = None
-    accumulate: int | None = None
-    num_workers: int | None = None
-    block_after: int | None = None
-    max_wait: float | None = None
-    prices: Sequence[str] | None = None
-    measure_noise: bool | None = None
-    repeat: int | None = None
+    max_epochs: int | None = _option("Number of the last epoch; 100 unless given.", min=1)
+    monitor: str | None = _option(
+        "The val metric that decides; the module's if not given.", fixed=True
+    )
+    mode: str | None = _option(
+        "Whether a higher or a lower value is better, where nothing states it.",
+        fixed=True,
+        type=Direction,
+    )
+    failed_value: float | None = _option(
+        "What an item that raised counts as in the monitored metric; it has no value if not.",
+        fixed=True,
+    )
+    patience: int | None = _option(
+        "Stop after so many epochs in a row without improvement; 10 unless limits are given.", min=1
+    )
+    target: float | None = _option("Stop when the monitored metric reaches this.")
+    plateau: int | None = _option(
+        "Stop when the best gained under --min-delta in so many epochs.", min=1
+    )
+    min_delta: float | None = _option("The gain that --plateau asks for; 0.001 unless given.")
+    budget_evaluations: int | None = _option(
+        "Stop before more items than this are evaluated.", min=1
+    )
+    budget_seconds: float | None = _option("Stop after so much wall clock.", min=0)
+    budget_tokens: int | None = _option("Stop after so many model tokens.", min=1)
+    budget_usd: float | None = _option("Stop after so many dollars.", min=0)
+    budget_calls: int | None = _option("Stop after so many model calls.", min=0)
+    block_after: int | None = _option(
+        "Block a strategy that does nothing so many times in a row, or one of whose new states "
+        "none is kept in ten times as many tries; 3 unless given, 0: never.",
+        min=0,
+    )
+    max_wait: float | None = _option(
+        "Wait so long for a service that does not answer; 1800 unless given, 0: not at all.",
+        min=0,
+        metavar="SECONDS",
+    )
+    prices: Sequence[str] | None = _option(
+        "Dollars for a million tokens read and written, where the table is old or has none.",
+        type=list[str],
+        names="--price",
+        metavar="MODEL=IN/OUT",
+    )
+    accumulate: int | None = _option(
+        "Batches between two optimizer steps; one step an epoch if not.", fixed=True, min=1
+    )
+    num_workers: int | None = _option(
+        "Threads for the items of a batch, if they wait on a network.", fixed=True, min=1
+    )
+    measure_noise: bool | None = _option(
+        "Measure the baseline's val split twice; unless given, where that calls no model.",
+        fixed=True,
+        names="--measure-noise/--no-measure-noise",
+    )
+    repeat: int | None = _option(
+        "Measure each val item so often, and judge the means.", fixed=True, min=1
+    )
 
     def given(self) -> dict[str, Any]:
         """The options that were asked for, by name."""

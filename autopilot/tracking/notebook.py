@@ -35,6 +35,9 @@ from autopilot.git.repository import Repository
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import Layout, experiments, tagged_epochs
 
+# What names an epoch of every experiment; "tip" and "last" are the newest.
+EPOCH_WORDS = ("best", "last", "tip", "baseline")
+
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
@@ -325,15 +328,16 @@ class Notebook:
         """The epoch that a user means.
 
         Args:
-            name: A number, "best", "last", "baseline", a tag, or a commit of the branch; a rollback
-                commit belongs to the epoch that was rejected.
+            name: A number, "best", "last" or "tip" (the newest), "baseline", a tag, or a commit of
+                the branch; a rollback commit belongs to the epoch that was rejected.
 
         Raises:
             ExperimentError: it names no judged epoch.
         """
-        if name in ("best", "last", "baseline"):
-            place = {"best": self.last.best_epoch, "last": self.last.epoch} if self.last else {}
-            return self.epoch(place.get(name, 0))
+        if name in EPOCH_WORDS:
+            if name == "baseline" or self.last is None:
+                return self.epoch(0)
+            return self.epoch(self.last.best_epoch if name == "best" else self.last.epoch)
         short = name.removeprefix("refs/tags/").removeprefix(f"{self.layout.branch_name}/")
         number = short.removeprefix("epoch-")
         is_number = number.isascii() and number.isdigit()

@@ -18,7 +18,7 @@ from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
 from tests.cli.conftest import ROOT
-from tests.cli.test_sync import (  # noqa: F401  # fixtures
+from tests.cli.test_sharing import (  # noqa: F401  # fixtures
     api,
     forked,
     get,

@@ -13,7 +13,7 @@ import pytest
 
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
-from autopilot.cli.reporting import report
+from autopilot.cli.reading import report
 from autopilot.errors import UsageError
 from autopilot.git.commands import run_git
 from autopilot.report.collection import between, collect

@@ -304,7 +304,7 @@ def test_what_cannot_be_is_refused(ruled):
     ruled.refused("memory", "block", " ", says=("needs a name",), hints=("log",), code=2)
     ruled.refused(
         *("memory", "query", "--all", "-e", "demo"),
-        says=("--all and --slug",),
+        says=("--all and demo",),
         hints=("leave one",),
         code=2,
     )

@@ -1,0 +1,355 @@
+"""Arguments that several commands take, and how they are read: experiments, epochs, options.
+
+An experiment is named in one way everywhere: NAME as the first word, or -e NAME; without either it
+is the newest. Where an epoch may follow, a number, best, last, tip or baseline is an epoch, and so
+are a tag and a commit; any other word is a name.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
+from itertools import zip_longest
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import typer
+
+from autopilot.cli.context import Context
+from autopilot.errors import AutopilotError, ExperimentError, TargetError, UsageError
+
+
+def experiment_names(ctx: Any, incomplete: str) -> list[str]:
+    """Completes experiments here whose names begin so; with -p, without their project in front."""
+    from autopilot.git.repository import Repository
+    from autopilot.tracking.layout import experiments
+
+    project = _common_option(ctx, "project")
+    prefix = f"{project}/" if project else ""
+    try:
+        found = experiments(Repository.discover(_folder(ctx)))
+    except AutopilotError:
+        return []
+    names = [slug.removeprefix(prefix) for slug in found if slug.startswith(prefix)]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def project_names(ctx: Any, incomplete: str) -> list[str]:
+    """Completes projects of the workspace here whose names begin so."""
+    from autopilot.projects.project import find_workspace, projects_of
+
+    workspace = find_workspace(_folder(ctx))
+    names = [project.name for project in projects_of(workspace)] if workspace else []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _folder(ctx: Any) -> Path:
+    return Path(_common_option(ctx, "folder") or Path.cwd()).absolute()
+
+
+def _common_option(ctx: Any, name: str) -> Any:
+    """A common option, before or behind the command's name."""
+    while ctx is not None:
+        if ctx.params.get(name):
+            return ctx.params[name]
+        ctx = ctx.parent
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """An argument that is recognized by its place and its looks.
+
+    Args:
+        shown: As the usage line has it.
+        help: A sentence.
+        kind: "name" of an experiment; "ref", a name, or a branch or commit that stands for it;
+            "target", which may stand where the name may; "epoch"; or "" for all else.
+        option: May be used instead: "--epoch".
+    """
+
+    shown: str
+    help: str
+    kind: str = ""
+    option: str = ""
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is the first of the words, or left out."""
+        return self.kind in ("name", "ref", "target")
+
+
+_EPOCH = Word("EPOCH", "A number, best, last, tip, baseline, a tag or a commit.", "epoch")
+_EPOCH_TOO = Word("EPOCH", f"{_EPOCH.help} best if not given.", "epoch", "--epoch")
+Name = Annotated[str | None, Word("NAME", "The experiment; the newest if not given.", "name")]
+NameOrTarget = Annotated[str | None, Word("TARGET", "Your checkout's, as run takes it.", "target")]
+Epoch = Annotated[str, _EPOCH]
+MaybeEpoch = Annotated[str | None, _EPOCH]
+EpochOrOption = Annotated[str, _EPOCH_TOO]
+MaybeEpochOrOption = Annotated[str | None, _EPOCH_TOO]
+
+NAME_OPTION = typer.Option(
+    "--slug", "-e", metavar="NAME", help="The same as NAME.", autocompletion=experiment_names
+)
+
+Target = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="TARGET",
+        help="path/to/file.py, path/to/file.py:Name or package.module:Name: an AutoPilotModule, or "
+        "a callable that returns one; the module of the project (-p) if not given.",
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Shuffling and evaluation derive from it.")]
+Hparams = Annotated[
+    list[str] | None,
+    typer.Option("-H", metavar="KEY=VALUE", help="A constructor argument; may be repeated."),
+]
+Links = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATH", help="An ignored path that the evaluation needs."),
+]
+InPlace = Annotated[
+    bool, typer.Option("--in-place", help="Work in this checkout, not in a worktree.")
+]
+IncludeDirty = Annotated[
+    bool, typer.Option("--include-dirty", help="Start from the parameters' uncommitted content.")
+]
+Idea = Annotated[str, typer.Option(help="What is tried, in words; written down.")]
+Hypothesis = Annotated[str, typer.Option(help="What is expected of it; written down.")]
+Reason = Annotated[str, typer.Option(help="Why; written down.")]
+Reviewer = Annotated[str, typer.Option(help="Who decides; you, as git knows you.")]
+Live = Annotated[
+    bool, typer.Option("--live", help="Ask models anew instead of the recorded replies.")
+]
+Stat = Annotated[
+    bool, typer.Option("--stat", help="Name the changed files instead of the changes.")
+]
+Split = Annotated[str, typer.Option(help="Of which the results are: val or test.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")]
+
+
+class Arguments:
+    """The arguments of a command: as typer reads them, and as its function takes them.
+
+    Args:
+        function: A command, `(context, ...)`. Its parameters with a Word become arguments, and
+            options that may stand for them. A parameter that is a dataclass becomes an option for
+            each field, or for the fields that its annotation names.
+
+    Attributes:
+        parameters: For typer.
+    """
+
+    def __init__(self, function: Callable[..., int | None]) -> None:
+        self._heads: dict[str, tuple[Word, inspect.Parameter]] = {}
+        self._others: dict[str, tuple[Word, inspect.Parameter]] = {}
+        self._tables: dict[str, tuple[Any, list[str]]] = {}
+        own: list[inspect.Parameter] = []
+        signature = inspect.signature(function, eval_str=True)
+        for name, parameter in list(signature.parameters.items())[1:]:
+            is_annotated = get_origin(parameter.annotation) is Annotated
+            kind, *details = get_args(parameter.annotation) if is_annotated else [None]
+            kind = kind or parameter.annotation
+            if is_dataclass(kind):
+                chosen = [f.name for f in fields(kind) if not details or f.name in details]
+                self._tables[name] = kind, chosen
+                own += _options(kind, chosen)
+            elif details and isinstance(details[0], Word):
+                places = self._heads if details[0].leads else self._others
+                places[name] = details[0], parameter
+            else:
+                own.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        # A name may be left out in front of words that may not: then these are counted from behind.
+        self._counted = any(map(_needed, self._others.values()))
+        self.parameters = [*self._word_parameters(), *own]
+
+    def _word_parameters(self) -> list[inspect.Parameter]:
+        found, options = [], []
+        if self._heads:
+            words = [word for word, _ in self._heads.values()]
+            argument = typer.Argument(
+                metavar="|".join(word.shown for word in words),
+                help=" ".join(word.help for word in words),
+                autocompletion=experiment_names,
+            )
+            kind = list[str] | None if self._counted else str | None
+            found.append(declared("head", kind, argument))
+            options.append(declared("named", str | None, NAME_OPTION))
+        for name, (word, parameter) in self._others.items():
+            argument = typer.Argument(metavar=word.shown, help=word.help)
+            if _needed((word, parameter)):
+                kind = get_args(parameter.annotation)[0]
+                found.append(declared(f"word_{name}", kind, argument, inspect.Parameter.empty))
+            else:
+                found.append(declared(f"word_{name}", str | None, argument))
+            if word.option:
+                option = typer.Option(word.option, metavar=word.shown, help="The same as EPOCH.")
+                options.append(declared(f"named_{name}", str | None, option))
+        return found + options
+
+    def values(self, context: Context, path: str, given: dict[str, Any]) -> dict[str, Any]:
+        """What the function takes, of what typer read.
+
+        Args:
+            context: The command's.
+            path: How it was called, for hints.
+            given: By the names of `parameters`.
+
+        Raises:
+            UsageError: too few words or too many, or two different experiments or epochs.
+            ExperimentError: a word is neither an experiment nor an epoch.
+        """
+        try:
+            return self._values(context, given)
+        except UsageError as error:
+            raise UsageError(error.message, hint=error.hint or f"see: {path} --help") from error
+
+    def _values(self, context: Context, given: dict[str, Any]) -> dict[str, Any]:
+        for name, (kind, chosen) in self._tables.items():
+            read = {field: given.pop(f"option_{field}") for field in chosen}
+            given[name] = kind(**{field: _plain(value) for field, value in read.items()})
+        head = given.pop("head", None)
+        words = [*(head or ())] if self._counted else [head]
+        others = [given.pop(f"word_{name}") for name in self._others]
+        found: dict[str, Any] = dict.fromkeys(self._heads)
+        if self._counted:
+            if len(words) > 1:
+                raise UsageError(f"Got unexpected extra argument ({words[0]})", hint="")
+            if words:
+                found[next(iter(self._heads))] = words[0]
+        else:
+            others = [word for word in (*words, *others) if word is not None]
+            if self._heads and others:
+                others = self._split(context, others, found)
+        for (name, (word, parameter)), text in zip_longest(self._others.items(), others):
+            text = _one_of(word.option, text, given.pop(f"named_{name}", None))
+            found[name] = parameter.default if text is None else text
+        if self._heads:
+            first = next(iter(self._heads))
+            found[first] = self._name(context, first, found, given.pop("named"))
+        return given | found
+
+    def _split(self, context: Context, words: list[str], found: dict[str, Any]) -> list[str]:
+        """Takes the name or target from the words, if the first is one."""
+        *_, last = heads = list(self._heads)
+        word, is_one_more = words[0], len(words) > len(self._others)
+        if self._heads[last][0].kind == "target" and _is_target(context, word):
+            found[last] = word
+            return words[1:]
+        if not is_one_more and _is_epoch(context, word):
+            return words
+        if self._others and not _is_experiment(context, word):
+            if is_one_more and _is_plain_epoch(word):
+                raise UsageError(f"Got unexpected extra argument ({words[-1]})", hint="")
+            if not is_one_more:
+                raise _is_neither(context, word)
+        # Where there is a word too many for epochs, the first is a name whatever it looks like.
+        found[heads[0]] = word
+        return words[1:]
+
+    def _name(
+        self, context: Context, head: str, found: dict[str, Any], named: str | None
+    ) -> str | None:
+        """The experiment that the words and -e name; None for the newest."""
+        from autopilot.tracking.finding import experiment_of
+
+        word = self._heads[head][0]
+        typed = found[head]
+        if word.kind == "name":
+            typed, named = (text and context.full_slug(text) for text in (typed, named))
+        name = _one_of("-e", typed, named)
+        if name is None and _needed(self._heads[head]):
+            raise UsageError(f"Missing argument '{word.shown}'.", hint="")
+        epochs = [found[n] for n, (each, _) in self._others.items() if each.kind == "epoch"]
+        for text in filter(None, epochs if name is None else ()):
+            # A tag or a commit says which experiment's it is.
+            if not _is_plain_epoch(text):
+                return experiment_of(context.repository(), text)
+        return name
+
+
+def _needed(pair: tuple[Word, inspect.Parameter]) -> bool:
+    return pair[1].default is inspect.Parameter.empty
+
+
+def _one_of(option: str, typed: str | None, given: str | None) -> str | None:
+    """What was typed as a word or behind an option.
+
+    Raises:
+        UsageError: they differ.
+    """
+    if typed is not None and given is not None and typed != given:
+        raise UsageError(f"{typed} and {option} {given} differ", hint="leave one of them out")
+    return given if typed is None else typed
+
+
+def _is_plain_epoch(word: str) -> bool:
+    """Whether a word is an epoch of whatever experiment; digits are, however many."""
+    from autopilot.tracking.notebook import EPOCH_WORDS
+
+    number = word.removeprefix("epoch-")
+    return word in EPOCH_WORDS or (number.isascii() and number.isdigit())
+
+
+def _is_experiment(context: Context, word: str) -> bool:
+    from autopilot.tracking.layout import experiments
+
+    return context.full_slug(word) in experiments(context.repository())
+
+
+def _is_epoch(context: Context, word: str) -> bool:
+    """Whether a word that may be a name is an epoch: it looks so, or is a tag or a commit."""
+    from autopilot.tracking.finding import experiment_of
+
+    if _is_plain_epoch(word):
+        return True
+    return not _is_experiment(context, word) and bool(experiment_of(context.repository(), word))
+
+
+def _is_neither(context: Context, word: str) -> ExperimentError:
+    from autopilot.tracking.notebook import Notebook
+
+    hint = f"an epoch is {_EPOCH.help[0].lower()}{_EPOCH.help[1:-1]}"
+    try:
+        Notebook(context.repository(), context.full_slug(word))
+    except ExperimentError as error:
+        hint = f"{error.hint}; {hint}"
+    return ExperimentError(f"{word!r} is neither an experiment nor an epoch", hint=hint)
+
+
+def _is_target(context: Context, word: str) -> bool:
+    from autopilot.engine.target import parse_target
+
+    try:
+        parse_target(word)
+    except TargetError:
+        return False
+    return not _is_experiment(context, word)
+
+
+def declared(name: str, kind: Any, details: Any, default: Any = None) -> inspect.Parameter:
+    """An argument or option as typer reads it: its type and its typer.Argument or typer.Option."""
+    place = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, place, default=default, annotation=Annotated[kind, details])
+
+
+def _options(table: Any, chosen: list[str]) -> list[inspect.Parameter]:
+    """The options of a table: fields of a dataclass with help and more in their metadata."""
+    kinds, found = get_type_hints(table), []
+    for field in fields(table):
+        if field.name in chosen:
+            details = {key: value for key, value in field.metadata.items() if key != "fixed"}
+            kind = details.pop("type", None)
+            names = details.pop("names", "--" + field.name.replace("_", "-"))
+            option = typer.Option(names, **details)
+            kind = kinds[field.name] if kind is None else kind | None
+            found.append(declared(f"option_{field.name}", kind, option))
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """An option as Options has it: no enum, and None where a list is empty."""
+    return value.value if isinstance(value, Enum) else None if value == [] else value
