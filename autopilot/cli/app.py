@@ -225,6 +225,8 @@ def invoke(app: typer.Typer, arguments: list[str]) -> int:
     Raises:
         AutopilotError: the command failed; wrong usage is a UsageError.
     """
+    # A call that failed before its command was made has left its options.
+    _before.clear()
     try:
         code = typer.main.get_command(app).main(arguments, "autopilot", standalone_mode=False)
     except _WRONG_USAGE as error:

@@ -135,6 +135,8 @@ def diff(
         document = {"experiment": notebook.slug, "title": title, "files": file_documents(counts)}
         output.document(document | {"patch": patch})
     elif counts:
+        if stat and not output.is_terminal:
+            output.line(title)
         print_change(output, notebook, title, before, after, stat=stat)
     else:
         output.warning(f"{title}: no difference")

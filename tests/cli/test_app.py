@@ -49,3 +49,12 @@ def test_every_command_prints_one_document(
 def test_a_mistyped_command_is_told_what_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
     assert AutoPilotCLI().run(["repaly"]) == 2
     assert "No such command 'repaly'. Did you mean 'replay'?" in capsys.readouterr().err
+
+
+def test_options_of_a_call_that_failed_do_not_reach_the_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert AutoPilotCLI().run(["--json", "status", "--nosuch"]) == 2
+    capsys.readouterr()
+    assert AutoPilotCLI().run(["-C", str(tmp_path / "nowhere"), "status"]) == 2
+    assert capsys.readouterr().out == ""
