@@ -82,7 +82,7 @@ def git_status(story):
 
 def test_by_default_it_is_written_where_git_does_not_look(story):
     before = git_status(story)
-    told = call(story, slug="story")
+    told = call(story, name="story")
     path = story.repo.common_dir / "autopilot" / "reports" / "story.html"
     assert f"wrote {path}" in told
     assert f"read it: {path.as_uri()}" in told
@@ -93,7 +93,7 @@ def test_by_default_it_is_written_where_git_does_not_look(story):
 def test_a_file_that_git_sees_is_pointed_out(story):
     target = Path(story.repo.workdir) / "out" / "page.html"
     try:
-        told = call(story, slug="story", to=Path("out/page.html"))
+        told = call(story, name="story", to=Path("out/page.html"))
         assert "note: out/page.html is in your repository and not ignored" in told
         assert target.is_file()
         assert [p.name for p in target.parent.iterdir()] == ["page.html"]
@@ -103,7 +103,7 @@ def test_a_file_that_git_sees_is_pointed_out(story):
 
 
 def test_a_folder_gets_the_file_by_its_name(story, tmp_path):
-    document = json.loads(call(story, as_json=True, slug="story", to=tmp_path))
+    document = json.loads(call(story, as_json=True, name="story", to=tmp_path))
     path = tmp_path / "story.html"
     assert document == {
         "experiments": ["story"],
@@ -114,10 +114,10 @@ def test_a_folder_gets_the_file_by_its_name(story, tmp_path):
 
 
 def test_markdown_goes_to_a_file_too(story, tmp_path):
-    told = call(story, slug="story", md=True, to=tmp_path)
+    told = call(story, name="story", md=True, to=tmp_path)
     assert told == f"story: wrote {tmp_path / 'story.md'}\n"
     assert (tmp_path / "story.md").read_text(encoding="utf-8") == markdown(story)
-    document = json.loads(call(story, as_json=True, slug="story", md=True))
+    document = json.loads(call(story, as_json=True, name="story", md=True))
     assert (document["experiment"], document["markdown"]) == ("story", markdown(story))
     assert [item["outcome"] for item in document["items"]][:2] == ["passed", "passed"]
 
@@ -126,7 +126,7 @@ def test_markdown_goes_to_a_file_too(story, tmp_path):
 def test_it_is_opened_where_there_is_a_browser(story, tmp_path, monkeypatch, there):
     asked = []
     monkeypatch.setattr("webbrowser.open", lambda address: asked.append(address) or there)
-    told = call(story, slug="story", to=tmp_path / "ü.html", open_it=True)
+    told = call(story, name="story", to=tmp_path / "ü.html", open_it=True)
     assert asked == [(tmp_path / "ü.html").as_uri()]
     assert ("no browser was found; open it by hand" in told) is not there
 
@@ -140,7 +140,7 @@ def test_two_are_compared_in_one_file(story, tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        {"slug": "story", "compare": ("story", "story-fork")},
+        {"name": "story", "compare": ("story", "story-fork")},
         {"md": True, "compare": ("story", "story-fork")},
         {"md": True, "open_it": True},
     ],
@@ -153,7 +153,7 @@ def test_what_does_not_go_together_is_refused(story, options):
 def test_a_place_that_cannot_be_written_is_named(story, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot write") as refused:
-        call(story, slug="story", to=tmp_path / "file" / "page.html")
+        call(story, name="story", to=tmp_path / "file" / "page.html")
     assert refused.value.hint == "name another file with -o"
 
 
