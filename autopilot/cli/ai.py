@@ -20,10 +20,10 @@ from autopilot.ai.datasets.judging import Judging, JudgingSummary
 from autopilot.ai.datasets.worklist import Origin, Watch
 from autopilot.ai.judge import Judge
 from autopilot.ai.model.recording import spent_beside
+from autopilot.cli.arguments import Hparams
 from autopilot.cli.context import CommandGroup, Commands, Context
 from autopilot.cli.output import INTERRUPTED, Output, own_stdout
 from autopilot.cli.pages import dataset as pages
-from autopilot.cli.running import Hparams
 from autopilot.core.figures import spending
 from autopilot.core.records.ledger import Ledger, Limits
 from autopilot.engine.supervisor import interruptible
