@@ -21,10 +21,10 @@ from autopilot.git.hooks import (
 )
 from autopilot.git.remotes import default_remote, is_address, remotes, shown
 from autopilot.git.repository import Repository
+from autopilot.sharing.fetching import Synced
 from autopilot.sharing.fetching import fetch as receive
 from autopilot.sharing.hooks import CLIENT, SERVER, hook_texts
 from autopilot.sharing.pushing import push as send
-from autopilot.sharing.fetching import Synced
 from autopilot.text import counted
 from autopilot.tracking.layout import experiments
 
