@@ -67,6 +67,7 @@ class AnthropicAgent(Agent):
         )
         session = context.session_id or uuid.uuid4().hex
         with self._lock:
+            # Taken out first: the dict's order is that of the latest use, and its head is dropped.
             self._sessions.pop(session, None)
             self._sessions[session] = messages
             while len(self._sessions) > _SESSIONS:
@@ -129,7 +130,12 @@ class TextEditor(Tool):
             return "\n".join(below)
         parameter, name = self._find(path)
         lines = _read(parameter, name).splitlines()
-        first, last = _range(arguments.get("view_range"), len(lines))
+        first, last = 1, len(lines)
+        given = arguments.get("view_range")
+        if isinstance(given, list | tuple) and len(given) == 2:
+            # The API's -1 is the end of the file.
+            end = last if int(given[1]) == -1 else int(given[1])
+            first, last = max(int(given[0]), first), min(end, last)
         return "\n".join(f"{n}\t{lines[n - 1]}" for n in range(first, last + 1))
 
     def create(self, arguments: Mapping[str, Any]) -> str:
@@ -163,6 +169,7 @@ class TextEditor(Tool):
             raise AgentError(
                 f"there is no line {after!r} in {path}", hint=f"insert_line is 0 to {len(lines)}"
             )
+        # The last line of a file may lack its newline.
         if after and not lines[after - 1].endswith("\n"):
             lines[after - 1] += "\n"
         if not added.endswith("\n"):
@@ -213,10 +220,3 @@ def _text(arguments: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str):
         raise AgentError(f"{name} is missing", hint=f"{name} is a text")
     return value
-
-
-def _range(given: object, count: int) -> tuple[int, int]:
-    if not isinstance(given, list | tuple) or len(given) != 2:
-        return 1, count
-    first, last = int(given[0]), int(given[1])
-    return max(first, 1), count if last == -1 else min(last, count)

@@ -185,6 +185,7 @@ class CommandAgent(Agent):
             return run_process(
                 self.command, stdin=prompt, folder=folder, timeout_s=timeout_s, hint=hint
             )
+        # Outside of the working directory, where the agent's edits are looked for.
         with tempfile.TemporaryDirectory(prefix="autopilot-") as place:
             file = Path(place, "prompt.md")
             file.write_text(clean(prompt), encoding="utf-8")
@@ -211,6 +212,7 @@ def _spending(role: str, model: str, most_usd: float) -> Iterator[Reservation]:
         try:
             yield reservation
         except AgentNotFoundError:
+            # It was never started, so nothing can have been paid.
             raise
         except AgentError as error:
             reservation.settle(Cost(), known=False)

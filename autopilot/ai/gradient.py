@@ -98,6 +98,7 @@ class AgentCollator(GradientCollator):
                 max_retries=self.max_retries,
             )
         except AgentError as error:
+            # An outage is waited for by the run; only an unusable answer has a substitute.
             if is_infrastructure(error):
                 raise
             self.fallbacks.append(error.message)

@@ -218,6 +218,7 @@ def _fields_of(value: object) -> Mapping[str, Any] | None:
         return None
     if isinstance(value, str):
         return {"success": value}
+    # In this order: numpy's bools are numbers too.
     for name, read in (("success", truth), ("score", number)):
         with contextlib.suppress(ValueError):
             return {name: read(value)}

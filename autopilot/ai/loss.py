@@ -105,7 +105,16 @@ class JudgeLoss(Loss):
         self._by_hand: WeakValueDictionary[int, Datum] = WeakValueDictionary()
 
     def score(self, data: Datum, targets: Any) -> None:
-        chosen = [(i, t) for i, t in _pairs(data, targets) if self._is_to_be_scored(i)]
+        chosen = [
+            (item, target)
+            for item, target in _pairs(data, targets)
+            if item.attribution is None  # else it was judged already
+            and (
+                (self.every_item or self._lacks_score(item))
+                if self._is_own(item)
+                else item.outcome == "unscored"
+            )
+        ]
         for (item, _), found in zip(chosen, self.judge.attempt_all(chosen), strict=True):
             self._take(item, found)
 
@@ -125,6 +134,7 @@ class JudgeLoss(Loss):
             raise no_judgement(len(pairs), unscored[0].unmeasured or "")
         own = [pair for pair in pairs if pair[0].attribution is None and self._is_own(pair[0])]
         of_own = zip(own, self.judge.judge_all(own), strict=True)
+        # By identity: items of a batch may have equal ids.
         judged = {id(item): found for (item, _), found in of_own if not found.error}
         several = len(pairs) > 1
         findings = [
@@ -136,13 +146,6 @@ class JudgeLoss(Loss):
         if self.monitor == "score":
             findings.sort(key=lambda finding: -finding.severity)
         return self.collator.collate(findings) if findings else None
-
-    def _is_to_be_scored(self, item: Datum) -> bool:
-        if item.attribution is not None:
-            return False
-        if self._is_own(item):
-            return self.every_item or self._lacks_score(item)
-        return item.outcome == "unscored"
 
     def _is_own(self, item: Datum) -> bool:
         """Whether the module scored the item itself: by success, or by the monitored metric."""

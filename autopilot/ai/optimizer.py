@@ -111,6 +111,7 @@ class AgentOptimizer(Optimizer):
         try:
             return self._attempts(before, start)
         except BaseException:
+            # Ctrl-C and a spent budget too: a half-made edit must not be measured later.
             self._restore(before)
             raise
 
@@ -125,9 +126,14 @@ class AgentOptimizer(Optimizer):
 
     def build_prompt(self) -> str:
         """The prompt; parts that change least come first, so that the service can cache them."""
+        feedback = self._render_gradients()
         parts = [
-            ("What you may edit", "parameters", self._render_parameters()),
-            ("Feedback on the latest run", "feedback", self._render_gradients()),
+            (
+                "What you may edit",
+                "parameters",
+                show([*self._contents()], feedback, self.max_chars),
+            ),
+            ("Feedback on the latest run", "feedback", feedback),
             ("What was tried before", "memory", self.context.render() if self.context else ""),
         ]
         sections = [f"## {title}\n\n{fence(name, text)}" for title, name, text in parts if text]
@@ -162,6 +168,7 @@ class AgentOptimizer(Optimizer):
             except AgentReplyError as error:
                 problem = self._leak(before)
                 if not problem:
+                    # Only the description is missing: redoing the edit would be paid again.
                     problem = f"{error.message}. {error.hint}. Your edits stand: answer again."
                     unexplained = self._present() != start
             else:
@@ -178,6 +185,7 @@ class AgentOptimizer(Optimizer):
 
     def _leak(self, before: list[Any]) -> str:
         """Undoes an edit that writes a secret down, and returns the problem; else empty."""
+        # Secrets that stood in the files before are the user's own business.
         old = [leaked(text) for snapshot in before for text in _texts(snapshot)]
         new = [leaked(text) for p in self.parameters for text in _texts(p.snapshot())]
         found = sorted(set(new) - {"", *old})
@@ -205,6 +213,7 @@ class AgentOptimizer(Optimizer):
         if state == start:
             return "Your edit left everything as it was. Make a change."
         run = current_run()
+        # In a run the experiment knows the states of all sessions; by hand, only this object does.
         epoch = run.experiment.epoch_of_present_state() if run is not None else None
         if epoch is not None:
             return (
@@ -230,9 +239,6 @@ class AgentOptimizer(Optimizer):
             if parameter.grad is not None
         ]
         return shorten("\n\n".join(parts), self.max_chars)
-
-    def _render_parameters(self) -> str:
-        return show(list(self._contents()), self._render_gradients(), self.max_chars)
 
     def _contents(self) -> Iterator[tuple[str, str]]:
         for number, parameter in enumerate(self.parameters):

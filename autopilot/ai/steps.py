@@ -62,6 +62,7 @@ class WorkflowState:
 
     def keep(self, name: str, value: Any) -> None:
         """Puts a step's result in, as the latest one."""
+        # Taken out first: a step that runs again is the latest one.
         self.results.pop(name, None)
         self.results[name] = value
 
@@ -180,6 +181,7 @@ class BackStep(WorkflowStep):
         self.to, self.when, self.limit = to, when, limit
 
     def run(self, state: WorkflowState) -> str | None:
+        # The visit that is going on is counted already.
         if not self.when(state) or state.visits[self.name] > self.limit:
             return None
         return self.to

@@ -114,6 +114,7 @@ def service_error(model: str, status: int, said: str, hint: str = "") -> AgentEr
     """
     said = one_line(redact(said))
     text = f"{model}: the service answered {status}: {said}"
+    # Before the status itself: a 400 for missing credit is no fault of the request.
     if status == 402 or (status == 400 and any(sign in said.lower() for sign in _NO_CREDIT)):
         return NoCreditError(text, hint="add credit, or raise the account's limit")
     hint = hint or _HINTS.get(status, _SEE)
@@ -154,6 +155,7 @@ def may_be_charged(error: BaseException) -> bool:
 
     if not isinstance(error, anthropic.APIConnectionError):
         return False
+    # Without a connection nothing was sent; a timeout while reading is later than that.
     return "Connect" not in type(error.__cause__).__name__
 
 

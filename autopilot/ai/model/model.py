@@ -202,6 +202,7 @@ class Model:
         Arguments and errors are those of `complete`.
         """
         asked, role = self._asked(prompt, system), role or self.role
+        # Counting has no such argument.
         del asked["max_tokens"]
 
         def count() -> AgentResult:
