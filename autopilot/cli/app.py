@@ -23,7 +23,7 @@ from autopilot import audit
 from autopilot.cli.arguments import Arguments, declared, project_names
 from autopilot.cli.context import CommandGroup, CommandLine, Commands, Context
 from autopilot.cli.output import Output, redact_command
-from autopilot.errors import UsageError
+from autopilot.errors import AutopilotError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,8 +253,13 @@ def command(function: Callable[..., int | None], cli: CommandLine) -> Callable[.
     @functools.wraps(function)
     def run(**given: Any) -> int | None:
         common = {each.name: given.pop(each.name) for each in _COMMON}
-        context, path = _context(cli, common), given.pop("ctx").command_path
-        return function(context, **arguments.values(context, path, given))
+        context, ctx = _context(cli, common), given.pop("ctx")
+        context.output.options = frozenset(opt for each in ctx.command.params for opt in each.opts)
+        try:
+            return function(context, **arguments.values(context, ctx.command_path, given))
+        except AutopilotError as error:
+            error.hint = context.output.own_hint(error.hint)
+            raise
 
     ctx = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     _declare(run, [*arguments.parameters, *_COMMON, ctx])

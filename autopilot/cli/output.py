@@ -31,6 +31,9 @@ _SECRET_OPTION = re.compile(
 )
 _LOGIN = re.compile(r"(?<=://)[^/\s@]+(?=@)")
 _LONGEST_ARGUMENT = 200
+_ALTERNATIVE = re.compile(r"(?=[,;] or )")
+_SPELLED = re.compile(r"\b(autopilot|git|pip) ")
+_OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]+")
 
 
 class Output:
@@ -45,6 +48,7 @@ class Output:
 
     Attributes:
         goes_on: Whether the command goes on when nobody reads what it prints any more.
+        options: The options of the command; empty where it is not known.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Output:
     ) -> None:
         self.as_json, self.verbose, self.color = as_json, verbose, color
         self.goes_on = False
+        self.options: frozenset[str] = frozenset()
         self._stdout, self._stderr = stdout, stderr
 
     @classmethod
@@ -68,6 +73,12 @@ class Output:
             verbose="--verbose" in arguments,
             color="--no-color" not in arguments and "NO_COLOR" not in os.environ,
         )
+
+    def beside(self, stdout: TextIO) -> Output:
+        """The same on another stdout, for a program."""
+        made = Output(as_json=True, verbose=self.verbose, stdout=stdout)
+        made.options = self.options
+        return made
 
     @property
     def stdout(self) -> TextIO:
@@ -180,6 +191,20 @@ class Output:
         """One line on stderr."""
         print(_printable(f"warning: {text}", self.stderr), file=self.stderr, flush=True)
 
+    def own_hint(self, hint: str) -> str:
+        """A hint without the alternatives that take an option which this command does not have.
+
+        Several commands reach the errors of the library, and `--in-place` is for `run` alone.
+        """
+        if not self.options:
+            return hint
+        # What is spelled out as a command may have any option.
+        parts = [part for part in _ALTERNATIVE.split(hint) if part]
+        own = [
+            p for p in parts if _SPELLED.search(p) or self.options.issuperset(_OPTION.findall(p))
+        ]
+        return "".join(own).removeprefix(", or ").removeprefix("; or ") or hint
+
     def confirm(self, question: str, otherwise: str) -> bool:
         """Asks a person at the terminal; anything but yes is no.
 
@@ -198,7 +223,7 @@ class Output:
     def error(self, error: AutopilotError) -> None:
         """What is wrong, and what to do; on stderr."""
         # The user's own code may have put a key into what it raised.
-        message, hint = redact(error.message), redact(error.hint)
+        message, hint = redact(error.message), redact(self.own_hint(error.hint))
         traceback = redact(getattr(error, "user_traceback", ""))
         if traceback:
             print(_printable(traceback.rstrip(), self.stderr), file=self.stderr)
@@ -257,13 +282,13 @@ def own_stdout(output: Output) -> Iterator[Output]:
     except (OSError, ValueError):
         given = output.stdout
         with contextlib.redirect_stdout(sys.stderr):
-            yield Output(as_json=True, verbose=output.verbose, stdout=given)
+            yield output.beside(given)
         return
     sys.stdout.flush()
     with os.fdopen(os.dup(descriptor), "w", encoding="utf-8") as answers:
         os.dup2(sys.stderr.fileno(), descriptor)
         try:
-            yield Output(as_json=True, verbose=output.verbose, stdout=answers)
+            yield output.beside(answers)
         finally:
             sys.stdout.flush()
             answers.flush()

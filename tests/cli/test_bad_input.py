@@ -128,6 +128,8 @@ def test_a_cache_folder_that_cannot_be_written(place: Place) -> None:
 
     assert (done.code, "worktree" in done.error) == (1, True), done
     assert "--in-place" in done.hint, done
+    other = place.autopilot("optimize", "validate", "counter.py")
+    assert "make room" in other.hint and "--in-place" not in other.hint, other
     assert place.git("for-each-ref", "refs/heads/autopilot", "refs/notes") == ""
     assert len(place.git("worktree", "list").splitlines()) == 1
 

@@ -62,3 +62,16 @@ def test_a_line_with_odd_characters_does_not_steer_the_terminal():
     Output(stdout=stream).line("\x1b[2J \ud83d \0 \ud83d\ude00")
     stream.seek(0)
     assert stream.read() == "\\x1b[2J \ufffd \\x00 \U0001f600\n"
+
+
+def test_a_hint_offers_no_option_of_another_command() -> None:
+    output = Output()
+    output.options = frozenset({"--live", "--link"})
+    room = "make room there"
+    assert output.own_hint(f"{room}, or run with --in-place") == room
+    assert output.own_hint("record them; or let it: --live") == "record them; or let it: --live"
+    assert output.own_hint("ask anew: --nothing") == "ask anew: --nothing"
+    command = "autopilot resume demo --block-after 0"
+    assert output.own_hint(f"wait, or {command}") == f"wait, or {command}"
+    output.options = frozenset({"--in-place"})
+    assert output.own_hint(f"{room}, or run with --in-place").endswith("--in-place")
