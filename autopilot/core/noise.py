@@ -114,6 +114,7 @@ class GainGate(Gate):
         if view.best_value is None:
             return self.result(passed=True, reason=nothing_to_compare(view.monitor))
         gain = view.gain()
+        # An infinite value has no gain: it is no evidence that anything improved.
         passed, reason = self._weigh(view, 0.0 if gain is None else gain)
         return self.result(passed=passed, reason=reason)
 
@@ -216,7 +217,7 @@ class SignificantImprovement(GainGate):
         return True, f"{found}: p {shown} is within {limit}"
 
     def _of_items(self, view: EpochView) -> tuple[str, float] | str:
-        """What was found and its p-value; or why there is none."""
+        """A finding and its p-value; or the reason why there is none."""
         pairs = pair(view)
         if pairs.problem:
             return pairs.problem
@@ -269,7 +270,7 @@ def _indecisive(view: EpochView, reason: str) -> str:
 def compare(
     measurements: Sequence[Sequence[Datum]], monitored: Monitored, repeat: int = 1
 ) -> Noise:
-    """What of several measurements of a state differs, item by item.
+    """Compares several measurements of a state, item by item.
 
     An item differs if its outcome or its value of the monitored metric does; where the metric is of
     the whole split, if any of its numbers does. Items that one of the measurements could not
