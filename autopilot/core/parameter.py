@@ -58,7 +58,7 @@ class Parameter:
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Self:
         parameter = super().__new__(cls)
-        # Here too: the __init__ that a dataclass generates calls no other.
+        # Not in __init__: the one that a dataclass generates calls no other.
         vars(parameter).update(data=None, requires_grad=True, grad=None, name="")
         if _fields(cls):
             _check_fields(cls)
@@ -66,7 +66,6 @@ class Parameter:
 
     def __init__(self, data: Any = None, *, requires_grad: bool = True) -> None:
         self.data, self.requires_grad = data, requires_grad
-        self.grad, self.name = None, ""
 
     def accumulate_grad(self, gradient: Gradient) -> None:
         """Adds feedback to `grad`."""

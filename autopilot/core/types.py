@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -183,10 +184,8 @@ def datum_document(datum: Datum) -> dict[str, Any]:
 
 def count_outcomes(items: Iterable[Datum]) -> dict[Outcome, int]:
     """The number of items by outcome, in the order of OUTCOMES; zeros too."""
-    counts = dict.fromkeys(OUTCOMES, 0)
-    for item in items:
-        counts[item.outcome] += 1
-    return counts
+    counts = Counter(item.outcome for item in items)
+    return {outcome: counts[outcome] for outcome in OUTCOMES}
 
 
 def unlike_json(value: object, path: str) -> str:
