@@ -96,12 +96,13 @@ def check_setup(
     check_steps(module, ["train", *(s for s in ("val", "test") if loaders.get(s) is not None)])
     for split, loader in loaders.items():
         check_loader(loader, split)
-    if _is_absent("train", loaders):
+    absent = {split for split, loader in loaders.items() if loader is None}
+    if "train" in absent:
         raise ModuleError(
             f"there is no train split for {type(module).__name__}",
             hint="pass train_dataloaders, or define train_dataloader()",
         )
-    if monitor and _is_absent("val", loaders):
+    if monitor and "val" in absent:
         raise UsageError(
             f"there is no val split to monitor {monitor!r} on",
             hint="define val_dataloader(), or leave the monitor out",
@@ -113,7 +114,7 @@ def check_setup(
                 f"{gate.name} reads {split} metrics, and an epoch has those of train and val",
                 hint="let it read one of these: split='val'",
             )
-        if split == "val" and _is_absent("val", loaders):
+        if split == "val" and "val" in absent:
             raise ModuleError(
                 f"{gate.name} reads val metrics, and there is no val split",
                 hint="define val_dataloader(), or take the gate out",
@@ -220,11 +221,6 @@ def size_of(loader: Iterable[Any] | None) -> str:
     if loader is None:
         return "no"
     return str(len(loader)) if isinstance(loader, Sized) else "an unknown number of"
-
-
-def _is_absent(split: str, loaders: Mapping[str, Any]) -> bool:
-    """Whether it is known that there is no such split."""
-    return split in loaders and loaders[split] is None
 
 
 def check_steps(module: AutoPilotModule, splits: Iterable[str]) -> None:

@@ -10,15 +10,7 @@ from dataclasses import replace
 from types import EllipsisType
 from typing import Any
 
-from autopilot.core.callback import (
-    Callback,
-    Hooks,
-    Logger,
-    LoggerCallback,
-    RunView,
-    check_callback,
-    check_moments,
-)
+from autopilot.core.callback import Callback, Hooks, Logger, LoggerCallback, RunView, check_callback
 from autopilot.core.comparison import Monitored, metric_modes, monitored
 from autopilot.core.configuration import as_policy, callbacks_of, check_window, data_source, loss_of
 from autopilot.core.direction import direction_of, direction_words
@@ -430,7 +422,6 @@ class Trainer(RunView):
         """
         for name, parameter in module.named_parameters():
             parameter.name = name
-        check_moments(module)
         run = self.run
         callbacks = [*map(LoggerCallback, self.loggers), *self.callbacks, *callbacks_of(module)]
         run.hooks = Hooks(self, module, callbacks)
