@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from autopilot.git.commands import run_git
 from autopilot.git.repository import Repository
@@ -17,6 +18,10 @@ from autopilot.git.repository import Repository
 sys.path.insert(0, str(Path(__file__).parent))
 
 from server import KEY, MessagesServer, Reply, Script  # a script too, so not in a package
+
+# How long an example takes says something about the machine, which others use too.
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
 
 Serve = Callable[[Script | Sequence[Reply]], MessagesServer]
 
