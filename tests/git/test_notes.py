@@ -112,7 +112,7 @@ def test_the_notes_of_many_commits_that_git_fanned_out(repository: Repository) -
 @settings(
     max_examples=30,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     writes=st.lists(

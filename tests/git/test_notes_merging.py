@@ -53,7 +53,9 @@ ADDED = st.dictionaries(st.sampled_from(IDS), LINES)
 
 @given(base=ADDED, ours=ADDED, theirs=ADDED)
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_what_was_added_apart_is_merged_as_git_does_it(repository, base, ours, theirs):
     start = {i: "".join(f"{line}\n" for line in lines) for i, lines in base.items()}

@@ -22,7 +22,7 @@ EDITS = st.dictionaries(PATHS, st.one_of(st.none(), st.integers(0, 5)), max_size
 same_repository = settings(
     max_examples=60,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

@@ -167,7 +167,7 @@ def snapshot(top: Path) -> dict[str, tuple[int, bytes]]:
 @settings(
     max_examples=60,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(states=st.lists(st.dictionaries(NAMES, CONTENTS, max_size=6), min_size=2, max_size=4))
 def test_restore_goes_from_any_tree_to_any_other(

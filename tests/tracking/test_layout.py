@@ -62,7 +62,10 @@ def test_every_name_that_is_taken_is_one_for_git(slug):
         assert pygit2.reference_is_valid_name(name)
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.text(max_size=15))
 @example("a..b")
 @example("a.lock")
