@@ -43,8 +43,7 @@ TOP = {"autopilot", "autopilot.__main__"}
 LONG = {
     "autopilot.core.experiment": "one class, everything that happens to an experiment",
     "autopilot.core.trainer": "half of it is docstrings of the class that users read most",
-    "autopilot.tracking.git_store": "one class, the store's contract in its order",
-    "autopilot.tracking.notebook": "one class, everything that is read of an experiment",
+    "autopilot.tracking.notebook": "one class, the one reader of a recorded experiment",
 }
 
 

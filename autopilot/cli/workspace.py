@@ -322,9 +322,9 @@ def gc(
 ) -> None:
     """Remove what killed runs left behind, and pack the repository.
 
-    Worktrees of runs that have ended, stale locks and journals go; what a run that can be resumed
-    needs, or a process is using, stays. Tags of kept epochs that are gone are made again from the
-    records. Packing deletes no object.
+    Worktrees of runs that have ended, stale locks and progress files go; what a run that can be
+    resumed needs, or a process is using, stays. Tags of kept epochs that are gone are made again
+    from the records. Packing deletes no object.
 
     \b
     autopilot gc --dry-run

@@ -1,7 +1,7 @@
-"""What an experiment did to its parameters, epoch by epoch, and the same on top of a branch.
+"""The changes of an experiment's epochs to the parameters, and the same on top of a branch.
 
 A change is two trees that differ in the parameters only. It is put on a branch by a three-way
-merge, as `git cherry-pick` does: what the branch changed meanwhile stays.
+merge, as `git cherry-pick` does: the branch's own changes stay.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Conflict:
     """A change that a branch cannot take: both changed the same lines.
 
     Args:
-        epoch: The change's epoch; 0 for what the experiment started from.
+        epoch: The change's epoch; 0 for the content that the experiment started from.
         paths: The files.
     """
 

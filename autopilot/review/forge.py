@@ -50,7 +50,7 @@ class PullRequest:
             folder: The repository's.
 
         Returns:
-            What the program printed last: the request's address.
+            The last line that the program printed: the request's address.
 
         Raises:
             RemoteError: the program is not installed, or refuses.
@@ -69,8 +69,8 @@ class PullRequest:
                 f"{self.program} did not open the request: {said[-1] if said else 'no reason'}",
                 hint=f"run it by hand: {self.command}",
             )
-        told = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-        return told[-1] if told else ""
+        printed = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+        return printed[-1] if printed else ""
 
     def _arguments(self, verb: str) -> Sequence[str]:
         if self.program == "gh":

@@ -191,7 +191,7 @@ def fetch(
         remote: A remote's name, a URL or a path.
         slugs: The experiments; all that the remote has if none is named.
         project: Of all, only those of this project.
-        dry_run: Say what would happen; no ref is changed.
+        dry_run: Only report; no ref is changed.
         may_ask: Whether git may ask for a password at the terminal.
 
     Returns:

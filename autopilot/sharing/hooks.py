@@ -8,7 +8,7 @@ from pathlib import Path
 from autopilot.errors import RepositoryError, UsageError
 from autopilot.git.hooks import HookFolder, script
 
-# What each is made of; the chain calls the hook that was there before.
+# The parts of each script; the chain calls the hook that was there before.
 _PARTS = {
     "pre-push": ("chain.sh", "pre-push"),
     "pre-commit": ("chain.sh", "pre-commit"),

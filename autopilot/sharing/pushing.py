@@ -1,4 +1,4 @@
-"""Pushing experiments: branch, tags and notes together; what moved there is merged first."""
+"""Pushing experiments: branch, tags and notes together, after a merge of the remote's notes."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def push(
 ) -> PushResult:
     """Pushes experiments with their branch, review branch, tags and notes.
 
-    What others pushed of the same experiments meanwhile is fetched and merged first.
+    Commits and notes that others pushed meanwhile are fetched and merged first.
 
     Args:
         remote: A remote's name, a URL or a path.
         slugs: The experiments; all that are here if none is named.
         project: Of all, only those of this project.
-        dry_run: Say what would happen; neither side is changed.
+        dry_run: Only report; neither side is changed.
         may_ask: Whether git may ask for a password at the terminal.
 
     Raises:
@@ -87,7 +87,7 @@ class _Push:
         return PushResult([self.done[slug] for slug in wanted], self.atomic)
 
     def _round(self, slugs: list[str]) -> list[str]:
-        """One try; returns the experiments that somebody else moved meanwhile."""
+        """One try; returns the experiments that another machine moved meanwhile."""
         theirs = remote_sets(self.repo, self.remote, may_ask=self.may_ask)
         slugs = self._merge(slugs, theirs)
         ours = local_sets(self.repo)

@@ -171,9 +171,9 @@ def _restored(value: Any) -> Any:
 def export(notebook: Notebook, folder: Path) -> list[Path]:
     """Writes manifest.json, events.json, and a folder for each judged epoch.
 
-    An epoch's folder has metrics.json, gradients.json (its optimizer steps and what led to them),
-    memory.json (what was learnt), traces.jsonl (the results item by item) and diff.patch (what the
-    epoch changed, as `git apply` takes it).
+    An epoch's folder has metrics.json, gradients.json (its optimizer steps and their feedback),
+    memory.json (its lessons), traces.jsonl (the results item by item) and diff.patch (its changes,
+    as `git apply` takes them).
 
     Args:
         folder: It must be empty, or not exist.

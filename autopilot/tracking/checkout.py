@@ -159,7 +159,6 @@ def keep_snapshot(
     """Keeps a tree as a snapshot; one that is kept already is not kept twice.
 
     Args:
-        tree: What to keep.
         note: Why, in words.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Finding an experiment by what a person has at hand: a slug, a branch of a remote, a commit."""
+"""Finding an experiment by a slug, a branch of a remote, a tag or a commit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Found:
     """An experiment.
 
     Args:
-        notebook: What is recorded of it, up to the commit that was meant.
+        notebook: Its records, up to the commit that was named.
         where: The ref or the commit that its branch was read from.
         deepened: The remote from which a shallow clone was given the rest; "" if it needed none.
     """
@@ -32,7 +32,7 @@ class Found:
 
 
 def find(repo: Repository, name: str | None, project: str | None = None) -> Found:
-    """The experiment that is meant.
+    """Finds an experiment.
 
     In a shallow clone, its history is fetched as far as it is missing.
 

@@ -328,7 +328,7 @@ class GitStore(Store):
         self._refuse_checked_out()
         made = commits.commit(self.repo, tree=tree, parents=[self._tip], message=text)
         # Notes before the branch: a kill in between leaves notes on a commit that no branch has,
-        # which nobody reads, and never a commit without its notes.
+        # which are never read; the other order could leave a commit without notes.
         self.journal.write(made, records)
         refs.update_ref(self.repo, self.layout.branch, made, self._tip, text.partition("\n")[0])
         self._move_to(made, tree, entries)

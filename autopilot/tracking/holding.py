@@ -200,7 +200,7 @@ def _begin(repo: Repository, manifest: Manifest, detail: str) -> Fork:
     """Objects, then notes, then the branch: as every experiment begins."""
     layout = Layout(manifest.slug)
     with held(repo, manifest.slug):
-        # A second time, for what was made before the lock was taken.
+        # Checked a second time: another process may have taken the name before the lock was held.
         _check_new(repo, layout)
         refs.clear_stale_locks(repo, layout.namespaces())
         layout.clear_half_start(repo)
@@ -278,7 +278,7 @@ def memory_of_all(repo: Repository, project: str | None = None) -> tuple[Memory,
 
 @contextmanager
 def memory_to_change(repo: Repository, slug: str) -> Iterator[Memory]:
-    """The memory of an experiment that nobody runs; its new lessons become notes on the tip.
+    """The memory of an experiment that is not running; its new lessons become notes on the tip.
 
     A run that goes on with the experiment knows them.
 
@@ -303,7 +303,7 @@ class _NotedMemory(Memory):
 
 
 def _lessons(notebook: Notebook) -> list[Lesson]:
-    """In the order in which they were learnt; that of an epoch without a verdict comes again."""
+    """In the order in which they were learnt, without that of an epoch that has no verdict yet."""
     last = notebook.last.epoch if notebook.last else 0
     found = [x for _, x in notebook.records(Lesson) if x.by_hand or x.epoch <= last]
     found.sort(key=lambda lesson: (lesson.epoch, lesson.id))

@@ -1,7 +1,7 @@
 """Whether an experiment's branch, tags and notes still tell one story: from git alone.
 
 Nothing is evaluated. Every commit must be one that autopilot makes, with the notes that it writes
-beside it; every tag must stand where its epoch's note stands and say what that note says.
+beside it; every tag must be on the commit of its epoch's note and agree with it.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Integrity:
         return {commit.id for commit in log}
 
     def differences(self) -> list[Difference]:
-        """All that does not fit, in order of epochs; what is about no epoch comes first."""
+        """All contradictions in order of epochs; those about no epoch come first."""
         found = [
             *self._start(),
             *self._commits(),
@@ -124,7 +124,7 @@ class Integrity:
         ]
         return sorted(found, key=lambda each: -1 if each.epoch is None else each.epoch)
 
-    # --- what must fit -------------------------------------------------------------------------
+    # --- the checks ----------------------------------------------------------------------------
 
     def _start(self) -> Iterator[Difference]:
         notebook, manifest = self.notebook, self.notebook.manifest

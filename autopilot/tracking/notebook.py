@@ -196,7 +196,7 @@ class Notebook:
 
     @cached_property
     def events(self) -> list[Event]:
-        """What happened to the runs, oldest first."""
+        """The events of its runs, oldest first."""
         return sorted(self.journal.read_on(self.start, Event), key=attrgetter("order"))
 
     @cached_property
@@ -236,7 +236,7 @@ class Notebook:
 
     @cached_property
     def last(self) -> MetricsRecord | None:
-        """The val record of the newest judged epoch; it knows baseline, best and what was spent.
+        """The val record of the newest judged epoch; it has baseline, best and the cost so far.
 
         Found from the tip, without reading the others.
         """
@@ -270,7 +270,7 @@ class Notebook:
 
     @property
     def spent(self) -> Cost:
-        """What the judged epochs cost."""
+        """The cost of the judged epochs."""
         return self.last.spent if self.last else Cost()
 
     @property
@@ -381,20 +381,20 @@ class Notebook:
 
     @property
     def noise(self) -> Noise | None:
-        """What a second measurement of the baseline came to; None where there was none."""
+        """The noise found by a second measurement of the baseline; None without one."""
         records = self.journal.read_on(self.start, MetricsRecord)
         return next((r.noise for r in records if (r.epoch, r.split) == (0, "val")), None)
 
     @cached_property
     def inputs(self) -> dict[str, str]:
-        """Repository path to blob id of what evaluations read, as it was at first."""
+        """Repository path to first blob id of the files that evaluations read."""
         found: dict[str, str] = {}
         for _, record in sorted(self.records(MetricsRecord), key=lambda pair: pair[1].epoch):
             found = {**record.inputs, **found}
         return found
 
     def lessons(self, epoch: int) -> list[Lesson]:
-        """What memory learnt from an epoch."""
+        """The lessons of an epoch."""
         found = self.journal.read_on(self.epoch(epoch).commit, Lesson)
         return [lesson for lesson in found if lesson.epoch == epoch]
 
@@ -493,7 +493,7 @@ class Notebook:
 
     @property
     def goes_on_by(self) -> str:
-        """What resumes it."""
+        """The command or program that resumes it."""
         program = "the program that started it"
         return f"autopilot resume {self.slug}" if self.manifest.target else program
 
@@ -515,7 +515,7 @@ class Notebook:
 
 
 def _which(slug: str, there: list[str]) -> str:
-    """What to do about a slug that does not exist."""
+    """The hint for a slug that does not exist."""
     if not there:
         return "there is none yet: autopilot run TARGET makes one"
     close = difflib.get_close_matches(slug, there, n=3, cutoff=0.5)

@@ -22,7 +22,7 @@ _TREES = 8
 
 @dataclass(frozen=True, slots=True)
 class ParameterPath:
-    """A parameter's place by what the manifest says of it, without the target's code.
+    """A parameter's place as the manifest has it, without the target's code.
 
     Args:
         path: A file or a folder below the repository's top; "." is the top itself.
@@ -208,7 +208,7 @@ def check_tracked(repo: Repository, tree: str, scopes: Iterable[Scope]) -> None:
 
 def _not_tracked(repo: Repository, scope: Scope) -> ParameterError:
     parameter = scope.parameter
-    # Straight from the disk: the parameter itself does not name what git ignores.
+    # From the disk, since the parameter itself leaves out files that git ignores.
     listed = list_files(parameter.root, parameter.pattern)
     names = parameter.files() if parameter.is_file else list(listed)
     if not names:

@@ -27,8 +27,8 @@ from autopilot.tracking.holding import stopped
 from autopilot.tracking.layout import Layout, experiments, held
 from autopilot.tracking.notebook import Notebook
 
-Kind = Literal["worktree", "ref lock", "journal"]
-# An experiment in one of these states is gone on with; its worktree spares a checkout.
+Kind = Literal["worktree", "ref lock", "progress file"]
+# An experiment in one of these states can be resumed; its worktree saves a checkout then.
 RESUMABLE = ("created", "running", "interrupted", "crashed", "killed")
 
 
@@ -37,7 +37,7 @@ class Litter:
     """Something that can be removed.
 
     Args:
-        kind: "worktree", "ref lock" or "journal" (of an epoch that is recorded since).
+        kind: "worktree", "ref lock" or "progress file" (of an epoch that is recorded since).
         path: The folder or file.
         why: Why no run needs it.
         slug: The experiment that it belongs to; "" if to none.
@@ -50,16 +50,16 @@ class Litter:
 
 
 def find_litter(repo: Repository) -> list[Litter]:
-    """All that can be removed, nothing of what is in use."""
+    """Lists everything that can be removed and is not in use."""
     states = states_of(repo)
-    return [*_worktrees(repo, states), *_ref_locks(repo, states), *_journals(repo, states)]
+    return [*_worktrees(repo, states), *_ref_locks(repo, states), *_progress_files(repo, states)]
 
 
 def clear(repo: Repository, litter: Litter) -> bool:
     """Removes it.
 
     Returns:
-        False if somebody has begun to use it meanwhile: then it stays.
+        False if a process has begun to use it meanwhile: then it stays.
 
     Raises:
         RepositoryError: it cannot be removed.
@@ -150,18 +150,18 @@ def _ref_locks(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
                     yield Litter("ref lock", lock, "left by a process that was killed", slug)
 
 
-def _journals(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
+def _progress_files(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
     folder = repo.common_dir / "autopilot"
     for path in sorted(folder.rglob("*.progress.jsonl")):
         slug = path.relative_to(folder).as_posix().removesuffix(".progress.jsonl")
         state = states.get(slug)
         if state not in (*RESUMABLE, "unreadable"):
             why = f"{slug} is {state}" if state else f"there is no experiment {slug}"
-            yield Litter("journal", path, why, slug)
+            yield Litter("progress file", path, why, slug)
 
 
 def _lock_of(repo: Repository, folder: Path) -> ExclusiveLock | None:
-    """What a process holds that works in a worktree, a run or a measurement; None if it is gone."""
+    """The lock of a run or a measurement that works in a worktree; None if that is gone."""
     if not folder.exists():
         return None
     if folder.name.startswith("."):
@@ -179,7 +179,7 @@ class Removal:
 
     Args:
         slug: Its name.
-        branch: Its branch and what it points at.
+        branch: Its branch with its tip.
         review: Its review branch, and that for taking it back, where they are.
         tags: Those of its kept epochs.
         notes: Its notes refs.
@@ -201,7 +201,7 @@ class Removal:
 
     @property
     def refs(self) -> dict[str, str]:
-        """All refs, with what they point at."""
+        """All refs with the objects that they point at."""
         return self.branch | self.review | self.tags | self.notes | self.snapshots
 
 

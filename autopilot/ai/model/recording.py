@@ -85,7 +85,7 @@ class Recorder(ABC):
 
 
 class StoreRecorder(Recorder):
-    """Records in an experiment's store: at once in its journal of progress, later in its notes."""
+    """Records in an experiment's store: at once in its progress file, later in its notes."""
 
     def __init__(self, store: Store, mode: Mode = "record") -> None:
         # Calls of the epoch in progress are in the journal only, and may answer as well.
