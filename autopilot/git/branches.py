@@ -1,4 +1,4 @@
-"""Branches that somebody may have checked out: where they are, and moving them with their files."""
+"""Branches that may be checked out somewhere: in which worktree, and moving them with its files."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def checked_out_at(repo: Repository, branch: str) -> Path | None:
 
 
 def obstacle(repo: Repository, branch: str, tree: str) -> tuple[str, str] | None:
-    """Why a branch cannot be moved forward now, and what to do; None if it can.
+    """The reason why a branch cannot be moved forward now, and what to do; None if it can.
 
     That is only so where it is checked out, in this worktree or another one: its files would be
     changed with it. Starts git then.

@@ -30,7 +30,7 @@ _NOISE = ("hint:", "warning:", "note:")
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """How a call of git ended: exit code, output, and its messages."""
+    """The end of a call of git: exit code, output, and its messages."""
 
     returncode: int
     stdout: bytes

@@ -254,7 +254,7 @@ def merge_base(repo: Repository, first: str, second: str) -> str | None:
 
 
 def ahead_behind(repo: Repository, ours: str, theirs: str) -> tuple[int, int]:
-    """How many commits each of two has that the other lacks; both are > 0 if they diverged."""
+    """Numbers of commits that each of two has and the other lacks; both > 0 if they diverged."""
     if ours == theirs:
         return 0, 0
     with translated(f"cannot compare {ours[:7]} and {theirs[:7]}"):
@@ -267,7 +267,7 @@ def is_ancestor(repo: Repository, old: str, new: str) -> bool:
 
 
 def count_in(repo: Repository, line: Sequence[str], branch: str) -> int:
-    """How many commits of a line, from its oldest on, the history of another commit has.
+    """Number of commits of a line, from its oldest on, that the history of another commit has.
 
     Args:
         line: Commits, oldest first, each in the history of the next.

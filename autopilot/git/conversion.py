@@ -1,4 +1,4 @@
-"""What git converts between a file in the worktree and the blob it stores.
+"""Conversion between a file in the worktree and the blob that git stores.
 
 Line endings, filter drivers (LFS), `ident` and `working-tree-encoding`. Whether a name is converted
 is asked of git once; the conversion itself is git's, except where it provably changes nothing.
@@ -24,7 +24,7 @@ _QUIET = ("-c", "core.safecrlf=false")
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """How a name is converted.
+    """The conversions of a name.
 
     Attributes:
         filtered: By more than line endings: only git can tell what comes out.
@@ -111,7 +111,7 @@ class Converter:
         return dict(zip(names, done.stdout.decode().split(), strict=True))
 
     def smudge(self, blobs: Mapping[str, str]) -> dict[str, bytes]:
-        """What the files of some blobs (ids by path) hold, converted; starts git.
+        """The contents of the files of some blobs (ids by path), converted; starts git.
 
         Raises:
             GitCommandError: a filter failed.

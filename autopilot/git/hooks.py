@@ -1,4 +1,4 @@
-"""Where git looks for hooks, and scripts put there beside those that the user has.
+"""The folder in which git looks for hooks, and scripts put beside those that the user has.
 
 A script of ours takes the place of the user's hook, which is kept beside it under another name,
 and calls it. To remove ours puts the user's back, the same file.
@@ -46,7 +46,7 @@ class HookFolder:
 
 @dataclass(frozen=True, slots=True)
 class HookState:
-    """How it is with one hook.
+    """The state of one hook.
 
     Args:
         name: As git names it.
@@ -103,8 +103,8 @@ def state_of(folder: HookFolder, name: str, text: str) -> HookState:
         return HookState(name, "foreign", chained)
     if present == text:
         return HookState(name, "installed", chained)
-    told = head.partition("checksum ")[2].partition(".")[0]
-    return HookState(name, "outdated" if told == _digest(body) else "edited", chained)
+    checksum = head.partition("checksum ")[2].partition(".")[0]
+    return HookState(name, "outdated" if checksum == _digest(body) else "edited", chained)
 
 
 def install_hooks(
@@ -118,7 +118,7 @@ def install_hooks(
         force: Write into a folder that other repositories share, and over edited scripts of ours.
 
     Returns:
-        How it was with each before.
+        The state of each before.
 
     Raises:
         UsageError: without `force`, it would be needed; or a hook of the user's was kept, and
@@ -165,7 +165,7 @@ def uninstall_hooks(
         force: Also those that were edited by hand.
 
     Returns:
-        How it was with each before.
+        The state of each before.
 
     Raises:
         UsageError: one of ours was edited by hand, without `force`.

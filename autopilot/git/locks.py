@@ -24,7 +24,7 @@ _PAUSE_S = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a lock: process id, host, and since when (ISO 8601, UTC); 0 and "" if unknown."""
+    """The holder of a lock: process id, host, since when (ISO 8601, UTC); 0 and "" if unknown."""
 
     pid: int
     host: str
@@ -63,7 +63,7 @@ class ExclusiveLock:
         """Takes the lock, without waiting.
 
         Raises:
-            LockHeldError: somebody holds it, this process included.
+            LockHeldError: it is held, by another process or by this one.
             RepositoryError: the file cannot be made or locked.
         """
         if self._handle is not None:
@@ -110,9 +110,9 @@ class ExclusiveLock:
             raise
 
     def holder(self) -> Holder | None:
-        """Who holds the lock now, None if nobody does.
+        """The holder of the lock now, None if it is free.
 
-        To find out takes the lock for an instant if it is free, in shared mode.
+        Finding out takes a free lock for an instant, in shared mode.
         """
         if self._handle is not None:
             return _read_holder(self.path)

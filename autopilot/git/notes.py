@@ -41,7 +41,7 @@ _ATTEMPTS = 40
 _PAUSE_S = 0.002
 
 Edit = Callable[[bytes | None], bytes]
-"""What a note becomes, given what it is, or None if there is none; may be called repeatedly."""
+"""Makes a note's new content of the present one, None if there is none; called repeatedly."""
 
 
 _Copies = dict[str, Entry]
@@ -254,7 +254,7 @@ def _notes_of(repo: Repository, commit: str) -> dict[str, _Copies]:
 def _change(
     repo: Repository, annotated: str, base: _Copies, ours: _Copies, theirs: _Copies
 ) -> dict[str, Entry | None]:
-    """What of our tree changes for one note."""
+    """The changes of our tree for one note."""
     was, mine, others = (sorted(e.oid for e in side.values()) for side in (base, ours, theirs))
     if others in (was, mine):
         return {}

@@ -28,7 +28,7 @@ _PACKING = ("-c", "pack.window=30", "-c", "pack.windowMemory=64m")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a tree holds under a name: git's mode, and the id of a blob, tree or submodule."""
+    """An entry of a tree: git's mode, and the id of a blob, tree or submodule."""
 
     mode: int
     oid: str
@@ -36,7 +36,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class LineCounts:
-    """How many lines of a file were added and removed; both 0 in a binary file."""
+    """Numbers of lines of a file that were added and removed; both 0 in a binary file."""
 
     added: int
     removed: int
@@ -163,7 +163,7 @@ def tree_line(name: bytes, entry: Entry) -> tuple[bytes, bytes]:
 def diff_trees(
     repo: Repository, old: str, new: str, under: Sequence[str] = ()
 ) -> dict[str, tuple[Entry | None, Entry | None]]:
-    """What differs between two trees, by path: before and after, None where there is nothing.
+    """The differences of two trees, by path: before and after, None where there is nothing.
 
     Equal subtrees are not read.
 
@@ -206,7 +206,7 @@ def diff_text(repo: Repository, old: str, new: str, under: Sequence[str] = ()) -
 def diff_stat(
     repo: Repository, old: str, new: str, under: Sequence[str] = ()
 ) -> dict[str, LineCounts]:
-    """How many lines each file that differs between two trees gained and lost."""
+    """The lines that each file that differs between two trees gained and lost."""
     with translated(f"cannot compare trees {old} and {new}"):
         return {
             path: LineCounts(*patch.line_stats[1:], patch.delta.is_binary is True)
@@ -265,7 +265,7 @@ def _write_level(repo: Repository, base: pygit2.Tree | None, edits: _Edits) -> s
 
 def _is_raw(name: str) -> bool:
     """Whether a name is no UTF-8, which pygit2 cannot write."""
-    # Most names are printable, and that is told at once.
+    # Most names are printable, which is the faster question.
     return not name.isprintable() and any("\udc80" <= each <= "\udcff" for each in name)
 
 
@@ -326,7 +326,7 @@ def _patches(
 def file_patch(
     repo: Repository, old: Entry | None, new: Entry | None, lines_at_most: int
 ) -> FilePatch:
-    """What changed between two states of a file; None is a file that is not there.
+    """The changes between two states of a file; None is a missing file.
 
     Bytes that are no UTF-8 are shown as �.
 

@@ -22,7 +22,7 @@ _LOCK_WAIT_S = 0.5
 
 
 def read_ref(repo: Repository, name: str) -> str | None:
-    """What a ref points at, not peeled: of an annotated tag, the tag object. None if missing."""
+    """The id of a ref, not peeled: of an annotated tag, the tag object's. None if missing."""
     with translated(f"cannot read {name}"):
         found = repo.pygit.references.get(name)
         return str(found.resolve().target) if found is not None else None

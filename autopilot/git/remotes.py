@@ -70,7 +70,7 @@ _REASONS: Sequence[tuple[tuple[str, ...], str, str]] = (
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """How a push ended.
+    """The outcome of a push.
 
     Args:
         rejected: Ref to the reason why the remote did not take it.
@@ -84,7 +84,7 @@ class Pushed:
 
     @property
     def reasons(self) -> list[str]:
-        """Why, without what only follows from it: in an atomic push one refusal refuses all."""
+        """The reasons, without those that follow: one refusal refuses all of an atomic push."""
         why = [w for w in dict.fromkeys(self.rejected.values()) if not w.startswith("atomic ")]
         return why or [w for w in self.said if w.startswith("error:")] or [*self.rejected.values()]
 
@@ -251,7 +251,7 @@ def replace_ref(
 
 
 def _refspecs(repo: Repository, wanted: Mapping[str, str]) -> list[str]:
-    """What git is told to push; of a whole folder of many refs, the folder."""
+    """The refspecs of a push; of a whole folder of many refs, the folder."""
     folders: dict[str, dict[str, str]] = {}
     for name, oid in wanted.items():
         folders.setdefault(name.rpartition("/")[0], {})[name] = oid
@@ -296,7 +296,7 @@ def shown(remote: str) -> str:
 
 
 def remote_error(remote: str, known: Sequence[str], done: CommandResult) -> RemoteError:
-    """Why a call of git that talked to a remote failed; `known` are the configured remotes."""
+    """The error of a call of git that talked to a remote; `known` are the configured remotes."""
     name = shown(remote)
     if remote not in known and not is_address(remote):
         return RemoteError(
@@ -309,8 +309,8 @@ def remote_error(remote: str, known: Sequence[str], done: CommandResult) -> Remo
             if is_address(remote):
                 hint = f"see that the address is right: git ls-remote {name}"
             return RemoteError(f"{name}: {meaning} ({said})", hint=hint.format(remote=name))
-    told = [x for x in done.stderr.splitlines() if x.strip() and not x.startswith(_GENERAL)]
-    reason = shown(last_line(replace(done, stderr="\n".join(told)) if told else done))
+    lines = [x for x in done.stderr.splitlines() if x.strip() and not x.startswith(_GENERAL)]
+    reason = shown(last_line(replace(done, stderr="\n".join(lines)) if lines else done))
     return RemoteError(
         f"cannot talk to {name}: {reason}", hint=f"see all that git says: git ls-remote {name}"
     )

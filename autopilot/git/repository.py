@@ -33,7 +33,7 @@ class Identity:
 
 
 DEFAULT_IDENTITY = Identity("autopilot (user.name is not set)", "autopilot@localhost")
-"""Who commits where neither the environment nor git's configuration names somebody."""
+"""The committer where neither the environment nor git's configuration names one."""
 
 
 class Repository:
@@ -127,14 +127,14 @@ class Repository:
             ) from error
 
     def identity(self) -> Identity:
-        """Who the author is: GIT_AUTHOR_NAME and _EMAIL, then `author.*`, then `user.*`.
+        """The author: GIT_AUTHOR_NAME and _EMAIL, then `author.*`, then `user.*`.
 
         `DEFAULT_IDENTITY` fills in what is not set anywhere.
         """
         return _person("author", self._current_config())
 
     def committer(self) -> Identity:
-        """Who the committer is; as `identity`, from GIT_COMMITTER_* and `committer.*`."""
+        """The committer; as `identity`, from GIT_COMMITTER_* and `committer.*`."""
         return _person("committer", self._current_config())
 
     def people(self) -> tuple[Identity, Identity]:
@@ -154,7 +154,7 @@ class Repository:
         return is_true(self.config(key))
 
     def status(self, paths: Sequence[str]) -> dict[str, str]:
-        """What of some paths differs from HEAD, in the index or in the worktree.
+        """The files of some paths that differ from HEAD, in the index or in the worktree.
 
         Starts git.
 
@@ -328,7 +328,7 @@ def is_true(value: str | None) -> bool:
 
 
 def not_usable(folder: Path, found: CommandResult) -> RepositoryError:
-    """Why git finds no repository around a folder, or does not use it."""
+    """The error of a folder around which git finds no repository, or does not use it."""
     if "dubious ownership" in found.stderr:
         quoted = found.stderr.partition("repository at '")[2].partition("'")[0] or str(folder)
         return RepositoryError(

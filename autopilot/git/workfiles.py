@@ -77,7 +77,7 @@ class WorkFiles:
         self._converter.forget()
 
     def hash(self, names: Sequence[str], *, write: bool = True) -> dict[str, Entry | None]:
-        """What git would store for each file.
+        """The entries that git would store for files.
 
         Starts git only for files that are converted, and once for names that are new.
 
@@ -98,7 +98,7 @@ class WorkFiles:
     def hash_below(
         self, folder: str, accepts: Callable[[str], bool], *, write: bool = True
     ) -> dict[str, Entry]:
-        """What git would store for the files below a folder; as `hash`, and in less time.
+        """The entries of the files below a folder; as `hash`, and in less time.
 
         Args:
             folder: A path from the root that ends in "/"; "" is the root itself.
@@ -222,7 +222,7 @@ class WorkFiles:
         return EXECUTABLE if entry is not None and entry.mode == EXECUTABLE else REGULAR
 
     def _states(self, written: Mapping[str, Entry]) -> dict[str, FileState]:
-        """What the files shall be, converted where attributes ask for it."""
+        """The files that some entries stand for, converted where attributes ask for it."""
         self._converter.learn(self._prefix + name for name in written)
         states: dict[str, FileState] = {}
         converted: dict[str, str] = {}
@@ -287,7 +287,7 @@ def folders_above(name: str) -> list[str]:
 
 
 def stamps_of(root: Path, names: Iterable[str]) -> Iterator[tuple[str, Stamp]]:
-    """The stamps of paths from a folder that are there, not behind a symbolic link to a folder.
+    """The stamps of the paths from a folder that exist and are not behind a link to a folder.
 
     Raises:
         ParameterError: the system refuses to tell.

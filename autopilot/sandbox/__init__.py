@@ -1,1 +1,1 @@
-"""What surrounds the user's code and agents: links, copies, processes, confinement."""
+"""The surroundings of the user's code and of agents: checkouts, links, processes, confinement."""

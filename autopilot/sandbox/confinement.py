@@ -1,8 +1,8 @@
 """Confinement: what an agent changes beside the parameters is put back, or it is named.
 
 In a worktree of the run's own everything is put back. In the user's own checkout nothing is, since
-nobody can tell the user's edits from the agent's: there it is written down, and the ids of the
-evaluator's and data files see to it that no score of a changed one is compared.
+the user's edits look like the agent's: changes are recorded, and the ids of the evaluator's and
+data files make sure that scores are not compared with those of other files.
 """
 
 from __future__ import annotations
@@ -130,11 +130,11 @@ class WorktreeGuard(AgentGuard):
         self._private, self._folder = workspace.private, workspace.folder
         self._private_git = PrivateGit(workspace.repo, workspace.private / AGENTS_GIT)
         self._surroundings = Surroundings(workspace.repo, self.scopes, tree, copies)
-        self._links = Links(workspace.links, slug)
+        self._links = LinkedFiles(workspace.links, slug)
         self._read: set[str] = set()
 
     def _look(self) -> None:
-        # Git's configuration may hold what is for nobody else.
+        # The copy of git's configuration may hold passwords.
         self._private.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._read = self._inputs.names()
         # Links become copies here, and the copies are part of the surroundings.
@@ -177,7 +177,7 @@ class InPlaceGuard(AgentGuard):
     def _violation(
         self, name: str, was: tuple[str, Stamp | None] | None, now: tuple[str, Stamp | None] | None
     ) -> Violation | None:
-        """What was done to a path that differs; None if it was allowed."""
+        """The violation at a path that differs; None if the change was allowed."""
         state, stamp = now or (None, None)
         scope = next((scope for scope in self.scopes if scope.covers(name)), None)
         if scope is not None:
@@ -195,7 +195,7 @@ class InPlaceGuard(AgentGuard):
         return Violation(name, "made" if is_new else "changed", undone=_LEFT)
 
     def _present(self) -> dict[str, tuple[str, Stamp | None]]:
-        """What differs from HEAD, how, and its stamp."""
+        """The files that differ from HEAD: how, and their stamps."""
         states = {n: s for n, s in self.repo.status(["."]).items() if s != "ignored"}
         stamps = dict(stamps_of(self.repo.workdir, states))
         return {name: (state, stamps.get(name)) for name, state in states.items()}
@@ -209,7 +209,7 @@ def guard_of(
     return kind(workspace, slug, scopes, inputs, store)
 
 
-class Links:
+class LinkedFiles:
     """Paths that `--link` brought in. When an agent is let in, the small ones become copies.
 
     The user's own files are watched during its steps, whether there is a copy or not.

@@ -146,7 +146,7 @@ class PrivateGit:
 
 
 class GitFolder:
-    """What belongs to a repository and to no commit: hooks, configuration, ignore rules, refs.
+    """The parts of a repository that are in no commit: hooks, configuration, ignore rules, refs.
 
     The user may work in the own checkout meanwhile: commit, switch branches, fetch, push. So only
     that is put back which these commands do not write, or which tells who wrote it.
@@ -172,7 +172,7 @@ class GitFolder:
         self._log = self._reflog("HEAD")
 
     def changed(self) -> list[str]:
-        """What differs now and was not written by the user's own git commands."""
+        """The differences that were not made by the user's own git commands, in words."""
         return [what for what, *_ in (*self._differences(self._present()), *self._moved_refs())]
 
     def put_back(self) -> list[str]:
@@ -234,7 +234,7 @@ class GitFolder:
         return found
 
     def _is_everyday(self, name: str, was: FileState, now: FileState) -> bool:
-        """Whether it is what the user's switching and branching writes."""
+        """Whether the user's switching and branching writes such a difference."""
         if name == "HEAD":
             return self._log != self._reflog("HEAD")
         if name != "config" or was.mode != now.mode:

@@ -1,9 +1,8 @@
-"""Which files of the repository an evaluation has read: Python says so of each that it opens.
+"""The files of the repository that an evaluation has read, by Python's audit hook.
 
-Of SQLite's databases only those are counted that git has: nobody says whether they are written.
-
-What a module's C code or a child process opens is not heard of, except for files that are named on
-a child's command line. They are put back after each step like all others.
+SQLite opens its databases in C, and the event does not say whether it writes: only those that git
+has are counted. Files that C code or a child process opens are not seen, except for those that are
+named on a child's command line. They are put back after each step like all others.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _is_installed = False
 
 def _hear(event: str, arguments: tuple[Any, ...]) -> None:
     if _listening and event in _EVENTS:
-        # Whatever it is that cannot be understood: opening a file goes on.
+        # An error here would make the user's call fail, be it only an odd argument.
         with contextlib.suppress(Exception):
             _listening[-1].hear(event, arguments)
 
@@ -41,9 +40,9 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
 class Inputs:
     """The files of a worktree that were read or imported, with git's ids of their content.
 
-    It counts what the base commit has, what `--link` brought in, and, in the user's own checkout,
-    what lay there before the run began: data that git ignores. What the run itself writes does not
-    count.
+    The files of the base commit count, those that `--link` brought in, and, in the user's own
+    checkout, those that are older than the run: data that git ignores. Files that the run writes
+    do not count.
 
     Args:
         repo: The worktree.
@@ -79,7 +78,7 @@ class Inputs:
         self._prefixes = (*self._tops, *own)
 
     def open(self) -> None:
-        """Begins to listen; the process's hook stays for good, and is idle when nobody listens."""
+        """Begins to listen; the hook stays in the process, and does nothing without a listener."""
         global _is_installed  # an audit hook cannot be taken away again
         if not _is_installed:
             sys.addaudithook(_hear)
@@ -92,7 +91,7 @@ class Inputs:
             _listening.remove(self)
 
     def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Takes in what Python says it is about to do."""
+        """Records an event of Python's audit hook."""
         if not self.listens:
             return
         if event == "open":

@@ -1,4 +1,4 @@
-"""No network: what an evaluation that is answered from the record may not do."""
+"""No network for an evaluation that is answered from the record."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Offline:
         self._programs, self._is_on = programs, False
 
     def begin(self) -> None:
-        """Refuses from here on; the hook itself stays for good, as all audit hooks do."""
+        """Starts to refuse; an audit hook cannot be removed, so that this one stays and is off."""
         self._is_on = True
         sys.addaudithook(self._look)
 
@@ -48,7 +48,7 @@ class Offline:
         self._is_on = False
 
     def check(self) -> None:
-        """Says what was refused, also where the code that tried it went on without.
+        """Raises for what was refused, where the code that tried it caught the first error.
 
         Raises:
             NetworkRefusedError: something was; it names the address.
@@ -72,7 +72,7 @@ class Offline:
 
 
 def _address(event: str, arguments: tuple[Any, ...]) -> str | None:
-    """What a call is about, as a person writes it; None for a socket of the file system."""
+    """The address of a call, as a person writes it; None for a socket of the file system."""
     if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):
         name = arguments[0]
         # No name: the machine's own address, to listen on. A number needs no look-up.

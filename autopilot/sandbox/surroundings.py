@@ -1,4 +1,4 @@
-"""What is in a worktree beside the parameters: looked at before a step, put back after it."""
+"""The files of a worktree beside the parameters: looked at before a step, put back after it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Did = Literal["made", "removed", "replaced", "changed", "changed the mode of"]
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """What a step did to one path where it may not.
+    """A change of a step at a path where it may not change anything.
 
     Args:
         name: The path from the worktree's top.
@@ -105,7 +105,7 @@ class Source:
     digest: str = ""
 
     def content(self) -> FileState | None:
-        """What was kept; None if nothing was, or somebody changed the copy."""
+        """The content that was kept; None if none was, or the copy was changed."""
         if self.copy is not None:
             with contextlib.suppress(OSError):
                 content = self.copy.read_bytes()
@@ -289,7 +289,7 @@ class Surroundings:
         return list(violations.values())
 
     def _describe(self, name: str, now: Stamp | None, hashed: Entry | None) -> Violation | None:
-        """What was done to a path; None if it is as it was after all."""
+        """The violation at a path; None if it is as it was after all."""
         was = self._before.get(name)
         link = ""
         if now is not None and stat.S_ISLNK(now[4]):

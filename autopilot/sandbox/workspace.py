@@ -78,12 +78,12 @@ class Workspace:
 
     @property
     def lock(self) -> ExclusiveLock:
-        """What the only run that works in this checkout holds; no slug begins with a dot."""
+        """Held by the only run that works in this checkout; no slug begins with a dot."""
         return ExclusiveLock(self.repo.git_dir / "autopilot" / ".place.lock")
 
     @property
     def private(self) -> Path:
-        """What keeps agents in their place is there: copies, and a git folder of their own."""
+        """The folder for confinement: copies of files, and a git folder of the agent's own."""
         return private_path(self.repo.workdir)
 
     def enter(self) -> None:
@@ -132,19 +132,15 @@ class Workspace:
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
-        """Errors of the body tell of the user's own files, not of a worktree that goes away."""
+        """Rewrites errors of the body so that they name the user's files, not the worktree's."""
         try:
             yield
         except AutopilotError as error:
             if not self.in_place:
-                missing = _MISSING.search(error.message)
-                if missing is not None and (
-                    link := self._not_linked(missing[missing.lastindex or 1])
-                ):
+                path, module = _MISSING.search(error.message), _NO_MODULE.search(error.message)
+                if path and (link := self._not_linked(path[path.lastindex or 1])):
                     error.hint = f"git does not have {link}; bring it along: --link {link}"
-                if (missing := _NO_MODULE.search(error.message)) and (
-                    file := self._not_tracked(missing[1].replace(".", "/"))
-                ):
+                if module and (file := self._not_tracked(module[1].replace(".", "/"))):
                     error.hint = f"git does not have {file}: git add and commit it, then run again"
                 error.hint = self.as_users(error.hint)
                 error.message = self.as_users(error.message)
@@ -156,19 +152,18 @@ class Workspace:
         return text.replace(str(self.repo.workdir), str(self.user.workdir))
 
     def _not_linked(self, name: str) -> str:
-        """What of a missing path the user's checkout has and the worktree does not; "" if nothing.
+        """The part of a missing path that only the user's checkout has; "" if none.
 
         Of a path in a folder that is missing as a whole, it is the folder.
         """
         path = Path(os.path.abspath(self.folder / name))
         if not path.is_relative_to(self.repo.workdir):
             return ""
-        here = self.user.workdir / self.directory
-        for part in [*list(path.relative_to(self.repo.workdir).parents)[-2::-1], None]:
-            below = path.relative_to(self.repo.workdir) if part is None else part
-            theirs = self.user.workdir / below
-            if theirs.exists() and not (self.repo.workdir / below).exists():
-                return os.path.relpath(theirs, here)
+        below = path.relative_to(self.repo.workdir)
+        for part in (*reversed(list(below.parents)[:-1]), below):
+            theirs = self.user.workdir / part
+            if theirs.exists() and not (self.repo.workdir / part).exists():
+                return os.path.relpath(theirs, self.user.workdir / self.directory)
         return ""
 
     def _not_tracked(self, module: str) -> str:
@@ -272,7 +267,7 @@ def _left_behind(user: Repository, path: Path, base: str) -> Repository | None:
 
 
 def link_into(workspace: Workspace, folder: Path, base: str, link: str) -> Link:
-    """Makes an ignored path of the user's checkout be there in a worktree too.
+    """Links an ignored path of the user's checkout into a worktree.
 
     Args:
         workspace: The worktree.

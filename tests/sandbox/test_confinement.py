@@ -5,7 +5,7 @@ import os
 import pytest
 
 from autopilot.errors import ConfinementError
-from autopilot.sandbox.confinement import COPIED_BYTES, Links
+from autopilot.sandbox.confinement import COPIED_BYTES, LinkedFiles
 from autopilot.sandbox.workspace import Link
 
 
@@ -21,7 +21,7 @@ def link(tmp_path):
 
 
 def test_a_small_link_becomes_a_copy_once(link):
-    links = Links([link], "a")
+    links = LinkedFiles([link], "a")
     assert links.covers("data/cases.txt") and links.covers("data") and not links.covers("data2")
     links.look()
     assert link.place.is_dir() and not link.place.is_symlink()
@@ -39,14 +39,14 @@ def test_what_is_large_or_has_links_stays_a_link(link, why):
     else:
         with (link.source / "large").open("wb") as file:
             file.truncate(COPIED_BYTES + 1)
-    links = Links([link], "a")
+    links = LinkedFiles([link], "a")
     links.look()
     assert link.place.is_symlink()
     links.check()
 
 
 def test_a_change_of_the_users_own_file_stops_the_run(link):
-    links, own = Links([link], "a"), link.source / "cases.txt"
+    links, own = LinkedFiles([link], "a"), link.source / "cases.txt"
     links.look()
     own.write_text("1\n")
     os.utime(own, (1, 1))
