@@ -127,12 +127,9 @@ class AgentOptimizer(Optimizer):
     def build_prompt(self) -> str:
         """The prompt; parts that change least come first, so that the service can cache them."""
         feedback = self._render_gradients()
+        content = show(list(self._contents()), feedback, self.max_chars)
         parts = [
-            (
-                "What you may edit",
-                "parameters",
-                show([*self._contents()], feedback, self.max_chars),
-            ),
+            ("What you may edit", "parameters", content),
             ("Feedback on the latest run", "feedback", feedback),
             ("What was tried before", "memory", self.context.render() if self.context else ""),
         ]
