@@ -191,7 +191,7 @@ class Arguments:
         return found + options
 
     def values(self, context: Context, path: str, given: dict[str, Any]) -> dict[str, Any]:
-        """What the function takes, of what typer read.
+        """The function's arguments, from the values that typer read.
 
         Args:
             context: The command's.
@@ -276,7 +276,7 @@ def _needed(pair: tuple[Word, inspect.Parameter]) -> bool:
 
 
 def _one_of(option: str, typed: str | None, given: str | None) -> str | None:
-    """What was typed as a word or behind an option.
+    """The value that was typed as a word or behind an option; None without either.
 
     Raises:
         UsageError: they differ.

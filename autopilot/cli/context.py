@@ -1,4 +1,4 @@
-"""What every command shares: the options that all of them have."""
+"""The context of a command: the options that all commands share, and what they lead to."""
 
 from __future__ import annotations
 

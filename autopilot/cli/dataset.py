@@ -136,8 +136,7 @@ def check(context: Context, sources: Sources = None, hparam: Hparams = None) -> 
         datasets = _datasets(context, sources, hparam)
         sizes = {name: size(items) for name, items in datasets.items()}
         twice, leaks = find_duplicates(datasets), find_leakage(datasets)
-        told = ", ".join(f"{name} {count}" for name, count in sizes.items())
-        output.line(f"items: {told}")
+        output.line("items: " + ", ".join(f"{name} {count}" for name, count in sizes.items()))
         for name, count in sizes.items():
             if not count:
                 output.line(f"{name} is empty", "yellow")

@@ -180,7 +180,7 @@ def block(
     context: Context,
     strategy: Strategy,
     name: Name = None,
-    reason: Annotated[str, typer.Option(help="Why; the optimizer is told.")] = "",
+    reason: Annotated[str, typer.Option(help="Why; the optimizer reads it.")] = "",
 ) -> None:
     """Forbid a strategy.
 

@@ -47,7 +47,7 @@ class Output:
         stderr: Where progress and errors go.
 
     Attributes:
-        goes_on: Whether the command goes on when nobody reads what it prints any more.
+        goes_on: Whether the command goes on when the reader of its output has left.
         options: The options of the command; empty where it is not known.
     """
 
@@ -136,7 +136,7 @@ class Output:
         except BrokenPipeError:
             if not self.goes_on:
                 raise
-            # A run is not over because nobody reads on: `autopilot run ... | head`.
+            # A run is not over because its reader has left: `autopilot run ... | head`.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.people.fileno())
 
     def lines(self, texts: Iterable[str]) -> None:
@@ -168,7 +168,7 @@ class Output:
             print(text.encode(encoding, "replace").decode(encoding), file=self.stdout, flush=True)
 
     def trail(self) -> None:
-        """What was executed, on stderr; with --json it is in the document."""
+        """Prints the executed commands on stderr; with --json they are in the document."""
         trail = audit.current()
         if trail is None or self.as_json or self.stderr.closed:
             return
@@ -210,18 +210,18 @@ class Output:
 
         Args:
             question: One line.
-            otherwise: What to do where nobody can answer.
+            otherwise: The hint where no person can answer.
 
         Raises:
-            UsageError: nobody can answer: it is a script, or a program reads the answer.
+            UsageError: no person can answer: it is a script, or a program reads the answer.
         """
         if self.as_json or not sys.stdin.isatty():
-            raise UsageError("there is nobody to ask whether this is meant", hint=otherwise)
+            raise UsageError("this needs a yes, and no person is at the terminal", hint=otherwise)
         print(_printable(f"{question} ", self.people), end="", file=self.people, flush=True)
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     def error(self, error: AutopilotError) -> None:
-        """What is wrong, and what to do; on stderr."""
+        """Prints an error and its hint on stderr."""
         # The user's own code may have put a key into what it raised.
         message, hint = redact(error.message), redact(self.own_hint(error.hint))
         traceback = redact(getattr(error, "user_traceback", ""))
@@ -328,7 +328,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def _printable(text: str, stream: TextIO) -> str:
-    """What the stream cannot carry must not end a run: it is shown with a question mark."""
+    """Replaces characters that the stream cannot carry: they must not end a run."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     visible = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
     return whole(visible).encode(encoding, "replace").decode(encoding)

@@ -49,7 +49,7 @@ def plan(
 ) -> int:
     """Show what a promotion would change, and its gates.
 
-    The files and the score; whether the policy kept the epoch, nobody rejected it by hand, it
+    The files and the score; whether the policy kept the epoch, it was not rejected by hand, it
     merges without conflict, and the branch can be moved; with --policy, also what the policy says
     now. Nothing is changed. The exit code is 1 if a gate is closed.
 
@@ -109,7 +109,7 @@ def execute(
 
 
 def _asked(notebook: Notebook, epoch: str) -> list[Requirement]:
-    """What the policy of the checkout says of the epoch; nothing is evaluated."""
+    """The verdict of the checkout's policy on the epoch; nothing is evaluated."""
     number = notebook.find(epoch).number
     ruling = rule(notebook, number)
     why = "; ".join(ruling.decision.reasons)
@@ -205,8 +205,8 @@ def check(context: Context, name: Name = None, epoch: Epoch = "best") -> int:
     """
     with own_stdout(context.output) as output:
         ruling = _ruling(context, output, name, epoch)
-        told = "passes" if ruling.decision.kept else "does not pass"
-        output.line(f"epoch {ruling.epoch.number} {told} {ruling.policy}")
+        passes = "passes" if ruling.decision.kept else "does not pass"
+        output.line(f"epoch {ruling.epoch.number} {passes} {ruling.policy}")
         output.lines(f"  {reason}" for reason in ruling.decision.reasons)
         return 0 if ruling.decision.kept else 1
 

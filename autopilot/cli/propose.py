@@ -61,7 +61,7 @@ def create(
     autopilot-review/SLUG has one commit for each kept epoch on top of the target branch, by
     three-way merge; only the parameters change. If both changed the same lines, the epoch and the
     files are named and nothing is written. Your checkout stays as it is. Run it again when the
-    experiment or the target branch has moved. What somebody committed there by hand is never
+    experiment or the target branch has moved. Commits made there by hand are never
     replaced.
 
     \b

@@ -139,7 +139,7 @@ def run_session(
     score_test: bool = True,
     after: Callable[[Session], None] = lambda _: None,
 ) -> int:
-    """Runs a session to its end in a process of its own, told as it goes; 130 if interrupted.
+    """Runs a session in a process of its own and prints its progress; 130 if interrupted.
 
     Args:
         output: Prints.
@@ -171,7 +171,7 @@ def run_session(
         why = "time budget: an item did not end"
         output.document({"experiment": late[0], "interrupted": True, "stop_reason": why})
         return INTERRUPTED
-    audit.end()  # the process that did the work has told what was executed
+    audit.end()  # the process that did the work has printed what was executed
     return code
 
 
@@ -258,8 +258,8 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
         base, onto, into = session.manifest.base[:7], " --onto BRANCH", " --into BRANCH"
     if result.best_epoch == 0:
         unsure = any(why.startswith("indecisive") for r in epochs for why in r.reasons)
-        told = "was significantly better" if unsure else "was better"
-        output.line(f"nothing {told} than the baseline: autopilot report {slug} --md says why")
+        better = "was significantly better" if unsure else "was better"
+        output.line(f"nothing {better} than the baseline: autopilot report {slug} --md says why")
         return
     output.line(f"read it:   git log -p {base}..{branch}")
     output.line(f"           autopilot log {slug} --graph")
@@ -298,7 +298,7 @@ def _never_measured(session: Session) -> tuple[int, list[Datum]]:
 
 
 def _tell_spending(output: Output, session: Session) -> None:
-    """What model calls cost, all of them and by role; nothing where there were none."""
+    """Prints the cost of model calls, in all and by role; nothing where there were none."""
     ledger = session.trainer.run.ledger
     if not ledger.by_role():
         return
@@ -361,7 +361,7 @@ def check_unblocked(notebook: Notebook, block_after: int | None = None) -> None:
 
 
 def _unblocked_by(notebook: Notebook, block_after: int | None = None) -> str:
-    """What lets an experiment go on all of whose strategies are blocked; empty where one is not."""
+    """The command that unblocks an experiment; "" if a strategy of it is not blocked."""
     status = notebook.status
     if status.state not in ("finished", "stopped") or status.detail != ALL_BLOCKED:
         return ""

@@ -49,7 +49,7 @@ def push(
 ) -> int:
     """Push experiments: branch, tags and notes together.
 
-    All or nothing, if the remote can. Notes that somebody else wrote meanwhile are fetched and
+    All or nothing, if the remote can. Notes that were written elsewhere meanwhile are fetched and
     merged first. Nothing is overwritten: an experiment that was continued on both sides is left as
     it is and named.
 

@@ -80,7 +80,7 @@ def collect(
         raise ExperimentError(
             f"there are no {split} results of {what}", hint=_elsewhere(notebook, found, split)
         )
-    # None: nobody said whether it passed.
+    # None: the item was not said to pass or to fail.
     own = {"split": split, "epoch": found, "success": None}
     rows = [own | datum_document(item) for item in items]
     output = context.output
@@ -138,8 +138,8 @@ def inspect(
     output.document({"experiment": notebook.slug, "item": name, "split": split, "epochs": history})
     went = Counter(row["outcome"] for row in history)
     passed, others = went.pop("passed", 0), outcomes(went) if len(went) > ("failed" in went) else ""
-    told = f"{name}: passed in {passed} of {counted(len(history), 'epoch')}"
-    output.line(f"{told} ({others})" if others else told, "bold")
+    title = f"{name}: passed in {passed} of {counted(len(history), 'epoch')}"
+    output.line(f"{title} ({others})" if others else title, "bold")
     if len(history) > _ROWS:
         output.line(f"the last {_ROWS} of them; --json has all")
     rows = [_cells(row) for row in history[-_ROWS:]]

@@ -143,8 +143,8 @@ def report(output: Output, checks: Sequence[Check], **also: object) -> int:
         if check.mend and check.state != "ok":
             output.line(f"         mend: {check.mend}")
     warned = sum(check.state == "warning" for check in checks)
-    told = [counted(failed, "problem")] if failed else ["ready"]
-    output.line(", ".join([*told, *([counted(warned, "warning")] if warned else [])]), "bold")
+    verdict = counted(failed, "problem") if failed else "ready"
+    output.line(verdict + (f", {counted(warned, 'warning')}" if warned else ""), "bold")
     output.document({**also, "ok": not failed, "checks": list(checks)})
     return 1 if failed else 0
 
@@ -198,10 +198,10 @@ def doctor_workspace(context: Context) -> int:
             timeout_s=_TIMEOUT_S,
             hint="see that Python runs",
         )
-        found[project.name] = told = _document(done.stdout, done.tail())
-        failed = [check for check in told["checks"] if check["state"] == "failed"]
-        output.line(f"{project.name}: {'ready' if told['ok'] else counted(len(failed), 'problem')}")
-        for check in told["checks"]:
+        found[project.name] = answer = _document(done.stdout, done.tail())
+        failed = sum(check["state"] == "failed" for check in answer["checks"])
+        output.line(f"{project.name}: {'ready' if answer['ok'] else counted(failed, 'problem')}")
+        for check in answer["checks"]:
             if check["state"] != "ok":
                 output.line(f"  {check['state']:<8} {check['name']}: {check['detail']}")
                 output.line(f"           mend: {check['mend']}" if check["mend"] else "")
@@ -213,20 +213,20 @@ def doctor_workspace(context: Context) -> int:
         output.line(f"  look: autopilot -p {name} status")
     if not found:
         output.lines(_NO_PROJECTS)
-    ok = all(told["ok"] for told in found.values())
+    ok = all(answer["ok"] for answer in found.values())
     output.document({"workspace": workspace, "ok": ok, "projects": found, "stray": stray})
     return 0 if ok else 1
 
 
 def _document(text: str, otherwise: str) -> dict[str, Any]:
-    """What a project's own doctor printed; an error, or none, is a failed check."""
+    """The document of a project's own doctor; an error, or no document, is a failed check."""
     try:
-        told = json.loads(text)
+        answer = json.loads(text)
     except ValueError:
-        told = {"error": f"project doctor came to no end: {otherwise}", "hint": ""}
-    if "checks" in told:
-        return dict(told)
-    check = {"name": "doctor", "state": "failed", "detail": told["error"], "mend": told["hint"]}
+        answer = {"error": f"project doctor did not finish: {otherwise}", "hint": ""}
+    if "checks" in answer:
+        return dict(answer)
+    check = {"name": "doctor", "state": "failed", "detail": answer["error"], "mend": answer["hint"]}
     return {"ok": False, "checks": [check]}
 
 
@@ -240,16 +240,16 @@ def tree(context: Context) -> None:
     workspace, output = _workspace(context), context.output
     rows = pages.rows(context.repository(), None, pages.overview)
     branches: list[tuple[str, list[str]]] = []
-    told: list[dict[str, Any]] = []
+    documents: list[dict[str, Any]] = []
     for project in projects_of(workspace):
         own = [row for row in rows if row["experiment"].startswith(f"{project.name}/")]
         files = of_files(sorted(project.datasets.glob("*.jsonl")))
         datasets = {Path(name).stem: size(items) for name, items in files.items()}
-        told.append({"project": project.name, "experiments": own, "datasets": datasets})
+        documents.append({"project": project.name, "experiments": own, "datasets": datasets})
         data = ", ".join(f"{name} {count}" for name, count in datasets.items())
         leaves = [*map(_experiment, own), *([f"datasets: {data}"] if data else [])]
         branches.append((project.name, leaves))
-    names = {row["project"] for row in told}
+    names = {row["project"] for row in documents}
     others = [row for row in rows if row["experiment"].split("/")[0] not in names]
     if others:
         branches.append(("experiments of no project", [_experiment(row) for row in others]))
@@ -257,7 +257,7 @@ def tree(context: Context) -> None:
     output.lines(_drawn(branches))
     if not branches:
         output.line("nothing yet: autopilot project init NAME")
-    output.document({"workspace": workspace, "projects": told, "others": others})
+    output.document({"workspace": workspace, "projects": documents, "others": others})
 
 
 def _experiment(row: dict[str, Any]) -> str:
