@@ -3,6 +3,8 @@
 An experiment is named in one way everywhere: NAME as the first word, or -e NAME; without either it
 is the newest. Where an epoch may follow, a number, best, last, tip or baseline is an epoch, and so
 are a tag and a commit; any other word is a name.
+
+It is loaded for `autopilot --help` too, so it imports the library where a function needs it.
 """
 
 from __future__ import annotations

@@ -243,8 +243,7 @@ def branch(
     monitor, mode = notebook.monitor
     scored = progressed(monitor, epoch.value, None, mode)
     output.line(f"{made.slug}: forked from {notebook.slug}, epoch {epoch.number} ({scored})")
-    _go_on(output, notebook, made)
-    output.document(_fork(notebook, made, epoch.number))
+    _tell_made(output, notebook, made, epoch.number)
 
 
 def merge(
@@ -281,29 +280,25 @@ def merge(
     output.line(f"{made.slug}: merged from {ours.slug} and {theirs.slug}, without conflict")
     if theirs.manifest.target != ours.manifest.target:
         output.line(f"note: it runs the target of {ours.slug}: {ours.manifest.target}")
-    _go_on(output, ours, made)
-    document = _fork(ours, made, ours.last.best_epoch if ours.last else 0)
-    output.document(document | {"merged": [ours.slug, theirs.slug]})
+    best = ours.last.best_epoch if ours.last else 0
+    _tell_made(output, ours, made, best, merged=[ours.slug, theirs.slug])
 
 
-def _go_on(output: Output, source: Notebook, made: Fork) -> None:
+def _tell_made(output: Output, source: Notebook, made: Fork, epoch: int, **more: Any) -> None:
     output.line(f"start commit {made.start[:7]} on autopilot/{made.slug}; nothing was run")
-    if source.manifest.target:
-        output.line(f"go on: autopilot resume {made.slug}")
-    else:
-        output.line(
-            f"go on in your program: Trainer(experiment=Experiment(GitStore({made.slug!r})))"
-        )
-
-
-def _fork(source: Notebook, made: Fork, epoch: int) -> dict[str, Any]:
-    return {
-        "experiment": made.slug,
-        "branch": f"autopilot/{made.slug}",
-        "start": made.start,
-        "base": made.base,
-        "forked_from": {"experiment": source.slug, "epoch": epoch},
-    }
+    in_program = f" in your program: Trainer(experiment=Experiment(GitStore({made.slug!r})))"
+    how = f": autopilot resume {made.slug}" if source.manifest.target else in_program
+    output.line(f"go on{how}")
+    output.document(
+        {
+            "experiment": made.slug,
+            "branch": f"autopilot/{made.slug}",
+            "start": made.start,
+            "base": made.base,
+            "forked_from": {"experiment": source.slug, "epoch": epoch},
+            **more,
+        }
+    )
 
 
 def promote(
