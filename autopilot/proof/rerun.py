@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
-from autopilot.core.records.record import StepRecord
+from autopilot.core.records.record import MetricsRecord, StepRecord
 from autopilot.errors import AutopilotError, UsageError
 from autopilot.git import objects
 from autopilot.git.repository import Repository
@@ -35,7 +35,7 @@ class RerunTask(Task):
         site: It is a repository of its own, with refs and notes to write.
         tip: The end of the experiment's branch.
         last: The last epoch.
-        test: Score the test split then: one more RerunEpoch, with the number -1.
+        test: Score the test split then: one more RerunEpoch, without a record.
     """
 
     tip: str
@@ -44,49 +44,22 @@ class RerunTask(Task):
 
 
 @dataclass(frozen=True, slots=True)
-class RerunStep:
-    """A step of a rerun.
-
-    Args:
-        number: Its number in the epoch.
-        tree: The state after it; "" if it changed nothing.
-        gradients: Parameter name to rendered gradient.
-        strategy: The strategy that it named.
-        error: Why it failed.
-    """
-
-    number: int
-    tree: str
-    gradients: Mapping[str, str]
-    strategy: str
-    error: str
-
-
-@dataclass(frozen=True, slots=True)
 class RerunEpoch:
     """An epoch of a rerun.
 
     Args:
-        number: The epoch; -1 for the test score, which comes last.
-        tree: The state that was measured.
-        verdict: The verdict.
-        best_epoch: The best one after it.
+        record: Its val record; None for the test score, which comes last.
         metrics: Split to metric name to value.
-        steps: Its steps.
-        inputs: See Measurement.
-        seconds: Wall clock.
         noisy: See Measurement.
+        steps: Its steps, each with the state after it; "" if it changed nothing.
+        seconds: Wall clock.
     """
 
-    number: int
-    tree: str = ""
-    verdict: str = ""
-    best_epoch: int = 0
-    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    steps: tuple[RerunStep, ...] = ()
-    inputs: Mapping[str, str] = field(default_factory=dict)
+    record: MetricsRecord | None
+    metrics: Mapping[str, Mapping[str, float]]
+    noisy: tuple[str, ...]
+    steps: tuple[tuple[StepRecord, str], ...] = ()
     seconds: float = 0.0
-    noisy: tuple[str, ...] = ()
 
 
 class Rerun(Replay):
@@ -143,19 +116,16 @@ class Rerun(Replay):
                     with workspace.explained():
                         yield self._row(done + 1, None, [failed(done + 1, epoch)], error=epoch)
                     return
-                if epoch.number < 0:
+                if (now := epoch.record) is None:
                     yield self._tested(epoch)
                     continue
-                judged, done = self.judged.get(epoch.number), epoch.number
+                judged, done = self.judged.get(now.epoch), now.epoch
                 if judged is None:
                     continue
-                row = self._compared(epoch, judged, repo)
+                row = self._compared(epoch, now, judged.record, repo)
                 if done in self.chosen or row.differences:
                     yield row
-                record = judged.record
-                if (epoch.tree, epoch.verdict, epoch.best_epoch) != (
-                    *(record.tree, record.verdict, record.best_epoch),
-                ):
+                if _state(now) != _state(judged.record):
                     self.ended = f"epoch {done} went another way, and what follows builds on it"
                     return
         finally:
@@ -165,38 +135,43 @@ class Rerun(Replay):
     def _best(self) -> Epoch:
         return self.judged[self.judged[max(self.judged)].record.best_epoch]
 
-    def _compared(self, epoch: RerunEpoch, judged: Epoch, repo: Repository) -> EpochReplay:
-        number, record = epoch.number, judged.record
-        differences = self._steps(epoch, repo)
+    def _compared(
+        self, epoch: RerunEpoch, now: MetricsRecord, record: MetricsRecord, repo: Repository
+    ) -> EpochReplay:
+        number = record.epoch
+        differences = self._steps(number, epoch.steps, repo)
         for what, recorded, found in (
-            ("verdict", record.verdict, epoch.verdict),
-            ("best epoch", record.best_epoch, epoch.best_epoch),
+            ("verdict", record.verdict, now.verdict),
+            ("best epoch", record.best_epoch, now.best_epoch),
         ):
             if recorded != found:
                 differences.append(Difference(number, what, recorded, found))
-        if epoch.tree != record.tree:
-            differences.append(_tree(repo, number, "tree", record.tree, epoch.tree))
+        if now.tree != record.tree:
+            differences.append(_tree(repo, number, "tree", record.tree, now.tree))
         for split in ("train", "val"):
-            before, now = judged.metrics.get(split, {}), epoch.metrics.get(split, {})
-            differences += compare_metrics(number, split, before, now, self.settings)
+            before = self.judged[number].metrics.get(split, {})
+            again = epoch.metrics.get(split, {})
+            differences += compare_metrics(number, split, before, again, self.settings)
         differences, incomparable = parted(differences, frozenset(epoch.noisy), self.settings)
-        differences += compare_inputs(number, record.inputs, epoch.inputs)
+        differences += compare_inputs(number, record.inputs, now.inputs)
         replayed = epoch.metrics.get("val", {}).get(record.monitor)
         return self._row(number, replayed, differences, incomparable, epoch.seconds)
 
-    def _steps(self, epoch: RerunEpoch, repo: Repository) -> list[Difference]:
-        noted = self.notebook.steps(epoch.number)
+    def _steps(
+        self, epoch: int, steps: Sequence[tuple[StepRecord, str]], repo: Repository
+    ) -> list[Difference]:
+        noted = self.notebook.steps(epoch)
         recorded = {record.step: (commit, record) for commit, record in noted}
-        again = {step.number: step for step in epoch.steps}
+        again = {step.step: (step, tree) for step, tree in steps}
         found: list[Difference] = []
         for number in sorted(recorded.keys() | again.keys()):
             if number not in recorded or number not in again:
                 there = ["a step" if number in each else "none" for each in (recorded, again)]
-                found.append(Difference(epoch.number, f"step {number}", *there))
+                found.append(Difference(epoch, f"step {number}", *there))
                 continue
             commit, record = recorded[number]
             tree = objects.tree_of(repo, commit) if record.changed else ""
-            found += _step(epoch.number, record, tree, again[number], repo)
+            found += _step(record, tree, *again[number], repo)
         return found
 
     def _tested(self, epoch: RerunEpoch) -> EpochReplay:
@@ -212,11 +187,15 @@ class Rerun(Replay):
         return self._row(number, replayed, differences, incomparable, split="test")
 
 
+def _state(record: MetricsRecord) -> tuple[str, str, int]:
+    return record.tree, record.verdict, record.best_epoch
+
+
 def _step(
-    epoch: int, record: StepRecord, tree: str, again: RerunStep, repo: Repository
+    record: StepRecord, tree: str, again: StepRecord, tree_again: str, repo: Repository
 ) -> list[Difference]:
     """The differences of a step: gradients first, since the rest follows from them."""
-    found = []
+    found, epoch = [], record.epoch
     for name in dict.fromkeys([*record.gradients, *again.gradients]):
         recorded, now = record.gradients.get(name), again.gradients.get(name)
         if recorded != now:
@@ -228,8 +207,8 @@ def _step(
     ):
         if recorded != now:
             found.append(Difference(epoch, what, *_apart(recorded, now)))
-    if tree != again.tree:
-        found.append(_tree(repo, epoch, f"tree of step {record.step}", tree, again.tree))
+    if tree != tree_again:
+        found.append(_tree(repo, epoch, f"tree of step {record.step}", tree, tree_again))
     return found
 
 

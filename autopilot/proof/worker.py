@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TypeVar
 
 from pydantic import TypeAdapter
@@ -33,7 +33,7 @@ from autopilot.errors import AutopilotError, OutageError, ReplayMissError
 from autopilot.git import objects
 from autopilot.git.repository import Repository
 from autopilot.proof.measuring import ERROR_PARTS, MeasureTask, Scores
-from autopilot.proof.rerun import RerunEpoch, RerunStep, RerunTask
+from autopilot.proof.rerun import RerunEpoch, RerunTask
 from autopilot.sandbox.confinement import guard_of
 from autopilot.sandbox.offline import Offline
 from autopilot.sandbox.processes import answer_with
@@ -164,7 +164,7 @@ def _rerun(task: RerunTask, say: _Say) -> None:
             if task.test:
                 test = trainer.test(bench.module).metrics
                 found = {**test, "baseline": experiment.metrics[0]["test"]}
-                say(RerunEpoch(-1, metrics=found, noisy=_noisy_metrics(bench.module, found)))
+                say(RerunEpoch(None, found, _noisy_metrics(bench.module, found)))
         except OutageError:
             # The user's code may have turned a refused connection into an outage.
             offline.check()
@@ -201,7 +201,7 @@ class _Reporter(Callback):
         self._calls = _recorded_calls(notebook.repo, notebook.slug)
         by_hand = [lesson for _, lesson in _on_branch(notebook, Lesson) if lesson.by_hand]
         self._by_hand = sorted(by_hand, key=lambda lesson: lesson.id)
-        self._steps: list[RerunStep] = []
+        self._steps: list[tuple[StepRecord, str]] = []
         self._since = time.monotonic()
 
     def on_fit_start(self, trainer: RunView, module: AutoPilotModule) -> None:
@@ -212,25 +212,16 @@ class _Reporter(Callback):
     ) -> None:
         store = trainer.experiment.store
         tree = objects.tree_of(self._repo, store.tip) if record.changed else ""
-        step = RerunStep(record.step, tree, record.gradients, record.strategy, record.error)
-        self._steps.append(step)
+        # The optimizer's state is not compared, and may be large.
+        self._steps.append((replace(record, state={}), tree))
 
     def on_epoch_recorded(
         self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord
     ) -> None:
         metrics = trainer.experiment.metrics[record.epoch]
-        epoch = RerunEpoch(
-            record.epoch,
-            record.tree,
-            record.verdict,
-            record.best_epoch,
-            dict(metrics),
-            tuple(self._steps),
-            record.inputs,
-            time.monotonic() - self._since,
-            _noisy_metrics(module, metrics),
-        )
-        self._say(epoch)
+        noisy, seconds = _noisy_metrics(module, metrics), time.monotonic() - self._since
+        small, steps = replace(record, state={}), tuple(self._steps)
+        self._say(RerunEpoch(small, dict(metrics), noisy, steps, seconds))
         self._steps, self._since = [], time.monotonic()
         for lesson in self._by_hand:
             if lesson.epoch == record.epoch:
