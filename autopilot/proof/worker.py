@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ from autopilot.core.loop import EpochLoop
 from autopilot.core.metric import MetricCollection
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.records.record import Lesson, LlmRecord, MetricsRecord, Record, StepRecord
+from autopilot.core.stepping import Guard
 from autopilot.core.stopping import Budget
 from autopilot.core.store import InMemoryStore
 from autopilot.core.writing import trace_record
@@ -34,9 +35,9 @@ from autopilot.git import objects
 from autopilot.git.repository import Repository
 from autopilot.proof.measuring import ERROR_PARTS, MeasureTask, Scores
 from autopilot.proof.rerun import RerunEpoch, RerunTask
-from autopilot.sandbox.confinement import guard_of
 from autopilot.sandbox.offline import Offline
 from autopilot.sandbox.processes import answer_with
+from autopilot.sandbox.surroundings import Surroundings
 from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.holding import GitMemory, block_after_by_epoch
 from autopilot.tracking.journal import Journal
@@ -146,7 +147,7 @@ def _rerun(task: RerunTask, say: _Say) -> None:
     # The repository is a borrowed one: no ref or note of the user's can be written.
     store = GitStore(site.slug, repo.workdir, in_place=False, include_dirty=True)
     experiment = Experiment(store, GitMemory(store, rules[0]), manifest)
-    experiment.guard = guard_of(workspace, site.slug, bench.scopes, bench.inputs, store)
+    experiment.guard = _StepGuard(bench)
     experiment.only_recorded = True
     experiment.repeats = {
         (record.epoch, record.step): (commit, record)
@@ -189,6 +190,43 @@ class _SameEpochs(EpochLoop):
             self.epoch(fit, fit.experiment.last_epoch + 1)
         fit.call("on_train_end")
         return ""
+
+
+class _StepGuard(Guard):
+    """Undoes the changes of a step beside the parameters, as the recorded run did.
+
+    The guard of a run is for a linked worktree, and keeps agents out of its git folder. No agent is
+    run here, and the repository is a borrowed one.
+    """
+
+    def __init__(self, bench: Bench) -> None:
+        repo, copies = bench.workspace.repo, bench.workspace.private / "copies"
+        tree = objects.tree_of(repo, repo.head_commit())
+        self._surroundings = Surroundings(repo, bench.scopes, tree, copies)
+        self._inputs, self._is_confined = bench.inputs, False
+
+    @property
+    def listens(self) -> bool:
+        """Whether files that are read now belong to an evaluation."""
+        return self._inputs.listens
+
+    @listens.setter
+    def listens(self, listens: bool) -> None:
+        self._inputs.listens = listens
+
+    def confine(self) -> None:
+        if not self._is_confined:
+            self._surroundings.look()
+            self._is_confined = True
+
+    def put_back(self) -> list[str]:
+        if not self._is_confined:
+            return []
+        self._is_confined = False
+        return self._surroundings.put_back(lambda _name: True)
+
+    def inputs(self, known: Iterable[str] = ()) -> Mapping[str, str]:
+        return self._inputs.blobs(known)
 
 
 class _Reporter(Callback):
