@@ -20,9 +20,15 @@ from autopilot.git.remotes import default_remote
 from autopilot.git.repository import Repository
 from autopilot.proof.verification import verify as measure
 from autopilot.review.changes import ParameterHistory, target_branch
-from autopilot.review.forge import PullRequest, program_for
 from autopilot.review.proposals import Proposal, proposal_of, propose, standings
-from autopilot.review.publishing import publish, take_back, unpublish, withdraw
+from autopilot.review.publishing import (
+    PullRequest,
+    program_for,
+    publish,
+    take_back,
+    unpublish,
+    withdraw,
+)
 from autopilot.tracking.notebook import Notebook
 
 Push = Annotated[
