@@ -10,7 +10,7 @@ import typer
 
 from autopilot.cli.arguments import Name, Word
 from autopilot.cli.context import Context
-from autopilot.cli.pages import memory as memory_page
+from autopilot.cli.pages import experiment as experiment_page
 from autopilot.core.records.record import EpochOutcome
 from autopilot.errors import ExperimentError, UsageError
 from autopilot.text import jsonable
@@ -79,7 +79,7 @@ def query(
     if not found:
         output.line(f"no lesson fits ({of} {total})" if total else f"{of} nothing yet")
         return
-    output.lines(memory_page.lessons(found, with_slug=slug is None))
+    output.lines(experiment_page.lessons(found, with_slug=slug is None))
 
 
 def record(
@@ -137,7 +137,7 @@ def trends(
     memory = memory_of(notebook)
     trend, (monitor, mode) = memory.trends(window), notebook.monitor
     projected = trend.projection(ahead)
-    by_strategy = memory_page.by_strategy(memory)
+    by_strategy = experiment_page.by_strategy(memory)
     output.document(
         {
             "experiment": notebook.slug,
@@ -152,7 +152,7 @@ def trends(
             "strategies": by_strategy,
         }
     )
-    output.lines(memory_page.trend(notebook, trend, ahead, by_strategy))
+    output.lines(experiment_page.trend(notebook, trend, ahead, by_strategy))
 
 
 def context(

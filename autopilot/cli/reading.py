@@ -54,12 +54,10 @@ def log(
         return
     output.lines(pages.head(notebook))
     if graph:
-        from autopilot.cli.pages.chart import Point, chart
-
-        points = [Point(e.number, e.value, e.best, e.verdict != "rejected") for e in epochs]
+        points = [pages.Point(e.number, e.value, e.best, e.verdict != "rejected") for e in epochs]
         width = min(output.width or _CHART_WIDTH, _CHART_WIDTH)
         monitor, mode = notebook.monitor
-        output.lines(chart(points, f"val {monitor}{lower_note(mode)}", width=width))
+        output.lines(pages.chart(points, f"val {monitor}{lower_note(mode)}", width=width))
     elif epochs:
         heading, *rows = pages.table(notebook, epochs, output.width)
         output.line(heading, "bold")
@@ -215,7 +213,7 @@ def report(
 def _markdown(context: Context, name: str | None, to: Path | None) -> None:
     # These are loaded for a report alone: `status` and `log` start without them.
     from autopilot.core.types import datum_document
-    from autopilot.report.markdown import best_items, markdown
+    from autopilot.report.rendering import best_items, markdown
 
     notebook, output = context.notebook(name), context.output
     text = whole(markdown(notebook))
@@ -235,7 +233,7 @@ def _markdown(context: Context, name: str | None, to: Path | None) -> None:
 def _page(context: Context, names: list[str | None], to: Path | None, *, open_it: bool) -> None:
     from autopilot.report.collection import between, collect
     from autopilot.report.contents import DiffPool
-    from autopilot.report.page import left_out, page
+    from autopilot.report.rendering import left_out, page
 
     output = context.output
     notebooks = [context.notebook(name) for name in names]

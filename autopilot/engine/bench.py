@@ -18,8 +18,7 @@ from autopilot.errors import MissingSourceError, ParameterError
 from autopilot.files import read_file, remove_file, replace_file
 from autopilot.git import objects
 from autopilot.git.repository import Repository
-from autopilot.sandbox.inputs import Inputs
-from autopilot.sandbox.offline import Offline
+from autopilot.sandbox.audit_hooks import Inputs, Offline
 from autopilot.sandbox.workspace import Workspace
 from autopilot.tracking.parameters import Scope, check_clean, check_tracked, dirty_files, scope_of
 

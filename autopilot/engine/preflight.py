@@ -37,7 +37,7 @@ from autopilot.errors import (
     TargetError,
 )
 from autopilot.git.repository import DEFAULT_IDENTITY, Repository
-from autopilot.sandbox.offline import Offline
+from autopilot.sandbox.audit_hooks import Offline
 
 CheckState = Literal["ok", "warning", "failed"]
 _ITEMS = 10

@@ -35,7 +35,7 @@ from autopilot.git import objects
 from autopilot.git.repository import Repository
 from autopilot.proof.measuring import ERROR_PARTS, MeasureTask, Scores
 from autopilot.proof.rerun import RerunEpoch, RerunTask
-from autopilot.sandbox.offline import Offline
+from autopilot.sandbox.audit_hooks import Offline
 from autopilot.sandbox.processes import answer_with
 from autopilot.sandbox.surroundings import Surroundings
 from autopilot.tracking.git_store import GitStore

@@ -19,8 +19,8 @@ from autopilot.errors import ConfinementError
 from autopilot.files import TEMPORARY
 from autopilot.git.objects import tree_of
 from autopilot.git.workfiles import Stamp, everything_below, stamps_of
+from autopilot.sandbox.audit_hooks import Inputs
 from autopilot.sandbox.git_folders import AGENT, GitFolder, PrivateGit
-from autopilot.sandbox.inputs import Inputs
 from autopilot.sandbox.processes import adopt, end_adopted, end_marked, mark
 from autopilot.sandbox.surroundings import Surroundings, Violation, sentences, stays_inside
 from autopilot.sandbox.workspace import AGENTS_GIT, Link, Workspace

@@ -11,8 +11,8 @@ from pathlib import Path
 from autopilot.core.parameter import PathParameter
 from autopilot.core.stepping import Guard
 from autopilot.git.repository import Repository
+from autopilot.sandbox.audit_hooks import Inputs
 from autopilot.sandbox.confinement import guard_of
-from autopilot.sandbox.inputs import Inputs
 from autopilot.sandbox.workspace import open_workspace
 from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.parameters import scope_of

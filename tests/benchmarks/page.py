@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from autopilot.git.repository import Repository
 from autopilot.report.collection import collect
-from autopilot.report.page import page as html
+from autopilot.report.rendering import page as html
 from autopilot.tracking.notebook import Notebook
 from tests.benchmarks.epochs import SLUG, Drill
 from tests.benchmarks.report import Report

@@ -18,8 +18,7 @@ from autopilot.errors import UsageError
 from autopilot.git.commands import run_git
 from autopilot.report.collection import between, collect
 from autopilot.report.contents import DiffPool, dumped, packed
-from autopilot.report.markdown import markdown
-from autopilot.report.page import page
+from autopilot.report.rendering import markdown, page
 from autopilot.tracking.notebook import Notebook
 from tests.browser import chromium, find_chromium
 from tests.cli.report_story import EVIL, MARKUP, SPACED, tell
@@ -185,7 +184,7 @@ def test_markdown_shows_foreign_text_as_it_is(story):
 
 
 def test_markdown_of_many_epochs_says_what_it_leaves_out(story, monkeypatch):
-    monkeypatch.setattr("autopilot.report.markdown._ROWS", 3)
+    monkeypatch.setattr("autopilot.report.rendering._ROWS", 3)
     text = markdown(story)
     assert "2 epochs are not in this table: it has the latest kept ones" in text
     assert [x.split("|")[1].strip() for x in text.splitlines() if re.match(r"\| \d", x)] == [*"013"]

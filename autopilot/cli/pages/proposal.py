@@ -8,12 +8,7 @@ from typing import Any
 
 from autopilot.core.direction import direction_words
 from autopilot.core.figures import apart, costs, figure, figures, lower_note, signed, test_gain
-from autopilot.core.records.message import (
-    EPOCH,
-    EXPERIMENT,
-    Score,
-    one_line,
-)
+from autopilot.core.records.message import EPOCH, EXPERIMENT, Score, one_line
 from autopilot.git.objects import LineCounts
 from autopilot.proof.verification import Verification
 from autopilot.report.comparison import file_documents, file_rows, file_totals

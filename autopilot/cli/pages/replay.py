@@ -154,9 +154,7 @@ def cases(branch: Sequence[Difference], judged: Sequence[EpochReplay]) -> list[C
         Case("branch, tags and notes", whole),
         *(
             Case(
-                f"epoch {e.number} {e.split}",
-                [sentence(each) for each in e.differences],
-                e.seconds,
+                f"epoch {e.number} {e.split}", [sentence(each) for each in e.differences], e.seconds
             )
             for e in judged
         ),

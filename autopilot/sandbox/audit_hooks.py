@@ -1,4 +1,4 @@
-"""The files of the repository that an evaluation has read, by Python's audit hook.
+"""Audit hooks around an evaluation: the files that it reads, and the network that it may not use.
 
 SQLite opens its databases in C, and the event does not say whether it writes: only those that git
 has are counted. Files that C code or a child process opens are not seen, except for those that are
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import ipaddress
 import os
 import sys
 import time
@@ -16,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from autopilot.errors import NetworkRefusedError
 from autopilot.git import objects
 from autopilot.git.repository import Repository
 from autopilot.git.workfiles import WorkFiles
@@ -213,3 +215,97 @@ def _full(path: Any) -> str:
     if text.startswith("/"):
         return text
     return os.path.join(os.getcwd(), text)  # noqa: PTH109  # called for every file that is opened
+
+
+_REFUSED = {
+    "socket.connect": "connects to",
+    "socket.sendto": "sends to",
+    "socket.sendmsg": "sends to",
+    "socket.getaddrinfo": "looks up",
+    "socket.gethostbyname": "looks up",
+    "socket.gethostbyaddr": "looks up",
+}
+
+
+_PROGRAMS = ("subprocess.Popen", "os.system", "os.posix_spawn", "os.spawn", "os.exec")
+
+
+class Offline:
+    """Refuses connections and look-ups of names in this process, between `begin` and `end`.
+
+    Sockets of the file system, by which programs of one machine talk, are left alone. Programs that
+    the process starts are not watched.
+
+    Args:
+        programs: Refuses to start programs too.
+
+    Attributes:
+        refused: What was tried, in the order of the attempts.
+    """
+
+    def __init__(self, *, programs: bool = False) -> None:
+        self.refused: list[str] = []
+        self._programs, self._is_on = programs, False
+
+    def begin(self) -> None:
+        """Starts to refuse; an audit hook cannot be removed, so that this one stays and is off."""
+        self._is_on = True
+        sys.addaudithook(self._look)
+
+    def end(self) -> None:
+        """Refuses nothing more."""
+        self._is_on = False
+
+    def check(self) -> None:
+        """Raises for what was refused, where the code that tried it caught the first error.
+
+        Raises:
+            NetworkRefusedError: something was; it names the address.
+        """
+        if self.refused:
+            raise _refusal(self.refused[0])
+
+    def _look(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self._is_on:
+            return
+        if self._programs and event in _PROGRAMS:
+            self.refused.append(f"starts {_text(arguments[0])}")
+            raise _refusal(self.refused[-1])
+        does = _REFUSED.get(event)
+        if does is None:
+            return
+        address = _address(event, arguments)
+        if address is not None:
+            self.refused.append(f"{does} {address}")
+            raise _refusal(self.refused[-1])
+
+
+def _address(event: str, arguments: tuple[Any, ...]) -> str | None:
+    """The address of a call, as a person writes it; None for a socket of the file system."""
+    if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):
+        name = arguments[0]
+        # No name: the machine's own address, to listen on. A number needs no look-up.
+        return None if name is None or _is_number(_text(name)) else _text(name)
+    target = arguments[1] if len(arguments) > 1 else None
+    if isinstance(target, tuple) and len(target) >= 2 and isinstance(target[0], str | bytes):
+        return f"{_text(target[0])}:{target[1]}"
+    return None
+
+
+def _is_number(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _text(name: Any) -> str:
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+
+
+def _refusal(what: str) -> NetworkRefusedError:
+    return NetworkRefusedError(
+        f"the evaluation {what}, and only what is recorded may answer",
+        hint="make model calls through autopilot's Model, which records them; or let it: --live",
+    )

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from autopilot.cli.pages.chart import Point, chart
+from autopilot.cli.pages.listing import Point, chart
 
 
 def points(*values: float | None) -> list[Point]:

@@ -1,5 +1,6 @@
-"""autopilot.sandbox.inputs: which files an evaluation has read."""
+"""autopilot.sandbox.audit_hooks: the files that an evaluation reads, and what it may not reach."""
 
+import socket
 import subprocess
 import sys
 import time
@@ -7,8 +8,9 @@ import time
 import pytest
 
 from autopilot.core.parameter import PathParameter
+from autopilot.errors import NetworkRefusedError
 from autopilot.git.commands import run_git
-from autopilot.sandbox.inputs import Inputs
+from autopilot.sandbox.audit_hooks import Inputs, Offline
 from autopilot.tracking.parameters import scope_of
 
 
@@ -94,3 +96,46 @@ def test_in_place_data_that_was_there_before_counts(repository, listening):
     inputs.hear("open", (str(old), "r", 0))
     inputs.hear("open", (str(new), "r", 0))
     assert inputs.names() == {"old.csv"}
+
+
+@pytest.fixture
+def offline(request):
+    guard = Offline(programs=getattr(request, "param", False))
+    guard.begin()
+    yield guard
+    guard.end()
+
+
+def test_connections_and_look_ups_are_refused(offline):
+    with socket.socket() as here, pytest.raises(NetworkRefusedError, match=r"192\.0\.2\.1:80"):
+        here.connect(("192.0.2.1", 80))
+    with pytest.raises(NetworkRefusedError, match=r"looks up example\.org"):
+        socket.getaddrinfo("example.org", 443)
+    assert offline.refused == ["connects to 192.0.2.1:80", "looks up example.org"]
+    with pytest.raises(NetworkRefusedError, match=r"192\.0\.2\.1"):
+        offline.check()
+
+
+def test_what_stays_on_the_machine_is_let_through(offline, tmp_path):
+    with socket.socket(socket.AF_UNIX) as here, pytest.raises(FileNotFoundError):
+        here.connect(str(tmp_path / "socket"))
+    assert socket.getaddrinfo("127.0.0.1", 80)
+    subprocess.run([sys.executable, "-c", "pass"], check=True)
+    offline.check()
+
+
+@pytest.mark.parametrize("offline", [True], indirect=True)
+def test_programs_are_refused_where_that_is_asked_for(offline):
+    with pytest.raises(NetworkRefusedError, match="starts"):
+        subprocess.run([sys.executable, "-c", "pass"], check=True)
+
+
+def test_nothing_is_refused_afterwards():
+    guard = Offline()
+    guard.begin()
+    guard.end()
+    with socket.socket() as server, socket.socket() as client:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        client.connect(server.getsockname())
+    guard.check()
