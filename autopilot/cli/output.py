@@ -32,7 +32,7 @@ _SECRET_OPTION = re.compile(
 _LOGIN = re.compile(r"(?<=://)[^/\s@]+(?=@)")
 _LONGEST_ARGUMENT = 200
 _ALTERNATIVE = re.compile(r"(?=[,;] or )")
-_SPELLED = re.compile(r"\b(autopilot|git|pip) ")
+_SPELLED = re.compile(r"\b(autopilot|git|pip|gh|glab) ")
 _OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]+")
 
 
