@@ -59,6 +59,10 @@ class AgentGuard(Guard):
         self._is_confined = False
         self._environment: dict[str, str | None] = {}
         self._since = 0.0
+        self._prepare(workspace, slug)
+
+    def _prepare(self, workspace: Workspace, slug: str) -> None:
+        """Makes the parts that one kind has and the other has not, when the run begins."""
 
     @property
     def listens(self) -> bool:
@@ -116,15 +120,7 @@ class AgentGuard(Guard):
 class WorktreeGuard(AgentGuard):
     """For a worktree of the run's own: everything is put back."""
 
-    def __init__(
-        self,
-        workspace: Workspace,
-        slug: str,
-        scopes: Sequence[Scope],
-        inputs: Inputs,
-        store: GitStore,
-    ) -> None:
-        super().__init__(workspace, slug, scopes, inputs, store)
+    def _prepare(self, workspace: Workspace, slug: str) -> None:
         tree = tree_of(workspace.repo, workspace.repo.head_commit())
         copies = workspace.private / "copies"
         self._private, self._folder = workspace.private, workspace.folder
