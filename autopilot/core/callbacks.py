@@ -12,8 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from autopilot.core.callback import Callback, RunView
-from autopilot.core.direction import gained
-from autopilot.core.figures import figure
+from autopilot.core.figures import figure, gained
 from autopilot.core.graph import Graph
 from autopilot.core.memory import Memory
 from autopilot.core.records.message import tag_message

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autopilot.core.collection import Accumulator, ByName, compute_all, directions_of, find_metric
-from autopilot.core.direction import gained
+from autopilot.core.figures import gained
 from autopilot.core.metric import Metric
 from autopilot.core.types import Cost, Datum, Metrics, Noise
 from autopilot.errors import MetricError

@@ -9,10 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from autopilot.core.callback import Hooks, RunView
-from autopilot.core.chance import seed_everything
 from autopilot.core.comparison import EpochView
-from autopilot.core.direction import wish
-from autopilot.core.evaluation import Evaluator
+from autopilot.core.evaluation import Evaluator, seed_everything
+from autopilot.core.figures import wish
 from autopilot.core.gradient import TextGradient
 from autopilot.core.measured import Measured, SplitMetrics, measure_once
 from autopilot.core.noise import DefaultPolicy, noise_sentence

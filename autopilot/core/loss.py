@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from autopilot.core.gathering import Gatherer, worst_first
 from autopilot.core.gradient import Gradient
+from autopilot.core.scoring import Gatherer, worst_first
 from autopilot.core.types import Datum
 
 

@@ -15,10 +15,9 @@ from itertools import pairwise
 from typing import Any
 
 from autopilot.core.callback import RunView
-from autopilot.core.chance import seed_of
 from autopilot.core.collection import ByName, compute_all, update_all
 from autopilot.core.comparison import EpochView, Monitored, mean_items
-from autopilot.core.evaluation import Evaluator, batches
+from autopilot.core.evaluation import Evaluator, batches, seed_of
 from autopilot.core.experiment import Experiment
 from autopilot.core.graph import no_grad
 from autopilot.core.module import AutoPilotModule

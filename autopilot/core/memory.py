@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from itertools import islice, product
 from typing import get_args
 
-from autopilot.core.direction import better_by
+from autopilot.core.figures import better_by
 from autopilot.core.records.record import EpochOutcome, Lesson
 from autopilot.core.store import Store
 from autopilot.errors import UsageError

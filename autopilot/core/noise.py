@@ -23,8 +23,7 @@ from autopilot.core.comparison import (
     nothing_to_compare,
     paired,
 )
-from autopilot.core.direction import gained
-from autopilot.core.figures import apart, figure, signed
+from autopilot.core.figures import apart, figure, gained, signed
 from autopilot.core.gate import Gate
 from autopilot.core.policy import Decision, Policy
 from autopilot.core.statistics import (

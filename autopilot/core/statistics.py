@@ -15,7 +15,7 @@ from random import Random
 from statistics import NormalDist
 
 from autopilot.core.comparison import EpochView, Monitored, keyed, paired, some
-from autopilot.core.direction import gained
+from autopilot.core.figures import gained
 from autopilot.core.types import Datum, Gain
 
 Pairs = Sequence[tuple[Datum, Datum]]

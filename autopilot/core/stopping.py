@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from autopilot.core.callback import Callback, RunView
 from autopilot.core.comparison import metric_modes
-from autopilot.core.direction import direction_of, gained
-from autopilot.core.figures import figure
+from autopilot.core.figures import direction_of, figure, gained
 from autopilot.core.records.ledger import Ledger, Limits
 from autopilot.core.records.record import LlmRecord
 from autopilot.core.types import Cost

@@ -13,10 +13,10 @@ from typing import Any
 from autopilot.core.callback import Callback, Hooks, Logger, LoggerCallback, RunView, check_callback
 from autopilot.core.comparison import Monitored, metric_modes, monitored
 from autopilot.core.configuration import as_policy, callbacks_of, check_window, data_source, loss_of
-from autopilot.core.direction import direction_of, direction_words
 from autopilot.core.evaluation import Evaluator
 from autopilot.core.experiment import Experiment
 from autopilot.core.failures import Failures
+from autopilot.core.figures import direction_of, direction_words
 from autopilot.core.fit import Fit
 from autopilot.core.gate import Gate
 from autopilot.core.items import leakage_notes

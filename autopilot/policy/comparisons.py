@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autopilot.core.comparison import EpochView, measured, nothing_to_compare
-from autopilot.core.direction import gained, sounds_like_cost
-from autopilot.core.figures import apart, bound, figures
+from autopilot.core.figures import apart, bound, figures, gained, sounds_like_cost
 from autopilot.core.gate import Gate
 from autopilot.core.noise import GainGate
 from autopilot.core.types import GateResult

@@ -13,8 +13,7 @@ from random import Random
 
 from autopilot.core.comparison import EpochView, some
 from autopilot.core.configuration import policy_of
-from autopilot.core.direction import gained
-from autopilot.core.figures import apart
+from autopilot.core.figures import apart, gained
 from autopilot.core.policy import Decision, decide
 from autopilot.core.statistics import Pairing, pair, subset_interval
 from autopilot.core.types import Metrics

@@ -16,7 +16,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter
 
 from autopilot.core.callback import Callback, RunView
-from autopilot.core.chance import seed_of
+from autopilot.core.evaluation import seed_of
 from autopilot.core.experiment import Experiment
 from autopilot.core.fit import Fit
 from autopilot.core.loop import EpochLoop

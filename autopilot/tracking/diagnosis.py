@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 
-from autopilot.core.direction import gained
+from autopilot.core.figures import gained
 from autopilot.core.records.record import StepRecord, TraceRecord
 from autopilot.core.types import Datum, Outcome
 from autopilot.tracking.notebook import Notebook

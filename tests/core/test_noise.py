@@ -7,8 +7,8 @@ import pytest
 
 from autopilot.ai.model.recording import request_key
 from autopilot.core.aggregates import Latency, Quantile
-from autopilot.core.chance import seed_of
 from autopilot.core.comparison import EpochView, Monitored, mean_items
+from autopilot.core.evaluation import seed_of
 from autopilot.core.experiment import Experiment
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.noise import DefaultPolicy, SignificantImprovement, compare, noise_sentence

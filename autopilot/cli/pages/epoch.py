@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autopilot.core.direction import gained
 from autopilot.core.failures import failure_lines
-from autopilot.core.figures import costs, figure, figures, lower_note, signed
+from autopilot.core.figures import costs, figure, figures, gained, lower_note, signed
 from autopilot.core.records.message import one_line
 from autopilot.core.records.record import MetricsRecord
 from autopilot.core.types import Datum, count_outcomes, datum_document

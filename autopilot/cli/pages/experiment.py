@@ -7,8 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from autopilot.cli.pages.listing import overview
-from autopilot.core.direction import direction_words
-from autopilot.core.figures import costs, figure, progressed, signed, test_gain
+from autopilot.core.figures import costs, direction_words, figure, progressed, signed, test_gain
 from autopilot.core.memory import DECISIONS, Memory, Trend
 from autopilot.core.records.history import Summary
 from autopilot.core.records.record import Event, Lesson

@@ -11,8 +11,16 @@ from operator import itemgetter
 from typing import Any, TypeGuard
 
 from autopilot.cli.pages.epoch import ODD_OUTCOMES, commit_cell
-from autopilot.core.direction import direction_words
-from autopilot.core.figures import costs, figure, figures, lower_note, progressed, signed, test_gain
+from autopilot.core.figures import (
+    costs,
+    direction_words,
+    figure,
+    figures,
+    lower_note,
+    progressed,
+    signed,
+    test_gain,
+)
 from autopilot.errors import ExperimentError
 from autopilot.git import refs
 from autopilot.git.repository import Repository

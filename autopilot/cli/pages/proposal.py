@@ -6,8 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autopilot.core.direction import direction_words
-from autopilot.core.figures import apart, costs, figure, figures, lower_note, signed, test_gain
+from autopilot.core.figures import (
+    apart,
+    costs,
+    direction_words,
+    figure,
+    figures,
+    lower_note,
+    signed,
+    test_gain,
+)
 from autopilot.core.records.message import EPOCH, EXPERIMENT, Score, one_line
 from autopilot.git.objects import LineCounts
 from autopilot.proof.verification import Verification

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from autopilot.core.direction import gained
+from autopilot.core.figures import gained
 from autopilot.core.records.record import EpochOutcome, Event, Manifest, MetricsRecord, StepRecord
 from autopilot.core.types import Cost, Gain, Metrics, Noise
 
