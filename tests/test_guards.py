@@ -39,6 +39,8 @@ FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in room
 NEIGHBOURS = {("files", "errors")}
 TOP = {"autopilot", "autopilot.__main__"}
 
+# The weight of the house, with everything that is planned for it.
+FILES_AT_MOST, LINES_AT_MOST = 195, 44_000
 # Files with more than 400 lines, and why they are not two.
 LONG = {
     "autopilot.core.experiment": "one class, everything that happens to an experiment",
@@ -103,6 +105,21 @@ def test_no_file_imports_itself_by_way_of_others():
         order.prepare()
     except graphlib.CycleError as error:
         raise AssertionError(" -> ".join(error.args[1])) from None
+
+
+def test_a_class_name_has_one_meaning():
+    homes = {}
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(NAMES[path])
+    several = {name: places for name, places in homes.items() if len(places) > 1}
+    assert several == {}
+
+
+def test_the_house_keeps_its_weight():
+    lines = sum(len(path.read_text().splitlines()) for path in FILES)
+    assert len(FILES) <= FILES_AT_MOST and lines <= LINES_AT_MOST, "find the room it belongs to"
 
 
 def importers(package):
