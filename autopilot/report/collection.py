@@ -8,16 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from autopilot.core.figures import signed
-from autopilot.core.memory import FAILURES, Memory
+from autopilot.core.memory import Memory
 from autopilot.core.records.record import Lesson, LlmRecord, StepRecord, TraceRecord
 from autopilot.core.types import Cost
 from autopilot.errors import ExperimentError
 from autopilot.git import objects, refs
 from autopilot.git.repository import Repository
-from autopilot.report.comparison import event_detail, settings
+from autopilot.report.comparison import by_strategy, event_detail, settings, trend_window
 from autopilot.report.contents import CODES, Changes, DiffPool, Results, clipped, packed
 from autopilot.tracking.holding import block_after_by_epoch, memory_of
 from autopilot.tracking.journal import Journal
@@ -124,29 +125,29 @@ class Report:
 
     def left_out(self) -> list[str]:
         """A sentence for each limit that left something out."""
-        slug, pool, told = self.notebook.slug, self.pool, []
-        see = f"`autopilot diff EPOCH -e {slug}` shows it"
+        slug, pool, sentences = self.notebook.slug, self.pool, []
         if self.absent:
             kinds = ", ".join(self.absent)
-            told.append(f"there are no notes of {kinds} here: `autopilot fetch {slug}` brings them")
-        files = sum(d["changes"].left_out for d in self.details) + self.net.left_out
-        if files:
-            told.append(f"{files:,} changed files are not listed; {see}")
-        if pool.files_left_out:
-            told.append(f"the lines of {pool.files_left_out:,} changed files are missing; {see}")
-        if pool.lines_left_out:
-            told.append(
-                f"{pool.lines_left_out:,} lines at the end of long diffs are missing; {see}"
+            sentences.append(
+                f"there are no notes of {kinds} here: `autopilot fetch {slug}` brings them"
             )
-        if pool.long_lines:
-            told.append(f"{pool.long_lines:,} very long lines of diffs are cut; {see}")
+        files = sum(d["changes"].left_out for d in self.details) + self.net.left_out
+        for count, which in (
+            (files, "{:,} changed files are not listed"),
+            (pool.files_left_out, "the lines of {:,} changed files are missing"),
+            (pool.lines_left_out, "{:,} lines at the end of long diffs are missing"),
+            (pool.long_lines, "{:,} very long lines of diffs are cut"),
+        ):
+            if count:
+                shows = f"`autopilot diff EPOCH -e {slug}` shows it"
+                sentences.append(f"{which.format(count)}; {shows}")
         for split, results in self.results.items():
             if results.left_out:
-                told.append(
+                sentences.append(
                     f"{results.left_out:,} {split} results are not in the heat map; "
                     f"`autopilot show EPOCH -e {slug} --json` has them"
                 )
-        return told
+        return sentences
 
 
 def collect(notebook: Notebook, pool: DiffPool | None = None) -> Report:
@@ -270,41 +271,26 @@ def _lesson(lesson: Lesson) -> dict[str, Any]:
 
 def _series(epochs: Sequence[Epoch]) -> list[dict[str, Any]]:
     """The values of each split's metrics, None where an epoch has none; val comes first."""
-    names = dict.fromkeys(
-        (split, metric)
-        for e in epochs
-        for split, metrics in e.metrics.items()
-        for metric in metrics
-    )
-    order = ("val", "train", "test")
-    ranked = sorted(names, key=lambda n: order.index(n[0]) if n[0] in order else len(order))
+    names = {(split, name): None for e in epochs for split, of in e.metrics.items() for name in of}
+    ranked = sorted(names, key=lambda n: SPLITS.index(n[0]) if n[0] in SPLITS else len(SPLITS))
     return [
         {
             "split": split,
-            "metric": metric,
-            "values": [_short(e.metrics.get(split, {}).get(metric)) for e in epochs],
+            "metric": name,
+            "values": [_short(e.metrics.get(split, {}).get(name)) for e in epochs],
         }
-        for split, metric in ranked
+        for split, name in ranked
     ]
 
 
 def _memory(memory: Memory) -> dict[str, Any]:
-    lessons = memory.lessons
-    tallies: dict[str, list[Any]] = {}
-    for lesson in (x for x in lessons if x.outcome not in ("blocked", "unblocked")):
-        for name in lesson.strategies():
-            tally = tallies.setdefault(name, [name, 0, 0, 0, 0.0])
-            tally[1] += 1
-            tally[2] += lesson.outcome == "kept"
-            tally[3] += lesson.outcome in FAILURES
-            tally[4] += lesson.delta or 0.0 if lesson.outcome == "kept" else 0.0
-    trend = memory.trends()
-    text = ""
+    lessons, trend, text = memory.lessons, memory.trends(), ""
     if trend.direction != "unknown":
-        over = "the last epoch" if trend.epochs == 1 else f"the last {trend.epochs} epochs"
-        text = f"Over {over}: {trend.direction}, {signed(trend.rate, of=trend.best)} an epoch."
+        rate = signed(trend.rate, of=trend.best)
+        text = f"Over {trend_window(trend)}: {trend.direction}, {rate} an epoch."
+    tally = itemgetter("strategy", "used", "kept", "failed", "gain")
     return {
-        "tallies": sorted(tallies.values(), key=lambda tally: -tally[4]),
+        "tallies": list(map(tally, by_strategy(memory))),
         "blocked": memory.blocked(),
         "lessons": [_lesson(lesson) for lesson in lessons[-_LESSONS:]],
         "earlier": max(0, len(lessons) - _LESSONS),
@@ -359,18 +345,16 @@ def _absent(notebook: Notebook) -> Iterator[str]:
             yield kind
 
 
-def _results(journal: Journal, line: Mapping[str, object]) -> dict[str, Results]:
-    found: dict[str, dict[int, TraceRecord]] = {}
+def _results(journal: Journal, line: Container[str]) -> dict[str, Results]:
+    traces: dict[str, dict[int, TraceRecord]] = {}
     for commit, trace in journal.read(TraceRecord):
         if commit in line and not trace.repeat:
-            found.setdefault(trace.split, {})[trace.epoch] = trace
-    out: dict[str, Results] = {}
-    for split in dict.fromkeys([*SPLITS, *found]):
-        if split in found:
-            results = out[split] = Results(split)
-            for _, trace in sorted(found[split].items()):
-                results.add(trace)
-    return out
+            traces.setdefault(trace.split, {})[trace.epoch] = trace
+    results = {split: Results(split) for split in dict.fromkeys([*SPLITS, *traces])}
+    for split, of_epochs in traces.items():
+        for _, trace in sorted(of_epochs.items()):
+            results[split].add(trace)
+    return {split: found for split, found in results.items() if split in traces}
 
 
 def _forks(repo: Repository, slug: str) -> Iterator[tuple[str, int]]:

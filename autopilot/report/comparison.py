@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autopilot.core.figures import figures, lower_note, outcomes, signed
+from autopilot.core.memory import DECISIONS, FAILURES, Memory, Trend
 from autopilot.core.records.record import Event, Manifest
 from autopilot.core.types import Datum, count_outcomes
 from autopilot.git.objects import LineCounts
@@ -104,6 +105,36 @@ def input_differences(first: Notebook, second: Notebook) -> list[dict[str, Any]]
         for path in sorted({*a, *b})
         if a.get(path) != b.get(path)
     ]
+
+
+def input_rows(first: Notebook, second: Notebook) -> list[list[str]]:
+    """A row a file of `input_differences`: its path, and the start of both blob ids."""
+    return [
+        [file["path"], *((file[side] or "not read")[:10] for side in ("first", "second"))]
+        for file in input_differences(first, second)
+    ]
+
+
+def by_strategy(memory: Memory) -> list[dict[str, Any]]:
+    """A row a strategy, those that gained most first: how often it was used, kept, and failed."""
+    blocked, rows = memory.blocked(), dict[str, dict[str, Any]]()
+    for lesson in memory.lessons:
+        for name in lesson.strategies() if lesson.outcome not in DECISIONS else ():
+            row = rows.setdefault(
+                name, {"strategy": name, "used": 0, "kept": 0, "failed": 0, "gain": 0.0}
+            )
+            row["used"] += 1
+            row["kept"] += lesson.outcome == "kept"
+            row["failed"] += lesson.outcome in FAILURES
+            row["gain"] += lesson.delta or 0.0 if lesson.outcome == "kept" else 0.0
+    for name, row in rows.items():
+        row["blocked"] = blocked.get(name)
+    return sorted(rows.values(), key=lambda row: (-row["gain"], row["strategy"]))
+
+
+def trend_window(trend: Trend) -> str:
+    """The epochs that a trend was measured over, in words."""
+    return "the last epoch" if trend.epochs == 1 else f"the last {trend.epochs} epochs"
 
 
 def _pair(first: float | None, second: float | None) -> list[str]:

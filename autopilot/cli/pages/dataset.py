@@ -1,4 +1,4 @@
-"""Text of the `ai` commands: datasets that were made, and that were judged."""
+"""Pages of the `ai` commands: datasets that were made, and datasets that were judged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from autopilot.ai.datasets.checkpoint import Distribution, Share
 from autopilot.ai.datasets.judging import Histogram, JudgingSummary, Rates
 from autopilot.core.figures import figure
-from autopilot.text import align, counted, shorten
+from autopilot.text import align, counted, jsonable, shorten
 
 _MOST = 5
 _BAR = 40
@@ -101,14 +101,6 @@ def document(path: Path, found: Distribution | JudgingSummary) -> dict[str, Any]
     if isinstance(found, Distribution):
         files = {split: str(path / f"{split}.jsonl") for split in found.splits}
         return {"folder": str(path), "files": files, "distribution": found}
-    return {
-        "file": str(path),
-        "items": found.all.items,
-        "passed": found.all.passed,
-        "pass_rate": found.all.pass_rate,
-        "mean_score": found.all.mean_score,
-        "splits": found.splits,
-        "failed": found.failed,
-        "feedback": found.feedback,
-        "reasons": found.reasons,
-    }
+    document = {"file": str(path), **jsonable(found.all), "pass_rate": found.all.pass_rate}
+    names = ("splits", "failed", "feedback", "reasons")
+    return document | {name: getattr(found, name) for name in names}
