@@ -1,4 +1,4 @@
-"""A report: everything that was recorded of an experiment, as the JSON that its page reads.
+"""A report: the complete record of an experiment, as the JSON that its page reads.
 
 The list of epochs is plain; details, patches and items, which are long, are packed.
 """
@@ -19,7 +19,7 @@ from autopilot.errors import ExperimentError
 from autopilot.git import objects, refs
 from autopilot.git.repository import Repository
 from autopilot.report.comparison import by_strategy, event_detail, settings, trend_window
-from autopilot.report.contents import CODES, Changes, DiffPool, Results, clipped, packed
+from autopilot.report.contents import Changes, DiffPool, Results, clipped, packed
 from autopilot.tracking.holding import block_after_by_epoch, memory_of
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import experiments
@@ -32,6 +32,8 @@ COLUMNS = (
 )
 _VERDICTS = ("baseline", "kept", "rejected")
 _TEXT = 20_000
+_STEP_TEXTS = ("summary", "rationale", "error")
+_LESSON = ("epoch", "strategy", "outcome", "reason", "summary", "category", "node", "by_hand")
 _IDS = 40
 _LESSONS = 500
 
@@ -46,11 +48,11 @@ class Report:
         details: A dict an epoch: its steps, changes, lessons, failures, items fixed and broken.
         results: Those splits that have results, item by item.
         roles: What model calls cost, the dearest role first.
-        memory: What a run that goes on would know.
+        memory: The memory that a resumed run would start with.
         forks: The experiments here that took over an epoch of this one, each with that epoch.
         net: From the base to the best.
         pool: The patches of all changes.
-        absent: The kinds of notes that there are none of, though there are epochs.
+        absent: The kinds of notes that are missing although epochs exist.
     """
 
     notebook: Notebook
@@ -100,16 +102,7 @@ class Report:
             "rows": self.rows,
             "roles": self.roles,
             "memory": _memory(self.memory),
-            "results": [
-                {
-                    "split": results.split,
-                    "codes": {code: outcome for outcome, code in CODES.items()},
-                    "epochs": list(results.rows),
-                    "ids": packed([results.ids]),
-                    "rows": packed(results.rows.values()),
-                }
-                for results in self.results.values()
-            ],
+            "results": [results.document() for results in self.results.values()],
             "forks": self.forks,
             "forked_from": manifest.forked_from,
             "merged_with": manifest.merged_with,
@@ -176,7 +169,7 @@ def collect(notebook: Notebook, pool: DiffPool | None = None) -> Report:
 
 
 def between(first: Notebook, second: Notebook, pool: DiffPool) -> Changes:
-    """What differs between the best states of two experiments."""
+    """The changes from the best state of one experiment to that of another."""
     one, other = (notebook.best_commit for notebook in (first, second))
     return pool.between(objects.tree_of(first.repo, one), objects.tree_of(first.repo, other))
 
@@ -254,19 +247,13 @@ def _epochs(
 
 
 def _step(commit: str, record: StepRecord) -> dict[str, Any]:
-    return {
-        "commit": commit,
-        "summary": clipped(record.summary, _TEXT),
-        "rationale": clipped(record.rationale, _TEXT),
-        "gradients": {name: clipped(text, _TEXT) for name, text in record.gradients.items()},
-        "error": clipped(record.error, _TEXT),
-        "violations": record.violations,
-    }
+    texts = {name: clipped(getattr(record, name), _TEXT) for name in _STEP_TEXTS}
+    gradients = {name: clipped(text, _TEXT) for name, text in record.gradients.items()}
+    return {"commit": commit, **texts, "gradients": gradients, "violations": record.violations}
 
 
 def _lesson(lesson: Lesson) -> dict[str, Any]:
-    names = ("epoch", "strategy", "outcome", "reason", "summary", "category", "node", "by_hand")
-    return {name: getattr(lesson, name) for name in names} | {"delta": _short(lesson.delta)}
+    return {name: getattr(lesson, name) for name in _LESSON} | {"delta": _short(lesson.delta)}
 
 
 def _series(epochs: Sequence[Epoch]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What an experiment was given and what it came to, for a person; two of them side by side."""
+"""The settings and results of an experiment in words, and of two experiments side by side."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def decision_line(event: Event) -> str:
 
 
 def event_detail(event: Event) -> str:
-    """What is to be said of an event beside its name."""
+    """The text of an event beside its name."""
     return decision_line(event) if event.name == "decided" else event.detail
 
 
@@ -55,32 +55,31 @@ def settings(manifest: Manifest) -> dict[str, str]:
 
 
 def compared_results(first: Notebook, second: Notebook) -> list[list[str]]:
-    """What two experiments came to: a row's name, both values, and the change."""
+    """The results of two experiments: rows of a name, both values, and the change."""
     a, b = first.summary, second.summary
-    rows = [
-        ["state", first.status.state, second.status.state, ""],
-        ["base", first.manifest.base[:7], second.manifest.base[:7], ""],
-        ["seed", str(first.manifest.seed), str(second.manifest.seed), ""],
-        ["epochs", str(a.epochs), str(b.epochs), ""],
-        ["kept", str(a.kept), str(b.kept), ""],
-        ["best epoch", str(a.best_epoch), str(b.best_epoch), ""],
-    ]
+    facts = {
+        "state": (first.status.state, second.status.state),
+        "base": (first.manifest.base[:7], second.manifest.base[:7]),
+        "seed": (first.manifest.seed, second.manifest.seed),
+        "epochs": (a.epochs, b.epochs),
+        "kept": (a.kept, b.kept),
+        "best epoch": (a.best_epoch, b.best_epoch),
+    }
+    rows = [[name, *map(str, values), ""] for name, values in facts.items()]
     low = {s.monitor: lower_note(s.mode) for s in (a, b)}
     for name in dict.fromkeys([a.monitor, b.monitor]):
         if name:
-            values = [s.baseline if s.monitor == name else None for s in (a, b)]
-            rows.append([f"baseline val {name}{low.get(name, '')}", *_pair(values[0], values[1])])
+            baselines = [s.baseline if s.monitor == name else None for s in (a, b)]
+            rows.append([f"baseline val {name}{low.get(name, '')}", *_pair(*baselines)])
     for split in ("val", "test"):
-        one, other_ = a.metrics.get(split, {}), b.metrics.get(split, {})
-        for name in dict.fromkeys([*one, *other_]):
-            rows.append(
-                [f"best {split} {name}{low.get(name, '')}", *_pair(one.get(name), other_.get(name))]
-            )
+        one, other = a.metrics.get(split, {}), b.metrics.get(split, {})
+        for name in dict.fromkeys([*one, *other]):
+            values = _pair(one.get(name), other.get(name))
+            rows.append([f"best {split} {name}{low.get(name, '')}", *values])
     for name in dict.fromkeys([*a.strategies, *b.strategies]):
-        told = [
-            f"{t.kept} of {t.used} kept" if (t := s.strategies.get(name)) else "-" for s in (a, b)
-        ]
-        rows.append([f"strategy {shorten(name, 30)}", *told, ""])
+        tallies = [s.strategies.get(name) for s in (a, b)]
+        kept = [f"{t.kept} of {t.used} kept" if t else "-" for t in tallies]
+        rows.append([f"strategy {shorten(name, 30)}", *kept, ""])
     rows += [
         ["evaluations", f"{a.cost.evaluations:,}", f"{b.cost.evaluations:,}", ""],
         ["seconds", f"{a.cost.seconds:.1f}", f"{b.cost.seconds:.1f}", ""],
@@ -156,7 +155,7 @@ def file_documents(counts: Mapping[str, LineCounts]) -> list[dict[str, Any]]:
 
 
 def file_totals(counts: Mapping[str, LineCounts]) -> str:
-    """How many files and lines were changed.
+    """The number of files and lines that were changed.
 
     >>> file_totals({"a": LineCounts(2, 1, False), "b": LineCounts(1, 0, False)})
     '2 files, +3 -1'
@@ -166,7 +165,7 @@ def file_totals(counts: Mapping[str, LineCounts]) -> str:
 
 
 def came_to(items: Sequence[Datum], monitor: str) -> str:
-    """How many items came to what; of those that only a metric scores, by that metric.
+    """The number of items by outcome; those that only a metric scores are counted by that metric.
 
     >>> came_to([Datum(metrics={"score": 0.7}), Datum(success=True)], "score")
     '1 passed, 1 graded by score'

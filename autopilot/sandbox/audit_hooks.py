@@ -81,7 +81,7 @@ class Inputs:
 
     def open(self) -> None:
         """Begins to listen; the hook stays in the process, and does nothing without a listener."""
-        global _is_installed  # an audit hook cannot be taken away again
+        global _is_installed  # an audit hook cannot be removed
         if not _is_installed:
             sys.addaudithook(_hear)
             _is_installed = True

@@ -74,7 +74,7 @@ def judged(found: JudgingSummary, width: int | None) -> list[str]:
 
 
 def rates(some: Rates) -> str:
-    """How many of some items passed, and their mean score."""
+    """The number of items that passed, and the mean score."""
     if some.pass_rate is None:
         return "no item was judged"
     return (

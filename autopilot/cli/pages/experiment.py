@@ -195,7 +195,7 @@ def lessons(found: Sequence[Lesson], *, with_slug: bool) -> list[str]:
 def trend(
     notebook: Notebook, found: Trend, ahead: int, strategies: Sequence[Mapping[str, Any]]
 ) -> list[str]:
-    """Where the metric is going, and thanks to what.
+    """The trend of the metric, and the strategies that caused it.
 
     Args:
         notebook: The experiment.

@@ -132,7 +132,7 @@ def rows(
 
 
 def none_yet(project: str | None) -> list[str]:
-    """The lines where there is no experiment."""
+    """The lines printed if no experiment exists."""
     if project:
         run = f"autopilot -p {project} run"
         return [f"no experiments of the project {project} yet", f"make one: {run}"]
@@ -141,7 +141,7 @@ def none_yet(project: str | None) -> list[str]:
 
 
 def overview(notebook: Notebook) -> dict[str, Any]:
-    """Where an experiment stands, for a program; found without reading all of its notes."""
+    """The state of an experiment, for a program; does not read all of its notes."""
     last, status, manifest = notebook.last, notebook.status, notebook.manifest
     judged = last.epoch if last else 0
     return {

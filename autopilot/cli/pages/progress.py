@@ -1,4 +1,4 @@
-"""The output of a run that goes on: a line for each epoch, and a live line on a terminal."""
+"""The output of a run: a line for each epoch, and a live line on a terminal."""
 
 from __future__ import annotations
 
@@ -256,7 +256,7 @@ def _live(output: Output, trainer: RunView) -> Progress:
     from rich.text import Text
 
     class Spending(ProgressColumn):
-        """The cost of model calls, by role: drawn again all the time, not once a batch."""
+        """The cost of model calls, by role; drawn many times a second, not once a batch."""
 
         def render(self, task: Task) -> Text:
             ledger = trainer.ledger

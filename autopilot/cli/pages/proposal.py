@@ -124,8 +124,8 @@ def _commands(notebook: Notebook, proposal: Proposal) -> list[str]:
         f"autopilot log {slug}",
         f"git log -p {proposal.onto.short}..{branch}    # every step, rejected ones included",
     ]
-    again = [f"autopilot replay {slug}", f"autopilot propose verify {slug}"]
-    return lines + (again if notebook.manifest.target else [])
+    measured = [f"autopilot replay {slug}", f"autopilot propose verify {slug}"]
+    return lines + (measured if notebook.manifest.target else [])
 
 
 def _code(name: str) -> str:

@@ -128,17 +128,17 @@ def incomparable(judged: Sequence[EpochReplay]) -> list[str]:
     return [*lines, f"       no seed repeats it; compare a metric: --tolerance {metric}=0.2"]
 
 
-def next_lines(again: Replay, found: Sequence[Difference]) -> list[str]:
+def next_lines(replay: Replay, found: Sequence[Difference]) -> list[str]:
     """The commands to go on with."""
-    slug = again.notebook.slug
+    slug = replay.notebook.slug
     if not found:
         return [f"read it:   autopilot log {slug}"]
     lines = []
     if any(each.found == "missing" for each in found):
         lines.append(f"is it all here?  autopilot fetch origin {slug}, then again")
-    command = f"git log --notes='autopilot/*' {again.notebook.tip[:10]}"
+    command = f"git log --notes='autopilot/*' {replay.notebook.tip[:10]}"
     for each in found:
-        if each.epoch is not None and each.epoch in again.judged:
+        if each.epoch is not None and each.epoch in replay.judged:
             command = f"autopilot show {each.epoch} -e {slug}"
             break
     return [*lines, f"look at it:      {command}"]
@@ -154,14 +154,14 @@ def cases(branch: Sequence[Difference], judged: Sequence[EpochReplay]) -> list[C
 
 
 def document(
-    again: Replay, found: Sequence[Difference], judged: Sequence[EpochReplay], seconds: float
+    replay: Replay, found: Sequence[Difference], judged: Sequence[EpochReplay], seconds: float
 ) -> dict[str, Any]:
     """A replay as JSON."""
-    settings = again.settings
+    settings = replay.settings
     return {
-        "experiment": again.notebook.slug,
-        "tip": again.notebook.tip,
-        "level": again.level,
+        "experiment": replay.notebook.slug,
+        "tip": replay.notebook.tip,
+        "level": replay.level,
         "tolerance": settings.tolerance,
         "tolerances": settings.shares,
         "live": settings.live,
