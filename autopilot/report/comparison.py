@@ -164,10 +164,10 @@ def file_totals(counts: Mapping[str, LineCounts]) -> str:
     return f"{counted(len(counts), 'file')}, +{added} -{removed}"
 
 
-def came_to(items: Sequence[Datum], monitor: str) -> str:
+def item_outcomes(items: Sequence[Datum], monitor: str) -> str:
     """The number of items by outcome; those that only a metric scores are counted by that metric.
 
-    >>> came_to([Datum(metrics={"score": 0.7}), Datum(success=True)], "score")
+    >>> item_outcomes([Datum(metrics={"score": 0.7}), Datum(success=True)], "score")
     '1 passed, 1 graded by score'
     """
     counts, graded = count_outcomes(items), sum(is_graded(item, monitor) for item in items)

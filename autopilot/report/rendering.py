@@ -23,10 +23,10 @@ from autopilot.core.types import Datum
 from autopilot.git.objects import LineCounts
 from autopilot.report.collection import Report
 from autopilot.report.comparison import (
-    came_to,
     compared_results,
     file_rows,
     input_rows,
+    item_outcomes,
     settings,
 )
 from autopilot.report.contents import Changes, dumped, patches
@@ -66,7 +66,7 @@ def page(reports: Sequence[Report], between: Changes | None = None) -> str:
         "data": dumped(data).replace("<", "\\u003c"),
         "script": script,
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _source("page.html"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda field: parts[field[1]], _source("page.html"))
 
 
 def left_out(reports: Sequence[Report]) -> list[str]:
@@ -209,7 +209,7 @@ def _items(notebook: Notebook) -> list[str]:
     if best is None or not items:
         return []
     total = f"{counted(len(items), 'val item')} at epoch {best.number}"
-    lines = [f"{total}: {plain(came_to(items, notebook.monitor[0]))}.", ""]
+    lines = [f"{total}: {plain(item_outcomes(items, notebook.monitor[0]))}.", ""]
     failures = [f"- {plain(line)}" for line in failure_lines("val", items)]
     return [*lines, *failures, ""] if failures else lines
 

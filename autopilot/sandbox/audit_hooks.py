@@ -122,10 +122,10 @@ class Inputs:
         try:
             names = self.names() | ({*known} - self._outputs())
             linked = {name for name in names if self._is_linked(name)}
-            found = {name: self._hash(name) for name in linked}
+            ids = {name: self._hash(name) for name in linked}
             for name, entry in self._files.hash(sorted(names - linked), write=False).items():
-                found[name] = entry.oid if entry is not None else ""
-            return dict(sorted(found.items()))
+                ids[name] = entry.oid if entry is not None else ""
+            return dict(sorted(ids.items()))
         finally:
             self.listens = listened
 

@@ -9,12 +9,12 @@ from autopilot.core.records.record import Event
 from autopilot.core.types import Datum
 from autopilot.git.objects import LineCounts
 from autopilot.report.comparison import (
-    came_to,
     decision_line,
     event_detail,
     file_documents,
     file_rows,
     file_totals,
+    item_outcomes,
 )
 
 COUNTS = {"a b.txt": LineCounts(3, 1, False), "logo.png": LineCounts(0, 0, True)}
@@ -42,6 +42,6 @@ def test_a_decision_says_who_what_and_where_to():
 @given(st.lists(st.sampled_from([True, False, None]), min_size=1))
 def test_what_items_came_to_counts_each_of_them_once(given_):
     items = [Datum(success=s, metrics={"score": 0.5} if s is None else {}) for s in given_]
-    told = came_to(items, "score")
+    told = item_outcomes(items, "score")
     assert sum(int(part.split()[0]) for part in told.split(", ")) == len(items)
     assert ("graded by score" in told) == (None in given_)

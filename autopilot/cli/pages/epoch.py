@@ -14,7 +14,7 @@ from autopilot.core.records.message import one_line
 from autopilot.core.records.record import EpochOutcome, MetricsRecord
 from autopilot.core.types import Datum, count_outcomes, datum_document
 from autopilot.git import commits
-from autopilot.report.comparison import came_to, file_documents
+from autopilot.report.comparison import file_documents, item_outcomes
 from autopilot.text import align, counted, display_width, git_date, iso, shorten
 from autopilot.tracking.diagnosis import NOT_PASSED, is_graded, moved_values, turned
 from autopilot.tracking.notebook import Epoch, Notebook
@@ -137,7 +137,7 @@ def _failures(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
     counts, (monitor, mode) = count_outcomes(items), notebook.monitor
     text = f"val items: {counts['failed']} of {len(items)} failed"
     if counts["passed"] + counts["failed"] < len(items):
-        text = f"{counted(len(items), 'val item')}: {came_to(items, monitor)}"
+        text = f"{counted(len(items), 'val item')}: {item_outcomes(items, monitor)}"
     graded = [item for item in items if is_graded(item, monitor)]
     if measured != epoch.number:
         text += f" (measured in epoch {measured})"

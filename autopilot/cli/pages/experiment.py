@@ -158,61 +158,63 @@ def _input_lines(first: Notebook, second: Notebook) -> list[str]:
 # --- delete ------------------------------------------------------------------------------------
 
 
-def removal(found: Removal) -> list[str]:
+def removal(removed: Removal) -> list[str]:
     """The things that deleting removes, one a line."""
-    lines = [f"the branch autopilot/{found.slug}, at {tip[:7]}" for tip in found.branch.values()]
-    lines += [f"the branch {name.removeprefix('refs/heads/')}" for name in found.review]
-    if found.tags:
-        first, last = min(found.tags).removeprefix("refs/tags/"), max(found.tags)
-        more = f" to {last.rpartition('/')[2]}" if len(found.tags) > 1 else ""
-        lines.append(f"{counted(len(found.tags), 'tag')}: {first}{more}")
-    if found.notes:
-        kinds = ", ".join(sorted(name.rpartition("/")[2] for name in found.notes))
+    lines = [
+        f"the branch autopilot/{removed.slug}, at {tip[:7]}" for tip in removed.branch.values()
+    ]
+    lines += [f"the branch {name.removeprefix('refs/heads/')}" for name in removed.review]
+    if removed.tags:
+        first, last = min(removed.tags).removeprefix("refs/tags/"), max(removed.tags)
+        more = f" to {last.rpartition('/')[2]}" if len(removed.tags) > 1 else ""
+        lines.append(f"{counted(len(removed.tags), 'tag')}: {first}{more}")
+    if removed.notes:
+        kinds = ", ".join(sorted(name.rpartition("/")[2] for name in removed.notes))
         lines.append(f"its notes: {kinds}")
-    if found.snapshots:
-        lines.append(counted(len(found.snapshots), "snapshot") + " of your checkout")
-    if found.progress is not None:
-        lines.append(f"the progress of the last epoch: {found.progress}")
-    if found.worktree is not None:
-        lines.append(f"the worktree {found.worktree}")
-    if found.report is not None:
-        lines.append(f"its report {found.report}")
+    if removed.snapshots:
+        lines.append(counted(len(removed.snapshots), "snapshot") + " of your checkout")
+    if removed.progress is not None:
+        lines.append(f"the progress of the last epoch: {removed.progress}")
+    if removed.worktree is not None:
+        lines.append(f"the worktree {removed.worktree}")
+    if removed.report is not None:
+        lines.append(f"its report {removed.report}")
     return lines
 
 
 # --- memory ------------------------------------------------------------------------------------
 
 
-def lessons(found: Sequence[Lesson], *, with_slug: bool) -> list[str]:
+def lessons(chosen: Sequence[Lesson], *, with_slug: bool) -> list[str]:
     """Lessons, one a line; what none of them has takes no column."""
     columns = [*(["experiment"] if with_slug else []), "epoch", "outcome", "gain", "strategy"]
-    about = [x for x in ("category", "node") if any(getattr(lesson, x) for lesson in found)]
-    rows = [_row(lesson, about, with_slug=with_slug) for lesson in found]
+    about = [x for x in ("category", "node") if any(getattr(lesson, x) for lesson in chosen)]
+    rows = [_row(lesson, about, with_slug=with_slug) for lesson in chosen]
     columns += [*about, "what was done, and why it went so"]
     return align(columns, rows, ["epoch", "gain"])
 
 
 def trend(
-    notebook: Notebook, found: Trend, ahead: int, strategies: Sequence[Mapping[str, Any]]
+    notebook: Notebook, latest: Trend, ahead: int, strategies: Sequence[Mapping[str, Any]]
 ) -> list[str]:
     """The trend of the metric, and the strategies that caused it.
 
     Args:
         notebook: The experiment.
-        found: Its trend.
+        latest: Its trend.
         ahead: How many epochs to project.
         strategies: The rows of `by_strategy`.
     """
-    if found.direction == "unknown":
+    if latest.direction == "unknown":
         return [f"{notebook.slug}: no epoch is judged yet, so there is no trend"]
     monitor, mode = notebook.monitor
     lines = [
-        f"{notebook.slug}: val {monitor} ({direction_words(mode)}) is {found.direction}",
-        f"best:       {figure(found.best)}",
-        f"rate:       a gain of {signed(found.rate, of=found.best)} an epoch over "
-        f"{trend_window(found)}, {found.kept:.0%} of them kept",
+        f"{notebook.slug}: val {monitor} ({direction_words(mode)}) is {latest.direction}",
+        f"best:       {figure(latest.best)}",
+        f"rate:       a gain of {signed(latest.rate, of=latest.best)} an epoch over "
+        f"{trend_window(latest)}, {latest.kept:.0%} of them kept",
     ]
-    projected = found.projection(ahead)
+    projected = latest.projection(ahead)
     if projected is not None:
         after = "1 more epoch" if ahead == 1 else f"{ahead} more epochs"
         lines.append(
@@ -224,7 +226,7 @@ def trend(
             shorten(row["strategy"], _STRATEGY),
             str(row["used"]),
             str(row["kept"]),
-            signed(row["gain"], of=found.best),
+            signed(row["gain"], of=latest.best),
             row["blocked"] or "",
         ]
         for row in strategies

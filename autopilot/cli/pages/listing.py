@@ -116,7 +116,7 @@ def rows(
     repo: Repository, project: str | None, row: Callable[[Notebook], dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """A row an experiment, newest first; one whose notes are missing does not hide the others."""
-    found: list[tuple[tuple[int, int], dict[str, Any]]] = []
+    ranked: list[tuple[tuple[int, int], dict[str, Any]]] = []
     tagged = tagged_epochs(repo)
     for slug in experiments(repo):
         if project and not slug.startswith(f"{project}/"):
@@ -124,11 +124,11 @@ def rows(
         try:
             notebook = Notebook(repo, slug)
             notebook.tagged = tagged.get(slug, frozenset())
-            found.append((notebook.recency, row(notebook)))
+            ranked.append((notebook.recency, row(notebook)))
         except ExperimentError as error:
             damaged = {"state": "unreadable", "detail": error.message, "updated": ""}
-            found.append(((0, 0), {"experiment": slug, **damaged}))
-    return [row for _, row in sorted(found, key=itemgetter(0), reverse=True)]
+            ranked.append(((0, 0), {"experiment": slug, **damaged}))
+    return [row for _, row in sorted(ranked, key=itemgetter(0), reverse=True)]
 
 
 def none_yet(project: str | None) -> list[str]:

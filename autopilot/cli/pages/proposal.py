@@ -155,14 +155,14 @@ def document(notebook: Notebook, proposal: Proposal, text: str) -> dict[str, Any
 # --- list --------------------------------------------------------------------------------------
 
 
-def table(found: Sequence[Standing]) -> list[str]:
+def table(standings: Sequence[Standing]) -> list[str]:
     """Proposals, one a line."""
     rows = [
         [
             *(s.slug, s.state, s.onto or "-", str(len(s.epochs)), str(max(s.epochs, default="-"))),
             *(s.branch.tip[:7], s.detail),
         ]
-        for s in found
+        for s in standings
     ]
     columns = ["experiment", "state", "for", "epochs", "last", "tip", "detail"]
     return align(columns, rows, right=["epochs", "last"])
@@ -171,33 +171,35 @@ def table(found: Sequence[Standing]) -> list[str]:
 # --- verify ------------------------------------------------------------------------------------
 
 
-def verification(found: Verification) -> list[str]:
+def verification(result: Verification) -> list[str]:
     """The measurements, what they show, and whether the claim holds."""
-    name, low = f"{found.split} {found.monitor}", lower_note(found.mode)
-    first = found.before[0]
+    name, low = f"{result.split} {result.monitor}", lower_note(result.mode)
+    first = result.before[0]
     columns = ["run", "base", "head", "change"]
     rows = []
-    for repeat, (base, head) in enumerate(zip(found.before, found.after, strict=True), start=1):
+    for repeat, (base, head) in enumerate(zip(result.before, result.after, strict=True), start=1):
         change = None if base is None or head is None else head - base
         rows.append([str(repeat), *figures(base, head), signed(change, of=base)])
-    same = found.items - found.better - found.worse
-    ends = [signed(x, of=first) if math.isfinite(x) else "unknown" for x in (found.low, found.high)]
+    same = result.items - result.better - result.worse
+    ends = [
+        signed(x, of=first) if math.isfinite(x) else "unknown" for x in (result.low, result.high)
+    ]
     interval = " to ".join(ends) if {*ends} != {"unknown"} else "unknown"
-    lowers = found.mode == "min" and found.measure == found.monitor
+    lowers = result.mode == "min" and result.measure == result.monitor
     lines = [
-        f"{found.slug}: {name}{low}, base {found.base[:7]}, head {found.head[:7]}",
+        f"{result.slug}: {name}{low}, base {result.base[:7]}, head {result.head[:7]}",
         *align(columns, rows, right=columns),
-        f"items: {found.items} by {found.measure}, {found.better} better, {found.worse} worse, "
+        f"items: {result.items} by {result.measure}, {result.better} better, {result.worse} worse, "
         f"{same} the same",
         f"{'paired gain, by how much it is lower' if lowers else 'paired difference'}: "
-        f"{signed(found.difference, of=first)}, "
-        f"{found.confidence:.0%} interval {interval} (above 0 is better)",
+        f"{signed(result.difference, of=first)}, "
+        f"{result.confidence:.0%} interval {interval} (above 0 is better)",
     ]
-    if found.recorded is not None:
+    if result.recorded is not None:
         # With as many digits as it takes to tell it from the measured one.
-        recorded = figures(found.recorded, found.after[0])[0]
-        lines.append(f"on record: {name} {recorded} in epoch {found.epoch}")
-    lines += [f"note: {note}" for note in found.notes]
-    if found.holds:
+        recorded = figures(result.recorded, result.after[0])[0]
+        lines.append(f"on record: {name} {recorded} in epoch {result.epoch}")
+    lines += [f"note: {note}" for note in result.notes]
+    if result.holds:
         return [*lines, "the claim holds: head is better than base"]
-    return lines + [f"the claim does not hold: {failure}" for failure in found.failures]
+    return lines + [f"the claim does not hold: {failure}" for failure in result.failures]

@@ -96,19 +96,19 @@ def _clean(text: str) -> str:
     return _NOT_XML.sub("\ufffd", text)
 
 
-def table(output: Output, found: Sequence[Difference]) -> None:
+def table(output: Output, differences: Sequence[Difference]) -> None:
     """Prints the differences: epoch, what, recorded and replayed value, and why."""
     rows = [
         [
             *("-" if each.epoch is None else str(each.epoch), each.what),
             *(_value(each.recorded), _value(each.found)),
         ]
-        for each in found
+        for each in differences
     ]
     lines = align(["epoch", "what", "recorded", "replayed"], rows, ["epoch"])
     output.line(lines[0], "bold")
     previous = ""
-    for each, line in zip(found, lines[1:], strict=True):
+    for each, line in zip(differences, lines[1:], strict=True):
         output.line(line, "red")
         if each.why and each.why != previous:
             output.line(f"       {each.why}")
@@ -128,16 +128,16 @@ def incomparable(judged: Sequence[EpochReplay]) -> list[str]:
     return [*lines, f"       no seed repeats it; compare a metric: --tolerance {metric}=0.2"]
 
 
-def next_lines(replay: Replay, found: Sequence[Difference]) -> list[str]:
+def next_lines(replay: Replay, differences: Sequence[Difference]) -> list[str]:
     """The commands to go on with."""
     slug = replay.notebook.slug
-    if not found:
+    if not differences:
         return [f"read it:   autopilot log {slug}"]
     lines = []
-    if any(each.found == "missing" for each in found):
+    if any(each.found == "missing" for each in differences):
         lines.append(f"is it all here?  autopilot fetch origin {slug}, then again")
     command = f"git log --notes='autopilot/*' {replay.notebook.tip[:10]}"
-    for each in found:
+    for each in differences:
         if each.epoch is not None and each.epoch in replay.judged:
             command = f"autopilot show {each.epoch} -e {slug}"
             break
@@ -154,7 +154,10 @@ def cases(branch: Sequence[Difference], judged: Sequence[EpochReplay]) -> list[C
 
 
 def document(
-    replay: Replay, found: Sequence[Difference], judged: Sequence[EpochReplay], seconds: float
+    replay: Replay,
+    differences: Sequence[Difference],
+    judged: Sequence[EpochReplay],
+    seconds: float,
 ) -> dict[str, Any]:
     """A replay as JSON."""
     settings = replay.settings
@@ -165,7 +168,7 @@ def document(
         "tolerance": settings.tolerance,
         "tolerances": settings.shares,
         "live": settings.live,
-        "same": not found,
+        "same": not differences,
         "epochs": [
             {
                 "epoch": epoch.number,
@@ -175,7 +178,7 @@ def document(
             }
             for epoch in judged
         ],
-        "differences": found,
+        "differences": differences,
         "seconds": seconds,
     }
 
