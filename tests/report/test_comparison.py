@@ -5,10 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopilot.core.records.record import Event
+from autopilot.core.memory import Memory
+from autopilot.core.records.record import Event, Lesson
 from autopilot.core.types import Datum
 from autopilot.git.objects import LineCounts
 from autopilot.report.comparison import (
+    by_strategy,
     decision_line,
     event_detail,
     file_documents,
@@ -30,6 +32,24 @@ def test_files_read_the_same_in_a_table_and_in_a_document():
     }
     assert file_totals(COUNTS) == "2 files, +3 -1"
     assert file_totals({}) == "0 files, +0 -0"
+
+
+def test_strategies_are_counted_and_those_that_gained_most_come_first():
+    memory = Memory(block_after=1)
+    outcomes = [
+        ("guess", "unchanged", None),
+        ("prune + guess", "kept", 0.25),
+        ("merge", "kept", 0.5),
+    ]
+    for epoch, (strategy, outcome, delta) in enumerate(outcomes, 1):
+        memory.learn(Lesson(epoch=epoch, strategy=strategy, outcome=outcome, delta=delta))
+    memory.block_strategy("prune", "too risky")
+    names = ("strategy", "used", "kept", "failed", "gain", "blocked")
+    assert [tuple(row[name] for name in names) for row in by_strategy(memory)] == [
+        ("merge", 1, 1, 0, 0.5, None),
+        ("guess", 2, 1, 1, 0.25, None),
+        ("prune", 1, 1, 0, 0.25, "too risky"),
+    ]
 
 
 def test_a_decision_says_who_what_and_where_to():
