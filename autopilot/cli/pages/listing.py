@@ -86,7 +86,7 @@ def table(notebook: Notebook, epochs: Sequence[Epoch], width: int | None) -> lis
             commit_cell(
                 epoch.record,
                 # A rejected epoch's commit is the state that it went back to.
-                epoch.commit if epoch.verdict != "rejected" else (*epoch.steps, "")[-1],
+                epoch.commit if epoch.verdict != "rejected" else ("", *epoch.steps)[-1],
             ),
         ]
         for epoch, value, delta, best in zip(epochs, values, deltas, bests, strict=True)
