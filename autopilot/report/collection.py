@@ -6,7 +6,8 @@ The list of epochs is plain; details, patches and items, which are long, are pac
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
@@ -21,7 +22,6 @@ from autopilot.git.repository import Repository
 from autopilot.report.comparison import by_strategy, event_detail, settings, trend_window
 from autopilot.report.contents import Changes, DiffPool, Results, clipped, packed
 from autopilot.tracking.holding import block_after_by_epoch, memory_of
-from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import experiments
 from autopilot.tracking.notebook import Epoch, Notebook
 
@@ -147,11 +147,9 @@ def collect(notebook: Notebook, pool: DiffPool | None = None) -> Report:
     """Reads an experiment for a report; its patches go into the pool, which reports can share."""
     repo, epochs = notebook.repo, notebook.epochs
     pool = pool or DiffPool(repo)
-    journal = Journal(repo, notebook.layout)
-    line = {commit.id: commit for commit in notebook.commits}
-    results, memory = _results(journal, line), memory_of(notebook)
+    results, memory = _results(notebook), memory_of(notebook)
     texts = list(dict.fromkeys(epoch.strategy for epoch in epochs))
-    pairs = list(_epochs(notebook, journal, results, memory.lessons, texts, pool))
+    pairs = list(_epochs(notebook, results, memory.lessons, texts, pool))
     base, best = notebook.base or notebook.start, notebook.best_commit
     return Report(
         notebook=notebook,
@@ -159,7 +157,7 @@ def collect(notebook: Notebook, pool: DiffPool | None = None) -> Report:
         texts=texts,
         details=[detail for _, detail in pairs],
         results=results,
-        roles=_roles(journal, line, [epoch.record.cost for epoch in epochs]),
+        roles=_roles(notebook),
         memory=memory,
         forks=list(_forks(repo, notebook.slug)),
         net=pool.between(objects.tree_of(repo, base), objects.tree_of(repo, best)),
@@ -176,19 +174,18 @@ def between(first: Notebook, second: Notebook, pool: DiffPool) -> Changes:
 
 def _epochs(
     notebook: Notebook,
-    journal: Journal,
     results: Mapping[str, Results],
     lessons: Sequence[Lesson],
     texts: Sequence[str],
     pool: DiffPool,
 ) -> Iterator[tuple[list[Any], dict[str, Any]]]:
     """Row and detail of each epoch, oldest first."""
-    line = {commit.id: commit for commit in notebook.commits}
-    steps: dict[int, dict[str, tuple[str, StepRecord]]] = {}
-    for commit, record in journal.read(StepRecord):
-        if commit in line:
-            place = commit if record.changed else ""
-            steps.setdefault(record.epoch, {})[record.id] = (place, record)
+    line, steps = notebook.line, defaultdict[int, dict[str, tuple[str, StepRecord]]](dict)
+    for commit, record in notebook.records(StepRecord):
+        steps[record.epoch][record.id] = (commit if record.changed else "", record)
+    learnt = defaultdict[int, list[Lesson]](list)
+    for lesson in lessons:
+        learnt[lesson.epoch].append(lesson)
     places = {text: place for place, text in enumerate(texts)}
     measured = {epoch.number: epoch.measured for epoch in notebook.epochs}
     rules = block_after_by_epoch(notebook)
@@ -196,8 +193,7 @@ def _epochs(
     before: int | None = None
     for epoch in notebook.epochs:
         number = epoch.number
-        learnt = [lesson for lesson in lessons if lesson.epoch == number]
-        for lesson in learnt:
+        for lesson in learnt[number]:
             memory.learn(lesson)
         if number in rules:
             memory.reconsider(rules[number])
@@ -208,7 +204,7 @@ def _epochs(
             changes = pool.between(old_tree, new)
         known = measured[number]
         fixed, broken = val.turned(measured.get(number if before is None else before, known), known)
-        own = sorted(steps.get(number, {}).values(), key=lambda pair: pair[1].step)
+        own = sorted(steps[number].values(), key=lambda pair: pair[1].step)
         row = [
             number,
             _VERDICTS.index(epoch.verdict),
@@ -231,7 +227,7 @@ def _epochs(
         ]
         detail = {
             "steps": [_step(commit, record) for commit, record in own],
-            "lessons": [_lesson(lesson) for lesson in learnt],
+            "lessons": list(map(_lesson, learnt[number])),
             "blocked": memory.blocked(),
             "measured": known,
             "counts": val.counts(known),
@@ -279,7 +275,7 @@ def _memory(memory: Memory) -> dict[str, Any]:
     return {
         "tallies": list(map(tally, by_strategy(memory))),
         "blocked": memory.blocked(),
-        "lessons": [_lesson(lesson) for lesson in lessons[-_LESSONS:]],
+        "lessons": list(map(_lesson, lessons[-_LESSONS:])),
         "earlier": max(0, len(lessons) - _LESSONS),
         "trend": text,
     }
@@ -296,18 +292,18 @@ class _Calls:
     by_epoch: dict[int, Cost] = field(default_factory=dict)
 
 
-def _roles(journal: Journal, line: Container[str], costs: Sequence[Cost]) -> list[dict[str, Any]]:
+def _roles(notebook: Notebook) -> list[dict[str, Any]]:
     """Each role's calls and their cost, the dearest first; "other" is the cost of no call."""
-    roles: dict[str, _Calls] = {}
-    for commit, record in journal.read(LlmRecord):
-        if commit in line:
-            role = roles.setdefault(record.role, _Calls())
-            role.models.add(record.model)
-            role.calls += 1
-            role.unpriced += not record.priced
-            role.cost += record.cost
-            role.by_epoch[record.epoch] = role.by_epoch.get(record.epoch, Cost()) + record.cost
-    spent, called = sum(costs, Cost()), sum((role.cost for role in roles.values()), Cost())
+    roles = defaultdict[str, _Calls](_Calls)
+    for _, record in notebook.records(LlmRecord):
+        role = roles[record.role]
+        role.models.add(record.model)
+        role.calls += 1
+        role.unpriced += not record.priced
+        role.cost += record.cost
+        role.by_epoch[record.epoch] = role.by_epoch.get(record.epoch, Cost()) + record.cost
+    spent = sum((epoch.record.cost for epoch in notebook.epochs), Cost())
+    called = sum((role.cost for role in roles.values()), Cost())
     tokens, usd = spent.tokens - called.tokens, spent.cost_usd - called.cost_usd
     if tokens > 0 or usd > 1e-9:
         roles["other"] = _Calls(cost=Cost(tokens=max(tokens, 0), cost_usd=max(usd, 0.0)))
@@ -332,16 +328,16 @@ def _absent(notebook: Notebook) -> Iterator[str]:
             yield kind
 
 
-def _results(journal: Journal, line: Container[str]) -> dict[str, Results]:
-    traces: dict[str, dict[int, TraceRecord]] = {}
-    for commit, trace in journal.read(TraceRecord):
-        if commit in line and not trace.repeat:
-            traces.setdefault(trace.split, {})[trace.epoch] = trace
-    results = {split: Results(split) for split in dict.fromkeys([*SPLITS, *traces])}
-    for split, of_epochs in traces.items():
-        for _, trace in sorted(of_epochs.items()):
-            results[split].add(trace)
-    return {split: found for split, found in results.items() if split in traces}
+def _results(notebook: Notebook) -> dict[str, Results]:
+    traces = defaultdict[str, dict[int, TraceRecord]](dict)
+    for _, trace in notebook.records(TraceRecord):
+        if not trace.repeat:
+            traces[trace.split][trace.epoch] = trace
+    results = {x: Results(x) for x in dict.fromkeys([*SPLITS, *traces]) if x in traces}
+    for split, of_split in results.items():
+        for _, trace in sorted(traces[split].items()):
+            of_split.add(trace)
+    return results
 
 
 def _forks(repo: Repository, slug: str) -> Iterator[tuple[str, int]]:
