@@ -194,7 +194,8 @@ class SignificantImprovement(GainGate):
             )
 
     def __repr__(self) -> str:
-        return f"SignificantImprovement({self.confidence:g}, {self.method!r})"
+        optional = "" if self.required else ", required=False"
+        return f"SignificantImprovement({self.confidence:g}, {self.method!r}{optional})"
 
     @property
     def name(self) -> str:
