@@ -111,10 +111,19 @@ def test_a_class_name_has_one_meaning():
     homes = {}
     for path in FILES:
         for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                homes.setdefault(node.name, []).append(NAMES[path])
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name.lstrip("_"), []).append(NAMES[path])
     several = {name: places for name, places in homes.items() if len(places) > 1}
     assert several == {}
+
+
+def test_no_docstring_is_a_riddle():
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                first = (ast.get_docstring(node) or "").split(" ")[0]
+                place = f"{NAMES[path]}.{getattr(node, 'name', '')}"
+                assert first not in ("What", "Whatever", "Whoever", "Nobody"), place
 
 
 def test_the_house_keeps_its_weight():

@@ -139,8 +139,8 @@ class AgentOptimizer(Optimizer):
             names = ", ".join(sorted(self.blocked))
             sections.append(f"Do not use these strategies, they failed too often: {names}.")
         run = current_run()
-        if run is not None and run.told:
-            sections.append(run.told)
+        if run is not None and run.budget_line:
+            sections.append(run.budget_line)
         return "\n\n".join([*sections, "Now make one change that makes the system better."])
 
     def parse_reply(self, result: AgentResult) -> EditReply:

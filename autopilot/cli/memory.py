@@ -164,7 +164,7 @@ def context(
         list[str] | None, typer.Option(help="One more that the optimizer has; may be repeated.")
     ] = None,
 ) -> None:
-    """Show what an optimizer is told before its next step.
+    """Show the knowledge that an optimizer gets before its next step.
 
     \b
     autopilot memory context

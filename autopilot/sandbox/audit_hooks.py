@@ -130,7 +130,7 @@ class Inputs:
             self.listens = listened
 
     def names(self) -> set[str]:
-        """The repository paths that this session read. Nobody else may be writing meanwhile."""
+        """The repository paths that this session read. No other process may write meanwhile."""
         for name, module in list(sys.modules.items()):
             if name not in self._modules:
                 self._modules.add(name)

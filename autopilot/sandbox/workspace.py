@@ -258,7 +258,7 @@ def _left_behind(user: Repository, path: Path, base: str) -> Repository | None:
         # git keeps the lock until all files are checked out.
         whole = repo.workdir.samefile(path) and not (repo.git_dir / "locked").exists()
         if whole and repo.common_dir == user.common_dir and repo.head_commit() == base:
-            # What an evaluation or somebody else changed there is no part of the experiment.
+            # Changes by an evaluation or by another program are no part of the experiment.
             run_git([*NO_HOOKS, "reset", "--hard", "--quiet"], cwd=path)
             return repo
     remove_worktree(user, path)

@@ -54,7 +54,7 @@ class Reporter(Callback):
         self._table: EpochTable | None = None
         self.rescued: list[str] = []
         self.as_users: Callable[[str], str] = str
-        self._told = 0
+        self._shown_rescues = 0
         self._tried: list[str] = []
         self._has_step = False
         self._is_waiting = False
@@ -173,12 +173,12 @@ class Reporter(Callback):
             self._line(f"val: {baseline.reasons[1]}")
 
     def _tell_rescued(self) -> None:
-        for commit in self.rescued[self._told :]:
+        for commit in self.rescued[self._shown_rescues :]:
             self._line(
                 "note: a step was undone; what the files held, edits by hand included, is kept: "
                 f"git show {commit[:10]}"
             )
-        self._told = len(self.rescued)
+        self._shown_rescues = len(self.rescued)
 
     def _line(self, text: str, verdict: str = "") -> None:
         if self._live is not None:
