@@ -47,7 +47,7 @@ class Report:
         texts: The strategies.
         details: A dict an epoch: its steps, changes, lessons, failures, items fixed and broken.
         results: Those splits that have results, item by item.
-        roles: What model calls cost, the dearest role first.
+        roles: The model calls and their cost, the dearest role first.
         memory: The memory that a resumed run would start with.
         forks: The experiments here that took over an epoch of this one, each with that epoch.
         net: From the base to the best.

@@ -240,7 +240,7 @@ class Offline:
         programs: Refuses to start programs too.
 
     Attributes:
-        refused: What was tried, in the order of the attempts.
+        refused: The attempts, in their order.
     """
 
     def __init__(self, *, programs: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""What changed and what items came to, in the words of tables, pages and documents."""
+"""autopilot.report.comparison: changes and outcomes in the words of tables, pages, documents."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def comparison(first: Notebook, second: Notebook, counts: Mapping[str, LineCount
     Args:
         first: An experiment.
         second: Another one.
-        counts: What changed from the first one's best state to the second one's, by path.
+        counts: The changes from the first one's best state to the second one's, by path.
     """
     rows = compared_results(first, second)
     for fact in ("target", "idea"):
