@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -129,7 +129,8 @@ Live = Annotated[
 Stat = Annotated[
     bool, typer.Option("--stat", help="Name the changed files instead of the changes.")
 ]
-Split = Annotated[str, typer.Option(help="Of which the results are: val or test.")]
+Scored = StrEnum("Scored", "val test")
+Split = Annotated[Scored, typer.Option(help="The split of the results.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")]
 
 
@@ -222,6 +223,8 @@ class Arguments:
                 raise UsageError(f"Got unexpected extra argument ({words[0]})", hint="")
             if words:
                 found[next(iter(self._heads))] = words[0]
+            elif [word.kind for word, _ in self._others.values()] == ["epoch"]:
+                self._check_epoch(context, others[0])
         else:
             others = [word for word in (*words, *others) if word is not None]
             if self._heads and others:
@@ -233,6 +236,11 @@ class Arguments:
             first = next(iter(self._heads))
             found[first] = self._name(context, first, found, given.pop("named"))
         return given | found
+
+    def _check_epoch(self, context: Context, word: str) -> None:
+        """Refuses the name of an experiment alone where an epoch is needed."""
+        if not _is_plain_epoch(word) and _is_experiment(context, word):
+            raise UsageError("Missing argument 'EPOCH'.", hint=f"name one: {word} best")
 
     def _split(self, context: Context, words: list[str], found: dict[str, Any]) -> list[str]:
         """Takes the name or target from the words, if the first is one."""

@@ -217,7 +217,7 @@ def unblock(context: Context, strategy: Strategy, name: Name = None) -> None:
         if strategy not in there:
             raise ExperimentError(
                 f"{strategy!r} is not blocked in {notebook.slug}",
-                hint=f"blocked: {', '.join(there)}" if there else "nothing is blocked there",
+                hint=f"blocked: {', '.join(there)}" if there else "no strategy is blocked",
             )
         memory.unblock(strategy)
     output.line(f"allowed again in {notebook.slug}: {strategy} (it was blocked: {there[strategy]})")

@@ -216,7 +216,9 @@ class Output:
             UsageError: no person can answer: it is a script, or a program reads the answer.
         """
         if self.as_json or not sys.stdin.isatty():
-            raise UsageError("this needs a yes, and no person is at the terminal", hint=otherwise)
+            raise UsageError(
+                "this needs your confirmation, and there is no terminal to ask on", hint=otherwise
+            )
         print(_printable(f"{question} ", self.people), end="", file=self.people, flush=True)
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 

@@ -42,7 +42,7 @@ def collect(
         bool, typer.Option("--now", help="Measure the epoch's state instead of reading notes.")
     ] = False,
     live: arguments.Live = False,
-    split: arguments.Split = "val",
+    split: arguments.Split = arguments.Scored.val,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="JSON Lines; stdout if not.")
     ] = None,
@@ -111,14 +111,14 @@ def _elsewhere(notebook: Notebook | None, epoch: int | None, split: str) -> str:
     known = [r.reused for r in records if r.epoch == epoch and r.reused is not None]
     if known:
         return f"its state was measured in epoch {known[0]}: --epoch {known[0]}"
-    return f"--now measures it; train results are not kept, and {split} may not be there"
+    return f"--now measures it, if the target has a {split} split"
 
 
 def inspect(
     context: Context,
     item: Annotated[str, arguments.Word("ITEM", "An item's id, or its beginning.")],
     name: arguments.Name = None,
-    split: arguments.Split = "val",
+    split: arguments.Split = arguments.Scored.val,
 ) -> None:
     """Show one item over the epochs: how it went, its metrics, the feedback on it.
 
@@ -180,7 +180,9 @@ def _item(name: str, ids: Sequence[str], what: str) -> str:
     raise UsageError(f"{what}: {many} with {name!r}", hint=f"some ids: {shown}")
 
 
-def run(context: Context, name: arguments.Name = None, split: arguments.Split = "val") -> None:
+def run(
+    context: Context, name: arguments.Name = None, split: arguments.Split = arguments.Scored.val
+) -> None:
     """Say which items fail, flip or broke, and which modules got the feedback.
 
     From what was recorded; nothing is evaluated.
@@ -220,8 +222,9 @@ def run(context: Context, name: arguments.Name = None, split: arguments.Split = 
         )
     _nodes_in_words(output, found)
     if found.items:
-        output.line(f"one item: autopilot trace inspect {found.items[0].id}")
-        output.line(f"draw it:  autopilot diagnose heatmap {traces.notebook.slug}")
+        slug, of_split = traces.notebook.slug, "" if split == "val" else f" --split {split}"
+        output.line(f"one item: autopilot trace inspect {slug} {found.items[0].id}{of_split}")
+        output.line(f"draw it:  autopilot diagnose heatmap {slug}{of_split}")
 
 
 def _ids(output: Output, title: str, ids: Sequence[str]) -> None:
@@ -240,7 +243,7 @@ def _nodes_in_words(output: Output, found: Diagnosis) -> None:
 def heatmap(
     context: Context,
     name: arguments.Name = None,
-    split: arguments.Split = "val",
+    split: arguments.Split = arguments.Scored.val,
     nodes: Annotated[
         bool, typer.Option("--nodes", help="Modules by epochs: how much feedback each got.")
     ] = False,

@@ -66,7 +66,7 @@ class Death:
 
 
 class PositionLog:
-    """Takes down where a run is; this one keeps nothing, a supervisor's does."""
+    """Records the position of a run. The base keeps nothing; a supervisor's keeps the latest."""
 
     def at(self, position: Position) -> None:
         """The run has reached this position."""

@@ -163,7 +163,7 @@ class Converter:
         return _Conversion(filtered, True, text == "auto", crlf)
 
     def _is_stored_with_crlf(self, name: str) -> bool:
-        """As git does: a file that was committed with CRLF is not normalized behind one's back."""
+        """Whether a file was committed with CRLF, which git then does not normalize."""
         if self.repo.pygit.head_is_unborn:
             return False
         entry = entry_at(self.repo, tree_of(self.repo, self.repo.head_commit()), name)

@@ -123,7 +123,7 @@ class Repository:
         except (KeyError, ValueError, pygit2.GitError) as error:
             raise RepositoryError(
                 f"{revision!r} is not a commit of {self.workdir}",
-                hint="see `git log --oneline --all` and `git tag` for what there is",
+                hint="`git log --oneline --all` lists the commits, `git tag` the tags",
             ) from error
 
     def identity(self) -> Identity:

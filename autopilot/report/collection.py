@@ -322,7 +322,7 @@ def _roles(notebook: Notebook) -> list[dict[str, Any]]:
 
 
 def _absent(notebook: Notebook) -> Iterator[str]:
-    """Every run writes these: where they are missing, the experiment was fetched without them."""
+    """The kinds of notes that every run writes and that are missing, as after a partial fetch."""
     for kind in ("gradients", "memory", "traces"):
         if refs.read_ref(notebook.repo, notebook.layout.notes(kind)) is None:
             yield kind

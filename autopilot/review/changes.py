@@ -224,7 +224,7 @@ def target_branch(notebook: Notebook, name: str | None) -> Branch:
     Raises:
         ExperimentError: there is no such branch, or it is an experiment's.
     """
-    repo, hint = notebook.repo, "see `git branch --all` for what there is"
+    repo, hint = notebook.repo, "`git branch --all` lists the branches"
     if name is None:
         name, hint = _origin(notebook), f"{notebook.slug} started from it; {_NAME_IT}"
     found = find_branch(repo, name)

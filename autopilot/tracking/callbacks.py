@@ -185,7 +185,7 @@ def export(notebook: Notebook, folder: Path) -> list[Path]:
         UsageError: the folder is not empty, or cannot be written.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is not an empty folder", hint="name a new one")
+        raise UsageError(f"{folder} is not an empty folder", hint="name a new folder")
     written = []
     try:
         for name, content in _contents(notebook):

@@ -80,7 +80,7 @@ def _named(repo: Repository, name: str | None, project: str | None) -> tuple[str
     owner = experiment_of(repo, name) if tip else None
     if owner is None:
         there = ", ".join(dict.fromkeys([*experiments(repo), *map(_slug_of, abroad)]))
-        hint = f"there are: {there}" if there else "autopilot fetch brings those of a remote"
+        hint = f"experiments: {there}" if there else "autopilot fetch brings those of a remote"
         what = f"{name} is no commit of an experiment" if tip else f"there is no experiment {name}"
         raise ExperimentError(what, hint=hint)
     return owner, tip[:7], tip

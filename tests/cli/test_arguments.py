@@ -184,6 +184,8 @@ def test_words_that_are_needed_leave_the_rest_to_the_name(place: Place, context:
     )
     place.refused("memory", "record", "x", code=2, says=("'STRATEGY'",), hints=("--help",))
     place.refused("experiment", "delete", code=2, says=("'NAME'",), hints=("delete --help",))
+    place.refused("store", "checkout", "demo", code=2, says=("'EPOCH'",), hints=("demo best",))
+    place.refused("diagnose", "run", "--split", "train", code=2, says=("'val', 'test'",), hints=())
 
 
 def test_a_table_of_options_becomes_one_value(context: Context) -> None:

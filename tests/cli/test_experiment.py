@@ -181,7 +181,7 @@ def test_delete_takes_the_worktree_of_an_interrupted_run(place):
 
 def test_delete_asks(demo):
     demo.refused(
-        *("experiment", "delete", "demo"), says=("this needs a yes",), hints=("--yes",), code=2
+        *("experiment", "delete", "demo"), says=("your confirmation",), hints=("--yes",), code=2
     )
     before = names(demo)
     for answer, gone in [("n\n", False), ("\n", False), ("y\n", True)]:

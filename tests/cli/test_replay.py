@@ -569,7 +569,7 @@ def test_an_unknown_name_says_which_there_are(ran: Place) -> None:
     for name, says in (("other", "there is no experiment"), ("HEAD", "is no commit of an")):
         with pytest.raises(ExperimentError, match=says) as caught:
             find(repository, name)
-        assert caught.value.hint == "there are: s"
+        assert caught.value.hint == "experiments: s"
 
 
 def test_a_shallow_clone_is_deepened_as_far_as_it_takes(ran: Place) -> None:
