@@ -313,13 +313,16 @@ class Trainer(RunView):
         if loader is None:
             return Measured([SplitMetrics(module, keep_items=True)])
         self.prepare(module)
-        # Of the same experiment, the same run: its services and its ledger go on.
-        if self.run.experiment is not experiment:
-            self.run = Run(experiment, outages=self.run.outages, hooks=self.run.hooks)
+        run = self.run
+        # Of the same experiment, the same run: its services and its ledger go on. Another one gets
+        # a run for this measurement alone, so that callbacks go on seeing the run of `fit`.
+        if run.experiment is not experiment:
+            run = Run(experiment, outages=run.outages, hooks=run.hooks)
+            run.metrics = self.run.metrics
         experiment.monitored, experiment.repeat = self.monitored, self.repeat
         if not experiment.history:
             experiment.open(module.parameters())
-        evaluator, run = self.evaluator(module, experiment), self.run
+        evaluator, fitted = self.evaluator(module, experiment), run.epoch
         run.epoch = epoch
         try:
             run.call("setup", stage)
@@ -330,6 +333,7 @@ class Trainer(RunView):
             raise
         finally:
             evaluator.close()
+            run.epoch = fitted
             run.call("teardown", stage)
 
     # --- what callbacks may ask ----------------------------------------------------------------

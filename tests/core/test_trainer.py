@@ -116,6 +116,19 @@ def test_validate_measures_and_records_nothing():
     assert trainer.validate(module, VAL).metrics == {"val": {"accuracy": 0.75}}
 
 
+def test_a_measurement_leaves_the_run_that_was_fitted():
+    module, trainer = Scale(3, 5), Trainer()
+    trainer.fit(module, TRAIN, VAL, max_epochs=2)
+    ledger, trained = trainer.ledger, trainer.callback_metrics["train"]
+    module.level.data = 1
+    trainer.validate(module, VAL)
+    assert trainer.callback_metrics == {"train": trained, "val": {"accuracy": 0.0}}
+    trainer.test(module, TEST)
+    assert trainer.callback_metrics["train"] == trained
+    assert trainer.current_epoch == 2
+    assert trainer.ledger is ledger
+
+
 def test_test_scores_the_best_state_and_records_it():
     trainer, module = Trainer(), Scale(3, 1)
     trainer.fit(module, TRAIN, VAL, max_epochs=2)
