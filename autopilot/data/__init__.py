@@ -17,6 +17,8 @@ from autopilot.data.loader import (
     stratified_split,
 )
 
+Place = Occurrence  # the name under which earlier versions have it
+
 __all__ = ["ConcatDataset", "DataLoader", "DataModule", "Dataset", "IterableDataset", "Leak"]
-__all__ += ["ListDataset", "Occurrence", "StreamingDataset", "Subset", "default_collate"]
-__all__ += ["find_leakage", "random_split", "stratified_split"]
+__all__ += ["ListDataset", "Occurrence", "Place", "StreamingDataset", "Subset"]
+__all__ += ["default_collate", "find_leakage", "random_split", "stratified_split"]
