@@ -52,7 +52,7 @@ class Fit(Run):
         with_noise: Whether the baseline is measured twice; None: where that makes no model call.
 
     Attributes:
-        heard: Whether feedback of the epoch reached a parameter.
+        got_feedback: Whether feedback of the epoch reached a parameter.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Fit(Run):
         self.optimizer, self.loss, self.policy = setup.optimizer, setup.loss, setup.policy
         self.train, self.val = train, val
         self.max_epochs, self.accumulate, self.with_noise = max_epochs, accumulate, with_noise
-        self.heard = False
+        self.got_feedback = False
         self._lost_feedback: list[str] = []
         self._stepped = 0
 
@@ -93,7 +93,7 @@ class Fit(Run):
     def start_epoch(self, epoch: int) -> None:
         super().start_epoch(epoch)
         self.evaluator.failures.clear()
-        self.heard, self._lost_feedback = False, []
+        self.got_feedback, self._lost_feedback = False, []
 
     def view(self) -> EpochView:
         """The epoch for the policy."""
@@ -254,9 +254,9 @@ class Fit(Run):
         # What raised may have taken a metric along.
         if last and self.epoch == 1 and not train.means.errors:
             check_gates(self.policy, {"train": train.compute()}, self.monitor)
-        if last and not self._is_heard():
+        if last and not self._has_any_feedback():
             self._pass_value(train)
-        if not last or self._is_heard() or self._lost_feedback:
+        if not last or self._has_any_feedback() or self._lost_feedback:
             return True
         if not self.optimizer.needs_gradient:
             return True
@@ -265,9 +265,9 @@ class Fit(Run):
         self.stop(reason)
         return False
 
-    def _is_heard(self) -> bool:
+    def _has_any_feedback(self) -> bool:
         graded = any(parameter.grad is not None for parameter in self.optimizer.parameters)
-        return self.heard or graded
+        return self.got_feedback or graded
 
     def _all_raised(self, train: SplitMetrics) -> UserCodeError:
         failures = self.evaluator.failures

@@ -100,7 +100,7 @@ class EpochLoop(Loop):
             fit.call("on_before_optimizer_step", optimizer)
             record = fit.take_step(number)
         fit.meter.add(record.cost)
-        fit.heard = fit.heard or bool(record.gradients)
+        fit.got_feedback = fit.got_feedback or bool(record.gradients)
         fit.call("on_step_committed", record)
         fit.call("on_before_zero_grad", optimizer)
         optimizer.zero_grad()

@@ -62,13 +62,13 @@ class Supervisor:
     ) -> None:
         self._work, self._tell, self._overdue, self._slug = work, tell, overdue, slug
         self._received: list[int] = []
-        self._received_s = self._told_s = 0.0
+        self._received_s = self._overdue_s = 0.0
         self._forwarded = 0
 
     @property
     def was_overdue(self) -> bool:
         """Whether the child was ended since the time was up."""
-        return self._told_s > 0
+        return self._overdue_s > 0
 
     def run(self) -> int | None:
         """Runs the work to its end.
@@ -199,11 +199,11 @@ class Supervisor:
             if board.heard < len(self._received):
                 os.kill(pid, self._received[-1])
             self._forwarded = len(self._received)
-        if self._told_s:
-            if now - self._told_s > _GRACE_S and board.code is None:
+        if self._overdue_s:
+            if now - self._overdue_s > _GRACE_S and board.code is None:
                 os.kill(pid, signal.SIGKILL)
         elif board.overdue_s() > 0:
-            self._told_s = now
+            self._overdue_s = now
             self._overdue(board.past_deadline_s(), board.slug)
             self._received.append(signal.SIGINT)
             self._forwarded = len(self._received)

@@ -66,7 +66,7 @@ class Inputs:
         self._tree = objects.tree_of(repo, base)
         self._links, self._in_place = links, in_place
         self._files = WorkFiles(repo, repo.workdir)
-        self._heard: set[str] = set()
+        self._reads: set[str] = set()
         self._written: set[str] = set()
         self._databases: set[str] = set()
         self._names: dict[str, tuple[str | None, str | None]] = {}
@@ -99,7 +99,7 @@ class Inputs:
         if event == "open":
             path = _full(arguments[0])
             if path.startswith(self._prefixes):
-                (self._written if arguments[2] & _WRITES else self._heard).add(path)
+                (self._written if arguments[2] & _WRITES else self._reads).add(path)
         elif event == "sqlite3.connect":
             given = os.fsdecode(arguments[0]).removeprefix("file:").partition("?")[0]
             self._databases.add(os.path.normpath(_full(given)))
@@ -110,7 +110,7 @@ class Inputs:
         elif isinstance(arguments[1], list | tuple):
             folder = _full(arguments[2] or "")
             paths = (os.path.normpath(os.path.join(folder, str(part))) for part in arguments[1])
-            self._heard.update(path for path in paths if path.startswith(self._prefixes))
+            self._reads.update(path for path in paths if path.startswith(self._prefixes))
 
     def blobs(self, known: Iterable[str] = ()) -> dict[str, str]:
         """Repository path to blob id, as the files are now; "" for one that is gone.
@@ -136,8 +136,8 @@ class Inputs:
                 self._modules.add(name)
                 file = getattr(module, "__file__", None)
                 if isinstance(file, str) and file.startswith(self._tops):
-                    self._heard.add(file)
-        found = {name for path in self._heard for name in self._both(path) if name}
+                    self._reads.add(file)
+        found = {name for path in self._reads for name in self._both(path) if name}
         databases = {self._name(path) or "" for path in self._databases} - {""}
         found |= {n for n in databases if objects.entry_at(self.repo, self._tree, n) is not None}
         return {*filter(self._counts, found)} - self._outputs()
