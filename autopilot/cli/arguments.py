@@ -228,7 +228,8 @@ class Arguments:
         else:
             others = [word for word in (*words, *others) if word is not None]
             if self._heads and others:
-                others = self._split(context, others, found)
+                has_epoch = any(given.get(f"named_{name}") is not None for name in self._others)
+                others = self._split(context, others, found, has_epoch=has_epoch)
         for (name, (word, parameter)), text in zip_longest(self._others.items(), others):
             text = _one_of(word.option, text, given.pop(f"named_{name}", None))
             found[name] = parameter.default if text is None else text
@@ -242,14 +243,18 @@ class Arguments:
         if not _is_plain_epoch(word) and _is_experiment(context, word):
             raise UsageError("Missing argument 'EPOCH'.", hint=f"name one: {word} best")
 
-    def _split(self, context: Context, words: list[str], found: dict[str, Any]) -> list[str]:
+    def _split(
+        self, context: Context, words: list[str], found: dict[str, Any], *, has_epoch: bool
+    ) -> list[str]:
         """Takes the name or target from the words, if the first is one."""
         *_, last = heads = list(self._heads)
         word, is_one_more = words[0], len(words) > len(self._others)
         if self._heads[last][0].kind == "target" and _is_target(context, word):
             found[last] = word
             return words[1:]
-        if not is_one_more and _is_epoch(context, word):
+        # Beside --epoch, the number is the name of an experiment that is called so.
+        is_named = has_epoch and _is_experiment(context, word)
+        if not (is_one_more or is_named) and _is_epoch(context, word):
             return words
         if self._others and not _is_experiment(context, word):
             if is_one_more and _is_plain_epoch(word):
@@ -294,6 +299,15 @@ def _one_of(option: str, typed: str | None, given: str | None) -> str | None:
     if typed is not None and given is not None and typed != given:
         raise UsageError(f"{typed} and {option} {given} differ", hint="leave one of them out")
     return given if typed is None else typed
+
+
+def name_before_epoch(slug: str) -> str:
+    """An experiment's name, for a command line to type where an epoch may follow.
+
+    >>> name_before_epoch("spelling"), name_before_epoch("2024")
+    ('spelling', '-e 2024')
+    """
+    return f"-e {slug}" if _is_plain_epoch(slug) else slug
 
 
 def _is_plain_epoch(word: str) -> bool:

@@ -268,9 +268,8 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
         output.line("take it:   it is in your checkout: git diff, then git commit")
     else:
         output.line(f"review it: autopilot propose create {slug}{onto}")
-        output.line(
-            f"take it:   autopilot promote execute {slug}{into}    (or git merge --squash {branch})"
-        )
+        take = f"autopilot promote execute {arguments.name_before_epoch(slug)}{into}"
+        output.line(f"take it:   {take}    (or git merge --squash {branch})")
 
 
 def _tell_unmeasured(output: Output, session: Session) -> None:

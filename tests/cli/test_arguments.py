@@ -10,7 +10,14 @@ from typing import Annotated, Any
 import pytest
 
 from autopilot.cli.app import SECTIONS
-from autopilot.cli.arguments import Arguments, Epoch, MaybeEpoch, Name, NameOrTarget
+from autopilot.cli.arguments import (
+    Arguments,
+    Epoch,
+    MaybeEpoch,
+    Name,
+    NameOrTarget,
+    name_before_epoch,
+)
 from autopilot.cli.context import CommandGroup, Commands, Context
 from autopilot.cli.running import CHANGEABLE
 from autopilot.engine.request import Options
@@ -127,6 +134,26 @@ def test_a_number_is_an_epoch_and_a_word_is_a_name(path: str, context: Context) 
         values(context, function, "dem")
     assert "did you mean demo" in caught.value.hint
     assert "a number, best" in caught.value.hint
+
+
+@pytest.mark.parametrize("path", ["promote plan", "promote execute", "store promote"])
+def test_a_number_beside_the_epochs_option_is_a_name(path: str, context: Context) -> None:
+    found = values(context, WITH_EPOCHS[path], "2024", named_epoch="3")
+    assert (found["name"], found["epoch"]) == ("2024", "3")
+    with pytest.raises(UsageError, match="4 and --epoch 3 differ"):
+        values(context, WITH_EPOCHS[path], "4", named_epoch="3")
+
+
+@pytest.mark.parametrize("slug", ["2024", "best", "demo", "shop/6"])
+def test_a_name_that_a_command_prints_is_read_as_a_name(
+    slug: str, context: Context, place: Place
+) -> None:
+    place.git("update-ref", f"refs/heads/autopilot/{slug}", "HEAD")
+    printed = name_before_epoch(slug)
+    named = printed.removeprefix("-e ") if printed.startswith("-e ") else None
+    words = () if named else (printed,)
+    found = values(context, WITH_EPOCHS["promote plan"], *words, named=named)
+    assert (found["name"], found["epoch"]) == (slug, "best")
 
 
 def show(context: Context, name: Name = None, epoch: Epoch = "last") -> None:

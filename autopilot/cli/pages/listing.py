@@ -11,6 +11,7 @@ from datetime import datetime
 from operator import itemgetter
 from typing import Any, TypeGuard
 
+from autopilot.cli.arguments import name_before_epoch
 from autopilot.cli.pages.epoch import ODD_OUTCOMES, commit_cell
 from autopilot.core.figures import (
     costs,
@@ -239,7 +240,8 @@ def _next(notebook: Notebook) -> list[str]:
         does[f"git log -p {base}..{branch}"] = "every step as a commit"
         does[f"git diff {base}...{branch}"] = "the net change"
         does[f"autopilot propose create {slug}"] = "a branch for a pull request"
-        does[f"autopilot promote plan {slug}"] = "take it: what would change, and the gates"
+        plan = f"autopilot promote plan {name_before_epoch(slug)}"
+        does[plan] = "take it: what would change, and the gates"
     return labelled(does, gap=3)
 
 
