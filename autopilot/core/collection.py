@@ -32,9 +32,11 @@ class Accumulator:
 
     def __new__(cls: type[A], *_: Any, **__: Any) -> A:
         self = super().__new__(cls)
-        # Not in __init__: a subclass may declare states before it calls that, or not call it.
+        # Not in __init__, which a subclass may call late or never. It refuses arguments.
         self._defaults = {}
         return self
+
+    def __init__(self) -> None: ...
 
     def add_state(self, name: str, default: Any) -> None:
         """Declares a state: an attribute that `reset` puts back to its default.
@@ -49,8 +51,7 @@ class Accumulator:
         """
         if not name.isidentifier():
             raise MetricError(f"{name!r} cannot be a state's name", hint="use an identifier")
-        kept = default if _is_factory(default) else self._copied(name, default, {})
-        self._defaults[name] = kept
+        self._defaults[name] = default if _is_factory(default) else self._copied(name, default, {})
         setattr(self, name, self._fresh(name))
 
     def reset(self) -> None:

@@ -292,3 +292,17 @@ def test_the_catalogue_lists_every_metric():
         if isinstance(thing, type) and issubclass(thing, Metric) and not name.startswith("_")
     }
     assert set(catalogue.__all__) == classes - {"Metric"}
+
+
+def test_a_metric_without_arguments_refuses_them():
+    class Count(Metric):
+        def update(self, data):
+            """Counts nothing."""
+
+        def compute(self):
+            return 0.0
+
+    with pytest.raises(TypeError):
+        Count("latency")
+    with pytest.raises(TypeError):
+        Count(treshold=0.5)
