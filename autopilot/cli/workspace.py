@@ -337,7 +337,9 @@ def gc(
         gone = dry_run or clear(repo, litter)
         (removed if gone else kept).append(litter)
         what = "would remove" if dry_run else "removed" if gone else "in use again, kept:"
-        output.line(f"{what} {litter.kind} {litter.path}: {litter.why}")
+        # Programs read the kind under its first name.
+        named = "progress file" if litter.kind == "journal" else litter.kind
+        output.line(f"{what} {named} {litter.path}: {litter.why}")
     tags: dict[str, list[int]] = {}
     for slug, state in states_of(repo).items():
         missing = [] if state in ("running", "unreadable") else missing_tags(repo, slug)

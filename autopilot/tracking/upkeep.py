@@ -27,7 +27,7 @@ from autopilot.tracking.holding import stopped
 from autopilot.tracking.layout import Layout, experiments, held
 from autopilot.tracking.notebook import Notebook
 
-Kind = Literal["worktree", "ref lock", "progress file"]
+Kind = Literal["worktree", "ref lock", "journal"]
 # An experiment in one of these states can be resumed; its worktree saves a checkout then.
 RESUMABLE = ("created", "running", "interrupted", "crashed", "killed")
 
@@ -37,7 +37,7 @@ class Litter:
     """Something that can be removed.
 
     Args:
-        kind: "worktree", "ref lock" or "progress file" (of an epoch that is recorded since).
+        kind: "worktree", "ref lock" or "journal": a progress file whose epoch is recorded since.
         path: The folder or file.
         why: Why no run needs it.
         slug: The experiment that it belongs to; "" if to none.
@@ -157,7 +157,7 @@ def _progress_files(repo: Repository, states: dict[str, str]) -> Iterator[Litter
         state = states.get(slug)
         if state not in (*RESUMABLE, "unreadable"):
             why = f"{slug} is {state}" if state else f"there is no experiment {slug}"
-            yield Litter("progress file", path, why, slug)
+            yield Litter("journal", path, why, slug)
 
 
 def _lock_of(repo: Repository, folder: Path) -> ExclusiveLock | None:

@@ -112,6 +112,7 @@ def test_what_nobody_needs_is_removed_and_nothing_else(place: Place) -> None:
     before = place.snapshot()
     planned = place.run("gc", "--dry-run", "--json").document
     assert before == place.snapshot()
+    assert {i["kind"] for i in planned["removed"]} == {"worktree", "journal"}
     trees = {i["path"]: i["why"] for i in planned["removed"] if i["kind"] == "worktree"}
     assert trees == {
         str(removed): "its folder is gone, git still lists it",
