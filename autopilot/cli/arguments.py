@@ -124,7 +124,10 @@ Hypothesis = Annotated[str, typer.Option(help="What is expected of it; written d
 Reason = Annotated[str, typer.Option(help="Why; written down.")]
 Reviewer = Annotated[str, typer.Option(help="Who decides; you, as git knows you.")]
 Live = Annotated[
-    bool, typer.Option("--live", help="Ask models anew instead of the recorded replies.")
+    bool,
+    typer.Option(
+        "--live", help="Ask models anew instead of the recorded replies; that may cost money."
+    ),
 ]
 Stat = Annotated[
     bool, typer.Option("--stat", help="Name the changed files instead of the changes.")

@@ -551,3 +551,7 @@ def test_without_a_test_split_it_is_val_and_it_says_so(levels):
     done = levels.run("propose", "verify", "untested", "--confidence", "0.8")
     assert done.out.startswith("untested: val accuracy, base ")
     assert "note: there is no test split: this is val, which the epochs were chosen by" in done.out
+
+
+def test_help_says_that_asking_models_anew_may_cost_money(place):
+    assert "may cost money" in " ".join(place.call("propose", "verify", "--help").out.split())
