@@ -36,6 +36,7 @@ class Bench:
         module: The module.
         inputs: The files that the evaluation reads; open from before the import on.
         scopes: Where its parameters are, one each.
+        redirected: What is imported from the checkout although it is installed from the user's.
 
     Raises:
         AutopilotError: the target cannot be loaded, or is imported from another checkout.
@@ -45,7 +46,7 @@ class Bench:
         self, workspace: Workspace, manifest: Manifest, base: str, offline: Offline | None = None
     ) -> None:
         self.workspace, self.manifest = workspace, manifest
-        workspace.enter()
+        self.redirected = workspace.enter()
         links = [(link.name, link.source) for link in workspace.links]
         self.inputs = Inputs(workspace.repo, base, links, in_place=workspace.in_place)
         # Before the import: the files that it reads and executes are inputs too.
