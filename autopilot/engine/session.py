@@ -321,10 +321,14 @@ class Session:
 
 
 class _Upkeep(Callback):
-    """Packs the repository during a long run, and checks imports that happened late."""
+    """Packs the repository during a long run, and checks late imports, those of children too."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
+
+    def on_validation_end(self, trainer: RunView, module: AutoPilotModule) -> None:
+        for stray in self._session.bench.children.strays():
+            self._session.trainer.run.note(stray)
 
     def on_epoch_recorded(
         self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord

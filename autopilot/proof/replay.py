@@ -13,6 +13,7 @@ from typing import ClassVar
 from autopilot.core.types import Datum, Outcome
 from autopilot.errors import (
     AutopilotError,
+    ElsewhereError,
     NetworkRefusedError,
     NoMoreCallsError,
     ReplayMissError,
@@ -322,11 +323,13 @@ def failed(number: int, error: AutopilotError) -> Difference:
     Errors that affect every epoch are raised.
 
     Raises:
-        UsageError: a link is missing, or the like.
+        UsageError: a link is missing, a module is imported from another checkout, or the like.
         RepositoryError: it cannot be checked out.
         NoMoreCallsError: a service does not answer, there is no key, or the like.
     """
     if isinstance(error, RepositoryError | UsageError) and not isinstance(error, TargetError):
+        raise error
+    if isinstance(error, ElsewhereError):
         raise error
     if isinstance(error, NoMoreCallsError) and not isinstance(error, ReplayMissError):
         raise error

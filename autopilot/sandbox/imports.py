@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from autopilot.errors import TargetError
+from autopilot.errors import ElsewhereError
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def check_imports(user: Path, here: Path, folder: Path, linked: Sequence[Path]) 
         linked: The user's own files and folders that the worktree has, too.
 
     Raises:
-        TargetError: a module that the repository has was imported from elsewhere; it names it.
+        ElsewhereError: a module that the repository has was imported from elsewhere; it names it.
     """
     top, there = os.path.realpath(user), os.path.realpath(here)
     folders = (there, str(folder))
@@ -136,7 +136,7 @@ def check_imports(user: Path, here: Path, folder: Path, linked: Sequence[Path]) 
             elsewhere = ours(first) and any(_is_in(each, name) for each in folders)
             elsewhere = elsewhere and not any(file.startswith(o + os.sep) for o in own)
         if elsewhere:
-            raise TargetError(
+            raise ElsewhereError(
                 f"{name} is imported from {file}, not from the run's worktree",
                 hint="install the package in editable mode (pip install -e .), or uninstall "
                 "the copy, or run with --in-place",
