@@ -138,7 +138,10 @@ class Workspace:
 
     def lacks(self, text: str) -> str:
         """How to bring along what a text says is missing, and only the user's checkout has."""
-        return "" if self.in_place else Missing(self.user, self.repo, self.folder).hint(text)
+        if not self.in_place:
+            with contextlib.suppress(AutopilotError):  # a worktree that is gone lacks nothing
+                return Missing(self.user, self.repo, self.folder).hint(text)
+        return ""
 
     def undo(self) -> None:
         """Removes a worktree that was made for nothing."""
