@@ -1,7 +1,7 @@
 """Every error that autopilot raises on purpose.
 
 AutopilotError
-├── UsageError: SlugError, TargetError (ElsewhereError)
+├── UsageError: SlugError, TargetError, ElsewhereError
 ├── RepositoryError: UnsupportedRepositoryError, GitCommandError, RemoteError, RefMovedError,
 │                    LockHeldError
 ├── ParameterError: MissingSourceError
@@ -49,7 +49,7 @@ class TargetError(UsageError):
     """The target of a run cannot be loaded."""
 
 
-class ElsewhereError(TargetError):
+class ElsewhereError(UsageError):
     """A module comes from another checkout than the one that is evaluated."""
 
 

@@ -13,7 +13,6 @@ from typing import ClassVar
 from autopilot.core.types import Datum, Outcome
 from autopilot.errors import (
     AutopilotError,
-    ElsewhereError,
     NetworkRefusedError,
     NoMoreCallsError,
     ReplayMissError,
@@ -328,8 +327,6 @@ def failed(number: int, error: AutopilotError) -> Difference:
         NoMoreCallsError: a service does not answer, there is no key, or the like.
     """
     if isinstance(error, RepositoryError | UsageError) and not isinstance(error, TargetError):
-        raise error
-    if isinstance(error, ElsewhereError):
         raise error
     if isinstance(error, NoMoreCallsError) and not isinstance(error, ReplayMissError):
         raise error
