@@ -1,7 +1,7 @@
 """Every error that autopilot raises on purpose.
 
 AutopilotError
-├── UsageError: SlugError, TargetError
+├── UsageError: SlugError, TargetError, ElsewhereError
 ├── RepositoryError: UnsupportedRepositoryError, GitCommandError, RemoteError, RefMovedError,
 │                    LockHeldError
 ├── ParameterError: MissingSourceError
@@ -47,6 +47,10 @@ class SlugError(UsageError):
 
 class TargetError(UsageError):
     """The target of a run cannot be loaded."""
+
+
+class ElsewhereError(UsageError):
+    """A module comes from another checkout than the one that is evaluated."""
 
 
 class RepositoryError(AutopilotError):

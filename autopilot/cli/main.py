@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from autopilot import __version__
 from autopilot.cli.output import DONE, Output, guarded
+from autopilot.git import environment
 
 if TYPE_CHECKING:
     import typer
@@ -73,6 +74,7 @@ class AutoPilotCLI:
             0 done, 1 failed, 2 wrong usage, 130 interrupted (and resumable).
         """
         output = Output.for_arguments(arguments)
+        environment.withdraw()
 
         def command() -> int:
             options = itertools.takewhile(lambda given: given.startswith("-"), arguments)

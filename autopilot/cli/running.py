@@ -190,7 +190,7 @@ def _run_session(
     # What a resumed run was started with holds too.
     use_prices(session.options.prices or ())
     reporter.max_epochs, reporter.rescued = session.max_epochs, session.store.rescued
-    reporter.as_users = session.workspace.as_users
+    reporter.as_users, reporter.lacks = session.workspace.as_users, session.workspace.lacks
     try:
         if child.is_first:
             output.lines(f"note: {note}" for note in session.notes)

@@ -30,6 +30,7 @@ _HOW = {"raised": "raised", "failed": "failed with", "unmeasured": "could not be
 _NO_RESULT = ("error", "unmeasured")
 _KINDS_AT_MOST = 3
 _TEXT_AT_MOST = 160
+_LINES_AT_MOST = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,15 @@ def user_traceback(error: BaseException) -> str:
         # A SyntaxError says itself where it is.
         left += len(own) + (layer.exc_type is not None and issubclass(layer.exc_type, SyntaxError))
         layer = layer.__cause__ or layer.__context__
-    return "".join(shown.format()) if left else ""
+    return "".join((*shown.format(), _of_child(error))) if left else ""
+
+
+def _of_child(error: BaseException) -> str:
+    """The end of what a failed child process wrote, where the exception holds it."""
+    written = getattr(error, "stderr", None)
+    text = written.decode("utf-8", "replace") if isinstance(written, bytes) else written
+    lines = text.strip().splitlines()[-_LINES_AT_MOST:] if isinstance(text, str) else []
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _place(error: BaseException) -> str:

@@ -19,6 +19,7 @@ from autopilot.files import read_file, remove_file, replace_file
 from autopilot.git import objects
 from autopilot.git.repository import Repository
 from autopilot.sandbox.audit_hooks import Inputs, Offline
+from autopilot.sandbox.children import Children
 from autopilot.sandbox.workspace import Workspace
 from autopilot.tracking.parameters import Scope, check_clean, check_tracked, dirty_files, scope_of
 
@@ -36,6 +37,8 @@ class Bench:
         module: The module.
         inputs: The files that the evaluation reads; open from before the import on.
         scopes: Where its parameters are, one each.
+        children: The programs that the evaluation starts.
+        redirected: What is imported from the checkout although it is installed from the user's.
 
     Raises:
         AutopilotError: the target cannot be loaded, or is imported from another checkout.
@@ -45,9 +48,14 @@ class Bench:
         self, workspace: Workspace, manifest: Manifest, base: str, offline: Offline | None = None
     ) -> None:
         self.workspace, self.manifest = workspace, manifest
-        workspace.enter()
+        self.redirected = workspace.enter()
         links = [(link.name, link.source) for link in workspace.links]
         self.inputs = Inputs(workspace.repo, base, links, in_place=workspace.in_place)
+        sources = [link.source for link in workspace.links]
+        user, here = workspace.user.workdir, workspace.repo.workdir
+        self.children = Children(user, here, self.redirected, sources)
+        if not workspace.in_place:
+            self.inputs.programs = self.children.hear
         # Before the import: the files that it reads and executes are inputs too.
         self.inputs.open()
         if offline is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,7 @@ class Session:
         self.user, self.slug, self.manifest, self.options = user, slug, manifest, options
         self.notes: list[str] = []
         self.remarks: list[str] = []
+        self._clean_up: Callable[[], None] = lambda: None
         in_place, base = manifest.in_place, manifest.base
         with undone_on_failure(user, slug, in_place=in_place):
             self.workspace = open_workspace(
@@ -181,6 +182,7 @@ class Session:
         except MissingSourceError as error:
             raise explain_missing(workspace, manifest.base, error) from error
         self.module, self.inputs = bench.module, bench.inputs
+        self.notes += [redirection.note() for redirection in bench.redirected]
         self.store = GitStore(
             self.slug,
             workspace.repo.workdir,
@@ -244,6 +246,7 @@ class Session:
                 result = self._run(score_test=score_test)
         finally:
             self.inputs.close()
+            self._clean_up()
             self.place.release()
         self.store.close()
         # After an interrupt the worktree stays: a resumed run finds its files checked out.
@@ -275,8 +278,9 @@ class Session:
             is_new = not begun and experiment.last_epoch < 0
             is_outage = infrastructure_in(error, self.trainer.run.outages.types) is not None
             detail = error.message if isinstance(error, AutopilotError) else described(error)
+            # Later: the error is explained by a look at the worktree.
             if not experiment.is_open:
-                self.workspace.undo()
+                self._clean_up = self.workspace.undo
             elif is_outage and not (is_new and type(error) is NoKeyError):
                 # An outage says nothing about the system: what was measured and paid is kept.
                 with contextlib.suppress(AutopilotError):
@@ -286,7 +290,7 @@ class Session:
             elif is_new:
                 # Nothing was measured: an experiment without a baseline is of no use.
                 self.store.abandon()
-                self.workspace.remove()
+                self._clean_up = self.workspace.remove
             elif experiment.last_epoch >= 0:
                 with contextlib.suppress(AutopilotError):
                     experiment.on_loop_complete("crashed", detail)
@@ -320,10 +324,14 @@ class Session:
 
 
 class _Upkeep(Callback):
-    """Packs the repository during a long run, and checks imports that happened late."""
+    """Packs the repository during a long run, and checks late imports, those of children too."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
+
+    def on_validation_end(self, trainer: RunView, module: AutoPilotModule) -> None:
+        for stray in self._session.bench.children.strays():
+            self._session.trainer.run.note(stray)
 
     def on_epoch_recorded(
         self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord

@@ -5,7 +5,6 @@ For what pygit2 does not do: filters, signatures, worktrees, maintenance, the ne
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,18 +12,8 @@ from pathlib import Path
 
 from autopilot import audit
 from autopilot.errors import GitCommandError
+from autopilot.git.environment import for_git
 
-# What git hands to its hooks. Inherited, it would send our calls to another repository or index.
-_INHERITED = frozenset(
-    (
-        *("GIT_DIR", "GIT_COMMON_DIR", "GIT_WORK_TREE", "GIT_IMPLICIT_WORK_TREE", "GIT_PREFIX"),
-        *("GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES"),
-        *("GIT_QUARANTINE_PATH", "GIT_NAMESPACE", "GIT_SHALLOW_FILE", "GIT_GRAFT_FILE"),
-        *("GIT_REPLACE_REF_BASE", "GIT_NO_REPLACE_OBJECTS", "GIT_INTERNAL_SUPER_PREFIX"),
-        *("GIT_LITERAL_PATHSPECS", "GIT_GLOB_PATHSPECS", "GIT_NOGLOB_PATHSPECS"),
-        *("GIT_ICASE_PATHSPECS", "GIT_EXTERNAL_DIFF", "GIT_DIFF_OPTS", "GIT_NOTES_REF"),
-    )
-)
 _NOISE = ("hint:", "warning:", "note:")
 
 
@@ -60,7 +49,7 @@ def run_git(
     Raises:
         GitCommandError: git is not installed, cannot be started, or failed and `check` is on.
     """
-    variables = {name: value for name, value in os.environ.items() if name not in _INHERITED}
+    variables = for_git()
     # Without optional locks a `git status` of ours is never in the way of the user's git.
     variables |= {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"}
     variables |= environment or {}

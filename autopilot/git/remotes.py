@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from autopilot.errors import GitCommandError, RemoteError, RepositoryError
 from autopilot.git.commands import CommandResult, last_line, run_git
 from autopilot.git.commits import first_parent_log
+from autopilot.git.environment import variable
 from autopilot.git.refs import list_refs
 from autopilot.git.repository import Repository
 
@@ -274,7 +275,7 @@ def _call(
     check: bool = True,
 ) -> CommandResult:
     environment = {SYNCING: "1"}
-    if may_ask and "GIT_TERMINAL_PROMPT" not in os.environ:
+    if may_ask and variable("GIT_TERMINAL_PROMPT") is None:
         environment["GIT_TERMINAL_PROMPT"] = "1"
     done = run_git(arguments, cwd=repo.workdir, stdin=stdin, environment=environment, check=False)
     if check and done.returncode != 0:

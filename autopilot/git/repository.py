@@ -16,6 +16,7 @@ from pygit2.enums import ObjectType
 
 from autopilot.errors import RepositoryError, UnsupportedRepositoryError
 from autopilot.git.commands import CommandResult, last_line, run_git
+from autopilot.git.environment import variable
 
 _CACHED_TREE_BYTES = 16_384
 _CACHE_BYTES = 32 * 2**20
@@ -207,7 +208,7 @@ class Repository:
         return (
             _stamp(f"{self.common_dir}/config"),
             _stamp(f"{self.git_dir}/config.worktree"),
-            _stamp(os.environ.get("GIT_CONFIG_GLOBAL") or f"{home}/.gitconfig"),
+            _stamp(variable("GIT_CONFIG_GLOBAL") or f"{home}/.gitconfig"),
         )
 
 
@@ -247,7 +248,7 @@ def _stamp(path: str) -> tuple[int, int, int] | None:
 def _person(role: str, config: Mapping[str, str]) -> Identity:
     def find(what: str, default: str) -> str:
         candidates = (
-            os.environ.get(f"GIT_{role.upper()}_{what.upper()}"),
+            variable(f"GIT_{role.upper()}_{what.upper()}"),
             config.get(f"{role}.{what}"),
             config.get(f"user.{what}"),
         )

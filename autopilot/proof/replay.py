@@ -322,7 +322,7 @@ def failed(number: int, error: AutopilotError) -> Difference:
     Errors that affect every epoch are raised.
 
     Raises:
-        UsageError: a link is missing, or the like.
+        UsageError: a link is missing, a module is imported from another checkout, or the like.
         RepositoryError: it cannot be checked out.
         NoMoreCallsError: a service does not answer, there is no key, or the like.
     """

@@ -18,6 +18,7 @@ from autopilot.errors import ExperimentError, RemoteError
 from autopilot.git import commits, objects, refs
 from autopilot.git.branches import BRANCHES, Branch
 from autopilot.git.commits import is_ancestor
+from autopilot.git.environment import for_git
 from autopilot.git.objects import has_object
 from autopilot.git.remotes import fetch_refs, push_refs, remote_refs, replace_ref, shown
 from autopilot.git.repository import Repository
@@ -250,6 +251,7 @@ def _run(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[st
     return subprocess.run(
         command,
         cwd=folder,
+        env=for_git(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -13,7 +13,7 @@ import ipaddress
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class Inputs:
     Attributes:
         scopes: The parameters, which are none of them.
         listens: Whether what is opened now counts.
+        programs: Called with each program that an evaluation starts.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Inputs:
         self.repo = repo
         self.scopes: Sequence[Scope] = ()
         self.listens = True
+        self.programs: Callable[..., None] | None = None
         self._tree = objects.tree_of(repo, base)
         self._links, self._in_place = links, in_place
         self._files = WorkFiles(repo, repo.workdir)
@@ -107,10 +109,13 @@ class Inputs:
             path = _full(arguments[1])
             if path.startswith(self._prefixes):
                 self._written.add(path)
-        elif isinstance(arguments[1], list | tuple):
-            folder = _full(arguments[2] or "")
-            paths = (os.path.normpath(os.path.join(folder, str(part))) for part in arguments[1])
-            self._reads.update(path for path in paths if path.startswith(self._prefixes))
+        else:
+            if self.programs is not None:
+                self.programs(*arguments)
+            if isinstance(arguments[1], list | tuple):
+                folder = _full(arguments[2] or "")
+                paths = (os.path.normpath(os.path.join(folder, str(part))) for part in arguments[1])
+                self._reads.update(path for path in paths if path.startswith(self._prefixes))
 
     def blobs(self, known: Iterable[str] = ()) -> dict[str, str]:
         """Repository path to blob id, as the files are now; "" for one that is gone.

@@ -285,7 +285,10 @@ def _copy(link: Link) -> None:
     shutil.rmtree(made, ignore_errors=True)
     try:
         if link.source.is_dir():
-            shutil.copytree(link.source, made)
+            # A submodule's file of that name leads to its repository by a relative path.
+            is_linked = (link.source / ".git").is_file()
+            ignore = shutil.ignore_patterns(".git") if is_linked else None
+            shutil.copytree(link.source, made, ignore=ignore)
         else:
             shutil.copy2(link.source, made)
         link.place.unlink()

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
-from autopilot.errors import AutopilotError, RepositoryError, TargetError, UsageError
+from autopilot.errors import AutopilotError, RepositoryError, UsageError
 from autopilot.git import objects
 from autopilot.git.commands import run_git
+from autopilot.git.environment import withdraw
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
 from autopilot.git.worktrees import (
@@ -24,13 +23,12 @@ from autopilot.git.worktrees import (
     remove_worktree,
     worktree_path,
 )
+from autopilot.sandbox import imports
+from autopilot.sandbox.imports import Redirection
+from autopilot.sandbox.missing import Missing
 from autopilot.sandbox.processes import end_marked
 
 AGENTS_GIT = "git"
-_MISSING = re.compile(
-    r"No such file or directory: '([^']+)'|cannot read (.+): No such file|^(.+) does not exist$"
-)
-_NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +84,30 @@ class Workspace:
         """The folder for confinement: copies of files, and a git folder of the agent's own."""
         return private_path(self.repo.workdir)
 
-    def enter(self) -> None:
-        """Makes its folder the working directory, and its files the first to be imported."""
+    def enter(self) -> tuple[Redirection, ...]:
+        """Makes its folder the working directory, and its files the first to be imported.
+
+        The processes that this one starts import them too, and have no variable of git's.
+
+        Returns:
+            The import paths that led to the user's checkout.
+        """
         # An import would write into the folders of parameters, and what it wrote can be out of
         # date: a source that is changed twice in a second keeps the times that are compared.
         sys.dont_write_bytecode = True
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+        withdraw()
         self.folder.mkdir(parents=True, exist_ok=True)
-        os.chdir(self.folder)
+        redirected: tuple[Redirection, ...] = ()
         if not self.in_place:
-            _forget(self.user.workdir, self.repo.workdir)
-            _redirect(self.user.workdir, self.repo.workdir)
+            imports.forget(self.user.workdir, self.repo.workdir)
+            redirected = imports.redirect(self.user.workdir, self.repo.workdir)
+        os.chdir(self.folder)
         for path in (str(self.repo.workdir), str(self.folder)):
             if path in sys.path:
                 sys.path.remove(path)
             sys.path.insert(0, path)
+        return redirected
 
     def check_imports(self) -> None:
         """Stops a run that would not see its own edits.
@@ -108,27 +115,9 @@ class Workspace:
         Raises:
             TargetError: a module that the repository has was imported from elsewhere; it names it.
         """
-        if self.in_place:
-            return
-        user, here = os.path.realpath(self.user.workdir), os.path.realpath(self.repo.workdir)
-        folders = (here, str(self.folder))
-        # A client of a service brings thousands of modules: of most, the package is not ours.
-        ours = cache(lambda top: any(_may_be_in(folder, top) for folder in folders))
-        for name, file in _imported():
-            if file.startswith(here + os.sep):
-                continue
-            if file.startswith(user + os.sep):
-                below = os.path.relpath(file, user)
-                elsewhere = os.path.exists(os.path.join(here, below))
-            else:
-                top = name.partition(".")[0]
-                elsewhere = ours(top) and any(_is_in(folder, name) for folder in folders)
-            if elsewhere:
-                raise TargetError(
-                    f"{name} is imported from {file}, not from the run's worktree",
-                    hint="install the package in editable mode (pip install -e .), or uninstall "
-                    "the copy, or run with --in-place",
-                )
+        if not self.in_place:
+            linked = [link.source for link in self.links]
+            imports.check_imports(self.user.workdir, self.repo.workdir, self.folder, linked)
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
@@ -137,12 +126,8 @@ class Workspace:
             yield
         except AutopilotError as error:
             if not self.in_place:
-                path, module = _MISSING.search(error.message), _NO_MODULE.search(error.message)
-                if path and (link := self._not_linked(path[path.lastindex or 1])):
-                    error.hint = f"git does not have {link}; bring it along: --link {link}"
-                if module and (file := self._not_tracked(module[1].replace(".", "/"))):
-                    error.hint = f"git does not have {file}: git add and commit it, then run again"
-                error.hint = self.as_users(error.hint)
+                said = f"{error.message}\n{error.user_traceback}"
+                error.hint = self.as_users(self.lacks(said) or error.hint)
                 error.message = self.as_users(error.message)
                 error.user_traceback = self.as_users(error.user_traceback)
             raise
@@ -151,28 +136,11 @@ class Workspace:
         """A text whose paths in the worktree are those in the user's checkout."""
         return text.replace(str(self.repo.workdir), str(self.user.workdir))
 
-    def _not_linked(self, name: str) -> str:
-        """The part of a missing path that only the user's checkout has; "" if none.
-
-        Of a path in a folder that is missing as a whole, it is the folder.
-        """
-        path = Path(os.path.abspath(self.folder / name))
-        if not path.is_relative_to(self.repo.workdir):
-            return ""
-        below = path.relative_to(self.repo.workdir)
-        for part in (*reversed(list(below.parents)[:-1]), below):
-            theirs = self.user.workdir / part
-            if theirs.exists() and not (self.repo.workdir / part).exists():
-                return os.path.relpath(theirs, self.user.workdir / self.directory)
-        return ""
-
-    def _not_tracked(self, module: str) -> str:
-        """The file or folder of a module that only the user's checkout has; "" if there is none."""
-        # The target's own folder is the first of sys.path.
-        for folder in dict.fromkeys((*map(Path, sys.path), self.folder)):
-            for name in (f"{module}.py", module):
-                if file := self._not_linked(str(folder / name)):
-                    return file
+    def lacks(self, text: str) -> str:
+        """How to bring along what a text says is missing, and only the user's checkout has."""
+        if not self.in_place:
+            with contextlib.suppress(AutopilotError):  # a worktree that is gone lacks nothing
+                return Missing(self.user, self.repo, self.folder).hint(text)
         return ""
 
     def undo(self) -> None:
@@ -267,7 +235,7 @@ def _left_behind(user: Repository, path: Path, base: str) -> Repository | None:
 
 
 def link_into(workspace: Workspace, folder: Path, base: str, link: str) -> Link:
-    """Links an ignored path of the user's checkout into a worktree.
+    """Links an ignored path, or a submodule, of the user's checkout into a worktree.
 
     Args:
         workspace: The worktree.
@@ -294,7 +262,9 @@ def link_into(workspace: Workspace, folder: Path, base: str, link: str) -> Link:
     place = made.place
     if place.is_symlink() and Path(os.readlink(place)) == source:
         return made
-    if objects.entry_at(workspace.user, objects.tree_of(workspace.user, base), name) is not None:
+    entry = objects.entry_at(workspace.user, objects.tree_of(workspace.user, base), name)
+    # git leaves the folder of a submodule empty in a new worktree.
+    if entry is not None and entry.mode != objects.SUBMODULE:
         raise UsageError(
             f"--link {link} is tracked by git", hint="the worktree has it already: leave it out"
         )
@@ -305,62 +275,3 @@ def link_into(workspace: Workspace, folder: Path, base: str, link: str) -> Link:
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(source)
     return made
-
-
-def _forget(user: Path, here: Path) -> None:
-    """Lets modules be imported anew that came from the user's checkout and are here too.
-
-    A project's `cli.py` that is run as a program has imported them before the run begins.
-    """
-    top, there = os.path.realpath(user), os.path.realpath(here)
-    for name, file in list(_imported()):
-        below = os.path.relpath(file, top)
-        if file.startswith(top + os.sep) and os.path.exists(os.path.join(there, below)):
-            del sys.modules[name]
-
-
-def _redirect(user: Path, here: Path) -> None:
-    """Makes import paths into the user's checkout, as editable installs have, lead here."""
-
-    def moved(path: str) -> str:
-        real = os.path.realpath(path)
-        if real != str(user) and not real.startswith(f"{user}{os.sep}"):
-            return path
-        other = os.path.join(here, os.path.relpath(real, user))
-        return other if os.path.exists(other) else path
-
-    # Where autopilot itself comes from stays: a run may be on its own repository.
-    own = str(Path(__file__).resolve().parents[2])
-    sys.path[:] = [path if path in ("", own) else moved(path) for path in sys.path]
-    for finder in sys.meta_path:
-        mapping = getattr(sys.modules.get(getattr(finder, "__module__", "")), "MAPPING", None)
-        if isinstance(mapping, dict) and "autopilot" not in mapping:
-            mapping.update({name: moved(path) for name, path in mapping.items()})
-
-
-def _imported() -> Iterator[tuple[str, str]]:
-    """Name and file of what is imported, without autopilot and the standard library."""
-    real = cache(os.path.realpath)
-    for name, module in list(sys.modules.items()):
-        top = name.partition(".")[0]
-        file = getattr(module, "__file__", None)
-        if file and top not in ("autopilot", "__main__") and top not in sys.stdlib_module_names:
-            folder, base = os.path.split(file)
-            is_link = Path(file).is_symlink()
-            yield name, os.path.realpath(file) if is_link else os.path.join(real(folder), base)
-
-
-def _may_be_in(folder: str, top: str) -> bool:
-    """Whether a folder has a top-level module or package, the latter with or without a file."""
-    paths = [os.path.join(folder, start, top) for start in ("", "src")]
-    return any(os.path.exists(path) or os.path.isfile(f"{path}.py") for path in paths)
-
-
-def _is_in(folder: str, name: str) -> bool:
-    """Whether a folder has a module of that name, at its top or below `src`."""
-    path = name.replace(".", os.sep)
-    return any(
-        os.path.isfile(os.path.join(folder, start, ending))
-        for start in ("", "src")
-        for ending in (f"{path}.py", os.path.join(path, "__init__.py"))
-    )

@@ -1,12 +1,15 @@
 """autopilot.sandbox.workspace: the checkout of a run, and what is linked into it."""
 
 import os
+import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
 from autopilot.errors import TargetError, UsageError
+from autopilot.git.commands import run_git
 from autopilot.git.worktrees import worktree_path
 from autopilot.sandbox.workspace import open_workspace, undone_on_failure
 
@@ -100,3 +103,26 @@ def test_a_failure_takes_the_new_worktree_away(user):
     with pytest.raises(KeyboardInterrupt), undone_on_failure(user, "a", in_place=False):
         raise KeyboardInterrupt
     assert kept.repo.workdir.exists()
+
+
+def test_children_import_what_a_finder_of_an_editable_install_leads_to(user, monkeypatch):
+    # As setuptools installs a project whose packages are not all in one folder.
+    (user.workdir / "lib/deep").mkdir(parents=True)
+    (user.workdir / "lib/deep/__init__.py").write_text("PLACE = __file__\n")
+    run_git(["add", "--all"], cwd=user.workdir)
+    run_git(["commit", "--quiet", "--message=lib"], cwd=user.workdir)
+    finder = types.ModuleType("__editable___deep_finder")
+    finder.MAPPING = {"deep": str(user.workdir / "lib/deep")}
+    exec("class Finder:\n    find_spec = classmethod(lambda *_: None)", vars(finder))
+    finder.Finder.__module__ = finder.__name__
+    monkeypatch.setitem(sys.modules, finder.__name__, finder)
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, finder.Finder])
+    monkeypatch.setenv("PYTHONPATH", "")
+    workspace = opened(user)
+    (redirection,) = workspace.enter()
+    assert redirection.names == ("deep",)
+    assert {"deep": str(workspace.repo.workdir / "lib/deep")} == finder.MAPPING
+    child = [sys.executable, "-c", "import deep; print(deep.PLACE)"]
+    place = subprocess.check_output(child, cwd="/", text=True).strip()
+    assert place == str(workspace.repo.workdir / "lib/deep/__init__.py")
+    workspace.undo()
