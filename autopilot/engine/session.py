@@ -15,6 +15,7 @@ from autopilot.core.items import leakage_notes
 from autopilot.core.memory import BLOCK_AFTER
 from autopilot.core.module import AutoPilotModule, name_parameters
 from autopilot.core.outages import infrastructure_in
+from autopilot.core.records.history import environment_at
 from autopilot.core.records.record import Event, Manifest, MetricsRecord
 from autopilot.core.setup_checks import check_module, check_setup, item_count
 from autopilot.core.stopping import StopCondition
@@ -43,6 +44,7 @@ from autopilot.git.locks import ExclusiveLock
 from autopilot.git.objects import count_loose, maintain
 from autopilot.git.repository import Repository
 from autopilot.sandbox.confinement import guard_of
+from autopilot.sandbox.environment import differences
 from autopilot.sandbox.workspace import open_workspace, undone_on_failure
 from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.holding import GitMemory
@@ -149,9 +151,15 @@ class Session:
             )
         lock = ExclusiveLock(Layout(slug).lock(user))
         hold(lock, slug)
+        differs = ", ".join(differences(environment_at(notebook.events)))
         with lock.released_on_failure():
             here, options = user.workdir / manifest.directory, options_of(notebook, changes)
-            session = cls(user, slug, here, manifest, options, callbacks, lock)
+            try:
+                session = cls(user, slug, here, manifest, options, callbacks, lock)
+            except AutopilotError as error:
+                error.hint += f"\n        not as it was measured: {differs}" if differs else ""
+                raise
+        session.notes += [f"not as it was measured: {differs}"] if differs else []
         session.trainer.experiment.ignore_stop = bool(changes.given())
         session.trainer.experiment.changes = changes.given()
         return session

@@ -129,6 +129,17 @@ def incomparable(judged: Sequence[EpochReplay]) -> list[str]:
     return [*lines, f"       no seed repeats it; compare a metric: --tolerance {metric}=0.2"]
 
 
+def environment(again: Replay, found: Sequence[Difference]) -> list[str]:
+    """What is otherwise here than where the epochs were measured that differ, in a line."""
+    from autopilot.core.records.history import environment_at
+    from autopilot.sandbox.environment import differences
+
+    epochs = dict.fromkeys(each.epoch for each in found if each.epoch is not None)
+    recorded = (environment_at(again.notebook.events, epoch) for epoch in epochs)
+    here = dict.fromkeys(each for values in recorded for each in differences(values))
+    return [f"not as it was measured: {', '.join(here)}"] if here else []
+
+
 def next_lines(again: Replay, found: Sequence[Difference]) -> list[str]:
     """What to do now."""
     slug = again.notebook.slug
@@ -189,6 +200,7 @@ def document(
             for epoch in judged
         ],
         "differences": found,
+        "environment": environment(again, found),
         "seconds": seconds,
     }
 
