@@ -33,6 +33,7 @@ from autopilot.errors import ExperimentError
 from autopilot.text import counted, redact
 from autopilot.tracking.holding import memory_of
 from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.outputs import output_lines
 
 # Makes a session of callbacks and the experiment's name, "" where it has none yet.
 Prepare: TypeAlias = Callable[[Sequence[Any], str], Session]
@@ -203,6 +204,7 @@ def _run_session(
         raise
     finally:
         reporter.stop()
+        output.lines(output_lines(session.outputs))
     _summarize(output, session, result)
     output.document(_document(session, result))
     if result.interrupted:
@@ -328,6 +330,7 @@ def _document(session: Session, result: Result) -> dict[str, Any]:
         "test": result.test,
         "cost": result.cost,
         "models": session.trainer.run.ledger.by_role(),
+        "outputs": session.outputs,
         "never_measured": [item.id for item in _never_measured(session)[1]],
     }
 

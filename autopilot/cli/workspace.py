@@ -33,6 +33,7 @@ from autopilot.projects.project import (
 from autopilot.sandbox.processes import run_process
 from autopilot.text import counted
 from autopilot.tracking.layout import experiments
+from autopilot.tracking.outputs import output_lines
 from autopilot.tracking.upkeep import Litter, clear, find_litter, make_tags, missing_tags, states_of
 
 _TIMEOUT_S = 600.0
@@ -338,6 +339,8 @@ def gc(
         (removed if gone else kept).append(litter)
         what = "would remove" if dry_run else "removed" if gone else "in use again, kept:"
         output.line(f"{what} {litter.kind} {litter.path}: {litter.why}")
+        if gone:
+            output.lines(output_lines(litter.outputs, f"{what} with it"))
     tags: dict[str, list[int]] = {}
     for slug, state in states_of(repo).items():
         missing = [] if state in ("running", "unreadable") else missing_tags(repo, slug)

@@ -50,6 +50,7 @@ from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.holding import GitMemory
 from autopilot.tracking.layout import Layout, hold
 from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.outputs import check_keep, keep_outputs
 
 _MAINTAIN_EVERY = 500
 _LOOSE_OBJECTS = 4000
@@ -70,6 +71,7 @@ class Session:
         split_sizes: The numbers of train and val items, "?" where they cannot be known beforehand.
         notes: Lines that the user should read before it starts.
         remarks: Lines that the user should read once it has ended.
+        outputs: What evaluations wrote into a worktree that is gone.
     """
 
     def __init__(
@@ -87,11 +89,11 @@ class Session:
         self.user, self.slug, self.manifest, self.options = user, slug, manifest, options
         self.notes: list[str] = []
         self.remarks: list[str] = []
-        in_place, base = manifest.in_place, manifest.base
-        with undone_on_failure(user, slug, in_place=in_place):
-            self.workspace = open_workspace(
-                user, folder, slug, base, in_place=in_place, links=manifest.links
-            )
+        with undone_on_failure(user, slug, in_place=manifest.in_place):
+            keep = options.keep or ()
+            check_keep(manifest, keep)
+            self.workspace = open_workspace(user, folder, manifest, keep)
+            self.outputs = [*self.workspace.outputs]
             # The experiment's lock does not keep another experiment out of this checkout.
             self.place = self.workspace.lock
             with self.place.released_on_failure(), self.workspace.explained():
@@ -232,7 +234,19 @@ class Session:
         if not self.trainer.experiment.is_open:
             self.store.close()
             self.place.release()
-            self.workspace.undo()
+            if self.workspace.is_new:
+                self._remove()
+
+    def _remove(self) -> None:
+        """Removes the worktree, and keeps what is to be kept of it."""
+        place, workspace = self.workspace.repo.workdir, self.workspace
+        if not workspace.in_place:
+            # The parameters' places are known only now for one that has just begun.
+            parameters = {str(n): scope.path for n, scope in enumerate(self.bench.scopes)}
+            patterns = {str(n): s.parameter.pattern for n, s in enumerate(self.bench.scopes)}
+            manifest = replace(self.manifest, parameters=parameters, patterns=patterns)
+            self.outputs += keep_outputs(place, self.user, manifest, self.options.keep or ())
+        workspace.remove()
 
     def run(self, *, score_test: bool = True) -> Result:
         """Trains until there is a reason to stop, then scores baseline and best on the test split.
@@ -256,7 +270,7 @@ class Session:
         self.store.close()
         # After an interrupt the worktree stays: a resumed run finds its files checked out.
         if not result.interrupted:
-            self.workspace.remove()
+            self._remove()
         if count_loose(self.user) > _LOOSE_OBJECTS:
             maintain(self.user)
         return result
@@ -284,7 +298,7 @@ class Session:
             is_outage = infrastructure_in(error, self.trainer.run.outages.types) is not None
             detail = error.message if isinstance(error, AutopilotError) else described(error)
             if not experiment.is_open:
-                self.workspace.undo()
+                self.discard()
             elif is_outage and not (is_new and type(error) is NoKeyError):
                 # An outage says nothing about the system: what was measured and paid is kept.
                 with contextlib.suppress(AutopilotError):
@@ -294,7 +308,7 @@ class Session:
             elif is_new:
                 # Nothing was measured: an experiment without a baseline is of no use.
                 self.store.abandon()
-                self.workspace.remove()
+                self._remove()
             elif experiment.last_epoch >= 0:
                 with contextlib.suppress(AutopilotError):
                     experiment.on_loop_complete("crashed", detail)

@@ -26,6 +26,7 @@ from autopilot.git.worktrees import remove_worktree, worktree_path
 from autopilot.tracking.holding import stopped
 from autopilot.tracking.layout import Layout, experiments, held
 from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.outputs import Output, find_outputs
 
 Kind = Literal["worktree", "ref lock", "progress file"]
 # An experiment in one of these states can be resumed; its worktree saves a checkout then.
@@ -41,12 +42,14 @@ class Litter:
         path: The folder or file.
         why: Why no run needs it.
         slug: The experiment that it belongs to; "" if to none.
+        outputs: What evaluations wrote into a worktree.
     """
 
     kind: Kind
     path: Path
     why: str
     slug: str = ""
+    outputs: tuple[Output, ...] = ()
 
 
 def find_litter(repo: Repository) -> list[Litter]:
@@ -135,7 +138,12 @@ def _worktrees(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
             why = "a measurement was killed"
         if not folder.exists():
             why = "its folder is gone, git still lists it"
-        yield Litter("worktree", folder, why, name if state else "")
+        outputs: tuple[Output, ...] = ()
+        # A measurement writes what the run has written before it.
+        if state and folder.exists():
+            with contextlib.suppress(AutopilotError):
+                outputs = tuple(find_outputs(folder, repo, Notebook(repo, name).manifest))
+        yield Litter("worktree", folder, why, name if state else "", outputs)
 
 
 def _ref_locks(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
