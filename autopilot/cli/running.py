@@ -192,7 +192,9 @@ def _run_session(
     use_prices(session.options.prices or ())
     reporter.max_epochs, reporter.rescued = session.max_epochs, session.store.rescued
     reporter.as_users = session.workspace.as_users
+    killed = session.workspace.outputs
     try:
+        output.lines(output_lines(killed, "removed with the worktree of the killed run"))
         if child.is_first:
             output.lines(f"note: {note}" for note in session.notes)
             output.line(_headline(session))
@@ -330,7 +332,7 @@ def _document(session: Session, result: Result) -> dict[str, Any]:
         "test": result.test,
         "cost": result.cost,
         "models": session.trainer.run.ledger.by_role(),
-        "outputs": session.outputs,
+        "outputs": [*session.workspace.outputs, *session.outputs],
         "never_measured": [item.id for item in _never_measured(session)[1]],
     }
 

@@ -26,8 +26,9 @@ _TITLES = {"python": "Python", "platform": "platform"}
 # What this program sets itself, before anything is evaluated.
 _OURS = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
 _LOOKUPS = ("os", "collections.abc", "_collections_abc")
-# Their reads (HOME, PATH, LANG, COLUMNS) are about the machine and the terminal.
-_NOT_USERS = frozenset({*sys.stdlib_module_names, "autopilot", "rich", "typer", "click"})
+# Their reads (HOME, PATH, LANG, COLUMNS) are about the machine and the terminal, or our own.
+_OUR_OWN = ("autopilot", "rich", "typer", "click", "pydantic", "pygit2")
+_NOT_USERS = frozenset({*sys.stdlib_module_names, *_OUR_OWN})
 _INSTALLED = re.compile(r".*?[\\/](site|dist)-packages(?=[\\/])")
 
 _listening: list[Environment] = []

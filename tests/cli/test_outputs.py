@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import signal
 from typing import TYPE_CHECKING
 
@@ -123,9 +124,25 @@ def test_outputs_of_a_worktree_that_is_made_anew_and_of_one_that_gc_removes(
     (worktree.with_name(".one.private") / "git").mkdir(parents=True)
     done = writes.run("resume", "one", "--keep", "study.db")
     assert f"kept: study.db (6 B) in {writes.top}/.git/autopilot/one/kept/study.db" in done.out
-    assert "removed with the worktree: mlruns/ (2 files, 2.0 kB); a run" in done.out
+    how = "; a run keeps it with --keep mlruns, or shares yours: --link PATH\n"
+    of_killed = "removed with the worktree of the killed run: mlruns/ (2 files, 2.0 kB)"
+    assert f"{of_killed}{how}" in done.out
+    assert f"removed with the worktree: mlruns/ (2 files, 2.0 kB){how}" in done.out
+    # A killed run can be resumed: gc removes its worktree once it is recorded as finished.
     (other,) = writes.cache.glob("autopilot/worktrees/*/two")
+    left = other.with_name("left")
+    shutil.copytree(other, left, ignore=shutil.ignore_patterns(".git"))
     writes.run("resume", "two", "--max-epochs", "2")
+    assert not other.exists()
+    writes.git("worktree", "add", "--quiet", "--detach", str(other), "main")
+    shutil.copytree(left, other, dirs_exist_ok=True)
+    shutil.rmtree(left)
+    said = f"with it: {GONE}; a run keeps it with --keep mlruns, or shares yours: --link PATH"
+    assert f"would remove {said}" in writes.run("gc", "--dry-run").out
+    assert (other / "study.db").exists()
+    done = writes.run("gc", "--json")
+    (litter,) = done.document["removed"]
+    assert [o["path"] for o in litter["outputs"]] == ["mlruns/", "study.db"]
     assert not other.exists()
 
 
