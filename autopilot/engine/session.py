@@ -159,7 +159,7 @@ class Session:
             try:
                 session = cls(user, slug, here, manifest, options, callbacks, lock)
             except AutopilotError as error:
-                error.hint += f"\n        not as it was measured: {differs}" if differs else ""
+                error.hint += f"; not as it was measured: {differs}" if differs else ""
                 raise
         session.notes += [f"not as it was measured: {differs}"] if differs else []
         session.trainer.experiment.ignore_stop = bool(changes.given())

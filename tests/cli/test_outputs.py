@@ -128,6 +128,9 @@ def test_outputs_of_a_worktree_that_is_made_anew_and_of_one_that_gc_removes(
     of_killed = "removed with the worktree of the killed run: mlruns/ (2 files, 2.0 kB)"
     assert f"{of_killed}{how}" in done.out
     assert f"removed with the worktree: mlruns/ (2 files, 2.0 kB){how}" in done.out
+    asked = writes.autopilot("experiment", "delete", "two")
+    assert asked.code == 2
+    assert f"/two, with {GONE}\n" in asked.out
     # A killed run can be resumed: gc removes its worktree once it is recorded as finished.
     (other,) = writes.cache.glob("autopilot/worktrees/*/two")
     left = other.with_name("left")

@@ -191,7 +191,8 @@ def removal(found: Removal) -> list[str]:
     if found.progress is not None:
         lines.append(f"the progress of the last epoch: {found.progress}")
     if found.worktree is not None:
-        lines.append(f"the worktree {found.worktree}")
+        written = f", with {', '.join(map(str, found.outputs))}" if found.outputs else ""
+        lines.append(f"the worktree {found.worktree}{written}")
     if found.report is not None:
         lines.append(f"its report {found.report}")
     return lines
