@@ -176,3 +176,21 @@ def test_replay_and_resume_name_what_differs(writes: Place) -> None:
     done = writes.run("resume", "one", "--max-epochs", "2")
     assert "note: not as it was measured: $MODE was set\n" in done.out
     assert os.environ.get("MODE") is None
+
+
+def test_a_resumed_run_records_only_what_is_new(writes: Place) -> None:
+    writes.run("run", "writes.py", "-e", "one", "--max-epochs", "1", MODE="fast")
+    writes.run("resume", "one", "--max-epochs", "2", MODE="fast")
+    writes.run("resume", "one", "--max-epochs", "3")
+    found = [e for e in writes.notes("one", "experiment") if e.get("environment")]
+    assert [(e["epoch"], e["environment"]) for e in found[1:]] == [(3, {"$MODE": ""})]
+
+
+def test_a_resume_that_fails_names_what_differs(writes: Place) -> None:
+    head = "from autopilot import AutoPilotModule"
+    writes.change("writes.py", (head, f'import os\nlevel = int(os.environ["LEVEL"])\n{head}'))
+    writes.run("run", "writes.py", "-e", "one", "--max-epochs", "1", LEVEL="1")
+    done = writes.autopilot("resume", "one", "--max-epochs", "2")
+    assert done.code == 1
+    assert "LEVEL" in done.error
+    assert done.hint.endswith("not as it was measured: $LEVEL was set")
