@@ -153,7 +153,7 @@ class Guard:
         return None
 
     def environment(self) -> Mapping[str, str]:
-        """What else evaluations depended on so far, see Event; empty if that is not followed."""
+        """The environment of evaluations so far, see Event; empty if it is not followed."""
         return {}
 
 

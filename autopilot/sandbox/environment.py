@@ -77,7 +77,7 @@ class Environment:
             self._names.add(name)
 
     def now(self) -> dict[str, str]:
-        """What the evaluation depended on so far."""
+        """The environment as far as the evaluation used it until now."""
         if len(sys.modules) != self._count:
             self._count = len(sys.modules)
             self._versions |= _imported_since(self._modules)
@@ -119,7 +119,7 @@ def _change_class(old: type, new: type) -> None:
 
 
 def differences(recorded: Mapping[str, str]) -> list[str]:
-    """What is otherwise here than in a recorded environment, a few words each.
+    """The differences of the present environment from a recorded one, a few words each.
 
     >>> differences({"python": "2.7.18", "$NO_SUCH_NAME": "9f86d081884c"})[1]
     '$NO_SUCH_NAME was set'
@@ -140,7 +140,7 @@ def differences(recorded: Mapping[str, str]) -> list[str]:
 
 
 def _present(key: str) -> str:
-    """What a key's value is here and now; "" if there is none."""
+    """The present value of a key; "" if there is none."""
     if key == "python":
         return platform.python_version()
     if key == "platform":

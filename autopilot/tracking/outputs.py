@@ -1,4 +1,4 @@
-"""What evaluations wrote into a worktree beside the parameters: named, or kept, before it goes."""
+"""Outputs: files that evaluations wrote beside the parameters, named or kept before they go."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def _free(path: Path) -> Path:
 def output_lines(
     outputs: Sequence[Output], removed: str = "removed with the worktree"
 ) -> list[str]:
-    """What became of outputs, for a person: a line for each thing that happened to them."""
+    """Lines for a person: the outputs that were kept, and those that are removed."""
     lines = [f"kept: {replace(o, kept='')} in {o.kept}" for o in outputs if o.kept]
     gone = [output for output in outputs if not output.kept]
     if gone:

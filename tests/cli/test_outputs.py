@@ -1,4 +1,4 @@
-"""What an evaluation writes beside the parameters, and what its results depend on."""
+"""Files that an evaluation writes beside the parameters, and the environment it depends on."""
 
 from __future__ import annotations
 
@@ -191,6 +191,6 @@ def test_a_resume_that_fails_names_what_differs(writes: Place) -> None:
     writes.change("writes.py", (head, f'import os\nlevel = int(os.environ["LEVEL"])\n{head}'))
     writes.run("run", "writes.py", "-e", "one", "--max-epochs", "1", LEVEL="1")
     done = writes.autopilot("resume", "one", "--max-epochs", "2")
-    assert done.code == 1
+    assert done.code == 2
     assert "LEVEL" in done.error
     assert done.hint.endswith("not as it was measured: $LEVEL was set")

@@ -1,4 +1,4 @@
-"""What an evaluation depends on: the variables that it reads by name, versions, the platform."""
+"""The environment of an evaluation: variables that it reads by name, versions, the platform."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files of a worktree are outputs, and what is kept of them."""
+"""Outputs in a worktree: the files that are, and those that are kept."""
 
 from __future__ import annotations
 

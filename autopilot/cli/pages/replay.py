@@ -130,7 +130,7 @@ def incomparable(judged: Sequence[EpochReplay]) -> list[str]:
 
 
 def environment(again: Replay, found: Sequence[Difference]) -> list[str]:
-    """What is otherwise here than where the epochs were measured that differ, in a line."""
+    """A line with the differences from the environment of the epochs that differ."""
     from autopilot.core.records.history import environment_at
     from autopilot.sandbox.environment import differences
 

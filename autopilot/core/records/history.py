@@ -139,7 +139,7 @@ class History:
 
 
 def environment_at(events: Iterable[Event], epoch: int | None = None) -> dict[str, str]:
-    """What the results of an epoch depend on, beside files; of the newest one if not given.
+    """The environment that an epoch was measured in; the newest one's if not given.
 
     Args:
         events: All events, oldest first.
