@@ -3,7 +3,7 @@
 Models and users' code cut emoji in half, and write NUL. A character that a border (git, UTF-8, a
 program's arguments) cannot carry is replaced by U+FFFD or, in JSON, written as its escape.
 
-The values of secret-looking environment variables are hidden in notes, commits, journals and
+The values of secret-looking environment variables are hidden in notes, commits, progress files and
 errors, and in the replies of models and programs before anything uses them: a reply that echoes a
 key leaves it in no result, edit or record. Text that only looks like a key may be a user's data,
 so it is hidden in errors alone.

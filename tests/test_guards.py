@@ -39,6 +39,8 @@ FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in room
 NEIGHBOURS = {("files", "errors")}
 TOP = {"autopilot", "autopilot.__main__"}
 
+# The weight of the house, with everything that is planned for it.
+FILES_AT_MOST, LINES_AT_MOST = 195, 44_000
 # Files with more than 400 lines, and why they are not two.
 LONG = {
     "autopilot.core.experiment": "one class, everything that happens to an experiment",
@@ -103,6 +105,48 @@ def test_no_file_imports_itself_by_way_of_others():
         order.prepare()
     except graphlib.CycleError as error:
         raise AssertionError(" -> ".join(error.args[1])) from None
+
+
+def test_a_class_name_has_one_meaning():
+    homes = {}
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name.lstrip("_"), []).append(NAMES[path])
+    several = {name: places for name, places in homes.items() if len(places) > 1}
+    assert several == {}
+
+
+# Their docstrings are in the schema of a recorded request: other words would be another request.
+ASKED = {"Collated", "EditReply"}
+
+
+def test_no_docstring_is_a_riddle():
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                first = (ast.get_docstring(node) or "").split(" ")[0]
+                place = f"{NAMES[path]}.{getattr(node, 'name', '')}"
+                assert first not in ("What", "Whatever", "Whoever", "Nobody"), place
+
+
+# Their docstrings are in the schema of a recorded request: other words would be another request.
+ASKED = {"Collated", "EditReply"}
+
+
+def test_no_docstring_is_a_riddle():
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef):
+                if getattr(node, "name", "") in ASKED:
+                    continue
+                text = ast.get_docstring(node) or ""
+                assert not text.startswith("What "), f"{NAMES[path]}: {text.splitlines()[0]}"
+
+
+def test_the_house_keeps_its_weight():
+    lines = sum(len(path.read_text().splitlines()) for path in FILES)
+    assert len(FILES) <= FILES_AT_MOST and lines <= LINES_AT_MOST, "find the room it belongs to"
 
 
 def importers(package):

@@ -223,7 +223,7 @@ def _spending(role: str, model: str, most_usd: float) -> Iterator[Reservation]:
             say(f"the price of {model} is unknown: its calls do not count in dollars")
 
 
-class _Usage(BaseModel):
+class _ReportedUsage(BaseModel):
     input_tokens: int = 0
     output_tokens: int = 0
     cache_creation_input_tokens: int = 0
@@ -240,7 +240,7 @@ class _ClaudeReply(BaseModel):
     stop_reason: str | None = None
     session_id: str = ""
     total_cost_usd: float | None = None
-    usage: _Usage = Field(default_factory=_Usage)
+    usage: _ReportedUsage = Field(default_factory=_ReportedUsage)
     modelUsage: Mapping[str, Any] = Field(default_factory=dict)  # as the program spells it
 
 

@@ -38,6 +38,7 @@ class ConcatCollator(GradientCollator):
         return TextGradient.of(findings)
 
 
+# Requests hold the names and docstrings of both: in other words, no recorded call is found.
 class CollatedFinding(BaseModel):
     """A cause that several items have in common."""
 
@@ -48,7 +49,7 @@ class CollatedFinding(BaseModel):
 
 
 class Collated(BaseModel):
-    """The causes that the feedback on a batch has in common."""
+    """What a batch's feedback comes to."""
 
     findings: list[CollatedFinding] = Field(min_length=1)
 

@@ -37,7 +37,8 @@ Make one focused change a step. When you are done, end your answer with one JSON
 """
 
 
-class NewValue(BaseModel):
+# Requests hold the names and docstrings of both: in other words, no recorded call is found.
+class Value(BaseModel):
     """A new value for a parameter that is no file."""
 
     parameter: str
@@ -45,10 +46,10 @@ class NewValue(BaseModel):
 
 
 class EditReply(BaseModel):
-    """An agent's description of its edit.
+    """What the agent says of its edit.
 
     Args:
-        strategy: The name under which memory counts the outcomes.
+        strategy: The name under which memory counts how it went.
         summary: The commit's subject.
         rationale: The commit's body.
         values: New values of parameters that are no files.
@@ -57,7 +58,7 @@ class EditReply(BaseModel):
     strategy: str = Field(min_length=1)
     summary: str = Field(min_length=1)
     rationale: str = ""
-    values: list[NewValue] = Field(default_factory=list)
+    values: list[Value] = Field(default_factory=list)
 
 
 class AgentOptimizer(Optimizer):
@@ -138,8 +139,8 @@ class AgentOptimizer(Optimizer):
             names = ", ".join(sorted(self.blocked))
             sections.append(f"Do not use these strategies, they failed too often: {names}.")
         run = current_run()
-        if run is not None and run.told:
-            sections.append(run.told)
+        if run is not None and run.budget_line:
+            sections.append(run.budget_line)
         return "\n\n".join([*sections, "Now make one change that makes the system better."])
 
     def parse_reply(self, result: AgentResult) -> EditReply:

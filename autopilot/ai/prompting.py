@@ -167,7 +167,7 @@ def ask(
             prompt, schema, system=system, role=role, sample=sample, max_retries=max_retries
         )
     fields = json.dumps(schema.model_json_schema(), sort_keys=True)
-    system = f"{system}\n\nAnswer with JSON of this schema: {fields}"
+    system = "\n\n".join(filter(None, (system, f"Answer with JSON of this schema: {fields}")))
     context, said = AgentContext(system=system, schema=schema, role=role), prompt
     for attempt in range(max_retries + 1):
         result = who.run(said, context)

@@ -324,12 +324,14 @@ def _is_neither(context: Context, word: str) -> ExperimentError:
 
 def _is_target(context: Context, word: str) -> bool:
     from autopilot.engine.target import parse_target
+    from autopilot.tracking.finding import experiment_of
 
     try:
         parse_target(word)
     except TargetError:
         return False
-    return not _is_experiment(context, word)
+    # A tag, autopilot/NAME/epoch-0003, looks like a path.
+    return not (_is_experiment(context, word) or experiment_of(context.repository(), word))
 
 
 def declared(name: str, kind: Any, details: Any, default: Any = None) -> inspect.Parameter:

@@ -13,6 +13,7 @@ from autopilot.cli.context import Context
 from autopilot.cli.pages import experiment as experiment_page
 from autopilot.core.records.record import EpochOutcome
 from autopilot.errors import ExperimentError, UsageError
+from autopilot.report.comparison import by_strategy
 from autopilot.text import jsonable
 from autopilot.tracking.holding import memory_of, memory_of_all, memory_to_change
 
@@ -137,7 +138,7 @@ def trends(
     memory = memory_of(notebook)
     trend, (monitor, mode) = memory.trends(window), notebook.monitor
     projected = trend.projection(ahead)
-    by_strategy = experiment_page.by_strategy(memory)
+    strategies = by_strategy(memory)
     output.document(
         {
             "experiment": notebook.slug,
@@ -149,10 +150,10 @@ def trends(
             "epochs": trend.epochs,
             "best": trend.best,
             "projection": {"epochs": ahead, "value": projected},
-            "strategies": by_strategy,
+            "strategies": strategies,
         }
     )
-    output.lines(experiment_page.trend(notebook, trend, ahead, by_strategy))
+    output.lines(experiment_page.trend(notebook, trend, ahead, strategies))
 
 
 def context(
@@ -163,7 +164,7 @@ def context(
         list[str] | None, typer.Option(help="One more that the optimizer has; may be repeated.")
     ] = None,
 ) -> None:
-    """Show what an optimizer is told before its next step.
+    """Show the knowledge that an optimizer gets before its next step.
 
     \b
     autopilot memory context

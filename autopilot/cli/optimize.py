@@ -125,8 +125,9 @@ def validate(
 
     \b
     autopilot optimize validate support/classifier.py     your checkout
-    autopilot -p my-project optimize validate
+    autopilot -p my-project optimize validate             your checkout of its module
     autopilot optimize validate classifier-1 7
+    autopilot optimize validate                           the best epoch of the newest experiment
     """
     _measure(context, "val", name, target, epoch, live=live, seed=seed, hparam=hparam, link=link)
 
@@ -143,7 +144,8 @@ def test(
 ) -> None:
     """Measure the test split of your checkout, or of an epoch.
 
-    As `validate` does. A test split that is looked at often is one more val split.
+    As `validate` measures val. If you choose by its scores, the test split becomes one more
+    val split.
 
     \b
     autopilot optimize test support/classifier.py         your checkout
@@ -205,7 +207,8 @@ def measure_now(
         The experiment and the epoch's number, None for the checkout; what was measured.
     """
     with interruptible():
-        if name is None and epoch is None:
+        # With a project, its module in the checkout; with nothing at all, the newest experiment.
+        if name is None and epoch is None and (target or context.project):
             request = context.request(target, hparam, link, seed=seed)
             return None, None, measure_checkout(request, split)
         if target is not None or hparam:

@@ -251,8 +251,8 @@ def _page(context: Context, names: list[str | None], to: Path | None, *, open_it
     weight = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(size // 1000, 1)} kB"
     judged = [max(len(report.rows) - 1, 0) for report in reports]
     epochs = [f"{n:,} epoch{'' if n == 1 else 's'}" for n in judged]
-    told = ", ".join(f"{slug}: {each}" for slug, each in zip(slugs, epochs, strict=True))
-    output.line(f"{told}; wrote {path} ({weight})")
+    text = ", ".join(f"{slug}: {each}" for slug, each in zip(slugs, epochs, strict=True))
+    output.line(f"{text}; wrote {path} ({weight})")
     missing = left_out(reports)
     output.lines(f"left out: {sentence}" for sentence in missing)
     if to:

@@ -201,8 +201,8 @@ def run(context: Context, name: arguments.Name = None, split: arguments.Split = 
         if ids:
             _ids(output, title, ids)
     if found.graded:
-        told = f"graded by {traces.notebook.monitor[0]}, neither passed nor failed"
-        output.line(f"{told}: {len(found.graded)}")
+        text = f"graded by {traces.notebook.monitor[0]}, neither passed nor failed"
+        output.line(f"{text}: {len(found.graded)}")
     _ids(output, "changed three times or more", found.flaky)
     _ids(output, f"passed at the baseline, not at {where}", found.regressed)
     _ids(output, f"failed at the baseline, passes at {where}", found.fixed)
@@ -212,11 +212,11 @@ def run(context: Context, name: arguments.Name = None, split: arguments.Split = 
         output.line(f"  (the last {_CHANGES} of {len(found.changes)} epochs; --json has all)")
     for change in found.changes[-_CHANGES:]:
         broke = f", broke {len(change.broken)}" if change.broken else ""
-        told = f"fixed {len(change.fixed)}{broke}"
+        effect = f"fixed {len(change.fixed)}{broke}"
         if found.graded:
-            told = f"{len(change.better)} better, {len(change.worse)} worse"
+            effect = f"{len(change.better)} better, {len(change.worse)} worse"
         output.line(
-            f"  epoch {change.epoch} ({change.verdict}): {told}  {change.strategy}".rstrip()
+            f"  epoch {change.epoch} ({change.verdict}): {effect}  {change.strategy}".rstrip()
         )
     _nodes_in_words(output, found)
     if found.items:

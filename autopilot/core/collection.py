@@ -269,7 +269,7 @@ class MetricCollection(Mapping[str, Accumulator]):
     __eq__, __hash__ = object.__eq__, object.__hash__
 
     def __repr__(self) -> str:
-        return f"MetricCollection({', '.join(self)})"
+        return f"MetricCollection({dict(self)!r})"
 
 
 ByName = Mapping[str, Accumulator | MetricCollection]

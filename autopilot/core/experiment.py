@@ -95,7 +95,7 @@ class Experiment(History):
         self._recorded_steps: dict[tuple[int, int], tuple[str, StepRecord]] = {}
         self._steps: list[StepRecord] = []
         self.progress = EpochProgress(self.store)
-        self._state = self._told = ""
+        self._state = self._budget_line = ""
         self._items: dict[str, list[Datum]] = {}
         self._passes = list[list[Datum]]()
         self.is_open = self._by_hand = False
@@ -279,16 +279,16 @@ class Experiment(History):
         self._steps.append(record)
         return record
 
-    def begin_step(self, epoch: int, step: int, told: str = "") -> str:
+    def begin_step(self, epoch: int, step: int, budget_line: str = "") -> str:
         """Marks what changes in the files from now on as the optimizer's.
 
         Args:
             epoch: The epoch.
             step: The step's number in it.
-            told: The budget, as the optimizer is to be told of it.
+            budget_line: A sentence on the budget left, for the optimizer.
 
         Returns:
-            What it was told when the step was first begun: it is to ask the same again.
+            The sentence that the step was first begun with, so that a repeated step asks the same.
 
         Raises:
             ParameterError: a file was edited by hand; the edit is kept.
@@ -297,9 +297,9 @@ class Experiment(History):
         self.positions.at(Position("step", epoch, step))
         self.violations.clear()
         if (epoch, step) in self.repeats:
-            told = self.repeats[epoch, step][1].told or told
-        self._told = self.progress.start_step(epoch, step, told)
-        return self._told
+            budget_line = self.repeats[epoch, step][1].told or budget_line
+        self._budget_line = self.progress.start_step(epoch, step, budget_line)
+        return self._budget_line
 
     def check_unedited(self) -> None:
         """Stops a run whose files are edited by hand, or by its own module.
@@ -329,8 +329,8 @@ class Experiment(History):
         """Records a step; a step that changed the parameters is a commit."""
         state = self.store.state()
         changed = state != self._state
-        tried, told = self.violations, self._told
-        record = step_record(optimizer, epoch, number, step, error, tried, told, changed=changed)
+        tried, budget = self.violations, self._budget_line
+        record = step_record(optimizer, epoch, number, step, error, tried, budget, changed=changed)
         if record.changed:
             self.store.commit(state, message.step_message(self.slug, record), [record])
             self._state = state

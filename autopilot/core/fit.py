@@ -311,7 +311,7 @@ class Fit(Run):
         state = copy.deepcopy(optimizer.state_dict())
 
         def attempt() -> tuple[Step | None, str]:
-            self.told = experiment.begin_step(self.epoch, number, self.left())
+            self.budget_line = experiment.begin_step(self.epoch, number, self.left())
             seed_everything(self.seed, "step", self.epoch, number)
             try:
                 step = self._edited(number)

@@ -26,7 +26,7 @@ class RecordedModule(Protocol):
         """Takes the feedback on an output and returns the feedback for the upstream calls."""
 
     def parameters(self, recurse: bool = True) -> list[Parameter]:  # as in torch.nn
-        """Its parameters, with those of its submodules unless told otherwise."""
+        """Its parameters, with those of its submodules unless `recurse` is False."""
 
     def children(self) -> Iterator[RecordedModule]:
         """Its direct submodules."""

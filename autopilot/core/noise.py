@@ -1,4 +1,4 @@
-"""Noise: what two measurements of one state differ in, and how a gain is told from it.
+"""Noise: how far two measurements of one state differ, and whether a gain exceeds that.
 
 The val split is measured twice before anything changes. Where the two measurements agree, any gain
 is real. Where they differ, a change that changes nothing would improve the mean every other time:
@@ -194,7 +194,8 @@ class SignificantImprovement(GainGate):
             )
 
     def __repr__(self) -> str:
-        return f"SignificantImprovement({self.confidence:g}, {self.method!r})"
+        optional = "" if self.required else ", required=False"
+        return f"SignificantImprovement({self.confidence:g}, {self.method!r}{optional})"
 
     @property
     def name(self) -> str:
@@ -312,7 +313,7 @@ def _resolution(monitored: Monitored, pairs: Sequence[tuple[Datum, Datum]]) -> f
 
 
 def _of_the_whole(monitored: Monitored, pairs: Sequence[tuple[Datum, Datum]]) -> float | None:
-    """The smallest gain of a metric of the whole split that can be told from chance."""
+    """The smallest gain of a metric of the whole split that chance does not explain."""
     had = [pair for pair in pairs if all(map(monitored.has_value, pair))]
     gains = list(swapped_gains(monitored, had, _SWAPS, Random(0)))
     spread = math.sqrt(math.fsum(gain * gain for gain in gains) / len(gains)) if gains else 0.0

@@ -85,7 +85,7 @@ class EpochProgress:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._step, self._step_began_s = 0, 0.0
-        self._told: dict[tuple[int, int], str] = {}
+        self._budget_lines: dict[tuple[int, int], str] = {}
         self.clear()
 
     def clear(self) -> None:
@@ -97,10 +97,10 @@ class EpochProgress:
     def load(self, epoch: int) -> None:
         """Takes in what earlier sessions noted of an epoch, and of the test split."""
         self.clear()
-        self._told = {}
+        self._budget_lines = {}
         for note in self._store.progress():
             if note.stepping > 0:
-                self._told.setdefault((note.epoch, note.stepping), note.told)
+                self._budget_lines.setdefault((note.epoch, note.stepping), note.told)
             if note.epoch != epoch and note.split != "test":
                 continue
             batch = note.split, note.epoch, note.batch, note.repeat
@@ -160,21 +160,21 @@ class EpochProgress:
             )
         )
 
-    def start_step(self, epoch: int, number: int, told: str = "") -> str:
+    def start_step(self, epoch: int, number: int, budget_line: str = "") -> str:
         """Marks what changes in the files from now on as the optimizer's.
 
         Args:
             epoch: The epoch.
             number: The step's number in it.
-            told: The budget, as the optimizer is to be told of it.
+            budget_line: A sentence on the budget left, for the optimizer.
 
         Returns:
-            What it was told when the step was first begun: it is to ask the same again.
+            The sentence that the step was first begun with, so that a repeated step asks the same.
         """
-        told = self._told.get((epoch, number), told)
-        self._store.note_progress(ProgressNote(epoch=epoch, stepping=number, told=told))
+        budget_line = self._budget_lines.get((epoch, number), budget_line)
+        self._store.note_progress(ProgressNote(epoch=epoch, stepping=number, told=budget_line))
         self._step, self._step_began_s = number, time.perf_counter()
-        return told
+        return budget_line
 
     def end_step(self, epoch: int) -> None:
         """Marks the step as finished; a second call does nothing."""

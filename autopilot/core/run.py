@@ -81,7 +81,7 @@ class Run:
         meter: Adds that up.
         notes: Sentences on it for the user.
         stop_reason: Why the run ends after it; "" if it goes on.
-        told: The budget, as the optimizer is told of it.
+        budget_line: A sentence on the budget left, for the optimizer; "" without a budget.
         step_number: The number of the optimizer step in progress; 0 outside of steps.
         repeat: The number of the measurement in progress: from 1 on, models are asked anew.
     """
@@ -101,7 +101,7 @@ class Run:
         self.decision: Decision | None = None
         self.cost = Cost()
         self.notes: list[str] = []
-        self.stop_reason = self.told = ""
+        self.stop_reason = self.budget_line = ""
         self._judged_calls = 0
         self._charged: set[str] = set()
         self._services: dict[type[object], object] = {}

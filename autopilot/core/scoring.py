@@ -1,4 +1,4 @@
-"""What a loss does with items: numbers and verdicts are checked, feedback becomes gradients."""
+"""Items as a loss sees them: numbers and verdicts are checked, feedback becomes gradients."""
 
 from __future__ import annotations
 

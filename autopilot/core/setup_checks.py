@@ -44,7 +44,7 @@ class Setup:
 
 
 def check_module(module: object) -> None:
-    """Looks at what can be told without calling anything of the user's.
+    """Checks a module as far as that calls none of the user's code.
 
     Raises:
         ModuleError: it is no AutoPilotModule, one of its methods cannot be called, or its

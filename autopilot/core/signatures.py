@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import reprlib
 from collections.abc import Callable, Sequence
 from types import CoroutineType
 from typing import Any
@@ -74,10 +75,12 @@ def check_function(
         ) from None
 
 
+@reprlib.recursive_repr("...")
 def as_call(owner: object) -> str:
     """An object as the call that makes it: the arguments that differ from their defaults.
 
-    Reads the attributes that are named as the constructor's parameters.
+    Reads the attributes that are named as the constructor's parameters, with or without an
+    underscore in front. An argument of more than 80 characters ends in "...".
 
     >>> from autopilot.core.metrics import Quantile
     >>> Quantile("words", 0.5, failed=0.0)
@@ -85,8 +88,9 @@ def as_call(owner: object) -> str:
     """
     kind, shown, in_order = type(owner), list[str](), True
     for each in list(inspect.signature(kind.__init__).parameters.values())[1:]:
-        value = getattr(owner, each.name, each.default)
-        text = getattr(value, "__name__", None) or f"{value!r:.80}"
+        value = getattr(owner, each.name, getattr(owner, f"_{each.name}", each.default))
+        text = getattr(value, "__name__", None) or repr(value)
+        text = text if len(text) <= 80 else f"{text[:77]}..."
         if getattr(type(value), "__repr__", None) is object.__repr__:
             text = f"{type(value).__name__}(...)"
         if value is each.default or text == repr(each.default):

@@ -49,7 +49,7 @@ class Stepping:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "step" in cls.__dict__:
-            # As torch.optim does: hooks belong to step(), whoever calls it.
+            # As torch.optim does: hooks belong to step(), also where a user calls it.
             setattr(cls, "step", _with_hooks(cls.__dict__["step"]))  # noqa: B010
 
     def zero_grad(self) -> None:

@@ -268,7 +268,7 @@ class InMemoryStore(Store):
         ]
 
     def annotate(self, revision: str, records: Sequence[Record]) -> None:
-        # Copies, as if from a disk: whoever changes a record later does not change the store.
+        # Copies, as if from a disk: a record that changes later does not change the store.
         for record in records:
             self._records.setdefault(record.kind, {})[revision, record.id] = copy.deepcopy(record)
 

@@ -73,7 +73,7 @@ def step_record(
     step: Step | None,
     error: str,
     violations: Sequence[str],
-    told: str,
+    budget_line: str,
     *,
     changed: bool,
 ) -> StepRecord:
@@ -99,7 +99,7 @@ def step_record(
         node=_together(p.name.rpartition(".")[0] for p in graded),
         error=hide(error),
         violations=hide(tuple(dict.fromkeys(violations))),
-        told=told,
+        told=budget_line,
         cost=step.cost,
         state=state,
     )

@@ -72,7 +72,7 @@ class Bench:
 
         Args:
             experiment: Where it records.
-            options: What was asked for; the stop conditions are callbacks.
+            options: The options of the run; the stop conditions are callbacks.
             callbacks: See Trainer.
             loop: See Trainer.
             seed: None: the manifest's.

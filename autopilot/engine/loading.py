@@ -65,14 +65,14 @@ def only_command_line(loaded: types.ModuleType, called: Sequence[Any], text: str
     """
     if called:
         return called[-1]
-    found = command_lines_of(loaded)
-    if len(found) != 1:
-        names = ", ".join(each.__name__ for each in found) or "none"
+    classes = command_lines_of(loaded)
+    if len(classes) != 1:
+        names = ", ".join(each.__name__ for each in classes) or "none"
         raise TargetError(
             f"{text} must define one AutoPilotCLI, and has {names}",
             hint="class MyCLI(AutoPilotCLI, project='my-project'): ..., and at the end: MyCLI()()",
         )
-    return found[0]()
+    return classes[0]()
 
 
 def own_part(command_line: Any, kind: type[Any]) -> Callable[..., Any]:

@@ -50,7 +50,7 @@ from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.holding import GitMemory
 from autopilot.tracking.layout import Layout, hold
 from autopilot.tracking.notebook import Notebook
-from autopilot.tracking.outputs import Output, check_keep, keep_outputs
+from autopilot.tracking.outputs import WrittenPath, check_keep, keep_outputs
 
 _MAINTAIN_EVERY = 500
 _LOOSE_OBJECTS = 4000
@@ -93,7 +93,7 @@ class Session:
             keep = options.keep or ()
             check_keep(manifest, keep)
             self.workspace = open_workspace(user, folder, manifest, keep)
-            self.outputs = list[Output]()
+            self.outputs = list[WrittenPath]()
             # The experiment's lock does not keep another experiment out of this checkout.
             self.place = self.workspace.lock
             with self.place.released_on_failure(), self.workspace.explained():

@@ -163,7 +163,7 @@ class Supervisor:
                 signal.set_wakeup_fd(-1)
                 _restore(self._handlers)
                 _listeners.append(child.board.hear)
-                locks.signer.append(parent)  # whoever ends the run ends the parent
+                locks.signer.append(parent)  # a signal to the run goes to the parent
                 _end_with(parent, alive)
                 with interruptible():
                     signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -23,7 +23,7 @@ _QUIET = ("-c", "core.safecrlf=false")
 
 
 @dataclass(frozen=True, slots=True)
-class _Rule:
+class _Conversion:
     """The conversions of a name.
 
     Attributes:
@@ -47,7 +47,7 @@ class Converter:
 
     def __init__(self, repo: Repository) -> None:
         self.repo = repo
-        self._rules: dict[str, _Rule] = {}
+        self._rules: dict[str, _Conversion] = {}
 
     def forget(self) -> None:
         """Drops what is known of attributes: a `.gitattributes` file was changed."""
@@ -72,7 +72,7 @@ class Converter:
 
     def converts(self, name: str) -> bool:
         """Whether a name that was learned may differ between blob and file."""
-        return self._rules[name] != _Rule()
+        return self._rules[name] != _Conversion()
 
     def stored_as_is(self, name: str, content: bytes) -> bool:
         """Whether the blob of a file, whose name was learned, is its bytes."""
@@ -139,7 +139,7 @@ class Converter:
             )
         return contents | {name: part[:-1] for name, part in zip(batch, parts, strict=True)}
 
-    def _rule(self, attributes: Mapping[str, str]) -> _Rule:
+    def _rule(self, attributes: Mapping[str, str]) -> _Conversion:
         repo, driver = self.repo, attributes.get("filter", "")
         keys = (f"filter.{driver}.{key}" for key in ("clean", "smudge", "process"))
         filtered = (
@@ -152,15 +152,15 @@ class Converter:
             # `crlf` is what `text` was called before git 1.7.2.
             text = attributes.get("crlf", "unspecified")
         if text == "unset":
-            return _Rule(filtered)
+            return _Conversion(filtered)
         autocrlf = (repo.config("core.autocrlf") or "false").lower()
         is_input, is_auto = autocrlf == "input", repo.config_bool("core.autocrlf")
         if text not in ("set", "auto", "input") and eol not in ("lf", "crlf"):
-            return _Rule(filtered, is_input or is_auto, is_input or is_auto, is_auto)
+            return _Conversion(filtered, is_input or is_auto, is_input or is_auto, is_auto)
         wanted = (repo.config("core.eol") or "").lower()
         default_crlf = is_auto or (not is_input and wanted == "crlf")
         crlf = eol == "crlf" or (default_crlf and eol != "lf" and text != "input")
-        return _Rule(filtered, True, text == "auto", crlf)
+        return _Conversion(filtered, True, text == "auto", crlf)
 
     def _is_stored_with_crlf(self, name: str) -> bool:
         """As git does: a file that was committed with CRLF is not normalized behind one's back."""

@@ -172,7 +172,7 @@ def _unusable(path: Path, error: OSError) -> RepositoryError:
 
 
 def _read_holder(path: Path) -> Holder:
-    """The record in the file; whoever has just taken the lock may not have written it yet."""
+    """The record in the file; empty between taking the lock and writing the record."""
     try:
         record = json.loads(path.read_bytes())
         return Holder(int(record["pid"]), str(record["host"]), str(record["since"]))

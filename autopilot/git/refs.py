@@ -76,7 +76,7 @@ def list_refs(repo: Repository, prefix: str) -> dict[str, str]:
 def clear_stale_locks(repo: Repository, prefixes: Sequence[str]) -> list[str]:
     """Removes the `.lock` files that a killed process left beside some refs.
 
-    Only for names that nobody else writes: the caller holds the experiment's lock. A file that
+    Only for names that no other process writes: the caller holds the experiment's lock. A file that
     is younger than a second is waited for, since a `git` command may be about to finish.
 
     Args:
@@ -173,7 +173,7 @@ def _swapped(repo: Repository, name: str, expected: str) -> Iterator[pygit2.Refe
     """
     # The comparison here is only for the message. What decides is libgit2's own: a loaded reference
     # remembers its value, and to set or delete it fails, under the ref's lock, if another process
-    # has moved it since. That failure is told from others by reading the ref once more.
+    # has moved it since. Reading the ref once more distinguishes that failure from others.
     try:
         reference = repo.pygit.references.get(name)
         current = str(reference.target) if reference is not None else None
@@ -191,7 +191,7 @@ def moved(name: str, expected: str, current: str | None) -> RefMovedError:
     """The error of a ref that is elsewhere than expected; None: it does not exist."""
     where = f"is at {current[:7]}" if current else "is gone"
     return RefMovedError(
-        f"{name} {where}, expected at {expected[:7]}: somebody else moved it",
+        f"{name} {where}, expected at {expected[:7]}: another process moved it",
         hint=f"see `git reflog {_short(name)}` for who did; then resume",
     )
 

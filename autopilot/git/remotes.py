@@ -90,7 +90,7 @@ class Pushed:
 
     @property
     def moved(self) -> bool:
-        """Whether it failed only because somebody else pushed meanwhile."""
+        """Whether it failed only because another push came first."""
         found = [any(mark in why for mark in _MOVED) for why in self.reasons]
         return bool(found) and all(found)
 
@@ -231,7 +231,7 @@ def replace_ref(
     Args:
         name: The ref, in full.
         new: What it shall point at; None deletes it.
-        old: What it points at; what somebody pushed meanwhile is not lost.
+        old: What it points at; a push that came first is not lost.
 
     Raises:
         RemoteError: it is elsewhere, the remote does not take it, or it cannot be reached.
@@ -244,7 +244,7 @@ def replace_ref(
         reason = flagged[0].partition("(")[2].rpartition(")")[0] or flagged[0]
         raise RemoteError(
             f"{shown(remote)} did not take {name.removeprefix('refs/heads/')} ({reason})",
-            hint="somebody pushed to it meanwhile, or its branch rules forbid it",
+            hint="another push came first, or its branch rules forbid it",
         )
     if done.returncode != 0:
         raise remote_error(remote, remotes(repo), done)

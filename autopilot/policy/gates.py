@@ -215,8 +215,10 @@ class CustomGate(Gate):
         return self._name
 
     def __repr__(self) -> str:
-        of = "" if self.metric is None else f"{self.metric!r}, "
-        return f"CustomGate({of}{self.name})"
+        shown = [self.name] if self.metric is None else [repr(self.metric), self.name]
+        shown += [f"split={self.split!r}"] if self.split != "val" else []
+        shown += [] if self.required else ["required=False"]
+        return f"CustomGate({', '.join(shown)})"
 
     def reads(self) -> Sequence[tuple[str, str | None]]:
         return [] if self.metric is None else [(self.split, self.metric)]

@@ -142,7 +142,7 @@ def _rerun(task: RerunTask, say: _Say) -> None:
     workspace, manifest = site.workspace(), site.manifest
     repo, notebook = workspace.repo, Notebook(workspace.user, site.slug, task.tip)
     options, rules = options_of(notebook), block_after_by_epoch(notebook)
-    reporter = _Reporter(repo, say, notebook, rules)
+    reporter = _RerunReporter(repo, say, notebook, rules)
     bench = Bench(workspace, manifest, repo.head_commit(), offline)
     # The repository is a borrowed one: no ref or note of the user's can be written.
     store = GitStore(site.slug, repo.workdir, in_place=False, include_dirty=True)
@@ -154,7 +154,7 @@ def _rerun(task: RerunTask, say: _Say) -> None:
         for commit, record in _on_branch(notebook, StepRecord)
     }
     experiment.known_noise = notebook.noise
-    # The budget stops nothing here, but optimizers are told how much of it is left.
+    # The budget stops nothing here, but optimizers read how much of it is left.
     budget = [c for c in options.conditions(alone=False) if isinstance(c, Budget)]
     trainer = bench.trainer(
         experiment, options, [*budget, reporter], _SameEpochs(task.last), max_wait_s=0
@@ -229,7 +229,7 @@ class _StepGuard(Guard):
         return self._inputs.blobs(known)
 
 
-class _Reporter(Callback):
+class _RerunReporter(Callback):
     """Reports each epoch, and makes the changes that a person made to the memory at that time."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A report: everything that was recorded of an experiment, as the JSON that its page reads.
+"""A report: the complete record of an experiment, as the JSON that its page reads.
 
 The list of epochs is plain; details, patches and items, which are long, are packed.
 """
@@ -6,21 +6,22 @@ The list of epochs is plain; details, patches and items, which are long, are pac
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from autopilot.core.figures import signed
-from autopilot.core.memory import FAILURES, Memory
+from autopilot.core.memory import Memory
 from autopilot.core.records.record import Lesson, LlmRecord, StepRecord, TraceRecord
 from autopilot.core.types import Cost
 from autopilot.errors import ExperimentError
 from autopilot.git import objects, refs
 from autopilot.git.repository import Repository
-from autopilot.report.comparison import event_detail, settings
-from autopilot.report.contents import CODES, Changes, DiffPool, Results, clipped, packed
+from autopilot.report.comparison import by_strategy, event_detail, settings, trend_window
+from autopilot.report.contents import Changes, DiffPool, Results, clipped, packed
 from autopilot.tracking.holding import block_after_by_epoch, memory_of
-from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import experiments
 from autopilot.tracking.notebook import Epoch, Notebook
 
@@ -31,6 +32,8 @@ COLUMNS = (
 )
 _VERDICTS = ("baseline", "kept", "rejected")
 _TEXT = 20_000
+_STEP_TEXTS = ("summary", "rationale", "error")
+_LESSON = ("epoch", "strategy", "outcome", "reason", "summary", "category", "node", "by_hand")
 _IDS = 40
 _LESSONS = 500
 
@@ -44,12 +47,12 @@ class Report:
         texts: The strategies.
         details: A dict an epoch: its steps, changes, lessons, failures, items fixed and broken.
         results: Those splits that have results, item by item.
-        roles: What model calls cost, the dearest role first.
-        memory: What a run that goes on would know.
+        roles: The model calls and their cost, the dearest role first.
+        memory: The memory that a resumed run would start with.
         forks: The experiments here that took over an epoch of this one, each with that epoch.
         net: From the base to the best.
         pool: The patches of all changes.
-        absent: The kinds of notes that there are none of, though there are epochs.
+        absent: The kinds of notes that are missing although epochs exist.
     """
 
     notebook: Notebook
@@ -99,16 +102,7 @@ class Report:
             "rows": self.rows,
             "roles": self.roles,
             "memory": _memory(self.memory),
-            "results": [
-                {
-                    "split": results.split,
-                    "codes": {code: outcome for outcome, code in CODES.items()},
-                    "epochs": list(results.rows),
-                    "ids": packed([results.ids]),
-                    "rows": packed(results.rows.values()),
-                }
-                for results in self.results.values()
-            ],
+            "results": [results.document() for results in self.results.values()],
             "forks": self.forks,
             "forked_from": manifest.forked_from,
             "merged_with": manifest.merged_with,
@@ -124,40 +118,38 @@ class Report:
 
     def left_out(self) -> list[str]:
         """A sentence for each limit that left something out."""
-        slug, pool, told = self.notebook.slug, self.pool, []
-        see = f"`autopilot diff EPOCH -e {slug}` shows it"
+        slug, pool, sentences = self.notebook.slug, self.pool, []
         if self.absent:
             kinds = ", ".join(self.absent)
-            told.append(f"there are no notes of {kinds} here: `autopilot fetch {slug}` brings them")
-        files = sum(d["changes"].left_out for d in self.details) + self.net.left_out
-        if files:
-            told.append(f"{files:,} changed files are not listed; {see}")
-        if pool.files_left_out:
-            told.append(f"the lines of {pool.files_left_out:,} changed files are missing; {see}")
-        if pool.lines_left_out:
-            told.append(
-                f"{pool.lines_left_out:,} lines at the end of long diffs are missing; {see}"
+            sentences.append(
+                f"there are no notes of {kinds} here: `autopilot fetch {slug}` brings them"
             )
-        if pool.long_lines:
-            told.append(f"{pool.long_lines:,} very long lines of diffs are cut; {see}")
+        files = sum(d["changes"].left_out for d in self.details) + self.net.left_out
+        for count, which in (
+            (files, "{:,} changed files are not listed"),
+            (pool.files_left_out, "the lines of {:,} changed files are missing"),
+            (pool.lines_left_out, "{:,} lines at the end of long diffs are missing"),
+            (pool.long_lines, "{:,} very long lines of diffs are cut"),
+        ):
+            if count:
+                shows = f"`autopilot diff EPOCH -e {slug}` shows it"
+                sentences.append(f"{which.format(count)}; {shows}")
         for split, results in self.results.items():
             if results.left_out:
-                told.append(
+                sentences.append(
                     f"{results.left_out:,} {split} results are not in the heat map; "
                     f"`autopilot show EPOCH -e {slug} --json` has them"
                 )
-        return told
+        return sentences
 
 
 def collect(notebook: Notebook, pool: DiffPool | None = None) -> Report:
     """Reads an experiment for a report; its patches go into the pool, which reports can share."""
     repo, epochs = notebook.repo, notebook.epochs
     pool = pool or DiffPool(repo)
-    journal = Journal(repo, notebook.layout)
-    line = {commit.id: commit for commit in notebook.commits}
-    results, memory = _results(journal, line), memory_of(notebook)
+    results, memory = _results(notebook), memory_of(notebook)
     texts = list(dict.fromkeys(epoch.strategy for epoch in epochs))
-    pairs = list(_epochs(notebook, journal, results, memory.lessons, texts, pool))
+    pairs = list(_epochs(notebook, results, memory.lessons, texts, pool))
     base, best = notebook.base or notebook.start, notebook.best_commit
     return Report(
         notebook=notebook,
@@ -165,7 +157,7 @@ def collect(notebook: Notebook, pool: DiffPool | None = None) -> Report:
         texts=texts,
         details=[detail for _, detail in pairs],
         results=results,
-        roles=_roles(journal, line, [epoch.record.cost for epoch in epochs]),
+        roles=_roles(notebook),
         memory=memory,
         forks=list(_forks(repo, notebook.slug)),
         net=pool.between(objects.tree_of(repo, base), objects.tree_of(repo, best)),
@@ -175,26 +167,25 @@ def collect(notebook: Notebook, pool: DiffPool | None = None) -> Report:
 
 
 def between(first: Notebook, second: Notebook, pool: DiffPool) -> Changes:
-    """What differs between the best states of two experiments."""
+    """The changes from the best state of one experiment to that of another."""
     one, other = (notebook.best_commit for notebook in (first, second))
     return pool.between(objects.tree_of(first.repo, one), objects.tree_of(first.repo, other))
 
 
 def _epochs(
     notebook: Notebook,
-    journal: Journal,
     results: Mapping[str, Results],
     lessons: Sequence[Lesson],
     texts: Sequence[str],
     pool: DiffPool,
 ) -> Iterator[tuple[list[Any], dict[str, Any]]]:
     """Row and detail of each epoch, oldest first."""
-    line = {commit.id: commit for commit in notebook.commits}
-    steps: dict[int, dict[str, tuple[str, StepRecord]]] = {}
-    for commit, record in journal.read(StepRecord):
-        if commit in line:
-            place = commit if record.changed else ""
-            steps.setdefault(record.epoch, {})[record.id] = (place, record)
+    line, steps = notebook.line, defaultdict[int, dict[str, tuple[str, StepRecord]]](dict)
+    for commit, record in notebook.records(StepRecord):
+        steps[record.epoch][record.id] = (commit if record.changed else "", record)
+    learnt = defaultdict[int, list[Lesson]](list)
+    for lesson in lessons:
+        learnt[lesson.epoch].append(lesson)
     places = {text: place for place, text in enumerate(texts)}
     measured = {epoch.number: epoch.measured for epoch in notebook.epochs}
     rules = block_after_by_epoch(notebook)
@@ -202,8 +193,7 @@ def _epochs(
     before: int | None = None
     for epoch in notebook.epochs:
         number = epoch.number
-        learnt = [lesson for lesson in lessons if lesson.epoch == number]
-        for lesson in learnt:
+        for lesson in learnt[number]:
             memory.learn(lesson)
         if number in rules:
             memory.reconsider(rules[number])
@@ -214,7 +204,7 @@ def _epochs(
             changes = pool.between(old_tree, new)
         known = measured[number]
         fixed, broken = val.turned(measured.get(number if before is None else before, known), known)
-        own = sorted(steps.get(number, {}).values(), key=lambda pair: pair[1].step)
+        own = sorted(steps[number].values(), key=lambda pair: pair[1].step)
         row = [
             number,
             _VERDICTS.index(epoch.verdict),
@@ -237,7 +227,7 @@ def _epochs(
         ]
         detail = {
             "steps": [_step(commit, record) for commit, record in own],
-            "lessons": [_lesson(lesson) for lesson in learnt],
+            "lessons": list(map(_lesson, learnt[number])),
             "blocked": memory.blocked(),
             "measured": known,
             "counts": val.counts(known),
@@ -253,60 +243,39 @@ def _epochs(
 
 
 def _step(commit: str, record: StepRecord) -> dict[str, Any]:
-    return {
-        "commit": commit,
-        "summary": clipped(record.summary, _TEXT),
-        "rationale": clipped(record.rationale, _TEXT),
-        "gradients": {name: clipped(text, _TEXT) for name, text in record.gradients.items()},
-        "error": clipped(record.error, _TEXT),
-        "violations": record.violations,
-    }
+    texts = {name: clipped(getattr(record, name), _TEXT) for name in _STEP_TEXTS}
+    gradients = {name: clipped(text, _TEXT) for name, text in record.gradients.items()}
+    return {"commit": commit, **texts, "gradients": gradients, "violations": record.violations}
 
 
 def _lesson(lesson: Lesson) -> dict[str, Any]:
-    names = ("epoch", "strategy", "outcome", "reason", "summary", "category", "node", "by_hand")
-    return {name: getattr(lesson, name) for name in names} | {"delta": _short(lesson.delta)}
+    return {name: getattr(lesson, name) for name in _LESSON} | {"delta": _short(lesson.delta)}
 
 
 def _series(epochs: Sequence[Epoch]) -> list[dict[str, Any]]:
     """The values of each split's metrics, None where an epoch has none; val comes first."""
-    names = dict.fromkeys(
-        (split, metric)
-        for e in epochs
-        for split, metrics in e.metrics.items()
-        for metric in metrics
-    )
-    order = ("val", "train", "test")
-    ranked = sorted(names, key=lambda n: order.index(n[0]) if n[0] in order else len(order))
+    names = {(split, name): None for e in epochs for split, of in e.metrics.items() for name in of}
+    ranked = sorted(names, key=lambda n: SPLITS.index(n[0]) if n[0] in SPLITS else len(SPLITS))
     return [
         {
             "split": split,
-            "metric": metric,
-            "values": [_short(e.metrics.get(split, {}).get(metric)) for e in epochs],
+            "metric": name,
+            "values": [_short(e.metrics.get(split, {}).get(name)) for e in epochs],
         }
-        for split, metric in ranked
+        for split, name in ranked
     ]
 
 
 def _memory(memory: Memory) -> dict[str, Any]:
-    lessons = memory.lessons
-    tallies: dict[str, list[Any]] = {}
-    for lesson in (x for x in lessons if x.outcome not in ("blocked", "unblocked")):
-        for name in lesson.strategies():
-            tally = tallies.setdefault(name, [name, 0, 0, 0, 0.0])
-            tally[1] += 1
-            tally[2] += lesson.outcome == "kept"
-            tally[3] += lesson.outcome in FAILURES
-            tally[4] += lesson.delta or 0.0 if lesson.outcome == "kept" else 0.0
-    trend = memory.trends()
-    text = ""
+    lessons, trend, text = memory.lessons, memory.trends(), ""
     if trend.direction != "unknown":
-        over = "the last epoch" if trend.epochs == 1 else f"the last {trend.epochs} epochs"
-        text = f"Over {over}: {trend.direction}, {signed(trend.rate, of=trend.best)} an epoch."
+        rate = signed(trend.rate, of=trend.best)
+        text = f"Over {trend_window(trend)}: {trend.direction}, {rate} an epoch."
+    tally = itemgetter("strategy", "used", "kept", "failed", "gain")
     return {
-        "tallies": sorted(tallies.values(), key=lambda tally: -tally[4]),
+        "tallies": list(map(tally, by_strategy(memory))),
         "blocked": memory.blocked(),
-        "lessons": [_lesson(lesson) for lesson in lessons[-_LESSONS:]],
+        "lessons": list(map(_lesson, lessons[-_LESSONS:])),
         "earlier": max(0, len(lessons) - _LESSONS),
         "trend": text,
     }
@@ -323,18 +292,18 @@ class _Calls:
     by_epoch: dict[int, Cost] = field(default_factory=dict)
 
 
-def _roles(journal: Journal, line: Container[str], costs: Sequence[Cost]) -> list[dict[str, Any]]:
+def _roles(notebook: Notebook) -> list[dict[str, Any]]:
     """Each role's calls and their cost, the dearest first; "other" is the cost of no call."""
-    roles: dict[str, _Calls] = {}
-    for commit, record in journal.read(LlmRecord):
-        if commit in line:
-            role = roles.setdefault(record.role, _Calls())
-            role.models.add(record.model)
-            role.calls += 1
-            role.unpriced += not record.priced
-            role.cost += record.cost
-            role.by_epoch[record.epoch] = role.by_epoch.get(record.epoch, Cost()) + record.cost
-    spent, called = sum(costs, Cost()), sum((role.cost for role in roles.values()), Cost())
+    roles = defaultdict[str, _Calls](_Calls)
+    for _, record in notebook.records(LlmRecord):
+        role = roles[record.role]
+        role.models.add(record.model)
+        role.calls += 1
+        role.unpriced += not record.priced
+        role.cost += record.cost
+        role.by_epoch[record.epoch] = role.by_epoch.get(record.epoch, Cost()) + record.cost
+    spent = sum((epoch.record.cost for epoch in notebook.epochs), Cost())
+    called = sum((role.cost for role in roles.values()), Cost())
     tokens, usd = spent.tokens - called.tokens, spent.cost_usd - called.cost_usd
     if tokens > 0 or usd > 1e-9:
         roles["other"] = _Calls(cost=Cost(tokens=max(tokens, 0), cost_usd=max(usd, 0.0)))
@@ -359,18 +328,16 @@ def _absent(notebook: Notebook) -> Iterator[str]:
             yield kind
 
 
-def _results(journal: Journal, line: Mapping[str, object]) -> dict[str, Results]:
-    found: dict[str, dict[int, TraceRecord]] = {}
-    for commit, trace in journal.read(TraceRecord):
-        if commit in line and not trace.repeat:
-            found.setdefault(trace.split, {})[trace.epoch] = trace
-    out: dict[str, Results] = {}
-    for split in dict.fromkeys([*SPLITS, *found]):
-        if split in found:
-            results = out[split] = Results(split)
-            for _, trace in sorted(found[split].items()):
-                results.add(trace)
-    return out
+def _results(notebook: Notebook) -> dict[str, Results]:
+    traces = defaultdict[str, dict[int, TraceRecord]](dict)
+    for _, trace in notebook.records(TraceRecord):
+        if not trace.repeat:
+            traces[trace.split][trace.epoch] = trace
+    results = {x: Results(x) for x in dict.fromkeys([*SPLITS, *traces]) if x in traces}
+    for split, of_split in results.items():
+        for _, trace in sorted(traces[split].items()):
+            of_split.add(trace)
+    return results
 
 
 def _forks(repo: Repository, slug: str) -> Iterator[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""What an experiment was given and what it came to, for a person; two of them side by side."""
+"""The settings and results of an experiment in words, and of two experiments side by side."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autopilot.core.figures import figures, lower_note, outcomes, signed
+from autopilot.core.memory import DECISIONS, FAILURES, Memory, Trend
 from autopilot.core.records.record import Event, Manifest
 from autopilot.core.types import Datum, count_outcomes
 from autopilot.git.objects import LineCounts
@@ -24,7 +25,7 @@ def decision_line(event: Event) -> str:
 
 
 def event_detail(event: Event) -> str:
-    """What is to be said of an event beside its name."""
+    """The text of an event beside its name."""
     if event.environment:
         return ", ".join(
             name if name.startswith("$") else f"{name} {value}"
@@ -59,32 +60,31 @@ def settings(manifest: Manifest) -> dict[str, str]:
 
 
 def compared_results(first: Notebook, second: Notebook) -> list[list[str]]:
-    """What two experiments came to: a row's name, both values, and the change."""
+    """The results of two experiments: rows of a name, both values, and the change."""
     a, b = first.summary, second.summary
-    rows = [
-        ["state", first.status.state, second.status.state, ""],
-        ["base", first.manifest.base[:7], second.manifest.base[:7], ""],
-        ["seed", str(first.manifest.seed), str(second.manifest.seed), ""],
-        ["epochs", str(a.epochs), str(b.epochs), ""],
-        ["kept", str(a.kept), str(b.kept), ""],
-        ["best epoch", str(a.best_epoch), str(b.best_epoch), ""],
-    ]
+    facts = {
+        "state": (first.status.state, second.status.state),
+        "base": (first.manifest.base[:7], second.manifest.base[:7]),
+        "seed": (first.manifest.seed, second.manifest.seed),
+        "epochs": (a.epochs, b.epochs),
+        "kept": (a.kept, b.kept),
+        "best epoch": (a.best_epoch, b.best_epoch),
+    }
+    rows = [[name, *map(str, values), ""] for name, values in facts.items()]
     low = {s.monitor: lower_note(s.mode) for s in (a, b)}
     for name in dict.fromkeys([a.monitor, b.monitor]):
         if name:
-            values = [s.baseline if s.monitor == name else None for s in (a, b)]
-            rows.append([f"baseline val {name}{low.get(name, '')}", *_pair(values[0], values[1])])
+            baselines = [s.baseline if s.monitor == name else None for s in (a, b)]
+            rows.append([f"baseline val {name}{low.get(name, '')}", *_pair(*baselines)])
     for split in ("val", "test"):
-        one, other_ = a.metrics.get(split, {}), b.metrics.get(split, {})
-        for name in dict.fromkeys([*one, *other_]):
-            rows.append(
-                [f"best {split} {name}{low.get(name, '')}", *_pair(one.get(name), other_.get(name))]
-            )
+        one, other = a.metrics.get(split, {}), b.metrics.get(split, {})
+        for name in dict.fromkeys([*one, *other]):
+            values = _pair(one.get(name), other.get(name))
+            rows.append([f"best {split} {name}{low.get(name, '')}", *values])
     for name in dict.fromkeys([*a.strategies, *b.strategies]):
-        told = [
-            f"{t.kept} of {t.used} kept" if (t := s.strategies.get(name)) else "-" for s in (a, b)
-        ]
-        rows.append([f"strategy {shorten(name, 30)}", *told, ""])
+        tallies = [s.strategies.get(name) for s in (a, b)]
+        kept = [f"{t.kept} of {t.used} kept" if t else "-" for t in tallies]
+        rows.append([f"strategy {shorten(name, 30)}", *kept, ""])
     rows += [
         ["evaluations", f"{a.cost.evaluations:,}", f"{b.cost.evaluations:,}", ""],
         ["seconds", f"{a.cost.seconds:.1f}", f"{b.cost.seconds:.1f}", ""],
@@ -111,6 +111,36 @@ def input_differences(first: Notebook, second: Notebook) -> list[dict[str, Any]]
     ]
 
 
+def input_rows(first: Notebook, second: Notebook) -> list[list[str]]:
+    """A row a file of `input_differences`: its path, and the start of both blob ids."""
+    return [
+        [file["path"], *((file[side] or "not read")[:10] for side in ("first", "second"))]
+        for file in input_differences(first, second)
+    ]
+
+
+def by_strategy(memory: Memory) -> list[dict[str, Any]]:
+    """A row a strategy, those that gained most first: how often it was used, kept, and failed."""
+    blocked, rows = memory.blocked(), dict[str, dict[str, Any]]()
+    for lesson in memory.lessons:
+        for name in lesson.strategies() if lesson.outcome not in DECISIONS else ():
+            row = rows.setdefault(
+                name, {"strategy": name, "used": 0, "kept": 0, "failed": 0, "gain": 0.0}
+            )
+            row["used"] += 1
+            row["kept"] += lesson.outcome == "kept"
+            row["failed"] += lesson.outcome in FAILURES
+            row["gain"] += lesson.delta or 0.0 if lesson.outcome == "kept" else 0.0
+    for name, row in rows.items():
+        row["blocked"] = blocked.get(name)
+    return sorted(rows.values(), key=lambda row: (-row["gain"], row["strategy"]))
+
+
+def trend_window(trend: Trend) -> str:
+    """The epochs that a trend was measured over, in words."""
+    return "the last epoch" if trend.epochs == 1 else f"the last {trend.epochs} epochs"
+
+
 def _pair(first: float | None, second: float | None) -> list[str]:
     change = second - first if first is not None and second is not None else None
     return [*figures(first, second), signed(change, of=first)]
@@ -130,7 +160,7 @@ def file_documents(counts: Mapping[str, LineCounts]) -> list[dict[str, Any]]:
 
 
 def file_totals(counts: Mapping[str, LineCounts]) -> str:
-    """How many files and lines were changed.
+    """The number of files and lines that were changed.
 
     >>> file_totals({"a": LineCounts(2, 1, False), "b": LineCounts(1, 0, False)})
     '2 files, +3 -1'
@@ -139,10 +169,10 @@ def file_totals(counts: Mapping[str, LineCounts]) -> str:
     return f"{counted(len(counts), 'file')}, +{added} -{removed}"
 
 
-def came_to(items: Sequence[Datum], monitor: str) -> str:
-    """How many items came to what; of those that only a metric scores, by that metric.
+def item_outcomes(items: Sequence[Datum], monitor: str) -> str:
+    """The number of items by outcome; those that only a metric scores are counted by that metric.
 
-    >>> came_to([Datum(metrics={"score": 0.7}), Datum(success=True)], "score")
+    >>> item_outcomes([Datum(metrics={"score": 0.7}), Datum(success=True)], "score")
     '1 passed, 1 graded by score'
     """
     counts, graded = count_outcomes(items), sum(is_graded(item, monitor) for item in items)

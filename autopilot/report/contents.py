@@ -56,11 +56,11 @@ class FileChange:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What differs between two states.
+    """The files that differ between two states.
 
     Args:
         files: In the order of their paths, the first 200.
-        left_out: How many files there are beyond.
+        left_out: The number of files beyond those.
     """
 
     files: tuple[FileChange, ...] = ()
@@ -74,7 +74,7 @@ class DiffPool:
         repo: The repository.
 
     Attributes:
-        patches: What `FileChange.patch` is the place in.
+        patches: The patches; `FileChange.patch` is a place in it.
         files_left_out: File changes without their lines, since the report has enough.
         lines_left_out: Lines at the end of long patches.
         long_lines: Lines that were cut.
@@ -89,7 +89,7 @@ class DiffPool:
         self._lines = 0
 
     def between(self, old: str, new: str) -> Changes:
-        """What differs between two trees."""
+        """The changes from one tree to another."""
         known = self._trees.get((old, new))
         if known is None:
             found = sorted(objects.diff_trees(self._repo, old, new).items())
@@ -190,10 +190,17 @@ class Results:
             self._cells += 1
         self.rows[trace.epoch] = row.decode()
         failures.sort(key=lambda item: _RANK[item.outcome])
-        self.failures[trace.epoch] = tuple(map(_failure, failures[:FAILURES_AN_EPOCH]))
+        self.failures[trace.epoch] = tuple(
+            FailedItem(
+                item.id,
+                clipped(item.unmeasured or item.error_message or item.feedback or "", _TEXT),
+                item.outcome,
+            )
+            for item in failures[:FAILURES_AN_EPOCH]
+        )
 
     def counts(self, epoch: int) -> dict[Outcome, int]:
-        """How many items of an epoch came to what."""
+        """The number of items of an epoch by outcome."""
         row = self.rows.get(epoch, "")
         return {outcome: row.count(code) for outcome, code in CODES.items()}
 
@@ -208,17 +215,22 @@ class Results:
                 broken.append(name)
         return fixed, broken
 
+    def document(self) -> dict[str, Any]:
+        """The results for the page, packed."""
+        return {
+            "split": self.split,
+            "codes": {code: outcome for outcome, code in CODES.items()},
+            "epochs": list(self.rows),
+            "ids": packed([self.ids]),
+            "rows": packed(self.rows.values()),
+        }
+
     def _place(self, name: str) -> int | None:
         place = self._places.get(name)
         if place is None and len(self.ids) < ITEMS_AT_MOST:
             place = self._places[name] = len(self.ids)
             self.ids.append(name)
         return place
-
-
-def _failure(item: Datum) -> FailedItem:
-    text = item.unmeasured or item.error_message or item.feedback or ""
-    return FailedItem(item.id, clipped(text, _TEXT), item.outcome)
 
 
 def dumped(value: Any) -> str:

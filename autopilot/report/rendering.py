@@ -11,7 +11,7 @@ import base64
 import hashlib
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
@@ -20,12 +20,13 @@ from autopilot import __version__
 from autopilot.core.failures import failure_lines
 from autopilot.core.figures import costs, figures, lower_note, signed, test_gain
 from autopilot.core.types import Datum
+from autopilot.git.objects import LineCounts
 from autopilot.report.collection import Report
 from autopilot.report.comparison import (
-    came_to,
     compared_results,
     file_rows,
-    input_differences,
+    input_rows,
+    item_outcomes,
     settings,
 )
 from autopilot.report.contents import Changes, dumped, patches
@@ -33,10 +34,7 @@ from autopilot.text import counted
 from autopilot.tracking.notebook import Epoch, Notebook
 
 _STYLES = ("page.css", "parts.css")
-_SCRIPTS = (
-    *("dom.js", "data.js", "scroll.js", "chart.js", "diff.js", "detail.js", "tree.js", "items.js"),
-    *("pages.js", "main.js"),
-)
+_SCRIPTS = ["dom", "data", "scroll", "chart", "diff", "detail", "tree", "items", "pages", "main"]
 
 
 def page(reports: Sequence[Report], between: Changes | None = None) -> str:
@@ -46,46 +44,43 @@ def page(reports: Sequence[Report], between: Changes | None = None) -> str:
         reports: One or two; they share their pool of patches.
         between: From the first one's best state to the second one's.
     """
+    notebooks = [report.notebook for report in reports]
     data = {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "program": f"autopilot {__version__}",
         "experiments": [report.document() for report in reports],
-        "comparison": _comparison(reports[0], reports[1], between) if between else None,
+        "comparison": _comparison(notebooks[0], notebooks[1], between) if between else None,
         "diffs": patches(reports[0].pool),
         "left_out": left_out(reports),
     }
     style = "\n".join(_source(name) for name in _STYLES)
-    script = "\n".join(_source(name) for name in _SCRIPTS)
+    script = "\n".join(_source(f"{name}.js") for name in _SCRIPTS)
     script = f'(() => {{\n"use strict";\n{script}\n}})();\n'
     policy = f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
     policy += "base-uri 'none'; form-action 'none'"
     parts = {
         "policy": policy,
-        "title": html.escape(" and ".join(report.notebook.slug for report in reports)),
+        "title": html.escape(" and ".join(notebook.slug for notebook in notebooks)),
         "style": style,
         # Neither the end of a script nor of a comment can stand in it.
         "data": dumped(data).replace("<", "\\u003c"),
         "script": script,
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _source("page.html"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda field: parts[field[1]], _source("page.html"))
 
 
 def left_out(reports: Sequence[Report]) -> list[str]:
-    """What limits left out, a sentence each; the limits on diffs are shared."""
+    """A sentence for each limit that left something out; the limits on diffs are shared."""
     return list(dict.fromkeys(text for report in reports for text in report.left_out()))
 
 
-def _comparison(first: Report, second: Report, between: Changes) -> dict[str, Any]:
-    one, other = (settings(report.notebook.manifest) for report in (first, second))
-    slugs = [report.notebook.slug for report in (first, second)]
+def _comparison(first: Notebook, second: Notebook, between: Changes) -> dict[str, Any]:
+    one, other = settings(first.manifest), settings(second.manifest)
     return {
         "settings": [[n, one.get(n, ""), other.get(n, "")] for n in dict.fromkeys([*one, *other])],
-        "results": compared_results(first.notebook, second.notebook),
-        "inputs": [
-            [found["path"], *((found[which] or "not read")[:10] for which in ("first", "second"))]
-            for found in input_differences(first.notebook, second.notebook)
-        ],
-        "title": f"From the best state of {slugs[0]} to the best state of {slugs[1]}.",
+        "results": compared_results(first, second),
+        "inputs": input_rows(first, second),
+        "title": f"From the best state of {first.slug} to the best state of {second.slug}.",
         "net": between,
     }
 
@@ -102,54 +97,61 @@ def _hash(text: str) -> str:
 _ROWS = 100
 _FILES = 50
 _TEXT = 200
-# What has a meaning in Markdown, on the places that it is shown on.
+# The characters with a meaning in Markdown, wherever reports and requests are shown.
 _MARKS = re.compile(r"([\\`*_{}\[\]|~#!:@$])")
 _NAMED = {"`": "&#96;", "|": "&#124;", "@": "&#64;", "\\": "&#92;", ":": "&#58;", "$": "&#36;"}
 
 
 def markdown(notebook: Notebook) -> str:
-    """The summary of an experiment."""
-    last, slug, branch = notebook.last, notebook.slug, notebook.layout.branch_name
-    base, status = notebook.manifest.base[:10], notebook.status
-    lines = [f"## {plain(slug)}: {_headline(notebook)}", ""]
+    """The summary of an experiment: headline, epochs, items and net change."""
+    slug, branch, base = notebook.slug, notebook.layout.branch_name, notebook.manifest.base[:10]
+    status = notebook.status
     state = f"{status.state} ({plain(status.detail)})" if status.detail else status.state
+    lines = [f"## {plain(slug)}: {_headline(notebook)}", ""]
     lines += [f"{state}. {plain(notebook.manifest.idea)}".rstrip(), ""]
-    if last is not None:
-        lines += [
-            f"{counted(last.epoch, 'epoch')}, {notebook.kept} kept. {costs(notebook.spent)}.",
-            "",
-            *_table(notebook),
-            "",
-            *_items(notebook),
-            *_net(notebook),
-        ]
-    return "\n".join(
-        [
-            *lines,
-            "### Read on",
-            "",
-            "```sh",
-            f"autopilot fetch origin {slug}    # where the experiment is not here yet",
-            f"autopilot log {slug}",
-            f"autopilot show best -e {slug}",
-            f"git log -p {base}..{branch}",
-            "```",
-            "",
-        ]
-    )
+    if notebook.last is not None:
+        judged = counted(notebook.last.epoch, "epoch")
+        lines += [f"{judged}, {notebook.kept} kept. {costs(notebook.spent)}.", ""]
+        lines += [*_table(notebook), "", *_items(notebook), *_net(notebook)]
+    fetch = f"autopilot fetch origin {slug}    # where the experiment is not here yet"
+    lines += ["### Read on", "", "```sh", fetch, f"autopilot log {slug}"]
+    lines += [f"autopilot show best -e {slug}", f"git log -p {base}..{branch}", "```", ""]
+    return "\n".join(lines)
 
 
-def plain(text: str, length: int = _TEXT) -> str:
-    r"""A text on one line that Markdown and HTML show as it is.
+def plain(text: str, length: int | None = _TEXT) -> str:
+    r"""A text on one line that Markdown and HTML show as it is; None leaves its length.
 
     >>> plain("a|b <img> `c`\n@ada *d*")
     'a&#124;b &lt;img&gt; &#96;c&#96; &#64;ada \\*d\\*'
     """
     line = " ".join(text.split())
-    line = line if len(line) <= length else f"{line[: length - 1]}…"
+    line = line if length is None or len(line) <= length else f"{line[: length - 1]}…"
     # In a pipe table a backslash does not always help: those are named.
     marked = _MARKS.sub(lambda found: _NAMED.get(found[1], f"\\{found[1]}"), html.escape(line))
     return re.sub(r"&(amp|lt|gt|quot|\\#x27);", lambda f: f"&{f[1].lstrip(chr(92))};", marked)
+
+
+def pipe_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()
+) -> list[str]:
+    """A table in Markdown.
+
+    >>> pipe_table(["epoch", "verdict"], [["3", "kept"]], right=["epoch"])
+    ['| epoch | verdict |', '| ---: | --- |', '| 3 | kept |']
+    """
+    ruler = ["---:" if column in right else "---" for column in columns]
+    return [f"| {' | '.join(row)} |" for row in (columns, ruler, *rows)]
+
+
+def file_table(
+    counts: Mapping[str, LineCounts], most: int, shown: Callable[[str], str] = plain
+) -> list[str]:
+    """A table of changed files in Markdown; its last row has the number of those beyond `most`."""
+    rows = [[shown(path), *lines] for path, *lines in file_rows(counts)[:most]]
+    if len(counts) > most:
+        rows.append([f"and {counted(len(counts) - most, 'more file')}", "", ""])
+    return pipe_table(["file", "added", "removed"], rows, right=["added", "removed"])
 
 
 def _headline(notebook: Notebook) -> str:
@@ -169,30 +171,26 @@ def _headline(notebook: Notebook) -> str:
 
 
 def _table(notebook: Notebook) -> list[str]:
-    shown: Sequence[Epoch] = notebook.epochs
-    if len(shown) > _ROWS:
-        kept = [epoch for epoch in shown if epoch.verdict != "rejected"]
-        shown = [kept[0], *kept[1:][-_ROWS + 1 :]]
+    epochs: Sequence[Epoch] = notebook.epochs
+    if len(epochs) > _ROWS:
+        baseline, *kept = (epoch for epoch in epochs if epoch.verdict != "rejected")
+        epochs = [baseline, *kept[-_ROWS + 1 :]]
     monitor, mode = notebook.monitor
-    metric = f"val {plain(monitor)}{lower_note(mode)}"
-    lines = [
-        f"| epoch | {metric} | change | verdict | strategy | why | commit |",
-        "|---:|---:|---:|---|---|---|---|",
-    ]
-    for epoch in shown:
-        commit = f"`{epoch.commit[:7]}`" if epoch.steps or not epoch.number else ""
-        verdict = f"**{epoch.verdict}**" if epoch.verdict == "kept" else epoch.verdict
-        cells = [
+    columns = ["epoch", f"val {plain(monitor)}{lower_note(mode)}", "change"]
+    rows = [
+        [
             str(epoch.number),
             figures(epoch.value, epoch.before)[0],
             signed(epoch.delta, of=epoch.before),
-            verdict,
+            f"**{epoch.verdict}**" if epoch.verdict == "kept" else epoch.verdict,
             plain(epoch.strategy or epoch.summary),
             plain("; ".join(epoch.reasons)),
-            commit,
+            f"`{epoch.commit[:7]}`" if epoch.steps or not epoch.number else "",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    missing = len(notebook.epochs) - len(shown)
+        for epoch in epochs
+    ]
+    lines = pipe_table([*columns, "verdict", "strategy", "why", "commit"], rows, right=columns)
+    missing = len(notebook.epochs) - len(epochs)
     if missing:
         text = f"{counted(missing, 'epoch')} are not in this table: it has the latest kept ones"
         lines += ["", f"{text}. `autopilot log {notebook.slug}` has all."]
@@ -206,12 +204,12 @@ def best_items(notebook: Notebook) -> list[Datum]:
 
 
 def _items(notebook: Notebook) -> list[str]:
-    """What the items came to at the best epoch, and why those failed that have no result."""
+    """The outcomes of the items at the best epoch, and why those failed that have no result."""
     best, items = notebook.best, best_items(notebook)
     if best is None or not items:
         return []
-    told = f"{counted(len(items), 'val item')} at epoch {best.number}"
-    lines = [f"{told}: {plain(came_to(items, notebook.monitor[0]))}.", ""]
+    total = f"{counted(len(items), 'val item')} at epoch {best.number}"
+    lines = [f"{total}: {plain(item_outcomes(items, notebook.monitor[0]))}.", ""]
     failures = [f"- {plain(line)}" for line in failure_lines("val", items)]
     return [*lines, *failures, ""] if failures else lines
 
@@ -221,9 +219,4 @@ def _net(notebook: Notebook) -> list[str]:
     if best is None or not best.number:
         return ["Nothing was changed.", ""]
     counts = notebook.counts(notebook.base or notebook.start, notebook.after(best.number))
-    lines = ["### Net change", "", "| file | added | removed |", "|---|---:|---:|"]
-    for path, added, removed in file_rows(counts)[:_FILES]:
-        lines.append(f"| {plain(path)} | {added} | {removed} |")
-    if len(counts) > _FILES:
-        lines += ["", f"and {counted(len(counts) - _FILES, 'more file')}"]
-    return [*lines, ""]
+    return ["### Net change", "", *file_table(counts, _FILES), ""]

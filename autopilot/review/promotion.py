@@ -136,7 +136,7 @@ def plan(
         gates.append(_checkout_gate(notebook.repo, onto, tree))
     if not held:
         status = notebook.status
-        detail = status.detail if status.state == "running" else "nobody is running it"
+        detail = status.detail if status.state == "running" else "no run is in progress"
         hint = "wait until it has ended, or stop it with Ctrl-C"
         gates.append(Requirement("running", status.state != "running", detail, hint))
     before = objects.tree_of(notebook.repo, onto.tip)
@@ -247,7 +247,7 @@ def _standing_gates(notebook: Notebook, epoch: Epoch, onto: Branch) -> Iterator[
         hint += f" --epoch {number}"
         yield Requirement("decision", False, f"it was rejected by hand{by}{why}", hint)
     else:
-        yield Requirement("decision", True, "nobody rejected it")
+        yield Requirement("decision", True, "it was not rejected by hand")
     if not onto.is_local:
         hint = f"git branch {onto.short} {onto.name}, then --into {onto.short}"
         yield Requirement("branch", False, f"{onto.name} is a remote's branch", hint)

@@ -104,9 +104,9 @@ def propose(notebook: Notebook, onto: str | None = None) -> Proposal:
 
     Raises:
         ExperimentError: there is nothing to propose; the changes conflict with the branch, and it
-            names the epoch and the files; or somebody else committed on the review branch. Nothing
+            names the epoch and the files; or the review branch has commits by hand. Nothing
             is written then.
-        RefMovedError: somebody moved the review branch meanwhile.
+        RefMovedError: another process moved the review branch meanwhile.
     """
     repo, layout, history = notebook.repo, notebook.layout, ParameterHistory(notebook)
     old = refs.read_ref(repo, layout.review)
@@ -150,7 +150,7 @@ def proposal_of(notebook: Notebook) -> Proposal:
     """The proposal that there is; in a fresh clone, the remote's.
 
     Raises:
-        ExperimentError: there is none, or somebody else committed on it.
+        ExperimentError: there is none, or it has commits by hand.
     """
     found = find_branch(notebook.repo, notebook.layout.review_name)
     if found is None:

@@ -42,7 +42,7 @@ def publish(
 
     Raises:
         RemoteError: the remote cannot be reached, or does not take it.
-        ExperimentError: somebody committed on the review branch there.
+        ExperimentError: the review branch on the remote has commits by hand.
     """
     repo, ref = notebook.repo, branch.ref
     there = remote_refs(repo, remote, [ref], may_ask=may_ask).get(ref)
@@ -54,7 +54,7 @@ def publish(
         for reason in pushed.rejected.values():
             raise RemoteError(
                 f"{shown(remote)} did not take {branch.name} ({reason})",
-                hint="somebody pushed to it meanwhile, or its branch rules forbid it",
+                hint="another push came first, or its branch rules forbid it",
             )
     if not alone:
         for outcome in push(repo, remote, [notebook.slug], may_ask=may_ask).outcomes:
@@ -67,7 +67,7 @@ def unpublish(notebook: Notebook, remote: str, *, may_ask: bool = False) -> bool
 
     Raises:
         RemoteError: the remote cannot be reached, or does not take it.
-        ExperimentError: somebody committed on it.
+        ExperimentError: it has commits by hand.
     """
     repo, ref = notebook.repo, notebook.layout.review
     there = remote_refs(repo, remote, [ref], may_ask=may_ask).get(ref)
@@ -103,7 +103,7 @@ def withdraw(notebook: Notebook) -> str:
     """Deletes the review branch; returns the commit that it was at.
 
     Raises:
-        ExperimentError: there is none, or somebody else committed on it.
+        ExperimentError: there is none, or it has commits by hand.
         RepositoryError: it is checked out somewhere.
     """
     layout = notebook.layout

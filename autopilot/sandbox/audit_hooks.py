@@ -84,7 +84,7 @@ class Inputs:
 
     def open(self) -> None:
         """Begins to listen; the hook stays in the process, and does nothing without a listener."""
-        global _is_installed  # an audit hook cannot be taken away again
+        global _is_installed  # an audit hook cannot be removed
         if not _is_installed:
             sys.addaudithook(_hear)
             _is_installed = True
@@ -127,15 +127,15 @@ class Inputs:
         try:
             names = self.names() | ({*known} - self._outputs())
             linked = {name for name in names if self._is_linked(name)}
-            found = {name: self._hash(name) for name in linked}
+            ids = {name: self._hash(name) for name in linked}
             for name, entry in self._files.hash(sorted(names - linked), write=False).items():
-                found[name] = entry.oid if entry is not None else ""
-            return dict(sorted(found.items()))
+                ids[name] = entry.oid if entry is not None else ""
+            return dict(sorted(ids.items()))
         finally:
             self.listens = listened
 
     def names(self) -> set[str]:
-        """The repository paths that this session read. Nobody else may be writing meanwhile."""
+        """The repository paths that this session read. No other process may write meanwhile."""
         for name, module in list(sys.modules.items()):
             if name not in self._modules:
                 self._modules.add(name)
@@ -245,7 +245,7 @@ class Offline:
         programs: Refuses to start programs too.
 
     Attributes:
-        refused: What was tried, in the order of the attempts.
+        refused: The attempts, in their order.
     """
 
     def __init__(self, *, programs: bool = False) -> None:

@@ -251,7 +251,7 @@ class LinkedFiles:
         for name in sorted({*now, *self._stamps}):
             was, is_now = self._stamps.get(name), now.get(name)
             known = self._digests.get(name)
-            # Written again as it was is no change; large files are told by their stamps only.
+            # The same content is no change; of large files only the stamps are known.
             if was == is_now or (was and is_now and known and known[1] == _digest(name)):
                 continue
             did = "made" if was is None else "removed" if is_now is None else "changed"

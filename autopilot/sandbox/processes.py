@@ -1,7 +1,7 @@
 """Child processes: programs that agents are, fresh processes of Python, and what is left of either.
 
 Each runs in a process group of its own, so that it can be ended with everything that it started.
-What left the group is found by its mark or by its parent (Linux).
+Processes that left the group are found by its mark or by its parent (Linux).
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class Processes:
         self._stopped = False
 
     def ask(self, module: str, request: bytes, folder: Path) -> Iterator[bytes]:
-        """Runs a module to its end, or until nobody wants more; what it leaves running is ended.
+        """Runs a module until it ends or the caller stops; ends the processes that it leaves.
 
         Args:
             module: Its dotted name; it calls `answer_with`.

@@ -166,7 +166,7 @@ class Surroundings:
         """Makes everything as it was, but for the parameters.
 
         Args:
-            counts: Whether a path that git ignores matters: a change there is told, too.
+            counts: Whether a change of a path that git ignores is reported too.
 
         Returns:
             What was changed, a sentence each.

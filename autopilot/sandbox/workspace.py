@@ -26,7 +26,7 @@ from autopilot.git.worktrees import (
     worktree_path,
 )
 from autopilot.sandbox.processes import end_marked
-from autopilot.tracking.outputs import Output, keep_outputs
+from autopilot.tracking.outputs import WrittenPath, keep_outputs
 
 AGENTS_GIT = "git"
 _MISSING = re.compile(
@@ -68,7 +68,7 @@ class Workspace:
     directory: str
     is_new: bool = False
     links: tuple[Link, ...] = ()
-    outputs: tuple[Output, ...] = ()
+    outputs: tuple[WrittenPath, ...] = ()
 
     @property
     def in_place(self) -> bool:
@@ -251,7 +251,7 @@ def undone_on_failure(user: Repository, slug: str, *, in_place: bool) -> Iterato
 
 def _left_behind(
     user: Repository, path: Path, manifest: Manifest, keep: Sequence[str]
-) -> Repository | list[Output]:
+) -> Repository | list[WrittenPath]:
     """The worktree that a kill left; one that is not whole is removed: the outputs in it."""
     killed_in_step = (private_path(path) / AGENTS_GIT).exists()
     shutil.rmtree(private_path(path), ignore_errors=True)
@@ -266,7 +266,7 @@ def _left_behind(
         whole = repo.workdir.samefile(path) and not (repo.git_dir / "locked").exists()
         same = repo.common_dir == user.common_dir and repo.head_commit() == manifest.base
         if whole and same:
-            # What an evaluation or somebody else changed there is no part of the experiment.
+            # Changes by an evaluation or by another program are no part of the experiment.
             run_git([*NO_HOOKS, "reset", "--hard", "--quiet"], cwd=path)
             return repo
     outputs = keep_outputs(path, user, manifest, keep)

@@ -17,7 +17,7 @@ class MemoryContract(ABC):
     def make_memory(self, folder: Path, block_after: int = 3) -> Memory:
         """A memory of the lessons in `folder`.
 
-        Called again for a folder, it gives one that knows what was learnt there before.
+        A second call for a folder gives one that has the lessons learnt in it before.
         """
 
     def test_doing_nothing_in_a_row_blocks(self, tmp_path: Path) -> None:

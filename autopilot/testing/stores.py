@@ -32,8 +32,8 @@ class StoreContract(ABC):
     def make_store(self, folder: Path) -> Store:
         """A store of the experiment in `folder`, over the files below `folder/rules`.
 
-        Called again for a folder, it gives a store that knows what was kept there before. The
-        earlier one is closed by then.
+        A second call for a folder gives a store with the records kept in it before. The earlier
+        one is closed by then.
         """
 
     def prepare(self, folder: Path) -> None:  # noqa: B027  # files are enough for some

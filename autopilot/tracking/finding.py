@@ -17,7 +17,7 @@ _RUN = "autopilot run TARGET makes one"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundExperiment:
     """An experiment.
 
     Args:
@@ -31,7 +31,7 @@ class Found:
     deepened: str = ""
 
 
-def find(repo: Repository, name: str | None, project: str | None = None) -> Found:
+def find(repo: Repository, name: str | None, project: str | None = None) -> FoundExperiment:
     """Finds an experiment.
 
     In a shallow clone, its history is fetched as far as it is missing.
@@ -56,7 +56,7 @@ def find(repo: Repository, name: str | None, project: str | None = None) -> Foun
             deepened = remote or remotes.remote_of(repo)
             branch = notebook.layout.branch
             notebook = Notebook(remotes.deepen(repo, deepened, branch, tip, first), slug, tip)
-    return Found(notebook, _short(ref), deepened)
+    return FoundExperiment(notebook, _short(ref), deepened)
 
 
 def _named(repo: Repository, name: str | None, project: str | None) -> tuple[str, str, str]:

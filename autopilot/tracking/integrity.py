@@ -269,14 +269,14 @@ class Integrity:
             elif tag.commit != judged.commit:
                 yield Difference(number, "tag", f"on {judged.commit[:7]}", f"on {tag.commit[:7]}")
             elif self._is_ours:
-                yield from self._told(number, judged, tag.message)
+                yield from self._tag_message(number, judged, tag.message)
 
-    def _told(self, number: int, judged: Epoch, told: str) -> Iterator[Difference]:
+    def _tag_message(self, number: int, judged: Epoch, tagged_text: str) -> Iterator[Difference]:
         """A tag's message against the note; without the test score, which comes after the tag."""
         text = message.tag_message(self.notebook.slug, judged.record, judged.metrics)
         noted, tagged = (
             {line for line in each.splitlines() if line and not line.startswith("test ")}
-            for each in (text, told)
+            for each in (text, tagged_text)
         )
         if noted == tagged:
             return

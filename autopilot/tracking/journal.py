@@ -143,7 +143,7 @@ class ProgressFile:
             self._held = [self.path.read_bytes()]
 
     def release(self) -> bool:
-        """Ends `hold`; returns whether somebody else wrote to the file, which is undone."""
+        """Ends `hold`; returns whether another process wrote to the file, and undoes that."""
         with self._writing:
             content, self._held = b"".join(self._held or []), None
             with contextlib.suppress(OSError):

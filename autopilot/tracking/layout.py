@@ -131,7 +131,7 @@ class Layout:
         return repo.common_dir / "autopilot" / f"{self.slug}.progress.jsonl"
 
     def kept(self, repo: Repository) -> Path:
-        """What evaluations wrote and a run was asked to keep; local."""
+        """The folder for outputs that a run was asked to keep; local."""
         return repo.common_dir / "autopilot" / self.slug / "kept"
 
     def request(self, repo: Repository) -> Path:

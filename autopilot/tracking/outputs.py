@@ -24,7 +24,7 @@ _NAMED = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class WrittenPath:
     """A file or a folder that git does not have, and that no parameter covers.
 
     Args:
@@ -44,7 +44,7 @@ class Output:
         return f"{printable(self.path)} ({many}{_weight(self.bytes)})"
 
 
-def find_outputs(worktree: Path, repo: Repository, manifest: Manifest) -> list[Output]:
+def find_outputs(worktree: Path, repo: Repository, manifest: Manifest) -> list[WrittenPath]:
     """The outputs in a worktree, by path.
 
     Left out are the parameters, what `--link` brought in, bytecode, and our own temporary files.
@@ -62,7 +62,7 @@ def find_outputs(worktree: Path, repo: Repository, manifest: Manifest) -> list[O
     for name, stamp in sorted(stamps.items()):
         if name not in tracked and not is_ours(name):
             found.setdefault(_whole(name, folders), []).append(stamp)
-    return [Output(path, len(all_), sum(s[1] for s in all_)) for path, all_ in found.items()]
+    return [WrittenPath(path, len(all_), sum(s[1] for s in all_)) for path, all_ in found.items()]
 
 
 def _ours(repo: Repository, manifest: Manifest) -> Callable[[str], bool]:
@@ -117,7 +117,7 @@ def check_keep(manifest: Manifest, keep: Sequence[str]) -> None:
 
 def keep_outputs(
     worktree: Path, repo: Repository, manifest: Manifest, keep: Sequence[str]
-) -> list[Output]:
+) -> list[WrittenPath]:
     """Moves the outputs that are to be kept to the git folder; the rest is only named.
 
     What was kept earlier stays: the new one gets a number.
@@ -151,7 +151,7 @@ def keep_outputs(
             ) from error
         path = f"{name}/" if goal.is_dir() else name
         sizes = sum(o.files for o in under), sum(o.bytes for o in under)
-        kept.append(Output(path, *sizes, str(goal)))
+        kept.append(WrittenPath(path, *sizes, str(goal)))
     return [*kept, *find_outputs(worktree, repo, manifest)]
 
 
@@ -165,7 +165,7 @@ def _free(path: Path) -> Path:
 
 
 def output_lines(
-    outputs: Sequence[Output], removed: str = "removed with the worktree"
+    outputs: Sequence[WrittenPath], removed: str = "removed with the worktree"
 ) -> list[str]:
     """Lines for a person: the outputs that were kept, and those that are removed."""
     lines = [f"kept: {replace(o, kept='')} in {o.kept}" for o in outputs if o.kept]

@@ -26,7 +26,7 @@ from autopilot.git.worktrees import remove_worktree, worktree_path
 from autopilot.tracking.holding import stopped
 from autopilot.tracking.layout import Layout, experiments, held
 from autopilot.tracking.notebook import Notebook
-from autopilot.tracking.outputs import Output, find_outputs
+from autopilot.tracking.outputs import WrittenPath, find_outputs
 
 Kind = Literal["worktree", "ref lock", "progress file"]
 # An experiment in one of these states can be resumed; its worktree saves a checkout then.
@@ -49,7 +49,7 @@ class Litter:
     path: Path
     why: str
     slug: str = ""
-    outputs: tuple[Output, ...] = ()
+    outputs: tuple[WrittenPath, ...] = ()
 
 
 def find_litter(repo: Repository) -> list[Litter]:
@@ -143,7 +143,7 @@ def _worktrees(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
         yield Litter("worktree", folder, why, name if state else "", outputs)
 
 
-def _outputs(repo: Repository, slug: str, worktree: Path) -> tuple[Output, ...]:
+def _outputs(repo: Repository, slug: str, worktree: Path) -> tuple[WrittenPath, ...]:
     with contextlib.suppress(AutopilotError):
         if worktree.exists():
             return tuple(find_outputs(worktree, repo, Notebook(repo, slug).manifest))
@@ -212,7 +212,7 @@ class Removal:
     progress: Path | None
     worktree: Path | None
     report: Path | None
-    outputs: tuple[Output, ...] = ()
+    outputs: tuple[WrittenPath, ...] = ()
 
     @property
     def refs(self) -> dict[str, str]:

@@ -288,7 +288,7 @@ def test_a_file_may_not_be_named_after_a_secret(tmp_path: Path, monkeypatch) -> 
 
 def test_what_is_left_of_the_budget_is_told(prompt: PathParameter) -> None:
     run = Run(Experiment(), Ledger(Limits(tokens=100, cost_usd=2, calls=10, seconds=50)))
-    run.told = run.left()
+    run.budget_line = run.left()
     agent = ScriptedAgent([write("x\n")])
     with running(run):
         AgentOptimizer(agent, [prompt]).step()

@@ -1,8 +1,11 @@
-"""Parts of a long text."""
+"""Parts of a long text, and what an agent is asked for."""
 
 from __future__ import annotations
 
-from autopilot.ai.prompting import excerpt, show
+from pydantic import BaseModel
+
+from autopilot.ai.agent import Agent, AgentContext, AgentResult
+from autopilot.ai.prompting import ask, excerpt, show
 
 TEXT = "\n".join(f"rule {n}: answer kindly" for n in range(1, 501))
 
@@ -49,3 +52,24 @@ def test_of_many_files_the_named_parts_come_first_and_all_of_it_is_limited() -> 
 
 def test_an_empty_file_is_named() -> None:
     assert show([("a.md", ""), ("b.md", "long")], "", 2).startswith("=== a.md\n")
+
+
+class Answer(BaseModel):
+    """An answer."""
+
+    text: str
+
+
+class Answerer(Agent):
+    """Keeps its instructions."""
+
+    def run(self, prompt: str, context: AgentContext | None = None) -> AgentResult:
+        self.system = context.system if context else ""
+        return AgentResult('{"text": "yes"}')
+
+
+def test_without_a_system_an_agent_gets_the_schema_alone() -> None:
+    agent = Answerer()
+    for system, start in (("", "Answer with JSON"), ("Be brief.", "Be brief.\n\nAnswer with")):
+        assert ask(agent, "?", Answer, system=system, role="judge").text == "yes"
+        assert agent.system.startswith(start)

@@ -152,6 +152,9 @@ def test_a_tag_or_a_commit_says_which_experiment_it_is(levels: Place) -> None:
     for word in (commit[:10], "autopilot/levels/epoch-0001"):
         assert values(context, show, word) == {"name": "levels", "epoch": word}
     assert values(context, diff, commit, "3") == {"name": "levels", "first": commit, "second": "3"}
+    # Where a target may stand, a tag is no path.
+    tag = "autopilot/levels/epoch-0001"
+    assert values(context, measure, tag) == {"name": "levels", "target": None, "epoch": tag}
 
 
 def test_a_target_stands_where_the_name_may(context: Context) -> None:

@@ -73,6 +73,7 @@ def test_validate_and_test_measure_the_checkout_or_an_epoch(place: Place) -> Non
     assert (now["metrics"], now["passed"]) == ({"accuracy": 0.8}, 4)
     best = place.run("optimize", "test", "-e", "demo", "--json").document
     assert (best["epoch"], best["metrics"]) == (2, {"accuracy": 0.4})
+    assert place.run("optimize", "test", "--json").document["experiment"] == "demo"
     first = place.run("optimize", "validate", "-e", "demo", "--epoch", "baseline").out
     assert "accuracy 0.000  (recorded: 0.000)" in first
     assert before == place.snapshot()

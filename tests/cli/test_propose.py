@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shlex
 from pathlib import Path
 
 import pytest
-
-from autopilot.cli.pages.proposal import verification
-from autopilot.proof.verification import Verification
 
 RULES = "größe und form/größe a.txt"
 NEW = "größe und form/new rule.txt"
@@ -458,17 +454,6 @@ def test_verify_measures_both_and_the_claim_holds(levels):
         "on record: test accuracy 1.000 in epoch 4",
         f"note: the record was measured on {main[1]}, and this is on {main[0]}",
         "the claim holds: head is better than base",
-    ]
-
-
-def test_an_interval_that_is_not_known_is_said_to_be_so():
-    found = Verification(
-        "a", "val", "f1", "max", "b" * 40, "c" * 40, 1, (0.2,), (0.8,), None, None, "success",
-        5, 3, 0, 0.6, -math.inf, math.inf, 0.95, ("5 items are too few",), (),
-    )  # fmt: skip
-    assert verification(found)[4:] == [
-        "paired difference: +0.600, 95% interval unknown (above 0 is better)",
-        "the claim does not hold: 5 items are too few",
     ]
 
 

@@ -150,6 +150,18 @@ def is_brief(words):
         (Improvement(0.01), "Improvement(0.01)"),
         (GeneralizationGap(0.1, "f1"), "GeneralizationGap(0.1, 'f1')"),
         (SignificantImprovement(0.9), "SignificantImprovement(0.9, 'sign')"),
+        (
+            SignificantImprovement(0.9, required=False),
+            "SignificantImprovement(0.9, 'sign', required=False)",
+        ),
+        (
+            CustomGate("words", is_brief, split="test", required=False),
+            "CustomGate('words', is_brief, split='test', required=False)",
+        ),
+        (
+            Accuracy() + Mean("score"),
+            "MetricCollection({'accuracy': Accuracy(), 'mean': Mean('score')})",
+        ),
         (Policy([MinGate("f1", 0.5)]), "Policy([MinGate('f1', 0.5)])"),
         (PassRate(), "PassRate()"),
         (Accuracy(), "Accuracy()"),
@@ -171,6 +183,22 @@ def test_a_repr_cuts_long_arguments_and_leaves_out_unknown_ones():
         def __init__(self, hidden, shown, *rest, flag=False, **more):
             self.shown = shown
 
-    assert as_call(Odd(1, "x" * 500)) == f"Odd(shown='{'x' * 79})"
+    assert as_call(Odd(1, "x" * 500)) == f"Odd(shown='{'x' * 76}...)"
     assert as_call(Odd(1, object())) == "Odd(shown=object(...))"
     assert as_call(object()) == "object()"
+
+
+def test_a_repr_finds_private_attributes_and_ends_where_an_object_holds_itself():
+    class Inner:
+        def __init__(self, limit, outer=None):
+            self._limit, self.outer = limit, outer
+
+        def __repr__(self):
+            return as_call(self)
+
+    class Outer(Inner):
+        pass
+
+    inner = Inner(3)
+    inner.outer = Outer(4, inner)
+    assert repr(inner) == "Inner(3, Outer(4, ...))"

@@ -1,4 +1,4 @@
-"""What a report knows of an experiment, and what its limits leave out."""
+"""autopilot.report.collection: the content of a report, and what its limits leave out."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class StoreRecorder(Recorder):
     """Records in an experiment's store: at once in its progress file, later in its notes."""
 
     def __init__(self, store: Store, mode: Mode = "record") -> None:
-        # Calls of the epoch in progress are in the journal only, and may answer as well.
+        # Calls of the epoch in progress are in the progress file only, and answer too.
         exists = store.exists()
         kept = [record for _, record in store.records(LlmRecord)] if exists else []
         super().__init__([*kept, *(store.calls() if exists else [])], mode)

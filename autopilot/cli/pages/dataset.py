@@ -1,4 +1,4 @@
-"""Text of the `ai` commands: datasets that were made, and that were judged."""
+"""Pages of the `ai` commands: datasets that were made, and datasets that were judged."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Any
 from autopilot.ai.datasets.checkpoint import Distribution, Share
 from autopilot.ai.datasets.judging import Histogram, JudgingSummary, Rates
 from autopilot.core.figures import figure
-from autopilot.text import align, counted, shorten
+from autopilot.text import align, counted, jsonable, shorten
 
 _MOST = 5
 _BAR = 40
 
 
-def lines(path: Path, found: Distribution | JudgingSummary, width: int | None) -> list[str]:
+def lines(path: Path, result: Distribution | JudgingSummary, width: int | None) -> list[str]:
     """The result of a generation or a judging, and how many items are missing.
 
     Args:
         path: The generation's folder, or the file of verdicts.
-        found: The result.
+        result: The result.
         width: Columns of the terminal; None: as many as it takes.
     """
-    if isinstance(found, Distribution):
-        page = [found.render(), *distribution(found), *counts(found.reasons, width)]
-        total = counted(found.planned, "item")
+    if isinstance(result, Distribution):
+        page = [result.render(), *distribution(result), *counts(result.reasons, width)]
+        total = counted(result.planned, "item")
     else:
-        page = [*judged(found, width), f"verdicts: {path}"]
-        total = counted(found.failed + found.all.items, "verdict")
-    return page + ([f"{found.missing} of {total} are missing"] if found.missing else [])
+        page = [*judged(result, width), f"verdicts: {path}"]
+        total = counted(result.failed + result.all.items, "verdict")
+    return page + ([f"{result.missing} of {total} are missing"] if result.missing else [])
 
 
 def distribution(made: Distribution) -> list[str]:
@@ -60,21 +60,21 @@ def counts(texts: Mapping[str, int], width: int | None) -> list[str]:
     return lines + ([f"        ... and {len(texts) - _MOST} more"] if len(texts) > _MOST else [])
 
 
-def judged(found: JudgingSummary, width: int | None) -> list[str]:
+def judged(result: JudgingSummary, width: int | None) -> list[str]:
     """The rates of a judging, and why items did not pass or could not be judged."""
-    lines = [rates(found.all)]
-    if len(found.splits) > 1:
-        lines += [f"  {split}: {rates(some)}" for split, some in found.splits.items()]
-    if found.feedback:
-        lines += ["said most often of items that did not pass:", *counts(found.feedback, width)]
-    if found.failed:
-        lines.append(f"{counted(found.failed, 'item')} could not be judged:")
-        lines += counts(found.reasons, width)
+    lines = [rates(result.all)]
+    if len(result.splits) > 1:
+        lines += [f"  {split}: {rates(some)}" for split, some in result.splits.items()]
+    if result.feedback:
+        lines += ["said most often of items that did not pass:", *counts(result.feedback, width)]
+    if result.failed:
+        lines.append(f"{counted(result.failed, 'item')} could not be judged:")
+        lines += counts(result.reasons, width)
     return lines
 
 
 def rates(some: Rates) -> str:
-    """How many of some items passed, and their mean score."""
+    """The number of items that passed, and the mean score."""
     if some.pass_rate is None:
         return "no item was judged"
     return (
@@ -96,19 +96,11 @@ def bars(histogram: Histogram) -> list[str]:
     return lines
 
 
-def document(path: Path, found: Distribution | JudgingSummary) -> dict[str, Any]:
+def document(path: Path, result: Distribution | JudgingSummary) -> dict[str, Any]:
     """A generation, with its folder, or a judging, with its file, for --json."""
-    if isinstance(found, Distribution):
-        files = {split: str(path / f"{split}.jsonl") for split in found.splits}
-        return {"folder": str(path), "files": files, "distribution": found}
-    return {
-        "file": str(path),
-        "items": found.all.items,
-        "passed": found.all.passed,
-        "pass_rate": found.all.pass_rate,
-        "mean_score": found.all.mean_score,
-        "splits": found.splits,
-        "failed": found.failed,
-        "feedback": found.feedback,
-        "reasons": found.reasons,
-    }
+    if isinstance(result, Distribution):
+        files = {split: str(path / f"{split}.jsonl") for split in result.splits}
+        return {"folder": str(path), "files": files, "distribution": result}
+    document = {"file": str(path), **jsonable(result.all), "pass_rate": result.all.pass_rate}
+    names = ("splits", "failed", "feedback", "reasons")
+    return document | {name: getattr(result, name) for name in names}

@@ -1,4 +1,4 @@
-"""What `show` and `diff` say of one epoch or change: lines for a person, or a document."""
+"""Pages of `show` and `diff`, an epoch or a change: lines for a person, or a document."""
 
 from __future__ import annotations
 
@@ -11,23 +11,28 @@ from typing import Any
 from autopilot.core.failures import failure_lines
 from autopilot.core.figures import costs, figure, figures, gained, lower_note, signed
 from autopilot.core.records.message import one_line
-from autopilot.core.records.record import MetricsRecord
+from autopilot.core.records.record import EpochOutcome, MetricsRecord
 from autopilot.core.types import Datum, count_outcomes, datum_document
 from autopilot.git import commits
-from autopilot.report.comparison import came_to, file_documents
+from autopilot.report.comparison import file_documents, item_outcomes
 from autopilot.text import align, counted, display_width, git_date, iso, shorten
 from autopilot.tracking.diagnosis import NOT_PASSED, is_graded, moved_values, turned
 from autopilot.tracking.notebook import Epoch, Notebook
 
-ODD_OUTCOMES = ("unchanged", "repeated", "failed")
+ODD_OUTCOMES: tuple[EpochOutcome, ...] = ("unchanged", "repeated", "failed")
 """Why an epoch was rejected, if not for its score."""
 
+_STEP = ("step", "strategy", "summary", "rationale", "gradients", "error", "violations", "cost")
+_EPOCH = (
+    *("value", "delta", "best", "best_epoch", "metrics", "strategy", "summary", "reasons"),
+    *("commit", "rollback"),
+)
 _EXAMPLES = 5
 _LEAST_TEXT = 12
 
 
 def lines(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
-    """All about an epoch, but for the diff; in the form of `git show`."""
+    """Everything about an epoch but its diff, in the form of `git show`."""
     commit = commits.read_commit(notebook.repo, epoch.steps[-1] if epoch.steps else epoch.commit)
     place = f"tag: {notebook.layout.tag_name(epoch.number)}"
     if epoch.verdict == "rejected":
@@ -42,33 +47,20 @@ def lines(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
         lines += ["    the state before anything was changed", ""]
     lines += _steps(notebook, epoch)
     lines += [f"{epoch.verdict}: {reason}" for reason in epoch.reasons]
-    for block in (
-        _scores(notebook, epoch),
-        _failures(notebook, epoch, width),
-        _lessons(notebook, epoch),
-    ):
+    lines += ["", *_scores(notebook, epoch)]
+    for block in (_failures(notebook, epoch, width), _lessons(notebook, epoch)):
         lines += ["", *block] if block else []
     return [*lines, ""] if epoch.steps else lines
 
 
 def document(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
-    """All about an epoch, for a program."""
-    number_, before = epoch.number, _best_before(notebook, epoch)
-    items = by_need(notebook.items(epoch.measured))
-    compared = Change(notebook.before(number_), notebook.after(number_), "")
+    """Everything about an epoch, for a program."""
+    number, before = epoch.number, _best_before(notebook, epoch)
+    items = _by_need(notebook.items(epoch.measured))
     steps = [
-        {
-            "commit": commit if record.changed else None,
-            "step": record.step,
-            "strategy": record.strategy,
-            "summary": record.summary,
-            "rationale": record.rationale,
-            "gradients": record.gradients,
-            "error": record.error,
-            "violations": record.violations,
-            "cost": record.cost,
-        }
-        for commit, record in notebook.steps(number_)
+        {"commit": commit if record.changed else None}
+        | {name: getattr(record, name) for name in _STEP}
+        for commit, record in notebook.steps(number)
     ]
     return {
         "experiment": notebook.slug,
@@ -79,13 +71,13 @@ def document(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
         "baseline": notebook.epoch(0).metrics,
         "best_before": before and {"epoch": before.number, "metrics": before.metrics},
         "steps": steps,
-        "lessons": notebook.lessons(number_),
+        "lessons": notebook.lessons(number),
         "val_items": len(items),
         "outcomes": count_outcomes(items),
         "items": [{"id": item.id, "outcome": item.outcome} for item in items],
         "failed_items": [datum_document(item) for item in items if item.outcome in NOT_PASSED],
         "failures": failure_lines("val", items),
-        **_changes(notebook, compared),
+        **_changes(notebook, notebook.before(number), notebook.after(number)),
     }
 
 
@@ -108,11 +100,8 @@ def _steps(notebook: Notebook, epoch: Epoch) -> list[str]:
         for parameter, gradient in record.gradients.items():
             same.setdefault(gradient.strip(), []).append(parameter)
         for gradient, parameters in same.items():
-            lines += [
-                f"gradient of {', '.join(parameters)}:",
-                textwrap.indent(gradient, "    "),
-                "",
-            ]
+            names = ", ".join(parameters)
+            lines += [f"gradient of {names}:", textwrap.indent(gradient, "    "), ""]
     return [part for text in lines for part in text.split("\n")]
 
 
@@ -142,13 +131,13 @@ def _scores(notebook: Notebook, epoch: Epoch) -> list[str]:
 
 def _failures(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
     measured = epoch.measured
-    items = by_need(notebook.items(measured))
+    items = _by_need(notebook.items(measured))
     if not items:
         return []
     counts, (monitor, mode) = count_outcomes(items), notebook.monitor
     text = f"val items: {counts['failed']} of {len(items)} failed"
     if counts["passed"] + counts["failed"] < len(items):
-        text = f"{counted(len(items), 'val item')}: {came_to(items, monitor)}"
+        text = f"{counted(len(items), 'val item')}: {item_outcomes(items, monitor)}"
     graded = [item for item in items if is_graded(item, monitor)]
     if measured != epoch.number:
         text += f" (measured in epoch {measured})"
@@ -158,15 +147,16 @@ def _failures(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
         now = {item.id: item for item in items}
         fixed, broken = map(len, turned(known, now))
         better, worse = map(len, moved_values(known, now, monitor, mode))
-        told = [f"{fixed} fixed, {broken} broken"] if counts["unscored"] < len(items) else []
-        told += [f"{better} better, {worse} worse"] if graded else []
-        text += f"; against epoch {before.number}: {', '.join(told)}" if told else ""
+        changed = [f"{fixed} fixed, {broken} broken"] if counts["unscored"] < len(items) else []
+        changed += [f"{better} better, {worse} worse"] if graded else []
+        text += f"; against epoch {before.number}: {', '.join(changed)}" if changed else ""
     lines = [text, *(f"    {line}" for line in failure_lines("val", items))]
     graded.sort(key=lambda item: gained(0.0, item.metrics[monitor], mode))
     odd = [x for x in items if x.outcome != "passed" and not is_graded(x, monitor)] + graded
     wide = max((display_width(item.id) for item in odd[:_EXAMPLES]), default=0)
     for item in odd[:_EXAMPLES]:
-        what = item.unmeasured or item.error_message or item.feedback or _json(item.metadata)
+        data = json.dumps(item.metadata, ensure_ascii=False) if item.metadata else ""
+        what = item.unmeasured or item.error_message or item.feedback or data
         if item.outcome != "failed":
             values = ", ".join(f"{name} {figure(value)}" for name, value in item.metrics.items())
             lead = values if is_graded(item, monitor) else item.outcome
@@ -179,20 +169,20 @@ def _failures(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
     return lines
 
 
-def by_need(items: Sequence[Datum]) -> list[Datum]:
-    """Items with what needs a look first: errors, failures, what has no result, what passed."""
+def _by_need(items: Sequence[Datum]) -> list[Datum]:
+    """Items in the order: errors, failures, those without a result, those that passed."""
     order = ("error", "failed", "unmeasured", "unscored", "passed")
     return sorted(items, key=lambda item: order.index(item.outcome))
 
 
 def _lessons(notebook: Notebook, epoch: Epoch) -> list[str]:
-    """What memory keeps; a reason that the verdict gave already is not said twice."""
+    """The lessons in memory; a reason that the verdict gave already is not repeated."""
     lines = []
     for lesson in notebook.lessons(epoch.number):
         gain, by = "gain " if lesson.mode == "min" else "", signed(lesson.delta, of=lesson.value)
         change = f", {gain}{by}" if by else ""
-        told = lesson.reason in ("", "; ".join(epoch.reasons))
-        because = "" if told else f": {one_line(lesson.reason, 200)}"
+        is_known = lesson.reason in ("", "; ".join(epoch.reasons))
+        because = "" if is_known else f": {one_line(lesson.reason, 200)}"
         name = one_line(lesson.strategy, 200) or "unnamed"
         lines.append(f"memory: strategy {name}: {lesson.outcome}{change}{because}")
     return lines
@@ -205,10 +195,10 @@ def _best_before(notebook: Notebook, epoch: Epoch) -> Epoch | None:
 
 def _verdict(epoch: Epoch) -> str:
     odd = f" ({epoch.record.outcome})" if epoch.record.outcome in ODD_OUTCOMES else ""
-    if epoch.rollback is None or not epoch.steps:
-        return f"{epoch.verdict}{odd}"
-    back = f"rolled back to epoch {epoch.best_epoch} by {epoch.rollback[:7]}"
-    return f"{epoch.verdict}{odd}, {back}"
+    back = ""
+    if epoch.rollback is not None and epoch.steps:
+        back = f", rolled back to epoch {epoch.best_epoch} by {epoch.rollback[:7]}"
+    return f"{epoch.verdict}{odd}{back}"
 
 
 def commit_cell(record: MetricsRecord, revision: str) -> str:
@@ -228,34 +218,20 @@ def commit_cell(record: MetricsRecord, revision: str) -> str:
     return f"{commit:<7}{odd}{back}"
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) if value else ""
-
-
 def epochs(notebook: Notebook, chosen: Sequence[Epoch]) -> list[dict[str, Any]]:
     """Epochs for a program."""
     return [_epoch(notebook, epoch) for epoch in chosen]
 
 
 def _epoch(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
-    tag = notebook.layout.tag_name(epoch.number) if epoch.verdict != "rejected" else None
     return {
         "epoch": epoch.number,
         "verdict": epoch.verdict,
         "outcome": epoch.record.outcome,
-        "value": epoch.value,
-        "delta": epoch.delta,
-        "best": epoch.best,
-        "best_epoch": epoch.best_epoch,
-        "metrics": epoch.metrics,
-        "strategy": epoch.strategy,
-        "summary": epoch.summary,
-        "reasons": epoch.reasons,
+        **{name: getattr(epoch, name) for name in _EPOCH},
         "reused": epoch.record.reused,
-        "commit": epoch.commit,
         "commits": epoch.steps,
-        "rollback": epoch.rollback,
-        "tag": tag,
+        "tag": notebook.layout.tag_name(epoch.number) if epoch.verdict != "rejected" else None,
         "violations": notebook.violations.get(epoch.number, []),
         "cost": epoch.record.cost,
     }
@@ -263,7 +239,7 @@ def _epoch(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Two commits to compare, and what the comparison is called."""
+    """Two commits to compare, and the title of the comparison."""
 
     old: str
     new: str
@@ -271,7 +247,7 @@ class Change:
 
 
 def change(notebook: Notebook, first: str | None, second: str | None) -> Change:
-    """What `diff` compares: base and best, before and after one epoch, or two epochs' states."""
+    """The commits of `diff`: base and best, before and after an epoch, or two epochs' states."""
     if first is None:
         best = notebook.find("best")
         title = f"{notebook.slug}: base -> epoch {best.number} (best)"
@@ -287,14 +263,14 @@ def change(notebook: Notebook, first: str | None, second: str | None) -> Change:
 
 def change_document(notebook: Notebook, compared: Change) -> dict[str, Any]:
     """A comparison for a program."""
-    return {"experiment": notebook.slug, "title": compared.title, **_changes(notebook, compared)}
+    changes = _changes(notebook, compared.old, compared.new)
+    return {"experiment": notebook.slug, "title": compared.title, **changes}
 
 
-def _changes(notebook: Notebook, compared: Change) -> dict[str, Any]:
-    counts = notebook.counts(compared.old, compared.new)
+def _changes(notebook: Notebook, old: str, new: str) -> dict[str, Any]:
     return {
-        "from": compared.old,
-        "to": compared.new,
-        "files": file_documents(counts),
-        "patch": notebook.patch(compared.old, compared.new).decode("utf-8", "replace"),
+        "from": old,
+        "to": new,
+        "files": file_documents(notebook.counts(old, new)),
+        "patch": notebook.patch(old, new).decode("utf-8", "replace"),
     }

@@ -3,54 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
-from autopilot.cli.pages.listing import overview
+from autopilot.cli.pages.listing import overview, seconds_of, standing
 from autopilot.core.figures import costs, direction_words, figure, progressed, signed, test_gain
-from autopilot.core.memory import DECISIONS, Memory, Trend
+from autopilot.core.memory import DECISIONS, Trend
 from autopilot.core.records.history import Summary
-from autopilot.core.records.record import Event, Lesson
+from autopilot.core.records.record import Lesson
 from autopilot.git.objects import LineCounts
 from autopilot.report.comparison import (
     compared_results,
     decision_line,
     event_detail,
     file_rows,
-    input_differences,
+    input_rows,
+    trend_window,
 )
 from autopilot.text import align, counted, git_date, labelled, pairs, shorten
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.upkeep import Removal
 
+# The rows of a comparison above those of its results.
+_FACTS = 6
+_ABOUT, _STRATEGY, _WHAT = 20, 40, 100
+
 
 def row(notebook: Notebook) -> dict[str, Any]:
     """An experiment for `experiment list`."""
     manifest = notebook.manifest
-    decision = decided(notebook)
+    decisions = [event.decision for event in notebook.events if event.name == "decided"]
     return overview(notebook) | {
         "idea": manifest.idea,
         "hypothesis": manifest.hypothesis,
         "target": manifest.target,
         "forked_from": manifest.forked_from or None,
-        "decision": decision.decision if decision else None,
+        # The last one holds.
+        "decision": decisions[-1] if decisions else None,
     }
-
-
-def decided(notebook: Notebook) -> Event | None:
-    """The decision that holds."""
-    found = [event for event in notebook.events if event.name == "decided"]
-    return found[-1] if found else None
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """All experiments, one a line."""
     cells = [
         [
-            row["experiment"],
-            row["state"],
-            str(row.get("epochs", "-")),
-            str(row.get("kept", "-")),
+            *standing(row),
             _gained(row),
             row.get("decision") or "",
             shorten(row.get("idea") or row.get("target") or row["detail"], 60),
@@ -71,11 +67,8 @@ def _gained(row: Mapping[str, Any]) -> str:
 def page(notebook: Notebook) -> list[str]:
     """Manifest, result, decision and events of an experiment."""
     manifest, status, summary = notebook.manifest, notebook.status, notebook.summary
-    source = ", merged with ".join(
-        text.replace("@", ", epoch ")
-        for text in (manifest.forked_from, manifest.merged_with)
-        if text
-    )
+    sources = [text for text in (manifest.forked_from, manifest.merged_with) if text]
+    strategies = [f"{name} ({t.kept} of {t.used} kept)" for name, t in summary.strategies.items()]
     facts = {
         "idea": manifest.idea,
         "hypothesis": manifest.hypothesis,
@@ -84,19 +77,21 @@ def page(notebook: Notebook) -> list[str]:
         "options": pairs(manifest.options),
         "seed": str(manifest.seed),
         "base": f"{manifest.base[:7]} ({manifest.base_branch})",
-        "forked from": source,
+        "forked from": ", merged with ".join(sources).replace("@", ", epoch "),
         "parameters": pairs(manifest.parameters),
         "versions": pairs(manifest.versions),
         "result": _result(summary),
-        "strategies": _strategies(summary),
+        "strategies": ", ".join(strategies),
         "cost": costs(summary.cost) if summary.epochs else "",
         "decision": decision_line(summary.decision) if summary.decision else "none yet",
     }
     detail = f" ({status.detail})" if status.detail and status.state != "killed" else ""
-    lines = [f"{notebook.slug}: {status.state}{detail}"]
-    lines += labelled(facts)
-    rows = [[_when(e.time), e.name, event_detail(e)] for e in notebook.events]
-    return [*lines, "", *align(["when", "event", "detail"], rows)]
+    rows = [
+        [git_date(seconds_of(e.time)) if e.time else "", e.name, event_detail(e)]
+        for e in notebook.events
+    ]
+    events = align(["when", "event", "detail"], rows)
+    return [f"{notebook.slug}: {status.state}{detail}", *labelled(facts), "", *events]
 
 
 def document(notebook: Notebook) -> dict[str, Any]:
@@ -110,10 +105,6 @@ def document(notebook: Notebook) -> dict[str, Any]:
     }
 
 
-def _when(time: str) -> str:
-    return git_date(datetime.fromisoformat(time).timestamp()) if time else ""
-
-
 def _result(summary: Summary) -> str:
     if not summary.monitor:
         return "no epoch is judged yet"
@@ -125,11 +116,6 @@ def _result(summary: Summary) -> str:
     return ", ".join(filter(None, (text, test_gain(summary.test))))
 
 
-def _strategies(summary: Summary) -> str:
-    told = [f"{name} ({t.kept} of {t.used} kept)" for name, t in summary.strategies.items()]
-    return ", ".join(told)
-
-
 # --- compare -----------------------------------------------------------------------------------
 
 
@@ -139,35 +125,30 @@ def comparison(first: Notebook, second: Notebook, counts: Mapping[str, LineCount
     Args:
         first: An experiment.
         second: Another one.
-        counts: What changed from the first one's best state to the second one's, by path.
+        counts: The changes from the first one's best state to the second one's, by path.
     """
     rows = compared_results(first, second)
-    for other in ("target", "idea"):
-        texts = [shorten(getattr(n.manifest, other) or "-", 40) for n in (first, second)]
+    for fact in ("target", "idea"):
+        texts = [shorten(getattr(n.manifest, fact) or "-", 40) for n in (first, second)]
         if texts[0] != texts[1]:
-            rows.insert(_FACTS, [other, *texts, ""])
-    lines = align(
-        ["", first.slug, second.slug, "change"], rows, [first.slug, second.slug, "change"]
-    )
-    known = input_lines(first, second)
-    lines += ["", *known] if known else []
+            rows.insert(_FACTS, [fact, *texts, ""])
+    columns = [first.slug, second.slug, "change"]
+    lines = align(["", *columns], rows, columns)
+    inputs = _input_lines(first, second)
+    lines += ["", *inputs] if inputs else []
     if not counts:
         return [*lines, "", "the best states have the same content"]
     lines += ["", f"best state of {first.slug} -> best state of {second.slug}:"]
     return [*lines, *align(["file", "added", "removed"], file_rows(counts), ["added", "removed"])]
 
 
-_FACTS = 6
-
-
-def input_lines(first: Notebook, second: Notebook) -> list[str]:
-    """What to know before the scores of two experiments are compared."""
+def _input_lines(first: Notebook, second: Notebook) -> list[str]:
+    """Whether the scores of two experiments can be compared: by the files that measured them."""
     if not first.inputs or not second.inputs:
         return []
-    differ = input_differences(first, second)
-    if not differ:
+    rows = input_rows(first, second)
+    if not rows:
         return [f"measured with the same evaluator and data: {counted(len(first.inputs), 'file')}"]
-    rows = [[x["path"], *((x[k] or "not read")[:10] for k in ("first", "second"))] for x in differ]
     return [
         "measured with other evaluator or data files: their scores cannot be compared",
         *align(["file", first.slug, second.slug], rows, []),
@@ -177,68 +158,64 @@ def input_lines(first: Notebook, second: Notebook) -> list[str]:
 # --- delete ------------------------------------------------------------------------------------
 
 
-def removal(found: Removal) -> list[str]:
-    """What deleting removes, one thing a line."""
-    lines = [f"the branch autopilot/{found.slug}, at {tip[:7]}" for tip in found.branch.values()]
-    lines += [f"the branch {name.removeprefix('refs/heads/')}" for name in found.review]
-    if found.tags:
-        lines.append(f"{counted(len(found.tags), 'tag')}: {_ends(sorted(found.tags))}")
-    if found.notes:
-        kinds = ", ".join(sorted(name.rpartition("/")[2] for name in found.notes))
+def removal(removed: Removal) -> list[str]:
+    """The things that deleting removes, one a line."""
+    lines = [
+        f"the branch autopilot/{removed.slug}, at {tip[:7]}" for tip in removed.branch.values()
+    ]
+    lines += [f"the branch {name.removeprefix('refs/heads/')}" for name in removed.review]
+    if removed.tags:
+        first, last = min(removed.tags).removeprefix("refs/tags/"), max(removed.tags)
+        more = f" to {last.rpartition('/')[2]}" if len(removed.tags) > 1 else ""
+        lines.append(f"{counted(len(removed.tags), 'tag')}: {first}{more}")
+    if removed.notes:
+        kinds = ", ".join(sorted(name.rpartition("/")[2] for name in removed.notes))
         lines.append(f"its notes: {kinds}")
-    if found.snapshots:
-        lines.append(counted(len(found.snapshots), "snapshot") + " of your checkout")
-    if found.progress is not None:
-        lines.append(f"the progress of the last epoch: {found.progress}")
-    if found.worktree is not None:
-        written = f", with {', '.join(map(str, found.outputs))}" if found.outputs else ""
-        lines.append(f"the worktree {found.worktree}{written}")
-    if found.report is not None:
-        lines.append(f"its report {found.report}")
+    if removed.snapshots:
+        lines.append(counted(len(removed.snapshots), "snapshot") + " of your checkout")
+    if removed.progress is not None:
+        lines.append(f"the progress of the last epoch: {removed.progress}")
+    if removed.worktree is not None:
+        written = f", with {', '.join(map(str, removed.outputs))}" if removed.outputs else ""
+        lines.append(f"the worktree {removed.worktree}{written}")
+    if removed.report is not None:
+        lines.append(f"its report {removed.report}")
     return lines
 
 
-def _ends(names: Sequence[str]) -> str:
-    short = [name.removeprefix("refs/tags/") for name in names]
-    return short[0] if len(short) == 1 else f"{short[0]} to {short[-1].rpartition('/')[2]}"
+# --- memory ------------------------------------------------------------------------------------
 
 
-_ABOUT = 20
-_STRATEGY = 40
-_WHAT = 100
-
-
-def lessons(found: Sequence[Lesson], *, with_slug: bool) -> list[str]:
+def lessons(chosen: Sequence[Lesson], *, with_slug: bool) -> list[str]:
     """Lessons, one a line; what none of them has takes no column."""
     columns = [*(["experiment"] if with_slug else []), "epoch", "outcome", "gain", "strategy"]
-    about = [x for x in ("category", "node") if any(getattr(lesson, x) for lesson in found)]
-    rows = [_row(lesson, about, with_slug=with_slug) for lesson in found]
+    about = [x for x in ("category", "node") if any(getattr(lesson, x) for lesson in chosen)]
+    rows = [_row(lesson, about, with_slug=with_slug) for lesson in chosen]
     columns += [*about, "what was done, and why it went so"]
     return align(columns, rows, ["epoch", "gain"])
 
 
 def trend(
-    notebook: Notebook, found: Trend, ahead: int, strategies: Sequence[Mapping[str, Any]]
+    notebook: Notebook, latest: Trend, ahead: int, strategies: Sequence[Mapping[str, Any]]
 ) -> list[str]:
-    """Where the metric is going, and thanks to what.
+    """The trend of the metric, and the strategies that caused it.
 
     Args:
         notebook: The experiment.
-        found: Its trend.
+        latest: Its trend.
         ahead: How many epochs to project.
-        strategies: What `by_strategy` gives.
+        strategies: The rows of `by_strategy`.
     """
-    if found.direction == "unknown":
+    if latest.direction == "unknown":
         return [f"{notebook.slug}: no epoch is judged yet, so there is no trend"]
     monitor, mode = notebook.monitor
-    over = "the last epoch" if found.epochs == 1 else f"the last {found.epochs} epochs"
     lines = [
-        f"{notebook.slug}: val {monitor} ({direction_words(mode)}) is {found.direction}",
-        f"best:       {figure(found.best)}",
-        f"rate:       a gain of {signed(found.rate, of=found.best)} an epoch over {over}, "
-        f"{found.kept:.0%} of them kept",
+        f"{notebook.slug}: val {monitor} ({direction_words(mode)}) is {latest.direction}",
+        f"best:       {figure(latest.best)}",
+        f"rate:       a gain of {signed(latest.rate, of=latest.best)} an epoch over "
+        f"{trend_window(latest)}, {latest.kept:.0%} of them kept",
     ]
-    projected = found.projection(ahead)
+    projected = latest.projection(ahead)
     if projected is not None:
         after = "1 more epoch" if ahead == 1 else f"{ahead} more epochs"
         lines.append(
@@ -250,7 +227,7 @@ def trend(
             shorten(row["strategy"], _STRATEGY),
             str(row["used"]),
             str(row["kept"]),
-            signed(row["gain"], of=found.best),
+            signed(row["gain"], of=latest.best),
             row["blocked"] or "",
         ]
         for row in strategies
@@ -271,22 +248,3 @@ def _row(lesson: Lesson, about: list[str], *, with_slug: bool) -> list[str]:
         *(shorten(getattr(lesson, name), _ABOUT) for name in about),
         shorten(what, _WHAT),
     ]
-
-
-def by_strategy(memory: Memory) -> list[dict[str, Any]]:
-    """The strategies, those that gained most first."""
-    blocked = memory.blocked()
-    found: dict[str, dict[str, Any]] = {}
-    for lesson in memory.lessons:
-        if lesson.outcome in DECISIONS:
-            continue
-        for name in lesson.strategies():
-            row = found.setdefault(
-                name,
-                {"strategy": name, "used": 0, "kept": 0, "gain": 0.0, "blocked": blocked.get(name)},
-            )
-            row["used"] += 1
-            if lesson.outcome == "kept":
-                row["kept"] += 1
-                row["gain"] += lesson.delta or 0.0
-    return sorted(found.values(), key=lambda row: (-row["gain"], row["strategy"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -41,18 +42,17 @@ from autopilot.tracking.notebook import Epoch, Notebook, Status
 
 _OTHER_METRICS = 3
 _LEAST_STRATEGY = 12
+_OF_LAST = ("monitor", "mode", "baseline", "best", "best_epoch")
+_WORKS_IN = {True: "your checkout (in place)", False: "a worktree of its own"}
 _UNFINISHED = ("created", "interrupted", "crashed", "killed")
 
 
 def head(notebook: Notebook) -> list[str]:
-    """What the experiment is and how it stands."""
+    """The experiment's state, base, and result so far."""
     last, manifest = notebook.last, notebook.manifest
-    lines = [f"{notebook.slug}: {_state(notebook.status)}"]
-    base = f"base {manifest.base[:7]} ({manifest.base_branch})"
-    if last is None:
-        return [*lines, f"{base}, no epoch is judged yet"]
-    lines.append(f"{base}, {counted(last.epoch, 'epoch')}, {notebook.kept} kept, {_gain(notebook)}")
-    return lines
+    base = f"base {manifest.base[:7]} ({manifest.base_branch}), "
+    judged = f"{counted(last.epoch, 'epoch')}, {notebook.kept} kept, " if last else ""
+    return [f"{notebook.slug}: {_state(notebook.status)}", f"{base}{judged}{_gain(notebook)}"]
 
 
 def table(notebook: Notebook, epochs: Sequence[Epoch], width: int | None) -> list[str]:
@@ -64,8 +64,10 @@ def table(notebook: Notebook, epochs: Sequence[Epoch], width: int | None) -> lis
         width: Columns; strategies are shortened to fit. None for as wide as need be.
     """
     monitor, mode = notebook.monitor
-    others = [name for name in _val_metrics(epochs) if name != monitor]
-    others = others if len(others) <= _OTHER_METRICS else []
+    others = dict.fromkeys(name for epoch in epochs for name in epoch.metrics["val"])
+    others.pop(monitor, None)
+    if len(others) > _OTHER_METRICS:
+        others.clear()
     shown = [figures(epoch.value, epoch.best, epoch.before) for epoch in epochs]
     values, bests = [texts[0] for texts in shown], [texts[1] for texts in shown]
     deltas = [signed(epoch.delta, of=epoch.before) for epoch in epochs]
@@ -81,7 +83,11 @@ def table(notebook: Notebook, epochs: Sequence[Epoch], width: int | None) -> lis
             best,
             epoch.verdict,
             shorten(epoch.strategy or epoch.summary, None),
-            commit_cell(epoch.record, _revision(epoch)),
+            commit_cell(
+                epoch.record,
+                # A rejected epoch's commit is the state that it went back to.
+                epoch.commit if epoch.verdict != "rejected" else ("", *epoch.steps)[-1],
+            ),
         ]
         for epoch, value, delta, best in zip(epochs, values, deltas, bests, strict=True)
     ]
@@ -96,19 +102,12 @@ def table(notebook: Notebook, epochs: Sequence[Epoch], width: int | None) -> lis
     return lines
 
 
-def _revision(epoch: Epoch) -> str:
-    if epoch.verdict != "rejected":
-        return epoch.commit
-    return epoch.steps[-1] if epoch.steps else ""
-
-
 def foot(notebook: Notebook) -> list[str]:
-    """What is not told by the table, and what to type next."""
-    lines = []
-    state, epoch = notebook.status.state, notebook.going_on
+    """The epoch in progress, and what to type next."""
+    lines, epoch = [], notebook.going_on
     if epoch is not None:
         lines.append(f"epoch {epoch} has no verdict yet: autopilot show {epoch} names its steps")
-    if state in _UNFINISHED:
+    if notebook.status.state in _UNFINISHED:
         lines.append(f"go on: {notebook.goes_on_by}")
     return lines
 
@@ -117,7 +116,7 @@ def rows(
     repo: Repository, project: str | None, row: Callable[[Notebook], dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """A row an experiment, newest first; one whose notes are missing does not hide the others."""
-    found: list[tuple[tuple[int, int], dict[str, Any]]] = []
+    ranked: list[tuple[tuple[int, int], dict[str, Any]]] = []
     tagged = tagged_epochs(repo)
     for slug in experiments(repo):
         if project and not slug.startswith(f"{project}/"):
@@ -125,14 +124,15 @@ def rows(
         try:
             notebook = Notebook(repo, slug)
             notebook.tagged = tagged.get(slug, frozenset())
-            found.append((notebook.recency, row(notebook)))
+            ranked.append((notebook.recency, row(notebook)))
         except ExperimentError as error:
-            found.append(((0, 0), unreadable(slug, error.message)))
-    return [row for _, row in sorted(found, key=itemgetter(0), reverse=True)]
+            damaged = {"state": "unreadable", "detail": error.message, "updated": ""}
+            ranked.append(((0, 0), {"experiment": slug, **damaged}))
+    return [row for _, row in sorted(ranked, key=itemgetter(0), reverse=True)]
 
 
 def none_yet(project: str | None) -> list[str]:
-    """What is said where there is no experiment."""
+    """The lines printed if no experiment exists."""
     if project:
         run = f"autopilot -p {project} run"
         return [f"no experiments of the project {project} yet", f"make one: {run}"]
@@ -141,7 +141,7 @@ def none_yet(project: str | None) -> list[str]:
 
 
 def overview(notebook: Notebook) -> dict[str, Any]:
-    """Where an experiment stands, for a program; found without reading all of its notes."""
+    """The state of an experiment, for a program; does not read all of its notes."""
     last, status, manifest = notebook.last, notebook.status, notebook.manifest
     judged = last.epoch if last else 0
     return {
@@ -156,50 +156,36 @@ def overview(notebook: Notebook) -> dict[str, Any]:
         "epochs": judged,
         "kept": notebook.kept,
         "rejected": judged - notebook.kept,
-        "monitor": last.monitor if last else None,
-        "mode": last.mode if last else None,
-        "baseline": last.baseline if last else None,
-        "best": last.best if last else None,
-        "best_epoch": last.best_epoch if last else None,
+        **{name: getattr(last, name, None) for name in _OF_LAST},
         "cost": notebook.spent,
         "updated": iso(notebook.time_s),
     }
 
 
-def unreadable(slug: str, why: str) -> dict[str, Any]:
-    """The row of an experiment whose notes are missing or damaged."""
-    return {"experiment": slug, "state": "unreadable", "detail": why, "updated": ""}
+def standing(row: Mapping[str, Any]) -> list[str]:
+    """The first four cells of an experiment's row: its name, state, epochs, and those kept."""
+    return [row["experiment"], row["state"], *(str(row.get(x, "-")) for x in ("epochs", "kept"))]
+
+
+def seconds_of(time: str) -> float:
+    """An ISO 8601 time as seconds since 1970."""
+    return datetime.fromisoformat(time).timestamp()
 
 
 def status_table(rows: Sequence[Mapping[str, Any]], now_s: float, width: int | None) -> list[str]:
     """All experiments, one a line."""
-    columns = [
-        "experiment",
-        "state",
-        "epochs",
-        "kept",
-        "metric",
-        "baseline",
-        "best",
-        "updated",
-        "detail",
-    ]
+    columns = ["experiment", "state", "epochs", "kept", "metric", "baseline", "best", "updated"]
     cells = [
         [
-            row["experiment"],
-            row["state"],
-            str(row.get("epochs", "-")),
-            str(row.get("kept", "-")),
+            *standing(row),
             f"val {row['monitor']}{lower_note(row['mode'])}" if row.get("monitor") else "-",
             *figures(row.get("baseline"), row.get("best")),
-            ago(now_s - datetime.fromisoformat(row["updated"]).timestamp())
-            if row["updated"]
-            else "-",
+            ago(now_s - seconds_of(row["updated"])) if row["updated"] else "-",
             row["detail"] if row["state"] != "killed" else "",
         ]
         for row in rows
     ]
-    lines = align(columns, cells, right=("epochs", "kept", "baseline", "best"))
+    lines = align([*columns, "detail"], cells, right=("epochs", "kept", "baseline", "best"))
     return [shorten_end(line, width) for line in lines]
 
 
@@ -211,7 +197,7 @@ def shorten_end(line: str, width: int | None) -> str:
 
 
 def status_page(notebook: Notebook) -> list[str]:
-    """All about one experiment, and what to type next."""
+    """Everything about one experiment, and what to type next."""
     manifest, last, slug = notebook.manifest, notebook.last, notebook.slug
     branch = notebook.layout.branch_name
     count = counted(len(notebook.commits), "commit")
@@ -227,21 +213,17 @@ def status_page(notebook: Notebook) -> list[str]:
         "fork of": manifest.forked_from.replace("@", ", epoch "),
         "branch": f"{branch}, {count}, tip {notebook.tip[:7]}",
         "parameters": pairs(manifest.parameters),
-        "works in": _PLACES[manifest.in_place] if manifest.target else "",
+        "works in": _WORKS_IN[manifest.in_place] if manifest.target else "",
         "linked": ", ".join(manifest.links),
         "metric": f"val {last.monitor}, {direction_words(last.mode)}" if last else "",
-        "result": _gain(notebook) if last else "no epoch is judged yet",
+        "result": _gain(notebook),
         "epochs": _counts(notebook) if last else "",
         "cost": costs(notebook.spent),
-        "started": git_date(datetime.fromisoformat(started).timestamp()) if started else "",
+        "started": git_date(seconds_of(started)) if started else "",
         "updated": f"{git_date(notebook.time_s)} ({ago(time.time() - notebook.time_s)})",
     }
-    lines = [f"{slug}: {_state(notebook.status)}"]
-    lines += labelled(facts)
-    return [*lines, "next:", *(f"  {line}" for line in _next(notebook))]
-
-
-_PLACES = {True: "your checkout (in place)", False: "a worktree of its own"}
+    following = [f"  {line}" for line in _next(notebook)]
+    return [f"{slug}: {_state(notebook.status)}", *labelled(facts), "next:", *following]
 
 
 def _next(notebook: Notebook) -> list[str]:
@@ -263,12 +245,11 @@ def _next(notebook: Notebook) -> list[str]:
 
 def _counts(notebook: Notebook) -> str:
     judged = [epoch for epoch in notebook.epochs if epoch.number]
-    rejected = [epoch for epoch in judged if epoch.verdict == "rejected"]
-    odd = {name: sum(epoch.record.outcome == name for epoch in rejected) for name in ODD_OUTCOMES}
-    told = ", ".join(f"{count} {name}" for name, count in odd.items() if count)
-    kept = len(judged) - len(rejected)
-    text = f"{len(judged)} judged: {kept} kept, {len(rejected)} rejected"
-    return text + (f" ({told})" if told else "")
+    rejected = Counter(epoch.record.outcome for epoch in judged if epoch.verdict == "rejected")
+    odd = ", ".join(f"{rejected[name]} {name}" for name in ODD_OUTCOMES if rejected[name])
+    count = rejected.total()
+    text = f"{len(judged)} judged: {len(judged) - count} kept, {count} rejected"
+    return f"{text} ({odd})" if odd else text
 
 
 def _state(status: Status) -> str:
@@ -280,15 +261,11 @@ def _state(status: Status) -> str:
 def _gain(notebook: Notebook) -> str:
     last = notebook.last
     if last is None:
-        return ""
+        return "no epoch is judged yet"
     value = last.best if last.best_epoch else None
     best = f"best: epoch {last.best_epoch}, "
     best += progressed(last.monitor, last.baseline, value, last.mode)
     return ", ".join(filter(None, (best, test_gain(notebook.test_gain(last.best_epoch)))))
-
-
-def _val_metrics(found: Sequence[Epoch]) -> list[str]:
-    return list(dict.fromkeys(name for epoch in found for name in epoch.metrics["val"]))
 
 
 # The bit of each dot of a braille character, by row from the top and column.

@@ -1,9 +1,10 @@
-"""What a user sees while a run goes on: a line for each epoch, and a live line on a terminal."""
+"""The output of a run: a line for each epoch, and a live line on a terminal."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partialmethod
 from typing import TYPE_CHECKING, Any
 
 from autopilot.cli.output import Output
@@ -53,7 +54,7 @@ class Reporter(Callback):
         self._table: EpochTable | None = None
         self.rescued: list[str] = []
         self.as_users: Callable[[str], str] = str
-        self._told = 0
+        self._shown_rescues = 0
         self._tried: list[str] = []
         self._has_step = False
         self._is_waiting = False
@@ -62,11 +63,8 @@ class Reporter(Callback):
         self._started_s = self._judged_s = time.monotonic()
         self._first_epoch = trainer.experiment.last_epoch
         if self._first_epoch >= 0 and self._is_first:
-            best = figure(trainer.experiment.best_value)
-            self._line(
-                f"going on after epoch {self._first_epoch}; best so far: epoch "
-                f"{trainer.experiment.best_epoch}, {best}"
-            )
+            best = f"epoch {trainer.experiment.best_epoch}, {figure(trainer.experiment.best_value)}"
+            self._line(f"going on after epoch {self._first_epoch}; best so far: {best}")
             self._tell_noise(trainer.experiment.history[0])
         self._tell_rescued()
         if self.output.is_terminal and not self.output.as_json:
@@ -74,35 +72,31 @@ class Reporter(Callback):
             self._task = self._live.add_task("", total=None, speed="", best="", left="")
             self._live.start()
 
-    def on_train_batch_end(
+    def _advance(
         self,
+        split: str,
         trainer: RunView,
         module: AutoPilotModule,
         outputs: Datum,
         batch: Datum,
         batch_idx: int,
     ) -> None:
-        self._advance(trainer, "train", batch, batch_idx)
+        """Moves the live line on, at the end of a batch of any split."""
+        if self._live is None:
+            return
+        elapsed_s = max(time.monotonic() - self._started_s, 1e-9)
+        self._split_items += len(batch)
+        self._live.update(
+            self._task,
+            description=f"epoch {trainer.current_epoch} {split} batch {batch_idx + 1}",
+            speed=f"{self._split_items / elapsed_s:.0f} items/s",
+            best=f"best {figure(trainer.experiment.best_value)}",
+            left=self._time_left(trainer.experiment.last_epoch),
+        )
 
-    def on_validation_batch_end(
-        self,
-        trainer: RunView,
-        module: AutoPilotModule,
-        outputs: Datum,
-        batch: Datum,
-        batch_idx: int,
-    ) -> None:
-        self._advance(trainer, "val", batch, batch_idx)
-
-    def on_test_batch_end(
-        self,
-        trainer: RunView,
-        module: AutoPilotModule,
-        outputs: Datum,
-        batch: Datum,
-        batch_idx: int,
-    ) -> None:
-        self._advance(trainer, "test", batch, batch_idx)
+    on_train_batch_end = partialmethod(_advance, "train")
+    on_validation_batch_end = partialmethod(_advance, "val")
+    on_test_batch_end = partialmethod(_advance, "test")
 
     def on_step_committed(
         self, trainer: RunView, module: AutoPilotModule, step: StepRecord
@@ -123,9 +117,8 @@ class Reporter(Callback):
         has_commit, self._has_step = self._has_step or record.verdict != "rejected", False
         revision = trainer.experiment.revision_of(record.epoch) if has_commit else ""
         before = [r.best for r in trainer.experiment.history if r.epoch < record.epoch]
-        self._line(
-            self._table.row(record, before[-1] if before else None, revision), record.verdict
-        )
+        row = self._table.row(record, before[-1] if before else None, revision)
+        self._line(row, record.verdict)
         failed = record.reasons[:1] if record.outcome == "failed" else ()
         for text in dict.fromkeys((*failed, *trainer.notes)):
             self._line(f"{_INDENT}{redact(one_line(text, _NOTE_WIDTH))}")
@@ -162,7 +155,7 @@ class Reporter(Callback):
         self, trainer: RunView, module: AutoPilotModule, exception: BaseException
     ) -> None:
         self.stop()
-        # An epoch that comes to nothing has no row: where its items raised is said nevertheless.
+        # An epoch that fails as a whole has no row; its items' failures are printed nevertheless.
         if isinstance(exception, EvaluationError):
             for split in ("train", "val"):
                 self.tell_failures(trainer, split)
@@ -175,17 +168,17 @@ class Reporter(Callback):
         self._tell_rescued()
 
     def _tell_noise(self, baseline: MetricsRecord) -> None:
-        """What the second measurement of the baseline came to, and what follows from it."""
+        """The result of the second measurement of the baseline, and what follows from it."""
         if baseline.noise is not None:
             self._line(f"val: {baseline.reasons[1]}")
 
     def _tell_rescued(self) -> None:
-        for commit in self.rescued[self._told :]:
+        for commit in self.rescued[self._shown_rescues :]:
             self._line(
                 "note: a step was undone; what the files held, edits by hand included, is kept: "
                 f"git show {commit[:10]}"
             )
-        self._told = len(self.rescued)
+        self._shown_rescues = len(self.rescued)
 
     def _line(self, text: str, verdict: str = "") -> None:
         if self._live is not None:
@@ -195,22 +188,8 @@ class Reporter(Callback):
         else:
             self.output.line(text)
 
-    def _advance(self, trainer: RunView, split: str, batch: Datum, batch_idx: int) -> None:
-        if self._live is None:
-            return
-        elapsed_s = max(time.monotonic() - self._started_s, 1e-9)
-        self._split_items += len(batch)
-        best = trainer.experiment.best_value
-        self._live.update(
-            self._task,
-            description=f"epoch {trainer.current_epoch} {split} batch {batch_idx + 1}",
-            speed=f"{self._split_items / elapsed_s:.0f} items/s",
-            best=f"best {figure(best)}",
-            left=self._time_left(trainer.experiment.last_epoch),
-        )
-
     def _time_left(self, judged: int) -> str:
-        """What the epochs that may follow take, by those that this session has judged."""
+        """The time that further epochs may take, by those that this session has judged."""
         done = judged - self._first_epoch
         if self.max_epochs is None or done < 1:
             return ""
@@ -277,19 +256,12 @@ def _live(output: Output, trainer: RunView) -> Progress:
     from rich.text import Text
 
     class Spending(ProgressColumn):
-        """What model calls cost, by role: drawn anew all the time, not once a batch."""
+        """The cost of model calls, by role; drawn many times a second, not once a batch."""
 
         def render(self, task: Task) -> Text:
             ledger = trainer.ledger
             return Text(ledger.render() if ledger.by_role() else "")
 
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        Spending(),
-        TextColumn("{task.fields[speed]}"),
-        TextColumn("{task.fields[best]}"),
-        TextColumn("{task.fields[left]}"),
-        console=output.console,
-        transient=True,
-    )
+    fields = [TextColumn(f"{{task.fields[{name}]}}") for name in ("speed", "best", "left")]
+    columns = [SpinnerColumn(), TextColumn("{task.description}"), Spending(), *fields]
+    return Progress(*columns, console=output.console, transient=True)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from autopilot.proof.replay import EpochReplay, Replay
     from autopilot.tracking.integrity import Difference
 
-# What XML 1.0 cannot hold.
+_EPOCH = ("split", "verdict", "commit", "recorded", "replayed", "seconds")
+# The characters that XML 1.0 cannot hold.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -27,7 +28,7 @@ class Case:
     """One thing that was checked.
 
     Args:
-        name: What.
+        name: Its subject.
         failures: A sentence for each way in which it failed; none: it passed.
         seconds: How long it took.
     """
@@ -78,7 +79,7 @@ def annotation(level: str, title: str, text: str) -> str:
     Args:
         level: "error" or "notice".
         title: Its title.
-        text: What is said; line breaks are kept.
+        text: The message; line breaks are kept.
 
     >>> annotation("error", "epoch 3: val f1", "0.7 before, 0.6 now")
     '::error title=epoch 3%3A val f1::0.7 before, 0.6 now'
@@ -95,29 +96,27 @@ def _clean(text: str) -> str:
     return _NOT_XML.sub("\ufffd", text)
 
 
-def table(output: Output, found: Sequence[Difference]) -> None:
-    """Prints what differs: epoch, what, recorded and replayed value, and why."""
+def table(output: Output, differences: Sequence[Difference]) -> None:
+    """Prints the differences: epoch, what, recorded and replayed value, and why."""
     rows = [
         [
-            "-" if each.epoch is None else str(each.epoch),
-            each.what,
-            _value(each.recorded),
-            _value(each.found),
+            *("-" if each.epoch is None else str(each.epoch), each.what),
+            *(_value(each.recorded), _value(each.found)),
         ]
-        for each in found
+        for each in differences
     ]
     lines = align(["epoch", "what", "recorded", "replayed"], rows, ["epoch"])
     output.line(lines[0], "bold")
-    told = ""
-    for each, line in zip(found, lines[1:], strict=True):
+    previous = ""
+    for each, line in zip(differences, lines[1:], strict=True):
         output.line(line, "red")
-        if each.why and each.why != told:
+        if each.why and each.why != previous:
             output.line(f"       {each.why}")
-        told = each.why
+        previous = each.why
 
 
 def incomparable(judged: Sequence[EpochReplay]) -> list[str]:
-    """What came out otherwise and is no difference: it is noisy."""
+    """The metrics that changed without counting as differences, since they are noisy."""
     epochs: dict[str, list[str]] = {}
     for epoch in judged:
         for each in epoch.incomparable:
@@ -129,78 +128,69 @@ def incomparable(judged: Sequence[EpochReplay]) -> list[str]:
     return [*lines, f"       no seed repeats it; compare a metric: --tolerance {metric}=0.2"]
 
 
-def environment(again: Replay, found: Sequence[Difference]) -> list[str]:
+def environment(replay: Replay, found: Sequence[Difference]) -> list[str]:
     """A line with the differences from the environment of the epochs that differ."""
     from autopilot.core.records.history import environment_at
     from autopilot.sandbox.environment import differences
 
     epochs = dict.fromkeys(each.epoch for each in found if each.epoch is not None)
-    recorded = (environment_at(again.notebook.events, epoch) for epoch in epochs)
+    recorded = (environment_at(replay.notebook.events, epoch) for epoch in epochs)
     here = dict.fromkeys(each for values in recorded for each in differences(values))
     return [f"not as it was measured: {', '.join(here)}"] if here else []
 
 
-def next_lines(again: Replay, found: Sequence[Difference]) -> list[str]:
-    """What to do now."""
-    slug = again.notebook.slug
-    if not found:
+def next_lines(replay: Replay, differences: Sequence[Difference]) -> list[str]:
+    """The commands to go on with."""
+    slug = replay.notebook.slug
+    if not differences:
         return [f"read it:   autopilot log {slug}"]
     lines = []
-    if any(each.found == "missing" for each in found):
+    if any(each.found == "missing" for each in differences):
         lines.append(f"is it all here?  autopilot fetch origin {slug}, then again")
-    numbers = list(dict.fromkeys(each.epoch for each in found if each.epoch is not None))
-    known = [number for number in numbers if number in again.judged]
-    if known:
-        lines.append(f"look at it:      autopilot show {known[0]} -e {slug}")
-    else:
-        tip = again.notebook.tip[:10]
-        lines.append(f"look at it:      git log --notes='autopilot/*' {tip}")
-    return lines
+    command = f"git log --notes='autopilot/*' {replay.notebook.tip[:10]}"
+    for each in differences:
+        if each.epoch is not None and each.epoch in replay.judged:
+            command = f"autopilot show {each.epoch} -e {slug}"
+            break
+    return [*lines, f"look at it:      {command}"]
 
 
 def cases(branch: Sequence[Difference], judged: Sequence[EpochReplay]) -> list[Case]:
     """A case for branch, tags and notes, and one for each epoch that was evaluated."""
-    whole = [f"{_about(each)}{sentence(each)}" for each in branch]
-    return [
-        Case("branch, tags and notes", whole),
-        *(
-            Case(
-                f"epoch {e.number} {e.split}", [sentence(each) for each in e.differences], e.seconds
-            )
-            for e in judged
-        ),
+    whole = Case("branch, tags and notes", [f"{_about(each)}{sentence(each)}" for each in branch])
+    return [whole] + [
+        Case(f"epoch {e.number} {e.split}", [*map(sentence, e.differences)], e.seconds)
+        for e in judged
     ]
 
 
 def document(
-    again: Replay, found: Sequence[Difference], judged: Sequence[EpochReplay], seconds: float
+    replay: Replay,
+    differences: Sequence[Difference],
+    judged: Sequence[EpochReplay],
+    seconds: float,
 ) -> dict[str, Any]:
     """A replay as JSON."""
-    settings = again.settings
+    settings = replay.settings
     return {
-        "experiment": again.notebook.slug,
-        "tip": again.notebook.tip,
-        "level": again.level,
+        "experiment": replay.notebook.slug,
+        "tip": replay.notebook.tip,
+        "level": replay.level,
         "tolerance": settings.tolerance,
         "tolerances": settings.shares,
         "live": settings.live,
-        "same": not found,
+        "same": not differences,
         "epochs": [
             {
                 "epoch": epoch.number,
-                "split": epoch.split,
-                "verdict": epoch.verdict,
-                "commit": epoch.commit,
-                "recorded": epoch.recorded,
-                "replayed": epoch.replayed,
+                **{name: getattr(epoch, name) for name in _EPOCH},
                 "same": not epoch.differences,
                 "not_comparable": [each.what for each in epoch.incomparable],
-                "seconds": epoch.seconds,
             }
             for epoch in judged
         ],
-        "differences": found,
-        "environment": environment(again, found),
+        "differences": differences,
+        "environment": environment(replay, differences),
         "seconds": seconds,
     }
 
@@ -216,8 +206,8 @@ def _about(each: Difference) -> str:
 
 def sentence(each: Difference) -> str:
     """A difference in one line."""
-    told = f"{each.what}: recorded {_value(each.recorded)}, replayed {_value(each.found)}"
-    return f"{told} ({each.why})" if each.why else told
+    values = f"{each.what}: recorded {_value(each.recorded)}, replayed {_value(each.found)}"
+    return f"{values} ({each.why})" if each.why else values
 
 
 def _value(value: float | str | None) -> str:

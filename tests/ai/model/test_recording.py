@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from autopilot.ai import gradient, optimizer
 from autopilot.ai.model.recording import (
     LocalRecorder,
     make_record,
@@ -36,6 +37,19 @@ def test_keys_are_those_of_earlier_versions() -> None:
         assert request_key(BODY, sample=1) == f"{KEY}-v2-a1-1"
     with numbered("v", 1):
         assert request_key(BODY) == KEY
+
+
+@pytest.mark.parametrize(
+    ("part", "key"),
+    [
+        (gradient.SYSTEM, "882b8dcb47b07fdefb1c4f881b8bd94b"),
+        (gradient.Collated.model_json_schema(), "e28a0f0ae09c79fdd9e5e0e218e03600"),
+        (optimizer.SYSTEM, "95c9caae6c801d577d33845fd81b1f6d"),
+        (optimizer.EditReply.model_json_schema(), "209b4e3fe9a5927c786f035d4cdf5d3c"),
+    ],
+)
+def test_what_every_request_says_is_as_in_earlier_versions(part: object, key: str) -> None:
+    assert request_key({"a": part}) == key
 
 
 def test_transport_and_caching_are_not_asked() -> None:

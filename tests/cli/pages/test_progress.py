@@ -1,4 +1,4 @@
-"""What a run prints: the table of epochs, failures of items, and which way is better."""
+"""autopilot.cli.pages.progress: the table of epochs, failures of items, and the direction."""
 
 from __future__ import annotations
 
