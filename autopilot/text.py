@@ -112,6 +112,11 @@ def printable(name: str) -> str:
     return "".join(escaped).encode("utf-8", "backslashreplace").decode()
 
 
+def is_secret(name: str, value: str) -> bool:
+    """Whether an environment variable holds a secret: by its name, or a password in an address."""
+    return any(True for _ in _parts(name, value))
+
+
 def leaked(text: str) -> str:
     """The environment variable whose secret stands in a text; "" if there is none."""
     return next((name for secret, name in _secrets().items() if secret in text), "")

@@ -167,7 +167,8 @@ def delete(
     output.line(f"deleted {found.slug}")
     for tip in found.branch.values():
         output.line(f"git keeps its commits for a while: git log {tip[:10]}")
-    output.document({"experiment": found.slug, "deleted": True, "refs": found.refs})
+    gone = {"refs": found.refs, "outputs": found.outputs}
+    output.document({"experiment": found.slug, "deleted": True, **gone})
 
 
 def export(

@@ -205,6 +205,7 @@ def _conclude(
         output.line()
         replay_page.table(output, found)
         output.line()
+        output.lines(replay_page.environment(again, found))
         if again.ended:
             output.line(f"ended early: {again.ended}")
         verdict = f"{slug} does not replay: {counted(len(found), 'difference')}, {took}"

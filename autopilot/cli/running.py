@@ -33,6 +33,7 @@ from autopilot.errors import ExperimentError
 from autopilot.text import counted, redact
 from autopilot.tracking.holding import memory_of
 from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.outputs import output_lines
 
 # Makes a session of callbacks and the experiment's name, "" where it has none yet.
 Prepare: TypeAlias = Callable[[Sequence[Any], str], Session]
@@ -191,7 +192,9 @@ def _run_session(
     use_prices(session.options.prices or ())
     reporter.max_epochs, reporter.rescued = session.max_epochs, session.store.rescued
     reporter.as_users, reporter.lacks = session.workspace.as_users, session.workspace.lacks
+    killed = session.workspace.outputs
     try:
+        output.lines(output_lines(killed, "removed with the worktree of the killed run"))
         if child.is_first:
             output.lines(f"note: {note}" for note in session.notes)
             output.line(_headline(session))
@@ -203,6 +206,7 @@ def _run_session(
         raise
     finally:
         reporter.stop()
+        output.lines(output_lines(session.outputs))
     _summarize(output, session, result)
     output.document(_document(session, result))
     if result.interrupted:
@@ -327,6 +331,7 @@ def _document(session: Session, result: Result) -> dict[str, Any]:
         "test": result.test,
         "cost": result.cost,
         "models": session.trainer.run.ledger.by_role(),
+        "outputs": [*session.workspace.outputs, *session.outputs],
         "never_measured": [item.id for item in _never_measured(session)[1]],
     }
 

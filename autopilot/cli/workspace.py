@@ -33,6 +33,7 @@ from autopilot.projects.project import (
 from autopilot.sandbox.processes import run_process
 from autopilot.text import counted
 from autopilot.tracking.layout import experiments
+from autopilot.tracking.outputs import output_lines
 from autopilot.tracking.upkeep import Litter, clear, find_litter, make_tags, missing_tags, states_of
 
 _TIMEOUT_S = 600.0
@@ -340,6 +341,8 @@ def gc(
         # Programs read the kind under its first name.
         named = "progress file" if litter.kind == "journal" else litter.kind
         output.line(f"{what} {named} {litter.path}: {litter.why}")
+        if gone:
+            output.lines(output_lines(litter.outputs, f"{what} with it"))
     tags: dict[str, list[int]] = {}
     for slug, state in states_of(repo).items():
         missing = [] if state in ("running", "unreadable") else missing_tags(repo, slug)

@@ -19,7 +19,13 @@ from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Decision
 from autopilot.core.progress import Death, EpochProgress, Position, PositionLog
 from autopilot.core.records import message
-from autopilot.core.records.history import History, KnownState, Summary, summarize
+from autopilot.core.records.history import (
+    History,
+    KnownState,
+    Summary,
+    environment_at,
+    summarize,
+)
 from autopilot.core.records.record import Decide, Event, Manifest, MetricsRecord, StepRecord
 from autopilot.core.stepping import Guard, check_inputs
 from autopilot.core.store import InMemoryStore, Revision, Store
@@ -99,6 +105,7 @@ class Experiment(History):
         self.repeats: Mapping[tuple[int, int], tuple[str, StepRecord]] = {}
         self.changes: Mapping[str, Any] = {}
         self.guard, self.violations = Guard(), list[str]()
+        self._environment: dict[str, str] = {}
         self.monitored: Monitored | None = None
         self.positions, self.died = PositionLog(), list[Death]()
 
@@ -183,6 +190,7 @@ class Experiment(History):
         self._steps, self._items, self._passes, self.best_items = [], {}, [], ()
         self.load_history(self.store.records(MetricsRecord))
         self._checked_inputs()
+        self._environment = environment_at(self.events)
         last = self.last_epoch
         # Decisions by hand stand; the lesson of an epoch without a record is learned again.
         by_hand = ("blocked", "unblocked")
@@ -395,6 +403,7 @@ class Experiment(History):
         self.progress.clear()
         self._finish(record, revision, ())
         self._state = self.record_of(record.best_epoch).tree
+        self._note_environment()
         self.store.clear_progress()
         return record
 
@@ -431,6 +440,7 @@ class Experiment(History):
         self.metrics.setdefault(epoch, {})["test"] = metrics
         if gain is not None:
             self.gains[epoch] = gain
+        self._note_environment()
         self.store.clear_progress()
 
     def on_loop_complete(self, name: str, detail: str) -> None:
@@ -532,6 +542,15 @@ class Experiment(History):
             self.void_results()
             raise
         return now or {}
+
+    def _note_environment(self) -> None:
+        """Writes down what evaluations depend on, where that is new."""
+        now = self.guard.environment()
+        new = {name: value for name, value in now.items() if self._environment.get(name) != value}
+        if new:
+            self._environment |= new
+            event = Event(epoch=max(self.last_epoch, 0), name="measured", environment=new)
+            self._annotate_start(event)
 
     def _event(self, name: str, detail: str = "", options: Mapping[str, Any] | None = None) -> None:
         epoch = max(self.last_epoch, 0)

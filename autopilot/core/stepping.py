@@ -152,6 +152,10 @@ class Guard:
         """
         return None
 
+    def environment(self) -> Mapping[str, str]:
+        """The environment of evaluations so far, see Event; empty if it is not followed."""
+        return {}
+
 
 def check_inputs(known: Mapping[str, str], now: Mapping[str, str], slug: str) -> None:
     """Refuses to compare scores of different evaluators or data.

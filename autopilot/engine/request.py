@@ -101,6 +101,12 @@ class Options:
         names="--price",
         metavar="MODEL=IN/OUT",
     )
+    keep: Sequence[str] | None = _option(
+        "Move this, which the evaluation writes, to the git folder before the worktree goes.",
+        type=list[str],
+        names="--keep",
+        metavar="PATH",
+    )
     accumulate: int | None = _option(
         "Batches between two optimizer steps; one step an epoch if not.", fixed=True, min=1
     )

@@ -15,6 +15,7 @@ from autopilot.core.items import leakage_notes
 from autopilot.core.memory import BLOCK_AFTER
 from autopilot.core.module import AutoPilotModule, name_parameters
 from autopilot.core.outages import infrastructure_in
+from autopilot.core.records.history import environment_at
 from autopilot.core.records.record import Event, Manifest, MetricsRecord
 from autopilot.core.setup_checks import check_module, check_setup, item_count
 from autopilot.core.stopping import StopCondition
@@ -43,11 +44,13 @@ from autopilot.git.locks import ExclusiveLock
 from autopilot.git.objects import count_loose, maintain
 from autopilot.git.repository import Repository
 from autopilot.sandbox.confinement import guard_of
+from autopilot.sandbox.environment import differences
 from autopilot.sandbox.workspace import open_workspace, undone_on_failure
 from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.holding import GitMemory
 from autopilot.tracking.layout import Layout, hold
 from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.outputs import WrittenPath, check_keep, keep_outputs
 
 _MAINTAIN_EVERY = 500
 _LOOSE_OBJECTS = 4000
@@ -68,6 +71,7 @@ class Session:
         split_sizes: The numbers of train and val items, "?" where they cannot be known beforehand.
         notes: Lines that the user should read before it starts.
         remarks: Lines that the user should read once it has ended.
+        outputs: What evaluations wrote into a worktree that is gone.
     """
 
     def __init__(
@@ -86,11 +90,11 @@ class Session:
         self.notes: list[str] = []
         self.remarks: list[str] = []
         self._clean_up: Callable[[], None] = lambda: None
-        in_place, base = manifest.in_place, manifest.base
-        with undone_on_failure(user, slug, in_place=in_place):
-            self.workspace = open_workspace(
-                user, folder, slug, base, in_place=in_place, links=manifest.links
-            )
+        with undone_on_failure(user, slug, in_place=manifest.in_place):
+            keep = options.keep or ()
+            check_keep(manifest, keep)
+            self.workspace = open_workspace(user, folder, manifest, keep)
+            self.outputs = list[WrittenPath]()
             # The experiment's lock does not keep another experiment out of this checkout.
             self.place = self.workspace.lock
             with self.place.released_on_failure(), self.workspace.explained():
@@ -150,9 +154,15 @@ class Session:
             )
         lock = ExclusiveLock(Layout(slug).lock(user))
         hold(lock, slug)
+        differs = ", ".join(differences(environment_at(notebook.events)))
         with lock.released_on_failure():
             here, options = user.workdir / manifest.directory, options_of(notebook, changes)
-            session = cls(user, slug, here, manifest, options, callbacks, lock)
+            try:
+                session = cls(user, slug, here, manifest, options, callbacks, lock)
+            except AutopilotError as error:
+                error.hint += f"; not as it was measured: {differs}" if differs else ""
+                raise
+        session.notes += [f"not as it was measured: {differs}"] if differs else []
         session.trainer.experiment.ignore_stop = bool(changes.given())
         session.trainer.experiment.changes = changes.given()
         return session
@@ -226,7 +236,19 @@ class Session:
         if not self.trainer.experiment.is_open:
             self.store.close()
             self.place.release()
-            self.workspace.undo()
+            if self.workspace.is_new:
+                self._remove()
+
+    def _remove(self) -> None:
+        """Removes the worktree, and keeps what is to be kept of it."""
+        place, workspace = self.workspace.repo.workdir, self.workspace
+        if not workspace.in_place:
+            # The parameters' places are known only now for one that has just begun.
+            parameters = {str(n): scope.path for n, scope in enumerate(self.bench.scopes)}
+            patterns = {str(n): s.parameter.pattern for n, s in enumerate(self.bench.scopes)}
+            manifest = replace(self.manifest, parameters=parameters, patterns=patterns)
+            self.outputs += keep_outputs(place, self.user, manifest, self.options.keep or ())
+        workspace.remove()
 
     def run(self, *, score_test: bool = True) -> Result:
         """Trains until there is a reason to stop, then scores baseline and best on the test split.
@@ -251,7 +273,7 @@ class Session:
         self.store.close()
         # After an interrupt the worktree stays: a resumed run finds its files checked out.
         if not result.interrupted:
-            self.workspace.remove()
+            self._remove()
         if count_loose(self.user) > _LOOSE_OBJECTS:
             maintain(self.user)
         return result
@@ -280,7 +302,7 @@ class Session:
             detail = error.message if isinstance(error, AutopilotError) else described(error)
             # Later: the error is explained by a look at the worktree.
             if not experiment.is_open:
-                self._clean_up = self.workspace.undo
+                self._clean_up = self.discard
             elif is_outage and not (is_new and type(error) is NoKeyError):
                 # An outage says nothing about the system: what was measured and paid is kept.
                 with contextlib.suppress(AutopilotError):
@@ -290,7 +312,7 @@ class Session:
             elif is_new:
                 # Nothing was measured: an experiment without a baseline is of no use.
                 self.store.abandon()
-                self._clean_up = self.workspace.remove
+                self._clean_up = self._remove
             elif experiment.last_epoch >= 0:
                 with contextlib.suppress(AutopilotError):
                     experiment.on_loop_complete("crashed", detail)

@@ -26,6 +26,11 @@ def decision_line(event: Event) -> str:
 
 def event_detail(event: Event) -> str:
     """The text of an event beside its name."""
+    if event.environment:
+        return ", ".join(
+            name if name.startswith("$") else f"{name} {value}"
+            for name, value in event.environment.items()
+        )
     return decision_line(event) if event.name == "decided" else event.detail
 
 

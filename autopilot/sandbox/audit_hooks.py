@@ -21,6 +21,7 @@ from autopilot.errors import NetworkRefusedError
 from autopilot.git import objects
 from autopilot.git.repository import Repository
 from autopilot.git.workfiles import WorkFiles
+from autopilot.sandbox.environment import Environment
 from autopilot.tracking.parameters import Scope
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -56,6 +57,7 @@ class Inputs:
         scopes: The parameters, which are none of them.
         listens: Whether what is opened now counts.
         programs: Called with each program that an evaluation starts.
+        environment: What else it depends on; open as long as this is.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Inputs:
         self.scopes: Sequence[Scope] = ()
         self.listens = True
         self.programs: Callable[..., None] | None = None
+        self.environment = Environment(lambda: self.listens)
         self._tree = objects.tree_of(repo, base)
         self._links, self._in_place = links, in_place
         self._files = WorkFiles(repo, repo.workdir)
@@ -88,9 +91,11 @@ class Inputs:
             sys.addaudithook(_hear)
             _is_installed = True
         _listening.append(self)
+        self.environment.open()
 
     def close(self) -> None:
         """Listens no more."""
+        self.environment.close()
         with contextlib.suppress(ValueError):
             _listening.remove(self)
 

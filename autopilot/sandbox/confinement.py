@@ -76,6 +76,9 @@ class AgentGuard(Guard):
     def inputs(self, known: Iterable[str] = ()) -> Mapping[str, str]:
         return self._inputs.blobs(known)
 
+    def environment(self) -> Mapping[str, str]:
+        return self._inputs.environment.now()
+
     def confine(self) -> None:
         if self._is_confined:
             return

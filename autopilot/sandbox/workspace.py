@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from autopilot.core.records.record import Manifest
 from autopilot.errors import AutopilotError, RepositoryError, UsageError
 from autopilot.git import objects
 from autopilot.git.commands import run_git
@@ -27,6 +28,7 @@ from autopilot.sandbox import imports
 from autopilot.sandbox.imports import Redirection
 from autopilot.sandbox.missing import Missing
 from autopilot.sandbox.processes import end_marked
+from autopilot.tracking.outputs import WrittenPath, keep_outputs
 
 AGENTS_GIT = "git"
 
@@ -56,6 +58,7 @@ class Workspace:
         directory: The working directory below the top, "" for the top itself.
         is_new: Whether it was made just now; not what a kill left behind.
         links: What `--link` brought in.
+        outputs: What evaluations had written into a worktree that was made anew.
     """
 
     user: Repository
@@ -63,6 +66,7 @@ class Workspace:
     directory: str
     is_new: bool = False
     links: tuple[Link, ...] = ()
+    outputs: tuple[WrittenPath, ...] = ()
 
     @property
     def in_place(self) -> bool:
@@ -162,22 +166,21 @@ def directory_of(user: Repository, folder: Path) -> str:
 
 
 def open_workspace(
-    user: Repository, folder: Path, slug: str, base: str, *, in_place: bool, links: Sequence[str]
+    user: Repository, folder: Path, manifest: Manifest, keep: Sequence[str] = ()
 ) -> Workspace:
     """The checkout for an experiment; one that a kill left behind is used again.
 
     Args:
         user: The user's repository.
         folder: The folder that the command works in.
-        slug: The experiment.
-        base: The commit that it starts from.
-        in_place: Use the user's own checkout.
-        links: Ignored paths, relative to the folder, that the evaluation needs.
+        manifest: The experiment's: its name, its base, its links, whether it runs in place.
+        keep: Outputs that are kept where that worktree is not whole.
 
     Raises:
         GitCommandError: the worktree cannot be made.
         UsageError: a link that does not exist, or is tracked.
     """
+    slug, base, in_place, links = manifest.slug, manifest.base, manifest.in_place, manifest.links
     directory = directory_of(user, folder)
     path = user.workdir if in_place else worktree_path(user, slug)
     end_marked(path)
@@ -185,8 +188,10 @@ def open_workspace(
         if links:
             raise UsageError("--link goes with a worktree", hint="leave out --link or --in-place")
         return Workspace(user, user, directory)
-    left = _left_behind(user, path, base)
-    workspace = Workspace(user, left or add_worktree(user, path, base), directory, left is None)
+    left = _left_behind(user, path, manifest, keep)
+    outputs = () if isinstance(left, Repository) else tuple(left)
+    repo = left if isinstance(left, Repository) else add_worktree(user, path, base)
+    workspace = Workspace(user, repo, directory, repo is not left, outputs=outputs)
     try:
         made = tuple(link_into(workspace, folder, base, link) for link in links)
         return replace(workspace, links=made)
@@ -212,12 +217,14 @@ def undone_on_failure(user: Repository, slug: str, *, in_place: bool) -> Iterato
         raise
 
 
-def _left_behind(user: Repository, path: Path, base: str) -> Repository | None:
-    """The worktree that a kill left; one that is not whole is removed."""
+def _left_behind(
+    user: Repository, path: Path, manifest: Manifest, keep: Sequence[str]
+) -> Repository | list[WrittenPath]:
+    """The worktree that a kill left; one that is not whole is removed: the outputs in it."""
     killed_in_step = (private_path(path) / AGENTS_GIT).exists()
     shutil.rmtree(private_path(path), ignore_errors=True)
     if not path.exists():
-        return None
+        return []
     with contextlib.suppress(RepositoryError):
         # What an agent did until the kill is not known.
         if killed_in_step:
@@ -225,13 +232,15 @@ def _left_behind(user: Repository, path: Path, base: str) -> Repository | None:
         repo = Repository.discover(path)
         # git keeps the lock until all files are checked out.
         whole = repo.workdir.samefile(path) and not (repo.git_dir / "locked").exists()
-        if whole and repo.common_dir == user.common_dir and repo.head_commit() == base:
+        same = repo.common_dir == user.common_dir and repo.head_commit() == manifest.base
+        if whole and same:
             # Changes by an evaluation or by another program are no part of the experiment.
             run_git([*NO_HOOKS, "reset", "--hard", "--quiet"], cwd=path)
             return repo
+    outputs = keep_outputs(path, user, manifest, keep)
     remove_worktree(user, path)
     shutil.rmtree(path, ignore_errors=True)
-    return None
+    return outputs
 
 
 def link_into(workspace: Workspace, folder: Path, base: str, link: str) -> Link:

@@ -130,6 +130,10 @@ class Layout:
         """Results of the epoch that is going on; local."""
         return repo.common_dir / "autopilot" / f"{self.slug}.progress.jsonl"
 
+    def kept(self, repo: Repository) -> Path:
+        """The folder for outputs that a run was asked to keep; local."""
+        return repo.common_dir / "autopilot" / self.slug / "kept"
+
     def request(self, repo: Repository) -> Path:
         """The text of the pull request, where none was named; local."""
         return repo.common_dir / "autopilot" / f"{self.slug}.request.md"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +26,7 @@ from autopilot.git.worktrees import remove_worktree, worktree_path
 from autopilot.tracking.holding import stopped
 from autopilot.tracking.layout import Layout, experiments, held
 from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.outputs import WrittenPath, find_outputs
 
 Kind = Literal["worktree", "ref lock", "journal"]
 # An experiment in one of these states can be resumed; its worktree saves a checkout then.
@@ -41,12 +42,14 @@ class Litter:
         path: The folder or file.
         why: Why no run needs it.
         slug: The experiment that it belongs to; "" if to none.
+        outputs: What evaluations wrote into a worktree.
     """
 
     kind: Kind
     path: Path
     why: str
     slug: str = ""
+    outputs: tuple[WrittenPath, ...] = ()
 
 
 def find_litter(repo: Repository) -> list[Litter]:
@@ -135,7 +138,16 @@ def _worktrees(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
             why = "a measurement was killed"
         if not folder.exists():
             why = "its folder is gone, git still lists it"
-        yield Litter("worktree", folder, why, name if state else "")
+        # A measurement writes what the run has written before it.
+        outputs = _outputs(repo, name, folder) if state else ()
+        yield Litter("worktree", folder, why, name if state else "", outputs)
+
+
+def _outputs(repo: Repository, slug: str, worktree: Path) -> tuple[WrittenPath, ...]:
+    with contextlib.suppress(AutopilotError):
+        if worktree.exists():
+            return tuple(find_outputs(worktree, repo, Notebook(repo, slug).manifest))
+    return ()
 
 
 def _ref_locks(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
@@ -155,7 +167,8 @@ def _progress_files(repo: Repository, states: dict[str, str]) -> Iterator[Litter
     for path in sorted(folder.rglob("*.progress.jsonl")):
         slug = path.relative_to(folder).as_posix().removesuffix(".progress.jsonl")
         state = states.get(slug)
-        if state not in (*RESUMABLE, "unreadable"):
+        # Deeper down is what runs were asked to keep.
+        if state not in (*RESUMABLE, "unreadable") and slug.count("/") < 2:
             why = f"{slug} is {state}" if state else f"there is no experiment {slug}"
             yield Litter("journal", path, why, slug)
 
@@ -187,6 +200,7 @@ class Removal:
         progress: The progress file of an unfinished epoch; None where there is none.
         worktree: The folder that an interrupted run left; None where there is none.
         report: Its page in the git directory; None where there is none.
+        outputs: What evaluations wrote into that worktree.
     """
 
     slug: str
@@ -198,6 +212,7 @@ class Removal:
     progress: Path | None
     worktree: Path | None
     report: Path | None
+    outputs: tuple[WrittenPath, ...] = ()
 
     @property
     def refs(self) -> dict[str, str]:
@@ -216,7 +231,9 @@ def plan_removal(repo: Repository, slug: str) -> Removal:
     if not _plan(repo, slug).refs:
         Notebook(repo, slug)  # raises: there is none
     with held(repo, slug):
-        return _plan(repo, slug)
+        found = _plan(repo, slug)
+        outputs = _outputs(repo, slug, found.worktree) if found.worktree is not None else ()
+        return replace(found, outputs=outputs)
 
 
 def remove(repo: Repository, removal: Removal) -> None:

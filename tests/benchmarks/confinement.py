@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from autopilot.core.parameter import PathParameter
+from autopilot.core.records.record import Manifest
 from autopilot.core.stepping import Guard
 from autopilot.git.repository import Repository
 from autopilot.sandbox.audit_hooks import Inputs
@@ -32,7 +33,7 @@ def confinement(report: Report) -> None:
             user = Repository.discover(top)
             slug = f"confined-{files}"
             base = user.head_commit()
-            workspace = open_workspace(user, top, slug, base, in_place=in_place, links=())
+            workspace = open_workspace(user, top, Manifest(slug=slug, base=base, in_place=in_place))
             here = workspace.repo.workdir
             scope = scope_of(workspace.repo, PathParameter(here / RULES))
             inputs = Inputs(workspace.repo, base, (), in_place=in_place)

@@ -110,6 +110,7 @@ def test_show_tells_manifest_result_decision_and_events(demo):
     events = lines[lines.index("") + 2 :]
     assert [line.split("  ")[1].strip() for line in events] == [
         "started",
+        "measured",
         "stopped",
         "finished",
         "decided",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from autopilot.core.records.record import Manifest
 from autopilot.errors import TargetError, UsageError
 from autopilot.git.commands import run_git
 from autopilot.git.worktrees import worktree_path
@@ -25,7 +26,9 @@ def user(repository, monkeypatch):
 
 def opened(user, *links, in_place=False, folder=""):
     here, base = user.workdir / folder, user.head_commit()
-    return open_workspace(user, here, "a", base, in_place=in_place, links=links)
+    return open_workspace(
+        user, here, Manifest(slug="a", base=base, in_place=in_place, links=tuple(links))
+    )
 
 
 def test_a_run_works_in_a_worktree_of_its_own(user):

@@ -176,7 +176,8 @@ def removal(removed: Removal) -> list[str]:
     if removed.progress is not None:
         lines.append(f"the progress of the last epoch: {removed.progress}")
     if removed.worktree is not None:
-        lines.append(f"the worktree {removed.worktree}")
+        written = f", with {', '.join(map(str, removed.outputs))}" if removed.outputs else ""
+        lines.append(f"the worktree {removed.worktree}{written}")
     if removed.report is not None:
         lines.append(f"its report {removed.report}")
     return lines

@@ -128,6 +128,17 @@ def incomparable(judged: Sequence[EpochReplay]) -> list[str]:
     return [*lines, f"       no seed repeats it; compare a metric: --tolerance {metric}=0.2"]
 
 
+def environment(replay: Replay, found: Sequence[Difference]) -> list[str]:
+    """A line with the differences from the environment of the epochs that differ."""
+    from autopilot.core.records.history import environment_at
+    from autopilot.sandbox.environment import differences
+
+    epochs = dict.fromkeys(each.epoch for each in found if each.epoch is not None)
+    recorded = (environment_at(replay.notebook.events, epoch) for epoch in epochs)
+    here = dict.fromkeys(each for values in recorded for each in differences(values))
+    return [f"not as it was measured: {', '.join(here)}"] if here else []
+
+
 def next_lines(replay: Replay, differences: Sequence[Difference]) -> list[str]:
     """The commands to go on with."""
     slug = replay.notebook.slug
@@ -179,6 +190,7 @@ def document(
             for epoch in judged
         ],
         "differences": differences,
+        "environment": environment(replay, differences),
         "seconds": seconds,
     }
 

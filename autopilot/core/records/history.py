@@ -138,6 +138,20 @@ class History:
         return KnownState(known.epoch, known.metrics, outcome, reasons)
 
 
+def environment_at(events: Iterable[Event], epoch: int | None = None) -> dict[str, str]:
+    """The environment that an epoch was measured in; the newest one's if not given.
+
+    Args:
+        events: All events, oldest first.
+        epoch: The epoch.
+    """
+    found: dict[str, str] = {}
+    for event in events:
+        if epoch is None or event.epoch <= epoch:
+            found |= event.environment
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Tally:
     """How often a strategy was used, and how often its epoch was kept."""

@@ -95,8 +95,9 @@ class Event(Record):
 
     Args:
         name: "created" (nothing was run), "started", "resumed", "stopped" (the loop ended by
-            itself), "finished" (the test split is scored too), "interrupted", "crashed", or
-            "decided" (a person's decision on an epoch).
+            itself), "finished" (the test split is scored too), "interrupted", "crashed",
+            "measured" (for the first time, or in another environment), or "decided" (a person's
+            decision on an epoch).
         detail: The reason, in one sentence.
         time: ISO 8601, UTC.
         decision: "promote" or "reject", of a decision.
@@ -105,6 +106,9 @@ class Event(Record):
         into: The branch that took it over, if it was carried out.
         merge: The commit that brought it into that branch.
         options: Of a resumed run: the options that replaced those of the manifest.
+        environment: What the results depend on from this epoch on, as far as it is new or differs:
+            "python", "platform", distributions that were imported, to versions; "$NAME" of a
+            variable that was read to a digest of its value, "secret", or "" if it is unset.
     """
 
     kind: ClassVar[str] = "experiment"
@@ -117,6 +121,7 @@ class Event(Record):
     into: str = ""
     merge: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def decided(cls, decision: str, reason: str, reviewer: str, epoch: int, revision: str) -> Event:

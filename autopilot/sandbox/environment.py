@@ -1,0 +1,213 @@
+"""The environment of an evaluation: Python, platform, imported distributions, variables it read.
+
+It is a mapping of text: "python" and "platform"; the name of a distribution to its version; "$NAME"
+to a digest of a variable's value, "secret" for one whose name or value says so, "" if it is unset.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from autopilot.text import is_secret
+
+_SECRET = "secret"
+_TITLES = {"python": "Python", "platform": "platform"}
+# What this program sets itself, before anything is evaluated.
+_OURS = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
+_LOOKUPS = ("os", "collections.abc", "_collections_abc")
+# Their reads (HOME, PATH, LANG, COLUMNS) are about the machine and the terminal, or our own.
+_OUR_OWN = ("autopilot", "rich", "typer", "click", "pydantic", "pygit2")
+_NOT_USERS = frozenset({*sys.stdlib_module_names, *_OUR_OWN})
+_INSTALLED = re.compile(r".*?[\\/](site|dist)-packages(?=[\\/])")
+
+_listening: list[Environment] = []
+_copies = threading.local()
+
+
+class Environment:
+    """The environment of this process, as far as an evaluation uses it between `open` and `close`.
+
+    Args:
+        listens: Whether variables that are read now are read by an evaluation.
+    """
+
+    def __init__(self, listens: Callable[[], bool]) -> None:
+        self._listens = listens
+        self._names: set[str] = set()
+        self._before: dict[str, str] = {}
+        self._count = 0
+        self._modules: set[str] = set()
+        self._versions: dict[str, str] = {}
+
+    def open(self) -> None:
+        """Begins to listen: `os.environ` stays the same object, and gets a subclass of its class.
+
+        Values that the evaluation itself sets later do not count.
+        """
+        self._before = dict(os.environ)
+        _change_class(os._Environ, _Watched)
+        _listening.append(self)
+
+    def close(self) -> None:
+        """Listens no more."""
+        with contextlib.suppress(ValueError):
+            _listening.remove(self)
+        if not _listening:
+            _change_class(_Watched, os._Environ)
+
+    def read(self, name: object, frame: FrameType | None) -> None:
+        """Takes down that a variable is read; `frame` is the call of the look-up."""
+        if name in self._names or not isinstance(name, str) or not self._listens():
+            return
+        while frame is not None and frame.f_globals.get("__name__") in _LOOKUPS:
+            frame = frame.f_back
+        module = str(frame.f_globals.get("__name__", "")) if frame is not None else ""
+        if module.partition(".")[0] not in _NOT_USERS and name not in _OURS:
+            self._names.add(name)
+
+    def now(self) -> dict[str, str]:
+        """The environment as far as the evaluation used it until now."""
+        if len(sys.modules) != self._count:
+            self._count = len(sys.modules)
+            self._versions |= _imported_since(self._modules)
+        found = {key: _present(key) for key in _TITLES} | dict(sorted(self._versions.items()))
+        # A thread may read another one meanwhile.
+        for name in sorted(self._names.copy()):
+            found[f"${name}"] = _described(name, self._before.get(name))
+        return found
+
+
+class _Watched(os._Environ[str]):
+    """`os.environ`, with the names taken down that are looked up one by one.
+
+    Who copies all variables (as `subprocess` and `dict` do) reads none by its name: that asks for
+    each name in the order of `__iter__`.
+    """
+
+    def __getitem__(self, key: str) -> str:
+        if _listening:
+            if key == getattr(_copies, "expected", None):
+                _copies.expected = next(_copies.names, None)
+            else:
+                _copies.expected = None
+                _listening[-1].read(key, sys._getframe(1))
+        return super().__getitem__(key)
+
+    def __iter__(self) -> Iterator[str]:
+        names = list(super().__iter__())
+        _copies.names = iter(names)
+        _copies.expected = next(_copies.names, None)
+        return iter(names)
+
+
+def _change_class(old: type, new: type) -> None:
+    environ: Any = os.environ
+    # A class that another program gave it is left alone.
+    if type(environ) is old:
+        environ.__class__ = new
+
+
+def differences(recorded: Mapping[str, str]) -> list[str]:
+    """The differences of the present environment from a recorded one, a few words each.
+
+    >>> differences({"python": "2.7.18", "$NO_SUCH_NAME": "9f86d081884c"})[1]
+    '$NO_SUCH_NAME was set'
+    """
+    found = []
+    for key, was in recorded.items():
+        now = _present(key)
+        if now == was:
+            continue
+        if not key.startswith("$"):
+            name = _TITLES.get(key, key)
+            found.append(f"{name} {was} is {now} here" if now else f"{name} {was} is not here")
+        elif not was:
+            found.append(f"{key} is set here")
+        else:
+            found.append(f"{key} has another value here" if now else f"{key} was set")
+    return found
+
+
+def _present(key: str) -> str:
+    """The present value of a key; "" if there is none."""
+    if key == "python":
+        return platform.python_version()
+    if key == "platform":
+        return f"{platform.system()} {platform.machine()}"
+    if key.startswith("$"):
+        return _described(key[1:], os.environ.get(key[1:]))
+    folders = (_installed(folder) for folder in sys.path)
+    return next((known[key][0] for known in folders if key in known), "")
+
+
+def _described(name: str, value: str | None) -> str:
+    if value is None:
+        return ""
+    if is_secret(name, value):
+        return _SECRET
+    return hashlib.sha256(value.encode(errors="surrogateescape")).hexdigest()[:12]
+
+
+def _imported_since(known: set[str]) -> dict[str, str]:
+    """Name to version of the distributions of modules that were imported; `known` grows."""
+    tops: dict[str, str] = {}
+    for name, module in list(sys.modules.items()):
+        top = name.partition(".")[0]
+        file: Any = getattr(module, "__file__", None)
+        if top not in known and isinstance(file, str):
+            known.add(top)
+            folder = _INSTALLED.match(file)
+            # Private modules at the top (`_cffi_backend`) come with another one.
+            if folder is not None and not top.startswith("_"):
+                tops[top] = folder[0]
+    found: dict[str, str] = {}
+    for top, place in tops.items():
+        installed = _installed(place)
+        name = _normal(top)
+        if name not in installed:
+            name = next((n for n in installed if top in _modules_of(installed[n][1])), "")
+        if name:
+            found[name] = installed[name][0]
+    return found
+
+
+@cache
+def _installed(folder: str) -> dict[str, tuple[str, Path]]:
+    """Normal name to version and metadata folder of the distributions installed in a folder.
+
+    The folders' names say both; to read and parse each one's metadata takes twenty times as long.
+    """
+    found: dict[str, tuple[str, Path]] = {}
+    with contextlib.suppress(OSError):
+        for path in Path(folder or ".").iterdir():
+            name, dash, version = path.stem.partition("-")
+            if dash and path.suffix in (".dist-info", ".egg-info"):
+                found[_normal(name)] = re.sub(r"-py\d[\d.]*$", "", version), path
+    return found
+
+
+@cache
+def _modules_of(metadata: Path) -> frozenset[str]:
+    """The names at the top of a distribution's files."""
+    for name, end in (("top_level.txt", "\n"), ("RECORD", ",")):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            lines = (metadata / name).read_text().splitlines()
+            paths = (line.partition(end)[0].partition("/")[0] for line in lines)
+            return frozenset(re.sub(r"(\.py|\.cpython-.*|\.abi3\.so|\.so)$", "", p) for p in paths)
+    return frozenset()
+
+
+def _normal(name: str) -> str:
+    """A distribution's name as all spellings of it have it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
