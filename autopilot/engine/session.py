@@ -20,6 +20,7 @@ from autopilot.core.setup_checks import check_module, check_setup, item_count
 from autopilot.core.stopping import StopCondition
 from autopilot.core.types import Result
 from autopilot.engine.bench import Bench, check_parameters, explain_missing
+from autopilot.engine.board import Limits
 from autopilot.engine.loading import described, users_code
 from autopilot.engine.request import (
     DEFAULT_MAX_EPOCHS,
@@ -65,6 +66,7 @@ class Session:
         setup: Optimizer, loss and policy.
         options: The options of now and of the start together.
         max_epochs: The number of the last epoch.
+        limits: What an item may take.
         split_sizes: The numbers of train and val items, "?" where they cannot be known beforehand.
         notes: Lines that the user should read before it starts.
         remarks: Lines that the user should read once it has ended.
@@ -181,6 +183,7 @@ class Session:
         except MissingSourceError as error:
             raise explain_missing(workspace, manifest.base, error) from error
         self.module, self.inputs = bench.module, bench.inputs
+        self.limits = Limits.of(options, bench.module)
         self.store = GitStore(
             self.slug,
             workspace.repo.workdir,

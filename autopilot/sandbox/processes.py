@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -24,7 +25,10 @@ from autopilot.errors import AgentError, AgentNotFoundError, AgentTimeoutError, 
 from autopilot.text import clean, hide, redact
 
 _GRACE_S = 2.0
-_LOOK_S = 0.2
+_LOOK_S = 0.1
+_KEPT = 4 << 20
+"""Bytes that are kept of each end of a program's output."""
+_WRITTEN_AT_MOST = 256 << 20
 _LAST = b""
 """The frame that a process of Python sends last."""
 _MARK = "AUTOPILOT_AGENT_IN"
@@ -74,17 +78,22 @@ def run_process(
         AgentError: it cannot be started.
     """
     name, started = command[0], time.monotonic()
-    with audit.executing("process", command, folder) as execution:
+    # Files, not pipes: neither a reader nor who else holds an end can keep the program or this one.
+    with (
+        audit.executing("process", command, folder) as execution,
+        tempfile.TemporaryFile() as given,
+        tempfile.TemporaryFile() as stdout,
+        tempfile.TemporaryFile() as stderr,
+    ):
+        given.write(clean(stdin).encode())
+        given.seek(0)
         try:
             process = subprocess.Popen(
                 command,
                 cwd=folder,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                encoding="utf-8",
-                errors="replace",
+                stdin=given,
+                stdout=stdout,
+                stderr=stderr,
                 start_new_session=True,
             )
         except FileNotFoundError as error:
@@ -94,52 +103,62 @@ def run_process(
         except OSError as error:
             raise AgentError(f"cannot start {name}: {error.strerror}", hint=hint) from error
         try:
-            stdout, stderr = _communicate(process, clean(stdin), timeout_s)
-        except subprocess.TimeoutExpired as error:
-            raise AgentTimeoutError(
-                f"{Path(name).name} did not answer within {timeout_s:g} s and was ended",
-                hint="give it more time with timeout_s, or a smaller task",
-            ) from error
+            _wait(process, (stdout, stderr), timeout_s)
         finally:
             # Also after a normal end: a process that it left running would edit files later.
             _terminate_group(process)
             process.wait()
-            for stream in (process.stdin, process.stdout, process.stderr):
-                with contextlib.suppress(OSError, ValueError):
-                    cast("IO[str]", stream).close()
         execution.code = process.returncode
-    seconds = time.monotonic() - started
-    return Finished(clean(hide(stdout)), clean(hide(stderr)), process.returncode, seconds)
+        texts = [clean(hide(_content(file))) for file in (stdout, stderr)]
+    return Finished(*texts, process.returncode, time.monotonic() - started)
 
 
-def _communicate(process: subprocess.Popen[str], stdin: str, timeout_s: float) -> tuple[str, str]:
-    """Returns what a program writes until it ends: its children may hold its outputs open longer.
+def _wait(process: subprocess.Popen[bytes], files: Sequence[IO[bytes]], timeout_s: float) -> None:
+    """Waits until a program ends.
 
     Raises:
-        subprocess.TimeoutExpired: it does not end.
+        AgentTimeoutError: it does not.
+        AgentError: it writes without end.
     """
-    given: str | None = stdin
-    deadline = time.monotonic() + timeout_s
+    name, deadline = (
+        Path(str(cast("Sequence[str]", process.args)[0])).name,
+        time.monotonic() + timeout_s,
+    )
     while True:
         left = deadline - time.monotonic()
         try:
-            return process.communicate(given, timeout=max(min(left, _LOOK_S), 0.0))
+            process.wait(max(min(left, _LOOK_S), 0.0))
         except subprocess.TimeoutExpired:
-            given = None
-            if process.poll() is not None:
-                break
+            if sum(os.fstat(file.fileno()).st_size for file in files) > _WRITTEN_AT_MOST:
+                raise AgentError(
+                    f"{name} wrote more than {_WRITTEN_AT_MOST >> 20} MiB and was ended",
+                    hint="make it print less: only its beginning and its end are kept anyway",
+                ) from None
             if left <= 0:
-                raise
-    _terminate_group(process)
-    try:
-        return process.communicate(timeout=_GRACE_S)
-    except subprocess.TimeoutExpired as error:
-        # A process that left the group holds the pipes: all that the program wrote is here.
-        stdout, stderr = error.stdout or b"", error.stderr or b""
-        return stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace")
+                raise AgentTimeoutError(
+                    f"{name} did not answer within {timeout_s:g} s and was ended",
+                    hint="give it more time with timeout_s, or a smaller task",
+                ) from None
+        else:
+            return
 
 
-def _terminate_group(process: subprocess.Popen[str]) -> None:
+def _content(file: IO[bytes]) -> str:
+    """What a program wrote; of much, the beginning and the end."""
+    length = os.fstat(file.fileno()).st_size
+    if length <= 2 * _KEPT:
+        return _text(os.pread(file.fileno(), length, 0))
+    first, last = (os.pread(file.fileno(), _KEPT, at) for at in (0, length - _KEPT))
+    return f"{_text(first)}\n[... {length - 2 * _KEPT} bytes left out ...]\n{_text(last)}"
+
+
+def _text(content: bytes) -> str:
+    # As a pipe in text mode reads them.
+    text = content.decode("utf-8", "replace")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _terminate_group(process: subprocess.Popen[Any]) -> None:
     """Sends SIGTERM, and SIGKILL to what is left after a grace period; an empty group is fine."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGTERM)
@@ -356,10 +375,49 @@ def end_adopted(since: float, *, everywhere: bool = False) -> None:
 
 def _adopted(since: float, *, everywhere: bool) -> Iterator[int]:
     own, own_session = os.getpid(), os.getsid(0)
+    for pid, fields in _listed():
+        parent, session, born = int(fields[1]), int(fields[3]), int(fields[19])
+        if parent == own and born >= int(since) and (everywhere or session != own_session):
+            yield pid
+
+
+def _listed() -> Iterator[tuple[int, list[str]]]:
+    """All processes (Linux), each with its state, parent, group, session, and so on."""
     for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            # Behind the name: state, parent, group, session, and as the 20th the time it began.
-            fields = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
-            parent, session, born = int(fields[1]), int(fields[3]), int(fields[19])
-            if parent == own and born >= int(since) and (everywhere or session != own_session):
-                yield int(folder.name)
+        # A process that ends meanwhile has no line any more.
+        with contextlib.suppress(OSError):
+            text = (folder / "stat").read_text(errors="replace")
+            yield int(folder.name), text.rpartition(")")[2].split()
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+
+def memory_of_descendants(limit: float) -> float:
+    """The resident memory of all that this process started, itself not included (Linux).
+
+    Args:
+        limit: Above it, pages that processes share are counted once; that takes longer to find.
+
+    Returns:
+        Bytes; 0.0 where the system does not list processes.
+    """
+    children, pages = dict[int, list[int]](), dict[int, int]()
+    for pid, fields in _listed():
+        children.setdefault(int(fields[1]), []).append(pid)
+        pages[pid] = int(fields[21])
+    found = list(children.get(os.getpid(), ()))
+    for pid in found:  # it grows meanwhile
+        found += children.get(pid, ())
+    page = os.sysconf("SC_PAGE_SIZE")
+    whole = float(sum(pages[pid] * page for pid in found))
+    return whole if whole <= limit else sum(_proportional(pid, pages[pid] * page) for pid in found)
+
+
+def _proportional(pid: int, resident: int) -> float:
+    """A process's memory, of shared pages its part; its resident memory where that is unknown."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        return float(text.partition("\nPss:")[2].split()[0]) * 1024
+    except (OSError, IndexError):
+        return float(resident)
