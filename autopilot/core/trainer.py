@@ -317,7 +317,7 @@ class Trainer(RunView):
         if self.run.experiment is not experiment:
             self.run = Run(experiment, outages=self.run.outages, hooks=self.run.hooks)
         experiment.monitored, experiment.repeat = self.monitored, self.repeat
-        if not experiment.history:
+        if not (experiment.history or experiment.is_open):
             experiment.open(module.parameters())
         evaluator, run = self.evaluator(module, experiment), self.run
         run.epoch = epoch

@@ -1,4 +1,4 @@
-"""The last words of a supervised process: what it printed on stderr, and where its threads stood."""
+"""The end of a supervised process: what it printed last, and where its threads stood."""
 
 from __future__ import annotations
 
