@@ -79,7 +79,7 @@ def test_a_memory_error_is_that_of_its_item(runs: Runs) -> None:  # noqa: F811
     done = runs.run("val 2 1 memoryerror")
 
     assert done.code == 0, done
-    assert "1 of 6 val items raised: MemoryError: no more (game.py:" in done.out
+    assert "1 of 6 val items raised: MemoryError no more (game.py:" in done.out
     assert "no item timeout\n" in done.out
     assert accuracies(runs) == pytest.approx([0, 1 / 6, 1 / 6, 1 / 6])
 
