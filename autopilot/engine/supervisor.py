@@ -109,11 +109,11 @@ class Supervisor:
                     finally:
                         output.close()
                     end = child.board.code
-                    if end is None and self._received and not self.was_overdue:
-                        break
-                    if end is None or self.was_overdue:
+                    if end != 0:
                         # What the evaluation started would write into the files of the next child.
                         end_adopted(since, everywhere=True)
+                    if end is None and self._received and not self.was_overdue:
+                        break
                     if end is not None or self.was_overdue:
                         return end
                     if child.board.slug:
