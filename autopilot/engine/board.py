@@ -26,8 +26,8 @@ _TEXT_AT = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What an item may take.
+class ItemLimits:
+    """The most that an item may take.
 
     Args:
         item_timeout_s: Seconds of wall clock.
@@ -38,7 +38,7 @@ class Limits:
     memory: float = math.inf
 
     @classmethod
-    def of(cls, options: Options, module: AutoPilotModule) -> Limits:
+    def of(cls, options: Options, module: AutoPilotModule) -> ItemLimits:
         """The limits of a run; an option counts before the module's own.
 
         Raises:
@@ -121,7 +121,7 @@ class Board(PositionLog):
         self._memory[_TEXT_AT : _TEXT_AT + len(text)] = text
         self._slots[_SIZE], self._slots[_DEADLINE] = len(text), deadline_s
 
-    def limit(self, limits: Limits) -> None:
+    def limit(self, limits: ItemLimits) -> None:
         """Notes what an item may take."""
         self._slots[_TIMEOUT], self._slots[_MEMORY] = limits.item_timeout_s, limits.memory
 

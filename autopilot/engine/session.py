@@ -20,7 +20,7 @@ from autopilot.core.setup_checks import check_module, check_setup, item_count
 from autopilot.core.stopping import StopCondition
 from autopilot.core.types import Result
 from autopilot.engine.bench import Bench, check_parameters, explain_missing
-from autopilot.engine.board import Limits
+from autopilot.engine.board import ItemLimits
 from autopilot.engine.loading import described, users_code
 from autopilot.engine.request import (
     DEFAULT_MAX_EPOCHS,
@@ -183,7 +183,7 @@ class Session:
         except MissingSourceError as error:
             raise explain_missing(workspace, manifest.base, error) from error
         self.module, self.inputs = bench.module, bench.inputs
-        self.limits = Limits.of(options, bench.module)
+        self.limits = ItemLimits.of(options, bench.module)
         self.store = GitStore(
             self.slug,
             workspace.repo.workdir,

@@ -38,7 +38,7 @@ from autopilot.core.stopping import Budget
 from autopilot.core.store import InMemoryStore
 from autopilot.core.writing import trace_record
 from autopilot.engine.bench import Bench
-from autopilot.engine.board import Child, Limits
+from autopilot.engine.board import Child, ItemLimits
 from autopilot.engine.loading import users_code
 from autopilot.engine.request import Options, options_of
 from autopilot.engine.supervisor import Supervisor
@@ -100,7 +100,7 @@ def main() -> None:
     answer_with(answer)
 
 
-class _Store(InMemoryStore):
+class _LastingStore(InMemoryStore):
     """A store in memory whose results outlive the process."""
 
     def __init__(self, slug: str, file: ProgressFile) -> None:
@@ -115,7 +115,7 @@ class _Store(InMemoryStore):
 
 
 def _measure(task: MeasureTask, say: _Say, child: Child, file: ProgressFile) -> None:
-    site, offline, store = task.site, Offline(), _Store(task.site.slug, file)
+    site, offline, store = task.site, Offline(), _LastingStore(task.site.slug, file)
     workspace, manifest = site.workspace(), site.manifest
     if not (task.live or task.repeat):
         for call in _recorded_calls(workspace.user, site.slug):
@@ -129,7 +129,7 @@ def _measure(task: MeasureTask, say: _Say, child: Child, file: ProgressFile) -> 
         seed=seed_of(manifest.seed, task.repeat),
         max_wait_s=0,
     )
-    child.board.limit(Limits.of(Options(**manifest.options), bench.module))
+    child.board.limit(ItemLimits.of(Options(**manifest.options), bench.module))
     with users_code(manifest.target):
         trainer.prepare(bench.module)
         experiment.open(bench.module.parameters())
@@ -206,7 +206,7 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
         for commit, record in _on_branch(notebook, StepRecord)
     }
     experiment.known_noise, experiment.positions = notebook.noise, child.board
-    child.board.limit(Limits.of(options, bench.module))
+    child.board.limit(ItemLimits.of(options, bench.module))
     # The budget stops nothing here, but optimizers read how much of it is left.
     budget = [c for c in options.conditions(alone=False) if isinstance(c, Budget)]
     trainer = bench.trainer(
