@@ -158,7 +158,7 @@ class Options:
     )
 
     def __post_init__(self) -> None:
-        """Looks at what typer does not know.
+        """Checks the values that typer cannot check.
 
         Raises:
             UsageError: a time limit of 0 or less, or a size that is none.

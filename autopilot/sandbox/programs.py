@@ -130,7 +130,7 @@ def _wait(process: subprocess.Popen[bytes], files: Sequence[IO[bytes]], timeout_
 
 
 def _content(file: IO[bytes]) -> str:
-    """What a program wrote; of much, the beginning and the end."""
+    """The output of a program; of a long one, the beginning and the end."""
     length = os.fstat(file.fileno()).st_size
     if length <= 2 * _KEPT:
         return _text(os.pread(file.fileno(), length, 0))
