@@ -14,7 +14,7 @@ from autopilot.cli.output import redact_command
 from autopilot.errors import GitCommandError
 from autopilot.git.commands import run_git
 from autopilot.git.repository import Repository
-from autopilot.sandbox.processes import run_process
+from autopilot.sandbox.programs import run_process
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from autopilot.core.records.ledger import Reservation
 from autopilot.core.run import say
 from autopilot.core.types import Cost
 from autopilot.errors import AgentError, AgentNotFoundError, AgentRefusedError, AgentReplyError
-from autopilot.sandbox.processes import Finished, run_process
+from autopilot.sandbox.programs import Finished, run_process
 from autopilot.text import clean, hide, redact
 
 _PROMPT_FILE = "{prompt_file}"

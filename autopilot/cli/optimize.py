@@ -30,7 +30,7 @@ def preflight(
     context: Context,
     target: arguments.Target = None,
     *,
-    options: Annotated[Options, "monitor", "mode"],
+    options: Annotated[Options, "monitor", "mode", "item_timeout", "memory"],
     seed: arguments.Seed = 0,
     hparam: arguments.Hparams = None,
     link: arguments.Links = None,

@@ -188,6 +188,7 @@ def _run_session(
     session = prepare([reporter, Attendant(child.board)], child.slug)
     experiment = session.trainer.experiment
     experiment.positions, experiment.died = child.board, child.deaths
+    child.board.limit(session.limits)
     # What a resumed run was started with holds too.
     use_prices(session.options.prices or ())
     reporter.max_epochs, reporter.rescued = session.max_epochs, session.store.rescued
@@ -223,7 +224,7 @@ def _headline(session: Session) -> str:
     train, val = session.split_sizes
     return (
         f"{session.slug}: {tracked}, base {manifest.base[:7]} ({manifest.base_branch}), "
-        f"{train} train / {val} val items"
+        f"{train} train / {val} val items, {session.limits}"
     )
 
 

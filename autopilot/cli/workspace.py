@@ -30,7 +30,7 @@ from autopilot.projects.project import (
     project_at,
     projects_of,
 )
-from autopilot.sandbox.processes import run_process
+from autopilot.sandbox.programs import run_process
 from autopilot.text import counted
 from autopilot.tracking.layout import experiments
 from autopilot.tracking.outputs import output_lines

@@ -22,6 +22,7 @@ from autopilot.core.items import SplitIds, copied
 from autopilot.core.loss import Loss
 from autopilot.core.outages import side_by_side
 from autopilot.core.progress import Position
+from autopilot.core.records.record import ProgressNote
 from autopilot.core.run import Run, current_run, is_infrastructure
 from autopilot.core.scoring import Scoring
 from autopilot.core.signatures import check_awaited
@@ -96,11 +97,16 @@ class Evaluator:
     def _evaluated(self, position: Position, batch: Datum) -> Datum:
         split, epoch, index = position.split, position.epoch, position.number
         seed = seed_of(self.seed, position.repeat)
-        running = Position(split, epoch, index, position.repeat, is_running=True)
+        running = replace(position, is_running=True, size=max(len(batch.items), 1))
         died = self.experiment.progress.deaths(position)
         done: dict[int, Datum] = {}
 
+        def pausing() -> None:
+            # A pause is no time of an item.
+            self.experiment.positions.at(position)
+
         def attempt() -> Datum:
+            self.experiment.positions.at(running)
             if died:
                 return self._one_by_one(running, batch, died)
             # The whole batch again, so that chance is as without the outage.
@@ -108,18 +114,18 @@ class Evaluator:
             return self._isolated(split, batch, done)
 
         def score(loss: Loss) -> None:
+            self.experiment.positions.at(running)
             seed_everything(seed, split, epoch, index, "score")
             loss.score(data, batch)
 
         started = time.perf_counter()
         run = current_run() or Run(self.experiment)
-        self.experiment.positions.at(running)
         try:
-            data = run.wait_out(attempt, progress=lambda: len(done))
+            data = run.wait_out(attempt, pausing, progress=lambda: len(done))
             _label(data, batch, position)
             self.scoring.apply(data)
             if self.loss is not None and type(self.loss).score is not Loss.score:
-                run.wait_out(partial(score, self.loss))
+                run.wait_out(partial(score, self.loss), pausing)
                 self.scoring.apply(data)
         finally:
             self.experiment.positions.at(position)
@@ -155,7 +161,9 @@ class Evaluator:
         # Outside of the handler: the batch's exception is not the context of its items' own.
         return self._combined(batch, [self._isolated(split, one) for one in _singles(batch)])
 
-    def _one_by_one(self, position: Position, batch: Datum, died: Mapping[int, str]) -> Datum:
+    def _one_by_one(
+        self, position: Position, batch: Datum, died: Mapping[int, ProgressNote]
+    ) -> Datum:
         """Evaluates a batch in which the process died: each item by itself, and noted by itself.
 
         So a further death is that of the item in progress; it is an error, and not run again.
@@ -163,15 +171,19 @@ class Evaluator:
         Args:
             position: The batch's.
             batch: Its items.
-            died: The deaths: an item's position, or -1 for the whole batch, to the reason.
+            died: The deaths: an item's position, or -1 for the whole batch, to its note.
         """
         alone = len(batch.items) <= 1
         results = []
         for number, one in enumerate([batch] if alone else _singles(batch)):
-            if reason := died.get(number) or (died.get(-1) if alone else None):
-                data = Datum(success=False, error_message=reason, feedback=reason)
+            if note := died.get(number) or (died.get(-1) if alone else None):
+                reason, metadata = note.died, {"stderr": note.printed} if note.printed else {}
+                # Not in the feedback: what is printed differs from run to run.
+                data = Datum(
+                    success=False, error_message=reason, feedback=reason, metadata=metadata
+                )
             else:
-                data = self._alone(replace(position, item=number), one)
+                data = self._alone(replace(position, item=number, size=1), one)
             if data.grad_fn is None and graph.is_grad_enabled():
                 graph.attach(self.module, one, data)
             results.append(data)

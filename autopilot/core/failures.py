@@ -21,6 +21,9 @@ _INSTALLED = tuple(
     {sysconfig.get_path(name) + "/" for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 )
 _SITE = "/site-packages/"
+_NO_PLACE = (_PACKAGE, "<frozen ", sysconfig.get_path("scripts"))
+_THREAD = re.compile(r"^(?=Current thread |Thread )", re.MULTILINE)
+_FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.MULTILINE)
 _RAISED = "it raised "
 _PLACE = re.compile(r" \(([^()\s]+:\d+)\)$")
 # What differs from item to item in one and the same failure.
@@ -99,6 +102,20 @@ def _place(error: BaseException) -> str:
     own = [n for n, p in enumerate(paths) if not p.startswith(_INSTALLED) and _SITE not in p]
     frame, line = frames[own[-1] if own else -1]
     return f"{_name(frame)}:{line}"
+
+
+def place_in_stacks(stacks: str) -> str:
+    """The innermost function and line of the user's own in what faulthandler wrote.
+
+    Of another library's where none is theirs; "" where there is none of either.
+    """
+    # The thread that got the signal is mostly the main one, and stands in no certain order.
+    threads = sorted(_THREAD.split(stacks), key=lambda text: not text.startswith("Current"))
+    frames = [f for f in _FRAME.findall("".join(threads)) if not f[0].startswith(_NO_PLACE)]
+    own = [f for f in frames if not f[0].startswith(_INSTALLED) and _SITE not in f[0]]
+    for path, line, function in own or frames:
+        return f"{function} ({path.rpartition('/')[2]}:{line})"
+    return ""
 
 
 def _name(frame: FrameType) -> str:

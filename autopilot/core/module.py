@@ -297,6 +297,8 @@ class AutoPilotModule(Module):
         failed_value: The value of an item with an error in the monitored metric. None: it has no
             value, and an epoch in which an item lost its value is not better.
         accumulate_grad_batches: Batches between two optimizer steps; None: one step an epoch.
+        item_timeout_s: Seconds of wall clock after which an item, with its scoring, is ended and an
+            error; a batch has them for each of its items. None: no limit.
         transient_errors: Exception types that mean that a service did not answer, beside
             ConnectionError, TimeoutError and failed model calls. The call is repeated after a
             pause, up to `--max-wait`, and is never a result. If slowness is the system's own
@@ -307,6 +309,7 @@ class AutoPilotModule(Module):
     mode: str | None = None
     failed_value: float | None = None
     accumulate_grad_batches: int | None = None
+    item_timeout_s: float | None = None
     transient_errors: tuple[type[BaseException], ...] = ()
 
     def training_step(self, batch: Datum) -> Datum:

@@ -27,6 +27,7 @@ class Position:
         repeat: The number of the measurement; 0 is the first.
         item: The item's position, where a batch is evaluated item by item; otherwise -1.
         is_running: Whether the batch is being evaluated; False before and after.
+        size: The number of items that are evaluated.
     """
 
     split: str = ""
@@ -35,6 +36,7 @@ class Position:
     repeat: int = 0
     item: int = -1
     is_running: bool = False
+    size: int = 1
 
     @property
     def batch(self) -> _BatchKey:
@@ -59,10 +61,12 @@ class Death:
     Args:
         position: Where it was.
         reason: What ended it, in words.
+        printed: What it printed last on stderr.
     """
 
     position: Position
     reason: str
+    printed: str = ""
 
 
 class PositionLog:
@@ -91,7 +95,7 @@ class EpochProgress:
     def clear(self) -> None:
         """Starts the next epoch with nothing."""
         self._known: dict[_BatchKey, dict[int, ProgressNote]] = defaultdict(dict)
-        self._deaths: dict[_BatchKey, dict[int, str]] = defaultdict(dict)
+        self._deaths: dict[_BatchKey, dict[int, ProgressNote]] = defaultdict(dict)
         self.lost = Cost()
 
     def load(self, epoch: int) -> None:
@@ -109,7 +113,7 @@ class EpochProgress:
                 self.clear()
                 self.lost = lost
             elif note.died:
-                self._deaths[batch][note.item] = note.died
+                self._deaths[batch][note.item] = note
             elif not note.data:
                 self.lost += _cost(note)
             elif note.item < 0:
@@ -131,11 +135,12 @@ class EpochProgress:
 
     def note_death(self, death: Death) -> None:
         """Notes what ended the process in a batch, or in one item of it."""
-        self._store.note_progress(_note(death.position, died=death.reason))
-        self._deaths[death.position.batch][death.position.item] = death.reason
+        note = _note(death.position, died=death.reason, printed=death.printed)
+        self._store.note_progress(note)
+        self._deaths[death.position.batch][death.position.item] = note
 
-    def deaths(self, position: Position) -> Mapping[int, str]:
-        """The deaths in a batch: an item's position, or -1 for the whole batch, to the reason."""
+    def deaths(self, position: Position) -> Mapping[int, ProgressNote]:
+        """The deaths in a batch: an item's position, or -1 for the whole batch, to its note."""
         return self._deaths.get(position.batch, {})
 
     def find(self, position: Position, batch: Datum, state: str) -> Datum | None:

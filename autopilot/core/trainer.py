@@ -320,7 +320,7 @@ class Trainer(RunView):
             run = Run(experiment, outages=run.outages, hooks=run.hooks)
             run.metrics = self.run.metrics
         experiment.monitored, experiment.repeat = self.monitored, self.repeat
-        if not experiment.history:
+        if not (experiment.history or experiment.is_open):
             experiment.open(module.parameters())
         evaluator, fitted = self.evaluator(module, experiment), run.epoch
         run.epoch = epoch

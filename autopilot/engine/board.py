@@ -15,13 +15,55 @@ from dataclasses import dataclass, field
 from autopilot.core.callback import Callback, RunView
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.progress import Death, Position, PositionLog
+from autopilot.engine.request import Options, check_timeout, parse_size
 
-OVERDUE_S = 10.0
+OVERDUE_S = 5.0
 """How long after the time budget, and after its own start, a batch may go on."""
 
 _SPLITS = ("", "train", "val", "test", "step")
-_ENDED, _CODE, _HEARD, _DEADLINE, _BEGAN, _SIZE, _SPLIT, _NUMBERS = range(8)
+_ENDED, _CODE, _HEARD, _DEADLINE, _BEGAN, _SIZE, _TIMEOUT, _MEMORY, _SPLIT, _NUMBERS = range(10)
 _TEXT_AT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ItemLimits:
+    """The most that an item may take.
+
+    Args:
+        item_timeout_s: Seconds of wall clock.
+        memory: Bytes that the evaluation, with all that it started, may take.
+    """
+
+    item_timeout_s: float = math.inf
+    memory: float = math.inf
+
+    @classmethod
+    def of(cls, options: Options, module: AutoPilotModule) -> ItemLimits:
+        """The limits of a run; an option counts before the module's own.
+
+        Raises:
+            UsageError: the module's is no number of seconds.
+        """
+        seconds, name = options.item_timeout, f"{type(module).__name__}.item_timeout_s"
+        if seconds is None and module.item_timeout_s is not None:
+            seconds = check_timeout(module.item_timeout_s, name)
+        memory = math.inf if options.memory is None else parse_size(options.memory)
+        return cls(math.inf if seconds is None else seconds, memory)
+
+    def __str__(self) -> str:
+        is_timed, is_bound = self.item_timeout_s < math.inf, self.memory < math.inf
+        time_limit = f"item timeout {self.item_timeout_s:g} s" if is_timed else "no item timeout"
+        return f"{time_limit}, memory limit {size_text(self.memory)}" if is_bound else time_limit
+
+
+def size_text(amount: float) -> str:
+    """Bytes for a person.
+
+    >>> size_text(4 * 1024**3), size_text(1.5 * 1024**2)
+    ('4 GiB', '1.5 MiB')
+    """
+    power = min(max(int(math.log(max(amount, 1), 1024)), 0), 4)
+    return f"{amount / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
 class Board(PositionLog):
@@ -33,7 +75,7 @@ class Board(PositionLog):
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, 4096)
         self._slots = memoryview(self._memory)[:_TEXT_AT].cast("d")
-        self._slots[_DEADLINE] = math.inf
+        self._slots[_DEADLINE] = self._slots[_TIMEOUT] = self._slots[_MEMORY] = math.inf
         self._pid = 0
 
     def claim(self) -> None:
@@ -49,15 +91,16 @@ class Board(PositionLog):
         slots[_NUMBERS + 1] = position.number
         slots[_NUMBERS + 2] = position.repeat
         slots[_NUMBERS + 3] = position.item
+        slots[_NUMBERS + 4] = position.size
         if position.is_running:
             slots[_BEGAN] = time.monotonic()
 
     @property
     def position(self) -> Position:
         """The position of the child, or its last one if it died."""
-        epoch, number, repeat, item = map(int, self._slots[_NUMBERS : _NUMBERS + 4])
+        epoch, number, repeat, item, size = map(int, self._slots[_NUMBERS : _NUMBERS + 5])
         split, is_running = _SPLITS[int(self._slots[_SPLIT])], self._slots[_BEGAN] > 0
-        at = epoch, number, repeat, item, is_running
+        at = epoch, number, repeat, item, is_running, size
         return Position(split, *at) if split else Position()
 
     @property
@@ -77,6 +120,25 @@ class Board(PositionLog):
         # The text before its size: a reader sees none of it, or all.
         self._memory[_TEXT_AT : _TEXT_AT + len(text)] = text
         self._slots[_SIZE], self._slots[_DEADLINE] = len(text), deadline_s
+
+    def limit(self, limits: ItemLimits) -> None:
+        """Notes what an item may take."""
+        self._slots[_TIMEOUT], self._slots[_MEMORY] = limits.item_timeout_s, limits.memory
+
+    @property
+    def memory(self) -> float:
+        """Bytes that the child may take, with all that it started."""
+        return self._slots[_MEMORY]
+
+    @property
+    def began_s(self) -> float:
+        """When the present batch or item began, on the monotonic clock; 0.0 where none is going."""
+        return self._slots[_BEGAN]
+
+    @property
+    def timeout_s(self) -> float:
+        """Seconds that the present batch or item may take."""
+        return self._slots[_TIMEOUT] * self._slots[_NUMBERS + 4]
 
     def without_deadline(self) -> None:
         """Notes that the epochs are over, so that no time limit holds."""

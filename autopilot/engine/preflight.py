@@ -130,6 +130,7 @@ def _of_session(session: Session) -> Iterator[Check]:
         yield Check("data", "warning", note)
     kinds = (session.setup.optimizer, session.setup.loss, session.setup.policy)
     yield Check("set-up", "ok", ", ".join(type(each).__name__ for each in kinds))
+    yield Check("limits", "ok", str(session.limits))
     try:
         with session.workspace.explained(), users_code(session.manifest.target):
             yield from one_item(session)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from autopilot import __version__
 from autopilot.core.callback import Callback
 from autopilot.core.records.record import Manifest
 from autopilot.core.stopping import Budget, EarlyStopping, Plateau
 from autopilot.engine.target import Target, parse_target
-from autopilot.errors import ExperimentError, LockHeldError, TargetError
+from autopilot.errors import ExperimentError, LockHeldError, TargetError, UsageError
 from autopilot.git import objects, refs
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
@@ -26,6 +28,37 @@ from autopilot.tracking.notebook import Notebook
 
 DEFAULT_MAX_EPOCHS = 100
 DEFAULT_PATIENCE = 10
+
+
+def check_timeout(seconds: object, what: str) -> float:
+    """A time limit, in seconds.
+
+    Raises:
+        UsageError: it is no number above 0.
+    """
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not is_number or not 0 < cast(float, seconds) < math.inf:
+        raise UsageError(
+            f"{what} must be a number of seconds above 0, not {seconds!r}",
+            hint="leave it out for no time limit",
+        )
+    return float(cast(float, seconds))
+
+
+def parse_size(text: str) -> int:
+    """An amount of memory, in bytes.
+
+    Raises:
+        UsageError: it is something else.
+
+    >>> parse_size("4G") == 4 * 1024**3, parse_size("1.5 MiB")
+    (True, 1572864)
+    """
+    found = re.fullmatch(r"(\d+\.?\d*) ?([KMGT])I?B?", text.strip().upper())
+    size = float(found[1]) * 1024 ** ("KMGT".index(found[2]) + 1) if found else 0
+    if size < 1:
+        raise UsageError(f"--memory {text!r} is no amount of memory", hint="as in 500M or 4G")
+    return int(size)
 
 
 class Direction(StrEnum):
@@ -95,6 +128,14 @@ class Options:
         min=0,
         metavar="SECONDS",
     )
+    item_timeout: float | None = _option(
+        "End an item that takes longer, a batch after that for each of its items; no limit if not.",
+        metavar="SECONDS",
+    )
+    memory: str | None = _option(
+        "End an item when the evaluation, with all that it started, takes more memory: 500M, 4G.",
+        metavar="SIZE",
+    )
     prices: Sequence[str] | None = _option(
         "Dollars for a million tokens read and written, where the table is old or has none.",
         type=list[str],
@@ -121,6 +162,17 @@ class Options:
     repeat: int | None = _option(
         "Measure each val item so often, and judge the means.", fixed=True, min=1
     )
+
+    def __post_init__(self) -> None:
+        """Checks the values that typer cannot check.
+
+        Raises:
+            UsageError: a time limit of 0 or less, or a size that is none.
+        """
+        if self.item_timeout is not None:
+            check_timeout(self.item_timeout, "--item-timeout")
+        if self.memory is not None:
+            parse_size(self.memory)
 
     def given(self) -> dict[str, Any]:
         """The options that were asked for, by name."""

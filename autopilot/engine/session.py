@@ -21,6 +21,7 @@ from autopilot.core.setup_checks import check_module, check_setup, item_count
 from autopilot.core.stopping import StopCondition
 from autopilot.core.types import Result
 from autopilot.engine.bench import Bench, check_parameters, explain_missing
+from autopilot.engine.board import ItemLimits
 from autopilot.engine.loading import described, users_code
 from autopilot.engine.request import (
     DEFAULT_MAX_EPOCHS,
@@ -68,6 +69,7 @@ class Session:
         setup: Optimizer, loss and policy.
         options: The options of now and of the start together.
         max_epochs: The number of the last epoch.
+        limits: What an item may take.
         split_sizes: The numbers of train and val items, "?" where they cannot be known beforehand.
         notes: Lines that the user should read before it starts.
         remarks: Lines that the user should read once it has ended.
@@ -193,6 +195,7 @@ class Session:
             raise explain_missing(workspace, manifest.base, error) from error
         self.module, self.inputs = bench.module, bench.inputs
         self.notes += [redirection.note() for redirection in bench.redirected]
+        self.limits = ItemLimits.of(options, bench.module)
         self.store = GitStore(
             self.slug,
             workspace.repo.workdir,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import math
 import os
 import select
 import signal
@@ -19,18 +20,22 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from autopilot.core.failures import place_in_stacks
 from autopilot.core.progress import Death, Position
-from autopilot.engine.board import Board, Child
+from autopilot.engine.board import Board, Child, size_text
+from autopilot.engine.child_output import ChildOutput
 from autopilot.errors import EvaluationError
 from autopilot.git import locks
-from autopilot.sandbox.processes import adopt, end_adopted
+from autopilot.sandbox.processes import adopt, end_adopted, memory_of_descendants
 
 _FORWARD_S = 0.005  # a child that was signaled too says so by then; if not, the two coalesce
-_GRACE_S = 5.0
+_GRACE_S = 4.0
 _LOOK_S = 0.5
+_LOOK_MEMORY_S = 0.2
 _DEATHS_AT_MOST = 3
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux' prctl
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -38,6 +43,14 @@ _SILENT_S = 1.0
 _WAITING = b"\nstopping once the calls are answered that are paid; Ctrl-C again stops at once\n"
 # Called at each signal; a supervised child adds one.
 _listeners: list[Callable[[], None]] = []
+
+
+@dataclass(frozen=True, slots=True)
+class _Excess:
+    """Why a child was ended, and when what it did then had begun."""
+
+    why: str
+    began_s: float
 
 
 class Supervisor:
@@ -64,6 +77,7 @@ class Supervisor:
         self._received: list[int] = []
         self._received_s = self._overdue_s = 0.0
         self._forwarded = 0
+        self._excess: _Excess | None = None
 
     @property
     def was_overdue(self) -> bool:
@@ -88,25 +102,34 @@ class Supervisor:
             with self._listening():
                 while True:
                     child = Child(slug=slug, is_first=not seen, deaths=pending)
-                    status = self._one(child)
+                    output = ChildOutput()
+                    try:
+                        status = self._one(child, output)
+                        printed = output.last()
+                    finally:
+                        output.close()
                     end = child.board.code
-                    if end is None and self._received and not self.was_overdue:
-                        break
-                    if end is None or self.was_overdue:
+                    if end != 0:
                         # What the evaluation started would write into the files of the next child.
                         end_adopted(since, everywhere=True)
+                    if end is None and self._received and not self.was_overdue:
+                        break
                     if end is not None or self.was_overdue:
                         return end
                     if child.board.slug:
                         slug, pending = child.board.slug, []
-                    position = child.board.position
-                    death = Death(position, _reason(status))
+                    position, excess = child.board.position, self._excess
+                    if excess is not None and excess.began_s != child.board.began_s:
+                        continue  # it was over just before it was ended
+                    death = Death(position, excess.why if excess else _reason(status), printed)
                     seen[position] += 1
                     if not slug or seen[position] == _DEATHS_AT_MOST:
                         raise _given_up(death, slug, seen[position])
                     self._tell(death)
                     # A kill from outside says nothing about the item: the first is no death of it.
-                    if position.is_running and (seen[position] > 1 or not _is_kill(status)):
+                    if position.is_running and (
+                        seen[position] > 1 or excess or not _is_kill(status)
+                    ):
                         pending.append(death)
         finally:
             adopt(is_on=False)
@@ -145,11 +168,12 @@ class Supervisor:
             os.close(reader)
             os.close(writer)
 
-    def _one(self, child: Child) -> int:
+    def _one(self, child: Child, output: ChildOutput) -> int:
         """Runs one child; returns how it ended, as `waitpid` does."""
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()  # else both processes would write what is in it
+        self._excess = None
         # The end of `watched` is open in the parent alone: it closes when the parent is gone.
         parent, (alive, watched) = os.getpid(), os.pipe()
         # A signal between the fork and the child's own handlers would be lost: it waits.
@@ -159,6 +183,7 @@ class Supervisor:
             code = 1
             try:
                 child.board.claim()
+                output.take_over()
                 os.close(watched)
                 signal.set_wakeup_fd(-1)
                 _restore(self._handlers)
@@ -173,24 +198,27 @@ class Supervisor:
             child.board.end(code)
             _leave(code)
         os.close(alive)
+        output.started()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         try:
-            return self._wait(pid, child.board)
+            return self._wait(pid, child.board, output)
         finally:
             os.close(watched)
 
-    def _wait(self, pid: int, board: Board) -> int:
+    def _wait(self, pid: int, board: Board, output: ChildOutput) -> int:
         while True:
             # Any process: adopted orphans of the evaluation have to be waited for, too.
             found, status = os.waitpid(-1, os.WNOHANG)
             if found == pid:
                 return status
             if not found:
-                select.select([self._reader], [], [], self._attend(pid, board))
+                readers = [fd for fd in (self._reader, output.reader) if fd >= 0]
+                select.select(readers, [], [], self._attend(pid, board, output))
+                output.relay()
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._reader, 1024)
 
-    def _attend(self, pid: int, board: Board) -> float:
+    def _attend(self, pid: int, board: Board, output: ChildOutput) -> float:
         """Forwards signals and looks at the clock; returns the seconds until the next look."""
         now = time.monotonic()
         if self._forwarded < len(self._received):
@@ -208,7 +236,25 @@ class Supervisor:
             self._received.append(signal.SIGINT)
             self._forwarded = len(self._received)
             os.kill(pid, signal.SIGINT)
+        elif not self._received:
+            return self._limit(pid, board, output)
         return _LOOK_S
+
+    def _limit(self, pid: int, board: Board, output: ChildOutput) -> float:
+        """Ends a child that is over a limit; returns the seconds until the next look."""
+        began_s, timeout_s, most = board.began_s, board.timeout_s, board.memory
+        left_s = began_s + timeout_s - time.monotonic() if began_s else math.inf
+        is_over = most < math.inf and memory_of_descendants(most) > most
+        if self._excess is None and (is_over or left_s <= 0):
+            place = place_in_stacks(output.stack(pid))
+            why = (
+                f"killed for memory: over {size_text(most)}"
+                if is_over
+                else (f"no result within {timeout_s:g} s")
+            )
+            self._excess = _Excess(f"{why}, in {place}" if place else why, began_s)
+            os.kill(pid, signal.SIGKILL)
+        return max(min(_LOOK_S if most == math.inf else _LOOK_MEMORY_S, left_s), 0.01)
 
 
 def _restore(handlers: Mapping[int, Any]) -> None:

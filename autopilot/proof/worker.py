@@ -8,9 +8,12 @@ that make their own, are answered from the experiment's notes.
 from __future__ import annotations
 
 import json
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic import TypeAdapter
@@ -22,15 +25,24 @@ from autopilot.core.fit import Fit
 from autopilot.core.loop import EpochLoop
 from autopilot.core.metric import MetricCollection
 from autopilot.core.module import AutoPilotModule
-from autopilot.core.records.record import Lesson, LlmRecord, MetricsRecord, Record, StepRecord
+from autopilot.core.records.record import (
+    Lesson,
+    LlmRecord,
+    MetricsRecord,
+    ProgressNote,
+    Record,
+    StepRecord,
+)
 from autopilot.core.stepping import Guard
 from autopilot.core.stopping import Budget
 from autopilot.core.store import InMemoryStore
 from autopilot.core.writing import trace_record
 from autopilot.engine.bench import Bench
+from autopilot.engine.board import Child, ItemLimits
 from autopilot.engine.loading import users_code
 from autopilot.engine.request import Options, options_of
-from autopilot.errors import AutopilotError, OutageError, ReplayMissError
+from autopilot.engine.supervisor import Supervisor
+from autopilot.errors import AutopilotError, EvaluationError, OutageError, ReplayMissError
 from autopilot.git import objects
 from autopilot.git.repository import Repository
 from autopilot.proof.measuring import ERROR_PARTS, MeasureTask, Scores
@@ -40,7 +52,7 @@ from autopilot.sandbox.processes import answer_with
 from autopilot.sandbox.surroundings import Surroundings
 from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.holding import GitMemory, block_after_by_epoch
-from autopilot.tracking.journal import Journal
+from autopilot.tracking.journal import Journal, ProgressFile
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
 
@@ -51,26 +63,59 @@ _Say = Callable[[Scores | RerunEpoch], None]
 def main() -> None:
     """Does one task."""
 
-    def answer(request: bytes, send: Callable[[bytes], None]) -> None:
+    def answer(request: bytes, send: Callable[[bytes], None], watch: Callable[[], None]) -> None:
         def say(message: Scores | RerunEpoch) -> None:
             send(json.dumps({"answer": asdict(message)}).encode())
 
-        # Which of the two it is follows from the fields.
-        task: MeasureTask | RerunTask = TypeAdapter(MeasureTask | RerunTask).validate_json(request)
-        try:
-            if isinstance(task, MeasureTask):
-                _measure(task, say)
-            else:
-                _rerun(task, say)
-        except AutopilotError as error:
+        def fail(error: AutopilotError) -> None:
             parts = {name: getattr(error, name) for name in ERROR_PARTS}
             send(json.dumps({"error": type(error).__name__, **parts}).encode())
+
+        def work(child: Child) -> int:
+            watch()
+            try:
+                if isinstance(task, MeasureTask):
+                    _measure(task, say, child, ProgressFile(Path(folder, "progress")))
+                else:
+                    _rerun(task, say, child)
+            except AutopilotError as error:
+                fail(error)
+            return 0
+
+        # Which of the two it is follows from the fields.
+        task: MeasureTask | RerunTask = TypeAdapter(MeasureTask | RerunTask).validate_json(request)
+        # A rerun is not gone on with: a death in it is a difference.
+        slug = task.site.slug if isinstance(task, MeasureTask) else ""
+        with tempfile.TemporaryDirectory(prefix="autopilot-") as folder:
+            try:
+                code = Supervisor(work, lambda _death: None, lambda *_: None, slug).run()
+            except EvaluationError as error:
+                error.hint = "run the target by hand to see where it ends"
+                fail(error)
+                code = 0
+        if code:
+            # What else ended it is printed; without a last answer, the asker says how it ended.
+            sys.exit(code)
 
     answer_with(answer)
 
 
-def _measure(task: MeasureTask, say: _Say) -> None:
-    site, offline, store = task.site, Offline(), InMemoryStore(task.site.slug)
+class _LastingStore(InMemoryStore):
+    """A store in memory whose results outlive the process."""
+
+    def __init__(self, slug: str, file: ProgressFile) -> None:
+        super().__init__(slug)
+        self._file = file
+
+    def note_progress(self, progress: ProgressNote) -> None:
+        self._file.write(progress)
+
+    def progress(self) -> list[ProgressNote]:
+        return [record for record in self._file.read() if isinstance(record, ProgressNote)]
+
+
+def _measure(task: MeasureTask, say: _Say, child: Child, file: ProgressFile) -> None:
+    site, offline, store = task.site, Offline(), _LastingStore(task.site.slug, file)
     workspace, manifest = site.workspace(), site.manifest
     if not (task.live or task.repeat):
         for call in _recorded_calls(workspace.user, site.slug):
@@ -84,7 +129,14 @@ def _measure(task: MeasureTask, say: _Say) -> None:
         seed=seed_of(manifest.seed, task.repeat),
         max_wait_s=0,
     )
+    child.board.limit(ItemLimits.of(Options(**manifest.options), bench.module))
     with users_code(manifest.target):
+        trainer.prepare(bench.module)
+        experiment.open(bench.module.parameters())
+        experiment.progress.load(task.epoch)
+        for death in child.deaths:
+            experiment.progress.note_death(death)
+        experiment.positions = child.board
         try:
             found = {s: trainer.measure(bench.module, s, task.epoch) for s in task.splits}
         except ReplayMissError as miss:
@@ -137,7 +189,7 @@ def _recorded_calls(user: Repository, slug: str) -> list[LlmRecord]:
     return [call for _, call in Journal(user, Layout(slug)).read(LlmRecord)]
 
 
-def _rerun(task: RerunTask, say: _Say) -> None:
+def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
     site, offline = task.site, Offline()
     workspace, manifest = site.workspace(), site.manifest
     repo, notebook = workspace.repo, Notebook(workspace.user, site.slug, task.tip)
@@ -153,7 +205,8 @@ def _rerun(task: RerunTask, say: _Say) -> None:
         (record.epoch, record.step): (commit, record)
         for commit, record in _on_branch(notebook, StepRecord)
     }
-    experiment.known_noise = notebook.noise
+    experiment.known_noise, experiment.positions = notebook.noise, child.board
+    child.board.limit(ItemLimits.of(options, bench.module))
     # The budget stops nothing here, but optimizers read how much of it is left.
     budget = [c for c in options.conditions(alone=False) if isinstance(c, Budget)]
     trainer = bench.trainer(

@@ -1,4 +1,4 @@
-"""Child processes: programs that agents are, fresh processes of Python, and what is left of either.
+"""Child processes: fresh processes of Python, what agents and evaluations left running, memory.
 
 Each runs in a process group of its own, so that it can be ended with everything that it started.
 Processes that left the group are found by its mark or by its parent (Linux).
@@ -14,143 +14,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
 from autopilot import audit
-from autopilot.errors import AgentError, AgentNotFoundError, AgentTimeoutError, EvaluationError
-from autopilot.text import clean, hide, redact
+from autopilot.errors import EvaluationError
 
 _GRACE_S = 2.0
-_LOOK_S = 0.2
 _LAST = b""
 """The frame that a process of Python sends last."""
 _MARK = "AUTOPILOT_AGENT_IN"
 _ATTEMPTS = 3
 _ADOPT = 36  # PR_SET_CHILD_SUBREAPER of Linux' prctl
-
-# --- programs that are run to their end ---------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A program that ended.
-
-    Args:
-        stdout: What it wrote, without the values of secret environment variables.
-        stderr: What it wrote there.
-        code: Its exit code.
-        seconds: Wall clock.
-    """
-
-    stdout: str
-    stderr: str
-    code: int
-    seconds: float
-
-    def tail(self) -> str:
-        """The last line that it wrote, errors first, without secrets."""
-        lines = [line for line in (self.stderr.strip() or self.stdout.strip()).splitlines() if line]
-        return redact(lines[-1])[-300:] if lines else "it wrote nothing"
-
-
-def run_process(
-    command: Sequence[str], *, stdin: str, folder: Path | None, timeout_s: float, hint: str
-) -> Finished:
-    """Runs a program in a process group of its own, and ends the group when the program ends.
-
-    Args:
-        command: The program and its arguments.
-        stdin: What it reads.
-        folder: Its working directory.
-        timeout_s: After that the whole group is ended.
-        hint: What to do where the program is missing.
-
-    Raises:
-        AgentNotFoundError: there is no such program.
-        AgentTimeoutError: it took too long.
-        AgentError: it cannot be started.
-    """
-    name, started = command[0], time.monotonic()
-    with audit.executing("process", command, folder) as execution:
-        try:
-            process = subprocess.Popen(
-                command,
-                cwd=folder,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                encoding="utf-8",
-                errors="replace",
-                start_new_session=True,
-            )
-        except FileNotFoundError as error:
-            if folder is not None and not folder.is_dir():
-                raise AgentError(f"the folder {folder} does not exist", hint="create it") from error
-            raise AgentNotFoundError(f"the program {name} is not installed", hint=hint) from error
-        except OSError as error:
-            raise AgentError(f"cannot start {name}: {error.strerror}", hint=hint) from error
-        try:
-            stdout, stderr = _communicate(process, clean(stdin), timeout_s)
-        except subprocess.TimeoutExpired as error:
-            raise AgentTimeoutError(
-                f"{Path(name).name} did not answer within {timeout_s:g} s and was ended",
-                hint="give it more time with timeout_s, or a smaller task",
-            ) from error
-        finally:
-            # Also after a normal end: a process that it left running would edit files later.
-            _terminate_group(process)
-            process.wait()
-            for stream in (process.stdin, process.stdout, process.stderr):
-                with contextlib.suppress(OSError, ValueError):
-                    cast("IO[str]", stream).close()
-        execution.code = process.returncode
-    seconds = time.monotonic() - started
-    return Finished(clean(hide(stdout)), clean(hide(stderr)), process.returncode, seconds)
-
-
-def _communicate(process: subprocess.Popen[str], stdin: str, timeout_s: float) -> tuple[str, str]:
-    """Returns what a program writes until it ends: its children may hold its outputs open longer.
-
-    Raises:
-        subprocess.TimeoutExpired: it does not end.
-    """
-    given: str | None = stdin
-    deadline = time.monotonic() + timeout_s
-    while True:
-        left = deadline - time.monotonic()
-        try:
-            return process.communicate(given, timeout=max(min(left, _LOOK_S), 0.0))
-        except subprocess.TimeoutExpired:
-            given = None
-            if process.poll() is not None:
-                break
-            if left <= 0:
-                raise
-    _terminate_group(process)
-    try:
-        return process.communicate(timeout=_GRACE_S)
-    except subprocess.TimeoutExpired as error:
-        # A process that left the group holds the pipes: all that the program wrote is here.
-        stdout, stderr = error.stdout or b"", error.stderr or b""
-        return stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace")
-
-
-def _terminate_group(process: subprocess.Popen[str]) -> None:
-    """Sends SIGTERM, and SIGKILL to what is left after a grace period; an empty group is fine."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGTERM)
-        deadline = time.monotonic() + _GRACE_S
-        while time.monotonic() < deadline:
-            # A zombie counts as a member: without poll the group would never be empty.
-            process.poll()
-            os.killpg(process.pid, 0)
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
-
 
 # --- fresh processes of Python ------------------------------------------------------------------
 
@@ -231,11 +107,15 @@ class Processes:
 Send = Callable[[bytes], None]
 
 
-def answer_with(answer: Callable[[bytes, Send], None]) -> None:
+def answer_with(answer: Callable[[bytes, Send, Callable[[], None]], None]) -> None:
     """The child's side: reads the request, and lets the function send answers to it.
 
-    Meanwhile stdin is empty and what is printed, by child processes too, goes to stderr. When the
-    process that asked is gone, this one ends with all that it started.
+    Meanwhile stdin is empty and what is printed, by child processes too, goes to stderr.
+
+    Args:
+        answer: Gets the request, the function that sends an answer, and one to be called first by
+            the process that does the work, which may be a fork of this one: from then on, its
+            process group ends when the process that asked is gone.
     """
     requests = os.fdopen(os.dup(0), "rb")
     answers = os.fdopen(os.dup(1), "wb")
@@ -249,8 +129,10 @@ def answer_with(answer: Callable[[bytes, Send], None]) -> None:
         requests.read()
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    answer(request, lambda content: _write_frame(answers, content))
+    def watch() -> None:
+        threading.Thread(target=end_with_parent, daemon=True).start()
+
+    answer(request, lambda content: _write_frame(answers, content), watch)
     sys.stdout.flush()
     _write_frame(answers, _LAST)
 
@@ -356,10 +238,49 @@ def end_adopted(since: float, *, everywhere: bool = False) -> None:
 
 def _adopted(since: float, *, everywhere: bool) -> Iterator[int]:
     own, own_session = os.getpid(), os.getsid(0)
+    for pid, fields in _listed():
+        parent, session, born = int(fields[1]), int(fields[3]), int(fields[19])
+        if parent == own and born >= int(since) and (everywhere or session != own_session):
+            yield pid
+
+
+def _listed() -> Iterator[tuple[int, list[str]]]:
+    """All processes (Linux), each with its state, parent, group, session, and so on."""
     for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            # Behind the name: state, parent, group, session, and as the 20th the time it began.
-            fields = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
-            parent, session, born = int(fields[1]), int(fields[3]), int(fields[19])
-            if parent == own and born >= int(since) and (everywhere or session != own_session):
-                yield int(folder.name)
+        # A process that ends meanwhile has no line any more.
+        with contextlib.suppress(OSError):
+            text = (folder / "stat").read_text(errors="replace")
+            yield int(folder.name), text.rpartition(")")[2].split()
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+
+def memory_of_descendants(limit: float) -> float:
+    """The resident memory of all that this process started, itself not included (Linux).
+
+    Args:
+        limit: Above it, pages that processes share are counted once; that takes longer to find.
+
+    Returns:
+        Bytes; 0.0 where the system does not list processes.
+    """
+    children, pages = dict[int, list[int]](), dict[int, int]()
+    for pid, fields in _listed():
+        children.setdefault(int(fields[1]), []).append(pid)
+        pages[pid] = int(fields[21])
+    found = list(children.get(os.getpid(), ()))
+    for pid in found:  # it grows meanwhile
+        found += children.get(pid, ())
+    page = os.sysconf("SC_PAGE_SIZE")
+    whole = float(sum(pages[pid] * page for pid in found))
+    return whole if whole <= limit else sum(_proportional(pid, pages[pid] * page) for pid in found)
+
+
+def _proportional(pid: int, resident: int) -> float:
+    """A process's memory, of shared pages its part; its resident memory where that is unknown."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        return float(text.partition("\nPss:")[2].split()[0]) * 1024
+    except (OSError, IndexError):
+        return float(resident)

@@ -27,10 +27,14 @@ def reloaded(store: InMemoryStore) -> EpochProgress:
 def test_a_death_is_known_to_the_next_process_until_the_files_are_others() -> None:
     store = InMemoryStore()
     log = EpochProgress(store)
-    log.note_death(Death(BATCH, "signal 11"))
+    log.note_death(Death(BATCH, "signal 11", "bye"))
     log.note_death(Death(Position("val", 0, 2, item=1), "exit code 3"))
 
-    assert reloaded(store).deaths(BATCH) == {-1: "signal 11", 1: "exit code 3"}
+    deaths = reloaded(store).deaths(BATCH)
+    assert {item: (note.died, note.printed) for item, note in deaths.items()} == {
+        -1: ("signal 11", "bye"),
+        1: ("exit code 3", ""),
+    }
     assert reloaded(store).deaths(Position("val", 0, 2, repeat=1)) == {}
     log.void(0)
     assert reloaded(store).deaths(BATCH) == {}

@@ -14,8 +14,8 @@ from autopilot.sandbox.processes import (
     end_adopted,
     end_marked,
     mark,
-    run_process,
 )
+from autopilot.sandbox.programs import run_process
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -57,6 +57,15 @@ def test_a_program_that_cannot_be_run_is_named(tmp_path):
     (tmp_path / "data").write_text("x")
     with pytest.raises(AgentError, match="cannot start"):
         run_process([str(tmp_path / "data")], folder=tmp_path, **ask)
+
+
+def test_of_much_output_beginning_and_end_are_kept(monkeypatch):
+    finished = run("print('first'); print('x' * (40 << 20)); print('last')")
+    assert finished.stdout.startswith("first\nxxx") and finished.stdout.endswith("xxx\nlast\n")
+    assert "bytes left out ...]" in finished.stdout
+    assert len(finished.stdout) < 9 << 20
+    with pytest.raises(AgentError, match="wrote more than 256 MiB"):
+        run("while True: print('x' * (1 << 20))", timeout_s=60)
 
 
 @linux
@@ -106,7 +115,8 @@ WORKER = """\
 import sys
 from autopilot.sandbox.processes import answer_with
 
-def answer(request, send):
+def answer(request, send, watch):
+    watch()
     print("printed")
     if request == b"fail":
         sys.exit(3)

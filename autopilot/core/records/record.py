@@ -326,6 +326,7 @@ class ProgressNote(Record):
         repeat: The number of the measurement that it is part of.
         item: The item's position, where the note is of one item of the batch; otherwise -1.
         died: How the process that evaluated it ended, if it died.
+        printed: What that process printed last on stderr.
         key: Digest of the batch's items and the parameters' state.
         data: The `datum_to_json`; empty if JSON cannot carry it: a kill then repeats the batch.
         items: How many items were evaluated.
@@ -348,6 +349,7 @@ class ProgressNote(Record):
     repeat: int = 0
     item: int = -1
     died: str = ""
+    printed: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
