@@ -118,6 +118,7 @@ def val_record(
     stop: str,
     state: Mapping[str, Any],
     repeat: int = 1,
+    restarts: tuple[int, float] = (0, 0.0),
 ) -> MetricsRecord:
     """The verdict on an epoch with all that led to it.
 
@@ -152,6 +153,8 @@ def val_record(
         state=state,
         noise=history.noise if view.epoch == 0 else None,
         repeat=repeat,
+        restarts=restarts[0],
+        restarts_s=restarts[1],
     )
 
 
