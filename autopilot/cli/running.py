@@ -34,8 +34,8 @@ from autopilot.text import counted, redact
 from autopilot.tracking.holding import memory_of
 from autopilot.tracking.notebook import Notebook
 
-# Makes a session of callbacks and the experiment's name, "" where it has none yet.
-Prepare: TypeAlias = Callable[[Sequence[Any], str], Session]
+# Makes the session that a process runs, of callbacks.
+Prepare: TypeAlias = Callable[[Sequence[Any], Child], Session]
 CHANGEABLE = tuple(field.name for field in fields(Options) if not field.metadata["fixed"])
 
 
@@ -118,17 +118,17 @@ def resume(
 def start_or_resume(request: Request) -> Prepare:
     """Prepares a new experiment, or, where its process died, goes on with it."""
 
-    def prepare(callbacks: Sequence[Any], slug: str) -> Session:
-        if slug:
-            return Session.resume(request.folder, slug, Options(), callbacks)
-        return Session.start(request, callbacks)
+    def prepare(callbacks: Sequence[Any], child: Child) -> Session:
+        if child.slug:
+            return Session.resume(request.folder, child.slug, Options(), callbacks, child)
+        return Session.start(request, callbacks, child)
 
     return prepare
 
 
 def resuming(folder: Path, slug: str, changes: Options) -> Prepare:
     """Prepares going on with an experiment, with options that take the place of its own."""
-    return lambda callbacks, _: Session.resume(folder, slug, changes, callbacks)
+    return lambda callbacks, child: Session.resume(folder, slug, changes, callbacks, child)
 
 
 def run_session(
@@ -143,7 +143,7 @@ def run_session(
 
     Args:
         output: Prints.
-        prepare: Makes the session from the callbacks, and the experiment's name where it exists.
+        prepare: Makes the session.
         slug: The experiment's name where it exists.
         score_test: See `Session.run`.
         after: Called with a session that was not interrupted.
@@ -184,9 +184,7 @@ def _run_session(
     after: Callable[[Session], None],
 ) -> int:
     reporter = Reporter(output, is_first=child.is_first)
-    session = prepare([reporter, Attendant(child.board)], child.slug)
-    experiment = session.trainer.experiment
-    experiment.positions, experiment.died = child.board, child.deaths
+    session = prepare([reporter, Attendant(child)], child)
     # What a resumed run was started with holds too.
     use_prices(session.options.prices or ())
     reporter.max_epochs, reporter.rescued = session.max_epochs, session.store.rescued

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Restart(BaseException):  # noqa: N818  # no error: nobody but who started the process catches it
+class Restart(BaseException):  # no error: nobody but who started the process catches it
     """Another process is to go on, whose interpreter has seen no other state."""
 
 

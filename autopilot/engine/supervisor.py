@@ -22,12 +22,15 @@ from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
+from autopilot.core.interpreter import Restart
 from autopilot.core.progress import Death, Position
 from autopilot.engine.board import Board, Child
 from autopilot.errors import EvaluationError
 from autopilot.git import locks
 from autopilot.sandbox.processes import adopt, end_adopted
 
+_REPLACED = 112
+"""The exit code of a process that leaves its work to another one."""
 _FORWARD_S = 0.005  # a child that was signaled too says so by then; if not, the two coalesce
 _GRACE_S = 5.0
 _LOOK_S = 0.5
@@ -81,24 +84,38 @@ class Supervisor:
         """
         if threading.active_count() > 1 or not hasattr(os, "fork"):
             with interruptible():
-                return self._work(Child())
+                return self._work(Child(is_supervised=False))
         slug, pending, seen = self._slug, list[Death](), Counter[Position]()
+        child, has_recorded = Child(slug=slug), False
         since = adopt(is_on=True)
         try:
             with self._listening():
                 while True:
-                    child = Child(slug=slug, is_first=not seen, deaths=pending)
                     status = self._one(child)
+                    has_recorded |= child.board.has_recorded
                     end = child.board.code
                     if end is None and self._received and not self.was_overdue:
                         break
-                    if end is None or self.was_overdue:
+                    left_s = 0.0 if self.was_overdue else child.board.left_s
+                    if end is None or self.was_overdue or left_s:
                         # What the evaluation started would write into the files of the next child.
                         end_adopted(since, everywhere=True)
-                    if end is not None or self.was_overdue:
+                    if (end is not None and not left_s) or self.was_overdue:
                         return end
                     if child.board.slug:
                         slug, pending = child.board.slug, []
+                    if left_s:
+                        # A signal that came too late for it is for the next one.
+                        self._forwarded = 0
+                        state = child.board.wanted
+                        child = Child(
+                            slug=slug,
+                            is_first=False,
+                            state=state,
+                            since_s=left_s,
+                            has_recorded=has_recorded,
+                        )
+                        continue
                     position = child.board.position
                     death = Death(position, _reason(status))
                     seen[position] += 1
@@ -108,6 +125,9 @@ class Supervisor:
                     # A kill from outside says nothing about the item: the first is no death of it.
                     if position.is_running and (seen[position] > 1 or not _is_kill(status)):
                         pending.append(death)
+                    child = Child(
+                        slug=slug, is_first=False, deaths=pending, has_recorded=has_recorded
+                    )
         finally:
             adopt(is_on=False)
         if os.WIFSIGNALED(status):
@@ -168,6 +188,8 @@ class Supervisor:
                 with interruptible():
                     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
                     code = self._work(child)
+            except Restart:
+                code = _REPLACED
             except BaseException:  # noqa: BLE001  # nothing may go back through the parent's calls
                 traceback.print_exc()
             child.board.end(code)

@@ -94,8 +94,9 @@ class Workspace:
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
         self.folder.mkdir(parents=True, exist_ok=True)
         os.chdir(self.folder)
+        # In place too: what another process imported before this one was forked may be out of date.
+        _forget(self.user.workdir, self.repo.workdir)
         if not self.in_place:
-            _forget(self.user.workdir, self.repo.workdir)
             _redirect(self.user.workdir, self.repo.workdir)
         for path in (str(self.repo.workdir), str(self.folder)):
             if path in sys.path:

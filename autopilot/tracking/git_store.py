@@ -209,6 +209,14 @@ class GitStore(Store):
         self._seen = (time.monotonic(), present)
         return sorted(edits(self._files.known, present))
 
+    def entries(self, state: str) -> dict[str, Entry]:
+        """The parameters' files in a state."""
+        return self._files.entries(state)
+
+    def present(self) -> dict[str, Entry]:
+        """The parameters' files as they are now."""
+        return self._files.present(write=False)
+
     def log(self) -> list[Revision]:
         start = self._start()
         if start is None:
