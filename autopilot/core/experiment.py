@@ -193,8 +193,10 @@ class Experiment(History):
         by_hand = ("blocked", "unblocked")
         lessons = self.memory.kept()
         self.memory.load(x for x in lessons if x.epoch <= last or x.outcome in by_hand)
-        log, kept = self.store.log(), self.store.tags()
-        for record in self.history[:-1]:
+        log = self.store.log()
+        # Of a process that this one replaces, only the last epoch can be half done.
+        kept = {} if self.is_replacement else self.store.tags()
+        for record in () if self.is_replacement else self.history[:-1]:
             if record.verdict != "rejected" and record.epoch not in kept:
                 self._finish(record, self._revisions[record.epoch], log)
         if self.history:
@@ -207,7 +209,8 @@ class Experiment(History):
         }
         if self.history:
             repeat = self.record_of(self.best_epoch).repeat
-            passes = recorded_passes(self.store, "val", self.best_epoch)
+            best = self.best_epoch
+            passes = recorded_passes(self.store, self._revisions[best], "val", best)
             self.best_items = mean_items(passes[:repeat])
         self.progress.load(last + 1, [n for epoch, n in self._recorded_steps if epoch == last + 1])
         for death in self.died:

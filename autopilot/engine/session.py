@@ -159,7 +159,7 @@ class Session:
                 hint=f"git switch {manifest.base_branch} (or git switch --detach "
                 f"{manifest.base[:7]}), then resume",
             )
-        if notebook.unnoted:
+        if not (child and child.since_s) and notebook.unnoted:
             raise ExperimentError(
                 f"the notes of {slug} are older than its branch: none on {notebook.unnoted[0][:7]}",
                 hint=f"a plain git fetch or pull leaves them behind: autopilot fetch {slug}",

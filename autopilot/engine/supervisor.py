@@ -54,6 +54,8 @@ class Supervisor:
         overdue: Called when a batch does not end although the time is up, with the seconds since
             the time was up and the experiment's name.
         slug: The experiment, where it exists.
+        look: Called with its name before a child takes another one's place: what is read there, it
+            has.
     """
 
     def __init__(
@@ -62,8 +64,10 @@ class Supervisor:
         tell: Callable[[Death], None],
         overdue: Callable[[float, str], None],
         slug: str = "",
+        look: Callable[[str], object] = str,
     ) -> None:
         self._work, self._tell, self._overdue, self._slug = work, tell, overdue, slug
+        self._look = look
         self._received: list[int] = []
         self._received_s = self._told_s = 0.0
         self._forwarded = 0
@@ -105,6 +109,7 @@ class Supervisor:
                     if child.board.slug:
                         slug, pending = child.board.slug, []
                     if left_s:
+                        self._look(slug)
                         # A signal that came too late for it is for the next one.
                         self._forwarded = 0
                         state = child.board.wanted

@@ -242,6 +242,9 @@ class GitStore(Store):
         found = [pair for pair in self.journal.read(kind) if pair[0] in line]
         return sorted(found, key=lambda pair: (pair[1].epoch, pair[1].id))
 
+    def records_on(self, revision: str, kind: type[R]) -> list[R]:
+        return self.journal.read_on(revision, kind)
+
     def tag(self, epoch: int, revision: str, message: str) -> None:
         commits.create_tag(self.repo, self.layout.tag_name(epoch), revision, message)
 
