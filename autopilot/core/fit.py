@@ -94,9 +94,6 @@ class Fit(Run):
         super().start_epoch(epoch)
         self.evaluator.failures.clear()
         self.heard, self._lost_feedback = False, []
-        self.notes += self.experiment.progress.notes
-        if not self.experiment.ignore_stop:
-            self.stop(self.experiment.progress.stop)
 
     def view(self) -> EpochView:
         """The epoch for the policy."""
@@ -130,9 +127,8 @@ class Fit(Run):
         if self.experiment.last_epoch < self.epoch:
             # Why it is left is more than that it cannot be noted.
             with contextlib.suppress(AutopilotError):
-                self.experiment.progress.note_rest(
-                    self.epoch, self.meter.seconds(), self.notes, self.stop_reason
-                )
+                progress, seconds = self.experiment.progress, self.meter.seconds()
+                progress.note_rest(self.epoch, seconds, self.notes, self.stop_reason)
 
     # --- the baseline --------------------------------------------------------------------------
 

@@ -219,7 +219,7 @@ class Session:
         with users_code(manifest.target):
             check_module(self.module)
             self.store.bind(self.module.parameters())
-            imported = self.store.present()
+            imported = self.store.files.present(write=False)
             if is_new:
                 self.notes += check_parameters(bench, include_dirty=include_dirty)
             loaders = {
@@ -242,7 +242,7 @@ class Session:
         experiment.positions, experiment.died = child.board, child.deaths
         experiment.is_replacement = child.since_s > 0
         if child.is_supervised and how != Fresh.never:
-            experiment.interpreter = OneState(child, imported, self.store.entries, how)
+            experiment.interpreter = OneState(child, imported, self.store.files.entries, how)
         self.trainer = bench.trainer(
             experiment, options, [*options.conditions(alone=alone), *callbacks, _Upkeep(self)]
         )

@@ -12,7 +12,7 @@ import math
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -32,7 +32,7 @@ from autopilot.core.records.record import (
     TraceRecord,
 )
 from autopilot.errors import GitCommandError, RecordError, StateError
-from autopilot.git.commits import first_parent_log
+from autopilot.git.commits import Commit, first_parent_log, read_commit
 from autopilot.git.notes import Edit, Notes
 from autopilot.git.objects import read_blob
 from autopilot.git.repository import Repository
@@ -60,6 +60,7 @@ class Journal:
 
     def __init__(self, repo: Repository, layout: Layout) -> None:
         self.layout, self._repo = layout, repo
+        self._line: tuple[str, dict[str, Commit]] = ("", {})
         self._notes = {kind: Notes(repo, layout.notes(kind)) for kind in KINDS}
 
     def write(self, commit: str, records: Sequence[Record]) -> None:
@@ -94,8 +95,29 @@ class Journal:
         with looking():
             for kind in (Manifest, MetricsRecord, StepRecord, Lesson):
                 deque(self.read(kind), maxlen=0)
-            start = next((commit for commit, _ in self.read(Manifest)), None)
-            deque(first_parent_log(self._repo, tip, stop=start), maxlen=0)
+            self.line(tip)
+
+    def start(self) -> str | None:
+        """The start commit: the one with the manifest; None where its note is not here."""
+        return next((commit for commit, _ in self.read(Manifest)), None)
+
+    def line(self, tip: str) -> Mapping[str, Commit]:
+        """The experiment's commits by their ids, newest first.
+
+        Raises:
+            RecordError: nothing says where it starts.
+        """
+        if self._line[0] != tip:
+            start, slug = self.start(), self.layout.slug
+            if start is None:
+                raise RecordError(
+                    f"the experiment {slug} has no manifest note",
+                    hint=f"fetch its notes: autopilot fetch {slug}",
+                )
+            base = next(iter(read_commit(self._repo, start).parents), None)
+            found = first_parent_log(self._repo, tip, stop=base)
+            self._line = tip, {commit.id: commit for commit in found}
+        return self._line[1]
 
     def repeated(self, kind: type[R]) -> Iterator[tuple[str, R, R]]:
         """Records that `read` leaves out, each after the one with its id that counts."""
