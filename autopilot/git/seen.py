@@ -1,4 +1,4 @@
-"""What was read once of objects that never change, for processes that are forked later.
+"""Objects that never change, kept once they are read, for processes that are forked later.
 
 A supervising process reads what was added since its last look; each of its children has it then,
 however long the experiment is.
@@ -17,7 +17,7 @@ class Seen(dict[str, T]):
     """Object ids to what was made of the objects; it grows only in the body of `looking`."""
 
     def get_or(self, oid: str, make: Callable[[], T]) -> T:
-        """What was made of an object, made now if it is new."""
+        """The value that was made of an object, made now if it is new."""
         found = self.get(oid)
         if found is None:
             found = make()
@@ -31,7 +31,7 @@ _looks: list[bool] = []
 
 @contextmanager
 def looking() -> Iterator[None]:
-    """What the body reads is kept for good."""
+    """Keeps for good the objects that the body reads."""
     _looks.append(True)
     try:
         yield
