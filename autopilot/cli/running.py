@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any
 
 import typer
 
@@ -30,13 +30,31 @@ from autopilot.engine.request import Options, Request
 from autopilot.engine.session import Session
 from autopilot.engine.supervisor import Supervisor
 from autopilot.errors import ExperimentError
+from autopilot.git.repository import Repository
 from autopilot.text import counted, redact
 from autopilot.tracking.holding import memory_of
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import output_lines
 
-# Makes a session of callbacks and the experiment's name, "" where it has none yet.
-Prepare: TypeAlias = Callable[[Sequence[Any], str], Session]
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """How the session of a process is made.
+
+    Args:
+        folder: Of the repository.
+        session: Makes it, of callbacks.
+    """
+
+    folder: Path
+    session: Callable[[Sequence[Any], Child], Session]
+
+    def look(self, slug: str) -> None:
+        """Reads what the session's process reads of its experiment."""
+        notebook = Notebook(Repository.discover(self.folder), slug)
+        notebook.journal.look(notebook.tip)
+
+
 CHANGEABLE = tuple(field.name for field in fields(Options) if not field.metadata["fixed"])
 
 
@@ -119,17 +137,21 @@ def resume(
 def start_or_resume(request: Request) -> Prepare:
     """Prepares a new experiment, or, where its process died, goes on with it."""
 
-    def prepare(callbacks: Sequence[Any], slug: str) -> Session:
-        if slug:
-            return Session.resume(request.folder, slug, Options(), callbacks)
-        return Session.start(request, callbacks)
+    def prepare(callbacks: Sequence[Any], child: Child) -> Session:
+        if child.slug:
+            return Session.resume(request.folder, child.slug, Options(), callbacks, child)
+        return Session.start(request, callbacks, child)
 
-    return prepare
+    return Prepare(request.folder, prepare)
 
 
 def resuming(folder: Path, slug: str, changes: Options) -> Prepare:
     """Prepares going on with an experiment, with options that take the place of its own."""
-    return lambda callbacks, _: Session.resume(folder, slug, changes, callbacks)
+
+    def prepare(callbacks: Sequence[Any], child: Child) -> Session:
+        return Session.resume(folder, slug, changes, callbacks, child)
+
+    return Prepare(folder, prepare)
 
 
 def run_session(
@@ -144,7 +166,7 @@ def run_session(
 
     Args:
         output: Prints.
-        prepare: Makes the session from the callbacks, and the experiment's name where it exists.
+        prepare: Makes the session.
         slug: The experiment's name where it exists.
         score_test: See `Session.run`.
         after: Called with a session that was not interrupted.
@@ -165,7 +187,10 @@ def run_session(
         output.line(f"time budget: over by {past_s:.0f} s, and an item does not end", "yellow")
 
     output.goes_on = True
-    code = Supervisor(lambda child: guarded(output, lambda: work(child)), tell, overdue, slug).run()
+    supervisor = Supervisor(
+        lambda child: guarded(output, lambda: work(child)), tell, overdue, slug, prepare.look
+    )
+    code = supervisor.run()
     if code is None:
         how = f"autopilot resume {late[0]} --budget-seconds N"
         output.line(f"the item was killed; go on: {how}")
@@ -185,9 +210,7 @@ def _run_session(
     after: Callable[[Session], None],
 ) -> int:
     reporter = Reporter(output, is_first=child.is_first)
-    session = prepare([reporter, Attendant(child.board)], child.slug)
-    experiment = session.trainer.experiment
-    experiment.positions, experiment.died = child.board, child.deaths
+    session = prepare.session([reporter, Attendant(child)], child)
     child.board.limit(session.limits)
     # What a resumed run was started with holds too.
     use_prices(session.options.prices or ())

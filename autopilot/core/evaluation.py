@@ -95,6 +95,7 @@ class Evaluator:
         return data
 
     def _evaluated(self, position: Position, batch: Datum) -> Datum:
+        self.experiment.check_interpreter(position)
         split, epoch, index = position.split, position.epoch, position.number
         seed = seed_of(self.seed, position.repeat)
         running = replace(position, is_running=True, size=max(len(batch.items), 1))
@@ -130,8 +131,7 @@ class Evaluator:
         finally:
             self.experiment.positions.at(position)
         seconds = time.perf_counter() - started
-        kept = data if _stands_in(data, split) else None
-        self.experiment.remember(position, batch, kept, seconds)
+        self.experiment.remember(position, batch, data, seconds, waits=_waits(data, split))
         return data
 
     def close(self) -> None:
@@ -200,8 +200,8 @@ class Evaluator:
         data = self._isolated(split, item)
         _label(data, item, position)
         self.scoring.apply(data)
-        kept, seconds = data if _stands_in(data, split) else None, time.perf_counter() - started
-        self.experiment.remember(position, item, kept, seconds)
+        seconds = time.perf_counter() - started
+        self.experiment.remember(position, item, data, seconds, waits=_waits(data, split))
         return data
 
     def _combined(self, batch: Datum, results: list[Datum]) -> Datum:
@@ -267,9 +267,9 @@ def _is_simple(data: Datum) -> bool:
     return node is not None and not node.upstream and not node.called
 
 
-def _stands_in(data: Datum, split: str) -> bool:
-    """Whether a result may be recalled instead of its call: nothing else hangs on its graph."""
-    return split != "train" or _is_simple(data)
+def _waits(data: Datum, split: str) -> bool:
+    """Whether feedback needs more of a result's graph than can be recalled."""
+    return split == "train" and not _is_simple(data)
 
 
 def _label(data: Datum, batch: Datum, position: Position) -> None:

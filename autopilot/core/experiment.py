@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import Any
 
 from autopilot.core.comparison import EpochView, Monitored, mean_items
+from autopilot.core.interpreter import Interpreter
 from autopilot.core.memory import Memory
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
@@ -61,6 +62,8 @@ class Experiment(History):
         progress: The notes on the epoch in progress.
         is_open: Whether this object holds the experiment.
         died: What ended the process that worked on it before; noted when it is opened.
+        interpreter: Says whether this process may evaluate the present state.
+        is_replacement: This process goes on where another one of the same run ended.
 
     Args:
         store: Where states and records are kept; in this process, if not given.
@@ -108,6 +111,7 @@ class Experiment(History):
         self._environment: dict[str, str] = {}
         self.monitored: Monitored | None = None
         self.positions, self.died = PositionLog(), list[Death]()
+        self.interpreter, self.is_replacement = Interpreter(), False
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -161,7 +165,8 @@ class Experiment(History):
         if self.store.exists():
             self.store.reopen()
             self._recall()
-            self._event("resumed", options=self.changes)
+            if not self.is_replacement:
+                self._event("resumed", options=self.changes)
         else:
             self.store.begin(complete(self.manifest))
             self._event("started")
@@ -196,8 +201,10 @@ class Experiment(History):
         by_hand = ("blocked", "unblocked")
         lessons = self.memory.kept()
         self.memory.load(x for x in lessons if x.epoch <= last or x.outcome in by_hand)
-        log, kept = self.store.log(), self.store.tags()
-        for record in self.history[:-1]:
+        log = self.store.log()
+        # Of a process that this one replaces, only the last epoch can be half done.
+        kept = {} if self.is_replacement else self.store.tags()
+        for record in () if self.is_replacement else self.history[:-1]:
             if record.verdict != "rejected" and record.epoch not in kept:
                 self._finish(record, self._revisions[record.epoch], log)
         if self.history:
@@ -210,9 +217,10 @@ class Experiment(History):
         }
         if self.history:
             repeat = self.record_of(self.best_epoch).repeat
-            passes = recorded_passes(self.store, "val", self.best_epoch)
+            best = self.best_epoch
+            passes = recorded_passes(self.store, self._revisions[best], "val", best)
             self.best_items = mean_items(passes[:repeat])
-        self.progress.load(last + 1)
+        self.progress.load(last + 1, [n for epoch, n in self._recorded_steps if epoch == last + 1])
         for death in self.died:
             self.progress.note_death(death)
         self.died.clear()
@@ -236,22 +244,34 @@ class Experiment(History):
         return self.progress.find(position, batch, self._state)
 
     def remember(
-        self, position: Position, batch: Datum, data: Datum | None, seconds: float
+        self, position: Position, batch: Datum, data: Datum, seconds: float, *, waits: bool = False
     ) -> None:
         """Keeps a batch's or an item's result at once, with its cost.
 
         Args:
             position: The batch, or the item of one.
             batch: Its items.
-            data: The result; None if it cannot stand in for its call: made again after a kill.
+            data: The result.
             seconds: How long it took.
+            waits: It stands in for its call only once the step that it leads to is made; until
+                then, a kill has it made again.
 
         Raises:
             ParameterError: a file was edited by hand meanwhile; the result is of no known state.
         """
         if self.store.is_shared:
             self.check_unedited()
-        self.progress.note(position, batch, data, seconds, self._state)
+        self.progress.note(position, batch, data, seconds, self._state, waits=waits)
+
+    def check_interpreter(self, position: Position) -> None:
+        """Called before a batch is evaluated.
+
+        Raises:
+            Restart: another process is to do it: this one has imported another state's files.
+        """
+        # Before a step that is recorded, this process has the step's files already.
+        if position.split != "train" or not self._recorded_steps:
+            self.interpreter.check(self._state)
 
     def void_results(self) -> None:
         """Voids the results of the epoch in progress: they are made again."""
@@ -260,8 +280,8 @@ class Experiment(History):
     # --- steps ---------------------------------------------------------------------------------
 
     def has_step(self, epoch: int, step: int) -> bool:
-        """Whether a step was recorded before a kill."""
-        return (epoch, step) in self._recorded_steps
+        """Whether a step, or a later one of its epoch, was recorded before a kill."""
+        return any(at == epoch and step <= number for at, number in self._recorded_steps)
 
     def replay_step(self, optimizer: Optimizer, epoch: int, step: int) -> StepRecord | None:
         """Repeats a recorded step: its state and the optimizer's, without running it.
@@ -269,7 +289,7 @@ class Experiment(History):
         Returns:
             Its record; None if the step was not recorded before a kill, and is to be made.
         """
-        if not self.has_step(epoch, step):
+        if (epoch, step) not in self._recorded_steps:
             return None
         revision, record = self._recorded_steps.pop((epoch, step))
         if record.changed:
@@ -386,6 +406,7 @@ class Experiment(History):
             stop=stop,
             state=state or {},
             repeat=self.repeat,
+            restarts=(self.progress.restarts, self.progress.restarts_s),
         )
         revision = self.store.tip
         traces = [trace_record(epoch, split, items) for split, items in self._items.items()]
@@ -445,7 +466,10 @@ class Experiment(History):
 
     def on_loop_complete(self, name: str, detail: str) -> None:
         """Writes down how the session ended: "stopped", "finished", "interrupted" or "crashed"."""
-        self._event(name, detail)
+        # A process that only scores the test split comes to the end of the loop again.
+        again = self.is_replacement and [(e.name, e.detail) for e in self.events[-1:]]
+        if again != [(name, detail)]:
+            self._event(name, detail)
 
     def rollback(self, epoch: int | None = None) -> None:
         """Puts the parameters into a kept epoch's state, the best one's if not given.

@@ -127,7 +127,8 @@ class Fit(Run):
         if self.experiment.last_epoch < self.epoch:
             # Why it is left is more than that it cannot be noted.
             with contextlib.suppress(AutopilotError):
-                self.experiment.progress.note_rest(self.epoch, self.meter.seconds())
+                progress, seconds = self.experiment.progress, self.meter.seconds()
+                progress.note_rest(self.epoch, seconds, self.notes, self.stop_reason)
 
     # --- the baseline --------------------------------------------------------------------------
 

@@ -90,6 +90,8 @@ class EpochLoop(Loop):
         optimizer, memory = fit.optimizer, fit.experiment.memory
         record = fit.experiment.replay_step(optimizer, fit.epoch, number)
         if record is None:
+            if fit.experiment.has_step(fit.epoch, number):
+                return  # it came to nothing: a later one of the epoch is recorded
             fit.call("on_before_backward")
             fit.backward()
             fit.call("on_after_backward")

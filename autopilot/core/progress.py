@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,10 @@ class EpochProgress:
 
     Attributes:
         lost: What was paid before a kill for results that have to be made again.
+        restarts: How often another process went on with the epoch.
+        restarts_s: The seconds that this took.
+        notes: What an earlier process noted on the epoch.
+        stop: Why the run is to end after it, as an earlier process knew.
     """
 
     def __init__(self, store: Store) -> None:
@@ -97,30 +101,57 @@ class EpochProgress:
         self._known: dict[_BatchKey, dict[int, ProgressNote]] = defaultdict(dict)
         self._deaths: dict[_BatchKey, dict[int, ProgressNote]] = defaultdict(dict)
         self.lost = Cost()
+        self.restarts, self.restarts_s = 0, 0.0
+        self.notes: tuple[str, ...] = ()
+        self.stop = ""
 
-    def load(self, epoch: int) -> None:
-        """Takes in what earlier sessions noted of an epoch, and of the test split."""
+    def load(self, epoch: int, made: Collection[int] = ()) -> None:
+        """Takes in what earlier sessions noted of an epoch, and of the test split.
+
+        Args:
+            epoch: The epoch.
+            made: The numbers of its steps that are recorded.
+        """
         self.clear()
         self._budget_lines = {}
+        waiting = dict[tuple[_BatchKey, int], ProgressNote]()
         for note in self._store.progress():
             if note.stepping > 0:
                 self._budget_lines.setdefault((note.epoch, note.stepping), note.told)
+                if note.epoch == epoch and note.stepping in made:
+                    # Their feedback is in the step: nobody asks for their graphs.
+                    for (batch, item), result in waiting.items():
+                        self._take(batch, item, result)
+                    waiting.clear()
             if note.epoch != epoch and note.split != "test":
                 continue
             batch = note.split, note.epoch, note.batch, note.repeat
             if note.void:
-                lost = sum(map(_cost, self._results()), self.lost)
+                lost = sum(map(_cost, (*self._results(), *waiting.values())), self.lost)
                 self.clear()
+                waiting.clear()
                 self.lost = lost
             elif note.died:
                 self._deaths[batch][note.item] = note
-            elif not note.data:
-                self.lost += _cost(note)
-            elif note.item < 0:
-                # Replaces those of its items: the batch's note has their time.
-                self._known[batch] = {-1: note}
+            elif note.replaced:
+                self.restarts, self.restarts_s = self.restarts + 1, self.restarts_s + note.seconds
+            elif note.waits:
+                if (before := waiting.pop((batch, note.item), None)) is not None:
+                    self.lost += _cost(before)
+                waiting[batch, note.item] = note
+            elif note.data:
+                self._take(batch, note.item, note)
             else:
-                self._known[batch][note.item] = note
+                self.lost += _cost(note)
+            self.notes, self.stop = note.notes or self.notes, note.stop or self.stop
+        self.lost += sum(map(_cost, waiting.values()), Cost())
+
+    def _take(self, batch: _BatchKey, item: int, note: ProgressNote) -> None:
+        if item < 0:
+            # Replaces those of its items: the batch's note has their time.
+            self._known[batch] = {-1: note}
+        else:
+            self._known[batch][item] = note
 
     def void(self, epoch: int) -> None:
         """Voids the notes so far: they were measured with other files, and are made again."""
@@ -131,7 +162,13 @@ class EpochProgress:
 
     def seconds(self) -> float:
         """The time of the epoch before this session: of its steps and of its results."""
-        return sum(note.seconds for note in self._results()) + self.lost.seconds
+        results_s = sum(note.seconds for note in self._results())
+        return results_s + self.lost.seconds + self.restarts_s
+
+    def note_restart(self, epoch: int, seconds: float) -> None:
+        """Notes that this process went on where another one ended, and how long that took."""
+        self._store.note_progress(ProgressNote(epoch=epoch, replaced=True, seconds=seconds))
+        self.restarts, self.restarts_s = self.restarts + 1, self.restarts_s + seconds
 
     def note_death(self, death: Death) -> None:
         """Notes what ended the process in a batch, or in one item of it."""
@@ -151,10 +188,29 @@ class EpochProgress:
         return datum_from_json(found.data, split=position.split, epoch=position.epoch)
 
     def note(
-        self, position: Position, batch: Datum, data: Datum | None, seconds: float, state: str
+        self,
+        position: Position,
+        batch: Datum,
+        data: Datum,
+        seconds: float,
+        state: str,
+        *,
+        waits: bool = False,
     ) -> None:
-        """Notes a batch's or an item's result; of one that must be made again, only its cost."""
-        value: Mapping[str, Any] = {} if data is None else datum_to_json(data, check=False)
+        """Notes a batch's or an item's result; of one that must be made again, only its cost.
+
+        Args:
+            position: The batch, or the item of one.
+            batch: Its items.
+            data: The result.
+            seconds: How long it took.
+            state: The parameters' state.
+            waits: It stands in for its call only once the step that it leads to is made.
+        """
+        value: Mapping[str, Any] = datum_to_json(data, check=False)
+        if position.split == "train" and unlike_json(value, ""):
+            # Once the step is made, the outcome is all that is asked for.
+            value, waits = _without_payload(value), True
         self._store.note_progress(
             _note(
                 position,
@@ -162,6 +218,7 @@ class EpochProgress:
                 data={} if unlike_json(value, "") else value,
                 items=sum(1 for _ in batch.leaves()),
                 seconds=seconds,
+                waits=waits,
             )
         )
 
@@ -189,21 +246,25 @@ class EpochProgress:
             self._store.note_progress(note)
             self._step = 0
 
-    def note_rest(self, epoch: int, seconds: float) -> None:
-        """Notes the part of an epoch's time that no note has, where a session ends in its middle.
+    def note_rest(self, epoch: int, seconds: float, notes: Sequence[str], stop: str) -> None:
+        """Notes what no other note has, where a session ends in the middle of an epoch.
 
         Args:
             epoch: The epoch.
             seconds: Its time so far, over all sessions.
+            notes: What it was noted with.
+            stop: Why the run is to end after it; "" if it goes on.
         """
         noted = EpochProgress(self._store)
         noted.load(epoch)
         rest = seconds - noted.seconds()
-        if rest > 0:
+        if rest > 0 or notes or stop:
             # A step that is not done stays so: a resume knows its edits by that.
             last = [note.stepping for note in self._store.progress() if note.epoch == epoch][-1:]
             stepping = max([0, *last])
-            note = ProgressNote(epoch=epoch, seconds=rest, stepping=stepping)
+            note = ProgressNote(
+                epoch=epoch, seconds=max(rest, 0), stepping=stepping, notes=tuple(notes), stop=stop
+            )
             self._store.note_progress(note)
 
 
@@ -212,6 +273,13 @@ def _note(at: Position, **fields: Any) -> ProgressNote:
     return ProgressNote(
         epoch=at.epoch, split=at.split, batch=batch, repeat=repeat, item=item, **fields
     )
+
+
+def _without_payload(value: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: each for name, each in value.items() if name != "metadata"}
+    if "items" in kept:
+        kept["items"] = [_without_payload(item) for item in kept["items"]]
+    return kept
 
 
 def _cost(note: ProgressNote) -> Cost:

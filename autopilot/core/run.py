@@ -130,8 +130,11 @@ class Run:
     def start_epoch(self, epoch: int) -> None:
         """Begins an epoch, or goes on with one that an earlier session left."""
         self.epoch, self.metrics, self.decision, self.cost = epoch, {}, None, Cost()
-        self.notes = []
-        self.meter.start(self.experiment.progress.seconds())
+        before = self.experiment.progress
+        self.notes = list(before.notes)
+        if not self.experiment.ignore_stop:
+            self.stop(before.stop)
+        self.meter.start(before.seconds())
         self._judged_calls = self.ledger.total().calls
         if self.experiment.is_open:
             self._judged_calls -= len(self.experiment.store.calls())

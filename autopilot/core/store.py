@@ -146,6 +146,10 @@ class Store(ABC):
     def records(self, kind: type[R]) -> list[tuple[str, R]]:
         """All records of a class, with the revision that they are on, by epoch."""
 
+    def records_on(self, revision: str, kind: type[R]) -> list[R]:
+        """The records of a class on one revision."""
+        return [record for at, record in self.records(kind) if at == revision]
+
     @abstractmethod
     def tag(self, epoch: int, revision: str, message: str) -> None:
         """Marks a revision as a kept epoch's; the same again does nothing."""

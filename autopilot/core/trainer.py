@@ -19,6 +19,7 @@ from autopilot.core.failures import Failures
 from autopilot.core.figures import direction_of, direction_words
 from autopilot.core.fit import Fit
 from autopilot.core.gate import Gate
+from autopilot.core.interpreter import Restart
 from autopilot.core.items import leakage_notes
 from autopilot.core.loop import EpochLoop, Loop
 from autopilot.core.loss import Loss
@@ -222,6 +223,8 @@ class Trainer(RunView):
             fit.stop(spent.message)
             experiment.on_loop_complete("interrupted", fit.stop_reason)
             return replace(self.result(), interrupted=True)
+        except Restart:
+            raise
         except BaseException as error:
             fit.call("on_exception", error)
             raise
@@ -328,6 +331,8 @@ class Trainer(RunView):
             run.call("setup", stage)
             with running(run):
                 return measure(run, evaluator, split, epoch, loader)
+        except Restart:
+            raise
         except BaseException as error:
             run.call("on_exception", error)
             raise

@@ -118,6 +118,7 @@ def val_record(
     stop: str,
     state: Mapping[str, Any],
     repeat: int = 1,
+    restarts: tuple[int, float] = (0, 0.0),
 ) -> MetricsRecord:
     """The verdict on an epoch with all that led to it.
 
@@ -152,6 +153,8 @@ def val_record(
         state=state,
         noise=history.noise if view.epoch == 0 else None,
         repeat=repeat,
+        restarts=restarts[0],
+        restarts_s=restarts[1],
     )
 
 
@@ -225,7 +228,8 @@ def _rendered(parameters: Sequence[Parameter]) -> dict[str, str]:
     return found
 
 
-def recorded_passes(store: Store, split: str, epoch: int) -> list[list[Datum]]:
-    """The results of each measurement of a split, as they were recorded."""
-    found = [t for _, t in store.records(TraceRecord) if (t.split, t.epoch) == (split, epoch)]
+def recorded_passes(store: Store, revision: str, split: str, epoch: int) -> list[list[Datum]]:
+    """The results of each measurement of a split, as they were recorded on a revision."""
+    traces = store.records_on(revision, TraceRecord)
+    found = [trace for trace in traces if (trace.split, trace.epoch) == (split, epoch)]
     return [trace.data() for trace in sorted(found, key=lambda trace: trace.repeat)]

@@ -15,14 +15,16 @@ from dataclasses import dataclass, field
 from autopilot.core.callback import Callback, RunView
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.progress import Death, Position, PositionLog
+from autopilot.core.records.record import MetricsRecord
 from autopilot.engine.request import Options, check_timeout, parse_size
 
 OVERDUE_S = 5.0
 """How long after the time budget, and after its own start, a batch may go on."""
 
 _SPLITS = ("", "train", "val", "test", "step")
-_ENDED, _CODE, _HEARD, _DEADLINE, _BEGAN, _SIZE, _TIMEOUT, _MEMORY, _SPLIT, _NUMBERS = range(10)
-_TEXT_AT = 256
+_ENDED, _CODE, _HEARD, _DEADLINE, _BEGAN, _SIZE, _TIMEOUT, _MEMORY = range(8)
+_LEFT, _WANTED, _RECORDED, _SPLIT, _NUMBERS = range(8, 13)
+_TEXT_AT, _STATE_AT = 256, 3072
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,32 @@ class Board(PositionLog):
         """Seconds that the present batch or item may take."""
         return self._slots[_TIMEOUT] * self._slots[_NUMBERS + 4]
 
+    def leave_to_next(self, state: str) -> None:
+        """Notes that another process is to go on, and the state that it is to import."""
+        text = state.encode()
+        self._memory[_STATE_AT : _STATE_AT + len(text)] = text
+        self._slots[_WANTED], self._slots[_LEFT] = len(text), time.monotonic()
+
+    @property
+    def left_s(self) -> float:
+        """When the child left its work to the next one, on the monotonic clock; 0 if it did not."""
+        return self._slots[_LEFT]
+
+    @property
+    def wanted(self) -> str:
+        """The state that the next child is to import."""
+        size = int(self._slots[_WANTED])
+        return self._memory[_STATE_AT : _STATE_AT + size].decode()
+
+    def recorded(self) -> None:
+        """Notes that an epoch is recorded."""
+        self._slots[_RECORDED] = 1.0
+
+    @property
+    def has_recorded(self) -> bool:
+        """Whether the child has recorded an epoch."""
+        return bool(self._slots[_RECORDED])
+
     def without_deadline(self) -> None:
         """Notes that the epochs are over, so that no time limit holds."""
         self._slots[_DEADLINE] = math.inf
@@ -183,24 +211,40 @@ class Child:
         slug: The experiment, where it exists; otherwise "".
         is_first: Whether there was no child before.
         deaths: Deaths of earlier children in batches, which are not recorded yet.
+        state: The state whose files it is to import; "": that of the experiment's newest commit.
+        since_s: When the child before left its work to this one; 0 if it did not.
+        has_recorded: Whether a child before has recorded an epoch.
+        is_supervised: Whether there is a parent, which can start another one.
     """
 
     board: Board = field(default_factory=Board)
     slug: str = ""
     is_first: bool = True
     deaths: list[Death] = field(default_factory=list)
+    state: str = ""
+    since_s: float = 0.0
+    has_recorded: bool = False
+    is_supervised: bool = True
 
 
 class Attendant(Callback):
     """Tells the parent that the experiment is open, and when its time is up."""
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
+    def __init__(self, child: Child) -> None:
+        self._board, self._since_s = child.board, child.since_s
 
     def on_fit_start(self, trainer: RunView, module: AutoPilotModule) -> None:
-        ledger = trainer.ledger
+        ledger, experiment = trainer.ledger, trainer.experiment
+        if self._since_s:
+            seconds = time.monotonic() - self._since_s
+            experiment.progress.note_restart(experiment.last_epoch + 1, seconds)
         left = ledger.limits.seconds - ledger.elapsed_s()
-        self._board.opened(trainer.experiment.slug, time.monotonic() + left)
+        self._board.opened(experiment.slug, time.monotonic() + left)
+
+    def on_epoch_recorded(
+        self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord
+    ) -> None:
+        self._board.recorded()
 
     def on_fit_end(self, trainer: RunView, module: AutoPilotModule) -> None:
         self._board.without_deadline()

@@ -17,6 +17,7 @@ from autopilot import __version__
 from autopilot.core.callback import Callback
 from autopilot.core.records.record import Manifest
 from autopilot.core.stopping import Budget, EarlyStopping, Plateau
+from autopilot.engine.fresh import Fresh
 from autopilot.engine.target import Target, parse_target
 from autopilot.errors import ExperimentError, LockHeldError, TargetError, UsageError
 from autopilot.git import objects, refs
@@ -88,6 +89,7 @@ class Options:
         prices: MODEL=INPUT/OUTPUT, in dollars for a million tokens.
         measure_noise: See Trainer.
         repeat: See Trainer.
+        fresh: "auto" unless given.
     """
 
     max_epochs: int | None = _option("Number of the last epoch; 100 unless given.", min=1)
@@ -161,6 +163,12 @@ class Options:
     )
     repeat: int | None = _option(
         "Measure each val item so often, and judge the means.", fixed=True, min=1
+    )
+
+    fresh: str | None = _option(
+        "Evaluate in a new process whenever a file of the parameters that Python may import has "
+        "changed (auto, unless given), or any file (always), or never.",
+        type=Fresh,
     )
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from autopilot.core.callback import Callback, RunView
 from autopilot.core.configuration import callbacks_of
 from autopilot.core.experiment import Experiment
+from autopilot.core.interpreter import Restart
 from autopilot.core.items import leakage_notes
 from autopilot.core.memory import BLOCK_AFTER
 from autopilot.core.module import AutoPilotModule, name_parameters
@@ -21,7 +22,8 @@ from autopilot.core.setup_checks import check_module, check_setup, item_count
 from autopilot.core.stopping import StopCondition
 from autopilot.core.types import Result
 from autopilot.engine.bench import Bench, check_parameters, explain_missing
-from autopilot.engine.board import ItemLimits
+from autopilot.engine.board import Child, ItemLimits
+from autopilot.engine.fresh import Fresh, OneState
 from autopilot.engine.loading import described, users_code
 from autopilot.engine.request import (
     DEFAULT_MAX_EPOCHS,
@@ -41,6 +43,7 @@ from autopilot.errors import (
     MissingSourceError,
     NoKeyError,
 )
+from autopilot.git import objects, refs
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.objects import count_loose, maintain
 from autopilot.git.repository import Repository
@@ -52,6 +55,7 @@ from autopilot.tracking.holding import GitMemory
 from autopilot.tracking.layout import Layout, hold
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import WrittenPath, check_keep, keep_outputs
+from autopilot.tracking.parameters import check_out, manifest_paths
 
 _MAINTAIN_EVERY = 500
 _LOOSE_OBJECTS = 4000
@@ -87,7 +91,9 @@ class Session:
         lock: ExclusiveLock,
         *,
         include_dirty: bool = False,
+        child: Child | None = None,
     ) -> None:
+        self.child = child or Child(is_supervised=False)
         self.user, self.slug, self.manifest, self.options = user, slug, manifest, options
         self.notes: list[str] = []
         self.remarks: list[str] = []
@@ -101,10 +107,13 @@ class Session:
             self.place = self.workspace.lock
             with self.place.released_on_failure(), self.workspace.explained():
                 self._take_place()
+                self._check_out()
                 self._load(callbacks, lock, include_dirty=include_dirty)
 
     @classmethod
-    def start(cls, request: Request, callbacks: Sequence[Callback] = ()) -> Session:
+    def start(
+        cls, request: Request, callbacks: Sequence[Callback] = (), child: Child | None = None
+    ) -> Session:
         """Prepares a new experiment: everything is checked before anything is written.
 
         Raises:
@@ -117,11 +126,17 @@ class Session:
         with lock.released_on_failure():
             manifest = request.manifest(user, slug, target, base)
             folder, options, dirty = request.folder, request.options, request.include_dirty
-            return cls(user, slug, folder, manifest, options, callbacks, lock, include_dirty=dirty)
+            place = user, slug, folder, manifest, options, callbacks, lock
+            return cls(*place, include_dirty=dirty, child=child)
 
     @classmethod
     def resume(
-        cls, folder: Path, slug: str, changes: Options, callbacks: Sequence[Callback] = ()
+        cls,
+        folder: Path,
+        slug: str,
+        changes: Options,
+        callbacks: Sequence[Callback] = (),
+        child: Child | None = None,
     ) -> Session:
         """Prepares to continue an experiment as it was started.
 
@@ -130,6 +145,7 @@ class Session:
             slug: The experiment's name.
             changes: Options that replace those it was started with.
             callbacks: See Trainer.
+            child: The process, where it is supervised.
 
         Raises:
             AutopilotError: it cannot be resumed; nothing was changed.
@@ -149,7 +165,7 @@ class Session:
                 hint=f"git switch {manifest.base_branch} (or git switch --detach "
                 f"{manifest.base[:7]}), then resume",
             )
-        if notebook.unnoted:
+        if not (child and child.since_s) and notebook.unnoted:
             raise ExperimentError(
                 f"the notes of {slug} are older than its branch: none on {notebook.unnoted[0][:7]}",
                 hint=f"a plain git fetch or pull leaves them behind: autopilot fetch {slug}",
@@ -160,12 +176,14 @@ class Session:
         with lock.released_on_failure():
             here, options = user.workdir / manifest.directory, options_of(notebook, changes)
             try:
-                session = cls(user, slug, here, manifest, options, callbacks, lock)
+                session = cls(user, slug, here, manifest, options, callbacks, lock, child=child)
             except AutopilotError as error:
                 error.hint += f"; not as it was measured: {differs}" if differs else ""
                 raise
         session.notes += [f"not as it was measured: {differs}"] if differs else []
-        session.trainer.experiment.ignore_stop = bool(changes.given())
+        # An earlier process of the same run that recorded an epoch has gone on already.
+        went_on = session.child.has_recorded
+        session.trainer.experiment.ignore_stop = bool(changes.given()) and not went_on
         session.trainer.experiment.changes = changes.given()
         return session
 
@@ -183,6 +201,14 @@ class Session:
                 f"another run works in {self.workspace.repo.workdir}: {who}",
                 hint="wait for it, or run without --in-place: in a worktree of its own",
             ) from error
+
+    def _check_out(self) -> None:
+        """Writes the files of the state that is evaluated next, before they are imported."""
+        tip = refs.read_ref(self.user, Layout(self.slug).branch)
+        if tip is not None:
+            newest, repo = objects.tree_of(self.user, tip), self.workspace.repo
+            places, state = manifest_paths(self.manifest), self.child.state or newest
+            check_out(repo, places, state, newest, in_place=self.workspace.in_place)
 
     def _load(
         self, callbacks: Sequence[Callback], lock: ExclusiveLock, *, include_dirty: bool
@@ -206,6 +232,8 @@ class Session:
         is_new = not self.store.exists()
         with users_code(manifest.target):
             check_module(self.module)
+            self.store.bind(self.module.parameters())
+            imported = self.store.files.present(write=False)
             if is_new:
                 self.notes += check_parameters(bench, include_dirty=include_dirty)
             loaders = {
@@ -224,6 +252,11 @@ class Session:
         self.max_epochs = options.max_epochs or DEFAULT_MAX_EPOCHS
         block_after = BLOCK_AFTER if options.block_after is None else options.block_after
         experiment = Experiment(self.store, GitMemory(self.store, block_after), manifest)
+        child, how = self.child, Fresh(options.fresh or Fresh.auto)
+        experiment.positions, experiment.died = child.board, child.deaths
+        experiment.is_replacement = child.since_s > 0
+        if child.is_supervised and how != Fresh.never:
+            experiment.interpreter = OneState(child, imported, self.store.files.entries, how)
         self.trainer = bench.trainer(
             experiment, options, [*options.conditions(alone=alone), *callbacks, _Upkeep(self)]
         )
@@ -292,6 +325,9 @@ class Session:
                     result = self._test(result)
                 if score_test and not result.interrupted:
                     experiment.on_loop_complete("finished", result.stop_reason)
+        except Restart:
+            self.store.close()
+            raise
         except KeyboardInterrupt:
             if not experiment.is_open:
                 self.discard()

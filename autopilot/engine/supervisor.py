@@ -25,6 +25,7 @@ from types import FrameType
 from typing import Any
 
 from autopilot.core.failures import place_in_stacks
+from autopilot.core.interpreter import Restart
 from autopilot.core.progress import Death, Position
 from autopilot.engine.board import Board, Child, size_text
 from autopilot.engine.child_output import ChildOutput
@@ -32,6 +33,8 @@ from autopilot.errors import EvaluationError
 from autopilot.git import locks
 from autopilot.sandbox.processes import adopt, end_adopted, memory_of_descendants
 
+_REPLACED = 112
+"""The exit code of a process that leaves its work to another one."""
 _FORWARD_S = 0.005  # a child that was signaled too says so by then; if not, the two coalesce
 _GRACE_S = 4.0
 _LOOK_S = 0.5
@@ -64,6 +67,8 @@ class Supervisor:
         overdue: Called when a batch does not end although the time is up, with the seconds since
             the time was up and the experiment's name.
         slug: The experiment, where it exists.
+        look: Called with its name before a child takes another one's place: what is read there, it
+            has.
     """
 
     def __init__(
@@ -72,8 +77,10 @@ class Supervisor:
         tell: Callable[[Death], None],
         overdue: Callable[[float, str], None],
         slug: str = "",
+        look: Callable[[str], object] = str,
     ) -> None:
         self._work, self._tell, self._overdue, self._slug = work, tell, overdue, slug
+        self._look = look
         self._received: list[int] = []
         self._received_s = self._overdue_s = 0.0
         self._forwarded = 0
@@ -95,32 +102,48 @@ class Supervisor:
         """
         if threading.active_count() > 1 or not hasattr(os, "fork"):
             with interruptible():
-                return self._work(Child())
+                return self._work(Child(is_supervised=False))
         slug, pending, seen = self._slug, list[Death](), Counter[Position]()
+        child, has_recorded = Child(slug=slug), False
         since = adopt(is_on=True)
         try:
             with self._listening():
                 while True:
-                    child = Child(slug=slug, is_first=not seen, deaths=pending)
                     output = ChildOutput()
                     try:
                         status = self._one(child, output)
                         printed = output.last()
                     finally:
                         output.close()
+                    has_recorded |= child.board.has_recorded
                     end = child.board.code
-                    if end != 0:
+                    left_s = 0.0 if self.was_overdue else child.board.left_s
+                    if end != 0 or left_s:
                         # What the evaluation started would write into the files of the next child.
                         end_adopted(since, everywhere=True)
                     if end is None and self._received and not self.was_overdue:
                         break
-                    if end is not None or self.was_overdue:
+                    if (end is not None and not left_s) or self.was_overdue:
                         return end
                     if child.board.slug:
                         slug, pending = child.board.slug, []
+                    if left_s:
+                        self._look(slug)
+                        # A signal that came too late for it is for the next one.
+                        self._forwarded = 0
+                        child = Child(
+                            slug=slug,
+                            is_first=False,
+                            state=child.board.wanted,
+                            since_s=left_s,
+                            has_recorded=has_recorded,
+                        )
+                        continue
                     position, excess = child.board.position, self._excess
                     if excess is not None and excess.began_s != child.board.began_s:
-                        continue  # it was over just before it was ended
+                        # It was over just before it was ended.
+                        child = Child(slug=slug, is_first=False, has_recorded=has_recorded)
+                        continue
                     death = Death(position, excess.why if excess else _reason(status), printed)
                     seen[position] += 1
                     if not slug or seen[position] == _DEATHS_AT_MOST:
@@ -131,6 +154,9 @@ class Supervisor:
                         seen[position] > 1 or excess or not _is_kill(status)
                     ):
                         pending.append(death)
+                    child = Child(
+                        slug=slug, is_first=False, deaths=pending, has_recorded=has_recorded
+                    )
         finally:
             adopt(is_on=False)
         if os.WIFSIGNALED(status):
@@ -193,6 +219,8 @@ class Supervisor:
                 with interruptible():
                     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
                     code = self._work(child)
+            except Restart:
+                code = _REPLACED
             except BaseException:  # noqa: BLE001  # nothing may go back through the parent's calls
                 traceback.print_exc()
             child.board.end(code)

@@ -15,6 +15,7 @@ from autopilot.errors import GitCommandError, RefMovedError
 from autopilot.git.commands import last_line, run_git
 from autopilot.git.refs import created, delete_ref, read_ref, when_unlocked
 from autopilot.git.repository import Repository, translated
+from autopilot.git.seen import Seen
 from autopilot.text import clean
 
 _UNWRITABLE = "make room and give write permission to the repository's folder"
@@ -109,16 +110,23 @@ def commit_fresh(repo: Repository, *, tree: str, parents: Sequence[str], message
         return str(repo.pygit.write(ObjectType.COMMIT, "\n".join(head).encode()))
 
 
+_seen = Seen[Commit]()
+
+
 def read_commit(repo: Repository, oid: str) -> Commit:
     """A commit by its id.
 
     Raises:
         RepositoryError: there is none.
     """
-    with translated(f"cannot read commit {oid}"):
-        found = repo.pygit[oid].peel(pygit2.Commit)
-        parents = tuple(map(str, found.parent_ids))
-        return Commit(str(found.id), str(found.tree_id), parents, found.message, found.commit_time)
+
+    def read() -> Commit:
+        with translated(f"cannot read commit {oid}"):
+            found = repo.pygit[oid].peel(pygit2.Commit)
+            parents, tree = tuple(map(str, found.parent_ids)), str(found.tree_id)
+            return Commit(str(found.id), tree, parents, found.message, found.commit_time)
+
+    return _seen.get_or(oid, read)
 
 
 def first_parent_log(repo: Repository, tip: str, stop: str | None = None) -> Iterator[Commit]:

@@ -13,6 +13,7 @@ import re
 import time
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 
 import pygit2
 from pygit2.enums import ObjectType
@@ -32,6 +33,7 @@ from autopilot.git.objects import (
 )
 from autopilot.git.refs import create_ref, read_ref, update_ref
 from autopilot.git.repository import Repository, translated
+from autopilot.git.seen import Seen
 
 _FAN_OUT = re.compile(r"[0-9a-f]{2}")
 _HEX = re.compile(r"[0-9a-f]*")
@@ -69,14 +71,22 @@ class Notes:
         tip = read_ref(self.repo, self.ref)
         return self._content(_copies(self._tree(tip), commit)) if tip else None
 
+    def ids(self) -> Iterator[tuple[str, str]]:
+        """All notes as ids of their contents, with the ids of what they annotate.
+
+        Raises:
+            RepositoryError: a folder of them cannot be read.
+        """
+        tip = read_ref(self.repo, self.ref)
+        return _walk(self._tree(tip), "") if tip else iter(())
+
     def items(self) -> Iterator[tuple[str, bytes]]:
         """All notes with the ids of what they annotate; a second copy of a note is an item too.
 
         Raises:
             RepositoryError: a note cannot be read.
         """
-        tip = read_ref(self.repo, self.ref)
-        for annotated, oid in _walk(self._tree(tip), "") if tip else ():
+        for annotated, oid in self.ids():
             yield annotated, read_blob(self.repo, oid)
 
     def write(self, changes: Mapping[str, Edit], message: str) -> None:
@@ -206,12 +216,16 @@ def _copies(tree: pygit2.Tree, annotated: str) -> dict[str, str]:
     return found
 
 
+_seen = Seen[list[tuple[str, str]]]()
+
+
 def _walk(tree: pygit2.Tree, prefix: str) -> Iterator[tuple[str, str]]:
     for child in tree:
         name = child.name or ""
         if isinstance(child, pygit2.Tree):
             if _FAN_OUT.fullmatch(name):
-                yield from _walk(child, prefix + name)
+                path = prefix + name
+                yield from _seen.get_or(f"{path} {child.id}", partial(list, _walk(child, path)))
         elif len(prefix) + len(name) == _ID_LENGTH and _HEX.fullmatch(name):
             yield prefix + name, str(child.id)
 

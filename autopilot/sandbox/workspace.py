@@ -102,9 +102,10 @@ class Workspace:
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
         withdraw()
         self.folder.mkdir(parents=True, exist_ok=True)
+        # In place too: what another process imported before this one was forked may be out of date.
+        imports.forget(self.user.workdir, self.repo.workdir)
         redirected: tuple[Redirection, ...] = ()
         if not self.in_place:
-            imports.forget(self.user.workdir, self.repo.workdir)
             redirected = imports.redirect(self.user.workdir, self.repo.workdir)
         os.chdir(self.folder)
         for path in (str(self.repo.workdir), str(self.folder)):

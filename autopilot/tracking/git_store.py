@@ -17,7 +17,7 @@ from autopilot.core.parameter import Parameter
 from autopilot.core.records import message
 from autopilot.core.records.record import Event, LlmRecord, Manifest, ProgressNote, Record
 from autopilot.core.store import R, Revision, Store
-from autopilot.errors import ExperimentError, ParameterError, RecordError, RepositoryError
+from autopilot.errors import ExperimentError, ParameterError, RepositoryError
 from autopilot.git import commits, objects, refs
 from autopilot.git.branches import checked_out_at
 from autopilot.git.commits import is_ancestor
@@ -74,7 +74,7 @@ class GitStore(Store):
         self.rescued: list[str] = []
         self._include_dirty = include_dirty
         self._lock = lock or ExclusiveLock(self.layout.lock(self.repo))
-        self._files = ParameterFiles(self.repo)
+        self.files = ParameterFiles(self.repo)
         self._tip = ""
         self._tip_tree = ""
         self._seen: tuple[float, dict[str, Entry]] = (0.0, {})
@@ -84,7 +84,7 @@ class GitStore(Store):
     # --- opening -------------------------------------------------------------------------------
 
     def bind(self, parameters: Sequence[Parameter]) -> None:
-        self._files.bind(parameters)
+        self.files.bind(parameters)
 
     def exists(self) -> bool:
         return refs.read_ref(self.repo, self.layout.branch) is not None
@@ -92,9 +92,9 @@ class GitStore(Store):
     def begin(self, manifest: Manifest) -> str:
         base = self.repo.head_commit()
         base_tree = objects.tree_of(self.repo, base)
-        check_tracked(self.repo, base_tree, self._files.scopes)
+        check_tracked(self.repo, base_tree, self.files.scopes)
         if not self._include_dirty:
-            check_clean(self.repo, self._files.scopes)
+            check_clean(self.repo, self.files.scopes)
         self._take_hold()
         try:
             if self.exists():
@@ -106,17 +106,17 @@ class GitStore(Store):
             self.layout.clear_half_start(self.repo)
             commits.check_signing(self.repo, base)
             self._tip_tree = base_tree
-            self._files.known = self._files.entries(base_tree)
+            self.files.known = self.files.entries(base_tree)
             tree = self.state()
             manifest = replace(
                 manifest,
                 slug=self.slug,
                 base=base,
                 base_branch=manifest.base_branch or self.repo.head_name(),
-                parameters={s.parameter.name or s.path: s.path for s in self._files.scopes},
+                parameters={s.parameter.name or s.path: s.path for s in self.files.scopes},
                 patterns={
                     s.parameter.name or s.path: s.parameter.pattern
-                    for s in self._files.scopes
+                    for s in self.files.scopes
                     if not s.parameter.is_file and s.parameter.pattern != EVERYTHING
                 },
             )
@@ -141,14 +141,15 @@ class GitStore(Store):
                 )
             self._refuse_checked_out()
             self._tip, self._tip_tree = tip, objects.tree_of(self.repo, tip)
-            start, branch = self._start(), self.layout.branch_name
-            if start is not None and not is_ancestor(self.repo, start, tip):
+            start, branch = self.journal.start(), self.layout.branch_name
+            is_there = start is None or start in self.journal.line(tip)
+            if start is not None and not is_there and not is_ancestor(self.repo, start, tip):
                 raise ExperimentError(
                     f"the branch {branch} was moved: it does not have the start commit {start[:7]}",
                     hint=f"see where it was: git reflog {branch}; "
                     f"then: git branch -f {branch} COMMIT",
                 )
-            self._files.known = self._files.entries(self._tip_tree)
+            self.files.known = self.files.entries(self._tip_tree)
             if self.in_place:
                 self._refuse_edits()
         except BaseException:
@@ -178,13 +179,13 @@ class GitStore(Store):
         return self._tip or refs.read_ref(self.repo, self.layout.branch) or ""
 
     def state(self) -> str:
-        present = self._files.present(write=True)
-        changes = edits(self._files.entries(self._tip_tree), present)
+        present = self.files.present(write=True)
+        changes = edits(self.files.entries(self._tip_tree), present)
         # The files that git would check out are evaluated: with its line ends and filters.
-        self._files.work.settle([name for name, entry in changes.items() if entry is not None])
+        self.files.work.settle([name for name, entry in changes.items() if entry is not None])
         tree = objects.write_tree(self.repo, self._tip_tree, changes) if changes else self._tip_tree
         self._staged = (tree, present)
-        self._files.known, self._seen = present, (0.0, {})
+        self.files.known, self._seen = present, (0.0, {})
         return tree
 
     def commit(self, state: str, message: str, records: Sequence[Record]) -> str:
@@ -192,32 +193,25 @@ class GitStore(Store):
 
     def rollback(self, revision: str, message: str) -> str:
         tree = objects.tree_of(self.repo, revision)
-        wanted = self._files.entries(tree)
+        wanted = self.files.entries(tree)
         appended = self._append(tree, message, (), wanted)
         self._replace(self._just_seen(), wanted)
         return appended
 
     def restore(self, revision: str) -> None:
-        wanted = self._files.entries(objects.tree_of(self.repo, revision))
-        present = self._files.present(write=self.in_place)
+        wanted = self.files.entries(objects.tree_of(self.repo, revision))
+        present = self.files.present(write=self.in_place)
         if self.in_place:
             self._rescue(present)
         self._replace(present, wanted)
 
     def edited(self) -> list[str]:
-        present = self._files.present(write=False)
+        present = self.files.present(write=False)
         self._seen = (time.monotonic(), present)
-        return sorted(edits(self._files.known, present))
+        return sorted(edits(self.files.known, present))
 
     def log(self) -> list[Revision]:
-        start = self._start()
-        if start is None:
-            raise RecordError(
-                f"the experiment {self.slug} has no manifest note",
-                hint=f"fetch its notes: autopilot fetch {self.slug}",
-            )
-        base = next(iter(commits.read_commit(self.repo, start).parents), None)
-        found = commits.first_parent_log(self.repo, self.tip, stop=base)
+        found = self.journal.line(self.tip).values()
         return [Revision(commit.id, commit.tree, commit.message) for commit in found]
 
     def diff(self, old: str | int, new: str | int) -> str:
@@ -230,9 +224,12 @@ class GitStore(Store):
         self.journal.write(revision, records)
 
     def records(self, kind: type[R]) -> list[tuple[str, R]]:
-        line = {revision.id for revision in self.log()}
+        line = self.journal.line(self.tip)
         found = [pair for pair in self.journal.read(kind) if pair[0] in line]
         return sorted(found, key=lambda pair: (pair[1].epoch, pair[1].id))
+
+    def records_on(self, revision: str, kind: type[R]) -> list[R]:
+        return self.journal.read_on(revision, kind)
 
     def tag(self, epoch: int, revision: str, message: str) -> None:
         commits.create_tag(self.repo, self.layout.tag_name(epoch), revision, message)
@@ -306,11 +303,8 @@ class GitStore(Store):
 
     # --- inside --------------------------------------------------------------------------------
 
-    def _start(self) -> str | None:
-        return next((commit for commit, _ in self.journal.read(Manifest)), None)
-
     def _replace(self, present: Mapping[str, Entry], wanted: dict[str, Entry]) -> None:
-        self._files.replace(present, wanted)
+        self.files.replace(present, wanted)
         self._seen = (0.0, {})
 
     def _just_seen(self) -> dict[str, Entry]:
@@ -320,7 +314,7 @@ class GitStore(Store):
         """
         seen_s, present = self._seen
         recent = time.monotonic() - seen_s < _INSTANT_S
-        return present if present and recent else self._files.present(write=False)
+        return present if present and recent else self.files.present(write=False)
 
     def _append(
         self, tree: str, text: str, records: Sequence[Record], entries: Mapping[str, Entry]
@@ -336,7 +330,7 @@ class GitStore(Store):
 
     def _move_to(self, commit: str, tree: str, entries: Mapping[str, Entry]) -> None:
         self._tip, self._tip_tree = commit, tree
-        self._files.remember(tree, dict(entries))
+        self.files.remember(tree, dict(entries))
 
     def _take_hold(self) -> None:
         if not self._lock.held:
@@ -357,7 +351,7 @@ class GitStore(Store):
 
         After a kill in the middle of an optimizer step, it may be that step's: then it is rescued.
         """
-        unknown = self._unknown(self._files.present(write=False))
+        unknown = self._unknown(self.files.present(write=False))
         progress = self.progress() if unknown else []
         if unknown and not (progress and progress[-1].stepping > 0):
             raise ParameterError(
@@ -381,7 +375,7 @@ class GitStore(Store):
 
     def _unknown(self, present: Mapping[str, Entry]) -> dict[str, Entry]:
         """The files whose content neither the latest commits nor HEAD have."""
-        known = self._files.known
+        known = self.files.known
         new = {name: entry for name, entry in present.items() if known.get(name) != entry}
         if not new:
             return new
@@ -392,7 +386,7 @@ class GitStore(Store):
         baseline = commits.read_tag(self.repo, self.layout.tag_name(0))
         if baseline is not None:
             trees.append(objects.tree_of(self.repo, baseline.commit))
-        safe = [self._files.entries(tree) for tree in trees]
+        safe = [self.files.entries(tree) for tree in trees]
         return {
             name: entry
             for name, entry in new.items()

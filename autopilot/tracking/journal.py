@@ -11,7 +11,9 @@ import json
 import math
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -30,8 +32,11 @@ from autopilot.core.records.record import (
     TraceRecord,
 )
 from autopilot.errors import GitCommandError, RecordError, StateError
+from autopilot.git.commits import Commit, first_parent_log, read_commit
 from autopilot.git.notes import Edit, Notes
+from autopilot.git.objects import read_blob
 from autopilot.git.repository import Repository
+from autopilot.git.seen import Seen, looking
 from autopilot.text import as_json, hide, leaked
 from autopilot.tracking.layout import KINDS, Layout
 
@@ -47,13 +52,15 @@ _CLASSES: tuple[type[Record], ...] = (
 _MARK = "$float"
 _PAYLOADS = ("state", "data", "items")
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {}
+_seen = Seen[list[Record]]()
 
 
 class Journal:
     """Reads and writes an experiment's notes."""
 
     def __init__(self, repo: Repository, layout: Layout) -> None:
-        self.layout = layout
+        self.layout, self._repo = layout, repo
+        self._line: tuple[str, dict[str, Commit]] = ("", {})
         self._notes = {kind: Notes(repo, layout.notes(kind)) for kind in KINDS}
 
     def write(self, commit: str, records: Sequence[Record]) -> None:
@@ -74,11 +81,43 @@ class Journal:
 
     def read(self, kind: type[R]) -> Iterator[tuple[str, R]]:
         """All records of a class with the commits that they are on; repeated ids count once."""
-        for commit, content in self._notes[kind.kind].items():
-            where = f"the {kind.kind} note on {commit[:10]}"
-            for record in decode(content, where):
+        for commit, oid in self._notes[kind.kind].ids():
+            for record in _seen.get_or(oid, partial(self._decoded, kind.kind, commit, oid)):
                 if isinstance(record, kind):
                     yield commit, record
+
+    def _decoded(self, kind: str, commit: str, oid: str) -> list[Record]:
+        content = read_blob(self._repo, oid)
+        return list(decode(content, f"the {kind} note on {commit[:10]}"))
+
+    def look(self, tip: str) -> None:
+        """Reads what a process that goes on with the experiment reads, and keeps it."""
+        with looking():
+            for kind in (Manifest, MetricsRecord, StepRecord, Lesson):
+                deque(self.read(kind), maxlen=0)
+            self.line(tip)
+
+    def start(self) -> str | None:
+        """The start commit: the one with the manifest; None where its note is not here."""
+        return next((commit for commit, _ in self.read(Manifest)), None)
+
+    def line(self, tip: str) -> Mapping[str, Commit]:
+        """The experiment's commits by their ids, newest first.
+
+        Raises:
+            RecordError: nothing says where it starts.
+        """
+        if self._line[0] != tip:
+            start, slug = self.start(), self.layout.slug
+            if start is None:
+                raise RecordError(
+                    f"the experiment {slug} has no manifest note",
+                    hint=f"fetch its notes: autopilot fetch {slug}",
+                )
+            base = next(iter(read_commit(self._repo, start).parents), None)
+            found = first_parent_log(self._repo, tip, stop=base)
+            self._line = tip, {commit.id: commit for commit in found}
+        return self._line[1]
 
     def repeated(self, kind: type[R]) -> Iterator[tuple[str, R, R]]:
         """Records that `read` leaves out, each after the one with its id that counts."""

@@ -146,6 +146,41 @@ def files_at(
     return [name for name in names if name in known or not repo.is_ignored(name)]
 
 
+def is_importable(name: str) -> bool:
+    """Whether Python may import a file: a process that has imported it does not see it change."""
+    return name.endswith(".py")
+
+
+def check_out(
+    repo: Repository, places: Sequence[ParameterPath], tree: str, tip: str, *, in_place: bool
+) -> None:
+    """Writes the parameters' files of a state, before anything imports them.
+
+    In the user's own checkout only over those of the experiment's newest state: what somebody wrote
+    there meanwhile is left for the store, which refuses or keeps it.
+
+    Args:
+        repo: The checkout.
+        places: The parameters.
+        tree: The state.
+        tip: The newest state.
+        in_place: Whether it is the user's own checkout.
+
+    Raises:
+        ParameterError: a file cannot be written.
+    """
+    work, wanted = WorkFiles(repo, repo.workdir), entries_at(repo, tree, places)
+    found = work.hash(files_at(repo, places, wanted), write=False)
+    present = {name: entry for name, entry in found.items() if entry is not None}
+    if not in_place or not edits(entries_at(repo, tip, places), present):
+        work.restore(edits(present, wanted))
+    for name in filter(is_importable, (*present, *wanted)):
+        # Bytecode is trusted by its source's size and second: another state may have the same.
+        path = repo.workdir / name
+        for stale in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
+            stale.unlink(missing_ok=True)
+
+
 def scope_of(repo: Repository, parameter: Parameter) -> Scope:
     """Finds a parameter's place.
 

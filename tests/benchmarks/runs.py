@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from statistics import median
 
+from autopilot.core.records.record import MetricsRecord
+from autopilot.tracking.git_store import GitStore
 from tests.benchmarks.epochs import Drill
 from tests.benchmarks.report import Report, peak_mb
 from tests.benchmarks.repos import git, make_repository
@@ -111,6 +113,33 @@ def runs(report: Report) -> None:
     report.limit("supervised", (short[0] - short[1]) * 1000)
     report.limit("supervised, epoch", each[0] / each[1])
     report.limit("replay", replay_s / bare_s)
+
+
+def restarts(report: Report) -> None:
+    """What it takes to go on in a new process, at the start of a long experiment and at its end."""
+    epochs, each = report.count(2000, 60), report.count(30, 5)
+    top = report.folder / "restarts"
+    make_repository(top, 20, 1)
+    (top / "counter.py").write_text(_TARGET)
+    (top / "value.txt").write_text("0")
+    git(top, "add", ".")
+    git(top, "commit", "--quiet", "-m", "a counter")
+    where, slug = ["-C", str(top)], "restarts"
+    _autopilot(
+        ["run", "counter.py", *where, "-e", slug, "--fresh", "always", "--max-epochs", str(each)]
+    )
+    for fresh, last in (("never", epochs - each), ("always", epochs)):
+        _autopilot(["resume", slug, *where, "--fresh", fresh, "--max-epochs", str(last)])
+    records = [record for _, record in GitStore(slug, top).records(MetricsRecord)]
+    taken = [r.restarts_s / r.restarts for r in records if r.restarts]
+    early, late = median(taken[:each]), median(taken[-each:])
+    report.table(
+        f"A restart, medians of {each}: from one process's end to the next one's first epoch",
+        ("", "s"),
+        [["from epoch 1 on", f"{early:.3f}"], [f"to epoch {epochs:,}", f"{late:.3f}"]],
+    )
+    report.limit("restart", late)
+    report.limit("restart, flat", late / early)
 
 
 def growth(report: Report) -> None:

@@ -134,8 +134,8 @@ class Game:
     place: Place
     log: Path
 
-    def run(self, slug: str, **environment: str) -> Done:
-        return self.place.autopilot("run", "game.py", "-e", slug, *OPTIONS, **environment)
+    def run(self, slug: str, *more: str, **environment: str) -> Done:
+        return self.place.autopilot("run", "game.py", "-e", slug, *OPTIONS, *more, **environment)
 
     def evaluations(self) -> list[str]:
         return self.log.read_text().splitlines() if self.log.exists() else []
@@ -183,7 +183,7 @@ class Game:
 
     def story(self, slug: str) -> dict[str, Any]:
         """All that must be the same as in a run that nobody killed."""
-        place, drop = self.place, ("on", "spent", "cost", "v", "kind")
+        place, drop = self.place, ("on", "spent", "cost", "v", "kind", "restarts", "restarts_s")
         metrics = [
             {k: v for k, v in r.items() if k not in drop}
             | {"evaluations": r.get("spent", {}).get("evaluations")}
@@ -306,6 +306,16 @@ def children(pid: int) -> list[int]:
     except OSError:
         return []
     return [int(each) for each in text.split()]
+
+
+def test_a_process_for_each_state_changes_nothing(game: Game) -> None:
+    expected, _ = _reference(game)
+    before = len(game.evaluations())
+    done = game.run("many", "--fresh", "always")
+    assert done.code == 0, done
+    assert game.story("many") == expected
+    assert len(game.evaluations()) == 2 * before
+    assert sum(record.get("restarts", 0) for record in game.place.judged("many")) > 12
 
 
 def test_kill_again_and_again(game: Game) -> None:

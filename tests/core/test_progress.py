@@ -103,3 +103,34 @@ def test_an_item_that_died_is_an_error_and_the_others_are_evaluated_once() -> No
 )
 def test_a_position_in_words(position: Position, text: str) -> None:
     assert str(position) == text
+
+
+def test_a_result_with_a_graph_stands_in_for_its_call_once_its_step_is_made() -> None:
+    store, train = InMemoryStore(), Position("train", 1, 0)
+    log, batch = EpochProgress(store), Datum(items=ITEMS)
+    results = [Datum(success=False, metadata={"odd": (1, 2)}) for _ in ITEMS]
+    for _ in range(2):
+        log.note(train, batch, Datum(items=results), 2.0, "state", waits=True)
+    log.start_step(1, 1)
+    log.note(replace(train, number=1), batch, Datum(items=results), 3.0, "later", waits=True)
+
+    log.load(1)
+    assert log.find(train, batch, "state") is None
+    assert (log.lost.evaluations, log.seconds()) == (9, 7.0)
+    log.load(1, made=[1])
+    found = log.find(train, batch, "state")
+    assert found is not None
+    # What JSON cannot carry is left out: of a step that is made, nobody asks for it.
+    assert [(item.outcome, item.metadata) for item in found.items] == [("failed", {})] * 3
+    assert log.find(replace(train, number=1), batch, "later") is None
+    assert (log.lost.evaluations, log.seconds()) == (6, 7.0)
+
+
+def test_a_restart_is_part_of_the_epochs_time() -> None:
+    store = InMemoryStore()
+    log = EpochProgress(store)
+    log.note_restart(0, 0.5)
+    log.note_rest(0, 2.0, ["feedback is missing"], "enough")
+    again = reloaded(store)
+    assert (again.restarts, again.restarts_s, again.seconds()) == (1, 0.5, 2.0)
+    assert (again.notes, again.stop) == (("feedback is missing",), "enough")

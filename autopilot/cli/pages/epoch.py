@@ -42,7 +42,7 @@ def lines(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
     lines.append(f"Date:     {git_date(commit.time_s)}")
     if epoch.strategy:
         lines.append(f"Strategy: {one_line(epoch.strategy, 1000)}")
-    lines += [f"Cost:     {costs(epoch.record.cost)}", ""]
+    lines += [f"Cost:     {costs(epoch.record.cost)}{_restarts(epoch)}", ""]
     if epoch.number == 0:
         lines += ["    the state before anything was changed", ""]
     lines += _steps(notebook, epoch)
@@ -51,6 +51,12 @@ def lines(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
     for block in (_failures(notebook, epoch, width), _lessons(notebook, epoch)):
         lines += ["", *block] if block else []
     return [*lines, ""] if epoch.steps else lines
+
+
+def _restarts(epoch: Epoch) -> str:
+    record = epoch.record
+    often = counted(record.restarts, "restart")
+    return f" ({record.restarts_s:.1f} s of it in {often})" if record.restarts else ""
 
 
 def document(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
@@ -234,6 +240,8 @@ def _epoch(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
         "tag": notebook.layout.tag_name(epoch.number) if epoch.verdict != "rejected" else None,
         "violations": notebook.violations.get(epoch.number, []),
         "cost": epoch.record.cost,
+        "restarts": epoch.record.restarts,
+        "restarts_s": epoch.record.restarts_s,
     }
 
 

@@ -219,6 +219,8 @@ class MetricsRecord(Record):
         noise: Of the baseline: how far a second measurement differs from it.
         repeat: How many measurements the metrics are the means of.
         test_gain: Of test, on the best epoch: its gain on the baseline.
+        restarts: How often another process went on, since its files were to be imported anew.
+        restarts_s: The seconds that this took, imports included.
     """
 
     kind: ClassVar[str] = "metrics"
@@ -246,6 +248,8 @@ class MetricsRecord(Record):
     noise: Noise | None = None
     repeat: int = 1
     test_gain: Gain | None = None
+    restarts: int = 0
+    restarts_s: float = 0.0
 
     def strategies(self) -> list[str]:
         """The names of the strategies that were used together; each counts."""
@@ -327,6 +331,11 @@ class ProgressNote(Record):
         item: The item's position, where the note is of one item of the batch; otherwise -1.
         died: How the process that evaluated it ended, if it died.
         printed: What that process printed last on stderr.
+        waits: The result does not stand in for its call until the step that it led to is made:
+            feedback needs the graph of the call.
+        replaced: The note is of a process that took another one's place, and of its time.
+        notes: What the epoch was noted with so far, where a process ends in its middle.
+        stop: Why the run was to end after the epoch, likewise.
         key: Digest of the batch's items and the parameters' state.
         data: The `datum_to_json`; empty if JSON cannot carry it: a kill then repeats the batch.
         items: How many items were evaluated.
@@ -350,6 +359,10 @@ class ProgressNote(Record):
     item: int = -1
     died: str = ""
     printed: str = ""
+    waits: bool = False
+    replaced: bool = False
+    notes: tuple[str, ...] = ()
+    stop: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,21 @@
+"""The interpreter that evaluates: what Python has imported once, it does not read again."""
+
+from __future__ import annotations
+
+
+class Restart(BaseException):  # no error: nobody but who started the process catches it
+    """Another process is to go on, whose interpreter has seen no other state."""
+
+
+class Interpreter:
+    """This process as the one that evaluates; it is never replaced, a supervised one may be."""
+
+    def check(self, state: str) -> None:
+        """Called before each evaluation.
+
+        Args:
+            state: The parameters' state that is measured.
+
+        Raises:
+            Restart: this process has imported the files of another state.
+        """

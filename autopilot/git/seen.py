@@ -1,0 +1,39 @@
+"""Objects that never change, kept once they are read, for processes that are forked later.
+
+A supervising process reads what was added since its last look; each of its children has it then,
+however long the experiment is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Seen(dict[str, T]):
+    """Object ids to what was made of the objects; it grows only in the body of `looking`."""
+
+    def get_or(self, oid: str, make: Callable[[], T]) -> T:
+        """The value that was made of an object, made now if it is new."""
+        found = self.get(oid)
+        if found is None:
+            found = make()
+            if _looks:
+                self[oid] = found
+        return found
+
+
+_looks: list[bool] = []
+
+
+@contextmanager
+def looking() -> Iterator[None]:
+    """Keeps for good the objects that the body reads."""
+    _looks.append(True)
+    try:
+        yield
+    finally:
+        _looks.pop()

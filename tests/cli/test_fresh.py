@@ -1,0 +1,228 @@
+"""Parameters that Python imports: each state is measured by a process that has seen no other."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Place
+
+# Three modules are edited in turn: one is imported at the top, one in forward, and one by a package
+# that is imported at the top. Each evaluation is a line: what was imported beside what is written.
+TARGET = """\
+import json
+import os
+from pathlib import Path
+
+from autopilot import AutoPilotModule, Datum, Optimizer, PathParameter, Step
+from autopilot.core.run import current_run
+from parts import top
+from parts.deep import value
+
+NAMES = ["top.py", "late.py", "deep/number.py"]
+
+
+def written(file):
+    return int(file.read_text().split()[-1])
+
+
+class Edit(Optimizer):
+    count = 0
+
+    def step(self):
+        self.count += 1
+        file = self.parameters[0].root / NAMES[self.count % 3]
+        by = -1 if self.count % 4 == 2 else 1
+        # Of the same size, and in the same second: bytecode would be taken for up to date.
+        file.write_text(f"def value():\\n    return {written(file) + by}\\n")
+        return Step(f"{file.name} by {by}", "edit")
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+
+class First(AutoPilotModule):
+    def __init__(self):
+        super().__init__()
+        self.source = PathParameter("parts", "**/*.py")
+
+    def forward(self, batch):
+        from parts import late
+
+        imported = top.value() + late.value() + value()
+        there = sum(written(self.source.root / name) for name in NAMES)
+        line = {"pid": os.getpid(), "imported": imported, "written": there}
+        for item in batch.items:
+            line |= {"at": [current_run().epoch, current_run().repeat, item.id]}
+            with open(os.environ["EVALUATIONS"], "a") as log:
+                log.write(json.dumps(line) + "\\n")
+        # A tuple does not come back from JSON as it was.
+        return Datum(items=[
+            Datum(metrics={"value": float(imported)}, metadata={"odd": (1, 2)})
+            for _ in batch.items
+        ])
+
+
+class Second(AutoPilotModule):
+    def __init__(self):
+        super().__init__()
+        self.text = PathParameter("text.txt")
+
+    def forward(self, data):
+        return Datum(items=[
+            Datum(success=False, feedback="more", metrics=dict(item.metrics))
+            for item in data.items
+        ])
+
+
+class System(AutoPilotModule):
+    monitor, mode = "value", "max"
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = First(), Second()
+
+    def forward(self, batch):
+        return self.second(self.first(batch))
+
+    def train_dataloader(self):
+        return [[Datum(id="a"), Datum(id="b")], [Datum(id="c")], [Datum(id="d")]]
+
+    def val_dataloader(self):
+        return [[Datum(id="v"), Datum(id="w")]]
+
+    def test_dataloader(self):
+        return [[Datum(id="x")]]
+
+    def configure_optimizers(self):
+        return Edit(self.parameters())
+"""
+OPTIONS = ("--max-epochs", "5", "--accumulate", "2")
+
+
+class Pipeline:
+    """The user's repository with the target in it, and its log."""
+
+    def __init__(self, place: Place, log: Path) -> None:
+        self.place, self.log = place, log
+
+    def run(self, slug: str, *options: str) -> str:
+        self.log.unlink(missing_ok=True)
+        done = self.place.autopilot("run", "target.py:System", "-e", slug, *OPTIONS, *options)
+        assert done.code == 0, done
+        return done.out
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def check_measured(self) -> None:
+        """What was measured is what was written, by a process that saw nothing else."""
+        seen = defaultdict(set)
+        for line in self.lines():
+            assert line["imported"] == line["written"], line
+            seen[line["pid"]].add(line["written"])
+        assert all(len(values) == 1 for values in seen.values()), seen
+
+    def calls(self) -> Counter[str]:
+        return Counter(json.dumps(line["at"]) for line in self.lines())
+
+    def story(self, slug: str) -> list[Any]:
+        """Trees, and what steps and epochs came to."""
+        kept = ("epoch", "step", "gradients", "node", "split", "metrics", "verdict", "reasons")
+        records = self.place.notes(slug, "gradients") + self.place.notes(slug, "metrics")
+        found = [{name: r[name] for name in kept if name in r} for r in records]
+        return [self.place.trees(slug), sorted(found, key=json.dumps)]
+
+
+@pytest.fixture
+def pipeline(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
+    log = tmp_path / "evaluations.log"
+    monkeypatch.setenv("EVALUATIONS", str(log))
+    place.write("target.py", TARGET)
+    place.write("text.txt", "none\n")
+    for name in ("top.py", "late.py", "deep/number.py"):
+        place.write(f"parts/{name}", "def value():\n    return 0\n")
+    place.write("parts/__init__.py", "")
+    place.write("parts/deep/__init__.py", "from parts.deep.number import value\n")
+    place.commit()
+    return Pipeline(place, log)
+
+
+@pytest.mark.parametrize("options", [(), ("--in-place",), ("--fresh", "always")])
+def test_the_edited_function_is_the_measured_one(
+    pipeline: Pipeline, options: tuple[str, ...]
+) -> None:
+    out = pipeline.run("a", *options)
+    pipeline.check_measured()
+    assert set(pipeline.calls().values()) == {1}, "evaluated twice"
+    assert len({line["pid"] for line in pipeline.lines()}) > 5
+    # The table shows nothing of it; an epoch's cost of it is in `show`.
+    assert len([x for x in out.splitlines() if x.split()[:1] in [["0"], ["1"], ["5"]]]) == 3
+    assert out.count("epoch  val") == 1 and "restart" not in out and "going on" not in out
+    shown = pipeline.place.autopilot("show", "1", "-e", "a").out
+    assert "s of it in" in shown and "restart" in shown, shown
+    events = [e["name"] for e in pipeline.place.notes("a", "experiment") if "name" in e]
+    assert sorted(events) == ["finished", "started", "stopped"]
+
+
+def test_one_process_measures_what_it_imported_if_asked_to(pipeline: Pipeline) -> None:
+    pipeline.run("a", "--fresh", "never")
+    assert len({line["pid"] for line in pipeline.lines()}) == 1
+    assert {line["imported"] for line in pipeline.lines() if line["at"][0]} == {0}
+
+
+def test_credit_over_two_stages_is_the_same(pipeline: Pipeline) -> None:
+    """Of a parameter that is no Python source, new processes change nothing at all."""
+    pipeline.place.change(
+        "target.py",
+        ('PathParameter("parts", "**/*.py")', 'PathParameter("parts", "*.txt")'),
+        ("NAMES[self.count % 3]", '"number.txt"'),
+        (
+            "imported = top.value() + late.value() + value()",
+            "imported = written(self.source.root / 'number.txt')",
+        ),
+        ("there = sum(written(self.source.root / name) for name in NAMES)", "there = imported"),
+    )
+    pipeline.place.write("parts/number.txt", "0\n")
+    pipeline.place.commit()
+    pipeline.run("one", "--fresh", "never")
+    calls = pipeline.calls()
+    pipeline.run("many", "--fresh", "always")
+    assert len({line["pid"] for line in pipeline.lines()}) > 5
+    assert pipeline.calls() == calls and set(calls.values()) == {1}
+    assert pipeline.story("many") == pipeline.story("one")
+    nodes = {r.get("node") for r in pipeline.place.notes("many", "gradients")}
+    assert nodes == {"first+second"} or nodes == {"first + second"}, nodes
+
+
+def test_kills_at_random_moments_lead_to_the_same_trees(pipeline: Pipeline) -> None:
+    started = time.monotonic()
+    pipeline.run("ref")
+    duration_s, expected = time.monotonic() - started, pipeline.story("ref")
+    chance = random.Random(3)
+    for number in range(6):
+        slug = f"run-{number}"
+        pipeline.log.unlink()
+        process = pipeline.place.start("run", "target.py:System", "-e", slug, *OPTIONS)
+        time.sleep(chance.uniform(0.1, duration_s))
+        process.kill()
+        process.communicate()
+        if process.returncode == -signal.SIGKILL:
+            exists = pipeline.place.git("for-each-ref", f"refs/heads/autopilot/{slug}")
+            again = ("resume", slug) if exists else ("run", "target.py:System", "-e", slug)
+            done = pipeline.place.autopilot(*again, *(() if exists else OPTIONS))
+            assert done.code == 0, done
+        pipeline.check_measured()
+        assert pipeline.story(slug) == expected, slug
+    pipeline.place.check_sound()
