@@ -16,7 +16,6 @@ from autopilot.core.callback import Callback, RunView
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.progress import Death, Position, PositionLog
 from autopilot.core.records.record import MetricsRecord
-from autopilot.engine.request import Options, check_timeout, parse_size
 
 OVERDUE_S = 5.0
 """How long after the time budget, and after its own start, a batch may go on."""
@@ -25,47 +24,6 @@ _SPLITS = ("", "train", "val", "test", "step")
 _ENDED, _CODE, _HEARD, _DEADLINE, _BEGAN, _SIZE, _TIMEOUT, _MEMORY = range(8)
 _LEFT, _WANTED, _RECORDED, _SPLIT, _NUMBERS = range(8, 13)
 _TEXT_AT, _STATE_AT = 256, 3072
-
-
-@dataclass(frozen=True, slots=True)
-class ItemLimits:
-    """The most that an item may take.
-
-    Args:
-        item_timeout_s: Seconds of wall clock.
-        memory: Bytes that the evaluation, with all that it started, may take.
-    """
-
-    item_timeout_s: float = math.inf
-    memory: float = math.inf
-
-    @classmethod
-    def of(cls, options: Options, module: AutoPilotModule) -> ItemLimits:
-        """The limits of a run; an option counts before the module's own.
-
-        Raises:
-            UsageError: the module's is no number of seconds.
-        """
-        seconds, name = options.item_timeout, f"{type(module).__name__}.item_timeout_s"
-        if seconds is None and module.item_timeout_s is not None:
-            seconds = check_timeout(module.item_timeout_s, name)
-        memory = math.inf if options.memory is None else parse_size(options.memory)
-        return cls(math.inf if seconds is None else seconds, memory)
-
-    def __str__(self) -> str:
-        is_timed, is_bound = self.item_timeout_s < math.inf, self.memory < math.inf
-        time_limit = f"item timeout {self.item_timeout_s:g} s" if is_timed else "no item timeout"
-        return f"{time_limit}, memory limit {size_text(self.memory)}" if is_bound else time_limit
-
-
-def size_text(amount: float) -> str:
-    """Bytes for a person.
-
-    >>> size_text(4 * 1024**3), size_text(1.5 * 1024**2)
-    ('4 GiB', '1.5 MiB')
-    """
-    power = min(max(int(math.log(max(amount, 1), 1024)), 0), 4)
-    return f"{amount / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
 class Board(PositionLog):
@@ -123,9 +81,9 @@ class Board(PositionLog):
         self._memory[_TEXT_AT : _TEXT_AT + len(text)] = text
         self._slots[_SIZE], self._slots[_DEADLINE] = len(text), deadline_s
 
-    def limit(self, limits: ItemLimits) -> None:
-        """Notes what an item may take."""
-        self._slots[_TIMEOUT], self._slots[_MEMORY] = limits.item_timeout_s, limits.memory
+    def limit(self, item_timeout_s: float, memory: float) -> None:
+        """Notes the most that an item may take: seconds, and bytes."""
+        self._slots[_TIMEOUT], self._slots[_MEMORY] = item_timeout_s, memory
 
     @property
     def memory(self) -> float:

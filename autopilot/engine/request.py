@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from autopilot import __version__
 from autopilot.core.callback import Callback
+from autopilot.core.module import AutoPilotModule
 from autopilot.core.records.record import Manifest
 from autopilot.core.stopping import Budget, EarlyStopping, Plateau
 from autopilot.engine.fresh import Fresh
@@ -343,3 +344,44 @@ def committed_target(user: Repository, base: str, request: Request) -> Target:
     relative = Path(os.path.relpath(top / name, os.path.realpath(folder))).as_posix()
     text = relative + (f":{target.name}" if target.name else "")
     return replace(target, text=text, path=relative)
+
+
+@dataclass(frozen=True, slots=True)
+class ItemLimits:
+    """The most that an item may take.
+
+    Args:
+        item_timeout_s: Seconds of wall clock.
+        memory: Bytes that the evaluation, with all that it started, may take.
+    """
+
+    item_timeout_s: float = math.inf
+    memory: float = math.inf
+
+    @classmethod
+    def of(cls, options: Options, module: AutoPilotModule) -> ItemLimits:
+        """The limits of a run; an option counts before the module's own.
+
+        Raises:
+            UsageError: the module's is no number of seconds.
+        """
+        seconds, name = options.item_timeout, f"{type(module).__name__}.item_timeout_s"
+        if seconds is None and module.item_timeout_s is not None:
+            seconds = check_timeout(module.item_timeout_s, name)
+        memory = math.inf if options.memory is None else parse_size(options.memory)
+        return cls(math.inf if seconds is None else seconds, memory)
+
+    def __str__(self) -> str:
+        is_timed, is_bound = self.item_timeout_s < math.inf, self.memory < math.inf
+        time_limit = f"item timeout {self.item_timeout_s:g} s" if is_timed else "no item timeout"
+        return f"{time_limit}, memory limit {size_text(self.memory)}" if is_bound else time_limit
+
+
+def size_text(amount: float) -> str:
+    """Bytes for a person.
+
+    >>> size_text(4 * 1024**3), size_text(1.5 * 1024**2)
+    ('4 GiB', '1.5 MiB')
+    """
+    power = min(max(int(math.log(max(amount, 1), 1024)), 0), 4)
+    return f"{amount / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"

@@ -22,11 +22,12 @@ from autopilot.core.setup_checks import check_module, check_setup, item_count
 from autopilot.core.stopping import StopCondition
 from autopilot.core.types import Result
 from autopilot.engine.bench import Bench, check_parameters, explain_missing
-from autopilot.engine.board import Child, ItemLimits
+from autopilot.engine.board import Child
 from autopilot.engine.fresh import Fresh, OneState
 from autopilot.engine.loading import described, users_code
 from autopilot.engine.request import (
     DEFAULT_MAX_EPOCHS,
+    ItemLimits,
     Options,
     Request,
     claim,

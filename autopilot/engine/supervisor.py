@@ -27,8 +27,9 @@ from typing import Any
 from autopilot.core.failures import place_in_stacks
 from autopilot.core.interpreter import Restart
 from autopilot.core.progress import Death, Position
-from autopilot.engine.board import Board, Child, size_text
+from autopilot.engine.board import Board, Child
 from autopilot.engine.child_output import ChildOutput
+from autopilot.engine.request import size_text
 from autopilot.errors import EvaluationError
 from autopilot.git import locks
 from autopilot.sandbox.processes import adopt, end_adopted, memory_of_descendants

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,9 +38,9 @@ from autopilot.core.stopping import Budget
 from autopilot.core.store import InMemoryStore
 from autopilot.core.writing import trace_record
 from autopilot.engine.bench import Bench
-from autopilot.engine.board import Child, ItemLimits
+from autopilot.engine.board import Child
 from autopilot.engine.loading import users_code
-from autopilot.engine.request import Options, options_of
+from autopilot.engine.request import ItemLimits, Options, options_of
 from autopilot.engine.supervisor import Supervisor
 from autopilot.errors import AutopilotError, EvaluationError, OutageError, ReplayMissError
 from autopilot.git import objects
@@ -129,7 +129,7 @@ def _measure(task: MeasureTask, say: _Say, child: Child, file: ProgressFile) -> 
         seed=seed_of(manifest.seed, task.repeat),
         max_wait_s=0,
     )
-    child.board.limit(ItemLimits.of(Options(**manifest.options), bench.module))
+    child.board.limit(*astuple(ItemLimits.of(Options(**manifest.options), bench.module)))
     with users_code(manifest.target):
         trainer.prepare(bench.module)
         experiment.open(bench.module.parameters())
@@ -206,7 +206,7 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
         for commit, record in _on_branch(notebook, StepRecord)
     }
     experiment.known_noise, experiment.positions = notebook.noise, child.board
-    child.board.limit(ItemLimits.of(options, bench.module))
+    child.board.limit(*astuple(ItemLimits.of(options, bench.module)))
     # The budget stops nothing here, but optimizers read how much of it is left.
     budget = [c for c in options.conditions(alone=False) if isinstance(c, Budget)]
     trainer = bench.trainer(
