@@ -30,6 +30,7 @@ Serve = Callable[[Script | Sequence[Reply]], MessagesServer]
 def ctrl_c() -> None:
     """It interrupts, also where a shell runs the tests in the background, and has it ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has ignored
 
 
 @pytest.fixture
