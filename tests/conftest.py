@@ -33,6 +33,12 @@ def ctrl_c() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has ignored
 
 
+@pytest.fixture(autouse=True)
+def search_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A target that a test imports puts its folder first, for this test alone."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     """Starts a scripted server, and points the client at it with a key of its own."""
