@@ -298,7 +298,7 @@ def test_an_interruption_comes_once(runs: Runs, number: int, group: bool) -> Non
     assert done.code == 130, done
     assert "go on: autopilot resume one" in done.out
     assert runs.place.notes("one", "experiment")[-1]["name"] == "interrupted"
-    wait_for(lambda: not is_alive(child))
+    assert not is_alive(child)
     assert runs.place.run("resume", "one").code == 0
 
 
@@ -311,7 +311,7 @@ def test_the_second_interruption_ends_it_at_once(runs: Runs) -> None:
     done = runs.place.finish(process)
 
     assert done.code == -signal.SIGTERM, done
-    wait_for(lambda: not is_alive(child))
+    assert not is_alive(child)
     assert runs.place.run("resume", "one").code == 0
 
 
@@ -322,7 +322,7 @@ def test_a_closed_terminal(runs: Runs) -> None:
     done = runs.place.finish(process)
 
     assert done.code == -signal.SIGHUP, done
-    wait_for(lambda: not is_alive(child))
+    assert not is_alive(child)
     assert runs.place.run("resume", "one").code == 0
 
 
@@ -356,7 +356,7 @@ def test_what_the_evaluation_started_ends_with_it(runs: Runs) -> None:
     done = runs.run("val 1 1 segv")
 
     assert done.code == 0, done
-    wait_for(lambda: not is_alive(int(Path(f"{runs.log}.pid").read_text())))
+    assert not is_alive(int(Path(f"{runs.log}.pid").read_text()))
 
 
 def test_replay_says_what_died(runs: Runs) -> None:
