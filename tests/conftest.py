@@ -31,6 +31,13 @@ Serve = Callable[[Script | Sequence[Reply]], MessagesServer]
 def ctrl_c() -> None:
     """It interrupts, also where a shell runs the tests in the background, and has it ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has ignored
+
+
+@pytest.fixture(autouse=True)
+def search_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A target that a test imports puts its folder first, for this test alone."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
 
 
 @pytest.fixture

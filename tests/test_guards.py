@@ -242,6 +242,7 @@ CONTRACT = {
     "ai.gradient": "ConcatCollator",
     "ai.loss": "JudgeLoss",
     "ai.optimizer": "AgentOptimizer",
+    "ai.prices": "Price price_of",
     "ai": "Agent Judge DataGenerator LLMStep PythonStep BackStep AgentCollator",
 }
 

@@ -19,7 +19,7 @@ _HOMES = {
     "autopilot.ai.loss": "JudgeLoss",
     "autopilot.ai.model.model": "Model",
     "autopilot.ai.model.parallel": "RateLimit each",
-    "autopilot.ai.model.prices": "Price",
+    "autopilot.ai.prices": "Price",
     "autopilot.ai.model.recording": "StoreRecorder recording_beside use_recorder",
     "autopilot.ai.optimizer": "AgentOptimizer",
     "autopilot.ai.steps": "BackStep LLMStep PythonStep WorkflowStep",

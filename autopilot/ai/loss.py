@@ -82,6 +82,7 @@ class JudgeLoss(Loss):
             every split; their success stays. Without it, this applies if "score" is the monitored
             metric.
 
+    >>> from autopilot.ai.judge import Judge
     >>> loss = JudgeLoss(judge=Judge(), parameters=[prompt := Parameter("be brief")])
     >>> loss(Datum(items=[Datum(success=False, feedback="too long", id="a"), Datum()]))
     >>> loss.backward()

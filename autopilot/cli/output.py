@@ -203,7 +203,12 @@ class Output:
         own = [
             p for p in parts if _SPELLED.search(p) or self.options.issuperset(_OPTION.findall(p))
         ]
-        return "".join(own).removeprefix(", or ").removeprefix("; or ") or hint
+        text = "".join(own).removeprefix(", or ").removeprefix("; or ")
+        if text and parts[0] not in own:
+            # The words before a colon lead to each of the alternatives.
+            lead, colon, _ = parts[0].rpartition(": ")
+            text = f"{lead}{colon}{text}" if not _OPTION.search(lead) else text
+        return text or hint
 
     def confirm(self, question: str, otherwise: str) -> bool:
         """Asks a person at the terminal; anything but yes is no.

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from autopilot import audit
-from autopilot.ai.model.prices import use_prices
+from autopilot.ai.prices import use_prices
 from autopilot.cli import arguments
 from autopilot.cli.context import Context
 from autopilot.cli.output import INTERRUPTED, Output, guarded, own_stdout

@@ -283,7 +283,7 @@ def test_export_writes_a_folder_for_each_epoch(demo, tmp_path):
     demo.refused(
         *("experiment", "export", "demo", str(place)),
         says=("is not an empty folder",),
-        hints=("new one",),
+        hints=("new folder",),
         code=2,
     )
     document = demo.run("experiment", "export", "demo", "here", "--json").document

@@ -291,7 +291,11 @@ def test_new_states_are_blocked_late_and_repeats_never(idle):
 
 def test_what_cannot_be_is_refused(ruled):
     ruled.refused(
-        "memory", "unblock", "up", says=("'up' is not blocked in demo",), hints=("nothing",)
+        "memory",
+        "unblock",
+        "up",
+        says=("'up' is not blocked in demo",),
+        hints=("no strategy is blocked",),
     )
     ruled.refused("memory", "query", "-e", "nope", says=("no experiment nope",), hints=("demo",))
     ruled.refused(

@@ -398,7 +398,7 @@ def test_detached_head(place: Place) -> None:
     assert "autopilot promote execute one --into BRANCH" in done.out
     refused = place.refused("propose", "create", "one", says=("did not start from",), hints=())
     assert "propose create --onto BRANCH" in refused.hint
-    assert "promote execute --into BRANCH" in refused.hint
+    assert "name the branch" in refused.hint and "propose create --onto BRANCH" in refused.hint
 
 
 @pytest.mark.parametrize("strict", ["true", "false"])

@@ -20,8 +20,8 @@ from autopilot import audit
 from autopilot.ai.agent import AgentResult
 from autopilot.ai.model import client, recording
 from autopilot.ai.model.parallel import RateLimit, Sent, to_its_end
-from autopilot.ai.model.prices import Price, Usage
 from autopilot.ai.model.recording import StoreRecorder, current_recorder, make_record, request_parts
+from autopilot.ai.prices import Price, Usage
 from autopilot.core.records.ledger import Ledger, Reservation
 from autopilot.core.records.record import LlmRecord
 from autopilot.core.run import Run, current_run, say

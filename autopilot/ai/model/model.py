@@ -23,7 +23,7 @@ from autopilot.ai.model import call as calls
 from autopilot.ai.model import client as clients
 from autopilot.ai.model.call import Call, Message
 from autopilot.ai.model.parallel import RateLimit
-from autopilot.ai.model.prices import Price, price_of
+from autopilot.ai.prices import Price, price_of
 from autopilot.core.types import Cost
 from autopilot.errors import AgentReplyError
 from autopilot.text import clean
@@ -40,7 +40,7 @@ class Model:
         name: The model's name.
         max_tokens: The most that it may write in one reply; reserved in the budget beforehand.
         role: The name under which the cost is counted, unless a call says otherwise.
-        prices: Model name to Price, beside the table of `autopilot.ai.model.prices`.
+        prices: Model name to Price, beside the table of `autopilot.ai.prices`.
         rate: A RateLimit; give several models the same object to share it.
         timeout_s: An attempt fails after so long without a byte.
         max_retries: Further attempts after 429, 529, 5xx and timeouts, made by the client.

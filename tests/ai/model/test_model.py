@@ -21,8 +21,8 @@ from autopilot.ai.agent import AgentContext
 from autopilot.ai.anthropic_agent import AnthropicAgent
 from autopilot.ai.model.model import Model
 from autopilot.ai.model.parallel import RateLimit
-from autopilot.ai.model.prices import Price
 from autopilot.ai.model.recording import StoreRecorder, use_recorder
+from autopilot.ai.prices import Price
 from autopilot.core.experiment import Experiment
 from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.records.ledger import Ledger, Limits

@@ -2,7 +2,7 @@
 
 import pytest
 
-from autopilot.ai.model.prices import PRICES, Price, price_of
+from autopilot.ai.prices import PRICES, Price, price_of
 
 AROUND = [
     "{}",
