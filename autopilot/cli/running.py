@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, fields
@@ -32,7 +31,7 @@ from autopilot.engine.supervisor import Supervisor
 from autopilot.errors import ExperimentError
 from autopilot.git.repository import Repository
 from autopilot.text import counted, redact
-from autopilot.tracking.holding import memory_of
+from autopilot.tracking.holding import unblocked_by
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import output_lines
 
@@ -365,7 +364,7 @@ def _already_finished(notebook: Notebook, output: Output) -> bool:
     if status.state != "finished":
         return False
     output.line(f"{slug} is finished: {status.detail}")
-    how = _unblocked_by(notebook)
+    how = unblocked_by(notebook)
     if how:
         output.line(f"allow a strategy first: {how}")
     output.line(f"more of it: autopilot resume {slug} --max-epochs N, or --patience N")
@@ -383,23 +382,6 @@ def check_unblocked(notebook: Notebook, block_after: int | None = None) -> None:
     Raises:
         ExperimentError: it ended since every strategy is blocked, and they still are.
     """
-    how = _unblocked_by(notebook, block_after)
+    how = unblocked_by(notebook, block_after)
     if how:
         raise ExperimentError(f"{notebook.slug} cannot go on: {ALL_BLOCKED}", hint=how)
-
-
-def _unblocked_by(notebook: Notebook, block_after: int | None = None) -> str:
-    """The command that unblocks an experiment; "" if a strategy of it is not blocked."""
-    status = notebook.status
-    if status.state not in ("finished", "stopped") or status.detail != ALL_BLOCKED:
-        return ""
-    strategies = set(notebook.manifest.strategies)
-    blocked = memory_of(notebook, block_after).blocked()
-    if not blocked or not strategies <= blocked.keys():
-        return ""
-    name = next((name for name in blocked if name in strategies), next(iter(blocked)))
-    how = f"autopilot memory unblock {shlex.quote(name)} -e {notebook.slug} ({blocked[name]})"
-    by_hand = memory_of(notebook, block_after=0).blocked()
-    if not blocked.keys() <= by_hand.keys():
-        how += f"; for all that failed: autopilot resume {notebook.slug} --block-after 0"
-    return how

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from autopilot.core.callback import Callback
+from autopilot.core.callback import Callback, RunView
 from autopilot.core.experiment import Experiment
 from autopilot.core.loop import Loop
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.outages import MAX_WAIT_S
-from autopilot.core.records.record import Manifest
+from autopilot.core.records.record import Manifest, MetricsRecord
+from autopilot.core.run import current_run
 from autopilot.core.trainer import Trainer
 from autopilot.engine.request import Options
 from autopilot.engine.target import load_target
@@ -22,6 +23,8 @@ from autopilot.sandbox.audit_hooks import Inputs, Offline
 from autopilot.sandbox.children import Children
 from autopilot.sandbox.workspace import Workspace
 from autopilot.tracking.parameters import Scope, check_clean, check_tracked, dirty_files, scope_of
+
+_MAINTAIN_EVERY = 500
 
 
 class Bench:
@@ -103,6 +106,26 @@ class Bench:
             repeat=options.repeat or 1,
             max_wait_s=max_wait_s,
         )
+
+
+class Upkeep(Callback):
+    """Packs the repository during a long run, and checks late imports, those of children too."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+
+    def on_validation_end(self, trainer: RunView, module: AutoPilotModule) -> None:
+        for stray in self._bench.children.strays():
+            if (run := current_run()) is not None:
+                run.note(stray)
+
+    def on_epoch_recorded(
+        self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord
+    ) -> None:
+        if record.epoch == 0:
+            self._bench.workspace.check_imports()
+        if record.epoch and record.epoch % _MAINTAIN_EVERY == 0:
+            objects.maintain(self._bench.workspace.user)
 
 
 def check_parameters(bench: Bench, *, include_dirty: bool) -> list[str]:

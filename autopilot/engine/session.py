@@ -8,20 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autopilot.core.callback import Callback, RunView
+from autopilot.core.callback import Callback
 from autopilot.core.configuration import callbacks_of
 from autopilot.core.experiment import Experiment
 from autopilot.core.interpreter import Restart
 from autopilot.core.items import leakage_notes
 from autopilot.core.memory import BLOCK_AFTER
-from autopilot.core.module import AutoPilotModule, name_parameters
+from autopilot.core.module import name_parameters
 from autopilot.core.outages import infrastructure_in
 from autopilot.core.records.history import environment_at
-from autopilot.core.records.record import Event, Manifest, MetricsRecord
+from autopilot.core.records.record import Event, Manifest
 from autopilot.core.setup_checks import check_module, check_setup, item_count
 from autopilot.core.stopping import StopCondition
 from autopilot.core.types import Result
-from autopilot.engine.bench import Bench, check_parameters, explain_missing
+from autopilot.engine.bench import Bench, Upkeep, check_parameters, explain_missing
 from autopilot.engine.board import Child
 from autopilot.engine.fresh import Fresh, OneState
 from autopilot.engine.loading import described, users_code
@@ -40,7 +40,6 @@ from autopilot.errors import (
     BudgetExceededError,
     EmptySplitError,
     ExperimentError,
-    LockHeldError,
     MissingSourceError,
     NoKeyError,
 )
@@ -58,7 +57,6 @@ from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import WrittenPath, check_keep, keep_outputs
 from autopilot.tracking.parameters import check_out, manifest_paths
 
-_MAINTAIN_EVERY = 500
 _LOOSE_OBJECTS = 4000
 
 
@@ -105,9 +103,8 @@ class Session:
             self.workspace = open_workspace(user, folder, manifest, keep)
             self.outputs = list[WrittenPath]()
             # The experiment's lock does not keep another experiment out of this checkout.
-            self.place = self.workspace.lock
+            self.place = self.workspace.hold()
             with self.place.released_on_failure(), self.workspace.explained():
-                self._take_place()
                 self._check_out()
                 self._load(callbacks, lock, include_dirty=include_dirty)
 
@@ -188,21 +185,6 @@ class Session:
         session.trainer.experiment.changes = changes.given()
         return session
 
-    def _take_place(self) -> None:
-        """Makes sure that no other run works in the same checkout.
-
-        Raises:
-            LockHeldError: one does; it says which process.
-        """
-        try:
-            self.place.acquire()
-        except LockHeldError as error:
-            who = error.message.partition(" is held by ")[2]
-            raise LockHeldError(
-                f"another run works in {self.workspace.repo.workdir}: {who}",
-                hint="wait for it, or run without --in-place: in a worktree of its own",
-            ) from error
-
     def _check_out(self) -> None:
         """Writes the files of the state that is evaluated next, before they are imported."""
         tip = refs.read_ref(self.user, Layout(self.slug).branch)
@@ -259,7 +241,7 @@ class Session:
         if child.is_supervised and how != Fresh.never:
             experiment.interpreter = OneState(child, imported, self.store.files.entries, how)
         self.trainer = bench.trainer(
-            experiment, options, [*options.conditions(alone=alone), *callbacks, _Upkeep(self)]
+            experiment, options, [*options.conditions(alone=alone), *callbacks, Upkeep(bench)]
         )
         with users_code(manifest.target):
             self.trainer.prepare(self.module)
@@ -383,25 +365,6 @@ class Session:
                 return replace(result, stop_reason=spent.message, interrupted=True)
         test = experiment.gains.get(experiment.best_epoch)
         return replace(result, metrics=experiment.metrics[experiment.best_epoch], test=test)
-
-
-class _Upkeep(Callback):
-    """Packs the repository during a long run, and checks late imports, those of children too."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def on_validation_end(self, trainer: RunView, module: AutoPilotModule) -> None:
-        for stray in self._session.bench.children.strays():
-            self._session.trainer.run.note(stray)
-
-    def on_epoch_recorded(
-        self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord
-    ) -> None:
-        if record.epoch == 0:
-            self._session.workspace.check_imports()
-        if record.epoch and record.epoch % _MAINTAIN_EVERY == 0:
-            maintain(self._session.user)
 
 
 def create(request: Request) -> Session:

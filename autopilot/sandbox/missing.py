@@ -1,4 +1,4 @@
-"""What an error says is missing, and git does not have: files that only the user's checkout has."""
+"""Files that an error misses, and only the user's checkout has, since git does not track them."""
 
 from __future__ import annotations
 

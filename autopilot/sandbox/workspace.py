@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autopilot.core.records.record import Manifest
-from autopilot.errors import AutopilotError, RepositoryError, UsageError
+from autopilot.errors import AutopilotError, LockHeldError, RepositoryError, UsageError
 from autopilot.git import objects
 from autopilot.git.commands import run_git
 from autopilot.git.environment import withdraw
@@ -78,10 +78,22 @@ class Workspace:
         """The working directory."""
         return self.repo.workdir / self.directory
 
-    @property
-    def lock(self) -> ExclusiveLock:
-        """Held by the only run that works in this checkout; no slug begins with a dot."""
-        return ExclusiveLock(self.repo.git_dir / "autopilot" / ".place.lock")
+    def hold(self) -> ExclusiveLock:
+        """A lock on this checkout, so that no other run works in it; no slug begins with a dot.
+
+        Raises:
+            LockHeldError: one does; it says which process.
+        """
+        lock = ExclusiveLock(self.repo.git_dir / "autopilot" / ".place.lock")
+        try:
+            lock.acquire()
+        except LockHeldError as error:
+            who = error.message.partition(" is held by ")[2]
+            raise LockHeldError(
+                f"another run works in {self.repo.workdir}: {who}",
+                hint="wait for it, or run without --in-place: in a worktree of its own",
+            ) from error
+        return lock
 
     @property
     def private(self) -> Path:

@@ -6,6 +6,7 @@ back into the experiment that it comes from, so git knows where it left it.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 from autopilot.core.memory import BLOCK_AFTER, Memory
 from autopilot.core.records.message import plain_message, start_message
 from autopilot.core.records.record import Event, Lesson, Manifest
+from autopilot.core.rules import ALL_BLOCKED
 from autopilot.core.store import Store
 from autopilot.errors import ExperimentError
 from autopilot.git import commits, objects, refs
@@ -308,3 +310,20 @@ def _lessons(notebook: Notebook) -> list[Lesson]:
     found = [x for _, x in notebook.records(Lesson) if x.by_hand or x.epoch <= last]
     found.sort(key=lambda lesson: (lesson.epoch, lesson.id))
     return [x if x.experiment else replace(x, experiment=notebook.slug) for x in found]
+
+
+def unblocked_by(notebook: Notebook, block_after: int | None = None) -> str:
+    """The command that unblocks an experiment; "" if a strategy of it is not blocked."""
+    status = notebook.status
+    if status.state not in ("finished", "stopped") or status.detail != ALL_BLOCKED:
+        return ""
+    strategies = set(notebook.manifest.strategies)
+    blocked = memory_of(notebook, block_after).blocked()
+    if not blocked or not strategies <= blocked.keys():
+        return ""
+    name = next((name for name in blocked if name in strategies), next(iter(blocked)))
+    how = f"autopilot memory unblock {shlex.quote(name)} -e {notebook.slug} ({blocked[name]})"
+    by_hand = memory_of(notebook, block_after=0).blocked()
+    if not blocked.keys() <= by_hand.keys():
+        how += f"; for all that failed: autopilot resume {notebook.slug} --block-after 0"
+    return how
