@@ -25,11 +25,12 @@ from autopilot.core.rules import ALL_BLOCKED
 from autopilot.core.types import Datum, Result
 from autopilot.engine.board import Attendant, Child
 from autopilot.engine.preflight import forecast
-from autopilot.engine.request import Options, Request
+from autopilot.engine.request import Options, Request, options_of
 from autopilot.engine.session import Session
 from autopilot.engine.supervisor import Supervisor
 from autopilot.errors import ExperimentError
 from autopilot.git.repository import Repository
+from autopilot.sandbox.workspace import remove_leftover
 from autopilot.text import counted, redact
 from autopilot.tracking.holding import unblocked_by
 from autopilot.tracking.notebook import Notebook
@@ -364,6 +365,9 @@ def _already_finished(notebook: Notebook, output: Output) -> bool:
     if status.state != "finished":
         return False
     output.line(f"{slug} is finished: {status.detail}")
+    keep = options_of(notebook, Options()).keep or ()
+    left = remove_leftover(notebook.repo, notebook.manifest, keep)
+    output.lines(output_lines(left, "removed with the worktree of the killed run"))
     how = unblocked_by(notebook)
     if how:
         output.line(f"allow a strategy first: {how}")

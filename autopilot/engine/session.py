@@ -203,7 +203,7 @@ class Session:
         except MissingSourceError as error:
             raise explain_missing(workspace, manifest.base, error) from error
         self.module, self.inputs = bench.module, bench.inputs
-        self.notes += [redirection.note() for redirection in bench.redirected]
+        self.notes += [redirection.note() for redirection in bench.redirected if redirection.names]
         self.limits = ItemLimits.of(options, bench.module)
         self.store = GitStore(
             self.slug,

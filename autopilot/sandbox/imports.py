@@ -31,10 +31,9 @@ class Redirection:
     names: tuple[str, ...]
 
     def note(self) -> str:
-        """A sentence for the user."""
-        what, where = ", ".join(self.names[:3]), self.below
-        more = ", ..." if len(self.names) > 3 else ""
-        what = f"{what}{more} (installed from {where})" if self.names else f"what is in {where}"
+        """A sentence for the user, where it has packages."""
+        what = ", ".join(self.names[:3]) + (", ..." if len(self.names) > 3 else "")
+        what += f" (installed from {self.below})"
         return f"{what} is imported from the run's worktree, also by processes that it starts"
 
 

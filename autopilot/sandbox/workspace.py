@@ -28,6 +28,7 @@ from autopilot.sandbox import imports
 from autopilot.sandbox.imports import Redirection
 from autopilot.sandbox.missing import Missing
 from autopilot.sandbox.processes import end_marked
+from autopilot.tracking.layout import held
 from autopilot.tracking.outputs import WrittenPath, keep_outputs
 
 AGENTS_GIT = "git"
@@ -250,10 +251,36 @@ def _left_behind(
             # Changes by an evaluation or by another program are no part of the experiment.
             run_git([*NO_HOOKS, "reset", "--hard", "--quiet"], cwd=path)
             return repo
+    return _take_away(user, path, manifest, keep)
+
+
+def _take_away(
+    user: Repository, path: Path, manifest: Manifest, keep: Sequence[str]
+) -> list[WrittenPath]:
     outputs = keep_outputs(path, user, manifest, keep)
     remove_worktree(user, path)
     shutil.rmtree(path, ignore_errors=True)
     return outputs
+
+
+def remove_leftover(
+    user: Repository, manifest: Manifest, keep: Sequence[str] = ()
+) -> list[WrittenPath]:
+    """Removes the worktree of a finished run that was killed before it did so itself.
+
+    Returns:
+        What evaluations had written into it.
+
+    Raises:
+        LockHeldError: the experiment is running.
+    """
+    path = worktree_path(user, manifest.slug)
+    if manifest.in_place or not path.exists():
+        return []
+    with held(user, manifest.slug):
+        end_marked(path)
+        shutil.rmtree(private_path(path), ignore_errors=True)
+        return _take_away(user, path, manifest, keep)
 
 
 def link_into(workspace: Workspace, folder: Path, base: str, link: str) -> Link:

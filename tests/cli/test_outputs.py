@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from autopilot.git.repository import Repository
+from autopilot.git.worktrees import worktree_path
+
 if TYPE_CHECKING:
     from tests.cli.conftest import Place
 
@@ -147,6 +150,19 @@ def test_outputs_of_a_worktree_that_is_made_anew_and_of_one_that_gc_removes(
     (litter,) = [x for x in done.document["removed"] if x["kind"] == "worktree"]
     assert [o["path"] for o in litter["outputs"]] == ["mlruns/", "study.db"]
     assert not other.exists()
+
+
+def test_a_finished_run_that_was_killed_before_its_worktree_went(writes: Place) -> None:
+    writes.run("run", "writes.py", "-e", "one", "--max-epochs", "1", "--keep", "study.db")
+    worktree = worktree_path(Repository.discover(writes.top), "one")
+    writes.git("worktree", "add", "--quiet", "--detach", str(worktree), "main")
+    (worktree / "study.db").write_text("trials")
+    (worktree / "new").write_text("n")
+    done = writes.run("resume", "one")
+    assert "one is finished" in done.out
+    assert "removed with the worktree of the killed run: new (1 B)" in done.out
+    assert (writes.top / ".git" / "autopilot" / "one" / "kept" / "study-2.db").exists()
+    assert len(writes.git("worktree", "list").splitlines()) == 1
 
 
 def test_what_a_result_depends_on_is_recorded_once(writes: Place) -> None:
