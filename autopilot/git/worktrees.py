@@ -125,8 +125,10 @@ def remove_worktree(repo: Repository, path: Path) -> None:
 
 
 def _remove(repo: Repository, path: Path) -> None:
+    # Named, since `safe.bareRepository` may forbid that git finds it by the working directory.
+    here = [f"--git-dir={repo.common_dir}", "worktree"]
     # --force twice: locked ones too.
-    remove = ["worktree", "remove", "--force", "--force", str(path)]
+    remove = [*here, "remove", "--force", "--force", str(path)]
     done = run_git(remove, cwd=repo.common_dir, check=False)
     pointer = path / ".git"
     if done.returncode != 0 and pointer.is_file():
@@ -140,7 +142,7 @@ def _remove(repo: Repository, path: Path) -> None:
                 raise RepositoryError(
                     f"cannot remove the worktree {path}: {error.strerror}", hint="remove it by hand"
                 ) from error
-    run_git(["worktree", "prune"], cwd=repo.common_dir, check=False)
+    run_git([*here, "prune"], cwd=repo.common_dir, check=False)
     cache = cache_folder()
     if path.is_relative_to(cache):
         shutil.rmtree(private_path(path), ignore_errors=True)
