@@ -19,6 +19,7 @@ from autopilot.text import counted
 from autopilot.tracking.callbacks import export as write
 from autopilot.tracking.holding import decide as write_down
 from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.outputs import output_lines
 from autopilot.tracking.upkeep import plan_removal, remove
 
 Choice = StrEnum("Choice", "promote reject")
@@ -68,12 +69,14 @@ def create(
         base = f"{session.manifest.base[:7]} ({session.manifest.base_branch})"
         output.line(f"{session.slug}: created on autopilot/{session.slug}, base {base}")
         output.line(f"nothing was run. Go on: autopilot resume {session.slug}")
+        output.lines(output_lines(session.outputs))
         output.document(
             {
                 "experiment": session.slug,
                 "branch": f"autopilot/{session.slug}",
                 "start": session.store.tip,
                 "base": session.manifest.base,
+                "outputs": session.outputs,
             }
         )
 
@@ -167,7 +170,7 @@ def delete(
     output.line(f"deleted {found.slug}")
     for tip in found.branch.values():
         output.line(f"git keeps its commits for a while: git log {tip[:10]}")
-    gone = {"refs": found.refs, "outputs": found.outputs}
+    gone = {"refs": found.refs, "outputs": found.outputs, "kept": found.kept}
     output.document({"experiment": found.slug, "deleted": True, **gone})
 
 

@@ -24,6 +24,7 @@ from autopilot.proof.measuring import Measurement, measure_checkout, measure_epo
 from autopilot.text import counted, redact
 from autopilot.tracking.layout import experiments
 from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.outputs import output_lines
 
 
 def preflight(
@@ -173,6 +174,7 @@ def _measure(context: Context, split: str, *what: str | None, **options: Any) ->
         was = f"  (recorded: {known})" if metric in recorded else ""
         output.line(f"  {metric} {now}{was}")
     output.lines(f"  {redact(text)}" for text in failure_lines(split, items))
+    output.lines(output_lines(measured.outputs))
     output.document(
         {
             "experiment": notebook.slug if notebook else None,
@@ -185,6 +187,7 @@ def _measure(context: Context, split: str, *what: str | None, **options: Any) ->
             "passed": passed,
             "outcomes": counts,
             "seconds": measured.seconds,
+            "outputs": measured.outputs,
         }
     )
 

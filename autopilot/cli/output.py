@@ -239,8 +239,11 @@ class Output:
         print(_printable(f"error: {line}", self.stderr), file=self.stderr)
         if hint:
             print(_printable(f"  hint: {hint}", self.stderr), file=self.stderr)
+        notes = [redact(note) for note in getattr(error, "__notes__", ())]
+        for note in notes:
+            print(_printable(note, self.stderr), file=self.stderr)
         self.stderr.flush()
-        self.document({"error": message, "hint": hint})
+        self.document({"error": message, "hint": hint} | ({"notes": notes} if notes else {}))
 
 
 def guarded(output: Output, command: Callable[[], int]) -> int:
@@ -257,8 +260,9 @@ def guarded(output: Output, command: Callable[[], int]) -> int:
         if output.verbose:
             raise
         return USAGE if isinstance(error, UsageError) else FAILED
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)  # noqa: T201  # nothing else may be imported yet
+    except KeyboardInterrupt as interrupt:
+        for note in ("interrupted", *getattr(interrupt, "__notes__", ())):
+            print(note, file=sys.stderr)  # noqa: T201  # nothing else may be imported yet
         return INTERRUPTED
     except BrokenPipeError:
         # The reader has seen enough: `autopilot log | head`.

@@ -25,6 +25,7 @@ from autopilot.text import counted, display_width
 from autopilot.tracking.finding import find
 from autopilot.tracking.integrity import Difference
 from autopilot.tracking.notebook import EPOCH_WORDS, Notebook
+from autopilot.tracking.outputs import output_lines
 
 # How much is done again.
 Level = StrEnum("Level", "metrics full")
@@ -109,6 +110,7 @@ def replay(
             judged = _evaluate(output, again)
     except KeyboardInterrupt:
         output.line("interrupted; nothing is left of it, and nothing was changed", "yellow")
+        output.lines(output_lines(again.outputs))
         return INTERRUPTED
     # What failed in the same way in the user's own code is shown once.
     for traceback in dict.fromkeys(each.error.user_traceback for each in judged if each.error):
@@ -217,7 +219,7 @@ def _conclude(
     else:
         verdict = f"{slug}: branch, tags and notes fit; no epoch was evaluated, {took}"
     output.line(verdict, "red" if found else "green")
-    output.lines(replay_page.next_lines(again, found))
+    output.lines([*replay_page.next_lines(again, found), *output_lines(again.outputs)])
     if junit is not None:
         write_junit(junit, f"autopilot replay {slug}", replay_page.cases(branch, judged))
         output.line(f"JUnit:     {junit}")

@@ -23,6 +23,7 @@ from autopilot.text import align, as_json, counted, jsonable, shorten
 from autopilot.tracking.diagnosis import Diagnosis, Traces
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.outputs import output_lines
 
 _SIGNS = {"passed": "+", "failed": "x", "error": "!", "unmeasured": "?", "unscored": "-", None: "."}
 _SHADES = " .:-=+*#%@"
@@ -71,6 +72,9 @@ def collect(
             context, split, name, target, epoch, live=live, hparam=hparam, link=link
         )
         items = list(measured.items.get(split, ()))
+        # stdout may have the results.
+        for line in output_lines(measured.outputs):
+            context.output.warning(line)
     else:
         notebook = context.notebook(name)
         found = notebook.find(epoch or "best").number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from autopilot.core.callback import Callback, RunView
@@ -37,6 +38,7 @@ class Bench:
         offline: Refuses network connections from before the import on; None: they are allowed.
 
     Attributes:
+        manifest: The experiment's, with the places of the parameters.
         module: The module.
         inputs: The files that the evaluation reads; open from before the import on.
         scopes: Where its parameters are, one each.
@@ -68,6 +70,10 @@ class Bench:
         )
         workspace.check_imports()
         self.scopes = [scope_of(workspace.repo, p) for p in self.module.parameters()]
+        # One that has just begun does not know them.
+        parameters = {str(n): scope.path for n, scope in enumerate(self.scopes)}
+        patterns = {str(n): scope.parameter.pattern for n, scope in enumerate(self.scopes)}
+        self.manifest = replace(manifest, parameters=parameters, patterns=patterns)
         self.inputs.scopes = self.scopes
 
     def trainer(

@@ -6,9 +6,10 @@ is gone afterwards. One item is evaluated. Nothing is written to the repository.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
@@ -38,6 +39,7 @@ from autopilot.errors import (
 )
 from autopilot.git.repository import DEFAULT_IDENTITY, Repository
 from autopilot.sandbox.audit_hooks import Offline
+from autopilot.tracking.outputs import WrittenPath, output_lines, tell
 
 CheckState = Literal["ok", "warning", "failed"]
 _ITEMS = 10
@@ -79,15 +81,16 @@ _CHECK_OF: dict[type[AutopilotError], str] = {
 
 def preflight(request: Request) -> list[Check]:
     """Checks everything in the order of a run, up to the first check that fails."""
-    checks: list[Check] = []
-    for check in _checks(request):
-        checks.append(check)
-        if check.state == "failed":
-            break
-    return checks
+    checks, lines = list[Check](), list[str]()
+    with contextlib.closing(_checks(request, lines)) as found:
+        for check in found:
+            checks.append(check)
+            if check.state == "failed":
+                break
+    return [*checks, *(Check("outputs", "ok", line) for line in lines)]
 
 
-def _checks(request: Request) -> Iterator[Check]:
+def _checks(request: Request, lines: list[str]) -> Generator[Check]:
     try:
         user = Repository.discover(request.folder)
         base = user.head_commit()
@@ -110,12 +113,14 @@ def _checks(request: Request) -> Iterator[Check]:
         session = Session.start(request)
     except AutopilotError as error:
         name = next((name for kind, name in _CHECK_OF.items() if isinstance(error, kind)), "start")
+        lines += getattr(error, "__notes__", ())
         yield Check.of(name, error)
         return
     try:
         yield from _of_session(session)
     finally:
-        session.discard()
+        session.discard(keep=False)
+        lines += output_lines(session.outputs)
 
 
 def _of_session(session: Session) -> Iterator[Check]:
@@ -245,6 +250,7 @@ class Forecast:
         max_epochs: The number of the last epoch.
         worktree: The folder that it works in.
         repeat: How often each val item is measured.
+        outputs: The item's, which are gone.
     """
 
     experiment: str
@@ -258,6 +264,7 @@ class Forecast:
     max_epochs: int
     worktree: str
     repeat: int = 1
+    outputs: Sequence[WrittenPath] = ()
 
     def lines(self) -> list[str]:
         """For a person."""
@@ -271,6 +278,7 @@ class Forecast:
             f"  keep an epoch by val {self.monitor} ({direction_words(self.mode)}), "
             f"for at most {self.max_epochs} epochs",
             f"  commit each step to autopilot/{self.experiment}",
+            *output_lines(self.outputs),
         ]
 
 
@@ -285,7 +293,7 @@ def forecast(request: Request) -> Forecast:
     session = Session.start(request)
     try:
         train, val = session.split_sizes
-        return Forecast(
+        expected = Forecast(
             experiment=session.slug,
             base=session.manifest.base,
             parameters={scope.path: len(scope.files()) for scope in session.bench.scopes},
@@ -298,8 +306,12 @@ def forecast(request: Request) -> Forecast:
             max_epochs=session.max_epochs,
             worktree=str(session.workspace.repo.workdir),
         )
-    finally:
-        session.discard()
+    except BaseException as error:
+        session.discard(keep=False)
+        tell(error, session.outputs)
+        raise
+    session.discard(keep=False)
+    return replace(expected, outputs=session.outputs)
 
 
 def _first_item(session: Session) -> str:

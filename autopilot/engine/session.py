@@ -97,9 +97,9 @@ class Session:
         self.notes: list[str] = []
         self.remarks: list[str] = []
         self._clean_up: Callable[[], None] = lambda: None
-        with undone_on_failure(user, slug, in_place=manifest.in_place):
+        with undone_on_failure(user, manifest):
             keep = options.keep or ()
-            check_keep(manifest, keep)
+            check_keep(user, manifest, keep)
             self.workspace = open_workspace(user, folder, manifest, keep)
             self.outputs = list[WrittenPath]()
             # The experiment's lock does not keep another experiment out of this checkout.
@@ -203,6 +203,7 @@ class Session:
         except MissingSourceError as error:
             raise explain_missing(workspace, manifest.base, error) from error
         self.module, self.inputs = bench.module, bench.inputs
+        check_keep(self.user, bench.manifest, options.keep or ())
         self.notes += [redirection.note() for redirection in bench.redirected if redirection.names]
         self.limits = ItemLimits.of(options, bench.module)
         self.store = GitStore(
@@ -249,24 +250,25 @@ class Session:
 
     # --- running -------------------------------------------------------------------------------
 
-    def discard(self) -> None:
-        """Ends a session that was never run, without a trace in the repository."""
+    def discard(self, *, keep: bool = True) -> None:
+        """Ends a session that was never run, without a trace in the repository.
+
+        Args:
+            keep: Whether outputs are moved to where a run keeps them; else they are only named.
+        """
         self.inputs.close()
         if not self.trainer.experiment.is_open:
             self.store.close()
             self.place.release()
             if self.workspace.is_new:
-                self._remove()
+                self._remove(keep=keep)
 
-    def _remove(self) -> None:
+    def _remove(self, *, keep: bool = True) -> None:
         """Removes the worktree, and keeps what is to be kept of it."""
-        place, workspace = self.workspace.repo.workdir, self.workspace
+        workspace = self.workspace
         if not workspace.in_place:
-            # The parameters' places are known only now for one that has just begun.
-            parameters = {str(n): scope.path for n, scope in enumerate(self.bench.scopes)}
-            patterns = {str(n): s.parameter.pattern for n, s in enumerate(self.bench.scopes)}
-            manifest = replace(self.manifest, parameters=parameters, patterns=patterns)
-            self.outputs += keep_outputs(place, self.user, manifest, self.options.keep or ())
+            paths, place = self.options.keep or () if keep else (), workspace.repo.workdir
+            self.outputs += keep_outputs(place, self.user, self.bench.manifest, paths)
         workspace.remove()
 
     def run(self, *, score_test: bool = True) -> Result:
@@ -292,7 +294,11 @@ class Session:
         self.store.close()
         # After an interrupt the worktree stays: a resumed run finds its files checked out.
         if not result.interrupted:
-            self._remove()
+            try:
+                self._remove()
+            except AutopilotError as error:
+                # The result stands, and the worktree with what is in it: gc names and removes it.
+                self.remarks.append(f"{error.message}; {error.hint}")
         if count_loose(self.user) > _LOOSE_OBJECTS:
             maintain(self.user)
         return result
@@ -382,9 +388,7 @@ def create(request: Request) -> Session:
         start = session.store.begin(session.manifest)
         session.store.annotate(start, [Event(name="created").stamped()])
     finally:
-        session.inputs.close()
-        session.store.close()
-        session.workspace.undo()
+        session.discard(keep=False)
     return session
 
 

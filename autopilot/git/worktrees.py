@@ -105,7 +105,9 @@ def check_out(worktree: Repository, commit: str) -> None:
         raise RepositoryError(f"{here} is the main worktree", hint="add a worktree for it")
     run_git([*NO_HOOKS, "checkout", "--detach", "--force", "--quiet", commit], cwd=here)
     # -ff: folders with a repository of their own too.
-    run_git(["clean", "-ffdxq"], cwd=here)
+    if run_git(["clean", "-ffdxq"], cwd=here, check=False).returncode:
+        _open(here)
+        run_git(["clean", "-ffdxq"], cwd=here)
 
 
 def remove_worktree(repo: Repository, path: Path) -> None:
@@ -125,8 +127,10 @@ def remove_worktree(repo: Repository, path: Path) -> None:
 
 
 def _remove(repo: Repository, path: Path) -> None:
+    # Named, since `safe.bareRepository` may forbid that git finds it by the working directory.
+    here = [f"--git-dir={repo.common_dir}", "worktree"]
     # --force twice: locked ones too.
-    remove = ["worktree", "remove", "--force", "--force", str(path)]
+    remove = [*here, "remove", "--force", "--force", str(path)]
     done = run_git(remove, cwd=repo.common_dir, check=False)
     pointer = path / ".git"
     if done.returncode != 0 and pointer.is_file():
@@ -134,19 +138,39 @@ def _remove(repo: Repository, path: Path) -> None:
         # away. It may be deleted by hand only if it is this repository's.
         target = Path(os.fsdecode(pointer.read_bytes()).removeprefix("gitdir: ").strip())
         if any(target.is_relative_to(owner) for owner in (repo.common_dir, private_path(path))):
-            try:
-                shutil.rmtree(path)
-            except OSError as error:
-                raise RepositoryError(
-                    f"cannot remove the worktree {path}: {error.strerror}", hint="remove it by hand"
-                ) from error
-    run_git(["worktree", "prune"], cwd=repo.common_dir, check=False)
+            remove_folder(path)
+    run_git([*here, "prune"], cwd=repo.common_dir, check=False)
     cache = cache_folder()
     if path.is_relative_to(cache):
         shutil.rmtree(private_path(path), ignore_errors=True)
         for folder in path.relative_to(cache.parent).parents[:-1]:
             with contextlib.suppress(OSError):  # others are still in it
                 (cache.parent / folder).rmdir()
+
+
+def remove_folder(path: Path) -> None:
+    """Removes a folder with all that is in it, folders that may not be written to as well.
+
+    Raises:
+        RepositoryError: it cannot be removed.
+    """
+    _open(path)
+    try:
+        if path.exists():
+            shutil.rmtree(path)
+    except OSError as error:
+        raise RepositoryError(
+            f"cannot remove {path}: {error.strerror}", hint="remove it by hand"
+        ) from error
+
+
+def _open(path: Path) -> None:
+    """Gives the right to write to all folders below one, as far as they are this user's."""
+    with contextlib.suppress(OSError):
+        for folder, _, _ in os.walk(path):
+            for entry in os.scandir(folder):
+                if entry.is_dir(follow_symlinks=False):
+                    os.chmod(entry.path, 0o700)
 
 
 def commit_of_checkout(repo: Repository) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,12 +31,14 @@ from autopilot.git.worktrees import (
     check_out,
     commit_of_checkout,
     private_path,
+    remove_folder,
     remove_worktree,
     worktree_path,
 )
 from autopilot.sandbox.processes import Processes
 from autopilot.sandbox.workspace import Link, Workspace, link_into
 from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.outputs import WrittenPath, find_outputs, merged, tell, unknown_outputs
 
 T = TypeVar("T")
 ERROR_PARTS = ("message", "hint", "user_traceback")
@@ -56,6 +57,7 @@ class Measurement:
         inputs: Repository path to blob id of the evaluator's and data files that were read.
         seconds: Wall clock of the evaluation, its process's start included.
         noisy: Names of metrics that no seed repeats, as "val latency".
+        outputs: What evaluations in its worktree wrote until then; it goes with it.
     """
 
     commit: str
@@ -65,6 +67,7 @@ class Measurement:
     inputs: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     noisy: frozenset[str] = frozenset()
+    outputs: tuple[WrittenPath, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +184,9 @@ class Measurer:
         live: Model calls are made anew and may cost money; the evaluation may use the network.
         links: Ignored paths that the evaluation needs, beside the manifest's.
 
+    Attributes:
+        outputs: What each evaluation wrote; an error that ends the body has a note on it.
+
     Raises:
         ExperimentError: it was not started by `autopilot run`, so that it has no target.
 
@@ -204,8 +210,9 @@ class Measurer:
                 f"{slug} was not started by autopilot run, so it is not known what to evaluate",
                 hint="evaluate it with the program that started it: Trainer.validate",
             )
-        self.user, self.manifest, self.slug, self.live = user, manifest, slug, live
-        self.links = tuple(dict.fromkeys([*manifest.links, *links]))
+        self.user, self.slug, self.live = user, slug, live
+        self.manifest = replace(manifest, links=tuple(dict.fromkeys([*manifest.links, *links])))
+        self.outputs: list[WrittenPath] = []
         self._processes = Processes()
         self._worktree: MeasuringWorktree | None = None
 
@@ -227,12 +234,17 @@ class Measurer:
         """
         if self._worktree is None:
             self._worktree = MeasuringWorktree.take(self.user)
+            self.outputs += self._worktree.outputs
         repo = self._worktree.check_out(commit)
-        workspace = workspace_at(self.user, repo, self.manifest.directory, commit, self.links)
-        site = Site.of(workspace, self.manifest, self.slug)
+        manifest, slug = self.manifest, self.slug
+        workspace = workspace_at(self.user, repo, manifest.directory, commit, manifest.links)
+        site = Site.of(workspace, manifest, slug)
         task, started = MeasureTask(site, tuple(splits), epoch, repeat, self.live), time.monotonic()
-        (scores,) = answers(self._processes, task, workspace.folder, Scores)
-        seconds = time.monotonic() - started
+        try:
+            (scores,) = answers(self._processes, task, workspace.folder, Scores)
+        finally:
+            seconds = time.monotonic() - started
+            self.outputs += find_outputs(repo.workdir, self.user, manifest, commit)
         with workspace.explained():
             if isinstance(scores, AutopilotError):
                 raise scores
@@ -244,8 +256,8 @@ class Measurer:
             split: frozenset(compress(keyed(results), scores.valued.get(split, ())))
             for split, results in items.items()
         }
-        noisy = frozenset(scores.noisy)
-        return Measurement(commit, scores.metrics, items, valued, scores.inputs, seconds, noisy)
+        facts = scores.inputs, seconds, frozenset(scores.noisy), tuple(merged(self.outputs))
+        return Measurement(commit, scores.metrics, items, valued, *facts)
 
     def stop(self) -> None:
         """Ends the evaluation that runs in another thread, with all that it started."""
@@ -261,8 +273,10 @@ class Measurer:
     def __enter__(self) -> Measurer:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
         self.close()
+        if error is not None:
+            tell(error, merged(self.outputs))
 
 
 def workspace_at(
@@ -287,10 +301,14 @@ class MeasuringWorktree:
         user: The user's repository.
         path: The worktree's folder.
         lock: Held as long as it is in use.
+
+    Attributes:
+        outputs: What was written into it by an evaluation that was killed.
     """
 
     def __init__(self, user: Repository, path: Path, lock: ExclusiveLock) -> None:
         self.user, self.path, self._lock = user, path, lock
+        self.outputs = unknown_outputs(user, path)
         self._repo: Repository | None = None
 
     @classmethod
@@ -341,12 +359,9 @@ class MeasuringWorktree:
     def _clear(self) -> None:
         self._repo = None
         shutil.rmtree(private_path(self.path), ignore_errors=True)
-        if os.path.lexists(self.path):
-            # A folder is a borrowed repository, of which git's list of worktrees knows nothing.
-            if (self.path / ".git").is_dir():
-                shutil.rmtree(self.path, ignore_errors=True)
+        if self.path.exists():
             remove_worktree(self.user, self.path)
-            shutil.rmtree(self.path, ignore_errors=True)
+            remove_folder(self.path)  # a borrowed repository is no worktree
 
 
 def measure_checkout(request: Request, split: str) -> Measurement:

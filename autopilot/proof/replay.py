@@ -23,6 +23,7 @@ from autopilot.errors import (
 from autopilot.proof.measuring import Measurement, Measurer
 from autopilot.tracking.integrity import Difference, Integrity
 from autopilot.tracking.notebook import Epoch, Notebook
+from autopilot.tracking.outputs import WrittenPath, merged
 
 _Measured = tuple[Measurement | AutopilotError, float]
 # Recorded replies give the same values, except for the order of sums.
@@ -105,6 +106,7 @@ class Replay:
         level: How much is done again.
         chosen: The epochs that are evaluated.
         ended: Why it ended before the last of them; "" if it did not.
+        outputs: What evaluations wrote into worktrees that are gone.
 
     Raises:
         ExperimentError: it has no such epoch, or was not started by `autopilot run`.
@@ -118,6 +120,7 @@ class Replay:
         self.judged: Mapping[int, Epoch] = self._integrity.judged
         self.chosen = self._chosen()
         self.ended = ""
+        self.outputs: list[WrittenPath] = []
         noise = notebook.noise
         self._is_noisy = noise is not None and noise.is_noisy
         asked = notebook.repo, notebook.manifest, notebook.slug
@@ -160,6 +163,7 @@ class Replay:
             pool.shutdown(cancel_futures=True)
             for measurer in self._measurers:
                 measurer.close()
+                self.outputs = merged([*self.outputs, *measurer.outputs])
 
     def _chosen(self) -> list[int]:
         if self.settings.epochs is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from autopilot.core.records.record import MetricsRecord, StepRecord
@@ -23,6 +23,7 @@ from autopilot.proof.replay import (
 from autopilot.sandbox.processes import Processes
 from autopilot.tracking.integrity import Difference
 from autopilot.tracking.notebook import Epoch, Notebook
+from autopilot.tracking.outputs import find_outputs, merged
 
 _AROUND = 24
 
@@ -102,12 +103,13 @@ class Rerun(Replay):
     def epochs(self) -> Iterator[EpochReplay]:
         if not self.chosen:
             return
-        notebook, manifest, last = self.notebook, self.notebook.manifest, max(self.chosen)
+        notebook, last = self.notebook, max(self.chosen)
+        links = tuple(dict.fromkeys([*notebook.manifest.links, *self.settings.links]))
+        manifest = replace(notebook.manifest, links=links)
         test = last == max(self.judged) and bool(self._best().metrics.get("test"))
         worktree, done = MeasuringWorktree.take(notebook.repo), -1
         try:
             repo = worktree.borrow(notebook.start)
-            links = dict.fromkeys([*manifest.links, *self.settings.links])
             workspace = workspace_at(notebook.repo, repo, manifest.directory, notebook.start, links)
             site = Site.of(workspace, manifest, notebook.slug)
             task = RerunTask(site, notebook.tip, last, test)
@@ -130,6 +132,8 @@ class Rerun(Replay):
                     return
         finally:
             self._processes.stop()
+            written = find_outputs(worktree.path, notebook.repo, manifest, notebook.start)
+            self.outputs = merged([*worktree.outputs, *written])
             worktree.leave()
 
     def _best(self) -> Epoch:

@@ -24,6 +24,7 @@ from autopilot.proof.measuring import Measurement, Measurer
 from autopilot.proof.replay import TOLERANCE, is_same, moved
 from autopilot.review.proposals import Proposal
 from autopilot.tracking.notebook import Epoch, Notebook
+from autopilot.tracking.outputs import WrittenPath, merged
 
 _SUBSETS = 20_000
 
@@ -54,6 +55,7 @@ class Verification:
         confidence: Of the interval.
         failures: Why the claim does not hold, a sentence each; none if it does.
         notes: Further remarks for a reader, a sentence each.
+        outputs: What the evaluations wrote into the worktree, which is gone.
     """
 
     slug: str
@@ -77,6 +79,7 @@ class Verification:
     confidence: float
     failures: tuple[str, ...]
     notes: tuple[str, ...]
+    outputs: tuple[WrittenPath, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -170,6 +173,7 @@ def verify(
         confidence,
         tuple(failures),
         tuple(_notes(proposal, notebook.manifest.base, split, recorded, unequal, monitor)),
+        tuple(merged(it.outputs)),
     )
 
 

@@ -20,6 +20,7 @@ from typing import IO, Any, cast
 
 from autopilot import audit
 from autopilot.errors import EvaluationError
+from autopilot.git.environment import for_git, withdraw
 
 _GRACE_S = 2.0
 _LAST = b""
@@ -60,7 +61,8 @@ class Processes:
         """
         # -P as the console script: the working directory is not where autopilot comes from.
         command = [sys.executable, "-P", "-m", module]
-        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+        # The user's settings for git, which `answer_with` takes out of the environment again.
+        environment = {**for_git(), "PYTHONDONTWRITEBYTECODE": "1"}
         stopped = EvaluationError("the evaluation was ended", hint="run the command again")
         try:
             with self._lock:
@@ -117,6 +119,7 @@ def answer_with(answer: Callable[[bytes, Send, Callable[[], None]], None]) -> No
             the process that does the work, which may be a fork of this one: from then on, its
             process group ends when the process that asked is gone.
     """
+    withdraw()
     requests = os.fdopen(os.dup(0), "rb")
     answers = os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)

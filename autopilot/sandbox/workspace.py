@@ -29,7 +29,7 @@ from autopilot.sandbox.imports import Redirection
 from autopilot.sandbox.missing import Missing
 from autopilot.sandbox.processes import end_marked
 from autopilot.tracking.layout import held
-from autopilot.tracking.outputs import WrittenPath, keep_outputs
+from autopilot.tracking.outputs import WrittenPath, find_outputs, keep_outputs, tell
 
 AGENTS_GIT = "git"
 
@@ -161,11 +161,6 @@ class Workspace:
                 return Missing(self.user, self.repo, self.folder).hint(text)
         return ""
 
-    def undo(self) -> None:
-        """Removes a worktree that was made for nothing."""
-        if self.is_new:
-            self.remove()
-
     def remove(self) -> None:
         """Removes the worktree; the user's own checkout is left alone."""
         if not self.in_place:
@@ -210,23 +205,28 @@ def open_workspace(
         made = tuple(link_into(workspace, folder, base, link) for link in links)
         return replace(workspace, links=made)
     except BaseException:
-        workspace.undo()
+        if workspace.is_new:
+            workspace.remove()
         raise
 
 
 @contextlib.contextmanager
-def undone_on_failure(user: Repository, slug: str, *, in_place: bool) -> Iterator[None]:
+def undone_on_failure(user: Repository, manifest: Manifest) -> Iterator[None]:
     """Takes a worktree that was made in the body away again if the body fails or is interrupted.
 
-    It goes by the worktree's path: an interrupt may come before anybody holds what was made.
+    It goes by the worktree's path: an interrupt may come before anybody holds what was made. The
+    error gets a note on what was written in it.
     """
-    path = worktree_path(user, slug)
-    was_there = in_place or path.exists()
+    path = worktree_path(user, manifest.slug)
+    was_there = manifest.in_place or path.exists()
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         if not was_there:
             os.chdir(user.workdir)
+            if path.exists():
+                with contextlib.suppress(AutopilotError):
+                    tell(error, find_outputs(path, user, manifest))
             remove_worktree(user, path)
         raise
 

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import itertools
 import os
+import re
+import shlex
 import shutil
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autopilot.core.records.record import Manifest
-from autopilot.errors import GitCommandError, UsageError
-from autopilot.files import TEMPORARY
+from autopilot.errors import AutopilotError, GitCommandError, UsageError
+from autopilot.files import TEMPORARY, glob_regex
 from autopilot.git import objects
 from autopilot.git.repository import Repository
-from autopilot.git.workfiles import Stamp, everything_below
+from autopilot.git.workfiles import Stamp, everything_below, folders_above
 from autopilot.text import counted, printable
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.parameters import manifest_paths
 
 _NAMED = 4
+_BYTECODE = re.compile(r"(^|.*/)__pycache__/.*|.*\.pyc", re.DOTALL)
+# Tools make them anew wherever they run.
+_CACHES = (".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", ".ipynb_checkpoints")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +36,92 @@ class WrittenPath:
 
     Args:
         path: From the worktree's top; of a folder without any file of git's, the folder.
-        files: The number of files.
+        files: The number of files; 0 where a path that was to be kept does not exist.
         bytes: Their size.
         kept: The path that it was moved to; "" if it is not kept.
+        option: The option of a run that keeps it; "" for the caches of tools.
     """
 
     path: str
     files: int
     bytes: int
     kept: str = ""
+    option: str = ""
 
     def __str__(self) -> str:
         many = f"{counted(self.files, 'file')}, " if self.files > 1 else ""
         return f"{printable(self.path)} ({many}{_weight(self.bytes)})"
 
 
-def find_outputs(worktree: Path, repo: Repository, manifest: Manifest) -> list[WrittenPath]:
+class _Written:
+    """The outputs in a worktree.
+
+    Args:
+        worktree: The worktree's folder.
+        repo: The repository.
+        manifest: The experiment's.
+        commit: The commit that is checked out.
+
+    Attributes:
+        files: Path from the top to the stamp of each file.
+    """
+
+    def __init__(self, worktree: Path, repo: Repository, manifest: Manifest, commit: str) -> None:
+        self._directory = manifest.directory
+        tracked = objects.list_tree(repo, objects.tree_of(repo, commit))
+        parameters = manifest_paths(manifest)
+        links = {_from_top(manifest, link) for link in manifest.links}
+        self.files: dict[str, Stamp] = {}
+        # Folders in which something is that is no output.
+        self._folders = {folder for name in tracked for folder in folders_above(name)}
+        for name, stamp in everything_below(worktree, opening=True).items():
+            if stat.S_ISDIR(stamp[4]) or name in tracked or _BYTECODE.fullmatch(name):
+                continue
+            if (
+                f"/{TEMPORARY}" in f"/{name}"
+                or any(name == link or name.startswith(f"{link}/") for link in links)
+                or (stat.S_ISLNK(stamp[4]) and _is_link_of_users(worktree, name))
+                # git's ignore rules hold inside of parameters, too.
+                or (any(each.covers(name) for each in parameters) and not repo.is_ignored(name))
+            ):
+                self._folders.update(folders_above(name))
+            else:
+                self.files[name] = stamp
+
+    def whole(self, name: str) -> str:
+        """The highest folder on the way to a file in which all is output, or the file."""
+        for at, letter in enumerate(name):
+            if letter == "/" and name[:at] not in self._folders:
+                return name[: at + 1]
+        return name
+
+    def paths(self, names: Iterable[str]) -> list[WrittenPath]:
+        """Outputs as they are named, by path."""
+        found: dict[str, list[str]] = {}
+        for name in sorted(names):
+            found.setdefault(self.whole(name), []).append(name)
+        return [self.path(path, inside) for path, inside in found.items()]
+
+    def path(self, path: str, names: Sequence[str], kept: str = "") -> WrittenPath:
+        """One of them, of the files in it."""
+        bytes_, option = sum(self.files[name][1] for name in names), ""
+        if not (kept or path.rstrip("/").rpartition("/")[2] in _CACHES):
+            typed = os.path.relpath(path, self._directory or ".")
+            option = f"--keep {printable(shlex.quote(typed))}"
+        return WrittenPath(path, len(names), bytes_, kept, option)
+
+
+def _is_link_of_users(worktree: Path, name: str) -> bool:
+    """Whether it is a link as `--link` makes them: to the same path of another checkout."""
+    with contextlib.suppress(OSError):
+        target = os.readlink(worktree / name)
+        return target.startswith("/") and target.endswith(f"/{name}")
+    return False
+
+
+def find_outputs(
+    worktree: Path, repo: Repository, manifest: Manifest, commit: str = ""
+) -> list[WrittenPath]:
     """The outputs in a worktree, by path.
 
     Left out are the parameters, what `--link` brought in, bytecode, and our own temporary files.
@@ -53,50 +130,40 @@ def find_outputs(worktree: Path, repo: Repository, manifest: Manifest) -> list[W
         worktree: The worktree's folder.
         repo: The repository.
         manifest: The experiment's.
+        commit: The commit that is checked out; the experiment's base unless given.
     """
-    stamps = {n: s for n, s in everything_below(worktree).items() if not stat.S_ISDIR(s[4])}
-    tracked = objects.list_tree(repo, objects.tree_of(repo, manifest.base))
-    folders = {name[:at] for name in tracked for at, letter in enumerate(name) if letter == "/"}
-    is_ours = _ours(repo, manifest)
-    found: dict[str, list[Stamp]] = {}
-    for name, stamp in sorted(stamps.items()):
-        if name not in tracked and not is_ours(name):
-            found.setdefault(_whole(name, folders), []).append(stamp)
-    return [WrittenPath(path, len(all_), sum(s[1] for s in all_)) for path, all_ in found.items()]
+    written = _Written(worktree, repo, manifest, commit or manifest.base)
+    return written.paths(written.files)
 
 
-def _ours(repo: Repository, manifest: Manifest) -> Callable[[str], bool]:
-    parameters = manifest_paths(manifest)
-    links = [_from_top(manifest, link) for link in manifest.links]
-
-    def is_ours(name: str) -> bool:
-        parts = name.split("/")
-        return (
-            "__pycache__" in parts
-            or name.endswith(".pyc")
-            or any(part.startswith(TEMPORARY) for part in parts)
-            or any(name == link or name.startswith(f"{link}/") for link in links)
-            # git's ignore rules hold inside of parameters, too.
-            or (any(each.covers(name) for each in parameters) and not repo.is_ignored(name))
-        )
-
-    return is_ours
+def unknown_outputs(repo: Repository, worktree: Path) -> list[WrittenPath]:
+    """The outputs in a worktree of which only the commit is known, if that."""
+    with contextlib.suppress(AutopilotError, OSError):
+        if worktree.exists():
+            commit = Repository.discover(worktree).head_commit()
+            return find_outputs(worktree, repo, Manifest(slug=worktree.name, base=commit))
+    return []
 
 
-def _whole(name: str, folders: set[str]) -> str:
-    """The highest folder on the way to a file that has none of git's files, or the file."""
-    for at, letter in enumerate(name):
-        if letter == "/" and name[:at] not in folders:
-            return name[: at + 1]
-    return name
+def merged(outputs: Iterable[WrittenPath]) -> list[WrittenPath]:
+    """The outputs of several evaluations: each path once, at its largest."""
+    found: dict[str, WrittenPath] = {}
+    for each in sorted(outputs, key=lambda output: output.bytes):
+        found[each.path] = each
+    return [found[path] for path in sorted(found)]
 
 
 def _from_top(manifest: Manifest, path: str) -> str:
     return os.path.normpath(os.path.join(manifest.directory, path))
 
 
-def check_keep(manifest: Manifest, keep: Sequence[str]) -> None:
+def check_keep(user: Repository, manifest: Manifest, keep: Sequence[str]) -> None:
     """Refuses a path to be kept that can be no output.
+
+    Args:
+        user: The user's repository.
+        manifest: The experiment's; its parameters as far as they are known.
+        keep: Paths or globs, from the folder that the run works in.
 
     Raises:
         UsageError: it names the path.
@@ -107,12 +174,23 @@ def check_keep(manifest: Manifest, keep: Sequence[str]) -> None:
                 "--keep goes with a worktree: in place, everything stays",
                 hint="leave out --keep or --in-place",
             )
-        name = _from_top(manifest, path)
-        if name.startswith(("..", "/", ".git/")) or name in (".", ".git"):
+        name, what = _from_top(manifest, path), ""
+        if name.startswith(("../", "/", ".git/")) or name in ("..", ".", ".git"):
+            what = "no path inside the worktree"
+        elif any(name == place.path for place in manifest_paths(manifest)):
+            what = "a parameter: each of its states is a commit"
+        elif any(name == _from_top(manifest, link) for link in manifest.links):
+            what = "linked: what is written there is written to your own"
+        else:
+            entry = objects.entry_at(user, objects.tree_of(user, manifest.base), name)
+            if entry is not None and entry.mode not in (objects.TREE, objects.SUBMODULE):
+                what = "tracked by git, so that it is no output"
+        if what:
             raise UsageError(
-                f"--keep {path} is no path inside the worktree",
+                f"--keep {printable(path)} is {what}",
                 hint="name what the evaluation writes, from the folder that you are in",
             )
+        glob_regex(name)
 
 
 def keep_outputs(
@@ -126,58 +204,151 @@ def keep_outputs(
         worktree: The worktree, which is about to be removed.
         repo: The repository.
         manifest: The experiment's.
-        keep: Paths relative to the folder that the run works in.
+        keep: Paths or globs, relative to the folder that the run works in.
 
     Raises:
         GitCommandError: something cannot be moved; the worktree is still there.
     """
     if not worktree.is_dir():
         return []
-    place = Layout(manifest.slug).kept(repo)
-    kept = []
-    for name in dict.fromkeys(_from_top(manifest, path) for path in keep):
-        source = worktree / name
-        under = [o for o in find_outputs(worktree, repo, manifest) if _is_below(o.path, name)]
-        if not under or not os.path.lexists(source):
-            continue
-        goal = _free(place / name)
+    written = _Written(worktree, repo, manifest, manifest.base)
+    chosen: dict[str, list[str]] = {}
+    absent, moved = [], set[str]()
+    for path in dict.fromkeys(keep):
+        wanted = _from_top(manifest, path)
+        matches = glob_regex(wanted).fullmatch
+        is_there = False
+        for name in written.files:
+            places = (*reversed(folders_above(name)), name)
+            place = next((each for each in places if each == wanted or matches(each)), None)
+            if place is None:
+                continue
+            is_there = True
+            if name not in moved:
+                moved.add(name)
+                # A folder that has files of git's too stays: what was written in it is moved.
+                unit = max(place, written.whole(name).rstrip("/"), key=len)
+                chosen.setdefault(unit, []).append(name)
+        if not is_there:
+            absent.append(WrittenPath(wanted, 0, 0))
+    place_of_all, kept = Layout(manifest.slug).kept(repo), []
+    for unit, names in sorted(chosen.items()):
+        goal = _free(place_of_all, unit)
         try:
             goal.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(source, goal)
+            _move(worktree / unit, goal)
         except OSError as error:
             raise GitCommandError(
-                f"cannot keep {name}: {error.strerror}",
+                f"cannot keep {printable(unit)}: {_reason(error)}",
                 hint=f"it is still in {worktree}; make room, then move it by hand",
             ) from error
-        path = f"{name}/" if goal.is_dir() else name
-        sizes = sum(o.files for o in under), sum(o.bytes for o in under)
-        kept.append(WrittenPath(path, *sizes, str(goal)))
-    return [*kept, *find_outputs(worktree, repo, manifest)]
+        shown = f"{unit}/" if goal.is_dir() and not goal.is_symlink() else unit
+        kept.append(written.path(shown, names, str(goal)))
+    return [*kept, *absent, *written.paths(written.files.keys() - moved)]
 
 
-def _is_below(path: str, name: str) -> bool:
-    return path.rstrip("/") == name or path.startswith(f"{name}/")
+def _move(source: Path, goal: Path) -> None:
+    """Moves a file or a folder; to another file system it is copied, since the source goes.
+
+    Raises:
+        OSError: it cannot be moved; nothing is left at the goal.
+    """
+    try:
+        try:
+            source.rename(goal)
+        except PermissionError:
+            # A folder that may not be written to cannot lose an entry, nor be moved itself.
+            source.parent.chmod(stat.S_IMODE(source.parent.stat().st_mode) | stat.S_IRWXU)
+            is_folder, mode = source.is_dir() and not source.is_symlink(), source.lstat().st_mode
+            if is_folder:
+                source.chmod(stat.S_IMODE(mode) | stat.S_IRWXU)
+            source.rename(goal)
+            if is_folder:
+                goal.chmod(stat.S_IMODE(mode))
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        try:
+            if source.is_dir() and not source.is_symlink():
+                shutil.copytree(source, goal, symlinks=True, ignore=_special)
+            else:
+                shutil.copy2(source, goal, follow_symlinks=False)
+        except OSError:
+            with contextlib.suppress(OSError):
+                goal.unlink()
+            shutil.rmtree(goal, ignore_errors=True)
+            raise
 
 
-def _free(path: Path) -> Path:
-    numbered = (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in itertools.count(2))
-    return next(p for p in itertools.chain([path], numbered) if not os.path.lexists(p))
+def _special(folder: str, names: list[str]) -> set[str]:
+    """The pipes and sockets in a folder, which have no content to copy."""
+    modes = {name: os.lstat(os.path.join(folder, name)).st_mode for name in names}
+    kinds = (stat.S_ISREG, stat.S_ISDIR, stat.S_ISLNK)
+    return {name for name, mode in modes.items() if not any(kind(mode) for kind in kinds)}
+
+
+def _reason(error: OSError) -> str:
+    # A copied folder collects its errors: each has source, goal and a text.
+    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):
+        return str(error.args[0][0][2])
+    return error.strerror or str(error)
+
+
+def _free(folder: Path, name: str) -> Path:
+    """A path below a folder that does not exist, of a name, or with numbers in it."""
+
+    def numbered(path: Path) -> Iterator[Path]:
+        yield path
+        yield from (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in itertools.count(2))
+
+    *above, last = name.split("/")
+    for part in above:
+        places = numbered(folder / part)
+        folder = next(
+            p for p in places if not os.path.lexists(p) or (p.is_dir() and not p.is_symlink())
+        )
+    return next(p for p in numbered(folder / last) if not os.path.lexists(p))
+
+
+def kept_outputs(repo: Repository, slug: str) -> list[WrittenPath]:
+    """The files and folders that runs of an experiment were asked to keep, by path."""
+    place = Layout(slug).kept(repo)
+    found: dict[str, list[int]] = {}
+    for name, stamp in sorted(everything_below(place).items()):
+        if not stat.S_ISDIR(stamp[4]):
+            found.setdefault("".join(name.partition("/")[:2]), []).append(stamp[1])
+    return [
+        WrittenPath(path, len(sizes), sum(sizes), str(place / path))
+        for path, sizes in found.items()
+    ]
 
 
 def output_lines(
     outputs: Sequence[WrittenPath], removed: str = "removed with the worktree"
 ) -> list[str]:
-    """Lines for a person: the outputs that were kept, and those that are removed."""
-    lines = [f"kept: {replace(o, kept='')} in {o.kept}" for o in outputs if o.kept]
-    gone = [output for output in outputs if not output.kept]
-    if gone:
-        named = ", ".join(map(str, gone[:_NAMED]))
-        rest = gone[_NAMED:]
-        if rest:
-            named += f" and {len(rest)} more ({_weight(sum(output.bytes for output in rest))})"
-        how = f"--keep {printable(gone[0].path.rstrip('/'))}"
-        lines.append(f"{removed}: {named}; a run keeps it with {how}, or shares yours: --link PATH")
+    """Lines for a person: the outputs that were kept, those that are not there, and the rest."""
+    lines = [f"kept: {replace(o, kept='')} in {printable(o.kept)}" for o in outputs if o.kept]
+    absent = [printable(output.path) for output in outputs if not output.files]
+    lines += [f"not kept: the evaluation wrote no {name}" for name in absent]
+    gone = [output for output in outputs if output.files and not output.kept]
+    caches = [output for output in gone if not output.option]
+    named = sorted(set(gone) - set(caches), key=lambda output: (-output.bytes, output.path))
+    texts = [", ".join(map(str, named[:_NAMED]))] if named else []
+    for what, group in ((f"{len(named) - _NAMED} more", named[_NAMED:]), ("caches", caches)):
+        if group:
+            total = WrittenPath(what, sum(o.files for o in group), sum(o.bytes for o in group))
+            texts.append(str(total))
+    if texts:
+        lines.append(f"{removed}: {' and '.join(texts)}")
+        if named:
+            lines[-1] += f"; a run keeps it with {named[0].option}, or shares yours: --link PATH"
     return lines
+
+
+def tell(error: BaseException, outputs: Sequence[WrittenPath]) -> None:
+    """Adds the outputs that go because of an error to it, as notes."""
+    for line in output_lines(outputs):
+        error.add_note(line)
 
 
 def _weight(size: int) -> str:

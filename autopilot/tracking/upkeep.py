@@ -22,11 +22,11 @@ from autopilot.git.commits import create_tag
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.refs import delete_refs
 from autopilot.git.repository import Repository
-from autopilot.git.worktrees import remove_worktree, worktree_path
+from autopilot.git.worktrees import remove_folder, remove_worktree, worktree_path
 from autopilot.tracking.holding import stopped
 from autopilot.tracking.layout import Layout, experiments, held
 from autopilot.tracking.notebook import Notebook
-from autopilot.tracking.outputs import WrittenPath, find_outputs
+from autopilot.tracking.outputs import WrittenPath, find_outputs, kept_outputs, unknown_outputs
 
 Kind = Literal["worktree", "ref lock", "journal"]
 # An experiment in one of these states can be resumed; its worktree saves a checkout then.
@@ -138,8 +138,7 @@ def _worktrees(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
             why = "a measurement was killed"
         if not folder.exists():
             why = "its folder is gone, git still lists it"
-        # A measurement writes what the run has written before it.
-        outputs = _outputs(repo, name, folder) if state else ()
+        outputs = _outputs(repo, name, folder)
         yield Litter("worktree", folder, why, name if state else "", outputs)
 
 
@@ -147,7 +146,7 @@ def _outputs(repo: Repository, slug: str, worktree: Path) -> tuple[WrittenPath, 
     with contextlib.suppress(AutopilotError):
         if worktree.exists():
             return tuple(find_outputs(worktree, repo, Notebook(repo, slug).manifest))
-    return ()
+    return tuple(unknown_outputs(repo, worktree))
 
 
 def _ref_locks(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
@@ -201,6 +200,7 @@ class Removal:
         worktree: The folder that an interrupted run left; None where there is none.
         report: Its page in the git directory; None where there is none.
         outputs: What evaluations wrote into that worktree.
+        kept: What runs were asked to keep of it.
     """
 
     slug: str
@@ -213,6 +213,7 @@ class Removal:
     worktree: Path | None
     report: Path | None
     outputs: tuple[WrittenPath, ...] = ()
+    kept: tuple[WrittenPath, ...] = ()
 
     @property
     def refs(self) -> dict[str, str]:
@@ -256,7 +257,12 @@ def remove(repo: Repository, removal: Removal) -> None:
         for file in (removal.progress, removal.report):
             if file is not None:
                 file.unlink(missing_ok=True)
-        Layout(removal.slug).request(repo).unlink(missing_ok=True)
+        layout = Layout(removal.slug)
+        layout.request(repo).unlink(missing_ok=True)
+        if removal.kept:
+            remove_folder(layout.kept(repo))
+            with contextlib.suppress(OSError):  # a project's experiments are beside it
+                layout.kept(repo).parent.rmdir()
         delete_refs(repo, removal.refs)
 
 
@@ -285,6 +291,7 @@ def _plan(repo: Repository, slug: str) -> Removal:
         progress=progress if progress.is_file() else None,
         worktree=worktree if (worktree / ".git").is_file() else None,
         report=report if report.is_file() else None,
+        kept=tuple(kept_outputs(repo, slug)),
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,34 +130,101 @@ def test_a_child_that_imports_the_checkout_is_told(place, tmp_path, call, told):
     assert told in done.out, done
 
 
-def test_a_run_from_a_hook_leaves_the_caller_alone(place):
-    commands = "['init', '-q', '.'], ['add', '-A'], ['commit', '-q', '--allow-empty', '-m', 'x']"
-    tune(
-        place,
-        f"fixture() or {IN_FILE}",
-        "def fixture():\n    import tempfile\n"
-        "    assert not [name for name in os.environ if name.startswith('GIT_')]\n"
-        "    with tempfile.TemporaryDirectory() as folder:\n"
-        f"        for command in ({commands}):\n"
-        "            who = ['-c', 'user.name=F', '-c', 'user.email=f@f']\n"
-        "            subprocess.run(['git', *who, *command], cwd=folder, check=True)\n",
+# Each evaluation works in a repository of its own, and so does each step.
+FIXTURE = """\
+def fixture():
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        variables = subprocess.check_output(["env"], text=True)
+        assert "GIT_" not in variables.replace("GIT_COMMITTER_", ""), variables
+        for command in (["init", "-q", "."], ["commit", "-qm", "x", "--allow-empty"]):
+            who = ["-c", "user.name=F", "-c", "user.email=f@f"]
+            subprocess.run(["git", *who, *command], cwd=folder, check=True)
+    top = subprocess.check_output(["git", "rev-parse", "--show-toplevel"], text=True).strip()
+    assert os.path.samefile(top, "."), top
+    return 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("hook", "linked", "commit"),
+    [
+        ("pre-commit", False, ["-a"]),
+        ("post-commit", True, []),
+        ("prepare-commit-msg", True, ["--only", "more.txt"]),
+    ],
+)
+def test_a_run_in_a_hook_leaves_the_commit_alone(place, tmp_path, hook, linked, commit):
+    tune(place, f"fixture() or {IN_FILE}", FIXTURE)
+    place.change("tune.py", ("        words = self.", "        fixture()\n        words = self."))
+    log, here = tmp_path / "log", place.top
+    if linked:
+        here = tmp_path / "linked"
+        place.git("worktree", "add", "-q", str(here), "-b", "side")
+    autopilot = shlex.join([sys.executable, "-P", "-m", "autopilot"])
+    calls = (
+        "run tune.py -e t --max-epochs 1",
+        "resume t --max-epochs 2",
+        "replay t --live",
+        "-p words run -e words/w --max-epochs 1",
     )
+    body = " && ".join(f"{autopilot} {call}" for call in calls)
+    project = here / "autopilot/projects/words/cli.py"
+    project.parent.mkdir(parents=True)
+    project.write_text(
+        "import sys; sys.path.insert(0, '.')\nfrom tune import Counter, fixture\n"
+        "from autopilot.cli.main import AutoPilotCLI\n\nfixture()\n\n\n"
+        "class Words(AutoPilotCLI, project='words'):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.module = Counter()\n"
+    )
+    place.git("add", "autopilot", cwd=here)
+    place.git("commit", "--no-verify", "-qm", "project", cwd=here)
+    script = place.write(
+        f".git/hooks/{hook}",
+        f"#!/bin/sh\n[ -e {log} ] && exit 0\nenv | grep ^GIT_ >{log}\n"
+        f"({body}) >>{log} 2>&1; echo $? >>{log}\n",
+    )
+    script.chmod(0o755)
+    (here / "more.txt").write_text("x\n")
+    place.git("add", "more.txt", cwd=here)
+    place.git("commit", "-qm", "mine", *commit, cwd=here)
+    said = log.read_text()
+    assert "GIT_INDEX_FILE=" in said, said
+    assert said.endswith("\n0\n") and "epochs came out as recorded" in said, said
+    assert place.git("log", "-1", "--format=%s %an", cwd=here) == "mine Ada Byron"
+    assert place.git("show", "--name-only", "--format=", cwd=here) == "more.txt"
+    assert place.git("status", "--porcelain", cwd=here) == ""
+    assert place.git("status", "--porcelain") == ""
+    assert place.git("config", "core.bare") == "false"
+    assert place.git("rev-parse", "--abbrev-ref", "HEAD") == "main"
+    # As the user's repository has none, and no worktree of a run is left.
+    assert place.git("log", "--all", "--format=%an").split("\n").count("F") == 0
+    assert place.git("worktree", "list").count("\n") == linked
+
+
+def test_what_a_caller_set_for_git_stays_with_our_own_calls(place, tmp_path):
+    tune(place, f"fixture() or {IN_FILE}", FIXTURE)
     head, index = place.git("rev-parse", "HEAD"), (place.top / ".git/index").read_bytes()
+    settings = tmp_path / "settings"
+    settings.write_text("[user]\n\tname = Grace\n[safe]\n\tbareRepository = explicit\n")
+    place.git("config", "--unset", "user.name")
     inherited = {
         "GIT_DIR": str(place.top / ".git"),
         "GIT_INDEX_FILE": str(place.top / ".git/index"),
+        "GIT_WORK_TREE": str(place.top),
         "GIT_REFLOG_ACTION": "rebase",
         "GIT_CONFIG_PARAMETERS": "'core.bare=true'",
-        "GIT_AUTHOR_NAME": "Grace",
+        "GIT_CONFIG_GLOBAL": str(settings),
     }
     done = run(place, **inherited)
     assert done.code == 0 and "0.000 -> 1.000" in done.out, done
     assert place.git("rev-parse", "HEAD") == head
     assert (place.top / ".git/index").read_bytes() == index
-    # Our own commits have the author that the user set.
     assert place.git("log", "-1", "--format=%an", "autopilot/t") == "Grace"
     again = place.autopilot("replay", "t", **inherited)
     assert again.code == 0, again
+    assert place.git("worktree", "list").count("\n") == 0
 
 
 @pytest.mark.parametrize("kind", ["generated", "compiled"])

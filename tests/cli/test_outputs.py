@@ -80,8 +80,8 @@ def test_what_goes_with_the_worktree_is_named(writes: Place) -> None:
     )
     done = writes.run("run", "writes.py", "-e", "two", "--max-epochs", "1", "--json")
     assert done.document["outputs"] == [
-        {"path": "mlruns/", "files": 2, "bytes": 2000, "kept": ""},
-        {"path": "study.db", "files": 1, "bytes": 6, "kept": ""},
+        {"path": "mlruns/", "files": 2, "bytes": 2000, "kept": "", "option": "--keep mlruns"},
+        {"path": "study.db", "files": 1, "bytes": 6, "kept": "", "option": "--keep study.db"},
     ]
 
 
@@ -210,3 +210,171 @@ def test_a_resume_that_fails_names_what_differs(writes: Place) -> None:
     assert done.code == 2
     assert "LEVEL" in done.error
     assert done.hint.endswith("not as it was measured: $LEVEL was set")
+
+
+WRITTEN = f"removed with the worktree: {GONE}; a run keeps it with --keep mlruns, or shares yours"
+
+
+def test_a_dry_run_and_a_preflight_name_what_their_item_wrote(writes: Place) -> None:
+    with writes.untouched():
+        for arguments in (
+            ("run", "writes.py", "-e", "one", "--dry-run", "--keep", "mlruns"),
+            ("optimize", "preflight", "writes.py"),
+        ):
+            assert WRITTEN in writes.run(*arguments).out
+    document = writes.run("run", "writes.py", "--dry-run", "--json").document
+    assert [o["path"] for o in document["outputs"]] == ["mlruns/", "study.db"]
+    assert not (writes.top / ".git" / "autopilot" / "one").exists()
+
+
+def test_an_experiment_that_is_only_created_names_what_the_import_wrote(writes: Place) -> None:
+    head = "from autopilot import AutoPilotModule"
+    line = "open('early.log', 'w').write('x' * 10)"
+    writes.change("writes.py", (head, f"{line}\n{head}"))
+    done = writes.run("experiment", "create", "one", "writes.py")
+    assert (
+        "removed with the worktree: early.log (10 B); a run keeps it with --keep early" in done.out
+    )
+    document = writes.run("experiment", "create", "two", "writes.py", "--json").document
+    assert [o["path"] for o in document["outputs"]] == ["early.log"]
+
+
+def test_a_target_that_fails_names_what_it_wrote_until_then(writes: Place) -> None:
+    head = "from autopilot import AutoPilotModule"
+    writes.change(
+        "writes.py", (head, f"open('early.log', 'w').write('x' * 10)\nraise SystemError\n{head}")
+    )
+    named = "removed with the worktree: early.log (10 B); a run keeps it with --keep early.log"
+    done = writes.autopilot("run", "writes.py", "-e", "one")
+    assert done.code == 2
+    assert named in done.err
+    (note,) = writes.autopilot("run", "writes.py", "-e", "one", "--json").document["notes"]
+    assert named in note
+    assert named in writes.autopilot("optimize", "preflight", "writes.py").out
+
+
+def test_an_evaluation_that_fails_at_the_baseline_names_and_keeps(writes: Place) -> None:
+    writes.change("writes.py", ("Datum(success=x > 1 or passed)", "Datum()"))
+    done = writes.autopilot("run", "writes.py", "-e", "one", "--keep", "*.db")
+    assert done.code == 1
+    kept = writes.top / ".git" / "autopilot" / "one" / "kept" / "study.db"
+    assert f"kept: study.db (6 B) in {kept}" in done.out
+    assert "removed with the worktree: mlruns/ (2 files, 2.0 kB)" in done.out
+    assert kept.read_text() == "trials"
+
+
+def test_an_interrupted_run_and_one_in_place_say_nothing_since_nothing_goes(writes: Place) -> None:
+    writes.change(
+        "writes.py",
+        (
+            "        if os.environ.get",
+            "        if x > 1: os.kill(os.getppid(), 2)\n        if os.environ.get",
+        ),
+    )
+    done = writes.autopilot("run", "writes.py", "-e", "one", "--max-epochs", "4")
+    assert done.code == 130, done
+    (worktree,) = writes.cache.glob("autopilot/worktrees/*/one")
+    assert (worktree / "study.db").exists()
+    assert "removed" not in done.out + done.err
+    writes.change("writes.py", ("if x > 1: os.kill", "if x > 9: os.kill"))
+    done = writes.run("run", "writes.py", "-e", "two", "--max-epochs", "1", "--in-place")
+    assert "removed" not in done.out + done.err
+    assert (writes.top / "study.db").exists()
+
+
+def test_measurements_name_what_their_evaluations_wrote(writes: Place) -> None:
+    writes.run("run", "writes.py", "-e", "one", "--max-epochs", "1")
+    writes.run("propose", "create", "one")
+    for arguments in (
+        ("replay", "one"),
+        ("replay", "one", "--level", "full"),
+        ("propose", "verify", "one"),
+        ("optimize", "validate", "one"),
+        ("optimize", "validate", "writes.py"),
+    ):
+        done = writes.autopilot(*arguments)
+        assert done.out.count(WRITTEN) == 1, (arguments, done)
+        document = writes.autopilot(*arguments, "--json").document
+        assert [o["path"] for o in document["outputs"]] == ["mlruns/", "study.db"], arguments
+    done = writes.run("trace", "collect", "one", "--now")
+    assert WRITTEN in done.err
+    assert json.loads(done.out.splitlines()[0])["id"] == "i1"
+    assert not list(writes.cache.glob("autopilot/worktrees/*"))
+
+
+def test_a_measurement_that_was_killed_is_named_by_the_next_one_and_by_gc(writes: Place) -> None:
+    writes.run("run", "writes.py", "-e", "one", "--max-epochs", "1")
+    writes.change("writes.py", ("success=x > 1 or passed", "success=x > 1"))
+    place = writes.cache / "autopilot" / "worktrees"
+    done = writes.autopilot("run", "writes.py", "-e", "two", "--max-epochs", "3", DIE_AT="2")
+    (two,) = place.glob("*/two")
+    killed = two.with_name(".measure-0")
+    for command in (("gc", "--dry-run"), ("replay", "one")):
+        if not killed.exists():
+            writes.git("worktree", "add", "--quiet", "--detach", str(killed), "main")
+            shutil.copytree(two, killed, ignore=shutil.ignore_patterns(".git"), dirs_exist_ok=True)
+            (killed / "only.log").write_text("l" * 30)
+        done = writes.autopilot(*command)
+        assert "only.log (30 B)" in done.out, done
+
+
+def test_kept_outputs_are_listed_survive_gc_and_go_with_the_experiment(writes: Place) -> None:
+    keep = ("--keep", "mlruns", "--keep", "*.db")
+    writes.run("run", "writes.py", "-e", "one", "--max-epochs", "1", *keep)
+    kept = writes.top / ".git" / "autopilot" / "one" / "kept"
+    writes.run("gc")
+    listed = f"mlruns/ (2 files, 2.0 kB), study.db (6 B) in {kept}"
+    assert listed in writes.run("experiment", "show", "one").out
+    document = writes.run("experiment", "show", "one", "--json").document
+    assert [o["kept"] for o in document["kept"]] == [str(kept / "mlruns/"), str(kept / "study.db")]
+    asked = writes.autopilot("experiment", "delete", "one")
+    assert asked.code == 2
+    assert f"kept from its evaluations: mlruns/ (2 files, 2.0 kB) in {kept}/mlruns" in asked.out
+    assert kept.exists()
+    writes.run("experiment", "delete", "one", "--yes")
+    assert not kept.parent.exists()
+
+
+ODD = {"tab\tname.log": 1, "a b.log": 2, "zwölf.log": 3, "two\nlines.log": 4, "-x.log": 5}
+
+
+def test_names_with_spaces_umlauts_and_line_breaks_are_shown_on_one_line(writes: Place) -> None:
+    writes.change(
+        "writes.py",
+        (
+            'Path("study.db")',
+            f'[Path(n).write_text("x" * s) for n, s in {ODD!r}.items()]\n        Path("study.db")',
+        ),
+    )
+    done = writes.run("run", "writes.py", "-e", "one", "--max-epochs", "1", "--keep", "*.log")
+    kept = writes.top / ".git" / "autopilot" / "one" / "kept"
+    assert sorted(path.name for path in kept.iterdir()) == sorted(ODD)
+    for shown in ("tab\\tname.log", "a b.log", "zwölf.log", "two\\nlines.log", "-x.log"):
+        assert done.out.count(f"kept: {shown} (") == 1
+    done = writes.run("run", "writes.py", "-e", "two", "--max-epochs", "1", "--keep", "mlruns")
+    assert (
+        "removed with the worktree: study.db (6 B), -x.log (5 B), two\\nlines.log (4 B)" in done.out
+    )
+
+
+def test_what_was_to_be_kept_and_is_not_there_is_said(writes: Place) -> None:
+    keep = ("--keep", "mlrun", "--keep", "mlruns/9/*", "--keep", "study.db")
+    done = writes.run("run", "writes.py", "-e", "one", "--max-epochs", "1", *keep)
+    assert "not kept: the evaluation wrote no mlrun\n" in done.out
+    assert "not kept: the evaluation wrote no mlruns/9/*\n" in done.out
+    assert "removed with the worktree: mlruns/ (2 files, 2.0 kB)" in done.out
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("x.txt", "tracked by git, so that it is no output"),
+        ("writes.py", "tracked by git, so that it is no output"),
+        ("data", "linked: what is written there is written to your own"),
+    ],
+)
+def test_a_path_that_is_no_output_is_refused(writes: Place, path: str, why: str) -> None:
+    (writes.top / "data").mkdir()
+    arguments = ("run", "writes.py", "--link", "data", "--keep", path)
+    writes.refused(*arguments, says=(f"--keep {path} is {why}",), hints=("name what",), code=2)
+    assert not list(writes.cache.glob("autopilot/worktrees/*"))

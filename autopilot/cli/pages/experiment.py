@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from autopilot.cli.pages.listing import overview, seconds_of, standing
@@ -21,6 +22,7 @@ from autopilot.report.comparison import (
 )
 from autopilot.text import align, counted, git_date, labelled, pairs, shorten
 from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.outputs import kept_outputs
 from autopilot.tracking.upkeep import Removal
 
 # The rows of a comparison above those of its results.
@@ -69,6 +71,8 @@ def page(notebook: Notebook) -> list[str]:
     manifest, status, summary = notebook.manifest, notebook.status, notebook.summary
     sources = [text for text in (manifest.forked_from, manifest.merged_with) if text]
     strategies = [f"{name} ({t.kept} of {t.used} kept)" for name, t in summary.strategies.items()]
+    kept = kept_outputs(notebook.repo, notebook.slug)
+    folder = notebook.layout.kept(notebook.repo)
     facts = {
         "idea": manifest.idea,
         "hypothesis": manifest.hypothesis,
@@ -83,6 +87,7 @@ def page(notebook: Notebook) -> list[str]:
         "result": _result(summary),
         "strategies": ", ".join(strategies),
         "cost": costs(summary.cost) if summary.epochs else "",
+        "kept": f"{', '.join(map(str, kept))} in {folder}" if kept else "",
         "decision": decision_line(summary.decision) if summary.decision else "none yet",
     }
     detail = f" ({status.detail})" if status.detail and status.state != "killed" else ""
@@ -102,6 +107,7 @@ def document(notebook: Notebook) -> dict[str, Any]:
         "summary": summary,
         "decision": summary.decision,
         "events": notebook.events,
+        "kept": kept_outputs(notebook.repo, notebook.slug),
     }
 
 
@@ -180,6 +186,7 @@ def removal(removed: Removal) -> list[str]:
         lines.append(f"the worktree {removed.worktree}{written}")
     if removed.report is not None:
         lines.append(f"its report {removed.report}")
+    lines += [f"kept from its evaluations: {replace(o, kept='')} in {o.kept}" for o in removed.kept]
     return lines
 
 

@@ -14,6 +14,7 @@ from autopilot.report.rendering import file_table, pipe_table, plain
 from autopilot.review.proposals import Proposal, Standing
 from autopilot.text import align, counted, pairs
 from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.outputs import output_lines
 
 # GitHub takes 65,536 characters.
 _EPOCHS, _FILES = 200, 50
@@ -199,7 +200,7 @@ def verification(result: Verification) -> list[str]:
         # With as many digits as it takes to tell it from the measured one.
         recorded = figures(result.recorded, result.after[0])[0]
         lines.append(f"on record: {name} {recorded} in epoch {result.epoch}")
-    lines += [f"note: {note}" for note in result.notes]
+    lines += [*(f"note: {note}" for note in result.notes), *output_lines(result.outputs)]
     if result.holds:
         return [*lines, "the claim holds: head is better than base"]
     return lines + [f"the claim does not hold: {failure}" for failure in result.failures]

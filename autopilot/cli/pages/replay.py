@@ -191,6 +191,7 @@ def document(
         ],
         "differences": differences,
         "environment": environment(replay, differences),
+        "outputs": replay.outputs,
         "seconds": seconds,
     }
 
