@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -211,7 +211,6 @@ def _run_session(
 ) -> int:
     reporter = Reporter(output, is_first=child.is_first)
     session = prepare.session([reporter, Attendant(child)], child)
-    child.board.limit(*astuple(session.limits))
     # What a resumed run was started with holds too.
     use_prices(session.options.prices or ())
     reporter.max_epochs, reporter.rescued = session.max_epochs, session.store.rescued

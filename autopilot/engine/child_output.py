@@ -17,7 +17,6 @@ from autopilot.text import clean, hide, redact
 
 _LINES = 50
 _KEPT_BYTES = 16 * 1024
-_WAIT_S = 0.5
 # Realtime signals are hardly used by anyone; the system's own are below SIGRTMIN.
 _STACK_SIGNAL = int(getattr(signal, "SIGRTMIN", signal.SIGUSR2 - 7)) + 7
 
@@ -71,14 +70,18 @@ class ChildOutput:
                 while written:
                     written = written[os.write(2, written) :]
 
-    def stack(self, pid: int) -> str:
+    def stack(self, pid: int, wait_s: float) -> str:
         """Asks the child where its threads stand; it answers from C code too.
+
+        Args:
+            pid: The child.
+            wait_s: So long at most.
 
         Returns:
             The stacks as faulthandler writes them; "" where it does not answer.
         """
         os.kill(pid, _STACK_SIGNAL)
-        deadline, size = time.monotonic() + _WAIT_S, 0
+        deadline, size = time.monotonic() + wait_s, 0
         while time.monotonic() < deadline:
             time.sleep(0.01)
             before, size = size, os.fstat(self._stacks.fileno()).st_size

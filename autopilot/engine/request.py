@@ -53,13 +53,15 @@ def parse_size(text: str) -> int:
     Raises:
         UsageError: it is something else.
 
-    >>> parse_size("4G") == 4 * 1024**3, parse_size("1.5 MiB")
+    >>> parse_size("4G") == parse_size("4GB") == 4 * 1024**3, parse_size("1.5 MiB")
     (True, 1572864)
     """
-    found = re.fullmatch(r"(\d+\.?\d*) ?([KMGT])I?B?", text.strip().upper())
-    size = float(found[1]) * 1024 ** ("KMGT".index(found[2]) + 1) if found else 0
+    found = re.fullmatch(r"(\d+\.?\d*) ?(?:([KMGT])I?)?B?", text.strip().upper())
+    size = float(found[1]) * 1024 ** (" KMGT".index(found[2] or " ")) if found else 0
     if size < 1:
-        raise UsageError(f"--memory {text!r} is no amount of memory", hint="as in 500M or 4G")
+        raise UsageError(
+            f"--memory {text!r} is no amount of memory", hint="as in 500M, 4GB or a number of bytes"
+        )
     return int(size)
 
 
@@ -136,7 +138,7 @@ class Options:
         metavar="SECONDS",
     )
     memory: str | None = _option(
-        "End an item when the evaluation, with all that it started, takes more memory: 500M, 4G.",
+        "End an item when the evaluation, with all that it started, takes more memory: 500M, 4GB.",
         metavar="SIZE",
     )
     prices: Sequence[str] | None = _option(
@@ -359,14 +361,15 @@ class ItemLimits:
     memory: float = math.inf
 
     @classmethod
-    def of(cls, options: Options, module: AutoPilotModule) -> ItemLimits:
-        """The limits of a run; an option counts before the module's own.
+    def of(cls, options: Options, module: AutoPilotModule | None = None) -> ItemLimits:
+        """The limits of a run; an option counts before the module's own, once that is loaded.
 
         Raises:
             UsageError: the module's is no number of seconds.
         """
-        seconds, name = options.item_timeout, f"{type(module).__name__}.item_timeout_s"
-        if seconds is None and module.item_timeout_s is not None:
+        seconds = options.item_timeout
+        if seconds is None and module is not None and module.item_timeout_s is not None:
+            name = f"{type(module).__name__}.item_timeout_s"
             seconds = check_timeout(module.item_timeout_s, name)
         memory = math.inf if options.memory is None else parse_size(options.memory)
         return cls(math.inf if seconds is None else seconds, memory)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,7 @@ class Session:
         self.notes: list[str] = []
         self.remarks: list[str] = []
         self._clean_up: Callable[[], None] = lambda: None
+        self.child.board.limit(*astuple(ItemLimits.of(options)))  # of the import, too
         with undone_on_failure(user, manifest):
             keep = options.keep or ()
             check_keep(user, manifest, keep)
@@ -206,6 +207,7 @@ class Session:
         check_keep(self.user, bench.manifest, options.keep or ())
         self.notes += [redirection.note() for redirection in bench.redirected if redirection.names]
         self.limits = ItemLimits.of(options, bench.module)
+        self.child.board.limit(*astuple(self.limits))
         self.store = GitStore(
             self.slug,
             workspace.repo.workdir,

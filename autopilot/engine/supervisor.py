@@ -32,14 +32,14 @@ from autopilot.engine.child_output import ChildOutput
 from autopilot.engine.request import size_text
 from autopilot.errors import EvaluationError
 from autopilot.git import locks
-from autopilot.sandbox.processes import adopt, end_adopted, memory_of_descendants
+from autopilot.sandbox.processes import MemoryWatch, adopt, end_adopted
 
 _REPLACED = 112
 """The exit code of a process that leaves its work to another one."""
 _FORWARD_S = 0.005  # a child that was signaled too says so by then; if not, the two coalesce
 _GRACE_S = 4.0
 _LOOK_S = 0.5
-_LOOK_MEMORY_S = 0.2
+_MEMORY = "killed for memory"
 _DEATHS_AT_MOST = 3
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux' prctl
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -86,6 +86,7 @@ class Supervisor:
         self._received_s = self._overdue_s = 0.0
         self._forwarded = 0
         self._excess: _Excess | None = None
+        self._memory = MemoryWatch()
 
     @property
     def was_overdue(self) -> bool:
@@ -265,25 +266,29 @@ class Supervisor:
             self._received.append(signal.SIGINT)
             self._forwarded = len(self._received)
             os.kill(pid, signal.SIGINT)
-        elif not self._received:
-            return self._limit(pid, board, output)
-        return _LOOK_S
+        return self._limit(pid, board, output)
 
     def _limit(self, pid: int, board: Board, output: ChildOutput) -> float:
         """Ends a child that is over a limit; returns the seconds until the next look."""
-        began_s, timeout_s, most = board.began_s, board.timeout_s, board.memory
-        left_s = began_s + timeout_s - time.monotonic() if began_s else math.inf
-        is_over = most < math.inf and memory_of_descendants(most) > most
-        if self._excess is None and (is_over or left_s <= 0):
-            place = place_in_stacks(output.stack(pid))
+        if self._excess is not None:
+            return _LOOK_S
+        began_s, most, pause_s, left_s = board.began_s, board.memory, _LOOK_S, math.inf
+        if began_s and not self._received:
+            left_s = began_s + board.timeout_s - time.monotonic()
+        is_over = most < math.inf and self._memory.is_over(most)
+        if most < math.inf:
+            pause_s = min(pause_s, self._memory.pause_s)
+        if is_over or left_s <= 0:
+            # Memory is taken while it is asked where it stands.
+            place = place_in_stacks(output.stack(pid, 0.1 if is_over else 0.5))
             why = (
-                f"killed for memory: over {size_text(most)}"
+                f"{_MEMORY}: over {size_text(most)}"
                 if is_over
-                else (f"no result within {timeout_s:g} s")
+                else (f"no result within {board.timeout_s:g} s")
             )
             self._excess = _Excess(f"{why}, in {place}" if place else why, began_s)
             os.kill(pid, signal.SIGKILL)
-        return max(min(_LOOK_S if most == math.inf else _LOOK_MEMORY_S, left_s), 0.01)
+        return max(min(pause_s, left_s), 0.01)
 
 
 def _restore(handlers: Mapping[int, Any]) -> None:
@@ -334,11 +339,10 @@ def _reason(status: int) -> str:
 
 def _given_up(death: Death, slug: str, times: int) -> EvaluationError:
     often = f" {times} times" if times > 1 else ""
+    more = "more: --memory SIZE; " if death.reason.startswith(_MEMORY) else ""
     hint = f"if it can pass: autopilot resume {slug}; if the code must change, commit the change "
-    return EvaluationError(
-        f"{death.reason}{often} {death.position}",
-        hint=f"{hint}and run again" if slug else "run the target by hand to see where it ends",
-    )
+    hint = f"{hint}and run again" if slug else "run the target by hand to see where it ends"
+    return EvaluationError(f"{death.reason}{often} {death.position}", hint=f"{more}{hint}")
 
 
 @contextlib.contextmanager

@@ -120,16 +120,18 @@ def _measure(task: MeasureTask, say: _Say, child: Child, file: ProgressFile) -> 
     if not (task.live or task.repeat):
         for call in _recorded_calls(workspace.user, site.slug):
             store.note_call(call)
+    options = Options(**manifest.options)
+    child.board.limit(*astuple(ItemLimits.of(options)))  # of the import, too
     bench = Bench(workspace, manifest, workspace.repo.head_commit(), None if task.live else offline)
     experiment = Experiment(store, manifest=manifest)
     experiment.only_recorded = not task.live
     trainer = bench.trainer(
         experiment,
-        Options(**manifest.options),
+        options,
         seed=seed_of(manifest.seed, task.repeat),
         max_wait_s=0,
     )
-    child.board.limit(*astuple(ItemLimits.of(Options(**manifest.options), bench.module)))
+    child.board.limit(*astuple(ItemLimits.of(options, bench.module)))
     with users_code(manifest.target):
         trainer.prepare(bench.module)
         experiment.open(bench.module.parameters())
@@ -195,6 +197,7 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
     repo, notebook = workspace.repo, Notebook(workspace.user, site.slug, task.tip)
     options, rules = options_of(notebook), block_after_by_epoch(notebook)
     reporter = _RerunReporter(repo, say, notebook, rules)
+    child.board.limit(*astuple(ItemLimits.of(options)))
     bench = Bench(workspace, manifest, repo.head_commit(), offline)
     # The repository is a borrowed one: no ref or note of the user's can be written.
     store = GitStore(site.slug, repo.workdir, in_place=False, include_dirty=True)

@@ -10,12 +10,13 @@ import contextlib
 import os
 import shlex
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autopilot.errors import AgentError
 from autopilot.sandbox.imports import Redirection, leads_elsewhere
+from autopilot.sandbox.programs import run_process
 
 _PROBE = """\
 import importlib.util, sys
@@ -112,20 +113,19 @@ class Children:
     def _origins(self, python: list[str], folder: str | None, env: Mapping[str, str]) -> list[str]:
         self._is_probing = True
         try:
-            return subprocess.run(
+            done = run_process(
                 [*python, "-c", _PROBE, *self._names],
-                cwd=folder,
+                stdin="",
+                folder=Path(folder) if folder else None,
+                timeout_s=_PROBE_S,
+                hint="",
                 env=env,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=_PROBE_S,
-                check=True,
-            ).stdout.splitlines()
-        except (OSError, subprocess.SubprocessError):
+            )
+        except AgentError:
             return []
         finally:
             self._is_probing = False
+        return done.stdout.splitlines() if done.code == 0 else []
 
 
 def _python_of(executable: str, command: Sequence[str]) -> list[str]:

@@ -27,6 +27,10 @@ _LAST = b""
 """The frame that a process of Python sends last."""
 _MARK = "AUTOPILOT_AGENT_IN"
 _ATTEMPTS = 3
+_PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+_LOOK_MEMORY_S, _LOOK_AT_LEAST_S = 0.2, 1.0
+_FILLED_A_SECOND = 4 << 30  # more than one core fills
+_COST_TO_PAUSE = 250
 _ADOPT = 36  # PR_SET_CHILD_SUBREAPER of Linux' prctl
 
 # --- fresh processes of Python ------------------------------------------------------------------
@@ -252,38 +256,77 @@ def _listed() -> Iterator[tuple[int, list[str]]]:
     for folder in Path("/proc").glob("[0-9]*"):
         # A process that ends meanwhile has no line any more.
         with contextlib.suppress(OSError):
-            text = (folder / "stat").read_text(errors="replace")
-            yield int(folder.name), text.rpartition(")")[2].split()
+            yield int(folder.name), _fields(int(folder.name))
+
+
+def _fields(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
 
 
 # --- memory -------------------------------------------------------------------------------------
 
 
-def memory_of_descendants(limit: float) -> float:
+class MemoryWatch:
     """The resident memory of all that this process started, itself not included (Linux).
 
-    Args:
-        limit: Above it, pages that processes share are counted once; that takes longer to find.
+    Pages that processes share count in each of them, but above the limit, where it matters, once:
+    that takes longer to find.
 
-    Returns:
-        Bytes; 0.0 where the system does not list processes.
+    Attributes:
+        pause_s: Seconds until the next look: the shorter, the nearer the limit is, but so long that
+            looking takes no more than a few per mille of a core.
     """
-    children, pages = dict[int, list[int]](), dict[int, int]()
-    for pid, fields in _listed():
-        children.setdefault(int(fields[1]), []).append(pid)
-        pages[pid] = int(fields[21])
-    found = list(children.get(os.getpid(), ()))
-    for pid in found:  # it grows meanwhile
-        found += children.get(pid, ())
-    page = os.sysconf("SC_PAGE_SIZE")
-    whole = float(sum(pages[pid] * page for pid in found))
-    return whole if whole <= limit else sum(_proportional(pid, pages[pid] * page) for pid in found)
+
+    def __init__(self) -> None:
+        self._started, self._others = set[int](), {0}
+        self.pause_s = 0.0
+
+    def is_over(self, limit: float) -> bool:
+        """Whether they take more than so many bytes; False where no processes are listed."""
+        began_s = time.thread_time()
+        self._look()
+        sizes = {pid: _resident(pid) for pid in self._started}
+        taken = sum(sizes.values())
+        if taken > limit:
+            taken = sum(_proportional(pid, size) for pid, size in sizes.items())
+        spent_s = time.thread_time() - began_s
+        soonest_s = min((limit - taken) / _FILLED_A_SECOND, _LOOK_MEMORY_S)
+        self.pause_s = min(max(soonest_s, spent_s * _COST_TO_PAUSE), _LOOK_AT_LEAST_S)
+        return taken > limit
+
+    def _look(self) -> None:
+        """Finds what was started since the last look; the parents of the rest are known."""
+        with contextlib.suppress(OSError):
+            listed = {int(name) for name in os.listdir("/proc") if name.isdigit()}
+            self._started &= listed
+            self._others &= listed | {0}
+            own, parents = os.getpid(), dict[int, int]()
+            for pid in listed - self._started - self._others:
+                with contextlib.suppress(OSError):
+                    parents[pid] = int(_fields(pid)[1])
+            parents.pop(own, None)
+            known = -1
+            # One whose parent began after the list was read is looked at next time.
+            while known != len(self._started) + len(self._others):
+                known = len(self._started) + len(self._others)
+                for pid, parent in parents.items():
+                    if parent == own or parent in self._started:
+                        self._started.add(pid)
+                    elif parent in self._others:
+                        self._others.add(pid)
 
 
-def _proportional(pid: int, resident: int) -> float:
+def _resident(pid: int) -> float:
+    try:
+        return float(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
+    except (OSError, IndexError):
+        return 0.0
+
+
+def _proportional(pid: int, resident: float) -> float:
     """A process's memory, of shared pages its part; its resident memory where that is unknown."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
         return float(text.partition("\nPss:")[2].split()[0]) * 1024
     except (OSError, IndexError):
-        return float(resident)
+        return resident

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -19,9 +20,12 @@ from autopilot.text import clean, hide, redact
 
 _GRACE_S = 2.0
 _LOOK_S = 0.1
-_KEPT = 4 << 20
-"""Bytes that are kept of each end of a program's output."""
-_WRITTEN_AT_MOST = 256 << 20
+_FIRST = 256 << 10
+"""Bytes that are kept of the beginning of a program's output."""
+_LAST = 768 << 10
+"""Bytes that are kept of its end; some programs print their answer there, on one line."""
+_PIPE = 64 << 10
+_READS_AT_END = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,8 @@ class Finished:
     """A program that ended.
 
     Args:
-        stdout: What it wrote, without the values of secret environment variables.
+        stdout: What it wrote, without the values of secret environment variables; of more than
+            1 MiB, the beginning and the end, and how many bytes are missing.
         stderr: What it wrote there.
         code: Its exit code.
         seconds: Wall clock.
@@ -46,8 +51,38 @@ class Finished:
         return redact(lines[-1])[-300:] if lines else "it wrote nothing"
 
 
+class _Output:
+    """The beginning and the end of a program's output, however long it is."""
+
+    def __init__(self) -> None:
+        self._first, self._last, self._size = bytearray(), bytearray(), 0
+
+    def add(self, written: bytes) -> None:
+        self._size += len(written)
+        room = _FIRST - len(self._first)
+        self._first += written[:room]
+        self._last += written[room:]
+        if len(self._last) > 2 * _LAST:
+            del self._last[:-_LAST]
+
+    def text(self) -> str:
+        """Both, without the values of secret environment variables."""
+        last = self._last[-_LAST:]
+        missing = self._size - len(self._first) - len(last)
+        cut = b"\n[... %d bytes left out ...]\n" % missing if missing else b""
+        # Line ends as a pipe in text mode reads them.
+        text = (self._first + cut + last).decode("utf-8", "replace")
+        return clean(hide(text.replace("\r\n", "\n").replace("\r", "\n")))
+
+
 def run_process(
-    command: Sequence[str], *, stdin: str, folder: Path | None, timeout_s: float, hint: str
+    command: Sequence[str],
+    *,
+    stdin: str,
+    folder: Path | None,
+    timeout_s: float,
+    hint: str,
+    env: Mapping[str, str] | None = None,
 ) -> Finished:
     """Runs a program in a process group of its own, and ends the group when the program ends.
 
@@ -57,6 +92,7 @@ def run_process(
         folder: Its working directory.
         timeout_s: After that the whole group is ended.
         hint: What to do where the program is missing.
+        env: Its environment; None: that of this process.
 
     Raises:
         AgentNotFoundError: there is no such program.
@@ -64,22 +100,22 @@ def run_process(
         AgentError: it cannot be started.
     """
     name, started = command[0], time.monotonic()
-    # Files, not pipes: neither a reader nor who else holds an end can keep the program or this one.
+    outputs = _Output(), _Output()
     with (
         audit.executing("process", command, folder) as execution,
         tempfile.TemporaryFile() as given,
-        tempfile.TemporaryFile() as stdout,
-        tempfile.TemporaryFile() as stderr,
     ):
         given.write(clean(stdin).encode())
         given.seek(0)
         try:
             process = subprocess.Popen(
                 command,
+                bufsize=0,
                 cwd=folder,
                 stdin=given,
-                stdout=stdout,
-                stderr=stderr,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=env,
                 start_new_session=True,
             )
         except FileNotFoundError as error:
@@ -88,60 +124,55 @@ def run_process(
             raise AgentNotFoundError(f"the program {name} is not installed", hint=hint) from error
         except OSError as error:
             raise AgentError(f"cannot start {name}: {error.strerror}", hint=hint) from error
-        try:
-            _wait(process, (stdout, stderr), timeout_s)
-        finally:
-            # Also after a normal end: a process that it left running would edit files later.
-            _terminate_group(process)
-            process.wait()
+        with process, selectors.DefaultSelector() as pipes:
+            for pipe, output in zip((process.stdout, process.stderr), outputs, strict=True):
+                os.set_blocking(cast("IO[bytes]", pipe).fileno(), False)
+                pipes.register(cast("IO[bytes]", pipe), selectors.EVENT_READ, output)
+            try:
+                _wait(process, pipes, timeout_s)
+            finally:
+                # Also after a normal end: a process that it left running would edit files later.
+                _terminate_group(process)
+                process.wait()
+            # Who left the group may hold the pipes, and write without end.
+            for _ in range(_READS_AT_END):
+                _read(pipes, 0.0)
         execution.code = process.returncode
-        out, errors = (clean(hide(_content(file))) for file in (stdout, stderr))
+    out, errors = (output.text() for output in outputs)
     return Finished(out, errors, process.returncode, time.monotonic() - started)
 
 
-def _wait(process: subprocess.Popen[bytes], files: Sequence[IO[bytes]], timeout_s: float) -> None:
-    """Waits until a program ends.
+def _wait(
+    process: subprocess.Popen[bytes], pipes: selectors.BaseSelector, timeout_s: float
+) -> None:
+    """Waits until a program ends, and reads what it writes.
 
     Raises:
         AgentTimeoutError: it does not.
-        AgentError: it writes without end.
     """
-    name, deadline = (
-        Path(str(cast("Sequence[str]", process.args)[0])).name,
-        time.monotonic() + timeout_s,
-    )
-    while True:
-        left = deadline - time.monotonic()
-        try:
-            process.wait(max(min(left, _LOOK_S), 0.0))
-        except subprocess.TimeoutExpired:
-            if sum(os.fstat(file.fileno()).st_size for file in files) > _WRITTEN_AT_MOST:
-                raise AgentError(
-                    f"{name} wrote more than {_WRITTEN_AT_MOST >> 20} MiB and was ended",
-                    hint="make it print less: only its beginning and its end are kept anyway",
-                ) from None
-            if left <= 0:
-                raise AgentTimeoutError(
-                    f"{name} did not answer within {timeout_s:g} s and was ended",
-                    hint="give it more time with timeout_s, or a smaller task",
-                ) from None
+    deadline = time.monotonic() + timeout_s
+    while process.poll() is None:
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            name = Path(str(cast("Sequence[str]", process.args)[0])).name
+            raise AgentTimeoutError(
+                f"{name} did not answer within {timeout_s:g} s and was ended",
+                hint="give it more time with timeout_s, or a smaller task",
+            )
+        if pipes.get_map():
+            _read(pipes, min(left_s, _LOOK_S))
         else:
-            return
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(left_s)
 
 
-def _content(file: IO[bytes]) -> str:
-    """The output of a program; of a long one, the beginning and the end."""
-    length = os.fstat(file.fileno()).st_size
-    if length <= 2 * _KEPT:
-        return _text(os.pread(file.fileno(), length, 0))
-    first, last = (os.pread(file.fileno(), _KEPT, at) for at in (0, length - _KEPT))
-    return f"{_text(first)}\n[... {length - 2 * _KEPT} bytes left out ...]\n{_text(last)}"
-
-
-def _text(content: bytes) -> str:
-    # As a pipe in text mode reads them.
-    text = content.decode("utf-8", "replace")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+def _read(pipes: selectors.BaseSelector, timeout_s: float) -> None:
+    """Takes in what is in the pipes, as soon as there is something."""
+    for key, _ in pipes.select(timeout_s) if pipes.get_map() else ():
+        written = os.read(key.fd, _PIPE)
+        key.data.add(written)
+        if not written:
+            pipes.unregister(key.fileobj)
 
 
 def _terminate_group(process: subprocess.Popen[Any]) -> None:

@@ -64,7 +64,7 @@ def test_what_an_item_started_ends_with_it(runs: Runs) -> None:  # noqa: F811
     assert not is_alive(int(Path(f"{runs.log}.pid").read_text()))
 
 
-@pytest.mark.parametrize("what", ["memory", "fork"])
+@pytest.mark.parametrize("what", ["memory", "fork", "glutton"])
 def test_an_item_that_takes_too_much_memory(runs: Runs, what: str) -> None:  # noqa: F811
     done = runs.run(f"val 2 1 {what}", "--memory", "300M")
 
@@ -73,6 +73,35 @@ def test_an_item_that_takes_too_much_memory(runs: Runs, what: str) -> None:  # n
     reason = "killed for memory: over 300 MiB, in happen (game.py:"
     assert f"1 of 6 val items failed with: {reason}" in done.out
     assert accuracies(runs) == pytest.approx([0, 1 / 6, 1 / 6, 1 / 6])
+    if what == "glutton":  # in a session of its own
+        assert not is_alive(int(Path(f"{runs.log}.pid").read_text()))
+
+
+def test_memory_that_is_taken_fast_is_seen_in_time(runs: Runs) -> None:  # noqa: F811
+    done = runs.run("val 2 1 fast", "--memory", "400MB")
+
+    assert done.code == 0, done
+    assert "killed for memory: over 400 MiB, in happen (game.py:" in done.out
+    # Several GB a second; the last number is of the item alone.
+    assert int(Path(f"{runs.log}.held").read_text()) < 1400
+
+
+@pytest.mark.parametrize(
+    ("fault", "where"),
+    [
+        ("import 0 -", "before the experiment was open"),
+        ("configure 0 -", "before the experiment was open"),
+        ("step 1 -", "3 times in step 1 of epoch 2"),
+    ],
+)
+def test_memory_outside_of_items_ends_the_run(runs: Runs, fault: str, where: str) -> None:  # noqa: F811
+    done = runs.run(f"{fault} memory", "--memory", "300M")
+
+    assert done.code == 1, done
+    assert re.fullmatch(
+        rf"error: killed for memory: over 300 MiB, in happen \(game.py:\d+\) {where}", done.error
+    )
+    assert "more: --memory SIZE; " in done.hint
 
 
 def test_a_memory_error_is_that_of_its_item(runs: Runs) -> None:  # noqa: F811
@@ -114,6 +143,8 @@ def test_a_replay_ends_what_does_not_end(runs: Runs) -> None:  # noqa: F811
         ("--item-timeout", "nan", "--item-timeout must be a number of seconds above 0, not nan"),
         ("--memory", "much", "--memory 'much' is no amount of memory"),
         ("--memory", "0G", "--memory '0G' is no amount of memory"),
+        ("--memory", "4X", "--memory '4X' is no amount of memory"),
+        ("--memory", "-4G", "--memory '-4G' is no amount of memory"),
     ],
 )
 def test_limits_that_are_none(runs: Runs, option: str, value: str, message: str) -> None:  # noqa: F811

@@ -49,18 +49,24 @@ def happen(what):
         os.kill(os.getpid(), signal.SIGSEGV)
     if what == "fork" and os.fork():
         os.wait()
-    if what == "daemon" and os.fork() == 0:
+    if what in ("daemon", "glutton") and os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
             with open(os.environ["EVALUATIONS"] + ".pid", "w") as file:
                 file.write(str(os.getpid()))
+            if what == "glutton":
+                happen("memory")
             time.sleep(60)
         os._exit(0)
     held = []
+    while what == "fast":
+        held.append(b"x" * (32 << 20))
+        with open(os.environ["EVALUATIONS"] + ".held", "w") as file:
+            file.write(str(len(held) << 5))
     while what in ("memory", "fork"):
         held.append(b"x" * (4 << 20))
         time.sleep(0.01)
-    while what == "daemon":
+    while what in ("daemon", "glutton"):
         time.sleep(0.05)
     while what == "hang":
         time.sleep(0.05)
@@ -109,6 +115,7 @@ class Game(AutoPilotModule):
         return self.run(batch, "test")
 
     def configure_optimizers(self):
+        fault("configure", 0)
         return Count(self.parameters())
 
     def train_dataloader(self):

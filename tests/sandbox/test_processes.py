@@ -1,5 +1,8 @@
 """Child processes: answers in frames, time limits, and nothing left running."""
 
+import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -9,6 +12,7 @@ import pytest
 
 from autopilot.errors import AgentError, AgentNotFoundError, AgentTimeoutError, EvaluationError
 from autopilot.sandbox.processes import (
+    MemoryWatch,
     Processes,
     adopt,
     end_adopted,
@@ -67,13 +71,49 @@ def test_a_program_that_cannot_be_run_is_named(tmp_path):
         run_process([str(tmp_path / "data")], folder=tmp_path, **ask)
 
 
-def test_of_much_output_beginning_and_end_are_kept(monkeypatch):
-    finished = run("print('first'); print('x' * (40 << 20)); print('last')")
-    assert finished.stdout.startswith("first\nxxx") and finished.stdout.endswith("xxx\nlast\n")
-    assert "bytes left out ...]" in finished.stdout
-    assert len(finished.stdout) < 9 << 20
-    with pytest.raises(AgentError, match="wrote more than 256 MiB"):
-        run("while True: print('x' * (1 << 20))", timeout_s=60)
+LOUD = """\
+import resource, sys
+from autopilot.sandbox.programs import run_process
+
+code = '''import sys
+for stream in (sys.stdout, sys.stderr):
+    print("first", file=stream)
+    for _ in range(300):
+        stream.write("x" * (1 << 20))
+    print("last", file=stream)
+'''
+done = run_process([sys.executable, "-c", code], stdin="", folder=None, timeout_s=60, hint="")
+for text in (done.stdout, done.stderr):
+    print(text[:9], text[-8:], len(text), text.count("[... 313524235 bytes left out ...]"))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@linux
+def test_of_much_output_beginning_and_end_are_kept_and_memory_is_bounded():
+    done = run(LOUD, timeout_s=60)
+    assert done.code == 0, done
+    lines = done.stdout.splitlines()
+    assert lines[:-1] == ["first", "xxx xxxlast", " 1048612 1"] * 2
+    assert int(lines[-1]) < 100
+
+
+@linux
+def test_who_left_the_group_and_writes_without_end_keeps_no_one(tmp_path):
+    pid = tmp_path / "pid"
+    code = (
+        "import os, sys\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        f"    open({str(pid)!r}, 'w').write(str(os.getpid()))\n"
+        "    while True: print('x' * 1000)\n"
+        f"while not os.path.exists({str(pid)!r}): pass\n"
+    )
+    started = time.monotonic()
+    assert run(code).code == 0
+    assert time.monotonic() - started < 10
+    # Its next line meets a closed pipe.
+    assert has_ended(int(pid.read_text()))
 
 
 @linux
@@ -168,3 +208,35 @@ def test_processes_are_stopped_from_another_thread(worker):
     assert time.monotonic() - started < 20
     with pytest.raises(EvaluationError, match="was ended"):
         next(processes.ask("a_worker", b"again", worker))
+
+
+SHARING = """\
+import os, time
+held = b"x" * (100 << 20)
+for _ in range(5):
+    if os.fork() == 0:
+        break
+print(flush=True)
+time.sleep(60)
+"""
+
+
+@linux
+def test_memory_that_processes_share_counts_once():
+    watch = MemoryWatch()
+    assert not watch.is_over(1 << 40)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SHARING], stdout=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        for _ in range(6):
+            process.stdout.readline()
+        # Six times 100 MiB are mapped.
+        assert not watch.is_over(400 << 20)
+        assert watch.is_over(90 << 20)
+        assert not watch.is_over(1 << 40)
+        assert watch.pause_s >= 0.2
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert not watch.is_over(1 << 20)
