@@ -17,10 +17,12 @@ from autopilot.cli.output import FAILED, INTERRUPTED, Output
 from autopilot.cli.pages import replay as replay_page
 from autopilot.cli.pages.replay import annotation, on_github, write_junit
 from autopilot.core.figures import figures
+from autopilot.core.records.history import environment_at
 from autopilot.engine.supervisor import interruptible
 from autopilot.errors import UsageError
 from autopilot.proof.replay import TOLERANCE, EpochReplay, Replay, Settings
 from autopilot.proof.rerun import Rerun
+from autopilot.sandbox.environment import told_apart
 from autopilot.text import counted, display_width
 from autopilot.tracking.finding import find
 from autopilot.tracking.integrity import Difference
@@ -105,7 +107,7 @@ def replay(
         )
     _headline(output, again, found.where)
     try:
-        with interruptible():
+        with interruptible(), told_apart(environment_at(again.notebook.events)):
             branch = again.branch()
             judged = _evaluate(output, again)
     except KeyboardInterrupt:
@@ -221,12 +223,14 @@ def _conclude(
     output.line(verdict, "red" if found else "green")
     output.lines([*replay_page.next_lines(again, found), *output_lines(again.outputs)])
     if junit is not None:
-        write_junit(junit, f"autopilot replay {slug}", replay_page.cases(branch, judged))
+        write_junit(junit, f"autopilot replay {slug}", replay_page.cases(again, branch, judged))
         output.line(f"JUnit:     {junit}")
     if on_github():
         for each in found:
             title, sentence = replay_page.title(slug, each), replay_page.sentence(each)
             output.line(annotation("error", title, sentence))
+        for line in replay_page.environment(again, found):
+            output.line(annotation("notice", slug, line))
         if not found:
             output.line(annotation("notice", slug, verdict))
     output.document(replay_page.document(again, found, judged, seconds))

@@ -48,7 +48,7 @@ from autopilot.git.locks import ExclusiveLock
 from autopilot.git.objects import count_loose, maintain
 from autopilot.git.repository import Repository
 from autopilot.sandbox.confinement import guard_of
-from autopilot.sandbox.environment import differences
+from autopilot.sandbox.environment import differing, told_apart
 from autopilot.sandbox.workspace import open_workspace, undone_on_failure
 from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.holding import GitMemory
@@ -171,15 +171,12 @@ class Session:
             )
         lock = ExclusiveLock(Layout(slug).lock(user))
         hold(lock, slug)
-        differs = ", ".join(differences(environment_at(notebook.events)))
-        with lock.released_on_failure():
+        recorded = environment_at(notebook.events)
+        differs = differing(recorded)
+        with lock.released_on_failure(), told_apart(recorded):
             here, options = user.workdir / manifest.directory, options_of(notebook, changes)
-            try:
-                session = cls(user, slug, here, manifest, options, callbacks, lock, child=child)
-            except AutopilotError as error:
-                error.hint += f"; not as it was measured: {differs}" if differs else ""
-                raise
-        session.notes += [f"not as it was measured: {differs}"] if differs else []
+            session = cls(user, slug, here, manifest, options, callbacks, lock, child=child)
+        session.notes += [differs] if differs else []
         # An earlier process of the same run that recorded an epoch has gone on already.
         went_on = session.child.has_recorded
         session.trainer.experiment.ignore_stop = bool(changes.given()) and not went_on

@@ -15,6 +15,7 @@ from autopilot.core.comparison import EpochView, some
 from autopilot.core.configuration import policy_of
 from autopilot.core.figures import apart, gained
 from autopilot.core.policy import Decision, decide
+from autopilot.core.records.history import environment_at
 from autopilot.core.statistics import Pairing, pair, subset_interval
 from autopilot.core.types import Metrics
 from autopilot.engine.loading import users_code
@@ -23,6 +24,7 @@ from autopilot.errors import EvaluationError, ExperimentError
 from autopilot.proof.measuring import Measurement, Measurer
 from autopilot.proof.replay import TOLERANCE, is_same, moved
 from autopilot.review.proposals import Proposal
+from autopilot.sandbox.environment import differing, told_apart
 from autopilot.tracking.notebook import Epoch, Notebook
 from autopilot.tracking.outputs import WrittenPath, merged
 
@@ -115,7 +117,9 @@ def verify(
     """
     head, base, epoch = proposal.branch.tip, proposal.base, max(proposal.epochs, default=0)
     monitor, mode = notebook.monitor
-    with Measurer(notebook.repo, notebook.manifest, notebook.slug, live=live, links=links) as it:
+    measurer = Measurer(notebook.repo, notebook.manifest, notebook.slug, live=live, links=links)
+    measured_in = environment_at(notebook.events, epoch)
+    with told_apart(measured_in), measurer as it:
         split = "test"
         first = it.measure(head, [split], epoch=epoch)
         if not first.items.get(split):
@@ -172,7 +176,10 @@ def verify(
         high,
         confidence,
         tuple(failures),
-        tuple(_notes(proposal, notebook.manifest.base, split, recorded, unequal, monitor)),
+        (
+            *_notes(proposal, notebook.manifest.base, split, recorded, unequal, monitor),
+            *filter(None, [differing(measured_in) if failures else ""]),
+        ),
         tuple(merged(it.outputs)),
     )
 

@@ -27,7 +27,7 @@ from autopilot.tracking.parameters import Scope
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _CACHES = ("__pycache__", ".git", ".pytest_cache", ".mypy_cache", ".ruff_cache")
 _CHUNK = 2**20
-_EVENTS = ("open", "os.rename", "subprocess.Popen", "sqlite3.connect")
+_EVENTS = ("open", "import", "os.rename", "subprocess.Popen", "sqlite3.connect")
 
 _listening: list[Inputs] = []
 _is_installed = False
@@ -107,6 +107,8 @@ class Inputs:
             path = _full(arguments[0])
             if path.startswith(self._prefixes):
                 (self._written if arguments[2] & _WRITES else self._reads).add(path)
+        elif event == "import":
+            self.environment.imports(arguments[0])
         elif event == "sqlite3.connect":
             given = os.fsdecode(arguments[0]).removeprefix("file:").partition("?")[0]
             self._databases.add(os.path.normpath(_full(given)))

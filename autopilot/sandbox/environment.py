@@ -2,6 +2,10 @@
 
 It is a mapping of text: "python" and "platform"; the name of a distribution to its version; "$NAME"
 to a digest of a variable's value, "secret" for one whose name or value says so, "" if it is unset.
+
+Variables count that the evaluation's own code, or a library that it uses, looks up by name in
+`os.environ`, but for those of the machine, the user's session and the terminal. Threads and forked
+processes are followed, programs that are executed are not.
 """
 
 from __future__ import annotations
@@ -19,12 +23,23 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from autopilot.errors import AutopilotError
 from autopilot.text import is_secret
 
 _SECRET = "secret"
 _TITLES = {"python": "Python", "platform": "platform"}
-# What this program sets itself, before anything is evaluated.
-_OURS = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
+# They differ from machine to machine and say nothing about a result; or this program sets them.
+# LANG, LC_ALL and TZ stay: what is sorted or formatted by them differs.
+_NO_MATTER = re.compile(
+    r"(PATH|HOME|USER|LOGNAME|USERNAME|SHELL|PWD|OLDPWD|SHLVL|_|HOST|HOSTNAME|TMPDIR|TE?MP"
+    r"|TERM|TERM_.*|TERMINFO.*|COLORTERM|COLUMNS|LINES|NO_COLOR|FORCE_COLOR|CLICOLOR.*|LC_(?!ALL$).*"
+    r"|DISPLAY|WAYLAND_.*|SSH_.*|XDG_.*|DBUS_.*|EDITOR|VISUAL|PAGER|VIRTUAL_ENV.*|CONDA_.*"
+    r"|(ALL|FTP|HTTPS?|NO)_PROXY|SSL_CERT_.*|PYTHON(PATH|DONTWRITEBYTECODE|PYCACHEPREFIX)"
+    r"|AUTOPILOT_.*|GIT_.*)",
+    re.IGNORECASE,
+)
+# The interpreter reads it before anything can listen.
+_HASH_SEED = "PYTHONHASHSEED"
 _LOOKUPS = ("os", "collections.abc", "_collections_abc")
 # Their reads (HOME, PATH, LANG, COLUMNS) are about the machine and the terminal, or our own.
 _OUR_OWN = ("autopilot", "rich", "typer", "click", "pydantic", "pygit2")
@@ -44,7 +59,9 @@ class Environment:
 
     def __init__(self, listens: Callable[[], bool]) -> None:
         self._listens = listens
-        self._names: set[str] = set()
+        self._names = {_HASH_SEED} & os.environ.keys()
+        self._imports: set[str] = set()
+        self._pid, self._reader, self._writer, self._pipe = 0, -1, -1, 0
         self._before: dict[str, str] = {}
         self._count = 0
         self._modules: set[str] = set()
@@ -56,13 +73,21 @@ class Environment:
         Values that the evaluation itself sets later do not count.
         """
         self._before = dict(os.environ)
+        self._pid, (self._reader, self._writer) = os.getpid(), os.pipe()
+        for end in (self._reader, self._writer):
+            # A full pipe must not hold up the evaluation: most names come more than once.
+            os.set_blocking(end, False)
+        self._pipe = os.fstat(self._writer).st_ino
         _change_class(os._Environ, _Watched)
         _listening.append(self)
 
     def close(self) -> None:
         """Listens no more."""
-        with contextlib.suppress(ValueError):
+        if self in _listening:
             _listening.remove(self)
+            self._collect()
+            os.close(self._reader)
+            os.close(self._writer)
         if not _listening:
             _change_class(_Watched, os._Environ)
 
@@ -73,11 +98,41 @@ class Environment:
         while frame is not None and frame.f_globals.get("__name__") in _LOOKUPS:
             frame = frame.f_back
         module = str(frame.f_globals.get("__name__", "")) if frame is not None else ""
-        if module.partition(".")[0] not in _NOT_USERS and name not in _OURS:
+        if module.partition(".")[0] not in _NOT_USERS and not _NO_MATTER.fullmatch(name):
             self._names.add(name)
+            self._send(f"${name}")
+
+    def imports(self, name: str) -> None:
+        """Takes down an import of a forked process; those of this one are in `sys.modules`."""
+        top = name.partition(".")[0]
+        if top not in self._imports and os.getpid() != self._pid:
+            self._imports.add(top)
+            self._send(top)
+
+    def _send(self, text: str) -> None:
+        with contextlib.suppress(OSError, UnicodeEncodeError):
+            # A process that closed its files may have opened another one by that number.
+            if os.getpid() != self._pid and os.fstat(self._writer).st_ino == self._pipe:
+                os.write(self._writer, f"{text}\n".encode())
+
+    def _collect(self) -> None:
+        """Takes over what forked processes sent."""
+        sent = b""
+        with contextlib.suppress(OSError):
+            while chunk := os.read(self._reader, 1 << 16):
+                sent += chunk
+        for text in sent.decode().splitlines():
+            if text.startswith("$"):
+                self._names.add(text[1:])
+            elif text not in self._imports | sys.stdlib_module_names:
+                self._imports.add(text)
+                has = (f for f in sys.path for end in ("", ".py") if Path(f, text + end).exists())
+                self._versions |= _distributions(dict([(text, f) for f in has][:1]))
 
     def now(self) -> dict[str, str]:
         """The environment as far as the evaluation used it until now."""
+        if self in _listening:
+            self._collect()
         if len(sys.modules) != self._count:
             self._count = len(sys.modules)
             self._versions |= _imported_since(self._modules)
@@ -127,7 +182,7 @@ def differences(recorded: Mapping[str, str]) -> list[str]:
     found = []
     for key, was in recorded.items():
         now = _present(key)
-        if now == was:
+        if now == was or (key.startswith("$") and _NO_MATTER.fullmatch(key[1:])):
             continue
         if not key.startswith("$"):
             name = _TITLES.get(key, key)
@@ -137,6 +192,23 @@ def differences(recorded: Mapping[str, str]) -> list[str]:
         else:
             found.append(f"{key} has another value here" if now else f"{key} was set")
     return found
+
+
+def differing(*recorded: Mapping[str, str]) -> str:
+    """The differences from recorded environments in a sentence; "" if there are none."""
+    words = dict.fromkeys(each for one in recorded for each in differences(one))
+    return f"not as it was measured: {', '.join(words)}" if words else ""
+
+
+@contextlib.contextmanager
+def told_apart(recorded: Mapping[str, str]) -> Iterator[None]:
+    """Adds the differences from a recorded environment to the hint of an error of the body."""
+    try:
+        yield
+    except AutopilotError as error:
+        if differs := differing(recorded):
+            error.hint = f"{error.hint}; {differs}" if error.hint else differs
+        raise
 
 
 def _present(key: str) -> str:
@@ -171,6 +243,11 @@ def _imported_since(known: set[str]) -> dict[str, str]:
             # Private modules at the top (`_cffi_backend`) come with another one.
             if folder is not None and not top.startswith("_"):
                 tops[top] = folder[0]
+    return _distributions(tops)
+
+
+def _distributions(tops: Mapping[str, str]) -> dict[str, str]:
+    """Name to version of the distributions of modules, which are installed in the folders."""
     found: dict[str, str] = {}
     for top, place in tops.items():
         installed = _installed(place)

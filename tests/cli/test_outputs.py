@@ -7,7 +7,9 @@ import os
 import platform
 import shutil
 import signal
+from importlib.metadata import version
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree
 
 import pytest
 
@@ -15,6 +17,8 @@ from autopilot.git.repository import Repository
 from autopilot.git.worktrees import worktree_path
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.cli.conftest import Place
 
 WRITES = """\
@@ -378,3 +382,86 @@ def test_a_path_that_is_no_output_is_refused(writes: Place, path: str, why: str)
     arguments = ("run", "writes.py", "--link", "data", "--keep", path)
     writes.refused(*arguments, says=(f"--keep {path} is {why}",), hints=("name what",), code=2)
     assert not list(writes.cache.glob("autopilot/worktrees/*"))
+
+
+POOL = """\
+def in_a_process(mode):
+    import yaml
+    return os.getenv("IN_POOL", mode)
+
+
+class Writes"""
+
+
+def test_what_a_pool_reads_and_imports_is_recorded_in_place_too(writes: Place) -> None:
+    writes.change(
+        "writes.py",
+        ("class Writes", POOL),
+        (
+            "        x = int(",
+            "        import multiprocessing\n"
+            "        with multiprocessing.get_context('fork').Pool(1) as pool:\n"
+            "            pool.map(in_a_process, ['a'])\n"
+            "        x = int(",
+        ),
+    )
+    for slug, how in (("one", ()), ("two", ("--in-place",))):
+        writes.run("run", "writes.py", "-e", slug, "--max-epochs", "1", *how)
+        (found, *more) = [e for e in writes.notes(slug, "experiment") if e.get("environment")]
+        environment = found["environment"]
+        assert environment["pyyaml"] == version("pyyaml")
+        assert environment["$IN_POOL"] == ""
+        assert not more
+
+
+def test_verify_names_what_differs_beside_what_failed(writes: Place) -> None:
+    writes.change("writes.py", ("x > 1 or passed", "fast or x > 1"))
+    writes.run("run", "writes.py", "-e", "one", "--max-epochs", "1", MODE="slow")
+    writes.run("propose", "create", "one")
+    done = writes.autopilot("propose", "verify", "one", MODE="slow")
+    assert "not as it was measured" not in done.out
+    done = writes.autopilot("propose", "verify", "one", MODE="fast")
+    assert done.code == 1
+    assert "note: not as it was measured: $MODE has another value here\n" in done.out
+    notes = writes.autopilot("propose", "verify", "one", "--json", MODE="fast").document["notes"]
+    assert notes[-1] == "not as it was measured: $MODE has another value here"
+
+
+def test_a_replay_that_fails_names_what_differs_in_junit_too(writes: Place, tmp_path: Path) -> None:
+    head = "from autopilot import AutoPilotModule"
+    writes.change(
+        "writes.py",
+        ("x > 1 or passed", "fast or x > 1"),
+        (head, f'import os\nlevel = os.environ["LEVEL"]\n{head}'),
+    )
+    writes.run("run", "writes.py", "-e", "one", "--max-epochs", "1", LEVEL="1", MODE="slow")
+    page = tmp_path / "replay.xml"
+    junit = ("--junit", str(page))
+    writes.run("replay", "one", *junit, LEVEL="1", MODE="slow", TERM="vt100", COLUMNS="40")
+    assert "not as it was measured" not in page.read_text()
+    done = writes.autopilot("replay", "one", *junit, LEVEL="1", MODE="fast", GITHUB_ACTIONS="true")
+    line = "not as it was measured: $MODE has another value here"
+    assert f"\n{line}\n" in done.out
+    assert f"::notice title=one::{line}\n" in done.out
+    (failure,) = ElementTree.parse(page).iter("failure")
+    assert str(failure.text).endswith(f"\n{line}")
+    # What no epoch can be evaluated without is an error of the whole replay.
+    done = writes.autopilot("replay", "one", MODE="slow")
+    assert done.code, done
+    assert "not as it was measured: $LEVEL was set" in done.out + done.err
+
+
+def test_an_older_experiment_has_no_record_to_differ_from(writes: Place) -> None:
+    writes.change("writes.py", ("x > 1 or passed", "fast or x > 1"))
+    writes.run("run", "writes.py", "-e", "one", "--max-epochs", "1", MODE="fast")
+    start = writes.git("rev-list", "--max-parents=1", "autopilot/one", "--not", "main").splitlines()
+    ref = "--ref=autopilot/one/experiment"
+    lines = [
+        line
+        for line in writes.git("notes", ref, "show", start[-1]).splitlines()
+        if '"environment"' not in line
+    ]
+    writes.git("notes", ref, "add", "--force", "-m", "\n".join(lines), start[-1])
+    done = writes.autopilot("replay", "one")
+    assert (done.code, "not as it was measured" in done.out) == (1, False)
+    assert "not as it was measured" not in writes.run("resume", "one", "--max-epochs", "2").out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import multiprocessing
 import os
 import platform
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from unittest.mock import patch
@@ -127,6 +129,81 @@ def test_threads_that_copy_at_the_same_time_read_nothing(watched: Environment) -
     for thread in threads:
         thread.join()
     assert read(watched) == {}
+
+
+def _in_a_pool(_: int) -> str:
+    os.getenv("IN_POOL")
+    return os.environ["MODE"]
+
+
+def test_what_forked_processes_read_and_import_counts(watched: Environment) -> None:
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map(_in_a_pool, range(4)) == ["fast"] * 4
+    assert list(read(watched)) == ["$IN_POOL", "$MODE"]
+
+
+def test_a_process_that_closed_its_files_writes_into_none(
+    tmp_path: Path, watched: Environment
+) -> None:
+    pid = os.fork()
+    if pid == 0:
+        os.closerange(3, 256)
+        for number in range(3, 256):
+            os.open(tmp_path / f"{number}", os.O_WRONLY | os.O_CREAT)
+        os.getenv("MODE")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert len(list(tmp_path.iterdir())) == 253
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) == 0
+    assert read(watched) == {}
+
+
+def test_a_full_pipe_holds_up_no_forked_process(watched: Environment) -> None:
+    pid = os.fork()
+    if pid == 0:
+        for number in range(20_000):
+            os.getenv(f"NAME_{number}")
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert len(read(watched)) > 1000
+
+
+def test_what_threads_read_counts(watched: Environment) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda name: os.getenv(name), ("MODE", "LEVEL")))
+    assert list(read(watched)) == ["$LEVEL", "$MODE"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["PATH", "HOME", "TERM", "COLUMNS", "LC_CTYPE", "LC_TERMINAL", "https_proxy", "XDG_DATA_HOME"],
+)
+def test_variables_of_machine_session_and_terminal_do_not_count(
+    watched: Environment, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.getenv(name)
+    assert read(watched) == {}
+    # Older records have some of them.
+    monkeypatch.setenv(name, "another")
+    assert differences({f"${name}": "0" * 12}) == []
+
+
+@pytest.mark.parametrize("name", ["LANG", "LC_ALL", "TZ", "CI", "OPENAI_BASE_URL", "HOME_PAGE"])
+def test_variables_that_a_result_may_depend_on_count(watched: Environment, name: str) -> None:
+    os.getenv(name)
+    assert list(read(watched)) == [f"${name}"]
+
+
+def test_a_set_hash_seed_counts_since_the_interpreter_reads_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    assert read(Environment(lambda: True)) == {}
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+    environment = Environment(lambda: True)
+    environment.open()
+    environment.close()
+    assert list(read(environment)) == ["$PYTHONHASHSEED"]
 
 
 def test_python_platform_and_versions_of_what_is_imported(watched: Environment) -> None:

@@ -131,12 +131,11 @@ def incomparable(judged: Sequence[EpochReplay]) -> list[str]:
 def environment(replay: Replay, found: Sequence[Difference]) -> list[str]:
     """A line with the differences from the environment of the epochs that differ."""
     from autopilot.core.records.history import environment_at
-    from autopilot.sandbox.environment import differences
+    from autopilot.sandbox.environment import differing
 
     epochs = dict.fromkeys(each.epoch for each in found if each.epoch is not None)
-    recorded = (environment_at(replay.notebook.events, epoch) for epoch in epochs)
-    here = dict.fromkeys(each for values in recorded for each in differences(values))
-    return [f"not as it was measured: {', '.join(here)}"] if here else []
+    differs = differing(*(environment_at(replay.notebook.events, epoch) for epoch in epochs))
+    return [differs] if differs else []
 
 
 def next_lines(replay: Replay, differences: Sequence[Difference]) -> list[str]:
@@ -155,11 +154,17 @@ def next_lines(replay: Replay, differences: Sequence[Difference]) -> list[str]:
     return [*lines, f"look at it:      {command}"]
 
 
-def cases(branch: Sequence[Difference], judged: Sequence[EpochReplay]) -> list[Case]:
+def cases(
+    replay: Replay, branch: Sequence[Difference], judged: Sequence[EpochReplay]
+) -> list[Case]:
     """A case for branch, tags and notes, and one for each epoch that was evaluated."""
     whole = Case("branch, tags and notes", [f"{_about(each)}{sentence(each)}" for each in branch])
     return [whole] + [
-        Case(f"epoch {e.number} {e.split}", [*map(sentence, e.differences)], e.seconds)
+        Case(
+            f"epoch {e.number} {e.split}",
+            [*map(sentence, e.differences), *environment(replay, e.differences)],
+            e.seconds,
+        )
         for e in judged
     ]
 
