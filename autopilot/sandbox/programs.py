@@ -51,7 +51,7 @@ class Finished:
         return redact(lines[-1])[-300:] if lines else "it wrote nothing"
 
 
-class _Output:
+class _Ends:
     """The beginning and the end of a program's output, however long it is."""
 
     def __init__(self) -> None:
@@ -100,7 +100,7 @@ def run_process(
         AgentError: it cannot be started.
     """
     name, started = command[0], time.monotonic()
-    outputs = _Output(), _Output()
+    outputs = _Ends(), _Ends()
     with (
         audit.executing("process", command, folder) as execution,
         tempfile.TemporaryFile() as given,
