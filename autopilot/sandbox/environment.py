@@ -253,7 +253,10 @@ def _distributions(tops: Mapping[str, str]) -> dict[str, str]:
         installed = _installed(place)
         name = _normal(top)
         if name not in installed:
-            name = next((n for n in installed if top in _modules_of(installed[n][1])), "")
+            # A package, a module, a line of a list: to look for it takes a tenth of parsing.
+            ends = [f"\n{top}{end}" for end in ("/", ".", "\n")]
+            files = ((n, _files_of(metadata)) for n, (_, metadata) in installed.items())
+            name = next((n for n, text in files if any(end in text for end in ends)), "")
         if name:
             found[name] = installed[name][0]
     return found
@@ -275,14 +278,12 @@ def _installed(folder: str) -> dict[str, tuple[str, Path]]:
 
 
 @cache
-def _modules_of(metadata: Path) -> frozenset[str]:
-    """The names at the top of a distribution's files."""
-    for name, end in (("top_level.txt", "\n"), ("RECORD", ",")):
+def _files_of(metadata: Path) -> str:
+    """A line for each of a distribution's files, or for each name at their top."""
+    for name in ("top_level.txt", "RECORD"):
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            lines = (metadata / name).read_text().splitlines()
-            paths = (line.partition(end)[0].partition("/")[0] for line in lines)
-            return frozenset(re.sub(r"(\.py|\.cpython-.*|\.abi3\.so|\.so)$", "", p) for p in paths)
-    return frozenset()
+            return f"\n{(metadata / name).read_text()}\n"
+    return ""
 
 
 def _normal(name: str) -> str:

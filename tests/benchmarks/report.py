@@ -63,6 +63,7 @@ LIMITS = {
     "replay": Limit("replay of 150 states against the bare evaluation", 3, "x"),
     "supervised": Limit("start of a supervised run against one that is not", 50, "ms"),
     "supervised, epoch": Limit("an epoch of it", 1.02, "x"),
+    "recording": Limit("recording what a result depends on, of a run of 1 epoch", 0.02, "x"),
     "restart": Limit("a restart for another state's files, at 2,000 epochs", 0.4, "s"),
     "restart, flat": Limit("the same against one at the start", 1.2, "x"),
     "proposals": Limit(

@@ -73,6 +73,27 @@ for state in range(int(sys.argv[1])):
 print(time.perf_counter() - started)
 """
 
+_RECORDING = """\
+import os, time
+import autopilot.cli.main, autopilot.engine.session
+from autopilot.sandbox.environment import Environment
+os.environ["MODE"] = "fast"
+environment = Environment(lambda: True)
+started = time.perf_counter()
+environment.open()
+opened = time.perf_counter()
+for _ in range(1000):
+    os.environ["MODE"]
+watched = time.perf_counter()
+environment.now()
+done = time.perf_counter()
+environment.close()
+closed = time.perf_counter()
+for _ in range(1000):
+    os.environ["MODE"]
+print(opened - started + done - watched, watched - opened - (time.perf_counter() - closed))
+"""
+
 
 def runs(report: Report) -> None:
     """A run beside the same one without a process of its own, and its replay."""
@@ -100,6 +121,9 @@ def runs(report: Report) -> None:
     bare = [sys.executable, "-c", _BARE, str(epochs + 1), "0.002"]
     done = subprocess.run(bare, cwd=top, capture_output=True, text=True, check=True)
     bare_s = float(done.stdout)
+    command = [sys.executable, "-c", _RECORDING]
+    done = subprocess.run(command, cwd=_TOP, capture_output=True, text=True, check=True)
+    recorded_s, reads_s = map(float, done.stdout.split())
     report.table(
         f"Runs of {epochs} epochs of 20 val items that wait 2 ms each: medians of {times}, s",
         ("", "supervised", "alone"),
@@ -108,11 +132,14 @@ def runs(report: Report) -> None:
             [f"{epochs} epochs", *(f"{value:.3f}" for value in long_)],
             ["each epoch beyond", *(f"{value:.4f}" for value in each)],
         ],
-        f"Replay of its {epochs + 1} states: {replay_s:.2f} s; evaluated alone: {bare_s:.2f}.",
+        f"Replay of its {epochs + 1} states: {replay_s:.2f} s; evaluated alone: {bare_s:.2f}.\n"
+        f"Recording what results depend on takes {recorded_s * 1000:.1f} ms of a run, and "
+        f"{reads_s * 1000:.2f} us of each look-up in os.environ.",
     )
     report.limit("supervised", (short[0] - short[1]) * 1000)
     report.limit("supervised, epoch", each[0] / each[1])
     report.limit("replay", replay_s / bare_s)
+    report.limit("recording", (recorded_s + reads_s) / short[0])
 
 
 def restarts(report: Report) -> None:
