@@ -95,11 +95,10 @@ class Evaluator:
         return data
 
     def _evaluated(self, position: Position, batch: Datum) -> Datum:
-        self.experiment.check_interpreter(position)
         split, epoch, index = position.split, position.epoch, position.number
         seed = seed_of(self.seed, position.repeat)
         running = replace(position, is_running=True, size=max(len(batch.items), 1))
-        died = self.experiment.progress.deaths(position)
+        died = self.experiment.deaths(position, max(len(batch.items), 1))
         done: dict[int, Datum] = {}
 
         def pausing() -> None:

@@ -27,7 +27,14 @@ from autopilot.core.records.history import (
     environment_at,
     summarize,
 )
-from autopilot.core.records.record import Decide, Event, Manifest, MetricsRecord, StepRecord
+from autopilot.core.records.record import (
+    Decide,
+    Event,
+    Manifest,
+    MetricsRecord,
+    ProgressNote,
+    StepRecord,
+)
 from autopilot.core.stepping import Guard, check_inputs
 from autopilot.core.store import InMemoryStore, Revision, Store
 from autopilot.core.types import Cost, Datum, Gain, Metrics, Noise
@@ -263,15 +270,19 @@ class Experiment(History):
             self.check_unedited()
         self.progress.note(position, batch, data, seconds, self._state, waits=waits)
 
-    def check_interpreter(self, position: Position) -> None:
-        """Called before a batch is evaluated.
+    def deaths(self, position: Position, size: int) -> Mapping[int, ProgressNote]:
+        """Called before a batch of so many items is evaluated: the deaths in it.
+
+        Returns:
+            An item's position, or -1 for the batch, to its note; of all if nothing can be imported.
 
         Raises:
             Restart: another process is to do it: this one has imported another state's files.
         """
         # Before a step that is recorded, this process has the step's files already.
-        if position.split != "train" or not self._recorded_steps:
-            self.interpreter.check(self._state)
+        is_ahead = position.split == "train" and self._recorded_steps
+        why = "" if is_ahead else self.interpreter.check(self._state)
+        return self.progress.deaths(position, size, why)
 
     def void_results(self) -> None:
         """Voids the results of the epoch in progress: they are made again."""

@@ -10,12 +10,16 @@ class Restart(BaseException):  # no error: nobody but who started the process ca
 class Interpreter:
     """This process as the one that evaluates; it is never replaced, a supervised one may be."""
 
-    def check(self, state: str) -> None:
+    def check(self, state: str) -> str:
         """Called before each evaluation.
 
         Args:
             state: The parameters' state that is measured.
 
+        Returns:
+            Why the state cannot be imported: the error of each of its items; "" if it can.
+
         Raises:
             Restart: this process has imported the files of another state.
         """
+        return ""

@@ -20,8 +20,8 @@ class Position:
     """Where a run is: a batch, an item of one, or an optimizer step.
 
     Args:
-        split: "train", "val" or "test"; "step" in an optimizer's step; "" before the experiment is
-            open.
+        split: "train", "val" or "test"; "step" in an optimizer's step; "load" while a state's files
+            are imported; "" otherwise before the experiment is open.
         epoch: The epoch.
         number: The number of the batch or of the step.
         repeat: The number of the measurement; 0 is the first.
@@ -46,6 +46,8 @@ class Position:
     def __str__(self) -> str:
         if not self.split:
             return "before the experiment was open"
+        if self.split == "load":
+            return "while the target was imported"
         if self.split == "step":
             return f"in step {self.number} of epoch {self.epoch}"
         where = f"{self.split} batch {self.number} of epoch {self.epoch}"
@@ -176,8 +178,18 @@ class EpochProgress:
         self._store.note_progress(note)
         self._deaths[death.position.batch][death.position.item] = note
 
-    def deaths(self, position: Position) -> Mapping[int, ProgressNote]:
-        """The deaths in a batch: an item's position, or -1 for the whole batch, to its note."""
+    def deaths(
+        self, position: Position, size: int = 0, why: str = ""
+    ) -> Mapping[int, ProgressNote]:
+        """The deaths in a batch: an item's position, or -1 for the whole batch, to its note.
+
+        Args:
+            position: The batch.
+            size: The number of its items.
+            why: Why none of them can be evaluated; "" if they can.
+        """
+        if why:
+            return dict.fromkeys(range(size), ProgressNote(died=why))
         return self._deaths.get(position.batch, {})
 
     def find(self, position: Position, batch: Datum, state: str) -> Datum | None:

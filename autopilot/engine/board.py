@@ -20,22 +20,26 @@ from autopilot.core.records.record import MetricsRecord
 OVERDUE_S = 5.0
 """How long after the time budget, and after its own start, a batch may go on."""
 
-_SPLITS = ("", "train", "val", "test", "step")
+_SPLITS = ("", "train", "val", "test", "step", "load")
 _ENDED, _CODE, _HEARD, _DEADLINE, _BEGAN, _SIZE, _TIMEOUT, _MEMORY = range(8)
-_LEFT, _WANTED, _RECORDED, _SPLIT, _NUMBERS = range(8, 13)
-_TEXT_AT, _STATE_AT = 256, 3072
+_LEFT, _WANTED, _RECORDED, _WHY, _LOADED, _SPLIT, _NUMBERS = range(8, 15)
+_SIZE_OF_MEMORY, _TEXT_AT, _STATE_AT, _LOADED_AT, _WHY_AT = 16384, 256, 3072, 3328, 4096
 
 
 class Board(PositionLog):
     """Memory that parent and child share.
 
     Each number is written as one word, so that a reader never sees half of one.
+
+    Args:
+        before: The board of the child before, whose limits hold until there are new ones.
     """
 
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, 4096)
+    def __init__(self, before: Board | None = None) -> None:
+        self._memory = mmap.mmap(-1, _SIZE_OF_MEMORY)
         self._slots = memoryview(self._memory)[:_TEXT_AT].cast("d")
-        self._slots[_DEADLINE] = self._slots[_TIMEOUT] = self._slots[_MEMORY] = math.inf
+        for slot in (_DEADLINE, _TIMEOUT, _MEMORY):
+            self._slots[slot] = math.inf if before is None else before._slots[slot]
         self._pid = 0
 
     def claim(self) -> None:
@@ -66,8 +70,16 @@ class Board(PositionLog):
     @property
     def slug(self) -> str:
         """The experiment's name, once it is open; otherwise ""."""
-        size = int(self._slots[_SIZE])
-        return self._memory[_TEXT_AT : _TEXT_AT + size].decode()
+        return self._text(_SIZE, _TEXT_AT)
+
+    def _text(self, slot: int, at: int) -> str:
+        return self._memory[at : at + int(self._slots[slot])].decode(errors="ignore")
+
+    def _write(self, slot: int, at: int, text: str) -> None:
+        encoded = text.encode(errors="replace")[: _SIZE_OF_MEMORY - at]
+        # The text before its size: a reader sees none of it, or all.
+        self._memory[at : at + len(encoded)] = encoded
+        self._slots[slot] = len(encoded)
 
     def opened(self, slug: str, deadline_s: float) -> None:
         """Notes that the experiment is open, so that it can be resumed.
@@ -76,10 +88,8 @@ class Board(PositionLog):
             slug: Its name.
             deadline_s: When its time is up, on the monotonic clock, which all processes share.
         """
-        text = slug.encode()
-        # The text before its size: a reader sees none of it, or all.
-        self._memory[_TEXT_AT : _TEXT_AT + len(text)] = text
-        self._slots[_SIZE], self._slots[_DEADLINE] = len(text), deadline_s
+        self._write(_SIZE, _TEXT_AT, slug)
+        self._slots[_DEADLINE] = deadline_s
 
     def limit(self, item_timeout_s: float, memory: float) -> None:
         """Notes the most that an item may take: seconds, and bytes."""
@@ -100,11 +110,33 @@ class Board(PositionLog):
         """Seconds that the present batch or item may take."""
         return self._slots[_TIMEOUT] * self._slots[_NUMBERS + 4]
 
-    def leave_to_next(self, state: str) -> None:
-        """Notes that another process is to go on, and the state that it is to import."""
-        text = state.encode()
-        self._memory[_STATE_AT : _STATE_AT + len(text)] = text
-        self._slots[_WANTED], self._slots[_LEFT] = len(text), time.monotonic()
+    def loads(self, state: str, instead: str) -> None:
+        """Notes which state is imported from now on, and which one if that fails; "": none."""
+        self._write(_LOADED, _LOADED_AT, f"{state} {instead}")
+        self.at(Position("load", is_running=True))
+
+    @property
+    def loaded(self) -> tuple[str, str]:
+        """The state that is imported, and the one that is imported if that fails; "": none."""
+        state, _, instead = self._text(_LOADED, _LOADED_AT).partition(" ")
+        return state, instead
+
+    def leave_to_next(self, state: str, why: str = "") -> None:
+        """Notes that another process is to go on.
+
+        Args:
+            state: The state that it is to import.
+            why: Why the one that was to be imported here cannot be; "" if it was.
+        """
+        self._write(_WHY, _WHY_AT, why)
+        self._write(_WANTED, _STATE_AT, state)
+        self._slots[_LEFT] = time.monotonic()
+
+    @property
+    def broken(self) -> dict[str, str]:
+        """The state that could not be imported, and why; empty if it could."""
+        why = self._text(_WHY, _WHY_AT)
+        return {self.loaded[0]: why} if why else {}
 
     @property
     def left_s(self) -> float:
@@ -114,8 +146,7 @@ class Board(PositionLog):
     @property
     def wanted(self) -> str:
         """The state that the next child is to import."""
-        size = int(self._slots[_WANTED])
-        return self._memory[_STATE_AT : _STATE_AT + size].decode()
+        return self._text(_WANTED, _STATE_AT)
 
     def recorded(self) -> None:
         """Notes that an epoch is recorded."""
@@ -170,6 +201,7 @@ class Child:
         is_first: Whether there was no child before.
         deaths: Deaths of earlier children in batches, which are not recorded yet.
         state: The state whose files it is to import; "": that of the experiment's newest commit.
+        broken: States whose files cannot be imported, and why.
         since_s: When the child before left its work to this one; 0 if it did not.
         has_recorded: Whether a child before has recorded an epoch.
         is_supervised: Whether there is a parent, which can start another one.
@@ -180,9 +212,25 @@ class Child:
     is_first: bool = True
     deaths: list[Death] = field(default_factory=list)
     state: str = ""
+    broken: dict[str, str] = field(default_factory=dict)
     since_s: float = 0.0
     has_recorded: bool = False
     is_supervised: bool = True
+
+    def next(self, deaths: list[Death], state: str = "", since_s: float = 0.0) -> Child:
+        """The child that goes on after this one."""
+        has_loaded = self.board.position.split != "load" or not self.board.began_s
+        return Child(
+            Board(self.board),
+            self.board.slug or self.slug,
+            is_first=self.is_first and not has_loaded,
+            deaths=deaths,
+            state=state,
+            broken=self.broken | self.board.broken,
+            # One that could not import the state is part of the restart.
+            since_s=since_s if has_loaded else self.since_s,
+            has_recorded=self.has_recorded or self.board.has_recorded,
+        )
 
 
 class Attendant(Callback):

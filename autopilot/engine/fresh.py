@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 
+from autopilot.core.experiment import Experiment
 from autopilot.core.interpreter import Interpreter, Restart
+from autopilot.core.progress import Position
+from autopilot.core.records.record import Manifest
 from autopilot.engine.board import Child
+from autopilot.errors import AutopilotError
+from autopilot.git import commits, objects
 from autopilot.git.objects import Entry
-from autopilot.tracking.parameters import is_importable
+from autopilot.sandbox.workspace import Workspace
+from autopilot.tracking.checkout import check_out, undo_killed_step
+from autopilot.tracking.layout import Layout
+from autopilot.tracking.parameters import (
+    ParameterFiles,
+    entries_at,
+    is_importable,
+    manifest_paths,
+)
 
 
 class Fresh(StrEnum):
@@ -39,14 +53,100 @@ class OneState(Interpreter):
         self._child, self._entries, self._how = child, entries, how
         self._imported, self._state = self._of_interest(imported), ""
 
-    def check(self, state: str) -> None:
-        if state == self._state:
-            return
-        if self._of_interest(self._entries(state)) != self._imported:
+    def check(self, state: str) -> str:
+        if state in self._child.broken:
+            return self._child.broken[state]
+        if state != self._state and self._of_interest(self._entries(state)) != self._imported:
             self._child.board.leave_to_next(state)
             raise Restart
         self._state = state
+        return ""
 
     def _of_interest(self, entries: Mapping[str, Entry]) -> dict[str, Entry]:
         every = self._how == Fresh.always
         return {name: entry for name, entry in entries.items() if every or is_importable(name)}
+
+
+class BrokenState(Interpreter):
+    """This process, where it measures one state only, and that cannot be imported.
+
+    Args:
+        why: The error.
+    """
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def check(self, state: str) -> str:
+        return self._why
+
+
+def take_over(
+    experiment: Experiment,
+    child: Child,
+    files: ParameterFiles,
+    how: str | None,
+    imported: Mapping[str, Entry] | None = None,
+) -> None:
+    """Makes a child the process of an experiment.
+
+    Args:
+        experiment: The experiment.
+        child: This process.
+        files: The parameters' files.
+        how: One of `Fresh`; None: auto.
+        imported: The files as they were imported; None: as they are now.
+    """
+    experiment.positions, experiment.is_replacement = child.board, child.since_s > 0
+    fresh = Fresh(how or Fresh.auto)
+    if child.is_supervised and fresh != Fresh.never:
+        present = files.present(write=False) if imported is None else imported
+        experiment.interpreter = OneState(child, present, files.entries, fresh)
+
+
+@contextlib.contextmanager
+def importing_state(
+    child: Child, workspace: Workspace, manifest: Manifest, commit: str | None
+) -> Iterator[list[str]]:
+    """Writes the files of a state, and lets the body import them.
+
+    An edit that cannot be imported ends no run: another process imports the baseline's files, and
+    the items of the edit's state are errors.
+
+    Args:
+        child: This process.
+        workspace: The checkout.
+        manifest: The experiment's.
+        commit: The state, unless the child was started for another one; None: it has not begun.
+
+    Yields:
+        The snapshot of what a step that was killed had written there, if there is one.
+
+    Raises:
+        Restart: the body failed, and the state has other files than the baseline.
+        ParameterError: a file cannot be written.
+    """
+    if commit is None:
+        yield []
+        return
+    repo, slug, in_place = workspace.repo, manifest.slug, workspace.in_place
+    places, newest = manifest_paths(manifest), objects.tree_of(repo, commit)
+    kept = undo_killed_step(repo, slug, places) if in_place else ""
+    state, instead = child.state or newest, ""
+    check_out(repo, places, state, newest, in_place=in_place)
+    baseline = commits.read_tag(repo, Layout(slug).tag_name(0))
+    if child.is_supervised and baseline is not None:
+        first = objects.tree_of(repo, baseline.commit)
+        if entries_at(repo, first, places) != entries_at(repo, state, places):
+            instead = first
+    child.board.loads(state, instead)
+    try:
+        yield [kept] if kept else []
+    except AutopilotError as error:
+        if not instead:
+            raise
+        # The same words wherever the checkout is.
+        why = error.message.replace(f"{repo.workdir}/", "")
+        child.board.leave_to_next(instead, why)
+        raise Restart from error
+    child.board.at(Position("load"))

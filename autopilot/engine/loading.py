@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from autopilot.core.interpreter import Restart
 from autopilot.errors import AutopilotError, TargetError, UserCodeError
 
 PROJECT_FILE = "cli.py"
@@ -129,7 +130,7 @@ def users_code(
     """
     try:
         yield
-    except (AutopilotError, KeyboardInterrupt, GeneratorExit):
+    except (AutopilotError, KeyboardInterrupt, GeneratorExit, Restart):
         raise
     except BaseException as error:
         shown = _traceback(error)

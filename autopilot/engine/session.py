@@ -23,7 +23,7 @@ from autopilot.core.stopping import StopCondition
 from autopilot.core.types import Result
 from autopilot.engine.bench import Bench, Upkeep, check_parameters, explain_missing
 from autopilot.engine.board import Child
-from autopilot.engine.fresh import Fresh, OneState
+from autopilot.engine.fresh import importing_state, take_over
 from autopilot.engine.loading import described, users_code
 from autopilot.engine.request import (
     DEFAULT_MAX_EPOCHS,
@@ -43,19 +43,19 @@ from autopilot.errors import (
     MissingSourceError,
     NoKeyError,
 )
-from autopilot.git import objects, refs
+from autopilot.git import refs
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.objects import count_loose, maintain
 from autopilot.git.repository import Repository
 from autopilot.sandbox.confinement import guard_of
 from autopilot.sandbox.environment import differing, told_apart
 from autopilot.sandbox.workspace import open_workspace, undone_on_failure
+from autopilot.tracking.checkout import drop_bytecode
 from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.holding import GitMemory
 from autopilot.tracking.layout import Layout, hold
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import WrittenPath, check_keep, keep_outputs
-from autopilot.tracking.parameters import check_out, manifest_paths
 
 _LOOSE_OBJECTS = 4000
 
@@ -105,9 +105,11 @@ class Session:
             self.outputs = list[WrittenPath]()
             # The experiment's lock does not keep another experiment out of this checkout.
             self.place = self.workspace.hold()
-            with self.place.released_on_failure(), self.workspace.explained():
-                self._check_out()
+            tip, held = refs.read_ref(user, Layout(slug).branch), self.place.released_on_failure()
+            importing = importing_state(self.child, self.workspace, manifest, tip)
+            with held, self.workspace.explained(), importing as kept:
                 self._load(callbacks, lock, include_dirty=include_dirty)
+                self.store.rescued += kept
 
     @classmethod
     def start(
@@ -183,14 +185,6 @@ class Session:
         session.trainer.experiment.changes = changes.given()
         return session
 
-    def _check_out(self) -> None:
-        """Writes the files of the state that is evaluated next, before they are imported."""
-        tip = refs.read_ref(self.user, Layout(self.slug).branch)
-        if tip is not None:
-            newest, repo = objects.tree_of(self.user, tip), self.workspace.repo
-            places, state = manifest_paths(self.manifest), self.child.state or newest
-            check_out(repo, places, state, newest, in_place=self.workspace.in_place)
-
     def _load(
         self, callbacks: Sequence[Callback], lock: ExclusiveLock, *, include_dirty: bool
     ) -> None:
@@ -217,6 +211,9 @@ class Session:
             check_module(self.module)
             self.store.bind(self.module.parameters())
             imported = self.store.files.present(write=False)
+            # What was not known to be a parameter is imported by another process then.
+            for stale in drop_bytecode(workspace.repo, imported) if is_new else ():
+                del imported[stale]
             if is_new:
                 self.notes += check_parameters(bench, include_dirty=include_dirty)
             loaders = {
@@ -235,11 +232,8 @@ class Session:
         self.max_epochs = options.max_epochs or DEFAULT_MAX_EPOCHS
         block_after = BLOCK_AFTER if options.block_after is None else options.block_after
         experiment = Experiment(self.store, GitMemory(self.store, block_after), manifest)
-        child, how = self.child, Fresh(options.fresh or Fresh.auto)
-        experiment.positions, experiment.died = child.board, child.deaths
-        experiment.is_replacement = child.since_s > 0
-        if child.is_supervised and how != Fresh.never:
-            experiment.interpreter = OneState(child, imported, self.store.files.entries, how)
+        experiment.died = self.child.deaths
+        take_over(experiment, self.child, self.store.files, options.fresh, imported)
         self.trainer = bench.trainer(
             experiment, options, [*options.conditions(alone=alone), *callbacks, Upkeep(bench)]
         )

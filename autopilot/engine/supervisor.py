@@ -105,8 +105,8 @@ class Supervisor:
         if threading.active_count() > 1 or not hasattr(os, "fork"):
             with interruptible():
                 return self._work(Child(is_supervised=False))
-        slug, pending, seen = self._slug, list[Death](), Counter[Position]()
-        child, has_recorded = Child(slug=slug), False
+        pending, seen = list[Death](), Counter[tuple[Position, str]]()
+        child = Child(slug=self._slug)
         since = adopt(is_on=True)
         try:
             with self._listening():
@@ -117,7 +117,6 @@ class Supervisor:
                         printed = output.last()
                     finally:
                         output.close()
-                    has_recorded |= child.board.has_recorded
                     end = child.board.code
                     left_s = 0.0 if self.was_overdue else child.board.left_s
                     if end != 0 or left_s:
@@ -128,37 +127,38 @@ class Supervisor:
                     if (end is not None and not left_s) or self.was_overdue:
                         return end
                     if child.board.slug:
-                        slug, pending = child.board.slug, []
+                        self._slug, pending = child.board.slug, []
                     if left_s:
-                        self._look(slug)
+                        self._look(self._slug)
                         # A signal that came too late for it is for the next one.
                         self._forwarded = 0
-                        child = Child(
-                            slug=slug,
-                            is_first=False,
-                            state=child.board.wanted,
-                            since_s=left_s,
-                            has_recorded=has_recorded,
-                        )
+                        child = child.next(pending, child.board.wanted, left_s)
                         continue
                     position, excess = child.board.position, self._excess
                     if excess is not None and excess.began_s != child.board.began_s:
                         # It was over just before it was ended.
-                        child = Child(slug=slug, is_first=False, has_recorded=has_recorded)
+                        child = child.next(pending)
                         continue
                     death = Death(position, excess.why if excess else _reason(status), printed)
-                    seen[position] += 1
-                    if not slug or seen[position] == _DEATHS_AT_MOST:
-                        raise _given_up(death, slug, seen[position])
+                    state, instead = child.board.loaded
+                    is_loading = position.split == "load"
+                    seen[place := (position, state if is_loading else "")] += 1
+                    times, is_own = seen[place], excess or not _is_kill(status)
+                    if is_loading and instead and (is_own or times == _DEATHS_AT_MOST):
+                        self._tell(death)
+                        child.board.leave_to_next(instead, f"{death.reason} {position}")
+                        child = child.next(pending, instead)
+                        continue
+                    if not self._slug or times == _DEATHS_AT_MOST:
+                        raise _given_up(death, self._slug, times)
                     self._tell(death)
+                    if is_loading:
+                        child = child.next(pending, child.state)
+                        continue
                     # A kill from outside says nothing about the item: the first is no death of it.
-                    if position.is_running and (
-                        seen[position] > 1 or excess or not _is_kill(status)
-                    ):
+                    if position.is_running and (is_own or times > 1):
                         pending.append(death)
-                    child = Child(
-                        slug=slug, is_first=False, deaths=pending, has_recorded=has_recorded
-                    )
+                    child = child.next(pending)
         finally:
             adopt(is_on=False)
         if os.WIFSIGNALED(status):
@@ -262,7 +262,7 @@ class Supervisor:
                 os.kill(pid, signal.SIGKILL)
         elif board.overdue_s() > 0:
             self._overdue_s = now
-            self._overdue(board.past_deadline_s(), board.slug)
+            self._overdue(board.past_deadline_s(), board.slug or self._slug)
             self._received.append(signal.SIGINT)
             self._forwarded = len(self._received)
             os.kill(pid, signal.SIGINT)

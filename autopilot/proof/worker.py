@@ -39,6 +39,7 @@ from autopilot.core.store import InMemoryStore
 from autopilot.core.writing import trace_record
 from autopilot.engine.bench import Bench
 from autopilot.engine.board import Child
+from autopilot.engine.fresh import BrokenState, importing_state, take_over
 from autopilot.engine.loading import users_code
 from autopilot.engine.request import ItemLimits, Options, options_of
 from autopilot.engine.supervisor import Supervisor
@@ -122,8 +123,12 @@ def _measure(task: MeasureTask, say: _Say, child: Child, file: ProgressFile) -> 
             store.note_call(call)
     options = Options(**manifest.options)
     child.board.limit(*astuple(ItemLimits.of(options)))  # of the import, too
-    bench = Bench(workspace, manifest, workspace.repo.head_commit(), None if task.live else offline)
-    experiment = Experiment(store, manifest=manifest)
+    commit, experiment = workspace.repo.head_commit(), Experiment(store, manifest=manifest)
+    with importing_state(child, workspace, manifest, commit):
+        bench = Bench(workspace, manifest, commit, None if task.live else offline)
+    # The only state here is that of the commit.
+    for why in child.broken.values():
+        experiment.interpreter = BrokenState(why)
     experiment.only_recorded = not task.live
     trainer = bench.trainer(
         experiment,
@@ -196,11 +201,13 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
     workspace, manifest = site.workspace(), site.manifest
     repo, notebook = workspace.repo, Notebook(workspace.user, site.slug, task.tip)
     options, rules = options_of(notebook), block_after_by_epoch(notebook)
-    reporter = _RerunReporter(repo, say, notebook, rules)
     child.board.limit(*astuple(ItemLimits.of(options)))
-    bench = Bench(workspace, manifest, repo.head_commit(), offline)
     # The repository is a borrowed one: no ref or note of the user's can be written.
     store = GitStore(site.slug, repo.workdir, in_place=False, include_dirty=True)
+    base, tip = repo.head_commit(), store.tip
+    with importing_state(child, workspace, manifest, tip or base):
+        bench = Bench(workspace, manifest, base, offline)
+    reporter = _RerunReporter(repo, say, notebook, rules)
     experiment = Experiment(store, GitMemory(store, rules[0]), manifest)
     experiment.guard = _StepGuard(bench)
     experiment.only_recorded = True
@@ -208,7 +215,9 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
         (record.epoch, record.step): (commit, record)
         for commit, record in _on_branch(notebook, StepRecord)
     }
-    experiment.known_noise, experiment.positions = notebook.noise, child.board
+    experiment.known_noise = notebook.noise
+    store.bind(bench.module.parameters())
+    take_over(experiment, child, store.files, options.fresh)
     child.board.limit(*astuple(ItemLimits.of(options, bench.module)))
     # The budget stops nothing here, but optimizers read how much of it is left.
     budget = [c for c in options.conditions(alone=False) if isinstance(c, Budget)]
@@ -238,7 +247,8 @@ class _SameEpochs(EpochLoop):
         self._last = last
 
     def run(self, fit: Fit) -> str:
-        self.baseline(fit)
+        if fit.experiment.last_epoch < 0:
+            self.baseline(fit)
         fit.call("on_train_start")
         while fit.experiment.last_epoch < self._last:
             fit.is_done()
@@ -299,7 +309,12 @@ class _RerunReporter(Callback):
         self._since = time.monotonic()
 
     def on_fit_start(self, trainer: RunView, module: AutoPilotModule) -> None:
-        trainer.experiment.store.annotate(trainer.experiment.store.tip, self._calls)
+        experiment = trainer.experiment
+        if experiment.last_epoch < 0:
+            experiment.store.annotate(experiment.store.tip, self._calls)
+        # A process that goes on where another one ended begins with the rule of that time.
+        for epoch in sorted(n for n in self._rules if 0 < n <= experiment.last_epoch):
+            experiment.memory.reconsider(self._rules[epoch])
 
     def on_step_committed(
         self, trainer: RunView, module: AutoPilotModule, record: StepRecord

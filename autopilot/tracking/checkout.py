@@ -7,19 +7,35 @@ the parameters.
 
 from __future__ import annotations
 
+import importlib.util
+import marshal
+import os
+import struct
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from autopilot.core.records.message import plain_message
+from autopilot.core.records.record import ProgressNote
 from autopilot.errors import ExperimentError, LockHeldError, ParameterError
 from autopilot.git import commits, objects, refs
 from autopilot.git.commits import Commit
 from autopilot.git.objects import Entry
 from autopilot.git.repository import Repository
 from autopilot.git.workfiles import WorkFiles
+from autopilot.tracking.journal import ProgressFile
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
-from autopilot.tracking.parameters import edits, entries_at, files_at, known_paths, with_entries
+from autopilot.tracking.parameters import (
+    ParameterPath,
+    edits,
+    entries_at,
+    files_at,
+    known_paths,
+    with_entries,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +187,134 @@ def keep_snapshot(
     made = commits.commit(repo, tree=tree, parents=[tip], message=text)
     refs.create_ref(repo, f"{layout.snapshots}/{made[:10]}", made, "autopilot: snapshot")
     return made, True
+
+
+def check_out(
+    repo: Repository, places: Sequence[ParameterPath], tree: str, tip: str, *, in_place: bool
+) -> None:
+    """Writes the parameters' files of a state, before anything imports them.
+
+    In the user's own checkout only over those of the experiment's newest state: what somebody wrote
+    there meanwhile is left for the store, which refuses or keeps it.
+
+    Args:
+        repo: The checkout.
+        places: The parameters.
+        tree: The state.
+        tip: The newest state.
+        in_place: Whether it is the user's own checkout.
+
+    Raises:
+        ParameterError: a file cannot be written.
+    """
+    work, wanted = WorkFiles(repo, repo.workdir), entries_at(repo, tree, places)
+    found = work.hash(files_at(repo, places, wanted), write=False)
+    present = {name: entry for name, entry in found.items() if entry is not None}
+    if not in_place or not edits(entries_at(repo, tip, places), present):
+        work.restore(edits(present, wanted))
+    drop_bytecode(repo, {**present, **wanted})
+
+
+def drop_bytecode(repo: Repository, names: Iterable[str]) -> list[str]:
+    """Makes sure that no bytecode of another state is taken for that of source files.
+
+    Python trusts it by its source's size and second, which another state may have too. Bytecode
+    that git tracks stays: its source gets another second.
+
+    Args:
+        repo: The checkout.
+        names: Files; those that are no source are left out.
+
+    Returns:
+        The source files of which there was trusted bytecode of another source.
+
+    Raises:
+        ParameterError: git tracks bytecode that Python never compares with its source.
+    """
+    sources = defaultdict[Path, dict[str, str]](dict)
+    for name in names:
+        if name.endswith(".py"):
+            folder = Path(importlib.util.cache_from_source(repo.workdir / name)).parent
+            sources[folder][Path(name).stem] = name
+    stale, trusted = dict[str, None](), defaultdict[str, set[int]](set)
+    for folder, known in sources.items():
+        for cached in folder.iterdir() if folder.is_dir() else ():
+            name = known.get(cached.name.partition(".")[0], "")
+            source = repo.workdir / name
+            if not name or cached.suffix != ".pyc" or not source.is_file():
+                continue
+            content, status = cached.read_bytes(), source.stat()
+            flags, second, size = struct.unpack("<3I", content[4:16].ljust(12, b"\0"))
+            is_same_size = size == status.st_size & 0xFFFFFFFF
+            is_trusted = flags == 1 or (is_same_size and second == int(status.st_mtime))
+            if is_trusted and not _is_bytecode_of(content, source):
+                stale[name] = None
+            if not _is_tracked(repo, cached):
+                cached.unlink(missing_ok=True)
+            elif flags == 1:
+                raise ParameterError(
+                    f"git tracks bytecode of {name} that Python never compares with its source",
+                    hint=f"git rm --cached {os.path.relpath(cached, repo.workdir)}, and commit",
+                )
+            elif flags == 0 and is_same_size:
+                trusted[name].add(second)
+    for name, seconds in trusted.items():
+        second = before = int((repo.workdir / name).stat().st_mtime)
+        while second in seconds:
+            second += 1
+        if second != before:
+            os.utime(repo.workdir / name, (second, second))
+    return list(stale)
+
+
+def _is_bytecode_of(content: bytes, source: Path) -> bool:
+    if content[:4] != importlib.util.MAGIC_NUMBER:
+        return True  # of no interest to this interpreter
+    try:
+        code: object = compile(source.read_bytes(), str(source), "exec", dont_inherit=True)
+        return bool(marshal.loads(content[16:]) == code)
+    except (ValueError, SyntaxError, EOFError, TypeError):
+        return False
+
+
+def _is_tracked(repo: Repository, path: Path) -> bool:
+    tree = objects.tree_of(repo, repo.head_commit())
+    name = os.path.relpath(path, repo.workdir)
+    return not name.startswith("..") and objects.entry_at(repo, tree, name) is not None
+
+
+def undo_killed_step(repo: Repository, slug: str, places: Sequence[ParameterPath]) -> str:
+    """Puts the newest state in place of what a step had written when it was killed.
+
+    Those files are kept as a snapshot, since somebody may have edited them meanwhile.
+
+    Args:
+        repo: The user's own checkout, which a run works in.
+        slug: The experiment; it must be held.
+        places: Its parameters.
+
+    Returns:
+        The snapshot's commit; "" if nothing had to be kept.
+
+    Raises:
+        ParameterError: a file cannot be written.
+    """
+    layout = Layout(slug)
+    notes = ProgressFile(layout.progress(repo)).read()
+    steps = [note.stepping for note in notes if isinstance(note, ProgressNote)]
+    tip = refs.read_ref(repo, layout.branch)
+    if tip is None or not steps or steps[-1] <= 0:
+        return ""
+    tree, work = objects.tree_of(repo, tip), WorkFiles(repo, repo.workdir)
+    wanted = entries_at(repo, tree, places)
+    found = work.hash(files_at(repo, places, wanted), write=True)
+    present = {name: entry for name, entry in found.items() if entry is not None}
+    if present == wanted:
+        return ""
+    left = objects.write_tree(repo, tree, edits(wanted, present))
+    kept, is_new = keep_snapshot(repo, layout, tip, left, "before a step was undone")
+    work.restore(edits(present, wanted))
+    return kept if is_new else ""
 
 
 def find_state(notebook: Notebook, name: str) -> ParameterState:

@@ -24,7 +24,7 @@ from autopilot.git.commits import is_ancestor
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.objects import Entry
 from autopilot.git.repository import Repository
-from autopilot.tracking.checkout import Checkout, keep_snapshot
+from autopilot.tracking.checkout import Checkout, drop_bytecode, keep_snapshot
 from autopilot.tracking.holding import decide, fork, merge
 from autopilot.tracking.journal import Journal, ProgressFile
 from autopilot.tracking.layout import KINDS, Layout, epoch_of_tag, hold
@@ -183,6 +183,7 @@ class GitStore(Store):
         changes = edits(self.files.entries(self._tip_tree), present)
         # The files that git would check out are evaluated: with its line ends and filters.
         self.files.work.settle([name for name, entry in changes.items() if entry is not None])
+        drop_bytecode(self.repo, changes)
         tree = objects.write_tree(self.repo, self._tip_tree, changes) if changes else self._tip_tree
         self._staged = (tree, present)
         self.files.known, self._seen = present, (0.0, {})
@@ -305,6 +306,7 @@ class GitStore(Store):
 
     def _replace(self, present: Mapping[str, Entry], wanted: dict[str, Entry]) -> None:
         self.files.replace(present, wanted)
+        drop_bytecode(self.repo, edits(present, wanted))
         self._seen = (0.0, {})
 
     def _just_seen(self) -> dict[str, Entry]:

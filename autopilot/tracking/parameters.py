@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ from autopilot.git.workfiles import WorkFiles
 
 EVERYTHING = "**/*"
 _TREES = 8
+_IMPORTABLE = tuple(importlib.machinery.all_suffixes())
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,38 +149,11 @@ def files_at(
 
 
 def is_importable(name: str) -> bool:
-    """Whether Python may import a file: a process that has imported it does not see it change."""
-    return name.endswith(".py")
+    """Whether Python may import a file: a process that has imported it does not see it change.
 
-
-def check_out(
-    repo: Repository, places: Sequence[ParameterPath], tree: str, tip: str, *, in_place: bool
-) -> None:
-    """Writes the parameters' files of a state, before anything imports them.
-
-    In the user's own checkout only over those of the experiment's newest state: what somebody wrote
-    there meanwhile is left for the store, which refuses or keeps it.
-
-    Args:
-        repo: The checkout.
-        places: The parameters.
-        tree: The state.
-        tip: The newest state.
-        in_place: Whether it is the user's own checkout.
-
-    Raises:
-        ParameterError: a file cannot be written.
+    A script without such an ending, or text that is executed, is not known by its name.
     """
-    work, wanted = WorkFiles(repo, repo.workdir), entries_at(repo, tree, places)
-    found = work.hash(files_at(repo, places, wanted), write=False)
-    present = {name: entry for name, entry in found.items() if entry is not None}
-    if not in_place or not edits(entries_at(repo, tip, places), present):
-        work.restore(edits(present, wanted))
-    for name in filter(is_importable, (*present, *wanted)):
-        # Bytecode is trusted by its source's size and second: another state may have the same.
-        path = repo.workdir / name
-        for stale in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
-            stale.unlink(missing_ok=True)
+    return name.endswith(_IMPORTABLE)
 
 
 def scope_of(repo: Repository, parameter: Parameter) -> Scope:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import marshal
 import random
 import signal
+import struct
+import subprocess
+import sys
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -13,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import Place
+    from tests.cli.conftest import Done, Place
 
 # Three modules are edited in turn: one is imported at the top, one in forward, and one by a package
 # that is imported at the top. Each evaluation is a line: what was imported beside what is written.
@@ -173,7 +178,7 @@ def test_the_edited_function_is_the_measured_one(
     shown = pipeline.place.autopilot("show", "1", "-e", "a").out
     assert "s of it in" in shown and "restart" in shown, shown
     events = [e["name"] for e in pipeline.place.notes("a", "experiment") if "name" in e]
-    assert sorted(events) == ["finished", "started", "stopped"]
+    assert sorted(events) == ["finished", "measured", "started", "stopped"]
 
 
 def test_one_process_measures_what_it_imported_if_asked_to(pipeline: Pipeline) -> None:
@@ -226,3 +231,245 @@ def test_kills_at_random_moments_lead_to_the_same_trees(pipeline: Pipeline) -> N
         pipeline.check_measured()
         assert pipeline.story(slug) == expected, slug
     pipeline.place.check_sound()
+
+
+# Writes the function that is measured, as EDITS says: a value, or what breaks the import.
+EDITED = """\
+import os
+import subprocess
+import sys
+
+from autopilot import AutoPilotModule, Datum, Optimizer, PathParameter, Step
+from pkg import calc
+
+BODIES = {
+    "syntax": "def value(:\\n    return 0\\n",
+    "raise": "raise RuntimeError('no luck')\\n",
+    "exit": "import os\\nos._exit(0)\\n",
+    "segv": "import os, signal\\nos.kill(os.getpid(), signal.SIGSEGV)\\n",
+    "hang": "while True:\\n    pass\\n",
+}
+
+
+class Edit(Optimizer):
+    count = 0
+
+    def step(self):
+        what = os.environ["EDITS"].split()[self.count]
+        self.count += 1
+        with open(os.environ["EVALUATIONS"], "a") as log:
+            log.write(f"step {self.count}\\n")
+        (file,) = self.parameters[0].root.glob("calc.py")
+        file.write_text(BODIES.get(what, f"def value():\\n    return {what}\\n"))
+        if os.environ.get("KILL_IN_STEP") == what:
+            os.kill(os.getppid(), 9)
+            os.kill(os.getpid(), 9)
+        return Step(f"to {what}", f"edit {self.count}")
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+
+class System(AutoPilotModule):
+    monitor, mode = "value", "max"
+
+    def __init__(self):
+        super().__init__()
+        self.source = PathParameter("pkg", "*.py")
+
+    def forward(self, batch):
+        command = [sys.executable, "-m", "pkg"]
+        if os.environ.get("CHILD"):
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            value = float(done.stdout)
+        else:
+            value = float(calc.value())
+        return Datum(items=[Datum(metrics={"value": value}, feedback="more") for _ in batch.items])
+
+    def train_dataloader(self):
+        return [[Datum(id="a")], [Datum(id="b")]]
+
+    def val_dataloader(self):
+        return [[Datum(id="v"), Datum(id="w")]]
+
+    def test_dataloader(self):
+        return [[Datum(id="x")]]
+
+    def configure_optimizers(self):
+        return Edit(self.parameters())
+"""
+
+
+class Edited:
+    """The user's repository with that target, and the log of its steps."""
+
+    def __init__(self, place: Place, log: Path) -> None:
+        self.place, self.log = place, log
+
+    def run(self, edits: str, *options: str, **environment: str) -> Done:
+        epochs = str(len(edits.split()))
+        command = ("run", "target.py", "-e", "a", "--max-epochs", epochs, *options)
+        return self.place.autopilot(*command, EDITS=edits, **environment)
+
+    def values(self) -> list[float | None]:
+        return [record["metrics"].get("value") for record in self.place.judged("a")]
+
+    def steps(self) -> list[str]:
+        return self.log.read_text().splitlines()
+
+
+@pytest.fixture
+def edited(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Edited:
+    log = tmp_path / "steps.log"
+    monkeypatch.setenv("EVALUATIONS", str(log))
+    place.write("target.py", EDITED)
+    place.write("pkg/__init__.py", "")
+    place.write("pkg/__main__.py", "from pkg.calc import value\n\nprint(value())\n")
+    place.write("pkg/calc.py", "def value():\n    return 0\n")
+    place.commit()
+    return Edited(place, log)
+
+
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ("syntax", "target.py cannot be imported: SyntaxError: invalid syntax (calc.py, line 1)"),
+        ("raise", "target.py cannot be imported: RuntimeError: no luck"),
+        ("exit", "the evaluation died: exit code 0 (os._exit) while the target was imported"),
+        ("segv", "the evaluation died: signal 11 (SIGSEGV) while the target was imported"),
+        ("hang", "no result within 2 s, in <module> (calc.py:"),
+    ],
+)
+def test_an_edit_that_cannot_be_imported_costs_its_epoch(
+    edited: Edited, what: str, why: str
+) -> None:
+    edits = f"1 {what} 2"
+    done = edited.run(edits, "--item-timeout", "2")
+
+    assert done.code == 0, done
+    assert f"all 2 val items failed with: {why}" in done.out, done
+    assert edited.place.verdicts("a") == ["baseline", "kept", "rejected", "kept"]
+    assert edited.values() == [0, 1, None, 2]
+    assert edited.steps() == ["step 1", "step 2", "step 3"]
+    if what != "hang":  # the line where it was ended differs
+        for level in ("metrics", "full"):
+            again = edited.place.autopilot("replay", "a", "--level", level, EDITS=edits)
+            assert again.code == 0, again
+
+
+@pytest.mark.parametrize("options", [(), ("--in-place",)])
+def test_a_run_that_was_killed_at_such_an_edit_goes_on(
+    edited: Edited, options: tuple[str, ...]
+) -> None:
+    """Neither what is half done nor what is committed can be imported."""
+    edits = "1 syntax raise 2"
+    for number, at in enumerate(("syntax", "raise")):
+        if number:
+            killed = edited.place.autopilot("resume", "a", EDITS=edits, KILL_IN_STEP=at)
+        else:
+            killed = edited.run(edits, *options, KILL_IN_STEP=at)
+        assert killed.code == -signal.SIGKILL, killed
+    done = edited.place.autopilot("resume", "a", EDITS=edits)
+
+    assert done.code == 0, done
+    assert edited.place.verdicts("a") == ["baseline", "kept", "rejected", "rejected", "kept"]
+    assert edited.values() == [0, 1, None, None, 2]
+    assert edited.steps() == ["step 1", "step 2", "step 2", "step 3", "step 3", "step 4"]
+    edited.place.check_sound()
+
+
+def test_a_target_that_is_its_own_parameter(edited: Edited) -> None:
+    edited.place.change(
+        "target.py",
+        ("from pkg import calc\n", ""),
+        ("class System(", "def best():\n    return 0\n\n\nclass System("),
+        ('PathParameter("pkg", "*.py")', "PathParameter(__file__)"),
+        ("calc.value()", "best()"),
+        (
+            '(file,) = self.parameters[0].root.glob("calc.py")',
+            "file, text = self.parameters[0].source, self.parameters[0].read_text()",
+        ),
+        (
+            'file.write_text(BODIES.get(what, f"def value():\\n    return {what}\\n"))',
+            'old = f"def best():\\n    return {self.best}\\n"\n'
+            "        file.write_text(text.replace(old, old.replace(str(self.best), what)))",
+        ),
+        ("    count = 0\n", "    count = best = 0\n"),
+        ('{"count": self.count}', '{"count": self.count, "best": self.count}'),
+        ('self.count = state["count"]', 'self.count, self.best = state["count"], state["best"]'),
+    )
+    done = edited.run("1 2 3")
+
+    assert done.code == 0, done
+    assert edited.values() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("fresh", ["auto", "never"])
+@pytest.mark.parametrize("options", [(), ("--in-place",)])
+def test_a_child_process_measures_the_edit(
+    edited: Edited, fresh: str, options: tuple[str, ...]
+) -> None:
+    """Also where it writes bytecode, and all states have the same size and time."""
+    edited.place.write(".gitignore", "__pycache__/\n")
+    edited.place.change(
+        "target.py",
+        ("subprocess.run(command, ", "subprocess.run(command, env=environment, "),
+        (
+            "        command =",
+            '        environment = {"PATH": os.environ["PATH"]}\n        command =',
+        ),
+        (
+            '        if os.environ.get("KILL',
+            '        os.utime(file, (10**9, 10**9))\n        if os.environ.get("KILL',
+        ),
+    )
+    done = edited.run("1 2 1 3", "--fresh", fresh, *options, CHILD="1")
+
+    assert done.code == 0, done
+    assert edited.values() == [0, 1, 2, 1, 3]
+
+
+def compiled(place: Place, text: str, *, flags: int = 0) -> Path:
+    """Bytecode of another text that Python takes for that of `pkg/calc.py` as it is."""
+    source = place.top / "pkg/calc.py"
+    status, code = source.stat(), compile(text, str(source), "exec")
+    cached = Path(importlib.util.cache_from_source(source))
+    cached.parent.mkdir(exist_ok=True)
+    header = struct.pack("<3I", flags, int(status.st_mtime), status.st_size)
+    cached.write_bytes(importlib.util.MAGIC_NUMBER + header + marshal.dumps(code))
+    return cached
+
+
+@pytest.mark.parametrize("child", ["", "1"])
+@pytest.mark.parametrize("tracked", [False, True])
+def test_bytecode_of_another_state_is_not_used(edited: Edited, child: str, tracked: bool) -> None:
+    place = edited.place
+    if not tracked:
+        place.write(".gitignore", "__pycache__/\n")
+        place.commit()
+    cached = compiled(place, "def value():\n    return 7\n")
+    if tracked:
+        place.commit()
+    content = cached.read_bytes()
+    ran = subprocess.run(
+        [sys.executable, "-m", "pkg"], cwd=place.top, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == "7\n", "it is not used by anybody"
+    done = edited.run("1 2", "--in-place", CHILD=child)
+
+    assert done.code == 0, done
+    assert edited.values() == [0, 1, 2]
+    assert not tracked or cached.read_bytes() == content
+
+
+def test_bytecode_that_is_never_compared_with_its_source_is_refused(edited: Edited) -> None:
+    compiled(edited.place, "def value():\n    return 7\n", flags=1)
+    edited.place.commit()
+    done = edited.run("1 2")
+
+    assert done.code == 1, done
+    assert "git tracks bytecode of pkg/calc.py that Python never compares" in done.error
+    assert "git rm --cached pkg/__pycache__/calc." in done.hint
