@@ -97,7 +97,8 @@ class Session:
         self.notes: list[str] = []
         self.remarks: list[str] = []
         self._clean_up: Callable[[], None] = lambda: None
-        self.child.board.limit(*astuple(ItemLimits.of(options)))  # of the import, too
+        if self.child.is_first:  # else those of the process before hold until there are new ones
+            self.child.board.limit(*astuple(ItemLimits.of(options)))
         with undone_on_failure(user, manifest):
             keep = options.keep or ()
             check_keep(user, manifest, keep)
