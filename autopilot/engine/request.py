@@ -148,7 +148,8 @@ class Options:
         metavar="MODEL=IN/OUT",
     )
     keep: Sequence[str] | None = _option(
-        "Move this, which the evaluation writes, to the git folder before the worktree goes.",
+        "Move what the evaluation writes there to the git folder before the worktree goes; a glob, "
+        "too.",
         type=list[str],
         names="--keep",
         metavar="PATH",

@@ -301,13 +301,11 @@ class MeasuringWorktree:
         user: The user's repository.
         path: The worktree's folder.
         lock: Held as long as it is in use.
-
-    Attributes:
-        outputs: What was written into it by an evaluation that was killed.
     """
 
     def __init__(self, user: Repository, path: Path, lock: ExclusiveLock) -> None:
         self.user, self.path, self._lock = user, path, lock
+        # Of an evaluation that was killed.
         self.outputs = unknown_outputs(user, path)
         self._repo: Repository | None = None
 
@@ -359,9 +357,11 @@ class MeasuringWorktree:
     def _clear(self) -> None:
         self._repo = None
         shutil.rmtree(private_path(self.path), ignore_errors=True)
-        if self.path.exists():
+        if (self.path / ".git").is_file():
             remove_worktree(self.user, self.path)
-            remove_folder(self.path)  # a borrowed repository is no worktree
+        if self.path.exists():  # a borrowed repository, or half a worktree
+            remove_folder(self.path)
+            remove_worktree(self.user, self.path)
 
 
 def measure_checkout(request: Request, split: str) -> Measurement:

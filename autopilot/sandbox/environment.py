@@ -44,6 +44,8 @@ _LOOKUPS = ("os", "collections.abc", "_collections_abc")
 # Their reads (HOME, PATH, LANG, COLUMNS) are about the machine and the terminal, or our own.
 _OUR_OWN = ("autopilot", "rich", "typer", "click", "pydantic", "pygit2")
 _NOT_USERS = frozenset({*sys.stdlib_module_names, *_OUR_OWN})
+# The command line's own.
+_NO_INPUT = ("annotated_doc", "click", "markdown_it", "mdurl", "rich", "shellingham", "typer")
 _INSTALLED = re.compile(r".*?[\\/](site|dist)-packages(?=[\\/])")
 
 _listening: list[Environment] = []
@@ -64,7 +66,7 @@ class Environment:
         self._pid, self._reader, self._writer, self._pipe = 0, -1, -1, 0
         self._before: dict[str, str] = {}
         self._count = 0
-        self._modules: set[str] = set()
+        self._modules = {*_NO_INPUT}
         self._versions: dict[str, str] = {}
 
     def open(self) -> None:

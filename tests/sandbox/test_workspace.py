@@ -37,7 +37,7 @@ def test_a_run_works_in_a_worktree_of_its_own(user):
     assert workspace.repo.workdir == worktree_path(user, "a")
     workspace.enter()
     assert str(Path.cwd()) == sys.path[0] == str(workspace.folder)
-    workspace.undo()
+    workspace.remove()
     assert not workspace.repo.workdir.exists()
     assert Path.cwd() == user.workdir
 
@@ -98,12 +98,13 @@ def test_errors_tell_of_the_users_own_files(user):
 
 
 def test_a_failure_takes_the_new_worktree_away(user):
-    with pytest.raises(KeyboardInterrupt), undone_on_failure(user, "a", in_place=False):
+    manifest = Manifest(slug="a", base=user.head_commit())
+    with pytest.raises(KeyboardInterrupt), undone_on_failure(user, manifest):
         opened(user)
         raise KeyboardInterrupt
     assert not worktree_path(user, "a").exists()
     kept = opened(user)
-    with pytest.raises(KeyboardInterrupt), undone_on_failure(user, "a", in_place=False):
+    with pytest.raises(KeyboardInterrupt), undone_on_failure(user, manifest):
         raise KeyboardInterrupt
     assert kept.repo.workdir.exists()
 
@@ -128,4 +129,4 @@ def test_children_import_what_a_finder_of_an_editable_install_leads_to(user, mon
     child = [sys.executable, "-c", "import deep; print(deep.PLACE)"]
     place = subprocess.check_output(child, cwd="/", text=True).strip()
     assert place == str(workspace.repo.workdir / "lib/deep/__init__.py")
-    workspace.undo()
+    workspace.remove()

@@ -87,7 +87,7 @@ def page(notebook: Notebook) -> list[str]:
         "result": _result(summary),
         "strategies": ", ".join(strategies),
         "cost": costs(summary.cost) if summary.epochs else "",
-        "kept": f"{', '.join(map(str, kept))} in {folder}" if kept else "",
+        "outputs": f"{', '.join(map(str, kept))} in {folder}" if kept else "",
         "decision": decision_line(summary.decision) if summary.decision else "none yet",
     }
     detail = f" ({status.detail})" if status.detail and status.state != "killed" else ""
