@@ -335,14 +335,14 @@ def gc(
     removed: list[Litter] = []
     kept: list[Litter] = []
     for litter in find_litter(repo):
-        gone = dry_run or clear(repo, litter)
-        (removed if gone else kept).append(litter)
+        gone = litter if dry_run else clear(repo, litter)
+        (removed if gone else kept).append(gone or litter)
         what = "would remove" if dry_run else "removed" if gone else "in use again, kept:"
         # Programs read the kind under its first name.
         named = "progress file" if litter.kind == "journal" else litter.kind
         output.line(f"{what} {named} {litter.path}: {litter.why}")
         if gone:
-            output.lines(output_lines(litter.outputs, f"{what} with it"))
+            output.lines(output_lines(gone.outputs, f"{what} with it"))
     tags: dict[str, list[int]] = {}
     for slug, state in states_of(repo).items():
         missing = [] if state in ("running", "unreadable") else missing_tags(repo, slug)

@@ -26,7 +26,13 @@ from autopilot.git.worktrees import remove_folder, remove_worktree, worktree_pat
 from autopilot.tracking.holding import stopped
 from autopilot.tracking.layout import Layout, experiments, held
 from autopilot.tracking.notebook import Notebook
-from autopilot.tracking.outputs import WrittenPath, find_outputs, kept_outputs, unknown_outputs
+from autopilot.tracking.outputs import (
+    WrittenPath,
+    find_outputs,
+    keep_outputs,
+    kept_outputs,
+    unknown_outputs,
+)
 
 Kind = Literal["worktree", "ref lock", "journal"]
 # An experiment in one of these states can be resumed; its worktree saves a checkout then.
@@ -43,6 +49,7 @@ class Litter:
         why: Why no run needs it.
         slug: The experiment that it belongs to; "" if to none.
         outputs: What evaluations wrote into a worktree.
+        keep: What its run was asked to keep of it.
     """
 
     kind: Kind
@@ -50,6 +57,7 @@ class Litter:
     why: str
     slug: str = ""
     outputs: tuple[WrittenPath, ...] = ()
+    keep: tuple[str, ...] = ()
 
 
 def find_litter(repo: Repository) -> list[Litter]:
@@ -58,11 +66,12 @@ def find_litter(repo: Repository) -> list[Litter]:
     return [*_worktrees(repo, states), *_ref_locks(repo, states), *_progress_files(repo, states)]
 
 
-def clear(repo: Repository, litter: Litter) -> bool:
-    """Removes it.
+def clear(repo: Repository, litter: Litter) -> Litter | None:
+    """Removes it, and moves what its run was to keep.
 
     Returns:
-        False if a process has begun to use it meanwhile: then it stays.
+        The litter, with what became of the outputs; None if a process has begun to use it
+        meanwhile: then it stays.
 
     Raises:
         RepositoryError: it cannot be removed.
@@ -71,6 +80,10 @@ def clear(repo: Repository, litter: Litter) -> bool:
         if litter.kind == "worktree":
             lock = _lock_of(repo, litter.path)
             with contextlib.nullcontext() if lock is None else lock:
+                if litter.keep:
+                    manifest = Notebook(repo, litter.slug).manifest
+                    outputs = keep_outputs(litter.path, repo, manifest, litter.keep)
+                    litter = replace(litter, outputs=tuple(outputs))
                 remove_worktree(repo, litter.path)
         elif litter.kind == "ref lock":
             with held(repo, litter.slug):
@@ -79,12 +92,12 @@ def clear(repo: Repository, litter: Litter) -> bool:
             with held(repo, litter.slug):
                 litter.path.unlink(missing_ok=True)
     except LockHeldError:
-        return False
+        return None
     except OSError as error:
         raise RepositoryError(
             f"cannot remove {litter.path}: {error.strerror}", hint="remove it by hand"
         ) from error
-    return True
+    return litter
 
 
 def missing_tags(repo: Repository, slug: str) -> list[int]:
@@ -138,8 +151,13 @@ def _worktrees(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
             why = "a measurement was killed"
         if not folder.exists():
             why = "its folder is gone, git still lists it"
-        outputs = _outputs(repo, name, folder)
-        yield Litter("worktree", folder, why, name if state else "", outputs)
+        outputs, keep = _outputs(repo, name, folder), ()
+        with contextlib.suppress(AutopilotError):
+            if state and outputs:
+                notebook = Notebook(repo, name)
+                for options in (notebook.manifest.options, *(e.options for e in notebook.events)):
+                    keep = tuple(options.get("keep") or keep)
+        yield Litter("worktree", folder, why, name if state else "", outputs, keep)
 
 
 def _outputs(repo: Repository, slug: str, worktree: Path) -> tuple[WrittenPath, ...]:

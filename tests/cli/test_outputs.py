@@ -465,3 +465,21 @@ def test_an_older_experiment_has_no_record_to_differ_from(writes: Place) -> None
     done = writes.autopilot("replay", "one")
     assert (done.code, "not as it was measured" in done.out) == (1, False)
     assert "not as it was measured" not in writes.run("resume", "one", "--max-epochs", "2").out
+
+
+def test_gc_moves_what_a_killed_run_was_to_keep(writes: Place) -> None:
+    keep = ("--keep", "*.db")
+    writes.autopilot("run", "writes.py", "-e", "one", "--max-epochs", "2", *keep, DIE_AT="2")
+    (worktree,) = writes.cache.glob("autopilot/worktrees/*/one")
+    writes.run("resume", "one", "--max-epochs", "2")
+    # Killed between its last record and the removal of its worktree.
+    writes.git("worktree", "add", "--quiet", "--detach", str(worktree), "main")
+    (worktree / "study.db").write_text("more")
+    (worktree / "mlruns").mkdir()
+    (worktree / "mlruns" / "x").write_text("x")
+    kept = writes.top / ".git" / "autopilot" / "one" / "kept"
+    done = writes.run("gc")
+    assert f"kept: study.db (4 B) in {kept / 'study-2.db'}" in done.out
+    assert "removed with it: mlruns/ (1 B)" in done.out
+    assert (kept / "study-2.db").read_text() == "more"
+    assert not worktree.exists()
