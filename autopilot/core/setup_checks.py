@@ -14,12 +14,14 @@ from autopilot.core.callback import check_moments
 from autopilot.core.configuration import loss_of, optimizer_of, policy_of
 from autopilot.core.evaluation import STEPS
 from autopilot.core.gate import Gate
+from autopilot.core.interpreter import is_importable
 from autopilot.core.items import check_ids
 from autopilot.core.loss import Loss
 from autopilot.core.metric import Metric
 from autopilot.core.module import AutoPilotModule, Module
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.outages import transient_errors_of
+from autopilot.core.parameter import PathParameter
 from autopilot.core.policy import Policy
 from autopilot.core.signatures import check_call, defines
 from autopilot.core.types import Datum, Metrics
@@ -239,6 +241,18 @@ def check_steps(module: AutoPilotModule, splits: Iterable[str]) -> None:
                 hint="add: def forward(self, batch): return Datum(items=[...])",
             )
         check_call(module, "forward", ["batch"])
+
+
+def imported_once(module: Module) -> list[str]:
+    """A sentence on parameters whose edits a run in one process may not see; none without such."""
+    parameters = [p for p in module.parameters() if isinstance(p, PathParameter)]
+    names = [p.label for p in parameters if any(map(is_importable, p.files()))]
+    if not names:
+        return []
+    return [
+        f"Python files are edited ({', '.join(names)}): what this process has imported of them "
+        "stays as it was; child processes see the edits"
+    ]
 
 
 def _reads(policy: Policy) -> Iterator[tuple[Gate, str, str | None]]:

@@ -36,6 +36,7 @@ from autopilot.core.setup_checks import (
     check_setup,
     check_steps,
     forecast,
+    imported_once,
 )
 from autopilot.core.stopping import ledger_of
 from autopilot.core.types import Cost, Result
@@ -142,6 +143,10 @@ class Trainer(RunView):
     ) -> Result:
         """Optimizes the module's parameters; goes on where the experiment was left.
 
+        It evaluates in this process, which keeps what it has imported: where the parameters are
+        Python files, let `autopilot run` evaluate each state in a new process, or evaluate in a
+        child process of your own.
+
         Args:
             module: The system.
             train_dataloaders: Batches of the train split; otherwise the module's own.
@@ -181,7 +186,7 @@ class Trainer(RunView):
         experiment = self.experiment
         if not experiment.manifest.target:
             # With a target, a command line tells of it before the run.
-            for note in leakage_notes({"train": train, "val": val}):
+            for note in (*leakage_notes({"train": train, "val": val}), *imported_once(module)):
                 _LOG.warning("%s", note)
         self.prepare(module)
         check_window(module.accumulate_grad_batches)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from enum import StrEnum
 
 from autopilot.core.experiment import Experiment
-from autopilot.core.interpreter import Interpreter, Restart
+from autopilot.core.interpreter import Fresh, Interpreter, Restart, is_importable
+from autopilot.core.module import AutoPilotModule
 from autopilot.core.progress import Position
 from autopilot.core.records.record import Manifest
+from autopilot.core.setup_checks import imported_once
 from autopilot.engine.board import Child
-from autopilot.errors import AutopilotError
+from autopilot.engine.request import Options
+from autopilot.errors import AutopilotError, UsageError
 from autopilot.git import commits, objects
 from autopilot.git.objects import Entry
 from autopilot.sandbox.workspace import Workspace
@@ -20,17 +23,8 @@ from autopilot.tracking.layout import Layout
 from autopilot.tracking.parameters import (
     ParameterFiles,
     entries_at,
-    is_importable,
     manifest_paths,
 )
-
-
-class Fresh(StrEnum):
-    """When a new process evaluates."""
-
-    always = "always"
-    auto = "auto"
-    never = "never"
 
 
 class OneState(Interpreter):
@@ -85,7 +79,7 @@ def take_over(
     experiment: Experiment,
     child: Child,
     files: ParameterFiles,
-    how: str | None,
+    options: Options,
     imported: Mapping[str, Entry] | None = None,
 ) -> None:
     """Makes a child the process of an experiment.
@@ -94,14 +88,33 @@ def take_over(
         experiment: The experiment.
         child: This process.
         files: The parameters' files.
-        how: One of `Fresh`; None: auto.
+        options: They say when a new process evaluates.
         imported: The files as they were imported; None: as they are now.
     """
     experiment.positions, experiment.is_replacement = child.board, child.since_s > 0
-    fresh = Fresh(how or Fresh.auto)
+    fresh = Fresh(options.fresh or Fresh.auto)
     if child.is_supervised and fresh != Fresh.never:
         present = files.present(write=False) if imported is None else imported
         experiment.interpreter = OneState(child, present, files.entries, fresh)
+
+
+def alone(module: AutoPilotModule, options: Options) -> list[str]:
+    """Sentences on a run that is not supervised, since this process has threads.
+
+    Raises:
+        UsageError: an option that only another process can keep.
+    """
+    names = [each.name for each in threading.enumerate() if each is not threading.main_thread()]
+    why = f"this process has other threads ({', '.join(names[:3])})"
+    given = [n for n in ("item_timeout", "memory") if getattr(options, n) is not None]
+    given += ["fresh"] if options.fresh == Fresh.always else []
+    for name in given:
+        raise UsageError(
+            f"--{name.replace('_', '-')} needs a process for the evaluation, and {why}",
+            hint="start threads only after the command line is called, or leave the option out",
+        )
+    sentence = f"{why}: the run is not supervised, and whatever ends its process ends it"
+    return [sentence, *(imported_once(module) if options.fresh != Fresh.never else [])]
 
 
 @contextlib.contextmanager

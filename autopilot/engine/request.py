@@ -15,10 +15,10 @@ from typing import Any, cast
 
 from autopilot import __version__
 from autopilot.core.callback import Callback
+from autopilot.core.interpreter import Fresh
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.records.record import Manifest
 from autopilot.core.stopping import Budget, EarlyStopping, Plateau
-from autopilot.engine.fresh import Fresh
 from autopilot.engine.target import Target, parse_target
 from autopilot.errors import ExperimentError, LockHeldError, TargetError, UsageError
 from autopilot.git import objects, refs

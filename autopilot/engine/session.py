@@ -23,7 +23,7 @@ from autopilot.core.stopping import StopCondition
 from autopilot.core.types import Result
 from autopilot.engine.bench import Bench, Upkeep, check_parameters, explain_missing
 from autopilot.engine.board import Child
-from autopilot.engine.fresh import importing_state, take_over
+from autopilot.engine.fresh import alone, importing_state, take_over
 from autopilot.engine.loading import described, users_code
 from autopilot.engine.request import (
     DEFAULT_MAX_EPOCHS,
@@ -111,6 +111,8 @@ class Session:
             with held, self.workspace.explained(), importing as kept:
                 self._load(callbacks, lock, include_dirty=include_dirty)
                 self.store.rescued += kept
+                if child is not None and not child.is_supervised:
+                    self.notes += alone(self.module, options)
 
     @classmethod
     def start(
@@ -234,7 +236,7 @@ class Session:
         block_after = BLOCK_AFTER if options.block_after is None else options.block_after
         experiment = Experiment(self.store, GitMemory(self.store, block_after), manifest)
         experiment.died = self.child.deaths
-        take_over(experiment, self.child, self.store.files, options.fresh, imported)
+        take_over(experiment, self.child, self.store.files, options, imported)
         self.trainer = bench.trainer(
             experiment, options, [*options.conditions(alone=alone), *callbacks, Upkeep(bench)]
         )

@@ -217,7 +217,7 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
     }
     experiment.known_noise = notebook.noise
     store.bind(bench.module.parameters())
-    take_over(experiment, child, store.files, options.fresh)
+    take_over(experiment, child, store.files, options)
     child.board.limit(*astuple(ItemLimits.of(options, bench.module)))
     # The budget stops nothing here, but optimizers read how much of it is left.
     budget = [c for c in options.conditions(alone=False) if isinstance(c, Budget)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.machinery
 import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +18,6 @@ from autopilot.git.workfiles import WorkFiles
 
 EVERYTHING = "**/*"
 _TREES = 8
-_IMPORTABLE = tuple(importlib.machinery.all_suffixes())
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,14 +144,6 @@ def files_at(
         elif root.is_dir():
             names |= dict.fromkeys(place.prefix + n for n in list_files(root, place.pattern))
     return [name for name in names if name in known or not repo.is_ignored(name)]
-
-
-def is_importable(name: str) -> bool:
-    """Whether Python may import a file: a process that has imported it does not see it change.
-
-    A script without such an ending, or text that is executed, is not known by its name.
-    """
-    return name.endswith(_IMPORTABLE)
 
 
 def scope_of(repo: Repository, parameter: Parameter) -> Scope:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import marshal
-import random
+import os
 import signal
 import struct
 import subprocess
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from kills import WHO, check_nothing_left, kills
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Done, Place
@@ -44,6 +45,8 @@ class Edit(Optimizer):
 
     def step(self):
         self.count += 1
+        with open(os.environ["EVALUATIONS"], "a") as log:
+            log.write(json.dumps({"step": self.count}) + "\\n")
         file = self.parameters[0].root / NAMES[self.count % 3]
         by = -1 if self.count % 4 == 2 else 1
         # Of the same size, and in the same second: bytecode would be taken for up to date.
@@ -129,7 +132,18 @@ class Pipeline:
         return done.out
 
     def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        """The evaluations."""
+        lines = map(json.loads, self.log.read_text().splitlines())
+        return [line for line in lines if "step" not in line]
+
+    def made(self) -> list[int]:
+        """The steps that were made, by their numbers."""
+        lines = map(json.loads, self.log.read_text().splitlines())
+        return [line["step"] for line in lines if "step" in line]
+
+    def steps(self) -> Counter[int]:
+        """How often each step was made."""
+        return Counter(self.made())
 
     def check_measured(self) -> None:
         """What was measured is what was written, by a process that saw nothing else."""
@@ -171,6 +185,7 @@ def test_the_edited_function_is_the_measured_one(
     out = pipeline.run("a", *options)
     pipeline.check_measured()
     assert set(pipeline.calls().values()) == {1}, "evaluated twice"
+    assert pipeline.made() == list(range(1, 11))
     assert len({line["pid"] for line in pipeline.lines()}) > 5
     # The table shows nothing of it; an epoch's cost of it is in `show`.
     assert len([x for x in out.splitlines() if x.split()[:1] in [["0"], ["1"], ["5"]]]) == 3
@@ -211,26 +226,32 @@ def test_credit_over_two_stages_is_the_same(pipeline: Pipeline) -> None:
     assert nodes == {"first+second"} or nodes == {"first + second"}, nodes
 
 
-def test_kills_at_random_moments_lead_to_the_same_trees(pipeline: Pipeline) -> None:
+@pytest.mark.parametrize("who", WHO)
+def test_kills_at_random_moments_lead_to_the_same_trees(pipeline: Pipeline, who: str) -> None:
+    place, options = pipeline.place, (*OPTIONS, "--max-epochs", "3")
     started = time.monotonic()
-    pipeline.run("ref")
+    pipeline.run("ref", "--max-epochs", "3")
     duration_s, expected = time.monotonic() - started, pipeline.story("ref")
-    chance = random.Random(3)
-    for number in range(6):
-        slug = f"run-{number}"
-        pipeline.log.unlink()
-        process = pipeline.place.start("run", "target.py:System", "-e", slug, *OPTIONS)
-        time.sleep(chance.uniform(0.1, duration_s))
-        process.kill()
-        process.communicate()
-        if process.returncode == -signal.SIGKILL:
-            exists = pipeline.place.git("for-each-ref", f"refs/heads/autopilot/{slug}")
+    assert set(pipeline.steps().values()) == {1}, "a step was made twice"
+
+    def start(slug: str) -> Any:
+        pipeline.log.write_text("")
+        return place.start("run", "target.py:System", "-e", slug, *options)
+
+    for slug, done in kills(place, who, start, duration_s):
+        if done.code != 0:
+            exists = place.git("for-each-ref", f"refs/heads/autopilot/{slug}")
+            assert who != "child" or not exists, done
+            recorded = len(place.notes(slug, "gradients")) if exists else 0
+            made = len(pipeline.made())
             again = ("resume", slug) if exists else ("run", "target.py:System", "-e", slug)
-            done = pipeline.place.autopilot(*again, *(() if exists else OPTIONS))
+            done = place.autopilot(*again, *(() if exists else options))
             assert done.code == 0, done
+            assert recorded < min([*pipeline.made()[made:], 99]), "a recorded step was made again"
         pipeline.check_measured()
+        assert sum(pipeline.steps().values()) <= len(pipeline.steps()) + 1
         assert pipeline.story(slug) == expected, slug
-    pipeline.place.check_sound()
+    check_nothing_left(place)
 
 
 # Writes the function that is measured, as EDITS says: a value, or what breaks the import.
@@ -473,3 +494,28 @@ def test_bytecode_that_is_never_compared_with_its_source_is_refused(edited: Edit
     assert done.code == 1, done
     assert "git tracks bytecode of pkg/calc.py that Python never compares" in done.error
     assert "git rm --cached pkg/__pycache__/calc." in done.hint
+
+
+def test_a_process_with_threads_says_what_does_not_hold(edited: Edited) -> None:
+    own = "import threading\nimport time\n\nfrom autopilot.cli.main import main\n\n"
+    ticker = "threading.Thread(target=time.sleep, args=(60,), name='ticker', daemon=True)"
+    edited.place.write("own.py", f"{own}{ticker}.start()\nmain()\n")
+    edited.place.commit()
+
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "own.py", "run", "target.py", "-e", "a", "--max-epochs", "2"]
+        environment = {**os.environ, "EDITS": "1 2"}
+        top = edited.place.top
+        return subprocess.run(
+            [*command, *options], cwd=top, env=environment, capture_output=True, text=True
+        )
+
+    refused = run("--item-timeout", "5")
+    assert refused.returncode == 2, refused
+    assert "--item-timeout needs a process for the evaluation" in refused.stderr
+    assert "this process has other threads (ticker)" in refused.stderr
+    done = run()
+    assert done.returncode == 0, done
+    assert "note: this process has other threads (ticker): the run is not supervised" in done.stdout
+    assert "note: Python files are edited (pkg): what this process has imported" in done.stdout
+    assert edited.values() == [0, 0, 0]

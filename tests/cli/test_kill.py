@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from kills import WHO, check_nothing_left, kills
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Done, Place
@@ -253,59 +254,23 @@ def _reference(game: Game) -> tuple[dict[str, Any], float]:
     return story, duration_s
 
 
-@pytest.mark.parametrize("group", range(5))
-def test_kill_at_ten_random_moments(game: Game, group: int) -> None:
+@pytest.mark.parametrize("who", WHO)
+def test_kill_at_random_moments(game: Game, who: str) -> None:
+    """The run goes on, by itself or by a resume, to the same end."""
     expected, duration_s = _reference(game)
-    chance = random.Random(group)
-    killed, number = 0, 0
+
+    def start(slug: str) -> Any:
+        return game.place.start("run", "game.py", "-e", slug, *OPTIONS)
+
     with game.place.untouched():
-        while killed < 10:
-            number += 1
-            slug = f"run-{number}"
-            if not game.killed(slug, chance.uniform(0.05, duration_s)):
-                # It was faster than the first one: such a kill is none.
-                duration_s *= 0.9
-                continue
-            killed += 1
-            game.go_on(slug)
+        for slug, done in kills(game.place, who, start, duration_s):
+            if done.code != 0:
+                # Before the experiment is there, a death ends it.
+                assert who != "child" or not game.exists(slug), done
+                game.go_on(slug)
             assert game.story(slug) == expected, slug
             game.check_complete(slug)
-    game.place.check_sound()
-    assert len(game.place.git("worktree", "list").splitlines()) == 1
-
-
-def test_kill_of_the_process_that_evaluates(game: Game) -> None:
-    """The run goes on by itself, to the same end."""
-    expected, duration_s = _reference(game)
-    chance = random.Random(5)
-    with game.place.untouched():
-        for number in range(10):
-            slug = f"alone-{number}"
-            process = game.place.start("run", "game.py", "-e", slug, *OPTIONS)
-            killed = 0
-            for _ in range(2):
-                time.sleep(chance.uniform(0.05, duration_s / 2))
-                for child in children(process.pid):
-                    os.kill(child, signal.SIGKILL)
-                    killed += 1
-            done = game.place.finish(process)
-            if game.exists(slug):
-                if done.code != 0:
-                    game.go_on(slug)
-                assert game.story(slug) == expected, (slug, killed)
-                game.check_complete(slug)
-            else:
-                assert done.code == 1, done
-    game.place.check_sound()
-
-
-def children(pid: int) -> list[int]:
-    """The processes that a process started."""
-    try:
-        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    except OSError:
-        return []
-    return [int(each) for each in text.split()]
+    check_nothing_left(game.place)
 
 
 def test_a_process_for_each_state_changes_nothing(game: Game) -> None:

@@ -7,7 +7,7 @@ from autopilot.core.experiment import Experiment
 from autopilot.core.metric import Metric
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Step
-from autopilot.core.parameter import Parameter
+from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.policy import Policy
 from autopilot.core.records.record import Manifest
 from autopilot.core.stopping import EarlyStopping, Plateau
@@ -531,3 +531,13 @@ def test_the_failures_of_the_test_split_are_those_of_the_best_state():
     tested = trainer.test(module, TEST).test
     assert (tested.before, tested.after) == (0.0, 0.75)
     assert trainer.failures.lines("test") == []
+
+
+def test_a_run_in_one_process_says_that_python_files_are_imported_once(tmp_path, caplog):
+    (tmp_path / "part.py").write_text("x = 1\n")
+    module = Scale(3)
+    Trainer().fit(module, TRAIN, VAL, max_epochs=1)
+    assert "Python files are edited" not in caplog.text
+    module.code = PathParameter(tmp_path / "part.py")
+    Trainer().fit(module, TRAIN, VAL, max_epochs=1)
+    assert "Python files are edited" in caplog.text and "part.py" in caplog.text
