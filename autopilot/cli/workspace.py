@@ -31,7 +31,7 @@ from autopilot.projects.project import (
     projects_of,
 )
 from autopilot.sandbox.programs import run_process
-from autopilot.text import counted
+from autopilot.text import counted, printable
 from autopilot.tracking.layout import experiments
 from autopilot.tracking.outputs import output_lines
 from autopilot.tracking.upkeep import Litter, clear, find_litter, make_tags, missing_tags, states_of
@@ -343,6 +343,8 @@ def gc(
         output.line(f"{what} {named} {litter.path}: {litter.why}")
         if gone:
             output.lines(output_lines(gone.outputs, f"{what} with it"))
+            if dry_run and gone.keep:
+                output.line(f"but would keep {', '.join(map(printable, gone.keep))}")
     tags: dict[str, list[int]] = {}
     for slug, state in states_of(repo).items():
         missing = [] if state in ("running", "unreadable") else missing_tags(repo, slug)

@@ -219,27 +219,29 @@ def keep_outputs(
         matches = glob_regex(wanted).fullmatch
         is_there = False
         for name in written.files:
-            places = (*reversed(folders_above(name)), name)
-            place = next((each for each in places if each == wanted or matches(each)), None)
-            if place is None:
+            paths = (*reversed(folders_above(name)), name)
+            found = next((each for each in paths if each == wanted or matches(each)), None)
+            if found is None:
                 continue
             is_there = True
             if name not in moved:
                 moved.add(name)
                 # A folder that has files of git's too stays: what was written in it is moved.
-                unit = max(place, written.whole(name).rstrip("/"), key=len)
+                unit = max(found, written.whole(name).rstrip("/"), key=len)
                 chosen.setdefault(unit, []).append(name)
         if not is_there:
             absent.append(WrittenPath(wanted, 0, 0))
-    place_of_all, kept = Layout(manifest.slug).kept(repo), []
+    place, kept = Layout(manifest.slug).kept(repo), []
     for unit, names in sorted(chosen.items()):
-        goal = _free(place_of_all, unit)
+        goal = _free(place, unit)
         try:
             goal.parent.mkdir(parents=True, exist_ok=True)
             _move(worktree / unit, goal)
         except OSError as error:
+            # A copied folder collects its errors: each has source, goal and a text.
+            reason = error.strerror or str(error.args[0][0][2])
             raise GitCommandError(
-                f"cannot keep {printable(unit)}: {_reason(error)}",
+                f"cannot keep {printable(unit)}: {reason}",
                 hint=f"it is still in {worktree}; make room, then move it by hand",
             ) from error
         shown = f"{unit}/" if goal.is_dir() and not goal.is_symlink() else unit
@@ -282,16 +284,10 @@ def _move(source: Path, goal: Path) -> None:
 
 def _special(folder: str, names: list[str]) -> set[str]:
     """The pipes and sockets in a folder, which have no content to copy."""
-    modes = {name: os.lstat(os.path.join(folder, name)).st_mode for name in names}
-    kinds = (stat.S_ISREG, stat.S_ISDIR, stat.S_ISLNK)
-    return {name for name, mode in modes.items() if not any(kind(mode) for kind in kinds)}
-
-
-def _reason(error: OSError) -> str:
-    # A copied folder collects its errors: each has source, goal and a text.
-    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):
-        return str(error.args[0][0][2])
-    return error.strerror or str(error)
+    kinds = {name: stat.S_IFMT(os.lstat(os.path.join(folder, name)).st_mode) for name in names}
+    return {
+        n for n, kind in kinds.items() if kind not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)
+    }
 
 
 def _free(folder: Path, name: str) -> Path:

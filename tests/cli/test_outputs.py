@@ -478,8 +478,25 @@ def test_gc_moves_what_a_killed_run_was_to_keep(writes: Place) -> None:
     (worktree / "mlruns").mkdir()
     (worktree / "mlruns" / "x").write_text("x")
     kept = writes.top / ".git" / "autopilot" / "one" / "kept"
+    assert "but would keep *.db\n" in writes.run("gc", "--dry-run").out
     done = writes.run("gc")
     assert f"kept: study.db (4 B) in {kept / 'study-2.db'}" in done.out
     assert "removed with it: mlruns/ (1 B)" in done.out
     assert (kept / "study-2.db").read_text() == "more"
+    assert not worktree.exists()
+
+
+def test_what_cannot_be_kept_stays_in_its_worktree_and_the_result_stands(writes: Place) -> None:
+    place = writes.top / ".git" / "autopilot" / "one"
+    place.mkdir(parents=True)
+    (place / "kept").write_text("a file is in the way")
+    done = writes.run("run", "writes.py", "-e", "one", "--max-epochs", "1", "--keep", "study.db")
+    (worktree,) = writes.cache.glob("autopilot/worktrees/*/one")
+    why = f"cannot keep study.db: File exists; it is still in {worktree}"
+    assert f"note: {why}" in done.out
+    assert "best: epoch 1" in done.out
+    assert (worktree / "study.db").read_text() == "trials"
+    assert why.partition(";")[0] in writes.autopilot("gc").error
+    (place / "kept").unlink()
+    assert f"kept: study.db (6 B) in {place / 'kept' / 'study.db'}" in writes.run("gc").out
     assert not worktree.exists()
