@@ -12,18 +12,21 @@ import importlib
 import inspect
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
 
 from autopilot import audit
 from autopilot.cli.arguments import Arguments, declared, project_names
-from autopilot.cli.context import CommandGroup, CommandLine, Commands, Context
+from autopilot.cli.context import IN_CHILD, CommandGroup, CommandLine, Commands, Context
 from autopilot.cli.output import Output, redact_command
 from autopilot.errors import AutopilotError, UsageError
+
+if TYPE_CHECKING:
+    from autopilot.engine.board import Child
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +259,15 @@ def command(function: Callable[..., int | None], cli: CommandLine) -> Callable[.
         context, ctx = _context(cli, common), given.pop("ctx")
         context.output.options = frozenset(opt for each in ctx.command.params for opt in each.opts)
         try:
-            return function(context, **arguments.values(context, ctx.command_path, given))
+            values = arguments.values(context, ctx.command_path, given)
+            if function not in IN_CHILD:
+                return function(context, **values)
+            from autopilot.cli.running import supervised
+
+            def work(child: Child) -> int:
+                return function(replace(context, child=child), **values) or 0
+
+            return supervised(context.output, work, context.folder)
         except AutopilotError as error:
             error.hint = context.output.own_hint(error.hint)
             raise

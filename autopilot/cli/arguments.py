@@ -134,6 +134,8 @@ Stat = Annotated[
 ]
 Scored = StrEnum("Scored", "val test")
 Split = Annotated[Scored, typer.Option(help="The split of the results.")]
+# The options of a run that hold wherever items are measured.
+LIMITS = ("item_timeout", "memory")
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")]
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 from autopilot.cli.output import Output
 from autopilot.errors import UsageError
@@ -16,6 +16,7 @@ from autopilot.errors import UsageError
 if TYPE_CHECKING:
     import typer
 
+    from autopilot.engine.board import Child
     from autopilot.engine.request import Request
     from autopilot.git.repository import Repository
     from autopilot.projects.project import Project
@@ -59,12 +60,14 @@ class Context:
         project: From -p, or the CLI class.
         output: Prints.
         cli: The command line that was called: `autopilot` itself, or a project's own.
+        child: The process that does the work, where it is supervised.
     """
 
     folder: Path = field(default_factory=Path.cwd)
     project: str | None = None
     output: Output = field(default_factory=Output)
     cli: CommandLine | None = None
+    child: Child | None = None
 
     def working_folder(self) -> Path:
         """The folder that the command works in.
@@ -185,3 +188,13 @@ class Context:
         if self.project and "/" not in slug:
             return f"{self.project}/{slug}"
         return slug
+
+
+C = TypeVar("C", bound=Callable[..., "int | None"])
+IN_CHILD: set[Callable[..., int | None]] = set()
+
+
+def in_child(command: C) -> C:
+    """A command that runs the user's code: it is done in a process of its own."""
+    IN_CHILD.add(command)
+    return command

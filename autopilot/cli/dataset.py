@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from autopilot.cli.arguments import Hparams
-from autopilot.cli.context import Context
+from autopilot.cli.context import Context, in_child
 from autopilot.cli.output import own_stdout
 from autopilot.cli.pages.listing import shorten_end
 from autopilot.core.items import find_duplicates, find_leakage
@@ -38,6 +38,7 @@ _WIDTH = 100
 _SHOWN = 20
 
 
+@in_child
 def list_(context: Context, sources: Sources = None, hparam: Hparams = None) -> None:
     """List datasets with their sizes, fields and classes.
 
@@ -56,6 +57,7 @@ def list_(context: Context, sources: Sources = None, hparam: Hparams = None) -> 
         output.document({"datasets": found})
 
 
+@in_child
 def show(
     context: Context,
     sources: Sources = None,
@@ -87,6 +89,7 @@ def show(
         output.document({"datasets": found})
 
 
+@in_child
 def split(
     context: Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON Lines.")],
@@ -122,6 +125,7 @@ def split(
     context.output.document({"files": files, "seed": seed, "by": by})
 
 
+@in_child
 def check(context: Context, sources: Sources = None, hparam: Hparams = None) -> int:
     """Look for items that stand twice, in one dataset or in several.
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from autopilot.cli import arguments
-from autopilot.cli.context import Context
+from autopilot.cli.context import Context, in_child
 from autopilot.cli.output import own_stdout
 from autopilot.cli.pages import experiment as experiment_page
 from autopilot.cli.pages import listing as pages
@@ -25,6 +25,7 @@ from autopilot.tracking.upkeep import plan_removal, remove
 Choice = StrEnum("Choice", "promote reject")
 
 
+@in_child
 def create(
     context: Context,
     slug: Annotated[str, typer.Argument(metavar="NAME", help="The new experiment's name.")],

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
 from autopilot.cli import arguments, running
-from autopilot.cli.context import Context
+from autopilot.cli.context import Context, in_child
 from autopilot.cli.output import own_stdout
 from autopilot.cli.workspace import report
 from autopilot.core.failures import failure_lines
 from autopilot.core.figures import figures, outcomes
 from autopilot.core.types import count_outcomes
 from autopilot.engine.preflight import preflight as look
-from autopilot.engine.request import Options
+from autopilot.engine.request import NO_OPTIONS, Options
 from autopilot.engine.session import Session
 from autopilot.engine.supervisor import interruptible
 from autopilot.engine.target import load_here, parse_hparams
@@ -27,11 +28,12 @@ from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import output_lines
 
 
+@in_child
 def preflight(
     context: Context,
     target: arguments.Target = None,
     *,
-    options: Annotated[Options, "monitor", "mode", "item_timeout", "memory"],
+    options: Annotated[Options, "monitor", "mode", "item_timeout", "memory", "budget_seconds"],
     seed: arguments.Seed = 0,
     hparam: arguments.Hparams = None,
     link: arguments.Links = None,
@@ -47,7 +49,7 @@ def preflight(
     """
     request = context.request(target, hparam, link, seed=seed, options=options)
     with own_stdout(context.output) as output:
-        return report(output, look(request), target=request.target)
+        return report(output, look(request, context.child), target=request.target)
 
 
 def train(
@@ -61,6 +63,8 @@ def train(
     seed: arguments.Seed = 0,
     hparam: arguments.Hparams = None,
     link: arguments.Links = None,
+    *,
+    limits: Annotated[Options, *arguments.LIMITS, "budget_seconds"],
 ) -> int:
     """Train an experiment for some epochs, then stop.
 
@@ -73,7 +77,7 @@ def train(
     """
     notebook = None if target else _going_on(context, name)
     if notebook is None:
-        options = Options(max_epochs=epochs)
+        options = replace(limits, max_epochs=epochs)
         request = context.request(target, hparam, link, slug=name, seed=seed, options=options)
         prepare = running.start_or_resume(request)
     else:
@@ -84,7 +88,7 @@ def train(
             )
         running.check_unblocked(notebook)
         done = notebook.last
-        changes = Options(max_epochs=(done.epoch if done else 0) + epochs)
+        changes = replace(limits, max_epochs=(done.epoch if done else 0) + epochs)
         prepare = running.resuming(context.working_folder(), notebook.slug, changes)
 
     def after(session: Session) -> None:
@@ -118,6 +122,8 @@ def validate(
     seed: arguments.Seed = 0,
     hparam: arguments.Hparams = None,
     link: arguments.Links = None,
+    *,
+    limits: Annotated[Options, *arguments.LIMITS],
 ) -> None:
     """Measure the val split of your checkout, or of an epoch.
 
@@ -130,7 +136,8 @@ def validate(
     autopilot optimize validate classifier-1 7
     autopilot optimize validate                           the best epoch of the newest experiment
     """
-    _measure(context, "val", name, target, epoch, live=live, seed=seed, hparam=hparam, link=link)
+    how = {"live": live, "seed": seed, "hparam": hparam, "link": link, "limits": limits}
+    _measure(context, "val", name, target, epoch, **how)
 
 
 def test(
@@ -142,6 +149,8 @@ def test(
     seed: arguments.Seed = 0,
     hparam: arguments.Hparams = None,
     link: arguments.Links = None,
+    *,
+    limits: Annotated[Options, *arguments.LIMITS],
 ) -> None:
     """Measure the test split of your checkout, or of an epoch.
 
@@ -152,7 +161,8 @@ def test(
     autopilot optimize test support/classifier.py         your checkout
     autopilot optimize test classifier-1 best
     """
-    _measure(context, "test", name, target, epoch, live=live, seed=seed, hparam=hparam, link=link)
+    how = {"live": live, "seed": seed, "hparam": hparam, "link": link, "limits": limits}
+    _measure(context, "test", name, target, epoch, **how)
 
 
 def _measure(context: Context, split: str, *what: str | None, **options: Any) -> None:
@@ -203,6 +213,7 @@ def measure_now(
     seed: int = 0,
     hparam: list[str] | None = None,
     link: list[str] | None = None,
+    limits: Options = NO_OPTIONS,
 ) -> tuple[Notebook | None, int | None, Measurement]:
     """Measures the checkout of a target, or an epoch of an experiment.
 
@@ -212,7 +223,7 @@ def measure_now(
     with interruptible():
         # With a project, its module in the checkout; with nothing at all, the newest experiment.
         if name is None and epoch is None and (target or context.project):
-            request = context.request(target, hparam, link, seed=seed)
+            request = context.request(target, hparam, link, seed=seed, options=limits)
             return None, None, measure_checkout(request, split)
         if target is not None or hparam:
             raise UsageError(
@@ -221,10 +232,12 @@ def measure_now(
             )
         notebook = context.notebook(name)
         number = notebook.find(epoch or "best").number
-        links = tuple(link or ())
-        return notebook, number, measure_epoch(notebook, number, split, live=live, links=links)
+        place = notebook, number, split
+        found = measure_epoch(*place, live=live, links=tuple(link or ()), limits=limits)
+        return notebook, number, found
 
 
+@in_child
 def set_hparams(
     context: Context,
     pairs: Annotated[

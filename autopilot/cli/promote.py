@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from autopilot.cli.arguments import DryRun, Epoch, EpochOrOption, Name, Reason, Reviewer
-from autopilot.cli.context import Context
+from autopilot.cli.context import Context, in_child
 from autopilot.cli.output import Output, own_stdout
 from autopilot.core.figures import figure
 from autopilot.errors import UsageError
@@ -193,6 +193,7 @@ def _document(found: PromotionPlan) -> dict[str, Any]:
     }
 
 
+@in_child
 def check(context: Context, name: Name = None, epoch: Epoch = "best") -> int:
     """Exit code 1 unless an epoch passes the policy as it is now.
 
@@ -211,6 +212,7 @@ def check(context: Context, name: Name = None, epoch: Epoch = "best") -> int:
         return 0 if ruling.decision.kept else 1
 
 
+@in_child
 def explain(context: Context, name: Name = None, epoch: Epoch = "last") -> None:
     """Say what each gate of the policy finds in an epoch, and why.
 

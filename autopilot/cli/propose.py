@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from autopilot.cli.arguments import Links, Live, Name, Reason
+from autopilot.cli.arguments import LIMITS, Links, Live, Name, Reason
 from autopilot.cli.context import Context
 from autopilot.cli.pages import proposal as proposal_page
 from autopilot.cli.sharing import may_ask
+from autopilot.engine.request import Options
 from autopilot.errors import UsageError
 from autopilot.git.branches import find_branch
 from autopilot.git.commits import is_ancestor
@@ -117,6 +118,8 @@ def verify(
     ] = None,
     live: Live = False,
     link: Links = None,
+    *,
+    limits: Annotated[Options, *LIMITS],
 ) -> int:
     """Measure base and head again, and test the claim.
 
@@ -139,6 +142,7 @@ def verify(
         tolerance=tolerance,
         live=live,
         links=tuple(link or ()),
+        limits=limits,
     )
     output.lines(proposal_page.verification(found))
     facts = asdict(found)

@@ -11,13 +11,14 @@ from typing import Annotated
 
 import typer
 
-from autopilot.cli.arguments import Links, Word
+from autopilot.cli.arguments import LIMITS, Links, Word
 from autopilot.cli.context import Context
 from autopilot.cli.output import FAILED, INTERRUPTED, Output
 from autopilot.cli.pages import replay as replay_page
 from autopilot.cli.pages.replay import annotation, on_github, write_junit
 from autopilot.core.figures import figures
 from autopilot.core.records.history import environment_at
+from autopilot.engine.request import Options
 from autopilot.engine.supervisor import interruptible
 from autopilot.errors import UsageError
 from autopilot.proof.replay import TOLERANCE, EpochReplay, Replay, Settings
@@ -70,6 +71,8 @@ def replay(
     junit: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the outcome as JUnit XML.")
     ] = None,
+    *,
+    limits: Annotated[Options, *LIMITS],
 ) -> int:
     """Check that what was recorded comes out again.
 
@@ -96,7 +99,7 @@ def replay(
     notebook = found.notebook
     chosen = [notebook.find("best").number] if best_only else _numbers(notebook, epochs)
     absolute, shares = _tolerances(tolerance or ())
-    settings = Settings(chosen, absolute, jobs, live, tuple(link or ()), shares)
+    settings = Settings(chosen, absolute, jobs, live, tuple(link or ()), shares, limits)
     again = (Rerun if level is Level.full else Replay)(notebook, settings)
     splits = [split for judged in again.judged.values() for split in judged.metrics.values()]
     known = dict.fromkeys(metric for split in splits for metric in split)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -15,10 +16,9 @@ from autopilot.ai.prices import use_prices
 from autopilot.cli import arguments
 from autopilot.cli.context import Context
 from autopilot.cli.output import INTERRUPTED, Output, guarded, own_stdout
-from autopilot.cli.pages.progress import Reporter
+from autopilot.cli.pages.progress import ChildReporter, Reporter
 from autopilot.core.failures import never_measured, reason
 from autopilot.core.figures import progressed, test_gain
-from autopilot.core.progress import Death
 from autopilot.core.records.message import one_line
 from autopilot.core.records.record import MetricsRecord, TraceRecord
 from autopilot.core.rules import ALL_BLOCKED
@@ -27,9 +27,8 @@ from autopilot.engine.board import Attendant, Child
 from autopilot.engine.preflight import forecast
 from autopilot.engine.request import Options, Request, options_of
 from autopilot.engine.session import Session
-from autopilot.engine.supervisor import Supervisor
+from autopilot.engine.supervisor import Supervisor, is_possible
 from autopilot.errors import ExperimentError
-from autopilot.git.repository import Repository
 from autopilot.sandbox.workspace import remove_leftover
 from autopilot.text import counted, redact
 from autopilot.tracking.holding import unblocked_by
@@ -49,12 +48,34 @@ class Prepare:
     folder: Path
     session: Callable[[Sequence[Any], Child], Session]
 
-    def look(self, slug: str) -> None:
-        """Reads what the session's process reads of its experiment."""
-        notebook = Notebook(Repository.discover(self.folder), slug)
-        notebook.journal.look(notebook.tip)
+
+def supervised(output: Output, work: Callable[[Child], int], folder: Path, slug: str = "") -> int:
+    """Does work that runs the user's code in a process of its own; returns its exit code.
+
+    Raises:
+        EvaluationError: the process died, and cannot be gone on with.
+    """
+    output.goes_on, reports = True, ChildReporter(output, folder)
+    if not is_possible():
+        others = [each.name for each in threading.enumerate() if each.name != "MainThread"]
+        output.line(
+            f"note: not supervised, since this process has other threads ({', '.join(others)}): an "
+            "evaluation that dies or hangs takes the run with it, and no time or memory limit "
+            "ends an item",
+            "yellow",
+        )
+    code = Supervisor(lambda child: guarded(output, lambda: work(child)), reports, slug).run()
+    if code is None:
+        output.line(
+            f"the item was killed; go on: autopilot resume {reports.late} --budget-seconds N"
+        )
+        output.document({"experiment": reports.late, "interrupted": True, "stop_reason": _TIME_UP})
+        return INTERRUPTED
+    audit.end()  # the process that did the work has printed what was executed
+    return code
 
 
+_TIME_UP = "time budget: an item did not end"
 CHANGEABLE = tuple(field.name for field in fields(Options) if not field.metadata["fixed"])
 
 
@@ -105,10 +126,14 @@ def run(
     with own_stdout(context.output) as output:
         if not dry_run:
             return run_session(output, start_or_resume(request))
-        expected = forecast(request)
-        output.lines(expected.lines())
-        output.document(expected)
-        return 0
+
+        def look(child: Child) -> int:
+            expected = forecast(request, child)
+            output.lines(expected.lines())
+            output.document(expected)
+            return 0
+
+        return supervised(output, look, request.folder)
 
 
 def resume(
@@ -175,30 +200,7 @@ def run_session(
     def work(child: Child) -> int:
         return _run_session(output, child, prepare, score_test=score_test, after=after)
 
-    late: list[str] = []
-
-    def tell(death: Death) -> None:
-        if output.is_terminal:
-            output.console.show_cursor()  # a live line hid it
-        output.line(f"       {death.reason} {death.position}; it goes on", "yellow")
-
-    def overdue(past_s: float, name: str) -> None:
-        late.append(name)
-        output.line(f"time budget: over by {past_s:.0f} s, and an item does not end", "yellow")
-
-    output.goes_on = True
-    supervisor = Supervisor(
-        lambda child: guarded(output, lambda: work(child)), tell, overdue, slug, prepare.look
-    )
-    code = supervisor.run()
-    if code is None:
-        how = f"autopilot resume {late[0]} --budget-seconds N"
-        output.line(f"the item was killed; go on: {how}")
-        why = "time budget: an item did not end"
-        output.document({"experiment": late[0], "interrupted": True, "stop_reason": why})
-        return INTERRUPTED
-    audit.end()  # the process that did the work has printed what was executed
-    return code
+    return supervised(output, work, prepare.folder, slug)
 
 
 def _run_session(

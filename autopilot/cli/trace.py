@@ -18,6 +18,7 @@ from autopilot.core.figures import figure, outcomes
 from autopilot.core.records.record import MetricsRecord
 from autopilot.core.types import count_outcomes, datum_document
 from autopilot.data.jsonl import write_jsonl
+from autopilot.engine.request import Options
 from autopilot.errors import ExperimentError, UsageError
 from autopilot.text import align, as_json, counted, jsonable, shorten
 from autopilot.tracking.diagnosis import Diagnosis, Traces
@@ -49,6 +50,8 @@ def collect(
     ] = None,
     hparam: arguments.Hparams = None,
     link: arguments.Links = None,
+    *,
+    limits: Annotated[Options, *arguments.LIMITS],
 ) -> None:
     """Collect per-item results as JSON Lines: of an epoch, or of your checkout now.
 
@@ -69,7 +72,7 @@ def collect(
         if now or live:
             epoch = epoch or "best"
         notebook, found, measured = measure_now(
-            context, split, name, target, epoch, live=live, hparam=hparam, link=link
+            context, split, name, target, epoch, live=live, hparam=hparam, link=link, limits=limits
         )
         items = list(measured.items.get(split, ()))
         # stdout may have the results.

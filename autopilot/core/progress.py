@@ -45,7 +45,7 @@ class Position:
 
     def __str__(self) -> str:
         if not self.split:
-            return "before the experiment was open"
+            return "while the target was loaded"
         if self.split == "load":
             return "while the target was imported"
         if self.split == "step":

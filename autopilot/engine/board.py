@@ -22,7 +22,7 @@ OVERDUE_S = 5.0
 
 _SPLITS = ("", "train", "val", "test", "step", "load")
 _ENDED, _CODE, _HEARD, _DEADLINE, _BEGAN, _SIZE, _TIMEOUT, _MEMORY = range(8)
-_LEFT, _WANTED, _RECORDED, _WHY, _LOADED, _SPLIT, _NUMBERS = range(8, 15)
+_LEFT, _WANTED, _RECORDED, _WHY, _LOADED, _PID, _LOADING, _OPEN, _SPLIT, _NUMBERS = range(8, 18)
 _SIZE_OF_MEMORY, _TEXT_AT, _STATE_AT, _LOADED_AT, _WHY_AT = 16384, 256, 3072, 3328, 4096
 
 
@@ -45,6 +45,12 @@ class Board(PositionLog):
     def claim(self) -> None:
         """Makes this process the child; processes that it forks are ignored."""
         self._pid = os.getpid()
+        self._slots[_PID], self._slots[_LOADING] = self._pid, time.monotonic()
+
+    @property
+    def pid(self) -> int:
+        """The child's process id; 0 where it is not started yet."""
+        return int(self._slots[_PID])
 
     def at(self, position: Position) -> None:
         slots = self._slots
@@ -70,6 +76,11 @@ class Board(PositionLog):
     @property
     def slug(self) -> str:
         """The experiment's name, once it is open; otherwise ""."""
+        return self.claimed if self._slots[_OPEN] else ""
+
+    @property
+    def claimed(self) -> str:
+        """The name of the experiment whose target is loaded; "" before."""
         return self._text(_SIZE, _TEXT_AT)
 
     def _text(self, slot: int, at: int) -> str:
@@ -81,6 +92,11 @@ class Board(PositionLog):
         self._memory[at : at + len(encoded)] = encoded
         self._slots[slot] = len(encoded)
 
+    def load(self, slug: str, seconds: float | None) -> None:
+        """Notes that an experiment's target is loaded, and the most time that this may take."""
+        self._write(_SIZE, _TEXT_AT, slug)
+        self._slots[_DEADLINE] = math.inf if seconds is None else time.monotonic() + seconds
+
     def opened(self, slug: str, deadline_s: float) -> None:
         """Notes that the experiment is open, so that it can be resumed.
 
@@ -89,7 +105,7 @@ class Board(PositionLog):
             deadline_s: When its time is up, on the monotonic clock, which all processes share.
         """
         self._write(_SIZE, _TEXT_AT, slug)
-        self._slots[_DEADLINE] = deadline_s
+        self._slots[_DEADLINE], self._slots[_LOADING], self._slots[_OPEN] = deadline_s, 0.0, 1.0
 
     def limit(self, item_timeout_s: float, memory: float) -> None:
         """Notes the most that an item may take: seconds, and bytes."""
@@ -184,7 +200,15 @@ class Board(PositionLog):
     def overdue_s(self) -> float:
         """The seconds since the present batch should have ended; negative before."""
         began, deadline = self._slots[_BEGAN], self._slots[_DEADLINE]
-        return time.monotonic() - OVERDUE_S - max(began, deadline) if began else -math.inf
+        if not began or self._slots[_LOADING]:
+            return -math.inf
+        return time.monotonic() - OVERDUE_S - max(began, deadline)
+
+    @property
+    def loading_s(self) -> float:
+        """The seconds since loading began, before the experiment is open; 0.0 afterwards."""
+        began = self._slots[_LOADING]
+        return time.monotonic() - began if began else 0.0
 
     def past_deadline_s(self) -> float:
         """The seconds since the time was up."""
@@ -196,8 +220,8 @@ class Child:
     """The child's side of supervision.
 
     Args:
-        board: Its position is written there.
         slug: The experiment, where it exists; otherwise "".
+        board: Its position is written there.
         is_first: Whether there was no child before.
         deaths: Deaths of earlier children in batches, which are not recorded yet.
         state: The state whose files it is to import; "": that of the experiment's newest commit.
@@ -207,8 +231,8 @@ class Child:
         is_supervised: Whether there is a parent, which can start another one.
     """
 
-    board: Board = field(default_factory=Board)
     slug: str = ""
+    board: Board = field(default_factory=Board)
     is_first: bool = True
     deaths: list[Death] = field(default_factory=list)
     state: str = ""
@@ -221,8 +245,8 @@ class Child:
         """The child that goes on after this one."""
         has_loaded = self.board.position.split != "load" or not self.board.began_s
         return Child(
-            Board(self.board),
             self.board.slug or self.slug,
+            Board(self.board),
             is_first=self.is_first and not has_loaded,
             deaths=deaths,
             state=state,
@@ -231,6 +255,25 @@ class Child:
             since_s=since_s if has_loaded else self.since_s,
             has_recorded=self.has_recorded or self.board.has_recorded,
         )
+
+
+class Observer:
+    """Learns in the parent what happens to the child. The base does nothing with it."""
+
+    def died(self, death: Death) -> None:
+        """The child died, and the run goes on."""
+
+    def overdue(self, past_s: float, slug: str) -> None:
+        """The time was up so many seconds ago, and a batch does not end."""
+
+    def slow(self, seconds: float, place: str) -> None:
+        """Loading has taken so long, and stands at this function and line ("" if not known)."""
+
+    def look(self, slug: str) -> None:
+        """A child takes another one's place: it has what is read of the experiment here."""
+
+    def abandoned(self, slug: str) -> None:
+        """The child ended while it loaded the target of an experiment of this name."""
 
 
 class Attendant(Callback):

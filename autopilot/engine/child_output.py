@@ -1,4 +1,4 @@
-"""The end of a supervised process: what it printed last, and where its threads stood."""
+"""The end of a supervised process: its last output, where it stood, and what it leaves running."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import contextlib
 import faulthandler
 import fcntl
 import os
+import select
 import signal
 import struct
 import tempfile
 import termios
 import time
 import tty
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 
+from autopilot.sandbox.processes import listed
 from autopilot.text import clean, hide, redact
 
 _LINES = 50
 _KEPT_BYTES = 16 * 1024
+_LOOK_S, _SWEEP_S, _SWEEPS = 0.5, 0.01, 3
 # Realtime signals are hardly used by anyone; the system's own are below SIGRTMIN.
 _STACK_SIGNAL = int(getattr(signal, "SIGRTMIN", signal.SIGUSR2 - 7)) + 7
 
@@ -80,7 +85,8 @@ class ChildOutput:
         Returns:
             The stacks as faulthandler writes them; "" where it does not answer.
         """
-        os.kill(pid, _STACK_SIGNAL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, _STACK_SIGNAL)
         deadline, size = time.monotonic() + wait_s, 0
         while time.monotonic() < deadline:
             time.sleep(0.01)
@@ -105,6 +111,54 @@ class ChildOutput:
             os.close(self.reader)
             self.reader = -1
         self._stacks.close()
+
+
+def watch_over(parent: int, watched: Sequence[int], child: Callable[[], int], since: float) -> None:
+    """Waits until a run is to end, and kills all of its processes but this one then.
+
+    Args:
+        parent: Who waits for the child, and adopts its orphans; this process's parent.
+        watched: File descriptors; where one reaches its end, the run is to end.
+        child: Gives the process id of the one that evaluates; 0 before there is one.
+        since: What `adopt` returned.
+    """
+    own, group, adopted = os.getpid(), os.getpgrp(), set[int]()
+    while not select.select(watched, [], [], _LOOK_S)[0]:
+        # When the parent is gone, its orphans cannot be told from those of others.
+        with contextlib.suppress(OSError):
+            text = Path(f"/proc/{parent}/task/{parent}/children").read_text()
+            adopted = set(map(int, text.split()))
+    if os.getppid() == parent:
+        os.kill(parent, signal.SIGKILL)
+    if child():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child(), signal.SIGSTOP)  # it starts no more
+    for _ in range(_SWEEPS):
+        family = {pid: fields for pid, fields in listed() if int(fields[19]) >= int(since)}
+        left = {
+            pid
+            for pid, fields in family.items()
+            if int(fields[1]) == os.getppid() and int(fields[2]) == group
+        }
+        for pid in _below({child(), *adopted, *left} - {0, own, parent}):
+            if pid in family:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        time.sleep(_SWEEP_S)
+    if child():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child(), signal.SIGKILL)
+
+
+def _below(tops: Collection[int]) -> list[int]:
+    """Processes, those that they started, and so on (these on Linux)."""
+    children = dict[int, list[int]]()
+    for pid, fields in listed():
+        children.setdefault(int(fields[1]), []).append(pid)
+    found = list(tops)
+    for pid in found:  # it grows meanwhile
+        found += children.get(pid, ())
+    return found
 
 
 def _pipe() -> tuple[int, int]:

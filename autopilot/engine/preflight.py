@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from autopilot.core.progress import Position
 from autopilot.core.run import Run, running
 from autopilot.core.setup_checks import check_gates
 from autopilot.core.types import Datum
+from autopilot.engine.board import Child
 from autopilot.engine.loading import users_code
 from autopilot.engine.request import Request, committed_target, name_of
 from autopilot.engine.session import Session
@@ -42,6 +43,8 @@ from autopilot.sandbox.audit_hooks import Offline
 from autopilot.tracking.outputs import WrittenPath, output_lines, tell
 
 CheckState = Literal["ok", "warning", "failed"]
+LOOK_S = 600.0
+"""How long a look may take where the user gave no time budget: it is no run, and must end."""
 _ITEMS = 10
 
 
@@ -79,10 +82,15 @@ _CHECK_OF: dict[type[AutopilotError], str] = {
 }
 
 
-def preflight(request: Request) -> list[Check]:
-    """Checks everything in the order of a run, up to the first check that fails."""
+def preflight(request: Request, child: Child | None = None) -> list[Check]:
+    """Checks everything in the order of a run, up to the first check that fails.
+
+    Args:
+        request: The run.
+        child: The process, where it is supervised.
+    """
     checks, lines = list[Check](), list[str]()
-    with contextlib.closing(_checks(request, lines)) as found:
+    with contextlib.closing(_checks(_in_time(request), child, lines)) as found:
         for check in found:
             checks.append(check)
             if check.state == "failed":
@@ -90,7 +98,14 @@ def preflight(request: Request) -> list[Check]:
     return [*checks, *(Check("outputs", "ok", line) for line in lines)]
 
 
-def _checks(request: Request, lines: list[str]) -> Generator[Check]:
+def _in_time(request: Request) -> Request:
+    """The request with an end of the look, where the user gave none."""
+    seconds = request.options.budget_seconds
+    options = replace(request.options, budget_seconds=LOOK_S if seconds is None else seconds)
+    return replace(request, options=options)
+
+
+def _checks(request: Request, child: Child | None, lines: list[str]) -> Generator[Check]:
     try:
         user = Repository.discover(request.folder)
         base = user.head_commit()
@@ -110,7 +125,7 @@ def _checks(request: Request, lines: list[str]) -> Generator[Check]:
         yield Check.of("target", error)
         return
     try:
-        session = Session.start(request)
+        session = Session.start(request, child=child)
     except AutopilotError as error:
         name = next((name for kind, name in _CHECK_OF.items() if isinstance(error, kind)), "start")
         lines += getattr(error, "__notes__", ())
@@ -164,6 +179,8 @@ def one_item(session: Session, *, live: bool = True) -> Iterator[Check]:
     experiment = Experiment()
     experiment.only_recorded = not live
     experiment.open(module.parameters())
+    experiment.positions = session.child.board
+    session.child.board.limit(*astuple(session.limits))
     outages = Outages(types=transient_errors_of(module))
     run, started = Run(experiment, outages=outages), time.perf_counter()
     measured = SplitMetrics(module, keep_items=True)
@@ -249,6 +266,7 @@ class Forecast:
         mode: Its direction, "max" or "min".
         max_epochs: The number of the last epoch.
         worktree: The folder that it works in.
+        limits: What an item may take, in words.
         repeat: How often each val item is measured.
         outputs: The item's, which are gone.
     """
@@ -263,6 +281,7 @@ class Forecast:
     mode: str
     max_epochs: int
     worktree: str
+    limits: str
     repeat: int = 1
     outputs: Sequence[WrittenPath] = ()
 
@@ -275,6 +294,7 @@ class Forecast:
             *(f"  optimize {path} (files: {n})" for path, n in self.parameters.items()),
             f"  evaluate {self.train_items} train and {self.val_items} val items an epoch{often}",
             f"  begin with an item: {self.first_item}",
+            f"  end an item by its limits: {self.limits}",
             f"  keep an epoch by val {self.monitor} ({direction_words(self.mode)}), "
             f"for at most {self.max_epochs} epochs",
             f"  commit each step to autopilot/{self.experiment}",
@@ -282,15 +302,19 @@ class Forecast:
         ]
 
 
-def forecast(request: Request) -> Forecast:
+def forecast(request: Request, child: Child | None = None) -> Forecast:
     """Starts a run in a worktree that is gone afterwards, and evaluates one item.
 
     The item is evaluated only as far as that costs nothing: without network and programs.
 
+    Args:
+        request: The run.
+        child: The process, where it is supervised.
+
     Raises:
         AutopilotError: the run would be refused, or its baseline would stop it.
     """
-    session = Session.start(request)
+    session = Session.start(_in_time(request), child=child)
     try:
         train, val = session.split_sizes
         expected = Forecast(
@@ -305,6 +329,7 @@ def forecast(request: Request) -> Forecast:
             repeat=session.trainer.repeat,
             max_epochs=session.max_epochs,
             worktree=str(session.workspace.repo.workdir),
+            limits=str(session.limits),
         )
     except BaseException as error:
         session.discard(keep=False)

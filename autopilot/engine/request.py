@@ -168,7 +168,6 @@ class Options:
     repeat: int | None = _option(
         "Measure each val item so often, and judge the means.", fixed=True, min=1
     )
-
     fresh: str | None = _option(
         "Evaluate in a new process whenever a file of the parameters that Python may import has "
         "changed (auto, unless given), or any file (always), or never.",
@@ -213,12 +212,20 @@ class Options:
         return found
 
 
-def options_of(notebook: Notebook, changes: Options = Options()) -> Options:  # frozen
+NO_OPTIONS = Options()
+
+
+def options_of(notebook: Notebook, changes: Options = NO_OPTIONS) -> Options:
     """The options of an experiment: of its start, of each resumption, and the changes, in turn."""
     given = dict(notebook.manifest.options)
     for event in notebook.events:
         given |= event.options
     return Options(**(given | changes.given()))
+
+
+def measured_as(notebook: Notebook, limits: Options) -> Manifest:
+    """The manifest of an experiment with the options that hold now, some limits replaced."""
+    return replace(notebook.manifest, options=options_of(notebook, limits).given())
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,7 +385,8 @@ class ItemLimits:
     def __str__(self) -> str:
         is_timed, is_bound = self.item_timeout_s < math.inf, self.memory < math.inf
         time_limit = f"item timeout {self.item_timeout_s:g} s" if is_timed else "no item timeout"
-        return f"{time_limit}, memory limit {size_text(self.memory)}" if is_bound else time_limit
+        bound = f"memory limit {size_text(self.memory)}" if is_bound else "no memory limit"
+        return f"{time_limit}, {bound}"
 
 
 def size_text(amount: float) -> str:

@@ -99,6 +99,7 @@ class Session:
         self._clean_up: Callable[[], None] = lambda: None
         if self.child.is_first:  # else those of the process before hold until there are new ones
             self.child.board.limit(*astuple(ItemLimits.of(options)))
+            self.child.board.load(slug, options.budget_seconds)
         with undone_on_failure(user, manifest):
             keep = options.keep or ()
             check_keep(user, manifest, keep)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import math
 import os
 import select
@@ -19,7 +18,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -27,12 +26,12 @@ from typing import Any
 from autopilot.core.failures import place_in_stacks
 from autopilot.core.interpreter import Restart
 from autopilot.core.progress import Death, Position
-from autopilot.engine.board import Board, Child
-from autopilot.engine.child_output import ChildOutput
+from autopilot.engine.board import Board, Child, Observer
+from autopilot.engine.child_output import ChildOutput, watch_over
 from autopilot.engine.request import size_text
 from autopilot.errors import EvaluationError
 from autopilot.git import locks
-from autopilot.sandbox.processes import MemoryWatch, adopt, end_adopted
+from autopilot.sandbox.processes import MemoryWatch, adopt, end_adopted, oom_kills
 
 _REPLACED = 112
 """The exit code of a process that leaves its work to another one."""
@@ -40,8 +39,8 @@ _FORWARD_S = 0.005  # a child that was signaled too says so by then; if not, the
 _GRACE_S = 4.0
 _LOOK_S = 0.5
 _MEMORY = "killed for memory"
+_SLOW_S = 30.0
 _DEATHS_AT_MOST = 3
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux' prctl
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SILENT_S = 1.0
 _WAITING = b"\nstopping once the calls are answered that are paid; Ctrl-C again stops at once\n"
@@ -51,10 +50,11 @@ _listeners: list[Callable[[], None]] = []
 
 @dataclass(frozen=True, slots=True)
 class _Excess:
-    """Why a child was ended, and when what it did then had begun."""
+    """Why a child was ended, when what it did then had begun, and if the time budget was up."""
 
     why: str
     began_s: float
+    is_late: bool
 
 
 class Supervisor:
@@ -64,29 +64,24 @@ class Supervisor:
 
     Args:
         work: Runs in the child; returns the exit code.
-        tell: Called with each death that the run survives.
-        overdue: Called when a batch does not end although the time is up, with the seconds since
-            the time was up and the experiment's name.
+        observer: Learns what happens.
         slug: The experiment, where it exists.
-        look: Called with its name before a child takes another one's place: what is read there, it
-            has.
+        until: File descriptors; where one reaches its end, all is ended.
     """
 
     def __init__(
         self,
         work: Callable[[Child], int],
-        tell: Callable[[Death], None],
-        overdue: Callable[[float, str], None],
+        observer: Observer,
         slug: str = "",
-        look: Callable[[str], object] = str,
+        until: Sequence[int] = (),
     ) -> None:
-        self._work, self._tell, self._overdue, self._slug = work, tell, overdue, slug
-        self._look = look
+        self._work, self._observer, self._slug, self._until = work, observer, slug, until
         self._received: list[int] = []
         self._received_s = self._overdue_s = 0.0
         self._forwarded = 0
         self._excess: _Excess | None = None
-        self._memory = MemoryWatch()
+        self._memory, self._was_slow = MemoryWatch(), False
 
     @property
     def was_overdue(self) -> bool:
@@ -102,16 +97,16 @@ class Supervisor:
         Raises:
             EvaluationError: it died before it could be resumed, or too often at one position.
         """
-        if threading.active_count() > 1 or not hasattr(os, "fork"):
+        if not is_possible():
             with interruptible():
                 return self._work(Child(is_supervised=False))
         pending, seen = list[Death](), Counter[tuple[Position, str]]()
         child = Child(slug=self._slug)
-        since = adopt(is_on=True)
+        since = self._since = adopt(is_on=True)
         try:
             with self._listening():
                 while True:
-                    output = ChildOutput()
+                    output, killed = ChildOutput(), oom_kills()
                     try:
                         status = self._one(child, output)
                         printed = output.last()
@@ -124,12 +119,14 @@ class Supervisor:
                         end_adopted(since, everywhere=True)
                     if end is None and self._received and not self.was_overdue:
                         break
+                    if end is None and not (self._slug or child.board.slug):
+                        self._observer.abandoned(child.board.claimed)
                     if (end is not None and not left_s) or self.was_overdue:
                         return end
                     if child.board.slug:
                         self._slug, pending = child.board.slug, []
                     if left_s:
-                        self._look(self._slug)
+                        self._observer.look(self._slug)
                         # A signal that came too late for it is for the next one.
                         self._forwarded = 0
                         child = child.next(pending, child.board.wanted, left_s)
@@ -139,19 +136,22 @@ class Supervisor:
                         # It was over just before it was ended.
                         child = child.next(pending)
                         continue
-                    death = Death(position, excess.why if excess else _reason(status), printed)
+                    is_oom = _is_kill(status) and oom_kills() > killed
+                    why = f"{_MEMORY}, by the system" if is_oom else _reason(status)
+                    death = Death(position, excess.why if excess else why, printed)
                     state, instead = child.board.loaded
                     is_loading = position.split == "load"
                     seen[place := (position, state if is_loading else "")] += 1
-                    times, is_own = seen[place], excess or not _is_kill(status)
+                    times, is_own = seen[place], excess or is_oom or not _is_kill(status)
+                    is_last = not self._slug or times == _DEATHS_AT_MOST
+                    if (excess and excess.is_late) or (is_last and not (is_loading and instead)):
+                        raise _given_up(death, self._slug, times)
                     if is_loading and instead and (is_own or times == _DEATHS_AT_MOST):
-                        self._tell(death)
+                        self._observer.died(death)
                         child.board.leave_to_next(instead, f"{death.reason} {position}")
                         child = child.next(pending, instead)
                         continue
-                    if not self._slug or times == _DEATHS_AT_MOST:
-                        raise _given_up(death, self._slug, times)
-                    self._tell(death)
+                    self._observer.died(death)
                     if is_loading:
                         child = child.next(pending, child.state)
                         continue
@@ -202,22 +202,26 @@ class Supervisor:
             if stream is not None:
                 stream.flush()  # else both processes would write what is in it
         self._excess = None
-        # The end of `watched` is open in the parent alone: it closes when the parent is gone.
-        parent, (alive, watched) = os.getpid(), os.pipe()
+        # The second end is open in the parent alone: it closes when the parent is gone.
+        parent, board, ends = os.getpid(), child.board, os.pipe()
         # A signal between the fork and the child's own handlers would be lost: it waits.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        self._watch(board, *ends)
         pid = os.fork()
         if pid == 0:
             code = 1
             try:
-                child.board.claim()
+                board.claim()
+                for end in ends:
+                    os.close(end)
+                # From now on it is ended with the parent; before, nobody knows of it.
+                if os.getppid() != parent:
+                    os._exit(1)
                 output.take_over()
-                os.close(watched)
                 signal.set_wakeup_fd(-1)
                 _restore(self._handlers)
-                _listeners.append(child.board.hear)
+                _listeners.append(board.hear)
                 locks.signer.append(parent)  # a signal to the run goes to the parent
-                _end_with(parent, alive)
                 with interruptible():
                     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
                     code = self._work(child)
@@ -225,22 +229,40 @@ class Supervisor:
                 code = _REPLACED
             except BaseException:  # noqa: BLE001  # nothing may go back through the parent's calls
                 traceback.print_exc()
-            child.board.end(code)
+            board.end(code)
             _leave(code)
-        os.close(alive)
         output.started()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         try:
-            return self._wait(pid, child.board, output)
+            return self._wait(pid, board, output, ends)
         finally:
-            os.close(watched)
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(self._watcher, signal.SIGKILL)
+                os.waitpid(self._watcher, 0)
+            for end in ends:
+                os.close(end)
 
-    def _wait(self, pid: int, board: Board, output: ChildOutput) -> int:
+    def _watch(self, board: Board, alive: int, watched: int) -> None:
+        """Starts the process that ends all of this run when this process is gone."""
+        parent, self._watcher = os.getpid(), os.fork()
+        if self._watcher == 0:
+            # What a terminal sends to all does not end it.
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+            signal.set_wakeup_fd(-1)
+            os.close(watched)
+            try:
+                watch_over(parent, (alive, *self._until), lambda: board.pid, self._since)
+            finally:
+                os._exit(1)
+
+    def _wait(self, pid: int, board: Board, output: ChildOutput, ends: tuple[int, int]) -> int:
         while True:
             # Any process: adopted orphans of the evaluation have to be waited for, too.
             found, status = os.waitpid(-1, os.WNOHANG)
             if found == pid:
                 return status
+            if found == self._watcher:
+                self._watch(board, *ends)
             if not found:
                 readers = [fd for fd in (self._reader, output.reader) if fd >= 0]
                 select.select(readers, [], [], self._attend(pid, board, output))
@@ -262,7 +284,7 @@ class Supervisor:
                 os.kill(pid, signal.SIGKILL)
         elif board.overdue_s() > 0:
             self._overdue_s = now
-            self._overdue(board.past_deadline_s(), board.slug or self._slug)
+            self._observer.overdue(board.past_deadline_s(), board.slug or self._slug)
             self._received.append(signal.SIGINT)
             self._forwarded = len(self._received)
             os.kill(pid, signal.SIGINT)
@@ -275,18 +297,25 @@ class Supervisor:
         began_s, most, pause_s, left_s = board.began_s, board.memory, _LOOK_S, math.inf
         if began_s and not self._received:
             left_s = began_s + board.timeout_s - time.monotonic()
+        loading_s = board.loading_s
+        if loading_s:
+            left_s = min(left_s, -board.past_deadline_s())
+            if loading_s > _SLOW_S and not self._was_slow:
+                self._was_slow = True
+                self._observer.slow(loading_s, place_in_stacks(output.stack(pid, 0.5)))
         is_over = most < math.inf and self._memory.is_over(most)
         if most < math.inf:
             pause_s = min(pause_s, self._memory.pause_s)
         if is_over or left_s <= 0:
             # Memory is taken while it is asked where it stands.
             place = place_in_stacks(output.stack(pid, 0.1 if is_over else 0.5))
-            why = (
-                f"{_MEMORY}: over {size_text(most)}"
-                if is_over
-                else (f"no result within {board.timeout_s:g} s")
-            )
-            self._excess = _Excess(f"{why}, in {place}" if place else why, began_s)
+            is_late = loading_s > 0 and board.past_deadline_s() >= 0
+            why = f"no result within {board.timeout_s:g} s"
+            if is_over:
+                why = f"{_MEMORY}: over {size_text(most)}"
+            elif is_late:
+                why = f"the time budget was up after {loading_s:.1f} s"
+            self._excess = _Excess(f"{why}, in {place}" if place else why, began_s, is_late)
             os.kill(pid, signal.SIGKILL)
         return max(min(pause_s, left_s), 0.01)
 
@@ -296,21 +325,9 @@ def _restore(handlers: Mapping[int, Any]) -> None:
         signal.signal(number, handler)
 
 
-def _end_with(parent: int, alive: int) -> None:
-    """Ends this process with its parent, however that ends."""
-    is_linux = sys.platform.startswith("linux")
-    if is_linux:
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGKILL)
-        os.close(alive)
-        return
-
-    def watch() -> None:
-        os.read(alive, 1)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
+def is_possible() -> bool:
+    """Whether this process can be forked: no other thread of it would be missing in the child."""
+    return threading.active_count() == 1 and hasattr(os, "fork")
 
 
 def _leave(code: int) -> None:

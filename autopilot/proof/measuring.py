@@ -21,7 +21,7 @@ from autopilot import errors
 from autopilot.core.comparison import Key, keyed
 from autopilot.core.records.record import Manifest
 from autopilot.core.types import Datum, datum_from_json
-from autopilot.engine.request import Request, committed_target
+from autopilot.engine.request import NO_OPTIONS, Options, Request, committed_target, measured_as
 from autopilot.errors import AutopilotError, EvaluationError, ExperimentError, LockHeldError
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
@@ -235,15 +235,14 @@ class Measurer:
         if self._worktree is None:
             self._worktree = MeasuringWorktree.take(self.user)
             self.outputs += self._worktree.outputs
-        repo = self._worktree.check_out(commit)
-        manifest, slug = self.manifest, self.slug
+        manifest, repo, started = self.manifest, self._worktree.check_out(commit), time.monotonic()
         workspace = workspace_at(self.user, repo, manifest.directory, commit, manifest.links)
-        site = Site.of(workspace, manifest, slug)
-        task, started = MeasureTask(site, tuple(splits), epoch, repeat, self.live), time.monotonic()
+        site = Site.of(workspace, manifest, self.slug)
+        task = MeasureTask(site, tuple(splits), epoch, repeat, self.live)
         try:
             (scores,) = answers(self._processes, task, workspace.folder, Scores)
-        finally:
             seconds = time.monotonic() - started
+        finally:
             self.outputs += find_outputs(repo.workdir, self.user, manifest, commit)
         with workspace.explained():
             if isinstance(scores, AutopilotError):
@@ -381,7 +380,7 @@ def measure_checkout(request: Request, split: str) -> Measurement:
 
 
 def measure_epoch(
-    notebook: Notebook, epoch: int, split: str, *, live: bool = False, links: Sequence[str] = ()
+    notebook: Notebook, epoch: int, split: str, limits: Options = NO_OPTIONS, **how: Any
 ) -> Measurement:
     """Measures a split of an epoch's state, with the seed of the run.
 
@@ -389,12 +388,13 @@ def measure_epoch(
         notebook: The experiment.
         epoch: A judged epoch.
         split: "val" or "test"; "train" is measured in training alone.
-        live: Model calls are made anew; otherwise the recorded ones answer.
-        links: Ignored paths that the evaluation needs, beside the experiment's own.
+        limits: See `measured_as`.
+        how: See Measurer: `live`, `links`.
 
     Raises:
         ReplayMissError: a model call is not recorded.
         AutopilotError: it cannot be loaded or evaluated.
     """
-    with Measurer(notebook.repo, notebook.manifest, notebook.slug, live=live, links=links) as m:
-        return m.measure(notebook.after(epoch), [split], epoch=epoch)
+    manifest = measured_as(notebook, limits)
+    with Measurer(notebook.repo, manifest, notebook.slug, **how) as measurer:
+        return measurer.measure(notebook.after(epoch), [split], epoch=epoch)

@@ -11,6 +11,7 @@ from queue import SimpleQueue
 from typing import ClassVar
 
 from autopilot.core.types import Datum, Outcome
+from autopilot.engine.request import NO_OPTIONS, Options, measured_as
 from autopilot.errors import (
     AutopilotError,
     NetworkRefusedError,
@@ -79,6 +80,7 @@ class Settings:
         jobs: Evaluations side by side.
         live: See Measurer.
         links: See Measurer.
+        limits: See `measured_as`.
     """
 
     epochs: Sequence[int] | None = None
@@ -87,6 +89,7 @@ class Settings:
     live: bool = False
     links: Sequence[str] = field(default_factory=tuple)
     shares: Mapping[str, float] = field(default_factory=dict)
+    limits: Options = NO_OPTIONS
 
     def allowed(self, name: str, recorded: Mapping[str, float]) -> float:
         """The largest difference of a metric from its recorded value that counts as the same."""
@@ -123,7 +126,8 @@ class Replay:
         self.outputs: list[WrittenPath] = []
         noise = notebook.noise
         self._is_noisy = noise is not None and noise.is_noisy
-        asked = notebook.repo, notebook.manifest, notebook.slug
+        self._manifest = measured_as(notebook, settings.limits)
+        asked = notebook.repo, self._manifest, notebook.slug
         self._measurers = [
             Measurer(*asked, live=settings.live, links=settings.links)
             for _ in range(max(1, min(settings.jobs, len(self.chosen))))

@@ -105,7 +105,7 @@ class Rerun(Replay):
             return
         notebook, last = self.notebook, max(self.chosen)
         links = tuple(dict.fromkeys([*notebook.manifest.links, *self.settings.links]))
-        manifest = replace(notebook.manifest, links=links)
+        manifest = replace(self._manifest, links=links)
         test = last == max(self.judged) and bool(self._best().metrics.get("test"))
         worktree, done = MeasuringWorktree.take(notebook.repo), -1
         try:

@@ -19,6 +19,7 @@ from autopilot.core.records.history import environment_at
 from autopilot.core.statistics import Pairing, pair, subset_interval
 from autopilot.core.types import Metrics
 from autopilot.engine.loading import users_code
+from autopilot.engine.request import NO_OPTIONS, Options, measured_as
 from autopilot.engine.target import load_here
 from autopilot.errors import EvaluationError, ExperimentError
 from autopilot.proof.measuring import Measurement, Measurer
@@ -98,6 +99,7 @@ def verify(
     tolerance: float | None = None,
     live: bool = False,
     links: Sequence[str] = (),
+    limits: Options = NO_OPTIONS,
 ) -> Verification:
     """Measures base and head of a proposal again, on the test split.
 
@@ -110,6 +112,7 @@ def verify(
             model calls or a noisy metric it is not compared.
         live: Ask models anew.
         links: Ignored paths that the evaluation needs, beside the manifest's.
+        limits: See `measured_as`.
 
     Raises:
         ReplayMissError: a model's reply is not recorded.
@@ -117,7 +120,8 @@ def verify(
     """
     head, base, epoch = proposal.branch.tip, proposal.base, max(proposal.epochs, default=0)
     monitor, mode = notebook.monitor
-    measurer = Measurer(notebook.repo, notebook.manifest, notebook.slug, live=live, links=links)
+    manifest = measured_as(notebook, limits)
+    measurer = Measurer(notebook.repo, manifest, notebook.slug, live=live, links=links)
     measured_in = environment_at(notebook.events, epoch)
     with told_apart(measured_in), measurer as it:
         split = "test"

@@ -38,10 +38,10 @@ from autopilot.core.stopping import Budget
 from autopilot.core.store import InMemoryStore
 from autopilot.core.writing import trace_record
 from autopilot.engine.bench import Bench
-from autopilot.engine.board import Child
+from autopilot.engine.board import Child, Observer
 from autopilot.engine.fresh import BrokenState, importing_state, take_over
 from autopilot.engine.loading import users_code
-from autopilot.engine.request import ItemLimits, Options, options_of
+from autopilot.engine.request import ItemLimits, Options
 from autopilot.engine.supervisor import Supervisor
 from autopilot.errors import AutopilotError, EvaluationError, OutageError, ReplayMissError
 from autopilot.git import objects
@@ -64,7 +64,7 @@ _Say = Callable[[Scores | RerunEpoch], None]
 def main() -> None:
     """Does one task."""
 
-    def answer(request: bytes, send: Callable[[bytes], None], watch: Callable[[], None]) -> None:
+    def answer(request: bytes, send: Callable[[bytes], None], asker: int) -> None:
         def say(message: Scores | RerunEpoch) -> None:
             send(json.dumps({"answer": asdict(message)}).encode())
 
@@ -73,7 +73,6 @@ def main() -> None:
             send(json.dumps({"error": type(error).__name__, **parts}).encode())
 
         def work(child: Child) -> int:
-            watch()
             try:
                 if isinstance(task, MeasureTask):
                     _measure(task, say, child, ProgressFile(Path(folder, "progress")))
@@ -89,7 +88,7 @@ def main() -> None:
         slug = task.site.slug if isinstance(task, MeasureTask) else ""
         with tempfile.TemporaryDirectory(prefix="autopilot-") as folder:
             try:
-                code = Supervisor(work, lambda _death: None, lambda *_: None, slug).run()
+                code = Supervisor(work, Observer(), slug, (asker,)).run()
             except EvaluationError as error:
                 error.hint = "run the target by hand to see where it ends"
                 fail(error)
@@ -200,7 +199,7 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
     site, offline = task.site, Offline()
     workspace, manifest = site.workspace(), site.manifest
     repo, notebook = workspace.repo, Notebook(workspace.user, site.slug, task.tip)
-    options, rules = options_of(notebook), block_after_by_epoch(notebook)
+    options, rules = Options(**manifest.options), block_after_by_epoch(notebook)
     child.board.limit(*astuple(ItemLimits.of(options)))
     # The repository is a borrowed one: no ref or note of the user's can be written.
     store = GitStore(site.slug, repo.workdir, in_place=False, include_dirty=True)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -32,6 +33,11 @@ _LOOK_MEMORY_S, _LOOK_AT_LEAST_S = 0.2, 1.0
 _FILLED_A_SECOND = 4 << 30  # more than one core fills
 _COST_TO_PAUSE = 250
 _ADOPT = 36  # PR_SET_CHILD_SUBREAPER of Linux' prctl
+_LOOK_S = 0.5
+_starting = threading.Lock()
+_asked: set[int] = set()
+"""The processes that answer at present, of all threads."""
+_adopting = 0
 
 # --- fresh processes of Python ------------------------------------------------------------------
 
@@ -69,9 +75,11 @@ class Processes:
         environment = {**for_git(), "PYTHONDONTWRITEBYTECODE": "1"}
         stopped = EvaluationError("the evaluation was ended", hint="run the command again")
         try:
-            with self._lock:
+            with self._lock, _starting:
                 if self._stopped:
                     raise stopped
+                # What is left of a process that is killed becomes a child of this one.
+                since = adopt(is_on=True)
                 process = self._running = subprocess.Popen(
                     command,
                     cwd=folder,
@@ -80,6 +88,7 @@ class Processes:
                     stdout=subprocess.PIPE,
                     start_new_session=True,
                 )
+                _asked.add(process.pid)
         except OSError as error:
             raise EvaluationError(
                 f"cannot start {sys.executable}: {error.strerror}", hint="see that Python runs"
@@ -90,8 +99,11 @@ class Processes:
             finally:
                 _kill_group(process)
                 execution.code = process.returncode
-                with self._lock:
+                with self._lock, _starting:
                     self._running = None
+                    end_adopted(since, but=_asked)
+                    _asked.discard(process.pid)
+                    adopt(is_on=False)
         if self._stopped:
             raise stopped
         if not is_whole:
@@ -113,15 +125,14 @@ class Processes:
 Send = Callable[[bytes], None]
 
 
-def answer_with(answer: Callable[[bytes, Send, Callable[[], None]], None]) -> None:
+def answer_with(answer: Callable[[bytes, Send, int], None]) -> None:
     """The child's side: reads the request, and lets the function send answers to it.
 
     Meanwhile stdin is empty and what is printed, by child processes too, goes to stderr.
 
     Args:
-        answer: Gets the request, the function that sends an answer, and one to be called first by
-            the process that does the work, which may be a fork of this one: from then on, its
-            process group ends when the process that asked is gone.
+        answer: Gets the request, the function that sends an answer, and a file descriptor that
+            reaches its end when the process that asked is gone.
     """
     withdraw()
     requests = os.fdopen(os.dup(0), "rb")
@@ -131,15 +142,7 @@ def answer_with(answer: Callable[[bytes, Send, Callable[[], None]], None]) -> No
     os.close(nothing)
     os.dup2(2, 1)
     request = _read_frame(requests) or b""
-
-    def end_with_parent() -> None:
-        requests.read()
-        os.killpg(os.getpgrp(), signal.SIGKILL)
-
-    def watch() -> None:
-        threading.Thread(target=end_with_parent, daemon=True).start()
-
-    answer(request, lambda content: _write_frame(answers, content), watch)
+    answer(request, lambda content: _write_frame(answers, content), requests.fileno())
     sys.stdout.flush()
     _write_frame(answers, _LAST)
 
@@ -150,10 +153,12 @@ def _answers(process: subprocess.Popen[bytes], request: bytes) -> Generator[byte
     stdin stays open meanwhile: its end is how the process learns that this one is gone.
     """
     requests, answers = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
+    # A process that it left running may hold the pipe: the end of the pipe is not waited for.
+    os.set_blocking(answers.fileno(), False)
     try:
         with contextlib.suppress(BrokenPipeError):
             _write_frame(requests, request)
-        while answer := _read_frame(answers):
+        while answer := _read_frame(answers, process):
             yield answer
         # Closing the pipe would end the process before it has ended by itself.
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -170,12 +175,28 @@ def _write_frame(pipe: IO[bytes], content: bytes) -> None:
     pipe.flush()
 
 
-def _read_frame(pipe: IO[bytes]) -> bytes | None:
-    """One frame; None where it was cut short."""
-    head = pipe.read(8)
+def _read_frame(pipe: IO[bytes], process: subprocess.Popen[bytes] | None = None) -> bytes | None:
+    """One frame; None where it was cut short, or the process ended."""
+    head = _read(pipe, 8, process)
     size = int.from_bytes(head, "big")
-    content = pipe.read(size)
+    content = _read(pipe, size, process)
     return content if len(head) == 8 and len(content) == size else None
+
+
+def _read(pipe: IO[bytes], size: int, process: subprocess.Popen[bytes] | None) -> bytes:
+    found = b""
+    while len(found) < size:
+        ended = process is not None and process.poll() is not None
+        if not ended:
+            select.select([pipe], [], [], _LOOK_S)
+        try:
+            part = os.read(pipe.fileno(), size - len(found))
+        except BlockingIOError:
+            part = None
+        if part == b"" or (ended and part is None):
+            break
+        found += part or b""
+    return found
 
 
 def _kill_group(process: subprocess.Popen[Any]) -> None:
@@ -218,21 +239,24 @@ def adopt(*, is_on: bool) -> float:
     Returns:
         The time, in the system's ticks, for `end_adopted`.
     """
+    global _adopting
     if not sys.platform.startswith("linux"):
         return 0.0
+    _adopting += 1 if is_on else -1
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_ADOPT, int(is_on), 0, 0, 0)
+        ctypes.CDLL(None).prctl(_ADOPT, int(_adopting > 0), 0, 0, 0)
     return time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")
 
 
-def end_adopted(since: float, *, everywhere: bool = False) -> None:
+def end_adopted(since: float, *, everywhere: bool = False, but: Collection[int] = ()) -> None:
     """Ends the children of this process that began since then and left its session (Linux).
 
     Args:
         since: What `adopt` returned.
         everywhere: Those of its session too.
+        but: Processes that go on.
     """
-    ended = set()
+    ended = set(but)
     # The children of a child that was ended become children of this process.
     while found := [pid for pid in _adopted(since, everywhere=everywhere) if pid not in ended]:
         for pid in found:
@@ -245,13 +269,13 @@ def end_adopted(since: float, *, everywhere: bool = False) -> None:
 
 def _adopted(since: float, *, everywhere: bool) -> Iterator[int]:
     own, own_session = os.getpid(), os.getsid(0)
-    for pid, fields in _listed():
+    for pid, fields in listed():
         parent, session, born = int(fields[1]), int(fields[3]), int(fields[19])
         if parent == own and born >= int(since) and (everywhere or session != own_session):
             yield pid
 
 
-def _listed() -> Iterator[tuple[int, list[str]]]:
+def listed() -> Iterator[tuple[int, list[str]]]:
     """All processes (Linux), each with its state, parent, group, session, and so on."""
     for folder in Path("/proc").glob("[0-9]*"):
         # A process that ends meanwhile has no line any more.
@@ -314,6 +338,21 @@ class MemoryWatch:
                         self._started.add(pid)
                     elif parent in self._others:
                         self._others.add(pid)
+
+
+def oom_kills() -> int:
+    """How many processes the system has killed in this one's cgroup for lack of memory (Linux)."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, names, place = line.split(":", 2)
+            if names in ("", "memory"):
+                kind = "memory.oom_control" if names else "memory.events"
+                # A container may see its own cgroup as the top one.
+                for folder in (f"{names}{place}".strip("/"), names):
+                    with contextlib.suppress(OSError, KeyError):
+                        text = Path("/sys/fs/cgroup", folder, kind).read_text()
+                        return int(dict(map(str.split, text.splitlines()))["oom_kill"])
+    return 0
 
 
 def _resident(pid: int) -> float:

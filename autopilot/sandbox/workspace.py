@@ -12,7 +12,7 @@ from pathlib import Path
 
 from autopilot.core.records.record import Manifest
 from autopilot.errors import AutopilotError, LockHeldError, RepositoryError, UsageError
-from autopilot.git import objects
+from autopilot.git import objects, refs
 from autopilot.git.commands import run_git
 from autopilot.git.environment import withdraw
 from autopilot.git.locks import ExclusiveLock
@@ -28,8 +28,14 @@ from autopilot.sandbox import imports
 from autopilot.sandbox.imports import Redirection
 from autopilot.sandbox.missing import Missing
 from autopilot.sandbox.processes import end_marked
-from autopilot.tracking.layout import held
-from autopilot.tracking.outputs import WrittenPath, find_outputs, keep_outputs, tell
+from autopilot.tracking.layout import Layout, held
+from autopilot.tracking.outputs import (
+    WrittenPath,
+    find_outputs,
+    keep_outputs,
+    tell,
+    unknown_outputs,
+)
 
 AGENTS_GIT = "git"
 
@@ -229,6 +235,20 @@ def undone_on_failure(user: Repository, manifest: Manifest) -> Iterator[None]:
                     tell(error, find_outputs(path, user, manifest))
             remove_worktree(user, path)
         raise
+
+
+def abandon(user: Repository, slug: str) -> list[WrittenPath]:
+    """Removes the worktree of an experiment that did not begin, since its process died.
+
+    Returns:
+        What was written in it.
+    """
+    path, written = worktree_path(user, slug), list[WrittenPath]()
+    with contextlib.suppress(AutopilotError), held(user, slug):
+        if refs.read_ref(user, Layout(slug).branch) is None and path.exists():
+            written = unknown_outputs(user, path)
+            remove_worktree(user, path)
+    return written
 
 
 def _left_behind(

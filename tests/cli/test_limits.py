@@ -23,7 +23,7 @@ def test_an_item_that_does_not_end(runs: Runs, what: str, in_place: bool) -> Non
     done = runs.run(f"val 2 1 {what}", *IN_TIME, *(["--in-place"] if in_place else []))
 
     assert done.code == 0, done
-    assert "items, item timeout 0.6 s\n" in done.out
+    assert "items, item timeout 0.6 s, no memory limit\n" in done.out
     # The batch has the time of its three items, then each has its own.
     assert "no result within 1.8 s, in happen (game.py:" in done.out
     where = r"in happen \(game.py:\d+\) in item 1 of val batch 0 of epoch 2; it goes on"
@@ -47,7 +47,7 @@ def test_the_module_states_the_time_and_an_option_counts_before(runs: Runs) -> N
     runs.place.git("commit", "--quiet", "--message=timeout", "game.py")
     done = runs.run("val 1 4 hang")
     assert done.code == 0, done
-    assert "items, item timeout 0.5 s\n" in done.out
+    assert "items, item timeout 0.5 s, no memory limit\n" in done.out
     assert accuracies(runs)[1] == pytest.approx(1 / 6)
     assert (
         "item timeout 7 s" in runs.place.run("run", "game.py", *OPTIONS, "--item-timeout", "7").out
@@ -109,7 +109,7 @@ def test_a_memory_error_is_that_of_its_item(runs: Runs) -> None:  # noqa: F811
 
     assert done.code == 0, done
     assert "1 of 6 val items raised: MemoryError no more (game.py:" in done.out
-    assert "no item timeout\n" in done.out
+    assert "no item timeout, no memory limit\n" in done.out
     assert accuracies(runs) == pytest.approx([0, 1 / 6, 1 / 6, 1 / 6])
 
 

@@ -188,7 +188,7 @@ def test_preflight_says_that_nothing_scores(place: Place) -> None:
 def test_preflight_looks_on_where_the_first_item_has_no_score(place: Place) -> None:
     ids = "None if item.id == 'i1' else passed"
     place.change("counter.py", ("Datum(success=passed, ", f"Datum(success={ids}, "))
-    done = place.call("optimize", "preflight", "counter.py")
+    done = place.run("optimize", "preflight", "counter.py")
     assert "ok       evaluation: val item i2 did not pass" in done.out
     assert "begin with an item: val item i2" in place.call("run", "counter.py", "--dry-run").out
 
@@ -197,7 +197,7 @@ def test_preflight_takes_a_direction(place: Place) -> None:
     place.change("counter.py", ("Datum(success=passed, ", "Datum(metrics={'seconds': 0.5}, "))
     arguments = ("optimize", "preflight", "counter.py", "--monitor", "seconds")
     assert "give --mode min" in place.autopilot(*arguments).out
-    done = place.call(*arguments, "--mode", "min")
+    done = place.run(*arguments, "--mode", "min")
     assert "monitor: val seconds decides: lower is better" in done.out
 
 

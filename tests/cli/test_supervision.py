@@ -266,7 +266,7 @@ def test_a_death_at_import_is_told_once(runs: Runs) -> None:
     done = runs.run("import 0 - exit0")
 
     assert done.code == 1, done
-    assert "exit code 0 (os._exit) before the experiment was open" in done.error
+    assert "exit code 0 (os._exit) while the target was loaded" in done.error
     assert runs.place.run("run", "game.py", "-e", "one", *OPTIONS).code == 0
 
 

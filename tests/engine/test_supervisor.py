@@ -57,6 +57,7 @@ def run_alone(code: str) -> subprocess.CompletedProcess[str]:
 DYING = """
 import os, signal
 from autopilot.core.progress import Position
+from autopilot.engine.board import Observer
 from autopilot.engine.supervisor import Supervisor
 
 position = Position("val", 1, 0, 0, 2, is_running=True)
@@ -69,9 +70,13 @@ def work(child):
     told = [(death.position == position, "SIGUSR1" in death.reason) for death in child.deaths]
     return 7 if told == [(True, True)] and child.slug == "own" else 1
 
-deaths = []
-code = Supervisor(work, deaths.append, lambda *_: None).run()
-assert [death.position for death in deaths] == [position]
+class Deaths(Observer):
+    def died(self, death):
+        positions.append(death.position)
+
+positions = []
+code = Supervisor(work, Deaths()).run()
+assert positions == [position]
 raise SystemExit(code)
 """
 
@@ -83,11 +88,12 @@ def test_the_next_child_knows_how_the_one_before_died() -> None:
 
 EARLY = """
 import os
+from autopilot.engine.board import Observer
 from autopilot.engine.supervisor import Supervisor
 from autopilot.errors import EvaluationError
 
 try:
-    Supervisor(lambda child: os._exit(3), lambda death: None, lambda *_: None).run()
+    Supervisor(lambda child: os._exit(3), Observer()).run()
 except EvaluationError as error:
     print(error.message)
 """

@@ -160,18 +160,30 @@ def test_who_left_the_group_is_found_by_its_mark_or_its_parent(tmp_path, monkeyp
 
 
 WORKER = """\
+import os
 import sys
+import time
 from autopilot.sandbox.processes import answer_with
 
-def answer(request, send, watch):
-    watch()
+def answer(request, send, asker):
     print("printed")
     if request == b"fail":
         sys.exit(3)
+    if request.startswith(b"daemon"):
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                with open("daemon.pid", "w") as file:
+                    file.write(str(os.getpid()))
+                time.sleep(60)
+            os._exit(0)
+        while not os.path.exists("daemon.pid"):
+            time.sleep(0.01)
+        if request.endswith(b"exit"):
+            os._exit(3)
     for number in range(3):
         send(b"%b %d" % (request, number))
     if request == b"wait":
-        import time
         time.sleep(60)
 
 answer_with(answer)
@@ -195,6 +207,19 @@ def test_a_process_of_python_answers_in_frames(worker, capfd):
 def test_a_process_that_ends_too_early_is_an_error(worker):
     with pytest.raises(EvaluationError, match="ended with exit code 3"):
         list(Processes().ask("a_worker", b"fail", worker))
+
+
+@pytest.mark.parametrize("request_", [b"daemon", b"daemon exit"])
+def test_a_daemon_that_holds_the_pipe_is_not_waited_for(worker, request_):
+    started = time.monotonic()
+    if request_.endswith(b"exit"):
+        with pytest.raises(EvaluationError, match="ended with exit code 3"):
+            list(Processes().ask("a_worker", request_, worker))
+    else:
+        assert len(list(Processes().ask("a_worker", request_, worker))) == 3
+    assert time.monotonic() - started < 20
+    # It emptied nothing, left the session, and is ended all the same.
+    assert not Path(f"/proc/{(worker / 'daemon.pid').read_text()}").exists()
 
 
 def test_processes_are_stopped_from_another_thread(worker):

@@ -5,15 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partialmethod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autopilot.cli.output import Output
 from autopilot.cli.pages.epoch import commit_cell
 from autopilot.core.callback import Callback, RunView
 from autopilot.core.figures import figure, figures, lower_note, signed
+from autopilot.core.progress import Death
 from autopilot.core.records.message import one_line
+from autopilot.engine.board import Observer
 from autopilot.errors import EvaluationError
+from autopilot.git.repository import Repository
+from autopilot.sandbox.workspace import abandon
 from autopilot.text import display_width, redact
+from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.outputs import output_lines
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -272,3 +279,39 @@ def _live(output: Output, trainer: RunView) -> Progress:
     fields = [TextColumn(f"{{task.fields[{name}]}}") for name in ("speed", "best", "left")]
     columns = [SpinnerColumn(), TextColumn("{task.description}"), Spending(), *fields]
     return Progress(*columns, console=output.console, transient=True)
+
+
+class ChildReporter(Observer):
+    """Prints what happens to a supervised process.
+
+    Attributes:
+        late: The experiment of which an item did not end in time; "" before.
+    """
+
+    def __init__(self, output: Output, folder: Path) -> None:
+        self._output, self._folder = output, folder
+        self.late = ""
+
+    def died(self, death: Death) -> None:
+        if self._output.is_terminal:
+            self._output.console.show_cursor()  # a live line hid it
+        self._output.line(f"       {death.reason} {death.position}; it goes on", "yellow")
+
+    def overdue(self, past_s: float, slug: str) -> None:
+        self.late = slug
+        text = f"time budget: over by {past_s:.0f} s, and an item does not end"
+        self._output.line(text, "yellow")
+
+    def slow(self, seconds: float, place: str) -> None:
+        where = f", in {place}" if place else ""
+        text = f"nothing is recorded after {seconds:.0f} s{where}"
+        self._output.line(f"{text}; --budget-seconds ends it", "yellow")
+
+    def look(self, slug: str) -> None:
+        notebook = Notebook(Repository.discover(self._folder), slug)
+        notebook.journal.look(notebook.tip)
+
+    def abandoned(self, slug: str) -> None:
+        if slug:
+            written = abandon(Repository.discover(self._folder), slug)
+            self._output.lines(output_lines(written))
