@@ -89,8 +89,8 @@ def test_memory_that_is_taken_fast_is_seen_in_time(runs: Runs) -> None:  # noqa:
 @pytest.mark.parametrize(
     ("fault", "where"),
     [
-        ("import 0 -", "before the experiment was open"),
-        ("configure 0 -", "before the experiment was open"),
+        ("import 0 -", "while the target was loaded"),
+        ("configure 0 -", "while the target was loaded"),
         ("step 1 -", "3 times in step 1 of epoch 2"),
     ],
 )
