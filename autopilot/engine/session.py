@@ -103,7 +103,9 @@ class Session:
         with undone_on_failure(user, manifest):
             keep = options.keep or ()
             check_keep(user, manifest, keep)
-            self.workspace = open_workspace(user, folder, manifest, keep)
+            self.workspace = open_workspace(
+                user, folder, manifest, keep, is_replacement=self.child.since_s > 0
+            )
             self.outputs = list[WrittenPath]()
             # The experiment's lock does not keep another experiment out of this checkout.
             self.place = self.workspace.hold()

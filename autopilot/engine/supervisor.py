@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import math
 import os
 import select
@@ -207,6 +208,7 @@ class Supervisor:
         # A signal between the fork and the child's own handlers would be lost: it waits.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         self._watch(board, *ends)
+        gc.freeze()  # what is here already is not looked at, and so not copied, in the child
         pid = os.fork()
         if pid == 0:
             code = 1

@@ -77,6 +77,10 @@ class Notes:
         Raises:
             RepositoryError: a folder of them cannot be read.
         """
+        return (note for _, notes in self.folders() for note in notes)
+
+    def folders(self) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+        """The same by folders, each with a name that no folder of other content has."""
         tip = read_ref(self.repo, self.ref)
         return _walk(self._tree(tip), "") if tip else iter(())
 
@@ -219,15 +223,20 @@ def _copies(tree: pygit2.Tree, annotated: str) -> dict[str, str]:
 _seen = Seen[list[tuple[str, str]]]()
 
 
-def _walk(tree: pygit2.Tree, prefix: str) -> Iterator[tuple[str, str]]:
+def _walk(tree: pygit2.Tree, prefix: str) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     for child in tree:
         name = child.name or ""
         if isinstance(child, pygit2.Tree):
             if _FAN_OUT.fullmatch(name):
                 path = prefix + name
-                yield from _seen.get_or(f"{path} {child.id}", partial(list, _walk(child, path)))
+                place = f"{path} {child.id}"
+                yield place, _seen.get_or(place, partial(_below, child, path))
         elif len(prefix) + len(name) == _ID_LENGTH and _HEX.fullmatch(name):
-            yield prefix + name, str(child.id)
+            yield f"{prefix}{name} {child.id}", [(prefix + name, str(child.id))]
+
+
+def _below(tree: pygit2.Tree, prefix: str) -> list[tuple[str, str]]:
+    return [note for _, notes in _walk(tree, prefix) for note in notes]
 
 
 # --- merging notes that two repositories wrote apart, without a working tree -------------------

@@ -17,6 +17,7 @@ from pygit2.enums import ObjectType
 from autopilot.errors import RepositoryError, UnsupportedRepositoryError
 from autopilot.git.commands import CommandResult, last_line, run_git
 from autopilot.git.environment import variable
+from autopilot.git.seen import Seen
 
 _CACHED_TREE_BYTES = 16_384
 _CACHE_BYTES = 32 * 2**20
@@ -36,18 +37,14 @@ class Identity:
 DEFAULT_IDENTITY = Identity("autopilot (user.name is not set)", "autopilot@localhost")
 """The committer where neither the environment nor git's configuration names one."""
 
+_seen = Seen["Repository"]()
+
 
 class Repository:
     """A repository of files, seen from one of its worktrees.
 
     Reads need no process except after the configuration was changed. Not to be shared between
     threads.
-
-    Example:
-        >>> from pathlib import Path
-        >>> repo = Repository.discover(Path("src"))  # doctest: +SKIP
-        >>> repo.head_name()  # doctest: +SKIP
-        'main'
     """
 
     def __init__(
@@ -79,7 +76,12 @@ class Repository:
             RepositoryError: there is none, or git does not trust its owner.
             UnsupportedRepositoryError: it is stored in a way that cannot be worked with.
         """
-        return cls(*probe(path))
+        known = _seen.get(place := str(path.absolute()))
+        if known is not None and known._config_stamp == known._stamp_of_config():
+            return cls(known.workdir, known.git_dir, known.common_dir, known._config)
+        found = cls(*probe(path))
+        _seen.keep(place, found)
+        return found
 
     @property
     def main_workdir(self) -> Path | None:
@@ -208,6 +210,7 @@ class Repository:
         return (
             _stamp(f"{self.common_dir}/config"),
             _stamp(f"{self.git_dir}/config.worktree"),
+            _stamp(f"{self.git_dir}/commondir"),  # another one once the worktree is made anew
             _stamp(variable("GIT_CONFIG_GLOBAL") or f"{home}/.gitconfig"),
         )
 

@@ -21,9 +21,13 @@ class Seen(dict[str, T]):
         found = self.get(oid)
         if found is None:
             found = make()
-            if _looks:
-                self[oid] = found
+            self.keep(oid, found)
         return found
+
+    def keep(self, oid: str, value: T) -> None:
+        """Keeps a value in the body of `looking`, in the place of an earlier one."""
+        if _looks:
+            self[oid] = value
 
 
 _looks: list[bool] = []

@@ -181,7 +181,12 @@ def directory_of(user: Repository, folder: Path) -> str:
 
 
 def open_workspace(
-    user: Repository, folder: Path, manifest: Manifest, keep: Sequence[str] = ()
+    user: Repository,
+    folder: Path,
+    manifest: Manifest,
+    keep: Sequence[str] = (),
+    *,
+    is_replacement: bool = False,
 ) -> Workspace:
     """The checkout for an experiment; one that a kill left behind is used again.
 
@@ -190,6 +195,8 @@ def open_workspace(
         folder: The folder that the command works in.
         manifest: The experiment's: its name, its base, its links, whether it runs in place.
         keep: Outputs that are kept where that worktree is not whole.
+        is_replacement: It goes on for a process that ended by itself, after all that it started:
+            the worktree is as that process would have used it further.
 
     Raises:
         GitCommandError: the worktree cannot be made.
@@ -198,12 +205,13 @@ def open_workspace(
     slug, base, in_place, links = manifest.slug, manifest.base, manifest.in_place, manifest.links
     directory = directory_of(user, folder)
     path = user.workdir if in_place else worktree_path(user, slug)
-    end_marked(path)
+    if not is_replacement:
+        end_marked(path)
     if in_place:
         if links:
             raise UsageError("--link goes with a worktree", hint="leave out --link or --in-place")
         return Workspace(user, user, directory)
-    left = _left_behind(user, path, manifest, keep)
+    left = _left_behind(user, path, manifest, keep, is_replacement=is_replacement)
     outputs = () if isinstance(left, Repository) else tuple(left)
     repo = left if isinstance(left, Repository) else add_worktree(user, path, base)
     workspace = Workspace(user, repo, directory, repo is not left, outputs=outputs)
@@ -252,7 +260,7 @@ def abandon(user: Repository, slug: str) -> list[WrittenPath]:
 
 
 def _left_behind(
-    user: Repository, path: Path, manifest: Manifest, keep: Sequence[str]
+    user: Repository, path: Path, manifest: Manifest, keep: Sequence[str], *, is_replacement: bool
 ) -> Repository | list[WrittenPath]:
     """The worktree that a kill left; one that is not whole is removed: the outputs in it."""
     killed_in_step = (private_path(path) / AGENTS_GIT).exists()
@@ -269,7 +277,8 @@ def _left_behind(
         same = repo.common_dir == user.common_dir and repo.head_commit() == manifest.base
         if whole and same:
             # Changes by an evaluation or by another program are no part of the experiment.
-            run_git([*NO_HOOKS, "reset", "--hard", "--quiet"], cwd=path)
+            if not is_replacement:
+                run_git([*NO_HOOKS, "reset", "--hard", "--quiet"], cwd=path)
             return repo
     return _take_away(user, path, manifest, keep)
 

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -36,7 +36,7 @@ from autopilot.git.commits import Commit, first_parent_log, read_commit
 from autopilot.git.notes import Edit, Notes
 from autopilot.git.objects import read_blob
 from autopilot.git.repository import Repository
-from autopilot.git.seen import Seen, looking
+from autopilot.git.seen import Seen
 from autopilot.text import as_json, hide, leaked
 from autopilot.tracking.layout import KINDS, Layout
 
@@ -52,7 +52,10 @@ _CLASSES: tuple[type[Record], ...] = (
 _MARK = "$float"
 _PAYLOADS = ("state", "data", "items")
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {}
+_Notes = list[tuple[str, str]]
 _seen = Seen[list[Record]]()
+_by_folder = Seen[list[tuple[str, Record]]]()
+_lines = Seen[tuple[str, dict[str, Commit]]]()
 
 
 class Journal:
@@ -81,21 +84,29 @@ class Journal:
 
     def read(self, kind: type[R]) -> Iterator[tuple[str, R]]:
         """All records of a class with the commits that they are on; repeated ids count once."""
-        for commit, oid in self._notes[kind.kind].ids():
-            for record in _seen.get_or(oid, partial(self._decoded, kind.kind, commit, oid)):
-                if isinstance(record, kind):
-                    yield commit, record
+        for place, notes in self._notes[kind.kind].folders():
+            for pair in _by_folder.get_or(place, partial(self._in, kind.kind, notes)):
+                if isinstance(pair[1], kind):
+                    yield cast("tuple[str, R]", pair)
+
+    def _in(self, kind: str, notes: _Notes) -> list[tuple[str, Record]]:
+        return [
+            (commit, record)
+            for commit, oid in notes
+            for record in _seen.get_or(oid, partial(self._decoded, kind, commit, oid))
+        ]
 
     def _decoded(self, kind: str, commit: str, oid: str) -> list[Record]:
         content = read_blob(self._repo, oid)
         return list(decode(content, f"the {kind} note on {commit[:10]}"))
 
     def look(self, tip: str) -> None:
-        """Reads what a process that goes on with the experiment reads, and keeps it."""
-        with looking():
-            for kind in (Manifest, MetricsRecord, StepRecord, Lesson):
-                deque(self.read(kind), maxlen=0)
-            self.line(tip)
+        """Reads what a process that goes on with the experiment reads; see `looking`."""
+        for record in (*_CLASSES, Event):
+            _adapter(record)
+        for kind in (Manifest, MetricsRecord, StepRecord, Lesson):
+            deque(self.read(kind), maxlen=0)
+        self.line(tip)
 
     def start(self) -> str | None:
         """The start commit: the one with the manifest; None where its note is not here."""
@@ -115,8 +126,16 @@ class Journal:
                     hint=f"fetch its notes: autopilot fetch {slug}",
                 )
             base = next(iter(read_commit(self._repo, start).parents), None)
-            found = first_parent_log(self._repo, tip, stop=base)
-            self._line = tip, {commit.id: commit for commit in found}
+            # What is before a commit never changes.
+            known, before = _lines.get(start, ("", {}))
+            found = dict[str, Commit]()
+            for commit in first_parent_log(self._repo, tip, stop=base):
+                if commit.id == known:
+                    found |= before
+                    break
+                found[commit.id] = commit
+            self._line = tip, found
+            _lines.keep(start, self._line)
         return self._line[1]
 
     def repeated(self, kind: type[R]) -> Iterator[tuple[str, R, R]]:

@@ -17,6 +17,8 @@ from autopilot.core.records.message import one_line
 from autopilot.engine.board import Observer
 from autopilot.errors import EvaluationError
 from autopilot.git.repository import Repository
+from autopilot.git.seen import looking
+from autopilot.git.worktrees import worktree_path
 from autopilot.sandbox.workspace import abandon
 from autopilot.text import display_width, redact
 from autopilot.tracking.notebook import Notebook
@@ -308,8 +310,13 @@ class ChildReporter(Observer):
         self._output.line(f"{text}; --budget-seconds ends it", "yellow")
 
     def look(self, slug: str) -> None:
-        notebook = Notebook(Repository.discover(self._folder), slug)
-        notebook.journal.look(notebook.tip)
+        with looking():
+            user = Repository.discover(self._folder)
+            notebook = Notebook(user, slug)
+            for place in (user.workdir, worktree_path(user, slug)):
+                if place.exists():
+                    Repository.discover(place)
+            notebook.journal.look(notebook.tip)
 
     def abandoned(self, slug: str) -> None:
         if slug:

@@ -56,7 +56,8 @@ class History:
         self.inputs, self.gains = {}, {}
         for revision, record in judged:
             # The first blob counts: all scores must come from the files of the baseline.
-            self.inputs = {**record.inputs, **self.inputs}
+            if record.inputs:
+                self.inputs = {**record.inputs, **self.inputs}
             self.metrics.setdefault(record.epoch, {})[record.split] = record.metrics
             if record.test_gain is not None:
                 self.gains[record.epoch] = record.test_gain
