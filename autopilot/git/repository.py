@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import pygit2
@@ -65,8 +65,7 @@ class Repository:
                 f"cannot read the repository at {workdir}: {error}",
                 hint="its format may need a newer pygit2; `git fsck` tells whether it is sound",
             ) from error
-        committer = self.committer()
-        self.pygit.set_ident(committer.name, committer.email)
+        self.pygit.set_ident(*astuple(self.committer()))
 
     @classmethod
     def discover(cls, path: Path) -> Repository:
@@ -79,9 +78,7 @@ class Repository:
         known = _seen.get(place := str(path.absolute()))
         if known is not None and known._config_stamp == known._stamp_of_config():
             return cls(known.workdir, known.git_dir, known.common_dir, known._config)
-        found = cls(*probe(path))
-        _seen.keep(place, found)
-        return found
+        return _seen.keep(place, cls(*probe(path)))
 
     @property
     def main_workdir(self) -> Path | None:

@@ -1,7 +1,8 @@
 """Objects that never change, kept once they are read, for processes that are forked later.
 
 A supervising process reads what was added since its last look; each of its children has it then,
-however long the experiment is.
+however long the experiment is. What may change, as a repository's place and configuration, is kept
+with a stamp, and read anew where that differs.
 """
 
 from __future__ import annotations
@@ -19,15 +20,13 @@ class Seen(dict[str, T]):
     def get_or(self, oid: str, make: Callable[[], T]) -> T:
         """The value that was made of an object, made now if it is new."""
         found = self.get(oid)
-        if found is None:
-            found = make()
-            self.keep(oid, found)
-        return found
+        return self.keep(oid, make()) if found is None else found
 
-    def keep(self, oid: str, value: T) -> None:
-        """Keeps a value in the body of `looking`, in the place of an earlier one."""
+    def keep(self, oid: str, value: T) -> T:
+        """Keeps a value in the body of `looking`, in the place of an earlier one; returns it."""
         if _looks:
             self[oid] = value
+        return value
 
 
 _looks: list[bool] = []
