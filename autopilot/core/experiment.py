@@ -215,9 +215,8 @@ class Experiment(History):
             if record.verdict != "rejected" and record.epoch not in kept:
                 self._finish(record, self._revisions[record.epoch], log)
         if self.history:
-            tip = self.store.tip
             self._finish(self.history[-1], self._revisions[last], log)
-            log = log if tip == self.store.tip else self.store.log()
+            log = log if log[0].id == self.store.tip else self.store.log()
         self._recorded_steps = {
             (record.epoch, record.step): (revision, record)
             for revision, record in self.store.records(StepRecord)
