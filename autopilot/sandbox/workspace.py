@@ -149,7 +149,10 @@ class Workspace:
         try:
             yield
         except AutopilotError as error:
-            if not self.in_place:
+            if not self.repo.workdir.exists():
+                error.message = f"the worktree {self.repo.workdir} was removed meanwhile"
+                error.hint = "run the command again, or resume the run: the worktree is made anew"
+            elif not self.in_place:
                 said = f"{error.message}\n{error.user_traceback}"
                 error.hint = self.as_users(self.lacks(said) or error.hint)
                 error.message = self.as_users(error.message)

@@ -270,6 +270,8 @@ def remove(repo: Repository, removal: Removal) -> None:
                 f"{removal.slug} was changed meanwhile; nothing was removed",
                 hint="look at it again: autopilot experiment show " + removal.slug,
             )
+        # As a killed git leaves them; else some refs would be gone, and others not.
+        refs.clear_stale_locks(repo, Layout(removal.slug).namespaces())
         if removal.worktree is not None:
             remove_worktree(repo, removal.worktree)
         for file in (removal.progress, removal.report):

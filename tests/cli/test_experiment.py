@@ -180,6 +180,15 @@ def test_delete_takes_the_worktree_of_an_interrupted_run(place):
     assert names(place) == {"refs/heads/main"}
 
 
+def test_delete_clears_the_lock_that_a_killed_git_left(demo):
+    lock = demo.top / ".git/refs/notes/autopilot/demo/metrics.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.write_text("")
+    os.utime(lock, (1, 1))
+    demo.run("experiment", "delete", "demo", "--yes")
+    assert "autopilot/demo" not in demo.git("for-each-ref")
+
+
 def test_delete_asks(demo):
     demo.refused(
         *("experiment", "delete", "demo"), says=("your confirmation",), hints=("--yes",), code=2

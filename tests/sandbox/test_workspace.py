@@ -1,6 +1,7 @@
 """autopilot.sandbox.workspace: the checkout of a run, and what is linked into it."""
 
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -130,3 +131,14 @@ def test_children_import_what_a_finder_of_an_editable_install_leads_to(user, mon
     place = subprocess.check_output(child, cwd="/", text=True).strip()
     assert place == str(workspace.repo.workdir / "lib/deep/__init__.py")
     workspace.remove()
+
+
+def test_an_error_in_a_worktree_that_is_gone_names_that(user):
+    workspace = opened(user)
+    shutil.rmtree(workspace.repo.workdir)
+    with pytest.raises(TargetError) as raised, workspace.explained():
+        raise TargetError("a.txt: no such file")
+    error = raised.value
+    assert error.message == f"the worktree {workspace.repo.workdir} was removed meanwhile"
+    assert error.hint == "run the command again, or resume the run: the worktree is made anew"
+    assert opened(user).repo.workdir.exists()
