@@ -453,6 +453,26 @@ def test_a_child_process_measures_the_edit(
     assert edited.values() == [0, 1, 2, 1, 3]
 
 
+@pytest.mark.parametrize(("fresh", "values"), [("auto", [0, 0, 0]), ("always", [0, 1, 2])])
+def test_a_script_that_is_not_known_as_python(
+    edited: Edited, fresh: str, values: list[int]
+) -> None:
+    edited.place.git("mv", "pkg/calc.py", "pkg/calc")
+    edited.place.change(
+        "target.py",
+        (
+            "from pkg import calc\n",
+            'calc = type(sys)("calc")\nexec(open("pkg/calc").read(), vars(calc))\n',
+        ),
+        ('"*.py"', '"calc"'),
+        ("calc.py", "calc"),
+    )
+    done = edited.run("1 2", "--fresh", fresh)
+
+    assert done.code == 0, done
+    assert edited.values() == values
+
+
 def compiled(place: Place, text: str, *, flags: int = 0) -> Path:
     """Bytecode of another text that Python takes for that of `pkg/calc.py` as it is."""
     source = place.top / "pkg/calc.py"
@@ -494,6 +514,58 @@ def test_bytecode_that_is_never_compared_with_its_source_is_refused(edited: Edit
     assert done.code == 1, done
     assert "git tracks bytecode of pkg/calc.py that Python never compares" in done.error
     assert "git rm --cached pkg/__pycache__/calc." in done.hint
+
+
+AGENT = """\
+import json
+import re
+import sys
+from pathlib import Path
+
+sys.stdin.read()
+file = Path("pkg/calc.py")
+number = int(re.search(r"return (\\d+)", file.read_text())[1])
+with open(sys.argv[1], "a") as log:
+    log.write(f"agent {number}\\n")
+file.write_text(f"def value():\\n    return {number + 1}\\n")
+print(json.dumps({"strategy": f"to {number + 1}", "summary": "one more"}))
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--in-place",)])
+def test_an_agent_is_called_once_a_step(
+    edited: Edited, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """Killed while its edit is measured: what the agent was paid for is taken over."""
+    agent = tmp_path / "agent.py"
+    agent.write_text(AGENT)
+    edited.place.change(
+        "target.py",
+        ("import AutoPilotModule,", "import AgentOptimizer, AutoPilotModule, CommandAgent,"),
+        (
+            "return Edit(self.parameters())",
+            f"command = [sys.executable, {str(agent)!r}, os.environ['EVALUATIONS']]\n"
+            "        return AgentOptimizer(CommandAgent(command), self.parameters())",
+        ),
+        (
+            "        return Datum(items=[Datum(metrics",
+            "        marker = f\"{os.environ['EVALUATIONS']}.{value}\"\n"
+            "        if value and not self.training and not os.path.exists(marker):\n"
+            '            open(marker, "w").close()\n'
+            "            os.kill(os.getppid(), 9)\n"
+            "            os.kill(os.getpid(), 9)\n"
+            "        return Datum(items=[Datum(metrics",
+        ),
+    )
+    done = edited.run("- - -", *options)
+    for _ in range(3):
+        assert done.code == -signal.SIGKILL, done
+        done = edited.place.autopilot("resume", "a")
+
+    assert done.code == 0, done
+    assert edited.values() == [0, 1, 2, 3]
+    assert edited.steps() == ["agent 0", "agent 1", "agent 2"]
+    edited.place.check_sound()
 
 
 def test_a_process_with_threads_says_what_does_not_hold(edited: Edited) -> None:
