@@ -66,9 +66,7 @@ def supervised(output: Output, work: Callable[[Child], int], folder: Path, slug:
         )
     code = Supervisor(lambda child: guarded(output, lambda: work(child)), reports, slug).run()
     if code is None:
-        output.line(
-            f"the item was killed; go on: autopilot resume {reports.late} --budget-seconds N"
-        )
+        output.line(f"the item was killed; go on: autopilot resume {reports.late}{_MORE_TIME}")
         output.document({"experiment": reports.late, "interrupted": True, "stop_reason": _TIME_UP})
         return INTERRUPTED
     audit.end()  # the process that did the work has printed what was executed
@@ -76,6 +74,7 @@ def supervised(output: Output, work: Callable[[Child], int], folder: Path, slug:
 
 
 _TIME_UP = "time budget: an item did not end"
+_MORE_TIME = " --budget-seconds N"
 CHANGEABLE = tuple(field.name for field in fields(Options) if not field.metadata["fixed"])
 
 
@@ -254,12 +253,15 @@ def _headline(session: Session) -> str:
 
 def _summarize(output: Output, session: Session, result: Result) -> None:
     slug, epochs = session.slug, session.trainer.experiment.history
-    spent_s = f"{result.cost.seconds:.1f} s"
-    counts = f"{counted(result.epochs, 'epoch')}, {result.kept} kept, {spent_s}"
+    ledger, spent_s = session.trainer.ledger, result.cost.seconds
+    if result.interrupted:
+        spent_s = max(spent_s, ledger.elapsed_s())  # the epoch that it left is in no record
+    counts = f"{counted(result.epochs, 'epoch')}, {result.kept} kept, {spent_s:.1f} s"
     if result.interrupted:
         output.line(f"interrupted {result.stop_reason}: {counts}", "yellow")
         _tell_spending(output, session)
-        output.line(f"go on: autopilot resume {slug}")
+        more = _MORE_TIME if ledger.elapsed_s() > ledger.limits.seconds else ""
+        output.line(f"go on: autopilot resume {slug}{more}")
         return
     output.line(f"stopped: {result.stop_reason}. {counts}")
     _tell_spending(output, session)

@@ -167,10 +167,20 @@ class EpochProgress:
         results_s = sum(note.seconds for note in self._results())
         return results_s + self.lost.seconds + self.restarts_s
 
-    def note_restart(self, epoch: int, seconds: float) -> None:
-        """Notes that this process went on where another one ended, and how long that took."""
-        self._store.note_progress(ProgressNote(epoch=epoch, replaced=True, seconds=seconds))
-        self.restarts, self.restarts_s = self.restarts + 1, self.restarts_s + seconds
+    def note_restart(self, epoch: int, seconds: float, *, is_death: bool) -> None:
+        """Notes that this process went on where another one ended.
+
+        Args:
+            epoch: The epoch.
+            seconds: How long that took; after a death, with what the death cost.
+            is_death: Whether the other one died.
+        """
+        note = ProgressNote(epoch=epoch, replaced=not is_death, seconds=seconds)
+        self._store.note_progress(note)
+        if is_death:
+            self.lost += _cost(note)
+        else:
+            self.restarts, self.restarts_s = self.restarts + 1, self.restarts_s + seconds
 
     def note_death(self, death: Death) -> None:
         """Notes what ended the process in a batch, or in one item of it."""

@@ -227,6 +227,7 @@ class Child:
         state: The state whose files it is to import; "": that of the experiment's newest commit.
         broken: States whose files cannot be imported, and why.
         since_s: When the child before left its work to this one; 0 if it did not.
+        lost_since_s: When what the child before died in had begun; 0 if it did not die.
         has_recorded: Whether a child before has recorded an epoch.
         is_supervised: Whether there is a parent, which can start another one.
     """
@@ -238,12 +239,17 @@ class Child:
     state: str = ""
     broken: dict[str, str] = field(default_factory=dict)
     since_s: float = 0.0
+    lost_since_s: float = 0.0
     has_recorded: bool = False
     is_supervised: bool = True
 
     def next(self, deaths: list[Death], state: str = "", since_s: float = 0.0) -> Child:
         """The child that goes on after this one."""
         has_loaded = self.board.position.split != "load" or not self.board.began_s
+        lost_since_s = 0.0 if since_s else self.board.began_s or time.monotonic()
+        if not self.board.slug:
+            # It has noted nothing yet.
+            lost_since_s = self.lost_since_s or lost_since_s * (not self.since_s)
         return Child(
             self.board.slug or self.slug,
             Board(self.board),
@@ -253,6 +259,7 @@ class Child:
             broken=self.broken | self.board.broken,
             # One that could not import the state is part of the restart.
             since_s=since_s if has_loaded else self.since_s,
+            lost_since_s=lost_since_s,
             has_recorded=self.has_recorded or self.board.has_recorded,
         )
 
@@ -280,13 +287,15 @@ class Attendant(Callback):
     """Tells the parent that the experiment is open, and when its time is up."""
 
     def __init__(self, child: Child) -> None:
-        self._board, self._since_s = child.board, child.since_s
+        self._board, self._child = child.board, child
 
     def on_fit_start(self, trainer: RunView, module: AutoPilotModule) -> None:
         ledger, experiment = trainer.ledger, trainer.experiment
-        if self._since_s:
-            seconds = time.monotonic() - self._since_s
-            experiment.progress.note_restart(experiment.last_epoch + 1, seconds)
+        child, progress, epoch = self._child, experiment.progress, experiment.last_epoch + 1
+        if since_s := child.since_s or child.lost_since_s:
+            seconds = time.monotonic() - since_s
+            progress.note_restart(epoch, seconds, is_death=not child.since_s)
+            ledger.count(seconds)
         left = ledger.limits.seconds - ledger.elapsed_s()
         self._board.opened(experiment.slug, time.monotonic() + left)
 

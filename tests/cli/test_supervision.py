@@ -35,7 +35,9 @@ def fault(split, number, item="-"):
 
 
 def happen(what):
-    if what == "segv":
+    if what == "late":
+        time.sleep(1)
+    if what in ("segv", "late"):
         os.kill(os.getpid(), signal.SIGSEGV)
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -232,6 +234,16 @@ def test_a_death_in_train(runs: Runs) -> None:
     assert [r["metrics"]["accuracy"] for r in runs.place.judged("one")][-1] == 0.5
 
 
+def test_the_time_of_a_death_counts(runs: Runs) -> None:
+    done = runs.run("val 1 2 late", "--budget-seconds", "2")
+
+    assert done.code == 0, done
+    assert "stopped: time budget" in done.out
+    # The batch takes a second until it dies, and then the item.
+    assert [r["cost"]["seconds"] > 2 for r in runs.place.judged("one")] == [False, True]
+    assert json.loads(runs.place.run("log", "one", "--json").out)["cost"]["seconds"] > 2
+
+
 def test_deaths_of_several_items_in_every_split(runs: Runs) -> None:
     faults = "val 0 5 segv,val 1 4 exit0,val 1 5 segv,train 2 3 kill,test 3 1 segv,test 0 4 segv"
     done = runs.run(faults)
@@ -363,7 +375,8 @@ def test_the_time_budget_ends_an_item(runs: Runs, what: str) -> None:
     assert time.monotonic() - started < 17
     assert done.code == 130, done
     assert "time budget: over by 5 s, and an item does not end" in done.out
-    assert "autopilot resume one" in done.out
+    assert "autopilot resume one --budget-seconds" in done.out
+    assert what == "stubborn" or " 0 kept, 0." not in done.out
     again = runs.place.run("resume", "one", "--budget-seconds", "100")
     assert again.code == 0
     assert [r["metrics"]["accuracy"] for r in runs.place.judged("one")][-1] == 0.5

@@ -12,7 +12,7 @@ from autopilot.core.module import AutoPilotModule
 from autopilot.core.parameter import Parameter
 from autopilot.core.progress import Death, EpochProgress, Position
 from autopilot.core.store import InMemoryStore
-from autopilot.core.types import Datum
+from autopilot.core.types import Cost, Datum
 
 BATCH = Position("val", 0, 2, is_running=True)
 ITEMS = [Datum(id=name) for name in "abc"]
@@ -129,8 +129,10 @@ def test_a_result_with_a_graph_stands_in_for_its_call_once_its_step_is_made() ->
 def test_a_restart_is_part_of_the_epochs_time() -> None:
     store = InMemoryStore()
     log = EpochProgress(store)
-    log.note_restart(0, 0.5)
+    log.note_restart(0, 0.5, is_death=False)
+    log.note_restart(0, 1.0, is_death=True)
     log.note_rest(0, 2.0, ["feedback is missing"], "enough")
     again = reloaded(store)
     assert (again.restarts, again.restarts_s, again.seconds()) == (1, 0.5, 2.0)
+    assert again.lost == Cost(seconds=1.5)
     assert (again.notes, again.stop) == (("feedback is missing",), "enough")

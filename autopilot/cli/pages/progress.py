@@ -301,7 +301,8 @@ class ChildReporter(Observer):
 
     def overdue(self, past_s: float, slug: str) -> None:
         self.late = slug
-        text = f"time budget: over by {past_s:.0f} s, and an item does not end"
+        alone = "--item-timeout S would end it alone"
+        text = f"time budget: over by {past_s:.0f} s, and an item does not end ({alone})"
         self._output.line(text, "yellow")
 
     def slow(self, seconds: float, place: str) -> None:

@@ -128,6 +128,10 @@ class Ledger:
         """The wall clock, over all sessions."""
         return time.monotonic() - self._began
 
+    def count(self, seconds: float) -> None:
+        """Adds wall clock that passed before this session."""
+        self._began -= seconds
+
     def reserve(self, role: str, tokens: int = 0, cost_usd: float = 0.0) -> Reservation:
         """Sets aside the most that a call can cost; waits for others where that may help.
 
