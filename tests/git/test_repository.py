@@ -11,6 +11,7 @@ import pytest
 from autopilot.errors import RepositoryError, UnsupportedRepositoryError
 from autopilot.git.commands import run_git
 from autopilot.git.repository import DEFAULT_IDENTITY, Identity, Repository, probe
+from autopilot.git.seen import looking
 
 
 def test_places_in_main_and_linked_worktrees(repository: Repository, tmp_path: Path) -> None:
@@ -23,6 +24,31 @@ def test_places_in_main_and_linked_worktrees(repository: Repository, tmp_path: P
     assert linked.common_dir == top / ".git"
     assert linked.main_workdir == repository.main_workdir == top
     assert linked.head_name() == "HEAD detached"
+
+
+def test_a_repository_that_was_found_is_found_without_git_until_it_changes(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top, linked = repository.workdir, tmp_path / "linked"
+    add = ["worktree", "add", "--quiet", "--detach", str(linked)]
+    run_git(add, cwd=top)
+    with looking():
+        Repository.discover(top)
+        Repository.discover(linked)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", "")  # no git is started
+        assert Repository.discover(top).identity().name == "Ada Byron"
+        assert Repository.discover(linked).git_dir == top / ".git" / "worktrees" / "linked"
+    run_git(["config", "user.name", "Grace"], cwd=top)
+    assert Repository.discover(linked).identity().name == "Grace"
+    # At the same place, one of another repository.
+    run_git(["worktree", "remove", str(linked)], cwd=top)
+    run_git(["clone", "--quiet", str(top), str(tmp_path / "other")], cwd=tmp_path)
+    run_git(add, cwd=tmp_path / "other")
+    assert Repository.discover(linked).common_dir == tmp_path / "other" / ".git"
+    run_git(["config", "extensions.partialClone", "origin"], cwd=top)
+    with pytest.raises(UnsupportedRepositoryError):
+        Repository.discover(top)
 
 
 def test_a_submodule_has_its_own_places(repository: Repository, tmp_path: Path) -> None:

@@ -20,6 +20,10 @@ from autopilot.core.records.record import (
 from autopilot.core.types import Cost
 from autopilot.errors import RecordError, StateError
 from autopilot.git.commands import run_git
+from autopilot.git.commits import commit, first_parent_log
+from autopilot.git.objects import tree_of
+from autopilot.git.seen import Seen, looking
+from autopilot.tracking import journal as journals
 from autopilot.tracking.journal import Journal, decode, encode
 from autopilot.tracking.layout import Layout
 
@@ -174,3 +178,58 @@ def test_plain_git_may_append(repository):
     assert [lesson.outcome for lesson in journal.read_on(head, Lesson)] == ["kept", "rejected"]
     assert list(journal.read(Manifest)) == [(head, Manifest(slug="demo"))]
     assert journal.read_on(head, TraceRecord) == []
+
+
+def test_what_is_kept_is_what_would_be_read(repository, monkeypatch):
+    def fresh():
+        return Journal(repository, Layout("demo"))
+
+    def append(parent):
+        tree = tree_of(repository, parent)
+        return commit(repository, tree=tree, parents=[parent], message=f"after {parent}")
+
+    def look():
+        with looking():
+            fresh().look(line[-1])
+
+    def check():
+        tip, kept = line[-1], [list(fresh().read(kind)) for kind in (Lesson, MetricsRecord)]
+        commits = list(fresh().line(tip).values())
+        with monkeypatch.context() as patch:
+            for name in ("_seen", "_by_folder", "_lines"):
+                patch.setattr(journals, name, Seen())
+            assert kept == [list(fresh().read(kind)) for kind in (Lesson, MetricsRecord)]
+        assert commits == list(first_parent_log(repository, tip))[: len(commits)]
+        assert len(commits) == len(line) and len(kept[0]) == len(lessons)
+
+    line, lessons = [append(repository.head_commit())], set()
+
+    def learn(number, outcome="kept", at=-1):
+        lesson = Lesson(epoch=number, id=str(number), strategy="s", outcome=outcome)
+        record = MetricsRecord(epoch=number, split="val", metrics={}, verdict="kept")
+        fresh().write(line[at], [lesson, record])
+        lessons.add(number)
+
+    fresh().write(line[0], [Manifest(slug="demo")])
+    for number in range(40):
+        line.append(append(line[-1]))
+        learn(number)
+        if number % 7 == 3:
+            look()
+    assert journals._lines[line[0]][0] == line[-2]
+    check()
+    look()
+    assert journals._lines[line[0]][0] == line[-1]
+    check()
+    # Lines of earlier commits: another one, and one in another's place.
+    learn(90, at=5)
+    learn(3, "rejected", at=4)
+    check()
+    look()
+    check()
+    # A branch that was moved back, and went on elsewhere.
+    del line[-10:]
+    check()
+    line.append(append(line[-1]))
+    look()
+    check()
