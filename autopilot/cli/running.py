@@ -215,7 +215,7 @@ def _run_session(
     # What a resumed run was started with holds too.
     use_prices(session.options.prices or ())
     reporter.max_epochs, reporter.rescued = session.max_epochs, session.store.rescued
-    reporter.as_users, reporter.lacks = session.workspace.as_users, session.workspace.lacks
+    reporter.as_users = session.workspace.as_users
     killed = session.workspace.outputs
     try:
         output.lines(output_lines(killed, "removed with the worktree of the killed run"))

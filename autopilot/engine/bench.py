@@ -14,6 +14,8 @@ from autopilot.core.outages import MAX_WAIT_S
 from autopilot.core.records.record import Manifest, MetricsRecord
 from autopilot.core.run import current_run
 from autopilot.core.trainer import Trainer
+from autopilot.core.types import Datum
+from autopilot.engine.board import Child
 from autopilot.engine.request import Options
 from autopilot.engine.target import load_target
 from autopilot.errors import MissingSourceError, ParameterError
@@ -26,6 +28,7 @@ from autopilot.sandbox.workspace import Workspace
 from autopilot.tracking.parameters import Scope, check_clean, check_tracked, dirty_files, scope_of
 
 _MAINTAIN_EVERY = 500
+_FEEDBACK_AT_MOST = 200
 
 
 class Bench:
@@ -115,15 +118,39 @@ class Bench:
 
 
 class Upkeep(Callback):
-    """Packs the repository during a long run, and checks late imports, those of children too."""
+    """Packs the repository during a long run, and tells what the worktree lacks or is not used.
 
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench
+    Imports that are made late are checked; those of child processes are told.
+    """
+
+    def __init__(self, bench: Bench, child: Child) -> None:
+        self._bench, self._child = bench, child
+        self._feedback: list[str] = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: RunView,
+        module: AutoPilotModule,
+        outputs: Datum,
+        batch: Datum,
+        batch_idx: int,
+    ) -> None:
+        if trainer.current_epoch == 0 and len(self._feedback) < _FEEDBACK_AT_MOST:
+            self._feedback += [item.feedback for item in outputs.items if item.feedback]
 
     def on_validation_end(self, trainer: RunView, module: AutoPilotModule) -> None:
-        for stray in self._bench.children.strays():
-            if (run := current_run()) is not None:
-                run.note(stray)
+        said = [*trainer.failures.lines("train", tracebacks=True), self._child.absent()]
+        said += [*trainer.failures.lines("val", tracebacks=True), *self._feedback]
+        if trainer.current_epoch == 0:
+            said.append(self._bench.inputs.absent())
+        self._feedback = []
+        workspace = self._bench.workspace
+        notes = [*workspace.lacks("\n".join(said)), *self._bench.children.strays()]
+        for note in notes:
+            # An earlier epoch may have told it, or an earlier process of this run.
+            known = any(note in record.reasons for record in trainer.experiment.history)
+            if (run := current_run()) is not None and not known:
+                run.note(note)
 
     def on_epoch_recorded(
         self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord

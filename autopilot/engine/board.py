@@ -10,6 +10,7 @@ import math
 import mmap
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from autopilot.core.callback import Callback, RunView
@@ -230,6 +231,7 @@ class Child:
         lost_since_s: When what the child before died in had begun; 0 if it did not die.
         has_recorded: Whether a child before has recorded an epoch.
         is_supervised: Whether there is a parent, which can start another one.
+        absent: The lines that were printed on files that do not exist.
     """
 
     slug: str = ""
@@ -242,6 +244,7 @@ class Child:
     lost_since_s: float = 0.0
     has_recorded: bool = False
     is_supervised: bool = True
+    absent: Callable[[], str] = str
 
     def next(self, deaths: list[Death], state: str = "", since_s: float = 0.0) -> Child:
         """The child that goes on after this one."""

@@ -22,6 +22,7 @@ from autopilot.text import clean, hide, redact
 _LINES = 50
 _KEPT_BYTES = 16 * 1024
 _LOOK_S, _SWEEP_S, _SWEEPS = 0.5, 0.01, 3
+_NO_FILE = b"o such file or directory"
 # Realtime signals are hardly used by anyone; the system's own are below SIGRTMIN.
 _STACK_SIGNAL = int(getattr(signal, "SIGRTMIN", signal.SIGUSR2 - 7)) + 7
 
@@ -39,6 +40,7 @@ class ChildOutput:
     def __init__(self) -> None:
         self._tail, self.reader, self._writer = b"", -1, -1
         self._stacks = tempfile.TemporaryFile()  # noqa: SIM115  # both processes write to it
+        self._absent = tempfile.TemporaryFile()  # noqa: SIM115  # the child reads it
         with contextlib.suppress(OSError):
             self.reader, self._writer = _terminal() if os.isatty(2) else _pipe()
             os.set_blocking(self.reader, False)
@@ -71,9 +73,17 @@ class ChildOutput:
                 os.close(self.reader)
                 self.reader = -1
             self._tail = (self._tail + written)[-_KEPT_BYTES:]
+            if _NO_FILE in written and self._absent.tell() < _KEPT_BYTES:
+                lines = [line for line in self._tail.splitlines() if _NO_FILE in line]
+                self._absent.write(b"\n".join([*lines[-20:], b""]))
+                self._absent.flush()
             with contextlib.suppress(OSError):  # the user's terminal may be gone
                 while written:
                     written = written[os.write(2, written) :]
+
+    def absent(self) -> str:
+        """In the child: the lines that were printed on files that do not exist."""
+        return os.pread(self._absent.fileno(), 2 * _KEPT_BYTES, 0).decode("utf-8", "replace")
 
     def stack(self, pid: int, wait_s: float) -> str:
         """Asks the child where its threads stand; it answers from C code too.
@@ -111,6 +121,7 @@ class ChildOutput:
             os.close(self.reader)
             self.reader = -1
         self._stacks.close()
+        self._absent.close()
 
 
 def watch_over(parent: int, watched: Sequence[int], child: Callable[[], int], since: float) -> None:

@@ -241,7 +241,9 @@ class Session:
         experiment.died = self.child.deaths
         take_over(experiment, self.child, self.store.files, options, imported)
         self.trainer = bench.trainer(
-            experiment, options, [*options.conditions(alone=alone), *callbacks, Upkeep(bench)]
+            experiment,
+            options,
+            [*options.conditions(alone=alone), *callbacks, Upkeep(bench, child)],
         )
         with users_code(manifest.target):
             self.trainer.prepare(self.module)
@@ -284,7 +286,7 @@ class Session:
             UserCodeError: the user's code raised, outside the evaluation of an item.
         """
         try:
-            with self.workspace.explained():
+            with self.workspace.explained(self.inputs.absent):
                 result = self._run(score_test=score_test)
         finally:
             self.inputs.close()

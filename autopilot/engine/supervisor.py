@@ -220,6 +220,7 @@ class Supervisor:
                 if os.getppid() != parent:
                     os._exit(1)
                 output.take_over()
+                child.absent = output.absent
                 signal.set_wakeup_fd(-1)
                 _restore(self._handlers)
                 _listeners.append(board.hear)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -37,10 +38,13 @@ from autopilot.git.worktrees import (
 )
 from autopilot.sandbox.processes import Processes
 from autopilot.sandbox.workspace import Link, Workspace, link_into
+from autopilot.text import redact
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import WrittenPath, find_outputs, merged, tell, unknown_outputs
 
 T = TypeVar("T")
+# Each process of a command would tell the same.
+_told: set[str] = set()
 ERROR_PARTS = ("message", "hint", "user_traceback")
 """The parts of an AutopilotError that a message carries, beside the name of its class."""
 
@@ -161,7 +165,12 @@ def answers(
     request = json.dumps(asdict(task)).encode()
     for line in processes.ask("autopilot.proof.worker", request, folder):
         message = json.loads(line)
-        if "error" in message:
+        if "note" in message:
+            if message["note"] not in _told:
+                _told.add(message["note"])
+                # Where the evaluation's own output goes.
+                sys.stderr.write(f"note: {redact(message['note'])}\n")
+        elif "error" in message:
             error = getattr(errors, message["error"], EvaluationError)(message["message"])
             for name in ERROR_PARTS:
                 setattr(error, name, message[name])

@@ -58,15 +58,18 @@ from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
 
 R = TypeVar("R", bound=Record)
-_Say = Callable[[Scores | RerunEpoch], None]
+_Say = Callable[[Scores | RerunEpoch | str], None]
 
 
 def main() -> None:
     """Does one task."""
 
     def answer(request: bytes, send: Callable[[bytes], None], asker: int) -> None:
-        def say(message: Scores | RerunEpoch) -> None:
-            send(json.dumps({"answer": asdict(message)}).encode())
+        def say(message: Scores | RerunEpoch | str) -> None:
+            if isinstance(message, str):
+                send(json.dumps({"note": message}).encode())
+            else:
+                send(json.dumps({"answer": asdict(message)}).encode())
 
         def fail(error: AutopilotError) -> None:
             parts = {name: getattr(error, name) for name in ERROR_PARTS}
@@ -157,6 +160,8 @@ def _measure(task: MeasureTask, say: _Say, child: Child, file: ProgressFile) -> 
             # The user's code may have turned a refused connection into an outage.
             offline.check()
             raise
+        finally:
+            _tell_strays(bench, say)
         offline.check()
         workspace.check_imports()
         metrics = {split: measured.compute() for split, measured in found.items()}
@@ -171,6 +176,11 @@ def _measure(task: MeasureTask, say: _Say, child: Child, file: ProgressFile) -> 
             _noisy_metrics(bench.module, metrics),
         )
     )
+
+
+def _tell_strays(bench: Bench, say: _Say) -> None:
+    for stray in bench.children.strays():
+        say(stray)
 
 
 def _noisy_metrics(
@@ -235,6 +245,7 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
             offline.check()
             raise
         finally:
+            _tell_strays(bench, say)
             store.close()
         offline.check()
 

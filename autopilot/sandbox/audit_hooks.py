@@ -21,13 +21,14 @@ from autopilot.errors import NetworkRefusedError
 from autopilot.git import objects
 from autopilot.git.repository import Repository
 from autopilot.git.workfiles import WorkFiles
+from autopilot.sandbox.children import STARTS, Program
 from autopilot.sandbox.environment import Environment
 from autopilot.tracking.parameters import Scope
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _CACHES = ("__pycache__", ".git", ".pytest_cache", ".mypy_cache", ".ruff_cache")
 _CHUNK = 2**20
-_EVENTS = ("open", "import", "os.rename", "subprocess.Popen", "sqlite3.connect")
+_EVENTS = ("open", "import", "os.rename", "sqlite3.connect", *STARTS)
 
 _listening: list[Inputs] = []
 _is_installed = False
@@ -66,7 +67,7 @@ class Inputs:
         self.repo = repo
         self.scopes: Sequence[Scope] = ()
         self.listens = True
-        self.programs: Callable[..., None] | None = None
+        self.programs: Callable[[Program], None] | None = None
         self.environment = Environment(lambda: self.listens)
         self._tree = objects.tree_of(repo, base)
         self._links, self._in_place = links, in_place
@@ -117,12 +118,11 @@ class Inputs:
             if path.startswith(self._prefixes):
                 self._written.add(path)
         else:
+            program = Program.of(event, arguments)
             if self.programs is not None:
-                self.programs(*arguments)
-            if isinstance(arguments[1], list | tuple):
-                folder = _full(arguments[2] or "")
-                paths = (os.path.normpath(os.path.join(folder, str(part))) for part in arguments[1])
-                self._reads.update(path for path in paths if path.startswith(self._prefixes))
+                self.programs(program)
+            paths = (os.path.normpath(os.path.join(program.folder, p)) for p in program.command)
+            self._reads.update(path for path in paths if path.startswith(self._prefixes))
 
     def blobs(self, known: Iterable[str] = ()) -> dict[str, str]:
         """Repository path to blob id, as the files are now; "" for one that is gone.
@@ -153,6 +153,11 @@ class Inputs:
         databases = {self._name(path) or "" for path in self._databases} - {""}
         found |= {n for n in databases if objects.entry_at(self.repo, self._tree, n) is not None}
         return {*filter(self._counts, found)} - self._outputs()
+
+    def absent(self) -> str:
+        """A line for each path that was to be read, and does not exist."""
+        paths = (path for path in self._reads | self._databases if path.startswith(self._tops))
+        return "\n".join(f"No such file: {path}" for path in paths if not os.path.exists(path))
 
     def _outputs(self) -> set[str]:
         return {self._name(path) or "" for path in self._written}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,8 +20,11 @@ _ABSENT = re.compile(
     r"[Nn]o such file|does not exist|[Cc]annot (open|access|read|stat|find)|[Nn]ot found"
     r"|non-zero exit status|\[Errno 2\]"
 )
-# In quotes, else between colons, else any word: `cat: data/x: No such file or directory`.
-_WORDS = (re.compile(r"'([^']+)'"), re.compile(r'"([^"]+)"'), re.compile(r"([^\s:'\"()\[\],]+)"))
+# As coreutils print a name that the locale cannot: 'f'$'\303\274''r'.
+_OCTAL = re.compile(r"'\$'((?:\\[0-7]{3})+)''?")
+_WORD = re.compile(r"[^\s'\"()\[\],]+")
+_WORDS_AT_MOST = 12
+_NO_VARIABLE = re.compile(r"KeyError: '(\w+)'")
 _NO_MODULE = re.compile(r"No module named '?([\w.]+)")
 _NO_NAME = re.compile(r"cannot import name '(\w+)' from (?:\w+ \w+ module )?'([\w.]+)'")
 _PYTHON = (".py", "", *EXTENSION_SUFFIXES)
@@ -40,28 +44,32 @@ class Missing:
     repo: Repository
     folder: Path
 
-    def hint(self, text: str) -> str:
-        """How to bring along what a text says is missing; "" if the user's checkout lacks it too.
+    def hints(self, text: str) -> Iterator[str]:
+        """How to bring along what a text says is missing, and the user's checkout has.
 
         Args:
             text: Messages of errors, of Python or of any program.
         """
-        for line in text.splitlines():
+        for line in dict.fromkeys(text.splitlines()):
             modules = [match[1] for match in _NO_MODULE.finditer(line)]
             modules += [f"{match[2]}.{match[1]}" for match in _NO_NAME.finditer(line)]
             for module in modules:
                 if found := self._of_module(module.replace(".", "/")):
-                    return self._sentence(found, is_code=True)
+                    yield self._sentence(found, is_code=True)
+                    break
+            for match in _NO_VARIABLE.finditer(line):
+                if found := self._of_variable(match[1]):
+                    yield self._sentence(found)
             if _ABSENT.search(line):
-                for name in _paths_in(line):
-                    for folder in dict.fromkeys((self.folder, self.repo.workdir)):
-                        if found := self._of_path(folder / name):
-                            return self._sentence(found)
-        return ""
+                places = dict.fromkeys((self.folder, self.repo.workdir))
+                names = (place / name for name in _paths_in(line) for place in places)
+                if found := next(filter(None, map(self._of_path, names)), ""):
+                    yield self._sentence(found)
 
     def _sentence(self, name: str, *, is_code: bool = False) -> str:
         here, source = self.user.workdir, self.user.workdir / name
         link = os.path.relpath(source, here / self.folder.relative_to(self.repo.workdir))
+        link = shlex.quote(link)
         if self._is_submodule(name):
             first = "" if _has_files(source) else f"git submodule update --init {link}, then "
             return (
@@ -104,21 +112,41 @@ class Missing:
                     return name
         return ""
 
+    def _of_variable(self, name: str) -> str:
+        """The `.env` that sets a variable, and that only the user's checkout has."""
+        for folder in dict.fromkeys((self.folder, self.repo.workdir)):
+            if found := self._of_path(folder / ".env"):
+                with contextlib.suppress(OSError, UnicodeDecodeError):
+                    lines = (self.user.workdir / found).read_text().splitlines()
+                    if any(re.match(rf"(export\s+)?{name}\s*=", line) for line in lines):
+                        return found
+        return ""
+
     def _is_submodule(self, name: str) -> bool:
         tree = objects.tree_of(self.repo, self.repo.head_commit())
         entry = objects.entry_at(self.repo, tree, name)
         return entry is not None and entry.mode == objects.SUBMODULE
 
     def _submodules(self) -> list[str]:
-        listed = ["config", "--file", ".gitmodules", "--get-regexp", r"^submodule\..*\.path$"]
+        listed = ["config", "-z", "--file", ".gitmodules", "--get-regexp", r"^submodule\..*\.path$"]
         out = run_git(listed, cwd=self.repo.workdir, check=False).stdout
-        return [line.partition(" ")[2] for line in os.fsdecode(out).splitlines()]
+        return [entry.partition("\n")[2] for entry in os.fsdecode(out).split("\0") if entry]
 
 
 def _paths_in(line: str) -> Iterator[str]:
-    quoted, double, words = (pattern.findall(line) for pattern in _WORDS)
-    found = dict.fromkeys((*quoted, *double, *(part.strip() for part in line.split(":")), *words))
-    return (name for name in found if name and "\0" not in name and len(name) < 1000)
+    """All that may be a path in a line: `cat: data/x: No such file or directory`."""
+    line = _OCTAL.sub(lambda match: _bytes(match[1]).decode("utf-8", "replace"), line)
+    found = [*line.split("'"), *line.split('"'), *(part.strip() for part in line.split(":"))]
+    for part in line.split(":"):
+        words = [(m.start(), m.end()) for m in _WORD.finditer(part)][:_WORDS_AT_MOST]
+        spans = [(i, j) for i in range(len(words)) for j in range(i, len(words))]
+        for i, j in sorted(spans, key=lambda span: span[0] - span[1]):
+            found.append(part[words[i][0] : words[j][1]])
+    return (name for name in dict.fromkeys(found) if name and "\0" not in name and len(name) < 1000)
+
+
+def _bytes(octal: str) -> bytes:
+    return bytes(int(number, 8) for number in octal.split("\\")[1:])
 
 
 def _has_files(folder: Path) -> bool:

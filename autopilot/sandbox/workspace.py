@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,6 +40,7 @@ from autopilot.tracking.outputs import (
 )
 
 AGENTS_GIT = "git"
+_HINTS_AT_MOST = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,9 @@ class Workspace:
         if not self.in_place:
             redirected = imports.redirect(self.user.workdir, self.repo.workdir)
         os.chdir(self.folder)
+        # A shell names the user's folder by it; children of Python read it.
+        os.environ["PWD"] = str(self.folder)
+        os.environ.pop("OLDPWD", None)
         for path in (str(self.repo.workdir), str(self.folder)):
             if path in sys.path:
                 sys.path.remove(path)
@@ -144,8 +150,12 @@ class Workspace:
             imports.check_imports(self.user.workdir, self.repo.workdir, self.folder, linked)
 
     @contextlib.contextmanager
-    def explained(self) -> Iterator[None]:
-        """Rewrites errors of the body so that they name the user's files, not the worktree's."""
+    def explained(self, also: Callable[[], str] = str) -> Iterator[None]:
+        """Rewrites errors of the body so that they name the user's files, not the worktree's.
+
+        Args:
+            also: Further text that says what is missing.
+        """
         try:
             yield
         except AutopilotError as error:
@@ -153,8 +163,8 @@ class Workspace:
                 error.message = f"the worktree {self.repo.workdir} was removed meanwhile"
                 error.hint = "run the command again, or resume the run: the worktree is made anew"
             elif not self.in_place:
-                said = f"{error.message}\n{error.user_traceback}"
-                error.hint = self.as_users(self.lacks(said) or error.hint)
+                said = f"{error.message}\n{error.user_traceback}\n{also()}"
+                error.hint = self.as_users(next(iter(self.lacks(said)), error.hint))
                 error.message = self.as_users(error.message)
                 error.user_traceback = self.as_users(error.user_traceback)
             raise
@@ -163,12 +173,13 @@ class Workspace:
         """A text whose paths in the worktree are those in the user's checkout."""
         return text.replace(str(self.repo.workdir), str(self.user.workdir))
 
-    def lacks(self, text: str) -> str:
+    def lacks(self, text: str) -> list[str]:
         """How to bring along what a text says is missing, and only the user's checkout has."""
-        if not self.in_place:
+        if not self.in_place and text:
             with contextlib.suppress(AutopilotError):  # a worktree that is gone lacks nothing
-                return Missing(self.user, self.repo, self.folder).hint(text)
-        return ""
+                hints = Missing(self.user, self.repo, self.folder).hints(text)
+                return list(dict.fromkeys(hints))[:_HINTS_AT_MOST]
+        return []
 
     def remove(self) -> None:
         """Removes the worktree; the user's own checkout is left alone."""
@@ -346,8 +357,13 @@ def link_into(workspace: Workspace, folder: Path, base: str, link: str) -> Link:
     entry = objects.entry_at(workspace.user, objects.tree_of(workspace.user, base), name)
     # git leaves the folder of a submodule empty in a new worktree.
     if entry is not None and entry.mode != objects.SUBMODULE:
+        rest = _untracked_below(workspace.user, name) if entry.mode == objects.TREE else []
+        links = " ".join(f"--link {shlex.quote(os.path.relpath(n, folder))}" for n in rest)
         raise UsageError(
-            f"--link {link} is tracked by git", hint="the worktree has it already: leave it out"
+            f"--link {link} is tracked by git{', but for a part' if rest else ''}",
+            hint=f"link what git does not have: {links}"
+            if rest
+            else "the worktree has it already: leave it out",
         )
     # A copy that a session left may be out of date.
     if place.is_dir() and not place.is_symlink():
@@ -356,3 +372,12 @@ def link_into(workspace: Workspace, folder: Path, base: str, link: str) -> Link:
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(source)
     return made
+
+
+def _untracked_below(user: Repository, name: str) -> list[Path]:
+    """What git does not have in a folder, as full paths: whole folders, where it has none of it."""
+    listed = ["ls-files", "-z", "--others", "--directory", "--", f":(literal){name}"]
+    out = os.fsdecode(run_git(listed, cwd=user.workdir).stdout)
+    names = (each.rstrip("/") for each in out.split("\0"))
+    kept = (each for each in names if each and not each.endswith("__pycache__"))
+    return [user.workdir / each for each in itertools.islice(kept, 5)]

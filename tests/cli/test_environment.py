@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shlex
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.cli.conftest import ROOT
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Done, Place
@@ -63,14 +66,43 @@ def place(place: Place) -> Place:
     return place
 
 
-def installed(place: Place, tmp_path: Path) -> dict[str, str]:
-    """An editable install: a folder of the interpreter's whose .pth leads to the checkout."""
-    site = tmp_path / "site"
-    site.mkdir()
-    (site / "shout.pth").write_text(f"{place.top / 'src'}\n")
-    code = f"import site; site.addsitedir({str(site)!r})"
-    (site / "sitecustomize.py").write_text(code)
-    return {"PYTHONPATH": str(site)}
+# As the editable installs of several build tools: found last, or before all else.
+HOOK = """\
+import sys
+from importlib.util import spec_from_file_location
+
+
+class Finder:
+    known = {{"shout": "{src}/shout/__init__.py", "shout.words": "{src}/shout/words.py"}}
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return spec_from_file_location(name, cls.known[name]) if name in cls.known else None
+
+
+sys.meta_path.insert({at}, Finder)
+"""
+
+
+def installed(place: Place, tmp_path: Path, kind: str = "path") -> str:
+    """The interpreter of a virtual environment in which the package is installed editable."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / kind], check=True)
+    (site,) = (tmp_path / kind).glob("lib/python*/site-packages")
+    own = [path for path in sys.path if path.endswith("site-packages")]
+    (site / "base.pth").write_text("\n".join([*own, str(ROOT)]))
+    src = place.top / "src"
+    if kind == "path":
+        (site / "shout.pth").write_text(f"{src}\n")
+    elif kind == "links":
+        for name in ("__init__.py", "words.py"):
+            place.write(f"build/links/shout/{name}", "").unlink()
+            (place.top / "build/links/shout" / name).symlink_to(src / "shout" / name)
+        (site / "shout.pth").write_text(f"{place.top}/build/links\n")
+    elif kind != "none":
+        at = 0 if kind == "first" else 99
+        (site / "_shout_hook.py").write_text(HOOK.format(src=src, at=at))
+        (site / "_shout.pth").write_text("import _shout_hook\n")
+    return str(tmp_path / kind / "bin/python")
 
 
 def tune(place: Place, measure: str, helpers: str = "") -> None:
@@ -84,50 +116,151 @@ def run(place: Place, *options: str, **environment: str) -> Done:
     )
 
 
-@pytest.mark.parametrize(
-    ("measure", "helpers"),
-    [
-        (f"int(subprocess.check_output([sys.executable, '-c', {CODE}]))", ""),
-        (f"int(subprocess.check_output([sys.executable, '-c', {CODE}], cwd='/'))", ""),
-        (
-            "spawned()",
-            "def count(_):\n    from shout.words import WORDS\n    return len(WORDS)\n\n\n"
-            "def spawned():\n    import multiprocessing\n"
-            "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
-            "        return pool.map(count, [0])[0]\n",
-        ),
-    ],
-    ids=["python -c", "elsewhere", "spawn"],
-)
-def test_a_child_imports_the_candidate_of_an_editable_install(place, tmp_path, measure, helpers):
-    tune(place, measure, helpers)
-    done = run(place, **installed(place, tmp_path))
-    assert done.code == 0, done
-    assert "val accuracy 0.000 -> 1.000" in done.out, done
+def run_by(python: str, place: Place, *command: str, **environment: str) -> Done:
+    """The command line in a virtual environment."""
+    command = command or ("run", "tune.py", "-e", "t", "--max-epochs", "2")
+    started = subprocess.Popen(
+        [python, "-P", "-m", "autopilot", *command],
+        cwd=place.top,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    return place.finish(started)
+
+
+# The number by each kind of process that imports the package.
+KINDS = f"""\
+def count(_=0):
+    from shout.words import WORDS
+
+    return len(WORDS)
+
+
+def by_children():
+    import multiprocessing
+    import pathlib
+
+    import shout.words
+
+    code, python = {CODE}, sys.executable
+    found = [shout.words.WORDS.count("!")]
+    for options in ([], ["-P"], ["-S"]):
+        found.append(int(subprocess.check_output([python, *options, "-c", code], cwd="/")))
+    found.append(int(subprocess.check_output([pathlib.Path(python).with_name("shout-count")])))
+    if os.environ["KIND"] == "path":
+        for kind in ("spawn", "forkserver"):
+            with multiprocessing.get_context(kind).Pool(1) as pool:
+                found += pool.map(count, [0])
+        tested = [python, "-m", "pytest", "-qsp", "no:cacheprovider", "test_words.py"]
+        found.append(int(subprocess.check_output(tested, text=True).split()[0]))
+    assert len(set(found)) == 1, found
+    return found[0]
+"""
+
+
+@pytest.mark.parametrize("kind", ["path", "links", "finder"])
+def test_children_import_the_candidate_of_an_editable_install(place, tmp_path, kind):
+    place.write(".gitignore", "/build\n")
+    place.write(
+        "test_words.py", "from shout.words import WORDS\n\ndef test():\n    print(len(WORDS))\n"
+    )
+    python = installed(place, tmp_path, kind)
+    script = Path(python).with_name("shout-count")
+    script.write_text(f"#!{python}\nfrom shout.words import WORDS\nprint(len(WORDS))\n")
+    script.chmod(0o755)
+    tune(place, "by_children()", KINDS)
+    done = run_by(python, place, "run", "tune.py", "--max-epochs", "1", KIND=kind)
+    assert done.code == 0 and "val accuracy 0.000 -> 0.500" in done.out, done
     assert "note: shout (installed from src) is imported from the run's worktree" in done.out, done
+    assert "of your checkout" not in done.out, done
     assert place.read("src/shout/words.py") == 'WORDS = ""\n'
 
 
+def test_an_import_hook_that_comes_first_is_told_at_the_start(place, tmp_path):
+    children = f"subprocess.check_output([sys.executable, '-c', {CODE}])"
+    tune(place, f"len(WORDS) + 0 * int({children})", "from shout.words import WORDS")
+    done = run_by(installed(place, tmp_path, "first"), place)
+    assert done.code == 0 and "val accuracy 0.000 -> 1.000" in done.out, done
+    told = "note: shout (installed from src) is imported from the run's worktree, but processes"
+    assert done.out.count(told) == 1, done
+    told = "python imports shout from src/shout/__init__.py of your checkout"
+    assert done.out.count(told) == 1, done
+
+
+LACKS = "start it with this process's PYTHONPATH"
+
+
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "remedy"),
     [
+        (f"run([sys.executable, '-I', '-c', {CODE}])", "start it without -I or -E"),
+        (f"run([sys.executable, '-E', '-c', {CODE}])", "start it without -I or -E"),
+        (f"run([sys.executable, '-c', {CODE}], env={{}})", LACKS),
+        ("run('cd / && PYTHONPATH=. python -m shout.words', shell=True)", LACKS),
+        ("run(['env', '-i', sys.executable, '-m', 'shout.words'])", LACKS),
+        ("run([os.path.join(os.path.dirname(sys.executable), 'tool')], env={})", LACKS),
+        ("os.system('exec python -I -m shout.words')", "start it without -I or -E"),
         (
-            f"env={{'PATH': os.environ['PATH'], 'PYTHONPATH': os.environ['SITE']}}), '-c', {CODE}",
-            "imports shout from your checkout",
+            "os.waitpid(os.posix_spawn(sys.executable, ['x', '-I', '-m', 'shout.words'], {}), 0)",
+            "start it without -I or -E",
         ),
-        ("), os.environ['OWN_TOOL']", "is started with tool.py of your checkout"),
+        ("run([os.environ['OTHER'], '-m', 'shout.words'])", "start autopilot with PYTHONPATH=src"),
     ],
-    ids=["without PYTHONPATH", "by its full path"],
+    ids=[
+        "-I",
+        "-E",
+        "env",
+        "shell",
+        "env -i",
+        "script",
+        "system",
+        "posix_spawn",
+        "other interpreter",
+    ],
 )
-def test_a_child_that_imports_the_checkout_is_told(place, tmp_path, call, told):
-    options, _, command = call.partition("), ")
-    place.write("tool.py", "print(0)\n")
-    tune(place, f"int(subprocess.check_output([sys.executable, {command}], {options}))")
-    install = installed(place, tmp_path)
-    site, tool = install["PYTHONPATH"], str(place.top / "tool.py")
-    done = run(place, SITE=site, OWN_TOOL=tool, **install)
-    assert done.code == 0, done
-    assert told in done.out, done
+def test_a_child_that_imports_the_checkout_is_told_once(place, tmp_path, call, remedy):
+    tune(place, f"{IN_FILE} + 0 * bool({call})", "from subprocess import run")
+    other = installed(place, tmp_path)
+    python = installed(place, tmp_path, "none") if "OTHER" in call else other
+    script = Path(python).with_name("tool")
+    script.write_text(f"#!{python}\nimport shout.words\n")
+    script.chmod(0o755)
+    path = f"{Path(python).parent}:{os.environ['PATH']}"
+    done = run_by(python, place, PATH=path, OTHER=other)
+    assert done.code == 0 and "0.000 -> 1.000" in done.out, done
+    told = "imports shout from src/shout/__init__.py of your checkout, not of the run's worktree"
+    told = f"{told}: {remedy}"
+    assert done.out.count(told) == done.out.count("of your checkout") == 1, done
+    # A measuring process looks too.
+    for level in ("metrics", "full") if "-I" in call else ():
+        done = run_by(python, place, "replay", "t", "--level", level, PATH=path, OTHER=other)
+        assert done.code == 0 and done.err.count(told) == done.err.count("note: ") == 1, done
+
+
+def test_a_program_with_a_path_of_the_checkout_is_told_once(place):
+    place.write("bin/tool", "#!/bin/sh\n[ -z $OLDPWD ] && [ $PWD -ef . ]\n").chmod(0o755)
+    call = "subprocess.run([os.environ['OWN_TOOL']], check=True)"
+    tune(place, f"{IN_FILE} + {call}.returncode + subprocess.call(['tool'])")
+    (place.top / "bin/tool").chmod(0o755)
+    own = str(place.top / "bin")
+    done = run(place, OWN_TOOL=f"{own}/tool", PATH=f"{own}:{os.environ['PATH']}", OLDPWD=own)
+    assert done.code == 0 and "0.000 -> 1.000" in done.out, done
+    # By its name it is found in the worktree.
+    assert done.out.count("tool is started with bin/tool of your checkout") == 1, done
+    assert done.out.count("of your checkout") == 1, done
+
+
+@pytest.mark.parametrize("given", [".", "src", "{top}/src", "/nowhere:src:"])
+def test_the_folders_of_a_given_pythonpath_are_those_of_the_worktree(place, given):
+    code = "'from words import WORDS; print(len(WORDS))'" if given == "." else CODE
+    if given == ".":
+        place.write("words.py", "from src.shout.words import WORDS\n")
+    tune(place, f"int(subprocess.check_output([sys.executable, '-P', '-c', {code}], cwd='/'))")
+    done = run(place, PYTHONPATH=given.format(top=place.top))
+    assert done.code == 0 and "val accuracy 0.000 -> 1.000" in done.out, done
 
 
 # Each evaluation works in a repository of its own, and so does each step.
@@ -236,11 +369,11 @@ def test_an_ignored_module_is_named_and_can_be_linked(place, tmp_path, kind):
     place.write(".gitignore", "_json*\n")
     offset, helpers = "len(_json.encode_basestring('')) % 2", "from shout import _json"
     tune(place, f"{IN_FILE} + {offset}", helpers)
-    install = installed(place, tmp_path)
-    done = run(place, **install)
+    python = installed(place, tmp_path)
+    done = run_by(python, place)
     assert done.code != 0, done
     assert f"git does not have {name}; bring it along: --link {name}" in done.hint, done
-    done = run(place, "--link", name, **install)
+    done = run_by(python, place, "run", "tune.py", "-e", "t", "--max-epochs", "2", "--link", name)
     assert done.code == 0 and "0.000 -> 1.000" in done.out, done
 
 

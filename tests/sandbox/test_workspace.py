@@ -118,7 +118,13 @@ def test_children_import_what_a_finder_of_an_editable_install_leads_to(user, mon
     run_git(["commit", "--quiet", "--message=lib"], cwd=user.workdir)
     finder = types.ModuleType("__editable___deep_finder")
     finder.MAPPING = {"deep": str(user.workdir / "lib/deep")}
-    exec("class Finder:\n    find_spec = classmethod(lambda *_: None)", vars(finder))
+    finder.NAMESPACES = {"wide": [str(user.workdir / "lib")]}
+    exec(
+        "from importlib.machinery import PathFinder\nclass Finder:\n    @classmethod\n"
+        "    def find_spec(cls, name, path=None, target=None):\n"
+        "        if name in MAPPING: return PathFinder.find_spec(name, [MAPPING[name] + '/..'])",
+        vars(finder),
+    )
     finder.Finder.__module__ = finder.__name__
     monkeypatch.setitem(sys.modules, finder.__name__, finder)
     monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, finder.Finder])
@@ -126,7 +132,9 @@ def test_children_import_what_a_finder_of_an_editable_install_leads_to(user, mon
     workspace = opened(user)
     (redirection,) = workspace.enter()
     assert redirection.names == ("deep",)
-    assert {"deep": str(workspace.repo.workdir / "lib/deep")} == finder.MAPPING
+    assert {"wide": [str(workspace.repo.workdir / "lib")]} == finder.NAMESPACES
+    found = sys.meta_path[-1].find_spec("deep")
+    assert found.origin == str(workspace.repo.workdir / "lib/deep/__init__.py")
     child = [sys.executable, "-c", "import deep; print(deep.PLACE)"]
     place = subprocess.check_output(child, cwd="/", text=True).strip()
     assert place == str(workspace.repo.workdir / "lib/deep/__init__.py")

@@ -49,7 +49,6 @@ class Reporter(Callback):
     Attributes:
         rescued: Commits with what was about to be overwritten; more may come while it runs.
         as_users: Makes a worktree's paths in a text those of the user's checkout.
-        lacks: How to bring along what a failure says is missing in the worktree; "" if nothing.
     """
 
     def __init__(
@@ -65,8 +64,6 @@ class Reporter(Callback):
         self.rescued: list[str] = []
         self.as_users: Callable[[str], str] = str
         self._shown_rescues = 0
-        self.lacks: Callable[[str], str] = lambda _text: ""
-        self._hinted: set[str] = set()
         self._tried: list[str] = []
         self._has_step = False
         self._is_waiting = False
@@ -159,10 +156,6 @@ class Reporter(Callback):
         """A line for each kind of failure among the items; the user's own tracebacks if verbose."""
         for text in trainer.failures.lines(split, tracebacks=self.output.verbose):
             self._line(f"{_INDENT}{redact(self.as_users(text))}")
-        hint = self.lacks("\n".join(trainer.failures.lines(split, tracebacks=True)))
-        if hint and hint not in self._hinted:
-            self._hinted.add(hint)
-            self._line(f"{_INDENT}hint: {hint}")
 
     def on_fit_end(self, trainer: RunView, module: AutoPilotModule) -> None:
         self.stop()
