@@ -243,7 +243,7 @@ class Session:
         self.trainer = bench.trainer(
             experiment,
             options,
-            [*options.conditions(alone=alone), *callbacks, Upkeep(bench, child)],
+            [*options.conditions(alone=alone), *callbacks, Upkeep(bench, self.child)],
         )
         with users_code(manifest.target):
             self.trainer.prepare(self.module)

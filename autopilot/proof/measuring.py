@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -36,15 +35,12 @@ from autopilot.git.worktrees import (
     remove_worktree,
     worktree_path,
 )
-from autopilot.sandbox.processes import Processes
+from autopilot.sandbox.processes import Processes, tell_once
 from autopilot.sandbox.workspace import Link, Workspace, link_into
-from autopilot.text import redact
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import WrittenPath, find_outputs, merged, tell, unknown_outputs
 
 T = TypeVar("T")
-# Each process of a command would tell the same.
-_told: set[str] = set()
 ERROR_PARTS = ("message", "hint", "user_traceback")
 """The parts of an AutopilotError that a message carries, beside the name of its class."""
 
@@ -156,8 +152,7 @@ def answers(
         kind: The class of its messages.
 
     Yields:
-        Its messages as they come; the error that it ended with as the last one, not raised, since
-        its texts name the worktree: see Workspace.explained.
+        Its messages as they come; an error that ended it comes last, in the worktree's terms.
 
     Raises:
         EvaluationError: the process could not be started, or ended before its last message.
@@ -166,10 +161,7 @@ def answers(
     for line in processes.ask("autopilot.proof.worker", request, folder):
         message = json.loads(line)
         if "note" in message:
-            if message["note"] not in _told:
-                _told.add(message["note"])
-                # Where the evaluation's own output goes.
-                sys.stderr.write(f"note: {redact(message['note'])}\n")
+            tell_once(message["note"])
         elif "error" in message:
             error = getattr(errors, message["error"], EvaluationError)(message["message"])
             for name in ERROR_PARTS:
@@ -296,8 +288,7 @@ def workspace_at(
         UsageError: a link that does not exist, or is tracked.
     """
     workspace = Workspace(user, repo, directory)
-    folder = user.workdir / directory
-    made = tuple(link_into(workspace, folder, commit, link) for link in links)
+    made = tuple(link_into(workspace, user.workdir / directory, commit, link) for link in links)
     workspace.folder.mkdir(parents=True, exist_ok=True)
     return replace(workspace, links=made)
 

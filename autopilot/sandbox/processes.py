@@ -22,6 +22,7 @@ from typing import IO, Any, cast
 from autopilot import audit
 from autopilot.errors import EvaluationError
 from autopilot.git.environment import for_git, withdraw
+from autopilot.text import redact
 
 _GRACE_S = 2.0
 _LAST = b""
@@ -123,6 +124,14 @@ class Processes:
 
 
 Send = Callable[[bytes], None]
+_notes: set[str] = set()
+
+
+def tell_once(note: str) -> None:
+    """Prints a note of such a process, where its own output goes: others have the same ones."""
+    if note not in _notes:
+        _notes.add(note)
+        sys.stderr.write(f"note: {redact(note)}\n")
 
 
 def answer_with(answer: Callable[[bytes, Send, int], None]) -> None:

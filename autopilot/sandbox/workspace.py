@@ -375,7 +375,7 @@ def link_into(workspace: Workspace, folder: Path, base: str, link: str) -> Link:
 
 
 def _untracked_below(user: Repository, name: str) -> list[Path]:
-    """What git does not have in a folder, as full paths: whole folders, where it has none of it."""
+    """The full paths in a folder that git does not have; whole folders, where it has none of it."""
     listed = ["ls-files", "-z", "--others", "--directory", "--", f":(literal){name}"]
     out = os.fsdecode(run_git(listed, cwd=user.workdir).stdout)
     names = (each.rstrip("/") for each in out.split("\0"))
