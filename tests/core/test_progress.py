@@ -94,7 +94,7 @@ def test_an_item_that_died_is_an_error_and_the_others_are_evaluated_once() -> No
 @pytest.mark.parametrize(
     ("position", "text"),
     [
-        (Position(), "before the experiment was open"),
+        (Position(), "while the target was loaded"),
         (Position("step", 2, 1), "in step 1 of epoch 2"),
         (BATCH, "in val batch 2 of epoch 0"),
         (Position("val", 0, 2, item=1, is_running=True), "in item 1 of val batch 2 of epoch 0"),
