@@ -65,7 +65,7 @@ def create(
         hypothesis=hypothesis,
     )
     with own_stdout(context.output) as output:
-        session = begin(request)
+        session = begin(request, context.child)
         output.lines(f"note: {note}" for note in session.notes)
         base = f"{session.manifest.base[:7]} ({session.manifest.base_branch})"
         output.line(f"{session.slug}: created on autopilot/{session.slug}, base {base}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -27,7 +26,7 @@ from autopilot.engine.board import Attendant, Child
 from autopilot.engine.preflight import forecast
 from autopilot.engine.request import Options, Request, options_of
 from autopilot.engine.session import Session
-from autopilot.engine.supervisor import Supervisor, is_possible
+from autopilot.engine.supervisor import Supervisor
 from autopilot.errors import ExperimentError
 from autopilot.sandbox.workspace import remove_leftover
 from autopilot.text import counted, redact
@@ -56,14 +55,6 @@ def supervised(output: Output, work: Callable[[Child], int], folder: Path, slug:
         EvaluationError: the process died, and cannot be gone on with.
     """
     output.goes_on, reports = True, ChildReporter(output, folder)
-    if not is_possible():
-        others = [each.name for each in threading.enumerate() if each.name != "MainThread"]
-        output.line(
-            f"note: not supervised, since this process has other threads ({', '.join(others)}): an "
-            "evaluation that dies or hangs takes the run with it, and no time or memory limit "
-            "ends an item",
-            "yellow",
-        )
     code = Supervisor(lambda child: guarded(output, lambda: work(child)), reports, slug).run()
     if code is None:
         output.line(f"the item was killed; go on: autopilot resume {reports.late}{_MORE_TIME}")

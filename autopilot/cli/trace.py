@@ -13,6 +13,7 @@ import typer
 from autopilot.cli import arguments
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
+from autopilot.cli.pages.epoch import printed
 from autopilot.cli.pages.listing import shorten_end
 from autopilot.core.figures import figure, outcomes
 from autopilot.core.records.record import MetricsRecord
@@ -154,11 +155,17 @@ def inspect(
     output.lines(shorten_end(line, output.width) for line in table)
     last = history[-1]
     for key, value in last.get("metadata", {}).items():
+        if key == "stderr":
+            continue
         output.line(f"{key}: {shorten(str(value), output.width or _WIDTH)}")
     # What an optimizer hears: of what passed, too.
     for key in ("unmeasured", "error_message", "feedback"):
         if last.get(key):
             output.line(f"{key.partition('_')[0]} in epoch {last['epoch']}: {last[key]}")
+    deaths = [(n, printed(items[name])) for n, items in traces.results.items() if name in items]
+    for number, lines in [death for death in deaths if death[1]][-1:]:
+        output.line(f"stderr in epoch {number}, the last lines:")
+        output.lines(lines)
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -21,9 +21,12 @@ from autopilot.core.records.record import MetricsRecord
 OVERDUE_S = 5.0
 """How long after the time budget, and after its own start, a batch may go on."""
 
+_LOAD_S, _LOADS = 60.0, 5
 _SPLITS = ("", "train", "val", "test", "step", "load")
 _ENDED, _CODE, _HEARD, _DEADLINE, _BEGAN, _SIZE, _TIMEOUT, _MEMORY = range(8)
-_LEFT, _WANTED, _RECORDED, _WHY, _LOADED, _PID, _LOADING, _OPEN, _SPLIT, _NUMBERS = range(8, 18)
+_LEFT, _WANTED, _RECORDED, _WHY, _LOADED, _PID, _LOADING, _OPEN, _TOOK, _SPLIT, _NUMBERS = range(
+    8, 19
+)
 _SIZE_OF_MEMORY, _TEXT_AT, _STATE_AT, _LOADED_AT, _WHY_AT = 16384, 256, 3072, 3328, 4096
 
 
@@ -41,6 +44,7 @@ class Board(PositionLog):
         self._slots = memoryview(self._memory)[:_TEXT_AT].cast("d")
         for slot in (_DEADLINE, _TIMEOUT, _MEMORY):
             self._slots[slot] = math.inf if before is None else before._slots[slot]
+        self._slots[_TOOK] = before._slots[_TOOK] if before else 0.0
         self._pid = 0
 
     def claim(self) -> None:
@@ -106,6 +110,7 @@ class Board(PositionLog):
             deadline_s: When its time is up, on the monotonic clock, which all processes share.
         """
         self._write(_SIZE, _TEXT_AT, slug)
+        self._slots[_TOOK] = self._slots[_TOOK] or self.loading_s
         self._slots[_DEADLINE], self._slots[_LOADING], self._slots[_OPEN] = deadline_s, 0.0, 1.0
 
     def limit(self, item_timeout_s: float, memory: float) -> None:
@@ -124,8 +129,15 @@ class Board(PositionLog):
 
     @property
     def timeout_s(self) -> float:
-        """Seconds that the present batch or item may take."""
-        return self._slots[_TIMEOUT] * self._slots[_NUMBERS + 4]
+        """Seconds that the present batch or item may take, or an import.
+
+        An import may be slow where items are quick: it has five times the time of the first one.
+        """
+        timeout_s = self._slots[_TIMEOUT] * self._slots[_NUMBERS + 4]
+        if _SPLITS[int(self._slots[_SPLIT])] != "load":
+            return timeout_s
+        # In whole seconds, since the sentence on it is recorded.
+        return max(timeout_s, _LOADS * math.ceil(self._slots[_TOOK]) or _LOAD_S)
 
     def loads(self, state: str, instead: str) -> None:
         """Notes which state is imported from now on, and which one if that fails; "": none."""

@@ -374,7 +374,7 @@ class Session:
         return replace(result, metrics=experiment.metrics[experiment.best_epoch], test=test)
 
 
-def create(request: Request) -> Session:
+def create(request: Request, child: Child | None = None) -> Session:
     """Begins an experiment without running it: its branch with the start commit, its manifest.
 
     All that `run` checks is checked. `resume` measures the baseline and goes on.
@@ -382,7 +382,7 @@ def create(request: Request) -> Session:
     Raises:
         AutopilotError: a check failed; nothing was changed.
     """
-    session = Session.start(request)
+    session = Session.start(request, child=child)
     try:
         name_parameters(session.module)
         session.store.bind(session.module.parameters())

@@ -98,7 +98,7 @@ class Supervisor:
         Raises:
             EvaluationError: it died before it could be resumed, or too often at one position.
         """
-        if not is_possible():
+        if threading.active_count() > 1 or not hasattr(os, "fork"):
             with interruptible():
                 return self._work(Child(is_supervised=False))
         pending, seen = list[Death](), Counter[tuple[Position, str]]()
@@ -326,11 +326,6 @@ class Supervisor:
 def _restore(handlers: Mapping[int, Any]) -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)
-
-
-def is_possible() -> bool:
-    """Whether this process can be forked: no other thread of it would be missing in the child."""
-    return threading.active_count() == 1 and hasattr(os, "fork")
 
 
 def _leave(code: int) -> None:

@@ -43,6 +43,22 @@ def happen(what):
         os.kill(os.getpid(), signal.SIGKILL)
     if what.startswith("exit"):
         os._exit(int(what[4:]))
+    if what == "abort":
+        os.abort()
+    if what == "c-abort":
+        import ctypes
+
+        ctypes.CDLL(None).abort()
+    if what == "program":
+        import subprocess
+
+        program = subprocess.Popen(["sleep", "60"])
+        with open(os.environ["EVALUATIONS"] + ".pid", "w") as file:
+            file.write(str(program.pid))
+        program.wait()
+    if what == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     if what == "memoryerror":
         raise MemoryError("no more")
     if what == "loud":
@@ -70,7 +86,7 @@ def happen(what):
         time.sleep(0.01)
     while what in ("daemon", "glutton"):
         time.sleep(0.05)
-    while what == "hang":
+    while what in ("hang", "deaf"):
         time.sleep(0.05)
     while what == "stubborn":
         try:
@@ -194,6 +210,7 @@ def is_alive(pid: int) -> bool:
     return text.rpartition(")")[2].split()[0] != "Z"
 
 
+@pytest.mark.parametrize("options", [(), ("--in-place",)])
 @pytest.mark.parametrize(
     ("what", "reason"),
     [
@@ -201,10 +218,14 @@ def is_alive(pid: int) -> bool:
         ("kill", "the evaluation was killed: signal 9 (SIGKILL)"),
         ("exit0", "the evaluation died: exit code 0 (os._exit)"),
         ("exit3", "the evaluation died: exit code 3 (os._exit)"),
+        ("abort", "the evaluation died: signal 6 (SIGABRT)"),
+        ("c-abort", "the evaluation died: signal 6 (SIGABRT)"),
     ],
 )
-def test_a_death_is_the_error_of_its_item(runs: Runs, what: str, reason: str) -> None:
-    done = runs.run(f"val 2 1 {what}")
+def test_a_death_is_the_error_of_its_item(
+    runs: Runs, what: str, reason: str, options: tuple[str, ...]
+) -> None:
+    done = runs.run(f"val 2 1 {what}", *options)
 
     assert done.code == 0, done
     assert f"{reason} in item 1 of val batch 0 of epoch 2; it goes on" in done.out

@@ -172,7 +172,15 @@ def _failures(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
     if len(odd) > _EXAMPLES:
         command = f"autopilot show {epoch.number} -e {notebook.slug} --json"
         lines.append(f"    and {len(odd) - _EXAMPLES} more: {command}")
+    died = next((item for item in items if item.outcome == "error" and printed(item)), None)
+    if died is not None:
+        lines += [f"    stderr of {died.id}, the last lines:", *printed(died)]
     return lines
+
+
+def printed(item: Datum) -> list[str]:
+    """The last lines of stderr of an item that ended its process, from its metadata."""
+    return [f"      {line}".rstrip() for line in str(item.metadata.get("stderr", "")).splitlines()]
 
 
 def _by_need(items: Sequence[Datum]) -> list[Datum]:
