@@ -129,7 +129,7 @@ def redirect(user: Path, here: Path) -> tuple[Redirection, ...]:
             # A folder of links to the sources, which git ignores.
             for name in _packages(path):
                 linked = os.path.realpath(os.path.join(path, name, "__init__.py"))
-                if (other := moved(linked)) != linked and (root := root_of(name, other)):
+                if (source := moved(linked)) != linked and (root := root_of(name, source)):
                     paths.append(root)
                     folders.setdefault(root, set()).add(name)
         paths.append(other)

@@ -170,9 +170,12 @@ def scope_of(repo: Repository, parameter: Parameter) -> Scope:
     for depth in range(1, len(relative.parts) + 1):
         folder = top.joinpath(*relative.parts[:depth])
         if folder.is_symlink():
+            is_inside = folder.resolve().is_relative_to(top)
             raise ParameterError(
                 f"the parameter {parameter.label} is behind the symbolic link {folder}",
-                hint=f"name the folder that it points to: {os.readlink(folder)}",
+                hint=f"name the folder that it points to: {os.readlink(folder)}"
+                if is_inside
+                else "it leads out of this repository: run autopilot in the one that has the files",
             )
     return Scope(parameter, "" if relative == Path() else f"{relative.as_posix()}/")
 

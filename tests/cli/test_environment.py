@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shlex
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -377,22 +379,88 @@ def test_an_ignored_module_is_named_and_can_be_linked(place, tmp_path, kind):
     assert done.code == 0 and "0.000 -> 1.000" in done.out, done
 
 
+DATA = "Daten für/x y.csv"
+
+
 @pytest.mark.parametrize(
-    "call",
+    ("name", "link", "measure", "helpers"),
     [
-        "subprocess.run(['cat', 'data/x'], check=True, capture_output=True)",
-        "subprocess.run(['cat', 'data/x'], check=True)",
-        "subprocess.run([sys.executable, 'data/x'], check=True, capture_output=True)",
+        ("src/shout/made/deep.py", "src/shout/made", "len(X)", "from shout.made.deep import X"),
+        (DATA, "Daten für", f"len(open('{DATA}').read())", ""),
+        (DATA, "Daten für", f"len(subprocess.check_output(['cat', '{DATA}']))", ""),
+        (DATA, "Daten für", f"1 - subprocess.call('cat \"{DATA}\"', shell=True)", ""),
+        (DATA, "Daten für", "1 - subprocess.call(['sh', 'read.sh'])", ""),
+        (DATA, "Daten für", "said(subprocess.getoutput('LC_ALL=C sh read.sh'))", ""),
+        (DATA, "Daten für", "tried()", ""),
+        ("cache/a.db", "cache", "rows()", ""),
+        ("src/data/big", "src/data/big", "len(open('src/data/big').read())", ""),
+        (".env", ".env", "variable()", ""),
+    ],
+    ids=[
+        *("package", "open", "child", "shell", "stderr", "feedback", "caught", "sqlite"),
+        *("partly tracked", "dotenv"),
     ],
 )
-def test_what_a_child_does_not_find_is_named(place, call):
-    place.write(".gitignore", "/data\n")
-    place.write("data/x", "0\n")
-    tune(place, f"{IN_FILE} + ({call}).returncode")
-    done = run(place)
-    assert done.code != 0, done
-    assert done.hint == "  hint: git does not have data; bring it along: --link data", done
+def test_what_only_the_checkout_has_is_named_and_can_be_linked(place, name, link, measure, helpers):
+    place.write("read.sh", f"cat '{DATA}'\n")
+    place.write("src/data/readme", "tracked\n")
+    place.write(".gitignore", "/Daten*\nmade\n/cache\nbig\n.env\n")
+    place.write(name, "X = 'x'\n")
+    if name.endswith(".db"):
+        (place.top / name).unlink()
+        with contextlib.closing(sqlite3.connect(place.top / name)) as made:
+            made.execute("create table t (x)")
+    helpers += f"""
+
+def tried():
+    try:
+        return len(open("{DATA}").read())
+    except OSError:
+        return 0
+
+
+def rows():
+    import sqlite3
+
+    file = "file:cache/a.db?mode=ro"
+    return 1 + len(sqlite3.connect(file, uri=True).execute("select * from t").fetchall())
+
+
+def variable():
+    if os.path.exists(".env"):
+        os.environ["X"] = open(".env").read()
+    return len(os.environ["X"])
+
+
+def said(output):
+    global feedback
+    feedback = output
+    return "No such" not in output
+"""
+    tune(place, f"{IN_FILE} if {measure} else 0", helpers)
+    place.change("tune.py", ('feedback="more"', 'feedback=globals().get("feedback", "more")'))
+    done = run(place, PYTHONPATH="src")
+    told = f"git does not have {shlex.quote(link)}; bring it along: --link {shlex.quote(link)}"
+    assert (done.out + done.err).count(told) == 1, done
+    if done.code:
+        assert done.hint == f"  hint: {told}", done
+        place.git("status", "--porcelain")
+    done = place.autopilot(
+        *("run", "tune.py", "-e", "u", "--max-epochs", "2", "--link", link), PYTHONPATH="src"
+    )
+    assert done.code == 0 and "0.000 -> 1.000" in done.out and "--link" not in done.out, done
+    assert place.git("status", "--porcelain") == ""
+
+
+def test_a_link_of_a_folder_that_git_has_in_part_says_which(place):
+    for name in ("data/readme", "data/big file", "data/deep/x"):
+        place.write(name, "x\n")
+    place.write(".gitignore", "big*\ndeep\n")
+    tune(place, IN_FILE)
     done = run(place, "--link", "data")
+    assert done.code == 2 and "--link data is tracked by git, but for a part" in done.error, done
+    assert done.hint.endswith(": --link 'data/big file' --link data/deep"), done
+    done = run(place, "--link", "data/big file", "--link", "data/deep")
     assert done.code == 0 and "0.000 -> 1.000" in done.out, done
 
 
@@ -405,19 +473,25 @@ def test_a_submodule_is_named_and_can_be_linked(place, tmp_path, populated):
     for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "lib"]):
         subprocess.run(["git", *command], cwd=lib, check=True)
     allow = ["-c", "protocol.file.allow=always"]
-    place.git(*allow, "submodule", "add", "--quiet", str(lib), "vendor/lib")
-    tune(place, f"{IN_FILE} + lib.OFFSET", "sys.path.insert(0, 'vendor/lib')\nimport lib")
+    place.git(*allow, "submodule", "add", "--quiet", str(lib), "vendor/mein für lib")
+    tune(place, f"{IN_FILE} + lib.OFFSET", "sys.path.insert(0, 'vendor/mein für lib')\nimport lib")
     if not populated:
-        place.git("submodule", "deinit", "--quiet", "--force", "vendor/lib")
+        place.git("submodule", "deinit", "--quiet", "--force", "vendor/mein für lib")
     done = run(place)
     assert done.code != 0, done
-    assert "vendor/lib is a submodule" in done.hint and "--link vendor/lib" in done.hint, done
-    assert ("git submodule update --init vendor/lib" in done.hint) is not populated, done
+    assert (
+        "'vendor/mein für lib' is a submodule" in done.hint
+        and "--link 'vendor/mein für lib'" in done.hint
+    ), done
+    assert ("git submodule update --init 'vendor/mein für lib'" in done.hint) is not populated, done
     if populated:
-        done = run(place, "--link", "vendor/lib")
+        done = run(place, "--link", "vendor/mein für lib")
         assert done.code == 0 and "0.000 -> 1.000" in done.out, done
         assert place.git("diff", "--name-only", "main", "autopilot/t") == "src/shout/words.py"
         again = place.autopilot("replay", "t")
         assert again.code == 0, again
-        assert (place.top / "vendor/lib/lib.py").read_text() == "OFFSET = 0\n"
+        assert (place.top / "vendor/mein für lib/lib.py").read_text() == "OFFSET = 0\n"
         assert place.git("status", "--porcelain") == ""
+        place.change("tune.py", ("src/shout/words.py", "vendor/mein für lib/lib.py"))
+        done = place.autopilot("run", "tune.py", "-e", "u", "--link", "vendor/mein für lib")
+        assert done.code != 0 and "run autopilot in the one that has the files" in done.hint, done
