@@ -32,7 +32,7 @@ from autopilot.sandbox.workspace import remove_leftover
 from autopilot.text import counted, redact
 from autopilot.tracking.holding import unblocked_by
 from autopilot.tracking.notebook import Notebook
-from autopilot.tracking.outputs import output_lines
+from autopilot.tracking.outputs import output_lines, tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,12 +216,13 @@ def _run_session(
             if session.split_sizes[1] != "no":
                 output.line(session.trainer.judges_by())
         result = session.run(score_test=score_test)
-    except BaseException:
+    except BaseException as error:
         session.discard()
+        tell(error, session.outputs)
         raise
     finally:
         reporter.stop()
-        output.lines(output_lines(session.outputs))
+    output.lines(output_lines(session.outputs))
     _summarize(output, session, result)
     output.document(_document(session, result))
     if result.interrupted:

@@ -262,9 +262,11 @@ def test_an_evaluation_that_fails_at_the_baseline_names_and_keeps(writes: Place)
     done = writes.autopilot("run", "writes.py", "-e", "one", "--keep", "*.db")
     assert done.code == 1
     kept = writes.top / ".git" / "autopilot" / "one" / "kept" / "study.db"
-    assert f"kept: study.db (6 B) in {kept}" in done.out
-    assert "removed with the worktree: mlruns/ (2 files, 2.0 kB)" in done.out
+    assert f"kept: study.db (6 B) in {kept}" in done.err
+    assert "removed with the worktree: mlruns/ (2 files, 2.0 kB)" in done.err
     assert kept.read_text() == "trials"
+    done = writes.autopilot("run", "writes.py", "-e", "one", "--json")
+    assert f"removed with the worktree: {GONE}; a run keeps it" in done.document["notes"][0]
 
 
 def test_an_interrupted_run_and_one_in_place_say_nothing_since_nothing_goes(writes: Place) -> None:
