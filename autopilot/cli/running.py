@@ -300,10 +300,10 @@ def _tell_unmeasured(output: Output, session: Session) -> None:
     epochs, items = _never_measured(session)
     if items:
         whys = Counter(reason(item) for item in items)
-        listed = "; ".join(why for why, _ in whys.most_common(3))
+        listed = session.workspace.as_users("; ".join(why for why, _ in whys.most_common(3)))
         some = f"{len(items)} of {counted(len(session.trainer.experiment.best_items), 'val item')}"
         tries = counted(epochs, "epoch")
-        output.line(f"{some} could not be measured in {tries}: {redact(listed)}", "yellow")
+        output.line(f"{some} gave no result in {tries}: {redact(listed)}", "yellow")
     for text in session.trainer.failures.lines("test", tracebacks=output.verbose):
         output.line(redact(session.workspace.as_users(text)), "yellow")
 

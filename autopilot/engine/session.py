@@ -202,7 +202,7 @@ class Session:
             raise explain_missing(workspace, manifest.base, error) from error
         self.module, self.inputs = bench.module, bench.inputs
         check_keep(self.user, bench.manifest, options.keep or ())
-        self.notes += [redirection.note() for redirection in bench.redirected if redirection.names]
+        self.notes += workspace.import_notes(bench.redirected)
         self.limits = ItemLimits.of(options, bench.module)
         self.child.board.limit(*astuple(self.limits))
         self.store = GitStore(

@@ -7,14 +7,16 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES
+from itertools import chain
 from pathlib import Path
 
 from autopilot.git import objects
 from autopilot.git.commands import run_git
 from autopilot.git.repository import Repository
+from autopilot.sandbox.imports import Redirection
 
 _ABSENT = re.compile(
     r"[Nn]o such file|does not exist|[Cc]annot (open|access|read|stat|find)|[Nn]ot found"
@@ -65,6 +67,19 @@ class Missing:
                 names = (place / name for name in _paths_in(line) for place in places)
                 if found := next(filter(None, map(self._of_path, names)), ""):
                     yield self._sentence(found)
+
+    def compiled(self, redirected: Iterable[Redirection]) -> list[str]:
+        """Compiled modules that only the user's checkout has: a fallback hides their lack."""
+        found, endings = list[str](), set(EXTENSION_SUFFIXES)
+        for each in redirected:
+            top = self.user.workdir / each.below
+            for path in chain(top.glob("*.*"), *((top / name).rglob("*.*") for name in each.names)):
+                name = path.relative_to(self.user.workdir).as_posix()
+                is_built = f".{path.name.partition('.')[2]}" in endings
+                if is_built and not (self.repo.workdir / name).exists():
+                    found.append(self._sentence(name))
+        more = f"; so for {len(found) - 1} more like it" if len(found) > 1 else ""
+        return [f"{first}{more}" for first in sorted(found)[:1]]
 
     def _sentence(self, name: str, *, is_code: bool = False) -> str:
         here, source = self.user.workdir, self.user.workdir / name

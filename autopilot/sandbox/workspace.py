@@ -139,6 +139,11 @@ class Workspace:
             sys.path.insert(0, path)
         return redirected
 
+    def import_notes(self, redirected: Sequence[Redirection]) -> list[str]:
+        """Sentences on what is imported from the worktree, and what the worktree lacks for it."""
+        lacking = Missing(self.user, self.repo, self.folder).compiled(redirected)
+        return [each.note() for each in redirected if each.names] + lacking
+
     def check_imports(self) -> None:
         """Stops a run that would not see its own edits.
 

@@ -379,6 +379,26 @@ def test_an_ignored_module_is_named_and_can_be_linked(place, tmp_path, kind):
     assert done.code == 0 and "0.000 -> 1.000" in done.out, done
 
 
+def test_a_compiled_module_that_has_a_fallback_is_named(place, tmp_path):
+    compiled = Path(importlib.util.find_spec("_json").origin)
+    name = f"src/shout/{compiled.name}"
+    place.write(name, compiled.read_bytes())
+    # Of another interpreter, and no module.
+    place.write("src/shout/_json.cpython-39-x86_64-linux-gnu.so", "")
+    place.write("src/shout/_json.txt", "")
+    place.write(".gitignore", "_json*\n")
+    helpers = "try:\n    from shout import _json\nexcept ImportError:\n    _json = None"
+    tune(place, f"{IN_FILE} - (_json is not None)", helpers)
+    install = installed(place, tmp_path)
+    done = run(place, **install)
+    assert done.code == 0 and "0.000 -> 1.000" in done.out, done
+    said = f"note: git does not have {name}; bring it along: --link {name}\n"
+    assert said in done.out, done
+    place.autopilot("experiment", "delete", "t", "--yes")
+    done = run(place, "--link", name, **install)
+    assert done.code == 0 and "git does not have" not in done.out, done
+
+
 DATA = "Daten für/x y.csv"
 
 

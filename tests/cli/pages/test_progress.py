@@ -176,7 +176,7 @@ def test_verbose_shows_the_users_traceback_and_not_ours(place: Place) -> None:
     assert f"       1 of 5 train items {told}\n" in quiet
     assert f"1 of 5 test items {told}" in quiet
     assert "Traceback" not in quiet
-    assert f"1 of 5 val items could not be measured in 2 epochs: {told[8:]}\n" in quiet
+    assert f"1 of 5 val items gave no result in 2 epochs: {told[8:]}\n" in quiet
     loud = place.run("run", "counter.py", "-e", "l", "--max-epochs", "1", "--verbose").out
     assert f'         File "{place.top}/counter.py", line {line}, in score\n' in loud
     assert "       KeyError: 'label'\n" in loud
