@@ -230,6 +230,10 @@ class Supervisor:
                     code = self._work(child)
             except Restart:
                 code = _REPLACED
+            except KeyboardInterrupt:
+                # It came before the work could tell it.
+                code = 128 + signal.SIGINT
+                os.write(2, b"interrupted\n")
             except BaseException:  # noqa: BLE001  # nothing may go back through the parent's calls
                 traceback.print_exc()
             board.end(code)

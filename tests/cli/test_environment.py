@@ -389,13 +389,13 @@ def test_a_compiled_module_that_has_a_fallback_is_named(place, tmp_path):
     place.write(".gitignore", "_json*\n")
     helpers = "try:\n    from shout import _json\nexcept ImportError:\n    _json = None"
     tune(place, f"{IN_FILE} - (_json is not None)", helpers)
-    install = installed(place, tmp_path)
-    done = run(place, **install)
+    python = installed(place, tmp_path)
+    done = run_by(python, place)
     assert done.code == 0 and "0.000 -> 1.000" in done.out, done
     said = f"note: git does not have {name}; bring it along: --link {name}\n"
     assert said in done.out, done
     place.autopilot("experiment", "delete", "t", "--yes")
-    done = run(place, "--link", name, **install)
+    done = run_by(python, place, "run", "tune.py", "-e", "t", "--max-epochs", "2", "--link", name)
     assert done.code == 0 and "git does not have" not in done.out, done
 
 

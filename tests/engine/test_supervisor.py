@@ -103,6 +103,19 @@ def test_a_death_before_the_experiment_is_open_is_an_error() -> None:
     assert "exit code 3" in run_alone(EARLY).stdout
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_before_the_work_has_begun(number: signal.Signals) -> None:
+    code = f"""
+import os, sys
+from autopilot.engine.board import Observer
+from autopilot.engine.supervisor import Supervisor
+
+sys.exit(Supervisor(lambda child: os.kill(os.getpid(), {int(number)}), Observer()).run())
+"""
+    done = run_alone(code)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
 def test_a_termination_is_an_interrupt_within_the_body() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt), interruptible():
