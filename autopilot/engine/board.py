@@ -294,8 +294,13 @@ class Observer:
     def look(self, slug: str) -> None:
         """A child takes another one's place: it has what is read of the experiment here."""
 
-    def abandoned(self, slug: str) -> None:
-        """The child ended while it loaded the target of an experiment of this name."""
+    def abandoned(self, slug: str) -> bool:
+        """The child ended before an experiment of this name was open.
+
+        Returns:
+            Whether it exists all the same, and can be resumed.
+        """
+        return False
 
 
 class Attendant(Callback):

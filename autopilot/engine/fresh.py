@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from autopilot.core.experiment import Experiment
 from autopilot.core.interpreter import Fresh, Interpreter, Restart, is_importable
 from autopilot.core.module import AutoPilotModule
+from autopilot.core.outages import infrastructure_in
 from autopilot.core.progress import Position
 from autopilot.core.records.record import Manifest
 from autopilot.core.setup_checks import imported_once
 from autopilot.engine.board import Child
 from autopilot.engine.request import Options
-from autopilot.errors import AutopilotError, UsageError
+from autopilot.errors import AutopilotError, OutageError, UsageError
 from autopilot.git import commits, objects
 from autopilot.git.objects import Entry
 from autopilot.sandbox.workspace import Workspace
@@ -137,6 +138,7 @@ def importing_state(
 
     Raises:
         Restart: the body failed, and the state has other files than the baseline.
+        OutageError: a service did not answer while it was imported.
         ParameterError: a file cannot be written.
     """
     if commit is None:
@@ -158,6 +160,9 @@ def importing_state(
     except AutopilotError as error:
         if not instead:
             raise
+        if infrastructure_in(error.__cause__ or error) is not None:
+            # A service that does not answer says nothing about the edit.
+            raise OutageError(error.message, hint=f"then: autopilot resume {slug}") from error
         # The same words wherever the checkout is.
         why = error.message.replace(f"{repo.workdir}/", "")
         child.board.leave_to_next(instead, why)

@@ -269,6 +269,8 @@ BODIES = {
     "exit": "import os\\nos._exit(0)\\n",
     "segv": "import os, signal\\nos.kill(os.getpid(), signal.SIGSEGV)\\n",
     "hang": "while True:\\n    pass\\n",
+    "down": "import os\\nif 'DOWN' in os.environ:\\n    raise ConnectionResetError('gone')\\n"
+    "def value():\\n    return 5\\n",
 }
 
 
@@ -379,6 +381,18 @@ def test_an_edit_that_cannot_be_imported_costs_its_epoch(
         for level in ("metrics", "full"):
             again = edited.place.autopilot("replay", "a", "--level", level, EDITS=edits)
             assert again.code == 0, again
+
+
+def test_an_outage_at_an_import_is_not_the_edits_fault(edited: Edited) -> None:
+    edits = "1 down 6"
+    done = edited.run(edits, DOWN="1")
+    assert done.code == 1, done
+    assert "ConnectionResetError: gone" in done.error
+    done = edited.place.autopilot("resume", "a", EDITS=edits)
+
+    assert done.code == 0, done
+    assert edited.values() == [0, 1, 5, 6]
+    assert edited.steps() == ["step 1", "step 2", "step 3"]
 
 
 @pytest.mark.parametrize("options", [(), ("--in-place",)])
@@ -591,3 +605,25 @@ def test_a_process_with_threads_says_what_does_not_hold(edited: Edited) -> None:
     assert "note: this process has other threads (ticker): the run is not supervised" in done.stdout
     assert "note: Python files are edited (pkg): what this process has imported" in done.stdout
     assert edited.values() == [0, 0, 0]
+
+
+def test_a_kill_while_the_experiment_opens(edited: Edited) -> None:
+    """Its branch is there, and nobody has said so yet: the run goes on all the same."""
+    edited.place.change(
+        "target.py",
+        (
+            "    def state_dict(self):",
+            "    def zero_grad(self):\n"
+            '        marker = os.environ["EVALUATIONS"] + ".opened"\n'
+            "        if not os.path.exists(marker):\n"
+            '            open(marker, "w").close()\n'
+            "            os.kill(os.getpid(), 9)\n"
+            "        super().zero_grad()\n\n"
+            "    def state_dict(self):",
+        ),
+    )
+    done = edited.run("1 2")
+
+    assert done.code == 0, done
+    assert "signal 9 (SIGKILL) while the target was loaded; it goes on" in done.out
+    assert edited.values() == [0, 1, 2]

@@ -16,11 +16,13 @@ from autopilot.core.progress import Death
 from autopilot.core.records.message import one_line
 from autopilot.engine.board import Observer
 from autopilot.errors import EvaluationError
+from autopilot.git import refs
 from autopilot.git.repository import Repository
 from autopilot.git.seen import looking
 from autopilot.git.worktrees import worktree_path
 from autopilot.sandbox.workspace import abandon
 from autopilot.text import display_width, redact
+from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import output_lines
 
@@ -312,7 +314,9 @@ class ChildReporter(Observer):
                     Repository.discover(place)
             notebook.journal.look(notebook.tip)
 
-    def abandoned(self, slug: str) -> None:
-        if slug:
-            written = abandon(Repository.discover(self._folder), slug)
-            self._output.lines(output_lines(written))
+    def abandoned(self, slug: str) -> bool:
+        if not slug:
+            return False
+        user = Repository.discover(self._folder)
+        self._output.lines(output_lines(abandon(user, slug)))
+        return refs.read_ref(user, Layout(slug).branch) is not None
