@@ -65,25 +65,21 @@ class Program:
     @classmethod
     def of(cls, event: str, arguments: tuple[Any, ...]) -> Program:
         """The program of one of the STARTS."""
-        folder = environment = None
         if event == "os.system":
-            given: Any = ["sh", "-c", arguments[0]]
-        elif event == "subprocess.Popen":
-            executable, given, folder, environment = arguments
-        else:
-            executable, given, environment = arguments
-        if isinstance(given, str | bytes | os.PathLike):
-            given = [given]
+            arguments = "sh", ["sh", "-c", arguments[0]], None
+        executable, given, *folder, environment = arguments
+        given = [given] if isinstance(given, str | bytes | os.PathLike) else given
         command = [os.fsdecode(part) for part in given]
         # The name that it is called by may differ.
-        if event != "os.system" and Path(command[0]).name not in _SHELLS:
+        if Path(command[0]).name not in _SHELLS:
             command[0] = os.fsdecode(executable)
         # A copy: the caller may change it later.
         variables = {
             os.fsdecode(name): os.fsdecode(value)
             for name, value in (os.environ if environment is None else environment).items()
         }
-        return cls(command, os.path.join(os.getcwd(), os.fsdecode(folder or "")), variables)  # noqa: PTH109  # no Path: at every start
+        here = os.path.abspath(os.fsdecode(next(filter(None, folder), ".")))
+        return cls(command, here, variables)
 
     def parts(self) -> Iterator[Program]:
         """The programs themselves, where it is a shell's text, without what only leads to them."""

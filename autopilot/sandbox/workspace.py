@@ -13,7 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autopilot.core.records.record import Manifest
-from autopilot.errors import AutopilotError, LockHeldError, RepositoryError, UsageError
+from autopilot.errors import (
+    AutopilotError,
+    EvaluationError,
+    LockHeldError,
+    RepositoryError,
+    UsageError,
+)
 from autopilot.git import objects, refs
 from autopilot.git.commands import run_git
 from autopilot.git.environment import withdraw
@@ -159,7 +165,7 @@ class Workspace:
         """Rewrites errors of the body so that they name the user's files, not the worktree's.
 
         Args:
-            also: Further text that says what is missing.
+            also: Further text on what is missing, where all items failed.
         """
         try:
             yield
@@ -168,7 +174,8 @@ class Workspace:
                 error.message = f"the worktree {self.repo.workdir} was removed meanwhile"
                 error.hint = "run the command again, or resume the run: the worktree is made anew"
             elif not self.in_place:
-                said = f"{error.message}\n{error.user_traceback}\n{also()}"
+                said = f"{error.message}\n{error.user_traceback}\n"
+                said += also() if isinstance(error, EvaluationError) else ""
                 error.hint = self.as_users(next(iter(self.lacks(said)), error.hint))
                 error.message = self.as_users(error.message)
                 error.user_traceback = self.as_users(error.user_traceback)
