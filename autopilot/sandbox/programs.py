@@ -20,9 +20,9 @@ from autopilot.text import clean, hide, redact
 
 _GRACE_S = 2.0
 _LOOK_S = 0.1
-_FIRST = 256 << 10
+_FIRST = 64 << 10
 """Bytes that are kept of the beginning of a program's output."""
-_LAST = 768 << 10
+_LAST = 448 << 10
 """Bytes that are kept of its end; some programs print their answer there, on one line."""
 _PIPE = 64 << 10
 _READS_AT_END = 32
@@ -34,7 +34,7 @@ class Finished:
 
     Args:
         stdout: What it wrote, without the values of secret environment variables; of more than
-            1 MiB, the beginning and the end, and how many bytes are missing.
+            512 KiB, the beginning and the end, and how many bytes are missing.
         stderr: What it wrote there.
         code: Its exit code.
         seconds: Wall clock.
