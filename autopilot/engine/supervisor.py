@@ -118,12 +118,12 @@ class Supervisor:
                     if end != 0 or left_s:
                         # What the evaluation started would write into the files of the next child.
                         end_adopted(since, everywhere=True)
-                    if end is None and self._received and not self.was_overdue:
-                        break
                     is_early = end is None and not (self._slug or child.board.slug)
                     # A moment before it is open, the experiment exists.
                     if is_early and self._observer.abandoned(child.board.claimed):
                         child.slug = self._slug = child.board.claimed
+                    if end is None and self._received and not self.was_overdue:
+                        break
                     if (end is not None and not left_s) or self.was_overdue:
                         return end
                     if child.board.slug:

@@ -126,6 +126,20 @@ def test_the_time_budget_holds_while_the_target_is_loaded(
     assert runs.place.snapshot() == before
 
 
+def test_a_second_interruption_while_the_target_is_loaded(runs: Runs) -> None:  # noqa: F811
+    before = runs.place.snapshot()
+    fault = {"FAULT": "import 0 - stubborn"}
+    process = runs.place.start("run", "game.py", "-e", "one", *OPTIONS, **fault)
+    wait_for(lambda: any(runs.place.cache.glob("autopilot/worktrees/*/one/game.py")))
+    for _ in range(2):
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+    done = runs.place.finish(process)
+
+    assert done.code == -signal.SIGTERM, done
+    assert runs.place.snapshot() == before
+
+
 # --- limits hold wherever items are measured -----------------------------------------------------
 
 
