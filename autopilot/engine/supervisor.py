@@ -115,9 +115,9 @@ class Supervisor:
                         output.close()
                     end = child.board.code
                     left_s = 0.0 if self.was_overdue else child.board.left_s
-                    if end != 0 or left_s:
-                        # What the evaluation started would write into the files of the next child.
-                        end_adopted(since, everywhere=True)
+                    # What the evaluation started would write into the files of the next child, or
+                    # outlive the run.
+                    end_adopted(since, everywhere=True)
                     is_early = end is None and not (self._slug or child.board.slug)
                     # A moment before it is open, the experiment exists.
                     if is_early and self._observer.abandoned(child.board.claimed):

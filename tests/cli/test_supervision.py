@@ -67,7 +67,7 @@ def happen(what):
         os.kill(os.getpid(), signal.SIGSEGV)
     if what == "fork" and os.fork():
         os.wait()
-    if what in ("daemon", "glutton") and os.fork() == 0:
+    if what in ("daemon", "glutton", "leave") and os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
             with open(os.environ["EVALUATIONS"] + ".pid", "w") as file:
@@ -76,6 +76,9 @@ def happen(what):
                 happen("memory")
             time.sleep(60)
         os._exit(0)
+    pid = os.environ["EVALUATIONS"] + ".pid"
+    while what == "leave" and not (os.path.exists(pid) and os.path.getsize(pid)):
+        time.sleep(0.01)
     held = []
     while what == "fast":
         held.append(b"x" * (32 << 20))
@@ -401,6 +404,11 @@ def test_the_time_budget_ends_an_item(runs: Runs, what: str) -> None:
     again = runs.place.run("resume", "one", "--budget-seconds", "100")
     assert again.code == 0
     assert [r["metrics"]["accuracy"] for r in runs.place.judged("one")][-1] == 0.5
+
+
+def test_a_daemon_does_not_outlive_the_run(runs: Runs) -> None:
+    assert runs.run("test 3 5 leave").code == 0
+    assert not is_alive(int(Path(f"{runs.log}.pid").read_text()))
 
 
 def test_what_the_evaluation_started_ends_with_it(runs: Runs) -> None:
