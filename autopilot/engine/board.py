@@ -317,6 +317,8 @@ class Attendant(Callback):
             progress.note_restart(epoch, seconds, is_death=not child.since_s)
             ledger.count(seconds)
         left = ledger.limits.seconds - ledger.elapsed_s()
+        if left <= 0 and child.is_first and experiment.last_epoch >= 0:
+            raise KeyboardInterrupt  # resumed without more time
         self._board.opened(experiment.slug, time.monotonic() + left)
 
     def on_epoch_recorded(

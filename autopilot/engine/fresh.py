@@ -115,7 +115,7 @@ def alone(module: AutoPilotModule, options: Options) -> list[str]:
             hint="start threads only after the command line is called, or leave the option out",
         )
     sentence = f"{why}: the run is not supervised, and whatever ends its process ends it"
-    return [sentence, *(imported_once(module) if options.fresh != Fresh.never else [])]
+    return [sentence, *imported_once(module)]
 
 
 @contextlib.contextmanager

@@ -197,7 +197,8 @@ def test_the_edited_function_is_the_measured_one(
 
 
 def test_one_process_measures_what_it_imported_if_asked_to(pipeline: Pipeline) -> None:
-    pipeline.run("a", "--fresh", "never")
+    said = pipeline.run("a", "--fresh", "never")
+    assert "what this process has imported of them stays as it was" in said
     assert len({line["pid"] for line in pipeline.lines()}) == 1
     assert {line["imported"] for line in pipeline.lines() if line["at"][0]} == {0}
 

@@ -401,6 +401,13 @@ def test_the_time_budget_ends_an_item(runs: Runs, what: str) -> None:
     assert "time budget: over by 5 s, and an item does not end" in done.out
     assert "autopilot resume one --budget-seconds" in done.out
     assert what == "stubborn" or " 0 kept, 0." not in done.out
+    before = runs.place.git("for-each-ref", "refs/heads", "refs/tags")
+    if what == "hang":  # a process that had to be killed could not note its time
+        again = runs.place.autopilot("resume", "one")
+        assert again.code == 130
+        assert "go on: autopilot resume one --budget-seconds N" in again.out
+        assert "over by" not in again.out
+        assert runs.place.git("for-each-ref", "refs/heads", "refs/tags") == before
     again = runs.place.run("resume", "one", "--budget-seconds", "100")
     assert again.code == 0
     assert [r["metrics"]["accuracy"] for r in runs.place.judged("one")][-1] == 0.5
