@@ -190,7 +190,7 @@ def test_preflight_looks_on_where_the_first_item_has_no_score(place: Place) -> N
     place.change("counter.py", ("Datum(success=passed, ", f"Datum(success={ids}, "))
     done = place.run("optimize", "preflight", "counter.py")
     assert "ok       evaluation: val item i2 did not pass" in done.out
-    assert "begin with an item: val item i2" in place.call("run", "counter.py", "--dry-run").out
+    assert "begin with an item: val item i2" in place.run("run", "counter.py", "--dry-run").out
 
 
 def test_preflight_takes_a_direction(place: Place) -> None:
