@@ -33,7 +33,9 @@ def preflight(
     context: Context,
     target: arguments.Target = None,
     *,
-    options: Annotated[Options, "monitor", "mode", "item_timeout", "memory", "budget_seconds"],
+    options: Annotated[
+        Options, "monitor", "mode", "item_timeout", "memory", "jobs", "budget_seconds"
+    ],
     seed: arguments.Seed = 0,
     hparam: arguments.Hparams = None,
     link: arguments.Links = None,

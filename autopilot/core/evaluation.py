@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import random
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from autopilot.core import graph
 from autopilot.core.failures import Failures
+from autopilot.core.interpreter import Aside, Jobs
 from autopilot.core.items import SplitIds, copied
 from autopilot.core.loss import Loss
 from autopilot.core.outages import side_by_side
-from autopilot.core.progress import Position
+from autopilot.core.progress import Death, Position
 from autopilot.core.records.record import ProgressNote
-from autopilot.core.run import Run, current_run, is_infrastructure
+from autopilot.core.run import Run, current_run, is_infrastructure, say
 from autopilot.core.scoring import Scoring
+from autopilot.core.seeding import leave, seed_everything, seed_of
 from autopilot.core.signatures import check_awaited
 from autopilot.core.types import Datum, as_datum, digest
 from autopilot.errors import EmptySplitError, EvaluationError, NoMoreCallsError, UsageError
@@ -99,6 +95,8 @@ class Evaluator:
         seed = seed_of(self.seed, position.repeat)
         running = replace(position, is_running=True, size=max(len(batch.items), 1))
         died = self.experiment.deaths(position, max(len(batch.items), 1))
+        # Where this process died in the batch, the item is found by evaluating them here.
+        jobs = None if -1 in died else self.experiment.jobs
         done: dict[int, Datum] = {}
 
         def pausing() -> None:
@@ -106,9 +104,12 @@ class Evaluator:
             self.experiment.positions.at(position)
 
         def attempt() -> Datum:
+            if jobs is not None:
+                self.experiment.positions.at(replace(running, size=0))
+                return self._one_by_one(running, batch, died, done, jobs)
             self.experiment.positions.at(running)
             if died:
-                return self._one_by_one(running, batch, died)
+                return self._one_by_one(running, batch, died, done)
             # The whole batch again, so that chance is as without the outage.
             seed_everything(seed, split, epoch, index)
             return self._isolated(split, batch, done)
@@ -130,7 +131,7 @@ class Evaluator:
         finally:
             self.experiment.positions.at(position)
         seconds = time.perf_counter() - started
-        self.experiment.remember(position, batch, data, seconds, waits=_waits(data, split))
+        self._remember(position, batch, data, seconds)
         return data
 
     def close(self) -> None:
@@ -161,47 +162,94 @@ class Evaluator:
         return self._combined(batch, [self._isolated(split, one) for one in _singles(batch)])
 
     def _one_by_one(
-        self, position: Position, batch: Datum, died: Mapping[int, ProgressNote]
+        self,
+        position: Position,
+        batch: Datum,
+        died: Mapping[int, ProgressNote],
+        done: dict[int, Datum],
+        jobs: Jobs | None = None,
     ) -> Datum:
-        """Evaluates a batch in which the process died: each item by itself, and noted by itself.
+        """Evaluates each item of a batch by itself, and notes it by itself.
 
-        So a further death is that of the item in progress; it is an error, and not run again.
+        Without `jobs` that is a batch in which the process died: a further death is that of the
+        item in progress; it is an error, and not run again.
 
         Args:
             position: The batch's.
             batch: Its items.
             died: The deaths: an item's position, or -1 for the whole batch, to its note.
+            done: Results of earlier attempts; further ones are added.
+            jobs: Evaluates the items in other processes.
         """
         alone = len(batch.items) <= 1
-        results = []
-        for number, one in enumerate([batch] if alone else _singles(batch)):
+        singles = [batch] if alone else _singles(batch)
+        at = [replace(position, item=number, size=1) for number in range(len(singles))]
+        for number, one in enumerate(singles):
             if note := died.get(number) or (died.get(-1) if alone else None):
-                reason, metadata = note.died, {"stderr": note.printed} if note.printed else {}
-                # Not in the feedback: what is printed differs from run to run.
-                data = Datum(
-                    success=False, error_message=reason, feedback=reason, metadata=metadata
-                )
+                done[number] = self._dead(one, note.died, note.printed)
+            elif (recorded := self.experiment.recall(at[number], one)) is not None:
+                done.setdefault(number, recorded)
+            elif jobs is None and number not in done:
+                self.experiment.positions.at(at[number])
+                started = time.perf_counter()
+                done[number] = self._alone(at[number], one)
+                self._remember(at[number], one, done[number], time.perf_counter() - started)
+
+        def evaluate(number: int) -> tuple[Datum, Aside]:
+            # In the item's process: what it leaves in memory here goes along with its result.
+            self.failures, run, violations = Failures(), current_run(), self.experiment.violations
+            known = len(run.notes) if run else 0, len(violations)
+            data = self._alone(at[number], singles[number])
+            notes = run.notes[known[0] :] if run else []
+            return data, (self.failures, notes, violations[known[1] :])
+
+        since = time.perf_counter()
+
+        def finished(number: int, result: tuple[Datum, Aside] | Death) -> None:
+            nonlocal since
+            if isinstance(result, Death):
+                data = self._dead(singles[number], result.reason, result.printed)
+                _label(data, singles[number], position)
+                self.scoring.apply(data)
             else:
-                data = self._alone(replace(position, item=number, size=1), one)
+                data, (failures, notes, violations) = result
+                self.failures.learn(failures)
+                self.experiment.violations += violations
+                for each in notes:
+                    say(each)
+            done[number] = data
+            # Wall clock: those that run side by side do not take the time of all of them.
+            before, since = since, time.perf_counter()
+            self._remember(at[number], singles[number], data, since - before)
+
+        if jobs is not None:
+            jobs.run([n for n in range(len(singles)) if n not in done], evaluate, finished)
+        results = [done[number] for number in range(len(singles))]
+        for one, data in zip(singles, results, strict=True):
             if data.grad_fn is None and graph.is_grad_enabled():
                 graph.attach(self.module, one, data)
-            results.append(data)
         self.experiment.positions.at(position)
         return results[0] if alone else self._combined(batch, results)
 
+    def _dead(self, item: Datum, reason: str, printed: str) -> Datum:
+        # Not in the feedback: what is printed differs from run to run.
+        metadata = {"stderr": printed} if printed else {}
+        data = Datum(success=False, error_message=reason, feedback=reason, metadata=metadata)
+        if graph.is_grad_enabled():
+            graph.attach(self.module, item, data)
+        return data
+
     def _alone(self, position: Position, item: Datum) -> Datum:
-        if (recorded := self.experiment.recall(position, item)) is not None:
-            return recorded
-        started, split = time.perf_counter(), position.split
-        self.experiment.positions.at(position)
-        seed = seed_of(self.seed, position.repeat)
+        seed, split = seed_of(self.seed, position.repeat), position.split
         seed_everything(seed, split, position.epoch, position.number, "item", position.item)
         data = self._isolated(split, item)
         _label(data, item, position)
         self.scoring.apply(data)
-        seconds = time.perf_counter() - started
-        self.experiment.remember(position, item, data, seconds, waits=_waits(data, split))
         return data
+
+    def _remember(self, position: Position, item: Datum, data: Datum, seconds: float) -> None:
+        waits = _waits(data, position.split)
+        self.experiment.remember(position, item, data, seconds, waits=waits)
 
     def _combined(self, batch: Datum, results: list[Datum]) -> Datum:
         simple = all(_is_simple(result) for result in results)
@@ -319,81 +367,3 @@ def as_batch(batch: object) -> Datum:
     several = batch if isinstance(batch, list | tuple) else [batch]
     items = [as_datum(item, index) for index, item in enumerate(several)]
     return Datum(items=items, id=digest([item.id for item in items]))
-
-
-# Module to the function that seeds its global generator.
-_SEEDERS = {"numpy": "random.seed", "torch": "manual_seed"}
-
-
-def seed_everything(*parts: object) -> None:
-    """Seeds the global generators from the parts.
-
-    Those of numpy and torch too; where one is not imported yet, as soon as it is, until `leave`.
-    """
-    # Not hash(): it differs between processes, and a resumed run needs the same chance.
-    text = "/".join(str(part) for part in parts)
-    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
-    random.seed(number)
-    _late.number = number
-    for name in _SEEDERS:
-        _seed(name, number)
-    if _late not in sys.meta_path and not all(name in sys.modules for name in _SEEDERS):
-        sys.meta_path.insert(0, _late)
-
-
-def seed_of(seed: int, repeat: int) -> int:
-    """The seed of a repeated measurement; the first has the experiment's own.
-
-    >>> seed_of(7, 0), seed_of(7, 1) == seed_of(7, 2)
-    (7, False)
-    """
-    if repeat == 0:
-        return seed
-    return int.from_bytes(hashlib.sha256(f"{seed}/repeat/{repeat}".encode()).digest()[:4], "big")
-
-
-def leave() -> None:
-    """Ends `seed_everything`: modules imported from now on are not seeded."""
-    if _late in sys.meta_path:
-        sys.meta_path.remove(_late)
-
-
-def _seed(name: str, number: int) -> None:
-    function: object = sys.modules.get(name)
-    for part in _SEEDERS[name].split("."):
-        # A user's own module may have that name, and one may be in the middle of its import.
-        function = getattr(function, part, None)
-    if callable(function):
-        function(number)
-
-
-class _Late(MetaPathFinder):
-    """Finds the modules that have a generator as the other finders do, and seeds them at once.
-
-    Attributes:
-        number: The seed.
-    """
-
-    number = 0
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if name not in _SEEDERS:
-            return None
-        others = (finder for finder in sys.meta_path if finder is not self)
-        found = (finder.find_spec(name, path, target) for finder in others)
-        spec = next((spec for spec in found if spec is not None), None)
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def execute_and_seed(module: ModuleType) -> None:
-                execute(module)
-                _seed(name, self.number)
-
-            # The module keeps its own loader, as resources and tracebacks ask it for files.
-            spec.loader.exec_module = execute_and_seed  # type: ignore[method-assign]  # this one's
-        return spec
-
-
-_late = _Late()

@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Any
 
 from autopilot.core.comparison import EpochView, Monitored, mean_items
-from autopilot.core.interpreter import Interpreter
+from autopilot.core.interpreter import Interpreter, Jobs
 from autopilot.core.memory import Memory
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
@@ -61,15 +61,16 @@ class Experiment(History):
         repeat: How often each val item is measured.
         known_noise: Of a run that is repeated: the recorded noise of its baseline.
         repeats: Of a run that is repeated: epoch and step to the recorded revision and its record.
-        changes: Options that take the place of the manifest's; written down when it goes on.
+        changes: Options in the place of the manifest's; written down when it goes on.
         guard: Keeps steps to the parameters, and knows what evaluations read.
         violations: Changes that the step in progress tried beside the parameters.
         monitored: How the metric that decides is computed from items.
         positions: Takes down where the run is.
         progress: The notes on the epoch in progress.
         is_open: Whether this object holds the experiment.
-        died: What ended the process that worked on it before; noted when it is opened.
+        died: What ended its process before; noted when it is opened.
         interpreter: Says whether this process may evaluate the present state.
+        jobs: Evaluates items in processes of their own; None: in this one.
         is_replacement: This process goes on where another one of the same run ended.
 
     Args:
@@ -108,8 +109,7 @@ class Experiment(History):
         self._state = self._budget_line = ""
         self._items: dict[str, list[Datum]] = {}
         self._passes = list[list[Datum]]()
-        self.is_open = self._by_hand = False
-        self.ignore_stop = self.only_recorded = False
+        self.is_open = self._by_hand = self.ignore_stop = self.only_recorded = False
         self.repeat = 1
         self.known_noise: Noise | None = None
         self.repeats: Mapping[tuple[int, int], tuple[str, StepRecord]] = {}
@@ -119,6 +119,7 @@ class Experiment(History):
         self.monitored: Monitored | None = None
         self.positions, self.died = PositionLog(), list[Death]()
         self.interpreter, self.is_replacement = Interpreter(), False
+        self.jobs: Jobs | None = None
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -260,8 +261,7 @@ class Experiment(History):
             batch: Its items.
             data: The result.
             seconds: How long it took.
-            waits: It stands in for its call only once the step that it leads to is made; until
-                then, a kill has it made again.
+            waits: It stands in for its call only once its step is made: a kill before repeats it.
 
         Raises:
             ParameterError: a file was edited by hand meanwhile; the result is of no known state.

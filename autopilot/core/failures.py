@@ -186,6 +186,10 @@ class Failures:
         self._tracebacks.setdefault((split, _kind(result).key), raised.traceback)
         return result
 
+    def learn(self, others: Failures) -> None:
+        """Takes in the tracebacks of another process."""
+        self._tracebacks = others._tracebacks | self._tracebacks
+
     def add(self, split: str, data: Datum) -> None:
         """Takes in the results of a batch, as they are once they are scored."""
         self._totals[split] += len(data)

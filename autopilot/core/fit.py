@@ -10,7 +10,7 @@ from typing import Any
 
 from autopilot.core.callback import Hooks, RunView
 from autopilot.core.comparison import EpochView
-from autopilot.core.evaluation import Evaluator, seed_everything
+from autopilot.core.evaluation import Evaluator
 from autopilot.core.figures import wish
 from autopilot.core.gradient import TextGradient
 from autopilot.core.measured import Measured, SplitMetrics, measure_once
@@ -20,6 +20,7 @@ from autopilot.core.outages import Outages, infrastructure_in
 from autopilot.core.policy import Decision
 from autopilot.core.records.record import TOGETHER, StepRecord
 from autopilot.core.run import Run
+from autopilot.core.seeding import seed_everything
 from autopilot.core.setup_checks import Setup, check_gates
 from autopilot.core.signatures import check_awaited
 from autopilot.core.stopping import Budget

@@ -1,10 +1,18 @@
-"""The interpreter that evaluates: what Python has imported once, it does not read again."""
+"""The processes that evaluate: an interpreter that has seen one state, and one for each item."""
 
 from __future__ import annotations
 
 import importlib.machinery
+from collections.abc import Callable, Sequence
 from enum import StrEnum
+from typing import Protocol
 
+from autopilot.core.failures import Failures
+from autopilot.core.progress import Death
+from autopilot.core.types import Datum
+
+Aside = tuple[Failures, list[str], list[str]]
+"""Beside an item's result: its failures, and the run's further notes and violations."""
 _IMPORTABLE = tuple(importlib.machinery.all_suffixes())
 
 
@@ -36,6 +44,27 @@ class Interpreter:
             Restart: this process has imported the files of another state.
         """
         return ""
+
+
+class Jobs(Protocol):
+    """Evaluates the items of a batch side by side, each in a process of its own."""
+
+    def run(
+        self,
+        numbers: Sequence[int],
+        evaluate: Callable[[int], tuple[Datum, Aside]],
+        finished: Callable[[int, tuple[Datum, Aside] | Death], None],
+    ) -> None:
+        """Evaluates items, in any order.
+
+        Args:
+            numbers: Their positions in the batch.
+            evaluate: Called in the item's process, which has the state of this one.
+            finished: Called here with each item's result, or with the end of its process.
+
+        Raises:
+            BaseException: `evaluate` raised it; the items that had begun are finished before.
+        """
 
 
 def is_importable(name: str) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 from autopilot.core.callback import RunView
 from autopilot.core.collection import ByName, compute_all, update_all
 from autopilot.core.comparison import EpochView, Monitored, mean_items
-from autopilot.core.evaluation import Evaluator, batches, seed_of
+from autopilot.core.evaluation import Evaluator, batches
 from autopilot.core.experiment import Experiment
 from autopilot.core.graph import no_grad
 from autopilot.core.module import AutoPilotModule
@@ -25,6 +25,7 @@ from autopilot.core.noise import FEWEST_GAINS, compare
 from autopilot.core.progress import Position
 from autopilot.core.run import Run
 from autopilot.core.scoring import ItemMean
+from autopilot.core.seeding import seed_of
 from autopilot.core.statistics import gain_of
 from autopilot.core.types import Cost, Datum, Gain, Noise, count_outcomes
 from autopilot.core.writing import recorded_passes

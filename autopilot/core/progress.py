@@ -27,7 +27,7 @@ class Position:
         repeat: The number of the measurement; 0 is the first.
         item: The item's position, where a batch is evaluated item by item; otherwise -1.
         is_running: Whether the batch is being evaluated; False before and after.
-        size: The number of items that are evaluated.
+        size: The number of items that are evaluated; 0: in other processes, with limits of theirs.
     """
 
     split: str = ""

@@ -127,6 +127,10 @@ class Run:
                 found = self._services[kind] = make(self)
             return found
 
+    def provide(self, kind: type[S], service: S) -> None:
+        """Makes an object the run's only one of a class."""
+        self._services[kind] = service
+
     def start_epoch(self, epoch: int) -> None:
         """Begins an epoch, or goes on with one that an earlier session left."""
         self.epoch, self.metrics, self.decision, self.cost = epoch, {}, None, Cost()

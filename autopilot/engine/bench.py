@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,14 +16,14 @@ from autopilot.core.run import current_run
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Datum
 from autopilot.engine.board import Child
-from autopilot.engine.request import Options
+from autopilot.engine.request import ItemLimits, Options
 from autopilot.engine.target import load_target
 from autopilot.errors import MissingSourceError, ParameterError
 from autopilot.files import read_file, remove_file, replace_file
 from autopilot.git import objects
 from autopilot.git.repository import Repository
 from autopilot.sandbox.audit_hooks import Inputs, Offline
-from autopilot.sandbox.children import Children
+from autopilot.sandbox.children import Children, Watcher
 from autopilot.sandbox.workspace import Workspace
 from autopilot.tracking.parameters import Scope, check_clean, check_tracked, dirty_files, scope_of
 
@@ -47,6 +47,7 @@ class Bench:
         scopes: Where its parameters are, one each.
         children: The programs that the evaluation starts.
         redirected: What is imported from the checkout although it is installed from the user's.
+        watchers: What takes down the evaluation's doings, in other processes too.
 
     Raises:
         AutopilotError: the target cannot be loaded, or is imported from another checkout.
@@ -66,8 +67,10 @@ class Bench:
             self.inputs.programs = self.children.hear
         # Before the import: the files that it reads and executes are inputs too.
         self.inputs.open()
+        self.watchers: list[Watcher] = [self.inputs, self.children]
         if offline is not None:
             offline.begin()
+            self.watchers.append(offline)
         self.module = load_target(
             manifest.target, workspace.folder, manifest.hparams, AutoPilotModule
         )
@@ -99,6 +102,12 @@ class Bench:
             max_wait_s: Seconds to wait for a service that does not answer; None: as the options
                 say.
         """
+        limits = ItemLimits.of(options, self.module)
+        if limits.jobs:
+            # Few runs need it, and it imports what records model calls.
+            from autopilot.engine.jobs import ForkedJobs
+
+            experiment.jobs = ForkedJobs(limits, self.module, self.watchers)
         if max_wait_s is None:
             max_wait_s = MAX_WAIT_S if options.max_wait is None else options.max_wait
         return Trainer(
@@ -239,3 +248,19 @@ def explain_missing(workspace: Workspace, base: str, error: MissingSourceError) 
     return ParameterError(
         f"the parameter {name} is not tracked by git", hint=f"git add {name} && git commit"
     )
+
+
+def jobs_notes(jobs: int, loaders: Mapping[str, object]) -> list[str]:
+    """A sentence for the user where processes find no items that they could share.
+
+    Args:
+        jobs: How many items are evaluated at a time.
+        loaders: Split to loader.
+    """
+    single = [s for s, loader in loaders.items() if getattr(loader, "batch_size", 0) == 1]
+    if jobs < 2 or not single:
+        return []
+    return [
+        f"--jobs {jobs} is for the items of a batch, and a batch of {', '.join(single)} has one: "
+        f"DataLoader(..., batch_size={4 * jobs})"
+    ]

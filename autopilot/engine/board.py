@@ -1,6 +1,6 @@
-"""The position of a supervised process, and how it ended, in memory that it shares with its parent.
+"""Limits, and the position and end of a supervised process in memory shared with its parent.
 
-It needs no file: only the parent reads it, and where the parent is killed too, no death is noted.
+The memory is no file: only the parent reads it, and where that is killed too, no death is noted.
 Programs that the evaluation starts cannot write to it.
 """
 
@@ -9,14 +9,17 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 from autopilot.core.callback import Callback, RunView
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.progress import Death, Position, PositionLog
 from autopilot.core.records.record import MetricsRecord
+from autopilot.errors import UsageError
 
 OVERDUE_S = 5.0
 """How long after the time budget, and after its own start, a batch may go on."""
@@ -28,6 +31,49 @@ _LEFT, _WANTED, _RECORDED, _WHY, _LOADED, _PID, _LOADING, _OPEN, _TOOK, _SPLIT, 
     8, 19
 )
 _SIZE_OF_MEMORY, _TEXT_AT, _STATE_AT, _LOADED_AT, _WHY_AT = 16384, 256, 3072, 3328, 4096
+
+
+def check_timeout(seconds: object, what: str) -> float:
+    """A time limit, in seconds.
+
+    Raises:
+        UsageError: it is no number above 0.
+    """
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not is_number or not 0 < cast(float, seconds) < math.inf:
+        raise UsageError(
+            f"{what} must be a number of seconds above 0, not {seconds!r}",
+            hint="leave it out for no time limit",
+        )
+    return float(cast(float, seconds))
+
+
+def parse_size(text: str) -> int:
+    """An amount of memory, in bytes.
+
+    Raises:
+        UsageError: it is something else.
+
+    >>> parse_size("4G") == parse_size("4GB") == 4 * 1024**3, parse_size("1.5 MiB")
+    (True, 1572864)
+    """
+    found = re.fullmatch(r"(\d+\.?\d*) ?(?:([KMGT])I?)?B?", text.strip().upper())
+    size = float(found[1]) * 1024 ** (" KMGT".index(found[2] or " ")) if found else 0
+    if size < 1:
+        raise UsageError(
+            f"--memory {text!r} is no amount of memory", hint="as in 500M, 4GB or a number of bytes"
+        )
+    return int(size)
+
+
+def size_text(amount: float) -> str:
+    """Bytes for a person.
+
+    >>> size_text(4 * 1024**3), size_text(1.5 * 1024**2)
+    ('4 GiB', '1.5 MiB')
+    """
+    power = min(max(int(math.log(max(amount, 1), 1024)), 0), 4)
+    return f"{amount / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
 class Board(PositionLog):
@@ -113,14 +159,15 @@ class Board(PositionLog):
         self._slots[_TOOK] = self._slots[_TOOK] or self.loading_s
         self._slots[_DEADLINE], self._slots[_LOADING], self._slots[_OPEN] = deadline_s, 0.0, 1.0
 
-    def limit(self, item_timeout_s: float, memory: float) -> None:
+    def limit(self, item_timeout_s: float, memory: float, _jobs: int = 0) -> None:
         """Notes the most that an item may take: seconds, and bytes."""
         self._slots[_TIMEOUT], self._slots[_MEMORY] = item_timeout_s, memory
 
     @property
     def memory(self) -> float:
-        """Bytes that the child may take, with all that it started."""
-        return self._slots[_MEMORY]
+        """Bytes that the child may take, with all that it started; its items have them instead."""
+        is_apart = self._slots[_BEGAN] and not self._slots[_NUMBERS + 4]
+        return math.inf if is_apart else self._slots[_MEMORY]
 
     @property
     def began_s(self) -> float:
@@ -129,11 +176,11 @@ class Board(PositionLog):
 
     @property
     def timeout_s(self) -> float:
-        """Seconds that the present batch or item may take, or an import.
+        """Seconds that the present batch or item may take, or an import; endless beside --jobs.
 
         An import may be slow where items are quick: it has five times the time of the first one.
         """
-        timeout_s = self._slots[_TIMEOUT] * self._slots[_NUMBERS + 4]
+        timeout_s = self._slots[_TIMEOUT] * (self._slots[_NUMBERS + 4] or math.inf)
         if _SPLITS[int(self._slots[_SPLIT])] != "load":
             return timeout_s
         # In whole seconds, since the sentence on it is recorded.

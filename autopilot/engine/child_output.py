@@ -24,6 +24,7 @@ _KEPT_BYTES = 16 * 1024
 _LOOK_S, _SWEEP_S, _SWEEPS = 0.5, 0.01, 3
 _NO_FILE = b"o such file or directory"
 # Realtime signals are hardly used by anyone; the system's own are below SIGRTMIN.
+_enabled: list[bool] = []
 _STACK_SIGNAL = int(getattr(signal, "SIGRTMIN", signal.SIGUSR2 - 7)) + 7
 
 
@@ -52,8 +53,10 @@ class ChildOutput:
             os.close(self._writer)
             os.close(self.reader)
         faulthandler.register(_STACK_SIGNAL, self._stacks, all_threads=True)
-        if not faulthandler.is_enabled():
+        # One that a process before enabled writes to that one's file.
+        if not faulthandler.is_enabled() or _enabled:
             faulthandler.enable(self._stacks)
+            _enabled.append(True)
 
     def started(self) -> None:
         """In the parent: the child has its end."""

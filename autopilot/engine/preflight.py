@@ -178,6 +178,7 @@ def one_item(session: Session, *, live: bool = True) -> Iterator[Check]:
     # One in memory: nothing of this evaluation is recorded.
     experiment = Experiment()
     experiment.only_recorded = not live
+    experiment.jobs = trainer.experiment.jobs
     experiment.open(module.parameters())
     experiment.positions = session.child.board
     session.child.board.limit(*astuple(session.limits))
@@ -347,6 +348,7 @@ def _first_item(session: Session) -> str:
     """
     offline = Offline(programs=True)
     offline.begin()
+    session.bench.watchers.append(offline)
     try:
         checks = list(one_item(session, live=False))
     except AgentError:

@@ -6,12 +6,11 @@ import contextlib
 import math
 import os
 import platform
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from autopilot import __version__
 from autopilot.core.callback import Callback
@@ -19,50 +18,19 @@ from autopilot.core.interpreter import Fresh
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.records.record import Manifest
 from autopilot.core.stopping import Budget, EarlyStopping, Plateau
+from autopilot.engine.board import check_timeout, parse_size, size_text
 from autopilot.engine.target import Target, parse_target
 from autopilot.errors import ExperimentError, LockHeldError, TargetError, UsageError
 from autopilot.git import objects, refs
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
 from autopilot.sandbox.workspace import directory_of
+from autopilot.text import counted
 from autopilot.tracking.layout import Layout, free_slugs, hold
 from autopilot.tracking.notebook import Notebook
 
 DEFAULT_MAX_EPOCHS = 100
 DEFAULT_PATIENCE = 10
-
-
-def check_timeout(seconds: object, what: str) -> float:
-    """A time limit, in seconds.
-
-    Raises:
-        UsageError: it is no number above 0.
-    """
-    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    if not is_number or not 0 < cast(float, seconds) < math.inf:
-        raise UsageError(
-            f"{what} must be a number of seconds above 0, not {seconds!r}",
-            hint="leave it out for no time limit",
-        )
-    return float(cast(float, seconds))
-
-
-def parse_size(text: str) -> int:
-    """An amount of memory, in bytes.
-
-    Raises:
-        UsageError: it is something else.
-
-    >>> parse_size("4G") == parse_size("4GB") == 4 * 1024**3, parse_size("1.5 MiB")
-    (True, 1572864)
-    """
-    found = re.fullmatch(r"(\d+\.?\d*) ?(?:([KMGT])I?)?B?", text.strip().upper())
-    size = float(found[1]) * 1024 ** (" KMGT".index(found[2] or " ")) if found else 0
-    if size < 1:
-        raise UsageError(
-            f"--memory {text!r} is no amount of memory", hint="as in 500M, 4GB or a number of bytes"
-        )
-    return int(size)
 
 
 class Direction(StrEnum):
@@ -160,6 +128,12 @@ class Options:
     num_workers: int | None = _option(
         "Threads for the items of a batch, if they wait on a network.", fixed=True, min=1
     )
+    jobs: int | None = _option(
+        "Processes for the items of a batch, if they compute: each item has a process of its own "
+        "and a seed of its own.",
+        min=1,
+        metavar="N",
+    )
     measure_noise: bool | None = _option(
         "Measure the baseline's val split twice; unless given, where that calls no model.",
         fixed=True,
@@ -178,12 +152,19 @@ class Options:
         """Checks the values that typer cannot check.
 
         Raises:
-            UsageError: a time limit of 0 or less, or a size that is none.
+            UsageError: a time limit of 0 or less, a size that is none, or --jobs beside threads.
         """
         if self.item_timeout is not None:
             check_timeout(self.item_timeout, "--item-timeout")
         if self.memory is not None:
             parse_size(self.memory)
+        if self.jobs is not None and self.num_workers is not None:
+            raise UsageError(
+                "--jobs and --num-workers cannot be combined: an item has a process or a thread",
+                hint="leave out --num-workers where items compute, --jobs where they wait",
+            )
+        if self.jobs is not None and not hasattr(os, "fork"):
+            raise UsageError("--jobs needs a system with fork", hint="leave it out")
 
     def given(self) -> dict[str, Any]:
         """The options that were asked for, by name."""
@@ -216,8 +197,17 @@ NO_OPTIONS = Options()
 
 
 def options_of(notebook: Notebook, changes: Options = NO_OPTIONS) -> Options:
-    """The options of an experiment: of its start, of each resumption, and the changes, in turn."""
+    """The options of an experiment: of its start, of each resumption, and the changes, in turn.
+
+    Raises:
+        UsageError: --jobs, which it was started without, would give each item another chance.
+    """
     given = dict(notebook.manifest.options)
+    if changes.jobs is not None and "jobs" not in given:
+        raise UsageError(
+            f"{notebook.slug} was started without --jobs: its items would get other seeds",
+            hint="leave it out, or begin another experiment with it",
+        )
     for event in notebook.events:
         given |= event.options
     return Options(**(given | changes.given()))
@@ -363,10 +353,12 @@ class ItemLimits:
     Args:
         item_timeout_s: Seconds of wall clock.
         memory: Bytes that the evaluation, with all that it started, may take.
+        jobs: How many items have a process of their own at a time; 0: all run in one process.
     """
 
     item_timeout_s: float = math.inf
     memory: float = math.inf
+    jobs: int = 0
 
     @classmethod
     def of(cls, options: Options, module: AutoPilotModule | None = None) -> ItemLimits:
@@ -380,20 +372,10 @@ class ItemLimits:
             name = f"{type(module).__name__}.item_timeout_s"
             seconds = check_timeout(module.item_timeout_s, name)
         memory = math.inf if options.memory is None else parse_size(options.memory)
-        return cls(math.inf if seconds is None else seconds, memory)
+        return cls(math.inf if seconds is None else seconds, memory, options.jobs or 0)
 
     def __str__(self) -> str:
         is_timed, is_bound = self.item_timeout_s < math.inf, self.memory < math.inf
         time_limit = f"item timeout {self.item_timeout_s:g} s" if is_timed else "no item timeout"
         bound = f"memory limit {size_text(self.memory)}" if is_bound else "no memory limit"
-        return f"{time_limit}, {bound}"
-
-
-def size_text(amount: float) -> str:
-    """Bytes for a person.
-
-    >>> size_text(4 * 1024**3), size_text(1.5 * 1024**2)
-    ('4 GiB', '1.5 MiB')
-    """
-    power = min(max(int(math.log(max(amount, 1), 1024)), 0), 4)
-    return f"{amount / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+        return f"{time_limit}, {bound}" + (f", {counted(self.jobs, 'job')}" if self.jobs else "")

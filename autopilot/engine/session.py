@@ -21,7 +21,7 @@ from autopilot.core.records.record import Event, Manifest
 from autopilot.core.setup_checks import check_module, check_setup, imported_once, item_count
 from autopilot.core.stopping import StopCondition
 from autopilot.core.types import Result
-from autopilot.engine.bench import Bench, Upkeep, check_parameters, explain_missing
+from autopilot.engine.bench import Bench, Upkeep, check_parameters, explain_missing, jobs_notes
 from autopilot.engine.board import Child
 from autopilot.engine.fresh import alone, importing_state, take_over
 from autopilot.engine.loading import described, users_code
@@ -229,8 +229,8 @@ class Session:
                 "val": self.module.val_dataloader(),
                 "test": self.module.test_dataloader(),
             }
-            if is_new:
-                self.notes += leakage_notes(loaders)
+            self.notes += leakage_notes(loaders) if is_new else []
+            self.notes += jobs_notes(self.limits.jobs, loaders)
             self.setup = check_setup(self.module, loaders, monitor=options.monitor)
             own = callbacks_of(self.module)
         if loaders["val"] is None:

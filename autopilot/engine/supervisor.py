@@ -27,9 +27,8 @@ from typing import Any
 from autopilot.core.failures import place_in_stacks
 from autopilot.core.interpreter import Restart
 from autopilot.core.progress import Death, Position
-from autopilot.engine.board import Board, Child, Observer
+from autopilot.engine.board import Board, Child, Observer, size_text
 from autopilot.engine.child_output import ChildOutput, watch_over
-from autopilot.engine.request import size_text
 from autopilot.errors import EvaluationError
 from autopilot.git import locks
 from autopilot.sandbox.processes import MemoryWatch, adopt, end_adopted, oom_kills
@@ -38,12 +37,11 @@ _REPLACED = 112
 """The exit code of a process that leaves its work to another one."""
 _FORWARD_S = 0.005  # a child that was signaled too says so by then; if not, the two coalesce
 _GRACE_S = 4.0
-_LOOK_S = 0.5
-_MEMORY = "killed for memory"
+_LOOK_S, _SILENT_S = 0.5, 1.0
+MEMORY = "killed for memory"
 _SLOW_S = 30.0
 _DEATHS_AT_MOST = 3
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_SILENT_S = 1.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _WAITING = b"\nstopping once the calls are answered that are paid; Ctrl-C again stops at once\n"
 # Called at each signal; a supervised child adds one.
 _listeners: list[Callable[[], None]] = []
@@ -139,13 +137,13 @@ class Supervisor:
                         # It was over just before it was ended.
                         child = child.next(pending)
                         continue
-                    is_oom = _is_kill(status) and oom_kills() > killed
-                    why = f"{_MEMORY}, by the system" if is_oom else _reason(status)
+                    is_oom = is_kill(status) and oom_kills() > killed
+                    why = f"{MEMORY}, by the system" if is_oom else reason_of(status)
                     death = Death(position, excess.why if excess else why, printed)
                     state, instead = child.board.loaded
                     is_loading = position.split == "load"
                     seen[place := (position, state if is_loading else "")] += 1
-                    times, is_own = seen[place], excess or is_oom or not _is_kill(status)
+                    times, is_own = seen[place], excess or is_oom or not is_kill(status)
                     is_last = not self._slug or times == _DEATHS_AT_MOST
                     if (excess and excess.is_late) or (is_last and not (is_loading and instead)):
                         raise _given_up(death, self._slug, times)
@@ -184,7 +182,7 @@ class Supervisor:
         os.set_blocking(writer, False)
         os.set_blocking(reader, False)
         self._reader, before = reader, dict[int, Any]()
-        for number in _SIGNALS:
+        for number in SIGNALS:
             # What nohup ignores stays ignored.
             if number != signal.SIGHUP or signal.getsignal(number) == signal.SIG_DFL:
                 before[number] = signal.signal(number, note)
@@ -208,7 +206,7 @@ class Supervisor:
         # The second end is open in the parent alone: it closes when the parent is gone.
         parent, board, ends = os.getpid(), child.board, os.pipe()
         # A signal between the fork and the child's own handlers would be lost: it waits.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         self._watch(board, *ends)
         gc.freeze()  # what is here already is not looked at, and so not copied, in the child
         pid = os.fork()
@@ -256,7 +254,7 @@ class Supervisor:
         parent, self._watcher = os.getpid(), os.fork()
         if self._watcher == 0:
             # What a terminal sends to all does not end it.
-            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
             signal.set_wakeup_fd(-1)
             os.close(watched)
             try:
@@ -321,7 +319,7 @@ class Supervisor:
             is_late = loading_s > 0 and board.past_deadline_s() >= 0
             why = f"no result within {board.timeout_s:g} s"
             if is_over:
-                why = f"{_MEMORY}: over {size_text(most)}"
+                why = f"{MEMORY}: over {size_text(most)}"
             elif is_late:
                 why = f"the time budget was up after {loading_s:.1f} s"
             self._excess = _Excess(f"{why}, in {place}" if place else why, began_s, is_late)
@@ -345,22 +343,24 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
-def _is_kill(status: int) -> bool:
+def is_kill(status: int) -> bool:
+    """Whether SIGKILL ended a process, by its status."""
     return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
-def _reason(status: int) -> str:
+def reason_of(status: int) -> str:
+    """The end of a process in words, by its status."""
     if not os.WIFSIGNALED(status):
         return f"the evaluation died: exit code {os.WEXITSTATUS(status)} (os._exit)"
     number = os.WTERMSIG(status)
     name = signal.Signals(number).name if number in set(signal.Signals) else "unknown"
-    how = "was killed" if _is_kill(status) else "died"
+    how = "was killed" if is_kill(status) else "died"
     return f"the evaluation {how}: signal {number} ({name})"
 
 
 def _given_up(death: Death, slug: str, times: int) -> EvaluationError:
     often = f" {times} times" if times > 1 else ""
-    more = "more: --memory SIZE; " if death.reason.startswith(_MEMORY) else ""
+    more = "more: --memory SIZE; " if death.reason.startswith(MEMORY) else ""
     hint = f"if it can pass: autopilot resume {slug}; if the code must change, commit the change "
     hint = f"{hint}and run again" if slug else "run the target by hand to see where it ends"
     return EvaluationError(f"{death.reason}{often} {death.position}", hint=f"{more}{hint}")

@@ -19,7 +19,6 @@ from typing import TypeVar
 from pydantic import TypeAdapter
 
 from autopilot.core.callback import Callback, RunView
-from autopilot.core.evaluation import seed_of
 from autopilot.core.experiment import Experiment
 from autopilot.core.fit import Fit
 from autopilot.core.loop import EpochLoop
@@ -33,6 +32,7 @@ from autopilot.core.records.record import (
     Record,
     StepRecord,
 )
+from autopilot.core.seeding import seed_of
 from autopilot.core.stepping import Guard
 from autopilot.core.stopping import Budget
 from autopilot.core.store import InMemoryStore

@@ -21,7 +21,7 @@ from autopilot.errors import NetworkRefusedError
 from autopilot.git import objects
 from autopilot.git.repository import Repository
 from autopilot.git.workfiles import WorkFiles
-from autopilot.sandbox.children import STARTS, Program
+from autopilot.sandbox.children import STARTS, Program, Watcher
 from autopilot.sandbox.environment import Environment
 from autopilot.tracking.parameters import Scope
 
@@ -41,7 +41,7 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
             _listening[-1].hear(event, arguments)
 
 
-class Inputs:
+class Inputs(Watcher):
     """The files of a worktree that were read or imported, with git's ids of their content.
 
     The files of the base commit count, those that `--link` brought in, and, in the user's own
@@ -141,18 +141,36 @@ class Inputs:
         finally:
             self.listens = listened
 
+    def begin_apart(self) -> None:
+        self._reads, self._written, self._databases = set(), set(), set()
+
+    def gathered(self) -> Any:
+        self._look_at_modules()
+        return self._reads, self._written, self._databases
+
+    def take_in(self, gathered: Any) -> None:
+        reads, written, databases = gathered
+        self._reads |= reads
+        self._written |= written
+        self._databases |= databases
+        # They come by a pipe, which the items of a batch would fill.
+        self.environment.collect()
+
     def names(self) -> set[str]:
         """The repository paths that this session read. No other process may write meanwhile."""
+        self._look_at_modules()
+        found = {name for path in self._reads for name in self._both(path) if name}
+        databases = {self._name(path) or "" for path in self._databases} - {""}
+        found |= {n for n in databases if objects.entry_at(self.repo, self._tree, n) is not None}
+        return {*filter(self._counts, found)} - self._outputs()
+
+    def _look_at_modules(self) -> None:
         for name, module in list(sys.modules.items()):
             if name not in self._modules:
                 self._modules.add(name)
                 file = getattr(module, "__file__", None)
                 if isinstance(file, str) and file.startswith(self._tops):
                     self._reads.add(file)
-        found = {name for path in self._reads for name in self._both(path) if name}
-        databases = {self._name(path) or "" for path in self._databases} - {""}
-        found |= {n for n in databases if objects.entry_at(self.repo, self._tree, n) is not None}
-        return {*filter(self._counts, found)} - self._outputs()
 
     def absent(self) -> str:
         """A line for each path that was to be read, and does not exist."""
@@ -247,7 +265,7 @@ _REFUSED = {
 _PROGRAMS = ("subprocess.Popen", "os.system", "os.posix_spawn", "os.spawn", "os.exec")
 
 
-class Offline:
+class Offline(Watcher):
     """Refuses connections and look-ups of names in this process, between `begin` and `end`.
 
     Sockets of the file system, by which programs of one machine talk, are left alone. Programs that
@@ -272,6 +290,15 @@ class Offline:
     def end(self) -> None:
         """Refuses nothing more."""
         self._is_on = False
+
+    def begin_apart(self) -> None:
+        self.refused = []
+
+    def gathered(self) -> Any:
+        return self.refused
+
+    def take_in(self, gathered: Any) -> None:
+        self.refused += gathered
 
     def check(self) -> None:
         """Raises for what was refused, where the code that tried it caught the first error.

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from autopilot.errors import AgentError
 from autopilot.sandbox.imports import Redirection, leads_elsewhere, root_of, served
@@ -135,7 +135,20 @@ class Program:
         return []
 
 
-class Children:
+class Watcher(Protocol):
+    """Takes down what an evaluation does in its process, such as the files that it reads."""
+
+    def begin_apart(self) -> None:
+        """In an item's process: forgets what the process before did."""
+
+    def gathered(self) -> Any:
+        """All since `begin_apart`, to be pickled."""
+
+    def take_in(self, gathered: Any) -> None:
+        """Adds what was gathered in another process."""
+
+
+class Children(Watcher):
     """Looks at the programs that an evaluation starts.
 
     Args:
@@ -177,10 +190,26 @@ class Children:
                 continue
             is_other = Path(python[0]).parent != Path(sys.executable).parent
             elsewhere = leads_elsewhere(part.variables, self._redirections)
-            key = (*python, part.variables.get("PYTHONPATH"), part.variables.get("PYTHONHOME"))
-            if (_escapes(python) or is_other or elsewhere) and key not in self._probed:
-                self._probed.add(key)
-                self._waiting.append((python, part))
+            if _escapes(python) or is_other or elsewhere:
+                self._wait(python, part)
+
+    def _wait(self, python: list[str], part: Program) -> None:
+        key = (*python, part.variables.get("PYTHONPATH"), part.variables.get("PYTHONHOME"))
+        if key not in self._probed:
+            self._probed.add(key)
+            self._waiting.append((python, part))
+
+    def begin_apart(self) -> None:
+        self._paths, self._waiting = {}, []
+
+    def gathered(self) -> Any:
+        return self._paths, self._waiting
+
+    def take_in(self, gathered: Any) -> None:
+        paths, waiting = gathered
+        self._paths = paths | self._paths
+        for each in waiting:
+            self._wait(*each)
 
     def strays(self) -> list[str]:
         """Sentences for the user on the programs that were started since the last call."""

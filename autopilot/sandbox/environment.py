@@ -88,7 +88,7 @@ class Environment:
         """Listens no more."""
         if self in _listening:
             _listening.remove(self)
-            self._collect()
+            self.collect()
             os.close(self._reader)
             os.close(self._writer)
         if not _listening:
@@ -118,7 +118,7 @@ class Environment:
             if os.getpid() != self._pid and os.fstat(self._writer).st_ino == self._pipe:
                 os.write(self._writer, f"{text}\n".encode())
 
-    def _collect(self) -> None:
+    def collect(self) -> None:
         """Takes over what forked processes sent."""
         sent = b""
         with contextlib.suppress(OSError):
@@ -135,7 +135,7 @@ class Environment:
     def now(self) -> dict[str, str]:
         """The environment as far as the evaluation used it until now."""
         if self in _listening:
-            self._collect()
+            self.collect()
         if len(sys.modules) != self._count:
             self._count = len(sys.modules)
             self._versions |= _imported_since(self._modules)

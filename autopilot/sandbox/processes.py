@@ -33,6 +33,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _LOOK_MEMORY_S, _LOOK_AT_LEAST_S = 0.2, 1.0
 _FILLED_A_SECOND = 4 << 30  # more than one core fills
 _COST_TO_PAUSE = 250
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _ADOPT = 36  # PR_SET_CHILD_SUBREAPER of Linux' prctl
 _LOOK_S = 0.5
 _starting = threading.Lock()
@@ -255,6 +256,14 @@ def adopt(*, is_on: bool) -> float:
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_ADOPT, int(_adopting > 0), 0, 0, 0)
     return time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")
+
+
+def die_with_parent(parent: int) -> None:
+    """Has SIGKILL sent to this process when its parent ends (Linux)."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def end_adopted(since: float, *, everywhere: bool = False, but: Collection[int] = ()) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from autopilot.git.commands import run_git
 from tests.benchmarks.calls import calls
 from tests.benchmarks.confinement import confinement
-from tests.benchmarks.loop import loop
+from tests.benchmarks.loop import jobs, loop
 from tests.benchmarks.page import page
 from tests.benchmarks.report import Report
 from tests.benchmarks.repos import isolate, remove
@@ -30,6 +30,7 @@ from tests.benchmarks.streaming import streaming
 BENCHMARKS: dict[str, Callable[[Report], None]] = {
     "store": store,
     "loop": loop,
+    "jobs": jobs,
     "confinement": confinement,
     "startup": startup,
     "streaming": streaming,

@@ -7,13 +7,18 @@ import time
 from pathlib import Path
 
 from autopilot.core.callback import Callback
+from autopilot.core.evaluation import Evaluator
 from autopilot.core.experiment import Experiment
+from autopilot.core.graph import no_grad
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter, PathParameter
+from autopilot.core.progress import Position
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Datum
 from autopilot.data import DataLoader
+from autopilot.engine.jobs import ForkedJobs
+from autopilot.engine.request import ItemLimits
 from autopilot.tracking.git_store import GitStore
 from tests.benchmarks.report import Report, pairs
 from tests.benchmarks.repos import RULES, make_repository, rule_name, rule_text
@@ -127,3 +132,48 @@ def _measure(top: Path, place: str, size: int, batch: int, epochs: int) -> float
     if result.kept != epochs // 2:
         raise AssertionError(f"{result.kept} of {epochs} epochs were kept")
     return statistics.median(pairs(clock.epochs_ms))
+
+
+class Burns(AutoPilotModule):
+    """A system that computes for some rounds an item."""
+
+    def __init__(self, rounds: int) -> None:
+        super().__init__()
+        self.rounds = rounds
+
+    def forward(self, batch: Datum) -> Datum:
+        found = [sum(number * number for number in range(self.rounds)) for _ in batch.items]
+        return Datum(items=[Datum(success=value >= 0) for value in found])
+
+
+def jobs(report: Report) -> None:
+    """Items in processes of their own: two at a time against one, and what a process costs."""
+    times, rows, taken = report.count(7, 2), [], {}
+    rounds, burning, idle = 1_000_000, report.count(24, 4), report.count(200, 20)
+    for name, size, each in (("compute", burning, rounds), ("do nothing", idle, 0)):
+        cells = []
+        # In turn: a busy machine slows all of them down.
+        found = [[_evaluate(size, each, number) for number in (0, 1, 2)] for _ in range(times)]
+        for number in (0, 1, 2):
+            taken[name, number] = statistics.median(each[number] for each in found) / size * 1000
+            cells.append(f"{taken[name, number]:.2f}")
+        rows.append([f"{size} items that {name}", *cells])
+    report.table(
+        f"Items of a batch, ms each: medians of {times}",
+        ("", "one process", "--jobs 1", "--jobs 2"),
+        rows,
+    )
+    report.limit("jobs", taken["compute", 1] / taken["compute", 2])
+    report.limit("jobs, item", taken["do nothing", 1] - taken["do nothing", 0])
+
+
+def _evaluate(size: int, rounds: int, number: int) -> float:
+    """Seconds of a batch."""
+    module, experiment = Burns(rounds), Experiment()
+    experiment.open(module.parameters())
+    experiment.jobs = ForkedJobs(ItemLimits(jobs=number), module, ()) if number else None
+    batch = Datum(items=[Datum(id=f"i{n}") for n in range(size)])
+    started = time.perf_counter()
+    with no_grad():
+        Evaluator(module, experiment, 0).run(Position("val", 0, 0), batch)
+    return time.perf_counter() - started

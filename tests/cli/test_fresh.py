@@ -178,7 +178,7 @@ def pipeline(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return Pipeline(place, log)
 
 
-@pytest.mark.parametrize("options", [(), ("--in-place",), ("--fresh", "always")])
+@pytest.mark.parametrize("options", [(), ("--in-place",), ("--fresh", "always"), ("--jobs", "2")])
 def test_the_edited_function_is_the_measured_one(
     pipeline: Pipeline, options: tuple[str, ...]
 ) -> None:

@@ -8,7 +8,6 @@ import pytest
 from autopilot.ai.model.recording import request_key
 from autopilot.core.aggregates import Latency, Quantile
 from autopilot.core.comparison import EpochView, Monitored, mean_items
-from autopilot.core.evaluation import seed_of
 from autopilot.core.experiment import Experiment
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.noise import DefaultPolicy, SignificantImprovement, compare, noise_sentence
@@ -17,6 +16,7 @@ from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Policy, decide
 from autopilot.core.records.record import LlmRecord, MetricsRecord, TraceRecord
 from autopilot.core.run import Run, current_run, running
+from autopilot.core.seeding import seed_of
 from autopilot.core.statistics import resolution
 from autopilot.core.stopping import Budget
 from autopilot.core.store import InMemoryStore

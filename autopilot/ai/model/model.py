@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -72,6 +73,8 @@ class Model:
         self.base_url = base_url
         self._making = threading.Lock()
         self._client: clients.Client | None = None
+        self._lent: clients.Client | None = None
+        self._owner = 0
 
     # --- calls ---------------------------------------------------------------------------------
 
@@ -217,7 +220,9 @@ class Model:
     def client(self) -> clients.Client:
         """The client, made when it is first used."""
         with self._making:
-            if self._client is None:
+            # A process that was forked from this one must not write to its connections.
+            if self._client is None or self._owner != os.getpid():
+                self._lent, self._owner = self._client, os.getpid()
                 self._client = clients.make_client(
                     base_url=self.base_url,
                     timeout_s=self.timeout_s,

@@ -15,7 +15,7 @@ import threading
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
@@ -78,8 +78,12 @@ class Recorder(ABC):
         with self._lock:
             return list(self._known.values())
 
-    def one_at_a_time(self, key: str) -> threading.Lock:
+    def one_at_a_time(self, key: str) -> AbstractContextManager[object]:
         """Held while a call is made, so that equal calls side by side are made once."""
+        return self.lock_of(key)
+
+    def lock_of(self, key: str) -> threading.Lock:
+        """The lock that is held while a call of that key is made."""
         with self._lock:
             return self._flights.setdefault(key, threading.Lock())
 

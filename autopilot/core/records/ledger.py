@@ -150,14 +150,30 @@ class Ledger:
 
     def _reserve(self, role: str, least: Spent, most_usd: float) -> Reservation:
         with self._changed:
-            while refusal := self._refusal(least, sum(self._reserved, Spent())):
+            while (reservation := self.try_reserve(role, least, most_usd)) is None:
+                # With a timeout, since time itself may run out: nothing notifies of that.
+                self._changed.wait(timeout=1.0)
+        return reservation
+
+    def try_reserve(self, role: str, least: Spent, most_usd: float) -> Reservation | None:
+        """Sets aside an amount; None where another call has to be settled first.
+
+        Args:
+            role: The payer.
+            least: The amount that the call needs.
+            most_usd: The dollars that it takes at most.
+
+        Raises:
+            BudgetExceededError: too little is left; the call must not be made.
+        """
+        with self._changed:
+            if refusal := self._refusal(least, sum(self._reserved, Spent())):
                 # Waiting helps only if the call fits once all others gave everything back.
                 if not self._reserved or self._refusal(least, Spent()):
                     raise BudgetExceededError(
                         refusal, hint="give it a larger budget and resume: nothing is paid twice"
                     )
-                # With a timeout, since time itself may run out: nothing notifies of that.
-                self._changed.wait(timeout=1.0)
+                return None
             held = (self.total() + sum(self._reserved, Spent())).cost_usd
             most = max(min(most_usd, self.limits.cost_usd - held), least.cost_usd)
             # Without a limit, infinity is not set aside: it could not be added up.
@@ -191,7 +207,8 @@ class Ledger:
             taken, self._step = self._step, Cost()
         return taken
 
-    def _settle(self, role: str, wanted: Spent, cost: Cost | None, *, known: bool) -> None:
+    def settle(self, role: str, wanted: Spent, cost: Cost | None, *, known: bool) -> None:
+        """Ends a reservation; see Reservation.settle."""
         with self._changed:
             self._reserved.remove(wanted)
             if cost is not None:
@@ -233,13 +250,15 @@ class Reservation:
     """The amount that a call set aside; settle it, or leave the block to give it back.
 
     Attributes:
-        cost_usd: The dollars that it set aside; infinite without a limit.
+        role: The payer.
+        wanted: The amount that it set aside.
+        cost_usd: Its dollars; infinite without a limit.
         settled: The call's cost, once that is known; nothing before.
         known: Whether its price was known.
     """
 
     def __init__(self, ledger: Ledger, role: str, wanted: Spent, cost_usd: float) -> None:
-        self._ledger, self._role, self._wanted = ledger, role, wanted
+        self._ledger, self.role, self.wanted = ledger, role, wanted
         self.cost_usd = cost_usd
         self.settled, self.known = Cost(), True
         self._is_open = True
@@ -254,7 +273,7 @@ class Reservation:
         if self._is_open:
             self._is_open = False
             self.settled, self.known = cost or Cost(), known
-            self._ledger._settle(self._role, self._wanted, cost, known=known)
+            self._ledger.settle(self.role, self.wanted, cost, known=known)
 
     def __enter__(self) -> Self:
         return self
