@@ -99,12 +99,14 @@ def take_over(
         experiment.interpreter = OneState(child, present, files.entries, fresh)
 
 
-def alone(module: AutoPilotModule, options: Options) -> list[str]:
-    """Sentences on a run that is not supervised, since this process has threads.
+def alone(child: Child | None, module: AutoPilotModule, options: Options) -> list[str]:
+    """Sentences on a run in one process: as it was asked for, or since this one has threads.
 
     Raises:
         UsageError: an option that only another process can keep.
     """
+    if child is None or child.is_supervised:
+        return imported_once(module) if options.fresh == Fresh.never else []
     names = [each.name for each in threading.enumerate() if each is not threading.main_thread()]
     why = f"this process has other threads ({', '.join(names[:3])})"
     given = [n for n in ("item_timeout", "memory") if getattr(options, n) is not None]

@@ -11,14 +11,14 @@ from typing import Any
 from autopilot.core.callback import Callback
 from autopilot.core.configuration import callbacks_of
 from autopilot.core.experiment import Experiment
-from autopilot.core.interpreter import Fresh, Restart
+from autopilot.core.interpreter import Restart
 from autopilot.core.items import leakage_notes
 from autopilot.core.memory import BLOCK_AFTER
 from autopilot.core.module import name_parameters
 from autopilot.core.outages import infrastructure_in
 from autopilot.core.records.history import environment_at
 from autopilot.core.records.record import Event, Manifest
-from autopilot.core.setup_checks import check_module, check_setup, imported_once, item_count
+from autopilot.core.setup_checks import check_module, check_setup, item_count
 from autopilot.core.stopping import StopCondition
 from autopilot.core.types import Result
 from autopilot.engine.bench import Bench, Upkeep, check_parameters, explain_missing, jobs_notes
@@ -114,10 +114,7 @@ class Session:
             with held, self.workspace.explained(), importing as kept:
                 self._load(callbacks, lock, include_dirty=include_dirty)
                 self.store.rescued += kept
-                if child is not None and not child.is_supervised:
-                    self.notes += alone(self.module, options)
-                elif options.fresh == Fresh.never:
-                    self.notes += imported_once(self.module)
+                self.notes += alone(child, self.module, options)
 
     @classmethod
     def start(
