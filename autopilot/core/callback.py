@@ -226,11 +226,7 @@ class Callback:
 
 
 class LoggerCallback(Callback):
-    """Gives the metrics of each epoch to a logger.
-
-    Args:
-        logger: Takes "split/name" to value.
-    """
+    """Gives the metrics of each epoch to a logger."""
 
     def __init__(self, logger: Logger) -> None:
         self.logger = logger
@@ -242,13 +238,7 @@ class LoggerCallback(Callback):
 
 
 class Hooks:
-    """The callbacks of a run in their order, then the module's own methods of the same names.
-
-    Args:
-        trainer: The first argument of every callback's methods.
-        module: The second one.
-        callbacks: Called in this order.
-    """
+    """The callbacks of a run in their order, then the module's own methods of the same names."""
 
     def __init__(
         self,

@@ -55,9 +55,6 @@ class MemoryCallback(Callback):
     """A second memory, beside the experiment's own: one that several experiments share.
 
     It learns the lesson of every epoch; strategies that it blocks are blocked for the optimizer.
-
-    Args:
-        memory: Learns.
     """
 
     def __init__(self, memory: Memory) -> None:

@@ -320,7 +320,6 @@ def find_metric(name: str, metrics: ByName) -> tuple[Accumulator, str] | None:
 
     Args:
         name: The value's full name, as `compute_all` gives it.
-        metrics: Metrics and collections by name.
 
     >>> from autopilot.core.metric import Metric
     >>> find_metric("val_acc_recall", {"all": MetricCollection({"acc": Metric()}, prefix="val_")})

@@ -166,7 +166,6 @@ def as_policy(given: object, source: str = "the policy is") -> Policy:
     """A policy as it may be given: itself, a gate, or a list of gates.
 
     Args:
-        given: The user's.
         source: The beginning of the sentence that an error says.
 
     Raises:
@@ -283,11 +282,7 @@ def _outline(value: object) -> str:
 
 
 class ChainLoss(Loss):
-    """Several losses on one module: each sees every batch, their feedback adds up.
-
-    Args:
-        losses: At least one.
-    """
+    """Several losses on one module: each sees every batch, their feedback adds up."""
 
     def __init__(self, losses: Sequence[Loss]) -> None:
         super().__init__()

@@ -36,7 +36,6 @@ class Evaluator:
     """Runs the batches of a split through a module's step.
 
     Args:
-        module: The system.
         experiment: Where results are recorded at once, and answered from after a kill.
         seed: The global generators of `random`, numpy and torch are seeded before each batch from
             (seed, split, epoch, batch), so that a repeated batch repeats its chance too.
@@ -75,7 +74,6 @@ class Evaluator:
 
         Args:
             position: Split, epoch, batch and measurement; each measurement has its own chance.
-            batch: The items.
 
         Raises:
             EvaluationError: the step returned something other than a Datum with one for each item.
@@ -175,8 +173,6 @@ class Evaluator:
         item in progress; it is an error, and not run again.
 
         Args:
-            position: The batch's.
-            batch: Its items.
             died: The deaths: an item's position, or -1 for the whole batch, to its note.
             done: Results of earlier attempts; further ones are added.
             jobs: Evaluates the items in other processes.

@@ -20,13 +20,7 @@ from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Decision
 from autopilot.core.progress import Death, EpochProgress, Position, PositionLog
 from autopilot.core.records import message
-from autopilot.core.records.history import (
-    History,
-    KnownState,
-    Summary,
-    environment_at,
-    summarize,
-)
+from autopilot.core.records.history import History, KnownState, Summary, environment_at, summarize
 from autopilot.core.records.record import (
     Decide,
     Event,
@@ -257,10 +251,6 @@ class Experiment(History):
         """Keeps a batch's or an item's result at once, with its cost.
 
         Args:
-            position: The batch, or the item of one.
-            batch: Its items.
-            data: The result.
-            seconds: How long it took.
             waits: It stands in for its call only once its step is made: a kill before repeats it.
 
         Raises:
@@ -312,11 +302,6 @@ class Experiment(History):
 
     def begin_step(self, epoch: int, step: int, budget_line: str = "") -> str:
         """Marks what changes in the files from now on as the optimizer's.
-
-        Args:
-            epoch: The epoch.
-            step: The step's number in it.
-            budget_line: A sentence on the budget left, for the optimizer.
 
         Returns:
             The sentence that the step was first begun with, so that a repeated step asks the same.
@@ -449,10 +434,7 @@ class Experiment(History):
         """Writes a test score down.
 
         Args:
-            metrics: The metrics.
-            items: The results.
             epoch: The epoch that was scored; the best one if not given.
-            gain: Its gain on the baseline.
         """
         judged = self.record_of(self.best_epoch if epoch is None else epoch)
         epoch, inputs = judged.epoch, self._checked_inputs()
@@ -517,7 +499,6 @@ class Experiment(History):
         It moves nothing: the command that promotes an epoch merges it.
 
         Args:
-            decision: "promote" or "reject".
             reason: Why, in one sentence.
             reviewer: Who decided.
             epoch: The epoch that was decided on; the best one if not given.

@@ -216,7 +216,6 @@ class Failures:
         """A line for each kind, at most three, and how many more there are.
 
         Args:
-            split: "train", "val" or "test".
             tracebacks: Each kind's traceback below its line too, where it is known.
         """
         kinds, total = self.kinds(split), self._totals[split]

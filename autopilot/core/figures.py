@@ -86,7 +86,6 @@ def direction_of(
     """The direction of a metric.
 
     Args:
-        monitor: The metric's name.
         asked: The mode given on the command line or to the Trainer; it counts before all else.
         own: The module's `mode`.
         metrics: Name to direction, of the metrics that state one.

@@ -42,11 +42,6 @@ class Fit(Run):
 
     Args:
         trainer: Says what decides; callbacks get it.
-        hooks: The callbacks.
-        outages: Waits where a service does not answer.
-        setup: Optimizer, loss and policy.
-        evaluator: Runs batches through the module.
-        train: Batches of the train split.
         val: Batches of the val split; None: there is none.
         max_epochs: The number of the last epoch; None: no limit.
         accumulate: Batches between two steps; None: one step an epoch.
@@ -217,7 +212,6 @@ class Fit(Run):
         """Gathers feedback; an agent's failure in that costs feedback, not the run.
 
         Args:
-            gather: Gathers it.
             undo: Takes back what it gathered before a service did not answer.
 
         Raises:
@@ -236,7 +230,6 @@ class Fit(Run):
         the evaluation's own fault, which only the last step knows.
 
         Args:
-            train: The train split so far.
             last: Whether that is all of it.
 
         Raises:
@@ -301,9 +294,6 @@ class Fit(Run):
         """Makes and commits an optimizer's step; an agent's failure costs the epoch, not the run.
 
         A step that fails is undone. It is made again if that was an outage.
-
-        Args:
-            number: The step's number in the epoch.
 
         Raises:
             AgentError: no further call can be made.

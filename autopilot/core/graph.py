@@ -292,7 +292,6 @@ def _link(calls: Sequence[Node], inputs: tuple[Any, ...], returned: Sequence[Nod
 
     Args:
         calls: The calls made inside one `forward`, in the order in which they began.
-        inputs: The inputs of that `forward`.
         returned: The calls that its returned Datum names.
     """
     # By identity, since equal values may have nothing to do with each other. A value of the

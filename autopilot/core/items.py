@@ -264,8 +264,7 @@ def _check_splits(splits: Mapping[str, Iterable[object]]) -> None:
     for name, items in splits.items():
         if isinstance(items, Iterator):
             raise UsageError(
-                f"split {name!r} can be walked through only once",
-                hint="give a dataset or a list",
+                f"split {name!r} can be walked through only once", hint="give a dataset or a list"
             )
 
 

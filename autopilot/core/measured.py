@@ -216,9 +216,6 @@ def measure_once(
 
     Args:
         run: Has the callbacks, and gets the metrics and the cost.
-        evaluator: Runs the batches through its module.
-        split: "val" or "test".
-        epoch: The epoch.
         loader: Its batches; None: there are none.
         repeat: The number of the measurement; of a further one, only the module hears.
         others: The further ones; the callbacks see the means.
@@ -273,7 +270,6 @@ def test_gain(trainer: RunView, measured: Measured) -> Gain:
     """The gain of the best state on the baseline, on the test split.
 
     Args:
-        trainer: Of the experiment.
         measured: The best state's test split; the baseline's is recorded.
     """
     experiment, monitor = trainer.experiment, trainer.monitor

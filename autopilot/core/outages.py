@@ -48,7 +48,6 @@ def infrastructure_in(error: BaseException, types: ErrorTypes = ()) -> BaseExcep
     for each of its errors.
 
     Args:
-        error: The raised error.
         types: Those in the module's `transient_errors`.
 
     >>> infrastructure_in(ConnectionResetError("gone"))
@@ -201,9 +200,7 @@ def side_by_side(
     The first error ends it, once the calls in progress are over: none may run beside its repeat.
 
     Args:
-        pool: The threads.
         function: Called in the threads, with the context of this call.
-        work: The pieces.
         done: Position to result of finished pieces, which are not done again. Further ones are
             added, also where another piece raises.
     """

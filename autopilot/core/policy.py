@@ -119,8 +119,6 @@ def decide(policy: Policy, view: EpochView, errors: Sequence[str] = ()) -> Decis
     can never become the best. Without a val split the train items speak.
 
     Args:
-        policy: The user's.
-        view: The epoch.
         errors: The error messages of the items, if all of them failed with one.
     """
     val = view.metrics.get("val", {})

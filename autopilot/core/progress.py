@@ -81,9 +81,6 @@ class PositionLog:
 class EpochProgress:
     """The notes on the epoch in progress, over all sessions: results, deaths, and open steps.
 
-    Args:
-        store: Keeps the notes.
-
     Attributes:
         lost: What was paid before a kill for results that have to be made again.
         restarts: How often another process went on with the epoch.
@@ -111,7 +108,6 @@ class EpochProgress:
         """Takes in what earlier sessions noted of an epoch, and of the test split.
 
         Args:
-            epoch: The epoch.
             made: The numbers of its steps that are recorded.
         """
         self.clear()
@@ -171,7 +167,6 @@ class EpochProgress:
         """Notes that this process went on where another one ended.
 
         Args:
-            epoch: The epoch.
             seconds: How long that took; after a death, with what the death cost.
             is_death: Whether the other one died.
         """
@@ -194,8 +189,6 @@ class EpochProgress:
         """The deaths in a batch: an item's position, or -1 for the whole batch, to its note.
 
         Args:
-            position: The batch.
-            size: The number of its items.
             why: Why none of them can be evaluated; "" if they can.
         """
         if why:
@@ -222,11 +215,6 @@ class EpochProgress:
         """Notes a batch's or an item's result; of one that must be made again, only its cost.
 
         Args:
-            position: The batch, or the item of one.
-            batch: Its items.
-            data: The result.
-            seconds: How long it took.
-            state: The parameters' state.
             waits: It stands in for its call only once the step that it leads to is made.
         """
         value: Mapping[str, Any] = datum_to_json(data, check=False)
@@ -246,11 +234,6 @@ class EpochProgress:
 
     def start_step(self, epoch: int, number: int, budget_line: str = "") -> str:
         """Marks what changes in the files from now on as the optimizer's.
-
-        Args:
-            epoch: The epoch.
-            number: The step's number in it.
-            budget_line: A sentence on the budget left, for the optimizer.
 
         Returns:
             The sentence that the step was first begun with, so that a repeated step asks the same.
@@ -272,7 +255,6 @@ class EpochProgress:
         """Notes what no other note has, where a session ends in the middle of an epoch.
 
         Args:
-            epoch: The epoch.
             seconds: Its time so far, over all sessions.
             notes: What it was noted with.
             stop: Why the run is to end after it; "" if it goes on.

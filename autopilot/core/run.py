@@ -32,11 +32,7 @@ T = TypeVar("T")
 
 
 class EpochMeter:
-    """Adds up the cost of the epoch in progress: evaluations, model calls, steps and wall clock.
-
-    Args:
-        ledger: Counts the model calls.
-    """
+    """Adds up the cost of the epoch in progress: evaluations, model calls, steps and wall clock."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger, self._cost = ledger, Cost()
@@ -71,7 +67,6 @@ class Run:
         experiment: Where calls are recorded.
         ledger: The cost of model calls, and its limits.
         outages: Waits where a service does not answer; without it, that ends the run at once.
-        hooks: The callbacks.
 
     Attributes:
         epoch: The epoch in progress.

@@ -257,7 +257,6 @@ def worst_first(data: Datum, monitor: str, mode: str) -> Gradient | None:
     """The feedback of the items that have some, did not pass, or have the value that decides.
 
     Args:
-        data: A module's result.
         monitor: The item metric that decides; "" where it is none.
         mode: Its direction.
     """

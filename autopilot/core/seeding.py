@@ -57,11 +57,7 @@ def _seed(name: str, number: int) -> None:
 
 
 class _Late(MetaPathFinder):
-    """Finds the modules that have a generator as the other finders do, and seeds them at once.
-
-    Attributes:
-        number: The seed.
-    """
+    """Finds the modules that have a generator as the other finders do, and seeds them at once."""
 
     number = 0
 

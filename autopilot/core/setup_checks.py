@@ -32,13 +32,7 @@ _MEASURED = ("train", "val")
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """The parts that a module configures, checked.
-
-    Args:
-        optimizer: Changes the parameters.
-        loss: Turns results into feedback.
-        policy: Decides.
-    """
+    """The parts that a module configures, checked."""
 
     optimizer: Optimizer
     loss: Loss
@@ -83,7 +77,6 @@ def check_setup(
     """Looks at everything that can be known without an evaluation; calls the configure_* methods.
 
     Args:
-        module: The system.
         loaders: Split to its loader, None where there is no such split; a split that is not known
             yet is left out. None of them is iterated.
         policy: The trainer's own, which goes before the module's.

@@ -40,10 +40,8 @@ def check_function(
     A function whose signature Python does not know passes.
 
     Args:
-        function: The function.
         label: Its name in errors.
         given: The names of the arguments.
-        kind: The error's class.
 
     Raises:
         AutopilotError: it cannot take them, or is async; the hint is the line to write.

@@ -117,7 +117,6 @@ def bootstrap_test(differences: Sequence[float], repeats: int, random: Random) -
     Args:
         differences: One an item; positive is better.
         repeats: The number of sign patterns drawn. The work is repeats times items.
-        random: The source of the patterns.
 
     >>> bootstrap_test([0.2, 0.4, 0.1, 0.3, 0.2], 1000, Random(0))
     0.03125
@@ -147,10 +146,8 @@ def swapped_gains(
     The metric is computed anew over the swapped items. (A permutation test: Fisher, as above.)
 
     Args:
-        monitored: The metric.
         pairs: Each item's results in both states, with all that the metric reads.
         repeats: The number of draws. The work is repeats times items.
-        random: The source of the swaps.
 
     Yields:
         The second state's value less the first one's, a draw each; nothing where the metric cannot
@@ -184,7 +181,6 @@ def subset_interval(
         differences: One an item; positive is better.
         confidence: Between 0 and 1.
         repeats: The number of subsets drawn; with few differences each is taken once.
-        random: The source of the subsets.
 
     Returns:
         Its ends; infinite where there are too few items for the confidence: 95% takes six.
@@ -219,11 +215,8 @@ def resampled_interval(
     (The bootstrap's percentiles: Efron, "Bootstrap methods: another look at the jackknife", 1979.)
 
     Args:
-        monitored: The metric.
-        pairs: As in `swapped_gains`, like `repeats` and `random`.
+        pairs: As in `swapped_gains`.
         confidence: Between 0 and 1.
-        repeats: The number of draws.
-        random: The source of the draws.
 
     Returns:
         Its ends, of the second state's value less the first one's; infinite where there are too
@@ -251,7 +244,6 @@ def gain_of(view: EpochView, split: str, seed: int) -> Gain:
 
     Args:
         view: The state; `baseline` and `best_items` are of the other one.
-        split: The split.
         seed: Of the random subsets.
     """
     before, after = (m.get(split, {}).get(view.monitor) for m in (view.baseline, view.metrics))

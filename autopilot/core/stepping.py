@@ -163,7 +163,6 @@ def check_inputs(known: Mapping[str, str], now: Mapping[str, str], slug: str) ->
     Args:
         known: Repository path to blob id, as the files were first read.
         now: The same as they are now.
-        slug: The experiment.
 
     Raises:
         InputsChangedError: it names the first file that differs.

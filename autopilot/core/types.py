@@ -149,7 +149,6 @@ def datum_to_json(datum: Datum, *, check: bool = True) -> dict[str, Any]:
     """A result as JSON, without the defaults.
 
     Args:
-        datum: The result.
         check: Whether to refuse a payload that JSON cannot carry.
 
     Raises:

@@ -42,7 +42,6 @@ class Bench:
 
     Attributes:
         manifest: The experiment's, with the places of the parameters.
-        module: The module.
         inputs: The files that the evaluation reads; open from before the import on.
         scopes: Where its parameters are, one each.
         children: The programs that the evaluation starts.
@@ -94,10 +93,7 @@ class Bench:
         """The trainer of an experiment.
 
         Args:
-            experiment: Where it records.
             options: The options of the run; the stop conditions are callbacks.
-            callbacks: See Trainer.
-            loop: See Trainer.
             seed: None: the manifest's.
             max_wait_s: Seconds to wait for a service that does not answer; None: as the options
                 say.
@@ -174,7 +170,6 @@ def check_parameters(bench: Bench, *, include_dirty: bool) -> list[str]:
     """Makes sure that a run starts from the parameters as the user's checkout has them.
 
     Args:
-        bench: The run's.
         include_dirty: Uncommitted changes of them are copied into the worktree.
 
     Returns:
@@ -251,12 +246,7 @@ def explain_missing(workspace: Workspace, base: str, error: MissingSourceError) 
 
 
 def jobs_notes(jobs: int, loaders: Mapping[str, object]) -> list[str]:
-    """A sentence for the user where processes find no items that they could share.
-
-    Args:
-        jobs: How many items are evaluated at a time.
-        loaders: Split to loader.
-    """
+    """A sentence for the user where processes find no items that they could share."""
     single = [s for s, loader in loaders.items() if getattr(loader, "batch_size", 0) == 1]
     if jobs < 2 or not single:
         return []

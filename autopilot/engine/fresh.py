@@ -21,20 +21,13 @@ from autopilot.git.objects import Entry
 from autopilot.sandbox.workspace import Workspace
 from autopilot.tracking.checkout import check_out, undo_killed_step
 from autopilot.tracking.layout import Layout
-from autopilot.tracking.parameters import (
-    ParameterFiles,
-    entries_at,
-    manifest_paths,
-)
+from autopilot.tracking.parameters import ParameterFiles, entries_at, manifest_paths
 
 
 class OneState(Interpreter):
     """This process, as the interpreter of one state.
 
     Args:
-        child: Another one goes on after it.
-        imported: The parameters' files as they were imported.
-        entries: The parameters' files in a state.
         how: "auto": another one at other Python files; "always": at any other file.
     """
 
@@ -63,11 +56,7 @@ class OneState(Interpreter):
 
 
 class BrokenState(Interpreter):
-    """This process, where it measures one state only, and that cannot be imported.
-
-    Args:
-        why: The error.
-    """
+    """This process, where it measures one state only, and that cannot be imported."""
 
     def __init__(self, why: str) -> None:
         self._why = why
@@ -86,9 +75,6 @@ def take_over(
     """Makes a child the process of an experiment.
 
     Args:
-        experiment: The experiment.
-        child: This process.
-        files: The parameters' files.
         options: They say when a new process evaluates.
         imported: The files as they were imported; None: as they are now.
     """
@@ -130,9 +116,6 @@ def importing_state(
     the items of the edit's state are errors.
 
     Args:
-        child: This process.
-        workspace: The checkout.
-        manifest: The experiment's.
         commit: The state, unless the child was started for another one; None: it has not begun.
 
     Yields:

@@ -80,7 +80,6 @@ def own_part(command_line: Any, kind: type[Any]) -> Callable[..., Any]:
     """A project's module, generator or judge, as a callable that returns it.
 
     Args:
-        command_line: The project's.
         kind: AutoPilotModule, DataGenerator or Judge.
 
     Raises:
@@ -119,11 +118,6 @@ def users_code(
     text: str, hint: str = "the traceback is above", kind: type[AutopilotError] = UserCodeError
 ) -> Iterator[None]:
     """Exceptions of the user's own code in the body become an error of ours.
-
-    Args:
-        text: The target.
-        hint: How to go on.
-        kind: The error's class.
 
     Raises:
         UserCodeError: or of another kind, with the user's own traceback.

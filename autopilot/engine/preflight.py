@@ -53,9 +53,7 @@ class Check:
     """One check and its result.
 
     Args:
-        name: Its subject.
         state: "ok", "warning" (a run starts nevertheless) or "failed".
-        detail: The finding.
         mend: How to mend it; "" where nothing is to be mended.
     """
 
@@ -83,12 +81,7 @@ _CHECK_OF: dict[type[AutopilotError], str] = {
 
 
 def preflight(request: Request, child: Child | None = None) -> list[Check]:
-    """Checks everything in the order of a run, up to the first check that fails.
-
-    Args:
-        request: The run.
-        child: The process, where it is supervised.
-    """
+    """Checks everything in the order of a run, up to the first check that fails."""
     checks, lines = list[Check](), list[str]()
     with contextlib.closing(_checks(_in_time(request), child, lines)) as found:
         for check in found:
@@ -164,7 +157,6 @@ def one_item(session: Session, *, live: bool = True) -> Iterator[Check]:
     Where it has no score, and no model was asked, the next items are evaluated until one has.
 
     Args:
-        session: A session that is not run.
         live: Whether model calls are made.
 
     Raises:
@@ -257,18 +249,10 @@ class Forecast:
     """A run in the future, as a dry run prints it.
 
     Args:
-        experiment: Its name.
-        base: The commit that it starts from.
         parameters: Repository path to the number of its files.
         train_items: "?" where unknown.
-        val_items: "?" where unknown.
         first_item: The result of the first item, in words.
-        monitor: The metric that decides.
-        mode: Its direction, "max" or "min".
-        max_epochs: The number of the last epoch.
-        worktree: The folder that it works in.
         limits: What an item may take, in words.
-        repeat: How often each val item is measured.
         outputs: The item's, which are gone.
     """
 
@@ -307,10 +291,6 @@ def forecast(request: Request, child: Child | None = None) -> Forecast:
     """Starts a run in a worktree that is gone afterwards, and evaluates one item.
 
     The item is evaluated only as far as that costs nothing: without network and programs.
-
-    Args:
-        request: The run.
-        child: The process, where it is supervised.
 
     Raises:
         AutopilotError: the run would be refused, or its baseline would stop it.

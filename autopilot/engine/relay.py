@@ -225,7 +225,6 @@ def ask_parent(run: Run, channel: Callable[[bytes], bytes]) -> None:
     """In an item's process: lets its model calls ask the run's process from now on.
 
     Args:
-        run: The run.
         channel: Sends a question, and returns the answer.
     """
     asking, owner = threading.Lock(), os.getpid()

@@ -64,11 +64,6 @@ class Session:
     """One run of an experiment in this process, from `start` or `resume` to `run` or `discard`.
 
     Attributes:
-        slug: The experiment's name.
-        bench: The target, loaded.
-        module: The module that is trained.
-        trainer: The trainer.
-        store: The store.
         setup: Optimizer, loss and policy.
         options: The options of now and of the start together.
         max_epochs: The number of the last epoch.
@@ -147,11 +142,7 @@ class Session:
         """Prepares to continue an experiment as it was started.
 
         Args:
-            folder: A folder in the repository.
-            slug: The experiment's name.
             changes: Options that replace those it was started with.
-            callbacks: See Trainer.
-            child: The process, where it is supervised.
 
         Raises:
             AutopilotError: it cannot be resumed; nothing was changed.

@@ -97,7 +97,6 @@ def load_target(text: str, folder: Path, hparams: Mapping[str, str], kind: type[
     Args:
         text: See parse_target.
         folder: The working directory that a file's path is relative to.
-        hparams: Constructor arguments.
         kind: The class that it must give: AutoPilotModule, DataGenerator or Judge.
 
     Raises:

@@ -145,12 +145,6 @@ def answers(
 ) -> Iterator[T | AutopilotError]:
     """Gives a task to a fresh process.
 
-    Args:
-        processes: Starts it.
-        task: The task.
-        folder: Its working directory.
-        kind: The class of its messages.
-
     Yields:
         Its messages as they come; an error that ended it comes last, in the worktree's terms.
 
@@ -297,8 +291,6 @@ class MeasuringWorktree:
     """A numbered worktree that one process at a time measures in.
 
     Args:
-        user: The user's repository.
-        path: The worktree's folder.
         lock: Held as long as it is in use.
     """
 
@@ -385,8 +377,6 @@ def measure_epoch(
     """Measures a split of an epoch's state, with the seed of the run.
 
     Args:
-        notebook: The experiment.
-        epoch: A judged epoch.
         split: "val" or "test"; "train" is measured in training alone.
         limits: See `measured_as`.
         how: See Measurer: `live`, `links`.

@@ -44,13 +44,10 @@ class EpochReplay:
     """One epoch that was evaluated again.
 
     Args:
-        number: The epoch.
         verdict: The recorded one: "baseline", "kept" or "rejected".
-        commit: The commit that was evaluated.
         recorded: The monitored metric as it was recorded; None where there is none.
         replayed: The same, measured again.
         differences: The values that differ from the record.
-        seconds: Wall clock.
         error: Why it could not be evaluated.
         split: The split of `recorded` and `replayed`.
         incomparable: Differences that do not count, since the values are noisy.
@@ -100,10 +97,6 @@ class Settings:
 
 class Replay:
     """Compares an experiment with its record: `branch` in git alone, `epochs` by evaluation.
-
-    Args:
-        notebook: The experiment.
-        settings: Epochs, tolerances and the like.
 
     Attributes:
         level: How much is done again.
@@ -276,7 +269,6 @@ def parted(
     """The differences that count, and those of noisy values.
 
     Args:
-        found: All differences.
         noisy: The noisy values: "val latency", "val items".
         settings: A metric with a tolerance of its own counts in any case.
     """

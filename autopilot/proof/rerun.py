@@ -35,7 +35,6 @@ class RerunTask(Task):
     Args:
         site: It is a repository of its own, with refs and notes to write.
         tip: The end of the experiment's branch.
-        last: The last epoch.
         test: Score the test split then: one more RerunEpoch, without a record.
     """
 
@@ -74,7 +73,6 @@ class Rerun(Replay):
     It ends with the first epoch whose state or verdict differs, since what follows builds on it.
 
     Args:
-        notebook: The experiment.
         settings: See Replay; one job, and nothing live.
 
     Raises:

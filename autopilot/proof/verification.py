@@ -104,10 +104,7 @@ def verify(
     """Measures base and head of a proposal again, on the test split.
 
     Args:
-        notebook: The experiment.
-        proposal: Its proposal.
         repeats: How often each is measured. The first has the run's own seed.
-        confidence: Of the interval.
         tolerance: How far the score may be from the recorded one; None: not at all, but with live
             model calls or a noisy metric it is not compared.
         live: Ask models anew.

@@ -133,10 +133,7 @@ def _measure(task: MeasureTask, say: _Say, child: Child, file: ProgressFile) -> 
         experiment.interpreter = BrokenState(why)
     experiment.only_recorded = not task.live
     trainer = bench.trainer(
-        experiment,
-        options,
-        seed=seed_of(manifest.seed, task.repeat),
-        max_wait_s=0,
+        experiment, options, seed=seed_of(manifest.seed, task.repeat), max_wait_s=0
     )
     child.board.limit(*astuple(ItemLimits.of(options, bench.module)))
     with users_code(manifest.target):

@@ -117,10 +117,6 @@ class History:
 
         A state that was measured before can be no improvement. If some of its items could not be
         measured, it counts as new.
-
-        Args:
-            state: The state's id.
-            steps: The steps that led to it.
         """
         known = self._measured.get(state)
         if known is None:

@@ -185,8 +185,6 @@ class Ledger:
         """Adds the cost of a call of an earlier session.
 
         Args:
-            role: Who paid.
-            cost: Tokens and dollars.
             known: Whether the price was known.
             judged: Whether it is part of an epoch's or a step's record already.
         """

@@ -138,14 +138,12 @@ def review_message(
     """The message of a kept epoch's commit on a review branch.
 
     Args:
-        slug: The experiment.
         epoch: The epoch; 0 stands for the state that the experiment started from.
         source: The experiment's commit with the epoch's state.
         onto: The branch that it is proposed for.
         what: The change, in words.
         why: Its reasons, a paragraph each.
         scores: Against the state before; the metric that decides comes first.
-        strategy: The strategies that were used.
     """
     gained = f" ({scores[0].change})" if scores else ""
     named = f"epoch {epoch}: " if epoch else ""
@@ -171,10 +169,7 @@ def promotion_message(
     """The message of the commit that brings an epoch's state into a branch.
 
     Args:
-        slug: The experiment.
         epoch: The epoch.
-        source: Its commit.
-        onto: The branch.
         verb: The first words of the subject: "take over" or "merge".
         score: The metric that decides, against the baseline.
         changes: The changes of the kept epochs, a line each.
@@ -218,8 +213,6 @@ def trailers_of(message: str, name: str, slug: str | None = None) -> list[str]:
     """The values of a trailer in all messages that a squash merge joined.
 
     Args:
-        message: A commit's message.
-        name: The trailer.
         slug: Only of this experiment; None: of every one.
     """
     return [
