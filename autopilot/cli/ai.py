@@ -305,12 +305,8 @@ def _resumable(
     """Does work that Ctrl-C or a spent budget ends, and that can be resumed.
 
     Args:
-        context: The command's.
-        command: "generate" or "judge".
         path: The path of the worklist, as the user gave it.
-        origin: Where the generator or judge comes from.
         kind: DataGenerator or Judge.
-        work: Does the work; user code in it cannot print to the command's output.
 
     Returns:
         The exit code: 1 if items are missing.

@@ -34,10 +34,8 @@ class Listed:
     """A command, or a group of commands, in the table. Its module is imported when it is used.
 
     Args:
-        name: What is typed.
         place: `module:function` in `autopilot.cli`; of a group `module:NAME`, a dict of names and
             functions, which is COMMANDS if not given.
-        help: One line.
     """
 
     name: str

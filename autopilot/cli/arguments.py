@@ -66,7 +66,6 @@ class Word:
 
     Args:
         shown: As the usage line has it.
-        help: A sentence.
         kind: "name" of an experiment; "ref", a name, or a branch or commit that stands for it;
             "target", which may stand where the name may; "epoch"; or "" for all else.
         option: May be used instead: "--epoch".
@@ -202,9 +201,7 @@ class Arguments:
         """The function's arguments, from the values that typer read.
 
         Args:
-            context: The command's.
             path: How it was called, for hints.
-            given: By the names of `parameters`.
 
         Raises:
             UsageError: too few words or too many, or two different experiments or epochs.

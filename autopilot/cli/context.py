@@ -40,7 +40,6 @@ class CommandGroup:
     """Commands under a common name, inside of a group.
 
     Args:
-        help: One line.
         commands: Name to function.
     """
 
@@ -58,7 +57,6 @@ class Context:
     Args:
         folder: Where the command works, from -C.
         project: From -p, or the CLI class.
-        output: Prints.
         cli: The command line that was called: `autopilot` itself, or a project's own.
         child: The process that does the work, where it is supervised.
     """
@@ -116,12 +114,6 @@ class Context:
         **more: Any,
     ) -> Request:
         """A request on the TARGET, or without one on the project's module.
-
-        Args:
-            target: As it was given.
-            hparams: What -H gave; a project's saved ones stand behind them.
-            links: What --link gave.
-            more: See Request.
 
         Raises:
             UsageError: there is neither; or the hyperparameters are malformed.

@@ -43,8 +43,6 @@ class Output:
         as_json: One JSON document on stdout instead of text.
         verbose: Tracebacks of our own errors too.
         color: False: none; True: where the terminal has them.
-        stdout: Where answers go.
-        stderr: Where progress and errors go.
 
     Attributes:
         goes_on: Whether the command goes on when the reader of its output has left.
@@ -150,8 +148,6 @@ class Output:
         """A plain table, columns as wide as needed.
 
         Args:
-            columns: Heads.
-            rows: Cells.
             right: Heads of the columns that are set to the right.
         """
         self.lines(align(columns, rows, right))
@@ -214,7 +210,6 @@ class Output:
         """Asks a person at the terminal; anything but yes is no.
 
         Args:
-            question: One line.
             otherwise: The hint where no person can answer.
 
         Raises:

@@ -37,12 +37,7 @@ from autopilot.tracking.outputs import output_lines, tell
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
-    """How the session of a process is made.
-
-    Args:
-        folder: Of the repository.
-        session: Makes it, of callbacks.
-    """
+    """How the session of a process is made."""
 
     folder: Path
     session: Callable[[Sequence[Any], Child], Session]
@@ -180,10 +175,7 @@ def run_session(
     """Runs a session in a process of its own and prints its progress; 130 if interrupted.
 
     Args:
-        output: Prints.
-        prepare: Makes the session.
         slug: The experiment's name where it exists.
-        score_test: See `Session.run`.
         after: Called with a session that was not interrupted.
     """
 
@@ -373,10 +365,6 @@ def _already_finished(notebook: Notebook, output: Output) -> bool:
 
 def check_unblocked(notebook: Notebook, block_after: int | None = None) -> None:
     """Stops a run from going on that would end at once.
-
-    Args:
-        notebook: The experiment.
-        block_after: As it is resumed with.
 
     Raises:
         ExperimentError: it ended since every strategy is blocked, and they still are.

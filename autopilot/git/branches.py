@@ -82,7 +82,6 @@ def obstacle(repo: Repository, branch: str, tree: str) -> tuple[str, str] | None
     changed with it. Starts git then.
 
     Args:
-        branch: In full.
         tree: What it is to hold.
     """
     place = checked_out_at(repo, branch)
@@ -113,10 +112,8 @@ def advance(repo: Repository, branch: str, new: str, expected: str, log: str) ->
     Only files that the move changes are written, and nothing that is not committed is lost.
 
     Args:
-        branch: In full.
         new: A commit that has `expected` in its history.
         expected: The commit that it is at.
-        log: What the reflog says.
 
     Returns:
         The worktree whose files were updated; None if it is not checked out.

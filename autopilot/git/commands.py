@@ -37,14 +37,9 @@ def run_git(
     """Runs `git` to its end; it never prompts, and speaks English.
 
     Args:
-        arguments: What follows `git`.
         cwd: The folder it runs in; a repository in GIT_DIR of our own environment is not used.
-        stdin: What it reads.
         environment: Variables to add.
         check: Whether a failure is an error.
-
-    Returns:
-        The result, failed or not unless `check`.
 
     Raises:
         GitCommandError: git is not installed, cannot be started, or failed and `check` is on.

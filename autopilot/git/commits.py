@@ -59,13 +59,7 @@ def commit(
     Author and committer are the repository's. Runs no hook.
 
     Args:
-        tree: Its content.
-        parents: Ids of the commits before it.
-        message: Its message. A final line break is added.
         sign: Whether it is signed; None does what `commit.gpgsign` says. Signing starts git.
-
-    Returns:
-        The commit's id.
 
     Raises:
         GitCommandError: it cannot be signed.

@@ -92,7 +92,6 @@ class Converter:
         """The ids of the blobs of regular files, converted; starts git.
 
         Args:
-            names: The files.
             write: Whether the blobs are stored.
 
         Raises:

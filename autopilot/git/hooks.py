@@ -30,9 +30,6 @@ class HookFolder:
     """The folder in which git looks for a repository's hooks.
 
     Args:
-        path: The folder; it may not exist yet.
-        bare: Whether the repository is bare.
-        configured: The value of `core.hooksPath`; "" if it is not set.
         shared: Whether that is set for more than this repository.
         tracked: Whether the folder is in the working tree.
     """
@@ -49,7 +46,6 @@ class HookState:
     """The state of one hook.
 
     Args:
-        name: As git names it.
         state: "installed", "outdated" (of another version), "edited" (by hand), "foreign" (only
             the user's own is there) or "missing".
         chained: Whether there is a hook of the user's that ours calls.
@@ -113,7 +109,6 @@ def install_hooks(
     """Puts scripts in place, all of them or none if one of them cannot be.
 
     Args:
-        folder: The folder; it is made if needed.
         texts: Name of the hook to what `script` returned.
         force: Write into a folder that other repositories share, and over edited scripts of ours.
 
@@ -160,7 +155,6 @@ def uninstall_hooks(
     """Takes scripts out, and puts the user's hooks back as they were.
 
     Args:
-        folder: The folder; removed if it is empty then.
         texts: Name of the hook to what `script` returned.
         force: Also those that were edited by hand.
 

@@ -45,9 +45,6 @@ class ExclusiveLock:
         ...     with ExclusiveLock(Path(folder) / "run.lock") as lock:
         ...         lock.holder() is not None
         True
-
-    Args:
-        path: The lock's file; it and its folders are made when needed.
     """
 
     def __init__(self, path: Path) -> None:

@@ -117,11 +117,7 @@ def entry_at(repo: Repository, tree: str, path: str) -> Entry | None:
 
 
 def list_tree(repo: Repository, tree: str, under: str = "") -> dict[str, Entry]:
-    """All files, symbolic links and submodules below a folder of a tree, by full path.
-
-    Args:
-        under: A folder, or a file, which is then the only one; "" is everything.
-    """
+    """All files, symbolic links and submodules below a folder of a tree, by full path."""
     start = entry_at(repo, tree, under)
     if start is None:
         return {}
@@ -138,9 +134,6 @@ def write_tree(repo: Repository, base: str | None, changes: Mapping[str, Entry |
         base: The tree to start from; None for an empty one.
         changes: What shall be at a path. None removes the file or folder; a folder that this
             leaves empty goes too. A file makes room for a folder, and the reverse.
-
-    Returns:
-        The new tree's id; the same as `base` if nothing changed.
 
     Raises:
         RepositoryError: a name that git does not allow, or an object that does not exist.
@@ -166,9 +159,6 @@ def diff_trees(
     """The differences of two trees, by path: before and after, None where there is nothing.
 
     Equal subtrees are not read.
-
-    Args:
-        under: Files or folders to look at; empty is everything.
     """
     if old == new:
         return {}
@@ -331,8 +321,6 @@ def file_patch(
     Bytes that are no UTF-8 are shown as �.
 
     Args:
-        old: The file before.
-        new: The file after.
         lines_at_most: Lines that are given, with those around a change; the rest is counted.
 
     Raises:

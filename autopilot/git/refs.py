@@ -232,9 +232,6 @@ def delete_refs(repo: Repository, expected: Mapping[str, str]) -> None:
 
     Starts git.
 
-    Args:
-        expected: Name to what it points at.
-
     Raises:
         GitCommandError: one was moved meanwhile, or is locked.
     """
@@ -249,7 +246,6 @@ def move_refs(repo: Repository, moves: Mapping[str, tuple[str, str | None]], log
 
     Args:
         moves: Name to what it shall point at, and where it is; None: it does not exist.
-        log: What the reflogs say.
 
     Raises:
         RefMovedError: one was moved meanwhile.

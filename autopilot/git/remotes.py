@@ -230,7 +230,6 @@ def replace_ref(
     The one place that may take commits from a remote: for refs that are made anew from others.
 
     Args:
-        name: The ref, in full.
         new: What it shall point at; None deletes it.
         old: What it points at; a push that came first is not lost.
 
@@ -334,19 +333,12 @@ def reaches(repo: Repository, tip: str, first: str) -> bool:
 
 
 def deepen(repo: Repository, remote: str, ref: str, tip: str, first: str) -> Repository:
-    """Fetches the history between a commit and a tip; moves no branch and no tag.
+    """Fetches the history between a commit and a tip, and opens the repository again.
 
-    Through the git command line, in steps that double.
+    Through the git command line, in steps that double; moves no branch and no tag.
 
     Args:
-        repo: The shallow clone.
-        remote: Where it comes from.
         ref: The remote's ref that leads to the tip: `refs/heads/main`.
-        tip: A commit that is here.
-        first: The commit that must be reached.
-
-    Returns:
-        The repository, opened again.
 
     Raises:
         GitCommandError: the remote does not give it; the hint is the command to type.

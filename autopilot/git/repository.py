@@ -225,7 +225,6 @@ def translated(
 
     Args:
         what: What could not be done; the reason is added.
-        hint: What to do about it.
     """
     try:
         yield

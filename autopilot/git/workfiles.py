@@ -82,7 +82,6 @@ class WorkFiles:
         Starts git only for files that are converted, and once for names that are new.
 
         Args:
-            names: Paths from the root.
             write: Whether the contents are stored as blobs; without, only ids are computed.
 
         Returns:
@@ -98,13 +97,7 @@ class WorkFiles:
     def hash_below(
         self, folder: str, accepts: Callable[[str], bool], *, write: bool = True
     ) -> dict[str, Entry]:
-        """The entries of the files below a folder; as `hash`, and in less time.
-
-        Args:
-            folder: A path from the root that ends in "/"; "" is the root itself.
-            accepts: Whether a path from the root is one of them.
-            write: Whether the contents are stored as blobs.
-        """
+        """The entries of the files below a folder; as `hash`, and in less time."""
         found = self._hash(lambda: stamps_below(self.root, folder, accepts), write=write)
         return {name: entry for name, entry in found.items() if entry is not None}
 

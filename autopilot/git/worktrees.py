@@ -50,12 +50,7 @@ def add_worktree(repo: Repository, path: Path, commit: str) -> Repository:
     Starts git, which applies the filters (LFS among them). Runs no hook.
 
     Args:
-        repo: The repository, seen from any of its worktrees.
         path: The new worktree's folder; it must not exist, or be empty.
-        commit: What is checked out.
-
-    Returns:
-        The repository, seen from the new worktree.
 
     Raises:
         GitCommandError: the folder is in use, cannot be written, or the disk is full. What was
@@ -91,10 +86,6 @@ def check_out(worktree: Repository, commit: str) -> None:
     """Makes a linked worktree of our own what a new one of a commit would be.
 
     Everything else in it is removed, ignored files included. Runs no hook.
-
-    Args:
-        worktree: The repository, seen from that worktree.
-        commit: What is checked out, detached.
 
     Raises:
         GitCommandError: git cannot.
@@ -216,9 +207,7 @@ def lend_objects(
     Starts no git: it is made for each step of an agent.
 
     Args:
-        repo: The repository whose objects and configuration it has.
         folder: The new git folder; it must not exist.
-        workdir: The working tree that belongs to it.
         head: The commit that HEAD is at, detached.
         settings: Lines of configuration that follow the repository's, and so come before them.
         copied: Further files of the repository's git folder that it has too, if they exist.
@@ -260,9 +249,7 @@ def borrow(repo: Repository, path: Path, commit: str) -> Repository:
     the filters (LFS among them). Remove it by removing its folder.
 
     Args:
-        repo: The repository whose objects and configuration it uses.
         path: The new one's folder; it must not exist.
-        commit: What is checked out.
 
     Raises:
         GitCommandError: it cannot be made; what was made until then is removed.

@@ -41,8 +41,6 @@ class DatasetSummary:
 
     Args:
         name: The file, or the split's name.
-        items: The number of items.
-        columns: The fields by name.
     """
 
     name: str
@@ -145,8 +143,6 @@ def split_file(
     """Splits a file into one per split.
 
     Args:
-        path: The JSON Lines.
-        folder: The folder of the new files; made if it is missing.
         shares: Split to its share; they add up to 1.
         key: The field whose values each split has in the same proportion; None: at random.
         seed: The only source of chance.

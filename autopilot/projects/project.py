@@ -156,11 +156,7 @@ def _json_value(text: str) -> Any:
 
 
 def make_workspace(folder: Path) -> list[Path]:
-    """Writes the files that mark a workspace; existing files stay.
-
-    Returns:
-        The new files.
-    """
+    """Writes the files that mark a workspace and returns them; existing files stay."""
     name = folder.resolve().name.lower()
     clean = "".join(c if c.isascii() and c.isalnum() else "-" for c in name).strip("-")
     names = {"workspace": clean or "workspace"}
@@ -168,12 +164,9 @@ def make_workspace(folder: Path) -> list[Path]:
 
 
 def make_project(project: Project) -> list[Path]:
-    """Writes a project that can be run at once.
+    """Writes a project that can be run at once, and returns its files.
 
     Its datasets are made by its own generator.
-
-    Returns:
-        The new files.
 
     Raises:
         SlugError: experiments cannot have such a name in front of theirs.

@@ -38,11 +38,9 @@ class FileChange:
     """A file that differs between two states.
 
     Args:
-        path: From the repository's top.
         status: "added", "removed", "changed", or "mode" where only its mode differs.
         patch: The place of its patch among the report's; None where it was left out.
         added: Lines that came; 0 where the patch was left out.
-        removed: Lines that went.
         mode: "100644 -> 100755" where it differs.
     """
 
@@ -69,9 +67,6 @@ class Changes:
 
 class DiffPool:
     """Patches of files, each kept once; what limits leave out is counted.
-
-    Args:
-        repo: The repository.
 
     Attributes:
         patches: The patches; `FileChange.patch` is a place in it.
@@ -154,7 +149,6 @@ class Results:
     """The results of one split, items x epochs.
 
     Attributes:
-        split: "train", "val" or "test".
         ids: The items, in the order in which they were first met.
         rows: Epoch to a character an item, as CODES has them, "." for one that was not evaluated;
             what a row is too short for was not evaluated.

@@ -30,8 +30,6 @@ class ParameterChange:
         epoch: The epoch; None for the content that the experiment started from and its base lacks:
             uncommitted content, or the state that it was forked from.
         source: The experiment's commit with the state after it.
-        before: A tree with the parameters before it.
-        after: The same tree with the parameters after it.
         scores: Against the state before; the monitored metric first. Empty without an epoch.
     """
 
@@ -53,7 +51,6 @@ class Conflict:
 
     Args:
         epoch: The change's epoch; 0 for the content that the experiment started from.
-        paths: The files.
     """
 
     epoch: int
@@ -197,11 +194,7 @@ class ParameterHistory:
 
 
 def apply_change(repo: Repository, tree: str, change: ParameterChange) -> str | Conflict:
-    """Puts a change on top of a tree (or a commit's tree).
-
-    Returns:
-        The new tree, or why there is none.
-    """
+    """Puts a change on top of a tree or commit; returns the new tree, or why there is none."""
     merged = merge_trees(repo, change.before, tree, change.after)
     if merged.conflicts:
         return Conflict(change.number, merged.conflicts)

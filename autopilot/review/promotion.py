@@ -34,14 +34,7 @@ Method = Literal["squash", "no-ff", "ff-only"]
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """A gate of a promotion: what must hold before an epoch is taken over.
-
-    Args:
-        name: One word.
-        passed: Whether it holds.
-        detail: Why, in one sentence.
-        hint: What to do if it does not hold.
-    """
+    """A gate of a promotion: what must hold before an epoch is taken over."""
 
     name: str
     passed: bool
@@ -54,11 +47,7 @@ class PromotionPlan:
     """The changes and the gates of a promotion.
 
     Args:
-        slug: The experiment.
-        epoch: The epoch.
         commit: The experiment's commit with its state.
-        onto: The branch that takes it over.
-        method: How.
         score: The monitored val metric, against the baseline.
         test: The epoch's test metrics; empty where they were not measured.
         tree: The branch's new tree; "" if it cannot be made.
@@ -95,7 +84,6 @@ class Promoted:
     """The result of a promotion.
 
     Args:
-        plan: Its plan.
         commit: The branch's commit with the epoch.
         event: The decision as it was written down; None if it was on record already.
         updated: The folder of the worktree whose files came along; "" if there is none.
@@ -121,7 +109,6 @@ def plan(
     Args:
         into: A branch; None: the one that the experiment started from.
         epoch: A number, "best", "last", a tag or a commit.
-        more: Further gates.
         held: The caller holds the experiment's lock, so that no run of it is going on.
 
     Raises:
@@ -173,7 +160,6 @@ def promote(
 
     Args:
         slug: The experiment; it must not be running.
-        reason: Why, in one sentence.
         reviewer: Who decided; the author by git's configuration, if not given.
 
     Raises:

@@ -43,9 +43,6 @@ class Proposal:
     """A review branch as it is.
 
     Args:
-        slug: The experiment.
-        branch: The review branch.
-        onto: The branch that it is for.
         base: The commit of that branch that it stands on.
         commits: Epoch and commit of each of its commits, oldest first; epoch 0 is the content that
             the experiment started from.
@@ -79,11 +76,7 @@ class Standing:
     """How a proposal stands.
 
     Args:
-        slug: The experiment.
-        branch: Its review branch.
         state: "open", "merged", "reverted", "outdated", "conflicts", "edited" or "unreadable".
-        onto: The branch that it is for.
-        epochs: The epochs in it.
         detail: Why it is in that state, in one sentence.
     """
 

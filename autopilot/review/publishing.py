@@ -39,7 +39,6 @@ def publish(
         branch: Its review branch, or the one that reverts it.
         remote: A remote's name, a URL or a path.
         alone: Push the branch without the experiment.
-        may_ask: Whether git may ask for a password at the terminal.
 
     Raises:
         RemoteError: the remote cannot be reached, or does not take it.
@@ -126,7 +125,6 @@ def take_back(notebook: Notebook, onto: Branch, epoch: int, reason: str = "") ->
     Only the parameters change, to their content before the experiment; later changes to them stay.
 
     Args:
-        onto: The branch that has it.
         epoch: The newest epoch that it has.
         reason: Why; written into the commit.
 
@@ -168,10 +166,8 @@ class PullRequest:
     """A request as it is to be opened.
 
     Args:
-        title: One line.
         body: A file with its text, in Markdown.
         head: The branch with the changes, pushed.
-        base: The branch that they are for.
         program: "gh" or "glab".
     """
 
@@ -192,9 +188,6 @@ class PullRequest:
 
     def open(self, folder: Path) -> str:
         """Opens it; one that is open for the branch already gets the new title and text.
-
-        Args:
-            folder: The repository's.
 
         Returns:
             The last line that the program printed: the request's address.

@@ -52,7 +52,6 @@ class Inputs(Watcher):
         repo: The worktree.
         base: The commit that the run starts from.
         links: Path from the top to the user's own path, of what `--link` brought in.
-        in_place: Whether it is the user's own checkout.
 
     Attributes:
         scopes: The parameters, which are none of them.
@@ -125,11 +124,7 @@ class Inputs(Watcher):
             self._reads.update(path for path in paths if path.startswith(self._prefixes))
 
     def blobs(self, known: Iterable[str] = ()) -> dict[str, str]:
-        """Repository path to blob id, as the files are now; "" for one that is gone.
-
-        Args:
-            known: Paths that earlier sessions read.
-        """
+        """Path to blob id as the files are now, of `known` ones too; "" for one that is gone."""
         listened, self.listens = self.listens, False
         try:
             names = self.names() | ({*known} - self._outputs())

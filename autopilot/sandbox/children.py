@@ -50,13 +50,7 @@ _BEFORE = ("env", "exec", "export", "nohup", "time")
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A program that is started.
-
-    Args:
-        command: It and its arguments.
-        folder: Its working directory.
-        variables: Its environment.
-    """
+    """A program that is started."""
 
     command: Sequence[str]
     folder: str
@@ -152,8 +146,6 @@ class Children(Watcher):
     """Looks at the programs that an evaluation starts.
 
     Args:
-        user: The user's checkout.
-        here: The run's worktree.
         redirections: What is imported from the worktree.
         linked: The user's own files that the worktree has, too.
     """

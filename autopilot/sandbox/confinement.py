@@ -38,9 +38,6 @@ class AgentGuard(Guard):
     """Common to both kinds: the inputs, and what an agent's processes inherit.
 
     Args:
-        workspace: Where the run works.
-        slug: The experiment.
-        scopes: The parameters.
         inputs: What evaluations read.
         store: Whose notes of the epoch that is going on an agent must leave alone.
     """
@@ -212,10 +209,6 @@ class LinkedFiles:
     """Paths that `--link` brought in. When an agent is let in, the small ones become copies.
 
     The user's own files are watched during its steps, whether there is a copy or not.
-
-    Args:
-        links: The paths.
-        slug: The experiment.
     """
 
     def __init__(self, links: Sequence[Link], slug: str) -> None:

@@ -54,11 +54,7 @@ _copies = threading.local()
 
 
 class Environment:
-    """The environment of this process, as far as an evaluation uses it between `open` and `close`.
-
-    Args:
-        listens: Whether variables that are read now are read by an evaluation.
-    """
+    """The environment of this process, as far as an evaluation uses it from `open` to `close`."""
 
     def __init__(self, listens: Callable[[], bool]) -> None:
         self._listens = listens

@@ -78,11 +78,7 @@ class PrivateGit:
         self._point_to(self.folder)
 
     def leave(self) -> list[str]:
-        """Makes git's commands use the user's folder.
-
-        Returns:
-            What was written to the private one, a sentence each.
-        """
+        """Makes git use the user's folder; returns what was written to the private one."""
         with contextlib.suppress(FileNotFoundError):
             os.chmod(self.repo.workdir, 0o700 | self.repo.workdir.stat().st_mode & 0o777)
         violations = []
@@ -152,9 +148,7 @@ class GitFolder:
     that is put back which these commands do not write, or which tells who wrote it.
 
     Args:
-        user: The user's repository.
         repo: The worktree of the run; the same for an in-place run.
-        slug: The experiment.
     """
 
     def __init__(self, user: Repository, repo: Repository, slug: str) -> None:
@@ -176,11 +170,7 @@ class GitFolder:
         return [what for what, *_ in (*self._differences(self._present()), *self._moved_refs())]
 
     def put_back(self) -> list[str]:
-        """Makes everything as it was that is not the user's doing.
-
-        Returns:
-            What was changed, a sentence each.
-        """
+        """Makes everything as it was that is not the user's doing; returns what was changed."""
         violations, now = [], self._present()
         for what, name, was in self._differences(now):
             kept = ""

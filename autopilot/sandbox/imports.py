@@ -27,7 +27,6 @@ class Redirection:
     Args:
         folder: Its full path.
         below: Its path from the top.
-        names: The packages in it.
         reaches: Whether `PYTHONPATH` leads child processes to it. It cannot where the editable
             install has an import hook that comes first.
     """
@@ -50,12 +49,7 @@ class Redirection:
 
 
 class _Moved:
-    """An import hook of an editable install, with the worktree's files instead of the user's.
-
-    Args:
-        finder: The hook.
-        moved: The path in the worktree of one in the user's checkout.
-    """
+    """An import hook of an editable install, with the worktree's files instead of the user's."""
 
     def __init__(self, finder: Any, moved: Callable[[str], str]) -> None:
         self.finder, self._moved = finder, moved
@@ -207,9 +201,6 @@ def check_imports(user: Path, here: Path, folder: Path, linked: Sequence[Path]) 
     """Stops a run that would not see its own edits.
 
     Args:
-        user: The user's checkout.
-        here: The worktree.
-        folder: The working directory there.
         linked: The user's own files and folders that the worktree has, too.
 
     Raises:

@@ -34,24 +34,14 @@ _PYTHON = (".py", "", *EXTENSION_SUFFIXES)
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Looks for what a worktree lacks.
-
-    Args:
-        user: The user's checkout.
-        repo: The worktree.
-        folder: The working directory in the worktree.
-    """
+    """Looks for what a worktree, `repo`, lacks and the user's checkout has."""
 
     user: Repository
     repo: Repository
     folder: Path
 
     def hints(self, text: str) -> Iterator[str]:
-        """How to bring along what a text says is missing, and the user's checkout has.
-
-        Args:
-            text: Messages of errors, of Python or of any program.
-        """
+        """How to bring along what a text says is missing, and the user's checkout has."""
         for line in dict.fromkeys(text.splitlines()):
             modules = [match[1] for match in _NO_MODULE.finditer(line)]
             modules += [f"{match[2]}.{match[1]}" for match in _NO_NAME.finditer(line)]

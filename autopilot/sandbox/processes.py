@@ -61,8 +61,6 @@ class Processes:
 
         Args:
             module: Its dotted name; it calls `answer_with`.
-            request: What it reads.
-            folder: Its working directory.
 
         Yields:
             Each answer, as it comes.

@@ -35,9 +35,6 @@ class Finished:
     Args:
         stdout: What it wrote, without the values of secret environment variables; of more than
             512 KiB, the beginning and the end, and how many bytes are missing.
-        stderr: What it wrote there.
-        code: Its exit code.
-        seconds: Wall clock.
     """
 
     stdout: str
@@ -87,9 +84,6 @@ def run_process(
     """Runs a program in a process group of its own, and ends the group when the program ends.
 
     Args:
-        command: The program and its arguments.
-        stdin: What it reads.
-        folder: Its working directory.
         timeout_s: After that the whole group is ended.
         hint: What to do where the program is missing.
         env: Its environment; None: that of this process.

@@ -41,8 +41,6 @@ class Violation:
 
     Args:
         name: The path from the worktree's top.
-        did: What was done to it.
-        folder: Whether it was or is a folder.
         detail: What it is now: " by a link to /etc", say.
         undone: How it was undone; "" if it was not.
     """
@@ -68,7 +66,6 @@ def sentences(violations: Iterable[Violation], matters: Callable[[str], bool]) -
     """One a path; of a folder that came or went as a whole, one for all that is in it.
 
     Args:
-        violations: What happened.
         matters: Whether a path is worth telling; the tools that an agent uses leave caches where
             git ignores them.
     """
@@ -131,9 +128,6 @@ class Surroundings:
     inode and mode are those of before.
 
     Args:
-        repo: The worktree.
-        scopes: The parameters.
-        tree: What is checked out there.
         copies: A folder of its own for the copies; made when it is needed.
     """
 

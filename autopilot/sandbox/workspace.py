@@ -54,8 +54,6 @@ class Link:
     """A path of the user's checkout that the worktree has, too.
 
     Args:
-        name: The path from the top, in both.
-        source: The user's own.
         place: In the worktree: a symbolic link to it, or a copy.
     """
 
@@ -69,11 +67,9 @@ class Workspace:
     """A checkout that a run works in.
 
     Args:
-        user: The user's own checkout.
         repo: The checkout of the run; the same one for an in-place run.
         directory: The working directory below the top, "" for the top itself.
         is_new: Whether it was made just now; not what a kill left behind.
-        links: What `--link` brought in.
         outputs: What evaluations had written into a worktree that was made anew.
     """
 
@@ -217,9 +213,7 @@ def open_workspace(
     """The checkout for an experiment; one that a kill left behind is used again.
 
     Args:
-        user: The user's repository.
         folder: The folder that the command works in.
-        manifest: The experiment's: its name, its base, its links, whether it runs in place.
         keep: Outputs that are kept where that worktree is not whole.
         is_replacement: It goes on for a process that ended by itself, after all that it started:
             the worktree is as that process would have used it further.
@@ -272,11 +266,7 @@ def undone_on_failure(user: Repository, manifest: Manifest) -> Iterator[None]:
 
 
 def abandon(user: Repository, slug: str) -> list[WrittenPath]:
-    """Removes the worktree of an experiment that did not begin, since its process died.
-
-    Returns:
-        What was written in it.
-    """
+    """Removes the worktree of an experiment that did not begin; returns what was written in it."""
     path, written = worktree_path(user, slug), list[WrittenPath]()
     with contextlib.suppress(AutopilotError), held(user, slug):
         if refs.read_ref(user, Layout(slug).branch) is None and path.exists():
@@ -321,10 +311,7 @@ def _take_away(
 def remove_leftover(
     user: Repository, manifest: Manifest, keep: Sequence[str] = ()
 ) -> list[WrittenPath]:
-    """Removes the worktree of a finished run that was killed before it did so itself.
-
-    Returns:
-        What evaluations had written into it.
+    """Removes a finished run's worktree that a kill left; returns what evaluations wrote into it.
 
     Raises:
         LockHeldError: the experiment is running.
@@ -342,10 +329,7 @@ def link_into(workspace: Workspace, folder: Path, base: str, link: str) -> Link:
     """Links an ignored path, or a submodule, of the user's checkout into a worktree.
 
     Args:
-        workspace: The worktree.
         folder: The folder of the user's checkout that the path is relative to.
-        base: The commit that is checked out in the worktree.
-        link: The path.
 
     Raises:
         UsageError: it does not exist, is outside the repository, or tracked.

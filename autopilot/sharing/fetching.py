@@ -63,12 +63,9 @@ class Synced:
     """How the exchange of one experiment ended.
 
     Args:
-        slug: The experiment.
         is_new: Whether the receiving side had none of that name.
         commits: How many commits came to the receiving side's branch.
         ahead: Of a fetch: how many commits are here that the remote lacks.
-        tags: How many tags came.
-        notes: The kinds of notes that came.
         merged: Those of them that both sides had written, and that were merged.
         remarks: Further sentences for the user.
         error: Why it was left as it is; "" if it was not.
@@ -191,8 +188,6 @@ def fetch(
         remote: A remote's name, a URL or a path.
         slugs: The experiments; all that the remote has if none is named.
         project: Of all, only those of this project.
-        dry_run: Only report; no ref is changed.
-        may_ask: Whether git may ask for a password at the terminal.
 
     Returns:
         One outcome for each experiment. One that diverged, is being run or is checked out is left

@@ -25,7 +25,6 @@ class PushResult:
     """How a push ended.
 
     Args:
-        outcomes: One for each experiment.
         atomic: Whether the remote takes all of a push or nothing. If not, notes and tags went
             first.
     """
@@ -51,8 +50,6 @@ def push(
         remote: A remote's name, a URL or a path.
         slugs: The experiments; all that are here if none is named.
         project: Of all, only those of this project.
-        dry_run: Only report; neither side is changed.
-        may_ask: Whether git may ask for a password at the terminal.
 
     Raises:
         RemoteError: the remote cannot be reached, or others pushed again and again meanwhile.

@@ -25,11 +25,7 @@ if TYPE_CHECKING:
 
 
 class JSONLogger:
-    """A Trainer's logger: one line an epoch, {"step": 3, "val/accuracy": 0.7}.
-
-    Args:
-        path: Appended to; its folder is made.
-    """
+    """A Trainer's logger: one line an epoch, {"step": 3, "val/accuracy": 0.7}."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -44,11 +40,7 @@ class JSONLogger:
 
 
 class JSONCheckpoint(Callback):
-    """Writes each kept epoch to a file of its own, parameters included: a checkpoint without git.
-
-    Args:
-        folder: Gets `epoch-0003.json`; made when needed.
-    """
+    """Writes each kept epoch to its own file, parameters included: a checkpoint without git."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -106,11 +98,7 @@ class JSONCheckpoint(Callback):
 
 
 class DataRecorder(Callback):
-    """Records every item's result: one line an item, with split and epoch.
-
-    Args:
-        path: Appended to; its folder is made.
-    """
+    """Records every item's result: one line an item, with split and epoch."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -169,7 +157,7 @@ def _restored(value: Any) -> Any:
 
 
 def export(notebook: Notebook, folder: Path) -> list[Path]:
-    """Writes manifest.json, events.json, and a folder for each judged epoch.
+    """Writes manifest.json, events.json, and a folder for each judged epoch; returns the files.
 
     An epoch's folder has metrics.json, gradients.json (its optimizer steps and their feedback),
     memory.json (its lessons), traces.jsonl (the results item by item) and diff.patch (its changes,
@@ -177,9 +165,6 @@ def export(notebook: Notebook, folder: Path) -> list[Path]:
 
     Args:
         folder: It must be empty, or not exist.
-
-    Returns:
-        The files, in the order in which they were written.
 
     Raises:
         UsageError: the folder is not empty, or cannot be written.

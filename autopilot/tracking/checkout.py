@@ -43,7 +43,6 @@ class ParameterState:
     """A state of the parameters that git holds.
 
     Args:
-        commit: A commit with it.
         title: "epoch 3", "snapshot 1f2e3d4", "start".
         epoch: The judged epoch; None for a snapshot.
     """
@@ -55,9 +54,6 @@ class ParameterState:
 
 class Checkout:
     """The user's working files, as far as they are an experiment's parameters.
-
-    Args:
-        notebook: The experiment; its repository is the checkout.
 
     Raises:
         ParameterError: nothing is known of its parameters.
@@ -115,11 +111,7 @@ class Checkout:
         ]
 
     def snapshot(self, note: str = "") -> tuple[str, bool]:
-        """Keeps the parameters as they are now.
-
-        Returns:
-            The commit, and whether it is new.
-        """
+        """Keeps the parameters as they are now; returns the commit, and whether it is new."""
         notebook = self.notebook
         tree = self.tree(notebook.tip)
         return keep_snapshot(self.repo, notebook.layout, notebook.tip, tree, note)
@@ -128,7 +120,6 @@ class Checkout:
         """Writes a commit's content of the parameters into the checkout, exactly.
 
         Args:
-            commit: One of the experiment.
             force: Overwrite content that is kept nowhere; it is kept in a snapshot first.
 
         Returns:
@@ -172,14 +163,7 @@ def _snapshots(repo: Repository, layout: Layout) -> list[Commit]:
 def keep_snapshot(
     repo: Repository, layout: Layout, tip: str, tree: str, note: str = ""
 ) -> tuple[str, bool]:
-    """Keeps a tree as a snapshot; one that is kept already is not kept twice.
-
-    Args:
-        note: Why, in words.
-
-    Returns:
-        The commit, and whether it is new.
-    """
+    """Keeps a tree as a snapshot, unless one has it; returns the commit, and whether it is new."""
     for known in _snapshots(repo, layout):
         if known.tree == tree:
             return known.id, False
@@ -197,13 +181,6 @@ def check_out(
     In the user's own checkout only over those of the experiment's newest state: what somebody wrote
     there meanwhile is left for the store, which refuses or keeps it.
 
-    Args:
-        repo: The checkout.
-        places: The parameters.
-        tree: The state.
-        tip: The newest state.
-        in_place: Whether it is the user's own checkout.
-
     Raises:
         ParameterError: a file cannot be written.
     """
@@ -220,10 +197,6 @@ def drop_bytecode(repo: Repository, names: Iterable[str]) -> list[str]:
 
     Python trusts it by its source's size and second, which another state may have too. Bytecode
     that git tracks stays: its source gets another second.
-
-    Args:
-        repo: The checkout.
-        names: Files; those that are no source are left out.
 
     Returns:
         The source files of which there was trusted bytecode of another source.
@@ -289,9 +262,7 @@ def undo_killed_step(repo: Repository, slug: str, places: Sequence[ParameterPath
     Those files are kept as a snapshot, since somebody may have edited them meanwhile.
 
     Args:
-        repo: The user's own checkout, which a run works in.
         slug: The experiment; it must be held.
-        places: Its parameters.
 
     Returns:
         The snapshot's commit; "" if nothing had to be kept.

@@ -26,7 +26,6 @@ class ItemHistory:
     """An item over the epochs.
 
     Args:
-        id: Its id.
         outcomes: Epoch to outcome; an epoch that did not evaluate it is not there.
     """
 
@@ -56,8 +55,6 @@ class ItemChanges:
     """An epoch's effect on the items, against the best state before it.
 
     Args:
-        epoch: Its number.
-        verdict: On the epoch.
         strategy: The optimizer's name for the change, or its summary.
         fixed: The ids that pass now.
         broken: The ids that passed before.
@@ -79,7 +76,6 @@ class Diagnosis:
     """All findings on one split.
 
     Args:
-        split: Of the items.
         items: All that were evaluated in any epoch, the most often failing first.
         always_failing: Ids that failed and never passed.
         never_measured: Ids that were not measured in any epoch.
@@ -88,7 +84,6 @@ class Diagnosis:
         flaky: Ids that changed three times or more between passing and failing.
         fixed: Ids that fail at the baseline and pass at the best epoch.
         regressed: Ids that pass at the baseline and not at the best epoch.
-        changes: Each epoch's effect.
         nodes: Module to epoch to how many lines of feedback its parameters got.
     """
 
@@ -106,11 +101,7 @@ class Diagnosis:
 
 
 class Traces:
-    """The recorded results of an experiment.
-
-    Args:
-        split: "train", "val" or "test".
-    """
+    """The recorded results of an experiment."""
 
     def __init__(self, notebook: Notebook, split: str = "val") -> None:
         self.notebook, self.split = notebook, split
@@ -193,10 +184,6 @@ def turned(
     """The ids that failed and pass now, and those that passed and fail now.
 
     An item that was not measured or scored in one of the two is neither.
-
-    Args:
-        old: Id to result.
-        new: Id to result.
     """
     pairs = {name: (old[name].outcome, new[name].outcome) for name in old if name in new}
     fixed = tuple(x for x, (was, now) in pairs.items() if was in NOT_PASSED and now == "passed")
@@ -213,14 +200,7 @@ def is_graded(item: Datum, monitor: str) -> bool:
 def moved_values(
     old: Mapping[str, Datum], new: Mapping[str, Datum], monitor: str, mode: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The ids of graded items whose value is better now, and of those whose value is worse.
-
-    Args:
-        old: Id to result.
-        new: Id to result.
-        monitor: The metric that decides.
-        mode: "max" or "min".
-    """
+    """The ids of graded items whose value is better now, and of those whose value is worse."""
     gains = {
         name: gained(old[name].metrics[monitor], item.metrics[monitor], mode)
         for name, item in new.items()

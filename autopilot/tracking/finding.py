@@ -21,7 +21,6 @@ class FoundExperiment:
     """An experiment.
 
     Args:
-        notebook: Its records, up to the commit that was named.
         where: The ref or the commit that its branch was read from.
         deepened: The remote from which a shallow clone was given the rest; "" if it needed none.
     """
@@ -126,9 +125,6 @@ def _short(ref: str) -> str:
 
 def latest(repo: Repository, project: str | None = None) -> str:
     """The slug of the experiment whose branch has the newest commit.
-
-    Args:
-        project: Only experiments of this project count.
 
     Raises:
         ExperimentError: there is no experiment.

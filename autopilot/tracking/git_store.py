@@ -45,7 +45,6 @@ class GitStore(Store):
     """An experiment in a git repository.
 
     Args:
-        slug: The experiment's name.
         path: A folder in the worktree whose files are the parameters.
         in_place: Whether that worktree is the user's own: nothing is overwritten there that git
             does not have.
@@ -262,10 +261,7 @@ class GitStore(Store):
         return GitStore(slug, self.repo.workdir, in_place=self.in_place)
 
     def merge(self, other: GitStore, slug: str) -> GitStore | None:
-        """Begins a new experiment from this one's and another's best states, merged by git.
-
-        Returns:
-            The new one; None if this one has already all that the other has.
+        """A new experiment from both best states, merged by git; None if the other adds nothing.
 
         Raises:
             ExperimentError: they conflict, and it names the files. Nothing is written then.

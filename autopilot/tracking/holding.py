@@ -58,7 +58,6 @@ def decide(
         slug: The experiment; it must not be running.
         decision: "promote" or "reject".
         epoch: A number, "best", "last", a tag or a commit.
-        reason: Why, in one sentence.
         reviewer: Who decided; the author by git's configuration, if not given.
 
     Raises:
@@ -83,7 +82,6 @@ def record_decision(
     """Writes a decision down, of an experiment that the caller holds.
 
     Args:
-        epoch: The epoch's number.
         into: The branch that took it over.
         merge: The commit with which it did.
     """
@@ -233,9 +231,6 @@ def memory_of(notebook: Notebook, block_after: int | None = None) -> Memory:
     """The memory of a run that goes on with the experiment.
 
     To read only: lessons that it learns last as long as the object.
-
-    Args:
-        block_after: In place of the experiment's own.
     """
     memory = Memory(_last_rule(notebook) if block_after is None else block_after)
     memory.load(_lessons(notebook))

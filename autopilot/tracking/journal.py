@@ -157,9 +157,6 @@ class ProgressFile:
     """Records of the epoch that is going on, in a file of the git directory.
 
     It is what a killed run resumes from. Safe to be written by several threads.
-
-    Args:
-        path: The file; made when needed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -278,10 +275,6 @@ def encode(record: Record) -> bytes:
 def decode(content: bytes, where: str) -> Iterator[Record]:
     """The records in a note.
 
-    Args:
-        content: The note.
-        where: Its name in errors.
-
     Raises:
         RecordError: a line that begins as an object is not a record; it names the line.
     """
@@ -379,7 +372,6 @@ def _finite(value: Any, *, marked: bool = False) -> Any:
     """NaN and infinity as strings: JSON has no such numbers, and reading turns them back.
 
     Args:
-        value: The value to be written.
         marked: It is the user's own payload, where no type says that a text is a number: write
             `{"$float": "NaN"}`.
     """

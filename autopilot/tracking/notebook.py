@@ -120,7 +120,6 @@ class Status:
         state: "created" (not run yet), "running", "finished", "stopped" (the loop came to its end,
             the test split is not scored), "interrupted", "crashed" or "killed".
         detail: The reason, or who is running it.
-        holder: The process that holds it.
     """
 
     state: str
@@ -132,7 +131,6 @@ class Notebook:
     """An experiment as it is recorded.
 
     Args:
-        slug: The experiment's name.
         tip: Where its branch ends; the local branch's tip if not given.
 
     Raises:
@@ -462,11 +460,7 @@ class Notebook:
         return run_git(["diff-tree", *options, old, new], cwd=self.repo.workdir).stdout
 
     def picture(self, old: str, new: str, *options: str) -> bytes:
-        """The changes between two commits as `git diff` shows them to this user. Starts git.
-
-        Args:
-            options: Of `git diff`: "--stat", "--color=always".
-        """
+        """The changes between two commits as `git diff` shows them to this user. Starts git."""
         # From the top folder, since the user may have set diff.relative.
         return run_git(["diff", "--no-ext-diff", *options, old, new], cwd=self.repo.workdir).stdout
 

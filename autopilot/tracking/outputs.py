@@ -37,7 +37,6 @@ class WrittenPath:
     Args:
         path: From the worktree's top; of a folder without any file of git's, the folder.
         files: The number of files; 0 where a path that was to be kept does not exist.
-        bytes: Their size.
         kept: The path that it was moved to; "" if it is not kept.
         option: The option of a run that keeps it; "" for the caches of tools.
     """
@@ -55,12 +54,6 @@ class WrittenPath:
 
 class _Written:
     """The outputs in a worktree.
-
-    Args:
-        worktree: The worktree's folder.
-        repo: The repository.
-        manifest: The experiment's.
-        commit: The commit that is checked out.
 
     Attributes:
         files: Path from the top to the stamp of each file.
@@ -125,12 +118,6 @@ def find_outputs(
     """The outputs in a worktree, by path.
 
     Left out are the parameters, what `--link` brought in, bytecode, and our own temporary files.
-
-    Args:
-        worktree: The worktree's folder.
-        repo: The repository.
-        manifest: The experiment's.
-        commit: The commit that is checked out; the experiment's base unless given.
     """
     written = _Written(worktree, repo, manifest, commit or manifest.base)
     return written.paths(written.files)
@@ -161,8 +148,6 @@ def check_keep(user: Repository, manifest: Manifest, keep: Sequence[str]) -> Non
     """Refuses a path to be kept that can be no output.
 
     Args:
-        user: The user's repository.
-        manifest: The experiment's; its parameters as far as they are known.
         keep: Paths or globs, from the folder that the run works in.
 
     Raises:
@@ -201,9 +186,6 @@ def keep_outputs(
     What was kept earlier stays: the new one gets a number.
 
     Args:
-        worktree: The worktree, which is about to be removed.
-        repo: The repository.
-        manifest: The experiment's.
         keep: Paths or globs, relative to the folder that the run works in.
 
     Raises:

@@ -57,7 +57,6 @@ class Scope:
     """A live parameter's place in a repository.
 
     Args:
-        parameter: The parameter.
         prefix: The path of its root below the repository's top, with "/" at its end, or "".
     """
 
@@ -255,9 +254,6 @@ def dirty_files(repo: Repository, scopes: Sequence[Scope]) -> dict[str, str]:
 
 class ParameterFiles:
     """The files of live parameters, in the working tree and in trees.
-
-    Args:
-        repo: The repository; its worktree has the files.
 
     Attributes:
         scopes: The parameters' places.

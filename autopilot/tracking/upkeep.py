@@ -45,10 +45,7 @@ class Litter:
 
     Args:
         kind: "worktree", "ref lock" or "journal": a progress file whose epoch is recorded since.
-        path: The folder or file.
-        why: Why no run needs it.
         slug: The experiment that it belongs to; "" if to none.
-        outputs: What evaluations wrote into a worktree.
         keep: What its run was asked to keep of it.
     """
 
@@ -208,17 +205,10 @@ class Removal:
     """Everything that belongs to one experiment alone, to be removed.
 
     Args:
-        slug: Its name.
-        branch: Its branch with its tip.
         review: Its review branch, and that for taking it back, where they are.
-        tags: Those of its kept epochs.
-        notes: Its notes refs.
-        snapshots: Snapshots of the user's checkout.
         progress: The progress file of an unfinished epoch; None where there is none.
         worktree: The folder that an interrupted run left; None where there is none.
         report: Its page in the git directory; None where there is none.
-        outputs: What evaluations wrote into that worktree.
-        kept: What runs were asked to keep of it.
     """
 
     slug: str

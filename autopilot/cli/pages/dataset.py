@@ -20,7 +20,6 @@ def lines(path: Path, result: Distribution | JudgingSummary, width: int | None) 
 
     Args:
         path: The generation's folder, or the file of verdicts.
-        result: The result.
         width: Columns of the terminal; None: as many as it takes.
     """
     if isinstance(result, Distribution):
@@ -52,7 +51,6 @@ def counts(texts: Mapping[str, int], width: int | None) -> list[str]:
     """The most frequent of some texts, with their counts.
 
     Args:
-        texts: Text to count, most frequent first.
         width: Columns of the terminal; None: as many as it takes.
     """
     room = width and max(width - 8, 20)

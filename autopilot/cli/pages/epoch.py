@@ -219,7 +219,6 @@ def commit_cell(record: MetricsRecord, revision: str) -> str:
     """An epoch's commit in a table, and how a rejected one ended.
 
     Args:
-        record: Its val record.
         revision: Its commit; "" where no step changed anything.
     """
     commit = revision[:7] or "-"

@@ -126,13 +126,7 @@ def _result(summary: Summary) -> str:
 
 
 def comparison(first: Notebook, second: Notebook, counts: Mapping[str, LineCounts]) -> list[str]:
-    """Two experiments side by side.
-
-    Args:
-        first: An experiment.
-        second: Another one.
-        counts: The changes from the first one's best state to the second one's, by path.
-    """
+    """Two experiments side by side, and the lines that the second one's best state differs in."""
     rows = compared_results(first, second)
     for fact in ("target", "idea"):
         texts = [shorten(getattr(n.manifest, fact) or "-", 40) for n in (first, second)]
@@ -205,14 +199,7 @@ def lessons(chosen: Sequence[Lesson], *, with_slug: bool) -> list[str]:
 def trend(
     notebook: Notebook, latest: Trend, ahead: int, strategies: Sequence[Mapping[str, Any]]
 ) -> list[str]:
-    """The trend of the metric, and the strategies that caused it.
-
-    Args:
-        notebook: The experiment.
-        latest: Its trend.
-        ahead: How many epochs to project.
-        strategies: The rows of `by_strategy`.
-    """
+    """The trend of the metric, and the strategies that caused it."""
     if latest.direction == "unknown":
         return [f"{notebook.slug}: no epoch is judged yet, so there is no trend"]
     monitor, mode = notebook.monitor

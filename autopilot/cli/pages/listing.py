@@ -60,8 +60,6 @@ def table(notebook: Notebook, epochs: Sequence[Epoch], width: int | None) -> lis
     """The table of epochs: its heading, and a line for each.
 
     Args:
-        notebook: The experiment.
-        epochs: Those to show.
         width: Columns; strategies are shortened to fit. None for as wide as need be.
     """
     monitor, mode = notebook.monitor
@@ -290,8 +288,6 @@ def chart(points: Sequence[Point], name: str, *, width: int = 72, height: int = 
 
     Args:
         points: One an epoch, oldest first; more than there are columns share them.
-        name: The metric.
-        width: Columns of the whole chart.
         height: Lines of the drawing; axis, labels and legend come below it.
 
     >>> print(chart([Point(0, 0.5, 0.5, True)], "f1", width=20, height=1)[0])

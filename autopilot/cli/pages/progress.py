@@ -44,7 +44,6 @@ class Reporter(Callback):
     """Prints a run.
 
     Args:
-        output: Prints.
         max_epochs: For the time that is left.
         is_first: False where an earlier process printed the beginning of the run.
 
@@ -215,11 +214,7 @@ def _time(seconds: float) -> str:
 
 
 class EpochTable:
-    """The table of epochs, a row at a time; columns grow with what the rows hold.
-
-    Args:
-        record: The first row's val record.
-    """
+    """The table of epochs, a row at a time; columns grow with what the rows hold."""
 
     def __init__(self, record: MetricsRecord) -> None:
         self._title = f"val {record.monitor}{lower_note(record.mode)}"
@@ -236,8 +231,6 @@ class EpochTable:
         """One epoch.
 
         Args:
-            record: The val record.
-            before: The best value before it.
             revision: Its commit; "" where no step changed anything.
         """
         value, change = record.metrics.get(record.monitor), ""

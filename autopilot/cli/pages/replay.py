@@ -28,9 +28,7 @@ class Case:
     """One thing that was checked.
 
     Args:
-        name: Its subject.
         failures: A sentence for each way in which it failed; none: it passed.
-        seconds: How long it took.
     """
 
     name: str
@@ -78,8 +76,6 @@ def annotation(level: str, title: str, text: str) -> str:
 
     Args:
         level: "error" or "notice".
-        title: Its title.
-        text: The message; line breaks are kept.
 
     >>> annotation("error", "epoch 3: val f1", "0.7 before, 0.6 now")
     '::error title=epoch 3%3A val f1::0.7 before, 0.6 now'
