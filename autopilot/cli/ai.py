@@ -131,8 +131,7 @@ def summarize_generate(context: Context, dataset: Folder) -> None:
         output.line(f"  {split}: {share.made} of {share.planned}{shown}")
     if spent.calls:
         output.line(f"cost: {spending(spent)}")
-    for line in pages.counts(made.reasons, output.width):
-        output.line(line)
+    output.lines(pages.counts(made.reasons, output.width))
     if made.missing:
         output.line(f"go on: {_next('generate', dataset)}")
     output.document(pages.document(dataset, made) | {"spent": spent})
@@ -145,8 +144,7 @@ def distribution_generate(context: Context, dataset: Folder) -> None:
     autopilot ai generate distribution data
     """
     made, output = Checkpoint(context.working_folder() / dataset).distribution(), context.output
-    for line in pages.distribution(made):
-        output.line(line)
+    output.lines(pages.distribution(made))
     output.document(pages.document(dataset, made))
 
 
@@ -223,8 +221,7 @@ def summarize_judge(context: Context, file: Verdicts) -> None:
     """
     judging, output = Judging(context.working_folder() / file), context.output
     found, spent = judging.summary(), spent_beside(judging.calls)
-    for line in pages.judged(found, output.width):
-        output.line(line)
+    output.lines(pages.judged(found, output.width))
     if spent.calls:
         output.line(f"cost: {spending(spent)}")
     output.document(pages.document(file, found) | {"spent": spent})
@@ -252,8 +249,7 @@ def distribution_judge(
         output.line("no item was judged")
     for histogram in found:
         output.line(f"{by} {histogram.group}: {pages.rates(histogram.rates)}", "bold")
-        for line in pages.bars(histogram):
-            output.line(line)
+        output.lines(pages.bars(histogram))
     output.document({"file": str(file), "by": by, "bins": bins, "groups": found})
 
 
@@ -302,15 +298,7 @@ def _resumable(
     kind: type[K],
     work: Callable[[K, Watch], Distribution | JudgingSummary],
 ) -> int:
-    """Does work that Ctrl-C or a spent budget ends, and that can be resumed.
-
-    Args:
-        path: The path of the worklist, as the user gave it.
-        kind: DataGenerator or Judge.
-
-    Returns:
-        The exit code: 1 if items are missing.
-    """
+    """Does work that Ctrl-C or a spent budget ends, to be resumed then; 1 if items are missing."""
     resume, verb = _next(command, path), "made" if command == "generate" else "judged"
     with own_stdout(context.output) as output, interruptible():
         try:

@@ -218,10 +218,7 @@ def _group(name: str, text: str, commands: Commands, cli: CommandLine) -> typer.
 
 
 def invoke(app: typer.Typer, arguments: list[str]) -> int:
-    """Runs the application on some arguments.
-
-    Returns:
-        The command's exit code; a command that returns nothing is done.
+    """Runs the application on some arguments; returns the command's exit code.
 
     Raises:
         AutopilotError: the command failed; wrong usage is a UsageError.

@@ -217,11 +217,7 @@ def measure_now(
     link: list[str] | None = None,
     limits: Options = NO_OPTIONS,
 ) -> tuple[Notebook | None, int | None, Measurement]:
-    """Measures the checkout of a target, or an epoch of an experiment.
-
-    Returns:
-        The experiment and the epoch's number, None for the checkout; what was measured.
-    """
+    """Measures an epoch of an experiment, or the checkout of a target: the epoch is None then."""
     with interruptible():
         # With a project, its module in the checkout; with nothing at all, the newest experiment.
         if name is None and epoch is None and (target or context.project):

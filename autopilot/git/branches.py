@@ -109,14 +109,12 @@ def advance(repo: Repository, branch: str, new: str, expected: str, log: str) ->
     """Moves a branch forward if it is where it is expected; where it is checked out, its index
     and files come along.
 
-    Only files that the move changes are written, and nothing that is not committed is lost.
+    Only files that the move changes are written, and nothing that is not committed is lost. Returns
+    the worktree whose files were updated; None if it is not checked out.
 
     Args:
         new: A commit that has `expected` in its history.
         expected: The commit that it is at.
-
-    Returns:
-        The worktree whose files were updated; None if it is not checked out.
 
     Raises:
         RepositoryError: it cannot be moved now; nothing was changed.

@@ -106,14 +106,11 @@ def state_of(folder: HookFolder, name: str, text: str) -> HookState:
 def install_hooks(
     folder: HookFolder, texts: Mapping[str, str], *, force: bool = False
 ) -> list[HookState]:
-    """Puts scripts in place, all of them or none if one of them cannot be.
+    """Puts scripts in place, all of them or none; returns the state of each before.
 
     Args:
         texts: Name of the hook to what `script` returned.
         force: Write into a folder that other repositories share, and over edited scripts of ours.
-
-    Returns:
-        The state of each before.
 
     Raises:
         UsageError: without `force`, it would be needed; or a hook of the user's was kept, and
@@ -152,14 +149,11 @@ def install_hooks(
 def uninstall_hooks(
     folder: HookFolder, texts: Mapping[str, str], *, force: bool = False
 ) -> list[HookState]:
-    """Takes scripts out, and puts the user's hooks back as they were.
+    """Takes scripts out, puts the user's hooks back as they were; returns the state of each before.
 
     Args:
         texts: Name of the hook to what `script` returned.
         force: Also those that were edited by hand.
-
-    Returns:
-        The state of each before.
 
     Raises:
         UsageError: one of ours was edited by hand, without `force`.

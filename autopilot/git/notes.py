@@ -243,13 +243,10 @@ def _below(tree: pygit2.Tree, prefix: str) -> list[tuple[str, str]]:
 
 
 def merge_notes(repo: Repository, ours: str, theirs: str, message: str) -> str:
-    """Merges two notes commits; moves no ref.
+    """Merges two notes commits, unless one has all of the other; returns the id, moves no ref.
 
     As `git notes merge -s cat_sort_uniq` does it, in our own fan-out: of a note that both changed,
     the lines of both are kept, sorted, each once. A line that one side replaced does not come back.
-
-    Returns:
-        The one of them that has all of the other, else a new commit with both as parents.
     """
     ahead, behind = ahead_behind(repo, ours, theirs)
     if not behind:

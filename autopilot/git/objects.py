@@ -355,10 +355,7 @@ def file_patch(
 
 
 def maintain(repo: Repository) -> bool:
-    """Packs loose objects and joins small packs; starts git, and deletes no object.
-
-    Returns:
-        Whether it ran: not where the user has turned automatic maintenance off (`gc.auto` is 0).
+    """Packs loose objects, deletes none; returns whether it ran: not if `gc.auto` is 0. Starts git.
 
     Raises:
         GitCommandError: git failed.

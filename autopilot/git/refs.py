@@ -74,16 +74,13 @@ def list_refs(repo: Repository, prefix: str) -> dict[str, str]:
 
 
 def clear_stale_locks(repo: Repository, prefixes: Sequence[str]) -> list[str]:
-    """Removes the `.lock` files that a killed process left beside some refs.
+    """Removes the `.lock` files that a killed process left beside some refs, and returns these.
 
     Only for names that no other process writes: the caller holds the experiment's lock. A file that
     is younger than a second is waited for, since a `git` command may be about to finish.
 
     Args:
         prefixes: Refs and folders of refs, `refs/heads/autopilot/fix-1`.
-
-    Returns:
-        The refs whose locks were removed.
     """
     cleared: list[str] = []
     for prefix in prefixes:

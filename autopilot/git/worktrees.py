@@ -204,16 +204,13 @@ def lend_objects(
 ) -> dict[str, bytes]:
     """Makes a git folder that reads another repository's objects, and writes its own; no index.
 
-    Starts no git: it is made for each step of an agent.
+    Starts no git: it is made for each step of an agent. Returns the files that it wrote, by path.
 
     Args:
         folder: The new git folder; it must not exist.
         head: The commit that HEAD is at, detached.
         settings: Lines of configuration that follow the repository's, and so come before them.
         copied: Further files of the repository's git folder that it has too, if they exist.
-
-    Returns:
-        The files that were written, by their paths in the folder.
     """
     theirs = repo.common_dir
     for name in ("objects/info", "refs/heads", "refs/tags", "info", "hooks"):

@@ -140,16 +140,13 @@ def split_file(
     *,
     force: bool,
 ) -> dict[Path, int]:
-    """Splits a file into one per split.
+    """Splits a file into one per split; returns these with the numbers of their items.
 
     Args:
         shares: Split to its share; they add up to 1.
         key: The field whose values each split has in the same proportion; None: at random.
         seed: The only source of chance.
         force: Overwrite existing files.
-
-    Returns:
-        The files with the numbers of their items.
 
     Raises:
         UsageError: a file exists already; nothing is written.

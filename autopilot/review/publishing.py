@@ -187,10 +187,7 @@ class PullRequest:
         return f"{shlex.join(self._glab('create'))} {text}"
 
     def open(self, folder: Path) -> str:
-        """Opens it; one that is open for the branch already gets the new title and text.
-
-        Returns:
-            The last line that the program printed: the request's address.
+        """Opens it, or updates the one that is open for the branch; returns the request's address.
 
         Raises:
             RemoteError: the program is not installed, or refuses.

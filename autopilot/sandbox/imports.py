@@ -91,10 +91,7 @@ def redirect(user: Path, here: Path) -> tuple[Redirection, ...]:
     """Makes import paths into the user's checkout, as editable installs have, lead here.
 
     Relative paths are those of the working directory; the processes that this one starts get full
-    ones.
-
-    Returns:
-        What was installed in the user's checkout, or on `PYTHONPATH`.
+    ones. Returns what was installed in the user's checkout, or on `PYTHONPATH`.
     """
     top = os.path.realpath(user)
 

@@ -242,10 +242,8 @@ def end_marked(workdir: Path) -> None:
 def adopt(*, is_on: bool) -> float:
     """Makes this process the parent of its descendants' orphans, or stops that (Linux).
 
-    It finds processes that emptied their environment, and so bear no mark.
-
-    Returns:
-        The time, in the system's ticks, for `end_adopted`.
+    It finds processes that emptied their environment, and so bear no mark. Returns the time, in the
+    system's ticks, for `end_adopted`.
     """
     global _adopting
     if not sys.platform.startswith("linux"):

@@ -157,13 +157,10 @@ class Surroundings:
         self._before, self._top_mode = before, stat.S_IMODE(self.root.stat().st_mode)
 
     def put_back(self, counts: Callable[[str], bool]) -> list[str]:
-        """Makes everything as it was, but for the parameters.
+        """Makes all but the parameters as it was; returns what was changed, a sentence each.
 
         Args:
             counts: Whether a change of a path that git ignores is reported too.
-
-        Returns:
-            What was changed, a sentence each.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         os.chmod(self.root, self._top_mode)

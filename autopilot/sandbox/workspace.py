@@ -115,10 +115,8 @@ class Workspace:
     def enter(self) -> tuple[Redirection, ...]:
         """Makes its folder the working directory, and its files the first to be imported.
 
-        The processes that this one starts import them too, and have no variable of git's.
-
-        Returns:
-            The import paths that led to the user's checkout.
+        The processes that this one starts import them too, and have no variable of git's. Returns
+        the import paths that led to the user's checkout.
         """
         # An import would write into the folders of parameters, and what it wrote can be out of
         # date: a source that is changed twice in a second keeps the times that are compared.

@@ -196,10 +196,8 @@ def drop_bytecode(repo: Repository, names: Iterable[str]) -> list[str]:
     """Makes sure that no bytecode of another state is taken for that of source files.
 
     Python trusts it by its source's size and second, which another state may have too. Bytecode
-    that git tracks stays: its source gets another second.
-
-    Returns:
-        The source files of which there was trusted bytecode of another source.
+    that git tracks stays: its source gets another second. Returns the sources whose bytecode was
+    trusted and is of another source.
 
     Raises:
         ParameterError: git tracks bytecode that Python never compares with its source.
@@ -259,13 +257,11 @@ def _is_tracked(repo: Repository, path: Path) -> bool:
 def undo_killed_step(repo: Repository, slug: str, places: Sequence[ParameterPath]) -> str:
     """Puts the newest state in place of what a step had written when it was killed.
 
-    Those files are kept as a snapshot, since somebody may have edited them meanwhile.
+    Those files are kept as a snapshot, since somebody may have edited them meanwhile. Returns its
+    commit; "" if nothing had to be kept.
 
     Args:
         slug: The experiment; it must be held.
-
-    Returns:
-        The snapshot's commit; "" if nothing had to be kept.
 
     Raises:
         ParameterError: a file cannot be written.

@@ -124,10 +124,7 @@ def merge(
 ) -> Fork | None:
     """Begins an experiment from the best states of two, merged.
 
-    Target, arguments, options and seed are those of `ours`.
-
-    Returns:
-        The new experiment; None if `ours` has already all that `theirs` has.
+    Target, arguments, options and seed are those of `ours`. None if that has all of `theirs`.
 
     Raises:
         ExperimentError: they conflict, and it names the files; or the name is taken. Nothing is
@@ -254,10 +251,8 @@ def _last_rule(notebook: Notebook) -> int:
 def memory_of_all(repo: Repository, project: str | None = None) -> tuple[Memory, dict[str, str]]:
     """The lessons of all experiments, the latest experiment's last; each names its experiment.
 
-    To be asked by `recall`: blocked strategies and trends belong to one experiment.
-
-    Returns:
-        The memory, and why the lessons of some experiments are missing in it, by slug.
+    To be asked by `recall`: blocked strategies and trends belong to one experiment. Also returns,
+    by slug, why the lessons of some experiments are missing.
     """
     slugs = [s for s in experiments(repo) if not project or s.startswith(f"{project}/")]
     notebooks = sorted((Notebook(repo, slug) for slug in slugs), key=lambda n: (n.time_s, n.slug))

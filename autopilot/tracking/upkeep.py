@@ -64,11 +64,7 @@ def find_litter(repo: Repository) -> list[Litter]:
 
 
 def clear(repo: Repository, litter: Litter) -> Litter | None:
-    """Removes it, and moves what its run was to keep.
-
-    Returns:
-        The litter, with what became of the outputs; None if a process has begun to use it
-        meanwhile: then it stays.
+    """Removes it, and moves what its run was to keep; None if a process uses it now: it stays.
 
     Raises:
         RepositoryError: it cannot be removed.
