@@ -326,12 +326,7 @@ def _resumable(
 
 
 def _find(context: Context, origin: Origin, kind: type[K]) -> K:
-    """The generator or judge. Changes the working directory to the context's.
-
-    Raises:
-        UsageError: no TARGET is given, and the project has none.
-        TargetError: the TARGET cannot be loaded.
-    """
+    """The generator or judge. Changes the working directory to the context's."""
     folder = context.working_folder()
     os.chdir(folder)
     if origin.target:

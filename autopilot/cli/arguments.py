@@ -293,11 +293,7 @@ def _needed(pair: tuple[Word, inspect.Parameter]) -> bool:
 
 
 def _one_of(option: str, typed: str | None, given: str | None) -> str | None:
-    """The value that was typed as a word or behind an option; None without either.
-
-    Raises:
-        UsageError: they differ.
-    """
+    """The value that was typed as a word or behind an option; None without either."""
     if typed is not None and given is not None and typed != given:
         raise UsageError(f"{typed} and {option} {given} differ", hint="leave one of them out")
     return given if typed is None else typed

@@ -68,11 +68,7 @@ class Context:
     child: Child | None = None
 
     def working_folder(self) -> Path:
-        """The folder that the command works in.
-
-        Raises:
-            UsageError: it does not exist.
-        """
+        """The folder that the command works in."""
         if not self.folder.is_dir():
             raise UsageError(f"-C {self.folder}: no such folder", hint="name an existing folder")
         return self.folder
@@ -154,9 +150,6 @@ class Context:
 
         A project's own command line is about the one that its `cli.py` is in, wherever it is
         called from, unless -C says otherwise.
-
-        Raises:
-            RepositoryError: there is none, or one that cannot be used.
         """
         from autopilot.git.repository import Repository
 

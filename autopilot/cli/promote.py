@@ -120,7 +120,6 @@ def _asked(notebook: Notebook, epoch: str) -> list[Requirement]:
 
 
 def _say_done(output: Output, done: Promoted) -> None:
-
     found = done.plan
     if found.is_done:
         output.line(
@@ -245,7 +244,6 @@ def explain(context: Context, name: Name = None, epoch: Epoch = "last") -> None:
 
 
 def _ruling(context: Context, output: Output, name: str | None, epoch: str) -> Ruling:
-
     notebook = context.notebook(name)
     ruling = rule(notebook, notebook.find(epoch).number)
     judged, decision = ruling.epoch, ruling.decision

@@ -260,7 +260,6 @@ def _request(
 
 
 def _warn_of_unpushed(context: Context, repo: Repository, proposal: Proposal, where: str) -> None:
-
     there = read_ref(repo, f"refs/remotes/{where}/{proposal.onto.short}")
     if there is not None and not is_ancestor(repo, proposal.base, there):
         context.output.warning(

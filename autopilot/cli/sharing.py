@@ -128,7 +128,6 @@ def _tell(
     dry_run: bool,
     more: dict[str, Any],
 ) -> int:
-
     output, failed = context.output, [outcome for outcome in outcomes if outcome.error]
     output.document(
         {

@@ -22,7 +22,7 @@ from autopilot.data.jsonl import write_jsonl
 from autopilot.engine.request import Options
 from autopilot.errors import ExperimentError, UsageError
 from autopilot.text import align, as_json, counted, jsonable, shorten
-from autopilot.tracking.diagnosis import Diagnosis, Traces
+from autopilot.tracking.diagnosis import Traces
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import output_lines
@@ -181,11 +181,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def _item(name: str, ids: Sequence[str], what: str) -> str:
-    """The id that is meant.
-
-    Raises:
-        UsageError: no item, or several, have an id that begins so.
-    """
+    """The id that is meant."""
     found = [name] if name in ids else [each for each in ids if each.startswith(name)]
     if len(found) == 1:
         return found[0]
@@ -234,7 +230,10 @@ def run(
         output.line(
             f"  epoch {change.epoch} ({change.verdict}): {effect}  {change.strategy}".rstrip()
         )
-    _nodes_in_words(output, found)
+    if found.nodes:
+        output.line("lines of feedback by module:")
+    for node, row in sorted(found.nodes.items(), key=lambda pair: -sum(pair[1].values())):
+        output.line(f"  {node}: {sum(row.values())} in {counted(len(row), 'epoch')}")
     if found.items:
         slug, of_split = traces.notebook.slug, "" if split == "val" else f" --split {split}"
         output.line(f"one item: autopilot trace inspect {slug} {found.items[0].id}{of_split}")
@@ -245,13 +244,6 @@ def _ids(output: Output, title: str, ids: Sequence[str]) -> None:
     more = f", and {len(ids) - _IDS} more" if len(ids) > _IDS else ""
     listed = f": {', '.join(ids[:_IDS])}{more}" if ids else ""
     output.line(f"{title}: {len(ids)}{listed}")
-
-
-def _nodes_in_words(output: Output, found: Diagnosis) -> None:
-    if found.nodes:
-        output.line("lines of feedback by module:")
-    for node, row in sorted(found.nodes.items(), key=lambda pair: -sum(pair[1].values())):
-        output.line(f"  {node}: {sum(row.values())} in {counted(len(row), 'epoch')}")
 
 
 def heatmap(
@@ -284,8 +276,8 @@ def heatmap(
         most = max((n for row in rows.values() for n in row.values()), default=1)
         _axis(output, shown, numbers)
         for node, row in rows.items():
-            cells = "".join(_shade(row.get(number, 0), most) for number in shown)
-            _row(output, node, cells)
+            shades = (-(-row.get(n, 0) * (len(_SHADES) - 1) // most) for n in shown)
+            _row(output, node, "".join(_SHADES[shade] for shade in shades))
         output.line(f"darker: more lines of feedback in the epoch, at most {most}")
         return
     items = traces.items
@@ -318,10 +310,6 @@ def _axis(output: Output, shown: Sequence[int], numbers: Sequence[int]) -> None:
 
 def _row(output: Output, name: str, cells: str) -> None:
     output.line(f"{shorten(name, _NAME):<{_NAME}}  {cells}".rstrip())
-
-
-def _shade(count: int, most: int) -> str:
-    return _SHADES[-(-count * (len(_SHADES) - 1) // most)]
 
 
 def _traces(context: Context, name: str | None, split: str) -> Traces:

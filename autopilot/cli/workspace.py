@@ -282,7 +282,6 @@ def _drawn(branches: Sequence[tuple[str, Iterable[str]]]) -> list[str]:
 
 
 def _workspace(context: Context) -> Path:
-
     folder = context.working_folder()
     workspace = find_workspace(folder)
     if workspace is None:

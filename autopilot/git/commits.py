@@ -108,11 +108,7 @@ _seen = Seen[Commit]()
 
 
 def read_commit(repo: Repository, oid: str) -> Commit:
-    """A commit by its id.
-
-    Raises:
-        RepositoryError: there is none.
-    """
+    """A commit by its id."""
 
     def read() -> Commit:
         with translated(f"cannot read commit {oid}"):
@@ -179,12 +175,9 @@ def _message(text: str) -> str:
 
 
 def _signatures(repo: Repository) -> tuple[pygit2.Signature, pygit2.Signature]:
-    author, committer = repo.people()
     when = _now()
-    return (
-        pygit2.Signature(author.name, author.email, *when),
-        pygit2.Signature(committer.name, committer.email, *when),
-    )
+    author, committer = (pygit2.Signature(who.name, who.email, *when) for who in repo.people())
+    return author, committer
 
 
 def _now() -> tuple[int, int]:

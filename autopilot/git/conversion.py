@@ -93,9 +93,6 @@ class Converter:
 
         Args:
             write: Whether the blobs are stored.
-
-        Raises:
-            GitCommandError: a filter failed.
         """
         if not names:
             return {}
@@ -110,11 +107,7 @@ class Converter:
         return dict(zip(names, done.stdout.decode().split(), strict=True))
 
     def smudge(self, blobs: Mapping[str, str]) -> dict[str, bytes]:
-        """The contents of the files of some blobs (ids by path), converted; starts git.
-
-        Raises:
-            GitCommandError: a filter failed.
-        """
+        """The contents of the files of some blobs (ids by path), converted; starts git."""
         here, contents = self.repo.workdir, dict[str, bytes]()
         # A line of a batch is one name: names with a line break go one by one.
         batch = {name: oid for name, oid in blobs.items() if "\n" not in name}

@@ -146,9 +146,6 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
     """Waits until no other process is in such a body for the same folder. Leaves no file.
 
     Not reentrant.
-
-    Raises:
-        RepositoryError: the folder cannot be opened or locked.
     """
     with contextlib.ExitStack() as stack:
         try:

@@ -72,11 +72,7 @@ class Notes:
         return self._content(_copies(self._tree(tip), commit)) if tip else None
 
     def ids(self) -> Iterator[tuple[str, str]]:
-        """All notes as ids of their contents, with the ids of what they annotate.
-
-        Raises:
-            RepositoryError: a folder of them cannot be read.
-        """
+        """All notes as ids of their contents, with the ids of what they annotate."""
         return (note for _, notes in self.folders() for note in notes)
 
     def folders(self) -> Iterator[tuple[str, list[tuple[str, str]]]]:
@@ -85,11 +81,7 @@ class Notes:
         return _walk(self._tree(tip), "") if tip else iter(())
 
     def items(self) -> Iterator[tuple[str, bytes]]:
-        """All notes with the ids of what they annotate; a second copy of a note is an item too.
-
-        Raises:
-            RepositoryError: a note cannot be read.
-        """
+        """All notes with the ids of what they annotate; a second copy of a note is an item too."""
         for annotated, oid in self.ids():
             yield annotated, read_blob(self.repo, oid)
 

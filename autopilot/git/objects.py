@@ -322,9 +322,6 @@ def file_patch(
 
     Args:
         lines_at_most: Lines that are given, with those around a change; the rest is counted.
-
-    Raises:
-        RepositoryError: a blob is missing.
     """
     if SUBMODULE in {entry.mode for entry in (old, new) if entry}:
         gone, come = (f"commit {entry.oid}" if entry else "" for entry in (old, new))
@@ -355,11 +352,7 @@ def file_patch(
 
 
 def maintain(repo: Repository) -> bool:
-    """Packs loose objects, deletes none; returns whether it ran: not if `gc.auto` is 0. Starts git.
-
-    Raises:
-        GitCommandError: git failed.
-    """
+    """Packs loose objects by git, deletes none; returns whether it ran: not if `gc.auto` is 0."""
     if repo.config("gc.auto") == "0":
         return False
     # Each pack is at least twice as large as the next; git before 2.32 does not know how.

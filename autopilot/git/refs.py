@@ -6,6 +6,7 @@ Names are in full, `refs/heads/main`.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -162,12 +163,7 @@ def created(repo: Repository, name: str) -> Iterator[None]:
 
 @contextmanager
 def _swapped(repo: Repository, name: str, expected: str) -> Iterator[pygit2.Reference]:
-    """The ref as it is expected, for the body to move or delete.
-
-    Raises:
-        RefMovedError: it is elsewhere, or gone.
-        RepositoryError: it cannot be written.
-    """
+    """The ref as it is expected, for the body to move or delete."""
     # The comparison here is only for the message. What decides is libgit2's own: a loaded reference
     # remembers its value, and to set or delete it fails, under the ref's lock, if another process
     # has moved it since. Reading the ref once more distinguishes that failure from others.
@@ -218,16 +214,11 @@ def log_line(text: str) -> str:
 
 
 def _short(name: str) -> str:
-    for folder in ("refs/heads/", "refs/tags/", "refs/"):
-        if name.startswith(folder):
-            return name.removeprefix(folder)
-    return name
+    return re.sub("^refs/(heads/|tags/)?", "", name)
 
 
 def delete_refs(repo: Repository, expected: Mapping[str, str]) -> None:
-    """Deletes all of some refs, or none if one of them is not where it is expected.
-
-    Starts git.
+    """Deletes all of some refs, or none if one of them is not where it is expected. Starts git.
 
     Raises:
         GitCommandError: one was moved meanwhile, or is locked.
@@ -237,9 +228,7 @@ def delete_refs(repo: Repository, expected: Mapping[str, str]) -> None:
 
 
 def move_refs(repo: Repository, moves: Mapping[str, tuple[str, str | None]], log: str) -> None:
-    """Creates and moves all of some refs, or none if one is not where it is expected.
-
-    Starts git.
+    """Creates and moves all of some refs, or none if one is not where it is expected. Starts git.
 
     Args:
         moves: Name to what it shall point at, and where it is; None: it does not exist.

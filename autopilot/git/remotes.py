@@ -137,11 +137,7 @@ def default_remote(repo: Repository, *, pushing: bool = False) -> str:
 def remote_refs(
     repo: Repository, remote: str, patterns: Sequence[str], *, may_ask: bool = False
 ) -> dict[str, str]:
-    """The refs of a remote that match patterns of `git ls-remote`; tags are not peeled.
-
-    Raises:
-        RemoteError: it cannot be reached.
-    """
+    """The refs of a remote that match patterns of `git ls-remote`; tags are not peeled."""
     done = _call(repo, remote, ["ls-remote", "--refs", "--quiet", "--", remote, *patterns], may_ask)
     lines = os.fsdecode(done.stdout).splitlines()
     return {name: oid for oid, _, name in (line.partition("\t") for line in lines)}
@@ -192,9 +188,6 @@ def push_refs(
     Returns:
         What the remote did not take. Where it knows no atomic pushes, nothing was sent, and
         `atomic` is False.
-
-    Raises:
-        RemoteError: it cannot be reached.
     """
     options = ["--porcelain", "--no-follow-tags", "--recurse-submodules=no"]
     options += ["--atomic"] * atomic

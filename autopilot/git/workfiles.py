@@ -280,11 +280,7 @@ def folders_above(name: str) -> list[str]:
 
 
 def stamps_of(root: Path, names: Iterable[str]) -> Iterator[tuple[str, Stamp]]:
-    """The stamps of the paths from a folder that exist and are not behind a link to a folder.
-
-    Raises:
-        ParameterError: the system refuses to tell.
-    """
+    """The stamps of the paths from a folder that exist and are not behind a link to a folder."""
     base, linked = f"{root}/", LinkedFolders(root)
     for name in names:
         try:
@@ -304,9 +300,6 @@ def stamps_below(
 
     Args:
         folder: A path from root that ends in "/"; "" is root itself. Names are paths from root.
-
-    Raises:
-        ParameterError: the system refuses to tell.
     """
     if LinkedFolders(root).above(folder):
         return
@@ -345,9 +338,6 @@ def everything_below(root: Path, *, opening: bool = False) -> dict[str, Stamp]:
 
     Args:
         opening: Whether a folder that may not be listed is made one that may.
-
-    Raises:
-        ParameterError: the system refuses to tell.
     """
     found: dict[str, Stamp] = {}
     prefixes = [""]

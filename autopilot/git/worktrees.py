@@ -140,11 +140,7 @@ def _remove(repo: Repository, path: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Removes a folder with all that is in it, folders that may not be written to as well.
-
-    Raises:
-        RepositoryError: it cannot be removed.
-    """
+    """Removes a folder with all that is in it, folders that may not be written to as well."""
     _open(path)
     try:
         if path.exists():
@@ -168,9 +164,6 @@ def commit_of_checkout(repo: Repository) -> str:
     """A commit of the checkout as it is now: HEAD, or on top of it what tracked files hold.
 
     No ref names it, and the index stays as it is. Untracked files are not in it.
-
-    Raises:
-        GitCommandError: git cannot read the checkout.
     """
     head = repo.head_commit()
     with tempfile.TemporaryDirectory() as folder:

@@ -122,11 +122,7 @@ def find_project(folder: Path, name: str) -> Project:
 
 
 def read_hparams(file: Path) -> dict[str, str]:
-    """A project's saved hyperparameters, in the form of `-H`; empty where there is no file.
-
-    Raises:
-        UsageError: the file is no JSON object.
-    """
+    """A project's saved hyperparameters, in the form of `-H`; empty where there is no file."""
     if not file.is_file():
         return {}
     try:

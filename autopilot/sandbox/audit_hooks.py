@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,7 @@ class Inputs(Watcher):
         self._reads: set[str] = set()
         self._written: set[str] = set()
         self._databases: set[str] = set()
-        self._names: dict[str, tuple[str | None, str | None]] = {}
-        self._counting: dict[str, bool] = {}
+        self._both, self._counts = cache(self._names_of), cache(self._is_input)
         self._modules: set[str] = set()
         self._hashed: dict[str, tuple[tuple[int, ...], str]] = {}
         self._since_ns = time.time_ns()
@@ -175,14 +175,11 @@ class Inputs(Watcher):
     def _outputs(self) -> set[str]:
         return {self._name(path) or "" for path in self._written}
 
-    def _both(self, path: str) -> tuple[str | None, str | None]:
+    def _names_of(self, path: str) -> tuple[str | None, str | None]:
         """The path itself, and what it leads to if it is a symbolic link."""
-        known = self._names.get(path)
-        if known is None:
-            name = self._name(path)
-            real = os.path.realpath(path) if name else path
-            known = self._names[path] = (name, self._name(real) if real != path else None)
-        return known
+        name = self._name(path)
+        real = os.path.realpath(path) if name else path
+        return name, self._name(real) if real != path else None
 
     def _name(self, path: str) -> str | None:
         """The path from the top, None if it is not in the repository."""
@@ -198,12 +195,6 @@ class Inputs(Watcher):
 
     def _is_linked(self, name: str) -> bool:
         return any(name == link or name.startswith(f"{link}/") for link, _ in self._links)
-
-    def _counts(self, name: str) -> bool:
-        known = self._counting.get(name)
-        if known is None:
-            known = self._counting[name] = self._is_input(name)
-        return known
 
     def _is_input(self, name: str) -> bool:
         if any(part in _CACHES for part in name.split("/")) or name.endswith(".pyc"):
@@ -322,21 +313,17 @@ class Offline(Watcher):
 def _address(event: str, arguments: tuple[Any, ...]) -> str | None:
     """The address of a call, as a person writes it; None for a socket of the file system."""
     if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):
-        name = arguments[0]
-        # No name: the machine's own address, to listen on. A number needs no look-up.
-        return None if name is None or _is_number(_text(name)) else _text(name)
+        if arguments[0] is None:
+            return None  # the machine's own address, to listen on
+        name = _text(arguments[0])
+        with contextlib.suppress(ValueError):
+            ipaddress.ip_address(name)
+            return None  # a number needs no look-up
+        return name
     target = arguments[1] if len(arguments) > 1 else None
     if isinstance(target, tuple) and len(target) >= 2 and isinstance(target[0], str | bytes):
         return f"{_text(target[0])}:{target[1]}"
     return None
-
-
-def _is_number(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _text(name: Any) -> str:

@@ -235,11 +235,7 @@ class LinkedFiles:
                 self._digests[name] = (stamp, _digest(name))
 
     def check(self) -> None:
-        """Stops a run in which a step changed the user's own files.
-
-        Raises:
-            ConfinementError: it names the first one.
-        """
+        """Stops a run in which a step changed the user's own files."""
         now = self._present()
         for name in sorted({*now, *self._stamps}):
             was, is_now = self._stamps.get(name), now.get(name)

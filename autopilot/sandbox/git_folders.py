@@ -47,11 +47,7 @@ class PrivateGit:
         self._index = b""
 
     def enter(self) -> None:
-        """Makes git's commands in the worktree use the private folder.
-
-        Raises:
-            RepositoryError: it cannot be made.
-        """
+        """Makes git's commands in the worktree use the private folder."""
         self.remove()
         own = self.repo.git_dir
         try:

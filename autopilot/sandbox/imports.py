@@ -205,19 +205,17 @@ def check_imports(user: Path, here: Path, folder: Path, linked: Sequence[Path]) 
     """
     top, there = os.path.realpath(user), os.path.realpath(here)
     folders = (there, str(folder))
-    own = [os.path.realpath(path) for path in linked]
+    own = [there, *map(os.path.realpath, linked)]
     # A client of a service brings thousands of modules: of most, the package is not ours.
     ours = cache(lambda name: any(_may_be_in(each, name) for each in folders))
     for name, file in _imported():
-        if file.startswith(there + os.sep):
+        if any(file == each or file.startswith(each + os.sep) for each in own):
             continue
         if file.startswith(top + os.sep):
             elsewhere = os.path.exists(os.path.join(there, os.path.relpath(file, top)))
-            elsewhere = elsewhere and not any(file == o or file.startswith(o + os.sep) for o in own)
         else:
             first = name.partition(".")[0]
             elsewhere = ours(first) and any(_is_in(each, name) for each in folders)
-            elsewhere = elsewhere and not any(file.startswith(o + os.sep) for o in own)
         if elsewhere:
             raise ElsewhereError(
                 f"{name} is imported from {file}, not from the run's worktree",

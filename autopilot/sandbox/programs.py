@@ -139,11 +139,7 @@ def run_process(
 def _wait(
     process: subprocess.Popen[bytes], pipes: selectors.BaseSelector, timeout_s: float
 ) -> None:
-    """Waits until a program ends, and reads what it writes.
-
-    Raises:
-        AgentTimeoutError: it does not.
-    """
+    """Waits until a program ends, and reads what it writes."""
     deadline = time.monotonic() + timeout_s
     while process.poll() is None:
         left_s = deadline - time.monotonic()

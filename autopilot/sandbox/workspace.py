@@ -145,11 +145,7 @@ class Workspace:
         return [each.note() for each in redirected if each.names] + lacking
 
     def check_imports(self) -> None:
-        """Stops a run that would not see its own edits.
-
-        Raises:
-            TargetError: a module that the repository has was imported from elsewhere; it names it.
-        """
+        """Stops a run that would not see its own edits."""
         if not self.in_place:
             linked = [link.source for link in self.links]
             imports.check_imports(self.user.workdir, self.repo.workdir, self.folder, linked)

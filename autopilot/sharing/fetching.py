@@ -142,11 +142,7 @@ def local_sets(repo: Repository, slug: str = "") -> dict[str, RefSet]:
 
 
 def remote_sets(repo: Repository, remote: str, *, may_ask: bool = False) -> dict[str, RefSet]:
-    """The refs on a remote, of all experiments.
-
-    Raises:
-        RemoteError: it cannot be reached.
-    """
+    """The refs on a remote, of all experiments."""
     patterns = [f"{space}*" for space in _NAMESPACES]
     return grouped(remote_refs(repo, remote, patterns, may_ask=may_ask))
 

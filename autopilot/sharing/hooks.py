@@ -35,12 +35,8 @@ def hook_texts(folder: HookFolder, names: Iterable[str] = ()) -> dict[str, str]:
     for name in chosen:
         if name not in _PARTS:
             raise UsageError(f"autopilot has no hook {name!r}", hint=f"hooks: {', '.join(_PARTS)}")
-    return {name: _text(name) for name in chosen}
-
-
-def _text(name: str) -> str:
-    parts = (_part(part) for part in _PARTS[name])
-    return script(name, "\n".join([f"hook={name}", *parts]))
+    bodies = {name: "\n".join([f"hook={name}", *map(_part, _PARTS[name])]) for name in chosen}
+    return {name: script(name, body) for name, body in bodies.items()}
 
 
 def _part(name: str) -> str:

@@ -31,11 +31,7 @@ class JSONLogger:
         self.path = Path(path)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Appends a line.
-
-        Raises:
-            DataError: the file cannot be written.
-        """
+        """Appends a line."""
         _append(self.path, {"step": step, **metrics})
 
 

@@ -32,8 +32,8 @@ from autopilot.tracking.parameters import (
     ParameterPath,
     edits,
     entries_at,
-    files_at,
     known_paths,
+    present_at,
     with_entries,
 )
 
@@ -68,9 +68,7 @@ class Checkout:
     def present(self) -> dict[str, Entry]:
         """The parameters' files as they are now; their contents are stored as blobs."""
         known = self.entries(self.repo.head_commit()) | self.entries(self.notebook.tip)
-        names = files_at(self.repo, self.places, known)
-        found = self._files.hash(names, write=True)
-        return {name: entry for name, entry in found.items() if entry is not None}
+        return present_at(self._files, self.places, known, write=True)
 
     def entries(self, commit: str) -> dict[str, Entry]:
         """The parameters' files in a commit."""
@@ -180,13 +178,9 @@ def check_out(
 
     In the user's own checkout only over those of the experiment's newest state: what somebody wrote
     there meanwhile is left for the store, which refuses or keeps it.
-
-    Raises:
-        ParameterError: a file cannot be written.
     """
     work, wanted = WorkFiles(repo, repo.workdir), entries_at(repo, tree, places)
-    found = work.hash(files_at(repo, places, wanted), write=False)
-    present = {name: entry for name, entry in found.items() if entry is not None}
+    present = present_at(work, places, wanted, write=False)
     if not in_place or not edits(entries_at(repo, tip, places), present):
         work.restore(edits(present, wanted))
     drop_bytecode(repo, {**present, **wanted})
@@ -262,9 +256,6 @@ def undo_killed_step(repo: Repository, slug: str, places: Sequence[ParameterPath
 
     Args:
         slug: The experiment; it must be held.
-
-    Raises:
-        ParameterError: a file cannot be written.
     """
     layout = Layout(slug)
     notes = ProgressFile(layout.progress(repo)).read()
@@ -274,8 +265,7 @@ def undo_killed_step(repo: Repository, slug: str, places: Sequence[ParameterPath
         return ""
     tree, work = objects.tree_of(repo, tip), WorkFiles(repo, repo.workdir)
     wanted = entries_at(repo, tree, places)
-    found = work.hash(files_at(repo, places, wanted), write=True)
-    present = {name: entry for name, entry in found.items() if entry is not None}
+    present = present_at(work, places, wanted, write=True)
     if present == wanted:
         return ""
     left = objects.write_tree(repo, tree, edits(wanted, present))

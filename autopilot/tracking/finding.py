@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 from autopilot.core.records.message import EXPERIMENT, trailer
@@ -55,7 +56,8 @@ def find(repo: Repository, name: str | None, project: str | None = None) -> Foun
             deepened = remote or remotes.remote_of(repo)
             branch = notebook.layout.branch
             notebook = Notebook(remotes.deepen(repo, deepened, branch, tip, first), slug, tip)
-    return FoundExperiment(notebook, _short(ref), deepened)
+    where = ref.removeprefix("refs/heads/").removeprefix(_REMOTES)
+    return FoundExperiment(notebook, where, deepened)
 
 
 def _named(repo: Repository, name: str | None, project: str | None) -> tuple[str, str, str]:
@@ -65,9 +67,9 @@ def _named(repo: Repository, name: str | None, project: str | None) -> tuple[str
         return _newest(repo, abroad, project)
     slug = name.removeprefix("refs/heads/").removeprefix("autopilot/")
     slug = f"{project}/{slug}" if project and "/" not in slug else slug
-    here = _tip_here(repo, slug)
-    if here is not None:
-        return slug, f"{BRANCHES}{slug}", here
+    with contextlib.suppress(SlugError):
+        if here := refs.read_ref(repo, Layout(slug).branch):
+            return slug, f"{BRANCHES}{slug}", here
     short = name.removeprefix(_REMOTES).removeprefix("remotes/")
     for ref, tip in abroad.items():
         if short == ref.removeprefix(_REMOTES) or slug == _slug_of(ref):
@@ -106,21 +108,10 @@ def _abroad(repo: Repository) -> dict[str, str]:
     )
 
 
-def _tip_here(repo: Repository, slug: str) -> str | None:
-    try:
-        return refs.read_ref(repo, Layout(slug).branch)
-    except SlugError:
-        return None
-
-
 def _slug_of(ref: str) -> str:
     """The experiment of a remote's branch; "" if it is of none."""
     branch = ref.removeprefix(_REMOTES).partition("/")[2]
     return branch.removeprefix(_MARK) if branch.startswith(_MARK) else ""
-
-
-def _short(ref: str) -> str:
-    return ref.removeprefix("refs/heads/").removeprefix(_REMOTES)
 
 
 def latest(repo: Repository, project: str | None = None) -> str:

@@ -70,7 +70,8 @@ class Integrity:
         }
         self.expected = self._expected()
         self._places = manifest_paths(notebook.manifest)
-        # Another version may word the messages of commits and tags otherwise.
+        # Another version may word the messages of commits and tags otherwise. Their words are
+        # compared, since git may clean up white space.
         self._is_ours = notebook.manifest.versions.get("autopilot") == __version__
 
     def _expected(self) -> list[int]:
@@ -137,7 +138,7 @@ class Integrity:
             yield Difference(None, "base commit", manifest.base[:7], parents)
         elif manifest.base:
             yield from self._strangers(None, start, manifest.base)
-        if self._is_ours and _words(start.message) != _words(message.start_message(manifest)):
+        if self._is_ours and start.message.split() != message.start_message(manifest).split():
             why = "the manifest note and the start commit's message tell of different experiments"
             yield Difference(None, "experiment note", _subject(start.message), start.id[:7], why)
 
@@ -165,9 +166,9 @@ class Integrity:
         if not records:
             if epoch not in self.elsewhere:
                 yield Difference(epoch, "gradients note", f"on {commit.id[:7]}", "missing")
-        elif self._is_ours and _words(commit.message) != _words(
-            message.step_message(self.notebook.slug, records[0])
-        ):
+            return
+        text = message.step_message(self.notebook.slug, records[0])
+        if self._is_ours and commit.message.split() != text.split():
             why = "the gradients note and the commit's message tell of different steps"
             yield Difference(epoch, "gradients note", _subject(commit.message), commit.id[:7], why)
 
@@ -305,7 +306,7 @@ class Integrity:
                 state = self.line[best.commit].tree[:7]
                 yield Difference(number, "rollback", state, back.tree[:7], why)
             text = message.rollback_message(self.notebook.slug, record)
-            if self._is_ours and _words(back.message) != _words(text):
+            if self._is_ours and back.message.split() != text.split():
                 why = "the metrics note and the rollback's message give different reasons"
                 yield Difference(number, "metrics note", _subject(text), back.id[:7], why)
 
@@ -326,11 +327,6 @@ class Integrity:
                 why = f"{commit.id[:7]} changes a file that is no parameter"
                 recorded, found = (e.oid[:7] if e else "no file" for e in (old, new))
                 yield Difference(epoch, path, recorded, found, why)
-
-
-def _words(text: str) -> list[str]:
-    """A message without its white space, which git may clean up."""
-    return text.split()
 
 
 def _subject(text: str) -> str:

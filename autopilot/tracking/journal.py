@@ -166,11 +166,7 @@ class ProgressFile:
         self._writing = threading.Lock()
 
     def write(self, record: Record) -> None:
-        """Appends a record.
-
-        Raises:
-            GitCommandError: the file cannot be written.
-        """
+        """Appends a record."""
         with self._translated(), self._writing:
             line = encode(record)
             file = self._opened()
@@ -211,11 +207,7 @@ class ProgressFile:
             return True
 
     def clear(self) -> None:
-        """Removes all records.
-
-        Raises:
-            GitCommandError: the file cannot be written.
-        """
+        """Removes all records."""
         self.close()
         with self._translated():
             if self.path.exists():

@@ -149,9 +149,6 @@ def check_keep(user: Repository, manifest: Manifest, keep: Sequence[str]) -> Non
 
     Args:
         keep: Paths or globs, from the folder that the run works in.
-
-    Raises:
-        UsageError: it names the path.
     """
     for path in keep:
         if manifest.in_place:
@@ -232,11 +229,7 @@ def keep_outputs(
 
 
 def _move(source: Path, goal: Path) -> None:
-    """Moves a file or a folder; to another file system it is copied, since the source goes.
-
-    Raises:
-        OSError: it cannot be moved; nothing is left at the goal.
-    """
+    """Moves a file or a folder; to another file system it is copied, since the source goes."""
     try:
         try:
             source.rename(goal)

@@ -131,18 +131,20 @@ def with_entries(
     return write_tree(repo, tree, edits(entries_at(repo, tree, places), entries))
 
 
-def files_at(
-    repo: Repository, places: Iterable[ParameterPath], known: Mapping[str, Entry]
-) -> list[str]:
-    """The parameters' files in the working tree; ignored ones only if they are known."""
-    names: dict[str, None] = {}
+def present_at(
+    work: WorkFiles, places: Iterable[ParameterPath], known: Mapping[str, Entry], *, write: bool
+) -> dict[str, Entry]:
+    """The parameters' files as they are now; ignored ones only if they are known."""
+    repo, names = work.repo, dict[str, None]()
     for place in places:
         root = repo.workdir if place.path == "." else repo.workdir / place.path
         if root.is_symlink() or root.is_file():
             names[place.path] = None
         elif root.is_dir():
             names |= dict.fromkeys(place.prefix + n for n in list_files(root, place.pattern))
-    return [name for name in names if name in known or not repo.is_ignored(name)]
+    wanted = [name for name in names if name in known or not repo.is_ignored(name)]
+    found = work.hash(wanted, write=write)
+    return {name: entry for name, entry in found.items() if entry is not None}
 
 
 def scope_of(repo: Repository, parameter: Parameter) -> Scope:
@@ -230,11 +232,7 @@ def _not_tracked(repo: Repository, scope: Scope) -> ParameterError:
 
 
 def check_clean(repo: Repository, scopes: Sequence[Scope]) -> None:
-    """Refuses parameters whose files differ from HEAD.
-
-    Raises:
-        ParameterError: it names the first such file.
-    """
+    """Refuses parameters whose files differ from HEAD."""
     for name, state in dirty_files(repo, scopes).items():
         raise ParameterError(
             f"{name} is {state}: the run would not start from what you see",
@@ -270,11 +268,7 @@ class ParameterFiles:
         self._ignored: dict[str, bool] = {}
 
     def bind(self, parameters: Sequence[Parameter]) -> None:
-        """Takes the parameters; from now on they leave out the files that git ignores.
-
-        Raises:
-            ParameterError: see scope_of.
-        """
+        """Takes the parameters; from now on they leave out the files that git ignores."""
         self.scopes = [scope_of(self.repo, parameter) for parameter in parameters]
         for scope in self.scopes:
             scope.parameter.ignores = self._ignores(scope.prefix)

@@ -64,11 +64,7 @@ def find_litter(repo: Repository) -> list[Litter]:
 
 
 def clear(repo: Repository, litter: Litter) -> Litter | None:
-    """Removes it, and moves what its run was to keep; None if a process uses it now: it stays.
-
-    Raises:
-        RepositoryError: it cannot be removed.
-    """
+    """Removes it, and moves what its run was to keep; None if a process uses it now: it stays."""
     try:
         if litter.kind == "worktree":
             lock = _lock_of(repo, litter.path)

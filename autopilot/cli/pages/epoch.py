@@ -42,7 +42,9 @@ def lines(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
     lines.append(f"Date:     {git_date(commit.time_s)}")
     if epoch.strategy:
         lines.append(f"Strategy: {one_line(epoch.strategy, 1000)}")
-    lines += [f"Cost:     {costs(epoch.record.cost)}{_restarts(epoch)}", ""]
+    often, took_s = counted(epoch.record.restarts, "restart"), epoch.record.restarts_s
+    restarts = f" ({took_s:.1f} s of it in {often})" if epoch.record.restarts else ""
+    lines += [f"Cost:     {costs(epoch.record.cost)}{restarts}", ""]
     if epoch.number == 0:
         lines += ["    the state before anything was changed", ""]
     lines += _steps(notebook, epoch)
@@ -51,12 +53,6 @@ def lines(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
     for block in (_failures(notebook, epoch, width), _lessons(notebook, epoch)):
         lines += ["", *block] if block else []
     return [*lines, ""] if epoch.steps else lines
-
-
-def _restarts(epoch: Epoch) -> str:
-    record = epoch.record
-    often = counted(record.restarts, "restart")
-    return f" ({record.restarts_s:.1f} s of it in {often})" if record.restarts else ""
 
 
 def document(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:

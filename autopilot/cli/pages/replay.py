@@ -37,11 +37,7 @@ class Case:
 
 
 def write_junit(path: Path, suite: str, cases: Sequence[Case]) -> None:
-    """Writes a file in JUnit's form.
-
-    Raises:
-        UsageError: it cannot be written.
-    """
+    """Writes a file in JUnit's form."""
     root = ElementTree.Element(
         "testsuite",
         name=suite,
