@@ -38,7 +38,7 @@ def kills(
         slug, delay_s = f"{who}-{number}", chance.uniform(0.02, duration_s)
         process = start(slug)
         time.sleep(delay_s)
-        pids = [] if who == "parent" else children(process.pid)
+        pids = [] if who == "parent" else forks(process.pid)
         pids += [] if who == "child" else [process.pid]
         chance.shuffle(pids)
         is_running = process.poll() is None and bool(pids)
@@ -68,6 +68,19 @@ def send_kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return
+
+
+def forks(pid: int) -> list[int]:
+    """The processes that a process started of its own program: no git."""
+    own = command_line(pid)
+    return [child for child in children(pid) if command_line(child) == own]
+
+
+def command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def children(pid: int) -> list[int]:

@@ -144,9 +144,10 @@ class Board(PositionLog):
         self._slots[slot] = len(encoded)
 
     def load(self, slug: str, seconds: float | None) -> None:
-        """Notes that an experiment's target is loaded, and the most time that this may take."""
+        """Notes that an experiment's target is loaded, and the time budget: it ends that, too."""
         self._write(_SIZE, _TEXT_AT, slug)
-        self._slots[_DEADLINE] = math.inf if seconds is None else time.monotonic() + seconds
+        left = math.inf if seconds is None else seconds + OVERDUE_S
+        self._slots[_DEADLINE] = time.monotonic() + left
 
     def opened(self, slug: str, deadline_s: float) -> None:
         """Notes that the experiment is open, so that it can be resumed.

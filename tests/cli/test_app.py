@@ -35,12 +35,12 @@ def test_every_command_prints_one_document(
     path: tuple[str, ...],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for arguments in (["--json", *path], [*path, "--json"], [*path, "--json", "--nosuch"]):
         code = AutoPilotCLI().run(arguments)
-        document: dict[str, Any] = json.loads(capsys.readouterr().out)
+        document: dict[str, Any] = json.loads(capfd.readouterr().out)
         assert (code in (1, 2)) == ("error" in document or document.get("healthy") is False)
         for text in (document.get("error", ""), document.get("hint", "")):
             assert "\n" not in text

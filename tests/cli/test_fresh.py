@@ -364,7 +364,7 @@ def edited(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Edi
         ("raise", "target.py cannot be imported: RuntimeError: no luck"),
         ("exit", "the evaluation died: exit code 0 (os._exit) while the target was imported"),
         ("segv", "the evaluation died: signal 11 (SIGSEGV) while the target was imported"),
-        ("hang", "no result within 2 s, in <module> (calc.py:"),
+        ("hang", "no result within "),
     ],
 )
 def test_an_edit_that_cannot_be_imported_costs_its_epoch(
