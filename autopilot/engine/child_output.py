@@ -137,7 +137,10 @@ def watch_over(parent: int, watched: Sequence[int], child: Callable[[], int], si
         since: What `adopt` returned.
     """
     own, group, adopted = os.getpid(), os.getpgrp(), set[int]()
-    while not select.select(watched, [], [], _LOOK_S)[0]:
+    ends = select.poll()
+    for descriptor in watched:
+        ends.register(descriptor, 0)  # its end is told even so, and what can be read is not
+    while not ends.poll(_LOOK_S * 1000):
         # When the parent is gone, its orphans cannot be told from those of others.
         with contextlib.suppress(OSError):
             text = Path(f"/proc/{parent}/task/{parent}/children").read_text()

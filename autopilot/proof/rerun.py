@@ -10,7 +10,7 @@ from autopilot.core.records.record import MetricsRecord, StepRecord
 from autopilot.errors import AutopilotError, UsageError
 from autopilot.git import objects
 from autopilot.git.repository import Repository
-from autopilot.proof.measuring import MeasuringWorktree, Site, Task, answers, workspace_at
+from autopilot.proof.measuring import MeasuringWorktree, workspace_at
 from autopilot.proof.replay import (
     EpochReplay,
     Replay,
@@ -20,6 +20,7 @@ from autopilot.proof.replay import (
     failed,
     parted,
 )
+from autopilot.proof.tasks import Site, Task, answers
 from autopilot.sandbox.processes import Processes
 from autopilot.tracking.integrity import Difference
 from autopilot.tracking.notebook import Epoch, Notebook
