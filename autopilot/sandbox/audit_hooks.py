@@ -135,7 +135,7 @@ class Inputs(Watcher):
 
     @contextlib.contextmanager
     def deaf(self) -> Iterator[None]:
-        """What is opened in the body does not count."""
+        """Files that are opened in the body do not count."""
         listened, self.listens = self.listens, False
         try:
             yield
