@@ -244,7 +244,8 @@ class Evaluator:
         return data
 
     def _remember(self, position: Position, item: Datum, data: Datum, seconds: float) -> None:
-        waits = _waits(data, position.split)
+        # Whether feedback needs more of the result's graph than can be recalled.
+        waits = position.split == "train" and not _is_simple(data)
         self.experiment.remember(position, item, data, seconds, waits=waits)
 
     def _combined(self, batch: Datum, results: list[Datum]) -> Datum:
@@ -308,11 +309,6 @@ def _is_simple(data: Datum) -> bool:
         (inner,) = node.upstream
         node = inner if inner.module is node.module and inner.output is data else node
     return node is not None and not node.upstream and not node.called
-
-
-def _waits(data: Datum, split: str) -> bool:
-    """Whether feedback needs more of a result's graph than can be recalled."""
-    return split == "train" and not _is_simple(data)
 
 
 def _label(data: Datum, batch: Datum, position: Position) -> None:

@@ -398,7 +398,6 @@ class Experiment(History):
             known,
             tree=self._state,
             inputs=inputs,
-            cost=cost,
             stop=stop,
             state=state or {},
             repeat=self.repeat,

@@ -22,7 +22,6 @@ class Position:
     Args:
         split: "train", "val" or "test"; "step" in an optimizer's step; "load" while a state's files
             are imported; "" otherwise before the experiment is open.
-        epoch: The epoch.
         number: The number of the batch or of the step.
         repeat: The number of the measurement; 0 is the first.
         item: The item's position, where a batch is evaluated item by item; otherwise -1.
@@ -61,8 +60,6 @@ class Death:
     """The end of a process that evaluated something.
 
     Args:
-        position: Where it was.
-        reason: What ended it, in words.
         printed: What it printed last on stderr.
     """
 

@@ -11,6 +11,7 @@ import mmap
 import os
 import re
 import time
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
@@ -108,11 +109,8 @@ class Board(PositionLog):
         # First and last: a position that is half written is never one of a running batch.
         slots[_BEGAN] = 0.0
         slots[_SPLIT] = _SPLITS.index(position.split)
-        slots[_NUMBERS] = position.epoch
-        slots[_NUMBERS + 1] = position.number
-        slots[_NUMBERS + 2] = position.repeat
-        slots[_NUMBERS + 3] = position.item
-        slots[_NUMBERS + 4] = position.size
+        batch = position.epoch, position.number, position.repeat
+        slots[_NUMBERS : _NUMBERS + 5] = array("d", (*batch, position.item, position.size))
         if position.is_running:
             slots[_BEGAN] = time.monotonic()
 
@@ -149,11 +147,9 @@ class Board(PositionLog):
         self._slots[_DEADLINE] = math.inf if seconds is None else time.monotonic() + seconds
 
     def opened(self, slug: str, deadline_s: float) -> None:
-        """Notes that the experiment is open, so that it can be resumed.
+        """Notes that the experiment is open, so that it can be resumed, and when its time is up.
 
-        Args:
-            slug: Its name.
-            deadline_s: When its time is up, on the monotonic clock, which all processes share.
+        That is on the monotonic clock, which all processes share.
         """
         self._write(_SIZE, _TEXT_AT, slug)
         self._slots[_TOOK] = self._slots[_TOOK] or self.loading_s
@@ -198,11 +194,9 @@ class Board(PositionLog):
         return state, instead
 
     def leave_to_next(self, state: str, why: str = "") -> None:
-        """Notes that another process is to go on.
+        """Notes that another process is to go on, and import this state.
 
-        Args:
-            state: The state that it is to import.
-            why: Why the one that was to be imported here cannot be; "" if it was.
+        In `why` is the reason why the one that was to be imported here cannot be; "" if it was.
         """
         self._write(_WHY, _WHY_AT, why)
         self._write(_WANTED, _STATE_AT, state)

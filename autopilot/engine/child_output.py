@@ -16,6 +16,7 @@ import tty
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+from autopilot.core.failures import place_in_stacks
 from autopilot.sandbox.processes import listed
 from autopilot.text import clean, hide, redact
 
@@ -88,15 +89,10 @@ class ChildOutput:
         """In the child: the lines that were printed on files that do not exist."""
         return os.pread(self._absent.fileno(), 2 * _KEPT_BYTES, 0).decode("utf-8", "replace")
 
-    def stack(self, pid: int, wait_s: float) -> str:
-        """Asks the child where its threads stand; it answers from C code too.
+    def place(self, pid: int, wait_s: float = 0.5) -> str:
+        """The function and line that the child stands in, from C code too; "" if not known.
 
-        Args:
-            pid: The child.
-            wait_s: So long at most.
-
-        Returns:
-            The stacks as faulthandler writes them; "" where it does not answer.
+        It is asked, and its answer is waited for so long at most.
         """
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, _STACK_SIGNAL)
@@ -106,7 +102,7 @@ class ChildOutput:
             before, size = size, os.fstat(self._stacks.fileno()).st_size
             if size and size == before:
                 break
-        return self._stack()
+        return place_in_stacks(self._stack())
 
     def _stack(self) -> str:
         return os.pread(self._stacks.fileno(), _KEPT_BYTES, 0).decode("utf-8", "replace")

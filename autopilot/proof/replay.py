@@ -74,10 +74,6 @@ class Settings:
         tolerance: The largest difference of a metric that counts as the same.
         shares: Metric to a tolerance of its own, as a share of its value. A noisy metric is only
             compared if it has one.
-        jobs: Evaluations side by side.
-        live: See Measurer.
-        links: See Measurer.
-        limits: See `measured_as`.
     """
 
     epochs: Sequence[int] | None = None
@@ -99,8 +95,6 @@ class Replay:
     """Compares an experiment with its record: `branch` in git alone, `epochs` by evaluation.
 
     Attributes:
-        level: How much is done again.
-        chosen: The epochs that are evaluated.
         ended: Why it ended before the last of them; "" if it did not.
         outputs: What evaluations wrote into worktrees that are gone.
 

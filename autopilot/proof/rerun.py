@@ -50,10 +50,7 @@ class RerunEpoch:
 
     Args:
         record: Its val record; None for the test score, which comes last.
-        metrics: Split to metric name to value.
-        noisy: See Measurement.
         steps: Its steps, each with the state after it; "" if it changed nothing.
-        seconds: Wall clock.
     """
 
     record: MetricsRecord | None
