@@ -29,9 +29,9 @@ from autopilot.core.progress import Death, Position
 from autopilot.core.run import current_run
 from autopilot.core.types import Datum
 from autopilot.engine import relay
-from autopilot.engine.child_output import ChildOutput
+from autopilot.engine.child_output import ChildOutput, end_of, flush_streams
 from autopilot.engine.request import ItemLimits
-from autopilot.engine.supervisor import SIGNALS, end_child, end_of, flush_streams
+from autopilot.engine.supervisor import SIGNALS
 from autopilot.sandbox.children import Watcher
 from autopilot.sandbox.processes import MemoryWatch, adopt, die_with_parent, end_adopted, oom_kills
 
@@ -225,7 +225,7 @@ class ForkedJobs(Jobs):
             is_over = memory < math.inf and watch.is_over(memory)
             if not excess and (is_over or left_s <= 0):
                 why = "" if is_over else f"no result within {timeout_s:g} s"
-                excess = end_child(pid, output, why, memory)
+                excess = output.end_child(pid, why, memory)
             look_s = min(_LOOK_S, left_s, watch.pause_s if memory < math.inf else _LOOK_S)
             wait_s = max(look_s, _LOOK_SOON_S) if is_open and not excess else _LOOK_SOON_S
             ends: list[Any] = [above, below] if is_open else [above]

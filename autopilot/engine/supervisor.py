@@ -14,7 +14,6 @@ import math
 import os
 import select
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -26,8 +25,14 @@ from typing import Any
 
 from autopilot.core.interpreter import Restart
 from autopilot.core.progress import Death, Position
-from autopilot.engine.board import Board, Child, Observer, size_text
-from autopilot.engine.child_output import ChildOutput, watch_over
+from autopilot.engine.board import Board, Child, Observer
+from autopilot.engine.child_output import (
+    MEMORY,
+    ChildOutput,
+    end_of,
+    flush_streams,
+    watch_over,
+)
 from autopilot.errors import EvaluationError
 from autopilot.git import locks
 from autopilot.sandbox.processes import MemoryWatch, adopt, end_adopted, oom_kills
@@ -37,7 +42,6 @@ _REPLACED = 112
 _FORWARD_S = 0.005  # a child that was signaled too says so by then; if not, the two coalesce
 _GRACE_S = 4.0
 _LOOK_S, _SILENT_S = 0.5, 1.0
-MEMORY = "killed for memory"
 _SLOW_S = 30.0
 _DEATHS_AT_MOST = 3
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -311,7 +315,7 @@ class Supervisor:
             why = f"no result within {board.timeout_s:g} s"
             if is_late:
                 why = f"the time budget was up after {loading_s:.1f} s"
-            why = end_child(pid, output, "" if is_over else why, most)
+            why = output.end_child(pid, "" if is_over else why, most)
             self._excess = _Excess(why, began_s, is_late)
         return max(min(pause_s, left_s), 0.01)
 
@@ -328,47 +332,6 @@ def _leave(code: int) -> None:
         vars(atexit)["_run_exitfuncs"]()
     flush_streams()
     os._exit(code)
-
-
-def flush_streams() -> None:
-    """Writes what Python holds back of stdout and stderr, as far as that is possible."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(BaseException):
-            stream.flush()
-
-
-def end_child(pid: int, output: ChildOutput, why: str, memory: float) -> str:
-    """Ends a child that is over a limit; returns the reason, with the place where it stood.
-
-    Args:
-        pid: The child.
-        output: Its output.
-        why: The reason; "" if it takes too much memory.
-        memory: The bytes that it may take.
-    """
-    # Memory is taken while it is asked where it stands.
-    place = output.place(pid, 0.5 if why else 0.1)
-    os.kill(pid, signal.SIGKILL)
-    why = why or f"{MEMORY}: over {size_text(memory)}"
-    return f"{why}, in {place}" if place else why
-
-
-def end_of(status: int, killed: float) -> tuple[str, bool]:
-    """The end of a process in words, and whether it is a kill that may come from outside.
-
-    Args:
-        status: As `waitpid` gives it.
-        killed: How many processes the system had killed for lack of memory when it began.
-    """
-    if not os.WIFSIGNALED(status):
-        return f"the evaluation died: exit code {os.WEXITSTATUS(status)} (os._exit)", False
-    number = os.WTERMSIG(status)
-    by_kill = number == signal.SIGKILL
-    if by_kill and oom_kills() > killed:
-        return f"{MEMORY}, by the system", False
-    name = signal.Signals(number).name if number in set(signal.Signals) else "unknown"
-    how = "was killed" if by_kill else "died"
-    return f"the evaluation {how}: signal {number} ({name})", by_kill
 
 
 def _given_up(death: Death, slug: str, times: int) -> EvaluationError:
