@@ -46,7 +46,6 @@ class Measurement:
     """The scores of a commit.
 
     Args:
-        commit: What was measured.
         metrics: Split to metric name to value; empty for a split that the module does not have.
         items: Split to results, one Datum an item.
         valued: Split to those of them that have a value of the monitored metric.
@@ -266,11 +265,7 @@ class MeasuringWorktree:
             number += 1
 
     def check_out(self, commit: str) -> Repository:
-        """Checks a commit out, as a fresh clone would have it.
-
-        Raises:
-            GitCommandError: it cannot be checked out.
-        """
+        """Checks a commit out, as a fresh clone would have it."""
         if self._repo is None:
             self._repo = add_worktree(self.user, self.path, commit)
         else:
@@ -278,11 +273,7 @@ class MeasuringWorktree:
         return self._repo
 
     def borrow(self, commit: str) -> Repository:
-        """Checks a commit out in a repository of its own, with refs and notes to try things with.
-
-        Raises:
-            GitCommandError: it cannot be made.
-        """
+        """Checks a commit out in a repository of its own, with refs and notes to try things with."""
         # Refs and notes of a worktree are the user's: a repository of its own has others.
         self._clear()
         self._repo = borrow(self.user, self.path, commit)
@@ -309,9 +300,6 @@ def measure_checkout(request: Request, split: str) -> Measurement:
     """Measures a split of the checkout, uncommitted changes of tracked files included.
 
     Model calls are made and may cost money.
-
-    Raises:
-        AutopilotError: it cannot be loaded or evaluated.
     """
     user = Repository.discover(request.folder)
     commit = commit_of_checkout(user)

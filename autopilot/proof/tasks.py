@@ -29,11 +29,8 @@ class Site:
     """An experiment's checkout, in a form that another process can be given.
 
     Args:
-        user: The user's checkout.
-        worktree: The checkout to work in.
         links: Path from the top to the user's own path, of what `--link` brought in.
         manifest: How the experiment is run.
-        slug: The experiment whose model calls answer.
     """
 
     user: str
@@ -80,11 +77,8 @@ class Scores:
     """The result of a MeasureTask.
 
     Args:
-        metrics: Split to metric name to value.
         items: Split to results as JSON.
         valued: Split to whether each of these results has a value of the monitored metric.
-        inputs: See Measurement.
-        noisy: See Measurement.
         is_stale: The process had read parameters' files for an earlier state, and did not read
             them for this one: the result may be that of the earlier one.
     """

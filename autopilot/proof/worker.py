@@ -8,6 +8,7 @@ that make their own, are answered from the experiment's notes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -23,6 +24,7 @@ from pydantic import TypeAdapter
 from autopilot.core.callback import Callback, RunView
 from autopilot.core.experiment import Experiment
 from autopilot.core.fit import Fit
+from autopilot.core.interpreter import Interpreter
 from autopilot.core.loop import EpochLoop
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.records.record import (
@@ -40,7 +42,7 @@ from autopilot.core.store import InMemoryStore
 from autopilot.core.writing import trace_record
 from autopilot.engine.bench import Bench
 from autopilot.engine.board import Child, Observer
-from autopilot.engine.fresh import BrokenState, importing_state, take_over
+from autopilot.engine.fresh import importing_state, take_over
 from autopilot.engine.loading import users_code
 from autopilot.engine.request import ItemLimits, Options
 from autopilot.engine.supervisor import Supervisor
@@ -179,12 +181,12 @@ class _States:
         experiment = Experiment(store, manifest=manifest)
         # The only state here is that of the commit.
         for why in child.broken.values():
-            experiment.interpreter = BrokenState(why)
+            experiment.interpreter = Interpreter(why)
         experiment.only_recorded = not task.live
         seed = seed_of(manifest.seed, task.repeat)
         trainer = bench.trainer(experiment, options, seed=seed, max_wait_s=0)
         child.board.limit(*astuple(ItemLimits.of(options, bench.module)))
-        with users_code(manifest.target):
+        with _evaluating(bench, say, offline):
             trainer.prepare(bench.module)
             experiment.open(bench.module.parameters())
             experiment.progress.load(task.epoch)
@@ -201,15 +203,8 @@ class _States:
                     "a repetition needs model replies of its own, and one of each is recorded",
                     hint="ask the model anew: --live",
                 ) from miss
-            except OutageError:
-                # The user's code may have turned a refused connection into an outage.
-                offline.check()
-                raise
-            finally:
-                _tell_strays(bench, say)
-            offline.check()
-            workspace.check_imports()
-            metrics = {split: measured.compute() for split, measured in found.items()}
+        workspace.check_imports()
+        metrics = {split: measured.compute() for split, measured in found.items()}
         items = {split: measured.items for split, measured in found.items()}
         has_value = trainer.monitored.has_value
         read = bench.inputs.parameter_files()
@@ -227,9 +222,20 @@ class _States:
         )
 
 
-def _tell_strays(bench: Bench, say: _Say) -> None:
-    for stray in bench.children.strays():
-        say(stray)
+@contextlib.contextmanager
+def _evaluating(bench: Bench, say: _Say, offline: Offline) -> Iterator[None]:
+    """In the body, the module is evaluated: strays are told, and refused connections raised."""
+    with users_code(bench.manifest.target):
+        try:
+            yield
+        except OutageError:
+            # The user's code may have turned a refused connection into an outage.
+            offline.check()
+            raise
+        finally:
+            for stray in bench.children.strays():
+                say(stray)
+        offline.check()
 
 
 def _recorded_calls(user: Repository, slug: str) -> list[LlmRecord]:
@@ -264,21 +270,12 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
     trainer = bench.trainer(
         experiment, options, [*budget, reporter], _SameEpochs(task.last), max_wait_s=0
     )
-    with users_code(manifest.target):
-        try:
-            trainer.fit(bench.module)
-            if task.test:
-                test = trainer.test(bench.module).metrics
-                found = {**test, "baseline": experiment.metrics[0]["test"]}
-                say(RerunEpoch(None, found, noisy_metrics(bench.module, found)))
-        except OutageError:
-            # The user's code may have turned a refused connection into an outage.
-            offline.check()
-            raise
-        finally:
-            _tell_strays(bench, say)
-            store.close()
-        offline.check()
+    with contextlib.closing(store), _evaluating(bench, say, offline):
+        trainer.fit(bench.module)
+        if task.test:
+            test = trainer.test(bench.module).metrics
+            found = {**test, "baseline": experiment.metrics[0]["test"]}
+            say(RerunEpoch(None, found, noisy_metrics(bench.module, found)))
 
 
 class _SameEpochs(EpochLoop):
