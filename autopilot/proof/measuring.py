@@ -273,7 +273,7 @@ class MeasuringWorktree:
         return self._repo
 
     def borrow(self, commit: str) -> Repository:
-        """Checks a commit out in a repository of its own, with refs and notes to try things with."""
+        """Checks a commit out in a repository of its own, with refs and notes to try out."""
         # Refs and notes of a worktree are the user's: a repository of its own has others.
         self._clear()
         self._repo = borrow(self.user, self.path, commit)
