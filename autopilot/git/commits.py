@@ -261,7 +261,6 @@ def count_in(repo: Repository, line: Sequence[str], branch: str) -> int:
 
     Args:
         line: Commits, oldest first, each in the history of the next.
-        branch: The commit whose history is looked at.
     """
     # One walk that hides that history would do, but trusts in the commits' times.
     return bisect_left(line, True, key=lambda commit: not is_ancestor(repo, commit, branch))

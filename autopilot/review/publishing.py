@@ -37,7 +37,6 @@ def publish(
 
     Args:
         branch: Its review branch, or the one that reverts it.
-        remote: A remote's name, a URL or a path.
         alone: Push the branch without the experiment.
 
     Raises:

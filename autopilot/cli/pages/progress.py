@@ -227,11 +227,7 @@ class EpochTable:
         return f"epoch  {self._title}{padding}  {best}  verdict   {'strategy':<24}  commit"
 
     def row(self, record: MetricsRecord, before: float | None, revision: str) -> str:
-        """One epoch.
-
-        Args:
-            revision: Its commit; "" where no step changed anything.
-        """
+        """One epoch."""
         value, change = record.metrics.get(record.monitor), ""
         shown, best, _ = figures(value, record.best, before)
         if before is not None and value is not None:
