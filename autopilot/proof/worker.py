@@ -253,7 +253,7 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
     base, tip = repo.head_commit(), store.tip
     with importing_state(child, workspace, manifest, tip or base):
         bench = Bench(workspace, manifest, base, offline)
-    reporter = _RerunReporter(repo, say, notebook, rules)
+    reporter = _RerunReporter(say, notebook, rules)
     experiment = Experiment(store, GitMemory(store, rules[0]), manifest)
     experiment.guard = _StepGuard(bench)
     experiment.only_recorded = True
@@ -336,10 +336,8 @@ class _StepGuard(Guard):
 class _RerunReporter(Callback):
     """Reports each epoch, and makes the changes that a person made to the memory at that time."""
 
-    def __init__(
-        self, repo: Repository, say: _Say, notebook: Notebook, rules: Mapping[int, int]
-    ) -> None:
-        self._repo, self._say, self._rules = repo, say, rules
+    def __init__(self, say: _Say, notebook: Notebook, rules: Mapping[int, int]) -> None:
+        self._say, self._rules = say, rules
         self._calls = _recorded_calls(notebook.repo, notebook.slug)
         by_hand = [lesson for _, lesson in _on_branch(notebook, Lesson) if lesson.by_hand]
         self._by_hand = sorted(by_hand, key=lambda lesson: lesson.id)
@@ -357,8 +355,8 @@ class _RerunReporter(Callback):
     def on_step_committed(
         self, trainer: RunView, module: AutoPilotModule, record: StepRecord
     ) -> None:
-        store = trainer.experiment.store
-        tree = objects.tree_of(self._repo, store.tip) if record.changed else ""
+        # Not of the tip: after a restart, steps are taken over of which a later one is the tip.
+        tree = trainer.experiment.store.state() if record.changed else ""
         # The optimizer's state is not compared, and may be large.
         self._steps.append((replace(record, state={}), tree))
 
