@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -82,8 +82,10 @@ class Evaluator:
         data = self.experiment.recall(position, batch)
         if data is None:
             data = self._evaluated(position, batch)
-        elif position.split == "train":
-            graph.attach(self.module, batch, data)
+        else:
+            self.experiment.positions.at(position)
+            if position.split == "train":
+                graph.attach(self.module, batch, data)
         if not position.repeat:
             self.failures.add(position.split, data)
         return data
@@ -113,9 +115,11 @@ class Evaluator:
             return self._isolated(split, batch, done)
 
         def score(loss: Loss) -> None:
-            self.experiment.positions.at(running)
-            seed_everything(seed, split, epoch, index, "score")
-            loss.score(data, batch)
+            for at, results, items in _to_score(running, data, batch, died):
+                self.experiment.positions.at(at)
+                chance = ("score",) if at.item < 0 else ("score", at.item)
+                seed_everything(seed, split, epoch, index, *chance)
+                loss.score(results, items)
 
         started = time.perf_counter()
         run = current_run() or Run(self.experiment)
@@ -300,6 +304,20 @@ def _mistake(data: object, batch: Datum) -> str:
 
 def _singles(batch: Datum) -> list[Datum]:
     return [Datum(items=[item], metadata=dict(batch.metadata)) for item in batch.items]
+
+
+def _to_score(
+    running: Position, data: Datum, batch: Datum, died: Collection[int]
+) -> list[tuple[Position, Datum, Datum]]:
+    """What a loss scores at once, and where: a batch, or each item that did not die in it."""
+    if not died:
+        return [(running, data, batch)]
+    singles = _singles(batch) if len(batch.items) > 1 else []
+    return [
+        (replace(running, item=number, size=1), Datum(items=[result]), single)
+        for number, (result, single) in enumerate(zip(data.items, singles, strict=False))
+        if number not in died
+    ]
 
 
 def _is_simple(data: Datum) -> bool:

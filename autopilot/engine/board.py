@@ -26,7 +26,7 @@ OVERDUE_S = 5.0
 """How long after the time budget, and after its own start, a batch may go on."""
 
 _LOAD_S, _LOADS = 60.0, 5
-_SPLITS = ("", "train", "val", "test", "step", "load")
+_SPLITS = ("", "train", "val", "test", "step", "stepped", "load")
 _ENDED, _CODE, _HEARD, _DEADLINE, _BEGAN, _SIZE, _TIMEOUT, _MEMORY = range(8)
 _LEFT, _WANTED, _RECORDED, _WHY, _LOADED, _PID, _LOADING, _OPEN, _TOOK, _SPLIT, _NUMBERS = range(
     8, 19

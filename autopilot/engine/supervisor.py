@@ -143,7 +143,7 @@ class Supervisor:
                     why, by_kill = end_of(status, killed)
                     death = Death(position, excess.why if excess else why, printed)
                     state, instead = child.board.loaded
-                    is_loading = position.split == "load"
+                    is_loading = position.split == "load" and position.is_running
                     seen[place := (position, state if is_loading else "")] += 1
                     times, is_own = seen[place], excess or not by_kill
                     instead = instead if is_loading else ""

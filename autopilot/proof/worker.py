@@ -91,12 +91,10 @@ def main() -> None:
 
         # Which of the two it is follows from the fields.
         task: MeasureTask | RerunTask = TypeAdapter(MeasureTask | RerunTask).validate_json(request)
-        # A rerun is not gone on with: a death in it is a difference.
-        slug = task.site.slug if isinstance(task, MeasureTask) else ""
         with tempfile.TemporaryDirectory(prefix="autopilot-") as folder:
             Path(folder, _TASK).write_bytes(request)
             try:
-                code = Supervisor(work, Observer(), slug, (asker,)).run()
+                code = Supervisor(work, Observer(), task.site.slug, (asker,)).run()
             except EvaluationError as error:
                 error.hint = "run the target by hand to see where it ends"
                 fail(error)
@@ -255,7 +253,7 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
         bench = Bench(workspace, manifest, base, offline)
     reporter = _RerunReporter(say, notebook, rules)
     experiment = Experiment(store, GitMemory(store, rules[0]), manifest)
-    experiment.guard = _StepGuard(bench)
+    experiment.guard, experiment.died = _StepGuard(bench), child.deaths
     experiment.only_recorded = True
     experiment.repeats = {
         (record.epoch, record.step): (commit, record)

@@ -298,6 +298,62 @@ def test_a_death_in_a_step_three_times(runs: Runs) -> None:
     assert [r["metrics"]["accuracy"] for r in runs.place.judged("one")][-1] == 0.5
 
 
+@pytest.mark.parametrize(
+    ("dies", "where"),
+    [
+        ("on_validation_end", "after val batch 1 of epoch 0"),
+        ("on_before_zero_grad", "after step 1 of epoch 1"),
+        ("on_fit_start", "after the target was imported"),
+    ],
+)
+def test_a_death_beside_items_and_steps_names_its_place(runs: Runs, dies: str, where: str) -> None:
+    runs.place.change(
+        "game.py",
+        ("import AutoPilotModule, ", "import AutoPilotModule, Callback, "),
+        (
+            "    def configure_optimizers",
+            "    def configure_callbacks(self):\n"
+            f"        callback = Callback()\n        callback.{dies} = lambda *_: os._exit(0)\n"
+            "        return [callback]\n\n"
+            "    def configure_optimizers",
+        ),
+    )
+    done = runs.run("")
+
+    assert done.code == 1, done
+    assert f"exit code 0 (os._exit) 3 times {where}" in done.error
+
+
+@pytest.mark.parametrize("options", [(), ("--jobs", "2")])
+def test_a_death_in_the_score_of_an_item_is_its_error(runs: Runs, options: tuple[str, ...]) -> None:
+    runs.place.change(
+        "game.py",
+        ("import AutoPilotModule, ", "import AutoPilotModule, Loss, "),
+        (
+            "class Game(",
+            "class Scores(Loss):\n"
+            "    def score(self, data, targets):\n"
+            "        for item, target in zip(data.items, targets.items):\n"
+            "            fault('score', item.metadata['number'], target.metadata['at'])\n"
+            "            item.success = target.metadata['at'] < item.metadata['number']\n\n\n"
+            "class Game(",
+        ),
+        ('PathParameter("x.txt")\n', 'PathParameter("x.txt")\n        self.loss = Scores()\n'),
+        ("success=at < number,", "metadata={'number': number},"),
+    )
+    faults = "score 2 0 segv,score 1 5 stubborn"
+    done = runs.run(faults, "--item-timeout", "0.5", *options)
+
+    assert done.code == 0, done
+    assert [r["metrics"]["accuracy"] for r in runs.place.judged("one")] == pytest.approx(
+        [0, 1 / 6, 1 / 6, 1 / 6]
+    )
+    errors = {item["id"]: item.get("error_message", "") for item in runs.items(2)}
+    assert errors.pop("i0") == "the evaluation died: signal 11 (SIGSEGV)"
+    assert set(errors.values()) == {""}
+    assert runs.place.autopilot("replay", "one", FAULT=faults).code == 0
+
+
 def test_a_death_at_import_is_told_once(runs: Runs) -> None:
     done = runs.run("import 0 - exit0")
 
@@ -446,7 +502,9 @@ def test_replay_says_what_died(runs: Runs) -> None:
     done = runs.place.autopilot("replay", "one", FAULT="val 2 1 exit0")
     assert done.code == 1, done
     assert "i1 raises now" in done.out
-    # The whole run again is not narrowed down: the death is a difference.
-    done = runs.place.autopilot("replay", "one", "--level", "full", FAULT="val 2 4 segv")
+    # So does the whole run again.
+    full = "replay", "one", "--level", "full"
+    assert runs.place.autopilot(*full, FAULT="val 2 4 segv").code == 0
+    done = runs.place.autopilot(*full, FAULT="val 2 1 exit0")
     assert done.code == 1, done
-    assert "the evaluation died: signal 11 (SIGSEGV) in val batch 1 of epoch 2" in done.out
+    assert "one does not replay" in done.out
