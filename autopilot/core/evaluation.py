@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from autopilot.audit import run_here
 from autopilot.core import graph
 from autopilot.core.failures import Failures
 from autopilot.core.interpreter import Aside, Jobs
@@ -119,7 +120,7 @@ class Evaluator:
                 self.experiment.positions.at(at)
                 chance = ("score",) if at.item < 0 else ("score", at.item)
                 seed_everything(seed, split, epoch, index, *chance)
-                loss.score(results, items)
+                run_here(loss.score, results, items)
 
         started = time.perf_counter()
         run = current_run() or Run(self.experiment)
@@ -270,7 +271,7 @@ class Evaluator:
     def _step(self, split: str, batch: Datum) -> Datum:
         step: Callable[[Datum], Any] = getattr(self.module, STEPS[split])
         # The loss gets the batch as it was, whatever the module takes out of its own.
-        data = self.module.call(step, copied(batch))
+        data = run_here(self.module.call, step, copied(batch))
         check_awaited(data, f"{type(self.module).__name__}.{STEPS[split]}")
         wrong = _mistake(data, batch)
         if wrong:
@@ -309,7 +310,7 @@ def _singles(batch: Datum) -> list[Datum]:
 def _to_score(
     running: Position, data: Datum, batch: Datum, died: Collection[int]
 ) -> list[tuple[Position, Datum, Datum]]:
-    """What a loss scores at once, and where: a batch, or each item that did not die in it."""
+    """Position, results and items of each call of a score: the batch, or each item that lives."""
     if not died:
         return [(running, data, batch)]
     singles = _singles(batch) if len(batch.items) > 1 else []

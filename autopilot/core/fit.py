@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from autopilot.audit import run_here
 from autopilot.core.callback import Hooks, RunView
 from autopilot.core.comparison import EpochView
 from autopilot.core.evaluation import Evaluator
@@ -334,7 +335,7 @@ class Fit(Run):
         try:
             if optimizer.confined:
                 guard.confine()
-            step = optimizer.step()
+            step = run_here(optimizer.step)
         finally:
             self.step_number, self.ledger.in_step = 0, False
             self.put_back()

@@ -28,9 +28,8 @@ OVERDUE_S = 5.0
 _LOAD_S, _LOADS = 60.0, 5
 _SPLITS = ("", "train", "val", "test", "step", "stepped", "load")
 _ENDED, _CODE, _HEARD, _DEADLINE, _BEGAN, _SIZE, _TIMEOUT, _MEMORY = range(8)
-_LEFT, _WANTED, _RECORDED, _WHY, _LOADED, _PID, _LOADING, _OPEN, _TOOK, _SPLIT, _NUMBERS = range(
-    8, 19
-)
+_LEFT, _WANTED, _RECORDED, _WHY, _LOADED, _PID, _LOADING, _OPEN = range(8, 16)
+_TOOK, _ANEW, _SPLIT, _NUMBERS = range(16, 20)
 _SIZE_OF_MEMORY, _TEXT_AT, _STATE_AT, _LOADED_AT, _WHY_AT = 16384, 256, 3072, 3328, 4096
 
 
@@ -227,9 +226,9 @@ class Board(PositionLog):
         """Whether the child has recorded an epoch."""
         return bool(self._slots[_RECORDED])
 
-    def without_deadline(self) -> None:
-        """Notes that the epochs are over, so that no time limit holds."""
-        self._slots[_DEADLINE] = math.inf
+    def epochs_over(self, budget_s: float) -> None:
+        """Notes that only the test split is left: each of its batches has the time budget anew."""
+        self._slots[_ANEW] = budget_s
 
     def end(self, code: int) -> None:
         """Notes that the child ends by itself."""
@@ -256,7 +255,7 @@ class Board(PositionLog):
         began, deadline = self._slots[_BEGAN], self._slots[_DEADLINE]
         if not began or self._slots[_LOADING]:
             return -math.inf
-        return time.monotonic() - OVERDUE_S - max(began, deadline)
+        return time.monotonic() - OVERDUE_S - max(began + self._slots[_ANEW], deadline)
 
     @property
     def loading_s(self) -> float:
@@ -368,4 +367,4 @@ class Attendant(Callback):
         self._board.recorded()
 
     def on_fit_end(self, trainer: RunView, module: AutoPilotModule) -> None:
-        self._board.without_deadline()
+        self._board.epochs_over(trainer.ledger.limits.seconds)

@@ -65,6 +65,14 @@ def happen(what):
         for number in range(60):
             print(f"line {number}", file=sys.stderr)
         os.kill(os.getpid(), signal.SIGSEGV)
+    if what.startswith("twin"):
+        if os.fork():
+            return print("twin:", os.waitstatus_to_exitcode(os.wait()[1]))
+        if what == "twin-exit":
+            sys.exit(7)
+        if what == "twin-raise":
+            raise ValueError
+        return
     if what == "fork" and os.fork():
         os.wait()
     if what in ("daemon", "glutton", "leave") and os.fork() == 0:
@@ -354,6 +362,23 @@ def test_a_death_in_the_score_of_an_item_is_its_error(runs: Runs, options: tuple
     assert runs.place.autopilot("replay", "one", FAULT=faults).code == 0
 
 
+@pytest.mark.parametrize("where", ["val 2 2", "step 2 -"])
+@pytest.mark.parametrize(("what", "code"), [("twin", 0), ("twin-exit", 7), ("twin-raise", 1)])
+def test_a_process_that_was_forked_does_not_go_on_with_the_loop(
+    runs: Runs, where: str, what: str, code: int
+) -> None:
+    done = runs.run(f"{where} {what}")
+
+    assert done.code == 0, done
+    assert done.out.count("twin:") == 1
+    assert f"twin: {code}" in done.out
+    assert done.err.count("Traceback") == (what == "twin-raise")
+    assert [r["metrics"]["accuracy"] for r in runs.place.judged("one")] == pytest.approx(
+        [0, 1 / 6, 2 / 6, 3 / 6]
+    )
+    assert len(runs.evaluations()) == len(set(runs.evaluations()))
+
+
 def test_a_death_at_import_is_told_once(runs: Runs) -> None:
     done = runs.run("import 0 - exit0")
 
@@ -467,6 +492,15 @@ def test_the_time_budget_ends_an_item(runs: Runs, what: str) -> None:
     again = runs.place.run("resume", "one", "--budget-seconds", "100")
     assert again.code == 0
     assert [r["metrics"]["accuracy"] for r in runs.place.judged("one")][-1] == 0.5
+
+
+def test_the_time_budget_ends_an_item_of_the_test_split(runs: Runs) -> None:
+    done = runs.run("test 3 1 hang", "--budget-seconds", "2")
+
+    assert done.code == 130, done
+    assert "and an item does not end" in done.out
+    assert runs.place.run("resume", "one", "--budget-seconds", "100").code == 0
+    assert len(runs.items(3, "test")) == 6
 
 
 def test_a_daemon_does_not_outlive_the_run(runs: Runs) -> None:
