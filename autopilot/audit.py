@@ -8,12 +8,17 @@ a trail was begun.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+R = TypeVar("R")
 
 
 @dataclass(slots=True)
@@ -112,3 +117,33 @@ def _on_event(event: str, arguments: tuple[object, ...]) -> None:
     execution = Execution("process", _trail.clean(listed), str(folder or ""))
     execution.detail = "started by the code that was run"
     _trail.executed.append(execution)
+
+
+# --- processes that the user's code forks --------------------------------------------------------
+
+
+def run_here(function: Callable[..., R], *args: Any) -> R:
+    """Calls the user's code; a process that it forked ends where it would leave the code.
+
+    It would go on with the loop, beside this process.
+    """
+    own = os.getpid()
+    try:
+        result = function(*args)
+    except BaseException as error:
+        if os.getpid() == own:
+            raise
+        code = error.code if isinstance(error, SystemExit) else 1
+        if not isinstance(error, SystemExit) or isinstance(code, str):
+            traceback.print_exc()
+        _leave(code if isinstance(code, int) else int(code is not None))
+    if os.getpid() != own:
+        _leave(0)
+    return result
+
+
+def _leave(code: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # it may be closed
+            stream.flush()
+    os._exit(code & 0xFF)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from autopilot.git import environment
+from autopilot.git import commands
 from autopilot.git.commands import run_git
 from autopilot.git.repository import Repository
 
@@ -67,7 +67,7 @@ def git_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home.mkdir()
     for name in [name for name in os.environ if name.startswith("GIT_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setattr(environment, "_kept", {})
+    monkeypatch.setattr(commands, "_kept", {})
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / ".cache"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from autopilot import __version__
 from autopilot.cli.output import DONE, Output, guarded
-from autopilot.git import environment
+from autopilot.git import commands
 
 if TYPE_CHECKING:
     import typer
@@ -74,7 +74,7 @@ class AutoPilotCLI:
             0 done, 1 failed, 2 wrong usage, 130 interrupted (and resumable).
         """
         output = Output.for_arguments(arguments)
-        environment.withdraw()
+        commands.withdraw()
 
         def command() -> int:
             options = itertools.takewhile(lambda given: given.startswith("-"), arguments)

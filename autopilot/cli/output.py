@@ -245,7 +245,6 @@ def guarded(output: Output, command: Callable[[], int]) -> int:
     """The exit code of a command; its errors are printed, and then what was executed.
 
     Args:
-        output: Prints.
         command: Returns its exit code. With --verbose, what it raises is raised.
     """
     try:

@@ -192,7 +192,6 @@ class EpochView:
     """An epoch for its policy: its measurements beside those of the baseline and the best.
 
     Args:
-        epoch: The epoch that is judged.
         metrics: Split to metric name to value; val is of the state after the step.
         baseline: The same for epoch 0.
         best: The same for the best epoch.
@@ -200,7 +199,6 @@ class EpochView:
         mode: "max" or "min".
         items: The val results, one Datum an item.
         best_items: The best epoch's val results; empty where they were not recorded.
-        cost: What this epoch cost.
         violations: Changes that the optimizer tried beside the parameters, a sentence each.
         monitored: How the monitored metric is computed from items.
         noise: How a second measurement of the baseline differed.

@@ -121,9 +121,9 @@ def loss_of(module: AutoPilotModule) -> Loss:
         )
     used = {id(part) for loss in losses for part in (loss, *_attributes(loss, Loss).values())}
     if unused := {key: loss for key, loss in attributes.items() if id(loss) not in used}:
+        kinds = " and ".join(type(each).__name__ for each in losses)
         raise ModuleError(
-            f"{name}.configure_loss() returned {_listed_kinds(losses)}, and {_listed(unused)} "
-            "would not be used",
+            f"{name}.configure_loss() returned {kinds}, and {_listed(unused)} would not be used",
             hint="return it from configure_loss() too, or keep one of the two",
         )
     judge: object = _configured(module, "configure_judge")
@@ -145,11 +145,7 @@ def loss_of(module: AutoPilotModule) -> Loss:
 
 
 def policy_of(module: AutoPilotModule) -> Policy:
-    """The module's policy; the default one where it has none of its own.
-
-    Raises:
-        ModuleError: it is none.
-    """
+    """The module's policy; the default one where it has none of its own."""
     source = f"{type(module).__name__}.configure_policy() returned"
     if not defines(module, AutoPilotModule, "configure_policy"):
         if attributes := _attributes(module, Policy):
@@ -265,10 +261,6 @@ def _attributes(owner: object, kind: type[T]) -> dict[str, T]:
 
 def _listed(attributes: Mapping[str, object]) -> str:
     return " and ".join(f"self.{key} ({type(each).__name__})" for key, each in attributes.items())
-
-
-def _listed_kinds(values: Iterable[object]) -> str:
-    return " and ".join(type(each).__name__ for each in values)
 
 
 def _outline(value: object) -> str:

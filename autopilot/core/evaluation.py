@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from autopilot.audit import run_here
 from autopilot.core import graph
 from autopilot.core.failures import Failures
 from autopilot.core.interpreter import Aside, Jobs
@@ -82,8 +83,10 @@ class Evaluator:
         data = self.experiment.recall(position, batch)
         if data is None:
             data = self._evaluated(position, batch)
-        elif position.split == "train":
-            graph.attach(self.module, batch, data)
+        else:
+            self.experiment.positions.at(position)
+            if position.split == "train":
+                graph.attach(self.module, batch, data)
         if not position.repeat:
             self.failures.add(position.split, data)
         return data
@@ -113,9 +116,11 @@ class Evaluator:
             return self._isolated(split, batch, done)
 
         def score(loss: Loss) -> None:
-            self.experiment.positions.at(running)
-            seed_everything(seed, split, epoch, index, "score")
-            loss.score(data, batch)
+            for at, results, items in _to_score(running, data, batch, died):
+                self.experiment.positions.at(at)
+                chance = ("score",) if at.item < 0 else ("score", at.item)
+                seed_everything(seed, split, epoch, index, *chance)
+                run_here(loss.score, results, items)
 
         started = time.perf_counter()
         run = current_run() or Run(self.experiment)
@@ -244,7 +249,8 @@ class Evaluator:
         return data
 
     def _remember(self, position: Position, item: Datum, data: Datum, seconds: float) -> None:
-        waits = _waits(data, position.split)
+        # Whether feedback needs more of the result's graph than can be recalled.
+        waits = position.split == "train" and not _is_simple(data)
         self.experiment.remember(position, item, data, seconds, waits=waits)
 
     def _combined(self, batch: Datum, results: list[Datum]) -> Datum:
@@ -265,7 +271,7 @@ class Evaluator:
     def _step(self, split: str, batch: Datum) -> Datum:
         step: Callable[[Datum], Any] = getattr(self.module, STEPS[split])
         # The loss gets the batch as it was, whatever the module takes out of its own.
-        data = self.module.call(step, copied(batch))
+        data = run_here(self.module.call, step, copied(batch))
         check_awaited(data, f"{type(self.module).__name__}.{STEPS[split]}")
         wrong = _mistake(data, batch)
         if wrong:
@@ -301,6 +307,20 @@ def _singles(batch: Datum) -> list[Datum]:
     return [Datum(items=[item], metadata=dict(batch.metadata)) for item in batch.items]
 
 
+def _to_score(
+    running: Position, data: Datum, batch: Datum, died: Collection[int]
+) -> list[tuple[Position, Datum, Datum]]:
+    """Position, results and items of each call of a score: the batch, or each item that lives."""
+    if not died:
+        return [(running, data, batch)]
+    singles = _singles(batch) if len(batch.items) > 1 else []
+    return [
+        (replace(running, item=number, size=1), Datum(items=[result]), single)
+        for number, (result, single) in enumerate(zip(data.items, singles, strict=False))
+        if number not in died
+    ]
+
+
 def _is_simple(data: Datum) -> bool:
     node = data.grad_fn
     if node is not None and node.is_step and len(node.upstream) == 1:
@@ -308,11 +328,6 @@ def _is_simple(data: Datum) -> bool:
         (inner,) = node.upstream
         node = inner if inner.module is node.module and inner.output is data else node
     return node is not None and not node.upstream and not node.called
-
-
-def _waits(data: Datum, split: str) -> bool:
-    """Whether feedback needs more of a result's graph than can be recalled."""
-    return split == "train" and not _is_simple(data)
 
 
 def _label(data: Datum, batch: Datum, position: Position) -> None:

@@ -297,6 +297,7 @@ class Experiment(History):
             self.store.restore(revision)
             self._state = self.store.state()
         optimizer.load_state_dict(record.state)
+        self.positions.at(Position("stepped", epoch, step))
         self._steps.append(record)
         return record
 
@@ -354,6 +355,7 @@ class Experiment(History):
             self.store.annotate(self.store.tip, [record])
         self._steps.append(record)
         self.progress.end_step(epoch)
+        self.positions.at(Position("stepped", epoch, number))
         return record
 
     # --- epochs --------------------------------------------------------------------------------
@@ -398,7 +400,6 @@ class Experiment(History):
             known,
             tree=self._state,
             inputs=inputs,
-            cost=cost,
             stop=stop,
             state=state or {},
             repeat=self.repeat,

@@ -134,7 +134,6 @@ class Kind:
         how: "raised", "failed" (the module said so itself), or "unmeasured".
         text: The message of the first one.
         place: Where it was raised; "" where that is not known.
-        count: How many items.
         traceback: The first one's; "" where it is not known, as of a recorded result.
         varies: Messages differ within the kind: they quote the item.
     """

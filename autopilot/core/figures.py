@@ -148,16 +148,6 @@ def figures(*values: float | None) -> tuple[str, ...]:
     return tuple(map(figure, values))
 
 
-def apart(first: float, second: float) -> tuple[str, str]:
-    """Two numbers as text, with three decimals or as many as it takes to differ.
-
-    >>> apart(0.6, 0.7), apart(0.69996, 0.7)
-    (('0.600', '0.700'), ('0.69996', '0.70000'))
-    """
-    one, other = figures(first, second)
-    return one, other
-
-
 def signed(change: float | None, of: float | None = None) -> str:
     """A change with its sign; "" where it is None or NaN.
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from autopilot.audit import run_here
 from autopilot.core.callback import Hooks, RunView
 from autopilot.core.comparison import EpochView
 from autopilot.core.evaluation import Evaluator
@@ -187,8 +188,8 @@ class Fit(Run):
             return "the evaluation calls a model (--measure-noise)"
         # Room for the second measurement, and for the val split of one epoch.
         evaluations, seconds = 3 * val.evaluations, 3 * self.meter.seconds()
-        budgets = (each.limits for each in self.hooks.callbacks if isinstance(each, Budget))
-        if any(evaluations > b.evaluations or seconds > b.seconds for b in budgets):
+        budgets = [each for each in self.hooks.callbacks if isinstance(each, Budget)]
+        if any(evaluations > b.evaluations or seconds > b.limits.seconds for b in budgets):
             return "the budget is too small for a second measurement"
         return ""
 
@@ -209,14 +210,7 @@ class Fit(Run):
         self._attempt(self.loss.backward, self.loss.mark(self.module.parameters()))
 
     def _attempt(self, gather: Callable[[], object], undo: Callable[[], object]) -> None:
-        """Gathers feedback; an agent's failure in that costs feedback, not the run.
-
-        Args:
-            undo: Takes back what it gathered before a service did not answer.
-
-        Raises:
-            AgentError: there is nothing left to spend, or only records may answer.
-        """
+        """Gathers feedback; an agent's failure in that costs feedback, not the run."""
         try:
             self.wait_out(gather, undo)
         except AgentError as failure:
@@ -341,7 +335,7 @@ class Fit(Run):
         try:
             if optimizer.confined:
                 guard.confine()
-            step = optimizer.step()
+            step = run_here(optimizer.step)
         finally:
             self.step_number, self.ledger.in_step = 0, False
             self.put_back()

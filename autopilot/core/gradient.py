@@ -64,7 +64,6 @@ class Finding:
     """One piece of a text gradient.
 
     Args:
-        direction: The change to make.
         attribution: Its subject: a rule, a file, a category, a node.
         severity: 0 (cosmetic) to 1 (everything failed).
         evidence: One string an observation.

@@ -29,7 +29,14 @@ class Restart(BaseException):  # no error: nobody but who started the process ca
 
 
 class Interpreter:
-    """This process as the one that evaluates; it is never replaced, a supervised one may be."""
+    """This process as the one that evaluates; it is never replaced, a supervised one may be.
+
+    Args:
+        why: Why its only state cannot be imported; "" if it can.
+    """
+
+    def __init__(self, why: str = "") -> None:
+        self._why = why
 
     def check(self, state: str) -> str:
         """Called before each evaluation.
@@ -43,7 +50,7 @@ class Interpreter:
         Raises:
             Restart: this process has imported the files of another state.
         """
-        return ""
+        return self._why
 
 
 class Jobs(Protocol):

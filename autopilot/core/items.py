@@ -168,13 +168,7 @@ def _copied(value: Any, known: dict[int, Any]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Occurrence:
-    """One place of an item.
-
-    Args:
-        split: The split's name.
-        index: Its position there, counted from 0.
-        id: The item's id.
-    """
+    """One place of an item."""
 
     split: str
     index: int
@@ -187,9 +181,6 @@ class Occurrence:
 @dataclass(frozen=True, slots=True)
 class Leak:
     """One content that stands in several splits: a score on it measures memory, not skill.
-
-    Args:
-        places: Where it stands, the first split first.
 
     >>> Leak((Occurrence("train", 3, "t7"), Occurrence("val", 0, "v1"))).describe()
     'the same content in train and val: train[3] (id t7), val[0] (id v1)'

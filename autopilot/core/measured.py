@@ -61,11 +61,7 @@ class SplitMetrics:
         return self.means.compute() | compute_all(self._own) if self.means.items else {}
 
     def check_scored(self, split: str, monitor: str) -> None:
-        """Ends a run that compares nothing: no item has a success, and there is no such metric.
-
-        Raises:
-            EvaluationError: it says what is missing, and how to supply it.
-        """
+        """Ends a run that compares nothing: no item has a success, and there is no such metric."""
         values, means = self.compute(), self.means
         value = values.get(monitor)
         if value is not None and not math.isfinite(value):

@@ -38,9 +38,7 @@ class FailureCount:
     """How often a strategy failed on something.
 
     Args:
-        strategy: The strategy.
         category: The subject of the feedback, "" where unknown.
-        count: How often.
         latest: The newest of these lessons.
     """
 

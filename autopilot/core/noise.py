@@ -23,7 +23,7 @@ from autopilot.core.comparison import (
     nothing_to_compare,
     paired,
 )
-from autopilot.core.figures import apart, figure, gained, signed
+from autopilot.core.figures import figure, figures, gained, signed
 from autopilot.core.gate import Gate
 from autopilot.core.policy import Decision, Policy
 from autopilot.core.statistics import (
@@ -261,7 +261,7 @@ def _indecisive(view: EpochView, reason: str) -> str:
     """Why an epoch is not kept: of one that gained, that this is no verdict on the change."""
     if view.best_value is None or view.value is None or not (view.gain() or 0.0) > 0:
         return reason
-    before, after = apart(view.best_value, view.value)
+    before, after = figures(view.best_value, view.value)
     size = view.noise.smallest if view.noise is not None else None
     resolved = f"; this split can resolve {size:.2g}" if size is not None else ""
     return f"indecisive: val {view.monitor} {before} -> {after}, {reason}{resolved}"

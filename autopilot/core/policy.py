@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from autopilot.core.comparison import Comparison, EpochView, missing, some
-from autopilot.core.figures import apart, figure
+from autopilot.core.figures import figure, figures
 from autopilot.core.gate import Gate
 from autopilot.core.signatures import as_call
 from autopilot.core.types import GateResult, Verdict
@@ -79,7 +79,7 @@ class Policy:
             return GateResult("improvement", False, f"val {view.monitor} is {view.value}")
         if view.best_value is None or gain is None:
             return GateResult("improvement", True, f"val {view.monitor} is {figure(view.value)}")
-        before, after = apart(*(view.values() or (view.best_value, view.value)))
+        before, after = figures(*(view.values() or (view.best_value, view.value)))
         change, fresh = f"val {view.monitor} {before} -> {after}", ""
         found = view.comparison
         if found is not None and found.fresh:

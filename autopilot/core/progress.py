@@ -20,9 +20,9 @@ class Position:
     """Where a run is: a batch, an item of one, or an optimizer step.
 
     Args:
-        split: "train", "val" or "test"; "step" in an optimizer's step; "load" while a state's files
-            are imported; "" otherwise before the experiment is open.
-        epoch: The epoch.
+        split: "train", "val" or "test"; "step" in an optimizer's step, "stepped" after it; "load"
+            while a state's files are imported, and after that; "" otherwise before the experiment
+            is open.
         number: The number of the batch or of the step.
         repeat: The number of the measurement; 0 is the first.
         item: The item's position, where a batch is evaluated item by item; otherwise -1.
@@ -47,9 +47,10 @@ class Position:
         if not self.split:
             return "while the target was loaded"
         if self.split == "load":
-            return "while the target was imported"
-        if self.split == "step":
-            return f"in step {self.number} of epoch {self.epoch}"
+            return f"{'while' if self.is_running else 'after'} the target was imported"
+        if self.split in ("step", "stepped"):
+            when = "in" if self.split == "step" else "after"
+            return f"{when} step {self.number} of epoch {self.epoch}"
         where = f"{self.split} batch {self.number} of epoch {self.epoch}"
         if not self.is_running:
             return f"after {where}"
@@ -61,8 +62,6 @@ class Death:
     """The end of a process that evaluated something.
 
     Args:
-        position: Where it was.
-        reason: What ended it, in words.
         printed: What it printed last on stderr.
     """
 

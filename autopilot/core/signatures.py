@@ -39,10 +39,6 @@ def check_function(
 
     A function whose signature Python does not know passes.
 
-    Args:
-        label: Its name in errors.
-        given: The names of the arguments.
-
     Raises:
         AutopilotError: it cannot take them, or is async; the hint is the line to write.
     """
@@ -104,9 +100,6 @@ def check_awaited(value: object, what: str, kind: type[AutopilotError] = Evaluat
     """Refuses coroutines that were not awaited, in a value or in the items of a result.
 
     They are closed, so that the interpreter does not warn about them later.
-
-    Raises:
-        AutopilotError: there is one.
     """
     found = [value] if isinstance(value, CoroutineType) else _coroutines(value)
     for coroutine in found:

@@ -145,10 +145,6 @@ def swapped_gains(
 
     The metric is computed anew over the swapped items. (A permutation test: Fisher, as above.)
 
-    Args:
-        pairs: Each item's results in both states, with all that the metric reads.
-        repeats: The number of draws. The work is repeats times items.
-
     Yields:
         The second state's value less the first one's, a draw each; nothing where the metric cannot
         be computed from the items.
@@ -215,7 +211,7 @@ def resampled_interval(
     (The bootstrap's percentiles: Efron, "Bootstrap methods: another look at the jackknife", 1979.)
 
     Args:
-        pairs: As in `swapped_gains`.
+        pairs: Each item's results in both states.
         confidence: Between 0 and 1.
 
     Returns:

@@ -15,7 +15,6 @@ from autopilot.core.comparison import metric_modes
 from autopilot.core.figures import direction_of, figure, gained
 from autopilot.core.records.ledger import Ledger, Limits
 from autopilot.core.records.record import LlmRecord
-from autopilot.core.types import Cost
 
 if TYPE_CHECKING:
     from autopilot.core.experiment import Experiment
@@ -174,20 +173,16 @@ class Budget(StopCondition):
         cost_usd: float | None = None,
         calls: int | None = None,
     ) -> None:
-        self.calls = math.inf if calls is None else calls
-        self.limits = Cost(
-            evaluations=math.inf if evaluations is None else evaluations,  # type: ignore[arg-type]  # inf: no limit
-            tokens=math.inf if tokens is None else tokens,  # type: ignore[arg-type]  # inf: no limit
-            cost_usd=math.inf if cost_usd is None else cost_usd,
-            seconds=math.inf if seconds is None else seconds,
-        )
+        given = (math.inf if n is None else n for n in (calls, tokens, cost_usd, seconds))
+        self.limits = Limits(*given)
+        self.evaluations = math.inf if evaluations is None else evaluations
 
     def reason(self, trainer: RunView) -> str | None:
         spent, limits = trainer.spent(), self.limits
         next_epoch = trainer.evaluations_per_epoch()
-        if spent.evaluations + next_epoch > limits.evaluations:
+        if spent.evaluations + next_epoch > self.evaluations:
             return (
-                f"evaluation budget: {spent.evaluations} of {limits.evaluations} spent, "
+                f"evaluation budget: {spent.evaluations} of {self.evaluations} spent, "
                 f"an epoch takes {next_epoch}"
             )
         if spent.seconds >= limits.seconds:
@@ -196,14 +191,9 @@ class Budget(StopCondition):
             return f"token budget: {spent.tokens} of {limits.tokens} spent"
         if spent.cost_usd >= limits.cost_usd:
             return f"dollar budget: ${spent.cost_usd:.2f} of ${limits.cost_usd:g} spent"
-        if (made := trainer.ledger.total().calls) >= self.calls:
-            return f"call budget: {made} of {self.calls:g} made"
+        if (made := trainer.ledger.total().calls) >= limits.calls:
+            return f"call budget: {made} of {limits.calls:g} made"
         return None
-
-    def call_limits(self) -> Limits:
-        """The limits that are checked before each model call."""
-        limits = self.limits
-        return Limits(self.calls, limits.tokens, limits.cost_usd, limits.seconds)
 
 
 def ledger_of(experiment: Experiment, callbacks: Iterable[Callback]) -> Ledger:
@@ -211,7 +201,7 @@ def ledger_of(experiment: Experiment, callbacks: Iterable[Callback]) -> Ledger:
     limits = Limits()
     for callback in callbacks:
         if isinstance(callback, Budget):
-            limits = limits & callback.call_limits()
+            limits = limits & callback.limits
     ledger = Ledger(limits, experiment.spent.seconds + experiment.progress.seconds())
     for _, call in experiment.store.records(LlmRecord):
         ledger.charge(call.role, call.cost, known=call.priced, judged=True)

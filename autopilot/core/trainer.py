@@ -245,17 +245,7 @@ class Trainer(RunView):
         datamodule: Any = None,
     ) -> Result:
         """Measures the val split as the parameters are now; records nothing."""
-        check_module(module)
-        check_steps(module, ["val"])
-        if self.dry_run:
-            return _dry_run(module, "val")
-        with data_source(module, datamodule, "validate") as source:
-            loader = source.val_dataloader() if dataloaders is None else dataloaders
-            started = time.monotonic()
-            measured = self.measure(module, "val", 0, _given(loader, module, "val"), Experiment())
-            seconds = time.monotonic() - started
-        cost = Cost(evaluations=measured.evaluations, seconds=seconds)
-        return Result(metrics={"val": measured.compute()}, cost=cost)
+        return self._scored(module, "val", dataloaders, datamodule, Experiment())
 
     def test(
         self,
@@ -268,21 +258,36 @@ class Trainer(RunView):
         Then the baseline is scored too, and both scores are recorded, with what was gained. A score
         that only one of them has, as after a kill, is not made again.
         """
+        experiment = self.experiment if self.experiment.history else Experiment()
+        return self._scored(module, "test", dataloaders, datamodule, experiment)
+
+    def _scored(
+        self,
+        module: AutoPilotModule,
+        split: str,
+        loader: Iterable[Any] | None,
+        datamodule: Any,
+        experiment: Experiment,
+    ) -> Result:
         check_module(module)
-        check_steps(module, ["test"])
+        check_steps(module, [split])
+        name, fitted, best = type(module).__name__, bool(experiment.history), experiment.best_epoch
         if self.dry_run:
-            return _dry_run(module, "test")
-        fitted = bool(self.experiment.history)
-        experiment = self.experiment if fitted else Experiment()
-        best = experiment.best_epoch
-        with data_source(module, datamodule, "test") as source:
-            loader = source.test_dataloader() if dataloaders is None else dataloaders
-            loader = _given(loader, module, "test")
+            what = f"{name}, the {split} split would be measured"
+            return Result(stop_reason=f"dry run: {what}")
+        with data_source(module, datamodule, "validate" if split == "val" else split) as source:
+            loader = getattr(source, f"{split}_dataloader")() if loader is None else loader
+            if loader is None:
+                raise ModuleError(
+                    f"there is no {split} split for {name}",
+                    hint=f"pass dataloaders, or define {split}_dataloader()",
+                )
             started, evaluations = time.monotonic(), 0
             for epoch in unscored(experiment, loader) if fitted else [best]:
-                self.failures.clear()
+                if split == "test":
+                    self.failures.clear()
                 with experiment.at(epoch) if fitted else contextlib.nullcontext():
-                    measured = self.measure(module, "test", epoch, loader, experiment)
+                    measured = self.measure(module, split, epoch, loader, experiment)
                 evaluations, metrics = evaluations + measured.evaluations, measured.compute()
                 if fitted:
                     gain = test_gain(self, measured) if epoch == best else None
@@ -290,7 +295,7 @@ class Trainer(RunView):
             seconds = time.monotonic() - started
         return Result(
             best_epoch=best,
-            metrics={"test": experiment.metrics[best]["test"] if fitted else metrics},
+            metrics={split: experiment.metrics[best][split] if fitted else metrics},
             cost=Cost(evaluations=evaluations, seconds=seconds),
             test=experiment.gains.get(best),
         )
@@ -466,22 +471,3 @@ class Trainer(RunView):
         loss.direct(self.item_metric, self.mode)
         workers, failures = self.num_workers, self.failures
         return Evaluator(module, experiment, self.seed, workers, loss, scoring, failures)
-
-
-def _dry_run(module: AutoPilotModule, split: str) -> Result:
-    what = f"{type(module).__name__}, the {split} split would be measured"
-    return Result(stop_reason=f"dry run: {what}")
-
-
-def _given(loader: Iterable[Any] | None, module: AutoPilotModule, split: str) -> Iterable[Any]:
-    """The split's loader.
-
-    Raises:
-        ModuleError: there is none.
-    """
-    if loader is None:
-        raise ModuleError(
-            f"there is no {split} split for {type(module).__name__}",
-            hint=f"pass dataloaders, or define {split}_dataloader()",
-        )
-    return loader

@@ -7,7 +7,8 @@ import json
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+from operator import add
 from typing import Any, Literal, get_args
 
 from autopilot.core.node import Node
@@ -173,11 +174,7 @@ def datum_to_json(datum: Datum, *, check: bool = True) -> dict[str, Any]:
 
 
 def datum_document(datum: Datum) -> dict[str, Any]:
-    """A result as JSON with its outcome, so that no reader derives it.
-
-    Raises:
-        DataError: as `datum_to_json`.
-    """
+    """A result as JSON with its outcome, so that no reader derives it."""
     return {**datum_to_json(datum), "outcome": datum.outcome}
 
 
@@ -250,12 +247,7 @@ class Cost:
     seconds: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            self.evaluations + other.evaluations,
-            self.tokens + other.tokens,
-            self.cost_usd + other.cost_usd,
-            self.seconds + other.seconds,
-        )
+        return Cost(*map(add, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True, slots=True)

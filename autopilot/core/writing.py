@@ -23,7 +23,7 @@ from autopilot.core.records.record import (
     TraceRecord,
 )
 from autopilot.core.store import Store
-from autopilot.core.types import Cost, Datum, Metrics, Verdict, datum_to_json, unlike_json
+from autopilot.core.types import Datum, Metrics, Verdict, datum_to_json, unlike_json
 from autopilot.errors import DataError, StateError, UsageError
 from autopilot.text import hide
 
@@ -114,7 +114,6 @@ def val_record(
     *,
     tree: str,
     inputs: Mapping[str, str],
-    cost: Cost,
     stop: str,
     state: Mapping[str, Any],
     repeat: int = 1,
@@ -146,8 +145,8 @@ def val_record(
         tree=tree,
         reused=known.epoch if known else None,
         inputs=inputs,
-        cost=cost,
-        spent=history.spent + cost,
+        cost=view.cost,
+        spent=history.spent + view.cost,
         stop=stop,
         unmeasured=unmeasured_in(view.items),
         state=state,

@@ -70,6 +70,11 @@ class Bench:
         if offline is not None:
             offline.begin()
             self.watchers.append(offline)
+        self.load()
+
+    def load(self) -> None:
+        """Imports the target, or builds a new module for the files as they are now."""
+        manifest, workspace = self.manifest, self.workspace
         self.module = load_target(
             manifest.target, workspace.folder, manifest.hparams, AutoPilotModule
         )

@@ -11,6 +11,7 @@ import mmap
 import os
 import re
 import time
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
@@ -25,11 +26,10 @@ OVERDUE_S = 5.0
 """How long after the time budget, and after its own start, a batch may go on."""
 
 _LOAD_S, _LOADS = 60.0, 5
-_SPLITS = ("", "train", "val", "test", "step", "load")
+_SPLITS = ("", "train", "val", "test", "step", "stepped", "load")
 _ENDED, _CODE, _HEARD, _DEADLINE, _BEGAN, _SIZE, _TIMEOUT, _MEMORY = range(8)
-_LEFT, _WANTED, _RECORDED, _WHY, _LOADED, _PID, _LOADING, _OPEN, _TOOK, _SPLIT, _NUMBERS = range(
-    8, 19
-)
+_LEFT, _WANTED, _RECORDED, _WHY, _LOADED, _PID, _LOADING, _OPEN = range(8, 16)
+_TOOK, _ANEW, _SPLIT, _NUMBERS = range(16, 20)
 _SIZE_OF_MEMORY, _TEXT_AT, _STATE_AT, _LOADED_AT, _WHY_AT = 16384, 256, 3072, 3328, 4096
 
 
@@ -108,11 +108,8 @@ class Board(PositionLog):
         # First and last: a position that is half written is never one of a running batch.
         slots[_BEGAN] = 0.0
         slots[_SPLIT] = _SPLITS.index(position.split)
-        slots[_NUMBERS] = position.epoch
-        slots[_NUMBERS + 1] = position.number
-        slots[_NUMBERS + 2] = position.repeat
-        slots[_NUMBERS + 3] = position.item
-        slots[_NUMBERS + 4] = position.size
+        batch = position.epoch, position.number, position.repeat
+        slots[_NUMBERS : _NUMBERS + 5] = array("d", (*batch, position.item, position.size))
         if position.is_running:
             slots[_BEGAN] = time.monotonic()
 
@@ -150,11 +147,9 @@ class Board(PositionLog):
         self._slots[_DEADLINE] = time.monotonic() + left
 
     def opened(self, slug: str, deadline_s: float) -> None:
-        """Notes that the experiment is open, so that it can be resumed.
+        """Notes that the experiment is open, so that it can be resumed, and when its time is up.
 
-        Args:
-            slug: Its name.
-            deadline_s: When its time is up, on the monotonic clock, which all processes share.
+        That is on the monotonic clock, which all processes share.
         """
         self._write(_SIZE, _TEXT_AT, slug)
         self._slots[_TOOK] = self._slots[_TOOK] or self.loading_s
@@ -199,11 +194,9 @@ class Board(PositionLog):
         return state, instead
 
     def leave_to_next(self, state: str, why: str = "") -> None:
-        """Notes that another process is to go on.
+        """Notes that another process is to go on, and import this state.
 
-        Args:
-            state: The state that it is to import.
-            why: Why the one that was to be imported here cannot be; "" if it was.
+        In `why` is the reason why the one that was to be imported here cannot be; "" if it was.
         """
         self._write(_WHY, _WHY_AT, why)
         self._write(_WANTED, _STATE_AT, state)
@@ -234,9 +227,9 @@ class Board(PositionLog):
         """Whether the child has recorded an epoch."""
         return bool(self._slots[_RECORDED])
 
-    def without_deadline(self) -> None:
-        """Notes that the epochs are over, so that no time limit holds."""
-        self._slots[_DEADLINE] = math.inf
+    def epochs_over(self, budget_s: float) -> None:
+        """Notes that only the test split is left: each of its batches has the time budget anew."""
+        self._slots[_ANEW] = budget_s
 
     def end(self, code: int) -> None:
         """Notes that the child ends by itself."""
@@ -263,7 +256,7 @@ class Board(PositionLog):
         began, deadline = self._slots[_BEGAN], self._slots[_DEADLINE]
         if not began or self._slots[_LOADING]:
             return -math.inf
-        return time.monotonic() - OVERDUE_S - max(began, deadline)
+        return time.monotonic() - OVERDUE_S - max(began + self._slots[_ANEW], deadline)
 
     @property
     def loading_s(self) -> float:
@@ -375,4 +368,4 @@ class Attendant(Callback):
         self._board.recorded()
 
     def on_fit_end(self, trainer: RunView, module: AutoPilotModule) -> None:
-        self._board.without_deadline()
+        self._board.epochs_over(trainer.ledger.limits.seconds)

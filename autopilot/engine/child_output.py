@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import struct
+import sys
 import tempfile
 import termios
 import time
@@ -16,9 +17,12 @@ import tty
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from autopilot.sandbox.processes import listed
+from autopilot.core.failures import place_in_stacks
+from autopilot.engine.board import size_text
+from autopilot.sandbox.processes import listed, oom_kills
 from autopilot.text import clean, hide, redact
 
+MEMORY = "killed for memory"
 _LINES = 50
 _KEPT_BYTES = 16 * 1024
 _LOOK_S, _SWEEP_S, _SWEEPS = 0.5, 0.01, 3
@@ -88,15 +92,10 @@ class ChildOutput:
         """In the child: the lines that were printed on files that do not exist."""
         return os.pread(self._absent.fileno(), 2 * _KEPT_BYTES, 0).decode("utf-8", "replace")
 
-    def stack(self, pid: int, wait_s: float) -> str:
-        """Asks the child where its threads stand; it answers from C code too.
+    def place(self, pid: int, wait_s: float = 0.5) -> str:
+        """The function and line that the child stands in, from C code too; "" if not known.
 
-        Args:
-            pid: The child.
-            wait_s: So long at most.
-
-        Returns:
-            The stacks as faulthandler writes them; "" where it does not answer.
+        It is asked, and its answer is waited for so long at most.
         """
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, _STACK_SIGNAL)
@@ -106,7 +105,21 @@ class ChildOutput:
             before, size = size, os.fstat(self._stacks.fileno()).st_size
             if size and size == before:
                 break
-        return self._stack()
+        return place_in_stacks(self._stack())
+
+    def end_child(self, pid: int, why: str, memory: float) -> str:
+        """Ends the child, which is over a limit; returns the reason, with the place where it stood.
+
+        Args:
+            pid: The child.
+            why: The reason; "" if it takes too much memory.
+            memory: The bytes that it may take.
+        """
+        # Memory is taken while it is asked where it stands.
+        place = self.place(pid, 0.5 if why else 0.1)
+        os.kill(pid, signal.SIGKILL)
+        why = why or f"{MEMORY}: over {size_text(memory)}"
+        return f"{why}, in {place}" if place else why
 
     def _stack(self) -> str:
         return os.pread(self._stacks.fileno(), _KEPT_BYTES, 0).decode("utf-8", "replace")
@@ -127,6 +140,31 @@ class ChildOutput:
         self._absent.close()
 
 
+def flush_streams() -> None:
+    """Writes what Python holds back of stdout and stderr, as far as that is possible."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BaseException):
+            stream.flush()
+
+
+def end_of(status: int, killed: float) -> tuple[str, bool]:
+    """The end of a process in words, and whether it is a kill that may come from outside.
+
+    Args:
+        status: As `waitpid` gives it.
+        killed: How many processes the system had killed for lack of memory when it began.
+    """
+    if not os.WIFSIGNALED(status):
+        return f"the evaluation died: exit code {os.WEXITSTATUS(status)} (os._exit)", False
+    number = os.WTERMSIG(status)
+    by_kill = number == signal.SIGKILL
+    if by_kill and oom_kills() > killed:
+        return f"{MEMORY}, by the system", False
+    name = signal.Signals(number).name if number in set(signal.Signals) else "unknown"
+    how = "was killed" if by_kill else "died"
+    return f"the evaluation {how}: signal {number} ({name})", by_kill
+
+
 def watch_over(parent: int, watched: Sequence[int], child: Callable[[], int], since: float) -> None:
     """Waits until a run is to end, and kills all of its processes but this one then.
 
@@ -137,7 +175,10 @@ def watch_over(parent: int, watched: Sequence[int], child: Callable[[], int], si
         since: What `adopt` returned.
     """
     own, group, adopted = os.getpid(), os.getpgrp(), set[int]()
-    while not select.select(watched, [], [], _LOOK_S)[0]:
+    ends = select.poll()
+    for descriptor in watched:
+        ends.register(descriptor, 0)  # its end is told even so, and what can be read is not
+    while not ends.poll(_LOOK_S * 1000):
         # When the parent is gone, its orphans cannot be told from those of others.
         with contextlib.suppress(OSError):
             text = Path(f"/proc/{parent}/task/{parent}/children").read_text()

@@ -55,16 +55,6 @@ class OneState(Interpreter):
         return {name: entry for name, entry in entries.items() if every or is_importable(name)}
 
 
-class BrokenState(Interpreter):
-    """This process, where it measures one state only, and that cannot be imported."""
-
-    def __init__(self, why: str) -> None:
-        self._why = why
-
-    def check(self, state: str) -> str:
-        return self._why
-
-
 def take_over(
     experiment: Experiment,
     child: Child,

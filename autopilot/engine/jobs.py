@@ -13,7 +13,6 @@ import math
 import os
 import select
 import signal
-import sys
 import time
 import traceback
 import warnings
@@ -23,7 +22,6 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 from autopilot import audit
-from autopilot.core.failures import place_in_stacks
 from autopilot.core.interpreter import Aside, Jobs
 from autopilot.core.module import Module
 from autopilot.core.outages import infrastructure_in
@@ -31,10 +29,9 @@ from autopilot.core.progress import Death, Position
 from autopilot.core.run import current_run
 from autopilot.core.types import Datum
 from autopilot.engine import relay
-from autopilot.engine.board import size_text
-from autopilot.engine.child_output import ChildOutput
+from autopilot.engine.child_output import ChildOutput, end_of, flush_streams
 from autopilot.engine.request import ItemLimits
-from autopilot.engine.supervisor import MEMORY, SIGNALS, is_kill, reason_of
+from autopilot.engine.supervisor import SIGNALS
 from autopilot.sandbox.children import Watcher
 from autopilot.sandbox.processes import MemoryWatch, adopt, die_with_parent, end_adopted, oom_kills
 
@@ -93,7 +90,8 @@ class ForkedJobs(Jobs):
             if not kind:
                 keepers.remove(keeper)
                 keeper.end()
-                kind, content = _DEATH, json.dumps((reason_of(signal.SIGKILL), "", True)).encode()
+                reason, _ = end_of(signal.SIGKILL, math.inf)
+                kind, content = _DEATH, json.dumps((reason, "", True)).encode()
             if number is None:
                 return
             if kind == _ERROR:
@@ -220,20 +218,14 @@ class ForkedJobs(Jobs):
                     return kind, content
                 is_open = bool(kind)
             if ended:
-                if is_kill(status) and oom_kills() > killed:
-                    excess = excess or f"{MEMORY}, by the system"
-                by_kill = is_kill(status) and not excess
-                death = (excess or reason_of(status), output.last(), by_kill)
+                reason, by_kill = end_of(status, killed)
+                death = (excess or reason, output.last(), by_kill and not excess)
                 return _DEATH, json.dumps(death).encode()
             left_s = began_s + timeout_s - time.monotonic()
             is_over = memory < math.inf and watch.is_over(memory)
             if not excess and (is_over or left_s <= 0):
-                excess = f"no result within {timeout_s:g} s"
-                if is_over:
-                    excess = f"{MEMORY}: over {size_text(memory)}"
-                place = place_in_stacks(output.stack(pid, 0.1 if is_over else 0.5))
-                excess += f", in {place}" if place else ""
-                os.kill(pid, signal.SIGKILL)
+                why = "" if is_over else f"no result within {timeout_s:g} s"
+                excess = output.end_child(pid, why, memory)
             look_s = min(_LOOK_S, left_s, watch.pause_s if memory < math.inf else _LOOK_S)
             wait_s = max(look_s, _LOOK_SOON_S) if is_open and not excess else _LOOK_SOON_S
             ends: list[Any] = [above, below] if is_open else [above]
@@ -300,9 +292,7 @@ def _receive(end: Connection[Any, Any]) -> tuple[bytes, bytes]:
 
 def _fork(work: Callable[[], None]) -> int:
     """Runs work in a process that ends with this one; returns its id."""
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()  # else both processes would write what is in it
+    flush_streams()  # else both processes would write what is in them
     parent = os.getpid()
     # A signal between the fork and the child's own handlers would run those of its parent.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -320,13 +310,11 @@ def _fork(work: Callable[[], None]) -> int:
             die_with_parent(parent)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             work()
-            for stream in (sys.stdout, sys.stderr):
-                if stream is not None:
-                    stream.flush()
             code = 0
         except BaseException:  # noqa: BLE001  # nothing may go back through the parent's calls
             traceback.print_exc()
         finally:
+            flush_streams()
             # Not as an interpreter ends: what is to be done at its exit is for the parent.
             os._exit(code)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -321,11 +321,7 @@ def forecast(request: Request, child: Child | None = None) -> Forecast:
 
 
 def _first_item(session: Session) -> str:
-    """The result of one item, in words.
-
-    Raises:
-        EvaluationError: it fails, or nothing scores it.
-    """
+    """The result of one item, in words."""
     offline = Offline(programs=True)
     offline.begin()
     session.bench.watchers.append(offline)

@@ -62,11 +62,7 @@ def unsent(error: Exception, data: Datum | None = None) -> str:
 
 
 def pickled(value: object, held: Sequence[object]) -> bytes:
-    """A value for another process, in which `held` are references to objects of both.
-
-    Raises:
-        Exception: a part of it cannot be pickled.
-    """
+    """A value for another process, in which `held` are references to objects of both."""
     file = io.BytesIO()
     _Pickler(file, held).dump(value)
     return file.getvalue()

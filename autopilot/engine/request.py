@@ -58,8 +58,6 @@ class Options:
 
     Args:
         prices: MODEL=INPUT/OUTPUT, in dollars for a million tokens.
-        measure_noise: See Trainer.
-        repeat: See Trainer.
         fresh: "auto" unless given.
     """
 
@@ -227,9 +225,6 @@ class Request:
         target: As it was written.
         slug: The experiment's name; None: the target's name and a number.
         project: The first part of the name.
-        seed: See Trainer.
-        hparams: Constructor arguments.
-        options: Stop conditions and the like.
         in_place: Work in the user's own checkout.
         links: Ignored paths that the evaluation needs.
         include_dirty: Take uncommitted content of the parameters into the start commit.

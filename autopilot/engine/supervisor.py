@@ -14,7 +14,6 @@ import math
 import os
 import select
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -24,11 +23,16 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from autopilot.core.failures import place_in_stacks
 from autopilot.core.interpreter import Restart
 from autopilot.core.progress import Death, Position
-from autopilot.engine.board import Board, Child, Observer, size_text
-from autopilot.engine.child_output import ChildOutput, watch_over
+from autopilot.engine.board import Board, Child, Observer
+from autopilot.engine.child_output import (
+    MEMORY,
+    ChildOutput,
+    end_of,
+    flush_streams,
+    watch_over,
+)
 from autopilot.errors import EvaluationError
 from autopilot.git import locks
 from autopilot.sandbox.processes import MemoryWatch, adopt, end_adopted, oom_kills
@@ -38,7 +42,6 @@ _REPLACED = 112
 _FORWARD_S = 0.005  # a child that was signaled too says so by then; if not, the two coalesce
 _GRACE_S = 4.0
 _LOOK_S, _SILENT_S = 0.5, 1.0
-MEMORY = "killed for memory"
 _SLOW_S = 30.0
 _DEATHS_AT_MOST = 3
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -137,29 +140,25 @@ class Supervisor:
                         # It was over just before it was ended.
                         child = child.next(pending)
                         continue
-                    is_oom = is_kill(status) and oom_kills() > killed
-                    why = f"{MEMORY}, by the system" if is_oom else reason_of(status)
+                    why, by_kill = end_of(status, killed)
                     death = Death(position, excess.why if excess else why, printed)
                     state, instead = child.board.loaded
-                    is_loading = position.split == "load"
+                    is_loading = position.split == "load" and position.is_running
                     seen[place := (position, state if is_loading else "")] += 1
-                    times, is_own = seen[place], excess or is_oom or not is_kill(status)
-                    is_last = not self._slug or times == _DEATHS_AT_MOST
-                    if (excess and excess.is_late) or (is_last and not (is_loading and instead)):
+                    times, is_own = seen[place], excess or not by_kill
+                    instead = instead if is_loading else ""
+                    is_last = times == _DEATHS_AT_MOST
+                    if (excess and excess.is_late) or (not instead and (is_last or not self._slug)):
                         raise _given_up(death, self._slug, times)
-                    if is_loading and instead and (is_own or times == _DEATHS_AT_MOST):
-                        self._observer.died(death)
-                        child.board.leave_to_next(instead, f"{death.reason} {position}")
-                        child = child.next(pending, instead)
-                        continue
                     self._observer.died(death)
-                    if is_loading:
-                        child = child.next(pending, child.state)
-                        continue
+                    state = child.state if is_loading else ""
+                    if instead and (is_own or is_last):
+                        child.board.leave_to_next(instead, f"{death.reason} {position}")
+                        state = instead
                     # A kill from outside says nothing about the item: the first is no death of it.
-                    if position.is_running and (is_own or times > 1):
+                    elif not is_loading and position.is_running and (is_own or times > 1):
                         pending.append(death)
-                    child = child.next(pending)
+                    child = child.next(pending, state)
         finally:
             adopt(is_on=False)
         if os.WIFSIGNALED(status):
@@ -199,9 +198,7 @@ class Supervisor:
 
     def _one(self, child: Child, output: ChildOutput) -> int:
         """Runs one child; returns how it ended, as `waitpid` does."""
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()  # else both processes would write what is in it
+        flush_streams()  # else both processes would write what is in them
         self._excess = None
         # The second end is open in the parent alone: it closes when the parent is gone.
         parent, board, ends = os.getpid(), child.board, os.pipe()
@@ -309,21 +306,17 @@ class Supervisor:
             left_s = min(left_s, -board.past_deadline_s())
             if loading_s > _SLOW_S and not self._was_slow:
                 self._was_slow = True
-                self._observer.slow(loading_s, place_in_stacks(output.stack(pid, 0.5)))
+                self._observer.slow(loading_s, output.place(pid))
         is_over = most < math.inf and self._memory.is_over(most)
         if most < math.inf:
             pause_s = min(pause_s, self._memory.pause_s)
         if is_over or left_s <= 0:
-            # Memory is taken while it is asked where it stands.
-            place = place_in_stacks(output.stack(pid, 0.1 if is_over else 0.5))
             is_late = loading_s > 0 and board.past_deadline_s() >= 0
             why = f"no result within {board.timeout_s:g} s"
-            if is_over:
-                why = f"{MEMORY}: over {size_text(most)}"
-            elif is_late:
+            if is_late:
                 why = f"the time budget was up after {loading_s:.1f} s"
-            self._excess = _Excess(f"{why}, in {place}" if place else why, began_s, is_late)
-            os.kill(pid, signal.SIGKILL)
+            why = output.end_child(pid, "" if is_over else why, most)
+            self._excess = _Excess(why, began_s, is_late)
         return max(min(pause_s, left_s), 0.01)
 
 
@@ -337,25 +330,8 @@ def _leave(code: int) -> None:
     with contextlib.suppress(BaseException):
         vars(threading)["_shutdown"]()
         vars(atexit)["_run_exitfuncs"]()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(BaseException):
-            stream.flush()
+    flush_streams()
     os._exit(code)
-
-
-def is_kill(status: int) -> bool:
-    """Whether SIGKILL ended a process, by its status."""
-    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-
-
-def reason_of(status: int) -> str:
-    """The end of a process in words, by its status."""
-    if not os.WIFSIGNALED(status):
-        return f"the evaluation died: exit code {os.WEXITSTATUS(status)} (os._exit)"
-    number = os.WTERMSIG(status)
-    name = signal.Signals(number).name if number in set(signal.Signals) else "unknown"
-    how = "was killed" if is_kill(status) else "died"
-    return f"the evaluation {how}: signal {number} ({name})"
 
 
 def _given_up(death: Death, slug: str, times: int) -> EvaluationError:

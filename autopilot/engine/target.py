@@ -110,9 +110,6 @@ def load_here(folder: Path, text: str, hparams: Mapping[str, str]) -> AutoPilotM
     """The module of a target in the user's checkout, outside a run.
 
     The folder becomes the working directory of the process, and the first to be imported from.
-
-    Raises:
-        AutopilotError: it cannot be loaded.
     """
     sys.dont_write_bytecode = True
     os.chdir(folder)
@@ -149,12 +146,7 @@ def _factory(target: Target, folder: Path, kind: type[Any]) -> Callable[..., Any
 
 
 def build(factory: Callable[..., Any], hparams: Mapping[str, str], text: str, kind: type[K]) -> K:
-    """Calls the class or callable with the hyperparameters, typed by its signature.
-
-    Raises:
-        UsageError: a hyperparameter that it does not take, or lacks, or of another type.
-        TargetError: it fails, or gives something else than the kind.
-    """
+    """Calls the class or callable with the hyperparameters, typed by its signature."""
     arguments = _typed(factory, hparams)
     for name in _lacking(factory, arguments):
         raise UsageError(f"{text} needs the argument {name}", hint=f"give it: -H {name}=VALUE")
@@ -172,11 +164,7 @@ def build(factory: Callable[..., Any], hparams: Mapping[str, str], text: str, ki
 
 
 def _typed(factory: Callable[..., Any], hparams: Mapping[str, str]) -> dict[str, Any]:
-    """The arguments of a class or callable, of the types that its signature has.
-
-    Raises:
-        UsageError: it does not take one, or not of that type.
-    """
+    """The arguments of a class or callable, of the types that its signature has."""
     if not hparams:
         return {}
     from pydantic import TypeAdapter, ValidationError

@@ -51,22 +51,17 @@ class Merge:
     conflicts: tuple[str, ...] = ()
 
 
-def commit(
-    repo: Repository, *, tree: str, parents: Sequence[str], message: str, sign: bool | None = None
-) -> str:
-    """Writes a commit, and moves no ref.
+def commit(repo: Repository, *, tree: str, parents: Sequence[str], message: str) -> str:
+    """Writes a commit, signed if `commit.gpgsign` is on, which starts git. Moves no ref.
 
     Author and committer are the repository's. Runs no hook.
-
-    Args:
-        sign: Whether it is signed; None does what `commit.gpgsign` says. Signing starts git.
 
     Raises:
         GitCommandError: it cannot be signed.
         RepositoryError: it cannot be written.
     """
     text = _message(message)
-    if repo.config_bool("commit.gpgsign") if sign is None else sign:
+    if repo.config_bool("commit.gpgsign"):
         return _signed_commit(repo, tree, parents, text)
     author, committer = _signatures(repo)
     before, content = [pygit2.Oid(hex=parent) for parent in parents], pygit2.Oid(hex=tree)
@@ -266,7 +261,6 @@ def count_in(repo: Repository, line: Sequence[str], branch: str) -> int:
 
     Args:
         line: Commits, oldest first, each in the history of the next.
-        branch: The commit whose history is looked at.
     """
     # One walk that hides that history would do, but trusts in the commits' times.
     return bisect_left(line, True, key=lambda commit: not is_ancestor(repo, commit, branch))

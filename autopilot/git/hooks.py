@@ -152,7 +152,6 @@ def uninstall_hooks(
     """Takes scripts out, puts the user's hooks back as they were; returns the state of each before.
 
     Args:
-        texts: Name of the hook to what `script` returned.
         force: Also those that were edited by hand.
 
     Raises:

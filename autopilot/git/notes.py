@@ -93,7 +93,6 @@ class Notes:
 
         Args:
             changes: What each commit's note becomes.
-            message: The message of the notes commit.
 
         Raises:
             RefMovedError: others wrote to the ref again and again meanwhile.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pygit2
@@ -154,7 +154,7 @@ def tree_line(name: bytes, entry: Entry) -> tuple[bytes, bytes]:
 
 
 def diff_trees(
-    repo: Repository, old: str, new: str, under: Sequence[str] = ()
+    repo: Repository, old: str, new: str
 ) -> dict[str, tuple[Entry | None, Entry | None]]:
     """The differences of two trees, by path: before and after, None where there is nothing.
 
@@ -163,44 +163,32 @@ def diff_trees(
     if old == new:
         return {}
     changes: dict[str, tuple[Entry | None, Entry | None]] = {}
-    for place in under or ("",):
-        before, after = entry_at(repo, old, place), entry_at(repo, new, place)
-        if before == after:
-            continue
-        if before is None or after is None or before.mode != TREE or after.mode != TREE:
-            gone, come = list_tree(repo, old, place), list_tree(repo, new, place)
-            changes |= {path: (gone.get(path), come.get(path)) for path in {*gone, *come}}
-            continue
-        with translated(f"cannot compare trees {old} and {new}"):
-            prefix = f"{place}/" if place else ""
-            diff = _tree(repo, before.oid).diff_to_tree(_tree(repo, after.oid))
-            for delta in diff.deltas:
-                path = prefix + os.fsdecode(delta.new_file.raw_path)
-                was, is_now = (
-                    Entry(int(side.mode), str(side.id)) if side.mode else None
-                    for side in (delta.old_file, delta.new_file)
-                )
-                # A file that becomes a link is two deltas, a removal and an addition.
-                earlier = changes.get(path, (None, None))
-                changes[path] = (was or earlier[0], is_now or earlier[1])
+    with translated(f"cannot compare trees {old} and {new}"):
+        for delta in _tree(repo, old).diff_to_tree(_tree(repo, new)).deltas:
+            path = os.fsdecode(delta.new_file.raw_path)
+            was, is_now = (
+                Entry(int(side.mode), str(side.id)) if side.mode else None
+                for side in (delta.old_file, delta.new_file)
+            )
+            # A file that becomes a link is two deltas, a removal and an addition.
+            earlier = changes.get(path, (None, None))
+            changes[path] = (was or earlier[0], is_now or earlier[1])
     return changes
 
 
-def diff_text(repo: Repository, old: str, new: str, under: Sequence[str] = ()) -> str:
+def diff_text(repo: Repository, old: str, new: str) -> str:
     """The unified diff of two trees, as `git diff` prints it; bytes that are no UTF-8 as �."""
     with translated(f"cannot compare trees {old} and {new}"):
-        patches = _patches(repo, old, new, under)
+        patches = _patches(repo, old, new)
         return "".join(patch.data.decode("utf-8", "replace") for _, patch in patches)
 
 
-def diff_stat(
-    repo: Repository, old: str, new: str, under: Sequence[str] = ()
-) -> dict[str, LineCounts]:
+def diff_stat(repo: Repository, old: str, new: str) -> dict[str, LineCounts]:
     """The lines that each file that differs between two trees gained and lost."""
     with translated(f"cannot compare trees {old} and {new}"):
         return {
             path: LineCounts(*patch.line_stats[1:], patch.delta.is_binary is True)
-            for path, patch in _patches(repo, old, new, under)
+            for path, patch in _patches(repo, old, new)
         }
 
 
@@ -301,16 +289,11 @@ def _walk(tree: pygit2.Tree, prefix: str) -> Iterator[tuple[str, Entry]]:
             yield path, _entry(child)
 
 
-def _patches(
-    repo: Repository, old: str, new: str, under: Sequence[str]
-) -> Iterator[tuple[str, pygit2.Patch]]:
+def _patches(repo: Repository, old: str, new: str) -> Iterator[tuple[str, pygit2.Patch]]:
     diff = _tree(repo, old).diff_to_tree(_tree(repo, new))
-    for index, delta in enumerate(diff.deltas):
-        path = os.fsdecode(delta.new_file.raw_path)
-        if not under or any(path == place or path.startswith(f"{place}/") for place in under):
-            patch = diff[index]
-            if patch is not None:
-                yield path, patch
+    for patch, delta in zip(diff, diff.deltas, strict=True):
+        if patch is not None:
+            yield os.fsdecode(delta.new_file.raw_path), patch
 
 
 def file_patch(

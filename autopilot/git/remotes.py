@@ -13,9 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from autopilot.errors import GitCommandError, RemoteError, RepositoryError
-from autopilot.git.commands import CommandResult, last_line, run_git
+from autopilot.git.commands import CommandResult, last_line, run_git, variable
 from autopilot.git.commits import first_parent_log
-from autopilot.git.environment import variable
 from autopilot.git.refs import list_refs
 from autopilot.git.repository import Repository
 

@@ -15,8 +15,7 @@ import pygit2
 from pygit2.enums import ObjectType
 
 from autopilot.errors import RepositoryError, UnsupportedRepositoryError
-from autopilot.git.commands import CommandResult, last_line, run_git
-from autopilot.git.environment import variable
+from autopilot.git.commands import CommandResult, last_line, run_git, variable
 from autopilot.git.seen import Seen
 
 _CACHED_TREE_BYTES = 16_384

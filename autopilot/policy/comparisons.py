@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autopilot.core.comparison import EpochView, measured, nothing_to_compare
-from autopilot.core.figures import apart, bound, figures, gained, sounds_like_cost
+from autopilot.core.figures import bound, figures, gained, sounds_like_cost
 from autopilot.core.gate import Gate
 from autopilot.core.noise import GainGate
 from autopilot.core.types import GateResult
@@ -83,12 +83,12 @@ class NoRegression(Gate):
         if isinstance(best, str):
             return True, nothing_to_compare(metric)
         worse = gained(value, best, "min" if self.higher_is_better is False else "max")
-        before, after = apart(best, value)
+        before, after = figures(best, value)
         change = f"val {metric} {before} -> {after}"
         # inf - inf is NaN: not known to hold, so it fails.
         if worse <= self.tolerance + _ROUNDING:
             return True, f"{change} is no regression"
-        amount, allowed = apart(worse, self.tolerance)
+        amount, allowed = figures(worse, self.tolerance)
         return False, f"{change} is worse by {amount}, more than {allowed}"
 
 
@@ -119,7 +119,7 @@ class Improvement(GainGate):
         change = f"val {view.monitor} {before} -> {after}"
         if gain <= 0:
             return False, f"{change} is no improvement"
-        amount, least = apart(gain, self.min_delta)
+        amount, least = figures(gain, self.min_delta)
         if gain < self.min_delta - _ROUNDING:
             return False, f"{change} is a gain of {amount}, less than {least}"
         return True, f"{change} is a gain of {amount}"
@@ -172,7 +172,7 @@ class GeneralizationGap(Gate):
         own = "min" if self.higher_is_better is False else "max"
         gap = gained(val, train, view.mode if self.higher_is_better is None else own)
         passed = gap <= self.max_gap + _ROUNDING
-        (on_train, on_val), (width, limit) = apart(train, val), apart(gap, self.max_gap)
+        (on_train, on_val), (width, limit) = figures(train, val), figures(gap, self.max_gap)
         return self.result(
             passed=passed,
             reason=f"{metric} is {on_train} on train and {on_val} on val, a gap of {width}, "

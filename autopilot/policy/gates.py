@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from autopilot.core.comparison import EpochView, measured
-from autopilot.core.figures import apart, bound, figure, figures, truth
+from autopilot.core.figures import bound, figure, figures, truth
 from autopilot.core.gate import Gate
 from autopilot.core.policy import Decision, Policy, objections
 from autopilot.core.signatures import check_awaited, check_function
@@ -70,10 +70,10 @@ class BoundGate(Gate):
 
     def _compare(self, value: float) -> tuple[bool, str]:
         if self.low is not None and value < self.low:
-            here, low = apart(value, self.low)
+            here, low = figures(value, self.low)
             return False, f"{here} is below {low}"
         if self.high is not None and value > self.high:
-            here, high = apart(value, self.high)
+            here, high = figures(value, self.high)
             return False, f"{here} is above {high}"
         here, low, high = figures(value, self.low, self.high)
         if self.low is None:

@@ -6,23 +6,21 @@ An epoch of a run is measured with that epoch's seed, and recorded model calls a
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import TypeAdapter
-
-from autopilot import errors
 from autopilot.core.comparison import Key, keyed
+from autopilot.core.interpreter import Fresh, is_importable
 from autopilot.core.records.record import Manifest
 from autopilot.core.types import Datum, datum_from_json
 from autopilot.engine.request import NO_OPTIONS, Options, Request, committed_target, measured_as
 from autopilot.errors import AutopilotError, EvaluationError, ExperimentError, LockHeldError
+from autopilot.git import objects
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
 from autopilot.git.worktrees import (
@@ -35,14 +33,12 @@ from autopilot.git.worktrees import (
     remove_worktree,
     worktree_path,
 )
-from autopilot.sandbox.processes import Processes, tell_once
-from autopilot.sandbox.workspace import Link, Workspace, link_into
+from autopilot.proof.tasks import MeasureTask, Scores, Site, answers, encoded
+from autopilot.sandbox.processes import Processes
+from autopilot.sandbox.workspace import Workspace, link_into
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import WrittenPath, find_outputs, merged, tell, unknown_outputs
-
-T = TypeVar("T")
-ERROR_PARTS = ("message", "hint", "user_traceback")
-"""The parts of an AutopilotError that a message carries, beside the name of its class."""
+from autopilot.tracking.parameters import manifest_paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +46,6 @@ class Measurement:
     """The scores of a commit.
 
     Args:
-        commit: What was measured.
         metrics: Split to metric name to value; empty for a split that the module does not have.
         items: Split to results, one Datum an item.
         valued: Split to those of them that have a value of the monitored metric.
@@ -70,101 +65,6 @@ class Measurement:
     outputs: tuple[WrittenPath, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
-    """An experiment's checkout, in a form that another process can be given.
-
-    Args:
-        user: The user's checkout.
-        worktree: The checkout to work in.
-        links: Path from the top to the user's own path, of what `--link` brought in.
-        manifest: How the experiment is run.
-        slug: The experiment whose model calls answer.
-    """
-
-    user: str
-    worktree: str
-    links: tuple[tuple[str, str], ...]
-    manifest: Manifest
-    slug: str
-
-    @classmethod
-    def of(cls, workspace: Workspace, manifest: Manifest, slug: str) -> Site:
-        """The site of a checkout of this process."""
-        links = tuple((link.name, str(link.source)) for link in workspace.links)
-        return cls(str(workspace.user.workdir), str(workspace.repo.workdir), links, manifest, slug)
-
-    def workspace(self) -> Workspace:
-        """The same checkout in another process."""
-        user, repo = (Repository.discover(Path(path)) for path in (self.user, self.worktree))
-        links = tuple(Link(n, Path(source), repo.workdir / n) for n, source in self.links)
-        return Workspace(user, repo, self.manifest.directory, links=links)
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """Something for a fresh process to do with an experiment's checkout."""
-
-    site: Site
-
-
-@dataclass(frozen=True, slots=True)
-class MeasureTask(Task):
-    """Evaluate splits of the commit that is checked out. See Measurer.measure for the arguments.
-
-    The answer is one Scores.
-    """
-
-    splits: tuple[str, ...]
-    epoch: int
-    repeat: int
-    live: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """The result of a MeasureTask.
-
-    Args:
-        metrics: Split to metric name to value.
-        items: Split to results as JSON.
-        valued: Split to whether each of these results has a value of the monitored metric.
-        inputs: See Measurement.
-        noisy: See Measurement.
-    """
-
-    metrics: Mapping[str, Mapping[str, float]]
-    items: Mapping[str, tuple[Mapping[str, Any], ...]]
-    valued: Mapping[str, tuple[bool, ...]]
-    inputs: Mapping[str, str]
-    noisy: tuple[str, ...]
-
-
-def answers(
-    processes: Processes, task: Task, folder: Path, kind: type[T]
-) -> Iterator[T | AutopilotError]:
-    """Gives a task to a fresh process.
-
-    Yields:
-        Its messages as they come; an error that ended it comes last, in the worktree's terms.
-
-    Raises:
-        EvaluationError: the process could not be started, or ended before its last message.
-    """
-    request = json.dumps(asdict(task)).encode()
-    for line in processes.ask("autopilot.proof.worker", request, folder):
-        message = json.loads(line)
-        if "note" in message:
-            tell_once(message["note"])
-        elif "error" in message:
-            error = getattr(errors, message["error"], EvaluationError)(message["message"])
-            for name in ERROR_PARTS:
-                setattr(error, name, message[name])
-            yield error
-        else:
-            yield TypeAdapter(kind).validate_python(message["answer"])
-
-
 class Measurer:
     """Measures commits, one after the other, in a worktree of its own.
 
@@ -178,8 +78,10 @@ class Measurer:
         slug: The experiment whose recorded model calls answer.
         live: Model calls are made anew and may cost money; the evaluation may use the network.
         links: Ignored paths that the evaluation needs, beside the manifest's.
+        is_lasting: One process evaluates states that differ in no file that Python may import.
 
     Attributes:
+        is_used: Whether the process of the last measurement had evaluated another one before.
         outputs: What each evaluation wrote; an error that ends the body has a note on it.
 
     Raises:
@@ -199,6 +101,7 @@ class Measurer:
         *,
         live: bool = False,
         links: Sequence[str] = (),
+        is_lasting: bool = False,
     ) -> None:
         if not manifest.target:
             raise ExperimentError(
@@ -210,6 +113,9 @@ class Measurer:
         self.outputs: list[WrittenPath] = []
         self._processes = Processes()
         self._worktree: MeasuringWorktree | None = None
+        self._is_lasting = is_lasting and manifest.options.get("fresh") != Fresh.always
+        self._answers: Generator[Scores | AutopilotError, None, None] | None = None
+        self._imported, self.is_used = "", False
 
     def measure(
         self, commit: str, splits: Sequence[str] = ("val",), *, epoch: int = 0, repeat: int = 0
@@ -230,12 +136,15 @@ class Measurer:
         if self._worktree is None:
             self._worktree = MeasuringWorktree.take(self.user)
             self.outputs += self._worktree.outputs
+        if repeat or not (self._is_lasting and self._has_imported(commit)):
+            self.renew()
         manifest, repo, started = self.manifest, self._worktree.check_out(commit), time.monotonic()
         workspace = workspace_at(self.user, repo, manifest.directory, commit, manifest.links)
         site = Site.of(workspace, manifest, self.slug)
         task = MeasureTask(site, tuple(splits), epoch, repeat, self.live)
         try:
-            (scores,) = answers(self._processes, task, workspace.folder, Scores)
+            scores = self._ask(task, workspace.folder)
+            self._imported = "" if repeat else commit
             seconds = time.monotonic() - started
         finally:
             self.outputs += find_outputs(repo.workdir, self.user, manifest, commit)
@@ -253,6 +162,43 @@ class Measurer:
         facts = scores.inputs, seconds, frozenset(scores.noisy), tuple(merged(self.outputs))
         return Measurement(commit, scores.metrics, items, valued, *facts)
 
+    def _ask(self, task: MeasureTask, folder: Path) -> Scores | AutopilotError:
+        self.is_used = self._answers is not None
+        if self._answers is not None:
+            self._processes.ask_more(encoded(task))
+            with contextlib.suppress(EvaluationError):
+                found = next(self._answers, None)
+                if isinstance(found, Scores) and not found.is_stale:
+                    return found
+                self._is_lasting = not isinstance(found, Scores)
+            # An error may be due to the states before.
+            self.renew()
+        self._answers = answers(self._processes, task, folder, Scores)
+        scores = next(self._answers, None)
+        if not self._is_lasting:
+            self.renew()
+        return scores or EvaluationError("the evaluation gave no result", hint="run it again")
+
+    def _has_imported(self, commit: str) -> bool:
+        """Whether a commit differs from the last one in parameters' files only, and in no code."""
+        if not self._imported:
+            return False
+        trees = (objects.tree_of(self.user, each) for each in (self._imported, commit))
+        places = manifest_paths(self.manifest)
+        return all(
+            not is_importable(name) and any(place.covers(name) for place in places)
+            for name in objects.diff_trees(self.user, *trees)
+        )
+
+    def renew(self) -> None:
+        """Lets the next measurement have a new process."""
+        if self._answers is not None:
+            self._processes.ask_more(b"")
+            with contextlib.suppress(EvaluationError):  # the result is there already
+                for _ in self._answers:
+                    pass
+        self._answers, self._imported, self.is_used = None, "", False
+
     def stop(self) -> None:
         """Ends the evaluation that runs in another thread, with all that it started."""
         self._processes.stop()
@@ -260,6 +206,9 @@ class Measurer:
     def close(self) -> None:
         """Ends a running evaluation, and removes the worktree."""
         self._processes.stop()
+        if self._answers is not None:
+            self._answers.close()
+            self._answers = None
         if self._worktree is not None:
             self._worktree.leave()
             self._worktree = None
@@ -316,11 +265,7 @@ class MeasuringWorktree:
             number += 1
 
     def check_out(self, commit: str) -> Repository:
-        """Checks a commit out, as a fresh clone would have it.
-
-        Raises:
-            GitCommandError: it cannot be checked out.
-        """
+        """Checks a commit out, as a fresh clone would have it."""
         if self._repo is None:
             self._repo = add_worktree(self.user, self.path, commit)
         else:
@@ -328,11 +273,7 @@ class MeasuringWorktree:
         return self._repo
 
     def borrow(self, commit: str) -> Repository:
-        """Checks a commit out in a repository of its own, with refs and notes to try things with.
-
-        Raises:
-            GitCommandError: it cannot be made.
-        """
+        """Checks a commit out in a repository of its own, with refs and notes to try out."""
         # Refs and notes of a worktree are the user's: a repository of its own has others.
         self._clear()
         self._repo = borrow(self.user, self.path, commit)
@@ -359,9 +300,6 @@ def measure_checkout(request: Request, split: str) -> Measurement:
     """Measures a split of the checkout, uncommitted changes of tracked files included.
 
     Model calls are made and may cost money.
-
-    Raises:
-        AutopilotError: it cannot be loaded or evaluated.
     """
     user = Repository.discover(request.folder)
     commit = commit_of_checkout(user)

@@ -74,10 +74,6 @@ class Settings:
         tolerance: The largest difference of a metric that counts as the same.
         shares: Metric to a tolerance of its own, as a share of its value. A noisy metric is only
             compared if it has one.
-        jobs: Evaluations side by side.
-        live: See Measurer.
-        links: See Measurer.
-        limits: See `measured_as`.
     """
 
     epochs: Sequence[int] | None = None
@@ -99,8 +95,6 @@ class Replay:
     """Compares an experiment with its record: `branch` in git alone, `epochs` by evaluation.
 
     Attributes:
-        level: How much is done again.
-        chosen: The epochs that are evaluated.
         ended: Why it ended before the last of them; "" if it did not.
         outputs: What evaluations wrote into worktrees that are gone.
 
@@ -122,7 +116,7 @@ class Replay:
         self._manifest = measured_as(notebook, settings.limits)
         asked = notebook.repo, self._manifest, notebook.slug
         self._measurers = [
-            Measurer(*asked, live=settings.live, links=settings.links)
+            Measurer(*asked, live=settings.live, links=settings.links, is_lasting=True)
             for _ in range(max(1, min(settings.jobs, len(self.chosen))))
         ]
 
@@ -180,8 +174,13 @@ class Replay:
             # A measurement that was taken over from an earlier epoch had that epoch's seed.
             epoch = number if reused is None else reused
             found = measurer.measure(judged.commit, splits, epoch=epoch)
+            if measurer.is_used and self._compare(number, judged, found)[0]:
+                # A difference may be due to the states that its process evaluated before.
+                measurer.renew()
+                found = measurer.measure(judged.commit, splits, epoch=epoch)
             if self._is_noisy and self._compare(number, judged, found)[0]:
                 # Values that no seed repeats differ between these two as well.
+                measurer.renew()
                 again = measurer.measure(judged.commit, splits, epoch=epoch)
                 found = replace(found, noisy=found.noisy | moved(found, again))
         except AutopilotError as error:

@@ -10,7 +10,7 @@ from autopilot.core.records.record import MetricsRecord, StepRecord
 from autopilot.errors import AutopilotError, UsageError
 from autopilot.git import objects
 from autopilot.git.repository import Repository
-from autopilot.proof.measuring import MeasuringWorktree, Site, Task, answers, workspace_at
+from autopilot.proof.measuring import MeasuringWorktree, workspace_at
 from autopilot.proof.replay import (
     EpochReplay,
     Replay,
@@ -20,6 +20,7 @@ from autopilot.proof.replay import (
     failed,
     parted,
 )
+from autopilot.proof.tasks import Site, Task, answers
 from autopilot.sandbox.processes import Processes
 from autopilot.tracking.integrity import Difference
 from autopilot.tracking.notebook import Epoch, Notebook
@@ -49,10 +50,7 @@ class RerunEpoch:
 
     Args:
         record: Its val record; None for the test score, which comes last.
-        metrics: Split to metric name to value.
-        noisy: See Measurement.
         steps: Its steps, each with the state after it; "" if it changed nothing.
-        seconds: Wall clock.
     """
 
     record: MetricsRecord | None

@@ -13,7 +13,7 @@ from random import Random
 
 from autopilot.core.comparison import EpochView, some
 from autopilot.core.configuration import policy_of
-from autopilot.core.figures import apart, gained
+from autopilot.core.figures import figures, gained
 from autopilot.core.policy import Decision, decide
 from autopilot.core.records.history import environment_at
 from autopilot.core.statistics import Pairing, pair, subset_interval
@@ -37,10 +37,7 @@ class Verification:
     """The result of `verify`.
 
     Args:
-        slug: The experiment.
         split: "test", or "val" where there is no test split.
-        monitor: The metric.
-        mode: "max" or "min".
         base: The commit that the proposal stands on.
         head: The proposal's last commit.
         epoch: The epoch that head is.
@@ -49,13 +46,9 @@ class Verification:
         recorded: The metric of the epoch as the run measured it; None where it did not.
         tolerance: The largest difference from that which counts as the same; None: not compared.
         measure: The value that items were compared by: the metric, or "success".
-        items: How many items.
         better: How many of them are better.
-        worse: How many are worse.
         difference: The mean difference of the items; positive is better.
         low: The lower end of its interval.
-        high: The upper end.
-        confidence: Of the interval.
         failures: Why the claim does not hold, a sentence each; none if it does.
         notes: Further remarks for a reader, a sentence each.
         outputs: What the evaluations wrote into the worktree, which is gone.
@@ -224,7 +217,7 @@ def _failures(
         if measured is None:
             found.append("the score on record was not measured again")
         elif not is_same(recorded, measured, tolerance):
-            was, now = apart(recorded, measured)
+            was, now = figures(recorded, measured)
             found.append(f"the record says {was}, and it is {now}")
     return found
 
@@ -239,7 +232,7 @@ def _unlike_the_items(
     was, now = (math.fsum(side) / len(side) for side in values)
     if gained(was, now, mode) > 0:
         return []
-    return [f"{name} itself is no better: {' -> '.join(apart(was, now))}"]
+    return [f"{name} itself is no better: {' -> '.join(figures(was, now))}"]
 
 
 def _notes(

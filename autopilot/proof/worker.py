@@ -1,13 +1,16 @@
 """The fresh processes that evaluate a commit, or run an experiment again: `python -m` this module.
 
-Fresh, since trees differ in code and Python loads a module once. A process reads one task, and
-answers with messages as JSON; an error that ended it is its last message. Model calls, and agents
+Fresh, since trees differ in code and Python loads a module once. A process reads a task, and
+answers with messages as JSON; an error that ended it is its last message. States that differ in no
+code may be measured by one process. Model calls, and agents
 that make their own, are answered from the experiment's notes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 import tempfile
 import time
@@ -21,8 +24,8 @@ from pydantic import TypeAdapter
 from autopilot.core.callback import Callback, RunView
 from autopilot.core.experiment import Experiment
 from autopilot.core.fit import Fit
+from autopilot.core.interpreter import Interpreter
 from autopilot.core.loop import EpochLoop
-from autopilot.core.metric import MetricCollection
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.records.record import (
     Lesson,
@@ -39,17 +42,17 @@ from autopilot.core.store import InMemoryStore
 from autopilot.core.writing import trace_record
 from autopilot.engine.bench import Bench
 from autopilot.engine.board import Child, Observer
-from autopilot.engine.fresh import BrokenState, importing_state, take_over
+from autopilot.engine.fresh import importing_state, take_over
 from autopilot.engine.loading import users_code
 from autopilot.engine.request import ItemLimits, Options
 from autopilot.engine.supervisor import Supervisor
 from autopilot.errors import AutopilotError, EvaluationError, OutageError, ReplayMissError
 from autopilot.git import objects
 from autopilot.git.repository import Repository
-from autopilot.proof.measuring import ERROR_PARTS, MeasureTask, Scores
 from autopilot.proof.rerun import RerunEpoch, RerunTask
-from autopilot.sandbox.audit_hooks import Offline
-from autopilot.sandbox.processes import answer_with
+from autopilot.proof.tasks import ERROR_PARTS, MeasureTask, Scores, noisy_metrics
+from autopilot.sandbox.audit_hooks import Inputs, Offline
+from autopilot.sandbox.processes import answer_with, further_request
 from autopilot.sandbox.surroundings import Surroundings
 from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.holding import GitMemory, block_after_by_epoch
@@ -58,6 +61,7 @@ from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
 
 R = TypeVar("R", bound=Record)
+_TASK = "task"
 _Say = Callable[[Scores | RerunEpoch | str], None]
 
 
@@ -78,7 +82,7 @@ def main() -> None:
         def work(child: Child) -> int:
             try:
                 if isinstance(task, MeasureTask):
-                    _measure(task, say, child, ProgressFile(Path(folder, "progress")))
+                    _measure(Path(folder), say, child, asker)
                 else:
                     _rerun(task, say, child)
             except AutopilotError as error:
@@ -87,11 +91,10 @@ def main() -> None:
 
         # Which of the two it is follows from the fields.
         task: MeasureTask | RerunTask = TypeAdapter(MeasureTask | RerunTask).validate_json(request)
-        # A rerun is not gone on with: a death in it is a difference.
-        slug = task.site.slug if isinstance(task, MeasureTask) else ""
         with tempfile.TemporaryDirectory(prefix="autopilot-") as folder:
+            Path(folder, _TASK).write_bytes(request)
             try:
-                code = Supervisor(work, Observer(), slug, (asker,)).run()
+                code = Supervisor(work, Observer(), task.site.slug, (asker,)).run()
             except EvaluationError as error:
                 error.hint = "run the target by hand to see where it ends"
                 fail(error)
@@ -106,9 +109,17 @@ def main() -> None:
 class _LastingStore(InMemoryStore):
     """A store in memory whose results outlive the process."""
 
-    def __init__(self, slug: str, file: ProgressFile) -> None:
+    def __init__(self, slug: str, file: ProgressFile, inputs: Inputs) -> None:
         super().__init__(slug)
-        self._file = file
+        self._file, self._inputs = file, inputs
+
+    def state(self) -> str:
+        with self._inputs.deaf():
+            return super().state()
+
+    def edited(self) -> list[str]:
+        with self._inputs.deaf():
+            return super().edited()
 
     def note_progress(self, progress: ProgressNote) -> None:
         self._file.write(progress)
@@ -117,85 +128,112 @@ class _LastingStore(InMemoryStore):
         return [record for record in self._file.read() if isinstance(record, ProgressNote)]
 
 
-def _measure(task: MeasureTask, say: _Say, child: Child, file: ProgressFile) -> None:
-    site, offline, store = task.site, Offline(), _LastingStore(task.site.slug, file)
-    workspace, manifest = site.workspace(), site.manifest
-    if not (task.live or task.repeat):
-        for call in _recorded_calls(workspace.user, site.slug):
+def _measure(folder: Path, say: _Say, child: Child, asker: int) -> None:
+    """Does the task of a folder, and further ones as they come, until something went wrong."""
+    states = _States(child)
+    # There is none in a process that takes the place of one that had done all.
+    while (file := folder / _TASK).exists():
+        task = TypeAdapter(MeasureTask).validate_json(file.read_bytes())
+        progress = folder / "progress"
+        scores = states.measure(task, ProgressFile(progress), say)
+        progress.unlink(missing_ok=True)
+        file.unlink()
+        say(scores)
+        is_worn = child.deaths or child.broken or child.lost_since_s
+        if not is_worn and (more := further_request(asker)):
+            file.write_bytes(more)
+
+
+class _States:
+    """Measures states that differ in no file that Python may import."""
+
+    def __init__(self, child: Child) -> None:
+        self._child, self._offline = child, Offline()
+        self._bench: Bench | None = None
+        self._calls: list[LlmRecord] | None = None
+        self._read = set[str]()
+
+    def measure(self, task: MeasureTask, file: ProgressFile, say: _Say) -> Scores:
+        """Evaluates the commit that is checked out now."""
+        child, offline, site, before = self._child, self._offline, task.site, None
+        workspace, manifest = site.workspace(), site.manifest
+        options = Options(**manifest.options)
+        child.board.limit(*astuple(ItemLimits.of(options)))  # of the import, too
+        commit = workspace.repo.head_commit()
+        with importing_state(child, workspace, manifest, commit):
+            if (bench := self._bench) is None:
+                bench = self._bench = Bench(
+                    workspace, manifest, commit, None if task.live else offline
+                )
+            else:
+                os.chdir(workspace.folder)  # it may have been removed and made anew
+                before = bench.inputs.gathered()
+                bench.inputs.begin_apart()
+                bench.load()
+        store = _LastingStore(site.slug, file, bench.inputs)
+        if self._calls is None:
+            is_new = task.live or task.repeat
+            self._calls = [] if is_new else _recorded_calls(workspace.user, site.slug)
+        for call in self._calls:
             store.note_call(call)
-    options = Options(**manifest.options)
-    child.board.limit(*astuple(ItemLimits.of(options)))  # of the import, too
-    commit, experiment = workspace.repo.head_commit(), Experiment(store, manifest=manifest)
-    with importing_state(child, workspace, manifest, commit):
-        bench = Bench(workspace, manifest, commit, None if task.live else offline)
-    # The only state here is that of the commit.
-    for why in child.broken.values():
-        experiment.interpreter = BrokenState(why)
-    experiment.only_recorded = not task.live
-    trainer = bench.trainer(
-        experiment, options, seed=seed_of(manifest.seed, task.repeat), max_wait_s=0
-    )
-    child.board.limit(*astuple(ItemLimits.of(options, bench.module)))
-    with users_code(manifest.target):
-        trainer.prepare(bench.module)
-        experiment.open(bench.module.parameters())
-        experiment.progress.load(task.epoch)
-        for death in child.deaths:
-            experiment.progress.note_death(death)
-        experiment.positions = child.board
+        experiment = Experiment(store, manifest=manifest)
+        # The only state here is that of the commit.
+        for why in child.broken.values():
+            experiment.interpreter = Interpreter(why)
+        experiment.only_recorded = not task.live
+        seed = seed_of(manifest.seed, task.repeat)
+        trainer = bench.trainer(experiment, options, seed=seed, max_wait_s=0)
+        child.board.limit(*astuple(ItemLimits.of(options, bench.module)))
+        with _evaluating(bench, say, offline):
+            trainer.prepare(bench.module)
+            experiment.open(bench.module.parameters())
+            experiment.progress.load(task.epoch)
+            for death in child.deaths:
+                experiment.progress.note_death(death)
+            experiment.positions = child.board
+            try:
+                found = {s: trainer.measure(bench.module, s, task.epoch) for s in task.splits}
+            except ReplayMissError as miss:
+                offline.check()
+                if not task.repeat:
+                    raise
+                raise ReplayMissError(
+                    "a repetition needs model replies of its own, and one of each is recorded",
+                    hint="ask the model anew: --live",
+                ) from miss
+        workspace.check_imports()
+        metrics = {split: measured.compute() for split, measured in found.items()}
+        items = {split: measured.items for split, measured in found.items()}
+        has_value = trainer.monitored.has_value
+        read = bench.inputs.parameter_files()
+        known = {name for name in self._read if (workspace.repo.workdir / name).exists()}
+        self._read |= read
+        if before is not None:
+            bench.inputs.take_in(before)
+        return Scores(
+            metrics,
+            {s: trace_record(task.epoch, s, data).items for s, data in items.items()},
+            {split: tuple(map(has_value, results)) for split, results in items.items()},
+            bench.inputs.blobs(),
+            noisy_metrics(bench.module, metrics),
+            is_stale=bool(known - read),
+        )
+
+
+@contextlib.contextmanager
+def _evaluating(bench: Bench, say: _Say, offline: Offline) -> Iterator[None]:
+    """In the body, the module is evaluated: strays are told, and refused connections raised."""
+    with users_code(bench.manifest.target):
         try:
-            found = {s: trainer.measure(bench.module, s, task.epoch) for s in task.splits}
-        except ReplayMissError as miss:
-            offline.check()
-            if not task.repeat:
-                raise
-            raise ReplayMissError(
-                "a repetition needs model replies of its own, and one of each is recorded",
-                hint="ask the model anew: --live",
-            ) from miss
+            yield
         except OutageError:
             # The user's code may have turned a refused connection into an outage.
             offline.check()
             raise
         finally:
-            _tell_strays(bench, say)
+            for stray in bench.children.strays():
+                say(stray)
         offline.check()
-        workspace.check_imports()
-        metrics = {split: measured.compute() for split, measured in found.items()}
-    items = {split: measured.items for split, measured in found.items()}
-    has_value = trainer.monitored.has_value
-    say(
-        Scores(
-            metrics,
-            {s: trace_record(task.epoch, s, data).items for s, data in items.items()},
-            {split: tuple(map(has_value, results)) for split, results in items.items()},
-            bench.inputs.blobs(),
-            _noisy_metrics(bench.module, metrics),
-        )
-    )
-
-
-def _tell_strays(bench: Bench, say: _Say) -> None:
-    for stray in bench.children.strays():
-        say(stray)
-
-
-def _noisy_metrics(
-    module: AutoPilotModule, metrics: Mapping[str, Mapping[str, float]]
-) -> tuple[str, ...]:
-    """The noisy ones of a module's metrics, as "val latency", and the numbers they read."""
-    names: set[str] = set()
-    for own, metric in module.named_metrics():
-        parts = metric.items() if isinstance(metric, MetricCollection) else [(own, metric)]
-        for name, part in parts:
-            if part.noisy:
-                names |= {name, str(getattr(part, "name", name))}
-    return tuple(
-        f"{split} {name}"
-        for split, values in metrics.items()
-        for name in values
-        if name in names or any(name.startswith(f"{each}_") for each in names)
-    )
 
 
 def _recorded_calls(user: Repository, slug: str) -> list[LlmRecord]:
@@ -213,9 +251,9 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
     base, tip = repo.head_commit(), store.tip
     with importing_state(child, workspace, manifest, tip or base):
         bench = Bench(workspace, manifest, base, offline)
-    reporter = _RerunReporter(repo, say, notebook, rules)
+    reporter = _RerunReporter(say, notebook, rules)
     experiment = Experiment(store, GitMemory(store, rules[0]), manifest)
-    experiment.guard = _StepGuard(bench)
+    experiment.guard, experiment.died = _StepGuard(bench), child.deaths
     experiment.only_recorded = True
     experiment.repeats = {
         (record.epoch, record.step): (commit, record)
@@ -230,21 +268,12 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
     trainer = bench.trainer(
         experiment, options, [*budget, reporter], _SameEpochs(task.last), max_wait_s=0
     )
-    with users_code(manifest.target):
-        try:
-            trainer.fit(bench.module)
-            if task.test:
-                test = trainer.test(bench.module).metrics
-                found = {**test, "baseline": experiment.metrics[0]["test"]}
-                say(RerunEpoch(None, found, _noisy_metrics(bench.module, found)))
-        except OutageError:
-            # The user's code may have turned a refused connection into an outage.
-            offline.check()
-            raise
-        finally:
-            _tell_strays(bench, say)
-            store.close()
-        offline.check()
+    with contextlib.closing(store), _evaluating(bench, say, offline):
+        trainer.fit(bench.module)
+        if task.test:
+            test = trainer.test(bench.module).metrics
+            found = {**test, "baseline": experiment.metrics[0]["test"]}
+            say(RerunEpoch(None, found, noisy_metrics(bench.module, found)))
 
 
 class _SameEpochs(EpochLoop):
@@ -305,10 +334,8 @@ class _StepGuard(Guard):
 class _RerunReporter(Callback):
     """Reports each epoch, and makes the changes that a person made to the memory at that time."""
 
-    def __init__(
-        self, repo: Repository, say: _Say, notebook: Notebook, rules: Mapping[int, int]
-    ) -> None:
-        self._repo, self._say, self._rules = repo, say, rules
+    def __init__(self, say: _Say, notebook: Notebook, rules: Mapping[int, int]) -> None:
+        self._say, self._rules = say, rules
         self._calls = _recorded_calls(notebook.repo, notebook.slug)
         by_hand = [lesson for _, lesson in _on_branch(notebook, Lesson) if lesson.by_hand]
         self._by_hand = sorted(by_hand, key=lambda lesson: lesson.id)
@@ -326,8 +353,8 @@ class _RerunReporter(Callback):
     def on_step_committed(
         self, trainer: RunView, module: AutoPilotModule, record: StepRecord
     ) -> None:
-        store = trainer.experiment.store
-        tree = objects.tree_of(self._repo, store.tip) if record.changed else ""
+        # Not of the tip: after a restart, steps are taken over of which a later one is the tip.
+        tree = trainer.experiment.store.state() if record.changed else ""
         # The optimizer's state is not compared, and may be large.
         self._steps.append((replace(record, state={}), tree))
 
@@ -335,7 +362,7 @@ class _RerunReporter(Callback):
         self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord
     ) -> None:
         metrics = trainer.experiment.metrics[record.epoch]
-        noisy, seconds = _noisy_metrics(module, metrics), time.monotonic() - self._since
+        noisy, seconds = noisy_metrics(module, metrics), time.monotonic() - self._since
         small, steps = replace(record, state={}), tuple(self._steps)
         self._say(RerunEpoch(small, dict(metrics), noisy, steps, seconds))
         self._steps, self._since = [], time.monotonic()

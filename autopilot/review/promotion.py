@@ -52,8 +52,6 @@ class PromotionPlan:
         test: The epoch's test metrics; empty where they were not measured.
         tree: The branch's new tree; "" if it cannot be made.
         counts: Lines by file that the branch would gain and lose.
-        gates: All must be passed.
-        merged: The newest epoch that the branch has already.
     """
 
     slug: str

@@ -46,7 +46,6 @@ class Proposal:
         base: The commit of that branch that it stands on.
         commits: Epoch and commit of each of its commits, oldest first; epoch 0 is the content that
             the experiment started from.
-        merged: The newest epoch that the target branch has already.
         was: The review branch's tip before; None if there was none.
     """
 

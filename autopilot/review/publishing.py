@@ -17,8 +17,8 @@ from autopilot.core.records.message import REVERTS, revert_message, trailer
 from autopilot.errors import ExperimentError, RemoteError
 from autopilot.git import commits, objects, refs
 from autopilot.git.branches import BRANCHES, Branch
+from autopilot.git.commands import for_git
 from autopilot.git.commits import is_ancestor
-from autopilot.git.environment import for_git
 from autopilot.git.objects import has_object
 from autopilot.git.remotes import fetch_refs, push_refs, remote_refs, replace_ref, shown
 from autopilot.git.repository import Repository
@@ -37,7 +37,6 @@ def publish(
 
     Args:
         branch: Its review branch, or the one that reverts it.
-        remote: A remote's name, a URL or a path.
         alone: Push the branch without the experiment.
 
     Raises:

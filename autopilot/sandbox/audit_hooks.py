@@ -13,7 +13,7 @@ import ipaddress
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -125,14 +125,20 @@ class Inputs(Watcher):
 
     def blobs(self, known: Iterable[str] = ()) -> dict[str, str]:
         """Path to blob id as the files are now, of `known` ones too; "" for one that is gone."""
-        listened, self.listens = self.listens, False
-        try:
+        with self.deaf():
             names = self.names() | ({*known} - self._outputs())
             linked = {name for name in names if self._is_linked(name)}
             ids = {name: self._hash(name) for name in linked}
             for name, entry in self._files.hash(sorted(names - linked), write=False).items():
                 ids[name] = entry.oid if entry is not None else ""
             return dict(sorted(ids.items()))
+
+    @contextlib.contextmanager
+    def deaf(self) -> Iterator[None]:
+        """Files that are opened in the body do not count."""
+        listened, self.listens = self.listens, False
+        try:
+            yield
         finally:
             self.listens = listened
 
@@ -158,6 +164,12 @@ class Inputs(Watcher):
         databases = {self._name(path) or "" for path in self._databases} - {""}
         found |= {n for n in databases if objects.entry_at(self.repo, self._tree, n) is not None}
         return {*filter(self._counts, found)} - self._outputs()
+
+    def parameter_files(self) -> set[str]:
+        """The repository paths of parameters that were read and still exist."""
+        found = {name for path in self._reads for name in self._both(path) if name}
+        covered = (n for n in found if any(scope.covers(n) for scope in self.scopes))
+        return {name for name in covered if (self.repo.workdir / name).exists()}
 
     def _look_at_modules(self) -> None:
         for name, module in list(sys.modules.items()):

@@ -21,7 +21,7 @@ from typing import IO, Any, cast
 
 from autopilot import audit
 from autopilot.errors import EvaluationError
-from autopilot.git.environment import for_git, withdraw
+from autopilot.git.commands import for_git, withdraw
 from autopilot.text import redact
 
 _GRACE_S = 2.0
@@ -47,8 +47,8 @@ _adopting = 0
 class Processes:
     """Runs modules of Python, one at a time, each in a process and a process group of its own.
 
-    Requests and answers are framed by their length, so that the end of an answer does not depend on
-    who else holds the pipes. What the modules print goes to stderr.
+    Requests and answers are framed by their length: others may hold the pipes, too. What the
+    modules print goes to stderr.
     """
 
     def __init__(self) -> None:
@@ -114,11 +114,17 @@ class Processes:
                 hint="what it printed is above",
             )
 
+    def ask_more(self, request: bytes) -> None:
+        """Gives the process that is running a further request; its answers come as the first's."""
+        if (process := self._running) is not None and process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                _write_frame(process.stdin, request)
+
     def stop(self) -> None:
         """Ends what is running, from any thread; nothing is started any more."""
         with self._lock:
             self._stopped = True
-            if self._running is not None:
+            if self._running:
                 _kill_group(self._running)
 
 
@@ -133,20 +139,25 @@ def tell_once(note: str) -> None:
         sys.stderr.write(f"note: {redact(note)}\n")
 
 
+def further_request(asker: int) -> bytes:
+    """Waits for a further request, by the descriptor of `answer_with`; empty: there is none."""
+    with os.fdopen(os.dup(asker), "rb") as pipe:
+        return _read_frame(pipe) or b""
+
+
 def answer_with(answer: Callable[[bytes, Send, int], None]) -> None:
     """The child's side: reads the request, and lets the function send answers to it.
 
     Meanwhile stdin is empty and what is printed, by child processes too, goes to stderr.
 
     Args:
-        answer: Gets the request, the function that sends an answer, and a file descriptor that
-            reaches its end when the process that asked is gone.
+        answer: Gets the request, the function that sends an answer, and the file descriptor that
+            `further_request` reads; it reaches its end when the process that asked is gone.
     """
     withdraw()
     requests = os.fdopen(os.dup(0), "rb")
     answers = os.fdopen(os.dup(1), "wb")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
+    os.dup2(nothing := os.open(os.devnull, os.O_RDONLY), 0)
     os.close(nothing)
     os.dup2(2, 1)
     request = _read_frame(requests) or b""

@@ -21,8 +21,7 @@ from autopilot.errors import (
     UsageError,
 )
 from autopilot.git import objects, refs
-from autopilot.git.commands import run_git
-from autopilot.git.environment import withdraw
+from autopilot.git.commands import run_git, withdraw
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
 from autopilot.git.worktrees import (

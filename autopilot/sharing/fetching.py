@@ -42,7 +42,6 @@ class RefSet:
 
     Args:
         branch: The tip of the experiment branch; None if there is none.
-        review: The same of the review branch.
         tags: Full name to tag object.
         notes: Full name to notes commit.
     """
@@ -180,8 +179,6 @@ def fetch(
     """Fetches experiments with their branch, review branch, tags and notes.
 
     Args:
-        repo: The repository; may be shallow.
-        remote: A remote's name, a URL or a path.
         slugs: The experiments; all that the remote has if none is named.
         project: Of all, only those of this project.
 

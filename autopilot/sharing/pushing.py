@@ -47,7 +47,6 @@ def push(
     Commits and notes that others pushed meanwhile are fetched and merged first.
 
     Args:
-        remote: A remote's name, a URL or a path.
         slugs: The experiments; all that are here if none is named.
         project: Of all, only those of this project.
 

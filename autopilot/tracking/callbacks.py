@@ -159,9 +159,6 @@ def export(notebook: Notebook, folder: Path) -> list[Path]:
     memory.json (its lessons), traces.jsonl (the results item by item) and diff.patch (its changes,
     as `git apply` takes them).
 
-    Args:
-        folder: It must be empty, or not exist.
-
     Raises:
         UsageError: the folder is not empty, or cannot be written.
     """

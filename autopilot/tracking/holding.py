@@ -217,7 +217,6 @@ class GitMemory(Memory):
 
     Args:
         store: Where lessons are kept; they go on its newest revision.
-        block_after: See Memory.
     """
 
     def __init__(self, store: Store, block_after: int = BLOCK_AFTER) -> None:

@@ -254,9 +254,7 @@ class ParameterFiles:
     """The files of live parameters, in the working tree and in trees.
 
     Attributes:
-        scopes: The parameters' places.
         known: The files as they were last read or written.
-        work: The working tree.
     """
 
     def __init__(self, repo: Repository) -> None:

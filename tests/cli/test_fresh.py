@@ -384,6 +384,13 @@ def test_an_edit_that_cannot_be_imported_costs_its_epoch(
             assert again.code == 0, again
 
 
+def test_an_epoch_of_several_such_steps_is_run_again_with_the_same_trees(edited: Edited) -> None:
+    edited.run("1 2 3 1 4 5", "--accumulate", "1")
+    assert edited.values() == [0, 2, 1, 5]
+    again = edited.place.autopilot("replay", "a", "--level", "full", EDITS="1 2 3 1 4 5")
+    assert again.code == 0, again
+
+
 def test_an_outage_at_an_import_is_not_the_edits_fault(edited: Edited) -> None:
     edits = "1 down 6"
     done = edited.run(edits, DOWN="1")

@@ -65,6 +65,14 @@ def happen(what):
         for number in range(60):
             print(f"line {number}", file=sys.stderr)
         os.kill(os.getpid(), signal.SIGSEGV)
+    if what.startswith("twin"):
+        if os.fork():
+            return print("twin:", os.waitstatus_to_exitcode(os.wait()[1]))
+        if what == "twin-exit":
+            sys.exit(7)
+        if what == "twin-raise":
+            raise ValueError
+        return
     if what == "fork" and os.fork():
         os.wait()
     if what in ("daemon", "glutton", "leave") and os.fork() == 0:
@@ -298,6 +306,79 @@ def test_a_death_in_a_step_three_times(runs: Runs) -> None:
     assert [r["metrics"]["accuracy"] for r in runs.place.judged("one")][-1] == 0.5
 
 
+@pytest.mark.parametrize(
+    ("dies", "where"),
+    [
+        ("on_validation_end", "after val batch 1 of epoch 0"),
+        ("on_before_zero_grad", "after step 1 of epoch 1"),
+        ("on_fit_start", "after the target was imported"),
+    ],
+)
+def test_a_death_beside_items_and_steps_names_its_place(runs: Runs, dies: str, where: str) -> None:
+    runs.place.change(
+        "game.py",
+        ("import AutoPilotModule, ", "import AutoPilotModule, Callback, "),
+        (
+            "    def configure_optimizers",
+            "    def configure_callbacks(self):\n"
+            f"        callback = Callback()\n        callback.{dies} = lambda *_: os._exit(0)\n"
+            "        return [callback]\n\n"
+            "    def configure_optimizers",
+        ),
+    )
+    done = runs.run("")
+
+    assert done.code == 1, done
+    assert f"exit code 0 (os._exit) 3 times {where}" in done.error
+
+
+@pytest.mark.parametrize("options", [(), ("--jobs", "2")])
+def test_a_death_in_the_score_of_an_item_is_its_error(runs: Runs, options: tuple[str, ...]) -> None:
+    runs.place.change(
+        "game.py",
+        ("import AutoPilotModule, ", "import AutoPilotModule, Loss, "),
+        (
+            "class Game(",
+            "class Scores(Loss):\n"
+            "    def score(self, data, targets):\n"
+            "        for item, target in zip(data.items, targets.items):\n"
+            "            fault('score', item.metadata['number'], target.metadata['at'])\n"
+            "            item.success = target.metadata['at'] < item.metadata['number']\n\n\n"
+            "class Game(",
+        ),
+        ('PathParameter("x.txt")\n', 'PathParameter("x.txt")\n        self.loss = Scores()\n'),
+        ("success=at < number,", "metadata={'number': number},"),
+    )
+    faults = "score 2 0 segv,score 1 5 stubborn"
+    done = runs.run(faults, "--item-timeout", "0.5", *options)
+
+    assert done.code == 0, done
+    assert [r["metrics"]["accuracy"] for r in runs.place.judged("one")] == pytest.approx(
+        [0, 1 / 6, 1 / 6, 1 / 6]
+    )
+    errors = {item["id"]: item.get("error_message", "") for item in runs.items(2)}
+    assert errors.pop("i0") == "the evaluation died: signal 11 (SIGSEGV)"
+    assert set(errors.values()) == {""}
+    assert runs.place.autopilot("replay", "one", FAULT=faults).code == 0
+
+
+@pytest.mark.parametrize("where", ["val 2 2", "step 2 -"])
+@pytest.mark.parametrize(("what", "code"), [("twin", 0), ("twin-exit", 7), ("twin-raise", 1)])
+def test_a_process_that_was_forked_does_not_go_on_with_the_loop(
+    runs: Runs, where: str, what: str, code: int
+) -> None:
+    done = runs.run(f"{where} {what}")
+
+    assert done.code == 0, done
+    assert done.out.count("twin:") == 1
+    assert f"twin: {code}" in done.out
+    assert done.err.count("Traceback") == (what == "twin-raise")
+    assert [r["metrics"]["accuracy"] for r in runs.place.judged("one")] == pytest.approx(
+        [0, 1 / 6, 2 / 6, 3 / 6]
+    )
+    assert len(runs.evaluations()) == len(set(runs.evaluations()))
+
+
 def test_a_death_at_import_is_told_once(runs: Runs) -> None:
     done = runs.run("import 0 - exit0")
 
@@ -413,6 +494,15 @@ def test_the_time_budget_ends_an_item(runs: Runs, what: str) -> None:
     assert [r["metrics"]["accuracy"] for r in runs.place.judged("one")][-1] == 0.5
 
 
+def test_the_time_budget_ends_an_item_of_the_test_split(runs: Runs) -> None:
+    done = runs.run("test 3 1 hang", "--budget-seconds", "2")
+
+    assert done.code == 130, done
+    assert "and an item does not end" in done.out
+    assert runs.place.run("resume", "one", "--budget-seconds", "100").code == 0
+    assert len(runs.items(3, "test")) == 6
+
+
 def test_a_daemon_does_not_outlive_the_run(runs: Runs) -> None:
     assert runs.run("test 3 5 leave").code == 0
     assert not is_alive(int(Path(f"{runs.log}.pid").read_text()))
@@ -446,7 +536,9 @@ def test_replay_says_what_died(runs: Runs) -> None:
     done = runs.place.autopilot("replay", "one", FAULT="val 2 1 exit0")
     assert done.code == 1, done
     assert "i1 raises now" in done.out
-    # The whole run again is not narrowed down: the death is a difference.
-    done = runs.place.autopilot("replay", "one", "--level", "full", FAULT="val 2 4 segv")
+    # So does the whole run again.
+    full = "replay", "one", "--level", "full"
+    assert runs.place.autopilot(*full, FAULT="val 2 4 segv").code == 0
+    done = runs.place.autopilot(*full, FAULT="val 2 1 exit0")
     assert done.code == 1, done
-    assert "the evaluation died: signal 11 (SIGSEGV) in val batch 1 of epoch 2" in done.out
+    assert "one does not replay" in done.out

@@ -7,8 +7,9 @@ import pytest
 
 import autopilot.policy
 from autopilot.core.comparison import EpochView
+from autopilot.core.figures import figures
 from autopilot.core.gate import Gate
-from autopilot.core.policy import Policy, apart
+from autopilot.core.policy import Policy
 from autopilot.errors import UsageError
 from autopilot.policy import (
     CustomGate,
@@ -149,10 +150,10 @@ def test_before_there_is_a_best_comparisons_let_an_epoch_pass():
     ] * 2
 
 
-def test_apart_shows_as_many_decimals_as_it_takes():
-    assert apart(0.5, 0.25) == ("0.500", "0.250")
-    assert apart(0.12345678, 0.12345679) == ("0.12345678", "0.12345679")
-    assert apart(1 / 3, 1 / 3) == ("0.333", "0.333")
+def test_figures_show_as_many_decimals_as_it_takes():
+    assert figures(0.5, 0.25) == ("0.500", "0.250")
+    assert figures(0.12345678, 0.12345679) == ("0.12345678", "0.12345679")
+    assert figures(1 / 3, 1 / 3) == ("0.333", "0.333")
 
 
 def test_the_package_exports_every_gate_and_policy():

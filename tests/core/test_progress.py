@@ -95,7 +95,10 @@ def test_an_item_that_died_is_an_error_and_the_others_are_evaluated_once() -> No
     ("position", "text"),
     [
         (Position(), "while the target was loaded"),
+        (Position("load", is_running=True), "while the target was imported"),
+        (Position("load"), "after the target was imported"),
         (Position("step", 2, 1), "in step 1 of epoch 2"),
+        (Position("stepped", 2, 1), "after step 1 of epoch 2"),
         (BATCH, "in val batch 2 of epoch 0"),
         (Position("val", 0, 2, item=1, is_running=True), "in item 1 of val batch 2 of epoch 0"),
         (Position("train", 3, 0), "after train batch 0 of epoch 3"),

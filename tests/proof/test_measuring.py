@@ -10,7 +10,8 @@ from autopilot.core.records.record import Manifest
 from autopilot.engine.request import Request
 from autopilot.errors import EvaluationError, ExperimentError, TargetError
 from autopilot.git.commands import run_git
-from autopilot.proof.measuring import Measurer, Site, measure_checkout, measure_epoch, workspace_at
+from autopilot.proof.measuring import Measurer, measure_checkout, measure_epoch, workspace_at
+from autopilot.proof.tasks import Site
 from autopilot.tracking.notebook import Notebook
 
 
@@ -80,3 +81,67 @@ def test_a_site_gives_another_process_the_same_checkout(repository) -> None:
     other = site.workspace()
     assert (other.repo.workdir, other.folder) == (workspace.repo.workdir, workspace.folder)
     assert other.links == ()
+
+
+_TARGET = """\
+import os
+
+import helper
+from autopilot import AutoPilotModule, Datum, PathParameter
+
+
+class Counting(AutoPilotModule):
+    def __init__(self):
+        super().__init__()
+        self.level = PathParameter("level.txt")
+
+    def forward(self, batch):
+        with open(os.environ["PIDS"], "a") as file:
+            print(os.getpid(), file=file)
+        if (value := helper.value(self.level)) == DEADLY:
+            os.abort()
+        return Datum(success=True, metrics={"value": value})
+
+    def val_dataloader(self):
+        return [Datum()]
+"""
+_READS = {
+    "each time": "def value(level):\n    return int(level.read_text())\n",
+    "once": "import functools\n\n@functools.cache\ndef text():\n"
+    "    return open('level.txt').read()\n\ndef value(level):\n    return int(text())\n",
+    "at import": "NUMBER = int(open('level.txt').read())\n\ndef value(level):\n    return NUMBER\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("reads", "deadly", "options", "processes"),
+    [
+        ("each time", 9, {}, 1),
+        ("once", 9, {}, 4),
+        ("at import", 9, {}, 4),
+        ("each time", 9, {"fresh": "always"}, 4),
+        # The dead one, the one that notes it, and one for the rest.
+        ("each time", 1, {}, 3),
+    ],
+)
+def test_one_process_measures_states_that_differ_in_no_code(
+    repository, monkeypatch, tmp_path, reads, deadly, options, processes
+) -> None:
+    monkeypatch.setenv("PIDS", str(tmp_path / "pids"))
+    top, commits = repository.workdir, list[str]()
+    (top / "counting.py").write_text(_TARGET.replace("DEADLY", str(deadly)))
+    (top / "helper.py").write_text(_READS[reads])
+    for level in range(4):
+        (top / "level.txt").write_text(f"{level}\n")
+        run_git(["add", "."], cwd=top)
+        run_git(["commit", "-qm", "level"], cwd=top)
+        commits.append(repository.head_commit())
+    where = {"parameters": {"0": "level.txt"}, "directory": "", "base": commits[0]}
+    manifest = Manifest(slug="own", target="counting.py", options=options, **where)
+    with Measurer(repository, manifest, "own", is_lasting=True) as measurer:
+        measured = [measurer.measure(commit) for commit in commits]
+    found = [each.items["val"][0] for each in measured]
+    values = [item.metrics.get("value") for item in found]
+    assert values == [None if level == deadly else level for level in range(4)]
+    assert len(set((tmp_path / "pids").read_text().split())) <= processes
+    assert reads != "each time" or options or measured[0].inputs == measured[3].inputs

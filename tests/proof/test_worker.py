@@ -10,9 +10,8 @@ from pydantic import TypeAdapter
 from autopilot.core.metrics import Mean
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.records.record import Manifest
-from autopilot.proof.measuring import MeasureTask, Site
 from autopilot.proof.rerun import RerunTask
-from autopilot.proof.worker import _noisy_metrics
+from autopilot.proof.tasks import MeasureTask, Site, noisy_metrics
 
 
 def test_a_task_says_by_its_fields_which_it_is() -> None:
@@ -36,4 +35,4 @@ def test_the_names_of_noisy_metrics_cover_their_parts() -> None:
             self.length = Mean("length")
 
     metrics = {"val": {"latency": 1.0, "latency_p50": 1.0, "length": 2.0}}
-    assert _noisy_metrics(Module(), metrics) == ("val latency", "val latency_p50")
+    assert noisy_metrics(Module(), metrics) == ("val latency", "val latency_p50")

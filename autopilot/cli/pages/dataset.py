@@ -48,11 +48,7 @@ def distribution(made: Distribution) -> list[str]:
 
 
 def counts(texts: Mapping[str, int], width: int | None) -> list[str]:
-    """The most frequent of some texts, with their counts.
-
-    Args:
-        width: Columns of the terminal; None: as many as it takes.
-    """
+    """The most frequent of some texts, with their counts."""
     room = width and max(width - 8, 20)
     lines = [f"{times:>5}x  {shorten(text, room)}" for text, times in list(texts.items())[:_MOST]]
     return lines + ([f"        ... and {len(texts) - _MOST} more"] if len(texts) > _MOST else [])

@@ -44,18 +44,17 @@ class Reporter(Callback):
     """Prints a run.
 
     Args:
-        max_epochs: For the time that is left.
         is_first: False where an earlier process printed the beginning of the run.
 
     Attributes:
+        max_epochs: For the time that is left.
         rescued: Commits with what was about to be overwritten; more may come while it runs.
         as_users: Makes a worktree's paths in a text those of the user's checkout.
     """
 
-    def __init__(
-        self, output: Output, max_epochs: int | None = None, *, is_first: bool = True
-    ) -> None:
-        self.output, self.max_epochs, self._is_first = output, max_epochs, is_first
+    def __init__(self, output: Output, *, is_first: bool) -> None:
+        self.output, self._is_first = output, is_first
+        self.max_epochs: int | None = None
         self._live: Progress | None = None
         self._task: Any = None
         self._started_s = self._judged_s = time.monotonic()
@@ -228,11 +227,7 @@ class EpochTable:
         return f"epoch  {self._title}{padding}  {best}  verdict   {'strategy':<24}  commit"
 
     def row(self, record: MetricsRecord, before: float | None, revision: str) -> str:
-        """One epoch.
-
-        Args:
-            revision: Its commit; "" where no step changed anything.
-        """
+        """One epoch."""
         value, change = record.metrics.get(record.monitor), ""
         shown, best, _ = figures(value, record.best, before)
         if before is not None and value is not None:

@@ -136,12 +136,7 @@ class History:
 
 
 def environment_at(events: Iterable[Event], epoch: int | None = None) -> dict[str, str]:
-    """The environment that an epoch was measured in; the newest one's if not given.
-
-    Args:
-        events: All events, oldest first.
-        epoch: The epoch.
-    """
+    """The environment that an epoch was measured in; the newest one's if not given."""
     found: dict[str, str] = {}
     for event in events:
         if epoch is None or event.epoch <= epoch:

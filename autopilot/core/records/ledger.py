@@ -24,14 +24,7 @@ _LEAST_USD = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much may be spent; infinite without a limit.
-
-    Args:
-        calls: Model calls.
-        tokens: Tokens read and written.
-        cost_usd: Dollars.
-        seconds: Wall clock of the run.
-    """
+    """How much may be spent; infinite without a limit."""
 
     calls: float = math.inf
     tokens: float = math.inf
@@ -47,8 +40,6 @@ class Spent:
     """The cost of a role's calls.
 
     Args:
-        calls: Model calls that were made.
-        tokens: Tokens read and written.
         cost_usd: Dollars, of the calls whose price is known.
         unpriced: Calls whose price is unknown.
     """
@@ -76,7 +67,6 @@ class Ledger:
     """The amounts spent and reserved. May be used from several threads at once.
 
     Args:
-        limits: How much may be spent.
         elapsed_s: The wall clock of earlier sessions.
 
     Attributes:

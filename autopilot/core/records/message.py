@@ -51,9 +51,6 @@ class Score:
 
     Args:
         name: "val accuracy".
-        before: Its value.
-        after: Its value.
-        mode: "max" or "min".
 
     >>> str(Score("val accuracy", 0.58333, 0.71666)), str(Score("val wer", 0.2, 0.1, "min"))
     ('val accuracy 0.583 -> 0.717', 'val wer 0.200 -> 0.100 (lower is better)')
