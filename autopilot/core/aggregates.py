@@ -19,13 +19,6 @@ class _NumberMetric(Metric, ABC):
 
     The loop evens out which errors are left out: it compares two states on the items that have a
     number in both, and a state in which an item lacks the number that it had is not better.
-
-    Args:
-        name: The key in an item's `metrics`.
-        failed: The number of an item that is an error and has no finite number, such as 0.0 for a
-            score or the timeout for a duration: the worst that an item can have, or errors would
-            be an improvement. By default such items are left out.
-        higher_is_better: The direction, where there is one.
     """
 
     first: Any = math.nan
@@ -97,7 +90,9 @@ class Sum(_NumberMetric):
 
     Args:
         name: The key in an item's `metrics`.
-        failed: The number of an error without one; left out by default.
+        failed: The number of an item that is an error and has no finite number, such as 0.0 for a
+            score or the timeout for a duration: the worst that an item can have, or errors would
+            be an improvement. By default such items are left out.
         higher_is_better: The direction, where there is one.
 
     >>> tokens = Sum("tokens", higher_is_better=False)

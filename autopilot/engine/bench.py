@@ -21,11 +21,10 @@ from autopilot.engine.target import load_target
 from autopilot.errors import MissingSourceError, ParameterError
 from autopilot.files import read_file, remove_file, replace_file
 from autopilot.git import objects
-from autopilot.git.repository import Repository
 from autopilot.sandbox.audit_hooks import Inputs, Offline
 from autopilot.sandbox.children import Children, Watcher
 from autopilot.sandbox.workspace import Workspace
-from autopilot.tracking.parameters import Scope, check_clean, check_tracked, dirty_files, scope_of
+from autopilot.tracking.parameters import check_clean, check_tracked, dirty_files, scope_of
 
 _MAINTAIN_EVERY = 500
 _FEEDBACK_AT_MOST = 200
@@ -202,13 +201,11 @@ def check_parameters(bench: Bench, *, include_dirty: bool) -> list[str]:
                 replace_file(here, name, read_file(source))
             else:
                 remove_file(here, name)
-    return [] if workspace.in_place else _other_changes(workspace.user, scopes)
-
-
-def _other_changes(user: Repository, scopes: Sequence[Scope]) -> list[str]:
+    if workspace.in_place:
+        return []
     changed = [
         name
-        for name, state in user.status(["."]).items()
+        for name, state in workspace.user.status(["."]).items()
         if state in ("modified", "deleted", "conflicted")
         and not any(scope.covers(name) for scope in scopes)
     ]

@@ -44,7 +44,6 @@ def _option(text: str, *, fixed: bool = False, **details: Any) -> Any:
     """An option's field; the command line is made from its metadata.
 
     Args:
-        text: Says what it does.
         fixed: Holds for the whole experiment: a resumed run cannot change it.
         details: As typer.Option takes them; `names` is the option if it is not the field's name,
             `type` what it is read as if not the field's type.
