@@ -218,11 +218,7 @@ def _group(name: str, text: str, commands: Commands, cli: CommandLine) -> typer.
 
 
 def invoke(app: typer.Typer, arguments: list[str]) -> int:
-    """Runs the application on some arguments; returns the command's exit code.
-
-    Raises:
-        AutopilotError: the command failed; wrong usage is a UsageError.
-    """
+    """Runs the application on some arguments; returns the command's exit code."""
     # A call that failed before its command was made has left its options.
     _before.clear()
     try:

@@ -37,11 +37,7 @@ class CommandLine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CommandGroup:
-    """Commands under a common name, inside of a group.
-
-    Args:
-        commands: Name to function.
-    """
+    """Commands under a common name, inside of a group."""
 
     help: str
     commands: Commands

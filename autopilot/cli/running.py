@@ -180,47 +180,36 @@ def run_session(
     """
 
     def work(child: Child) -> int:
-        return _run_session(output, child, prepare, score_test=score_test, after=after)
+        reporter = Reporter(output, is_first=child.is_first)
+        session = prepare.session([reporter, Attendant(child)], child)
+        # What a resumed run was started with holds too.
+        use_prices(session.options.prices or ())
+        reporter.max_epochs, reporter.rescued = session.max_epochs, session.store.rescued
+        reporter.as_users = session.workspace.as_users
+        killed = session.workspace.outputs
+        try:
+            output.lines(output_lines(killed, "removed with the worktree of the killed run"))
+            if child.is_first:
+                output.lines(f"note: {note}" for note in session.notes)
+                output.line(_headline(session))
+                if session.split_sizes[1] != "no":
+                    output.line(session.trainer.judges_by())
+            result = session.run(score_test=score_test)
+        except BaseException as error:
+            session.discard()
+            tell(error, session.outputs)
+            raise
+        finally:
+            reporter.stop()
+        output.lines(output_lines(session.outputs))
+        _summarize(output, session, result)
+        output.document(_document(session, result))
+        if result.interrupted:
+            return INTERRUPTED
+        after(session)
+        return 0
 
     return supervised(output, work, prepare.folder, slug)
-
-
-def _run_session(
-    output: Output,
-    child: Child,
-    prepare: Prepare,
-    *,
-    score_test: bool,
-    after: Callable[[Session], None],
-) -> int:
-    reporter = Reporter(output, is_first=child.is_first)
-    session = prepare.session([reporter, Attendant(child)], child)
-    # What a resumed run was started with holds too.
-    use_prices(session.options.prices or ())
-    reporter.max_epochs, reporter.rescued = session.max_epochs, session.store.rescued
-    reporter.as_users = session.workspace.as_users
-    killed = session.workspace.outputs
-    try:
-        output.lines(output_lines(killed, "removed with the worktree of the killed run"))
-        if child.is_first:
-            output.lines(f"note: {note}" for note in session.notes)
-            output.line(_headline(session))
-            if session.split_sizes[1] != "no":
-                output.line(session.trainer.judges_by())
-        result = session.run(score_test=score_test)
-    except BaseException as error:
-        session.discard()
-        tell(error, session.outputs)
-        raise
-    finally:
-        reporter.stop()
-    output.lines(output_lines(session.outputs))
-    _summarize(output, session, result)
-    output.document(_document(session, result))
-    if result.interrupted:
-        return INTERRUPTED
-    after(session)
-    return 0
 
 
 def _headline(session: Session) -> str:

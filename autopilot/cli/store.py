@@ -159,7 +159,7 @@ def log(
     """
     notebook, output = context.notebook(name), context.output
     tags = _tags(notebook)
-    found, kept = notebook.commits[:count], snapshots(notebook)
+    found, kept = notebook.commits[:count], snapshots(notebook.repo, notebook.layout)
     output.document(
         {
             "experiment": notebook.slug,
@@ -190,7 +190,7 @@ def status(context: Context, name: arguments.Name = None) -> None:
     notebook, output = context.notebook(name), context.output
     place = Checkout(notebook)
     states = len({commit.tree for commit in notebook.commits})
-    tags, kept = _tags(notebook), snapshots(notebook)
+    tags, kept = _tags(notebook), snapshots(notebook.repo, notebook.layout)
     at, unsaved = place.is_at(), place.unsaved()
     differs = place.differs_from(notebook.best_commit)
     output.document(

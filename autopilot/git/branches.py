@@ -80,9 +80,6 @@ def obstacle(repo: Repository, branch: str, tree: str) -> tuple[str, str] | None
 
     That is only so where it is checked out, in this worktree or another one: its files would be
     changed with it. Starts git then.
-
-    Args:
-        tree: What it is to hold.
     """
     place = checked_out_at(repo, branch)
     if place is None:

@@ -89,11 +89,7 @@ class Converter:
         return not rule.filtered and not (rule.crlf and b"\n" in content)
 
     def clean(self, names: Sequence[str], *, write: bool) -> dict[str, str]:
-        """The ids of the blobs of regular files, converted; starts git.
-
-        Args:
-            write: Whether the blobs are stored.
-        """
+        """The ids of the blobs of regular files, converted; starts git."""
         if not names:
             return {}
         try:

@@ -64,7 +64,7 @@ class Repository:
                 f"cannot read the repository at {workdir}: {error}",
                 hint="its format may need a newer pygit2; `git fsck` tells whether it is sound",
             ) from error
-        self.pygit.set_ident(*astuple(self.committer()))
+        self.pygit.set_ident(*astuple(self.people()[1]))
 
     @classmethod
     def discover(cls, path: Path) -> Repository:
@@ -132,12 +132,8 @@ class Repository:
         """
         return _person("author", self._current_config())
 
-    def committer(self) -> Identity:
-        """The committer; as `identity`, from GIT_COMMITTER_* and `committer.*`."""
-        return _person("committer", self._current_config())
-
     def people(self) -> tuple[Identity, Identity]:
-        """Author and committer; the configuration is looked at once."""
+        """Author and committer, the latter from GIT_COMMITTER_* and `committer.*`."""
         config = self._current_config()
         return _person("author", config), _person("committer", config)
 
@@ -264,9 +260,6 @@ def probe(path: Path) -> tuple[Path, Path, Path, dict[str, str]]:
     """Finds the repository that contains a path, and refuses what cannot be worked with.
 
     Starts git twice.
-
-    Args:
-        path: A file or folder in the repository, a subfolder or a linked worktree.
 
     Returns:
         Its working tree, its own git folder, the git folder that its worktrees share, and its

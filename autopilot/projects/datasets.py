@@ -145,8 +145,6 @@ def split_file(
     Args:
         shares: Split to its share; they add up to 1.
         key: The field whose values each split has in the same proportion; None: at random.
-        seed: The only source of chance.
-        force: Overwrite existing files.
 
     Raises:
         UsageError: a file exists already; nothing is written.

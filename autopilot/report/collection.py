@@ -151,6 +151,8 @@ def collect(notebook: Notebook, pool: DiffPool | None = None) -> Report:
     texts = list(dict.fromkeys(epoch.strategy for epoch in epochs))
     pairs = list(_epochs(notebook, results, memory.lessons, texts, pool))
     base, best = notebook.base or notebook.start, notebook.best_commit
+    # Every run writes these kinds of notes; after a partial fetch some are missing.
+    kinds = ("gradients", "memory", "traces") if len(epochs) > 1 else ()
     return Report(
         notebook=notebook,
         rows=[row for row, _ in pairs],
@@ -162,7 +164,7 @@ def collect(notebook: Notebook, pool: DiffPool | None = None) -> Report:
         forks=list(_forks(repo, notebook.slug)),
         net=pool.between(objects.tree_of(repo, base), objects.tree_of(repo, best)),
         pool=pool,
-        absent=list(_absent(notebook)) if len(epochs) > 1 else (),
+        absent=[k for k in kinds if refs.read_ref(repo, notebook.layout.notes(k)) is None],
     )
 
 
@@ -319,13 +321,6 @@ def _roles(notebook: Notebook) -> list[dict[str, Any]]:
         }
         for name, role in dearest
     ]
-
-
-def _absent(notebook: Notebook) -> Iterator[str]:
-    """The kinds of notes that every run writes and that are missing, as after a partial fetch."""
-    for kind in ("gradients", "memory", "traces"):
-        if refs.read_ref(notebook.repo, notebook.layout.notes(kind)) is None:
-            yield kind
 
 
 def _results(notebook: Notebook) -> dict[str, Results]:

@@ -78,11 +78,7 @@ class MergedEpoch:
 
 
 class ParameterHistory:
-    """The changes of an experiment's kept epochs.
-
-    Raises:
-        ParameterError: nothing is known of its parameters.
-    """
+    """The changes of an experiment's kept epochs."""
 
     def __init__(self, notebook: Notebook) -> None:
         self.notebook, self.repo = notebook, notebook.repo

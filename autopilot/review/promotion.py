@@ -108,9 +108,6 @@ def plan(
         into: A branch; None: the one that the experiment started from.
         epoch: A number, "best", "last", a tag or a commit.
         held: The caller holds the experiment's lock, so that no run of it is going on.
-
-    Raises:
-        ExperimentError: there is no such epoch or branch.
     """
     history, chosen = ParameterHistory(notebook), notebook.find(epoch)
     onto = target_branch(notebook, into)

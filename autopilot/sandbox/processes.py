@@ -277,27 +277,22 @@ def end_adopted(since: float, *, everywhere: bool = False, but: Collection[int] 
     """Ends the children of this process that began since then and left its session (Linux).
 
     Args:
-        since: What `adopt` returned.
         everywhere: Those of its session too.
         but: Processes that go on.
     """
-    ended = set(but)
+    ended, own, own_session, count = set(but), os.getpid(), os.getsid(0), -1
     # The children of a child that was ended become children of this process.
-    while found := [pid for pid in _adopted(since, everywhere=everywhere) if pid not in ended]:
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
-            ended.add(pid)
-
-
-def _adopted(since: float, *, everywhere: bool) -> Iterator[int]:
-    own, own_session = os.getpid(), os.getsid(0)
-    for pid, fields in listed():
-        parent, session, born = int(fields[1]), int(fields[3]), int(fields[19])
-        if parent == own and born >= int(since) and (everywhere or session != own_session):
-            yield pid
+    while count != len(ended):
+        count = len(ended)
+        for pid, fields in listed():
+            parent, session, born = int(fields[1]), int(fields[3]), int(fields[19])
+            is_meant = parent == own and (everywhere or session != own_session)
+            if is_meant and born >= int(since) and pid not in ended:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, 0)
+                ended.add(pid)
 
 
 def listed() -> Iterator[tuple[int, list[str]]]:

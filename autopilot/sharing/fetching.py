@@ -7,6 +7,7 @@ leaves nothing that the next fetch does not complete.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -334,17 +335,15 @@ def _apply(repo: Repository, moves: _Moves, remote: str) -> Synced:
             )
     # Notes come first, as in every write: no commit of an experiment is without its own.
     log = f"autopilot: fetch from {remote}"
-    try:
-        with held(repo, slug):
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(held(repo, slug))
             refs.clear_stale_locks(repo, [*layout.namespaces(), layout.review])
-            move_refs(repo, moves.notes, log)
-            move_refs(repo, moves.rest, log)
-            return moves.outcome
-    except LockHeldError as error:
-        if layout.branch in moves.rest:
-            text = f"{slug} was left as it is, with commits on {remote}: {error.message}"
-            return moves.left(text, error.hint)
-    # A run that goes on takes notes in by compare-and-swap, as this does.
-    move_refs(repo, moves.notes, log)
-    move_refs(repo, moves.rest, log)
+        except LockHeldError as error:
+            # A run that goes on takes notes in by compare-and-swap, as this does.
+            if layout.branch in moves.rest:
+                text = f"{slug} was left as it is, with commits on {remote}: {error.message}"
+                return moves.left(text, error.hint)
+        move_refs(repo, moves.notes, log)
+        move_refs(repo, moves.rest, log)
     return moves.outcome

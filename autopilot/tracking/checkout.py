@@ -53,11 +53,7 @@ class ParameterState:
 
 
 class Checkout:
-    """The user's working files, as far as they are an experiment's parameters.
-
-    Raises:
-        ParameterError: nothing is known of its parameters.
-    """
+    """The user's working files, as far as they are an experiment's parameters."""
 
     def __init__(self, notebook: Notebook) -> None:
         self.notebook, self.repo = notebook, notebook.repo
@@ -92,13 +88,14 @@ class Checkout:
             for number, commit in ((e.number, notebook.after(e.number)) for e in notebook.epochs)
             if objects.tree_of(self.repo, commit) == present
         ]
-        kept = [c for c in snapshots(notebook) if not self.differs_from(c.id)]
+        every = snapshots(self.repo, notebook.layout)
+        kept = [c for c in every if not self.differs_from(c.id)]
         return found + [ParameterState(c.id, f"snapshot {c.id[:7]}") for c in kept]
 
     def unsaved(self) -> list[str]:
         """The parameters' files with content that neither HEAD nor the experiment has."""
         changed = [n for n in self.differs_from(self.repo.head_commit()) if n in self.present]
-        kept = [*self.notebook.commits, *snapshots(self.notebook)]
+        kept = [*self.notebook.commits, *snapshots(self.repo, self.notebook.layout)]
         trees = dict.fromkeys(commit.tree for commit in kept)
         return [
             name
@@ -147,12 +144,8 @@ class Checkout:
         return changed, kept
 
 
-def snapshots(notebook: Notebook) -> list[Commit]:
+def snapshots(repo: Repository, layout: Layout) -> list[Commit]:
     """The experiment's snapshots, oldest first."""
-    return _snapshots(notebook.repo, notebook.layout)
-
-
-def _snapshots(repo: Repository, layout: Layout) -> list[Commit]:
     found = refs.list_refs(repo, layout.snapshots)
     read = [commits.read_commit(repo, oid) for oid in found.values()]
     return sorted(read, key=lambda commit: (commit.time_s, commit.id))
@@ -162,7 +155,7 @@ def keep_snapshot(
     repo: Repository, layout: Layout, tip: str, tree: str, note: str = ""
 ) -> tuple[str, bool]:
     """Keeps a tree as a snapshot, unless one has it; returns the commit, and whether it is new."""
-    for known in _snapshots(repo, layout):
+    for known in snapshots(repo, layout):
         if known.tree == tree:
             return known.id, False
     text = plain_message(layout.slug, f"snapshot of {repo.workdir.name}", note)
@@ -282,7 +275,7 @@ def find_state(notebook: Notebook, name: str) -> ParameterState:
     """
     if name in ("best", "baseline") and notebook.last is None:
         return ParameterState(notebook.start, "start")
-    kept = snapshots(notebook)
+    kept = snapshots(notebook.repo, notebook.layout)
     by_id = [commit for commit in kept if commit.id.startswith(name)]
     if len(name) >= 4 and len(by_id) == 1:
         return ParameterState(by_id[0].id, f"snapshot {by_id[0].id[:7]}")

@@ -250,22 +250,14 @@ class GitStore(Store):
         return Checkout(Notebook(self.repo, self.slug)).snapshot(note)[0]
 
     def branch(self, slug: str, epoch: int | None = None) -> GitStore:
-        """Begins a new experiment from the state of an epoch, the best if not given.
-
-        Raises:
-            ExperimentError: the name is taken, or there is no such epoch.
-        """
+        """Begins a new experiment from the state of an epoch, the best if not given."""
         notebook = Notebook(self.repo, self.slug)
         number = notebook.find("best" if epoch is None else str(epoch)).number
         fork(notebook, number, slug)
         return GitStore(slug, self.repo.workdir, in_place=self.in_place)
 
     def merge(self, other: GitStore, slug: str) -> GitStore | None:
-        """A new experiment from both best states, merged by git; None if the other adds nothing.
-
-        Raises:
-            ExperimentError: they conflict, and it names the files. Nothing is written then.
-        """
+        """A new experiment from both best states, merged by git; None if the other adds nothing."""
         ours, theirs = (Notebook(self.repo, store.slug) for store in (self, other))
         if merge(ours, theirs, slug) is None:
             return None

@@ -70,9 +70,6 @@ class Journal:
         """Adds records to a commit's notes, kind by kind in the given order.
 
         A record whose id is there already takes its place.
-
-        Raises:
-            StateError: a record holds something that JSON cannot carry.
         """
         by_kind: dict[str, list[Record]] = {}
         for record in records:

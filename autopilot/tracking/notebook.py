@@ -302,11 +302,7 @@ class Notebook:
         return self.after(self.last.best_epoch) if self.last else self.start
 
     def epoch(self, number: int) -> Epoch:
-        """One epoch.
-
-        Raises:
-            ExperimentError: there is no such epoch.
-        """
+        """One epoch."""
         for epoch in self.epochs:
             if epoch.number == number:
                 return epoch

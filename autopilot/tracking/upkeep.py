@@ -97,11 +97,7 @@ def missing_tags(repo: Repository, slug: str) -> list[int]:
 
 
 def make_tags(repo: Repository, slug: str, epochs: Sequence[int]) -> None:
-    """Makes tags again from the records.
-
-    Raises:
-        LockHeldError: the experiment is running.
-    """
+    """Makes tags again from the records."""
     with stopped(repo, slug) as notebook:
         for number in epochs:
             epoch = notebook.epoch(number)

@@ -106,17 +106,17 @@ def test_identity_follows_git(repository: Repository, monkeypatch: pytest.Monkey
     assert repository.identity() == Identity("Ada Byron", "ada@example.com")
     run_git(["config", "author.name", "Grace"], cwd=top)
     assert repository.identity().name == "Grace"
-    assert repository.committer().name == "Ada Byron"
+    assert repository.people()[1].name == "Ada Byron"
     monkeypatch.setenv("GIT_AUTHOR_NAME", " <Joan>\n")
     monkeypatch.setenv("GIT_COMMITTER_EMAIL", "joan@example.com")
     assert repository.identity().name == "Joan"
-    assert repository.committer().email == "joan@example.com"
+    assert repository.people()[1].email == "joan@example.com"
 
 
 def test_the_default_identity(repository: Repository) -> None:
     run_git(["config", "--unset", "user.name"], cwd=repository.workdir)
     run_git(["config", "user.email", "<>"], cwd=repository.workdir)
-    assert repository.identity() == repository.committer() == DEFAULT_IDENTITY
+    assert repository.identity() == repository.people()[1] == DEFAULT_IDENTITY
 
 
 def test_a_change_of_the_configuration_is_seen(repository: Repository) -> None:

@@ -42,7 +42,9 @@ def test_a_snapshot_survives_garbage_collection_and_is_kept_once(top, demo):
     commit, _ = Checkout(demo).snapshot()
     assert Checkout(again(demo)).snapshot() == (commit, False)
     git(top, "gc", "--quiet", "--prune=now")
-    assert [found.id for found in snapshots(again(demo))] == [commit]
+    notebook = again(demo)
+    kept = snapshots(notebook.repo, notebook.layout)
+    assert [found.id for found in kept] == [commit]
     assert find_state(again(demo), commit[:8]).commit == commit
 
 

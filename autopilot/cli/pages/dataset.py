@@ -20,7 +20,6 @@ def lines(path: Path, result: Distribution | JudgingSummary, width: int | None) 
 
     Args:
         path: The generation's folder, or the file of verdicts.
-        width: Columns of the terminal; None: as many as it takes.
     """
     if isinstance(result, Distribution):
         page = [result.render(), *distribution(result), *counts(result.reasons, width)]

@@ -131,8 +131,7 @@ class Reporter(Callback):
         failed = record.reasons[:1] if record.outcome == "failed" else ()
         for text in dict.fromkeys((*failed, *trainer.notes)):
             self._line(f"{_INDENT}{redact(one_line(text, _NOTE_WIDTH))}")
-        for split in ("train", "val"):
-            self.tell_failures(trainer, split)
+        self._tell_failures(trainer)
         if self._tried:
             more = f" (and {len(self._tried) - 1} more)" if len(self._tried) > 1 else ""
             self._line(f"{_INDENT}outside of the parameters: {one_line(self._tried[0], 200)}{more}")
@@ -152,10 +151,11 @@ class Reporter(Callback):
         self._is_waiting = False
         self._line(f"       it answers again, after {_time(waited_s)}")
 
-    def tell_failures(self, trainer: RunView, split: str) -> None:
+    def _tell_failures(self, trainer: RunView) -> None:
         """A line for each kind of failure among the items; the user's own tracebacks if verbose."""
-        for text in trainer.failures.lines(split, tracebacks=self.output.verbose):
-            self._line(f"{_INDENT}{redact(self.as_users(text))}")
+        for split in ("train", "val"):
+            for text in trainer.failures.lines(split, tracebacks=self.output.verbose):
+                self._line(f"{_INDENT}{redact(self.as_users(text))}")
 
     def on_fit_end(self, trainer: RunView, module: AutoPilotModule) -> None:
         self.stop()
@@ -166,8 +166,7 @@ class Reporter(Callback):
         self.stop()
         # An epoch that fails as a whole has no row; its items' failures are printed nevertheless.
         if isinstance(exception, EvaluationError):
-            for split in ("train", "val"):
-                self.tell_failures(trainer, split)
+            self._tell_failures(trainer)
 
     def stop(self) -> None:
         """Ends the live line."""
