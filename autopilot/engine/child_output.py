@@ -141,9 +141,9 @@ class ChildOutput:
 
 
 def flush_streams() -> None:
-    """Writes what Python holds back of stdout and stderr, as far as that is possible."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(BaseException):
+    """Writes what Python holds back of stdout and stderr."""
+    for stream in (sys.stderr, sys.stdout):
+        if stream is not None:
             stream.flush()
 
 

@@ -310,11 +310,11 @@ def _fork(work: Callable[[], None]) -> int:
             die_with_parent(parent)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             work()
+            flush_streams()
             code = 0
         except BaseException:  # noqa: BLE001  # nothing may go back through the parent's calls
             traceback.print_exc()
         finally:
-            flush_streams()
             # Not as an interpreter ends: what is to be done at its exit is for the parent.
             os._exit(code)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -330,7 +330,8 @@ def _leave(code: int) -> None:
     with contextlib.suppress(BaseException):
         vars(threading)["_shutdown"]()
         vars(atexit)["_run_exitfuncs"]()
-    flush_streams()
+    with contextlib.suppress(BaseException):
+        flush_streams()
     os._exit(code)
 
 
