@@ -95,7 +95,11 @@ class ForkedJobs(Jobs):
             if number is None:
                 return
             if kind == _ERROR:
-                failure = failure or relay.unpack_error(content)
+                error = relay.unpack_error(content)
+                if isinstance(error, KeyboardInterrupt) and failure is None:
+                    # The item's own: this process sends an interruption only when it has a failure.
+                    finished(number, Death(Position(), "the evaluation interrupted itself"))
+                failure = failure or (None if isinstance(error, KeyboardInterrupt) else error)
             elif kind == _VALUE:
                 finished(number, self._opened(content))
             else:

@@ -94,6 +94,14 @@ def test_any_number_of_jobs_gives_the_same_run(runs: Runs) -> None:  # noqa: F81
     assert len({pid for *_, pid in runs._lines()}) > 36
 
 
+def test_an_item_that_interrupts_itself_is_an_error(runs: Runs) -> None:  # noqa: F811
+    done = runs.run("val 2 1 interrupt,test 0 3 interrupt", "--jobs", "2")
+
+    assert done.code == 0, done
+    assert "1 of 6 val items failed with: the evaluation interrupted itself" in done.out
+    assert accuracies(runs) == pytest.approx([0, 1 / 6, 1 / 6, 1 / 6])
+
+
 @pytest.mark.parametrize(("what", "reason"), FAULTS)
 def test_a_death_costs_its_item(runs: Runs, what: str, reason: str) -> None:  # noqa: F811
     done = runs.run(f"val 2 1 {what}", "--jobs", "2")

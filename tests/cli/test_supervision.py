@@ -59,6 +59,8 @@ def happen(what):
     if what == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if what == "interrupt":
+        os.kill(os.getpid(), signal.SIGINT)
     if what == "memoryerror":
         raise MemoryError("no more")
     if what == "loud":
