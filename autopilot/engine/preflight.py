@@ -188,12 +188,9 @@ def one_item(session: Session, *, live: bool = True) -> Iterator[Check]:
                 break
     seconds = (time.perf_counter() - started) / (index + 1)
     if item.outcome in ("error", "unmeasured"):
-        yield Check(
-            "evaluation",
-            "failed",
-            f"{split} item {item.id}: {reason(item)}",
-            "mend the evaluation and commit it; files that git ignores are brought by --link",
-        )
+        lacks = session.workspace.lacks(f"{item.error_message}\n{session.child.absent()}")
+        mend = "; ".join(lacks) or "mend the evaluation and commit it"
+        yield Check("evaluation", "failed", f"{split} item {item.id}: {reason(item)}", mend)
         return
     metrics, monitor = measured.compute(), trainer.monitor
     measured.check_scored(split, monitor)

@@ -204,6 +204,10 @@ class _States:
         workspace.check_imports()
         metrics = {split: measured.compute() for split, measured in found.items()}
         items = {split: measured.items for split, measured in found.items()}
+        wrong = [each.error_message or "" for split in items.values() for each in split]
+        if any(wrong):
+            for lack in workspace.lacks("\n".join([*wrong, child.absent()])):
+                say(lack)
         has_value = trainer.monitored.has_value
         read = bench.inputs.parameter_files()
         known = {name for name in self._read if (workspace.repo.workdir / name).exists()}

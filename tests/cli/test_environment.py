@@ -472,6 +472,16 @@ def said(output):
     assert place.git("status", "--porcelain") == ""
 
 
+@pytest.mark.parametrize("command", ["preflight", "validate"])
+def test_what_only_the_checkout_has_is_named_without_a_run(place, command):
+    place.write(".gitignore", "made.csv\n")
+    place.write("made.csv", "x\n")
+    tune(place, f"{IN_FILE} if len(open('made.csv').read()) else 0", "")
+    done = place.autopilot("optimize", command, "tune.py", PYTHONPATH="src")
+    told = "git does not have made.csv; bring it along: --link made.csv"
+    assert (done.out + done.err).count(told) == 1, done
+
+
 def test_a_link_of_a_folder_that_git_has_in_part_says_which(place):
     for name in ("data/readme", "data/big file", "data/deep/x"):
         place.write(name, "x\n")
