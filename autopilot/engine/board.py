@@ -29,7 +29,7 @@ _LOAD_S, _LOADS = 60.0, 5
 _SPLITS = ("", "train", "val", "test", "step", "stepped", "load")
 _ENDED, _CODE, _HEARD, _DEADLINE, _BEGAN, _SIZE, _TIMEOUT, _MEMORY = range(8)
 _LEFT, _WANTED, _RECORDED, _WHY, _LOADED, _PID, _LOADING, _OPEN = range(8, 16)
-_TOOK, _ANEW, _SPLIT, _NUMBERS = range(16, 20)
+_TOOK, _ANEW, _LATE, _SINCE, _SPLIT, _NUMBERS = range(16, 22)
 _SIZE_OF_MEMORY, _TEXT_AT, _STATE_AT, _LOADED_AT, _WHY_AT = 16384, 256, 3072, 3328, 4096
 
 
@@ -105,13 +105,20 @@ class Board(PositionLog):
 
     def at(self, position: Position) -> None:
         slots = self._slots
+        while slots[_LATE]:
+            time.sleep(1)  # the look at a batch that is over a limit may have woken it
         # First and last: a position that is half written is never one of a running batch.
         slots[_BEGAN] = 0.0
         slots[_SPLIT] = _SPLITS.index(position.split)
         batch = position.epoch, position.number, position.repeat
         slots[_NUMBERS : _NUMBERS + 5] = array("d", (*batch, position.item, position.size))
+        slots[_SINCE] = time.monotonic()
         if position.is_running:
-            slots[_BEGAN] = time.monotonic()
+            slots[_BEGAN] = slots[_SINCE]
+
+    def stop(self) -> None:
+        """Lets the child go no further: it is over a limit, and is killed."""
+        self._slots[_LATE] = 1.0
 
     @property
     def position(self) -> Position:
@@ -252,11 +259,14 @@ class Board(PositionLog):
         return int(self._slots[_HEARD])
 
     def overdue_s(self) -> float:
-        """The seconds since the present batch should have ended; negative before."""
-        began, deadline = self._slots[_BEGAN], self._slots[_DEADLINE]
-        if not began or self._slots[_LOADING]:
+        """The seconds since the present batch, or work beside steps, should have ended."""
+        since, split = self._slots[_SINCE], _SPLITS[int(self._slots[_SPLIT])]
+        # An agent may be paid in a step, and has a time limit of its own.
+        if self._slots[_LOADING] or split not in ("train", "val", "test", "stepped"):
             return -math.inf
-        return time.monotonic() - OVERDUE_S - max(began + self._slots[_ANEW], deadline)
+        return (
+            time.monotonic() - OVERDUE_S - max(since + self._slots[_ANEW], self._slots[_DEADLINE])
+        )
 
     @property
     def loading_s(self) -> float:

@@ -216,7 +216,7 @@ class ForkedJobs(Jobs):
                 kind, content = _receive(below)
                 if kind == _ASK:
                     _send(above, kind, content)
-                elif kind:
+                elif kind and not excess:
                     if not ended:
                         os.waitpid(pid, 0)
                     return kind, content

@@ -311,6 +311,7 @@ class Supervisor:
         if most < math.inf:
             pause_s = min(pause_s, self._memory.pause_s)
         if is_over or left_s <= 0:
+            board.stop()
             is_late = loading_s > 0 and board.past_deadline_s() >= 0
             why = f"no result within {board.timeout_s:g} s"
             if is_late:

@@ -308,6 +308,16 @@ def test_a_death_in_a_step_three_times(runs: Runs) -> None:
     assert [r["metrics"]["accuracy"] for r in runs.place.judged("one")][-1] == 0.5
 
 
+def callback(line: str) -> tuple[tuple[str, str], ...]:
+    """The changes that give the module a callback, which a line completes."""
+    before = "    def configure_optimizers"
+    body = f"        callback = Callback()\n        {line}\n        return [callback]\n\n"
+    return (
+        ("import AutoPilotModule, ", "import AutoPilotModule, Callback, "),
+        (before, f"    def configure_callbacks(self):\n{body}{before}"),
+    )
+
+
 @pytest.mark.parametrize(
     ("dies", "where"),
     [
@@ -317,17 +327,7 @@ def test_a_death_in_a_step_three_times(runs: Runs) -> None:
     ],
 )
 def test_a_death_beside_items_and_steps_names_its_place(runs: Runs, dies: str, where: str) -> None:
-    runs.place.change(
-        "game.py",
-        ("import AutoPilotModule, ", "import AutoPilotModule, Callback, "),
-        (
-            "    def configure_optimizers",
-            "    def configure_callbacks(self):\n"
-            f"        callback = Callback()\n        callback.{dies} = lambda *_: os._exit(0)\n"
-            "        return [callback]\n\n"
-            "    def configure_optimizers",
-        ),
-    )
+    runs.place.change("game.py", *callback(f"callback.{dies} = lambda *_: os._exit(0)"))
     done = runs.run("")
 
     assert done.code == 1, done
@@ -494,6 +494,30 @@ def test_the_time_budget_ends_an_item(runs: Runs, what: str) -> None:
     again = runs.place.run("resume", "one", "--budget-seconds", "100")
     assert again.code == 0
     assert [r["metrics"]["accuracy"] for r in runs.place.judged("one")][-1] == 0.5
+
+
+@pytest.mark.parametrize("hook", ["on_validation_end", "on_train_batch_start"])
+def test_the_time_budget_ends_work_beside_items(runs: Runs, hook: str) -> None:
+    sleeps = f"callback.{hook} = lambda *_: time.sleep(60)"
+    runs.place.change("game.py", *callback(sleeps))
+    started = time.monotonic()
+    done = runs.run("", "--budget-seconds", "1")
+
+    assert time.monotonic() - started < 15
+    assert done.code == 130, done
+
+
+@pytest.mark.parametrize("options", [(), ("--jobs", "2")])
+def test_an_item_that_the_look_at_its_stack_wakes_is_late_all_the_same(
+    runs: Runs, options: tuple[str, ...]
+) -> None:
+    loop = '    while what in ("hang", "deaf"):'
+    sleeps = 'if what == "wake":\n        __import__("ctypes").CDLL(None).sleep(60)\n'
+    runs.place.change("game.py", (loop, f"    {sleeps}{loop}"))
+    done = runs.run("val 1 2 wake", "--item-timeout", "1", *options)
+
+    assert done.code == 0, done
+    assert "no result within 1 s" in done.out
 
 
 def test_the_time_budget_ends_an_item_of_the_test_split(runs: Runs) -> None:
