@@ -15,6 +15,7 @@ import pygit2
 
 from autopilot.errors import GitCommandError, RefMovedError, RepositoryError, SlugError
 from autopilot.git.commands import run_git
+from autopilot.git.locks import one_at_a_time
 from autopilot.git.repository import Repository, translated
 from autopilot.text import clean
 
@@ -38,7 +39,8 @@ def create_ref(repo: Repository, name: str, oid: str, log: str) -> None:
         RepositoryError: it cannot be written.
     """
     target, line = pygit2.Oid(hex=oid), log_line(log)
-    with created(repo, name):
+    # libgit2 looks before it takes its own lock: of two, the second would replace the first's.
+    with created(repo, name), one_at_a_time(repo.common_dir / "refs"):
         when_unlocked(lambda: repo.pygit.create_reference_direct(name, target, False, message=line))
 
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import time
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
 
 import pytest
 
@@ -120,3 +125,27 @@ def test_a_young_lock_is_waited_for(repository: Repository) -> None:
     started = time.monotonic()
     assert refs.clear_stale_locks(repository, [BRANCH]) == [BRANCH]
     assert time.monotonic() - started > 0.5
+
+
+def _create(top: str, oid: str, moment: Barrier, made: Queue[str]) -> None:
+    repo = Repository.discover(Path(top))
+    for number in range(500):
+        name = f"refs/lab/{number}"
+        moment.wait()
+        with contextlib.suppress(RefMovedError):
+            refs.create_ref(repo, name, oid, "one of three")
+            made.put(f"{name} {oid}")
+    made.put("")
+
+
+def test_of_three_processes_one_creates_a_ref(repository: Repository, other: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    moment, made = context.Barrier(3), context.Queue()
+    tree = objects.tree_of(repository, other)
+    third = commit(repository, tree=tree, parents=[other], message="third")
+    for oid in (repository.head_commit(), other, third):
+        arguments = (str(repository.workdir), oid, moment, made)
+        context.Process(target=_create, args=arguments, daemon=True).start()
+    lines = [line for _ in range(3) for line in iter(lambda: made.get(timeout=60), "")]
+    assert dict(line.split() for line in lines) == refs.list_refs(repository, "refs/lab")
+    assert len(lines) == 500
