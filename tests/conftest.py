@@ -27,12 +27,6 @@ settings.load_profile("shared")
 Serve = Callable[[Script | Sequence[Reply]], MessagesServer]
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are processors: many tests wait for a time limit."""
-    return (os.cpu_count() or 1) + 1
-
-
 @pytest.fixture(scope="session", autouse=True)
 def ctrl_c() -> None:
     """It interrupts, also where a shell runs the tests in the background, and has it ignored."""
