@@ -25,7 +25,7 @@ from typing import Any
 
 from autopilot.core.interpreter import Restart
 from autopilot.core.progress import Death, Position
-from autopilot.engine.board import Board, Child, Observer
+from autopilot.engine.board import OVERDUE_S, Board, Child, Observer
 from autopilot.engine.child_output import (
     MEMORY,
     ChildOutput,
@@ -303,7 +303,7 @@ class Supervisor:
             left_s = began_s + board.timeout_s - time.monotonic()
         loading_s = board.loading_s
         if loading_s:
-            left_s = min(left_s, -board.past_deadline_s())
+            left_s = min(left_s, max(-board.past_deadline_s(), OVERDUE_S - loading_s))
             if loading_s > _SLOW_S and not self._was_slow:
                 self._was_slow = True
                 self._observer.slow(loading_s, output.place(pid))
