@@ -150,8 +150,7 @@ class Board(PositionLog):
     def load(self, slug: str, seconds: float | None) -> None:
         """Notes that an experiment's target is loaded, and the time budget: it ends that, too."""
         self._write(_SIZE, _TEXT_AT, slug)
-        left = math.inf if seconds is None else seconds + OVERDUE_S
-        self._slots[_DEADLINE] = time.monotonic() + left
+        self._slots[_DEADLINE] = math.inf if seconds is None else time.monotonic() + seconds
 
     def opened(self, slug: str, deadline_s: float) -> None:
         """Notes that the experiment is open, so that it can be resumed, and when its time is up.
@@ -162,7 +161,7 @@ class Board(PositionLog):
         self._slots[_TOOK] = self._slots[_TOOK] or self.loading_s
         self._slots[_DEADLINE], self._slots[_LOADING], self._slots[_OPEN] = deadline_s, 0.0, 1.0
 
-    def limit(self, item_timeout_s: float, memory: float, _jobs: int = 0) -> None:
+    def limit(self, item_timeout_s: float, memory: float) -> None:
         """Notes the most that an item may take: seconds, and bytes."""
         self._slots[_TIMEOUT], self._slots[_MEMORY] = item_timeout_s, memory
 
@@ -235,7 +234,10 @@ class Board(PositionLog):
         return bool(self._slots[_RECORDED])
 
     def epochs_over(self, budget_s: float) -> None:
-        """Notes that only the test split is left: each of its batches has the time budget anew."""
+        """Notes that only the test split is left: each of its batches has the time budget anew.
+
+        Endless where that is over, too: what is left then is no evaluation.
+        """
         self._slots[_ANEW] = budget_s
 
     def end(self, code: int) -> None:
@@ -259,14 +261,13 @@ class Board(PositionLog):
         return int(self._slots[_HEARD])
 
     def overdue_s(self) -> float:
-        """The seconds since the present batch, or work beside steps, should have ended."""
-        since, split = self._slots[_SINCE], _SPLITS[int(self._slots[_SPLIT])]
+        """The seconds since loading, the present batch, or work beside steps should have ended."""
+        slots = self._slots
         # An agent may be paid in a step, and has a time limit of its own.
-        if self._slots[_LOADING] or split not in ("train", "val", "test", "stepped"):
+        if not slots[_LOADING] and _SPLITS[int(slots[_SPLIT])] in ("", "step", "load"):
             return -math.inf
-        return (
-            time.monotonic() - OVERDUE_S - max(since + self._slots[_ANEW], self._slots[_DEADLINE])
-        )
+        since = slots[_LOADING] or slots[_SINCE] + slots[_ANEW]
+        return time.monotonic() - OVERDUE_S - max(since, slots[_DEADLINE])
 
     @property
     def loading_s(self) -> float:

@@ -226,11 +226,11 @@ class ForkedJobs(Jobs):
                 death = (excess or reason, output.last(), by_kill and not excess)
                 return _DEATH, json.dumps(death).encode()
             left_s = began_s + timeout_s - time.monotonic()
-            is_over = memory < math.inf and watch.is_over(memory)
+            is_over = watch.is_over(memory)
             if not excess and (is_over or left_s <= 0):
                 why = "" if is_over else f"no result within {timeout_s:g} s"
                 excess = output.end_child(pid, why, memory)
-            look_s = min(_LOOK_S, left_s, watch.pause_s if memory < math.inf else _LOOK_S)
+            look_s = min(_LOOK_S, left_s, watch.pause_s)
             wait_s = max(look_s, _LOOK_SOON_S) if is_open and not excess else _LOOK_SOON_S
             ends: list[Any] = [above, below] if is_open else [above]
             ends += [output.reader] if output.reader >= 0 else []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
@@ -173,7 +173,7 @@ def one_item(session: Session, *, live: bool = True) -> Iterator[Check]:
     experiment.jobs = trainer.experiment.jobs
     experiment.open(module.parameters())
     experiment.positions = session.child.board
-    session.child.board.limit(*astuple(session.limits))
+    session.limits.hold_on(session.child.board)
     outages = Outages(types=transient_errors_of(module))
     run, started = Run(experiment, outages=outages), time.perf_counter()
     measured = SplitMetrics(module, keep_items=True)

@@ -18,7 +18,7 @@ from autopilot.core.interpreter import Fresh
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.records.record import Manifest
 from autopilot.core.stopping import Budget, EarlyStopping, Plateau
-from autopilot.engine.board import check_timeout, parse_size, size_text
+from autopilot.engine.board import Board, check_timeout, parse_size, size_text
 from autopilot.engine.target import Target, parse_target
 from autopilot.errors import ExperimentError, LockHeldError, TargetError, UsageError
 from autopilot.git import objects, refs
@@ -367,6 +367,11 @@ class ItemLimits:
             seconds = check_timeout(module.item_timeout_s, name)
         memory = math.inf if options.memory is None else parse_size(options.memory)
         return cls(math.inf if seconds is None else seconds, memory, options.jobs or 0)
+
+    def hold_on(self, board: Board) -> ItemLimits:
+        """Lets the parent of a supervised process hold them; returns them."""
+        board.limit(self.item_timeout_s, self.memory)
+        return self
 
     def __str__(self) -> str:
         is_timed, is_bound = self.item_timeout_s < math.inf, self.memory < math.inf

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ class Session:
         self.remarks: list[str] = []
         self._clean_up: Callable[[], None] = lambda: None
         if self.child.is_first:  # else those of the process before hold until there are new ones
-            self.child.board.limit(*astuple(ItemLimits.of(options)))
+            ItemLimits.of(options).hold_on(self.child.board)
             self.child.board.load(slug, options.budget_seconds)
         with undone_on_failure(user, manifest):
             keep = options.keep or ()
@@ -193,8 +194,7 @@ class Session:
         self.module, self.inputs = bench.module, bench.inputs
         check_keep(self.user, bench.manifest, options.keep or ())
         self.notes += workspace.import_notes(bench.redirected)
-        self.limits = ItemLimits.of(options, bench.module)
-        self.child.board.limit(*astuple(self.limits))
+        self.limits = ItemLimits.of(options, bench.module).hold_on(self.child.board)
         self.store = GitStore(
             self.slug,
             workspace.repo.workdir,
@@ -279,6 +279,7 @@ class Session:
             with self.workspace.explained(self.inputs.absent):
                 result = self._run(score_test=score_test)
         finally:
+            self.child.board.epochs_over(math.inf)
             self.inputs.close()
             self._clean_up()
             self.place.release()

@@ -25,7 +25,7 @@ from typing import Any
 
 from autopilot.core.interpreter import Restart
 from autopilot.core.progress import Death, Position
-from autopilot.engine.board import OVERDUE_S, Board, Child, Observer
+from autopilot.engine.board import Board, Child, Observer
 from autopilot.engine.child_output import (
     MEMORY,
     ChildOutput,
@@ -286,7 +286,7 @@ class Supervisor:
         if self._overdue_s:
             if now - self._overdue_s > _GRACE_S and board.code is None:
                 os.kill(pid, signal.SIGKILL)
-        elif board.overdue_s() > 0:
+        elif not board.loading_s and board.overdue_s() > 0:
             self._overdue_s = now
             self._observer.overdue(board.past_deadline_s(), board.slug or self._slug)
             self._received.append(signal.SIGINT)
@@ -298,27 +298,25 @@ class Supervisor:
         """Ends a child that is over a limit; returns the seconds until the next look."""
         if self._excess is not None:
             return _LOOK_S
-        began_s, most, pause_s, left_s = board.began_s, board.memory, _LOOK_S, math.inf
+        began_s, most, left_s = board.began_s, board.memory, math.inf
         if began_s and not self._received:
             left_s = began_s + board.timeout_s - time.monotonic()
         loading_s = board.loading_s
         if loading_s:
-            left_s = min(left_s, max(-board.past_deadline_s(), OVERDUE_S - loading_s))
+            left_s = min(left_s, -board.overdue_s())
             if loading_s > _SLOW_S and not self._was_slow:
                 self._was_slow = True
                 self._observer.slow(loading_s, output.place(pid))
-        is_over = most < math.inf and self._memory.is_over(most)
-        if most < math.inf:
-            pause_s = min(pause_s, self._memory.pause_s)
+        is_over = self._memory.is_over(most)
         if is_over or left_s <= 0:
             board.stop()
-            is_late = loading_s > 0 and board.past_deadline_s() >= 0
+            is_late = loading_s > 0 and board.overdue_s() >= 0
             why = f"no result within {board.timeout_s:g} s"
             if is_late:
                 why = f"the time budget was up after {loading_s:.1f} s"
             why = output.end_child(pid, "" if is_over else why, most)
             self._excess = _Excess(why, began_s, is_late)
-        return max(min(pause_s, left_s), 0.01)
+        return max(min(_LOOK_S, self._memory.pause_s, left_s), 0.01)
 
 
 def _restore(handlers: Mapping[int, Any]) -> None:

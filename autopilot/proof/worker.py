@@ -2,8 +2,8 @@
 
 Fresh, since trees differ in code and Python loads a module once. A process reads a task, and
 answers with messages as JSON; an error that ended it is its last message. States that differ in no
-code may be measured by one process. Model calls, and agents
-that make their own, are answered from the experiment's notes.
+code may be measured by one process. Model calls, and agents that make their own, are answered from
+the experiment's notes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, astuple, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -158,7 +158,7 @@ class _States:
         child, offline, site, before = self._child, self._offline, task.site, None
         workspace, manifest = site.workspace(), site.manifest
         options = Options(**manifest.options)
-        child.board.limit(*astuple(ItemLimits.of(options)))  # of the import, too
+        ItemLimits.of(options).hold_on(child.board)  # of the import, too
         commit = workspace.repo.head_commit()
         with importing_state(child, workspace, manifest, commit):
             if (bench := self._bench) is None:
@@ -183,7 +183,7 @@ class _States:
         experiment.only_recorded = not task.live
         seed = seed_of(manifest.seed, task.repeat)
         trainer = bench.trainer(experiment, options, seed=seed, max_wait_s=0)
-        child.board.limit(*astuple(ItemLimits.of(options, bench.module)))
+        ItemLimits.of(options, bench.module).hold_on(child.board)
         with _evaluating(bench, say, offline):
             trainer.prepare(bench.module)
             experiment.open(bench.module.parameters())
@@ -249,7 +249,7 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
     workspace, manifest = site.workspace(), site.manifest
     repo, notebook = workspace.repo, Notebook(workspace.user, site.slug, task.tip)
     options, rules = Options(**manifest.options), block_after_by_epoch(notebook)
-    child.board.limit(*astuple(ItemLimits.of(options)))
+    ItemLimits.of(options).hold_on(child.board)
     # The repository is a borrowed one: no ref or note of the user's can be written.
     store = GitStore(site.slug, repo.workdir, in_place=False, include_dirty=True)
     base, tip = repo.head_commit(), store.tip
@@ -266,7 +266,7 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
     experiment.known_noise = notebook.noise
     store.bind(bench.module.parameters())
     take_over(experiment, child, store.files, options)
-    child.board.limit(*astuple(ItemLimits.of(options, bench.module)))
+    ItemLimits.of(options, bench.module).hold_on(child.board)
     # The budget stops nothing here, but optimizers read how much of it is left.
     budget = [c for c in options.conditions(alone=False) if isinstance(c, Budget)]
     trainer = bench.trainer(

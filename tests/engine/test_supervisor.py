@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -34,6 +35,8 @@ def test_a_board_tells_another_process_where_the_child_is() -> None:
     assert board.overdue_s() <= 0  # its batch began just now, and has some time
     board.epochs_over(30)
     assert -36 < board.overdue_s() < -34  # a test batch has the time budget anew
+    board.epochs_over(math.inf)
+    assert board.overdue_s() == -math.inf
 
 
 def test_only_the_child_itself_is_heard() -> None:
