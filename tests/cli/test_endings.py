@@ -76,7 +76,8 @@ def test_a_death_while_the_target_is_loaded(
         (
             "val 0 0 stubborn",
             ("--budget-seconds", "1"),
-            rf"error: the time budget was up after \d.\d s, {HAPPENED} in val batch 0 of epoch 0",
+            "error: the time budget was up after "
+            rf"[6-8]\.\d s, {HAPPENED} in val batch 0 of epoch 0",
         ),
         (
             "import 0 - stubborn",
@@ -122,7 +123,7 @@ def test_the_time_budget_holds_while_the_target_is_loaded(
     done = runs.run("import 0 - stubborn", "--budget-seconds", "1", *options)
 
     assert done.code == 1, done
-    assert "the time budget was up after " in done.error
+    assert re.search(r"the time budget was up after [678]\.\d s", done.error)
     assert runs.place.snapshot() == before
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import marshal
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -360,11 +361,14 @@ def edited(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Edi
 @pytest.mark.parametrize(
     ("what", "why"),
     [
-        ("syntax", "target.py cannot be imported: SyntaxError: invalid syntax (calc.py, line 1)"),
+        (
+            "syntax",
+            r"target.py cannot be imported: SyntaxError: invalid syntax \(calc.py, line 1\)",
+        ),
         ("raise", "target.py cannot be imported: RuntimeError: no luck"),
-        ("exit", "the evaluation died: exit code 0 (os._exit) while the target was imported"),
-        ("segv", "the evaluation died: signal 11 (SIGSEGV) while the target was imported"),
-        ("hang", "no result within "),
+        ("exit", r"the evaluation died: exit code 0 \(os._exit\) while the target was imported"),
+        ("segv", r"the evaluation died: signal 11 \(SIGSEGV\) while the target was imported"),
+        ("hang", r"no result within \d+ s, in <module> \(calc.py:"),
     ],
 )
 def test_an_edit_that_cannot_be_imported_costs_its_epoch(
@@ -374,7 +378,7 @@ def test_an_edit_that_cannot_be_imported_costs_its_epoch(
     done = edited.run(edits, "--item-timeout", "2")
 
     assert done.code == 0, done
-    assert f"all 2 val items failed with: {why}" in done.out, done
+    assert re.search(f"all 2 val items failed with: {why}", done.out), done
     assert edited.place.verdicts("a") == ["baseline", "kept", "rejected", "kept"]
     assert edited.values() == [0, 1, None, 2]
     assert edited.steps() == ["step 1", "step 2", "step 3"]
