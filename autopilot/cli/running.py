@@ -34,6 +34,10 @@ from autopilot.tracking.holding import unblocked_by
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import output_lines, tell
 
+_TIME_UP = "time budget: an item did not end"
+_MORE_TIME = " --budget-seconds N"
+CHANGEABLE = tuple(field.name for field in fields(Options) if not field.metadata["fixed"])
+
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
@@ -57,11 +61,6 @@ def supervised(output: Output, work: Callable[[Child], int], folder: Path, slug:
         return INTERRUPTED
     audit.end()  # the process that did the work has printed what was executed
     return code
-
-
-_TIME_UP = "time budget: an item did not end"
-_MORE_TIME = " --budget-seconds N"
-CHANGEABLE = tuple(field.name for field in fields(Options) if not field.metadata["fixed"])
 
 
 def run(

@@ -27,8 +27,8 @@ _LINES = 50
 _KEPT_BYTES = 16 * 1024
 _LOOK_S, _SWEEP_S, _SWEEPS = 0.5, 0.01, 3
 _NO_FILE = b"o such file or directory"
-# Realtime signals are hardly used by anyone; the system's own are below SIGRTMIN.
 _enabled: list[bool] = []
+# Realtime signals are hardly used by anyone; the system's own are below SIGRTMIN.
 _STACK_SIGNAL = int(getattr(signal, "SIGRTMIN", signal.SIGUSR2 - 7)) + 7
 
 
