@@ -16,7 +16,7 @@ from autopilot.core.comparison import EpochView, Monitored, mean_items
 from autopilot.core.interpreter import Interpreter, Jobs
 from autopilot.core.memory import Memory
 from autopilot.core.optimizer import Optimizer, Step
-from autopilot.core.parameter import Parameter
+from autopilot.core.parameter import Parameter, values_of
 from autopilot.core.policy import Decision
 from autopilot.core.progress import Death, EpochProgress, Position, PositionLog
 from autopilot.core.records import message
@@ -97,6 +97,7 @@ class Experiment(History):
             self.memory.store = self.store
         self.manifest = manifest or Manifest(slug=self.store.slug)
         self.best_items: Sequence[Datum] = ()
+        self._parameters: list[Parameter] = []
         self._recorded_steps: dict[tuple[int, int], tuple[str, StepRecord]] = {}
         self._steps: list[StepRecord] = []
         self.progress = EpochProgress(self.store)
@@ -163,7 +164,8 @@ class Experiment(History):
         if self.is_open:
             # Whatever this object was in the middle of, it goes on as a new process would.
             self.close()
-        self.store.bind(list(parameters))
+        self._parameters = list(parameters)
+        self.store.bind(self._parameters)
         if self.store.exists():
             self.store.reopen()
             self._recall()
@@ -404,6 +406,7 @@ class Experiment(History):
             state=state or {},
             repeat=self.repeat,
             restarts=(self.progress.restarts, self.progress.restarts_s),
+            values=values_of(self._parameters),
         )
         revision = self.store.tip
         traces = [trace_record(epoch, split, items) for split, items in self._items.items()]

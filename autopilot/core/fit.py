@@ -116,6 +116,8 @@ class Fit(Run):
             return
         if not self.experiment.ignore_stop:
             self.stop(self.experiment.history[-1].stop)
+        for record in self.experiment.history:
+            self.optimizer.tell(record)
         self.optimizer.load_state_dict(saved.get("optimizer", {}))
         self.hooks.load_states(saved.get("callbacks", {}))
 

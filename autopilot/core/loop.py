@@ -127,4 +127,5 @@ class EpochLoop(Loop):
             stop=fit.stop_reason,
             state=fit.states(),
         )
+        fit.optimizer.tell(record)
         fit.call("on_epoch_recorded", record)

@@ -303,6 +303,8 @@ class AutoPilotModule(Module):
             ConnectionError, TimeoutError and failed model calls. The call is repeated after a
             pause, up to `--max-wait`, and is never a result. If slowness is the system's own
             fault, catch the error and return Datum(error_message=...).
+        fresh: When a new process evaluates, unless `--fresh` says so: "auto", "always", or "never",
+            which is right where only child processes import the parameters' files.
     """
 
     monitor: str = "accuracy"
@@ -311,6 +313,7 @@ class AutoPilotModule(Module):
     accumulate_grad_batches: int | None = None
     item_timeout_s: float | None = None
     transient_errors: tuple[type[BaseException], ...] = ()
+    fresh: str | None = None
 
     def training_step(self, batch: Datum) -> Datum:
         """One batch of the train split."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -75,6 +76,10 @@ class Parameter:
         """The value as text, for a person or a model."""
         return repr(self) if _fields(self) else str(self.data)
 
+    def values(self) -> Mapping[str, bool | int | float | str]:
+        """Its numbers and choices by name, which records and tables show; none in most kinds."""
+        return {}
+
     def snapshot(self) -> Any:
         """The present state, independent of later changes: of a dataclass, field name to value."""
         names = _fields(self)
@@ -90,6 +95,20 @@ class Parameter:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.data!r})"
+
+
+def values_of(parameters: Iterable[Parameter]) -> dict[str, bool | int | float | str]:
+    """The numbers and choices of several parameters.
+
+    A name that several of them have is preceded by that of its parameter: `prompt.toml:size`.
+    """
+    each = [(getattr(p, "label", p.name), p.values()) for p in parameters]
+    count = Counter(name for _, values in each for name in values)
+    return {
+        name if count[name] == 1 else f"{label}:{name}": value
+        for label, values in each
+        for name, value in values.items()
+    }
 
 
 def _fields(owner: object) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from autopilot.core.gradient import Gradient
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
-from autopilot.core.records.record import TOGETHER
+from autopilot.core.records.record import TOGETHER, MetricsRecord
 from autopilot.core.signatures import as_call
 from autopilot.core.types import Cost
 from autopilot.errors import ModuleError, StateError
@@ -143,6 +143,7 @@ class ChainOptimizer(Optimizer):
         super().__init__(parameters.values())
         self.optimizers = list(optimizers)
         self.confined = any(optimizer.confined for optimizer in optimizers)
+        self.needs_gradient = all(optimizer.needs_gradient for optimizer in optimizers)
 
     def step(self) -> Step | None:
         steps: list[Step] = []
@@ -159,6 +160,10 @@ class ChainOptimizer(Optimizer):
             rationale="\n".join(step.rationale for step in steps if step.rationale),
             cost=sum((step.cost for step in steps), Cost()),
         )
+
+    def tell(self, record: MetricsRecord) -> None:
+        for optimizer in self.optimizers:
+            optimizer.tell(record)
 
     def exhausted(self) -> str:
         for optimizer in self.optimizers:

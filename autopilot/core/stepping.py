@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autopilot.core.parameter import Parameter
+from autopilot.core.records.record import MetricsRecord
 from autopilot.core.signatures import as_call, check_function
 from autopilot.core.types import Cost
 from autopilot.errors import InputsChangedError, UsageError
@@ -51,6 +52,15 @@ class Stepping:
         if "step" in cls.__dict__:
             # As torch.optim does: hooks belong to step(), also where a user calls it.
             setattr(cls, "step", _with_hooks(cls.__dict__["step"]))  # noqa: B010
+
+    def tell(self, record: MetricsRecord) -> None:
+        """Learns how an epoch went; called after each one, the baseline included.
+
+        A resumed run calls it for all recorded epochs, oldest first, before `load_state_dict`.
+
+        Args:
+            record: The epoch's val record: its verdict, value, and the parameters' values.
+        """
 
     def zero_grad(self) -> None:
         """Forgets the gradients of the parameters."""

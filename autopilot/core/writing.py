@@ -118,6 +118,7 @@ def val_record(
     state: Mapping[str, Any],
     repeat: int = 1,
     restarts: tuple[int, float] = (0, 0.0),
+    values: Mapping[str, bool | int | float | str],
 ) -> MetricsRecord:
     """The verdict on an epoch with all that led to it.
 
@@ -154,6 +155,7 @@ def val_record(
         repeat=repeat,
         restarts=restarts[0],
         restarts_s=restarts[1],
+        values=values,
     )
 
 

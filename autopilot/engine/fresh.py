@@ -59,17 +59,17 @@ def take_over(
     experiment: Experiment,
     child: Child,
     files: ParameterFiles,
-    options: Options,
+    how: str | None,
     imported: Mapping[str, Entry] | None = None,
 ) -> None:
     """Makes a child the process of an experiment.
 
     Args:
-        options: They say when a new process evaluates.
+        how: When a new process evaluates: as the options or else the module say; None: "auto".
         imported: The files as they were imported; None: as they are now.
     """
     experiment.positions, experiment.is_replacement = child.board, child.since_s > 0
-    fresh = Fresh(options.fresh or Fresh.auto)
+    fresh = Fresh(how or Fresh.auto)
     if child.is_supervised and fresh != Fresh.never:
         present = files.present(write=False) if imported is None else imported
         experiment.interpreter = OneState(child, present, files.entries, fresh)

@@ -229,7 +229,8 @@ class Session:
         block_after = BLOCK_AFTER if options.block_after is None else options.block_after
         experiment = Experiment(self.store, GitMemory(self.store, block_after), manifest)
         experiment.died = self.child.deaths
-        take_over(experiment, self.child, self.store.files, options, imported)
+        how = options.fresh or self.module.fresh
+        take_over(experiment, self.child, self.store.files, how, imported)
         self.trainer = bench.trainer(
             experiment,
             options,

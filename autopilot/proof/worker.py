@@ -265,7 +265,7 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
     }
     experiment.known_noise = notebook.noise
     store.bind(bench.module.parameters())
-    take_over(experiment, child, store.files, options)
+    take_over(experiment, child, store.files, options.fresh or bench.module.fresh)
     ItemLimits.of(options, bench.module).hold_on(child.board)
     # The budget stops nothing here, but optimizers read how much of it is left.
     budget = [c for c in options.conditions(alone=False) if isinstance(c, Budget)]

@@ -221,6 +221,7 @@ class MetricsRecord(Record):
         test_gain: Of test, on the best epoch: its gain on the baseline.
         restarts: How often another process went on, since its files were to be imported anew.
         restarts_s: The seconds that this took, imports included.
+        values: Numbers and choices of the parameters in the measured state, by name.
     """
 
     kind: ClassVar[str] = "metrics"
@@ -250,6 +251,7 @@ class MetricsRecord(Record):
     test_gain: Gain | None = None
     restarts: int = 0
     restarts_s: float = 0.0
+    values: Mapping[str, bool | int | float | str] = field(default_factory=dict)
 
     def strategies(self) -> list[str]:
         """The names of the strategies that were used together; each counts."""

@@ -1,0 +1,1 @@
+"""Systems that a command runs and scores."""

@@ -1,0 +1,1 @@
+"""Numbers and choices in configuration files, and the search over them."""
