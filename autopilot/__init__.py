@@ -59,6 +59,7 @@ _HOMES = {
     ),
     "autopilot.tracking": "GitMemory GitStore",
     "autopilot.tracking.callbacks": "DataRecorder JSONCheckpoint JSONLogger",
+    "autopilot.tuning.spaces": "Choice Range",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
