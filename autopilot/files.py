@@ -225,7 +225,7 @@ def _parents_below(root: Path, path: Path) -> Iterator[Path]:
 
 def _permissions(path: Path, *, executable: bool) -> int:
     """Keeps the group and others bits of the file that is replaced, else follows the umask."""
-    mode = 0o666 & ~_umask()
+    mode = 0o666 & ~umask()
     with contextlib.suppress(OSError):
         status = os.lstat(path)
         mode = stat.S_IMODE(status.st_mode) if stat.S_ISREG(status.st_mode) else mode
@@ -234,7 +234,8 @@ def _permissions(path: Path, *, executable: bool) -> int:
 
 
 @lru_cache(maxsize=1)
-def _umask() -> int:
+def umask() -> int:
+    """The process's umask."""
     # It can only be read by setting it. Once: another thread may create files meanwhile.
     mask = os.umask(0o022)
     os.umask(mask)

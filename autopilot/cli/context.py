@@ -153,7 +153,9 @@ class Context:
         if self._is_own and folder == Path.cwd():
             with contextlib.suppress(UsageError):
                 folder = self.own_project().workspace
-        return Repository.discover(folder)
+        repo = Repository.discover(folder)
+        repo.may_ask = sys.stdin.isatty() and sys.stderr.isatty() and not self.output.as_json
+        return repo
 
     def notebook(self, slug: str | None) -> Notebook:
         """An experiment by its full slug; without one the newest."""

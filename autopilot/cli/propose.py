@@ -11,7 +11,6 @@ import typer
 from autopilot.cli.arguments import LIMITS, Links, Live, Name, Reason
 from autopilot.cli.context import Context
 from autopilot.cli.pages import proposal as proposal_page
-from autopilot.cli.sharing import may_ask
 from autopilot.engine.request import Options
 from autopilot.errors import UsageError
 from autopilot.git.branches import find_branch
@@ -87,7 +86,7 @@ def create(
     else:
         output.line(f"wrote the request's text to {body}")
     if where:
-        publish(notebook, proposal.branch, where, may_ask=may_ask(context))
+        publish(notebook, proposal.branch, where)
         output.line(
             f"pushed to {where}: {proposal.branch.name}, and autopilot/{notebook.slug} with its "
             "tags and notes"
@@ -180,13 +179,13 @@ def revert(
         output.line(f"{made.name}: one commit on {onto.name} that takes it back, {made.tip[:7]}")
         output.line(f"see it:   git show {made.name}")
         if where:
-            publish(notebook, made, where, alone=True, may_ask=may_ask(context))
+            publish(notebook, made, where, alone=True)
             output.line(f"pushed to {where}")
         output.line(f"merge it: git switch {onto.short} && git merge --ff-only {made.name}")
         output.document(document | {"branch": made.name, "tip": made.tip, "deleted": None})
         return
     # The remote's goes first: what cannot be deleted there is still here.
-    deleted = bool(where) and unpublish(notebook, where, may_ask=may_ask(context))
+    deleted = bool(where) and unpublish(notebook, where)
     tip = None
     if not deleted or read_ref(notebook.repo, review) is not None:
         tip = withdraw(notebook)

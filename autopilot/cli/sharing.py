@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -60,9 +59,7 @@ def push(
     """
     repo = context.repository()
     remote, slugs = _split(context, repo, names or [], named, pushing=True)
-    report = send(
-        repo, remote, slugs, project=context.project, dry_run=dry_run, may_ask=may_ask(context)
-    )
+    report = send(repo, remote, slugs, project=context.project, dry_run=dry_run)
     if not report.atomic:
         context.output.warning(
             "the remote takes no push as a whole: notes and tags went first, then the branches"
@@ -86,9 +83,7 @@ def fetch(
     """
     repo = context.repository()
     remote, slugs = _split(context, repo, names or [], named, pushing=False)
-    outcomes = receive(
-        repo, remote, slugs, project=context.project, dry_run=dry_run, may_ask=may_ask(context)
-    )
+    outcomes = receive(repo, remote, slugs, project=context.project, dry_run=dry_run)
     return _tell(context, remote, outcomes, "fetched", dry_run, {})
 
 
@@ -113,11 +108,6 @@ def _split(
             )
     slugs = [context.full_slug(slug) for slug in [*rest, *([named] if named else [])]]
     return remote, list(dict.fromkeys(slugs))
-
-
-def may_ask(context: Context) -> bool:
-    """Whether git may ask for a password: a person is at the terminal."""
-    return sys.stdin.isatty() and sys.stderr.isatty() and not context.output.as_json
 
 
 def _tell(

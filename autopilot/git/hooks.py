@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autopilot.errors import RepositoryError, UsageError
+from autopilot.files import umask
 from autopilot.git.commands import run_git
 from autopilot.git.repository import not_usable
 
@@ -184,10 +185,7 @@ def _write(folder: HookFolder, state: HookState, text: str) -> None:
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
-        # The umask can only be read by setting it.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(created, 0o777 & ~umask)
+        os.chmod(created, 0o777 & ~umask())
         # The script is whole by now: a kill between the two leaves the user's hook kept.
         if state.state == "foreign":
             os.replace(path, _kept(folder, state.name))

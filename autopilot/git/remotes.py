@@ -2,7 +2,7 @@
 
 Through the git command line, so that credential helpers, ssh and proxies work as the user set them
 up. Nothing is forced but what `replace_ref` makes anew, and no ref is touched but those named. A
-`remote` is a name, a URL or a path; `may_ask` lets git ask for a password at the terminal.
+`remote` is a name, a URL or a path.
 """
 
 from __future__ import annotations
@@ -133,18 +133,14 @@ def default_remote(repo: Repository, *, pushing: bool = False) -> str:
     )
 
 
-def remote_refs(
-    repo: Repository, remote: str, patterns: Sequence[str], *, may_ask: bool = False
-) -> dict[str, str]:
+def remote_refs(repo: Repository, remote: str, patterns: Sequence[str]) -> dict[str, str]:
     """The refs of a remote that match patterns of `git ls-remote`; tags are not peeled."""
-    done = _call(repo, remote, ["ls-remote", "--refs", "--quiet", "--", remote, *patterns], may_ask)
+    done = _call(repo, remote, ["ls-remote", "--refs", "--quiet", "--", remote, *patterns])
     lines = os.fsdecode(done.stdout).splitlines()
     return {name: oid for oid, _, name in (line.partition("\t") for line in lines)}
 
 
-def fetch_refs(
-    repo: Repository, remote: str, wanted: Iterable[str], under: str, *, may_ask: bool = False
-) -> None:
+def fetch_refs(repo: Repository, remote: str, wanted: Iterable[str], under: str) -> None:
     """Fetches refs under names of our own; touches no other ref, whatever is configured.
 
     In a shallow clone, history comes as deep as they need it.
@@ -164,16 +160,11 @@ def fetch_refs(
     lines = "".join(f"+{name}:{under}{name}\n" for names in each for name in names)
     if lines:
         fetch = [*_FETCH, "--no-auto-maintenance", "--refmap=", "--", remote]
-        _call(repo, remote, fetch, may_ask, os.fsencode(lines))
+        _call(repo, remote, fetch, os.fsencode(lines))
 
 
 def push_refs(
-    repo: Repository,
-    remote: str,
-    wanted: Mapping[str, str],
-    *,
-    atomic: bool = True,
-    may_ask: bool = False,
+    repo: Repository, remote: str, wanted: Mapping[str, str], *, atomic: bool = True
 ) -> Pushed:
     """Pushes objects to refs of the same names on a remote; a ref there only grows.
 
@@ -188,11 +179,38 @@ def push_refs(
         What the remote did not take. Where it knows no atomic pushes, nothing was sent, and
         `atomic` is False.
     """
-    options = ["--porcelain", "--no-follow-tags", "--recurse-submodules=no"]
-    options += ["--atomic"] * atomic
-    specs = _refspecs(repo, wanted)
-    push = ["push", *options, "--", remote, *specs]
-    done = _call(repo, remote, push, may_ask, check=False)
+    return _push(repo, remote, ["--atomic"] * atomic, _refspecs(repo, wanted))
+
+
+def replace_ref(repo: Repository, remote: str, name: str, new: str | None, old: str) -> None:
+    """Sets a ref of a remote to another history, or deletes it, if it is where it is expected.
+
+    The one place that may take commits from a remote: for refs that are made anew from others.
+
+    Args:
+        new: What it shall point at; None deletes it.
+        old: What it points at; a push that came first is not lost.
+
+    Raises:
+        RemoteError: it is elsewhere, the remote does not take it, or it cannot be reached.
+    """
+    pushed = _push(repo, remote, [f"--force-with-lease={name}:{old}"], [f"{new or ''}:{name}"])
+    check_taken(remote, name, pushed)
+
+
+def check_taken(remote: str, name: str, pushed: Pushed) -> None:
+    """Raises a RemoteError where a remote did not take the branch that was pushed."""
+    for reason in pushed.rejected.values():
+        raise RemoteError(
+            f"{shown(remote)} did not take {name.removeprefix('refs/heads/')} ({reason})",
+            hint="another push came first, or its branch rules forbid it",
+        )
+
+
+def _push(repo: Repository, remote: str, options: list[str], specs: list[str]) -> Pushed:
+    quiet = ["--porcelain", "--no-follow-tags", "--recurse-submodules=no"]
+    push = ["push", *quiet, *options, "--", remote, *specs]
+    done = _call(repo, remote, push, check=False)
     if done.returncode != 0 and _NO_ATOMIC in done.stderr:
         return Pushed({}, atomic=False)
     rejected = {}
@@ -206,40 +224,6 @@ def push_refs(
         raise remote_error(remote, remotes(repo), done)
     said = tuple(line for line in _REMOTE_LINE.findall(done.stderr) if line)
     return Pushed(rejected, said if rejected else ())
-
-
-def replace_ref(
-    repo: Repository,
-    remote: str,
-    name: str,
-    new: str | None,
-    old: str,
-    *,
-    may_ask: bool = False,
-) -> None:
-    """Sets a ref of a remote to another history, or deletes it, if it is where it is expected.
-
-    The one place that may take commits from a remote: for refs that are made anew from others.
-
-    Args:
-        new: What it shall point at; None deletes it.
-        old: What it points at; a push that came first is not lost.
-
-    Raises:
-        RemoteError: it is elsewhere, the remote does not take it, or it cannot be reached.
-    """
-    options = ["--porcelain", "--no-follow-tags", f"--force-with-lease={name}:{old}"]
-    push = ["push", *options, "--", remote, f"{new or ''}:{name}"]
-    done = _call(repo, remote, push, may_ask, check=False)
-    flagged = [line for line in os.fsdecode(done.stdout).splitlines() if line.startswith("!")]
-    if flagged:
-        reason = flagged[0].partition("(")[2].rpartition(")")[0] or flagged[0]
-        raise RemoteError(
-            f"{shown(remote)} did not take {name.removeprefix('refs/heads/')} ({reason})",
-            hint="another push came first, or its branch rules forbid it",
-        )
-    if done.returncode != 0:
-        raise remote_error(remote, remotes(repo), done)
 
 
 def _refspecs(repo: Repository, wanted: Mapping[str, str]) -> list[str]:
@@ -257,16 +241,10 @@ def _refspecs(repo: Repository, wanted: Mapping[str, str]) -> list[str]:
 
 
 def _call(
-    repo: Repository,
-    remote: str,
-    arguments: Sequence[str],
-    may_ask: bool,
-    stdin: bytes = b"",
-    *,
-    check: bool = True,
+    repo: Repository, remote: str, arguments: list[str], stdin: bytes = b"", *, check: bool = True
 ) -> CommandResult:
     environment = {SYNCING: "1"}
-    if may_ask and variable("GIT_TERMINAL_PROMPT") is None:
+    if repo.may_ask and variable("GIT_TERMINAL_PROMPT") is None:
         environment["GIT_TERMINAL_PROMPT"] = "1"
     done = run_git(arguments, cwd=repo.workdir, stdin=stdin, environment=environment, check=False)
     if check and done.returncode != 0:

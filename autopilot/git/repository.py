@@ -44,7 +44,12 @@ class Repository:
 
     Reads need no process except after the configuration was changed. Not to be shared between
     threads.
+
+    Attributes:
+        may_ask: Whether git may ask for a password at the terminal where it talks to a remote.
     """
+
+    may_ask = False
 
     def __init__(
         self, workdir: Path, git_dir: Path, common_dir: Path, config: dict[str, str]

@@ -259,9 +259,8 @@ def built_commits(history: ParameterHistory, tip: str) -> list[Commit]:
         change = made.get(trailer(commit.message, SOURCE) or "")
         onto = trailer(commit.message, ONTO)
         text = _message(notebook, change, onto) if change and onto else ""
-        if change is None or commit.message != text:
-            raise edited(notebook.layout, commit)
-        if apply_change(repo, commit.parents[0], change) != commit.tree:
+        as_built = change and apply_change(repo, commit.parents[0], change) == commit.tree
+        if commit.message != text or not as_built:
             raise edited(notebook.layout, commit)
     if not _is_elsewhere(repo, base, notebook.layout.review):
         raise edited(notebook.layout, commits.read_commit(repo, base))

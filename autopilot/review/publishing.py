@@ -9,7 +9,6 @@ from __future__ import annotations
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,14 @@ from autopilot.git.branches import BRANCHES, Branch
 from autopilot.git.commands import for_git
 from autopilot.git.commits import is_ancestor
 from autopilot.git.objects import has_object
-from autopilot.git.remotes import fetch_refs, push_refs, remote_refs, replace_ref, shown
+from autopilot.git.remotes import (
+    check_taken,
+    fetch_refs,
+    push_refs,
+    remote_refs,
+    replace_ref,
+    shown,
+)
 from autopilot.git.repository import Repository
 from autopilot.review.changes import Conflict, ParameterChange, ParameterHistory, apply_change
 from autopilot.review.proposals import built_commits, edited, refuse_checked_out, set_review
@@ -28,9 +34,7 @@ from autopilot.sharing.pushing import push
 from autopilot.tracking.notebook import Notebook
 
 
-def publish(
-    notebook: Notebook, branch: Branch, remote: str, *, alone: bool = False, may_ask: bool = False
-) -> None:
+def publish(notebook: Notebook, branch: Branch, remote: str, *, alone: bool = False) -> None:
     """Pushes a review branch with its experiment: branch, tags and notes.
 
     A review branch there that autopilot built from an earlier state is replaced.
@@ -44,45 +48,35 @@ def publish(
         ExperimentError: the review branch on the remote has commits by hand.
     """
     repo, ref = notebook.repo, branch.ref
-    there = remote_refs(repo, remote, [ref], may_ask=may_ask).get(ref)
+    there = remote_refs(repo, remote, [ref]).get(ref)
     if there and not (has_object(repo, there) and is_ancestor(repo, there, branch.tip)):
-        _check_built(notebook, ref, there, remote, may_ask=may_ask)
-        replace_ref(repo, remote, ref, branch.tip, there, may_ask=may_ask)
+        _check_built(notebook, ref, there, remote)
+        replace_ref(repo, remote, ref, branch.tip, there)
     elif there != branch.tip:
-        pushed = push_refs(repo, remote, {ref: branch.tip}, may_ask=may_ask)
-        for reason in pushed.rejected.values():
-            raise RemoteError(
-                f"{shown(remote)} did not take {branch.name} ({reason})",
-                hint="another push came first, or its branch rules forbid it",
-            )
+        check_taken(remote, ref, push_refs(repo, remote, {ref: branch.tip}))
     if not alone:
-        for outcome in push(repo, remote, [notebook.slug], may_ask=may_ask).outcomes:
+        for outcome in push(repo, remote, [notebook.slug]).outcomes:
             if outcome.error:
                 raise ExperimentError(outcome.error, hint=outcome.hint)
 
 
-def unpublish(notebook: Notebook, remote: str, *, may_ask: bool = False) -> bool:
-    """Deletes the review branch on a remote; returns whether there was one.
-
-    Raises:
-        RemoteError: the remote cannot be reached, or does not take it.
-        ExperimentError: it has commits by hand.
-    """
+def unpublish(notebook: Notebook, remote: str) -> bool:
+    """Deletes the review branch on a remote; returns whether there was one. Raises as `publish`."""
     repo, ref = notebook.repo, notebook.layout.review
-    there = remote_refs(repo, remote, [ref], may_ask=may_ask).get(ref)
+    there = remote_refs(repo, remote, [ref]).get(ref)
     if there is None:
         return False
-    _check_built(notebook, ref, there, remote, may_ask=may_ask)
-    replace_ref(repo, remote, ref, None, there, may_ask=may_ask)
+    _check_built(notebook, ref, there, remote)
+    replace_ref(repo, remote, ref, None, there)
     return True
 
 
-def _check_built(notebook: Notebook, ref: str, tip: str, remote: str, *, may_ask: bool) -> None:
+def _check_built(notebook: Notebook, ref: str, tip: str, remote: str) -> None:
     """Refuses to replace what a person committed on the remote's branch."""
     repo = notebook.repo
     under = f"refs/autopilot/{notebook.slug}/theirs/"
     if not has_object(repo, tip):
-        fetch_refs(repo, remote, [ref], under, may_ask=may_ask)
+        fetch_refs(repo, remote, [ref], under)
     try:
         if not trailer(commits.read_commit(repo, tip).message, REVERTS):
             built_commits(ParameterHistory(notebook), tip)
@@ -179,11 +173,9 @@ class PullRequest:
     @property
     def command(self) -> str:
         """The command that opens it, as it is typed in a shell."""
-        if self.program == "gh":
-            return shlex.join(self._gh("create"))
         # glab takes no file.
-        text = f'--description "$(cat {shlex.quote(str(self.body))})"'
-        return f"{shlex.join(self._glab('create'))} {text}"
+        text = f' --description "$(cat {shlex.quote(str(self.body))})"'
+        return shlex.join(self._arguments("create")) + ("" if self.program == "gh" else text)
 
     def open(self, folder: Path) -> str:
         """Opens it, or updates the one that is open for the branch; returns the request's address.
@@ -196,9 +188,9 @@ class PullRequest:
                 f"{self.program} is not installed, so the request is not opened",
                 hint=f"open it in the browser, or install {self.program}: {self.command}",
             )
-        done = _run(self._arguments("create"), folder)
+        done = self._run("create", folder)
         if done.returncode != 0 and "already exists" in done.stderr + done.stdout:
-            done = _run(self._arguments("edit"), folder)
+            done = self._run("edit", folder)
         if done.returncode != 0:
             said = [line for line in done.stderr.splitlines() if line.strip()]
             raise RemoteError(
@@ -208,22 +200,32 @@ class PullRequest:
         printed = [line.strip() for line in done.stdout.splitlines() if line.strip()]
         return printed[-1] if printed else ""
 
-    def _arguments(self, verb: str) -> Sequence[str]:
+    def _arguments(self, verb: str) -> list[str]:
+        """The command; of glab's without the text."""
+        title = ["--title", self.title]
         if self.program == "gh":
-            return self._gh(verb)
-        return [*self._glab(verb), "--description", self.body.read_text(encoding="utf-8")]
-
-    def _gh(self, verb: str) -> list[str]:
-        text = ["--title", self.title, "--body-file", str(self.body)]
+            branches = ["--base", self.base, "--head", self.head]
+            place = branches if verb == "create" else [self.head]
+            return ["gh", "pr", verb, *place, *title, "--body-file", str(self.body)]
         if verb == "edit":
-            return ["gh", "pr", "edit", self.head, *text]
-        return ["gh", "pr", "create", "--base", self.base, "--head", self.head, *text]
-
-    def _glab(self, verb: str) -> list[str]:
-        if verb == "edit":
-            return ["glab", "mr", "update", self.head, "--title", self.title]
+            return ["glab", "mr", "update", self.head, *title]
         branches = ["--source-branch", self.head, "--target-branch", self.base]
-        return ["glab", "mr", "create", *branches, "--title", self.title, "--yes"]
+        return ["glab", "mr", "create", *branches, *title, "--yes"]
+
+    def _run(self, verb: str, folder: Path) -> subprocess.CompletedProcess[str]:
+        command = self._arguments(verb)
+        if self.program != "gh":
+            command += ["--description", self.body.read_text(encoding="utf-8")]
+        return subprocess.run(
+            command,
+            cwd=folder,
+            env=for_git(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
 
 
 def program_for(repo: Repository, remote: str) -> str:
@@ -234,17 +236,3 @@ def program_for(repo: Repository, remote: str) -> str:
     if "github" in address or shutil.which("glab") is None or shutil.which("gh"):
         return "gh"
     return "glab"
-
-
-def _run(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        cwd=folder,
-        env=for_git(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )

@@ -141,10 +141,9 @@ def local_sets(repo: Repository, slug: str = "") -> dict[str, RefSet]:
     return grouped(found)
 
 
-def remote_sets(repo: Repository, remote: str, *, may_ask: bool = False) -> dict[str, RefSet]:
+def remote_sets(repo: Repository, remote: str) -> dict[str, RefSet]:
     """The refs on a remote, of all experiments."""
-    patterns = [f"{space}*" for space in _NAMESPACES]
-    return grouped(remote_refs(repo, remote, patterns, may_ask=may_ask))
+    return grouped(remote_refs(repo, remote, [f"{space}*" for space in _NAMESPACES]))
 
 
 def chosen(
@@ -175,7 +174,6 @@ def fetch(
     *,
     project: str | None = None,
     dry_run: bool = False,
-    may_ask: bool = False,
 ) -> list[Synced]:
     """Fetches experiments with their branch, review branch, tags and notes.
 
@@ -191,19 +189,13 @@ def fetch(
         RemoteError: the remote cannot be reached.
         ExperimentError: the remote has no such experiment.
     """
-    theirs = remote_sets(repo, remote, may_ask=may_ask)
+    theirs = remote_sets(repo, remote)
     wanted = chosen(theirs, slugs, project, f"on {shown(remote)}")
-    sets = {slug: theirs[slug] for slug in wanted}
-    return take(repo, remote, sets, dry_run=dry_run, may_ask=may_ask)
+    return take(repo, remote, {slug: theirs[slug] for slug in wanted}, dry_run=dry_run)
 
 
 def take(
-    repo: Repository,
-    remote: str,
-    theirs: Mapping[str, RefSet],
-    *,
-    dry_run: bool = False,
-    may_ask: bool = False,
+    repo: Repository, remote: str, theirs: Mapping[str, RefSet], *, dry_run: bool
 ) -> list[Synced]:
     """Brings a remote's experiments here; as `fetch`, with the remote's refs at hand."""
     folder = repo.common_dir / "autopilot"
@@ -218,7 +210,7 @@ def take(
             here = ours.get(slug, RefSet()).named(layout)
             wanted += [name for name, oid in there.named(layout).items() if here.get(name) != oid]
         try:
-            fetch_refs(repo, remote, wanted, _INCOMING, may_ask=may_ask)
+            fetch_refs(repo, remote, wanted, _INCOMING)
             came = refs.list_refs(repo, _INCOMING)
             incoming = grouped({n.removeprefix(_INCOMING): oid for n, oid in came.items()})
             return [

@@ -40,7 +40,6 @@ def push(
     *,
     project: str | None = None,
     dry_run: bool = False,
-    may_ask: bool = False,
 ) -> PushResult:
     """Pushes experiments with their branch, review branch, tags and notes.
 
@@ -55,12 +54,12 @@ def push(
         ExperimentError: there is no such experiment.
     """
     wanted = chosen(local_sets(repo), slugs, project, "here")
-    return _Push(repo, remote, dry_run=dry_run, may_ask=may_ask).run(wanted)
+    return _Push(repo, remote, dry_run=dry_run).run(wanted)
 
 
 class _Push:
-    def __init__(self, repo: Repository, remote: str, *, dry_run: bool, may_ask: bool) -> None:
-        self.repo, self.remote, self.dry_run, self.may_ask = repo, remote, dry_run, may_ask
+    def __init__(self, repo: Repository, remote: str, *, dry_run: bool) -> None:
+        self.repo, self.remote, self.dry_run = repo, remote, dry_run
         self.atomic = True
         self.done: dict[str, Synced] = {}
         self.merged: dict[str, set[str]] = {}
@@ -84,7 +83,7 @@ class _Push:
 
     def _round(self, slugs: list[str]) -> list[str]:
         """One try; returns the experiments that another machine moved meanwhile."""
-        theirs = remote_sets(self.repo, self.remote, may_ask=self.may_ask)
+        theirs = remote_sets(self.repo, self.remote)
         slugs = self._merge(slugs, theirs)
         ours = local_sets(self.repo)
         parcel: dict[str, dict[str, str]] = {}
@@ -108,7 +107,7 @@ class _Push:
         }
         if not moved:
             return slugs
-        taken = take(self.repo, self.remote, moved, dry_run=self.dry_run, may_ask=self.may_ask)
+        taken = take(self.repo, self.remote, moved, dry_run=self.dry_run)
         for outcome in taken:
             self.merged.setdefault(outcome.slug, set()).update(outcome.merged)
             if outcome.error:
@@ -142,7 +141,7 @@ class _Push:
 
     def _push(self, wanted: Mapping[str, str]) -> Pushed:
         if self.atomic:
-            pushed = push_refs(self.repo, self.remote, wanted, may_ask=self.may_ask)
+            pushed = push_refs(self.repo, self.remote, wanted)
             if pushed.atomic:
                 return pushed
             self.atomic = False
@@ -150,7 +149,7 @@ class _Push:
         heads = {n: oid for n, oid in wanted.items() if n.startswith("refs/heads/")}
         for part in ({n: o for n, o in wanted.items() if n not in heads}, heads):
             if part:
-                pushed = push_refs(self.repo, self.remote, part, atomic=False, may_ask=self.may_ask)
+                pushed = push_refs(self.repo, self.remote, part, atomic=False)
                 if pushed.rejected:
                     break
         return pushed

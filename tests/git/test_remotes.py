@@ -152,5 +152,6 @@ def test_git_asks_for_a_password_only_where_somebody_can_answer(
     program.chmod(0o755)
     git(repository, "config", "core.sshCommand", str(program))
     git(repository, "remote", "add", "origin", "git@host:x.git")
+    repository.may_ask = may_ask
     with pytest.raises(RemoteError, match=told):
-        remote_refs(repository, "origin", ["refs/*"], may_ask=may_ask)
+        remote_refs(repository, "origin", ["refs/*"])
