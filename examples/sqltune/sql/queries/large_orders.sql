@@ -1,0 +1,3 @@
+SELECT status, count(*), sum(total) FROM orders
+WHERE total >= :least
+GROUP BY status ORDER BY status

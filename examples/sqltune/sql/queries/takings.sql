@@ -1,0 +1,2 @@
+SELECT count(*) AS orders, sum(total) AS total FROM orders
+WHERE date(placed) = :day

@@ -1,0 +1,120 @@
+"""The examples of other kinds of systems, by their READMEs: the command runs, and prints what is shown."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import autopilot
+
+from autopilot.git.commands import run_git
+
+TOP = Path(__file__).resolve().parents[2]
+NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
+
+
+class Example:
+    """An example in a repository of its own, after the command of its README.
+
+    Args:
+        name: The folder's name.
+        top: Where the repository is made.
+    """
+
+    def __init__(self, name: str, top: Path) -> None:
+        self.name, self.top = name, top
+        folder = TOP / "examples" / name
+        listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        done = subprocess.run(listed, cwd=folder, capture_output=True, text=True)
+        if done.returncode != 0 or not done.stdout:
+            pytest.skip("not a git checkout")
+        for each in done.stdout.rstrip("\0").split("\0"):
+            target = top / "examples" / name / each
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((folder / each).read_bytes())
+        run_git(["init", "--quiet", "--initial-branch=main"], cwd=top)
+        run_git(["add", "--all"], cwd=top)
+        run_git(["commit", "--quiet", "--message=base"], cwd=top)
+        self.blocks = re.findall(r"^```(\w*)\n(.*?)^```$", self.readme, re.DOTALL | re.MULTILINE)
+        (self.command,) = [code.strip() for kind, code in self.blocks if kind == "sh"][:1]
+        done = autopilot(top, *self.command.split()[1:])
+        assert done.returncode == 0, done.stderr
+        self.printed = done.stdout
+
+    @property
+    def readme(self) -> str:
+        return (TOP / "examples" / self.name / "README.md").read_text(encoding="utf-8")
+
+    def check_readme(self) -> None:
+        """All lines that it shows were printed in this order, and its other commands work."""
+        assert self.command.startswith("autopilot run ")
+        assert len(self.readme.splitlines()) <= 60
+        shown = next(code for kind, code in self.blocks if not kind).splitlines()
+        printed = iter(self.printed.splitlines())
+        for line in shown:
+            assert line.strip() == "..." or any(same(line, other) for other in printed), line
+        for line in "".join(code for kind, code in self.blocks if kind == "sh").splitlines()[1:]:
+            done = autopilot(self.top, *line.partition("#")[0].split()[1:])
+            assert done.returncode == 0, (line, done.stderr)
+        assert run_git(["status", "--porcelain"], cwd=self.top).stdout == b""
+
+    def epochs(self) -> list[dict[str, Any]]:
+        done = autopilot(self.top, "log", "--json")
+        assert done.returncode == 0, done.stderr
+        found: list[dict[str, Any]] = json.loads(done.stdout)["log"]
+        return found
+
+
+def same(shown: str, printed: str) -> bool:
+    """Whether two lines agree; commits and times differ, numbers a little (another SQLite)."""
+    lines = [re.sub(r"\b[0-9a-f]{7}\b|\d+\.\d s\b", "-", line) for line in (shown, printed)]
+    words = [NUMBER.sub("#", line).split() for line in lines]
+    numbers = [[float(found) for found in NUMBER.findall(line)] for line in lines]
+    return words[0] == words[1] and numbers[0] == pytest.approx(numbers[1], rel=0.1, abs=0.002)
+
+
+@pytest.fixture
+def top(tmp_path: Path, git_environment: Path) -> Path:
+    (git_environment / ".gitconfig").write_text("[user]\nname = A\nemail = a@example.org\n")
+    place = tmp_path / "clone"
+    place.mkdir()
+    return place
+
+
+def test_sqltune_saves_most_steps_and_refuses_other_rows(top: Path) -> None:
+    example = Example("sqltune", top)
+    example.check_readme()
+    epochs = example.epochs()
+    (best,) = [epoch for epoch in epochs if epoch["epoch"] == epochs[-1]["best_epoch"]]
+    for split in ("val", "test"):
+        ratio = epochs[0]["metrics"][split]["kilosteps"] / best["metrics"][split]["kilosteps"]
+        assert ratio > 30, split
+        assert epochs[0]["metrics"][split]["accuracy"] == best["metrics"][split]["accuracy"] == 1
+    # Fewer steps than any epoch before it, and other rows.
+    (wrong,) = [epoch for epoch in epochs if epoch["strategy"] == "split OR in two"]
+    assert wrong["metrics"]["val"]["kilosteps"] < min(e["best"] for e in epochs[: wrong["epoch"]])
+    assert wrong["verdict"] == "rejected"
+    assert "find_order does not return the rows it should" in wrong["reasons"][0]
+    kept = {epoch["strategy"] for epoch in epochs if epoch["verdict"] == "kept"}
+    assert {"add an index", "unwrap the column", "drop unused indexes"} < kept
+
+
+FILES = [("sqltune", ("plans", "strategies", "shop", "sqltune"))]
+
+
+@pytest.mark.parametrize(("name", "files"), FILES)
+def test_docstring_examples(name: str, files: tuple[str, ...]) -> None:
+    sys.path.insert(0, str(TOP / "examples" / name))
+    try:
+        for file in files:
+            assert doctest.testmod(importlib.import_module(file)).failed == 0
+    finally:
+        for file in files:
+            sys.modules.pop(file, None)
