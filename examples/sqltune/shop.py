@@ -72,9 +72,9 @@ def calls(split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     chance = random.Random(split)
     for number in range(4):
         yield "recent_orders", {"customer": chance.randint(1, CUSTOMERS)}
-        day = START + timedelta(
-            days=chance.randint(1, 20) + 20 * (3 * number + SPLITS.index(split))
-        )
+        # No day of one split is a day of another.
+        days = 20 * (3 * number + SPLITS.index(split)) + chance.randint(1, 20)
+        day = START + timedelta(days=days)
         yield "takings", {"day": day.date().isoformat()}
         yield "best_customers", {"city": f"city-{chance.randrange(CITIES)}"}
         yield "large_orders", {"least": chance.randint(47_000, 49_900)}

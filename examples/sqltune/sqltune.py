@@ -74,10 +74,8 @@ class SqlTune(AutoPilotModule):
         slow = [line for line in plan if line.startswith("SCAN") or "TEMP B-TREE" in line]
         # Only the loss asks for plans, and val results are kept in git: so, not in eval mode.
         metadata = {"plan": plan, **more} if self.training else {}
-        feedback = "; ".join(slow) or None
-        return Datum(
-            id=call.id, success=True, metrics=metrics, metadata=metadata, feedback=feedback
-        )
+        said = "; ".join(slow) or None
+        return Datum(id=call.id, success=True, metrics=metrics, metadata=metadata, feedback=said)
 
     def _database(self, indexes: str) -> sqlite3.Connection:
         """A copy of the shop with its indexes, made anew whenever they change."""

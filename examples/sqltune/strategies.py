@@ -65,7 +65,7 @@ class Edit(Rule):
 
 
 class AddIndex(Edit):
-    """Adds an index for a column that a query with a scan compares; each attempt takes another one."""
+    """Adds an index for a column that a scanning query compares; each attempt takes another."""
 
     name = "add an index"
 

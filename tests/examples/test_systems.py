@@ -1,4 +1,4 @@
-"""The examples of other kinds of systems, by their READMEs: the command runs, and prints what is shown."""
+"""The examples of other systems, by their READMEs: the command prints what is shown."""
 
 from __future__ import annotations
 
