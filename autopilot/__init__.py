@@ -23,6 +23,7 @@ _HOMES = {
     "autopilot.ai.model.parallel": "RateLimit",
     "autopilot.ai.optimizer": "AgentOptimizer",
     "autopilot.ai.steps": "BackStep LLMStep PythonStep",
+    "autopilot.command.module": "CommandModule",
     "autopilot.core.callback": "Callback RunView",
     "autopilot.core.callbacks": (
         "CostTracker Diagnostics MemoryCallback Progress Promotion StoreCheckpointCallback"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from autopilot.cli import arguments
 from autopilot.cli.context import Context
 from autopilot.cli.output import INTERRUPTED, Output, guarded, own_stdout
 from autopilot.cli.pages.progress import ChildReporter, Reporter
+from autopilot.command.task import TARGET, TaskOptions
 from autopilot.core.failures import never_measured, reason
 from autopilot.core.figures import progressed, test_gain
 from autopilot.core.records.message import one_line
@@ -27,7 +28,7 @@ from autopilot.engine.preflight import forecast
 from autopilot.engine.request import Options, Request, options_of
 from autopilot.engine.session import Session
 from autopilot.engine.supervisor import Supervisor
-from autopilot.errors import ExperimentError
+from autopilot.errors import ExperimentError, UsageError
 from autopilot.sandbox.workspace import remove_leftover
 from autopilot.text import counted, redact
 from autopilot.tracking.holding import unblocked_by
@@ -73,6 +74,7 @@ def run(
         ),
     ] = None,
     *,
+    task: TaskOptions,
     options: Options,
     seed: arguments.Seed = 0,
     hparam: arguments.Hparams = None,
@@ -83,7 +85,7 @@ def run(
     hypothesis: arguments.Hypothesis = "",
     dry_run: arguments.DryRun = False,
 ) -> int:
-    """Optimize TARGET in git.
+    """Optimize TARGET in git, or without Python the files of --edit by the command of --eval.
 
     Every step is a commit on autopilot/NAME, every kept epoch a tag. Your checkout, branch and
     index stay as they are: the run works in a worktree of its own.
@@ -91,12 +93,14 @@ def run(
     \b
     autopilot run support/classifier.py
     autopilot run support/classifier.py -e spelling --max-epochs 30 -H threshold=0.5
+    autopilot run --edit 'src/**/*.py' --eval 'python bench.py' --metric seconds --mode min
+    --agent claude-code --goal 'make it faster'
     autopilot -p my-project run
     autopilot optimize loop support/classifier.py      the same, by its other name
     """
     use_prices(options.prices or ())
     request = context.request(
-        target,
+        _target(task, target, hparam, options),
         hparam,
         link,
         slug=slug,
@@ -107,6 +111,9 @@ def run(
         idea=idea,
         hypothesis=hypothesis,
     )
+    if task.given():
+        hparams = task.hparams(request.folder)
+        request = replace(request, hparams=hparams, stem=task.stem())
     with own_stdout(context.output) as output:
         if not dry_run:
             return run_session(output, start_or_resume(request))
@@ -118,6 +125,24 @@ def run(
             return 0
 
         return supervised(output, look, request.folder)
+
+
+def _target(
+    task: TaskOptions, target: str | None, hparam: Sequence[str] | None, options: Options
+) -> str | None:
+    """The target; of a run without Python, the one that its options stand for.
+
+    Raises:
+        UsageError: there are options of both.
+    """
+    if not task.given():
+        return target
+    first = next(iter(task.given())).replace("_", "-")
+    given = {f"TARGET {target}": target, "-H": hparam, "--monitor": options.monitor}
+    for what in (name for name, value in given.items() if value):
+        hint = "--metric NAME" if what == "--monitor" else "leave one of them out"
+        raise UsageError(f"{what} and --{first} cannot be combined", hint=hint)
+    return TARGET
 
 
 def resume(

@@ -1,1 +1,1 @@
-"""Systems that a command runs and scores."""
+"""A run without Python: a command that measures, and the module that is made of it."""

@@ -305,6 +305,8 @@ class AutoPilotModule(Module):
             fault, catch the error and return Datum(error_message=...).
         fresh: When a new process evaluates, unless `--fresh` says so: "auto", "always", or "never",
             which is right where only child processes import the parameters' files.
+        ends_items: Whether the module ends an item by itself after `item_timeout_s`, which is then
+            set to the limit that holds.
     """
 
     monitor: str = "accuracy"
@@ -314,6 +316,7 @@ class AutoPilotModule(Module):
     item_timeout_s: float | None = None
     transient_errors: tuple[type[BaseException], ...] = ()
     fresh: str | None = None
+    ends_items: bool = False
 
     def training_step(self, batch: Datum) -> Datum:
         """One batch of the train split."""

@@ -1,15 +1,30 @@
-"""The user's methods and constructors: checked before the loop calls them, and shown in a repr."""
+"""The user's methods and constructors: checked before the loop calls them, and shown in a repr.
+
+And the fields of a dataclass from which the options of the command line are made.
+"""
 
 from __future__ import annotations
 
 import inspect
 import reprlib
 from collections.abc import Callable, Sequence
+from dataclasses import field
 from types import CoroutineType
 from typing import Any
 
 from autopilot.core.types import Datum
 from autopilot.errors import AutopilotError, EvaluationError, ModuleError
+
+
+def option(text: str, *, fixed: bool = False, **details: Any) -> Any:
+    """An option's field in a table of options; None: not asked for.
+
+    Args:
+        fixed: Holds for the whole experiment: a resumed run cannot change it.
+        details: As typer.Option takes them; `names` is the option if it is not the field's name,
+            `type` what it is read as if not the field's type.
+    """
+    return field(default=None, metadata={"help": text, "fixed": fixed, **details})
 
 
 def defines(owner: object, base: type, name: str) -> bool:

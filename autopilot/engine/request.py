@@ -17,6 +17,7 @@ from autopilot.core.callback import Callback
 from autopilot.core.interpreter import Fresh
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.records.record import Manifest
+from autopilot.core.signatures import option
 from autopilot.core.stopping import Budget, EarlyStopping, Plateau
 from autopilot.engine.board import Board, check_timeout, parse_size, size_text
 from autopilot.engine.target import Target, parse_target
@@ -40,17 +41,6 @@ class Direction(StrEnum):
     min = "min"
 
 
-def _option(text: str, *, fixed: bool = False, **details: Any) -> Any:
-    """An option's field; the command line is made from its metadata.
-
-    Args:
-        fixed: Holds for the whole experiment: a resumed run cannot change it.
-        details: As typer.Option takes them; `names` is the option if it is not the field's name,
-            `type` what it is read as if not the field's type.
-    """
-    return field(default=None, metadata={"help": text, "fixed": fixed, **details})
-
-
 @dataclass(frozen=True, slots=True)
 class Options:
     """How long a run goes on and what decides: the one table of options. None: not asked for.
@@ -60,86 +50,86 @@ class Options:
         fresh: "auto" unless given.
     """
 
-    max_epochs: int | None = _option("Number of the last epoch; 100 unless given.", min=1)
-    monitor: str | None = _option(
+    max_epochs: int | None = option("Number of the last epoch; 100 unless given.", min=1)
+    monitor: str | None = option(
         "The val metric that decides; the module's if not given.", fixed=True
     )
-    mode: str | None = _option(
+    mode: str | None = option(
         "Whether a higher or a lower value is better, where nothing states it.",
         fixed=True,
         type=Direction,
     )
-    failed_value: float | None = _option(
+    failed_value: float | None = option(
         "What an item that raised counts as in the monitored metric; it has no value if not.",
         fixed=True,
     )
-    patience: int | None = _option(
+    patience: int | None = option(
         "Stop after so many epochs in a row without improvement; 10 unless limits are given.", min=1
     )
-    target: float | None = _option("Stop when the monitored metric reaches this.")
-    plateau: int | None = _option(
+    target: float | None = option("Stop when the monitored metric reaches this.")
+    plateau: int | None = option(
         "Stop when the best gained under --min-delta in so many epochs.", min=1
     )
-    min_delta: float | None = _option("The gain that --plateau asks for; 0.001 unless given.")
-    budget_evaluations: int | None = _option(
+    min_delta: float | None = option("The gain that --plateau asks for; 0.001 unless given.")
+    budget_evaluations: int | None = option(
         "Stop before more items than this are evaluated.", min=1
     )
-    budget_seconds: float | None = _option("Stop after so much wall clock.", min=0)
-    budget_tokens: int | None = _option("Stop after so many model tokens.", min=1)
-    budget_usd: float | None = _option("Stop after so many dollars.", min=0)
-    budget_calls: int | None = _option("Stop after so many model calls.", min=0)
-    block_after: int | None = _option(
+    budget_seconds: float | None = option("Stop after so much wall clock.", min=0)
+    budget_tokens: int | None = option("Stop after so many model tokens.", min=1)
+    budget_usd: float | None = option("Stop after so many dollars.", min=0)
+    budget_calls: int | None = option("Stop after so many model calls.", min=0)
+    block_after: int | None = option(
         "Block a strategy that does nothing so many times in a row, or one of whose new states "
         "none is kept in ten times as many tries; 3 unless given, 0: never.",
         min=0,
     )
-    max_wait: float | None = _option(
+    max_wait: float | None = option(
         "Wait so long for a service that does not answer; 1800 unless given, 0: not at all.",
         min=0,
         metavar="SECONDS",
     )
-    item_timeout: float | None = _option(
+    item_timeout: float | None = option(
         "End an item that takes longer, a batch after that for each of its items; no limit if not.",
         metavar="SECONDS",
     )
-    memory: str | None = _option(
+    memory: str | None = option(
         "End an item when the evaluation, with all that it started, takes more memory: 500M, 4GB.",
         metavar="SIZE",
     )
-    prices: Sequence[str] | None = _option(
+    prices: Sequence[str] | None = option(
         "Dollars for a million tokens read and written, where the table is old or has none.",
         type=list[str],
         names="--price",
         metavar="MODEL=IN/OUT",
     )
-    keep: Sequence[str] | None = _option(
+    keep: Sequence[str] | None = option(
         "Move what the evaluation writes there to the git folder before the worktree goes; a glob, "
         "too.",
         type=list[str],
         names="--keep",
         metavar="PATH",
     )
-    accumulate: int | None = _option(
+    accumulate: int | None = option(
         "Batches between two optimizer steps; one step an epoch if not.", fixed=True, min=1
     )
-    num_workers: int | None = _option(
+    num_workers: int | None = option(
         "Threads for the items of a batch, if they wait on a network.", fixed=True, min=1
     )
-    jobs: int | None = _option(
+    jobs: int | None = option(
         "Processes for the items of a batch, if they compute: each item has a process of its own "
         "and a seed of its own.",
         min=1,
         metavar="N",
     )
-    measure_noise: bool | None = _option(
+    measure_noise: bool | None = option(
         "Measure the baseline's val split twice; unless given, where that calls no model.",
         fixed=True,
         names="--measure-noise/--no-measure-noise",
     )
-    repeat: int | None = _option(
+    repeat: int | None = option(
         "Measure each val item so often, and judge the means.", fixed=True, min=1
     )
-    fresh: str | None = _option(
+    fresh: str | None = option(
         "Evaluate in a new process whenever a file of the parameters that Python may import has "
         "changed (auto, unless given), or any file (always), or never.",
         type=Fresh,
@@ -229,6 +219,7 @@ class Request:
         include_dirty: Take uncommitted content of the parameters into the start commit.
         idea: The change that is tried, in words.
         hypothesis: Its expected effect.
+        stem: What an experiment without a slug is called after; "": its target.
     """
 
     folder: Path
@@ -243,6 +234,7 @@ class Request:
     include_dirty: bool = False
     idea: str = ""
     hypothesis: str = ""
+    stem: str = ""
 
     def full_slug(self) -> str:
         """The name that was asked for, with the project's in front."""
@@ -277,7 +269,7 @@ def claim(user: Repository, target: Target, request: Request) -> tuple[str, Excl
         LockHeldError: another process is just starting it.
     """
     if request.slug is None:
-        for slug in free_slugs(user, target.stem, request.project):
+        for slug in free_slugs(user, request.stem or target.stem, request.project):
             lock = ExclusiveLock(Layout(slug).lock(user))
             Layout(slug).check_free(user)
             with contextlib.suppress(LockHeldError):
@@ -299,7 +291,7 @@ def claim(user: Repository, target: Target, request: Request) -> tuple[str, Excl
 def name_of(user: Repository, target: Target, request: Request) -> str:
     """The name that `claim` would give; it leaves no file behind, and raises the same errors."""
     if request.slug is None:
-        return next(free_slugs(user, target.stem, request.project))
+        return next(free_slugs(user, request.stem or target.stem, request.project))
     slug = request.full_slug()
     if refs.read_ref(user, Layout(slug).branch) is not None:
         raise ExperimentError(
@@ -348,11 +340,13 @@ class ItemLimits:
         item_timeout_s: Seconds of wall clock.
         memory: Bytes that the evaluation, with all that it started, may take.
         jobs: How many items have a process of their own at a time; 0: all run in one process.
+        is_modules: The module ends its items by time itself.
     """
 
     item_timeout_s: float = math.inf
     memory: float = math.inf
     jobs: int = 0
+    is_modules: bool = False
 
     @classmethod
     def of(cls, options: Options, module: AutoPilotModule | None = None) -> ItemLimits:
@@ -366,11 +360,15 @@ class ItemLimits:
             name = f"{type(module).__name__}.item_timeout_s"
             seconds = check_timeout(module.item_timeout_s, name)
         memory = math.inf if options.memory is None else parse_size(options.memory)
-        return cls(math.inf if seconds is None else seconds, memory, options.jobs or 0)
+        is_modules = module is not None and module.ends_items
+        if module is not None and is_modules:
+            module.item_timeout_s = seconds
+        timeout_s = math.inf if seconds is None else seconds
+        return cls(timeout_s, memory, options.jobs or 0, is_modules)
 
     def hold_on(self, board: Board) -> ItemLimits:
         """Lets the parent of a supervised process hold them; returns them."""
-        board.limit(self.item_timeout_s, self.memory)
+        board.limit(math.inf if self.is_modules else self.item_timeout_s, self.memory)
         return self
 
     def __str__(self) -> str:

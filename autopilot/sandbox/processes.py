@@ -274,12 +274,15 @@ def die_with_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def end_adopted(since: float, *, everywhere: bool = False, but: Collection[int] = ()) -> None:
+def end_adopted(since: float, *, everywhere: bool = False, but: Collection[int] = ()) -> int:
     """Ends the children of this process that began since then and left its session (Linux).
 
     Args:
         everywhere: Those of its session too.
         but: Processes that go on.
+
+    Returns:
+        How many there were.
     """
     ended, own, own_session, count = set(but), os.getpid(), os.getsid(0), -1
     # The children of a child that was ended become children of this process.
@@ -294,6 +297,7 @@ def end_adopted(since: float, *, everywhere: bool = False, but: Collection[int] 
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, 0)
                 ended.add(pid)
+    return len(ended) - len(set(but))
 
 
 def listed() -> Iterator[tuple[int, list[str]]]:

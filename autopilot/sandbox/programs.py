@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import selectors
 import signal
@@ -26,6 +27,7 @@ _LAST = 448 << 10
 """Bytes that are kept of its end; some programs print their answer there, on one line."""
 _PIPE = 64 << 10
 _READS_AT_END = 32
+_MOST = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +37,16 @@ class Finished:
     Args:
         stdout: What it wrote, without the values of secret environment variables; of more than
             512 KiB, the beginning and the end, and how many bytes are missing.
+        ended_by: The limit by which it was ended: "time", "output"; "" where it ended by itself.
+        left: Whether processes of its group were still running when it had ended.
     """
 
     stdout: str
     stderr: str
     code: int
     seconds: float
+    ended_by: str = ""
+    left: bool = False
 
     def tail(self) -> str:
         """The last line that it wrote, errors first, without secrets."""
@@ -51,21 +57,22 @@ class Finished:
 class _Ends:
     """The beginning and the end of a program's output, however long it is."""
 
-    def __init__(self) -> None:
-        self._first, self._last, self._size = bytearray(), bytearray(), 0
+    def __init__(self, last: int) -> None:
+        self._first, self._last, self.size = bytearray(), bytearray(), 0
+        self._most = last
 
     def add(self, written: bytes) -> None:
-        self._size += len(written)
+        self.size += len(written)
         room = _FIRST - len(self._first)
         self._first += written[:room]
         self._last += written[room:]
-        if len(self._last) > 2 * _LAST:
-            del self._last[:-_LAST]
+        if len(self._last) > 2 * self._most:
+            del self._last[: -self._most]
 
     def text(self) -> str:
         """Both, without the values of secret environment variables."""
-        last = self._last[-_LAST:]
-        missing = self._size - len(self._first) - len(last)
+        last = self._last[-self._most :]
+        missing = self.size - len(self._first) - len(last)
         cut = b"\n[... %d bytes left out ...]\n" % missing if missing else b""
         # Line ends as a pipe in text mode reads them.
         text = (self._first + cut + last).decode("utf-8", "replace")
@@ -81,20 +88,48 @@ def run_process(
     hint: str,
     env: Mapping[str, str] | None = None,
 ) -> Finished:
+    """Runs a program to its end, as `finish`; one that takes too long is an error.
+
+    Raises:
+        AgentTimeoutError: it took too long.
+        AgentNotFoundError: there is no such program.
+        AgentError: it cannot be started.
+    """
+    finished = finish(command, stdin=stdin, folder=folder, timeout_s=timeout_s, hint=hint, env=env)
+    if finished.ended_by:
+        raise AgentTimeoutError(
+            f"{Path(command[0]).name} did not answer within {timeout_s:g} s and was ended",
+            hint="give it more time with timeout_s, or a smaller task",
+        )
+    return finished
+
+
+def finish(
+    command: Sequence[str],
+    *,
+    stdin: str,
+    folder: Path | None,
+    timeout_s: float,
+    hint: str,
+    env: Mapping[str, str] | None = None,
+    kept: int = _LAST,
+    most: int = _MOST,
+) -> Finished:
     """Runs a program in a process group of its own, and ends the group when the program ends.
 
     Args:
         timeout_s: After that the whole group is ended.
         hint: What to do where the program is missing.
         env: Its environment; None: that of this process.
+        kept: Bytes that are kept of the end of its output.
+        most: Bytes of output after which the whole group is ended.
 
     Raises:
         AgentNotFoundError: there is no such program.
-        AgentTimeoutError: it took too long.
         AgentError: it cannot be started.
     """
     name, started = command[0], time.monotonic()
-    outputs = _Ends(), _Ends()
+    outputs = _Ends(kept), _Ends(kept)
     with (
         audit.executing("process", command, folder) as execution,
         tempfile.TemporaryFile() as given,
@@ -122,38 +157,43 @@ def run_process(
             for pipe, output in zip((process.stdout, process.stderr), outputs, strict=True):
                 os.set_blocking(cast("IO[bytes]", pipe).fileno(), False)
                 pipes.register(cast("IO[bytes]", pipe), selectors.EVENT_READ, output)
+            left = False
             try:
-                _wait(process, pipes, timeout_s)
+                ended_by = _wait(process, pipes, timeout_s, outputs, most)
             finally:
                 # Also after a normal end: a process that it left running would edit files later.
-                _terminate_group(process)
+                left = _terminate_group(process)
                 process.wait()
             # Who left the group may hold the pipes, and write without end.
             for _ in range(_READS_AT_END):
                 _read(pipes, 0.0)
         execution.code = process.returncode
     out, errors = (output.text() for output in outputs)
-    return Finished(out, errors, process.returncode, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return Finished(out, errors, process.returncode, seconds, ended_by, left and not ended_by)
 
 
 def _wait(
-    process: subprocess.Popen[bytes], pipes: selectors.BaseSelector, timeout_s: float
-) -> None:
-    """Waits until a program ends, and reads what it writes."""
+    process: subprocess.Popen[bytes],
+    pipes: selectors.BaseSelector,
+    timeout_s: float,
+    outputs: Sequence[_Ends],
+    most: int,
+) -> str:
+    """Waits until a program ends, and reads what it writes; returns the limit that it is over."""
     deadline = time.monotonic() + timeout_s
     while process.poll() is None:
         left_s = deadline - time.monotonic()
         if left_s <= 0:
-            name = Path(str(cast("Sequence[str]", process.args)[0])).name
-            raise AgentTimeoutError(
-                f"{name} did not answer within {timeout_s:g} s and was ended",
-                hint="give it more time with timeout_s, or a smaller task",
-            )
+            return "time"
+        if sum(output.size for output in outputs) > most:
+            return "output"
         if pipes.get_map():
             _read(pipes, min(left_s, _LOOK_S))
         else:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(left_s)
+                process.wait(left_s if left_s < math.inf else None)
+    return ""
 
 
 def _read(pipes: selectors.BaseSelector, timeout_s: float) -> None:
@@ -165,10 +205,16 @@ def _read(pipes: selectors.BaseSelector, timeout_s: float) -> None:
             pipes.unregister(key.fileobj)
 
 
-def _terminate_group(process: subprocess.Popen[Any]) -> None:
-    """Sends SIGTERM, and SIGKILL to what is left after a grace period; an empty group is fine."""
+def _terminate_group(process: subprocess.Popen[Any]) -> bool:
+    """Sends SIGTERM, and SIGKILL to what is left after a grace period.
+
+    Returns:
+        Whether there was anything; an empty group is fine.
+    """
+    is_any = False
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGTERM)
+        is_any = True
         deadline = time.monotonic() + _GRACE_S
         while time.monotonic() < deadline:
             # A zombie counts as a member: without poll the group would never be empty.
@@ -176,3 +222,4 @@ def _terminate_group(process: subprocess.Popen[Any]) -> None:
             os.killpg(process.pid, 0)
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
+    return is_any

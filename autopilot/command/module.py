@@ -1,0 +1,185 @@
+"""CommandModule: a system that is measured by a command of the shell."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autopilot.command.reading import Printed, cut, last_lines, read_junit, read_output
+from autopilot.command.shell import Ran, TrackedFiles, run_shell
+from autopilot.core.module import AutoPilotModule
+from autopilot.core.run import current_run, say
+from autopilot.core.types import Datum
+from autopilot.errors import EvaluationError, MetricError, ModuleError
+
+_BY_HAND = "try it by hand in the same folder; what it prints is a metric as METRIC {}=1.5"
+
+
+class CommandModule(AutoPilotModule):
+    """Measures by a command: its output has the metrics, and the items if there are some.
+
+    Subclasses declare parameters and define `configure_optimizers`. A command is run by the shell
+    in the working directory, with the variables AUTOPILOT_SPLIT (train, val or test) and
+    AUTOPILOT_SEED. It measures what the files hold now, and changes no tracked file.
+
+    Args:
+        eval: Measures the val split. Without `train_eval` its results are the feedback.
+        train_eval: Measures the train split, before each step.
+        val_eval: The same as `eval`, beside the other two.
+        test_eval: Measures the test split, once, at the end.
+        metric: The val metric that decides. Without it the items' success does, or the exit code.
+        guard: Must end with 0, or the state is rejected before it is measured.
+        setup: Run once in each worktree before anything is measured.
+        env: NAME of a variable that must be set, or NAME=VALUE.
+        junit: A JUnit file that the command writes: each test is an item.
+        metric_regex: The metric's value is its first group.
+
+    >>> class Bench(CommandModule):
+    ...     pass
+    >>> bench = Bench(eval="echo 'METRIC seconds=1.5'", metric="seconds")
+    >>> bench(Datum(metadata={"split": "val"})).metrics
+    {'seconds': 1.5}
+    """
+
+    fresh = "never"
+    ends_items = True
+
+    def __init__(
+        self,
+        *,
+        eval: str = "",
+        train_eval: str = "",
+        val_eval: str = "",
+        test_eval: str = "",
+        metric: str | None = None,
+        guard: str = "",
+        setup: str = "",
+        env: Sequence[str] = (),
+        junit: str = "",
+        metric_regex: str = "",
+    ) -> None:
+        super().__init__()
+        if bool(eval) == bool(val_eval):
+            what = "eval and val_eval are given" if eval else "no eval is given"
+            raise ModuleError(
+                f"{what}: the val split is measured by one command",
+                hint="CommandModule(eval='python bench.py')",
+            )
+        val = eval or val_eval
+        self.commands = {"train": train_eval or val, "val": val, "test": test_eval}
+        self.metric, self.metric_regex, self.junit = metric, metric_regex, junit
+        self.guard, self._setup = guard, setup
+        self.variables = dict(each.split("=", 1) for each in env if "=" in each)
+        self.monitor = metric or self.monitor
+        self._files: TrackedFiles | None = None
+        self._is_set_up = False
+        self._guarded: Mapping[str, Any] | None = None
+
+    def train_dataloader(self) -> Iterable[Any] | None:
+        return self._batches("train")
+
+    def val_dataloader(self) -> Iterable[Any] | None:
+        return self._batches("val")
+
+    def test_dataloader(self) -> Iterable[Any] | None:
+        return self._batches("test")
+
+    def _batches(self, split: str) -> list[Datum] | None:
+        # Without items: how many there are is known when the command has printed them.
+        return [Datum(id=split, metadata={"split": split})] if self.commands[split] else None
+
+    def forward(self, batch: Datum) -> Datum:
+        split = str(batch.metadata["split"])
+        self._set_up()
+        files = self._files
+        state = files.look() if files is not None else None
+        if split == "val" and self.guard and (state is None or state != self._guarded):
+            ran = self._run(self.guard, split)
+            if problem := self._changed() or ran.problem():
+                return self._failed(split, f"guard {ran.name} failed: {problem}", ran)
+            self._guarded = state
+        junit = Path(self.junit) if self.junit else None
+        before = _written(junit)
+        ran = self._run(self.commands[split], split)
+        if problem := self._changed() or self._unusable(ran, junit is not None):
+            return self._failed(split, problem, ran)
+        try:
+            printed = read_output(ran.finished.stdout, self.metric, self.metric_regex)
+            if junit is not None:
+                if _written(junit) == before:
+                    raise MetricError(f"it did not write {self.junit}")
+                printed = Printed(printed.metrics, read_junit(junit))
+            return self._result(printed, ran)
+        except MetricError as error:
+            return self._failed(split, f"{ran.name}: {error.message}", ran)
+
+    def _result(self, printed: Printed, ran: Ran) -> Datum:
+        metrics, metric = dict(printed.metrics), self.metric
+        known = [metrics, *(item.metrics for item in printed.items)]
+        if metric and not any(metric in each for each in known):
+            raise MetricError(f"it printed no metric {metric!r}")
+        if printed.items:
+            return Datum(items=printed.items, metrics=metrics)
+        success = printed.success
+        if success is None and metric is None:
+            success = ran.finished.code == 0
+        feedback = "\n".join(filter(None, (printed.feedback, cut(ran.said))))
+        return Datum(metrics=metrics, success=success, feedback=feedback or None)
+
+    def _unusable(self, ran: Ran, has_file: bool) -> str:
+        """Why a command gave no result; where the exit code alone decides, it is one."""
+        if ran.finished.ended_by or ran.is_missing or ran.finished.code < 0:
+            return ran.problem()
+        return "" if has_file or self.metric is None else ran.problem()
+
+    def _run(self, command: str, split: str) -> Ran:
+        variables = {
+            "AUTOPILOT_SPLIT": split,
+            # Seeded for each batch, so that a measurement that is repeated repeats its chance.
+            "AUTOPILOT_SEED": str(random.getrandbits(31)),
+            **self.variables,
+        }
+        ran = run_shell(command, variables, self.item_timeout_s)
+        if ran.left:
+            say(f"{ran.name} left processes running: they were ended")
+        return ran
+
+    def _changed(self) -> str:
+        """The sentence on tracked files that the latest command changed."""
+        changed = self._files.changed() if self._files is not None else []
+        if not changed:
+            return ""
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        return f"the command changed the tracked file {changed[0]}{more}"
+
+    def _set_up(self) -> None:
+        if self._is_set_up:
+            return
+        self._is_set_up = True
+        run = current_run()
+        is_shared = run is None or run.experiment.store.is_shared
+        self._files = TrackedFiles.here(self.parameters(), is_shared=is_shared)
+
+    def _failed(self, split: str, problem: str, ran: Ran) -> Datum:
+        """The result of a command that gave none.
+
+        Raises:
+            EvaluationError: it was the baseline's: nothing could be compared with it.
+        """
+        said = ran.finished.stderr if ran.finished.code else ran.finished.stdout
+        message = f"{problem}: {last_lines(said or ran.said)}"
+        run = current_run()
+        if run is not None and run.epoch == (split == "train"):
+            raise EvaluationError(message, hint=_BY_HAND.format(self.metric or "score"))
+        return Datum(success=False, error_message=message, feedback=f"{problem}\n{cut(ran.said)}")
+
+
+def _written(path: Path | None) -> tuple[int, ...]:
+    """What tells that a file was written anew; empty where there is none."""
+    try:
+        status = path.stat() if path is not None else None
+    except OSError:
+        return ()
+    return (status.st_mtime_ns, status.st_size, status.st_ino) if status else ()

@@ -1,0 +1,155 @@
+"""Commands of the shell, and the tracked files that they must leave as they are."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autopilot.core.parameter import Parameter
+from autopilot.errors import RepositoryError
+from autopilot.git.objects import SUBMODULE, Entry, list_tree, tree_of
+from autopilot.git.repository import Repository
+from autopilot.git.workfiles import Stamp, WorkFiles, stamps_of
+from autopilot.sandbox.processes import adopt, end_adopted
+from autopilot.sandbox.programs import Finished, finish
+from autopilot.text import shorten
+from autopilot.tracking.parameters import edits, scope_of
+
+_KEPT, _MOST = 16 << 20, 256 << 20
+_NOT_FOUND = (126, 127)
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A command that was run.
+
+    Args:
+        left: Whether it left processes running, which were ended.
+    """
+
+    command: str
+    finished: Finished
+    timeout_s: float
+    left: bool
+
+    @property
+    def name(self) -> str:
+        """The command as sentences have it."""
+        return f"`{shorten(self.command, 60)}`"
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the shell found no program of that name."""
+        return self.finished.code in _NOT_FOUND and not self.finished.ended_by
+
+    def problem(self) -> str:
+        """Why its output is no result; "" if it ended by itself with 0."""
+        finished = self.finished
+        if finished.ended_by == "time":
+            return f"{self.name} did not end within {self.timeout_s:g} s and was ended"
+        if finished.ended_by == "output":
+            return f"{self.name} printed more than {_MOST >> 20} MiB and was ended"
+        if self.is_missing:
+            return f"{self.name} was not found (exit code {finished.code})"
+        if finished.code < 0:
+            return f"{self.name} was ended by signal {-finished.code}"
+        return f"{self.name} ended with exit code {finished.code}" if finished.code else ""
+
+    @property
+    def said(self) -> str:
+        """Its output and its error output, for a person or an agent."""
+        out, errors = self.finished.stdout.strip(), self.finished.stderr.strip()
+        return f"{out}\n--- stderr\n{errors}" if out and errors else out or errors
+
+
+def run_shell(command: str, variables: Mapping[str, str], timeout_s: float | None) -> Ran:
+    """Runs a command by the shell in the working directory, and ends all that it leaves running.
+
+    Args:
+        variables: For it alone, beside those of this process.
+        timeout_s: None: no limit.
+    """
+    limit = math.inf if timeout_s is None else timeout_s
+    since = adopt(is_on=True)
+    strays = 0
+    try:
+        finished = finish(
+            ["sh", "-c", command],
+            stdin="",
+            folder=Path.cwd(),
+            timeout_s=limit,
+            hint="a run without Python needs a POSIX shell",
+            env={**os.environ, **variables},
+            kept=_KEPT,
+            most=_MOST,
+        )
+    finally:
+        # Of daemons, which leave the process group, this process becomes the parent.
+        strays = end_adopted(since)
+        adopt(is_on=False)
+    return Ran(command, finished, limit, finished.left or strays > 0)
+
+
+class TrackedFiles:
+    """The files that git tracks, looked at before and after a command.
+
+    Args:
+        parameters: Their files are put back to how they were before the command.
+        puts_back: Whether the other ones are put back, too; else they are only named.
+    """
+
+    def __init__(self, repo: Repository, parameters: Sequence[Parameter], puts_back: bool) -> None:
+        self._scopes = [scope_of(repo, parameter) for parameter in parameters]
+        self._root, self._puts_back = repo.workdir, puts_back
+        tree = list_tree(repo, tree_of(repo, repo.head_commit()))
+        covers = [scope.covers for scope in self._scopes]
+        self._others = {
+            name: entry
+            for name, entry in tree.items()
+            if entry.mode != SUBMODULE and not any(covered(name) for covered in covers)
+        }
+        self._files = WorkFiles(repo, repo.workdir)
+        self._stamps = dict(stamps_of(self._root, self._others))
+        self._entries: dict[str, Entry] = {}
+
+    @classmethod
+    def here(cls, parameters: Sequence[Parameter], *, is_shared: bool) -> TrackedFiles | None:
+        """Those of the working directory's repository; None outside of one.
+
+        Args:
+            is_shared: Whether the user works there, too.
+        """
+        try:
+            repo = Repository.discover(Path.cwd())
+        except RepositoryError:
+            return None
+        return cls(repo, parameters, not is_shared and repo.git_dir != repo.common_dir)
+
+    def look(self) -> Mapping[str, Stamp]:
+        """Remembers the parameters' files; returns what tells their state."""
+        names = [name for scope in self._scopes for name in scope.files()]
+        self._entries = self._hashed(names)
+        return dict(stamps_of(self._root, names))
+
+    def changed(self) -> list[str]:
+        """The names of files that a command changed, made or removed; they are put back."""
+        stamps = dict(stamps_of(self._root, self._others))
+        touched = [n for n in self._others if stamps.get(n) != self._stamps.get(n)]
+        now = self._hashed(touched)
+        others = {n: self._others[n] for n in touched if now.get(n) != self._others[n]}
+        if others and self._puts_back:
+            self._files.restore(others)
+            stamps |= dict(stamps_of(self._root, others))
+        self._stamps = stamps
+        present = self._hashed([name for scope in self._scopes for name in scope.files()])
+        own = edits(present, self._entries)
+        if own:
+            self._files.restore(own)
+        return sorted([*others, *own])
+
+    def _hashed(self, names: Sequence[str]) -> dict[str, Entry]:
+        found = self._files.hash(names, write=False)
+        return {name: entry for name, entry in found.items() if entry is not None}
