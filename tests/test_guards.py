@@ -354,6 +354,7 @@ OTHER_SUCCESS = {
     "autopilot.ai.judge": "of verdicts that a judge's steps give",
     "autopilot.ai.datasets.judging": "of verdicts that a judge gave",
     "autopilot.ai.loss": "of verdicts that a judge gave",
+    "autopilot.command.reading": "of what a command printed",
 }
 
 

@@ -85,7 +85,9 @@ def run(
     hypothesis: arguments.Hypothesis = "",
     dry_run: arguments.DryRun = False,
 ) -> int:
-    """Optimize TARGET in git, or without Python the files of --edit by the command of --eval.
+    """Optimize TARGET in git.
+
+    Without Python: the files of --edit, measured by the command of --eval.
 
     Every step is a commit on autopilot/NAME, every kept epoch a tag. Your checkout, branch and
     index stay as they are: the run works in a worktree of its own.

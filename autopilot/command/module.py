@@ -122,7 +122,7 @@ class CommandModule(AutoPilotModule):
             raise MetricError(f"it printed no metric {metric!r}")
         if printed.items:
             return Datum(items=printed.items, metrics=metrics)
-        success = printed.success
+        success = printed.verdict
         if success is None and metric is None:
             success = ran.finished.code == 0
         feedback = "\n".join(filter(None, (printed.feedback, cut(ran.said))))
@@ -177,7 +177,7 @@ class CommandModule(AutoPilotModule):
 
 
 def _written(path: Path | None) -> tuple[int, ...]:
-    """What tells that a file was written anew; empty where there is none."""
+    """Differs once a file is written anew; empty where there is none."""
     try:
         status = path.stat() if path is not None else None
     except OSError:

@@ -38,14 +38,14 @@ class Printed:
     Args:
         metrics: Finite numbers by name.
         items: One Datum an item; empty where there are none.
-        success: Of the whole, where the JSON object says it.
+        verdict: Whether the whole succeeded, where the JSON object says it.
         feedback: As the JSON object has it.
         wrong: A line that begins with a name and has no number, by that name.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     items: list[Datum] = field(default_factory=list)
-    success: bool | None = None
+    verdict: bool | None = None
     feedback: str = ""
     wrong: Mapping[str, str] = field(default_factory=dict)
 
@@ -96,7 +96,7 @@ def read_output(text: str, metric: str | None, regex: str = "") -> Printed:
     metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
     if printed is None:
         return Printed(metrics)
-    return Printed(metrics, printed.items, printed.success, printed.feedback)
+    return Printed(metrics, printed.items, printed.verdict, printed.feedback)
 
 
 def _once(

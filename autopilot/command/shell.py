@@ -129,7 +129,7 @@ class TrackedFiles:
         return cls(repo, parameters, not is_shared and repo.git_dir != repo.common_dir)
 
     def look(self) -> Mapping[str, Stamp]:
-        """Remembers the parameters' files; returns what tells their state."""
+        """Remembers the parameters' files; returns stamps that tell their state."""
         names = [name for scope in self._scopes for name in scope.files()]
         self._entries = self._hashed(names)
         return dict(stamps_of(self._root, names))
