@@ -60,6 +60,8 @@ _HOMES = {
     ),
     "autopilot.tracking": "GitMemory GitStore",
     "autopilot.tracking.callbacks": "DataRecorder JSONCheckpoint JSONLogger",
+    "autopilot.tuning.parameter": "ConfigParameter",
+    "autopilot.tuning.search": "SearchOptimizer",
     "autopilot.tuning.spaces": "Choice Range",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -1,0 +1,126 @@
+"""The literals of a Python file: constants of the module, of its classes, and in dicts and lists.
+
+The file is parsed, never imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+
+from autopilot.tuning.literals import Literal, MalformedError, Path, value_or_problem
+from autopilot.tuning.spaces import Value
+
+_QUOTE = re.compile(r"[uU]?(['\"])")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def python_literals(text: str) -> list[Literal]:
+    """The literals of a Python text.
+
+    Raises:
+        MalformedError: it is none.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of invalid escapes: they are not ours to mend
+            tree = ast.parse(text)
+    except SyntaxError as error:
+        raise MalformedError(error.msg, error.lineno or 0) from error
+    except ValueError as error:
+        raise MalformedError(str(error)) from error
+    return list(_Places(text).of_body(tree.body, ()))
+
+
+class _Places:
+    """Finds the places of nodes in a text."""
+
+    def __init__(self, text: str) -> None:
+        self._lines = re.split(r"(?<=\n)|(?<=\r)(?!\n)", text)
+        self._starts = [0]
+        for line in self._lines:
+            self._starts.append(self._starts[-1] + len(line))
+
+    def of_body(self, body: Sequence[ast.stmt], path: Path) -> Iterator[Literal]:
+        """The literals that statements bind to names, those of a branch or a class too."""
+        for node in body:
+            if isinstance(node, ast.Assign):
+                for target in node.targets:
+                    yield from self._of_target(target, node.value, path, len(node.targets) > 1)
+            elif isinstance(node, ast.AnnAssign):
+                if node.value is not None:
+                    yield from self._of_target(node.target, node.value, path, False)
+            elif isinstance(node, ast.AugAssign):
+                yield from self._of_target(node.target, node, path, False)
+            elif isinstance(node, ast.ClassDef):
+                yield from self.of_body(node.body, (*path, node.name))
+            elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                for name in ("body", "orelse", "finalbody"):
+                    yield from self.of_body(getattr(node, name, []), path)
+                for handler in getattr(node, "handlers", []):
+                    yield from self.of_body(handler.body, path)
+
+    def _of_target(
+        self, target: ast.expr, value: ast.AST, path: Path, is_shared: bool
+    ) -> Iterator[Literal]:
+        if not isinstance(target, ast.Name):
+            return
+        path = (*path, target.id)
+        if is_shared:
+            yield self._literal(path, value, (None, "bound to several names at once"))
+        else:
+            yield from self._of_value(value, path)
+
+    def _of_value(self, value: ast.AST, path: Path) -> Iterator[Literal]:
+        if isinstance(value, ast.Dict):
+            for key, each in zip(value.keys, value.values, strict=True):
+                if isinstance(key, ast.Constant):
+                    yield from self._of_value(each, (*path, str(key.value)))
+        elif isinstance(value, ast.List | ast.Tuple):
+            for index, each in enumerate(value.elts):
+                yield from self._of_value(each, (*path, str(index)))
+        elif isinstance(value, ast.Constant):
+            yield self._literal(path, value, value_or_problem(value.value))
+        elif isinstance(value, ast.UnaryOp) and (number := _signed(value)) is not None:
+            yield self._literal(path, value, (number, ""))
+        else:
+            yield self._literal(path, value)
+
+    def _literal(
+        self, path: Path, node: ast.AST, found: tuple[Value | None, str] = (None, "computed")
+    ) -> Literal:
+        assert isinstance(node, ast.expr | ast.stmt)
+        start = self._place(node.lineno, node.col_offset)
+        end = self._place(node.end_lineno or 0, node.end_col_offset or 0)
+        return Literal(path, start, end, *found)
+
+    def _place(self, line: int, column: int) -> int:
+        # The column of a node counts bytes of UTF-8.
+        before = self._lines[line - 1].encode()[:column].decode()
+        return self._starts[line - 1] + len(before)
+
+
+def _signed(node: ast.UnaryOp) -> int | float | None:
+    """The value of a number with a sign."""
+    value = node.operand.value if isinstance(node.operand, ast.Constant) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(node.op, ast.USub):
+        return -value
+    return value if isinstance(node.op, ast.UAdd) else None
+
+
+def in_python(text: str, old: str) -> str:
+    """A text as Python has it, in the quotes of the old literal."""
+    found = _QUOTE.match(old)
+    quote = found[1] if found else '"'
+    text = text.replace("\\", "\\\\").replace(quote, f"\\{quote}")
+    return quote + _CONTROL.sub(_escape, text) + quote
+
+
+def _escape(found: re.Match[str]) -> str:
+    letter = found[0]
+    return _NAMED.get(letter, f"\\u{ord(letter):04x}")

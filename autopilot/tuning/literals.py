@@ -1,0 +1,387 @@
+"""The literals of a configuration file: each key's value, and where it stands in the text.
+
+A file is changed by replacing one literal in its text, so that everything else stays as it is, to
+the byte. The libraries of a format are used to read it, never to write it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from autopilot.errors import ParameterError
+from autopilot.tuning.spaces import Space, Value
+
+Path = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """A value in a text.
+
+    Args:
+        path: The parts of its key; an item of a list is its index.
+        start: Where it begins in the text.
+        end: Where it ends.
+        value: The value; None where `problem` says why it cannot be replaced.
+        problem: As it follows "it is": "computed", "a date".
+    """
+
+    path: Path
+    start: int
+    end: int
+    value: Value | None = None
+    problem: str = ""
+
+
+class MalformedError(ParameterError):
+    """A file that is not of its format; `line` is 0 where it is not known."""
+
+    def __init__(self, why: str, line: int = 0) -> None:
+        super().__init__(why)
+        self.line = line
+
+
+def value_or_problem(value: object) -> tuple[Value | None, str]:
+    """A value that can be replaced by another one, or a word about one that cannot."""
+    if isinstance(value, bool | int | float | str):
+        return value, ""
+    return None, "null" if value is None else f"a {type(value).__name__}"
+
+
+# --- JSON ----------------------------------------------------------------------------------------
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+def json_literals(text: str) -> list[Literal]:
+    """The literals of a JSON text.
+
+    Raises:
+        MalformedError: it is none.
+    """
+    decoder, found = json.JSONDecoder(), list[Literal]()
+
+    def walk(path: Path, at: int) -> int:
+        """Takes the literals of the value there; returns the place behind it."""
+        if text[at] not in "{[":
+            value, end = decoder.raw_decode(text, at)
+            found.append(Literal(path, at, end, *value_or_problem(value)))
+            return end
+        is_object, index, at = text[at] == "{", 0, _after(text, at + 1)
+        while text[at] not in "}]":
+            key = str(index)
+            if is_object:
+                key, at = decoder.raw_decode(text, at)
+                at = _after(text, _after(text, at) + 1)  # the colon
+            at = _after(text, walk((*path, key), at))
+            index, at = index + 1, _after(text, at + 1) if text[at] == "," else at
+        return at + 1
+
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        raise MalformedError(error.msg, error.lineno) from error
+    walk((), _after(text, 0))
+    return found
+
+
+def _after(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    return found.end() if found else at
+
+
+# --- TOML ----------------------------------------------------------------------------------------
+
+_TOML_SPACE = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
+_TOML_STRING = re.compile(
+    r'"""(?:\\.|[^\\])*?"""(?:"{0,2})'
+    r"|'''.*?'''(?:'{0,2})"
+    r'|"(?:\\.|[^"\\\n])*"'
+    r"|'[^'\n]*'",
+    re.DOTALL,
+)
+_TOML_BARE = re.compile(r"[^,\]}#\r\n]*")
+_TOML_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def toml_literals(text: str) -> list[Literal]:
+    """The literals of a TOML text.
+
+    Raises:
+        MalformedError: it is none.
+    """
+    try:
+        scanner = _Toml(text, tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"at line (\d+)", str(error))
+        why = re.sub(r" \(at .*\)$", "", str(error))
+        raise MalformedError(why, int(line[1]) if line else 0) from error
+    scanner.scan()
+    return scanner.found
+
+
+class _Toml:
+    """Finds the literals of a text that is known to be TOML."""
+
+    def __init__(self, text: str, data: Any) -> None:
+        self.text, self.data, self.at = text, data, 0
+        self.found: list[Literal] = []
+        self._arrays: dict[Path, int] = {}
+
+    def scan(self) -> None:
+        table: Path = ()
+        self._skip()
+        while self.at < len(self.text):
+            brackets = re.compile(r"\[{0,2}").match(self.text, self.at)
+            depth = len(brackets[0]) if brackets else 0
+            self.at += depth
+            key = self._key()
+            if depth:
+                table = self._table(key, is_new=depth == 2)
+                self.at += depth
+            else:
+                self.at += 1  # the equals sign
+                self._value((*table, *key))
+            self._skip()
+
+    def _skip(self) -> None:
+        space = _TOML_SPACE.match(self.text, self.at)
+        self.at = space.end() if space else self.at
+
+    def _key(self) -> list[str]:
+        parts = []
+        while True:
+            self._skip()
+            quoted = _TOML_STRING.match(self.text, self.at)
+            found = quoted or _TOML_KEY.match(self.text, self.at)
+            assert found, "tomllib has read it"
+            parts.append(_toml_text(found[0]) if quoted else found[0])
+            self.at = found.end()
+            self._skip()
+            if self.text[self.at] != ".":
+                return parts
+            self.at += 1
+
+    def _table(self, key: list[str], *, is_new: bool) -> Path:
+        """The path of a table's header; in an array of tables, that of the newest one."""
+        path: Path = ()
+        for number, part in enumerate(key, start=1):
+            path = (*path, part)
+            if is_new and number == len(key):
+                self._arrays[path] = self._arrays.get(path, -1) + 1
+            if path in self._arrays:
+                path = (*path, str(self._arrays[path]))
+        return path
+
+    def _value(self, path: Path) -> None:
+        self._skip()
+        first = self.text[self.at]
+        if first in "[{":
+            self.at += 1
+            self._items(path, is_table=first == "{")
+            return
+        string = _TOML_STRING.match(self.text, self.at)
+        found = string or _TOML_BARE.match(self.text, self.at)
+        assert found, "tomllib has read it"
+        start, self.at = self.at, self.at + len(found[0].rstrip())
+        value = self.data
+        for part in path:
+            value = value[int(part) if isinstance(value, list) else part]
+        self.found.append(Literal(path, start, self.at, *value_or_problem(value)))
+
+    def _items(self, path: Path, *, is_table: bool) -> None:
+        index = 0
+        self._skip()
+        while self.text[self.at] not in "]}":
+            key = self._key() if is_table else [str(index)]
+            self.at += is_table  # the equals sign
+            self._value((*path, *key))
+            self._skip()
+            self.at += self.text[self.at] == ","
+            index += 1
+            self._skip()
+        self.at += 1
+
+
+def _toml_text(literal: str) -> str:
+    return str(tomllib.loads(f"x = {literal}")["x"])
+
+
+# --- INI, and lines of NAME=VALUE ----------------------------------------------------------------
+
+_SECTION = re.compile(r"[ \t]*\[([^\]\r\n]+)\]")
+_LINE = re.compile(r"[ \t]*(?:export[ \t]+)?([^\s#;=:\[][^=:\r\n]*?)[ \t]*[=:][ \t]*")
+# A comment behind a value has a space before it: "#fff" is a color.
+_COMMENT = re.compile(r"[ \t]+[#;].*|[ \t]+$")
+_QUOTED = re.compile(r"(\"[^\"]*\"|'[^']*')(?=[ \t]*(?:[#;]|$))")
+
+
+def ini_literals(text: str) -> list[Literal]:
+    """The literals of an INI file, or of one with lines of NAME=VALUE; all values are texts."""
+    found: list[Literal] = []
+    section: Path = ()
+    at = 0
+    for line in re.split(r"(?<=\n)|(?<=\r)(?!\n)", text):
+        begin, at = at, at + len(line)
+        if header := _SECTION.match(line):
+            section = tuple(header[1].strip().split("."))
+        elif name := _LINE.match(line):
+            rest = line[name.end() :].rstrip("\r\n")
+            quoted = _QUOTED.match(rest)
+            value = quoted[0] if quoted else _COMMENT.sub("", rest)
+            start = begin + name.end()
+            inner = value[1:-1] if quoted else value
+            start += bool(quoted)
+            found.append(Literal((*section, name[1]), start, start + len(inner), inner))
+    return found
+
+
+# --- YAML ----------------------------------------------------------------------------------------
+
+_YAML_INT = re.compile(r"[-+]?(?:0|[1-9][0-9_]*)|0x[0-9a-fA-F]+|0o[0-7]+")
+_YAML_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_YAML_NULL = ("", "~", "null", "Null", "NULL")
+_YAML_BOOL = dict.fromkeys(("true", "True", "TRUE"), True) | dict.fromkeys(
+    ("false", "False", "FALSE"), False
+)
+_PROPERTIES = re.compile(r"(?:[&!]\S*[ \t]+)+")
+
+
+def yaml_literals(text: str) -> list[Literal]:
+    """The literals of a YAML text; types are those of YAML 1.2.
+
+    Raises:
+        MalformedError: it is none, or several documents.
+        ImportError: ruamel.yaml is not installed.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
+
+    seen: set[int] = set()
+
+    def walk(node: Any, path: Path) -> Iterator[Literal]:
+        start, end = node.start_mark.index, node.end_mark.index
+        if id(node) in seen:
+            # The same node again: an alias of what was found at its anchor.
+            yield Literal(path, start, end, problem="an alias of another value")
+        elif isinstance(node, MappingNode):
+            for key, value in node.value:
+                if isinstance(key, ScalarNode):
+                    yield from walk(value, (*path, str(key.value)))
+        elif isinstance(node, SequenceNode):
+            for index, value in enumerate(node.value):
+                yield from walk(value, (*path, str(index)))
+        else:
+            tags = _PROPERTIES.match(text, start, end)
+            start = tags.end() if tags else start
+            is_tagged = tags is not None and "!" in tags[0]
+            problem = (
+                "a tagged value" if is_tagged else "a block of text" * (node.style in ("|", ">"))
+            )
+            value = node.value if node.style else _yaml_value(node.value)
+            found = (None, problem) if problem else value_or_problem(value)
+            yield Literal(path, start, end, *found)
+        seen.add(id(node))
+
+    try:
+        root = YAML(typ="rt", pure=True).compose(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise MalformedError(str(error.problem), mark.line + 1 if mark else 0) from error
+    except YAMLError as error:
+        raise MalformedError(str(error).partition("\n")[0]) from error
+    return [] if root is None else list(walk(root, ()))
+
+
+def _yaml_value(plain: str) -> Value | None:
+    if plain in _YAML_NULL:
+        return None
+    if plain in _YAML_BOOL:
+        return _YAML_BOOL[plain]
+    if _YAML_INT.fullmatch(plain):
+        return int(plain.replace("_", ""), 0)
+    return float(plain) if _YAML_FLOAT.fullmatch(plain) else plain
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+_BOOLS = ("true false", "True False", "TRUE FALSE", "yes no", "Yes No", "on off", "On Off")
+_UNPRINTABLE = re.compile("[^ -~\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_PLAIN = re.compile(r"[A-Za-z_](?:[\w./-]|:(?=\S)| (?=[\w./-]))*", re.ASCII)
+
+
+def written(value: Value, old: str, quote: Callable[[str, str], str]) -> str:
+    """A value as it stands in the place of an old literal: quoted, or spelled, as that was.
+
+    Args:
+        quote: Writes a text in the style of an old literal.
+    """
+    if isinstance(value, bool):
+        pair = next((p.split() for p in _BOOLS if old in p.split()), ["true", "false"])
+        return pair[0] if value else pair[1]
+    if isinstance(value, str):
+        return quote(value, old)
+    # With a point, since older versions of YAML read 1e-05 as a text.
+    return re.sub(r"^(-?\d+)e", r"\1.0e", repr(value))
+
+
+def in_json(text: str, old: str) -> str:
+    """A text as JSON has it."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def in_toml(text: str, old: str) -> str:
+    """A text as TOML has it, in single quotes if the old one was."""
+    is_simple = old.startswith("'") and "'" not in text and not _UNPRINTABLE.search(text)
+    return f"'{text}'" if is_simple else _escaped(text)
+
+
+def in_yaml(text: str, old: str) -> str:
+    """A text as YAML has it, without quotes if the old one was and that is safe."""
+    # Older versions of YAML read these words as bools.
+    is_word = _yaml_value(text) == text and text.lower() not in ("y", "n", "yes", "no", "on", "off")
+    if old[:1] not in ("'", '"') and is_word and _PLAIN.fullmatch(text):
+        return text
+    if old.startswith("'") and not _UNPRINTABLE.search(text):
+        return "'" + text.replace("'", "''") + "'"
+    return _escaped(text)
+
+
+def in_ini(text: str, old: str) -> str:
+    """A text as it is."""
+    return text
+
+
+def _escaped(text: str) -> str:
+    quoted = json.dumps(text, ensure_ascii=False)
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", quoted)
+
+
+def meant(text: str, space: Space) -> Value:
+    """The value of a text in a file without types: the one that the space has, if it has one."""
+    readings: list[Value] = [text]
+    if text.lower() in ("true", "yes", "on", "false", "no", "off"):
+        readings.append(text.lower() in ("true", "yes", "on"))
+    for kind in (int, float):
+        try:
+            readings.append(kind(text))
+            break
+        except ValueError:
+            pass
+    return next(filter(space.contains, readings), readings[-1])
+
+
+def line_of(text: str, place: int) -> int:
+    """The number of the line that a place is in, from 1 on."""
+    return len(re.findall(r"\r\n|\r|\n", text[:place])) + 1
+
+
+def spelled_path(path: Iterable[str]) -> str:
+    """A path as it is written in an option: parts with dots are quoted."""
+    return ".".join(f'"{part}"' if set(part) & set(".=:'\"") else part for part in path)

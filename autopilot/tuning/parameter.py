@@ -1,0 +1,347 @@
+"""Numbers and choices in a configuration file, as a parameter."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autopilot.core.parameter import PathParameter
+from autopilot.errors import ParameterError, UsageError
+from autopilot.tuning import literals
+from autopilot.tuning.constants import in_python, python_literals
+from autopilot.tuning.literals import Literal, MalformedError, line_of, spelled_path
+from autopilot.tuning.spaces import Choice, Range, Space, Value, holds, key_parts, parse_tune, same
+
+_MARK = "\ufeff"
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """How a kind of file is read, and how a text is written into it."""
+
+    name: str
+    read: Callable[[str], list[Literal]]
+    quote: Callable[[str, str], str]
+    is_typed: bool = True
+
+
+_INI = _Format("INI", literals.ini_literals, literals.in_ini, is_typed=False)
+_YAML = _Format("YAML", literals.yaml_literals, literals.in_yaml)
+_FORMATS = {
+    ".json": _Format("JSON", literals.json_literals, literals.in_json),
+    ".toml": _Format("TOML", literals.toml_literals, literals.in_toml),
+    ".yaml": _YAML,
+    ".yml": _YAML,
+    ".py": _Format("Python", python_literals, in_python),
+    **dict.fromkeys((".ini", ".cfg", ".conf", ".properties", ".env"), _INI),
+}
+
+
+class ConfigParameter(PathParameter):
+    """Keys of a configuration file, or constants of a Python file, each with its space.
+
+    The file is JSON, TOML, YAML, INI, lines of NAME=VALUE (.env), or Python, by its name. Only the
+    literals of these keys are ever replaced: comments, order and formatting stay, to the byte.
+
+    Args:
+        path: The file, relative to the working directory.
+        spaces: Key to Range or Choice. Parts of a key have dots between them, an item of a list is
+            its index, a part that has dots itself is quoted.
+        requires_grad: Whether backward fills `grad`.
+
+    Raises:
+        ParameterError: the file or a key is missing, defined twice or computed; a value is outside
+            of its space; a condition names no key.
+
+    >>> import os, tempfile
+    >>> os.chdir(tempfile.mkdtemp())
+    >>> _ = Path("config.toml").write_text("[cache]  # in entries\\nsize = 16\\n")
+    >>> config = ConfigParameter("config.toml", {"cache.size": Range(16, 4096, log=True)})
+    >>> config.set({"cache.size": 64})
+    >>> config.values(), config.read_text()
+    ({'cache.size': 64}, '[cache]  # in entries\\nsize = 64\\n')
+    """
+
+    def __init__(
+        self, path: str | Path, spaces: Mapping[str, Space], *, requires_grad: bool = True
+    ) -> None:
+        super().__init__(path, requires_grad=requires_grad)
+        here = Path(os.path.realpath(Path.cwd()))
+        if Path(path).is_absolute() and self.source.is_relative_to(here):
+            self.label = self.source.relative_to(here).as_posix()
+        self._format = self._find_format()
+        self.spaces = self._in_order(spaces)
+        text = self._text()
+        for key, value in self._read(text).items():
+            self._check(key, value, text)
+        for key, space in self.spaces.items():
+            ends = space.options if isinstance(space, Choice) else (space.low, space.last)
+            for value in ends:
+                self._with(text, {key: value})
+
+    def present(self) -> dict[str, Value]:
+        """The value of every key, as the file has it now.
+
+        Raises:
+            ParameterError: a key cannot be read.
+        """
+        return self._read(self._text())
+
+    def values(self) -> Mapping[str, Value]:
+        """The values of the keys whose conditions hold; none if the file cannot be read."""
+        try:
+            return self.active(self.present())
+        except ParameterError:
+            return {}  # an agent has broken the file: the evaluation says so
+
+    def active(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        """Those of the values whose conditions hold."""
+        found: dict[str, Value] = {}
+        for key, space in self.spaces.items():
+            if key in values and holds(space, found):
+                found[key] = values[key]
+        return found
+
+    def set(self, values: Mapping[str, Value]) -> None:
+        """Replaces the literals of these keys.
+
+        Raises:
+            ParameterError: a key is unknown or cannot be replaced, or a value is outside of its
+                space.
+        """
+        text = self._text()
+        for key, value in values.items():
+            self._check(key, value)
+        self.write_text(self._with(text, values))
+
+    def render(self) -> str:
+        """Each key with its value and space, then the file."""
+        values = self.values()
+        lines = [f"{key} = {values.get(key, '-')}  ({s})" for key, s in self.spaces.items()]
+        return "\n".join([*lines, super().render()])
+
+    # --- inside --------------------------------------------------------------------------------
+
+    def _find_format(self) -> _Format:
+        name = self.source.name
+        if not self.is_file or self.source.is_symlink():
+            kind = "a symbolic link" if self.source.is_symlink() else "a folder"
+            raise ParameterError(
+                f"{self.label} is {kind}, and keys are in a file",
+                hint=f"name the file: {os.path.relpath(os.path.realpath(self.source))}"
+                if self.source.is_symlink()
+                else "name a file in it",
+            )
+        if name.startswith(".env"):
+            return _INI
+        suffix = self.source.suffix.lower()
+        if suffix not in _FORMATS:
+            raise ParameterError(
+                f"{self.label}: files of the kind {suffix or name!r} cannot be tuned",
+                hint=f"one of: {' '.join(_FORMATS)}; or let the program read the number from one",
+            )
+        return _FORMATS[suffix]
+
+    def _in_order(self, spaces: Mapping[str, Space]) -> dict[str, Space]:
+        """The spaces, a key that a condition names before those that have the condition."""
+        if not spaces:
+            raise ParameterError(
+                f"there are no keys for {self.label}",
+                hint=f'name one: ConfigParameter("{self.label}", {{"size": Range(1, 9)}})',
+            )
+        for key, space in spaces.items():
+            if not isinstance(space, Range | Choice):
+                raise ParameterError(
+                    f"{self.label}: the space of {key} is {space!r}",
+                    hint="give it a Range(low, high) or a Choice([...])",
+                )
+            for other in space.when or {}:
+                if other not in spaces:
+                    raise ParameterError(
+                        f"{self.label}: {key} depends on {other}, which is not tuned",
+                        hint="tune it too, or leave the condition out",
+                    )
+        ordered: dict[str, Space] = {}
+        while len(ordered) < len(spaces):
+            ready = [
+                k
+                for k, s in spaces.items()
+                if k not in ordered and ordered.keys() >= {*(s.when or ())}
+            ]
+            if not ready:
+                names = ", ".join(key for key in spaces if key not in ordered)
+                raise ParameterError(
+                    f"{self.label}: {names} depend on one another",
+                    hint="leave one of the conditions out",
+                )
+            ordered |= {key: spaces[key] for key in ready[:1]}
+        return ordered
+
+    def _text(self) -> str:
+        try:
+            return self.read_text()
+        except UnicodeDecodeError as error:
+            raise ParameterError(
+                f"{self.label} is not UTF-8: {error.reason} at byte {error.start}",
+                hint="store it as UTF-8",
+            ) from error
+
+    def _literals(self, text: str) -> list[Literal]:
+        """All literals of a text, whose places do not count a byte order mark."""
+        name = self._format.name
+        try:
+            return self._format.read(text.removeprefix(_MARK))
+        except MalformedError as error:
+            at = f":{error.line}" if error.line else ""
+            raise ParameterError(
+                f"{self.label}{at} is no {name}: {error.message}", hint="correct the file"
+            ) from error
+        except ImportError as error:
+            raise ParameterError(
+                f"{error.name} is not installed, which reads {name} files",
+                hint="pip install 'autopilot[optuna]'",
+            ) from error
+
+    def _found(self, text: str) -> dict[str, Literal]:
+        """Key to its literal.
+
+        Raises:
+            ParameterError: a key is missing, or defined more than once.
+        """
+        everything = self._literals(text)
+        found = {}
+        for key in self.spaces:
+            path = tuple(key_parts(key))
+            # A dot in a name need not be quoted where that is clear.
+            those = [each for each in everything if each.path == path] or [
+                each for each in everything if ".".join(each.path) == ".".join(path)
+            ]
+            if not those:
+                raise self._missing(key, path, everything)
+            if len(those) > 1:
+                lines = ", ".join(str(line_of(text, each.start)) for each in those)
+                raise ParameterError(
+                    f"{self.label}: {key} is defined {len(those)} times (lines {lines})",
+                    hint="leave one definition: a search could not tell which of them counts",
+                )
+            found[key] = those[0]
+        return found
+
+    def _missing(
+        self, key: str, path: tuple[str, ...], everything: Sequence[Literal]
+    ) -> ParameterError:
+        known = [spelled_path(each.path) for each in everything]
+        below = [n for n, e in zip(known, everything, strict=True) if e.path[: len(path)] == path]
+        if below:
+            return ParameterError(
+                f"{self.label}: {key} is no value: it has keys of its own",
+                hint=f"name one of them: {', '.join(below[:5])}",
+            )
+        near = difflib.get_close_matches(key, known, 3)
+        near += [n for n, e in zip(known, everything, strict=True) if e.path[-1:] == path[-1:]]
+        hint = f"did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+        return ParameterError(
+            f"{self.label} has no key {key}",
+            hint=hint or f"its keys: {', '.join(known[:8]) or 'none'}{', ...' * (len(known) > 8)}",
+        )
+
+    def _read(self, text: str) -> dict[str, Value]:
+        values = {}
+        for key, literal in self._found(text).items():
+            space, value = self.spaces[key], literal.value
+            if value is None:
+                raise ParameterError(
+                    f"{self._at(text, literal)}: {key} is {literal.problem}, and only a number, "
+                    "text or bool can be replaced",
+                    hint=f"write a literal there, such as {self._example(space)}, and compute from "
+                    "it where it is used",
+                )
+            is_text = isinstance(value, str) and not self._format.is_typed
+            values[key] = literals.meant(str(value), space) if is_text else value
+        return values
+
+    def _check(self, key: str, value: Value, text: str | None = None) -> None:
+        """Refuses a value that its key cannot have; of the file as it is, if there is a text."""
+        space = self.spaces.get(key)
+        if space is None:
+            raise ParameterError(
+                f"{self.label}: {key} is not tuned", hint=f"one of: {', '.join(self.spaces)}"
+            )
+        if space.contains(value):
+            return
+        place = self.label if text is None else self._at(text, self._found(text)[key])
+        if isinstance(space, Range) and isinstance(value, bool | str):
+            raise ParameterError(
+                f"{place}: {key} is {value!r}, and {space} is a range of numbers",
+                hint="tune a number, or name the values: a|b|c, Choice([...])",
+            )
+        if isinstance(space, Range) and space.low <= value <= space.high:  # type: ignore[operator]
+            why = "whole numbers" if space.step is None else f"steps of {space.step}"
+            raise ParameterError(
+                f"{place}: {key} is {value}, and {space} has {why} only",
+                hint="let the range have it: :float (ends with a point), or another step",
+            )
+        hint = "change it, or its range: a search starts from the present value"
+        word = "outside of" if isinstance(space, Range) else "none of"
+        raise ParameterError(f"{place}: {key} is {value!r}, {word} {space}", hint=hint)
+
+    def _with(self, text: str, values: Mapping[str, Value]) -> str:
+        """The text with other values.
+
+        Raises:
+            ParameterError: a value would not be read as it is.
+        """
+        found, changed = self._found(text), text
+        mark = len(text) - len(text.removeprefix(_MARK))
+        for key in sorted(values, key=lambda key: -found[key].start):
+            start, end = found[key].start + mark, found[key].end + mark
+            value = values[key]
+            space = self.spaces[key]
+            if isinstance(space, Range):
+                value = int(value) if space.is_int else float(value)
+            new = literals.written(value, text[start:end], self._format.quote)
+            changed = changed[:start] + new + changed[end:]
+        try:
+            read = self._read(changed)
+        except ParameterError:
+            read = {}
+        for key, value in values.items():
+            if key not in read or not same(read[key], value):
+                raise ParameterError(
+                    f"{self.label}: {key} cannot be {value!r} in a file of this kind",
+                    hint="choose another value",
+                )
+        return changed
+
+    def _at(self, text: str, literal: Literal) -> str:
+        return f"{self.label}:{line_of(text, literal.start)}"
+
+    @staticmethod
+    def _example(space: Space) -> Value:
+        return space.low if isinstance(space, Range) else space.options[0]
+
+    def __repr__(self) -> str:
+        spaces = ", ".join(f"{key!r}: {space}" for key, space in self.spaces.items())
+        return f"ConfigParameter({self.label!r}, {{{spaces}}})"
+
+
+def config_parameters(tunes: Sequence[str]) -> list[ConfigParameter]:
+    """The parameters of several `--tune`, one for each file.
+
+    Raises:
+        UsageError: one is malformed, or two name one key.
+        ParameterError: a file or a key cannot be tuned.
+    """
+    spaces: dict[str, dict[str, Space]] = {}
+    for text in tunes:
+        file, key, space = parse_tune(text)
+        own = spaces.setdefault(os.path.normpath(file), {})
+        if any(key_parts(key) == key_parts(other) for other in own):
+            raise UsageError(
+                f"two --tune name {file}:{key}", hint="leave one of them out, or join their values"
+            )
+        own[key] = space
+    return [ConfigParameter(file, own) for file, own in spaces.items()]

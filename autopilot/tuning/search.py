@@ -1,0 +1,366 @@
+"""A search over numbers and choices, by Optuna's samplers."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from autopilot.core.figures import figures
+from autopilot.core.optimizer import Optimizer, Step
+from autopilot.core.records.record import MetricsRecord
+from autopilot.core.run import current_run, say
+from autopilot.errors import ParameterError, StateError, UsageError
+from autopilot.tuning.parameter import ConfigParameter
+from autopilot.tuning.spaces import Choice, Space, Value, holds, same
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.samplers import BaseSampler
+    from optuna.trial import Trial
+
+_SAMPLERS = {
+    "tpe": "TPESampler",
+    "cmaes": "CmaEsSampler",
+    "gp": "GPSampler",
+    "random": "RandomSampler",
+    "grid": "GridSampler",
+    "qmc": "QMCSampler",
+}
+_LARGEST_GRID = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Epoch:
+    """An epoch that the search was told.
+
+    Args:
+        value: The monitored metric; None where it failed or could not be measured.
+        values: The values of the state that was measured, by their names in the study.
+        undone: The step failed and was taken back, so the values are not those of a proposal.
+    """
+
+    number: int
+    value: float | None
+    values: Mapping[str, Value]
+    undone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Proposal:
+    """A trial that was asked for, and its values by their names in the study."""
+
+    trial: Trial
+    values: Mapping[str, Value]
+
+
+class SearchOptimizer(Optimizer):
+    """Proposes values for the keys of ConfigParameters, one trial of Optuna's an epoch.
+
+    Trial 0 is the present values with the baseline's score. Each later epoch is told to the study,
+    kept or not; one that failed is told as failed. It needs no feedback.
+
+    A resumed run asks the sampler for all trials again and tells it the recorded values, so that
+    it goes on as if it had not stopped. For that the sampler must be seeded.
+
+    Args:
+        parameters: ConfigParameters, each of another file.
+        sampler: "tpe", "cmaes", "gp", "random", "grid", "qmc", or a sampler of Optuna's.
+        seed: Of the sampler; the run's, if not given. A sampler that is an object has its own.
+
+    Raises:
+        UsageError: there is no such sampler, it is not installed, or it cannot lay out a grid.
+        ParameterError: a parameter is no ConfigParameter, or two of them are one file.
+    """
+
+    needs_gradient = False
+
+    def __init__(
+        self,
+        parameters: Iterable[ConfigParameter],
+        sampler: str | BaseSampler = "tpe",
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(parameters)
+        self.configs: list[ConfigParameter] = []
+        for parameter in self.parameters:
+            if not isinstance(parameter, ConfigParameter):
+                raise ParameterError(
+                    f"a search cannot propose values for {parameter!r}",
+                    hint='name its keys: ConfigParameter("config.toml", {"size": Range(1, 9)})',
+                )
+            if any(parameter.source == other.source for other in self.configs):
+                raise ParameterError(
+                    f"there are two parameters for one file, {parameter.label}",
+                    hint="put all its keys into one ConfigParameter",
+                )
+            self.configs.append(parameter)
+        keys = [key for config in self.configs for key in config.spaces]
+        self._names = {
+            (config, key): key if keys.count(key) == 1 else f"{config.label}:{key}"
+            for config in self.configs
+            for key in config.spaces
+        }
+        self.sampler, self.seed = sampler, seed
+        self._make_sampler(0)  # whatever it lacks is missing before anything runs
+        self._first = [config.present() for config in self.configs]
+        self._without: list[int] = []
+        self._forget()
+
+    def _forget(self) -> None:
+        self._epochs: list[_Epoch] = []
+        self._mode = "max"
+        self._study: Study | None = None
+        self._in_study = 0
+        self._pending: _Proposal | None = None
+        self._differs = False
+
+    # --- what the loop calls -------------------------------------------------------------------
+
+    def tell(self, record: MetricsRecord) -> None:
+        if record.epoch == 0:
+            self._forget()
+            self._mode = record.mode
+        value = record.metrics.get(record.monitor)
+        undone = record.outcome == "failed"
+        if undone or record.unmeasured or value is None or not math.isfinite(value):
+            value = None
+        found = {}
+        for (config, key), name in self._names.items():
+            # Among several parameters of a module, the record has the file before the key.
+            each = record.values.get(f"{config.label}:{key}", record.values.get(key))
+            if each is not None:
+                found[name] = each
+        self._epochs.append(_Epoch(record.epoch, value, found, undone))
+
+    def step(self) -> Step | None:
+        study = self._up_to_date()
+        if self._pending is None:
+            if study.stop.called:  # type: ignore[attr-defined]
+                return None
+            self._pending = self._ask(study)
+        # A step that is made again, as after an outage, proposes the same.
+        proposal, changes = self._pending, []
+        self._without = [number for number in self._without if number != self._number]
+        for config, first in zip(self.configs, self._first, strict=True):
+            before = config.present()
+            # A key whose condition does not hold goes back to where it was at first: states that
+            # differ in nothing that counts are one state.
+            names = {key: self._names[config, key] for key in config.spaces}
+            after = {key: proposal.values.get(name, first[key]) for key, name in names.items()}
+            changed = [key for key in after if not same(before[key], after[key])]
+            if changed:
+                config.set({key: after[key] for key in changed})
+            changes += [
+                f"{names[key]} {_change(before[key], after[key])}"
+                for key in changed
+                if names[key] in proposal.values
+            ]
+        if not changes:
+            return None
+        name = self.sampler if isinstance(self.sampler, str) else type(self.sampler).__name__
+        return Step(", ".join(changes), rationale=f"trial {proposal.trial.number} of {name}")
+
+    def exhausted(self) -> str:
+        if not self._epochs or (isinstance(self.sampler, str) and self.sampler != "grid"):
+            return ""
+        stopped = self._up_to_date().stop.called  # type: ignore[attr-defined]
+        return "every combination of values was tried" if stopped else ""
+
+    def state_dict(self) -> dict[str, Any]:
+        without = list(self._without)
+        if self._epochs and self._pending is None and self._number not in without:
+            without.append(self._number)
+        return {"first": [dict(values) for values in self._first], "without": without}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        first = state.get("first", [])
+        if [set(values) for values in first] != [set(config.spaces) for config in self.configs]:
+            raise StateError(
+                "the saved keys of the search are not the present ones",
+                hint="resume with the code that the experiment was started with",
+            )
+        self._first, self._without = [dict(values) for values in first], list(state["without"])
+
+    # --- the study -----------------------------------------------------------------------------
+
+    @property
+    def _number(self) -> int:
+        """The number of the epoch in progress."""
+        return self._epochs[-1].number + 1
+
+    def _up_to_date(self) -> Study:
+        """The study, which knows all epochs that were told."""
+        if not self._epochs:
+            raise UsageError(
+                "a SearchOptimizer was not told the baseline's value",
+                hint="let a Trainer run it; in a loop of your own: optimizer.tell(record)",
+            )
+        study = self._study
+        if study is None:
+            study = self._study = self._new_study()
+        for epoch in self._epochs[self._in_study :]:
+            self._settle(study, epoch)
+            self._in_study += 1
+        return study
+
+    def _settle(self, study: Study, epoch: _Epoch) -> None:
+        """Takes an epoch into the study: as its pending trial, or as one that is asked again."""
+        asked, self._pending = self._pending, None
+        if epoch.number in self._without:
+            return
+        if epoch.number == 0:
+            study.enqueue_trial(dict(epoch.values))
+        if asked is None and not self._differs:
+            asked = self._ask(study)
+        if asked is not None:
+            alike = asked.values.keys() == epoch.values.keys()
+            if epoch.undone or (
+                alike and all(same(asked.values[name], v) for name, v in epoch.values.items())
+            ):
+                _tell(study, asked.trial, epoch.value)
+                return
+            self._differs = True
+            say(
+                f"the sampler asks otherwise than it did in epoch {epoch.number}: what is recorded "
+                "counts, and the search goes on from it by another way"
+            )
+            _tell(study, asked.trial, None)
+        if epoch.value is not None and epoch.values:
+            from optuna.trial import create_trial
+
+            spaces = {
+                name: _distribution(config.spaces[key])
+                for (config, key), name in self._names.items()
+                if name in epoch.values
+            }
+            study.add_trial(
+                create_trial(params=dict(epoch.values), distributions=spaces, value=epoch.value)
+            )
+
+    def _ask(self, study: Study) -> _Proposal:
+        trial, values = study.ask(), dict[str, Value]()
+        for config in self.configs:
+            found: dict[str, Value] = {}
+            for key, space in config.spaces.items():
+                if holds(space, found):
+                    name = self._names[config, key]
+                    values[name] = found[key] = _suggested(trial, name, space)
+        return _Proposal(trial, values)
+
+    def _new_study(self) -> Study:
+        import optuna
+
+        run = current_run()
+        seed = getattr(run, "seed", 0) if self.seed is None else self.seed
+        # Of the user's own studies, Optuna goes on saying what it says.
+        verbosity = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        try:
+            study = optuna.create_study(
+                sampler=self._make_sampler(seed),
+                direction="minimize" if self._mode == "min" else "maximize",
+            )
+        finally:
+            optuna.logging.set_verbosity(verbosity)
+        # Outside of Study.optimize, the study's own stop() raises.
+        study.stop = _Stop()  # type: ignore[method-assign]
+        return study
+
+    def _make_sampler(self, seed: int) -> BaseSampler:
+        samplers = _optuna_samplers()
+        if not isinstance(self.sampler, str):
+            if not isinstance(self.sampler, samplers.BaseSampler):
+                raise UsageError(
+                    f"{self.sampler!r} is no sampler", hint=f"one of: {', '.join(_SAMPLERS)}"
+                )
+            own: BaseSampler = copy.deepcopy(self.sampler)  # another study draws the same numbers
+            return own
+        if self.sampler not in _SAMPLERS:
+            raise UsageError(
+                f"there is no sampler {self.sampler!r}", hint=f"one of: {', '.join(_SAMPLERS)}"
+            )
+        make = getattr(samplers, _SAMPLERS[self.sampler])
+        if self.sampler == "grid":
+            make = functools.partial(make, self._grid())
+        elif self.sampler in ("cmaes", "qmc"):
+            make = functools.partial(make, warn_independent_sampling=False)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Optuna calls some of its samplers experimental
+                return make(seed=seed)  # type: ignore[no-any-return]
+        except ImportError as error:
+            raise UsageError(
+                f"the sampler {self.sampler!r} cannot be used: {str(error).partition(chr(10))[0]}",
+                hint=f"pip install {error.name or 'it'}; or use another one: tpe",
+            ) from error
+
+    def _grid(self) -> dict[str, list[Any]]:
+        grid = {
+            name: list(config.spaces[key].points()) for (config, key), name in self._names.items()
+        }
+        if (size := math.prod(map(len, grid.values()))) > _LARGEST_GRID:
+            raise UsageError(
+                f"the grid has {size:,} combinations, and {_LARGEST_GRID:,} is the most",
+                hint="give ranges a step, or use another sampler: tpe",
+            )
+        return grid
+
+
+class _Stop:
+    """Takes note that a sampler has nothing left to propose."""
+
+    called = False
+
+    def __call__(self) -> None:
+        self.called = True
+
+
+def _optuna_samplers() -> Any:
+    try:
+        from optuna import samplers
+    except ImportError as error:
+        raise UsageError(
+            "optuna is not installed, which a SearchOptimizer asks",
+            hint="pip install 'autopilot[optuna]'",
+        ) from error
+    return samplers
+
+
+def _tell(study: Study, trial: Trial, value: float | None) -> None:
+    from optuna.trial import TrialState
+
+    study.tell(trial, value, state=TrialState.FAIL if value is None else TrialState.COMPLETE)
+
+
+def _suggested(trial: Trial, name: str, space: Space) -> Value:
+    """A trial's value of a key, of Python's own types."""
+    if isinstance(space, Choice):
+        return space.options[space.options.index(trial.suggest_categorical(name, space.options))]
+    if space.is_int:
+        step = 1 if space.step is None else int(space.step)
+        low, high = int(space.low), int(space.last)
+        return int(trial.suggest_int(name, low, high, step=step, log=space.log))
+    return float(trial.suggest_float(name, space.low, space.last, step=space.step, log=space.log))
+
+
+def _distribution(space: Space) -> Any:
+    from optuna import distributions
+
+    if isinstance(space, Choice):
+        return distributions.CategoricalDistribution(space.options)
+    if space.is_int:
+        step = 1 if space.step is None else int(space.step)
+        return distributions.IntDistribution(int(space.low), int(space.last), space.log, step)
+    return distributions.FloatDistribution(space.low, space.last, space.log, space.step)
+
+
+def _change(before: Value, after: Value) -> str:
+    """The way from one value to another, in words."""
+    if isinstance(before, float) and isinstance(after, float):
+        return " -> ".join(figures(before, after))
+    return f"{before} -> {after}"
