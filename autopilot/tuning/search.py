@@ -35,7 +35,7 @@ _LARGEST_GRID = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class _Epoch:
+class _Told:
     """An epoch that the search was told.
 
     Args:
@@ -51,7 +51,7 @@ class _Epoch:
 
 
 @dataclass(frozen=True, slots=True)
-class _Proposal:
+class _Asked:
     """A trial that was asked for, and its values by their names in the study."""
 
     trial: Trial
@@ -112,11 +112,11 @@ class SearchOptimizer(Optimizer):
         self._forget()
 
     def _forget(self) -> None:
-        self._epochs: list[_Epoch] = []
+        self._epochs: list[_Told] = []
         self._mode = "max"
         self._study: Study | None = None
         self._in_study = 0
-        self._pending: _Proposal | None = None
+        self._pending: _Asked | None = None
         self._differs = False
 
     # --- what the loop calls -------------------------------------------------------------------
@@ -135,7 +135,7 @@ class SearchOptimizer(Optimizer):
             each = record.values.get(f"{config.label}:{key}", record.values.get(key))
             if each is not None:
                 found[name] = each
-        self._epochs.append(_Epoch(record.epoch, value, found, undone))
+        self._epochs.append(_Told(record.epoch, value, found, undone))
 
     def step(self) -> Step | None:
         study = self._up_to_date()
@@ -208,7 +208,7 @@ class SearchOptimizer(Optimizer):
             self._in_study += 1
         return study
 
-    def _settle(self, study: Study, epoch: _Epoch) -> None:
+    def _settle(self, study: Study, epoch: _Told) -> None:
         """Takes an epoch into the study: as its pending trial, or as one that is asked again."""
         asked, self._pending = self._pending, None
         if epoch.number in self._without:
@@ -242,7 +242,7 @@ class SearchOptimizer(Optimizer):
                 create_trial(params=dict(epoch.values), distributions=spaces, value=epoch.value)
             )
 
-    def _ask(self, study: Study) -> _Proposal:
+    def _ask(self, study: Study) -> _Asked:
         trial, values = study.ask(), dict[str, Value]()
         for config in self.configs:
             found: dict[str, Value] = {}
@@ -250,7 +250,7 @@ class SearchOptimizer(Optimizer):
                 if holds(space, found):
                     name = self._names[config, key]
                     values[name] = found[key] = _suggested(trial, name, space)
-        return _Proposal(trial, values)
+        return _Asked(trial, values)
 
     def _new_study(self) -> Study:
         import optuna
