@@ -52,6 +52,7 @@ class Listed:
 
 SECTIONS: dict[str, tuple[Listed, ...]] = {
     "Run": (
+        Listed("init", "init:init", "Look at the repository, and write what to run."),
         Listed("run", "running:run", "Optimize TARGET in git."),
         Listed("resume", "running:resume", "Go on with a run, exactly where it was."),
         Listed("optimize", "optimize", "The loop step by step: check, train, measure, set."),

@@ -215,12 +215,28 @@ class Output:
         Raises:
             UsageError: no person can answer: it is a script, or a program reads the answer.
         """
-        if self.as_json or not sys.stdin.isatty():
+        if not self.can_ask:
             raise UsageError(
                 "this needs your confirmation, and there is no terminal to ask on", hint=otherwise
             )
+        return self.ask(question).lower() in ("y", "yes")
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether a person can answer: it is no script, and no program reads the answer."""
+        return not self.as_json and sys.stdin.isatty()
+
+    def ask(self, question: str) -> str:
+        """The answer of a person at the terminal; empty for Enter alone.
+
+        Raises:
+            KeyboardInterrupt: the input was closed, as by Ctrl-D.
+        """
         print(_printable(f"{question} ", self.people), end="", file=self.people, flush=True)
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
+        answer = sys.stdin.readline()
+        if not answer:
+            raise KeyboardInterrupt
+        return answer.strip()
 
     def error(self, error: AutopilotError) -> None:
         """Prints an error and its hint on stderr."""

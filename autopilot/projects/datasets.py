@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
@@ -20,6 +23,13 @@ from autopilot.errors import DataError, UsageError
 SPLITS = ("train", "val", "test")
 _CLASSES = 12
 _CLASS_LENGTH = 40
+_ROWS = 2000
+_LABELS = 20
+_TEXT_NAMES = ("text", "question", "input", "message", "prompt", "body", "content", "sentence")
+_LABEL_NAMES = (
+    *("label", "category", "class", "target", "expected", "answer", "output", "sentiment"),
+    *("intent", "topic", "type", "y"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +56,23 @@ class DatasetSummary:
     name: str
     items: int
     columns: Mapping[str, Column]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledFile:
+    """A data file whose rows have a text, and what is expected of it.
+
+    Args:
+        text: The name of the text's column.
+        label: The name of the column with what is expected.
+        classes: The different labels; empty where there are more than twenty.
+    """
+
+    file: str
+    rows: int
+    text: str
+    label: str
+    classes: tuple[str, ...] = ()
 
 
 def of_files(paths: Sequence[Path]) -> dict[str, StreamingDataset[dict[str, Any]]]:
@@ -166,3 +193,49 @@ def split_file(
     for place, part in made.items():
         ListDataset(part).to_jsonl(place)
     return {place: len(part) for place, part in made.items()}
+
+
+def labelled(folder: Path, file: str) -> LabelledFile | None:
+    """A data file by its columns; None where it has no text or nothing that is expected."""
+    rows = list(islice(_rows(folder / file), _ROWS))
+    columns = dict.fromkeys(key for row in rows[:50] for key in row)
+    values = {c: [row[c] for row in rows if row.get(c) not in (None, "")] for c in columns}
+    full = {c: v for c, v in values.items() if len(v) > len(rows) // 2}
+    texts = [c for c, v in full.items() if isinstance(v[0], str) and len(set(v)) > len(v) // 2]
+    text = _likeliest(texts, _TEXT_NAMES, full)
+    if text is None or len(rows) < 6:
+        return None
+    scalar = {c: v for c, v in full.items() if c != text and not isinstance(v[0], list | dict)}
+    classes = {c: tuple(sorted(set(map(str, v)))) for c, v in scalar.items()}
+    few = [c for c, own in classes.items() if 2 <= len(own) <= min(_LABELS, len(rows) // 2)]
+    called = {c.lower(): c for c in classes}
+    label = next((called[name] for name in _LABEL_NAMES if name in called), None)
+    label = label or (few[0] if few else None)
+    if label is None:
+        return None
+    return LabelledFile(file, len(rows), text, label, classes[label] if label in few else ())
+
+
+def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The rows of a data file, as far as they can be read."""
+    with (
+        contextlib.suppress(OSError, ValueError, csv.Error),
+        path.open(encoding="utf-8", newline="") as file,
+    ):
+        if path.suffix != ".jsonl":
+            yield from csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+        for line in file:
+            if line.strip() and isinstance(row := json.loads(line), dict):
+                yield row
+
+
+def _likeliest(
+    columns: Sequence[str], names: Sequence[str], values: Mapping[str, Sequence[Any]]
+) -> str | None:
+    """The column that is called so; else the one with the longest texts."""
+    for name in names:
+        if found := next((column for column in columns if column.lower() == name), None):
+            return found
+    lengths = {c: sum(map(len, values[c])) / len(values[c]) for c in columns}
+    longest = max(columns, key=lengths.__getitem__, default=None)
+    return longest if longest is not None and lengths[longest] > 12 else None

@@ -63,6 +63,13 @@ def examine(folder: Path) -> Iterator[Check]:
     yield from _runs(repo)
 
 
+def agent_here() -> str:
+    """The agent that can be used on this machine: "claude-code", "anthropic", or "" for none."""
+    if shutil.which("claude"):
+        return "claude-code"
+    return "anthropic" if any(map(os.environ.get, _KEYS)) else ""
+
+
 def _git() -> Check:
     said = versions()["git"]
     number = re.match(r"(\d+)\.(\d+)", said)

@@ -20,6 +20,7 @@ import contextlib
 import difflib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from autopilot.errors import SlugError, UsageError
 
 PROJECTS = Path("autopilot", "projects")
 # Each lies in template/ with ".txt" at its end, so that nothing takes it for code of the package.
-_TEMPLATE = Path(__file__).with_name("template")
+TEMPLATE = Path(__file__).with_name("template")
 _WORKSPACE_FILES = ("pyproject.toml", ".gitignore")
 _PROJECT_FILES = (
     *("cli.py", "trainer.py", "rules.txt", "ai/judge.py", "ai/generator.py"),
@@ -191,13 +192,18 @@ def make_project(project: Project) -> list[Path]:
     return written
 
 
+def filled(template: str, names: Mapping[str, str]) -> str:
+    """The text of a template, with values in place of the names in braces."""
+    text = (TEMPLATE / f"{template}.txt").read_text(encoding="utf-8")
+    # In one pass, and not str.format: the templates are Python, with braces of their own.
+    keys = re.compile("|".join(re.escape(f"{{{key}}}") for key in names) or "$^")
+    return keys.sub(lambda found: names[found[0][1:-1]], text)
+
+
 def _write(part: str, files: Iterable[str], folder: Path, names: Mapping[str, str]) -> list[Path]:
     new = [name for name in files if not (folder / name).exists()]
     for name in new:
-        text = (_TEMPLATE / part / f"{name}.txt").read_text(encoding="utf-8")
-        # Not str.format: the templates are Python, with braces of their own.
-        for key, value in names.items():
-            text = text.replace(f"{{{key}}}", value)
+        text = filled(f"{part}/{name}", names)
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
     return [folder / name for name in new]

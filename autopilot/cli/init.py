@@ -1,0 +1,267 @@
+"""`autopilot init`: looks at the repository, asks little, and writes a file that runs at once."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from autopilot.cli.context import Context
+from autopilot.cli.output import Output
+from autopilot.command.task import agent_of
+from autopilot.errors import AutopilotError, UsageError
+from autopilot.projects import starting
+from autopilot.projects.datasets import LabelledFile, labelled
+from autopilot.projects.health import agent_here
+from autopilot.projects.looking import Survey, survey
+from autopilot.text import counted
+
+T = TypeVar("T")
+Kind = StrEnum("Kind", "command numbers rules prompt class")
+_FITS = {
+    "command": ("eval", "metric", "mode", "edit", "agent", "guard"),
+    "numbers": ("eval", "metric", "mode", "tune", "guard"),
+    "rules": ("data", "edit"),
+    "prompt": ("data", "edit", "agent"),
+    "class": (),
+}
+_EXAMPLES = {
+    "edit": "prompt.md",
+    "data": 'items.jsonl, with lines such as {"text": "2 + 2", "answer": "4"}',
+    "agent": "claude-code, anthropic (with a key), or 'cmd:PROGRAM'",
+}
+
+
+def init(
+    context: Context,
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="The Python file to write.")
+    ] = "optimize.py",
+    *,
+    kind: Annotated[
+        Kind | None, typer.Option(help="The kind of system; asked for if not given.")
+    ] = None,
+    edit: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="The code, rules or prompt that may change."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Texts with labels or answers: JSON Lines, CSV or TSV."),
+    ] = None,
+    agent: Annotated[
+        str | None,
+        typer.Option(metavar="AGENT", help="Who edits: claude-code, anthropic or cmd:PROGRAM."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print FILE instead of writing it.")
+    ] = False,
+) -> None:
+    """Look at the repository, and write what to run.
+
+    It asks four questions at most; with an option, none. FILE is a class that `autopilot run FILE`
+    takes at once. Nothing else is written, but a small file of rules or data where there is none.
+
+    \b
+    autopilot init
+    autopilot init --kind rules --data tickets.csv
+    autopilot init --kind prompt --edit prompt.md --data questions.jsonl --agent claude-code
+    """
+    folder, output = context.working_folder(), context.output
+    context.repository()  # refuses what no run could work in
+    if not file.endswith(".py"):
+        raise UsageError(f"{file} is no Python file", hint="name it, such as optimize.py")
+    given = {"kind": kind and kind.value, "edit": edit, "data": data, "agent": agent}
+    seen = survey(folder)
+    output.line(f"{folder.name}: {counted(len(seen.files), 'file')}")
+    output.lines(seen.lines())
+    answers = _Answers(seen, output, given)
+    chosen = answers.kind()
+    texts = _WRITERS[chosen](answers, file)
+    if dry_run:
+        output.lines(texts[file].splitlines())
+    else:
+        _write(folder, texts, file, force=force)
+        output.line(f"wrote {', '.join(texts)}: {starting.KINDS[chosen]}")
+        output.lines(f"note: {note}" for note in answers.notes)
+    new = dict.fromkeys([*texts, *sorted(answers.used & seen.untracked)])
+    add = " ".join(map(shlex.quote, new))
+    commands = [
+        f'git add {add} && git commit -m "Add {file}"',
+        f"autopilot run {shlex.quote(file)}",
+    ]
+    if not dry_run:
+        output.lines(["next:", *(f"  {command}" for command in commands)])
+    output.document(
+        {
+            "kind": chosen,
+            "file": file,
+            "text": texts[file],
+            "written": [] if dry_run else list(texts),
+            "next": commands,
+            "seen": seen.facts(),
+        }
+    )
+
+
+def _write(folder: Path, texts: Mapping[str, str], file: str, *, force: bool) -> None:
+    """Writes all files, or none of them."""
+    place = (folder / file).parent
+    if not place.is_dir():
+        raise UsageError(f"there is no folder {place}", hint="make it, or name another FILE")
+    if (folder / file).exists() and not force:
+        raise UsageError(
+            f"{file} is there already", hint="name another FILE, or overwrite it with --force"
+        )
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+class _Answers:
+    """The answers that a file is written from: options, a person's, or what was seen.
+
+    Attributes:
+        used: Files that a run needs.
+        notes: What to know of the file.
+    """
+
+    def __init__(self, seen: Survey, output: Output, given: Mapping[str, Any]) -> None:
+        self.seen, self.given, self.notes = seen, given, list[str]()
+        self.used: set[str] = set()
+        self._output = output
+        self._is_asking = output.can_ask and not any(given.values())
+
+    def kind(self) -> str:
+        """The kind of system."""
+        fitting = starting.fitting(self.seen, agent_here())
+        if self._is_asking:
+            self._output.line("What is to be improved, and how?")
+        for number, (name, text) in enumerate(starting.KINDS.items(), 1):
+            if self._is_asking:
+                why = f"; here: {fitting[name]}" if name in fitting else ""
+                self._output.line(f"  {number} {name:<8} {text}{why}")
+        kind = self.settle("kind", "kind", next(iter(fitting)), _kind, is_needed=True)
+        fits = _FITS[kind]
+        unfit = [name for name, value in self.given.items() if value and name not in fits]
+        if unfit := [name for name in unfit if name != "kind"]:
+            taken = ", ".join(f"--{name}" for name in fits) or "no other option"
+            raise UsageError(
+                f"--{unfit[0]} does not go with --kind {kind}", hint=f"it takes {taken}"
+            )
+        return kind
+
+    def settle(
+        self,
+        option: str,
+        question: str,
+        default: str | None,
+        check: Callable[[str], T],
+        *,
+        is_needed: bool = False,
+    ) -> T:
+        """One answer, checked; a person is asked until it holds.
+
+        Args:
+            default: What Enter takes.
+            is_needed: Where nothing is asked, the option has to be given.
+
+        Raises:
+            UsageError: the option is wrong, or missing.
+        """
+        given = self.given.get(option)
+        if given:
+            return check(given[0] if isinstance(given, list) else given)
+        while self._is_asking:
+            answer = self._output.ask(f"{question} [{default}]:" if default else f"{question}:")
+            try:
+                return check(answer or default or "")
+            except AutopilotError as error:
+                self._output.line(f"{error.message}; {error.hint}")
+        if default is None or is_needed:
+            example = _EXAMPLES[option] if default is None else shlex.quote(default)
+            raise UsageError(f"--{option} is missing: {question}", hint=f"--{option} {example}")
+        return check(default)
+
+    def file(self, name: str) -> str:
+        """A text file of the repository.
+
+        Raises:
+            UsageError: there is none of that name, or git ignores it.
+        """
+        if name not in self.seen.files:
+            why = "git ignores it" if (self.seen.folder / name).exists() else "no such file"
+            raise UsageError(f"{name or 'nothing'}: {why}", hint="name a file that git tracks")
+        self.used.add(name)
+        return name
+
+    def use(self, command: str) -> None:
+        """Notes the files of the repository that a command names."""
+        self.used.update(set(re.split(r"[\s:'\"=]+", command)) & set(self.seen.files))
+
+    def data(self, name: str) -> LabelledFile:
+        """A data file with a text and something expected in each row."""
+        if (found := labelled(self.seen.folder, self.file(name))) is None:
+            raise UsageError(
+                f"{name} has no rows with a text and a label",
+                hint='write such: {"text": "where is my parcel", "label": "delivery"}',
+            )
+        return found
+
+
+def _kind(text: str) -> str:
+    kinds = list(starting.KINDS)
+    if text.isdigit() and 1 <= int(text) <= len(kinds):
+        return kinds[int(text) - 1]
+    if text not in kinds:
+        raise UsageError(f"{text!r} is no kind", hint=f"they are: {', '.join(kinds)}")
+    return text
+
+
+def _agent(text: str) -> str:
+    agent_of(text, None)
+    return text
+
+
+def _rules(answers: _Answers, file: str) -> dict[str, str]:
+    seen, data = answers.seen, None
+    best = next((each.file for each in seen.data if each.classes), None)
+    if best or answers.given.get("data"):
+        data = answers.settle("data", "texts with labels", best, answers.data)
+        if not data.classes:
+            raise UsageError(
+                f"{data.file}: {data.label} has more than 20 different values",
+                hint="name a file whose labels are few, or use --kind prompt",
+            )
+    rules = starting.rules_for(seen, data)
+    if rules or answers.given.get("edit"):
+        rules = answers.settle("edit", "rules, one a line", rules, answers.file)
+    return starting.rules_texts(file, seen.folder, data, rules)
+
+
+def _prompt(answers: _Answers, file: str) -> dict[str, str]:
+    seen = answers.seen
+    prompt = next(iter(seen.prompts), None)
+    prompt = answers.settle("edit", "the prompt", prompt, answers.file)
+    data = next((each.file for each in seen.data), None)
+    found = answers.settle("data", "questions with answers", data, answers.data)
+    agent = answers.settle("agent", "agent", agent_here() or None, _agent)
+    answers.use(agent)
+    answers.notes.append(f"{agent} answers each item and edits the prompt: it has to be here")
+    return starting.prompt_texts(file, seen.folder, found, prompt, agent)
+
+
+def _class(answers: _Answers, file: str) -> dict[str, str]:
+    return starting.class_texts(file, answers.seen.folder)
+
+
+_WRITERS: dict[str, Callable[[_Answers, str], dict[str, str]]] = {
+    "rules": _rules,
+    "prompt": _prompt,
+    "class": _class,
+}

@@ -1,0 +1,175 @@
+"""The files that `autopilot init` writes: a class that `autopilot run` works on at once.
+
+The rules, the prompt and the class come from templates beside those of a project; a run of a
+command is written as `autopilot run --write` writes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import runpy
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from autopilot.errors import UsageError
+from autopilot.projects.datasets import LabelledFile
+from autopilot.projects.looking import Survey
+from autopilot.projects.project import TEMPLATE, filled
+
+KINDS = {
+    "command": "a command measures, and an agent edits the code",
+    "numbers": "a command measures, and a search sets numbers of files; needs no model",
+    "rules": "words that sort texts, learned from examples; needs no model",
+    "prompt": "a model answers, and an agent edits the prompt",
+    "class": "a small class that runs at once, to put your own system into",
+}
+_SIGNS = (":", "=", ",", "\t")
+_SAMPLE = LabelledFile("messages.jsonl", 120, "text", "label", ("fine", "spam"))
+
+
+def fitting(seen: Survey, agent: str) -> dict[str, str]:
+    """The kinds that fit a repository, the best first, with the reason.
+
+    Args:
+        agent: The agent that can be used here; "" for none.
+    """
+    found = {}
+    program = seen.programs[0].command if seen.programs else ""
+    if program and agent and seen.sources:
+        found["command"] = f"{program} may print a number"
+    if program and seen.knobs:
+        knob = seen.knobs[0]
+        found["numbers"] = f"{program}, and {knob.key} of {knob.file}"
+    if agent and seen.prompts and seen.data:
+        found["prompt"] = f"{seen.prompts[0]} and {seen.data[0].file}"
+    if data := next((each for each in seen.data if each.classes), None):
+        found["rules"] = f"{data.file} has texts with {len(data.classes)} labels"
+    if not found and (program or seen.tests) and seen.sources:
+        found["command"] = program or seen.tests[0].command
+    return found or {"class": "nothing to measure was found"}
+
+
+def rules_for(seen: Survey, data: LabelledFile | None) -> str | None:
+    """A file with rules for the labels of some data; None if there is none."""
+    for name in seen.rules if data else ():
+        with contextlib.suppress(UsageError):
+            _sign_of(seen.folder / name, data.classes if data else ())
+            return name
+    return None
+
+
+def rules_texts(
+    file: str, folder: Path, data: LabelledFile | None, rules: str | None
+) -> dict[str, str]:
+    """The files of a sorter of texts by rules; data and rules are made where there are none.
+
+    Args:
+        data: Texts with labels; None: a sample is made.
+        rules: The file that may change; None: a new one.
+
+    Raises:
+        UsageError: the rules have no form that is known.
+    """
+    made = {}
+    if data is None:
+        data = _SAMPLE
+        made[_free(folder, data.file)] = _sample()
+    sign = ":"
+    if rules is None:
+        rules = _free(folder, "rules.txt", "words.txt")
+        made[rules] = "# Each line is a label, a colon, and words that speak for it\n"
+    else:
+        sign = _sign_of(folder / rules, data.classes)
+    names = {"SIGN": sign.replace("\t", "\\t")}
+    names |= _common(file, rules, data, "import re", "from collections import Counter")
+    return {file: filled("start/rules.py", names), **made}
+
+
+def prompt_texts(
+    file: str, folder: Path, data: LabelledFile, prompt: str, agent: str
+) -> dict[str, str]:
+    """The file of a prompt that an agent improves, which also answers the items by it."""
+    place = re.compile(r"\{+ *(" + "|".join(map(re.escape, (data.text, "input"))) + r") *\}+")
+    found = place.search((folder / prompt).read_text(encoding="utf-8"))
+    question = 'f"{self.prompt.read_text()}\\n\\n{text}"'
+    if found:
+        question = f"self.prompt.read_text().replace({_quoted(found[0])}, text)"
+    names = {"QUESTION": question, "AGENT": agent_code(agent)}
+    names |= _common(file, prompt, data)
+    return {file: filled("start/prompt.py", names)}
+
+
+def class_texts(file: str, folder: Path) -> dict[str, str]:
+    """The files of the smallest complete class."""
+    edit = _free(folder, "threshold.txt", "limit.txt")
+    names = {"FILE": file, "EDIT_CODE": _quoted(edit)}
+    return {file: filled("start/class.py", names), edit: "10\n"}
+
+
+def agent_code(agent: str) -> str:
+    """The Python code of an agent that is given as `claude-code`, `anthropic` or `cmd:PROGRAM`."""
+    if agent.startswith("cmd:"):
+        return f'ap.CommandAgent(["sh", "-c", {_quoted(agent.removeprefix("cmd:"))}])'
+    return {"claude-code": "ap.ClaudeCodeAgent()", "anthropic": "ap.AnthropicAgent()"}[agent]
+
+
+def _common(file: str, edit: str, data: LabelledFile, *imports: str) -> dict[str, str]:
+    load = f"ap.ListDataset.from_jsonl({_quoted(data.file)})"
+    lines = [*imports]
+    if not data.file.endswith(".jsonl"):
+        tabs = ', delimiter="\\t"' if data.file.endswith(".tsv") else ""
+        load = f"ap.ListDataset(csv.DictReader(Path({_quoted(data.file)}).open(){tabs}))"
+        lines += ["import csv", "from pathlib import Path"]
+    lines.sort(key=lambda line: (line.startswith("from"), line))
+    return {
+        "FILE": file,
+        "EDIT": edit,
+        "EDIT_CODE": _quoted(edit),
+        "DATA": data.file,
+        "LOAD": load,
+        "TEXT": _quoted(data.text),
+        "LABEL": _quoted(data.label),
+        "IMPORTS": "\n".join([*lines, "", ""]) if lines else "",
+    }
+
+
+def _sample() -> str:
+    """Messages with labels, made by the generator of a new project."""
+    message: Any = runpy.run_path(str(TEMPLATE / "project/ai/generator.py.txt"))["message"]
+    states = [{"slot": 2 * n, "label": label} for n in range(60) for label in _SAMPLE.classes]
+    items = [message(state) for state in states]
+    return "".join(f"{json.dumps(item)}\n" for item in items)
+
+
+def _sign_of(path: Path, labels: Iterable[str]) -> str:
+    """The sign between label and words in a file of rules."""
+    text = path.read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    known = set(labels)
+    for sign in _SIGNS:
+        heads = [line.split(sign, 1)[0].strip() for line in lines if sign in line]
+        if not lines or len([head for head in heads if head in known]) > len(lines) / 2:
+            return sign
+    raise UsageError(
+        f"{path.name}: {lines[0][:40]!r} is no rule like `{next(iter(known), 'label')}: word`",
+        hint="leave --edit out, for a new file of that form; or use --kind class",
+    )
+
+
+def _free(folder: Path, *names: str) -> str:
+    """The first of some names that no file of the folder has.
+
+    Raises:
+        UsageError: all are taken.
+    """
+    for name in names:
+        if not (folder / name).exists():
+            return name
+    raise UsageError(f"{names[-1]} is there already", hint="name it with --edit or --data")
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
