@@ -43,7 +43,7 @@ _INSTRUCTION = re.compile(r"\b(you are|you will|your task|answer with|respond|re
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class Script:
     """A command of the repository.
 
     Args:
@@ -110,44 +110,44 @@ class Survey:
         return (file for file in self.files if file.endswith(suffixes))
 
     @cached_property
-    def programs(self) -> list[Program]:
+    def programs(self) -> list[Script]:
         """Commands that seem to print a number, the likeliest first."""
-        found: list[tuple[tuple[int, int, str], Program]] = []
+        found: list[tuple[tuple[int, int, str], Script]] = []
         scripts = self._named(*_INTERPRETERS)
         for file in islice((f for f in scripts if _measures(f)), _MOST_READ):
             path = PurePosixPath(file)
             if not _NOT_SYSTEM.search(file) and _PRINTING.search(self.text(file)):
                 rank = next(i for i, n in enumerate(_MEASURING) if n in path.stem.lower())
                 runner = _interpreter(_INTERPRETERS[path.suffix])
-                found.append(((rank, len(path.parts), file), Program(f"{runner} {file}", file)))
+                found.append(((rank, len(path.parts), file), Script(f"{runner} {file}", file)))
         listed = [program for _, program in sorted(found, key=lambda each: each[0])]
         return [*listed, *self._targets(_MEASURING[:-1])]
 
     @cached_property
-    def tests(self) -> list[Program]:
+    def tests(self) -> list[Script]:
         """Commands that run a test suite."""
         found = []
         own = re.compile(r"(^|/)(test_[^/]*|[^/]*_test)\.py$")
         if file := next(filter(own.search, self._named(".py")), None):
-            found.append(Program(f"{_interpreter('python')} -m pytest -q", file))
+            found.append(Script(f"{_interpreter('python')} -m pytest -q", file))
         found += self._targets(("test",))
         if "Cargo.toml" in self.files:
-            found.append(Program("cargo test", "Cargo.toml"))
+            found.append(Script("cargo test", "Cargo.toml"))
         if "go.mod" in self.files:
-            found.append(Program("go test ./...", "go.mod"))
+            found.append(Script("go test ./...", "go.mod"))
         return found
 
-    def _targets(self, names: Sequence[str]) -> Iterator[Program]:
+    def _targets(self, names: Sequence[str]) -> Iterator[Script]:
         """Entries of package.json and of the Makefile whose names begin so."""
         if "package.json" in self.files:
             with contextlib.suppress(ValueError, AttributeError):
                 for name in json.loads(self.text("package.json")).get("scripts", {}):
                     if name.startswith(tuple(names)):
-                        yield Program(f"npm run --silent {name}", f"package.json: {name}")
+                        yield Script(f"npm run --silent {name}", f"package.json: {name}")
         if "Makefile" in self.files:
             for name in re.findall(r"^([a-z][\w-]*):", self.text("Makefile"), re.MULTILINE):
                 if name.startswith(tuple(names)):
-                    yield Program(f"make -s {name}", f"Makefile: {name}")
+                    yield Script(f"make -s {name}", f"Makefile: {name}")
 
     @cached_property
     def knobs(self) -> list[Knob]:
@@ -237,7 +237,7 @@ class Survey:
         return sorted(found, key=lambda each: (not each.classes, -each.rows, each.file))
 
     def facts(self) -> dict[str, list[str]]:
-        """What was seen, by kind."""
+        """All findings by kind."""
         return {
             "prints a number": [program.command for program in self.programs],
             "tests": [program.command for program in self.tests],
@@ -248,7 +248,7 @@ class Survey:
         }
 
     def lines(self) -> list[str]:
-        """What was seen, for a person."""
+        """The findings for a person, a line for each kind."""
         return [f"  {name + ':':<17}{_some(own)}" for name, own in self.facts().items() if own]
 
 
