@@ -316,14 +316,15 @@ _UNPRINTABLE = re.compile("[^ -~\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-
 _PLAIN = re.compile(r"[A-Za-z_](?:[\w./-]|:(?=\S)| (?=[\w./-]))*", re.ASCII)
 
 
-def written(value: Value, old: str, quote: Callable[[str, str], str]) -> str:
+def written(value: Value, old: str, quote: Callable[[str, str], str], bools: str) -> str:
     """A value as it stands in the place of an old literal: quoted, or spelled, as that was.
 
     Args:
         quote: Writes a text in the style of an old literal.
+        bools: How true and false are spelled where the old literal is neither.
     """
     if isinstance(value, bool):
-        pair = next((p.split() for p in _BOOLS if old in p.split()), ["true", "false"])
+        pair = next((p for p in _BOOLS if old in p.split()), bools).split()
         return pair[0] if value else pair[1]
     if isinstance(value, str):
         return quote(value, old)

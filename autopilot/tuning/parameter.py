@@ -6,6 +6,7 @@ import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from autopilot.core.parameter import PathParameter
@@ -26,6 +27,7 @@ class _Format:
     read: Callable[[str], list[Literal]]
     quote: Callable[[str, str], str]
     is_typed: bool = True
+    bools: str = "true false"
 
 
 _INI = _Format("INI", literals.ini_literals, literals.in_ini, is_typed=False)
@@ -35,7 +37,7 @@ _FORMATS = {
     ".toml": _Format("TOML", literals.toml_literals, literals.in_toml),
     ".yaml": _YAML,
     ".yml": _YAML,
-    ".py": _Format("Python", python_literals, in_python),
+    ".py": _Format("Python", python_literals, in_python, bools="True False"),
     **dict.fromkeys((".ini", ".cfg", ".conf", ".properties", ".env"), _INI),
 }
 
@@ -140,7 +142,7 @@ class ConfigParameter(PathParameter):
         suffix = self.source.suffix.lower()
         if suffix not in _FORMATS:
             raise ParameterError(
-                f"{self.label}: files of the kind {suffix or name!r} cannot be tuned",
+                f"{self.label}: files of the kind {suffix or name} cannot be tuned",
                 hint=f"one of: {' '.join(_FORMATS)}; or let the program read the number from one",
             )
         return _FORMATS[suffix]
@@ -193,7 +195,7 @@ class ConfigParameter(PathParameter):
         """All literals of a text, whose places do not count a byte order mark."""
         name = self._format.name
         try:
-            return self._format.read(text.removeprefix(_MARK))
+            return _parsed(self._format.read, text.removeprefix(_MARK))
         except MalformedError as error:
             at = f":{error.line}" if error.line else ""
             raise ParameterError(
@@ -302,7 +304,7 @@ class ConfigParameter(PathParameter):
             space = self.spaces[key]
             if isinstance(space, Range):
                 value = int(value) if space.is_int else float(value)
-            new = literals.written(value, text[start:end], self._format.quote)
+            new = literals.written(value, text[start:end], self._format.quote, self._format.bools)
             changed = changed[:start] + new + changed[end:]
         try:
             read = self._read(changed)
@@ -326,6 +328,12 @@ class ConfigParameter(PathParameter):
     def __repr__(self) -> str:
         spaces = ", ".join(f"{key!r}: {space}" for key, space in self.spaces.items())
         return f"ConfigParameter({self.label!r}, {{{spaces}}})"
+
+
+# The same few states are read several times an epoch, and YAML takes 0.5 ms a line.
+@lru_cache(maxsize=16)
+def _parsed(read: Callable[[str], list[Literal]], text: str) -> list[Literal]:
+    return read(text)
 
 
 def config_parameters(tunes: Sequence[str]) -> list[ConfigParameter]:
