@@ -185,10 +185,17 @@ def list_files(source: Path, pattern: str = "**/*") -> Iterator[str]:
 def glob_regex(pattern: str) -> re.Pattern[str]:
     """A glob as a regular expression: `**` crosses folders; `*`, `?` and `[a-z]` do not.
 
+    Globs of files that do not count follow after `:!`.
+
     Raises:
         ParameterError: a range in brackets runs backwards.
+
+    >>> bool(glob_regex("**/*.py:!vendor/**").fullmatch("vendor/a.py"))
+    False
     """
-    out, position = "", 0
+    pattern, *excluded = pattern.split(":!")
+    out = "".join(rf"(?!(?:{glob_regex(each).pattern})\Z)" for each in excluded)
+    position = 0
     while position < len(pattern):
         rest = pattern[position:]
         if rest.startswith("**/"):

@@ -135,7 +135,8 @@ def _edit_rules(parameters: Sequence[PathParameter]) -> list[str]:
         found = dict.fromkeys([str(source), os.path.realpath(source)])
         # The names of the user's folders are no patterns, and a ")" would end the rule.
         paths = [_SPECIAL.sub(r"\\\g<0>", path).replace(")", "?") for path in found]
-        end = "" if parameter.is_file else f"/{parameter.pattern}"
+        # Edits of excluded files are undone.
+        end = "" if parameter.is_file else f"/{parameter.pattern.partition(':!')[0]}"
         rules += [f"Edit(/{path}{end})" for path in paths]
     return rules
 

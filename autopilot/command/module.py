@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,8 @@ from autopilot.command.shell import Ran, TrackedFiles, run_shell
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.run import current_run, say
 from autopilot.core.types import Datum
-from autopilot.errors import EvaluationError, MetricError, ModuleError
+from autopilot.errors import EvaluationError, MetricError, ModuleError, UsageError
+from autopilot.sandbox.environment import depends_on
 
 _BY_HAND = "try it by hand in the same folder; what it prints is a metric as METRIC {}=1.5"
 
@@ -72,6 +74,10 @@ class CommandModule(AutoPilotModule):
         self.metric, self.metric_regex, self.junit = metric, metric_regex, junit
         self.guard, self._setup = guard, setup
         self.variables = dict(each.split("=", 1) for each in env if "=" in each)
+        for name in (each for each in env if "=" not in each):
+            if name not in os.environ:
+                raise UsageError(f"the variable {name} is not set", hint=f"export {name}=...")
+            depends_on(name)
         self.monitor = metric or self.monitor
         self._files: TrackedFiles | None = None
         self._is_set_up = False
@@ -92,19 +98,19 @@ class CommandModule(AutoPilotModule):
 
     def forward(self, batch: Datum) -> Datum:
         split = str(batch.metadata["split"])
-        self._set_up()
+        self._set_up(split)
         files = self._files
         state = files.look() if files is not None else None
         if split == "val" and self.guard and (state is None or state != self._guarded):
-            ran = self._run(self.guard, split)
-            if problem := self._changed() or ran.problem():
+            ran = self._run(self.guard, split, self.item_timeout_s)
+            if problem := self._changed() or ran.explained():
                 return self._failed(split, f"guard {ran.name} failed: {problem}", ran)
             self._guarded = state
         junit = Path(self.junit) if self.junit else None
         before = _written(junit)
-        ran = self._run(self.commands[split], split)
+        ran = self._run(self.commands[split], split, self.item_timeout_s)
         if problem := self._changed() or self._unusable(ran, junit is not None):
-            return self._failed(split, problem, ran)
+            return self._failed(split, f"{ran.name} {problem}", ran)
         try:
             printed = read_output(ran.finished.stdout, self.metric, self.metric_regex)
             if junit is not None:
@@ -119,7 +125,7 @@ class CommandModule(AutoPilotModule):
         metrics, metric = dict(printed.metrics), self.metric
         known = [metrics, *(item.metrics for item in printed.items)]
         if metric and not any(metric in each for each in known):
-            raise MetricError(f"it printed no metric {metric!r}")
+            raise MetricError(f"it printed no metric {metric!r}, but: {last_lines(ran.said)}")
         if printed.items:
             return Datum(items=printed.items, metrics=metrics)
         success = printed.verdict
@@ -131,36 +137,58 @@ class CommandModule(AutoPilotModule):
     def _unusable(self, ran: Ran, has_file: bool) -> str:
         """Why a command gave no result; where the exit code alone decides, it is one."""
         if ran.finished.ended_by or ran.is_missing or ran.finished.code < 0:
-            return ran.problem()
-        return "" if has_file or self.metric is None else ran.problem()
+            return ran.explained()
+        if has_file or self.metric is None or not ran.problem():
+            return ""
+        return ran.explained()
 
-    def _run(self, command: str, split: str) -> Ran:
+    def _run(self, command: str, split: str, limit: float | None) -> Ran:
         variables = {
             "AUTOPILOT_SPLIT": split,
             # Seeded for each batch, so that a measurement that is repeated repeats its chance.
             "AUTOPILOT_SEED": str(random.getrandbits(31)),
             **self.variables,
         }
-        ran = run_shell(command, variables, self.item_timeout_s)
+        ran = run_shell(command, variables, limit)
         if ran.left:
             say(f"{ran.name} left processes running: they were ended")
         return ran
 
     def _changed(self) -> str:
         """The sentence on tracked files that the latest command changed."""
-        changed = self._files.changed() if self._files is not None else []
-        if not changed:
+        own, others = self._files.changed() if self._files is not None else ([], [])
+        if not (own or others):
             return ""
-        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-        return f"the command changed the tracked file {changed[0]}{more}"
+        names = [*others, *own]
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        is_left = others and self._files is not None and not self._files.puts_back
+        how = "left as it is, since it may be yours" if is_left else "put back"
+        return f"changed the tracked file {names[0]}{more}: {how}"
 
-    def _set_up(self) -> None:
+    def _set_up(self, split: str) -> None:
+        """Runs the set-up where that was not done, and looks at the files.
+
+        Raises:
+            EvaluationError: it failed, or changed a tracked file.
+        """
         if self._is_set_up:
             return
+        self._files, run = TrackedFiles.here(self.parameters()), current_run()
+        marker = self._files.marker if self._files is not None else None
+        is_replacement = run is not None and run.experiment.is_replacement
+        done = is_replacement if marker is None else marker.exists()
+        if self._setup and not done:
+            if self._files is not None:
+                self._files.look()
+            ran = self._run(self._setup, split, limit=None)
+            if problem := self._changed() or ran.explained():
+                raise EvaluationError(
+                    f"setup {ran.name} failed: {problem}",
+                    hint="try it by hand in a new clone of the repository",
+                )
+            if marker is not None:
+                marker.touch()
         self._is_set_up = True
-        run = current_run()
-        is_shared = run is None or run.experiment.store.is_shared
-        self._files = TrackedFiles.here(self.parameters(), is_shared=is_shared)
 
     def _failed(self, split: str, problem: str, ran: Ran) -> Datum:
         """The result of a command that gave none.
@@ -168,12 +196,10 @@ class CommandModule(AutoPilotModule):
         Raises:
             EvaluationError: it was the baseline's: nothing could be compared with it.
         """
-        said = ran.finished.stderr if ran.finished.code else ran.finished.stdout
-        message = f"{problem}: {last_lines(said or ran.said)}"
         run = current_run()
         if run is not None and run.epoch == (split == "train"):
-            raise EvaluationError(message, hint=_BY_HAND.format(self.metric or "score"))
-        return Datum(success=False, error_message=message, feedback=f"{problem}\n{cut(ran.said)}")
+            raise EvaluationError(problem, hint=_BY_HAND.format(self.metric or "score"))
+        return Datum(success=False, error_message=problem, feedback=f"{problem}\n{cut(ran.said)}")
 
 
 def _written(path: Path | None) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from autopilot.text import shorten
 _NUMBER = r"[-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf(?:inity)?)"
 _NAME = r"[^\W\d][\w .%/@-]*?"
 _METRIC = re.compile(rf"\s*METRIC\s+({_NAME})\s*=\s*(.*?)\s*")
-_PLAIN = re.compile(rf"\s*({_NAME})\s*[:=]\s*({_NUMBER})\s*", re.IGNORECASE)
+_PLAIN = re.compile(rf"\s*(?!METRIC\s)({_NAME})\s*[:=]\s*({_NUMBER})\s*", re.IGNORECASE)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _HEAD, _TAIL, _LINE = 1000, 3000, 200
 _JUNIT_BYTES = 64 << 20
@@ -236,7 +236,7 @@ def read_junit(path: Path) -> list[Datum]:
 def cut(text: str) -> str:
     """A text that is short enough to be feedback: its beginning and its end.
 
-    >>> cut("a" * 5000)[998:1041]
+    >>> cut("a" * 5000)[998:1040]
     'aa\\n[... 1000 characters left out ...]\\naaaa'
     """
     text = text.strip()

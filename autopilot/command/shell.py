@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from autopilot.command.reading import last_lines
 from autopilot.core.parameter import Parameter
 from autopilot.errors import RepositoryError
 from autopilot.git.objects import SUBMODULE, Entry, list_tree, tree_of
@@ -15,6 +16,7 @@ from autopilot.git.repository import Repository
 from autopilot.git.workfiles import Stamp, WorkFiles, stamps_of
 from autopilot.sandbox.processes import adopt, end_adopted
 from autopilot.sandbox.programs import Finished, finish
+from autopilot.sandbox.workspace import WORKTREE
 from autopilot.text import shorten
 from autopilot.tracking.parameters import edits, scope_of
 
@@ -49,14 +51,21 @@ class Ran:
         """Why its output is no result; "" if it ended by itself with 0."""
         finished = self.finished
         if finished.ended_by == "time":
-            return f"{self.name} did not end within {self.timeout_s:g} s and was ended"
+            return f"did not end within {self.timeout_s:g} s and was ended"
         if finished.ended_by == "output":
-            return f"{self.name} printed more than {_MOST >> 20} MiB and was ended"
+            return f"printed more than {_MOST >> 20} MiB and was ended"
         if self.is_missing:
-            return f"{self.name} was not found (exit code {finished.code})"
+            return f"was not found (exit code {finished.code})"
         if finished.code < 0:
-            return f"{self.name} was ended by signal {-finished.code}"
-        return f"{self.name} ended with exit code {finished.code}" if finished.code else ""
+            return f"was ended by signal {-finished.code}"
+        return f"ended with exit code {finished.code}" if finished.code else ""
+
+    def explained(self) -> str:
+        """The same, with the last lines of its output."""
+        problem = self.problem()
+        return (
+            f"{problem}: {last_lines(self.finished.stderr.strip() or self.said)}" if problem else ""
+        )
 
     @property
     def said(self) -> str:
@@ -90,7 +99,8 @@ def run_shell(command: str, variables: Mapping[str, str], timeout_s: float | Non
         # Of daemons, which leave the process group, this process becomes the parent.
         strays = end_adopted(since)
         adopt(is_on=False)
-    return Ran(command, finished, limit, finished.left or strays > 0)
+    left = (finished.left or strays > 0) and not finished.ended_by
+    return Ran(command, finished, limit, left)
 
 
 class TrackedFiles:
@@ -99,11 +109,15 @@ class TrackedFiles:
     Args:
         parameters: Their files are put back to how they were before the command.
         puts_back: Whether the other ones are put back, too; else they are only named.
+
+    Attributes:
+        marker: A file that says that the worktree is set up; it goes with it. None: there is none.
     """
 
     def __init__(self, repo: Repository, parameters: Sequence[Parameter], puts_back: bool) -> None:
         self._scopes = [scope_of(repo, parameter) for parameter in parameters]
-        self._root, self._puts_back = repo.workdir, puts_back
+        self._root, self.puts_back = repo.workdir, puts_back
+        self.marker = repo.git_dir / "autopilot-setup" if puts_back else None
         tree = list_tree(repo, tree_of(repo, repo.head_commit()))
         covers = [scope.covers for scope in self._scopes]
         self._others = {
@@ -116,17 +130,14 @@ class TrackedFiles:
         self._entries: dict[str, Entry] = {}
 
     @classmethod
-    def here(cls, parameters: Sequence[Parameter], *, is_shared: bool) -> TrackedFiles | None:
-        """Those of the working directory's repository; None outside of one.
-
-        Args:
-            is_shared: Whether the user works there, too.
-        """
+    def here(cls, parameters: Sequence[Parameter]) -> TrackedFiles | None:
+        """Those of the working directory's repository; None outside of one."""
         try:
             repo = Repository.discover(Path.cwd())
         except RepositoryError:
             return None
-        return cls(repo, parameters, not is_shared and repo.git_dir != repo.common_dir)
+        # Only in a worktree of the run's own, nothing is the user's.
+        return cls(repo, parameters, os.environ.get(WORKTREE) == str(repo.workdir))
 
     def look(self) -> Mapping[str, Stamp]:
         """Remembers the parameters' files; returns stamps that tell their state."""
@@ -134,13 +145,17 @@ class TrackedFiles:
         self._entries = self._hashed(names)
         return dict(stamps_of(self._root, names))
 
-    def changed(self) -> list[str]:
-        """The names of files that a command changed, made or removed; they are put back."""
+    def changed(self) -> tuple[list[str], list[str]]:
+        """The files that a command changed, made or removed, and that are put back.
+
+        Returns:
+            Those of the parameters, and the other ones.
+        """
         stamps = dict(stamps_of(self._root, self._others))
         touched = [n for n in self._others if stamps.get(n) != self._stamps.get(n)]
         now = self._hashed(touched)
         others = {n: self._others[n] for n in touched if now.get(n) != self._others[n]}
-        if others and self._puts_back:
+        if others and self.puts_back:
             self._files.restore(others)
             stamps |= dict(stamps_of(self._root, others))
         self._stamps = stamps
@@ -148,7 +163,7 @@ class TrackedFiles:
         own = edits(present, self._entries)
         if own:
             self._files.restore(own)
-        return sorted([*others, *own])
+        return sorted(own), sorted(others)
 
     def _hashed(self, names: Sequence[str]) -> dict[str, Entry]:
         found = self._files.hash(names, write=False)

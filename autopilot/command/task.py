@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 
-from autopilot.ai.agent import Agent, AgentResult
-from autopilot.ai.coding import ClaudeCodeAgent, CommandAgent
-from autopilot.ai.optimizer import AgentOptimizer, EditReply
+from autopilot.command.editing import AGENTS, EditOptimizer, agent_of, edited_parameters
 from autopilot.command.module import CommandModule
-from autopilot.core.figures import direction_words
-from autopilot.core.fit import Fit
 from autopilot.core.optimizer import Optimizer
-from autopilot.core.parameter import Parameter, PathParameter
-from autopilot.core.records.message import one_line
-from autopilot.core.run import current_run
 from autopilot.core.signatures import option
-from autopilot.errors import AgentReplyError, UsageError
+from autopilot.errors import UsageError
 from autopilot.text import as_json, is_secret, redact
 
 TARGET = "autopilot.command.task:task"
 _SUFFIX = re.compile(r"\.(py|sh|js|ts|rb|pl|R|jl|exs?)$")
 _STARTERS = {"python", "python3", "env", "time", "exec", "sh", "bash", "uv", "run", "node", "npx"}
-_AGENTS = ("claude-code", "anthropic", "cmd:'program and arguments'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +113,7 @@ class TaskOptions:
             )
         if not self.agent:
             raise UsageError(
-                "--edit needs --agent: who edits", hint=f"add --agent {', or '.join(_AGENTS)}"
+                "--edit needs --agent: who edits", hint=f"add --agent {', or '.join(AGENTS)}"
             )
 
     @classmethod
@@ -196,75 +188,12 @@ class CommandTask(CommandModule):
             metric_regex=options.metric_regex or "",
         )
         self.options = options
-        for number, glob in enumerate(options.edit or ()):
-            setattr(self, f"edit_{number + 1}" if number else "edit", path_parameter(glob))
+        edited = edited_parameters(options.edit or (), options.protect or ())
+        for number, parameter in enumerate(edited, 1):
+            setattr(self, "edit" if number == 1 else f"edit_{number}", parameter)
 
     def configure_optimizers(self) -> Optimizer:
         options = self.options
         return EditOptimizer(
             agent_of(options.agent or "", options.model), self.parameters(), goal=options.goal or ""
         )
-
-
-class EditOptimizer(AgentOptimizer):
-    """An agent that is told the goal, and the metric with its direction.
-
-    The answer of a program that describes nothing is taken as it is.
-    """
-
-    def __init__(self, agent: Agent, parameters: Sequence[Parameter], *, goal: str = "") -> None:
-        super().__init__(agent, parameters)
-        self.goal = goal
-
-    def build_prompt(self) -> str:
-        run = current_run()
-        lines = [self.goal] if self.goal else []
-        if isinstance(run, Fit):
-            lines.append(f"The metric is {run.monitor}: {direction_words(run.mode)}.")
-        return "\n\n".join(["## Goal", *lines, super().build_prompt()])
-
-    def parse_reply(self, result: AgentResult) -> EditReply:
-        try:
-            return super().parse_reply(result)
-        except AgentReplyError:
-            if not isinstance(self.agent, CommandAgent):
-                raise
-            said = [line for line in result.output.splitlines() if line.strip()]
-            summary = one_line(said[-1]) if said else "edit"
-            return EditReply.model_construct(strategy="", summary=summary, rationale="", values=[])
-
-
-def agent_of(text: str, model: str | None) -> Agent:
-    """The agent that `--agent` names.
-
-    Raises:
-        UsageError: there is none of that name, or it takes no model.
-    """
-    kind, is_command, command = text.partition(":")
-    if kind == "cmd" and is_command and command.strip():
-        if model:
-            raise UsageError("--model is for claude-code and anthropic", hint="leave it out")
-        return CommandAgent(["sh", "-c", command])
-    if text == "claude-code":
-        return ClaudeCodeAgent(model)
-    if text == "anthropic":
-        from autopilot.ai.anthropic_agent import AnthropicAgent
-
-        return AnthropicAgent(model)
-    raise UsageError(f"--agent {text!r} is none", hint=f"one of: {', '.join(_AGENTS)}")
-
-
-def path_parameter(glob: str) -> PathParameter:
-    """The files of a glob: from the folder before its first wildcard on."""
-    parts = list(_fixed(Path(glob).parts))
-    if len(parts) == len(Path(glob).parts):
-        return PathParameter(glob)
-    source = Path(*parts) if parts else Path()
-    return PathParameter(str(source), "/".join(Path(glob).parts[len(parts) :]))
-
-
-def _fixed(parts: Sequence[str]) -> Iterator[str]:
-    for part in parts:
-        if re.search(r"[*?\[]", part):
-            return
-        yield part

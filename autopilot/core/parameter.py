@@ -145,7 +145,8 @@ class PathParameter(Parameter):
 
     Args:
         source: A file or a folder, relative to the working directory at construction.
-        pattern: A glob on the path below source: `**` crosses folders.
+        pattern: A glob on the path below source: `**` crosses folders. Globs of files that do not
+            belong to it follow after ":!", as in "**/*.py:!vendor/**".
         requires_grad: Whether backward fills `grad`.
 
     Raises:

@@ -58,7 +58,7 @@ class Environment:
 
     def __init__(self, listens: Callable[[], bool]) -> None:
         self._listens = listens
-        self._names = {_HASH_SEED} & os.environ.keys()
+        self.names = {_HASH_SEED} & os.environ.keys()
         self._imports: set[str] = set()
         self._pid, self._reader, self._writer, self._pipe = 0, -1, -1, 0
         self._before: dict[str, str] = {}
@@ -92,13 +92,13 @@ class Environment:
 
     def read(self, name: object, frame: FrameType | None) -> None:
         """Takes down that a variable is read; `frame` is the call of the look-up."""
-        if name in self._names or not isinstance(name, str) or not self._listens():
+        if name in self.names or not isinstance(name, str) or not self._listens():
             return
         while frame is not None and frame.f_globals.get("__name__") in _LOOKUPS:
             frame = frame.f_back
         module = str(frame.f_globals.get("__name__", "")) if frame is not None else ""
         if module.partition(".")[0] not in _NOT_USERS and not _NO_MATTER.fullmatch(name):
-            self._names.add(name)
+            self.names.add(name)
             self._send(f"${name}")
 
     def imports(self, name: str) -> None:
@@ -122,7 +122,7 @@ class Environment:
                 sent += chunk
         for text in sent.decode().splitlines():
             if text.startswith("$"):
-                self._names.add(text[1:])
+                self.names.add(text[1:])
             elif text not in self._imports | sys.stdlib_module_names:
                 self._imports.add(text)
                 has = (f for f in sys.path for end in ("", ".py") if Path(f, text + end).exists())
@@ -137,9 +137,15 @@ class Environment:
             self._versions |= _imported_since(self._modules)
         found = {key: _present(key) for key in _TITLES} | dict(sorted(self._versions.items()))
         # A thread may read another one meanwhile.
-        for name in sorted(self._names.copy()):
+        for name in sorted(self.names.copy()):
             found[f"${name}"] = _described(name, self._before.get(name))
         return found
+
+
+def depends_on(name: str) -> None:
+    """Takes down that the evaluation depends on a variable: its programs read it."""
+    for environment in _listening[-1:]:
+        environment.names.add(name)
 
 
 class _Watched(os._Environ[str]):

@@ -217,8 +217,11 @@ def _terminate_group(process: subprocess.Popen[Any]) -> bool:
         is_any = True
         deadline = time.monotonic() + _GRACE_S
         while time.monotonic() < deadline:
-            # A zombie counts as a member: without poll the group would never be empty.
-            process.poll()
+            # A zombie counts as a member: without poll the group would never be empty. Those that
+            # lost their parent may be this process's children.
+            if process.poll() is not None:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(-process.pid, os.WNOHANG)
             os.killpg(process.pid, 0)
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)

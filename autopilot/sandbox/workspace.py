@@ -44,6 +44,8 @@ from autopilot.tracking.outputs import (
     unknown_outputs,
 )
 
+WORKTREE = "AUTOPILOT_WORKTREE"
+"""The variable that names the worktree of the run that a program works for."""
 AGENTS_GIT = "git"
 _HINTS_AT_MOST = 3
 
@@ -129,6 +131,7 @@ class Workspace:
         if not self.in_place:
             redirected = imports.redirect(self.user.workdir, self.repo.workdir)
         os.chdir(self.folder)
+        os.environ[WORKTREE] = "" if self.in_place else str(self.repo.workdir)
         # A shell names the user's folder by it; children of Python read it.
         os.environ["PWD"] = str(self.folder)
         os.environ.pop("OLDPWD", None)

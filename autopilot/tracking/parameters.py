@@ -40,8 +40,12 @@ class ParameterPath:
     @property
     def pathspec(self) -> str:
         """The same for git's commands, as it is typed in a shell."""
-        spec = self.path if self.pattern == EVERYTHING else f":(glob){self.prefix}{self.pattern}"
-        return shlex.quote(spec)
+        if self.pattern == EVERYTHING:
+            return shlex.quote(self.path)
+        wanted, *excluded = self.pattern.split(":!")
+        specs = [f":(glob){self.prefix}{wanted}"]
+        specs += [f":(exclude,glob){self.prefix}{each}" for each in excluded]
+        return " ".join(map(shlex.quote, specs))
 
     def covers(self, name: str) -> bool:
         """Whether a path below the repository's top belongs to the parameter."""

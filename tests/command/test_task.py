@@ -13,4 +13,4 @@ def test_a_script_and_an_agent_are_a_run(bench: Bench) -> None:
 
     assert done.code == 0, done.err
     assert "best: epoch 2, val seconds 10.000 -> 8.000 (lower is better)" in done.out
-    assert bench.place.git("show", "autopilot/bench-1:speed.py") == "VALUE = 8"
+    assert bench.place.git("show", "autopilot/bench-1:speed.txt") == "8"

@@ -1,0 +1,126 @@
+"""What may be edited in a run without Python, and who edits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from autopilot.ai.agent import Agent, AgentResult
+from autopilot.ai.coding import ClaudeCodeAgent, CommandAgent
+from autopilot.ai.optimizer import AgentOptimizer, EditReply
+from autopilot.core.figures import direction_words
+from autopilot.core.fit import Fit
+from autopilot.core.parameter import Parameter, PathParameter
+from autopilot.core.records.message import one_line
+from autopilot.core.run import current_run
+from autopilot.errors import AgentReplyError, UsageError
+
+AGENTS = ("claude-code", "anthropic", "cmd:'PROGRAM ...'")
+
+
+class EditOptimizer(AgentOptimizer):
+    """An agent that is told the goal, and the metric with its direction.
+
+    The answer of a program that describes nothing is taken as it is.
+    """
+
+    def __init__(self, agent: Agent, parameters: Sequence[Parameter], *, goal: str = "") -> None:
+        super().__init__(agent, parameters)
+        self.goal = goal
+
+    def build_prompt(self) -> str:
+        run = current_run()
+        lines = [self.goal] if self.goal else []
+        if isinstance(run, Fit):
+            lines.append(f"The metric is {run.monitor}: {direction_words(run.mode)}.")
+        return "\n\n".join(["## Goal", *lines, super().build_prompt()])
+
+    def parse_reply(self, result: AgentResult) -> EditReply:
+        try:
+            return super().parse_reply(result)
+        except AgentReplyError:
+            if not isinstance(self.agent, CommandAgent):
+                raise
+            said = [line for line in result.output.splitlines() if line.strip()]
+            summary = one_line(said[-1]) if said else "edit"
+            return EditReply.model_construct(strategy="", summary=summary, rationale="", values=[])
+
+
+def agent_of(text: str, model: str | None) -> Agent:
+    """The agent that `--agent` names.
+
+    Raises:
+        UsageError: there is none of that name, or it takes no model.
+    """
+    kind, is_command, command = text.partition(":")
+    if kind == "cmd" and is_command and command.strip():
+        if model:
+            raise UsageError("--model is for claude-code and anthropic", hint="leave it out")
+        return CommandAgent(["sh", "-c", command])
+    if text == "claude-code":
+        return ClaudeCodeAgent(model)
+    if text == "anthropic":
+        from autopilot.ai.anthropic_agent import AnthropicAgent
+
+        return AnthropicAgent(model)
+    raise UsageError(f"--agent {text!r} is none", hint=f"one of: {', '.join(AGENTS)}")
+
+
+def edited_parameters(globs: Sequence[str], protected: Sequence[str]) -> list[PathParameter]:
+    """A parameter for each glob: the files that match, but for protected ones.
+
+    Raises:
+        UsageError: two have a file in common, or nothing is left of one.
+        MissingSourceError: there is no such file or folder.
+    """
+    found: list[PathParameter] = []
+    owners: dict[Path, str] = {}
+    for glob in globs:
+        parameter = _parameter(glob, protected)
+        for path in (parameter.root / name for name in parameter.files()):
+            if path in owners:
+                raise UsageError(
+                    f"--edit {owners[path]} and --edit {glob} overlap: both have {path.name}",
+                    hint="leave one out, or keep them apart: --edit 'src/**/*.py:!src/a.py'",
+                )
+            owners[path] = glob
+        found.append(parameter)
+    return found
+
+
+def _parameter(glob: str, protected: Sequence[str]) -> PathParameter:
+    """The files of a glob: those below the folder before its first wildcard."""
+    wanted, *excluded = glob.split(":!")
+    parts = Path(wanted).parts
+    fixed = next((n for n, part in enumerate(parts) if re.search(r"[*?\[]", part)), len(parts))
+    source, pattern = Path(*parts[:fixed]), "/".join(parts[fixed:]) or "**/*"
+    names = source.parts
+    if fixed == len(parts) and not source.is_dir():
+        if any(_below(Path(each).parts, names) for each in [*excluded, *protected]):
+            raise UsageError(
+                f"--edit {glob} is protected", hint="leave out --edit or --protect of that file"
+            )
+        return PathParameter(wanted)
+    without = [
+        each for other in [*excluded, *protected] for each in _below(Path(other).parts, names)
+    ]
+    if "**" in without:
+        raise UsageError(
+            f"nothing is left of --edit {glob}: all of it is protected",
+            hint="protect less of it, or edit something else",
+        )
+    return PathParameter(str(source), ":!".join([pattern, *dict.fromkeys(without)]))
+
+
+def _below(glob: Sequence[str], folder: Sequence[str]) -> list[str]:
+    """A glob of the working directory, as globs from a folder on; "**" is all of the folder."""
+    if not glob:
+        return ["**"]
+    if not folder:
+        # A folder stands for the files in it.
+        return ["/".join(glob), "/".join((*glob, "**"))]
+    if glob[0] == "**":
+        return ["/".join(glob), *_below(glob[1:], folder), *_below(glob, folder[1:])]
+    return _below(glob[1:], folder[1:]) if fnmatchcase(folder[0], glob[0]) else []
