@@ -20,7 +20,7 @@ from autopilot.sandbox.workspace import WORKTREE
 from autopilot.text import shorten
 from autopilot.tracking.parameters import edits, scope_of
 
-_KEPT, _MOST = 16 << 20, 256 << 20
+_KEPT, _MOST = 16 << 20, 64 << 20
 _NOT_FOUND = (126, 127)
 
 
