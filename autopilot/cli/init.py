@@ -13,7 +13,7 @@ import typer
 
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
-from autopilot.command.task import agent_of
+from autopilot.command.editing import agent_of
 from autopilot.errors import AutopilotError, UsageError
 from autopilot.projects import starting
 from autopilot.projects.datasets import LabelledFile, labelled

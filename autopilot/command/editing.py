@@ -1,4 +1,4 @@
-"""What may be edited in a run without Python, and who edits."""
+"""The parameters of a run without Python, and the agent that edits them."""
 
 from __future__ import annotations
 
