@@ -11,7 +11,7 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from autopilot.core.collection import Accumulator, ByName, compute_all, directions_of, find_metric
 from autopilot.core.figures import gained
@@ -267,13 +267,28 @@ _WORST_FIRST = ("unmeasured", "error", "unscored", "failed", "passed")
 
 
 def mean_items(passes: Sequence[Sequence[Datum]]) -> list[Datum]:
+    """The items that are compared, of several measurements of a split.
+
+    Of one item that was measured several times, the measurements are the items: their ids are `x`,
+    `x-2`, `x-3`. Of more items, see `averaged`.
+
+    >>> [item.id for item in mean_items([[Datum(id="bench")], [Datum(id="bench")]])]
+    ['bench', 'bench-2']
+    """
+    if len(passes) < 2 or any(len(items) != 1 for items in passes):
+        return averaged(passes)
+    first, *others = (items[0] for items in passes)
+    return [first, *(replace(x, id=f"{first.id}-{n}") for n, x in enumerate(others, 2))]
+
+
+def averaged(passes: Sequence[Sequence[Datum]]) -> list[Datum]:
     """The items of several measurements as one Datum an item, in the order of the first.
 
     Its metrics are the means; the share of passes is the metric "accuracy", where an item has none
     of that name. An item that failed with an error, or could not be measured, in one of them did so
     here, and has no metric that it lacks in one of them: what is missing must not flatter a mean.
 
-    >>> mean_items([[Datum(id="a", success=True)], [Datum(id="a", success=False)]])[0].metrics
+    >>> averaged([[Datum(id="a", success=True)], [Datum(id="a", success=False)]])[0].metrics
     {'accuracy': 0.5}
     """
     if len(passes) < 2:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
 
-from autopilot.core.comparison import EpochView, Monitored, mean_items
+from autopilot.core.comparison import EpochView, Monitored, averaged, mean_items
 from autopilot.core.interpreter import Interpreter, Jobs
 from autopilot.core.memory import Memory
 from autopilot.core.optimizer import Optimizer, Step
@@ -132,6 +132,18 @@ class Experiment(History):
         known = self._measured.get(self.store.state())
         return None if known is None or known.unmeasured else known.epoch
 
+    def best_results(self) -> list[Datum]:
+        """The best epoch's val results as they are recorded, one Datum an item.
+
+        Unlike `best_items` they are the same in a resumed run, whatever JSON leaves out.
+        """
+        return averaged(self._best_passes())
+
+    def _best_passes(self) -> list[list[Datum]]:
+        best = self.best_epoch
+        passes = recorded_passes(self.store, self._revisions[best], "val", best)
+        return passes[: self.record_of(best).repeat]
+
     def view(self, epoch: int, metrics: Metrics, monitor: str, mode: str, cost: Cost) -> EpochView:
         """An epoch for its policy."""
         return EpochView(
@@ -220,10 +232,7 @@ class Experiment(History):
             if record.epoch > last
         }
         if self.history:
-            repeat = self.record_of(self.best_epoch).repeat
-            best = self.best_epoch
-            passes = recorded_passes(self.store, self._revisions[best], "val", best)
-            self.best_items = mean_items(passes[:repeat])
+            self.best_items = mean_items(self._best_passes())
         self.progress.load(last + 1, [n for epoch, n in self._recorded_steps if epoch == last + 1])
         for death in self.died:
             self.progress.note_death(death)

@@ -43,6 +43,7 @@ class Fit(Run):
 
     Args:
         trainer: Says what decides; callbacks get it.
+        train: Batches of the train split; None: the optimizer learns from the val results.
         val: Batches of the val split; None: there is none.
         max_epochs: The number of the last epoch; None: no limit.
         accumulate: Batches between two steps; None: one step an epoch.
@@ -59,7 +60,7 @@ class Fit(Run):
         outages: Outages,
         setup: Setup,
         evaluator: Evaluator,
-        train: Iterable[Any],
+        train: Iterable[Any] | None,
         val: Iterable[Any] | None,
         *,
         max_epochs: int | None,
@@ -233,6 +234,8 @@ class Fit(Run):
             UsageError: a gate reads a train metric that does not exist.
             EvaluationError: there is no val split, and nothing scores the train items.
         """
+        if self.train is None:
+            return self._has_val_feedback(train)
         # Without a val split an earlier epoch may have broken it: that state is rejected.
         may_be_broken = self.val is not None or self.epoch <= 1
         if may_be_broken and self.evaluator.failures.raised_of("train") == train.means.items:
@@ -246,13 +249,24 @@ class Fit(Run):
         if last and self.epoch == 1 and not train.means.errors:
             check_gates(self.policy, {"train": train.compute()}, self.monitor)
         if last and not self._has_any_feedback():
-            self._pass_value(train)
-        if not last or self._has_any_feedback() or self._lost_feedback:
+            self._pass_value("train", train.compute())
+        return not last or self._goes_on(train, "train")
+
+    def _has_val_feedback(self, val: SplitMetrics) -> bool:
+        """The same where the recorded val results are all that there is to learn from."""
+        if not self.optimizer.reads_feedback():
             return True
-        if not self.optimizer.needs_gradient:
+        monitored, best = self.experiment.monitored, self.experiment.best_epoch
+        of_whole = monitored is not None and monitored.owner is not None
+        if of_whole or any(item.feedback or item.error_message for item in val.items):
+            # Items without words of their own say what is to improve, with their values.
+            self._pass_value("val", self.experiment.metrics[best].get("val", {}))
+        return self._goes_on(val, "val")
+
+    def _goes_on(self, measured: SplitMetrics, split: str) -> bool:
+        if self._has_any_feedback() or self._lost_feedback or not self.optimizer.needs_gradient:
             return True
-        reason = train.silence()
-        self.note(reason)
+        self.note(reason := measured.silence(split))
         self.stop(reason)
         return False
 
@@ -273,13 +287,13 @@ class Fit(Run):
             user_traceback=failures.first_traceback("train"),
         )
 
-    def _pass_value(self, train: SplitMetrics) -> None:
-        """Where a metric of the whole split decides, and no item has feedback: its value is all."""
-        value = train.compute().get(self.monitor)
+    def _pass_value(self, split: str, metrics: Mapping[str, float]) -> None:
+        """Makes feedback of the value of the metric that decides."""
+        value = metrics.get(self.monitor)
         if self.monitor == "accuracy" or value is None:
             return
         asked = wish(self.monitor, self.mode)
-        gradient = TextGradient(f"{asked}: it is {value:.6g} on the train split")
+        gradient = TextGradient(f"{asked}: it is {value:.6g} on the {split} split")
         for parameter in self.optimizer.parameters:
             if parameter.requires_grad:
                 parameter.accumulate_grad(gradient)

@@ -3,7 +3,8 @@
 Batches of the train split go through the module; the loss gathers feedback; backward turns it into
 gradients; the optimizer edits the parameters; the experiment commits the step; the val split
 measures the state after it; the policy decides; the epoch is kept or rolled back; memory learns.
-Epoch 0 is the baseline: val is measured before anything changes.
+Epoch 0 is the baseline: val is measured before anything changes. Without a train split, the val
+results of the best state, which every epoch starts from, are the feedback.
 
 A resumed run repeats the epoch that it was killed in: the evaluator answers the batches that were
 recorded and the experiment repeats the steps that were committed, so nothing is paid for twice.
@@ -15,7 +16,7 @@ from abc import ABC, abstractmethod
 
 from autopilot.core.evaluation import batches
 from autopilot.core.fit import Fit
-from autopilot.core.measured import Measured, SplitMetrics, measure
+from autopilot.core.measured import Measured, SplitMetrics, measure, recorded_batches
 from autopilot.core.policy import Decision, decide
 from autopilot.core.progress import Position
 from autopilot.core.records.history import KnownState
@@ -55,7 +56,7 @@ class EpochLoop(Loop):
         """One epoch from the first training batch to the verdict."""
         fit.start_epoch(epoch)
         fit.call("on_train_epoch_start")
-        train = self.train(fit)
+        train = self.learn_from_val(fit) if fit.train is None else self.train(fit)
         known = fit.experiment.known_state()
         if known is None:
             val = self.validate(fit)
@@ -69,6 +70,7 @@ class EpochLoop(Loop):
 
     def train(self, fit: Fit) -> SplitMetrics:
         """The train split: feedback from every batch, a step after every window of batches."""
+        assert fit.train is not None
         fit.module.train()
         train, step = SplitMetrics(fit.module, keep_items=False), 1
         for index, batch, last in batches(fit.train, "train", fit.epoch, fit.seed):
@@ -84,6 +86,20 @@ class EpochLoop(Loop):
         fit.metrics["train"] = train.compute()
         fit.meter.add(Cost(evaluations=train.means.items))
         return train
+
+    def learn_from_val(self, fit: Fit) -> SplitMetrics:
+        """Without a train split: feedback from the best state's val results, then one step."""
+        fit.module.train()
+        val = SplitMetrics(fit.module, keep_items=True)
+        is_read = fit.optimizer.reads_feedback() and not fit.experiment.has_step(fit.epoch, 1)
+        recorded = recorded_batches(fit.evaluator, fit.val) if is_read else ()
+        for index, (data, batch) in enumerate(recorded):
+            fit.gather(data, batch, 1)
+            fit.call("on_after_loss", data, batch, index)
+            val.means.update(data)
+            val.items += data.items
+        self.step(fit, 1, val, last=True)
+        return val
 
     def step(self, fit: Fit, number: int, train: SplitMetrics, *, last: bool) -> None:
         """loss.backward(), optimizer.step(), commit, optimizer.zero_grad()."""

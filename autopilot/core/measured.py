@@ -14,6 +14,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
+from autopilot.core import graph
 from autopilot.core.callback import RunView
 from autopilot.core.collection import ByName, compute_all, update_all
 from autopilot.core.comparison import EpochView, Monitored, mean_items
@@ -95,17 +96,19 @@ class SplitMetrics:
         """Whether an item passed or failed, or the metric has a value."""
         return self.means.is_judged or monitor in self.compute()
 
-    def silence(self) -> str:
-        """Why the items of the train split say nothing to the optimizer."""
+    def silence(self, split: str) -> str:
+        """Why the items of the split say nothing to the optimizer."""
         outcomes, count = self.means.outcomes, self.means.items
-        items = f"all {count} train items" if count > 1 else "the train item"
-        if outcomes["passed"] == count:
+        items = f"all {count} {split} items" if count > 1 else f"the {split} item"
+        if not count:
+            why = f"no {split} results are recorded"
+        elif outcomes["passed"] == count:
             why = f"{items} passed and none has feedback"
         elif outcomes["passed"] + outcomes["failed"] + outcomes["error"] == 0:
             why = f"{items} are unscored and none has feedback"
         else:
             counts = ", ".join(f"{n} {name}" for name, n in sorted(outcomes.items()))
-            why = f"the loss has no feedback on {count} train items ({counts})"
+            why = f"the loss has no feedback on {count} {split} items ({counts})"
         return f"{why}: nothing says what to improve"
 
     def errors(self) -> list[str]:
@@ -159,6 +162,8 @@ class Measured:
     def noise(self, monitored: Monitored) -> Noise:
         """How far the measurements differ."""
         found = compare(self.results, monitored, len(self.passes))
+        if len(self.passes) > 1 and found.items == 1:
+            found = replace(found, items=len(self.passes), differing=0, repeats=True)
         every = (*self.passes, *self.beside)
         values = [m.compute().get(monitored.name, math.nan) for m in every]
         # The usual distance of two; between means of several it is so much smaller.
@@ -238,6 +243,27 @@ def measure_once(
     call(f"on_{moment}_end")
     module.train(was_training)
     return measured
+
+
+def recorded_batches(
+    evaluator: Evaluator, val: Iterable[Any] | None
+) -> Iterator[tuple[Datum, Datum]]:
+    """The recorded val results of the best state, each batch with the items that it was given.
+
+    Feedback on them goes to the module as a whole: the calls inside it are not recorded.
+    """
+    experiment, best = evaluator.experiment, evaluator.experiment.best_epoch
+    results = {item.id: item for item in experiment.best_results()}
+    # The epoch's number gives its order of items, and with it the ids of their batches.
+    for _, batch, _ in batches(val or (), "val", best, evaluator.seed):
+        ids = [item.id for item in batch.leaves()]
+        # A module may return one result for a whole batch.
+        found = [results.get(i) for i in ids] if results.keys() & ids else [results.get(batch.id)]
+        data = Datum(items=[item for item in found if item is not None], id=batch.id)
+        data.split, data.epoch = "val", best
+        if data.items:
+            graph.attach(evaluator.module, batch, data)
+            yield data, batch
 
 
 def means_of(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -296,7 +296,8 @@ class AutoPilotModule(Module):
             metric counts; a name that sounds like a cost needs one of the two.
         failed_value: The value of an item with an error in the monitored metric. None: it has no
             value, and an epoch in which an item lost its value is not better.
-        accumulate_grad_batches: Batches between two optimizer steps; None: one step an epoch.
+        accumulate_grad_batches: Batches between two optimizer steps; None, or without a train
+            split: one step an epoch.
         item_timeout_s: Seconds of wall clock after which an item, with its scoring, is ended and an
             error; a batch has them for each of its items. None: no limit.
         transient_errors: Exception types that mean that a service did not answer, beside
@@ -361,7 +362,7 @@ class AutoPilotModule(Module):
         return []
 
     def train_dataloader(self) -> Iterable[Any] | None:
-        """Batches of the train split."""
+        """Batches of the train split; without one, the optimizer learns from the val results."""
         return None
 
     def val_dataloader(self) -> Iterable[Any] | None:

@@ -66,16 +66,20 @@ def noise_sentence(noise: Noise, *, default: bool = True) -> str:
     several = "two" if noise.measurements == 2 else noise.measurements
     if not noise.is_noisy:
         return f"{several} measurements agree{size}"
+    alone = noise.repeats or noise.items == 1
     which = "all" if noise.differing == noise.items else f"{noise.differing} of"
     found = f"{which} {noise.items} items differ"
-    if not noise.differing:
+    if not noise.differing or alone:
         found = f"{several} measurements differ by {noise.shift:.2g}"
     follows = "an epoch is kept only where the difference is significant"
     if not default:
         follows = "the experiment's own policy decides"
     elif noise.items < FEWEST_GAINS:
-        few = f"{noise.items} val items are too few to tell any gain from chance"
-        return f"{found}: no epoch can be kept, {few}; it takes {FEWEST_GAINS} at least"
+        few = f"{noise.items} val items are too few"
+        if alone:
+            few = f"{several} are too few" if noise.repeats else "one measurement is too few"
+        least = f"--repeat {FEWEST_GAINS}" if alone else f"it takes {FEWEST_GAINS} at least"
+        return f"{found}: no epoch can be kept, {few} to tell any gain from chance; {least}"
     return f"{found}: {follows}{size}"
 
 
@@ -227,7 +231,8 @@ class SignificantImprovement(GainGate):
         mean = math.fsum(pairs.differences) / len(pairs.differences)
         amount = signed(abs(mean), of=view.best_value).removeprefix("+")
         size = f"{'better' if mean > 0 else 'worse'} by {amount}" if mean else "the same"
-        found = f"val {pairs.measure} {size} on average over {len(pairs.differences)} items"
+        unit = "measurements" if view.noise is not None and view.noise.repeats else "items"
+        found = f"val {pairs.measure} {size} on average over {len(pairs.differences)} {unit}"
         return found, bootstrap_test(pairs.differences, self.repeats, self._random(view))
 
     def _of_the_whole(self, view: EpochView) -> tuple[str, float] | None:

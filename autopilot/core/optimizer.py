@@ -42,9 +42,6 @@ class Optimizer(Stepping):
     ('halve', 4.0)
     """
 
-    confined = False
-    needs_gradient = True
-
     def __init__(self, parameters: Iterable[Parameter]) -> None:
         super().__init__(parameters)
         self.context: MemoryContext | None = None

@@ -171,6 +171,9 @@ class ChainOptimizer(Optimizer):
         reasons = [optimizer.exhausted() for optimizer in self.optimizers]
         return reasons[0] if all(reasons) else ""
 
+    def reads_feedback(self) -> bool:
+        return any(optimizer.reads_feedback() for optimizer in self.optimizers)
+
     def strategies(self) -> Sequence[str]:
         return [name for optimizer in self.optimizers for name in optimizer.strategies()]
 

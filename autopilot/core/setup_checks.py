@@ -83,19 +83,22 @@ def check_setup(
         monitor: Another one than the module's, if it was asked for.
 
     Raises:
-        ModuleError: the set-up cannot work; the hint is the line to write.
+        ModuleError: the set-up cannot work, with neither a train nor a val split for example; the
+            hint is the line to write.
         DataError: a split is empty, or items of it share an id.
         UsageError: a hook that would never be called, or a monitor without a val split.
     """
     check_module(module)
-    check_steps(module, ["train", *(s for s in ("val", "test") if loaders.get(s) is not None)])
+    absent = {split for split, loader in loaders.items() if loader is None}
+    known = {split for split, loader in loaders.items() if loader is not None}
+    check_steps(module, [s for s in STEPS if s in known or (s == "train" and s not in absent)])
     for split, loader in loaders.items():
         check_loader(loader, split)
-    absent = {split for split, loader in loaders.items() if loader is None}
-    if "train" in absent:
+    if {"train", "val"} <= absent:
         raise ModuleError(
-            f"there is no train split for {type(module).__name__}",
-            hint="pass train_dataloaders, or define train_dataloader()",
+            f"there is no train split for {type(module).__name__}, and no val split",
+            hint="pass train_dataloaders, or define train_dataloader(); with val_dataloader() "
+            "alone, the optimizer learns from the val items",
         )
     if monitor and "val" in absent:
         raise UsageError(
@@ -109,12 +112,21 @@ def check_setup(
                 f"{gate.name} reads {split} metrics, and an epoch has those of train and val",
                 hint="let it read one of these: split='val'",
             )
-        if split == "val" and "val" in absent:
+        if split in absent:
             raise ModuleError(
-                f"{gate.name} reads val metrics, and there is no val split",
-                hint="define val_dataloader(), or take the gate out",
+                f"{gate.name} reads {split} metrics, and there is no {split} split",
+                hint=f"define {split}_dataloader(), or take the gate out",
             )
     return setup
+
+
+def split_notes(loaders: Mapping[str, Any]) -> list[str]:
+    """A sentence on what a missing train or val split means; none where there are both."""
+    if loaders["train"] is None:
+        return ["no train split: the optimizer learns from the val items"]
+    if loaders["val"] is None:
+        return ["there is no val split: an epoch is kept unless all its items fail"]
+    return []
 
 
 def check_gates(policy: Policy, metrics: Metrics, monitor: str) -> None:

@@ -38,6 +38,9 @@ StepHook = Callable[[Any, Step | None], Any]
 class Stepping:
     """The base of every optimizer: its parameters, blocked strategies, and hooks after a step."""
 
+    confined = False
+    needs_gradient = True
+
     def __init__(self, parameters: Iterable[Parameter]) -> None:
         self.parameters = list(parameters)
         if not self.parameters:
@@ -61,6 +64,10 @@ class Stepping:
         Args:
             record: The epoch's val record: its verdict, value, and the parameters' values.
         """
+
+    def reads_feedback(self) -> bool:
+        """Whether a step looks at gradients; if not, a run without a train split makes none."""
+        return self.needs_gradient
 
     def zero_grad(self) -> None:
         """Forgets the gradients of the parameters."""

@@ -37,6 +37,7 @@ from autopilot.core.setup_checks import (
     check_steps,
     forecast,
     imported_once,
+    split_notes,
 )
 from autopilot.core.stopping import ledger_of
 from autopilot.core.types import Cost, Result
@@ -182,11 +183,12 @@ class Trainer(RunView):
         max_epochs: int | None,
     ) -> Result:
         setup = check_setup(module, {"train": train, "val": val}, self.policy, self._monitor)
-        assert train is not None, "check_setup refuses that"
         experiment = self.experiment
         if not experiment.manifest.target:
             # With a target, a command line tells of it before the run.
-            for note in (*leakage_notes({"train": train, "val": val}), *imported_once(module)):
+            loaders = {"train": train, "val": val}
+            no_train = split_notes(loaders) if train is None else ()
+            for note in (*leakage_notes(loaders), *imported_once(module), *no_train):
                 _LOG.warning("%s", note)
         self.prepare(module)
         check_window(module.accumulate_grad_batches)

@@ -303,6 +303,7 @@ class Noise:
         evaluations: The items that the second measurement took.
         skipped: Why there was none; empty where there was one.
         measurements: How many were compared.
+        repeats: Whether the items are the measurements of a single one.
     """
 
     items: int = 0
@@ -312,6 +313,7 @@ class Noise:
     evaluations: int = 0
     skipped: str = ""
     measurements: int = 2
+    repeats: bool = False
 
     @property
     def is_noisy(self) -> bool:

@@ -251,6 +251,7 @@ class Forecast:
         first_item: The result of the first item, in words.
         limits: What an item may take, in words.
         outputs: The item's, which are gone.
+        notes: Lines that the user should read before a run.
     """
 
     experiment: str
@@ -266,6 +267,7 @@ class Forecast:
     limits: str
     repeat: int = 1
     outputs: Sequence[WrittenPath] = ()
+    notes: Sequence[str] = ()
 
     def lines(self) -> list[str]:
         """For a person."""
@@ -280,6 +282,7 @@ class Forecast:
             f"  keep an epoch by val {self.monitor} ({direction_words(self.mode)}), "
             f"for at most {self.max_epochs} epochs",
             f"  commit each step to autopilot/{self.experiment}",
+            *(f"  note: {note}" for note in self.notes),
             *output_lines(self.outputs),
         ]
 
@@ -308,6 +311,7 @@ def forecast(request: Request, child: Child | None = None) -> Forecast:
             max_epochs=session.max_epochs,
             worktree=str(session.workspace.repo.workdir),
             limits=str(session.limits),
+            notes=tuple(session.notes),
         )
     except BaseException as error:
         session.discard(keep=False)

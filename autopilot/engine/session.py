@@ -19,7 +19,7 @@ from autopilot.core.module import name_parameters
 from autopilot.core.outages import infrastructure_in
 from autopilot.core.records.history import environment_at
 from autopilot.core.records.record import Event, Manifest
-from autopilot.core.setup_checks import check_module, check_setup, item_count
+from autopilot.core.setup_checks import check_module, check_setup, item_count, split_notes
 from autopilot.core.stopping import StopCondition
 from autopilot.core.types import Result
 from autopilot.engine.bench import Bench, Upkeep, check_parameters, explain_missing, jobs_notes
@@ -221,8 +221,7 @@ class Session:
             self.notes += jobs_notes(self.limits.jobs, loaders)
             self.setup = check_setup(self.module, loaders, monitor=options.monitor)
             own = callbacks_of(self.module)
-        if loaders["val"] is None:
-            self.notes.append("there is no val split: an epoch is kept unless all its items fail")
+        self.notes += split_notes(loaders)
         self.split_sizes = _items(loaders["train"]), _items(loaders["val"])
         alone = not any(isinstance(callback, StopCondition) for callback in own)
         self.max_epochs = options.max_epochs or DEFAULT_MAX_EPOCHS

@@ -604,12 +604,15 @@ def test_missing_metric(place: Place) -> None:
 def test_no_train_split(place: Place) -> None:
     place.change(
         "counter.py",
-        ("def train_dataloader", "def val_dataloader"),
-        ("val_dataloader = test_dataloader = train_dataloader", "test_dataloader = val_dataloader"),
+        ("def train_dataloader", "def test_dataloader"),
+        ("val_dataloader = test_dataloader = train_dataloader", "pass"),
     )
 
     place.refused(
-        "run", "counter.py", says=("no train split", "Counter"), hints=("train_dataloader()",)
+        "run",
+        "counter.py",
+        says=("no train split", "no val split", "Counter"),
+        hints=("train_dataloader()",),
     )
 
 

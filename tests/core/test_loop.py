@@ -15,10 +15,12 @@ from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Policy
 from autopilot.core.records.record import Lesson, MetricsRecord, StepRecord
+from autopilot.core.rules import ChainOptimizer
 from autopilot.core.store import InMemoryStore
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Datum
-from autopilot.errors import DataError, EvaluationError, UsageError, UserCodeError
+from autopilot.errors import DataError, EvaluationError, ModuleError, UsageError, UserCodeError
+from autopilot.policy import MaxGate
 from autopilot.testing import ScriptedOptimizer
 
 
@@ -679,3 +681,137 @@ def test_several_losses_on_one_module():
 
     Trainer(callbacks=[Looks()]).fit(module, [numbers(5)], VAL, max_epochs=1)
     assert seen == [("5 is above\nfrom the second", "from the second")]
+
+
+# --- without a train split -------------------------------------------------------------------
+
+
+def val_only(script, told, *, store=None, **settings):
+    trainer = Trainer(experiment=Experiment(store), callbacks=settings.pop("callbacks", ()))
+    trainer.fit(Scale(script, told, **settings), None, VAL, max_epochs=3)
+    return trainer
+
+
+def feedback_of_steps(told):
+    """What each step read, without the ids of the items."""
+    texts = [entry[1] for entry in told if entry[0] == "step"]
+    return [[x for x in (text or "").splitlines() if not x.startswith(" ")] for text in texts]
+
+
+def test_without_a_train_split_the_val_results_of_the_best_state_are_the_feedback():
+    told = []
+    trainer = val_only([("up", 3), ("down", 1), ("more", 9)], told)
+    assert outcomes(trainer) == ["kept", "rejected", "kept"]
+    # Epoch 2 was rejected: the third step reads what the second one read.
+    above = ["2 is above", "3 is above", "4 is above"]
+    assert feedback_of_steps(told) == [above, above[1:], above[1:]]
+    assert "training_step" not in [entry[0] for entry in told]
+    assert {split for splits in trainer.experiment.metrics.values() for split in splits} == {"val"}
+    # An epoch costs its val split, once; the baseline one more for its noise.
+    costs = [record.cost.evaluations for record in trainer.experiment.history]
+    assert costs == [8, 4, 4, 4]
+
+
+def test_a_resumed_run_without_a_train_split_learns_the_same():
+    class Stop(Callback):
+        def on_before_backward(self, trainer, module):
+            if trainer.current_epoch == 2:
+                raise KeyboardInterrupt
+
+    script, whole, first, rest = [("up", 3), ("down", 1), ("more", 9)], [], [], []
+    expected, store = val_only(script, whole), InMemoryStore()
+    with pytest.raises(KeyboardInterrupt):
+        val_only(script, first, store=store, callbacks=[Stop()])
+    resumed = val_only(script, rest, store=store)
+    assert feedback_of_steps(first) + feedback_of_steps(rest) == feedback_of_steps(whole)
+    both = [
+        [(record.verdict, record.metrics) for record in trainer.experiment.history]
+        for trainer in (expected, resumed)
+    ]
+    assert both[0] == both[1]
+
+
+def test_without_a_train_split_and_feedback_the_run_stops_and_says_why():
+    told = []
+    trainer = val_only([("up", 9), ("more", 10)], told)
+    assert trainer.stop_reason == (
+        "all 4 val items passed and none has feedback: nothing says what to improve"
+    )
+    assert trainer.experiment.best_epoch == 1
+
+
+def test_a_search_without_a_train_split_gets_no_feedback():
+    class Search(Told):
+        needs_gradient = False
+
+    class Blind(Scale):
+        def configure_optimizers(self):
+            return Search(self.parameters(), self.script, self.told)
+
+    told, trainer = [], Trainer()
+    trainer.fit(Blind([("up", 3), ("more", 9)], told), None, VAL, max_epochs=2)
+    assert outcomes(trainer) == ["kept", "kept"]
+    assert [entry[1] for entry in told if entry[0] == "step"] == [None, None]
+    assert "loss" not in told
+    # One that reads feedback in a chain with it gets some.
+    chain = ChainOptimizer([Told([Parameter(0)], [], []), Search([Parameter(0)], [], [])])
+    assert (chain.needs_gradient, chain.reads_feedback()) == (False, True)
+
+
+class Height(Metric):
+    """Of the whole split: no item has it."""
+
+    higher_is_better = False
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("above", 0)
+
+    def update(self, data):
+        self.above += sum(not item.success for item in data.leaves())
+
+    def compute(self):
+        return float(self.above)
+
+
+@pytest.mark.parametrize(
+    ("says", "reads"),
+    [
+        ("{} is above", ["2 is above", "3 is above", "4 is above"]),
+        ("", ["make this item succeed (3 findings, severity 1.00)"]),
+    ],
+)
+def test_without_a_train_split_a_metric_of_the_whole_is_feedback_too(says, reads):
+    class High(Scale):
+        def feedback(self, value):
+            return None if value < self.level.data else says.format(value)
+
+    told, trainer = [], Trainer()
+    module = High([("up", 3)], told, height=Height(), monitor="height")
+    trainer.fit(module, None, VAL, max_epochs=1)
+    value = "lower height: it is 3 on the val split"
+    assert sorted(feedback_of_steps(told)[0]) == sorted([*reads, value])
+
+
+def test_a_number_of_a_single_val_item_says_what_to_improve():
+    class Slow(Scale):
+        monitor, mode = "seconds", "min"
+
+        def forward(self, batch):
+            return Datum(items=[Datum(metrics={"seconds": 1.5}, feedback=self.says)])
+
+    for says, expected in (
+        ("took long", ["lower seconds: it is 1.5 on the val split", "took long"]),
+        ("", ["lower seconds"]),
+    ):
+        told = []
+        Trainer().fit(Slow([("up", 3)], told, says=says), None, [numbers(1)], max_epochs=1)
+        (entry,) = [entry[1] for entry in told if entry[0] == "step"]
+        assert sorted(x for x in entry.splitlines() if not x.startswith(" ")) == expected
+        assert ": seconds 1.5" in entry
+
+
+def test_a_gate_on_train_needs_a_train_split():
+    module = Scale([("up", 3)], configure_policy=lambda: MaxGate("loss", 1, split="train"))
+    with pytest.raises(ModuleError, match="reads train metrics, and there is no train split"):
+        Trainer().fit(module, None, VAL, max_epochs=1)

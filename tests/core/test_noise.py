@@ -7,7 +7,7 @@ import pytest
 
 from autopilot.ai.model.recording import request_key
 from autopilot.core.aggregates import Latency, Quantile
-from autopilot.core.comparison import EpochView, Monitored, mean_items
+from autopilot.core.comparison import EpochView, Monitored, averaged
 from autopilot.core.experiment import Experiment
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.noise import DefaultPolicy, SignificantImprovement, compare, noise_sentence
@@ -22,6 +22,7 @@ from autopilot.core.stopping import Budget
 from autopilot.core.store import InMemoryStore
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Cost, Datum, Noise
+from autopilot.testing import ScriptedOptimizer
 
 ITEMS = 100
 
@@ -492,10 +493,71 @@ def test_a_resumed_run_compares_with_the_means():
 def test_means_are_not_flattered_by_what_is_missing():
     good = Datum(id="a", success=True, metrics={"score": 1.0})
     bad = Datum(id="a", error_message="it raised")
-    (mean,) = mean_items([[good], [bad]])
+    (mean,) = averaged([[good], [bad]])
     assert (mean.outcome, mean.metrics) == ("error", {})
-    (half,) = mean_items([[good], [Datum(id="a", success=False, metrics={"score": 0.0})]])
+    (half,) = averaged([[good], [Datum(id="a", success=False, metrics={"score": 0.0})]])
     assert (half.outcome, half.metrics) == ("failed", {"score": 0.5, "accuracy": 0.5})
+
+
+class Clock(AutoPilotModule):
+    """One val item with a number that differs from measurement to measurement."""
+
+    monitor, mode = "seconds", "min"
+
+    def __init__(self, script=()):
+        super().__init__()
+        self.level, self.script = Parameter(9.0), list(script)
+
+    def forward(self, batch):
+        (item,) = batch.items
+        seconds = self.level.data + random.random() / 10
+        return Datum(items=[Datum(id=item.id, metrics={"seconds": seconds}, feedback="slow")])
+
+    def val_dataloader(self):
+        return [[{"id": "bench"}]]
+
+    def configure_optimizers(self):
+        return ScriptedOptimizer(self.parameters(), self.script)
+
+
+def test_the_measurements_of_a_single_item_are_the_items():
+    store = InMemoryStore()
+    trainer = Trainer(repeat=5, experiment=Experiment(store))
+    trainer.fit(Clock([("the same", 9.0), ("faster", 8.0), ("slower", 8.5)]), max_epochs=3)
+    experiment, noise = trainer.experiment, trainer.experiment.noise
+    assert [record.verdict for record in experiment.history] == [
+        "baseline", "rejected", "kept", "rejected",
+    ]  # fmt: skip
+    assert (noise.items, noise.differing, noise.repeats) == (5, 0, True)
+    said = experiment.history[0].reasons[1]
+    assert said.startswith("5 measurements differ by ")
+    assert "an epoch is kept only where the difference is significant" in said
+    assert "on average over 5 measurements: p 0.031 is within" in " ".join(
+        experiment.history[2].reasons
+    )
+    ids = ["bench", "bench-2", "bench-3", "bench-4", "bench-5"]
+    assert [item.id for item in experiment.best_items] == ids
+    # A resumed run, and whoever reads the notes, has the same ones; feedback is on their mean.
+    again = Experiment(store)
+    again.open([Parameter(0)])
+    assert list(again.best_items) == list(experiment.best_items)
+    (mean,) = again.best_results()
+    assert mean.metrics["seconds"] == experiment.metrics[2]["val"]["seconds"]
+
+
+@pytest.mark.parametrize(
+    ("repeat", "says"),
+    [
+        (1, "no epoch can be kept, one measurement is too few to tell any gain from chance"),
+        (2, "no epoch can be kept, two are too few to tell any gain from chance"),
+    ],
+)
+def test_one_noisy_number_takes_several_measurements(repeat, says):
+    trainer = Trainer(repeat=repeat)
+    trainer.fit(Clock(), max_epochs=0)
+    said = trainer.experiment.history[0].reasons[1]
+    assert said.startswith("two measurements differ by ")
+    assert said.endswith(f"{says}; --repeat 5")
 
 
 def test_seeds():

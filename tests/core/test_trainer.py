@@ -268,8 +268,8 @@ def test_the_manifest_says_how_it_was_trained():
 
 
 def test_what_is_missing_is_said():
-    with pytest.raises(ModuleError, match="there is no train split for Scale"):
-        Trainer().fit(Scale(), None, VAL)
+    with pytest.raises(ModuleError, match="there is no train split for Scale, and no val split"):
+        Trainer().fit(Scale())
     with pytest.raises(ModuleError, match="there is no val split for Scale"):
         Trainer().validate(Scale())
     with pytest.raises(ModuleError, match="there is no test split for Scale"):
