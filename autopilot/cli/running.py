@@ -16,7 +16,7 @@ from autopilot.cli import arguments
 from autopilot.cli.context import Context
 from autopilot.cli.output import INTERRUPTED, Output, guarded, own_stdout
 from autopilot.cli.pages.progress import ChildReporter, Reporter
-from autopilot.command.task import TARGET, TaskOptions
+from autopilot.command.options import TARGET, TaskOptions
 from autopilot.core.failures import never_measured, reason
 from autopilot.core.figures import progressed, test_gain
 from autopilot.core.records.message import one_line

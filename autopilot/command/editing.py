@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -10,14 +11,13 @@ from pathlib import Path
 from autopilot.ai.agent import Agent, AgentResult
 from autopilot.ai.coding import ClaudeCodeAgent, CommandAgent
 from autopilot.ai.optimizer import AgentOptimizer, EditReply
+from autopilot.command.options import AGENTS
 from autopilot.core.figures import direction_words
 from autopilot.core.fit import Fit
 from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.records.message import one_line
 from autopilot.core.run import current_run
 from autopilot.errors import AgentReplyError, UsageError
-
-AGENTS = ("claude-code", "anthropic", "cmd:'PROGRAM ...'")
 
 
 class EditOptimizer(AgentOptimizer):
@@ -72,22 +72,31 @@ def edited_parameters(globs: Sequence[str], protected: Sequence[str]) -> list[Pa
     """A parameter for each glob: the files that match, but for protected ones.
 
     Raises:
-        UsageError: two have a file in common, or nothing is left of one.
+        UsageError: nothing is left of one.
         MissingSourceError: there is no such file or folder.
     """
-    found: list[PathParameter] = []
-    owners: dict[Path, str] = {}
-    for glob in globs:
-        parameter = _parameter(glob, protected)
+    return [_parameter(glob, protected) for glob in globs]
+
+
+def check_apart(edited: Sequence[PathParameter], tuned: Sequence[PathParameter]) -> None:
+    """Refuses two parameters that have a file in common.
+
+    Raises:
+        UsageError: it names both and the file.
+    """
+    owners: dict[Path, PathParameter] = {}
+    for parameter in (*tuned, *edited):
         for path in (parameter.root / name for name in parameter.files()):
             if path in owners:
+                other = owners[path]
+                is_tuned = any(other is each for each in tuned)
+                both = f"--{'tune' if is_tuned else 'edit'} {other.label}"
+                name = os.path.relpath(path)
                 raise UsageError(
-                    f"--edit {owners[path]} and --edit {glob} overlap: both have {path.name}",
-                    hint="leave one out, or keep them apart: --edit 'src/**/*.py:!src/a.py'",
+                    f"{both} and --edit {parameter.label} overlap: both have {name}",
+                    hint=f"--protect {name}" if is_tuned else "leave one of them out",
                 )
-            owners[path] = glob
-        found.append(parameter)
-    return found
+            owners[path] = parameter
 
 
 def _parameter(glob: str, protected: Sequence[str]) -> PathParameter:

@@ -1,169 +1,14 @@
-"""A run without Python: its options, and the module that they stand for."""
+"""The module of a run without Python."""
 
 from __future__ import annotations
 
-import re
-import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from itertools import pairwise
-from pathlib import Path
-
-from autopilot.command.editing import AGENTS, EditOptimizer, agent_of, edited_parameters
+from autopilot.command.editing import EditOptimizer, agent_of, check_apart, edited_parameters
 from autopilot.command.module import CommandModule
+from autopilot.command.options import TaskOptions
 from autopilot.core.optimizer import Optimizer
-from autopilot.core.signatures import option
-from autopilot.errors import UsageError
-from autopilot.text import as_json, is_secret, redact
-
-TARGET = "autopilot.command.task:task"
-_SUFFIX = re.compile(r"\.(py|sh|js|ts|rb|pl|R|jl|exs?)$")
-_STARTERS = {"python", "python3", "env", "time", "exec", "sh", "bash", "uv", "run", "node", "npx"}
-
-
-@dataclass(frozen=True, slots=True)
-class TaskOptions:
-    """The options of a run without Python; None: not given."""
-
-    edit: Sequence[str] | None = option(
-        "Without Python: the tracked files that may be edited; a file, a folder or a glob. May be "
-        "repeated.",
-        type=list[str],
-        metavar="GLOB",
-    )
-    protect: Sequence[str] | None = option(
-        "Files among those of --edit that stay as they are. May be repeated.",
-        type=list[str],
-        metavar="GLOB",
-    )
-    eval: str | None = option(
-        "The command that measures; its output has the metrics (METRIC name=1.5, name: 1.5, or a "
-        "JSON object on the last line), and the items if there are some.",
-        metavar="CMD",
-    )
-    train_eval: str | None = option(
-        "Measures the train split, before each step; without it the val results are the feedback.",
-        metavar="CMD",
-    )
-    val_eval: str | None = option("The same as --eval.", metavar="CMD")
-    test_eval: str | None = option("Measures the test split, once, at the end.", metavar="CMD")
-    metric: str | None = option(
-        "The metric that decides; if not given, the success of items or the exit code does.",
-        metavar="NAME",
-    )
-    metric_regex: str | None = option(
-        "Finds the metric in the output: its value is the first group.", metavar="REGEX"
-    )
-    junit: str | None = option(
-        "A JUnit file that the command writes: each test is an item.", metavar="FILE"
-    )
-    guard: str | None = option(
-        "Must end with exit code 0, or the state is rejected before it is measured.", metavar="CMD"
-    )
-    setup: str | None = option("Prepares a worktree, once, before --eval.", metavar="CMD")
-    env: Sequence[str] | None = option(
-        "NAME of a variable that --eval needs, or NAME=VALUE. May be repeated.",
-        type=list[str],
-        metavar="NAME",
-    )
-    agent: str | None = option(
-        "Who edits: claude-code, anthropic, or cmd:'PROGRAM ...', which gets the prompt on stdin.",
-        metavar="AGENT",
-    )
-    model: str | None = option("The agent's model.", metavar="NAME")
-    goal: str | None = option("For the agent: what to reach; @FILE reads it.", metavar="TEXT")
-
-    def given(self) -> dict[str, str | Sequence[str]]:
-        """The options that were given, by name."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
-
-    def hparams(self, folder: Path) -> dict[str, str]:
-        """The options as the manifest holds them, once they are checked.
-
-        Args:
-            folder: Where `@FILE` is.
-
-        Raises:
-            UsageError: they contradict each other, one is missing, or one holds a secret.
-        """
-        given = self.given()
-        if self.goal and self.goal.startswith("@"):
-            try:
-                given["goal"] = (folder / self.goal[1:]).read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise UsageError(f"--goal {self.goal}: {error}", hint="name a text file") from error
-        self._check()
-        for name, value in given.items():
-            _refuse_secret(name, value)
-        return {n: v if isinstance(v, str) else as_json(list(v)) for n, v in given.items()}
-
-    def _check(self) -> None:
-        if not (self.eval or self.val_eval):
-            raise UsageError(
-                f"--{next(iter(self.given())).replace('_', '-')} needs --eval",
-                hint="--eval 'python bench.py': the command that measures",
-            )
-        if self.eval and self.val_eval:
-            raise UsageError(
-                "--eval and --val-eval are the same split", hint="leave one of them out"
-            )
-        if not self.edit:
-            raise UsageError(
-                "--eval needs --edit: what may be changed", hint="add --edit 'src/**/*.py'"
-            )
-        if not self.agent:
-            raise UsageError(
-                "--edit needs --agent: who edits", hint=f"add --agent {', or '.join(AGENTS)}"
-            )
-
-    @classmethod
-    def of(cls, hparams: Mapping[str, str]) -> TaskOptions:
-        """The options of a manifest.
-
-        Raises:
-            UsageError: there is no such option.
-        """
-        known = {field.name: field for field in fields(cls)}
-        given: dict[str, str | list[str]] = {}
-        for name, value in hparams.items():
-            if name not in known:
-                raise UsageError(f"-H {name}: there is no such argument", hint="see autopilot run")
-            is_list = "type" in known[name].metadata
-            given[name] = _listed(value) if is_list else value
-        return cls(**given)  # type: ignore[arg-type]  # by the fields' own types
-
-    def stem(self) -> str:
-        """The first part of the experiments' names: the script's, or else the program's."""
-        words = [word for word in _words(self.eval or self.val_eval or "") if "=" not in word]
-        scripts = [word for word in words if _SUFFIX.search(word)]
-        modules = [after for flag, after in pairwise(words) if flag == "-m"]
-        names = [w for w in words if not w.startswith("-") and Path(w).name not in _STARTERS]
-        name = Path(next(iter([*scripts, *modules, *names]), "run")).name
-        slug = re.sub(r"[^a-z0-9._-]+", "-", _SUFFIX.sub("", name).lower()).strip("-._")
-        return slug or "run"
-
-
-def _words(command: str) -> list[str]:
-    try:
-        return shlex.split(command)
-    except ValueError:
-        return command.split()
-
-
-def _listed(value: str) -> list[str]:
-    import json
-
-    return [str(each) for each in json.loads(value)]
-
-
-def _refuse_secret(name: str, value: str | Sequence[str]) -> None:
-    for text in [value] if isinstance(value, str) else value:
-        variable, is_set, content = text.partition("=")
-        holds = name == "env" and is_set and is_secret(variable, content)
-        if holds or redact(text) != text:
-            hint = "put it into an environment variable, and name that: --env NAME"
-            flag = f"--{name.replace('_', '-')}" + (f" {variable}" if name == "env" else "")
-            raise UsageError(f"{flag} holds a secret, and options are recorded in git", hint=hint)
+from autopilot.core.rules import ChainOptimizer
+from autopilot.tuning.parameter import config_parameters
+from autopilot.tuning.search import SearchOptimizer
 
 
 def task(**options: str) -> CommandTask:
@@ -188,12 +33,18 @@ class CommandTask(CommandModule):
             metric_regex=options.metric_regex or "",
         )
         self.options = options
-        edited = edited_parameters(options.edit or (), options.protect or ())
-        for number, parameter in enumerate(edited, 1):
-            setattr(self, "edit" if number == 1 else f"edit_{number}", parameter)
+        self._edited = edited_parameters(options.edit or (), options.protect or ())
+        self._tuned = config_parameters(options.tune or ())
+        check_apart(self._edited, self._tuned)
+        for kind, parameters in (("edit", self._edited), ("tune", self._tuned)):
+            for number, parameter in enumerate(parameters, 1):
+                setattr(self, kind if number == 1 else f"{kind}_{number}", parameter)
 
     def configure_optimizers(self) -> Optimizer:
-        options = self.options
-        return EditOptimizer(
-            agent_of(options.agent or "", options.model), self.parameters(), goal=options.goal or ""
-        )
+        options, found = self.options, list[Optimizer]()
+        if self._tuned:
+            found.append(SearchOptimizer(self._tuned, options.sampler or "tpe"))
+        if self._edited:
+            agent = agent_of(options.agent or "", options.model)
+            found.append(EditOptimizer(agent, self._edited, goal=options.goal or ""))
+        return found[0] if len(found) == 1 else ChainOptimizer(found)
