@@ -16,11 +16,11 @@ from autopilot.cli import arguments
 from autopilot.cli.context import Context
 from autopilot.cli.output import INTERRUPTED, Output, guarded, own_stdout
 from autopilot.cli.pages.progress import ChildReporter, Reporter
-from autopilot.command.options import TARGET, TaskOptions
+from autopilot.command.options import TaskOptions
 from autopilot.core.failures import never_measured, reason
 from autopilot.core.figures import progressed, test_gain
 from autopilot.core.records.message import one_line
-from autopilot.core.records.record import MetricsRecord, TraceRecord
+from autopilot.core.records.record import TASK, MetricsRecord, TraceRecord
 from autopilot.core.rules import ALL_BLOCKED
 from autopilot.core.types import Datum, Result
 from autopilot.engine.board import Attendant, Child
@@ -144,7 +144,7 @@ def _target(
     for what in (name for name, value in given.items() if value):
         hint = "--metric NAME" if what == "--monitor" else "leave one of them out"
         raise UsageError(f"{what} and --{first} cannot be combined", hint=hint)
-    return TARGET
+    return TASK
 
 
 def resume(

@@ -11,7 +11,7 @@ from pathlib import Path
 from autopilot.ai.agent import Agent, AgentResult
 from autopilot.ai.coding import ClaudeCodeAgent, CommandAgent
 from autopilot.ai.optimizer import AgentOptimizer, EditReply
-from autopilot.command.options import AGENTS
+from autopilot.command.options import check_agent
 from autopilot.core.figures import direction_words
 from autopilot.core.fit import Fit
 from autopilot.core.parameter import Parameter, PathParameter
@@ -54,18 +54,13 @@ def agent_of(text: str, model: str | None) -> Agent:
     Raises:
         UsageError: there is none of that name, or it takes no model.
     """
-    kind, is_command, command = text.partition(":")
-    if kind == "cmd" and is_command and command.strip():
-        if model:
-            raise UsageError("--model is for claude-code and anthropic", hint="leave it out")
+    if command := check_agent(text, model):
         return CommandAgent(["sh", "-c", command])
     if text == "claude-code":
         return ClaudeCodeAgent(model)
-    if text == "anthropic":
-        from autopilot.ai.anthropic_agent import AnthropicAgent
+    from autopilot.ai.anthropic_agent import AnthropicAgent
 
-        return AnthropicAgent(model)
-    raise UsageError(f"--agent {text!r} is none", hint=f"one of: {', '.join(AGENTS)}")
+    return AnthropicAgent(model)
 
 
 def edited_parameters(globs: Sequence[str], protected: Sequence[str]) -> list[PathParameter]:

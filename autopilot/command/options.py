@@ -14,7 +14,6 @@ from autopilot.core.signatures import option
 from autopilot.errors import UsageError
 from autopilot.text import as_json, is_secret, redact
 
-TARGET = "autopilot.command.task:task"
 AGENTS = ("claude-code", "anthropic", "cmd:'PROGRAM ...'")
 _SUFFIX = re.compile(r"\.(py|sh|js|ts|rb|pl|R|jl|exs?)$")
 _STARTERS = {"python", "python3", "env", "time", "exec", "sh", "bash", "uv", "run", "node", "npx"}
@@ -141,10 +140,7 @@ class TaskOptions:
                     f"{flag} is of no use without --{needed}", hint=f"add it, or leave out {flag}"
                 )
         if self.agent:
-            # Loaded only where there is one: it takes longer than all the rest.
-            from autopilot.command.editing import agent_of
-
-            agent_of(self.agent, self.model)
+            check_agent(self.agent, self.model)
 
     @classmethod
     def of(cls, hparams: Mapping[str, str]) -> TaskOptions:
@@ -171,6 +167,22 @@ class TaskOptions:
         name = Path(next(iter([*scripts, *modules, *names]), "run")).name
         slug = re.sub(r"[^a-z0-9._-]+", "-", _SUFFIX.sub("", name).lower()).strip("-._")
         return slug or "run"
+
+
+def check_agent(text: str, model: str | None) -> str:
+    """The command of `cmd:COMMAND`; "" of another agent.
+
+    Raises:
+        UsageError: there is no such agent, or it takes no model.
+    """
+    kind, _, command = text.partition(":")
+    if text in AGENTS:
+        return ""
+    if kind != "cmd" or not command.strip():
+        raise UsageError(f"--agent {text!r}: there is none", hint=f"one of: {', '.join(AGENTS)}")
+    if model:
+        raise UsageError("--model is for claude-code and anthropic", hint="leave it out")
+    return command
 
 
 def _words(command: str) -> list[str]:

@@ -37,7 +37,7 @@ def event_detail(event: Event) -> str:
 def settings(manifest: Manifest) -> dict[str, str]:
     """The manifest's settings, name to value, for a person and for comparing two."""
     facts = {
-        "target": manifest.target or "library use, without `autopilot run`",
+        "target": manifest.title or "library use, without `autopilot run`",
         "idea": manifest.idea,
         "hypothesis": manifest.hypothesis,
         "seed": str(manifest.seed),

@@ -37,7 +37,7 @@ def row(notebook: Notebook) -> dict[str, Any]:
     return overview(notebook) | {
         "idea": manifest.idea,
         "hypothesis": manifest.hypothesis,
-        "target": manifest.target,
+        "target": manifest.title,
         "forked_from": manifest.forked_from or None,
         # The last one holds.
         "decision": decisions[-1] if decisions else None,
@@ -76,7 +76,7 @@ def page(notebook: Notebook) -> list[str]:
     facts = {
         "idea": manifest.idea,
         "hypothesis": manifest.hypothesis,
-        "target": manifest.target or "library use, without `autopilot run`",
+        "target": manifest.title or "library use, without `autopilot run`",
         "arguments": pairs(manifest.hparams),
         "options": pairs(manifest.options),
         "seed": str(manifest.seed),
@@ -128,10 +128,10 @@ def _result(summary: Summary) -> str:
 def comparison(first: Notebook, second: Notebook, counts: Mapping[str, LineCounts]) -> list[str]:
     """Two experiments side by side, and the lines that the second one's best state differs in."""
     rows = compared_results(first, second)
-    for fact in ("target", "idea"):
+    for fact in ("title", "idea"):
         texts = [shorten(getattr(n.manifest, fact) or "-", 40) for n in (first, second)]
         if texts[0] != texts[1]:
-            rows.insert(_FACTS, [fact, *texts, ""])
+            rows.insert(_FACTS, [fact.replace("title", "target"), *texts, ""])
     columns = [first.slug, second.slug, "change"]
     lines = align(["", *columns], rows, columns)
     inputs = _input_lines(first, second)

@@ -202,7 +202,7 @@ def status_page(notebook: Notebook) -> list[str]:
     count = counted(len(notebook.commits), "commit")
     started = notebook.events[0].time if notebook.events else ""
     facts = {
-        "target": manifest.target or "library use, without `autopilot run`",
+        "target": manifest.title or "library use, without `autopilot run`",
         "arguments": pairs(manifest.hparams),
         "options": pairs({k: v for k, v in manifest.options.items() if v is not None}),
         "seed": str(manifest.seed),

@@ -85,8 +85,9 @@ def _summary(notebook: Notebook, proposal: Proposal) -> list[str]:
 
 def _purpose(notebook: Notebook) -> list[str]:
     manifest, (monitor, mode) = notebook.manifest, notebook.monitor
-    target = f"`{manifest.target}`" if manifest.target else "a program of its own"
-    arguments = f" with `{pairs(manifest.hparams)}`" if manifest.hparams else ""
+    target = f"`{manifest.title}`" if manifest.title else "a program of its own"
+    others = {k: v for k, v in manifest.hparams.items() if v != manifest.title}
+    arguments = f" with `{pairs(others)}`" if others else ""
     texts = [plain(text, None) for text in (manifest.idea, manifest.hypothesis) if text]
     return [
         *(line for text in texts for line in (text, "")),

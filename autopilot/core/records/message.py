@@ -72,7 +72,7 @@ class Score:
 
 def start_message(manifest: Manifest) -> str:
     """The message of the start commit."""
-    what = manifest.target or "library run"
+    what = one_line(manifest.title) or "library run"
     body = [manifest.idea, manifest.hypothesis]
     if manifest.forked_from:
         sources = filter(None, [manifest.forked_from, manifest.merged_with])

@@ -17,6 +17,7 @@ from autopilot.errors import UsageError
 
 VERSION = 2
 # Between the names of strategies that were used together: "prune + add word".
+TASK = "autopilot.command.task:task"  # the target of a run without Python
 TOGETHER = " + "
 EpochOutcome = Literal[
     "kept", "rejected", "unchanged", "repeated", "failed", "blocked", "unblocked"
@@ -87,6 +88,12 @@ class Manifest(Record):
     forked_from: str = ""
     merged_with: str = ""
     strategies: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Its target; of a run without Python, the command that measures; "" for library use."""
+        command = self.hparams.get("eval") or self.hparams.get("val_eval")
+        return str(command) if command and self.target == TASK else self.target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
