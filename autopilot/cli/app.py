@@ -55,6 +55,7 @@ SECTIONS: dict[str, tuple[Listed, ...]] = {
         Listed("init", "init:init", "Look at the repository, and write what to run."),
         Listed("run", "running:run", "Optimize TARGET in git."),
         Listed("resume", "running:resume", "Go on with a run, exactly where it was."),
+        Listed("try", "trying", "Edit by hand, and let it be measured, kept or taken back."),
         Listed("optimize", "optimize", "The loop step by step: check, train, measure, set."),
     ),
     "Read": (
@@ -205,12 +206,24 @@ def _made(entry: Listed, cli: CommandLine) -> Any:
 
 
 def _group(name: str, text: str, commands: Commands, cli: CommandLine) -> typer.Typer:
-    """Commands under a common name; the common options may stand behind that too."""
+    """Commands under a common name; the common options may stand behind that too.
+
+    The one whose own name is empty is the group's: it runs where no other is named.
+    """
+    bare = commands.get("")
+    alone = None if bare is None or isinstance(bare, CommandGroup) else bare
     group = typer.Typer(
-        name=name, help=text, no_args_is_help=True, rich_markup_mode=None, add_completion=False
+        name=name,
+        help=inspect.getdoc(alone) if alone else text,
+        no_args_is_help=alone is None,
+        invoke_without_command=alone is not None,
+        rich_markup_mode=None,
+        add_completion=False,
     )
-    group.callback()(_callback())
+    group.callback()(_or_alone(command(alone, cli)) if alone else _callback())
     for own_name, own in commands.items():
+        if own is alone:
+            continue
         if isinstance(own, CommandGroup):
             group.add_typer(_group(own_name, own.help, own.commands, cli))
         else:
@@ -280,6 +293,27 @@ def _callback(*own: inspect.Parameter) -> Callable[..., None]:
         _before.update({each.name: given[each.name] for each in _COMMON if given[each.name]})
 
     _declare(callback, [*_COMMON, *own])
+    return callback
+
+
+def _or_alone(run: Callable[..., int | None]) -> Callable[..., int | None]:
+    """A group's own command, unless one of the others is named behind it."""
+
+    @functools.wraps(run)
+    def callback(**given: Any) -> int | None:
+        ctx = given["ctx"]
+        if ctx.invoked_subcommand is None:
+            return run(**given)
+        common = {each.name for each in _COMMON}
+        for own in ctx.command.params:
+            if own.name not in common and given.get(own.name) not in (None, False, []):
+                raise UsageError(
+                    f"{own.opts[0]} does not go with {ctx.invoked_subcommand}",
+                    hint=f"see: {ctx.command_path} {ctx.invoked_subcommand} --help",
+                )
+        _before.update({name: given[name] for name in common if given[name]})
+        return None
+
     return callback
 
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar
 
@@ -16,8 +16,9 @@ from autopilot.errors import UsageError
 if TYPE_CHECKING:
     import typer
 
+    from autopilot.command.options import TaskOptions
     from autopilot.engine.board import Child
-    from autopilot.engine.request import Request
+    from autopilot.engine.request import Options, Request
     from autopilot.git.repository import Repository
     from autopilot.projects.project import Project
     from autopilot.tracking.notebook import Notebook
@@ -122,6 +123,42 @@ class Context:
             given = read_hparams(project.hparams) | given
         more = {"project": self.project, "hparams": given, "links": tuple(links or ()), **more}
         return Request(folder, target, **more)
+
+    def run_request(
+        self,
+        target: str | None,
+        task: TaskOptions,
+        options: Options,
+        hparam: Sequence[str] | None,
+        link: Sequence[str] | None,
+        *,
+        by_hand: bool = False,
+        **more: Any,
+    ) -> Request:
+        """The request of an experiment on a TARGET, or without Python.
+
+        Args:
+            by_hand: Its steps are made by hand: no agent is named.
+            more: See Request.
+
+        Raises:
+            UsageError: the options do not go together.
+        """
+        from autopilot.ai.prices import use_prices
+        from autopilot.core.records.record import TASK
+
+        use_prices(options.prices or ())
+        more |= {"options": options, "by_hand": by_hand}
+        if not task.given():
+            return self.request(target, hparam, link, **more)
+        first = next(iter(task.given())).replace("_", "-")
+        given = {f"TARGET {target}": target, "-H": hparam, "--monitor": options.monitor}
+        for what in (name for name, value in given.items() if value):
+            hint = "--metric NAME" if what == "--monitor" else "leave one of them out"
+            raise UsageError(f"{what} and --{first} cannot be combined", hint=hint)
+        request = self.request(TASK, hparam, link, **more)
+        hparams = task.hparams(request.folder, by_hand=by_hand)
+        return replace(request, hparams=hparams, stem=task.stem())
 
     def own_cli(self) -> CommandLine:
         """The command line of the project, with its module, generator and judge.

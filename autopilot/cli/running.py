@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ from autopilot.command.options import TaskOptions
 from autopilot.core.failures import never_measured, reason
 from autopilot.core.figures import progressed, test_gain
 from autopilot.core.records.message import one_line
-from autopilot.core.records.record import TASK, MetricsRecord, TraceRecord
+from autopilot.core.records.record import MetricsRecord, TraceRecord
 from autopilot.core.rules import ALL_BLOCKED
 from autopilot.core.types import Datum, Result
 from autopilot.engine.board import Attendant, Child
@@ -28,7 +28,7 @@ from autopilot.engine.preflight import forecast
 from autopilot.engine.request import Options, Request, options_of
 from autopilot.engine.session import Session
 from autopilot.engine.supervisor import Supervisor
-from autopilot.errors import ExperimentError, UsageError
+from autopilot.errors import ExperimentError
 from autopilot.sandbox.workspace import remove_leftover
 from autopilot.text import counted, redact
 from autopilot.tracking.holding import unblocked_by
@@ -100,22 +100,19 @@ def run(
     autopilot -p my-project run
     autopilot optimize loop support/classifier.py      the same, by its other name
     """
-    use_prices(options.prices or ())
-    request = context.request(
-        _target(task, target, hparam, options),
+    request = context.run_request(
+        target,
+        task,
+        options,
         hparam,
         link,
         slug=slug,
         seed=seed,
-        options=options,
         in_place=in_place,
         include_dirty=include_dirty,
         idea=idea,
         hypothesis=hypothesis,
     )
-    if task.given():
-        hparams = task.hparams(request.folder)
-        request = replace(request, hparams=hparams, stem=task.stem())
     with own_stdout(context.output) as output:
         if not dry_run:
             return run_session(output, start_or_resume(request))
@@ -127,24 +124,6 @@ def run(
             return 0
 
         return supervised(output, look, request.folder)
-
-
-def _target(
-    task: TaskOptions, target: str | None, hparam: Sequence[str] | None, options: Options
-) -> str | None:
-    """The target; of a run without Python, the one that its options stand for.
-
-    Raises:
-        UsageError: there are options of both.
-    """
-    if not task.given():
-        return target
-    first = next(iter(task.given())).replace("_", "-")
-    given = {f"TARGET {target}": target, "-H": hparam, "--monitor": options.monitor}
-    for what in (name for name, value in given.items() if value):
-        hint = "--metric NAME" if what == "--monitor" else "leave one of them out"
-        raise UsageError(f"{what} and --{first} cannot be combined", hint=hint)
-    return TASK
 
 
 def resume(
@@ -197,12 +176,14 @@ def run_session(
     *,
     score_test: bool = True,
     after: Callable[[Session], None] = lambda _: None,
+    summarize: Callable[[Output, Session, Result], None] | None = None,
 ) -> int:
     """Runs a session in a process of its own and prints its progress; 130 if interrupted.
 
     Args:
         slug: The experiment's name where it exists.
         after: Called with a session that was not interrupted.
+        summarize: Prints the result, and its document; `print_summary` if not given.
     """
 
     def work(child: Child) -> int:
@@ -228,8 +209,7 @@ def run_session(
         finally:
             reporter.stop()
         output.lines(output_lines(session.outputs))
-        _summarize(output, session, result)
-        output.document(_document(session, result))
+        (summarize or print_summary)(output, session, result)
         if result.interrupted:
             return INTERRUPTED
         after(session)
@@ -248,6 +228,12 @@ def _headline(session: Session) -> str:
         f"{session.slug}: {tracked}, base {manifest.base[:7]} ({manifest.base_branch}), "
         f"{train} train / {val} val items, {session.limits}"
     )
+
+
+def print_summary(output: Output, session: Session, result: Result) -> None:
+    """The result of a run, and what to do with it."""
+    _summarize(output, session, result)
+    output.document(_document(session, result))
 
 
 def _summarize(output: Output, session: Session, result: Result) -> None:

@@ -94,11 +94,12 @@ class TaskOptions:
         """The options that were given, by name."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
-    def hparams(self, folder: Path) -> dict[str, str]:
+    def hparams(self, folder: Path, *, by_hand: bool = False) -> dict[str, str]:
         """The options as the manifest holds them, once they are checked.
 
         Args:
             folder: Where `@FILE` is.
+            by_hand: Somebody edits: there is no agent.
 
         Raises:
             UsageError: they contradict each other, one is missing, or one holds a secret.
@@ -109,12 +110,12 @@ class TaskOptions:
                 given["goal"] = (folder / self.goal[1:]).read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
                 raise UsageError(f"--goal {self.goal}: {error}", hint="name a text file") from error
-        self._check()
+        self._check(by_hand=by_hand)
         for name, value in given.items():
             _refuse_secret(name, value)
         return {n: v if isinstance(v, str) else as_json(list(v)) for n, v in given.items()}
 
-    def _check(self) -> None:
+    def _check(self, *, by_hand: bool) -> None:
         if not (self.eval or self.val_eval):
             raise UsageError(
                 f"--{next(iter(self.given())).replace('_', '-')} needs --eval",
@@ -129,7 +130,7 @@ class TaskOptions:
                 "--eval needs --edit or --tune: what may change",
                 hint="add --edit 'src/**/*.py', or --tune 'config.toml:cache.size=16..4096'",
             )
-        if self.edit and not self.agent:
+        if self.edit and not (self.agent or by_hand):
             raise UsageError(
                 "--edit needs --agent: who edits", hint=f"add --agent {', or '.join(AGENTS)}"
             )

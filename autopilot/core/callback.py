@@ -247,12 +247,12 @@ class Hooks:
         callbacks: Sequence[Callback] = (),
     ) -> None:
         self.callbacks = list(callbacks)
-        self._trainer, self._module = trainer, module
+        self.trainer, self._module = trainer, module
 
     def call(self, moment: str, *arguments: Any) -> None:
         """Runs one method of every callback, and of the module if it has it."""
         for callback in self.callbacks:
-            getattr(callback, moment)(self._trainer, self._module, *arguments)
+            getattr(callback, moment)(self.trainer, self._module, *arguments)
         self.call_module(moment, *arguments)
 
     def call_module(self, moment: str, *arguments: Any) -> None:

@@ -140,9 +140,11 @@ class Experiment(History):
         return averaged(self._best_passes())
 
     def _best_passes(self) -> list[list[Datum]]:
-        best = self.best_epoch
-        passes = recorded_passes(self.store, self._revisions[best], "val", best)
-        return passes[: self.record_of(best).repeat]
+        best = self.record_of(self.best_epoch)
+        # An edit that was taken back leaves a state that an earlier epoch measured.
+        measured = best.epoch if best.reused is None else best.reused
+        passes = recorded_passes(self.store, self._revisions[measured], "val", measured)
+        return passes[: best.repeat]
 
     def view(self, epoch: int, metrics: Metrics, monitor: str, mode: str, cost: Cost) -> EpochView:
         """An epoch for its policy."""
@@ -428,7 +430,8 @@ class Experiment(History):
         self.store.annotate(revision, [*self.store.calls(), *others, record])
         self.add_epoch(record, revision, metrics)
         if decision.kept:
-            self.best_items = self._items.get("val", [])
+            is_new, items = known is None, self._items.get("val", [])
+            self.best_items = items if is_new else mean_items(self._best_passes())
         self._steps, self._items, self._passes = [], {}, []
         self.progress.clear()
         self._finish(record, revision, ())

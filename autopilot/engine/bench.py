@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from autopilot.core.callback import Callback, RunView
@@ -14,6 +15,7 @@ from autopilot.core.outages import MAX_WAIT_S
 from autopilot.core.records.record import Manifest, MetricsRecord
 from autopilot.core.run import current_run
 from autopilot.core.trainer import Trainer
+from autopilot.core.trying import HandOptimizer, TryLoop
 from autopilot.core.types import Datum
 from autopilot.engine.board import Child
 from autopilot.engine.request import ItemLimits, Options
@@ -77,6 +79,9 @@ class Bench:
         self.module = load_target(
             manifest.target, workspace.folder, manifest.hparams, AutoPilotModule
         )
+        if manifest.by_hand:  # its own optimizer makes no step
+            optimizer = partial(HandOptimizer, self.module.parameters())
+            self.module.configure_optimizers = optimizer  # type: ignore[method-assign]
         workspace.check_imports()
         self.scopes = [scope_of(workspace.repo, p) for p in self.module.parameters()]
         # One that has just begun does not know them.
@@ -112,7 +117,7 @@ class Bench:
             max_wait_s = MAX_WAIT_S if options.max_wait is None else options.max_wait
         return Trainer(
             callbacks=callbacks,
-            loop=loop,
+            loop=TryLoop() if loop is None and self.manifest.by_hand else loop,
             experiment=experiment,
             accumulate_grad_batches=options.accumulate,
             monitor=options.monitor,

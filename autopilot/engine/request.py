@@ -220,6 +220,7 @@ class Request:
         idea: The change that is tried, in words.
         hypothesis: Its expected effect.
         stem: What an experiment without a slug is called after; "": its target.
+        by_hand: The steps are the edits of a person, or of an agent at work.
     """
 
     folder: Path
@@ -235,6 +236,7 @@ class Request:
     idea: str = ""
     hypothesis: str = ""
     stem: str = ""
+    by_hand: bool = False
 
     def full_slug(self) -> str:
         """The name that was asked for, with the project's in front."""
@@ -256,6 +258,7 @@ class Request:
             directory=directory_of(user, self.folder),
             links=tuple(self.links),
             in_place=self.in_place,
+            by_hand=self.by_hand,
             versions={"autopilot": __version__, "python": platform.python_version()},
         )
 

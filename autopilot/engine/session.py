@@ -139,11 +139,15 @@ class Session:
         changes: Options,
         callbacks: Sequence[Callback] = (),
         child: Child | None = None,
+        *,
+        held: Callable[[], None] | None = None,
     ) -> Session:
         """Prepares to continue an experiment as it was started.
 
         Args:
             changes: Options that replace those it was started with.
+            held: Called once the experiment's lock is held, before anything is written; without
+                it, an experiment that is driven by hand is refused.
 
         Raises:
             AutopilotError: it cannot be resumed; nothing was changed.
@@ -156,6 +160,8 @@ class Session:
                 f"{slug} was not started by autopilot run",
                 hint="go on with it from the program that started it: Trainer.fit continues it",
             )
+        if manifest.by_hand and held is None:
+            raise ExperimentError(f"the steps of {slug} are made by hand", hint=notebook.goes_on_by)
         if manifest.in_place and user.head_commit() != manifest.base:
             raise ExperimentError(
                 f"{slug} runs in place on {manifest.base[:7]}, and {user.head_commit()[:7]} is "
@@ -173,6 +179,8 @@ class Session:
         recorded = environment_at(notebook.events)
         differs = differing(recorded)
         with lock.released_on_failure(), told_apart(recorded):
+            if held is not None:
+                held()
             here, options = user.workdir / manifest.directory, options_of(notebook, changes)
             session = cls(user, slug, here, manifest, options, callbacks, lock, child=child)
         session.notes += [differs] if differs else []
@@ -212,18 +220,15 @@ class Session:
                 del imported[stale]
             if is_new:
                 self.notes += check_parameters(bench, include_dirty=include_dirty)
-            loaders = {
-                "train": self.module.train_dataloader(),
-                "val": self.module.val_dataloader(),
-                "test": self.module.test_dataloader(),
-            }
+            splits = "train", "val", "test"
+            loaders = {split: getattr(self.module, f"{split}_dataloader")() for split in splits}
             self.notes += leakage_notes(loaders) if is_new else []
             self.notes += jobs_notes(self.limits.jobs, loaders)
             self.setup = check_setup(self.module, loaders, monitor=options.monitor)
             own = callbacks_of(self.module)
-        self.notes += split_notes(loaders)
+        self.notes += [] if manifest.by_hand else split_notes(loaders)
         self.split_sizes = _items(loaders["train"]), _items(loaders["val"])
-        alone = not any(isinstance(callback, StopCondition) for callback in own)
+        alone = not (manifest.by_hand or any(isinstance(c, StopCondition) for c in own))
         self.max_epochs = options.max_epochs or DEFAULT_MAX_EPOCHS
         block_after = BLOCK_AFTER if options.block_after is None else options.block_after
         experiment = Experiment(self.store, GitMemory(self.store, block_after), manifest)
@@ -284,8 +289,8 @@ class Session:
             self._clean_up()
             self.place.release()
         self.store.close()
-        # After an interrupt the worktree stays: a resumed run finds its files checked out.
-        if not result.interrupted:
+        # A resumed run finds its files checked out, and edits by hand are made there.
+        if not result.interrupted and (score_test or not self.manifest.by_hand):
             try:
                 self._remove()
             except AutopilotError as error:
@@ -301,7 +306,8 @@ class Session:
         begun = self.store.exists() and not experiment.died
         try:
             with interruptible():
-                result = self.trainer.fit(self.module, max_epochs=self.max_epochs)
+                most = None if self.manifest.by_hand else self.max_epochs
+                result = self.trainer.fit(self.module, max_epochs=most)
                 if score_test and not result.interrupted:
                     result = self._test(result)
                 if score_test and not result.interrupted:

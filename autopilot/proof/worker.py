@@ -25,7 +25,7 @@ from autopilot.core.callback import Callback, RunView
 from autopilot.core.experiment import Experiment
 from autopilot.core.fit import Fit
 from autopilot.core.interpreter import Interpreter
-from autopilot.core.loop import EpochLoop
+from autopilot.core.loop import EpochLoop, Loop
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.records.record import (
     Lesson,
@@ -39,6 +39,7 @@ from autopilot.core.seeding import seed_of
 from autopilot.core.stepping import Guard
 from autopilot.core.stopping import Budget
 from autopilot.core.store import InMemoryStore
+from autopilot.core.trying import TryLoop
 from autopilot.core.writing import trace_record
 from autopilot.engine.bench import Bench
 from autopilot.engine.board import Child, Observer
@@ -269,9 +270,8 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
     ItemLimits.of(options, bench.module).hold_on(child.board)
     # The budget stops nothing here, but optimizers read how much of it is left.
     budget = [c for c in options.conditions(alone=False) if isinstance(c, Budget)]
-    trainer = bench.trainer(
-        experiment, options, [*budget, reporter], _SameEpochs(task.last), max_wait_s=0
-    )
+    loop = _SameEpochs(task.last, TryLoop() if manifest.by_hand else EpochLoop())
+    trainer = bench.trainer(experiment, options, [*budget, reporter], loop, max_wait_s=0)
     with contextlib.closing(store), _evaluating(bench, say, offline):
         trainer.fit(bench.module)
         if task.test:
@@ -280,20 +280,20 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
             say(RerunEpoch(None, found, noisy_metrics(bench.module, found)))
 
 
-class _SameEpochs(EpochLoop):
+class _SameEpochs(Loop):
     """As many epochs as were recorded, whatever stopped the session then."""
 
-    def __init__(self, last: int) -> None:
-        self._last = last
+    def __init__(self, last: int, loop: EpochLoop) -> None:
+        self._last, self._loop = last, loop
 
     def run(self, fit: Fit) -> str:
         if fit.experiment.last_epoch < 0:
-            self.baseline(fit)
+            self._loop.baseline(fit)
         fit.call("on_train_start")
         while fit.experiment.last_epoch < self._last:
             fit.is_done()
             fit.stop_reason = ""
-            self.epoch(fit, fit.experiment.last_epoch + 1)
+            self._loop.epoch(fit, fit.experiment.last_epoch + 1)
         fit.call("on_train_end")
         return ""
 

@@ -177,6 +177,7 @@ def _manifest(source: Notebook, slug: str, base: str, idea: str, hypothesis: str
         base=base,
         base_branch=source.layout.branch_name,
         in_place=False,  # the user's checkout is not at that state
+        by_hand=False,
         idea=idea or source.manifest.idea,
         hypothesis=hypothesis or source.manifest.hypothesis,
         forked_from="",

@@ -130,6 +130,10 @@ class Layout:
         """Results of the epoch that is going on; local."""
         return repo.common_dir / "autopilot" / f"{self.slug}.progress.jsonl"
 
+    def trying(self, repo: Repository) -> Path:
+        """The edit by hand that is being measured; local."""
+        return repo.common_dir / "autopilot" / f"{self.slug}.try.json"
+
     def kept(self, repo: Repository) -> Path:
         """The folder for outputs that a run was asked to keep; local."""
         return repo.common_dir / "autopilot" / self.slug / "kept"

@@ -118,7 +118,8 @@ class Status:
 
     Args:
         state: "created" (not run yet), "running", "finished", "stopped" (the loop came to its end,
-            the test split is not scored), "interrupted", "crashed" or "killed".
+            the test split is not scored), "waiting" (the same, for the next edit of `autopilot
+            try`), "interrupted", "crashed" or "killed".
         detail: The reason, or who is running it.
     """
 
@@ -473,6 +474,8 @@ class Notebook:
             who = f"process {holder.pid} on {holder.host} since {holder.since}"
             return Status("running", who, holder)
         for event in reversed(self.events):
+            if event.name == "stopped" and self.manifest.by_hand:
+                return Status("waiting", f"for the next edit: {self.goes_on_by}")
             if event.name in ("finished", "stopped", "interrupted", "crashed"):
                 return Status(event.name, event.detail)
             if event.name == "created":
@@ -485,6 +488,8 @@ class Notebook:
     def goes_on_by(self) -> str:
         """The command or program that resumes it."""
         program = "the program that started it"
+        if self.manifest.by_hand:
+            return f'autopilot try -e {self.slug} -m "what you changed"'
         return f"autopilot resume {self.slug}" if self.manifest.target else program
 
     @cached_property

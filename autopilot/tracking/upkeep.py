@@ -36,7 +36,7 @@ from autopilot.tracking.outputs import (
 
 Kind = Literal["worktree", "ref lock", "journal"]
 # An experiment in one of these states can be resumed; its worktree saves a checkout then.
-RESUMABLE = ("created", "running", "interrupted", "crashed", "killed")
+RESUMABLE = ("created", "running", "waiting", "interrupted", "crashed", "killed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ _OTHER_METRICS = 3
 _LEAST_STRATEGY = 12
 _OF_LAST = ("monitor", "mode", "baseline", "best", "best_epoch")
 _WORKS_IN = {True: "your checkout (in place)", False: "a worktree of its own"}
-_UNFINISHED = ("created", "interrupted", "crashed", "killed")
+_UNFINISHED = ("created", "waiting", "interrupted", "crashed", "killed")
 
 
 def head(notebook: Notebook) -> list[str]:

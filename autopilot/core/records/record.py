@@ -66,6 +66,7 @@ class Manifest(Record):
         forked_from: `<slug>@<epoch>`, the state that a fork started from.
         merged_with: `<slug>@<epoch>`, the state that was merged into that.
         strategies: The names of the strategies that the optimizer states.
+        by_hand: Whether its steps are the edits of a person, or of an agent at work.
     """
 
     kind: ClassVar[str] = "experiment"
@@ -88,6 +89,7 @@ class Manifest(Record):
     forked_from: str = ""
     merged_with: str = ""
     strategies: tuple[str, ...] = ()
+    by_hand: bool = False
 
     @property
     def title(self) -> str:

@@ -1,0 +1,175 @@
+"""The answers of `autopilot try`: the verdict on an edit, and where the experiment stands."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from autopilot.core.figures import figures, signed
+from autopilot.core.memory import DECISIONS
+from autopilot.core.records.message import one_line
+from autopilot.core.records.record import Lesson
+from autopilot.engine.request import NO_OPTIONS, options_of
+from autopilot.engine.trying import Trial, TryPlace
+from autopilot.text import redact
+from autopilot.tracking.diagnosis import moved_values, turned
+from autopilot.tracking.holding import memory_of
+from autopilot.tracking.notebook import Epoch, Notebook
+
+HOW = 'autopilot try -m "what you changed"'
+_IDS, _LESSONS, _REASON = 8, 5, 160
+
+
+def verdict_lines(place: TryPlace, trial: Trial, known: Mapping[str, Any]) -> list[str]:
+    """The verdict on an edit: why, the metric, the items that changed, and what may follow.
+
+    Args:
+        known: See `verdict`.
+    """
+    notebook, slug = place.notebook, place.slug
+    epoch = notebook.epoch(trial.epoch)
+    record = epoch.record
+    why = redact(one_line("; ".join(record.reasons), _REASON))
+    said = "taken back" if trial.takes_back is not None else record.verdict
+    lines = [f"{slug} epoch {epoch.number}: {said}: {why}"]
+    before, after, best = figures(known["before"], known["after"], known["best"])
+    change = f" ({signed(known['change'], of=known['before'])})" if known["change"] else ""
+    moved = f"val {record.monitor}: {before} -> {after}{change}"
+    lines.append(f"{moved}; best: epoch {record.best_epoch}, {best}")
+    for word in ("fixed", "broken", "better", "worse"):
+        if ids := known[word]:
+            more = f" and {len(ids) - _IDS} more" if len(ids) > _IDS else ""
+            lines.append(f"{word} {len(ids)}: {', '.join(ids[:_IDS])}{more}")
+    if trial.beside:
+        rest = f" and {len(trial.beside) - 3} more" if len(trial.beside) > 3 else ""
+        fate = "left as it is" if place.in_place else f"put back, kept in {trial.revision[:10]}"
+        named = f"{', '.join(trial.beside[:3])}{rest}"
+        lines.append(f"no parameter, so no part of it: {named} ({fate})")
+    if said != "kept":
+        where = f"epoch {record.best_epoch} is in the files"
+        where = "your later edits are in the files, not tried" if trial.later else where
+        tried = f"; read what was tried: {known['read']}" if trial.takes_back is None else ""
+        lines.append(where + tried)
+    lines += standing_lines(known)
+    return [*lines, f"next: edit, then {HOW}; autopilot try --undo; autopilot try done"]
+
+
+def verdict(place: TryPlace, trial: Trial) -> dict[str, Any]:
+    """The same for programs, with where the experiment stands."""
+    epoch = place.notebook.epoch(trial.epoch)
+    names = ("verdict", "outcome", "summary", "strategy")
+    return {
+        **standing(place),
+        **{name: getattr(epoch.record, name) for name in names},
+        **_against(place.notebook, epoch),
+        "epoch": epoch.number,
+        "why": epoch.record.reasons,
+        "read": f"autopilot show {epoch.number} -e {place.slug}",
+        "beside": trial.beside,
+        "snapshot": trial.revision if trial.takes_back is None else None,
+    }
+
+
+def _against(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
+    """An epoch beside the best one before it: values, and the ids of the items that changed."""
+    monitor, mode = notebook.monitor
+    best = notebook.epoch(notebook.epoch(epoch.number - 1).best_epoch)
+    old, new = ({item.id: item for item in notebook.data(each.measured)} for each in (best, epoch))
+    fixed, broken = turned(old, new)
+    better, worse = moved_values(old, new, monitor, mode)
+    return {
+        "before": best.value,
+        "after": epoch.value,
+        "change": epoch.delta,
+        "best": epoch.best,
+        "fixed": fixed,
+        "broken": broken,
+        "better": better,
+        "worse": worse,
+    }
+
+
+def standing(place: TryPlace) -> dict[str, Any]:
+    """Where an experiment stands, for programs."""
+    notebook, last = place.notebook, place.notebook.last
+    monitor, mode = notebook.monitor
+    lessons = [x for x in memory_of(notebook).lessons if x.outcome not in DECISIONS]
+    trial = place.trial if place.is_begun else None
+    return {
+        "experiment": place.slug,
+        "state": notebook.status.state,
+        "path": str(place.path / notebook.manifest.directory),
+        "parameters": [place.pathspec for place in place.places],
+        "monitor": monitor,
+        "mode": mode,
+        "baseline": last and last.baseline,
+        "best": last and last.best,
+        "best_epoch": last and last.best_epoch,
+        "tried": [_lesson(lesson) for lesson in lessons],
+        "left": _left(notebook),
+        "edited": sorted(place.changed()),
+        "unfinished": trial and {"epoch": trial.epoch, "message": trial.message},
+    }
+
+
+def _lesson(lesson: Lesson) -> dict[str, Any]:
+    return {
+        "epoch": lesson.epoch,
+        "outcome": lesson.outcome,
+        "strategy": lesson.strategy,
+        "summary": lesson.summary,
+        "gain": lesson.delta,
+    }
+
+
+def _left(notebook: Notebook) -> dict[str, float]:
+    """The rest of each budget; `tries`: so many edits can be measured, by what one has cost."""
+    options, spent = options_of(notebook, NO_OPTIONS), notebook.spent
+    pairs = {
+        "evaluations": (options.budget_evaluations, spent.evaluations),
+        "seconds": (options.budget_seconds, spent.seconds),
+        "tokens": (options.budget_tokens, spent.tokens),
+        "dollars": (options.budget_usd, spent.cost_usd),
+    }
+    left = {n: max(0, limit - used) for n, (limit, used) in pairs.items() if limit is not None}
+    if "evaluations" in left and notebook.last is not None:
+        of_epochs = [
+            e.record.cost.evaluations - (e.record.noise.evaluations if e.record.noise else 0)
+            for e in notebook.epochs
+        ]
+        left["tries"] = left["evaluations"] // max(1, *of_epochs, 1)
+    return left
+
+
+def standing_lines(standing: Mapping[str, Any]) -> list[str]:
+    """The edits that were tried, the latest first, and the rest of the budget."""
+    tried, left = standing["tried"], standing["left"]
+    lines = []
+    if tried:
+        counts = Counter(lesson["outcome"] for lesson in tried)
+        head = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+        latest = "; ".join(
+            f"{each['epoch']} {each['outcome']} {one_line(each['summary'] or '-', 40)}"
+            for each in reversed(tried[-_LESSONS:])
+        )
+        lines.append(f"tried {len(tried)} ({head}): {latest}")
+    if left:
+        parts = [f"{value:.6g} {name}" for name, value in left.items() if name != "tries"]
+        more = f" (measures {left['tries']} more)" if "tries" in left else ""
+        parts[0] += more
+        lines.append(f"left: {', '.join(parts)}")
+    else:
+        lines.append("left: no budget was set")
+    return lines
+
+
+def ready_lines(place: TryPlace) -> list[str]:
+    """Where to edit, and what to type then."""
+    places = ", ".join(place.pathspec for place in place.places)
+    where = place.path / place.notebook.manifest.directory
+    return [
+        f"edit:   {places} in {where}",
+        f"then:   {HOW}",
+        "end:    autopilot try done",
+    ]

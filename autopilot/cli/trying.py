@@ -1,0 +1,364 @@
+"""Commands of `autopilot try`: you edit, it measures, keeps or takes back, and remembers."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Annotated, Any
+
+import typer
+
+from autopilot.ai.prices import use_prices
+from autopilot.cli import arguments, running
+from autopilot.cli.context import Context
+from autopilot.cli.output import INTERRUPTED, Output, own_stdout
+from autopilot.cli.pages import trying as pages
+from autopilot.cli.pages.progress import Reporter
+from autopilot.cli.pages.trying import HOW
+from autopilot.command.options import TaskOptions
+from autopilot.core.figures import figures
+from autopilot.core.records.message import one_line
+from autopilot.engine.board import Attendant, Child
+from autopilot.engine.request import NO_OPTIONS, Options
+from autopilot.engine.session import Session
+from autopilot.engine.trying import (
+    Trial,
+    TryPlace,
+    loop_of,
+    open_trial,
+    open_tries,
+    settle,
+    user_of,
+)
+from autopilot.errors import AutopilotError, ExperimentError, ModuleError, UsageError
+from autopilot.git.repository import Repository
+from autopilot.tracking.holding import stopped
+from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.outputs import tell
+
+_NAMES = 8
+# An optimizer's patience and number of epochs are no limits for a person.
+_STARTED_WITH = (
+    *("monitor", "mode", "failed_value", "budget_evaluations", "budget_seconds", "budget_tokens"),
+    *("budget_usd", "budget_calls", "max_wait", "item_timeout", "memory", "prices", "keep"),
+    *("num_workers", "jobs", "measure_noise", "repeat", "fresh"),
+)
+_AGENTS = "agent", "model", "goal", "sampler"
+_TASK = tuple(f.name for f in fields(TaskOptions) if f.name not in _AGENTS)
+_CHANGEABLE = tuple(name for name in _STARTED_WITH if name in running.CHANGEABLE)
+Name = Annotated[
+    str | None,
+    typer.Option(
+        "--slug", "-e", metavar="NAME", autocompletion=arguments.experiment_names,
+        help="The experiment; the one that is open here if not given.",
+    ),
+]  # fmt: skip
+
+
+def edit(
+    context: Context,
+    slug: Name = None,
+    message: Annotated[
+        str | None,
+        typer.Option(
+            "--message", "-m", metavar="TEXT",
+            help="What you changed: measure it, and keep it or take it back. In 'cache: smaller', "
+            "cache is its strategy.",
+        ),
+    ] = None,
+    undo: Annotated[
+        bool,
+        typer.Option(
+            "--undo",
+            help="Take back what you edited since the last verdict; without such edits, the last "
+            "kept one.",
+        ),
+    ] = False,
+    *,
+    changes: Annotated[Options, *_CHANGEABLE],
+) -> int:  # fmt: skip
+    """Edit by hand, and let it be measured, kept or taken back.
+
+    `start` measures the baseline and prints where to edit. After each edit, -m measures it as an
+    epoch: val decides, a better state is kept, any other is taken back and can be read all the
+    same. Without -m it shows where the experiment stands.
+
+    \b
+    autopilot try start support/classifier.py
+    autopilot try -m "rules: add words for billing"
+    autopilot try --undo
+    autopilot try done
+    """
+    if message is not None and undo:
+        raise UsageError("-m and --undo do not go together", hint="leave one of them out")
+    if message is not None and not message.strip():
+        raise UsageError("the message is empty", hint=HOW)
+    user, slug = _open(context, slug)
+    if message is None and not undo:
+        if changes.given():
+            raise UsageError("nothing is measured without a message", hint=HOW)
+        return _tell_status(context.output, user, slug)
+    if undo:
+        with stopped(user, slug):
+            place = TryPlace(user, slug)
+            names, kept = place.take_back()
+        if names:
+            return _tell_taken_back(context.output, place, names, kept)
+    use_prices(changes.prices or ())
+    with own_stdout(context.output) as output:
+        return running.supervised(
+            output,
+            lambda child: _measure(output, user, slug, message or "", changes, child, undo=undo),
+            user.workdir,
+            slug,
+        )
+
+
+def start(
+    context: Context,
+    target: arguments.Target = None,
+    slug: Annotated[
+        str | None,
+        typer.Option(
+            "--slug", "-e", metavar="NAME", help="The experiment's; TARGET's and a number if not."
+        ),
+    ] = None,
+    *,
+    task: Annotated[TaskOptions, *_TASK],
+    options: Annotated[Options, *_STARTED_WITH],
+    seed: arguments.Seed = 0,
+    hparam: arguments.Hparams = None,
+    link: arguments.Links = None,
+    in_place: arguments.InPlace = False,
+    include_dirty: arguments.IncludeDirty = False,
+    idea: arguments.Idea = "",
+    hypothesis: arguments.Hypothesis = "",
+) -> int:
+    """Begin an experiment whose steps are your edits: measure the baseline.
+
+    You edit in a worktree, whose path is printed, or in your checkout with --in-place. With -e and
+    no TARGET, one that was begun is made ready again.
+
+    \b
+    autopilot try start support/classifier.py
+    autopilot try start support/classifier.py --in-place --budget-evaluations 2000
+    autopilot try start --edit 'src/**/*.py' --eval 'python bench.py' --metric seconds --mode min
+    """
+    user, here = user_of(context.repository())
+    known = context.full_slug(slug) if slug else None
+    is_known = target is None and not task.given() and known in open_tries(user)
+    if here is not None and not is_known:
+        raise UsageError(
+            f"{user.workdir} is where experiments begin, not a worktree of {here}",
+            hint=f"cd {shlex.quote(str(user.workdir))}",
+        )
+    request = None
+    if not is_known:
+        request = context.run_request(
+            target,
+            task,
+            replace(options, block_after=0),
+            hparam,
+            link,
+            slug=slug,
+            seed=seed,
+            in_place=in_place,
+            include_dirty=include_dirty,
+            idea=idea,
+            hypothesis=hypothesis,
+            by_hand=True,
+        )
+
+    def prepare(callbacks: Sequence[Any], child: Child) -> Session:
+        if request is None or child.slug:
+            name = child.slug or str(known)
+            session, _ = open_trial(user, name, None, NO_OPTIONS, callbacks, child)
+        else:
+            session = Session.start(request, callbacks, child)
+        if session.split_sizes[1] == "no":
+            session.discard(keep=False)
+            raise ModuleError(
+                "there is no val split to judge an edit by", hint="define val_dataloader()"
+            )
+        return session
+
+    def tell_ready(output: Output, session: Session, _: Any) -> None:
+        settle(session.user, session.slug)
+        place = TryPlace(session.user, session.slug)
+        output.lines(pages.ready_lines(place))
+        output.document(pages.standing(place))
+
+    with own_stdout(context.output) as output:
+        folder = user.workdir if request is None else request.folder
+        how = running.Prepare(folder, prepare)
+        slug = str(known) if is_known else ""
+        return running.run_session(output, how, slug, score_test=False, summarize=tell_ready)
+
+
+def status(context: Context, slug: Name = None) -> int:
+    """Show where the experiment stands: the best, what was tried, what is left.
+
+    \b
+    autopilot try status
+    """
+    return _tell_status(context.output, *_open(context, slug))
+
+
+def done(context: Context, slug: Name = None) -> int:
+    """End the experiment: score the test split on baseline and best, remove the worktree.
+
+    \b
+    autopilot try done
+    """
+    user, name = _open(context, slug)
+
+    def prepare(callbacks: Sequence[Any], child: Child) -> Session:
+        session, _ = open_trial(user, name, None, NO_OPTIONS, callbacks, child)
+        loop_of(session).reason = "ended by autopilot try done"
+        return session
+
+    def tell_end(output: Output, session: Session, result: Any) -> None:
+        running.print_summary(output, session, result)
+        if not result.interrupted:
+            Notebook(user, name).layout.trying(user).unlink(missing_ok=True)
+
+    with own_stdout(context.output) as output:
+        how = running.Prepare(user.workdir, prepare)
+        return running.run_session(output, how, name, summarize=tell_end)
+
+
+COMMANDS = {"": edit, "start": start, "status": status, "done": done}
+
+
+def _open(context: Context, slug: str | None) -> tuple[Repository, str]:
+    """The user's checkout and the experiment that is meant.
+
+    Raises:
+        ExperimentError: there is none, it is finished, or its steps are not made by hand.
+        UsageError: several are open.
+    """
+    user, here = user_of(context.repository())
+    if slug is not None or here is not None:
+        notebook = Notebook(user, context.full_slug(slug) if slug else str(here))
+        state = notebook.status
+        if not notebook.manifest.by_hand:
+            raise ExperimentError(
+                f"{notebook.slug} has an optimizer of its own",
+                hint=f"go on with it: {notebook.goes_on_by}; begin one by hand: autopilot try "
+                "start TARGET",
+            )
+        if state.state == "finished":
+            raise ExperimentError(
+                f"{notebook.slug} is finished",
+                hint=f"read it: autopilot log {notebook.slug}; begin another: autopilot try start",
+            )
+        return user, notebook.slug
+    tries = open_tries(user, context.project)
+    if not tries:
+        raise ExperimentError(
+            "there is no experiment to try an edit in", hint="begin one: autopilot try start TARGET"
+        )
+    if len(tries) > 1:
+        raise UsageError(
+            f"{len(tries)} experiments are open: {', '.join(tries)}",
+            hint=f"name one with -e, as in: autopilot try -e {tries[-1]}",
+        )
+    return user, tries[0]
+
+
+# --- measuring an edit ----------------------------------------------------------------------------
+
+
+class _Quiet(Reporter):
+    """The live line alone: the answer follows."""
+
+    def _line(self, text: str, verdict: str = "") -> None:
+        pass
+
+
+def _measure(
+    output: Output,
+    user: Repository,
+    slug: str,
+    message: str,
+    changes: Options,
+    child: Child,
+    *,
+    undo: bool,
+) -> int:
+    reporter = _Quiet(output, is_first=child.is_first)
+    callbacks = [reporter, Attendant(child)]
+    try:
+        session, trial = open_trial(user, slug, message, changes, callbacks, child, undo=undo)
+        assert trial is not None, "there is a message"
+        use_prices(session.options.prices or ())
+        try:
+            result = session.run(score_test=False)
+        except BaseException as error:
+            session.discard()
+            tell(error, session.outputs)
+            raise
+        finally:
+            reporter.stop()
+            settle(user, slug)
+    except AutopilotError as error:
+        error.hint = error.hint.replace(f"autopilot resume {slug}", HOW)
+        raise
+    spent, place = loop_of(session).spent, TryPlace(user, slug)
+    if result.interrupted or spent:
+        why = f"interrupted {result.stop_reason}" if result.interrupted else spent
+        _tell_unmeasured(output, place, trial, why, is_begun=result.interrupted)
+        return INTERRUPTED if result.interrupted else 1
+    known = pages.verdict(place, trial)
+    first, *rest = pages.verdict_lines(place, trial, known)
+    output.line(first, "green" if known["verdict"] == "kept" else "yellow")
+    output.lines(rest)
+    output.document(known)
+    return 0
+
+
+def _tell_unmeasured(
+    output: Output, place: TryPlace, trial: Trial, why: str, *, is_begun: bool
+) -> None:
+    then = f"{HOW} goes on" if is_begun else "raise it: autopilot try -m ... --budget-..."
+    ways = [f"{then}; autopilot try --undo takes it back; autopilot try done ends"]
+    output.line(f"{place.slug}: not measured: {why}", "yellow")
+    output.line(f"your edit is in the files, and kept as {trial.revision[:10]}")
+    output.line(f"next: {ways[0]}")
+    document = {"verdict": None, "why": why, "snapshot": trial.revision, "next": ways}
+    output.document(pages.standing(place) | document)
+
+
+def _tell_status(output: Output, user: Repository, slug: str) -> int:
+    place = TryPlace(user, slug)
+    standing, last = pages.standing(place), place.notebook.last
+    output.line(f"{slug}: {place.notebook.status.state}; edits are made in {standing['path']}")
+    if last is not None:
+        baseline, best = figures(last.baseline, last.best)
+        output.line(
+            f"val {last.monitor}: baseline {baseline}, best {best} (epoch {last.best_epoch})"
+        )
+    output.lines(pages.standing_lines(standing))
+    edited, unfinished = standing["edited"], standing["unfinished"]
+    if unfinished:
+        said = one_line(unfinished["message"], 60)
+        output.line(f"not finished: epoch {unfinished['epoch']}, {said}", "yellow")
+        output.line(f"next: {HOW} goes on with it; autopilot try --undo takes it back")
+    elif edited:
+        output.line(f"edited and not measured: {', '.join(edited[:_NAMES])}")
+        output.line(f"next: {HOW}; autopilot try --undo takes it back")
+    elif place.repo is None:
+        output.line(f"next: autopilot try start -e {slug} makes its worktree again")
+    else:
+        output.line(f"next: edit {', '.join(standing['parameters'])}, then {HOW}")
+    output.document(standing)
+    return 0
+
+
+def _tell_taken_back(output: Output, place: TryPlace, names: list[str], kept: str) -> int:
+    output.line(f"taken back: {', '.join(names[:_NAMES])}; the edit is kept: git show {kept[:10]}")
+    output.line(f"next: edit, then {HOW}")
+    after = TryPlace(place.user, place.slug)
+    output.document(pages.standing(after) | {"taken_back": names, "snapshot": kept})
+    return 0

@@ -1,0 +1,369 @@
+"""Edits by hand as the epochs of an experiment: the work of `autopilot try`.
+
+An edit is a snapshot before anything is measured, and what is being measured stands in a file of
+the git directory. So a kill at any point loses no edit, and the next `autopilot try` finishes the
+epoch exactly: what was measured is not measured again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from autopilot.core.callback import Callback
+from autopilot.core.trying import TAKEN_BACK, Edit, TryLoop
+from autopilot.engine.board import Child
+from autopilot.engine.request import Options
+from autopilot.engine.session import Session
+from autopilot.errors import AutopilotError, ExperimentError, LockHeldError, UsageError
+from autopilot.files import remove_file
+from autopilot.git import objects
+from autopilot.git.commands import run_git
+from autopilot.git.objects import Entry
+from autopilot.git.repository import Repository
+from autopilot.git.workfiles import WorkFiles
+from autopilot.git.worktrees import NO_HOOKS, cache_folder, worktree_path
+from autopilot.tracking.checkout import keep_snapshot
+from autopilot.tracking.holding import stopped
+from autopilot.tracking.layout import experiments
+from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.parameters import edits, entries_at, known_paths, present_at
+
+_HOW = 'edit a file of its parameters, then: autopilot try -m "what you changed"'
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """An edit on its way to a verdict.
+
+    Args:
+        epoch: The epoch that it becomes.
+        revision: The snapshot with the edit, or the state that an edit is taken back to.
+        message: See Edit.
+        takes_back: See Edit.
+        later: The snapshot with edits that were made since; "" if none were.
+        beside: Changed files that are no parameters.
+    """
+
+    epoch: int
+    revision: str
+    message: str
+    takes_back: int | None = None
+    later: str = ""
+    beside: tuple[str, ...] = ()
+
+    @property
+    def edit(self) -> Edit:
+        """The same for the loop."""
+        return Edit(self.revision, self.message, self.takes_back)
+
+
+class TryPlace:
+    """The checkout in which the edits of an experiment are made: the user's, or its worktree.
+
+    Attributes:
+        repo: None while there is no worktree.
+        trial: What is being measured, or was when a process was killed.
+        written: Files that evaluations have written beside the parameters.
+    """
+
+    def __init__(self, user: Repository, slug: str) -> None:
+        self.user, self.slug = user, slug
+        self.notebook = notebook = Notebook(user, slug)
+        self.places = known_paths(notebook.manifest, slug)
+        self.in_place = notebook.manifest.in_place
+        self.path = user.workdir if self.in_place else worktree_path(user, slug)
+        is_there = self.in_place or (self.path / ".git").is_file()
+        self.repo = Repository.discover(self.path) if is_there else None
+        self._file = notebook.layout.trying(user)
+        noted: dict[str, Any] = {}
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            noted = json.loads(self._file.read_bytes())
+        self.written = set(noted.get("written", ()))
+        found = noted.get("trial")
+        self.trial = Trial(**found | {"beside": tuple(found["beside"])}) if found else None
+
+    def note(self, trial: Trial | None) -> None:
+        """Writes down what is being measured, whole or not at all."""
+        self.trial = trial
+        noted = {"trial": trial and asdict(trial), "written": sorted(self.written)}
+        new = self._file.with_suffix(".tmp")
+        new.write_text(json.dumps(noted))
+        os.replace(new, self._file)
+
+    # --- the files ------------------------------------------------------------------------------
+
+    def changed(self) -> dict[str, Entry | None]:
+        """The parameters' files that are not as in the newest state; None for a removed one."""
+        if self.repo is None:
+            return {}
+        wanted = self._entries(self.notebook.tip)
+        return edits(wanted, present_at(self._work, self.places, wanted, write=True))
+
+    def beside(self) -> list[str]:
+        """Other files, which git does not ignore, that were changed since the last verdict."""
+        if self.repo is None:
+            return []
+        states = self.repo.status(["."]).items()
+        return [
+            name
+            for name, state in sorted(states)
+            if state != "ignored"
+            and not (state == "untracked" and name in self.written)
+            and not any(place.covers(name) for place in self.places)
+        ]
+
+    def keep(self, changed: dict[str, Entry | None], note: str) -> str:
+        """Keeps edits as a snapshot; in a worktree with the files beside the parameters."""
+        assert self.repo is not None, "only a checkout has edits"
+        found: dict[str, Entry | None] = dict(changed)
+        if not self.in_place:
+            found |= self._work.hash(self.beside())
+        tree = objects.write_tree(self.repo, objects.tree_of(self.user, self.notebook.tip), found)
+        return keep_snapshot(self.repo, self.notebook.layout, self.notebook.tip, tree, note)[0]
+
+    def put(self, commit: str) -> None:
+        """Writes the parameters' files of a commit."""
+        if self.repo is None:
+            return
+        wanted = self._entries(commit)
+        known = wanted | self._entries(self.notebook.tip)
+        present = present_at(self._work, self.places, known, write=False)
+        self._work.restore(edits(present, wanted))
+
+    def clear_beside(self) -> None:
+        """Takes the files beside the parameters out of a worktree, where a snapshot has them."""
+        if self.repo is None or self.in_place:
+            return
+        here, base = self.repo.workdir, self.notebook.manifest.base
+        if self.repo.head_commit() != base:  # made by somebody who commits as ever
+            run_git([*NO_HOOKS, "checkout", "--quiet", "--detach"], cwd=here)
+            run_git([*NO_HOOKS, "reset", "--quiet", base], cwd=here)
+        states = self.repo.status(["."])
+        for name in self.beside():
+            if states.get(name) == "untracked":
+                remove_file(here, name)
+
+    def _entries(self, commit: str) -> dict[str, Entry]:
+        return entries_at(self.user, objects.tree_of(self.user, commit), self.places)
+
+    @property
+    def _work(self) -> WorkFiles:
+        assert self.repo is not None, "only a checkout has files"
+        return WorkFiles(self.repo, self.repo.workdir)
+
+    # --- the trial ------------------------------------------------------------------------------
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the branch has an edit that has no verdict yet: it was killed or interrupted."""
+        return self.trial is not None and self.notebook.going_on == self.trial.epoch
+
+    def begin(self, message: str, *, undo: bool) -> Trial:
+        """Takes the edit out of the files, for the epoch that measures it; the lock is held.
+
+        Raises:
+            ExperimentError: there is nothing to measure, or nothing to take back.
+        """
+        last = self.notebook.last
+        epoch = (last.epoch if last else -1) + 1
+        if self.trial is not None and self.trial.epoch < epoch:
+            self.trial = None
+        if self.trial is not None and (self.is_begun or self.trial.takes_back is not None):
+            return self._going_on(self.trial, undo=undo)
+        changed = self.changed()
+        if not changed and self.trial is not None:
+            # Killed after the edit was taken out of the files.
+            self.put(self.trial.revision)
+            changed = self.changed() or edits(
+                self._entries(self.notebook.tip), self._entries(self.trial.revision)
+            )
+        beside = self.beside()
+        if undo:
+            trial = self._taking_back(epoch)
+            if changed:
+                self.keep(changed, "taken back before it was tried")
+        elif changed and self.repo is None and self.trial is not None:
+            trial = replace(self.trial, message=message)
+        elif changed:
+            trial = Trial(epoch, self.keep(changed, message), message, beside=tuple(beside))
+        else:
+            raise self._nothing(beside)
+        self.note(trial)
+        self.clear_beside()
+        self.put(self.notebook.tip)
+        return trial
+
+    def _going_on(self, trial: Trial, *, undo: bool) -> Trial:
+        """Goes on with a trial that was killed or interrupted; edits since then are kept."""
+        if changed := self.changed():
+            kept = self.keep(changed, "edits while another one was tried")
+            # Of a step back that was killed in its middle, they are a half of that.
+            trial = replace(trial, later=kept if trial.takes_back is None else "")
+        if undo and self.is_begun:
+            message = f"{TAKEN_BACK} {trial.message.partition(chr(10))[0]}"
+            best = self.notebook.best_commit
+            trial = replace(trial, revision=best, message=message, takes_back=trial.epoch, later="")
+        self.note(trial)
+        self.clear_beside()
+        self.put(self.notebook.tip)
+        return trial
+
+    def _taking_back(self, epoch: int) -> Trial:
+        """The last kept edit, to be taken back."""
+        notebook = self.notebook
+        number = notebook.last.best_epoch if notebook.last else 0
+        # An epoch that took another one back has an earlier state.
+        while (reused := notebook.epoch(number).record.reused) is not None:
+            number = reused
+        if number == 0:
+            raise ExperimentError(
+                f"{self.slug} has no kept edit that could be taken back: the baseline is the best",
+                hint=_HOW,
+            )
+        before = notebook.epoch(number - 1).best_epoch
+        message = f"{TAKEN_BACK} epoch {number}: {notebook.epoch(number).summary}"
+        return Trial(epoch, notebook.after(before), message, number)
+
+    def _nothing(self, beside: Sequence[str]) -> ExperimentError:
+        last, where = self.notebook.last, f" in {self.path}" if not self.in_place else ""
+        best = f"epoch {last.best_epoch}" if last else "the start"
+        if self.repo is None:
+            where = f": its worktree is gone (autopilot try start -e {self.slug} makes it again)"
+        only = f"; {beside[0]} is no parameter" if beside else ""
+        places = ", ".join(place.pathspec for place in self.places)
+        return ExperimentError(
+            f"nothing to try: {places} is as in {best}{where}{only}",
+            hint=_HOW,
+        )
+
+    def take_back(self) -> tuple[list[str], str]:
+        """Takes edits that were not measured out of the files; the lock is held.
+
+        Returns:
+            Their files, and the snapshot that keeps them; neither where there are none.
+        """
+        changed = {} if self.is_begun else self.changed()
+        if not changed:
+            return [], ""
+        kept, names = self.keep(changed, "taken back before it was tried"), sorted(changed)
+        self.clear_beside()
+        self.put(self.notebook.tip)
+        self.note(None)
+        return names, kept
+
+
+def settle(user: Repository, slug: str) -> None:
+    """Leaves the files as whoever edits them expects: an edit without a verdict stands in them."""
+    with contextlib.suppress(LockHeldError), stopped(user, slug):
+        desk = TryPlace(user, slug)
+        trial, last = desk.trial, desk.notebook.last
+        if trial is not None and last is not None and last.epoch >= trial.epoch:
+            if trial.later:
+                desk.put(trial.later)
+            trial = None
+        elif trial is not None and trial.takes_back is None and desk.repo is not None:
+            desk.put(trial.revision)
+            trial = trial if desk.is_begun else None
+        if desk.repo is not None and not desk.in_place:
+            # What evaluations wrote until now is nobody's edit.
+            states = desk.repo.status(["."]).items()
+            desk.written = {name for name, state in states if state == "untracked"}
+        desk.note(trial)
+
+
+def open_trial(
+    user: Repository,
+    slug: str,
+    message: str | None,
+    changes: Options,
+    callbacks: Sequence[Callback],
+    child: Child,
+    *,
+    undo: bool = False,
+) -> tuple[Session, Trial | None]:
+    """Prepares the epoch of an edit.
+
+    Args:
+        message: What was changed; None: there is no edit, only the baseline may be left to do.
+        undo: Takes back the edit in progress, or the last kept one.
+
+    Raises:
+        AutopilotError: it cannot begin; edits are in the files then.
+    """
+    trial: Trial | None = None
+
+    def begin() -> None:
+        nonlocal trial
+        desk = TryPlace(user, slug)
+        # A process that takes another one's place finds the files as that one left them.
+        is_noted = desk.trial is not None and not child.is_first
+        if message is not None:
+            trial = desk.trial if is_noted else desk.begin(message, undo=undo)
+        elif changed := [*desk.changed(), *([slug] if desk.is_begun else [])]:
+            raise UsageError(
+                f"{changed[0]} was edited and not tried: {slug} cannot go on without a decision",
+                hint='autopilot try -m "what you changed" measures it, autopilot try --undo takes '
+                "it back",
+            )
+
+    try:
+        session = Session.resume(user.workdir, slug, changes, callbacks, child, held=begin)
+    except AutopilotError:
+        if trial is not None:
+            settle(user, slug)
+        raise
+    if trial is not None and _is_open(session, trial):
+        loop_of(session).edit = trial.edit
+    session.trainer.experiment.ignore_stop = True
+    return session, trial
+
+
+def loop_of(session: Session) -> TryLoop:
+    """The loop of a session whose steps are edits by hand."""
+    loop = session.trainer.loop
+    assert isinstance(loop, TryLoop), "the bench makes it"
+    return loop
+
+
+def _is_open(session: Session, trial: Trial) -> bool:
+    """Whether the edit has no verdict yet, which a process before this one may have recorded."""
+    last = Notebook(session.user, session.slug).last
+    return last is None or last.epoch < trial.epoch
+
+
+# --- finding it ---------------------------------------------------------------------------------
+
+
+def user_of(repo: Repository) -> tuple[Repository, str | None]:
+    """The user's own checkout, and the experiment whose worktree a repository is, if it is one.
+
+    Raises:
+        ExperimentError: it is a worktree of ours, and there is no main one.
+    """
+    root = worktree_path(repo, "x").parent
+    if not (repo.workdir.is_relative_to(cache_folder()) and repo.workdir.is_relative_to(root)):
+        return repo, None
+    if repo.main_workdir is None:
+        raise ExperimentError(
+            f"{repo.workdir} is a worktree of a repository without a checkout",
+            hint="call it from the checkout that the experiment was started in, or with -C",
+        )
+    return Repository.discover(repo.main_workdir), repo.workdir.relative_to(root).as_posix()
+
+
+def open_tries(user: Repository, project: str | None = None) -> list[str]:
+    """The experiments that are driven by hand and not finished, the newest last."""
+    found = []
+    for slug in experiments(user):
+        if project and not slug.startswith(f"{project}/"):
+            continue
+        with contextlib.suppress(AutopilotError):
+            notebook = Notebook(user, slug)
+            if notebook.manifest.by_hand and notebook.status.state != "finished":
+                found.append(notebook)
+    return [notebook.slug for notebook in sorted(found, key=lambda each: each.recency)]
