@@ -84,6 +84,10 @@ def run(
     idea: arguments.Idea = "",
     hypothesis: arguments.Hypothesis = "",
     dry_run: arguments.DryRun = False,
+    write: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Without Python: write the run as a module instead."),
+    ] = None,
 ) -> int:
     """Optimize TARGET in git.
 
@@ -113,6 +117,13 @@ def run(
         idea=idea,
         hypothesis=hypothesis,
     )
+    if write is not None:
+        from autopilot.command.writing import write_module
+
+        words = replace(options, mode=None).words()
+        context.output.lines(write_module(task, context.folder, write, options.mode, words))
+        context.output.document({"written": write, "options": words})
+        return 0
     with own_stdout(context.output) as output:
         if not dry_run:
             return run_session(output, start_or_resume(request))

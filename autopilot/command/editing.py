@@ -123,8 +123,9 @@ def _below(glob: Sequence[str], folder: Sequence[str]) -> list[str]:
     if not glob:
         return ["**"]
     if not folder:
+        name = "/".join(glob)
         # A folder stands for the files in it.
-        return ["/".join(glob), "/".join((*glob, "**"))]
+        return [name] if "." in glob[-1] or glob[-1] == "**" else [name, f"{name}/**"]
     if glob[0] == "**":
         return ["/".join(glob), *_below(glob[1:], folder), *_below(glob, folder[1:])]
     return _below(glob[1:], folder[1:]) if fnmatchcase(folder[0], glob[0]) else []

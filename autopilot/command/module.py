@@ -69,8 +69,7 @@ class CommandModule(AutoPilotModule):
                 f"{what}: the val split is measured by one command",
                 hint="CommandModule(eval='python bench.py')",
             )
-        val = eval or val_eval
-        self.commands = {"train": train_eval or val, "val": val, "test": test_eval}
+        self.commands = {"train": train_eval, "val": eval or val_eval, "test": test_eval}
         self.metric, self.metric_regex, self.junit = metric, metric_regex, junit
         self.guard, self._setup = guard, setup
         self.variables = dict(each.split("=", 1) for each in env if "=" in each)

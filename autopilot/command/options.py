@@ -105,11 +105,8 @@ class TaskOptions:
             UsageError: they contradict each other, one is missing, or one holds a secret.
         """
         given = self.given()
-        if self.goal and self.goal.startswith("@"):
-            try:
-                given["goal"] = (folder / self.goal[1:]).read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise UsageError(f"--goal {self.goal}: {error}", hint="name a text file") from error
+        if (goal := read_goal(self.goal, folder)) is not None:
+            given["goal"] = goal
         self._check(by_hand=by_hand)
         for name, value in given.items():
             _refuse_secret(name, value)
@@ -118,7 +115,7 @@ class TaskOptions:
     def _check(self, *, by_hand: bool) -> None:
         if not (self.eval or self.val_eval):
             raise UsageError(
-                f"--{next(iter(self.given())).replace('_', '-')} needs --eval",
+                f"{_flag(next(iter(self.given())))} needs --eval",
                 hint="--eval 'python bench.py': the command that measures",
             )
         if self.eval and self.val_eval:
@@ -136,7 +133,7 @@ class TaskOptions:
             )
         for name, needed in _NEEDS.items():
             if getattr(self, name) and not getattr(self, needed):
-                flag = f"--{name.replace('_', '-')}"
+                flag = _flag(name)
                 raise UsageError(
                     f"{flag} is of no use without --{needed}", hint=f"add it, or leave out {flag}"
                 )
@@ -168,6 +165,24 @@ class TaskOptions:
         name = Path(next(iter([*scripts, *modules, *names]), "run")).name
         slug = re.sub(r"[^a-z0-9._-]+", "-", _SUFFIX.sub("", name).lower()).strip("-._")
         return slug or "run"
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def read_goal(text: str | None, folder: Path) -> str | None:
+    """The goal, which `@FILE` is read from.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    if text is None or not text.startswith("@"):
+        return text
+    try:
+        return (folder / text[1:]).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--goal {text}: {error}", hint="name a text file") from error
 
 
 def check_agent(text: str, model: str | None) -> str:
@@ -203,5 +218,5 @@ def _refuse_secret(name: str, value: str | Sequence[str]) -> None:
         holds = name == "env" and is_set and is_secret(variable, content)
         if holds or redact(text) != text:
             hint = "put it into an environment variable, and name that: --env NAME"
-            flag = f"--{name.replace('_', '-')}" + (f" {variable}" if name == "env" else "")
+            flag = _flag(name) + (f" {variable}" if name == "env" else "")
             raise UsageError(f"{flag} holds a secret, and options are recorded in git", hint=hint)

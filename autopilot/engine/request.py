@@ -7,7 +7,7 @@ import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -157,6 +157,19 @@ class Options:
         """The options that were asked for, by name."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
+    def words(self) -> list[str]:
+        """The options that were asked for, as they are typed."""
+        found: list[str] = []
+        for field_ in fields(self):
+            value = getattr(self, field_.name)
+            name, _, no = field_.metadata.get("names", _flag(field_.name)).partition("/")
+            if isinstance(value, bool):
+                found.append(name if value else no)
+            elif value is not None:
+                each = [value] if isinstance(value, str | int | float) else value
+                found += [word for one in each for word in (name, str(one))]
+        return found
+
     def conditions(self, *, alone: bool) -> list[Callback]:
         """The stop conditions.
 
@@ -178,6 +191,10 @@ class Options:
         if any(limit is not None for limit in budget):
             found.append(Budget(*budget))
         return found
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 NO_OPTIONS = Options()
