@@ -201,12 +201,8 @@ def _spending(role: str, model: str, most_usd: float) -> Iterator[Reservation]:
     A call that fails after its program was started may have been paid: it counts, and is recorded.
 
     Args:
-        role: The name under which the cost is counted.
         model: The model, or the program if the model is unknown.
         most_usd: The largest cost in dollars; infinite: all that is left.
-
-    Raises:
-        BudgetExceededError: too little is left.
     """
     ledger = current_ledger()
     with ledger.reserve_left(role, most_usd) as reservation:
@@ -255,8 +251,7 @@ def _claude_reply(finished: Finished) -> _ClaudeReply:
     except (ValueError, ValidationError, IndexError) as error:
         if finished.code != 0:
             raise AgentError(
-                f"claude ended with code {finished.code}: {finished.tail()}",
-                hint=_BY_HAND,
+                f"claude ended with code {finished.code}: {finished.tail()}", hint=_BY_HAND
             ) from error
         raise AgentReplyError(
             f"claude answered with something other than JSON: {finished.tail()}",

@@ -220,6 +220,5 @@ def _pairs(data: Datum, targets: Any) -> list[tuple[Datum, Datum | None]]:
 def no_judgement(count: int, reason: str) -> AgentError:
     """The error for items of which none could be judged."""
     return AgentError(
-        f"none of {count} items could be judged: {reason}",
-        hint="try the judge on one item by hand",
+        f"none of {count} items could be judged: {reason}", hint="try the judge on one item by hand"
     )

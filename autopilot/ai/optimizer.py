@@ -127,7 +127,12 @@ class AgentOptimizer(Optimizer):
 
     def build_prompt(self) -> str:
         """The prompt; parts that change least come first, so that the service can cache them."""
-        feedback = self._render_gradients()
+        gradients = [
+            f"### {parameter.name or f'parameter {number}'}\n{parameter.grad.render()}"
+            for number, parameter in enumerate(self.parameters)
+            if parameter.grad is not None
+        ]
+        feedback = shorten("\n\n".join(gradients), self.max_chars)
         content = show(list(self._contents()), feedback, self.max_chars)
         parts = [
             ("What you may edit", "parameters", content),
@@ -229,14 +234,6 @@ class AgentOptimizer(Optimizer):
     def _restore(self, before: list[Any]) -> None:
         for parameter, snapshot in zip(self.parameters, before, strict=True):
             parameter.restore(snapshot)
-
-    def _render_gradients(self) -> str:
-        parts = [
-            f"### {parameter.name or f'parameter {number}'}\n{parameter.grad.render()}"
-            for number, parameter in enumerate(self.parameters)
-            if parameter.grad is not None
-        ]
-        return shorten("\n\n".join(parts), self.max_chars)
 
     def _contents(self) -> Iterator[tuple[str, str]]:
         for number, parameter in enumerate(self.parameters):

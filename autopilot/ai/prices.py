@@ -106,7 +106,6 @@ def price_of(model: str, own: Mapping[str, Price] | None = None) -> Price | None
     behind it, and a point instead of a dash.
 
     Args:
-        model: The model's name.
         own: Prices that win over all others.
 
     >>> price_of("claude-haiku-4-5-20251001")
@@ -157,9 +156,6 @@ def use_prices(given: Iterable[str]) -> None:
 
     Args:
         given: What `parse_price` takes.
-
-    Raises:
-        UsageError: one is no price; nothing is changed.
     """
     parsed = dict(parse_price(text) for text in given)
     _given.clear()

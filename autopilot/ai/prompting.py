@@ -53,7 +53,6 @@ def show(files: Sequence[tuple[str, str]], feedback: str, room: int) -> str:
     """Files for a prompt: whole, in part, or by name only, as far as there is room.
 
     Args:
-        files: Names and contents.
         feedback: Feedback on them: files that it names come first.
         room: The largest number of characters of content, and of names of files without content.
 
@@ -72,7 +71,10 @@ def show(files: Sequence[tuple[str, str]], feedback: str, room: int) -> str:
     shown, names, unnamed = list[str](), 0, 0
     for name, text in files:
         part = parts[name] if name in parts else excerpt(text, feedback, share)
-        head = _head(name, text, part)
+        how = "in part" if part else "not shown"
+        head = f"=== {name}"
+        if part != text:
+            head += f" ({len(text)} characters, {how}: read it with your tools)"
         if part != text and not part:
             names += len(head)
             if names > room and name not in named:
@@ -84,19 +86,10 @@ def show(files: Sequence[tuple[str, str]], feedback: str, room: int) -> str:
     return "\n\n".join(shown)
 
 
-def _head(name: str, text: str, part: str) -> str:
-    if part == text:
-        return f"=== {name}"
-    what = "in part" if part else "not shown"
-    return f"=== {name} ({len(text)} characters, {what}: read it with your tools)"
-
-
 def excerpt(text: str, feedback: str, room: int) -> str:
     """The lines that feedback names, by number or by their rarer words, with the lines around.
 
     Args:
-        text: A text.
-        feedback: Feedback on it.
         room: The largest number of characters.
 
     Returns:
@@ -151,10 +144,6 @@ def ask(
 
     Args:
         who: A model, for which the service enforces the schema, or any agent.
-        prompt: The question.
-        schema: The model of the answer.
-        system: Instructions, the same for many prompts.
-        role: The name under which the cost is counted.
         sample: See `Model.complete`; agents ignore it.
         max_retries: The number of times that an answer is sent back.
 

@@ -34,7 +34,6 @@ class WorkflowState:
     """The inputs and results of a workflow.
 
     Args:
-        inputs: Name to value.
         role: The name under which model calls are counted.
         model: Answers steps that have no model of their own.
         sample: See `Model.complete`.

@@ -17,18 +17,10 @@ from autopilot.git.branches import find_branch
 from autopilot.git.commits import is_ancestor
 from autopilot.git.refs import read_ref
 from autopilot.git.remotes import default_remote
-from autopilot.git.repository import Repository
 from autopilot.proof.verification import verify as measure
+from autopilot.review import publishing
 from autopilot.review.changes import ParameterHistory, target_branch
 from autopilot.review.proposals import Proposal, proposal_of, propose, standings
-from autopilot.review.publishing import (
-    PullRequest,
-    program_for,
-    publish,
-    take_back,
-    unpublish,
-    withdraw,
-)
 from autopilot.tracking.notebook import Notebook
 
 Push = Annotated[
@@ -86,12 +78,17 @@ def create(
     else:
         output.line(f"wrote the request's text to {body}")
     if where:
-        publish(notebook, proposal.branch, where)
+        publishing.publish(notebook, proposal.branch, where)
         output.line(
             f"pushed to {where}: {proposal.branch.name}, and autopilot/{notebook.slug} with its "
             "tags and notes"
         )
-        _warn_of_unpushed(context, notebook.repo, proposal, where)
+        there = read_ref(notebook.repo, f"refs/remotes/{where}/{proposal.onto.short}")
+        if there is not None and not is_ancestor(notebook.repo, proposal.base, there):
+            output.warning(
+                f"{proposal.onto.short} has commits that {where} has not; they will be part of the "
+                f"request: git push {where} {proposal.onto.short}"
+            )
     address = request.open(notebook.repo.workdir) if open_ else ""
     if open_:
         output.line(f"the request: {address}")
@@ -174,21 +171,21 @@ def revert(
     known = ParameterHistory(notebook).merged_into(onto.tip)
     document = {"experiment": notebook.slug, "onto": onto.name, "merged": known.epoch}
     if known.epoch:
-        made = take_back(notebook, onto, known.epoch, reason)
+        made = publishing.take_back(notebook, onto, known.epoch, reason)
         output.line(f"{onto.name} has epoch {known.epoch} of {notebook.slug} already")
         output.line(f"{made.name}: one commit on {onto.name} that takes it back, {made.tip[:7]}")
         output.line(f"see it:   git show {made.name}")
         if where:
-            publish(notebook, made, where, alone=True)
+            publishing.publish(notebook, made, where, alone=True)
             output.line(f"pushed to {where}")
         output.line(f"merge it: git switch {onto.short} && git merge --ff-only {made.name}")
         output.document(document | {"branch": made.name, "tip": made.tip, "deleted": None})
         return
     # The remote's goes first: what cannot be deleted there is still here.
-    deleted = bool(where) and unpublish(notebook, where)
+    deleted = bool(where) and publishing.unpublish(notebook, where)
     tip = None
     if not deleted or read_ref(notebook.repo, review) is not None:
-        tip = withdraw(notebook)
+        tip = publishing.withdraw(notebook)
         output.line(f"deleted {name}; it was at {tip[:10]}")
     if where:
         output.line(f"deleted it on {where}" if deleted else f"{where} has none")
@@ -237,7 +234,7 @@ COMMANDS = {"create": create, "verify": verify, "revert": revert, "list": list_}
 
 def _request(
     context: Context, notebook: Notebook, proposal: Proposal, file: Path | None, remote: str | None
-) -> PullRequest:
+) -> publishing.PullRequest:
     """The request, its text written to a file that it can be opened from."""
     place = notebook.layout.request(notebook.repo)
     if file is not None:
@@ -249,19 +246,10 @@ def _request(
         raise UsageError(
             f"cannot write {place}: {error.strerror}", hint="name another file: --body FILE"
         ) from error
-    return PullRequest(
+    return publishing.PullRequest(
         proposal_page.title(notebook, proposal),
         place,
         proposal.branch.name,
         proposal.onto.short,
-        program_for(notebook.repo, remote or "origin"),
+        publishing.program_for(notebook.repo, remote or "origin"),
     )
-
-
-def _warn_of_unpushed(context: Context, repo: Repository, proposal: Proposal, where: str) -> None:
-    there = read_ref(repo, f"refs/remotes/{where}/{proposal.onto.short}")
-    if there is not None and not is_ancestor(repo, proposal.base, there):
-        context.output.warning(
-            f"{proposal.onto.short} has commits that {where} has not; they will be part of the "
-            f"request: git push {where} {proposal.onto.short}"
-        )

@@ -152,7 +152,6 @@ def signed(change: float | None, of: float | None = None) -> str:
     """A change with its sign; "" where it is None or NaN.
 
     Args:
-        change: The change; noise of binary fractions counts as none.
         of: The value that changed, which scales the noise; 1 unless given.
 
     >>> signed(0.134), signed(-0.00001), signed(None), signed(0.7 - 0.5 - 0.2)
@@ -178,16 +177,14 @@ def lower_note(mode: str) -> str:
     return f" ({direction_words(mode)})" if mode == "min" else ""
 
 
-def progressed(
-    name: str, before: float | None, after: float | None, mode: str, split: str = "val"
-) -> str:
-    """A metric's way from one value to another, and its direction where fewer is better.
+def progressed(name: str, before: float | None, after: float | None, mode: str) -> str:
+    """A val metric's way from one value to another, and its direction where fewer is better.
 
     >>> progressed("accuracy", 0.5, 0.7, "max"), progressed("wer", 0.5, None, "min")
     ('val accuracy 0.500 -> 0.700', 'val wer 0.500 (lower is better)')
     """
     values = figures(before) if after is None else figures(before, after)
-    return f"{split} {name} {' -> '.join(values)}{lower_note(mode)}"
+    return f"val {name} {' -> '.join(values)}{lower_note(mode)}"
 
 
 def outcomes(counts: Mapping[Outcome, int]) -> str:

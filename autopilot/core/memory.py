@@ -39,7 +39,6 @@ class FailureCount:
 
     Args:
         category: The subject of the feedback, "" where unknown.
-        latest: The newest of these lessons.
     """
 
     strategy: str

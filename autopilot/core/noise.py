@@ -52,7 +52,6 @@ def noise_sentence(noise: Noise, *, default: bool = True) -> str:
     """How the measurements differ, and what follows from it.
 
     Args:
-        noise: The measured noise.
         default: Whether the default policy decides, not one of the user's own.
 
     >>> noise_sentence(Noise(items=250, smallest=0.004))
@@ -283,7 +282,6 @@ def compare(
 
     Args:
         measurements: The results of each; at least two.
-        monitored: The metric that decides.
         repeat: How many measurements the mean of an epoch is of: its noise is so much smaller.
     """
     known = [keyed(items) for items in measurements]

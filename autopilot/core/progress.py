@@ -82,8 +82,6 @@ class EpochProgress:
 
     Attributes:
         lost: What was paid before a kill for results that have to be made again.
-        restarts: How often another process went on with the epoch.
-        restarts_s: The seconds that this took.
         notes: What an earlier process noted on the epoch.
         stop: Why the run is to end after it, as an earlier process knew.
     """
@@ -255,7 +253,6 @@ class EpochProgress:
 
         Args:
             seconds: Its time so far, over all sessions.
-            notes: What it was noted with.
             stop: Why the run is to end after it; "" if it goes on.
         """
         noted = EpochProgress(self._store)

@@ -87,10 +87,6 @@ class ItemMean:
     is missing where no item passed or failed, unless all that were measured are errors. An item's
     own `metrics["accuracy"]` counts in place of its outcome. Each other name in an item's `metrics`
     is averaged over the items that have it.
-
-    Attributes:
-        outcomes: How many items came to each outcome.
-        errors: The messages of those that are errors.
     """
 
     def __init__(self) -> None:
@@ -160,8 +156,6 @@ def worst_value(given: object, monitored: Monitored, item_metric: str) -> float 
     """The value of an item with an error, as the user gave it; None: it has none.
 
     Args:
-        given: A number, or None.
-        monitored: The metric that decides.
         item_metric: The metric of the items that it is made of; "" for none.
 
     Raises:
@@ -254,7 +248,6 @@ def worst_first(data: Datum, monitor: str, mode: str) -> Gradient | None:
 
     Args:
         monitor: The item metric that decides; "" where it is none.
-        mode: Its direction.
     """
     alone = len(data) == 1
     found = [item for item in data.leaves() if _speaks(item, monitor)]

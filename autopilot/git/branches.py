@@ -111,7 +111,6 @@ def advance(repo: Repository, branch: str, new: str, expected: str, log: str) ->
 
     Args:
         new: A commit that has `expected` in its history.
-        expected: The commit that it is at.
 
     Raises:
         RepositoryError: it cannot be moved now; nothing was changed.

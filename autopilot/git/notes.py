@@ -20,17 +20,8 @@ from pygit2.enums import ObjectType
 
 from autopilot.errors import RefMovedError
 from autopilot.files import REGULAR
+from autopilot.git import objects
 from autopilot.git.commits import ahead_behind, commit_fresh, merge_base
-from autopilot.git.objects import (
-    TREE,
-    Entry,
-    list_tree,
-    read_blob,
-    tree_line,
-    tree_of,
-    write_blob,
-    write_tree,
-)
 from autopilot.git.refs import create_ref, read_ref, update_ref
 from autopilot.git.repository import Repository, translated
 from autopilot.git.seen import Seen
@@ -46,7 +37,7 @@ Edit = Callable[[bytes | None], bytes]
 """Makes a note's new content of the present one, None if there is none; called repeatedly."""
 
 
-_Copies = dict[str, Entry]
+_Copies = dict[str, objects.Entry]
 """Where a note is, and what; a note may have copies at several fan-outs."""
 
 
@@ -83,16 +74,13 @@ class Notes:
     def items(self) -> Iterator[tuple[str, bytes]]:
         """All notes with the ids of what they annotate; a second copy of a note is an item too."""
         for annotated, oid in self.ids():
-            yield annotated, read_blob(self.repo, oid)
+            yield annotated, objects.read_blob(self.repo, oid)
 
     def write(self, changes: Mapping[str, Edit], message: str) -> None:
         """Changes some notes in one notes commit.
 
         A note that another fan-out holds moves to ours; of two copies, the edit is given both,
         one after the other.
-
-        Args:
-            changes: What each commit's note becomes.
 
         Raises:
             RefMovedError: others wrote to the ref again and again meanwhile.
@@ -113,7 +101,7 @@ class Notes:
         repo, tip = self.repo, read_ref(self.repo, self.ref)
         kept, self._kept = self._kept, None
         top = kept[1] if kept and kept[0] == tip else _Top(self._tree(tip) if tip else ())
-        edits: dict[str, dict[str, Entry | None]] = {}
+        edits: dict[str, dict[str, objects.Entry | None]] = {}
         for annotated, edit in changes.items():
             folder, rest = annotated[:2], annotated[2:]
             below, copies = edits.setdefault(folder, {}), self._copies_below(top, folder, rest)
@@ -121,12 +109,14 @@ class Notes:
             flat = top.pop(annotated)
             if flat is not None:
                 copies = {"": flat.oid} | copies
-            below[rest] = Entry(REGULAR, write_blob(repo, edit(self._content(copies))))
+            below[rest] = objects.Entry(
+                REGULAR, objects.write_blob(repo, edit(self._content(copies)))
+            )
         for folder, below in edits.items():
             entry = top.get(folder)
-            base = entry.oid if entry is not None and entry.mode == TREE else None
-            written = write_tree(repo, base, below)
-            top.put(folder, Entry(TREE, written))
+            base = entry.oid if entry is not None and entry.mode == objects.TREE else None
+            written = objects.write_tree(repo, base, below)
+            top.put(folder, objects.Entry(objects.TREE, written))
         with translated(f"cannot write {self.ref}"):
             made = top.write(repo)
         new = commit_fresh(repo, tree=made, parents=[tip] if tip else [], message=message)
@@ -139,7 +129,7 @@ class Notes:
 
     def _copies_below(self, top: _Top, folder: str, rest: str) -> dict[str, str]:
         entry = top.get(folder)
-        if entry is None or entry.mode != TREE:
+        if entry is None or entry.mode != objects.TREE:
             return {}
         with translated(f"cannot open {self.ref}"):
             return _copies(self.repo.pygit[entry.oid].peel(pygit2.Tree), rest)
@@ -149,7 +139,7 @@ class Notes:
             return self.repo.pygit[tip].peel(pygit2.Tree)
 
     def _content(self, copies: Mapping[str, str]) -> bytes | None:
-        contents = [read_blob(self.repo, oid) for oid in copies.values()]
+        contents = [objects.read_blob(self.repo, oid) for oid in copies.values()]
         if not contents:
             return None
         ended = [content if content.endswith(b"\n") else content + b"\n" for content in contents]
@@ -164,28 +154,31 @@ class _Top:
     """
 
     def __init__(self, tree: Iterable[pygit2.Object]) -> None:
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, objects.Entry] = {}
         self._lines: dict[bytes, bytes] = {}
         self._order: list[bytes] = []
         for child in tree:
-            self.put(os.fsdecode(child.raw_name or b""), Entry(int(child.filemode), str(child.id)))
+            self.put(
+                os.fsdecode(child.raw_name or b""),
+                objects.Entry(int(child.filemode), str(child.id)),
+            )
 
-    def get(self, name: str) -> Entry | None:
+    def get(self, name: str) -> objects.Entry | None:
         return self._entries.get(name)
 
-    def put(self, name: str, entry: Entry) -> None:
+    def put(self, name: str, entry: objects.Entry) -> None:
         before = self._entries.get(name)
         if before is not None and before.mode != entry.mode:
             self.pop(name)
-        key, line = tree_line(os.fsencode(name), entry)
+        key, line = objects.tree_line(os.fsencode(name), entry)
         if key not in self._lines:
             insort(self._order, key)
         self._entries[name], self._lines[key] = entry, line
 
-    def pop(self, name: str) -> Entry | None:
+    def pop(self, name: str) -> objects.Entry | None:
         entry = self._entries.pop(name, None)
         if entry is not None:
-            key, _ = tree_line(os.fsencode(name), entry)
+            key, _ = objects.tree_line(os.fsencode(name), entry)
             del self._lines[key]
             self._order.remove(key)
         return entry
@@ -247,45 +240,45 @@ def merge_notes(repo: Repository, ours: str, theirs: str, message: str) -> str:
     base = merge_base(repo, ours, theirs)
     before = _notes_of(repo, base) if base else {}
     mine, others = _notes_of(repo, ours), _notes_of(repo, theirs)
-    changes: dict[str, Entry | None] = {}
+    changes: dict[str, objects.Entry | None] = {}
     for annotated in mine.keys() | others.keys():
         sides = [found.get(annotated, {}) for found in (before, mine, others)]
         changes |= _change(repo, annotated, *sides)
-    tree = write_tree(repo, tree_of(repo, ours), changes)
+    tree = objects.write_tree(repo, objects.tree_of(repo, ours), changes)
     return commit_fresh(repo, tree=tree, parents=[ours, theirs], message=message)
 
 
 def _notes_of(repo: Repository, commit: str) -> dict[str, _Copies]:
     found: dict[str, _Copies] = {}
-    for path, entry in list_tree(repo, tree_of(repo, commit)).items():
+    for path, entry in objects.list_tree(repo, objects.tree_of(repo, commit)).items():
         found.setdefault(path.replace("/", ""), {})[path] = entry
     return found
 
 
 def _change(
     repo: Repository, annotated: str, base: _Copies, ours: _Copies, theirs: _Copies
-) -> dict[str, Entry | None]:
+) -> dict[str, objects.Entry | None]:
     """The changes of our tree for one note."""
     was, mine, others = (sorted(e.oid for e in side.values()) for side in (base, ours, theirs))
     if others in (was, mine):
         return {}
     if not _ANNOTATED.fullmatch(annotated):  # no note: git leaves such files alone
         return {} if ours else dict(theirs)
-    removed: dict[str, Entry | None] = dict.fromkeys(ours)
+    removed: dict[str, objects.Entry | None] = dict.fromkeys(ours)
     if mine == was and not theirs:
         return removed
     if mine == was and len(others) == 1:
         blob = others[0]
     elif mine == was:
-        blob = write_blob(repo, b"".join(_lines(repo, theirs)))
+        blob = objects.write_blob(repo, b"".join(_lines(repo, theirs)))
     else:
         lines = (_lines(repo, side) for side in (base, ours, theirs))
-        blob = write_blob(repo, _merged(*lines))
-    return removed | {f"{annotated[:2]}/{annotated[2:]}": Entry(REGULAR, blob)}
+        blob = objects.write_blob(repo, _merged(*lines))
+    return removed | {f"{annotated[:2]}/{annotated[2:]}": objects.Entry(REGULAR, blob)}
 
 
-def _lines(repo: Repository, copies: Mapping[str, Entry]) -> list[bytes]:
-    contents = (read_blob(repo, entry.oid) for entry in copies.values())
+def _lines(repo: Repository, copies: Mapping[str, objects.Entry]) -> list[bytes]:
+    contents = (objects.read_blob(repo, entry.oid) for entry in copies.values())
     return [line + b"\n" for content in contents for line in content.split(b"\n") if line]
 
 

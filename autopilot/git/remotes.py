@@ -55,11 +55,7 @@ _REASONS: Sequence[tuple[tuple[str, ...], str, str]] = (
         "it cannot be reached",
         "see that you are online and the address is right: `git remote -v`",
     ),
-    (
-        ("couldn't find remote ref",),
-        "an experiment was deleted there meanwhile",
-        "try again",
-    ),
+    (("couldn't find remote ref",), "an experiment was deleted there meanwhile", "try again"),
     (
         ("insufficient permission", "Permission denied", "Read-only", "denied to"),
         "it does not let you write",
@@ -75,7 +71,6 @@ class Pushed:
     Args:
         rejected: Ref to the reason why the remote did not take it.
         said: What the remote said about it: its hooks.
-        atomic: Whether it was all or nothing.
     """
 
     rejected: Mapping[str, str]

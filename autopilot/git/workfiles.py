@@ -24,15 +24,7 @@ from autopilot.files import (
     replace_file,
 )
 from autopilot.git.conversion import Converter
-from autopilot.git.objects import (
-    SUBMODULE,
-    TREE,
-    Entry,
-    entry_at,
-    read_blob,
-    tree_of,
-    write_blob,
-)
+from autopilot.git.objects import SUBMODULE, TREE, Entry, entry_at, read_blob, tree_of, write_blob
 from autopilot.git.repository import Repository, translated
 
 _FINE_NS = 20_000_000
@@ -58,7 +50,6 @@ class WorkFiles:
     Not to be shared between threads.
 
     Args:
-        repo: The worktree's repository.
         root: The worktree's top, or a folder below it. Names are paths from it.
     """
 

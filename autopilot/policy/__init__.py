@@ -10,11 +10,7 @@ from autopilot.core.comparison import EpochView
 from autopilot.core.gate import Gate
 from autopilot.core.noise import DefaultPolicy, SignificantImprovement
 from autopilot.core.policy import Decision, Policy
-from autopilot.policy.comparisons import (
-    GeneralizationGap,
-    Improvement,
-    NoRegression,
-)
+from autopilot.policy.comparisons import GeneralizationGap, Improvement, NoRegression
 from autopilot.policy.gates import (
     CostGate,
     CustomGate,

@@ -21,18 +21,7 @@ LIMIT = "a gate's limit"
 
 
 class BoundGate(Gate):
-    """A gate on one metric of one split, with a lowest or a highest value that passes, or both.
-
-    Args:
-        metric: The name of the metric.
-        split: Where it is measured.
-        low: The lowest value that passes, if there is one.
-        high: The highest value that passes, if there is one.
-        required: As in Gate.
-
-    Raises:
-        UsageError: a limit is NaN.
-    """
+    """A gate on one metric of one split, with a lowest or a highest value that passes, or both."""
 
     def __init__(
         self, metric: str, split: str, low: float | None, high: float | None, *, required: bool

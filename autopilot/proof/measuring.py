@@ -73,8 +73,6 @@ class Measurer:
     reused. The user's checkout, index and refs stay as they are.
 
     Args:
-        user: The user's repository.
-        manifest: The experiment's target, hyperparameters, options, seed, folder and links.
         slug: The experiment whose recorded model calls answer.
         live: Model calls are made anew and may cost money; the evaluation may use the network.
         links: Ignored paths that the evaluation needs, beside the manifest's.
@@ -123,7 +121,6 @@ class Measurer:
         """Evaluates a commit.
 
         Args:
-            commit: What is checked out.
             splits: "val", "test" or both.
             epoch: Seeds shuffling and chance, together with the manifest's seed.
             repeat: 0: with the seed of the run. Every other number has a seed of its own, and asks
@@ -237,11 +234,7 @@ def workspace_at(
 
 
 class MeasuringWorktree:
-    """A numbered worktree that one process at a time measures in.
-
-    Args:
-        lock: Held as long as it is in use.
-    """
+    """A numbered worktree that one process at a time measures in."""
 
     def __init__(self, user: Repository, path: Path, lock: ExclusiveLock) -> None:
         self.user, self.path, self._lock = user, path, lock
@@ -316,12 +309,7 @@ def measure_epoch(
 
     Args:
         split: "val" or "test"; "train" is measured in training alone.
-        limits: See `measured_as`.
         how: See Measurer: `live`, `links`.
-
-    Raises:
-        ReplayMissError: a model call is not recorded.
-        AutopilotError: it cannot be loaded or evaluated.
     """
     manifest = measured_as(notebook, limits)
     with Measurer(notebook.repo, manifest, notebook.slug, **how) as measurer:

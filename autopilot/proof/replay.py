@@ -46,9 +46,6 @@ class EpochReplay:
     Args:
         verdict: The recorded one: "baseline", "kept" or "rejected".
         recorded: The monitored metric as it was recorded; None where there is none.
-        replayed: The same, measured again.
-        differences: The values that differ from the record.
-        error: Why it could not be evaluated.
         split: The split of `recorded` and `replayed`.
         incomparable: Differences that do not count, since the values are noisy.
     """
@@ -319,11 +316,6 @@ def failed(number: int, error: AutopilotError) -> Difference:
     """The difference of an epoch that could not be evaluated.
 
     Errors that affect every epoch are raised.
-
-    Raises:
-        UsageError: a link is missing, a module is imported from another checkout, or the like.
-        RepositoryError: it cannot be checked out.
-        NoMoreCallsError: a service does not answer, there is no key, or the like.
     """
     if isinstance(error, RepositoryError | UsageError) and not isinstance(error, TargetError):
         raise error

@@ -35,7 +35,6 @@ class RerunTask(Task):
 
     Args:
         site: It is a repository of its own, with refs and notes to write.
-        tip: The end of the experiment's branch.
         test: Score the test split then: one more RerunEpoch, without a record.
     """
 
@@ -72,9 +71,6 @@ class Rerun(Replay):
 
     Args:
         settings: See Replay; one job, and nothing live.
-
-    Raises:
-        UsageError: settings that do not go together.
     """
 
     level: ClassVar[str] = "full"

@@ -30,7 +30,6 @@ class Site:
 
     Args:
         links: Path from the top to the user's own path, of what `--link` brought in.
-        manifest: How the experiment is run.
     """
 
     user: str

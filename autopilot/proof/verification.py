@@ -39,8 +39,6 @@ class Verification:
     Args:
         split: "test", or "val" where there is no test split.
         base: The commit that the proposal stands on.
-        head: The proposal's last commit.
-        epoch: The epoch that head is.
         before: The metric of base, one a repetition.
         after: The metric of head, one a repetition.
         recorded: The metric of the epoch as the run measured it; None where it did not.
@@ -48,9 +46,7 @@ class Verification:
         measure: The value that items were compared by: the metric, or "success".
         better: How many of them are better.
         difference: The mean difference of the items; positive is better.
-        low: The lower end of its interval.
         failures: Why the claim does not hold, a sentence each; none if it does.
-        notes: Further remarks for a reader, a sentence each.
         outputs: What the evaluations wrote into the worktree, which is gone.
     """
 
@@ -100,9 +96,6 @@ def verify(
         repeats: How often each is measured. The first has the run's own seed.
         tolerance: How far the score may be from the recorded one; None: not at all, but with live
             model calls or a noisy metric it is not compared.
-        live: Ask models anew.
-        links: Ignored paths that the evaluation needs, beside the manifest's.
-        limits: See `measured_as`.
 
     Raises:
         ReplayMissError: a model's reply is not recorded.
@@ -114,11 +107,10 @@ def verify(
     measurer = Measurer(notebook.repo, manifest, notebook.slug, live=live, links=links)
     measured_in = environment_at(notebook.events, epoch)
     with told_apart(measured_in), measurer as it:
-        split = "test"
-        first = it.measure(head, [split], epoch=epoch)
-        if not first.items.get(split):
-            split = "val"
+        for split in ("test", "val"):
             first = it.measure(head, [split], epoch=epoch)
+            if first.items.get(split):
+                break
         heads, bases = [first], [it.measure(base, [split], epoch=epoch)]
         for repeat in range(1, repeats):
             bases.append(it.measure(base, [split], epoch=epoch, repeat=repeat))
@@ -265,8 +257,6 @@ class Ruling:
     Args:
         epoch: The epoch that is judged, with the verdict of the run.
         against: The best epoch before it; None for the baseline.
-        policy: The policy's class.
-        decision: The verdict now, with what each gate found.
     """
 
     epoch: Epoch

@@ -126,7 +126,7 @@ class _LastingStore(InMemoryStore):
         self._file.write(progress)
 
     def progress(self) -> list[ProgressNote]:
-        return [record for record in self._file.read() if isinstance(record, ProgressNote)]
+        return self._file.read(ProgressNote)
 
 
 def _measure(folder: Path, say: _Say, child: Child, asker: int) -> None:

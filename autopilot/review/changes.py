@@ -69,7 +69,6 @@ class MergedEpoch:
     Args:
         epoch: Its number; None if the branch has none.
         commit: The branch's commit with that epoch, or the one that took it back; "" if none.
-        reverted: The branch had it, and took it back.
     """
 
     epoch: int | None
@@ -91,12 +90,7 @@ class ParameterHistory:
         return [e for e in self.notebook.epochs if e.verdict == "kept" and e.number]
 
     def changes(self, onto: str, since: int | None = None) -> list[ParameterChange]:
-        """The changes one by one, oldest first; those that changed nothing are left out.
-
-        Args:
-            onto: The commit that they are meant for.
-            since: The epoch that it has already.
-        """
+        """The changes one by one, oldest first; those that changed nothing are left out."""
         found: list[ParameterChange] = []
         if since is None:
             found.append(self._beginning(onto))

@@ -15,8 +15,6 @@ from autopilot.core.records.record import Event
 from autopilot.errors import ExperimentError
 from autopilot.git import commits, objects
 from autopilot.git.branches import Branch, advance, checked_out_at, obstacle
-from autopilot.git.commits import merge_base, merge_trees
-from autopilot.git.objects import LineCounts
 from autopilot.git.repository import Repository
 from autopilot.review.changes import (
     Conflict,
@@ -48,10 +46,8 @@ class PromotionPlan:
 
     Args:
         commit: The experiment's commit with its state.
-        score: The monitored val metric, against the baseline.
         test: The epoch's test metrics; empty where they were not measured.
         tree: The branch's new tree; "" if it cannot be made.
-        counts: Lines by file that the branch would gain and lose.
     """
 
     slug: str
@@ -62,7 +58,7 @@ class PromotionPlan:
     score: Score
     test: Mapping[str, float]
     tree: str
-    counts: Mapping[str, LineCounts]
+    counts: Mapping[str, objects.LineCounts]
     gates: tuple[Requirement, ...]
     merged: MergedEpoch
 
@@ -154,7 +150,6 @@ def promote(
     written then. `into` to `more` are those of `plan`.
 
     Args:
-        slug: The experiment; it must not be running.
         reviewer: Who decided; the author by git's configuration, if not given.
 
     Raises:
@@ -264,7 +259,7 @@ def _merge_gate(
             return tree, Requirement("merge", False, detail, "there is nothing to take over")
         once = f"; {onto.name} took it back once, by {merged.commit[:7]}" if merged.reverted else ""
         return tree, Requirement("merge", True, f"no conflict; one commit{once}")
-    base = merge_base(repo, onto.tip, commit)
+    base = commits.merge_base(repo, onto.tip, commit)
     if method == "ff-only" and base != onto.tip:
         detail = f"{onto.name} has commits that {notebook.layout.branch_name} has not"
         return closed(detail, "take it over with --squash or --no-ff")
@@ -277,7 +272,7 @@ def _merge_gate(
     if others:
         detail = f"it would bring changes along that are none of the parameters' ({others[0]})"
         return closed(detail, hint)
-    joined = merge_trees(repo, base, onto.tip, commit)
+    joined = commits.merge_trees(repo, base, onto.tip, commit)
     if joined.conflicts:
         return conflicting(Conflict(epoch.number, joined.conflicts))
     how = "fast-forward" if method == "ff-only" else "no conflict; a merge commit"

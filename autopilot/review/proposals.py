@@ -11,29 +11,14 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autopilot.core.records.message import (
-    EPOCH,
-    EXPERIMENT,
-    ONTO,
-    SOURCE,
-    review_message,
-    trailer,
-    trailer_number,
-)
+from autopilot.core.records import message
 from autopilot.errors import ExperimentError, RepositoryError
 from autopilot.git import commits, objects, refs
 from autopilot.git.branches import BRANCHES, Branch, checked_out_at, find_branch
 from autopilot.git.commands import run_git
 from autopilot.git.commits import Commit, count_in
 from autopilot.git.repository import Repository
-from autopilot.review.changes import (
-    Conflict,
-    MergedEpoch,
-    ParameterChange,
-    ParameterHistory,
-    apply_change,
-    target_branch,
-)
+from autopilot.review import changes
 from autopilot.tracking.layout import Layout, experiments
 from autopilot.tracking.notebook import Notebook
 
@@ -54,7 +39,7 @@ class Proposal:
     onto: Branch
     base: str
     commits: tuple[tuple[int, str], ...]
-    merged: MergedEpoch
+    merged: changes.MergedEpoch
     was: str | None = None
 
     @property
@@ -76,7 +61,6 @@ class Standing:
 
     Args:
         state: "open", "merged", "reverted", "outdated", "conflicts", "edited" or "unreadable".
-        detail: Why it is in that state, in one sentence.
     """
 
     slug: str
@@ -100,13 +84,13 @@ def propose(notebook: Notebook, onto: str | None = None) -> Proposal:
             is written then.
         RefMovedError: another process moved the review branch meanwhile.
     """
-    repo, layout, history = notebook.repo, notebook.layout, ParameterHistory(notebook)
+    repo, layout, history = notebook.repo, notebook.layout, changes.ParameterHistory(notebook)
     old = refs.read_ref(repo, layout.review)
     existing = built_commits(history, old) if old else []
-    branch = target_branch(notebook, onto or _built_for(existing))
+    branch = changes.target_branch(notebook, onto or _built_for(existing))
     merged = history.merged_into(branch.tip)
     stack = _stack(history, branch, merged)
-    if isinstance(stack, Conflict):
+    if isinstance(stack, changes.Conflict):
         raise ExperimentError(
             f"{stack.of(notebook.slug, branch.name)}; nothing was written",
             hint=f"see both sides: git diff {branch.name}...{layout.branch_name} -- "
@@ -150,7 +134,7 @@ def proposal_of(notebook: Notebook) -> Proposal:
             f"there is no proposal of {notebook.slug}",
             hint=f"autopilot propose create {notebook.slug}",
         )
-    return _read(ParameterHistory(notebook), found)
+    return _read(changes.ParameterHistory(notebook), found)
 
 
 def standings(repo: Repository, project: str | None = None) -> list[Standing]:
@@ -168,7 +152,7 @@ def standings(repo: Repository, project: str | None = None) -> list[Standing]:
 
 
 def _standing(notebook: Notebook, branch: Branch) -> Standing:
-    history = ParameterHistory(notebook)
+    history = changes.ParameterHistory(notebook)
     try:
         proposal = _read(history, branch)
     except ExperimentError as error:
@@ -186,30 +170,30 @@ def _standing(notebook: Notebook, branch: Branch) -> Standing:
         state, detail = "outdated", f"{newer} newer kept, up to epoch {newest}"
     else:
         stack = _stack(history, onto, merged)
-        if isinstance(stack, Conflict):
+        if isinstance(stack, changes.Conflict):
             state, detail = "conflicts", stack.of(notebook.slug, onto.name)
     return Standing(notebook.slug, branch, state, onto.name, tuple(epochs), detail)
 
 
-def _read(history: ParameterHistory, review: Branch) -> Proposal:
+def _read(history: changes.ParameterHistory, review: Branch) -> Proposal:
     built = built_commits(history, review.tip)
-    onto = target_branch(history.notebook, _built_for(built))
+    onto = changes.target_branch(history.notebook, _built_for(built))
     # A target that grew by an earlier proposal has commits of that form too.
     new = built[count_in(history.repo, [commit.id for commit in built], onto.tip) :] or built
-    made = tuple((trailer_number(c.message, EPOCH) or 0, c.id) for c in new)
+    made = tuple((message.trailer_number(c.message, message.EPOCH) or 0, c.id) for c in new)
     merged, slug = history.merged_into(onto.tip), history.notebook.slug
     return Proposal(slug, review, onto, new[0].parents[0], made, merged, review.tip)
 
 
 def _stack(
-    history: ParameterHistory, branch: Branch, merged: MergedEpoch
-) -> list[tuple[ParameterChange, str]] | Conflict:
+    history: changes.ParameterHistory, branch: Branch, merged: changes.MergedEpoch
+) -> list[tuple[changes.ParameterChange, str]] | changes.Conflict:
     """The changes that a branch lacks, with the trees that they make on top of it."""
-    found: list[tuple[ParameterChange, str]] = []
+    found: list[tuple[changes.ParameterChange, str]] = []
     tree = objects.tree_of(history.repo, branch.tip)
     for change in history.changes(branch.tip, merged.epoch):
-        changed = apply_change(history.repo, tree, change)
-        if isinstance(changed, Conflict):
+        changed = changes.apply_change(history.repo, tree, change)
+        if isinstance(changed, changes.Conflict):
             return changed
         if changed != tree:
             found.append((change, changed))
@@ -217,15 +201,15 @@ def _stack(
     return found
 
 
-def _message(notebook: Notebook, change: ParameterChange, onto: str) -> str:
+def _message(notebook: Notebook, change: changes.ParameterChange, onto: str) -> str:
     slug, epoch = notebook.slug, change.epoch
     if epoch is None:
         source = notebook.manifest.forked_from.replace("@", ", epoch ")
         what = f"what it was forked from: {source}" if source else "what was not committed before"
-        return review_message(slug, 0, change.source, onto, what=what)
+        return message.review_message(slug, 0, change.source, onto, what=what)
     steps = [record for _, record in notebook.steps(epoch.number)]
     why = [s.rationale or "\n".join(dict.fromkeys(s.gradients.values())) for s in steps]
-    return review_message(
+    return message.review_message(
         slug,
         epoch.number,
         change.source,
@@ -237,7 +221,7 @@ def _message(notebook: Notebook, change: ParameterChange, onto: str) -> str:
     )
 
 
-def built_commits(history: ParameterHistory, tip: str) -> list[Commit]:
+def built_commits(history: changes.ParameterHistory, tip: str) -> list[Commit]:
     """The commits of a review branch, oldest first.
 
     Raises:
@@ -247,8 +231,12 @@ def built_commits(history: ParameterHistory, tip: str) -> list[Commit]:
     found: list[Commit] = []
     top = commits.read_commit(repo, tip)
     for commit in commits.first_parent_log(repo, tip):
-        mine = trailer(commit.message, EXPERIMENT) == notebook.slug
-        if len(commit.parents) != 1 or not mine or not trailer(commit.message, SOURCE):
+        mine = message.trailer(commit.message, message.EXPERIMENT) == notebook.slug
+        if (
+            len(commit.parents) != 1
+            or not mine
+            or not message.trailer(commit.message, message.SOURCE)
+        ):
             break
         found.insert(0, commit)
     if not found:
@@ -256,10 +244,10 @@ def built_commits(history: ParameterHistory, tip: str) -> list[Commit]:
     base = found[0].parents[0]
     made = {change.source: change for change in history.changes(base)}
     for commit in found:
-        change = made.get(trailer(commit.message, SOURCE) or "")
-        onto = trailer(commit.message, ONTO)
+        change = made.get(message.trailer(commit.message, message.SOURCE) or "")
+        onto = message.trailer(commit.message, message.ONTO)
         text = _message(notebook, change, onto) if change and onto else ""
-        as_built = change and apply_change(repo, commit.parents[0], change) == commit.tree
+        as_built = change and changes.apply_change(repo, commit.parents[0], change) == commit.tree
         if commit.message != text or not as_built:
             raise edited(notebook.layout, commit)
     if not _is_elsewhere(repo, base, notebook.layout.review):
@@ -278,7 +266,7 @@ def _is_elsewhere(repo: Repository, commit: str, review: str) -> bool:
 
 
 def _built_for(existing: Sequence[Commit]) -> str | None:
-    return trailer(existing[-1].message, ONTO) if existing else None
+    return message.trailer(existing[-1].message, message.ONTO) if existing else None
 
 
 def edited(layout: Layout, commit: Commit) -> ExperimentError:

@@ -14,19 +14,10 @@ from pathlib import Path
 
 from autopilot.core.records.message import REVERTS, revert_message, trailer
 from autopilot.errors import ExperimentError, RemoteError
-from autopilot.git import commits, objects, refs
+from autopilot.git import commits, objects, refs, remotes
 from autopilot.git.branches import BRANCHES, Branch
 from autopilot.git.commands import for_git
-from autopilot.git.commits import is_ancestor
 from autopilot.git.objects import has_object
-from autopilot.git.remotes import (
-    check_taken,
-    fetch_refs,
-    push_refs,
-    remote_refs,
-    replace_ref,
-    shown,
-)
 from autopilot.git.repository import Repository
 from autopilot.review.changes import Conflict, ParameterChange, ParameterHistory, apply_change
 from autopilot.review.proposals import built_commits, edited, refuse_checked_out, set_review
@@ -41,19 +32,18 @@ def publish(notebook: Notebook, branch: Branch, remote: str, *, alone: bool = Fa
 
     Args:
         branch: Its review branch, or the one that reverts it.
-        alone: Push the branch without the experiment.
 
     Raises:
         RemoteError: the remote cannot be reached, or does not take it.
         ExperimentError: the review branch on the remote has commits by hand.
     """
     repo, ref = notebook.repo, branch.ref
-    there = remote_refs(repo, remote, [ref]).get(ref)
-    if there and not (has_object(repo, there) and is_ancestor(repo, there, branch.tip)):
+    there = remotes.remote_refs(repo, remote, [ref]).get(ref)
+    if there and not (has_object(repo, there) and commits.is_ancestor(repo, there, branch.tip)):
         _check_built(notebook, ref, there, remote)
-        replace_ref(repo, remote, ref, branch.tip, there)
+        remotes.replace_ref(repo, remote, ref, branch.tip, there)
     elif there != branch.tip:
-        check_taken(remote, ref, push_refs(repo, remote, {ref: branch.tip}))
+        remotes.check_taken(remote, ref, remotes.push_refs(repo, remote, {ref: branch.tip}))
     if not alone:
         for outcome in push(repo, remote, [notebook.slug]).outcomes:
             if outcome.error:
@@ -63,11 +53,11 @@ def publish(notebook: Notebook, branch: Branch, remote: str, *, alone: bool = Fa
 def unpublish(notebook: Notebook, remote: str) -> bool:
     """Deletes the review branch on a remote; returns whether there was one. Raises as `publish`."""
     repo, ref = notebook.repo, notebook.layout.review
-    there = remote_refs(repo, remote, [ref]).get(ref)
+    there = remotes.remote_refs(repo, remote, [ref]).get(ref)
     if there is None:
         return False
     _check_built(notebook, ref, there, remote)
-    replace_ref(repo, remote, ref, None, there)
+    remotes.replace_ref(repo, remote, ref, None, there)
     return True
 
 
@@ -76,15 +66,15 @@ def _check_built(notebook: Notebook, ref: str, tip: str, remote: str) -> None:
     repo = notebook.repo
     under = f"refs/autopilot/{notebook.slug}/theirs/"
     if not has_object(repo, tip):
-        fetch_refs(repo, remote, [ref], under)
+        remotes.fetch_refs(repo, remote, [ref], under)
     try:
         if not trailer(commits.read_commit(repo, tip).message, REVERTS):
             built_commits(ParameterHistory(notebook), tip)
     except ExperimentError as error:
         name = ref.removeprefix(BRANCHES)
         raise ExperimentError(
-            f"on {shown(remote)}, {error.message}",
-            hint=f"look at it: git fetch {shown(remote)} {name} && git log -p FETCH_HEAD",
+            f"on {remotes.shown(remote)}, {error.message}",
+            hint=f"look at it: git fetch {remotes.shown(remote)} {name} && git log -p FETCH_HEAD",
         ) from error
     finally:
         fetched = refs.read_ref(repo, f"{under}{ref}")
@@ -119,7 +109,6 @@ def take_back(notebook: Notebook, onto: Branch, epoch: int, reason: str = "") ->
 
     Args:
         epoch: The newest epoch that it has.
-        reason: Why; written into the commit.
 
     Raises:
         ExperimentError: it cannot be taken back without conflict; it names the files.

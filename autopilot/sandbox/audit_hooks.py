@@ -50,7 +50,6 @@ class Inputs(Watcher):
     do not count.
 
     Args:
-        repo: The worktree.
         base: The commit that the run starts from.
         links: Path from the top to the user's own path, of what `--link` brought in.
 
@@ -258,8 +257,6 @@ _REFUSED = {
     "socket.gethostbyname": "looks up",
     "socket.gethostbyaddr": "looks up",
 }
-
-
 _PROGRAMS = ("subprocess.Popen", "os.system", "os.posix_spawn", "os.spawn", "os.exec")
 
 
@@ -271,9 +268,6 @@ class Offline(Watcher):
 
     Args:
         programs: Refuses to start programs too.
-
-    Attributes:
-        refused: The attempts, in their order.
     """
 
     def __init__(self, *, programs: bool = False) -> None:

@@ -182,13 +182,9 @@ class InPlaceGuard(AgentGuard):
                 return None
             target = printable(os.readlink(self.repo.workdir / name))
             return Violation(name, "made", detail=f", a link to {target}", undone=_LEFT)
-        if now is None:
-            gone = was is not None and was[0] == "untracked"
-            return Violation(name, "removed" if gone else "changed", undone=_LEFT)
-        if state == "deleted":
-            return Violation(name, "removed", undone=_LEFT)
+        gone = state == "deleted" or (now is None and was is not None and was[0] == "untracked")
         is_new = was is None and state == "untracked"
-        return Violation(name, "made" if is_new else "changed", undone=_LEFT)
+        return Violation(name, "removed" if gone else "made" if is_new else "changed", undone=_LEFT)
 
     def _present(self) -> dict[str, tuple[str, Stamp | None]]:
         """The files that differ from HEAD: how, and their stamps."""

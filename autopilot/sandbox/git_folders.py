@@ -35,7 +35,6 @@ class PrivateGit:
     """Takes the place of a linked worktree's git folder, and gives it back.
 
     Args:
-        repo: The worktree.
         folder: Where the private one is; it exists only during steps, so that one that is there
             when a run begins tells that a step was killed.
     """

@@ -25,7 +25,6 @@ class Redirection:
     """A folder of the worktree that modules are imported from instead of the user's checkout.
 
     Args:
-        folder: Its full path.
         below: Its path from the top.
         reaches: Whether `PYTHONPATH` leads child processes to it. It cannot where the editable
             install has an import hook that comes first.

@@ -140,7 +140,12 @@ class Missing:
 
 def _paths_in(line: str) -> Iterator[str]:
     """All that may be a path in a line: `cat: data/x: No such file or directory`."""
-    line = _OCTAL.sub(lambda match: _bytes(match[1]).decode("utf-8", "replace"), line)
+
+    def decoded(match: re.Match[str]) -> str:
+        octal = match[1].split("\\")[1:]
+        return bytes(int(number, 8) for number in octal).decode("utf-8", "replace")
+
+    line = _OCTAL.sub(decoded, line)
     found = [*line.split("'"), *line.split('"'), *(part.strip() for part in line.split(":"))]
     for part in line.split(":"):
         words = [(m.start(), m.end()) for m in _WORD.finditer(part)][:_WORDS_AT_MOST]
@@ -148,10 +153,6 @@ def _paths_in(line: str) -> Iterator[str]:
         for i, j in sorted(spans, key=lambda span: span[0] - span[1]):
             found.append(part[words[i][0] : words[j][1]])
     return (name for name in dict.fromkeys(found) if name and "\0" not in name and len(name) < 1000)
-
-
-def _bytes(octal: str) -> bytes:
-    return bytes(int(number, 8) for number in octal.split("\\")[1:])
 
 
 def _has_files(folder: Path) -> bool:

@@ -63,9 +63,6 @@ class Processes:
         Args:
             module: Its dotted name; it calls `answer_with`.
 
-        Yields:
-            Each answer, as it comes.
-
         Raises:
             EvaluationError: it cannot be started, ended before its last answer, or `stop` was
                 called.

@@ -20,19 +20,11 @@ from autopilot.errors import (
     RepositoryError,
     UsageError,
 )
-from autopilot.git import objects, refs
+from autopilot.git import objects, refs, worktrees
 from autopilot.git.commands import run_git, withdraw
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
-from autopilot.git.worktrees import (
-    NO_HOOKS,
-    add_worktree,
-    private_path,
-    remove_worktree,
-    worktree_path,
-)
 from autopilot.sandbox import imports
-from autopilot.sandbox.imports import Redirection
 from autopilot.sandbox.missing import Missing
 from autopilot.sandbox.processes import end_marked
 from autopilot.tracking.layout import Layout, held
@@ -111,9 +103,9 @@ class Workspace:
     @property
     def private(self) -> Path:
         """The folder for confinement: copies of files, and a git folder of the agent's own."""
-        return private_path(self.repo.workdir)
+        return worktrees.private_path(self.repo.workdir)
 
-    def enter(self) -> tuple[Redirection, ...]:
+    def enter(self) -> tuple[imports.Redirection, ...]:
         """Makes its folder the working directory, and its files the first to be imported.
 
         The processes that this one starts import them too, and have no variable of git's. Returns
@@ -127,7 +119,7 @@ class Workspace:
         self.folder.mkdir(parents=True, exist_ok=True)
         # In place too: what another process imported before this one was forked may be out of date.
         imports.forget(self.user.workdir, self.repo.workdir)
-        redirected: tuple[Redirection, ...] = ()
+        redirected: tuple[imports.Redirection, ...] = ()
         if not self.in_place:
             redirected = imports.redirect(self.user.workdir, self.repo.workdir)
         os.chdir(self.folder)
@@ -141,7 +133,7 @@ class Workspace:
             sys.path.insert(0, path)
         return redirected
 
-    def import_notes(self, redirected: Sequence[Redirection]) -> list[str]:
+    def import_notes(self, redirected: Sequence[imports.Redirection]) -> list[str]:
         """Sentences on what is imported from the worktree, and what the worktree lacks for it."""
         lacking = Missing(self.user, self.repo, self.folder).compiled(redirected)
         return [each.note() for each in redirected if each.names] + lacking
@@ -189,7 +181,7 @@ class Workspace:
         """Removes the worktree; the user's own checkout is left alone."""
         if not self.in_place:
             os.chdir(self.user.workdir)
-            remove_worktree(self.user, self.repo.workdir)
+            worktrees.remove_worktree(self.user, self.repo.workdir)
 
 
 def directory_of(user: Repository, folder: Path) -> str:
@@ -209,7 +201,6 @@ def open_workspace(
     """The checkout for an experiment; one that a kill left behind is used again.
 
     Args:
-        folder: The folder that the command works in.
         keep: Outputs that are kept where that worktree is not whole.
         is_replacement: It goes on for a process that ended by itself, after all that it started:
             the worktree is as that process would have used it further.
@@ -220,17 +211,16 @@ def open_workspace(
     """
     slug, base, in_place, links = manifest.slug, manifest.base, manifest.in_place, manifest.links
     directory = directory_of(user, folder)
-    path = user.workdir if in_place else worktree_path(user, slug)
+    path = user.workdir if in_place else worktrees.worktree_path(user, slug)
     if not is_replacement:
         end_marked(path)
     if in_place:
         if links:
             raise UsageError("--link goes with a worktree", hint="leave out --link or --in-place")
         return Workspace(user, user, directory)
-    left = _left_behind(user, path, manifest, keep, is_replacement=is_replacement)
-    outputs = () if isinstance(left, Repository) else tuple(left)
-    repo = left if isinstance(left, Repository) else add_worktree(user, path, base)
-    workspace = Workspace(user, repo, directory, repo is not left, outputs=outputs)
+    left, outputs = _left_behind(user, path, manifest, keep, is_replacement=is_replacement)
+    repo = left or worktrees.add_worktree(user, path, base)
+    workspace = Workspace(user, repo, directory, repo is not left, outputs=tuple(outputs))
     try:
         made = tuple(link_into(workspace, folder, base, link) for link in links)
         return replace(workspace, links=made)
@@ -247,7 +237,7 @@ def undone_on_failure(user: Repository, manifest: Manifest) -> Iterator[None]:
     It goes by the worktree's path: an interrupt may come before anybody holds what was made. The
     error gets a note on what was written in it.
     """
-    path = worktree_path(user, manifest.slug)
+    path = worktrees.worktree_path(user, manifest.slug)
     was_there = manifest.in_place or path.exists()
     try:
         yield
@@ -257,49 +247,47 @@ def undone_on_failure(user: Repository, manifest: Manifest) -> Iterator[None]:
             if path.exists():
                 with contextlib.suppress(AutopilotError):
                     tell(error, find_outputs(path, user, manifest))
-            remove_worktree(user, path)
+            worktrees.remove_worktree(user, path)
         raise
 
 
 def abandon(user: Repository, slug: str) -> list[WrittenPath]:
     """Removes the worktree of an experiment that did not begin; returns what was written in it."""
-    path, written = worktree_path(user, slug), list[WrittenPath]()
+    path, written = worktrees.worktree_path(user, slug), list[WrittenPath]()
     with contextlib.suppress(AutopilotError), held(user, slug):
         if refs.read_ref(user, Layout(slug).branch) is None and path.exists():
             written = unknown_outputs(user, path)
-            remove_worktree(user, path)
+            worktrees.remove_worktree(user, path)
     return written
 
 
 def _left_behind(
     user: Repository, path: Path, manifest: Manifest, keep: Sequence[str], *, is_replacement: bool
-) -> Repository | list[WrittenPath]:
+) -> tuple[Repository | None, list[WrittenPath]]:
     """The worktree that a kill left; one that is not whole is removed: the outputs in it."""
-    killed_in_step = (private_path(path) / AGENTS_GIT).exists()
-    shutil.rmtree(private_path(path), ignore_errors=True)
+    # What an agent did until a kill in its step is not known.
+    is_known = not (worktrees.private_path(path) / AGENTS_GIT).exists()
+    shutil.rmtree(worktrees.private_path(path), ignore_errors=True)
     if not path.exists():
-        return []
+        return None, []
     with contextlib.suppress(RepositoryError):
-        # What an agent did until the kill is not known.
-        if killed_in_step:
-            raise RepositoryError("killed in an agent's step")
         repo = Repository.discover(path)
         # git keeps the lock until all files are checked out.
         whole = repo.workdir.samefile(path) and not (repo.git_dir / "locked").exists()
         same = repo.common_dir == user.common_dir and repo.head_commit() == manifest.base
-        if whole and same:
+        if is_known and whole and same:
             # Changes by an evaluation or by another program are no part of the experiment.
             if not is_replacement:
-                run_git([*NO_HOOKS, "reset", "--hard", "--quiet"], cwd=path)
-            return repo
-    return _take_away(user, path, manifest, keep)
+                run_git([*worktrees.NO_HOOKS, "reset", "--hard", "--quiet"], cwd=path)
+            return repo, []
+    return None, _take_away(user, path, manifest, keep)
 
 
 def _take_away(
     user: Repository, path: Path, manifest: Manifest, keep: Sequence[str]
 ) -> list[WrittenPath]:
     outputs = keep_outputs(path, user, manifest, keep)
-    remove_worktree(user, path)
+    worktrees.remove_worktree(user, path)
     shutil.rmtree(path, ignore_errors=True)
     return outputs
 
@@ -312,12 +300,12 @@ def remove_leftover(
     Raises:
         LockHeldError: the experiment is running.
     """
-    path = worktree_path(user, manifest.slug)
+    path = worktrees.worktree_path(user, manifest.slug)
     if manifest.in_place or not path.exists():
         return []
     with held(user, manifest.slug):
         end_marked(path)
-        shutil.rmtree(private_path(path), ignore_errors=True)
+        shutil.rmtree(worktrees.private_path(path), ignore_errors=True)
         return _take_away(user, path, manifest, keep)
 
 

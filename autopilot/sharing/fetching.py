@@ -42,7 +42,6 @@ class RefSet:
     """The refs of one experiment in one repository.
 
     Args:
-        branch: The tip of the experiment branch; None if there is none.
         tags: Full name to tag object.
         notes: Full name to notes commit.
     """
@@ -67,9 +66,7 @@ class Synced:
         commits: How many commits came to the receiving side's branch.
         ahead: Of a fetch: how many commits are here that the remote lacks.
         merged: Those of them that both sides had written, and that were merged.
-        remarks: Further sentences for the user.
         error: Why it was left as it is; "" if it was not.
-        hint: What to do about that.
     """
 
     slug: str
@@ -249,13 +246,12 @@ def _moves(repo: Repository, slug: str, ours: RefSet, theirs: RefSet, remote: st
     """Compares one experiment's refs here with those that differ on the remote."""
     layout, moves = Layout(slug), _Moves(Synced(slug, is_new=ours.branch is None))
     ahead = behind = 0
-    if theirs.branch:
-        if ours.branch:
-            ahead, behind = ahead_behind(repo, ours.branch, theirs.branch)
+    if theirs.branch and ours.branch:
+        ahead, behind = ahead_behind(repo, ours.branch, theirs.branch)
         if ahead and behind:
-            return _Moves(_diverged(repo, slug, ours.branch or "", theirs.branch, remote))
-        if behind or not ours.branch:
-            moves.rest[layout.branch] = (theirs.branch, ours.branch)
+            return _Moves(_diverged(repo, slug, ours.branch, theirs.branch, remote))
+    if theirs.branch and (behind or not ours.branch):
+        moves.rest[layout.branch] = (theirs.branch, ours.branch)
     merged = []
     for name, tip in theirs.notes.items():
         here = ours.notes.get(name)

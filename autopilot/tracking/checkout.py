@@ -21,8 +21,6 @@ from autopilot.core.records.message import plain_message
 from autopilot.core.records.record import ProgressNote
 from autopilot.errors import ExperimentError, LockHeldError, ParameterError
 from autopilot.git import commits, objects, refs
-from autopilot.git.commits import Commit
-from autopilot.git.objects import Entry
 from autopilot.git.repository import Repository
 from autopilot.git.workfiles import WorkFiles
 from autopilot.tracking.journal import ProgressFile
@@ -61,12 +59,12 @@ class Checkout:
         self._files = WorkFiles(self.repo, self.repo.workdir)
 
     @cached_property
-    def present(self) -> dict[str, Entry]:
+    def present(self) -> dict[str, objects.Entry]:
         """The parameters' files as they are now; their contents are stored as blobs."""
         known = self.entries(self.repo.head_commit()) | self.entries(self.notebook.tip)
         return present_at(self._files, self.places, known, write=True)
 
-    def entries(self, commit: str) -> dict[str, Entry]:
+    def entries(self, commit: str) -> dict[str, objects.Entry]:
         """The parameters' files in a commit."""
         return entries_at(self.repo, objects.tree_of(self.repo, commit), self.places)
 
@@ -144,7 +142,7 @@ class Checkout:
         return changed, kept
 
 
-def snapshots(repo: Repository, layout: Layout) -> list[Commit]:
+def snapshots(repo: Repository, layout: Layout) -> list[commits.Commit]:
     """The experiment's snapshots, oldest first."""
     found = refs.list_refs(repo, layout.snapshots)
     read = [commits.read_commit(repo, oid) for oid in found.values()]
@@ -251,8 +249,7 @@ def undo_killed_step(repo: Repository, slug: str, places: Sequence[ParameterPath
         slug: The experiment; it must be held.
     """
     layout = Layout(slug)
-    notes = ProgressFile(layout.progress(repo)).read()
-    steps = [note.stepping for note in notes if isinstance(note, ProgressNote)]
+    steps = [note.stepping for note in ProgressFile(layout.progress(repo)).read(ProgressNote)]
     tip = refs.read_ref(repo, layout.branch)
     if tip is None or not steps or steps[-1] <= 0:
         return ""
@@ -283,8 +280,6 @@ def find_state(notebook: Notebook, name: str) -> ParameterState:
         epoch = notebook.find(name).number
     except ExperimentError as error:
         if kept and not name.isdigit():
-            raise ExperimentError(
-                error.message, hint=f"{error.hint}; or a snapshot: autopilot store log"
-            ) from error
+            error.hint += "; or a snapshot: autopilot store log"
         raise
     return ParameterState(notebook.after(epoch), f"epoch {epoch}", epoch)

@@ -282,10 +282,10 @@ class GitStore(Store):
         self.progress_file.write(call)
 
     def progress(self) -> list[ProgressNote]:
-        return [record for record in self.progress_file.read() if isinstance(record, ProgressNote)]
+        return self.progress_file.read(ProgressNote)
 
     def calls(self) -> list[LlmRecord]:
-        return [record for record in self.progress_file.read() if isinstance(record, LlmRecord)]
+        return self.progress_file.read(LlmRecord)
 
     def clear_progress(self) -> None:
         self.progress_file.clear()

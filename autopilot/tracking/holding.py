@@ -18,7 +18,6 @@ from autopilot.core.rules import ALL_BLOCKED
 from autopilot.core.store import Store
 from autopilot.errors import ExperimentError
 from autopilot.git import commits, objects, refs
-from autopilot.git.commits import merge_base, merge_trees
 from autopilot.git.repository import Repository
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import Layout, experiments, held
@@ -55,14 +54,7 @@ def decide(
     """Writes a decision on an epoch down; moves no branch and no file.
 
     Args:
-        slug: The experiment; it must not be running.
-        decision: "promote" or "reject".
-        epoch: A number, "best", "last", a tag or a commit.
         reviewer: Who decided; the author by git's configuration, if not given.
-
-    Raises:
-        ExperimentError: there is no such experiment or epoch.
-        LockHeldError: it is running.
     """
     with stopped(repo, slug) as notebook:
         number = notebook.find(epoch).number
@@ -132,13 +124,13 @@ def merge(
     """
     repo = ours.repo
     (our_epoch, our_commit), (their_epoch, their_commit) = _best(ours), _best(theirs)
-    base = merge_base(repo, our_commit, their_commit)
+    base = commits.merge_base(repo, our_commit, their_commit)
     if base is None:
         raise ExperimentError(
             f"{ours.slug} and {theirs.slug} have no commit in common",
             hint="only experiments of one history can be merged",
         )
-    merged = merge_trees(repo, base, our_commit, their_commit)
+    merged = commits.merge_trees(repo, base, our_commit, their_commit)
     if merged.conflicts:
         raise ExperimentError(
             f"{theirs.slug} and {ours.slug} conflict in {', '.join(merged.conflicts)}; "
@@ -273,10 +265,6 @@ def memory_to_change(repo: Repository, slug: str) -> Iterator[Memory]:
     """The memory of an experiment that is not running; its new lessons become notes on the tip.
 
     A run that goes on with the experiment knows them.
-
-    Raises:
-        ExperimentError: there is no such experiment.
-        LockHeldError: it is running.
     """
     with stopped(repo, slug) as notebook:
         memory = _NotedMemory(notebook)

@@ -13,7 +13,6 @@ from functools import cached_property
 
 from autopilot import __version__
 from autopilot.core.records import message
-from autopilot.core.records.message import trailer_number
 from autopilot.core.records.record import Lesson, MetricsRecord, StepRecord, TraceRecord
 from autopilot.git import commits, objects, refs
 from autopilot.git.commits import Commit
@@ -32,7 +31,6 @@ class Difference:
     Args:
         epoch: The epoch that it is about; None: the branch as a whole.
         what: "val accuracy", "tag", "metrics note", "commit", "rollback", a file's path, ...
-        recorded: The value on record.
         found: The value found; of a metric, its value when it was measured again.
         why: One sentence, where the three do not say it all.
     """
@@ -78,8 +76,8 @@ class Integrity:
         """Every epoch that left a trace; the one that is going on has no verdict yet."""
         numbers, stepped = {0, *self._tags, *self.judged}, set()
         for commit in self.line.values():
-            numbers.add(trailer_number(commit.message, message.REJECTED) or 0)
-            stepped.add(trailer_number(commit.message, message.EPOCH) or 1)
+            numbers.add(message.trailer_number(commit.message, message.REJECTED) or 0)
+            stepped.add(message.trailer_number(commit.message, message.EPOCH) or 1)
         for epoch, places in self._strays.items():
             if not any(map(self._is_there, places)):
                 numbers.add(epoch)
@@ -149,7 +147,7 @@ class Integrity:
             if len(commit.parents) != 1:
                 yield Difference(None, "commit", "one parent", commit.id[:7], "it is a merge")
             epoch, step, rejected = (
-                trailer_number(commit.message, name)
+                message.trailer_number(commit.message, name)
                 for name in (message.EPOCH, message.STEP, message.REJECTED)
             )
             subject = commit.message.partition("\n")[0]

@@ -109,19 +109,23 @@ class Journal:
         """The start commit: the one with the manifest; None where its note is not here."""
         return next((commit for commit, _ in self.read(Manifest)), None)
 
-    def line(self, tip: str) -> Mapping[str, Commit]:
-        """The experiment's commits by their ids, newest first.
+    def beginning(self) -> tuple[str, Manifest]:
+        """The start commit and its manifest.
 
         Raises:
-            RecordError: nothing says where it starts.
+            RecordError: its note is not here.
         """
+        for commit, manifest in self.read(Manifest):
+            return commit, manifest
+        raise RecordError(
+            f"the experiment {self.layout.slug} has no manifest note",
+            hint=f"fetch its notes: autopilot fetch {self.layout.slug}",
+        )
+
+    def line(self, tip: str) -> Mapping[str, Commit]:
+        """The experiment's commits by their ids, newest first; raises as `beginning`."""
         if self._line[0] != tip:
-            start, slug = self.start(), self.layout.slug
-            if start is None:
-                raise RecordError(
-                    f"the experiment {slug} has no manifest note",
-                    hint=f"fetch its notes: autopilot fetch {slug}",
-                )
+            start, _ = self.beginning()
             base = next(iter(read_commit(self._repo, start).parents), None)
             # What is before a commit never changes.
             known, before = _lines.get(start, ("", {}))
@@ -172,16 +176,16 @@ class ProgressFile:
             if self._held is not None:
                 self._held.append(line)
 
-    def read(self) -> list[Record]:
-        """All records; a line that a kill cut short is left out: its batch is evaluated again."""
+    def read(self, kind: type[R]) -> list[R]:
+        """The records of a class; a line that a kill cut short is left out, and made again."""
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
             return []
-        found: list[Record] = []
+        found: list[R] = []
         for line in content.split(b"\n"):
             with contextlib.suppress(RecordError):
-                found += decode(line, "progress")
+                found += [each for each in decode(line, "progress") if isinstance(each, kind)]
         return found
 
     def hold(self) -> None:

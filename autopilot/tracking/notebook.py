@@ -30,7 +30,6 @@ from autopilot.git import commits, objects, refs
 from autopilot.git.commands import run_git
 from autopilot.git.commits import Commit
 from autopilot.git.locks import ExclusiveLock, Holder
-from autopilot.git.objects import LineCounts
 from autopilot.git.repository import Repository
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import Layout, experiments, tagged_epochs
@@ -44,11 +43,9 @@ class Epoch:
     """One judged epoch.
 
     Args:
-        record: Its val record.
         commit: The commit with its notes: the last step's; the start commit for the baseline.
         metrics: Split to metric name to value.
         before: The best value before it, None where there is none.
-        rollback: The rollback commit after a rejected epoch.
         steps: Its step commits, oldest first; none where nothing was changed.
     """
 
@@ -151,12 +148,7 @@ class Notebook:
 
     @cached_property
     def _start(self) -> tuple[str, Manifest]:
-        for commit, manifest in self.journal.read(Manifest):
-            return commit, manifest
-        raise ExperimentError(
-            f"the experiment {self.slug} has no manifest note",
-            hint=f"fetch its notes: autopilot fetch {self.slug}",
-        )
+        return self.journal.beginning()
 
     @property
     def manifest(self) -> Manifest:
@@ -461,7 +453,7 @@ class Notebook:
         # From the top folder, since the user may have set diff.relative.
         return run_git(["diff", "--no-ext-diff", *options, old, new], cwd=self.repo.workdir).stdout
 
-    def counts(self, old: str, new: str) -> dict[str, LineCounts]:
+    def counts(self, old: str, new: str) -> dict[str, objects.LineCounts]:
         """How many lines each file gained and lost between two commits."""
         trees = [objects.tree_of(self.repo, commit) for commit in (old, new)]
         return objects.diff_stat(self.repo, trees[0], trees[1])

@@ -74,12 +74,12 @@ def clear(repo: Repository, litter: Litter) -> Litter | None:
                     outputs = keep_outputs(litter.path, repo, manifest, litter.keep)
                     litter = replace(litter, outputs=tuple(outputs))
                 remove_worktree(repo, litter.path)
-        elif litter.kind == "ref lock":
-            with held(repo, litter.slug):
-                refs.clear_stale_locks(repo, Layout(litter.slug).namespaces())
         else:
             with held(repo, litter.slug):
-                litter.path.unlink(missing_ok=True)
+                if litter.kind == "ref lock":
+                    refs.clear_stale_locks(repo, Layout(litter.slug).namespaces())
+                else:
+                    litter.path.unlink(missing_ok=True)
     except LockHeldError:
         return None
     except OSError as error:
@@ -194,9 +194,6 @@ class Removal:
 
     Args:
         review: Its review branch, and that for taking it back, where they are.
-        progress: The progress file of an unfinished epoch; None where there is none.
-        worktree: The folder that an interrupted run left; None where there is none.
-        report: Its page in the git directory; None where there is none.
     """
 
     slug: str
@@ -237,11 +234,8 @@ def remove(repo: Repository, removal: Removal) -> None:
     """Removes an experiment; the commits stay in git's store until it collects garbage.
 
     The refs go last, all at once: until then the experiment is whole.
-
-    Raises:
-        ExperimentError: it was changed since it was looked at.
-        LockHeldError: it is running.
     """
+    layout = Layout(removal.slug)
     with held(repo, removal.slug):
         if _plan(repo, removal.slug).refs != removal.refs:
             raise ExperimentError(
@@ -249,13 +243,12 @@ def remove(repo: Repository, removal: Removal) -> None:
                 hint="look at it again: autopilot experiment show " + removal.slug,
             )
         # As a killed git leaves them; else some refs would be gone, and others not.
-        refs.clear_stale_locks(repo, Layout(removal.slug).namespaces())
+        refs.clear_stale_locks(repo, layout.namespaces())
         if removal.worktree is not None:
             remove_worktree(repo, removal.worktree)
         for file in (removal.progress, removal.report):
             if file is not None:
                 file.unlink(missing_ok=True)
-        layout = Layout(removal.slug)
         layout.request(repo).unlink(missing_ok=True)
         if removal.kept:
             remove_folder(layout.kept(repo))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +23,6 @@ class Slot:
     """A place for one item.
 
     Args:
-        number: From 0.
-        values: Variable to value.
         split: The split of the item. Fixed when the slots are planned, so that a slot which is
             filled later moves no other item to another split.
     """
@@ -36,17 +33,12 @@ class Slot:
 
 
 def plan_slots(
-    count: int,
-    variables: Mapping[str, Mapping[str, float]],
-    splits: Mapping[str, float],
-    seed: int,
+    count: int, variables: Mapping[str, Mapping[str, float]], splits: Mapping[str, float], seed: int
 ) -> list[Slot]:
     """Slots in which each value is as frequent as its weight says, in every split.
 
     Args:
-        count: Number of slots.
         variables: Name to value to weight.
-        splits: Name to share.
         seed: Decides which slot has which values and split.
 
     >>> slots = plan_slots(8, {"tone": {"kind": 3, "curt": 1}}, {"train": 1, "val": 1}, seed=0)
@@ -57,8 +49,7 @@ def plan_slots(
     for name, weights in variables.items():
         values = [v for v, n in _apportion(weights, count).items() for _ in range(n)]
         # A generator of its own for each variable: a further variable leaves the others' values.
-        draw = random.Random(f"{seed}/{name}").random
-        order = sorted(range(count), key=[draw() for _ in range(count)].__getitem__)
+        order = permutation(count, f"{seed}/{name}")
         for values_of_slot, index in zip(chosen, order, strict=True):
             values_of_slot[name] = values[index]
     pairs = zip(chosen, _deal(chosen, splits, seed), strict=True)
@@ -180,9 +171,6 @@ class Checkpoint(Worklist[GenerationPlan, Made, Failed]):
 
     Args:
         folder: The folder of the files; it is made when the first line is written.
-
-    Attributes:
-        rejected: Items that were not accepted, in order.
     """
 
     noun = "a generation"
@@ -266,8 +254,6 @@ class Distribution:
     """How the items that were made compare with the plan.
 
     Args:
-        planned: Number of slots.
-        made: Items that were accepted.
         failed: Slots that no attempt filled.
         refused: Items that the validation refused.
         variables: Variable to value to split to items.

@@ -297,8 +297,6 @@ class JudgingSummary:
 
     Args:
         failed: Items that could not be judged.
-        feedback: Feedback on items that did not pass, with counts.
-        reasons: Why items could not be judged, with counts.
     """
 
     all: Rates

@@ -35,7 +35,6 @@ class Origin(BaseModel):
 
     Args:
         target: TARGET as it was written; "" for a project's own, or for library use.
-        hparams: Constructor arguments.
     """
 
     target: str = ""
@@ -55,7 +54,6 @@ class Failure(Protocol):
     """A line for an item that failed; a resumed session tries the item again.
 
     Attributes:
-        reason: Why it failed.
         ask_anew: The model's answer was unusable: a resumed session does not reuse its recording.
     """
 
@@ -75,12 +73,8 @@ class Worklist(Generic[B, D, F]):
     Several threads may append, while one process holds the file.
 
     Args:
-        path: The file of lines.
         calls: The file of recorded model calls.
         kinds: All kinds of lines, as a union of pydantic models with a field `kind`.
-        first: The model of the first line.
-        done: The model of an item that is done.
-        failed: The model of an item that failed.
         key: The field of both that tells items apart.
 
     Attributes:
@@ -142,7 +136,6 @@ class Worklist(Generic[B, D, F]):
 
         Raises:
             DataError: the file has lines already, or cannot be written.
-            LockHeldError: another process holds it.
         """
         is_new_folder = not self.path.parent.exists()
         with self.held():
@@ -201,8 +194,6 @@ class Worklist(Generic[B, D, F]):
 
         Args:
             work: Key to item.
-            do: Does an item, and appends its line.
-            num_workers: Items that are done side by side.
             limits: Limits beside those of the file.
             budget: Replaces the limits of the file; its seconds are for this session only.
             watch: Called after each item with the number of items done, of all, and the costs.

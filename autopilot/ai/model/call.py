@@ -47,7 +47,6 @@ class Call:
     """One call, of one or more turns.
 
     Args:
-        model: The model's name.
         role: The name under which the cost is counted.
         sample: See `Model.complete`.
         price: None: unknown.
@@ -55,7 +54,6 @@ class Call:
 
     Attributes:
         sdk: The client, once it is asked.
-        reply: The last reply.
         messages: The conversation that the last reply answered.
     """
 
@@ -253,8 +251,6 @@ def agent_call(
 
     Args:
         asked: All that the answer depends on, including "prompt" if the agent edits.
-        role: The name under which the cost is counted.
-        make: Makes the call.
         edits: The agent may edit files: it is called again as long as its step was not committed.
 
     Raises:

@@ -107,9 +107,6 @@ def service_error(model: str, status: int, said: str, hint: str = "") -> AgentEr
     """The error for an HTTP status that the service answered.
 
     Args:
-        model: The model, or the program, that was asked.
-        status: The status.
-        said: The service's message.
         hint: Replaces the status's own hint.
     """
     said = one_line(redact(said))

@@ -91,7 +91,6 @@ class Sent:
     """A call that was sent.
 
     Args:
-        time_s: When it was sent.
         tokens: The tokens that it counts with.
         is_open: Whether its answer is outstanding.
     """

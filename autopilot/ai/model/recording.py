@@ -41,7 +41,6 @@ class Recorder(ABC):
     """Answers calls before they are made, and keeps their replies. Used from several threads.
 
     Args:
-        known: The calls that are recorded already.
         mode: "record" makes calls that are not recorded; "replay" refuses them.
     """
 
@@ -233,7 +232,6 @@ def request_key(body: Mapping[str, Any], sample: int = 0) -> str:
     of a repeated measurement.
 
     Args:
-        body: The request's body.
         sample: Distinguishes equal requests that are to get answers of their own.
 
     >>> a = request_key({"model": "m", "messages": [], "stream": True})
