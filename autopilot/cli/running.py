@@ -305,7 +305,8 @@ def _tell_unmeasured(output: Output, session: Session) -> None:
     if items:
         whys = Counter(reason(item) for item in items)
         listed = session.workspace.as_users("; ".join(why for why, _ in whys.most_common(3)))
-        some = f"{len(items)} of {counted(len(session.trainer.experiment.best_items), 'val item')}"
+        _, every = session.trainer.experiment.best_val()
+        some = f"{len(items)} of {counted(len(every), 'val item')}"
         tries = counted(epochs, "epoch")
         output.line(f"{some} gave no result in {tries}: {redact(listed)}", "yellow")
     for text in session.trainer.failures.lines("test", tracebacks=output.verbose):

@@ -7,7 +7,7 @@ An epoch's metrics record is its commit point: everything before it is repeated 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
@@ -54,6 +54,7 @@ class Experiment(History):
         only_recorded: Model calls are answered from records; one that has none is an error.
         repeat: How often each val item is measured.
         known_noise: Of a run that is repeated: the recorded noise of its baseline.
+        known_val: Of a run that is repeated: says an epoch's recorded `best_val`.
         repeats: Of a run that is repeated: epoch and step to the recorded revision and its record.
         changes: Options in the place of the manifest's; written down when it goes on.
         guard: Keeps steps to the parameters, and knows what evaluations read.
@@ -107,6 +108,7 @@ class Experiment(History):
         self.is_open = self._by_hand = self.ignore_stop = self.only_recorded = False
         self.repeat = 1
         self.known_noise: Noise | None = None
+        self.known_val: Callable[[int], tuple[Mapping[str, float], list[Datum]]] | None = None
         self.repeats: Mapping[tuple[int, int], tuple[str, StepRecord]] = {}
         self.changes: Mapping[str, Any] = {}
         self.guard, self.violations = Guard(), list[str]()
@@ -132,12 +134,14 @@ class Experiment(History):
         known = self._measured.get(self.store.state())
         return None if known is None or known.unmeasured else known.epoch
 
-    def best_results(self) -> list[Datum]:
-        """The best epoch's val results as they are recorded, one Datum an item.
+    def best_val(self) -> tuple[Mapping[str, float], list[Datum]]:
+        """The best epoch's val metrics, and its results as they are recorded, one Datum an item.
 
-        Unlike `best_items` they are the same in a resumed run, whatever JSON leaves out.
+        Unlike `best_items` these are the same in a resumed run, whatever JSON leaves out.
         """
-        return averaged(self._best_passes())
+        if self.known_val is not None:
+            return self.known_val(self.best_epoch)
+        return self.metrics[self.best_epoch].get("val", {}), averaged(self._best_passes())
 
     def _best_passes(self) -> list[list[Datum]]:
         best = self.record_of(self.best_epoch)

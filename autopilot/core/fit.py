@@ -249,18 +249,18 @@ class Fit(Run):
         if last and self.epoch == 1 and not train.means.errors:
             check_gates(self.policy, {"train": train.compute()}, self.monitor)
         if last and not self._has_any_feedback():
-            self._pass_value("train", train.compute())
+            self._pass_value(train, "train")
         return not last or self._goes_on(train, "train")
 
     def _has_val_feedback(self, val: SplitMetrics) -> bool:
         """The same where the recorded val results are all that there is to learn from."""
         if not self.optimizer.reads_feedback():
             return True
-        monitored, best = self.experiment.monitored, self.experiment.best_epoch
+        monitored = self.experiment.monitored
         of_whole = monitored is not None and monitored.owner is not None
         if of_whole or any(item.feedback or item.error_message for item in val.items):
             # Items without words of their own say what is to improve, with their values.
-            self._pass_value("val", self.experiment.metrics[best].get("val", {}))
+            self._pass_value(val, "val")
         return self._goes_on(val, "val")
 
     def _goes_on(self, measured: SplitMetrics, split: str) -> bool:
@@ -287,9 +287,9 @@ class Fit(Run):
             user_traceback=failures.first_traceback("train"),
         )
 
-    def _pass_value(self, split: str, metrics: Mapping[str, float]) -> None:
+    def _pass_value(self, measured: SplitMetrics, split: str) -> None:
         """Makes feedback of the value of the metric that decides."""
-        value = metrics.get(self.monitor)
+        value = measured.compute().get(self.monitor)
         if self.monitor == "accuracy" or value is None:
             return
         asked = wish(self.monitor, self.mode)

@@ -90,10 +90,11 @@ class EpochLoop(Loop):
     def learn_from_val(self, fit: Fit) -> SplitMetrics:
         """Without a train split: feedback from the best state's val results, then one step."""
         fit.module.train()
-        val = SplitMetrics(fit.module, keep_items=True)
         is_read = fit.optimizer.reads_feedback() and not fit.experiment.has_step(fit.epoch, 1)
-        recorded = recorded_batches(fit.evaluator, fit.val) if is_read else ()
-        for index, (data, batch) in enumerate(recorded):
+        metrics, results = fit.experiment.best_val() if is_read else ({}, [])
+        val = SplitMetrics(fit.module, keep_items=True, known=metrics)
+        given = recorded_batches(fit.evaluator, fit.val, results) if results else ()
+        for index, (data, batch) in enumerate(given):
             fit.gather(data, batch, 1)
             fit.call("on_after_loss", data, batch, index)
             val.means.update(data)

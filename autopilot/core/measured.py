@@ -40,10 +40,17 @@ class SplitMetrics:
         module: Its Metric attributes are measured too, on copies.
         keep_items: Whether the results are kept, for the policy and the traces. Those of the train
             split are not: it may be endless.
+        known: The metrics of results that are recorded, which `compute` returns.
     """
 
-    def __init__(self, module: AutoPilotModule, *, keep_items: bool) -> None:
-        self._keep_items = keep_items
+    def __init__(
+        self,
+        module: AutoPilotModule,
+        *,
+        keep_items: bool,
+        known: Mapping[str, float] | None = None,
+    ) -> None:
+        self._keep_items, self._known = keep_items, known
         self.means = ItemMean()
         self._own: ByName = {name: metric.clone() for name, metric in module.named_metrics()}
         for metric in self._own.values():
@@ -59,6 +66,8 @@ class SplitMetrics:
 
     def compute(self) -> dict[str, float]:
         """Name to value; empty when there were no items."""
+        if self._known is not None:
+            return dict(self._known)
         return self.means.compute() | compute_all(self._own) if self.means.items else {}
 
     def check_scored(self, split: str, monitor: str) -> None:
@@ -246,14 +255,13 @@ def measure_once(
 
 
 def recorded_batches(
-    evaluator: Evaluator, val: Iterable[Any] | None
+    evaluator: Evaluator, val: Iterable[Any] | None, recorded: Iterable[Datum]
 ) -> Iterator[tuple[Datum, Datum]]:
-    """The recorded val results of the best state, each batch with the items that it was given.
+    """The val results of the best state, each batch with the items that it was given.
 
     Feedback on them goes to the module as a whole: the calls inside it are not recorded.
     """
-    experiment, best = evaluator.experiment, evaluator.experiment.best_epoch
-    results = {item.id: item for item in experiment.best_results()}
+    best, results = evaluator.experiment.best_epoch, {item.id: item for item in recorded}
     # The epoch's number gives its order of items, and with it the ids of their batches.
     for _, batch, _ in batches(val or (), "val", best, evaluator.seed):
         ids = [item.id for item in batch.leaves()]

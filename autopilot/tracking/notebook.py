@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
 
-from autopilot.core.comparison import mean_items
+from autopilot.core.comparison import averaged, mean_items
 from autopilot.core.records import message
 from autopilot.core.records.history import Summary, summarize
 from autopilot.core.records.message import trailer_number
@@ -394,6 +394,13 @@ class Notebook:
 
     def data(self, epoch: int, split: str = "val") -> list[Datum]:
         """The results of an epoch as the policy saw them: of several measurements, the means."""
+        return mean_items(self._passes(epoch, split))
+
+    def val_of(self, epoch: int) -> tuple[Mapping[str, float], list[Datum]]:
+        """The val metrics of an epoch, and its results, one Datum an item."""
+        return self.epoch(epoch).metrics.get("val", {}), averaged(self._passes(epoch, "val"))
+
+    def _passes(self, epoch: int, split: str) -> list[list[Datum]]:
         commit = self.epoch(epoch).commit
         records = self.journal.read_on(commit, MetricsRecord)
         counted = next((r.repeat for r in records if (r.epoch, r.split) == (epoch, split)), 1)
@@ -402,7 +409,7 @@ class Notebook:
             for trace in self.journal.read_on(commit, TraceRecord)
             if (trace.epoch, trace.split) == (epoch, split) and trace.repeat < counted
         ]
-        return mean_items([t.data() for t in sorted(traces, key=lambda trace: trace.repeat)])
+        return [t.data() for t in sorted(traces, key=lambda trace: trace.repeat)]
 
     def test_metrics(self, epoch: int) -> Mapping[str, float]:
         """The test metrics of an epoch that is or was the best; empty where none are."""

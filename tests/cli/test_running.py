@@ -784,3 +784,39 @@ def test_tags_that_were_deleted_come_back(place: Place) -> None:
         line.split()[0] for line in again.splitlines()
     ][:4]
     assert place.git("rev-parse", "autopilot/one/epoch-0003^{commit}") in again
+
+
+def test_without_a_train_split_it_learns_from_the_val_items(place: Place) -> None:
+    """In a run, a resumed one, and both levels of replay; the one val item measured three times."""
+    place.change(
+        "counter.py",
+        ("def train_dataloader", "def val_dataloader"),
+        ("    val_dataloader = test_dataloader = train_dataloader\n", ""),
+        ("range(1, 6)", "range(9, 10)"),
+        (
+            "Datum(success=passed, feedback",
+            'Datum(metrics={"x": int(self.x.read_text())}, feedback',
+        ),
+        ("class Counter(AutoPilotModule):", "class Counter(AutoPilotModule):\n    monitor = 'x'"),
+    )
+    says = "no train split: the optimizer learns from the val items"
+
+    assert f"  note: {says}\n" in place.run("run", "counter.py", "--dry-run").out
+    options = ("--max-epochs", "1", "--repeat", "3", "--jobs", "2")
+    done = place.run("run", "counter.py", "-e", "s", *options)
+    assert f"note: {says}\n" in done.out
+    assert ", no train / 1 val items, " in done.out
+    place.run("resume", "s", "--max-epochs", "2")
+
+    assert [record["verdict"] for record in place.judged("s")] == ["baseline", "kept", "kept"]
+    steps = place.notes("s", "gradients")
+    assert [step["gradients"]["x"].splitlines()[0] for step in steps] == ["raise it"] * 2
+    assert [step["gradients"]["x"].splitlines()[-1] for step in steps] == [
+        f"raise x: it is {level} on the val split" for level in (1, 2)
+    ]
+    for level in ("metrics", "full"):
+        again = place.run("replay", "s", "--level", level, "--json").document
+        assert again["differences"] == []
+    assert "1 item" in place.call("diagnose", "run", "s").out
+    assert "kept" in place.run("policy", "explain", "s", "2").out
+    assert place.run("dataset", "list", "counter.py").out.splitlines()[1].startswith("val ")
