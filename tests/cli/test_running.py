@@ -817,6 +817,6 @@ def test_without_a_train_split_it_learns_from_the_val_items(place: Place) -> Non
     for level in ("metrics", "full"):
         again = place.run("replay", "s", "--level", level, "--json").document
         assert again["differences"] == []
-    assert "1 item" in place.call("diagnose", "run", "s").out
+    assert "s: 1 val items over 3 epochs" in place.call("diagnose", "run", "s").out
     assert "kept" in place.run("policy", "explain", "s", "2").out
     assert place.run("dataset", "list", "counter.py").out.splitlines()[1].startswith("val ")
