@@ -532,9 +532,8 @@ class Experiment(History):
                 f"{self.slug} has no judged epoch {epoch}",
                 hint="decide on an epoch that was measured",
             )
-        self._annotate_start(
-            Event.decided(decision, reason, reviewer, epoch, self._revisions[epoch])
-        )
+        revision = self._revisions[epoch]
+        self._annotate_start(Event.decided(decision, reason, reviewer, epoch, revision))
 
     @property
     def events(self) -> list[Event]:
