@@ -93,8 +93,6 @@ def replace_file(root: Path, name: str, state: FileState) -> None:
 
     Args:
         root: The folder that is not left, absolute.
-        name: Path below root, with "/" between its parts.
-        state: Content and mode to write.
 
     Raises:
         ParameterError: the path leaves root, or the disk is full or not writable.

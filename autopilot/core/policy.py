@@ -25,7 +25,6 @@ class Decision:
     Args:
         verdict: "kept" or "rejected"; "baseline" for epoch 0.
         reasons: Sentences for a person, the decisive one first.
-        gates: What each gate found.
     """
 
     verdict: Verdict

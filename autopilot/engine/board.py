@@ -286,7 +286,6 @@ class Child:
 
     Args:
         slug: The experiment, where it exists; otherwise "".
-        board: Its position is written there.
         is_first: Whether there was no child before.
         deaths: Deaths of earlier children in batches, which are not recorded yet.
         state: The state whose files it is to import; "": that of the experiment's newest commit.
@@ -295,7 +294,6 @@ class Child:
         lost_since_s: When what the child before died in had begun; 0 if it did not die.
         has_recorded: Whether a child before has recorded an epoch.
         is_supervised: Whether there is a parent, which can start another one.
-        absent: The lines that were printed on files that do not exist.
     """
 
     slug: str = ""

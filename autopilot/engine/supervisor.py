@@ -65,9 +65,6 @@ class Supervisor:
     Where this process has threads, which a fork does not take along, it works itself.
 
     Args:
-        work: Runs in the child; returns the exit code.
-        observer: Learns what happens.
-        slug: The experiment, where it exists.
         until: File descriptors; where one reaches its end, all is ended.
     """
 

@@ -28,7 +28,6 @@ class Target:
     """The object that a user asked to optimize.
 
     Args:
-        text: As it was written.
         path: The file, relative to the folder that the command works in; None for a dotted name.
         module: The dotted name; None for a file.
         name: The class, instance or callable; None: the file's only one.
@@ -95,9 +94,7 @@ def load_target(text: str, folder: Path, hparams: Mapping[str, str], kind: type[
     """Imports a target and builds what it names.
 
     Args:
-        text: See parse_target.
         folder: The working directory that a file's path is relative to.
-        kind: The class that it must give: AutoPilotModule, DataGenerator or Judge.
 
     Raises:
         TargetError: it cannot be imported, fails, or gives something else.

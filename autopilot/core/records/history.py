@@ -18,10 +18,7 @@ class KnownState:
     """A state that an earlier epoch measured.
 
     Args:
-        epoch: The earlier epoch.
-        metrics: Its val metrics.
         outcome: The outcome of the new epoch that came to this state.
-        reasons: Why the new epoch is rejected.
     """
 
     epoch: int
@@ -212,10 +209,7 @@ def summarize(
     """The summary of an experiment.
 
     Args:
-        manifest: Its manifest.
-        history: The val records of its judged epochs, oldest first.
         metrics: Of the best epoch, by split.
-        events: All events, oldest first.
         test: The gain of the best epoch on the test split.
     """
     judged = [record for record in history if record.epoch > 0]

@@ -149,7 +149,6 @@ class Ledger:
         """Sets aside an amount; None where another call has to be settled first.
 
         Args:
-            role: The payer.
             least: The amount that the call needs.
             most_usd: The dollars that it takes at most.
 
@@ -175,7 +174,6 @@ class Ledger:
         """Adds the cost of a call of an earlier session.
 
         Args:
-            known: Whether the price was known.
             judged: Whether it is part of an epoch's or a step's record already.
         """
         with self._changed:
@@ -238,11 +236,8 @@ class Reservation:
     """The amount that a call set aside; settle it, or leave the block to give it back.
 
     Attributes:
-        role: The payer.
-        wanted: The amount that it set aside.
         cost_usd: Its dollars; infinite without a limit.
         settled: The call's cost, once that is known; nothing before.
-        known: Whether its price was known.
     """
 
     def __init__(self, ledger: Ledger, role: str, wanted: Spent, cost_usd: float) -> None:
@@ -256,7 +251,6 @@ class Reservation:
 
         Args:
             cost: Tokens and dollars; None if the call was not made.
-            known: Whether the price was known.
         """
         if self._is_open:
             self._is_open = False

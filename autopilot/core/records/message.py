@@ -137,9 +137,7 @@ def review_message(
     Args:
         epoch: The epoch; 0 stands for the state that the experiment started from.
         source: The experiment's commit with the epoch's state.
-        onto: The branch that it is proposed for.
         what: The change, in words.
-        why: Its reasons, a paragraph each.
         scores: Against the state before; the metric that decides comes first.
     """
     gained = f" ({scores[0].change})" if scores else ""
@@ -166,12 +164,8 @@ def promotion_message(
     """The message of the commit that brings an epoch's state into a branch.
 
     Args:
-        epoch: The epoch.
         verb: The first words of the subject: "take over" or "merge".
         score: The metric that decides, against the baseline.
-        changes: The changes of the kept epochs, a line each.
-        reason: Why the epoch was promoted.
-        reviewer: The person who promoted it.
     """
     trailers = {EXPERIMENT: slug, EPOCH: str(epoch), SOURCE: source, SCORE: str(score)}
     trailers |= {ONTO: onto, REVIEWER: one_line(reviewer)}
