@@ -186,6 +186,13 @@ class Store(ABC):
     def clear_progress(self) -> None:
         """Forgets the notes of progress, once they are part of an epoch's record."""
 
+    def keep_derived(self, content: bytes) -> None:  # noqa: B027  # it can be made anew
+        """Keeps content that follows from the records and takes long to make; it may get lost."""
+
+    def derived(self) -> bytes:
+        """The content that `keep_derived` got last; b"" where there is none."""
+        return b""
+
     def close(self) -> None:  # noqa: B027  # an in-memory store has nothing to let go of
         """Lets go of the experiment."""
 

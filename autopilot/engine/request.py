@@ -64,7 +64,9 @@ class Options:
         fixed=True,
     )
     patience: int | None = option(
-        "Stop after so many epochs in a row without improvement; 10 unless limits are given.", min=1
+        "Stop after so many epochs in a row without improvement; 10 unless limits are given, no "
+        "limit for a search over numbers.",
+        min=1,
     )
     target: float | None = option("Stop when the monitored metric reaches this.")
     plateau: int | None = option(

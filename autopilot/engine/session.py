@@ -228,7 +228,10 @@ class Session:
             own = callbacks_of(self.module)
         self.notes += [] if manifest.by_hand else split_notes(loaders)
         self.split_sizes = _items(loaders["train"]), _items(loaders["val"])
-        alone = not (manifest.by_hand or any(isinstance(c, StopCondition) for c in own))
+        # Many epochs of a search gain nothing: it goes on until a limit, or its last proposal.
+        searches = not self.setup.optimizer.needs_gradient
+        has_own = any(isinstance(callback, StopCondition) for callback in own)
+        alone = not (manifest.by_hand or searches or has_own)
         self.max_epochs = options.max_epochs or DEFAULT_MAX_EPOCHS
         block_after = BLOCK_AFTER if options.block_after is None else options.block_after
         experiment = Experiment(self.store, GitMemory(self.store, block_after), manifest)

@@ -7,6 +7,7 @@ touches the index, and writes no file outside the parameters.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from autopilot.core.records import message
 from autopilot.core.records.record import Event, LlmRecord, Manifest, ProgressNote, Record
 from autopilot.core.store import R, Revision, Store
 from autopilot.errors import ExperimentError, ParameterError, RepositoryError
+from autopilot.files import REGULAR, FileState, replace_file
 from autopilot.git import commits, objects, refs
 from autopilot.git.branches import checked_out_at
 from autopilot.git.commits import is_ancestor
@@ -169,7 +171,8 @@ class GitStore(Store):
         refs.delete_ref(self.repo, self.layout.branch, self._tip)
         self.clear_progress()
         self.close()
-        self.progress_file.path.unlink(missing_ok=True)
+        for path in (self.progress_file.path, self.layout.derived(self.repo)):
+            path.unlink(missing_ok=True)
 
     # --- the line of revisions -----------------------------------------------------------------
 
@@ -289,6 +292,15 @@ class GitStore(Store):
 
     def clear_progress(self) -> None:
         self.progress_file.clear()
+
+    def keep_derived(self, content: bytes) -> None:
+        path = self.layout.derived(self.repo)
+        replace_file(path.parent, path.name, FileState(REGULAR, content))
+
+    def derived(self) -> bytes:
+        with contextlib.suppress(OSError):
+            return self.layout.derived(self.repo).read_bytes()
+        return b""
 
     # --- inside --------------------------------------------------------------------------------
 

@@ -134,6 +134,10 @@ class Layout:
         """The edit by hand that is being measured; local."""
         return repo.common_dir / "autopilot" / f"{self.slug}.try.json"
 
+    def derived(self, repo: Repository) -> Path:
+        """Content that follows from the records, for the process that goes on; local."""
+        return repo.common_dir / "autopilot" / f"{self.slug}.derived"
+
     def kept(self, repo: Repository) -> Path:
         """The folder for outputs that a run was asked to keep; local."""
         return repo.common_dir / "autopilot" / self.slug / "kept"

@@ -195,11 +195,13 @@ def _below(top: Path, root: Path) -> Path:
 
 
 def check_tracked(repo: Repository, tree: str, scopes: Iterable[Scope]) -> None:
-    """Refuses parameters that the tree does not hold.
+    """Refuses parameters that the tree does not hold, or that share a file.
 
     Raises:
-        ParameterError: a parameter is untracked, ignored, empty, or in a submodule.
+        ParameterError: a parameter is untracked, ignored, empty, or in a submodule; or two of them
+            have one file, which each would write its own way.
     """
+    owners: dict[str, Scope] = {}
     for scope in scopes:
         parts = scope.path.split("/")
         for depth in range(1, len(parts) + 1):
@@ -210,8 +212,16 @@ def check_tracked(repo: Repository, tree: str, scopes: Iterable[Scope]) -> None:
                     f"the parameter {scope.path} is in the submodule {folder}",
                     hint="run autopilot in the submodule's own repository",
                 )
-        if not entries_at(repo, tree, [scope]):
+        entries = entries_at(repo, tree, [scope])
+        if not entries:
             raise _not_tracked(repo, scope)
+        if shared := min(owners.keys() & entries.keys(), default=""):
+            one, other = owners[shared].parameter, scope.parameter
+            raise ParameterError(
+                f"there are two parameters for one file, {shared}: {one!r} and {other!r}",
+                hint="leave it out of one of them: name the folder's other files by a pattern",
+            )
+        owners |= dict.fromkeys(entries, scope)
 
 
 def _not_tracked(repo: Repository, scope: Scope) -> ParameterError:

@@ -166,8 +166,10 @@ def _ref_locks(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
 
 def _progress_files(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
     folder = repo.common_dir / "autopilot"
-    for path in sorted(folder.rglob("*.progress.jsonl")):
-        slug = path.relative_to(folder).as_posix().removesuffix(".progress.jsonl")
+    kinds = ("*.progress.jsonl", "*.derived")
+    for path in sorted(path for kind in kinds for path in folder.rglob(kind)):
+        name = path.relative_to(folder).as_posix()
+        slug = name.removesuffix(".progress.jsonl").removesuffix(".derived")
         state = states.get(slug)
         # Deeper down is what runs were asked to keep.
         if state not in (*RESUMABLE, "unreadable") and slug.count("/") < 2:
@@ -249,7 +251,8 @@ def remove(repo: Repository, removal: Removal) -> None:
         for file in (removal.progress, removal.report):
             if file is not None:
                 file.unlink(missing_ok=True)
-        layout.request(repo).unlink(missing_ok=True)
+        for file in (layout.request(repo), layout.derived(repo)):
+            file.unlink(missing_ok=True)
         if removal.kept:
             remove_folder(layout.kept(repo))
             with contextlib.suppress(OSError):  # a project's experiments are beside it

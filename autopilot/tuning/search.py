@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
+import io
 import math
+import pickle
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.samplers import BaseSampler
     from optuna.trial import Trial
+
+    from autopilot.core.experiment import Experiment
 
 _SAMPLERS = {
     "tpe": "TPESampler",
@@ -143,6 +148,7 @@ class SearchOptimizer(Optimizer):
             if study.stop.called:  # type: ignore[attr-defined]
                 return None
             self._pending = self._ask(study)
+            self._keep_derived()
         # A step that is made again, as after an outage, proposes the same.
         proposal, changes = self._pending, []
         self._without = [number for number in self._without if number != self._number]
@@ -162,8 +168,8 @@ class SearchOptimizer(Optimizer):
             ]
         if not changes:
             return None
-        name = self.sampler if isinstance(self.sampler, str) else type(self.sampler).__name__
-        return Step(", ".join(changes), rationale=f"trial {proposal.trial.number} of {name}")
+        trial = f"trial {proposal.trial.number} of {self._sampler_name}"
+        return Step(", ".join(changes), rationale=trial)
 
     def exhausted(self) -> str:
         if not self._epochs or (isinstance(self.sampler, str) and self.sampler != "grid"):
@@ -193,6 +199,10 @@ class SearchOptimizer(Optimizer):
         """The number of the epoch in progress."""
         return self._epochs[-1].number + 1
 
+    @property
+    def _sampler_name(self) -> str:
+        return self.sampler if isinstance(self.sampler, str) else type(self.sampler).__name__
+
     def _up_to_date(self) -> Study:
         """The study, which knows all epochs that were told."""
         if not self._epochs:
@@ -200,7 +210,7 @@ class SearchOptimizer(Optimizer):
                 "a SearchOptimizer was not told the baseline's value",
                 hint="let a Trainer run it; in a loop of your own: optimizer.tell(record)",
             )
-        study = self._study
+        study = self._study or self._derived()
         if study is None:
             study = self._study = self._new_study()
         for epoch in self._epochs[self._in_study :]:
@@ -251,6 +261,37 @@ class SearchOptimizer(Optimizer):
                     name = self._names[config, key]
                     values[name] = found[key] = _suggested(trial, name, space)
         return _Asked(trial, values)
+
+    # Where the edited files are Python's, each state has a process of its own: the study would be
+    # made anew for every epoch. So it goes on from process to process in a file.
+
+    def _keep_derived(self) -> None:
+        """Hands the study to the process that goes on, if processes follow one another."""
+        if (experiment := _replaced()) is None:
+            return
+        told = self._epochs[: self._in_study]
+        with contextlib.suppress(pickle.PicklingError, TypeError, AttributeError):
+            content = pickle.dumps((self._fingerprint(), told, self._differs))
+            state = pickle.dumps((self._study, self._pending))
+            experiment.store.keep_derived(content + state)
+
+    def _derived(self) -> Study | None:
+        """The study as the process before left it; None if it is not that of these records."""
+        if (experiment := _replaced()) is None:
+            return None
+        stream = io.BytesIO(experiment.store.derived())
+        # A file that a kill cut short, or of another version, may raise anything.
+        with contextlib.suppress(Exception):
+            fingerprint, told, differs = pickle.load(stream)
+            if fingerprint == self._fingerprint() and told == self._epochs[: len(told)]:
+                self._study, self._pending = pickle.load(stream)
+                self._in_study, self._differs = len(told), differs
+        return self._study
+
+    def _fingerprint(self) -> tuple[str, ...]:
+        import optuna
+
+        return optuna.__version__, repr(self.configs), self._sampler_name, repr(self.seed)
 
     def _new_study(self) -> Study:
         import optuna
@@ -309,6 +350,12 @@ class SearchOptimizer(Optimizer):
                 hint="give ranges a step, or use another sampler: tpe",
             )
         return grid
+
+
+def _replaced() -> Experiment | None:
+    """The experiment in progress, if this process goes on where another one of its run ended."""
+    run = current_run()
+    return run.experiment if run is not None and run.experiment.is_replacement else None
 
 
 class _Stop:

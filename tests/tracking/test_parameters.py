@@ -73,3 +73,13 @@ def test_inside_a_submodule(repository, top, tmp_path):
     tree = str(repository.pygit.head.peel().tree_id)
     with pytest.raises(ParameterError, match="is in the submodule sub"):
         check_tracked(repository, tree, [scope_of(repository, PathParameter(top / "sub"))])
+
+
+def test_two_parameters_for_one_file(repository, top):
+    tree = str(repository.pygit.head.peel().tree_id)
+    folder, file = PathParameter(top / "rules"), PathParameter(top / "rules" / "a.txt")
+    with pytest.raises(ParameterError, match=r"two parameters for one file, rules/a.txt") as error:
+        check_tracked(repository, tree, [scope_of(repository, p) for p in (folder, file)])
+    assert "leave it out of one" in error.value.hint
+    other = scope_of(repository, PathParameter(top, "*.md"))
+    check_tracked(repository, tree, [scope_of(repository, folder), other])
