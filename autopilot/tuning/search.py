@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import functools
 import io
 import math
 import pickle
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +16,15 @@ from autopilot.core.records.record import MetricsRecord
 from autopilot.core.run import current_run, say
 from autopilot.errors import ParameterError, StateError, UsageError
 from autopilot.tuning.parameter import ConfigParameter
-from autopilot.tuning.spaces import Choice, Space, Value, holds, same
+from autopilot.tuning.samplers import (
+    add_trial,
+    is_over,
+    make_sampler,
+    new_study,
+    suggested,
+    tell_trial,
+)
+from autopilot.tuning.spaces import Value, holds, same
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -27,16 +32,6 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
     from autopilot.core.experiment import Experiment
-
-_SAMPLERS = {
-    "tpe": "TPESampler",
-    "cmaes": "CmaEsSampler",
-    "gp": "GPSampler",
-    "random": "RandomSampler",
-    "grid": "GridSampler",
-    "qmc": "QMCSampler",
-}
-_LARGEST_GRID = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +105,10 @@ class SearchOptimizer(Optimizer):
             for config in self.configs
             for key in config.spaces
         }
+        self._spaces = {name: config.spaces[key] for (config, key), name in self._names.items()}
         self.sampler, self.seed = sampler, seed
-        self._make_sampler(0)  # whatever it lacks is missing before anything runs
+        make_sampler(sampler, 0, self._spaces)  # whatever it lacks is missing before anything runs
         self._first = [config.present() for config in self.configs]
-        self._without: list[int] = []
         self._forget()
 
     def _forget(self) -> None:
@@ -123,6 +118,9 @@ class SearchOptimizer(Optimizer):
         self._in_study = 0
         self._pending: _Asked | None = None
         self._differs = False
+        # The latest epoch with a proposal, and epochs whose step failed before there was one.
+        self._proposed = 0
+        self._without: list[int] = []
 
     # --- what the loop calls -------------------------------------------------------------------
 
@@ -141,16 +139,21 @@ class SearchOptimizer(Optimizer):
             if each is not None:
                 found[name] = each
         self._epochs.append(_Told(record.epoch, value, found, undone))
+        if record.epoch > 0 and record.epoch not in (self._proposed, *self._without):
+            self._without.append(record.epoch)  # of a resumed run, load_state_dict knows better
+        if self._study is not None:
+            self._up_to_date()
 
     def step(self) -> Step | None:
         study = self._up_to_date()
         if self._pending is None:
-            if study.stop.called:  # type: ignore[attr-defined]
+            if is_over(study):
                 return None
             self._pending = self._ask(study)
             self._keep_derived()
         # A step that is made again, as after an outage, proposes the same.
-        proposal, changes = self._pending, []
+        proposal, changes = self._pending, list[str]()
+        self._proposed = self._number
         self._without = [number for number in self._without if number != self._number]
         for config, first in zip(self.configs, self._first, strict=True):
             before = config.present()
@@ -174,23 +177,28 @@ class SearchOptimizer(Optimizer):
     def exhausted(self) -> str:
         if not self._epochs or (isinstance(self.sampler, str) and self.sampler != "grid"):
             return ""
-        stopped = self._up_to_date().stop.called  # type: ignore[attr-defined]
-        return "every combination of values was tried" if stopped else ""
+        over = is_over(self._up_to_date())
+        return "every combination of values was tried" if over else ""
 
     def state_dict(self) -> dict[str, Any]:
         without = list(self._without)
-        if self._epochs and self._pending is None and self._number not in without:
+        if self._epochs and self._number not in (self._proposed, *without):
             without.append(self._number)
-        return {"first": [dict(values) for values in self._first], "without": without}
+        first = [dict(values) for values in self._first]
+        return {"first": first, "proposed": self._proposed, "without": without}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if not state:
+            self._without = []
+            return
         first = state.get("first", [])
         if [set(values) for values in first] != [set(config.spaces) for config in self.configs]:
             raise StateError(
                 "the saved keys of the search are not the present ones",
                 hint="resume with the code that the experiment was started with",
             )
-        self._first, self._without = [dict(values) for values in first], list(state["without"])
+        self._first = [dict(values) for values in first]
+        self._proposed, self._without = int(state["proposed"]), list(state["without"])
 
     # --- the study -----------------------------------------------------------------------------
 
@@ -212,7 +220,10 @@ class SearchOptimizer(Optimizer):
             )
         study = self._study or self._derived()
         if study is None:
-            study = self._study = self._new_study()
+            run = current_run()
+            seed = getattr(run, "seed", 0) if self.seed is None else self.seed
+            sampler = make_sampler(self.sampler, seed, self._spaces)
+            study = self._study = new_study(sampler, self._mode)
         for epoch in self._epochs[self._in_study :]:
             self._settle(study, epoch)
             self._in_study += 1
@@ -232,25 +243,16 @@ class SearchOptimizer(Optimizer):
             if epoch.undone or (
                 alike and all(same(asked.values[name], v) for name, v in epoch.values.items())
             ):
-                _tell(study, asked.trial, epoch.value)
+                tell_trial(study, asked.trial, epoch.value)
                 return
             self._differs = True
             say(
                 f"the sampler asks otherwise than it did in epoch {epoch.number}: what is recorded "
                 "counts, and the search goes on from it by another way"
             )
-            _tell(study, asked.trial, None)
+            tell_trial(study, asked.trial, None)
         if epoch.value is not None and epoch.values:
-            from optuna.trial import create_trial
-
-            spaces = {
-                name: _distribution(config.spaces[key])
-                for (config, key), name in self._names.items()
-                if name in epoch.values
-            }
-            study.add_trial(
-                create_trial(params=dict(epoch.values), distributions=spaces, value=epoch.value)
-            )
+            add_trial(study, epoch.values, self._spaces, epoch.value)
 
     def _ask(self, study: Study) -> _Asked:
         trial, values = study.ask(), dict[str, Value]()
@@ -259,7 +261,7 @@ class SearchOptimizer(Optimizer):
             for key, space in config.spaces.items():
                 if holds(space, found):
                     name = self._names[config, key]
-                    values[name] = found[key] = _suggested(trial, name, space)
+                    values[name] = found[key] = suggested(trial, name, space)
         return _Asked(trial, values)
 
     # Where the edited files are Python's, each state has a process of its own: the study would be
@@ -293,117 +295,11 @@ class SearchOptimizer(Optimizer):
 
         return optuna.__version__, repr(self.configs), self._sampler_name, repr(self.seed)
 
-    def _new_study(self) -> Study:
-        import optuna
-
-        run = current_run()
-        seed = getattr(run, "seed", 0) if self.seed is None else self.seed
-        # Of the user's own studies, Optuna goes on saying what it says.
-        verbosity = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        try:
-            study = optuna.create_study(
-                sampler=self._make_sampler(seed),
-                direction="minimize" if self._mode == "min" else "maximize",
-            )
-        finally:
-            optuna.logging.set_verbosity(verbosity)
-        # Outside of Study.optimize, the study's own stop() raises.
-        study.stop = _Stop()  # type: ignore[method-assign]
-        return study
-
-    def _make_sampler(self, seed: int) -> BaseSampler:
-        samplers = _optuna_samplers()
-        if not isinstance(self.sampler, str):
-            if not isinstance(self.sampler, samplers.BaseSampler):
-                raise UsageError(
-                    f"{self.sampler!r} is no sampler", hint=f"one of: {', '.join(_SAMPLERS)}"
-                )
-            own: BaseSampler = copy.deepcopy(self.sampler)  # another study draws the same numbers
-            return own
-        if self.sampler not in _SAMPLERS:
-            raise UsageError(
-                f"there is no sampler {self.sampler!r}", hint=f"one of: {', '.join(_SAMPLERS)}"
-            )
-        make = getattr(samplers, _SAMPLERS[self.sampler])
-        if self.sampler == "grid":
-            make = functools.partial(make, self._grid())
-        elif self.sampler in ("cmaes", "qmc"):
-            make = functools.partial(make, warn_independent_sampling=False)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Optuna calls some of its samplers experimental
-                return make(seed=seed)  # type: ignore[no-any-return]
-        except ImportError as error:
-            raise UsageError(
-                f"the sampler {self.sampler!r} cannot be used: {str(error).partition(chr(10))[0]}",
-                hint=f"pip install {error.name or 'it'}; or use another one: tpe",
-            ) from error
-
-    def _grid(self) -> dict[str, list[Any]]:
-        grid = {
-            name: list(config.spaces[key].points()) for (config, key), name in self._names.items()
-        }
-        if (size := math.prod(map(len, grid.values()))) > _LARGEST_GRID:
-            raise UsageError(
-                f"the grid has {size:,} combinations, and {_LARGEST_GRID:,} is the most",
-                hint="give ranges a step, or use another sampler: tpe",
-            )
-        return grid
-
 
 def _replaced() -> Experiment | None:
     """The experiment in progress, if this process goes on where another one of its run ended."""
     run = current_run()
     return run.experiment if run is not None and run.experiment.is_replacement else None
-
-
-class _Stop:
-    """Takes note that a sampler has nothing left to propose."""
-
-    called = False
-
-    def __call__(self) -> None:
-        self.called = True
-
-
-def _optuna_samplers() -> Any:
-    try:
-        from optuna import samplers
-    except ImportError as error:
-        raise UsageError(
-            "optuna is not installed, which a SearchOptimizer asks",
-            hint="pip install 'autopilot[optuna]'",
-        ) from error
-    return samplers
-
-
-def _tell(study: Study, trial: Trial, value: float | None) -> None:
-    from optuna.trial import TrialState
-
-    study.tell(trial, value, state=TrialState.FAIL if value is None else TrialState.COMPLETE)
-
-
-def _suggested(trial: Trial, name: str, space: Space) -> Value:
-    """A trial's value of a key, of Python's own types."""
-    if isinstance(space, Choice):
-        return space.options[space.options.index(trial.suggest_categorical(name, space.options))]
-    if space.is_int:
-        step = 1 if space.step is None else int(space.step)
-        low, high = int(space.low), int(space.last)
-        return int(trial.suggest_int(name, low, high, step=step, log=space.log))
-    return float(trial.suggest_float(name, space.low, space.last, step=space.step, log=space.log))
-
-
-def _distribution(space: Space) -> Any:
-    from optuna import distributions
-
-    if isinstance(space, Choice):
-        return distributions.CategoricalDistribution(space.options)
-    if space.is_int:
-        step = 1 if space.step is None else int(space.step)
-        return distributions.IntDistribution(int(space.low), int(space.last), space.log, step)
-    return distributions.FloatDistribution(space.low, space.last, space.log, space.step)
 
 
 def _change(before: Value, after: Value) -> str:

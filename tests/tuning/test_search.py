@@ -1,4 +1,5 @@
 import math
+import sys
 from pathlib import Path
 
 import optuna
@@ -6,15 +7,20 @@ import pytest
 
 from autopilot import (
     AutoPilotModule,
+    ChainOptimizer,
     Choice,
     ConfigParameter,
     Datum,
     Experiment,
+    PathParameter,
     Range,
     SearchOptimizer,
     Trainer,
 )
 from autopilot.core.store import InMemoryStore
+from autopilot.errors import AgentError, AutopilotError, OutageError
+from autopilot.testing import ScriptedOptimizer
+from autopilot.tuning import samplers
 
 CONFIG = """# the settings
 x = 0.5
@@ -139,6 +145,7 @@ def test_an_epoch_that_failed_is_told_as_failed():
     optimizer = module.configure_optimizers()
     for record in experiment.history:
         optimizer.tell(record)
+    optimizer.load_state_dict(experiment.history[-1].state["optimizer"])
     states = [trial.state.name for trial in optimizer._up_to_date().trials]
     assert states == ["FAIL" if r.values["x"] > 0.6 else "COMPLETE" for r in experiment.history]
     assert states.count("FAIL") > 2
@@ -155,3 +162,151 @@ def test_a_grid_ends_the_run_when_all_of_it_was_tried():
     assert [r.reused for r in experiment.history].count(None) == 8
     summary = experiment.summary()
     assert experiment.best_value == 0 and not math.isnan(summary.gain)
+
+
+class Together(Tuned):
+    """A prompt that an agent edits beside numbers that are searched, in one experiment."""
+
+    def __init__(self, *, first):
+        super().__init__()
+        self.prompt, self.first = PathParameter("prompt.txt"), first
+        self.service_is_down = False
+
+    def forward(self, batch):
+        length = len(self.prompt.read_text())
+        return Datum(
+            items=[Datum(metrics={"loss": loss_of(self.config.values()) + abs(8 - length)})],
+            feedback="say more",
+        )
+
+    def configure_optimizers(self):
+        def write(parameters):
+            parameters[0].write_text(parameters[0].read_text() + "!")
+
+        def ask(parameters):
+            if self.service_is_down:
+                self.service_is_down = False
+                raise OutageError("no answer")
+            write(parameters)
+
+        script = [("more", write), ("more", AgentError("no idea")), ("more", ask)]
+        agent = ScriptedOptimizer([self.prompt], script * 3)
+        search = SearchOptimizer([self.config], seed=3)
+        return ChainOptimizer([search, agent] if self.first == "search" else [agent, search])
+
+
+@pytest.mark.parametrize("first", ["search", "agent"])
+def test_an_agent_and_a_search_are_one_experiment(first):
+    Path("prompt.txt").write_text("be")
+
+    def run(epochs, store, *, is_down=False):
+        module = Together(first=first)
+        module.service_is_down = is_down
+        experiment = Experiment(store)
+        trainer = Trainer(experiment=experiment, measure_noise=False)
+        if is_down:
+            trainer.max_wait_s = 0
+            with pytest.raises(OutageError):
+                trainer.fit(module, max_epochs=epochs)
+            return experiment
+        trainer.fit(module, max_epochs=epochs)
+        return experiment
+
+    whole = run(9, InMemoryStore())
+    for name, text in (("config.toml", CONFIG), ("prompt.txt", "be")):
+        Path(name).write_text(text)
+    store = InMemoryStore()
+    run(2, store)
+    run(3, store, is_down=True)  # an outage in the step of epoch 3: the same is proposed again
+    run(4, store)
+    resumed = run(9, store)
+    assert [r.summary for r in resumed.history] == [r.summary for r in whole.history]
+    assert values_of(resumed) == values_of(whole)
+    assert [r.outcome for r in whole.history][2::3] == ["failed", "failed", "failed"]
+    both = whole.history[1]
+    assert both.summary.split("; ")[first == "agent"].startswith("x 0.500 -> ")
+    assert "more at 1" in both.summary and both.strategy == "more"
+    # Memory counts the agent's strategies; a search has none that it could block.
+    optimizer = SearchOptimizer([ConfigParameter("config.toml", SPACES)])
+    assert list(optimizer.strategies()) == []
+
+
+def test_where_the_sampler_asks_otherwise_the_records_count(monkeypatch):
+    store = InMemoryStore()
+    first = fitted(Tuned("random"), 5, Experiment(store))
+    recorded = [dict(record.values) for record in first.history]
+    # As another version of Optuna might: the numbers of another seed.
+    make = samplers.make_sampler
+    monkeypatch.setattr(
+        "autopilot.tuning.search.make_sampler",
+        lambda sampler, seed, spaces: make(sampler, 9, spaces),
+    )
+    module = Tuned("random")
+    optimizer = module.configure_optimizers()
+    module.configure_optimizers = lambda: optimizer
+    resumed = fitted(module, 8, Experiment(store))
+    told = [reason for r in resumed.history for reason in r.reasons if "asks otherwise" in reason]
+    assert len(told) == 1 and "in epoch 1" in told[0] and resumed.last_epoch == 8
+    study = optimizer._up_to_date()
+    complete = [trial.params for trial in study.trials if trial.state.name == "COMPLETE"]
+    assert complete[:6] == recorded and len(complete) == 9
+
+
+def test_a_sampler_of_optunas_own_is_taken_as_it_is():
+    spaces = {"x": Range(-4.0, 4.0, step=2.0), "cache.kind": Choice(["lru", "none"])}
+    Path("config.toml").write_text(CONFIG.replace("0.5", "0"))
+    with pytest.warns(optuna.exceptions.ExperimentalWarning):
+        sampler = optuna.samplers.BruteForceSampler(seed=1)
+    module = Tuned(sampler, spaces, lambda v: v["x"] ** 2)
+    experiment = fitted(module, 50)
+    assert "every combination" in Trainer(experiment=experiment).fit(module).stop_reason
+    assert len({tuple(r.values.items()) for r in experiment.history}) == 10
+
+
+def test_what_a_search_lacks_is_said_before_anything_runs(monkeypatch):
+    config = ConfigParameter("config.toml", SPACES)
+    again = ConfigParameter(Path("config.toml").resolve(), {"x": Range(-5.0, 5.0)})
+    Path("x.txt").write_text("1")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    wrong = {
+        "there is no sampler 'tpa'": lambda: SearchOptimizer([config], "tpa"),
+        "-5.0..5.0 has no step": lambda: SearchOptimizer([config], "grid"),
+        "the sampler 'gp' needs torch": lambda: SearchOptimizer([config], "gp"),
+        "cannot propose values for": lambda: SearchOptimizer([PathParameter("x.txt")]),
+        "two parameters for one file, config.toml": lambda: SearchOptimizer([config, again]),
+    }
+    for message, make in wrong.items():
+        with pytest.raises(AutopilotError) as error:
+            make()
+        assert message in error.value.message and error.value.hint, message
+        assert "\n" not in error.value.message
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(AutopilotError) as error:
+        SearchOptimizer([config])
+    assert "optuna is not installed" in error.value.message
+    assert error.value.hint == "pip install 'autopilot[optuna]'"
+
+
+def test_keys_of_one_name_in_two_files_are_told_apart():
+    Path("a.json").write_text('{"n": 1}')
+    Path("b.json").write_text('{"n": 1}')
+
+    class Two(Tuned):
+        def __init__(self):
+            super().__init__()
+            self.a = ConfigParameter("a.json", {"n": Range(1, 9)})
+            self.b = ConfigParameter("b.json", {"n": Range(1, 9)})
+
+        def forward(self, batch):
+            a, b = self.a.values()["n"], self.b.values()["n"]
+            return Datum(items=[Datum(metrics={"loss": (a - 3) ** 2 + (b - 7) ** 2})])
+
+        def configure_optimizers(self):
+            return SearchOptimizer([self.a, self.b], "random", seed=1)
+
+    store = InMemoryStore()
+    fitted(Two(), 3, Experiment(store))
+    experiment = fitted(Two(), 12, Experiment(store))
+    assert set(experiment.history[0].values) > {"a.json:n", "b.json:n"}
+    assert all("asks otherwise" not in str(r.reasons) for r in experiment.history)
+    assert "a.json:n 1 -> " in " ".join(r.summary for r in experiment.history)
