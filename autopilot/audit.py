@@ -30,6 +30,7 @@ class Execution:
         command: As it would be typed, without secrets; of a model its role and name.
         folder: Where it ran; "" for a model.
         code: Exit code, or the service's status; None where it is not known, or not to its end.
+        seconds: Wall clock; None where it is not known.
     """
 
     kind: str

@@ -93,6 +93,7 @@ def replace_file(root: Path, name: str, state: FileState) -> None:
 
     Args:
         root: The folder that is not left, absolute.
+        name: Path below root, with "/" between its parts.
 
     Raises:
         ParameterError: the path leaves root, or the disk is full or not writable.

@@ -203,6 +203,9 @@ def _spending(role: str, model: str, most_usd: float) -> Iterator[Reservation]:
     Args:
         model: The model, or the program if the model is unknown.
         most_usd: The largest cost in dollars; infinite: all that is left.
+
+    Raises:
+        BudgetExceededError: too little is left.
     """
     ledger = current_ledger()
     with ledger.reserve_left(role, most_usd) as reservation:

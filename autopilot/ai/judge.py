@@ -175,7 +175,11 @@ _PASSED: TypeAdapter[bool] = TypeAdapter(Annotated[bool, BeforeValidator(_word)]
 
 
 def _checked(found: Judgement, score_range: tuple[float, float]) -> Judgement:
-    """A judgement with a bool and a number in its range; either is derived from the other."""
+    """A judgement with a bool and a number in its range; one is derived if only the other is given.
+
+    Raises:
+        AgentReplyError: the success is neither true nor false, or the score out of the range.
+    """
     success, (low, high) = found.success, score_range
     said: object = found.score
     if success is not None:

@@ -156,6 +156,9 @@ def use_prices(given: Iterable[str]) -> None:
 
     Args:
         given: What `parse_price` takes.
+
+    Raises:
+        UsageError: one is no price; nothing is changed.
     """
     parsed = dict(parse_price(text) for text in given)
     _given.clear()

@@ -144,6 +144,7 @@ def ask(
 
     Args:
         who: A model, for which the service enforces the schema, or any agent.
+        system: Instructions, the same for many prompts.
         sample: See `Model.complete`; agents ignore it.
         max_retries: The number of times that an answer is sent back.
 

@@ -52,6 +52,7 @@ class Context:
     """The common options of a command.
 
     Args:
+        folder: Where the command works, from -C.
         project: From -p, or the CLI class.
         cli: The command line that was called: `autopilot` itself, or a project's own.
         child: The process that does the work, where it is supervised.

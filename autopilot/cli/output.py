@@ -258,7 +258,11 @@ class Output:
 
 
 def guarded(output: Output, command: Callable[[], int]) -> int:
-    """The exit code of a command; its errors are printed, and then what was executed."""
+    """The exit code of a command; its errors are printed, and then what was executed.
+
+    Args:
+        command: Returns its exit code. With --verbose, what it raises is raised.
+    """
     try:
         return command()
     except AutopilotError as error:

@@ -132,6 +132,7 @@ class Kind:
 
     Args:
         how: "raised", "failed" (the module said so itself), or "unmeasured".
+        text: The message of the first one.
         place: Where it was raised; "" where that is not known.
         traceback: The first one's; "" where it is not known, as of a recorded result.
         varies: Messages differ within the kind: they quote the item.
@@ -211,7 +212,11 @@ class Failures:
         return sorted(found, key=lambda kind: (-kind.count, order.index(kind.how)))
 
     def lines(self, split: str, *, tracebacks: bool = False) -> list[str]:
-        """A line for each kind, at most three, and how many more there are."""
+        """A line for each kind, at most three, and how many more there are.
+
+        Args:
+            tracebacks: Each kind's traceback below its line too, where it is known.
+        """
         kinds, total = self.kinds(split), self._totals[split]
         out: list[str] = []
         for kind in kinds[:_KINDS_AT_MOST]:

@@ -152,6 +152,7 @@ def signed(change: float | None, of: float | None = None) -> str:
     """A change with its sign; "" where it is None or NaN.
 
     Args:
+        change: The change; noise of binary fractions counts as none.
         of: The value that changed, which scales the noise; 1 unless given.
 
     >>> signed(0.134), signed(-0.00001), signed(None), signed(0.7 - 0.5 - 0.2)

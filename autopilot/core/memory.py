@@ -39,6 +39,7 @@ class FailureCount:
 
     Args:
         category: The subject of the feedback, "" where unknown.
+        latest: The newest of these lessons.
     """
 
     strategy: str

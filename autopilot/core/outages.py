@@ -106,6 +106,8 @@ class Waiting:
 
     Args:
         reason: What does not answer, in one line.
+        pause_s: Seconds until the next try.
+        waited_s: Seconds since the outage began.
         max_wait_s: How long it is waited for in all.
     """
 
@@ -120,6 +122,7 @@ class Outages:
 
     Args:
         max_wait_s: Seconds at most for one outage; 0: no waiting.
+        types: Those in the module's `transient_errors`.
         call: Runs a moment of the callbacks: "on_outage" before each pause, with a Waiting, and
             "on_outage_end" with the seconds that the outage took.
 

@@ -82,6 +82,8 @@ class EpochProgress:
 
     Attributes:
         lost: What was paid before a kill for results that have to be made again.
+        restarts: How often another process went on with the epoch.
+        restarts_s: The seconds that this took.
         notes: What an earlier process noted on the epoch.
         stop: Why the run is to end after it, as an earlier process knew.
     """

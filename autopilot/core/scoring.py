@@ -156,6 +156,7 @@ def worst_value(given: object, monitored: Monitored, item_metric: str) -> float 
     """The value of an item with an error, as the user gave it; None: it has none.
 
     Args:
+        given: A number, or None.
         item_metric: The metric of the items that it is made of; "" for none.
 
     Raises:

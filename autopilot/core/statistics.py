@@ -175,6 +175,7 @@ def subset_interval(
 
     Args:
         differences: One an item; positive is better.
+        confidence: Between 0 and 1.
         repeats: The number of subsets drawn; with few differences each is taken once.
 
     Returns:
@@ -211,6 +212,7 @@ def resampled_interval(
 
     Args:
         pairs: Each item's results in both states.
+        confidence: Between 0 and 1.
 
     Returns:
         Its ends, of the second state's value less the first one's; infinite where there are too
@@ -277,6 +279,7 @@ def resolution(differences: Sequence[float], limit: float) -> float:
 
     Args:
         differences: One measurement minus the other, one an item; at least one.
+        limit: The p-value of the test.
 
     >>> round(resolution([1.0, -1.0, 0.0, 0.0] * 25, 0.05), 3)
     0.176

@@ -84,7 +84,7 @@ def write_jsonl(path: Path, items: Iterable[object]) -> None:
 
 
 def check_model(model: object) -> None:
-    """Refuses a `model=` that cannot check a mapping."""
+    """Refuses a `model=` that cannot check a mapping: it has no `model_validate`."""
     if model is not None and not callable(getattr(model, "model_validate", None)):
         raise UsageError(
             f"model={model!r} has no model_validate",

@@ -294,6 +294,7 @@ class Child:
         lost_since_s: When what the child before died in had begun; 0 if it did not die.
         has_recorded: Whether a child before has recorded an epoch.
         is_supervised: Whether there is a parent, which can start another one.
+        absent: The lines that were printed on files that do not exist.
     """
 
     slug: str = ""

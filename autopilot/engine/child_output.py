@@ -171,6 +171,7 @@ def watch_over(parent: int, watched: Sequence[int], child: Callable[[], int], si
         parent: Who waits for the child, and adopts its orphans; this process's parent.
         watched: File descriptors; where one reaches its end, the run is to end.
         child: Gives the process id of the one that evaluates; 0 before there is one.
+        since: What `adopt` returned.
     """
     own, group, adopted = os.getpid(), os.getpgrp(), set[int]()
     ends = select.poll()

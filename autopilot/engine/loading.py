@@ -79,6 +79,9 @@ def only_command_line(loaded: types.ModuleType, called: Sequence[Any], text: str
 def own_part(command_line: Any, kind: type[Any]) -> Callable[..., Any]:
     """A project's module, generator or judge, as a callable that returns it.
 
+    Args:
+        kind: AutoPilotModule, DataGenerator or Judge.
+
     Raises:
         TargetError: the project sets none.
     """

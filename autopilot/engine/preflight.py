@@ -248,6 +248,9 @@ class Forecast:
     Args:
         parameters: Repository path to the number of its files.
         train_items: "?" where unknown.
+        first_item: The result of the first item, in words.
+        limits: What an item may take, in words.
+        outputs: The item's, which are gone.
         notes: Lines that the user should read before a run.
     """
 

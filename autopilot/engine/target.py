@@ -94,7 +94,9 @@ def load_target(text: str, folder: Path, hparams: Mapping[str, str], kind: type[
     """Imports a target and builds what it names.
 
     Args:
+        text: See parse_target.
         folder: The working directory that a file's path is relative to.
+        kind: The class that it must give: AutoPilotModule, DataGenerator or Judge.
 
     Raises:
         TargetError: it cannot be imported, fails, or gives something else.

@@ -58,6 +58,8 @@ def run_git(
 
     Args:
         cwd: The folder it runs in; a repository in GIT_DIR of our own environment is not used.
+        environment: Variables to add.
+        check: Whether a failure is an error.
 
     Raises:
         GitCommandError: git is not installed, cannot be started, or failed and `check` is on.

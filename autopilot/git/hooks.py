@@ -150,7 +150,15 @@ def install_hooks(
 def uninstall_hooks(
     folder: HookFolder, texts: Mapping[str, str], *, force: bool = False
 ) -> list[HookState]:
-    """Takes scripts out, puts the user's hooks back; returns the state of each before."""
+    """Takes scripts out, puts the user's hooks back as they were; returns the state of each before.
+
+    Args:
+        force: Also those that were edited by hand.
+
+    Raises:
+        UsageError: one of ours was edited by hand, without `force`.
+        RepositoryError: the folder cannot be written.
+    """
     states = [state_of(folder, name, text) for name, text in texts.items()]
     for state in states:
         if state.state == "edited" and not force:

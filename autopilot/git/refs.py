@@ -144,7 +144,13 @@ def check_free(repo: Repository, name: str) -> None:
 
 @contextmanager
 def created(repo: Repository, name: str) -> Iterator[None]:
-    """Says why a ref could not be created in the body."""
+    """Says why a ref could not be created in the body.
+
+    Raises:
+        RefMovedError: it exists.
+        SlugError: another ref's name is in the way.
+        RepositoryError: another reason.
+    """
     try:
         yield
     except (pygit2.GitError, KeyError, ValueError, OSError) as error:

@@ -71,6 +71,7 @@ class Pushed:
     Args:
         rejected: Ref to the reason why the remote did not take it.
         said: What the remote said about it: its hooks.
+        atomic: Whether it was all or nothing.
     """
 
     rejected: Mapping[str, str]

@@ -271,6 +271,7 @@ def probe(path: Path) -> tuple[Path, Path, Path, dict[str, str]]:
         configuration as `read_config` returns it.
 
     Raises:
+        RepositoryError: there is no repository, or git does not trust its owner.
         UnsupportedRepositoryError: bare, SHA-256, reftable, partial clone, split or sparse index.
     """
     around = (path.absolute(), *path.absolute().parents)

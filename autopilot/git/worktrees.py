@@ -200,6 +200,8 @@ def lend_objects(
     Starts no git: it is made for each step of an agent. Returns the files that it wrote, by path.
 
     Args:
+        folder: The new git folder; it must not exist.
+        head: The commit that HEAD is at, detached.
         settings: Lines of configuration that follow the repository's, and so come before them.
         copied: Further files of the repository's git folder that it has too, if they exist.
     """

@@ -21,7 +21,11 @@ LIMIT = "a gate's limit"
 
 
 class BoundGate(Gate):
-    """A gate on one metric of one split, with a lowest or a highest value that passes, or both."""
+    """A gate on one metric of one split, with a lowest or a highest value that passes, or both.
+
+    Raises:
+        UsageError: a limit is NaN.
+    """
 
     def __init__(
         self, metric: str, split: str, low: float | None, high: float | None, *, required: bool

@@ -234,7 +234,7 @@ def workspace_at(
 
 
 class MeasuringWorktree:
-    """A numbered worktree that one process at a time measures in."""
+    """A numbered worktree that one process at a time measures in, while it holds the lock."""
 
     def __init__(self, user: Repository, path: Path, lock: ExclusiveLock) -> None:
         self.user, self.path, self._lock = user, path, lock
@@ -309,7 +309,12 @@ def measure_epoch(
 
     Args:
         split: "val" or "test"; "train" is measured in training alone.
+        limits: See `measured_as`.
         how: See Measurer: `live`, `links`.
+
+    Raises:
+        ReplayMissError: a model call is not recorded.
+        AutopilotError: it cannot be loaded or evaluated.
     """
     manifest = measured_as(notebook, limits)
     with Measurer(notebook.repo, manifest, notebook.slug, **how) as measurer:

@@ -316,6 +316,11 @@ def failed(number: int, error: AutopilotError) -> Difference:
     """The difference of an epoch that could not be evaluated.
 
     Errors that affect every epoch are raised.
+
+    Raises:
+        UsageError: a link is missing, a module is imported from another checkout, or the like.
+        RepositoryError: it cannot be checked out.
+        NoMoreCallsError: a service does not answer, there is no key, or the like.
     """
     if isinstance(error, RepositoryError | UsageError) and not isinstance(error, TargetError):
         raise error

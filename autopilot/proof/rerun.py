@@ -71,6 +71,9 @@ class Rerun(Replay):
 
     Args:
         settings: See Replay; one job, and nothing live.
+
+    Raises:
+        UsageError: settings that do not go together.
     """
 
     level: ClassVar[str] = "full"

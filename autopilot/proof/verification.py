@@ -39,6 +39,7 @@ class Verification:
     Args:
         split: "test", or "val" where there is no test split.
         base: The commit that the proposal stands on.
+        epoch: The epoch that head is.
         before: The metric of base, one a repetition.
         after: The metric of head, one a repetition.
         recorded: The metric of the epoch as the run measured it; None where it did not.
@@ -46,6 +47,7 @@ class Verification:
         measure: The value that items were compared by: the metric, or "success".
         better: How many of them are better.
         difference: The mean difference of the items; positive is better.
+        low: The lower end of its interval.
         failures: Why the claim does not hold, a sentence each; none if it does.
         outputs: What the evaluations wrote into the worktree, which is gone.
     """
@@ -96,6 +98,9 @@ def verify(
         repeats: How often each is measured. The first has the run's own seed.
         tolerance: How far the score may be from the recorded one; None: not at all, but with live
             model calls or a noisy metric it is not compared.
+        live: Ask models anew.
+        links: Ignored paths that the evaluation needs, beside the manifest's.
+        limits: See `measured_as`.
 
     Raises:
         ReplayMissError: a model's reply is not recorded.

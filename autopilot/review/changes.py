@@ -69,6 +69,7 @@ class MergedEpoch:
     Args:
         epoch: Its number; None if the branch has none.
         commit: The branch's commit with that epoch, or the one that took it back; "" if none.
+        reverted: The branch had it, and took it back.
     """
 
     epoch: int | None
@@ -90,7 +91,11 @@ class ParameterHistory:
         return [e for e in self.notebook.epochs if e.verdict == "kept" and e.number]
 
     def changes(self, onto: str, since: int | None = None) -> list[ParameterChange]:
-        """The changes one by one, oldest first; those that changed nothing are left out."""
+        """The changes one by one, oldest first; those that changed nothing are left out.
+
+        Args:
+            since: The epoch that it has already.
+        """
         found: list[ParameterChange] = []
         if since is None:
             found.append(self._beginning(onto))

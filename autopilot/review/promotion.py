@@ -46,8 +46,10 @@ class PromotionPlan:
 
     Args:
         commit: The experiment's commit with its state.
+        score: The monitored val metric, against the baseline.
         test: The epoch's test metrics; empty where they were not measured.
         tree: The branch's new tree; "" if it cannot be made.
+        counts: Lines by file that the branch would gain and lose.
     """
 
     slug: str
@@ -150,6 +152,7 @@ def promote(
     written then. `into` to `more` are those of `plan`.
 
     Args:
+        slug: The experiment; it must not be running.
         reviewer: Who decided; the author by git's configuration, if not given.
 
     Raises:

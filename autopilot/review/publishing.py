@@ -32,6 +32,7 @@ def publish(notebook: Notebook, branch: Branch, remote: str, *, alone: bool = Fa
 
     Args:
         branch: Its review branch, or the one that reverts it.
+        alone: Push the branch without the experiment.
 
     Raises:
         RemoteError: the remote cannot be reached, or does not take it.
@@ -109,6 +110,7 @@ def take_back(notebook: Notebook, onto: Branch, epoch: int, reason: str = "") ->
 
     Args:
         epoch: The newest epoch that it has.
+        reason: Why; written into the commit.
 
     Raises:
         ExperimentError: it cannot be taken back without conflict; it names the files.

@@ -52,7 +52,7 @@ class Violation:
     undone: str = PUT_BACK
 
     def sentence(self, inside: int | None = None) -> str:
-        """In words."""
+        """In words; inside is the number of files below it to which the same happened."""
         many = "" if inside is None else f" ({counted(inside, 'file')})"
         end = f": {self.undone}" if self.undone else ""
         return f"{self.did} {printable(self.name)}{'/' * self.folder}{self.detail}{many}{end}"

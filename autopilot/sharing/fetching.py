@@ -42,6 +42,7 @@ class RefSet:
     """The refs of one experiment in one repository.
 
     Args:
+        branch: The tip of the experiment branch; None if there is none.
         tags: Full name to tag object.
         notes: Full name to notes commit.
     """

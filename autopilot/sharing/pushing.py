@@ -47,6 +47,7 @@ def push(
 
     Args:
         slugs: The experiments; all that are here if none is named.
+        project: Of all, only those of this project.
 
     Raises:
         RemoteError: the remote cannot be reached, or others pushed again and again meanwhile.

@@ -43,9 +43,11 @@ class Epoch:
     """One judged epoch.
 
     Args:
+        record: Its val record.
         commit: The commit with its notes: the last step's; the start commit for the baseline.
         metrics: Split to metric name to value.
         before: The best value before it, None where there is none.
+        rollback: The rollback commit after a rejected epoch.
         steps: Its step commits, oldest first; none where nothing was changed.
     """
 

@@ -182,6 +182,9 @@ def keep_outputs(
 
     What was kept earlier stays: the new one gets a number.
 
+    Args:
+        keep: Paths or globs, relative to the folder that the run works in.
+
     Raises:
         GitCommandError: something cannot be moved; the worktree is still there.
     """

@@ -196,6 +196,9 @@ class Removal:
 
     Args:
         review: Its review branch, and that for taking it back, where they are.
+        progress: The progress file of an unfinished epoch; None where there is none.
+        worktree: The folder that an interrupted run left; None where there is none.
+        report: Its page in the git directory; None where there is none.
     """
 
     slug: str
@@ -236,6 +239,10 @@ def remove(repo: Repository, removal: Removal) -> None:
     """Removes an experiment; the commits stay in git's store until it collects garbage.
 
     The refs go last, all at once: until then the experiment is whole.
+
+    Raises:
+        ExperimentError: it was changed since it was looked at.
+        LockHeldError: it is running.
     """
     layout = Layout(removal.slug)
     with held(repo, removal.slug):

@@ -23,6 +23,7 @@ class Slot:
     """A place for one item.
 
     Args:
+        number: From 0.
         split: The split of the item. Fixed when the slots are planned, so that a slot which is
             filled later moves no other item to another split.
     """
@@ -171,6 +172,9 @@ class Checkpoint(Worklist[GenerationPlan, Made, Failed]):
 
     Args:
         folder: The folder of the files; it is made when the first line is written.
+
+    Attributes:
+        rejected: Items that were not accepted, in order.
     """
 
     noun = "a generation"
@@ -254,6 +258,8 @@ class Distribution:
     """How the items that were made compare with the plan.
 
     Args:
+        planned: Number of slots.
+        made: Items that were accepted.
         failed: Slots that no attempt filled.
         refused: Items that the validation refused.
         variables: Variable to value to split to items.

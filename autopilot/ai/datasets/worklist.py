@@ -136,6 +136,7 @@ class Worklist(Generic[B, D, F]):
 
         Raises:
             DataError: the file has lines already, or cannot be written.
+            LockHeldError: another process holds it.
         """
         is_new_folder = not self.path.parent.exists()
         with self.held():

@@ -54,6 +54,7 @@ class Call:
 
     Attributes:
         sdk: The client, once it is asked.
+        reply: The last reply.
         messages: The conversation that the last reply answered.
     """
 

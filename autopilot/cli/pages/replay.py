@@ -70,6 +70,9 @@ def on_github() -> bool:
 def annotation(level: str, title: str, text: str) -> str:
     """A line that GitHub shows at the job.
 
+    Args:
+        level: "error" or "notice".
+
     >>> annotation("error", "epoch 3: val f1", "0.7 before, 0.6 now")
     '::error title=epoch 3%3A val f1::0.7 before, 0.6 now'
     """

@@ -209,7 +209,9 @@ def summarize(
     """The summary of an experiment.
 
     Args:
+        history: The val records of its judged epochs, oldest first.
         metrics: Of the best epoch, by split.
+        events: All events, oldest first.
         test: The gain of the best epoch on the test split.
     """
     judged = [record for record in history if record.epoch > 0]

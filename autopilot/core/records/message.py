@@ -138,6 +138,7 @@ def review_message(
         epoch: The epoch; 0 stands for the state that the experiment started from.
         source: The experiment's commit with the epoch's state.
         what: The change, in words.
+        why: Its reasons, a paragraph each.
         scores: Against the state before; the metric that decides comes first.
     """
     gained = f" ({scores[0].change})" if scores else ""
@@ -166,6 +167,7 @@ def promotion_message(
     Args:
         verb: The first words of the subject: "take over" or "merge".
         score: The metric that decides, against the baseline.
+        changes: The changes of the kept epochs, a line each.
     """
     trailers = {EXPERIMENT: slug, EPOCH: str(epoch), SOURCE: source, SCORE: str(score)}
     trailers |= {ONTO: onto, REVIEWER: one_line(reviewer)}
