@@ -271,7 +271,7 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
     output.lines(f"note: {remark}" for remark in session.remarks)
     for verdict in ("kept", "rejected"):
         tried = Counter(_tried(r) for r in epochs if r.verdict == verdict)
-        if tried:
+        if tried.keys() - {"unnamed"}:
             listed = ", ".join(f"{name} ({n}x)" if n > 1 else name for name, n in tried.items())
             output.line(f"{verdict}: {listed}")
     blocked = session.trainer.experiment.memory.blocked()

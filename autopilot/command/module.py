@@ -103,7 +103,7 @@ class CommandModule(AutoPilotModule):
         if split == "val" and self.guard and (state is None or state != self._guarded):
             ran = self._run(self.guard, split, self.item_timeout_s)
             if problem := self._changed() or ran.explained():
-                return self._failed(split, f"guard {ran.name} failed: {problem}", ran)
+                return self._failed(split, f"guard {ran.name} {problem}", ran)
             self._guarded = state
         junit = Path(self.junit) if self.junit else None
         before = _written(junit)
@@ -182,7 +182,7 @@ class CommandModule(AutoPilotModule):
             ran = self._run(self._setup, split, limit=None)
             if problem := self._changed() or ran.explained():
                 raise EvaluationError(
-                    f"setup {ran.name} failed: {problem}",
+                    f"setup {ran.name} {problem}",
                     hint="try it by hand in a new clone of the repository",
                 )
             if marker is not None:

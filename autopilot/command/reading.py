@@ -25,6 +25,7 @@ _NAME = r"[^\W\d][\w .%/@-]*?"
 _METRIC = re.compile(rf"\s*METRIC\s+({_NAME})\s*=\s*(.*?)\s*")
 _PLAIN = re.compile(rf"\s*(?!METRIC\s)({_NAME})\s*[:=]\s*({_NUMBER})\s*", re.IGNORECASE)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_HEADING = re.compile(r"([=_*#~-])\1{2,}( .* \1{3,})?")
 _HEAD, _TAIL, _LINE = 1000, 3000, 200
 _JUNIT_BYTES = 64 << 20
 # The keys of an item that are no metrics.
@@ -247,6 +248,13 @@ def cut(text: str) -> str:
 
 
 def last_lines(text: str, count: int = 3) -> str:
-    """The last lines of an output, on one line; a sentence where there is none."""
+    """The last lines of an output, on one line; a sentence where there is none.
+
+    Headings, as `===== summary =====`, are left out where there is anything else.
+
+    >>> last_lines("F\\n=== FAILURES ===\\nFAILED test_a\\n1 failed")
+    'F | FAILED test_a | 1 failed'
+    """
     lines = [shorten(line, _LINE) for line in text.splitlines() if line.strip()]
-    return " | ".join(lines[-count:]) or "it printed nothing"
+    told = [line for line in lines if not _HEADING.fullmatch(line)]
+    return " | ".join((told or lines)[-count:]) or "it printed nothing"

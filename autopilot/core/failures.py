@@ -157,6 +157,8 @@ class Kind:
         many = f"all {total}" if self.count == total > 1 else f"{self.count} of {total}"
         place = f" ({self.place})" if self.place else ""
         others = ", for example" if self.varies else ""
+        if total == 1 and self.how == "failed":
+            return f"{split}: {self.text}{place}"
         return f"{many} {split} items {_HOW[self.how]}: {self.text}{others}{place}"
 
 

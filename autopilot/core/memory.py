@@ -223,7 +223,7 @@ class Memory:
             self._best, self._mode = best, lesson.mode
         if lesson.outcome in DECISIONS:
             return
-        self._tried.update(strategies)
+        self._tried.update(strategies or ["unnamed"])
         if lesson.outcome in FAILURES:
             self._failed.append(lesson)
             for key in product(strategies or [""], lesson.categories() or [""]):

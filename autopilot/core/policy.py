@@ -123,7 +123,8 @@ def decide(policy: Policy, view: EpochView, errors: Sequence[str] = ()) -> Decis
     val = view.metrics.get("val", {})
     if errors:
         split = "val" if val else "train"
-        return Decision("rejected", (f"all {len(errors)} {split} items failed: {errors[0]}",))
+        all_of = f"all {len(errors)} {split} items failed: " if len(errors) > 1 else ""
+        return Decision("rejected", (f"{all_of}{errors[0]}",))
     if val and view.value is None:
         there = ", ".join(sorted(val))
         return Decision("rejected", (f"there is no val metric {view.monitor!r}, only {there}",))

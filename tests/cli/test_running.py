@@ -254,7 +254,8 @@ def test_a_state_that_was_tried_already(place: Place, tmp_path: Path) -> None:
 
     done = place.run("run", "counter.py", "-e", "one", "--max-epochs", "4")
 
-    assert "kept: unnamed (2x)\nrejected: unnamed (2x)\n" in done.out
+    assert "4 epochs, 2 kept" in done.out
+    assert "unnamed" not in done.out
 
     judged = place.judged("one")
     assert place.verdicts("one") == ["baseline", "kept", "rejected", "rejected", "kept"]

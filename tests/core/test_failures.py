@@ -192,12 +192,8 @@ def test_errors_that_quote_their_item_are_one_kind_where_one_line_raised_them() 
 
 
 def test_a_message_of_many_lines_or_none_is_one_line() -> None:
-    assert failure_lines("val", [Datum(error_message="\n first\nsecond")]) == [
-        "1 of 1 val items failed with: first"
-    ]
-    assert failure_lines("val", [Datum(error_message="")]) == [
-        "1 of 1 val items failed with: no reason is given"
-    ]
+    assert failure_lines("val", [Datum(error_message="\n first\nsecond")]) == ["val: first"]
+    assert failure_lines("val", [Datum(error_message="")]) == ["val: no reason is given"]
     (line,) = failure_lines("val", [Datum(error_message="x" * 5000)])
     assert len(line) < 250
 

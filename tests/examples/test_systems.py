@@ -5,7 +5,9 @@ from __future__ import annotations
 import doctest
 import importlib
 import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -43,11 +45,17 @@ class Example:
         run_git(["init", "--quiet", "--initial-branch=main"], cwd=top)
         run_git(["add", "--all"], cwd=top)
         run_git(["commit", "--quiet", "--message=base"], cwd=top)
-        self.blocks = re.findall(r"^```(\w*)\n(.*?)^```$", self.readme, re.DOTALL | re.MULTILINE)
+        joined = self.readme.replace("\\\n", "")
+        self.blocks = re.findall(r"^```(\w*)\n(.*?)^```$", joined, re.DOTALL | re.MULTILINE)
         (self.command,) = [code.strip() for kind, code in self.blocks if kind == "sh"][:1]
-        done = autopilot(top, *self.command.split()[1:])
-        assert done.returncode == 0, done.stderr
-        self.printed = done.stdout
+        self.printed = self.run(self.command)
+
+    def run(self, command: str) -> str:
+        """What a command of the README prints; `python` is the one that runs this test."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        done = autopilot(self.top, *shlex.split(command, comments=True)[1:], PATH=path)
+        assert done.returncode == 0, (command, done.stderr)
+        return done.stdout
 
     @property
     def readme(self) -> str:
@@ -60,9 +68,7 @@ class Example:
         printed = self.printed
         for kind, code in self.blocks:
             for line in code.splitlines() if kind == "sh" and code.strip() != self.command else ():
-                done = autopilot(self.top, *line.partition("#")[0].split()[1:])
-                assert done.returncode == 0, (line, done.stderr)
-                printed = done.stdout
+                printed = self.run(line)
             lines = iter(printed.splitlines())
             for line in code.splitlines() if not kind else ():
                 assert line.strip() == "..." or any(
@@ -71,14 +77,14 @@ class Example:
         assert run_git(["status", "--porcelain"], cwd=self.top).stdout == b""
 
     def epochs(self) -> list[dict[str, Any]]:
-        done = autopilot(self.top, "log", "--json")
-        assert done.returncode == 0, done.stderr
-        found: list[dict[str, Any]] = json.loads(done.stdout)["log"]
+        found: list[dict[str, Any]] = json.loads(self.run("autopilot log --json"))["log"]
         return found
 
 
 def same(shown: str, printed: str, are_same: bool) -> bool:
     """Whether two lines agree; commits and times differ, numbers a little (another SQLite)."""
+    if shown.endswith("..."):
+        printed = f"{printed[: len(shown) - 3]}..."
     lines = [re.sub(r"\b[0-9a-f]{7}\b|\d+\.\d s\b", "-", line) for line in (shown, printed)]
     words = [NUMBER.sub("#", line).split() for line in lines]
     one, other = ([float(found) for found in NUMBER.findall(line)] for line in lines)
@@ -155,6 +161,24 @@ def test_arena_balances_all_match_ups(top: Path) -> None:
     assert now != was
     for unit, stats in now.items():
         assert {**stats, "damage": 0} == {**was[unit], "damage": 0}
+
+
+def test_hotloop_stops_what_is_wrong_and_what_is_no_faster(top: Path) -> None:
+    example = Example("hotloop", top)
+    example.check_readme()
+    epochs = example.epochs()
+    assert [e["verdict"] for e in epochs] == ["baseline", "kept", "rejected", "rejected", "kept"]
+    before, after = epochs[0]["metrics"], epochs[4]["metrics"]
+    for split in ("val", "test"):
+        assert before[split]["comparisons"] / after[split]["comparisons"] > 7, split
+    wrong, comment = epochs[2], epochs[3]
+    # Nothing was measured of it, neither comparisons nor time.
+    assert not {"comparisons", "milliseconds"} & wrong["metrics"]["val"].keys()
+    (why,) = wrong["reasons"]
+    assert why.startswith("guard `python -m pytest -q test_contacts.py` ended with exit code 1")
+    assert "test_who_comes_when_another_goes_meets_nobody" in why
+    assert comment["value"] == epochs[1]["value"]
+    assert comment["reasons"] == [f"val comparisons stayed at {comment['value']:.3f}"]
 
 
 FILES = [

@@ -55,6 +55,8 @@ class Spent:
         >>> Spent(3, 360, 0.012, unpriced=1).render()
         '3 calls, 360 tokens, $0.012 and unknown dollars for 1 call'
         """
+        if 0 < self.unpriced == self.calls and not (self.tokens or self.cost_usd):
+            return f"{counted(self.calls, 'call')}, at unknown cost"
         unknown = f" and unknown dollars for {counted(self.unpriced, 'call')}"
         text = f"{counted(self.calls, 'call')}, {self.tokens} tokens, ${self.cost_usd:.4g}"
         return text + unknown * bool(self.unpriced)
