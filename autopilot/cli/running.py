@@ -20,7 +20,7 @@ from autopilot.command.options import TaskOptions
 from autopilot.core.failures import never_measured, reason
 from autopilot.core.figures import progressed, test_gain
 from autopilot.core.records.message import one_line
-from autopilot.core.records.record import MetricsRecord, TraceRecord
+from autopilot.core.records.record import TASK, MetricsRecord, TraceRecord
 from autopilot.core.rules import ALL_BLOCKED
 from autopilot.core.types import Datum, Result
 from autopilot.engine.board import Attendant, Child
@@ -30,7 +30,7 @@ from autopilot.engine.session import Session
 from autopilot.engine.supervisor import Supervisor
 from autopilot.errors import ExperimentError
 from autopilot.sandbox.workspace import remove_leftover
-from autopilot.text import counted, redact
+from autopilot.text import counted, redact, shorten
 from autopilot.tracking.holding import unblocked_by
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import output_lines, tell
@@ -235,8 +235,9 @@ def _headline(session: Session) -> str:
     files = sum(len(p.files()) for p in parameters if hasattr(p, "files"))
     tracked = f"{counted(len(parameters), 'parameter')} ({counted(files, 'tracked file')})"
     train, val = session.split_sizes
+    by = f"measured by `{shorten(manifest.title, 60)}`, " if manifest.target == TASK else ""
     return (
-        f"{session.slug}: {tracked}, base {manifest.base[:7]} ({manifest.base_branch}), "
+        f"{session.slug}: {tracked}, base {manifest.base[:7]} ({manifest.base_branch}), {by}"
         f"{train} train / {val} val items, {session.limits}"
     )
 
@@ -265,7 +266,8 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
     best = f"best: epoch {result.best_epoch}"
     if result.best is not None:
         best += f", {progressed(monitor, result.baseline, result.best, session.trainer.mode)}"
-    best += f", {tested}" if (tested := test_gain(result.test)) else ""
+    untested = "no test split (--test-eval)" if session.manifest.target == TASK else ""
+    best += f", {tested}" if (tested := test_gain(result.test) or untested) else ""
     output.line(best, "bold")
     _tell_unmeasured(output, session)
     output.lines(f"note: {remark}" for remark in session.remarks)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autopilot.command.reading import Printed, cut, last_lines, read_junit, read_output
-from autopilot.command.shell import Ran, TrackedFiles, run_shell
+from autopilot.command.shell import Ran, TrackedFiles, repository_here, run_shell
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.run import current_run, say
 from autopilot.core.types import Datum
@@ -17,6 +17,18 @@ from autopilot.errors import EvaluationError, MetricError, ModuleError, UsageErr
 from autopilot.sandbox.environment import depends_on
 
 _BY_HAND = "try it by hand in the same folder; what it prints is a metric as METRIC {}=1.5"
+
+
+class Whole:
+    """A split as one batch without items: a command prints how many there are."""
+
+    dataset = None  # there is nothing that could be looked through
+
+    def __init__(self, split: str) -> None:
+        self._split = split
+
+    def __iter__(self) -> Iterator[Datum]:
+        yield Datum(id=self._split, metadata={"split": self._split})
 
 
 class CommandModule(AutoPilotModule):
@@ -32,6 +44,7 @@ class CommandModule(AutoPilotModule):
         val_eval: The same as `eval`, beside the other two.
         test_eval: Measures the test split, once, at the end.
         metric: The val metric that decides. Without it the items' success does, or the exit code.
+        mode: Its direction, "max" or "min"; None: the class's.
         guard: Must end with 0, or the state is rejected before it is measured.
         setup: Run once in each worktree before anything is measured.
         env: NAME of a variable that must be set, or NAME=VALUE.
@@ -56,6 +69,7 @@ class CommandModule(AutoPilotModule):
         val_eval: str = "",
         test_eval: str = "",
         metric: str | None = None,
+        mode: str | None = None,
         guard: str = "",
         setup: str = "",
         env: Sequence[str] = (),
@@ -77,10 +91,19 @@ class CommandModule(AutoPilotModule):
             if name not in os.environ:
                 raise UsageError(f"the variable {name} is not set", hint=f"export {name}=...")
             depends_on(name)
-        self.monitor = metric or self.monitor
+        self.monitor, self.mode = metric or self.monitor, mode or self.mode
+        self._repo = repository_here()
         self._files: TrackedFiles | None = None
         self._is_set_up = False
-        self._guarded: Mapping[str, Any] | None = None
+        self._guarded: tuple[Mapping[str, Any] | None, Any, str] = (None, None, "")
+
+    def details(self) -> list[str]:
+        named = {
+            **{f"measure {split} by": command for split, command in self.commands.items()},
+            "before val is measured": self.guard,
+            "prepare a worktree by": self._setup,
+        }
+        return [f"{what}: {command}" for what, command in named.items() if command]
 
     def train_dataloader(self) -> Iterable[Any] | None:
         return self._batches("train")
@@ -91,20 +114,23 @@ class CommandModule(AutoPilotModule):
     def test_dataloader(self) -> Iterable[Any] | None:
         return self._batches("test")
 
-    def _batches(self, split: str) -> list[Datum] | None:
-        # Without items: how many there are is known when the command has printed them.
-        return [Datum(id=split, metadata={"split": split})] if self.commands[split] else None
+    def _batches(self, split: str) -> Iterable[Any] | None:
+        return Whole(split) if self.commands[split] else None
 
     def forward(self, batch: Datum) -> Datum:
         split = str(batch.metadata["split"])
         self._set_up(split)
         files = self._files
         state = files.look() if files is not None else None
-        if split == "val" and self.guard and (state is None or state != self._guarded):
-            ran = self._run(self.guard, split, self.item_timeout_s)
-            if problem := self._changed() or ran.explained():
-                return self._failed(split, f"guard {ran.name} {problem}", ran)
-            self._guarded = state
+        if split == "val" and self.guard:
+            if state is None or state != self._guarded[0]:
+                ran = self._run(self.guard, split, self.item_timeout_s)
+                # A state is guarded once, however often it is measured.
+                self._guarded = state, ran, self._changed() or ran.explained()
+            _, ran, problem = self._guarded
+            if problem:
+                hint = "the guard must pass on the files as they are"
+                return self._failed(split, f"guard {ran.name} failed: {problem}", ran, hint)
         junit = Path(self.junit) if self.junit else None
         before = _written(junit)
         ran = self._run(self.commands[split], split, self.item_timeout_s)
@@ -126,6 +152,8 @@ class CommandModule(AutoPilotModule):
         if metric and not any(metric in each for each in known):
             raise MetricError(f"it printed no metric {metric!r}, but: {last_lines(ran.said)}")
         if printed.items:
+            if metric is None and all(item.outcome == "unscored" for item in printed.items):
+                raise MetricError("its items have no success, and no metric is named")
             return Datum(items=printed.items, metrics=metrics)
         success = printed.verdict
         if success is None and metric is None:
@@ -172,7 +200,9 @@ class CommandModule(AutoPilotModule):
         """
         if self._is_set_up:
             return
-        self._files, run = TrackedFiles.here(self.parameters()), current_run()
+        if self._repo is not None:
+            self._files = TrackedFiles(self._repo, self.parameters())
+        run = current_run()
         marker = self._files.marker if self._files is not None else None
         is_replacement = run is not None and run.experiment.is_replacement
         done = is_replacement if marker is None else marker.exists()
@@ -189,7 +219,7 @@ class CommandModule(AutoPilotModule):
                 marker.touch()
         self._is_set_up = True
 
-    def _failed(self, split: str, problem: str, ran: Ran) -> Datum:
+    def _failed(self, split: str, problem: str, ran: Ran, hint: str = _BY_HAND) -> Datum:
         """The result of a command that gave none.
 
         Raises:
@@ -197,7 +227,7 @@ class CommandModule(AutoPilotModule):
         """
         run = current_run()
         if run is not None and run.epoch == (split == "train"):
-            raise EvaluationError(problem, hint=_BY_HAND.format(self.metric or "score"))
+            raise EvaluationError(problem, hint=hint.format(self.metric or "score"))
         return Datum(success=False, error_message=problem, feedback=f"{problem}\n{cut(ran.said)}")
 
 

@@ -113,21 +113,31 @@ def _may_have_children() -> bool:
     return True
 
 
+def repository_here() -> Repository | None:
+    """The repository of the working directory; None outside of one."""
+    try:
+        return Repository.discover(Path.cwd())
+    except RepositoryError:
+        return None
+
+
 class TrackedFiles:
     """The files that git tracks, looked at before and after a command.
 
     Args:
         parameters: Their files are put back to how they were before the command.
-        puts_back: Whether the other ones are put back, too; else they are only named.
 
     Attributes:
+        puts_back: Whether the other ones are put back, too, since nothing there is the user's: in a
+            worktree of the run's own. Else they are only named.
         marker: A file that says that the worktree is set up; it goes with it. None: there is none.
     """
 
-    def __init__(self, repo: Repository, parameters: Sequence[Parameter], puts_back: bool) -> None:
+    def __init__(self, repo: Repository, parameters: Sequence[Parameter]) -> None:
         self._scopes = [scope_of(repo, parameter) for parameter in parameters]
-        self._root, self.puts_back = repo.workdir, puts_back
-        self.marker = repo.git_dir / "autopilot-setup" if puts_back else None
+        self._root = repo.workdir
+        self.puts_back = os.environ.get(WORKTREE) == str(repo.workdir)
+        self.marker = repo.git_dir / "autopilot-setup" if self.puts_back else None
         tree = list_tree(repo, tree_of(repo, repo.head_commit()))
         covers = [scope.covers for scope in self._scopes]
         self._others = {
@@ -138,16 +148,6 @@ class TrackedFiles:
         self._files = WorkFiles(repo, repo.workdir)
         self._stamps = dict(stamps_of(self._root, self._others))
         self._entries: dict[str, Entry] = {}
-
-    @classmethod
-    def here(cls, parameters: Sequence[Parameter]) -> TrackedFiles | None:
-        """Those of the working directory's repository; None outside of one."""
-        try:
-            repo = Repository.discover(Path.cwd())
-        except RepositoryError:
-            return None
-        # Only in a worktree of the run's own, nothing is the user's.
-        return cls(repo, parameters, os.environ.get(WORKTREE) == str(repo.workdir))
 
     def look(self) -> Mapping[str, Stamp]:
         """Remembers the parameters' files; returns stamps that tell their state."""

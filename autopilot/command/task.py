@@ -40,6 +40,11 @@ class CommandTask(CommandModule):
             for number, parameter in enumerate(parameters, 1):
                 setattr(self, kind if number == 1 else f"{kind}_{number}", parameter)
 
+    def details(self) -> list[str]:
+        edited = [f"edited by: {self.options.agent}"] if self._edited and self.options.agent else []
+        tuned = [f"searched by: {self.options.sampler or 'tpe'}"] if self._tuned else []
+        return [*super().details(), *tuned, *edited]
+
     def configure_optimizers(self) -> Optimizer:
         options, found = self.options, list[Optimizer]()
         if self._tuned:

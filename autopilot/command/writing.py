@@ -6,21 +6,21 @@ import contextlib
 import json
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from autopilot.command.editing import check_apart, edited_parameters
 from autopilot.command.options import TaskOptions, check_agent, read_goal
 from autopilot.core.parameter import PathParameter
-from autopilot.core.signatures import as_call
 from autopilot.errors import UsageError
 from autopilot.tuning.parameter import config_parameters
+from autopilot.tuning.spaces import Choice, Range
 
 _WIDTH = 88
 _OF_MODULE = (
-    *("eval", "train_eval", "val_eval", "test_eval", "metric", "metric_regex", "junit"),
-    *("guard", "setup", "env"),
+    *("eval", "train_eval", "val_eval", "test_eval", "metric", "mode", "metric_regex"),
+    *("junit", "guard", "setup", "env"),
 )
 _AGENTS = {"claude-code": "ClaudeCodeAgent", "anthropic": "AnthropicAgent"}
 
@@ -39,13 +39,14 @@ def written(options: TaskOptions, mode: str | None = None) -> str:
     tuned = config_parameters(options.tune or ())
     check_apart(edited, tuned)
     given = options.given()
-    arguments = [f"{name}={_value(given[name])}" for name in _OF_MODULE if name in given]
+    given |= {"mode": mode} if mode else {}
+    arguments = [f"{name}={_literal(given[name])}" for name in _OF_MODULE if name in given]
     body = _statement("super().__init__", arguments, 8)
     edit, tune = _names("edit", len(edited)), _names("tune", len(tuned))
     for name, parameter in zip(edit, edited, strict=True):
         body += _statement(f"self.{name} = PathParameter", _place(parameter), 8)
     for name, config in zip(tune, tuned, strict=True):
-        spaces = [f"{_quoted(key)}: {as_call(space)}" for key, space in config.spaces.items()]
+        spaces = [f"{_quoted(key)}: {_space(space)}" for key, space in config.spaces.items()]
         opened = [_quoted(config.label), "{" + ", ".join(spaces) + "}"]
         line = f"        self.{name} = ConfigParameter({', '.join(opened)})"
         if len(line) > _WIDTH:
@@ -72,7 +73,6 @@ def written(options: TaskOptions, mode: str | None = None) -> str:
             "",
             "",
             f"class {_class_name(options)}(CommandModule):",
-            *([f'    mode = "{mode}"', ""] if mode else []),
             "    def __init__(self):",
             *body,
             "",
@@ -175,10 +175,6 @@ def _listed(names: Iterable[str]) -> str:
     return f"[{', '.join(f'self.{name}' for name in names)}]"
 
 
-def _value(value: str | Sequence[str]) -> str:
-    return _quoted(value) if isinstance(value, str) else f"[{', '.join(map(_quoted, value))}]"
-
-
 def _quoted(text: str) -> str:
     """A text as Python has it, in the quotes that need fewer escapes."""
     if '"' in text and "'" not in text:
@@ -189,6 +185,27 @@ def _quoted(text: str) -> str:
 def _bare(code: str) -> str:
     """Code without the texts in it."""
     return re.sub(r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')""", '""', code)
+
+
+def _space(space: Range | Choice) -> str:
+    """A space as the call that makes it."""
+    if isinstance(space, Range):
+        arguments = [repr(space.low), repr(space.high), *(["log=True"] if space.log else [])]
+        arguments += [f"step={space.step!r}"] if space.step is not None else []
+    else:
+        arguments = [_literal(space.options)]
+    arguments += [f"when={_literal(space.when)}"] if space.when else []
+    return f"{type(space).__name__}({', '.join(arguments)})"
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_literal(k)}: {_literal(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, str):
+        return _quoted(value)
+    if isinstance(value, Sequence):
+        return f"[{', '.join([_literal(each) for each in value])}]"
+    return repr(value)
 
 
 def _class_name(options: TaskOptions) -> str:

@@ -290,7 +290,7 @@ def leakage_notes(loaders: Mapping[str, Iterable[Any] | None]) -> list[str]:
         dataset = getattr(loader, "dataset", loader)
         if isinstance(dataset, Sized) and isinstance(dataset, Iterable):
             sized[name] = dataset
-        elif loader is not None:
+        elif dataset is not None:
             streams.append(name)
     if len(sized) + len(streams) < 2:
         return []

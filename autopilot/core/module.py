@@ -319,6 +319,10 @@ class AutoPilotModule(Module):
     fresh: str | None = None
     ends_items: bool = False
 
+    def details(self) -> Sequence[str]:
+        """Sentences on how it is measured and changed, for a look before a run."""
+        return ()
+
     def training_step(self, batch: Datum) -> Datum:
         """One batch of the train split."""
         return self.forward(batch)  # type: ignore[no-any-return]  # forward is the user's

@@ -137,6 +137,8 @@ def _of_session(session: Session) -> Iterator[Check]:
     listed = ", ".join(f"{scope.path} ({len(scope.files())})" for scope in session.bench.scopes)
     yield Check("module", "ok", f"{type(module).__name__} loads in a worktree of its own")
     yield Check("parameters", "ok", f"tracked and clean: {listed}")
+    for detail in module.details():
+        yield Check("command", "ok", detail)
     train, val = session.split_sizes
     yield Check("data", "ok", f"{train} train, {val} val items")
     for note in session.notes:
@@ -252,6 +254,7 @@ class Forecast:
         limits: What an item may take, in words.
         outputs: The item's, which are gone.
         notes: Lines that the user should read before a run.
+        details: How it is measured and changed, in the module's words.
     """
 
     experiment: str
@@ -268,6 +271,7 @@ class Forecast:
     repeat: int = 1
     outputs: Sequence[WrittenPath] = ()
     notes: Sequence[str] = ()
+    details: Sequence[str] = ()
 
     def lines(self) -> list[str]:
         """For a person."""
@@ -276,6 +280,7 @@ class Forecast:
             f"dry run: nothing was changed. {self.experiment} would",
             f"  start from {self.base[:7]} and work in {self.worktree}",
             *(f"  optimize {path} (files: {n})" for path, n in self.parameters.items()),
+            *(f"  {detail}" for detail in self.details),
             f"  evaluate {self.train_items} train and {self.val_items} val items an epoch{often}",
             f"  begin with an item: {self.first_item}",
             f"  end an item by its limits: {self.limits}",
@@ -311,6 +316,7 @@ def forecast(request: Request, child: Child | None = None) -> Forecast:
             max_epochs=session.max_epochs,
             worktree=str(session.workspace.repo.workdir),
             limits=str(session.limits),
+            details=session.module.details(),
             notes=tuple(session.notes),
         )
     except BaseException as error:
@@ -323,6 +329,8 @@ def forecast(request: Request, child: Child | None = None) -> Forecast:
 
 def _first_item(session: Session) -> str:
     """The result of one item, in words."""
+    if session.module.ends_items:
+        return "not evaluated in a dry run: it runs a command"
     offline = Offline(programs=True)
     offline.begin()
     session.bench.watchers.append(offline)
