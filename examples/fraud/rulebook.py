@@ -72,16 +72,14 @@ class RuleBook:
         """The file."""
         parts = [f"limit = {self.limit}\n"]
         for rule in self.rules:
-            lines = (
-                f'feature = "{rule.feature}"',
-                f"above = {rule.above}",
-                f"points = {rule.points}",
+            parts.append(
+                f'[[rules]]\nfeature = "{rule.feature}"\nabove = {rule.above}\n'
+                f"points = {rule.points}\n"
             )
-            parts.append("\n".join(("[[rules]]", *lines, "")))
         for region in self.exceptions:
             within = ", ".join(f"{name} = [{a}, {b}]" for name, (a, b) in region.within.items())
-            lines = f"flag = {str(region.flag).lower()}", f"within = {{{within}}}"
-            parts.append("\n".join(("[[exceptions]]", *lines, "")))
+            flag = str(region.flag).lower()
+            parts.append(f"[[exceptions]]\nflag = {flag}\nwithin = {{{within}}}\n")
         return "\n".join(parts)
 
     def flags(self, case: Values) -> bool:

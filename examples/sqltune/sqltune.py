@@ -61,8 +61,11 @@ class SqlTune(AutoPilotModule):
             return self._result(call, metrics, ["INSERT"])
         query, arguments = call.metadata["query"], call.metadata["arguments"]
         text = self.sql.read_text(file_of(query))
-        plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {text}", arguments)]
-        rows, metrics = measure(database, lambda: database.execute(text, arguments).fetchall())
+        try:
+            plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {text}", arguments)]
+            rows, metrics = measure(database, lambda: database.execute(text, arguments).fetchall())
+        except sqlite3.Error as error:
+            return Datum(id=call.id, error_message=f"{query}: {error}")
         if digest_rows(rows) != call.metadata["rows"]:
             # No cost makes up for this: an epoch in which a call lost its value is rejected.
             return Datum(id=call.id, error_message=f"{query} does not return the rows it should")
@@ -82,6 +85,8 @@ class SqlTune(AutoPilotModule):
         if self._shop is None:
             self._shop = make_database()
         if self._indexed is None or self._indexed[0] != indexes:
+            if self._indexed is not None:
+                self._indexed[1].close()
             # Without SQLite's cache of statements: one that is used twice counts on.
             database = sqlite3.connect(":memory:", cached_statements=0)
             self._shop.backup(database)
