@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import os
 import re
 import shlex
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -13,25 +17,34 @@ import typer
 
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
-from autopilot.command.editing import agent_of
+from autopilot.command.editing import agent_of, edited_parameters
+from autopilot.command.reading import last_lines, read_output
+from autopilot.command.shell import Ran, run_shell
+from autopilot.command.task import TaskOptions, written
+from autopilot.core.figures import sounds_like_cost
+from autopilot.engine.request import Direction
 from autopilot.errors import AutopilotError, UsageError
 from autopilot.projects import starting
 from autopilot.projects.datasets import LabelledFile, labelled
 from autopilot.projects.health import agent_here
 from autopilot.projects.looking import Survey, survey
 from autopilot.text import counted
+from autopilot.tuning.parameter import config_parameters
 
 T = TypeVar("T")
+_LONGEST_S, _QUICK_S = 600.0, 60.0
 Kind = StrEnum("Kind", "command numbers rules prompt class")
 _FITS = {
-    "command": ("eval", "metric", "mode", "edit", "agent", "guard"),
+    "command": ("eval", "metric", "mode", "edit", "agent", "guard", "goal"),
     "numbers": ("eval", "metric", "mode", "tune", "guard"),
     "rules": ("data", "edit"),
     "prompt": ("data", "edit", "agent"),
     "class": (),
 }
 _EXAMPLES = {
-    "edit": "prompt.md",
+    "eval": "'python bench.py'",
+    "tune": "'config.toml:cache.size=16..4096'",
+    "edit": "'src/**/*.py'",
     "data": 'items.jsonl, with lines such as {"text": "2 + 2", "answer": "4"}',
     "agent": "claude-code, anthropic (with a key), or 'cmd:PROGRAM'",
 }
@@ -46,17 +59,13 @@ def init(
     kind: Annotated[
         Kind | None, typer.Option(help="The kind of system; asked for if not given.")
     ] = None,
-    edit: Annotated[
-        list[str] | None,
-        typer.Option(metavar="GLOB", help="The code, rules or prompt that may change."),
+    task: Annotated[TaskOptions, "eval", "metric", "edit", "tune", "guard", "agent", "goal"],
+    mode: Annotated[
+        Direction | None, typer.Option(help="Of the metric: whether more or less is better.")
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Texts with labels or answers: JSON Lines, CSV or TSV."),
-    ] = None,
-    agent: Annotated[
-        str | None,
-        typer.Option(metavar="AGENT", help="Who edits: claude-code, anthropic or cmd:PROGRAM."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
     dry_run: Annotated[
@@ -77,11 +86,12 @@ def init(
     context.repository()  # refuses what no run could work in
     if not file.endswith(".py"):
         raise UsageError(f"{file} is no Python file", hint="name it, such as optimize.py")
-    given = {"kind": kind and kind.value, "edit": edit, "data": data, "agent": agent}
+    given = {"kind": kind and kind.value, "mode": mode and mode.value, "data": data}
+    given |= task.given()
     seen = survey(folder)
     output.line(f"{folder.name}: {counted(len(seen.files), 'file')}")
     output.lines(seen.lines())
-    answers = _Answers(seen, output, given)
+    answers = _Answers(seen, output, task, given)
     chosen = answers.kind()
     texts = _WRITERS[chosen](answers, file)
     if dry_run:
@@ -131,21 +141,28 @@ class _Answers:
         notes: What to know of the file.
     """
 
-    def __init__(self, seen: Survey, output: Output, given: Mapping[str, Any]) -> None:
-        self.seen, self.given, self.notes = seen, given, list[str]()
+    def __init__(
+        self, seen: Survey, output: Output, task: TaskOptions, given: Mapping[str, Any]
+    ) -> None:
+        self.seen, self.task, self.given = seen, task, given
         self.used: set[str] = set()
+        self.notes: list[str] = []
+        self.is_asking = output.can_ask and not any(given.values())
+        self.has_items = False
         self._output = output
-        self._is_asking = output.can_ask and not any(given.values())
+
+    def say(self, text: str) -> None:
+        """A line for a person who is asked."""
+        if self.is_asking:
+            self._output.line(text)
 
     def kind(self) -> str:
         """The kind of system."""
         fitting = starting.fitting(self.seen, agent_here())
-        if self._is_asking:
-            self._output.line("What is to be improved, and how?")
+        self.say("What is to be improved, and how?")
         for number, (name, text) in enumerate(starting.KINDS.items(), 1):
-            if self._is_asking:
-                why = f"; here: {fitting[name]}" if name in fitting else ""
-                self._output.line(f"  {number} {name:<8} {text}{why}")
+            why = f"; here: {fitting[name]}" if name in fitting else ""
+            self.say(f"  {number} {name:<8} {text}{why}")
         kind = self.settle("kind", "kind", next(iter(fitting)), _kind, is_needed=True)
         fits = _FITS[kind]
         unfit = [name for name, value in self.given.items() if value and name not in fits]
@@ -176,8 +193,8 @@ class _Answers:
         """
         given = self.given.get(option)
         if given:
-            return check(given[0] if isinstance(given, list) else given)
-        while self._is_asking:
+            return check(given if isinstance(given, str) else shlex.join(given))
+        while self.is_asking:
             answer = self._output.ask(f"{question} [{default}]:" if default else f"{question}:")
             try:
                 return check(answer or default or "")
@@ -199,6 +216,87 @@ class _Answers:
             raise UsageError(f"{name or 'nothing'}: {why}", hint="name a file that git tracks")
         self.used.add(name)
         return name
+
+    def measure(self, command: str) -> tuple[str, dict[str, float]]:
+        """Runs a command once; returns it with the metrics that it printed.
+
+        Raises:
+            UsageError: it fails, or prints no metric.
+        """
+        ran = self._run(command, _LONGEST_S)
+        is_test = any(command == script.command for script in self.seen.tests)
+        if (problem := ran.problem()) and not is_test:
+            raise UsageError(f"{problem}: {last_lines(ran.said)}", hint="try it by hand in here")
+        printed = read_output(ran.finished.stdout, None)
+        metrics = dict(printed.metrics)
+        for item in printed.items:
+            metrics |= item.metrics
+        passed = [item.outcome == "passed" for item in printed.items if item.outcome != "unscored"]
+        if passed:
+            self.has_items = True
+            metrics = {"accuracy": sum(passed) / len(passed), **metrics}
+        if not metrics and not is_test:
+            raise UsageError(
+                f"{ran.name} printed no metric: {last_lines(ran.finished.stdout)}",
+                hint="let it print a line such as METRIC seconds=1.5, or a JSON object",
+            )
+        self.use(command)
+        return command, metrics
+
+    def guard(self, measuring: str) -> str | None:
+        """The tests that have to pass, if they pass now.
+
+        Raises:
+            UsageError: a guard was given that fails.
+        """
+        given = self.task.guard
+        own = [script.command for script in self.seen.tests] if self.is_asking else []
+        for command in [given] if given else own[:1]:
+            if command == measuring:
+                return None
+            if not (problem := self._run(command, _LONGEST_S if given else _QUICK_S).problem()):
+                self.use(command)
+                self.notes.append(f"`{command}` has to pass before an edit is measured")
+                return command
+            if given:
+                raise UsageError(
+                    f"--guard: {problem}", hint="it has to pass before anything changes"
+                )
+            self.notes.append(f"not guarded by the tests: {problem}")
+        return None
+
+    def _run(self, command: str, timeout_s: float) -> Ran:
+        self._output.line(f"running `{command}` once ...")
+        with contextlib.chdir(self.seen.folder):
+            return run_shell(command, {"AUTOPILOT_SPLIT": "val", "AUTOPILOT_SEED": "0"}, timeout_s)
+
+    def globs(self, text: str) -> list[str]:
+        """Globs, each of which matches files of the repository.
+
+        Raises:
+            UsageError: one matches nothing that git tracks, or would track.
+        """
+        globs = shlex.split(text)
+        known = set(self.seen.files)
+        with contextlib.chdir(self.seen.folder):
+            for parameter in edited_parameters(globs, ()):
+                below = os.path.relpath(parameter.root)
+                names = {os.path.normpath(f"{below}/{name}") for name in parameter.files()}
+                if not names & known:
+                    raise UsageError(
+                        f"{parameter.label} has no file that git tracks",
+                        hint="name others, such as 'src/**/*.py'",
+                    )
+                self.used |= names & known
+        return globs
+
+    def tunes(self, text: str) -> list[str]:
+        """Numbers with their ranges, each in a file of the repository."""
+        tunes = shlex.split(text)
+        with contextlib.chdir(self.seen.folder):
+            for parameter in config_parameters(tunes):
+                self.file(parameter.label)
+        return tunes
 
     def use(self, command: str) -> None:
         """Notes the files of the repository that a command names."""
@@ -260,7 +358,68 @@ def _class(answers: _Answers, file: str) -> dict[str, str]:
     return starting.class_texts(file, answers.seen.folder)
 
 
+def _measured(answers: _Answers) -> tuple[str, str | None, str | None]:
+    """The command that measures, its metric, and the metric's direction."""
+    scripts = answers.seen.programs or answers.seen.tests
+    default = scripts[0].command if scripts else None
+    command, metrics = answers.settle(
+        "eval", "command that measures", default, answers.measure, is_needed=True
+    )
+    if not metrics:
+        answers.notes.append(f"`{command}` prints no number: its exit code decides")
+        return command, None, None
+    for number, (name, value) in enumerate(metrics.items(), 1):
+        answers.say(f"  {number} {name} = {value:g}")
+
+    def chosen(text: str) -> tuple[str, str]:
+        words = text.split()
+        mode = words.pop() if words[-1:] in (["min"], ["max"]) else answers.given.get("mode")
+        name = " ".join(words)
+        if name.isdigit() and 1 <= int(name) <= len(metrics):
+            name = list(metrics)[int(name) - 1]
+        if name not in metrics:
+            raise UsageError(f"no metric {name!r}", hint=f"it prints {', '.join(metrics)}")
+        if mode is None and sounds_like_cost(name):
+            hint = "less is better: --mode min; more is better: --mode max"
+            raise UsageError(f"{name} sounds like a cost, and its direction is missing", hint=hint)
+        return name, str(mode or "max")
+
+    first = next(iter(metrics))
+    if answers.is_asking:
+        first += " min" if sounds_like_cost(first) else " max"
+    question = "metric, and whether min or max is best"
+    metric, mode = answers.settle("metric", question, first, chosen, is_needed=len(metrics) > 1)
+    # The accuracy of items is no number that is printed.
+    return command, None if metric == "accuracy" and answers.has_items else metric, mode
+
+
+def _command(answers: _Answers, file: str) -> dict[str, str]:
+    command, metric, mode = _measured(answers)
+    globs = shlex.join(answers.seen.sources) or None
+    edit = answers.settle("edit", "what may change", globs, answers.globs, is_needed=True)
+    agent = str(answers.given.get("agent") or agent_here())
+    if not agent and answers.is_asking:
+        agent = "claude-code"
+        answers.notes.append("no agent is here: install Claude Code, or init with --agent")
+    agent = agent or answers.settle("agent", "who edits", None, str)
+    answers.use(agent)
+    agent_of(agent, None)
+    task = replace(answers.task, eval=command, metric=metric, edit=edit, agent=agent)
+    return {file: written(replace(task, guard=answers.guard(command)), mode)}
+
+
+def _numbers(answers: _Answers, file: str) -> dict[str, str]:
+    command, metric, mode = _measured(answers)
+    knobs = shlex.join(knob.spec() for knob in answers.seen.best_knobs) or None
+    tune = answers.settle("tune", "numbers and their ranges", knobs, answers.tunes, is_needed=True)
+    if importlib.util.find_spec("optuna") is None:
+        answers.notes.append("optuna searches: pip install 'autopilot[optuna]'")
+    return {file: written(replace(answers.task, eval=command, metric=metric, tune=tune), mode)}
+
+
 _WRITERS: dict[str, Callable[[_Answers, str], dict[str, str]]] = {
+    "command": _command,
+    "numbers": _numbers,
     "rules": _rules,
     "prompt": _prompt,
     "class": _class,

@@ -11,15 +11,15 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from autopilot.git.commands import run_git
 from autopilot.projects.datasets import LabelledFile, labelled
+from autopilot.tuning.parameter import numbers_in
 
 _LARGEST = 256 << 10
 """Bytes of a file that is read."""
@@ -39,6 +39,7 @@ _NO_PROMPT = re.compile(
     r"|code_of_conduct|security|todo|install)",
     re.IGNORECASE,
 )
+_NO_KNOB = re.compile(r"(^|[._])(version|port|year|seed|id|date)$", re.IGNORECASE)
 _INSTRUCTION = re.compile(r"\b(you are|you will|your task|answer with|respond|reply)\b", re.I)
 
 
@@ -159,14 +160,18 @@ class Survey:
         named = [f for f in settings if any(PurePosixPath(f).name in self.text(s) for s in scripts)]
         sources = [f for f in self._named(".py") if _is_source(f) and f not in scripts]
         ranked = dict.fromkeys([*named, *used, *settings[:_MOST_READ], *sources[:_MOST_READ]])
-        return [knob for file in ranked if file not in scripts for knob in self._knobs_of(file)]
+        return [
+            Knob(file, key, value)
+            for file in ranked
+            if file not in scripts
+            for key, value in numbers_in(file, self.text(file)).items()
+            if not _NO_KNOB.search(key)
+        ]
 
-    def _knobs_of(self, file: str) -> Iterator[Knob]:
-        text = self.text(file)
-        if file.endswith(".py"):
-            yield from (Knob(file, name, value) for name, value in _constants(text))
-        else:
-            yield from (Knob(file, key, value) for key, value in numbers_of(file, text))
+    @property
+    def best_knobs(self) -> list[Knob]:
+        """The first numbers: at most four, all of one file."""
+        return [knob for knob in self.knobs if knob.file == self.knobs[0].file][:4]
 
     def used_by(self, script: str) -> list[str]:
         """The Python files of the repository that a script imports."""
@@ -264,33 +269,6 @@ def survey(folder: Path) -> Survey:
     return Survey(folder, [*listed("--cached"), *others], frozenset(others))
 
 
-def numbers_of(file: str, text: str) -> Iterator[tuple[str, int | float]]:
-    """The dotted keys of a configuration file whose values are numbers, with these."""
-    with contextlib.suppress(Exception):  # a file that cannot be read offers nothing
-        if file.endswith(".json"):
-            yield from _leaves(json.loads(text))
-        elif file.endswith(".toml"):
-            import tomllib
-
-            yield from _leaves(tomllib.loads(text))
-        elif file.endswith((".ini", ".cfg")):
-            import configparser
-
-            parser = configparser.ConfigParser(interpolation=None)
-            parser.read_string(text)
-            sections = {name: dict(parser.items(name)) for name in parser.sections()}
-            yield from _leaves(
-                {
-                    name: {key: _number(value) for key, value in own.items()}
-                    for name, own in sections.items()
-                }
-            )
-        else:
-            from ruamel.yaml import YAML
-
-            yield from _leaves(YAML(typ="safe").load(text))
-
-
 _CODE = {".py", ".js", ".ts", ".go", ".rs", ".c", ".cc", ".cpp", ".java", ".rb", ".php", ".jl"}
 
 
@@ -315,38 +293,6 @@ def _imports(text: str) -> Iterator[str]:
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 yield node.module
                 yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def _constants(text: str) -> Iterator[tuple[str, int | float]]:
-    """The constants of a Python file that are numbers, written as literals."""
-    with contextlib.suppress(SyntaxError, ValueError):
-        for node in ast.parse(text).body:
-            targets = node.targets if isinstance(node, ast.Assign) else []
-            if isinstance(node, ast.AnnAssign):
-                targets = [node.target]
-            if len(targets) == 1 and isinstance(targets[0], ast.Name):
-                name, value = targets[0].id, getattr(node, "value", None)
-                negative = isinstance(value, ast.UnaryOp) and isinstance(value.op, ast.USub)
-                literal = value.operand if isinstance(value, ast.UnaryOp) and negative else value
-                number = literal.value if isinstance(literal, ast.Constant) else None
-                if type(number) in (int, float) and not name.startswith("__"):
-                    yield name, -number if negative else number  # type: ignore[operator, misc]
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, int | float]]:
-    if isinstance(value, Mapping):
-        for key, below in value.items():
-            if isinstance(key, str) and "." not in key:
-                yield from _leaves(below, f"{path}.{key}" if path else key)
-    elif type(value) in (int, float) and path:
-        yield path, value
-
-
-def _number(text: str) -> int | float | None:
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return None
 
 
 def _some(names: Iterable[str]) -> str:

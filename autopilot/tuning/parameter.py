@@ -353,3 +353,25 @@ def config_parameters(tunes: Sequence[str]) -> list[ConfigParameter]:
             )
         own[key] = space
     return [ConfigParameter(file, own) for file, own in spaces.items()]
+
+
+def numbers_in(name: str, text: str) -> dict[str, int | float]:
+    """The numbers of a configuration or Python file by their keys; none where it cannot be read.
+
+    Args:
+        name: The file's, whose ending tells its form.
+    """
+    form = _FORMATS.get(Path(name).suffix.lower())
+    try:
+        found = form.read(text.removeprefix(_MARK)) if form is not None else []
+    except (MalformedError, ImportError):
+        return {}
+    numbers: dict[str, int | float] = {}
+    for literal in found:
+        value = literal.value
+        if isinstance(value, str) and form is not None and not form.is_typed:
+            # As a share or a count it would be: "3" is both text and number there.
+            value = literals.meant(value, Range(0, 1))
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            numbers[spelled_path(literal.path)] = value
+    return numbers
