@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import os
 import re
 import shlex
 from collections.abc import Callable, Mapping
@@ -17,10 +15,9 @@ import typer
 
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
-from autopilot.command.editing import agent_of, edited_parameters
-from autopilot.command.reading import last_lines, read_output
-from autopilot.command.shell import Ran, run_shell
-from autopilot.command.task import TaskOptions, written
+from autopilot.command.editing import agent_of
+from autopilot.command.once import Measured, measure_once, run_once
+from autopilot.command.task import TaskOptions
 from autopilot.core.figures import sounds_like_cost
 from autopilot.engine.request import Direction
 from autopilot.errors import AutopilotError, UsageError
@@ -29,7 +26,6 @@ from autopilot.projects.datasets import LabelledFile, labelled
 from autopilot.projects.health import agent_here
 from autopilot.projects.looking import Survey, survey
 from autopilot.text import counted
-from autopilot.tuning.parameter import config_parameters
 
 T = TypeVar("T")
 _LONGEST_S, _QUICK_S = 600.0, 60.0
@@ -86,8 +82,8 @@ def init(
     context.repository()  # refuses what no run could work in
     if not file.endswith(".py"):
         raise UsageError(f"{file} is no Python file", hint="name it, such as optimize.py")
-    given = {"kind": kind and kind.value, "mode": mode and mode.value, "data": data}
-    given |= task.given()
+    given: dict[str, Any] = {"kind": kind and kind.value, "mode": mode and mode.value, "data": data}
+    given = {**given, **task.given()}
     seen = survey(folder)
     output.line(f"{folder.name}: {counted(len(seen.files), 'file')}")
     output.lines(seen.lines())
@@ -148,7 +144,6 @@ class _Answers:
         self.used: set[str] = set()
         self.notes: list[str] = []
         self.is_asking = output.can_ask and not any(given.values())
-        self.has_items = False
         self._output = output
 
     def say(self, text: str) -> None:
@@ -163,7 +158,7 @@ class _Answers:
         for number, (name, text) in enumerate(starting.KINDS.items(), 1):
             why = f"; here: {fitting[name]}" if name in fitting else ""
             self.say(f"  {number} {name:<8} {text}{why}")
-        kind = self.settle("kind", "kind", next(iter(fitting)), _kind, is_needed=True)
+        kind = self.settle("kind", "the kind", next(iter(fitting)), _kind, is_needed=True)
         fits = _FITS[kind]
         unfit = [name for name, value in self.given.items() if value and name not in fits]
         if unfit := [name for name in unfit if name != "kind"]:
@@ -202,7 +197,7 @@ class _Answers:
                 self._output.line(f"{error.message}; {error.hint}")
         if default is None or is_needed:
             example = _EXAMPLES[option] if default is None else shlex.quote(default)
-            raise UsageError(f"--{option} is missing: {question}", hint=f"--{option} {example}")
+            raise UsageError(f"--{option} is missing, {question}", hint=f"--{option} {example}")
         return check(default)
 
     def file(self, name: str) -> str:
@@ -217,85 +212,52 @@ class _Answers:
         self.used.add(name)
         return name
 
-    def measure(self, command: str) -> tuple[str, dict[str, float]]:
-        """Runs a command once; returns it with the metrics that it printed.
-
-        Raises:
-            UsageError: it fails, or prints no metric.
-        """
-        ran = self._run(command, _LONGEST_S)
+    def measure(self, command: str) -> Measured:
+        """The metrics that a command prints; it is run once."""
+        self._output.line(f"running `{command}` once ...")
         is_test = any(command == script.command for script in self.seen.tests)
-        if (problem := ran.problem()) and not is_test:
-            raise UsageError(f"{problem}: {last_lines(ran.said)}", hint="try it by hand in here")
-        printed = read_output(ran.finished.stdout, None)
-        metrics = dict(printed.metrics)
-        for item in printed.items:
-            metrics |= item.metrics
-        passed = [item.outcome == "passed" for item in printed.items if item.outcome != "unscored"]
-        if passed:
-            self.has_items = True
-            metrics = {"accuracy": sum(passed) / len(passed), **metrics}
-        if not metrics and not is_test:
-            raise UsageError(
-                f"{ran.name} printed no metric: {last_lines(ran.finished.stdout)}",
-                hint="let it print a line such as METRIC seconds=1.5, or a JSON object",
-            )
+        measured = measure_once(command, self.seen.folder, _LONGEST_S, may_fail=is_test)
         self.use(command)
-        return command, metrics
+        return measured
 
-    def guard(self, measuring: str) -> str | None:
-        """The tests that have to pass, if they pass now.
+    def guard(self, measuring: str, *, with_tests: bool) -> str | None:
+        """The command that has to pass: the one that is given, or else tests that pass now.
+
+        Args:
+            with_tests: Takes the tests where none is given, and a person is asked.
 
         Raises:
-            UsageError: a guard was given that fails.
+            UsageError: the one that is given fails.
         """
         given = self.task.guard
-        own = [script.command for script in self.seen.tests] if self.is_asking else []
-        for command in [given] if given else own[:1]:
-            if command == measuring:
-                return None
-            if not (problem := self._run(command, _LONGEST_S if given else _QUICK_S).problem()):
-                self.use(command)
-                self.notes.append(f"`{command}` has to pass before an edit is measured")
-                return command
-            if given:
-                raise UsageError(
-                    f"--guard: {problem}", hint="it has to pass before anything changes"
-                )
-            self.notes.append(f"not guarded by the tests: {problem}")
+        is_sought = with_tests and self.is_asking
+        tests = [script.command for script in self.seen.tests if is_sought]
+        command = given or next(iter(tests), measuring)
+        if command == measuring:
+            return None
+        self._output.line(f"running `{command}` once ...")
+        ran = run_once(command, self.seen.folder, _LONGEST_S if given else _QUICK_S)
+        if not ran.problem():
+            self.use(command)
+            self.notes.append(f"{ran.name} has to pass, or an edit is not measured")
+            return command
+        if given:
+            hint = "it has to pass before anything is changed"
+            raise UsageError(f"--guard {ran.name} {ran.explained()}", hint=hint)
+        self.notes.append(f"the tests are no guard: {ran.name} {ran.problem()}")
         return None
 
-    def _run(self, command: str, timeout_s: float) -> Ran:
-        self._output.line(f"running `{command}` once ...")
-        with contextlib.chdir(self.seen.folder):
-            return run_shell(command, {"AUTOPILOT_SPLIT": "val", "AUTOPILOT_SEED": "0"}, timeout_s)
-
     def globs(self, text: str) -> list[str]:
-        """Globs, each of which matches files of the repository.
-
-        Raises:
-            UsageError: one matches nothing that git tracks, or would track.
-        """
+        """Globs, each of which has files of the repository."""
         globs = shlex.split(text)
-        known = set(self.seen.files)
-        with contextlib.chdir(self.seen.folder):
-            for parameter in edited_parameters(globs, ()):
-                below = os.path.relpath(parameter.root)
-                names = {os.path.normpath(f"{below}/{name}") for name in parameter.files()}
-                if not names & known:
-                    raise UsageError(
-                        f"{parameter.label} has no file that git tracks",
-                        hint="name others, such as 'src/**/*.py'",
-                    )
-                self.used |= names & known
+        self.used |= starting.edited_files(self.seen, globs)
         return globs
 
     def tunes(self, text: str) -> list[str]:
         """Numbers with their ranges, each in a file of the repository."""
         tunes = shlex.split(text)
-        with contextlib.chdir(self.seen.folder):
-            for parameter in config_parameters(tunes):
-                self.file(parameter.label)
+        for file in starting.tuned_files(self.seen, tunes):
+            self.file(file)
         return tunes
 
     def use(self, command: str) -> None:
@@ -330,7 +292,7 @@ def _rules(answers: _Answers, file: str) -> dict[str, str]:
     seen, data = answers.seen, None
     best = next((each.file for each in seen.data if each.classes), None)
     if best or answers.given.get("data"):
-        data = answers.settle("data", "texts with labels", best, answers.data)
+        data = answers.settle("data", "the texts with labels", best, answers.data)
         if not data.classes:
             raise UsageError(
                 f"{data.file}: {data.label} has more than 20 different values",
@@ -338,7 +300,7 @@ def _rules(answers: _Answers, file: str) -> dict[str, str]:
             )
     rules = starting.rules_for(seen, data)
     if rules or answers.given.get("edit"):
-        rules = answers.settle("edit", "rules, one a line", rules, answers.file)
+        rules = answers.settle("edit", "the rules, one a line", rules, answers.file)
     return starting.rules_texts(file, seen.folder, data, rules)
 
 
@@ -347,8 +309,8 @@ def _prompt(answers: _Answers, file: str) -> dict[str, str]:
     prompt = next(iter(seen.prompts), None)
     prompt = answers.settle("edit", "the prompt", prompt, answers.file)
     data = next((each.file for each in seen.data), None)
-    found = answers.settle("data", "questions with answers", data, answers.data)
-    agent = answers.settle("agent", "agent", agent_here() or None, _agent)
+    found = answers.settle("data", "the questions with answers", data, answers.data)
+    agent = answers.settle("agent", "the agent", agent_here() or None, _agent)
     answers.use(agent)
     answers.notes.append(f"{agent} answers each item and edits the prompt: it has to be here")
     return starting.prompt_texts(file, seen.folder, found, prompt, agent)
@@ -358,16 +320,18 @@ def _class(answers: _Answers, file: str) -> dict[str, str]:
     return starting.class_texts(file, answers.seen.folder)
 
 
-def _measured(answers: _Answers) -> tuple[str, str | None, str | None]:
-    """The command that measures, its metric, and the metric's direction."""
+def _measured(answers: _Answers) -> tuple[TaskOptions, str | None]:
+    """The options of the command that measures, and the direction of its metric."""
     scripts = answers.seen.programs or answers.seen.tests
     default = scripts[0].command if scripts else None
-    command, metrics = answers.settle(
-        "eval", "command that measures", default, answers.measure, is_needed=True
+    measured = answers.settle(
+        "eval", "the command that measures", default, answers.measure, is_needed=True
     )
+    task = replace(answers.task, eval=measured.command)
+    metrics = measured.metrics
     if not metrics:
-        answers.notes.append(f"`{command}` prints no number: its exit code decides")
-        return command, None, None
+        answers.notes.append(f"`{measured.command}` prints no number: its exit code decides")
+        return task, None
     for number, (name, value) in enumerate(metrics.items(), 1):
         answers.say(f"  {number} {name} = {value:g}")
 
@@ -380,41 +344,47 @@ def _measured(answers: _Answers) -> tuple[str, str | None, str | None]:
         if name not in metrics:
             raise UsageError(f"no metric {name!r}", hint=f"it prints {', '.join(metrics)}")
         if mode is None and sounds_like_cost(name):
-            hint = "less is better: --mode min; more is better: --mode max"
-            raise UsageError(f"{name} sounds like a cost, and its direction is missing", hint=hint)
+            hint = "add --mode min where less is better, --mode max where more is"
+            raise UsageError(f"{name} sounds like a cost, and has no direction", hint=hint)
         return name, str(mode or "max")
 
     first = next(iter(metrics))
     if answers.is_asking:
         first += " min" if sounds_like_cost(first) else " max"
-    question = "metric, and whether min or max is best"
+    question = "the metric, and min or max"
     metric, mode = answers.settle("metric", question, first, chosen, is_needed=len(metrics) > 1)
-    # The accuracy of items is no number that is printed.
-    return command, None if metric == "accuracy" and answers.has_items else metric, mode
+    if metric == "accuracy" and measured.has_accuracy:
+        return task, None  # of the items: it is no number of the output
+    return replace(task, metric=metric), mode
 
 
 def _command(answers: _Answers, file: str) -> dict[str, str]:
-    command, metric, mode = _measured(answers)
+    task, mode = _measured(answers)
     globs = shlex.join(answers.seen.sources) or None
-    edit = answers.settle("edit", "what may change", globs, answers.globs, is_needed=True)
+    edit = answers.settle("edit", "the files that may change", globs, answers.globs, is_needed=True)
     agent = str(answers.given.get("agent") or agent_here())
     if not agent and answers.is_asking:
         agent = "claude-code"
         answers.notes.append("no agent is here: install Claude Code, or init with --agent")
-    agent = agent or answers.settle("agent", "who edits", None, str)
+    agent = agent or answers.settle("agent", "the one who edits", None, str)
     answers.use(agent)
     agent_of(agent, None)
-    task = replace(answers.task, eval=command, metric=metric, edit=edit, agent=agent)
-    return {file: written(replace(task, guard=answers.guard(command)), mode)}
+    task = replace(
+        task, edit=edit, agent=agent, guard=answers.guard(task.eval or "", with_tests=True)
+    )
+    return {file: f"{task} {mode}"}
 
 
 def _numbers(answers: _Answers, file: str) -> dict[str, str]:
-    command, metric, mode = _measured(answers)
+    task, mode = _measured(answers)
     knobs = shlex.join(knob.spec() for knob in answers.seen.best_knobs) or None
-    tune = answers.settle("tune", "numbers and their ranges", knobs, answers.tunes, is_needed=True)
+    tune = answers.settle(
+        "tune", "the numbers with their ranges", knobs, answers.tunes, is_needed=True
+    )
     if importlib.util.find_spec("optuna") is None:
         answers.notes.append("optuna searches: pip install 'autopilot[optuna]'")
-    return {file: written(replace(answers.task, eval=command, metric=metric, tune=tune), mode)}
+    task = replace(task, tune=tune, guard=answers.guard(task.eval or "", with_tests=False))
+    return {file: f"{task} {mode}"}
 
 
 _WRITERS: dict[str, Callable[[_Answers, str], dict[str, str]]] = {

@@ -9,6 +9,7 @@ import ast
 import contextlib
 import json
 import re
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -119,9 +120,12 @@ class Survey:
             path = PurePosixPath(file)
             if not _NOT_SYSTEM.search(file) and _PRINTING.search(self.text(file)):
                 rank = next(i for i, n in enumerate(_MEASURING) if n in path.stem.lower())
-                runner = _interpreter(_INTERPRETERS[path.suffix])
-                found.append(((rank, len(path.parts), file), Script(f"{runner} {file}", file)))
-        listed = [program for _, program in sorted(found, key=lambda each: each[0])]
+                command = f"{_interpreter(_INTERPRETERS[path.suffix])} {shlex.quote(file)}"
+                if f"{path.parent}/__init__.py" in self._set and path.suffix == ".py":
+                    name = ".".join(path.with_suffix("").parts).removeprefix("src.")
+                    command = f"{_interpreter('python')} -m {name}"
+                found.append(((rank, len(path.parts), file), Script(command, file)))
+        listed = [script for _, script in sorted(found, key=lambda each: each[0])]
         return [*listed, *self._targets(_MEASURING[:-1])]
 
     @cached_property
@@ -165,7 +169,8 @@ class Survey:
             for file in ranked
             if file not in scripts
             for key, value in numbers_in(file, self.text(file)).items()
-            if not _NO_KNOB.search(key)
+            # Of Python files the constants of the module: those of classes are mostly enums.
+            if not (_NO_KNOB.search(key) or ("." in key and file.endswith(".py")))
         ]
 
     @property
@@ -274,7 +279,7 @@ _CODE = {".py", ".js", ".ts", ".go", ".rs", ".c", ".cc", ".cpp", ".java", ".rb",
 
 def _measures(file: str) -> bool:
     stem = PurePosixPath(file).stem.lower()
-    return any(name in stem for name in _MEASURING[:-1]) or stem in ("main", "__main__")
+    return any(name in stem for name in _MEASURING[:-1]) or stem == "main"
 
 
 def _is_source(file: str) -> bool:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import runpy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from autopilot.command.editing import edited_parameters
 from autopilot.errors import UsageError
 from autopilot.projects.datasets import LabelledFile
 from autopilot.projects.looking import Survey
 from autopilot.projects.project import TEMPLATE, filled
+from autopilot.tuning.parameter import config_parameters
 
 KINDS = {
     "command": "a command measures, and an agent edits the code",
@@ -37,19 +40,51 @@ def fitting(seen: Survey, agent: str) -> dict[str, str]:
         agent: The agent that can be used here; "" for none.
     """
     found = {}
-    program = seen.programs[0].command if seen.programs else ""
+    program = next((script.command for script in (*seen.programs, *seen.tests)), "")
     if program and agent and seen.sources:
-        found["command"] = f"{program} may print a number"
-    if program and seen.knobs:
-        knob = seen.knobs[0]
-        found["numbers"] = f"{program}, and {knob.key} of {knob.file}"
+        found["command"] = f"{program}, and {agent} edits {', '.join(seen.sources)}"
+    if seen.programs and seen.knobs:
+        found["numbers"] = f"{program}, and {seen.knobs[0].key} of {seen.knobs[0].file}"
     if agent and seen.prompts and seen.data:
         found["prompt"] = f"{seen.prompts[0]} and {seen.data[0].file}"
     if data := next((each for each in seen.data if each.classes), None):
         found["rules"] = f"{data.file} has texts with {len(data.classes)} labels"
-    if not found and (program or seen.tests) and seen.sources:
-        found["command"] = program or seen.tests[0].command
-    return found or {"class": "nothing to measure was found"}
+    if not found:
+        found["class"] = "it needs nothing"
+    if program and not agent:
+        found["command"] = f"{program}, but no agent is here"
+    return found
+
+
+def edited_files(seen: Survey, globs: Sequence[str]) -> set[str]:
+    """The files of some globs, as `--edit` takes them.
+
+    Raises:
+        UsageError: one has no file that git tracks, or would add.
+    """
+    found = set()
+    with contextlib.chdir(seen.folder):
+        for parameter in edited_parameters(globs, ()):
+            below = os.path.relpath(parameter.root)
+            names = {os.path.normpath(f"{below}/{name}") for name in parameter.files()}
+            if not (own := names & set(seen.files)):
+                raise UsageError(
+                    f"{parameter.label}/{parameter.pattern}: git tracks no such file",
+                    hint="name others, such as 'src/**/*.py'",
+                )
+            found |= own
+    return found
+
+
+def tuned_files(seen: Survey, tunes: Sequence[str]) -> list[str]:
+    """The files of some numbers, as `--tune` takes them.
+
+    Raises:
+        UsageError: one is malformed.
+        ParameterError: a file or a key cannot be tuned.
+    """
+    with contextlib.chdir(seen.folder):
+        return [parameter.label for parameter in config_parameters(tunes)]
 
 
 def rules_for(seen: Survey, data: LabelledFile | None) -> str | None:
