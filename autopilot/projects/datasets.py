@@ -216,6 +216,12 @@ def labelled(folder: Path, file: str) -> LabelledFile | None:
     return LabelledFile(file, len(rows), text, label, classes[label] if label in few else ())
 
 
+def delimiter_of(path: Path) -> str:
+    """The character between the columns of a table: the most frequent one of its first line."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return max(",;\t", key=file.readline(10_000).count)
+
+
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
     """The rows of a data file, as far as they can be read."""
     with (
@@ -223,7 +229,7 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
         path.open(encoding="utf-8", newline="") as file,
     ):
         if path.suffix != ".jsonl":
-            yield from csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+            yield from csv.DictReader(file, delimiter=delimiter_of(path))
         for line in file:
             if line.strip() and isinstance(row := json.loads(line), dict):
                 yield row

@@ -17,7 +17,7 @@ from typing import Any
 
 from autopilot.command.editing import edited_parameters
 from autopilot.errors import UsageError
-from autopilot.projects.datasets import LabelledFile
+from autopilot.projects.datasets import LabelledFile, delimiter_of
 from autopilot.projects.looking import Survey
 from autopilot.projects.project import TEMPLATE, filled
 from autopilot.tuning.parameter import config_parameters
@@ -119,7 +119,7 @@ def rules_texts(
     else:
         sign = _sign_of(folder / rules, data.classes)
     names = {"SIGN": sign.replace("\t", "\\t")}
-    names |= _common(file, rules, data, "import re", "from collections import Counter")
+    names |= _common(file, folder, rules, data, "import re", "from collections import Counter")
     return {file: filled("start/rules.py", names), **made}
 
 
@@ -133,7 +133,7 @@ def prompt_texts(
     if found:
         question = f"self.prompt.read_text().replace({_quoted(found[0])}, text)"
     names = {"QUESTION": question, "AGENT": agent_code(agent)}
-    names |= _common(file, prompt, data)
+    names |= _common(file, folder, prompt, data)
     return {file: filled("start/prompt.py", names)}
 
 
@@ -151,12 +151,15 @@ def agent_code(agent: str) -> str:
     return {"claude-code": "ap.ClaudeCodeAgent()", "anthropic": "ap.AnthropicAgent()"}[agent]
 
 
-def _common(file: str, edit: str, data: LabelledFile, *imports: str) -> dict[str, str]:
+def _common(
+    file: str, folder: Path, edit: str, data: LabelledFile, *imports: str
+) -> dict[str, str]:
     load = f"ap.ListDataset.from_jsonl({_quoted(data.file)})"
     lines = [*imports]
     if not data.file.endswith(".jsonl"):
-        tabs = ', delimiter="\\t"' if data.file.endswith(".tsv") else ""
-        load = f"ap.ListDataset(csv.DictReader(Path({_quoted(data.file)}).open(){tabs}))"
+        sign = delimiter_of(folder / data.file)
+        columns = "" if sign == "," else f", delimiter={_quoted(sign)}"
+        load = f"ap.ListDataset(csv.DictReader(Path({_quoted(data.file)}).open(){columns}))"
         lines += ["import csv", "from pathlib import Path"]
     lines.sort(key=lambda line: (line.startswith("from"), line))
     return {

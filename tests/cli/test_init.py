@@ -36,6 +36,39 @@ else:
     print(total if "alone" in asked else f"It is {total}.")
 """
 
+# Counts the steps of a sum, in steps that settings.toml and work.py decide.
+BENCH = """\
+import tomllib
+from pathlib import Path
+
+from work import total
+
+size = tomllib.loads(Path("settings.toml").read_text())["chunk"]["size"]
+steps = []
+assert total(range(64), size, steps) == 2016
+print("steps:", len(steps) + abs(size - 100))
+print("METRIC chunks=%d" % size)
+"""
+WORK = """\
+LIMIT = 3.5
+
+
+def total(numbers, size, steps):
+    found = 0
+    for number in numbers:
+        steps.append(number)
+        found += number
+    return found
+"""
+# Edits work.py: one step is enough.
+WORKER = """\
+from pathlib import Path
+
+text = Path("work.py").read_text()
+Path("work.py").write_text(text.split("    found")[0] + "    steps.append(1)\\n    return sum(numbers)\\n")
+print('{"strategy": "use sum", "summary": "let sum do it", "rationale": "it is one step"}')
+"""
+
 
 @pytest.fixture
 def repo(place: Place) -> Place:
@@ -164,3 +197,36 @@ def test_outside_of_git_in_an_empty_repository_and_in_a_folder_of_one(
     document = repo.run("init", "--kind", "class", "--json", cwd=below).document
     assert document["seen"]["rules"] == ["rules.txt"]
     assert sorted(os.listdir(below)) == ["optimize.py", "rules.txt", "threshold.txt"]
+
+
+def test_numbers_are_asked_for_and_searched(repo: Place) -> None:
+    repo.write("settings.toml", "[chunk]\nsize = 32  # numbers at a time\n")
+    repo.write("work.py", WORK)
+    repo.write("bench.py", BENCH)
+    repo.commit("work")
+    shown = answer(repo, "", "python3 none.py", "python3 bench.py", "rounds", "steps", "", "")
+    assert "prints a number: python" in shown and "settings.toml:chunk.size = 32" in shown
+    assert "[numbers]" in shown and "none.py" in shown and "  1 chunks = 32" in shown
+    assert "no metric 'rounds'; it prints chunks, steps" in shown
+    assert "[settings.toml:chunk.size=8..128:log]" in shown
+    document = repo.run("init", "--kind", "class", "--json", "--dry-run").document
+    document |= {"next": shown.strip().splitlines()[-2:], "text": repo.read("optimize.py")}
+    result = run_next(repo, document, "--max-epochs", "10")
+    assert result["baseline"] == 64 + 68 and result["best"] < 100 and result["kept"] >= 2
+
+
+def test_a_command_measures_what_an_agent_edits(repo: Place) -> None:
+    repo.write("settings.toml", "[chunk]\nsize = 32\n")
+    repo.write("work.py", WORK)
+    repo.write("bench.py", BENCH)
+    repo.write("agent.py", WORKER)
+    own = ("init", "--kind", "command", "--eval", "python3 bench.py")
+    code = {"code": 2}
+    repo.refused(*own, "--metric", "steps", says=("--edit is missing",), hints=("work.py",), **code)
+    missing = ("--edit 'none/*.py' --metric steps --agent x",)
+    own = (*own, "--metric", "steps", "--mode", "min")
+    repo.refused(*own, "--edit", "none.py", says=("none.py",), hints=("",), code=1)
+    own = (*own, "--edit", "work.py")
+    repo.refused(*own, says=("--agent is missing",), hints=("cmd:",), **code)
+    document = repo.run(*own, "--agent", "cmd:python3 agent.py", "--json").document
+    assert "git add optimize.py agent.py bench.py work.py" in document["next"][0]
