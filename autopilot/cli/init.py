@@ -40,7 +40,7 @@ _FITS = {
 _EXAMPLES = {
     "eval": "'python bench.py'",
     "tune": "'config.toml:cache.size=16..4096'",
-    "edit": "'src/**/*.py'",
+    "edit": "prompt.md, or 'src/**/*.py'",
     "data": 'items.jsonl, with lines such as {"text": "2 + 2", "answer": "4"}',
     "agent": "claude-code, anthropic (with a key), or 'cmd:PROGRAM'",
 }

@@ -28,7 +28,8 @@ class Measured:
 
 def run_once(command: str, folder: Path, timeout_s: float) -> Ran:
     """Runs a command by the shell in a folder, as a run would."""
-    variables = {"AUTOPILOT_SPLIT": "val", "AUTOPILOT_SEED": "0"}
+    # Not in a worktree: bytecode would stay with the user's files.
+    variables = {"AUTOPILOT_SPLIT": "val", "AUTOPILOT_SEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
     with contextlib.chdir(folder):
         return run_shell(command, variables, timeout_s)
 

@@ -223,7 +223,6 @@ def test_a_command_measures_what_an_agent_edits(repo: Place) -> None:
     own = ("init", "--kind", "command", "--eval", "python3 bench.py")
     code = {"code": 2}
     repo.refused(*own, "--metric", "steps", says=("--edit is missing",), hints=("work.py",), **code)
-    missing = ("--edit 'none/*.py' --metric steps --agent x",)
     own = (*own, "--metric", "steps", "--mode", "min")
     repo.refused(*own, "--edit", "none.py", says=("none.py",), hints=("",), code=1)
     own = (*own, "--edit", "work.py")
