@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,9 +15,9 @@ import typer
 
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
-from autopilot.command.editing import agent_of
 from autopilot.command.once import Measured, measure_once, run_once
-from autopilot.command.task import TaskOptions
+from autopilot.command.options import TaskOptions, check_agent, read_goal
+from autopilot.command.writing import written
 from autopilot.core.figures import sounds_like_cost
 from autopilot.engine.request import Direction
 from autopilot.errors import AutopilotError, UsageError
@@ -261,8 +261,8 @@ class _Answers:
         return tunes
 
     def use(self, command: str) -> None:
-        """Notes the files of the repository that a command names."""
-        self.used.update(set(re.split(r"[\s:'\"=]+", command)) & set(self.seen.files))
+        """Notes the files that a command needs."""
+        self.used |= self.seen.needed_by(command)
 
     def data(self, name: str) -> LabelledFile:
         """A data file with a text and something expected in each row."""
@@ -284,7 +284,7 @@ def _kind(text: str) -> str:
 
 
 def _agent(text: str) -> str:
-    agent_of(text, None)
+    check_agent(text, None)
     return text
 
 
@@ -343,6 +343,8 @@ def _measured(answers: _Answers) -> tuple[TaskOptions, str | None]:
             name = list(metrics)[int(name) - 1]
         if name not in metrics:
             raise UsageError(f"no metric {name!r}", hint=f"it prints {', '.join(metrics)}")
+        if mode is None and answers.is_asking:
+            raise UsageError("no direction", hint=f"{name} min if less is better, or {name} max")
         if mode is None and sounds_like_cost(name):
             hint = "add --mode min where less is better, --mode max where more is"
             raise UsageError(f"{name} sounds like a cost, and has no direction", hint=hint)
@@ -358,6 +360,13 @@ def _measured(answers: _Answers) -> tuple[TaskOptions, str | None]:
     return replace(task, metric=metric), mode
 
 
+def _module(answers: _Answers, task: TaskOptions, mode: str | None) -> str:
+    folder = answers.seen.folder
+    task.hparams(folder)  # checks that they go together
+    with contextlib.chdir(folder):
+        return written(replace(task, goal=read_goal(task.goal, folder)), mode)
+
+
 def _command(answers: _Answers, file: str) -> dict[str, str]:
     task, mode = _measured(answers)
     globs = shlex.join(answers.seen.sources) or None
@@ -368,11 +377,11 @@ def _command(answers: _Answers, file: str) -> dict[str, str]:
         answers.notes.append("no agent is here: install Claude Code, or init with --agent")
     agent = agent or answers.settle("agent", "the one who edits", None, str)
     answers.use(agent)
-    agent_of(agent, None)
+    check_agent(agent, None)
     task = replace(
         task, edit=edit, agent=agent, guard=answers.guard(task.eval or "", with_tests=True)
     )
-    return {file: f"{task} {mode}"}
+    return {file: _module(answers, task, mode)}
 
 
 def _numbers(answers: _Answers, file: str) -> dict[str, str]:
@@ -384,7 +393,7 @@ def _numbers(answers: _Answers, file: str) -> dict[str, str]:
     if importlib.util.find_spec("optuna") is None:
         answers.notes.append("optuna searches: pip install 'autopilot[optuna]'")
     task = replace(task, tune=tune, guard=answers.guard(task.eval or "", with_tests=False))
-    return {file: f"{task} {mode}"}
+    return {file: _module(answers, task, mode)}
 
 
 _WRITERS: dict[str, Callable[[_Answers, str], dict[str, str]]] = {

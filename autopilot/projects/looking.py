@@ -192,6 +192,15 @@ class Survey:
                 found |= dict.fromkeys(file for file in own if not _NOT_SYSTEM.search(file))
         return list(found)
 
+    def needed_by(self, command: str) -> set[str]:
+        """The files that a command names, and those that these import or, untracked, name."""
+        found = set(re.split(r"[\s:'\"=]+", command)) & self._set
+        for script in tuple(found):
+            text = self.text(script)
+            found.update(self.used_by(script))
+            found.update(f for f in self.untracked if PurePosixPath(f).name in text)
+        return found
+
     @cached_property
     def _set(self) -> frozenset[str]:
         return frozenset(self.files)

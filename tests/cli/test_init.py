@@ -64,8 +64,8 @@ def total(numbers, size, steps):
 WORKER = """\
 from pathlib import Path
 
-text = Path("work.py").read_text()
-Path("work.py").write_text(text.split("    found")[0] + "    steps.append(1)\\n    return sum(numbers)\\n")
+head = Path("work.py").read_text().split("    found")[0]
+Path("work.py").write_text(head + "    steps.append(1)\\n    return sum(numbers)\\n")
 print('{"strategy": "use sum", "summary": "let sum do it", "rationale": "it is one step"}')
 """
 
@@ -204,13 +204,14 @@ def test_numbers_are_asked_for_and_searched(repo: Place) -> None:
     repo.write("work.py", WORK)
     repo.write("bench.py", BENCH)
     repo.commit("work")
-    shown = answer(repo, "", "python3 none.py", "python3 bench.py", "rounds", "steps", "", "")
+    shown = answer(repo, "", "python3 none.py", "python3 bench.py", "rounds", "1", "1 min", "")
     assert "prints a number: python" in shown and "settings.toml:chunk.size = 32" in shown
-    assert "[numbers]" in shown and "none.py" in shown and "  1 chunks = 32" in shown
-    assert "no metric 'rounds'; it prints chunks, steps" in shown
+    assert "[numbers]" in shown and "none.py" in shown and "  2 chunks = 32" in shown
+    assert "no metric 'rounds'; it prints steps, chunks" in shown
+    assert "no direction; steps min if less is better, or steps max" in shown
     assert "[settings.toml:chunk.size=8..128:log]" in shown
-    document = repo.run("init", "--kind", "class", "--json", "--dry-run").document
-    document |= {"next": shown.strip().splitlines()[-2:], "text": repo.read("optimize.py")}
+    *_, commit, run = map(str.strip, shown.strip().splitlines())
+    document = {"next": [commit, run], "text": repo.read("optimize.py"), "file": "optimize.py"}
     result = run_next(repo, document, "--max-epochs", "10")
     assert result["baseline"] == 64 + 68 and result["best"] < 100 and result["kept"] >= 2
 
@@ -228,4 +229,6 @@ def test_a_command_measures_what_an_agent_edits(repo: Place) -> None:
     own = (*own, "--edit", "work.py")
     repo.refused(*own, says=("--agent is missing",), hints=("cmd:",), **code)
     document = repo.run(*own, "--agent", "cmd:python3 agent.py", "--json").document
-    assert "git add optimize.py agent.py bench.py work.py" in document["next"][0]
+    assert "git add optimize.py agent.py bench.py settings.toml work.py" in document["next"][0]
+    result = run_next(repo, document, "--max-epochs", "1")
+    assert (result["baseline"], result["best"], result["kept"]) == (132.0, 69.0, 1)
