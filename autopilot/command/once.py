@@ -13,8 +13,8 @@ from autopilot.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """The numbers that a command printed.
+class Numbers:
+    """The metrics that a command printed.
 
     Args:
         metrics: By name, with the accuracy of its items; empty where its exit code alone decides.
@@ -36,7 +36,7 @@ def run_once(command: str, folder: Path, timeout_s: float) -> Ran:
 
 def measure_once(
     command: str, folder: Path, timeout_s: float, *, may_fail: bool = False
-) -> Measured:
+) -> Numbers:
     """Runs a command in a folder, and reads its metrics.
 
     Args:
@@ -47,7 +47,7 @@ def measure_once(
     """
     ran = run_once(command, folder, timeout_s)
     if may_fail and not ran.finished.ended_by and not ran.is_missing:
-        return Measured(command, {})
+        return Numbers(command, {})
     if ran.problem():
         raise UsageError(
             f"{ran.name} {ran.explained()}", hint="name a command that ends with 0 in this folder"
@@ -63,4 +63,4 @@ def measure_once(
             f"{ran.name} printed no metric: {last_lines(ran.finished.stdout)}",
             hint="let it print a line such as METRIC seconds=1.5, or a JSON object at the end",
         )
-    return Measured(command, metrics, bool(outcomes))
+    return Numbers(command, metrics, bool(outcomes))
