@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from autopilot.cli.output import Output
-from autopilot.command.once import Numbers, measure_once, run_once
 from autopilot.command.options import TaskOptions
+from autopilot.command.shell import Numbers, measure_once, run_once
 from autopilot.errors import AutopilotError, UsageError
 from autopilot.projects import starting
 from autopilot.projects.datasets import LabelledFile, labelled
