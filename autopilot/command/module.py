@@ -212,7 +212,7 @@ class CommandModule(AutoPilotModule):
             ran = self._run(self._setup, split, limit=None)
             if problem := self._changed() or ran.explained():
                 raise EvaluationError(
-                    f"setup {ran.name} {problem}",
+                    f"setup {ran.name} failed: {problem}",
                     hint="try it by hand in a new clone of the repository",
                 )
             if marker is not None:

@@ -22,7 +22,7 @@ from tests.benchmarks.loop import jobs, loop
 from tests.benchmarks.page import page
 from tests.benchmarks.report import Report
 from tests.benchmarks.repos import isolate, remove
-from tests.benchmarks.runs import growth, restarts, runs
+from tests.benchmarks.runs import commands, growth, restarts, runs
 from tests.benchmarks.startup import recall, startup
 from tests.benchmarks.store import store
 from tests.benchmarks.streaming import streaming
@@ -37,6 +37,7 @@ BENCHMARKS: dict[str, Callable[[Report], None]] = {
     "calls": calls,
     "page": page,
     "runs": runs,
+    "commands": commands,
     "restarts": restarts,
     "growth": growth,
     "recall": recall,

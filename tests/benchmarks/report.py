@@ -66,6 +66,8 @@ LIMITS = {
     "recording": Limit("recording what a result depends on, of a run of 1 epoch", 0.02, "x"),
     "restart": Limit("a restart for another state's files, at 2,000 epochs", 0.4, "s"),
     "restart, flat": Limit("the same against one at the start", 1.2, "x"),
+    "command": Limit("an epoch of a run without Python over its command", 30, "ms"),
+    "command, twice": Limit("its evaluations that are one too many", 0, ""),
     "jobs": Limit("--jobs 2 against 1, items that compute, 2 cores", 1.8, "x", at_least=True),
     "jobs, item": Limit("an item's process with --jobs", 20, "ms"),
     "proposals": Limit(

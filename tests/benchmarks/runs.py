@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -138,6 +139,42 @@ def runs(report: Report) -> None:
     report.limit("supervised, epoch", median(pair[0] / pair[1] for pair in each))
     report.limit("replay", replay_s / bare_s)
     report.limit("recording", (recorded_s + reads_s) / start[0])
+
+
+def commands(report: Report) -> None:
+    """A run without Python beside its command alone."""
+    few, many, times = 2, report.count(42, 12), report.count(5, 1)
+    top = report.folder / "commands"
+    make_repository(top, 1000, 1)
+    (top / "bench.sh").write_text("echo >> $COUNT; cat value.json; sleep 0.01; echo cost: 1\n")
+    (top / "value.json").write_text('{"value": 0.5}\n')
+    git(top, "add", ".")
+    git(top, "commit", "--quiet", "-m", "a script")
+    count = report.folder / "count"
+    run = ["run", "-C", str(top), "--eval", "sh bench.sh", "--metric", "cost", "--mode", "min"]
+    run += ["--tune", "value.json:value=0.0..1.0", "--sampler", "random"]
+    run += ["--env", f"COUNT={count}"]
+    over, bare = list[float](), list[float]()
+    for _ in range(times):
+        took = [_autopilot([*run, "--max-epochs", str(n)]) for n in (few, many)]
+        over.append((took[1] - took[0]) / (many - few))
+        for _ in range(10):
+            started = time.perf_counter()
+            alone = {**os.environ, "COUNT": os.devnull}
+            subprocess.run(["sh", "bench.sh"], cwd=top, env=alone, capture_output=True, check=True)
+            bare.append(time.perf_counter() - started)
+    evaluations = len(count.read_text().splitlines()) - times * (few + many)
+    report.table(
+        f"An epoch of a run without Python, 1,000 files, beside its command: {times} times, ms",
+        ("", "ms"),
+        [
+            ["an epoch, median", f"{median(over) * 1000:.1f}"],
+            ["the command alone, median", f"{median(bare) * 1000:.1f}"],
+        ],
+        f"Evaluations beside one an epoch: {evaluations} (the baseline's two of {2 * times} runs).",
+    )
+    report.limit("command", (median(over) - median(bare)) * 1000)
+    report.limit("command, twice", evaluations - 4 * times)
 
 
 def restarts(report: Report) -> None:

@@ -173,7 +173,7 @@ def test_hotloop_stops_what_is_wrong_and_what_is_no_faster(top: Path) -> None:
     # Nothing was measured of it, neither comparisons nor time.
     assert not {"comparisons", "milliseconds"} & wrong["metrics"]["val"].keys()
     (why,) = wrong["reasons"]
-    assert why.startswith("guard `python -m pytest -q test_contacts.py` ended with exit code 1")
+    assert why.startswith("guard `python -m pytest -q test_contacts.py` failed: ended with")
     assert "test_who_comes_when_another_goes_meets_nobody" in why
     assert comment["value"] == epochs[1]["value"]
     assert comment["reasons"] == [f"val comparisons stayed at {comment['value']:.3f}"]
