@@ -148,7 +148,8 @@ def status(context: Context, name: Name = None) -> None:
         output.lines(pages.none_yet(context.project))
         return
     output.lines(pages.status_table(found, time.time(), output.width))
-    if any(row["state"] not in ("finished", "stopped", "running", "unreadable") for row in found):
+    left = ("finished", "stopped", "waiting", "running", "unreadable")
+    if any(row["state"] not in left for row in found):
         output.line("go on with one: autopilot resume EXPERIMENT")
 
 

@@ -48,8 +48,18 @@ class Prepare:
     session: Callable[[Sequence[Any], Child], Session]
 
 
-def supervised(output: Output, work: Callable[[Child], int], folder: Path, slug: str = "") -> int:
+def supervised(
+    output: Output,
+    work: Callable[[Child], int],
+    folder: Path,
+    slug: str = "",
+    *,
+    again: str = "autopilot resume",
+) -> int:
     """Does work that runs the user's code in a process of its own; returns its exit code.
+
+    Args:
+        again: The command that goes on where it was ended, up to the experiment's name.
 
     Raises:
         EvaluationError: the process died, and cannot be gone on with.
@@ -57,7 +67,7 @@ def supervised(output: Output, work: Callable[[Child], int], folder: Path, slug:
     output.goes_on, reports = True, ChildReporter(output, folder)
     code = Supervisor(lambda child: guarded(output, lambda: work(child)), reports, slug).run()
     if code is None:
-        output.line(f"the item was killed; go on: autopilot resume {reports.late}{_MORE_TIME}")
+        output.line(f"the item was killed; go on: {again} {reports.late}{_MORE_TIME}")
         output.document({"experiment": reports.late, "interrupted": True, "stop_reason": _TIME_UP})
         return INTERRUPTED
     audit.end()  # the process that did the work has printed what was executed
@@ -373,7 +383,8 @@ def _already_finished(notebook: Notebook, output: Output) -> bool:
     how = unblocked_by(notebook)
     if how:
         output.line(f"allow a strategy first: {how}")
-    output.line(f"more of it: autopilot resume {slug} --max-epochs N, or --patience N")
+    if not notebook.manifest.by_hand:
+        output.line(f"more of it: autopilot resume {slug} --max-epochs N, or --patience N")
     output.document({"experiment": slug, "finished": True, "stop_reason": status.detail})
     return True
 

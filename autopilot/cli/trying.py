@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from autopilot.cli.pages.trying import HOW
 from autopilot.command.options import TaskOptions
 from autopilot.core.figures import figures
 from autopilot.core.records.message import one_line
+from autopilot.core.types import Result
 from autopilot.engine.board import Attendant, Child
 from autopilot.engine.request import NO_OPTIONS, Options
 from autopilot.engine.session import Session
@@ -38,6 +40,13 @@ from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import tell
 
 _NAMES = 8
+_BUDGETS = {
+    "evaluation": "--budget-evaluations",
+    "time": "--budget-seconds",
+    "token": "--budget-tokens",
+    "dollar": "--budget-usd",
+    "call": "--budget-calls",
+}
 # An optimizer's patience and number of epochs are no limits for a person.
 _STARTED_WITH = (
     *("monitor", "mode", "failed_value", "budget_evaluations", "budget_seconds", "budget_tokens"),
@@ -106,12 +115,13 @@ def edit(
         if names:
             return _tell_taken_back(context.output, place, names, kept)
     use_prices(changes.prices or ())
-    with own_stdout(context.output) as output:
+    with own_stdout(context.output) as output, _own_hints(slug):
         return running.supervised(
             output,
             lambda child: _measure(output, user, slug, message or "", changes, child, undo=undo),
             user.workdir,
             slug,
+            again=f"{HOW} -e",
         )
 
 
@@ -183,9 +193,13 @@ def start(
             )
         return session
 
-    def tell_ready(output: Output, session: Session, _: Any) -> None:
+    def tell_ready(output: Output, session: Session, result: Result) -> None:
         settle(session.user, session.slug)
         place = TryPlace(session.user, session.slug)
+        if result.interrupted:
+            output.line(f"interrupted; go on: autopilot try start -e {session.slug}", "yellow")
+            output.document(pages.standing(place))
+            return
         output.lines(pages.ready_lines(place))
         output.document(pages.standing(place))
 
@@ -218,7 +232,7 @@ def done(context: Context, slug: Name = None) -> int:
         loop_of(session).reason = "ended by autopilot try done"
         return session
 
-    def tell_end(output: Output, session: Session, result: Any) -> None:
+    def tell_end(output: Output, session: Session, result: Result) -> None:
         running.print_summary(output, session, result)
         if not result.interrupted:
             Notebook(user, name).layout.trying(user).unlink(missing_ok=True)
@@ -267,6 +281,16 @@ def _open(context: Context, slug: str | None) -> tuple[Repository, str]:
     return user, tries[0]
 
 
+@contextlib.contextmanager
+def _own_hints(slug: str) -> Iterator[None]:
+    """Errors of the body say how an edit is tried, where they would say how a run is resumed."""
+    try:
+        yield
+    except AutopilotError as error:
+        error.hint = error.hint.replace(f"autopilot resume {slug}", HOW)
+        raise
+
+
 # --- measuring an edit ----------------------------------------------------------------------------
 
 
@@ -289,7 +313,7 @@ def _measure(
 ) -> int:
     reporter = _Quiet(output, is_first=child.is_first)
     callbacks = [reporter, Attendant(child)]
-    try:
+    with _own_hints(slug):
         session, trial = open_trial(user, slug, message, changes, callbacks, child, undo=undo)
         assert trial is not None, "there is a message"
         use_prices(session.options.prices or ())
@@ -302,9 +326,6 @@ def _measure(
         finally:
             reporter.stop()
             settle(user, slug)
-    except AutopilotError as error:
-        error.hint = error.hint.replace(f"autopilot resume {slug}", HOW)
-        raise
     spent, place = loop_of(session).spent, TryPlace(user, slug)
     if result.interrupted or spent:
         why = f"interrupted {result.stop_reason}" if result.interrupted else spent
@@ -321,11 +342,12 @@ def _measure(
 def _tell_unmeasured(
     output: Output, place: TryPlace, trial: Trial, why: str, *, is_begun: bool
 ) -> None:
-    then = f"{HOW} goes on" if is_begun else "raise it: autopilot try -m ... --budget-..."
-    ways = [f"{then}; autopilot try --undo takes it back; autopilot try done ends"]
+    option = _BUDGETS.get(why.partition(" ")[0], "--budget-...")
+    then = f"{HOW} goes on" if is_begun else f"{HOW} {option} N"
+    ways = f"{then}; autopilot try --undo takes it back; autopilot try done ends"
     output.line(f"{place.slug}: not measured: {why}", "yellow")
     output.line(f"your edit is in the files, and kept as {trial.revision[:10]}")
-    output.line(f"next: {ways[0]}")
+    output.line(f"next: {ways}")
     document = {"verdict": None, "why": why, "snapshot": trial.revision, "next": ways}
     output.document(pages.standing(place) | document)
 

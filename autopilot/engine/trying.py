@@ -31,7 +31,7 @@ from autopilot.tracking.checkout import keep_snapshot
 from autopilot.tracking.holding import stopped
 from autopilot.tracking.layout import experiments
 from autopilot.tracking.notebook import Notebook
-from autopilot.tracking.parameters import edits, entries_at, known_paths, present_at
+from autopilot.tracking.parameters import EVERYTHING, edits, entries_at, known_paths, present_at
 
 _HOW = 'edit a file of its parameters, then: autopilot try -m "what you changed"'
 
@@ -94,6 +94,14 @@ class TryPlace:
         new = self._file.with_suffix(".tmp")
         new.write_text(json.dumps(noted))
         os.replace(new, self._file)
+
+    @property
+    def what(self) -> list[str]:
+        """The parameters as somebody who edits them reads them: paths and globs from the top."""
+        return [
+            place.path if place.pattern == EVERYTHING else f"{place.prefix}{place.pattern}"
+            for place in self.places
+        ]
 
     # --- the files ------------------------------------------------------------------------------
 
@@ -170,7 +178,7 @@ class TryPlace:
             ExperimentError: there is nothing to measure, or nothing to take back.
         """
         last = self.notebook.last
-        epoch = (last.epoch if last else -1) + 1
+        epoch = (last.epoch if last else 0) + 1
         if self.trial is not None and self.trial.epoch < epoch:
             self.trial = None
         if self.trial is not None and (self.is_begun or self.trial.takes_back is not None):
@@ -235,9 +243,8 @@ class TryPlace:
         if self.repo is None:
             where = f": its worktree is gone (autopilot try start -e {self.slug} makes it again)"
         only = f"; {beside[0]} is no parameter" if beside else ""
-        places = ", ".join(place.pathspec for place in self.places)
         return ExperimentError(
-            f"nothing to try: {places} is as in {best}{where}{only}",
+            f"nothing to try: {', '.join(self.what)} is as in {best}{where}{only}",
             hint=_HOW,
         )
 
@@ -260,20 +267,20 @@ class TryPlace:
 def settle(user: Repository, slug: str) -> None:
     """Leaves the files as whoever edits them expects: an edit without a verdict stands in them."""
     with contextlib.suppress(LockHeldError), stopped(user, slug):
-        desk = TryPlace(user, slug)
-        trial, last = desk.trial, desk.notebook.last
+        place = TryPlace(user, slug)
+        trial, last = place.trial, place.notebook.last
         if trial is not None and last is not None and last.epoch >= trial.epoch:
             if trial.later:
-                desk.put(trial.later)
+                place.put(trial.later)
             trial = None
-        elif trial is not None and trial.takes_back is None and desk.repo is not None:
-            desk.put(trial.revision)
-            trial = trial if desk.is_begun else None
-        if desk.repo is not None and not desk.in_place:
+        elif trial is not None and trial.takes_back is None and place.repo is not None:
+            place.put(trial.revision)
+            trial = trial if place.is_begun else None
+        if place.repo is not None:
             # What evaluations wrote until now is nobody's edit.
-            states = desk.repo.status(["."]).items()
-            desk.written = {name for name, state in states if state == "untracked"}
-        desk.note(trial)
+            states = place.repo.status(["."]).items()
+            place.written = {name for name, state in states if state == "untracked"}
+        place.note(trial)
 
 
 def open_trial(
@@ -299,12 +306,12 @@ def open_trial(
 
     def begin() -> None:
         nonlocal trial
-        desk = TryPlace(user, slug)
+        place = TryPlace(user, slug)
         # A process that takes another one's place finds the files as that one left them.
-        is_noted = desk.trial is not None and not child.is_first
+        is_noted = place.trial is not None and not child.is_first
         if message is not None:
-            trial = desk.trial if is_noted else desk.begin(message, undo=undo)
-        elif changed := [*desk.changed(), *([slug] if desk.is_begun else [])]:
+            trial = place.trial if is_noted else place.begin(message, undo=undo)
+        elif changed := [*place.changed(), *([slug] if place.is_begun else [])]:
             raise UsageError(
                 f"{changed[0]} was edited and not tried: {slug} cannot go on without a decision",
                 hint='autopilot try -m "what you changed" measures it, autopilot try --undo takes '

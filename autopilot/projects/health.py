@@ -24,6 +24,7 @@ from autopilot.projects.datasets import of_files
 from autopilot.projects.project import Project, read_hparams
 from autopilot.sharing.hooks import CLIENT, hook_texts
 from autopilot.tracking.layout import Layout
+from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.upkeep import find_litter, missing_tags, states_of
 
 OLDEST_GIT = (2, 31)
@@ -149,7 +150,8 @@ def _runs(repo: Repository) -> Iterator[Check]:
             yield Check("runs", "failed", text, f"autopilot fetch origin {slug}")
         elif state in ("interrupted", "crashed", "killed"):
             was = "" if state == "crashed" else "was "
-            yield Check("runs", "warning", f"{slug} {was}{state}", f"autopilot resume {slug}")
+            goes_on_by = Notebook(repo, slug).goes_on_by
+            yield Check("runs", "warning", f"{slug} {was}{state}", goes_on_by)
         elif state == "running":
             holder = ExclusiveLock(layout.lock(repo)).holder()
             who = f"process {holder.pid}" if holder else "another process"

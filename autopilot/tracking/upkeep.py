@@ -258,7 +258,7 @@ def remove(repo: Repository, removal: Removal) -> None:
         for file in (removal.progress, removal.report):
             if file is not None:
                 file.unlink(missing_ok=True)
-        for file in (layout.request(repo), layout.derived(repo)):
+        for file in (layout.request(repo), layout.derived(repo), layout.trying(repo)):
             file.unlink(missing_ok=True)
         if removal.kept:
             remove_folder(layout.kept(repo))

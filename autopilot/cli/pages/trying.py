@@ -100,7 +100,7 @@ def standing(place: TryPlace) -> dict[str, Any]:
         "experiment": place.slug,
         "state": notebook.status.state,
         "path": str(place.path / notebook.manifest.directory),
-        "parameters": [place.pathspec for place in place.places],
+        "parameters": place.what,
         "monitor": monitor,
         "mode": mode,
         "baseline": last and last.baseline,
@@ -155,7 +155,8 @@ def standing_lines(standing: Mapping[str, Any]) -> list[str]:
         )
         lines.append(f"tried {len(tried)} ({head}): {latest}")
     if left:
-        parts = [f"{value:.6g} {name}" for name, value in left.items() if name != "tries"]
+        rest = {name: value for name, value in left.items() if name != "tries"}
+        parts = [f"{value:.6g} {name if value != 1 else name[:-1]}" for name, value in rest.items()]
         more = f" (measures {left['tries']} more)" if "tries" in left else ""
         parts[0] += more
         lines.append(f"left: {', '.join(parts)}")
@@ -166,10 +167,9 @@ def standing_lines(standing: Mapping[str, Any]) -> list[str]:
 
 def ready_lines(place: TryPlace) -> list[str]:
     """Where to edit, and what to type then."""
-    places = ", ".join(place.pathspec for place in place.places)
     where = place.path / place.notebook.manifest.directory
     return [
-        f"edit:   {places} in {where}",
+        f"edit:   {', '.join(place.what)} in {where}",
         f"then:   {HOW}",
         "end:    autopilot try done",
     ]
