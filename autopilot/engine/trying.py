@@ -105,12 +105,32 @@ class TryPlace:
 
     # --- the files ------------------------------------------------------------------------------
 
-    def changed(self) -> dict[str, Entry | None]:
-        """The parameters' files that are not as in the newest state; None for a removed one."""
-        if self.repo is None:
-            return {}
-        wanted = self._entries(self.notebook.tip)
-        return edits(wanted, present_at(self._work, self.places, wanted, write=True))
+    def edited(self) -> dict[str, Entry | None]:
+        """The edits that have no verdict: the files that are not as in the newest state.
+
+        A process that was killed may have left files of the states that it went through; those are
+        nobody's edits.
+        """
+        state, trial = self._entries(self.state), self.trial
+        present = state
+        if self.repo is not None:
+            present = present_at(self._work, self.places, state, write=True)
+        found = edits(state, present)
+        if trial is None:
+            return found
+        notebook = self.notebook
+        passed = {trial.revision, notebook.tip, notebook.best_commit, notebook.manifest.base}
+        every = [self._entries(commit) for commit in passed]
+        own = {n: e for n, e in found.items() if all(files.get(n) != e for files in every)}
+        if self.is_over or self.unfinished is not None:
+            return own
+        wanted: dict[str, Entry | None] = {**self._entries(trial.revision), **own}
+        return edits(state, {n: e for n, e in wanted.items() if e is not None})
+
+    @property
+    def state(self) -> str:
+        """The commit that the files are as in, but for edits."""
+        return self.notebook.tip if self.is_begun else self.notebook.best_commit
 
     def beside(self) -> list[str]:
         """Other files, which git does not ignore, that were changed since the last verdict."""
@@ -127,12 +147,12 @@ class TryPlace:
 
     def keep(self, changed: dict[str, Entry | None], note: str) -> str:
         """Keeps edits as a snapshot; in a worktree with the files beside the parameters."""
-        assert self.repo is not None, "only a checkout has edits"
         found: dict[str, Entry | None] = dict(changed)
-        if not self.in_place:
+        if self.repo is not None and not self.in_place:
             found |= self._work.hash(self.beside())
-        tree = objects.write_tree(self.repo, objects.tree_of(self.user, self.notebook.tip), found)
-        return keep_snapshot(self.repo, self.notebook.layout, self.notebook.tip, tree, note)[0]
+        repo, layout, state = self.repo or self.user, self.notebook.layout, self.state
+        tree = objects.write_tree(repo, objects.tree_of(repo, state), found)
+        return keep_snapshot(repo, layout, state, tree, note)[0]
 
     def put(self, commit: str) -> None:
         """Writes the parameters' files of a commit."""
@@ -171,54 +191,49 @@ class TryPlace:
         """Whether the branch has an edit that has no verdict yet: it was killed or interrupted."""
         return self.trial is not None and self.notebook.going_on == self.trial.epoch
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the trial has a verdict."""
+        last = self.notebook.last
+        return self.trial is not None and last is not None and last.epoch >= self.trial.epoch
+
+    @property
+    def unfinished(self) -> Trial | None:
+        """The trial that the next call finishes, whatever it was called for."""
+        is_left = self.is_begun or (self.trial is not None and self.trial.takes_back is not None)
+        return self.trial if is_left and not self.is_over else None
+
     def begin(self, message: str, *, undo: bool) -> Trial:
         """Takes the edit out of the files, for the epoch that measures it; the lock is held.
 
         Raises:
             ExperimentError: there is nothing to measure, or nothing to take back.
         """
+        known, changed, beside = self.unfinished, self.edited(), self.beside()
         last = self.notebook.last
         epoch = (last.epoch if last else 0) + 1
-        if self.trial is not None and self.trial.epoch < epoch:
-            self.trial = None
-        if self.trial is not None and (self.is_begun or self.trial.takes_back is not None):
-            return self._going_on(self.trial, undo=undo)
-        changed = self.changed()
-        if not changed and self.trial is not None:
-            # Killed after the edit was taken out of the files.
-            self.put(self.trial.revision)
-            changed = self.changed() or edits(
-                self._entries(self.notebook.tip), self._entries(self.trial.revision)
-            )
-        beside = self.beside()
-        if undo:
+        if known is not None:
+            # Edits since then are for afterwards.
+            later = self.keep(changed, "edits while another one was tried") if changed else ""
+            trial = replace(known, later=later)
+            if undo and self.is_begun:
+                message = f"{TAKEN_BACK} {known.message.partition(chr(10))[0]}"
+                best = self.notebook.best_commit
+                trial = replace(trial, revision=best, message=message, takes_back=known.epoch)
+        elif undo:
             trial = self._taking_back(epoch)
             if changed:
                 self.keep(changed, "taken back before it was tried")
-        elif changed and self.repo is None and self.trial is not None:
-            trial = replace(self.trial, message=message)
         elif changed:
-            trial = Trial(epoch, self.keep(changed, message), message, beside=tuple(beside))
+            before = () if self.trial is None or self.is_over else self.trial.beside
+            others = tuple(dict.fromkeys((*before, *beside)))
+            trial = Trial(epoch, self.keep(changed, message), message, beside=others)
         else:
             raise self._nothing(beside)
+        state = self.state
         self.note(trial)
         self.clear_beside()
-        self.put(self.notebook.tip)
-        return trial
-
-    def _going_on(self, trial: Trial, *, undo: bool) -> Trial:
-        """Goes on with a trial that was killed or interrupted; edits since then are kept."""
-        if changed := self.changed():
-            kept = self.keep(changed, "edits while another one was tried")
-            # Of a step back that was killed in its middle, they are a half of that.
-            trial = replace(trial, later=kept if trial.takes_back is None else "")
-        if undo and self.is_begun:
-            message = f"{TAKEN_BACK} {trial.message.partition(chr(10))[0]}"
-            best = self.notebook.best_commit
-            trial = replace(trial, revision=best, message=message, takes_back=trial.epoch, later="")
-        self.note(trial)
-        self.clear_beside()
-        self.put(self.notebook.tip)
+        self.put(state)
         return trial
 
     def _taking_back(self, epoch: int) -> Trial:
@@ -254,12 +269,12 @@ class TryPlace:
         Returns:
             Their files, and the snapshot that keeps them; neither where there are none.
         """
-        changed = {} if self.is_begun else self.changed()
+        changed = {} if self.unfinished is not None else self.edited()
         if not changed:
             return [], ""
         kept, names = self.keep(changed, "taken back before it was tried"), sorted(changed)
         self.clear_beside()
-        self.put(self.notebook.tip)
+        self.put(self.state)
         self.note(None)
         return names, kept
 
@@ -268,14 +283,14 @@ def settle(user: Repository, slug: str) -> None:
     """Leaves the files as whoever edits them expects: an edit without a verdict stands in them."""
     with contextlib.suppress(LockHeldError), stopped(user, slug):
         place = TryPlace(user, slug)
-        trial, last = place.trial, place.notebook.last
-        if trial is not None and last is not None and last.epoch >= trial.epoch:
-            if trial.later:
-                place.put(trial.later)
-            trial = None
-        elif trial is not None and trial.takes_back is None and place.repo is not None:
-            place.put(trial.revision)
-            trial = trial if place.is_begun else None
+        trial = place.trial
+        if trial is not None and place.repo is not None:
+            if place.is_over or (trial.takes_back is not None and not place.is_begun):
+                place.put(trial.later or place.state)
+                trial = None
+            elif trial.takes_back is None:
+                place.put(trial.revision)
+                trial = trial if place.is_begun else None
         if place.repo is not None:
             # What evaluations wrote until now is nobody's edit.
             states = place.repo.status(["."]).items()
@@ -311,7 +326,7 @@ def open_trial(
         is_noted = place.trial is not None and not child.is_first
         if message is not None:
             trial = place.trial if is_noted else place.begin(message, undo=undo)
-        elif changed := [*place.changed(), *([slug] if place.is_begun else [])]:
+        elif changed := [*place.edited(), *([slug] if place.unfinished else [])]:
             raise UsageError(
                 f"{changed[0]} was edited and not tried: {slug} cannot go on without a decision",
                 hint='autopilot try -m "what you changed" measures it, autopilot try --undo takes '
@@ -324,7 +339,7 @@ def open_trial(
         if trial is not None:
             settle(user, slug)
         raise
-    if trial is not None and _is_open(session, trial):
+    if trial is not None and not TryPlace(user, slug).is_over:
         loop_of(session).edit = trial.edit
     session.trainer.experiment.ignore_stop = True
     return session, trial
@@ -335,12 +350,6 @@ def loop_of(session: Session) -> TryLoop:
     loop = session.trainer.loop
     assert isinstance(loop, TryLoop), "the bench makes it"
     return loop
-
-
-def _is_open(session: Session, trial: Trial) -> bool:
-    """Whether the edit has no verdict yet, which a process before this one may have recorded."""
-    last = Notebook(session.user, session.slug).last
-    return last is None or last.epoch < trial.epoch
 
 
 # --- finding it ---------------------------------------------------------------------------------

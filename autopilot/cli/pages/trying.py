@@ -95,7 +95,7 @@ def standing(place: TryPlace) -> dict[str, Any]:
     notebook, last = place.notebook, place.notebook.last
     monitor, mode = notebook.monitor
     lessons = [x for x in memory_of(notebook).lessons if x.outcome not in DECISIONS]
-    trial = place.trial if place.is_begun else None
+    trial = place.unfinished
     return {
         "experiment": place.slug,
         "state": notebook.status.state,
@@ -108,7 +108,7 @@ def standing(place: TryPlace) -> dict[str, Any]:
         "best_epoch": last and last.best_epoch,
         "tried": [_lesson(lesson) for lesson in lessons],
         "left": _left(notebook),
-        "edited": sorted(place.changed()),
+        "edited": sorted(place.edited()),
         "unfinished": trial and {"epoch": trial.epoch, "message": trial.message},
     }
 
