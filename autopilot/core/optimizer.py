@@ -30,7 +30,7 @@ class Optimizer(Stepping):
         confined: Whether an agent that may write elsewhere works in `step`. In a run that has a
             worktree, all changes beside the parameters are then undone. Set by the class.
         needs_gradient: Whether a step is of no use without feedback: the run then stops and says
-            why there is none. False for a search that reads no feedback. Set by the class.
+            why there is none. False for a search, which has no default patience. Set by the class.
 
     >>> class Halve(Optimizer):
     ...     def step(self):

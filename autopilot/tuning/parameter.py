@@ -58,10 +58,10 @@ class ConfigParameter(PathParameter):
         ParameterError: the file or a key is missing, defined twice or computed; a value is outside
             of its space; a condition names no key.
 
-    >>> import os, tempfile
-    >>> os.chdir(tempfile.mkdtemp())
-    >>> _ = Path("config.toml").write_text("[cache]  # in entries\\nsize = 16\\n")
-    >>> config = ConfigParameter("config.toml", {"cache.size": Range(16, 4096, log=True)})
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "config.toml"
+    >>> _ = file.write_text("[cache]  # in entries\\nsize = 16\\n")
+    >>> config = ConfigParameter(file, {"cache.size": Range(16, 4096, log=True)})
     >>> config.set({"cache.size": 64})
     >>> config.values(), config.read_text()
     ({'cache.size': 64}, '[cache]  # in entries\\nsize = 64\\n')

@@ -75,6 +75,30 @@ class SearchOptimizer(Optimizer):
     Raises:
         UsageError: there is no such sampler, it is not installed, or it cannot lay out a grid.
         ParameterError: a parameter is no ConfigParameter, or two of them are one file.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from autopilot.core.module import AutoPilotModule
+    >>> from autopilot.core.trainer import Trainer
+    >>> from autopilot.core.types import Datum
+    >>> from autopilot.tuning.spaces import Range
+    >>> class Oven(AutoPilotModule):
+    ...     monitor, mode = "off", "min"
+    ...     def __init__(self, file):
+    ...         super().__init__()
+    ...         self.config = ConfigParameter(file, {"heat": Range(0, 20)})
+    ...     def forward(self, batch):
+    ...         off = abs(self.config.values()["heat"] - 7)
+    ...         return Datum(items=[Datum(metrics={"off": off})])
+    ...     def val_dataloader(self):
+    ...         return [["a loaf"]]
+    ...     def configure_optimizers(self):
+    ...         return SearchOptimizer([self.config], "grid")
+    >>> file = Path(tempfile.mkdtemp()) / "oven.json"
+    >>> _ = file.write_text('{"heat": 3}')
+    >>> result = Trainer().fit(Oven(file))
+    >>> file.read_text(), result.baseline, result.best, result.epochs
+    ('{"heat": 7}', 4.0, 0.0, 21)
     """
 
     needs_gradient = False

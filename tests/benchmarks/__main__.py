@@ -23,6 +23,7 @@ from tests.benchmarks.page import page
 from tests.benchmarks.report import Report
 from tests.benchmarks.repos import isolate, remove
 from tests.benchmarks.runs import commands, growth, restarts, runs
+from tests.benchmarks.search import search
 from tests.benchmarks.startup import recall, startup
 from tests.benchmarks.store import store
 from tests.benchmarks.streaming import streaming
@@ -40,6 +41,7 @@ BENCHMARKS: dict[str, Callable[[Report], None]] = {
     "commands": commands,
     "restarts": restarts,
     "growth": growth,
+    "search": search,
     "recall": recall,
 }
 _LONG = ("recall",)

@@ -84,6 +84,8 @@ LIMITS = {
     "confinement": Limit("confining a step, 20k files, worktree", 500, "ms"),
     "confinement, in place": Limit("the same in place", 500, "ms"),
     "calls": Limit("640 model calls over 64 threads against the ideal", 1.25, "x"),
+    "search": Limit("a trial of a search in git over plain Optuna's, at 500 trials", 10, "ms"),
+    "search, values": Limit("its trials whose value is not that of plain Optuna", 0, ""),
     "page": Limit("a report of 2,000 epochs opens", 2, "s"),
 }
 

@@ -1,0 +1,219 @@
+"""A search over numbers against plain Optuna: the same values, and the time that a trial costs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import optuna
+
+from autopilot import (
+    AutoPilotModule,
+    Choice,
+    ConfigParameter,
+    Datum,
+    Range,
+    SearchOptimizer,
+    Trainer,
+)
+from autopilot.core.experiment import Experiment
+from autopilot.git.repository import Repository
+from autopilot.git.worktrees import add_worktree, remove_worktree
+from autopilot.tracking import GitMemory, GitStore
+from autopilot.tuning.spaces import Space, holds
+from tests.benchmarks.report import Report
+from tests.benchmarks.repos import git, make_repository
+
+SEED = 11
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A function to be minimized, of the kinds that Optuna's own tests and benchmarks have.
+
+    Args:
+        first: The values that the search starts from.
+    """
+
+    function: Callable[[Values], float]
+    spaces: Mapping[str, Space]
+    first: Values
+
+
+def _numbers(values: Values) -> list[float]:
+    return [float(value) for value in values.values()]
+
+
+def sphere(values: Values) -> float:
+    """A bowl."""
+    return sum(x * x for x in _numbers(values))
+
+
+def rosenbrock(values: Values) -> float:
+    """A bent valley."""
+    x = _numbers(values)
+    return sum(100 * (b - a * a) ** 2 + (1 - a) ** 2 for a, b in pairwise(x))
+
+
+def rastrigin(values: Values) -> float:
+    """A bowl with many dents."""
+    return sum(10 + x * x - 10 * math.cos(2 * math.pi * x) for x in _numbers(values))
+
+
+def ackley(values: Values) -> float:
+    """A plain with a hole in its middle."""
+    x = _numbers(values)
+    far = math.exp(-0.2 * math.sqrt(sum(a * a for a in x) / len(x)))
+    return 20 - 20 * far + math.e - math.exp(sum(math.cos(2 * math.pi * a) for a in x) / len(x))
+
+
+def mixed(values: Values) -> float:
+    """Numbers of all kinds, and a choice."""
+    far = (math.log10(values["rate"]) + 2) ** 2 + (values["width"] - 25) ** 2 / 100
+    return float(
+        far + (values["share"] - 0.4) ** 2 + {"a": 0.0, "b": 1.0, "c": 0.5}[values["kind"]]
+    )
+
+
+def conditional(values: Values) -> float:
+    """A choice with a number of its own for each side."""
+    if values["kind"] == "deep":
+        return float((values["depth"] - 7) ** 2 + 0.5)
+    return float((values["width"] - 0.2) ** 2)
+
+
+def _cube(low: float, high: float, size: int) -> dict[str, Space]:
+    return {f"x{number}": Range(low, high) for number in range(size)}
+
+
+PROBLEMS = {
+    "sphere": Problem(sphere, _cube(-5.0, 5.0, 3), {f"x{n}": 3.0 for n in range(3)}),
+    "rosenbrock": Problem(rosenbrock, _cube(-2.0, 2.0, 3), {f"x{n}": -1.0 for n in range(3)}),
+    "rastrigin": Problem(rastrigin, _cube(-5.12, 5.12, 2), {f"x{n}": 4.0 for n in range(2)}),
+    "ackley": Problem(ackley, _cube(-32.0, 32.0, 2), {f"x{n}": 20.0 for n in range(2)}),
+    "mixed": Problem(
+        mixed,
+        {
+            "rate": Range(1e-5, 1.0, log=True),
+            "width": Range(1, 100),
+            "share": Range(0.0, 1.0, step=0.1),
+            "kind": Choice(["a", "b", "c"]),
+        },
+        {"rate": 0.5, "width": 3, "share": 0.5, "kind": "b"},
+    ),
+    "conditional": Problem(
+        conditional,
+        {
+            "kind": Choice(["deep", "wide"]),
+            "depth": Range(1, 64, log=True, when={"kind": "deep"}),
+            "width": Range(0.0, 1.0, when={"kind": "wide"}),
+        },
+        {"kind": "deep", "depth": 32, "width": 0.9},
+    ),
+}
+
+
+class Searched(AutoPilotModule):
+    """The function of a problem, whose values are a file."""
+
+    monitor, mode = "loss", "min"
+
+    def __init__(self, problem: Problem, sampler: str) -> None:
+        super().__init__()
+        self.config = ConfigParameter("config.json", problem.spaces)
+        self.problem, self.sampler = problem, sampler
+
+    def forward(self, batch: Datum) -> Datum:
+        """One item: the function's value."""
+        loss = self.problem.function(self.config.values())
+        return Datum(items=[Datum(metrics={"loss": loss}) for _ in batch.items])
+
+    def val_dataloader(self) -> Any:
+        """One item."""
+        return [["val"]]
+
+    def configure_optimizers(self) -> SearchOptimizer:
+        """The search."""
+        return SearchOptimizer([self.config], self.sampler, seed=SEED)
+
+
+def searched(problem: Problem, sampler: str, trials: int, folder: Path) -> list[float]:
+    """The values of a run in git, in a worktree of its own, the baseline's first."""
+    top = make_repository(folder, 20, 5)
+    (top / "config.json").write_text(json.dumps(problem.first, indent=2) + "\n")
+    git(top, "add", "--all")
+    git(top, "commit", "--quiet", "--message=config")
+    user, place = Repository.discover(top), folder.with_name(f"{folder.name}-worktree")
+    repo = add_worktree(user, place, user.head_commit())
+    here = Path.cwd()
+    os.chdir(repo.workdir)
+    try:
+        store = GitStore("bench", repo.workdir, in_place=False)
+        experiment = Experiment(store, GitMemory(store))
+        trainer = Trainer(experiment=experiment, measure_noise=False)
+        trainer.fit(Searched(problem, sampler), max_epochs=trials)
+        experiment.close()
+    finally:
+        os.chdir(here)
+        remove_worktree(user, place)
+    return [record.metrics["loss"] for record in experiment.history]
+
+
+def optimized(problem: Problem, sampler: Any, trials: int) -> list[float]:
+    """The values of the same search by Optuna alone."""
+
+    def objective(trial: optuna.Trial) -> float:
+        values: dict[str, Any] = {}
+        for name, space in problem.spaces.items():
+            if not holds(space, values):
+                continue
+            if isinstance(space, Choice):
+                values[name] = trial.suggest_categorical(name, space.options)
+            elif space.is_int:
+                low, high = int(space.low), int(space.high)
+                values[name] = trial.suggest_int(name, low, high, log=space.log)
+            else:
+                low, high, step = space.low, space.high, space.step
+                values[name] = trial.suggest_float(name, low, high, step=step, log=space.log)
+        return problem.function(values)
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=sampler(seed=SEED))
+    first: dict[str, Any] = {}
+    for name, space in problem.spaces.items():
+        if holds(space, first):
+            first[name] = problem.first[name]
+    study.enqueue_trial(first)
+    study.optimize(objective, n_trials=trials + 1)
+    return [trial.value for trial in study.trials if trial.value is not None]
+
+
+def search(report: Report) -> None:
+    """The six functions by TPE."""
+    trials, rows, more, different = report.count(500, 30), [], [], 0
+    for name, problem in PROBLEMS.items():
+        began = time.process_time()
+        theirs = optimized(problem, optuna.samplers.TPESampler, trials)
+        plain_ms = (time.process_time() - began) * 1000 / trials
+        began = time.process_time()
+        ours = searched(problem, "tpe", trials, report.folder / f"search-{name}")
+        ours_ms = (time.process_time() - began) * 1000 / trials
+        different += sum(a != b for a, b in zip(ours, theirs, strict=True))
+        more.append(ours_ms - plain_ms)
+        rows.append(
+            [name, f"{min(theirs):.6g}", f"{min(ours):.6g}", f"{plain_ms:.1f}", f"{ours_ms:.1f}"]
+        )
+    header = ("", "best, Optuna", "best, search", "a trial, ms", "with git, ms")
+    note = "In the processor's time: other work on the machine counts less."
+    report.table(f"A search of {trials} trials by TPE", header, rows, note)
+    report.limit("search", median(more))
+    report.limit("search, values", different)
