@@ -6,14 +6,18 @@ import pytest
 
 from autopilot.core.experiment import Experiment
 from autopilot.core.records.record import Manifest
+from autopilot.core.stopping import EarlyStopping
 from autopilot.engine.bench import Bench, check_parameters
 from autopilot.engine.preflight import forecast, preflight
 from autopilot.engine.request import Options, Request, options_of
 from autopilot.engine.session import Session, create
 from autopilot.errors import ExperimentError, LockHeldError, ParameterError
 from autopilot.git import refs
+from autopilot.git.commands import run_git
 from autopilot.sandbox.workspace import Workspace
 from autopilot.tracking.notebook import Notebook
+
+SEARCH = "class Raise(Optimizer):\n    needs_gradient = False\n"
 
 
 def request_of(target, **changes) -> Request:
@@ -94,3 +98,19 @@ def test_preflight_ends_at_what_stops_the_run(target) -> None:
     assert (last.name, last.state) == ("monitor", "failed")
     last = preflight(Request(target.workdir, "missing.py"))[-1]
     assert (last.name, last.state) == ("target", "failed")
+
+
+@pytest.mark.parametrize("searches", [False, True])
+def test_a_search_has_no_default_patience(target, searches) -> None:
+    source = target.workdir / "levels.py"
+    if searches:
+        text = source.read_text().replace("class Raise(Optimizer):", SEARCH)
+        source.write_text(text)
+        run_git(["commit", "--all", "--quiet", "--message=search"], cwd=target.workdir)
+    session = Session.start(request_of(target, options=Options()))
+    waits = [c for c in session.trainer.callbacks if isinstance(c, EarlyStopping)]
+    assert [each.patience for each in waits] == ([] if searches else [10])
+    session.discard()
+    given = Session.start(request_of(target, options=Options(patience=3)))
+    assert [c.patience for c in given.trainer.callbacks if isinstance(c, EarlyStopping)] == [3]
+    given.discard()
