@@ -167,14 +167,18 @@ class TryPlace:
         """Takes the files beside the parameters out of a worktree, where a snapshot has them."""
         if self.repo is None or self.in_place:
             return
-        here, base = self.repo.workdir, self.notebook.manifest.base
-        if self.repo.head_commit() != base:  # made by somebody who commits as ever
-            run_git([*NO_HOOKS, "checkout", "--quiet", "--detach"], cwd=here)
-            run_git([*NO_HOOKS, "reset", "--quiet", base], cwd=here)
         states = self.repo.status(["."])
         for name in self.beside():
             if states.get(name) == "untracked":
-                remove_file(here, name)
+                remove_file(self.repo.workdir, name)
+
+    def uncommit(self) -> None:
+        """Leaves the commits that somebody made in the worktree; the files stay as they are."""
+        base = self.notebook.manifest.base
+        if self.repo is None or self.in_place or self.repo.head_commit() == base:
+            return
+        run_git([*NO_HOOKS, "checkout", "--quiet", "--detach"], cwd=self.repo.workdir)
+        run_git([*NO_HOOKS, "reset", "--quiet", base], cwd=self.repo.workdir)
 
     def _entries(self, commit: str) -> dict[str, Entry]:
         return entries_at(self.user, objects.tree_of(self.user, commit), self.places)
@@ -209,6 +213,7 @@ class TryPlace:
         Raises:
             ExperimentError: there is nothing to measure, or nothing to take back.
         """
+        self.uncommit()
         known, changed, beside = self.unfinished, self.edited(), self.beside()
         last = self.notebook.last
         epoch = (last.epoch if last else 0) + 1
@@ -269,6 +274,7 @@ class TryPlace:
         Returns:
             Their files, and the snapshot that keeps them; neither where there are none.
         """
+        self.uncommit()
         changed = {} if self.unfinished is not None else self.edited()
         if not changed:
             return [], ""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from kills import forks, send_kill
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Place
@@ -59,3 +63,177 @@ def test_an_edit_is_measured_and_kept_or_taken_back(place: Place, desk: Path) ->
     assert place.git("diff", "main..autopilot-review/one", "--", "x.txt").endswith("-1\n+3")
     place.call("report", "one")
     place.check_sound()
+
+
+# Writes down what it evaluates, and waits at item i3 as long as there is a file `wait`.
+RULES = """\
+import os, pathlib, time
+from autopilot import AutoPilotModule, DataLoader, Datum, PathParameter
+
+BESIDE = pathlib.Path({beside!r})
+
+
+class Rules(AutoPilotModule):
+    def __init__(self):
+        super().__init__()
+        self.rules = PathParameter("rules")
+
+    def forward(self, batch):
+        at = batch.items[0].metadata["at"]
+        with open(BESIDE / "calls", "a") as calls:
+            calls.write(f"{{at}} ")
+        while at == 3 and (BESIDE / "wait").exists():
+            (BESIDE / "ready").touch()
+            time.sleep(0.01)
+        return Datum(items=[Datum(success=int(self.rules.read_text("x.txt")) > at)])
+
+    def val_dataloader(self):
+        return DataLoader([{{"id": f"i{{at}}", "at": at}} for at in range(1, 6)], 1)
+"""
+
+
+@pytest.fixture
+def rules(place: Place) -> Place:
+    """A folder as the parameter, val items alone, no optimizer."""
+    place.write("rules.py", RULES.format(beside=str(place.top.parent)))
+    place.write("rules/x.txt", "1\n")
+    place.write("rules/old.txt", "old\n")
+    place.write("rules/bin", b"a\0b")
+    place.write("README.md", "readme\n")
+    place.commit()
+    return place
+
+
+def calls(place: Place) -> str:
+    """The items that were evaluated since this was last asked."""
+    file = place.top.parent / "calls"
+    text = file.read_text() if file.exists() else ""
+    file.unlink(missing_ok=True)
+    return text.strip()
+
+
+def held(place: Place, *arguments: str) -> Any:
+    """A try that is in the middle of its measurement."""
+    wait, ready = (place.top.parent / name for name in ("wait", "ready"))
+    wait.touch()
+    process = place.start("try", *arguments)
+    while not ready.exists() and process.poll() is None:
+        time.sleep(0.01)
+    ready.unlink()
+    return process
+
+
+def test_a_try_that_was_killed_is_finished_by_the_next(rules: Place) -> None:
+    started = rules.run("try", "start", "rules.py", "-e", "one", "--no-measure-noise", "--json")
+    desk = Path(started.document["path"])
+    assert calls(rules) == "1 2 3 4 5"
+    (desk / "rules" / "x.txt").write_text("4\n")
+    (desk / "rules" / "old.txt").unlink()
+    (desk / "rules" / "bin").write_bytes(b"c\0d\r\n")
+    (desk / "rules" / "run.sh").write_text("#!/bin/sh\n")
+    (desk / "rules" / "run.sh").chmod(0o755)
+    (desk / "rules" / "link").symlink_to("x.txt")
+    (desk / "README.md").write_text("changed\n")
+    (desk / "stray.txt").write_text("mine\n")
+    # An agent commits as ever.
+    rules.git("add", "--all", cwd=desk)
+    rules.git("commit", "--quiet", "--message", "by habit", cwd=desk)
+
+    process = held(rules, "-m", "all kinds of files")
+    beside = rules.autopilot("try", "-m", "at the same time")
+    assert "one is running already" in beside.error
+    for pid in (*forks(process.pid), process.pid):
+        send_kill(pid)
+    rules.finish(process)
+    (rules.top.parent / "wait").unlink()
+    assert calls(rules) == "1 2 3"
+    (desk / "rules" / "x.txt").write_text("5\n")
+    shown = rules.run("try").out
+    assert "not finished: epoch 1, all kinds of files" in shown
+
+    done = rules.run("try", "-m", "go on")
+    assert calls(rules) == "3 4 5"  # what was answered is not asked again
+    assert "epoch 1: kept: val accuracy 0.000 -> 0.600" in done.out
+    assert "README.md, stray.txt (put back, kept in " in done.out
+    assert (desk / "README.md").read_text() == "readme\n"
+    assert not (desk / "stray.txt").exists()
+    tree = rules.git("ls-tree", "-r", "autopilot/one", "--", "rules", "README.md", "stray.txt")
+    entries = {line.split("\t")[1]: line.split()[0] for line in tree.splitlines()}
+    assert entries == {
+        "README.md": "100644",
+        "rules/bin": "100644",
+        "rules/link": "120000",
+        "rules/run.sh": "100755",
+        "rules/x.txt": "100644",
+    }
+    # The later edit is where it was made, and can be taken back.
+    assert (desk / "rules" / "x.txt").read_text() == "5\n"
+    back = rules.run("try", "--undo", "--json").document
+    assert back["taken_back"] == ["rules/x.txt"]
+    assert rules.git("show", f"{back['snapshot']}:rules/x.txt") == "5"
+    assert (desk / "rules" / "x.txt").read_text() == "4\n"
+    assert os.readlink(desk / "rules" / "link") == "x.txt"
+    rules.run("try", "done")
+    rules.run("replay", "one", "--level", "full")
+    assert rules.git("status", "--porcelain") == ""
+    rules.check_sound()
+
+
+def test_an_interrupted_try_in_place_keeps_the_edit(rules: Place) -> None:
+    budget = ("--budget-evaluations", "12", "--no-measure-noise")
+    rules.run("try", "start", "rules.py", "-e", "one", "--in-place", *budget)
+    rules.write("rules/x.txt", "3\n")
+    rules.write("README.md", "mine\n")
+    process = held(rules, "-m", "to 3")
+    process.send_signal(signal.SIGINT)
+    (rules.top.parent / "wait").unlink()
+    ended = rules.finish(process)
+    assert ended.code == 130
+    assert "not measured: interrupted in epoch 1" in ended.out
+    assert rules.read("rules/x.txt") == "3\n"
+    refused = rules.autopilot("try", "done")
+    assert "edited and not tried" in refused.error
+
+    back = rules.run("try", "--undo", "--json").document
+    assert (back["verdict"], back["best_epoch"]) == ("rejected", 0)
+    assert rules.read("rules/x.txt") == "1\n"
+    rules.write("rules/x.txt", "4\n")
+    kept = rules.run("try", "-m", "to 4")
+    assert "no parameter, so no part of it: README.md (left as it is)" in kept.out
+    rules.write("rules/x.txt", "5\n")
+    spent = rules.autopilot("try", "-m", "to 5")
+    assert spent.code == 1
+    assert "evaluation budget: 10 of 12 spent, an epoch takes 5" in spent.out
+    assert "--budget-evaluations N" in spent.out
+    assert rules.read("rules/x.txt") == "5\n"
+    kept = rules.run("try", "-m", "to 5", "--budget-evaluations", "15", "--json").document
+    assert (kept["verdict"], kept["left"]) == ("kept", {"evaluations": 0, "tries": 0})
+    rules.run("try", "done")
+    assert rules.git("status", "--porcelain") == " M README.md\n M rules/x.txt"
+    rules.run("replay", "one")
+    assert rules.call("report", "one", "--md").out.count("| rejected |") == 1
+    rules.check_sound()
+
+
+def test_what_cannot_be_tried_is_said_in_a_line(place: Place) -> None:
+    none = place.call("try", code=1)
+    assert "there is no experiment to try an edit in" in none.error
+    measure = """python -c 'print("METRIC x=" + open("x.txt").read())'"""
+    command = ("--edit", "x.txt", "--eval", measure, "--metric", "x", "--mode", "max")
+    place.run("try", "start", *command, "-e", "one", "--no-measure-noise")
+    place.refused("try", "-m", "what", says=("nothing to try: x.txt is as in",), hints=("-m",))
+    place.refused("try", "--undo", says=("no kept edit",), hints=("edit a file",))
+    place.refused("resume", "one", says=("made by hand",), hints=("autopilot try -e one -m",))
+    place.call("try", "start", "-m", "what", code=2)
+    place.call("try", "-m", "what", "--undo", code=2)
+    place.run("try", "start", "counter.py", "-e", "two", "--no-measure-noise")
+    several = place.call("try", code=2)
+    assert "2 experiments are open: one, two" in several.error
+    place.run("try", "done", "-e", "two")
+    finished = place.call("try", "-e", "two", code=1)
+    assert "two is finished" in finished.error
+    # What waits for an edit is not left over.
+    place.call("gc")
+    found = place.call("try", "--json").document
+    assert (found["experiment"], found["state"], found["best"]) == ("one", "waiting", 1.0)
+    assert Path(found["path"], "x.txt").is_file()
