@@ -60,8 +60,9 @@ class Answers:
         fitting = starting.fitting(self.seen, agent_here())
         self.say("What is to be improved, and how?")
         for number, (name, text) in enumerate(starting.KINDS.items(), 1):
-            why = f"; here: {fitting[name]}" if name in fitting else ""
-            self.say(f"  {number} {name:<8} {text}{why}")
+            self.say(f"  {number} {name:<8} {text}")
+            if name in fitting:
+                self.say(f"             here: {fitting[name]}")
         kind = self.settle("kind", "the kind", next(iter(fitting)), _kind, is_needed=True)
         fits = _FITS[kind]
         unfit = [name for name, value in self.given.items() if value and name not in fits]
@@ -139,8 +140,9 @@ class Answers:
         command = given or next(iter(tests), measuring)
         if command == measuring:
             return None
-        self._output.line(f"running `{command}` once ...")
-        ran = run_once(command, self.seen.folder, _LONGEST_S if given else _QUICK_S)
+        limit_s = _LONGEST_S if given else _QUICK_S
+        self._output.line(f"running `{command}` once, for {limit_s:g} s at most ...")
+        ran = run_once(command, self.seen.folder, limit_s)
         if not ran.problem():
             self.use(command)
             self.notes.append(f"{ran.name} has to pass, or an edit is not measured")

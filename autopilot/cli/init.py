@@ -144,7 +144,9 @@ def _prompt(answers: Answers, file: str) -> dict[str, str]:
 
 
 def _class(answers: Answers, file: str) -> dict[str, str]:
-    return starting.class_texts(file, answers.seen.folder)
+    texts = starting.class_texts(file, answers.seen.folder)
+    answers.used.add(starting.THRESHOLD)
+    return texts
 
 
 def _measured(answers: Answers) -> tuple[TaskOptions, str | None]:

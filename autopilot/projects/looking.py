@@ -30,6 +30,9 @@ _MEASURING = ("bench", "eval", "score", "measure", "perf", "main")
 _INTERPRETERS = {".py": "python", ".sh": "sh", ".js": "node", ".mjs": "node", ".rb": "ruby"}
 _PRINTING = re.compile(r"\b(print|echo|printf|console\.log|puts|main)\b")
 _NOT_SOURCE = re.compile(r"(^|/)(tests?|docs?|examples?|bench\w*|scripts|tools|vendor|\.[^/]+)/")
+_FOREIGN = re.compile(
+    r"(^|/)(\.[^/]+|node_modules|site-packages|vendor|__pycache__|venv|env|[^/]+\.egg-info)/"
+)
 _NOT_SYSTEM = re.compile(r"(^|/)(test_\w+|\w+_test|conftest|setup|noxfile|optimize)\.\w+$")
 _NO_SETTINGS = re.compile(
     r"(^|/)(package(-lock)?|tsconfig.*|composer|manifest|pyproject|Cargo|uv|poetry|setup|tox|pytest"
@@ -109,7 +112,7 @@ class Survey:
         return self._texts[file]
 
     def _named(self, *suffixes: str) -> Iterator[str]:
-        return (file for file in self.files if file.endswith(suffixes))
+        return (file for file in self._own if file.endswith(suffixes))
 
     @cached_property
     def programs(self) -> list[Script]:
@@ -202,6 +205,11 @@ class Survey:
         return found
 
     @cached_property
+    def _own(self) -> list[str]:
+        """The files that belong to the project, and to no tool or package beside it."""
+        return [file for file in self.files if not _FOREIGN.search(file)]
+
+    @cached_property
     def _set(self) -> frozenset[str]:
         return frozenset(self.files)
 
@@ -217,7 +225,7 @@ class Survey:
                 return [file for file in used if "/" not in file][:3]
             return [self._glob(used[0])]
         scripts = {program.why for program in self.programs}
-        own = [f for f in self.files if _is_source(f) and f not in scripts]
+        own = [f for f in self._own if _is_source(f) and f not in scripts]
         kinds = Counter(PurePosixPath(f).suffix for f in own if PurePosixPath(f).suffix in _CODE)
         if not kinds:
             return []
@@ -246,7 +254,7 @@ class Survey:
     def rules(self) -> list[str]:
         """Files of rules, or of words, by their names."""
         named = re.compile(r"(rules?|words?|keywords?|lexicon|patterns?)[^/]*\.(txt|rules|list)$")
-        return [file for file in self.files if named.search(file) and self.text(file)]
+        return [file for file in self._own if named.search(file) and self.text(file)]
 
     @cached_property
     def data(self) -> list[LabelledFile]:
@@ -260,7 +268,7 @@ class Survey:
         return {
             "prints a number": [program.command for program in self.programs],
             "tests": [program.command for program in self.tests],
-            "numbers": [f"{k.file}:{k.key} = {k.value}" for k in self.knobs],
+            "numbers": [f"{k.file}:{k.key} = {k.value}" for k in self.knobs[:_MOST_READ]],
             "prompts": self.prompts,
             "rules": self.rules,
             "data": [f"{d.file} ({d.text} -> {d.label})" for d in self.data],

@@ -23,12 +23,13 @@ from autopilot.projects.project import TEMPLATE, filled
 from autopilot.tuning.parameter import config_parameters
 
 KINDS = {
-    "command": "a command measures, and an agent edits the code",
-    "numbers": "a command measures, and a search sets numbers of files; needs no model",
-    "rules": "words that sort texts, learned from examples; needs no model",
-    "prompt": "a model answers, and an agent edits the prompt",
-    "class": "a small class that runs at once, to put your own system into",
+    "command": "an agent edits files, a command measures",
+    "numbers": "a search sets numbers in files, a command measures; no model",
+    "rules": "words that sort texts are learned from examples; no model",
+    "prompt": "an agent edits a prompt, by which it answers questions",
+    "class": "a small system of its own, to put yours in its place; no model",
 }
+THRESHOLD = "threshold.txt"
 _SIGNS = (":", "=", ",", "\t")
 _SAMPLE = LabelledFile("messages.jsonl", 120, "text", "label", ("fine", "spam"))
 
@@ -139,9 +140,13 @@ def prompt_texts(
 
 def class_texts(file: str, folder: Path) -> dict[str, str]:
     """The files of the smallest complete class."""
-    edit = _free(folder, "threshold.txt", "limit.txt")
-    names = {"FILE": file, "EDIT_CODE": _quoted(edit)}
-    return {file: filled("start/class.py", names), edit: "10\n"}
+    place, names = folder / THRESHOLD, {"FILE": file, "EDIT_CODE": _quoted(THRESHOLD)}
+    texts = {file: filled("start/class.py", names)}
+    if not place.exists():
+        texts[THRESHOLD] = "10\n"
+    elif not place.read_text(encoding="utf-8").strip().isdigit():
+        raise UsageError(f"{THRESHOLD} is there already, and no number", hint="move it away")
+    return texts
 
 
 def agent_code(agent: str) -> str:

@@ -113,8 +113,9 @@ def answer(place: Place, *answers: str) -> str:
 
 
 def test_rules_learn_from_the_data_that_is_there(repo: Place) -> None:
-    lines = [f'"{row["text"]}",{row["label"]}' for row in ROWS]
-    repo.write("data/tickets.csv", "\n".join(["text,label", *lines, ""]))
+    lines = [f"{row['label']};{row['text']}" for row in ROWS]
+    repo.write("data/tickets.csv", "\n".join(["label;text", *lines, ""]))
+    repo.write(".venv/lib/bench.py", "print('score: 1')\n")
     repo.write("rules.txt", "# who gets a ticket\ndelivery = hello\ninvoice = dear good\n")
     repo.commit("data")
     with repo.untouched():
@@ -123,6 +124,8 @@ def test_rules_learn_from_the_data_that_is_there(repo: Place) -> None:
     document = repo.run("init", "--kind", "rules", "--json").document
     assert document["written"] == ["optimize.py"] and 'split("=", 1)' in document["text"]
     assert document["seen"]["data"] == ["data/tickets.csv (text -> label)"]
+    assert document["seen"]["prints a number"] == []
+    assert repo.git("status", "--porcelain") == "?? optimize.py"
     result = run_next(repo, document, "--max-epochs", "8")
     assert result["baseline"] <= 0.5 and result["best"] == 1.0
     assert result["test"]["after"] == 1.0
@@ -143,7 +146,7 @@ def test_without_data_a_sample_is_written_that_improves(repo: Place) -> None:
 
 
 def test_a_prompt_is_improved_by_a_program(repo: Place) -> None:
-    items = [{"question": f"{n} + {n + 1}", "answer": str(2 * n + 1)} for n in range(12)]
+    items = [{"question": f"{n} + {n + 1}", "answer": str(2 * n + 1)} for n in range(6)]
     repo.write("prompt.md", "Answer this: {question}\n")
     repo.write("sums.jsonl", "".join(f"{json.dumps(item)}\n" for item in items))
     repo.write("agent.py", AGENT)
@@ -212,8 +215,8 @@ def test_numbers_are_asked_for_and_searched(repo: Place) -> None:
     assert "[settings.toml:chunk.size=8..128:log]" in shown
     *_, commit, run = map(str.strip, shown.strip().splitlines())
     document = {"next": [commit, run], "text": repo.read("optimize.py"), "file": "optimize.py"}
-    result = run_next(repo, document, "--max-epochs", "10")
-    assert result["baseline"] == 64 + 68 and result["best"] < 100 and result["kept"] >= 2
+    result = run_next(repo, document, "--max-epochs", "5")
+    assert result["baseline"] == 64 + 68 and result["best"] < 128 and result["kept"] >= 1
 
 
 def test_a_command_measures_what_an_agent_edits(repo: Place) -> None:
