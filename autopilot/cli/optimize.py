@@ -11,6 +11,7 @@ from autopilot.cli import arguments, running
 from autopilot.cli.context import Context, in_child
 from autopilot.cli.output import own_stdout
 from autopilot.cli.workspace import report
+from autopilot.command.options import TaskOptions
 from autopilot.core.failures import failure_lines
 from autopilot.core.figures import figures, outcomes
 from autopilot.core.types import count_outcomes
@@ -33,6 +34,7 @@ def preflight(
     context: Context,
     target: arguments.Target = None,
     *,
+    task: TaskOptions,
     options: Annotated[
         Options, "monitor", "mode", "item_timeout", "memory", "jobs", "budget_seconds"
     ],
@@ -49,7 +51,7 @@ def preflight(
     autopilot optimize preflight support/classifier.py
     autopilot -p my-project optimize preflight
     """
-    request = context.request(target, hparam, link, seed=seed, options=options)
+    request = context.run_request(target, task, options, hparam, link, seed=seed)
     with own_stdout(context.output) as output:
         return report(output, look(request, context.child), target=request.target)
 

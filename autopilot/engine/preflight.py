@@ -22,6 +22,7 @@ from autopilot.core.measured import SplitMetrics
 from autopilot.core.module import name_parameters
 from autopilot.core.outages import Outages, transient_errors_of
 from autopilot.core.progress import Position
+from autopilot.core.records.record import TASK
 from autopilot.core.run import Run, running
 from autopilot.core.setup_checks import check_gates
 from autopilot.core.types import Datum
@@ -112,7 +113,8 @@ def _checks(request: Request, child: Child | None, lines: list[str]) -> Generato
         return
     try:
         target = committed_target(user, base, request)
-        yield Check("target", "ok", f"{target.text} is committed")
+        if target.text != TASK:
+            yield Check("target", "ok", f"{target.text} is committed")
         yield Check("experiment", "ok", f"it would be {name_of(user, target, request)}")
     except AutopilotError as error:
         yield Check.of("target", error)
@@ -218,6 +220,8 @@ def one_item(session: Session, *, live: bool = True) -> Iterator[Check]:
 def _first_items(split: str, loader: Iterable[Any]) -> list[Datum]:
     for batch in islice(loader, 1):
         first = as_batch(batch)
+        if not first.items:
+            return [first]
         items = islice(first.leaves(), _ITEMS)
         return [Datum(items=[item], metadata=dict(first.metadata)) for item in items]
     raise DataError(f"the {split} split is empty", hint=f"look at {split}_dataloader()")
@@ -226,6 +230,8 @@ def _first_items(split: str, loader: Iterable[Any]) -> list[Datum]:
 def _cost(session: Session, run: Run, seconds: float) -> Check:
     """The cost of an epoch and of the longest run, if all items cost the same as this one."""
     sizes = [int(size) for size in session.split_sizes if size.isdigit()]
+    if session.module.ends_items:  # a split is one evaluation
+        sizes += [1] * session.split_sizes.count("?")
     items, epochs = sum(sizes), session.max_epochs
     spent = run.ledger.total()
     parts = [f"{items:,} evaluations", _long(seconds * items)]

@@ -35,6 +35,9 @@ def test_a_script_and_an_agent_are_a_run(bench: Bench) -> None:
     assert "seconds: 9" in told
     assert place.git("diff", "--name-only", "main", "autopilot/bench-1") == "speed.txt"
     assert "changed bench.sh: put back" in place.git("log", "autopilot/bench-1")
+    place.call("propose", "create", "bench-1")
+    verified = place.autopilot("propose", "verify", "bench-1")
+    assert "10.000  8.000  -2.000" in verified.out, verified
     status, table = place.call("status", "bench-1").out, place.call("experiment", "list").out
     assert "target      sh bench.sh" in status and "sh bench.sh" in table
     assert "start sh bench.sh" in place.git("log", "--format=%s", "autopilot/bench-1")
@@ -247,6 +250,15 @@ def test_a_look_before_the_run_names_commands_and_who_edits(bench: Bench) -> Non
         "  begin with an item: not evaluated in a dry run: it runs a command",
     ):
         assert line in looked.out.splitlines(), looked
+    words = ["optimize", "preflight", *bench.options(max_epochs=None)[1:]]
+    checked = bench.place.autopilot(*words)
+    for line in (
+        "ok       command: measure val by: sh bench.sh",
+        "ok       command: edited by: cmd:sh agent.sh",
+        "ok       monitor: val seconds decides: lower is better",
+    ):
+        assert line in checked.out.splitlines(), checked
+    assert "an epoch: about 1 evaluations" in checked.out
     assert bench.place.git("branch", "--list", "autopilot/*") == ""
 
 
