@@ -80,7 +80,12 @@ def make_sampler(asked: str | BaseSampler, seed: int, spaces: Mapping[str, Space
 
 
 def _grid(spaces: Mapping[str, Space]) -> dict[str, Sequence[Any]]:
-    grid: dict[str, Sequence[Any]] = {name: space.points() for name, space in spaces.items()}
+    grid: dict[str, Sequence[Any]] = {}
+    for name, space in spaces.items():
+        try:
+            grid[name] = space.points()
+        except UsageError as error:
+            raise UsageError(f"{name}: {error.message}", hint=error.hint) from None
     if (size := math.prod(map(len, grid.values()))) > _LARGEST_GRID:
         raise UsageError(
             f"the grid has {size:,} combinations, and {_LARGEST_GRID:,} is the most",

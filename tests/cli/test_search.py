@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 import optuna
 import pytest
 
+from autopilot.git.repository import Repository
+from autopilot.tracking.upkeep import find_litter
+
 if TYPE_CHECKING:
     from tests.cli.conftest import Place
 
@@ -162,6 +165,8 @@ def test_a_study_goes_from_process_to_process_where_each_state_has_one(place: Pl
     assert log.stat().st_size <= 7 + 2
     derived = place.top / ".git/autopilot/a.derived"
     assert derived.is_file()
+    litter = find_litter(Repository.discover(place.top))
+    assert (derived, "a") in [(each.path, each.slug) for each in litter]
     place.run("experiment", "delete", "a", "--yes")
     assert not derived.exists()
 

@@ -270,7 +270,7 @@ def test_what_a_search_lacks_is_said_before_anything_runs(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     wrong = {
         "there is no sampler 'tpa'": lambda: SearchOptimizer([config], "tpa"),
-        "-5.0..5.0 has no step": lambda: SearchOptimizer([config], "grid"),
+        "x: -5.0..5.0 has no step": lambda: SearchOptimizer([config], "grid"),
         "the sampler 'gp' needs torch": lambda: SearchOptimizer([config], "gp"),
         "cannot propose values for": lambda: SearchOptimizer([PathParameter("x.txt")]),
         "two parameters for one file, config.toml": lambda: SearchOptimizer([config, again]),
@@ -310,3 +310,19 @@ def test_keys_of_one_name_in_two_files_are_told_apart():
     assert set(experiment.history[0].values) > {"a.json:n", "b.json:n"}
     assert all("asks otherwise" not in str(r.reasons) for r in experiment.history)
     assert "a.json:n 1 -> " in " ".join(r.summary for r in experiment.history)
+
+
+def test_no_number_of_epochs_that_change_nothing_ends_a_search():
+    module = Tuned(
+        "random", {"cache.kind": Choice(["lru", "none"])}, lambda v: len(v["cache.kind"])
+    )
+    experiment = fitted(module, 40)
+    assert experiment.last_epoch == 40 and experiment.memory.blocked() == {}
+    assert {r.outcome for r in experiment.history[1:]} == {"rejected", "unchanged", "repeated"}
+    optimizer = module.configure_optimizers()
+    for record in experiment.history:
+        optimizer.tell(record)
+    optimizer.load_state_dict(experiment.history[-1].state["optimizer"])
+    # States that were known are told their values: each trial of a choice has that choice's.
+    told = {(t.params["cache.kind"], t.value) for t in optimizer._up_to_date().trials}
+    assert told == {("lru", 3.0), ("none", 4.0)}
