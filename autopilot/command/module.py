@@ -8,9 +8,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autopilot.command.reading import Printed, cut, last_lines, read_junit, read_output
+from autopilot.command.reading import (
+    Printed,
+    check_regex,
+    cut,
+    last_lines,
+    read_junit,
+    read_output,
+)
 from autopilot.command.shell import Ran, TrackedFiles, repository_here, run_shell
 from autopilot.core.module import AutoPilotModule
+from autopilot.core.parameter import PathParameter
 from autopilot.core.run import current_run, say
 from autopilot.core.types import Datum
 from autopilot.errors import EvaluationError, MetricError, ModuleError, UsageError
@@ -37,6 +45,9 @@ class CommandModule(AutoPilotModule):
     Subclasses declare parameters and define `configure_optimizers`. A command is run by the shell
     in the working directory, with the variables AUTOPILOT_SPLIT (train, val or test) and
     AUTOPILOT_SEED. It measures what the files hold now, and changes no tracked file.
+
+    A metric counts only if the command ends with exit code 0. Items, printed or in a JUnit file,
+    count whatever it is: test programs end with 1 where one of them failed.
 
     Args:
         eval: Measures the val split. Without `train_eval` its results are the feedback.
@@ -87,6 +98,8 @@ class CommandModule(AutoPilotModule):
         self.metric, self.metric_regex, self.junit = metric, metric_regex, junit
         self.guard, self._setup = guard, setup
         self.variables = dict(each.split("=", 1) for each in env if "=" in each)
+        if metric_regex:
+            check_regex(metric_regex)
         for name in (each for each in env if "=" not in each):
             if name not in os.environ:
                 raise UsageError(f"the variable {name} is not set", hint=f"export {name}=...")
@@ -94,7 +107,7 @@ class CommandModule(AutoPilotModule):
         self.monitor, self.mode = metric or self.monitor, mode or self.mode
         self._repo = repository_here()
         self._files: TrackedFiles | None = None
-        self._is_set_up = False
+        self._is_set_up, self._seed = False, ""
         self._guarded: tuple[Mapping[str, Any] | None, Any, str] = (None, None, "")
 
     def details(self) -> list[str]:
@@ -119,9 +132,10 @@ class CommandModule(AutoPilotModule):
 
     def forward(self, batch: Datum) -> Datum:
         split = str(batch.metadata["split"])
+        # Seeded for each batch, so that a measurement that is repeated repeats its chance.
+        self._seed = str(random.getrandbits(31))
         self._set_up(split)
-        files = self._files
-        state = files.look() if files is not None else None
+        state = self._files.look() if self._files is not None else None
         if split == "val" and self.guard:
             if state is None or state != self._guarded[0]:
                 ran = self._run(self.guard, split, self.item_timeout_s)
@@ -134,7 +148,7 @@ class CommandModule(AutoPilotModule):
         junit = Path(self.junit) if self.junit else None
         before = _written(junit)
         ran = self._run(self.commands[split], split, self.item_timeout_s)
-        if problem := self._changed() or self._unusable(ran, junit is not None):
+        if problem := self._changed() or (ran.explained() if ran.is_cut_short else ""):
             return self._failed(split, f"{ran.name} {problem}", ran)
         try:
             printed = read_output(ran.finished.stdout, self.metric, self.metric_regex)
@@ -142,9 +156,14 @@ class CommandModule(AutoPilotModule):
                 if _written(junit) == before:
                     raise MetricError(f"it did not write {self.junit}")
                 printed = Printed(printed.metrics, read_junit(junit))
+            # Items say how they went; else the exit code counts, with a metric or without.
+            if not printed.items and self.metric and (problem := ran.explained()):
+                return self._failed(split, f"{ran.name} {problem}", ran)
             return self._result(printed, ran)
         except MetricError as error:
-            return self._failed(split, f"{ran.name}: {error.message}", ran)
+            problem = ran.explained() if junit is None else ""
+            message = f"{ran.name} {problem}" if problem else f"{ran.name}: {error.message}"
+            return self._failed(split, message, ran)
 
     def _result(self, printed: Printed, ran: Ran) -> Datum:
         metrics, metric = dict(printed.metrics), self.metric
@@ -161,19 +180,10 @@ class CommandModule(AutoPilotModule):
         feedback = "\n".join(filter(None, (printed.feedback, cut(ran.said))))
         return Datum(metrics=metrics, success=success, feedback=feedback or None)
 
-    def _unusable(self, ran: Ran, has_file: bool) -> str:
-        """Why a command gave no result; where the exit code alone decides, it is one."""
-        if ran.finished.ended_by or ran.is_missing or ran.finished.code < 0:
-            return ran.explained()
-        if has_file or self.metric is None or not ran.problem():
-            return ""
-        return ran.explained()
-
     def _run(self, command: str, split: str, limit: float | None) -> Ran:
         variables = {
             "AUTOPILOT_SPLIT": split,
-            # Seeded for each batch, so that a measurement that is repeated repeats its chance.
-            "AUTOPILOT_SEED": str(random.getrandbits(31)),
+            "AUTOPILOT_SEED": self._seed,
             **self.variables,
         }
         ran = run_shell(command, variables, limit)
@@ -201,7 +211,8 @@ class CommandModule(AutoPilotModule):
         if self._is_set_up:
             return
         if self._repo is not None:
-            self._files = TrackedFiles(self._repo, self.parameters())
+            files = [each for each in self.parameters() if isinstance(each, PathParameter)]
+            self._files = TrackedFiles(self._repo, files)
         run = current_run()
         marker = self._files.marker if self._files is not None else None
         is_replacement = run is not None and run.experiment.is_replacement
@@ -226,7 +237,8 @@ class CommandModule(AutoPilotModule):
             EvaluationError: it was the baseline's: nothing could be compared with it.
         """
         run = current_run()
-        if run is not None and run.epoch == (split == "train"):
+        is_first = run is not None and run.epoch == {"val": 0, "train": 1}.get(split)
+        if is_first:
             raise EvaluationError(problem, hint=hint.format(self.metric or "score"))
         return Datum(success=False, error_message=problem, feedback=f"{problem}\n{cut(ran.said)}")
 

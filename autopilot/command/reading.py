@@ -76,10 +76,7 @@ def read_output(text: str, metric: str | None, regex: str = "") -> Printed:
     if regex and metric:
         for form in forms:
             form.pop(metric, None)
-        try:
-            matches = list(re.finditer(regex, _COLOUR.sub("", text), re.MULTILINE))
-        except re.error as error:
-            raise UsageError(f"--metric-regex {regex!r}: {error}") from error
+        matches = list(re.finditer(regex, _COLOUR.sub("", text), re.MULTILINE))
         found = {metric: [(m[m.re.groups and 1], _line_of(m)) for m in matches]}
         forms.insert(0, _once(found if matches else {}, metric, wrong))
     if metric and not any(metric in form for form in forms) and metric not in wrong:
@@ -98,6 +95,20 @@ def read_output(text: str, metric: str | None, regex: str = "") -> Printed:
     if printed is None:
         return Printed(metrics)
     return Printed(metrics, printed.items, printed.verdict, printed.feedback)
+
+
+def check_regex(regex: str) -> None:
+    """Refuses what is no regular expression.
+
+    Raises:
+        UsageError: it says why.
+    """
+    try:
+        re.compile(regex)
+    except re.error as error:
+        raise UsageError(
+            f"--metric-regex {regex!r}: {error}", hint=r"as in 'took ([\d.]+) s'"
+        ) from error
 
 
 def _once(
@@ -142,7 +153,7 @@ def _json(line: str, metric: str | None) -> Printed | None:
     success = value.get("success")
     return Printed(
         metrics,
-        _items(items),
+        _items(items, metric),
         success if isinstance(success, bool) else None,
         str(value.get("feedback") or ""),
         wrong,
@@ -165,7 +176,7 @@ def _numbers(
     return metrics, wrong
 
 
-def _items(listed: Iterable[object]) -> list[Datum]:
+def _items(listed: Iterable[object], metric: str | None) -> list[Datum]:
     items: list[Datum] = []
     seen: set[str] = set()
     for place, item in enumerate(listed):
@@ -179,16 +190,14 @@ def _items(listed: Iterable[object]) -> list[Datum]:
         if not isinstance(success, bool | None):
             raise MetricError(f"item {name!r} has success={success!r}, not true or false")
         metrics, wrong = _numbers(item, _OF_ITEM)
-        if "score" in wrong:
-            raise MetricError(
-                f"item {name!r} has {shorten(wrong['score'], 60)}, which is no number"
-            )
+        if odd := wrong.get("score") or wrong.get(metric or ""):
+            raise MetricError(f"item {name!r} has {shorten(odd, 60)}, which is no number")
         error = item.get("error")
         payload = {key: item[key] for key in ("input", "output", "expected") if key in item}
         items.append(
             Datum(
                 id=name,
-                metrics={k: v for k, v in metrics.items() if not math.isnan(v)},
+                metrics=metrics,
                 success=success,
                 error_message=str(error) if error else None,
                 feedback=str(item.get("feedback") or "") or _difference(item, success),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autopilot.command.reading import last_lines, read_output
-from autopilot.core.parameter import Parameter
+from autopilot.core.parameter import PathParameter
 from autopilot.errors import RepositoryError, UsageError
 from autopilot.git.objects import SUBMODULE, Entry, list_tree, tree_of
 from autopilot.git.repository import Repository
@@ -42,6 +42,11 @@ class Ran:
     def name(self) -> str:
         """The command as sentences have it."""
         return f"`{shorten(self.command, 60)}`"
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether it did not come to its own end."""
+        return bool(self.finished.ended_by) or self.finished.code < 0 or self.is_missing
 
     @property
     def is_missing(self) -> bool:
@@ -133,7 +138,7 @@ class TrackedFiles:
         marker: A file that says that the worktree is set up; it goes with it. None: there is none.
     """
 
-    def __init__(self, repo: Repository, parameters: Sequence[Parameter]) -> None:
+    def __init__(self, repo: Repository, parameters: Sequence[PathParameter]) -> None:
         self._scopes = [scope_of(repo, parameter) for parameter in parameters]
         self._root = repo.workdir
         self.puts_back = os.environ.get(WORKTREE) == str(repo.workdir)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from autopilot import CommandModule, Datum, PathParameter
+from autopilot.errors import UsageError
 
 if TYPE_CHECKING:
     from tests.command.conftest import Bench
@@ -119,6 +120,8 @@ def test_a_regex_finds_the_metric_where_no_form_does(here: Bench) -> None:
     )
 
     assert result.metrics == {"seconds": 3.5}
+    with pytest.raises(UsageError, match="--metric-regex"):
+        Files(eval="true", metric="seconds", metric_regex="took (")
 
 
 @pytest.mark.parametrize(
@@ -131,6 +134,10 @@ def test_a_regex_finds_the_metric_where_no_form_does(here: Bench) -> None:
         ("", "printed no metric 'seconds', but: it printed nothing"),
         ('{"items": [{"id": 1, "seconds": 1}, {"id": "1"}]}', "two items with the id '1'"),
         ('{"items": [3]}', "item 0 is 3, not an object"),
+        (
+            '{"items": [{"seconds": "fast"}]}',
+            'item \'0\' has "seconds": "fast", which is no number',
+        ),
         ('{"items": [{"success": "no"}]}', "item '0' has success='no', not true or false"),
     ],
 )
@@ -154,6 +161,18 @@ def test_items_are_items(here: Bench) -> None:
     assert (a.id, a.outcome, a.feedback) == ("a", "failed", '"2+2": expected "4", got "5"')
     assert (b.id, b.outcome, b.metrics, b.feedback) == ("b", "passed", {"score": 0.9}, "fine")
     assert a.metadata == {"input": "2+2", "output": "5", "expected": "4"}
+
+
+def test_items_count_whatever_the_exit_code_a_metric_does_not(here: Bench) -> None:
+    here.place.write("out", '{"items": [{"id": "a", "success": false}, {"success": true}]}')
+
+    items = measured(eval="cat out; exit 1")
+    crashed = measured(eval="echo seconds: 1; exit 1", metric="seconds")
+    empty = measured(eval="exit 1", metric="seconds")
+
+    assert [item.outcome for item in items.items] == ["failed", "passed"]
+    for result in (crashed, empty):
+        assert "ended with exit code 1" in (result.error_message or ""), result
 
 
 JUNIT = """<testsuite><testcase classname="t" name="a"/><testcase classname="t" name="b">
@@ -199,6 +218,10 @@ def test_a_command_knows_its_split_its_seed_and_its_variables(here: Bench) -> No
     random.seed(1)
     seeds = [random.getrandbits(31) for _ in "12"]
     assert [result.feedback for result in results] == [f"test a b {seed}" for seed in seeds]
+    # A guard has no part in it: it runs once a state.
+    random.seed(1)
+    guarded = measured(eval=said, guard="true")
+    assert (guarded.feedback or "").split() == ["val", str(seeds[0])]
 
 
 def test_a_daemon_does_not_hold_up_a_command(here: Bench) -> None:
