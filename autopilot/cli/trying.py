@@ -363,7 +363,9 @@ def _tell_status(output: Output, user: Repository, slug: str) -> int:
         )
     output.lines(pages.standing_lines(standing))
     edited, unfinished = standing["edited"], standing["unfinished"]
-    if unfinished:
+    if standing["state"] == "running":
+        output.line(f"an edit is being measured: {place.notebook.status.detail}", "yellow")
+    elif unfinished:
         said = one_line(unfinished["message"], 60)
         output.line(f"not finished: epoch {unfinished['epoch']}, {said}", "yellow")
         output.line(f"next: {HOW} goes on with it; autopilot try --undo takes it back")

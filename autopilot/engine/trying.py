@@ -268,6 +268,25 @@ class TryPlace:
             hint=_HOW,
         )
 
+    def check_decided(self) -> None:
+        """Makes sure that no edit waits for a verdict, for a session that measures none.
+
+        Raises:
+            UsageError: there is one.
+        """
+        if changed := [*self.edited(), *([self.slug] if self.unfinished else [])]:
+            raise UsageError(
+                f"{changed[0]} was edited and not tried: {self.slug} cannot go on without a "
+                "decision",
+                hint='autopilot try -m "what you changed" measures it, autopilot try --undo takes '
+                "it back",
+            )
+        # Scored on the test split, the baseline's files are no edit if that is killed.
+        epochs = self.notebook.epochs
+        first = epochs[0].commit if epochs else self.notebook.start
+        self.note(Trial(epochs[-1].number if epochs else 0, first, ""))
+        self.put(self.state)
+
     def take_back(self) -> tuple[list[str], str]:
         """Takes edits that were not measured out of the files; the lock is held.
 
@@ -332,12 +351,8 @@ def open_trial(
         is_noted = place.trial is not None and not child.is_first
         if message is not None:
             trial = place.trial if is_noted else place.begin(message, undo=undo)
-        elif changed := [*place.edited(), *([slug] if place.unfinished else [])]:
-            raise UsageError(
-                f"{changed[0]} was edited and not tried: {slug} cannot go on without a decision",
-                hint='autopilot try -m "what you changed" measures it, autopilot try --undo takes '
-                "it back",
-            )
+        else:
+            place.check_decided()
 
     try:
         session = Session.resume(user.workdir, slug, changes, callbacks, child, held=begin)

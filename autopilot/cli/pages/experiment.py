@@ -79,6 +79,7 @@ def page(notebook: Notebook) -> list[str]:
         "target": manifest.title or "library use, without `autopilot run`",
         "arguments": pairs(manifest.hparams),
         "options": pairs(manifest.options),
+        "steps": "edits made by hand, with autopilot try" if manifest.by_hand else "",
         "seed": str(manifest.seed),
         "base": f"{manifest.base[:7]} ({manifest.base_branch})",
         "forked from": ", merged with ".join(sources).replace("@", ", epoch "),

@@ -9,7 +9,7 @@ from typing import Any
 from autopilot.core.figures import figures, signed
 from autopilot.core.memory import DECISIONS
 from autopilot.core.records.message import one_line
-from autopilot.core.records.record import Lesson
+from autopilot.core.records.record import Lesson, LlmRecord
 from autopilot.engine.request import NO_OPTIONS, options_of
 from autopilot.engine.trying import Trial, TryPlace
 from autopilot.text import redact
@@ -99,7 +99,7 @@ def standing(place: TryPlace) -> dict[str, Any]:
     return {
         "experiment": place.slug,
         "state": notebook.status.state,
-        "path": str(place.path / notebook.manifest.directory),
+        "path": str(place.path),
         "parameters": place.what,
         "monitor": monitor,
         "mode": mode,
@@ -131,8 +131,11 @@ def _left(notebook: Notebook) -> dict[str, float]:
         "seconds": (options.budget_seconds, spent.seconds),
         "tokens": (options.budget_tokens, spent.tokens),
         "dollars": (options.budget_usd, spent.cost_usd),
+        "calls": (options.budget_calls, sum(1 for _ in notebook.records(LlmRecord))),
     }
-    left = {n: max(0, limit - used) for n, (limit, used) in pairs.items() if limit is not None}
+    left = {
+        n: round(max(0, limit - used), 2) for n, (limit, used) in pairs.items() if limit is not None
+    }
     if "evaluations" in left and notebook.last is not None:
         of_epochs = [
             e.record.cost.evaluations - (e.record.noise.evaluations if e.record.noise else 0)
@@ -167,9 +170,8 @@ def standing_lines(standing: Mapping[str, Any]) -> list[str]:
 
 def ready_lines(place: TryPlace) -> list[str]:
     """Where to edit, and what to type then."""
-    where = place.path / place.notebook.manifest.directory
     return [
-        f"edit:   {', '.join(place.what)} in {where}",
+        f"edit:   {', '.join(place.what)} in {place.path}",
         f"then:   {HOW}",
         "end:    autopilot try done",
     ]
