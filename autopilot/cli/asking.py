@@ -63,7 +63,9 @@ class Answers:
             self.say(f"  {number} {name:<8} {text}")
             if name in fitting:
                 self.say(f"             here: {fitting[name]}")
-        kind = self.settle("kind", "the kind", next(iter(fitting)), _kind, is_needed=True)
+        kind = self.settle(
+            "kind", "which kind of system", next(iter(fitting)), _kind, is_needed=True
+        )
         fits = _FITS[kind]
         unfit = [name for name, value in self.given.items() if value and name not in fits]
         if unfit := [name for name in unfit if name != "kind"]:
@@ -102,7 +104,7 @@ class Answers:
                 self._output.line(f"{error.message}; {error.hint}")
         if default is None or is_needed:
             example = _EXAMPLES[option] if default is None else shlex.quote(default)
-            raise UsageError(f"--{option} is missing, {question}", hint=f"--{option} {example}")
+            raise UsageError(f"--{option} is missing: {question}", hint=f"--{option} {example}")
         return check(default)
 
     def file(self, name: str) -> str:

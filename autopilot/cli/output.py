@@ -235,6 +235,7 @@ class Output:
         print(_printable(f"{question} ", self.people), end="", file=self.people, flush=True)
         answer = sys.stdin.readline()
         if not answer:
+            self.line()
             raise KeyboardInterrupt
         return answer.strip()
 

@@ -197,7 +197,8 @@ class Survey:
 
     def needed_by(self, command: str) -> set[str]:
         """The files that a command names, and those that these import or, untracked, name."""
-        found = set(re.split(r"[\s:'\"=]+", command)) & self._set
+        quoted = [first or second for first, second in re.findall(r"'(.+?)'|\"(.+?)\"", command)]
+        found = {*re.split(r"[\s:'\"=]+", command), *quoted} & self._set
         for script in tuple(found):
             text = self.text(script)
             found.update(self.used_by(script))
@@ -218,6 +219,11 @@ class Survey:
         """Globs of the source code, as `--edit` takes them; at most three."""
         script = next((p.why for p in self.programs if p.why in self._set), "")
         used = self.used_by(script) if script else []
+        texts = [
+            f for f in (*self.prompts, *self.rules) if PurePosixPath(f).name in self.text(script)
+        ]
+        if texts:
+            return texts[:3]
         if used:
             tops = Counter(PurePosixPath(file).parts[0] for file in used)
             top = tops.most_common(1)[0][0]

@@ -162,7 +162,7 @@ def test_a_prompt_is_improved_by_a_program(repo: Place) -> None:
 def test_a_person_is_asked_and_each_answer_is_checked_at_once(repo: Place) -> None:
     repo.write("tickets.jsonl", "".join(f"{json.dumps(row)}\n" for row in ROWS))
     shown = answer(repo, "9", "", "tickets.json", "README.md", "")
-    assert "the kind [rules]: '9' is no kind; they are: command," in shown
+    assert "which kind of system [rules]: '9' is no kind; they are: command," in shown
     assert "tickets.json: no such file; name a file that git tracks" in shown
     assert "README.md has no rows with a text and a label" in shown
     assert "wrote optimize.py, rules.txt" in shown
@@ -172,7 +172,9 @@ def test_a_person_is_asked_and_each_answer_is_checked_at_once(repo: Place) -> No
 def test_without_a_terminal_the_missing_option_is_named(repo: Place) -> None:
     repo.write("tickets.jsonl", "".join(f"{json.dumps(row)}\n" for row in ROWS))
     refused = repo.refused
-    refused("init", says=("--kind is missing, the kind",), hints=("--kind rules",), code=2)
+    refused(
+        "init", says=("--kind is missing: which kind of system",), hints=("--kind rules",), code=2
+    )
     refused(
         "init", "--kind", "prompt", "--agent", "me", says=("--edit",), hints=("prompt.md",), code=2
     )
