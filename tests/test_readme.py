@@ -21,6 +21,11 @@ def blocks(language: str) -> list[str]:
     return [code for name, code in found if name == language]
 
 
+def block(beginning: str) -> str:
+    """The shell block that begins so."""
+    return next(code for code in blocks("sh") if code.startswith(beginning))
+
+
 def environment(home: Path) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     return kept | {
@@ -97,7 +102,7 @@ def test_the_commands_after_a_run_work(clone: Path, tmp_path: Path) -> None:
     target = "examples/textmatch/textmatch.py"
     done = run([*autopilot, "run", target, "--max-epochs", "6"], clone, tmp_path)
     assert done.returncode == 0, done.stderr
-    for line in blocks("sh")[1].splitlines():
+    for line in block("autopilot log --graph").splitlines():
         words = line.partition("#")[0].split()
         command = [*autopilot, *words[1:]] if words[0] == "autopilot" else words
         shown = run(command, clone, tmp_path)
@@ -117,13 +122,130 @@ def test_what_is_proved_and_merged_works_line_by_line(clone: Path, tmp_path: Pat
     ):
         done = run(command, clone, tmp_path)
         assert done.returncode == 0, done.stderr
-    for line in blocks("sh")[2].splitlines():
+    for line in block("autopilot push").splitlines():
         words = shlex.split(line, comments=True)
         assert words[0] == "autopilot"
         done = run([*autopilot, *words[1:]], clone, tmp_path)
         assert done.returncode == 0, (line, done.stdout, done.stderr)
     assert "holds on the test split" in run(["git", "log", "-1"], clone, tmp_path).stdout
     assert run(["git", "status", "--porcelain"], clone, tmp_path).stdout == ""
+
+
+SYSTEM = {
+    "rules.txt": "billing: refund\nlogin: password\n",
+    "tickets.csv": "text,label\n"
+    + "".join(
+        f"my {word} {number},{label}\n"
+        for label, words in (("billing", "invoice charge"), ("login", "account name"))
+        for word in words.split()
+        for number in range(8)
+    ),
+    "prompt.md": "Sort it.\n",
+    "answer.py": "text = open('prompt.md').read()\nprint('accuracy:', min(1, len(text) / 40))\n",
+    "score.py": "BOOST = 0.5  # of a word in capitals\n",
+    "config.toml": "casing = 'keep'  # or 'lower'\n\n[window]\nsize = 4\n",
+    "quality.py": "import tomllib\nfrom score import BOOST\n"
+    "config = tomllib.load(open('config.toml', 'rb'))\n"
+    "away = abs(BOOST - 0.3) + abs(config['window']['size'] - 30) / 60\n"
+    "print('METRIC score=%.6f' % (1 - away - (config['casing'] == 'keep') / 9))\n",
+    "program.md": "Make it faster.\n",
+    "src/loop.py": "def total(n):\n    return sum(range(n + 1))\n",
+    "bench.py": "import sys\nsys.path.insert(0, 'src')\nimport loop\n"
+    "print('seconds:', 2 if 'range' in open(loop.__file__).read() else 1)\n",
+    "tests/test_loop.py": "import sys\nsys.path.insert(0, 'src')\nfrom loop import total\n\n\n"
+    "def test_total():\n    assert total(4) == 10\n",
+}
+# Stands in for Claude Code: it makes one edit that its prompt asks for, and describes it.
+CLAUDE = """#!{python}
+import json, pathlib, sys
+asked = sys.stdin.read()
+prompt, code = pathlib.Path("prompt.md"), pathlib.Path("src/loop.py")
+if "Make it faster." in asked:
+    code.write_text("def total(n):\\n    return n * (n + 1) // 2\\n")
+elif "the name of the queue alone" in asked:
+    prompt.write_text(prompt.read_text() + "Answer with its name.\\n")
+said = json.dumps(dict(strategy="edit", summary="edit it", rationale="better"))
+print(json.dumps(dict(type="result", subtype="success", is_error=False, result=said,
+    session_id="s", total_cost_usd=0.0, stop_reason="end_turn", modelUsage={{}}, usage={{}})))
+"""
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> Path:
+    """A repository with the files that the README's first commands name."""
+    place = tmp_path / "a system of my öwn"
+    for name, content in SYSTEM.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(content, encoding="utf-8")
+    home = tmp_path / "bin"
+    home.mkdir()
+    for name, script in (
+        ("autopilot", f'#!/bin/sh\nexec {sys.executable} -m autopilot "$@"\n'),
+        ("python", f'#!/bin/sh\nexec {sys.executable} "$@"\n'),
+        ("claude", CLAUDE.format(python=sys.executable)),
+    ):
+        (home / name).write_text(script)
+        (home / name).chmod(0o755)
+    for command in (
+        ["git", "init", "-q", "-b", "main"],
+        ["git", "config", "user.name", "Ada Byron"],
+        ["git", "config", "user.email", "ada@example.com"],
+        ["git", "add", "."],
+        ["git", "commit", "-qm", "base"],
+    ):
+        assert run(command, place, tmp_path).returncode == 0
+    return place
+
+
+@pytest.mark.parametrize(
+    ("beginning", "best"),
+    [
+        ("autopilot init --kind rules", r"val accuracy 0\.\d+ -> [01]\.\d+"),
+        ("autopilot run --edit prompt.md", r"val accuracy 0\.\d+ -> 1.000.* test 0\.\d+ -> 1.000"),
+        ("autopilot run --eval 'python quality.py'", r"val score 0\.\d+ -> 0\.9\d+"),
+        ("autopilot run --edit 'src/**/*.py'", r"val seconds 2.000 -> 1.000"),
+    ],
+)
+def test_four_lines_improve_a_system(
+    system: Path, tmp_path: Path, beginning: str, best: str
+) -> None:
+    code = block(beginning)
+    assert len(code.splitlines()) <= 4
+    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    done = run(["env", f"PATH={path}", "sh", "-ec", code], system, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(rf"best: epoch [1-9]\d*, {best}", done.stdout), done.stdout
+
+
+def test_the_loop_turned_round_works_line_by_line(system: Path, tmp_path: Path) -> None:
+    module = (
+        "from autopilot import CommandModule, PathParameter\n\n\n"
+        "class Bench(CommandModule):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(eval='python answer.py', metric='accuracy')\n"
+        "        self.mode, self.prompt = 'max', PathParameter('prompt.md')\n"
+    )
+    (system / "optimize.py").write_text(module)
+    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    git = ["git", "add", "."], ["git", "commit", "-qm", "module"]
+    assert all(run(list(command), system, tmp_path).returncode == 0 for command in git)
+    for line in block("autopilot try").splitlines():
+        done = run(["env", f"PATH={path}", "sh", "-ec", line], system, tmp_path)
+        assert done.returncode == 0, (line, done.stdout, done.stderr)
+        if " start " in line:
+            place = re.search("edit: +prompt.md in (.*)", done.stdout)
+            assert place is not None, done.stdout
+            prompt = Path(place[1]) / "prompt.md"
+            prompt.write_text("Sort it, and say no more than its name.")
+        if " -m " in line:
+            assert "epoch 1: kept" in done.stdout
+            assert prompt.read_text().startswith("Sort it, and")
+        if "--undo" in line:
+            assert prompt.read_text() == SYSTEM["prompt.md"]
+    assert (
+        "epoch"
+        in run(["git", "log", "-1", "--format=%s", "autopilot/optimize-1"], system, tmp_path).stdout
+    )
 
 
 def test_the_greeter_runs_in_a_repository(tmp_path: Path) -> None:
@@ -154,5 +276,7 @@ def test_the_library_examples_run(name: str) -> None:
 
 
 def test_the_second_command_is_what_ci_runs() -> None:
-    tests = next(block for block in blocks("sh") if "pytest" in block).strip()
+    tests = next(
+        code for code in blocks("sh") if "pip install" in code and "pytest" in code
+    ).strip()
     assert tests in (TOP / ".ci" / "run").read_text(encoding="utf-8")
