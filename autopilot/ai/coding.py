@@ -28,6 +28,7 @@ from autopilot.text import clean, hide, redact
 
 _PROMPT_FILE = "{prompt_file}"
 _BY_HAND = "try it by hand: claude --print hello"
+_NOT_FOUND = 127
 _SPECIAL = re.compile(r"[\\\[\]*?]")
 
 
@@ -173,6 +174,9 @@ class CommandAgent(Agent):
         with _spending(role, name, most_usd=0.0) as spent:
             finished = self._finish(prompt, folder)
             spent.settle(Cost(seconds=finished.seconds), known=False)
+            if name == "sh" and finished.code == _NOT_FOUND:
+                hint = "correct the agent's command, or install the program"
+                raise AgentNotFoundError(f"the shell says: {finished.tail()}", hint=hint)
             if finished.code != 0:
                 raise AgentError(
                     f"{name} ended with code {finished.code}: {finished.tail()}",

@@ -29,12 +29,11 @@ from autopilot.engine.trying import (
     TryPlace,
     loop_of,
     open_trial,
-    open_tries,
     settle,
-    user_of,
 )
 from autopilot.errors import AutopilotError, ExperimentError, ModuleError, UsageError
 from autopilot.git.repository import Repository
+from autopilot.tracking.finding import open_tries, user_of
 from autopilot.tracking.holding import stopped
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import tell

@@ -85,13 +85,18 @@ def check_apart(edited: Sequence[PathParameter], tuned: Sequence[PathParameter])
             if path in owners:
                 other = owners[path]
                 is_tuned = any(other is each for each in tuned)
-                both = f"--{'tune' if is_tuned else 'edit'} {other.label}"
+                both = f"--{'tune' if is_tuned else 'edit'} {_glob(other)}"
                 name = os.path.relpath(path)
                 raise UsageError(
-                    f"{both} and --edit {parameter.label} overlap: both have {name}",
+                    f"{both} and --edit {_glob(parameter)} overlap: both have {name}",
                     hint=f"--protect {name}" if is_tuned else "leave one of them out",
                 )
             owners[path] = parameter
+
+
+def _glob(parameter: PathParameter) -> str:
+    pattern = "" if parameter.is_file else parameter.pattern
+    return os.path.normpath(os.path.join(parameter.label, pattern))
 
 
 def _parameter(glob: str, protected: Sequence[str]) -> PathParameter:

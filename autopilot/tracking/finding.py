@@ -6,9 +6,10 @@ import contextlib
 from dataclasses import dataclass
 
 from autopilot.core.records.message import EXPERIMENT, trailer
-from autopilot.errors import ExperimentError, RepositoryError, SlugError
+from autopilot.errors import AutopilotError, ExperimentError, RepositoryError, SlugError
 from autopilot.git import commits, refs, remotes
 from autopilot.git.repository import Repository
+from autopilot.git.worktrees import cache_folder, worktree_path
 from autopilot.tracking.layout import BRANCHES, Layout, epoch_of_tag, experiments
 from autopilot.tracking.notebook import Notebook
 
@@ -146,3 +147,33 @@ def experiment_of(repo: Repository, name: str) -> str | None:
     except RepositoryError:
         return None
     return trailer(commit.message, EXPERIMENT)
+
+
+def user_of(repo: Repository) -> tuple[Repository, str | None]:
+    """The user's own checkout, and the experiment whose worktree a repository is, if it is one.
+
+    Raises:
+        ExperimentError: it is a worktree of ours, and there is no main one.
+    """
+    root = worktree_path(repo, "x").parent
+    if not (repo.workdir.is_relative_to(cache_folder()) and repo.workdir.is_relative_to(root)):
+        return repo, None
+    if repo.main_workdir is None:
+        raise ExperimentError(
+            f"{repo.workdir} is a worktree of a repository without a checkout",
+            hint="call it from the checkout that the experiment was started in, or with -C",
+        )
+    return Repository.discover(repo.main_workdir), repo.workdir.relative_to(root).as_posix()
+
+
+def open_tries(user: Repository, project: str | None = None) -> list[str]:
+    """The experiments that are driven by hand and not finished, the newest last."""
+    found = []
+    for slug in experiments(user):
+        if project and not slug.startswith(f"{project}/"):
+            continue
+        with contextlib.suppress(AutopilotError):
+            notebook = Notebook(user, slug)
+            if notebook.manifest.by_hand and notebook.status.state != "finished":
+                found.append(notebook)
+    return [notebook.slug for notebook in sorted(found, key=lambda each: each.recency)]

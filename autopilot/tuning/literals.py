@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -244,7 +244,10 @@ def ini_literals(text: str) -> list[Literal]:
 # --- YAML ----------------------------------------------------------------------------------------
 
 _YAML_INT = re.compile(r"[-+]?(?:0|[1-9][0-9_]*)|0x[0-9a-fA-F]+|0o[0-7]+")
-_YAML_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+# Digits with a zero in front are 8 in older versions of YAML and 10 in newer ones: a text.
+_YAML_FLOAT = re.compile(
+    r"[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)"
+)
 _YAML_NULL = ("", "~", "null", "Null", "NULL")
 _YAML_BOOL = dict.fromkeys(("true", "True", "TRUE"), True) | dict.fromkeys(
     ("false", "False", "FALSE"), False
@@ -383,6 +386,7 @@ def line_of(text: str, place: int) -> int:
     return len(re.findall(r"\r\n|\r|\n", text[:place])) + 1
 
 
-def spelled_path(path: Iterable[str]) -> str:
+def spelled_path(path: Path) -> str:
     """A path as it is written in an option: parts with dots are quoted."""
-    return ".".join(f'"{part}"' if set(part) & set(".=:'\"") else part for part in path)
+    quoted = (json.dumps(part, ensure_ascii=False) for part in path)
+    return ".".join(q if set(p) & set(".=:'\"") else p for p, q in zip(path, quoted, strict=True))

@@ -14,7 +14,7 @@ from autopilot.core.figures import figures
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.records.record import MetricsRecord
 from autopilot.core.run import current_run, say
-from autopilot.errors import ParameterError, StateError, UsageError
+from autopilot.errors import AgentError, ParameterError, StateError, UsageError
 from autopilot.tuning.parameter import ConfigParameter
 from autopilot.tuning.samplers import (
     add_trial,
@@ -142,9 +142,11 @@ class SearchOptimizer(Optimizer):
         self._in_study = 0
         self._pending: _Asked | None = None
         self._differs = False
-        # The latest epoch with a proposal, and epochs whose step failed before there was one.
+        # The latest epoch with a proposal; epochs whose step failed before there was one; epochs
+        # in which an agent changed the values after the search.
         self._proposed = 0
         self._without: list[int] = []
+        self._changed: list[int] = []
 
     # --- what the loop calls -------------------------------------------------------------------
 
@@ -165,6 +167,8 @@ class SearchOptimizer(Optimizer):
         self._epochs.append(_Told(record.epoch, value, found, undone))
         if record.epoch > 0 and record.epoch not in (self._proposed, *self._without):
             self._without.append(record.epoch)  # of a resumed run, load_state_dict knows better
+        if self._pending is not None and dict(self._pending.values) != found:
+            self._changed.append(record.epoch)
         if self._study is not None:
             self._up_to_date()
 
@@ -180,7 +184,11 @@ class SearchOptimizer(Optimizer):
         self._proposed = self._number
         self._without = [number for number in self._without if number != self._number]
         for config, first in zip(self.configs, self._first, strict=True):
-            before = config.present()
+            try:
+                before = config.present()
+            except ParameterError as error:
+                # Another optimizer of the same step left it so: that costs the epoch, not the run.
+                raise AgentError(error.message, hint=error.hint) from error
             # A key whose condition does not hold goes back to where it was at first: states that
             # differ in nothing that counts are one state.
             names = {key: self._names[config, key] for key in config.spaces}
@@ -208,12 +216,24 @@ class SearchOptimizer(Optimizer):
         without = list(self._without)
         if self._epochs and self._number not in (self._proposed, *without):
             without.append(self._number)
-        first = [dict(values) for values in self._first]
-        return {"first": first, "proposed": self._proposed, "without": without}
+        changed, pending = list(self._changed), self._pending
+        if pending is not None and self._number == self._proposed:
+            now = {
+                self._names[config, key]: value
+                for config in self.configs
+                for key, value in config.values().items()
+            }
+            changed += [self._number] if now != dict(pending.values) else []
+        return {
+            "first": [dict(values) for values in self._first],
+            "proposed": self._proposed,
+            "without": without,
+            "changed": changed,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if not state:
-            self._without = []
+            self._without, self._changed = [], []
             return
         first = state.get("first", [])
         if [set(values) for values in first] != [set(config.spaces) for config in self.configs]:
@@ -222,7 +242,8 @@ class SearchOptimizer(Optimizer):
                 hint="resume with the code that the experiment was started with",
             )
         self._first = [dict(values) for values in first]
-        self._proposed, self._without = int(state["proposed"]), list(state["without"])
+        self._proposed = int(state["proposed"])
+        self._without, self._changed = list(state["without"]), list(state["changed"])
 
     # --- the study -----------------------------------------------------------------------------
 
@@ -269,13 +290,15 @@ class SearchOptimizer(Optimizer):
             ):
                 tell_trial(study, asked.trial, epoch.value)
                 return
-            self._differs = True
-            say(
-                f"the sampler asks otherwise than it did in epoch {epoch.number}: what is recorded "
-                "counts, and the search goes on from it by another way"
-            )
             tell_trial(study, asked.trial, None)
-        if epoch.value is not None and epoch.values:
+            if epoch.number not in self._changed:
+                self._differs = True
+                say(
+                    f"the sampler asks otherwise than it did in epoch {epoch.number}: what is "
+                    "recorded counts, and the search goes on from it by another way"
+                )
+        known = all(self._spaces[name].contains(value) for name, value in epoch.values.items())
+        if epoch.value is not None and epoch.values and known:
             add_trial(study, epoch.values, self._spaces, epoch.value)
 
     def _ask(self, study: Study) -> _Asked:

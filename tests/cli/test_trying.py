@@ -57,8 +57,7 @@ def test_an_edit_is_measured_and_kept_or_taken_back(place: Place, desk: Path) ->
     assert records[4]["reused"] == 1
     # The baseline, three edits, and the test split on two states; nothing for the one taken back.
     assert records[4]["spent"]["evaluations"] == 20
-    for level in ("metrics", "full"):
-        place.run("replay", "one", "--level", level)
+    place.run("replay", "one", "--level", "full")
     place.run("propose", "create", "one")
     assert place.git("diff", "main..autopilot-review/one", "--", "x.txt").endswith("-1\n+3")
     place.call("report", "one")
@@ -173,8 +172,6 @@ def test_a_try_that_was_killed_is_finished_by_the_next(rules: Place) -> None:
     assert rules.git("show", f"{back['snapshot']}:rules/x.txt") == "5"
     assert (desk / "rules" / "x.txt").read_text() == "4\n"
     assert os.readlink(desk / "rules" / "link") == "x.txt"
-    rules.run("try", "done")
-    rules.run("replay", "one", "--level", "full")
     assert rules.git("status", "--porcelain") == ""
     rules.check_sound()
 

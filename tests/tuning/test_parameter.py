@@ -193,6 +193,8 @@ WRONG = {
     ("a.json", '{"a": 0.5}', "a=0..1"): ("a is 0.5, and 0..1 has whole numbers only", ":float"),
     ("a.yml", "a: [1\n", "a=1..9"): ("is no YAML", "correct"),
     ("a.yml", "a: &x 1\nb: *x\n", "b=1..9"): ("b is an alias of another value", "write a literal"),
+    ("a.yml", "a: 010\n", "a=1..99"): ("a is '010', and 1..99 is a range of numbers", "a|b|c"),
+    ("a.toml", '[a."b.c=d"]\ne=1\n', "e=1..9"): ("no key e", 'did you mean a."b.c=d".e'),
     ("a.yml", "a: |\n  x\n", "a=x|y"): ("a is a block of text", "write a literal"),
     ("a.yml", "a: 1\na: 2\n", "a=1..9"): ("a is defined 2 times (lines 1, 2)", "leave one"),
     ("a.ini", "[x]\nn=1\nn=2\n", "x.n=1..9"): ("x.n is defined 2 times (lines 2, 3)", "leave one"),

@@ -231,6 +231,69 @@ def test_an_agent_and_a_search_are_one_experiment(first):
     assert list(optimizer.strategies()) == []
 
 
+def test_an_agent_that_edits_the_numbers_too_is_told_of():
+    """Epoch 2: it changes a value; epoch 3: it breaks the file before the search."""
+
+    class Meddling(Tuned):
+        def configure_optimizers(self):
+            def change(parameters):
+                parameters[0].set({"y": 7})
+
+            def breaks(parameters):
+                parameters[0].write_text("y = = 7")
+
+            first = ScriptedOptimizer([self.config], [None, None, ("break", breaks)])
+            last = ScriptedOptimizer([self.config], [None, ("change", change)])
+            return ChainOptimizer([first, SearchOptimizer([self.config], seed=3), last])
+
+    whole = fitted(Meddling(), 7)
+    assert [r.outcome for r in whole.history][3] == "failed" and whole.last_epoch == 7
+    assert whole.history[2].values["y"] == 7
+    assert "config.toml:1 is no TOML" in whole.history[3].reasons[0]
+    for stop in (2, 3, 5):
+        Path("config.toml").write_text(CONFIG)
+        store = InMemoryStore()
+        fitted(Meddling(), stop, Experiment(store))
+        resumed = fitted(Meddling(), 7, Experiment(store))
+        assert values_of(resumed) == values_of(whole), stop
+        assert "asks otherwise" not in str([r.reasons for r in resumed.history])
+
+
+class Kept(InMemoryStore):
+    content = b""
+
+    def keep_derived(self, content):
+        self.content = content
+
+    def derived(self):
+        return self.content
+
+
+@pytest.mark.parametrize("left", ["whole", "cut", "other", "none"])
+def test_a_study_from_another_process_counts_only_where_it_fits(left, monkeypatch):
+    whole = values_of(fitted(Tuned(), 9))
+    Path("config.toml").write_text(CONFIG)
+
+    def replaced(epochs, store):
+        experiment = Experiment(store)
+        experiment.is_replacement = True
+        return fitted(Tuned(), epochs, experiment)
+
+    store = Kept()
+    replaced(6, store)
+    if left == "other":
+        Path("config.toml").write_text(CONFIG)
+        replaced(6, other := Kept("other"))
+        store.content = other.content.replace(b"tpe", b"cma")
+    store.content = {"cut": store.content[:-9], "none": b""}.get(left, store.content)
+    asked = []
+    ask = optuna.Study.ask
+    monkeypatch.setattr(optuna.Study, "ask", lambda study: asked.append(1) or ask(study))
+    assert values_of(replaced(9, store)) == whole
+    # Three more epochs, and with nothing to go on from, the baseline and six before.
+    assert len(asked) == (3 if left == "whole" else 10)
+
+
 def test_where_the_sampler_asks_otherwise_the_records_count(monkeypatch):
     store = InMemoryStore()
     first = fitted(Tuned("random"), 5, Experiment(store))
