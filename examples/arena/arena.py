@@ -102,7 +102,7 @@ class Arena(AutoPilotModule):
         )
 
     def configure_optimizers(self) -> Optimizer:
-        return SearchOptimizer([self.units], sampler="tpe", seed=4)
+        return SearchOptimizer([self.units], sampler="cmaes")
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         return DataLoader(_matches("val"), batch_size=6)
