@@ -18,7 +18,7 @@ from autopilot.cli.output import INTERRUPTED, Output, guarded, own_stdout
 from autopilot.cli.pages.progress import ChildReporter, Reporter
 from autopilot.command.options import TaskOptions
 from autopilot.core.failures import never_measured, reason
-from autopilot.core.figures import progressed, test_gain
+from autopilot.core.figures import changed_settings, progressed, test_gain
 from autopilot.core.records.message import one_line
 from autopilot.core.records.record import TASK, MetricsRecord, TraceRecord
 from autopilot.core.rules import ALL_BLOCKED
@@ -279,6 +279,9 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
     untested = "no test split (--test-eval)" if session.manifest.target == TASK else ""
     best += f", {tested}" if (tested := test_gain(result.test) or untested) else ""
     output.line(best, "bold")
+    first, last = epochs[0].values, session.trainer.experiment.record_of(result.best_epoch).values
+    if changes := changed_settings(first, last):
+        output.line(f"values: {changes}")
     _tell_unmeasured(output, session)
     output.lines(f"note: {remark}" for remark in session.remarks)
     for verdict in ("kept", "rejected"):
