@@ -285,6 +285,7 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
     _tell_unmeasured(output, session)
     output.lines(f"note: {remark}" for remark in session.remarks)
     for verdict in ("kept", "rejected"):
+        # A search has no strategies: its values say all.
         tried = Counter(_tried(r) for r in epochs if r.verdict == verdict)
         if tried.keys() - {"unnamed"}:
             listed = ", ".join(f"{name} ({n}x)" if n > 1 else name for name, n in tried.items())

@@ -5,13 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from autopilot.errors import UsageError
-from autopilot.tuning.spaces import Choice, Space, Value, distribution, parse_space
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
+from autopilot.tuning.samplers import add_trial, new_study
+from autopilot.tuning.spaces import Choice, Range, Space, Value, parse_tune
 
 FEWEST = 8
 """With fewer epochs, a share says nothing."""
@@ -45,30 +42,23 @@ def importance(
     if len(epochs) < FEWEST:
         return Importance(unknown=f"it takes {FEWEST} measured states, and there are {len(epochs)}")
     try:
-        import optuna
         from optuna.importance import PedAnovaImportanceEvaluator
+        from optuna.samplers import RandomSampler
     except ImportError:
         return Importance(unknown="it takes optuna: pip install 'autopilot[optuna]'")
     names = dict.fromkeys(name for values, _ in epochs for name in values)
-    known = {name: _distribution(name, epochs, spaces.get(name, "")) for name in names}
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # experimental, and few trials: shares are rounded
-            study = optuna.create_study(direction="minimize" if mode == "min" else "maximize")
-            for values, metric in epochs:
-                dists = {n: d for n, d in known.items() if d is not None and n in values}
-                params = {name: values[name] for name in dists}
-                study.add_trial(
-                    optuna.trial.create_trial(params=params, distributions=dists, value=metric)
-                )
-            found = PedAnovaImportanceEvaluator().evaluate(study)
-    finally:
-        optuna.logging.set_verbosity(verbosity)
+    known = {name: _space(name, epochs, spaces.get(name, "")) for name in names}
+    searched = {name: space for name, space in known.items() if space is not None}
+    with warnings.catch_warnings():
+        # That it is new, and that some conditions held in a few states only.
+        warnings.simplefilter("ignore")
+        study = new_study(RandomSampler(seed=0), mode)
+        for values, metric in epochs:
+            add_trial(study, {n: v for n, v in values.items() if n in searched}, searched, metric)
+        found = PedAnovaImportanceEvaluator().evaluate(study)
     total = sum(found.values())
     if not total:
-        return Importance(unknown="the better epochs have no values in common")
+        return Importance(unknown="the better states have no values in common")
     shares = {name: found.get(name, 0.0) / total for name in names}
     return Importance(dict(sorted(shares.items(), key=lambda pair: -pair[1])))
 
@@ -76,24 +66,21 @@ def importance(
 def space_of(text: str) -> Space | None:
     """A space as a manifest has it; None where it is not known."""
     try:
-        return parse_space(text) if text else None
+        return parse_tune(f"file:key={text}")[2] if text else None
     except UsageError:
         return None
 
 
-def _distribution(
+def _space(
     name: str, epochs: Sequence[tuple[Mapping[str, Value], float]], text: str
-) -> BaseDistribution | None:
+) -> Space | None:
     """The space of a name, or one around its values; None where they are all the same."""
     values = [found[name] for found, _ in epochs if name in found]
     space = space_of(text)
     if space is not None and all(map(space.contains, values)):
-        return distribution(space)
-    from autopilot.tuning.spaces import Range
-
+        return space
     if len(set(values)) < 2:
         return None
     if any(isinstance(value, bool | str) for value in values):
-        return distribution(Choice(list(dict.fromkeys(values))))
-    numbers = [float(value) for value in values]
-    return distribution(Range(min(numbers), max(numbers)))
+        return Choice(list(dict.fromkeys(values)))
+    return Range(float(min(values)), float(max(values)))

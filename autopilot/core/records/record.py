@@ -66,6 +66,7 @@ class Manifest(Record):
         forked_from: `<slug>@<epoch>`, the state that a fork started from.
         merged_with: `<slug>@<epoch>`, the state that was merged into that.
         strategies: The names of the strategies that the optimizer states.
+        spaces: Name of a number or choice to its space, as `--tune` writes it.
         by_hand: Whether its steps are the edits of a person, or of an agent at work.
     """
 
@@ -89,6 +90,7 @@ class Manifest(Record):
     forked_from: str = ""
     merged_with: str = ""
     strategies: tuple[str, ...] = ()
+    spaces: Mapping[str, str] = field(default_factory=dict)
     by_hand: bool = False
 
     @property
