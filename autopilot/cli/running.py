@@ -279,13 +279,11 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
     untested = "no test split (--test-eval)" if session.manifest.target == TASK else ""
     best += f", {tested}" if (tested := test_gain(result.test) or untested) else ""
     output.line(best, "bold")
-    first, last = epochs[0].values, session.trainer.experiment.record_of(result.best_epoch).values
-    if changes := changed_settings(first, last):
+    if changes := changed_settings(epochs[0].values, epochs[result.best_epoch].values):
         output.line(f"values: {changes}")
     _tell_unmeasured(output, session)
     output.lines(f"note: {remark}" for remark in session.remarks)
     for verdict in ("kept", "rejected"):
-        # A search has no strategies: its values say all.
         tried = Counter(_tried(r) for r in epochs if r.verdict == verdict)
         if tried.keys() - {"unnamed"}:
             listed = ", ".join(f"{name} ({n}x)" if n > 1 else name for name, n in tried.items())
@@ -295,8 +293,7 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
         whys = set(blocked.values())
         why = f" ({whys.pop()})" if len(whys) == 1 else ""
         output.line(f"blocked: {', '.join(blocked)}{why}")
-    base, branch = session.manifest.base_branch, f"autopilot/{slug}"
-    onto, into = "", ""
+    base, branch, onto, into = session.manifest.base_branch, f"autopilot/{slug}", "", ""
     if base == "HEAD detached":
         base, onto, into = session.manifest.base[:7], " --onto BRANCH", " --into BRANCH"
     if result.best_epoch == 0:
@@ -321,10 +318,9 @@ def _tell_unmeasured(output: Output, session: Session) -> None:
     if items:
         whys = Counter(reason(item) for item in items)
         listed = session.workspace.as_users("; ".join(why for why, _ in whys.most_common(3)))
-        _, every = session.trainer.experiment.best_val()
-        some = f"{len(items)} of {counted(len(every), 'val item')}"
-        tries = counted(epochs, "epoch")
-        output.line(f"{some} gave no result in {tries}: {redact(listed)}", "yellow")
+        every = counted(len(session.trainer.experiment.best_val()[1]), "val item")
+        some = f"{len(items)} of {every} gave no result in {counted(epochs, 'epoch')}"
+        output.line(f"{some}: {redact(listed)}", "yellow")
     for text in session.trainer.failures.lines("test", tracebacks=output.verbose):
         output.line(redact(session.workspace.as_users(text)), "yellow")
 
