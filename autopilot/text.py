@@ -208,6 +208,15 @@ def jsonable(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else repr(value)
 
 
+def every(count: int, noun: str) -> str:
+    """All of several things, or the only one.
+
+    >>> every(3, "val item"), every(1, "val item")
+    ('all 3 val items', 'the val item')
+    """
+    return f"the {noun}" if count == 1 else f"all {count} {noun}s"
+
+
 def counted(number: int, noun: str) -> str:
     """A number and what it counts.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from autopilot.cli.output import Output
@@ -79,7 +79,7 @@ class Answers:
         self,
         option: str,
         question: str,
-        default: str | None,
+        default: str | Sequence[str] | None,
         check: Callable[[str], T],
         *,
         is_needed: bool = False,
@@ -87,25 +87,27 @@ class Answers:
         """One answer, checked; a person is asked until it holds.
 
         Args:
-            default: What Enter takes.
+            default: What Enter takes; several are one answer, with spaces between them.
             is_needed: Where nothing is asked, the option has to be given.
 
         Raises:
             UsageError: the option is wrong, or missing.
         """
-        given = self.given.get(option)
+        given, text = _one_text(self.given.get(option)), _one_text(default)
         if given:
-            return check(given if isinstance(given, str) else shlex.join(given))
+            return check(given)
         while self.is_asking:
-            answer = self._output.ask(f"{question} [{default}]:" if default else f"{question}:")
+            answer = self._output.ask(f"{question} [{text}]:" if text else f"{question}:")
             try:
-                return check(answer or default or "")
+                return check(answer or text)
             except AutopilotError as error:
                 self._output.line(f"{error.message}; {error.hint}")
-        if default is None or is_needed:
-            example = _EXAMPLES[option] if default is None else shlex.quote(default)
-            raise UsageError(f"--{option} is missing: {question}", hint=f"--{option} {example}")
-        return check(default)
+        if not text or is_needed:
+            words = [default] if isinstance(default, str) else default or ()
+            examples = [shlex.quote(word) for word in words] or [_EXAMPLES[option]]
+            hint = " ".join(f"--{option} {example}" for example in examples)
+            raise UsageError(f"--{option} is missing: {question}", hint=hint)
+        return check(text)
 
     def file(self, name: str) -> str:
         """A text file of the repository.
@@ -180,6 +182,10 @@ class Answers:
                 hint='write such: {"text": "where is my parcel", "label": "delivery"}',
             )
         return found
+
+
+def _one_text(value: str | Sequence[str] | None) -> str:
+    return value if isinstance(value, str) else shlex.join(value or ())
 
 
 def _kind(text: str) -> str:

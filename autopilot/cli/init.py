@@ -57,6 +57,8 @@ def init(
 
     \b
     autopilot init
+    autopilot init --kind numbers --eval 'python bench.py' --tune 'config.toml:cache.size=16..4096'
+    autopilot init --kind command --eval 'python bench.py' --edit 'src/**/*.py' --agent claude-code
     autopilot init --kind rules --data tickets.csv
     autopilot init --kind prompt --edit prompt.md --data questions.jsonl --agent claude-code
     """
@@ -77,7 +79,7 @@ def init(
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
         output.line(f"wrote {', '.join(texts)}: {starting.KINDS[chosen]}")
-        output.lines(f"note: {note}" for note in answers.notes)
+    output.lines(f"note: {note}" for note in answers.notes)
     new = dict.fromkeys([*texts, *sorted(answers.used & seen.untracked)])
     add = " ".join(map(shlex.quote, new))
     commands = [
@@ -198,8 +200,10 @@ def _module(answers: Answers, task: TaskOptions, mode: str | None) -> str:
 
 def _command(answers: Answers, file: str) -> dict[str, str]:
     task, mode = _measured(answers)
-    globs = shlex.join(answers.seen.sources) or None
+    globs = answers.seen.sources
     edit = answers.settle("edit", "the files that may change", globs, answers.globs, is_needed=True)
+    for name in starting.edited_files(answers.seen, edit) & answers.seen.named_in(task.eval or ""):
+        answers.notes.append(f"{name} measures, and may be edited: leave it out by GLOB:!{name}")
     agent = str(answers.given.get("agent") or agent_here())
     if not agent and answers.is_asking:
         agent = "claude-code"
@@ -215,7 +219,7 @@ def _command(answers: Answers, file: str) -> dict[str, str]:
 
 def _numbers(answers: Answers, file: str) -> dict[str, str]:
     task, mode = _measured(answers)
-    knobs = shlex.join(knob.spec() for knob in answers.seen.best_knobs) or None
+    knobs = [knob.spec() for knob in answers.seen.best_knobs]
     tune = answers.settle(
         "tune", "the numbers with their ranges", knobs, answers.tunes, is_needed=True
     )

@@ -18,7 +18,7 @@ from autopilot.cli.output import INTERRUPTED, Output, guarded, own_stdout
 from autopilot.cli.pages.progress import ChildReporter, Reporter
 from autopilot.command.options import TaskOptions
 from autopilot.core.failures import never_measured, reason
-from autopilot.core.figures import progressed, test_gain
+from autopilot.core.figures import changed_settings, progressed, test_gain
 from autopilot.core.records.message import one_line
 from autopilot.core.records.record import TASK, MetricsRecord, TraceRecord
 from autopilot.core.rules import ALL_BLOCKED
@@ -279,6 +279,8 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
     untested = "no test split (--test-eval)" if session.manifest.target == TASK else ""
     best += f", {tested}" if (tested := test_gain(result.test) or untested) else ""
     output.line(best, "bold")
+    if changes := changed_settings(epochs[0].values, epochs[result.best_epoch].values):
+        output.line(f"values: {changes}")
     _tell_unmeasured(output, session)
     output.lines(f"note: {remark}" for remark in session.remarks)
     for verdict in ("kept", "rejected"):
@@ -291,8 +293,7 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
         whys = set(blocked.values())
         why = f" ({whys.pop()})" if len(whys) == 1 else ""
         output.line(f"blocked: {', '.join(blocked)}{why}")
-    base, branch = session.manifest.base_branch, f"autopilot/{slug}"
-    onto, into = "", ""
+    base, branch, onto, into = session.manifest.base_branch, f"autopilot/{slug}", "", ""
     if base == "HEAD detached":
         base, onto, into = session.manifest.base[:7], " --onto BRANCH", " --into BRANCH"
     if result.best_epoch == 0:
@@ -317,10 +318,9 @@ def _tell_unmeasured(output: Output, session: Session) -> None:
     if items:
         whys = Counter(reason(item) for item in items)
         listed = session.workspace.as_users("; ".join(why for why, _ in whys.most_common(3)))
-        _, every = session.trainer.experiment.best_val()
-        some = f"{len(items)} of {counted(len(every), 'val item')}"
-        tries = counted(epochs, "epoch")
-        output.line(f"{some} gave no result in {tries}: {redact(listed)}", "yellow")
+        every = counted(len(session.trainer.experiment.best_val()[1]), "val item")
+        some = f"{len(items)} of {every} gave no result in {counted(epochs, 'epoch')}"
+        output.line(f"{some}: {redact(listed)}", "yellow")
     for text in session.trainer.failures.lines("test", tracebacks=output.verbose):
         output.line(redact(session.workspace.as_users(text)), "yellow")
 

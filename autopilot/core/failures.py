@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from autopilot.core.types import Datum
+from autopilot.text import every
 
 _PACKAGE = __file__.removesuffix("core/failures.py")
 _INSTALLED = tuple(
@@ -154,12 +155,14 @@ class Kind:
 
     def line(self, split: str, total: int) -> str:
         """One line for a person: `2 of 250 val items raised: KeyError 'label' (classify.py:41)`."""
-        many = f"all {total}" if self.count == total > 1 else f"{self.count} of {total}"
+        items = f"{self.count} of {total} {split} items"
+        if self.count == total:
+            items = every(total, f"{split} item")
         place = f" ({self.place})" if self.place else ""
         others = ", for example" if self.varies else ""
         if total == 1 and self.how == "failed":
             return f"{split}: {self.text}{place}"
-        return f"{many} {split} items {_HOW[self.how]}: {self.text}{others}{place}"
+        return f"{items} {_HOW[self.how]}: {self.text}{others}{place}"
 
 
 class Failures:

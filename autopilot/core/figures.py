@@ -64,6 +64,36 @@ def wish(name: str, mode: str) -> str:
     return f"{'lower' if mode == 'min' else 'raise'} {name}"
 
 
+def setting(value: object) -> str:
+    """A number or a choice of a parameter as text; "-" for None, where its condition is not met.
+
+    >>> setting(0.30000000000000004), setting(True), setting(None), setting("lru")
+    ('0.3', 'true', '-', 'lru')
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None:
+        return "-"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def changed_settings(before: Mapping[str, object], after: Mapping[str, object]) -> str:
+    """The numbers and choices that two states differ in, as text; without a state before, all.
+
+    >>> changed_settings({"size": 16, "kind": "lru"}, {"size": 64, "kind": "lru", "ways": 2})
+    'size 16 -> 64, ways 2'
+    >>> changed_settings({}, {"size": 16, "kind": "lru"})
+    'size 16, kind lru'
+    """
+    return ", ".join(
+        f"{name} {setting(before[name])} -> {setting(value)}"
+        if name in before
+        else f"{name} {setting(value)}"
+        for name, value in after.items()
+        if name not in before or before[name] != value
+    )
+
+
 def direction_words(mode: str) -> str:
     """A direction as a reader's words."""
     return "lower is better" if mode == "min" else "higher is better"

@@ -36,6 +36,7 @@ from autopilot.errors import (
     UsageError,
     UserCodeError,
 )
+from autopilot.text import every
 
 
 class Fit(Run):
@@ -143,7 +144,7 @@ class Fit(Run):
         """
         if errors := val.errors():
             raise EvaluationError(
-                f"all {val.evaluations} val items failed: {errors[0]}",
+                f"{every(val.evaluations, 'val item')} failed: {errors[0]}",
                 hint="the system must run before it can be improved: try it on one item by hand",
             )
         if self.val is not None:
@@ -271,8 +272,7 @@ class Fit(Run):
         return False
 
     def _has_any_feedback(self) -> bool:
-        graded = any(parameter.grad is not None for parameter in self.optimizer.parameters)
-        return self.got_feedback or graded
+        return self.got_feedback or any(p.grad is not None for p in self.optimizer.parameters)
 
     def _all_raised(self, train: SplitMetrics) -> UserCodeError:
         failures = self.evaluator.failures
@@ -280,7 +280,7 @@ class Fit(Run):
         # Results of a broken harness say nothing: they are made again once it is mended.
         self.experiment.void_results()
         return UserCodeError(
-            f"all {train.means.items} train items raised: {train.means.errors[0]}"
+            f"{every(train.means.items, 'train item')} raised: {train.means.errors[0]}"
             + (f" ({place})" if place else ""),
             hint="the evaluation itself fails, not what is optimized: mend it, commit, and start "
             "another experiment; one that is resumed keeps the files that it started from",

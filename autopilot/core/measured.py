@@ -31,6 +31,7 @@ from autopilot.core.statistics import gain_of
 from autopilot.core.types import Cost, Datum, Gain, Noise, count_outcomes
 from autopilot.core.writing import recorded_passes
 from autopilot.errors import EvaluationError
+from autopilot.text import every
 
 
 class SplitMetrics:
@@ -108,7 +109,7 @@ class SplitMetrics:
     def silence(self, split: str) -> str:
         """Why the items of the split say nothing to the optimizer."""
         outcomes, count = self.means.outcomes, self.means.items
-        items = f"all {count} {split} items" if count > 1 else f"the {split} item"
+        items = every(count, f"{split} item")
         if not count:
             why = f"no {split} results are recorded"
         elif outcomes["passed"] == count:

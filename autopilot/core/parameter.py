@@ -6,9 +6,9 @@ import copy
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from autopilot.core.gradient import Gradient
 from autopilot.errors import MissingSourceError, ParameterError
@@ -23,6 +23,8 @@ from autopilot.files import (
     replace_file,
 )
 from autopilot.text import whole
+
+V = TypeVar("V")
 
 
 class Parameter:
@@ -102,12 +104,29 @@ def values_of(parameters: Iterable[Parameter]) -> dict[str, bool | int | float |
 
     A name that several of them have is preceded by that of its parameter: `prompt.toml:size`.
     """
-    each = [(getattr(p, "label", p.name), p.values()) for p in parameters]
-    count = Counter(name for _, values in each for name in values)
+    parameters = list(parameters)
+    return _named(parameters, [p.values() for p in parameters])
+
+
+def spaces_of(parameters: Iterable[Parameter]) -> dict[str, str]:
+    """The spaces of these numbers and choices as text, by the same names, where they have one."""
+    parameters = list(parameters)
+    return _named(parameters, [{n: str(s) for n, s in _spaces(p).items()} for p in parameters])
+
+
+def _spaces(parameter: Parameter) -> Mapping[str, object]:
+    spaces = getattr(parameter, "spaces", {})
+    return spaces if isinstance(spaces, Mapping) else {}
+
+
+def _named(parameters: Sequence[Parameter], each: Sequence[Mapping[str, V]]) -> dict[str, V]:
+    # A name is the same in every state: those also count whose conditions do not hold in this one.
+    pairs = list(zip(parameters, each, strict=True))
+    count = Counter(name for p, own in pairs for name in {*own, *_spaces(p)})
     return {
-        name if count[name] == 1 else f"{label}:{name}": value
-        for label, values in each
-        for name, value in values.items()
+        name if count[name] == 1 else f"{getattr(p, 'label', p.name)}:{name}": value
+        for p, own in pairs
+        for name, value in own.items()
     }
 
 

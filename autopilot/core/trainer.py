@@ -26,6 +26,7 @@ from autopilot.core.loss import Loss
 from autopilot.core.measured import Measured, SplitMetrics, measure, test_gain, unscored
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.outages import MAX_WAIT_S, Outages, transient_errors_of
+from autopilot.core.parameter import spaces_of
 from autopilot.core.policy import Decision, Policy
 from autopilot.core.records.ledger import Ledger
 from autopilot.core.run import Run, running
@@ -207,7 +208,10 @@ class Trainer(RunView):
         try:
             fit.call("setup", "fit")
             experiment.manifest = replace(
-                experiment.manifest, seed=self.seed, strategies=tuple(fit.optimizer.strategies())
+                experiment.manifest,
+                seed=self.seed,
+                strategies=tuple(fit.optimizer.strategies()),
+                spaces=spaces_of(module.parameters()),
             )
             fit.load_states(experiment.open(module.parameters()))
             check_gates(fit.policy, experiment.metrics.get(0, {}), self.monitor)

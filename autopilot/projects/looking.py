@@ -195,10 +195,15 @@ class Survey:
                 found |= dict.fromkeys(file for file in own if not _NOT_SYSTEM.search(file))
         return list(found)
 
+    def named_in(self, command: str) -> set[str]:
+        """The files that a command names."""
+        quoted = [first or second for first, second in re.findall(r"'(.+?)'|\"(.+?)\"", command)]
+        scripts = (script.why for script in self.programs if script.command == command)
+        return {*re.split(r"[\s:'\"=]+", command), *quoted, *scripts} & self._set
+
     def needed_by(self, command: str) -> set[str]:
         """The files that a command names, and those that these import or, untracked, name."""
-        quoted = [first or second for first, second in re.findall(r"'(.+?)'|\"(.+?)\"", command)]
-        found = {*re.split(r"[\s:'\"=]+", command), *quoted} & self._set
+        found = self.named_in(command)
         for script in tuple(found):
             text = self.text(script)
             found.update(self.used_by(script))
@@ -229,7 +234,7 @@ class Survey:
             top = tops.most_common(1)[0][0]
             if top.endswith(".py"):
                 return [file for file in used if "/" not in file][:3]
-            return [self._glob(used[0])]
+            return [self._glob(next(f for f in used if PurePosixPath(f).parts[0] == top))]
         scripts = {program.why for program in self.programs}
         own = [f for f in self._own if _is_source(f) and f not in scripts]
         kinds = Counter(PurePosixPath(f).suffix for f in own if PurePosixPath(f).suffix in _CODE)
@@ -237,15 +242,21 @@ class Survey:
             return []
         suffix = kinds.most_common(1)[0][0]
         own = [file for file in own if file.endswith(suffix)]
-        below = Counter(PurePosixPath(f).parts[0] for f in own if "/" in f)
-        if below:
-            return [self._glob(next(f for f in own if f.startswith(below.most_common(1)[0][0])))]
+        if below := Counter(PurePosixPath(f).parts[0] for f in own if "/" in f):
+            top = below.most_common(1)[0][0]
+            return [self._glob(next(f for f in own if f.startswith(f"{top}/")))]
         return own[:3]
 
     def _glob(self, file: str) -> str:
+        """All files like this one in its top folder, but tests and the scripts that measure."""
         parts, suffix = PurePosixPath(file).parts, PurePosixPath(file).suffix
         top = "/".join(parts[:2]) if parts[0] == "src" and len(parts) > 2 else parts[0]
-        return f"{top}/**/*{suffix}"
+        below = [f for f in self._own if f.startswith(f"{top}/") and f.endswith(suffix)]
+        scripts = {script.why for script in self.programs}
+        tests = (re.match(r"(.*/)?tests?(?=/)", f) for f in below)
+        without = dict.fromkeys([found[0] for found in tests if found])
+        without |= dict.fromkeys(f for f in below if f in scripts)
+        return ":!".join([f"{top}/**/*{suffix}", *without])
 
     @cached_property
     def prompts(self) -> list[str]:

@@ -19,7 +19,7 @@ from autopilot.core.types import Cost
 from autopilot.errors import ExperimentError
 from autopilot.git import objects, refs
 from autopilot.git.repository import Repository
-from autopilot.report.comparison import by_strategy, event_detail, settings, trend_window
+from autopilot.report.comparison import Tuned, by_strategy, event_detail, settings, trend_window
 from autopilot.report.contents import Changes, DiffPool, Results, clipped, packed
 from autopilot.tracking.holding import block_after_by_epoch, memory_of
 from autopilot.tracking.layout import experiments
@@ -97,6 +97,7 @@ class Report:
             "settings": list(settings(manifest).items()),
             "events": [[e.time, e.name, event_detail(e)] for e in notebook.events],
             "series": _series(notebook.epochs),
+            "tuned": tuned.document() if (tuned := Tuned.of(notebook)) else None,
             "columns": COLUMNS,
             "texts": self.texts,
             "rows": self.rows,

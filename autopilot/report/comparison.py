@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from autopilot.core.figures import figures, lower_note, outcomes, signed
+from autopilot.core.figures import figures, lower_note, outcomes, setting, signed
 from autopilot.core.memory import DECISIONS, FAILURES, Memory, Trend
 from autopilot.core.records.record import Event, Manifest
 from autopilot.core.types import Datum, count_outcomes
@@ -13,6 +15,8 @@ from autopilot.git.objects import LineCounts
 from autopilot.text import counted, jsonable, shorten
 from autopilot.tracking.diagnosis import is_graded
 from autopilot.tracking.notebook import Notebook
+from autopilot.tuning.importance import Importance, importance, space_of
+from autopilot.tuning.spaces import Choice, Range, Value
 
 
 def decision_line(event: Event) -> str:
@@ -57,6 +61,69 @@ def settings(manifest: Manifest) -> dict[str, str]:
         facts[f"parameter {name}"] = f"{path} ({pattern})" if pattern else path
     facts |= {f"version of {name}": version for name, version in manifest.versions.items()}
     return {name: value for name, value in facts.items() if value}
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """The numbers and choices of an experiment's parameters.
+
+    Args:
+        names: Their names, as the records have them.
+        states: The values of each epoch, in the order of the epochs.
+        best: Those of the best state.
+        best_epoch: The epoch that measured it.
+        importance: How much each matters.
+        spaces: Name to space, where it is known.
+    """
+
+    names: Sequence[str]
+    states: Sequence[Mapping[str, Value]]
+    best: Mapping[str, Value]
+    best_epoch: int
+    importance: Importance
+    spaces: Mapping[str, str]
+
+    @classmethod
+    def of(cls, notebook: Notebook) -> Tuned | None:
+        """Those of an experiment; None where its parameters have none."""
+        epochs, spaces = notebook.epochs, notebook.manifest.spaces
+        states = [epoch.record.values for epoch in epochs]
+        names = list(dict.fromkeys(name for values in states for name in values))
+        if not names or (best := notebook.best) is None:
+            return None
+        measured = [
+            (epoch.record.values, epoch.value)
+            for epoch in epochs
+            if epoch.value is not None
+            and math.isfinite(epoch.value)
+            and epoch.record.reused is None
+        ]
+        found = importance(measured, notebook.monitor[1], spaces)
+        return cls(names, states, best.record.values, best.number, found, spaces)
+
+    def rows(self) -> list[tuple[str, str, str, float | None]]:
+        """Name, the baseline's value, the best state's, and its share of importance, if known."""
+        first, best, shares = self.states[0], self.best, self.importance.shares
+        return [(n, setting(first.get(n)), setting(best.get(n)), shares.get(n)) for n in self.names]
+
+    def document(self) -> dict[str, Any]:
+        """For the page: a place in `options` stands for a choice."""
+        names, columns = list[dict[str, Any]](), list[list[Any]]()
+        for name, first, best, share in self.rows():
+            values: list[Any] = [each.get(name) for each in self.states]
+            space, options = space_of(self.spaces.get(name, "")), list[str]()
+            if any(isinstance(value, str | bool) for value in values) or isinstance(space, Choice):
+                known = space.options if isinstance(space, Choice) else ()
+                there = [value for value in (*known, *values) if value is not None]
+                options = list(dict.fromkeys(map(setting, there)))
+                places = {text: place for place, text in enumerate(options)}
+                values = [places.get(setting(v)) if v is not None else None for v in values]
+            columns.append(values)
+            log = isinstance(space, Range) and space.log
+            own = {"name": name, "space": self.spaces.get(name, ""), "first": first, "best": best}
+            names.append({**own, "share": share, "log": log, "options": options})
+        points = [list(row) for row in zip(*columns, strict=True)]
+        return {"names": names, "unknown": self.importance.unknown, "points": points}
 
 
 def compared_results(first: Notebook, second: Notebook) -> list[list[str]]:

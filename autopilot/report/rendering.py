@@ -23,6 +23,7 @@ from autopilot.core.types import Datum
 from autopilot.git.objects import LineCounts
 from autopilot.report.collection import Report
 from autopilot.report.comparison import (
+    Tuned,
     compared_results,
     file_rows,
     input_rows,
@@ -34,7 +35,8 @@ from autopilot.text import counted
 from autopilot.tracking.notebook import Epoch, Notebook
 
 _STYLES = ("page.css", "parts.css")
-_SCRIPTS = ["dom", "data", "scroll", "chart", "diff", "detail", "tree", "items", "pages", "main"]
+_SCRIPTS = ["dom", "data", "scroll", "chart", "diff", "detail", "tree", "items", "values"]
+_SCRIPTS += ["pages", "main"]
 
 
 def page(reports: Sequence[Report], between: Changes | None = None) -> str:
@@ -112,7 +114,8 @@ def markdown(notebook: Notebook) -> str:
     if notebook.last is not None:
         judged = counted(notebook.last.epoch, "epoch")
         lines += [f"{judged}, {notebook.kept} kept. {costs(notebook.spent)}.", ""]
-        lines += [*_table(notebook), "", *_items(notebook), *_net(notebook)]
+        lines += [*_table(notebook), "", *_items(notebook)]
+        lines += [*_values(notebook, Tuned.of(notebook)), *_net(notebook)]
     fetch = f"autopilot fetch origin {slug}    # where the experiment is not here yet"
     lines += ["### Read on", "", "```sh", fetch, f"autopilot log {slug}"]
     lines += [f"autopilot show best -e {slug}", f"git log -p {base}..{branch}", "```", ""]
@@ -212,6 +215,20 @@ def _items(notebook: Notebook) -> list[str]:
     lines = [f"{total}: {plain(item_outcomes(items, notebook.monitor[0]))}.", ""]
     failures = [f"- {plain(line)}" for line in failure_lines("val", items)]
     return [*lines, *failures, ""] if failures else lines
+
+
+def _values(notebook: Notebook, tuned: Tuned | None) -> list[str]:
+    """The numbers and choices of best state and baseline, and how much each matters."""
+    if tuned is None:
+        return []
+    columns = ["baseline", f"best (epoch {tuned.best_epoch})", "importance"]
+    rows = [
+        [f"`{name}`", plain(first), plain(best), f"{share:.0%}" if share is not None else ""]
+        for name, first, best, share in tuned.rows()
+    ]
+    lines = ["### Numbers and choices", "", *pipe_table(["parameter", *columns], rows, columns)]
+    unknown = tuned.importance.unknown
+    return [*lines, "", *([f"Importance is not known: {unknown}.", ""] if unknown else [])]
 
 
 def _net(notebook: Notebook) -> list[str]:

@@ -227,12 +227,16 @@ def test_a_command_measures_what_an_agent_edits(repo: Place) -> None:
     repo.write("bench.py", BENCH)
     repo.write("agent.py", WORKER)
     own = ("init", "--kind", "command", "--eval", "python3 bench.py")
-    code = {"code": 2}
-    repo.refused(*own, "--metric", "steps", says=("--edit is missing",), hints=("work.py",), **code)
+    wrong = {"code": 2}
+    repo.refused(
+        *own, "--metric", "steps", says=("--edit is missing",), hints=("work.py",), **wrong
+    )
     own = (*own, "--metric", "steps", "--mode", "min")
     repo.refused(*own, "--edit", "none.py", says=("none.py",), hints=("",), code=1)
+    code = ("--edit", "*.py:!work.py", "--agent", "anthropic", "--dry-run")
+    assert "bench.py measures, and may be edited" in repo.run(*own, *code).out
     own = (*own, "--edit", "work.py")
-    repo.refused(*own, says=("--agent is missing",), hints=("cmd:",), **code)
+    repo.refused(*own, says=("--agent is missing",), hints=("cmd:",), **wrong)
     document = repo.run(*own, "--agent", "cmd:python3 agent.py", "--json").document
     assert "git add optimize.py agent.py bench.py settings.toml work.py" in document["next"][0]
     result = run_next(repo, document, "--max-epochs", "1")

@@ -11,11 +11,26 @@ from pathlib import Path
 
 import pytest
 
+from autopilot import (
+    AutoPilotModule,
+    Choice,
+    ConfigParameter,
+    Datum,
+    Experiment,
+    GitStore,
+    Range,
+    SearchOptimizer,
+    Trainer,
+)
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
+from autopilot.cli.pages import epoch as epoch_page
+from autopilot.cli.pages import listing
 from autopilot.cli.reading import report
+from autopilot.core.figures import changed_settings, setting
 from autopilot.errors import UsageError
 from autopilot.git.commands import run_git
+from autopilot.git.repository import Repository
 from autopilot.report.collection import between, collect
 from autopilot.report.contents import DiffPool, dumped, packed
 from autopilot.report.rendering import markdown, page
@@ -51,6 +66,42 @@ def written(story, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "story ü.html"
     path.write_text(page([collect(story)]), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """An experiment whose parameter has a number, another one with a condition, and a choice."""
+    top = tmp_path_factory.mktemp("tuned")
+    (top / "cache.toml").write_text('size = 16\nkind = "fifo"\nways = 2  # of lru\n')
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "first"]):
+        run_git(["-c", "user.name=Ada", "-c", "user.email=a@b.c", *arguments], cwd=top)
+    module = Cache(top)
+    Trainer(experiment=Experiment(GitStore("tuned", top))).fit(module, max_epochs=12)
+    return Notebook(Repository.discover(top), "tuned")
+
+
+class Cache(AutoPilotModule):
+    """The size decides; from 3000 on, it fails."""
+
+    monitor, mode = "misses", "min"
+
+    def __init__(self, top):
+        super().__init__()
+        spaces = {"size": Range(16, 4096, log=True), "kind": Choice(["fifo", "lru"])}
+        spaces["ways"] = Range(1, 8, when={"kind": "lru"})
+        self.cache = ConfigParameter(top / "cache.toml", spaces)
+
+    def forward(self, batch):
+        size = self.cache.present()["size"]
+        if size > 3000:
+            raise MemoryError("too large")
+        return Datum(items=[Datum(metrics={"misses": abs(size - 512.0)})])
+
+    def val_dataloader(self):
+        return [[{"id": "bench"}]]
+
+    def configure_optimizers(self):
+        return SearchOptimizer(self.parameters(), "random", seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +281,49 @@ def test_scores_that_were_measured_with_other_files_say_so(story):
     assert data["comparison"]["inputs"] == [["judge.py", "a" * 10, "b" * 10]]
 
 
+# --- numbers and choices -----------------------------------------------------------------------
+
+
+def test_an_epochs_values_are_shown_wherever_it_is(tuned):
+    best = tuned.best.record
+    assert best.epoch > 0
+    values = {n: setting(v) for n, v in best.values.items()}
+    last = tuned.epochs[1]
+    changed = changed_settings({"size": 16, "kind": "fifo"}, last.record.values)
+    _, first, second, *_ = listing.table(tuned, tuned.epochs, None)
+    assert " size 16, kind fifo " in first
+    assert f" {changed} " in second
+    assert listing.table(tuned, tuned.epochs[1:], None)[1].count(changed) == 1
+    assert [e["values"] for e in epoch_page.epochs(tuned, tuned.epochs)] == [
+        epoch.record.values for epoch in tuned.epochs
+    ]
+    shown = "\n".join(epoch_page.lines(tuned, tuned.best, 100))
+    assert re.search(r"^parameter +value +best before \(epoch \d+\) +baseline$", shown, re.M)
+    assert re.search(rf"^size +{values['size']} +\d+ +16$", shown, re.M)
+
+
+def test_the_report_has_the_best_values_and_how_much_each_matters(tuned):
+    data = collect(tuned).document()["tuned"]
+    assert [each["name"] for each in data["names"]] == ["size", "kind", "ways"]
+    size, kind, _ = data["names"]
+    assert (size["space"], size["log"], size["first"]) == ("16..4096:log", True, "16")
+    assert (kind["options"], kind["log"]) == (["fifo", "lru"], False)
+    assert sum(each["share"] for each in data["names"]) == pytest.approx(1)
+    assert size["share"] == max(each["share"] for each in data["names"])
+    for epoch, (at, choice, number) in zip(tuned.epochs, data["points"], strict=True):
+        values = epoch.record.values
+        assert (at, ["fifo", "lru"][choice]) == (values["size"], values["kind"])
+        assert number == values.get("ways")
+    text = markdown(tuned)
+    assert f"| parameter | baseline | best (epoch {tuned.best.number}) | importance |" in text
+    assert f"| `size` | 16 | {tuned.best.record.values['size']} | {size['share']:.0%} |" in text
+
+
+def test_an_experiment_without_numbers_has_no_word_of_them(story):
+    assert collect(story).document()["tuned"] is None
+    assert "Numbers and choices" not in markdown(story)
+
+
 # --- in a browser ------------------------------------------------------------------------------
 
 
@@ -259,6 +353,20 @@ def test_it_opens_on_the_best_epoch_without_an_error_or_a_request(browser, writt
     assert browser.evaluate("document.title") == "story, epoch 3"
     rows = browser.evaluate("[...document.querySelectorAll('.row:not(.headline)')].map(r => r.id)")
     assert rows == [f"row-{n}" for n in range(5)]
+    quiet(browser)
+
+
+@needs_chromium
+def test_each_number_has_a_plot(browser, tuned, tmp_path):
+    path = tmp_path / "tuned.html"
+    path.write_text(page([collect(tuned)]), encoding="utf-8")
+    opened(browser, path, "#values").wait_for("document.querySelectorAll('.slice').length === 3")
+    rows = browser.evaluate(CELLS)
+    assert [row[:3] for row in rows] == [
+        ["size", "16..4096:log", "16"], ["kind", "fifo|lru", "fifo"], ["ways", "1..8", "-"],
+    ]  # fmt: skip
+    captions = "[...document.querySelectorAll('figcaption')].map(e => e.textContent)"
+    assert browser.evaluate(captions) == ["size (log scale)", "kind", "ways"]
     quiet(browser)
 
 

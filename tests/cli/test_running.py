@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -32,6 +33,7 @@ def _steps(place: Place, *lines: str) -> None:
 
 DIE = """
 import os
+import re
 import signal
 
 
@@ -821,3 +823,27 @@ def test_without_a_train_split_it_learns_from_the_val_items(place: Place) -> Non
     assert "s: 1 val items over 3 epochs" in place.call("diagnose", "run", "s").out
     assert "kept" in place.run("policy", "explain", "s", "2").out
     assert place.run("dataset", "list", "counter.py").out.splitlines()[1].startswith("val ")
+
+
+def test_a_search_prints_the_values_that_it_tries(place: Place) -> None:
+    place.write("x.json", '{"x": 1, "kind": "slow"}\n')
+    place.change(
+        "counter.py",
+        ("DataLoader, Datum", "Choice, ConfigParameter, DataLoader, Datum"),
+        ("Optimizer, PathParameter", "Optimizer, PathParameter, Range, SearchOptimizer"),
+        ('PathParameter("x.txt")', 'ConfigParameter("x.json", {"x": Range(1, 99), "kind": KINDS})'),
+        ("class Counter", 'KINDS = Choice(["slow", "fast"])\n\n\nclass Counter'),
+        ("int(self.x.read_text())", 'self.x.present()["x"]'),
+        ("return Raise(self.parameters())", "return SearchOptimizer(self.parameters(), seed=1)"),
+    )
+
+    lines = place.run("run", "counter.py", "-e", "s", "--max-epochs", "3").out.splitlines()
+
+    first = next(line for line in lines if line.startswith("    0  "))
+    assert "  baseline  x 1, kind slow " in first
+    assert re.search(r"^    1  .*  kept      x 1 -> \d+", "\n".join(lines), re.M)
+    best = place.judged("s")[1]["values"]
+    kind = "" if best["kind"] == "slow" else ", kind slow -> fast"
+    assert f"values: x 1 -> {best['x']}{kind}" in lines
+    assert not any(line.startswith(("kept:", "rejected:")) for line in lines)
+    assert place.notes("s", "experiment")[0]["spaces"] == {"x": "1..99", "kind": "slow|fast"}

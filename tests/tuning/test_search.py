@@ -104,6 +104,20 @@ SAMPLERS = {
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_search_is_optunas_own(sampler):
+    # A higher value is better here, and each direction is told to the study.
+    spaces = {"x": Range(-5.0, 5.0), "y": Range(1, 100)}
+    module = Tuned(sampler, spaces, lambda v: -((v["x"] - 1) ** 2) - v["y"] / 10)
+    module.mode = "max"
+    raised = fitted(module, 20)
+    study = optuna.create_study(direction="maximize", sampler=SAMPLERS[sampler](seed=3))
+    study.enqueue_trial({"x": 0.5, "y": 3})
+    study.optimize(
+        lambda t: -((t.suggest_float("x", -5, 5) - 1) ** 2) - t.suggest_int("y", 1, 100) / 10,
+        n_trials=21,
+    )
+    assert values_of(raised) == [trial.value for trial in study.trials]
+    assert raised.best_value == study.best_value
+    Path("config.toml").write_text(CONFIG)
     searched = fitted(Tuned(sampler), 20)
     study = optuna.create_study(sampler=SAMPLERS[sampler](seed=3))
     study.enqueue_trial({"x": 0.5, "y": 3, "cache.kind": "lru", "cache.size": 8})

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from autopilot.core.failures import failure_lines
-from autopilot.core.figures import costs, figure, figures, gained, lower_note, signed
+from autopilot.core.figures import (
+    changed_settings,
+    costs,
+    figure,
+    figures,
+    gained,
+    lower_note,
+    setting,
+    signed,
+)
 from autopilot.core.records.message import one_line
 from autopilot.core.records.record import EpochOutcome, MetricsRecord
 from autopilot.core.types import Datum, count_outcomes, datum_document
@@ -50,6 +59,7 @@ def lines(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
     lines += _steps(notebook, epoch)
     lines += [f"{epoch.verdict}: {reason}" for reason in epoch.reasons]
     lines += ["", *_scores(notebook, epoch)]
+    lines += ["", *values] if (values := _values(notebook, epoch)) else []
     for block in (_failures(notebook, epoch, width), _lessons(notebook, epoch)):
         lines += ["", *block] if block else []
     return [*lines, ""] if epoch.steps else lines
@@ -129,6 +139,18 @@ def _scores(notebook: Notebook, epoch: Epoch) -> list[str]:
     if "train" in epoch.metrics:
         lines.append("(train was measured before the step, val after it)")
     return lines
+
+
+def _values(notebook: Notebook, epoch: Epoch) -> list[str]:
+    """The parameters' numbers and choices beside those of the best before and the baseline."""
+    before, now, first = _best_before(notebook, epoch), epoch.record.values, notebook.epoch(0)
+    columns, others = ["parameter", "value"], list[Mapping[str, object]]()
+    if before is not None:
+        columns += [f"best before (epoch {before.number})", "baseline"]
+        others = [before.record.values, first.record.values]
+    names = dict.fromkeys([*now, *(name for values in others for name in values)])
+    rows = [[name, *(setting(v.get(name)) for v in (now, *others))] for name in names]
+    return align(columns, rows, right=columns[1:]) if rows else []
 
 
 def _failures(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
@@ -211,6 +233,19 @@ def _verdict(epoch: Epoch) -> str:
     return f"{epoch.verdict}{odd}{back}"
 
 
+def tried(record: MetricsRecord, before: Mapping[str, object]) -> str:
+    """An epoch's change in a table: its strategy, and the values that it changed.
+
+    Args:
+        before: The values of the state that it started from.
+    """
+    changes = changed_settings(before if record.epoch else {}, record.values)
+    if record.strategy:
+        return f"{record.strategy}: {changes}" if changes else record.strategy
+    # The summary of a search is the same list, of the keys that count.
+    return record.summary or changes
+
+
 def commit_cell(record: MetricsRecord, revision: str) -> str:
     """An epoch's commit in a table, and how a rejected one ended.
 
@@ -238,6 +273,7 @@ def _epoch(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
         "verdict": epoch.verdict,
         "outcome": epoch.record.outcome,
         **{name: getattr(epoch, name) for name in _EPOCH},
+        "values": epoch.record.values,
         "reused": epoch.record.reused,
         "commits": epoch.steps,
         "tag": notebook.layout.tag_name(epoch.number) if epoch.verdict != "rejected" else None,

@@ -12,7 +12,7 @@ from operator import itemgetter
 from typing import Any, TypeGuard
 
 from autopilot.cli.arguments import name_before_epoch
-from autopilot.cli.pages.epoch import ODD_OUTCOMES, commit_cell
+from autopilot.cli.pages.epoch import ODD_OUTCOMES, commit_cell, tried
 from autopilot.core.figures import (
     costs,
     direction_words,
@@ -69,6 +69,8 @@ def table(notebook: Notebook, epochs: Sequence[Epoch], width: int | None) -> lis
         others.clear()
     shown = [figures(epoch.value, epoch.best, epoch.before) for epoch in epochs]
     values, bests = [texts[0] for texts in shown], [texts[1] for texts in shown]
+    states = {epoch.number: epoch.record for epoch in notebook.epochs}
+    started = {n: states[r.best_epoch].values for n, r in states.items() if r.best_epoch in states}
     deltas = [signed(epoch.delta, of=epoch.before) for epoch in epochs]
     value_width, delta_width = (max(map(len, cells), default=0) for cells in (values, deltas))
     columns = ["epoch", f"val {monitor}{lower_note(mode)}", *[f"val {name}" for name in others]]
@@ -81,7 +83,7 @@ def table(notebook: Notebook, epochs: Sequence[Epoch], width: int | None) -> lis
             *[figure(epoch.metrics["val"].get(name)) for name in others],
             best,
             epoch.verdict,
-            shorten(epoch.strategy or epoch.summary, None),
+            shorten(tried(epoch.record, started.get(epoch.number - 1, {})), None),
             commit_cell(
                 epoch.record,
                 # A rejected epoch's commit is the state that it went back to.

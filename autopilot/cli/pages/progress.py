@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autopilot.cli.output import Output
-from autopilot.cli.pages.epoch import commit_cell
+from autopilot.cli.pages.epoch import commit_cell, tried
 from autopilot.core.callback import Callback, RunView
 from autopilot.core.figures import figure, figures, lower_note, signed
 from autopilot.core.progress import Death
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from autopilot.core.types import Datum
 
 STYLES = {"kept": "green", "rejected": "red", "baseline": "cyan"}
-_STRATEGY_WIDTH = 24
+_STRATEGY_WIDTH, _VALUES_WIDTH = 24, 36
 _NOTE_WIDTH = 200
 _INDENT = " " * 7
 
@@ -125,8 +125,11 @@ class Reporter(Callback):
         self._judged_s = time.monotonic()
         has_commit, self._has_step = self._has_step or record.verdict != "rejected", False
         revision = trainer.experiment.revision_of(record.epoch) if has_commit else ""
-        before = [r.best for r in trainer.experiment.history if r.epoch < record.epoch]
-        row = self._table.row(record, before[-1] if before else None, revision)
+        history = trainer.experiment.history
+        before = [r for r in history if r.epoch < record.epoch][-1:]
+        values = trainer.experiment.record_of(before[0].best_epoch).values if before else {}
+        what = tried(record, values)
+        row = self._table.row(record, before[0].best if before else None, revision, what)
         self._line(row, record.verdict)
         failed = record.reasons[:1] if record.outcome == "failed" else ()
         for text in dict.fromkeys((*failed, *trainer.notes)):
@@ -217,15 +220,18 @@ class EpochTable:
     def __init__(self, record: MetricsRecord) -> None:
         self._title = f"val {record.monitor}{lower_note(record.mode)}"
         self._value = self._best = 0
+        self._room = _VALUES_WIDTH if record.values else _STRATEGY_WIDTH
         self._grow(figure(record.metrics.get(record.monitor)), figure(record.best))
 
     def head(self) -> str:
         """The table's head."""
         padding = " " * (self._what - display_width(self._title))
         best = f"{'best':>{self._best}}"
-        return f"epoch  {self._title}{padding}  {best}  verdict   {'strategy':<24}  commit"
+        return (
+            f"epoch  {self._title}{padding}  {best}  verdict   {'strategy':<{self._room}}  commit"
+        )
 
-    def row(self, record: MetricsRecord, before: float | None, revision: str) -> str:
+    def row(self, record: MetricsRecord, before: float | None, revision: str, tried: str) -> str:
         """One epoch."""
         value, change = record.metrics.get(record.monitor), ""
         shown, best, _ = figures(value, record.best, before)
@@ -233,10 +239,10 @@ class EpochTable:
             change = signed(value - before, of=before)
         self._grow(shown, best)
         what = f"{shown:<{self._value}}  {change}"
-        strategy = one_line(record.strategy or record.summary or "", _STRATEGY_WIDTH)
+        strategy = one_line(tried, self._room)
         return (
             f"{record.epoch:>5}  {what:<{self._what}}  {best:>{self._best}}  {record.verdict:<8}  "
-            f"{strategy:<24}  {commit_cell(record, revision)}"
+            f"{strategy:<{self._room}}  {commit_cell(record, revision)}"
         )
 
     @property

@@ -66,6 +66,7 @@ class Manifest(Record):
         forked_from: `<slug>@<epoch>`, the state that a fork started from.
         merged_with: `<slug>@<epoch>`, the state that was merged into that.
         strategies: The names of the strategies that the optimizer states.
+        spaces: Name of a number or choice to its space, as `--tune` writes it.
         by_hand: Whether its steps are the edits of a person, or of an agent at work.
     """
 
@@ -89,6 +90,7 @@ class Manifest(Record):
     forked_from: str = ""
     merged_with: str = ""
     strategies: tuple[str, ...] = ()
+    spaces: Mapping[str, str] = field(default_factory=dict)
     by_hand: bool = False
 
     @property
@@ -222,8 +224,7 @@ class MetricsRecord(Record):
         cost: The cost of this epoch.
         spent: The cost of the experiment so far.
         stop: Why the run ended after this epoch; empty if it went on.
-        unmeasured: How many items could not be measured; then the state is measured again when it
-            comes back.
+        unmeasured: How many items could not be measured; if any, the state is measured again.
         state: The state_dicts of "optimizer" and "callbacks", for a resumed run.
         noise: Of the baseline: how far a second measurement differs from it.
         repeat: How many measurements the metrics are the means of.
@@ -342,8 +343,7 @@ class ProgressNote(Record):
         item: The item's position, where the note is of one item of the batch; otherwise -1.
         died: How the process that evaluated it ended, if it died.
         printed: What that process printed last on stderr.
-        waits: The result does not stand in for its call until the step that it led to is made:
-            feedback needs the graph of the call.
+        waits: Its step has to be made before it stands in for its call, whose graph it lacks.
         replaced: The note is of a process that took another one's place, and of its time.
         notes: What the epoch was noted with so far, where a process ends in its middle.
         stop: Why the run was to end after the epoch, likewise.

@@ -1,8 +1,9 @@
 // What is shown follows from the address: #epoch-12, #tree, #2/items. Back, forward and reload work.
 
-const TABS = { epochs: "Epochs", tree: "Tree", items: "Items", cost: "Cost", memory: "Memory", setup: "Setup" };
-const SIMPLE = { tree: (e) => new Tree(e).element, items: (e) => new HeatMap(e).element, cost: costView, memory: memoryView, setup: setupView, compare: compareView };
+const TABS = { epochs: "Epochs", tree: "Tree", items: "Items", values: "Values", cost: "Cost", memory: "Memory", setup: "Setup" };
+const SIMPLE = { tree: (e) => new Tree(e).element, items: (e) => new HeatMap(e).element, values: valuesView, cost: costView, memory: memoryView, setup: setupView, compare: compareView };
 if (report.comparison) TABS.compare = "Compare";
+if (!experiments.some((e) => e.tuned)) delete TABS.values;
 
 const main = document.getElementById("main");
 const chart = new Chart(document.getElementById("chart"));
@@ -42,6 +43,8 @@ function show() {
   fill(main);
   if (!chosen.experiment.epochs.length && chosen.view !== "setup" && chosen.view !== "compare") {
     fill(main, h("div", { class: "card empty" }, "No epoch is judged yet."));
+  } else if (chosen.view === "values" && !chosen.experiment.tuned) {
+    fill(main, h("div", { class: "card empty" }, "Its parameters have no numbers or choices."));
   } else if (chosen.view === "epochs") epochsView();
   else fill(main, SIMPLE[chosen.view](chosen.experiment));
 }
@@ -174,7 +177,7 @@ function theme(name) {
   colors.clear();
   chart.draw();
   main.querySelectorAll(".scroller").forEach((box) => box.dispatchEvent(new Event("scroll")));
-  if (chosen.view === "cost") show();
+  if (["cost", "values"].includes(chosen.view)) show();
 }
 
 document.addEventListener("keydown", (event) => {

@@ -38,7 +38,7 @@ def table(values: list[float], monitor: str = "accuracy", mode: str = "max") -> 
     lines = [drawn.head()]
     for n, row in enumerate(rows):
         revision = "abcdef1" if row.verdict != "rejected" else ""
-        lines.append(drawn.row(row, bests[n - 1] if n else None, revision))
+        lines.append(drawn.row(row, bests[n - 1] if n else None, revision, row.strategy))
     return [line.rstrip() for line in lines]
 
 
