@@ -20,6 +20,7 @@ from autopilot.cli.arguments import (
 )
 from autopilot.cli.context import CommandGroup, Commands, Context
 from autopilot.cli.running import CHANGEABLE
+from autopilot.command.options import TaskOptions
 from autopilot.engine.request import Options
 from autopilot.errors import ExperimentError, UsageError
 from tests.cli.conftest import Place
@@ -45,7 +46,7 @@ WITHOUT = {
     *("run", "optimize loop", "optimize preflight", "optimize set-hparams", "push", "fetch"),
     *("experiment create", "experiment list", "propose list", "doctor", "gc"),
 }
-OTHER_GROUPS = ("hooks", "project", "workspace", "dataset", "ai")
+OTHER_GROUPS = ("hooks", "project", "workspace", "dataset", "ai", "init", "try")
 NAMING = {
     path: function
     for path, function in COMMANDS.items()
@@ -231,7 +232,7 @@ def test_run_and_resume_take_the_same_options_but_those_that_are_fixed() -> None
         return {p.name for p in parameters if p.name.startswith("option_")}
 
     every = {f"option_{name}" for name in Options.__dataclass_fields__}
-    assert options("run") == every
+    assert options("run") == every | {f"option_{n}" for n in TaskOptions.__dataclass_fields__}
     fixed = {"monitor", "mode", "failed_value", "accumulate", "num_workers", "measure_noise"}
     assert every - options("resume") == {f"option_{name}" for name in fixed | {"repeat"}}
     assert set(CHANGEABLE) | fixed | {"repeat"} == set(Options.__dataclass_fields__)

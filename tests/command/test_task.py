@@ -173,6 +173,13 @@ def test_a_baseline_that_cannot_be_measured_stops_the_run(
     bench.place.refused(*bench.options(**options), says=(says,), hints=(hint,), code=code)
 
 
+def test_an_agent_that_is_missing_ends_the_run_at_once(bench: Bench) -> None:
+    done = bench.run(9, agent="cmd:nosuchagent --fast")
+
+    assert done.code == 1 and "nosuchagent: not found" in done.error, done
+    assert bench.place.verdicts("bench-1") == ["baseline"]
+
+
 @pytest.mark.parametrize(
     ("options", "says", "hint"),
     [
