@@ -97,119 +97,52 @@ def _after(text: str, at: int) -> int:
 
 # --- TOML ----------------------------------------------------------------------------------------
 
-_TOML_SPACE = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
-_TOML_STRING = re.compile(
-    r'"""(?:\\.|[^\\])*?"""(?:"{0,2})'
-    r"|'''.*?'''(?:'{0,2})"
-    r'|"(?:\\.|[^"\\\n])*"'
-    r"|'[^'\n]*'",
-    re.DOTALL,
-)
-_TOML_BARE = re.compile(r"[^,\]}#\r\n]*")
-_TOML_KEY = re.compile(r"[A-Za-z0-9_-]+")
-
 
 def toml_literals(text: str) -> list[Literal]:
     """The literals of a TOML text.
 
     Raises:
         MalformedError: it is none.
+        ImportError: tomlkit is not installed.
     """
+    import tomlkit
+    from tomlkit.container import Container
+    from tomlkit.items import AbstractTable, AoT, Array
+
+    values: list[tuple[Path, Any]] = []
+
+    def mark(item: Any, path: Path) -> None:
+        """Puts a NUL, which no TOML has, before and behind each literal as tomlkit writes it."""
+        if isinstance(item, AbstractTable):
+            item = item.value
+        if isinstance(item, Container):
+            for key, each in item.body:
+                if key is not None:  # else it is a comment or space
+                    mark(each, (*path, key.key))
+        elif isinstance(item, AoT | Array):
+            for index, inner in enumerate(item.value):
+                mark(inner, (*path, str(index)))
+        else:
+            literal = item.as_string()
+            item.as_string = lambda: f"\0{literal}\0"
+            values.append((path, item.unwrap()))
+
     try:
-        scanner = _Toml(text, tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+        tomllib.loads(text)  # tomlkit takes some texts that are no TOML
+        document = tomlkit.parse(text)
+    except ValueError as error:
         line = re.search(r"at line (\d+)", str(error))
-        why = re.sub(r" \(at .*\)$", "", str(error))
+        why = re.sub(r" \(?at (line|end) .*$", "", str(error))
         raise MalformedError(why, int(line[1]) if line else 0) from error
-    scanner.scan()
-    return scanner.found
-
-
-class _Toml:
-    """Finds the literals of a text that is known to be TOML."""
-
-    def __init__(self, text: str, data: Any) -> None:
-        self.text, self.data, self.at = text, data, 0
-        self.found: list[Literal] = []
-        self._arrays: dict[Path, int] = {}
-
-    def scan(self) -> None:
-        table: Path = ()
-        self._skip()
-        while self.at < len(self.text):
-            brackets = re.compile(r"\[{0,2}").match(self.text, self.at)
-            depth = len(brackets[0]) if brackets else 0
-            self.at += depth
-            key = self._key()
-            if depth:
-                table = self._table(key, is_new=depth == 2)
-                self.at += depth
-            else:
-                self.at += 1  # the equals sign
-                self._value((*table, *key))
-            self._skip()
-
-    def _skip(self) -> None:
-        space = _TOML_SPACE.match(self.text, self.at)
-        self.at = space.end() if space else self.at
-
-    def _key(self) -> list[str]:
-        parts = []
-        while True:
-            self._skip()
-            quoted = _TOML_STRING.match(self.text, self.at)
-            found = quoted or _TOML_KEY.match(self.text, self.at)
-            assert found, "tomllib has read it"
-            parts.append(_toml_text(found[0]) if quoted else found[0])
-            self.at = found.end()
-            self._skip()
-            if self.text[self.at] != ".":
-                return parts
-            self.at += 1
-
-    def _table(self, key: list[str], *, is_new: bool) -> Path:
-        """The path of a table's header; in an array of tables, that of the newest one."""
-        path: Path = ()
-        for number, part in enumerate(key, start=1):
-            path = (*path, part)
-            if is_new and number == len(key):
-                self._arrays[path] = self._arrays.get(path, -1) + 1
-            if path in self._arrays:
-                path = (*path, str(self._arrays[path]))
-        return path
-
-    def _value(self, path: Path) -> None:
-        self._skip()
-        first = self.text[self.at]
-        if first in "[{":
-            self.at += 1
-            self._items(path, is_table=first == "{")
-            return
-        string = _TOML_STRING.match(self.text, self.at)
-        found = string or _TOML_BARE.match(self.text, self.at)
-        assert found, "tomllib has read it"
-        start, self.at = self.at, self.at + len(found[0].rstrip())
-        value = self.data
-        for part in path:
-            value = value[int(part) if isinstance(value, list) else part]
-        self.found.append(Literal(path, start, self.at, *value_or_problem(value)))
-
-    def _items(self, path: Path, *, is_table: bool) -> None:
-        index = 0
-        self._skip()
-        while self.text[self.at] not in "]}":
-            key = self._key() if is_table else [str(index)]
-            self.at += is_table  # the equals sign
-            self._value((*path, *key))
-            self._skip()
-            self.at += self.text[self.at] == ","
-            index += 1
-            self._skip()
-        self.at += 1
-
-
-def _toml_text(literal: str) -> str:
-    return str(tomllib.loads(f"x = {literal}")["x"])
+    mark(document, ())
+    parts, found, at = document.as_string().split("\0"), list[Literal](), 0
+    if "".join(parts) != text:
+        raise MalformedError("the tables of one array are not one behind the other")
+    for (path, value), before, literal in zip(values, parts[::2], parts[1::2], strict=False):
+        start = at + len(before)
+        at = start + len(literal)
+        found.append(Literal(path, start, at, *value_or_problem(value)))
+    return found
 
 
 # --- INI, and lines of NAME=VALUE ----------------------------------------------------------------

@@ -186,6 +186,10 @@ WRONG = {
     ("a.toml", A_TOML, "cache.kind=a|b"): ("a.toml:4: cache.kind is 'lru', none of a|b", ""),
     ("a.toml", A_TOML, "cache.day=1..9"): ("a.toml:5: cache.day is a date", "write a literal"),
     ("a.toml", "a = \n", "a=1..9"): ("a.toml:1 is no TOML: Invalid value", "correct the file"),
+    ("a.toml", "[[a]]\nb=1\n[c]\n[[a]]\nb=2\n", "a.1.b=1..9"): (
+        "the tables of one array are not one behind the other",
+        "correct the file",
+    ),
     ("a.toml", b"a = '\xff'\n", "a=1..9"): ("a.toml is not UTF-8", "store it as UTF-8"),
     ("a.json", '{"a": 1,}', "a=1..9"): ("a.json:1 is no JSON", "correct"),
     ("a.json", '{"a": 1,\n"a": 2}', "a=1..9"): ("a is defined 2 times (lines 1, 2)", "leave one"),
@@ -275,11 +279,16 @@ def test_a_value_outside_of_its_space_is_never_written():
     assert config.read_text() == '{"a": 1}'
 
 
-def test_yaml_without_its_reader_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ruamel.yaml", None)
+@pytest.mark.parametrize(
+    ("library", "name", "text"),
+    [("ruamel.yaml", "a.yml", "a: 1\n"), ("tomlkit", "a.toml", "a = 1\n")],
+)
+def test_a_file_without_its_reader_says_what_to_install(monkeypatch, library, name, text):
+    monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(AutopilotError) as error:
-        ConfigParameter(written("a.yml", "a: 1\n"), {"a": Range(1, 9)})
-    assert "ruamel.yaml is not installed" in error.value.message
+        ConfigParameter(written(name, text), {"a": Range(1, 9)})
+    assert f"{library} is not installed" in error.value.message
     assert error.value.hint == "pip install 'autopilot[optuna]'"
     # The other formats need no more than Python.
-    assert ConfigParameter(written("a.toml", "a = 1\n"), {"a": Range(1, 9)}).values() == {"a": 1}
+    config = ConfigParameter(written("a.json", '{"a": 1}'), {"a": Range(1, 9)})
+    assert config.values() == {"a": 1}
