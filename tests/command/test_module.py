@@ -32,7 +32,7 @@ BAD = [
     ("yes", "rejected", "printed more than 64 MiB", "y | y | y"),
     ("echo x >> 'ä b.txt'; echo seconds: 1", "rejected", "changed the tracked file ä b.txt", ""),
     ("rm 'ä b.txt'; echo seconds: 1", "rejected", "changed the tracked file ä b.txt", "put back"),
-    ("echo >> cmd.sh; echo seconds: 1", "rejected", "changed the tracked file cmd.sh", ""),
+    ("echo >> cmd.py; echo seconds: 1", "rejected", "changed the tracked file cmd.py", ""),
     ("echo seconds: 1; echo oh >&2; exit 3", "rejected", "ended with exit code 3", "oh"),
     ("cat 'ä b.txt'; echo seconds: 8", "kept", "9.000 -> 8.000", ""),
 ]
@@ -40,7 +40,7 @@ BAD = [
 
 def test_each_bad_command_has_its_own_line_and_the_run_goes_on(bench: Bench) -> None:
     place = bench.place
-    place.write("cmd.sh", "echo seconds: 10\n")
+    place.write("cmd.py", "echo seconds: 10\n")
     place.write("ä b.txt", "data\n")
     place.write("bad.txt", "".join(f"{command}\n" for command, *_ in BAD))
     count = place.cache.parent / "count"
@@ -48,12 +48,12 @@ def test_each_bad_command_has_its_own_line_and_the_run_goes_on(bench: Bench) -> 
     place.write(
         "agent.sh",
         f"cat > /dev/null; n=$(($(cat {count}) + 1)); echo $n > {count}\n"
-        'sed -n "${n}p" bad.txt > cmd.sh\n',
+        'sed -n "${n}p" bad.txt > cmd.py\n',
     )
     place.commit()
 
     with place.untouched():
-        done = bench.run(len(BAD), edit="cmd.sh", eval="sh cmd.sh", item_timeout="1")
+        done = bench.run(len(BAD), edit="cmd.py", eval="sh cmd.py", item_timeout="1")
 
     assert done.code == 0, done
     judged = place.judged("cmd-1")[1:]
@@ -62,6 +62,9 @@ def test_each_bad_command_has_its_own_line_and_the_run_goes_on(bench: Bench) -> 
         assert record["verdict"] == verdict, (command, reasons)
         assert says in reasons and tail in reasons, (command, reasons)
     assert not _running("sleep\0098") and not _running("sleep\0099")
+    # Only child processes import what is edited, even where Python could.
+    assert not any(record.get("restarts") for record in judged)
+    assert [record["cost"]["evaluations"] for record in judged] == [1] * len(BAD)
     assert "best: epoch 13, val seconds 10.000 -> 8.000" in done.out
 
 
