@@ -86,7 +86,10 @@ SETUPS = {
         splits(test=f"DataLoader({TWICE}, 2)"),
         "items 0 and 2 of the test split share the id 'same'",
     ),
-    "no train": ([("def train_dataloader", "def test_dataloader"), (DATA, "")], "there is no train"),
+    "no train": (
+        [("def train_dataloader", "def test_dataloader"), (DATA, "")],
+        "there is no train",
+    ),
     "plain module": (
         [
             (IMPORTS, "from autopilot import Module, AutoPilotModule,"),
