@@ -14,7 +14,7 @@ from autopilot.core.comparison import EpochView
 from autopilot.core.evaluation import Evaluator
 from autopilot.core.figures import wish
 from autopilot.core.gradient import TextGradient
-from autopilot.core.measured import Measured, SplitMetrics, measure_once
+from autopilot.core.measured import Measured, SplitMetrics, measure_often, measure_once
 from autopilot.core.noise import DefaultPolicy, noise_sentence
 from autopilot.core.optimizer import Step
 from autopilot.core.outages import Outages, infrastructure_in
@@ -159,16 +159,13 @@ class Fit(Run):
     def measure_noise(self, val: Measured) -> list[str]:
         """Measures the baseline's val split a second time, with other chance.
 
-        The experiment gets the noise; the baseline's metrics stay those of the first
-        measurement.
-
-        Args:
-            val: The first measurement; the second is put beside it.
+        The experiment gets the noise, and the second measurement is put beside the first, `val`,
+        whose metrics the baseline has.
 
         Returns:
             One sentence on the noise; none without a val split, or where it is switched off.
         """
-        experiment = self.experiment
+        experiment, is_default = self.experiment, isinstance(self.policy, DefaultPolicy)
         if self.val is None or self.with_noise is False:
             return []
         if experiment.known_noise is not None:
@@ -179,8 +176,10 @@ class Fit(Run):
             if len(val.passes) == 1:
                 val.beside.append(measure_once(self, self.evaluator, "val", 0, self.val, repeat=1))
             assert experiment.monitored is not None, "the Trainer sets it"
-            experiment.noise = val.noise(experiment.monitored)
-        return [noise_sentence(experiment.noise, default=isinstance(self.policy, DefaultPolicy))]
+            noise = experiment.noise = val.noise(experiment.monitored)
+            if is_default and noise.is_noisy and noise.items == 1:
+                experiment.noise = measure_often(self, self.evaluator, val, self.val)
+        return [noise_sentence(experiment.noise, default=is_default)]
 
     def _reason_to_skip(self, val: Measured) -> str:
         if len(val.passes) > 1:

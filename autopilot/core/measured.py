@@ -214,6 +214,27 @@ def measure(
     return found
 
 
+def measure_often(
+    run: Run, evaluator: Evaluator, val: Measured, loader: Iterable[Any] | None
+) -> Noise:
+    """Measures the baseline, and every later state, so often that one noisy number has items.
+
+    One measurement of each state could tell no gain from chance: no epoch would be kept.
+
+    Args:
+        val: The baseline; gets the further measurements, and those beside it become its own.
+
+    Returns:
+        How far all of them differ.
+    """
+    val.passes, val.beside = [*val.passes, *val.beside], []
+    for number in range(len(val.passes), FEWEST_GAINS):
+        val.passes.append(measure_once(run, evaluator, "val", 0, loader, number))
+    run.experiment.repeat, run.metrics["val"] = FEWEST_GAINS, val.compute()
+    assert run.experiment.monitored is not None, "the Trainer sets it"
+    return val.noise(run.experiment.monitored)
+
+
 def measure_once(
     run: Run,
     evaluator: Evaluator,

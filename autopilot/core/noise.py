@@ -74,10 +74,9 @@ def noise_sentence(noise: Noise, *, default: bool = True) -> str:
     if not default:
         follows = "the experiment's own policy decides"
     elif noise.items < FEWEST_GAINS:
-        few = f"{noise.items} val items are too few"
-        if alone:
-            few = f"{several} are too few" if noise.repeats else "one measurement is too few"
-        least = f"--repeat {FEWEST_GAINS}" if alone else f"it takes {FEWEST_GAINS} at least"
+        few, least = f"{noise.items} val items are too few", f"it takes {FEWEST_GAINS} at least"
+        if noise.repeats:
+            few, least = f"{several} are too few", f"--repeat {FEWEST_GAINS}"
         return f"{found}: no epoch can be kept, {few} to tell any gain from chance; {least}"
     return f"{found}: {follows}{size}"
 

@@ -214,6 +214,7 @@ class Trainer(RunView):
                 spaces=spaces_of(module.parameters()),
             )
             fit.load_states(experiment.open(module.parameters()))
+            experiment.repeat = max(self.repeat, *(r.repeat for r in experiment.history[:1]), 1)
             check_gates(fit.policy, experiment.metrics.get(0, {}), self.monitor)
             # What an interrupted fit of the same objects left is not feedback on this one.
             fit.optimizer.zero_grad()

@@ -164,7 +164,8 @@ class Options:
         found: list[str] = []
         for field_ in fields(self):
             value = getattr(self, field_.name)
-            name, _, no = field_.metadata.get("names", _flag(field_.name)).partition("/")
+            flag = f"--{field_.name.replace('_', '-')}"
+            name, _, no = field_.metadata.get("names", flag).partition("/")
             if isinstance(value, bool):
                 found.append(name if value else no)
             elif value is not None:
@@ -195,10 +196,6 @@ class Options:
         return found
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
 NO_OPTIONS = Options()
 
 
@@ -216,6 +213,9 @@ def options_of(notebook: Notebook, changes: Options = NO_OPTIONS) -> Options:
         )
     for event in notebook.events:
         given |= event.options
+    # A single noisy number is measured more often than was asked for.
+    if notebook.epochs and (repeat := notebook.epochs[0].record.repeat) > 1:
+        given["repeat"] = repeat
     return Options(**(given | changes.given()))
 
 

@@ -22,6 +22,7 @@ from autopilot.core.stopping import Budget
 from autopilot.core.store import InMemoryStore
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Cost, Datum, Noise
+from autopilot.policy import MaxGate
 from autopilot.testing import ScriptedOptimizer
 
 ITEMS = 100
@@ -543,19 +544,38 @@ def test_the_measurements_of_a_single_item_are_the_items():
     assert mean.metrics == metrics == experiment.metrics[2]["val"]
 
 
-@pytest.mark.parametrize(
-    ("repeat", "says"),
-    [
-        (1, "no epoch can be kept, one measurement is too few to tell any gain from chance"),
-        (2, "no epoch can be kept, two are too few to tell any gain from chance"),
-    ],
-)
-def test_one_noisy_number_takes_several_measurements(repeat, says):
-    trainer = Trainer(repeat=repeat)
+def test_too_few_measurements_of_one_noisy_number_keep_nothing():
+    trainer = Trainer(repeat=2)
     trainer.fit(Clock(), max_epochs=0)
     said = trainer.experiment.history[0].reasons[1]
     assert said.startswith("two measurements differ by ")
-    assert said.endswith(f"{says}; --repeat 5")
+    assert said.endswith(
+        "no epoch can be kept, two are too few to tell any gain from chance; --repeat 5"
+    )
+
+
+def test_one_noisy_number_is_measured_five_times_where_nothing_else_was_asked_for():
+    steps = [("faster", 8.0), ("the same", 8.0001), ("slower", 8.5), ("faster again", 7.0)]
+    asked = Trainer(repeat=5)
+    asked.fit(Clock(steps), max_epochs=4)
+    store = InMemoryStore()
+    Trainer(experiment=Experiment(store)).fit(Clock(steps), max_epochs=2)
+    # A resumed run measures as often.
+    resumed = Trainer(experiment=Experiment(store))
+    resumed.fit(Clock(steps), max_epochs=4)
+    for trainer in (asked, resumed):
+        history = trainer.experiment.history
+        assert [record.repeat for record in history] == [5] * 5
+        verdicts = ["baseline", "kept", "rejected", "rejected", "kept"]
+        assert [record.verdict for record in history] == verdicts
+    assert [r.metrics for r in resumed.experiment.history] == [
+        r.metrics for r in asked.experiment.history
+    ]
+    # A policy of one's own, and a number that does not change, are measured as before.
+    own = Trainer(policy=Policy([MaxGate("seconds", 20)]))
+    own.fit(Clock(), max_epochs=0)
+    assert own.experiment.history[0].repeat == 1
+    assert len(passes(own.experiment.store)) == 2
 
 
 def test_seeds():
