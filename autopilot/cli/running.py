@@ -285,7 +285,7 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
     output.lines(f"note: {remark}" for remark in session.remarks)
     for verdict in ("kept", "rejected"):
         tried = Counter(_tried(r) for r in epochs if r.verdict == verdict)
-        if tried.keys() - {"unnamed"}:
+        if tried.keys() - {"unnamed", "unchanged", "failed"}:
             listed = ", ".join(f"{name} ({n}x)" if n > 1 else name for name, n in tried.items())
             output.line(f"{verdict}: {listed}")
     blocked = session.trainer.experiment.memory.blocked()
@@ -342,7 +342,8 @@ def _tell_spending(output: Output, session: Session) -> None:
     if not ledger.by_role():
         return
     output.line(f"models: {ledger.total().render()}")
-    output.lines(f"  {role}: {spent.render()}" for role, spent in ledger.by_role().items())
+    if len(roles := ledger.by_role()) > 1:
+        output.lines(f"  {role}: {spent.render()}" for role, spent in roles.items())
 
 
 def _tried(record: MetricsRecord) -> str:
