@@ -339,11 +339,9 @@ def _never_measured(session: Session) -> tuple[int, list[Datum]]:
 def _tell_spending(output: Output, session: Session) -> None:
     """Prints the cost of model calls, in all and by role; nothing where there were none."""
     ledger = session.trainer.run.ledger
-    if not ledger.by_role():
-        return
-    output.line(f"models: {ledger.total().render()}")
-    if len(roles := ledger.by_role()) > 1:
-        output.lines(f"  {role}: {spent.render()}" for role, spent in roles.items())
+    roles = [f"  {role}: {spent.render()}" for role, spent in ledger.by_role().items()]
+    if roles:
+        output.lines([f"models: {ledger.total().render()}", *roles[len(roles) == 1 :]])
 
 
 def _tried(record: MetricsRecord) -> str:

@@ -163,7 +163,8 @@ class TaskOptions:
         modules = [after for flag, after in pairwise(words) if flag == "-m"]
         names = [w for w in words if not w.startswith("-") and Path(w).name not in _STARTERS]
         name = Path(next(iter([*scripts, *modules, *names]), "run")).name
-        return plain_letters(_SUFFIX.sub("", name)) or "run"
+        plain = plain_letters(_SUFFIX.sub("", name))
+        return plain if re.search("[a-z0-9]", plain) else "run"
 
 
 def _flag(name: str) -> str:
