@@ -176,6 +176,16 @@ def shorten(text: str, width: int | None) -> str:
     return fitting(line, max(width - 3, 0)).rstrip() + "..."
 
 
+def plain_letters(text: str) -> str:
+    """A text in lower case, without accents: for names that must be ASCII.
+
+    >>> plain_letters("Größe")
+    'grosse'
+    """
+    letters = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(letter for letter in letters if not unicodedata.combining(letter))
+
+
 def fitting(line: str, width: int) -> str:
     """As much of a line's beginning as fits into so many columns."""
     if line.isascii():

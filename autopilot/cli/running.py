@@ -285,7 +285,7 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
     output.lines(f"note: {remark}" for remark in session.remarks)
     for verdict in ("kept", "rejected"):
         tried = Counter(_tried(r) for r in epochs if r.verdict == verdict)
-        if tried.keys() - {"unnamed"}:
+        if tried.keys() - {"unnamed", "unchanged", "failed"}:
             listed = ", ".join(f"{name} ({n}x)" if n > 1 else name for name, n in tried.items())
             output.line(f"{verdict}: {listed}")
     blocked = session.trainer.experiment.memory.blocked()
@@ -339,10 +339,9 @@ def _never_measured(session: Session) -> tuple[int, list[Datum]]:
 def _tell_spending(output: Output, session: Session) -> None:
     """Prints the cost of model calls, in all and by role; nothing where there were none."""
     ledger = session.trainer.run.ledger
-    if not ledger.by_role():
-        return
-    output.line(f"models: {ledger.total().render()}")
-    output.lines(f"  {role}: {spent.render()}" for role, spent in ledger.by_role().items())
+    roles = [f"  {role}: {spent.render()}" for role, spent in ledger.by_role().items()]
+    if roles:
+        output.lines([f"models: {ledger.total().render()}", *roles[len(roles) == 1 :]])
 
 
 def _tried(record: MetricsRecord) -> str:

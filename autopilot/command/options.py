@@ -12,7 +12,7 @@ from pathlib import Path
 
 from autopilot.core.signatures import option
 from autopilot.errors import UsageError
-from autopilot.text import as_json, is_secret, redact
+from autopilot.text import as_json, is_secret, plain_letters, redact
 
 AGENTS = ("claude-code", "anthropic", "cmd:'PROGRAM ...'")
 _SUFFIX = re.compile(r"\.(py|sh|js|ts|rb|pl|R|jl|exs?)$")
@@ -163,8 +163,8 @@ class TaskOptions:
         modules = [after for flag, after in pairwise(words) if flag == "-m"]
         names = [w for w in words if not w.startswith("-") and Path(w).name not in _STARTERS]
         name = Path(next(iter([*scripts, *modules, *names]), "run")).name
-        slug = re.sub(r"[^a-z0-9._-]+", "-", _SUFFIX.sub("", name).lower()).strip("-._")
-        return slug or "run"
+        plain = plain_letters(_SUFFIX.sub("", name))
+        return plain if re.search("[a-z0-9]", plain) else "run"
 
 
 def _flag(name: str) -> str:

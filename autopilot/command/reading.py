@@ -25,7 +25,7 @@ _NAME = r"[^\W\d][\w .%/@-]*?"
 _METRIC = re.compile(rf"\s*METRIC\s+({_NAME})\s*=\s*(.*?)\s*")
 _PLAIN = re.compile(rf"\s*(?!METRIC\s)({_NAME})\s*[:=]\s*({_NUMBER})\s*", re.IGNORECASE)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_HEADING = re.compile(r"([=_*#~!-])\1{2,}( .* \1{3,})?")
+_HEADING = re.compile(r"([=_*#~!^-])\1{2,}( .* \1{3,})?")
 _HEAD, _TAIL, _LINE = 1000, 3000, 200
 _JUNIT_BYTES = 64 << 20
 # The keys of an item that are no metrics.

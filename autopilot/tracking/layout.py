@@ -14,6 +14,7 @@ from autopilot.errors import ExperimentError, LockHeldError, SlugError
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.refs import check_free, delete_ref, list_refs, read_ref
 from autopilot.git.repository import Repository
+from autopilot.text import plain_letters
 
 KINDS = ("experiment", "gradients", "metrics", "memory", "traces", "llm")
 BRANCHES = "refs/heads/autopilot/"
@@ -178,7 +179,7 @@ def tagged_epochs(repo: Repository, slug: str | None = None) -> dict[str, frozen
 
 def free_slugs(repo: Repository, stem: str, project: str | None = None) -> Iterator[str]:
     """Those of stem-1, stem-2, ... that no experiment has, made of allowed characters."""
-    clean = re.sub(r"[^a-z0-9._-]+|\.{2,}", "-", stem.lower()).strip("-._") or "experiment"
+    clean = re.sub(r"[^a-z0-9._-]+|\.{2,}", "-", plain_letters(stem)).strip("-._") or "experiment"
     prefix = f"{project}/{clean}" if project else clean
     taken = experiments(repo)
     for number in itertools.count(1):

@@ -239,6 +239,7 @@ def test_a_target_and_a_command_are_two_runs(bench: Bench) -> None:
         ("cd x && ./run_it.sh", "run_it"),
         ("pytest -q", "pytest"),
         ("make 'Größe'", "make"),
+        ("python Prüfstände.py", "prufstande"),
         ("'", "run"),
     ],
 )
