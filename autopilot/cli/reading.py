@@ -23,14 +23,18 @@ from autopilot.git.repository import Repository
 from autopilot.text import whole
 from autopilot.tracking.notebook import Notebook
 
-_CHART_WIDTH = 100
+_CHART_WIDTH, _SLICE_WIDTH = 100, 60
 
 
 def log(
     context: Context,
     name: Name = None,
     graph: Annotated[
-        bool, typer.Option("--graph", help="Draw the metric over the epochs instead of a table.")
+        bool,
+        typer.Option(
+            "--graph",
+            help="Draw the metric over the epochs, and over each number that is searched.",
+        ),
     ] = False,
     count: Annotated[
         int | None, typer.Option("--max-count", "-n", min=1, help="Only the last so many epochs.")
@@ -58,6 +62,7 @@ def log(
         width = min(output.width or _CHART_WIDTH, _CHART_WIDTH)
         monitor, mode = notebook.monitor
         output.lines(pages.chart(points, f"val {monitor}{lower_note(mode)}", width=width))
+        output.lines(pages.slices(notebook, width=min(width, _SLICE_WIDTH)))
     elif epochs:
         heading, *rows = pages.table(notebook, epochs, output.width)
         output.line(heading, "bold")

@@ -319,9 +319,22 @@ def test_the_report_has_the_best_values_and_how_much_each_matters(tuned):
     assert f"| `size` | 16 | {tuned.best.record.values['size']} | {size['share']:.0%} |" in text
 
 
+def test_the_log_plots_the_metric_over_each_value_the_most_important_first(tuned):
+    size, *_ = collect(tuned).document()["tuned"]["names"]
+    text = "\n".join(listing.slices(tuned, width=60))
+    best, sizes = size["best"], [epoch.record.values["size"] for epoch in tuned.epochs]
+    assert text.startswith(f"\nsize 16 -> {best}, importance {size['share']:.0%}\n")
+    plot = text.split("\n\n")[0]
+    assert re.search(rf"\n +{min(sizes)} +{max(sizes)}$", plot)
+    kept = sum(epoch.verdict != "rejected" for epoch in tuned.epochs)
+    assert 1 <= plot.count("●") <= kept and 1 <= plot.count("○") <= len(sizes) - kept
+    assert re.search(r"\n +fifo +lru$", text, re.M)
+
+
 def test_an_experiment_without_numbers_has_no_word_of_them(story):
     assert collect(story).document()["tuned"] is None
     assert "Numbers and choices" not in markdown(story)
+    assert listing.slices(story, width=60) == []
 
 
 # --- in a browser ------------------------------------------------------------------------------

@@ -20,12 +20,14 @@ from autopilot.core.figures import (
     figures,
     lower_note,
     progressed,
+    setting,
     signed,
     test_gain,
 )
 from autopilot.errors import ExperimentError
 from autopilot.git import refs
 from autopilot.git.repository import Repository
+from autopilot.report.comparison import Tuned
 from autopilot.text import (
     ago,
     align,
@@ -339,6 +341,40 @@ def chart(points: Sequence[Point], name: str, *, width: int = 72, height: int = 
     legend = f"{_LINE * 2} {name}   {_BEST * 2} best so far   {_KEPT} kept"
     below = (f"└{'─' * columns}", f" {first}{last:>{columns - len(first)}}", f" {legend}")
     return [line.rstrip() for line in (*lines, *(f"{'':{margin}} {line}" for line in below))]
+
+
+def slices(notebook: Notebook, *, width: int, height: int = 5) -> list[str]:
+    """A plot of the metric over each number or choice, the most important first."""
+    if (tuned := Tuned.of(notebook)) is None:
+        return []
+    found, epochs, lines = tuned.document(), notebook.epochs, list[str]()
+    for place, own in sorted(enumerate(found["names"]), key=lambda n: -(n[1]["share"] or 0)):
+        rows = zip((row[place] for row in found["points"]), epochs, strict=True)
+        known = [(x, e.value, e.verdict) for x, e in rows if x is not None and _finite(e.value)]
+        share = f", importance {own['share']:.0%}" if own["share"] is not None else ""
+        lines += ["", f"{own['name']} {own['first']} -> {own['best']}{share}"]
+        xs, ys = [x for x, *_ in known], [y for _, y, _ in known]
+        if not (len(set(xs)) > 1 and len(set(ys)) > 1):
+            continue
+        top, low = figures(max(ys), min(ys))
+        margin = max(len(top), len(low))
+        columns = max(width - margin - 2, 10)
+        options, scale = own["options"], math.log if own["log"] else float
+        left, right = (0, len(options)) if options else (scale(min(xs)), scale(max(xs)))
+        cells = [[" "] * columns for _ in range(height)]
+        for x, y, verdict in sorted(known, key=lambda each: each[2] != "rejected"):
+            down = (max(ys) - y) / (max(ys) - min(ys)) * (height - 1)
+            across = (scale(x) - left) / (right - left) * (columns - 1)
+            cells[round(down)][round(across)] = "○" if verdict == "rejected" else _KEPT
+        labels = {0: f"{top:>{margin}} ┤", height - 1: f"{low:>{margin}} ┤"}
+        lines += [labels.get(n, f"{'':{margin}} │") + "".join(row) for n, row in enumerate(cells)]
+        first, last = setting(min(xs)), setting(max(xs))
+        below = "".join(f"{o:<{columns // len(options)}}" for o in options) if options else first
+        lines.append(f"{'':{margin}}  {below}" + f"{last:>{columns - len(first)}}" * (not options))
+    unknown = f"importance is not known: {tuned.importance.unknown}"
+    return [
+        line.rstrip() for line in [*lines, *(["", unknown] if tuned.importance.unknown else [])]
+    ]
 
 
 def _line(start: tuple[int, int], end: tuple[int, int]) -> Iterator[tuple[int, int]]:
