@@ -10,7 +10,7 @@ It is loaded for `autopilot --help` too, so it imports the library where a funct
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum, StrEnum
 from itertools import zip_longest
@@ -91,6 +91,12 @@ MaybeEpoch = Annotated[str | None, _EPOCH]
 EpochOrOption = Annotated[str, _EPOCH_TOO]
 MaybeEpochOrOption = Annotated[str | None, _EPOCH_TOO]
 
+NewName = Annotated[
+    str | None,
+    typer.Option(
+        "--slug", "-e", metavar="NAME", help="The experiment's; TARGET's and a number if not."
+    ),
+]
 NAME_OPTION = typer.Option(
     "--slug", "-e", metavar="NAME", help="The same as NAME.", autocompletion=experiment_names
 )
@@ -110,7 +116,7 @@ Hparams = Annotated[
 ]
 Links = Annotated[
     list[str] | None,
-    typer.Option(metavar="PATH", help="An ignored path that the evaluation needs."),
+    typer.Option("--link", metavar="PATH", help="An ignored path that the evaluation needs."),
 ]
 InPlace = Annotated[
     bool, typer.Option("--in-place", help="Work in this checkout, not in a worktree.")
@@ -138,6 +144,19 @@ LIMITS = ("item_timeout", "memory")
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")]
 
 
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What an experiment begins with, beside its target and options; see Request."""
+
+    seed: Seed = 0
+    hparams: Hparams = None
+    links: Links = None
+    in_place: InPlace = False
+    include_dirty: IncludeDirty = False
+    idea: Idea = ""
+    hypothesis: Hypothesis = ""
+
+
 class Arguments:
     """The arguments of a command: as typer reads them, and as its function takes them.
 
@@ -153,7 +172,7 @@ class Arguments:
     def __init__(self, function: Callable[..., int | None]) -> None:
         self._heads: dict[str, tuple[Word, inspect.Parameter]] = {}
         self._others: dict[str, tuple[Word, inspect.Parameter]] = {}
-        self._tables: dict[str, tuple[Any, list[str]]] = {}
+        self._tables: dict[str, tuple[Any, dict[str, str]]] = {}
         own: list[inspect.Parameter] = []
         signature = inspect.signature(function, eval_str=True)
         for name, parameter in list(signature.parameters.items())[1:]:
@@ -161,9 +180,9 @@ class Arguments:
             kind, *details = get_args(parameter.annotation) if is_annotated else [None]
             kind = kind or parameter.annotation
             if is_dataclass(kind):
-                chosen = [f.name for f in fields(kind) if not details or f.name in details]
-                self._tables[name] = kind, chosen
-                own += _options(kind, chosen)
+                options = _options(kind, details)
+                self._tables[name] = kind, {field: each.name for field, each in options.items()}
+                own += options.values()
             elif details and isinstance(details[0], Word):
                 places = self._heads if details[0].leads else self._others
                 places[name] = details[0], parameter
@@ -213,9 +232,9 @@ class Arguments:
             raise UsageError(error.message, hint=error.hint or f"see: {path} --help") from error
 
     def _values(self, context: Context, given: dict[str, Any]) -> dict[str, Any]:
-        for name, (kind, chosen) in self._tables.items():
-            read = {field: given.pop(f"option_{field}") for field in chosen}
-            given[name] = kind(**{field: _plain(value) for field, value in read.items()})
+        for name, (kind, options) in self._tables.items():
+            read = {field: _plain(given.pop(option)) for field, option in options.items()}
+            given[name] = kind(**read)
         head = given.pop("head", None)
         words = [*(head or ())] if self._counted else [head]
         others = [given.pop(f"word_{name}") for name in self._others]
@@ -360,17 +379,30 @@ def declared(name: str, kind: Any, details: Any, default: Any = None) -> inspect
     return inspect.Parameter(name, place, default=default, annotation=Annotated[kind, details])
 
 
-def _options(table: Any, chosen: list[str]) -> list[inspect.Parameter]:
-    """The options of a table: fields of a dataclass with help and more in their metadata."""
-    kinds, found = get_type_hints(table), []
+def _options(table: Any, chosen: Sequence[Any]) -> dict[str, inspect.Parameter]:
+    """The options of a table: fields of a dataclass with help and more in their metadata.
+
+    Fields without it are annotated as the parameters of a command are.
+
+    Args:
+        chosen: The names of the fields; all of them if empty.
+    """
+    kinds, found = get_type_hints(table, include_extras=True), {}
     for field in fields(table):
-        if field.name in chosen:
+        if not field.metadata:
+            found[field.name] = inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=kinds[field.name],
+            )
+        elif not chosen or field.name in chosen:
             details = {key: value for key, value in field.metadata.items() if key != "fixed"}
             kind = details.pop("type", None)
             names = details.pop("names", "--" + field.name.replace("_", "-"))
             option = typer.Option(names, **details)
             kind = kinds[field.name] if kind is None else kind | None
-            found.append(declared(f"option_{field.name}", kind, option))
+            found[field.name] = declared(f"option_{field.name}", kind, option)
     return found
 
 

@@ -129,9 +129,8 @@ class Context:
         target: str | None,
         task: TaskOptions,
         options: Options,
-        hparam: Sequence[str] | None,
-        link: Sequence[str] | None,
         *,
+        hparams: Sequence[str] | None = None,
         by_hand: bool = False,
         **more: Any,
     ) -> Request:
@@ -150,15 +149,15 @@ class Context:
         use_prices(options.prices or ())
         more |= {"options": options, "by_hand": by_hand}
         if not task.given():
-            return self.request(target, hparam, link, **more)
+            return self.request(target, hparams, **more)
         first = next(iter(task.given())).replace("_", "-")
-        given = {f"TARGET {target}": target, "-H": hparam, "--monitor": options.monitor}
+        given = {f"TARGET {target}": target, "-H": hparams, "--monitor": options.monitor}
         for what in (name for name, value in given.items() if value):
             hint = "--metric NAME" if what == "--monitor" else "leave one of them out"
             raise UsageError(f"{what} and --{first} cannot be combined", hint=hint)
-        request = self.request(TASK, hparam, link, **more)
-        hparams = task.hparams(request.folder, by_hand=by_hand)
-        return replace(request, hparams=hparams, stem=task.stem())
+        request = self.request(TASK, hparams, **more)
+        own = task.hparams(request.folder, by_hand=by_hand)
+        return replace(request, hparams=own, stem=task.stem())
 
     def own_cli(self) -> CommandLine:
         """The command line of the project, with its module, generator and judge.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -31,14 +32,8 @@ def create(
     slug: Annotated[str, typer.Argument(metavar="NAME", help="The new experiment's name.")],
     target: arguments.Target = None,
     *,
-    idea: arguments.Idea = "",
-    hypothesis: arguments.Hypothesis = "",
     options: Annotated[Options, "max_epochs", "monitor", "patience"],
-    seed: arguments.Seed = 0,
-    hparam: arguments.Hparams = None,
-    link: arguments.Links = None,
-    in_place: arguments.InPlace = False,
-    include_dirty: arguments.IncludeDirty = False,
+    beginning: arguments.Beginning,
 ) -> None:
     """Begin an experiment without running it.
 
@@ -52,18 +47,7 @@ def create(
     # Only this command needs the engine: `list` and `show` start without it.
     from autopilot.engine.session import create as begin
 
-    request = context.request(
-        target,
-        hparam,
-        link,
-        slug=slug,
-        seed=seed,
-        options=options,
-        in_place=in_place,
-        include_dirty=include_dirty,
-        idea=idea,
-        hypothesis=hypothesis,
-    )
+    request = context.request(target, slug=slug, options=options, **asdict(beginning))
     with own_stdout(context.output) as output:
         session = begin(request, context.child)
         output.lines(f"note: {note}" for note in session.notes)

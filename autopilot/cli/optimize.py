@@ -51,7 +51,7 @@ def preflight(
     autopilot optimize preflight support/classifier.py
     autopilot -p my-project optimize preflight
     """
-    request = context.run_request(target, task, options, hparam, link, seed=seed)
+    request = context.run_request(target, task, options, hparams=hparam, links=link, seed=seed)
     with own_stdout(context.output) as output:
         return report(output, look(request, context.child), target=request.target)
 

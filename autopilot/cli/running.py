@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,22 +78,11 @@ def supervised(
 def run(
     context: Context,
     target: arguments.Target = None,
-    slug: Annotated[
-        str | None,
-        typer.Option(
-            "--slug", "-e", metavar="NAME", help="The experiment's; TARGET's and a number if not."
-        ),
-    ] = None,
+    slug: arguments.NewName = None,
     *,
     task: TaskOptions,
     options: Options,
-    seed: arguments.Seed = 0,
-    hparam: arguments.Hparams = None,
-    link: arguments.Links = None,
-    in_place: arguments.InPlace = False,
-    include_dirty: arguments.IncludeDirty = False,
-    idea: arguments.Idea = "",
-    hypothesis: arguments.Hypothesis = "",
+    beginning: arguments.Beginning,
     dry_run: arguments.DryRun = False,
     write: Annotated[
         str | None,
@@ -114,19 +104,7 @@ def run(
     autopilot -p my-project run
     autopilot optimize loop support/classifier.py      the same, by its other name
     """
-    request = context.run_request(
-        target,
-        task,
-        options,
-        hparam,
-        link,
-        slug=slug,
-        seed=seed,
-        in_place=in_place,
-        include_dirty=include_dirty,
-        idea=idea,
-        hypothesis=hypothesis,
-    )
+    request = context.run_request(target, task, options, slug=slug, **asdict(beginning))
     if write is not None:
         from autopilot.command.writing import write_module
 
@@ -215,7 +193,7 @@ def run_session(
         reporter.max_epochs, reporter.rescued = session.max_epochs, session.store.rescued
         reporter.as_users = session.workspace.as_users
         killed = session.workspace.outputs
-        try:
+        with discarded_on_failure(session, reporter):
             output.lines(output_lines(killed, "removed with the worktree of the killed run"))
             if child.is_first:
                 output.lines(f"note: {note}" for note in session.notes)
@@ -223,12 +201,6 @@ def run_session(
                 if session.split_sizes[1] != "no":
                     output.line(session.trainer.judges_by())
             result = session.run(score_test=score_test)
-        except BaseException as error:
-            session.discard()
-            tell(error, session.outputs)
-            raise
-        finally:
-            reporter.stop()
         output.lines(output_lines(session.outputs))
         (summarize or print_summary)(output, session, result)
         if result.interrupted:
@@ -237,6 +209,19 @@ def run_session(
         return 0
 
     return supervised(output, work, prepare.folder, slug)
+
+
+@contextlib.contextmanager
+def discarded_on_failure(session: Session, reporter: Reporter) -> Iterator[None]:
+    """Ends the reporter, and the session if the body fails; an error names what it has written."""
+    try:
+        yield
+    except BaseException as error:
+        session.discard()
+        tell(error, session.outputs)
+        raise
+    finally:
+        reporter.stop()
 
 
 def _headline(session: Session) -> str:

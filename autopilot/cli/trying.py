@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Annotated, Any
 
 import typer
@@ -24,19 +24,12 @@ from autopilot.core.types import Result
 from autopilot.engine.board import Attendant, Child
 from autopilot.engine.request import NO_OPTIONS, Options
 from autopilot.engine.session import Session
-from autopilot.engine.trying import (
-    Trial,
-    TryPlace,
-    loop_of,
-    open_trial,
-    settle,
-)
+from autopilot.engine.trying import Trial, TryPlace, loop_of, open_trial, settle
 from autopilot.errors import AutopilotError, ExperimentError, ModuleError, UsageError
 from autopilot.git.repository import Repository
 from autopilot.tracking.finding import open_tries, user_of
 from autopilot.tracking.holding import stopped
 from autopilot.tracking.notebook import Notebook
-from autopilot.tracking.outputs import tell
 
 _NAMES = 8
 _BUDGETS = {
@@ -127,22 +120,11 @@ def edit(
 def start(
     context: Context,
     target: arguments.Target = None,
-    slug: Annotated[
-        str | None,
-        typer.Option(
-            "--slug", "-e", metavar="NAME", help="The experiment's; TARGET's and a number if not."
-        ),
-    ] = None,
+    slug: arguments.NewName = None,
     *,
     task: Annotated[TaskOptions, *_TASK],
     options: Annotated[Options, *_STARTED_WITH],
-    seed: arguments.Seed = 0,
-    hparam: arguments.Hparams = None,
-    link: arguments.Links = None,
-    in_place: arguments.InPlace = False,
-    include_dirty: arguments.IncludeDirty = False,
-    idea: arguments.Idea = "",
-    hypothesis: arguments.Hypothesis = "",
+    beginning: arguments.Beginning,
 ) -> int:
     """Begin an experiment whose steps are your edits: measure the baseline.
 
@@ -164,20 +146,8 @@ def start(
         )
     request = None
     if not is_known:
-        request = context.run_request(
-            target,
-            task,
-            replace(options, block_after=0),
-            hparam,
-            link,
-            slug=slug,
-            seed=seed,
-            in_place=in_place,
-            include_dirty=include_dirty,
-            idea=idea,
-            hypothesis=hypothesis,
-            by_hand=True,
-        )
+        more = {"slug": slug, "by_hand": True} | asdict(beginning)
+        request = context.run_request(target, task, replace(options, block_after=0), **more)
 
     def prepare(callbacks: Sequence[Any], child: Child) -> Session:
         if request is None or child.slug:
@@ -317,13 +287,9 @@ def _measure(
         assert trial is not None, "there is a message"
         use_prices(session.options.prices or ())
         try:
-            result = session.run(score_test=False)
-        except BaseException as error:
-            session.discard()
-            tell(error, session.outputs)
-            raise
+            with running.discarded_on_failure(session, reporter):
+                result = session.run(score_test=False)
         finally:
-            reporter.stop()
             settle(user, slug)
     spent, place = loop_of(session).spent, TryPlace(user, slug)
     if result.interrupted or spent:

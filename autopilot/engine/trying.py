@@ -162,14 +162,14 @@ class TryPlace:
         present = present_at(self._work, self.places, known, write=False)
         self._work.restore(edits(present, wanted))
 
-    def clear_beside(self) -> None:
-        """Takes the files beside the parameters out of a worktree, where a snapshot has them."""
-        if self.repo is None or self.in_place:
-            return
-        states = self.repo.status(["."])
-        for name in self.beside():
-            if states.get(name) == "untracked":
-                remove_file(self.repo.workdir, name)
+    def _reset(self, commit: str) -> None:
+        """Writes a commit's files; a worktree's new ones beside them are in a snapshot by now."""
+        if self.repo is not None and not self.in_place:
+            states = self.repo.status(["."])
+            for name in self.beside():
+                if states.get(name) == "untracked":
+                    remove_file(self.repo.workdir, name)
+        self.put(commit)
 
     def uncommit(self) -> None:
         """Leaves the commits that somebody made in the worktree; the files stay as they are."""
@@ -236,8 +236,7 @@ class TryPlace:
             raise self._nothing(beside)
         state = self.state
         self.note(trial)
-        self.clear_beside()
-        self.put(state)
+        self._reset(state)
         return trial
 
     def _taking_back(self, epoch: int) -> Trial:
@@ -297,8 +296,7 @@ class TryPlace:
         if not changed:
             return [], ""
         kept, names = self.keep(changed, "taken back before it was tried"), sorted(changed)
-        self.clear_beside()
-        self.put(self.state)
+        self._reset(self.state)
         self.note(None)
         return names, kept
 
