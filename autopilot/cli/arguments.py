@@ -118,12 +118,6 @@ Links = Annotated[
     list[str] | None,
     typer.Option("--link", metavar="PATH", help="An ignored path that the evaluation needs."),
 ]
-InPlace = Annotated[
-    bool, typer.Option("--in-place", help="Work in this checkout, not in a worktree.")
-]
-IncludeDirty = Annotated[
-    bool, typer.Option("--include-dirty", help="Start from the parameters' uncommitted content.")
-]
 Idea = Annotated[str, typer.Option(help="What is tried, in words; written down.")]
 Hypothesis = Annotated[str, typer.Option(help="What is expected of it; written down.")]
 Reason = Annotated[str, typer.Option(help="Why; written down.")]
@@ -145,14 +139,19 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen; 
 
 
 @dataclass(frozen=True, slots=True)
-class Beginning:
-    """What an experiment begins with, beside its target and options; see Request."""
+class StartOptions:
+    """The options of a new experiment that are not those of its run; see Request."""
 
     seed: Seed = 0
     hparams: Hparams = None
     links: Links = None
-    in_place: InPlace = False
-    include_dirty: IncludeDirty = False
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Work in this checkout, not in a worktree.")
+    ] = False
+    include_dirty: Annotated[
+        bool,
+        typer.Option("--include-dirty", help="Start from the parameters' uncommitted content."),
+    ] = False
     idea: Idea = ""
     hypothesis: Hypothesis = ""
 
@@ -172,7 +171,7 @@ class Arguments:
     def __init__(self, function: Callable[..., int | None]) -> None:
         self._heads: dict[str, tuple[Word, inspect.Parameter]] = {}
         self._others: dict[str, tuple[Word, inspect.Parameter]] = {}
-        self._tables: dict[str, tuple[Any, dict[str, str]]] = {}
+        self._tables: dict[str, tuple[Any, dict[str, inspect.Parameter]]] = {}
         own: list[inspect.Parameter] = []
         signature = inspect.signature(function, eval_str=True)
         for name, parameter in list(signature.parameters.items())[1:]:
@@ -180,9 +179,8 @@ class Arguments:
             kind, *details = get_args(parameter.annotation) if is_annotated else [None]
             kind = kind or parameter.annotation
             if is_dataclass(kind):
-                options = _options(kind, details)
-                self._tables[name] = kind, {field: each.name for field, each in options.items()}
-                own += options.values()
+                self._tables[name] = kind, _options(kind, details)
+                own += self._tables[name][1].values()
             elif details and isinstance(details[0], Word):
                 places = self._heads if details[0].leads else self._others
                 places[name] = details[0], parameter
@@ -233,8 +231,7 @@ class Arguments:
 
     def _values(self, context: Context, given: dict[str, Any]) -> dict[str, Any]:
         for name, (kind, options) in self._tables.items():
-            read = {field: _plain(given.pop(option)) for field, option in options.items()}
-            given[name] = kind(**read)
+            given[name] = kind(**{field: _plain(given.pop(p.name)) for field, p in options.items()})
         head = given.pop("head", None)
         words = [*(head or ())] if self._counted else [head]
         others = [given.pop(f"word_{name}") for name in self._others]
@@ -380,28 +377,20 @@ def declared(name: str, kind: Any, details: Any, default: Any = None) -> inspect
 
 
 def _options(table: Any, chosen: Sequence[Any]) -> dict[str, inspect.Parameter]:
-    """The options of a table: fields of a dataclass with help and more in their metadata.
+    """The options of a table by field: all of them, or the chosen ones.
 
-    Fields without it are annotated as the parameters of a command are.
-
-    Args:
-        chosen: The names of the fields; all of them if empty.
+    Fields have help and more in their metadata, or are annotated as a command's parameters are.
     """
     kinds, found = get_type_hints(table, include_extras=True), {}
     for field in fields(table):
         if not field.metadata:
-            found[field.name] = inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=field.default,
-                annotation=kinds[field.name],
-            )
+            kind, details = get_args(kinds[field.name])
+            found[field.name] = declared(field.name, kind, details, field.default)
         elif not chosen or field.name in chosen:
             details = {key: value for key, value in field.metadata.items() if key != "fixed"}
-            kind = details.pop("type", None)
+            kind = details.pop("type", kinds[field.name]) | None
             names = details.pop("names", "--" + field.name.replace("_", "-"))
             option = typer.Option(names, **details)
-            kind = kinds[field.name] if kind is None else kind | None
             found[field.name] = declared(f"option_{field.name}", kind, option)
     return found
 

@@ -33,7 +33,7 @@ def create(
     target: arguments.Target = None,
     *,
     options: Annotated[Options, "max_epochs", "monitor", "patience"],
-    beginning: arguments.Beginning,
+    start: arguments.StartOptions,
 ) -> None:
     """Begin an experiment without running it.
 
@@ -47,7 +47,7 @@ def create(
     # Only this command needs the engine: `list` and `show` start without it.
     from autopilot.engine.session import create as begin
 
-    request = context.request(target, slug=slug, options=options, **asdict(beginning))
+    request = context.request(target, slug=slug, options=options, **asdict(start))
     with own_stdout(context.output) as output:
         session = begin(request, context.child)
         output.lines(f"note: {note}" for note in session.notes)

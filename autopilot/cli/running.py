@@ -82,7 +82,7 @@ def run(
     *,
     task: TaskOptions,
     options: Options,
-    beginning: arguments.Beginning,
+    start: arguments.StartOptions,
     dry_run: arguments.DryRun = False,
     write: Annotated[
         str | None,
@@ -104,7 +104,7 @@ def run(
     autopilot -p my-project run
     autopilot optimize loop support/classifier.py      the same, by its other name
     """
-    request = context.run_request(target, task, options, slug=slug, **asdict(beginning))
+    request = context.run_request(target, task, options, slug=slug, **asdict(start))
     if write is not None:
         from autopilot.command.writing import write_module
 

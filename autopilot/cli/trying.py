@@ -124,7 +124,7 @@ def start(
     *,
     task: Annotated[TaskOptions, *_TASK],
     options: Annotated[Options, *_STARTED_WITH],
-    beginning: arguments.Beginning,
+    more: arguments.StartOptions,
 ) -> int:
     """Begin an experiment whose steps are your edits: measure the baseline.
 
@@ -146,8 +146,10 @@ def start(
         )
     request = None
     if not is_known:
-        more = {"slug": slug, "by_hand": True} | asdict(beginning)
-        request = context.run_request(target, task, replace(options, block_after=0), **more)
+        options = replace(options, block_after=0)
+        request = context.run_request(
+            target, task, options, slug=slug, by_hand=True, **asdict(more)
+        )
 
     def prepare(callbacks: Sequence[Any], child: Child) -> Session:
         if request is None or child.slug:
