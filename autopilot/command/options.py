@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -107,6 +108,9 @@ class TaskOptions:
         given = self.given()
         if (goal := read_goal(self.goal, folder)) is not None:
             given["goal"] = goal
+        for name in {"edit", "protect", "tune"} & given.keys():
+            # A full path of the checkout is another one in a worktree, and in a clone.
+            given[name] = [text.removeprefix(f"{folder}{os.sep}") for text in given[name]]
         self._check(by_hand=by_hand)
         for name, value in given.items():
             _refuse_secret(name, value)

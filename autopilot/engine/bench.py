@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -245,10 +246,11 @@ def explain_missing(workspace: Workspace, base: str, error: MissingSourceError) 
     if user.is_ignored(name):
         return ParameterError(
             f"the parameter {name} is ignored by git",
-            hint=f"take it out of .gitignore, then: git add {name} && git commit",
+            hint=f"take it out of .gitignore, then: git add {shlex.quote(name)} && git commit",
         )
     return ParameterError(
-        f"the parameter {name} is not tracked by git", hint=f"git add {name} && git commit"
+        f"the parameter {name} is not tracked by git",
+        hint=f"git add {shlex.quote(name)} && git commit",
     )
 
 

@@ -207,7 +207,7 @@ def _failures(
     if not low > 0:
         sure = f"at {confidence:.0%}"
         if math.isinf(low):
-            found.append(f"{items} items are too few to tell {sure}")
+            found.append(f"too few items to tell {sure}: {items}")
         else:
             found.append(f"that it is better is not shown {sure}: chance may do as well")
     if recorded is not None and tolerance is not None:

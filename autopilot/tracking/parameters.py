@@ -234,14 +234,15 @@ def _not_tracked(repo: Repository, scope: Scope) -> ParameterError:
             f"the parameter {scope.path} matches no file ({parameter.pattern!r})",
             hint="correct its source or its pattern",
         )
+    add = f"git add {shlex.quote(scope.path)} && git commit"
     if all(repo.is_ignored(scope.prefix + name) for name in names):
         return ParameterError(
             f"the parameter {scope.path} is ignored by git",
-            hint=f"take it out of .gitignore, then: git add {scope.path} && git commit",
+            hint=f"take it out of .gitignore, then: {add}",
         )
     return ParameterError(
         f"the parameter {scope.path} is not tracked by git",
-        hint=f"git add {scope.path} && git commit",
+        hint=add,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -287,3 +288,13 @@ def test_in_place_other_files_are_named_and_left(bench: Bench) -> None:
     reasons = "; ".join(place.judged("bench-1")[1]["reasons"])
     assert "changed the tracked file data.txt and 1 more: left as it is" in reasons
     assert (place.read("speed.txt"), place.read("data.txt")) == ("10\n", "new\n")
+
+
+def test_full_paths_are_recorded_from_the_working_folder_on(tmp_path: Path) -> None:
+    given = TaskOptions(eval="x", agent="cmd:x", edit=[f"{tmp_path}/src/*.py", "b"])
+    tuned = replace(given, tune=[f"{tmp_path}/a b.toml:size=1..9", "c.toml:x=a|b"])
+
+    found = TaskOptions.of(tuned.hparams(tmp_path))
+
+    assert found.edit == ["src/*.py", "b"]
+    assert found.tune == ["a b.toml:size=1..9", "c.toml:x=a|b"]

@@ -1,5 +1,6 @@
 """The store's contract on git, and what plain git sees of it."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -153,7 +154,7 @@ def test_dirty_content_is_taken_along_when_asked_for(top):
 @pytest.mark.parametrize(
     ("prepare", "said"),
     [
-        (lambda top: top / "new" / "x.txt", "new is not tracked by git"),
+        (lambda top: top / "a b" / "x.txt", "a b is not tracked by git"),
         (lambda top: top / "ignored" / "x.txt", "ignored is ignored by git"),
     ],
 )
@@ -165,8 +166,10 @@ def test_parameters_that_git_does_not_keep_are_refused(top, prepare, said):
     (top / ".git" / "info" / "exclude").write_text("ignored/\n")
     store = GitStore("demo", top)
     store.bind([PathParameter(path.parent)])
-    with pytest.raises(ParameterError, match=said):
+    with pytest.raises(ParameterError, match=said) as caught:
         store.begin(Manifest(slug="demo"))
+    # As a shell takes it.
+    assert f"git add {shlex.quote(path.parent.name)} && git commit" in caught.value.hint
     assert not store.exists()
 
 
