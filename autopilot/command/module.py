@@ -22,6 +22,7 @@ from autopilot.core.parameter import PathParameter
 from autopilot.core.run import current_run, say
 from autopilot.core.types import Datum
 from autopilot.errors import EvaluationError, MetricError, ModuleError, UsageError
+from autopilot.git.worktrees import note_set_up
 from autopilot.sandbox.environment import depends_on
 
 _BY_HAND = "try it by hand in the same folder; what it prints is a metric as METRIC {}=1.5"
@@ -226,8 +227,8 @@ class CommandModule(AutoPilotModule):
                     f"setup {ran.name} failed: {problem}",
                     hint="try it by hand in a new clone of the repository",
                 )
-            if marker is not None:
-                marker.touch()
+            if marker is not None and self._repo is not None:
+                note_set_up(self._repo)
         self._is_set_up = True
 
     def _failed(self, split: str, problem: str, ran: Ran, hint: str = _BY_HAND) -> Datum:

@@ -15,6 +15,7 @@ from autopilot.errors import RepositoryError, UsageError
 from autopilot.git.objects import SUBMODULE, Entry, list_tree, tree_of
 from autopilot.git.repository import Repository
 from autopilot.git.workfiles import Stamp, WorkFiles, stamps_of
+from autopilot.git.worktrees import SET_UP
 from autopilot.sandbox.processes import adopt, end_adopted
 from autopilot.sandbox.programs import Finished, finish
 from autopilot.sandbox.workspace import WORKTREE
@@ -142,7 +143,7 @@ class TrackedFiles:
         self._scopes = [scope_of(repo, parameter) for parameter in parameters]
         self._root = repo.workdir
         self.puts_back = os.environ.get(WORKTREE) == str(repo.workdir)
-        self.marker = repo.git_dir / "autopilot-setup" if self.puts_back else None
+        self.marker = repo.git_dir / SET_UP if self.puts_back else None
         tree = list_tree(repo, tree_of(repo, repo.head_commit()))
         covers = [scope.covers for scope in self._scopes]
         self._others = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -19,6 +20,9 @@ from autopilot.git.repository import Repository
 
 # The user's post-checkout hook is about the user's own checkout.
 NO_HOOKS = ("-c", "core.hooksPath=/dev/null")
+SET_UP = "autopilot-set-up"
+"""In the git folder of a worktree that is set up: the paths that its set-up made."""
+_SPECIAL = re.compile(r"[\\\[\]*? ]")
 _ROOM = "make room and give write permission there, or set XDG_CACHE_HOME to another folder"
 
 
@@ -85,7 +89,8 @@ def add_worktree(repo: Repository, path: Path, commit: str) -> Repository:
 def check_out(worktree: Repository, commit: str) -> None:
     """Makes a linked worktree of our own what a new one of a commit would be.
 
-    Everything else in it is removed, ignored files included. Runs no hook.
+    Everything else in it is removed, ignored files included, but for the paths in its `SET_UP`.
+    Runs no hook.
 
     Raises:
         GitCommandError: git cannot.
@@ -96,9 +101,20 @@ def check_out(worktree: Repository, commit: str) -> None:
         raise RepositoryError(f"{here} is the main worktree", hint="add a worktree for it")
     run_git([*NO_HOOKS, "checkout", "--detach", "--force", "--quiet", commit], cwd=here)
     # -ff: folders with a repository of their own too.
-    if run_git(["clean", "-ffdxq"], cwd=here, check=False).returncode:
+    clean = ["clean", "-ffdxq"]
+    if (set_up := worktree.git_dir / SET_UP).exists():
+        made = _SPECIAL.sub(r"\\\g<0>", os.fsdecode(set_up.read_bytes())).split("\0")
+        clean += [f"--exclude=/{name}" for name in made if name]
+    if run_git(clean, cwd=here, check=False).returncode:
         _open(here)
-        run_git(["clean", "-ffdxq"], cwd=here)
+        run_git(clean, cwd=here)
+
+
+def note_set_up(worktree: Repository) -> None:
+    """Writes `SET_UP`: what git does not have in a worktree was made by its set-up."""
+    listed = ["ls-files", "-z", "--others", "--directory"]
+    made = run_git(listed, cwd=worktree.workdir).stdout
+    (worktree.git_dir / SET_UP).write_bytes(made)
 
 
 def remove_worktree(repo: Repository, path: Path) -> None:

@@ -18,7 +18,9 @@ from autopilot.git.worktrees import (
     add_worktree,
     borrow,
     cache_folder,
+    check_out,
     commit_of_checkout,
+    note_set_up,
     remove_worktree,
     worktree_path,
 )
@@ -63,6 +65,21 @@ def test_a_worktree_comes_and_goes_without_hooks(repository: Repository, tmp_pat
     remove_worktree(repository, path)
     assert not path.exists()
     assert listed(repository) == [str(repository.workdir)]
+
+
+def test_another_commit_is_checked_out_beside_what_the_set_up_made(
+    repository: Repository, tmp_path: Path
+) -> None:
+    linked = add_worktree(repository, tmp_path / "x", repository.head_commit())
+    made = ["# a [b]\\ü", "build/deep/*", "rules/!y "]
+    for name in [*made, "later", "rules/later"]:
+        (linked.workdir / name).parent.mkdir(parents=True, exist_ok=True)
+        (linked.workdir / name).write_text("x")
+        if name == made[-1]:
+            note_set_up(linked)
+    check_out(linked, repository.head_commit())
+    assert all((linked.workdir / name).exists() for name in made)
+    assert not list(linked.workdir.rglob("later"))
 
 
 def test_a_folder_that_was_deleted_by_hand_is_no_obstacle(
