@@ -160,7 +160,7 @@ class AgentOptimizer(Optimizer):
 
     def _attempts(self, before: list[Any], start: str) -> Step:
         prompt, context = self.build_prompt(), self.build_context()
-        said, cost, problem = prompt, Cost(), ""
+        said, cost, tried = prompt, Cost(), ""
         for _ in range(self.max_retries + 1):
             with confined():
                 result = self.agent.run(said, context)
@@ -169,12 +169,15 @@ class AgentOptimizer(Optimizer):
             try:
                 reply = self.parse_reply(result)
             except AgentReplyError as error:
-                problem = self._leak(before)
+                problem = tried = self._leak(before)
                 if not problem:
                     # Only the description is missing: redoing the edit would be paid again.
                     problem = f"{error.message}. {error.hint}. Your edits stand: answer again."
+                    tried = error.message
                     unexplained = self._present() != start
             else:
+                # In the agent's words: a replay has no edits of attempts that were undone.
+                tried = reply.summary
                 problem = self._apply(reply) or self._leak(before) or self._problem(reply, start)
                 if not problem:
                     name = _one_name(reply.strategy)
@@ -184,7 +187,7 @@ class AgentOptimizer(Optimizer):
         if unexplained:
             # The edit was paid: it is measured although the agent never described it.
             return Step("edit without an explanation", "", shorten(result.output, 2000), cost)
-        return Step(summary=f"nothing new: {one_line(problem, 60)}", cost=cost)
+        return Step(summary=f"nothing new: {one_line(tried, 60)}", cost=cost)
 
     def _leak(self, before: list[Any]) -> str:
         """Undoes an edit that writes a secret down, and returns the problem; else empty."""
