@@ -169,9 +169,9 @@ def start(
         place = TryPlace(session.user, session.slug)
         if result.interrupted:
             output.line(f"interrupted; go on: autopilot try start -e {session.slug}", "yellow")
-            output.document(pages.standing(place))
-            return
-        output.lines(pages.ready_lines(place))
+        else:
+            output.line(f"edit:   {', '.join(place.what)} in {place.path}")
+            output.lines([f"then:   {HOW}", "end:    autopilot try done"])
         output.document(pages.standing(place))
 
     with own_stdout(context.output) as output:

@@ -36,29 +36,18 @@ _HOW = 'edit a file of its parameters, then: autopilot try -m "what you changed"
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class Trial(Edit):
     """An edit on its way to a verdict.
 
     Args:
         epoch: The epoch that it becomes.
-        revision: The snapshot with the edit, or the state that an edit is taken back to.
-        message: See Edit.
-        takes_back: See Edit.
         later: The snapshot with edits that were made since; "" if none were.
         beside: Changed files that are no parameters.
     """
 
-    epoch: int
-    revision: str
-    message: str
-    takes_back: int | None = None
+    epoch: int = 0
     later: str = ""
     beside: tuple[str, ...] = ()
-
-    @property
-    def edit(self) -> Edit:
-        """The same for the loop."""
-        return Edit(self.revision, self.message, self.takes_back)
 
 
 class TryPlace:
@@ -231,7 +220,8 @@ class TryPlace:
         elif changed:
             before = () if self.trial is None or self.is_over else self.trial.beside
             others = tuple(dict.fromkeys((*before, *beside)))
-            trial = Trial(epoch, self.keep(changed, message), message, beside=others)
+            kept = self.keep(changed, message)
+            trial = Trial(kept, message, epoch=epoch, beside=others)
         else:
             raise self._nothing(beside)
         state = self.state
@@ -253,7 +243,7 @@ class TryPlace:
             )
         before = notebook.epoch(number - 1).best_epoch
         message = f"{TAKEN_BACK} epoch {number}: {notebook.epoch(number).summary}"
-        return Trial(epoch, notebook.after(before), message, number)
+        return Trial(notebook.after(before), message, number, epoch)
 
     def _nothing(self, beside: Sequence[str]) -> ExperimentError:
         last, where = self.notebook.last, f" in {self.path}" if not self.in_place else ""
@@ -282,7 +272,7 @@ class TryPlace:
         # Scored on the test split, the baseline's files are no edit if that is killed.
         epochs = self.notebook.epochs
         first = epochs[0].commit if epochs else self.notebook.start
-        self.note(Trial(epochs[-1].number if epochs else 0, first, ""))
+        self.note(Trial(first, "", epoch=epochs[-1].number if epochs else 0))
         self.put(self.state)
 
     def take_back(self) -> tuple[list[str], str]:
@@ -358,7 +348,7 @@ def open_trial(
             settle(user, slug)
         raise
     if trial is not None and not TryPlace(user, slug).is_over:
-        loop_of(session).edit = trial.edit
+        loop_of(session).edit = trial
     session.trainer.experiment.ignore_stop = True
     return session, trial
 

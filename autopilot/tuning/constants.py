@@ -13,9 +13,7 @@ from collections.abc import Iterator, Sequence
 from autopilot.tuning.literals import Literal, MalformedError, Path, value_or_problem
 from autopilot.tuning.spaces import Value
 
-_QUOTE = re.compile(r"[uU]?(['\"])")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_SINGLE = re.compile("[uU]?'")
 
 
 def python_literals(text: str) -> list[Literal]:
@@ -115,12 +113,8 @@ def _signed(node: ast.UnaryOp) -> int | float | None:
 
 def in_python(text: str, old: str) -> str:
     """A text as Python has it, in the quotes of the old literal."""
-    found = _QUOTE.match(old)
-    quote = found[1] if found else '"'
-    text = text.replace("\\", "\\\\").replace(quote, f"\\{quote}")
-    return quote + _CONTROL.sub(_escape, text) + quote
-
-
-def _escape(found: re.Match[str]) -> str:
-    letter = found[0]
-    return _NAMED.get(letter, f"\\u{ord(letter):04x}")
+    quote, literal = "'" if _SINGLE.match(old) else '"', repr(text)
+    if literal[0] == quote:
+        return literal
+    inner = literal[1:-1].replace(f"\\{literal[0]}", literal[0])
+    return quote + inner.replace(quote, f"\\{quote}") + quote

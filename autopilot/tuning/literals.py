@@ -6,6 +6,7 @@ the byte. The libraries of a format are used to read it, never to write it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import tomllib
@@ -13,8 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from autopilot.errors import ParameterError
-from autopilot.tuning.spaces import Space, Value
+from autopilot.errors import ParameterError, UsageError
+from autopilot.tuning.spaces import Space, Value, number_of
 
 Path = tuple[str, ...]
 
@@ -305,12 +306,8 @@ def meant(text: str, space: Space) -> Value:
     readings: list[Value] = [text]
     if text.lower() in ("true", "yes", "on", "false", "no", "off"):
         readings.append(text.lower() in ("true", "yes", "on"))
-    for kind in (int, float):
-        try:
-            readings.append(kind(text))
-            break
-        except ValueError:
-            pass
+    with contextlib.suppress(UsageError):
+        readings.append(number_of(text))
     return next(filter(space.contains, readings), readings[-1])
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from autopilot.core.parameter import PathParameter
@@ -166,21 +167,15 @@ class ConfigParameter(PathParameter):
                         f"{self.label}: {key} depends on {other}, which is not tuned",
                         hint="tune it too, or leave the condition out",
                     )
-        ordered: dict[str, Space] = {}
-        while len(ordered) < len(spaces):
-            ready = [
-                k
-                for k, s in spaces.items()
-                if k not in ordered and ordered.keys() >= {*(s.when or ())}
-            ]
-            if not ready:
-                names = ", ".join(key for key in spaces if key not in ordered)
-                raise ParameterError(
-                    f"{self.label}: {names} depend on one another",
-                    hint="leave one of the conditions out",
-                )
-            ordered |= {key: spaces[key] for key in ready[:1]}
-        return ordered
+        graph = TopologicalSorter({key: space.when or () for key, space in spaces.items()})
+        try:
+            return {key: spaces[key] for key in graph.static_order()}
+        except CycleError as error:
+            names = ", ".join(key for key in spaces if key in error.args[1])
+            raise ParameterError(
+                f"{self.label}: {names} depend on one another",
+                hint="leave one of the conditions out",
+            ) from error
 
     def _text(self) -> str:
         try:
@@ -255,11 +250,12 @@ class ConfigParameter(PathParameter):
         for key, literal in self._found(text).items():
             space, value = self.spaces[key], literal.value
             if value is None:
+                example = space.low if isinstance(space, Range) else space.options[0]
                 raise ParameterError(
                     f"{self._at(text, literal)}: {key} is {literal.problem}, and only a number, "
                     "text or bool can be replaced",
-                    hint=f"write a literal there, such as {self._example(space)}, and compute from "
-                    "it where it is used",
+                    hint=f"write a literal there, such as {example}, and compute from it where "
+                    "it is used",
                 )
             is_text = isinstance(value, str) and not self._format.is_typed
             values[key] = literals.meant(str(value), space) if is_text else value
@@ -320,10 +316,6 @@ class ConfigParameter(PathParameter):
 
     def _at(self, text: str, literal: Literal) -> str:
         return f"{self.label}:{line_of(text, literal.start)}"
-
-    @staticmethod
-    def _example(space: Space) -> Value:
-        return space.low if isinstance(space, Range) else space.options[0]
 
     def __repr__(self) -> str:
         spaces = ", ".join(f"{key!r}: {space}" for key, space in self.spaces.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -217,10 +218,7 @@ def key_parts(key: str) -> list[str]:
     >>> key_parts('paths."a.b".0')
     ['paths', 'a.b', '0']
     """
-    parts, rest, dot = [], key, "."
-    while dot:
-        part, dot, rest = _cut(rest, ".")
-        parts.append(_unquoted(part.strip()))
+    parts = [_unquoted(part.strip()) for part in _split(key, ".")]
     if not all(parts):
         raise UsageError(
             f"{key!r} is no key", hint="write its parts with dots between them: cache.size"
@@ -242,14 +240,14 @@ def _space(text: str) -> Space:
             key, equals, value = _cut(modifier[2:], "=")
             if not equals or not value.strip():
                 raise UsageError(f"{modifier!r} is no condition", hint="write: if cache.kind=lru")
-            options = [_value(option) for option in _split(value)]
+            options = [_value(option) for option in _split(value, "|")]
             when[key.strip()] = options if len(options) > 1 else options[0]
         else:
             name, _, value = modifier.partition("=")
             modifiers[name.strip()] = value.strip()
     limits = _RANGE.match(text)
     if limits is None:
-        options = [_value(option) for option in _split(text)]
+        options = [_value(option) for option in _split(text, "|")]
         if len(options) < 2 or "log" in modifiers or "step" in modifiers:
             raise UsageError(
                 f"{text!r} is neither a range nor a choice",
@@ -265,8 +263,8 @@ def _space(text: str) -> Space:
             f"{rest!r} after {limits[0].strip()!r} is no modifier",
             hint="use :log, :step=8, :int, :float or :if KEY=VALUE",
         )
-    ends = [_number(limits[1]), _number(limits[2])]
-    step = _number(modifiers["step"]) if "step" in modifiers else None
+    ends = [number_of(limits[1]), number_of(limits[2])]
+    step = number_of(modifiers["step"]) if "step" in modifiers else None
     if "float" in modifiers or isinstance(step, float):
         ends = [float(end) for end in ends]
     if "int" in modifiers:
@@ -276,15 +274,16 @@ def _space(text: str) -> Space:
     return Range(*ends, log="log" in modifiers, step=step, when=when or None)
 
 
-def _number(text: str) -> float:
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        return float(text)
-    except ValueError:
-        raise UsageError(f"{text!r} is no number", hint="write 16, 0.5 or 1e-5") from None
+def number_of(text: str) -> float:
+    """The whole number, or else the number, that a text is.
+
+    Raises:
+        UsageError: it is none.
+    """
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    raise UsageError(f"{text!r} is no number", hint="write 16, 0.5 or 1e-5")
 
 
 def _value(text: str) -> Value:
@@ -295,7 +294,7 @@ def _value(text: str) -> Value:
     if text in ("true", "True", "false", "False"):
         return text in ("true", "True")
     try:
-        number = _number(text)
+        number = number_of(text)
     except UsageError:
         return text
     return number if math.isfinite(number) else text
@@ -316,12 +315,12 @@ def _unquoted(text: str) -> str:
     return str(json.loads(text)) if text[0] == '"' else text[1:-1]
 
 
-def _split(text: str) -> list[str]:
-    options, bar = [], "|"
-    while bar:
-        option, bar, text = _cut(text, "|")
-        options.append(option)
-    return options
+def _split(text: str, mark: str) -> list[str]:
+    parts, found = [], mark
+    while found:
+        part, found, text = _cut(text, mark)
+        parts.append(part)
+    return parts
 
 
 def _cut(text: str, mark: str) -> tuple[str, str, str]:

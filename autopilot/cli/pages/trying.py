@@ -9,7 +9,7 @@ from typing import Any
 from autopilot.core.figures import figures, signed
 from autopilot.core.memory import DECISIONS
 from autopilot.core.records.message import one_line
-from autopilot.core.records.record import Lesson, LlmRecord
+from autopilot.core.records.record import LlmRecord
 from autopilot.engine.request import NO_OPTIONS, options_of
 from autopilot.engine.trying import Trial, TryPlace
 from autopilot.text import redact
@@ -106,20 +106,19 @@ def standing(place: TryPlace) -> dict[str, Any]:
         "baseline": last and last.baseline,
         "best": last and last.best,
         "best_epoch": last and last.best_epoch,
-        "tried": [_lesson(lesson) for lesson in lessons],
+        "tried": [
+            {
+                "epoch": lesson.epoch,
+                "outcome": lesson.outcome,
+                "strategy": lesson.strategy,
+                "summary": lesson.summary,
+                "gain": lesson.delta,
+            }
+            for lesson in lessons
+        ],
         "left": _left(notebook),
         "edited": sorted(place.edited()),
         "unfinished": trial and {"epoch": trial.epoch, "message": trial.message},
-    }
-
-
-def _lesson(lesson: Lesson) -> dict[str, Any]:
-    return {
-        "epoch": lesson.epoch,
-        "outcome": lesson.outcome,
-        "strategy": lesson.strategy,
-        "summary": lesson.summary,
-        "gain": lesson.delta,
     }
 
 
@@ -166,12 +165,3 @@ def standing_lines(standing: Mapping[str, Any]) -> list[str]:
     else:
         lines.append("left: no budget was set")
     return lines
-
-
-def ready_lines(place: TryPlace) -> list[str]:
-    """Where to edit, and what to type then."""
-    return [
-        f"edit:   {', '.join(place.what)} in {place.path}",
-        f"then:   {HOW}",
-        "end:    autopilot try done",
-    ]
