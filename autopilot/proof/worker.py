@@ -257,7 +257,8 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
     with importing_state(child, workspace, manifest, tip or base):
         bench = Bench(workspace, manifest, base, offline)
     reporter = _RerunReporter(say, notebook, rules)
-    experiment = Experiment(store, GitMemory(store, rules[0]), manifest)
+    learnt = {lesson.epoch: lesson for lesson in reporter.lessons if not lesson.by_hand}
+    experiment = Experiment(store, GitMemory(store, rules[0], learnt), manifest)
     experiment.guard, experiment.died = _StepGuard(bench), child.deaths
     experiment.only_recorded = True
     experiment.repeats = {
@@ -342,8 +343,9 @@ class _RerunReporter(Callback):
     def __init__(self, say: _Say, notebook: Notebook, rules: Mapping[int, int]) -> None:
         self._say, self._rules = say, rules
         self._calls = _recorded_calls(notebook.repo, notebook.slug)
-        by_hand = [lesson for _, lesson in _on_branch(notebook, Lesson) if lesson.by_hand]
-        self._by_hand = sorted(by_hand, key=lambda lesson: lesson.id)
+        lessons = (lesson for _, lesson in _on_branch(notebook, Lesson))
+        self.lessons = sorted(lessons, key=lambda lesson: lesson.id)
+        self._by_hand = [lesson for lesson in self.lessons if lesson.by_hand]
         self._steps: list[tuple[StepRecord, str]] = []
         self._since = time.monotonic()
 

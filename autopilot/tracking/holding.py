@@ -7,7 +7,7 @@ back into the experiment that it comes from, so git knows where it left it.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -216,10 +216,21 @@ class GitMemory(Memory):
 
     Args:
         store: Where lessons are kept; they go on its newest revision.
+        known: Of a run that is repeated: epoch to its recorded lesson, which counts instead of a
+            new one, so that an agent is asked the same where a metric is noisy.
     """
 
-    def __init__(self, store: Store, block_after: int = BLOCK_AFTER) -> None:
+    def __init__(
+        self,
+        store: Store,
+        block_after: int = BLOCK_AFTER,
+        known: Mapping[int, Lesson] | None = None,
+    ) -> None:
         super().__init__(block_after, store=store)
+        self._known = known or {}
+
+    def learn(self, lesson: Lesson) -> None:
+        super().learn(lesson if lesson.by_hand else self._known.get(lesson.epoch, lesson))
 
 
 def memory_of(notebook: Notebook, block_after: int | None = None) -> Memory:

@@ -115,6 +115,29 @@ def test_items_have_statistics_and_traces(bench: Bench) -> None:
     assert 'expected "4", got "10"' in str(gradients)
 
 
+def test_a_noisy_number_is_measured_five_times_and_replays_within_a_tolerance(bench: Bench) -> None:
+    place = bench.place
+    place.write(
+        "bench.sh",
+        "n=$(od -An -N1 -tu1 /dev/urandom)\n"
+        'echo "seconds: $(cat speed.txt).$((1000 + n))"\necho "milliseconds: $((n + 5))"\n',
+    )
+    place.commit()
+
+    done = bench.run(2)
+
+    assert done.code == 0, done
+    assert "val: 5 measurements differ by" in done.out
+    assert [record["verdict"] for record in place.judged("bench-1")] == ["baseline", "kept", "kept"]
+    # The agent is asked the same, whatever was measured this time.
+    close = "--tolerance", "seconds=0.05", "--tolerance", "milliseconds=60"
+    full = place.autopilot("replay", "bench-1", "--level", "full", *close)
+    assert full.code == 0, full
+    # A time beside the number that decides is not compared, since it differs from itself.
+    again = place.autopilot("replay", "bench-1", "--tolerance", "seconds=0.05")
+    assert again.code == 0 and "milliseconds" in again.out, again
+
+
 def test_a_run_is_written_as_a_module_with_the_same_results(bench: Bench) -> None:
     place = bench.place
     place.write("c.json", '{"n": 50, "deep": {"kind": "a"}}\n')
