@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import shlex
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import typer
 
 from autopilot.cli.asking import Answers
 from autopilot.cli.context import Context
-from autopilot.command.options import TaskOptions, check_agent, read_goal
+from autopilot.command.options import TaskOptions, check_agent
 from autopilot.command.writing import written
 from autopilot.core.figures import sounds_like_cost
 from autopilot.engine.request import Direction
@@ -191,13 +190,6 @@ def _measured(answers: Answers) -> tuple[TaskOptions, str | None]:
     return replace(task, metric=metric), mode
 
 
-def _module(answers: Answers, task: TaskOptions, mode: str | None) -> str:
-    folder = answers.seen.folder
-    task.hparams(folder)  # checks that they go together
-    with contextlib.chdir(folder):
-        return written(replace(task, goal=read_goal(task.goal, folder)), mode)
-
-
 def _command(answers: Answers, file: str) -> dict[str, str]:
     task, mode = _measured(answers)
     globs = answers.seen.sources
@@ -214,7 +206,7 @@ def _command(answers: Answers, file: str) -> dict[str, str]:
     task = replace(
         task, edit=edit, agent=agent, guard=answers.guard(task.eval or "", with_tests=True)
     )
-    return {file: _module(answers, task, mode)}
+    return {file: written(task, answers.seen.folder, mode)}
 
 
 def _numbers(answers: Answers, file: str) -> dict[str, str]:
@@ -226,7 +218,7 @@ def _numbers(answers: Answers, file: str) -> dict[str, str]:
     if importlib.util.find_spec("optuna") is None:
         answers.notes.append("optuna searches: pip install 'autopilot[optuna]'")
     task = replace(task, tune=tune, guard=answers.guard(task.eval or "", with_tests=False))
-    return {file: _module(answers, task, mode)}
+    return {file: written(task, answers.seen.folder, mode)}
 
 
 _WRITERS: dict[str, Callable[[Answers, str], dict[str, str]]] = {

@@ -11,13 +11,14 @@ from pathlib import Path
 from autopilot.ai.agent import Agent, AgentResult
 from autopilot.ai.coding import ClaudeCodeAgent, CommandAgent
 from autopilot.ai.optimizer import AgentOptimizer, EditReply
-from autopilot.command.options import check_agent
+from autopilot.command.options import TaskOptions, check_agent
 from autopilot.core.figures import direction_words
 from autopilot.core.fit import Fit
 from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.records.message import one_line
 from autopilot.core.run import current_run
 from autopilot.errors import AgentReplyError, UsageError
+from autopilot.tuning.parameter import ConfigParameter, config_parameters
 
 
 class EditOptimizer(AgentOptimizer):
@@ -73,12 +74,26 @@ def edited_parameters(globs: Sequence[str], protected: Sequence[str]) -> list[Pa
     return [_parameter(glob, protected) for glob in globs]
 
 
-def check_apart(edited: Sequence[PathParameter], tuned: Sequence[PathParameter]) -> None:
-    """Refuses two parameters that have a file in common.
+def parameters_of(
+    options: TaskOptions,
+) -> tuple[dict[str, PathParameter], dict[str, ConfigParameter]]:
+    """The edited and the tuned parameters of a run without Python, by the names of attributes.
 
     Raises:
-        UsageError: it names both and the file.
+        UsageError: two have a file in common, or one is malformed.
+        ParameterError: a parameter's file is missing, or cannot be tuned.
     """
+    edited = edited_parameters(options.edit or (), options.protect or ())
+    tuned = config_parameters(options.tune or ())
+    _check_apart(edited, tuned)
+    edit, tune = (
+        [kind if number == 1 else f"{kind}_{number}" for number in range(1, count + 1)]
+        for kind, count in (("edit", len(edited)), ("tune", len(tuned)))
+    )
+    return dict(zip(edit, edited, strict=True)), dict(zip(tune, tuned, strict=True))
+
+
+def _check_apart(edited: Sequence[PathParameter], tuned: Sequence[PathParameter]) -> None:
     owners: dict[Path, PathParameter] = {}
     for parameter in (*tuned, *edited):
         for path in (parameter.root / name for name in parameter.files()):
@@ -105,16 +120,14 @@ def _parameter(glob: str, protected: Sequence[str]) -> PathParameter:
     parts = Path(wanted).parts
     fixed = next((n for n, part in enumerate(parts) if re.search(r"[*?\[]", part)), len(parts))
     source, pattern = Path(*parts[:fixed]), "/".join(parts[fixed:]) or "**/*"
-    names = source.parts
+    others = (Path(other).parts for other in [*excluded, *protected])
+    without = [each for other in others for each in _below(other, source.parts)]
     if fixed == len(parts) and not source.is_dir():
-        if any(_below(Path(each).parts, names) for each in [*excluded, *protected]):
+        if without:
             raise UsageError(
                 f"--edit {glob} is protected", hint="leave out --edit or --protect of that file"
             )
         return PathParameter(wanted)
-    without = [
-        each for other in [*excluded, *protected] for each in _below(Path(other).parts, names)
-    ]
     if "**" in without:
         raise UsageError(
             f"nothing is left of --edit {glob}: all of it is protected",

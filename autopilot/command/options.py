@@ -16,6 +16,11 @@ from autopilot.errors import UsageError
 from autopilot.text import as_json, is_secret, plain_letters, redact
 
 AGENTS = ("claude-code", "anthropic", "cmd:'PROGRAM ...'")
+# Those that are arguments of a CommandModule; it has `mode` too.
+OF_MODULE = (
+    *("eval", "train_eval", "val_eval", "test_eval", "metric", "mode", "metric_regex"),
+    *("junit", "guard", "setup", "env"),
+)
 _SUFFIX = re.compile(r"\.(py|sh|js|ts|rb|pl|R|jl|exs?)$")
 _STARTERS = {"python", "python3", "env", "time", "exec", "sh", "bash", "uv", "run", "node", "npx"}
 
@@ -157,7 +162,7 @@ class TaskOptions:
             if name not in known:
                 raise UsageError(f"-H {name}: there is no such argument", hint="see autopilot run")
             is_list = "type" in known[name].metadata
-            given[name] = _listed(value) if is_list else value
+            given[name] = json.loads(value) if is_list else value
         return cls(**given)  # type: ignore[arg-type]  # by the fields' own types
 
     def stem(self) -> str:
@@ -210,10 +215,6 @@ def _words(command: str) -> list[str]:
         return shlex.split(command)
     except ValueError:
         return command.split()
-
-
-def _listed(value: str) -> list[str]:
-    return [str(each) for each in json.loads(value)]
 
 
 def _refuse_secret(name: str, value: str | Sequence[str]) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import ChainMap
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -64,9 +65,8 @@ def read_output(text: str, metric: str | None, regex: str = "") -> Printed:
     """
     lines = [line for line in _COLOUR.sub("", text).splitlines() if line.strip()]
     last = lines[-1].strip() if lines else ""
-    printed = _json(last, metric) if last.startswith("{") else None
-    forms = [dict(printed.metrics)] if printed else []
-    wrong: dict[str, str] = dict(printed.wrong) if printed else {}
+    printed = _json(last, metric) if last.startswith("{") else Printed()
+    forms, wrong = [dict(printed.metrics)], dict(printed.wrong)
     for pattern in (_METRIC, _PLAIN):
         found: dict[str, list[tuple[str, str]]] = {}
         for line in lines:
@@ -83,18 +83,14 @@ def read_output(text: str, metric: str | None, regex: str = "") -> Printed:
         begins = re.compile(rf"\s*{re.escape(metric)}\s*[:=]")
         for line in filter(begins.match, lines):
             wrong[metric] = line.strip()
-    metrics: dict[str, float] = {}
-    for form in forms:
-        metrics = {**form, **metrics}
+    metrics = dict(ChainMap(*forms))
     if metric is not None:
         if metric not in metrics and metric in wrong:
             raise MetricError(f"it printed {shorten(wrong[metric], _LINE)!r}, which is no number")
         if not math.isfinite(metrics.get(metric, 0.0)):
             raise MetricError(f"{metric} is {metrics[metric]}, which is no finite number")
     metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
-    if printed is None:
-        return Printed(metrics)
-    return Printed(metrics, printed.items, printed.verdict, printed.feedback)
+    return replace(printed, metrics=metrics)
 
 
 def check_regex(regex: str) -> None:
@@ -135,8 +131,8 @@ def _line_of(match: re.Match[str]) -> str:
     return match.string[start:].partition("\n")[0].strip()
 
 
-def _json(line: str, metric: str | None) -> Printed | None:
-    """The JSON object of a line; None where it is none."""
+def _json(line: str, metric: str | None) -> Printed:
+    """The results in the JSON object of a line; empty where it is none."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = [value for name, value in pairs if name == metric]
@@ -147,7 +143,7 @@ def _json(line: str, metric: str | None) -> Printed | None:
     try:
         value = json.loads(line, object_pairs_hook=unique)
     except (ValueError, RecursionError):
-        return None
+        return Printed()
     metrics, wrong = _numbers(value, ("items", "success", "feedback"))
     items = value.get("items") if isinstance(value.get("items"), list) else []
     success = value.get("success")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from autopilot.command.editing import EditOptimizer, agent_of, check_apart, edited_parameters
+from autopilot.command.editing import EditOptimizer, agent_of, parameters_of
 from autopilot.command.module import CommandModule
-from autopilot.command.options import TaskOptions
+from autopilot.command.options import OF_MODULE, TaskOptions
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.rules import ChainOptimizer
-from autopilot.tuning.parameter import config_parameters
 from autopilot.tuning.search import SearchOptimizer
 
 
@@ -20,25 +19,13 @@ class CommandTask(CommandModule):
     """A run without Python: the command measures, the agent edits."""
 
     def __init__(self, options: TaskOptions) -> None:
-        super().__init__(
-            eval=options.eval or "",
-            train_eval=options.train_eval or "",
-            val_eval=options.val_eval or "",
-            test_eval=options.test_eval or "",
-            metric=options.metric,
-            guard=options.guard or "",
-            setup=options.setup or "",
-            env=options.env or (),
-            junit=options.junit or "",
-            metric_regex=options.metric_regex or "",
-        )
+        given = {name: value for name, value in options.given().items() if name in OF_MODULE}
+        super().__init__(**given)  # type: ignore[arg-type]  # by the fields' own types
         self.options = options
-        self._edited = edited_parameters(options.edit or (), options.protect or ())
-        self._tuned = config_parameters(options.tune or ())
-        check_apart(self._edited, self._tuned)
-        for kind, parameters in (("edit", self._edited), ("tune", self._tuned)):
-            for number, parameter in enumerate(parameters, 1):
-                setattr(self, kind if number == 1 else f"{kind}_{number}", parameter)
+        edited, tuned = parameters_of(options)
+        for name, parameter in (edited | tuned).items():
+            setattr(self, name, parameter)
+        self._edited, self._tuned = [*edited.values()], [*tuned.values()]
 
     def details(self) -> list[str]:
         edited = [f"edited by: {self.options.agent}"] if self._edited and self.options.agent else []

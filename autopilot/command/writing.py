@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import re
@@ -10,77 +11,62 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from autopilot.command.editing import check_apart, edited_parameters
-from autopilot.command.options import TaskOptions, check_agent, read_goal
+from autopilot.command.editing import parameters_of
+from autopilot.command.options import OF_MODULE, TaskOptions, check_agent, read_goal
 from autopilot.core.parameter import PathParameter
 from autopilot.errors import UsageError
-from autopilot.tuning.parameter import config_parameters
 from autopilot.tuning.spaces import Choice, Range
 
 _WIDTH = 88
-_OF_MODULE = (
-    *("eval", "train_eval", "val_eval", "test_eval", "metric", "mode", "metric_regex"),
-    *("junit", "guard", "setup", "env"),
-)
+_INDENT = " " * 8
 _AGENTS = {"claude-code": "ClaudeCodeAgent", "anthropic": "AnthropicAgent"}
 
 
-def written(options: TaskOptions, mode: str | None = None) -> str:
+def written(options: TaskOptions, folder: Path, mode: str | None = None) -> str:
     """The options as a Python file that gives the same results; formatted as ruff formats it.
 
     Args:
+        folder: Where it will be.
         mode: The metric's direction, "max" or "min"; None: not given.
 
     Raises:
-        UsageError: two parameters have a file in common, or one is malformed.
+        UsageError: the options do not go together, or one is malformed.
         ParameterError: a parameter's file is missing, or cannot be tuned.
     """
-    edited = edited_parameters(options.edit or (), options.protect or ())
-    tuned = config_parameters(options.tune or ())
-    check_apart(edited, tuned)
+    options.hparams(folder)
+    options = replace(options, goal=read_goal(options.goal, folder))
+    with contextlib.chdir(folder):
+        edited, tuned = parameters_of(options)
     given = options.given()
     given |= {"mode": mode} if mode else {}
-    arguments = [f"{name}={_literal(given[name])}" for name in _OF_MODULE if name in given]
-    body = _statement("super().__init__", arguments, 8)
-    edit, tune = _names("edit", len(edited)), _names("tune", len(tuned))
-    for name, parameter in zip(edit, edited, strict=True):
-        body += _statement(f"self.{name} = PathParameter", _place(parameter), 8)
-    for name, config in zip(tune, tuned, strict=True):
+    arguments = [f"{name}={_literal(given[name])}" for name in OF_MODULE if name in given]
+    body = _statement("super().__init__", arguments)
+    for name, parameter in edited.items():
+        body += _statement(f"self.{name} = PathParameter", _place(parameter))
+    for name, config in tuned.items():
         spaces = [f"{_quoted(key)}: {_space(space)}" for key, space in config.spaces.items()]
-        opened = [_quoted(config.label), "{" + ", ".join(spaces) + "}"]
-        line = f"        self.{name} = ConfigParameter({', '.join(opened)})"
+        label = _quoted(config.label)
+        line = f"{_INDENT}self.{name} = ConfigParameter({label}, {{{', '.join(spaces)}}})"
         if len(line) > _WIDTH:
-            line = "\n".join(
-                [
-                    f"        self.{name} = ConfigParameter(",
-                    f"            {opened[0]},",
-                    "            {",
-                    *(f"                {each}," for each in spaces),
-                    "            },",
-                    "        )",
-                ]
-            )
+            lines = [f"    {label},", "    {", *(f"        {each}," for each in spaces), "    },"]
+            lines = [f"self.{name} = ConfigParameter(", *lines, ")"]
+            line = "\n".join(_INDENT + each for each in lines)
         body.append(line)
-    steps = _optimizers(options, edit, tune)
-    code = "\n".join([*body, *steps])
-    nouns = sorted(set(re.findall(r"\b(?:[A-Z][a-z]+){2,}|\b(?:Range|Choice)(?=\()", _bare(code))))
-    metric = options.metric or "the share that passes"
-    return "\n".join(
+    code = "\n".join(
         [
-            f'"""Optimizes {metric}, as a command measures it."""',
-            "",
-            *_imports(sorted({*nouns, "CommandModule"})),
-            "",
-            "",
             f"class {_class_name(options)}(CommandModule):",
             "    def __init__(self):",
             *body,
             "",
             "    def configure_optimizers(self):",
-            *steps,
+            *_optimizers(options, list(edited), list(tuned)),
             "",
         ]
     )
+    names = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
+    imports = "\n".join(_imports(sorted(name for name in names if name[0].isupper())))
+    metric = options.metric or "the share that passes"
+    return f'"""Optimizes {metric}, as a command measures it."""\n\n{imports}\n\n\n{code}'
 
 
 def write_module(
@@ -102,10 +88,7 @@ def write_module(
     if not name.endswith(".py") or (folder / name).exists():
         why = "it exists" if name.endswith(".py") else "it is no Python file"
         raise UsageError(f"--write {name}: {why}", hint="name a new file, such as optimize.py")
-    task.hparams(folder)
-    with contextlib.chdir(folder):
-        text = written(replace(task, goal=read_goal(task.goal, folder)), mode)
-    (folder / name).write_text(text, encoding="utf-8")
+    (folder / name).write_text(written(task, folder, mode), encoding="utf-8")
     return [
         f"{name} is the same run; change it as you like, then",
         f"  git add {shlex.quote(name)} && git commit -m 'what to optimize'",
@@ -119,38 +102,33 @@ def _optimizers(options: TaskOptions, edit: Sequence[str], tune: Sequence[str]) 
     if options.sampler:
         search.append(f"sampler={_quoted(options.sampler)}")
     if not edit:
-        return _statement("return SearchOptimizer", search, 8)
+        return _statement("return SearchOptimizer", search)
     text = options.agent or ""
     if command := check_agent(text, options.model):
-        lines += _statement("agent = CommandAgent", [f'["sh", "-c", {_quoted(command)}]'], 8)
+        lines += _statement("agent = CommandAgent", [f'["sh", "-c", {_quoted(command)}]'])
     else:
         model = [_quoted(options.model)] if options.model else []
-        lines += _statement(f"agent = {_AGENTS[text]}", model, 8)
+        lines += _statement(f"agent = {_AGENTS[text]}", model)
     editing = ["agent", _listed(edit)]
     if options.goal:
         editing.append(f"goal={_quoted(options.goal)}")
     if not tune:
-        return lines + _statement("return EditOptimizer", editing, 8)
-    lines += _statement("search = SearchOptimizer", search, 8)
-    lines += _statement("edit = EditOptimizer", editing, 8)
+        return lines + _statement("return EditOptimizer", editing)
+    lines += _statement("search = SearchOptimizer", search)
+    lines += _statement("edit = EditOptimizer", editing)
     return [*lines, "        return ChainOptimizer([search, edit])"]
 
 
-def _statement(call: str, arguments: Sequence[str], indent: int) -> list[str]:
+def _statement(call: str, arguments: Sequence[str]) -> list[str]:
     """A call with its arguments: on one line, on the next one, or on a line each."""
-    space = " " * indent
-    line = f"{space}{call}({', '.join(arguments)})"
-    if len(line) <= _WIDTH or not arguments:
+    joined = ", ".join(arguments)
+    if len(line := f"{_INDENT}{call}({joined})") <= _WIDTH or not arguments:
         return [line]
-    joined = f"{space}    {', '.join(arguments)}"
-    if len(joined) <= _WIDTH:
-        return [f"{space}{call}(", joined, f"{space})"]
-    comma = "," if len(arguments) > 1 else ""
-    return [
-        f"{space}{call}(",
-        *(f"{space}    {each}{comma}" for each in arguments),
-        f"{space})",
-    ]
+    lines = [f"{_INDENT}    {joined}"]
+    if len(lines[0]) > _WIDTH:
+        comma = "," if len(arguments) > 1 else ""
+        lines = [f"{_INDENT}    {each}{comma}" for each in arguments]
+    return [f"{_INDENT}{call}(", *lines, f"{_INDENT})"]
 
 
 def _imports(names: Sequence[str]) -> list[str]:
@@ -166,11 +144,6 @@ def _place(parameter: PathParameter) -> list[str]:
     return place if is_all else [*place, _quoted(parameter.pattern)]
 
 
-def _names(kind: str, count: int) -> list[str]:
-    """The attributes of parameters, as `CommandTask` names them."""
-    return [kind if number == 1 else f"{kind}_{number}" for number in range(1, count + 1)]
-
-
 def _listed(names: Iterable[str]) -> str:
     return f"[{', '.join(f'self.{name}' for name in names)}]"
 
@@ -180,11 +153,6 @@ def _quoted(text: str) -> str:
     if '"' in text and "'" not in text:
         return repr(text)
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\x7f")
-
-
-def _bare(code: str) -> str:
-    """Code without the texts in it."""
-    return re.sub(r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')""", '""', code)
 
 
 def _space(space: Range | Choice) -> str:

@@ -57,6 +57,7 @@ from autopilot.tracking.holding import GitMemory
 from autopilot.tracking.layout import Layout, hold
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import WrittenPath, check_keep, keep_outputs
+from autopilot.tracking.parameters import check_checked_out
 
 _LOOSE_OBJECTS = 4000
 
@@ -162,13 +163,8 @@ class Session:
             )
         if manifest.by_hand and held is None:
             raise ExperimentError(f"the steps of {slug} are made by hand", hint=notebook.goes_on_by)
-        if manifest.in_place and user.head_commit() != manifest.base:
-            raise ExperimentError(
-                f"{slug} runs in place on {manifest.base[:7]}, and {user.head_commit()[:7]} is "
-                "checked out",
-                hint=f"git switch {manifest.base_branch} (or git switch --detach "
-                f"{manifest.base[:7]}), then resume",
-            )
+        if manifest.in_place:
+            check_checked_out(user, manifest)
         if not (child and child.since_s) and notebook.unnoted:
             raise ExperimentError(
                 f"the notes of {slug} are older than its branch: none on {notebook.unnoted[0][:7]}",

@@ -10,9 +10,17 @@ from pathlib import Path
 
 from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.records.record import Manifest
-from autopilot.errors import ParameterError
+from autopilot.errors import ExperimentError, ParameterError
 from autopilot.files import glob_regex, list_files
-from autopilot.git.objects import SUBMODULE, Entry, entry_at, list_tree, write_tree
+from autopilot.git.objects import (
+    SUBMODULE,
+    Entry,
+    diff_trees,
+    entry_at,
+    list_tree,
+    tree_of,
+    write_tree,
+)
 from autopilot.git.repository import Repository
 from autopilot.git.workfiles import WorkFiles
 
@@ -104,6 +112,27 @@ def manifest_paths(manifest: Manifest) -> list[ParameterPath]:
         ParameterPath(path, manifest.patterns.get(name, EVERYTHING))
         for name, path in manifest.parameters.items()
     ]
+
+
+def check_checked_out(repo: Repository, manifest: Manifest) -> None:
+    """Refuses to go on in a checkout that differs from the base in more than the parameters.
+
+    Whoever works in it may commit what was kept.
+
+    Raises:
+        ExperimentError: it names a file that differs.
+    """
+    base, head = manifest.base, repo.head_commit()
+    differ = diff_trees(repo, tree_of(repo, base), tree_of(repo, head))
+    places = manifest_paths(manifest)
+    others = sorted(name for name in differ if not any(place.covers(name) for place in places))
+    if others:
+        raise ExperimentError(
+            f"{manifest.slug} runs in place on {base[:7]}, and {head[:7]} is checked out, which "
+            f"has another {others[0]}",
+            hint=f"git switch {manifest.base_branch} (or git switch --detach {base[:7]}), then go "
+            "on",
+        )
 
 
 def entries_at(

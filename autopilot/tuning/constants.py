@@ -64,6 +64,11 @@ class _Places:
     def _of_target(
         self, target: ast.expr, value: ast.AST, path: Path, is_shared: bool
     ) -> Iterator[Literal]:
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+            if len(target.elts) == len(value.elts):
+                for name, each in zip(target.elts, value.elts, strict=True):
+                    yield from self._of_target(name, each, path, is_shared)
+            return
         if not isinstance(target, ast.Name):
             return
         path = (*path, target.id)

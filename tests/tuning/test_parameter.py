@@ -271,6 +271,15 @@ def test_a_link_or_a_folder_is_no_file_to_tune():
         ConfigParameter("c.json", {"a": Range(1, 9)})
 
 
+def test_constants_that_are_bound_side_by_side_are_changed_one_by_one():
+    config = ConfigParameter(
+        written("bm25.py", "K1, (B, C) = 1.5, (0.75, f())  # Okapi\n"),
+        {"K1": Range(0.5, 3.0), "B": Range(0.0, 1.0)},
+    )
+    config.set({"B": 0.5, "K1": 2.0})
+    assert config.read_text() == "K1, (B, C) = 2.0, (0.5, f())  # Okapi\n"
+
+
 def test_a_value_outside_of_its_space_is_never_written():
     config = ConfigParameter(written("a.json", '{"a": 1}'), {"a": Range(1, 9)})
     for values, message in (({"a": 10}, "outside of 1..9"), ({"b": 1}, "b is not tuned")):
