@@ -175,11 +175,8 @@ class Replay:
                 # A difference may be due to the states that its process evaluated before.
                 measurer.renew()
                 found = measurer.measure(judged.commit, splits, epoch=epoch)
-            decides = f"val {judged.record.monitor}"
-            apart = self._compare(number, judged, found)[0]
-            if apart and (self._is_noisy or all(each.what != decides for each in apart)):
-                # Values that no seed repeats differ between these two as well; that may be a time
-                # that is measured beside a count that decides.
+            if self._is_noisy and self._compare(number, judged, found)[0]:
+                # Values that no seed repeats differ between these two as well.
                 measurer.renew()
                 again = measurer.measure(judged.commit, splits, epoch=epoch)
                 found = replace(found, noisy=found.noisy | moved(found, again))

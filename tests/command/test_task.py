@@ -133,9 +133,7 @@ def test_a_noisy_number_is_measured_five_times_and_replays_within_a_tolerance(be
     close = "--tolerance", "seconds=0.05", "--tolerance", "milliseconds=60"
     full = place.autopilot("replay", "bench-1", "--level", "full", *close)
     assert full.code == 0, full
-    # A time beside the number that decides is not compared, since it differs from itself.
-    again = place.autopilot("replay", "bench-1", "--tolerance", "seconds=0.05")
-    assert again.code == 0 and "milliseconds" in again.out, again
+    assert place.autopilot("replay", "bench-1").code == 0  # no number is compared: all are noise
 
 
 def test_a_run_is_written_as_a_module_with_the_same_results(bench: Bench) -> None:
