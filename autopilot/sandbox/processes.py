@@ -298,7 +298,7 @@ def end_adopted(
                         time.sleep(0.02)
                         count = -1
                         continue
-                    names.append(_name(pid))
+                    names.append(name_of(pid))
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
                 with contextlib.suppress(ChildProcessError):
@@ -307,13 +307,8 @@ def end_adopted(
     return names
 
 
-def names_of_group(group: int) -> list[str]:
-    """The command lines of its processes; of none that can be listed, a word for them."""
-    found = [_name(pid) for pid, fields in listed() if int(fields[2]) == group != pid]
-    return found or ["processes"]
-
-
-def _name(pid: int) -> str:
+def name_of(pid: int) -> str:
+    """The beginning of its command line (Linux)."""
     with contextlib.suppress(OSError):
         words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
         return shorten(redact(b" ".join(words).decode("utf-8", "replace")), 40) or "a process"
@@ -386,21 +381,6 @@ class MemoryWatch:
                         self._started.add(pid)
                     elif parent in self._others:
                         self._others.add(pid)
-
-
-def oom_kills() -> int:
-    """How many processes the system has killed in this one's cgroup for lack of memory (Linux)."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, names, place = line.split(":", 2)
-            if names in ("", "memory"):
-                kind = "memory.oom_control" if names else "memory.events"
-                # A container may see its own cgroup as the top one.
-                for folder in (f"{names}{place}".strip("/"), names):
-                    with contextlib.suppress(OSError, KeyError):
-                        text = Path("/sys/fs/cgroup", folder, kind).read_text()
-                        return int(dict(map(str.split, text.splitlines()))["oom_kill"])
-    return 0
 
 
 def _resident(pid: int) -> float:

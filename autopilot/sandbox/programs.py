@@ -17,7 +17,7 @@ from typing import IO, Any, cast
 
 from autopilot import audit
 from autopilot.errors import AgentError, AgentNotFoundError, AgentTimeoutError
-from autopilot.sandbox.processes import names_of_group
+from autopilot.sandbox.processes import listed, name_of
 from autopilot.text import clean, hide, redact
 
 _GRACE_S = 2.0
@@ -167,7 +167,7 @@ def finish(
                 while (is_left := _is_running(process)) and time.monotonic() < deadline:
                     _read(pipes, 0.0)
                     time.sleep(0.01)
-                left = names_of_group(process.pid) if is_left and not ended_by else ()
+                left = _names(process.pid) if is_left and not ended_by else ()
             finally:
                 # Also after a normal end: a process that it left running would edit files later.
                 _terminate_group(process)
@@ -221,6 +221,12 @@ def _terminate_group(process: subprocess.Popen[Any]) -> None:
         while _is_running(process) and time.monotonic() < deadline:
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
+
+
+def _names(group: int) -> list[str]:
+    """The command lines of its processes; of none that can be listed, a word for them."""
+    found = [name_of(pid) for pid, fields in listed() if int(fields[2]) == group != pid]
+    return found or ["processes"]
 
 
 def _is_running(process: subprocess.Popen[Any]) -> bool:
