@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,10 @@ class CommandModule(AutoPilotModule):
             if state is None or state != self._guarded[0]:
                 ran = self._run(self.guard, split, self.item_timeout_s)
                 # A state is guarded once, however often it is measured.
+                if ran.left:
+                    # Its exit code is the answer, whatever a test forgot to end.
+                    say(f"guard {ran.name} {ran.problem()}")
+                    ran = replace(ran, left=())
                 self._guarded = state, ran, self._changed() or ran.explained()
             _, ran, problem = self._guarded
             if problem:
@@ -150,7 +155,8 @@ class CommandModule(AutoPilotModule):
         before = _written(junit)
         ran = self._run(self.commands[split], split, self.item_timeout_s)
         if problem := self._changed() or (ran.explained() if ran.is_cut_short else ""):
-            return self._failed(split, f"{ran.name} {problem}", ran)
+            hint = "let it wait for what it starts, or end it" if ran.left else _BY_HAND
+            return self._failed(split, f"{ran.name} {problem}", ran, hint)
         try:
             printed = read_output(ran.finished.stdout, self.metric, self.metric_regex)
             if junit is not None:
@@ -187,10 +193,7 @@ class CommandModule(AutoPilotModule):
             "AUTOPILOT_SEED": self._seed,
             **self.variables,
         }
-        ran = run_shell(command, variables, limit)
-        if ran.left:
-            say(f"{ran.name} left processes running: they were ended")
-        return ran
+        return run_shell(command, variables, limit)
 
     def _changed(self) -> str:
         """The sentence on tracked files that the latest command changed."""

@@ -24,6 +24,8 @@ from autopilot.tracking.parameters import edits, scope_of
 
 _KEPT, _MOST = 16 << 20, 64 << 20
 _NOT_FOUND = (126, 127)
+_GRACE_S = 1.0
+"""What a command starts may end so much later: the helpers of `multiprocessing` do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +33,13 @@ class Ran:
     """A command that was run.
 
     Args:
-        left: Whether it left processes running, which were ended.
+        left: The processes that it left running, which were ended.
     """
 
     command: str
     finished: Finished
     timeout_s: float
-    left: bool
+    left: Sequence[str]
 
     @property
     def name(self) -> str:
@@ -47,7 +49,8 @@ class Ran:
     @property
     def is_cut_short(self) -> bool:
         """Whether it did not come to its own end."""
-        return bool(self.finished.ended_by) or self.finished.code < 0 or self.is_missing
+        finished = self.finished
+        return bool(finished.ended_by or self.left) or finished.code < 0 or self.is_missing
 
     @property
     def is_missing(self) -> bool:
@@ -65,6 +68,9 @@ class Ran:
             return f"was not found (exit code {finished.code})"
         if finished.code < 0:
             return f"was ended by signal {-finished.code}"
+        if self.left:
+            more = f" and {len(self.left) - 1} more" if len(self.left) > 1 else ""
+            return f"left processes running, which were ended ({self.left[0]}{more})"
         return f"ended with exit code {finished.code}" if finished.code else ""
 
     def explained(self) -> str:
@@ -90,7 +96,7 @@ def run_shell(command: str, variables: Mapping[str, str], timeout_s: float | Non
     """
     limit = math.inf if timeout_s is None else timeout_s
     since = adopt(is_on=True)
-    strays = 0
+    strays, grace_s = list[str](), 0.0
     try:
         finished = finish(
             ["sh", "-c", command],
@@ -101,12 +107,15 @@ def run_shell(command: str, variables: Mapping[str, str], timeout_s: float | Non
             env={**os.environ, **variables},
             kept=_KEPT,
             most=_MOST,
+            grace_s=_GRACE_S,
         )
+        grace_s = 0.0 if finished.ended_by else _GRACE_S
     finally:
         # Of daemons, which leave the process group, this process becomes the parent.
-        strays = end_adopted(since) if _may_have_children() else 0
+        if _may_have_children():
+            strays = end_adopted(since, grace_s=grace_s)
         adopt(is_on=False)
-    left = (finished.left or strays > 0) and not finished.ended_by
+    left = () if finished.ended_by else (*finished.left, *strays)
     return Ran(command, finished, limit, left)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from autopilot.core.failures import place_in_stacks
 from autopilot.engine.board import size_text
-from autopilot.sandbox.processes import listed, oom_kills
+from autopilot.sandbox.processes import listed
 from autopilot.text import clean, hide, redact
 
 MEMORY = "killed for memory"
@@ -226,3 +226,18 @@ def _terminal() -> tuple[int, int]:
     size = fcntl.ioctl(2, termios.TIOCGWINSZ, struct.pack("HHHH", 0, 0, 0, 0))
     fcntl.ioctl(writer, termios.TIOCSWINSZ, size)
     return reader, writer
+
+
+def oom_kills() -> int:
+    """How many processes the system has killed in this one's cgroup for lack of memory (Linux)."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, names, place = line.split(":", 2)
+            if names in ("", "memory"):
+                kind = "memory.oom_control" if names else "memory.events"
+                # A container may see its own cgroup as the top one.
+                for folder in (f"{names}{place}".strip("/"), names):
+                    with contextlib.suppress(OSError, KeyError):
+                        text = Path("/sys/fs/cgroup", folder, kind).read_text()
+                        return int(dict(map(str.split, text.splitlines()))["oom_kill"])
+    return 0

@@ -29,11 +29,11 @@ from autopilot.core.progress import Death, Position
 from autopilot.core.run import current_run
 from autopilot.core.types import Datum
 from autopilot.engine import relay
-from autopilot.engine.child_output import ChildOutput, end_of, flush_streams
+from autopilot.engine.child_output import ChildOutput, end_of, flush_streams, oom_kills
 from autopilot.engine.request import ItemLimits
 from autopilot.engine.supervisor import SIGNALS
 from autopilot.sandbox.children import Watcher
-from autopilot.sandbox.processes import MemoryWatch, adopt, die_with_parent, end_adopted, oom_kills
+from autopilot.sandbox.processes import MemoryWatch, adopt, die_with_parent, end_adopted
 
 # The kinds of messages; an empty one is the end of a channel.
 _ITEM, _VALUE, _ERROR, _DEATH, _ASK, _REPLY, _INTERRUPT = (bytes([n]) for n in range(7))

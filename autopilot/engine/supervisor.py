@@ -31,11 +31,12 @@ from autopilot.engine.child_output import (
     ChildOutput,
     end_of,
     flush_streams,
+    oom_kills,
     watch_over,
 )
 from autopilot.errors import EvaluationError
 from autopilot.git import locks
-from autopilot.sandbox.processes import MemoryWatch, adopt, end_adopted, oom_kills
+from autopilot.sandbox.processes import MemoryWatch, adopt, end_adopted
 
 _REPLACED = 112
 """The exit code of a process that leaves its work to another one."""

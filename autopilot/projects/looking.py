@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import fnmatch
 import json
 import re
 import shlex
@@ -29,11 +30,16 @@ _MOST_READ = 150
 _MEASURING = ("bench", "eval", "score", "measure", "perf", "main")
 _INTERPRETERS = {".py": "python", ".sh": "sh", ".js": "node", ".mjs": "node", ".rb": "ruby"}
 _PRINTING = re.compile(r"\b(print|echo|printf|console\.log|puts|main)\b")
-_NOT_SOURCE = re.compile(r"(^|/)(tests?|docs?|examples?|bench\w*|scripts|tools|vendor|\.[^/]+)/")
+_NOT_SOURCE = re.compile(
+    r"(^|/)(_*tests?_*|docs?|examples?|bench\w*|scripts|tools|vendor|\.[^/]+)/"
+)
 _FOREIGN = re.compile(
     r"(^|/)(\.[^/]+|node_modules|site-packages|vendor|__pycache__|venv|env|[^/]+\.egg-info)/"
 )
-_NOT_SYSTEM = re.compile(r"(^|/)(test_\w+|\w+_test|conftest|setup|noxfile|optimize)\.\w+$")
+_NOT_SYSTEM = re.compile(
+    r"(^|/)(test_\w+|\w+_test|[^/]+\.(test|spec)|conftest|setup|noxfile|optimize)\.\w+$"
+)
+_TESTS = ("test_*", "*_test.*", "*.test.*", "*.spec.*", "conftest.py")
 _NO_SETTINGS = re.compile(
     r"(^|/)(package(-lock)?|tsconfig.*|composer|manifest|pyproject|Cargo|uv|poetry|setup|tox|pytest"
     r"|mypy|.*compose.*|mkdocs|\..*)\.(json|toml|ya?ml|ini|cfg)$"
@@ -253,9 +259,13 @@ class Survey:
         top = "/".join(parts[:2]) if parts[0] == "src" and len(parts) > 2 else parts[0]
         below = [f for f in self._own if f.startswith(f"{top}/") and f.endswith(suffix)]
         scripts = {script.why for script in self.programs}
-        tests = (re.match(r"(.*/)?tests?(?=/)", f) for f in below)
+        tests = (re.match(r"(.*/)?_*tests?_*(?=/)", f) for f in below)
         without = dict.fromkeys([found[0] for found in tests if found])
         without |= dict.fromkeys(f for f in below if f in scripts)
+        names = {PurePosixPath(f).name for f in below}
+        without |= dict.fromkeys(
+            f"{top}/**/{each}" for each in _TESTS if fnmatch.filter(names, each)
+        )
         return ":!".join([f"{top}/**/*{suffix}", *without])
 
     @cached_property

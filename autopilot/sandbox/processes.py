@@ -23,7 +23,7 @@ from typing import IO, Any, cast
 from autopilot import audit
 from autopilot.errors import EvaluationError
 from autopilot.git.commands import for_git, withdraw
-from autopilot.text import redact
+from autopilot.text import redact, shorten
 
 _GRACE_S = 2.0
 _LAST = b""
@@ -271,16 +271,21 @@ def die_with_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def end_adopted(since: float, *, everywhere: bool = False, but: Collection[int] = ()) -> int:
+def end_adopted(
+    since: float, *, everywhere: bool = False, but: Collection[int] = (), grace_s: float = 0.0
+) -> list[str]:
     """Ends the children of this process that began since then and left its session (Linux).
 
     Args:
         everywhere: Those of its session too.
         but: Processes that go on.
+        grace_s: Seconds in which they may end by themselves.
 
-    Returns how many it ended.
+    Returns the names of those that it ended.
     """
     ended, own, own_session, count = set(but), os.getpid(), os.getsid(0), -1
+    names: list[str] = []
+    deadline = time.monotonic() + grace_s
     # The children of a child that was ended become children of this process.
     while count != len(ended):
         count = len(ended)
@@ -288,12 +293,26 @@ def end_adopted(since: float, *, everywhere: bool = False, but: Collection[int] 
             parent, session, born = int(fields[1]), int(fields[3]), int(fields[19])
             is_meant = parent == own and (everywhere or session != own_session)
             if is_meant and born >= int(since) and pid not in ended:
+                if fields[0] != "Z":
+                    if time.monotonic() < deadline:
+                        time.sleep(0.02)
+                        count = -1
+                        continue
+                    names.append(name_of(pid))
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, 0)
                 ended.add(pid)
-    return len(ended.difference(but))
+    return names
+
+
+def name_of(pid: int) -> str:
+    """The beginning of its command line (Linux)."""
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+        return shorten(redact(b" ".join(words).decode("utf-8", "replace")), 40) or "a process"
+    return "a process"
 
 
 def listed() -> Iterator[tuple[int, list[str]]]:
@@ -362,21 +381,6 @@ class MemoryWatch:
                         self._started.add(pid)
                     elif parent in self._others:
                         self._others.add(pid)
-
-
-def oom_kills() -> int:
-    """How many processes the system has killed in this one's cgroup for lack of memory (Linux)."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, names, place = line.split(":", 2)
-            if names in ("", "memory"):
-                kind = "memory.oom_control" if names else "memory.events"
-                # A container may see its own cgroup as the top one.
-                for folder in (f"{names}{place}".strip("/"), names):
-                    with contextlib.suppress(OSError, KeyError):
-                        text = Path("/sys/fs/cgroup", folder, kind).read_text()
-                        return int(dict(map(str.split, text.splitlines()))["oom_kill"])
-    return 0
 
 
 def _resident(pid: int) -> float:

@@ -17,6 +17,7 @@ from typing import IO, Any, cast
 
 from autopilot import audit
 from autopilot.errors import AgentError, AgentNotFoundError, AgentTimeoutError
+from autopilot.sandbox.processes import listed, name_of
 from autopilot.text import clean, hide, redact
 
 _GRACE_S = 2.0
@@ -38,7 +39,7 @@ class Finished:
         stdout: What it wrote, without the values of secret environment variables; of more than
             512 KiB, the beginning and the end, and how many bytes are missing.
         ended_by: The limit by which it was ended: "time", "output"; "" where it ended by itself.
-        left: Whether processes of its group were still running when it had ended.
+        left: The processes of its group that were still running when it had ended.
     """
 
     stdout: str
@@ -46,7 +47,7 @@ class Finished:
     code: int
     seconds: float
     ended_by: str = ""
-    left: bool = False
+    left: Sequence[str] = ()
 
     def tail(self) -> str:
         """The last line that it wrote, errors first, without secrets."""
@@ -114,6 +115,7 @@ def finish(
     env: Mapping[str, str] | None = None,
     kept: int = _LAST,
     most: int = _MOST,
+    grace_s: float = 0.0,
 ) -> Finished:
     """Runs a program in a process group of its own, and ends the group when the program ends.
 
@@ -123,6 +125,7 @@ def finish(
         env: Its environment; None: that of this process.
         kept: Bytes that are kept of the end of its output.
         most: Bytes of output after which the whole group is ended.
+        grace_s: Seconds in which the rest of the group may end by itself, once it has ended.
 
     Raises:
         AgentNotFoundError: there is no such program.
@@ -157,12 +160,17 @@ def finish(
             for pipe, output in zip((process.stdout, process.stderr), outputs, strict=True):
                 os.set_blocking(cast("IO[bytes]", pipe).fileno(), False)
                 pipes.register(cast("IO[bytes]", pipe), selectors.EVENT_READ, output)
-            left = False
+            left: Sequence[str] = ()
             try:
                 ended_by = _wait(process, pipes, timeout_s, outputs, most)
+                deadline = time.monotonic() + (0.0 if ended_by else grace_s)
+                while (is_left := _is_running(process)) and time.monotonic() < deadline:
+                    _read(pipes, 0.0)
+                    time.sleep(0.01)
+                left = _names(process.pid) if is_left and not ended_by else ()
             finally:
                 # Also after a normal end: a process that it left running would edit files later.
-                left = _terminate_group(process)
+                _terminate_group(process)
                 process.wait()
             # Who left the group may hold the pipes, and write without end.
             for _ in range(_READS_AT_END):
@@ -170,7 +178,7 @@ def finish(
         execution.code = process.returncode
     out, errors = (output.text() for output in outputs)
     seconds = time.monotonic() - started
-    return Finished(out, errors, process.returncode, seconds, ended_by, left and not ended_by)
+    return Finished(out, errors, process.returncode, seconds, ended_by, left)
 
 
 def _wait(
@@ -205,24 +213,32 @@ def _read(pipes: selectors.BaseSelector, timeout_s: float) -> None:
             pipes.unregister(key.fileobj)
 
 
-def _terminate_group(process: subprocess.Popen[Any]) -> bool:
-    """Sends SIGTERM, and SIGKILL to what is left after a grace period.
-
-    Returns:
-        Whether there was anything; an empty group is fine.
-    """
-    is_any = False
+def _terminate_group(process: subprocess.Popen[Any]) -> None:
+    """Sends SIGTERM, and SIGKILL to what is left after a grace period; an empty group is fine."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGTERM)
-        is_any = True
         deadline = time.monotonic() + _GRACE_S
-        while time.monotonic() < deadline:
-            # A zombie counts as a member: without poll the group would never be empty. Those that
-            # lost their parent may be this process's children.
-            if process.poll() is not None:
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(-process.pid, os.WNOHANG)
-            os.killpg(process.pid, 0)
+        while _is_running(process) and time.monotonic() < deadline:
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
-    return is_any
+
+
+def _names(group: int) -> list[str]:
+    """The command lines of its processes; of none that can be listed, a word for them."""
+    found = [name_of(pid) for pid, fields in listed() if int(fields[2]) == group != pid]
+    return found or ["processes"]
+
+
+def _is_running(process: subprocess.Popen[Any]) -> bool:
+    """Whether anything of its group is."""
+    # A zombie counts as a member: without poll the group would never be empty. Those that lost
+    # their parent may be this process's children.
+    if process.poll() is not None:
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-process.pid, os.WNOHANG)[0]:
+                pass
+    try:
+        os.killpg(process.pid, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
