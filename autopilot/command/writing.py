@@ -13,7 +13,6 @@ from pathlib import Path
 
 from autopilot.command.editing import parameters_of
 from autopilot.command.options import OF_MODULE, TaskOptions, check_agent, read_goal
-from autopilot.core.parameter import PathParameter
 from autopilot.errors import UsageError
 from autopilot.tuning.spaces import Choice, Range
 
@@ -42,10 +41,13 @@ def written(options: TaskOptions, folder: Path, mode: str | None = None) -> str:
     arguments = [f"{name}={_literal(given[name])}" for name in OF_MODULE if name in given]
     body = _statement("super().__init__", arguments)
     for name, parameter in edited.items():
-        body += _statement(f"self.{name} = PathParameter", _place(parameter))
+        place = [parameter.label]
+        if not (parameter.is_file or parameter.pattern == "**/*"):
+            place.append(parameter.pattern)
+        body += _statement(f"self.{name} = PathParameter", [*map(quoted, place)])
     for name, config in tuned.items():
-        spaces = [f"{_quoted(key)}: {_space(space)}" for key, space in config.spaces.items()]
-        label = _quoted(config.label)
+        spaces = [f"{quoted(key)}: {_space(space)}" for key, space in config.spaces.items()]
+        label = quoted(config.label)
         line = f"{_INDENT}self.{name} = ConfigParameter({label}, {{{', '.join(spaces)}}})"
         if len(line) > _WIDTH:
             lines = [f"    {label},", "    {", *(f"        {each}," for each in spaces), "    },"]
@@ -97,26 +99,28 @@ def write_module(
 
 
 def _optimizers(options: TaskOptions, edit: Sequence[str], tune: Sequence[str]) -> list[str]:
-    lines: list[str] = []
     search = [_listed(tune)]
     if options.sampler:
-        search.append(f"sampler={_quoted(options.sampler)}")
+        search.append(f"sampler={quoted(options.sampler)}")
     if not edit:
         return _statement("return SearchOptimizer", search)
-    text = options.agent or ""
-    if command := check_agent(text, options.model):
-        lines += _statement("agent = CommandAgent", [f'["sh", "-c", {_quoted(command)}]'])
-    else:
-        model = [_quoted(options.model)] if options.model else []
-        lines += _statement(f"agent = {_AGENTS[text]}", model)
+    kind, arguments = agent_call(options.agent or "", options.model)
+    lines = _statement(f"agent = {kind}", arguments)
     editing = ["agent", _listed(edit)]
     if options.goal:
-        editing.append(f"goal={_quoted(options.goal)}")
+        editing.append(f"goal={quoted(options.goal)}")
     if not tune:
         return lines + _statement("return EditOptimizer", editing)
     lines += _statement("search = SearchOptimizer", search)
     lines += _statement("edit = EditOptimizer", editing)
     return [*lines, "        return ChainOptimizer([search, edit])"]
+
+
+def agent_call(text: str, model: str | None = None) -> tuple[str, list[str]]:
+    """The class of the agent that `--agent` names, and its arguments, as Python has them."""
+    if command := check_agent(text, model):
+        return "CommandAgent", [f'["sh", "-c", {quoted(command)}]']
+    return _AGENTS[text], [quoted(model)] if model else []
 
 
 def _statement(call: str, arguments: Sequence[str]) -> list[str]:
@@ -138,17 +142,11 @@ def _imports(names: Sequence[str]) -> list[str]:
     return ["from autopilot import (", *(f"    {name}," for name in names), ")"]
 
 
-def _place(parameter: PathParameter) -> list[str]:
-    place = [_quoted(parameter.label)]
-    is_all = parameter.is_file or parameter.pattern == "**/*"
-    return place if is_all else [*place, _quoted(parameter.pattern)]
-
-
 def _listed(names: Iterable[str]) -> str:
     return f"[{', '.join(f'self.{name}' for name in names)}]"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """A text as Python has it, in the quotes that need fewer escapes."""
     if '"' in text and "'" not in text:
         return repr(text)
@@ -170,7 +168,7 @@ def _literal(value: object) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_literal(k)}: {_literal(v)}" for k, v in value.items()) + "}"
     if isinstance(value, str):
-        return _quoted(value)
+        return quoted(value)
     if isinstance(value, Sequence):
         return f"[{', '.join([_literal(each) for each in value])}]"
     return repr(value)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from autopilot.command.editing import edited_parameters
+from autopilot.command.writing import agent_call, quoted
 from autopilot.errors import UsageError
 from autopilot.projects.datasets import LabelledFile, delimiter_of
 from autopilot.projects.looking import Survey
@@ -132,15 +133,16 @@ def prompt_texts(
     found = place.search((folder / prompt).read_text(encoding="utf-8"))
     question = 'f"{self.prompt.read_text()}\\n\\n{text}"'
     if found:
-        question = f"self.prompt.read_text().replace({_quoted(found[0])}, text)"
-    names = {"QUESTION": question, "AGENT": agent_code(agent)}
+        question = f"self.prompt.read_text().replace({quoted(found[0])}, text)"
+    kind, arguments = agent_call(agent)
+    names = {"QUESTION": question, "AGENT": f"ap.{kind}({', '.join(arguments)})"}
     names |= _common(file, folder, prompt, data)
     return {file: filled("start/prompt.py", names)}
 
 
 def class_texts(file: str, folder: Path) -> dict[str, str]:
     """The files of the smallest complete class."""
-    place, names = folder / THRESHOLD, {"FILE": file, "EDIT_CODE": _quoted(THRESHOLD)}
+    place, names = folder / THRESHOLD, {"FILE": file, "EDIT_CODE": quoted(THRESHOLD)}
     texts = {file: filled("start/class.py", names)}
     if not place.exists():
         texts[THRESHOLD] = "10\n"
@@ -149,32 +151,25 @@ def class_texts(file: str, folder: Path) -> dict[str, str]:
     return texts
 
 
-def agent_code(agent: str) -> str:
-    """The Python code of an agent that is given as `claude-code`, `anthropic` or `cmd:PROGRAM`."""
-    if agent.startswith("cmd:"):
-        return f'ap.CommandAgent(["sh", "-c", {_quoted(agent.removeprefix("cmd:"))}])'
-    return {"claude-code": "ap.ClaudeCodeAgent()", "anthropic": "ap.AnthropicAgent()"}[agent]
-
-
 def _common(
     file: str, folder: Path, edit: str, data: LabelledFile, *imports: str
 ) -> dict[str, str]:
-    load = f"ap.ListDataset.from_jsonl({_quoted(data.file)})"
+    load = f"ap.ListDataset.from_jsonl({quoted(data.file)})"
     lines = [*imports]
     if not data.file.endswith(".jsonl"):
         sign = delimiter_of(folder / data.file)
-        columns = "" if sign == "," else f", delimiter={_quoted(sign)}"
-        load = f"ap.ListDataset(csv.DictReader(Path({_quoted(data.file)}).open(){columns}))"
+        columns = "" if sign == "," else f", delimiter={quoted(sign)}"
+        load = f"ap.ListDataset(csv.DictReader(Path({quoted(data.file)}).open(){columns}))"
         lines += ["import csv", "from pathlib import Path"]
     lines.sort(key=lambda line: (line.startswith("from"), line))
     return {
         "FILE": file,
         "EDIT": edit,
-        "EDIT_CODE": _quoted(edit),
+        "EDIT_CODE": quoted(edit),
         "DATA": data.file,
         "LOAD": load,
-        "TEXT": _quoted(data.text),
-        "LABEL": _quoted(data.label),
+        "TEXT": quoted(data.text),
+        "LABEL": quoted(data.label),
         "IMPORTS": "\n".join([*lines, "", ""]) if lines else "",
     }
 
@@ -212,7 +207,3 @@ def _free(folder: Path, *names: str) -> str:
         if not (folder / name).exists():
             return name
     raise UsageError(f"{names[-1]} is there already", hint="name it with --edit or --data")
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)

@@ -6,6 +6,7 @@ The file is parsed, never imported.
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -85,16 +86,14 @@ class _Places:
         elif isinstance(value, ast.List | ast.Tuple):
             for index, each in enumerate(value.elts):
                 yield from self._of_value(each, (*path, str(index)))
-        elif isinstance(value, ast.Constant):
-            yield self._literal(path, value, value_or_problem(value.value))
-        elif isinstance(value, ast.UnaryOp) and (number := _signed(value)) is not None:
-            yield self._literal(path, value, (number, ""))
         else:
-            yield self._literal(path, value)
+            found: tuple[Value | None, str] = None, "computed"
+            if isinstance(value, ast.Constant | ast.UnaryOp):
+                with contextlib.suppress(ValueError):
+                    found = value_or_problem(ast.literal_eval(value))
+            yield self._literal(path, value, found)
 
-    def _literal(
-        self, path: Path, node: ast.AST, found: tuple[Value | None, str] = (None, "computed")
-    ) -> Literal:
+    def _literal(self, path: Path, node: ast.AST, found: tuple[Value | None, str]) -> Literal:
         assert isinstance(node, ast.expr | ast.stmt)
         start = self._place(node.lineno, node.col_offset)
         end = self._place(node.end_lineno or 0, node.end_col_offset or 0)
@@ -104,16 +103,6 @@ class _Places:
         # The column of a node counts bytes of UTF-8.
         before = self._lines[line - 1].encode()[:column].decode()
         return self._starts[line - 1] + len(before)
-
-
-def _signed(node: ast.UnaryOp) -> int | float | None:
-    """The value of a number with a sign."""
-    value = node.operand.value if isinstance(node.operand, ast.Constant) else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    if isinstance(node.op, ast.USub):
-        return -value
-    return value if isinstance(node.op, ast.UAdd) else None
 
 
 def in_python(text: str, old: str) -> str:

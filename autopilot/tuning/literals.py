@@ -269,11 +269,6 @@ def written(value: Value, old: str, quote: Callable[[str, str], str], bools: str
     return re.sub(r"^(-?\d+)e", r"\1.0e", repr(value))
 
 
-def in_json(text: str, old: str) -> str:
-    """A text as JSON has it."""
-    return json.dumps(text, ensure_ascii=False)
-
-
 def in_toml(text: str, old: str) -> str:
     """A text as TOML has it, in single quotes if the old one was."""
     is_simple = old.startswith("'") and "'" not in text and not _UNPRINTABLE.search(text)
@@ -289,11 +284,6 @@ def in_yaml(text: str, old: str) -> str:
     if old.startswith("'") and not _UNPRINTABLE.search(text):
         return "'" + text.replace("'", "''") + "'"
     return _escaped(text)
-
-
-def in_ini(text: str, old: str) -> str:
-    """A text as it is."""
-    return text
 
 
 def _escaped(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,10 +32,12 @@ class _Format:
     bools: str = "true false"
 
 
-_INI = _Format("INI", literals.ini_literals, literals.in_ini, is_typed=False)
+_INI = _Format("INI", literals.ini_literals, lambda text, _: text, is_typed=False)
 _YAML = _Format("YAML", literals.yaml_literals, literals.in_yaml)
 _FORMATS = {
-    ".json": _Format("JSON", literals.json_literals, literals.in_json),
+    ".json": _Format(
+        "JSON", literals.json_literals, lambda text, _: json.dumps(text, ensure_ascii=False)
+    ),
     ".toml": _Format("TOML", literals.toml_literals, literals.in_toml),
     ".yaml": _YAML,
     ".yml": _YAML,

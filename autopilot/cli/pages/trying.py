@@ -15,7 +15,7 @@ from autopilot.engine.trying import Trial, TryPlace
 from autopilot.text import redact
 from autopilot.tracking.diagnosis import moved_values, turned
 from autopilot.tracking.holding import memory_of
-from autopilot.tracking.notebook import Epoch, Notebook
+from autopilot.tracking.notebook import Notebook
 
 HOW = 'autopilot try -m "what you changed"'
 _IDS, _LESSONS, _REASON = 8, 5, 160
@@ -57,28 +57,16 @@ def verdict_lines(place: TryPlace, trial: Trial, known: Mapping[str, Any]) -> li
 
 def verdict(place: TryPlace, trial: Trial) -> dict[str, Any]:
     """The same for programs, with where the experiment stands."""
-    epoch = place.notebook.epoch(trial.epoch)
-    names = ("verdict", "outcome", "summary", "strategy")
-    return {
-        **standing(place),
-        **{name: getattr(epoch.record, name) for name in names},
-        **_against(place.notebook, epoch),
-        "epoch": epoch.number,
-        "why": epoch.record.reasons,
-        "read": f"autopilot show {epoch.number} -e {place.slug}",
-        "beside": trial.beside,
-        "snapshot": trial.revision if trial.takes_back is None else None,
-    }
-
-
-def _against(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
-    """An epoch beside the best one before it: values, and the ids of the items that changed."""
-    monitor, mode = notebook.monitor
+    notebook = place.notebook
+    epoch, (monitor, mode) = notebook.epoch(trial.epoch), notebook.monitor
     best = notebook.epoch(notebook.epoch(epoch.number - 1).best_epoch)
     old, new = ({item.id: item for item in notebook.data(each.measured)} for each in (best, epoch))
     fixed, broken = turned(old, new)
     better, worse = moved_values(old, new, monitor, mode)
+    names = ("verdict", "outcome", "summary", "strategy")
     return {
+        **standing(place),
+        **{name: getattr(epoch.record, name) for name in names},
         "before": best.value,
         "after": epoch.value,
         "change": epoch.delta,
@@ -87,6 +75,11 @@ def _against(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
         "broken": broken,
         "better": better,
         "worse": worse,
+        "epoch": epoch.number,
+        "why": epoch.record.reasons,
+        "read": f"autopilot show {epoch.number} -e {place.slug}",
+        "beside": trial.beside,
+        "snapshot": trial.revision if trial.takes_back is None else None,
     }
 
 
