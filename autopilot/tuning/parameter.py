@@ -164,12 +164,19 @@ class ConfigParameter(PathParameter):
                     f"{self.label}: the space of {key} is {space!r}",
                     hint="give it a Range(low, high) or a Choice([...])",
                 )
-            for other in space.when or {}:
+            for other, wanted in (space.when or {}).items():
                 if other not in spaces:
                     raise ParameterError(
                         f"{self.label}: {key} depends on {other}, which is not tuned",
                         hint="tune it too, or leave the condition out",
                     )
+                for value in wanted if isinstance(wanted, list | tuple) else [wanted]:
+                    if not spaces[other].contains(value):
+                        raise ParameterError(
+                            f"{self.label}: {key} depends on {other} being {value!r}, which is "
+                            f"none of {spaces[other]}",
+                            hint="correct the condition, or the values",
+                        )
         graph = TopologicalSorter({key: space.when or () for key, space in spaces.items()})
         try:
             return {key: spaces[key] for key in graph.static_order()}

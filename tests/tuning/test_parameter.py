@@ -258,6 +258,9 @@ def test_conditions_come_in_any_order_but_not_in_a_circle():
     spaces["c"] = Choice([True, False], when={"a": 1})
     with pytest.raises(AutopilotError, match="a, b, c depend on one another"):
         ConfigParameter("a.json", spaces)
+    spaces["c"] = Choice([True, False], when={"b": ["x", "z"]})
+    with pytest.raises(AutopilotError, match=r"c depends on b being 'z', which is none of x\|y"):
+        ConfigParameter("a.json", spaces)
 
 
 def test_a_link_or_a_folder_is_no_file_to_tune():
