@@ -87,7 +87,7 @@ function failures(epoch, detail) {
   if (!others.length) return "";
   const total = others.reduce((sum, state) => sum + detail.counts[state], 0);
   const told = passed + failed === total ? `${grouped(failed)} of ${counted(total, "val item")} failed`
-    : `${counted(total, "val item")}: ${others.map((state) => `${grouped(detail.counts[state])} ${state}`).join(", ")}`;
+    : `${counted(total, "val item")}: ${others.map((state) => `${grouped(detail.counts[state])} ${state === "unscored" ? STATES[state][0] : state}`).join(", ")}`;
   const ids = (list, more, name) => list.length > 0 && h("div", {}, h("p", { class: "faint" }, name),
     h("div", { class: "ids" }, list.map((id) => h("span", { class: "pill" }, id)), more > 0 && h("span", { class: "faint" }, `and ${grouped(more)} more`)));
   const rest = total - passed - detail.failures.length;
@@ -97,9 +97,9 @@ function failures(epoch, detail) {
       epoch.from !== null && detail.measured !== epoch.from ? `; against epoch ${epoch.from}: ${detail.fixed_count} fixed, ${detail.broken_count} broken` : ""),
     ids(detail.fixed, detail.fixed_count - detail.fixed.length, "fixed"),
     ids(detail.broken, detail.broken_count - detail.broken.length, "broken"),
-    detail.failures.length > 0 && h("details", {}, h("summary", {}, failed + error ? `Why ${failed + error === 1 ? "it" : "they"} failed` : "Items that did not pass"),
+    detail.failures.length > 0 && h("details", {}, h("summary", {}, failed + error ? `Why ${failed + error === 1 ? "it" : "they"} failed` : "Feedback"),
       h("ul", { class: "failures" }, detail.failures.map(([id, text, outcome]) =>
-        h("li", {}, h("b", {}, id), outcome !== "failed" ? h("span", { class: `pill ${outcome === "error" ? "rejected" : ""}` }, outcome) : "", " ", text))),
+        h("li", {}, h("b", {}, id), outcome !== "failed" && outcome !== "unscored" ? h("span", { class: `pill ${outcome === "error" ? "rejected" : ""}` }, outcome) : "", " ", text))),
       rest > 0 && h("p", { class: "faint" }, `${counted(rest, "more item")} did not pass; the command above with --json has all.`)),
   ];
 }

@@ -2,7 +2,7 @@
 
 const STATES = {
   passed: ["passed", "pass"], failed: ["failed", "fail"], error: ["failed with an error", "broke"],
-  unmeasured: ["could not be measured", "lost"], unscored: ["not scored", "bare"], none: ["not evaluated", "none"],
+  unmeasured: ["could not be measured", "lost"], unscored: ["neither passed nor failed", "bare"], none: ["not evaluated", "none"],
 };
 const LEFT = 132;
 const TOP = 22;
@@ -139,7 +139,7 @@ class HeatMap {
     const details = h("details", { toggle: () => {
       if (!details.open || details.children.length > 1) return;
       const shown = this.shown.slice(0, 1000);
-      details.append(table(["item", "passed", "failed", "with an error", "unmeasured", "not scored", "not evaluated"],
+      details.append(table(["item", "passed", "failed", "with an error", "unmeasured", "neither", "not evaluated"],
         shown.map((c) => [c.id, ...Object.keys(STATES).map((state) => grouped(c[state]))]), [1, 2, 3, 4, 5, 6]));
       const more = this.shown.length - shown.length;
       if (more) details.append(h("p", { class: "faint" }, `${counted(more, "more item")} are only in the heat map.`));
