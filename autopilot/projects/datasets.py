@@ -218,7 +218,7 @@ def labelled(folder: Path, file: str) -> LabelledFile | None:
 
 def delimiter_of(path: Path) -> str:
     """The character between the columns of a table: the most frequent one of its first line."""
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         return max(",;\t", key=file.readline(10_000).count)
 
 
@@ -226,7 +226,7 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
     """The rows of a data file, as far as they can be read."""
     with (
         contextlib.suppress(OSError, ValueError, csv.Error),
-        path.open(encoding="utf-8", newline="") as file,
+        path.open(encoding="utf-8-sig", newline="") as file,
     ):
         if path.suffix != ".jsonl":
             yield from csv.DictReader(file, delimiter=delimiter_of(path))

@@ -6,6 +6,7 @@ command is written as `autopilot run --write` writes it.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import os
@@ -159,7 +160,10 @@ def _common(
     if not data.file.endswith(".jsonl"):
         sign = delimiter_of(folder / data.file)
         columns = "" if sign == "," else f", delimiter={quoted(sign)}"
-        load = f"ap.ListDataset(csv.DictReader(Path({quoted(data.file)}).open(){columns}))"
+        is_marked = (folder / data.file).read_bytes().startswith(codecs.BOM_UTF8)
+        coding = 'encoding="utf-8-sig"' if is_marked else ""
+        table = f"Path({quoted(data.file)}).open({coding})"
+        load = f"ap.ListDataset(csv.DictReader({table}{columns}))"
         lines += ["import csv", "from pathlib import Path"]
     lines.sort(key=lambda line: (line.startswith("from"), line))
     return {

@@ -10,7 +10,16 @@ import pytest
 from autopilot.core.module import AutoPilotModule
 from autopilot.data.loader import DataLoader
 from autopilot.errors import DataError, UsageError
-from autopilot.projects.datasets import first, of_files, of_module, size, split_file, summarize
+from autopilot.projects.datasets import (
+    first,
+    labelled,
+    of_files,
+    of_module,
+    size,
+    split_file,
+    summarize,
+)
+from autopilot.projects.starting import rules_texts
 
 ROWS = [
     {"id": f"i{n}", "text": f"text {n}", "label": "spam" if n % 3 else "fine"} for n in range(9)
@@ -68,3 +77,14 @@ def test_a_split_is_the_same_for_a_seed_and_keeps_proportions(file: Path, tmp_pa
         assert (tmp_path / "a" / name).read_text() == (tmp_path / "b" / name).read_text()
     with pytest.raises(UsageError, match="is there already"):
         split_file(file, tmp_path / "a", shares, None, 1, force=False)
+
+
+def test_a_table_as_spreadsheets_write_it_has_its_first_column(
+    tmp_path: Path,
+) -> None:
+    lines = ["text;label", *(f"{row['text']};{row['label']}" for row in ROWS)]
+    (tmp_path / "t.csv").write_text("\r\n".join(lines), encoding="utf-8-sig", newline="")
+    data = labelled(tmp_path, "t.csv")
+    assert data and (data.text, data.classes) == ("text", ("fine", "spam"))
+    code = rules_texts("optimize.py", tmp_path, data, None)["optimize.py"]
+    assert 'csv.DictReader(Path("t.csv").open(encoding="utf-8-sig"), delimiter=";")' in code
