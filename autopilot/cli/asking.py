@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from autopilot.projects import starting
 from autopilot.projects.datasets import LabelledFile, labelled
 from autopilot.projects.health import agent_here
 from autopilot.projects.looking import Survey
+from autopilot.tuning.parameter import config_parameters
 
 T = TypeVar("T")
 _LONGEST_S, _QUICK_S = 600.0, 60.0
@@ -166,8 +168,10 @@ class Answers:
     def tunes(self, text: str) -> list[str]:
         """Numbers with their ranges, each in a file of the repository."""
         tunes = shlex.split(text)
-        for file in starting.tuned_files(self.seen, tunes):
-            self.file(file)
+        with contextlib.chdir(self.seen.folder):
+            tuned = config_parameters(tunes)
+        for parameter in tuned:
+            self.file(parameter.label)
         return tunes
 
     def use(self, command: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from autopilot.command.editing import parameters_of
 from autopilot.command.options import OF_MODULE, TaskOptions, check_agent, read_goal
 from autopilot.errors import UsageError
+from autopilot.tuning.constants import in_python
 from autopilot.tuning.spaces import Choice, Range
 
 _WIDTH = 88
@@ -148,9 +148,7 @@ def _listed(names: Iterable[str]) -> str:
 
 def quoted(text: str) -> str:
     """A text as Python has it, in the quotes that need fewer escapes."""
-    if '"' in text and "'" not in text:
-        return repr(text)
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\x7f")
+    return in_python(text, "'" if '"' in text and "'" not in text else '"')
 
 
 def _space(space: Range | Choice) -> str:

@@ -47,7 +47,7 @@ class Trial(Edit):
 
     epoch: int = 0
     later: str = ""
-    beside: tuple[str, ...] = ()
+    beside: Sequence[str] = ()
 
 
 class TryPlace:
@@ -72,8 +72,7 @@ class TryPlace:
         with contextlib.suppress(FileNotFoundError, ValueError):
             noted = json.loads(self._file.read_bytes())
         self.written = set(noted.get("written", ()))
-        found = noted.get("trial")
-        self.trial = Trial(**found | {"beside": tuple(found["beside"])}) if found else None
+        self.trial = Trial(**found) if (found := noted.get("trial")) else None
 
     def note(self, trial: Trial | None) -> None:
         """Writes down what is being measured, whole or not at all."""
@@ -219,9 +218,8 @@ class TryPlace:
                 self.keep(changed, "taken back before it was tried")
         elif changed:
             before = () if self.trial is None or self.is_over else self.trial.beside
-            others = tuple(dict.fromkeys((*before, *beside)))
-            kept = self.keep(changed, message)
-            trial = Trial(kept, message, epoch=epoch, beside=others)
+            others = list(dict.fromkeys((*before, *beside)))
+            trial = Trial(self.keep(changed, message), message, epoch=epoch, beside=others)
         else:
             raise self._nothing(beside)
         state = self.state

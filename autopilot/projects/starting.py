@@ -22,7 +22,6 @@ from autopilot.errors import UsageError
 from autopilot.projects.datasets import LabelledFile, delimiter_of
 from autopilot.projects.looking import Survey
 from autopilot.projects.project import TEMPLATE, filled
-from autopilot.tuning.parameter import config_parameters
 
 KINDS = {
     "command": "an agent edits files, a command measures",
@@ -77,17 +76,6 @@ def edited_files(seen: Survey, globs: Sequence[str]) -> set[str]:
                 )
             found |= own
     return found
-
-
-def tuned_files(seen: Survey, tunes: Sequence[str]) -> list[str]:
-    """The files of some numbers, as `--tune` takes them.
-
-    Raises:
-        UsageError: one is malformed.
-        ParameterError: a file or a key cannot be tuned.
-    """
-    with contextlib.chdir(seen.folder):
-        return [parameter.label for parameter in config_parameters(tunes)]
 
 
 def rules_for(seen: Survey, data: LabelledFile | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import os
@@ -240,19 +241,20 @@ class ConfigParameter(PathParameter):
     def _missing(
         self, key: str, path: tuple[str, ...], everything: Sequence[Literal]
     ) -> ParameterError:
-        known = [spelled_path(each.path) for each in everything]
-        below = [n for n, e in zip(known, everything, strict=True) if e.path[: len(path)] == path]
+        known = {spelled_path(each.path): each.path for each in everything}
+        below = [name for name, other in known.items() if other[: len(path)] == path]
         if below:
             return ParameterError(
                 f"{self.label}: {key} is no value: it has keys of its own",
                 hint=f"name one of them: {', '.join(below[:5])}",
             )
         near = difflib.get_close_matches(key, known, 3)
-        near += [n for n, e in zip(known, everything, strict=True) if e.path[-1:] == path[-1:]]
+        near += [name for name, other in known.items() if other[-1:] == path[-1:]]
         hint = f"did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
         return ParameterError(
             f"{self.label} has no key {key}",
-            hint=hint or f"its keys: {', '.join(known[:8]) or 'none'}{', ...' * (len(known) > 8)}",
+            hint=hint
+            or f"its keys: {', '.join([*known][:8]) or 'none'}{', ...' * (len(known) > 8)}",
         )
 
     def _read(self, text: str) -> dict[str, Value]:
@@ -312,10 +314,9 @@ class ConfigParameter(PathParameter):
                 value = int(value) if space.is_int else float(value)
             new = literals.written(value, text[start:end], self._format.quote, self._format.bools)
             changed = changed[:start] + new + changed[end:]
-        try:
+        read: dict[str, Value] = {}
+        with contextlib.suppress(ParameterError):
             read = self._read(changed)
-        except ParameterError:
-            read = {}
         for key, value in values.items():
             if key not in read or not same(read[key], value):
                 raise ParameterError(
