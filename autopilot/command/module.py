@@ -27,6 +27,7 @@ from autopilot.git.worktrees import note_set_up
 from autopilot.sandbox.environment import depends_on
 
 _BY_HAND = "try it by hand in the same folder; what it prints is a metric as METRIC {}=1.5"
+_ELSEWHERE = "let it write to untracked files outside of --edit, or leave a file out by --protect"
 
 
 class Whole:
@@ -154,8 +155,11 @@ class CommandModule(AutoPilotModule):
         junit = Path(self.junit) if self.junit else None
         before = _written(junit)
         ran = self._run(self.commands[split], split, self.item_timeout_s)
-        if problem := self._changed() or (ran.explained() if ran.is_cut_short else ""):
+        problem, hint = self._changed(), _ELSEWHERE
+        if not problem and ran.is_cut_short:
+            problem = ran.explained()
             hint = "let it wait for what it starts, or end it" if ran.left else _BY_HAND
+        if problem:
             return self._failed(split, f"{ran.name} {problem}", ran, hint)
         try:
             printed = read_output(ran.finished.stdout, self.metric, self.metric_regex)
@@ -176,7 +180,10 @@ class CommandModule(AutoPilotModule):
         metrics, metric = dict(printed.metrics), self.metric
         known = [metrics, *(item.metrics for item in printed.items)]
         if metric and not any(metric in each for each in known):
-            raise MetricError(f"it printed no metric {metric!r}, but: {last_lines(ran.said)}")
+            where = "" if ran.finished.stdout.strip() or not ran.said else " on stderr"
+            raise MetricError(
+                f"it printed no metric {metric!r}, but{where}: {last_lines(ran.said)}"
+            )
         if printed.items:
             if metric is None and all(item.outcome == "unscored" for item in printed.items):
                 raise MetricError("its items have no success, and no metric is named")
@@ -204,7 +211,8 @@ class CommandModule(AutoPilotModule):
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         is_left = others and self._files is not None and not self._files.puts_back
         how = "left as it is, since it may be yours" if is_left else "put back"
-        return f"changed the tracked file {names[0]}{more}: {how}"
+        what = "the tracked file" if others else "a file that is edited,"
+        return f"changed {what} {names[0]}{more}: {how}"
 
     def _set_up(self, split: str) -> None:
         """Runs the set-up where that was not done, and looks at the files.

@@ -54,7 +54,7 @@ class Ran:
 
     @property
     def is_missing(self) -> bool:
-        """Whether the shell found no program of that name."""
+        """Whether the shell found no program of that name that can be executed."""
         return self.finished.code in _NOT_FOUND and not self.finished.ended_by
 
     def problem(self) -> str:
@@ -65,7 +65,8 @@ class Ran:
         if finished.ended_by == "output":
             return f"printed more than {_MOST >> 20} MiB and was ended"
         if self.is_missing:
-            return f"was not found (exit code {finished.code})"
+            found = "was not found" if finished.code == _NOT_FOUND[1] else "cannot be executed"
+            return f"{found} (exit code {finished.code})"
         if finished.code < 0:
             return f"was ended by signal {-finished.code}"
         if self.left:
