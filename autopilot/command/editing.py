@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TypeVar
 
 from autopilot.ai.agent import Agent, AgentResult
 from autopilot.ai.coding import ClaudeCodeAgent, CommandAgent
@@ -19,6 +20,8 @@ from autopilot.core.records.message import one_line
 from autopilot.core.run import current_run
 from autopilot.errors import AgentReplyError, UsageError
 from autopilot.tuning.parameter import ConfigParameter, config_parameters
+
+P = TypeVar("P", bound=PathParameter)
 
 
 class EditOptimizer(AgentOptimizer):
@@ -86,11 +89,11 @@ def parameters_of(
     edited = edited_parameters(options.edit or (), options.protect or ())
     tuned = config_parameters(options.tune or ())
     _check_apart(edited, tuned)
-    edit, tune = (
-        [kind if number == 1 else f"{kind}_{number}" for number in range(1, count + 1)]
-        for kind, count in (("edit", len(edited)), ("tune", len(tuned)))
-    )
-    return dict(zip(edit, edited, strict=True)), dict(zip(tune, tuned, strict=True))
+    return _named("edit", edited), _named("tune", tuned)
+
+
+def _named(kind: str, parameters: Sequence[P]) -> dict[str, P]:
+    return {kind if n == 1 else f"{kind}_{n}": each for n, each in enumerate(parameters, 1)}
 
 
 def _check_apart(edited: Sequence[PathParameter], tuned: Sequence[PathParameter]) -> None:

@@ -111,8 +111,8 @@ class TaskOptions:
             UsageError: they contradict each other, one is missing, or one holds a secret.
         """
         given = self.given()
-        if (goal := read_goal(self.goal, folder)) is not None:
-            given["goal"] = goal
+        if self.goal and self.goal.startswith("@"):
+            given["goal"] = _read_goal(self.goal, folder)
         for name in {"edit", "protect", "tune"} & given.keys():
             # A full path of the checkout is another one in a worktree, and in a clone.
             given[name] = [text.removeprefix(f"{folder}{os.sep}") for text in given[name]]
@@ -180,14 +180,7 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def read_goal(text: str | None, folder: Path) -> str | None:
-    """The goal, which `@FILE` is read from.
-
-    Raises:
-        UsageError: the file cannot be read.
-    """
-    if text is None or not text.startswith("@"):
-        return text
+def _read_goal(text: str, folder: Path) -> str:
     try:
         return (folder / text[1:]).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -7,11 +7,10 @@ import contextlib
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from autopilot.command.editing import parameters_of
-from autopilot.command.options import OF_MODULE, TaskOptions, check_agent, read_goal
+from autopilot.command.options import OF_MODULE, TaskOptions, check_agent
 from autopilot.errors import UsageError
 from autopilot.tuning.constants import in_python
 from autopilot.tuning.spaces import Choice, Range
@@ -32,8 +31,7 @@ def written(options: TaskOptions, folder: Path, mode: str | None = None) -> str:
         UsageError: the options do not go together, or one is malformed.
         ParameterError: a parameter's file is missing, or cannot be tuned.
     """
-    options.hparams(folder)
-    options = replace(options, goal=read_goal(options.goal, folder))
+    options = TaskOptions.of(options.hparams(folder))
     with contextlib.chdir(folder):
         edited, tuned = parameters_of(options)
     given = options.given()

@@ -10,6 +10,7 @@ import contextlib
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from autopilot.tuning.literals import Literal, MalformedError, Path, value_or_problem
 from autopilot.tuning.spaces import Value
@@ -39,9 +40,7 @@ class _Places:
 
     def __init__(self, text: str) -> None:
         self._lines = re.split(r"(?<=\n)|(?<=\r)(?!\n)", text)
-        self._starts = [0]
-        for line in self._lines:
-            self._starts.append(self._starts[-1] + len(line))
+        self._starts = [0, *accumulate(map(len, self._lines))]
 
     def of_body(self, body: Sequence[ast.stmt], path: Path) -> Iterator[Literal]:
         """The literals that statements bind to names, those of a branch or a class too."""
