@@ -351,8 +351,10 @@ def slices(notebook: Notebook, *, width: int, height: int = 5) -> list[str]:
     for place, own in sorted(enumerate(found["names"]), key=lambda n: -(n[1]["share"] or 0)):
         rows = zip((row[place] for row in found["points"]), epochs, strict=True)
         known = [(x, e.value, e.verdict) for x, e in rows if x is not None and _finite(e.value)]
+        known = [each for each in known if each[0] > 0 or not own["log"]]  # an agent may write any
         share = f", importance {own['share']:.0%}" if own["share"] is not None else ""
-        lines += ["", f"{own['name']} {own['first']} -> {own['best']}{share}"]
+        change = " -> ".join(dict.fromkeys((own["first"], own["best"])))
+        lines += ["", f"{own['name']} {change}{share}"]
         xs, ys = [x for x, *_ in known], [y for _, y, _ in known]
         if not (len(set(xs)) > 1 and len(set(ys)) > 1):
             continue
@@ -369,7 +371,8 @@ def slices(notebook: Notebook, *, width: int, height: int = 5) -> list[str]:
         labels = {0: f"{top:>{margin}} ┤", height - 1: f"{low:>{margin}} ┤"}
         lines += [labels.get(n, f"{'':{margin}} │") + "".join(row) for n, row in enumerate(cells)]
         first, last = setting(min(xs)), setting(max(xs))
-        below = "".join(f"{o:<{columns // len(options)}}" for o in options) if options else first
+        slot = columns // max(len(options), 1)
+        below = "".join(f"{o[: slot - 1]:<{slot}}" for o in options) if options else first
         lines.append(f"{'':{margin}}  {below}" + f"{last:>{columns - len(first)}}" * (not options))
     unknown = f"importance is not known: {tuned.importance.unknown}"
     return [
