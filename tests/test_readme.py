@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -215,6 +216,25 @@ def test_four_lines_improve_a_system(
     done = run(["env", f"PATH={path}", "sh", "-ec", code], system, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(rf"best: epoch [1-9]\d*, {best}", done.stdout), done.stdout
+
+
+def test_write_writes_the_class_that_is_shown(system: Path, tmp_path: Path) -> None:
+    words = shlex.split(block("autopilot run --edit 'src/**/*.py'").replace("\\\n", ""))
+    command = [sys.executable, "-m", *words, "--write", "optimize.py"]
+    done = run(command, system, tmp_path)
+    assert done.returncode == 0, done.stderr
+    shown = next(code for code in blocks("python") if "class Bench" in code)
+    assert (system / "optimize.py").read_text() == shown
+
+
+def test_the_search_of_a_class_has_its_number(
+    system: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(system)
+    names: dict[str, Any] = {}
+    exec(next(code for code in blocks("python") if "SearchOptimizer" in code), names)
+    assert names["optimizer"].parameters == [names["settings"]]
+    assert names["settings"].values() == {"window.size": 4}
 
 
 def test_the_loop_turned_round_works_line_by_line(system: Path, tmp_path: Path) -> None:
