@@ -43,6 +43,11 @@ def test_an_edit_is_measured_and_kept_or_taken_back(place: Place, desk: Path) ->
     back = place.run("try", "--undo", "--json").document
     assert (back["after"], back["best_epoch"], back["left"]) == (0.4, 4, {})
     assert (desk / "x.txt").read_text() == "3\n"
+    (desk / "x.txt").write_text("6\n")
+    again = place.run("try", "-m", "x: 6 after all", "--json").document
+    assert (again["verdict"], again["why"]) == ("kept", ["epoch 3 is taken up again"])
+    assert place.run("try", "--undo", "--json").document["best_epoch"] == 6
+    assert (desk / "x.txt").read_text() == "3\n"
 
     done = place.run("try", "done")
     assert "test 0.000 -> 0.400" in done.out
@@ -52,7 +57,7 @@ def test_an_edit_is_measured_and_kept_or_taken_back(place: Place, desk: Path) ->
         "",
         "x",
         "lower it",
-        *("x", "take back"),
+        *("x", "take back") * 2,
     ]
     assert records[4]["reused"] == 1
     # The baseline, three edits, and the test split on two states; nothing for the one taken back.
