@@ -38,7 +38,7 @@ BAD = [
     ("yes", "rejected", "printed more than 64 MiB", "y | y | y"),
     ("echo x >> 'ä b.txt'; echo seconds: 1", "rejected", "changed the tracked file ä b.txt", ""),
     ("rm 'ä b.txt'; echo seconds: 1", "rejected", "changed the tracked file ä b.txt", "put back"),
-    ("echo >> cmd.py; echo seconds: 1", "rejected", "changed the tracked file cmd.py", ""),
+    ("echo >> cmd.py; echo seconds: 1", "rejected", "changed a file that is edited, cmd.py", ""),
     ("echo seconds: 1; echo oh >&2; exit 3", "rejected", "ended with exit code 3", "oh"),
     ("cat 'ä b.txt'; echo seconds: 8", "kept", "9.000 -> 8.000", ""),
 ]
