@@ -14,6 +14,7 @@ from random import Random
 from autopilot.core.comparison import EpochView, some
 from autopilot.core.configuration import policy_of
 from autopilot.core.figures import figures, gained
+from autopilot.core.noise import FEWEST_GAINS
 from autopilot.core.policy import Decision, decide
 from autopilot.core.records.history import environment_at
 from autopilot.core.statistics import Pairing, pair, subset_interval
@@ -140,7 +141,9 @@ def verify(
             if f"{split} {monitor}" in noisy:
                 tolerance, unequal = None, f"no seed repeats {split} {monitor}"
     pairings = [_paired(b, h, split, monitor, mode) for b, h in zip(bases, heads, strict=True)]
-    differences = [sum(d) / repeats for d in zip(*(p.differences for p in pairings), strict=True)]
+    items = list(zip(*(p.differences for p in pairings), strict=True))
+    # As in a run: of one item that is measured N times, the measurements are the items.
+    differences = [sum(d) / repeats for d in items] if len(items) > 1 else list(items[0])
     whole = Pairing(tuple(differences), pairings[0].measure)
     low, high = subset_interval(differences, confidence, _SUBSETS, Random(notebook.manifest.seed))
     failures = _failures(len(differences), low, confidence, after[0], recorded, tolerance)
@@ -207,7 +210,8 @@ def _failures(
     if not low > 0:
         sure = f"at {confidence:.0%}"
         if math.isinf(low):
-            found.append(f"too few items to tell {sure}: {items}")
+            more = f" (--repeats {FEWEST_GAINS} measures each more often)" if items == 1 else ""
+            found.append(f"too few items to tell {sure}: {items}{more}")
         else:
             found.append(f"that it is better is not shown {sure}: chance may do as well")
     if recorded is not None and tolerance is not None:
