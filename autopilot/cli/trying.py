@@ -337,7 +337,10 @@ def _tell_status(output: Output, user: Repository, slug: str) -> int:
         output.line(f"not finished: epoch {unfinished['epoch']}, {said}", "yellow")
         output.line(f"next: {HOW} goes on with it; autopilot try --undo takes it back")
     elif edited:
-        output.line(f"edited and not measured: {', '.join(edited[:_NAMES])}")
+        # A kill has left the edit in a snapshot alone; the next try puts it back.
+        trial = None if place.is_over else place.trial
+        kept = f" (kept: git show {trial.revision[:10]})" if trial else ""
+        output.line(f"edited and not measured: {', '.join(edited[:_NAMES])}{kept}")
         output.line(f"next: {HOW}; autopilot try --undo takes it back")
     elif place.repo is None:
         output.line(f"next: autopilot try start -e {slug} makes its worktree again")

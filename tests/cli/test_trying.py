@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from kills import forks, send_kill
 
+from autopilot.engine.trying import TryPlace
+from autopilot.git.repository import Repository
+
 if TYPE_CHECKING:
     from tests.cli.conftest import Place
 
@@ -179,6 +182,16 @@ def test_a_try_that_was_killed_is_finished_by_the_next(rules: Place) -> None:
     assert os.readlink(desk / "rules" / "link") == "x.txt"
     assert rules.git("status", "--porcelain") == ""
     rules.check_sound()
+
+
+def test_an_edit_that_a_kill_took_out_of_the_files_is_named(place: Place, desk: Path) -> None:
+    (desk / "x.txt").write_text("3\n")
+    trial = TryPlace(Repository.discover(place.top), "one").begin("to 3", undo=False)
+    assert (desk / "x.txt").read_text() != "3\n"
+    kept = f"edited and not measured: x.txt (kept: git show {trial.revision[:10]})"
+    assert kept in place.run("try").out
+    assert "epoch 1: kept" in place.run("try", "-m", "to 3").out
+    assert (desk / "x.txt").read_text() == "3\n"
 
 
 def test_an_interrupted_try_in_place_keeps_the_edit(rules: Place) -> None:
