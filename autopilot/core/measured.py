@@ -20,6 +20,7 @@ from autopilot.core.collection import ByName, compute_all, update_all
 from autopilot.core.comparison import EpochView, Monitored, mean_items
 from autopilot.core.evaluation import Evaluator, batches
 from autopilot.core.experiment import Experiment
+from autopilot.core.figures import figures
 from autopilot.core.graph import no_grad
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.noise import FEWEST_GAINS, compare
@@ -167,7 +168,8 @@ class Measured:
         values = [m.compute()[monitor] for m in self.passes if monitor in m.compute()]
         if len(values) < 2:
             return ""
-        return f"{len(values)} measurements: {monitor} {min(values):.4g} to {max(values):.4g}"
+        low, high = figures(min(values), max(values))
+        return f"{len(values)} measurements: {monitor} {low} to {high}"
 
     def noise(self, monitored: Monitored) -> Noise:
         """How far the measurements differ."""

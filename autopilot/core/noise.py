@@ -69,7 +69,7 @@ def noise_sentence(noise: Noise, *, default: bool = True) -> str:
     which = "all" if noise.differing == noise.items else f"{noise.differing} of"
     found = f"{which} {noise.items} items differ"
     if not noise.differing or alone:
-        found = f"{several} measurements differ by {noise.shift:.2g}"
+        found = f"{several} measurements differ by {figure(float(f'{noise.shift:.2g}'))}"
     follows = "an epoch is kept only where the difference is significant"
     if not default:
         follows = "the experiment's own policy decides"

@@ -14,7 +14,6 @@ from random import Random
 from autopilot.core.comparison import EpochView, some
 from autopilot.core.configuration import policy_of
 from autopilot.core.figures import figures, gained
-from autopilot.core.noise import FEWEST_GAINS
 from autopilot.core.policy import Decision, decide
 from autopilot.core.records.history import environment_at
 from autopilot.core.statistics import Pairing, pair, subset_interval
@@ -210,7 +209,8 @@ def _failures(
     if not low > 0:
         sure = f"at {confidence:.0%}"
         if math.isinf(low):
-            more = f" (--repeats {FEWEST_GAINS} measures each more often)" if items == 1 else ""
+            least = math.ceil(1 - math.log2(1 - confidence))
+            more = f" (--repeats {least} measures it more often)" if items == 1 else ""
             found.append(f"too few items to tell {sure}: {items}{more}")
         else:
             found.append(f"that it is better is not shown {sure}: chance may do as well")

@@ -71,6 +71,7 @@ def test_each_bad_command_has_its_own_line_and_the_run_goes_on(bench: Bench) -> 
     # Only child processes import what is edited, even where Python could.
     assert not any(record.get("restarts") for record in judged)
     assert [record["cost"]["evaluations"] for record in judged] == [1] * len(BAD)
+    assert "accuracy" not in place.call("log", "cmd-1").out
     assert "best: epoch 14, val seconds 10.000 -> 8.000" in done.out
 
 

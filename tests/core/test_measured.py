@@ -45,7 +45,7 @@ def test_several_measurements_count_by_their_mean():
     both = Measured([measurement(True, False), measurement(True, True)])
     assert both.compute() == {"accuracy": 0.75}
     assert [item.metrics for item in both.items] == [{"accuracy": 1.0}, {"accuracy": 0.5}]
-    assert both.spread("accuracy") == "2 measurements: accuracy 0.5 to 1"
+    assert both.spread("accuracy") == "2 measurements: accuracy 0.500 to 1.000"
     assert (both.evaluations, Measured([measurement(True)]).spread("accuracy")) == (4, "")
     assert means_of([{"f1": 0.5, "once": 1.0}, {"f1": 1.5}]) == {"f1": 1.0}
 

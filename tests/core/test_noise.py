@@ -448,7 +448,7 @@ def test_each_val_item_is_measured_several_times_and_the_mean_decides():
         assert [trace.repeat for trace in recorded] == [0, 1, 2]
         shares = [sum(item["success"] for item in trace.items) / 100 for trace in recorded]
         assert experiment.metrics[epoch]["val"]["accuracy"] == pytest.approx(sum(shares) / 3)
-        spread = f"3 measurements: accuracy {min(shares):.4g} to {max(shares):.4g}"
+        spread = f"3 measurements: accuracy {min(shares):.3f} to {max(shares):.3f}"
         assert spread in experiment.history[epoch].reasons
         assert experiment.history[epoch].repeat == 3
     # What of the baseline is compared are the three.

@@ -65,7 +65,9 @@ def table(notebook: Notebook, epochs: Sequence[Epoch], width: int | None) -> lis
         width: Columns; strategies are shortened to fit. None for as wide as need be.
     """
     monitor, mode = notebook.monitor
-    others = dict.fromkeys(name for epoch in epochs for name in epoch.metrics["val"])
+    # An epoch that failed may have an accuracy of 0 where the others have none.
+    valued = [epoch for epoch in epochs if epoch.value is not None] or epochs
+    others = dict.fromkeys(name for epoch in valued for name in epoch.metrics["val"])
     others.pop(monitor, None)
     if len(others) > _OTHER_METRICS:
         others.clear()
