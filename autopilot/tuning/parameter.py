@@ -168,7 +168,7 @@ class ConfigParameter(PathParameter):
             for other, wanted in (space.when or {}).items():
                 if other not in spaces:
                     raise ParameterError(
-                        f"{self.label}: {key} depends on {other}, which is not tuned",
+                        f"{self.label}: {key} depends on {other}, which is not tuned in this file",
                         hint="tune it too, or leave the condition out",
                     )
                 for value in wanted if isinstance(wanted, list | tuple) else [wanted]:
