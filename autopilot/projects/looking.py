@@ -154,7 +154,7 @@ class Survey:
     def _targets(self, names: Sequence[str]) -> Iterator[Script]:
         """Entries of package.json and of the Makefile whose names begin so."""
         if "package.json" in self.files:
-            with contextlib.suppress(ValueError, AttributeError):
+            with contextlib.suppress(ValueError, AttributeError, TypeError):
                 for name in json.loads(self.text("package.json")).get("scripts", {}):
                     if name.startswith(tuple(names)):
                         yield Script(f"npm run --silent {name}", f"package.json: {name}")

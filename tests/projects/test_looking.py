@@ -29,3 +29,10 @@ def test_tests_beside_the_source_are_not_what_may_be_edited(
         Path(file).touch()
     (parameter,) = edited_parameters(Survey(tmp_path, [source, *tests], frozenset()).sources, ())
     assert [parameter.root / name for name in parameter.files()] == [tmp_path / source]
+
+
+@pytest.mark.parametrize("text", ["[1", "[]", '{"scripts": null}', '{"scripts": {"bench": 1}}'])
+def test_an_odd_package_json_offers_what_it_has(tmp_path: Path, text: str) -> None:
+    (tmp_path / "package.json").write_text(text)
+    found = Survey(tmp_path, ["package.json"], frozenset()).programs
+    assert [script.command for script in found] == ["npm run --silent bench"] * ("bench" in text)
