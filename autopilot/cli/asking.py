@@ -65,9 +65,10 @@ class Answers:
             self.say(f"  {number} {name:<8} {text}")
             if name in fitting:
                 self.say(f"             here: {fitting[name]}")
-        kind = self.settle(
-            "kind", "which kind of system", next(iter(fitting)), _kind, is_needed=True
-        )
+        given = {name for name, value in self.given.items() if value}
+        # The first that fits both; options may say more than the files do.
+        best = next((each for each in [*fitting, *_FITS] if given <= {*_FITS[each]}), "class")
+        kind = self.settle("kind", "which kind of system", best, _kind, is_needed=True)
         fits = _FITS[kind]
         unfit = [name for name, value in self.given.items() if value and name not in fits]
         if unfit := [name for name in unfit if name != "kind"]:

@@ -175,6 +175,7 @@ def test_without_a_terminal_the_missing_option_is_named(repo: Place) -> None:
     refused(
         "init", says=("--kind is missing: which kind of system",), hints=("--kind rules",), code=2
     )
+    refused("init", "--tune", "a.toml:x=1..2", says=("--kind",), hints=("--kind numbers",), code=2)
     refused(
         "init", "--kind", "prompt", "--agent", "me", says=("--edit",), hints=("prompt.md",), code=2
     )
