@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeGuard
 
+from autopilot.errors import ParameterError
 from autopilot.files import (
     EXECUTABLE,
     REGULAR,
@@ -136,7 +137,11 @@ class Surroundings:
         self._is_first, self._top_mode = True, 0
 
     def look(self) -> None:
-        """Remembers how everything is now."""
+        """Remembers how everything is now.
+
+        Raises:
+            ParameterError: a copy cannot be written.
+        """
         before = everything_below(self.root)
         if self._is_first:
             self._is_first = False
@@ -196,11 +201,18 @@ class Surroundings:
         except OSError:  # evaluations cannot read it either
             return Source(stamp)
         copy = known.copy if known is not None else None
-        if copy is None:
-            self._copies.mkdir(parents=True, exist_ok=True)
-            self._count += 1
-            copy = self._copies / str(self._count)
-        copy.write_bytes(content)
+        try:
+            if copy is None:
+                self._copies.mkdir(parents=True, exist_ok=True)
+                self._count += 1
+                copy = self._copies / str(self._count)
+            copy.write_bytes(content)
+        except OSError as error:
+            # An evaluation may have filled the disk: its files are beside these copies.
+            raise ParameterError(
+                f"cannot copy {name} to {self._copies}: {error.strerror}",
+                hint=f"make room, as below {self._copies.parent.parent}, then resume",
+            ) from error
         return Source(stamp, copy=copy, digest=_digest(content))
 
     def _open(self, name: str, now: Stamp) -> None:

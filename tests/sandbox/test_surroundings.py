@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from autopilot.core.parameter import PathParameter
+from autopilot.errors import ParameterError
 from autopilot.git.objects import tree_of
 from autopilot.sandbox.surroundings import Surroundings, Violation, sentences
 from autopilot.tracking.parameters import scope_of
@@ -53,6 +54,12 @@ def test_parameters_may_change_and_nothing_else(surroundings, top):
     assert (top / "rules" / "deep" / "b.txt").read_text() == "b\n"
     surroundings.look()
     assert put_back(surroundings) == []
+
+
+def test_a_copy_that_cannot_be_written(surroundings, tmp_path):
+    (tmp_path / "copies").write_text("in the way")
+    with pytest.raises(ParameterError, match="cannot copy cache.bin"):
+        surroundings.look()
 
 
 def test_only_a_mode_or_the_same_content_again(surroundings, top):
