@@ -108,7 +108,8 @@ def run(
     if write is not None:
         from autopilot.command.writing import write_module
 
-        words = replace(options, mode=None).words()
+        named = ["-e", slug] if slug else []
+        words = [*named, *replace(options, mode=None).words(), *start.words()]
         context.output.lines(write_module(task, context.folder, write, options.mode, words))
         context.output.document({"written": write, "options": words})
         return 0

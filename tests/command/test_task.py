@@ -151,12 +151,13 @@ def test_a_run_is_written_as_a_module_with_the_same_results(bench: Bench) -> Non
         "env": "A='b c'",
     }
 
+    options |= {"seed": "3", "item_timeout": "60"}
     written = bench.run(2, **options, write="optimize.py")
     first = bench.run(2, **options)
 
     lines = written.out.splitlines()
     assert lines[0].startswith("optimize.py is the same run"), written
-    assert lines[2] == "  autopilot run optimize.py --max-epochs 2"
+    assert lines[2] == "  autopilot run optimize.py --max-epochs 2 --item-timeout 60 --seed 3"
     text = place.read("optimize.py")
     assert len(text.splitlines()) < 40
     assert 'self.edit = PathParameter(".", "*.txt:!x.txt")' in text
