@@ -25,6 +25,7 @@ from autopilot.core.types import Datum
 from autopilot.errors import EvaluationError, MetricError, ModuleError, UsageError
 from autopilot.git.worktrees import note_set_up
 from autopilot.sandbox.environment import depends_on
+from autopilot.sandbox.processes import mark
 
 _BY_HAND = "try it by hand in the same folder; what it prints is a metric as METRIC {}=1.5"
 _ELSEWHERE = "let it write to untracked files outside of --edit, or leave a file out by --protect"
@@ -199,6 +200,8 @@ class CommandModule(AutoPilotModule):
             "AUTOPILOT_SPLIT": split,
             "AUTOPILOT_SEED": self._seed,
             **self.variables,
+            # A resumed run ends what a killed one was measuring by.
+            **(mark(self._repo.workdir) if self._repo is not None else {}),
         }
         return run_shell(command, variables, limit)
 

@@ -237,7 +237,8 @@ def measure_once(
         return Numbers(command, {})
     if ran.problem():
         raise UsageError(
-            f"{ran.name} {ran.explained()}", hint="name a command that ends with 0 in this folder"
+            f"{ran.name} {ran.explained()}",
+            hint="name a command that ends with 0 in this folder, with all that it starts",
         )
     printed = read_output(ran.finished.stdout, None)
     metrics = {name: value for item in printed.items for name, value in item.metrics.items()}

@@ -226,12 +226,12 @@ def _kill_group(process: subprocess.Popen[Any]) -> None:
 
 
 def mark(workdir: Path) -> dict[str, str]:
-    """The environment variable that an agent's processes inherit: the worktree they work in."""
+    """The variable that processes of agents and commands inherit: the worktree they work in."""
     return {_MARK: str(workdir)}
 
 
 def end_marked(workdir: Path) -> None:
-    """Ends the processes of agents of a worktree, where the system lists processes (Linux).
+    """Ends the processes that bear a worktree's mark, where the system lists processes (Linux).
 
     They would write there later: during an evaluation, or, after a kill, in the resumed run.
     """

@@ -228,6 +228,8 @@ def test_a_command_knows_its_split_its_seed_and_its_variables(here: Bench) -> No
     random.seed(1)
     seeds = [random.getrandbits(31) for _ in "12"]
     assert [result.feedback for result in results] == [f"test a b {seed}" for seed in seeds]
+    # By its mark, a resumed run finds what a killed one left running: `end_marked`.
+    assert measured(eval='echo "$AUTOPILOT_AGENT_IN"').feedback == str(here.place.top.resolve())
     # A guard has no part in it: it runs once a state.
     random.seed(1)
     guarded = measured(eval=said, guard="true")
