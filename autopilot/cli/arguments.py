@@ -155,14 +155,6 @@ class StartOptions:
     idea: Idea = ""
     hypothesis: Hypothesis = ""
 
-    def words(self) -> list[str]:
-        """The options that were asked for, as they are typed; those of a class are its own."""
-        given = {"seed": str(self.seed or ""), "idea": self.idea, "hypothesis": self.hypothesis}
-        found = [w for name, text in given.items() if text for w in (f"--{name}", text)]
-        found += [w for link in self.links or () for w in ("--link", link)]
-        flags = {"--in-place": self.in_place, "--include-dirty": self.include_dirty}
-        return found + [flag for flag, is_on in flags.items() if is_on]
-
 
 class Arguments:
     """The arguments of a command: as typer reads them, and as its function takes them.

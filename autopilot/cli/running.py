@@ -75,6 +75,15 @@ def supervised(
     return code
 
 
+def _start_words(slug: str | None, start: arguments.StartOptions) -> list[str]:
+    """The options of a new experiment that a written class does not hold, as they are typed."""
+    given = {"slug": slug, "seed": start.seed, "idea": start.idea, "hypothesis": start.hypothesis}
+    found = [word for name, value in given.items() if value for word in (f"--{name}", str(value))]
+    found += [word for link in start.links or () for word in ("--link", link)]
+    flags = {"--in-place": start.in_place, "--include-dirty": start.include_dirty}
+    return found + [flag for flag, is_on in flags.items() if is_on]
+
+
 def run(
     context: Context,
     target: arguments.Target = None,
@@ -108,8 +117,7 @@ def run(
     if write is not None:
         from autopilot.command.writing import write_module
 
-        named = ["-e", slug] if slug else []
-        words = [*named, *replace(options, mode=None).words(), *start.words()]
+        words = replace(options, mode=None).words() + _start_words(slug, start)
         context.output.lines(write_module(task, context.folder, write, options.mode, words))
         context.output.document({"written": write, "options": words})
         return 0

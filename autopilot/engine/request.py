@@ -170,9 +170,7 @@ class Options:
                 found.append(name if value else no)
             elif value is not None:
                 each = [value] if isinstance(value, str | int | float) else value
-                # 60.0 as 60.
-                texts = [f"{one:.15g}" if isinstance(one, float) else str(one) for one in each]
-                found += [word for text in texts for word in (name, text)]
+                found += [word for one in each for word in (name, str(one))]
         return found
 
     def conditions(self, *, alone: bool) -> list[Callback]:

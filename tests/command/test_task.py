@@ -157,7 +157,7 @@ def test_a_run_is_written_as_a_module_with_the_same_results(bench: Bench) -> Non
 
     lines = written.out.splitlines()
     assert lines[0].startswith("optimize.py is the same run"), written
-    assert lines[2] == "  autopilot run optimize.py --max-epochs 2 --item-timeout 60 --seed 3"
+    assert lines[2] == "  autopilot run optimize.py --max-epochs 2 --item-timeout 60.0 --seed 3"
     text = place.read("optimize.py")
     assert len(text.splitlines()) < 40
     assert 'self.edit = PathParameter(".", "*.txt:!x.txt")' in text
