@@ -147,4 +147,4 @@ def test_a_whole_run_in_which_it_tries_to_edit_the_evaluator(
     changed = run_git(["diff", "--name-only", "main", "autopilot/a"], cwd=top).stdout.decode()
     assert changed == "prompt.md\n"
     assert (top / "evaluator.py").read_text() == EVALUATOR
-    assert "optimizer: 1 call, " in done.stdout and "unknown" not in done.stdout
+    assert "models: 1 call, " in done.stdout and "unknown" not in done.stdout
