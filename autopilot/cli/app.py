@@ -240,7 +240,7 @@ def invoke(app: typer.Typer, arguments: list[str]) -> int:
     except _WRONG_USAGE as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "autopilot"
-        message = error.format_message()
+        message = error.format_message().replace(": Value error, ", ": ")
         if type(error).__name__ == "NoArgsIsHelpError":
             if "--json" not in arguments:
                 print(context.get_help() if context else "")  # noqa: T201  # help, not an answer

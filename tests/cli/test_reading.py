@@ -837,6 +837,12 @@ def test_an_experiment_without_its_notes_hides_no_other(demo: Here) -> None:
         (["diff", "1", "9"], 1, "demo has no epoch 9", "choose one of 0 to 7"),
         (["diff", "1", "2", "3"], 2, "Got unexpected extra argument", "autopilot diff --help"),
         (["log", "-n", "0"], 2, "Invalid value for '--max-count'", "autopilot log --help"),
+        (
+            ["run", "x.py", "--mode", "mini"],
+            2,
+            "Invalid value for '--mode': 'mini' is not one of 'max', 'min'.",
+            "autopilot run --help",
+        ),
         (["-C", "/nowhere", "log"], 2, "-C /nowhere: no such folder", "existing folder"),
     ],
 )
