@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections import ChainMap
+from collections import ChainMap, Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -225,12 +225,13 @@ def read_junit(path: Path) -> list[Datum]:
     except (OSError, ElementTree.ParseError) as error:
         raise MetricError(f"{path.name} is no JUnit file: {error}") from error
     items: dict[str, Datum] = {}
+    counts = Counter[str]()
     for case in root.iter("testcase"):
         if case.find("skipped") is not None:
             continue
         name = ".".join(filter(None, (case.get("classname"), case.get("name")))) or "test"
-        count = sum(each.partition("#")[0] == name for each in items)
-        name = f"{name}#{count + 1}" if count else name
+        counts[name] += 1
+        name = f"{name}#{counts[name]}" if counts[name] > 1 else name
         wrong = next((w for w in map(case.find, ("failure", "error")) if w is not None), None)
         said = "" if wrong is None else "\n".join(filter(None, (wrong.get("message"), wrong.text)))
         items[name] = Datum(id=name, success=wrong is None, feedback=cut(said) or None)

@@ -125,11 +125,10 @@ class Reporter(Callback):
         self._judged_s = time.monotonic()
         has_commit, self._has_step = self._has_step or record.verdict != "rejected", False
         revision = trainer.experiment.revision_of(record.epoch) if has_commit else ""
-        history = trainer.experiment.history
-        before = [r for r in history if r.epoch < record.epoch][-1:]
-        values = trainer.experiment.record_of(before[0].best_epoch).values if before else {}
-        what = tried(record, values)
-        row = self._table.row(record, before[0].best if before else None, revision, what)
+        record_of = trainer.experiment.record_of
+        before = record_of(record.epoch - 1) if record.epoch else None
+        what = tried(record, record_of(before.best_epoch).values if before else {})
+        row = self._table.row(record, before.best if before else None, revision, what)
         self._line(row, record.verdict)
         failed = record.reasons[:1] if record.outcome == "failed" else ()
         for text in dict.fromkeys((*failed, *trainer.notes)):
