@@ -22,9 +22,10 @@ from autopilot.errors import MetricError, UsageError
 from autopilot.text import shorten
 
 _NUMBER = r"[-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf(?:inity)?)"
-_NAME = r"[^\W\d][\w .%/@-]*?"
-_METRIC = re.compile(rf"\s*METRIC\s+({_NAME})\s*=\s*(.*?)\s*")
-_PLAIN = re.compile(rf"\s*(?!METRIC\s)({_NAME})\s*[:=]\s*({_NUMBER})\s*", re.IGNORECASE)
+# It ends with no space, so that a long run of spaces is looked through once.
+_NAME = r"[^\W\d](?:[\w .%/@-]*[\w.%/@-])?"
+_METRIC = re.compile(rf"METRIC\s+({_NAME})\s*=\s*(.*)")
+_PLAIN = re.compile(rf"(?!METRIC\s)({_NAME})\s*[:=]\s*({_NUMBER})", re.IGNORECASE)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _HEADING = re.compile(r"([=_*#~!^-])\1{2,}( .* \1{3,})?")
 _HEAD, _TAIL, _LINE = 1000, 3000, 200
@@ -63,15 +64,15 @@ def read_output(text: str, metric: str | None, regex: str = "") -> Printed:
         MetricError: the monitored metric is printed twice in one form, or is no finite number; or
             an item is none.
     """
-    lines = [line for line in _COLOUR.sub("", text).splitlines() if line.strip()]
-    last = lines[-1].strip() if lines else ""
+    lines = list(filter(None, map(str.strip, _COLOUR.sub("", text).splitlines())))
+    last = lines[-1] if lines else ""
     printed = _json(last, metric) if last.startswith("{") else Printed()
     forms, wrong = [dict(printed.metrics)], dict(printed.wrong)
     for pattern in (_METRIC, _PLAIN):
         found: dict[str, list[tuple[str, str]]] = {}
         for line in lines:
             if match := pattern.fullmatch(line):
-                found.setdefault(match[1], []).append((match[2], line.strip()))
+                found.setdefault(match[1], []).append((match[2], line))
         forms.append(_once(found, metric, wrong))
     if regex and metric:
         for form in forms:
@@ -80,9 +81,9 @@ def read_output(text: str, metric: str | None, regex: str = "") -> Printed:
         found = {metric: [(m[m.re.groups and 1], _line_of(m)) for m in matches]}
         forms.insert(0, _once(found if matches else {}, metric, wrong))
     if metric and not any(metric in form for form in forms) and metric not in wrong:
-        begins = re.compile(rf"\s*{re.escape(metric)}\s*[:=]")
+        begins = re.compile(rf"{re.escape(metric)}\s*[:=]")
         for line in filter(begins.match, lines):
-            wrong[metric] = line.strip()
+            wrong[metric] = line
     metrics = dict(ChainMap(*forms))
     if metric is not None:
         if metric not in metrics and metric in wrong:

@@ -113,6 +113,8 @@ def measured(split: str = "val", **options: object) -> Datum:
         ('noise\n{"seconds": 3}\n\n', 3.0),
         ('METRIC seconds=4\nseconds: 5\n{"seconds": 6}', 6.0),
         ("seconds: 5\nMETRIC seconds=4", 4.0),
+        # Read in time that grows with its length, not with the square of it.
+        (f"seconds: 5\nwide{' ' * 300_000}x\nMETRIC wide=x{' ' * 300_000}y", 5.0),
         ("\x1b[32mseconds: 7\x1b[0m", 7.0),
         ("loss: 1\nloss: 2\nseconds: 8", 8.0),
         ("it took seconds: 9\nseconds: 1_000", 1000.0),
