@@ -176,6 +176,11 @@ def shorten(text: str, width: int | None) -> str:
     return fitting(line, max(width - 3, 0)).rstrip() + "..."
 
 
+def flag(name: str) -> str:
+    """The option of a field: `--max-epochs` of `max_epochs`."""
+    return f"--{name.replace('_', '-')}"
+
+
 def plain_letters(text: str) -> str:
     """A text in lower case, without accents: for names that must be ASCII.
 

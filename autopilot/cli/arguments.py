@@ -21,6 +21,7 @@ import typer
 
 from autopilot.cli.context import Context
 from autopilot.errors import AutopilotError, ExperimentError, TargetError, UsageError
+from autopilot.text import flag
 
 
 def experiment_names(ctx: Any, incomplete: str) -> list[str]:
@@ -389,8 +390,7 @@ def _options(table: Any, chosen: Sequence[Any]) -> dict[str, inspect.Parameter]:
         elif not chosen or field.name in chosen:
             details = {key: value for key, value in field.metadata.items() if key != "fixed"}
             kind = details.pop("type", kinds[field.name]) | None
-            names = details.pop("names", "--" + field.name.replace("_", "-"))
-            option = typer.Option(names, **details)
+            option = typer.Option(details.pop("names", flag(field.name)), **details)
             found[field.name] = declared(f"option_{field.name}", kind, option)
     return found
 

@@ -65,13 +65,12 @@ class Answers:
             self.say(f"  {number} {name:<8} {text}")
             if name in fitting:
                 self.say(f"             here: {fitting[name]}")
-        given = {name for name, value in self.given.items() if value}
+        given = [name for name, value in self.given.items() if value and name != "kind"]
         # The first that fits both; options may say more than the files do.
-        best = next((each for each in [*fitting, *_FITS] if given <= {*_FITS[each]}), "class")
+        best = next((each for each in [*fitting, *_FITS] if {*given} <= {*_FITS[each]}), "class")
         kind = self.settle("kind", "which kind of system", best, _kind, is_needed=True)
         fits = _FITS[kind]
-        unfit = [name for name, value in self.given.items() if value and name not in fits]
-        if unfit := [name for name in unfit if name != "kind"]:
+        if unfit := [name for name in given if name not in fits]:
             taken = ", ".join(f"--{name}" for name in fits) or "no other option"
             raise UsageError(
                 f"--{unfit[0]} does not go with --kind {kind}", hint=f"it takes {taken}"

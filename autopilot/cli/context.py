@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 from autopilot.cli.output import Output
 from autopilot.errors import UsageError
+from autopilot.text import flag
 
 if TYPE_CHECKING:
     import typer
@@ -150,11 +151,11 @@ class Context:
         more |= {"options": options, "by_hand": by_hand}
         if not task.given():
             return self.request(target, hparams, **more)
-        first = next(iter(task.given())).replace("_", "-")
+        first = flag(next(iter(task.given())))
         given = {f"TARGET {target}": target, "-H": hparams, "--monitor": options.monitor}
         for what in (name for name, value in given.items() if value):
             hint = "--metric NAME" if what == "--monitor" else "leave one of them out"
-            raise UsageError(f"{what} and --{first} cannot be combined", hint=hint)
+            raise UsageError(f"{what} and {first} cannot be combined", hint=hint)
         request = self.request(TASK, hparams, **more)
         own = task.hparams(request.folder, by_hand=by_hand)
         return replace(request, hparams=own, stem=task.stem())

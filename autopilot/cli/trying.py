@@ -16,7 +16,6 @@ from autopilot.cli.context import Context
 from autopilot.cli.output import INTERRUPTED, Output, own_stdout
 from autopilot.cli.pages import trying as pages
 from autopilot.cli.pages.progress import Reporter
-from autopilot.cli.pages.trying import HOW
 from autopilot.command.options import TaskOptions
 from autopilot.core.figures import figures
 from autopilot.core.records.message import one_line
@@ -24,7 +23,7 @@ from autopilot.core.types import Result
 from autopilot.engine.board import Attendant, Child
 from autopilot.engine.request import NO_OPTIONS, Options
 from autopilot.engine.session import Session
-from autopilot.engine.trying import Trial, TryPlace, loop_of, open_trial, settle
+from autopilot.engine.trying import HOW, Trial, TryPlace, loop_of, open_trial, settle
 from autopilot.errors import AutopilotError, ExperimentError, ModuleError, UsageError
 from autopilot.git.repository import Repository
 from autopilot.tracking.finding import open_tries, user_of
@@ -40,11 +39,10 @@ _BUDGETS = {
     "call": "--budget-calls",
 }
 # An optimizer's patience and number of epochs are no limits for a person.
-_STARTED_WITH = (
-    *("monitor", "mode", "failed_value", "budget_evaluations", "budget_seconds", "budget_tokens"),
-    *("budget_usd", "budget_calls", "max_wait", "item_timeout", "memory", "prices", "keep"),
-    *("num_workers", "jobs", "measure_noise", "repeat", "fresh"),
+_OF_OPTIMIZERS = (
+    *("max_epochs", "patience", "target", "plateau", "min_delta", "block_after", "accumulate"),
 )
+_STARTED_WITH = tuple(f.name for f in fields(Options) if f.name not in _OF_OPTIMIZERS)
 _AGENTS = "agent", "model", "goal", "sampler"
 _TASK = tuple(f.name for f in fields(TaskOptions) if f.name not in _AGENTS)
 _CHANGEABLE = tuple(name for name in _STARTED_WITH if name in running.CHANGEABLE)

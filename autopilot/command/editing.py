@@ -9,10 +9,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
 
+import autopilot
 from autopilot.ai.agent import Agent, AgentResult
-from autopilot.ai.coding import ClaudeCodeAgent, CommandAgent
+from autopilot.ai.coding import CommandAgent
 from autopilot.ai.optimizer import AgentOptimizer, EditReply
-from autopilot.command.options import TaskOptions, check_agent
+from autopilot.command.options import AGENTS, TaskOptions, check_agent
 from autopilot.core.figures import direction_words
 from autopilot.core.fit import Fit
 from autopilot.core.parameter import Parameter, PathParameter
@@ -60,11 +61,8 @@ def agent_of(text: str, model: str | None) -> Agent:
     """
     if command := check_agent(text, model):
         return CommandAgent(["sh", "-c", command])
-    if text == "claude-code":
-        return ClaudeCodeAgent(model)
-    from autopilot.ai.anthropic_agent import AnthropicAgent
-
-    return AnthropicAgent(model)
+    made: Agent = getattr(autopilot, AGENTS[text])(model)
+    return made
 
 
 def edited_parameters(globs: Sequence[str], protected: Sequence[str]) -> list[PathParameter]:

@@ -13,9 +13,11 @@ from pathlib import Path
 
 from autopilot.core.signatures import option
 from autopilot.errors import UsageError
-from autopilot.text import as_json, is_secret, plain_letters, redact
+from autopilot.text import as_json, flag, is_secret, plain_letters, redact
 
-AGENTS = ("claude-code", "anthropic", "cmd:'PROGRAM ...'")
+# Those that have a name, by their classes.
+AGENTS = {"claude-code": "ClaudeCodeAgent", "anthropic": "AnthropicAgent"}
+_AGENT_FORMS = (*AGENTS, "cmd:'PROGRAM ...'")
 # Those that are arguments of a CommandModule; it has `mode` too.
 OF_MODULE = (
     *("eval", "train_eval", "val_eval", "test_eval", "metric", "mode", "metric_regex"),
@@ -124,7 +126,7 @@ class TaskOptions:
     def _check(self, *, by_hand: bool) -> None:
         if not (self.eval or self.val_eval):
             raise UsageError(
-                f"{_flag(next(iter(self.given())))} needs --eval",
+                f"{flag(next(iter(self.given())))} needs --eval",
                 hint="--eval 'python bench.py': the command that measures",
             )
         if self.eval and self.val_eval:
@@ -138,13 +140,13 @@ class TaskOptions:
             )
         if self.edit and not (self.agent or by_hand):
             raise UsageError(
-                "--edit needs --agent: who edits", hint=f"add --agent {', or '.join(AGENTS)}"
+                "--edit needs --agent: who edits", hint=f"add --agent {', or '.join(_AGENT_FORMS)}"
             )
         for name, needed in _NEEDS.items():
             if getattr(self, name) and not getattr(self, needed):
-                flag = _flag(name)
                 raise UsageError(
-                    f"{flag} is of no use without --{needed}", hint=f"add it, or leave out {flag}"
+                    f"{flag(name)} is of no use without --{needed}",
+                    hint=f"add it, or leave out {flag(name)}",
                 )
         if self.agent:
             check_agent(self.agent, self.model)
@@ -176,10 +178,6 @@ class TaskOptions:
         return plain if re.search("[a-z0-9]", plain) else "run"
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
 def _read_goal(text: str, folder: Path) -> str:
     try:
         return (folder / text[1:]).read_text(encoding="utf-8").strip()
@@ -197,7 +195,8 @@ def check_agent(text: str, model: str | None) -> str:
     if text in AGENTS:
         return ""
     if kind != "cmd" or not command.strip():
-        raise UsageError(f"--agent {text!r}: there is none", hint=f"one of: {', '.join(AGENTS)}")
+        forms = ", ".join(_AGENT_FORMS)
+        raise UsageError(f"--agent {text!r}: there is none", hint=f"one of: {forms}")
     if model:
         raise UsageError("--model is for claude-code and anthropic", hint="leave it out")
     return command
@@ -216,5 +215,5 @@ def _refuse_secret(name: str, value: str | Sequence[str]) -> None:
         holds = name == "env" and is_set and is_secret(variable, content)
         if holds or redact(text) != text:
             hint = "put it into an environment variable, and name that: --env NAME"
-            flag = _flag(name) + (f" {variable}" if name == "env" else "")
-            raise UsageError(f"{flag} holds a secret, and options are recorded in git", hint=hint)
+            what = flag(name) + (f" {variable}" if name == "env" else "")
+            raise UsageError(f"{what} holds a secret, and options are recorded in git", hint=hint)

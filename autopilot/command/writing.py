@@ -10,14 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from autopilot.command.editing import parameters_of
-from autopilot.command.options import OF_MODULE, TaskOptions, check_agent
+from autopilot.command.options import AGENTS, OF_MODULE, TaskOptions, check_agent
 from autopilot.errors import UsageError
 from autopilot.tuning.constants import in_python
 from autopilot.tuning.spaces import Choice, Range
 
 _WIDTH = 88
 _INDENT = " " * 8
-_AGENTS = {"claude-code": "ClaudeCodeAgent", "anthropic": "AnthropicAgent"}
 
 
 def written(options: TaskOptions, folder: Path, mode: str | None = None) -> str:
@@ -118,7 +117,7 @@ def agent_call(text: str, model: str | None = None) -> tuple[str, list[str]]:
     """The class of the agent that `--agent` names, and its arguments, as Python has them."""
     if command := check_agent(text, model):
         return "CommandAgent", [f'["sh", "-c", {quoted(command)}]']
-    return _AGENTS[text], [quoted(model)] if model else []
+    return AGENTS[text], [quoted(model)] if model else []
 
 
 def _statement(call: str, arguments: Sequence[str]) -> list[str]:

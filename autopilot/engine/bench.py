@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -27,7 +26,13 @@ from autopilot.git import objects
 from autopilot.sandbox.audit_hooks import Inputs, Offline
 from autopilot.sandbox.children import Children, Watcher
 from autopilot.sandbox.workspace import Workspace
-from autopilot.tracking.parameters import check_clean, check_tracked, dirty_files, scope_of
+from autopilot.tracking.parameters import (
+    check_clean,
+    check_tracked,
+    dirty_files,
+    scope_of,
+    untracked,
+)
 
 _MAINTAIN_EVERY = 500
 _FEEDBACK_AT_MOST = 200
@@ -243,15 +248,7 @@ def explain_missing(workspace: Workspace, base: str, error: MissingSourceError) 
                 f"the parameter {name} is in the submodule {folder}",
                 hint="run autopilot in the submodule's own repository",
             )
-    if user.is_ignored(name):
-        return ParameterError(
-            f"the parameter {name} is ignored by git",
-            hint=f"take it out of .gitignore, then: git add {shlex.quote(name)} && git commit",
-        )
-    return ParameterError(
-        f"the parameter {name} is not tracked by git",
-        hint=f"git add {shlex.quote(name)} && git commit",
-    )
+    return untracked(name, is_ignored=user.is_ignored(name))
 
 
 def jobs_notes(jobs: int, loaders: Mapping[str, object]) -> list[str]:

@@ -19,6 +19,7 @@ from autopilot.errors import AutopilotError, OutageError, UsageError
 from autopilot.git import commits, objects
 from autopilot.git.objects import Entry
 from autopilot.sandbox.workspace import Workspace
+from autopilot.text import flag
 from autopilot.tracking.checkout import check_out, undo_killed_step
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.parameters import ParameterFiles, entries_at, manifest_paths
@@ -89,7 +90,7 @@ def alone(child: Child | None, module: AutoPilotModule, options: Options) -> lis
     given += ["fresh"] if options.fresh == Fresh.always else []
     for name in given:
         raise UsageError(
-            f"--{name.replace('_', '-')} needs a process for the evaluation, and {why}",
+            f"{flag(name)} needs a process for the evaluation, and {why}",
             hint="start threads only after the command line is called, or leave the option out",
         )
     sentence = f"{why}: the run is not supervised, and whatever ends its process ends it"

@@ -26,7 +26,7 @@ from autopilot.git import objects, refs
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
 from autopilot.sandbox.workspace import directory_of
-from autopilot.text import counted
+from autopilot.text import counted, flag
 from autopilot.tracking.layout import Layout, free_slugs, hold
 from autopilot.tracking.notebook import Notebook
 
@@ -164,8 +164,7 @@ class Options:
         found: list[str] = []
         for field_ in fields(self):
             value = getattr(self, field_.name)
-            flag = f"--{field_.name.replace('_', '-')}"
-            name, _, no = field_.metadata.get("names", flag).partition("/")
+            name, _, no = field_.metadata.get("names", flag(field_.name)).partition("/")
             if isinstance(value, bool):
                 found.append(name if value else no)
             elif value is not None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -20,7 +19,7 @@ from autopilot.engine.board import Child
 from autopilot.engine.request import Options
 from autopilot.engine.session import Session
 from autopilot.errors import AutopilotError, ExperimentError, LockHeldError, UsageError
-from autopilot.files import remove_file
+from autopilot.files import REGULAR, FileState, remove_file, replace_file
 from autopilot.git import objects
 from autopilot.git.commands import run_git
 from autopilot.git.objects import Entry
@@ -32,7 +31,8 @@ from autopilot.tracking.holding import stopped
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.parameters import EVERYTHING, edits, entries_at, known_paths, present_at
 
-_HOW = 'edit a file of its parameters, then: autopilot try -m "what you changed"'
+HOW = 'autopilot try -m "what you changed"'
+_HOW = f"edit a file of its parameters, then: {HOW}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +78,8 @@ class TryPlace:
         """Writes down what is being measured, whole or not at all."""
         self.trial = trial
         noted = {"trial": trial and asdict(trial), "written": sorted(self.written)}
-        new = self._file.with_suffix(".tmp")
-        new.write_text(json.dumps(noted))
-        os.replace(new, self._file)
+        content = json.dumps(noted).encode()
+        replace_file(self._file.parent, self._file.name, FileState(REGULAR, content))
 
     @property
     def what(self) -> list[str]:
@@ -264,8 +263,7 @@ class TryPlace:
             raise UsageError(
                 f"{changed[0]} was edited and not tried: {self.slug} cannot go on without a "
                 "decision",
-                hint='autopilot try -m "what you changed" measures it, autopilot try --undo takes '
-                "it back",
+                hint=f"{HOW} measures it, autopilot try --undo takes it back",
             )
         # Scored on the test split, the baseline's files are no edit if that is killed.
         epochs = self.notebook.epochs

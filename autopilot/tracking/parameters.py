@@ -263,16 +263,18 @@ def _not_tracked(repo: Repository, scope: Scope) -> ParameterError:
             f"the parameter {scope.path} matches no file ({parameter.pattern!r})",
             hint="correct its source or its pattern",
         )
-    add = f"git add {shlex.quote(scope.path)} && git commit"
-    if all(repo.is_ignored(scope.prefix + name) for name in names):
-        return ParameterError(
-            f"the parameter {scope.path} is ignored by git",
-            hint=f"take it out of .gitignore, then: {add}",
-        )
-    return ParameterError(
-        f"the parameter {scope.path} is not tracked by git",
-        hint=add,
-    )
+    is_ignored = all(repo.is_ignored(scope.prefix + name) for name in names)
+    return untracked(scope.path, is_ignored=is_ignored)
+
+
+def untracked(path: str, *, is_ignored: bool) -> ParameterError:
+    """The error of a parameter that git does not have."""
+    add = f"git add {shlex.quote(path)} && git commit"
+    if is_ignored:
+        what, hint = "is ignored by git", f"take it out of .gitignore, then: {add}"
+    else:
+        what, hint = "is not tracked by git", add
+    return ParameterError(f"the parameter {path} {what}", hint=hint)
 
 
 def check_clean(repo: Repository, scopes: Sequence[Scope]) -> None:

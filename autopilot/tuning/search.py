@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from autopilot.core.figures import figures
 from autopilot.core.optimizer import Optimizer, Step
+from autopilot.core.parameter import values_of
 from autopilot.core.records.record import MetricsRecord
 from autopilot.core.run import current_run, say
 from autopilot.errors import AgentError, ParameterError, StateError, UsageError
@@ -218,12 +219,7 @@ class SearchOptimizer(Optimizer):
             without.append(self._number)
         changed, pending = list(self._changed), self._pending
         if pending is not None and self._number == self._proposed:
-            now = {
-                self._names[config, key]: value
-                for config in self.configs
-                for key, value in config.values().items()
-            }
-            changed += [self._number] if now != dict(pending.values) else []
+            changed += [self._number] if values_of(self.configs) != dict(pending.values) else []
         return {
             "first": [dict(values) for values in self._first],
             "proposed": self._proposed,

@@ -11,13 +11,12 @@ from autopilot.core.memory import DECISIONS
 from autopilot.core.records.message import one_line
 from autopilot.core.records.record import LlmRecord
 from autopilot.engine.request import NO_OPTIONS, options_of
-from autopilot.engine.trying import Trial, TryPlace
+from autopilot.engine.trying import HOW, Trial, TryPlace
 from autopilot.text import redact
 from autopilot.tracking.diagnosis import moved_values, turned
 from autopilot.tracking.holding import memory_of
 from autopilot.tracking.notebook import Notebook
 
-HOW = 'autopilot try -m "what you changed"'
 _IDS, _LESSONS, _REASON = 8, 5, 160
 
 
