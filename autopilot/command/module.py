@@ -23,6 +23,7 @@ from autopilot.core.parameter import PathParameter
 from autopilot.core.run import current_run, say
 from autopilot.core.types import Datum
 from autopilot.errors import EvaluationError, MetricError, ModuleError, UsageError
+from autopilot.git.workfiles import Stamp, stamp_of
 from autopilot.git.worktrees import note_set_up
 from autopilot.sandbox.environment import depends_on
 from autopilot.sandbox.processes import mark
@@ -112,7 +113,7 @@ class CommandModule(AutoPilotModule):
         self._repo = repository_here()
         self._files: TrackedFiles | None = None
         self._is_set_up, self._seed = False, ""
-        self._guarded: tuple[Mapping[str, Any] | None, Any, str] = (None, None, "")
+        self._guarded: tuple[Mapping[str, Stamp] | None, Ran, str] | None = None
 
     def details(self) -> list[str]:
         named = {
@@ -140,19 +141,8 @@ class CommandModule(AutoPilotModule):
         self._seed = str(random.getrandbits(31))
         self._set_up(split)
         state = self._files.look() if self._files is not None else None
-        if split == "val" and self.guard:
-            if state is None or state != self._guarded[0]:
-                ran = self._run(self.guard, split, self.item_timeout_s)
-                # A state is guarded once, however often it is measured.
-                if ran.left:
-                    # Its exit code is the answer, whatever a test forgot to end.
-                    say(f"guard {ran.name} {ran.problem()}")
-                    ran = replace(ran, left=())
-                self._guarded = state, ran, self._changed() or ran.explained()
-            _, ran, problem = self._guarded
-            if problem:
-                hint = "the guard must pass on the files as they are"
-                return self._failed(split, f"guard {ran.name} failed: {problem}", ran, hint)
+        if split == "val" and self.guard and (refused := self._refused(state)) is not None:
+            return refused
         junit = Path(self.junit) if self.junit else None
         before = _written(junit)
         ran = self._run(self.commands[split], split, self.item_timeout_s)
@@ -176,6 +166,24 @@ class CommandModule(AutoPilotModule):
             problem = ran.explained() if junit is None else ""
             message = f"{ran.name} {problem}" if problem else f"{ran.name}: {error.message}"
             return self._failed(split, message, ran)
+
+    def _refused(self, state: Mapping[str, Stamp] | None) -> Datum | None:
+        """The result of a state that the guard refuses; None if it passes.
+
+        A state is guarded once, however often it is measured.
+        """
+        if self._guarded is None or state is None or state != self._guarded[0]:
+            ran = self._run(self.guard, "val", self.item_timeout_s)
+            if ran.left:
+                # Its exit code is the answer, whatever a test forgot to end.
+                say(f"guard {ran.name} {ran.problem()}")
+                ran = replace(ran, left=())
+            self._guarded = state, ran, self._changed() or ran.explained()
+        _, ran, problem = self._guarded
+        if not problem:
+            return None
+        hint = "the guard must pass on the files as they are"
+        return self._failed("val", f"guard {ran.name} failed: {problem}", ran, hint)
 
     def _result(self, printed: Printed, ran: Ran) -> Datum:
         metrics, metric = dict(printed.metrics), self.metric
@@ -258,10 +266,9 @@ class CommandModule(AutoPilotModule):
         return Datum(success=False, error_message=problem, feedback=f"{problem}\n{cut(ran.said)}")
 
 
-def _written(path: Path | None) -> tuple[int, ...]:
-    """Differs once a file is written anew; empty where there is none."""
+def _written(path: Path | None) -> Stamp | None:
+    """Differs once a file is written anew; None where there is none."""
     try:
-        status = path.stat() if path is not None else None
+        return stamp_of(path.stat()) if path is not None else None
     except OSError:
-        return ()
-    return (status.st_mtime_ns, status.st_size, status.st_ino) if status else ()
+        return None

@@ -122,7 +122,7 @@ def test_fraud_finds_thresholds_and_refuses_what_fits_train_alone(top: Path) -> 
     example = Example("fraud", top)
     example.check_readme()
     epochs = example.epochs()
-    best = next(epoch for epoch in epochs if epoch["epoch"] == epochs[-1]["best_epoch"])
+    best = epochs[epochs[-1]["best_epoch"]]
     before, after = epochs[0]["metrics"], best["metrics"]
     assert before["val"]["f2"] < 0.6 < 0.9 < after["val"]["f2"]
     assert before["test"]["f2"] < 0.5 < 0.85 < after["test"]["f2"]
@@ -144,7 +144,7 @@ def test_arena_balances_all_match_ups(top: Path) -> None:
     example = Example("arena", top)
     example.check_readme(numbers=False)  # another Optuna may propose others
     epochs = example.epochs()
-    best = next(epoch for epoch in epochs if epoch["epoch"] == epochs[-1]["best_epoch"])
+    best = epochs[epochs[-1]["best_epoch"]]
     for split in ("val", "test"):
         before, after = epochs[0]["metrics"][split], best["metrics"][split]
         assert after["imbalance"] < before["imbalance"] / 2, split
@@ -185,7 +185,7 @@ def test_flags_finds_settings_whose_diff_is_short(top: Path) -> None:
     example = Example("flags", top)
     example.check_readme(numbers=False)  # another Optuna may propose others
     epochs = example.epochs()
-    best = next(epoch for epoch in epochs if epoch["epoch"] == epochs[-1]["best_epoch"])
+    best = epochs[epochs[-1]["best_epoch"]]
     for split in ("val", "test"):
         was, now = epochs[0]["metrics"][split], best["metrics"][split]
         assert now["cost"] < 0.8 * was["cost"], split
