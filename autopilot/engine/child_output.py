@@ -14,6 +14,7 @@ import tempfile
 import termios
 import time
 import tty
+from array import array
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ MEMORY = "killed for memory"
 _LINES = 50
 _KEPT_BYTES = 16 * 1024
 _LOOK_S, _SWEEP_S, _SWEEPS = 0.5, 0.01, 3
+_BEHIND_S = 1.0
 _NO_FILE = b"o such file or directory"
 _enabled: list[bool] = []
 # Realtime signals are hardly used by anyone; the system's own are below SIGRTMIN.
@@ -43,7 +45,8 @@ class ChildOutput:
     """
 
     def __init__(self) -> None:
-        self._tail, self.reader, self._writer = b"", -1, -1
+        self._tail = self._line = b""
+        self.reader = self._writer = self._unread = -1
         self._stacks = tempfile.TemporaryFile()  # noqa: SIM115  # both processes write to it
         self._absent = tempfile.TemporaryFile()  # noqa: SIM115  # the child reads it
         with contextlib.suppress(OSError):
@@ -54,8 +57,9 @@ class ChildOutput:
         """In the child: stderr goes to the parent, and a signal writes where the threads stand."""
         if self._writer >= 0:
             os.dup2(self._writer, 2)
-            os.close(self._writer)
-            os.close(self.reader)
+            # Of a pipe both ends know what the parent has not read yet, of a terminal only its own.
+            self._unread = self.reader if os.isatty(2) else self._writer
+            os.close(self._writer if os.isatty(2) else self.reader)
         faulthandler.register(_STACK_SIGNAL, self._stacks, all_threads=True)
         # One that a process before enabled writes to that one's file.
         if not faulthandler.is_enabled() or _enabled:
@@ -70,27 +74,56 @@ class ChildOutput:
     def relay(self) -> None:
         """Passes on what the child has written so far."""
         while self.reader >= 0:
+            fcntl.lockf(self._absent, fcntl.LOCK_EX)  # the child waits for what is read here
             try:
                 written = os.read(self.reader, 1 << 16)
+                self._note_absent(written)
             except BlockingIOError:
                 return
             except OSError:  # a terminal has no end of file
                 written = b""
+            finally:
+                fcntl.lockf(self._absent, fcntl.LOCK_UN)
             if not written:
                 os.close(self.reader)
                 self.reader = -1
             self._tail = (self._tail + written)[-_KEPT_BYTES:]
-            if _NO_FILE in written and self._absent.tell() < _KEPT_BYTES:
-                lines = [line for line in self._tail.splitlines() if _NO_FILE in line]
-                self._absent.write(b"\n".join([*lines[-20:], b""]))
-                self._absent.flush()
             with contextlib.suppress(OSError):  # the user's terminal may be gone
                 while written:
                     written = written[os.write(2, written) :]
 
+    def _note_absent(self, written: bytes) -> None:
+        recent = self._line + written  # a read may end within a line
+        self._line = recent[recent.rfind(b"\n") + 1 :][-_KEPT_BYTES:]
+        if _NO_FILE in recent and self._absent.tell() < _KEPT_BYTES:
+            lines = [line for line in recent.splitlines() if _NO_FILE in line]
+            self._absent.write(b"\n".join([*lines[-20:], b""]))
+            self._absent.flush()
+
     def absent(self) -> str:
-        """In the child: the lines that were printed on files that do not exist."""
+        """In the child: the lines that were printed so far on files that do not exist.
+
+        What the parent has not read yet is waited for; a parent that does not read, a moment only.
+        """
+        deadline = time.monotonic() + _BEHIND_S
+        while self._is_behind() and time.monotonic() < deadline:
+            time.sleep(0.001)
         return os.pread(self._absent.fileno(), 2 * _KEPT_BYTES, 0).decode("utf-8", "replace")
+
+    def _is_behind(self) -> bool:
+        unread, look = array("i", [0]), select.poll()
+        with contextlib.suppress(OSError, ValueError):
+            look.register(self._unread, select.POLLIN)
+            look.poll(0)  # what was written to a terminal arrives a little later without it
+            fcntl.ioctl(self._unread, termios.FIONREAD, unread)
+        if unread[0]:
+            return True
+        try:
+            fcntl.lockf(self._absent, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        fcntl.lockf(self._absent, fcntl.LOCK_UN)
+        return False
 
     def place(self, pid: int, wait_s: float = 0.5) -> str:
         """The function and line that the child stands in, from C code too; "" if not known.

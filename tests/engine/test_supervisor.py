@@ -51,9 +51,9 @@ def test_only_the_child_itself_is_heard() -> None:
 
 
 # In a process of its own: where a process has threads, as pytest's workers do, no child is forked.
-def run_alone(code: str) -> subprocess.CompletedProcess[str]:
+def run_alone(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(Path(autopilot.__file__).parents[1])}
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
@@ -124,3 +124,32 @@ def test_a_termination_is_an_interrupt_within_the_body() -> None:
     with pytest.raises(KeyboardInterrupt), interruptible():
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+# The parent reads late, and the line comes in two parts.
+ABSENT = """\
+import os, select, sys, time
+from autopilot.engine.child_output import ChildOutput
+
+if sys.argv[1:]:
+    os.dup2(os.openpty()[1], 2)
+output = ChildOutput()
+if (pid := os.fork()) == 0:
+    output.take_over()
+    for part in (b"x" * 9, b"\\ncat: a/b: No such file or di", b"rectory\\n", b"other\\n"):
+        os.write(2, part)
+        time.sleep(0.02)
+    print(repr(output.absent()))
+    sys.stdout.flush()
+    os._exit(0)
+output.started()
+while output.reader >= 0 and not os.waitpid(pid, os.WNOHANG)[0]:
+    time.sleep(0.03)
+    output.relay()
+"""
+
+
+@pytest.mark.parametrize("terminal", [[], ["terminal"]])
+def test_lines_on_absent_files_are_known_although_the_parent_reads_late(terminal):
+    done = run_alone(ABSENT, *terminal)
+    assert done.stdout == "'cat: a/b: No such file or directory\\n'\n", done
