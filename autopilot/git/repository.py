@@ -84,6 +84,9 @@ class Repository:
             return cls(known.workdir, known.git_dir, known.common_dir, known._config)
         return _seen.keep(place, cls(*probe(path)))
 
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Repository.discover, (self.workdir,)
+
     @property
     def main_workdir(self) -> Path | None:
         """The main worktree's top folder; None if there is none, or git does not know it."""

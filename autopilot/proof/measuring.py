@@ -6,18 +6,20 @@ An epoch of a run is measured with that epoch's seed, and recorded model calls a
 from __future__ import annotations
 
 import contextlib
+import pickle
 import shutil
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from autopilot.core.comparison import Key, keyed
+from autopilot.core.comparison import Key
 from autopilot.core.interpreter import Fresh, is_importable
+from autopilot.core.metric import MetricCollection
+from autopilot.core.module import AutoPilotModule
 from autopilot.core.records.record import Manifest
-from autopilot.core.types import Datum, datum_from_json
+from autopilot.core.types import Datum
 from autopilot.engine.request import NO_OPTIONS, Options, Request, committed_target, measured_as
 from autopilot.errors import AutopilotError, EvaluationError, ExperimentError, LockHeldError
 from autopilot.git import objects
@@ -33,12 +35,54 @@ from autopilot.git.worktrees import (
     remove_worktree,
     worktree_path,
 )
-from autopilot.proof.tasks import MeasureTask, Scores, Site, answers, encoded
-from autopilot.sandbox.processes import Processes
+from autopilot.sandbox.processes import Processes, tell_once
 from autopilot.sandbox.workspace import Workspace, link_into
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import WrittenPath, find_outputs, merged, tell, unknown_outputs
 from autopilot.tracking.parameters import manifest_paths
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Something for a fresh process to do with an experiment's checkout."""
+
+    workspace: Workspace
+    manifest: Manifest
+    slug: str
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureTask(Task):
+    """Evaluate splits of the commit that is checked out. See Measurer.measure for the arguments.
+
+    The answer is one Measurement.
+    """
+
+    splits: tuple[str, ...]
+    epoch: int
+    repeat: int
+    live: bool
+
+
+def answers(
+    processes: Processes, task: Task, kind: type[T]
+) -> Generator[T | AutopilotError, None, None]:
+    """Gives a task to a fresh process.
+
+    Yields:
+        Its messages as they come; an error that ended it comes last, in the worktree's terms.
+
+    Raises:
+        EvaluationError: the process could not be started, ended before its last message.
+    """
+    request, folder = pickle.dumps(task), task.workspace.folder
+    for message in map(pickle.loads, processes.ask("autopilot.proof.worker", request, folder)):
+        if isinstance(message, str):
+            tell_once(message)
+        elif isinstance(message, kind | AutopilotError):
+            yield message
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +97,8 @@ class Measurement:
         seconds: Wall clock of the evaluation, its process's start included.
         noisy: Names of metrics that no seed repeats, as "val latency".
         outputs: What evaluations in its worktree wrote until then; it goes with it.
+        is_stale: The process had read parameters' files for an earlier state, and did not read
+            them for this one: the result may be that of the earlier one.
     """
 
     commit: str
@@ -63,6 +109,25 @@ class Measurement:
     seconds: float = 0.0
     noisy: frozenset[str] = frozenset()
     outputs: tuple[WrittenPath, ...] = ()
+    is_stale: bool = False
+
+
+def noisy_metrics(
+    module: AutoPilotModule, metrics: Mapping[str, Mapping[str, float]]
+) -> frozenset[str]:
+    """The noisy ones of a module's metrics, as "val latency", and the numbers they read."""
+    names: set[str] = set()
+    for own, metric in module.named_metrics():
+        parts = metric.items() if isinstance(metric, MetricCollection) else [(own, metric)]
+        for name, part in parts:
+            if part.noisy:
+                names |= {name, str(getattr(part, "name", name))}
+    return frozenset(
+        f"{split} {name}"
+        for split, values in metrics.items()
+        for name in values
+        if name in names or any(name.startswith(f"{each}_") for each in names)
+    )
 
 
 class Measurer:
@@ -112,7 +177,7 @@ class Measurer:
         self._processes = Processes()
         self._worktree: MeasuringWorktree | None = None
         self._is_lasting = is_lasting and manifest.options.get("fresh") != Fresh.always
-        self._answers: Generator[Scores | AutopilotError, None, None] | None = None
+        self._answers: Generator[Measurement | AutopilotError, None, None] | None = None
         self._imported, self.is_used = "", False
 
     def measure(
@@ -137,44 +202,34 @@ class Measurer:
             self.renew()
         manifest, repo, started = self.manifest, self._worktree.check_out(commit), time.monotonic()
         workspace = workspace_at(self.user, repo, manifest.directory, commit, manifest.links)
-        site = Site.of(workspace, manifest, self.slug)
-        task = MeasureTask(site, tuple(splits), epoch, repeat, self.live)
+        task = MeasureTask(workspace, manifest, self.slug, tuple(splits), epoch, repeat, self.live)
         try:
-            scores = self._ask(task, workspace.folder)
+            found = self._ask(task)
             self._imported = "" if repeat else commit
             seconds = time.monotonic() - started
         finally:
             self.outputs += find_outputs(repo.workdir, self.user, manifest, commit)
         with workspace.explained():
-            if isinstance(scores, AutopilotError):
-                raise scores
-        items = {
-            split: tuple(datum_from_json(value, split=split, epoch=epoch) for value in values)
-            for split, values in scores.items.items()
-        }
-        valued = {
-            split: frozenset(compress(keyed(results), scores.valued.get(split, ())))
-            for split, results in items.items()
-        }
-        facts = scores.inputs, seconds, frozenset(scores.noisy), tuple(merged(self.outputs))
-        return Measurement(commit, scores.metrics, items, valued, *facts)
+            if isinstance(found, AutopilotError):
+                raise found
+        return replace(found, seconds=seconds, outputs=tuple(merged(self.outputs)))
 
-    def _ask(self, task: MeasureTask, folder: Path) -> Scores | AutopilotError:
+    def _ask(self, task: MeasureTask) -> Measurement | AutopilotError:
         self.is_used = self._answers is not None
         if self._answers is not None:
-            self._processes.ask_more(encoded(task))
+            self._processes.ask_more(pickle.dumps(task))
             with contextlib.suppress(EvaluationError):
                 found = next(self._answers, None)
-                if isinstance(found, Scores) and not found.is_stale:
+                if isinstance(found, Measurement) and not found.is_stale:
                     return found
-                self._is_lasting = not isinstance(found, Scores)
+                self._is_lasting = not isinstance(found, Measurement)
             # An error may be due to the states before.
             self.renew()
-        self._answers = answers(self._processes, task, folder, Scores)
-        scores = next(self._answers, None)
+        self._answers = answers(self._processes, task, Measurement)
+        found = next(self._answers, None)
         if not self._is_lasting:
             self.renew()
-        return scores or EvaluationError("the evaluation gave no result", hint="run it again")
+        return found or EvaluationError("the evaluation gave no result", hint="run it again")
 
     def _has_imported(self, commit: str) -> bool:
         """Whether a commit differs from the last one in parameters' files only, and in no code."""

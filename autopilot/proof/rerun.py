@@ -10,7 +10,7 @@ from autopilot.core.records.record import MetricsRecord, StepRecord
 from autopilot.errors import AutopilotError, UsageError
 from autopilot.git import objects
 from autopilot.git.repository import Repository
-from autopilot.proof.measuring import MeasuringWorktree, workspace_at
+from autopilot.proof.measuring import MeasuringWorktree, Task, answers, workspace_at
 from autopilot.proof.replay import (
     EpochReplay,
     Replay,
@@ -20,7 +20,6 @@ from autopilot.proof.replay import (
     failed,
     parted,
 )
-from autopilot.proof.tasks import Site, Task, answers
 from autopilot.sandbox.processes import Processes
 from autopilot.tracking.integrity import Difference
 from autopilot.tracking.notebook import Epoch, Notebook
@@ -34,7 +33,7 @@ class RerunTask(Task):
     """Run an experiment again. The answer is a RerunEpoch for each epoch, as it ends.
 
     Args:
-        site: It is a repository of its own, with refs and notes to write.
+        workspace: It is a repository of its own, with refs and notes to write.
         test: Score the test split then: one more RerunEpoch, without a record.
     """
 
@@ -54,7 +53,7 @@ class RerunEpoch:
 
     record: MetricsRecord | None
     metrics: Mapping[str, Mapping[str, float]]
-    noisy: tuple[str, ...]
+    noisy: frozenset[str]
     steps: tuple[tuple[StepRecord, str], ...] = ()
     seconds: float = 0.0
 
@@ -106,9 +105,8 @@ class Rerun(Replay):
         try:
             repo = worktree.borrow(notebook.start)
             workspace = workspace_at(notebook.repo, repo, manifest.directory, notebook.start, links)
-            site = Site.of(workspace, manifest, notebook.slug)
-            task = RerunTask(site, notebook.tip, last, test)
-            for epoch in answers(self._processes, task, workspace.folder, RerunEpoch):
+            task = RerunTask(workspace, manifest, notebook.slug, notebook.tip, last, test)
+            for epoch in answers(self._processes, task, RerunEpoch):
                 if isinstance(epoch, AutopilotError):
                     with workspace.explained():
                         yield self._row(done + 1, None, [failed(done + 1, epoch)], error=epoch)
@@ -151,7 +149,7 @@ class Rerun(Replay):
             before = self.judged[number].metrics.get(split, {})
             again = epoch.metrics.get(split, {})
             differences += compare_metrics(number, split, before, again, self.settings)
-        differences, incomparable = parted(differences, frozenset(epoch.noisy), self.settings)
+        differences, incomparable = parted(differences, epoch.noisy, self.settings)
         differences += compare_inputs(number, record.inputs, now.inputs)
         replayed = epoch.metrics.get("val", {}).get(record.monitor)
         return self._row(number, replayed, differences, incomparable, epoch.seconds)
@@ -181,7 +179,7 @@ class Rerun(Replay):
         if number and "test" in baseline:
             again = epoch.metrics.get("baseline", {})
             apart += compare_metrics(0, "test", baseline["test"], again, self.settings)
-        differences, incomparable = parted(apart, frozenset(epoch.noisy), self.settings)
+        differences, incomparable = parted(apart, epoch.noisy, self.settings)
         replayed = found.get(best.record.monitor)
         return self._row(number, replayed, differences, incomparable, split="test")
 

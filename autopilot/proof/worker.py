@@ -1,7 +1,7 @@
 """The fresh processes that evaluate a commit, or run an experiment again: `python -m` this module.
 
 Fresh, since trees differ in code and Python loads a module once. A process reads a task, and
-answers with messages as JSON; an error that ended it is its last message. States that differ in no
+answers with messages; an error that ended it is its last message. States that differ in no
 code may be measured by one process. Model calls, and agents that make their own, are answered from
 the experiment's notes.
 """
@@ -11,17 +11,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import compress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
-from pydantic import TypeAdapter
-
+from autopilot import errors
 from autopilot.core.callback import Callback, RunView
+from autopilot.core.comparison import keyed
 from autopilot.core.experiment import Experiment
 from autopilot.core.fit import Fit
 from autopilot.core.interpreter import Interpreter
@@ -36,7 +38,6 @@ from autopilot.core.records.record import (
     StepRecord,
 )
 from autopilot.core.seeding import seed_of
-from autopilot.core.stepping import Guard
 from autopilot.core.stopping import Budget
 from autopilot.core.store import InMemoryStore
 from autopilot.core.trying import TryLoop
@@ -50,35 +51,36 @@ from autopilot.engine.supervisor import Supervisor
 from autopilot.errors import AutopilotError, EvaluationError, OutageError, ReplayMissError
 from autopilot.git import objects
 from autopilot.git.repository import Repository
+from autopilot.git.seen import looking
+from autopilot.proof.measuring import Measurement, MeasureTask, noisy_metrics
 from autopilot.proof.rerun import RerunEpoch, RerunTask
-from autopilot.proof.tasks import ERROR_PARTS, MeasureTask, Scores, noisy_metrics
 from autopilot.sandbox.audit_hooks import Inputs, Offline
+from autopilot.sandbox.confinement import InputsGuard
 from autopilot.sandbox.processes import answer_with, further_request
 from autopilot.sandbox.surroundings import Surroundings
 from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.holding import GitMemory, block_after_by_epoch
-from autopilot.tracking.journal import Journal, ProgressFile
+from autopilot.tracking.journal import Journal, ProgressFile, decode, encode
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
 
 R = TypeVar("R", bound=Record)
 _TASK = "task"
-_Say = Callable[[Scores | RerunEpoch | str], None]
+_Say = Callable[[Measurement | RerunEpoch | AutopilotError | str], None]
 
 
 def main() -> None:
     """Does one task."""
 
     def answer(request: bytes, send: Callable[[bytes], None], asker: int) -> None:
-        def say(message: Scores | RerunEpoch | str) -> None:
-            if isinstance(message, str):
-                send(json.dumps({"note": message}).encode())
-            else:
-                send(json.dumps({"answer": asdict(message)}).encode())
+        def say(message: Measurement | RerunEpoch | AutopilotError | str) -> None:
+            send(pickle.dumps(message))
 
         def fail(error: AutopilotError) -> None:
-            parts = {name: getattr(error, name) for name in ERROR_PARTS}
-            send(json.dumps({"error": type(error).__name__, **parts}).encode())
+            # The user's own classes are not known where it is read.
+            plain = getattr(errors, type(error).__name__, EvaluationError)(error.message)
+            plain.hint, plain.user_traceback = error.hint, error.user_traceback
+            say(plain)
 
         def work(child: Child) -> int:
             try:
@@ -90,12 +92,12 @@ def main() -> None:
                 fail(error)
             return 0
 
-        # Which of the two it is follows from the fields.
-        task: MeasureTask | RerunTask = TypeAdapter(MeasureTask | RerunTask).validate_json(request)
+        with looking():  # the forked processes know its repositories
+            task: MeasureTask | RerunTask = pickle.loads(request)
         with tempfile.TemporaryDirectory(prefix="autopilot-") as folder:
             Path(folder, _TASK).write_bytes(request)
             try:
-                code = Supervisor(work, Observer(), task.site.slug, (asker,)).run()
+                code = Supervisor(work, Observer(), task.slug, (asker,)).run()
             except EvaluationError as error:
                 error.hint = "run the target by hand to see where it ends"
                 fail(error)
@@ -134,7 +136,7 @@ def _measure(folder: Path, say: _Say, child: Child, asker: int) -> None:
     states = _States(child)
     # There is none in a process that takes the place of one that had done all.
     while (file := folder / _TASK).exists():
-        task = TypeAdapter(MeasureTask).validate_json(file.read_bytes())
+        task: MeasureTask = pickle.loads(file.read_bytes())
         progress = folder / "progress"
         scores = states.measure(task, ProgressFile(progress), say)
         progress.unlink(missing_ok=True)
@@ -154,10 +156,10 @@ class _States:
         self._calls: list[LlmRecord] | None = None
         self._read = set[str]()
 
-    def measure(self, task: MeasureTask, file: ProgressFile, say: _Say) -> Scores:
+    def measure(self, task: MeasureTask, file: ProgressFile, say: _Say) -> Measurement:
         """Evaluates the commit that is checked out now."""
-        child, offline, site, before = self._child, self._offline, task.site, None
-        workspace, manifest = site.workspace(), site.manifest
+        child, offline, before = self._child, self._offline, None
+        workspace, manifest = task.workspace, task.manifest
         options = Options(**manifest.options)
         ItemLimits.of(options).hold_on(child.board)  # of the import, too
         commit = workspace.repo.head_commit()
@@ -171,10 +173,10 @@ class _States:
                 before = bench.inputs.gathered()
                 bench.inputs.begin_apart()
                 bench.load()
-        store = _LastingStore(site.slug, file, bench.inputs)
+        store = _LastingStore(task.slug, file, bench.inputs)
         if self._calls is None:
             is_new = task.live or task.repeat
-            self._calls = [] if is_new else _recorded_calls(workspace.user, site.slug)
+            self._calls = [] if is_new else _recorded_calls(workspace.user, task.slug)
         for call in self._calls:
             store.note_call(call)
         experiment = Experiment(store, manifest=manifest)
@@ -215,12 +217,15 @@ class _States:
         self._read |= read
         if before is not None:
             bench.inputs.take_in(before)
-        return Scores(
-            metrics,
-            {s: trace_record(task.epoch, s, data).items for s, data in items.items()},
-            {split: tuple(map(has_value, results)) for split, results in items.items()},
+        traces = [trace_record(task.epoch, split, data) for split, data in items.items()]
+        plain = {t.split: tuple(replace(t, items=_plain(t.items)).data()) for t in traces}
+        return Measurement(
+            commit,
+            _plain(metrics),
+            plain,
+            {s: frozenset(compress(keyed(plain[s]), map(has_value, items[s]))) for s in items},
             bench.inputs.blobs(),
-            noisy_metrics(bench.module, metrics),
+            noisy=noisy_metrics(bench.module, metrics),
             is_stale=bool(known - read),
         )
 
@@ -246,13 +251,12 @@ def _recorded_calls(user: Repository, slug: str) -> list[LlmRecord]:
 
 
 def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
-    site, offline = task.site, Offline()
-    workspace, manifest = site.workspace(), site.manifest
-    repo, notebook = workspace.repo, Notebook(workspace.user, site.slug, task.tip)
+    workspace, manifest, offline = task.workspace, task.manifest, Offline()
+    repo, notebook = workspace.repo, Notebook(workspace.user, task.slug, task.tip)
     options, rules = Options(**manifest.options), block_after_by_epoch(notebook)
     ItemLimits.of(options).hold_on(child.board)
     # The repository is a borrowed one: no ref or note of the user's can be written.
-    store = GitStore(site.slug, repo.workdir, in_place=False, include_dirty=True)
+    store = GitStore(task.slug, repo.workdir, in_place=False, include_dirty=True)
     base, tip = repo.head_commit(), store.tip
     with importing_state(child, workspace, manifest, tip or base):
         bench = Bench(workspace, manifest, base, offline)
@@ -278,7 +282,7 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
         trainer.fit(bench.module)
         if task.test:
             test = trainer.test(bench.module).metrics
-            found = {**test, "baseline": experiment.metrics[0]["test"]}
+            found = _plain({**test, "baseline": experiment.metrics[0]["test"]})
             say(RerunEpoch(None, found, noisy_metrics(bench.module, found)))
 
 
@@ -300,7 +304,7 @@ class _SameEpochs(Loop):
         return ""
 
 
-class _StepGuard(Guard):
+class _StepGuard(InputsGuard):
     """Undoes the changes of a step beside the parameters, as the recorded run did.
 
     The guard of a run is for a linked worktree, and keeps agents out of its git folder. No agent is
@@ -308,19 +312,10 @@ class _StepGuard(Guard):
     """
 
     def __init__(self, bench: Bench) -> None:
+        super().__init__(bench.inputs)
         repo, copies = bench.workspace.repo, bench.workspace.private / "copies"
         tree = objects.tree_of(repo, repo.head_commit())
         self._surroundings = Surroundings(repo, bench.scopes, tree, copies)
-        self._inputs, self._is_confined = bench.inputs, False
-
-    @property
-    def listens(self) -> bool:
-        """Whether files that are read now belong to an evaluation."""
-        return self._inputs.listens
-
-    @listens.setter
-    def listens(self, listens: bool) -> None:
-        self._inputs.listens = listens
 
     def confine(self) -> None:
         if not self._is_confined:
@@ -332,9 +327,6 @@ class _StepGuard(Guard):
             return []
         self._is_confined = False
         return self._surroundings.put_back(lambda _name: True)
-
-    def inputs(self, known: Iterable[str] = ()) -> Mapping[str, str]:
-        return self._inputs.blobs(known)
 
 
 class _RerunReporter(Callback):
@@ -363,21 +355,31 @@ class _RerunReporter(Callback):
         # Not of the tip: after a restart, steps are taken over of which a later one is the tip.
         tree = trainer.experiment.store.state() if record.changed else ""
         # The optimizer's state is not compared, and may be large.
-        self._steps.append((replace(record, state={}), tree))
+        self._steps.append((_recorded(replace(record, state={})), tree))
 
     def on_epoch_recorded(
         self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord
     ) -> None:
-        metrics = trainer.experiment.metrics[record.epoch]
+        metrics = _plain(dict(trainer.experiment.metrics[record.epoch]))
         noisy, seconds = noisy_metrics(module, metrics), time.monotonic() - self._since
-        small, steps = replace(record, state={}), tuple(self._steps)
-        self._say(RerunEpoch(small, dict(metrics), noisy, steps, seconds))
+        small, steps = _recorded(replace(record, state={})), tuple(self._steps)
+        self._say(RerunEpoch(small, metrics, noisy, steps, seconds))
         self._steps, self._since = [], time.monotonic()
         for lesson in self._by_hand:
             if lesson.epoch == record.epoch:
                 trainer.experiment.memory.learn(lesson)
         if record.epoch in self._rules:
             trainer.experiment.memory.reconsider(self._rules[record.epoch])
+
+
+def _plain(value: Any) -> Any:
+    """JSON without the user's own classes, such as enums: nothing else can read them."""
+    return json.loads(json.dumps(value))
+
+
+def _recorded(record: R) -> R:
+    """A record as its note gives it back."""
+    return cast("R", next(decode(encode(record), "a record")))
 
 
 def _on_branch(notebook: Notebook, kind: type[R]) -> Iterator[tuple[str, R]]:

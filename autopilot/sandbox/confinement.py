@@ -34,7 +34,26 @@ _HASHED = 2**20
 _LEFT = "left, since it may be yours"
 
 
-class AgentGuard(Guard):
+class InputsGuard(Guard):
+    """Knows what evaluations read."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self._inputs, self._is_confined = inputs, False
+
+    @property
+    def listens(self) -> bool:
+        """Whether what is read now belongs to an evaluation."""
+        return self._inputs.listens
+
+    @listens.setter
+    def listens(self, listens: bool) -> None:
+        self._inputs.listens = listens
+
+    def inputs(self, known: Iterable[str] = ()) -> Mapping[str, str]:
+        return self._inputs.blobs(known)
+
+
+class AgentGuard(InputsGuard):
     """Common to both kinds: the inputs, and what an agent's processes inherit.
 
     Args:
@@ -50,28 +69,15 @@ class AgentGuard(Guard):
         inputs: Inputs,
         store: GitStore,
     ) -> None:
-        self.repo, self.scopes, self._inputs = workspace.repo, scopes, inputs
-        self._store = store
+        super().__init__(inputs)
+        self.repo, self.scopes, self._store = workspace.repo, scopes, store
         self._git = GitFolder(workspace.user, workspace.repo, slug)
-        self._is_confined = False
         self._environment: dict[str, str | None] = {}
         self._since = 0.0
         self._prepare(workspace, slug)
 
     def _prepare(self, workspace: Workspace, slug: str) -> None:
         """Makes the parts that one kind has and the other has not, when the run begins."""
-
-    @property
-    def listens(self) -> bool:
-        """Whether what is read now belongs to an evaluation."""
-        return self._inputs.listens
-
-    @listens.setter
-    def listens(self, listens: bool) -> None:
-        self._inputs.listens = listens
-
-    def inputs(self, known: Iterable[str] = ()) -> Mapping[str, str]:
-        return self._inputs.blobs(known)
 
     def environment(self) -> Mapping[str, str]:
         return self._inputs.environment.now()

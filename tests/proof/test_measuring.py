@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 
 import pytest
 
@@ -10,8 +11,7 @@ from autopilot.core.records.record import Manifest
 from autopilot.engine.request import Request
 from autopilot.errors import EvaluationError, ExperimentError, TargetError
 from autopilot.git.commands import run_git
-from autopilot.proof.measuring import Measurer, measure_checkout, measure_epoch, workspace_at
-from autopilot.proof.tasks import Site
+from autopilot.proof.measuring import Measurer, Task, measure_checkout, measure_epoch, workspace_at
 from autopilot.tracking.notebook import Notebook
 
 
@@ -72,13 +72,13 @@ def test_the_checkout_is_measured_with_its_uncommitted_changes(finished: Noteboo
     assert measure_epoch(finished, 1, "test").metrics["test"]["accuracy"] == 0.5
 
 
-def test_a_site_gives_another_process_the_same_checkout(repository) -> None:
+def test_a_task_gives_another_process_the_same_checkout(repository) -> None:
     (repository.workdir / ".gitignore").write_text("data\n")
     (repository.workdir / "data").mkdir()
     user = repository
     workspace = workspace_at(user, user, "rules", user.head_commit(), [])
-    site = Site.of(workspace, Manifest(slug="own", directory="rules"), "own")
-    other = site.workspace()
+    task = Task(workspace, Manifest(slug="own", directory="rules"), "own")
+    other = pickle.loads(pickle.dumps(task)).workspace
     assert (other.repo.workdir, other.folder) == (workspace.repo.workdir, workspace.folder)
     assert other.links == ()
 
