@@ -138,7 +138,12 @@ class UserCodeError(AutopilotError):
 
 
 class AgentError(AutopilotError):
-    """An agent or a model call failed; the epoch is recorded as failed."""
+    """An agent or a model call failed; the epoch is recorded as failed.
+
+    `cost` is the failed call's Cost, where that is known.
+    """
+
+    cost: object = None
 
 
 class AgentTimeoutError(AgentError):

@@ -1,19 +1,40 @@
 """The contract of agents and of their tools.
 
-An agent reads a prompt, may edit files, and answers. Subclass `Agent` to plug in another one.
+An agent reads a prompt, may edit files, and answers. Subclass `Agent` to plug in another one, or
+wrap a function: `FunctionAgent`. Each call is answered from the record, or paid and recorded.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
+import math
+import time
+import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from autopilot.ai.model import recording
+from autopilot.ai.model.parallel import RateLimit
+from autopilot.ai.model.recording import current_recorder, make_record, request_parts
 from autopilot.core.parameter import PathParameter
+from autopilot.core.records.record import LlmRecord
+from autopilot.core.run import Run, current_run, say
+from autopilot.core.signatures import check_awaited
 from autopilot.core.types import Cost
+from autopilot.errors import (
+    AgentError,
+    AgentNotFoundError,
+    BudgetExceededError,
+    ReplayMissError,
+    UsageError,
+)
+from autopilot.text import clean, hide, is_secret
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -63,6 +84,8 @@ class AgentContext:
         session_id: The conversation to continue; "" for a new one.
         schema: The pydantic model of the answer's JSON, for agents that can enforce it.
         role: The name under which the cost is counted: "optimizer", "judge", ...
+        sample: Equal questions are asked once in an experiment; another number asks again.
+        most_usd: The dollars that are set aside in the budget for this call; set by `Agent.run`.
     """
 
     folder: Path | None = None
@@ -71,6 +94,8 @@ class AgentContext:
     session_id: str = ""
     schema: type[BaseModel] | None = None
     role: str = "agent"
+    sample: int = 0
+    most_usd: float = math.inf
 
     @property
     def files(self) -> list[Path]:
@@ -80,21 +105,47 @@ class AgentContext:
         ]
 
 
-class Agent(ABC):
-    """Answers prompts. Subclasses define `run`.
+# The agents whose call is going on here: a call inside of it, by way of super(), is a part of it.
+_calling: ContextVar[tuple[Agent, ...]] = ContextVar("autopilot_agents", default=())
+
+
+class Agent:
+    """Answers prompts. Subclasses define `_run`.
+
+    `run` is the same for all: in an experiment, a call is answered from the record if there is one,
+    and otherwise counted in the budget, made within the rate limit, and recorded, without secrets,
+    before its answer is used. An agent that may edit nothing is asked an equal question once. One
+    that edits is not asked again where its step is recorded, and never in a replay: the step's
+    commit has its edits. A class that defines `run` itself gets the same.
 
     An agent may be used from several threads at once. It edits only the files of
-    `context.parameters`; the optimizer undoes edits of other files. An agent that may edit nothing
-    is asked an equal question once in an experiment, and then answered from the record.
+    `context.parameters`; the optimizer undoes edits of other files.
+
+    Attributes:
+        rate: A RateLimit to keep; give several agents the same object to share it.
+        max_cost_usd: The dollars that are set aside for a call in a dollar budget; infinite: all
+            that is left, so that calls side by side wait for one another.
+        asks_recorded: It only asks Models or other agents, which are counted and recorded: this
+            one is not, and is run in a replay too.
 
     >>> class Parrot(Agent):
-    ...     def run(self, prompt, context=None):
+    ...     def _run(self, prompt, context):
     ...         return AgentResult(output=prompt)
     >>> Parrot().run("hello").output
     'hello'
     """
 
-    @abstractmethod
+    rate: RateLimit | None = None
+    max_cost_usd: float = 0.0
+    asks_recorded: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name, recorded in (("run", _recorded), ("arun", _recorded_async)):
+            if name in cls.__dict__:
+                # Also there: no agent is called without a record, a budget and a replay.
+                setattr(cls, name, recorded(cls.__dict__[name]))
+
     def run(self, prompt: str, context: AgentContext | None = None) -> AgentResult:
         """Answers a prompt, and edits files where the context allows it.
 
@@ -105,11 +156,102 @@ class Agent(ABC):
             AgentReplyError: the answer cannot be used.
             AgentError: it failed otherwise.
             BudgetExceededError: it was not started, since too little is left.
+            ReplayMissError: only records may answer, and there is none.
         """
+        return self._answer(prompt, context or AgentContext(), self._run)
 
     async def arun(self, prompt: str, context: AgentContext | None = None) -> AgentResult:
         """As `run`, in a thread of its own."""
         return await asyncio.to_thread(self.run, prompt, context)
+
+    def _run(self, prompt: str, context: AgentContext) -> AgentResult:
+        """Makes the call; errors are those of `run`.
+
+        A call that was paid and failed raises an AgentError whose `cost` is its Cost.
+        """
+        raise UsageError(
+            f"{type(self).__name__} does not say how it answers",
+            hint="define it: def _run(self, prompt, context): return AgentResult(...)",
+        )
+
+    def identity(self) -> Mapping[str, Any]:
+        """All settings that its answers depend on, as JSON: they are a part of a call's name.
+
+        Two agents of one class with other settings are asked each for itself. By default these are
+        the constructor's arguments that are attributes of the same name, and texts, numbers, dicts
+        or tuples of them. Override it where that misses one, or has one that differs from machine
+        to machine, as an address does.
+        """
+        found = {}
+        for name in list(inspect.signature(type(self).__init__).parameters)[1:]:
+            value = getattr(self, name, None)
+            if _is_plain(value) and not is_secret(name.upper(), str(value)):
+                found[name] = value
+        return found
+
+    def _asked(self, prompt: str, context: AgentContext) -> dict[str, Any]:
+        """All that the answer depends on: the request as it is recorded."""
+        schema = context.schema.__name__ if context.schema else None
+        return {
+            "agent": type(self).__name__,
+            "settings": self.identity(),
+            "system": context.system,
+            "session": context.session_id,
+            "schema": schema,
+            "prompt": prompt,
+        }
+
+    def _answer(self, prompt: str, context: AgentContext, run: _Run) -> AgentResult:
+        """Answers from the record, or makes the call, counts and records it."""
+        if self.asks_recorded or any(agent is self for agent in _calling.get()):
+            return run(prompt, context)
+        asked = clean(self._asked(prompt, context))
+        return agent_call(
+            asked,
+            context.role,
+            lambda: self._pay(prompt, context, run),
+            edits=bool(context.parameters),
+            sample=context.sample,
+        )
+
+    def _pay(self, prompt: str, context: AgentContext, run: _Run) -> AgentResult:
+        ledger, rate, name = recording.current_ledger(), self.rate or RateLimit(), self._name()
+        with ledger.reserve_left(context.role, self.max_cost_usd) as spent:
+            # A text has at most half as many tokens as bytes.
+            sent = rate.wait(len((context.system + prompt).encode("utf-8", "replace")) // 2)
+            token, took = _calling.set((*_calling.get(), self)), 0
+            try:
+                result = run(prompt, replace(context, most_usd=spent.cost_usd))
+                result = _checked(result, type(self).__name__)
+                took = result.tokens
+            except (AgentNotFoundError, BudgetExceededError, ReplayMissError):
+                # It was never started, so nothing can have been paid.
+                raise
+            except Exception as error:
+                # Once it was started, it may have been paid.
+                paid = error.cost if isinstance(error, AgentError) else None
+                known = isinstance(paid, Cost)
+                lost = paid if isinstance(paid, Cost) else Cost()
+                spent.settle(lost, known=known)
+                why = getattr(error, "message", None) or repr(error)
+                recording.keep_lost(context.role, name, lost, why, priced=known)
+                raise
+            finally:
+                _calling.reset(token)
+                rate.settle(sent, took)
+            known = result.cost_usd is not None
+            spent.settle(result.cost, known=known)
+            if not known and math.isfinite(ledger.limits.cost_usd):
+                name = result.model or name
+                say(f"the price of {name} is unknown: its calls do not count in dollars")
+        return result
+
+    def _name(self) -> str:
+        """Names it in notes, where the model is unknown."""
+        return str(getattr(self, "model", None) or type(self).__name__)
+
+
+_Run = Callable[[str, AgentContext], AgentResult]
 
 
 class Tool(ABC):
@@ -126,3 +268,115 @@ class Tool(ABC):
         Raises:
             AutopilotError: it cannot be used so; message and hint go to the model.
         """
+
+
+# --- inside ------------------------------------------------------------------------------------
+
+
+def _recorded(run: Callable[..., AgentResult]) -> Callable[..., AgentResult]:
+    """A subclass's own `run`, with all that `Agent.run` does around it."""
+
+    @functools.wraps(run)
+    def recorded(self: Agent, prompt: str, context: AgentContext | None = None) -> AgentResult:
+        return self._answer(prompt, context or AgentContext(), functools.partial(run, self))
+
+    return recorded
+
+
+def _recorded_async(
+    arun: Callable[..., Coroutine[Any, Any, AgentResult]],
+) -> Callable[..., Coroutine[Any, Any, AgentResult]]:
+    @functools.wraps(arun)
+    async def recorded(
+        self: Agent, prompt: str, context: AgentContext | None = None
+    ) -> AgentResult:
+        if any(agent is self for agent in _calling.get()):
+            return await arun(self, prompt, context)
+        # In a thread: equal calls side by side wait for one another with a lock.
+        return await asyncio.to_thread(
+            self._answer,
+            prompt,
+            context or AgentContext(),
+            lambda *given: asyncio.run(arun(self, *given)),
+        )
+
+    return recorded
+
+
+def _checked(result: Any, name: str) -> AgentResult:
+    """An agent's result, without secrets."""
+    check_awaited(result, f"{name}.run", UsageError)
+    if not isinstance(result, AgentResult):
+        raise UsageError(
+            f"{name} answered with {type(result).__name__}, not with an AgentResult",
+            hint="return AgentResult(output=text)",
+        )
+    return replace(result, output=hide(result.output))
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+    return isinstance(value, str | int | float)
+
+
+def agent_call(
+    asked: Mapping[str, Any],
+    role: str,
+    make: Callable[[], AgentResult],
+    *,
+    edits: bool,
+    sample: int = 0,
+) -> AgentResult:
+    """A call that is not a message of the API: answered from the record, or made and recorded.
+
+    An agent's edits are in commits, not in records.
+
+    Args:
+        asked: All that the answer depends on, including "prompt" if the agent edits.
+        edits: The agent may edit files: it is called again as long as its step was not committed.
+
+    Raises:
+        ReplayMissError: only records may answer, and there is none.
+    """
+    recorder, run = current_recorder(), current_run()
+    if recorder is None:
+        return make()
+    if edits:
+        if run is not None and run.experiment.only_recorded:
+            return _answer(run, recording.recorded_step(run, str(asked["prompt"]), role))
+        # Never answered from the record, so the key sorts by time and not by content.
+        asked, key = {"prompt": asked["prompt"]}, f"{time.time_ns():016x}{uuid.uuid4().hex[:8]}"
+    else:
+        key = recording.request_key(asked, sample)
+    parts = request_parts(asked)
+    with recorder.one_at_a_time(key):
+        known = recorder.answer(key, parts)
+        if known is not None:
+            return _answer(run, [known])
+        result = make()
+        names = ("output", "session_id", "input_tokens", "output_tokens")
+        reply = {name: getattr(result, name) for name in names}
+        model, priced = result.model, result.cost_usd is not None
+        recorder.keep(make_record(key, role, model, result.cost, parts, reply, priced=priced))
+    return result
+
+
+def _answer(run: Run | None, calls: list[LlmRecord]) -> AgentResult:
+    """The last answer, with the cost of all calls."""
+    if run is not None:
+        for call in calls:
+            run.charge_recorded(call)
+    last, cost = calls[-1], sum((call.cost for call in calls), Cost())
+    written = sum(int(call.reply.get("output_tokens", 0)) for call in calls)
+    return AgentResult(
+        output=str(last.reply.get("output", "")),
+        session_id=str(last.reply.get("session_id", "")),
+        input_tokens=int(cost.tokens) - written,
+        output_tokens=written,
+        cost_usd=cost.cost_usd if all(call.priced for call in calls) else None,
+        seconds=cost.seconds,
+        model=last.model,
+    )

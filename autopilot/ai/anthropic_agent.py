@@ -35,6 +35,8 @@ class AnthropicAgent(Agent):
     'claude-haiku-4-5'
     """
 
+    asks_recorded = True
+
     def __init__(
         self,
         model: Model | str | None = None,
@@ -52,8 +54,7 @@ class AnthropicAgent(Agent):
         self._lock = threading.Lock()
         self._sessions: dict[str, list[Message]] = {}
 
-    def run(self, prompt: str, context: AgentContext | None = None) -> AgentResult:
-        context = context or AgentContext()
+    def _run(self, prompt: str, context: AgentContext) -> AgentResult:
         editor = [TextEditor(context.parameters, context.folder)] if context.parameters else []
         with self._lock:
             before = self._sessions.get(context.session_id, [])

@@ -7,21 +7,16 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
 from autopilot.ai.agent import Agent, AgentContext, AgentResult
-from autopilot.ai.model.call import agent_call, current_ledger
 from autopilot.ai.model.client import service_error
-from autopilot.ai.model.recording import keep_lost
+from autopilot.ai.model.parallel import RateLimit
 from autopilot.core.parameter import PathParameter
-from autopilot.core.records.ledger import Reservation
-from autopilot.core.run import say
-from autopilot.core.types import Cost
 from autopilot.errors import AgentError, AgentNotFoundError, AgentRefusedError, AgentReplyError
 from autopilot.sandbox.programs import Finished, run_process
 from autopilot.text import clean, hide, redact
@@ -49,6 +44,7 @@ class ClaudeCodeAgent(Agent):
             dollar budget. Without it, runs side by side wait for one another under such a budget.
             Claude Code checks it after each turn.
         command: The program.
+        rate: A RateLimit to keep.
 
     >>> ClaudeCodeAgent(model="opus").command_line(AgentContext(session_id="s1"))[-2:]
     ['--resume', 's1']
@@ -64,6 +60,7 @@ class ClaudeCodeAgent(Agent):
         timeout_s: float = 900.0,
         max_cost_usd: float = math.inf,
         command: str = "claude",
+        rate: RateLimit | None = None,
     ) -> None:
         self.model = model
         self.allowed_tools = tuple(allowed_tools)
@@ -72,6 +69,7 @@ class ClaudeCodeAgent(Agent):
         self.timeout_s = timeout_s
         self.max_cost_usd = max_cost_usd
         self.command = command
+        self.rate = rate
 
     def command_line(self, context: AgentContext, cost_usd: float = math.inf) -> list[str]:
         """The program and its arguments; the prompt goes in on stdin.
@@ -99,33 +97,35 @@ class ClaudeCodeAgent(Agent):
     def _system(self, context: AgentContext) -> str:
         return "\n\n".join(part for part in (self.system, context.system) if part)
 
-    def run(self, prompt: str, context: AgentContext | None = None) -> AgentResult:
-        context = context or AgentContext()
-        asked = {
+    def _asked(self, prompt: str, context: AgentContext) -> dict[str, Any]:
+        return {
             "agent": "claude",
             "model": self.model or "",
             "system": self._system(context),
             "session": context.session_id,
             "prompt": prompt,
         }
-        edits = bool(context.parameters)
-        return agent_call(asked, context.role, lambda: self._run(prompt, context), edits=edits)
 
     def _run(self, prompt: str, context: AgentContext) -> AgentResult:
-        with _spending(context.role, self.model or "claude", self.max_cost_usd) as spent:
-            finished = run_process(
-                self.command_line(context, spent.cost_usd),
-                stdin=prompt,
-                folder=context.folder,
-                timeout_s=self.timeout_s,
-                hint="npm install -g @anthropic-ai/claude-code, then: claude login",
-            )
-            reply = _claude_reply(finished)
-            result = _claude_result(reply, finished.seconds)
-            # Before the check: a useless answer is paid too.
-            spent.settle(result.cost, known=result.cost_usd is not None)
+        finished = run_process(
+            self.command_line(context, context.most_usd),
+            stdin=prompt,
+            folder=context.folder,
+            timeout_s=self.timeout_s,
+            hint="npm install -g @anthropic-ai/claude-code, then: claude login",
+        )
+        reply = _claude_reply(finished)
+        result = _claude_result(reply, finished.seconds)
+        try:
             _check_claude(reply, finished)
+        except AgentError as error:
+            # A useless answer is paid too.
+            error.cost = result.cost if result.cost_usd is not None else None
+            raise
         return result
+
+    def _name(self) -> str:
+        return self.model or "claude"
 
 
 def _edit_rules(parameters: Sequence[PathParameter]) -> list[str]:
@@ -160,28 +160,25 @@ class CommandAgent(Agent):
         self.command = tuple(command)
         self.timeout_s = timeout_s
 
-    def run(self, prompt: str, context: AgentContext | None = None) -> AgentResult:
-        context = context or AgentContext()
-        if context.system:
-            prompt = f"{context.system}\n\n{prompt}"
+    def _asked(self, prompt: str, context: AgentContext) -> dict[str, Any]:
         # The name only: the program's folder differs from one machine to the next.
-        name = Path(self.command[0]).name
-        asked = {"agent": [name, *self.command[1:]], "prompt": prompt}
-        folder, role, edits = context.folder, context.role, bool(context.parameters)
-        return agent_call(asked, role, lambda: self._run(name, prompt, folder, role), edits=edits)
+        line = [self._name(), *self.command[1:]]
+        return {"agent": line, "prompt": _whole_prompt(prompt, context)}
 
-    def _run(self, name: str, prompt: str, folder: Path | None, role: str) -> AgentResult:
-        with _spending(role, name, most_usd=0.0) as spent:
-            finished = self._finish(prompt, folder)
-            spent.settle(Cost(seconds=finished.seconds), known=False)
-            if name == "sh" and finished.code == _NOT_FOUND:
-                hint = "correct the agent's command, or install the program"
-                raise AgentNotFoundError(f"the shell says: {finished.tail()}", hint=hint)
-            if finished.code != 0:
-                raise AgentError(
-                    f"{name} ended with code {finished.code}: {finished.tail()}",
-                    hint="run it by hand in the same folder",
-                )
+    def _name(self) -> str:
+        return Path(self.command[0]).name
+
+    def _run(self, prompt: str, context: AgentContext) -> AgentResult:
+        name = self._name()
+        finished = self._finish(_whole_prompt(prompt, context), context.folder)
+        if name == "sh" and finished.code == _NOT_FOUND:
+            hint = "correct the agent's command, or install the program"
+            raise AgentNotFoundError(f"the shell says: {finished.tail()}", hint=hint)
+        if finished.code != 0:
+            raise AgentError(
+                f"{name} ended with code {finished.code}: {finished.tail()}",
+                hint="run it by hand in the same folder",
+            )
         return AgentResult(output=finished.stdout.strip(), seconds=finished.seconds)
 
     def _finish(self, prompt: str, folder: Path | None) -> Finished:
@@ -198,33 +195,8 @@ class CommandAgent(Agent):
             return run_process(command, stdin="", folder=folder, timeout_s=timeout_s, hint=hint)
 
 
-@contextmanager
-def _spending(role: str, model: str, most_usd: float) -> Iterator[Reservation]:
-    """Reserves the cost of a program's call in the run's budget; the block settles it.
-
-    A call that fails after its program was started may have been paid: it counts, and is recorded.
-
-    Args:
-        model: The model, or the program if the model is unknown.
-        most_usd: The largest cost in dollars; infinite: all that is left.
-
-    Raises:
-        BudgetExceededError: too little is left.
-    """
-    ledger = current_ledger()
-    with ledger.reserve_left(role, most_usd) as reservation:
-        try:
-            yield reservation
-        except AgentNotFoundError:
-            # It was never started, so nothing can have been paid.
-            raise
-        except AgentError as error:
-            reservation.settle(Cost(), known=False)
-            paid, known = reservation.settled, reservation.known
-            keep_lost(role, model, paid, error.message, priced=known)
-            raise
-        if not reservation.known and math.isfinite(ledger.limits.cost_usd):
-            say(f"the price of {model} is unknown: its calls do not count in dollars")
+def _whole_prompt(prompt: str, context: AgentContext) -> str:
+    return f"{context.system}\n\n{prompt}" if context.system else prompt
 
 
 class _ReportedUsage(BaseModel):

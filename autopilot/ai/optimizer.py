@@ -77,7 +77,7 @@ class AgentOptimizer(Optimizer):
             prompt.
 
     >>> class Scripted(Agent):
-    ...     def run(self, prompt, context=None):
+    ...     def _run(self, prompt, context):
     ...         return AgentResult('{"strategy": "be kind", "summary": "say please",'
     ...             ' "values": [{"parameter": "greeting", "text": "hello, please"}]}')
     >>> from autopilot.core.gradient import Gradient

@@ -145,7 +145,7 @@ def ask(
     Args:
         who: A model, for which the service enforces the schema, or any agent.
         system: Instructions, the same for many prompts.
-        sample: See `Model.complete`; agents ignore it.
+        sample: See `Model.complete`.
         max_retries: The number of times that an answer is sent back.
 
     Raises:
@@ -158,7 +158,7 @@ def ask(
         )
     fields = json.dumps(schema.model_json_schema(), sort_keys=True)
     system = "\n\n".join(filter(None, (system, f"Answer with JSON of this schema: {fields}")))
-    context, said = AgentContext(system=system, schema=schema, role=role), prompt
+    context, said = AgentContext(system=system, schema=schema, role=role, sample=sample), prompt
     for attempt in range(max_retries + 1):
         result = who.run(said, context)
         try:

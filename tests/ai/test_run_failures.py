@@ -53,6 +53,8 @@ AGENTS = [
 
 
 class InTurn(Agent):
+    asks_recorded = True
+
     def run(self, prompt, context=None):
         return AGENTS[current_run().epoch - 1].run(prompt, context)
 

@@ -52,6 +52,8 @@ NAMES = ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_CUSTOM_HEADERS"
 
 
 class InTurn(Agent):
+    asks_recorded = True
+
     def __init__(self, model):
         self.model = model
 

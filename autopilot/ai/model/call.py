@@ -1,8 +1,8 @@
-"""One call of a model or of an agent's program: answered from the record, or paid and recorded.
+"""One call of a model: answered from the record, or paid and recorded.
 
 `Call.attempt` is the client's middleware, inside its retry loop: it answers from the record,
 reserves the most that the attempt may cost, waits for the rate limit, and records the reply before
-it is used. `agent_call` does the same for calls that are not messages of the API.
+it is used. `autopilot.ai.agent` does the same for calls that are not messages of the API.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -20,11 +19,16 @@ from autopilot import audit
 from autopilot.ai.agent import AgentResult
 from autopilot.ai.model import client, recording
 from autopilot.ai.model.parallel import RateLimit, Sent, to_its_end
-from autopilot.ai.model.recording import StoreRecorder, current_recorder, make_record, request_parts
+from autopilot.ai.model.recording import (
+    current_ledger,
+    current_recorder,
+    make_record,
+    request_parts,
+)
 from autopilot.ai.prices import Price, Usage
-from autopilot.core.records.ledger import Ledger, Reservation
+from autopilot.core.records.ledger import Reservation
 from autopilot.core.records.record import LlmRecord
-from autopilot.core.run import Run, current_run, say
+from autopilot.core.run import current_run, say
 from autopilot.core.types import Cost
 from autopilot.errors import AgentRefusedError, AgentReplyError
 
@@ -34,12 +38,6 @@ Keep = Callable[[Mapping[str, Any], Cost], None]
 # Text that the service adds, which is read and paid: on tools (their use takes some 350 tokens, the
 # text editor 700) and on the form of an answer.
 _UNSEEN = {"tools": 1200, "output_config": 400}
-
-
-def current_ledger() -> Ledger:
-    """The ledger of the run that is going on; outside of runs, one that is thrown away."""
-    run = current_run()
-    return Ledger() if run is None else run.ledger
 
 
 @dataclass
@@ -233,93 +231,4 @@ def _usage_of(reply: Mapping[str, Any]) -> Usage:
         usage.get("output_tokens") or 0,
         usage.get("cache_creation_input_tokens") or 0,
         usage.get("cache_read_input_tokens") or 0,
-    )
-
-
-# --- calls of programs -------------------------------------------------------------------------
-
-
-class _AskedSteps(set[tuple[int, int]]):
-    """The steps, as epoch and number, in which an agent was asked already in a replay."""
-
-
-def agent_call(
-    asked: Mapping[str, Any], role: str, make: Callable[[], AgentResult], *, edits: bool
-) -> AgentResult:
-    """A call that is not a message of the API: answered from the record, or made and recorded.
-
-    An agent's edits are in commits, not in records.
-
-    Args:
-        asked: All that the answer depends on, including "prompt" if the agent edits.
-        edits: The agent may edit files: it is called again as long as its step was not committed.
-
-    Raises:
-        ReplayMissError: only records may answer, and there is none.
-    """
-    recorder, run = current_recorder(), current_run()
-    if recorder is None:
-        return make()
-    if edits:
-        if run is not None and run.experiment.only_recorded:
-            return _recorded_step(run, str(asked["prompt"]), role)
-        # Never answered from the record, so the key sorts by time and not by content.
-        asked, key = {"prompt": asked["prompt"]}, f"{time.time_ns():016x}{uuid.uuid4().hex[:8]}"
-    else:
-        key = recording.request_key(asked)
-    parts = request_parts(asked)
-    with recorder.one_at_a_time(key):
-        known = recorder.answer(key, parts)
-        if known is not None:
-            return _answer(run, [known])
-        result = make()
-        names = ("output", "session_id", "input_tokens", "output_tokens")
-        reply = {name: getattr(result, name) for name in names}
-        model, priced = result.model, result.cost_usd is not None
-        recorder.keep(make_record(key, role, model, result.cost, parts, reply, priced=priced))
-    return result
-
-
-def _recorded_step(run: Run, prompt: str, role: str) -> AgentResult:
-    """The agent's answer in the step that is replayed, where only records may answer.
-
-    The agent is not called: the step's commit stands for its edits, and its last answer for all
-    that were sent back to it. Only the first question is compared.
-
-    Raises:
-        ReplayMissError: it was not asked this, or it failed in that step.
-    """
-    asked = request_parts({"prompt": prompt})
-    calls = StoreRecorder.of(run).calls()
-    place = (run.epoch, run.step_number)
-    known = [c for c in calls if c.role == role and set(c.request) == {"prompt"}]
-    known = sorted((c for c in known if (c.epoch, c.step) == place), key=lambda c: c.id)
-    revision, step = run.experiment.repeats.get(place, ("", None))
-    if not known or step is None or step.error:
-        raise recording.miss(asked, known or calls)
-    steps = run.service(_AskedSteps, lambda _: _AskedSteps())
-    if place not in steps:
-        steps.add(place)
-        if known[0].request != asked:
-            raise recording.miss(asked, known[:1])
-    if step.changed:
-        run.experiment.store.restore(revision)
-    return _answer(run, known)
-
-
-def _answer(run: Run | None, calls: list[LlmRecord]) -> AgentResult:
-    """The last answer, with the cost of all calls."""
-    if run is not None:
-        for call in calls:
-            run.charge_recorded(call)
-    last, cost = calls[-1], sum((call.cost for call in calls), Cost())
-    written = sum(int(call.reply.get("output_tokens", 0)) for call in calls)
-    return AgentResult(
-        output=str(last.reply.get("output", "")),
-        session_id=str(last.reply.get("session_id", "")),
-        input_tokens=int(cost.tokens) - written,
-        output_tokens=written,
-        cost_usd=cost.cost_usd if all(call.priced for call in calls) else None,
-        seconds=cost.seconds,
-        model=last.model,
     )

@@ -19,11 +19,12 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from autopilot.ai.agent import AgentResult, Tool
+from autopilot.ai.agent import AgentResult, Tool, agent_call
 from autopilot.ai.model import call as calls
 from autopilot.ai.model import client as clients
 from autopilot.ai.model.call import Call, Message
 from autopilot.ai.model.parallel import RateLimit
+from autopilot.ai.model.recording import current_ledger
 from autopilot.ai.prices import Price, price_of
 from autopilot.core.types import Cost
 from autopilot.errors import AgentReplyError
@@ -209,12 +210,12 @@ class Model:
         del asked["max_tokens"]
 
         def count() -> AgentResult:
-            with clients.translated(self.name), calls.current_ledger().reserve(role) as reserved:
+            with clients.translated(self.name), current_ledger().reserve(role) as reserved:
                 counted = self.client.messages.count_tokens(**asked).input_tokens
                 reserved.settle(Cost())
             return AgentResult(str(counted), cost_usd=0.0, model=self.name)
 
-        return int(calls.agent_call(asked, role, count, edits=False).output)
+        return int(agent_call(asked, role, count, edits=False).output)
 
     @property
     def client(self) -> clients.Client:

@@ -176,6 +176,12 @@ def current_recorder() -> Recorder | None:
     return given if given is not None or run is None else StoreRecorder.of(run)
 
 
+def current_ledger() -> Ledger:
+    """The ledger of the run that is going on; outside of runs, one that is thrown away."""
+    run = current_run()
+    return Ledger() if run is None else run.ledger
+
+
 def keep_lost(role: str, model: str, cost: Cost, why: str, *, priced: bool) -> None:
     """Records a call that may have been paid and brought no answer: it counts, and answers none."""
     recorder = current_recorder()
@@ -312,3 +318,34 @@ def miss(parts: Mapping[str, str], known: Iterable[LlmRecord]) -> ReplayMissErro
         f"differs in {differs}",
         hint="replay with the code, data and package versions that it was recorded with",
     )
+
+
+class _AskedSteps(set[tuple[int, int]]):
+    """The steps, as epoch and number, in which an agent was asked already in a replay."""
+
+
+def recorded_step(run: Run, prompt: str, role: str) -> list[LlmRecord]:
+    """The agent's calls in the step that is replayed, where only records may answer.
+
+    The agent is not called: the step's commit stands for its edits, and its last answer for all
+    that were sent back to it. Only the first question is compared.
+
+    Raises:
+        ReplayMissError: it was not asked this, or it failed in that step.
+    """
+    asked = request_parts({"prompt": prompt})
+    calls = StoreRecorder.of(run).calls()
+    place = (run.epoch, run.step_number)
+    known = [c for c in calls if c.role == role and set(c.request) == {"prompt"}]
+    known = sorted((c for c in known if (c.epoch, c.step) == place), key=lambda c: c.id)
+    revision, step = run.experiment.repeats.get(place, ("", None))
+    if not known or step is None or step.error:
+        raise miss(asked, known or calls)
+    steps = run.service(_AskedSteps, lambda _: _AskedSteps())
+    if place not in steps:
+        steps.add(place)
+        if known[0].request != asked:
+            raise miss(asked, known[:1])
+    if step.changed:
+        run.experiment.store.restore(revision)
+    return known

@@ -1,0 +1,79 @@
+"""A function as an agent."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from autopilot.ai.agent import Agent, AgentContext, AgentResult
+from autopilot.ai.model.parallel import RateLimit
+from autopilot.core.signatures import check_function
+from autopilot.core.types import digest
+from autopilot.errors import UsageError
+
+
+class FunctionAgent(Agent):
+    """A function of the prompt as an agent.
+
+    Args:
+        function: Gets the prompt, and the AgentContext if it has a second argument without a
+            default, or one named "context". Returns the answer's text, or an AgentResult.
+        name: Names the agent in records; two functions need two names. Defaults to the function's
+            name, for a lambda with a digest of its source.
+        rate: See Agent.
+        max_cost_usd: See Agent.
+
+    >>> FunctionAgent(lambda prompt: prompt.upper()).run("hello").output
+    'HELLO'
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., str | AgentResult],
+        *,
+        name: str = "",
+        rate: RateLimit | None = None,
+        max_cost_usd: float = 0.0,
+    ) -> None:
+        taken = _taken_by(function)
+        check_function(function, "the agent's function", taken, UsageError)
+        self.function = function
+        self.name = name or _name_of(function)
+        self.rate = rate
+        self.max_cost_usd = max_cost_usd
+        self._with_context = len(taken) > 1
+
+    def identity(self) -> Mapping[str, Any]:
+        return {"name": self.name}
+
+    def _run(self, prompt: str, context: AgentContext) -> AgentResult:
+        given = (prompt, context) if self._with_context else (prompt,)
+        said = self.function(*given)
+        return AgentResult(said) if isinstance(said, str) else said
+
+    def _name(self) -> str:
+        return self.name
+
+
+def _taken_by(function: Callable[..., Any]) -> list[str]:
+    """The arguments that a function is called with."""
+    try:
+        found = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return ["prompt"]
+    by_place = [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    second = by_place[1] if len(by_place) > 1 else None
+    wanted = second is not None and (second.default is second.empty or second.name == "context")
+    return ["prompt", "context"] if wanted else ["prompt"]
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    name = str(getattr(function, "__qualname__", type(function).__name__))
+    name = name.replace("<locals>.", "")
+    if name.endswith("<lambda>"):
+        try:
+            return f"{name} {digest(inspect.getsource(function), 8)}"
+        except (OSError, TypeError):  # typed in, or made by a program
+            pass
+    return name
