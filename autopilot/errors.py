@@ -11,7 +11,7 @@ AutopilotError
 ├── GraphError, ModuleError, MetricError, StateError, ConfinementError, UserCodeError
 └── AgentError: AgentTimeoutError, AgentRefusedError, AgentReplyError, ModelCallError
     └── NoMoreCallsError: NoCreditError, NoModelError, AgentNotFoundError, OutageError,
-        │                 BudgetExceededError
+        │                 BudgetExceededError, NoPriceError
         ├── NoKeyError: KeyRefusedError
         └── ReplayMissError: NetworkRefusedError
 
@@ -211,3 +211,7 @@ class NetworkRefusedError(ReplayMissError):
 
 class BudgetExceededError(NoMoreCallsError):
     """A call that would cost more than is left: it is not made."""
+
+
+class NoPriceError(NoMoreCallsError):
+    """A call whose dollars cannot be counted, under a budget of dollars: it is not made."""

@@ -1,21 +1,21 @@
-"""Models' prices, in dollars for a million tokens. A small table: give your own where it is old.
+"""Models' prices: of the package `genai-prices`, as it is installed, and your own in front of them.
 
-Source: https://platform.claude.com/docs/en/about-claude/pricing
+Nothing is fetched, so a price changes with an update of the package only; what a recorded call cost
+is in its record.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
 
-from autopilot.errors import UsageError
+from autopilot.errors import NoPriceError, UsageError
 
 _MILLION = 1_000_000
-# Services append a date, a version, an alias or a variant to a model's name.
-_BEHIND = re.compile(r"(?:[-@]\d{8}|-latest|-v\d+|:[\w.]+)+$")
-_POINT = re.compile(r"(?<=\d)\.(?=\d)")
+_SAMPLE = 1000  # tokens of a short prompt, to which no tier for long ones applies
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Usage:
         return self.read + self.output_tokens
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Price:
     """Dollars for a million tokens.
 
@@ -54,8 +54,6 @@ class Price:
         output: Tokens written.
         cache_read: As a share of `input`.
         cache_write: As a share of `input`; for five minutes.
-        long_from: Prompts of more tokens than this cost `long_factor` times as much; 0: none do.
-        long_factor: See above.
 
     >>> Price(3, 15).cost(Usage(input_tokens=1_000_000, output_tokens=100_000))
     4.5
@@ -65,8 +63,6 @@ class Price:
     output: float
     cache_read: float = 0.1
     cache_write: float = 1.25
-    long_from: int = 0
-    long_factor: float = 1.0
 
     def cost(self, usage: Usage) -> float:
         """Dollars for the tokens of one call."""
@@ -75,50 +71,82 @@ class Price:
             + usage.cache_write_tokens * self.cache_write
             + usage.cache_read_tokens * self.cache_read
         )
-        factor = self.long_factor if self.long_from and usage.read > self.long_from else 1.0
-        return factor * (read * self.input + usage.output_tokens * self.output) / _MILLION
+        return (read * self.input + usage.output_tokens * self.output) / _MILLION
 
 
-PRICES: Mapping[str, Price] = {
-    f"claude-{name}": price
-    for price, names in (
-        (Price(10, 50, cache_read=0.025), "fable-5-1 mythos-5-1"),
-        (Price(10, 50), "fable-5 mythos-5"),
-        (Price(4, 20, cache_read=0.05), "opus-5-5"),
-        (Price(5, 25), "opus-5 opus-4-8 opus-4-7 opus-4-6 opus-4-5"),
-        (Price(15, 75), "opus-4-1 opus-4 opus-4-0 3-opus"),
-        (Price(2, 10, cache_read=0.05), "sonnet-5-5"),
-        (Price(2, 10), "sonnet-5"),
-        (Price(3, 15), "sonnet-4-6 sonnet-4-5 sonnet-4 sonnet-4-0 3-7-sonnet 3-5-sonnet"),
-        (Price(0.1, 0.5, long_from=100_000, long_factor=5.0), "haiku-5-5"),
-        (Price(1, 5), "haiku-4-5"),
-        (Price(0.8, 4), "3-5-haiku"),
-        (Price(0.25, 1.25), "3-haiku"),
-    )
-    for name in names.split()
-}
+@dataclass(frozen=True)
+class _PackagePrice(Price):
+    """A price of the package; `input` and `output` are those of a short prompt."""
+
+    calculate: Any = field(default=None, repr=False, compare=False)
+
+    def cost(self, usage: Usage) -> float:
+        return float(self.calculate(usage).total_price)
 
 
 def price_of(model: str, own: Mapping[str, Price] | None = None) -> Price | None:
     """A model's price; None where it is unknown.
 
-    Ignores a provider and a region in front of the name, a date, a version, an alias or a variant
-    behind it, and a point instead of a dash.
+    A name may have a provider and a region in front, a date, a version or an alias behind. Cached
+    tokens, long prompts and regions cost what the package says.
 
     Args:
         own: Prices that win over all others.
 
-    >>> price_of("claude-haiku-4-5-20251001")
-    Price(input=1, output=5, cache_read=0.1, cache_write=1.25, long_from=0, long_factor=1.0)
-    >>> price_of("us.anthropic.claude-sonnet-4-5-20250929-v1:0") == price_of("claude-sonnet-4.5")
+    >>> price_of("claude-haiku-4-5-20251001") == price_of("anthropic/claude-haiku-4.5")
     True
+    >>> price_of("claude-haiku-4-5").input
+    1.0
     >>> price_of("somebody-else") is None
     True
     """
-    table = {**PRICES, **_given, **(own or {})}
-    bare = model.rpartition("/")[2].rpartition("anthropic.")[2]
-    bare = _BEHIND.sub("", bare)
-    return table.get(model) or table.get(bare) or table.get(_POINT.sub("-", bare))
+    return (own or {}).get(model) or _given.get(model) or _listed(model)
+
+
+@lru_cache(maxsize=256)
+def _listed(model: str) -> Price | None:
+    # Here, since its import takes as long as all else that a command of the terminal needs.
+    import genai_prices
+
+    # "litellm": PROVIDER/MODEL, or a bare name. Bedrock and OpenRouter have names of their own.
+    lists = ["litellm"] + ["aws"] * ("." in model) + ["openrouter"] * ("/" in model)
+    for provider in lists:
+
+        def calculate(usage: Usage, provider: str = provider) -> Any:
+            return genai_prices.calc_price(
+                genai_prices.Usage(
+                    input_tokens=usage.read,
+                    output_tokens=usage.output_tokens,
+                    cache_write_tokens=usage.cache_write_tokens,
+                    cache_read_tokens=usage.cache_read_tokens,
+                ),
+                model,
+                provider_id=provider,
+            )
+
+        try:
+            sample = calculate(Usage(_SAMPLE, _SAMPLE))
+        except LookupError:
+            continue
+        read, written = (
+            round(float(dollars) * _MILLION / _SAMPLE, 9)
+            for dollars in (sample.input_price, sample.output_price)
+        )
+        return _PackagePrice(read, written, calculate=calculate)
+    return None
+
+
+def require_price(model: str, price: Price | None, limit_usd: float) -> None:
+    """Checks before a call that a budget of dollars can count it.
+
+    Raises:
+        NoPriceError: there is such a budget, and no price.
+    """
+    if price is None and math.isfinite(limit_usd):
+        raise NoPriceError(
+            f"the price of {model} is unknown, and there is a budget of ${limit_usd:g}",
+            hint=f"give it: --price {model}=INPUT/OUTPUT, in dollars for a million tokens",
+        )
 
 
 _given: dict[str, Price] = {}
@@ -152,7 +180,7 @@ def parse_price(text: str) -> tuple[str, Price]:
 
 
 def use_prices(given: Iterable[str]) -> None:
-    """Prices for all models of this process, in front of the table's, behind a Model's own.
+    """Prices for all models of this process, in front of the package's, behind a Model's own.
 
     Args:
         given: What `parse_price` takes.

@@ -20,6 +20,7 @@ from autopilot.ai.datasets.judging import Judging, JudgingSummary
 from autopilot.ai.datasets.worklist import Origin, Watch
 from autopilot.ai.judge import Judge
 from autopilot.ai.model.recording import spent_beside
+from autopilot.ai.prices import use_prices
 from autopilot.cli.arguments import Hparams
 from autopilot.cli.context import CommandGroup, Commands, Context
 from autopilot.cli.output import INTERRUPTED, Output, own_stdout
@@ -47,6 +48,15 @@ Tokens = Annotated[
 Calls = Annotated[
     int | None, typer.Option("--budget-calls", min=0, help="Stop before more calls are made.")
 ]
+Seconds = Annotated[
+    float | None, typer.Option("--budget-seconds", min=0, help="Stop this session after so long.")
+]
+Prices = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--price", metavar="MODEL=IN/OUT", help="Dollars for a million tokens read and written."
+    ),
+]
 GeneratorTarget = Annotated[
     str, typer.Argument(metavar="TARGET", help=_TARGET.format("DataGenerator"), show_default=False)
 ]
@@ -72,6 +82,8 @@ def generate(
     budget_usd: Dollars = None,
     budget_tokens: Tokens = None,
     budget_calls: Calls = None,
+    budget_seconds: Seconds = None,
+    price: Prices = None,
 ) -> int:
     """Make a dataset.
 
@@ -82,7 +94,7 @@ def generate(
     autopilot ai generate run questions.py --count 200 --out data
     autopilot ai generate run questions.py:hard -n 50 -o data/hard --budget-usd 2
     """
-    budget = _budget(budget_usd, budget_tokens, budget_calls)
+    budget = _budget(budget_usd, budget_tokens, budget_calls, budget_seconds, price)
     origin = Origin(target=target, hparams=parse_hparams(hparam or []))
 
     def work(generator: DataGenerator, watch: Watch) -> Distribution:
@@ -97,6 +109,8 @@ def resume_generate(
     budget_usd: Dollars = None,
     budget_tokens: Tokens = None,
     budget_calls: Calls = None,
+    budget_seconds: Seconds = None,
+    price: Prices = None,
 ) -> int:
     """Go on with a dataset, exactly where it was.
 
@@ -107,7 +121,7 @@ def resume_generate(
     autopilot ai generate resume data
     autopilot ai generate resume data --budget-usd 5
     """
-    budget = _budget(budget_usd, budget_tokens, budget_calls)
+    budget = _budget(budget_usd, budget_tokens, budget_calls, budget_seconds, price)
     origin = Checkpoint(context.working_folder() / dataset).first_line().origin
 
     def work(generator: DataGenerator, watch: Watch) -> Distribution:
@@ -167,6 +181,8 @@ def judge(
     budget_usd: Dollars = None,
     budget_tokens: Tokens = None,
     budget_calls: Calls = None,
+    budget_seconds: Seconds = None,
+    price: Prices = None,
 ) -> int:
     """Judge a dataset.
 
@@ -179,7 +195,7 @@ def judge(
     """
     if not data:
         raise UsageError("there is nothing to judge", hint="name a dataset: --data items.jsonl")
-    budget = _budget(budget_usd, budget_tokens, budget_calls)
+    budget = _budget(budget_usd, budget_tokens, budget_calls, budget_seconds, price)
     origin = Origin(target=target, hparams=parse_hparams(hparam or []))
 
     def work(judge: Judge, watch: Watch) -> JudgingSummary:
@@ -194,6 +210,8 @@ def resume_judge(
     budget_usd: Dollars = None,
     budget_tokens: Tokens = None,
     budget_calls: Calls = None,
+    budget_seconds: Seconds = None,
+    price: Prices = None,
 ) -> int:
     """Judge the items that have no verdict yet.
 
@@ -204,7 +222,7 @@ def resume_judge(
     autopilot ai judge resume verdicts.jsonl
     autopilot ai judge resume verdicts.jsonl --budget-calls 500
     """
-    budget = _budget(budget_usd, budget_tokens, budget_calls)
+    budget = _budget(budget_usd, budget_tokens, budget_calls, budget_seconds, price)
     origin = Judging(context.working_folder() / file).first_line().origin
 
     def work(judge: Judge, watch: Watch) -> JudgingSummary:
@@ -282,9 +300,16 @@ def _next(command: str, path: Path) -> str:
     return f"autopilot ai {command} resume {shlex.quote(str(path))}"
 
 
-def _budget(usd: float | None, tokens: int | None, calls: int | None) -> Limits | None:
-    """The limits of the options; None if none is given."""
-    given = (calls, tokens, usd)
+def _budget(
+    usd: float | None,
+    tokens: int | None,
+    calls: int | None,
+    seconds: float | None,
+    prices: list[str] | None,
+) -> Limits | None:
+    """The limits of the options; None if none is given. The prices hold from now on."""
+    use_prices(prices or ())
+    given = (calls, tokens, usd, seconds)
     if all(limit is None for limit in given):
         return None
     return Limits(*(math.inf if limit is None else limit for limit in given))
@@ -318,7 +343,7 @@ def _resumable(
         except BudgetExceededError as spent:
             output.line(f"stopped: {spent.message}", "yellow")
             # The message begins with the unit of the budget.
-            options = {"call": "calls", "token": "tokens", "dollar": "usd"}
+            options = {"call": "calls", "token": "tokens", "dollar": "usd", "time": "seconds"}
             option = options.get(spent.message.partition(" ")[0])
             output.line(f"go on: {resume}" + (f" --budget-{option} MORE" if option else ""))
             output.document({"interrupted": True, "reason": spent.message, "resume": resume})

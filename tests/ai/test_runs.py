@@ -214,9 +214,7 @@ def test_a_budget_ends_the_run_is_shown_live_and_a_larger_one_goes_on(top: Path,
     assert max(Counter(keys(server)).values()) == 1
 
 
-def test_dollars_of_a_model_without_a_price_are_unknown_until_the_user_gives_one(
-    top: Path, serve
-) -> None:
+def test_a_model_without_a_price_needs_one_under_a_budget_of_dollars(top: Path, serve) -> None:
     server = serve(script)
     own = ("run", "answerer.py", "--max-epochs", "1", "-H", "name=somebody-else", "--budget-usd")
     done = autopilot(top, *own, "0.5", "-e", "a", "--price", "somebody-else=1000/1000")
@@ -230,9 +228,13 @@ def test_dollars_of_a_model_without_a_price_are_unknown_until_the_user_gives_one
     assert f"models: {count} calls, {120 * count} tokens, ${0.12 * count:.4g}\n" in done.stdout
     assert spent(top).spent.cost_usd == pytest.approx(0.12 * count)
 
+    # Without one, a budget of dollars could not be held: no call is made.
     done = autopilot(top, *own, "0.5", "-e", "b")
+    assert done.returncode == 1 and server.count == count
+    assert "the price of somebody-else is unknown, and there is a budget of $0.5" in done.stderr
+    assert "--price somebody-else=INPUT/OUTPUT" in done.stderr
+    done = autopilot(top, *own[:-1], "-e", "c")
     assert done.returncode == 0, done.stderr
-    assert "the price of somebody-else is unknown: its calls do not count in dollars" in done.stdout
-    assert f"and unknown dollars for {count} calls\n" in done.stdout
+    assert f"and unknown dollars for {server.count - count} calls\n" in done.stdout
     wrong = autopilot(top, *own, "1", "--price", "somebody-else=cheap")
     assert wrong.returncode == 2 and "is no price" in wrong.stderr

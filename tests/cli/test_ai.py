@@ -168,13 +168,17 @@ def test_a_budget_stops_and_a_larger_one_goes_on(inside, serve) -> None:
     assert rows[1].split() == ["all", "4", "1", "1"]
 
 
-@pytest.mark.parametrize("budget", [("--budget-usd", "0.01"), ()])
-def test_a_budget_of_dollars_that_cannot_be_held_is_told(inside, parts, serve, caplog, budget):
-    serve(script)
+def test_a_budget_of_dollars_needs_a_price_and_a_budget_of_time_ends(inside, parts, serve) -> None:
+    server = serve(script)
     parts.write("parts.py", PARTS.replace("claude-haiku-4-5", "somebody-else"))
-    assert inside("generate", "run", "parts.py", "-n", "4", *budget)[0] == 0
-    told = ["the price of somebody-else is unknown: its calls do not count in dollars"]
-    assert caplog.messages == (told if budget else [])
+    run = ("generate", "run", "parts.py", "-n", "4")
+    code, _, err = inside(*run, "--budget-usd", "1")
+    assert code == 1 and server.count == 0
+    assert "the price of somebody-else is unknown" in err and "--price somebody-else=" in err
+    code, out, _ = inside(*run, "--budget-seconds", "0")
+    assert code == 130 and "--budget-seconds MORE" in out and server.count == 0
+    assert inside(*run, "--budget-usd", "100", "--price", "somebody-else=1000/1000")[0] == 0
+    assert "$0.48" in inside("generate", "summarize", "dataset")[1]
 
 
 def test_ctrl_c_says_how_to_go_on(inside, serve) -> None:

@@ -8,7 +8,6 @@ it is used. `autopilot.ai.agent` does the same for calls that are not messages o
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
@@ -25,10 +24,10 @@ from autopilot.ai.model.recording import (
     make_record,
     request_parts,
 )
-from autopilot.ai.prices import Price, Usage
+from autopilot.ai.prices import Price, Usage, require_price
 from autopilot.core.records.ledger import Reservation
 from autopilot.core.records.record import LlmRecord
-from autopilot.core.run import current_run, say
+from autopilot.core.run import current_run
 from autopilot.core.types import Cost
 from autopilot.errors import AgentRefusedError, AgentReplyError
 
@@ -152,8 +151,7 @@ class Call:
         most = Usage(read, int(body["max_tokens"]))
         worst = self._cost_of(most)
         ledger = current_ledger()
-        if self.price is None and math.isfinite(ledger.limits.cost_usd):
-            say(f"the price of {self.model} is unknown: its calls do not count in dollars")
+        require_price(self.model, self.price, ledger.limits.cost_usd)
         with ledger.reserve(self.role, worst.tokens, worst.cost_usd) as reservation:
             sent = self.rate.wait(most.tokens)
             return to_its_end(lambda: self._send(request, call_next, keep, most, reservation, sent))

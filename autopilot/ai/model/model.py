@@ -42,7 +42,7 @@ class Model:
         name: The model's name.
         max_tokens: The most that it may write in one reply; reserved in the budget beforehand.
         role: The name under which the cost is counted, unless a call says otherwise.
-        prices: Model name to Price, beside the table of `autopilot.ai.prices`.
+        prices: Model name to Price, in front of all others.
         rate: A RateLimit; give several models the same object to share it.
         timeout_s: An attempt fails after so long without a byte.
         max_retries: Further attempts after 429, 529, 5xx and timeouts, made by the client.
