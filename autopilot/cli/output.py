@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 # What a command's process ends with; an interrupted run can be resumed.
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
+PROGRESS = "AUTOPILOT_PROGRESS"
+"""A variable of the environment: where it is set, an evaluation prints a line a second."""
+
 _SECRET_OPTION = re.compile(
     r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|AUTH|COOKIE|HEADER", re.IGNORECASE
 )

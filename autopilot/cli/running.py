@@ -200,7 +200,7 @@ def run_session(
         # What a resumed run was started with holds too.
         use_prices(session.options.prices or ())
         reporter.max_epochs, reporter.rescued = session.max_epochs, session.store.rescued
-        reporter.as_users = session.workspace.as_users
+        reporter.as_users, reporter.sizes = session.workspace.as_users, session.split_sizes
         killed = session.workspace.outputs
         with discarded_on_failure(session, reporter):
             output.lines(output_lines(killed, "removed with the worktree of the killed run"))

@@ -286,6 +286,7 @@ def _measure(
         session, trial = open_trial(user, slug, message, changes, callbacks, child, undo=undo)
         assert trial is not None, "there is a message"
         use_prices(session.options.prices or ())
+        reporter.sizes = session.split_sizes
         try:
             with running.discarded_on_failure(session, reporter):
                 result = session.run(score_test=False)

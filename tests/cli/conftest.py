@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from forks import Process, fork
+from waiting import RULES as WAITING_RULES
 
 import autopilot
 from autopilot.cli.main import AutoPilotCLI
@@ -407,3 +408,15 @@ def levels(
     cache.mkdir()
     shutil.copytree(levels_template, tmp_path / "repo", symlinks=True)
     return Place(tmp_path / "repo", cache)
+
+
+@pytest.fixture
+def rules(place: Place) -> Place:
+    """A folder as the parameter, val items alone, no optimizer."""
+    place.write("rules.py", WAITING_RULES.format(beside=str(place.top.parent)))
+    place.write("rules/x.txt", "1\n")
+    place.write("rules/old.txt", "old\n")
+    place.write("rules/bin", b"a\0b")
+    place.write("README.md", "readme\n")
+    place.commit()
+    return place

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from kills import forks, send_kill
+from waiting import calls
 
 from autopilot.engine.trying import TryPlace
 from autopilot.git.repository import Repository
@@ -70,53 +71,6 @@ def test_an_edit_is_measured_and_kept_or_taken_back(place: Place, desk: Path) ->
     assert place.git("diff", "main..autopilot-review/one", "--", "x.txt").endswith("-1\n+3")
     place.call("report", "one")
     place.check_sound()
-
-
-# Writes down what it evaluates, and waits at item i3 as long as there is a file `wait`.
-RULES = """\
-import os, pathlib, time
-from autopilot import AutoPilotModule, DataLoader, Datum, PathParameter
-
-BESIDE = pathlib.Path({beside!r})
-
-
-class Rules(AutoPilotModule):
-    def __init__(self):
-        super().__init__()
-        self.rules = PathParameter("rules")
-
-    def forward(self, batch):
-        at = batch.items[0].metadata["at"]
-        with open(BESIDE / "calls", "a") as calls:
-            calls.write(f"{{at}} ")
-        while at == 3 and (BESIDE / "wait").exists():
-            (BESIDE / "ready").touch()
-            time.sleep(0.01)
-        return Datum(items=[Datum(success=int(self.rules.read_text("x.txt")) > at)])
-
-    def val_dataloader(self):
-        return DataLoader([{{"id": f"i{{at}}", "at": at}} for at in range(1, 6)], 1)
-"""
-
-
-@pytest.fixture
-def rules(place: Place) -> Place:
-    """A folder as the parameter, val items alone, no optimizer."""
-    place.write("rules.py", RULES.format(beside=str(place.top.parent)))
-    place.write("rules/x.txt", "1\n")
-    place.write("rules/old.txt", "old\n")
-    place.write("rules/bin", b"a\0b")
-    place.write("README.md", "readme\n")
-    place.commit()
-    return place
-
-
-def calls(place: Place) -> str:
-    """The items that were evaluated since this was last asked."""
-    file = place.top.parent / "calls"
-    text = file.read_text() if file.exists() else ""
-    file.unlink(missing_ok=True)
-    return text.strip()
 
 
 def held(place: Place, *arguments: str) -> Any:

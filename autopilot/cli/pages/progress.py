@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partialmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autopilot.cli.output import Output
+from autopilot.cli.output import PROGRESS, Output
 from autopilot.cli.pages.epoch import commit_cell, tried
 from autopilot.core.callback import Callback, RunView
 from autopilot.core.figures import figure, figures, lower_note, signed
@@ -48,6 +50,7 @@ class Reporter(Callback):
 
     Attributes:
         max_epochs: For the time that is left.
+        sizes: The numbers of train and val items.
         rescued: Commits with what was about to be overwritten; more may come while it runs.
         as_users: Makes a worktree's paths in a text those of the user's checkout.
     """
@@ -59,7 +62,9 @@ class Reporter(Callback):
         self._task: Any = None
         self._started_s = self._judged_s = time.monotonic()
         self._first_epoch = 0
-        self._split_items = 0
+        self.sizes: Sequence[int | str] = ("?", "?")
+        self._split_items = self._batch_items = 0
+        self._told_s = -math.inf if os.environ.get(PROGRESS) else math.inf
         self._table: EpochTable | None = None
         self.rescued: list[str] = []
         self.as_users: Callable[[str], str] = str
@@ -92,6 +97,7 @@ class Reporter(Callback):
     ) -> None:
         """Moves the live line on, at the end of a batch of any split."""
         if self._live is None:
+            self._tell_progress(split, trainer.current_epoch, batch, batch_idx)
             return
         elapsed_s = max(time.monotonic() - self._started_s, 1e-9)
         self._split_items += len(batch)
@@ -106,6 +112,16 @@ class Reporter(Callback):
     on_train_batch_end = partialmethod(_advance, "train")
     on_validation_batch_end = partialmethod(_advance, "val")
     on_test_batch_end = partialmethod(_advance, "test")
+
+    def _tell_progress(self, split: str, epoch: int, batch: Datum, batch_idx: int) -> None:
+        """A line a second for a program that waits, where it has asked for that."""
+        self._batch_items = len(batch) + (self._batch_items if batch_idx else 0)
+        now = time.monotonic()
+        if now - self._told_s >= 1:
+            self._told_s = now
+            size = dict(zip(("train", "val"), self.sizes, strict=True)).get(split, "?")
+            of = f" of {size}" if size != "?" else ""
+            self.output.line(f"epoch {epoch} {split}: {self._batch_items}{of} items")
 
     def on_step_committed(
         self, trainer: RunView, module: AutoPilotModule, step: StepRecord

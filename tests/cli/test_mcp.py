@@ -1,0 +1,153 @@
+"""`autopilot mcp`, driven by the client of the same package, over real pipes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from mcp import ClientSession
+from mcp.client.stdio import StdioServerParameters, stdio_client
+from waiting import calls
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Place
+
+
+class Host:
+    """An agent's host."""
+
+    def __init__(self, session: ClientSession) -> None:
+        self.session, self.progress = session, list[tuple[float, str]]()
+
+    async def call(self, tool: str, **arguments: Any) -> Any:
+        """The answer of a tool that must succeed."""
+        done = await self.session.call_tool(tool, arguments, progress_callback=self._note)
+        assert not done.is_error, done.content
+        return done.structured_content
+
+    async def refused(self, tool: str, **arguments: Any) -> str:
+        """The error of a tool that must not."""
+        done = await self.session.call_tool(tool, arguments)
+        assert done.is_error, done
+        (content,) = done.content
+        assert content.text.startswith("error: ") and len(content.text.splitlines()) == 2
+        return content.text
+
+    async def _note(self, number: float, _total: float | None, text: str | None) -> None:
+        self.progress.append((number, text or ""))
+
+
+@asynccontextmanager
+async def hosted(place: Place) -> AsyncIterator[Host]:
+    """A host that has started the server in a repository."""
+    server = StdioServerParameters(
+        command=sys.executable,
+        args=["-P", "-m", "autopilot", "mcp"],
+        env=dict(os.environ),
+        cwd=place.top,
+    )
+    async with stdio_client(server) as streams, ClientSession(*streams) as session:
+        await session.initialize()
+        yield Host(session)
+
+
+def test_a_whole_experiment(place: Place) -> None:
+    (place.top.parent / "counter.py").write_text("raise SystemExit('outside')")
+    (place.top / "link.py").symlink_to(place.top.parent / "counter.py")
+
+    async def drive() -> None:
+        async with hosted(place) as host:
+            listed = (await host.session.list_tools()).tools
+            assert [tool.name for tool in listed if not tool.annotations.read_only_hint] == [
+                *("start", "try", "undo", "done")
+            ]
+            # Nothing outside is reachable, and no value becomes an option.
+            for target in ("../counter.py", "link.py", "os:system", str(place.top.parent / "x.py")):
+                assert f"{target!r} is not in {place.top}" in await host.refused(
+                    "start", target=target
+                )
+            assert "-C/: no such file" in await host.refused("start", target="-C/")
+            outside = {"size": ["/etc/passwd"]}
+            assert "/etc/passwd is not in" in await host.refused(
+                "start", target="counter.py", hparams=outside
+            )
+            unknown = await host.refused("start", target="counter.py", folder="/")
+            assert "start has no argument 'folder'" in unknown and "it has: target, " in unknown
+            assert "message: Field required" in await host.refused("try")
+            assert "a valid integer" in await host.refused("log", max_count="3")
+            assert "cannot be an experiment's name" in await host.refused("log", experiment="--all")
+
+            began = await host.call(
+                "start", target="counter.py", experiment="one", measure_noise=False
+            )
+            assert (began["best"], began["parameters"]) == (0.0, ["x.txt"])
+            assert "epoch 0 val: 2 of 5 items" in [text for _, text in host.progress]
+            numbers = [number for number, _ in host.progress]
+            assert numbers == sorted(set(numbers))
+            desk = Path(began["path"], "x.txt")
+            desk.write_text("3\n")
+            kept = await host.call("try", message="--undo: set it to 3")
+            assert (kept["verdict"], kept["after"], kept["fixed"]) == ("kept", 0.4, ["i1", "i2"])
+            desk.write_text("2\n")
+            rejected = await host.call("try", message="lower it", budget_evaluations=40)
+            assert (rejected["verdict"], rejected["broken"]) == ("rejected", ["i2"])
+            assert desk.read_text() == "3\n"
+            desk.write_text("9\n")
+            assert (await host.call("status"))["edited"] == ["x.txt"]
+            assert (await host.call("undo"))["taken_back"] == ["x.txt"]
+            assert desk.read_text() == "3\n"
+
+            assert [each["verdict"] for each in (await host.call("log"))["log"]] == [
+                *("baseline", "kept", "rejected")
+            ]
+            shown = await host.call("show", epoch="2")
+            assert shown["summary"] == "lower it" and "failed_items" not in shown
+            markdown = await host.session.call_tool("report", {"md": True})
+            assert "| rejected | lower it |" in markdown.content[0].text
+            page = Path((await host.call("report"))["path"])
+            assert page.is_relative_to(place.top / ".git") and page.is_file()
+            lessons = (await host.call("memory", outcome="rejected"))["lessons"]
+            assert [lesson["summary"] for lesson in lessons] == ["lower it"]
+            assert (await host.call("done"))["test"]
+            assert "there is no experiment" in await host.refused("status")
+
+    with place.untouched():
+        anyio.run(drive)
+    assert place.verdicts("one") == ["baseline", "kept", "rejected"]
+    place.check_sound()
+
+
+def test_a_call_that_is_cancelled_is_resumed_by_the_next(rules: Place) -> None:
+    wait, ready = (rules.top.parent / name for name in ("wait", "ready"))
+
+    async def drive() -> None:
+        async with hosted(rules) as host:
+            await host.call("start", target="rules.py", experiment="one", in_place=True)
+            calls(rules)
+            rules.write("rules/x.txt", "4\n")
+            wait.touch()
+            async with anyio.create_task_group() as group:
+                group.start_soon(lambda: host.call("try", message="to 4"))
+                while not ready.exists():
+                    await anyio.sleep(0.01)
+                group.cancel_scope.cancel()
+            ready.unlink()
+            async with anyio.create_task_group() as group:
+
+                async def again() -> None:
+                    kept = await host.call("try", message="to 4")
+                    assert (kept["verdict"], kept["after"]) == ("kept", 0.6)
+
+                group.start_soon(again)
+                while not ready.exists():
+                    await anyio.sleep(0.01)
+                wait.unlink()
+
+    anyio.run(drive)
+    assert calls(rules) == "1 2 3 3 4 5"
+    assert rules.verdicts("one") == ["baseline", "kept"]
