@@ -56,7 +56,10 @@ SECTIONS: dict[str, tuple[Listed, ...]] = {
         Listed("run", "running:run", "Optimize TARGET in git."),
         Listed("resume", "running:resume", "Go on with a run, exactly where it was."),
         Listed("try", "trying", "Edit by hand, and let it be measured, kept or taken back."),
-        Listed("mcp", "mcp:serve", "Serve try and what it reads to an agent's host, by MCP."),
+        Listed(
+            "mcp", "mcp:serve", "Serve `try`, and what there is to read, to an agent's host by MCP."
+        ),
+        Listed("skill", "tools:skill", "Print a SKILL.md: how an agent improves a system with it."),
         Listed("optimize", "optimize", "The loop step by step: check, train, measure, set."),
     ),
     "Read": (

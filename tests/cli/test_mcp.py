@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,9 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import yaml
 from mcp import ClientSession
 from mcp.client.stdio import StdioServerParameters, stdio_client
+from typer.main import get_command
 from waiting import calls
+
+from autopilot.cli.main import AutoPilotCLI
+from autopilot.cli.tools import TOOLS
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Place
@@ -151,3 +158,43 @@ def test_a_call_that_is_cancelled_is_resumed_by_the_next(rules: Place) -> None:
     anyio.run(drive)
     assert calls(rules) == "1 2 3 3 4 5"
     assert rules.verdicts("one") == ["baseline", "kept"]
+
+
+def test_the_skill_names_only_what_there_is(place: Place) -> None:
+    text = place.call("skill").out
+    head, body = text.split("---\n", 2)[1:]
+    known = yaml.safe_load(head)
+    assert known.keys() == {"name", "description"}
+    assert re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", known["name"])
+    assert 0 < len(known["description"]) <= 1024 and len(body.splitlines()) < 500
+    assert place.call("skill", "--json").document == {"skill": text}
+
+    root = get_command(AutoPilotCLI().app())
+    commands, options = [], set[str]()
+    for quoted in re.findall("`([^`]+)`", body):
+        first, *words = shlex.split(quoted)
+        options |= {word for word in (first, *words) if word.startswith("-")}
+        if first == "autopilot" and words:
+            commands.append(quoted)
+            command: Any = root
+            for word in words:
+                if word.startswith("-"):
+                    assert any(word in each.opts for each in command.params), quoted
+                    break
+                found = command.get_command(None, word) if hasattr(command, "commands") else None
+                assert found or word.isupper(), quoted
+                command = found or command
+    assert len(commands) > 15
+    every = {opt for name in ("try", "start") for opt in options_of(root, name)} | {"--json"}
+    assert options - {"-"} <= every
+    rows = dict(re.findall(r"^\| (\w+) \| `([^`]+)` \|", body, re.MULTILINE))
+    assert {name: row.split()[1] for name, row in rows.items()} == {
+        name: tool.words[0] for name, tool in TOOLS.items()
+    }
+
+
+def options_of(root: Any, name: str) -> list[str]:
+    """The options of `autopilot try`, or of a command below it."""
+    tried = root.get_command(None, "try")
+    command = tried if name == "try" else tried.commands[name]
+    return [opt for parameter in command.params for opt in parameter.opts]
