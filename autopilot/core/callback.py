@@ -96,8 +96,8 @@ class Callback:
     The order, as in Lightning: setup, on_fit_start, the validation hooks of epoch 0,
     on_train_start, then for each epoch on_train_epoch_start, for each batch on_train_batch_start,
     on_after_loss, where a step follows on_before_backward, on_after_backward,
-    on_before_optimizer_step, on_step_committed, on_before_zero_grad, and on_train_batch_end; then
-    the validation hooks
+    on_before_optimizer_step, on_step_committed, on_before_zero_grad, on_review where the edit is
+    reviewed, and on_train_batch_end; then the validation hooks
     (on_validation_start, on_validation_epoch_start, those of the batches, on_validation_epoch_end,
     on_validation_end), on_verdict, on_train_epoch_end, and, when the epoch is in the store,
     on_epoch_recorded; at the end on_train_end, on_fit_end, teardown.
@@ -177,6 +177,12 @@ class Callback:
         self, trainer: RunView, module: AutoPilotModule, step: StepRecord
     ) -> None:
         """The step is in the store."""
+
+    def on_review(self, trainer: RunView, module: AutoPilotModule, step: StepRecord) -> None:
+        """A step's edit waits for a decision, with `--review`; called again and again until then.
+
+        `trainer.experiment.people.decide("approve", "", "who", step)` decides on it.
+        """
 
     def on_before_zero_grad(
         self, trainer: RunView, module: AutoPilotModule, optimizer: Optimizer

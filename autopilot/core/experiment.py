@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 from autopilot.core.comparison import EpochView, Monitored, averaged, mean_items
 from autopilot.core.interpreter import Interpreter, Jobs
 from autopilot.core.memory import Memory
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter, values_of
+from autopilot.core.people import People
 from autopilot.core.policy import Decision
 from autopilot.core.progress import Death, EpochProgress, Position, PositionLog
 from autopilot.core.records import message
@@ -62,6 +64,7 @@ class Experiment(History):
         monitored: How the metric that decides is computed from items.
         positions: Takes down where the run is.
         progress: The notes on the epoch in progress.
+        people: What people say to the run.
         is_open: Whether this object holds the experiment.
         died: What ended its process before; noted when it is opened.
         interpreter: Says whether this process may evaluate the present state.
@@ -101,13 +104,12 @@ class Experiment(History):
         self._parameters: list[Parameter] = []
         self._recorded_steps: dict[tuple[int, int], tuple[str, StepRecord]] = {}
         self._steps: list[StepRecord] = []
-        self.progress = EpochProgress(self.store)
+        self.progress, self.people = EpochProgress(self.store), People(self.store)
         self._state = self._budget_line = ""
         self._items: dict[str, list[Datum]] = {}
         self._passes = list[list[Datum]]()
         self.is_open = self._by_hand = self.ignore_stop = self.only_recorded = False
-        self.repeat = 1
-        self.known_noise: Noise | None = None
+        self.repeat, self.known_noise = 1, cast("Noise | None", None)
         self.known_val: Callable[[int], tuple[Mapping[str, float], list[Datum]]] | None = None
         self.repeats: Mapping[tuple[int, int], tuple[str, StepRecord]] = {}
         self.changes: Mapping[str, Any] = {}
@@ -217,26 +219,24 @@ class Experiment(History):
         self._steps, self._items, self._passes, self.best_items = [], {}, [], ()
         self.load_history(self.store.records(MetricsRecord))
         self._checked_inputs()
-        self._environment = environment_at(self.events)
-        last = self.last_epoch
+        events, steps = self.events, self.store.records(StepRecord)
+        self.people.load(events, (record for _, record in steps))
+        self._environment, last = environment_at(events), self.last_epoch
         # Decisions by hand stand; the lesson of an epoch without a record is learned again.
         by_hand = ("blocked", "unblocked")
         lessons = self.memory.kept()
         self.memory.load(x for x in lessons if x.epoch <= last or x.outcome in by_hand)
         log = self.store.log()
-        # Of a process that this one replaces, only the last epoch can be half done.
-        kept = {} if self.is_replacement else self.store.tags()
-        for record in () if self.is_replacement else self.history[:-1]:
-            if record.verdict != "rejected" and record.epoch not in kept:
-                self._finish(record, self._revisions[record.epoch], log)
+        if not self.is_replacement:  # of a process that is replaced, only the last can be half done
+            kept = self.store.tags()
+            for record in self.history[:-1]:
+                if record.verdict != "rejected" and record.epoch not in kept:
+                    self._finish(record, self._revisions[record.epoch], log)
         if self.history:
             self._finish(self.history[-1], self._revisions[last], log)
             log = log if log[0].id == self.store.tip else self.store.log()
-        self._recorded_steps = {
-            (record.epoch, record.step): (revision, record)
-            for revision, record in self.store.records(StepRecord)
-            if record.epoch > last
-        }
+        new = (pair for pair in steps if pair[1].epoch > last)
+        self._recorded_steps = {(pair[1].epoch, pair[1].step): pair for pair in new}
         if self.history:
             self.best_items = mean_items(self._best_passes())
         self.progress.load(last + 1, [n for epoch, n in self._recorded_steps if epoch == last + 1])
@@ -248,11 +248,9 @@ class Experiment(History):
     def _finish(self, record: MetricsRecord, revision: str, log: Sequence[Revision]) -> None:
         """Does what follows from an epoch's record, unless it is done."""
         if record.verdict != "rejected":
-            tagged = message.tag_message(self.slug, record, self.metrics[record.epoch])
-            self.store.tag(record.epoch, revision, tagged)
-            return
-        rejected = str(record.epoch)
-        if not any(r.trailer(message.REJECTED) == rejected for r in log):
+            text = message.tag_message(self.slug, record, self.metrics[record.epoch])
+            self.store.tag(record.epoch, revision, text)
+        elif not any(r.trailer(message.REJECTED) == str(record.epoch) for r in log):
             best = self._revisions[record.best_epoch]
             self.store.rollback(best, message.rollback_message(self.slug, record))
 
@@ -276,6 +274,7 @@ class Experiment(History):
         if self.store.is_shared:
             self.check_unedited()
         self.progress.note(position, batch, data, seconds, self._state, waits=waits)
+        self.people.look()
 
     def deaths(self, position: Position, size: int) -> Mapping[int, ProgressNote]:
         """Called before a batch of so many items is evaluated: the deaths in it.
@@ -312,7 +311,7 @@ class Experiment(History):
         revision, record = self._recorded_steps.pop((epoch, step))
         if record.changed:
             self.store.restore(revision)
-            self._state = self.store.state()
+            self._state, self.people.revision = self.store.state(), revision
         optimizer.load_state_dict(record.state)
         self.positions.at(Position("stepped", epoch, step))
         self._steps.append(record)
@@ -330,9 +329,11 @@ class Experiment(History):
         self.check_unedited()
         self.positions.at(Position("step", epoch, step))
         self.violations.clear()
-        if (epoch, step) in self.repeats:
-            budget_line = self.repeats[epoch, step][1].told or budget_line
-        self._budget_line = self.progress.start_step(epoch, step, budget_line)
+        recorded = self.repeats.get((epoch, step), ("", None))[1]
+        words = recorded.wishes if recorded else self.progress.words(epoch, step)
+        words = self.people.begin_step(epoch, step, words)
+        budget_line = recorded.told or budget_line if recorded else budget_line
+        self._budget_line = self.progress.start_step(epoch, step, budget_line, words)
         return self._budget_line
 
     def check_unedited(self) -> None:
@@ -355,6 +356,7 @@ class Experiment(History):
         steps = [record for record in self._steps if record.changed]
         log = self.store.log()
         self.store.restore(log[0].id if steps else _start_of_epoch(log, self.last_epoch + 1))
+        self.people.end_step(is_made=False)
         self.progress.end_step(self.last_epoch + 1)
 
     def commit_step(
@@ -365,8 +367,10 @@ class Experiment(History):
         changed = state != self._state
         tried, budget = self.violations, self._budget_line
         record = step_record(optimizer, epoch, number, step, error, tried, budget, changed=changed)
+        record = replace(record, wishes=self.people.end_step(is_made=not error))
         if record.changed:
-            self.store.commit(state, message.step_message(self.slug, record), [record])
+            text = message.step_message(self.slug, record)
+            self.people.revision = self.store.commit(state, text, [record])
             self._state = state
         else:
             self.store.annotate(self.store.tip, [record])
@@ -492,9 +496,9 @@ class Experiment(History):
         """
         tags, wanted = self.store.tags(), self.best_epoch if epoch is None else epoch
         if wanted not in tags:
+            kept = ", ".join(map(str, sorted(tags))) or "none yet"
             raise ExperimentError(
-                f"epoch {wanted} of {self.slug} was not kept",
-                hint=f"kept: {', '.join(map(str, sorted(tags))) or 'none yet'}",
+                f"epoch {wanted} of {self.slug} was not kept", hint=f"kept: {kept}"
             )
         self.store.restore(tags[wanted])
         self._state = self.store.state()
@@ -528,10 +532,8 @@ class Experiment(History):
         """
         epoch = self.best_epoch if epoch is None else epoch
         if epoch not in self._revisions:
-            raise UsageError(
-                f"{self.slug} has no judged epoch {epoch}",
-                hint="decide on an epoch that was measured",
-            )
+            hint = "decide on an epoch that was measured"
+            raise UsageError(f"{self.slug} has no judged epoch {epoch}", hint=hint)
         revision = self._revisions[epoch]
         self._annotate_start(Event.decided(decision, reason, reviewer, epoch, revision))
 
@@ -549,10 +551,8 @@ class Experiment(History):
             ExperimentError: it has not begun.
         """
         if not self.store.exists():
-            raise ExperimentError(
-                f"the experiment {self.slug} has not begun",
-                hint="fit a Trainer with it, or attach it to an optimizer",
-            )
+            hint = "fit a Trainer with it, or attach it to an optimizer"
+            raise ExperimentError(f"the experiment {self.slug} has not begun", hint=hint)
         if not self.is_open:
             self.load_history(self.store.records(MetricsRecord))
         manifests = [manifest for _, manifest in self.store.records(Manifest)]

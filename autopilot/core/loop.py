@@ -13,6 +13,7 @@ recorded and the experiment repeats the steps that were committed, so nothing is
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import partial
 
 from autopilot.core.evaluation import batches
 from autopilot.core.fit import Fit
@@ -57,15 +58,15 @@ class EpochLoop(Loop):
         fit.start_epoch(epoch)
         fit.call("on_train_epoch_start")
         train = self.learn_from_val(fit) if fit.train is None else self.train(fit)
-        known = fit.experiment.known_state()
+        known = fit.refused or fit.experiment.known_state()
         if known is None:
             val = self.validate(fit)
             fit.experiment.on_validation_complete({"val": val.items}, val.results)
             errors = (train if fit.val is None else val).errors()
             decision = decide(fit.policy, fit.view(), errors)
-        else:  # an earlier epoch measured this state
+        else:  # an earlier epoch measured this state, or a person refused it
             fit.metrics["val"] = dict(known.metrics)
-            decision = Decision("rejected", known.reasons)
+            decision = Decision("rejected", known.reasons, is_measured=known.epoch is not None)
         self.conclude(fit, decision, known)
 
     def train(self, fit: Fit) -> SplitMetrics:
@@ -83,6 +84,8 @@ class EpochLoop(Loop):
                 self.step(fit, step, train, last=last)
                 step += 1
             fit.call("on_train_batch_end", data, batch, index)
+            if fit.refused:
+                break  # what an edit that was refused would lead to is not of interest
         fit.metrics["train"] = train.compute()
         fit.meter.add(Cost(evaluations=train.means.items))
         return train
@@ -123,6 +126,8 @@ class EpochLoop(Loop):
         fit.call("on_step_committed", record)
         fit.call("on_before_zero_grad", optimizer)
         optimizer.zero_grad()
+        ask = partial(fit.call, "on_review", record)
+        fit.refused = fit.experiment.people.refusal(record, fit.ledger, ask)
 
     def validate(self, fit: Fit) -> Measured:
         """The val split, on the state after the step."""

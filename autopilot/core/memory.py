@@ -224,8 +224,9 @@ class Memory:
         if lesson.outcome in DECISIONS:
             return
         self._tried.update(strategies or ["unnamed"])
-        if lesson.outcome in FAILURES:
+        if lesson.outcome in FAILURES or lesson.outcome == "refused":
             self._failed.append(lesson)
+        if lesson.outcome in FAILURES:
             for key in product(strategies or [""], lesson.categories() or [""]):
                 before = self._failed_on.get(key)
                 count = before.count + 1 if before else 1

@@ -146,6 +146,7 @@ class Outages:
         undo: Callable[[], object] = lambda: None,
         progress: Callable[[], int] = lambda: 0,
         ledger: Ledger | None = None,
+        look: Callable[[], object] = lambda: None,
     ) -> T:
         """Does the work, again and again while a service that it needs does not answer.
 
@@ -155,6 +156,7 @@ class Outages:
             progress: Grows when a part of the work has succeeded for good: the next failure is a
                 new outage then.
             ledger: Whose time limit ends the waiting.
+            look: Called before each pause; what it raises ends the waiting.
 
         Raises:
             OutageError: it did not answer for `max_wait_s`.
@@ -188,7 +190,8 @@ class Outages:
                     self._call("on_outage_end", time.monotonic() - began)
                 return result
             self._call("on_outage", waiting)
-            _sleep(waiting.pause_s, ledger)
+            look()
+            sleep(waiting.pause_s, ledger, "waiting for a service")
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
 
@@ -220,13 +223,18 @@ def side_by_side(
     return [done[position] for position in range(len(work))]
 
 
-def _sleep(pause_s: float, ledger: Ledger | None) -> None:
+def sleep(pause_s: float, ledger: Ledger | None, what: str) -> None:
+    """Sleeps, within the time of a budget.
+
+    Raises:
+        BudgetExceededError: the time is up, while doing `what`.
+    """
     limit_s = math.inf if ledger is None else ledger.limits.seconds
     left_s = math.inf if ledger is None else limit_s - ledger.elapsed_s()
     time.sleep(max(min(pause_s, left_s), 0.0))
     if left_s <= pause_s:
         raise BudgetExceededError(
-            f"time budget: {limit_s:g} s spent, waiting for a service",
+            f"time budget: {limit_s:g} s spent, {what}",
             hint="give it a larger budget and resume: nothing is paid twice",
         )
 

@@ -25,11 +25,13 @@ class Decision:
     Args:
         verdict: "kept" or "rejected"; "baseline" for epoch 0.
         reasons: Sentences for a person, the decisive one first.
+        is_measured: Whether anything was measured; if not, a person refused the edit.
     """
 
     verdict: Verdict
     reasons: tuple[str, ...]
     gates: tuple[GateResult, ...] = field(default=())
+    is_measured: bool = True
 
     @property
     def kept(self) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from autopilot.core.records.record import ProgressNote
 from autopilot.core.store import Store
 from autopilot.core.types import Cost, Datum, datum_from_json, datum_to_json, digest, unlike_json
 
+NO_WISHES: Mapping[str, str] = {}
 _BatchKey = tuple[str, int, int, int]
 
 
@@ -91,7 +92,7 @@ class EpochProgress:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._step, self._step_began_s = 0, 0.0
-        self._budget_lines: dict[tuple[int, int], str] = {}
+        self._begun: dict[tuple[int, int], ProgressNote] = {}
         self.clear()
 
     def clear(self) -> None:
@@ -110,11 +111,11 @@ class EpochProgress:
             made: The numbers of its steps that are recorded.
         """
         self.clear()
-        self._budget_lines = {}
+        self._begun = {}
         waiting = dict[tuple[_BatchKey, int], ProgressNote]()
         for note in self._store.progress():
             if note.stepping > 0:
-                self._budget_lines.setdefault((note.epoch, note.stepping), note.told)
+                self._begin(note)
                 if note.epoch == epoch and note.stepping in made:
                     # Their feedback is in the step: nobody asks for their graphs.
                     for (batch, item), result in waiting.items():
@@ -231,16 +232,35 @@ class EpochProgress:
             )
         )
 
-    def start_step(self, epoch: int, number: int, budget_line: str = "") -> str:
+    def words(self, epoch: int, number: int) -> Mapping[str, str]:
+        """The words of people for a step that was begun before; empty if it was not."""
+        begun = self._begun.get((epoch, number))
+        return begun.wishes if begun else {}
+
+    def start_step(
+        self, epoch: int, number: int, budget_line: str = "", wishes: Mapping[str, str] = NO_WISHES
+    ) -> str:
         """Marks what changes in the files from now on as the optimizer's.
+
+        Args:
+            wishes: What people said that the step may read; a step that is made again has it too.
 
         Returns:
             The sentence that the step was first begun with, so that a repeated step asks the same.
         """
-        budget_line = self._budget_lines.get((epoch, number), budget_line)
-        self._store.note_progress(ProgressNote(epoch=epoch, stepping=number, told=budget_line))
+        note = ProgressNote(epoch=epoch, stepping=number, told=budget_line, wishes=wishes)
+        note = self._begin(note)
+        self._store.note_progress(note)
         self._step, self._step_began_s = number, time.perf_counter()
-        return budget_line
+        return note.told
+
+    def _begin(self, note: ProgressNote) -> ProgressNote:
+        """A step's beginning, with the sentence of its first one, and the newest words."""
+        key = note.epoch, note.stepping
+        if (first := self._begun.get(key)) is not None:
+            note = replace(note, told=first.told, wishes=note.wishes or first.wishes)
+        self._begun[key] = note
+        return note
 
     def end_step(self, epoch: int) -> None:
         """Marks the step as finished; a second call does nothing."""

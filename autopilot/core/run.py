@@ -25,6 +25,7 @@ from autopilot.errors import NoMoreCallsError
 if TYPE_CHECKING:
     from autopilot.core.experiment import Experiment
     from autopilot.core.policy import Decision
+    from autopilot.core.records.history import KnownState
     from autopilot.core.records.record import LlmRecord
 
 S = TypeVar("S")
@@ -79,6 +80,7 @@ class Run:
         budget_line: A sentence on the budget left, for the optimizer; "" without a budget.
         step_number: The number of the optimizer step in progress; 0 outside of steps.
         repeat: The number of the measurement in progress: from 1 on, models are asked anew.
+        refused: The state that a person refused in this epoch, before it was measured.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Run:
         self.metrics: dict[str, dict[str, float]] = {}
         self.decision: Decision | None = None
         self.cost = Cost()
+        self.refused: KnownState | None = None
         self.notes: list[str] = []
         self.stop_reason = self.budget_line = ""
         self._judged_calls = 0
@@ -129,6 +132,7 @@ class Run:
     def start_epoch(self, epoch: int) -> None:
         """Begins an epoch, or goes on with one that an earlier session left."""
         self.epoch, self.metrics, self.decision, self.cost = epoch, {}, None, Cost()
+        self.refused = None
         before = self.experiment.progress
         self.notes = list(before.notes)
         if not self.experiment.ignore_stop:
@@ -137,6 +141,11 @@ class Run:
         self._judged_calls = self.ledger.total().calls
         if self.experiment.is_open:
             self._judged_calls -= len(self.experiment.store.calls())
+
+    @property
+    def wishes(self) -> tuple[str, ...]:
+        """The words of people for the prompt of this step; reading binds them to it."""
+        return self.experiment.people.wishes()
 
     def left(self) -> str:
         """The budget left as of the last judged epoch, in words; the same for a resumed run."""
@@ -178,7 +187,11 @@ class Run:
             BudgetExceededError: the time is up.
         """
         return self.outages.wait_out(
-            work, undo=undo, progress=lambda: progress() + self._answers(), ledger=self.ledger
+            work,
+            undo=undo,
+            progress=lambda: progress() + self._answers(),
+            ledger=self.ledger,
+            look=self.experiment.people.look,
         )
 
     def _answers(self) -> int:

@@ -79,6 +79,8 @@ class EarlyStopping(StopCondition):
 
     def on_train_epoch_end(self, trainer: RunView, module: AutoPilotModule) -> None:
         kept = trainer.decision is not None and trainer.decision.kept
+        if trainer.decision is not None and not trainer.decision.is_measured:
+            return
         if self.monitor is not None:
             value = self._value(trainer)
             kept = self._is_better(value)
@@ -129,6 +131,8 @@ class Plateau(StopCondition):
         self.best: list[float | None] = []
 
     def on_train_epoch_end(self, trainer: RunView, module: AutoPilotModule) -> None:
+        if trainer.decision is not None and not trainer.decision.is_measured:
+            return
         if not self.best:
             self.best.append(trainer.experiment.baseline_value)
         self.best = [*self.best, trainer.best_value()][-self.window - 1 :]

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.records import message
-from autopilot.core.records.record import LlmRecord, Manifest, ProgressNote, Record
+from autopilot.core.records.record import Event, LlmRecord, Manifest, ProgressNote, Record
 from autopilot.core.types import canonical, digest
 from autopilot.errors import ExperimentError
 
@@ -185,6 +185,10 @@ class Store(ABC):
     @abstractmethod
     def clear_progress(self) -> None:
         """Forgets the notes of progress, once they are part of an epoch's record."""
+
+    def hear(self) -> Sequence[Event]:
+        """The events that other processes handed over since the last call, now written down."""
+        return ()
 
     def keep_derived(self, content: bytes) -> None:  # noqa: B027  # it can be made anew
         """Keeps content that follows from the records and takes long to make; it may get lost."""

@@ -27,6 +27,7 @@ from autopilot.core.measured import Measured, SplitMetrics, measure, test_gain, 
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.outages import MAX_WAIT_S, Outages, transient_errors_of
 from autopilot.core.parameter import spaces_of
+from autopilot.core.people import Paused
 from autopilot.core.policy import Decision, Policy
 from autopilot.core.records.ledger import Ledger
 from autopilot.core.run import Run, running
@@ -233,6 +234,11 @@ class Trainer(RunView):
             # A call that is too dear ends the session, not the experiment.
             fit.call("on_exception", spent)
             fit.stop(spent.message)
+            experiment.on_loop_complete("interrupted", fit.stop_reason)
+            return replace(self.result(), interrupted=True)
+        except Paused as pause:
+            fit.call("on_exception", pause)
+            fit.stop_reason = f"{pause}, in epoch {fit.epoch}"
             experiment.on_loop_complete("interrupted", fit.stop_reason)
             return replace(self.result(), interrupted=True)
         except Restart:

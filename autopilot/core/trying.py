@@ -144,7 +144,7 @@ class TryLoop(EpochLoop):
             decision = Decision("rejected", ("it was taken back before it was measured",))
         elif fit.epoch and back is not None:
             decision = Decision("kept", (f"epoch {back} was taken back by hand",))
-        elif known is not None and known.outcome == "repeated":
+        elif known is not None and known.epoch is not None:
             was_kept = fit.experiment.record_of(known.epoch).verdict == "kept"
             # Better than the best: it was taken back since.
             if was_kept and (fit.view().gain() or 0) > 0:

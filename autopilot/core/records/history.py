@@ -18,10 +18,11 @@ class KnownState:
     """A state that an earlier epoch measured.
 
     Args:
+        epoch: That epoch; None: a person refused the state, and nothing measured it.
         outcome: The outcome of the new epoch that came to this state.
     """
 
-    epoch: int
+    epoch: int | None
     metrics: Mapping[str, float]
     outcome: EpochOutcome
     reasons: tuple[str, ...]
@@ -73,7 +74,8 @@ class History:
         self._revisions[record.epoch] = revision
         # The first measurement of a state stands, unless items were missing and it was done again.
         known = self._measured.get(record.tree)
-        if known is None or (known.unmeasured and record.reused is None):
+        is_to_be_done = known is not None and (known.unmeasured or known.outcome == "refused")
+        if known is None or (is_to_be_done and record.reused is None):
             self._measured[record.tree] = record
 
     @property
@@ -122,7 +124,7 @@ class History:
         reasons = tuple(step.error for step in steps if step.error)
         if reasons:
             outcome = "failed"
-        elif known.unmeasured:
+        elif known.unmeasured or known.outcome == "refused":
             return None
         elif known.epoch == self.best_epoch and not any(step.changed for step in steps):
             reasons, outcome = ("the optimizer changed nothing",), "unchanged"

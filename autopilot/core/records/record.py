@@ -20,7 +20,7 @@ VERSION = 2
 TASK = "autopilot.command.task:task"  # the target of a run without Python
 TOGETHER = " + "
 EpochOutcome = Literal[
-    "kept", "rejected", "unchanged", "repeated", "failed", "blocked", "unblocked"
+    "kept", "rejected", "unchanged", "repeated", "failed", "refused", "blocked", "unblocked"
 ]
 Decide = Literal["promote", "reject"]
 
@@ -107,16 +107,19 @@ class Event(Record):
     Args:
         name: "created" (nothing was run), "started", "resumed", "stopped" (the loop ended by
             itself), "finished" (the test split is scored too), "interrupted", "crashed",
-            "measured" (for the first time, or in another environment), or "decided" (a person's
-            decision on an epoch).
+            "measured" (for the first time, or in another environment), "decided" (a person's
+            decision on an epoch), "steered" (a person's word to the optimizer), "reviewed" (a
+            person's decision on an edit, before it is measured) or "paused" (a person asked for
+            it).
         detail: The reason, in one sentence.
         time: ISO 8601, UTC.
-        decision: "promote" or "reject", of a decision.
-        reviewer: Who decided.
-        revision: The revision of the epoch that was decided on.
+        decision: "promote" or "reject", of a decision; "approve" or "refuse", of a review.
+        reviewer: Who decided, or said it.
+        revision: The revision of the epoch, or the edit, that was decided on.
         into: The branch that took it over, if it was carried out.
         merge: The commit that brought it into that branch.
-        options: Of a resumed run: the options that replaced those of the manifest.
+        options: Of a resumed run: the options that replaced those of the manifest; of a pause, the
+            "process" that is to pause.
         environment: What the results depend on from this epoch on, as far as it is new or differs:
             "python", "platform", distributions that were imported, to versions; "$NAME" of a
             variable that was read to a digest of its value, "secret", or "" if it is unset.
@@ -179,6 +182,7 @@ class StepRecord(Record):
         error: Why the optimizer failed, if it did.
         violations: Attempts to change files outside of the parameters, a sentence each.
         told: The sentence about the budget that the optimizer got; a replay gives it the same one.
+        wishes: What people said that the optimizer read in this step, by the ids of their events.
         cost: The cost of the step.
         state: The optimizer's state_dict after the step.
     """
@@ -195,6 +199,7 @@ class StepRecord(Record):
     error: str = ""
     violations: tuple[str, ...] = ()
     told: str = ""
+    wishes: Mapping[str, str] = field(default_factory=dict)
     cost: Cost = Cost()
     state: Mapping[str, Any] = field(default_factory=dict)
 
@@ -353,6 +358,7 @@ class ProgressNote(Record):
         seconds: How long it took.
         stepping: The step that is about to edit files; negative when it is done; 0 for a batch.
         told: The sentence about the budget that the optimizer gets in that step.
+        wishes: What people said that it may read in that step, by the ids of their events.
         void: Earlier notes do not count: they were measured with other files.
     """
 
@@ -365,6 +371,7 @@ class ProgressNote(Record):
     seconds: float = 0.0
     stepping: int = 0
     told: str = ""
+    wishes: Mapping[str, str] = field(default_factory=dict)
     void: bool = False
     repeat: int = 0
     item: int = -1
