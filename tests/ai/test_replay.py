@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from answering import TARGET, script  # beside the server
-from runs import autopilot
+from runs import NO_SOCKETS, autopilot
+from server import MessagesServer, Received, Reply, say_json
 
 from autopilot.git.commands import run_git
 
@@ -181,3 +183,103 @@ def test_an_agent_that_would_be_asked_something_else_is_not_stood_in_for(command
     (found,) = replayed(commanded, "--level", "full")["differences"]
     assert found["what"] == "model reply"
     assert "prompt: recorded 'something else'" in found["why"]
+
+
+OWN = """\
+import json
+import os
+import urllib.request
+
+from pydantic import BaseModel
+
+from autopilot import AutoPilotModule, DataLoader, Datum, PathParameter
+from autopilot.ai import (
+    Agent, AgentCollator, AgentOptimizer, AgentResult, FunctionAgent, Judge, JudgeLoss, LLMStep
+)
+
+
+class Verdict(BaseModel):
+    score: float
+    feedback: str
+
+
+def fetch(prompt, context):
+    body = {"model": "own", "max_tokens": 9, "system": [{"type": "text", "text": context.role}]}
+    body["messages"] = [{"role": "user", "content": prompt}]
+    address = os.environ["OWN_URL"] + "/v1/messages"
+    asked = urllib.request.Request(address, json.dumps(body).encode())
+    with urllib.request.urlopen(asked) as answered:
+        said = json.load(answered)
+    return AgentResult(said["content"][0]["text"], input_tokens=7, cost_usd=0.01, model="own")
+
+
+class Editor(Agent):
+    def run(self, prompt, context=None):
+        said = fetch(prompt, context)
+        with context.files[0].open("a") as file:
+            file.write("better\\n")
+        return said
+
+
+class Writer(AutoPilotModule):
+    monitor, mode = "score", "max"
+
+    def __init__(self):
+        super().__init__()
+        self.prompt = PathParameter("prompt.md")
+
+    def forward(self, batch):
+        lines = self.prompt.read_text().count("better")
+        return Datum(items=[Datum(metadata={"said": f"{i.id} {lines}"}) for i in batch.items])
+
+    def configure_loss(self):
+        judge = Judge([LLMStep("verdict", "judge {said}", Verdict)], model=FunctionAgent(fetch))
+        return JudgeLoss(judge, AgentCollator(FunctionAgent(fetch)))
+
+    def configure_optimizers(self):
+        return AgentOptimizer(Editor(), self.parameters())
+
+    def train_dataloader(self):
+        return DataLoader([{"id": "a"}, {"id": "b"}], 2)
+
+    val_dataloader = train_dataloader
+"""
+
+
+def own_service(request: Received) -> Reply:
+    """Answers an agent of the user's own, by its role."""
+    role, text = request.body["system"][0]["text"], request.last_text()
+    if role == "judge":
+        lines = text.partition("\n")[2].split()[1]
+        return say_json({"score": int(lines) / 4, "feedback": "add better"})
+    if role == "collator":
+        return say_json({"findings": [{"direction": "add better"}]})
+    return say_json({"strategy": "add", "summary": "add a line"})
+
+
+def test_agents_of_the_users_own_are_recorded_and_a_replay_opens_no_socket(
+    top: Path, tmp_path: Path
+) -> None:
+    commit(top, writer_py=OWN, prompt_md="be brief\n")
+    with MessagesServer(own_service) as server:
+        url = server.url
+        options = ("--max-epochs", "2", "--budget-usd", "1")
+        done = autopilot(top, "run", "writer.py", "-e", "a", *options, OWN_URL=url)
+        assert done.returncode == 0, done.stdout + done.stderr
+        roles = Counter(request.body["system"][0]["text"] for request in server.requests)
+        # Both splits have the same items: an equal question is asked once.
+        assert roles == {"judge": 6, "collator": 2, "optimizer": 2}
+        assert "models: 10 calls, 70 tokens, $0.1" in done.stdout
+        assert "unknown" not in done.stdout
+        # A resumed run pays only for what is new.
+        more = autopilot(top, "resume", "a", "--max-epochs", "3", OWN_URL=url)
+        assert more.returncode == 0, more.stdout + more.stderr
+        assert server.count == 10 + 4
+    place = tmp_path / "first"
+    place.mkdir()
+    (place / "sitecustomize.py").write_text(NO_SOCKETS)
+    for level in ("metrics", "full"):
+        found = replayed(top, "--level", level, OWN_URL=url, PYTHONPATH=str(place))
+        assert found["differences"] == []
+        assert states(found) == [(n, n / 4, n / 4) for n in range(4)]
+    assert not (place / "tried").exists()

@@ -1,0 +1,277 @@
+"""The contract of agents: whatever a subclass defines, its calls are recorded and budgeted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from autopilot.ai.agent import Agent, AgentContext, AgentResult
+from autopilot.ai.function_agent import FunctionAgent
+from autopilot.ai.judge import Judge
+from autopilot.ai.model.parallel import RateLimit
+from autopilot.ai.model.recording import StoreRecorder, use_recorder
+from autopilot.ai.prompting import ask
+from autopilot.ai.steps import LLMStep
+from autopilot.core.experiment import Experiment
+from autopilot.core.parameter import Parameter
+from autopilot.core.records.ledger import Ledger, Limits, Spent
+from autopilot.core.records.record import Manifest
+from autopilot.core.run import Run, running
+from autopilot.core.store import InMemoryStore
+from autopilot.core.types import Cost, Datum
+from autopilot.errors import AgentError, BudgetExceededError, ReplayMissError, UsageError
+
+ASKED: list[str] = []
+
+
+def answered(prompt: str, by: str = "it") -> AgentResult:
+    """An answer that was paid, and is noted."""
+    ASKED.append(prompt)
+    return AgentResult(f"{by} {prompt}", input_tokens=7, output_tokens=3, cost_usd=0.25)
+
+
+class Defines(Agent):
+    def __init__(self, model: str = "m", options: Any = None) -> None:
+        self.model, self.options = model, options
+
+    def _run(self, prompt: str, context: AgentContext) -> AgentResult:
+        return answered(prompt)
+
+
+class Overrides(Agent):
+    def run(self, prompt: str, context: AgentContext | None = None) -> AgentResult:
+        assert context is not None
+        return answered(prompt)
+
+
+class Extends(Overrides):
+    def run(self, prompt: str, context: AgentContext | None = None) -> AgentResult:
+        return super().run(prompt, context)
+
+
+class Awaits(Agent):
+    async def arun(self, prompt: str, context: AgentContext | None = None) -> AgentResult:
+        await asyncio.sleep(0)
+        return answered(prompt)
+
+    def _run(self, prompt: str, context: AgentContext) -> AgentResult:
+        return asyncio.run(self.arun(prompt, context))
+
+
+class Router(Agent):
+    asks_recorded = True
+
+    def _run(self, prompt: str, context: AgentContext) -> AgentResult:
+        return Defines().run(prompt, context)
+
+
+@pytest.fixture(autouse=True)
+def nothing_asked() -> None:
+    ASKED.clear()
+
+
+def make_run(**limits: float) -> Run:
+    store = InMemoryStore()
+    store.bind([Parameter("x")])
+    store.begin(Manifest(slug="s"))
+    return Run(Experiment(store), Ledger(Limits(**limits)))
+
+
+def awaited(agent: Agent) -> Callable[[str], AgentResult]:
+    return lambda prompt: asyncio.run(agent.arun(prompt))
+
+
+CALLS = {
+    "_run": Defines().run,
+    "run": Overrides().run,
+    "super().run": Extends().run,
+    "another agent": Router().run,
+    "function": FunctionAgent(answered).run,
+    "function with context": FunctionAgent(lambda prompt, context: answered(prompt)).run,
+    "arun of the base": awaited(Overrides()),
+    "arun of its own": awaited(Awaits()),
+    "run by way of arun": Awaits().run,
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_each_is_called_once_counted_once_and_then_answered(call) -> None:
+    run = make_run()
+    with running(run):
+        first, again = call("a"), call("a")
+    assert first.output == "it a" and (again.output, again.tokens) == (first.output, 10)
+    assert ASKED == ["a"]
+    assert run.ledger.by_role() == {"agent": Spent(1, 10, 0.25)}
+    (record,) = run.experiment.store.calls()
+    assert record.request["prompt"] == "a" and record.cost == Cost(tokens=10, cost_usd=0.25)
+    with use_recorder(StoreRecorder(run.experiment.store, "replay")):
+        assert call("a").output == "it a"
+        with pytest.raises(ReplayMissError, match="prompt: recorded 'a', now 'b'"):
+            call("b")
+    assert ASKED == ["a"]
+
+
+def test_another_setting_is_another_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_API_KEY", "planted-secret-value")
+
+    class Keyed(Defines):
+        def __init__(self, api_key: str, seen: list[str]) -> None:
+            super().__init__()
+            self.api_key, self.seen = api_key, seen
+
+        def _run(self, prompt: str, context: AgentContext) -> AgentResult:
+            self.seen.append(prompt)
+            return answered(prompt, by=self.api_key)
+
+    class Named(Keyed):
+        def identity(self) -> dict[str, str]:
+            return {"served by": self.seen[0]}
+
+    run = make_run()
+    with running(run):
+        for agent in [Defines(), Defines("n"), Defines(options={"top": 1}), Defines()]:
+            agent.run("a")
+        # Neither a key nor what changes with each call names it.
+        keyed = [Keyed(key, []).run("a") for key in ("planted-secret-value", "planted-other")]
+        for home in ("here", "there", "here"):
+            Named("k", [home]).run("a")
+        for asked in ({}, {"sample": 1}, {"system": "s"}, {"schema": BaseModel}, {"role": "r"}):
+            Defines().run("a", AgentContext(**asked))
+    assert len(ASKED) == 3 + 1 + 2 + 3
+    assert [result.output for result in keyed] == ["[hidden] a"] * 2
+    records = run.experiment.store.calls()
+    assert "planted" not in str(records)
+    assert records[2].request["settings.options.top"] == "1"
+
+
+def test_two_functions_are_two_agents() -> None:
+    run = make_run()
+    with running(run):
+        first = FunctionAgent(lambda prompt: answered(prompt, by="one"))
+        other = FunctionAgent(lambda prompt: answered(prompt, by="two"))
+        named = FunctionAgent(lambda prompt: f"not {prompt}", name="contrary")
+        assert [agent.run("a").output for agent in (first, other, named)] == [
+            *("one a", "two a", "not a")
+        ]
+    assert run.experiment.store.calls()[2].request["settings.name"] == "contrary"
+    # Its price is unknown, as of any answer that is a text alone.
+    assert run.ledger.total() == Spent(3, 20, 0.5, unpriced=1)
+
+
+def test_its_cost_is_kept_in_the_budget_whether_it_answers_or_fails() -> None:
+    run = make_run(cost_usd=0.9)
+
+    def fail(prompt: str) -> AgentResult:
+        error = AgentError("it broke off", hint="look")
+        error.cost = Cost(tokens=5, cost_usd=0.4) if prompt == "paid" else None
+        raise error if prompt else ValueError("no prompt")
+
+    agent = FunctionAgent(fail)
+    with running(run):
+        Overrides().run("a")
+        for prompt, raised in (("paid", AgentError), ("unpaid", AgentError), ("", ValueError)):
+            with pytest.raises(raised):
+                agent.run(prompt)
+        Overrides().run("b")
+        with pytest.raises(BudgetExceededError):
+            FunctionAgent(answered).run("c")
+    assert ASKED == ["a", "b"]
+    assert run.ledger.total() == Spent(5, 25, 0.9, unpriced=2)
+    # A resumed run counts the same.
+    records = run.experiment.store.calls()
+    assert [record.priced for record in records] == [True, True, False, False, True]
+    assert [r.reply["lost"] for r in records if "lost" in r.reply] == [
+        *("it broke off", "it broke off", "ValueError('no prompt')")
+    ]
+
+
+def test_dollars_that_a_call_may_take_are_set_aside_and_told() -> None:
+    told: list[float] = []
+
+    def note(prompt: str, context: AgentContext) -> AgentResult:
+        told.append(context.most_usd)
+        return answered(prompt)
+
+    with running(make_run(cost_usd=2)):
+        for most in (0.0, 0.5, float("inf")):
+            FunctionAgent(note, name="note", max_cost_usd=most).run(str(most))
+    assert told == [0.01, 0.5, 1.5]
+    FunctionAgent(note, max_cost_usd=3).run("outside of runs")
+    assert told[3] == 3
+
+
+def test_it_keeps_its_rate() -> None:
+    times = [0.0]
+
+    def sleep(seconds: float) -> None:
+        times.append(times[-1] + seconds)
+
+    rate = RateLimit(requests_per_minute=2, clock=lambda: times[-1], sleep=sleep)
+    agent, other = FunctionAgent(answered, rate=rate), Overrides()
+    other.rate = rate
+    with running(make_run()):
+        for prompt in ("a", "b", "a", "c"):
+            agent.run(prompt)
+        other.run("d")
+    assert times == [0, 60]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ({"output": "x"}, "FunctionAgent answered with dict, not with an AgentResult"),
+        (None, "FunctionAgent answered with NoneType"),
+    ],
+)
+def test_an_answer_of_another_kind_is_named(answer: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        FunctionAgent(lambda prompt: answer).run("a")
+
+
+def test_a_function_or_class_that_cannot_be_called_is_refused() -> None:
+    async def later(prompt: str) -> str:
+        return prompt
+
+    with pytest.raises(UsageError, match="the agent's function is async"):
+        FunctionAgent(later)
+    with pytest.raises(UsageError, match="gets one argument: prompt"):
+        FunctionAgent(lambda: "x")
+
+    class Later(Agent):
+        async def run(self, prompt: str, context: AgentContext | None = None) -> AgentResult:  # type: ignore[override]  # that is the mistake
+            return answered(prompt)
+
+    with pytest.raises(UsageError, match=r"Later.run returned a coroutine"):
+        Later().run("a")
+
+    class Silent(Agent):
+        pass
+
+    with pytest.raises(UsageError, match="Silent does not say how it answers") as caught:
+        Silent().run("a")
+    assert "def _run(self, prompt, context)" in caught.value.hint
+
+
+def test_a_judge_asks_an_equal_question_once_and_a_generator_once_a_sample() -> None:
+    class Verdict(BaseModel):
+        score: float
+
+    def judge(prompt: str) -> str:
+        ASKED.append(prompt)
+        return f'{{"score": 0.{len(ASKED)}}}'
+
+    agent, run = FunctionAgent(judge), make_run()
+    judging = Judge([LLMStep("verdict", "{q}", Verdict)], model=agent)
+    with running(run):
+        for _ in range(2):
+            (judged,) = judging.judge_all([(Datum(metadata={"q": "q"}), None)])
+        asked = [ask(agent, "q", Verdict, role="generator", sample=n) for n in (1, 2, 1)]
+    assert judged.score == 0.1 and [each.score for each in asked] == [0.2, 0.3, 0.2]
+    assert {role: spent.calls for role, spent in run.ledger.by_role().items()} == {
+        "judge": 1,
+        "generator": 2,
+    }
