@@ -123,7 +123,8 @@ def _answer(tool: HostTool, code: int, document: dict[str, Any]) -> mcp_types.Ca
         text = "\n  hint: ".join(filter(None, (f"error: {document['error']}", document["hint"])))
     return types.CallToolResult(
         content=[types.TextContent(text=text)],
-        structured_content=document,
+        # Hosts show a model this rather than the text, where there is both.
+        structured_content=None if "markdown" in document else document,
         is_error=code != DONE,
     )
 

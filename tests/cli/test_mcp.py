@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import pytest
 import yaml
 from mcp import ClientSession
 from mcp.client.stdio import StdioServerParameters, stdio_client
+from server import Received, Reply, say, use_tool
 from typer.main import get_command
 from waiting import calls
 
@@ -23,6 +27,9 @@ from autopilot.cli.tools import TOOLS
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Place
+    from tests.conftest import Serve
+
+CLAUDE = os.environ.get("AUTOPILOT_TEST_CLAUDE", "")
 
 
 class Host:
@@ -116,12 +123,12 @@ def test_a_whole_experiment(place: Place) -> None:
             assert shown["summary"] == "lower it" and "failed_items" not in shown
             markdown = await host.session.call_tool("report", {"md": True})
             assert "| rejected | lower it |" in markdown.content[0].text
+            assert markdown.structured_content is None
             page = Path((await host.call("report"))["path"])
             assert page.is_relative_to(place.top / ".git") and page.is_file()
             lessons = (await host.call("memory", outcome="rejected"))["lessons"]
             assert [lesson["summary"] for lesson in lessons] == ["lower it"]
             assert (await host.call("done"))["test"]
-            assert "there is no experiment" in await host.refused("status")
 
     with place.untouched():
         anyio.run(drive)
@@ -198,3 +205,61 @@ def options_of(root: Any, name: str) -> list[str]:
     tried = root.get_command(None, "try")
     command = tried if name == "try" else tried.commands[name]
     return [opt for parameter in command.params for opt in parameter.opts]
+
+
+@pytest.mark.skipif(not CLAUDE, reason="AUTOPILOT_TEST_CLAUDE names no Claude Code")
+def test_claude_code_is_a_host(
+    place: Place, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real one, with the scripted model: it edits in the folder that it works in."""
+    monkeypatch.setenv("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")
+    monkeypatch.setenv("DISABLE_AUTOUPDATER", "1")
+    x = str(place.top / "x.txt")
+    steps = [
+        use_tool("mcp__autopilot__start", target="counter.py", experiment="one", in_place=True),
+        use_tool("Read", file_path=x),
+        use_tool("Edit", file_path=x, old_string="1", new_string="3"),
+        use_tool("mcp__autopilot__try", message="x: set it to 3"),
+        use_tool("mcp__autopilot__show", epoch="1", folder="/"),
+        use_tool("mcp__autopilot__done"),
+        say("It passes two items more."),
+    ]
+
+    def script(request: Received) -> Reply:
+        if "tools" not in request.body:
+            return say("ok")
+        if not any(tool["name"].startswith("mcp__autopilot") for tool in request.body["tools"]):
+            return use_tool("WaitForMcpServers")
+        said = [
+            x for m in request.body["messages"] if m["role"] == "assistant" for x in m["content"]
+        ]
+        done = sum(x.get("name", "WaitForMcpServers") != "WaitForMcpServers" for x in said)
+        return steps[min(done, len(steps) - 1)]
+
+    server = serve(script)
+    settings = tmp_path / "mcp.json"
+    command = {"command": sys.executable, "args": ["-P", "-m", "autopilot", "mcp"]}
+    settings.write_text(json.dumps({"mcpServers": {"autopilot": command}}))
+    options = ["--print", "Improve it", "--model", "claude-sonnet-4-5", "--strict-mcp-config"]
+    options += ["--mcp-config", str(settings), "--allowedTools", "mcp__autopilot,Read,Edit"]
+    told = subprocess.run(
+        [CLAUDE, *options],
+        cwd=place.top,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert told.returncode == 0, told.stdout + told.stderr
+    results = [
+        str(block["content"])
+        for message in max(server.requests, key=lambda r: len(r.body["messages"])).body["messages"]
+        for block in message["content"]
+        if isinstance(block, dict) and block["type"] == "tool_result"
+    ][-6:]
+    assert '"baseline":0,' in results[0], results
+    assert '"verdict":"kept"' in results[3]
+    assert "show has no argument 'folder'" in results[4]
+    assert place.verdicts("one") == ["baseline", "kept"]
+    assert "test 0.000 -> 0.400" in place.call("report", "one", "--md").out
+    assert place.read("x.txt") == "3\n"
