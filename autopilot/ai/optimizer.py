@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field
-
 from autopilot.ai.agent import Agent, AgentContext, AgentResult
-from autopilot.ai.prompting import DATA_RULE, fence, go_on, read_reply, shorten, show
+from autopilot.ai.edits import EditReply, changes, described, difference
+from autopilot.ai.prompting import DATA_RULE, fence, shorten, show
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.records.message import one_line
@@ -20,7 +20,7 @@ from autopilot.core.run import confined, current_run
 from autopilot.core.types import Cost, canonical, digest
 from autopilot.errors import AgentReplyError
 from autopilot.files import FileState
-from autopilot.text import leaked
+from autopilot.text import hide, leaked
 
 SYSTEM = f"""\
 You improve a system, step by step, by editing the files (or values) named in the prompt and \
@@ -35,30 +35,6 @@ Make one focused change a step. When you are done, end your answer with one JSON
  "summary": "what you changed, as the subject of a commit: one line, imperative",
  "rationale": "why that should help"}}
 """
-
-
-# Requests hold the names and docstrings of both: in other words, no recorded call is found.
-class Value(BaseModel):
-    """A new value for a parameter that is no file."""
-
-    parameter: str
-    text: str
-
-
-class EditReply(BaseModel):
-    """What the agent says of its edit.
-
-    Args:
-        strategy: The name under which memory counts how it went.
-        summary: The commit's subject.
-        rationale: The commit's body.
-        values: New values of parameters that are no files.
-    """
-
-    strategy: str = Field(min_length=1)
-    summary: str = Field(min_length=1)
-    rationale: str = ""
-    values: list[Value] = Field(default_factory=list)
 
 
 class AgentOptimizer(Optimizer):
@@ -106,7 +82,7 @@ class AgentOptimizer(Optimizer):
     def step(self) -> Step | None:
         if all(parameter.grad is None for parameter in self.parameters):
             return None
-        before = [parameter.snapshot() for parameter in self.parameters]
+        before = self._snapshots()
         start = _state(before)
         self._tried.add(start)
         try:
@@ -149,90 +125,118 @@ class AgentOptimizer(Optimizer):
         return "\n\n".join([*sections, "Now make one change that makes the system better."])
 
     def parse_reply(self, result: AgentResult) -> EditReply:
-        """The agent's description of its edit.
+        """The agent's description of its edit; fields that it lacks are empty.
 
         Raises:
-            AgentReplyError: the answer does not have the requested form.
+            AgentReplyError: the answer does not have the requested form. An edit of files counts
+                without it.
         """
-        return read_reply(result.output, EditReply)
+        return described(result.output)
 
     # --- inside --------------------------------------------------------------------------------
 
     def _attempts(self, before: list[Any], start: str) -> Step:
         prompt, context = self.build_prompt(), self.build_context()
-        said, cost, tried = prompt, Cost(), ""
+        said, cost, failed = prompt, Cost(), list[str]()
         for _ in range(self.max_retries + 1):
             with confined():
                 result = self.agent.run(said, context)
-            unexplained = False
             cost += result.cost
-            try:
-                reply = self.parse_reply(result)
-            except AgentReplyError as error:
-                problem = tried = self._leak(before)
-                if not problem:
-                    # Only the description is missing: redoing the edit would be paid again.
-                    problem = f"{error.message}. {error.hint}. Your edits stand: answer again."
-                    tried = error.message
-                    unexplained = self._present() != start
-            else:
-                # In the agent's words: a replay has no edits of attempts that were undone.
-                tried = reply.summary
-                problem = self._apply(reply) or self._leak(before) or self._problem(reply, start)
-                if not problem:
-                    name = _one_name(reply.strategy)
-                    return Step(one_line(reply.summary), name, reply.rationale, cost)
-                self._restore(before)
-            said, context = go_on(prompt, result, context, problem)
-        if unexplained:
-            # The edit was paid: it is measured although the agent never described it.
-            return Step("edit without an explanation", "", shorten(result.output, 2000), cost)
-        return Step(summary=f"nothing new: {one_line(tried, 60)}", cost=cost)
+            reply, missing = self._described(result)
+            problem = self._apply(reply) or self._leak(before)
+            problem = problem or self._problem(reply, start, missing)
+            old, new = self._states(before), self._states(self._snapshots())
+            if not problem:
+                summary = one_line(reply.summary or changes(old, new))
+                return Step(summary, _one_name(reply.strategy), reply.rationale, cost)
+            self._restore(before)
+            problem = f"Your edit does not count, and is undone: {problem}"
+            if result.session_id:
+                said, context = problem, replace(context, session_id=result.session_id)
+                continue
+            answer = fence("answer", shorten(hide(result.output), 1000))
+            edit = fence("edit", shorten(hide(difference(old, new)), 2000))
+            failed.append(f"{answer}\n{edit}\n{problem}")
+            said = "\n\n".join([prompt, "## What you tried in this step", *failed])
+        # In the agent's words: a replay has no edits of attempts that were undone.
+        summary = f"nothing new: {one_line(reply.summary, 60)}" if reply.summary else "nothing new"
+        return Step(summary, rationale=problem, cost=cost)
+
+    def _described(self, result: AgentResult) -> tuple[EditReply, str]:
+        """The description of an edit, and what its form lacks."""
+        try:
+            return self.parse_reply(result), ""
+        except AgentReplyError as error:
+            return described(result.output), f"{error.message}. {error.hint}."
 
     def _leak(self, before: list[Any]) -> str:
-        """Undoes an edit that writes a secret down, and returns the problem; else empty."""
+        """The problem of an edit that writes a secret down; else empty."""
         # Secrets that stood in the files before are the user's own business.
         old = [leaked(text) for snapshot in before for text in _texts(snapshot)]
         new = [leaked(text) for p in self.parameters for text in _texts(p.snapshot())]
         found = sorted(set(new) - {"", *old})
         if not found:
             return ""
-        self._restore(before)
-        return f"Your edit wrote down the secret in {found[0]}; it was undone. Never do that."
+        return f"it wrote down the secret in {found[0]}. Never do that."
 
     def _apply(self, reply: EditReply) -> str:
-        texts = {p.name: p for p in self.parameters if not isinstance(p, PathParameter)}
-        for value in reply.values:
-            parameter = texts.get(value.parameter)
-            if parameter is None or not isinstance(parameter.data, str):
-                names = ", ".join(texts) or "none"
-                return f"There is no value {value.parameter!r} to set; there are: {names}."
-            parameter.data = value.text
+        """Sets the values that the agent gives, and returns the problem with one of them."""
+        texts = self._texts()
+        # Where all are files, the editor has changed them: values are no part of the edit.
+        for value in reply.values if texts else ():
+            if value.parameter not in texts:
+                names = ", ".join(texts)
+                return f"there is no value {value.parameter!r} to set; there are: {names}."
+            texts[value.parameter].data = value.text
         return ""
 
-    def _problem(self, reply: EditReply, start: str) -> str:
+    def _problem(self, reply: EditReply, start: str, missing: str) -> str:
         """Why an edit is not to be measured; empty if it is."""
+        state = _state(self._snapshots())
+        if state == start:
+            return " ".join(filter(None, ["nothing changed.", missing, self._how_to()]))
         blocked = [n for n in _one_name(reply.strategy).split(TOGETHER) if n in self.blocked]
         if blocked:
-            return f"The strategy {blocked[0]!r} is blocked; your edit was undone. Use another."
-        state = self._present()
-        if state == start:
-            return "Your edit left everything as it was. Make a change."
+            return f"the strategy {blocked[0]!r} is blocked. Use another."
         run = current_run()
         # In a run the experiment knows the states of all sessions; by hand, only this object does.
         epoch = run.experiment.epoch_of_present_state() if run is not None else None
         if epoch is not None:
-            return (
-                f"Your edit leads to the state of epoch {epoch}, which was measured before; it was "
-                "undone. Make another change."
-            )
+            return f"it leads to the state of epoch {epoch}, which was measured before."
         if run is None and state in self._tried:
-            return "You made exactly this edit before; it was undone. Make another change."
+            return "you made exactly this edit before."
         self._tried.add(state)
         return ""
 
-    def _present(self) -> str:
-        return _state([parameter.snapshot() for parameter in self.parameters])
+    def _how_to(self) -> str:
+        """How to make a change, for an agent that only described one."""
+        texts = ", ".join(self._texts())
+        has_files = any(isinstance(p, PathParameter) for p in self.parameters)
+        ways = ["edit the files themselves"] if has_files else []
+        if texts:
+            form = '{"strategy": ..., "summary": ..., "values": [{"parameter": ..., "text": ...}]}'
+            ways.append(f"end your answer with {form} for a new text of: {texts}")
+        return f"To describe a change does not make it: {', or '.join(ways)}."
+
+    def _texts(self) -> dict[str, Parameter]:
+        """The parameters that are no files and hold a text, by name."""
+        values = (p for p in self.parameters if not isinstance(p, PathParameter))
+        return {p.name: p for p in values if isinstance(p.data, str)}
+
+    def _snapshots(self) -> list[Any]:
+        return [parameter.snapshot() for parameter in self.parameters]
+
+    def _states(self, snapshots: list[Any]) -> dict[str, Any]:
+        """The state of each file by its path, and of each value by its name."""
+        states = dict[str, Any]()
+        for number, (parameter, snapshot) in enumerate(
+            zip(self.parameters, snapshots, strict=True)
+        ):
+            if isinstance(parameter, PathParameter):
+                states |= {os.path.relpath(parameter.root / n): s for n, s in snapshot.items()}
+            else:
+                states[parameter.name or f"parameter {number}"] = snapshot
+        return states
 
     def _restore(self, before: list[Any]) -> None:
         for parameter, snapshot in zip(self.parameters, before, strict=True):

@@ -10,26 +10,22 @@ from pathlib import Path
 from typing import TypeVar
 
 import autopilot
-from autopilot.ai.agent import Agent, AgentResult
+from autopilot.ai.agent import Agent
 from autopilot.ai.coding import CommandAgent
-from autopilot.ai.optimizer import AgentOptimizer, EditReply
+from autopilot.ai.optimizer import AgentOptimizer
 from autopilot.command.options import AGENTS, TaskOptions, check_agent
 from autopilot.core.figures import direction_words
 from autopilot.core.fit import Fit
 from autopilot.core.parameter import Parameter, PathParameter
-from autopilot.core.records.message import one_line
 from autopilot.core.run import current_run
-from autopilot.errors import AgentReplyError, UsageError
+from autopilot.errors import UsageError
 from autopilot.tuning.parameter import ConfigParameter, config_parameters
 
 P = TypeVar("P", bound=PathParameter)
 
 
 class EditOptimizer(AgentOptimizer):
-    """An agent that is told the goal, and the metric with its direction.
-
-    The answer of a program that describes nothing is taken as it is.
-    """
+    """An agent that is told the goal, and the metric with its direction."""
 
     def __init__(self, agent: Agent, parameters: Sequence[Parameter], *, goal: str = "") -> None:
         super().__init__(agent, parameters)
@@ -41,16 +37,6 @@ class EditOptimizer(AgentOptimizer):
         if isinstance(run, Fit):
             lines.append(f"The metric is {run.monitor}: {direction_words(run.mode)}.")
         return "\n\n".join(["## Goal", *lines, super().build_prompt()])
-
-    def parse_reply(self, result: AgentResult) -> EditReply:
-        try:
-            return super().parse_reply(result)
-        except AgentReplyError:
-            if not isinstance(self.agent, CommandAgent):
-                raise
-            said = [line for line in result.output.splitlines() if line.strip()]
-            summary = one_line(said[-1]) if said else "edit"
-            return EditReply.model_construct(strategy="", summary=summary, rationale="", values=[])
 
 
 def agent_of(text: str, model: str | None) -> Agent:

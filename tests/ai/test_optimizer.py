@@ -13,7 +13,7 @@ from autopilot.ai.optimizer import AgentOptimizer
 from autopilot.core.experiment import Experiment
 from autopilot.core.gradient import TextGradient
 from autopilot.core.memory import Memory
-from autopilot.core.parameter import PathParameter
+from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.records.ledger import Ledger, Limits
 from autopilot.core.records.record import Lesson
 from autopilot.core.run import Run, running
@@ -32,7 +32,7 @@ class ScriptedAgent(Agent):
     def run(self, prompt: str, context: AgentContext | None = None) -> AgentResult:
         assert context is not None
         self.seen.append((prompt, context))
-        output = self.turns.pop(0)(context.files[0])
+        output = self.turns.pop(0)(context.files[0] if context.files else Path())
         return AgentResult(output, session_id=self.session, input_tokens=10, cost_usd=0.5)
 
 
@@ -106,15 +106,23 @@ def test_an_edit_that_changes_nothing_goes_back(prompt: PathParameter) -> None:
     assert step is not None and step.cost.tokens == 20
     assert prompt.read_text() == "better\n"
     text, context = agent.seen[1]
-    assert text == "Your edit left everything as it was. Make a change."
+    assert text == (
+        "Your edit does not count, and is undone: nothing changed. To describe a change does not "
+        "make it: edit the files themselves."
+    )
     assert context.session_id == "s"
 
 
 def test_an_agent_without_conversations_is_told_everything_again(prompt: PathParameter) -> None:
-    agent = ScriptedAgent([write("be brief\n"), write("better\n")], session="")
-    AgentOptimizer(agent, [prompt]).step()
-    text = agent.seen[1][0]
-    assert "tone: be polite" in text and "left everything as it was" in text
+    agent = ScriptedAgent([write("be brief\n"), write("LOUD\n", "shout"), write("x\n")], session="")
+    optimizer = AgentOptimizer(agent, [prompt])
+    optimizer.block_strategy("shout")
+    optimizer.step()
+    first, *later = [text for text, _ in agent.seen]
+    # The content that it reads is the one that it edits: all that it tried is undone.
+    assert all(text.startswith(first) and "LOUD" not in text[: len(first)] for text in later)
+    assert later[1].index("nothing changed") < later[1].index("+LOUD")
+    assert later[1].endswith("is undone: the strategy 'shout' is blocked. Use another.")
 
 
 def test_a_blocked_strategy_is_undone_and_goes_back(prompt: PathParameter) -> None:
@@ -164,22 +172,41 @@ def test_after_the_last_retry_nothing_is_changed(prompt: PathParameter) -> None:
     assert prompt.read_text() == "be brief\n"
 
 
-def test_an_edit_without_an_explanation_is_asked_for_one_and_kept(prompt: PathParameter) -> None:
-    def silent(path: Path) -> str:
+@pytest.mark.parametrize(
+    ("output", "strategy", "summary"),
+    [
+        ("Done!", "", "edit prompt.md: +1 -1 lines"),
+        ("", "", "edit prompt.md: +1 -1 lines"),
+        ("## Changes made\n\n- ask for **kindness**\n\nDone.", "", "ask for kindness"),
+        ('{"strategy": null, "summary": "speak softly"', "", "edit prompt.md: +1 -1 lines"),
+        ('{"strategy": "calm", "values": "none", "x": 1}', "calm", "edit prompt.md: +1 -1 lines"),
+        ('{"strategy": null, "summary": "speak softly", "values": [{}]}', "", "speak softly"),
+        (json.dumps({"strategy": "a", "summary": "b", "values": [{"parameter": "prompt.md",
+         "text": "x"}]}), "a", "b"),
+    ],
+)  # fmt: skip
+def test_an_edit_counts_whatever_the_agent_says(
+    prompt: PathParameter, output: str, strategy: str, summary: str
+) -> None:
+    def turn(path: Path) -> str:
         path.write_text("better\n")
-        return "Done!"
+        return output
 
-    agent = ScriptedAgent([silent, lambda _: said("calm", "speak softly")])
-    step = AgentOptimizer(agent, [prompt]).step()
-    assert step is not None and (step.strategy, step.summary) == ("calm", "speak softly")
+    step = AgentOptimizer(ScriptedAgent([turn]), [prompt]).step()
+    assert step is not None and (step.strategy, step.summary) == (strategy, summary)
     assert prompt.read_text() == "better\n"
-    assert "there is no JSON in it" in agent.seen[1][0]
 
-    prompt.write_text("be brief\n")
-    never = ScriptedAgent([silent, silent, silent])
-    step = AgentOptimizer(never, [prompt], max_retries=2).step()
-    assert step is not None and step.summary == "edit without an explanation"
-    assert prompt.read_text() == "better\n"
+
+def test_a_value_needs_its_json() -> None:
+    tone = Parameter("rude")
+    tone.name, tone.grad = "tone", TextGradient("be polite")
+    bad = json.dumps({"strategy": "a", "summary": "b", "values": "kind"})
+    good = json.dumps({"values": [{"parameter": "tone", "text": "kind"}]})
+    agent = ScriptedAgent([lambda _: "kind", lambda _: bad, lambda _: good])
+    step = AgentOptimizer(agent, [tone]).step()
+    assert step is not None and (step.strategy, step.summary) == ("", "edit tone: +1 -1 lines")
+    assert tone.data == "kind"
+    assert all('"values": [{"parameter": ...' in text for text, _ in agent.seen[1:])
 
 
 def test_an_agent_that_fails_leaves_nothing_behind(prompt: PathParameter) -> None:
@@ -256,11 +283,12 @@ def test_an_edit_that_writes_a_secret_down_is_undone_and_told(
     agent = ScriptedAgent([stealing, silent, write("better\n")])
     step = AgentOptimizer(agent, [prompt]).step()
     assert step is not None and prompt.read_text() == "better\n"
-    told = [text for text, _ in agent.seen[1:]]
-    assert (
-        told
-        == ["Your edit wrote down the secret in SERVICE_TOKEN; it was undone. Never do that."] * 2
-    )
+    says = "is undone: it wrote down the secret in SERVICE_TOKEN. Never do that."
+    assert all(text.endswith(says) for text, _ in agent.seen[1:])
+    unkept = ScriptedAgent([silent, write("better\n")], session="")
+    prompt.write_text("be brief\n")
+    AgentOptimizer(unkept, [prompt]).step()
+    assert "+[hidden]" in unkept.seen[1][0] and "planted" not in unkept.seen[1][0]
 
     # Whatever it does, it does not last; what the user's own file holds is the user's.
     prompt.write_text("be brief\n")
