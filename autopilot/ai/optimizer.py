@@ -63,7 +63,7 @@ class AgentOptimizer(Optimizer):
     ('be kind', 'hello, please')
     """
 
-    confined = True
+    confined = steerable = True
 
     def __init__(
         self,

@@ -55,6 +55,9 @@ SECTIONS: dict[str, tuple[Listed, ...]] = {
         Listed("init", "init:init", "Look at the repository, and write what to run."),
         Listed("run", "running:run", "Optimize TARGET in git."),
         Listed("resume", "running:resume", "Go on with a run, exactly where it was."),
+        Listed("steer", "people:steer", "Say something to the agent of a run."),
+        Listed("pause", "people:pause", "End a run at its next safe point; resume goes on."),
+        Listed("review", "people:review", "Approve or refuse the edit that a run holds."),
         Listed("try", "trying", "Edit by hand, and let it be measured, kept or taken back."),
         Listed(
             "mcp", "mcp:serve", "Serve `try`, and what there is to read, to an agent's host by MCP."

@@ -17,9 +17,11 @@ from autopilot.cli import arguments
 from autopilot.cli.context import Context
 from autopilot.cli.output import INTERRUPTED, Output, guarded, own_stdout
 from autopilot.cli.pages.progress import ChildReporter, Reporter
+from autopilot.cli.people import HeldEdits
 from autopilot.command.options import TaskOptions
 from autopilot.core.failures import never_measured, reason
 from autopilot.core.figures import changed_settings, progressed, test_gain
+from autopilot.core.people import PAUSED
 from autopilot.core.records.message import one_line
 from autopilot.core.records.record import TASK, MetricsRecord, TraceRecord
 from autopilot.core.rules import ALL_BLOCKED
@@ -196,7 +198,8 @@ def run_session(
 
     def work(child: Child) -> int:
         reporter = Reporter(output, is_first=child.is_first)
-        session = prepare.session([reporter, Attendant(child)], child)
+        held = HeldEdits(output, reporter.stop)
+        session = prepare.session([reporter, Attendant(child), held], child)
         # What a resumed run was started with holds too.
         use_prices(session.options.prices or ())
         reporter.max_epochs, reporter.rescued = session.max_epochs, session.store.rescued
@@ -259,7 +262,9 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
         spent_s = max(spent_s, ledger.elapsed_s())  # the epoch that it left is in no record
     counts = f"{counted(result.epochs, 'epoch')}, {result.kept} kept, {spent_s:.1f} s"
     if result.interrupted:
-        output.line(f"interrupted {result.stop_reason}: {counts}", "yellow")
+        is_paused = result.stop_reason.startswith(PAUSED)
+        what = result.stop_reason if is_paused else f"interrupted {result.stop_reason}"
+        output.line(f"{what}: {counts}", "yellow")
         _tell_spending(output, session)
         more = _MORE_TIME if ledger.elapsed_s() > ledger.limits.seconds else ""
         output.line(f"go on: autopilot resume {slug}{more}")

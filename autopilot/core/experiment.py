@@ -311,7 +311,7 @@ class Experiment(History):
         revision, record = self._recorded_steps.pop((epoch, step))
         if record.changed:
             self.store.restore(revision)
-            self._state, self.people.revision = self.store.state(), revision
+            self._state = self.store.state()
         optimizer.load_state_dict(record.state)
         self.positions.at(Position("stepped", epoch, step))
         self._steps.append(record)
@@ -331,7 +331,7 @@ class Experiment(History):
         self.violations.clear()
         recorded = self.repeats.get((epoch, step), ("", None))[1]
         words = recorded.wishes if recorded else self.progress.words(epoch, step)
-        words = self.people.begin_step(epoch, step, words)
+        words = self.people.begin_step(epoch, step, words, is_fixed=recorded is not None)
         budget_line = recorded.told or budget_line if recorded else budget_line
         self._budget_line = self.progress.start_step(epoch, step, budget_line, words)
         return self._budget_line
@@ -369,8 +369,7 @@ class Experiment(History):
         record = step_record(optimizer, epoch, number, step, error, tried, budget, changed=changed)
         record = replace(record, wishes=self.people.end_step(is_made=not error))
         if record.changed:
-            text = message.step_message(self.slug, record)
-            self.people.revision = self.store.commit(state, text, [record])
+            self.store.commit(state, message.step_message(self.slug, record), [record])
             self._state = state
         else:
             self.store.annotate(self.store.tip, [record])

@@ -31,6 +31,7 @@ class Optimizer(Stepping):
             worktree, all changes beside the parameters are then undone. Set by the class.
         needs_gradient: Whether a step is of no use without feedback: the run then stops and says
             why there is none. False for a search, which has no default patience. Set by the class.
+        steerable: Whether `step` reads what people say: `current_run().wishes`. Set by the class.
 
     >>> class Halve(Optimizer):
     ...     def step(self):

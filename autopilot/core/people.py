@@ -38,16 +38,14 @@ class People:
 
     Attributes:
         review: Whether each edit waits for a decision.
-        revision: The revision of the latest step that changed something.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self.review = False
-        self.revision = ""
         self._words: dict[str, str] = {}
         self._given: set[str] = set()
-        self._decisions: dict[str, Event] = {}
+        self._decisions: dict[tuple[int, int], Event] = {}
         self._pause = ""
         self._own: Mapping[str, str] = {}
         self._is_read = self._in_step = False
@@ -89,22 +87,25 @@ class People:
         if event.name == STEERED:
             self._words[event.id] = event.detail
         elif event.name == REVIEWED:
-            self._decisions.setdefault(event.revision, event)
+            self._decisions.setdefault((event.epoch, event.step), event)
             if event.decision == REFUSE:
                 self._words[event.id] = f"I refused the edit of epoch {event.epoch}: {event.detail}"
 
     # --- words ---------------------------------------------------------------------------------
 
-    def begin_step(self, epoch: int, step: int, known: Mapping[str, str]) -> Mapping[str, str]:
+    def begin_step(
+        self, epoch: int, step: int, known: Mapping[str, str], *, is_fixed: bool = False
+    ) -> Mapping[str, str]:
         """The words for a step that begins, by the ids of their events.
 
         Args:
-            known: Those that it had when it was begun before, or when it was recorded.
+            known: Those that it had when it was begun before.
+            is_fixed: They are those of its record, which is repeated.
         """
         self._hear()
         new = {name: word for name, word in self._words.items() if name not in self._given}
-        is_same = new.keys() <= known.keys()
-        self._own = known if is_same or self._is_answered(epoch, step) else new
+        is_fixed = is_fixed or new.keys() <= known.keys() or self._is_answered(epoch, step)
+        self._own = known if is_fixed else new
         self._is_read, self._in_step = False, True
         return self._own
 
@@ -128,7 +129,7 @@ class People:
 
     def decide(self, decision: str, reason: str, reviewer: str, record: StepRecord) -> None:
         """Decides on the step that waits; a callback may, in `on_review`."""
-        event = reviewed(decision, reason, reviewer, record.epoch, self.revision)
+        event = reviewed(decision, reason, reviewer, record, self._store.tip)
         self._store.annotate(self._store.log()[-1].id, [event])
         self._take(event)
 
@@ -146,13 +147,14 @@ class People:
             BudgetExceededError: the time is up, likewise.
         """
         self.look()
+        place = record.epoch, record.step
         if not record.changed:
             return None
-        while (event := self._decisions.get(self.revision)) is None:
+        while (event := self._decisions.get(place)) is None:
             if not self.review:
                 return None
             ask()
-            if self.revision not in self._decisions:
+            if place not in self._decisions:
                 sleep(_LOOK_S, ledger, "waiting for a review")
                 self.look()
         if event.decision != REFUSE:
@@ -160,8 +162,12 @@ class People:
         return KnownState(None, {}, "refused", (f"refused by {event.reviewer}: {event.detail}",))
 
 
-def reviewed(decision: str, reason: str, reviewer: str, epoch: int, revision: str) -> Event:
+def reviewed(decision: str, reason: str, reviewer: str, record: StepRecord, revision: str) -> Event:
     """A person's decision on a step's edit, before it is measured.
+
+    Args:
+        record: The step's record.
+        revision: The edit.
 
     Raises:
         UsageError: it is neither "approve" nor "refuse", or a refusal without a reason.
@@ -172,7 +178,8 @@ def reviewed(decision: str, reason: str, reviewer: str, epoch: int, revision: st
         raise UsageError("a refusal needs a reason", hint="say what is wrong: the agent reads it")
     return Event(
         name=REVIEWED,
-        epoch=epoch,
+        epoch=record.epoch,
+        step=record.step,
         detail=reason.strip(),
         decision=decision,
         reviewer=reviewer,

@@ -143,6 +143,7 @@ class ChainOptimizer(Optimizer):
         super().__init__(parameters.values())
         self.optimizers = list(optimizers)
         self.confined = any(optimizer.confined for optimizer in optimizers)
+        self.steerable = any(optimizer.steerable for optimizer in optimizers)
         self.needs_gradient = all(optimizer.needs_gradient for optimizer in optimizers)
 
     def step(self) -> Step | None:

@@ -40,6 +40,7 @@ class Stepping:
 
     confined = False
     needs_gradient = True
+    steerable = False
 
     def __init__(self, parameters: Iterable[Parameter]) -> None:
         self.parameters = list(parameters)

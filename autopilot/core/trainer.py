@@ -213,6 +213,7 @@ class Trainer(RunView):
                 seed=self.seed,
                 strategies=tuple(fit.optimizer.strategies()),
                 spaces=spaces_of(module.parameters()),
+                steerable=fit.optimizer.steerable,
             )
             fit.load_states(experiment.open(module.parameters()))
             experiment.repeat = max(self.repeat, *(r.repeat for r in experiment.history[:1]), 1)

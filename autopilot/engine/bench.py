@@ -119,6 +119,7 @@ class Bench:
             from autopilot.engine.jobs import ForkedJobs
 
             experiment.jobs = ForkedJobs(limits, self.module, self.watchers)
+        experiment.people.review = bool(options.review) and not experiment.only_recorded
         if max_wait_s is None:
             max_wait_s = MAX_WAIT_S if options.max_wait is None else options.max_wait
         return Trainer(

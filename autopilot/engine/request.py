@@ -55,9 +55,7 @@ class Options:
         "The val metric that decides; the module's if not given.", fixed=True
     )
     mode: str | None = option(
-        "Whether a higher or a lower value is better, where nothing states it.",
-        fixed=True,
-        type=Direction,
+        "Whether a higher or lower value is better, if nothing says.", fixed=True, type=Direction
     )
     failed_value: float | None = option(
         "What an item that raised counts as in the monitored metric; it has no value if not.",
@@ -130,6 +128,9 @@ class Options:
     )
     repeat: int | None = option(
         "Measure each val item so often, and judge the means.", fixed=True, min=1
+    )
+    review: bool | None = option(
+        "Hold each edit until you approve or refuse it.", names="--review/--no-review"
     )
     fresh: str | None = option(
         "Evaluate in a new process whenever a file of the parameters that Python may import has "

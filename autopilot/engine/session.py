@@ -314,11 +314,13 @@ class Session:
         except Restart:
             self.store.close()
             raise
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             if not experiment.is_open:
                 self.discard()
                 raise
-            detail = f"in epoch {self.trainer.current_epoch}"
+            detail = (
+                f"{interrupt}, " * bool(str(interrupt)) + f"in epoch {self.trainer.current_epoch}"
+            )
             experiment.on_loop_complete("interrupted", detail)
             result = replace(self.trainer.result(), stop_reason=detail, interrupted=True)
         except BaseException as error:

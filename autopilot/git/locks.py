@@ -18,6 +18,12 @@ from autopilot.errors import LockHeldError, RepositoryError
 signer: list[int] = []
 """The process that ends with this one, where it is to be named as the holder instead."""
 
+
+def named() -> int:
+    """The process that a lock of this one names as its holder."""
+    return [os.getpid(), *signer][-1]
+
+
 _ATTEMPTS = 5
 _PAUSE_S = 0.01
 
@@ -80,7 +86,7 @@ class ExclusiveLock:
             else:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            record = {"pid": [os.getpid(), *signer][-1], "host": socket.gethostname(), "since": now}
+            record = {"pid": named(), "host": socket.gethostname(), "since": now}
             os.ftruncate(handle, 0)
             os.pwrite(handle, json.dumps(record).encode() + b"\n", 0)
         except BlockingIOError as error:

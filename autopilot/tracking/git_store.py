@@ -27,7 +27,7 @@ from autopilot.git.locks import ExclusiveLock
 from autopilot.git.objects import Entry
 from autopilot.git.repository import Repository
 from autopilot.tracking.checkout import Checkout, drop_bytecode, keep_snapshot
-from autopilot.tracking.holding import decide, fork, merge
+from autopilot.tracking.holding import decide, fork, merge, take_in
 from autopilot.tracking.journal import Journal, ProgressFile
 from autopilot.tracking.layout import KINDS, Layout, epoch_of_tag, hold
 from autopilot.tracking.notebook import Notebook, Status
@@ -171,7 +171,8 @@ class GitStore(Store):
         refs.delete_ref(self.repo, self.layout.branch, self._tip)
         self.clear_progress()
         self.close()
-        for path in (self.progress_file.path, self.layout.derived(self.repo)):
+        local = self.layout.progress, self.layout.derived, self.layout.said
+        for path in (place(self.repo) for place in local):
             path.unlink(missing_ok=True)
 
     # --- the line of revisions -----------------------------------------------------------------
@@ -292,6 +293,9 @@ class GitStore(Store):
 
     def clear_progress(self) -> None:
         self.progress_file.clear()
+
+    def hear(self) -> Sequence[Event]:
+        return take_in(self.repo, self.journal) if self._lock.held else ()
 
     def keep_derived(self, content: bytes) -> None:
         path = self.layout.derived(self.repo)

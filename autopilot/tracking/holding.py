@@ -6,20 +6,23 @@ back into the experiment that it comes from, so git knows where it left it.
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from autopilot.core.memory import BLOCK_AFTER, Memory
 from autopilot.core.records.message import plain_message, start_message
 from autopilot.core.records.record import Event, Lesson, Manifest
 from autopilot.core.rules import ALL_BLOCKED
 from autopilot.core.store import Store
-from autopilot.errors import ExperimentError
+from autopilot.errors import ExperimentError, LockHeldError
 from autopilot.git import commits, objects, refs
+from autopilot.git.locks import named, one_at_a_time
 from autopilot.git.repository import Repository
-from autopilot.tracking.journal import Journal
+from autopilot.tracking.journal import Journal, ProgressFile
 from autopilot.tracking.layout import Layout, experiments, held
 from autopilot.tracking.notebook import Notebook
 
@@ -88,6 +91,47 @@ def record_decision(
     event = replace(event, into=into, merge=merge).stamped()
     notebook.journal.write(notebook.start, [event])
     return event
+
+
+# --- words, reviews and pauses of a run that is going on ------------------------------------------
+
+
+def hand_over(notebook: Notebook, event: Event) -> None:
+    """Hands an event over to the process that runs the experiment; writes it down if none does.
+
+    A run puts back what others write to its notes while an agent works. So it is handed over by a
+    file, which outlasts a kill, and the run writes it down itself.
+    """
+    path = notebook.layout.said(notebook.repo)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(path.parent):
+        file = ProgressFile(path)
+        file.write(event)
+        file.close()
+    with contextlib.suppress(LockHeldError), stopped(notebook.repo, notebook.slug) as held_one:
+        take_in(held_one.repo, held_one.journal)
+
+
+def take_in(repo: Repository, journal: Journal) -> list[Event]:
+    """Writes down what was handed over, and returns it; the caller holds the experiment.
+
+    A request to pause that is for another process is out of date: it is left out.
+    """
+    path = journal.layout.said(repo)
+    if not path.exists():
+        return []
+    with one_at_a_time(path.parent):
+        found = [e for e in handed_over(path) if e.process in (0, named())]
+        if found and (start := journal.start()):
+            # Only then: of a kill between the two, what is written twice has one id.
+            journal.write(start, found)
+        path.unlink()
+    return found
+
+
+def handed_over(path: Path) -> list[Event]:
+    """The events in the file, in the order in which they came."""
+    return ProgressFile(path).read(Event)
 
 
 # --- forks -------------------------------------------------------------------------------------

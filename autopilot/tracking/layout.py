@@ -131,6 +131,10 @@ class Layout:
         """Results of the epoch that is going on; local."""
         return repo.common_dir / "autopilot" / f"{self.slug}.progress.jsonl"
 
+    def said(self, repo: Repository) -> Path:
+        """Events that people hand over to the process that runs the experiment; local."""
+        return repo.common_dir / "autopilot" / f"{self.slug}.said.jsonl"
+
     def trying(self, repo: Repository) -> Path:
         """The edit by hand that is being measured; local."""
         return repo.common_dir / "autopilot" / f"{self.slug}.try.json"

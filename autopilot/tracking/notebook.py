@@ -12,6 +12,7 @@ from functools import cached_property
 from operator import attrgetter
 
 from autopilot.core.comparison import averaged, mean_items
+from autopilot.core.people import REVIEWED, STEERED
 from autopilot.core.records import message
 from autopilot.core.records.history import Summary, summarize
 from autopilot.core.records.message import trailer_number
@@ -31,7 +32,7 @@ from autopilot.git.commands import run_git
 from autopilot.git.commits import Commit
 from autopilot.git.locks import ExclusiveLock, Holder
 from autopilot.git.repository import Repository
-from autopilot.tracking.journal import Journal
+from autopilot.tracking.journal import Journal, ProgressFile
 from autopilot.tracking.layout import Layout, experiments, tagged_epochs
 
 # What names an epoch of every experiment; "tip" and "last" are the newest.
@@ -189,8 +190,33 @@ class Notebook:
 
     @cached_property
     def events(self) -> list[Event]:
-        """The events of its runs, oldest first."""
-        return sorted(self.journal.read_on(self.start, Event), key=attrgetter("order"))
+        """The events of its runs, oldest first; with those that its process has yet to take in."""
+        waiting = ProgressFile(self.layout.said(self.repo)).read(Event)
+        noted = self.journal.read_on(self.start, Event)
+        found = {event.id: event for event in (*waiting, *noted)}
+        return sorted(found.values(), key=attrgetter("order"))
+
+    @cached_property
+    def reached(self) -> dict[str, StepRecord]:
+        """Id of the event of a word to the step whose optimizer read it."""
+        if not any(event.name in (STEERED, REVIEWED) for event in self.events):
+            return {}
+        steps = [record for _, record in self.records(StepRecord)]
+        return {name: record for record in steps for name in record.wishes}
+
+    @property
+    def held(self) -> tuple[str, StepRecord] | None:
+        """The newest edit and its step's record, if no person has decided on it and none measured.
+
+        A run without --review goes on with it.
+        """
+        made = self.step_commits.get(self.going_on, []) if self.going_on is not None else []
+        for commit in made[-1:]:
+            for record in self.journal.read_on(commit.id, StepRecord):
+                places = {(e.epoch, e.step) for e in self.events if e.name == REVIEWED}
+                if record.changed and (record.epoch, record.step) not in places:
+                    return commit.id, record
+        return None
 
     @cached_property
     def summary(self) -> Summary:

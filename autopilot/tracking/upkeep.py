@@ -258,7 +258,8 @@ def remove(repo: Repository, removal: Removal) -> None:
         for file in (removal.progress, removal.report):
             if file is not None:
                 file.unlink(missing_ok=True)
-        for file in (layout.request(repo), layout.derived(repo), layout.trying(repo)):
+        local = layout.request, layout.derived, layout.trying, layout.said
+        for file in (place(repo) for place in local):
             file.unlink(missing_ok=True)
         if removal.kept:
             remove_folder(layout.kept(repo))

@@ -28,7 +28,7 @@ from autopilot.text import align, counted, display_width, git_date, iso, shorten
 from autopilot.tracking.diagnosis import NOT_PASSED, is_graded, moved_values, turned
 from autopilot.tracking.notebook import Epoch, Notebook
 
-ODD_OUTCOMES: tuple[EpochOutcome, ...] = ("unchanged", "repeated", "failed")
+ODD_OUTCOMES: tuple[EpochOutcome, ...] = ("unchanged", "repeated", "failed", "refused")
 """Why an epoch was rejected, if not for its score."""
 
 _STEP = ("step", "strategy", "summary", "rationale", "gradients", "error", "violations", "cost")

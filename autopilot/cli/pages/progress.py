@@ -146,7 +146,7 @@ class Reporter(Callback):
         what = tried(record, record_of(before.best_epoch).values if before else {})
         row = self._table.row(record, before.best if before else None, revision, what)
         self._line(row, record.verdict)
-        failed = record.reasons[:1] if record.outcome == "failed" else ()
+        failed = record.reasons[:1] if record.outcome in ("failed", "refused") else ()
         for text in dict.fromkeys((*failed, *trainer.notes)):
             self._line(f"{_INDENT}{redact(one_line(text, _NOTE_WIDTH))}")
         self._tell_failures(trainer)

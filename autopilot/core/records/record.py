@@ -68,6 +68,7 @@ class Manifest(Record):
         strategies: The names of the strategies that the optimizer states.
         spaces: Name of a number or choice to its space, as `--tune` writes it.
         by_hand: Whether its steps are the edits of a person, or of an agent at work.
+        steerable: Whether its optimizer reads what people say.
     """
 
     kind: ClassVar[str] = "experiment"
@@ -92,6 +93,7 @@ class Manifest(Record):
     strategies: tuple[str, ...] = ()
     spaces: Mapping[str, str] = field(default_factory=dict)
     by_hand: bool = False
+    steerable: bool = True
 
     @property
     def title(self) -> str:
@@ -116,10 +118,11 @@ class Event(Record):
         decision: "promote" or "reject", of a decision; "approve" or "refuse", of a review.
         reviewer: Who decided, or said it.
         revision: The revision of the epoch, or the edit, that was decided on.
+        step: Of a review: the step of the epoch.
+        process: Of a pause: the process that is to end.
         into: The branch that took it over, if it was carried out.
         merge: The commit that brought it into that branch.
-        options: Of a resumed run: the options that replaced those of the manifest; of a pause, the
-            "process" that is to pause.
+        options: Of a resumed run: the options that replaced those of the manifest.
         environment: What the results depend on from this epoch on, as far as it is new or differs:
             "python", "platform", distributions that were imported, to versions; "$NAME" of a
             variable that was read to a digest of its value, "secret", or "" if it is unset.
@@ -132,6 +135,8 @@ class Event(Record):
     decision: str = ""
     reviewer: str = ""
     revision: str = ""
+    step: int = 0
+    process: int = 0
     into: str = ""
     merge: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
