@@ -164,7 +164,7 @@ class Experiment(History):
             items=self._items.get("val", ()),
             best_items=self.best_items,
             cost=cost,
-            violations=[sentence for step in self._steps for sentence in step.violations],
+            violations=message.worst_first(x for step in self._steps for x in step.violations),
             monitored=self.monitored,
             noise=self.noise,
         )

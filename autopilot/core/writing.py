@@ -13,6 +13,7 @@ from autopilot.core.comparison import EpochView
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Decision
+from autopilot.core.records import message
 from autopilot.core.records.history import History, KnownState
 from autopilot.core.records.record import (
     TOGETHER,
@@ -98,7 +99,7 @@ def step_record(
         category=_together(p.grad.about() for p in graded if p.grad),
         node=_together(p.name.rpartition(".")[0] for p in graded),
         error=hide(error),
-        violations=hide(tuple(dict.fromkeys(violations))),
+        violations=hide(tuple(message.worst_first(violations))),
         told=budget_line,
         cost=step.cost,
         state=state,

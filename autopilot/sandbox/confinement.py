@@ -174,7 +174,7 @@ class InPlaceGuard(AgentGuard):
         before, now = self._before, self._present()
         changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
         found = [self._violation(name, before.get(name), now.get(name)) for name in changed]
-        return violations + list(sentences(filter(None, found), lambda _name: True))
+        return violations + sentences(filter(None, found), lambda _name: True)
 
     def _violation(
         self, name: str, was: tuple[str, Stamp | None] | None, now: tuple[str, Stamp | None] | None

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeGuard
@@ -59,29 +59,36 @@ class Violation:
         return f"{self.did} {printable(self.name)}{'/' * self.folder}{self.detail}{many}{end}"
 
 
-def sentences(violations: Iterable[Violation], matters: Callable[[str], bool]) -> Iterator[str]:
+def sentences(
+    violations: Iterable[Violation],
+    matters: Callable[[str], bool],
+    counts: Callable[[str], bool] = lambda _name: False,
+) -> list[str]:
     """One a path; of a folder that came or went as a whole, one for all that is in it.
 
     Args:
         matters: Whether a path is worth telling; the tools that an agent uses leave caches where
             git ignores them.
+        counts: Whether a path comes before the others: evaluations read it.
     """
+    told = list[tuple[bool, str]]()
     ordered = sorted(violations, key=lambda violation: violation.name.split("/"))
     position = 0
     while position < len(ordered):
-        first = ordered[position]
+        first, start = ordered[position], position
         position += 1
         files = None
         if first.did in ("made", "removed", "replaced"):
-            start, below = position, f"{first.name}/"
+            below = f"{first.name}/"
             while position < len(ordered) and ordered[position].name.startswith(below):
                 position += 1
             if first.folder and first.did != "replaced":
-                files = [each.name for each in ordered[start:position] if not each.folder]
-        if files is None and matters(first.name):
-            yield first.sentence()
-        elif files is not None and any(map(matters, files or [f"{first.name}/"])):
-            yield first.sentence(len(files))
+                files = [each.name for each in ordered[start + 1 : position] if not each.folder]
+        if any(map(matters, files or [first.name + "/" * (files is not None)])):
+            inside = None if files is None else len(files)
+            is_read = any(counts(each.name) for each in ordered[start:position])
+            told.append((is_read, first.sentence(inside)))
+    return [sentence for _, sentence in sorted(told, key=lambda pair: not pair[0])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +194,7 @@ class Surroundings:
             is_git = ".git" in name.split("/")
             return is_git or counts(name.rstrip("/")) or not self.repo.is_ignored(name)
 
-        return list(sentences(violations, matters))
+        return sentences(violations, matters, counts)
 
     def _keep(self, name: str, stamp: Stamp, known: Source | None) -> Source:
         """Copies a file; one that is too large, or is no file, has a source without content."""

@@ -217,8 +217,8 @@ if step == 3:
     assert attack.violations(2) == []
     assert attack.violations(3) == [
         "replaced checks/ by a link to /etc: put back",
-        "changed the mode of rules/: put back",
         "replaced tool.sh by a folder: put back",
+        "changed the mode of rules/: put back",
     ]
     assert attack.scores() == [0, 0.25, 0.25, 0.5, 0.25], "3 was rejected, 4 is 3 again"
 
@@ -402,10 +402,12 @@ while not os.path.exists({str(pid)!r}) or not open({str(pid)!r}).read(): time.sl
 
 
 def test_an_agent_that_fails_or_hangs_is_put_back_too(attack: Attack) -> None:
+    attack.place.write("README.md", "it\n")
+    attack.place.commit("more")
     body = """
 edit()
-pathlib.Path("cases.json").write_text("{}")
-pathlib.Path("new.py").write_text("x")
+pathlib.Path("cases.json").write_text("{}"); pathlib.Path("README.md").write_text("x")
+pathlib.Path("a.py").write_text("x")
 if step == 1:
     sys.exit("no luck")
 if step == 2:
@@ -414,15 +416,19 @@ if step == 2:
     with attack.place.untouched():
         done = attack.run(body, epochs=3, TIMEOUT="1")
     assert done.code == 0, done
-    assert attack.violations(1) == ["changed cases.json: put back", "made new.py: removed"]
+    assert attack.violations(1) == [
+        "changed cases.json: put back",  # evaluations read it
+        "changed README.md: put back",
+        "made a.py: removed",
+    ]
     assert attack.violations(2) == attack.violations(1) == attack.violations(3)
     assert attack.seen()[1:] == attack.seen()[:1] * 2
     # It is said while it runs, on the commit, by show and by log.
-    tried = "outside of the parameters: changed cases.json: put back (and 1 more)"
+    tried = "outside of the parameters: changed cases.json: put back (and 2 more)"
     assert done.out.count(tried) == 3
     message = attack.place.git("log", "-1", "--format=%B", "autopilot/a")
-    assert message.splitlines()[-1] == "Autopilot-Violations: 2"
-    assert "- changed cases.json: put back\n- made new.py: removed\n" in message
+    assert message.splitlines()[-1] == "Autopilot-Violations: 3"
+    assert "- changed cases.json: put back\n- changed README.md: put back\n- made a.py" in message
     for epoch in ("1", "3"):
         shown = attack.place.run("show", epoch).out
         assert "tried outside of the parameters:\n    changed cases.json: put back\n" in shown
@@ -601,10 +607,10 @@ if step == 2:
     left = "left, since it may be yours"
     assert attack.violations() == [
         f"changed config of the git folder: {left}",
+        f"changed tool.sh: {left}",
         f"made refs/heads/topic: {left}",
         f"made notes.txt: {left}",
         f"made rules/outside.md, a link to /etc/hostname: {left}",
-        f"changed tool.sh: {left}",
     ]
     assert attack.violations(2) == [f"changed cases.json: {left}", f"changed notes.txt: {left}"]
     assert place.verdicts("a") == ["baseline", "kept"], "nothing is half judged"

@@ -116,5 +116,5 @@ def test_sentences_take_folders_as_a_whole():
         Violation("x", "changed"),
         Violation("quiet", "changed"),
     ]
-    told = list(sentences(made, lambda name: name != "quiet"))
+    told = sentences(made, lambda name: name != "quiet")
     assert told == ["made new/ (2 files): removed", "changed x: put back"]

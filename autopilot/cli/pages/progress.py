@@ -15,7 +15,7 @@ from autopilot.cli.pages.epoch import commit_cell, tried
 from autopilot.core.callback import Callback, RunView
 from autopilot.core.figures import figure, figures, lower_note, signed
 from autopilot.core.progress import Death
-from autopilot.core.records.message import one_line
+from autopilot.core.records.message import one_line, worst_first
 from autopilot.engine.board import Observer
 from autopilot.errors import EvaluationError
 from autopilot.git import refs
@@ -126,7 +126,7 @@ class Reporter(Callback):
     def on_step_committed(
         self, trainer: RunView, module: AutoPilotModule, step: StepRecord
     ) -> None:
-        self._tried += step.violations
+        self._tried = worst_first([*self._tried, *step.violations])
         self._has_step |= step.changed
 
     def on_epoch_recorded(

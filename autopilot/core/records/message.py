@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from autopilot.core.figures import figures, lower_note
@@ -36,6 +36,11 @@ _BLOCK = re.compile(r"^(?:    )?(?=Autopilot-[\w-]+: )", re.MULTILINE)
 _TRAILER = re.compile(r"(Autopilot-[\w-]+): +(.*\S)\s*")
 # What git would take for a trailer or a comment.
 _LIKE_OURS = re.compile(r"^(?:\s*(?=Autopilot-)|(?=#))")
+# Of violations: the content of what was there, its mode, what is new, the rest.
+_WORST = [
+    re.compile(x) for x in (r"(?:changed|removed|replaced) (?!the mode)", "changed", "made", "")
+]
+_NOT_UNDONE = re.compile(r": (?:it cannot|too large to) be put back$|: left, ")
 _FOLD = textwrap.TextWrapper(
     100,
     subsequent_indent="    ",
@@ -79,6 +84,22 @@ def start_message(manifest: Manifest) -> str:
         body.append(f"Forked from: {', '.join(s.replace('@', ' epoch ') for s in sources)}")
     body.append(f"Base: {manifest.base or 'in memory'} ({manifest.base_branch or '-'})")
     return _message(f"autopilot({manifest.slug}): start {what}", body, {EXPERIMENT: manifest.slug})
+
+
+def worst_first(violations: Iterable[str]) -> list[str]:
+    """Attempts beside the parameters, once each: what was not undone, then what was there before.
+
+    Of equal ones, the order stays.
+
+    >>> worst_first(["made a: removed", "changed b: put back", "removed c: it cannot be put back"])
+    ['removed c: it cannot be put back', 'changed b: put back', 'made a: removed']
+    """
+
+    def rank(sentence: str) -> tuple[bool, int]:
+        kind = next(number for number, start in enumerate(_WORST) if start.match(sentence))
+        return _NOT_UNDONE.search(sentence) is None, kind
+
+    return sorted(dict.fromkeys(violations), key=rank)
 
 
 def step_message(slug: str, record: StepRecord) -> str:
