@@ -197,7 +197,8 @@ def _finding(item: Datum, found: Judgement, *, several: bool) -> Finding:
     return Finding(
         direction=found.feedback or "make this item succeed",
         attribution=found.attribution,
-        severity=min(max((high - score) / (high - low), 0.0), 1.0),
+        # One that failed is no trifle whatever its score: a judge may score the form alone.
+        severity=min(max((high - score) / (high - low), 0.1 if found.success else 0.5), 1.0),
         evidence=(item.id,) if several else (),
         item=item.id if several else "",
     )

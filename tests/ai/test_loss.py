@@ -306,6 +306,13 @@ def test_severity_is_a_share_of_the_range() -> None:
     assert data.items[0].metrics == {"score": 2.5}
 
 
+@pytest.mark.parametrize(("success", "severity"), [(False, 0.5), (True, 0.1)])
+def test_what_failed_or_can_be_better_is_never_without_severity(success, severity) -> None:
+    judge = Judge([PythonStep("v", lambda _: Judgement(success, 9.99, "f"))], score_range=(0, 10))
+    (finding,) = JudgeLoss(judge).forward(Datum(items=[Datum()])).findings  # type: ignore[union-attr]
+    assert finding.severity == severity
+
+
 def test_a_metric_of_the_modules_own_is_not_replaced() -> None:
     data = Datum(items=[Datum(metadata={"said": "x 2"}, metrics={"score": 3.0})])
     JudgeLoss(Counting()).score(data, None)

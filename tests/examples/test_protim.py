@@ -22,7 +22,7 @@ from runs import COMMAND, autopilot, start
 from server import MessagesServer, Received, Reply, edit, fail, say, say_json, use_tool
 
 from autopilot.ai.model.recording import request_key
-from autopilot.core.records.record import LlmRecord, MetricsRecord
+from autopilot.core.records.record import LlmRecord, MetricsRecord, StepRecord
 from autopilot.git.commands import run_git
 from autopilot.tracking.git_store import GitStore
 
@@ -153,6 +153,10 @@ def test_the_judge_explains_what_is_wrong(small: Path, serve) -> None:
     assert roles["judge"] == 14
     said = next(r for r in server.requests if "tools" in r.body).all_text()
     assert "say how money is written" in said
+    # The scripted judge gives the highest score, for the form, to answers that are wrong.
+    steps = GitStore("p", small).records(StepRecord)
+    (gradient,) = steps[0][1].gradients.values()
+    assert "severity 0.50" in gradient
 
 
 @pytest.mark.parametrize("at", [30, 70])
