@@ -163,14 +163,30 @@ class AgentReplyError(AgentError):
 
 
 class ModelCallError(AgentError):
-    """The model's service answered with an error, or not at all, after the client's retries.
+    """The model's service answered with an error, or not at all, after all attempts.
 
-    `status` is the HTTP status; 0 without an answer.
+    Args:
+        status: The HTTP status; 0 without an answer.
+        again: Whether another attempt may succeed; None: the status says it.
+        wait_s: How long the service asks to wait before another attempt; None: it does not say.
+        is_charged: Whether the attempt may have been read, and paid.
     """
 
-    def __init__(self, message: str, *, hint: str = "", status: int = 0) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        status: int = 0,
+        again: bool | None = None,
+        wait_s: float | None = None,
+        is_charged: bool = False,
+    ) -> None:
         super().__init__(message, hint=hint)
         self.status = status
+        self.again = status in (0, 408, 409, 429) or status >= 500 if again is None else again
+        self.wait_s = wait_s
+        self.is_charged = is_charged
 
 
 class NoMoreCallsError(AgentError):

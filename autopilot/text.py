@@ -281,6 +281,19 @@ def _each_text(value: V, change: Callable[[str], str]) -> V:
 
 
 _seen: tuple[dict[object, object], dict[str, str]] = ({}, {})
+_given: dict[str, str] = {}
+
+
+def keep_secret(value: str, name: str) -> None:
+    """Hides a secret that is in no environment variable, from now on.
+
+    Args:
+        name: Names it where it would have leaked.
+    """
+    global _seen
+    if len(value) >= _SHORTEST and value not in _given:
+        _given.update(dict.fromkeys(_written(value), name))
+        _seen = ({}, {})
 
 
 def _secrets() -> dict[str, str]:
@@ -295,7 +308,7 @@ def _secrets() -> dict[str, str]:
             for part in _parts(name, value)
             if len(part) >= _SHORTEST
             for secret in _written(part)
-        }
+        } | _given
         # A secret that contains another one is replaced before its part.
         longest_first = dict(sorted(found.items(), key=lambda pair: -len(pair[0])))
         _seen = environment.copy(), longest_first

@@ -261,6 +261,11 @@ class Tool(ABC):
     def definition(self) -> Mapping[str, Any]:
         """The tool for the Messages API: name, description and input_schema, or a type."""
 
+    def function(self) -> Mapping[str, Any]:
+        """The tool for any other service: name, description and input_schema. Defined where
+        `definition` names a type that only the Messages API knows."""
+        return self.definition()
+
     @abstractmethod
     def use(self, arguments: Mapping[str, Any]) -> str:
         """Uses the tool, and returns the result for the model.

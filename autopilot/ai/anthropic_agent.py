@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from autopilot.ai.agent import Agent, AgentContext, AgentResult, Tool
-from autopilot.ai.model.call import Message
+from autopilot.ai.model.base import ChatModel
 from autopilot.ai.model.model import Model
+from autopilot.ai.model.reply import Message
 from autopilot.core.parameter import PathParameter
 from autopilot.core.run import tried
 from autopilot.errors import AgentError, AutopilotError
@@ -39,7 +40,7 @@ class AnthropicAgent(Agent):
 
     def __init__(
         self,
-        model: Model | str | None = None,
+        model: ChatModel | str | None = None,
         *,
         tools: Sequence[Tool] = (),
         system: str = "",

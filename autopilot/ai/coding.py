@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from autopilot.ai.agent import Agent, AgentContext, AgentResult
-from autopilot.ai.model.client import service_error
+from autopilot.ai.model.failures import service_error
 from autopilot.ai.model.parallel import RateLimit
 from autopilot.core.parameter import PathParameter
 from autopilot.errors import AgentError, AgentNotFoundError, AgentRefusedError, AgentReplyError

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, Field
 
 from autopilot.ai.agent import Agent
-from autopilot.ai.model.model import Model
+from autopilot.ai.model.base import ChatModel
 from autopilot.ai.prompting import DATA_RULE, ask, fence, shorten
 from autopilot.core.gradient import Finding, TextGradient
 from autopilot.core.run import is_infrastructure, say
@@ -80,7 +80,7 @@ class AgentCollator(GradientCollator):
         fallbacks: Why findings were used as they are, one reason for each time.
     """
 
-    model: Model | Agent
+    model: ChatModel | Agent
     max_retries: int = 2
     max_chars: int = 40_000
     fallbacks: list[str] = field(default_factory=list)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
 
 from autopilot.ai.agent import Agent
 from autopilot.ai.loss import UNIT, JudgeLoss, Judgement, Pairs, no_judgement, own_judgement
-from autopilot.ai.model.model import Model
+from autopilot.ai.model.base import ChatModel
 from autopilot.ai.model.parallel import each
 from autopilot.ai.steps import LLMStep, WorkflowState, WorkflowStep, failure_of, run_steps
 from autopilot.core.figures import number, truth
@@ -50,7 +50,7 @@ class Judge:
     """
 
     steps: Sequence[WorkflowStep] = ()
-    model: Model | Agent | None = None
+    model: ChatModel | Agent | None = None
     num_workers: int = 8
     score_range: tuple[float, float] | None = None
     role: ClassVar[str] = "judge"
@@ -59,7 +59,7 @@ class Judge:
         self,
         steps: Sequence[WorkflowStep] = (),
         *,
-        model: Model | Agent | None = None,
+        model: ChatModel | Agent | None = None,
         num_workers: int | None = None,
         score_range: tuple[float, float] | None = None,
     ) -> None:

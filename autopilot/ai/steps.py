@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from autopilot.ai.agent import Agent
-from autopilot.ai.model.model import Model
+from autopilot.ai.model.base import ChatModel
 from autopilot.ai.model.recording import numbered
 from autopilot.ai.prompting import DATA_RULE, ask, fence, shorten
 from autopilot.core.failures import Raised
@@ -46,7 +46,7 @@ class WorkflowState:
 
     inputs: Mapping[str, Any]
     role: str = "workflow"
-    model: Model | Agent | None = None
+    model: ChatModel | Agent | None = None
     sample: int = 0
     results: dict[str, Any] = field(default_factory=dict)
     visits: dict[str, int] = field(default_factory=dict)
@@ -126,7 +126,7 @@ class LLMStep(WorkflowStep):
         prompt: str | Callable[[WorkflowState], str],
         reply: type[BaseModel],
         *,
-        model: Model | Agent | None = None,
+        model: ChatModel | Agent | None = None,
         system: str = "",
         max_retries: int = 2,
         max_chars: int = 40_000,

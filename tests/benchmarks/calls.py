@@ -40,7 +40,8 @@ def calls(report: Report) -> None:
     ):
         try:
             assert process.stdout is not None
-            model = Model("claude-haiku-4-5", base_url=process.stdout.readline().strip())
+            address = process.stdout.readline().strip()
+            model = Model("claude-haiku-4-5", base_url=address, api_key="any")
             store = InMemoryStore()
             store.bind([Parameter("x")])
             store.begin(Manifest(slug="calls"))

@@ -24,7 +24,7 @@ from autopilot.ai.datasets.checkpoint import (
     plan_slots,
 )
 from autopilot.ai.datasets.worklist import Origin, Watch
-from autopilot.ai.model.model import Model
+from autopilot.ai.model.base import ChatModel
 from autopilot.ai.model.recording import numbered
 from autopilot.ai.steps import WorkflowState, WorkflowStep, failure_of, run_steps
 from autopilot.core.records.ledger import Limits
@@ -64,7 +64,7 @@ class DataGenerator:
     role = "generator"
     steps: Sequence[WorkflowStep] = ()
     variables: Mapping[str, Weights] = {}
-    model: Model | Agent | None = None
+    model: ChatModel | Agent | None = None
     splits: Mapping[str, float] = DEFAULT_SPLITS
     seed: int = 0
     max_attempts: int = 3
@@ -76,7 +76,7 @@ class DataGenerator:
         steps: Sequence[WorkflowStep] = (),
         variables: Mapping[str, Weights] | None = None,
         *,
-        model: Model | Agent | None = None,
+        model: ChatModel | Agent | None = None,
         validate: Callable[[Mapping[str, Any]], str | None] | None = None,
         splits: Mapping[str, float] | None = None,
         seed: int | None = None,

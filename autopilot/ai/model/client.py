@@ -1,44 +1,44 @@
 """Anthropic's client: the only file that imports `anthropic`, and only when it is used.
 
-It translates the client's errors, and the replies that pass its middleware.
+It sends a request's body as it is, and translates the client's errors.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import math
+import os
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from autopilot.ai.agent import Tool
+from autopilot.ai.model import failures
 from autopilot.errors import (
     AgentError,
     AgentNotFoundError,
     AutopilotError,
-    KeyRefusedError,
     ModelCallError,
-    NoCreditError,
     NoKeyError,
-    NoModelError,
 )
-from autopilot.text import clean, hide, redact
+from autopilot.text import redact
 
 if TYPE_CHECKING:
     import anthropic
 
     Client: TypeAlias = anthropic.Anthropic
 
-Middleware = Callable[[Any, Callable[[Any], Any]], Any]
-
-_SHOWN = 200
+_SEE = "see https://docs.claude.com/en/api/errors"
+_LONGEST_WAIT_S = 600.0
 _TOKENS_PER_S = 128_000 / 3600  # how slowly a model may write, by the client's own reckoning
 
 
-def make_client(
-    *, base_url: str | None, timeout_s: float, max_retries: int, middleware: Middleware
-) -> anthropic.Anthropic:
-    """A client with one middleware.
+def make_client(*, base_url: str | None, api_key: str | None, timeout_s: float) -> Client:
+    """A client that makes one attempt.
+
+    Args:
+        api_key: None: the client finds key and address in the environment.
 
     Raises:
         AgentNotFoundError: the package is not installed.
@@ -49,16 +49,23 @@ def make_client(
         raise AgentNotFoundError(
             "the package anthropic is not installed", hint="pip install anthropic"
         ) from error
+    headers: dict[str, Any] = {}
+    if base_url is not None and api_key is not None:
+        # These belong to the address of the environment, as its key does.
+        lines = os.environ.get("ANTHROPIC_CUSTOM_HEADERS", "").splitlines()
+        headers = {line.partition(":")[0].strip(): anthropic.Omit() for line in lines}
     return anthropic.Anthropic(
         base_url=base_url,
+        api_key=api_key,
         timeout=timeout_s,
-        max_retries=max_retries,
-        middleware=[middleware],
+        max_retries=0,
+        default_headers=headers,
         # The record tells more than its spans, which cost a tenth of a call.
         open_telemetry={"traces": {"enabled": False}},
     )
 
 
+@lru_cache(maxsize=64)
 def output_form(schema: type[BaseModel]) -> dict[str, Any]:
     """The output_config that holds an answer to a schema."""
     import anthropic
@@ -66,57 +73,40 @@ def output_form(schema: type[BaseModel]) -> dict[str, Any]:
     return {"format": {"type": "json_schema", "schema": anthropic.transform_schema(schema)}}
 
 
-@contextlib.contextmanager
-def translated(model: str) -> Iterator[None]:
-    """Translates the client's errors: the one boundary."""
-    try:
-        yield
-    except (AutopilotError, ValidationError):
-        raise
-    except Exception as error:
-        ours = _translation(model, error)
-        if ours is None:
-            raise
-        raise ours from error
-
-
-def _translation(model: str, error: Exception) -> AutopilotError | None:
+def translation(model: str, error: Exception) -> AutopilotError | None:
     """Our error for one of the client's; None for other errors."""
     import anthropic
 
-    if isinstance(error, anthropic.APITimeoutError):
-        return ModelCallError(
-            f"{model} did not answer in time", hint="try again later, or give it more timeout_s"
-        )
     if isinstance(error, anthropic.APIConnectionError):
-        why = redact(str(error.__cause__ or error))
-        return ModelCallError(
-            f"no answer from {model}: {one_line(why)}",
-            hint="look at the network and ANTHROPIC_BASE_URL",
-        )
+        # Without a connection nothing was sent; a timeout while reading is later than that.
+        is_charged = "Connect" not in type(error.__cause__).__name__
+        if isinstance(error, anthropic.APITimeoutError):
+            return failures.late(model, is_charged=is_charged)
+        said = str(error.__cause__ or error)
+        return failures.no_answer(model, said, is_charged=is_charged)
     if isinstance(error, anthropic.APIStatusError):
-        return service_error(model, error.status_code, str(error.api_message or error.message))
+        said = str(error.api_message or error.message)
+        ours = failures.service_error(model, error.status_code, said)
+        if isinstance(ours, ModelCallError):
+            headers = error.response.headers
+            ours.again = {"true": True, "false": False}.get(
+                headers.get("x-should-retry", ""), ours.again
+            )
+            ours.wait_s = _pause_s(headers)
+        return ours
     if isinstance(error, anthropic.CredentialsError):
         return _no_key()
     if isinstance(error, anthropic.AnthropicError):
-        return AgentError(f"{model}: {one_line(redact(str(error)))}", hint=_SEE)
+        return AgentError(f"{model}: {failures.one_line(redact(str(error)))}", hint=_SEE)
     return _no_key() if isinstance(error, TypeError) and "authentication" in str(error) else None
 
 
-def service_error(model: str, status: int, said: str, hint: str = "") -> AgentError:
-    """The error for an HTTP status that the service answered.
-
-    Args:
-        hint: Replaces the status's own hint.
-    """
-    said = one_line(redact(said))
-    text = f"{model}: the service answered {status}: {said}"
-    # Before the status itself: a 400 for missing credit is no fault of the request.
-    if status == 402 or (status == 400 and any(sign in said.lower() for sign in _NO_CREDIT)):
-        return NoCreditError(text, hint="add credit, or raise the account's limit")
-    hint = hint or _HINTS.get(status, _SEE)
-    final = {401: KeyRefusedError, 403: KeyRefusedError, 404: NoModelError}.get(status)
-    return final(text, hint=hint) if final else ModelCallError(text, hint=hint, status=status)
+def _pause_s(headers: Mapping[str, str]) -> float | None:
+    """How long the service asks to wait."""
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        with contextlib.suppress(KeyError, ValueError):
+            return min(max(float(headers[name]) / unit, 0.0), _LONGEST_WAIT_S)
+    return None
 
 
 def _no_key() -> NoKeyError:
@@ -126,44 +116,38 @@ def _no_key() -> NoKeyError:
     )
 
 
-# The service reports an account without credit as an invalid request.
-_NO_CREDIT = ("credit balance", "billing", "usage limits")
-_SEE = "see https://docs.claude.com/en/api/errors"
-_HINTS = {
-    401: "set ANTHROPIC_API_KEY to a key that is valid",
-    403: "this key may not use the model",
-    404: "is the model's name right?",
-    413: "the prompt is too long",
-    429: "lower num_workers, or give the Model a RateLimit",
-    529: "the service is overloaded: resume later",
-}
+def send(
+    client: Client, body: Mapping[str, Any], headers: Mapping[str, str], *, beta: bool
+) -> Mapping[str, Any]:
+    """One attempt; as a stream, which is slower, only if the reply may time out.
+
+    Returns:
+        The message of the reply.
+    """
+    import httpx2
+
+    slow = body["max_tokens"] / _TOKENS_PER_S > _seconds(client.timeout)
+    # Not by `client.messages`, which prints warnings on a model's age over the run's table.
+    raw = client.post(
+        "/v1/messages?beta=true" if beta else "/v1/messages",
+        cast_to=httpx2.Response,
+        body={**body, "stream": True} if slow else dict(body),
+        # A key that the client itself renews is tried again with the new one.
+        options={"headers": dict(headers), "max_retries": int(bool(client.credentials))},
+    )
+    if raw.headers.get("content-type", "").startswith("text/event-stream"):
+        return _assembled(client, raw)
+    return _message_in(raw)
 
 
-def send(client: Any, request: Any, call_next: Callable[[Any], Any]) -> Any:
-    """Sends an attempt; as a stream, which is slower, only if the reply may time out."""
-    if request.json["max_tokens"] / _TOKENS_PER_S <= client.timeout:
-        return call_next(request)
-    return call_next(request.copy(body={**request.json, "stream": True}))
+def _seconds(timeout: Any) -> float:
+    """A client's timeout while it waits for bytes; infinite without one."""
+    found = getattr(timeout, "read", timeout)
+    return float(found) if isinstance(found, int | float) else math.inf
 
 
-def may_be_charged(error: BaseException) -> bool:
-    """Whether an attempt without a reply may have been read, and charged."""
-    import anthropic
-
-    if not isinstance(error, anthropic.APIConnectionError):
-        return False
-    # Without a connection nothing was sent; a timeout while reading is later than that.
-    return "Connect" not in type(error.__cause__).__name__
-
-
-def read_reply(client: Any, request: Any, response: Any) -> tuple[Mapping[str, Any], Any]:
-    """The message of a reply, without secrets that it echoes, and the response that holds it."""
-    raw = response.http_response
-    if not raw.headers.get("content-type", "").startswith("text/event-stream"):
-        sent = _message_in(raw)
-        reply = clean(hide(sent))
-        return reply, response if reply == sent else as_response(client, request, reply)
-
+def _assembled(client: Client, raw: Any) -> Mapping[str, Any]:
+    """The message of a streamed response."""
     import anthropic
     from anthropic.lib.streaming import MessageStream
     from anthropic.types import RawMessageStreamEvent
@@ -183,8 +167,8 @@ def read_reply(client: Any, request: Any, response: Any) -> tuple[Mapping[str, A
         ) from said
     if message.stop_reason is None:
         raise anthropic.APIConnectionError(message="the reply broke off", request=raw.request)
-    whole: Mapping[str, Any] = clean(hide(message.to_dict(mode="json")))
-    return whole, as_response(client, request, whole)
+    whole: Mapping[str, Any] = message.to_dict(mode="json", warnings=False)
+    return whole
 
 
 def _message_in(raw: Any) -> dict[str, Any]:
@@ -195,46 +179,7 @@ def _message_in(raw: Any) -> dict[str, Any]:
         sent = raw.json()
         if isinstance(sent["content"], list):
             return dict(sent)
-    begin = one_line(redact(raw.text))
+    begin = failures.one_line(redact(raw.text))
     raise anthropic.APIConnectionError(
         message=f"what came back is no message: {begin}", request=raw.request
     )
-
-
-def as_response(client: Any, request: Any, reply: Mapping[str, Any]) -> Any:
-    """A whole reply, from a stream or the record, as the client expects it."""
-    import anthropic
-    import httpx2
-
-    raw = httpx2.Response(200, json=dict(reply), request=httpx2.Request("POST", client.base_url))
-    return anthropic.APIResponse(
-        raw=raw,
-        cast_to=request.cast_to,
-        client=client,
-        stream=False,
-        stream_cls=None,
-        options=request.options,
-        retries_taken=request.retries_taken,
-    )
-
-
-def as_runnable(tool: Tool) -> Any:
-    """A tool as the client's tool loop takes it."""
-    from anthropic.lib.tools import BetaBuiltinFunctionTool, ToolError
-
-    class Runnable(BetaBuiltinFunctionTool):
-        def to_dict(self) -> Any:
-            return dict(tool.definition())
-
-        def call(self, input: object) -> str:
-            try:
-                return tool.use(input if isinstance(input, Mapping) else {})
-            except AutopilotError as error:
-                raise ToolError(f"{error.message}. {error.hint}") from error
-
-    return Runnable()
-
-
-def one_line(text: str) -> str:
-    """The beginning of a text, on one line."""
-    return " ".join(text.split())[:_SHOWN] or "(no words)"

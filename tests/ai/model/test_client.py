@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from autopilot.ai.model.client import service_error, translated
+from autopilot.ai.model.base import ChatModel
+from autopilot.ai.model.failures import service_error
 from autopilot.errors import (
     AgentError,
     KeyRefusedError,
@@ -38,5 +39,9 @@ def test_a_callers_hint_replaces_the_status_own() -> None:
 
 
 def test_errors_of_user_code_pass_the_boundary() -> None:
-    with pytest.raises(KeyError), translated("m"):
-        raise KeyError("mine")
+    class Broken(ChatModel):
+        def _complete(self, messages, tools=(), schema=None, *, system=""):
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        Broken("m").complete("hi")

@@ -1,0 +1,89 @@
+"""Errors of a model's service, translated into autopilot's: whatever client they come from."""
+
+from __future__ import annotations
+
+from autopilot.errors import (
+    AgentError,
+    KeyRefusedError,
+    ModelCallError,
+    NoCreditError,
+    NoModelError,
+)
+from autopilot.text import redact
+
+_SHOWN = 200
+# Services report an account without credit as an invalid request, or as too many of them.
+_NO_CREDIT = ("credit balance", "billing", "usage limits", "insufficient_quota", "exceeded your")
+_SEE = "see what the service's documentation says on that"
+_HINTS = {
+    401: "give it a key that is valid: {key}",
+    403: "this key may not use the model",
+    404: "is the model's name right? It is {name!r}: the first argument of the Model, or --model",
+    413: "the prompt is too long",
+    429: "lower num_workers, or give the Model a RateLimit",
+    529: "the service is overloaded: resume later",
+}
+
+
+def service_error(
+    model: str, status: int, said: str, hint: str = "", *, key: str = "ANTHROPIC_API_KEY"
+) -> AgentError:
+    """The error for an HTTP status that the service answered.
+
+    Args:
+        hint: Replaces the status's own hint.
+        key: The place of the key, for the hint.
+    """
+    said = one_line(redact(said))
+    text = f"{model}: the service answered {status}: {said}"
+    # Before the status itself: a 400 for missing credit is no fault of the request.
+    if status == 402 or (status in (400, 429) and any(x in said.lower() for x in _NO_CREDIT)):
+        return NoCreditError(text, hint="add credit, or raise the account's limit")
+    hint = hint or _HINTS.get(status, _SEE).format(key=key, name=model)
+    final = {401: KeyRefusedError, 403: KeyRefusedError, 404: NoModelError}.get(status)
+    return final(text, hint=hint) if final else ModelCallError(text, hint=hint, status=status)
+
+
+def no_answer(model: str, why: str, *, is_charged: bool) -> ModelCallError:
+    """The error where there was no answer."""
+    return ModelCallError(
+        f"no answer from {model}: {one_line(redact(why))}",
+        hint="look at the network and the service's address",
+        is_charged=is_charged,
+    )
+
+
+def late(model: str, *, is_charged: bool = True) -> ModelCallError:
+    """The error where the answer did not come in time."""
+    return ModelCallError(
+        f"{model} did not answer in time",
+        hint="try again later, or give it more timeout_s",
+        is_charged=is_charged,
+    )
+
+
+def translation(model: str, error: Exception, *, key: str) -> AgentError | None:
+    """Our error for one of any HTTP client's; None for what is no failure of the service.
+
+    Args:
+        key: See `service_error`.
+    """
+    response = getattr(error, "response", None)
+    for status in (
+        getattr(error, "status_code", None),
+        getattr(response, "status_code", None),
+        getattr(error, "code", None),
+    ):
+        if isinstance(status, int) and 400 <= status < 600:
+            return service_error(model, status, str(error), key=key)
+    if isinstance(error, TimeoutError):
+        return late(model)
+    # Those of urllib and requests are OSErrors too, but a file that is missing is the user's own.
+    if isinstance(error, OSError) and (isinstance(error, ConnectionError) or not error.filename):
+        return no_answer(model, str(error), is_charged=False)
+    return None
+
+
+def one_line(text: str) -> str:
+    """The beginning of a text, on one line."""
+    return " ".join(text.split())[:_SHOWN] or "(no words)"
