@@ -176,6 +176,20 @@ def shorten(text: str, width: int | None) -> str:
     return fitting(line, max(width - 3, 0)).rstrip() + "..."
 
 
+def cut_middle(text: str, limit: int) -> str:
+    """A text, or its beginning and its end with how much is missing in between.
+
+    >>> cut_middle("a" * 60 + "b" * 60, 60)
+    'aaaaaaaaaaaaaaaaaaaaaaa [... 86 characters ...] bbbbbbbbbbb'
+    """
+    if len(text) <= limit:
+        return text
+    room = max(limit - len(f" [... {len(text)} characters ...] "), 0)
+    head, tail = room - room // 3, room // 3
+    left = len(text) - room
+    return f"{text[:head]} [... {left} characters ...] {text[len(text) - tail :]}"
+
+
 def flag(name: str) -> str:
     """The option of a field: `--max-epochs` of `max_epochs`."""
     return f"--{name.replace('_', '-')}"

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from autopilot.ai.gradient import ConcatCollator, GradientCollator
+from autopilot.core.exchanges import NO_WORDS, exchange, with_targets
 from autopilot.core.gradient import Finding, Gradient
 from autopilot.core.loss import Loss
 from autopilot.core.parameter import Parameter
@@ -108,7 +109,7 @@ class JudgeLoss(Loss):
     def score(self, data: Datum, targets: Any) -> None:
         chosen = [
             (item, target)
-            for item, target in _pairs(data, targets)
+            for item, target in with_targets(data, targets)
             if item.attribution is None  # else it was judged already
             and (
                 (self.every_item or self._lacks_score(item))
@@ -120,7 +121,7 @@ class JudgeLoss(Loss):
             self._take(item, found)
 
     def forward(self, data: Datum, targets: Any = None) -> Gradient | None:
-        pairs = _pairs(data, targets)
+        pairs = with_targets(data, targets)
         for item, _ in pairs:
             # Without a Trainer, a module may return the same objects with new answers: the
             # judgement of the previous answer must not count for the new one.
@@ -139,8 +140,8 @@ class JudgeLoss(Loss):
         judged = {id(item): found for (item, _), found in of_own if not found.error}
         several = len(pairs) > 1
         findings = [
-            _finding(item, found, several=several)
-            for item, _ in pairs
+            _finding(item, target, found, several=several)
+            for item, target in pairs
             if (found := judged.get(id(item)) or self._recorded(item)) is not None
             and _has_feedback(found)
         ]
@@ -191,31 +192,18 @@ def _has_feedback(found: Judgement) -> bool:
     return bool(found.feedback) and not is_best
 
 
-def _finding(item: Datum, found: Judgement, *, several: bool) -> Finding:
+def _finding(item: Datum, target: Datum | None, found: Judgement, *, several: bool) -> Finding:
     low, high = found.score_range
     score = low if found.score is None else found.score
     return Finding(
-        direction=found.feedback or "make this item succeed",
+        direction=found.feedback or NO_WORDS,
         attribution=found.attribution,
         # One that failed is no trifle whatever its score: a judge may score the form alone.
         severity=min(max((high - score) / (high - low), 0.1 if found.success else 0.5), 1.0),
         evidence=(item.id,) if several else (),
         item=item.id if several else "",
+        **exchange(item, target),
     )
-
-
-def _pairs(data: Datum, targets: Any) -> list[tuple[Datum, Datum | None]]:
-    """Each item with its target: by position if the numbers agree, else by id."""
-    items = list(data.leaves())
-    known: list[Datum | None] = [None] * len(items)
-    if isinstance(targets, Datum):
-        known = [*targets.leaves()]
-        if len(known) != len(items):
-            by_id = {target.id: target for target in targets.leaves()}
-            known = [by_id.get(item.id) for item in items]
-    elif isinstance(targets, list | tuple) and len(targets) == len(items):
-        known = [t if isinstance(t, Datum) else Datum(metadata={"value": t}) for t in targets]
-    return list(zip(items, known, strict=True))
 
 
 def no_judgement(count: int, reason: str) -> AgentError:

@@ -7,18 +7,20 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from autopilot.ai.agent import Agent, AgentContext, AgentResult
+from autopilot.ai.briefing import Brief, check_template
 from autopilot.ai.edits import EditReply, changes, described, difference
-from autopilot.ai.prompting import DATA_RULE, fence, shorten, show
+from autopilot.ai.facts import Boldness, brief
+from autopilot.ai.prompting import DATA_RULE, fence, shorten
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.records.message import one_line
 from autopilot.core.records.record import TOGETHER
 from autopilot.core.run import confined, current_run
 from autopilot.core.types import Cost, canonical, digest
-from autopilot.errors import AgentReplyError
+from autopilot.errors import AgentReplyError, UsageError
 from autopilot.files import FileState
 from autopilot.text import hide, leaked
 
@@ -30,7 +32,7 @@ single items, and never write items or their answers into the files.
 
 {DATA_RULE}
 
-Make one focused change a step. When you are done, end your answer with one JSON object:
+When you are done, end your answer with one JSON object:
 {{"strategy": "a short name for the kind of change, used again for the same kind",
  "summary": "what you changed, as the subject of a commit: one line, imperative",
  "rationale": "why that should help"}}
@@ -49,8 +51,17 @@ class AgentOptimizer(Optimizer):
         parameters: Files, or values that are texts.
         max_retries: The number of times that an edit goes back to the agent because it changes
             nothing, repeats a state that was measured before, or uses a blocked strategy.
-        max_chars: The largest number of characters of the parameters, and of the feedback, in the
-            prompt.
+        max_chars: The largest number of characters of the prompt; its sections share them.
+        objective: The goal in words; `--goal` counts before it.
+        background: Facts on the system that the agent should know.
+        boldness: "focused" asks for one focused change, "bold" for a large one; "auto" for a
+            focused one until the score is flat.
+        prompt_template: The prompt's text, with the sections as placeholders: {goal},
+            {background}, {parameters}, {score}, {failing}, {passing}, {worked}, {failed},
+            {blocked}, {budget}, {wishes}, {task}; {rest} is all that it does not name.
+
+    Raises:
+        UsageError: a placeholder is unknown or missing.
 
     >>> class Scripted(Agent):
     ...     def _run(self, prompt, context):
@@ -71,9 +82,21 @@ class AgentOptimizer(Optimizer):
         parameters: Iterable[Parameter],
         *,
         max_retries: int = 2,
-        max_chars: int = 40_000,
+        max_chars: int = 60_000,
+        objective: str = "",
+        background: str = "",
+        boldness: Boldness = "auto",
+        prompt_template: str = "",
     ) -> None:
         super().__init__(parameters)
+        if prompt_template:
+            check_template(prompt_template)
+        if boldness not in get_args(Boldness):
+            raise UsageError(
+                f"boldness is {boldness!r}", hint=f"one of: {', '.join(get_args(Boldness))}"
+            )
+        self.objective, self.background = objective, background
+        self.boldness, self.prompt_template = boldness, prompt_template
         self.agent = agent
         self.max_retries = max_retries
         self.max_chars = max_chars
@@ -103,26 +126,19 @@ class AgentOptimizer(Optimizer):
 
     def build_prompt(self) -> str:
         """The prompt; parts that change least come first, so that the service can cache them."""
-        gradients = [
-            f"### {parameter.name or f'parameter {number}'}\n{parameter.grad.render()}"
-            for number, parameter in enumerate(self.parameters)
-            if parameter.grad is not None
-        ]
-        feedback = shorten("\n\n".join(gradients), self.max_chars)
-        content = show(list(self._contents()), feedback, self.max_chars)
-        parts = [
-            ("What you may edit", "parameters", content),
-            ("Feedback on the latest run", "feedback", feedback),
-            ("What was tried before", "memory", self.context.render() if self.context else ""),
-        ]
-        sections = [f"## {title}\n\n{fence(name, text)}" for title, name, text in parts if text]
-        if self.blocked:
-            names = ", ".join(sorted(self.blocked))
-            sections.append(f"Do not use these strategies, they failed too often: {names}.")
-        run = current_run()
-        if run is not None and run.budget_line:
-            sections.append(run.budget_line)
-        return "\n\n".join([*sections, "Now make one change that makes the system better."])
+        return self.build_brief().render(self.max_chars, self.prompt_template)
+
+    def build_brief(self) -> Brief:
+        """The facts that the prompt tells."""
+        return brief(
+            self.parameters,
+            current_run(),
+            goal=self.objective,
+            background=self.background,
+            boldness=self.boldness,
+            context=self.context,
+            blocked=self.blocked,
+        )
 
     def parse_reply(self, result: AgentResult) -> EditReply:
         """The agent's description of its edit; fields that it lacks are empty.
@@ -136,9 +152,11 @@ class AgentOptimizer(Optimizer):
     # --- inside --------------------------------------------------------------------------------
 
     def _attempts(self, before: list[Any], start: str) -> Step:
-        prompt, context = self.build_prompt(), self.build_context()
+        prompt, context, run = self.build_prompt(), self.build_context(), current_run()
         said, cost, failed = prompt, Cost(), list[str]()
-        for _ in range(self.max_retries + 1):
+        for attempt in range(1, self.max_retries + 2):
+            if run is not None:
+                run.asking = attempt, said
             with confined():
                 result = self.agent.run(said, context)
             cost += result.cost
@@ -241,18 +259,6 @@ class AgentOptimizer(Optimizer):
     def _restore(self, before: list[Any]) -> None:
         for parameter, snapshot in zip(self.parameters, before, strict=True):
             parameter.restore(snapshot)
-
-    def _contents(self) -> Iterator[tuple[str, str]]:
-        for number, parameter in enumerate(self.parameters):
-            if not isinstance(parameter, PathParameter):
-                yield f"value {parameter.name or number}", parameter.render()
-                continue
-            for name in parameter.files():
-                try:
-                    text = parameter.read_text(name)
-                except UnicodeDecodeError:
-                    text = "(binary)"
-                yield os.path.relpath(parameter.root / name), text
 
 
 def _texts(snapshot: Any) -> Iterator[str]:

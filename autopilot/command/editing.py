@@ -14,10 +14,7 @@ from autopilot.ai.agent import Agent
 from autopilot.ai.coding import CommandAgent
 from autopilot.ai.optimizer import AgentOptimizer
 from autopilot.command.options import AGENTS, TaskOptions, check_agent
-from autopilot.core.figures import direction_words
-from autopilot.core.fit import Fit
 from autopilot.core.parameter import Parameter, PathParameter
-from autopilot.core.run import current_run
 from autopilot.errors import UsageError
 from autopilot.tuning.parameter import ConfigParameter, config_parameters
 
@@ -25,18 +22,10 @@ P = TypeVar("P", bound=PathParameter)
 
 
 class EditOptimizer(AgentOptimizer):
-    """An agent that is told the goal, and the metric with its direction."""
+    """The optimizer of a run without Python: an AgentOptimizer with its goal."""
 
     def __init__(self, agent: Agent, parameters: Sequence[Parameter], *, goal: str = "") -> None:
-        super().__init__(agent, parameters)
-        self.goal = goal
-
-    def build_prompt(self) -> str:
-        run = current_run()
-        lines = [self.goal] if self.goal else []
-        if isinstance(run, Fit):
-            lines.append(f"The metric is {run.monitor}: {direction_words(run.mode)}.")
-        return "\n\n".join(["## Goal", *lines, super().build_prompt()])
+        super().__init__(agent, parameters, objective=goal)
 
 
 def agent_of(text: str, model: str | None) -> Agent:

@@ -7,7 +7,7 @@ An epoch's metrics record is its commit point: everything before it is repeated 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from operator import attrgetter
@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from autopilot.core.comparison import EpochView, Monitored, averaged, mean_items
 from autopilot.core.interpreter import Interpreter, Jobs
-from autopilot.core.memory import Memory
+from autopilot.core.memory import Memory, Past
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter, values_of
 from autopilot.core.people import People
@@ -56,7 +56,7 @@ class Experiment(History):
         only_recorded: Model calls are answered from records; one that has none is an error.
         repeat: How often each val item is measured.
         known_noise: Of a run that is repeated: the recorded noise of its baseline.
-        known_val: Of a run that is repeated: says an epoch's recorded `best_val`.
+        recorded: Of a run that is repeated: its record, which no noise has changed.
         repeats: Of a run that is repeated: epoch and step to the recorded revision and its record.
         changes: Options in the place of the manifest's; written down when it goes on.
         guard: Keeps steps to the parameters, and knows what evaluations read.
@@ -106,11 +106,10 @@ class Experiment(History):
         self._steps: list[StepRecord] = []
         self.progress, self.people = EpochProgress(self.store), People(self.store)
         self._state = self._budget_line = ""
-        self._items: dict[str, list[Datum]] = {}
-        self._passes = list[list[Datum]]()
+        self._items, self._passes = dict[str, list[Datum]](), list[list[Datum]]()
         self.is_open = self._by_hand = self.ignore_stop = self.only_recorded = False
         self.repeat, self.known_noise = 1, cast("Noise | None", None)
-        self.known_val: Callable[[int], tuple[Mapping[str, float], list[Datum]]] | None = None
+        self.recorded: Past | None = None
         self.repeats: Mapping[tuple[int, int], tuple[str, StepRecord]] = {}
         self.changes: Mapping[str, Any] = {}
         self.guard, self.violations = Guard(), list[str]()
@@ -141,8 +140,8 @@ class Experiment(History):
 
         Unlike `best_items` these are the same in a resumed run, whatever JSON leaves out.
         """
-        if self.known_val is not None:
-            return self.known_val(self.best_epoch)
+        if self.recorded is not None:
+            return self.recorded.val_of(self.best_epoch)
         return self.metrics[self.best_epoch].get("val", {}), averaged(self._best_passes())
 
     def _best_passes(self) -> list[list[Datum]]:

@@ -24,7 +24,7 @@ from autopilot.core.run import Run
 from autopilot.core.seeding import seed_everything
 from autopilot.core.setup_checks import Setup, check_gates
 from autopilot.core.signatures import check_awaited
-from autopilot.core.stopping import Budget
+from autopilot.core.stopping import Budget, target_line
 from autopilot.core.types import Cost, Datum, Noise
 from autopilot.core.writing import check_states
 from autopilot.errors import (
@@ -74,9 +74,7 @@ class Fit(Run):
         self.optimizer, self.loss, self.policy = setup.optimizer, setup.loss, setup.policy
         self.train, self.val = train, val
         self.max_epochs, self.accumulate, self.with_noise = max_epochs, accumulate, with_noise
-        self.got_feedback = False
-        self._lost_feedback: list[str] = []
-        self._stepped = 0
+        self.got_feedback, self._lost_feedback, self._stepped = False, list[str](), 0
 
     # --- the epoch -----------------------------------------------------------------------------
 
@@ -91,8 +89,8 @@ class Fit(Run):
 
     def start_epoch(self, epoch: int) -> None:
         super().start_epoch(epoch)
-        self.evaluator.failures.clear()
         self.got_feedback, self._lost_feedback = False, []
+        self.evaluator.failures.clear()
 
     def view(self) -> EpochView:
         """The epoch for the policy."""
@@ -202,6 +200,7 @@ class Fit(Run):
         """Gives the loss a batch, unless the step that it leads to is recorded."""
         if not self.experiment.has_step(self.epoch, step):
             self._attempt(lambda: self.loss(data, batch), self.loss.mark())
+            self.seen.add(data, batch)
 
     def backward(self) -> None:
         """Turns the gathered feedback into gradients.
@@ -312,7 +311,8 @@ class Fit(Run):
         state = copy.deepcopy(optimizer.state_dict())
 
         def attempt() -> tuple[Step | None, str]:
-            self.budget_line = experiment.begin_step(self.epoch, number, self.left())
+            told = target_line(self.hooks.callbacks) + self.left()
+            self.budget_line = experiment.begin_step(self.epoch, number, told)
             seed_everything(self.seed, "step", self.epoch, number)
             try:
                 step = self._edited(number)
@@ -326,6 +326,7 @@ class Fit(Run):
                 raise
 
         step, error = self.wait_out(attempt, undo=lambda: optimizer.load_state_dict(state))
+        self.seen.clear()
         cost = self.ledger.take_step()
         if cost != Cost() and (step is None or step.cost == Cost()):
             # An optimizer that states its cost itself knows better.

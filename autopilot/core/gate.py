@@ -54,6 +54,11 @@ class Gate(ABC):
         """
         return ()
 
+    def describe(self) -> str:
+        """The condition on one line, for an agent: its name and its class's first line of docs."""
+        about = (vars(type(self)).get("__doc__") or "").strip().partition("\n")[0]
+        return f"{self.name}: {about}" if about else self.name
+
     def result(self, *, passed: bool, reason: str) -> GateResult:
         """A result under this gate's name; the reason is one sentence for a person."""
         return GateResult(self.name, passed, reason, self.required)

@@ -68,6 +68,10 @@ class Finding:
         severity: 0 (cosmetic) to 1 (everything failed).
         evidence: One string an observation.
         item: The id of the item that it belongs to; empty for all.
+        input: The item as the system got it, as text; empty where an optimizer must not see it, as
+            of val items.
+        output: The system's answer to it.
+        expected: The right answer, where it is known.
     """
 
     direction: str
@@ -75,6 +79,9 @@ class Finding:
     severity: float = 1.0
     evidence: tuple[str, ...] = ()
     item: str = ""
+    input: str = ""
+    output: str = ""
+    expected: str = ""
 
 
 class TextGradient(Gradient):

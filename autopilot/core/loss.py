@@ -53,7 +53,7 @@ class Loss(Gatherer):
             data: The module's result.
             targets: The batch that it was given, ground truth included.
         """
-        return worst_first(data, self.monitor, self.mode)
+        return worst_first(data, self.monitor, self.mode, targets)
 
     def score(self, data: Datum, targets: Any) -> None:
         """Scores the unscored items: may fill their `success`, `metrics` and `feedback`, in place.

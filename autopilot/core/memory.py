@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
-from typing import get_args
+from typing import Protocol, get_args
 
 from autopilot.core.figures import better_by
-from autopilot.core.records.record import EpochOutcome, Lesson
+from autopilot.core.records.record import EpochOutcome, Lesson, MetricsRecord
 from autopilot.core.store import Store
+from autopilot.core.types import Datum
 from autopilot.errors import UsageError
 
 BLOCK_AFTER = 3
@@ -130,6 +131,19 @@ class MemoryContext:
             lines.append(f"trend: {self.trend.render()}")
         lines += [f"blocked: {name}: {why}" for name, why in self.blocked.items()]
         return "\n".join(lines)
+
+
+class Past(Protocol):
+    """The judged epochs of an experiment, as they are recorded."""
+
+    def judged(self) -> Sequence[MetricsRecord]:
+        """Their val records, oldest first."""
+
+    def val_of(self, epoch: int) -> tuple[Mapping[str, float], list[Datum]]:
+        """The val metrics of an epoch, and its results, one Datum an item."""
+
+    def change(self, epoch: int) -> str:
+        """The unified diff of an epoch against the state that it started from."""
 
 
 class Memory:

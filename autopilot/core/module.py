@@ -291,6 +291,8 @@ class AutoPilotModule(Module):
     Define `forward` and `configure_optimizers`; everything else has a default.
 
     Attributes:
+        objective: The goal in words, for an agent that edits; `--goal` counts before it.
+        background: Facts on the system and its users, likewise; `--background` is added to it.
         monitor: The val metric that decides, "accuracy" unless set.
         mode: "max" when higher is better, "min" when lower is. If unset, `higher_is_better` of the
             metric counts; a name that sounds like a cost needs one of the two.

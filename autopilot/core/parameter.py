@@ -35,6 +35,7 @@ class Parameter:
     Args:
         data: The value.
         requires_grad: Whether backward fills `grad`.
+        description: Its purpose, in a sentence; agents that edit it read that.
 
     Raises:
         ParameterError: a dataclass that is frozen, or that has a field of the parameter's own.
@@ -51,6 +52,7 @@ class Parameter:
     requires_grad: bool
     grad: Gradient | None
     name: str
+    description: str
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -62,13 +64,15 @@ class Parameter:
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Self:
         parameter = super().__new__(cls)
         # Not in __init__: the one that a dataclass generates calls no other.
-        vars(parameter).update(data=None, requires_grad=True, grad=None, name="")
+        vars(parameter).update(data=None, requires_grad=True, grad=None, name="", description="")
         if _fields(cls):
             _check_fields(cls)
         return parameter
 
-    def __init__(self, data: Any = None, *, requires_grad: bool = True) -> None:
-        self.data, self.requires_grad = data, requires_grad
+    def __init__(
+        self, data: Any = None, *, requires_grad: bool = True, description: str = ""
+    ) -> None:
+        self.data, self.requires_grad, self.description = data, requires_grad, description
 
     def accumulate_grad(self, gradient: Gradient) -> None:
         """Adds feedback to `grad`."""
@@ -167,15 +171,21 @@ class PathParameter(Parameter):
         pattern: A glob on the path below source: `**` crosses folders. Globs of files that do not
             belong to it follow after ":!", as in "**/*.py:!vendor/**".
         requires_grad: Whether backward fills `grad`.
+        description: As of Parameter.
 
     Raises:
         ParameterError: the source does not exist.
     """
 
     def __init__(
-        self, source: str | Path, pattern: str = "**/*", *, requires_grad: bool = True
+        self,
+        source: str | Path,
+        pattern: str = "**/*",
+        *,
+        requires_grad: bool = True,
+        description: str = "",
     ) -> None:
-        super().__init__(requires_grad=requires_grad)
+        super().__init__(requires_grad=requires_grad, description=description)
         self.source = Path(os.path.abspath(source))
         self.pattern = pattern
         self.label = str(source)

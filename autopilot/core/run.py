@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from autopilot.core.callback import Hooks
+from autopilot.core.exchanges import StepItems
 from autopilot.core.outages import Outages, infrastructure_in
 from autopilot.core.records.ledger import Ledger
 from autopilot.core.types import Cost
@@ -81,6 +82,8 @@ class Run:
         step_number: The number of the optimizer step in progress; 0 outside of steps.
         repeat: The number of the measurement in progress: from 1 on, models are asked anew.
         refused: The state that a person refused in this epoch, before it was measured.
+        seen: The train items that the next optimizer step may look at.
+        asking: The number and the text of the question to an agent that no record holds yet.
     """
 
     def __init__(
@@ -96,7 +99,7 @@ class Run:
         self.epoch = self.step_number = self.repeat = 0
         self.metrics: dict[str, dict[str, float]] = {}
         self.decision: Decision | None = None
-        self.cost = Cost()
+        self.cost, self.seen, self.asking = Cost(), StepItems(), (0, "")
         self.refused: KnownState | None = None
         self.notes: list[str] = []
         self.stop_reason = self.budget_line = ""
@@ -133,6 +136,7 @@ class Run:
         """Begins an epoch, or goes on with one that an earlier session left."""
         self.epoch, self.metrics, self.decision, self.cost = epoch, {}, None, Cost()
         self.refused = None
+        self.seen.clear()
         before = self.experiment.progress
         self.notes = list(before.notes)
         if not self.experiment.ignore_stop:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autopilot.core.comparison import Monitored
+from autopilot.core.exchanges import NO_WORDS, exchange, with_targets
 from autopilot.core.figures import bound, gained, number, truth, wish
 from autopilot.core.gradient import Finding, Gradient, TextGradient
 from autopilot.core.graph import Graph
@@ -244,12 +245,14 @@ class Gatherer(ABC):
         return as_call(self)
 
 
-def worst_first(data: Datum, monitor: str, mode: str) -> Gradient | None:
+def worst_first(data: Datum, monitor: str, mode: str, targets: Any = None) -> Gradient | None:
     """The feedback of the items that have some, did not pass, or have the value that decides.
 
     Args:
         monitor: The item metric that decides; "" where it is none.
+        targets: The batch, for the inputs and the right answers of its items.
     """
+    given = {id(item): target for item, target in with_targets(data, targets)}
     alone = len(data) == 1
     found = [item for item in data.leaves() if _speaks(item, monitor)]
     # From 0.1 (best) to 1 (worst), by rank of the monitored value; errors are the worst.
@@ -263,7 +266,7 @@ def worst_first(data: Datum, monitor: str, mode: str) -> Gradient | None:
     for item in found:
         value = item.metrics.get(monitor)
         about = item.id if value is None else f"{item.id}: {monitor} {value:.6g}"
-        request = "make this item succeed"
+        request = NO_WORDS
         if value is not None and item.outcome != "failed":
             request = wish(monitor, mode)
         findings.append(
@@ -272,6 +275,7 @@ def worst_first(data: Datum, monitor: str, mode: str) -> Gradient | None:
                 severity=badness.get(item.id, 1.0),
                 evidence=() if alone and not badness else (about,),
                 item="" if alone else item.id,
+                **exchange(item, given[id(item)]),
             )
         )
     return TextGradient.of(findings) if findings else None

@@ -200,6 +200,16 @@ class Budget(StopCondition):
         return None
 
 
+# How the line on the target begins among the lines that an optimizer is told of a run's end.
+TARGET = "The target is "
+
+
+def target_line(callbacks: Iterable[Callback]) -> str:
+    """The target of the run as a line for an optimizer; "" without one."""
+    targets = [c.target for c in callbacks if isinstance(c, EarlyStopping) and c.target is not None]
+    return f"{TARGET}{figure(targets[0])}.\n" if targets else ""
+
+
 def ledger_of(experiment: Experiment, callbacks: Iterable[Callback]) -> Ledger:
     """The budget of the callbacks, with the cost of the experiment's calls so far."""
     limits = Limits()

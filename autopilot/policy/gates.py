@@ -47,6 +47,13 @@ class BoundGate(Gate):
     def reads(self) -> Sequence[tuple[str, str | None]]:
         return [(self.split, self.metric)]
 
+    def describe(self) -> str:
+        quantity = f"{self.split} {self.metric}"
+        low, high = figures(self.low, self.high)
+        if self.low is None:
+            return f"{quantity} is at most {high}"
+        return f"{quantity} is at least {low}" + ("" if self.high is None else f", at most {high}")
+
     def check(self, view: EpochView) -> GateResult:
         """Compares the metric with the limits."""
         value = measured(view.metrics, self.split, self.metric)

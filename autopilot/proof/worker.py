@@ -270,7 +270,7 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
         for commit, record in _on_branch(notebook, StepRecord)
     }
     experiment.known_noise = notebook.noise
-    experiment.known_val = notebook.val_of
+    experiment.recorded = notebook
     store.bind(bench.module.parameters())
     take_over(experiment, child, store.files, options.fresh or bench.module.fresh)
     ItemLimits.of(options, bench.module).hold_on(child.board)

@@ -19,6 +19,7 @@ from autopilot.core.records.message import trailer_number
 from autopilot.core.records.record import (
     Event,
     Lesson,
+    LlmRecord,
     Manifest,
     MetricsRecord,
     StepRecord,
@@ -426,7 +427,23 @@ class Notebook:
 
     def val_of(self, epoch: int) -> tuple[Mapping[str, float], list[Datum]]:
         """The val metrics of an epoch, and its results, one Datum an item."""
-        return self.epoch(epoch).metrics.get("val", {}), averaged(self._passes(epoch, "val"))
+        found = self.epoch(epoch)
+        return found.metrics.get("val", {}), averaged(self._passes(found.measured, "val"))
+
+    def judged(self) -> list[MetricsRecord]:
+        """The val records of all judged epochs, oldest first."""
+        return [epoch.record for epoch in self.epochs]
+
+    def change(self, epoch: int) -> str:
+        """The unified diff of an epoch against the state that it started from."""
+        trees = [objects.tree_of(self.repo, at(epoch)) for at in (self.before, self.after)]
+        return objects.diff_text(self.repo, *trees)
+
+    def questions(self, epoch: int) -> list[LlmRecord]:
+        """The calls that asked an agent in an epoch's steps; empty where none were recorded."""
+        calls = self.journal.read_on(self.epoch(epoch).commit, LlmRecord)
+        asked = [call for call in calls if call.epoch == epoch and call.prompt]
+        return sorted(asked, key=lambda call: (call.step, call.question))
 
     def _passes(self, epoch: int, split: str) -> list[list[Datum]]:
         commit = self.epoch(epoch).commit

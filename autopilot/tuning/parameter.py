@@ -57,7 +57,7 @@ class ConfigParameter(PathParameter):
         path: The file, relative to the working directory.
         spaces: Key to Range or Choice. Parts of a key have dots between them, an item of a list is
             its index, a part that has dots itself is quoted.
-        requires_grad: Whether backward fills `grad`.
+        requires_grad, description: As of Parameter.
 
     Raises:
         ParameterError: the file or a key is missing, defined twice or computed; a value is outside
@@ -73,9 +73,14 @@ class ConfigParameter(PathParameter):
     """
 
     def __init__(
-        self, path: str | Path, spaces: Mapping[str, Space], *, requires_grad: bool = True
+        self,
+        path: str | Path,
+        spaces: Mapping[str, Space],
+        *,
+        requires_grad: bool = True,
+        description: str = "",
     ) -> None:
-        super().__init__(path, requires_grad=requires_grad)
+        super().__init__(path, requires_grad=requires_grad, description=description)
         here = Path(os.path.realpath(Path.cwd()))
         if Path(path).is_absolute() and self.source.is_relative_to(here):
             self.label = self.source.relative_to(here).as_posix()

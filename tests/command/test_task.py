@@ -33,7 +33,8 @@ def test_a_script_and_an_agent_are_a_run(bench: Bench) -> None:
     assert place.git("show", "autopilot/bench-1:speed.txt") == "8"
     # The agent is told what to reach, and sees what was printed; what else it edits is put back.
     told = prompt.read_text()
-    assert "## Goal\n\nMake it quick.\n\nThe metric is seconds: lower is better." in told
+    assert "## Goal\n\nMake it quick.\n\n" in told
+    assert "What counts is seconds on the val split: lower is better." in told
     assert "seconds: 9" in told
     assert place.git("diff", "--name-only", "main", "autopilot/bench-1") == "speed.txt"
     assert "changed bench.sh: put back" in place.git("log", "autopilot/bench-1")

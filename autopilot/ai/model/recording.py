@@ -203,6 +203,9 @@ def make_record(
     """The record of a call that is made now."""
     run = current_run()
     epoch, step = (run.epoch, run.step_number) if run else (0, 0)
+    question, prompt = run.asking if run else (0, "")
+    if run is not None:
+        run.asking = 0, ""  # further turns belong to the same question
     return LlmRecord(
         epoch=epoch,
         id=key,
@@ -213,6 +216,8 @@ def make_record(
         cost=cost,
         priced=priced,
         step=step,
+        prompt=prompt,
+        question=question,
     )
 
 

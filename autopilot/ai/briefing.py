@@ -1,0 +1,325 @@
+"""The prompt of a step: its sections, in an order that caches well, within a limit.
+
+A `Brief` holds the facts and `Brief.render` makes the text, so that equal facts give an equal
+prompt; `ai/facts.py` gathers them from a run that goes on, or from the records of one.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from autopilot.ai.examples import as_examples, as_passing
+from autopilot.ai.prompting import fence, shorten, show
+from autopilot.core.gradient import Finding, Gradient
+from autopilot.core.records.message import one_line
+from autopilot.errors import UsageError
+from autopilot.text import counted, cut_middle
+
+# Section to its title and its share of the limit; room that one does not need goes to the others.
+SECTIONS: Mapping[str, tuple[str, int]] = {
+    "goal": ("Goal", 4),
+    "background": ("Background", 8),
+    "parameters": ("What you may edit", 32),
+    "score": ("Score", 4),
+    "failing": ("Items that fail", 28),
+    "passing": ("Items that pass, and have to stay so", 4),
+    "worked": ("What worked", 4),
+    "failed": ("What was tried and taken back", 12),
+    "blocked": ("Strategies that are blocked: use none of them", 2),
+    "budget": ("What is left", 1),
+    "wishes": ("The user says", 3),
+    "task": ("Now", 1),
+}
+REST = "rest"
+_DIFFS, _ROWS = 3, 8
+# The lines of a diff that say where a change is are said by its file's name.
+_DIFF_HEADS = re.compile(r"--- (a/|/dev/null)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Editable:
+    """A parameter, as an agent gets to know it.
+
+    Args:
+        name: Its dotted name in the module.
+        description: Its purpose, in the user's words.
+        readers: The modules that read it.
+        files: Path from the working directory, or the value's name, to content; those that the
+            agent reads itself may be left out.
+    """
+
+    name: str
+    description: str = ""
+    readers: Sequence[str] = ()
+    files: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """A judged epoch.
+
+    Args:
+        change: The monitored metric before and after, as text; "" where it was not measured.
+        why: Why it was not kept, beside that it is no improvement.
+        fixed: Category to the ids of the val items that passed then, and did not before.
+        broken: The reverse.
+        diff: Its unified diff; "" where it is not shown.
+    """
+
+    epoch: int
+    kept: bool
+    strategy: str = ""
+    summary: str = ""
+    change: str = ""
+    why: Sequence[str] = ()
+    fixed: Mapping[str, Sequence[str]] | None = None
+    broken: Mapping[str, Sequence[str]] | None = None
+    diff: str = ""
+
+    @property
+    def title(self) -> str:
+        """The epoch, its strategy and its summary."""
+        named = f"{self.strategy}: {self.summary}" if self.summary else self.strategy
+        return f"epoch {self.epoch}, {one_line(named, 160) if named else 'unnamed'}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Brief:
+    """The facts that a prompt tells; those that are not known are left out.
+
+    Args:
+        goal: What to reach.
+        background: Paragraphs on the system, the idea and the hypothesis.
+        parameters: What may be edited.
+        constraints: Sentences that hold for every edit.
+        score: Lines on the metric, its values, and what an epoch needs to be kept.
+        feedback: Parameter name to its gradient.
+        failing: Train items that do not pass and that no gradient is about.
+        passing: Train items that pass.
+        attempts: The judged epochs, oldest first.
+        earlier: Sentences on attempts that are not among them.
+        blocked: Strategy to the reason.
+        left: Sentences on the budget.
+        wishes: The user's own words for this step.
+        bold: Whether a large change is wanted rather than one focused one.
+        stalled: How many epochs the score has not moved; says why it is to be bold.
+    """
+
+    goal: str = ""
+    background: Sequence[str] = ()
+    parameters: Sequence[Editable] = ()
+    constraints: Sequence[str] = ()
+    score: Sequence[str] = ()
+    feedback: Sequence[tuple[str, Gradient]] = ()
+    failing: Sequence[Finding] = ()
+    passing: Sequence[Finding] = ()
+    attempts: Sequence[Attempt] = ()
+    earlier: Sequence[str] = ()
+    blocked: Mapping[str, str] | None = None
+    left: str = ""
+    wishes: Sequence[str] = ()
+    bold: bool = False
+    stalled: int = 0
+
+    def render(self, max_chars: int, template: str = "") -> str:
+        """The prompt.
+
+        Args:
+            max_chars: The largest number of characters.
+            template: The text around the sections, each as "{name}"; see `check_template`.
+        """
+        rest = "\n\n".join(f"{{{name}}}" for name in SECTIONS if f"{{{name}}}" not in template)
+        if not template:
+            template = f"{{{REST}}}"
+        template = template.replace(f"{{{REST}}}", rest)
+        fixed = len(template.format_map(dict.fromkeys(SECTIONS, "")))
+        texts = self.sections(max_chars - fixed)
+        return re.sub(r"\n{3,}", "\n\n", template.format_map(texts)).strip()
+
+    def sections(self, max_chars: int) -> dict[str, str]:
+        """Section to its text with its title, "" where there is nothing to say; together no more
+        than so many characters."""
+        writers: dict[str, Callable[[int], str]] = {
+            "goal": lambda room: shorten_to(self.goal, room),
+            "background": lambda room: shorten_to("\n\n".join(self.background), room),
+            "parameters": self._parameters,
+            "score": lambda room: shorten_to("\n".join(self.score), room),
+            "failing": lambda room: as_examples(self.feedback, self.failing, room),
+            "passing": lambda room: as_passing(self.passing, room),
+            "worked": self._worked,
+            "failed": self._failed,
+            "blocked": self._blocked,
+            "budget": lambda room: shorten_to(self.left, room),
+            "wishes": lambda room: shorten_to("\n".join(f"- {w}" for w in self.wishes), room),
+            "task": lambda _: self._task(),
+        }
+        whole = {name: _titled(name, write(max_chars)) for name, write in writers.items()}
+        lengths = {name: len(text) for name, text in whole.items()}
+        rooms = share(lengths, {name: part for name, (_, part) in SECTIONS.items()}, max_chars)
+        for name, room in rooms.items():
+            if lengths[name] > room:
+                whole[name] = _titled(name, writers[name](room - len(_titled(name, "-")) + 1))
+        return whole
+
+    # --- the sections --------------------------------------------------------------------------
+
+    def _parameters(self, room: int) -> str:
+        lines = [f"- {_described(each)}" for each in self.parameters]
+        lines += [f"- {sentence}" for sentence in self.constraints]
+        head = shorten_to("\n".join(lines), room // 2)
+        files = [file for each in self.parameters for file in each.files]
+        if not files:
+            return head
+        named = "\n".join(
+            [gradient.render() for _, gradient in self.feedback]
+            + [finding.direction for finding in self.failing]
+        )
+        frame = len(fence("parameters", "")) + 2
+        left = asked = max(room - len(head) - frame, 0)
+        text = show(files, named, asked)
+        # It counts neither the names of the files nor its own remarks.
+        while len(text) > left and asked > 0:
+            asked -= max(len(text) - left, 200)
+            text = show(files, named, max(asked, 0))
+        return f"{head}\n\n{fence('parameters', shorten_to(text, left))}"
+
+    def _worked(self, room: int) -> str:
+        kept = [each for each in self.attempts if each.kept]
+        lines = [f"- {each.title}" + (f" ({each.change})" if each.change else "") for each in kept]
+        older = [f"- and {counted(len(kept) - _ROWS, 'earlier epoch')}"] if kept[_ROWS:] else []
+        return _fenced("worked", "\n".join([*older, *lines[-_ROWS:]]), room)
+
+    def _failed(self, room: int) -> str:
+        failed = [each for each in self.attempts if not each.kept]
+        with_diff = [each for each in failed if each.diff][-_DIFFS:]
+        frame = len(fence("failed", ""))
+        each_room = max((room - frame) // max(len(with_diff), 1) - 400, 200)
+        blocks = []
+        for attempt in failed[-_ROWS:]:
+            lines = [f"{attempt.title}" + (f" ({attempt.change})" if attempt.change else "")]
+            lines += [f"  {one_line(sentence, 300)}" for sentence in attempt.why]
+            for what, items in (("fixed", attempt.fixed), ("broke", attempt.broken)):
+                lines += [f"  {what} {_by_category(items)}"] if items else []
+            if any(attempt is each for each in with_diff):
+                lines.append(short_diff(attempt.diff, each_room))
+            blocks.append("\n".join(lines))
+        older = len(failed) - _ROWS
+        head = [f"and {counted(older, 'earlier epoch')}"] if older > 0 else []
+        return _fenced("failed", "\n\n".join([*head, *self.earlier, *blocks]), room)
+
+    def _blocked(self, room: int) -> str:
+        reasons = (self.blocked or {}).items()
+        return shorten_to(
+            "\n".join(f"- {name}: {why}" if why else f"- {name}" for name, why in reasons), room
+        )
+
+    def _task(self) -> str:
+        if self.bold:
+            epochs = counted(self.stalled, "epoch")
+            make = f"The score has not moved in {epochs}: make" if self.stalled else "Make"
+            return (
+                f"{make} one bold change. Question how the system goes about its task, and try an "
+                "approach that differs from all that was tried."
+            )
+        return (
+            "Make one focused change: the smallest that removes the cause which costs most, and "
+            "leaves alone what works."
+        )
+
+
+def check_template(template: str) -> None:
+    """Checks the placeholders of a prompt's template.
+
+    Each section has to stand in it once; "{rest}" stands for all those that are not named.
+
+    Raises:
+        UsageError: one is unknown, missing, or there twice.
+    """
+    try:
+        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise UsageError(
+            f"the prompt_template cannot be read: {error}", hint="write {{ and }} for braces"
+        ) from error
+    known = [*SECTIONS, REST]
+    for name in names:
+        if name not in known or names.count(name) > 1:
+            what = "twice" if name in known else "which is no section"
+            raise UsageError(
+                f"the prompt_template has {{{name}}} {what}", hint=f"sections: {', '.join(known)}"
+            )
+    missing = [name for name in SECTIONS if name not in names]
+    if missing and REST not in names:
+        raise UsageError(
+            f"the prompt_template lacks {', '.join(f'{{{name}}}' for name in missing)}",
+            hint="put them in, or {rest} for all that it does not name",
+        )
+
+
+def share(lengths: Mapping[str, int], parts: Mapping[str, int], limit: int) -> dict[str, int]:
+    """The room of each: its length where that fits, else its share of what the others leave.
+
+    >>> share({"a": 10, "b": 500, "c": 900}, {"a": 1, "b": 1, "c": 2}, 1000)
+    {'a': 10, 'b': 330, 'c': 660}
+    """
+    rooms, left = dict.fromkeys(lengths, 0), max(limit, 0)
+    waiting = [name for name, length in lengths.items() if length]
+    while waiting:
+        total = sum(parts[name] for name in waiting)
+        fitting = [name for name in waiting if lengths[name] * total <= left * parts[name]]
+        if not fitting:
+            return rooms | {name: left * parts[name] // total for name in waiting}
+        for name in fitting:
+            rooms[name], left = lengths[name], left - lengths[name]
+        waiting = [name for name in waiting if name not in fitting]
+    return rooms
+
+
+def shorten_to(text: str, room: int) -> str:
+    """The text; or as much of its beginning as there is room, and how much is missing."""
+    if len(text) <= room:
+        return text
+    return shorten(text, max(room - len(f"\n[... {len(text)} characters more]"), 0))[: max(room, 0)]
+
+
+def short_diff(diff: str, room: int) -> str:
+    """The changed lines of a unified diff by file, without what is around them.
+
+    >>> print(short_diff("--- a/x.md\\n+++ b/x.md\\n@@ -1,2 +1,2 @@\\n be\\n-brief\\n+kind", 80))
+    x.md
+    -brief
+    +kind
+    """
+    lines = []
+    for line in diff.splitlines():
+        if line.startswith(("+++ b/", "+++ /dev/null")):
+            lines.append(line[4:].removeprefix("b/"))
+        elif line.startswith(("+", "-", "Binary files")) and not _DIFF_HEADS.match(line):
+            lines.append(line)
+    return cut_middle("\n".join(lines), room)
+
+
+def _described(parameter: Editable) -> str:
+    about = f": {parameter.description}" if parameter.description else ""
+    by = f" (read by {', '.join(parameter.readers)})" if parameter.readers else ""
+    return f"{parameter.name}{by}{about}"
+
+
+def _by_category(items: Mapping[str, Sequence[str]]) -> str:
+    total = sum(len(ids) for ids in items.values())
+    parts = []
+    for category, ids in sorted(items.items(), key=lambda pair: (-len(pair[1]), pair[0])):
+        some = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
+        parts.append(f"{category} {len(ids)} ({some})" if category else some)
+    return f"{counted(total, 'val item')}: {'; '.join(parts)}"
+
+
+def _fenced(name: str, text: str, room: int) -> str:
+    return fence(name, shorten_to(text, room - len(fence(name, "")))) if text else ""
+
+
+def _titled(name: str, text: str) -> str:
+    return f"## {SECTIONS[name][0]}\n\n{text}" if text else ""

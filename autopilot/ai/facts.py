@@ -1,0 +1,332 @@
+"""The facts that a prompt tells, gathered from a run that goes on or from the records of one.
+
+Only what a resumed or repeated run sees too: no clock, and nothing of the val items but numbers,
+ids and categories.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+from autopilot.ai.briefing import Attempt, Brief, Editable
+from autopilot.core.comparison import averaged
+from autopilot.core.experiment import Experiment
+from autopilot.core.figures import direction_words, figure, figures
+from autopilot.core.fit import Fit
+from autopilot.core.gradient import Finding, Gradient, TextGradient
+from autopilot.core.memory import DECISIONS, MemoryContext, Past
+from autopilot.core.module import Module
+from autopilot.core.noise import noise_sentence
+from autopilot.core.parameter import Parameter, PathParameter
+from autopilot.core.records.record import Lesson, Manifest, MetricsRecord
+from autopilot.core.run import Run
+from autopilot.core.stopping import TARGET
+from autopilot.core.types import Datum, Noise
+from autopilot.core.writing import recorded_passes
+from autopilot.tracking.diagnosis import turned
+from autopilot.tracking.notebook import Notebook
+
+Boldness = Literal["auto", "focused", "bold"]
+# Of the latest epochs that were taken back, diffs and items are read; of older ones, the verdicts.
+_LATEST, _STALLED = 3, 3
+_ERROR_NAME = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|Warning)?\Z")
+
+
+def brief(
+    parameters: Sequence[Parameter],
+    run: Run | None = None,
+    *,
+    goal: str = "",
+    background: str = "",
+    boldness: Boldness = "auto",
+    context: MemoryContext | None = None,
+    blocked: Iterable[str] = (),
+) -> Brief:
+    """The facts for an optimizer's step.
+
+    Args:
+        run: The run that goes on; without one, as in a manual loop, only the parameters, their
+            gradients and what memory knows are told.
+        goal, background: Those of the optimizer; the options of the run count before the goal.
+        boldness: "auto": bold once the score is flat.
+        context: What memory knows.
+        blocked: The strategies that must not be used.
+    """
+    module = run.module if isinstance(run, Fit) else None
+    feedback = [
+        (parameter.name or f"parameter {number}", parameter.grad)
+        for number, parameter in enumerate(parameters)
+        if parameter.grad is not None
+    ]
+    flat = context is not None and context.trend.direction == "flat"
+    stalled = context.trend.epochs if context is not None and flat else 0
+    reasons = dict(context.blocked) if context is not None else {}
+    facts: dict[str, Any] = {
+        "goal": goal,
+        "background": [background] if background else [],
+        "parameters": [_editable(p, n, module) for n, p in enumerate(parameters)],
+        "feedback": feedback,
+        "blocked": {name: reasons.get(name, "") for name in sorted(blocked)},
+        "bold": boldness == "bold" or (boldness == "auto" and stalled >= _STALLED),
+        "stalled": stalled,
+    }
+    if run is None:
+        facts["earlier"] = context.render().splitlines() if context is not None else []
+        return Brief(**facts)
+    experiment = run.experiment
+    manifest, lessons = experiment.manifest, experiment.memory.lessons
+    told = run.budget_line.splitlines()
+    target = [line for line in told if line.startswith(TARGET)]
+    facts |= {
+        "goal": goal_of(manifest) or goal or _own(module, "objective"),
+        "background": [*_background(manifest, background, module)],
+        "failing": _uncovered(run.seen.failing, [gradient for _, gradient in feedback]),
+        "passing": run.seen.passing,
+        "attempts": attempts(_OfRun(experiment)),
+        "earlier": [_by_hand(x) for x in lessons if x.by_hand and x.outcome not in DECISIONS],
+        "left": "\n".join(line for line in told if line not in target),
+        "wishes": run.wishes,
+    }
+    if isinstance(run, Fit):
+        facts["score"] = [*_score(run), *target]
+    return Brief(**facts)
+
+
+def recorded_brief(notebook: Notebook) -> Brief:
+    """The facts on an experiment whose steps are made by hand, or by an agent's host.
+
+    They come from its records alone. The host reads the files itself, and gets the evaluation's
+    own words on the val items of the best state, which are all that such an experiment learns from.
+    """
+    manifest, last = notebook.manifest, notebook.last
+    found: list[Finding] = []
+    if last is not None:
+        for item in notebook.val_of(last.best_epoch)[1]:
+            said = item.feedback or item.error_message
+            if said and item.outcome in ("failed", "error"):
+                found.append(Finding(said, item.attribution or "", item=item.id))
+    records = notebook.judged()
+    return Brief(
+        goal=goal_of(manifest),
+        background=[*_background(manifest, "", None)],
+        parameters=[Editable(name=n, files=((p, ""),)) for n, p in manifest.parameters.items()],
+        score=[*_values(records, notebook.noise)] if records else [],
+        feedback=[("", TextGradient.of(found))] if found else [],
+        attempts=attempts(notebook),
+    )
+
+
+def goal_of(manifest: Manifest) -> str:
+    """The goal that a run was started with, "" without one."""
+    # Earlier runs without Python kept it with their arguments.
+    return str(manifest.options.get("goal") or manifest.hparams.get("goal") or "")
+
+
+def attempts(past: Past) -> list[Attempt]:
+    """The judged epochs but the baseline; of the latest that failed, also items and diff."""
+    records = past.judged()
+    failed = [r.epoch for r in records if r.verdict == "rejected" and r.reused is None]
+    latest = set(failed[-_LATEST:])
+    found = []
+    for before, record in pairwise(records):
+        value = record.metrics.get(record.monitor)
+        changed = record.reused is None and value is not None
+        facts: dict[str, Any] = {
+            "epoch": record.epoch,
+            "kept": record.verdict == "kept",
+            "strategy": record.strategy,
+            "summary": record.summary,
+            "change": f"{record.monitor} {' -> '.join(figures(before.best, value))}"
+            if changed
+            else "",
+        }
+        if record.epoch in latest:
+            old, new = (past.val_of(n)[1] for n in (before.best_epoch, record.epoch))
+            by_id = [{item.id: item for item in items} for items in (old, new)]
+            fixed, broken = turned(*by_id)
+            facts |= {
+                "why": _why(record, new),
+                "fixed": _by_category(fixed, by_id[1]),
+                "broken": _by_category(broken, by_id[1]),
+                "diff": past.change(record.epoch),
+            }
+        elif record.verdict == "rejected" and record.reused is not None:
+            facts["why"] = list(record.reasons)
+        found.append(Attempt(**facts))
+    return found
+
+
+class _OfRun(Past):
+    """The judged epochs of a run that goes on; of one that is repeated, as they were recorded."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment, self._recorded = experiment, experiment.recorded
+
+    def judged(self) -> Sequence[MetricsRecord]:
+        if self._recorded is None:
+            return self._experiment.history
+        last = self._experiment.last_epoch
+        return [record for record in self._recorded.judged() if record.epoch <= last]
+
+    def val_of(self, epoch: int) -> tuple[Mapping[str, float], list[Datum]]:
+        if self._recorded is not None:
+            return self._recorded.val_of(epoch)
+        experiment, record = self._experiment, self._experiment.record_of(epoch)
+        # An edit that was taken back leaves a state that an earlier epoch measured.
+        measured = epoch if record.reused is None else record.reused
+        at = experiment.revision_of(measured)
+        passes = recorded_passes(experiment.store, at, "val", measured)
+        return experiment.metrics[epoch].get("val", {}), averaged(passes[: record.repeat])
+
+    def change(self, epoch: int) -> str:
+        experiment = self._experiment
+        before = experiment.record_of(epoch - 1).best_epoch
+        return experiment.store.diff(*map(experiment.revision_of, (before, epoch)))
+
+
+# --- what may be edited, and what for ----------------------------------------------------------
+
+
+def _editable(parameter: Parameter, number: int, module: Module | None) -> Editable:
+    name = parameter.name or f"parameter {number}"
+    readers = [
+        f"{path} ({type(each).__name__})" if path else type(each).__name__
+        for path, each in (module.named_modules() if module is not None else ())
+        if any(own is parameter for own in each.parameters(recurse=False))
+    ]
+    files = tuple(_contents(parameter, name))
+    return Editable(
+        name=name, description=parameter.description, readers=tuple(readers), files=files
+    )
+
+
+def _contents(parameter: Parameter, name: str) -> Iterator[tuple[str, str]]:
+    if not isinstance(parameter, PathParameter):
+        yield f"the value {name}", parameter.render()
+        return
+    for file in parameter.files():
+        try:
+            text = parameter.read_text(file)
+        except UnicodeDecodeError:
+            text = "(binary)"
+        yield os.path.relpath(parameter.root / file), text
+
+
+def _background(manifest: Manifest, own: str, module: Module | None) -> Iterator[str]:
+    given = [str(manifest.options.get("background") or ""), own, _own(module, "background")]
+    yield from dict.fromkeys(filter(None, given))
+    if manifest.idea:
+        yield f"The idea of this experiment: {manifest.idea}"
+    if manifest.hypothesis:
+        yield f"The hypothesis: {manifest.hypothesis}"
+    kinds = dict[type[Module], str]()
+    for path, each in module.named_modules() if module is not None else ():
+        kinds.setdefault(type(each), path)
+    for kind, path in kinds.items():
+        # A class of the user's own, with words of its own: those of a base class are on all.
+        text = inspect.cleandoc(vars(kind).get("__doc__") or "")
+        if text and not kind.__module__.startswith("autopilot."):
+            yield f"{f'{path} ({kind.__name__})' if path else kind.__name__}: {text}"
+
+
+def _own(module: Module | None, name: str) -> str:
+    value = getattr(module, name, "")
+    return value if isinstance(value, str) else ""
+
+
+# --- the score ---------------------------------------------------------------------------------
+
+
+def _score(run: Fit) -> Iterator[str]:
+    split = "train" if run.val is None else "val"
+    unseen = ", whose items you do not see" if run.val is not None and run.train is not None else ""
+    better = direction_words(run.mode)
+    yield f"What counts is {run.monitor} on the {split} split{unseen}: {better}."
+    records = _OfRun(run.experiment).judged()
+    if records:
+        yield from _values(records, run.experiment.noise)
+    if run.step_number > 1:
+        yield f"This is step {run.step_number} of the epoch: its earlier ones are not measured yet."
+    counts = run.seen.outcomes
+    scored = counts["passed"] + counts["failed"] + counts["error"]
+    if scored:
+        yield f"Of the {scored} train items just now, {counts['passed']} passed."
+    yield f"An epoch is kept if {run.monitor} gets better than the best so far."
+    for gate in run.policy.gates:
+        how = "It has to pass" if gate.required else "It is warned about otherwise"
+        yield f"{how}: {gate.describe()}"
+
+
+def _values(records: Sequence[MetricsRecord], noise: Noise | None) -> Iterator[str]:
+    last, first = records[-1], records[0]
+    best = next((r for r in records if r.epoch == last.best_epoch), first)
+    if last.best is not None:
+        before, now = figures(last.baseline, last.best)
+        where = f"epoch {best.epoch}, the present state" if best.epoch else "the present state"
+        values = f"baseline {before}, best so far {now} ({where})"
+        yield f"{last.monitor}: {values if best.epoch else f'{now} ({where}, the baseline)'}."
+    others = [
+        f"{name} {figure(value)}" for name, value in best.metrics.items() if name != last.monitor
+    ]
+    if others:
+        yield f"Other metrics of the present state: {', '.join(others)}."
+    if noise is not None and noise.is_noisy:
+        yield f"Noise: {noise_sentence(noise)}."
+
+
+# --- items and attempts ------------------------------------------------------------------------
+
+
+def _uncovered(failing: Iterable[Finding], gradients: Iterable[Gradient]) -> list[Finding]:
+    """The failing items that no gradient is about."""
+    findings = [f for g in gradients if isinstance(g, TextGradient) for f in g.findings]
+    ids = {finding.item for finding in findings if finding.item}
+    alone = {(f.input, f.output) for f in findings if f.input or f.output}
+    return [f for f in failing if f.item not in ids and (f.input, f.output) not in alone]
+
+
+def _by_category(ids: Iterable[str], items: Mapping[str, Datum]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in ids:
+        item = items[name]
+        category = item.attribution or str(item.metadata.get("category") or "")[:40]
+        found.setdefault(category, []).append(name)
+    return found
+
+
+def _why(record: MetricsRecord, items: Sequence[Datum]) -> list[str]:
+    """The reasons of a verdict beside the score, without the contents of val items."""
+    messages = Counter(m for i in items for m in (i.error_message, i.unmeasured) if m)
+    private = {
+        text
+        for item in items
+        for text in (*item.metadata.values(), item.feedback)
+        if isinstance(text, str) and len(text) >= 8
+    }
+    found = []
+    for reason in record.reasons:
+        if reason.startswith(f"val {record.monitor} ") and "no improvement" in reason:
+            continue
+        for message, count in messages.items():
+            # What several items have in common tells of none of them.
+            if count < 2 and message in reason:
+                name = message.partition(":")[0]
+                reason = reason.replace(message, name if _ERROR_NAME.match(name) else "an error")
+        for text in private:
+            if messages[text] < 2:
+                reason = reason.replace(text, "...")
+        found.append(reason)
+    return found
+
+
+def _by_hand(lesson: Lesson) -> str:
+    what = ": ".join(filter(None, (lesson.strategy or "unnamed", lesson.summary)))
+    return f"noted by the user: {what} ({lesson.outcome})" + (
+        f": {lesson.reason}" if lesson.reason else ""
+    )
