@@ -15,6 +15,7 @@ _HOMES = {
     "autopilot.ai.agent": "Agent AgentContext AgentResult",
     "autopilot.ai.anthropic_agent": "AnthropicAgent",
     "autopilot.ai.coding": "ClaudeCodeAgent CommandAgent",
+    "autopilot.ai.coding_tools": "AiderAgent CodexAgent GeminiAgent",
     "autopilot.ai.function_agent": "FunctionAgent",
     "autopilot.ai.datasets.generator": "DataGenerator",
     "autopilot.ai.gradient": "AgentCollator ConcatCollator GradientCollator",

@@ -12,6 +12,7 @@ _HOMES = {
     "autopilot.ai.agent": "Agent AgentContext AgentResult Tool",
     "autopilot.ai.anthropic_agent": "AnthropicAgent TextEditor",
     "autopilot.ai.coding": "ClaudeCodeAgent CommandAgent",
+    "autopilot.ai.coding_tools": "AiderAgent CodexAgent GeminiAgent",
     "autopilot.ai.datasets.generator": "DataGenerator",
     "autopilot.ai.function_agent": "FunctionAgent",
     "autopilot.ai.gradient": "AgentCollator ConcatCollator GradientCollator",

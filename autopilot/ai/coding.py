@@ -17,7 +17,13 @@ from autopilot.ai.agent import Agent, AgentContext, AgentResult
 from autopilot.ai.model.failures import service_error
 from autopilot.ai.model.parallel import RateLimit
 from autopilot.core.parameter import PathParameter
-from autopilot.errors import AgentError, AgentNotFoundError, AgentRefusedError, AgentReplyError
+from autopilot.errors import (
+    AgentError,
+    AgentNotFoundError,
+    AgentRefusedError,
+    AgentReplyError,
+    UsageError,
+)
 from autopilot.sandbox.programs import Finished, run_process
 from autopilot.text import clean, hide, redact
 
@@ -25,6 +31,16 @@ _PROMPT_FILE = "{prompt_file}"
 _BY_HAND = "try it by hand: claude --print hello"
 _NOT_FOUND = 127
 _SPECIAL = re.compile(r"[\\\[\]*?]")
+# The options that ClaudeCodeAgent sets, and what to give in their place.
+_OWN = {
+    "--print -p --output-format --input-format --json-schema": "",
+    "--model": "model=",
+    "--allowedTools --allowed-tools": "allowed_tools=",
+    "--permission-mode": "permission_mode=",
+    "--append-system-prompt": "system=",
+    "--max-budget-usd": "max_cost_usd=",
+    "--resume -r --continue -c --session-id": "AgentContext(session_id=)",
+}
 
 
 class ClaudeCodeAgent(Agent):
@@ -44,6 +60,8 @@ class ClaudeCodeAgent(Agent):
             dollar budget. Without it, runs side by side wait for one another under such a budget.
             Claude Code checks it after each turn.
         command: The program.
+        extra_args: Further options of the program, each a part of a call's name: "--effort",
+            "high", "--bare". Those that are set here are refused.
         rate: A RateLimit to keep.
 
     >>> ClaudeCodeAgent(model="opus").command_line(AgentContext(session_id="s1"))[-2:]
@@ -60,6 +78,7 @@ class ClaudeCodeAgent(Agent):
         timeout_s: float = 900.0,
         max_cost_usd: float = math.inf,
         command: str = "claude",
+        extra_args: Sequence[str] = (),
         rate: RateLimit | None = None,
     ) -> None:
         self.model = model
@@ -69,6 +88,7 @@ class ClaudeCodeAgent(Agent):
         self.timeout_s = timeout_s
         self.max_cost_usd = max_cost_usd
         self.command = command
+        self.extra_args = checked_options("ClaudeCodeAgent", extra_args, _OWN)
         self.rate = rate
 
     def command_line(self, context: AgentContext, cost_usd: float = math.inf) -> list[str]:
@@ -78,7 +98,7 @@ class ClaudeCodeAgent(Agent):
             context: The run's context.
             cost_usd: The largest cost in dollars.
         """
-        line = [self.command, "--print"]
+        line = [self.command, "--print", *self.extra_args]
         allowed = [*self.allowed_tools, *_edit_rules(context.parameters)]
         if allowed:
             line += ["--allowedTools", *allowed]
@@ -103,6 +123,8 @@ class ClaudeCodeAgent(Agent):
             "model": self.model or "",
             "system": self._system(context),
             "session": context.session_id,
+            # Without them: the name that such a call has in older records.
+            "arguments": list(self.extra_args) or None,
             "prompt": prompt,
         }
 
@@ -145,32 +167,43 @@ def _edit_rules(parameters: Sequence[PathParameter]) -> list[str]:
 class CommandAgent(Agent):
     """Any other coding program: it reads the prompt, edits in the working directory, and answers.
 
+    Override `command_line` and `read` for a program whose arguments depend on the context, or whose
+    output is more than its answer.
+
     Args:
         command: The program and its arguments. "{prompt_file}" is replaced by a file with the
             prompt; without it the prompt goes in on stdin.
         timeout_s: After that it is ended, with all processes that it started.
+        rate: A RateLimit to keep.
 
     >>> CommandAgent(["cat"]).run("make it shorter").output
     'make it shorter'
     """
 
-    def __init__(self, command: Sequence[str], *, timeout_s: float = 900.0) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        timeout_s: float = 900.0,
+        rate: RateLimit | None = None,
+    ) -> None:
         if isinstance(command, str) or not command:
             raise ValueError(f"command is a list of the program and its arguments, not {command!r}")
         self.command = tuple(command)
         self.timeout_s = timeout_s
+        self.rate = rate
 
-    def _asked(self, prompt: str, context: AgentContext) -> dict[str, Any]:
-        # The name only: the program's folder differs from one machine to the next.
-        line = [self._name(), *self.command[1:]]
-        return {"agent": line, "prompt": _whole_prompt(prompt, context)}
+    def command_line(self, context: AgentContext) -> list[str]:
+        """The program and its arguments."""
+        return list(self.command)
 
-    def _name(self) -> str:
-        return Path(self.command[0]).name
+    def read(self, finished: Finished) -> AgentResult:
+        """The answer of the program that ended.
 
-    def _run(self, prompt: str, context: AgentContext) -> AgentResult:
+        Raises:
+            AgentError: it failed; the hint says how to go on.
+        """
         name = self._name()
-        finished = self._finish(_whole_prompt(prompt, context), context.folder)
         if name == "sh" and finished.code == _NOT_FOUND:
             hint = "correct the agent's command, or install the program"
             raise AgentNotFoundError(f"the shell says: {finished.tail()}", hint=hint)
@@ -181,18 +214,56 @@ class CommandAgent(Agent):
             )
         return AgentResult(output=finished.stdout.strip(), seconds=finished.seconds)
 
-    def _finish(self, prompt: str, folder: Path | None) -> Finished:
-        hint, timeout_s = f"install {self.command[0]}, or give its full path", self.timeout_s
-        if not any(_PROMPT_FILE in part for part in self.command):
-            return run_process(
-                self.command, stdin=prompt, folder=folder, timeout_s=timeout_s, hint=hint
+    def _asked(self, prompt: str, context: AgentContext) -> dict[str, Any]:
+        # The name only: the program's folder differs from one machine to the next.
+        line = [self._name(), *self.command[1:]]
+        return {"agent": line, "prompt": _whole_prompt(prompt, context)}
+
+    def _name(self) -> str:
+        return Path(self.command[0]).name
+
+    def _run(self, prompt: str, context: AgentContext) -> AgentResult:
+        line, prompt = self.command_line(context), _whole_prompt(prompt, context)
+        folder, timeout_s = context.folder, self.timeout_s
+        hint = self._install or f"install {line[0]}, or give its full path"
+        if not any(_PROMPT_FILE in part for part in line):
+            return self.read(
+                run_process(line, stdin=prompt, folder=folder, timeout_s=timeout_s, hint=hint)
             )
         # Outside of the working directory, where the agent's edits are looked for.
         with tempfile.TemporaryDirectory(prefix="autopilot-") as place:
             file = Path(place, "prompt.md")
             file.write_text(clean(prompt), encoding="utf-8")
-            command = [part.replace(_PROMPT_FILE, str(file)) for part in self.command]
-            return run_process(command, stdin="", folder=folder, timeout_s=timeout_s, hint=hint)
+            line = [part.replace(_PROMPT_FILE, str(file)) for part in line]
+            return self.read(
+                run_process(line, stdin="", folder=folder, timeout_s=timeout_s, hint=hint)
+            )
+
+    _install = ""
+
+
+def checked_options(agent: str, given: Sequence[str], own: Mapping[str, str]) -> tuple[str, ...]:
+    """Further options for a program.
+
+    Args:
+        agent: The agent's class.
+        own: The options that the agent sets itself, separated by spaces, and the arguments to give
+            in their place.
+
+    Raises:
+        UsageError: one of them is given, or a text in place of a list.
+    """
+    if isinstance(given, str):
+        raise UsageError(
+            f"extra_args is a list of arguments, not {given!r}", hint=f"write {given.split()}"
+        )
+    for argument in given:
+        option = argument.partition("=")[0]
+        for names, instead in own.items():
+            if option in names.split():
+                hint = f"give the agent {instead}" if instead else "leave it out"
+                raise UsageError(f"extra_args: {agent} sets {option} itself", hint=hint)
+    return tuple(given)
 
 
 def _whole_prompt(prompt: str, context: AgentContext) -> str:
@@ -216,6 +287,7 @@ class _ClaudeReply(BaseModel):
     stop_reason: str | None = None
     session_id: str = ""
     total_cost_usd: float | None = None
+    errors: Sequence[str] = ()
     usage: _ReportedUsage = Field(default_factory=_ReportedUsage)
     modelUsage: Mapping[str, Any] = Field(default_factory=dict)  # as the program spells it
 
@@ -254,14 +326,15 @@ def _claude_result(reply: _ClaudeReply, seconds: float) -> AgentResult:
 
 
 def _check_claude(reply: _ClaudeReply, finished: Finished) -> None:
-    said = redact(" ".join(reply.result.split()))[:300]
+    text = reply.result.strip() or "; ".join(reply.errors) or finished.stderr.strip()
+    said = redact(" ".join(text.split()))[:300] or "it says no more"
     if reply.stop_reason == "refusal" or (reply.is_error and "usage policy" in said.lower()):
         raise AgentRefusedError(
             f"claude refused: {said}", hint="look at what the prompt and the items ask for"
         )
     if reply.is_error and reply.api_error_status:
-        raise service_error("claude", reply.api_error_status, reply.result, _BY_HAND)
+        raise service_error("claude", reply.api_error_status, text or said, _BY_HAND)
     if reply.is_error or finished.code != 0:
-        raise AgentError(
-            f"claude failed ({reply.subtype or f'code {finished.code}'}): {said}", hint=_BY_HAND
-        )
+        # Its errors have a type of their own, but for those that it says in the result.
+        kind = reply.subtype if reply.subtype not in ("", "success") else f"code {finished.code}"
+        raise AgentError(f"claude failed ({kind}): {said}", hint=_BY_HAND)

@@ -16,7 +16,13 @@ from autopilot.errors import UsageError
 from autopilot.text import as_json, flag, is_secret, plain_letters, redact
 
 # Those that have a name, by their classes.
-AGENTS = {"claude-code": "ClaudeCodeAgent", "anthropic": "AnthropicAgent"}
+AGENTS = {
+    "claude-code": "ClaudeCodeAgent",
+    "anthropic": "AnthropicAgent",
+    "codex": "CodexAgent",
+    "gemini": "GeminiAgent",
+    "aider": "AiderAgent",
+}
 _AGENT_FORMS = (*AGENTS, "cmd:'PROGRAM ...'")
 # Those that are arguments of a CommandModule; it has `mode` too.
 OF_MODULE = (
@@ -92,7 +98,8 @@ class TaskOptions:
         metavar="NAME",
     )
     agent: str | None = option(
-        "Who edits: claude-code, anthropic, or cmd:'PROGRAM ...', which gets the prompt on stdin.",
+        "Who edits: claude-code, anthropic, codex, gemini, aider, or cmd:'PROGRAM ...', which gets "
+        "the prompt on stdin.",
         metavar="AGENT",
     )
     model: str | None = option("The agent's model.", metavar="NAME")
@@ -198,7 +205,7 @@ def check_agent(text: str, model: str | None) -> str:
         forms = ", ".join(_AGENT_FORMS)
         raise UsageError(f"--agent {text!r}: there is none", hint=f"one of: {forms}")
     if model:
-        raise UsageError("--model is for claude-code and anthropic", hint="leave it out")
+        raise UsageError(f"--model is for {', '.join(AGENTS)}", hint="leave it out")
     return command
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import stat
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 
 from autopilot.ai.agent import AgentContext
 from autopilot.ai.coding import ClaudeCodeAgent, CommandAgent
+from autopilot.ai.model.recording import request_key
 from autopilot.core.parameter import PathParameter
 from autopilot.errors import (
     AgentError,
@@ -24,6 +27,7 @@ from autopilot.errors import (
     AgentTimeoutError,
     KeyRefusedError,
     ModelCallError,
+    UsageError,
 )
 
 FAKE = """#!{python}
@@ -100,6 +104,50 @@ def test_what_a_folder_is_called_is_no_pattern(tmp_path: Path) -> None:
     assert f"Edit(/{tmp_path}/\\[a\\] b\\*/c (1?\\?.md)" in line
 
 
+def test_further_options_are_given_and_a_part_of_the_request(claude) -> None:
+    work = claude()
+    ClaudeCodeAgent(extra_args=["--bare", "--effort", "high"]).run("x", AgentContext(folder=work))
+    seen = json.loads((work / "seen.json").read_text())["argv"]
+    assert seen[:4] == ["--print", "--bare", "--effort", "high"]
+    asked = ClaudeCodeAgent(extra_args=["--bare"])._asked("x", AgentContext())
+    assert asked["arguments"] == ["--bare"]
+    assert request_key(asked) != request_key(ClaudeCodeAgent()._asked("x", AgentContext()))
+
+
+@pytest.mark.parametrize(
+    ("given", "said", "hint"),
+    [
+        (["--model", "opus"], "ClaudeCodeAgent sets --model itself", "give the agent model="),
+        (["--max-budget-usd=3"], "sets --max-budget-usd itself", "give the agent max_cost_usd="),
+        (["-p"], "sets -p itself", "leave it out"),
+        ("--bare --effort low", "extra_args is a list", r"write \['--bare', '--effort', 'low'\]"),
+    ],
+)
+def test_options_that_it_sets_itself_are_refused(given, said: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=said) as caught:
+        ClaudeCodeAgent(extra_args=given)
+    assert re.search(hint, caught.value.hint)
+
+
+def test_a_program_that_prints_without_end_is_ended_and_its_output_bounded(tmp_path: Path) -> None:
+    endless = "import os, sys\nopen('child', 'w').write(str(os.getpid()))\n"
+    endless += "while True: sys.stdout.write('x' * 65536)"
+    # In a process of its own, whose largest size is this call's.
+    call = (
+        "import resource, sys\nfrom autopilot.ai import AgentContext, CommandAgent\n"
+        "from autopilot.errors import AgentTimeoutError\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try: CommandAgent([sys.executable, '-c', sys.argv[1]], timeout_s=1).run('x')\n"
+        "except AgentTimeoutError: pass\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", call, endless], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert int(done.stdout) < 100_000, done.stderr  # in KiB; it prints a gigabyte
+    assert _ended(int((tmp_path / "child").read_text()))
+
+
 def test_it_can_be_awaited(claude) -> None:
     work = claude()
     result = asyncio.run(ClaudeCodeAgent().arun("hello", AgentContext(folder=work)))
@@ -147,7 +195,19 @@ def test_it_is_made_without_the_program_and_says_so_when_run(monkeypatch) -> Non
             "print(json.dumps({'is_error': False, 'result': '', 'api_error_status': 529}));"
             " sys.exit(1)",
             AgentError,
-            "claude failed",
+            r"claude failed \(code 1\): it says no more",
+        ),
+        (
+            "sys.stderr.write('no credit left\\n');"
+            "print(json.dumps({'is_error': True, 'subtype': 'success'})); sys.exit(1)",
+            AgentError,
+            r"claude failed \(code 1\): no credit left",
+        ),
+        (
+            "print(json.dumps({'is_error': True, 'subtype': 'error_during_execution',"
+            " 'errors': ['no such tool', 'gave up']})); sys.exit(1)",
+            AgentError,
+            r"claude failed \(error_during_execution\): no such tool; gave up",
         ),
     ],
 )

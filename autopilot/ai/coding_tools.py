@@ -1,0 +1,284 @@
+"""Presets for coding tools on the command line: Codex, Gemini CLI and aider."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+from autopilot.ai.agent import AgentContext, AgentResult
+from autopilot.ai.coding import CommandAgent, checked_options
+from autopilot.ai.model.parallel import RateLimit
+from autopilot.errors import AgentError, AgentReplyError
+from autopilot.sandbox.programs import Finished
+from autopilot.text import clean, redact
+
+
+class _Preset(CommandAgent):
+    """A program whose arguments and output are known.
+
+    Args:
+        model: The model's name; None: the program's own choice.
+        extra_args: Further options of the program, a part of a call's name.
+        timeout_s: After that it is ended, with all processes that it started.
+        command: The program, if it is not found by its name.
+        rate: A RateLimit to keep.
+    """
+
+    program: ClassVar[str]
+    own: ClassVar[Mapping[str, str]]
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        extra_args: Sequence[str] = (),
+        timeout_s: float = 900.0,
+        command: str = "",
+        rate: RateLimit | None = None,
+    ) -> None:
+        super().__init__([command or self.program], timeout_s=timeout_s, rate=rate)
+        self.model = model
+        self.extra_args = checked_options(type(self).__name__, extra_args, self.own)
+
+    def _asked(self, prompt: str, context: AgentContext) -> dict[str, Any]:
+        asked = super()._asked(prompt, context)
+        given = {"model": self.model, "arguments": list(self.extra_args) or None}
+        return {**asked, "agent": self.program, **given, "session": context.session_id or None}
+
+    def _name(self) -> str:
+        return self.model or self.program
+
+    def _is_set(self, *options: str) -> bool:
+        return any(argument.partition("=")[0] in options for argument in self.extra_args)
+
+    def _failed(self, finished: Finished, why: str) -> AgentError:
+        said = redact(" ".join(why.split()))[:300] or finished.tail()
+        return AgentError(
+            f"{self.program} ended with code {finished.code}: {said}",
+            hint="run it by hand in the same folder",
+        )
+
+
+class CodexAgent(_Preset):
+    """OpenAI's Codex, by `codex exec --json`: it may edit in the working directory.
+
+    Its sandbox keeps commands in that directory and off the network; without parameters it only
+    reads. Conversations are continued by `codex exec resume`. Tokens are counted, dollars are not
+    known. Needs `npm install -g @openai/codex`, and a login or CODEX_API_KEY. Written after
+    docs/exec.md of github.com/openai/codex, and `codex exec --help` and the output of 0.171.
+
+    >>> CodexAgent("gpt-5-codex").command_line(AgentContext(session_id="t1"))[-3:]
+    ['resume', 't1', '-']
+    """
+
+    program = "codex"
+    own: ClassVar = {
+        "exec --json --color --skip-git-repo-check -C --cd": "",
+        "--model -m": "model=",
+        "--output-last-message -o --output-schema --ephemeral": "",
+        "resume --last": "AgentContext(session_id=)",
+    }
+    _install = "npm install -g @openai/codex, then: codex login"
+
+    def __init__(self, model: str | None = None, **options: Any) -> None:
+        super().__init__(model, **options)
+        self._counted: dict[str, tuple[int, int]] = {}
+
+    def command_line(self, context: AgentContext) -> list[str]:
+        line = [*self.command, "exec", "--json", "--color", "never", "--skip-git-repo-check"]
+        unconfined = "--dangerously-bypass-approvals-and-sandbox"
+        if not self._is_set("--sandbox", "-s", "--approve-for-me", unconfined):
+            line += ["--sandbox", "workspace-write" if context.parameters else "read-only"]
+        if self.model:
+            line += ["--model", self.model]
+        line += self.extra_args
+        if context.session_id:
+            line += ["resume", context.session_id]
+        return [*line, "-"]
+
+    def read(self, finished: Finished) -> AgentResult:
+        thread, said, failed, trouble, read, written = "", "", "", "", 0, 0
+        for event in _events(finished.stdout):
+            kind, item = event.get("type"), event.get("item") or {}
+            if kind == "thread.started":
+                thread = str(event.get("thread_id", ""))
+            elif kind == "item.completed" and item.get("type") == "agent_message":
+                said = str(item.get("text", ""))
+            elif kind == "turn.completed":
+                usage = event.get("usage") or {}
+                read, written = _count(usage, "input_tokens"), _count(usage, "output_tokens")
+            elif kind == "turn.failed":
+                failed = str((event.get("error") or {}).get("message", "")) or "the turn failed"
+            elif kind == "error":
+                # Of an attempt that may be made again, too.
+                trouble = str(event.get("message", ""))
+        if failed or finished.code != 0:
+            raise self._failed(finished, failed or trouble or _error_line(finished.stderr))
+        if not thread:
+            raise AgentReplyError(
+                f"codex answered with something other than its events: {finished.tail()}",
+                hint="update it: npm install -g @openai/codex",
+                reply=redact(finished.stdout),
+            )
+        # Codex counts a whole conversation, with what was read and written before it was resumed.
+        before = self._counted.get(thread, (0, 0))
+        self._counted[thread] = (read, written)
+        return AgentResult(
+            output=said,
+            session_id=thread,
+            input_tokens=max(read - before[0], 0),
+            output_tokens=max(written - before[1], 0),
+            seconds=finished.seconds,
+            model=self.model or "",
+        )
+
+
+class GeminiAgent(_Preset):
+    """Google's Gemini CLI, by `gemini --output-format json`: it may use its editing tools.
+
+    Other tools are refused, as nobody can allow them; without parameters it only reads.
+    Conversations are continued by `--resume`. Tokens are counted, dollars are not known. Needs
+    `npm install -g @google/gemini-cli`, and a login or GEMINI_API_KEY. Written after
+    docs/cli/headless.md and docs/cli/session-management.md of the package, and `gemini --help` and
+    the output of 0.61.
+
+    >>> GeminiAgent("gemini-2.5-pro").command_line(AgentContext(session_id="s1"))[-2:]
+    ['--resume', 's1']
+    """
+
+    program = "gemini"
+    own: ClassVar = {
+        "--output-format -o --prompt -p --prompt-interactive -i --skip-trust": "",
+        "--model -m": "model=",
+        "--resume -r --session-id --session-file": "AgentContext(session_id=)",
+    }
+    _install = "npm install -g @google/gemini-cli, then log in with: gemini"
+
+    def command_line(self, context: AgentContext) -> list[str]:
+        # A run's worktree is a new folder, which Gemini CLI would refuse as an untrusted one.
+        line = [*self.command, "--output-format", "json", "--skip-trust"]
+        if not self._is_set("--approval-mode", "--yolo", "-y"):
+            line += ["--approval-mode", "auto_edit" if context.parameters else "default"]
+        if self.model:
+            line += ["--model", self.model]
+        line += self.extra_args
+        if context.session_id:
+            line += ["--resume", context.session_id]
+        return line
+
+    def read(self, finished: Finished) -> AgentResult:
+        # The object of an error is on stderr.
+        reply = _last_object(finished.stdout) or _last_object(finished.stderr) or {}
+        error = reply.get("error")
+        if error or finished.code != 0:
+            raise self._failed(finished, str((error or {}).get("message", "")))
+        if "response" not in reply:
+            raise AgentReplyError(
+                f"gemini answered with something other than JSON: {finished.tail()}",
+                hint="update it: npm install -g @google/gemini-cli",
+                reply=redact(finished.stdout),
+            )
+        models = (reply.get("stats") or {}).get("models") or {}
+        counts = [model.get("tokens") or {} for model in models.values()]
+        return AgentResult(
+            output=str(reply["response"]),
+            session_id=str(reply.get("session_id", "")),
+            input_tokens=sum(_count(n, "prompt") + _count(n, "tool") for n in counts),
+            output_tokens=sum(_count(n, "candidates") + _count(n, "thoughts") for n in counts),
+            seconds=finished.seconds,
+            model=self.model or next(iter(models), ""),
+        )
+
+
+class AiderAgent(_Preset):
+    """aider, by `aider --message-file`: it edits the parameters' files, and says what it cost.
+
+    It commits nothing, runs no commands, and leaves no files of its own; it continues no
+    conversation. Tokens are as it rounds them. Needs `pip install aider-chat`, and its model's key.
+    Written after docs/scripting.md and docs/config/options.md of the package, and the usage report
+    of 0.86 (aider/coders/base_coder.py).
+
+    >>> AiderAgent("gpt-4o").command_line(AgentContext())[-2:]
+    ['--message-file', '{prompt_file}']
+    """
+
+    program = "aider"
+    own: ClassVar = {
+        "--message-file -f --message --msg -m --yes-always --yes --pretty --no-pretty": "",
+        "--stream --no-stream --git --no-git --auto-commits --no-auto-commits --commit": "",
+        "--chat-history-file --input-history-file --file --restore-chat-history": "",
+        "--model": "model=",
+    }
+    _install = "python -m pip install aider-chat"
+
+    def command_line(self, context: AgentContext) -> list[str]:
+        line = [*self.command, "--yes-always", "--no-git", "--no-auto-commits", "--no-stream"]
+        line += ["--no-pretty", "--no-fancy-input", "--no-suggest-shell-commands"]
+        line += ["--no-check-update", "--no-show-release-notes", "--no-detect-urls"]
+        # Its notes would be files beside the parameters.
+        line += ["--chat-history-file", os.devnull, "--input-history-file", os.devnull]
+        line += ["--map-tokens", "0"]
+        if self.model:
+            line += ["--model", self.model]
+        line += self.extra_args
+        for file in context.files:
+            line += ["--file", str(file)]
+        return [*line, "--message-file", "{prompt_file}"]
+
+    def read(self, finished: Finished) -> AgentResult:
+        reports = _USAGE.findall(finished.stdout)
+        # It ends with 0, too, where its model could not be asked.
+        if finished.code != 0 or not reports:
+            raise self._failed(finished, _error_line(finished.stdout))
+        spent = _SPENT.findall(finished.stdout)
+        return AgentResult(
+            output=finished.stdout.strip(),
+            input_tokens=sum(_number(read) for read, _ in reports),
+            output_tokens=sum(_number(written) for _, written in reports),
+            cost_usd=float(spent[-1]) if spent else None,
+            seconds=finished.seconds,
+            model=self.model or "",
+        )
+
+
+_USAGE = re.compile(r"^Tokens: ([\d.]+k?) sent,.*?([\d.]+k?) received\.", re.MULTILINE)
+_SPENT = re.compile(r"Cost: \$[\d.]+ message, \$([\d.]+) session\.")
+_ERROR = re.compile(r"^.*error.*$", re.MULTILINE | re.IGNORECASE)
+
+
+def _count(counts: Mapping[str, Any], name: str) -> int:
+    return int(counts.get(name) or 0)
+
+
+def _number(text: str) -> int:
+    return round(float(text.removesuffix("k")) * (1000 if text.endswith("k") else 1))
+
+
+def _error_line(text: str) -> str:
+    """The first line that names an error: a stack may follow it."""
+    found = _ERROR.search(text)
+    return found.group() if found else ""
+
+
+def _events(text: str) -> Iterator[dict[str, Any]]:
+    """The objects of JSON Lines."""
+    for line in text.splitlines():
+        try:
+            value = clean(json.loads(line))
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict):
+            yield value
+
+
+def _last_object(text: str) -> dict[str, Any] | None:
+    """The object that a text ends with, which begins a line."""
+    start = f"\n{text}".rfind("\n{")
+    try:
+        value = clean(json.loads(text[start:])) if start >= 0 else None
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
