@@ -17,6 +17,7 @@ _HOMES = {
     "autopilot.ai.coding": "ClaudeCodeAgent CommandAgent",
     "autopilot.ai.coding_tools": "AiderAgent CodexAgent GeminiAgent",
     "autopilot.ai.function_agent": "FunctionAgent",
+    "autopilot.ai.constraints": "Constraint KeepPlaceholders MaxLength",
     "autopilot.ai.datasets.generator": "DataGenerator",
     "autopilot.ai.gradient": "AgentCollator ConcatCollator GradientCollator",
     "autopilot.ai.judge": "Judge Judgement",

@@ -13,6 +13,7 @@ _HOMES = {
     "autopilot.ai.anthropic_agent": "AnthropicAgent TextEditor",
     "autopilot.ai.coding": "ClaudeCodeAgent CommandAgent",
     "autopilot.ai.coding_tools": "AiderAgent CodexAgent GeminiAgent",
+    "autopilot.ai.constraints": "Constraint KeepPlaceholders MaxLength",
     "autopilot.ai.datasets.generator": "DataGenerator",
     "autopilot.ai.function_agent": "FunctionAgent",
     "autopilot.ai.gradient": "AgentCollator ConcatCollator GradientCollator",

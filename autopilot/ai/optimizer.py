@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from autopilot.ai.agent import Agent, AgentContext, AgentResult
 from autopilot.ai.briefing import Brief, check_template
+from autopilot.ai.constraints import Constrained, Constraints
 from autopilot.ai.edits import EditReply, changes, described, difference
 from autopilot.ai.facts import Boldness, brief
 from autopilot.ai.prompting import DATA_RULE, fence, shorten
@@ -50,7 +51,8 @@ class AgentOptimizer(Optimizer):
         agent: The agent that edits.
         parameters: Files, or values that are texts.
         max_retries: The number of times that an edit goes back to the agent because it changes
-            nothing, repeats a state that was measured before, or uses a blocked strategy.
+            nothing, repeats a state that was measured before, breaks a constraint, or uses a
+            blocked strategy.
         max_chars: The largest number of characters of the prompt; its sections share them.
         objective: The goal in words; `--goal` counts before it.
         background: Facts on the system that the agent should know.
@@ -59,9 +61,12 @@ class AgentOptimizer(Optimizer):
         prompt_template: The prompt's text, with the sections as placeholders: {goal},
             {background}, {parameters}, {score}, {failing}, {passing}, {worked}, {failed},
             {blocked}, {budget}, {wishes}, {task}; {rest} is all that it does not name.
+        constraints: Conditions that an edit must not break: a Constraint, a function
+            `validate(parameter)` that returns the mistake as a sentence or raises it, or several
+            of them; for every parameter, or by the names of parameters.
 
     Raises:
-        UsageError: a placeholder is unknown or missing.
+        UsageError: a placeholder is unknown or missing, or a constraint is none.
 
     >>> class Scripted(Agent):
     ...     def _run(self, prompt, context):
@@ -87,6 +92,7 @@ class AgentOptimizer(Optimizer):
         background: str = "",
         boldness: Boldness = "auto",
         prompt_template: str = "",
+        constraints: Constraints = (),
     ) -> None:
         super().__init__(parameters)
         if prompt_template:
@@ -100,6 +106,8 @@ class AgentOptimizer(Optimizer):
         self.agent = agent
         self.max_retries = max_retries
         self.max_chars = max_chars
+        self.constraints = constraints
+        self._constrained = Constrained(constraints, self.parameters)
         self._tried: set[str] = set()
 
     def step(self) -> Step | None:
@@ -108,6 +116,7 @@ class AgentOptimizer(Optimizer):
         before = self._snapshots()
         start = _state(before)
         self._tried.add(start)
+        self._constrained.begin()
         try:
             return self._attempts(before, start)
         except BaseException:
@@ -130,7 +139,7 @@ class AgentOptimizer(Optimizer):
 
     def build_brief(self) -> Brief:
         """The facts that the prompt tells."""
-        return brief(
+        facts = brief(
             self.parameters,
             current_run(),
             goal=self.objective,
@@ -139,6 +148,7 @@ class AgentOptimizer(Optimizer):
             context=self.context,
             blocked=self.blocked,
         )
+        return replace(facts, constraints=self._constrained.rules())
 
     def parse_reply(self, result: AgentResult) -> EditReply:
         """The agent's description of its edit; fields that it lacks are empty.
@@ -216,6 +226,8 @@ class AgentOptimizer(Optimizer):
         blocked = [n for n in _one_name(reply.strategy).split(TOGETHER) if n in self.blocked]
         if blocked:
             return f"the strategy {blocked[0]!r} is blocked. Use another."
+        if broken := self._constrained.broken():
+            return f"it breaks a rule. {broken}."
         run = current_run()
         # In a run the experiment knows the states of all sessions; by hand, only this object does.
         epoch = run.experiment.epoch_of_present_state() if run is not None else None

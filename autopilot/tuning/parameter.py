@@ -86,13 +86,22 @@ class ConfigParameter(PathParameter):
             self.label = self.source.relative_to(here).as_posix()
         self._format = self._find_format()
         self.spaces = self._in_order(spaces)
+        self.check()
         text = self._text()
-        for key, value in self._read(text).items():
-            self._check(key, value, text)
         for key, space in self.spaces.items():
             ends = space.options if isinstance(space, Choice) else (space.low, space.last)
             for value in ends:
                 self._with(text, {key: value})
+
+    def check(self) -> None:
+        """Refuses a file whose keys cannot be read, or have values outside of their spaces.
+
+        Raises:
+            ParameterError: it names the line.
+        """
+        text = self._text()
+        for key, value in self._read(text).items():
+            self._check(key, value, text)
 
     def present(self) -> dict[str, Value]:
         """The value of every key, as the file has it now.
