@@ -47,6 +47,10 @@ class Process:
             self._ended, self.returncode = True, code
         return self.returncode
 
+    def printed(self) -> str:
+        """Everything that it has written to stdout."""
+        return (self._folder / "out").read_text("utf-8")
+
     def communicate(self, timeout: float = 120) -> tuple[str, str]:
         """Waits for its end; what it wrote to stdout and stderr."""
         deadline = time.monotonic() + timeout

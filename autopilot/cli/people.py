@@ -249,6 +249,11 @@ class HeldEdits(Callback):
         self._is_asking = self._is_refused = False
         self._typed = b""
 
+    def on_review_end(self, trainer: RunView, module: AutoPilotModule, decision: Event) -> None:
+        if self._place is not None:
+            self._output.line(_decided(decision))
+            self._place = None
+
     def on_review(self, trainer: RunView, module: AutoPilotModule, step: StepRecord) -> None:
         output, place = self._output, (step.epoch, step.step)
         store = trainer.experiment.store

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from autopilot.core.outages import Waiting
     from autopilot.core.policy import Decision
     from autopilot.core.records.ledger import Ledger
-    from autopilot.core.records.record import MetricsRecord, StepRecord
+    from autopilot.core.records.record import Event, MetricsRecord, StepRecord
     from autopilot.core.types import Cost, Datum
 
 
@@ -96,8 +96,8 @@ class Callback:
     The order, as in Lightning: setup, on_fit_start, the validation hooks of epoch 0,
     on_train_start, then for each epoch on_train_epoch_start, for each batch on_train_batch_start,
     on_after_loss, where a step follows on_before_backward, on_after_backward,
-    on_before_optimizer_step, on_step_committed, on_before_zero_grad, on_review where the edit is
-    reviewed, and on_train_batch_end; then the validation hooks
+    on_before_optimizer_step, on_step_committed, on_before_zero_grad, on_review and on_review_end
+    where the edit is reviewed, and on_train_batch_end; then the validation hooks
     (on_validation_start, on_validation_epoch_start, those of the batches, on_validation_epoch_end,
     on_validation_end), on_verdict, on_train_epoch_end, and, when the epoch is in the store,
     on_epoch_recorded; at the end on_train_end, on_fit_end, teardown.
@@ -183,6 +183,9 @@ class Callback:
 
         `trainer.experiment.people.decide("approve", "", "who", step)` decides on it.
         """
+
+    def on_review_end(self, trainer: RunView, module: AutoPilotModule, decision: Event) -> None:
+        """A person has decided on a step's edit, here or elsewhere."""
 
     def on_before_zero_grad(
         self, trainer: RunView, module: AutoPilotModule, optimizer: Optimizer

@@ -13,7 +13,6 @@ recorded and the experiment repeats the steps that were committed, so nothing is
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import partial
 
 from autopilot.core.evaluation import batches
 from autopilot.core.fit import Fit
@@ -126,8 +125,7 @@ class EpochLoop(Loop):
         fit.call("on_step_committed", record)
         fit.call("on_before_zero_grad", optimizer)
         optimizer.zero_grad()
-        ask = partial(fit.call, "on_review", record)
-        fit.refused = fit.experiment.people.refusal(record, fit.ledger, ask)
+        fit.refused = fit.experiment.people.refusal(record, fit.ledger, fit.call)
 
     def validate(self, fit: Fit) -> Measured:
         """The val split, on the state after the step."""

@@ -134,13 +134,14 @@ class People:
         self._take(event)
 
     def refusal(
-        self, record: StepRecord, ledger: Ledger, ask: Callable[[], object]
+        self, record: StepRecord, ledger: Ledger, call: Callable[[str, object], object]
     ) -> KnownState | None:
         """Waits for the decision on a step, where edits are reviewed; None if it may be measured.
 
         Args:
             ledger: Whose time limit ends the waiting.
-            ask: Called again and again until there is one.
+            call: Runs a moment of the callbacks: "on_review" again and again until there is one,
+                and "on_review_end" then.
 
         Raises:
             Paused: the run is to end; when it is resumed, it waits again.
@@ -153,10 +154,11 @@ class People:
         while (event := self._decisions.get(place)) is None:
             if not self.review:
                 return None
-            ask()
+            call("on_review", record)
             if place not in self._decisions:
                 sleep(_LOOK_S, ledger, "waiting for a review")
                 self.look()
+        call("on_review_end", event)
         if event.decision != REFUSE:
             return None
         return KnownState(None, {}, "refused", (f"refused by {event.reviewer}: {event.detail}",))

@@ -9,6 +9,8 @@ from typing import Any
 
 from autopilot.core.figures import figures, lower_note, outcomes, setting, signed
 from autopilot.core.memory import DECISIONS, FAILURES, Memory, Trend
+from autopilot.core.people import APPROVE, PAUSED, REVIEWED, STEERED
+from autopilot.core.records.message import one_line
 from autopilot.core.records.record import Event, Manifest
 from autopilot.core.types import Datum, count_outcomes
 from autopilot.git.objects import LineCounts
@@ -28,8 +30,22 @@ def decision_line(event: Event) -> str:
     return f"epoch {event.epoch} ({event.revision[:7]}) {did}{into}{who}{why}"
 
 
-def event_detail(event: Event) -> str:
-    """The text of an event beside its name."""
+def words(notebook: Notebook) -> list[str]:
+    """The words of people to the agent, one a line, with the steps that they reached."""
+    said = (event for event in notebook.events if event.name == STEERED)
+    return [f"the user said: {event_detail(event, notebook)}" for event in said]
+
+
+def event_detail(event: Event, notebook: Notebook) -> str:
+    """The text of an event beside its name; of a person's word, with the step that it reached."""
+    if event.name in (STEERED, REVIEWED):
+        step = notebook.reached.get(event.id)
+        is_word = event.decision != APPROVE
+        read = f"read in epoch {step.epoch}" if step else "not read yet"
+        what = f"{event.decision} epoch {event.epoch}: " if event.decision else ""
+        return f"{what}{one_line(event.detail, 200)}" + (f" ({read})" if is_word else "")
+    if event.name == PAUSED:
+        return f"by {event.reviewer}"
     if event.environment:
         return ", ".join(
             name if name.startswith("$") else f"{name} {value}"

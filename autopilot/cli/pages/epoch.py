@@ -31,7 +31,17 @@ from autopilot.tracking.notebook import Epoch, Notebook
 ODD_OUTCOMES: tuple[EpochOutcome, ...] = ("unchanged", "repeated", "failed", "refused")
 """Why an epoch was rejected, if not for its score."""
 
-_STEP = ("step", "strategy", "summary", "rationale", "gradients", "error", "violations", "cost")
+_STEP = (
+    "step",
+    "strategy",
+    "summary",
+    "rationale",
+    "gradients",
+    "error",
+    "violations",
+    "wishes",
+    "cost",
+)
 _EPOCH = (
     *("value", "delta", "best", "best_epoch", "metrics", "strategy", "summary", "reasons"),
     *("commit", "rollback"),
@@ -103,6 +113,8 @@ def _steps(notebook: Notebook, epoch: Epoch) -> list[str]:
             lines += [f"    {which}{one_line(record.summary, 1000)}".rstrip(), ""]
         if record.rationale:
             lines += [textwrap.indent(record.rationale.strip(), "    "), ""]
+        said = [f"the user said: {word}" for word in record.wishes.values()]
+        lines += [*said, ""] if said else []
         if record.error:
             lines += [f"the optimizer failed: {record.error}", ""]
         if record.violations:

@@ -27,7 +27,7 @@ from autopilot.core.figures import (
 from autopilot.errors import ExperimentError
 from autopilot.git import refs
 from autopilot.git.repository import Repository
-from autopilot.report.comparison import Tuned
+from autopilot.report.comparison import Tuned, words
 from autopilot.text import (
     ago,
     align,
@@ -109,8 +109,8 @@ def table(notebook: Notebook, epochs: Sequence[Epoch], width: int | None) -> lis
 
 def foot(notebook: Notebook) -> list[str]:
     """The epoch in progress, and what to type next."""
-    lines, epoch = [], notebook.going_on
-    if epoch is not None:
+    lines = words(notebook)
+    if (epoch := notebook.going_on) is not None:
         lines.append(f"epoch {epoch} has no verdict yet: autopilot show {epoch} names its steps")
     if notebook.status.state in _UNFINISHED:
         lines.append(f"go on: {notebook.goes_on_by}")
@@ -253,8 +253,9 @@ def _counts(notebook: Notebook) -> str:
     judged = [epoch for epoch in notebook.epochs if epoch.number]
     rejected = Counter(epoch.record.outcome for epoch in judged if epoch.verdict == "rejected")
     odd = ", ".join(f"{rejected[name]} {name}" for name in ODD_OUTCOMES if rejected[name])
-    count = rejected.total()
-    text = f"{len(judged)} judged: {len(judged) - count} kept, {count} rejected"
+    text = (
+        f"{len(judged)} judged: {len(judged) - rejected.total()} kept, {rejected.total()} rejected"
+    )
     return f"{text} ({odd})" if odd else text
 
 
@@ -376,10 +377,9 @@ def slices(notebook: Notebook, *, width: int, height: int = 5) -> list[str]:
         slot = columns // max(len(options), 1)
         below = "".join(f"{o[: slot - 1]:<{slot}}" for o in options) if options else first
         lines.append(f"{'':{margin}}  {below}" + f"{last:>{columns - len(first)}}" * (not options))
-    unknown = f"importance is not known: {tuned.importance.unknown}"
-    return [
-        line.rstrip() for line in [*lines, *(["", unknown] if tuned.importance.unknown else [])]
-    ]
+    if unknown := tuned.importance.unknown:
+        lines += ["", f"importance is not known: {unknown}"]
+    return [line.rstrip() for line in lines]
 
 
 def _line(start: tuple[int, int], end: tuple[int, int]) -> Iterator[tuple[int, int]]:
