@@ -86,7 +86,8 @@ class Shelf:
 
     def said(self) -> list[str]:
         """The section of the user in each prompt."""
-        return [text.partition("## The user says")[2].strip() for text in self.prompts()]
+        found = [text.partition("## The user says\n\n")[2] for text in self.prompts()]
+        return [text.partition("\n\n")[0] for text in found]
 
     def measured(self) -> list[str]:
         return (self.folder / "measured").read_text().splitlines()
@@ -129,10 +130,8 @@ def test_a_word_reaches_the_next_prompt_once_and_a_replay_asks_the_same(
     place.call("steer", "a", "and no jokes")
     shelf.free("agent")
     place.run("resume", "a")
-    word = "shorter,[31m please\n\nthe key is [hidden]\n\nand no jokes"
-    first = shelf.said()
-    assert len(first) == 5 and first[0] == "" and first[1].startswith(word)
-    assert not any("jokes" in text for text in first[2:])
+    said_then = "- shorter,[31m please\n- the key is [hidden]\n- and no jokes"
+    assert shelf.said() == ["", said_then, "", "", ""]
     assert (
         place.git("grep", "-l", "very-secret", "refs/notes/autopilot/a/experiment", check=False)
         == ""
@@ -152,7 +151,7 @@ def test_a_word_reaches_the_next_prompt_once_and_a_replay_asks_the_same(
     assert "--max-epochs N" in place.call("steer", "a", "now the other way").out
     assert "now the other way" in place.call("log", "a").out
     place.run("resume", "a", "--max-epochs", "5")
-    assert shelf.said()[-1].startswith("now the other way")
+    assert shelf.said()[-1] == "- now the other way"
 
 
 def test_words_that_nobody_reads_are_refused(place, shelf) -> None:
@@ -219,7 +218,7 @@ def test_an_edit_waits_for_a_decision_whatever_ends_the_run(place, shelf) -> Non
     done = place.finish(process)
     assert done.code == 0, done
     assert "refused by Ada Byron: one line is enough" in done.out
-    assert shelf.said()[1].startswith("I refused the edit of epoch 1: one line is enough")
+    assert shelf.said()[1] == "- I refused the edit of epoch 1: one line is enough"
     assert place.verdicts("a") == ["baseline", "rejected", "kept"]
     record = place.judged("a")[1]
     assert (record["outcome"], record["metrics"]) == ("refused", {})
@@ -276,7 +275,7 @@ def test_a_run_asks_at_its_terminal_and_listens_to_others_meanwhile(place, shelf
     assert run.wait() == 0
     os.close(ours)
     assert place.verdicts("a") == ["baseline", "kept", "rejected", "kept"]
-    assert shelf.said()[2].startswith("I refused the edit of epoch 2: no line 2")
+    assert shelf.said()[2] == "- I refused the edit of epoch 2: no line 2"
 
 
 def test_answers_at_the_terminal() -> None:
