@@ -163,6 +163,11 @@ class EpochProgress:
         results_s = sum(note.seconds for note in self._results())
         return results_s + self.lost.seconds + self.restarts_s
 
+    def evaluations(self, split: str) -> int:
+        """The items of a split whose results are noted."""
+        found = (notes.values() for batch, notes in self._known.items() if batch[0] == split)
+        return sum(note.items for notes in found for note in notes)
+
     def note_restart(self, epoch: int, seconds: float, *, is_death: bool) -> None:
         """Notes that this process went on where another one ended.
 

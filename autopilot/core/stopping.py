@@ -181,12 +181,17 @@ class Budget(StopCondition):
         self.limits = Limits(*given)
         self.evaluations = math.inf if evaluations is None else evaluations
 
-    def reason(self, trainer: RunView) -> str | None:
+    def reason(self, trainer: RunView, beside: int = 0) -> str | None:
+        """Why the run ends.
+
+        Args:
+            beside: Evaluations that no judged epoch has among its own.
+        """
         spent, limits = trainer.spent(), self.limits
         next_epoch = trainer.evaluations_per_epoch()
-        if spent.evaluations + next_epoch > self.evaluations:
+        if spent.evaluations + beside + next_epoch > self.evaluations:
             return (
-                f"evaluation budget: {spent.evaluations} of {self.evaluations} spent, "
+                f"evaluation budget: {spent.evaluations + beside} of {self.evaluations} spent, "
                 f"an epoch takes {next_epoch}"
             )
         if spent.seconds >= limits.seconds:

@@ -7,7 +7,7 @@ files, so that all that follows is as in every other run: commit, val split, ver
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,9 @@ from autopilot.core.policy import Decision
 from autopilot.core.records.history import KnownState
 from autopilot.core.records.message import one_line
 from autopilot.core.run import current_run
+from autopilot.core.setup_checks import item_count
 from autopilot.core.stopping import Budget
+from autopilot.core.types import Cost
 
 WAITING = "waits for the next edit"
 TAKEN_BACK = "take back"
@@ -85,6 +87,55 @@ class HandOptimizer(Optimizer):
         self.takes_back = state.get("takes_back")
 
 
+def spent(fit: Fit, more: int = 0) -> str:
+    """The budget that has no room for a further epoch and so many evaluations; "" if all have.
+
+    The patience of a module's own callbacks is about optimizers, not about people.
+    """
+    progress, trainer = fit.experiment.progress, fit.hooks.trainer
+    beside = more + progress.lost.evaluations + progress.evaluations("train")
+    budgets = [each for each in fit.hooks.callbacks if isinstance(each, Budget)]
+    reasons = (each.reason(trainer, beside) for each in budgets if trainer)
+    return next(filter(None, reasons), "")
+
+
+class LookLoop(EpochLoop):
+    """Measures the train split on the best state as a step's feedback, and makes no step.
+
+    The results stand in the progress of the next epoch: a kill loses none, and that epoch pays.
+
+    Args:
+        look: Called with the feedback in the parameters' gradients.
+
+    Attributes:
+        spent: Why the train split was not measured: the budget that is used up; "" otherwise.
+    """
+
+    def __init__(self, look: Callable[[Fit], None]) -> None:
+        self.look, self.spent = look, ""
+
+    def run(self, fit: Fit) -> str:
+        if fit.experiment.last_epoch < 0:
+            self.baseline(fit)
+        known = fit.experiment.progress.evaluations("train")
+        size = (item_count(fit.train) or 0) if fit.train is not None else 0
+        self.spent = spent(fit, max(size - known, 0))
+        if not self.spent:
+            fit.start_epoch(fit.experiment.last_epoch + 1)
+            if fit.train is None:
+                self.look(fit)
+            else:
+                self.train(fit)
+        fit.stop_reason = WAITING
+        return fit.stop_reason
+
+    def step(self, fit: Fit, number: int, train: SplitMetrics, *, last: bool) -> None:
+        if last:
+            fit.backward()
+            self.look(fit)
+            fit.optimizer.zero_grad()
+
+
 class TryLoop(EpochLoop):
     """One epoch at most, without a train pass: its step is an edit.
 
@@ -104,11 +155,8 @@ class TryLoop(EpochLoop):
             self.baseline(fit)
         fit.call("on_train_start")
         if self.edit is not None:
-            # The patience of a module's own callbacks is about optimizers, not about people.
-            budgets = [each for each in fit.hooks.callbacks if isinstance(each, Budget)]
-            reasons = (each.reason(fit.hooks.trainer) for each in budgets if fit.hooks.trainer)
             if self.edit.takes_back is None:
-                self.spent = next(filter(None, reasons), "")
+                self.spent = spent(fit)
             if not self.spent:
                 self.epoch(fit, fit.experiment.last_epoch + 1)
         fit.call("on_train_end")
@@ -120,6 +168,8 @@ class TryLoop(EpochLoop):
         optimizer, experiment, edit = fit.optimizer, fit.experiment, self.edit
         assert isinstance(optimizer, HandOptimizer), "the bench sets it"
         optimizer.edit, optimizer.takes_back = edit, None
+        # Those of a LookLoop; of results that were made again, the run counts them.
+        fit.meter.add(Cost(evaluations=experiment.progress.evaluations("train")))
         # An edit that is taken back before it was measured is a second step, back to the best.
         due = 2 if edit is not None and edit.takes_back == fit.epoch else 1
         for number in itertools.count(1):
