@@ -82,7 +82,7 @@ class Attempt:
     @property
     def title(self) -> str:
         """The epoch, its strategy and its summary."""
-        named = f"{self.strategy}: {self.summary}" if self.summary else self.strategy
+        named = ": ".join(filter(None, [self.strategy, self.summary]))
         return f"epoch {self.epoch}, {one_line(named, 160) if named else 'unnamed'}"
 
 

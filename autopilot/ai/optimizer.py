@@ -178,17 +178,19 @@ class AgentOptimizer(Optimizer):
                 summary = one_line(reply.summary or changes(old, new))
                 return Step(summary, _one_name(reply.strategy), reply.rationale, cost)
             self._restore(before)
-            problem = f"Your edit does not count, and is undone: {problem}"
+            undone = f"undone: {problem}"
+            problem = f"Your edit does not count, and is {undone}"
             if result.session_id:
                 said, context = problem, replace(context, session_id=result.session_id)
                 continue
             answer = fence("answer", shorten(hide(result.output), 1000))
-            edit = fence("edit", shorten(hide(difference(old, new)), 2000))
-            failed.append(f"{answer}\n{edit}\n{problem}")
+            edit = hide(difference(old, new))
+            shown = [fence("edit", shorten(edit, 2000))] if edit else []
+            failed.append("\n".join([answer, *shown, problem]))
             said = "\n\n".join([prompt, "## What you tried in this step", *failed])
         # In the agent's words: a replay has no edits of attempts that were undone.
         summary = f"nothing new: {one_line(reply.summary, 60)}" if reply.summary else "nothing new"
-        return Step(summary, rationale=problem, cost=cost)
+        return Step(summary, rationale=undone, cost=cost)
 
     def _described(self, result: AgentResult) -> tuple[EditReply, str]:
         """The description of an edit, and what its form lacks."""
@@ -222,7 +224,16 @@ class AgentOptimizer(Optimizer):
         """Why an edit is not to be measured; empty if it is."""
         state = _state(self._snapshots())
         if state == start:
-            return " ".join(filter(None, ["nothing changed.", missing, self._how_to()]))
+            return " ".join(
+                filter(
+                    None,
+                    [
+                        "nothing that may be edited has changed; other changes do not last.",
+                        missing,
+                        self._how_to(),
+                    ],
+                )
+            )
         blocked = [n for n in _one_name(reply.strategy).split(TOGETHER) if n in self.blocked]
         if blocked:
             return f"the strategy {blocked[0]!r} is blocked. Use another."
@@ -234,7 +245,7 @@ class AgentOptimizer(Optimizer):
         if epoch is not None:
             return f"it leads to the state of epoch {epoch}, which was measured before."
         if run is None and state in self._tried:
-            return "you made exactly this edit before."
+            return "exactly this edit was made before."
         self._tried.add(state)
         return ""
 

@@ -237,7 +237,7 @@ class Memory:
             self._best, self._mode = best, lesson.mode
         if lesson.outcome in DECISIONS:
             return
-        self._tried.update(strategies or ["unnamed"])
+        self._tried.update(strategies)
         if lesson.outcome in FAILURES or lesson.outcome == "refused":
             self._failed.append(lesson)
         if lesson.outcome in FAILURES:

@@ -83,7 +83,7 @@ def test_mistakes_go_back_in_the_same_session_and_nothing_lasts_that_breaks_a_ru
     optimizer = AgentOptimizer(loud, [prompt, other], max_retries=1, constraints=valid)
     step = optimizer.step()
     assert step is not None and step.summary == "nothing new"
-    assert step.rationale == f"{told}it shouts."
+    assert step.rationale == "undone: it breaks a rule. prompt.md: it shouts."
     assert prompt.read_text() == "Be kind: {question} {{lang}}\n"
 
 

@@ -111,7 +111,8 @@ def test_an_edit_that_changes_nothing_goes_back(prompt: PathParameter) -> None:
     assert prompt.read_text() == "better\n"
     text, context = agent.seen[1]
     assert text == (
-        "Your edit does not count, and is undone: nothing changed. To describe a change does not "
+        "Your edit does not count, and is undone: nothing that may be edited has changed; other "
+        "changes do not last. To describe a change does not "
         "make it: edit the files themselves."
     )
     assert context.session_id == "s"
@@ -125,7 +126,7 @@ def test_an_agent_without_conversations_is_told_everything_again(prompt: PathPar
     first, *later = [text for text, _ in agent.seen]
     # The content that it reads is the one that it edits: all that it tried is undone.
     assert all(text.startswith(first) and "LOUD" not in text[: len(first)] for text in later)
-    assert later[1].index("nothing changed") < later[1].index("+LOUD")
+    assert later[1].index("has changed") < later[1].index("+LOUD")
     assert later[1].endswith("is undone: the strategy 'shout' is blocked. Use another.")
 
 
@@ -150,7 +151,7 @@ def test_a_state_that_was_tried_goes_back(prompt: PathParameter) -> None:
     prompt.write_text("be brief\n")
     optimizer.step()
     assert prompt.read_text() == "two\n"
-    assert "exactly this edit before" in agent.seen[2][0]
+    assert "exactly this edit was made before" in agent.seen[2][0]
 
 
 def test_a_state_that_an_epoch_measured_goes_back(prompt: PathParameter) -> None:

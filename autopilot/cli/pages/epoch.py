@@ -227,8 +227,9 @@ def _lessons(notebook: Notebook, epoch: Epoch) -> list[str]:
         change = f", {gain}{by}" if by else ""
         is_known = lesson.reason in ("", "; ".join(epoch.reasons))
         because = "" if is_known else f": {one_line(lesson.reason, 200)}"
-        name = one_line(lesson.strategy, 200) or "unnamed"
-        lines.append(f"memory: strategy {name}: {lesson.outcome}{change}{because}")
+        name = one_line(lesson.strategy, 200)
+        named = f"strategy {name}: " if name else ""
+        lines.append(f"memory: {named}{lesson.outcome}{change}{because}")
     return lines
 
 

@@ -109,7 +109,7 @@ def step_message(slug: str, record: StepRecord) -> str:
         tried = "\n".join(f"- {one_line(sentence, 300)}" for sentence in record.violations)
         body.append(_shorten(f"Tried outside of the parameters:\n{tried}"))
     trailers = {EXPERIMENT: slug, EPOCH: str(record.epoch), STEP: str(record.step)}
-    trailers |= {STRATEGY: one_line(record.strategy) or "unnamed"}
+    trailers |= {STRATEGY: one_line(record.strategy)}
     trailers |= {VIOLATIONS: str(len(record.violations) or "")}
     summary = one_line(record.summary) or "change the parameters"
     return _message(f"autopilot({slug}): epoch {record.epoch}: {summary}", body, trailers)
