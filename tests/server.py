@@ -1,4 +1,4 @@
-"""A scripted server on 127.0.0.1 that speaks the Messages API, as JSON and as SSE.
+"""A scripted server on 127.0.0.1 that speaks the Messages API, as JSON and SSE, and OpenAI's chat.
 
 A script is a function from a request to a Reply, or a list of replies that are given in turn (the
 last one again and again). Every request is kept, so that tests count them.
@@ -222,7 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/v1/messages/count_tokens":
             self._send(200, json.dumps({"input_tokens": len(raw) // 4}).encode(), {})
             return
-        if path != "/v1/messages":
+        if path not in ("/v1/messages", "/v1/chat/completions"):
             self._send(404, _error("not_found_error"), {})
             return
         headers = {name.lower(): value for name, value in self.headers.items()}
@@ -231,6 +231,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(reply.status, _error(reply.error, reply.message), reply.headers)
         elif reply.body is not None:
             self._send(200, reply.body, reply.headers, reply.cut_after)
+        elif path == "/v1/chat/completions":
+            content = json.dumps(_chat(_message(reply, body))).encode()
+            self._send(200, content, reply.headers, reply.cut_after)
         elif body.get("stream"):
             content = b"".join(_events(_message(reply, body)))
             self._send(200, content, {"content-type": "text/event-stream"}, reply.cut_after)
@@ -268,6 +271,46 @@ def _message(reply: Reply, body: Mapping[str, Any]) -> dict[str, Any]:
         "stop_reason": reply.stop_reason or ("tool_use" if uses_tool else "end_turn"),
         "stop_sequence": None,
         "usage": {"input_tokens": reply.usage[0], "output_tokens": reply.usage[1]},
+    }
+
+
+def _chat(message: dict[str, Any]) -> dict[str, Any]:
+    """A message in the form of OpenAI's chat completions."""
+    calls = [
+        {
+            "id": block["id"],
+            "type": "function",
+            "function": {"name": block["name"], "arguments": json.dumps(block["input"])},
+        }
+        for block in message["content"]
+        if block["type"] == "tool_use"
+    ]
+    text = "".join(b["text"] for b in message["content"] if b["type"] == "text")
+    reasons = {"tool_use": "tool_calls", "max_tokens": "length", "refusal": "content_filter"}
+    read, written = message["usage"].values()
+    said = {
+        "role": "assistant",
+        "content": text or None,
+        **({"tool_calls": calls} if calls else {}),
+    }
+    return {
+        "id": message["id"],
+        "object": "chat.completion",
+        "created": 1,
+        "model": message["model"],
+        "choices": [
+            {
+                "index": 0,
+                "message": said,
+                "finish_reason": reasons.get(message["stop_reason"], "stop"),
+            }
+        ],
+        "usage": {
+            "prompt_tokens": read,
+            "completion_tokens": written,
+            "total_tokens": read + written,
+            "prompt_tokens_details": {"cached_tokens": read // 2},
+        },
     }
 
 

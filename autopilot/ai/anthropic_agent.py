@@ -19,6 +19,7 @@ from autopilot.core.run import tried
 from autopilot.errors import AgentError, AutopilotError
 
 _SESSIONS = 32
+_EDITOR = "str_replace_based_edit_tool"  # the name that the API gives its own
 
 
 class AnthropicAgent(Agent):
@@ -107,7 +108,38 @@ class TextEditor(Tool):
         self.refused: list[str] = []
 
     def definition(self) -> Mapping[str, Any]:
-        return {"type": "text_editor_20250728", "name": "str_replace_based_edit_tool"}
+        return {"type": "text_editor_20250728", "name": _EDITOR}
+
+    def function(self) -> Mapping[str, Any]:
+        fields = {
+            "command": {
+                "type": "string",
+                "enum": ["view", "create", "str_replace", "insert"],
+                "description": "view: shows a file, or names the files below a folder. create: "
+                "writes a whole file. str_replace: replaces a text that occurs once. insert: "
+                "inserts lines after a line.",
+            },
+            "path": {"type": "string", "description": "The file, relative to the folder."},
+            "view_range": {
+                "type": "array",
+                "items": {"type": "integer"},
+                "description": "view: the first and last line; -1 is the end.",
+            },
+            "file_text": {"type": "string", "description": "create: the whole content."},
+            "old_str": {"type": "string", "description": "str_replace: the text to replace."},
+            "new_str": {"type": "string", "description": "str_replace: the text in its place."},
+            "insert_line": {"type": "integer", "description": "insert: 0 is the beginning."},
+            "insert_text": {"type": "string", "description": "insert: the lines."},
+        }
+        return {
+            "name": _EDITOR,
+            "description": "Views and edits the files that may be edited.",
+            "input_schema": {
+                "type": "object",
+                "properties": fields,
+                "required": ["command", "path"],
+            },
+        }
 
     def use(self, arguments: Mapping[str, Any]) -> str:
         commands = {

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     Client: TypeAlias = anthropic.Anthropic
 
 _SEE = "see https://docs.claude.com/en/api/errors"
-_LONGEST_WAIT_S = 600.0
 _TOKENS_PER_S = 128_000 / 3600  # how slowly a model may write, by the client's own reckoning
 
 
@@ -92,21 +91,13 @@ def translation(model: str, error: Exception) -> AutopilotError | None:
             ours.again = {"true": True, "false": False}.get(
                 headers.get("x-should-retry", ""), ours.again
             )
-            ours.wait_s = _pause_s(headers)
+            ours.wait_s = failures.pause_s(headers)
         return ours
     if isinstance(error, anthropic.CredentialsError):
         return _no_key()
     if isinstance(error, anthropic.AnthropicError):
         return AgentError(f"{model}: {failures.one_line(redact(str(error)))}", hint=_SEE)
     return _no_key() if isinstance(error, TypeError) and "authentication" in str(error) else None
-
-
-def _pause_s(headers: Mapping[str, str]) -> float | None:
-    """How long the service asks to wait."""
-    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
-        with contextlib.suppress(KeyError, ValueError):
-            return min(max(float(headers[name]) / unit, 0.0), _LONGEST_WAIT_S)
-    return None
 
 
 def _no_key() -> NoKeyError:
@@ -127,13 +118,18 @@ def send(
     import httpx2
 
     slow = body["max_tokens"] / _TOKENS_PER_S > _seconds(client.timeout)
+    # Bedrock streams in a form of its own.
+    slow = slow and "Bedrock" not in type(client).__name__
     # Not by `client.messages`, which prints warnings on a model's age over the run's table.
     raw = client.post(
         "/v1/messages?beta=true" if beta else "/v1/messages",
         cast_to=httpx2.Response,
         body={**body, "stream": True} if slow else dict(body),
         # A key that the client itself renews is tried again with the new one.
-        options={"headers": dict(headers), "max_retries": int(bool(client.credentials))},
+        options={
+            "headers": dict(headers),
+            "max_retries": int(bool(getattr(client, "credentials", None))),
+        },
     )
     if raw.headers.get("content-type", "").startswith("text/event-stream"):
         return _assembled(client, raw)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Mapping
+
 from autopilot.errors import (
     AgentError,
     KeyRefusedError,
@@ -12,8 +16,11 @@ from autopilot.errors import (
 from autopilot.text import redact
 
 _SHOWN = 200
+_LONGEST_WAIT_S = 600.0
 # Services report an account without credit as an invalid request, or as too many of them.
-_NO_CREDIT = ("credit balance", "billing", "usage limits", "insufficient_quota", "exceeded your")
+_NO_CREDIT = ("credit balance", "billing", "usage limits", "insufficient_quota")
+# Names of error classes in front of what the service said.
+_NAMES = re.compile(r"^(?:(?:litellm\.)?\w*(?:Error|Exception)(?:: | - ))+")
 _SEE = "see what the service's documentation says on that"
 _HINTS = {
     401: "give it a key that is valid: {key}",
@@ -75,12 +82,20 @@ def translation(model: str, error: Exception, *, key: str) -> AgentError | None:
         getattr(error, "code", None),
     ):
         if isinstance(status, int) and 400 <= status < 600:
-            return service_error(model, status, str(error), key=key)
+            return service_error(model, status, _NAMES.sub("", str(error)), key=key)
     if isinstance(error, TimeoutError):
         return late(model)
     # Those of urllib and requests are OSErrors too, but a file that is missing is the user's own.
     if isinstance(error, OSError) and (isinstance(error, ConnectionError) or not error.filename):
         return no_answer(model, str(error), is_charged=False)
+    return None
+
+
+def pause_s(headers: Mapping[str, str]) -> float | None:
+    """How long the service asks to wait."""
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        with contextlib.suppress(KeyError, ValueError):
+            return min(max(float(headers[name]) / unit, 0.0), _LONGEST_WAIT_S)
     return None
 
 
