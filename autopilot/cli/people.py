@@ -26,7 +26,6 @@ from autopilot.core.module import AutoPilotModule
 from autopilot.core.people import APPROVE, PAUSED, REFUSE, STEERED, reviewed
 from autopilot.core.records.message import one_line
 from autopilot.core.records.record import Event, StepRecord
-from autopilot.engine.request import options_of
 from autopilot.errors import ExperimentError, UsageError
 from autopilot.git.locks import Holder
 from autopilot.sandbox.processes import mark
@@ -144,14 +143,11 @@ def review(
     notebook, output = _of_person(context, name), context.output
     if approve and refuse is not None:
         raise UsageError("--approve and --refuse do not go together", hint="leave one of them out")
-    found = notebook.held if options_of(notebook).review else None
-    if found is None:
+    if (found := notebook.held) is None:
         how = f"autopilot resume {notebook.slug} --review holds each edit"
         raise ExperimentError(
             f"{notebook.slug} holds no edit that waits for a decision",
-            hint="it may be measuring, or the agent at work"
-            if options_of(notebook).review
-            else how,
+            hint="it may be measuring, or the agent at work" if notebook.is_reviewed else how,
         )
     commit, record = found
     _show(output, notebook, commit, record)
@@ -260,7 +256,7 @@ class HeldEdits(Callback):
         if self._place != place:
             self._place, self._is_refused, self._typed = place, False, b""
             self._quiet()
-            self._is_asking = output.can_ask and output.is_terminal
+            self._is_asking = output.can_ask and output.is_terminal and _is_in_front()
             if self._is_asking and isinstance(store, GitStore):
                 _show(output, Notebook(store.repo, store.slug), store.tip, step)
                 self._ask(_QUESTION)
@@ -269,7 +265,7 @@ class HeldEdits(Callback):
                 output.line(
                     f"       waiting for a decision on {what}: autopilot review {store.slug}"
                 )
-        line = self._line() if self._is_asking else None
+        line = self._line() if self._is_asking and _is_in_front() else None
         if line is None:
             return
         answer = (REFUSE, line) if self._is_refused else _answer(line)
@@ -301,6 +297,13 @@ class HeldEdits(Callback):
             return None
         self._typed = rest
         return line.decode(errors="replace").strip()
+
+
+def _is_in_front() -> bool:
+    """Whether it may read from its terminal: a job in the background is stopped if it does."""
+    with contextlib.suppress(OSError, ValueError):
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    return True  # not its controlling terminal: nothing stops it
 
 
 def _answer(line: str) -> tuple[str, str] | None:

@@ -219,7 +219,7 @@ class Experiment(History):
         self.load_history(self.store.records(MetricsRecord))
         self._checked_inputs()
         events, steps = self.events, self.store.records(StepRecord)
-        self.people.load(events, (record for _, record in steps))
+        self.people.load(events, steps)
         self._environment, last = environment_at(events), self.last_epoch
         # Decisions by hand stand; the lesson of an epoch without a record is learned again.
         by_hand = ("blocked", "unblocked")

@@ -16,6 +16,7 @@ from autopilot.core.records.ledger import Ledger
 from autopilot.core.records.record import Event, StepRecord
 from autopilot.core.store import Store
 from autopilot.errors import UsageError
+from autopilot.text import hide
 
 STEERED, REVIEWED, PAUSED = "steered", "reviewed", "paused"
 APPROVE, REFUSE = "approve", "refuse"
@@ -51,16 +52,20 @@ class People:
         self._is_read = self._in_step = False
         self._looked_s = 0.0
 
-    def load(self, events: Iterable[Event], steps: Iterable[StepRecord] = ()) -> None:
+    def load(self, events: Iterable[Event], steps: Iterable[tuple[str, StepRecord]]) -> None:
         """Takes in what earlier sessions wrote down.
 
         Args:
             events: The experiment's, oldest first.
-            steps: Its recorded steps.
+            steps: Its recorded steps with the revisions that they are on.
         """
+        made = dict[str, tuple[int, int]]()
+        for revision, record in steps:
+            made[revision] = record.epoch, record.step
+            self._given.update(record.wishes)
         for event in events:
-            self._take(event)
-        self._given.update(name for step in steps for name in step.wishes)
+            if event.name != REVIEWED or made.get(event.revision) == (event.epoch, event.step):
+                self._take(event)
 
     def look(self) -> None:
         """Takes in what was handed over, at a safe point; cheap enough for each item.
@@ -79,7 +84,9 @@ class People:
     def _hear(self) -> None:
         # In a step, what is written to the notes would be put back as the agent's doing.
         for event in () if self._in_step else self._store.hear():
-            self._take(event)
+            # Nobody can decide on an edit before it is there, least of all the agent that makes it.
+            if event.name != REVIEWED or event.revision == self._store.tip:
+                self._take(event)
             if event.name == PAUSED:
                 self._pause = f"paused by {event.reviewer}"
 
@@ -147,6 +154,7 @@ class People:
             Paused: the run is to end; when it is resumed, it waits again.
             BudgetExceededError: the time is up, likewise.
         """
+        self._looked_s = 0.0
         self.look()
         place = record.epoch, record.step
         if not record.changed:
@@ -182,7 +190,7 @@ def reviewed(decision: str, reason: str, reviewer: str, record: StepRecord, revi
         name=REVIEWED,
         epoch=record.epoch,
         step=record.step,
-        detail=reason.strip(),
+        detail=hide(reason.strip()),
         decision=decision,
         reviewer=reviewer,
         revision=revision,

@@ -18,10 +18,12 @@ from autopilot.engine.request import Options
 from autopilot.errors import AutopilotError, OutageError, UsageError
 from autopilot.git import commits, objects
 from autopilot.git.objects import Entry
+from autopilot.git.repository import Repository
 from autopilot.sandbox.workspace import Workspace
 from autopilot.text import flag
 from autopilot.tracking.checkout import check_out, undo_killed_step
 from autopilot.tracking.layout import Layout
+from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.parameters import ParameterFiles, entries_at, manifest_paths
 
 
@@ -95,6 +97,12 @@ def alone(child: Child | None, module: AutoPilotModule, options: Options) -> lis
         )
     sentence = f"{why}: the run is not supervised, and whatever ends its process ends it"
     return [sentence, *imported_once(module)]
+
+
+def approved_state(user: Repository, slug: str, options: Options, tip: str | None) -> str:
+    """The state to import in the place of an edit that waits for a decision; "": there is none."""
+    held = Notebook(user, slug, tip).undecided if options.review and tip else None
+    return objects.tree_of(user, commits.read_commit(user, held[0]).parents[0]) if held else ""
 
 
 @contextlib.contextmanager

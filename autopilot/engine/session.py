@@ -24,7 +24,7 @@ from autopilot.core.stopping import StopCondition
 from autopilot.core.types import Result
 from autopilot.engine.bench import Bench, Upkeep, check_parameters, explain_missing, jobs_notes
 from autopilot.engine.board import Child
-from autopilot.engine.fresh import alone, importing_state, take_over
+from autopilot.engine.fresh import alone, approved_state, importing_state, take_over
 from autopilot.engine.loading import described, users_code
 from autopilot.engine.request import (
     DEFAULT_MAX_EPOCHS,
@@ -107,6 +107,7 @@ class Session:
             # The experiment's lock does not keep another experiment out of this checkout.
             self.place = self.workspace.hold()
             tip, held = refs.read_ref(user, Layout(slug).branch), self.place.released_on_failure()
+            self.child.state = self.child.state or approved_state(user, slug, options, tip)
             importing = importing_state(self.child, self.workspace, manifest, tip)
             with held, self.workspace.explained(), importing as kept:
                 self._load(callbacks, lock, include_dirty=include_dirty)

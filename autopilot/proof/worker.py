@@ -269,7 +269,7 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
         (record.epoch, record.step): (commit, record)
         for commit, record in _on_branch(notebook, StepRecord)
     }
-    experiment.people.load(notebook.events)
+    experiment.people.load(notebook.events, _on_branch(notebook, StepRecord))
     experiment.known_noise = notebook.noise
     experiment.recorded = notebook
     store.bind(bench.module.parameters())

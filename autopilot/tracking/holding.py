@@ -97,7 +97,7 @@ def record_decision(
 
 
 def hand_over(notebook: Notebook, event: Event) -> None:
-    """Hands an event over to the process that runs the experiment; writes it down if none does.
+    """Hands an event over to the process that runs the experiment; writes it down if it has ended.
 
     A run puts back what others write to its notes while an agent works. So it is handed over by a
     file, which outlasts a kill, and the run writes it down itself.
@@ -108,8 +108,10 @@ def hand_over(notebook: Notebook, event: Event) -> None:
         file = ProgressFile(path)
         file.write(event)
         file.close()
-    with contextlib.suppress(LockHeldError), stopped(notebook.repo, notebook.slug) as held_one:
-        take_in(held_one.repo, held_one.journal)
+    # Else it may be between two of its processes, and the next one needs the lock.
+    if Notebook(notebook.repo, notebook.slug).status.state not in ("running", "killed"):
+        with contextlib.suppress(LockHeldError), stopped(notebook.repo, notebook.slug) as held_one:
+            take_in(held_one.repo, held_one.journal)
 
 
 def take_in(repo: Repository, journal: Journal) -> list[Event]:

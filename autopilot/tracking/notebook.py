@@ -207,17 +207,25 @@ class Notebook:
 
     @property
     def held(self) -> tuple[str, StepRecord] | None:
-        """The newest edit and its step's record, if no person has decided on it and none measured.
+        """The edit that waits for a decision, with its step's record; None without --review."""
+        return self.undecided if self.is_reviewed else None
 
-        A run without --review goes on with it.
-        """
-        made = self.step_commits.get(self.going_on, []) if self.going_on is not None else []
-        for commit in made[-1:]:
-            for record in self.journal.read_on(commit.id, StepRecord):
-                places = {(e.epoch, e.step) for e in self.events if e.name == REVIEWED}
-                if record.changed and (record.epoch, record.step) not in places:
-                    return commit.id, record
-        return None
+    @property
+    def undecided(self) -> tuple[str, StepRecord] | None:
+        """The newest edit, if neither a person has decided on it nor anything measured it."""
+        if self.going_on is None:
+            return None
+        commit = self.step_commits[self.going_on][-1].id
+        if any(event.revision == commit for event in self.events if event.name == REVIEWED):
+            return None
+        records = self.journal.read_on(commit, StepRecord)
+        return next(((commit, record) for record in records if record.changed), None)
+
+    @property
+    def is_reviewed(self) -> bool:
+        """Whether its latest run holds edits, as far as its options say."""
+        given = [self.manifest.options, *(event.options for event in self.events)]
+        return next((bool(each["review"]) for each in reversed(given) if "review" in each), False)
 
     @cached_property
     def summary(self) -> Summary:
@@ -516,6 +524,8 @@ class Notebook:
         holder = ExclusiveLock(self.layout.lock(self.repo)).holder()
         if holder is not None:
             who = f"process {holder.pid} on {holder.host} since {holder.since}"
+            if self.is_reviewed and (held := self.held) is not None:
+                who += f"; it holds the edit of epoch {held[1].epoch}: autopilot review {self.slug}"
             return Status("running", who, holder)
         for event in reversed(self.events):
             if event.name == "stopped" and self.manifest.by_hand:

@@ -1,0 +1,120 @@
+"""What people say to a run: which step a word belongs to, and decisions on edits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from autopilot.core.experiment import Experiment
+from autopilot.core.optimizer import Optimizer, Step
+from autopilot.core.parameter import Parameter
+from autopilot.core.people import PAUSED, STEERED, Paused, reviewed
+from autopilot.core.records.ledger import Ledger, Limits
+from autopilot.core.records.record import Event, LlmRecord, StepRecord
+from autopilot.core.store import InMemoryStore
+from autopilot.errors import BudgetExceededError, UsageError
+
+
+class Store(InMemoryStore):
+    """A store to which events can be handed over."""
+
+    def __init__(self) -> None:
+        super().__init__("a")
+        self.said: list[Event] = []
+
+    def say(self, text: str) -> str:
+        event = Event(name=STEERED, detail=text, reviewer="ada").stamped()
+        self.said.append(event)
+        return event.id
+
+    def hear(self) -> list[Event]:
+        said, self.said = self.said, []
+        self.annotate(self.log()[-1].id, said)
+        return said
+
+
+class Add(Optimizer):
+    def step(self) -> Step:
+        self.parameters[0].data += 1
+        return Step("add one")
+
+
+@pytest.fixture
+def run() -> tuple[Store, Experiment, Add]:
+    store, optimizer = Store(), Add([Parameter(0)])
+    experiment = Experiment(store)
+    experiment.open(optimizer.parameters)
+    return store, experiment, optimizer
+
+
+def make(experiment: Experiment, optimizer: Add, step: int, error: str = "") -> StepRecord:
+    """A step that reads what is said, and what it read."""
+    experiment.begin_step(1, step)
+    experiment.people.wishes()
+    made = optimizer.step() if not error else None
+    return experiment.commit_step(optimizer, 1, step, made, error)
+
+
+def again(experiment: Experiment) -> Experiment:
+    """The experiment as the process after a kill finds it."""
+    resumed = Experiment(experiment.store)
+    resumed.open([Parameter(0)])
+    return resumed
+
+
+def test_a_word_belongs_to_the_first_step_that_reads_it(run) -> None:
+    store, experiment, optimizer = run
+    first = store.say("shorter")
+    experiment.begin_step(1, 1)  # it reads nothing, as rules do not
+    assert experiment.commit_step(optimizer, 1, 1, optimizer.step()).wishes == {}
+    # A step that failed has made nothing of it.
+    assert make(experiment, optimizer, 2, "the program is gone").wishes == {}
+    second = store.say("kinder")
+    assert make(experiment, optimizer, 3).wishes == {first: "shorter", second: "kinder"}
+    assert make(experiment, optimizer, 4).wishes == {}
+    assert make(again(experiment), optimizer, 5).wishes == {}
+
+
+def test_a_step_that_was_answered_asks_the_same_when_it_is_made_again(run) -> None:
+    store, experiment, optimizer = run
+    first = store.say("shorter")
+    experiment.begin_step(1, 1)
+    # Killed before any answer: what was said since is of use to it.
+    second, experiment = store.say("kinder"), again(experiment)
+    experiment.begin_step(1, 1)
+    assert experiment.people.wishes() == ("shorter", "kinder")
+    store.note_call(LlmRecord(epoch=1, step=1, id="lost", reply={"lost": "no answer"}))
+    third, experiment = store.say("and funny"), again(experiment)
+    experiment.begin_step(1, 1)
+    assert len(experiment.people.wishes()) == 3
+    store.note_call(LlmRecord(epoch=1, step=1, id="paid", reply={"output": "done"}))
+    fourth, experiment = store.say("in French"), again(experiment)
+    assert list(make(experiment, optimizer, 1).wishes) == [first, second, third]
+    assert list(make(experiment, optimizer, 2).wishes) == [fourth]
+
+
+def review(experiment: Experiment, record: StepRecord, calls: list[Any], **limits: float) -> Any:
+    ledger = Ledger(Limits(**limits))
+    return experiment.people.refusal(record, ledger, lambda *call: calls.append(call))
+
+
+def test_only_a_decision_on_this_very_edit_counts(run) -> None:
+    store, experiment, optimizer = run
+    record, calls = make(experiment, optimizer, 1), list[Any]()
+    assert review(experiment, record, calls) is None and not calls  # nothing is to be reviewed
+    experiment.people.review = True
+    # As an agent would write it that knows the step, but no revision of the future.
+    store.said.append(reviewed("approve", "", "agent", record, "00000000"))
+    with pytest.raises(BudgetExceededError, match="waiting for a review"):
+        review(experiment, record, calls, seconds=0.0)
+    assert calls == [("on_review", record)]
+    store.said.append(Event(name=PAUSED, reviewer="ada").stamped())
+    with pytest.raises(Paused, match="paused by ada"):
+        review(experiment, record, calls)
+    store.said.append(reviewed("refuse", "too long", "ada", record, store.tip))
+    found = review(experiment, record, calls)
+    assert found.reasons == ("refused by ada: too long",)
+    assert calls[-1][0] == "on_review_end"
+    with pytest.raises(UsageError, match="needs a reason"):
+        experiment.people.decide("refuse", " ", "ada", record)
