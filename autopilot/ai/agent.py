@@ -18,6 +18,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakSet
 
 from autopilot.ai.model import recording
 from autopilot.ai.model.parallel import RateLimit
@@ -141,10 +142,13 @@ class Agent:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        # No agent is called without a record, a budget and a replay: neither one that defines its
+        # own, nor one that inherits it from a class that is no Agent.
         for name, recorded in (("run", _recorded), ("arun", _recorded_async)):
-            if name in cls.__dict__:
-                # Also there: no agent is called without a record, a budget and a replay.
-                setattr(cls, name, recorded(cls.__dict__[name]))
+            found = inspect.getattr_static(cls, name)
+            if inspect.isfunction(found) and found not in _RECORDED:
+                setattr(cls, name, recorded(found))
+                _RECORDED.add(cls.__dict__[name])
 
     def run(self, prompt: str, context: AgentContext | None = None) -> AgentResult:
         """Answers a prompt, and edits files where the context allows it.
@@ -233,7 +237,7 @@ class Agent:
                 known = isinstance(paid, Cost)
                 lost = paid if isinstance(paid, Cost) else Cost()
                 spent.settle(lost, known=known)
-                why = getattr(error, "message", None) or repr(error)
+                why = hide(getattr(error, "message", None) or repr(error))
                 recording.keep_lost(context.role, name, lost, why, priced=known)
                 raise
             finally:
@@ -252,6 +256,7 @@ class Agent:
 
 
 _Run = Callable[[str, AgentContext], AgentResult]
+_RECORDED = WeakSet[Any]([Agent.run, Agent.arun])
 
 
 class Tool(ABC):

@@ -116,7 +116,9 @@ class CodexAgent(_Preset):
                 # Of an attempt that may be made again, too.
                 trouble = str(event.get("message", ""))
         if failed or finished.code != 0:
-            raise self._failed(finished, failed or trouble or _error_line(finished.stderr))
+            # A stack may follow the line that says it.
+            lines = [failed, trouble, *_ERROR.findall(finished.stderr)]
+            raise self._failed(finished, next(filter(None, lines), ""))
         if not thread:
             raise AgentReplyError(
                 f"codex answered with something other than its events: {finished.tail()}",
@@ -232,7 +234,8 @@ class AiderAgent(_Preset):
         reports = _USAGE.findall(finished.stdout)
         # It ends with 0, too, where its model could not be asked.
         if finished.code != 0 or not reports:
-            raise self._failed(finished, _error_line(finished.stdout))
+            errors = _ERROR.findall(finished.stdout)
+            raise self._failed(finished, errors[-1] if errors else "")
         spent = _SPENT.findall(finished.stdout)
         return AgentResult(
             output=finished.stdout.strip(),
@@ -255,12 +258,6 @@ def _count(counts: Mapping[str, Any], name: str) -> int:
 
 def _number(text: str) -> int:
     return round(float(text.removesuffix("k")) * (1000 if text.endswith("k") else 1))
-
-
-def _error_line(text: str) -> str:
-    """The first line that names an error: a stack may follow it."""
-    found = _ERROR.search(text)
-    return found.group() if found else ""
 
 
 def _events(text: str) -> Iterator[dict[str, Any]]:

@@ -53,6 +53,15 @@ class Extends(Overrides):
         return super().run(prompt, context)
 
 
+class Apart:
+    def run(self, prompt: str, context: AgentContext | None = None) -> AgentResult:
+        return answered(prompt)
+
+
+class Inherits(Apart, Agent):
+    pass
+
+
 class Awaits(Agent):
     async def arun(self, prompt: str, context: AgentContext | None = None) -> AgentResult:
         await asyncio.sleep(0)
@@ -89,6 +98,7 @@ CALLS = {
     "_run": Defines().run,
     "run": Overrides().run,
     "super().run": Extends().run,
+    "run of no agent": Inherits().run,
     "another agent": Router().run,
     "function": FunctionAgent(answered).run,
     "function with context": FunctionAgent(lambda prompt, context: answered(prompt)).run,
