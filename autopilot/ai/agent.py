@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet
 
 from autopilot.ai.model import recording
+from autopilot.ai.model.failures import translation
 from autopilot.ai.model.parallel import RateLimit
 from autopilot.ai.model.recording import current_recorder, make_record, request_parts
 from autopilot.core.parameter import PathParameter
+from autopilot.core.records.ledger import Reservation
 from autopilot.core.records.record import LlmRecord
 from autopilot.core.run import Run, current_run, say
 from autopilot.core.signatures import check_awaited
@@ -31,6 +33,7 @@ from autopilot.core.types import Cost
 from autopilot.errors import (
     AgentError,
     AgentNotFoundError,
+    AutopilotError,
     BudgetExceededError,
     ReplayMissError,
     UsageError,
@@ -186,22 +189,19 @@ class Agent:
         or tuples of them. Override it where that misses one, or has one that differs from machine
         to machine, as an address does.
         """
-        found = {}
-        for name in list(inspect.signature(type(self).__init__).parameters)[1:]:
-            value = getattr(self, name, None)
-            if _is_plain(value) and not is_secret(name.upper(), str(value)):
-                found[name] = value
-        return found
+        names = list(inspect.signature(type(self).__init__).parameters)[1:]
+        given = {name: getattr(self, name, None) for name in names}
+        secret = {name for name in names if is_secret(name.upper(), str(given[name]))}
+        return {n: value for n, value in given.items() if _is_plain(value) and n not in secret}
 
     def _asked(self, prompt: str, context: AgentContext) -> dict[str, Any]:
         """All that the answer depends on: the request as it is recorded."""
-        schema = context.schema.__name__ if context.schema else None
         return {
             "agent": type(self).__name__,
             "settings": self.identity(),
             "system": context.system,
             "session": context.session_id,
-            "schema": schema,
+            "schema": context.schema.__name__ if context.schema else None,
             "prompt": prompt,
         }
 
@@ -209,14 +209,9 @@ class Agent:
         """Answers from the record, or makes the call, counts and records it."""
         if self.asks_recorded or any(agent is self for agent in _calling.get()):
             return run(prompt, context)
-        asked = clean(self._asked(prompt, context))
-        return agent_call(
-            asked,
-            context.role,
-            lambda: self._pay(prompt, context, run),
-            edits=bool(context.parameters),
-            sample=context.sample,
-        )
+        asked, edits = clean(self._asked(prompt, context)), bool(context.parameters)
+        make = functools.partial(self._pay, prompt, context, run)
+        return agent_call(asked, context.role, make, edits=edits, sample=context.sample)
 
     def _pay(self, prompt: str, context: AgentContext, run: _Run) -> AgentResult:
         ledger, rate, name = recording.current_ledger(), self.rate or RateLimit(), self._name()
@@ -232,23 +227,31 @@ class Agent:
                 # It was never started, so nothing can have been paid.
                 raise
             except Exception as error:
-                # Once it was started, it may have been paid.
-                paid = error.cost if isinstance(error, AgentError) else None
-                known = isinstance(paid, Cost)
-                lost = paid if isinstance(paid, Cost) else Cost()
-                spent.settle(lost, known=known)
-                why = hide(getattr(error, "message", None) or repr(error))
-                recording.keep_lost(context.role, name, lost, why, priced=known)
-                raise
+                # As the service of a Model: an outage is waited for, a refused key ends the run.
+                known = isinstance(error, AutopilotError)
+                ours = None if known else translation(name, error, key="the agent's key")
+                if ours is None or getattr(ours, "is_charged", False):
+                    self._lose(error, name, context.role, spent)
+                if ours is None:
+                    raise
+                raise ours from error
             finally:
                 _calling.reset(token)
                 rate.settle(sent, took)
-            known = result.cost_usd is not None
-            spent.settle(result.cost, known=known)
-            if not known and math.isfinite(ledger.limits.cost_usd):
+            priced = result.cost_usd is not None
+            spent.settle(result.cost, known=priced)
+            if not priced and math.isfinite(ledger.limits.cost_usd):
                 name = result.model or name
                 say(f"the price of {name} is unknown: its calls do not count in dollars")
         return result
+
+    def _lose(self, error: Exception, name: str, role: str, spent: Reservation) -> None:
+        """Counts and records a call that was started and failed: it may have been paid."""
+        cost = error.cost if isinstance(error, AgentError) else None
+        paid, known = (cost, True) if isinstance(cost, Cost) else (Cost(), False)
+        spent.settle(paid, known=known)
+        why = hide(getattr(error, "message", None) or repr(error))
+        recording.keep_lost(role, name, paid, why, priced=known)
 
     def _name(self) -> str:
         """Names it in notes, where the model is unknown."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from email.message import Message
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 from pydantic import BaseModel
@@ -23,7 +25,13 @@ from autopilot.core.records.record import Manifest
 from autopilot.core.run import Run, running
 from autopilot.core.store import InMemoryStore
 from autopilot.core.types import Cost, Datum
-from autopilot.errors import AgentError, BudgetExceededError, ReplayMissError, UsageError
+from autopilot.errors import (
+    AgentError,
+    BudgetExceededError,
+    KeyRefusedError,
+    ReplayMissError,
+    UsageError,
+)
 
 ASKED: list[str] = []
 
@@ -285,3 +293,32 @@ def test_a_judge_asks_an_equal_question_once_and_a_generator_once_a_sample() -> 
         "judge": 1,
         "generator": 2,
     }
+
+
+def test_a_failure_of_its_service_is_understood_whatever_client_it_asks_with() -> None:
+    failures = {
+        "refused": ConnectionRefusedError(111, "Connection refused"),
+        "late": TimeoutError("timed out"),
+        "401": HTTPError("http://x", 401, "bad key", Message(), None),
+        "503": HTTPError("http://x", 503, "overloaded", Message(), None),
+        "other": KeyError("choices"),
+    }
+
+    def fetch(prompt: str) -> str:
+        raise failures[prompt]
+
+    agent, run, raised = FunctionAgent(fetch, name="own"), make_run(), dict[str, Exception]()
+    with running(run):
+        for prompt in failures:
+            with pytest.raises((AgentError, KeyError)) as caught:
+                agent.run(prompt)
+            raised[prompt] = caught.value
+    assert str(raised["refused"]).startswith("no answer from own: ")
+    assert isinstance(raised["401"], KeyRefusedError) and "the agent's key" in raised["401"].hint
+    assert str(raised["503"]).startswith("own: the service answered 503")
+    assert isinstance(raised["other"], KeyError)
+    # Those that may have been read are counted, as a Model's are.
+    assert run.ledger.total() == Spent(2, unpriced=2)
+    assert [record.reply["lost"] for record in run.experiment.store.calls()] == [
+        *("TimeoutError('timed out')", "KeyError('choices')")
+    ]
