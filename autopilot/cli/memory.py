@@ -22,7 +22,7 @@ Strategy = Annotated[str, Word("STRATEGY", "Its name, as the log shows it.")]
 
 # The outcomes that a person may record, and those that can be asked for.
 Learnt = StrEnum("Learnt", "kept rejected unchanged repeated failed")
-Asked = StrEnum("Asked", "kept rejected unchanged repeated failed blocked unblocked")
+Asked = StrEnum("Asked", "kept rejected unchanged repeated failed refused blocked unblocked")
 
 
 def query(

@@ -247,7 +247,7 @@ class HeldEdits(Callback):
 
     def on_review_end(self, trainer: RunView, module: AutoPilotModule, decision: Event) -> None:
         if self._place is not None:
-            self._output.line(_decided(decision))
+            self._output.line(f"       {_decided(decision)}")
             self._place = None
 
     def on_review(self, trainer: RunView, module: AutoPilotModule, step: StepRecord) -> None:

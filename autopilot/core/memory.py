@@ -349,7 +349,8 @@ class Memory:
 
         The rate is what the best value gained over the window, divided by its number of epochs.
         """
-        judged = (x for x in reversed(self.lessons) if x.outcome not in DECISIONS and not x.by_hand)
+        unjudged = {*DECISIONS, "refused"}
+        judged = (x for x in reversed(self.lessons) if x.outcome not in unjudged and not x.by_hand)
         recent = list(islice(judged, window))
         if not recent:
             return Trend("unknown", 0.0, 0.0)

@@ -33,17 +33,20 @@ def decision_line(event: Event) -> str:
 def words(notebook: Notebook) -> list[str]:
     """The words of people to the agent, one a line, with the steps that they reached."""
     said = (event for event in notebook.events if event.name == STEERED)
-    return [f"the user said: {event_detail(event, notebook)}" for event in said]
+    return [f"said by {event_detail(event, notebook)}" for event in said]
 
 
 def event_detail(event: Event, notebook: Notebook) -> str:
     """The text of an event beside its name; of a person's word, with the step that it reached."""
-    if event.name in (STEERED, REVIEWED):
-        step = notebook.reached.get(event.id)
-        is_word = event.decision != APPROVE
-        read = f"read in epoch {step.epoch}" if step else "not read yet"
-        what = f"{event.decision} epoch {event.epoch}: " if event.decision else ""
-        return f"{what}{one_line(event.detail, 200)}" + (f" ({read})" if is_word else "")
+    step = notebook.reached.get(event.id) if event.name in (STEERED, REVIEWED) else None
+    read = f" (read in epoch {step.epoch})" if step else " (not read yet)"
+    if event.name == STEERED:
+        return f"{event.reviewer}: {one_line(event.detail, 200)}{read}"
+    if event.name == REVIEWED and event.decision == APPROVE:
+        return f"epoch {event.epoch} approved by {event.reviewer}"
+    if event.name == REVIEWED:
+        why = one_line(event.detail, 200)
+        return f"epoch {event.epoch} refused by {event.reviewer}: {why}{read}"
     if event.name == PAUSED:
         return f"by {event.reviewer}"
     if event.environment:
@@ -206,7 +209,7 @@ def by_strategy(memory: Memory) -> list[dict[str, Any]]:
     """A row a strategy, those that gained most first: how often it was used, kept, and failed."""
     blocked, rows = memory.blocked(), dict[str, dict[str, Any]]()
     for lesson in memory.lessons:
-        for name in lesson.strategies() if lesson.outcome not in DECISIONS else ():
+        for name in lesson.strategies() if lesson.outcome not in (*DECISIONS, "refused") else ():
             row = rows.setdefault(
                 name, {"strategy": name, "used": 0, "kept": 0, "failed": 0, "gain": 0.0}
             )

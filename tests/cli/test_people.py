@@ -6,6 +6,7 @@ The agent is a program that adds a line to `x.txt`, keeps the prompts that it ge
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pty
 import signal
@@ -18,6 +19,7 @@ import pytest
 from kills import send_kill
 
 from autopilot.cli.people import _answer
+from autopilot.git.locks import ExclusiveLock
 from tests.cli.conftest import COMMAND
 
 TARGET = """\
@@ -120,8 +122,8 @@ def test_a_word_reaches_the_next_prompt_once_and_a_replay_asks_the_same(
     process = place.start("run", "lines.py", "-e", "a", "--max-epochs", "4")
     until(lambda: len(shelf.prompts()) == 1)
     # The agent is at work: the words wait for the next step, in their order.
-    said = place.call("steer", "a", "shorter,\x1b[31m please")
-    assert said.out == "a reads it before its next step\n"
+    said = place.call("steer", "a", "shorter,\x1b[31m please").out
+    assert said == "a reads it before its next step\n"
     place.call("steer", "the key is sk-very-secret-0815", "-e", "a")
     assert "shorter" in place.call("experiment", "show", "a").out
     # Killed in the step that had no word yet: it is asked anew, with the words of now.
@@ -149,7 +151,8 @@ def test_a_word_reaches_the_next_prompt_once_and_a_replay_asks_the_same(
     assert len(shelf.prompts()) == asked
     # A finished one takes it for later; the report has it, and nothing that would be run again.
     assert "--max-epochs N" in place.call("steer", "a", "now the other way").out
-    assert "now the other way" in place.call("log", "a").out
+    said = "said by Ada Byron: now the other way (not read yet)"
+    assert said in place.call("log", "a").out
     place.run("resume", "a", "--max-epochs", "5")
     assert shelf.said()[-1] == "- now the other way"
 
@@ -163,6 +166,14 @@ def test_words_that_nobody_reads_are_refused(place, shelf) -> None:
         assert why in place.call("steer", "plain", text, code=2).error
     assert "not running: it is finished" in place.call("pause", "plain", code=1).error
     assert "holds no edit" in place.call("review", "plain", code=1).error
+    # A process of an agent bears its worktree's mark.
+    own = place.autopilot("review", "plain", "--approve", AUTOPILOT_AGENT_IN="/somewhere")
+    assert "an agent of the run cannot do it" in own.error
+    lock = ExclusiveLock(place.top / ".git" / "autopilot" / "plain.lock")
+    with lock:
+        held = json.loads(lock.path.read_text())
+        lock.path.write_text(json.dumps(held | {"host": "elsewhere"}))
+        assert "runs on elsewhere" in place.call("pause", "plain", code=1).error
 
 
 def test_a_pause_ends_the_run_after_the_item_or_the_step(place, shelf) -> None:
@@ -228,7 +239,11 @@ def test_an_edit_waits_for_a_decision_whatever_ends_the_run(place, shelf) -> Non
     assert [line.split()[-1] for line in shelf.measured()] == ["1", "1", "2"]
     assert "rejected (refused)" in place.call("show", "1", "-e", "a").out
     assert "rejected" in place.call("log", "a").out
-    assert "1 of 2 kept" in place.call("experiment", "show", "a").out
+    page = place.call("experiment", "show", "a").out
+    assert "grow (1 of 1 kept)" in page and "epoch 2 approved by Ada Byron" in page
+    assert "epoch 1 refused by Ada Byron: one line is enough (read in epoch 2)" in page
+    assert "rejected" in place.run("policy", "explain", "a", "1").out.splitlines()[0]
+    assert len(place.call("memory", "query", "a", "--outcome", "refused", "--json").document) > 0
     place.run("report", "a", "--md")
     place.run("report", "a")
     place.run("replay", "a")

@@ -219,7 +219,7 @@ def summarize(
     judged = [record for record in history if record.epoch > 0]
     tallies: dict[str, Tally] = {}
     for record in judged:
-        for name in record.strategies():
+        for name in record.strategies() if record.outcome != "refused" else ():
             before = tallies.get(name, Tally(0, 0))
             kept = before.kept + (record.verdict == "kept")
             tallies[name] = Tally(before.used + 1, kept)
