@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,7 @@ _EMPTY = re.compile(
 _MARKS = re.compile(r"^(?:[#>*•-]+\s+)+|\*\*")
 _WORD = re.compile(r"[^\W\d_]+")
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")
+_JSON = re.compile(r"""^\s*[{}\[\]].*|^\s*"\w+"\s*:.*|\{".*""")
 _COLORS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -93,17 +95,15 @@ def described(text: str) -> EditReply:
     >>> described("Done.\\nI ask for polite answers now.").summary
     'I ask for polite answers now.'
     """
-    try:
-        reply: EditReply = read_reply(text, _Description)
-    except AgentReplyError:
-        reply, is_json = _Description.model_construct(), False
-    else:
-        is_json = True
-    line = "" if reply.summary else first_line(text)
-    if not line:
-        return reply
-    rest = "" if is_json or line == text.strip() else shorten(text.strip(), 2000)
-    return reply.model_copy(update={"summary": line, "rationale": reply.rationale or rest})
+    # The strict form first: objects within it may have one of its fields, too.
+    for form in (EditReply, _Description):
+        with contextlib.suppress(AgentReplyError):
+            reply = read_reply(text, form)
+            summary = reply.summary.strip() or first_line(text)
+            return reply.model_copy(update={"summary": summary})
+    line, said = first_line(text), text.strip()
+    rest = shorten(said, 2000) if line and line != said else ""
+    return EditReply.model_construct(strategy="", summary=line, rationale=rest, values=[])
 
 
 def first_line(text: str) -> str:
@@ -113,11 +113,11 @@ def first_line(text: str) -> str:
     'raised the limit to 9'
     """
     in_block = False
-    for line in _COLORS.sub("", text).splitlines():
+    for each in _COLORS.sub("", text).splitlines():
+        line = _JSON.sub("", each)
         words = _WORD.findall(line.lower())
         in_block ^= line.lstrip().startswith("```")
-        is_json = line.lstrip()[:1] in ("{", "}", "[", "]", '"', "`")
-        if not in_block and not is_json and not all(map(_EMPTY.fullmatch, words)):
+        if not in_block and not all(map(_EMPTY.fullmatch, words)):
             return _MARKS.sub("", line.strip())
     return ""
 

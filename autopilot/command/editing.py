@@ -12,6 +12,7 @@ from typing import TypeVar
 import autopilot
 from autopilot.ai.agent import Agent
 from autopilot.ai.coding import CommandAgent
+from autopilot.ai.constraints import Constraints
 from autopilot.ai.optimizer import AgentOptimizer
 from autopilot.command.options import AGENTS, TaskOptions, check_agent
 from autopilot.core.parameter import Parameter, PathParameter
@@ -24,8 +25,15 @@ P = TypeVar("P", bound=PathParameter)
 class EditOptimizer(AgentOptimizer):
     """The optimizer of a run without Python: an AgentOptimizer with its goal."""
 
-    def __init__(self, agent: Agent, parameters: Sequence[Parameter], *, goal: str = "") -> None:
-        super().__init__(agent, parameters, objective=goal)
+    def __init__(
+        self,
+        agent: Agent,
+        parameters: Sequence[Parameter],
+        *,
+        goal: str = "",
+        constraints: Constraints = (),
+    ) -> None:
+        super().__init__(agent, parameters, objective=goal, constraints=constraints)
 
 
 def agent_of(text: str, model: str | None) -> Agent:
