@@ -11,7 +11,7 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from autopilot.ai.examples import as_examples, as_passing
+from autopilot.ai.examples import DIGEST, as_examples, as_passing
 from autopilot.ai.prompting import fence, shorten, show
 from autopilot.core.gradient import Finding, Gradient
 from autopilot.core.records.message import one_line
@@ -312,9 +312,11 @@ def _by_category(items: Mapping[str, Sequence[str]]) -> str:
     total = sum(len(ids) for ids in items.values())
     parts = []
     for category, ids in sorted(items.items(), key=lambda pair: (-len(pair[1]), pair[0])):
-        some = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
-        parts.append(f"{category} {len(ids)} ({some})" if category else some)
-    return f"{counted(total, 'val item')}: {'; '.join(parts)}"
+        # A digest names nothing that could be looked up.
+        own = [name for name in ids if not DIGEST.fullmatch(name)]
+        some = ", ".join(own[:3]) + (", ..." if own[3:] else "")
+        parts.append(f"{category} {len(ids)} ({some})" if category and some else category or some)
+    return ": ".join(filter(None, (counted(total, "val item"), "; ".join(filter(None, parts)))))
 
 
 def _fenced(name: str, text: str, room: int) -> str:

@@ -14,7 +14,7 @@ from autopilot.text import counted, cut_middle
 _WORD = re.compile(r"\w{2,}")
 # Where two texts of one cause differ: values in quotes, numbers, and long words of digits.
 _VALUE = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"|`[^`\n]*`|\b[\w.-]*\d[\w.-]*")
-_DIGEST = re.compile(r"[0-9a-f]{12}")
+DIGEST = re.compile(r"[0-9a-f]{12}")
 _ITEM, _SMALLEST, _OF_A_GROUP, _ALL = 2000, 240, 5, 24
 _EVIDENCE, _IDS = 5, 8
 
@@ -182,18 +182,22 @@ def _item(finding: Finding, said: str, room: int) -> str:
     fields = {name: text for name, text in fields.items() if text}
     if not fields:
         return ""
-    name = "" if not finding.item or _DIGEST.fullmatch(finding.item) else f"{finding.item}:"
+    name = "" if not finding.item or DIGEST.fullmatch(finding.item) else f"{finding.item}:"
     # Short fields leave their room to the long ones.
     left, rooms = room, dict[str, int]()
     for count, (field_name, text) in enumerate(sorted(fields.items(), key=lambda p: len(p[1]))):
         rooms[field_name] = min(len(text), left // (len(fields) - count))
         left -= rooms[field_name]
-    lines = [
-        f"{label}: {cut_middle(text, rooms[label])}".replace("\n", "\n    ")
-        for label, text in fields.items()
-    ]
+    lines = []
+    for label, text in fields.items():
+        cut = cut_middle(text, rooms[label])
+        lines.append(f"{label}: {cut}" if "\n" not in cut else _indented(label, cut))
     head = f"- {name} {lines[0]}" if name else f"- {lines[0]}"
     return "\n".join([head, *(f"  {line}" for line in lines[1:])])
+
+
+def _indented(label: str, text: str) -> str:
+    return "\n      ".join([f"{label}:", *text.split("\n")])
 
 
 def _evidence(finding: Finding) -> list[str]:
@@ -204,7 +208,7 @@ def _evidence(finding: Finding) -> list[str]:
 
 def _ids(cause: Cause) -> str:
     """The ids of a cause's items, as far as they are more than digests."""
-    ids = [f.item for f in cause.findings if f.item and not _DIGEST.fullmatch(f.item)]
+    ids = [f.item for f in cause.findings if f.item and not DIGEST.fullmatch(f.item)]
     if not ids:
         return ""
     more = f" and {len(ids) - _IDS} more" if len(ids) > _IDS else ""

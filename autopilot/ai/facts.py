@@ -87,7 +87,7 @@ def brief(
         "goal": goal_of(manifest) or goal or _own(module, "objective"),
         "background": [*_background(manifest, background, module)],
         "failing": _uncovered(run.seen.failing, [gradient for _, gradient in feedback]),
-        "passing": run.seen.passing,
+        "passing": _uncovered(run.seen.passing, [gradient for _, gradient in feedback]),
         "attempts": attempts(_OfRun(experiment)),
         "earlier": [_by_hand(x) for x in lessons if x.by_hand and x.outcome not in DECISIONS],
         "left": "\n".join(line for line in told if line not in target),
@@ -283,12 +283,12 @@ def _values(records: Sequence[MetricsRecord], noise: Noise | None) -> Iterator[s
 # --- items and attempts ------------------------------------------------------------------------
 
 
-def _uncovered(failing: Iterable[Finding], gradients: Iterable[Gradient]) -> list[Finding]:
-    """The failing items that no gradient is about."""
+def _uncovered(items: Iterable[Finding], gradients: Iterable[Gradient]) -> list[Finding]:
+    """The items that no gradient is about."""
     findings = [f for g in gradients if isinstance(g, TextGradient) for f in g.findings]
     ids = {finding.item for finding in findings if finding.item}
     alone = {(f.input, f.output) for f in findings if f.input or f.output}
-    return [f for f in failing if f.item not in ids and (f.input, f.output) not in alone]
+    return [f for f in items if f.item not in ids and (f.input, f.output) not in alone]
 
 
 def _by_category(ids: Iterable[str], items: Mapping[str, Datum]) -> dict[str, list[str]]:

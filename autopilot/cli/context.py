@@ -148,6 +148,7 @@ class Context:
         from autopilot.core.records.record import TASK
 
         use_prices(options.prices or ())
+        options = options.read(self.working_folder())
         more |= {"options": options, "by_hand": by_hand}
         if not task.given():
             return self.request(target, hparams, **more)

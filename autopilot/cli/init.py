@@ -17,7 +17,7 @@ from autopilot.cli.context import Context
 from autopilot.command.options import TaskOptions, check_agent
 from autopilot.command.writing import written
 from autopilot.core.figures import sounds_like_cost
-from autopilot.engine.request import Direction
+from autopilot.engine.request import Direction, Options
 from autopilot.errors import UsageError
 from autopilot.projects import starting
 from autopilot.projects.health import agent_here
@@ -36,7 +36,8 @@ def init(
     kind: Annotated[
         Kind | None, typer.Option(help="The kind of system; asked for if not given.")
     ] = None,
-    task: Annotated[TaskOptions, "eval", "metric", "edit", "tune", "guard", "agent", "goal"],
+    task: Annotated[TaskOptions, "eval", "metric", "edit", "tune", "guard", "agent"],
+    options: Annotated[Options, "goal"],
     mode: Annotated[
         Direction | None, typer.Option(help="Of the metric: whether more or less is better.")
     ] = None,
@@ -65,7 +66,7 @@ def init(
     context.repository()  # refuses what no run could work in
     _check_file(folder, file, may_be_there=force or dry_run)
     given: dict[str, Any] = {"kind": kind and kind.value, "mode": mode and mode.value, "data": data}
-    given = {**given, **task.given()}
+    given = {**given, **task.given(), **options.read(folder).given()}
     seen = survey(folder)
     output.line(f"{folder.name}: {counted(len(seen.files), 'file')}")
     output.lines(seen.lines())
@@ -206,7 +207,8 @@ def _command(answers: Answers, file: str) -> dict[str, str]:
     task = replace(
         task, edit=edit, agent=agent, guard=answers.guard(task.eval or "", with_tests=True)
     )
-    return {file: written(task, answers.seen.folder, mode)}
+    goal = answers.given.get("goal")
+    return {file: written(task, answers.seen.folder, mode, goal)}
 
 
 def _numbers(answers: Answers, file: str) -> dict[str, str]:

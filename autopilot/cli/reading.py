@@ -72,7 +72,15 @@ def log(
     output.lines(pages.foot(notebook))
 
 
-def show(context: Context, name: Name = None, epoch: Epoch = "last", stat: Stat = False) -> None:
+def show(
+    context: Context,
+    name: Name = None,
+    epoch: Epoch = "last",
+    stat: Stat = False,
+    prompt: Annotated[
+        bool, typer.Option("--prompt", help="Print what its agent was asked instead, whole.")
+    ] = False,
+) -> None:
     """Show one epoch.
 
     The change, its reason, scores and verdict, and the failures.
@@ -82,9 +90,13 @@ def show(context: Context, name: Name = None, epoch: Epoch = "last", stat: Stat 
     autopilot show 7               epoch 7 of the newest experiment
     autopilot show classifier-1 7
     autopilot show best --stat
+    autopilot show 7 --prompt      what the agent was asked
     """
     notebook, output = context.notebook(name), context.output
     found = notebook.find(epoch)
+    if prompt:
+        output.lines(epoch_page.questions(notebook, found, output.document))
+        return
     before, after = notebook.before(found.number), notebook.after(found.number)
     if output.as_json:
         output.document(epoch_page.document(notebook, found))

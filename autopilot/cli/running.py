@@ -119,8 +119,8 @@ def run(
     if write is not None:
         from autopilot.command.writing import write_module
 
-        words = replace(options, mode=None).words() + _start_words(slug, start)
-        context.output.lines(write_module(task, context.folder, write, options.mode, words))
+        words = replace(options, mode=None, goal=None).words() + _start_words(slug, start)
+        context.output.lines(write_module(task, context.folder, write, request.options, words))
         context.output.document({"written": write, "options": words})
         return 0
     with own_stdout(context.output) as output:

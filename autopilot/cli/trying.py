@@ -41,9 +41,10 @@ _BUDGETS = {
 # An optimizer's patience and number of epochs are no limits for a person.
 _OF_OPTIMIZERS = (
     *("max_epochs", "patience", "target", "plateau", "min_delta", "block_after", "accumulate"),
+    "boldness",
 )
 _STARTED_WITH = tuple(f.name for f in fields(Options) if f.name not in _OF_OPTIMIZERS)
-_AGENTS = "agent", "model", "goal", "sampler"
+_AGENTS = "agent", "model", "sampler"
 _TASK = tuple(f.name for f in fields(TaskOptions) if f.name not in _AGENTS)
 _CHANGEABLE = tuple(name for name in _STARTED_WITH if name in running.CHANGEABLE)
 Name = Annotated[

@@ -37,7 +37,6 @@ _NEEDS = {
     "agent": "edit",
     "protect": "edit",
     "model": "agent",
-    "goal": "agent",
     "sampler": "tune",
     "metric_regex": "metric",
 }
@@ -103,7 +102,6 @@ class TaskOptions:
         metavar="AGENT",
     )
     model: str | None = option("The agent's model.", metavar="NAME")
-    goal: str | None = option("For the agent: what to reach; @FILE reads it.", metavar="TEXT")
 
     def given(self) -> dict[str, str | Sequence[str]]:
         """The options that were given, by name."""
@@ -113,15 +111,13 @@ class TaskOptions:
         """The options as the manifest holds them, once they are checked.
 
         Args:
-            folder: Where `@FILE` is.
+            folder: The working directory.
             by_hand: Somebody edits: there is no agent.
 
         Raises:
             UsageError: they contradict each other, one is missing, or one holds a secret.
         """
         given = self.given()
-        if self.goal and self.goal.startswith("@"):
-            given["goal"] = _read_goal(self.goal, folder)
         for name in {"edit", "protect", "tune"} & given.keys():
             # A full path of the checkout is another one in a worktree, and in a clone.
             given[name] = [text.removeprefix(f"{folder}{os.sep}") for text in given[name]]
@@ -168,6 +164,8 @@ class TaskOptions:
         known = {field.name: field for field in fields(cls)}
         given: dict[str, str | list[str]] = {}
         for name, value in hparams.items():
+            if name == "goal":
+                continue  # of an earlier version; agents are told it all the same
             if name not in known:
                 raise UsageError(f"-H {name}: there is no such argument", hint="see autopilot run")
             is_list = "type" in known[name].metadata
@@ -183,13 +181,6 @@ class TaskOptions:
         name = Path(next(iter([*scripts, *modules, *names]), "run")).name
         plain = plain_letters(_SUFFIX.sub("", name))
         return plain if re.search("[a-z0-9]", plain) else "run"
-
-
-def _read_goal(text: str, folder: Path) -> str:
-    try:
-        return (folder / text[1:]).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--goal {text}: {error}", hint="name a text file") from error
 
 
 def check_agent(text: str, model: str | None) -> str:

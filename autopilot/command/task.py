@@ -38,5 +38,5 @@ class CommandTask(CommandModule):
             found.append(SearchOptimizer(self._tuned, options.sampler or "tpe"))
         if self._edited:
             agent = agent_of(options.agent or "", options.model)
-            found.append(EditOptimizer(agent, self._edited, goal=options.goal or ""))
+            found.append(EditOptimizer(agent, self._edited))
         return found[0] if len(found) == 1 else ChainOptimizer(found)

@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from autopilot.command.editing import parameters_of
 from autopilot.command.options import AGENTS, OF_MODULE, TaskOptions, check_agent
@@ -19,12 +20,27 @@ _WIDTH = 88
 _INDENT = " " * 8
 
 
-def written(options: TaskOptions, folder: Path, mode: str | None = None) -> str:
+class HeldOptions(Protocol):
+    """The options of a run that a module holds itself."""
+
+    @property
+    def mode(self) -> str | None:
+        """The metric's direction."""
+
+    @property
+    def goal(self) -> str | None:
+        """The goal, in words."""
+
+
+def written(
+    options: TaskOptions, folder: Path, mode: str | None = None, goal: str | None = None
+) -> str:
     """The options as a Python file that gives the same results; formatted as ruff formats it.
 
     Args:
         folder: Where it will be.
         mode: The metric's direction, "max" or "min"; None: not given.
+        goal: For the agent.
 
     Raises:
         UsageError: the options do not go together, or one is malformed.
@@ -58,7 +74,7 @@ def written(options: TaskOptions, folder: Path, mode: str | None = None) -> str:
             *body,
             "",
             "    def configure_optimizers(self):",
-            *_optimizers(options, list(edited), list(tuned)),
+            *_optimizers(options, list(edited), list(tuned), goal),
             "",
         ]
     )
@@ -69,12 +85,17 @@ def written(options: TaskOptions, folder: Path, mode: str | None = None) -> str:
 
 
 def write_module(
-    task: TaskOptions, folder: Path, name: str, mode: str | None, options: Sequence[str]
+    task: TaskOptions,
+    folder: Path,
+    name: str,
+    told: HeldOptions,
+    options: Sequence[str],
 ) -> list[str]:
     """Writes `written` into a new file; returns the lines that say what to type next.
 
     Args:
-        options: Those of the run that the file does not hold, as they are typed.
+        told: The options of the run that it holds too.
+        options: Those that the file does not hold, as they are typed.
 
     Raises:
         UsageError: there is nothing to write, or the file exists; and as `written`.
@@ -87,7 +108,7 @@ def write_module(
     if not name.endswith(".py") or (folder / name).exists():
         why = "it exists" if name.endswith(".py") else "it is no Python file"
         raise UsageError(f"--write {name}: {why}", hint="name a new file, such as optimize.py")
-    (folder / name).write_text(written(task, folder, mode), encoding="utf-8")
+    (folder / name).write_text(written(task, folder, told.mode, told.goal), encoding="utf-8")
     return [
         f"{name} is the same run; change it as you like, then",
         f"  git add {shlex.quote(name)} && git commit -m 'what to optimize'",
@@ -95,7 +116,9 @@ def write_module(
     ]
 
 
-def _optimizers(options: TaskOptions, edit: Sequence[str], tune: Sequence[str]) -> list[str]:
+def _optimizers(
+    options: TaskOptions, edit: Sequence[str], tune: Sequence[str], goal: str | None
+) -> list[str]:
     search = [_listed(tune)]
     if options.sampler:
         search.append(f"sampler={quoted(options.sampler)}")
@@ -104,8 +127,8 @@ def _optimizers(options: TaskOptions, edit: Sequence[str], tune: Sequence[str]) 
     kind, arguments = agent_call(options.agent or "", options.model)
     lines = _statement(f"agent = {kind}", arguments)
     editing = ["agent", _listed(edit)]
-    if options.goal:
-        editing.append(f"goal={quoted(options.goal)}")
+    if goal:
+        editing.append(f"goal={quoted(goal)}")
     if not tune:
         return lines + _statement("return EditOptimizer", editing)
     lines += _statement("search = SearchOptimizer", search)

@@ -1,10 +1,15 @@
-"""A process whose interpreter has seen one state only: at the next one, another process goes on."""
+"""A process whose interpreter has seen one state only, and the limits of the items in it.
+
+At the next state another process goes on.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from autopilot.core.experiment import Experiment
 from autopilot.core.interpreter import Fresh, Interpreter, Restart, is_importable
@@ -13,14 +18,14 @@ from autopilot.core.outages import infrastructure_in
 from autopilot.core.progress import Position
 from autopilot.core.records.record import Manifest
 from autopilot.core.setup_checks import imported_once
-from autopilot.engine.board import Child
+from autopilot.engine.board import Board, Child, check_timeout, parse_size, size_text
 from autopilot.engine.request import Options
 from autopilot.errors import AutopilotError, OutageError, UsageError
 from autopilot.git import commits, objects
 from autopilot.git.objects import Entry
 from autopilot.git.repository import Repository
 from autopilot.sandbox.workspace import Workspace
-from autopilot.text import flag
+from autopilot.text import counted, flag
 from autopilot.tracking.checkout import check_out, undo_killed_step
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
@@ -152,3 +157,49 @@ def importing_state(
         child.board.leave_to_next(instead, why)
         raise Restart from error
     child.board.at(Position("load"))
+
+
+@dataclass(frozen=True, slots=True)
+class ItemLimits:
+    """The most that an item may take.
+
+    Args:
+        item_timeout_s: Seconds of wall clock.
+        memory: Bytes that the evaluation, with all that it started, may take.
+        jobs: How many items have a process of their own at a time; 0: all run in one process.
+        is_modules: The module ends its items by time itself.
+    """
+
+    item_timeout_s: float = math.inf
+    memory: float = math.inf
+    jobs: int = 0
+    is_modules: bool = False
+
+    @classmethod
+    def of(cls, options: Options, module: AutoPilotModule | None = None) -> ItemLimits:
+        """The limits of a run; an option counts before the module's own, once that is loaded.
+
+        Raises:
+            UsageError: the module's is no number of seconds.
+        """
+        seconds = options.item_timeout
+        if seconds is None and module is not None and module.item_timeout_s is not None:
+            name = f"{type(module).__name__}.item_timeout_s"
+            seconds = check_timeout(module.item_timeout_s, name)
+        memory = math.inf if options.memory is None else parse_size(options.memory)
+        is_modules = module is not None and module.ends_items
+        if module is not None and is_modules:
+            module.item_timeout_s = seconds
+        timeout_s = math.inf if seconds is None else seconds
+        return cls(timeout_s, memory, options.jobs or 0, is_modules)
+
+    def hold_on(self, board: Board) -> ItemLimits:
+        """Lets the parent of a supervised process hold them; returns them."""
+        board.limit(math.inf if self.is_modules else self.item_timeout_s, self.memory)
+        return self
+
+    def __str__(self) -> str:
+        is_timed, is_bound = self.item_timeout_s < math.inf, self.memory < math.inf
+        time_limit = f"item timeout {self.item_timeout_s:g} s" if is_timed else "no item timeout"
+        bound = f"memory limit {size_text(self.memory)}" if is_bound else "no memory limit"
+        return f"{time_limit}, {bound}" + (f", {counted(self.jobs, 'job')}" if self.jobs else "")

@@ -30,7 +30,7 @@ from autopilot.core.run import current_run
 from autopilot.core.types import Datum
 from autopilot.engine import relay
 from autopilot.engine.child_output import ChildOutput, end_of, flush_streams, oom_kills
-from autopilot.engine.request import ItemLimits
+from autopilot.engine.fresh import ItemLimits
 from autopilot.engine.supervisor import SIGNALS
 from autopilot.sandbox.children import Watcher
 from autopilot.sandbox.processes import MemoryWatch, adopt, die_with_parent, end_adopted

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -15,18 +14,17 @@ from typing import Any
 from autopilot import __version__
 from autopilot.core.callback import Callback
 from autopilot.core.interpreter import Fresh
-from autopilot.core.module import AutoPilotModule
 from autopilot.core.records.record import Manifest
 from autopilot.core.signatures import option
 from autopilot.core.stopping import Budget, EarlyStopping, Plateau
-from autopilot.engine.board import Board, check_timeout, parse_size, size_text
+from autopilot.engine.board import check_timeout, parse_size
 from autopilot.engine.target import Target, parse_target
 from autopilot.errors import ExperimentError, LockHeldError, TargetError, UsageError
 from autopilot.git import objects, refs
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
 from autopilot.sandbox.workspace import directory_of
-from autopilot.text import counted, flag
+from autopilot.text import flag, redact
 from autopilot.tracking.layout import Layout, free_slugs, hold
 from autopilot.tracking.notebook import Notebook
 
@@ -39,6 +37,14 @@ class Direction(StrEnum):
 
     max = "max"
     min = "min"
+
+
+class Boldness(StrEnum):
+    """Of a step."""
+
+    auto = "auto"
+    focused = "focused"
+    bold = "bold"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +93,20 @@ class Options:
         "Wait so long for a service that does not answer; 1800 unless given, 0: not at all.",
         min=0,
         metavar="SECONDS",
+    )
+    goal: str | None = option(
+        "For an agent that edits: what to reach; @FILE reads it.", fixed=True, metavar="TEXT"
+    )
+    background: str | None = option(
+        "For an agent that edits: what to know of the system; @FILE reads it.",
+        fixed=True,
+        metavar="TEXT",
+    )
+    boldness: str | None = option(
+        "How large a change an agent is asked for: focused, bold, or auto, unless given: bold once "
+        "the score is flat.",
+        fixed=True,
+        type=Boldness,
     )
     item_timeout: float | None = option(
         "End an item that takes longer, a batch after that for each of its items; no limit if not.",
@@ -155,6 +175,30 @@ class Options:
             )
         if self.jobs is not None and not hasattr(os, "fork"):
             raise UsageError("--jobs needs a system with fork", hint="leave it out")
+
+    def read(self, folder: Path) -> Options:
+        """The options with the texts of the files that `@FILE` names.
+
+        Raises:
+            UsageError: a file cannot be read, or a text holds a secret: options are kept in git.
+        """
+        texts: dict[str, Any] = {}
+        for name in ("goal", "background"):
+            text = getattr(self, name) or ""
+            if text.startswith("@"):
+                try:
+                    text = (folder / text[1:]).read_text(encoding="utf-8").strip()
+                except (OSError, UnicodeDecodeError) as error:
+                    raise UsageError(
+                        f"{flag(name)} {text}: {error}", hint="name a text file"
+                    ) from error
+            if redact(text) != text:
+                raise UsageError(
+                    f"{flag(name)} holds a secret, and options are recorded in git",
+                    hint="leave it out",
+                )
+            texts[name] = text or None
+        return replace(self, **texts)
 
     def given(self) -> dict[str, Any]:
         """The options that were asked for, by name."""
@@ -352,49 +396,3 @@ def committed_target(user: Repository, base: str, request: Request) -> Target:
     relative = Path(os.path.relpath(top / name, os.path.realpath(folder))).as_posix()
     text = relative + (f":{target.name}" if target.name else "")
     return replace(target, text=text, path=relative)
-
-
-@dataclass(frozen=True, slots=True)
-class ItemLimits:
-    """The most that an item may take.
-
-    Args:
-        item_timeout_s: Seconds of wall clock.
-        memory: Bytes that the evaluation, with all that it started, may take.
-        jobs: How many items have a process of their own at a time; 0: all run in one process.
-        is_modules: The module ends its items by time itself.
-    """
-
-    item_timeout_s: float = math.inf
-    memory: float = math.inf
-    jobs: int = 0
-    is_modules: bool = False
-
-    @classmethod
-    def of(cls, options: Options, module: AutoPilotModule | None = None) -> ItemLimits:
-        """The limits of a run; an option counts before the module's own, once that is loaded.
-
-        Raises:
-            UsageError: the module's is no number of seconds.
-        """
-        seconds = options.item_timeout
-        if seconds is None and module is not None and module.item_timeout_s is not None:
-            name = f"{type(module).__name__}.item_timeout_s"
-            seconds = check_timeout(module.item_timeout_s, name)
-        memory = math.inf if options.memory is None else parse_size(options.memory)
-        is_modules = module is not None and module.ends_items
-        if module is not None and is_modules:
-            module.item_timeout_s = seconds
-        timeout_s = math.inf if seconds is None else seconds
-        return cls(timeout_s, memory, options.jobs or 0, is_modules)
-
-    def hold_on(self, board: Board) -> ItemLimits:
-        """Lets the parent of a supervised process hold them; returns them."""
-        board.limit(math.inf if self.is_modules else self.item_timeout_s, self.memory)
-        return self
-
-    def __str__(self) -> str:
-        is_timed, is_bound = self.item_timeout_s < math.inf, self.memory < math.inf
-        time_limit = f"item timeout {self.item_timeout_s:g} s" if is_timed else "no item timeout"
-        bound = f"memory limit {size_text(self.memory)}" if is_bound else "no memory limit"
-        return f"{time_limit}, {bound}" + (f", {counted(self.jobs, 'job')}" if self.jobs else "")

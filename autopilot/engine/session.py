@@ -24,11 +24,10 @@ from autopilot.core.stopping import StopCondition
 from autopilot.core.types import Result
 from autopilot.engine.bench import Bench, Upkeep, check_parameters, explain_missing, jobs_notes
 from autopilot.engine.board import Child
-from autopilot.engine.fresh import alone, approved_state, importing_state, take_over
+from autopilot.engine.fresh import ItemLimits, alone, approved_state, importing_state, take_over
 from autopilot.engine.loading import described, users_code
 from autopilot.engine.request import (
     DEFAULT_MAX_EPOCHS,
-    ItemLimits,
     Options,
     Request,
     claim,

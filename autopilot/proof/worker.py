@@ -44,9 +44,9 @@ from autopilot.core.trying import TryLoop
 from autopilot.core.writing import trace_record
 from autopilot.engine.bench import Bench
 from autopilot.engine.board import Child, Observer
-from autopilot.engine.fresh import importing_state, take_over
+from autopilot.engine.fresh import ItemLimits, importing_state, take_over
 from autopilot.engine.loading import users_code
-from autopilot.engine.request import ItemLimits, Options
+from autopilot.engine.request import Options
 from autopilot.engine.supervisor import Supervisor
 from autopilot.errors import AutopilotError, EvaluationError, OutageError, ReplayMissError
 from autopilot.git import objects

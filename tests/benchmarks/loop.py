@@ -17,8 +17,8 @@ from autopilot.core.progress import Position
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Datum
 from autopilot.data import DataLoader
+from autopilot.engine.fresh import ItemLimits
 from autopilot.engine.jobs import ForkedJobs
-from autopilot.engine.request import ItemLimits
 from autopilot.tracking.git_store import GitStore
 from tests.benchmarks.report import Report, pairs
 from tests.benchmarks.repos import RULES, make_repository, rule_name, rule_text

@@ -229,11 +229,6 @@ def test_an_agent_that_is_missing_ends_the_run_at_once(bench: Bench) -> None:
         ({"edit": ["a"], "eval": "true", "agent": "cmd:x", "model": "m"}, "--model is for", ""),
         ({"edit": ["a"], "eval": "true", "val_eval": "x", "agent": "cmd:x"}, "the same split", ""),
         (
-            {"edit": ["a"], "eval": "true", "agent": "cmd:x", "goal": "@no"},
-            "--goal @no",
-            "text file",
-        ),
-        (
             {"edit": ["a"], "eval": "true", "agent": "cmd:x", "env": ["API_KEY=abcdefgh1"]},
             "--env API_KEY holds a secret",
             "--env NAME",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +101,27 @@ def document(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
         "failures": failure_lines("val", items),
         **_changes(notebook, notebook.before(number), notebook.after(number)),
     }
+
+
+def questions(
+    notebook: Notebook, epoch: Epoch, document: Callable[[Mapping[str, Any]], object]
+) -> Iterator[str]:
+    """The questions to agents in an epoch, whole.
+
+    Args:
+        document: Takes the same for a program.
+    """
+    asked = notebook.questions(epoch.number)
+    facts = ("step", "question", "role", "model", "prompt")
+    known = [{name: getattr(call, name) for name in facts} for call in asked]
+    document({"experiment": notebook.slug, "epoch": epoch.number, "questions": known})
+    for call in asked:
+        if len(asked) > 1:
+            yield f"--- step {call.step}, question {call.question}, to {call.role} {call.model}"
+        yield from call.prompt.split("\n")
+    if not asked:
+        why = "the baseline has no step" if epoch.number == 0 else "none was asked, or recorded"
+        yield f"no question to an agent in epoch {epoch.number} of {notebook.slug}: {why}"
 
 
 def _steps(notebook: Notebook, epoch: Epoch) -> list[str]:
