@@ -28,7 +28,7 @@ from autopilot.core.parameter import PathParameter
 from autopilot.core.records.ledger import Reservation
 from autopilot.core.records.record import LlmRecord
 from autopilot.core.run import Run, current_run, say
-from autopilot.core.signatures import check_awaited
+from autopilot.core.signatures import check_awaited, plain
 from autopilot.core.types import Cost
 from autopilot.errors import (
     AgentError,
@@ -38,7 +38,7 @@ from autopilot.errors import (
     ReplayMissError,
     UsageError,
 )
-from autopilot.text import clean, hide, is_secret
+from autopilot.text import clean, hide
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -190,9 +190,7 @@ class Agent:
         to machine, as an address does.
         """
         names = list(inspect.signature(type(self).__init__).parameters)[1:]
-        given = {name: getattr(self, name, None) for name in names}
-        secret = {name for name in names if is_secret(name.upper(), str(given[name]))}
-        return {n: value for n, value in given.items() if _is_plain(value) and n not in secret}
+        return plain({name: getattr(self, name, None) for name in names})
 
     def _asked(self, prompt: str, context: AgentContext) -> dict[str, Any]:
         """All that the answer depends on: the request as it is recorded."""
@@ -325,14 +323,6 @@ def _checked(result: Any, name: str) -> AgentResult:
             hint="return AgentResult(output=text)",
         )
     return replace(result, output=hide(result.output))
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return all(map(_is_plain, value))
-    if isinstance(value, dict):
-        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
-    return isinstance(value, str | int | float)
 
 
 def agent_call(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from autopilot.ai.agent import Agent, AgentContext, AgentResult
 from autopilot.ai.model.parallel import RateLimit
-from autopilot.core.signatures import check_function
+from autopilot.core.signatures import check_function, plain
 from autopilot.core.types import digest
 from autopilot.errors import UsageError
 
@@ -19,8 +21,9 @@ class FunctionAgent(Agent):
     Args:
         function: Gets the prompt, and the AgentContext if it has a second argument without a
             default, or one named "context". Returns the answer's text, or an AgentResult.
-        name: Names the agent in records; two functions need two names. Defaults to the function's
-            name, for a lambda with a digest of its source.
+        name: Names the agent in records; defaults to the function's name, for a lambda with a
+            digest of its source. Texts and numbers that the function holds, in a closure or as
+            defaults, are a part of a call's name too; with other things, two need two names.
         rate: See Agent.
         max_cost_usd: See Agent.
 
@@ -43,9 +46,11 @@ class FunctionAgent(Agent):
         self.rate = rate
         self.max_cost_usd = max_cost_usd
         self._with_context = len(taken) > 1
+        # As they are now: a count of its calls would make each call another one.
+        self._held = _held_by(function)
 
     def identity(self) -> Mapping[str, Any]:
-        return {"name": self.name}
+        return {"name": self.name, **self._held}
 
     def _run(self, prompt: str, context: AgentContext) -> AgentResult:
         given = (prompt, context) if self._with_context else (prompt,)
@@ -68,7 +73,24 @@ def _taken_by(function: Callable[..., Any]) -> list[str]:
     return ["prompt", "context"] if wanted else ["prompt"]
 
 
+def _held_by(function: Callable[..., Any]) -> dict[str, Any]:
+    """The settings in a function: the variables around it, its defaults, a partial's arguments."""
+    if isinstance(function, partial):
+        given = {str(number): value for number, value in enumerate(function.args)}
+        return {**_held_by(function.func), **plain({**given, **function.keywords})}
+    if not inspect.isfunction(function):
+        return plain(getattr(function, "__dict__", {}))
+    parameters = inspect.signature(function).parameters.values()
+    held = {p.name: p.default for p in parameters if p.default is not p.empty}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):  # it is assigned later
+            held[name] = cell.cell_contents
+    return plain(held)
+
+
 def _name_of(function: Callable[..., Any]) -> str:
+    if isinstance(function, partial):
+        return _name_of(function.func)
     name = str(getattr(function, "__qualname__", type(function).__name__))
     name = name.replace("<locals>.", "")
     if name.endswith("<lambda>"):

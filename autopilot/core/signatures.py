@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import inspect
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from types import CoroutineType
 from typing import Any
 
 from autopilot.core.types import Datum
 from autopilot.errors import AutopilotError, EvaluationError, ModuleError
+from autopilot.text import is_secret
 
 
 def option(text: str, *, fixed: bool = False, **details: Any) -> Any:
@@ -109,6 +110,23 @@ def as_call(owner: object) -> str:
             by_place = in_order and each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
             shown.append(text if by_place else f"{each.name}={text}")
     return f"{kind.__name__}({', '.join(shown)})"
+
+
+def plain(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are texts, numbers, dicts or tuples of them, and no secrets."""
+    return {
+        name: value
+        for name, value in given.items()
+        if _is_plain(value) and not is_secret(name.upper(), str(value))
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+    return isinstance(value, str | int | float)
 
 
 def check_awaited(value: object, what: str, kind: type[AutopilotError] = EvaluationError) -> None:

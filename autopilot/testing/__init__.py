@@ -1,4 +1,4 @@
-"""Contract suites for stores and memories, and a scripted optimizer: for your own tests.
+"""Contract suites for stores, memories and agents, and a scripted optimizer, for your own tests.
 
 A suite is a class. Derive it, say how one of yours is made, and pytest runs every test of the
 contract on it; the suites run here on the in-memory and on the git implementation alike.
@@ -10,15 +10,24 @@ contract on it; the suites run here on the in-memory and on the git implementati
 
 from __future__ import annotations
 
+import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+from autopilot.ai.agent import Agent, AgentContext, AgentResult
+from autopilot.core.experiment import Experiment
 from autopilot.core.optimizer import Optimizer, Step
-from autopilot.core.parameter import Parameter
+from autopilot.core.parameter import Parameter, PathParameter
+from autopilot.core.records.record import Manifest
+from autopilot.core.run import Run, running
+from autopilot.core.store import InMemoryStore
 from autopilot.testing.memories import MemoryContract
 from autopilot.testing.stores import StoreContract
 
-__all__ = ["MemoryContract", "ScriptedOptimizer", "StoreContract"]
+__all__ = ["AgentContract", "MemoryContract", "ScriptedOptimizer", "StoreContract"]
 
 Action = Callable[[Sequence[Parameter]], Any]
 
@@ -70,3 +79,35 @@ class ScriptedOptimizer(Optimizer):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.position = int(state["position"])
+
+
+class AgentContract(ABC):
+    """The tests that every Agent passes. Derive it and define `make_agent`."""
+
+    @abstractmethod
+    def make_agent(self) -> Agent:
+        """An agent that answers here, without paying; each call of it makes an equal one."""
+
+    def test_its_identity_is_json_and_that_of_an_equal_agent(self) -> None:
+        first, other = (json.dumps(self.make_agent().identity(), sort_keys=True) for _ in "ab")
+        assert first == other
+
+    def test_it_changes_no_file_but_its_parameters(self, tmp_path: Path) -> None:
+        files = [tmp_path / name for name in ("evaluator.py", "prompt.md")]
+        for file in files:
+            file.write_text("as it was\n")
+        for parameters in ([], [PathParameter(files[1])]):
+            result = self.make_agent().run("Go on", AgentContext(tmp_path, parameters))
+            assert isinstance(result, AgentResult) and result.tokens >= 0
+            assert sorted(tmp_path.iterdir()) == files
+            for file in files[: 2 - len(parameters)]:
+                assert file.read_text() == "as it was\n"
+
+    def test_an_equal_question_is_asked_once_also_from_several_threads(self) -> None:
+        store, agent = InMemoryStore(), self.make_agent()
+        store.bind([Parameter("x")])
+        store.begin(Manifest(slug="s"))
+        with running(Run(Experiment(store))), ThreadPoolExecutor(4) as pool:
+            answers = set(pool.map(lambda _: agent.run("Why?").output, range(8)))
+        # Those that a Model answers for it are recorded by the Model.
+        assert len(answers) == 1 and len({call.id for call in store.calls()}) == 1

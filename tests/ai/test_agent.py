@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from email.message import Message
+from functools import partial
 from typing import Any
 from urllib.error import HTTPError
 
@@ -12,6 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from autopilot.ai.agent import Agent, AgentContext, AgentResult
+from autopilot.ai.coding import CommandAgent
 from autopilot.ai.function_agent import FunctionAgent
 from autopilot.ai.judge import Judge
 from autopilot.ai.model.parallel import RateLimit
@@ -32,6 +34,7 @@ from autopilot.errors import (
     ReplayMissError,
     UsageError,
 )
+from autopilot.testing import AgentContract
 
 ASKED: list[str] = []
 
@@ -175,9 +178,24 @@ def test_two_functions_are_two_agents() -> None:
         assert [agent.run("a").output for agent in (first, other, named)] == [
             *("one a", "two a", "not a")
         ]
+
+        def made(who: str) -> FunctionAgent:
+            count = 0
+
+            def ask_it(prompt: str) -> AgentResult:
+                nonlocal count
+                count += 1
+                return answered(prompt, by=f"{who}{count}")
+
+            return FunctionAgent(ask_it)
+
+        held = [made("x"), made("y")]
+        assert [held[0].run("a").output for _ in range(2)] == ["x1 a"] * 2
+        held += [FunctionAgent(partial(answered, by=who)) for who in ("p", "q", "p")]
+        assert [agent.run("a").output for agent in held] == [*("x1 a", "y1 a", "p a", "q a", "p a")]
     assert run.experiment.store.calls()[2].request["settings.name"] == "contrary"
     # Its price is unknown, as of any answer that is a text alone.
-    assert run.ledger.total() == Spent(3, 20, 0.5, unpriced=1)
+    assert run.ledger.total() == Spent(7, 60, 1.5, unpriced=1)
 
 
 def test_its_cost_is_kept_in_the_budget_whether_it_answers_or_fails() -> None:
@@ -322,3 +340,18 @@ def test_a_failure_of_its_service_is_understood_whatever_client_it_asks_with() -
     assert [record.reply["lost"] for record in run.experiment.store.calls()] == [
         *("TimeoutError('timed out')", "KeyError('choices')")
     ]
+
+
+class TestFunctionAgent(AgentContract):
+    def make_agent(self) -> Agent:
+        return FunctionAgent(answered, name="answered")
+
+
+class TestOverriding(AgentContract):
+    def make_agent(self) -> Agent:
+        return Extends()
+
+
+class TestCommandAgent(AgentContract):
+    def make_agent(self) -> Agent:
+        return CommandAgent(["cat"])

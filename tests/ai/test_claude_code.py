@@ -84,7 +84,11 @@ def test_it_edits_the_parameter_and_says_what_it_cost(serve, tmp_path: Path, mon
     edit = use_tool("Edit", file_path=str(prompt), old_string="brief", new_string="kind")
     server = serve(turns(use_tool("Read", file_path=str(prompt)), edit, say(SAID)))
     monkeypatch.setenv("HOME", str(tmp_path))
-    agent = ClaudeCodeAgent("claude-sonnet-4-5", command=CLAUDE, timeout_s=120, max_cost_usd=5)
+    # It refuses options that it does not know.
+    options = ["--effort", "low", "--strict-mcp-config"]
+    agent = ClaudeCodeAgent(
+        "claude-sonnet-4-5", command=CLAUDE, timeout_s=120, max_cost_usd=5, extra_args=options
+    )
     result = agent.run("Improve it", AgentContext(folder=work, parameters=[PathParameter(prompt)]))
     assert prompt.read_text() == "be kind\n"
     assert read_reply(result.output, EditReply).strategy == "tone"
