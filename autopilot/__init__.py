@@ -63,7 +63,7 @@ _HOMES = {
     "autopilot.errors": "AutopilotError",
     "autopilot.policy": (
         "CostGate CustomGate Gate GeneralizationGap Improvement MaxGate MinGate NoRegression "
-        "NoViolations Policy QualityFirstPolicy RangeGate SignificantImprovement"
+        "NoMemorizing NoViolations Policy QualityFirstPolicy RangeGate SignificantImprovement"
     ),
     "autopilot.tracking": "GitMemory GitStore",
     "autopilot.tracking.callbacks": "DataRecorder JSONCheckpoint JSONLogger",

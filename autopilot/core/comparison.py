@@ -202,6 +202,7 @@ class EpochView:
         violations: Changes that the optimizer tried beside the parameters, a sentence each.
         monitored: How the monitored metric is computed from items.
         noise: How a second measurement of the baseline differed.
+        memorized: Which items the edit writes down, in a sentence; "" if none.
     """
 
     epoch: int
@@ -216,6 +217,7 @@ class EpochView:
     violations: Sequence[str] = ()
     monitored: Monitored | None = None
     noise: Noise | None = None
+    memorized: str = ""
     _compared: list[Comparison | None] = field(
         default_factory=list, init=False, repr=False, compare=False
     )

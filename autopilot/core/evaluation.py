@@ -16,6 +16,7 @@ from autopilot.core.failures import Failures
 from autopilot.core.interpreter import Aside, Jobs
 from autopilot.core.items import SplitIds, copied
 from autopilot.core.loss import Loss
+from autopilot.core.memorizing import GivenItems
 from autopilot.core.outages import side_by_side
 from autopilot.core.progress import Death, Position
 from autopilot.core.records.record import ProgressNote
@@ -61,6 +62,7 @@ class Evaluator:
         self.module, self.experiment, self.seed = module, experiment, seed
         self.loss, self.scoring = loss, scoring or Scoring()
         self.failures = failures or Failures()
+        self.given = GivenItems(experiment, module.parameters)
         if num_workers < 0:
             raise UsageError(
                 f"num_workers must be 0 or more, not {num_workers}",
@@ -89,6 +91,7 @@ class Evaluator:
                 graph.attach(self.module, batch, data)
         if not position.repeat:
             self.failures.add(position.split, data)
+            self.given.add(position.split, data, batch)
         return data
 
     def _evaluated(self, position: Position, batch: Datum) -> Datum:
@@ -136,6 +139,11 @@ class Evaluator:
         seconds = time.perf_counter() - started
         self._remember(position, batch, data, seconds)
         return data
+
+    def forget(self) -> None:
+        """Forgets failures and items: an epoch begins."""
+        self.failures.clear()
+        self.given.clear()
 
     def close(self) -> None:
         """Ends the threads, and the seeding of modules that are imported later."""

@@ -61,6 +61,21 @@ def exchange(item: Datum, target: Datum | None) -> Exchange:
     """
     if item.split in ("val", "test"):
         return {}
+    found: Exchange = {}
+    given, output, expected = parts_of(item, target)
+    if given:
+        found["input"] = as_lines(given)
+    if output:
+        found["output"] = as_lines(output)
+    if expected:
+        found["expected"] = as_lines(expected)
+    return found
+
+
+def parts_of(
+    item: Datum, target: Datum | None
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The fields of an item's result that are its input, its output and its expected output."""
     output, given = dict(item.metadata), dict(target.metadata) if target is not None else {}
     for name, value in (("id", item.id), ("split", item.split)):  # they say nothing of the task
         for fields in (given, output):
@@ -78,14 +93,7 @@ def exchange(item: Datum, target: Datum | None) -> Exchange:
     for name, value in [*output.items()]:
         if value in copied or (name in given and given[name] == value):
             del output[name]
-    found: Exchange = {}
-    if given:
-        found["input"] = as_lines(given)
-    if output:
-        found["output"] = as_lines(output)
-    if expected:
-        found["expected"] = as_lines(expected)
-    return found
+    return given, output, expected
 
 
 def as_lines(fields: Mapping[str, Any]) -> str:

@@ -90,18 +90,18 @@ class Fit(Run):
     def start_epoch(self, epoch: int) -> None:
         super().start_epoch(epoch)
         self.got_feedback, self._lost_feedback = False, []
-        self.evaluator.failures.clear()
+        self.evaluator.forget()
 
     def view(self) -> EpochView:
         """The epoch for the policy."""
         cost = self.meter.cost()
-        return self.experiment.view(self.epoch, self.metrics, self.monitor, self.mode, cost)
+        view = self.experiment.view(self.epoch, self.metrics, self.monitor, self.mode, cost)
+        return replace(view, memorized=self.evaluator.given.in_edit())
 
     def announce(self, decision: Decision) -> Decision:
         """Makes a verdict known to the callbacks, the epoch's notes among its reasons."""
         # Made again after a kill: both count.
-        lost = Cost(evaluations=self.experiment.progress.lost.evaluations)
-        self.cost = self.meter.cost() + lost
+        self.cost = self.meter.cost() + Cost(evaluations=self.experiment.progress.lost.evaluations)
         self.decision = replace(decision, reasons=(*decision.reasons, *self.notes))
         self.call("on_verdict", self.decision)
         return self.decision

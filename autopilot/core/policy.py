@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from autopilot.core.comparison import Comparison, EpochView, missing, some
 from autopilot.core.figures import figure, figures
@@ -26,12 +26,14 @@ class Decision:
         verdict: "kept" or "rejected"; "baseline" for epoch 0.
         reasons: Sentences for a person, the decisive one first.
         is_measured: Whether anything was measured; if not, a person refused the edit.
+        memorized: See `EpochView`; `decide` fills it.
     """
 
     verdict: Verdict
     reasons: tuple[str, ...]
     gates: tuple[GateResult, ...] = field(default=())
     is_measured: bool = True
+    memorized: str = ""
 
     @property
     def kept(self) -> bool:
@@ -141,7 +143,12 @@ def decide(policy: Policy, view: EpochView, errors: Sequence[str] = ()) -> Decis
             f"{type(policy).__name__}.judge returned {decision!r:.60}, not a Decision",
             hint='return Decision("kept", ("why",)) or Decision("rejected", ("why",))',
         )
-    return decision
+    if not view.memorized:
+        return decision
+    reasons = decision.reasons
+    if not any(view.memorized in reason for reason in reasons):  # no gate has said it
+        reasons = (*reasons, f"warning: {view.memorized}")
+    return replace(decision, reasons=reasons, memorized=view.memorized)
 
 
 def _lost(view: EpochView, found: Comparison) -> str:

@@ -309,6 +309,8 @@ class InMemoryStore(Store):
         before, after = (self._texts(self._find(self.revision(r)).tree) for r in (old, new))
         lines: list[str] = []
         for name in dict.fromkeys([*before, *after]):
+            if before.get(name) == after.get(name):
+                continue
             left, right = before.get(name, "").splitlines(), after.get(name, "").splitlines()
             lines += difflib.unified_diff(left, right, f"a/{name}", f"b/{name}", lineterm="")
         return "\n".join(lines)

@@ -157,6 +157,7 @@ def val_record(
         restarts=restarts[0],
         restarts_s=restarts[1],
         values=values,
+        memorized=decision.memorized,
     )
 
 

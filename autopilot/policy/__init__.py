@@ -16,6 +16,7 @@ from autopilot.policy.gates import (
     CustomGate,
     MaxGate,
     MinGate,
+    NoMemorizing,
     NoViolations,
     QualityFirstPolicy,
     RangeGate,
@@ -23,5 +24,5 @@ from autopilot.policy.gates import (
 
 __all__ = ["CostGate", "CustomGate", "Decision", "DefaultPolicy", "EpochView", "Gate"]
 __all__ += ["GeneralizationGap", "Improvement", "MaxGate", "MinGate", "NoRegression"]
-__all__ += ["NoViolations", "Policy", "QualityFirstPolicy", "RangeGate"]
+__all__ += ["NoMemorizing", "NoViolations", "Policy", "QualityFirstPolicy", "RangeGate"]
 __all__ += ["SignificantImprovement"]

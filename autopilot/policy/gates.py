@@ -320,6 +320,29 @@ class NoViolations(Gate):
         return self.result(passed=not view.violations, reason=f"outside of the parameters: {tried}")
 
 
+class NoMemorizing(Gate):
+    """The edit writes no train or val items into the parameters.
+
+    Without this gate, an epoch that does is judged as any other, with a warning among its reasons.
+    Copies are found whatever their case and spacing: an input of 16 letters and digits or more, of
+    8 or more with its expected output beside it, an expected output of 24 or more, and of longer
+    texts any part of 80. What several items have in common is no item's own, and what the
+    parameters held before does not count. The reason names the items by their ids alone.
+
+    Args:
+        required: An optional gate only warns.
+
+    >>> view = EpochView(1, {}, {}, {}, "f1", memorized="the edit has the input of train item t7")
+    >>> NoMemorizing().check(view).reason
+    'the edit has the input of train item t7'
+    """
+
+    def check(self, view: EpochView) -> GateResult:
+        """Judges the edit."""
+        reason = view.memorized or "the edit has no items"
+        return self.result(passed=not view.memorized, reason=reason)
+
+
 class QualityFirstPolicy(Policy):
     """Quality before progress: an improvement counts only once every required gate passes.
 

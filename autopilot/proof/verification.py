@@ -313,7 +313,9 @@ def rule(notebook: Notebook, number: int) -> Ruling:
         items=items,
         best_items=notebook.data(against.number) if against else (),
         cost=epoch.record.cost,
+        violations=notebook.violations.get(number, ()),
         noise=notebook.noise,
+        memorized=epoch.record.memorized,
     )
     errors = [item.error_message or "" for item in items if item.outcome == "error"]
     with users_code(manifest.target):

@@ -234,6 +234,7 @@ class MetricsRecord(Record):
         restarts, restarts_s: How often another process went on, to import files anew, and for how
             long.
         values: Numbers and choices of the parameters in the measured state, by name.
+        memorized: Which items the edit has, in a sentence; "" if none.
     """
 
     kind: ClassVar[str] = "metrics"
@@ -264,6 +265,7 @@ class MetricsRecord(Record):
     restarts: int = 0
     restarts_s: float = 0.0
     values: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    memorized: str = ""
 
     def strategies(self) -> list[str]:
         """The names of the strategies that were used together; each counts."""
