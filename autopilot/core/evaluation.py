@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from autopilot.audit import run_here
 from autopilot.core import graph
+from autopilot.core.exchanges import GivenItems
 from autopilot.core.failures import Failures
 from autopilot.core.interpreter import Aside, Jobs
 from autopilot.core.items import SplitIds, copied
 from autopilot.core.loss import Loss
-from autopilot.core.memorizing import GivenItems
 from autopilot.core.outages import side_by_side
 from autopilot.core.progress import Death, Position
 from autopilot.core.records.record import ProgressNote
@@ -62,7 +62,7 @@ class Evaluator:
         self.module, self.experiment, self.seed = module, experiment, seed
         self.loss, self.scoring = loss, scoring or Scoring()
         self.failures = failures or Failures()
-        self.given = GivenItems(experiment, module.parameters)
+        self.given = GivenItems(self._change, module.parameters)
         if num_workers < 0:
             raise UsageError(
                 f"num_workers must be 0 or more, not {num_workers}",
@@ -144,6 +144,10 @@ class Evaluator:
         """Forgets failures and items: an epoch begins."""
         self.failures.clear()
         self.given.clear()
+
+    def _change(self) -> str:
+        best, store = self.experiment.best_epoch, self.experiment.store
+        return store.diff(self.experiment.revision_of(best), store.tip)
 
     def close(self) -> None:
         """Ends the threads, and the seeding of modules that are imported later."""

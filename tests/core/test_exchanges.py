@@ -15,8 +15,8 @@ from autopilot import (
     Step,
     Trainer,
 )
+from autopilot.core.exchanges import GivenItems
 from autopilot.core.experiment import Experiment
-from autopilot.core.memorizing import GivenItems
 from autopilot.core.policy import Decision
 
 LOST = "My card was LOST in the post"
@@ -28,13 +28,14 @@ def in_edit(new: str, items: list[dict[str, object]], old: str = OLD) -> str:
     parameter, experiment = Parameter(old), Experiment()
     experiment.open([parameter])
     experiment.on_epoch_complete(0, {}, Decision("baseline", ()))
-    given = GivenItems(experiment, lambda: [parameter])
+    store, began = experiment.store, experiment.store.tip
+    given = GivenItems(lambda: store.diff(began, store.tip), lambda: [parameter])
     given.clear()
     batch = Datum(items=[Datum(metadata=each, id=f"t{n}") for n, each in enumerate(items)])
     results = [Datum(metadata={"reply": "no"}, success=False, id=item.id) for item in batch.items]
     given.add("train", Datum(items=results), batch)
     parameter.data = new
-    experiment.store.commit(experiment.store.state(), "edit", [])
+    store.commit(store.state(), "edit", [])
     return given.in_edit()
 
 
