@@ -20,6 +20,9 @@ Expected outcomes (rejected, budget spent, nothing to change) are values, never 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class AutopilotError(Exception):
     """The root of all of autopilot's own errors.
@@ -231,3 +234,16 @@ class BudgetExceededError(NoMoreCallsError):
 
 class NoPriceError(NoMoreCallsError):
     """A call whose dollars cannot be counted, under a budget of dollars: it is not made."""
+
+
+@contextmanager
+def translated_as(kind: type[AutopilotError], what: str, hint: str) -> Iterator[None]:
+    """Turns the system's errors of the body into one of ours.
+
+    Args:
+        what: What could not be done; the reason is added.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{what}: {error.strerror or error}", hint=hint) from error

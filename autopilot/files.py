@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from autopilot.errors import ParameterError
+from autopilot.errors import ParameterError, translated_as
 
 REGULAR = 0o100644
 EXECUTABLE = 0o100755
@@ -99,7 +99,8 @@ def replace_file(root: Path, name: str, state: FileState) -> None:
         ParameterError: the path leaves root, or the disk is full or not writable.
     """
     path = path_inside(root, name)
-    try:
+    hint = "make room or give write permission, then resume"
+    with translated_as(ParameterError, f"cannot write {path}", hint):
         for folder in reversed(list(_parents_below(root, path))):
             # A link is replaced by a folder: writing through it would leave root.
             if folder.is_symlink() or folder.is_file():
@@ -122,11 +123,6 @@ def replace_file(root: Path, name: str, state: FileState) -> None:
         except BaseException:
             created.unlink(missing_ok=True)
             raise
-    except OSError as error:
-        raise ParameterError(
-            f"cannot write {path}: {error.strerror}",
-            hint="make room or give write permission, then resume",
-        ) from error
 
 
 def remove_file(root: Path, name: str) -> None:

@@ -246,6 +246,16 @@ def every(count: int, noun: str) -> str:
     return f"the {noun}" if count == 1 else f"all {count} {noun}s"
 
 
+def some(names: Sequence[str], most: int = 3, joint: str = " and") -> str:
+    """A few of some names, the others as a number.
+
+    >>> some(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    more = f"{joint} {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
+
+
 def counted(number: int, noun: str) -> str:
     """A number and what it counts.
 

@@ -141,21 +141,11 @@ def validate(
     autopilot optimize validate                           the best epoch of the newest experiment
     """
     how = {"live": live, "seed": seed, "hparam": hparam, "link": link, "limits": limits}
-    _measure(context, "val", name, target, epoch, **how)
+    _measure(context, "val", name=name, target=target, epoch=epoch, **how)
 
 
-def test(
-    context: Context,
-    name: arguments.Name = None,
-    target: arguments.NameOrTarget = None,
-    epoch: arguments.MaybeEpochOrOption = None,
-    live: arguments.Live = False,
-    seed: arguments.Seed = 0,
-    hparam: arguments.Hparams = None,
-    link: arguments.Links = None,
-    *,
-    limits: Annotated[Options, *arguments.LIMITS],
-) -> None:
+@arguments.as_of(validate)
+def test(context: Context, **how: Any) -> None:
     """Measure the test split of your checkout, or of an epoch.
 
     As `validate` measures val. If you choose by its scores, the test split becomes one more
@@ -165,12 +155,11 @@ def test(
     autopilot optimize test support/classifier.py         your checkout
     autopilot optimize test classifier-1 best
     """
-    how = {"live": live, "seed": seed, "hparam": hparam, "link": link, "limits": limits}
-    _measure(context, "test", name, target, epoch, **how)
+    _measure(context, "test", **how)
 
 
-def _measure(context: Context, split: str, *what: str | None, **options: Any) -> None:
-    notebook, number, measured = measure_now(context, split, *what, **options)
+def _measure(context: Context, split: str, **how: Any) -> None:
+    notebook, number, measured = measure_now(context, split, **how)
     output, metrics = context.output, measured.metrics.get(split, {})
     items = measured.items.get(split, ())
     named = "your checkout" if notebook is None else f"{notebook.slug} epoch {number}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -18,34 +19,48 @@ from autopilot.review.promotion import plan as look
 from autopilot.text import align
 from autopilot.tracking.notebook import Notebook
 
-Into = Annotated[
-    str | None,
-    typer.Option(
-        "--into", metavar="BRANCH", help="The branch; where the experiment started if not."
-    ),
-]
-Squash = Annotated[bool, typer.Option("--squash", help="As one commit; this is the default.")]
-NoFf = Annotated[bool, typer.Option("--no-ff", help="As a merge commit, with all steps behind it.")]
-FfOnly = Annotated[
-    bool, typer.Option("--ff-only", help="Move the branch to the experiment's own commit.")
-]
-Policy = Annotated[
-    bool,
-    typer.Option(
-        "--policy", help="Load the module of your checkout and ask its policy, as it is now."
-    ),
-]
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The options on how an epoch gets into a branch."""
+
+    into: Annotated[
+        str | None,
+        typer.Option(
+            "--into", metavar="BRANCH", help="The branch; where the experiment started if not."
+        ),
+    ] = None
+    squash: Annotated[
+        bool, typer.Option("--squash", help="As one commit; this is the default.")
+    ] = False
+    no_ff: Annotated[
+        bool, typer.Option("--no-ff", help="As a merge commit, with all steps behind it.")
+    ] = False
+    ff_only: Annotated[
+        bool, typer.Option("--ff-only", help="Move the branch to the experiment's own commit.")
+    ] = False
+    policy: Annotated[
+        bool,
+        typer.Option(
+            "--policy", help="Load the module of your checkout and ask its policy, as it is now."
+        ),
+    ] = False
+
+    def method(self) -> Method:
+        """The chosen one of the three."""
+        if self.squash + self.no_ff + self.ff_only > 1:
+            raise UsageError(
+                "--squash, --no-ff and --ff-only exclude one another", hint="give one of them"
+            )
+        return "no-ff" if self.no_ff else "ff-only" if self.ff_only else "squash"
 
 
 def plan(
     context: Context,
     name: Name = None,
-    into: Into = None,
     epoch: EpochOrOption = "best",
-    squash: Squash = False,
-    no_ff: NoFf = False,
-    ff_only: FfOnly = False,
-    policy: Policy = False,
+    *,
+    way: Way,
 ) -> int:
     """Show what a promotion would change, and its gates.
 
@@ -58,9 +73,10 @@ def plan(
     autopilot promote plan classifier-1 3 --into release --no-ff
     """
     notebook = context.notebook(name)
-    method = _method(squash, no_ff, ff_only)
+    method = way.method()
     with own_stdout(context.output) as output:
-        found = look(notebook, into, epoch, method, _asked(notebook, epoch) if policy else ())
+        asked = _asked(notebook, epoch) if way.policy else ()
+        found = look(notebook, way.into, epoch, method, asked)
         _say(output, found)
         output.document(_document(found))
     return 1 if found.failed else 0
@@ -69,12 +85,9 @@ def plan(
 def execute(
     context: Context,
     name: Name = None,
-    into: Into = None,
     epoch: EpochOrOption = "best",
-    squash: Squash = False,
-    no_ff: NoFf = False,
-    ff_only: FfOnly = False,
-    policy: Policy = False,
+    *,
+    way: Way,
     reason: Reason = "",
     reviewer: Reviewer = "",
     dry_run: DryRun = False,
@@ -89,18 +102,18 @@ def execute(
     autopilot promote execute classifier-1 --reason "passes the audit set"
     autopilot promote execute classifier-1 --into release --no-ff
     """
-    method = _method(squash, no_ff, ff_only)
+    method = way.method()
     if dry_run:
-        return plan(context, name, into, epoch, squash, no_ff, ff_only, policy)
+        return plan(context, name, epoch, way=way)
     notebook = context.notebook(name)
     with own_stdout(context.output) as output:
         done = promote(
             notebook.repo,
             notebook.slug,
-            into,
+            way.into,
             epoch,
             method,
-            more=_asked(notebook, epoch) if policy else (),
+            more=_asked(notebook, epoch) if way.policy else (),
             reason=reason,
             reviewer=reviewer,
         )
@@ -138,14 +151,6 @@ def _say_done(output: Output, done: Promoted) -> None:
         _document(found)
         | {"commit": done.commit, "decision": done.event, "updated": done.updated or None}
     )
-
-
-def _method(squash: bool, no_ff: bool, ff_only: bool) -> Method:
-    if squash + no_ff + ff_only > 1:
-        raise UsageError(
-            "--squash, --no-ff and --ff-only exclude one another", hint="give one of them"
-        )
-    return "no-ff" if no_ff else "ff-only" if ff_only else "squash"
 
 
 def _say(output: Output, found: PromotionPlan) -> None:

@@ -12,7 +12,7 @@ from autopilot.cli.arguments import LIMITS, Links, Live, Name, Reason
 from autopilot.cli.context import Context
 from autopilot.cli.pages import proposal as proposal_page
 from autopilot.engine.request import Options
-from autopilot.errors import UsageError
+from autopilot.errors import UsageError, translated_as
 from autopilot.git.branches import find_branch
 from autopilot.git.commits import is_ancestor
 from autopilot.git.refs import read_ref
@@ -239,13 +239,9 @@ def _request(
     place = notebook.layout.request(notebook.repo)
     if file is not None:
         place = context.working_folder() / file
-    try:
+    with translated_as(UsageError, f"cannot write {place}", "name another file: --body FILE"):
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(proposal_page.body(notebook, proposal), encoding="utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {place}: {error.strerror}", hint="name another file: --body FILE"
-        ) from error
     return publishing.PullRequest(
         proposal_page.title(notebook, proposal),
         place,

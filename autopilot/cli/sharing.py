@@ -10,19 +10,11 @@ from autopilot.cli.arguments import NAME_OPTION, experiment_names
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
 from autopilot.errors import ExperimentError, UsageError
-from autopilot.git.hooks import (
-    HookFolder,
-    HookState,
-    hook_folder,
-    install_hooks,
-    state_of,
-    uninstall_hooks,
-)
 from autopilot.git.remotes import default_remote, is_address, remotes, shown
 from autopilot.git.repository import Repository
+from autopilot.sharing import hooks
 from autopilot.sharing.fetching import Synced
 from autopilot.sharing.fetching import fetch as receive
-from autopilot.sharing.hooks import CLIENT, SERVER, hook_texts
 from autopilot.sharing.pushing import push as send
 from autopilot.text import counted
 from autopilot.tracking.layout import experiments
@@ -198,9 +190,9 @@ def install(context: Context, names: HookNames = None, force: Force = False) -> 
     autopilot hooks install pre-push
     autopilot -C /srv/git/project.git hooks install      on a server
     """
-    folder, output = hook_folder(context.working_folder()), context.output
-    texts = hook_texts(folder, names or ())
-    before = install_hooks(folder, texts, force=force)
+    folder, output = hooks.hook_folder(context.working_folder()), context.output
+    texts = hooks.hook_texts(folder, names or ())
+    before = hooks.install_hooks(folder, texts, force=force)
     words = {
         "missing": "installed",
         "foreign": "installed, it calls yours first",
@@ -222,9 +214,9 @@ def uninstall(context: Context, names: HookNames = None, force: Force = False) -
     autopilot hooks uninstall
     autopilot hooks uninstall pre-commit
     """
-    folder = hook_folder(context.working_folder())
-    texts = hook_texts(folder, names or (*CLIENT, *SERVER))
-    before = uninstall_hooks(folder, texts, force=force)
+    folder = hooks.hook_folder(context.working_folder())
+    texts = hooks.hook_texts(folder, names or (*hooks.CLIENT, *hooks.SERVER))
+    before = hooks.uninstall_hooks(folder, texts, force=force)
     gone = [s for s in before if s.state not in ("foreign", "missing") or names]
     rows = {state.name: _removed(state) for state in gone}
     _tell_hooks(context.output, folder, _states(folder, texts), rows)
@@ -236,25 +228,25 @@ def status(context: Context) -> None:
     \b
     autopilot hooks status
     """
-    folder = hook_folder(context.working_folder())
-    fitting = SERVER if folder.bare else CLIENT
-    states = _states(folder, hook_texts(folder, (*CLIENT, *SERVER)))
+    folder = hooks.hook_folder(context.working_folder())
+    fitting = hooks.SERVER if folder.bare else hooks.CLIENT
+    states = _states(folder, hooks.hook_texts(folder, (*hooks.CLIENT, *hooks.SERVER)))
     ours = ("installed", "outdated", "edited")
     states = [s for s in states if s.name in fitting or s.state in ours]
     rows = {state.name: _state(state) for state in states}
     _tell_hooks(context.output, folder, states, rows)
 
 
-def _states(folder: HookFolder, texts: dict[str, str]) -> list[HookState]:
-    return [state_of(folder, name, text) for name, text in texts.items()]
+def _states(folder: hooks.HookFolder, texts: dict[str, str]) -> list[hooks.HookState]:
+    return [hooks.state_of(folder, name, text) for name, text in texts.items()]
 
 
 def _tell_hooks(
-    output: Output, folder: HookFolder, states: list[HookState], rows: dict[str, str]
+    output: Output, folder: hooks.HookFolder, states: list[hooks.HookState], rows: dict[str, str]
 ) -> None:
-    hooks = [{"hook": s.name, "state": s.state, "chained": s.chained} for s in states]
+    shown = [{"hook": s.name, "state": s.state, "chained": s.chained} for s in states]
     head = {"folder": str(folder.path), "bare": folder.bare, "shared": folder.shared}
-    output.document(head | {"hooks": hooks})
+    output.document(head | {"hooks": shown})
     if output.as_json:
         return
     if not rows:
@@ -265,7 +257,7 @@ def _tell_hooks(
     output.lines(f"  {name:12}  {words}" for name, words in rows.items())
 
 
-def _state(state: HookState) -> str:
+def _state(state: hooks.HookState) -> str:
     words = {
         "installed": "installed",
         "outdated": "outdated: autopilot hooks install renews it",
@@ -280,7 +272,7 @@ def _state(state: HookState) -> str:
     return words
 
 
-def _removed(state: HookState) -> str:
+def _removed(state: hooks.HookState) -> str:
     if state.state == "foreign":
         return "is yours only; left as it is"
     if state.chained:

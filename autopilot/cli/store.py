@@ -15,7 +15,7 @@ from autopilot.core.figures import progressed
 from autopilot.git import objects
 from autopilot.git.commits import Commit
 from autopilot.report.comparison import file_documents
-from autopilot.text import counted, git_date, iso
+from autopilot.text import counted, git_date, iso, some
 from autopilot.tracking.checkout import Checkout, ParameterState, find_state, snapshots
 from autopilot.tracking.holding import Fork, fork
 from autopilot.tracking.holding import merge as merge_bests
@@ -122,12 +122,12 @@ def diff(
     """
     notebook, output = context.notebook(name), context.output
     old = find_state(notebook, first or "best")
-    before = objects.tree_of(notebook.repo, old.commit)
+    before = old.commit
     if second is None:
-        after, title = Checkout(notebook).tree(old.commit), "your checkout"
+        after, title = Checkout(notebook).tree(before), "your checkout"
     else:
         new = find_state(notebook, second)
-        after, title = objects.tree_of(notebook.repo, new.commit), new.title
+        after, title = new.commit, new.title
     title = f"{notebook.slug}: {old.title} -> {title}"
     counts = objects.diff_stat(notebook.repo, before, after)
     if output.as_json:
@@ -214,7 +214,7 @@ def status(context: Context, name: arguments.Name = None) -> None:
     output.line(f"{notebook.slug}: {', '.join(parts)}, tip {notebook.tip[:7]}")
     output.line(f"your checkout: {_where(at, differs)}")
     if unsaved:
-        output.line(f"neither committed nor kept: {_some(unsaved)}")
+        output.line(f"neither committed nor kept: {some(unsaved)}")
         output.line("keep it: autopilot store snapshot")
 
 
@@ -361,8 +361,4 @@ def _where(at: list[ParameterState], differs: list[str]) -> str:
     if not differs:
         return "the parameters are as where the experiment started"
     differ = f"{counted(len(differs), 'file')} differ{'s' if len(differs) == 1 else ''}"
-    return f"{differ} from the best state ({_some(differs)})"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"{differ} from the best state ({some(differs)})"

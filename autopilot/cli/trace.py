@@ -21,7 +21,7 @@ from autopilot.core.types import count_outcomes, datum_document
 from autopilot.data.jsonl import write_jsonl
 from autopilot.engine.request import Options
 from autopilot.errors import ExperimentError, UsageError
-from autopilot.text import align, as_json, counted, jsonable, shorten
+from autopilot.text import align, as_json, counted, jsonable, shorten, some
 from autopilot.tracking.diagnosis import Traces
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.notebook import Notebook
@@ -241,8 +241,7 @@ def run(
 
 
 def _ids(output: Output, title: str, ids: Sequence[str]) -> None:
-    more = f", and {len(ids) - _IDS} more" if len(ids) > _IDS else ""
-    listed = f": {', '.join(ids[:_IDS])}{more}" if ids else ""
+    listed = f": {some(ids, _IDS, ', and')}" if ids else ""
     output.line(f"{title}: {len(ids)}{listed}")
 
 

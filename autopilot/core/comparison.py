@@ -138,16 +138,6 @@ def paired(
     return [pair for pair in pairs if all(map(monitored.has_value, pair))]
 
 
-def some(ids: Sequence[str], most: int = 3) -> str:
-    """A few ids by name, the others as a number.
-
-    >>> some(["a", "b", "c", "d", "e"])
-    'a, b, c and 2 more'
-    """
-    more = f" and {len(ids) - most} more" if len(ids) > most else ""
-    return f"{', '.join(ids[:most])}{more}"
-
-
 def monitored(name: str, metrics: ByName) -> Monitored:
     """The metric of that name among a module's own, or else a metric of the items."""
     return Monitored(name, find_metric(name, metrics))

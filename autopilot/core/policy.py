@@ -10,12 +10,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from autopilot.core.comparison import Comparison, EpochView, missing, some
+from autopilot.core.comparison import Comparison, EpochView, missing
 from autopilot.core.figures import figure, figures
 from autopilot.core.gate import Gate
 from autopilot.core.signatures import as_call
 from autopilot.core.types import GateResult, Verdict
 from autopilot.errors import ModuleError, UsageError
+from autopilot.text import some
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,10 @@ from operator import getitem
 from random import Random
 from statistics import NormalDist
 
-from autopilot.core.comparison import EpochView, Monitored, keyed, paired, some
+from autopilot.core.comparison import EpochView, Monitored, keyed, paired
 from autopilot.core.figures import gained
 from autopilot.core.types import Datum, Gain
+from autopilot.text import some
 
 Pairs = Sequence[tuple[Datum, Datum]]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar, cast
 
-from autopilot.errors import DataError, UsageError
+from autopilot.errors import DataError, UsageError, translated_as
 from autopilot.text import as_json
 
 _BOM = b"\xef\xbb\xbf"
@@ -67,7 +67,8 @@ def write_jsonl(path: Path, items: Iterable[object]) -> None:
     # The file behind a symbolic link is replaced, and the link stays.
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    hint = "name a file in a folder that can be written"
+    with translated_as(DataError, f"cannot write {path}", hint):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
@@ -76,11 +77,6 @@ def write_jsonl(path: Path, items: Iterable[object]) -> None:
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"cannot write {path}: {error.strerror or error}",
-            hint="name a file in a folder that can be written",
-        ) from error
 
 
 def check_model(model: object) -> None:

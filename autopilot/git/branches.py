@@ -8,9 +8,10 @@ from pathlib import Path
 
 from autopilot.errors import GitCommandError, RepositoryError
 from autopilot.git.commands import run_git
-from autopilot.git.objects import diff_trees, entry_at, tree_of
+from autopilot.git.objects import diff_trees, entry_at
 from autopilot.git.refs import list_refs, read_ref, update_ref
 from autopilot.git.repository import Repository
+from autopilot.text import some
 
 BRANCHES = "refs/heads/"
 _REMOTES = "refs/remotes/"
@@ -75,11 +76,22 @@ def checked_out_at(repo: Repository, branch: str) -> Path | None:
     return None
 
 
+def refuse_checked_out(repo: Repository, branch: str, hint: str) -> None:
+    """Raises a RepositoryError if a branch is checked out in some worktree."""
+    place = checked_out_at(repo, branch)
+    if place is not None:
+        name = branch.removeprefix(BRANCHES)
+        raise RepositoryError(f"the branch {name} is checked out in {place}", hint=hint)
+
+
 def obstacle(repo: Repository, branch: str, tree: str) -> tuple[str, str] | None:
     """The reason why a branch cannot be moved forward now, and what to do; None if it can.
 
-    That is only so where it is checked out, in this worktree or another one: its files would be
-    changed with it. Starts git then.
+    Where it is checked out, in this worktree or another one, its files would be changed with it.
+    Starts git then.
+
+    Args:
+        tree: The tree that it would have, or its commit.
     """
     place = checked_out_at(repo, branch)
     if place is None:
@@ -92,8 +104,7 @@ def obstacle(repo: Repository, branch: str, tree: str) -> tuple[str, str] | None
     changed = run_git(["status", *options, "-z"], cwd=place).stdout.split(b"\0")
     names = [os.fsdecode(line[3:]) for line in changed if line]
     if names:
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        reason = f"{name} is checked out in {place} with uncommitted changes ({names[0]}{more})"
+        reason = f"{name} is checked out in {place} with uncommitted changes ({some(names, 1)})"
         return reason, "commit them, or `git stash` them, there"
     lost = _in_the_way(there, tree)
     if lost:
@@ -116,7 +127,7 @@ def advance(repo: Repository, branch: str, new: str, expected: str, log: str) ->
         RepositoryError: it cannot be moved now; nothing was changed.
         RefMovedError: it is elsewhere.
     """
-    found = obstacle(repo, branch, tree_of(repo, new))
+    found = obstacle(repo, branch, new)
     if found is not None:
         raise RepositoryError(found[0], hint=found[1])
     place = checked_out_at(repo, branch)
@@ -139,7 +150,7 @@ def advance(repo: Repository, branch: str, new: str, expected: str, log: str) ->
 
 def _in_the_way(there: Repository, tree: str) -> str | None:
     """A file of a worktree that git does not know and a checkout would replace, ignored or not."""
-    old = tree_of(there, there.head_commit())
+    old = there.head_commit()
     for name, (before, after) in diff_trees(there, old, tree).items():
         if before is not None or after is None:
             continue

@@ -12,10 +12,9 @@ import pygit2
 from pygit2.enums import ObjectType
 
 from autopilot.errors import GitCommandError, RefMovedError
-from autopilot.git.commands import last_line, run_git
+from autopilot.git.commands import Seen, last_line, run_git
 from autopilot.git.refs import created, delete_ref, read_ref, when_unlocked
 from autopilot.git.repository import Repository, translated
-from autopilot.git.seen import Seen
 from autopilot.text import clean
 
 _UNWRITABLE = "make room and give write permission to the repository's folder"

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from autopilot.errors import GitCommandError
 from autopilot.git.commands import run_git
-from autopilot.git.objects import TREE, entry_at, read_blob, tree_of
+from autopilot.git.objects import TREE, entry_at, read_blob
 from autopilot.git.repository import Repository
+from autopilot.text import some
 
 _ATTRIBUTES = ("text", "eol", "crlf", "filter", "ident", "working-tree-encoding")
 _NO_VALUE = ("unspecified", "unset", "set", "")
@@ -154,7 +155,7 @@ class Converter:
         """Whether a file was committed with CRLF, which git then does not normalize."""
         if self.repo.pygit.head_is_unborn:
             return False
-        entry = entry_at(self.repo, tree_of(self.repo, self.repo.head_commit()), name)
+        entry = entry_at(self.repo, self.repo.head_commit(), name)
         if entry is None or entry.mode == TREE:
             return False
         return b"\r\n" in read_blob(self.repo, entry.oid)
@@ -170,8 +171,7 @@ def _quoted(name: str) -> bytes:
 
 
 def _filter_failed(names: Sequence[str], error: GitCommandError) -> GitCommandError:
-    what = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
     return GitCommandError(
-        f"git cannot convert {what}: {error.message}",
+        f"git cannot convert {some(names, 1)}: {error.message}",
         hint="see .gitattributes, and that the filters it names are installed (git lfs install)",
     )

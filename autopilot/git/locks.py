@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from autopilot.errors import LockHeldError, RepositoryError
+from autopilot.errors import LockHeldError, RepositoryError, translated_as
 
 signer: list[int] = []
 """The process that ends with this one, where it is to be named as the holder instead."""
@@ -71,30 +71,26 @@ class ExclusiveLock:
         """
         if self._handle is not None:
             raise self._held(self.holder())
-        try:
+        with _usable(self.path), contextlib.ExitStack() as opened:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise _unusable(self.path, error) from error
-        try:
-            # `holder` of another process may touch the lock for an instant: insist a little.
-            for _ in range(_ATTEMPTS):
-                with contextlib.suppress(BlockingIOError):
+            opened.callback(os.close, handle)
+            try:
+                # `holder` of another process may touch the lock for an instant: insist a little.
+                for _ in range(_ATTEMPTS):
+                    with contextlib.suppress(BlockingIOError):
+                        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        break
+                    time.sleep(_PAUSE_S)
+                else:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                time.sleep(_PAUSE_S)
-            else:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise self._held(_read_holder(self.path)) from error
             now = datetime.now(UTC).isoformat(timespec="seconds")
             record = {"pid": named(), "host": socket.gethostname(), "since": now}
             os.ftruncate(handle, 0)
             os.pwrite(handle, json.dumps(record).encode() + b"\n", 0)
-        except BlockingIOError as error:
-            os.close(handle)
-            raise self._held(_read_holder(self.path)) from error
-        except OSError as error:
-            os.close(handle)
-            raise _unusable(self.path, error) from error
+            opened.pop_all()
         self._handle = handle
 
     def release(self) -> None:
@@ -154,21 +150,16 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
     Not reentrant.
     """
     with contextlib.ExitStack() as stack:
-        try:
+        with _usable(folder):
             handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
             stack.callback(os.close, handle)
             fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError as error:
-            raise _unusable(folder, error) from error
         yield
 
 
-def _unusable(path: Path, error: OSError) -> RepositoryError:
-    return RepositoryError(
-        f"cannot lock {path}: {error.strerror}",
-        hint="make room and give write permission to its folder; it must not be on a file"
-        " system without locks",
-    )
+def _usable(path: Path) -> contextlib.AbstractContextManager[None]:
+    hint = "make room and give write permission to its folder; it must not be on a file system"
+    return translated_as(RepositoryError, f"cannot lock {path}", f"{hint} without locks")
 
 
 def _read_holder(path: Path) -> Holder:

@@ -21,10 +21,10 @@ from pygit2.enums import ObjectType
 from autopilot.errors import RefMovedError
 from autopilot.files import REGULAR
 from autopilot.git import objects
+from autopilot.git.commands import Seen
 from autopilot.git.commits import ahead_behind, commit_fresh, merge_base
 from autopilot.git.refs import create_ref, read_ref, update_ref
 from autopilot.git.repository import Repository, translated
-from autopilot.git.seen import Seen
 
 _FAN_OUT = re.compile(r"[0-9a-f]{2}")
 _HEX = re.compile(r"[0-9a-f]*")
@@ -244,13 +244,13 @@ def merge_notes(repo: Repository, ours: str, theirs: str, message: str) -> str:
     for annotated in mine.keys() | others.keys():
         sides = [found.get(annotated, {}) for found in (before, mine, others)]
         changes |= _change(repo, annotated, *sides)
-    tree = objects.write_tree(repo, objects.tree_of(repo, ours), changes)
+    tree = objects.write_tree(repo, ours, changes)
     return commit_fresh(repo, tree=tree, parents=[ours, theirs], message=message)
 
 
 def _notes_of(repo: Repository, commit: str) -> dict[str, _Copies]:
     found: dict[str, _Copies] = {}
-    for path, entry in objects.list_tree(repo, objects.tree_of(repo, commit)).items():
+    for path, entry in objects.list_tree(repo, commit).items():
         found.setdefault(path.replace("/", ""), {})[path] = entry
     return found
 

@@ -1,4 +1,7 @@
-"""Blobs and trees: written and compared without the index, and kept small on disk."""
+"""Blobs and trees: written and compared without the index, and kept small on disk.
+
+In the place of a tree that is read, its commit may be given.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +110,7 @@ def entry_at(repo: Repository, tree: str, path: str) -> Entry | None:
     with translated(f"cannot read tree {tree}"):
         found: pygit2.Object = _tree(repo, tree)
         if not path:
-            return Entry(TREE, tree)
+            return Entry(TREE, str(found.id))
         for name in path.split("/"):
             child = _child(found, name) if isinstance(found, pygit2.Tree) else None
             if child is None:
@@ -263,10 +266,8 @@ def _write_raw(
 
 
 def _tree(repo: Repository, oid: str) -> pygit2.Tree:
-    found = repo.pygit[oid]
-    if not isinstance(found, pygit2.Tree):
-        raise ValueError(f"object {oid} is not a tree")
-    return found
+    """A tree, or that of a commit."""
+    return repo.pygit[oid].peel(pygit2.Tree)
 
 
 def _child(tree: pygit2.Tree, name: str) -> pygit2.Object | None:

@@ -9,11 +9,17 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pygit2
 
-from autopilot.errors import GitCommandError, RefMovedError, RepositoryError, SlugError
+from autopilot.errors import (
+    GitCommandError,
+    RefMovedError,
+    RepositoryError,
+    SlugError,
+    translated_as,
+)
 from autopilot.git.commands import run_git
 from autopilot.git.locks import one_at_a_time
 from autopilot.git.repository import Repository, translated
@@ -90,18 +96,15 @@ def clear_stale_locks(repo: Repository, prefixes: Sequence[str]) -> list[str]:
         place = repo.common_dir / prefix
         locks = [place.with_name(f"{place.name}.lock"), *sorted(place.rglob("*.lock"))]
         for lock in locks:
-            try:
+            what = f"cannot remove the stale lock {lock}"
+            with (
+                translated_as(RepositoryError, what, "remove it by hand"),
+                suppress(FileNotFoundError),
+            ):
                 while 0 <= time.time() - lock.lstat().st_mtime < _LOCK_AGE_S:
                     time.sleep(0.05)
                 lock.unlink()
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise RepositoryError(
-                    f"cannot remove the stale lock {lock}: {error.strerror}",
-                    hint="remove it by hand",
-                ) from error
-            cleared.append(lock.relative_to(repo.common_dir).as_posix().removesuffix(".lock"))
+                cleared.append(lock.relative_to(repo.common_dir).as_posix().removesuffix(".lock"))
     return cleared
 
 

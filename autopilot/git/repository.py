@@ -15,8 +15,7 @@ import pygit2
 from pygit2.enums import ObjectType
 
 from autopilot.errors import RepositoryError, UnsupportedRepositoryError
-from autopilot.git.commands import CommandResult, last_line, run_git, variable
-from autopilot.git.seen import Seen
+from autopilot.git.commands import CommandResult, Seen, last_line, run_git, variable
 
 _CACHED_TREE_BYTES = 16_384
 _CACHE_BYTES = 32 * 2**20

@@ -24,7 +24,7 @@ from autopilot.files import (
     replace_file,
 )
 from autopilot.git.conversion import Converter
-from autopilot.git.objects import SUBMODULE, TREE, Entry, entry_at, read_blob, tree_of, write_blob
+from autopilot.git.objects import SUBMODULE, TREE, Entry, entry_at, read_blob, write_blob
 from autopilot.git.repository import Repository, translated
 
 _FINE_NS = 20_000_000
@@ -201,8 +201,7 @@ class WorkFiles:
             return mode
         if self.repo.pygit.head_is_unborn:
             return REGULAR
-        tree = tree_of(self.repo, self.repo.head_commit())
-        entry = entry_at(self.repo, tree, self._prefix + name)
+        entry = entry_at(self.repo, self.repo.head_commit(), self._prefix + name)
         return EXECUTABLE if entry is not None and entry.mode == EXECUTABLE else REGULAR
 
     def _states(self, written: Mapping[str, Entry]) -> dict[str, FileState]:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from autopilot.errors import GitCommandError, RepositoryError
+from autopilot.errors import GitCommandError, RepositoryError, translated_as
 from autopilot.git.commands import run_git
 from autopilot.git.locks import one_at_a_time
 from autopilot.git.objects import tree_of
@@ -158,13 +158,9 @@ def _remove(repo: Repository, path: Path) -> None:
 def remove_folder(path: Path) -> None:
     """Removes a folder with all that is in it, folders that may not be written to as well."""
     _open(path)
-    try:
+    with translated_as(RepositoryError, f"cannot remove {path}", "remove it by hand"):
         if path.exists():
             shutil.rmtree(path)
-    except OSError as error:
-        raise RepositoryError(
-            f"cannot remove {path}: {error.strerror}", hint="remove it by hand"
-        ) from error
 
 
 def _open(path: Path) -> None:

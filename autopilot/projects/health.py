@@ -17,12 +17,12 @@ from autopilot.engine.preflight import Check, preflight
 from autopilot.engine.request import Request
 from autopilot.errors import AutopilotError
 from autopilot.git.commands import run_git
-from autopilot.git.hooks import hook_folder, state_of
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import DEFAULT_IDENTITY, Repository, libgit2_version, read_config
 from autopilot.projects.datasets import of_files
 from autopilot.projects.project import Project, read_hparams
-from autopilot.sharing.hooks import CLIENT, hook_texts
+from autopilot.sharing.hooks import CLIENT, hook_folder, hook_texts, state_of
+from autopilot.text import some
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.upkeep import find_litter, missing_tags, states_of
@@ -132,11 +132,10 @@ def _hooks(repo: Repository) -> Iterator[Check]:
 def _litter(repo: Repository) -> Iterator[Check]:
     found = find_litter(repo)
     for area, kind in (("locks", "ref lock"), ("worktrees", "worktree")):
-        some = [litter for litter in found if litter.kind == kind]
-        if some:
-            more = f", and {len(some) - 1} more" if len(some) > 1 else ""
-            text = f"stale {kind}: {some[0].path} ({some[0].why}){more}"
-            yield Check(area, "warning", text, "autopilot gc")
+        stale = [litter for litter in found if litter.kind == kind]
+        if stale:
+            text = some([f"{each.path} ({each.why})" for each in stale], 1, ", and")
+            yield Check(area, "warning", f"stale {kind}: {text}", "autopilot gc")
         else:
             yield Check(area, "ok", f"no stale {kind}s")
 
@@ -215,10 +214,9 @@ def _committed(project: Project) -> Iterator[Check]:
         yield Check.of("repository", error)
         return
     if changed:
-        first, state = next(iter(changed.items()))
-        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        listed = some([f"{name} is {state}" for name, state in changed.items()], 1)
         mend = f"git add {_typed(project.folder)} && git commit"
-        yield Check("files", "warning", f"{first} is {state}{more}: a run lacks that", mend)
+        yield Check("files", "warning", f"{listed}: a run lacks that", mend)
 
 
 def _data(project: Project) -> Iterator[Check]:

@@ -13,7 +13,7 @@ import re
 import shlex
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 
 from autopilot.git.commands import run_git
 from autopilot.projects.datasets import LabelledFile, labelled
+from autopilot.text import some
 from autopilot.tuning.parameter import numbers_in
 
 _LARGEST = 256 << 10
@@ -303,7 +304,8 @@ class Survey:
 
     def lines(self) -> list[str]:
         """The findings for a person, a line for each kind."""
-        return [f"  {name + ':':<17}{_some(own)}" for name, own in self.facts().items() if own]
+        found = ((name, some(own, joint=", and")) for name, own in self.facts().items())
+        return [f"  {name + ':':<17}{own}" for name, own in found if own]
 
 
 def survey(folder: Path) -> Survey:
@@ -342,9 +344,3 @@ def _imports(text: str) -> Iterator[str]:
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 yield node.module
                 yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = f", and {len(listed) - 3} more" if len(listed) > 3 else ""
-    return ", ".join(listed[:3]) + more

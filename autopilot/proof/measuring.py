@@ -22,19 +22,9 @@ from autopilot.core.records.record import Manifest
 from autopilot.core.types import Datum
 from autopilot.engine.request import NO_OPTIONS, Options, Request, committed_target, measured_as
 from autopilot.errors import AutopilotError, EvaluationError, ExperimentError, LockHeldError
-from autopilot.git import objects
+from autopilot.git import objects, worktrees
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
-from autopilot.git.worktrees import (
-    add_worktree,
-    borrow,
-    check_out,
-    commit_of_checkout,
-    private_path,
-    remove_folder,
-    remove_worktree,
-    worktree_path,
-)
 from autopilot.sandbox.processes import Processes, tell_once
 from autopilot.sandbox.workspace import Workspace, link_into
 from autopilot.tracking.notebook import Notebook
@@ -235,11 +225,10 @@ class Measurer:
         """Whether a commit differs from the last one in parameters' files only, and in no code."""
         if not self._imported:
             return False
-        trees = (objects.tree_of(self.user, each) for each in (self._imported, commit))
         places = manifest_paths(self.manifest)
         return all(
             not is_importable(name) and any(place.covers(name) for place in places)
-            for name in objects.diff_trees(self.user, *trees)
+            for name in objects.diff_trees(self.user, self._imported, commit)
         )
 
     def renew(self) -> None:
@@ -306,7 +295,7 @@ class MeasuringWorktree:
             lock = ExclusiveLock(user.common_dir / "autopilot" / f".measure-{number}.lock")
             with contextlib.suppress(LockHeldError):
                 lock.acquire()
-                worktree = cls(user, worktree_path(user, f".measure-{number}"), lock)
+                worktree = cls(user, worktrees.worktree_path(user, f".measure-{number}"), lock)
                 with lock.released_on_failure():
                     worktree._clear()
                 return worktree
@@ -315,16 +304,16 @@ class MeasuringWorktree:
     def check_out(self, commit: str) -> Repository:
         """Checks a commit out, as a fresh clone would have it."""
         if self._repo is None:
-            self._repo = add_worktree(self.user, self.path, commit)
+            self._repo = worktrees.add_worktree(self.user, self.path, commit)
         else:
-            check_out(self._repo, commit)
+            worktrees.check_out(self._repo, commit)
         return self._repo
 
     def borrow(self, commit: str) -> Repository:
         """Checks a commit out in a repository of its own, with refs and notes to try out."""
         # Refs and notes of a worktree are the user's: a repository of its own has others.
         self._clear()
-        self._repo = borrow(self.user, self.path, commit)
+        self._repo = worktrees.borrow(self.user, self.path, commit)
         return self._repo
 
     def leave(self) -> None:
@@ -336,12 +325,12 @@ class MeasuringWorktree:
 
     def _clear(self) -> None:
         self._repo = None
-        shutil.rmtree(private_path(self.path), ignore_errors=True)
+        shutil.rmtree(worktrees.private_path(self.path), ignore_errors=True)
         if (self.path / ".git").is_file():
-            remove_worktree(self.user, self.path)
+            worktrees.remove_worktree(self.user, self.path)
         if self.path.exists():  # a borrowed repository, or half a worktree
-            remove_folder(self.path)
-            remove_worktree(self.user, self.path)
+            worktrees.remove_folder(self.path)
+            worktrees.remove_worktree(self.user, self.path)
 
 
 def measure_checkout(request: Request, split: str) -> Measurement:
@@ -350,7 +339,7 @@ def measure_checkout(request: Request, split: str) -> Measurement:
     Model calls are made and may cost money.
     """
     user = Repository.discover(request.folder)
-    commit = commit_of_checkout(user)
+    commit = worktrees.commit_of_checkout(user)
     target = committed_target(user, commit, request)
     manifest = request.manifest(user, "checkout", target, commit)
     with Measurer(user, manifest, manifest.slug, live=True) as measurer:

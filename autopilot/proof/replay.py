@@ -22,6 +22,7 @@ from autopilot.errors import (
     UsageError,
 )
 from autopilot.proof.measuring import Measurement, Measurer
+from autopilot.text import some
 from autopilot.tracking.integrity import Difference, Integrity
 from autopilot.tracking.notebook import Epoch, Notebook
 from autopilot.tracking.outputs import WrittenPath, merged
@@ -29,7 +30,6 @@ from autopilot.tracking.outputs import WrittenPath, merged
 _Measured = tuple[Measurement | AutopilotError, float]
 # Recorded replies give the same values, except for the order of sums.
 TOLERANCE = 1e-9
-_NAMED_ITEMS = 3
 _NOW: Mapping[Outcome, str] = {
     "passed": "passes",
     "failed": "fails",
@@ -232,11 +232,7 @@ class Replay:
         """The items with another outcome, in a sentence; "" if none."""
         before = {item.id: item.outcome for item in self.notebook.data(number, split)}
         changed = [i for i in items if before.get(i.id, i.outcome) != i.outcome]
-        if not changed:
-            return ""
-        named = [f"{i.id} {_NOW[i.outcome]} now" for i in changed[:_NAMED_ITEMS]]
-        more = f", and {len(changed) - _NAMED_ITEMS} more" if len(changed) > _NAMED_ITEMS else ""
-        return f"{', '.join(named)}{more}"
+        return some([f"{i.id} {_NOW[i.outcome]} now" for i in changed], joint=", and")
 
 
 def compare_metrics(

@@ -10,16 +10,8 @@ from autopilot.core.records.record import MetricsRecord, StepRecord
 from autopilot.errors import AutopilotError, UsageError
 from autopilot.git import objects
 from autopilot.git.repository import Repository
+from autopilot.proof import replay
 from autopilot.proof.measuring import MeasuringWorktree, Task, answers, workspace_at
-from autopilot.proof.replay import (
-    EpochReplay,
-    Replay,
-    Settings,
-    compare_inputs,
-    compare_metrics,
-    failed,
-    parted,
-)
 from autopilot.sandbox.processes import Processes
 from autopilot.tracking.integrity import Difference
 from autopilot.tracking.notebook import Epoch, Notebook
@@ -58,7 +50,7 @@ class RerunEpoch:
     seconds: float = 0.0
 
 
-class Rerun(Replay):
+class Rerun(replay.Replay):
     """The whole loop again: evaluation, loss, backward, optimizer, verdict.
 
     It works in a repository of its own that borrows the user's objects, so that branch, tags and
@@ -77,7 +69,7 @@ class Rerun(Replay):
 
     level: ClassVar[str] = "full"
 
-    def __init__(self, notebook: Notebook, settings: Settings) -> None:
+    def __init__(self, notebook: Notebook, settings: replay.Settings) -> None:
         if settings.live:
             raise UsageError(
                 "--live does not go with --level full: other replies make other edits",
@@ -94,7 +86,7 @@ class Rerun(Replay):
     def _chosen(self) -> list[int]:
         return super()._chosen() if self.settings.epochs is not None else list(self.judged)
 
-    def epochs(self) -> Iterator[EpochReplay]:
+    def epochs(self) -> Iterator[replay.EpochReplay]:
         if not self.chosen:
             return
         notebook, last = self.notebook, max(self.chosen)
@@ -109,7 +101,9 @@ class Rerun(Replay):
             for epoch in answers(self._processes, task, RerunEpoch):
                 if isinstance(epoch, AutopilotError):
                     with workspace.explained():
-                        yield self._row(done + 1, None, [failed(done + 1, epoch)], error=epoch)
+                        yield self._row(
+                            done + 1, None, [replay.failed(done + 1, epoch)], error=epoch
+                        )
                     return
                 if (now := epoch.record) is None:
                     yield self._tested(epoch)
@@ -134,7 +128,7 @@ class Rerun(Replay):
 
     def _compared(
         self, epoch: RerunEpoch, now: MetricsRecord, record: MetricsRecord, repo: Repository
-    ) -> EpochReplay:
+    ) -> replay.EpochReplay:
         number = record.epoch
         differences = self._steps(number, epoch.steps, repo)
         for what, recorded, found in (
@@ -148,9 +142,9 @@ class Rerun(Replay):
         for split in ("train", "val"):
             before = self.judged[number].metrics.get(split, {})
             again = epoch.metrics.get(split, {})
-            differences += compare_metrics(number, split, before, again, self.settings)
-        differences, incomparable = parted(differences, epoch.noisy, self.settings)
-        differences += compare_inputs(number, record.inputs, now.inputs)
+            differences += replay.compare_metrics(number, split, before, again, self.settings)
+        differences, incomparable = replay.parted(differences, epoch.noisy, self.settings)
+        differences += replay.compare_inputs(number, record.inputs, now.inputs)
         replayed = epoch.metrics.get("val", {}).get(record.monitor)
         return self._row(number, replayed, differences, incomparable, epoch.seconds)
 
@@ -171,15 +165,15 @@ class Rerun(Replay):
             found += _step(record, tree, *again[number], repo)
         return found
 
-    def _tested(self, epoch: RerunEpoch) -> EpochReplay:
+    def _tested(self, epoch: RerunEpoch) -> replay.EpochReplay:
         """The test split, which is scored on baseline and best state after the last epoch."""
         best, baseline = self._best(), self.judged[0].metrics
         number, recorded, found = best.record.epoch, best.metrics["test"], epoch.metrics["test"]
-        apart = compare_metrics(number, "test", recorded, found, self.settings)
+        apart = replay.compare_metrics(number, "test", recorded, found, self.settings)
         if number and "test" in baseline:
             again = epoch.metrics.get("baseline", {})
-            apart += compare_metrics(0, "test", baseline["test"], again, self.settings)
-        differences, incomparable = parted(apart, epoch.noisy, self.settings)
+            apart += replay.compare_metrics(0, "test", baseline["test"], again, self.settings)
+        differences, incomparable = replay.parted(apart, epoch.noisy, self.settings)
         replayed = found.get(best.record.monitor)
         return self._row(number, replayed, differences, incomparable, split="test")
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from autopilot.core.comparison import EpochView, some
+from autopilot.core.comparison import EpochView
 from autopilot.core.configuration import policy_of
 from autopilot.core.figures import figures, gained
 from autopilot.core.policy import Decision, decide
@@ -26,6 +26,7 @@ from autopilot.proof.measuring import Measurement, Measurer
 from autopilot.proof.replay import TOLERANCE, is_same, moved
 from autopilot.review.proposals import Proposal
 from autopilot.sandbox.environment import differing, told_apart
+from autopilot.text import some
 from autopilot.tracking.notebook import Epoch, Notebook
 from autopilot.tracking.outputs import WrittenPath, merged
 

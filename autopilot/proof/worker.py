@@ -49,9 +49,8 @@ from autopilot.engine.loading import users_code
 from autopilot.engine.request import Options
 from autopilot.engine.supervisor import Supervisor
 from autopilot.errors import AutopilotError, EvaluationError, OutageError, ReplayMissError
-from autopilot.git import objects
+from autopilot.git.commands import looking
 from autopilot.git.repository import Repository
-from autopilot.git.seen import looking
 from autopilot.proof.measuring import Measurement, MeasureTask, noisy_metrics
 from autopilot.proof.rerun import RerunEpoch, RerunTask
 from autopilot.sandbox.audit_hooks import Inputs, Offline
@@ -315,8 +314,7 @@ class _StepGuard(InputsGuard):
     def __init__(self, bench: Bench) -> None:
         super().__init__(bench.inputs)
         repo, copies = bench.workspace.repo, bench.workspace.private / "copies"
-        tree = objects.tree_of(repo, repo.head_commit())
-        self._surroundings = Surroundings(repo, bench.scopes, tree, copies)
+        self._surroundings = Surroundings(repo, bench.scopes, repo.head_commit(), copies)
 
     def confine(self) -> None:
         if not self._is_confined:

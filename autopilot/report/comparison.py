@@ -17,7 +17,7 @@ from autopilot.git.objects import LineCounts
 from autopilot.text import counted, jsonable, shorten
 from autopilot.tracking.diagnosis import is_graded
 from autopilot.tracking.notebook import Notebook
-from autopilot.tuning.importance import Importance, importance, space_of
+from autopilot.tuning.samplers import Importance, importance, space_of
 from autopilot.tuning.spaces import Choice, Range, Value
 
 

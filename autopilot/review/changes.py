@@ -121,9 +121,9 @@ class ParameterHistory:
     def content(self, commit: str) -> str:
         """A tree with the parameters of a commit; all else in it is as the experiment started."""
         if commit not in self._trees:
-            frame = objects.tree_of(self.repo, self.notebook.start)
-            there = entries_at(self.repo, objects.tree_of(self.repo, commit), self.places)
-            self._trees[commit] = with_entries(self.repo, frame, self.places, there)
+            there = entries_at(self.repo, commit, self.places)
+            made = with_entries(self.repo, self.notebook.start, self.places, there)
+            self._trees[commit] = made
         return self._trees[commit]
 
     def scores(self, before: Epoch, after: Epoch) -> tuple[Score, ...]:
@@ -138,8 +138,7 @@ class ParameterHistory:
 
     def outside(self, old: str, new: str) -> list[str]:
         """The files that differ between two commits and are no parameters."""
-        trees = [objects.tree_of(self.repo, commit) for commit in (old, new)]
-        differ = objects.diff_trees(self.repo, trees[0], trees[1])
+        differ = objects.diff_trees(self.repo, old, new)
         return sorted(n for n in differ if not any(place.covers(n) for place in self.places))
 
     def merged_into(self, onto: str) -> MergedEpoch:

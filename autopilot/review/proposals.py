@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from autopilot.core.records import message
 from autopilot.errors import ExperimentError, RepositoryError
 from autopilot.git import commits, objects, refs
-from autopilot.git.branches import BRANCHES, Branch, checked_out_at, find_branch
+from autopilot.git.branches import BRANCHES, Branch, find_branch, refuse_checked_out
 from autopilot.git.commands import run_git
 from autopilot.git.commits import Commit, count_in
 from autopilot.git.repository import Repository
 from autopilot.review import changes
 from autopilot.tracking.layout import Layout, experiments
 from autopilot.tracking.notebook import Notebook
+
+SWITCH = "git switch another branch there, then again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +142,9 @@ def proposal_of(notebook: Notebook) -> Proposal:
 def standings(repo: Repository, project: str | None = None) -> list[Standing]:
     """How the proposals stand, by the names of their experiments."""
     found = []
-    for slug in experiments(repo):
-        branch = find_branch(repo, Layout(slug).review.removeprefix(BRANCHES))
-        if branch is None or (project and not slug.startswith(f"{project}/")):
+    for slug in experiments(repo, project):
+        branch = find_branch(repo, Layout(slug).review_name)
+        if branch is None:
             continue
         try:
             found.append(_standing(Notebook(repo, slug), branch))
@@ -287,15 +289,5 @@ def set_review(repo: Repository, ref: str, new: str, old: str | None, log: str) 
         refs.check_free(repo, ref)
         refs.create_ref(repo, ref, new, log)
         return
-    refuse_checked_out(repo, ref)
+    refuse_checked_out(repo, ref, SWITCH)
     refs.update_ref(repo, ref, new, old, log)
-
-
-def refuse_checked_out(repo: Repository, ref: str) -> None:
-    """Refuses a branch that is checked out in some worktree."""
-    place = checked_out_at(repo, ref)
-    if place is not None:
-        raise RepositoryError(
-            f"{ref.removeprefix(BRANCHES)} is checked out in {place}",
-            hint="git switch another branch there, then again",
-        )

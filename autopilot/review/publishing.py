@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from autopilot.core.records.message import REVERTS, revert_message, trailer
 from autopilot.errors import ExperimentError, RemoteError
 from autopilot.git import commits, objects, refs, remotes
-from autopilot.git.branches import BRANCHES, Branch
+from autopilot.git.branches import BRANCHES, Branch, refuse_checked_out
 from autopilot.git.commands import for_git
 from autopilot.git.objects import has_object
 from autopilot.git.repository import Repository
 from autopilot.review.changes import Conflict, ParameterChange, ParameterHistory, apply_change
-from autopilot.review.proposals import built_commits, edited, refuse_checked_out, set_review
+from autopilot.review.proposals import SWITCH, built_commits, edited, set_review
+from autopilot.sandbox.programs import Finished, run_process
 from autopilot.sharing.pushing import push
 from autopilot.tracking.notebook import Notebook
+
+_TIMEOUT_S = 600.0
 
 
 def publish(notebook: Notebook, branch: Branch, remote: str, *, alone: bool = False) -> None:
@@ -98,7 +100,7 @@ def withdraw(notebook: Notebook) -> str:
             hint="`autopilot propose list` shows those that there are",
         )
     built_commits(ParameterHistory(notebook), tip)
-    refuse_checked_out(notebook.repo, layout.review)
+    refuse_checked_out(notebook.repo, layout.review, SWITCH)
     refs.delete_ref(notebook.repo, layout.review, tip)
     return tip
 
@@ -180,9 +182,9 @@ class PullRequest:
                 hint=f"open it in the browser, or install {self.program}: {self.command}",
             )
         done = self._run("create", folder)
-        if done.returncode != 0 and "already exists" in done.stderr + done.stdout:
+        if done.code != 0 and "already exists" in done.stderr + done.stdout:
             done = self._run("edit", folder)
-        if done.returncode != 0:
+        if done.code != 0:
             said = [line for line in done.stderr.splitlines() if line.strip()]
             raise RemoteError(
                 f"{self.program} did not open the request: {said[-1] if said else 'no reason'}",
@@ -203,19 +205,13 @@ class PullRequest:
         branches = ["--source-branch", self.head, "--target-branch", self.base]
         return ["glab", "mr", "create", *branches, *title, "--yes"]
 
-    def _run(self, verb: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    def _run(self, verb: str, folder: Path) -> Finished:
         command = self._arguments(verb)
         if self.program != "gh":
             command += ["--description", self.body.read_text(encoding="utf-8")]
-        return subprocess.run(
-            command,
-            cwd=folder,
-            env=for_git(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
+        hint = f"install {self.program}"
+        return run_process(
+            command, stdin="", folder=folder, timeout_s=_TIMEOUT_S, hint=hint, env=for_git()
         )
 
 

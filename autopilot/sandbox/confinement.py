@@ -17,7 +17,6 @@ from pathlib import Path
 from autopilot.core.stepping import Guard
 from autopilot.errors import ConfinementError
 from autopilot.files import TEMPORARY
-from autopilot.git.objects import tree_of
 from autopilot.git.workfiles import Stamp, everything_below, stamps_of
 from autopilot.sandbox.audit_hooks import Inputs
 from autopilot.sandbox.git_folders import AGENT, GitFolder, PrivateGit
@@ -127,11 +126,10 @@ class WorktreeGuard(AgentGuard):
     """For a worktree of the run's own: everything is put back."""
 
     def _prepare(self, workspace: Workspace, slug: str) -> None:
-        tree = tree_of(workspace.repo, workspace.repo.head_commit())
-        copies = workspace.private / "copies"
+        head, copies = workspace.repo.head_commit(), workspace.private / "copies"
         self._private, self._folder = workspace.private, workspace.folder
         self._private_git = PrivateGit(workspace.repo, workspace.private / AGENTS_GIT)
-        self._surroundings = Surroundings(workspace.repo, self.scopes, tree, copies)
+        self._surroundings = Surroundings(workspace.repo, self.scopes, head, copies)
         self._links = LinkedFiles(workspace.links, slug)
         self._read: set[str] = set()
 

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from autopilot.errors import ParameterError, RepositoryError
+from autopilot.errors import ParameterError, RepositoryError, translated_as
 from autopilot.files import REGULAR, FileState, read_file, remove_file, replace_file
 from autopilot.git.commands import run_git
 from autopilot.git.refs import list_refs
@@ -48,8 +48,8 @@ class PrivateGit:
     def enter(self) -> None:
         """Makes git's commands in the worktree use the private folder."""
         self.remove()
-        own = self.repo.git_dir
-        try:
+        own, hint = self.repo.git_dir, "make room and give write permission there, then resume"
+        with translated_as(RepositoryError, f"cannot make {self.folder}", hint):
             self._begun = lend_objects(
                 self.repo,
                 self.folder,
@@ -65,11 +65,6 @@ class PrivateGit:
             with contextlib.suppress(FileNotFoundError):
                 self._index = (own / "index").read_bytes()
                 (self.folder / "index").write_bytes(self._index)
-        except OSError as error:
-            raise RepositoryError(
-                f"cannot make {self.folder}: {error.strerror}",
-                hint="make room and give write permission there, then resume",
-            ) from error
         self._point_to(self.folder)
 
     def leave(self) -> list[str]:

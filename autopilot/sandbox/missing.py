@@ -128,8 +128,7 @@ class Missing:
         return ""
 
     def _is_submodule(self, name: str) -> bool:
-        tree = objects.tree_of(self.repo, self.repo.head_commit())
-        entry = objects.entry_at(self.repo, tree, name)
+        entry = objects.entry_at(self.repo, self.repo.head_commit(), name)
         return entry is not None and entry.mode == objects.SUBMODULE
 
     def _submodules(self) -> list[str]:

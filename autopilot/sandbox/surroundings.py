@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeGuard
 
-from autopilot.errors import ParameterError
+from autopilot.errors import ParameterError, translated_as
 from autopilot.files import (
     EXECUTABLE,
     REGULAR,
@@ -132,6 +132,7 @@ class Surroundings:
     inode and mode are those of before.
 
     Args:
+        tree: What was checked out, or its commit.
         copies: A folder of its own for the copies; made when it is needed.
     """
 
@@ -208,18 +209,14 @@ class Surroundings:
         except OSError:  # evaluations cannot read it either
             return Source(stamp)
         copy = known.copy if known is not None else None
-        try:
+        # An evaluation may have filled the disk: its files are beside these copies.
+        hint = f"make room, as below {self._copies.parent.parent}, then resume"
+        with translated_as(ParameterError, f"cannot copy {name} to {self._copies}", hint):
             if copy is None:
                 self._copies.mkdir(parents=True, exist_ok=True)
                 self._count += 1
                 copy = self._copies / str(self._count)
             copy.write_bytes(content)
-        except OSError as error:
-            # An evaluation may have filled the disk: its files are beside these copies.
-            raise ParameterError(
-                f"cannot copy {name} to {self._copies}: {error.strerror}",
-                hint=f"make room, as below {self._copies.parent.parent}, then resume",
-            ) from error
         return Source(stamp, copy=copy, digest=_digest(content))
 
     def _open(self, name: str, now: Stamp) -> None:

@@ -334,7 +334,7 @@ def link_into(workspace: Workspace, folder: Path, base: str, link: str) -> Link:
     place = made.place
     if place.is_symlink() and Path(os.readlink(place)) == source:
         return made
-    entry = objects.entry_at(workspace.user, objects.tree_of(workspace.user, base), name)
+    entry = objects.entry_at(workspace.user, base, name)
     # git leaves the folder of a submodule empty in a new worktree.
     if entry is not None and entry.mode != objects.SUBMODULE:
         rest = _untracked_below(workspace.user, name) if entry.mode == objects.TREE else []

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from autopilot.core.callback import Callback, RunView
 from autopilot.core.records.message import epoch_tag
 from autopilot.core.types import Datum, datum_document, unlike_json
-from autopilot.errors import DataError, UsageError
+from autopilot.errors import DataError, UsageError, translated_as
 from autopilot.files import FileState
 from autopilot.text import as_json, jsonable
 
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from autopilot.core.module import AutoPilotModule
     from autopilot.core.records.record import MetricsRecord
     from autopilot.tracking.notebook import Epoch, Notebook
+
+_ROOM = "make room or give write permission"
+_OF_EPOCH = (
+    *("verdict", "metrics", "value", "before", "delta", "best", "best_epoch", "strategy"),
+    *("summary", "reasons", "commit", "rollback", "steps"),
+)
 
 
 class JSONLogger:
@@ -64,13 +70,11 @@ class JSONCheckpoint(Callback):
             "parameters": state,
         }
         path = self.path(record.epoch)
-        try:
+        with translated_as(DataError, f"cannot write {path}", _ROOM):
             self.folder.mkdir(parents=True, exist_ok=True)
             new = path.with_suffix(".new")
             new.write_text(as_json(document, indent=1, allow_nan=True), encoding="utf-8")
             new.replace(path)
-        except OSError as error:
-            raise _cannot_write(path, error) from error
 
     def load(self, epoch: int, module: AutoPilotModule) -> None:
         """Puts the module's parameters into a kept epoch's state.
@@ -114,18 +118,10 @@ class DataRecorder(Callback):
 
 
 def _append(path: Path, value: Mapping[str, Any]) -> None:
-    try:
+    with translated_as(DataError, f"cannot write {path}", _ROOM):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write(as_json(jsonable(value)) + "\n")
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-
-
-def _cannot_write(path: Path, error: OSError) -> DataError:
-    return DataError(
-        f"cannot write {path}: {error.strerror}", hint="make room or give write permission"
-    )
 
 
 def _state(value: Any) -> Any:
@@ -164,17 +160,12 @@ def export(notebook: Notebook, folder: Path) -> list[Path]:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not an empty folder", hint="name a new folder")
-    written = []
-    try:
+    written, hint = [], f"{_ROOM}, or name another folder"
+    with translated_as(UsageError, f"cannot write to {folder}", hint):
         for name, content in _contents(notebook):
             written.append(folder / name)
             written[-1].parent.mkdir(parents=True, exist_ok=True)
             written[-1].write_bytes(content)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write to {folder}: {error.strerror}",
-            hint="make room or give write permission, or name another folder",
-        ) from error
     return written
 
 
@@ -206,25 +197,7 @@ def _json(value: Any) -> bytes:
 
 def _metrics(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
     record, (monitor, mode) = epoch.record, notebook.monitor
-    return {
-        "epoch": epoch.number,
-        "monitor": monitor,
-        "mode": mode,
-        "tag": notebook.layout.tag_name(epoch.number) if epoch.verdict != "rejected" else None,
-        "verdict": epoch.verdict,
-        "metrics": epoch.metrics,
-        "value": epoch.value,
-        "before": epoch.before,
-        "delta": epoch.delta,
-        "best": epoch.best,
-        "strategy": epoch.strategy,
-        "summary": epoch.summary,
-        "reasons": epoch.reasons,
-        "outcome": record.outcome,
-        "reused": record.reused,
-        "commit": epoch.commit,
-        "rollback": epoch.rollback,
-        "best_epoch": epoch.best_epoch,
-        "cost": record.cost,
-        "steps": epoch.steps,
-    }
+    tag = notebook.layout.tag_name(epoch.number) if epoch.verdict != "rejected" else None
+    head = {"epoch": epoch.number, "monitor": monitor, "mode": mode, "tag": tag}
+    own = {name: getattr(epoch, name) for name in _OF_EPOCH}
+    return head | own | {name: getattr(record, name) for name in ("outcome", "reused", "cost")}

@@ -66,12 +66,11 @@ class Checkout:
 
     def entries(self, commit: str) -> dict[str, objects.Entry]:
         """The parameters' files in a commit."""
-        return entries_at(self.repo, objects.tree_of(self.repo, commit), self.places)
+        return entries_at(self.repo, commit, self.places)
 
     def tree(self, commit: str) -> str:
         """A commit's tree with the parameters as they are in the checkout now."""
-        tree = objects.tree_of(self.repo, commit)
-        return with_entries(self.repo, tree, self.places, self.present)
+        return with_entries(self.repo, commit, self.places, self.present)
 
     def differs_from(self, commit: str) -> list[str]:
         """The parameters' files that are not as in a commit."""
@@ -234,9 +233,8 @@ def _is_bytecode_of(content: bytes, source: Path) -> bool:
 
 
 def _is_tracked(repo: Repository, path: Path) -> bool:
-    tree = objects.tree_of(repo, repo.head_commit())
-    name = os.path.relpath(path, repo.workdir)
-    return not name.startswith("..") and objects.entry_at(repo, tree, name) is not None
+    name, head = os.path.relpath(path, repo.workdir), repo.head_commit()
+    return not name.startswith("..") and objects.entry_at(repo, head, name) is not None
 
 
 def undo_killed_step(repo: Repository, slug: str, places: Sequence[ParameterPath]) -> str:
@@ -253,12 +251,11 @@ def undo_killed_step(repo: Repository, slug: str, places: Sequence[ParameterPath
     tip = refs.read_ref(repo, layout.branch)
     if tip is None or not steps or steps[-1] <= 0:
         return ""
-    tree, work = objects.tree_of(repo, tip), WorkFiles(repo, repo.workdir)
-    wanted = entries_at(repo, tree, places)
+    work, wanted = WorkFiles(repo, repo.workdir), entries_at(repo, tip, places)
     present = present_at(work, places, wanted, write=True)
     if present == wanted:
         return ""
-    left = objects.write_tree(repo, tree, edits(wanted, present))
+    left = objects.write_tree(repo, tip, edits(wanted, present))
     kept, is_new = keep_snapshot(repo, layout, tip, left, "before a step was undone")
     work.restore(edits(present, wanted))
     return kept if is_new else ""

@@ -121,11 +121,10 @@ def latest(repo: Repository, project: str | None = None) -> str:
     Raises:
         ExperimentError: there is no experiment.
     """
-    every = experiments(repo)
-    tips = {s: tip for s, tip in every.items() if not project or s.startswith(f"{project}/")}
+    tips = experiments(repo, project)
     if not tips:
         of = f" of the project {project}" if project else ""
-        others = sorted({slug.partition("/")[0] for slug in every if "/" in slug})
+        others = sorted({slug.partition("/")[0] for slug in experiments(repo) if "/" in slug})
         raise ExperimentError(
             f"there is no experiment{of} in {repo.workdir}",
             hint=f"these have some: {', '.join(others)}" if project and others else _RUN,
@@ -169,9 +168,7 @@ def user_of(repo: Repository) -> tuple[Repository, str | None]:
 def open_tries(user: Repository, project: str | None = None) -> list[str]:
     """The experiments that are driven by hand and not finished, the newest last."""
     found = []
-    for slug in experiments(user):
-        if project and not slug.startswith(f"{project}/"):
-            continue
+    for slug in experiments(user, project):
         with contextlib.suppress(AutopilotError):
             notebook = Notebook(user, slug)
             if notebook.manifest.by_hand and notebook.status.state != "finished":

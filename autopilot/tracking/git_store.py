@@ -18,10 +18,10 @@ from autopilot.core.parameter import Parameter
 from autopilot.core.records import message
 from autopilot.core.records.record import Event, LlmRecord, Manifest, ProgressNote, Record
 from autopilot.core.store import R, Revision, Store
-from autopilot.errors import ExperimentError, ParameterError, RepositoryError
+from autopilot.errors import ExperimentError, ParameterError
 from autopilot.files import REGULAR, FileState, replace_file
 from autopilot.git import commits, objects, refs
-from autopilot.git.branches import checked_out_at
+from autopilot.git.branches import refuse_checked_out
 from autopilot.git.commits import is_ancestor
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.objects import Entry
@@ -219,8 +219,7 @@ class GitStore(Store):
         return [Revision(commit.id, commit.tree, commit.message) for commit in found]
 
     def diff(self, old: str | int, new: str | int) -> str:
-        trees = [objects.tree_of(self.repo, self.revision(named)) for named in (old, new)]
-        return objects.diff_text(self.repo, trees[0], trees[1])
+        return objects.diff_text(self.repo, self.revision(old), self.revision(new))
 
     # --- records and tags ----------------------------------------------------------------------
 
@@ -344,13 +343,9 @@ class GitStore(Store):
         refs.clear_stale_locks(self.repo, self.layout.namespaces())
 
     def _refuse_checked_out(self) -> None:
-        where = checked_out_at(self.repo, self.layout.branch)
-        if where is not None:
-            raise RepositoryError(
-                f"the branch {self.layout.branch_name} is checked out in {where}",
-                hint="it is never moved under your feet: git switch another branch there, "
-                f"then autopilot resume {self.slug}",
-            )
+        hint = "it is never moved under your feet: git switch another branch there, "
+        hint += f"then autopilot resume {self.slug}"
+        refuse_checked_out(self.repo, self.layout.branch, hint)
 
     def _refuse_edits(self) -> None:
         """Refuses an in-place resume that would overwrite an edit by hand: content not in git.
@@ -386,12 +381,11 @@ class GitStore(Store):
         if not new:
             return new
         recent = itertools.islice(commits.first_parent_log(self.repo, self._tip), _RECENT)
-        trees = [commit.tree for commit in recent]
-        trees.append(objects.tree_of(self.repo, self.repo.head_commit()))
+        trees = [*(commit.tree for commit in recent), self.repo.head_commit()]
         # A kill while the baseline was scored on the test split leaves its state.
         baseline = commits.read_tag(self.repo, self.layout.tag_name(0))
         if baseline is not None:
-            trees.append(objects.tree_of(self.repo, baseline.commit))
+            trees.append(baseline.commit)
         safe = [self.files.entries(tree) for tree in trees]
         return {
             name: entry

@@ -309,8 +309,8 @@ def memory_of_all(repo: Repository, project: str | None = None) -> tuple[Memory,
     To be asked by `recall`: blocked strategies and trends belong to one experiment. Also returns,
     by slug, why the lessons of some experiments are missing.
     """
-    slugs = [s for s in experiments(repo) if not project or s.startswith(f"{project}/")]
-    notebooks = sorted((Notebook(repo, slug) for slug in slugs), key=lambda n: (n.time_s, n.slug))
+    found = (Notebook(repo, slug) for slug in experiments(repo, project))
+    notebooks = sorted(found, key=lambda notebook: (notebook.time_s, notebook.slug))
     lessons: list[Lesson] = []
     unreadable: dict[str, str] = {}
     for notebook in notebooks:

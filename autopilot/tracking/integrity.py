@@ -313,13 +313,11 @@ class Integrity:
     def _changed(self, commit: Commit) -> list[str]:
         if not commit.parents:
             return []
-        before = objects.tree_of(self.repo, commit.parents[0])
-        return sorted(objects.diff_trees(self.repo, before, commit.tree))
+        return sorted(objects.diff_trees(self.repo, commit.parents[0], commit.tree))
 
     def _strangers(self, epoch: int | None, commit: Commit, parent: str) -> Iterator[Difference]:
         """Files outside of the parameters that a commit changes: the evaluator's, the data's."""
-        before = objects.tree_of(self.repo, parent)
-        changes = objects.diff_trees(self.repo, before, commit.tree)
+        changes = objects.diff_trees(self.repo, parent, commit.tree)
         for path, (old, new) in sorted(changes.items()):
             if not any(place.covers(path) for place in self._places):
                 why = f"{commit.id[:7]} changes a file that is no parameter"

@@ -31,12 +31,12 @@ from autopilot.core.records.record import (
     StepRecord,
     TraceRecord,
 )
-from autopilot.errors import GitCommandError, RecordError, StateError
+from autopilot.errors import GitCommandError, RecordError, StateError, translated_as
+from autopilot.git.commands import Seen
 from autopilot.git.commits import Commit, first_parent_log, read_commit
 from autopilot.git.notes import Edit, Notes
 from autopilot.git.objects import read_blob
 from autopilot.git.repository import Repository
-from autopilot.git.seen import Seen
 from autopilot.text import as_json, hide, leaked
 from autopilot.tracking.layout import KINDS, Layout
 
@@ -233,15 +233,9 @@ class ProgressFile:
                     self._file.write(b"\n")
         return self._file
 
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise GitCommandError(
-                f"cannot write {self.path}: {error.strerror}",
-                hint="make room or give write permission, then resume",
-            ) from error
+    def _translated(self) -> contextlib.AbstractContextManager[None]:
+        hint = "make room or give write permission, then resume"
+        return translated_as(GitCommandError, f"cannot write {self.path}", hint)
 
 
 def encode(record: Record) -> bytes:

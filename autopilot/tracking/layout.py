@@ -156,10 +156,11 @@ class Layout:
         return repo.common_dir / "autopilot" / "reports" / f"{self.slug}.html"
 
 
-def experiments(repo: Repository) -> dict[str, str]:
-    """Slug to the tip of its branch, of all experiments here."""
-    found = list_refs(repo, BRANCHES)
-    return {name.removeprefix(BRANCHES): oid for name, oid in sorted(found.items())}
+def experiments(repo: Repository, project: str | None = None) -> dict[str, str]:
+    """Slug to the tip of its branch, of all experiments here, or of those of a project."""
+    found = sorted(list_refs(repo, BRANCHES).items())
+    slugs = {name.removeprefix(BRANCHES): oid for name, oid in found}
+    return {s: tip for s, tip in slugs.items() if not project or s.startswith(f"{project}/")}
 
 
 def epoch_of_tag(name: str) -> int | None:

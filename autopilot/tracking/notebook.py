@@ -515,8 +515,7 @@ class Notebook:
 
     def counts(self, old: str, new: str) -> dict[str, objects.LineCounts]:
         """How many lines each file gained and lost between two commits."""
-        trees = [objects.tree_of(self.repo, commit) for commit in (old, new)]
-        return objects.diff_stat(self.repo, trees[0], trees[1])
+        return objects.diff_stat(self.repo, old, new)
 
     @property
     def status(self) -> Status:

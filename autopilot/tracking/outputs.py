@@ -61,7 +61,7 @@ class _Written:
 
     def __init__(self, worktree: Path, repo: Repository, manifest: Manifest, commit: str) -> None:
         self._directory = manifest.directory
-        tracked = objects.list_tree(repo, objects.tree_of(repo, commit))
+        tracked = objects.list_tree(repo, commit)
         parameters = manifest_paths(manifest)
         links = {_from_top(manifest, link) for link in manifest.links}
         self.files: dict[str, Stamp] = {}
@@ -164,7 +164,7 @@ def check_keep(user: Repository, manifest: Manifest, keep: Sequence[str]) -> Non
         elif any(name == _from_top(manifest, link) for link in manifest.links):
             what = "linked: what is written there is written to your own"
         else:
-            entry = objects.entry_at(user, objects.tree_of(user, manifest.base), name)
+            entry = objects.entry_at(user, manifest.base, name)
             if entry is not None and entry.mode not in (objects.TREE, objects.SUBMODULE):
                 what = "tracked by git, so that it is no output"
         if what:

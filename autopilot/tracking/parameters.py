@@ -12,15 +12,8 @@ from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.records.record import Manifest
 from autopilot.errors import ExperimentError, ParameterError
 from autopilot.files import glob_regex, list_files
-from autopilot.git.objects import (
-    SUBMODULE,
-    Entry,
-    diff_trees,
-    entry_at,
-    list_tree,
-    tree_of,
-    write_tree,
-)
+from autopilot.git import objects
+from autopilot.git.objects import Entry
 from autopilot.git.repository import Repository
 from autopilot.git.workfiles import WorkFiles
 
@@ -123,7 +116,7 @@ def check_checked_out(repo: Repository, manifest: Manifest) -> None:
         ExperimentError: it names a file that differs.
     """
     base, head = manifest.base, repo.head_commit()
-    differ = diff_trees(repo, tree_of(repo, base), tree_of(repo, head))
+    differ = objects.diff_trees(repo, base, head)
     places = manifest_paths(manifest)
     others = sorted(name for name in differ if not any(place.covers(name) for place in places))
     if others:
@@ -141,8 +134,8 @@ def entries_at(
     """The parameters' files in a tree."""
     found: dict[str, Entry] = {}
     for place in places:
-        under = list_tree(repo, tree, "" if place.path == "." else place.path)
-        found |= {n: e for n, e in under.items() if place.covers(n) and e.mode != SUBMODULE}
+        under = objects.list_tree(repo, tree, "" if place.path == "." else place.path)
+        found |= {n: e for n, e in under.items() if place.covers(n) and e.mode != objects.SUBMODULE}
     return found
 
 
@@ -158,14 +151,21 @@ def edits(before: Mapping[str, Entry], after: Mapping[str, Entry]) -> dict[str, 
 
 
 def with_entries(
-    repo: Repository, tree: str, places: Iterable[ParameterPath], entries: Mapping[str, Entry]
+    repo: Repository,
+    tree: str,
+    places: Iterable[ParameterPath],
+    entries: Mapping[str, Entry],
 ) -> str:
     """A tree with other files in place of the parameters'; all else in it stays."""
-    return write_tree(repo, tree, edits(entries_at(repo, tree, places), entries))
+    return objects.write_tree(repo, tree, edits(entries_at(repo, tree, places), entries))
 
 
 def present_at(
-    work: WorkFiles, places: Iterable[ParameterPath], known: Mapping[str, Entry], *, write: bool
+    work: WorkFiles,
+    places: Iterable[ParameterPath],
+    known: Mapping[str, Entry],
+    *,
+    write: bool,
 ) -> dict[str, Entry]:
     """The parameters' files as they are now; ignored ones only if they are known."""
     repo, names = work.repo, dict[str, None]()
@@ -235,8 +235,8 @@ def check_tracked(repo: Repository, tree: str, scopes: Iterable[Scope]) -> None:
         parts = scope.path.split("/")
         for depth in range(1, len(parts) + 1):
             folder = "/".join(parts[:depth])
-            entry = entry_at(repo, tree, folder)
-            if entry is not None and entry.mode == SUBMODULE:
+            entry = objects.entry_at(repo, tree, folder)
+            if entry is not None and entry.mode == objects.SUBMODULE:
                 raise ParameterError(
                     f"the parameter {scope.path} is in the submodule {folder}",
                     hint="run autopilot in the submodule's own repository",

@@ -14,9 +14,15 @@ from pathlib import Path
 from typing import Literal
 
 from autopilot.core.records.message import tag_message
-from autopilot.errors import AutopilotError, ExperimentError, LockHeldError, RepositoryError
+from autopilot.errors import (
+    AutopilotError,
+    ExperimentError,
+    LockHeldError,
+    RepositoryError,
+    translated_as,
+)
 from autopilot.git import refs
-from autopilot.git.branches import checked_out_at
+from autopilot.git.branches import refuse_checked_out
 from autopilot.git.commands import run_git
 from autopilot.git.commits import create_tag
 from autopilot.git.locks import ExclusiveLock
@@ -65,28 +71,23 @@ def find_litter(repo: Repository) -> list[Litter]:
 
 def clear(repo: Repository, litter: Litter) -> Litter | None:
     """Removes it, and moves what its run was to keep; None if a process uses it now: it stays."""
-    try:
+    what, hint = f"cannot remove {litter.path}", "remove it by hand"
+    with contextlib.suppress(LockHeldError), translated_as(RepositoryError, what, hint):
         if litter.kind == "worktree":
-            lock = _lock_of(repo, litter.path)
-            with contextlib.nullcontext() if lock is None else lock:
+            with _lock_of(repo, litter.path) or contextlib.nullcontext():
                 if litter.keep:
                     manifest = Notebook(repo, litter.slug).manifest
                     outputs = keep_outputs(litter.path, repo, manifest, litter.keep)
                     litter = replace(litter, outputs=tuple(outputs))
                 remove_worktree(repo, litter.path)
-        else:
-            with held(repo, litter.slug):
-                if litter.kind == "ref lock":
-                    refs.clear_stale_locks(repo, Layout(litter.slug).namespaces())
-                else:
-                    litter.path.unlink(missing_ok=True)
-    except LockHeldError:
-        return None
-    except OSError as error:
-        raise RepositoryError(
-            f"cannot remove {litter.path}: {error.strerror}", hint="remove it by hand"
-        ) from error
-    return litter
+            return litter
+        with held(repo, litter.slug):
+            if litter.kind == "ref lock":
+                refs.clear_stale_locks(repo, Layout(litter.slug).namespaces())
+            else:
+                litter.path.unlink(missing_ok=True)
+        return litter
+    return None
 
 
 def missing_tags(repo: Repository, slug: str) -> list[int]:
@@ -275,12 +276,7 @@ def _plan(repo: Repository, slug: str) -> Removal:
         # Else it is the review branch of an experiment of that name.
         reviews |= _exactly(repo, layout.revert.review)
     for branch in (layout.branch, *reviews):
-        where = checked_out_at(repo, branch)
-        if where is not None:
-            raise RepositoryError(
-                f"the branch {branch.removeprefix('refs/heads/')} is checked out in {where}",
-                hint="git switch another branch there, then delete it",
-            )
+        refuse_checked_out(repo, branch, "git switch another branch there, then delete it")
     progress, report = layout.progress(repo), layout.report(repo)
     worktree = worktree_path(repo, slug)
     return Removal(

@@ -16,15 +16,8 @@ from autopilot.core.parameter import values_of
 from autopilot.core.records.record import MetricsRecord
 from autopilot.core.run import current_run, say
 from autopilot.errors import AgentError, ParameterError, StateError, UsageError
+from autopilot.tuning import samplers
 from autopilot.tuning.parameter import ConfigParameter
-from autopilot.tuning.samplers import (
-    add_trial,
-    is_over,
-    make_sampler,
-    new_study,
-    suggested,
-    tell_trial,
-)
 from autopilot.tuning.spaces import Value, holds, same
 
 if TYPE_CHECKING:
@@ -132,7 +125,9 @@ class SearchOptimizer(Optimizer):
         }
         self._spaces = {name: config.spaces[key] for (config, key), name in self._names.items()}
         self.sampler, self.seed = sampler, seed
-        make_sampler(sampler, 0, self._spaces)  # whatever it lacks is missing before anything runs
+        samplers.make_sampler(
+            sampler, 0, self._spaces
+        )  # whatever it lacks is missing before anything runs
         self._first = [config.present() for config in self.configs]
         self._forget()
 
@@ -176,7 +171,7 @@ class SearchOptimizer(Optimizer):
     def step(self) -> Step | None:
         study = self._up_to_date()
         if self._pending is None:
-            if is_over(study):
+            if samplers.is_over(study):
                 return None
             self._pending = self._ask(study)
             self._keep_derived()
@@ -210,7 +205,7 @@ class SearchOptimizer(Optimizer):
     def exhausted(self) -> str:
         if not self._epochs or (isinstance(self.sampler, str) and self.sampler != "grid"):
             return ""
-        over = is_over(self._up_to_date())
+        over = samplers.is_over(self._up_to_date())
         return "every combination of values was tried" if over else ""
 
     def state_dict(self) -> dict[str, Any]:
@@ -263,8 +258,8 @@ class SearchOptimizer(Optimizer):
         if study is None:
             run = current_run()
             seed = getattr(run, "seed", 0) if self.seed is None else self.seed
-            sampler = make_sampler(self.sampler, seed, self._spaces)
-            study = self._study = new_study(sampler, self._mode)
+            sampler = samplers.make_sampler(self.sampler, seed, self._spaces)
+            study = self._study = samplers.new_study(sampler, self._mode)
         for epoch in self._epochs[self._in_study :]:
             self._settle(study, epoch)
             self._in_study += 1
@@ -284,9 +279,9 @@ class SearchOptimizer(Optimizer):
             if epoch.undone or (
                 alike and all(same(asked.values[name], v) for name, v in epoch.values.items())
             ):
-                tell_trial(study, asked.trial, epoch.value)
+                samplers.tell_trial(study, asked.trial, epoch.value)
                 return
-            tell_trial(study, asked.trial, None)
+            samplers.tell_trial(study, asked.trial, None)
             if epoch.number not in self._changed:
                 self._differs = True
                 say(
@@ -295,7 +290,7 @@ class SearchOptimizer(Optimizer):
                 )
         known = all(self._spaces[name].contains(value) for name, value in epoch.values.items())
         if epoch.value is not None and epoch.values and known:
-            add_trial(study, epoch.values, self._spaces, epoch.value)
+            samplers.add_trial(study, epoch.values, self._spaces, epoch.value)
 
     def _ask(self, study: Study) -> _Asked:
         trial, values = study.ask(), dict[str, Value]()
@@ -304,7 +299,7 @@ class SearchOptimizer(Optimizer):
             for key, space in config.spaces.items():
                 if holds(space, found):
                     name = self._names[config, key]
-                    values[name] = found[key] = suggested(trial, name, space)
+                    values[name] = found[key] = samplers.suggested(trial, name, space)
         return _Asked(trial, values)
 
     # Where the edited files are Python's, each state has a process of its own: the study would be

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from autopilot.core.records.record import MetricsRecord
-from autopilot.git.hooks import hook_folder, install_hooks
 from autopilot.git.locks import ExclusiveLock
-from autopilot.sharing.hooks import hook_texts
+from autopilot.sharing.hooks import hook_folder, hook_texts, install_hooks
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook

@@ -121,7 +121,7 @@ def test_errors_name_what_is_wrong(repository: Repository) -> None:
         lambda: objects.read_blob(repository, "nonsense"),
         lambda: objects.tree_of(repository, "1" * 40),
         lambda: objects.list_tree(repository, "1" * 40),
-        lambda: objects.entry_at(repository, repository.head_commit(), "x"),
+        lambda: objects.entry_at(repository, objects.write_blob(repository, b"x"), "x"),
     ):
         with pytest.raises(RepositoryError):
             call()

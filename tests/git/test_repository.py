@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from autopilot.errors import RepositoryError, UnsupportedRepositoryError
-from autopilot.git.commands import run_git
+from autopilot.git.commands import looking, run_git
 from autopilot.git.repository import DEFAULT_IDENTITY, Identity, Repository, probe
-from autopilot.git.seen import looking
 
 
 def test_places_in_main_and_linked_worktrees(repository: Repository, tmp_path: Path) -> None:

@@ -19,10 +19,9 @@ from autopilot.core.records.record import (
 )
 from autopilot.core.types import Cost
 from autopilot.errors import RecordError, StateError
-from autopilot.git.commands import run_git
+from autopilot.git.commands import Seen, looking, run_git
 from autopilot.git.commits import commit, first_parent_log
 from autopilot.git.objects import tree_of
-from autopilot.git.seen import Seen, looking
 from autopilot.tracking import journal as journals
 from autopilot.tracking.journal import Journal, decode, encode
 from autopilot.tracking.layout import Layout

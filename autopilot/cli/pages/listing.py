@@ -123,9 +123,7 @@ def rows(
     """A row an experiment, newest first; one whose notes are missing does not hide the others."""
     ranked: list[tuple[tuple[int, int], dict[str, Any]]] = []
     tagged = tagged_epochs(repo)
-    for slug in experiments(repo):
-        if project and not slug.startswith(f"{project}/"):
-            continue
+    for slug in experiments(repo, project):
         try:
             notebook = Notebook(repo, slug)
             notebook.tagged = tagged.get(slug, frozenset())

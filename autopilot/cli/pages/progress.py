@@ -19,8 +19,8 @@ from autopilot.core.records.message import one_line, worst_first
 from autopilot.engine.board import Observer
 from autopilot.errors import EvaluationError
 from autopilot.git import refs
+from autopilot.git.commands import looking
 from autopilot.git.repository import Repository
-from autopilot.git.seen import looking
 from autopilot.git.worktrees import worktree_path
 from autopilot.sandbox.workspace import abandon
 from autopilot.text import display_width, redact

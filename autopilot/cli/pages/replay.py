@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from autopilot.cli.output import Output
-from autopilot.errors import UsageError
+from autopilot.errors import UsageError, translated_as
 from autopilot.text import align
 
 if TYPE_CHECKING:
@@ -53,13 +53,9 @@ def write_junit(path: Path, suite: str, cases: Sequence[Case]) -> None:
             first, text = _clean(case.failures[0]), _clean("\n".join(case.failures))
             ElementTree.SubElement(node, "failure", message=first).text = text
     ElementTree.indent(root)
-    try:
+    with translated_as(UsageError, f"cannot write {path}", "name a file in a folder of yours"):
         path.parent.mkdir(parents=True, exist_ok=True)
         ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {path}: {error.strerror}", hint="name a file in a folder of yours"
-        ) from error
 
 
 def on_github() -> bool:

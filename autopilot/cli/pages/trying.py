@@ -12,7 +12,7 @@ from autopilot.core.records.message import one_line
 from autopilot.core.records.record import LlmRecord
 from autopilot.engine.request import NO_OPTIONS, options_of
 from autopilot.engine.trying import HOW, Trial, TryPlace
-from autopilot.text import redact
+from autopilot.text import redact, some
 from autopilot.tracking.diagnosis import moved_values, turned
 from autopilot.tracking.holding import memory_of
 from autopilot.tracking.notebook import Notebook
@@ -38,13 +38,10 @@ def verdict_lines(place: TryPlace, trial: Trial, known: Mapping[str, Any]) -> li
     lines.append(f"{moved}; best: epoch {record.best_epoch}, {best}")
     for word in ("fixed", "broken", "better", "worse"):
         if ids := known[word]:
-            more = f" and {len(ids) - _IDS} more" if len(ids) > _IDS else ""
-            lines.append(f"{word} {len(ids)}: {', '.join(ids[:_IDS])}{more}")
+            lines.append(f"{word} {len(ids)}: {some(ids, _IDS)}")
     if trial.beside:
-        rest = f" and {len(trial.beside) - 3} more" if len(trial.beside) > 3 else ""
         fate = "left as it is" if place.in_place else f"put back, kept in {trial.revision[:10]}"
-        named = f"{', '.join(trial.beside[:3])}{rest}"
-        lines.append(f"no parameter, so no part of it: {named} ({fate})")
+        lines.append(f"no parameter, so no part of it: {some(trial.beside)} ({fate})")
     if said != "kept":
         where = f"epoch {record.best_epoch} is in the files"
         where = "your later edits are in the files, not tried" if trial.later else where

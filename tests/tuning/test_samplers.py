@@ -1,11 +1,11 @@
-"""autopilot.tuning.importance: which numbers and choices make a state good."""
+"""autopilot.tuning.samplers: which numbers and choices make a state good."""
 
 import sys
 from random import Random
 
 import pytest
 
-from autopilot.tuning.importance import FEWEST, importance
+from autopilot.tuning.samplers import FEWEST, importance
 
 SPACES = {"a": "0.0..1.0", "b": "1..100:log", "kind": "x|y"}
 

@@ -10,9 +10,17 @@ import pytest
 
 from autopilot.errors import RepositoryError, UsageError
 from autopilot.git.commands import run_git
-from autopilot.git.hooks import hook_folder, install_hooks, script, state_of, uninstall_hooks
 from autopilot.git.repository import Repository
-from autopilot.sharing.hooks import CLIENT, SERVER, hook_texts
+from autopilot.sharing.hooks import (
+    CLIENT,
+    SERVER,
+    hook_folder,
+    hook_texts,
+    install_hooks,
+    script,
+    state_of,
+    uninstall_hooks,
+)
 
 
 def write(path: Path, text: str, mode: int = 0o755) -> Path:
