@@ -13,9 +13,8 @@ from autopilot.cli.context import Context
 from autopilot.cli.pages import proposal as proposal_page
 from autopilot.engine.request import Options
 from autopilot.errors import UsageError, translated_as
-from autopilot.git.branches import find_branch
 from autopilot.git.commits import is_ancestor
-from autopilot.git.refs import read_ref
+from autopilot.git.refs import find_branch, read_ref
 from autopilot.git.remotes import default_remote
 from autopilot.proof.verification import verify as measure
 from autopilot.review import publishing

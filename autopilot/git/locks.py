@@ -1,4 +1,4 @@
-"""A lock that one process at a time holds, and that a kill releases."""
+"""Locks: one that a process at a time holds and a kill releases, and those that git leaves."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from autopilot.errors import LockHeldError, RepositoryError, translated_as
+from autopilot.git.repository import Repository
 
 signer: list[int] = []
 """The process that ends with this one, where it is to be named as the holder instead."""
@@ -25,6 +26,7 @@ def named() -> int:
 
 
 _ATTEMPTS = 5
+_LOCK_AGE_S = 1.0
 _PAUSE_S = 0.01
 
 
@@ -169,3 +171,32 @@ def _read_holder(path: Path) -> Holder:
         return Holder(int(record["pid"]), str(record["host"]), str(record["since"]))
     except (OSError, ValueError, KeyError, TypeError):
         return Holder(0, "", "")
+
+
+def stale_locks(repo: Repository, prefixes: Sequence[str]) -> Iterator[Path]:
+    """The `.lock` files beside and below some refs and folders of refs."""
+    for place in (repo.common_dir / prefix for prefix in prefixes):
+        locks = (place.with_name(f"{place.name}.lock"), *sorted(place.rglob("*.lock")))
+        yield from (lock for lock in locks if lock.is_file())
+
+
+def clear_stale_locks(repo: Repository, prefixes: Sequence[str]) -> list[str]:
+    """Removes the `.lock` files that a killed process left beside some refs, and returns these.
+
+    Only for names that no other process writes: the caller holds the experiment's lock. A file that
+    is younger than a second is waited for, since a `git` command may be about to finish.
+
+    Args:
+        prefixes: Refs and folders of refs, `refs/heads/autopilot/fix-1`.
+    """
+    cleared: list[str] = []
+    for lock in stale_locks(repo, prefixes):
+        refused = translated_as(
+            RepositoryError, f"cannot remove the stale lock {lock}", "remove it by hand"
+        )
+        with refused, contextlib.suppress(FileNotFoundError):
+            while 0 <= time.time() - lock.lstat().st_mtime < _LOCK_AGE_S:
+                time.sleep(0.05)
+            lock.unlink()
+            cleared.append(lock.relative_to(repo.common_dir).as_posix().removesuffix(".lock"))
+    return cleared

@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import pygit2
 
@@ -18,14 +20,13 @@ from autopilot.errors import (
     RefMovedError,
     RepositoryError,
     SlugError,
-    translated_as,
 )
 from autopilot.git.commands import run_git
 from autopilot.git.locks import one_at_a_time
+from autopilot.git.objects import diff_trees, entry_at
 from autopilot.git.repository import Repository, translated
-from autopilot.text import clean
+from autopilot.text import clean, some
 
-_LOCK_AGE_S = 1.0
 _LOCK_WAIT_S = 0.5
 
 
@@ -80,32 +81,6 @@ def list_refs(repo: Repository, prefix: str) -> dict[str, str]:
     command = ["for-each-ref", "--format=%(objectname) %(refname)", prefix.rstrip("/")]
     lines = os.fsdecode(run_git(command, cwd=repo.workdir).stdout).splitlines()
     return {name: oid for oid, _, name in (line.partition(" ") for line in lines)}
-
-
-def clear_stale_locks(repo: Repository, prefixes: Sequence[str]) -> list[str]:
-    """Removes the `.lock` files that a killed process left beside some refs, and returns these.
-
-    Only for names that no other process writes: the caller holds the experiment's lock. A file that
-    is younger than a second is waited for, since a `git` command may be about to finish.
-
-    Args:
-        prefixes: Refs and folders of refs, `refs/heads/autopilot/fix-1`.
-    """
-    cleared: list[str] = []
-    for prefix in prefixes:
-        place = repo.common_dir / prefix
-        locks = [place.with_name(f"{place.name}.lock"), *sorted(place.rglob("*.lock"))]
-        for lock in locks:
-            what = f"cannot remove the stale lock {lock}"
-            with (
-                translated_as(RepositoryError, what, "remove it by hand"),
-                suppress(FileNotFoundError),
-            ):
-                while 0 <= time.time() - lock.lstat().st_mtime < _LOCK_AGE_S:
-                    time.sleep(0.05)
-                lock.unlink()
-                cleared.append(lock.relative_to(repo.common_dir).as_posix().removesuffix(".lock"))
-    return cleared
 
 
 def when_unlocked(write: Callable[[], object]) -> None:
@@ -260,3 +235,165 @@ def move_refs(repo: Repository, moves: Mapping[str, tuple[str, str | None]], log
             if old is None:
                 check_free(repo, name)
         raise
+
+
+# --- branches, which may be checked out somewhere: moved with their files ------------------------
+
+BRANCHES = "refs/heads/"
+_REMOTES = "refs/remotes/"
+_REBASE_HEADS = ("rebase-merge/head-name", "rebase-apply/head-name")
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A branch as it was found: its ref in full, and its commit.
+
+    Args:
+        name: As git's commands take it: `main`, or `origin/main` where it is on a remote only.
+    """
+
+    name: str
+    ref: str
+    tip: str
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is one of this repository; the others cannot be moved."""
+        return self.ref.startswith(BRANCHES)
+
+    @property
+    def short(self) -> str:
+        """Its name without the remote's."""
+        return self.name if self.is_local else self.name.partition("/")[2]
+
+
+def find_branch(repo: Repository, name: str) -> Branch | None:
+    """The branch that a name means: of this repository, or as a remote had it when last fetched.
+
+    The name is `main`, `origin/main`, or in full. One that only remotes have is found by its short
+    name too; `origin` comes first.
+    """
+    short = name.removeprefix(BRANCHES).removeprefix(_REMOTES)
+    for ref in (BRANCHES + short, _REMOTES + short, f"{_REMOTES}origin/{short}"):
+        tip = read_ref(repo, ref)
+        if tip is not None:
+            return Branch(ref.removeprefix(BRANCHES).removeprefix(_REMOTES), ref, tip)
+    for ref, tip in list_refs(repo, _REMOTES).items():
+        if ref.removeprefix(_REMOTES).partition("/")[2] == short:
+            return Branch(ref.removeprefix(_REMOTES), ref, tip)
+    return None
+
+
+def checked_out_at(repo: Repository, branch: str) -> Path | None:
+    """The worktree in which a branch, in full, is checked out or being rebased; None if in none."""
+    # git writes these files; `git worktree list` would say nothing of a rebase.
+    for git_dir in (repo.common_dir, *sorted(repo.common_dir.glob("worktrees/*"))):
+        heads = [_text(git_dir / "HEAD").removeprefix("ref: ")]
+        heads += [_text(git_dir / head) for head in _REBASE_HEADS]
+        if branch not in heads:
+            continue
+        if git_dir == repo.common_dir:
+            # A bare repository has a HEAD too, but nothing is checked out there.
+            if repo.main_workdir is not None:
+                return repo.main_workdir
+            continue
+        pointer = _text(git_dir / "gitdir")
+        return (git_dir / pointer).parent.resolve() if pointer else git_dir
+    return None
+
+
+def refuse_checked_out(repo: Repository, branch: str, hint: str) -> None:
+    """Raises a RepositoryError if a branch is checked out in some worktree."""
+    place = checked_out_at(repo, branch)
+    if place is not None:
+        name = branch.removeprefix(BRANCHES)
+        raise RepositoryError(f"the branch {name} is checked out in {place}", hint=hint)
+
+
+def obstacle(repo: Repository, branch: str, tree: str) -> tuple[str, str] | None:
+    """The reason why a branch cannot be moved forward now, and what to do; None if it can.
+
+    Where it is checked out, in this worktree or another one, its files would be changed with it.
+    Starts git then.
+
+    Args:
+        tree: The tree that it would have, or its commit.
+    """
+    place = checked_out_at(repo, branch)
+    if place is None:
+        return None
+    name = branch.removeprefix(BRANCHES)
+    there = Repository.discover(place)
+    if there.head_name() != name:
+        return f"{name} is being rebased in {place}", "finish that, or `git rebase --abort`"
+    options = ["--porcelain", "--untracked-files=no", "--ignore-submodules=dirty", "--no-renames"]
+    changed = run_git(["status", *options, "-z"], cwd=place).stdout.split(b"\0")
+    names = [os.fsdecode(line[3:]) for line in changed if line]
+    if names:
+        reason = f"{name} is checked out in {place} with uncommitted changes ({some(names, 1)})"
+        return reason, "commit them, or `git stash` them, there"
+    lost = _in_the_way(there, tree)
+    if lost:
+        reason = f"{lost} in {place} is not tracked by git, and would be overwritten"
+        return reason, "move it away, or commit it"
+    return None
+
+
+def advance(repo: Repository, branch: str, new: str, expected: str, log: str) -> Path | None:
+    """Moves a branch forward if it is where it is expected; where it is checked out, its index
+    and files come along.
+
+    Only files that the move changes are written, and nothing that is not committed is lost. Returns
+    the worktree whose files were updated; None if it is not checked out.
+
+    Args:
+        new: A commit that has `expected` in its history.
+
+    Raises:
+        RepositoryError: it cannot be moved now; nothing was changed.
+        RefMovedError: it is elsewhere.
+    """
+    found = obstacle(repo, branch, new)
+    if found is not None:
+        raise RepositoryError(found[0], hint=found[1])
+    place = checked_out_at(repo, branch)
+    if place is None:
+        update_ref(repo, branch, new, expected, log)
+        return None
+    # git's own fast-forward: a branch that was moved meanwhile fails it, and so does a file that
+    # was edited meanwhile.
+    merge = ["merge", "--ff-only", "--no-autostash", "--quiet", new]
+    try:
+        run_git(merge, cwd=place, environment={"GIT_REFLOG_ACTION": log})
+    except GitCommandError as error:
+        name = branch.removeprefix(BRANCHES)
+        raise RepositoryError(
+            f"{name}, checked out in {place}, cannot be moved: {error.message}",
+            hint=f"run it by hand there to see more: git merge --ff-only {new[:10]}",
+        ) from error
+    return place
+
+
+def _in_the_way(there: Repository, tree: str) -> str | None:
+    """A file of a worktree that git does not know and a checkout would replace, ignored or not."""
+    old = there.head_commit()
+    for name, (before, after) in diff_trees(there, old, tree).items():
+        if before is not None or after is None:
+            continue
+        parts = name.split("/")
+        for depth in range(1, len(parts) + 1):
+            above = "/".join(parts[:depth])
+            path = there.workdir / above
+            is_folder = path.is_dir() and not path.is_symlink()
+            if not os.path.lexists(path) or (is_folder and depth < len(parts)):
+                continue
+            if entry_at(there, old, above) is None:
+                return above
+    return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return os.fsdecode(path.read_bytes()).rstrip("\n")
+    except OSError:
+        return ""

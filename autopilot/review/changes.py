@@ -13,9 +13,9 @@ from functools import cached_property
 from autopilot.core.records.message import EPOCH, EXPERIMENT, REVERTS, Score, trailers_of
 from autopilot.errors import ExperimentError
 from autopilot.git import objects
-from autopilot.git.branches import Branch, find_branch
 from autopilot.git.commands import run_git
 from autopilot.git.commits import count_in, merge_base, merge_trees
+from autopilot.git.refs import Branch, find_branch
 from autopilot.git.repository import Repository
 from autopilot.tracking.layout import experiments
 from autopilot.tracking.notebook import Epoch, Notebook

@@ -14,7 +14,7 @@ from autopilot.core.records.message import Score, one_line, promotion_message
 from autopilot.core.records.record import Event
 from autopilot.errors import ExperimentError
 from autopilot.git import commits, objects
-from autopilot.git.branches import Branch, advance, checked_out_at, obstacle
+from autopilot.git.refs import Branch, advance, checked_out_at, obstacle
 from autopilot.git.repository import Repository
 from autopilot.review.changes import (
     Conflict,

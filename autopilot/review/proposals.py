@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from autopilot.core.records import message
 from autopilot.errors import ExperimentError, RepositoryError
 from autopilot.git import commits, objects, refs
-from autopilot.git.branches import BRANCHES, Branch, find_branch, refuse_checked_out
 from autopilot.git.commands import run_git
 from autopilot.git.commits import Commit, count_in
+from autopilot.git.refs import BRANCHES, Branch, find_branch, refuse_checked_out
 from autopilot.git.repository import Repository
 from autopilot.review import changes
 from autopilot.tracking.layout import Layout, experiments

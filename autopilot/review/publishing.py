@@ -14,9 +14,9 @@ from pathlib import Path
 from autopilot.core.records.message import REVERTS, revert_message, trailer
 from autopilot.errors import ExperimentError, RemoteError
 from autopilot.git import commits, objects, refs, remotes
-from autopilot.git.branches import BRANCHES, Branch, refuse_checked_out
 from autopilot.git.commands import for_git
 from autopilot.git.objects import has_object
+from autopilot.git.refs import BRANCHES, Branch, refuse_checked_out
 from autopilot.git.repository import Repository
 from autopilot.review.changes import Conflict, ParameterChange, ParameterHistory, apply_change
 from autopilot.review.proposals import SWITCH, built_commits, edited, set_review

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from autopilot.errors import AgentError
-from autopilot.sandbox.imports import Redirection, leads_elsewhere, root_of, served
+from autopilot.sandbox.imports import Redirection, root_of, served
 from autopilot.sandbox.programs import run_process
 
 STARTS = ("subprocess.Popen", "os.posix_spawn", "os.system")
@@ -181,7 +181,7 @@ class Children(Watcher):
             if not python or len(self._probed) == _PROBES_AT_MOST:
                 continue
             is_other = Path(python[0]).parent != Path(sys.executable).parent
-            elsewhere = leads_elsewhere(part.variables, self._redirections)
+            elsewhere = _leads_elsewhere(part.variables, self._redirections)
             if _escapes(python) or is_other or elsewhere:
                 self._wait(python, part)
 
@@ -232,7 +232,7 @@ class Children(Watcher):
             return "its editable install comes before PYTHONPATH, so run with --in-place"
         if _escapes(python):
             return "start it without -I or -E"
-        if leads_elsewhere(program.variables, self._redirections):
+        if _leads_elsewhere(program.variables, self._redirections):
             return "start it with this process's PYTHONPATH"
         root = os.path.relpath(root_of(name, os.path.realpath(origin)) or self._top, self._top)
         return f"start autopilot with PYTHONPATH={root}"
@@ -263,6 +263,15 @@ class Children(Watcher):
         finally:
             self._is_probing = False
         return done.stdout.splitlines() if done.code == 0 else []
+
+
+def _leads_elsewhere(
+    environment: Mapping[str, str] | None, redirections: Sequence[Redirection]
+) -> bool:
+    """Whether a child with that environment lacks one of the folders, or does not use it."""
+    given = os.environ if environment is None else environment
+    paths = given.get("PYTHONPATH", "").split(os.pathsep)
+    return any(not each.reaches or each.folder not in paths for each in redirections)
 
 
 def _expanded(text: str, variables: Mapping[str, str]) -> str:

@@ -25,7 +25,7 @@ from autopilot.git.commands import run_git, withdraw
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
 from autopilot.sandbox import imports
-from autopilot.sandbox.missing import Missing
+from autopilot.sandbox.imports import Missing
 from autopilot.sandbox.processes import end_marked
 from autopilot.tracking.layout import Layout, held
 from autopilot.tracking.outputs import (

@@ -18,12 +18,11 @@ from autopilot.errors import (
     RefMovedError,
     SlugError,
 )
-from autopilot.git import commits, refs
-from autopilot.git.branches import checked_out_at
+from autopilot.git import commits, locks, refs
 from autopilot.git.commits import ahead_behind, merge_base
 from autopilot.git.locks import one_at_a_time
 from autopilot.git.notes import merge_notes
-from autopilot.git.refs import delete_refs, move_refs
+from autopilot.git.refs import checked_out_at, delete_refs, move_refs
 from autopilot.git.remotes import fetch_refs, remote_refs, shown
 from autopilot.git.repository import Repository
 from autopilot.tracking.layout import BRANCHES, TAGS, Layout, held
@@ -221,7 +220,7 @@ def take(
 
 def _clear(repo: Repository) -> None:
     """Removes the refs that came under our own names, also before a kill."""
-    refs.clear_stale_locks(repo, [_INCOMING.rstrip("/")])
+    locks.clear_stale_locks(repo, [_INCOMING.rstrip("/")])
     left = refs.list_refs(repo, _INCOMING)
     if left:
         delete_refs(repo, left)
@@ -327,7 +326,7 @@ def _apply(repo: Repository, moves: _Moves, remote: str) -> Synced:
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(held(repo, slug))
-            refs.clear_stale_locks(repo, [*layout.namespaces(), layout.review])
+            locks.clear_stale_locks(repo, [*layout.namespaces(), layout.review])
         except LockHeldError as error:
             # A run that goes on takes notes in by compare-and-swap, as this does.
             if layout.branch in moves.rest:

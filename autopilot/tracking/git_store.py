@@ -20,11 +20,11 @@ from autopilot.core.records.record import Event, LlmRecord, Manifest, ProgressNo
 from autopilot.core.store import R, Revision, Store
 from autopilot.errors import ExperimentError, ParameterError
 from autopilot.files import REGULAR, FileState, replace_file
-from autopilot.git import commits, objects, refs
-from autopilot.git.branches import refuse_checked_out
+from autopilot.git import commits, locks, objects, refs
 from autopilot.git.commits import is_ancestor
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.objects import Entry
+from autopilot.git.refs import refuse_checked_out
 from autopilot.git.repository import Repository
 from autopilot.tracking.checkout import Checkout, drop_bytecode, keep_snapshot
 from autopilot.tracking.holding import decide, fork, merge, take_in
@@ -340,7 +340,7 @@ class GitStore(Store):
     def _take_hold(self) -> None:
         if not self._lock.held:
             hold(self._lock, self.slug)
-        refs.clear_stale_locks(self.repo, self.layout.namespaces())
+        locks.clear_stale_locks(self.repo, self.layout.namespaces())
 
     def _refuse_checked_out(self) -> None:
         hint = "it is never moved under your feet: git switch another branch there, "

@@ -19,7 +19,7 @@ from autopilot.core.records.record import Event, Lesson, Manifest
 from autopilot.core.rules import ALL_BLOCKED
 from autopilot.core.store import Store
 from autopilot.errors import ExperimentError, LockHeldError
-from autopilot.git import commits, objects, refs
+from autopilot.git import commits, locks, objects, refs
 from autopilot.git.locks import named, one_at_a_time
 from autopilot.git.repository import Repository
 from autopilot.tracking.journal import Journal, ProgressFile
@@ -38,7 +38,7 @@ def stopped(repo: Repository, slug: str) -> Iterator[Notebook]:
     # Before the lock: a name that does not exist leaves no lock file behind.
     layout = Notebook(repo, slug).layout
     with held(repo, slug):
-        refs.clear_stale_locks(repo, layout.namespaces())
+        locks.clear_stale_locks(repo, layout.namespaces())
         yield Notebook(repo, slug)
 
 
@@ -244,7 +244,7 @@ def _begin(repo: Repository, manifest: Manifest, detail: str) -> Fork:
     with held(repo, manifest.slug):
         # Checked a second time: another process may have taken the name before the lock was held.
         _check_new(repo, layout)
-        refs.clear_stale_locks(repo, layout.namespaces())
+        locks.clear_stale_locks(repo, layout.namespaces())
         layout.clear_half_start(repo)
         tree, text = objects.tree_of(repo, manifest.base), start_message(manifest)
         start = commits.commit(repo, tree=tree, parents=[manifest.base], message=text)

@@ -21,12 +21,11 @@ from autopilot.errors import (
     RepositoryError,
     translated_as,
 )
-from autopilot.git import refs
-from autopilot.git.branches import refuse_checked_out
+from autopilot.git import locks, refs
 from autopilot.git.commands import run_git
 from autopilot.git.commits import create_tag
 from autopilot.git.locks import ExclusiveLock
-from autopilot.git.refs import delete_refs
+from autopilot.git.refs import delete_refs, refuse_checked_out
 from autopilot.git.repository import Repository
 from autopilot.git.worktrees import remove_folder, remove_worktree, worktree_path
 from autopilot.tracking.holding import stopped
@@ -83,7 +82,7 @@ def clear(repo: Repository, litter: Litter) -> Litter | None:
             return litter
         with held(repo, litter.slug):
             if litter.kind == "ref lock":
-                refs.clear_stale_locks(repo, Layout(litter.slug).namespaces())
+                locks.clear_stale_locks(repo, Layout(litter.slug).namespaces())
             else:
                 litter.path.unlink(missing_ok=True)
         return litter
@@ -158,11 +157,8 @@ def _ref_locks(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
         layout = Layout(slug)
         if ExclusiveLock(layout.lock(repo)).holder() is not None:
             continue
-        for prefix in layout.namespaces():
-            place = repo.common_dir / prefix
-            for lock in (place.with_name(f"{place.name}.lock"), *sorted(place.rglob("*.lock"))):
-                if lock.is_file():
-                    yield Litter("ref lock", lock, "left by a process that was killed", slug)
+        for lock in locks.stale_locks(repo, layout.namespaces()):
+            yield Litter("ref lock", lock, "left by a process that was killed", slug)
 
 
 def _progress_files(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
@@ -253,7 +249,7 @@ def remove(repo: Repository, removal: Removal) -> None:
                 hint="look at it again: autopilot experiment show " + removal.slug,
             )
         # As a killed git leaves them; else some refs would be gone, and others not.
-        refs.clear_stale_locks(repo, layout.namespaces())
+        locks.clear_stale_locks(repo, layout.namespaces())
         if removal.worktree is not None:
             remove_worktree(repo, removal.worktree)
         for file in (removal.progress, removal.report):

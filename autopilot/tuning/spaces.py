@@ -303,7 +303,7 @@ def _value(text: str) -> Value:
 def _spelled(value: Value) -> str:
     """The text that is read as this value."""
     text = ("false", "true")[value] if isinstance(value, bool) else str(value)
-    is_plain = not set(text) & set("|=:'\"") and text == text.strip()
+    is_plain = not (set(text) & set("|=:'\"") or _RANGE.match(text)) and text == text.strip()
     return text if is_plain and same(_value(text), value) else json.dumps(text, ensure_ascii=False)
 
 

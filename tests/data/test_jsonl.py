@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from autopilot.data import ListDataset, StreamingDataset
-from autopilot.data.jsonl import read_jsonl, write_jsonl
+from autopilot.data.dataset import read_jsonl, write_jsonl
 from autopilot.errors import DataError, UsageError
 
 # hypothesis leaves surrogates out of text by itself; the separators are asked for by name.

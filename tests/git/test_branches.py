@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from autopilot.errors import RefMovedError, RepositoryError
-from autopilot.git import branches, commits, objects, refs
-from autopilot.git.branches import advance, checked_out_at, find_branch, obstacle
+from autopilot.git import commits, objects, refs
 from autopilot.git.commands import run_git
 from autopilot.git.objects import Entry, tree_of, write_blob, write_tree
+from autopilot.git.refs import advance, checked_out_at, find_branch, obstacle
 from autopilot.git.repository import Repository
 
 MAIN = "refs/heads/main"
@@ -58,7 +58,7 @@ def test_what_was_moved_meanwhile_is_left_alone(repository, monkeypatch):
     with pytest.raises(RefMovedError):
         advance(repository, "refs/heads/topic", new, old, "test")
     git(repository, "reset", "--quiet", "--hard", other)
-    monkeypatch.setattr(branches, "obstacle", lambda *arguments: None)
+    monkeypatch.setattr(refs, "obstacle", lambda *arguments: None)
     with pytest.raises(RepositoryError, match=r"main, checked out in .* cannot be moved"):
         advance(repository, MAIN, new, old, "test")
     assert repository.head_commit() == other

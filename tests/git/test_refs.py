@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from autopilot.errors import RefMovedError, RepositoryError, SlugError
-from autopilot.git import objects, refs
+from autopilot.git import locks, objects, refs
 from autopilot.git.commands import run_git
 from autopilot.git.commits import commit
 from autopilot.git.repository import Repository
@@ -113,7 +113,7 @@ def test_stale_locks_are_cleared_in_the_given_places_only(repository: Repository
         lock.parent.mkdir(parents=True, exist_ok=True)
         lock.touch()
         os.utime(lock, (time.time() - 60, time.time() - 60))
-    cleared = refs.clear_stale_locks(repository, [BRANCH, "refs/notes/lab/x", "refs/tags/lab/x"])
+    cleared = locks.clear_stale_locks(repository, [BRANCH, "refs/notes/lab/x", "refs/tags/lab/x"])
     assert cleared == [BRANCH, "refs/notes/lab/x/metrics"]
     assert [(repository.common_dir / place).exists() for place in places] == [False, False, True]
 
@@ -123,7 +123,7 @@ def test_a_young_lock_is_waited_for(repository: Repository) -> None:
     lock.parent.mkdir(parents=True)
     lock.touch()
     started = time.monotonic()
-    assert refs.clear_stale_locks(repository, [BRANCH]) == [BRANCH]
+    assert locks.clear_stale_locks(repository, [BRANCH]) == [BRANCH]
     assert time.monotonic() - started > 0.5
 
 

@@ -315,7 +315,7 @@ def test_where_the_sampler_asks_otherwise_the_records_count(monkeypatch):
     # As another version of Optuna might: the numbers of another seed.
     make = samplers.make_sampler
     monkeypatch.setattr(
-        "autopilot.tuning.search.make_sampler",
+        "autopilot.tuning.samplers.make_sampler",
         lambda sampler, seed, spaces: make(sampler, 9, spaces),
     )
     module = Tuned("random")

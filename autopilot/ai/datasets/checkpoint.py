@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from autopilot.ai.datasets.worklist import BudgetLine, Origin, Worklist
-from autopilot.data.jsonl import write_jsonl
+from autopilot.data.dataset import write_jsonl
 from autopilot.data.loader import permutation
 
 Weights = Mapping[str, float] | Sequence[str]

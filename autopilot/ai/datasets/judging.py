@@ -16,7 +16,7 @@ from autopilot.ai.judge import Judge, Judgement
 from autopilot.ai.model.recording import numbered
 from autopilot.core.records.ledger import Limits
 from autopilot.core.types import Datum, as_datum, digest
-from autopilot.data.jsonl import read_jsonl
+from autopilot.data.dataset import read_jsonl
 from autopilot.errors import AgentError, DataError, NoMoreCallsError
 
 
