@@ -9,22 +9,19 @@ It is loaded for `autopilot --help` too, so it imports the library where a funct
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum, StrEnum
 from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
 from autopilot.cli.context import Context
 from autopilot.errors import AutopilotError, ExperimentError, TargetError, UsageError
 from autopilot.text import flag
-
-F = TypeVar("F", bound=Callable[..., "int | None"])
 
 
 def experiment_names(ctx: Any, incomplete: str) -> list[str]:
@@ -372,12 +369,6 @@ def _is_target(context: Context, word: str) -> bool:
         return False
     # A tag, autopilot/NAME/epoch-0003, looks like a path.
     return not (_is_experiment(context, word) or experiment_of(context.repository(), word))
-
-
-def as_of(command: Callable[..., int | None]) -> Callable[[F], F]:
-    """A command that takes the arguments of another one, as `**how`."""
-    decorate: Callable[[F], F] = functools.wraps(command, assigned=(), updated=())  # type: ignore[assignment]
-    return decorate
 
 
 def declared(name: str, kind: Any, details: Any, default: Any = None) -> inspect.Parameter:

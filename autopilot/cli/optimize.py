@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -144,7 +145,8 @@ def validate(
     _measure(context, "val", name=name, target=target, epoch=epoch, **how)
 
 
-@arguments.as_of(validate)
+# It takes the arguments of validate.
+@functools.wraps(validate, assigned=(), updated=())
 def test(context: Context, **how: Any) -> None:
     """Measure the test split of your checkout, or of an epoch.
 
