@@ -15,11 +15,10 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Any, TypedDict
 
-from autopilot.core.comparison import some
 from autopilot.core.gradient import Finding
 from autopilot.core.parameter import Parameter
 from autopilot.core.types import Datum, Outcome
-from autopilot.text import as_json, cut_middle
+from autopilot.text import as_json, cut_middle, some
 
 # Fields of a dataset's item that hold the right answer.
 _RIGHT = frozenset(
