@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from autopilot.core.callback import Callback, check_callback
 from autopilot.core.gate import Gate
 from autopilot.core.loss import Loss
-from autopilot.core.module import AutoPilotModule
+from autopilot.core.module import AutoPilotModule, name_parameters
 from autopilot.core.noise import DefaultPolicy
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.parameter import Parameter
@@ -63,6 +63,8 @@ def optimizer_of(module: AutoPilotModule) -> Optimizer:
             f"{name} defines no configure_optimizers()",
             hint="add: def configure_optimizers(self): return MyOptimizer(self.parameters())",
         )
+    # By then each has the name that records have: an optimizer may be told of one by it.
+    name_parameters(module)
     configured = _configured(module, "configure_optimizers")
     several = list(configured) if isinstance(configured, list | tuple) else [configured]
     if any(isinstance(each, Mapping | list | tuple) for each in several):

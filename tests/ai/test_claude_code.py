@@ -16,8 +16,11 @@ from server import Received, Reply, say, use_tool
 
 from autopilot.ai.agent import AgentContext
 from autopilot.ai.coding import ClaudeCodeAgent
-from autopilot.ai.optimizer import EditReply
+from autopilot.ai.constraints import MaxLength
+from autopilot.ai.edits import EditReply
+from autopilot.ai.optimizer import AgentOptimizer
 from autopilot.ai.prompting import read_reply
+from autopilot.core.gradient import TextGradient
 from autopilot.core.parameter import PathParameter
 from autopilot.git.commands import run_git
 
@@ -152,3 +155,27 @@ def test_a_whole_run_in_which_it_tries_to_edit_the_evaluator(
     assert changed == "prompt.md\n"
     assert (top / "evaluator.py").read_text() == EVALUATOR
     assert "models: 1 call, " in done.stdout and "unknown" not in done.stdout
+
+
+def test_an_edit_that_breaks_a_rule_goes_back_in_the_same_conversation(
+    serve, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    prompt = tmp_path / "prompt.md"
+    prompt.write_text("be brief\n")
+    parameter = PathParameter("prompt.md")
+    parameter.grad = TextGradient("be kind")
+    read = use_tool("Read", file_path=str(prompt))
+    long, short = (
+        use_tool("Edit", file_path=str(prompt), old_string="brief", new_string=f"kind{end}")
+        for end in (" to everybody, always", "")
+    )
+    # Its editor refuses to edit what changed since it was read: the edit was undone.
+    server = serve(turns(read, long, say("Done."), short, read, short, say("Done.")))
+    agent = ClaudeCodeAgent("claude-sonnet-4-5", command=CLAUDE, timeout_s=120)
+    step = AgentOptimizer(agent, [parameter], constraints=MaxLength(10)).step()
+    assert step is not None and step.summary == "edit prompt.md: +1 -1 lines"
+    assert prompt.read_text() == "be kind\n"
+    last = max(server.requests, key=lambda r: len(r.body["messages"])).all_text()
+    assert last.count("it has 29 characters, 19 more than allowed.") == 1

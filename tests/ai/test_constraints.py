@@ -10,7 +10,9 @@ import pytest
 from autopilot.ai.agent import Agent, AgentContext, AgentResult
 from autopilot.ai.constraints import Constraint, KeepPlaceholders, MaxLength
 from autopilot.ai.optimizer import AgentOptimizer
+from autopilot.core.configuration import optimizer_of
 from autopilot.core.gradient import TextGradient
+from autopilot.core.module import AutoPilotModule, Module
 from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.errors import UsageError
 from autopilot.tuning.parameter import ConfigParameter
@@ -139,3 +141,24 @@ def test_what_is_no_constraint_is_refused(make) -> None:
     for says, constraints in wrong.items():
         with pytest.raises(UsageError, match=says):
             AgentOptimizer(Writer(), [prompt], constraints=constraints)
+
+
+def test_a_parameter_is_named_as_in_records(make) -> None:
+    class Stage(Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.prompt = PathParameter("prompt.md")
+
+    class Pipeline(AutoPilotModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stage = Stage()
+
+        def configure_optimizers(self) -> AgentOptimizer:
+            rules = {"stage.prompt": MaxLength(9)}
+            return AgentOptimizer(Writer(), self.parameters(), constraints=rules)
+
+    make("prompt.md", "x")
+    optimizer = optimizer_of(Pipeline())
+    assert isinstance(optimizer, AgentOptimizer)
+    assert optimizer.build_brief().constraints == ["prompt.md: at most 9 characters"]

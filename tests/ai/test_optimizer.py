@@ -214,6 +214,26 @@ def test_a_value_needs_its_json() -> None:
     assert all('"values": [{"parameter": ...' in text for text, _ in agent.seen[1:])
 
 
+def test_of_files_and_values_an_edit_of_the_files_needs_no_json(prompt: PathParameter) -> None:
+    tone = Parameter("rude")
+    tone.name = "tone"
+    values = [{"parameter": "tome", "text": "kind"}]
+
+    def unknown(path: Path) -> str:
+        path.write_text("worse\n")
+        return json.dumps({"strategy": "a", "summary": "b", "values": values})
+
+    def silent(path: Path) -> str:
+        assert path.read_text() == "be brief\n"
+        path.write_text("better\n")
+        return ""
+
+    agent = ScriptedAgent([unknown, silent])
+    step = AgentOptimizer(agent, [prompt, tone]).step()
+    assert step is not None and step.summary == "edit prompt.md: +1 -1 lines"
+    assert "there is no value 'tome' to set; there are: tone." in agent.seen[1][0]
+
+
 def test_an_agent_that_fails_leaves_nothing_behind(prompt: PathParameter) -> None:
     def fails(path: Path) -> str:
         path.write_text("half\n")
