@@ -247,3 +247,15 @@ def translated_as(kind: type[AutopilotError], what: str, hint: str) -> Iterator[
         yield
     except OSError as error:
         raise kind(f"{what}: {error.strerror or error}", hint=hint) from error
+
+
+def all_failed(messages: list[str]) -> str:
+    """The hint for items that all failed with an error, "KIND: text" each.
+
+    >>> all_failed(["ModelCallError: m: the service answered 400"])[:23]
+    "the model's call failed"
+    """
+    kinds = [globals().get(message.partition(":")[0]) for message in messages]
+    if all(isinstance(kind, type) and issubclass(kind, AgentError) for kind in kinds):
+        return "the model's call failed: look at its name, max_tokens, options and prompt"
+    return "the system must run before it can be improved: try it on one item by hand"

@@ -182,6 +182,9 @@ def _in_turn(replies: Sequence[Reply]) -> Script:
     return lambda _request: left.pop(0) if len(left) > 1 else left[0]
 
 
+_PATHS = ("/v1/messages", "/v1/chat/completions")
+
+
 class _Http(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
@@ -222,7 +225,8 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/v1/messages/count_tokens":
             self._send(200, json.dumps({"input_tokens": len(raw) // 4}).encode(), {})
             return
-        if path not in ("/v1/messages", "/v1/chat/completions"):
+        # The last two: the same message in the addresses of Bedrock and of Vertex.
+        if path not in _PATHS and not path.endswith(("/invoke", ":rawPredict")):
             self._send(404, _error("not_found_error"), {})
             return
         headers = {name.lower(): value for name, value in self.headers.items()}

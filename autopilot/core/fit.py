@@ -35,6 +35,7 @@ from autopilot.errors import (
     ReplayMissError,
     UsageError,
     UserCodeError,
+    all_failed,
 )
 from autopilot.text import every
 
@@ -141,10 +142,8 @@ class Fit(Run):
                 there are.
         """
         if errors := val.errors():
-            raise EvaluationError(
-                f"{every(val.evaluations, 'val item')} failed: {errors[0]}",
-                hint="the system must run before it can be improved: try it on one item by hand",
-            )
+            said = f"{every(val.evaluations, 'val item')} failed: {errors[0]}"
+            raise EvaluationError(said, hint=all_failed(errors))
         if self.val is not None:
             val.passes[0].check_scored("val", self.monitor)
             if self.monitor not in self.metrics["val"]:

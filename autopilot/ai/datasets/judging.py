@@ -222,7 +222,8 @@ class Judging(Worklist[Beginning, Verdict, Unjudged]):
             holds = ", ".join(sorted(next(iter(items.values())).datum.metadata)) or "nothing"
             raise AgentError(
                 f"none of {len(items)} items could be judged: {reason}",
-                hint=f"the first item holds {holds}; mend the data or the judge, and resume it",
+                hint=f"the first item holds {holds}; mend the data, the judge or its model, and "
+                "resume it",
             )
         return self.summary()
 

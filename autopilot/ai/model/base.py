@@ -103,8 +103,8 @@ class ChatModel(ABC):
     ) -> Reply:
         """Makes one call. It is not recorded, counted or tried again here.
 
-        Errors with an HTTP status (`status_code`, `code`, or that of their `response`), connection
-        errors and timeouts are translated; others are the program's own.
+        Errors with an HTTP status (urllib's, and those with a `status_code` or a `response`),
+        connection errors and timeouts are translated; others are the program's own.
 
         Args:
             messages: The conversation, in the form of `autopilot.ai.model.reply`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping
+from urllib.error import HTTPError
 
 from autopilot.errors import (
     AgentError,
@@ -23,6 +24,7 @@ _NO_CREDIT = ("credit balance", "billing", "usage limits", "insufficient_quota")
 _NAMES = re.compile(r"^(?:(?:litellm\.)?\w*(?:Error|Exception)(?:: | - ))+")
 _SEE = "see what the service's documentation says on that"
 _HINTS = {
+    400: "look at the Model's max_tokens and options, and at the prompt",
     401: "give it a key that is valid: {key}",
     403: "this key may not use the model",
     404: "is the model's name right? It is {name!r}: the first argument of the Model, or --model",
@@ -75,12 +77,14 @@ def translation(model: str, error: Exception, *, key: str) -> AgentError | None:
     Args:
         key: See `service_error`.
     """
+    if isinstance(error, HTTPError):
+        # It is the response too, which stays open, and says more than its name, until it is read.
+        with error:
+            said = error.read().decode("utf-8", "replace")
+        return service_error(model, error.code, said or str(error), key=key)
     response = getattr(error, "response", None)
-    for status in (
-        getattr(error, "status_code", None),
-        getattr(response, "status_code", None),
-        getattr(error, "code", None),
-    ):
+    for each in (error, response):
+        status = getattr(each, "status_code", None)
         if isinstance(status, int) and 400 <= status < 600:
             return service_error(model, status, _NAMES.sub("", str(error)), key=key)
     if isinstance(error, TimeoutError):

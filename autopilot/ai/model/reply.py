@@ -152,18 +152,19 @@ def as_schema(text: str, schema: type[T]) -> T:
     """
     try:
         return schema.model_validate_json(text)
-    except ValidationError:
+    except ValidationError as error:
         # Halves of surrogate pairs, which pydantic refuses, or words around it.
+        wrong = error
+    try:
+        candidates: Iterable[Any] = [json.loads(text)]
+    except (ValueError, RecursionError):
+        candidates = json_in(text)
+    for candidate in candidates:
         try:
-            candidates: Iterable[Any] = [json.loads(text)]
-        except (ValueError, RecursionError):
-            candidates = json_in(text)
-        for candidate in candidates:
-            try:
-                return schema.model_validate(clean(candidate))
-            except ValidationError:
-                continue
-        raise
+            return schema.model_validate(clean(candidate))
+        except ValidationError as error:
+            wrong = error
+    raise wrong
 
 
 def json_in(text: str) -> Iterator[Any]:
