@@ -12,8 +12,8 @@ import re
 import select
 import socket
 import sys
+import termios
 import time
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -25,13 +25,14 @@ from autopilot.core.callback import Callback, RunView
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.people import APPROVE, PAUSED, REFUSE, STEERED, reviewed
 from autopilot.core.records.message import one_line
-from autopilot.core.records.record import Event, StepRecord
+from autopilot.core.records.record import Event, ProgressNote, StepRecord
 from autopilot.errors import ExperimentError, UsageError
 from autopilot.git.locks import Holder
 from autopilot.sandbox.processes import mark
 from autopilot.text import hide
 from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.holding import hand_over
+from autopilot.tracking.journal import ProgressFile
 from autopilot.tracking.notebook import Notebook, Status
 
 _AT_MOST = 4000
@@ -98,7 +99,7 @@ def pause(
     holder = _holder(notebook, status)
     event = Event(name=PAUSED, reviewer=_who(notebook), process=holder.pid).stamped()
     hand_over(notebook, event)
-    output.line(f"{slug}: process {holder.pid} ends after the item or step that is going on")
+    output.line(f"{slug}: process {holder.pid} ends after {_going_on(notebook)}")
     while wait:
         now = Notebook(notebook.repo, slug).status
         is_alive = now.holder is not None or _is_alive(holder.pid)
@@ -219,6 +220,14 @@ def _holder(notebook: Notebook, status: Status) -> Holder:
     return holder
 
 
+def _going_on(notebook: Notebook) -> str:
+    """The work that comes to its end before a run pauses, as far as its notes tell."""
+    notes = ProgressFile(notebook.layout.progress(notebook.repo)).read(ProgressNote)
+    if notes and notes[-1].stepping > 0:
+        return f"the agent's step of epoch {notes[-1].epoch}"
+    return "the item that is measured"
+
+
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -233,32 +242,25 @@ def _is_alive(pid: int) -> bool:
 
 
 class HeldEdits(Callback):
-    """Shows an edit that waits for a decision, and asks at the terminal if there is one.
+    """Shows an edit that waits for a decision, and asks at the terminal if there is one."""
 
-    Args:
-        quiet: Ends what else is drawn on the terminal.
-    """
-
-    def __init__(self, output: Output, quiet: Callable[[], object]) -> None:
-        self._output, self._quiet = output, quiet
+    def __init__(self, output: Output) -> None:
+        self._output = output
         self._place: tuple[int, int] | None = None
         self._is_asking = self._is_refused = False
         self._typed = b""
-
-    def on_review_end(self, trainer: RunView, module: AutoPilotModule, decision: Event) -> None:
-        if self._place is not None:
-            self._output.line(f"       {_decided(decision)}")
-            self._place = None
 
     def on_review(self, trainer: RunView, module: AutoPilotModule, step: StepRecord) -> None:
         output, place = self._output, (step.epoch, step.step)
         store = trainer.experiment.store
         if self._place != place:
             self._place, self._is_refused, self._typed = place, False, b""
-            self._quiet()
             self._is_asking = output.can_ask and output.is_terminal and _is_in_front()
             if self._is_asking and isinstance(store, GitStore):
                 _show(output, Notebook(store.repo, store.slug), store.tip, step)
+                with contextlib.suppress(OSError, ValueError, termios.error):
+                    # What was typed before the edit was there is no decision on it.
+                    termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
                 self._ask(_QUESTION)
             else:
                 what = f"epoch {step.epoch}: {one_line(step.summary, 60)}"
@@ -290,7 +292,7 @@ class HeldEdits(Callback):
                 self._typed += read
                 if not read:  # closed, as by Ctrl-D: another terminal decides
                     self._is_asking = False
-                    self._output.line("")
+                    self._output.line("\nfrom another terminal: autopilot review")
                     return None
         line, end, rest = self._typed.partition(b"\n")
         if not end:

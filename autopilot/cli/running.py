@@ -198,8 +198,7 @@ def run_session(
 
     def work(child: Child) -> int:
         reporter = Reporter(output, is_first=child.is_first)
-        held = HeldEdits(output, reporter.stop)
-        session = prepare.session([reporter, Attendant(child), held], child)
+        session = prepare.session([reporter, Attendant(child), HeldEdits(output)], child)
         # What a resumed run was started with holds too.
         use_prices(session.options.prices or ())
         reporter.max_epochs, reporter.rescued = session.max_epochs, session.store.rescued

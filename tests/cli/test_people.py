@@ -180,7 +180,8 @@ def test_a_pause_ends_the_run_after_the_item_or_the_step(place, shelf) -> None:
     shelf.hold("agent")
     process = place.start("run", "lines.py", "-e", "a", "--max-epochs", "2")
     until(lambda: len(shelf.prompts()) == 1)
-    assert "ends after the item or step" in place.call("pause", "a", "--no-wait").out
+    asked = place.call("pause", "a", "--no-wait").out
+    assert asked.endswith("ends after the agent's step of epoch 1\ngo on: autopilot resume a\n")
     waiting = place.start("pause", "a", "--json")
     time.sleep(0.3)
     assert process.poll() is None and waiting.poll() is None
@@ -196,7 +197,7 @@ def test_a_pause_ends_the_run_after_the_item_or_the_step(place, shelf) -> None:
     shelf.hold("item")
     process = place.start("resume", "a")
     until((shelf.folder / "in-item").exists)
-    place.call("pause", "a", "--no-wait")
+    assert "after the item that is measured" in place.call("pause", "a", "--no-wait").out
     shelf.free("item")
     assert place.finish(process).code == 130
     assert len(shelf.measured()) == 3
@@ -281,6 +282,8 @@ def test_a_run_asks_at_its_terminal_and_listens_to_others_meanwhile(place, shelf
     os.write(ours, b"y\n")
     until_it_says("kept", "+line 2", "[y]es, or [n]o and why: ")
     os.write(ours, b"n\n")
+    until_it_says("why not? ")
+    os.write(ours, b"\n")
     until_it_says("why not? ")
     os.write(ours, b"no line 2\n")
     until_it_says("refused by Ada Byron: no line 2", "+line 3")

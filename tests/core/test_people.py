@@ -6,13 +6,19 @@ from typing import Any
 
 import pytest
 
+from autopilot.core.callback import Callback, RunView
 from autopilot.core.experiment import Experiment
+from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.people import PAUSED, STEERED, Paused, reviewed
 from autopilot.core.records.ledger import Ledger, Limits
 from autopilot.core.records.record import Event, LlmRecord, StepRecord
+from autopilot.core.stopping import EarlyStopping, Plateau
 from autopilot.core.store import InMemoryStore
+from autopilot.core.trainer import Trainer
+from autopilot.core.types import Datum
+from autopilot.data import DataLoader
 from autopilot.errors import BudgetExceededError, UsageError
 
 
@@ -118,3 +124,62 @@ def test_only_a_decision_on_this_very_edit_counts(run) -> None:
     assert calls[-1][0] == "on_review_end"
     with pytest.raises(UsageError, match="needs a reason"):
         experiment.people.decide("refuse", " ", "ada", record)
+
+
+class Judge(Callback):
+    """Decides on edits as it is told."""
+
+    def __init__(self, *decisions: str) -> None:
+        self.decisions, self.asked = list(decisions), list[tuple[int, int]]()
+
+    def on_review(self, trainer: RunView, module: AutoPilotModule, step: StepRecord) -> None:
+        self.asked.append((step.epoch, step.step))
+        decision = self.decisions.pop(0)
+        why = "no" if decision == "refuse" else ""
+        trainer.experiment.people.decide(decision, why, "ada", step)
+
+
+class Number(AutoPilotModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.x = Parameter(0)
+
+    def forward(self, batch: Datum) -> Datum:
+        return Datum(items=[Datum(success=self.x.data > 2, feedback="more") for _ in batch.items])
+
+    def configure_optimizers(self) -> Optimizer:
+        return Add(self.parameters())
+
+    def train_dataloader(self) -> Any:
+        return DataLoader([{"id": f"i{n}"} for n in range(3)], 1)
+
+    val_dataloader = train_dataloader
+
+
+def test_a_refusal_ends_the_epoch_and_counts_nowhere() -> None:
+    judge = Judge("approve", "refuse", "refuse", "approve", "approve", "approve")
+    experiment, module = Experiment(), Number()
+    experiment.people.review = True
+    trainer = Trainer(
+        callbacks=[judge, EarlyStopping(patience=1), Plateau(2)],
+        experiment=experiment,
+        accumulate_grad_batches=1,
+    )
+    result = trainer.fit(module, max_epochs=3)
+    # The third step of an epoch whose second edit was refused is not made.
+    assert judge.asked == [(1, 1), (1, 2), (2, 1), (3, 1), (3, 2), (3, 3)]
+    assert [r.outcome for r in experiment.history] == ["kept", "refused", "refused", "kept"]
+    assert [dict(r.metrics) for r in experiment.history[1:3]] == [{}, {}]
+    assert (result.stop_reason, module.x.data) == ("reached the maximum of 3 epochs", 3)
+    assert experiment.memory.trends().epochs == 1
+    assert [x.outcome for x in experiment.memory.context().failures] == ["refused", "refused"]
+
+
+def test_a_pause_ends_a_fit_of_a_library() -> None:
+    store, module = Store(), Number()
+    store.said.append(Event(name=PAUSED, reviewer="ada").stamped())
+    experiment = Experiment(store)
+    result = Trainer(experiment=experiment).fit(module, max_epochs=1)
+    assert (result.interrupted, result.stop_reason) == (True, "paused by ada, in epoch 0")
+    assert experiment.events[-1].name == "interrupted"
+    assert not Trainer(experiment=Experiment(store)).fit(Number(), max_epochs=1).interrupted

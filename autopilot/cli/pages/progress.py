@@ -14,6 +14,7 @@ from autopilot.cli.output import PROGRESS, Output
 from autopilot.cli.pages.epoch import commit_cell, tried
 from autopilot.core.callback import Callback, RunView
 from autopilot.core.figures import figure, figures, lower_note, signed
+from autopilot.core.people import REFUSE
 from autopilot.core.progress import Death
 from autopilot.core.records.message import one_line, worst_first
 from autopilot.engine.board import Observer
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from autopilot.core.module import AutoPilotModule
     from autopilot.core.outages import Waiting
-    from autopilot.core.records.record import MetricsRecord, StepRecord
+    from autopilot.core.records.record import Event, MetricsRecord, StepRecord
     from autopilot.core.types import Datum
 
 STYLES = {"kept": "green", "rejected": "red", "baseline": "cyan"}
@@ -71,7 +72,7 @@ class Reporter(Callback):
         self._shown_rescues = 0
         self._tried: list[str] = []
         self._has_step = False
-        self._is_waiting = False
+        self._is_waiting = self._is_held = False
 
     def on_fit_start(self, trainer: RunView, module: AutoPilotModule) -> None:
         self._started_s = self._judged_s = time.monotonic()
@@ -128,6 +129,20 @@ class Reporter(Callback):
     ) -> None:
         self._tried = worst_first([*self._tried, *step.violations])
         self._has_step |= step.changed
+
+    def on_review(self, trainer: RunView, module: AutoPilotModule, step: StepRecord) -> None:
+        if self._live is not None and not self._is_held:
+            self._live.stop()  # the terminal is for the question
+        self._is_held = True
+
+    def on_review_end(self, trainer: RunView, module: AutoPilotModule, decision: Event) -> None:
+        if self._is_held:  # else it was decided before this process began
+            why = f": {one_line(decision.detail, _NOTE_WIDTH)}" if decision.detail else ""
+            did = "refused" if decision.decision == REFUSE else "approved"
+            self.output.line(f"{_INDENT}the edit of epoch {decision.epoch} is {did}{why}")
+            self._is_held = False
+            if self._live is not None:
+                self._live.start()
 
     def on_epoch_recorded(
         self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord
