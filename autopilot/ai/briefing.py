@@ -29,7 +29,7 @@ SECTIONS: Mapping[str, tuple[str, int]] = {
     "worked": ("What worked", 4),
     "failed": ("What was tried and taken back", 12),
     "blocked": ("Strategies that are blocked: use none of them", 2),
-    "budget": ("What is left", 1),
+    "budget": ("Budget", 1),
     "wishes": ("The user says", 3),
     "task": ("Now", 1),
 }

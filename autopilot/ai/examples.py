@@ -15,8 +15,8 @@ _WORD = re.compile(r"\w{2,}")
 # Where two texts of one cause differ: values in quotes, numbers, and long words of digits.
 _VALUE = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"|`[^`\n]*`|\b[\w.-]*\d[\w.-]*")
 DIGEST = re.compile(r"[0-9a-f]{12}")
-_ITEM, _SMALLEST, _OF_A_GROUP, _ALL = 2000, 240, 5, 24
-_EVIDENCE, _IDS = 5, 8
+_ITEM, _SMALLEST, _OF_A_GROUP, _ALL = 1200, 240, 5, 24
+_EVIDENCE, _IDS, _OFTEN, _ALIKE = 5, 8, 3, 2
 
 
 @dataclass(slots=True)
@@ -77,12 +77,12 @@ def as_passing(findings: Sequence[Finding], room: int) -> str:
     left = room - len(fence("passing", ""))
     seen, shown = Counter[str](), list[str]()
     ranked = []
-    for finding in findings:
+    for finding in _unlike(sorted(findings, key=lambda f: len(f.input) + len(f.output))):
         ranked.append((seen[finding.expected], finding))
         seen[finding.expected] += 1
     for _, finding in sorted(ranked, key=lambda pair: pair[0])[:_OF_A_GROUP]:
         same = finding.output == finding.expected
-        text = _item(replace(finding, expected="") if same else finding, "", _ITEM // 5)
+        text = _item(replace(finding, expected="") if same else finding, "", _ITEM // 3)
         if text and len(text) + 1 <= left:
             shown.append(text)
             left -= len(text) + 1
@@ -107,21 +107,25 @@ def _causes(
     for finding in others:
         owners.setdefault(finding, every)
         often[finding] = often.get(finding, 0) + 1
-    found: dict[tuple[str, str, tuple[str, ...]], Cause] = {}
+    alike: dict[tuple[str, str, tuple[str, ...]], dict[str, list[Finding]]] = {}
     for finding, names in owners.items():
         own = () if len(names) == len(every) else tuple(names)
-        text = _VALUE.sub("...", finding.direction)
-        cause = found.setdefault(
-            (finding.attribution, text, own), Cause(finding.attribution, finding.direction, own)
-        )
-        if cause.text != finding.direction:
-            cause.text = text
-        cause.findings += [finding] * often[finding]
+        key = finding.attribution, _VALUE.sub("...", finding.direction), own
+        by_text = alike.setdefault(key, {})
+        by_text.setdefault(finding.direction, []).extend([finding] * often[finding])
+    found: list[Cause] = []
+    for (attribution, text, own), by_text in alike.items():
+        if sum(map(len, by_text.values())) >= _OFTEN * len(by_text):
+            found += [Cause(attribution, said, own, each) for said, each in by_text.items()]
+        else:
+            # Texts that hold values of their items are one cause with one text.
+            together = [finding for each in by_text.values() for finding in each]
+            found.append(Cause(attribution, text, own, together))
     plain = [
         text if len(names) == len(every) else f"Feedback for {', '.join(names)}:\n{text}"
         for text, names in texts.items()
     ]
-    return plain, sorted(found.values(), key=lambda cause: -cause.weight)
+    return plain, sorted(found, key=lambda cause: -cause.weight)
 
 
 def _of_causes(causes: Sequence[Cause], room: int) -> list[str]:
@@ -160,13 +164,24 @@ def _of_causes(causes: Sequence[Cause], room: int) -> list[str]:
 
 
 def _ranked(cause: Cause) -> list[Finding]:
-    """The findings that show something, the worst first, of equals the most typical."""
+    """The findings to show, the worst first, of equals the most typical; few that are alike."""
     seen = list({(f.input, f.output, f.expected, f.direction): f for f in cause.findings}.values())
     words = [set(_WORD.findall(f"{f.input} {f.output}".lower())) for f in seen]
     often = Counter(word for each in words for word in each)
     typical = [sum(often[word] for word in each) / (len(each) or 1) for each in words]
     order = sorted(range(len(seen)), key=lambda n: (-seen[n].severity, -typical[n], n))
-    return [seen[n] for n in order]
+    return _unlike([seen[n] for n in order])
+
+
+def _unlike(findings: Sequence[Finding]) -> list[Finding]:
+    """Of findings that differ in numbers and names alone, the first ones; then second ones."""
+    count, kept = Counter[str](), [list[Finding]() for _ in range(_ALIKE)]
+    for finding in findings:
+        skeleton = _VALUE.sub("...", f"{finding.input}\n{finding.output}")
+        if count[skeleton] < _ALIKE:
+            kept[count[skeleton]].append(finding)
+        count[skeleton] += 1
+    return [finding for each in kept for finding in each]
 
 
 def _item(finding: Finding, said: str, room: int) -> str:

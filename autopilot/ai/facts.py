@@ -29,12 +29,13 @@ from autopilot.core.run import Run
 from autopilot.core.stopping import TARGET
 from autopilot.core.types import Datum, Noise
 from autopilot.core.writing import recorded_passes
-from autopilot.tracking.diagnosis import turned
+from autopilot.tracking.diagnosis import NOT_PASSED, turned
 from autopilot.tracking.notebook import Notebook
 
 Boldness = Literal["auto", "focused", "bold"]
 # Of the latest epochs that were taken back, diffs and items are read; of older ones, the verdicts.
-_LATEST, _STALLED = 3, 3
+_LATEST, _STALLED, _CATEGORIES = 3, 3, 12
+_ALREADY_SAID = "is no improvement|stayed at"
 _ERROR_NAME = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|Warning)?\Z")
 
 
@@ -150,8 +151,10 @@ def attempts(past: Past) -> list[Attempt]:
             old, new = (past.val_of(n)[1] for n in (before.best_epoch, record.epoch))
             by_id = [{item.id: item for item in items} for items in (old, new)]
             fixed, broken = turned(*by_id)
+            turned_none = "no val item turned between passing and failing"
+            none = [turned_none] if new and not (fixed or broken) else []
             facts |= {
-                "why": _why(record, new),
+                "why": [*_why(record, new), *none],
                 "fixed": _by_category(fixed, by_id[1]),
                 "broken": _by_category(broken, by_id[1]),
                 "diff": past.change(record.epoch),
@@ -251,16 +254,29 @@ def _score(run: Fit) -> Iterator[str]:
     records = _OfRun(run.experiment).judged()
     if records:
         yield from _values(records, run.experiment.noise)
+        yield from _failing_val(_OfRun(run.experiment).val_of(records[-1].best_epoch)[1])
     if run.step_number > 1:
         yield f"This is step {run.step_number} of the epoch: its earlier ones are not measured yet."
     counts = run.seen.outcomes
     scored = counts["passed"] + counts["failed"] + counts["error"]
     if scored:
-        yield f"Of the {scored} train items just now, {counts['passed']} passed."
-    yield f"An epoch is kept if {run.monitor} gets better than the best so far."
-    for gate in run.policy.gates:
-        how = "It has to pass" if gate.required else "It is warned about otherwise"
-        yield f"{how}: {gate.describe()}"
+        share = f"{counts['passed'] / scored:.0%}"
+        yield f"In this state {counts['passed']} of {scored} train items pass ({share})."
+    gates = run.policy.gates
+    yield f"An epoch is kept if {run.monitor} gets better than the best so far" + (
+        ", and every gate passes:" if gates else "."
+    )
+    for gate in gates:
+        yield f"- {gate.describe()}" + ("" if gate.required else " (else there is a warning)")
+
+
+def _failing_val(items: Sequence[Datum]) -> Iterator[str]:
+    """How many val items fail, by category: of them, nothing else is told."""
+    failing = [item for item in items if item.outcome in NOT_PASSED]
+    if failing:
+        by = Counter(filter(None, map(_category, failing))).most_common(_CATEGORIES)
+        named = ", ".join(f"{category} {count}" for category, count in by)
+        yield f"Of {len(items)} val items {len(failing)} fail" + (f": {named}." if named else ".")
 
 
 def _values(records: Sequence[MetricsRecord], noise: Noise | None) -> Iterator[str]:
@@ -294,10 +310,13 @@ def _uncovered(items: Iterable[Finding], gradients: Iterable[Gradient]) -> list[
 def _by_category(ids: Iterable[str], items: Mapping[str, Datum]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name in ids:
-        item = items[name]
-        category = item.attribution or str(item.metadata.get("category") or "")[:40]
-        found.setdefault(category, []).append(name)
+        found.setdefault(_category(items[name]), []).append(name)
     return found
+
+
+def _category(item: Datum) -> str:
+    """The subject of an item's feedback, or the category that the user gave it."""
+    return item.attribution or str(item.metadata.get("category") or "")[:40]
 
 
 def _why(record: MetricsRecord, items: Sequence[Datum]) -> list[str]:
@@ -311,7 +330,8 @@ def _why(record: MetricsRecord, items: Sequence[Datum]) -> list[str]:
     }
     found = []
     for reason in record.reasons:
-        if reason.startswith(f"val {record.monitor} ") and "no improvement" in reason:
+        said = reason.startswith(f"val {record.monitor} ") and re.search(_ALREADY_SAID, reason)
+        if said or reason.startswith("the price of "):
             continue
         for message, count in messages.items():
             # What several items have in common tells of none of them.

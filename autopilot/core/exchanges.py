@@ -109,7 +109,8 @@ def parts_of(
     # What a module copies along is said once; short values may be equal by chance.
     copied = [value for value in given.values() if isinstance(value, str) and len(value) > 3]
     for name, value in [*output.items()]:
-        if value in copied or (name in given and given[name] == value):
+        # A category is what the user sorts items by.
+        if name == "category" or value in copied or (name in given and given[name] == value):
             del output[name]
     return given, output, expected
 
