@@ -23,7 +23,7 @@ from weakref import WeakSet
 from autopilot.ai.model import recording
 from autopilot.ai.model.failures import translation
 from autopilot.ai.model.parallel import RateLimit
-from autopilot.ai.model.recording import current_recorder, make_record, request_parts
+from autopilot.ai.model.recording import Recorder, current_recorder, make_record, request_parts
 from autopilot.core.parameter import PathParameter
 from autopilot.core.records.ledger import Reservation
 from autopilot.core.records.record import LlmRecord
@@ -129,8 +129,9 @@ class Agent:
         rate: A RateLimit to keep; give several agents the same object to share it.
         max_cost_usd: The dollars that are set aside for a call in a dollar budget; infinite: all
             that is left, so that calls side by side wait for one another.
-        asks_recorded: It only asks Models or other agents, which are counted and recorded: this
-            one is not, and is run in a replay too.
+        asks_recorded: It only asks Models or other agents: this one is not recorded, and is run in
+            a replay too, in which they are answered. Without it, it is recorded, and what they cost
+            is counted once as well.
 
     >>> class Parrot(Agent):
     ...     def _run(self, prompt, context):
@@ -218,7 +219,8 @@ class Agent:
             sent = rate.wait(len((context.system + prompt).encode("utf-8", "replace")) // 2)
             token, took = _calling.set((*_calling.get(), self)), 0
             try:
-                result = run(prompt, replace(context, most_usd=spent.cost_usd))
+                with spent.giving_way():
+                    result = run(prompt, replace(context, most_usd=spent.cost_usd))
                 result = _checked(result, type(self).__name__)
                 took = result.tokens
             except (AgentNotFoundError, BudgetExceededError, ReplayMissError):
@@ -236,8 +238,9 @@ class Agent:
             finally:
                 _calling.reset(token)
                 rate.settle(sent, took)
-            priced = result.cost_usd is not None
-            spent.settle(result.cost, known=priced)
+            priced = result.cost_usd is not None or bool(recording.calls_inside())
+            # Calls inside of it are counted each.
+            spent.settle(None if recording.calls_inside() else result.cost, known=priced)
             if not priced and math.isfinite(ledger.limits.cost_usd):
                 name = result.model or name
                 say(f"the price of {name} is unknown: its calls do not count in dollars")
@@ -245,6 +248,8 @@ class Agent:
 
     def _lose(self, error: Exception, name: str, role: str, spent: Reservation) -> None:
         """Counts and records a call that was started and failed: it may have been paid."""
+        if recording.calls_inside():
+            return
         cost = error.cost if isinstance(error, AgentError) else None
         paid, known = (cost, True) if isinstance(cost, Cost) else (Cost(), False)
         spent.settle(paid, known=known)
@@ -349,35 +354,45 @@ def agent_call(
         return make()
     if edits:
         if run is not None and run.experiment.only_recorded:
-            return _answer(run, recording.recorded_step(run, str(asked["prompt"]), role))
+            known = recording.recorded_step(run, str(asked["prompt"]), role)
+            return _recorded_answer(run, recorder, known)
         # Never answered from the record, so the key sorts by time and not by content.
         asked, key = {"prompt": asked["prompt"]}, f"{time.time_ns():016x}{uuid.uuid4().hex[:8]}"
     else:
         key = recording.request_key(asked, sample)
     parts = request_parts(asked)
     with recorder.one_at_a_time(key):
-        known = recorder.answer(key, parts)
-        if known is not None:
-            return _answer(run, [known])
-        result = make()
+        answer = recorder.answer(key, parts)
+        if answer is not None:
+            return _recorded_answer(run, recorder, [answer])
+        with recording.gathered() as inside:
+            result = make()
         names = ("output", "session_id", "input_tokens", "output_tokens")
-        reply = {name: getattr(result, name) for name in names}
-        model, priced = result.model, result.cost_usd is not None
-        recorder.keep(make_record(key, role, model, result.cost, parts, reply, priced=priced))
+        reply: dict[str, Any] = {name: getattr(result, name) for name in names}
+        cost, priced = result.cost, result.cost_usd is not None
+        if inside:
+            # They are counted each, and this one is not.
+            reply["calls"], cost, priced = [call.id for call in inside], Cost(), True
+        recorder.keep(make_record(key, role, result.model, cost, parts, reply, priced=priced))
     return result
 
 
-def _answer(run: Run | None, calls: list[LlmRecord]) -> AgentResult:
-    """The last answer, with the cost of all calls."""
+def _recorded_answer(run: Run | None, recorder: Recorder, known: list[LlmRecord]) -> AgentResult:
+    """The last answer, with the cost of all calls, and of those inside of them."""
+    calls, place = list(known), 0
+    while place < len(calls):
+        inside = set(calls[place].reply.get("calls", ()))
+        calls += [call for call in (recorder.calls() if inside else ()) if call.id in inside]
+        place += 1
     if run is not None:
         for call in calls:
             run.charge_recorded(call)
-    last, cost = calls[-1], sum((call.cost for call in calls), Cost())
-    written = sum(int(call.reply.get("output_tokens", 0)) for call in calls)
+    last, cost = known[-1], sum((call.cost for call in calls), Cost())
+    written = sum(int(call.reply.get("output_tokens", 0)) for call in known)
     return AgentResult(
         output=str(last.reply.get("output", "")),
         session_id=str(last.reply.get("session_id", "")),
-        input_tokens=int(cost.tokens) - written,
+        input_tokens=max(int(cost.tokens) - written, 0),
         output_tokens=written,
         cost_usd=cost.cost_usd if all(call.priced for call in calls) else None,
         seconds=cost.seconds,

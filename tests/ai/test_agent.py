@@ -256,6 +256,33 @@ def test_it_keeps_its_rate() -> None:
     assert times == [0, 60]
 
 
+def test_an_agent_of_agents_is_recorded_and_their_cost_is_counted_once() -> None:
+    class Panel(Agent):
+        def _run(self, prompt: str, context: AgentContext) -> AgentResult:
+            first, other = Defines("m").run(prompt), Defines("n").run(prompt)
+            if prompt == "bad":
+                raise AgentError("they disagree", hint="ask again")
+            return AgentResult(first.output + "!", output_tokens=6, cost_usd=other.cost_usd)
+
+    # Of the limit, the panel's own call holds nothing: those inside would wait for it.
+    run, panel = make_run(calls=4), Panel()
+    with running(run):
+        assert [panel.run("a").output for _ in range(2)] == ["it a!"] * 2
+        with pytest.raises(AgentError, match="they disagree"):
+            panel.run("bad")
+        with pytest.raises(BudgetExceededError):
+            panel.run("b")
+    assert run.ledger.total() == Spent(4, 40, 1.0)
+    records = run.experiment.store.calls()
+    assert [(r.request["agent"], r.cost.cost_usd) for r in records] == [
+        *(("Defines", 0.25), ("Defines", 0.25), ("Panel", 0), ("Defines", 0.25), ("Defines", 0.25))
+    ]
+    # A replay asks the panel only, and counts what it cost.
+    with use_recorder(StoreRecorder(run.experiment.store, "replay")):
+        again = panel.run("a")
+    assert (again.output, again.tokens, again.cost_usd) == ("it a!", 20, 0.5)
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [

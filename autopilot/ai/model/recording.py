@@ -59,6 +59,7 @@ class Recorder(ABC):
         with self._lock:
             self.write(record)
             self._known[record.id] = record
+        calls_inside().append(record)
 
     def answer(self, key: str, parts: Mapping[str, str]) -> LlmRecord | None:
         """The recorded call of that key, or None if it is to be made.
@@ -70,6 +71,8 @@ class Recorder(ABC):
             found = self._known.get(key)
             if found is None and self.mode == "replay":
                 raise miss(parts, self._known.values())
+        if found is not None:
+            calls_inside().append(found)
         return found
 
     def calls(self) -> list[LlmRecord]:
@@ -221,6 +224,26 @@ def make_record(
     )
 
 
+_inside: ContextVar[list[LlmRecord] | None] = ContextVar("autopilot_inside", default=None)
+
+
+def calls_inside() -> list[LlmRecord]:
+    """The calls that were made, or answered from the record, inside of the agent's call here."""
+    found = _inside.get()
+    return [] if found is None else found
+
+
+@contextmanager
+def gathered() -> Iterator[list[LlmRecord]]:
+    """The calls that are made, or answered from the record, in the body."""
+    found = list[LlmRecord]()
+    token = _inside.set(found)
+    try:
+        yield found
+    finally:
+        _inside.reset(token)
+
+
 _numbers: ContextVar[tuple[tuple[str, int], ...]] = ContextVar("autopilot_numbers", default=())
 
 
@@ -342,7 +365,9 @@ def recorded_step(run: Run, prompt: str, role: str) -> list[LlmRecord]:
     calls = StoreRecorder.of(run).calls()
     place = (run.epoch, run.step_number)
     known = [c for c in calls if c.role == role and set(c.request) == {"prompt"}]
-    known = sorted((c for c in known if (c.epoch, c.step) == place), key=lambda c: c.id)
+    inside = {key for c in known for key in c.reply.get("calls", ())}
+    known = [c for c in known if (c.epoch, c.step) == place and c.id not in inside]
+    known.sort(key=lambda c: c.id)
     revision, step = run.experiment.repeats.get(place, ("", None))
     if not known or step is None or step.error:
         raise miss(asked, known or calls)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import astuple, dataclass, replace
 from operator import add
 from typing import Self
@@ -141,6 +143,10 @@ class Ledger:
         return self._reserve(role, Spent(1, 0, _LEAST_USD), most_usd)
 
     def _reserve(self, role: str, least: Spent, most_usd: float) -> Reservation:
+        outer = _holding.get()
+        if outer is not None:
+            # The inner call is the one that is paid, and would wait for the outer one without end.
+            outer.settle(None)
         with self._changed:
             while (reservation := self.try_reserve(role, least, most_usd)) is None:
                 # With a timeout, since time itself may run out: nothing notifies of that.
@@ -239,13 +245,11 @@ class Reservation:
 
     Attributes:
         cost_usd: Its dollars; infinite without a limit.
-        settled: The call's cost, once that is known; nothing before.
     """
 
     def __init__(self, ledger: Ledger, role: str, wanted: Spent, cost_usd: float) -> None:
         self._ledger, self.role, self.wanted = ledger, role, wanted
         self.cost_usd = cost_usd
-        self.settled, self.known = Cost(), True
         self._is_open = True
 
     def settle(self, cost: Cost | None, *, known: bool = True) -> None:
@@ -256,7 +260,6 @@ class Reservation:
         """
         if self._is_open:
             self._is_open = False
-            self.settled, self.known = cost or Cost(), known
             self._ledger.settle(self.role, self.wanted, cost, known=known)
 
     def __enter__(self) -> Self:
@@ -264,3 +267,15 @@ class Reservation:
 
     def __exit__(self, *_error: object) -> None:
         self.settle(None)
+
+    @contextmanager
+    def giving_way(self) -> Iterator[None]:
+        """A call in the body takes its place: this one is given back, and counts no more."""
+        token = _holding.set(self)
+        try:
+            yield
+        finally:
+            _holding.reset(token)
+
+
+_holding: ContextVar[Reservation | None] = ContextVar("autopilot_reservation", default=None)
