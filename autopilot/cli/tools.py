@@ -20,7 +20,7 @@ from autopilot.cli.arguments import NAME_OPTION, Arguments
 from autopilot.cli.context import Context
 from autopilot.cli.memory import query
 from autopilot.cli.reading import log, report, show
-from autopilot.cli.trying import done, edit, start, status
+from autopilot.cli.trying import brief, done, edit, start, status
 from autopilot.engine.target import parse_target
 from autopilot.errors import UsageError
 from autopilot.text import flag
@@ -179,6 +179,16 @@ TOOLS = {
             "what is edited and not measured.",
         ),
         HostTool(
+            "context",
+            ("try", "context"),
+            brief,
+            "What to know before an edit: goal, score, failing items of the train split with "
+            "input, output, expected and feedback, what worked, what failed, what is left. "
+            "Measures the train split once a state.",
+            ("max_chars", *_LIMITS),
+            changes=True,
+        ),
+        HostTool(
             "try",
             ("try",),
             edit,
@@ -302,8 +312,8 @@ A tool's arguments are the options of its command: `--budget-evaluations` is `bu
    it answers `path`, the folder to edit in, and `parameters`, the files that may be edited there.
    Where you may only write in the user's folder, start with `--in-place`. Set a limit:
    {limits}.
-2. **Look before you edit.** Read {context}the parameters. `autopilot try status` names what was
-   tried; do not repeat an edit that was rejected unless you change what made it fail.
+2. **Look before you edit.** Read the answer of `autopilot try context`, then the parameters. Find
+   the cause that costs most, and do not repeat what was rejected unless you change why it failed.
 3. **One idea, one edit.** Change only files of the parameters, in `path`, for one reason that you
    can say in a sentence. Other files are no part of it.
 4. **Measure it:** `autopilot try -m "strategy: what you changed"`. The words before the colon name
@@ -346,7 +356,7 @@ def skill(context: Context) -> None:
     """
     tools = "\n".join(f"| {t.name} | `{t.typed}` | {t.help} |" for t in TOOLS.values())
     limits = ", ".join(f"`--{name.replace('_', '-')}`" for name in _BUDGETS)
-    text = _SKILL.format(tools=tools, limits=limits, context="")
+    text = _SKILL.format(tools=tools, limits=limits)
     context.output.document({"skill": text})
     if not context.output.as_json:
         context.output.raw(text.encode())

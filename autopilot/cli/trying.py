@@ -17,8 +17,7 @@ from autopilot.cli.output import INTERRUPTED, Output, own_stdout
 from autopilot.cli.pages import trying as pages
 from autopilot.cli.pages.progress import Reporter
 from autopilot.command.options import TaskOptions
-from autopilot.core.figures import figures
-from autopilot.core.records.message import one_line
+from autopilot.core.trying import LookLoop
 from autopilot.core.types import Result
 from autopilot.engine.board import Attendant, Child
 from autopilot.engine.request import NO_OPTIONS, Options
@@ -26,11 +25,11 @@ from autopilot.engine.session import Session
 from autopilot.engine.trying import HOW, Trial, TryPlace, loop_of, open_trial, settle
 from autopilot.errors import AutopilotError, ExperimentError, ModuleError, UsageError
 from autopilot.git.repository import Repository
+from autopilot.text import redact
 from autopilot.tracking.finding import open_tries, user_of
 from autopilot.tracking.holding import stopped
 from autopilot.tracking.notebook import Notebook
 
-_NAMES = 8
 _BUDGETS = {
     "evaluation": "--budget-evaluations",
     "time": "--budget-seconds",
@@ -189,6 +188,47 @@ def status(context: Context, slug: Name = None) -> int:
     return _tell_status(context.output, *_open(context, slug))
 
 
+def brief(
+    context: Context,
+    slug: Name = None,
+    max_chars: Annotated[
+        int, typer.Option(metavar="N", min=2000, help="The largest number of characters.")
+    ] = 20_000,
+    *,
+    changes: Annotated[Options, *_CHANGEABLE],
+) -> int:
+    """Show what an editing agent would be told before its step.
+
+    The goal, what may be edited, the score, failing items of the train split with input, output,
+    expected and feedback, what worked and what failed. The train split is measured for it, once a
+    state; without one, the feedback on val items stands in. Nothing else of a val item is shown.
+
+    \b
+    autopilot try context
+    """
+    user, name = _open(context, slug)
+    with own_stdout(context.output) as output:
+        if pages.look_at(Notebook(user, name)) is None:
+            use_prices(changes.prices or ())
+            with _own_hints(name):
+                code = running.supervised(
+                    output,
+                    lambda child: _look(output, user, name, changes, child),
+                    user.workdir,
+                    name,
+                    again="autopilot try context -e",
+                )
+            if code:
+                return code
+        place = TryPlace(user, name)
+        known = pages.standing(place)
+        left = pages.standing_lines(known)[-1] if known["left"] else ""
+        text = redact(pages.context_of(place, left.removeprefix("left: ")).render(max_chars))
+        output.raw(text.encode() + b"\n") if not output.as_json else None
+        output.document({"experiment": name, "markdown": text})
+    return 0
+
+
 def done(context: Context, slug: Name = None) -> int:
     """End the experiment: score the test split on baseline and best, remove the worktree.
 
@@ -212,7 +252,7 @@ def done(context: Context, slug: Name = None) -> int:
         return running.run_session(output, how, name, summarize=tell_end)
 
 
-COMMANDS = {"": edit, "start": start, "status": status, "done": done}
+COMMANDS = {"": edit, "start": start, "status": status, "context": brief, "done": done}
 
 
 def _open(context: Context, slug: str | None) -> tuple[Repository, str]:
@@ -286,13 +326,7 @@ def _measure(
     with _own_hints(slug):
         session, trial = open_trial(user, slug, message, changes, callbacks, child, undo=undo)
         assert trial is not None, "there is a message"
-        use_prices(session.options.prices or ())
-        reporter.sizes = session.split_sizes
-        try:
-            with running.discarded_on_failure(session, reporter):
-                result = session.run(score_test=False)
-        finally:
-            settle(user, slug)
+        result = _ended(session, reporter)
     spent, place = loop_of(session).spent, TryPlace(user, slug)
     if result.interrupted or spent:
         why = f"interrupted {result.stop_reason}" if result.interrupted else spent
@@ -304,6 +338,34 @@ def _measure(
     output.lines(rest)
     output.document(known)
     return 0
+
+
+def _look(output: Output, user: Repository, slug: str, changes: Options, child: Child) -> int:
+    """Gathers the facts on the best state that a context has beside the records."""
+    reporter = _Quiet(output, is_first=child.is_first)
+    with _own_hints(slug):
+        callbacks = [reporter, Attendant(child)]
+        session, _ = open_trial(user, slug, None, changes, callbacks, child, look=True)
+        result = _ended(session, reporter)
+    loop = session.trainer.loop
+    if isinstance(loop, LookLoop) and loop.spent:
+        output.warning(f"the train split is not measured: {loop.spent}")
+    if result.interrupted:
+        output.line(f"interrupted {result.stop_reason}; again: autopilot try context", "yellow")
+        output.document({"experiment": slug, "interrupted": True})
+        return INTERRUPTED
+    return 0
+
+
+def _ended(session: Session, reporter: Reporter) -> Result:
+    """Runs a session; its files are then as whoever edits them expects."""
+    use_prices(session.options.prices or ())
+    reporter.sizes = session.split_sizes
+    try:
+        with running.discarded_on_failure(session, reporter):
+            return session.run(score_test=False)
+    finally:
+        settle(session.user, session.slug)
 
 
 def _tell_unmeasured(
@@ -321,37 +383,16 @@ def _tell_unmeasured(
 
 def _tell_status(output: Output, user: Repository, slug: str) -> int:
     place = TryPlace(user, slug)
-    standing, last = pages.standing(place), place.notebook.last
-    output.line(f"{slug}: {place.notebook.status.state}; edits are made in {standing['path']}")
-    if last is not None:
-        baseline, best = figures(last.baseline, last.best)
-        output.line(
-            f"val {last.monitor}: baseline {baseline}, best {best} (epoch {last.best_epoch})"
-        )
-    output.lines(pages.standing_lines(standing))
-    edited, unfinished = standing["edited"], standing["unfinished"]
-    if standing["state"] == "running":
-        output.line(f"an edit is being measured: {place.notebook.status.detail}", "yellow")
-    elif unfinished:
-        said = one_line(unfinished["message"], 60)
-        output.line(f"not finished: epoch {unfinished['epoch']}, {said}", "yellow")
-        output.line(f"next: {HOW} goes on with it; autopilot try --undo takes it back")
-    elif edited:
-        # A kill has left the edit in a snapshot alone; the next try puts it back.
-        trial = None if place.is_over else place.trial
-        kept = f" (kept: git show {trial.revision[:10]})" if trial else ""
-        output.line(f"edited and not measured: {', '.join(edited[:_NAMES])}{kept}")
-        output.line(f"next: {HOW}; autopilot try --undo takes it back")
-    elif place.repo is None:
-        output.line(f"next: autopilot try start -e {slug} makes its worktree again")
-    else:
-        output.line(f"next: edit {', '.join(standing['parameters'])}, then {HOW}")
+    standing = pages.standing(place)
+    output.lines(pages.status_lines(place, standing))
     output.document(standing)
     return 0
 
 
 def _tell_taken_back(output: Output, place: TryPlace, names: list[str], kept: str) -> int:
-    output.line(f"taken back: {', '.join(names[:_NAMES])}; the edit is kept: git show {kept[:10]}")
+    output.line(
+        f"taken back: {', '.join(names[: pages.NAMES])}; the edit is kept: git show {kept[:10]}"
+    )
     output.line(f"next: edit, then {HOW}")
     after = TryPlace(place.user, place.slug)
     output.document(pages.standing(after) | {"taken_back": names, "snapshot": kept})

@@ -417,10 +417,12 @@ class Trainer(RunView):
         return self.experiment.spent + (Cost() if recorded else self.run.cost)
 
     def evaluations_per_epoch(self) -> int:
+        # By hand, an epoch may pay for a look at the train split; the baseline measures val alone.
+        by_hand, history = self.experiment.manifest.by_hand, self.experiment.history
         # No epoch after the baseline measures noise.
         epochs = [
             record.cost.evaluations - (record.noise.evaluations if record.noise else 0)
-            for record in self.experiment.history
+            for record in (history[:1] if by_hand else history)
         ]
         recorded = self.experiment.last_epoch >= self.run.epoch
         return max([0, *epochs] if recorded else [self.run.cost.evaluations, *epochs])

@@ -13,8 +13,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from autopilot.ai.facts import brief
 from autopilot.core.callback import Callback
-from autopilot.core.trying import TAKEN_BACK, Edit, TryLoop
+from autopilot.core.fit import Fit
+from autopilot.core.gradient import Finding, Gradient, TextGradient
+from autopilot.core.trying import TAKEN_BACK, Edit, LookLoop, TryLoop
 from autopilot.engine.board import Child
 from autopilot.engine.request import Options
 from autopilot.engine.session import Session
@@ -26,6 +29,7 @@ from autopilot.git.objects import Entry
 from autopilot.git.repository import Repository
 from autopilot.git.workfiles import WorkFiles
 from autopilot.git.worktrees import NO_HOOKS, worktree_path
+from autopilot.text import as_json
 from autopilot.tracking.checkout import keep_snapshot
 from autopilot.tracking.holding import stopped
 from autopilot.tracking.notebook import Notebook
@@ -315,12 +319,14 @@ def open_trial(
     child: Child,
     *,
     undo: bool = False,
+    look: bool = False,
 ) -> tuple[Session, Trial | None]:
     """Prepares the epoch of an edit.
 
     Args:
         message: What was changed; None: there is no edit, only the baseline may be left to do.
         undo: Takes back the edit in progress, or the last kept one.
+        look: Gathers the facts on the best state; edits are out of the files until `settle`.
 
     Raises:
         AutopilotError: it cannot begin; edits are in the files then.
@@ -334,17 +340,21 @@ def open_trial(
         is_noted = place.trial is not None and not child.is_first
         if message is not None:
             trial = place.trial if is_noted else place.begin(message, undo=undo)
-        else:
+        elif look and not is_noted and place.unfinished is None and place.edited():
+            place.begin("set aside for a look at the best state", undo=False)
+        elif not (look and is_noted):
             place.check_decided()
 
     try:
         session = Session.resume(user.workdir, slug, changes, callbacks, child, held=begin)
     except AutopilotError:
-        if trial is not None:
+        if trial is not None or look:
             settle(user, slug)
         raise
     if trial is not None and not TryPlace(user, slug).is_over:
         loop_of(session).edit = trial
+    if look:
+        session.trainer.loop = LookLoop(_keep)
     session.trainer.experiment.ignore_stop = True
     return session, trial
 
@@ -354,3 +364,35 @@ def loop_of(session: Session) -> TryLoop:
     loop = session.trainer.loop
     assert isinstance(loop, TryLoop), "the bench makes it"
     return loop
+
+
+# The facts of a prompt that belong to a state of the parameters; others change with each epoch.
+OF_STATE = ("goal", "background", "parameters", "score", "failing", "passing")
+_STATES = 8
+
+
+def _keep(fit: Fit) -> None:
+    """Keeps the facts on the present state."""
+    store, record = fit.experiment.store, fit.experiment.record_of(fit.experiment.best_epoch)
+    found = brief(fit.optimizer.parameters, fit)
+    shown = replace(found, parameters=[replace(each, files=()) for each in found.parameters])
+    facts = {n: v for n, v in asdict(replace(shown, feedback=())).items() if n in OF_STATE}
+    if fit.train is not None:
+        facts["feedback"] = [[name, _findings(gradient)] for name, gradient in found.feedback]
+    looks = kept_facts(store.derived())
+    looks.pop(record.tree, None)
+    latest = [*looks.items(), (record.tree, facts)][-_STATES:]
+    store.keep_derived(as_json(dict(latest)).encode())
+
+
+def _findings(gradient: Gradient) -> list[dict[str, Any]]:
+    if isinstance(gradient, TextGradient) and gradient.findings:
+        return [asdict(finding) for finding in gradient.findings]
+    return [asdict(Finding(gradient.render()))]
+
+
+def kept_facts(content: bytes) -> dict[str, dict[str, Any]]:
+    """State to facts, as they are kept in the git directory; none where that is not readable."""
+    with contextlib.suppress(ValueError, TypeError):
+        return dict(json.loads(content))
+    return {}

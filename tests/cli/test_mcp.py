@@ -78,7 +78,7 @@ def test_a_whole_experiment(place: Place) -> None:
         async with hosted(place) as host:
             listed = (await host.session.list_tools()).tools
             assert [tool.name for tool in listed if not tool.annotations.read_only_hint] == [
-                *("start", "try", "undo", "done")
+                *("start", "context", "try", "undo", "done")
             ]
             # Nothing outside is reachable, and no value becomes an option.
             for target in ("../counter.py", "link.py", "os:system", str(place.top.parent / "x.py")):
@@ -105,6 +105,8 @@ def test_a_whole_experiment(place: Place) -> None:
             assert numbers == sorted(set(numbers))
             desk = Path(began["path"], "x.txt")
             desk.write_text("3\n")
+            told = (await host.session.call_tool("context", {})).content[0].text
+            assert "raise it (5 items)" in told and f"x.txt in {began['path']}" in told
             kept = await host.call("try", message="--undo: set it to 3")
             assert (kept["verdict"], kept["after"], kept["fixed"]) == ("kept", 0.4, ["i1", "i2"])
             desk.write_text("2\n")

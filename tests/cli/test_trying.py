@@ -206,3 +206,100 @@ def test_what_cannot_be_tried_is_said_in_a_line(place: Place) -> None:
     found = place.call("try", "--json").document
     assert (found["experiment"], found["state"], found["best"]) == ("one", "waiting", 1.0)
     assert Path(found["path"], "x.txt").is_file()
+
+
+# Writes down the train items that it evaluates; val has words that no agent may see.
+TAUGHT = """\
+import pathlib, time
+from autopilot import AutoPilotModule, DataLoader, Datum, PathParameter
+
+BESIDE = pathlib.Path({beside!r})
+
+
+class Numbers(AutoPilotModule):
+    "Counts up to a number."
+
+    objective = "Count further."
+
+    def __init__(self):
+        super().__init__()
+        self.x = PathParameter("x.txt", description="how far it counts")
+
+    def forward(self, batch):
+        return Datum(items=[self.answer(**item.metadata) for item in batch.items])
+
+    def answer(self, question, expected, **_):
+        passed = int(self.x.read_text()) >= expected
+        return Datum(success=passed, feedback="" if passed else f"too low for {{question}}")
+
+    def training_step(self, batch):
+        at = batch.items[0].metadata["expected"]
+        with open(BESIDE / "calls", "a") as calls:
+            calls.write(f"{{at}} ")
+        while at == 3 and (BESIDE / "wait").exists():
+            (BESIDE / "ready").touch()
+            time.sleep(0.01)
+        return self(batch)
+
+    def train_dataloader(self):
+        rows = [{{"question": f"how far {{n}}?", "expected": n}} for n in (2, 3, 4)]
+        return DataLoader(rows, 1)
+
+    def val_dataloader(self):
+        rows = [("canary one", 3), ("canary two", 4)]
+        return DataLoader([{{"id": f"v{{n}}", "question": q, "expected": n}} for q, n in rows], 2)
+"""
+
+
+def test_the_context_has_the_train_items_of_the_best_state(place: Place) -> None:
+    place.write("taught.py", TAUGHT.format(beside=str(place.top.parent)))
+    place.commit()
+    began = ("try", "start", "taught.py:Numbers", "-e", "one", "--no-measure-noise")
+    desk = Path(place.run(*began, "--budget-evaluations", "14", "--json").document["path"])
+    (desk / "x.txt").write_text("0\n")
+    # What is edited stands aside meanwhile; what was measured before a Ctrl-C is not paid twice.
+    process = held(place, "context")
+    process.send_signal(signal.SIGINT)
+    assert place.finish(process).code == 130
+    (place.top.parent / "wait").unlink()
+    assert (desk / "x.txt").read_text() == "0\n"
+    told = place.run("try", "context").out
+    assert calls(place) == "2 3 3 4"
+    assert (desk / "x.txt").read_text() == "0\n"
+    parts = ["## Goal\n\nCount further.", "Counts up to a number.", f"x.txt in {desk}"]
+    parts += ["how far it counts", "Of the 3 train items just now, 0 passed", "how far 4?"]
+    parts += ["expected: 4", "too low for", "9 evaluations (measures 4 more)"]
+    assert [part for part in parts if part not in told] == []
+    assert "canary" not in told
+
+    assert place.run("try", "-m", "x: less", "--json").document["left"]["evaluations"] == 7
+    told = place.run("try", "context", "--json").document["markdown"]
+    assert "epoch 1, x: x: less" in told and "-1\n+0" in told and "how far 4?" in told
+    (desk / "x.txt").write_text("3\n")
+    kept = place.run("try", "-m", "x: three", "--json").document
+    assert (kept["verdict"], kept["left"]) == ("kept", {"evaluations": 5, "tries": 2})
+    assert calls(place) == ""
+    told = place.run("try", "context").out
+    assert calls(place) == "2 3 4"  # another state
+    assert "how far 4?" in told and "1 train item" not in told and "2 passed" in told
+    assert "what worked" in told.lower() and "canary" not in told
+    # No budget is left for a further look: what is known is shown.
+    (desk / "x.txt").write_text("4\n")
+    place.run("try", "-m", "x: four")
+    spent = place.run("try", "context")
+    assert "warning: the train split is not measured: evaluation budget" in spent.err
+    assert "epoch 2, x: x: three" in spent.out and calls(place) == ""
+    assert [r["cost"]["evaluations"] for r in place.judged("one")] == [2, 5, 2, 5]
+    place.run("replay", "one", "--level", "full")
+    assert "canary" not in place.run("try", "context", "--max-chars", "2000").out
+
+
+def test_without_a_train_split_the_context_has_the_feedback_on_val(place: Place) -> None:
+    text = TAUGHT.format(beside=str(place.top.parent))
+    text = text.replace("def train_dataloader", "def unused").replace("{question}", "it")
+    place.write("taught.py", text)
+    place.commit()
+    place.run("try", "start", "taught.py:Numbers", "-e", "one", "--no-measure-noise")
+    told = place.run("try", "context").out
+    assert "too low for it" in told and "v3" in told and "Count further." in told
+    assert "canary" not in told and "expected" not in told

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from autopilot.ai.briefing import Brief, Editable
+from autopilot.ai.facts import recorded_brief
 from autopilot.core.figures import figures, signed
+from autopilot.core.gradient import Finding, TextGradient
 from autopilot.core.memory import DECISIONS
+from autopilot.core.people import STEERED
 from autopilot.core.records.message import one_line
-from autopilot.core.records.record import LlmRecord
+from autopilot.core.records.record import LlmRecord, ProgressNote
 from autopilot.engine.request import NO_OPTIONS, options_of
-from autopilot.engine.trying import HOW, Trial, TryPlace
+from autopilot.engine.trying import HOW, OF_STATE, Trial, TryPlace, kept_facts
 from autopilot.text import redact, some
 from autopilot.tracking.diagnosis import moved_values, turned
 from autopilot.tracking.holding import memory_of
+from autopilot.tracking.journal import ProgressFile
 from autopilot.tracking.notebook import Notebook
 
-_IDS, _LESSONS, _REASON = 8, 5, 160
+NAMES = 8
+_IDS, _LESSONS, _REASON, _STALLED = 8, 5, 160, 3
 
 
 def verdict_lines(place: TryPlace, trial: Trial, known: Mapping[str, Any]) -> list[str]:
@@ -114,8 +122,11 @@ def standing(place: TryPlace) -> dict[str, Any]:
 def _left(notebook: Notebook) -> dict[str, float]:
     """The rest of each budget; `tries`: so many edits can be measured, by what one has cost."""
     options, spent = options_of(notebook, NO_OPTIONS), notebook.spent
+    # A look at the train split is paid by the next epoch.
+    noted = ProgressFile(notebook.layout.progress(notebook.repo)).read(ProgressNote)
+    looked = sum(note.items for note in noted if note.split == "train")
     pairs = {
-        "evaluations": (options.budget_evaluations, spent.evaluations),
+        "evaluations": (options.budget_evaluations, spent.evaluations + looked),
         "seconds": (options.budget_seconds, spent.seconds),
         "tokens": (options.budget_tokens, spent.tokens),
         "dollars": (options.budget_usd, spent.cost_usd),
@@ -125,11 +136,10 @@ def _left(notebook: Notebook) -> dict[str, float]:
         n: round(max(0, limit - used), 2) for n, (limit, used) in pairs.items() if limit is not None
     }
     if "evaluations" in left and notebook.last is not None:
-        of_epochs = [
-            e.record.cost.evaluations - (e.record.noise.evaluations if e.record.noise else 0)
-            for e in notebook.epochs
-        ]
-        left["tries"] = left["evaluations"] // max(1, *of_epochs, 1)
+        # The baseline's: a later epoch may have paid for a look at the train split.
+        first = notebook.epochs[0].record
+        each = first.cost.evaluations - (first.noise.evaluations if first.noise else 0)
+        left["tries"] = left["evaluations"] // max(1, each)
     return left
 
 
@@ -154,3 +164,81 @@ def standing_lines(standing: Mapping[str, Any]) -> list[str]:
     else:
         lines.append("left: no budget was set")
     return lines
+
+
+def status_lines(place: TryPlace, standing: Mapping[str, Any]) -> list[str]:
+    """Where the experiment stands, and what may be done next."""
+    last, status = place.notebook.last, place.notebook.status
+    lines = [f"{place.slug}: {status.state}; edits are made in {standing['path']}"]
+    if last is not None:
+        baseline, best = figures(last.baseline, last.best)
+        values = f"baseline {baseline}, best {best} (epoch {last.best_epoch})"
+        lines.append(f"val {last.monitor}: {values}")
+    lines += standing_lines(standing)
+    edited, unfinished = standing["edited"], standing["unfinished"]
+    if standing["state"] == "running":
+        return [*lines, f"an edit is being measured: {status.detail}"]
+    if unfinished:
+        said = one_line(unfinished["message"], 60)
+        lines.append(f"not finished: epoch {unfinished['epoch']}, {said}")
+        return [*lines, f"next: {HOW} goes on with it; autopilot try --undo takes it back"]
+    if edited:
+        # A kill has left the edit in a snapshot alone; the next try puts it back.
+        trial = None if place.is_over else place.trial
+        kept = f" (kept: git show {trial.revision[:10]})" if trial else ""
+        lines.append(f"edited and not measured: {', '.join(edited[:NAMES])}{kept}")
+        return [*lines, f"next: {HOW}; autopilot try --undo takes it back"]
+    if place.repo is None:
+        return [*lines, f"next: autopilot try start -e {place.slug} makes its worktree again"]
+    return [*lines, f"next: edit {', '.join(standing['parameters'])}, then {HOW}"]
+
+
+# --- the context of the next edit ----------------------------------------------------------------
+
+
+def look_at(notebook: Notebook) -> dict[str, Any] | None:
+    """The facts that are kept on the best state; None where they have to be gathered."""
+    last, content = notebook.last, b""
+    with contextlib.suppress(OSError):
+        content = notebook.layout.derived(notebook.repo).read_bytes()
+    tree = notebook.epoch(last.best_epoch).record.tree if last else ""
+    return kept_facts(content).get(tree)
+
+
+def context_of(place: TryPlace, left: str = "") -> Brief:
+    """The facts for the next edit; without those that have to be gathered, if they are not.
+
+    Args:
+        left: The rest of the budget, in words.
+    """
+    notebook, facts = place.notebook, look_at(place.notebook) or {}
+    found, memory = recorded_brief(notebook), memory_of(notebook)
+    known = memory.context(strategies=notebook.manifest.strategies)
+    stalled = known.trend.epochs if known.trend.direction == "flat" else 0
+    given: dict[str, Any] = {name: facts[name] for name in OF_STATE if name in facts}
+    editable = [Editable(**each) for each in given.pop("parameters", ())] or found.parameters
+    for name in ("failing", "passing"):
+        given[name] = [_finding(each) for each in given.get(name, ())]
+    if "feedback" in facts:
+        given["feedback"] = [
+            (name, TextGradient.of([_finding(each) for each in findings]))
+            for name, findings in facts["feedback"]
+        ]
+    words = [event.detail for event in notebook.events if event.name == STEERED]
+    return replace(
+        found,
+        **given,
+        parameters=[
+            replace(each, name=f"{each.name}, {what} in {place.path}", files=())
+            for each, what in zip(editable, place.what, strict=True)
+        ],
+        blocked=memory.blocked(),
+        left=left,
+        wishes=words,
+        bold=stalled >= _STALLED,
+        stalled=stalled,
+    )
+
+
+def _finding(fields: dict[str, Any]) -> Finding:
+    return Finding(**{**fields, "evidence": tuple(fields["evidence"])})
