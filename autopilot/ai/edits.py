@@ -184,6 +184,13 @@ def _text(state: Any) -> str | None:
 def _unified(left: str, right: str, around: int) -> Iterator[str]:
     # By newlines alone, as git counts; the last line may lack its own.
     old, new = _LINES.findall(left), _LINES.findall(right)
+    # Equal ends first: difflib takes lines that are frequent in a long text for different ones.
+    for _ in range(2):
+        pairs = enumerate(zip(old, new, strict=False))
+        equal = next((n for n, (a, b) in pairs if a != b), min(len(old), len(new)))
+        same = max(equal - around, 0)
+        # Turned around twice, for the beginning and the end.
+        old, new = old[same:][::-1], new[same:][::-1]
     lines = islice(difflib.unified_diff(old, new, n=around), 2, None)
     return (line.rstrip("\n") for line in lines if not line.startswith("@@"))
 

@@ -224,16 +224,8 @@ class AgentOptimizer(Optimizer):
         """Why an edit is not to be measured; empty if it is."""
         state = _state(self._snapshots())
         if state == start:
-            return " ".join(
-                filter(
-                    None,
-                    [
-                        "nothing that may be edited has changed; other changes do not last.",
-                        missing,
-                        self._how_to(),
-                    ],
-                )
-            )
+            nothing = "nothing that may be edited has changed; other changes do not last."
+            return " ".join(filter(None, [nothing, missing, self._how_to()]))
         blocked = [n for n in _one_name(reply.strategy).split(TOGETHER) if n in self.blocked]
         if blocked:
             return f"the strategy {blocked[0]!r} is blocked. Use another."

@@ -20,6 +20,7 @@ BEFORE = {
     "moved.txt": b"x\ny\nz\n",
     "crlf.txt": b"a\r\nb\x0cc\r\n",
     "link": b"",
+    "long.csv": b"0,0\n" * 400,
 }
 
 
@@ -33,6 +34,7 @@ def edit(folder: Path) -> None:
     (folder / "crlf.txt").write_bytes(b"a\nb\x0cc\n")
     (folder / "link").unlink()
     os.symlink("a.md", folder / "link")
+    (folder / "long.csv").write_text("0,0\n" * 200 + "1,1\n" + "0,0\n" * 201)
     (folder / "new.md").write_bytes(b"no newline")
 
 
@@ -53,7 +55,7 @@ def test_changes_count_lines_as_git_does_and_say_what_no_line_shows(repository) 
     run_git(["add", "--intent-to-add", "new.md"], cwd=top)
     counted = run_git(["diff", "--numstat", "--no-renames"], cwd=top).stdout.decode().split("\n")
     git = {name: (more, less) for more, less, name in (x.split("\t") for x in counted if x)}
-    for name in ("a.md", "blank.md", "gone.md", "moved.txt", "crlf.txt", "new.md"):
+    for name in ("a.md", "blank.md", "gone.md", "moved.txt", "crlf.txt", "new.md", "long.csv"):
         assert "+{} -{} lines".format(*git[name]) in of(name)
     assert of("blank.md") == "edit blank.md: +2 -2 lines, white space only"
     assert of("crlf.txt") == "edit crlf.txt: +2 -2 lines, white space only"
@@ -63,7 +65,7 @@ def test_changes_count_lines_as_git_does_and_say_what_no_line_shows(repository) 
     assert of("new.md") == "add new.md: +1 -0 lines"
     assert of("link") == "edit link: +1 -0 lines, a symbolic link"
     assert of("a.md", "gone.md", "new.md") == "edit a.md, delete gone.md, add new.md: +2 -4 lines"
-    assert of(*BEFORE).startswith("edit 7 files, delete gone.md: +")
+    assert of(*BEFORE).startswith("edit 8 files, delete gone.md: +")
     assert of("a.md", "logo.png") == "edit a.md and logo.png: +1 -1 lines, binary"
     names = ("a.md", "logo.png")
     old, new = ({n: s[n] for n in names} for s in (before, after))
