@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "autopilot.ai.agent": "Agent AgentContext AgentResult",
-    "autopilot.ai.anthropic_agent": "AnthropicAgent",
+    "autopilot.ai.anthropic_agent": "AnthropicAgent ModelAgent",
     "autopilot.ai.coding": "ClaudeCodeAgent CommandAgent",
     "autopilot.ai.coding_tools": "AiderAgent CodexAgent GeminiAgent",
     "autopilot.ai.function_agent": "FunctionAgent",

@@ -10,7 +10,7 @@ from typing import Any
 
 _HOMES = {
     "autopilot.ai.agent": "Agent AgentContext AgentResult Tool",
-    "autopilot.ai.anthropic_agent": "AnthropicAgent TextEditor",
+    "autopilot.ai.anthropic_agent": "AnthropicAgent ModelAgent TextEditor",
     "autopilot.ai.coding": "ClaudeCodeAgent CommandAgent",
     "autopilot.ai.coding_tools": "AiderAgent CodexAgent GeminiAgent",
     "autopilot.ai.constraints": "Constraint KeepPlaceholders MaxLength",

@@ -1,4 +1,4 @@
-"""Claude through Anthropic's API as an agent that edits files: it needs a key and no program."""
+"""A model of any provider as an agent that edits files: it needs a key and no program."""
 
 from __future__ import annotations
 
@@ -12,44 +12,47 @@ from typing import Any
 
 from autopilot.ai.agent import Agent, AgentContext, AgentResult, Tool
 from autopilot.ai.model.base import ChatModel
+from autopilot.ai.model.litellm_model import LiteLLMModel
 from autopilot.ai.model.model import Model
 from autopilot.ai.model.reply import Message
 from autopilot.core.parameter import PathParameter
 from autopilot.core.run import tried
-from autopilot.errors import AgentError, AutopilotError
+from autopilot.errors import AgentError, AutopilotError, UsageError
 
 _SESSIONS = 32
 _EDITOR = "str_replace_based_edit_tool"  # the name that the API gives its own
 
 
-class AnthropicAgent(Agent):
-    """Edits the parameters' files with the API's text editor tool, and may get further tools.
+class ModelAgent(Agent):
+    """Edits the parameters' files with a text editor tool, and may get further tools.
 
     Conversations last as long as this object; the latest 32 can be continued.
 
     Args:
-        model: A Model, or a model's name.
+        model: A model of any provider, or its name in LiteLLM: "openai/gpt-5".
         tools: Tools beside the text editor.
         system: Instructions in front of the context's own.
         max_turns: The largest number of replies in one run.
 
-    >>> AnthropicAgent("claude-haiku-4-5").model.name
-    'claude-haiku-4-5'
+    >>> ModelAgent("openai/gpt-5").model
+    LiteLLMModel('openai/gpt-5')
     """
 
     asks_recorded = True
 
     def __init__(
         self,
-        model: ChatModel | str | None = None,
+        model: ChatModel | str | None,
         *,
         tools: Sequence[Tool] = (),
         system: str = "",
         max_turns: int = 50,
     ) -> None:
-        if model is None or isinstance(model, str):
-            model = Model(model) if model else Model()
-        self.model = model
+        if not model:
+            raise UsageError(
+                "an agent of LiteLLM needs a model", hint="name it: --model PROVIDER/MODEL"
+            )
+        self.model = LiteLLMModel(model) if isinstance(model, str) else model
         self.tools = tuple(tools)
         self.system = system
         self.max_turns = max_turns
@@ -76,6 +79,23 @@ class AnthropicAgent(Agent):
             while len(self._sessions) > _SESSIONS:
                 del self._sessions[next(iter(self._sessions))]
         return replace(result, session_id=session)
+
+
+class AnthropicAgent(ModelAgent):
+    """A ModelAgent whose model is Claude, by Anthropic's client.
+
+    Args:
+        model: A Model, or a model's name.
+        more: See `ModelAgent`.
+
+    >>> AnthropicAgent("claude-haiku-4-5").model
+    Model('claude-haiku-4-5')
+    """
+
+    def __init__(self, model: ChatModel | str | None = None, **more: Any) -> None:
+        if model is None or isinstance(model, str):
+            model = Model(model) if model else Model()
+        super().__init__(model, **more)
 
 
 class TextEditor(Tool):

@@ -31,7 +31,7 @@ _EXAMPLES = {
     "tune": "'config.toml:cache.size=16..4096'",
     "edit": "prompt.md, or 'src/**/*.py'",
     "data": 'items.jsonl, with lines such as {"text": "2 + 2", "answer": "4"}',
-    "agent": "claude-code, anthropic (with a key), codex, gemini, aider, or 'cmd:PROGRAM'",
+    "agent": "claude-code, anthropic, litellm, codex, gemini, aider, or 'cmd:PROGRAM'",
 }
 
 

@@ -19,6 +19,7 @@ from autopilot.text import as_json, flag, is_secret, plain_letters, redact
 AGENTS = {
     "claude-code": "ClaudeCodeAgent",
     "anthropic": "AnthropicAgent",
+    "litellm": "ModelAgent",
     "codex": "CodexAgent",
     "gemini": "GeminiAgent",
     "aider": "AiderAgent",
@@ -97,11 +98,11 @@ class TaskOptions:
         metavar="NAME",
     )
     agent: str | None = option(
-        "Who edits: claude-code, anthropic, codex, gemini, aider, or cmd:'PROGRAM ...', which gets "
-        "the prompt on stdin.",
+        "Who edits: claude-code, anthropic, litellm, codex, gemini, aider, or cmd:'PROGRAM ...', "
+        "which gets the prompt on stdin.",
         metavar="AGENT",
     )
-    model: str | None = option("The agent's model.", metavar="NAME")
+    model: str | None = option("The agent's model; of litellm: PROVIDER/MODEL.", metavar="NAME")
 
     def given(self) -> dict[str, str | Sequence[str]]:
         """The options that were given, by name."""

@@ -82,7 +82,7 @@ WRONG = [
     "claude refused: No. (look at what the prompt and the items ask for)",
     "did not answer within 2 s and was ended (give it more time",
     "ended with code 1: out of memory (run it by hand in the same folder)",
-    "claude-haiku-4-5: the service answered 400: prompt is too long (see what the service's doc",
+    "claude-haiku-4-5: the service answered 400: prompt is too long (look at the Model",
 ]
 
 

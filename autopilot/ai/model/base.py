@@ -22,7 +22,7 @@ from autopilot.ai.model.reply import (
     asking_for,
     explain,
 )
-from autopilot.ai.prices import Price, price_of
+from autopilot.ai.prices import Price
 from autopilot.errors import AgentReplyError, AutopilotError, NoMoreCallsError, UsageError
 from autopilot.text import clean, is_secret
 
@@ -89,6 +89,9 @@ class ChatModel(ABC):
                 hint=f"max_tokens and api_key are arguments of {type(self).__name__}; the others "
                 "follow from the call",
             )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
 
     # --- a provider's part ---------------------------------------------------------------------
 
@@ -243,8 +246,8 @@ class ChatModel(ABC):
     # --- inside --------------------------------------------------------------------------------
 
     def _call(self, role: str, sample: int) -> Call:
-        price = price_of(self.name, self.prices)
-        return Call(self.name, role or self.role, sample, price, self.rate, self.max_retries)
+        role = role or self.role
+        return Call(self.name, role, sample, self.prices, self.rate, self.max_retries)
 
     def _ask(
         self,

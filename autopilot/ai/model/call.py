@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from autopilot import audit
@@ -24,7 +25,7 @@ from autopilot.ai.model.recording import (
     request_parts,
 )
 from autopilot.ai.model.reply import Reply
-from autopilot.ai.prices import Price, Usage, require_price
+from autopilot.ai.prices import Price, Usage, price_of, require_price
 from autopilot.core.records.ledger import Reservation
 from autopilot.core.run import current_run
 from autopilot.core.types import Cost
@@ -47,7 +48,7 @@ class Call:
     Args:
         role: The name under which the cost is counted.
         sample: See `Model.complete`.
-        price: None: unknown.
+        prices: Model name to Price, in front of all others.
         rate: The limit to keep.
         max_retries: The number of further attempts.
 
@@ -58,7 +59,7 @@ class Call:
     model: str
     role: str
     sample: int
-    price: Price | None
+    prices: Mapping[str, Price]
     rate: RateLimit
     max_retries: int
     reply: Reply = field(default_factory=Reply)
@@ -66,6 +67,11 @@ class Call:
     written: int = 0
     cost: Cost = field(default_factory=Cost)
     priced: bool = True
+
+    @cached_property
+    def price(self) -> Price | None:
+        """The model's price; None: unknown. Only looked for where a call is paid."""
+        return price_of(self.model, self.prices)
 
     def ask(self, asked: Mapping[str, Any], send: Send) -> Reply:
         """The recorded answer to a request, or the one that `send` brings, recorded.
