@@ -41,6 +41,7 @@ _BUDGETS = {
 _OF_OPTIMIZERS = (
     *("max_epochs", "patience", "target", "plateau", "min_delta", "block_after", "accumulate"),
     "boldness",
+    "review",
 )
 _STARTED_WITH = tuple(f.name for f in fields(Options) if f.name not in _OF_OPTIMIZERS)
 _AGENTS = "agent", "model", "sampler"

@@ -163,10 +163,10 @@ def _ref_locks(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
 
 def _progress_files(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
     folder = repo.common_dir / "autopilot"
-    kinds = ("*.progress.jsonl", "*.derived")
-    for path in sorted(path for kind in kinds for path in folder.rglob(kind)):
+    kinds = (".progress.jsonl", ".said.jsonl", ".derived")
+    for path in sorted(path for kind in kinds for path in folder.rglob(f"*{kind}")):
         name = path.relative_to(folder).as_posix()
-        slug = name.removesuffix(".progress.jsonl").removesuffix(".derived")
+        slug = next(name.removesuffix(kind) for kind in kinds if name.endswith(kind))
         state = states.get(slug)
         # Deeper down is what runs were asked to keep.
         if state not in (*RESUMABLE, "unreadable") and slug.count("/") < 2:
