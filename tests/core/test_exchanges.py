@@ -124,3 +124,25 @@ def test_a_run_warns_and_a_gate_rejects(policy):
     else:
         assert second.verdict == "rejected" and second.reasons == (second.memorized,)
     assert "parcel" not in " ".join(second.reasons)
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_run_that_was_killed_after_the_step_warns_of_the_same() -> None:
+    class Dying(Answering):
+        def on_validation_start(self):
+            if "parcel" in self.text.data and not killed:
+                killed.append(True)
+                raise Killed
+
+    killed: list[bool] = []
+    experiment, module = Experiment(), Dying()
+    with pytest.raises(Killed):
+        Trainer(experiment=experiment).fit(module, max_epochs=2)
+    again = Experiment(experiment.store)
+    Trainer(experiment=again).fit(module, max_epochs=2)
+    assert killed and again.history[2].reasons[-1] == (
+        "warning: the edit has the input of val item v1"
+    )
