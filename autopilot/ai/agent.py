@@ -325,7 +325,8 @@ def _checked(result: Any, name: str) -> AgentResult:
     if not isinstance(result, AgentResult):
         raise UsageError(
             f"{name} answered with {type(result).__name__}, not with an AgentResult",
-            hint="return AgentResult(output=text)",
+            hint="return AgentResult(output=text)"
+            + (", or the text itself" if name == "FunctionAgent" else ""),
         )
     return replace(result, output=hide(result.output))
 

@@ -209,7 +209,7 @@ class CommandAgent(Agent):
             raise AgentNotFoundError(f"the shell says: {finished.tail()}", hint=hint)
         if finished.code != 0:
             raise AgentError(
-                f"{name} ended with code {finished.code}: {finished.tail()}",
+                f"{name} {finished.end}: {finished.tail()}",
                 hint="run it by hand in the same folder",
             )
         return AgentResult(output=finished.stdout.strip(), seconds=finished.seconds)
@@ -301,9 +301,7 @@ def _claude_reply(finished: Finished) -> _ClaudeReply:
         return _ClaudeReply.model_validate(value)
     except (ValueError, ValidationError, IndexError) as error:
         if finished.code != 0:
-            raise AgentError(
-                f"claude ended with code {finished.code}: {finished.tail()}", hint=_BY_HAND
-            ) from error
+            raise AgentError(f"claude {finished.end}: {finished.tail()}", hint=_BY_HAND) from error
         raise AgentReplyError(
             f"claude answered with something other than JSON: {finished.tail()}",
             hint="update it: claude update",
@@ -336,5 +334,6 @@ def _check_claude(reply: _ClaudeReply, finished: Finished) -> None:
         raise service_error("claude", reply.api_error_status, text or said, _BY_HAND)
     if reply.is_error or finished.code != 0:
         # Its errors have a type of their own, but for those that it says in the result.
-        kind = reply.subtype if reply.subtype not in ("", "success") else f"code {finished.code}"
-        raise AgentError(f"claude failed ({kind}): {said}", hint=_BY_HAND)
+        kind = reply.subtype if reply.subtype != "success" else ""
+        kind = kind or (f"code {finished.code}" if finished.code else "")
+        raise AgentError(f"claude failed{f' ({kind})' if kind else ''}: {said}", hint=_BY_HAND)

@@ -57,7 +57,7 @@ class _Preset(CommandAgent):
     def _failed(self, finished: Finished, why: str) -> AgentError:
         said = redact(" ".join(why.split()))[:300] or finished.tail()
         return AgentError(
-            f"{self.program} ended with code {finished.code}: {said}",
+            f"{self.program} {finished.end}: {said}",
             hint="run it by hand in the same folder",
         )
 

@@ -18,7 +18,7 @@ from autopilot.core.figures import number, truth
 from autopilot.core.loss import Loss
 from autopilot.core.run import is_infrastructure, say
 from autopilot.core.types import Datum
-from autopilot.errors import AgentReplyError, UsageError
+from autopilot.errors import AgentError, AgentReplyError, UsageError
 
 __all__ = ["Judge", "Judgement", "own_judgement"]
 
@@ -109,7 +109,8 @@ class Judge:
             if is_infrastructure(error):
                 raise
             reason, unusable = failure_of(error)
-            return Judgement(None, None, error=reason, again=unusable)
+            hint = error.hint if isinstance(error, AgentError) else ""
+            return Judgement(None, None, error=reason, again=unusable, hint=hint)
 
     def judge_all(self, pairs: Pairs) -> list[Judgement]:
         """Judges items side by side; the judgements are in the items' order, failures included.
@@ -120,7 +121,7 @@ class Judge:
         """
         found = self.attempt_all(pairs)
         if found and all(judgement.error for judgement in found):
-            raise no_judgement(len(found), found[0].error)
+            raise no_judgement(len(found), found[0].error, found[0].hint)
         return found
 
     def attempt_all(self, pairs: Pairs) -> list[Judgement]:

@@ -29,6 +29,7 @@ class Judgement:
         attribution: The rule, file or part that the feedback is about.
         error: Why the item could not be judged; the other fields mean nothing then.
         again: The model's answer was unusable: asked anew, it may be usable.
+        hint: What to do about the error.
         score_range: The lowest and the highest score.
     """
 
@@ -39,6 +40,7 @@ class Judgement:
     error: str = ""
     again: bool = field(default=False, repr=False)
     score_range: tuple[float, float] = field(default=UNIT, repr=False)
+    hint: str = field(default="", repr=False)
 
 
 def own_judgement(item: Datum) -> Judgement:
@@ -206,8 +208,10 @@ def _finding(item: Datum, target: Datum | None, found: Judgement, *, several: bo
     )
 
 
-def no_judgement(count: int, reason: str) -> AgentError:
+def no_judgement(count: int, reason: str, hint: str = "") -> AgentError:
     """The error for items of which none could be judged."""
+    all_of = f"none of {count} items" if count > 1 else "the only item"
+    not_one = "could be judged" if count > 1 else "could not be judged"
     return AgentError(
-        f"none of {count} items could be judged: {reason}", hint="try the judge on one item by hand"
+        f"{all_of} {not_one}: {reason}", hint=hint or "try the judge on one item by hand"
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import selectors
+import shlex
 import signal
 import subprocess
 import tempfile
@@ -28,6 +30,10 @@ _LAST = 448 << 10
 """Bytes that are kept of its end; some programs print their answer there, on one line."""
 _PIPE = 64 << 10
 _READS_AT_END = 32
+_NOT_RUNNABLE = {
+    errno.EACCES: "make it executable: chmod +x {name}",
+    errno.ENOEXEC: "let its first line name its interpreter, as in #!/bin/sh",
+}
 _MOST = 1 << 62
 
 
@@ -49,10 +55,27 @@ class Finished:
     ended_by: str = ""
     left: Sequence[str] = ()
 
+    @property
+    def end(self) -> str:
+        """How it ended, in words.
+
+        >>> Finished("", "", 3, 0.1).end, Finished("", "", -9, 0.1).end
+        ('ended with code 3', 'was ended by signal 9 (SIGKILL)')
+        """
+        if self.code >= 0:
+            return f"ended with code {self.code}"
+        known = -self.code in set(signal.Signals)
+        named = f" ({signal.Signals(-self.code).name})" if known else ""
+        return f"was ended by signal {-self.code}{named}"
+
     def tail(self) -> str:
         """The last line that it wrote, errors first, without secrets."""
         lines = [line for line in (self.stderr.strip() or self.stdout.strip()).splitlines() if line]
         return redact(lines[-1])[-300:] if lines else "it wrote nothing"
+
+
+def _is_file(name: str, folder: Path | None) -> bool:
+    return "/" in name and Path(folder or ".", name).is_file()
 
 
 class _Ends:
@@ -153,9 +176,19 @@ def finish(
         except FileNotFoundError as error:
             if folder is not None and not folder.is_dir():
                 raise AgentError(f"the folder {folder} does not exist", hint="create it") from error
-            raise AgentNotFoundError(f"the program {name} is not installed", hint=hint) from error
+            if not _is_file(name, folder):
+                said = f"the program {name} is not installed"
+                raise AgentNotFoundError(said, hint=hint) from error
+            raise AgentNotFoundError(
+                f"cannot start {name}: there is no such interpreter as its first line names",
+                hint="correct that line, or install what it names",
+            ) from error
         except OSError as error:
-            raise AgentError(f"cannot start {name}: {error.strerror}", hint=hint) from error
+            said = f"cannot start {name}: {error.strerror}"
+            if _is_file(name, folder) and error.errno in _NOT_RUNNABLE:
+                hint = _NOT_RUNNABLE[error.errno].format(name=shlex.quote(name))
+                raise AgentNotFoundError(said, hint=hint) from error
+            raise AgentError(said, hint=hint) from error
         with process, selectors.DefaultSelector() as pipes:
             for pipe, output in zip((process.stdout, process.stderr), outputs, strict=True):
                 os.set_blocking(cast("IO[bytes]", pipe).fileno(), False)

@@ -287,3 +287,12 @@ def test_what_nobody_said_is_not_made_up(item, success, score) -> None:
 def test_an_object_is_no_judgement() -> None:
     with pytest.raises(Exception, match="returned SimpleNamespace, which is no"):
         said(SimpleNamespace(success=True))
+
+
+def test_where_no_item_can_be_judged_the_hint_is_that_of_the_error() -> None:
+    judge = Judge([PythonStep("v", lambda _: {"score": 7})])
+    with pytest.raises(
+        AgentError, match="the only item could not be judged: the score 7"
+    ) as raised:
+        judge.judge_all([(Datum(), None)])
+    assert raised.value.hint == "declare its range: Judge(score_range=(0, 10))"

@@ -275,7 +275,7 @@ def test_by_hand_the_same_objects_are_judged_anew() -> None:
 
 def test_by_hand_a_judge_that_can_judge_nothing_is_an_error() -> None:
     loss = JudgeLoss(Counting(lambda s: 1 / 0))
-    with pytest.raises(AgentError, match=r"none of 1 items could be judged: .*ZeroDivisionError"):
+    with pytest.raises(AgentError, match=r"the only item could not be judged: .*ZeroDivisionError"):
         loss(Datum(items=[Datum(metadata={"said": "x 1"})]))
 
 

@@ -62,9 +62,17 @@ def test_a_program_that_cannot_be_run_is_named(tmp_path):
     assert caught.value.hint == "install it"
     with pytest.raises(AgentError, match="gone does not exist"):
         run_process([sys.executable], folder=tmp_path / "gone", **ask)
-    (tmp_path / "data").write_text("x")
-    with pytest.raises(AgentError, match="cannot start"):
-        run_process([str(tmp_path / "data")], folder=tmp_path, **ask)
+    script = tmp_path / "data"
+    for text, mode, said, hint in (
+        ("x", 0o644, "Permission denied", f"make it executable: chmod +x {script}"),
+        ("x", 0o755, "Exec format error", "let its first line name its interpreter"),
+        ("#!/no/such", 0o755, "no such interpreter", "correct that line"),
+    ):
+        script.write_text(text)
+        script.chmod(mode)
+        with pytest.raises(AgentNotFoundError, match=f"cannot start {script}: .*{said}") as caught:
+            run_process([str(script)], folder=tmp_path, **ask)
+        assert caught.value.hint.startswith(hint)
 
 
 LOUD = """\
