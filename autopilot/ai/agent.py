@@ -325,8 +325,7 @@ def _checked(result: Any, name: str) -> AgentResult:
     if not isinstance(result, AgentResult):
         raise UsageError(
             f"{name} answered with {type(result).__name__}, not with an AgentResult",
-            hint="return AgentResult(output=text)"
-            + (", or the text itself" if name == "FunctionAgent" else ""),
+            hint="return AgentResult(output=text), or from a function the text itself",
         )
     return replace(result, output=hide(result.output))
 
