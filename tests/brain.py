@@ -14,8 +14,6 @@ from pathlib import Path
 
 FAILING, FAILED = "Items that fail", "What was tried and taken back"
 _ITEM = re.compile(r"input: (\w+) [^\n]*\n(?:.*\n)*?\s*expected: (\w+)")
-# In the evaluation's own words, which a host gets of val items.
-_SAID = re.compile(r"'(\w+) [^']*' is (\w+)")
 
 
 def section(prompt: str, title: str) -> str:
@@ -27,7 +25,7 @@ def section(prompt: str, title: str) -> str:
 def think(prompt: str, rules: str) -> str:
     """The rules as they are to be."""
     failing, failed = section(prompt, FAILING), section(prompt, FAILED)
-    learned = dict(_ITEM.findall(failing) + _SAID.findall(failing))
+    learned = dict(_ITEM.findall(failing))
     new = [f"{word}: {label}" for word, label in learned.items()]
     lines = rules.splitlines()
     tried = re.findall(r"^\s*\+(\w+: \w+)$", failed, re.MULTILINE)

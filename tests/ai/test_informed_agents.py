@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import anyio
 import brain
 import pytest
 from server import Received, Reply, edit, say, say_json, use_tool
@@ -19,6 +22,9 @@ from server import Received, Reply, edit, say, say_json, use_tool
 from autopilot import CommandAgent, FunctionAgent, Trainer
 from autopilot.ai import AnthropicAgent, ClaudeCodeAgent, Model
 from autopilot.core.experiment import Experiment
+from autopilot.git.commands import run_git
+from autopilot.git.repository import Repository
+from tests.cli.test_mcp import hosted
 
 CLAUDE = os.environ.get("AUTOPILOT_TEST_CLAUDE", "")
 NAME = "claude-sonnet-4-5"
@@ -41,9 +47,9 @@ VAL = {
 
 
 class Labels(AutoPilotModule):
-    def __init__(self, agent=None, words: bool = False):
+    def __init__(self, agent=None):
         super().__init__()
-        self.rules, self.agent, self.words = PathParameter("rules.txt"), agent, words
+        self.rules, self.agent = PathParameter("rules.txt"), agent
 
     def forward(self, batch):
         lines = self.rules.read_text().splitlines()
@@ -52,9 +58,7 @@ class Labels(AutoPilotModule):
     def label(self, asked, lines):
         pairs = [line.split(": ") for line in lines if line]
         label = next((name for word, name in pairs if word in asked["text"]), "none")
-        right = label == asked["expected"]
-        said = f"{asked['text']!r} is {asked['expected']}" if self.words and not right else None
-        return Datum(success=right, metadata={"label": label}, feedback=said)
+        return Datum(success=label == asked["expected"], metadata={"label": label})
 
     def configure_optimizers(self):
         return AgentOptimizer(self.agent, self.parameters())
@@ -161,3 +165,26 @@ def test_an_agent_that_uses_what_the_prompt_shows_reaches_the_target(route, serv
 @pytest.mark.parametrize("cut", [brain.FAILING, brain.FAILED])
 def test_without_what_the_prompt_shows_it_does_not(cut) -> None:
     assert max(value for _, value in improved(by_function(None, cut))) == 0.6
+
+
+def test_a_host_of_the_server_reaches_the_target(repository: Repository, here: Path) -> None:
+    top = repository.workdir
+    for name in ("labels.py", "rules.txt"):
+        shutil.copy(here / name, top)
+    run_git(["add", "--all"], cwd=top)
+    run_git(["commit", "--quiet", "--message=target"], cwd=top)
+
+    async def drive() -> list[tuple[str, float]]:
+        found = []
+        async with hosted(SimpleNamespace(top=top)) as host:
+            began = await host.call("start", target="labels.py", measure_noise=False)
+            desk = Path(began["path"], "rules.txt")
+            for _ in range(2):
+                told = (await host.session.call_tool("context", {})).content[0].text
+                assert "late van" not in told
+                desk.write_text(brain.think(told, desk.read_text()))
+                tried = await host.call("try", message="order the rules")
+                found.append((tried["verdict"], tried["after"]))
+        return found
+
+    assert anyio.run(drive) == REACHED[1:]
