@@ -17,7 +17,7 @@ from autopilot.git.commits import Commit
 from autopilot.report.comparison import file_documents
 from autopilot.text import counted, git_date, iso, some
 from autopilot.tracking.checkout import Checkout, ParameterState, find_state, snapshots
-from autopilot.tracking.holding import Fork, fork
+from autopilot.tracking.holding import fork
 from autopilot.tracking.holding import merge as merge_bests
 from autopilot.tracking.layout import free_slugs
 from autopilot.tracking.notebook import Notebook
@@ -284,7 +284,7 @@ def merge(
     _tell_made(output, ours, made, best, merged=[ours.slug, theirs.slug])
 
 
-def _tell_made(output: Output, source: Notebook, made: Fork, epoch: int, **more: Any) -> None:
+def _tell_made(output: Output, source: Notebook, made: Notebook, epoch: int, **more: Any) -> None:
     output.line(f"start commit {made.start[:7]} on autopilot/{made.slug}; nothing was run")
     in_program = f" in your program: Trainer(experiment=Experiment(GitStore({made.slug!r})))"
     how = f": autopilot resume {made.slug}" if source.manifest.target else in_program
@@ -294,7 +294,7 @@ def _tell_made(output: Output, source: Notebook, made: Fork, epoch: int, **more:
             "experiment": made.slug,
             "branch": f"autopilot/{made.slug}",
             "start": made.start,
-            "base": made.base,
+            "base": made.manifest.base,
             "forked_from": {"experiment": source.slug, "epoch": epoch},
             **more,
         }

@@ -12,7 +12,6 @@ from functools import cached_property
 
 from autopilot.core.records.message import EPOCH, EXPERIMENT, REVERTS, Score, trailers_of
 from autopilot.errors import ExperimentError
-from autopilot.git import objects
 from autopilot.git.commands import run_git
 from autopilot.git.commits import count_in, merge_base, merge_trees
 from autopilot.git.refs import Branch, find_branch
@@ -135,11 +134,6 @@ class ParameterHistory:
             Score(f"val {name}", old.get(name), new.get(name), mode if name == monitor else "max")
             for name in dict.fromkeys([monitor, *new])
         )
-
-    def outside(self, old: str, new: str) -> list[str]:
-        """The files that differ between two commits and are no parameters."""
-        differ = objects.diff_trees(self.repo, old, new)
-        return sorted(n for n in differ if not any(place.covers(n) for place in self.places))
 
     def merged_into(self, onto: str) -> MergedEpoch:
         """The newest epoch that a branch (its commit) has.

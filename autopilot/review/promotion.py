@@ -25,6 +25,7 @@ from autopilot.review.changes import (
 )
 from autopilot.tracking.holding import record_decision, stopped
 from autopilot.tracking.notebook import Epoch, Notebook
+from autopilot.tracking.parameters import outside
 
 Method = Literal["squash", "no-ff", "ff-only"]
 """One commit; a merge commit; the branch moved to the experiment's own commit."""
@@ -271,7 +272,7 @@ def _merge_gate(
         return closed(f"{onto.name} has no commit in common with it", hint)
     if base == commit:
         return closed(f"{onto.name} has {commit[:7]} in its history", hint)
-    others = history.outside(base, commit)
+    others = outside(repo, history.places, base, commit)
     if others:
         detail = f"it would bring changes along that are none of the parameters' ({others[0]})"
         return closed(detail, hint)

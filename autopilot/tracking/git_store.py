@@ -8,7 +8,6 @@ touches the index, and writes no file outside the parameters.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -39,7 +38,6 @@ from autopilot.tracking.parameters import (
     edits,
 )
 
-_RECENT = 6
 _INSTANT_S = 0.05
 
 
@@ -375,20 +373,11 @@ class GitStore(Store):
                 self.rescued.append(kept)
 
     def _unknown(self, present: Mapping[str, Entry]) -> dict[str, Entry]:
-        """The files whose content neither the latest commits nor HEAD have."""
+        """The files that were changed, and whose content neither the experiment nor HEAD has."""
         known = self.files.known
         new = {name: entry for name, entry in present.items() if known.get(name) != entry}
         if not new:
             return new
-        recent = itertools.islice(commits.first_parent_log(self.repo, self._tip), _RECENT)
-        trees = [*(commit.tree for commit in recent), self.repo.head_commit()]
-        # A kill while the baseline was scored on the test split leaves its state.
-        baseline = commits.read_tag(self.repo, self.layout.tag_name(0))
-        if baseline is not None:
-            trees.append(baseline.commit)
-        safe = [self.files.entries(tree) for tree in trees]
-        return {
-            name: entry
-            for name, entry in new.items()
-            if not any(entries.get(name) == entry for entries in safe)
-        }
+        checkout = Checkout(Notebook(self.repo, self.slug))
+        checkout.present = new
+        return {name: new[name] for name in checkout.unsaved()}

@@ -10,7 +10,7 @@ import contextlib
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from autopilot.core.memory import BLOCK_AFTER, Memory
@@ -139,16 +139,9 @@ def handed_over(path: Path) -> list[Event]:
 # --- forks -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Fork:
-    """A new experiment: its name, its start commit, and the commit that it starts from."""
-
-    slug: str
-    start: str
-    base: str
-
-
-def fork(source: Notebook, epoch: int, slug: str, *, idea: str = "", hypothesis: str = "") -> Fork:
+def fork(
+    source: Notebook, epoch: int, slug: str, *, idea: str = "", hypothesis: str = ""
+) -> Notebook:
     """Begins an experiment from the state of an epoch, kept or not.
 
     Target, arguments, options and seed are the source's; memory and baseline are its own.
@@ -165,7 +158,7 @@ def fork(source: Notebook, epoch: int, slug: str, *, idea: str = "", hypothesis:
 
 def merge(
     ours: Notebook, theirs: Notebook, slug: str, *, idea: str = "", hypothesis: str = ""
-) -> Fork | None:
+) -> Notebook | None:
     """Begins an experiment from the best states of two, merged.
 
     Target, arguments, options and seed are those of `ours`. None if that has all of `theirs`.
@@ -238,7 +231,7 @@ def _check_new(repo: Repository, layout: Layout) -> None:
     layout.check_free(repo)
 
 
-def _begin(repo: Repository, manifest: Manifest, detail: str) -> Fork:
+def _begin(repo: Repository, manifest: Manifest, detail: str) -> Notebook:
     """Objects, then notes, then the branch: as every experiment begins."""
     layout = Layout(manifest.slug)
     with held(repo, manifest.slug):
@@ -251,7 +244,7 @@ def _begin(repo: Repository, manifest: Manifest, detail: str) -> Fork:
         created = Event(name="created", detail=detail).stamped()
         Journal(repo, layout).write(start, [manifest, created])
         refs.create_ref(repo, layout.branch, start, f"autopilot: {detail}")
-    return Fork(manifest.slug, start, manifest.base)
+    return Notebook(repo, manifest.slug)
 
 
 # --- memory ------------------------------------------------------------------------------------

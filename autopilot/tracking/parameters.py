@@ -116,16 +116,19 @@ def check_checked_out(repo: Repository, manifest: Manifest) -> None:
         ExperimentError: it names a file that differs.
     """
     base, head = manifest.base, repo.head_commit()
-    differ = objects.diff_trees(repo, base, head)
-    places = manifest_paths(manifest)
-    others = sorted(name for name in differ if not any(place.covers(name) for place in places))
-    if others:
+    if others := outside(repo, manifest_paths(manifest), base, head):
         raise ExperimentError(
             f"{manifest.slug} runs in place on {base[:7]}, and {head[:7]} is checked out, which "
             f"has another {others[0]}",
             hint=f"git switch {manifest.base_branch} (or git switch --detach {base[:7]}), then go "
             "on",
         )
+
+
+def outside(repo: Repository, places: Sequence[ParameterPath], old: str, new: str) -> list[str]:
+    """The files that differ between two trees or commits and are no parameters."""
+    differ = objects.diff_trees(repo, old, new)
+    return sorted(name for name in differ if not any(place.covers(name) for place in places))
 
 
 def entries_at(
