@@ -6,6 +6,7 @@ and its safety in a kill are the command's.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -55,7 +56,7 @@ def serve(context: Context) -> int:
             "autopilot mcp takes the package mcp", hint="pip install 'autopilot[mcp]'"
         ) from error
     project = ["--project", context.project] if context.project else []
-    changing = anyio.Lock()
+    changing, running = anyio.Lock(), set[ToolProcess]()
 
     async def list_tools(_: Any, params: Any) -> types.ListToolsResult:
         return types.ListToolsResult(
@@ -84,10 +85,12 @@ def serve(context: Context) -> int:
         except AutopilotError as error:
             return _answer(tool, 2, {"error": error.message, "hint": error.hint})
         call = ToolProcess([*_COMMAND, *project, *words], folder, ctx.session.report_progress)
-        if not tool.changes:
-            return _answer(tool, *await call.run())
-        async with changing:
-            return _answer(tool, *await call.run())
+        async with changing if tool.changes else contextlib.nullcontext():
+            running.add(call)
+            try:
+                return _answer(tool, *await call.run())
+            finally:
+                running.discard(call)
 
     server = Server(
         "autopilot",
@@ -97,14 +100,20 @@ def serve(context: Context) -> int:
         on_call_tool=call_tool,
     )
 
+    async def end_by_signal() -> None:
+        ends = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+        with anyio.open_signal_receiver(*ends) as signals:
+            async for number in signals:
+                for call in running:
+                    call.interrupt()
+                with anyio.move_on_after(_STOP_S):
+                    while running:
+                        await anyio.sleep(0.01)
+                # Not by a return: a thread waits for the next line of stdin.
+                os._exit(128 + number)
+
     async def main() -> None:
         async with anyio.create_task_group() as group:
-
-            async def end_by_signal() -> None:
-                with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
-                    async for _ in signals:
-                        group.cancel_scope.cancel()
-
             group.start_soon(end_by_signal)
             async with stdio_server() as (reader, writer):
                 await server.run(reader, writer, server.create_initialization_options())
@@ -142,6 +151,7 @@ class ToolProcess:
         self._command, self._folder, self._report = command, folder, report
         self._lines, self._began_s = list[str](), time.monotonic()
         self._told = 0
+        self._process: Process | None = None
 
     async def run(self) -> tuple[int, dict[str, Any]]:
         """Its exit code, and the document that it prints.
@@ -157,6 +167,7 @@ class ToolProcess:
             )
         except (OSError, ValueError) as error:  # an argument that is too long, or no text
             return 1, {"error": f"the command cannot be started: {error}", "hint": ""}
+        self._process = process
         assert process.stdout and process.stderr, "both are pipes"
         out = bytearray()
         try:
@@ -181,6 +192,12 @@ class ToolProcess:
             last = " ".join(self._lines[-3:])
             why = last.removeprefix("error: ") or f"it ended with exit code {code}"
             return code or 1, {"error": why, "hint": ""}
+
+    def interrupt(self) -> None:
+        """Ends it as Ctrl-C does."""
+        with contextlib.suppress(ProcessLookupError):
+            if self._process is not None:
+                self._process.send_signal(signal.SIGINT)
 
     async def _follow(self, stream: ByteReceiveStream) -> None:
         async for line in _lines(stream):
@@ -223,7 +240,8 @@ async def _interrupt(process: Process) -> None:
     for number, patience_s in ((signal.SIGINT, _STOP_S), (signal.SIGINT, _END_S)):
         if process.returncode is not None:
             return
-        process.send_signal(number)
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(number)
         with anyio.move_on_after(patience_s):
             async with anyio.create_task_group() as group:
                 group.start_soon(drain, process.stdout)

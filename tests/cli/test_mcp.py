@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Place
     from tests.conftest import Serve
 
+COMMAND = (sys.executable, "-P", "-m", "autopilot", "mcp")
 CLAUDE = os.environ.get("AUTOPILOT_TEST_CLAUDE", "")
 
 
@@ -59,11 +62,9 @@ class Host:
 @asynccontextmanager
 async def hosted(place: Place) -> AsyncIterator[Host]:
     """A host that has started the server in a repository."""
+    program, *arguments = COMMAND
     server = StdioServerParameters(
-        command=sys.executable,
-        args=["-P", "-m", "autopilot", "mcp"],
-        env=dict(os.environ),
-        cwd=place.top,
+        command=program, args=arguments, env=dict(os.environ), cwd=place.top
     )
     async with stdio_client(server) as streams, ClientSession(*streams) as session:
         await session.initialize()
@@ -138,10 +139,10 @@ def test_a_whole_experiment(place: Place) -> None:
     place.check_sound()
 
 
-def test_a_call_that_is_cancelled_is_resumed_by_the_next(rules: Place) -> None:
+def test_a_call_that_is_cancelled_and_a_server_that_is_ended_lose_nothing(rules: Place) -> None:
     wait, ready = (rules.top.parent / name for name in ("wait", "ready"))
 
-    async def drive() -> None:
+    async def cancel() -> None:
         async with hosted(rules) as host:
             await host.call("start", target="rules.py", experiment="one", in_place=True)
             calls(rules)
@@ -152,20 +153,37 @@ def test_a_call_that_is_cancelled_is_resumed_by_the_next(rules: Place) -> None:
                 while not ready.exists():
                     await anyio.sleep(0.01)
                 group.cancel_scope.cancel()
-            ready.unlink()
-            async with anyio.create_task_group() as group:
 
-                async def again() -> None:
-                    kept = await host.call("try", message="to 4")
-                    assert (kept["verdict"], kept["after"]) == ("kept", 0.6)
-
-                group.start_soon(again)
-                while not ready.exists():
-                    await anyio.sleep(0.01)
-                wait.unlink()
-
-    anyio.run(drive)
-    assert calls(rules) == "1 2 3 3 4 5"
+    anyio.run(cancel)
+    assert rules.read("rules/x.txt") == "4\n"
+    ready.unlink()
+    server = subprocess.Popen(COMMAND, cwd=rules.top, stdin=-1, stdout=-1, text=True)
+    client = {"protocolVersion": "2025-06-18", "capabilities": {}}
+    client |= {"clientInfo": {"name": "a host", "version": "1"}}
+    call = {"name": "try", "arguments": {"message": "to 4"}}
+    assert server.stdin and server.stdout
+    for request in (
+        {"id": 1, "method": "initialize", "params": client},
+        {"method": "notifications/initialized"},
+        {"id": 2, "method": "tools/call", "params": call},
+    ):
+        server.stdin.write(json.dumps({"jsonrpc": "2.0", **request}) + "\n")
+        server.stdin.flush()
+    while not ready.exists():
+        time.sleep(0.01)
+    server.send_signal(signal.SIGTERM)
+    said = server.stdout.read()
+    assert server.wait(timeout=60) == 128 + signal.SIGTERM
+    server.stdin.close()
+    server.stdout.close()
+    # Nothing but messages is on stdout.
+    answer = [json.loads(line) for line in said.splitlines()][-1]["result"]
+    assert answer["isError"] and answer["structuredContent"]["why"] == "interrupted in epoch 1"
+    wait.unlink()
+    kept = rules.run("try", "-m", "to 4", "--json").document
+    assert (kept["verdict"], kept["after"]) == ("kept", 0.6)
+    # What was measured before was not measured again.
+    assert calls(rules) == "1 2 3 3 3 4 5"
     assert rules.verdicts("one") == ["baseline", "kept"]
 
 
@@ -240,8 +258,9 @@ def test_claude_code_is_a_host(
 
     server = serve(script)
     settings = tmp_path / "mcp.json"
-    command = {"command": sys.executable, "args": ["-P", "-m", "autopilot", "mcp"]}
-    settings.write_text(json.dumps({"mcpServers": {"autopilot": command}}))
+    command, *arguments = COMMAND
+    servers = {"autopilot": {"command": command, "args": arguments}}
+    settings.write_text(json.dumps({"mcpServers": servers}))
     options = ["--print", "Improve it", "--model", "claude-sonnet-4-5", "--strict-mcp-config"]
     options += ["--mcp-config", str(settings), "--allowedTools", "mcp__autopilot,Read,Edit"]
     told = subprocess.run(
