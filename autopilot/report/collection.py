@@ -95,7 +95,9 @@ class Report:
             "test_gain": gain and [gain.before, gain.after, gain.low, gain.high],
             "spent": _cost(notebook.spent),
             "settings": list(settings(manifest).items()),
-            "events": [[e.time, e.name, event_detail(e, notebook)] for e in notebook.events],
+            "events": [
+                [e.time, e.name, event_detail(e, notebook.reached)] for e in notebook.events
+            ],
             "series": _series(notebook.epochs),
             "tuned": tuned.document() if (tuned := Tuned.of(notebook)) else None,
             "columns": COLUMNS,

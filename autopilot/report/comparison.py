@@ -11,7 +11,7 @@ from autopilot.core.figures import figures, lower_note, outcomes, setting, signe
 from autopilot.core.memory import DECISIONS, FAILURES, Memory, Trend
 from autopilot.core.people import APPROVE, PAUSED, REVIEWED, STEERED
 from autopilot.core.records.message import one_line
-from autopilot.core.records.record import Event, Manifest
+from autopilot.core.records.record import Event, Manifest, StepRecord
 from autopilot.core.types import Datum, count_outcomes
 from autopilot.git.objects import LineCounts
 from autopilot.text import counted, jsonable, shorten
@@ -33,12 +33,12 @@ def decision_line(event: Event) -> str:
 def words(notebook: Notebook) -> list[str]:
     """The words of people to the agent, one a line, with the steps that they reached."""
     said = (event for event in notebook.events if event.name == STEERED)
-    return [f"said by {event_detail(event, notebook)}" for event in said]
+    return [f"said by {event_detail(event, notebook.reached)}" for event in said]
 
 
-def event_detail(event: Event, notebook: Notebook) -> str:
+def event_detail(event: Event, reached: Mapping[str, StepRecord]) -> str:
     """The text of an event beside its name; of a person's word, with the step that it reached."""
-    step = notebook.reached.get(event.id) if event.name in (STEERED, REVIEWED) else None
+    step = reached.get(event.id)
     read = f" (read in epoch {step.epoch})" if step else " (not read yet)"
     if event.name == STEERED:
         return f"{event.reviewer}: {one_line(event.detail, 200)}{read}"

@@ -55,8 +55,8 @@ def test_strategies_are_counted_and_those_that_gained_most_come_first():
 def test_a_decision_says_who_what_and_where_to():
     event = Event.decided("promote", "holds on test", "Ada", 3, "a" * 40)
     assert decision_line(event) == "epoch 3 (aaaaaaa) promoted by Ada: holds on test"
-    assert event_detail(event) == decision_line(event)
-    assert event_detail(Event(epoch=2, name="stopped", detail="patience")) == "patience"
+    assert event_detail(event, {}) == decision_line(event)
+    assert event_detail(Event(epoch=2, name="stopped", detail="patience"), {}) == "patience"
 
 
 @given(st.lists(st.sampled_from([True, False, None]), min_size=1))
