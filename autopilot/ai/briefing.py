@@ -99,6 +99,7 @@ class Brief:
         feedback: Parameter name to its gradient.
         failing: Train items that do not pass and that no gradient is about.
         passing: Train items that pass.
+        passed: The ids of all that pass, some of which may have feedback.
         attempts: The judged epochs, oldest first.
         earlier: Sentences on attempts that are not among them.
         blocked: Strategy to the reason.
@@ -116,6 +117,7 @@ class Brief:
     feedback: Sequence[tuple[str, Gradient]] = ()
     failing: Sequence[Finding] = ()
     passing: Sequence[Finding] = ()
+    passed: frozenset[str] = frozenset()
     attempts: Sequence[Attempt] = ()
     earlier: Sequence[str] = ()
     blocked: Mapping[str, str] | None = None
@@ -147,7 +149,7 @@ class Brief:
             "background": lambda room: shorten_to("\n\n".join(self.background), room),
             "parameters": self._parameters,
             "score": lambda room: shorten_to("\n".join(self.score), room),
-            "failing": lambda room: as_examples(self.feedback, self.failing, room),
+            "failing": lambda room: as_examples(self.feedback, self.failing, room, self.passed),
             "passing": lambda room: as_passing(self.passing, room),
             "worked": self._worked,
             "failed": self._failed,

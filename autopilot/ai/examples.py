@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from autopilot.ai.prompting import fence
@@ -38,18 +38,23 @@ class Cause:
         """How much it costs: the severities of all."""
         return sum(finding.severity for finding in self.findings)
 
-    def head(self) -> str:
-        """The cause with how often it occurs."""
+    def head(self, passed: Set[str]) -> str:
+        """The cause with how often it occurs, and how many of its items pass all the same."""
         about = f"{self.attribution}: " if self.attribution else ""
         count, worst = len(self.findings), max(f.severity for f in self.findings)
         facts = [counted(count, "item")] if self.findings[0].item or count > 1 else []
+        good = sum(finding.item in passed for finding in self.findings)
+        facts += [f"{good} of them pass"] if good else []
         facts += [f"severity {self.weight / count:.2f}"] if worst < 1 else []
         facts += [f"feedback for {', '.join(self.parameters)}"] if self.parameters else []
         return f"### {about}{self.text}" + (f" ({'; '.join(facts)})" if facts else "")
 
 
 def as_examples(
-    feedback: Sequence[tuple[str, Gradient]], others: Sequence[Finding], room: int
+    feedback: Sequence[tuple[str, Gradient]],
+    others: Sequence[Finding],
+    room: int,
+    passed: Set[str] = frozenset(),
 ) -> str:
     """The section on items that fail: each cause once, with some of its items.
 
@@ -57,6 +62,7 @@ def as_examples(
         feedback: Parameter name to gradient; what goes to several of them stands once.
         others: Findings of items that no gradient is about.
         room: The largest number of characters.
+        passed: The ids of items that pass: feedback on them says how they could be better.
     """
     texts, causes = _causes(feedback, others)
     frame = len(fence("failing", ""))
@@ -68,7 +74,7 @@ def as_examples(
         body = cut_middle(body, left // 2 if causes else left)
     parts = [body] if body else []
     left -= len(body) + (2 if body and causes else 0)
-    parts += _of_causes(causes, left)
+    parts += _of_causes(causes, left, passed)
     return fence("failing", "\n\n".join(parts))
 
 
@@ -128,9 +134,9 @@ def _causes(
     return plain, sorted(found, key=lambda cause: -cause.weight)
 
 
-def _of_causes(causes: Sequence[Cause], room: int) -> list[str]:
+def _of_causes(causes: Sequence[Cause], room: int, passed: Set[str]) -> list[str]:
     """The causes as texts, with as many items as there is room, in turn of each cause."""
-    heads = [cut_middle(cause.head(), 600) for cause in causes]
+    heads = [cut_middle(cause.head(passed), 600) for cause in causes]
     named, used = 0, 0
     for head in heads:
         # At most half of the room is for causes without any item.
@@ -146,13 +152,13 @@ def _of_causes(causes: Sequence[Cause], room: int) -> list[str]:
         more = f"... and {counted(len(causes) - named, 'other cause')} ({counted(count, 'item')})"
         left -= len(more) + 2
     item_room = max(min(_ITEM, room // 8), _SMALLEST)
-    queues = [_ranked(cause) for cause in causes[:named]]
+    queues = [_ranked(cause, passed) for cause in causes[:named]]
     shown, most = 0, _OF_A_GROUP if named > 1 else _ALL
     for turn in range(most):
         for cause, block, queue in zip(causes, blocks, queues, strict=False):
             if turn >= len(queue) or shown >= _ALL:
                 continue
-            text = _item(queue[turn], cause.text, item_room)
+            text = _item(queue[turn], cause.text, item_room, passed)
             if text and len(text) + 1 <= left:
                 block.append(text)
                 left, shown = left - len(text) - 1, shown + 1
@@ -163,13 +169,15 @@ def _of_causes(causes: Sequence[Cause], room: int) -> list[str]:
     return ["\n".join(block) for block in blocks] + ([more] if more else [])
 
 
-def _ranked(cause: Cause) -> list[Finding]:
+def _ranked(cause: Cause, passed: Set[str]) -> list[Finding]:
     """The findings to show, the worst first, of equals the most typical; few that are alike."""
     seen = list({(f.input, f.output, f.expected, f.direction): f for f in cause.findings}.values())
     words = [set(_WORD.findall(f"{f.input} {f.output}".lower())) for f in seen]
     often = Counter(word for each in words for word in each)
     typical = [sum(often[word] for word in each) / (len(each) or 1) for each in words]
-    order = sorted(range(len(seen)), key=lambda n: (-seen[n].severity, -typical[n], n))
+    order = sorted(
+        range(len(seen)), key=lambda n: (seen[n].item in passed, -seen[n].severity, -typical[n], n)
+    )
     return _unlike([seen[n] for n in order])
 
 
@@ -184,7 +192,7 @@ def _unlike(findings: Sequence[Finding]) -> list[Finding]:
     return [finding for each in kept for finding in each]
 
 
-def _item(finding: Finding, said: str, room: int) -> str:
+def _item(finding: Finding, said: str, room: int, passed: Set[str] = frozenset()) -> str:
     """An item with input, output, expected and its own feedback; "" where there is none of them."""
     own = finding.direction if finding.direction != said and said else ""
     fields = {
@@ -198,6 +206,7 @@ def _item(finding: Finding, said: str, room: int) -> str:
     if not fields:
         return ""
     name = "" if not finding.item or DIGEST.fullmatch(finding.item) else f"{finding.item}:"
+    name = f"{name} (passes)".strip() if finding.item in passed else name
     # Short fields leave their room to the long ones.
     left, rooms = room, dict[str, int]()
     for count, (field_name, text) in enumerate(sorted(fields.items(), key=lambda p: len(p[1]))):

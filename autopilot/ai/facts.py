@@ -89,6 +89,7 @@ def brief(
         "background": [*_background(manifest, background, module)],
         "failing": _uncovered(run.seen.failing, [gradient for _, gradient in feedback]),
         "passing": _uncovered(run.seen.passing, [gradient for _, gradient in feedback]),
+        "passed": frozenset(run.seen.passed),
         "attempts": attempts(_OfRun(experiment)),
         "earlier": [_by_hand(x) for x in lessons if x.by_hand and x.outcome not in DECISIONS],
         "left": "\n".join(line for line in told if line not in target),
@@ -202,6 +203,7 @@ def _editable(parameter: Parameter, number: int, module: Module | None) -> Edita
         f"{path} ({type(each).__name__})" if path else type(each).__name__
         for path, each in (module.named_modules() if module is not None else ())
         if any(own is parameter for own in each.parameters(recurse=False))
+        and not type(each).__module__.startswith("autopilot.")
     ]
     files = tuple(_contents(parameter, name))
     return Editable(

@@ -142,6 +142,7 @@ class StepItems:
         outcomes: The number of items by outcome.
         failing: Findings of those that did not pass.
         passing: Findings of some that passed.
+        passed: The ids of all that passed.
     """
 
     def __init__(self) -> None:
@@ -152,6 +153,7 @@ class StepItems:
         self.outcomes = Counter[Outcome]()
         self.failing: list[Finding] = []
         self.passing: list[Finding] = []
+        self.passed = set[str]()
 
     def add(self, data: Datum, batch: Any) -> None:
         """Takes in the results of a batch; those of other splits are not to be seen."""
@@ -159,7 +161,8 @@ class StepItems:
             return
         for item, target in with_targets(data, batch):
             self.outcomes[item.outcome] += 1
-            is_passed = item.outcome == "passed"
+            if is_passed := item.outcome == "passed":
+                self.passed.add(item.id)
             kept, most = (self.passing, _PASSING) if is_passed else (self.failing, _FAILING)
             if item.outcome in ("passed", "failed", "error") and len(kept) < most:
                 said = item.feedback or item.error_message or NO_WORDS

@@ -100,6 +100,7 @@ def test_every_call_of_a_whole_run_is_recorded_and_answers_a_replay(
     second = turns[2]["messages"][0]["content"]
     order = ["What you may edit", "## Score", "## Items that fail", "## What worked", "## Now"]
     assert sorted(order, key=second.index) == order
+    assert autopilot(top, "show", "2", "--prompt").stdout == f"{second}\n"
 
     # The notes alone answer a replay, and nothing else does.
     run_git(["checkout", "--quiet", "autopilot/a"], cwd=top)

@@ -502,6 +502,9 @@ def test_show_prints_the_diff_that_git_prints(demo: Here) -> None:
     commit = demo.git("rev-parse", "autopilot/demo/epoch-0005^{commit}")
 
     assert page.rstrip("\n").endswith(demo.git("show", "--format=", commit))
+    assert demo.run("show", "5", "--prompt") == (
+        "no question to an agent in epoch 5 of demo: none was asked, or recorded\n"
+    )
     stat = demo.run("show", "5", "--stat")
     assert "x.txt" in stat
     assert "4 files changed" in stat
