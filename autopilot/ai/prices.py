@@ -140,9 +140,9 @@ def require_price(model: str, price: Price | None, limit_usd: float) -> None:
     """Checks before a call that a budget of dollars can count it.
 
     Raises:
-        NoPriceError: there is such a budget, and no price.
+        NoPriceError: there is no price.
     """
-    if price is None and math.isfinite(limit_usd):
+    if price is None:
         raise NoPriceError(
             f"the price of {model} is unknown, and there is a budget of ${limit_usd:g}",
             hint=f"give it: --price {model}=INPUT/OUTPUT, in dollars for a million tokens",

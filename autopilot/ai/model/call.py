@@ -7,6 +7,7 @@ its reply is used. `autopilot.ai.agent` does the same for agents.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -157,10 +158,11 @@ class Call:
         read = len(json.dumps(asked, default=str)) // 2
         read += sum(tokens for name, tokens in _UNSEEN.items() if name in asked)
         most = Usage(read, int(asked["max_tokens"]))
-        ledger = current_ledger()
-        require_price(self.model, self.price, ledger.limits.cost_usd)
-        worst = self._cost_of(most)
-        with ledger.reserve(self.role, worst.tokens, worst.cost_usd) as reservation:
+        ledger, dollars = current_ledger(), 0.0
+        if math.isfinite(ledger.limits.cost_usd):
+            require_price(self.model, self.price, ledger.limits.cost_usd)
+            dollars = self._cost_of(most).cost_usd
+        with ledger.reserve(self.role, most.tokens, dollars) as reservation:
             sent = self.rate.wait(most.tokens)
             took = 0
             try:
