@@ -187,6 +187,15 @@ def test_a_call_that_is_cancelled_and_a_server_that_is_ended_lose_nothing(rules:
     assert rules.verdicts("one") == ["baseline", "kept"]
 
 
+def test_without_the_package_it_says_how_to_get_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mcp.server.lowlevel", None)
+    refused = place.call("mcp", code=2)
+    assert "autopilot mcp takes the package mcp" in refused.error
+    assert "pip install 'autopilot[mcp]'" in refused.hint
+
+
 def test_the_skill_names_only_what_there_is(place: Place) -> None:
     text = place.call("skill").out
     head, body = text.split("---\n", 2)[1:]
