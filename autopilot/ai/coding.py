@@ -24,7 +24,7 @@ from autopilot.errors import (
     AgentReplyError,
     UsageError,
 )
-from autopilot.sandbox.programs import Finished, run_process
+from autopilot.sandbox.programs import Finished, called, run_process
 from autopilot.text import clean, hide, redact
 
 _PROMPT_FILE = "{prompt_file}"
@@ -203,13 +203,12 @@ class CommandAgent(Agent):
         Raises:
             AgentError: it failed; the hint says how to go on.
         """
-        name = self._name()
-        if name == "sh" and finished.code == _NOT_FOUND:
+        if self._name() == "sh" and finished.code == _NOT_FOUND:
             hint = "correct the agent's command, or install the program"
             raise AgentNotFoundError(f"the shell says: {finished.tail()}", hint=hint)
         if finished.code != 0:
             raise AgentError(
-                f"{name} {finished.end}: {finished.tail()}",
+                f"{called(self.command)} {finished.end}: {finished.tail()}",
                 hint="run it by hand in the same folder",
             )
         return AgentResult(output=finished.stdout.strip(), seconds=finished.seconds)

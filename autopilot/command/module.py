@@ -149,7 +149,7 @@ class CommandModule(AutoPilotModule):
         problem, hint = self._changed(), _ELSEWHERE
         if not problem and ran.is_cut_short:
             problem = ran.explained()
-            hint = "let it wait for what it starts, or end it" if ran.left else _BY_HAND
+            hint = ran.remedy or _BY_HAND
         if problem:
             return self._failed(split, f"{ran.name} {problem}", ran, hint)
         try:

@@ -74,6 +74,17 @@ class Ran:
             return f"left processes running, which were ended ({self.left[0]}{more})"
         return f"ended with exit code {finished.code}" if finished.code else ""
 
+    @property
+    def remedy(self) -> str:
+        """The remedy where it did not come to its own end; "" where none is known."""
+        if self.finished.ended_by == "time":
+            return "give it more time with --item-timeout, or less to do"
+        if self.finished.ended_by == "output":
+            return "let it print less, or write to a file"
+        if self.is_missing:
+            return "correct the command, or install the program"
+        return "let it wait for what it starts, or end it" if self.left else ""
+
     def explained(self) -> str:
         """The same, with the last lines of its output."""
         problem = self.problem()

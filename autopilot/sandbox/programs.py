@@ -20,7 +20,7 @@ from typing import IO, Any, cast
 from autopilot import audit
 from autopilot.errors import AgentError, AgentNotFoundError, AgentTimeoutError
 from autopilot.sandbox.processes import listed, name_of
-from autopilot.text import clean, hide, redact
+from autopilot.text import clean, hide, redact, shorten
 
 _GRACE_S = 2.0
 _LOOK_S = 0.1
@@ -74,6 +74,17 @@ class Finished:
         return redact(lines[-1])[-300:] if lines else "it wrote nothing"
 
 
+def called(command: Sequence[str]) -> str:
+    """A program's name for a person; of a shell's line, the line.
+
+    >>> called(["/usr/bin/aider", "--yes"]), called(["sh", "-c", "make edit"])
+    ('aider', '`make edit`')
+    """
+    if list(command[:2]) == ["sh", "-c"] and len(command) > 2:
+        return f"`{shorten(command[2], 60)}`"
+    return Path(command[0]).name
+
+
 def _is_file(name: str, folder: Path | None) -> bool:
     return "/" in name and Path(folder or ".", name).is_file()
 
@@ -122,7 +133,7 @@ def run_process(
     finished = finish(command, stdin=stdin, folder=folder, timeout_s=timeout_s, hint=hint, env=env)
     if finished.ended_by:
         raise AgentTimeoutError(
-            f"{Path(command[0]).name} did not answer within {timeout_s:g} s and was ended",
+            f"{called(command)} did not answer within {timeout_s:g} s and was ended",
             hint="give it more time with timeout_s, or a smaller task",
         )
     return finished

@@ -322,3 +322,9 @@ def _ended(pid: int) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+def test_a_shell_line_that_fails_is_named_by_its_line() -> None:
+    for line, how in (("exit 3", "ended with code 3"), ("kill -9 $$", "was ended by signal 9")):
+        with pytest.raises(AgentError, match=re.escape(f"`{line}` {how}")):
+            CommandAgent(["sh", "-c", line]).run("improve it")

@@ -182,7 +182,12 @@ def test_a_run_is_written_as_a_module_with_the_same_results(bench: Bench) -> Non
 @pytest.mark.parametrize(
     ("options", "says", "hint"),
     [
-        ({"eval": "nosuchprogram"}, "`nosuchprogram` was not found (exit code 127)", "by hand"),
+        ({"eval": "nosuchprogram"}, "`nosuchprogram` was not found (exit code 127)", "install the"),
+        (
+            {"eval": "sleep 9", "item_timeout": "0.2"},
+            "`sleep 9` did not end within 0.2 s",
+            "more time with --item-timeout",
+        ),
         ({"eval": "echo hello; echo you"}, "no metric 'seconds', but: hello | you", "METRIC sec"),
         ({"guard": "echo red; false"}, "guard `echo red; false` failed", "as they are"),
         ({"setup": "echo no; exit 4"}, "failed: ended with exit code 4: no", "new clone"),
