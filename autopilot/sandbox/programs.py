@@ -29,6 +29,8 @@ _FIRST = 64 << 10
 _LAST = 448 << 10
 """Bytes that are kept of its end; some programs print their answer there, on one line."""
 _PIPE = 64 << 10
+_ENDLESS = 1 << 30
+"""Bytes of output after which a program is ended, since it will not end by itself."""
 _READS_AT_END = 32
 _NOT_RUNNABLE = {
     errno.EACCES: "make it executable: chmod +x {name}",
@@ -123,14 +125,21 @@ def run_process(
     hint: str,
     env: Mapping[str, str] | None = None,
 ) -> Finished:
-    """Runs a program to its end, as `finish`; one that takes too long is an error.
+    """Runs a program to its end, as `finish`; one that is too long about it is an error.
 
     Raises:
-        AgentTimeoutError: it took too long.
+        AgentTimeoutError: it took too long, or wrote a gibibyte.
         AgentNotFoundError: there is no such program.
         AgentError: it cannot be started.
     """
-    finished = finish(command, stdin=stdin, folder=folder, timeout_s=timeout_s, hint=hint, env=env)
+    finished = finish(
+        command, stdin=stdin, folder=folder, timeout_s=timeout_s, hint=hint, env=env, most=_ENDLESS
+    )
+    if finished.ended_by == "output":
+        raise AgentTimeoutError(
+            f"{Path(command[0]).name} wrote {_ENDLESS >> 20} MiB without an end and was ended",
+            hint="run it by hand in the same folder",
+        )
     if finished.ended_by:
         raise AgentTimeoutError(
             f"{called(command)} did not answer within {timeout_s:g} s and was ended",

@@ -135,16 +135,19 @@ def test_a_program_that_prints_without_end_is_ended_and_its_output_bounded(tmp_p
     # In a process of its own, whose largest size is this call's.
     call = (
         "import resource, sys\nfrom autopilot.ai import AgentContext, CommandAgent\n"
+        "from autopilot.sandbox import programs\nprograms._ENDLESS >>= 3\n"
         "from autopilot.errors import AgentTimeoutError\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "try: CommandAgent([sys.executable, '-c', sys.argv[1]], timeout_s=1).run('x')\n"
-        "except AgentTimeoutError: pass\n"
+        "try: CommandAgent([sys.executable, '-c', sys.argv[1]], timeout_s=60).run('x')\n"
+        "except AgentTimeoutError as error: print(error)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     done = subprocess.run(
         [sys.executable, "-c", call, endless], cwd=tmp_path, capture_output=True, text=True
     )
-    assert int(done.stdout) < 100_000, done.stderr  # in KiB; it prints a gigabyte
+    said, grown_kib = done.stdout.splitlines()
+    assert said.endswith("wrote 128 MiB without an end and was ended")
+    assert int(grown_kib) < 50_000, done.stderr
     assert _ended(int((tmp_path / "child").read_text()))
 
 
