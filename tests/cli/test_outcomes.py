@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from base64 import b64decode
 from collections import Counter
@@ -304,3 +305,55 @@ def test_items_that_a_metric_scores_are_graded_not_unscored(place: Place, mode: 
     assert "  epoch 1 (kept): 3 better, 0 worse" in told
     assert not any("never scored" in line for line in told)
     assert "3 val items at epoch 1: 3 graded by score." in place.call("report", "g", "--md").out
+
+
+MEMORIZING = """\
+from autopilot import (
+    AutoPilotModule, DataLoader, Datum, NoMemorizing, Optimizer, PathParameter, Policy, Step
+)
+
+
+class Copy(Optimizer):
+    def step(self):
+        self.parameters[0].write_text("2\\nwhere does\\n  MY parcel stay?\\n")
+        return Step("copy")
+
+
+class Answers(AutoPilotModule):
+    def __init__(self, strict: bool = False):
+        super().__init__()
+        self.text, self.policy = PathParameter("x.txt"), Policy([NoMemorizing()] * strict)
+
+    def forward(self, batch):
+        good = self.text.read_text().startswith("2")
+        return Datum(items=[Datum(success=good, feedback="more") for _ in batch.items])
+
+    def configure_policy(self):
+        return self.policy
+
+    def configure_optimizers(self):
+        return Copy(self.parameters())
+
+    def train_dataloader(self):
+        return DataLoader([{"id": "t1", "q": "Is it late?"}])
+
+    def val_dataloader(self):
+        return DataLoader([{"id": "v1", "q": "Where does my parcel stay?"}])
+"""
+
+
+def test_an_edit_that_copies_items_is_told_recorded_and_replayed(place: Place) -> None:
+    place.write("memory.py", MEMORIZING)
+    place.commit("target")
+    said = "the edit has the input of val item v1"
+    for slug, verdict, options in (("w", "kept", ()), ("g", "rejected", ("-H", "strict=true"))):
+        done = place.autopilot("run", "memory.py", "-e", slug, "--max-epochs", "1", *options)
+        assert done.code == 0 and f"\n       {said}\n" in done.out, done
+        assert place.verdicts(slug) == ["baseline", verdict]
+        reason = f"warning: {said}" if slug == "w" else said
+        assert f"{verdict}: {reason}\n" in place.run("show", "1", "-e", slug).out
+        again = place.autopilot("replay", slug, "--level", "full")
+        assert again.code == 0, again
+    # The gate's verdict on the record is that of the run.
+    explained = place.run("policy", "explain", "-e", "g", "1").out
+    assert re.search(rf"failed +NoMemorizing +{said}", explained), explained

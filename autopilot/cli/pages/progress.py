@@ -162,7 +162,7 @@ class Reporter(Callback):
         row = self._table.row(record, before.best if before else None, revision, what)
         self._line(row, record.verdict)
         failed = record.reasons[:1] if record.outcome in ("failed", "refused") else ()
-        for text in dict.fromkeys((*failed, *trainer.notes)):
+        for text in dict.fromkeys((*failed, *filter(None, [record.memorized]), *trainer.notes)):
             self._line(f"{_INDENT}{redact(one_line(text, _NOTE_WIDTH))}")
         self._tell_failures(trainer)
         if self._tried:
