@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
 
 _BEAT_S, _STOP_S, _END_S = 5.0, 60.0, 10.0
+# Of a report: the errors of val items, in their own words.
+_ERRORS = re.compile(r"(?m)(^[\d,]+ val items? at epoch .*\n\n)(?:- .*\n)+")
 _COMMAND = sys.executable, "-P", "-m", "autopilot"
 
 
@@ -127,6 +130,8 @@ def _answer(tool: HostTool, code: int, document: dict[str, Any]) -> mcp_types.Ca
     import mcp_types as types
 
     document = {name: value for name, value in document.items() if name not in tool.left_out}
+    if "markdown" in document and tool.name == "report":
+        document["markdown"] = _ERRORS.sub(r"\1", document["markdown"])
     text = document.get("markdown") or as_json(document, indent=2)
     if "error" in document:
         text = "\n  hint: ".join(filter(None, (f"error: {document['error']}", document["hint"])))
@@ -142,7 +147,7 @@ class ToolProcess:
     """A command in a process of its own.
 
     Args:
-        report: Takes the lines that it prints on stderr, with their number, as its progress.
+        report: Takes its progress: a number that grows, and a line.
     """
 
     def __init__(
@@ -150,7 +155,7 @@ class ToolProcess:
     ) -> None:
         self._command, self._folder, self._report = command, folder, report
         self._lines, self._began_s = list[str](), time.monotonic()
-        self._told = 0
+        self._told, self._last = 0, ""
         self._process: Process | None = None
 
     async def run(self) -> tuple[int, dict[str, Any]]:
@@ -202,7 +207,10 @@ class ToolProcess:
     async def _follow(self, stream: ByteReceiveStream) -> None:
         async for line in _lines(stream):
             self._lines = [*self._lines[-20:], line]
-            await self._tell(line)
+            # Others may quote a val item, which an agent must not see.
+            if line.startswith(("epoch ", "waiting for ")):
+                self._last = f"{line}; "
+                await self._tell(line)
 
     async def _beat(self) -> None:
         """Says that it goes on, where it has printed nothing for a while: hosts may wait less."""
@@ -212,8 +220,7 @@ class ToolProcess:
             told = self._told
             await anyio.sleep(_BEAT_S)
             if told == self._told:
-                last = f"{self._lines[-1]}; " if self._lines else ""
-                await self._tell(f"{last}{time.monotonic() - self._began_s:.0f} s")
+                await self._tell(f"{self._last}{time.monotonic() - self._began_s:.0f} s")
 
     async def _tell(self, text: str) -> None:
         self._told += 1

@@ -221,7 +221,7 @@ TOOLS = {
             show,
             "One epoch: its change, reason, scores, verdict, and the outcome of each val item.",
             ("epoch",),
-            left_out=("failed_items",),
+            left_out=("failed_items", "failures"),
         ),
         HostTool(
             "report",

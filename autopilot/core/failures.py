@@ -250,6 +250,22 @@ def failure_lines(split: str, items: Iterable[Datum]) -> list[str]:
     return failures.lines(split)
 
 
+def failure_kinds(split: str, items: Iterable[Datum]) -> list[dict[str, str | int]]:
+    """The same for a program, without the texts, which may quote an item."""
+    failures = Failures()
+    for item in items:
+        failures.add(split, item)
+    return [
+        {
+            "how": kind.how,
+            "type": kind.text.split(" ")[0] if kind.how == "raised" else "",
+            "place": kind.place,
+            "items": kind.count,
+        }
+        for kind in failures.kinds(split)
+    ]
+
+
 def never_measured(epochs: Iterable[Iterable[Datum]]) -> tuple[int, list[Datum]]:
     """The items that gave no result in any epoch: each raised or was `unmeasured` every time.
 

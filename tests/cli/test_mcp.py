@@ -40,12 +40,15 @@ class Host:
 
     def __init__(self, session: ClientSession) -> None:
         self.session, self.progress = session, list[tuple[float, str]]()
+        self.heard = ""
 
     async def call(self, tool: str, **arguments: Any) -> Any:
         """The answer of a tool that must succeed."""
         done = await self.session.call_tool(tool, arguments, progress_callback=self._note)
         assert not done.is_error, done.content
-        return done.structured_content
+        (content,) = done.content
+        self.heard += f"{content.text}\n{done.structured_content}\n"
+        return done.structured_content or content.text
 
     async def refused(self, tool: str, **arguments: Any) -> str:
         """The error of a tool that must not."""
@@ -71,7 +74,24 @@ async def hosted(place: Place) -> AsyncIterator[Host]:
         yield Host(session)
 
 
+# Each val item has words that an agent must not see; one is quoted by an error.
+SECRET = """
+    def val_dataloader(self):
+        rows = [{"id": f"i{at}", "at": at, "words": "CANARY"} for at in range(1, 6)]
+        return DataLoader(rows, self.size)
+
+    def score(self, item):
+        words = item.metadata.get("words", "")
+        if words and item.metadata["at"] == 5:
+            raise ValueError(f"cannot do {words}")
+        passed = int(self.x.read_text()) > item.metadata["at"]
+        said = f"raise it {words}".strip()
+        return Datum(success=passed, feedback=said, metadata={"answer": words})
+"""
+
+
 def test_a_whole_experiment(place: Place) -> None:
+    place.change("counter.py", ("    val_dataloader = test", f"{SECRET}\n    test"))
     (place.top.parent / "counter.py").write_text("raise SystemExit('outside')")
     (place.top / "link.py").symlink_to(place.top.parent / "counter.py")
 
@@ -106,7 +126,7 @@ def test_a_whole_experiment(place: Place) -> None:
             assert numbers == sorted(set(numbers))
             desk = Path(began["path"], "x.txt")
             desk.write_text("3\n")
-            told = (await host.session.call_tool("context", {})).content[0].text
+            told = await host.call("context")
             assert "raise it (5 items)" in told and f"x.txt in {began['path']}" in told
             kept = await host.call("try", message="--undo: set it to 3")
             assert (kept["verdict"], kept["after"], kept["fixed"]) == ("kept", 0.4, ["i1", "i2"])
@@ -124,14 +144,15 @@ def test_a_whole_experiment(place: Place) -> None:
             ]
             shown = await host.call("show", epoch="2")
             assert shown["summary"] == "lower it" and "failed_items" not in shown
-            markdown = await host.session.call_tool("report", {"md": True})
-            assert "| rejected | lower it |" in markdown.content[0].text
-            assert markdown.structured_content is None
+            assert shown["failure_kinds"][0]["type"] == "ValueError"
+            # Text alone: hosts would show a model the JSON instead.
+            assert "| rejected | lower it |" in await host.call("report", md=True)
             page = Path((await host.call("report"))["path"])
             assert page.is_relative_to(place.top / ".git") and page.is_file()
             lessons = (await host.call("memory", outcome="rejected"))["lessons"]
             assert [lesson["summary"] for lesson in lessons] == ["lower it"]
             assert (await host.call("done"))["test"]
+            assert "CANARY" not in f"{host.heard} {host.progress}"
 
     with place.untouched():
         anyio.run(drive)

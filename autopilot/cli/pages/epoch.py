@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autopilot.core.failures import failure_lines
+from autopilot.core.failures import failure_kinds, failure_lines
 from autopilot.core.figures import (
     changed_settings,
     costs,
@@ -99,6 +99,7 @@ def document(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
         "items": [{"id": item.id, "outcome": item.outcome} for item in items],
         "failed_items": [datum_document(item) for item in items if item.outcome in NOT_PASSED],
         "failures": failure_lines("val", items),
+        "failure_kinds": failure_kinds("val", items),
         **_changes(notebook, notebook.before(number), notebook.after(number)),
     }
 
