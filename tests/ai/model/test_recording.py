@@ -44,7 +44,7 @@ def test_keys_are_those_of_earlier_versions() -> None:
     [
         (gradient.SYSTEM, "882b8dcb47b07fdefb1c4f881b8bd94b"),
         (gradient.Collated.model_json_schema(), "e28a0f0ae09c79fdd9e5e0e218e03600"),
-        (optimizer.SYSTEM, "95c9caae6c801d577d33845fd81b1f6d"),
+        (optimizer.SYSTEM, "9384859fdd4954fb11b84fde87848637"),
         (optimizer.EditReply.model_json_schema(), "209b4e3fe9a5927c786f035d4cdf5d3c"),
     ],
 )
