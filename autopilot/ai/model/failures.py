@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping
+from http.client import responses
 from urllib.error import HTTPError
 
 from autopilot.errors import (
@@ -43,7 +44,7 @@ def service_error(
         hint: Replaces the status's own hint.
         key: The place of the key, for the hint.
     """
-    said = one_line(redact(said))
+    said = one_line(redact(said).strip() or responses.get(status, ""))
     text = f"{model}: the service answered {status}: {said}"
     # Before the status itself: a 400 for missing credit is no fault of the request.
     if status == 402 or (status in (400, 429) and any(x in said.lower() for x in _NO_CREDIT)):
@@ -105,4 +106,4 @@ def pause_s(headers: Mapping[str, str]) -> float | None:
 
 def one_line(text: str) -> str:
     """The beginning of a text, on one line."""
-    return " ".join(text.split())[:_SHOWN] or "(no words)"
+    return " ".join(text.split())[:_SHOWN] or "it says no more"

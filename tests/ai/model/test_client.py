@@ -34,6 +34,13 @@ def test_a_status_is_an_error_of_ours(status: int, said: str, kind: type[AgentEr
     assert said in error.message and error.hint
 
 
+def test_a_service_that_says_nothing_is_quoted_by_its_status() -> None:
+    for status, said in ((500, "Internal Server Error"), (529, "it says no more")):
+        assert (
+            service_error("m", status, " ").message == f"m: the service answered {status}: {said}"
+        )
+
+
 def test_a_callers_hint_replaces_the_status_own() -> None:
     assert service_error("claude", 401, "no", "try it by hand").hint == "try it by hand"
 
