@@ -21,15 +21,8 @@ from autopilot.core.failures import failure_lines
 from autopilot.core.figures import costs, figures, lower_note, signed, test_gain
 from autopilot.core.types import Datum
 from autopilot.git.objects import LineCounts
+from autopilot.report import comparison
 from autopilot.report.collection import Report
-from autopilot.report.comparison import (
-    Tuned,
-    compared_results,
-    file_rows,
-    input_rows,
-    item_outcomes,
-    settings,
-)
 from autopilot.report.contents import Changes, dumped, patches
 from autopilot.text import counted
 from autopilot.tracking.notebook import Epoch, Notebook
@@ -77,11 +70,11 @@ def left_out(reports: Sequence[Report]) -> list[str]:
 
 
 def _comparison(first: Notebook, second: Notebook, between: Changes) -> dict[str, Any]:
-    one, other = settings(first.manifest), settings(second.manifest)
+    one, other = comparison.settings(first.manifest), comparison.settings(second.manifest)
     return {
         "settings": [[n, one.get(n, ""), other.get(n, "")] for n in dict.fromkeys([*one, *other])],
-        "results": compared_results(first, second),
-        "inputs": input_rows(first, second),
+        "results": comparison.compared_results(first, second),
+        "inputs": comparison.input_rows(first, second),
         "title": f"From the best state of {first.slug} to the best state of {second.slug}.",
         "net": between,
     }
@@ -115,7 +108,7 @@ def markdown(notebook: Notebook) -> str:
         judged = counted(notebook.last.epoch, "epoch")
         lines += [f"{judged}, {notebook.kept} kept. {costs(notebook.spent)}.", ""]
         lines += [*_table(notebook), "", *_items(notebook)]
-        lines += [*_values(notebook, Tuned.of(notebook)), *_net(notebook)]
+        lines += [*_values(notebook, comparison.Tuned.of(notebook)), *_net(notebook)]
     fetch = f"autopilot fetch origin {slug}    # where the experiment is not here yet"
     lines += ["### Read on", "", "```sh", fetch, f"autopilot log {slug}"]
     lines += [f"autopilot show best -e {slug}", f"git log -p {base}..{branch}", "```", ""]
@@ -151,7 +144,7 @@ def file_table(
     counts: Mapping[str, LineCounts], most: int, shown: Callable[[str], str] = plain
 ) -> list[str]:
     """A table of changed files in Markdown; its last row has the number of those beyond `most`."""
-    rows = [[shown(path), *lines] for path, *lines in file_rows(counts)[:most]]
+    rows = [[shown(path), *lines] for path, *lines in comparison.file_rows(counts)[:most]]
     if len(counts) > most:
         rows.append([f"and {counted(len(counts) - most, 'more file')}", "", ""])
     return pipe_table(["file", "added", "removed"], rows, right=["added", "removed"])
@@ -212,12 +205,12 @@ def _items(notebook: Notebook) -> list[str]:
     if best is None or not items:
         return []
     total = f"{counted(len(items), 'val item')} at epoch {best.number}"
-    lines = [f"{total}: {plain(item_outcomes(items, notebook.monitor[0]))}.", ""]
+    lines = [f"{total}: {plain(comparison.item_outcomes(items, notebook.monitor[0]))}.", ""]
     failures = [f"- {plain(line)}" for line in failure_lines("val", items)]
     return [*lines, *failures, ""] if failures else lines
 
 
-def _values(notebook: Notebook, tuned: Tuned | None) -> list[str]:
+def _values(notebook: Notebook, tuned: comparison.Tuned | None) -> list[str]:
     """The numbers and choices of best state and baseline, and how much each matters."""
     if tuned is None:
         return []

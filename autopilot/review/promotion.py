@@ -16,13 +16,7 @@ from autopilot.errors import ExperimentError
 from autopilot.git import commits, objects
 from autopilot.git.refs import Branch, advance, checked_out_at, obstacle
 from autopilot.git.repository import Repository
-from autopilot.review.changes import (
-    Conflict,
-    MergedEpoch,
-    ParameterHistory,
-    apply_change,
-    target_branch,
-)
+from autopilot.review import changes
 from autopilot.tracking.holding import record_decision, stopped
 from autopilot.tracking.notebook import Epoch, Notebook
 from autopilot.tracking.parameters import outside
@@ -63,7 +57,7 @@ class PromotionPlan:
     tree: str
     counts: Mapping[str, objects.LineCounts]
     gates: tuple[Requirement, ...]
-    merged: MergedEpoch
+    merged: changes.MergedEpoch
 
     @property
     def is_done(self) -> bool:
@@ -108,8 +102,8 @@ def plan(
         epoch: A number, "best", "last", a tag or a commit.
         held: The caller holds the experiment's lock, so that no run of it is going on.
     """
-    history, chosen = ParameterHistory(notebook), notebook.find(epoch)
-    onto = target_branch(notebook, into)
+    history, chosen = changes.ParameterHistory(notebook), notebook.find(epoch)
+    onto = changes.target_branch(notebook, into)
     merged = history.merged_into(onto.tip)
     tree, gate = _merge_gate(history, onto, chosen, method, merged)
     gates = [*_standing_gates(notebook, chosen, onto), *more, gate]
@@ -234,14 +228,18 @@ def _standing_gates(notebook: Notebook, epoch: Epoch, onto: Branch) -> Iterator[
 
 
 def _merge_gate(
-    history: ParameterHistory, onto: Branch, epoch: Epoch, method: Method, merged: MergedEpoch
+    history: changes.ParameterHistory,
+    onto: Branch,
+    epoch: Epoch,
+    method: Method,
+    merged: changes.MergedEpoch,
 ) -> tuple[str, Requirement]:
     """The branch's new tree, and whether it can be made; the tree is "" if not."""
 
     def closed(detail: str, hint: str) -> tuple[str, Requirement]:
         return "", Requirement("merge", False, detail, hint)
 
-    def conflicting(conflict: Conflict) -> tuple[str, Requirement]:
+    def conflicting(conflict: changes.Conflict) -> tuple[str, Requirement]:
         sides = f"{onto.name}...{notebook.layout.branch_name} -- '{conflict.paths[0]}'"
         return closed(conflict.of(notebook.slug, onto.name), f"see both sides: git diff {sides}")
 
@@ -255,8 +253,8 @@ def _merge_gate(
         return closed(f"{onto.name} has epoch {merged.epoch} already", hint)
     if method == "squash":
         whole = history.whole(onto.tip, epoch.number, merged.epoch)
-        tree = apply_change(repo, onto.tip, whole)
-        if isinstance(tree, Conflict):
+        tree = changes.apply_change(repo, onto.tip, whole)
+        if isinstance(tree, changes.Conflict):
             return conflicting(tree)
         if tree == now:
             detail = f"{onto.name} has the same content already"
@@ -278,7 +276,7 @@ def _merge_gate(
         return closed(detail, hint)
     joined = commits.merge_trees(repo, base, onto.tip, commit)
     if joined.conflicts:
-        return conflicting(Conflict(epoch.number, joined.conflicts))
+        return conflicting(changes.Conflict(epoch.number, joined.conflicts))
     how = "fast-forward" if method == "ff-only" else "no conflict; a merge commit"
     return joined.tree, Requirement("merge", True, how)
 
