@@ -328,8 +328,9 @@ A tool's arguments are the options of its command: `--budget-evaluations` is `bu
 - **kept**: better than the best before. It is in the files; build on it.
 - **rejected**: not better, or a gate of the policy objects; `why` says which. It is out of the
   files already: do not undo it. `autopilot show EPOCH` has its change, to learn from.
-- **rejected, unchanged or repeated**: the files are as in a state that is known; it cost nothing.
-- **rejected, failed**: the evaluation itself broke, as by a syntax error: mend that first.
+- **rejected** with `"outcome": "repeated"`: an earlier epoch had the same files; it cost nothing.
+- **rejected** with errors in `failure_kinds` of `autopilot show EPOCH --json`: the edit broke the
+  system. Mend that before you judge the idea.
 - **no verdict** (`"verdict": null`): it was not measured; `why` says what stopped it, such as a
   spent budget. The edit is still in the files.
 
