@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import string
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -208,8 +209,9 @@ class Brief:
             if any(attempt is each for each in with_diff):
                 lines.append(short_diff(attempt.diff, each_room))
             blocks.append("\n".join(lines))
-        older = len(failed) - _ROWS
-        head = [f"and {counted(older, 'earlier epoch')}"] if older > 0 else []
+        older = Counter(one_line(each.strategy or "unnamed", 60) for each in failed[:-_ROWS])
+        often = ", ".join(f"{name} ({n}x)" for name, n in older.most_common(_ROWS))
+        head = [f"and {counted(older.total(), 'earlier epoch')}: {often}"] if older else []
         return _fenced("failed", "\n\n".join([*head, *self.earlier, *blocks]), room)
 
     def _blocked(self, room: int) -> str:

@@ -162,6 +162,8 @@ def attempts(past: Past) -> list[Attempt]:
             }
         elif record.verdict == "rejected" and record.reused is not None:
             facts["why"] = list(record.reasons)
+            if record.outcome == "refused":  # by a person, before it was measured
+                facts["diff"] = past.change(record.epoch)
         found.append(Attempt(**facts))
     return found
 

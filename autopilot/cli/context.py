@@ -152,6 +152,10 @@ class Context:
         more |= {"options": options, "by_hand": by_hand}
         if not task.given():
             return self.request(target, hparams, **more)
+        for name in ("goal", "background", "boldness"):
+            if getattr(options, name) and not (task.agent or by_hand):
+                hint = f"add it, or leave out {flag(name)}"
+                raise UsageError(f"{flag(name)} is of no use without --agent", hint=hint)
         first = flag(next(iter(task.given())))
         given = {f"TARGET {target}": target, "-H": hparams, "--monitor": options.monitor}
         for what in (name for name, value in given.items() if value):

@@ -304,7 +304,13 @@ def test_sections_share_the_limit_whatever_they_hold() -> None:
         feedback=[("a", TextGradient.of(cases)), ("b", Gradient("plain " * 500))],
         passing=cases,
         attempts=[
-            Attempt(epoch=n, kept=n % 2 > 0, summary="did it " * 40, diff="+++ b/x\n+line\n" * 99)
+            Attempt(
+                epoch=n,
+                kept=n % 2 > 0,
+                strategy="try" if n < 20 else "retry",
+                summary="did it " * 40,
+                diff="+++ b/x\n+line\n" * 99,
+            )
             for n in range(40)
         ],
         blocked={f"s{n}": "why " * 90 for n in range(30)},
@@ -319,6 +325,7 @@ def test_sections_share_the_limit_whatever_they_hold() -> None:
         assert "## The user says\n\n- never touch the greeting\n\n## Now\n\nThe score" in text
     assert "moved in 4 epochs: make one bold change" in text
     assert "said 399" in told.render(8000)
+    assert "and 12 earlier epochs: try (10x), retry (2x)\n" in told.render(20_000)
 
 
 def test_boldness_follows_the_trend(desk: Path) -> None:

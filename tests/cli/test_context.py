@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from autopilot.cli.context import Context
+from autopilot.command.options import TaskOptions
+from autopilot.engine.request import Options
 from autopilot.errors import ExperimentError, UsageError
 from tests.cli.conftest import Place
 
@@ -46,3 +49,23 @@ def test_without_target_and_project_there_is_nothing_to_work_on(place: Place) ->
     with pytest.raises(UsageError, match="neither a TARGET nor a project") as caught:
         Context(place.top).request(None)
     assert "-p NAME" in caught.value.hint
+
+
+def test_a_goal_is_read_from_a_file_and_is_for_an_agent(place: Place) -> None:
+    place.write("goal.md", "Make it quick.\n")
+    context, numbers = Context(place.top), TaskOptions(tune=["c.json:n=1..2"], eval="true")
+    edited = replace(numbers, edit=["counter.py"], agent="cmd:true")
+    asked = context.run_request(None, edited, Options(goal="@goal.md", background="a shop"))
+    assert asked.options.given() == {"goal": "Make it quick.", "background": "a shop"}
+    for task, options, problem in (
+        (numbers, Options(goal="be quick"), "--goal is of no use without --agent"),
+        (numbers, Options(boldness="bold"), "--boldness is of no use without --agent"),
+        (edited, Options(goal="@no"), "--goal @no: "),
+        (
+            edited,
+            Options(background="sk-ant-api03-abcdefghijklmnop"),
+            "--background holds a secret",
+        ),
+    ):
+        with pytest.raises(UsageError, match=problem):
+            context.run_request(None, task, options)
