@@ -199,7 +199,8 @@ def run_python(code):
 def test_importing_autopilot_loads_nothing_heavy():
     loaded = run_python(
         "import autopilot, sys; dir(autopilot);"
-        "print([n for n in ('pygit2', 'anthropic', 'typer', 'pydantic', 'rich', 'numpy', 'pytest')"
+        "print([n for n in ('pygit2', 'anthropic', 'litellm', 'genai_prices', 'typer', 'pydantic',"
+        " 'rich', 'numpy', 'pytest')"
         " if n in sys.modules])"
     )
     assert loaded.strip() == "[]"
@@ -244,6 +245,8 @@ CONTRACT = {
     "ai.loss": "JudgeLoss",
     "ai.optimizer": "AgentOptimizer",
     "ai.prices": "Price price_of",
+    "ai.model.base": "ChatModel",
+    "ai.model.litellm_model": "LiteLLMModel",
     "ai": "Agent Judge DataGenerator LLMStep PythonStep BackStep AgentCollator",
 }
 

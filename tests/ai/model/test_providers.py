@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,16 +20,20 @@ from autopilot import (
     AgentContext,
     AgentOptimizer,
     AnthropicAgent,
+    AutoPilotModule,
     ChatModel,
     DataGenerator,
+    DataLoader,
     Datum,
     Judge,
     JudgeLoss,
+    ListDataset,
     LiteLLMModel,
     LLMStep,
     Model,
     Module,
     PathParameter,
+    Trainer,
 )
 from autopilot.ai.model.recording import StoreRecorder, use_recorder
 from autopilot.ai.prices import Price, Usage
@@ -40,6 +46,7 @@ from autopilot.core.store import InMemoryStore
 from autopilot.errors import (
     AgentRefusedError,
     AgentReplyError,
+    EvaluationError,
     KeyRefusedError,
     ModelCallError,
     NoCreditError,
@@ -53,6 +60,16 @@ NAME = "claude-haiku-4-5"
 needs_litellm = pytest.mark.skipif(
     importlib.util.find_spec("litellm") is None, reason="litellm is not installed"
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def connections() -> Iterator[None]:
+    """Closes those that LiteLLM keeps as long as the process lives."""
+    yield
+    if litellm := sys.modules.get("litellm"):
+        for client in litellm.in_memory_llm_clients_cache.cache_dict.values():
+            if not inspect.iscoroutinefunction(close := getattr(client, "close", print)):
+                close()
 
 
 class Verdict(BaseModel):
@@ -211,6 +228,32 @@ def test_a_provider_of_ones_own_gets_all_the_rest(serve) -> None:
         assert model.complete("hello").output == "hi"
         with pytest.raises(autopilot.AutopilotError, match="temperature: recorded"):
             warm.complete("hello")
+
+
+def test_a_failed_model_call_is_told_from_a_system_that_does_not_run(serve) -> None:
+    class Asking(AutoPilotModule):
+        monitor = "accuracy"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.text = Parameter("x")
+
+        def forward(self, batch: Datum) -> Datum:
+            return Datum(success=bool(batch.items[0].metadata["ask"]()))
+
+        def configure_optimizers(self) -> AgentOptimizer:
+            return AgentOptimizer(AnthropicAgent(NAME), self.parameters())
+
+    def broken() -> bool:
+        raise ValueError("mine")
+
+    serve([fail(400, "max_tokens: too many")])
+    asked = {"the model's call": lambda: Model(NAME).complete("hi"), "the system must run": broken}
+    for hint, ask in asked.items():
+        items = DataLoader(ListDataset([Datum(metadata={"ask": ask})]))
+        with pytest.raises(EvaluationError) as caught:
+            Trainer().fit(Asking(), items, items, max_epochs=1)
+        assert hint in caught.value.hint
 
 
 # --- options and clients -----------------------------------------------------------------------
