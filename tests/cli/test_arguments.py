@@ -45,6 +45,8 @@ COMMANDS = {
 WITHOUT = {
     *("run", "optimize loop", "optimize preflight", "optimize set-hparams", "push", "fetch"),
     *("experiment create", "experiment list", "propose list", "doctor", "gc"),
+    "mcp",
+    "skill",
 }
 OTHER_GROUPS = ("hooks", "project", "workspace", "dataset", "ai", "init", "try")
 NAMING = {
