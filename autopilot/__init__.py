@@ -29,7 +29,6 @@ _HOMES = {
     "autopilot.ai.model.parallel": "RateLimit",
     "autopilot.ai.optimizer": "AgentOptimizer",
     "autopilot.ai.steps": "BackStep LLMStep PythonStep",
-    "autopilot.command.editing": "EditOptimizer",
     "autopilot.command.module": "CommandModule",
     "autopilot.core.callback": "Callback RunView",
     "autopilot.core.callbacks": (

@@ -289,9 +289,11 @@ def test_the_greeter_runs_in_a_repository(tmp_path: Path) -> None:
     assert tip.stdout == "hello!!!"
 
 
-@pytest.mark.parametrize("name", ["Threshold", "Support"])
-def test_the_library_examples_run(name: str) -> None:
-    code = next(block for block in blocks("python") if f"class {name}" in block)
+@pytest.mark.parametrize(
+    "part", ["class Threshold", "class Support", "KeepPlaceholders", "LiteLLMModel"]
+)
+def test_the_library_examples_run(part: str) -> None:
+    code = next(block for block in blocks("python") if part in block)
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
 
 

@@ -1,4 +1,4 @@
-"""The parameters of a run without Python, and the agent that edits them."""
+"""The parameters of a run without Python, and the agent that edits them, from their options."""
 
 from __future__ import annotations
 
@@ -12,28 +12,12 @@ from typing import TypeVar
 import autopilot
 from autopilot.ai.agent import Agent
 from autopilot.ai.coding import CommandAgent
-from autopilot.ai.constraints import Constraints
-from autopilot.ai.optimizer import AgentOptimizer
 from autopilot.command.options import AGENTS, TaskOptions, check_agent
-from autopilot.core.parameter import Parameter, PathParameter
+from autopilot.core.parameter import PathParameter
 from autopilot.errors import UsageError
 from autopilot.tuning.parameter import ConfigParameter, config_parameters
 
 P = TypeVar("P", bound=PathParameter)
-
-
-class EditOptimizer(AgentOptimizer):
-    """The optimizer of a run without Python: an AgentOptimizer with its goal."""
-
-    def __init__(
-        self,
-        agent: Agent,
-        parameters: Sequence[Parameter],
-        *,
-        goal: str = "",
-        constraints: Constraints = (),
-    ) -> None:
-        super().__init__(agent, parameters, objective=goal, constraints=constraints)
 
 
 def agent_of(text: str, model: str | None) -> Agent:

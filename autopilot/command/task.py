@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from autopilot.command.editing import EditOptimizer, agent_of, parameters_of
+from autopilot.ai.optimizer import AgentOptimizer
+from autopilot.command.editing import agent_of, parameters_of
 from autopilot.command.module import CommandModule
 from autopilot.command.options import OF_MODULE, TaskOptions
 from autopilot.core.optimizer import Optimizer
@@ -38,5 +39,5 @@ class CommandTask(CommandModule):
             found.append(SearchOptimizer(self._tuned, options.sampler or "tpe"))
         if self._edited:
             agent = agent_of(options.agent or "", options.model)
-            found.append(EditOptimizer(agent, self._edited))
+            found.append(AgentOptimizer(agent, self._edited))
         return found[0] if len(found) == 1 else ChainOptimizer(found)

@@ -128,11 +128,11 @@ def _optimizers(
     lines = _statement(f"agent = {kind}", arguments)
     editing = ["agent", _listed(edit)]
     if goal:
-        editing.append(f"goal={quoted(goal)}")
+        editing.append(f"objective={quoted(goal)}")
     if not tune:
-        return lines + _statement("return EditOptimizer", editing)
+        return lines + _statement("return AgentOptimizer", editing)
     lines += _statement("search = SearchOptimizer", search)
-    lines += _statement("edit = EditOptimizer", editing)
+    lines += _statement("edit = AgentOptimizer", editing)
     return [*lines, "        return ChainOptimizer([search, edit])"]
 
 

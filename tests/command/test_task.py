@@ -149,7 +149,7 @@ def test_a_run_is_written_as_a_module_with_the_same_results(bench: Bench) -> Non
         "protect": "x.txt",
         "tune": ["c.json:n=1..64:log", "c.json:deep.kind=a|b"],
         "guard": "test -e 'c.json'",
-        "goal": 'make "it" fast',
+        "goal": 'be "so" fast',
         "env": "A='b c'",
     }
 
