@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from autopilot.ai.agent import Agent, AgentContext, AgentResult
+from autopilot.ai.agent import Agent, AgentContext, AgentResult, check_agent
 from autopilot.ai.briefing import Brief, check_template
 from autopilot.ai.constraints import Constrained, Constraints
 from autopilot.ai.edits import EditReply, changes, described, difference
@@ -66,7 +66,7 @@ class AgentOptimizer(Optimizer):
             of them; for every parameter, or by the names of parameters.
 
     Raises:
-        UsageError: a placeholder is unknown or missing, or a constraint is none.
+        UsageError: the agent or a constraint is none, or a placeholder is unknown or missing.
 
     >>> class Scripted(Agent):
     ...     def _run(self, prompt, context):
@@ -95,6 +95,7 @@ class AgentOptimizer(Optimizer):
         constraints: Constraints = (),
     ) -> None:
         super().__init__(parameters)
+        check_agent(agent)
         if prompt_template:
             check_template(prompt_template)
         if boldness not in get_args(Boldness):

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from autopilot.ai.agent import Agent, AgentContext, AgentResult
+from autopilot.ai.agent import Agent, AgentContext, AgentResult, check_agent
 from autopilot.ai.model.base import ChatModel
 from autopilot.ai.model.reply import asking_for, explain, json_in
 from autopilot.core.types import digest
@@ -155,6 +155,7 @@ def ask(
         return who.parse(
             prompt, schema, system=system, role=role, sample=sample, max_retries=max_retries
         )
+    check_agent(who)
     system = "\n\n".join(filter(None, (system, asking_for(schema))))
     context, said = AgentContext(system=system, schema=schema, role=role, sample=sample), prompt
     for attempt in range(max_retries + 1):

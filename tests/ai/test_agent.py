@@ -18,6 +18,7 @@ from autopilot.ai.function_agent import FunctionAgent
 from autopilot.ai.judge import Judge
 from autopilot.ai.model.parallel import RateLimit
 from autopilot.ai.model.recording import StoreRecorder, use_recorder
+from autopilot.ai.optimizer import AgentOptimizer
 from autopilot.ai.prompting import ask
 from autopilot.ai.steps import LLMStep
 from autopilot.core.experiment import Experiment
@@ -317,6 +318,20 @@ def test_a_function_or_class_that_cannot_be_called_is_refused() -> None:
     with pytest.raises(UsageError, match="Silent does not say how it answers") as caught:
         Silent().run("a")
     assert "def _run(self, prompt, context)" in caught.value.hint
+
+
+class Untold(Agent):
+    def _run(self, prompt: str) -> AgentResult:  # type: ignore[override]  # that is the mistake
+        return answered(prompt)
+
+
+@pytest.mark.parametrize("agent", [Apart(), answered, Defines, Untold()])
+def test_what_cannot_be_recorded_as_an_agent_is_refused_before_it_is_asked(agent: Any) -> None:
+    with pytest.raises(UsageError, match=r"is no agent|Untold._run\(prompt\) gets 2 arguments"):
+        AgentOptimizer(agent, [Parameter("x")])
+    with pytest.raises(UsageError, match=r"is no agent|gets 2 arguments"):
+        ask(agent, "a", BaseModel, role="judge")
+    assert ASKED == []
 
 
 def test_a_judge_asks_an_equal_question_once_and_a_generator_once_a_sample() -> None:
