@@ -126,9 +126,9 @@ class _Function(Constraint):
 
     def check(self, parameter: Parameter) -> str:
         found = self.validate(parameter)
-        if isinstance(found, str):
-            return found
-        return f"{self._name} refuses it" if found is False else ""
+        if found is False:
+            return f"{self._name} refuses it"
+        return "" if not found or found is True else str(found)
 
 
 Check = Constraint | Callable[[Parameter], Any]

@@ -108,6 +108,16 @@ def test_the_ready_made_ones(constraint: Constraint, before: str, after: str, mi
     assert constraint.check(text) == mistake
 
 
+def test_whatever_a_function_returns_as_a_mistake_is_one(make) -> None:
+    prompt = make("prompt.md", "kind\n")
+    for returned, says in ((["too loud"], "['too loud']"), (False, "<lambda> refuses it")):
+        agent = Writer("KIND\n", "kinder\n")
+        validate = lambda p, r=returned: r if "KIND" in p.read_text() else None  # noqa: E731
+        AgentOptimizer(agent, [prompt], constraints=validate).step()
+        assert f"prompt.md: {says}" in agent.seen[1]
+        prompt.write_text("kind\n")
+
+
 def test_of_several_files_each_is_named(tmp_path: Path) -> None:
     for name in ("a.md", "b.md"):
         (tmp_path / name).write_text("{question}")
