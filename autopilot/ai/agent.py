@@ -28,7 +28,7 @@ from autopilot.core.parameter import PathParameter
 from autopilot.core.records.ledger import Reservation
 from autopilot.core.records.record import LlmRecord
 from autopilot.core.run import Run, current_run, say
-from autopilot.core.signatures import check_awaited, check_call, plain
+from autopilot.core.signatures import check_awaited, plain
 from autopilot.core.types import Cost
 from autopilot.errors import (
     AgentError,
@@ -284,20 +284,6 @@ class Tool(ABC):
         Raises:
             AutopilotError: it cannot be used so; message and hint go to the model.
         """
-
-
-def check_agent(agent: object) -> None:
-    """Refuses what only looks like an agent: its calls would be neither recorded nor counted.
-
-    Raises:
-        UsageError: it is no Agent, or its `_run` cannot be called.
-    """
-    if not isinstance(agent, Agent):
-        raise UsageError(
-            f"{agent!r} is no agent",
-            hint="give an object whose class is a subclass of Agent, or FunctionAgent(function)",
-        )
-    check_call(agent, "_run", ["prompt", "context"], UsageError)
 
 
 # --- inside ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 
 from autopilot.ai.agent import Agent, AgentContext, AgentResult
 from autopilot.ai.model.parallel import RateLimit
-from autopilot.core.signatures import check_function, plain
+from autopilot.core.signatures import check_call, check_function, plain
 from autopilot.core.types import digest
 from autopilot.errors import UsageError
 
@@ -59,6 +59,20 @@ class FunctionAgent(Agent):
 
     def _name(self) -> str:
         return self.name
+
+
+def check_agent(agent: object) -> None:
+    """Refuses what only looks like an agent: its calls would be neither recorded nor counted.
+
+    Raises:
+        UsageError: it is no Agent, or its `_run` cannot be called.
+    """
+    if not isinstance(agent, Agent):
+        raise UsageError(
+            f"{agent!r} is no agent",
+            hint="give an object whose class is a subclass of Agent, or FunctionAgent(function)",
+        )
+    check_call(agent, "_run", ["prompt", "context"], UsageError)
 
 
 def _taken_by(function: Callable[..., Any]) -> list[str]:

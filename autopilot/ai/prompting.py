@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from autopilot.ai.agent import Agent, AgentContext, AgentResult, check_agent
+from autopilot.ai.agent import Agent, AgentContext, AgentResult
+from autopilot.ai.function_agent import check_agent
 from autopilot.ai.model.base import ChatModel
 from autopilot.ai.model.reply import asking_for, explain, json_in
 from autopilot.core.types import digest
