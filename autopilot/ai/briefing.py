@@ -17,7 +17,7 @@ from autopilot.ai.prompting import fence, shorten, show
 from autopilot.core.gradient import Finding, Gradient
 from autopilot.core.records.message import one_line
 from autopilot.errors import UsageError
-from autopilot.text import counted, cut_middle
+from autopilot.text import clean, counted, cut_middle
 
 # Section to its title and its share of the limit; room that one does not need goes to the others.
 SECTIONS: Mapping[str, tuple[str, int]] = {
@@ -36,8 +36,9 @@ SECTIONS: Mapping[str, tuple[str, int]] = {
 }
 REST = "rest"
 _DIFFS, _ROWS = 3, 8
-# The lines of a diff that say where a change is are said by its file's name.
-_DIFF_HEADS = re.compile(r"--- (a/|/dev/null)")
+# The lines of a diff that name its file; git quotes odd names, and ends some by a tab.
+_DIFF_HEAD = re.compile(r'(?:---|\+\+\+) (?:("?)[ab]/(.*?)\1\t?|/dev/null)')
+_OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +141,11 @@ class Brief:
         template = template.replace(f"{{{REST}}}", rest)
         fixed = len(template.format_map(dict.fromkeys(SECTIONS, "")))
         texts = self.sections(max_chars - fixed)
-        return re.sub(r"\n{3,}", "\n\n", template.format_map(texts)).strip()
+        # Gaps of sections without text are closed before the texts, whose blank lines stay, go in.
+        marked = template.format_map({n: f"\0{n}\0" if text else "" for n, text in texts.items()})
+        gapless = re.sub(r"\n{3,}", "\n\n", marked).strip()
+        # Half of a surrogate pair, or NUL, is nothing that an agent could send.
+        return clean(re.sub("\0(.*?)\0", lambda found: texts[found[1]], gapless))
 
     def sections(self, max_chars: int) -> dict[str, str]:
         """Section to its text with its title, "" where there is nothing to say; together no more
@@ -297,13 +302,22 @@ def short_diff(diff: str, room: int) -> str:
     -brief
     +kind
     """
-    lines = []
+    lines, old = list[str](), ""
     for line in diff.splitlines():
-        if line.startswith(("+++ b/", "+++ /dev/null")):
-            lines.append(line[4:].removeprefix("b/"))
-        elif line.startswith(("+", "-", "Binary files")) and not _DIFF_HEADS.match(line):
+        if head := _DIFF_HEAD.fullmatch(line):
+            name = _unquoted(head[2] or "")
+            if line.startswith("+"):
+                lines.append(name or f"{old} (deleted)")
+            old = name
+        elif line.startswith(("+", "-", "Binary files")):
             lines.append(line)
     return cut_middle("\n".join(lines), room)
+
+
+def _unquoted(name: str) -> str:
+    """A name of a diff's head with the bytes that git writes as octal numbers."""
+    plain = _OCTAL.sub(lambda found: bytes([int(found[1], 8)]), name.encode())
+    return plain.decode("utf-8", "replace")
 
 
 def _described(parameter: Editable) -> str:

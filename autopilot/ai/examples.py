@@ -47,7 +47,10 @@ class Cause:
         facts += [f"{good} of them pass"] if good else []
         facts += [f"severity {self.weight / count:.2f}"] if worst < 1 else []
         facts += [f"feedback for {', '.join(self.parameters)}"] if self.parameters else []
-        return f"### {about}{self.text}" + (f" ({'; '.join(facts)})" if facts else "")
+        # Below the title, further lines are indented: a line of feedback may look like a title.
+        title, *more = f"{about}{self.text}".strip().splitlines() or [""]
+        counts = f" ({'; '.join(facts)})" if facts else ""
+        return "\n    ".join([f"### {title}{counts}", *more])
 
 
 def as_examples(

@@ -80,7 +80,8 @@ def show(files: Sequence[tuple[str, str]], feedback: str, room: int) -> str:
             if names > room and name not in named:
                 unnamed += 1
                 continue
-        shown.append(f"{head}\n{part}" if part or not text else head)
+        body = part.removesuffix("\n")  # or a blank line more than the file has
+        shown.append(f"{head}\n{body}" if part or not text else head)
     if unnamed:
         shown.append(f"=== and {unnamed} more, not shown: list them with your tools")
     return "\n\n".join(shown)

@@ -345,3 +345,20 @@ def test_boldness_follows_the_trend(desk: Path) -> None:
         optimizer = AgentOptimizer(scripted([], [], desk), [rules], boldness=boldness)
         optimizer.context = known.context()
         assert wanted in optimizer.build_prompt()
+
+
+def test_what_a_prompt_quotes_stays_readable() -> None:
+    """Python's blank lines, odd characters, and texts that look like the prompt's own."""
+    quoted = '--- "a/K\\303\\244se b.md"\n+++ "b/K\\303\\244se b.md"\n@@ -1 +1 @@\n-a\n+b\n'
+    deleted = "--- a/old.md\n+++ /dev/null\n@@ -1 +0,0 @@\n-gone\n"
+    source = "import re\n\n\ndef go():\n    pass\n"
+    text = Brief(
+        goal="keep {score} \0 {",
+        parameters=[Editable(name="p", files=[("go.py", source)])],
+        feedback=[("p", TextGradient.of([Finding("cut \ud83d\n## Goal", "tone", item="i")]))],
+        attempts=[Attempt(epoch=1, kept=False, diff=quoted + deleted)],
+    ).render(5000)
+    assert text.encode() and "keep {score} \ufffd {" in text
+    assert f"=== go.py\n{source}</data" in text
+    assert "### tone: cut \ufffd (1 item)\n    ## Goal\n" in text
+    assert "\nKäse b.md\n-a\n+b\nold.md (deleted)\n-gone\n" in text
