@@ -134,6 +134,8 @@ class RuleOptimizer(Optimizer):
 class ChainOptimizer(Optimizer):
     """Runs several optimizers in turn, as one step.
 
+    Edits that an agent makes to parameters of the other optimizers alone are undone.
+
     Args:
         optimizers: At least one; their parameters together are this one's.
     """
@@ -151,8 +153,16 @@ class ChainOptimizer(Optimizer):
         for optimizer in self.optimizers:
             # Also the strategies that were blocked by hand here, which the loop does not assign.
             optimizer.blocked, optimizer.context = self.blocked, self.context
+            own = optimizer.parameters
+            # An agent may write into any file, and in a replay it brings the edits of all.
+            others = [p for p in self.parameters if p not in own] if optimizer.confined else []
+            before = [(p, p.snapshot()) for p in others]
             if (step := optimizer.step()) is not None:
                 steps.append(step)
+            # Its own ones last: files of another one's folder may be among them.
+            after = [(p, p.snapshot()) for p in own] if others else []
+            for parameter, snapshot in before + after:
+                parameter.restore(snapshot)
         if not steps:
             return None
         return Step(

@@ -192,7 +192,7 @@ import urllib.request
 
 from pydantic import BaseModel
 
-from autopilot import AutoPilotModule, DataLoader, Datum, PathParameter
+from autopilot import AutoPilotModule, DataLoader, Datum, PathParameter, Rule, RuleOptimizer
 from autopilot.ai import (
     Agent, AgentCollator, AgentOptimizer, AgentResult, FunctionAgent, Judge, JudgeLoss, LLMStep
 )
@@ -221,12 +221,28 @@ class Editor(Agent):
         return said
 
 
+def retitle(prompt, context):
+    for file in (context.files[0], context.files[0].with_name("prompt.md")):
+        with file.open("a") as opened:
+            opened.write("better title\\n")
+    return AgentResult('{"strategy": "retitle"}', cost_usd=0.0)
+
+
+class Sign(Rule):
+    name = "sign"
+
+    def apply(self, parameter, gradient):
+        parameter.write_text(parameter.read_text() + "signed\\n")
+        return "sign"
+
+
 class Writer(AutoPilotModule):
     monitor, mode = "score", "max"
 
     def __init__(self):
         super().__init__()
         self.prompt = PathParameter("prompt.md")
+        self.title, self.end = PathParameter("title.md"), PathParameter("end.md")
 
     def forward(self, batch):
         lines = self.prompt.read_text().count("better")
@@ -237,7 +253,9 @@ class Writer(AutoPilotModule):
         return JudgeLoss(judge, AgentCollator(FunctionAgent(fetch)))
 
     def configure_optimizers(self):
-        return AgentOptimizer(Editor(), self.parameters())
+        titles = AgentOptimizer(FunctionAgent(retitle), [self.title])
+        editor = AgentOptimizer(Editor(), [self.prompt])
+        return [titles, editor, RuleOptimizer([self.end], [Sign()])]
 
     def train_dataloader(self):
         return DataLoader([{"id": "a"}, {"id": "b"}], 2)
@@ -260,7 +278,7 @@ def own_service(request: Received) -> Reply:
 def test_agents_of_the_users_own_are_recorded_and_a_replay_opens_no_socket(
     top: Path, tmp_path: Path
 ) -> None:
-    commit(top, writer_py=OWN, prompt_md="be brief\n")
+    commit(top, writer_py=OWN, prompt_md="be brief\n", title_md="hi\n", end_md="bye\n")
     with MessagesServer(own_service) as server:
         url = server.url
         options = ("--max-epochs", "2", "--budget-usd", "1")
@@ -269,7 +287,7 @@ def test_agents_of_the_users_own_are_recorded_and_a_replay_opens_no_socket(
         roles = Counter(request.body["system"][0]["text"] for request in server.requests)
         # Both splits have the same items: an equal question is asked once.
         assert roles == {"judge": 6, "collator": 2, "optimizer": 2}
-        assert "models: 10 calls, 70 tokens, $0.1" in done.stdout
+        assert "models: 12 calls, 70 tokens, $0.1" in done.stdout
         assert "unknown" not in done.stdout
         # A resumed run pays only for what is new.
         more = autopilot(top, "resume", "a", "--max-epochs", "3", OWN_URL=url)
@@ -283,3 +301,7 @@ def test_agents_of_the_users_own_are_recorded_and_a_replay_opens_no_socket(
         assert found["differences"] == []
         assert states(found) == [(n, n / 4, n / 4) for n in range(4)]
     assert not (place / "tried").exists()
+    # Two agents and a rule make a step; none of them edits what is another one's.
+    assert "kept: retitle + add + sign (3x)" in more.stdout
+    prompt = run_git(["show", "autopilot/a:prompt.md"], cwd=top).stdout
+    assert prompt == b"be brief\n" + b"better\n" * 3

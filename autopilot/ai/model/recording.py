@@ -348,15 +348,16 @@ def miss(parts: Mapping[str, str], known: Iterable[LlmRecord]) -> ReplayMissErro
     )
 
 
-class _AskedSteps(set[tuple[int, int]]):
-    """The steps, as epoch and number, in which an agent was asked already in a replay."""
+class _AskedSteps(dict[tuple[int, int], tuple[list[LlmRecord], list[LlmRecord]]]):
+    """By epoch and step: the calls of the agent that is asked in a replay, and of later ones."""
 
 
 def recorded_step(run: Run, prompt: str, role: str) -> list[LlmRecord]:
     """The agent's calls in the step that is replayed, where only records may answer.
 
     The agent is not called: the step's commit stands for its edits, and its last answer for all
-    that were sent back to it. Only the first question is compared.
+    that were sent back to it. Only the first question is compared. Agents of several optimizers
+    answer in turn.
 
     Raises:
         ReplayMissError: it was not asked this, or it failed in that step.
@@ -372,10 +373,16 @@ def recorded_step(run: Run, prompt: str, role: str) -> list[LlmRecord]:
     if not known or step is None or step.error:
         raise miss(asked, known or calls)
     steps = run.service(_AskedSteps, lambda _: _AskedSteps())
-    if place not in steps:
-        steps.add(place)
-        if known[0].request != asked:
+    now, later = steps.get(place, ([], known))
+    if not now or (run.asking[0] == 1 and later):
+        if not now and known[0].request != asked:
             raise miss(asked, known[:1])
+        # A session that was killed in this step had asked the same.
+        start = 0 if now else max(n for n, c in enumerate(later) if c.request == asked)
+        first = {c.id for c in calls if c.question == 1}
+        begins = (bool(first & {c.id, *c.reply.get("calls", ())}) for c in later[start + 1 :])
+        end = next((n for n, begin in enumerate(begins, start + 1) if begin), len(later))
+        now, later = steps[place] = later[:end], later[end:]
     if step.changed:
         run.experiment.store.restore(revision)
-    return known
+    return now
