@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -23,8 +25,14 @@ from autopilot.ai.model.reply import (
     explain,
 )
 from autopilot.ai.prices import Price
-from autopilot.errors import AgentReplyError, AutopilotError, NoMoreCallsError, UsageError
-from autopilot.text import clean, is_secret
+from autopilot.errors import (
+    AgentReplyError,
+    AutopilotError,
+    NoKeyError,
+    NoMoreCallsError,
+    UsageError,
+)
+from autopilot.text import clean, is_secret, keep_secret
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -249,6 +257,19 @@ class ChatModel(ABC):
         role = role or self.role
         return Call(self.name, role, sample, self.prices, self.rate, self.max_retries)
 
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Errors of the provider's client inside are raised as ours."""
+        try:
+            yield
+        except AutopilotError:
+            raise
+        except Exception as error:
+            ours = self._translation(error)
+            if ours is None:
+                raise
+            raise ours from error
+
     def _ask(
         self,
         call: Call,
@@ -261,15 +282,8 @@ class ChatModel(ABC):
             system, schema = "\n\n".join(filter(None, (system, asking_for(schema)))), None
 
         def send() -> Reply:
-            try:
+            with self._translated():
                 return self._complete(messages, tools, schema, system=system)
-            except AutopilotError:
-                raise
-            except Exception as error:
-                ours = self._translation(error)
-                if ours is None:
-                    raise
-                raise ours from error
 
         return call.ask(self._asked(messages, tools, schema, system), send)
 
@@ -316,3 +330,41 @@ def public(options: Any) -> Any:
     return (
         options if isinstance(options, str | int | float | bool | None) else type(options).__name__
     )
+
+
+def key_of(
+    given: str | None, address_given: str | None, elsewhere: str, *, owner: str, address: str
+) -> str | None:
+    """The key to send, which goes to no other address than it belongs to.
+
+    Args:
+        given: The model's own: a key, "$NAME" of an environment variable, or "" for a service that
+            needs none.
+        address_given: The model's own address; None: the environment's, or the usual one.
+        elsewhere: The address that a key of the environment belongs to.
+        owner, address: The class and its argument for the address, for the error.
+
+    Returns:
+        None: the client may look for it in the environment.
+
+    Raises:
+        NoKeyError: there is none for that address.
+    """
+    if given is None:
+        if address_given is None or address_given.rstrip("/") == elsewhere.rstrip("/"):
+            return None
+        raise NoKeyError(
+            f"{owner}({address}={address_given!r}) has no key of its own, and the key of the "
+            "environment belongs to another address",
+            hint=f'give it one: {owner}(..., api_key="$NAME") takes it from the variable NAME; '
+            'api_key="" if that service needs none',
+        )
+    if given.startswith("$"):
+        key = os.environ.get(given[1:], "")
+        if not key:
+            raise NoKeyError(
+                f"the environment variable {given[1:]} has no key", hint=f"set {given[1:]}"
+            )
+        given = key
+    keep_secret(given, "api_key")
+    return given or "none"

@@ -19,10 +19,8 @@ from autopilot.errors import (
     AgentError,
     AgentNotFoundError,
     AutopilotError,
-    ModelCallError,
     NoKeyError,
 )
-from autopilot.text import redact
 
 if TYPE_CHECKING:
     import anthropic
@@ -72,7 +70,7 @@ def output_form(schema: type[BaseModel]) -> dict[str, Any]:
     return {"format": {"type": "json_schema", "schema": anthropic.transform_schema(schema)}}
 
 
-def translation(model: str, error: Exception) -> AutopilotError | None:
+def translation(model: str, error: Exception, *, key: str) -> AutopilotError | None:
     """Our error for one of the client's; None for other errors."""
     import anthropic
 
@@ -83,28 +81,16 @@ def translation(model: str, error: Exception) -> AutopilotError | None:
             return failures.late(model, is_charged=is_charged)
         said = str(error.__cause__ or error)
         return failures.no_answer(model, said, is_charged=is_charged)
-    if isinstance(error, anthropic.APIStatusError):
-        said = str(error.api_message or error.message)
-        ours = failures.service_error(model, error.status_code, said)
-        if isinstance(ours, ModelCallError):
-            headers = error.response.headers
-            ours.again = {"true": True, "false": False}.get(
-                headers.get("x-should-retry", ""), ours.again
-            )
-            ours.wait_s = failures.pause_s(headers)
-        return ours
-    if isinstance(error, anthropic.CredentialsError):
-        return _no_key()
-    if isinstance(error, anthropic.AnthropicError):
-        return AgentError(f"{model}: {failures.one_line(redact(str(error)))}", hint=_SEE)
-    return _no_key() if isinstance(error, TypeError) and "authentication" in str(error) else None
-
-
-def _no_key() -> NoKeyError:
-    return NoKeyError(
-        "there is no key for Anthropic's service",
-        hint="set ANTHROPIC_API_KEY, or replay what is recorded",
-    )
+    no_key = isinstance(error, TypeError) and "authentication" in str(error)
+    if no_key or isinstance(error, anthropic.CredentialsError):
+        return NoKeyError(
+            "there is no key for Anthropic's service",
+            hint="set ANTHROPIC_API_KEY, or replay what is recorded",
+        )
+    ours = failures.translation(model, error, key=key)
+    if ours is None and isinstance(error, anthropic.AnthropicError):
+        return AgentError(f"{model}: {failures.one_line(str(error))}", hint=_SEE)
+    return ours
 
 
 def send(
@@ -175,7 +161,7 @@ def _message_in(raw: Any) -> dict[str, Any]:
         sent = raw.json()
         if isinstance(sent["content"], list):
             return dict(sent)
-    begin = failures.one_line(redact(raw.text))
+    begin = failures.one_line(raw.text)
     raise anthropic.APIConnectionError(
         message=f"what came back is no message: {begin}", request=raw.request
     )

@@ -15,12 +15,11 @@ from pydantic import BaseModel
 
 from autopilot.ai.agent import Tool
 from autopilot.ai.model import failures
-from autopilot.ai.model.base import ChatModel
-from autopilot.ai.model.keys import key_of
+from autopilot.ai.model.base import ChatModel, key_of
 from autopilot.ai.model.parallel import RateLimit
-from autopilot.ai.model.reply import Message, Reply, asking_for
-from autopilot.ai.prices import Price
-from autopilot.errors import AgentNotFoundError, AgentRefusedError, AutopilotError, ModelCallError
+from autopilot.ai.model.reply import Message, Reply, ToolCall, asking_for
+from autopilot.ai.prices import Price, Usage
+from autopilot.errors import AgentNotFoundError, AgentRefusedError, AutopilotError
 
 _STOPS = {"length": "max_tokens", "content_filter": "refusal", "tool_calls": "tool_use"}
 # Settings of its import: prices from its package, not from the network; no .env file is read.
@@ -120,7 +119,7 @@ class LiteLLMModel(ChatModel):
             num_retries=0,
             **asked,
         )
-        return Reply.of(_as_message(response.model_dump(mode="json", warnings=False)))
+        return _as_reply(response.model_dump(mode="json", warnings=False))
 
     def _translation(self, error: Exception) -> AutopilotError | None:
         litellm = _load()
@@ -136,12 +135,7 @@ class LiteLLMModel(ChatModel):
             return failures.no_answer(self.name, str(below[-1]), is_charged=False)
         if isinstance(error, litellm.APIConnectionError):
             return failures.no_answer(self.name, str(error), is_charged=True)
-        ours = super()._translation(error)
-        if isinstance(ours, ModelCallError):
-            headers = getattr(error, "litellm_response_headers", None)
-            headers = headers or getattr(getattr(error, "response", None), "headers", None) or {}
-            ours.wait_s = failures.pause_s(headers)
-        return ours
+        return super()._translation(error)
 
 
 def _load() -> Any:
@@ -231,39 +225,31 @@ def _as_function(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def _as_message(response: Mapping[str, Any]) -> dict[str, Any]:
-    """A response in the form of the Messages API."""
+def _as_reply(response: Mapping[str, Any]) -> Reply:
     choice = response["choices"][0]
     said = choice["message"]
-    text = said.get("content") or said.get("refusal") or ""
-    calls = [_as_use(call) for call in said.get("tool_calls") or ()]
-    thinking = [dict(block) for block in said.get("thinking_blocks") or ()]
-    stop = _STOPS.get(str(choice.get("finish_reason")), "tool_use" if calls else "end_turn")
-    message: dict[str, Any] = {
-        "role": "assistant",
-        "model": response.get("model") or "",
-        "content": [*thinking, *([{"type": "text", "text": text}] if text else ()), *calls],
-        "stop_reason": "refusal" if said.get("refusal") else stop,
-    }
+    calls = [
+        ToolCall(call["id"], call["function"]["name"], _arguments(call["function"]))
+        for call in said.get("tool_calls") or ()
+    ]
+    stop = "refusal" if said.get("refusal") else _STOPS.get(str(choice.get("finish_reason")), "")
+    usage = None
     if used := response.get("usage"):
         details = used.get("prompt_tokens_details") or {}
         cached = details.get("cached_tokens") or 0
         kept = details.get("cache_creation_tokens") or used.get("cache_creation_input_tokens") or 0
-        message["usage"] = {
-            "input_tokens": max((used.get("prompt_tokens") or 0) - cached - kept, 0),
-            "output_tokens": used.get("completion_tokens") or 0,
-            "cache_creation_input_tokens": kept,
-            "cache_read_input_tokens": cached,
-        }
-    return message
+        read = max((used.get("prompt_tokens") or 0) - cached - kept, 0)
+        usage = Usage(read, used.get("completion_tokens") or 0, kept, cached)
+    text = said.get("content") or said.get("refusal") or ""
+    reply = Reply(text, calls, usage, stop, response.get("model") or "")
+    message = reply.as_message()
+    thinking = [dict(block) for block in said.get("thinking_blocks") or ()]
+    return Reply.of({**message, "content": [*thinking, *message["content"]]})
 
 
-def _as_use(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = call["function"]
+def _arguments(function: Mapping[str, Any]) -> Mapping[str, Any]:
     try:
         arguments = json.loads(function.get("arguments") or "{}")
     except ValueError:
-        arguments = {}
-    if not isinstance(arguments, dict):
-        arguments = {}
-    return {"type": "tool_use", "id": call["id"], "name": function["name"], "input": arguments}
+        return {}
+    return arguments if isinstance(arguments, dict) else {}

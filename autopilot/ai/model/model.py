@@ -12,8 +12,7 @@ from pydantic import BaseModel
 
 from autopilot.ai.agent import AgentResult, Tool, agent_call
 from autopilot.ai.model import client as clients
-from autopilot.ai.model.base import ChatModel, public
-from autopilot.ai.model.keys import key_of
+from autopilot.ai.model.base import ChatModel, key_of, public
 from autopilot.ai.model.parallel import RateLimit
 from autopilot.ai.model.recording import current_ledger
 from autopilot.ai.model.reply import Message, Reply, as_messages
@@ -79,7 +78,6 @@ class Model(ChatModel):
         self._given = client
         self._making = threading.Lock()
         self._client: clients.Client | None = None
-        self._lent: clients.Client | None = None
         self._owner = 0
 
     def count_tokens(
@@ -96,14 +94,8 @@ class Model(ChatModel):
         asked = clean(asked)
 
         def count() -> AgentResult:
-            with current_ledger().reserve(role) as reserved:
-                try:
-                    counted = self.client.messages.count_tokens(**asked).input_tokens
-                except Exception as error:
-                    ours = self._translation(error)
-                    if ours is None:
-                        raise
-                    raise ours from error
+            with current_ledger().reserve(role) as reserved, self._translated():
+                counted = self.client.messages.count_tokens(**asked).input_tokens
                 reserved.settle(Cost())
             return AgentResult(str(counted), cost_usd=0.0, model=self.name)
 
@@ -129,11 +121,12 @@ class Model(ChatModel):
                     owner=type(self).__name__,
                     address="base_url",
                 )
-                self._lent, self._owner = self._client, os.getpid()
+                self._owner = os.getpid()
                 self._client = clients.make_client(
                     base_url=self.base_url, api_key=key, timeout_s=self.timeout_s
                 )
-                # Its connections are closed with the last reference to this model.
+                # Its connections are closed with the last reference to this model, and so are
+                # those of a client from before a fork, which must last until then.
                 weakref.finalize(self, self._client.close)
             return self._client
 
@@ -194,7 +187,7 @@ class Model(ChatModel):
         return clean(body)
 
     def _translation(self, error: Exception) -> AutopilotError | None:
-        return clients.translation(self.name, error)
+        return clients.translation(self.name, error, key=self.key_hint)
 
 
 # Options that are no fields of a request's body.
