@@ -30,6 +30,8 @@ _RIGHT = frozenset(
 _ANSWERS = _RIGHT | {"answer", "answers", "y"}
 # Fields of a result that stands alone, as those that a command prints.
 _QUESTIONS = frozenset(["input", "inputs", "question", "query", "prompt", "text"])
+# The fields of a result that may be its item's.
+_GIVEN = _RIGHT | _QUESTIONS
 _LONGEST = 20_000
 _PASSING, _FAILING = 100, 5000
 NO_WORDS = "make this item succeed"
@@ -140,8 +142,6 @@ class StepItems:
 
     Attributes:
         outcomes: The number of items by outcome.
-        failing: Findings of those that did not pass.
-        passing: Findings of some that passed.
         passed: The ids of all that passed.
     """
 
@@ -150,10 +150,19 @@ class StepItems:
 
     def clear(self) -> None:
         """Forgets all, for the next step."""
-        self.outcomes = Counter[Outcome]()
-        self.failing: list[Finding] = []
-        self.passing: list[Finding] = []
-        self.passed = set[str]()
+        self.outcomes, self.passed = Counter[Outcome](), set[str]()
+        self._failing: list[tuple[Datum, Datum | None]] = []
+        self._passing: list[tuple[Datum, Datum | None]] = []
+
+    @property
+    def failing(self) -> list[Finding]:
+        """Findings of those that did not pass; made when an optimizer asks, as few do."""
+        return [_finding(*pair) for pair in self._failing]
+
+    @property
+    def passing(self) -> list[Finding]:
+        """Findings of some that passed."""
+        return [_finding(*pair) for pair in self._passing]
 
     def add(self, data: Datum, batch: Any) -> None:
         """Takes in the results of a batch; those of other splits are not to be seen."""
@@ -163,12 +172,14 @@ class StepItems:
             self.outcomes[item.outcome] += 1
             if is_passed := item.outcome == "passed":
                 self.passed.add(item.id)
-            kept, most = (self.passing, _PASSING) if is_passed else (self.failing, _FAILING)
+            kept, most = (self._passing, _PASSING) if is_passed else (self._failing, _FAILING)
             if item.outcome in ("passed", "failed", "error") and len(kept) < most:
-                said = item.feedback or item.error_message or NO_WORDS
-                kept.append(
-                    Finding(said, item.attribution or "", item=item.id, **exchange(item, target))
-                )
+                kept.append((item, target))
+
+
+def _finding(item: Datum, target: Datum | None) -> Finding:
+    said = item.feedback or item.error_message or NO_WORDS
+    return Finding(said, item.attribution or "", item=item.id, **exchange(item, target))
 
 
 # --- copies of items in an edit ----------------------------------------------------------------
@@ -208,7 +219,7 @@ class GivenItems:
         if len(new) < SHORT_INPUT:
             return ""
         # By how they begin: a search for each block would take a second where all is much.
-        blocks = {b for items in self._items.values() for _, *m in items for b in _blocks_in(m)}
+        blocks = {b for items in self._items.values() for item in items for b in _blocks_of(*item)}
         beginning = defaultdict[str, list[str]](list)
         for block in blocks:
             beginning[_start(block)].append(block)
@@ -224,7 +235,7 @@ class GivenItems:
         owners, hits = defaultdict[str, set[str]](set), list[tuple[str, str, set[str], Any]]()
         for split, items in self._items.items():
             for name, *payload in items:
-                if here := copied.intersection(_blocks_in(payload)):
+                if here := copied.intersection(_blocks_of(name, *payload)):
                     hits.append((split, name, here, payload))
                     for block in here:
                         owners[block].add(name)
@@ -287,7 +298,7 @@ def _word_starts(text: str) -> Iterator[int]:
     return accumulate(map(len, _WORD.findall(text.casefold())), initial=0)
 
 
-@lru_cache(maxsize=1 << 15)
+@lru_cache(maxsize=1 << 16)
 def _blocks(text: str) -> tuple[str, ...]:
     """A text's letters, in parts that begin with a word."""
     blocks = [""]
@@ -302,20 +313,19 @@ def _start(block: str) -> str:
     return block[: SURE_INPUT if len(block) >= SURE_INPUT else SHORT_INPUT]
 
 
+def _blocks_of(_: str, result: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in result.items():
+        if name.lower() in _GIVEN:
+            yield from _blocks_in(value)
+    yield from _blocks_in(given)
+
+
 def _blocks_in(value: Any) -> Iterator[str]:
-    for text in _strings(value):
-        yield from _blocks(text)
-
-
-def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from _strings(each)
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from _strings(each)
+        yield from _blocks(value)
+    elif isinstance(value, Mapping | list | tuple):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _blocks_in(each)
 
 
 def _sides(diff: str) -> tuple[str, str]:
