@@ -84,7 +84,9 @@ class Attempt:
     @property
     def title(self) -> str:
         """The epoch, its strategy and its summary."""
-        named = ": ".join(filter(None, [self.strategy, self.summary]))
+        # "strategy: what I changed" is a usual summary.
+        named = self.summary.removeprefix(f"{self.strategy}: ")
+        named = ": ".join(dict.fromkeys(filter(None, [self.strategy, named])))
         return f"epoch {self.epoch}, {one_line(named, 160) if named else 'unnamed'}"
 
 

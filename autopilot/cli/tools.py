@@ -308,8 +308,10 @@ A tool's arguments are the options of its command: `--budget-evaluations` is `bu
 
 ## The order
 
-1. **Begin.** Without a target, `autopilot init` looks at the repository and writes one. Then start:
-   it answers `path`, the folder to edit in, and `parameters`, the files that may be edited there.
+1. **Begin.** Without a target, a command that prints a number is enough, on the command line:
+   `autopilot try start --edit 'src/*.py' --eval 'python bench.py' --metric seconds --mode min`.
+   Or write one by `autopilot init`, and commit it. Start answers `path`, the folder to edit in,
+   and `parameters`, the files that may be edited there.
    Where you may only write in the user's folder, start with `--in-place`. Set a limit:
    {limits}.
 2. **Look before you edit.** Read the answer of `autopilot try context`, then the parameters. Find
@@ -353,6 +355,7 @@ def skill(context: Context) -> None:
     In the public format of Agent Skills, for a folder that is called autopilot.
 
     \b
+    mkdir -p .claude/skills/autopilot
     autopilot skill > .claude/skills/autopilot/SKILL.md
     """
     tools = "\n".join(f"| {t.name} | `{t.typed}` | {t.help} |" for t in TOOLS.values())

@@ -95,13 +95,15 @@ def _parameter(glob: str, protected: Sequence[str]) -> PathParameter:
             raise UsageError(
                 f"--edit {glob} is protected", hint="leave out --edit or --protect of that file"
             )
-        return PathParameter(wanted)
+        return PathParameter(wanted, description=glob)
     if "**" in without:
         raise UsageError(
             f"nothing is left of --edit {glob}: all of it is protected",
             hint="protect less of it, or edit something else",
         )
-    return PathParameter(str(source), ":!".join([pattern, *dict.fromkeys(without)]))
+    return PathParameter(
+        str(source), ":!".join([pattern, *dict.fromkeys(without)]), description=glob
+    )
 
 
 def _below(glob: Sequence[str], folder: Sequence[str]) -> list[str]:

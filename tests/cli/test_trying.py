@@ -268,13 +268,13 @@ def test_the_context_has_the_train_items_of_the_best_state(place: Place) -> None
     assert (desk / "x.txt").read_text() == "0\n"
     parts = ["## Goal\n\nCount further.", "Counts up to a number.", f"x.txt in {desk}"]
     parts += ["how far it counts", "In this state 0 of 3 train items pass", "how far 3?"]
-    parts += ["expected: 3", "too low for", "9 evaluations (measures 4 more)"]
+    parts += ["expected: 3", "too low for", "9 evaluations (enough for 4 more)"]
     assert [part for part in parts if part not in told] == [], told
     assert "canary" not in told
 
     assert place.run("try", "-m", "x: less", "--json").document["left"]["evaluations"] == 7
     told = place.run("try", "context", "--json").document["markdown"]
-    assert "epoch 1, x: x: less" in told and "-1\n+0" in told and "how far 3?" in told
+    assert "epoch 1, x: less" in told and "-1\n+0" in told and "how far 3?" in told
     (desk / "x.txt").write_text("3\n")
     kept = place.run("try", "-m", "x: three", "--json").document
     assert (kept["verdict"], kept["left"]) == ("kept", {"evaluations": 5, "tries": 2})

@@ -158,7 +158,7 @@ def standing_lines(standing: Mapping[str, Any]) -> list[str]:
     if left:
         rest = {name: value for name, value in left.items() if name != "tries"}
         parts = [f"{value:.6g} {name if value != 1 else name[:-1]}" for name, value in rest.items()]
-        more = f" (measures {left['tries']} more)" if "tries" in left else ""
+        more = f" (enough for {left['tries']:.0f} more)" if "tries" in left else ""
         parts[0] += more
         lines.append(f"left: {', '.join(parts)}")
     else:

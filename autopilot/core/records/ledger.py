@@ -57,11 +57,11 @@ class Spent:
         >>> Spent(3, 360, 0.012, unpriced=1).render()
         '3 calls, 360 tokens, $0.012 and unknown dollars for 1 call'
         """
-        if 0 < self.unpriced == self.calls and not (self.tokens or self.cost_usd):
-            return f"{counted(self.calls, 'call')}, at unknown cost"
+        calls, tokens = counted(self.calls, "call"), f", {self.tokens} tokens"
+        if 0 < self.unpriced == self.calls and not self.cost_usd:
+            return f"{calls}{tokens if self.tokens else ''}, at unknown cost"
         unknown = f" and unknown dollars for {counted(self.unpriced, 'call')}"
-        text = f"{counted(self.calls, 'call')}, {self.tokens} tokens, ${self.cost_usd:.4g}"
-        return text + unknown * bool(self.unpriced)
+        return f"{calls}{tokens}, ${self.cost_usd:.4g}" + unknown * bool(self.unpriced)
 
     def __add__(self, other: Spent) -> Spent:
         return Spent(*map(add, astuple(self), astuple(other)))

@@ -74,7 +74,7 @@ def test_an_unknown_model_counts_tokens_and_says_that_dollars_are_unknown(serve)
     with running(run):
         result = Model("somebody-else").complete("hi")
     assert (result.tokens, result.cost_usd) == (100, None)
-    assert "unknown dollars for 1 call" in run.ledger.render()
+    assert "1 call, 100 tokens, at unknown cost" in run.ledger.render()
     own = Model("somebody-else", prices={"somebody-else": Price(1, 2)})
     assert own.complete("hi").cost_usd == pytest.approx(130e-6)
 
