@@ -288,7 +288,7 @@ def test_the_context_has_the_train_items_of_the_best_state(place: Place) -> None
     place.run("try", "-m", "x: four")
     spent = place.run("try", "context")
     assert "warning: the train split is not measured: evaluation budget" in spent.err
-    assert "epoch 2, x: x: three" in spent.out and calls(place) == ""
+    assert "epoch 2, x: three" in spent.out and calls(place) == ""
     assert [r["cost"]["evaluations"] for r in place.judged("one")] == [2, 5, 2, 5]
     place.run("replay", "one", "--level", "full")
     assert "canary" not in place.run("try", "context", "--max-chars", "2000").out
