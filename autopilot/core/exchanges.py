@@ -219,30 +219,31 @@ class GivenItems:
         if len(new) < SHORT_INPUT:
             return ""
         # By how they begin: a search for each block would take a second where all is much.
-        blocks = {b for items in self._items.values() for item in items for b in _blocks_of(*item)}
-        beginning = defaultdict[str, list[str]](list)
-        for block in blocks:
-            beginning[_start(block)].append(block)
-        copied = {
-            block
-            for at in _word_starts(after)
-            for size in (SHORT_INPUT, SURE_INPUT)
-            for block in beginning.get(new[at : at + size], ())
-            if new.startswith(block, at) and block not in old
-        }
-        if not copied:
-            return ""
+        places = defaultdict[str, list[int]](list)
+        for at in _word_starts(after):
+            for size in (SHORT_INPUT, SURE_INPUT):
+                places[new[at : at + size]].append(at)
+
+        def is_copied(block: str) -> bool:
+            found = places.get(block[: SURE_INPUT if len(block) >= SURE_INPUT else SHORT_INPUT], ())
+            return any(new.startswith(block, at) for at in found) and block not in old
+
         owners, hits = defaultdict[str, set[str]](set), list[tuple[str, str, set[str], Any]]()
         for split, items in self._items.items():
             for name, *payload in items:
-                if here := copied.intersection(_blocks_of(name, *payload)):
+                if here := set(filter(is_copied, _blocks_of(*payload))):
                     hits.append((split, name, here, payload))
                     for block in here:
                         owners[block].add(name)
+        if not hits:
+            return ""
         everything = letters("\n".join(each.render() for each in self._parameters()))
         # What also stands where nothing was changed has been there before.
-        known = {block for block in copied if everything.count(block) > new.count(block)}
-        known |= {block for block, names in owners.items() if len(names) > 2}
+        known = {
+            block
+            for block, names in owners.items()
+            if len(names) > 2 or everything.count(block) > new.count(block)
+        }
         found = defaultdict[tuple[str, str], list[str]](list)
         for split, name, here, payload in hits:
             item, target = (Datum(split, metadata=dict(m), id=name) for m in payload)
@@ -309,11 +310,7 @@ def _blocks(text: str) -> tuple[str, ...]:
     return tuple(block for block in blocks if len(block) >= least)
 
 
-def _start(block: str) -> str:
-    return block[: SURE_INPUT if len(block) >= SURE_INPUT else SHORT_INPUT]
-
-
-def _blocks_of(_: str, result: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
+def _blocks_of(result: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
     for name, value in result.items():
         if name.lower() in _GIVEN:
             yield from _blocks_in(value)
