@@ -11,7 +11,13 @@ from typing import Any, ClassVar
 from autopilot.ai.agent import AgentContext, AgentResult
 from autopilot.ai.coding import CommandAgent, checked_options
 from autopilot.ai.model.parallel import RateLimit
-from autopilot.errors import AgentError, AgentReplyError
+from autopilot.errors import (
+    AgentError,
+    AgentReplyError,
+    KeyRefusedError,
+    ModelCallError,
+    NoCreditError,
+)
 from autopilot.sandbox.programs import Finished
 from autopilot.text import clean, redact
 
@@ -56,7 +62,9 @@ class _Preset(CommandAgent):
 
     def _failed(self, finished: Finished, why: str) -> AgentError:
         said = redact(" ".join(why.split()))[:300] or finished.tail()
-        return AgentError(
+        # Without a status, its words alone tell an outage or a missing key from a failed edit.
+        kind = next((kind for words, kind in _CAUSES if words.search(said)), AgentError)
+        return kind(
             f"{self.program} {finished.end}: {said}",
             hint="run it by hand in the same folder",
         )
@@ -238,7 +246,7 @@ class AiderAgent(_Preset):
             raise self._failed(finished, errors[-1] if errors else "")
         spent = _SPENT.findall(finished.stdout)
         return AgentResult(
-            output=finished.stdout.strip(),
+            output=_BANNER.sub("", finished.stdout).strip(),
             input_tokens=sum(_number(read) for read, _ in reports),
             output_tokens=sum(_number(written) for _, written in reports),
             cost_usd=float(spent[-1]) if spent else None,
@@ -247,6 +255,13 @@ class AiderAgent(_Preset):
         )
 
 
+_CAUSES: tuple[tuple[re.Pattern[str], type[AgentError]], ...] = (
+    (re.compile(r"usage limit|quota|billing|credit balance", re.I), NoCreditError),
+    (re.compile(r"api.?key|unauthorized|authentication|\b401\b", re.I), KeyRefusedError),
+    (re.compile(r"rate.?limit|too many requests|overloaded|disconnected", re.I), ModelCallError),
+)
+# The lines that it begins with, up to an empty one.
+_BANNER = re.compile(r"\A(?:.*\n)*?Aider v.*\n(?:.+\n)*")
 _USAGE = re.compile(r"^Tokens: ([\d.]+k?) sent,.*?([\d.]+k?) received\.", re.MULTILINE)
 _SPENT = re.compile(r"Cost: \$[\d.]+ message, \$([\d.]+) session\.")
 _ERROR = re.compile(r"^.*error.*$", re.MULTILINE | re.IGNORECASE)
