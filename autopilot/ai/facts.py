@@ -54,8 +54,8 @@ def brief(
     Args:
         run: The run that goes on; without one, as in a manual loop, only the parameters, their
             gradients and what memory knows are told.
-        goal, background: Those of the optimizer; the options of the run count before the goal.
-        boldness: "auto": bold once the score is flat.
+        goal, background, boldness: Those of the optimizer; the run's options count before goal and
+            boldness. "auto" is bold once the score is flat.
         context: What memory knows.
         blocked: The strategies that must not be used.
     """
@@ -68,6 +68,8 @@ def brief(
     flat = context is not None and context.trend.direction == "flat"
     stalled = context.trend.epochs if context is not None and flat else 0
     reasons = dict(context.blocked) if context is not None else {}
+    if run is not None:
+        boldness = run.experiment.manifest.options.get("boldness") or boldness
     facts: dict[str, Any] = {
         "goal": goal,
         "background": [background] if background else [],

@@ -58,7 +58,7 @@ class AgentOptimizer(Optimizer):
         objective: The goal in words; `--goal` counts before it.
         background: Facts on the system that the agent should know.
         boldness: "focused" asks for one focused change, "bold" for a large one; "auto" for a
-            focused one until the score is flat.
+            focused one until the score is flat. `--boldness` counts before it.
         prompt_template: The prompt's text, with the sections as placeholders: {goal},
             {background}, {parameters}, {score}, {failing}, {passing}, {worked}, {failed},
             {blocked}, {budget}, {wishes}, {task}; {rest} is all that it does not name.

@@ -345,6 +345,10 @@ def test_boldness_follows_the_trend(desk: Path) -> None:
         optimizer = AgentOptimizer(scripted([], [], desk), [rules], boldness=boldness)
         optimizer.context = known.context()
         assert wanted in optimizer.build_prompt()
+    asked: list[str] = []
+    experiment = Experiment(manifest=Manifest(slug="desk", options={"boldness": "bold"}))
+    Trainer(experiment=experiment).fit(Desk(scripted([guess], asked, desk)), max_epochs=1)
+    assert "Make one bold change" in asked[0]
 
 
 def test_what_a_prompt_quotes_stays_readable() -> None:
