@@ -146,9 +146,10 @@ def review(
         raise UsageError("--approve and --refuse do not go together", hint="leave one of them out")
     if (found := notebook.held) is None:
         how = f"autopilot resume {notebook.slug} --review holds each edit"
+        is_busy = notebook.is_reviewed and notebook.status.state == "running"
         raise ExperimentError(
             f"{notebook.slug} holds no edit that waits for a decision",
-            hint="it may be measuring, or the agent at work" if notebook.is_reviewed else how,
+            hint="it may be measuring, or the agent at work" if is_busy else how,
         )
     commit, record = found
     _show(output, notebook, commit, record)
