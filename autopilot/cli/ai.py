@@ -27,6 +27,7 @@ from autopilot.cli.output import INTERRUPTED, Output, own_stdout
 from autopilot.cli.pages import dataset as pages
 from autopilot.core.figures import spending
 from autopilot.core.records.ledger import Ledger, Limits
+from autopilot.engine.request import Options
 from autopilot.engine.supervisor import interruptible
 from autopilot.engine.target import load_target, parse_hparams
 from autopilot.errors import BudgetExceededError, UsageError
@@ -39,24 +40,7 @@ _TARGET = (
     "returns one; the project's own if none is named."
 )
 
-Dollars = Annotated[
-    float | None, typer.Option("--budget-usd", min=0, help="Stop before it costs more dollars.")
-]
-Tokens = Annotated[
-    int | None, typer.Option("--budget-tokens", min=1, help="Stop before more tokens are used.")
-]
-Calls = Annotated[
-    int | None, typer.Option("--budget-calls", min=0, help="Stop before more calls are made.")
-]
-Seconds = Annotated[
-    float | None, typer.Option("--budget-seconds", min=0, help="Stop this session after so long.")
-]
-Prices = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--price", metavar="MODEL=IN/OUT", help="Dollars for a million tokens read and written."
-    ),
-]
+_LIMITS = "budget_usd", "budget_tokens", "budget_calls", "budget_seconds", "prices"
 GeneratorTarget = Annotated[
     str, typer.Argument(metavar="TARGET", help=_TARGET.format("DataGenerator"), show_default=False)
 ]
@@ -79,11 +63,8 @@ def generate(
         Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the files go.")
     ] = Path("dataset"),
     hparam: Hparams = None,
-    budget_usd: Dollars = None,
-    budget_tokens: Tokens = None,
-    budget_calls: Calls = None,
-    budget_seconds: Seconds = None,
-    price: Prices = None,
+    *,
+    limits: Annotated[Options, *_LIMITS],
 ) -> int:
     """Make a dataset.
 
@@ -94,7 +75,7 @@ def generate(
     autopilot ai generate run questions.py --count 200 --out data
     autopilot ai generate run questions.py:hard -n 50 -o data/hard --budget-usd 2
     """
-    budget = _budget(budget_usd, budget_tokens, budget_calls, budget_seconds, price)
+    budget = _budget(limits)
     origin = Origin(target=target, hparams=parse_hparams(hparam or []))
 
     def work(generator: DataGenerator, watch: Watch) -> Distribution:
@@ -106,11 +87,8 @@ def generate(
 def resume_generate(
     context: Context,
     dataset: Folder,
-    budget_usd: Dollars = None,
-    budget_tokens: Tokens = None,
-    budget_calls: Calls = None,
-    budget_seconds: Seconds = None,
-    price: Prices = None,
+    *,
+    limits: Annotated[Options, *_LIMITS],
 ) -> int:
     """Go on with a dataset, exactly where it was.
 
@@ -121,7 +99,7 @@ def resume_generate(
     autopilot ai generate resume data
     autopilot ai generate resume data --budget-usd 5
     """
-    budget = _budget(budget_usd, budget_tokens, budget_calls, budget_seconds, price)
+    budget = _budget(limits)
     origin = Checkpoint(context.working_folder() / dataset).first_line().origin
 
     def work(generator: DataGenerator, watch: Watch) -> Distribution:
@@ -178,11 +156,8 @@ def judge(
         Path, typer.Option("--out", "-o", metavar="FILE", help="Where the verdicts go.")
     ] = Path("verdicts.jsonl"),
     hparam: Hparams = None,
-    budget_usd: Dollars = None,
-    budget_tokens: Tokens = None,
-    budget_calls: Calls = None,
-    budget_seconds: Seconds = None,
-    price: Prices = None,
+    *,
+    limits: Annotated[Options, *_LIMITS],
 ) -> int:
     """Judge a dataset.
 
@@ -195,7 +170,7 @@ def judge(
     """
     if not data:
         raise UsageError("there is nothing to judge", hint="name a dataset: --data items.jsonl")
-    budget = _budget(budget_usd, budget_tokens, budget_calls, budget_seconds, price)
+    budget = _budget(limits)
     origin = Origin(target=target, hparams=parse_hparams(hparam or []))
 
     def work(judge: Judge, watch: Watch) -> JudgingSummary:
@@ -207,11 +182,8 @@ def judge(
 def resume_judge(
     context: Context,
     file: Verdicts,
-    budget_usd: Dollars = None,
-    budget_tokens: Tokens = None,
-    budget_calls: Calls = None,
-    budget_seconds: Seconds = None,
-    price: Prices = None,
+    *,
+    limits: Annotated[Options, *_LIMITS],
 ) -> int:
     """Judge the items that have no verdict yet.
 
@@ -222,7 +194,7 @@ def resume_judge(
     autopilot ai judge resume verdicts.jsonl
     autopilot ai judge resume verdicts.jsonl --budget-calls 500
     """
-    budget = _budget(budget_usd, budget_tokens, budget_calls, budget_seconds, price)
+    budget = _budget(limits)
     origin = Judging(context.working_folder() / file).first_line().origin
 
     def work(judge: Judge, watch: Watch) -> JudgingSummary:
@@ -300,16 +272,11 @@ def _next(command: str, path: Path) -> str:
     return f"autopilot ai {command} resume {shlex.quote(str(path))}"
 
 
-def _budget(
-    usd: float | None,
-    tokens: int | None,
-    calls: int | None,
-    seconds: float | None,
-    prices: list[str] | None,
-) -> Limits | None:
+def _budget(limits: Options) -> Limits | None:
     """The limits of the options; None if none is given. The prices hold from now on."""
-    use_prices(prices or ())
-    given = (calls, tokens, usd, seconds)
+    use_prices(limits.prices or ())
+    names = "budget_calls", "budget_tokens", "budget_usd", "budget_seconds"
+    given = [getattr(limits, name) for name in names]
     if all(limit is None for limit in given):
         return None
     return Limits(*(math.inf if limit is None else limit for limit in given))

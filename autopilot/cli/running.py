@@ -120,7 +120,8 @@ def run(
         from autopilot.command.writing import write_module
 
         words = replace(options, mode=None, goal=None).words() + _start_words(slug, start)
-        context.output.lines(write_module(task, context.folder, write, request.options, words))
+        held = request.options.mode, request.options.goal
+        context.output.lines(write_module(task, context.folder, write, words, *held))
         context.output.document({"written": write, "options": words})
         return 0
     with own_stdout(context.output) as output:

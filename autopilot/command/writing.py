@@ -8,7 +8,6 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from autopilot.command.editing import parameters_of
 from autopilot.command.options import AGENTS, OF_MODULE, TaskOptions, check_agent
@@ -18,18 +17,6 @@ from autopilot.tuning.spaces import Choice, Range
 
 _WIDTH = 88
 _INDENT = " " * 8
-
-
-class HeldOptions(Protocol):
-    """The options of a run that a module holds itself."""
-
-    @property
-    def mode(self) -> str | None:
-        """The metric's direction."""
-
-    @property
-    def goal(self) -> str | None:
-        """The goal, in words."""
 
 
 def written(
@@ -88,14 +75,15 @@ def write_module(
     task: TaskOptions,
     folder: Path,
     name: str,
-    told: HeldOptions,
     options: Sequence[str],
+    mode: str | None,
+    goal: str | None,
 ) -> list[str]:
     """Writes `written` into a new file; returns the lines that say what to type next.
 
     Args:
-        told: The options of the run that it holds too.
-        options: Those that the file does not hold, as they are typed.
+        options: Those of the run that the file does not hold, as they are typed.
+        mode, goal: See `written`.
 
     Raises:
         UsageError: there is nothing to write, or the file exists; and as `written`.
@@ -108,7 +96,7 @@ def write_module(
     if not name.endswith(".py") or (folder / name).exists():
         why = "it exists" if name.endswith(".py") else "it is no Python file"
         raise UsageError(f"--write {name}: {why}", hint="name a new file, such as optimize.py")
-    (folder / name).write_text(written(task, folder, told.mode, told.goal), encoding="utf-8")
+    (folder / name).write_text(written(task, folder, mode, goal), encoding="utf-8")
     return [
         f"{name} is the same run; change it as you like, then",
         f"  git add {shlex.quote(name)} && git commit -m 'what to optimize'",
