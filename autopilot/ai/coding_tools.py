@@ -5,72 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from autopilot.ai.agent import AgentContext, AgentResult
-from autopilot.ai.coding import CommandAgent, checked_options
-from autopilot.ai.model.parallel import RateLimit
-from autopilot.errors import (
-    AgentError,
-    AgentReplyError,
-    KeyRefusedError,
-    ModelCallError,
-    NoCreditError,
-)
+from autopilot.ai.coding import ToolAgent
 from autopilot.sandbox.programs import Finished
-from autopilot.text import clean, redact
+from autopilot.text import clean
 
 
-class _Preset(CommandAgent):
-    """A program whose arguments and output are known.
-
-    Args:
-        model: The model's name; None: the program's own choice.
-        extra_args: Further options of the program, a part of a call's name.
-        timeout_s: After that it is ended, with all processes that it started.
-        command: The program, if it is not found by its name.
-        rate: A RateLimit to keep.
-    """
-
-    program: ClassVar[str]
-    own: ClassVar[Mapping[str, str]]
-
-    def __init__(
-        self,
-        model: str | None = None,
-        *,
-        extra_args: Sequence[str] = (),
-        timeout_s: float = 900.0,
-        command: str = "",
-        rate: RateLimit | None = None,
-    ) -> None:
-        super().__init__([command or self.program], timeout_s=timeout_s, rate=rate)
-        self.model = model
-        self.extra_args = checked_options(type(self).__name__, extra_args, self.own)
-
-    def _asked(self, prompt: str, context: AgentContext) -> dict[str, Any]:
-        asked = super()._asked(prompt, context)
-        given = {"model": self.model, "arguments": list(self.extra_args) or None}
-        return {**asked, "agent": self.program, **given, "session": context.session_id or None}
-
-    def _name(self) -> str:
-        return self.model or self.program
-
-    def _is_set(self, *options: str) -> bool:
-        return any(argument.partition("=")[0] in options for argument in self.extra_args)
-
-    def _failed(self, finished: Finished, why: str) -> AgentError:
-        said = redact(" ".join(why.split()))[:300] or finished.tail()
-        # Without a status, its words alone tell an outage or a missing key from a failed edit.
-        kind = next((kind for words, kind in _CAUSES if words.search(said)), AgentError)
-        return kind(
-            f"{self.program} {finished.end}: {said}",
-            hint="run it by hand in the same folder",
-        )
-
-
-class CodexAgent(_Preset):
+class CodexAgent(ToolAgent):
     """OpenAI's Codex, by `codex exec --json`: it may edit in the working directory.
 
     Its sandbox keeps commands in that directory and off the network; without parameters it only
@@ -89,7 +33,8 @@ class CodexAgent(_Preset):
         "--output-last-message -o --output-schema --ephemeral": "",
         "resume --last": "AgentContext(session_id=)",
     }
-    _install = "npm install -g @openai/codex, then: codex login"
+    _update = "npm install -g @openai/codex"
+    _install = f"{_update}, then: codex login"
 
     def __init__(self, model: str | None = None, **options: Any) -> None:
         super().__init__(model, **options)
@@ -100,9 +45,7 @@ class CodexAgent(_Preset):
         unconfined = "--dangerously-bypass-approvals-and-sandbox"
         if not self._is_set("--sandbox", "-s", "--approve-for-me", unconfined):
             line += ["--sandbox", "workspace-write" if context.parameters else "read-only"]
-        if self.model:
-            line += ["--model", self.model]
-        line += self.extra_args
+        line += self._chosen()
         if context.session_id:
             line += ["resume", context.session_id]
         return [*line, "-"]
@@ -128,11 +71,7 @@ class CodexAgent(_Preset):
             lines = [failed, trouble, *_ERROR.findall(finished.stderr)]
             raise self._failed(finished, next(filter(None, lines), ""))
         if not thread:
-            raise AgentReplyError(
-                f"codex answered with something other than its events: {finished.tail()}",
-                hint="update it: npm install -g @openai/codex",
-                reply=redact(finished.stdout),
-            )
+            raise self._unreadable(finished, "its events")
         # Codex counts a whole conversation, with what was read and written before it was resumed.
         before = self._counted.get(thread, (0, 0))
         self._counted[thread] = (read, written)
@@ -146,7 +85,7 @@ class CodexAgent(_Preset):
         )
 
 
-class GeminiAgent(_Preset):
+class GeminiAgent(ToolAgent):
     """Google's Gemini CLI, by `gemini --output-format json`: it may use its editing tools.
 
     Other tools are refused, as nobody can allow them; without parameters it only reads.
@@ -165,16 +104,15 @@ class GeminiAgent(_Preset):
         "--model -m": "model=",
         "--resume -r --session-id --session-file": "AgentContext(session_id=)",
     }
-    _install = "npm install -g @google/gemini-cli, then log in with: gemini"
+    _update = "npm install -g @google/gemini-cli"
+    _install = f"{_update}, then log in with: gemini"
 
     def command_line(self, context: AgentContext) -> list[str]:
         # A run's worktree is a new folder, which Gemini CLI would refuse as an untrusted one.
         line = [*self.command, "--output-format", "json", "--skip-trust"]
         if not self._is_set("--approval-mode", "--yolo", "-y"):
             line += ["--approval-mode", "auto_edit" if context.parameters else "default"]
-        if self.model:
-            line += ["--model", self.model]
-        line += self.extra_args
+        line += self._chosen()
         if context.session_id:
             line += ["--resume", context.session_id]
         return line
@@ -186,11 +124,7 @@ class GeminiAgent(_Preset):
         if error or finished.code != 0:
             raise self._failed(finished, str((error or {}).get("message", "")))
         if "response" not in reply:
-            raise AgentReplyError(
-                f"gemini answered with something other than JSON: {finished.tail()}",
-                hint="update it: npm install -g @google/gemini-cli",
-                reply=redact(finished.stdout),
-            )
+            raise self._unreadable(finished)
         models = (reply.get("stats") or {}).get("models") or {}
         counts = [model.get("tokens") or {} for model in models.values()]
         return AgentResult(
@@ -203,7 +137,7 @@ class GeminiAgent(_Preset):
         )
 
 
-class AiderAgent(_Preset):
+class AiderAgent(ToolAgent):
     """aider, by `aider --message-file`: it edits the parameters' files, and says what it cost.
 
     It commits nothing, runs no commands, and leaves no files of its own; it continues no
@@ -222,7 +156,7 @@ class AiderAgent(_Preset):
         "--chat-history-file --input-history-file --file --restore-chat-history": "",
         "--model": "model=",
     }
-    _install = "python -m pip install aider-chat"
+    _install = _update = "python -m pip install aider-chat"
 
     def command_line(self, context: AgentContext) -> list[str]:
         line = [*self.command, "--yes-always", "--no-git", "--no-auto-commits", "--no-stream"]
@@ -231,9 +165,7 @@ class AiderAgent(_Preset):
         # Its notes would be files beside the parameters.
         line += ["--chat-history-file", os.devnull, "--input-history-file", os.devnull]
         line += ["--map-tokens", "0"]
-        if self.model:
-            line += ["--model", self.model]
-        line += self.extra_args
+        line += self._chosen()
         for file in context.files:
             line += ["--file", str(file)]
         return [*line, "--message-file", "{prompt_file}"]
@@ -255,11 +187,6 @@ class AiderAgent(_Preset):
         )
 
 
-_CAUSES: tuple[tuple[re.Pattern[str], type[AgentError]], ...] = (
-    (re.compile(r"usage limit|quota|billing|credit balance", re.I), NoCreditError),
-    (re.compile(r"api.?key|unauthorized|authentication|\b401\b", re.I), KeyRefusedError),
-    (re.compile(r"rate.?limit|too many requests|overloaded|disconnected", re.I), ModelCallError),
-)
 # The lines that it begins with, up to an empty one.
 _BANNER = re.compile(r"\A(?:.*\n)*?Aider v.*\n(?:.+\n)*")
 _USAGE = re.compile(r"^Tokens: ([\d.]+k?) sent,.*?([\d.]+k?) received\.", re.MULTILINE)

@@ -135,8 +135,10 @@ def goal_of(manifest: Manifest) -> str:
 def attempts(past: Past) -> list[Attempt]:
     """The judged epochs but the baseline; of the latest that failed, also items and diff."""
     records = past.judged()
-    failed = [r.epoch for r in records if r.verdict == "rejected" and r.reused is None]
-    latest = set(failed[-_LATEST:])
+    failed = [record for record in records if record.verdict == "rejected"]
+    latest = {r.epoch for r in [r for r in failed if r.reused is None][-_LATEST:]}
+    # By a person, before they were measured.
+    refused = {r.epoch for r in [r for r in failed if r.outcome == "refused"][-_LATEST:]}
     found = []
     for before, record in pairwise(records):
         value = record.metrics.get(record.monitor)
@@ -164,7 +166,7 @@ def attempts(past: Past) -> list[Attempt]:
             }
         elif record.verdict == "rejected" and record.reused is not None:
             facts["why"] = list(record.reasons)
-            if record.outcome == "refused":  # by a person, before it was measured
+            if record.epoch in refused:
                 facts["diff"] = past.change(record.epoch)
         found.append(Attempt(**facts))
     return found

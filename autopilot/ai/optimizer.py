@@ -173,9 +173,11 @@ class AgentOptimizer(Optimizer):
                 result = self.agent.run(said, context)
             cost += result.cost
             reply, missing = self._described(result)
-            problem = self._apply(reply) or self._leak(before)
-            problem = problem or self._problem(reply, start, missing)
-            old, new = self._states(before), self._states(self._snapshots())
+            problem = self._apply(reply)
+            after = self._snapshots()
+            problem = problem or _leak(before, after)
+            problem = problem or self._problem(reply, start, _state(after), missing)
+            old, new = self._states(before), self._states(after)
             if not problem:
                 summary = one_line(reply.summary or changes(old, new))
                 return Step(summary, _one_name(reply.strategy), reply.rationale, cost)
@@ -201,16 +203,6 @@ class AgentOptimizer(Optimizer):
         except AgentReplyError as error:
             return described(result.output), f"{error.message}. {error.hint}."
 
-    def _leak(self, before: list[Any]) -> str:
-        """The problem of an edit that writes a secret down; else empty."""
-        # Secrets that stood in the files before are the user's own business.
-        old = [leaked(text) for snapshot in before for text in _texts(snapshot)]
-        new = [leaked(text) for p in self.parameters for text in _texts(p.snapshot())]
-        found = sorted(set(new) - {"", *old})
-        if not found:
-            return ""
-        return f"it wrote down the secret in {found[0]}. Never do that."
-
     def _apply(self, reply: EditReply) -> str:
         """Sets the values that the agent gives, and returns the problem with one of them."""
         texts = self._texts()
@@ -222,9 +214,8 @@ class AgentOptimizer(Optimizer):
             texts[value.parameter].data = value.text
         return ""
 
-    def _problem(self, reply: EditReply, start: str, missing: str) -> str:
+    def _problem(self, reply: EditReply, start: str, state: str, missing: str) -> str:
         """Why an edit is not to be measured; empty if it is."""
-        state = _state(self._snapshots())
         if state == start:
             nothing = "nothing that may be edited has changed; other changes do not last."
             return " ".join(filter(None, [nothing, missing, self._how_to()]))
@@ -276,6 +267,14 @@ class AgentOptimizer(Optimizer):
     def _restore(self, before: list[Any]) -> None:
         for parameter, snapshot in zip(self.parameters, before, strict=True):
             parameter.restore(snapshot)
+
+
+def _leak(before: list[Any], after: list[Any]) -> str:
+    """The problem of an edit that writes a secret down; else empty."""
+    # Secrets that stood in the files before are the user's own business.
+    old, new = ({leaked(t) for each in states for t in _texts(each)} for states in (before, after))
+    found = sorted(new - old - {""})
+    return f"it wrote down the secret in {found[0]}. Never do that." if found else ""
 
 
 def _texts(snapshot: Any) -> Iterator[str]:
