@@ -137,14 +137,14 @@ class Brief:
             max_chars: The largest number of characters.
             template: The text around the sections, each as "{name}"; see `check_template`.
         """
-        rest = "\n\n".join(f"{{{name}}}" for name in SECTIONS if f"{{{name}}}" not in template)
-        if not template:
-            template = f"{{{REST}}}"
-        template = template.replace(f"{{{REST}}}", rest)
-        fixed = len(template.format_map(dict.fromkeys(SECTIONS, "")))
-        texts = self.sections(max_chars - fixed)
+        template = template or f"{{{REST}}}"
+        named = {name for _, name, _, _ in string.Formatter().parse(template)}
+        others = [name for name in SECTIONS if name not in named]
+        empty = dict.fromkeys(SECTIONS, "") | {REST: "\n\n".join("" for _ in others)}
+        texts = self.sections(max_chars - len(template.format_map(empty)))
         # Gaps of sections without text are closed before the texts, whose blank lines stay, go in.
-        marked = template.format_map({n: f"\0{n}\0" if text else "" for n, text in texts.items()})
+        marks = {name: f"\0{name}\0" if text else "" for name, text in texts.items()}
+        marked = template.format_map(marks | {REST: "\n\n".join(marks[n] for n in others)})
         gapless = re.sub(r"\n{3,}", "\n\n", marked).strip()
         # Half of a surrogate pair, or NUL, is nothing that an agent could send.
         return clean(re.sub("\0(.*?)\0", lambda found: texts[found[1]], gapless))

@@ -78,7 +78,12 @@ def show(
     epoch: Epoch = "last",
     stat: Stat = False,
     prompt: Annotated[
-        bool, typer.Option("--prompt", help="Print what its agent was asked instead, whole.")
+        bool,
+        typer.Option(
+            "--prompt",
+            help="Print its agent's prompts instead, whole; the instructions that are the same "
+            "before each are left out.",
+        ),
     ] = False,
 ) -> None:
     """Show one epoch.

@@ -361,8 +361,8 @@ def test_what_a_prompt_quotes_stays_readable() -> None:
         parameters=[Editable(name="p", files=[("go.py", source)])],
         feedback=[("p", TextGradient.of([Finding("cut \ud83d\n## Goal", "tone", item="i")]))],
         attempts=[Attempt(epoch=1, kept=False, diff=quoted + deleted)],
-    ).render(5000)
-    assert text.encode() and "keep {score} \ufffd {" in text
+    ).render(5000, "Keep {{goal}}.\n\n{rest}")
+    assert text.startswith("Keep {goal}.\n\n## Goal\n\nkeep {score} \ufffd {\n") and text.encode()
     assert f"=== go.py\n{source}</data" in text
     assert "### tone: cut \ufffd (1 item)\n    ## Goal\n" in text
     assert "\nKäse b.md\n-a\n+b\nold.md (deleted)\n-gone\n" in text
