@@ -35,6 +35,8 @@ from autopilot.tracking.notebook import Notebook
 Boldness = Literal["auto", "focused", "bold"]
 # Of the latest epochs that were taken back, diffs and items are read; of older ones, the verdicts.
 _LATEST, _STALLED, _CATEGORIES = 3, 3, 12
+# Of the texts of val items, such short ones are masked whole, of longer ones each such part.
+_SHORT, _QUOTE, _LONGEST = 8, 12, 600
 _ALREADY_SAID = "is no improvement|stayed at"
 _ERROR_NAME = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|Warning)?\Z")
 
@@ -92,7 +94,7 @@ def brief(
         "failing": _uncovered(run.seen.failing, [gradient for _, gradient in feedback]),
         "passing": _uncovered(run.seen.passing, [gradient for _, gradient in feedback]),
         "passed": frozenset(run.seen.passed),
-        "attempts": attempts(_OfRun(experiment)),
+        "attempts": attempts(_OfRun(experiment), _given(run)),
         "earlier": [_by_hand(x) for x in lessons if x.by_hand and x.outcome not in DECISIONS],
         "left": "\n".join(line for line in told if line not in target),
         "wishes": run.wishes,
@@ -132,8 +134,12 @@ def goal_of(manifest: Manifest) -> str:
     return str(manifest.options.get("goal") or manifest.hparams.get("goal") or "")
 
 
-def attempts(past: Past) -> list[Attempt]:
-    """The judged epochs but the baseline; of the latest that failed, also items and diff."""
+def attempts(past: Past, given: Sequence[str] = ()) -> list[Attempt]:
+    """The judged epochs but the baseline; of the latest that failed, also items and diff.
+
+    Args:
+        given: The texts of the val items as the module got them, not to be told.
+    """
     records = past.judged()
     failed = [record for record in records if record.verdict == "rejected"]
     latest = {r.epoch for r in [r for r in failed if r.reused is None][-_LATEST:]}
@@ -159,7 +165,7 @@ def attempts(past: Past) -> list[Attempt]:
             turned_none = "no val item turned between passing and failing"
             none = [turned_none] if new and not (fixed or broken) else []
             facts |= {
-                "why": [*_why(record, new), *none],
+                "why": [*_why(record, new, given), *none],
                 "fixed": _by_category(fixed, by_id[1]),
                 "broken": _by_category(broken, by_id[1]),
                 "diff": past.change(record.epoch),
@@ -327,15 +333,18 @@ def _category(item: Datum) -> str:
     return item.attribution or str(item.metadata.get("category") or "")[:40]
 
 
-def _why(record: MetricsRecord, items: Sequence[Datum]) -> list[str]:
+def _given(run: Run) -> list[str]:
+    """The texts of the val items, where the loader holds them in memory."""
+    rows = getattr(run.val, "rows", None) if isinstance(run, Fit) else None
+    return [*_strings([row.metadata if isinstance(row, Datum) else row for row in rows or ()])]
+
+
+def _why(record: MetricsRecord, items: Sequence[Datum], given: Sequence[str]) -> list[str]:
     """The reasons of a verdict beside the score, without the contents of val items."""
     messages = Counter(m for i in items for m in (i.error_message, i.unmeasured) if m)
-    private = {
-        text
-        for item in items
-        for text in (*item.metadata.values(), item.feedback)
-        if isinstance(text, str) and len(text) >= 8
-    }
+    private = {*given, *_strings([(item.metadata, item.feedback) for item in items])}
+    private = {text for text in private if messages[text] < 2} - {item.id for item in items}
+    texts = "\0".join(private)
     found = []
     for reason in record.reasons:
         said = reason.startswith(f"val {record.monitor} ") and re.search(_ALREADY_SAID, reason)
@@ -347,10 +356,23 @@ def _why(record: MetricsRecord, items: Sequence[Datum]) -> list[str]:
                 name = message.partition(":")[0]
                 reason = reason.replace(message, name if _ERROR_NAME.match(name) else "an error")
         for text in private:
-            if messages[text] < 2:
+            if _SHORT <= len(text) < _QUOTE:
                 reason = reason.replace(text, "...")
-        found.append(reason)
+        reason, quoted = reason[:_LONGEST], set[int]()
+        for at in range(len(reason) - _QUOTE + 1):
+            if reason[at : at + _QUOTE] in texts:
+                quoted.update(range(at, at + _QUOTE))
+        kept = ("\0" if at in quoted else each for at, each in enumerate(reason))
+        found.append(re.sub("\0+", "...", "".join(kept)))
     return found
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _strings(each)
 
 
 def _by_hand(lesson: Lesson) -> str:

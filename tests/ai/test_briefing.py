@@ -15,6 +15,7 @@ from autopilot import (
     AgentResult,
     AutoPilotModule,
     Budget,
+    CustomGate,
     DataLoader,
     Datum,
     EarlyStopping,
@@ -38,6 +39,7 @@ from autopilot import (
 )
 from autopilot.ai.agent import AgentContext
 from autopilot.ai.briefing import Attempt, Brief, Editable
+from autopilot.core.comparison import EpochView
 from autopilot.core.gradient import Finding
 from autopilot.errors import UsageError
 
@@ -163,6 +165,17 @@ class Desk(AutoPilotModule):
         return DataLoader(tickets(40, 1000, more=f" {CANARY}-INPUT"), batch_size=10)
 
 
+def quotes(view: EpochView) -> tuple[bool, str]:
+    """Names the worst item by the end of what it got, and by a part of its result."""
+    text = tickets(40, 1000, more=f" {CANARY}-INPUT")[0]["text"]
+    return False, f"worst of all: {text[-20:]!r}, {str(view.items[0].metadata)[-30:]}"
+
+
+class Quoting(Desk):
+    def configure_policy(self) -> Policy:
+        return Policy([*super().configure_policy().gates, CustomGate(quotes, required=False)])
+
+
 Edit = Callable[[Path], tuple[str, str]]
 
 
@@ -241,14 +254,14 @@ def test_no_content_of_val_items_is_told_and_a_resumed_run_asks_the_same(
     asked: list[str] = []
 
     def fit(experiment: Experiment, agent: FunctionAgent, epochs: int) -> None:
-        module = Desk(agent, trains=trains)
+        module = Quoting(agent, trains=trains)
         module.loss = loss()
         trainer = Trainer(experiment=experiment, accumulate_grad_batches=1 if trains else None)
         trainer.fit(module, max_epochs=epochs)
 
     fit(Experiment(), scripted(edits * 2, asked, desk), 3)
     whole, count = "".join(asked), len(asked)
-    assert CANARY not in whole
+    assert CANARY not in whole and "worst of all: " in whole
     # The error that an edit led to, without the item's text that stands in it.
     assert "failed: ValueError\n" in whole and "crash -> billing" in whole
     assert ("cost 7 euros more" in whole) == trains
