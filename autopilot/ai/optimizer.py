@@ -216,15 +216,19 @@ class AgentOptimizer(Optimizer):
 
     def _problem(self, reply: EditReply, start: str, state: str, missing: str) -> str:
         """Why an edit is not to be measured; empty if it is."""
+        run, names = current_run(), _one_name(reply.strategy).split(TOGETHER)
         if state == start:
+            place = (run.epoch, run.step_number) if run else (0, 0)
+            _, recorded = run.experiment.repeats.get(place, ("", None)) if run else ("", None)
+            if recorded is not None and set(names) <= set(recorded.strategy.split(TOGETHER)):
+                # A replay: the agent of an optimizer before this one brought the edits of both.
+                return ""
             nothing = "nothing that may be edited has changed; other changes do not last."
             return " ".join(filter(None, [nothing, missing, self._how_to()]))
-        blocked = [n for n in _one_name(reply.strategy).split(TOGETHER) if n in self.blocked]
-        if blocked:
+        if blocked := [name for name in names if name in self.blocked]:
             return f"the strategy {blocked[0]!r} is blocked. Use another."
         if broken := self._constrained.broken():
             return f"it breaks a rule. {broken}."
-        run = current_run()
         # In a run the experiment knows the states of all sessions; by hand, only this object does.
         epoch = run.experiment.epoch_of_present_state() if run is not None else None
         if epoch is not None:

@@ -228,6 +228,12 @@ def retitle(prompt, context):
     return AgentResult('{"strategy": "retitle"}', cost_usd=0.0)
 
 
+def expand(prompt, context):
+    with context.files[0].open("a") as opened:
+        opened.write("more\\n")
+    return AgentResult('{"strategy": "expand"}', cost_usd=0.0)
+
+
 class Sign(Rule):
     name = "sign"
 
@@ -255,7 +261,8 @@ class Writer(AutoPilotModule):
     def configure_optimizers(self):
         titles = AgentOptimizer(FunctionAgent(retitle), [self.title])
         editor = AgentOptimizer(Editor(), [self.prompt])
-        return [titles, editor, RuleOptimizer([self.end], [Sign()])]
+        again = AgentOptimizer(FunctionAgent(expand), [self.title])
+        return [titles, again, editor, RuleOptimizer([self.end], [Sign()])]
 
     def train_dataloader(self):
         return DataLoader([{"id": "a"}, {"id": "b"}], 2)
@@ -287,7 +294,7 @@ def test_agents_of_the_users_own_are_recorded_and_a_replay_opens_no_socket(
         roles = Counter(request.body["system"][0]["text"] for request in server.requests)
         # Both splits have the same items: an equal question is asked once.
         assert roles == {"judge": 6, "collator": 2, "optimizer": 2}
-        assert "models: 12 calls, 70 tokens, $0.1" in done.stdout
+        assert "models: 14 calls, 70 tokens, $0.1" in done.stdout
         assert "unknown" not in done.stdout
         # A resumed run pays only for what is new.
         more = autopilot(top, "resume", "a", "--max-epochs", "3", OWN_URL=url)
@@ -301,7 +308,7 @@ def test_agents_of_the_users_own_are_recorded_and_a_replay_opens_no_socket(
         assert found["differences"] == []
         assert states(found) == [(n, n / 4, n / 4) for n in range(4)]
     assert not (place / "tried").exists()
-    # Two agents and a rule make a step; none of them edits what is another one's.
-    assert "kept: retitle + add + sign (3x)" in more.stdout
+    # Three agents and a rule make a step; none of them edits what is another one's.
+    assert "kept: retitle + expand + add + sign (3x)" in more.stdout
     prompt = run_git(["show", "autopilot/a:prompt.md"], cwd=top).stdout
     assert prompt == b"be brief\n" + b"better\n" * 3
