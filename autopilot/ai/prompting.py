@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -105,7 +106,8 @@ def excerpt(text: str, feedback: str, room: int) -> str:
     words = [set(_WORD.findall(line.lower())) for line in lines]
     often = Counter(word for line in words for word in line)
     asked = set(_WORD.findall(feedback.lower()))
-    weights = [sum(1 / often[word] for word in line & asked) for line in words]
+    # Exactly: the order of a set differs from one process to the next, and so would a plain sum.
+    weights = [math.fsum(1 / often[word] for word in line & asked) for line in words]
     for number in map(int, _LINE.findall(feedback)):
         if 1 <= number <= len(lines):
             weights[number - 1] += len(lines)

@@ -73,3 +73,17 @@ def test_without_a_system_an_agent_gets_the_schema_alone() -> None:
     for system, start in (("", "Answer with JSON"), ("Be brief.", "Be brief.\n\nAnswer with")):
         assert ask(agent, "?", Answer, system=system, role="judge").text == "yes"
         assert agent.system.startswith(start)
+
+
+def test_lines_that_weigh_the_same_are_shown_in_order_in_every_process() -> None:
+    """The order of a set, and with it a plain sum, differs from process to process."""
+    for n in range(40):
+        first, second = ([f"{letter}{n}w{place}" for place in range(6)] for letter in "ab")
+        pairs = [
+            f"{a} {b}"
+            for k, (a, b) in enumerate(zip(first, second, strict=True))
+            for _ in range(k + 1)
+        ]
+        text = "\n".join([" ".join(first), " ".join(second), *pairs])
+        shown = excerpt(text, " ".join(first + second), len(" ".join(first)) + 6)
+        assert shown == f"1\t{' '.join(first)}\n..."
