@@ -27,10 +27,11 @@ from autopilot.cli.output import INTERRUPTED, Output, own_stdout
 from autopilot.cli.pages import dataset as pages
 from autopilot.core.figures import spending
 from autopilot.core.records.ledger import Ledger, Limits
-from autopilot.engine.request import Options
+from autopilot.engine.request import BUDGETS, Options
 from autopilot.engine.supervisor import interruptible
 from autopilot.engine.target import load_target, parse_hparams
 from autopilot.errors import BudgetExceededError, UsageError
+from autopilot.text import flag
 
 K = TypeVar("K")
 
@@ -309,10 +310,8 @@ def _resumable(
             output.document({"interrupted": True, "resume": resume})
         except BudgetExceededError as spent:
             output.line(f"stopped: {spent.message}", "yellow")
-            # The message begins with the unit of the budget.
-            options = {"call": "calls", "token": "tokens", "dollar": "usd", "time": "seconds"}
-            option = options.get(spent.message.partition(" ")[0])
-            output.line(f"go on: {resume}" + (f" --budget-{option} MORE" if option else ""))
+            option = BUDGETS.get(spent.message.partition(" ")[0])
+            output.line(f"go on: {resume}" + (f" {flag(option)} MORE" if option else ""))
             output.document({"interrupted": True, "reason": spent.message, "resume": resume})
     return INTERRUPTED
 

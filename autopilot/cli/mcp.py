@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from anyio.abc import ByteReceiveStream, Process
     from mcp.server.context import ServerRequestContext
 
-_BEAT_S, _STOP_S, _END_S = 5.0, 60.0, 10.0
+_BEAT_S, _STOP_S = 5.0, 60.0
 # Of a report: the errors of val items, in their own words.
 _ERRORS = re.compile(r"(?m)(^[\d,]+ val items? at epoch .*\n\n)(?:- .*\n)+")
 _COMMAND = sys.executable, "-P", "-m", "autopilot"
@@ -237,23 +237,20 @@ async def _lines(stream: ByteReceiveStream) -> AsyncIterator[str]:
 
 
 async def _interrupt(process: Process) -> None:
-    """Ends a command as Ctrl-C does; a second one, then a kill, where it does not."""
+    """Ends a command as Ctrl-C does; kills it where it does not."""
     import anyio
 
     async def drain(stream: ByteReceiveStream | None) -> None:
         async for _ in stream or ():  # type: ignore[union-attr]  # never None
             pass
 
-    for number, patience_s in ((signal.SIGINT, _STOP_S), (signal.SIGINT, _END_S)):
-        if process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(number)
-        with anyio.move_on_after(patience_s):
+    if process.returncode is None:
+        process.send_signal(signal.SIGINT)
+        with anyio.move_on_after(_STOP_S):
             async with anyio.create_task_group() as group:
                 group.start_soon(drain, process.stdout)
                 group.start_soon(drain, process.stderr)
                 await process.wait()
                 group.cancel_scope.cancel()
-    if process.returncode is None:
-        process.kill()
+        if process.returncode is None:
+            process.kill()

@@ -21,15 +21,13 @@ from autopilot.cli.context import Context
 from autopilot.cli.memory import query
 from autopilot.cli.reading import log, report, show
 from autopilot.cli.trying import brief, done, edit, start, status
+from autopilot.engine.request import BUDGETS
 from autopilot.engine.target import parse_target
 from autopilot.errors import UsageError
 from autopilot.text import flag
 from autopilot.tracking.layout import Layout
 
-_BUDGETS = (
-    *("budget_evaluations", "budget_seconds", "budget_tokens", "budget_usd", "budget_calls"),
-)
-_LIMITS = *_BUDGETS, "max_wait", "item_timeout", "memory"
+_LIMITS = *BUDGETS.values(), "max_wait", "item_timeout", "memory"
 _START = (
     *("target", "hparams", "seed", "idea", "hypothesis", "in_place", "include_dirty", "monitor"),
     *("mode", "failed_value", "jobs", "num_workers", "measure_noise", "repeat", "fresh"),
@@ -359,7 +357,7 @@ def skill(context: Context) -> None:
     autopilot skill > .claude/skills/autopilot/SKILL.md
     """
     tools = "\n".join(f"| {t.name} | `{t.typed}` | {t.help} |" for t in TOOLS.values())
-    limits = ", ".join(f"`--{name.replace('_', '-')}`" for name in _BUDGETS)
+    limits = ", ".join(f"`{flag(name)}`" for name in BUDGETS.values())
     text = _SKILL.format(tools=tools, limits=limits)
     context.output.document({"skill": text})
     if not context.output.as_json:

@@ -20,28 +20,20 @@ from autopilot.command.options import TaskOptions
 from autopilot.core.trying import LookLoop
 from autopilot.core.types import Result
 from autopilot.engine.board import Attendant, Child
-from autopilot.engine.request import NO_OPTIONS, Options
+from autopilot.engine.request import BUDGETS, NO_OPTIONS, Options
 from autopilot.engine.session import Session
 from autopilot.engine.trying import HOW, Trial, TryPlace, loop_of, open_trial, settle
 from autopilot.errors import AutopilotError, ExperimentError, ModuleError, UsageError
 from autopilot.git.repository import Repository
-from autopilot.text import redact
+from autopilot.text import flag, redact
 from autopilot.tracking.finding import open_tries, user_of
 from autopilot.tracking.holding import stopped
 from autopilot.tracking.notebook import Notebook
 
-_BUDGETS = {
-    "evaluation": "--budget-evaluations",
-    "time": "--budget-seconds",
-    "token": "--budget-tokens",
-    "dollar": "--budget-usd",
-    "call": "--budget-calls",
-}
 # An optimizer's patience and number of epochs are no limits for a person.
 _OF_OPTIMIZERS = (
     *("max_epochs", "patience", "target", "plateau", "min_delta", "block_after", "accumulate"),
-    "boldness",
-    "review",
+    *("boldness", "review"),
 )
 _STARTED_WITH = tuple(f.name for f in fields(Options) if f.name not in _OF_OPTIMIZERS)
 _AGENTS = "agent", "model", "sampler"
@@ -372,7 +364,7 @@ def _ended(session: Session, reporter: Reporter) -> Result:
 def _tell_unmeasured(
     output: Output, place: TryPlace, trial: Trial, why: str, *, is_begun: bool
 ) -> None:
-    option = _BUDGETS.get(why.partition(" ")[0], "--budget-...")
+    option = flag(BUDGETS.get(why.partition(" ")[0], "budget_..."))
     then = f"{HOW} goes on" if is_begun else f"{HOW} {option} N"
     ways = f"{then}; autopilot try --undo takes it back; autopilot try done ends"
     output.line(f"{place.slug}: not measured: {why}", "yellow")

@@ -12,7 +12,6 @@ from autopilot.core.records.record import ProgressNote
 from autopilot.core.store import Store
 from autopilot.core.types import Cost, Datum, datum_from_json, datum_to_json, digest, unlike_json
 
-NO_WISHES: Mapping[str, str] = {}
 _BatchKey = tuple[str, int, int, int]
 
 
@@ -243,7 +242,7 @@ class EpochProgress:
         return begun.wishes if begun else {}
 
     def start_step(
-        self, epoch: int, number: int, budget_line: str = "", wishes: Mapping[str, str] = NO_WISHES
+        self, epoch: int, number: int, budget_line: str, wishes: Mapping[str, str]
     ) -> str:
         """Marks what changes in the files from now on as the optimizer's.
 

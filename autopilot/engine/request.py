@@ -231,16 +231,21 @@ class Options:
             found.append(EarlyStopping(patience, self.target))
         if self.plateau is not None:
             found.append(Plateau(self.plateau, 0.001 if self.min_delta is None else self.min_delta))
-        budget = (
-            *(self.budget_evaluations, self.budget_seconds, self.budget_tokens),
-            *(self.budget_usd, self.budget_calls),
-        )
+        budget = [getattr(self, name) for name in BUDGETS.values()]
         if any(limit is not None for limit in budget):
             found.append(Budget(*budget))
         return found
 
 
 NO_OPTIONS = Options()
+# What the reason of a spent budget begins with, to the option that gives more.
+BUDGETS = {
+    "evaluation": "budget_evaluations",
+    "time": "budget_seconds",
+    "token": "budget_tokens",
+    "dollar": "budget_usd",
+    "call": "budget_calls",
+}
 
 
 def options_of(notebook: Notebook, changes: Options = NO_OPTIONS) -> Options:

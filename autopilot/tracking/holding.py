@@ -11,7 +11,6 @@ import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from autopilot.core.memory import BLOCK_AFTER, Memory
 from autopilot.core.records.message import plain_message, start_message
@@ -123,17 +122,12 @@ def take_in(repo: Repository, journal: Journal) -> list[Event]:
     if not path.exists():
         return []
     with one_at_a_time(path.parent):
-        found = [e for e in handed_over(path) if e.process in (0, named())]
+        found = [e for e in ProgressFile(path).read(Event) if e.process in (0, named())]
         if found and (start := journal.start()):
             # Only then: of a kill between the two, what is written twice has one id.
             journal.write(start, found)
         path.unlink()
     return found
-
-
-def handed_over(path: Path) -> list[Event]:
-    """The events in the file, in the order in which they came."""
-    return ProgressFile(path).read(Event)
 
 
 # --- forks -------------------------------------------------------------------------------------

@@ -523,7 +523,7 @@ class Notebook:
         holder = ExclusiveLock(self.layout.lock(self.repo)).holder()
         if holder is not None:
             who = f"process {holder.pid} on {holder.host} since {holder.since}"
-            if self.is_reviewed and (held := self.held) is not None:
+            if (held := self.held) is not None:
                 who += f"; it holds the edit of epoch {held[1].epoch}: autopilot review {self.slug}"
             return Status("running", who, holder)
         for event in reversed(self.events):

@@ -154,21 +154,14 @@ def edits(before: Mapping[str, Entry], after: Mapping[str, Entry]) -> dict[str, 
 
 
 def with_entries(
-    repo: Repository,
-    tree: str,
-    places: Iterable[ParameterPath],
-    entries: Mapping[str, Entry],
+    repo: Repository, tree: str, places: Iterable[ParameterPath], entries: Mapping[str, Entry]
 ) -> str:
     """A tree with other files in place of the parameters'; all else in it stays."""
     return objects.write_tree(repo, tree, edits(entries_at(repo, tree, places), entries))
 
 
 def present_at(
-    work: WorkFiles,
-    places: Iterable[ParameterPath],
-    known: Mapping[str, Entry],
-    *,
-    write: bool,
+    work: WorkFiles, places: Iterable[ParameterPath], known: Mapping[str, Entry], *, write: bool
 ) -> dict[str, Entry]:
     """The parameters' files as they are now; ignored ones only if they are known."""
     repo, names = work.repo, dict[str, None]()

@@ -114,7 +114,7 @@ def test_a_result_with_a_graph_stands_in_for_its_call_once_its_step_is_made() ->
     results = [Datum(success=False, metadata={"odd": (1, 2)}) for _ in ITEMS]
     for _ in range(2):
         log.note(train, batch, Datum(items=results), 2.0, "state", waits=True)
-    log.start_step(1, 1)
+    log.start_step(1, 1, "", {})
     log.note(replace(train, number=1), batch, Datum(items=results), 3.0, "later", waits=True)
 
     log.load(1)

@@ -32,14 +32,7 @@ ODD_OUTCOMES: tuple[EpochOutcome, ...] = ("unchanged", "repeated", "failed", "re
 """Why an epoch was rejected, if not for its score."""
 
 _STEP = (
-    "step",
-    "strategy",
-    "summary",
-    "rationale",
-    "gradients",
-    "error",
-    "violations",
-    "wishes",
+    *("step", "strategy", "summary", "rationale", "gradients", "error", "violations", "wishes"),
     "cost",
 )
 _EPOCH = (
