@@ -239,13 +239,8 @@ class Options:
 
 NO_OPTIONS = Options()
 # What the reason of a spent budget begins with, to the option that gives more.
-BUDGETS = {
-    "evaluation": "budget_evaluations",
-    "time": "budget_seconds",
-    "token": "budget_tokens",
-    "dollar": "budget_usd",
-    "call": "budget_calls",
-}
+BUDGETS = {"evaluation": "budget_evaluations", "time": "budget_seconds", "token": "budget_tokens"}
+BUDGETS |= {"dollar": "budget_usd", "call": "budget_calls"}
 
 
 def options_of(notebook: Notebook, changes: Options = NO_OPTIONS) -> Options:
