@@ -250,7 +250,11 @@ def check_template(template: str) -> None:
         UsageError: one is unknown, missing, or there twice.
     """
     try:
-        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        names = [
+            "!".join(filter(None, [name, spec, conversion]))
+            for _, name, spec, conversion in string.Formatter().parse(template)
+            if name is not None
+        ]
     except ValueError as error:
         raise UsageError(
             f"the prompt_template cannot be read: {error}", hint="write {{ and }} for braces"

@@ -294,6 +294,7 @@ def test_a_template_has_every_section(desk: Path) -> None:
     assert text.count("be kind") == 1 and "## Goal\n\nhelp" in text
     for template, problem in (
         ("{failing} {nope} {rest}", "has {nope} which is no section"),
+        ("{failing!r} {rest}", "has {failing!r} which is no section"),
         ("{failing} {failing} {rest}", "has {failing} twice"),
         ("{failing} {parameters}", "lacks {goal}, {background}, {score}"),
         ("{failing", "cannot be read"),
