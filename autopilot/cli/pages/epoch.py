@@ -111,7 +111,8 @@ def questions(
     document({"experiment": notebook.slug, "epoch": epoch.number, "questions": known})
     for call in asked:
         if len(asked) > 1:
-            yield f"--- step {call.step}, question {call.question}, to {call.role} {call.model}"
+            who = f"{call.role} {call.model}".strip()
+            yield f"--- step {call.step}, question {call.question}, to {who}"
         yield from call.prompt.split("\n")
     if not asked:
         why = "the baseline has no step" if epoch.number == 0 else "none was asked, or recorded"
