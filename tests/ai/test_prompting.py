@@ -85,5 +85,5 @@ def test_lines_that_weigh_the_same_are_shown_in_order_in_every_process() -> None
             for _ in range(k + 1)
         ]
         text = "\n".join([" ".join(first), " ".join(second), *pairs])
-        shown = excerpt(text, " ".join(first + second), len(" ".join(first)) + 6)
+        shown = excerpt(text, " ".join(first + second), len(" ".join(first)) + 10)
         assert shown == f"1\t{' '.join(first)}\n..."
