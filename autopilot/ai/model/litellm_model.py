@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -19,11 +20,18 @@ from autopilot.ai.model.base import ChatModel, key_of
 from autopilot.ai.model.parallel import RateLimit
 from autopilot.ai.model.reply import Message, Reply, ToolCall, asking_for
 from autopilot.ai.prices import Price, Usage
-from autopilot.errors import AgentNotFoundError, AgentRefusedError, AutopilotError
+from autopilot.errors import (
+    AgentNotFoundError,
+    AgentRefusedError,
+    AutopilotError,
+    NoKeyError,
+    NoModelError,
+)
 
 _STOPS = {"length": "max_tokens", "content_filter": "refusal", "tool_calls": "tool_use"}
 # Settings of its import: prices from its package, not from the network; no .env file is read.
 _IMPORTED_WITH = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION"}
+_NO_KEY = re.compile(r"Missing (credentials|\w+ API key)", re.IGNORECASE)
 _loading = threading.Lock()
 _owner = 0  # the process whose connections the package holds
 
@@ -128,6 +136,14 @@ class LiteLLMModel(ChatModel):
             return AgentRefusedError(f"{self.name} refused: {said}", hint="look at the prompt")
         if isinstance(error, litellm.Timeout):
             return failures.late(self.name)
+        if "LLM Provider NOT provided" in str(error):
+            return NoModelError(
+                f"{self.name!r} names no provider that LiteLLM knows",
+                hint="write PROVIDER/MODEL, as in openai/gpt-5 or ollama/llama3",
+            )
+        # To LiteLLM, that is an error of the service, which would be waited for.
+        if _NO_KEY.search(str(error)):
+            return NoKeyError(f"{self.name} has no key", hint=f"set it: {self.key_hint}")
         below = [error]
         while isinstance(cause := below[-1].__cause__ or below[-1].__context__, Exception):
             below.append(cause)

@@ -163,7 +163,7 @@ def test_a_model_of_another_provider_answers_judges_edits_and_is_replayed(
 
 
 @needs_litellm
-def test_a_providers_failures_are_ours(serve) -> None:
+def test_a_providers_failures_are_ours(serve, monkeypatch) -> None:
     kinds = [
         (fail(401, "bad key"), KeyRefusedError, "api_key"),
         (fail(404, "no such model"), NoModelError, "first argument"),
@@ -181,6 +181,11 @@ def test_a_providers_failures_are_ours(serve) -> None:
         assert type(caught.value) is kind and hint in caught.value.hint
         assert "litellm" not in caught.value.message
     assert server.count == 3 + len(kinds)
+    for variable in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "GEMINI_API_KEY", "GOOGLE_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+    for name, kind in {"openai/x": NoKeyError, "gemini/x": NoKeyError, "x": NoModelError}.items():
+        with pytest.raises(kind):
+            LiteLLMModel(name).complete("hi")
     gone = LiteLLMModel("openai/x", api_base="http://127.0.0.1:9/v1", api_key="", max_retries=0)
     run = make_run()
     with running(run), pytest.raises(ModelCallError, match="no answer from") as caught:
