@@ -206,12 +206,14 @@ class AgentOptimizer(Optimizer):
     def _apply(self, reply: EditReply) -> str:
         """Sets the values that the agent gives, and returns the problem with one of them."""
         texts = self._texts()
-        # Where all are files, the editor has changed them: values are no part of the edit.
+        # The editor has changed the files: where an answer repeats them, that is no value.
+        files = [p.name for p in self.parameters if isinstance(p, PathParameter)]
         for value in reply.values if texts else ():
-            if value.parameter not in texts:
+            if value.parameter in texts:
+                texts[value.parameter].data = value.text
+            elif value.parameter not in files:
                 names = ", ".join(texts)
                 return f"there is no value {value.parameter!r} to set; there are: {names}."
-            texts[value.parameter].data = value.text
         return ""
 
     def _problem(self, reply: EditReply, start: str, state: str, missing: str) -> str:

@@ -216,7 +216,7 @@ def test_a_value_needs_its_json() -> None:
 
 def test_of_files_and_values_an_edit_of_the_files_needs_no_json(prompt: PathParameter) -> None:
     tone = Parameter("rude")
-    tone.name = "tone"
+    tone.name, prompt.name = "tone", "prompt"
     values = [{"parameter": "tome", "text": "kind"}]
 
     def unknown(path: Path) -> str:
@@ -226,10 +226,11 @@ def test_of_files_and_values_an_edit_of_the_files_needs_no_json(prompt: PathPara
     def silent(path: Path) -> str:
         assert path.read_text() == "be brief\n"
         path.write_text("better\n")
-        return ""
+        return json.dumps({"values": [{"parameter": "prompt", "text": "better"}]})
 
     agent = ScriptedAgent([unknown, silent])
     step = AgentOptimizer(agent, [prompt, tone]).step()
+    # A file is no value, but to repeat it spoils nothing.
     assert step is not None and step.summary == "edit prompt.md: +1 -1 lines"
     assert "there is no value 'tome' to set; there are: tone." in agent.seen[1][0]
 
