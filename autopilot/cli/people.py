@@ -158,7 +158,8 @@ def review(
         decision, reason = _decision(output, refuse, is_approved=approve)
         event = reviewed(decision, reason, _who(notebook), record, commit)
         hand_over(notebook, event)
-        output.line(f"{notebook.slug}: {_decided(event)}")
+        did = "approved" if decision == APPROVE else f"refused: {event.detail}"
+        output.line(f"{notebook.slug}: the edit of epoch {event.epoch} is {did}")
     else:
         output.line('decide: autopilot review --approve, or --refuse "why"')
     output.document(_document(notebook, commit, record, event))
@@ -249,13 +250,12 @@ class HeldEdits(Callback):
         self._output = output
         self._place: tuple[int, int] | None = None
         self._is_asking = self._is_refused = False
-        self._typed = b""
 
     def on_review(self, trainer: RunView, module: AutoPilotModule, step: StepRecord) -> None:
         output, place = self._output, (step.epoch, step.step)
         store = trainer.experiment.store
         if self._place != place:
-            self._place, self._is_refused, self._typed = place, False, b""
+            self._place, self._is_refused = place, False
             self._is_asking = output.can_ask and output.is_terminal and _is_in_front()
             if self._is_asking and isinstance(store, GitStore):
                 _show(output, Notebook(store.repo, store.slug), store.tip, step)
@@ -288,18 +288,13 @@ class HeldEdits(Callback):
     def _line(self) -> str | None:
         """A line that was typed; None as long as there is none. Never waits."""
         with contextlib.suppress(OSError, ValueError):
-            while b"\n" not in self._typed and select.select([sys.stdin], [], [], 0)[0]:
-                read = os.read(sys.stdin.fileno(), 4096)
-                self._typed += read
-                if not read:  # closed, as by Ctrl-D: another terminal decides
-                    self._is_asking = False
-                    self._output.line("\nfrom another terminal: autopilot review")
-                    return None
-        line, end, rest = self._typed.partition(b"\n")
-        if not end:
-            return None
-        self._typed = rest
-        return line.decode(errors="replace").strip()
+            if select.select([sys.stdin], [], [], 0)[0]:
+                if read := os.read(sys.stdin.fileno(), 4096):  # a terminal gives a whole line
+                    return read.decode(errors="replace").strip()
+                # Closed, as by Ctrl-D: another terminal decides.
+                self._is_asking = False
+                self._output.line("\nfrom another terminal: autopilot review")
+        return None
 
 
 def _is_in_front() -> bool:
@@ -326,12 +321,6 @@ def _show(output: Output, notebook: Notebook, commit: str, record: StepRecord) -
     if not output.as_json:
         color = "--color=always" if output.is_terminal and output.color else "--no-color"
         output.raw(notebook.picture(f"{commit}^", commit, color))
-
-
-def _decided(event: Event) -> str:
-    if event.decision == APPROVE:
-        return f"the edit of epoch {event.epoch} is approved"
-    return f"the edit of epoch {event.epoch} is refused: {event.detail}"
 
 
 def _document(

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from autopilot.core.gradient import Finding
 from autopilot.core.parameter import Parameter
@@ -81,15 +81,8 @@ def exchange(item: Datum, target: Datum | None) -> Exchange:
     """
     if item.split in ("val", "test"):
         return {}
-    found: Exchange = {}
-    given, output, expected = parts_of(item, target)
-    if given:
-        found["input"] = as_lines(given)
-    if output:
-        found["output"] = as_lines(output)
-    if expected:
-        found["expected"] = as_lines(expected)
-    return found
+    parts = zip(("input", "output", "expected"), parts_of(item, target), strict=True)
+    return cast("Exchange", {name: as_lines(fields) for name, fields in parts if fields})
 
 
 def parts_of(
@@ -221,11 +214,11 @@ class GivenItems:
         # By how they begin: a search for each block would take a second where all is much.
         places = defaultdict[str, list[int]](list)
         for at in _word_starts(after):
-            for size in (SHORT_INPUT, SURE_INPUT):
-                places[new[at : at + size]].append(at)
+            places[new[at : at + SHORT_INPUT]].append(at)
 
         def is_copied(block: str) -> bool:
-            found = places.get(block[: SURE_INPUT if len(block) >= SURE_INPUT else SHORT_INPUT], ())
+            if (found := places.get(block[:SHORT_INPUT])) is None:
+                return False
             return any(new.startswith(block, at) for at in found) and block not in old
 
         owners, hits = defaultdict[str, set[str]](set), list[tuple[str, str, set[str], Any]]()
