@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -205,12 +205,15 @@ class ToolProcess:
                 self._process.send_signal(signal.SIGINT)
 
     async def _follow(self, stream: ByteReceiveStream) -> None:
-        async for line in _lines(stream):
-            self._lines = [*self._lines[-20:], line]
-            # Others may quote a val item, which an agent must not see.
-            if line.startswith(("epoch ", "waiting for ")):
-                self._last = f"{line}; "
-                await self._tell(line)
+        rest = b""
+        async for part in stream:
+            *whole, rest = (rest + part).split(b"\n")
+            for line in filter(None, (each.decode(errors="replace").strip() for each in whole)):
+                self._lines = [*self._lines[-20:], line]
+                # Others may quote a val item, which an agent must not see.
+                if line.startswith(("epoch ", "waiting for ")):
+                    self._last = f"{line}; "
+                    await self._tell(line)
 
     async def _beat(self) -> None:
         """Says that it goes on, where it has printed nothing for a while: hosts may wait less."""
@@ -225,15 +228,6 @@ class ToolProcess:
     async def _tell(self, text: str) -> None:
         self._told += 1
         await self._report(self._told, None, text)
-
-
-async def _lines(stream: ByteReceiveStream) -> AsyncIterator[str]:
-    rest = b""
-    async for part in stream:
-        *whole, rest = (rest + part).split(b"\n")
-        for line in whole:
-            if text := line.decode(errors="replace").strip():
-                yield text
 
 
 async def _interrupt(process: Process) -> None:

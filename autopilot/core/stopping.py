@@ -78,9 +78,9 @@ class EarlyStopping(StopCondition):
             self.best = value
 
     def on_train_epoch_end(self, trainer: RunView, module: AutoPilotModule) -> None:
-        kept = trainer.decision is not None and trainer.decision.kept
-        if trainer.decision is not None and not trainer.decision.is_measured:
+        if (decision := trainer.decision) is not None and not decision.is_measured:
             return
+        kept = decision is not None and decision.kept
         if self.monitor is not None:
             value = self._value(trainer)
             kept = self._is_better(value)
