@@ -379,11 +379,10 @@ def agent_call(
 
 def _recorded_answer(run: Run | None, recorder: Recorder, known: list[LlmRecord]) -> AgentResult:
     """The last answer, with the cost of all calls, and of those inside of them."""
-    calls, place = list(known), 0
-    while place < len(calls):
-        inside = set(calls[place].reply.get("calls", ()))
-        calls += [call for call in (recorder.calls() if inside else ()) if call.id in inside]
-        place += 1
+    calls = list(known)
+    for call in calls:  # those inside of them are added, too, while it goes on
+        if inside := call.reply.get("calls"):
+            calls += recorder.named(inside)
     if run is not None:
         for call in calls:
             run.charge_recorded(call)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from autopilot.ai.model.recording import StoreRecorder
+from autopilot.ai.model.recording import StoreRecorder, calls_inside
 from autopilot.core.records.ledger import Ledger, Reservation, Spent
 from autopilot.core.records.record import LlmRecord
 from autopilot.core.run import Run
@@ -137,7 +137,7 @@ class Desk:
         self._reserved, self._locks = [], []
 
     def _answer(self, run: Run, recorder: StoreRecorder, name: str, *arguments: Any) -> Any:
-        if name in ("keep", "calls"):
+        if name in ("keep", "named"):
             return getattr(recorder, name)(*arguments)
         if name == "by_role":
             return run.ledger.by_role()
@@ -176,12 +176,16 @@ class _DistantRecorder(StoreRecorder):
 
     def keep(self, record: LlmRecord) -> None:
         self._ask("keep", record)
+        calls_inside().append(record)
 
     def answer(self, key: str, parts: Mapping[str, str]) -> LlmRecord | None:
-        return self._ask("answer", key, parts)  # type: ignore[no-any-return]  # the desk's
+        found: LlmRecord | None = self._ask("answer", key, parts)
+        if found is not None:
+            calls_inside().append(found)
+        return found
 
-    def calls(self) -> list[LlmRecord]:
-        return self._ask("calls")  # type: ignore[no-any-return]  # the desk's
+    def named(self, keys: Sequence[str]) -> list[LlmRecord]:
+        return self._ask("named", keys)  # type: ignore[no-any-return]  # the desk's
 
     @contextmanager
     def one_at_a_time(self, key: str) -> Iterator[None]:

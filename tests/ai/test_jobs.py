@@ -51,7 +51,17 @@ def test_every_call_is_recorded_and_answers_a_replay(top: Path, serve, monkeypat
 
 
 def test_equal_calls_side_by_side_are_made_once(top: Path, serve) -> None:
-    same = TARGET.replace('f"question {number}"', '"the question"')
+    # By way of an agent of one's own, whose calls are counted once.
+    same = TARGET.replace(
+        'self.model.complete(f"question {number}", system=self.prompt.read_text())',
+        "self.own.run('the question', AgentContext(system=self.prompt.read_text()))",
+    )
+    made = "FunctionAgent(lambda text, context: self.model.complete(text, system=context.system))"
+    same = same.replace(
+        "        self.val = val\n", f"        self.val = val\n        self.own = {made}\n"
+    )
+    same = same.replace("AgentOptimizer, Anth", "AgentContext, AgentOptimizer, FunctionAgent, Anth")
+    assert "AgentContext(" in same and "self.own =" in same
     (top / "answerer.py").write_text(same)
     commit_target(top, same)
 
@@ -64,6 +74,8 @@ def test_equal_calls_side_by_side_are_made_once(top: Path, serve) -> None:
     asked = [request for request in server.requests if role_of(request) == "module"]
     # One for each state.
     assert len(asked) == 2
+    kept = [record for _, record in GitStore("a", top).records(LlmRecord)]
+    assert sum(record.cost.tokens for record in kept) == 120 * server.count
 
 
 def test_a_budget_holds_over_all_processes(top: Path, serve) -> None:

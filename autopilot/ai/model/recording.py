@@ -14,7 +14,7 @@ import logging
 import threading
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -79,6 +79,11 @@ class Recorder(ABC):
         """All recorded calls."""
         with self._lock:
             return list(self._known.values())
+
+    def named(self, keys: Sequence[str]) -> list[LlmRecord]:
+        """The recorded calls of some keys."""
+        with self._lock:
+            return [self._known[key] for key in keys if key in self._known]
 
     def one_at_a_time(self, key: str) -> AbstractContextManager[object]:
         """Held while a call is made, so that equal calls side by side are made once."""
