@@ -55,6 +55,9 @@ class Call:
 
     Attributes:
         reply: The last reply.
+        read, written: Tokens of all turns.
+        cost: That of all turns.
+        priced: Whether the cost in dollars is known of all of them.
     """
 
     model: str

@@ -370,10 +370,10 @@ def recorded_step(run: Run, prompt: str, role: str) -> list[LlmRecord]:
     asked = request_parts({"prompt": prompt})
     calls = StoreRecorder.of(run).calls()
     place = (run.epoch, run.step_number)
-    known = [c for c in calls if c.role == role and set(c.request) == {"prompt"}]
+    here = [c for c in calls if (c.epoch, c.step) == place and c.role == role]
+    known = [c for c in here if set(c.request) == {"prompt"}]
     inside = {key for c in known for key in c.reply.get("calls", ())}
-    known = [c for c in known if (c.epoch, c.step) == place and c.id not in inside]
-    known.sort(key=lambda c: c.id)
+    known = sorted((c for c in known if c.id not in inside), key=lambda c: c.id)
     revision, step = run.experiment.repeats.get(place, ("", None))
     if not known or step is None or step.error:
         raise miss(asked, known or calls)
