@@ -80,9 +80,10 @@ def brief(
         "blocked": {name: reasons.get(name, "") for name in sorted(blocked)},
         "bold": boldness == "bold" or (boldness == "auto" and stalled >= _STALLED),
         "stalled": stalled,
+        # A loop by hand has no records: its memory is all that is known of earlier steps.
+        "earlier": context.render().splitlines() if context is not None else [],
     }
     if run is None:
-        facts["earlier"] = context.render().splitlines() if context is not None else []
         return Brief(**facts)
     experiment = run.experiment
     manifest, lessons = experiment.manifest, experiment.memory.lessons
@@ -95,10 +96,12 @@ def brief(
         "passing": _uncovered(run.seen.passing, [gradient for _, gradient in feedback]),
         "passed": frozenset(run.seen.passed),
         "attempts": attempts(_OfRun(experiment), _given(run)),
-        "earlier": [_by_hand(x) for x in lessons if x.by_hand and x.outcome not in DECISIONS],
         "left": "\n".join(line for line in told if line not in target),
         "wishes": run.wishes,
     }
+    if experiment.is_open:
+        by_hand = (x for x in lessons if x.by_hand and x.outcome not in DECISIONS)
+        facts["earlier"] = [_by_hand(lesson) for lesson in by_hand]
     if isinstance(run, Fit):
         facts["score"] = [*_score(run), *target]
     return Brief(**facts)
