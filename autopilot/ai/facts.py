@@ -344,15 +344,19 @@ def _given(run: Run) -> list[str]:
 
 def _why(record: MetricsRecord, items: Sequence[Datum], given: Sequence[str]) -> list[str]:
     """The reasons of a verdict beside the score, without the contents of val items."""
+    reasons = [
+        reason
+        for reason in record.reasons
+        if not reason.startswith("the price of ")
+        and not (reason.startswith(f"val {record.monitor} ") and re.search(_ALREADY_SAID, reason))
+    ]
+    if not reasons:
+        return []
     messages = Counter(m for i in items for m in (i.error_message, i.unmeasured) if m)
     private = {*given, *_strings([(item.metadata, item.feedback) for item in items])}
     private = {text for text in private if messages[text] < 2} - {item.id for item in items}
-    texts = "\0".join(private)
-    found = []
-    for reason in record.reasons:
-        said = reason.startswith(f"val {record.monitor} ") and re.search(_ALREADY_SAID, reason)
-        if said or reason.startswith("the price of "):
-            continue
+    texts, found = "\0".join(private), []
+    for reason in reasons:
         for message, count in messages.items():
             # What several items have in common tells of none of them.
             if count < 2 and message in reason:
