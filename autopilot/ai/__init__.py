@@ -11,7 +11,7 @@ from typing import Any
 _HOMES = {
     "autopilot.ai.agent": "Agent AgentContext AgentResult Tool",
     "autopilot.ai.anthropic_agent": "AnthropicAgent ModelAgent TextEditor",
-    "autopilot.ai.briefing": "Brief",
+    "autopilot.ai.prompt.briefing": "Brief",
     "autopilot.ai.coding": "ClaudeCodeAgent CommandAgent",
     "autopilot.ai.coding_tools": "AiderAgent CodexAgent GeminiAgent",
     "autopilot.ai.constraints": "Constraint KeepPlaceholders MaxLength",

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from autopilot.ai.prompting import read_reply, shorten
+from autopilot.ai.prompt.prompting import read_reply, shorten
 from autopilot.errors import AgentReplyError
 from autopilot.files import EXECUTABLE, REGULAR, SYMLINK, FileState
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from autopilot.ai.agent import Agent
 from autopilot.ai.model.base import ChatModel
-from autopilot.ai.prompting import DATA_RULE, ask, fence, shorten
+from autopilot.ai.prompt.prompting import DATA_RULE, ask, fence, shorten
 from autopilot.core.gradient import Finding, TextGradient
 from autopilot.core.run import is_infrastructure, say
 from autopilot.errors import AgentError

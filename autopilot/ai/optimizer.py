@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from autopilot.ai.agent import Agent, AgentContext, AgentResult
-from autopilot.ai.briefing import Brief, check_template
 from autopilot.ai.constraints import Constrained, Constraints
 from autopilot.ai.edits import EditReply, changes, described, difference
-from autopilot.ai.facts import Boldness, brief
 from autopilot.ai.function_agent import check_agent
-from autopilot.ai.prompting import DATA_RULE, fence, shorten
+from autopilot.ai.prompt.briefing import Brief, check_template
+from autopilot.ai.prompt.facts import Boldness, brief
+from autopilot.ai.prompt.prompting import DATA_RULE, fence, shorten
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.records.message import one_line

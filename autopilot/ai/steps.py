@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from autopilot.ai.agent import Agent
 from autopilot.ai.model.base import ChatModel
 from autopilot.ai.model.recording import numbered
-from autopilot.ai.prompting import DATA_RULE, ask, fence, shorten
+from autopilot.ai.prompt.prompting import DATA_RULE, ask, fence, shorten
 from autopilot.core.failures import Raised
 from autopilot.errors import (
     AgentError,

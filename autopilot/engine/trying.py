@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from autopilot.ai.facts import brief
+from autopilot.ai.prompt.facts import brief
 from autopilot.core.callback import Callback
 from autopilot.core.fit import Fit
 from autopilot.core.gradient import Finding, Gradient, TextGradient

@@ -19,7 +19,7 @@ from autopilot.ai.judge import Judge
 from autopilot.ai.model.parallel import RateLimit
 from autopilot.ai.model.recording import StoreRecorder, use_recorder
 from autopilot.ai.optimizer import AgentOptimizer
-from autopilot.ai.prompting import ask
+from autopilot.ai.prompt.prompting import ask
 from autopilot.ai.steps import LLMStep
 from autopilot.core.experiment import Experiment
 from autopilot.core.parameter import Parameter

@@ -19,7 +19,7 @@ from autopilot.ai.coding import ClaudeCodeAgent
 from autopilot.ai.constraints import MaxLength
 from autopilot.ai.edits import EditReply
 from autopilot.ai.optimizer import AgentOptimizer
-from autopilot.ai.prompting import read_reply
+from autopilot.ai.prompt.prompting import read_reply
 from autopilot.core.gradient import TextGradient
 from autopilot.core.parameter import PathParameter
 from autopilot.git.commands import run_git

@@ -14,7 +14,7 @@ from autopilot.ai.agent import AgentContext
 from autopilot.ai.coding import ClaudeCodeAgent, CommandAgent
 from autopilot.ai.model.model import Model
 from autopilot.ai.model.recording import LocalRecorder, use_recorder
-from autopilot.ai.prompting import ask, read_reply
+from autopilot.ai.prompt.prompting import ask, read_reply
 from autopilot.core.parameter import PathParameter
 from autopilot.errors import AgentReplyError
 

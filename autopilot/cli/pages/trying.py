@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from autopilot.ai.briefing import Brief, Editable
-from autopilot.ai.facts import recorded_brief
+from autopilot.ai.prompt.briefing import Brief, Editable
+from autopilot.ai.prompt.facts import recorded_brief
 from autopilot.core.figures import figures, signed
 from autopilot.core.gradient import Finding, TextGradient
 from autopilot.core.memory import DECISIONS

@@ -1,7 +1,7 @@
 """The prompt of a step: its sections, in an order that caches well, within a limit.
 
 A `Brief` holds the facts and `Brief.render` makes the text, so that equal facts give an equal
-prompt; `ai/facts.py` gathers them from a run that goes on, or from the records of one.
+prompt; `ai/prompt/facts.py` gathers them from a run that goes on, or from the records of one.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from autopilot.ai.examples import DIGEST, as_examples, as_passing
-from autopilot.ai.prompting import fence, shorten, show
+from autopilot.ai.prompt.examples import DIGEST, as_examples, as_passing
+from autopilot.ai.prompt.prompting import fence, shorten, show
 from autopilot.core.gradient import Finding, Gradient
 from autopilot.core.records.message import one_line
 from autopilot.errors import UsageError

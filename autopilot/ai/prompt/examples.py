@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 
-from autopilot.ai.prompting import fence
+from autopilot.ai.prompt.prompting import fence
 from autopilot.core.gradient import Finding, Gradient, TextGradient
 from autopilot.text import counted, cut_middle
 

@@ -38,7 +38,7 @@ from autopilot import (
     Trainer,
 )
 from autopilot.ai.agent import AgentContext
-from autopilot.ai.briefing import Attempt, Brief, Editable
+from autopilot.ai.prompt.briefing import Attempt, Brief, Editable
 from autopilot.core.comparison import EpochView
 from autopilot.core.gradient import Finding
 from autopilot.errors import UsageError

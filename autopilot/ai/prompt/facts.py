@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
-from autopilot.ai.briefing import Attempt, Brief, Editable
+from autopilot.ai.prompt.briefing import Attempt, Brief, Editable
 from autopilot.core.comparison import averaged
 from autopilot.core.experiment import Experiment
 from autopilot.core.figures import direction_words, figure, figures

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from autopilot.ai.agent import Agent, AgentContext, AgentResult
-from autopilot.ai.prompting import ask, excerpt, show
+from autopilot.ai.prompt.prompting import ask, excerpt, show
 
 TEXT = "\n".join(f"rule {n}: answer kindly" for n in range(1, 501))
 
