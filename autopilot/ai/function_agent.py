@@ -39,6 +39,10 @@ class FunctionAgent(Agent):
         rate: RateLimit | None = None,
         max_cost_usd: float = 0.0,
     ) -> None:
+        if not callable(function):
+            raise UsageError(
+                f"{function!r} is no function", hint="FunctionAgent(lambda prompt: ...)"
+            )
         taken = _taken_by(function)
         check_function(function, "the agent's function", taken, UsageError)
         self.function = function

@@ -106,6 +106,8 @@ class AgentOptimizer(Optimizer):
         self.objective, self.background = objective, background
         self.boldness, self.prompt_template = boldness, prompt_template
         self.agent = agent
+        if max_retries < 0:
+            raise UsageError(f"max_retries is {max_retries}", hint="0: an edit never goes back")
         self.max_retries = max_retries
         self.max_chars = max_chars
         self.constraints = constraints

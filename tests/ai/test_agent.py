@@ -320,6 +320,13 @@ def test_a_function_or_class_that_cannot_be_called_is_refused() -> None:
     assert "def _run(self, prompt, context)" in caught.value.hint
 
 
+def test_a_wrong_argument_of_a_constructor_is_named_there() -> None:
+    with pytest.raises(UsageError, match="'be kind' is no function"):
+        FunctionAgent("be kind")  # type: ignore[arg-type]  # that is the mistake
+    with pytest.raises(UsageError, match="max_retries is -1"):
+        AgentOptimizer(FunctionAgent(answered), [Parameter("x")], max_retries=-1)
+
+
 class Untold(Agent):
     def _run(self, prompt: str) -> AgentResult:  # type: ignore[override]  # that is the mistake
         return answered(prompt)
