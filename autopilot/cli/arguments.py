@@ -299,8 +299,8 @@ class Arguments:
             raise UsageError(f"Missing argument '{word.shown}'.", hint="")
         epochs = [found[n] for n, (each, _) in self._others.items() if each.kind == "epoch"]
         for text in filter(None, epochs if name is None else ()):
-            # A tag or a commit says which experiment's it is.
-            if not _is_plain_epoch(text):
+            # A tag or a commit says which experiment's it is; seven digits may be a commit.
+            if not _is_plain_epoch(text) or (text.isdecimal() and len(text) > 6):
                 return experiment_of(context.repository(), text)
         return name
 

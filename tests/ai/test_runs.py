@@ -202,7 +202,7 @@ def test_a_budget_ends_the_run_is_shown_live_and_a_larger_one_goes_on(top: Path,
     server = serve(lambda request: script(request).slowly(0.02))
     screen = in_terminal(top, *RUN, "2", "--budget-calls", "14")
     assert "call budget: 14 of 14 made" in screen
-    for role, tokens in (("module", 480), ("judge", 480), ("collator", 120), ("optimizer", 120)):
+    for role, tokens in (("module", 480), ("judge", 480), ("collator", 120), ("optimizer", 240)):
         assert f"{role}: {tokens} tokens" in screen
     assert "calls left" in screen
     assert server.count == 14
