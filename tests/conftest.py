@@ -24,6 +24,12 @@ from server import KEY, MessagesServer, Reply, Script  # a script too, so not in
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
 
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Half again as many as processors: most of its time, a test waits for other processes."""
+    return (os.cpu_count() or 2) * 3 // 2
+
+
 Serve = Callable[[Script | Sequence[Reply]], MessagesServer]
 
 
