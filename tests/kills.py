@@ -55,6 +55,9 @@ def kills(
             print(f"{slug}: killed after {delay_s:.3f} s")
             check_no_process(process.pid)
             yield slug, done
+        elif "exit code -9" in done.err:
+            # A git that was just forked, and looked like a process of ours, was killed.
+            continue
         else:
             # It was faster than the first one, or between two children: such a kill is none.
             assert done.code == 0, done
