@@ -317,7 +317,8 @@ def _tell_unmeasured(output: Output, session: Session) -> None:
     if items:
         whys = Counter(reason(item) for item in items)
         listed = session.workspace.as_users("; ".join(why for why, _ in whys.most_common(3)))
-        every = counted(len(session.trainer.experiment.best_val()[1]), "val item")
+        experiment = session.trainer.experiment
+        every = counted(len(experiment.val_of(experiment.best_epoch)[1]), "val item")
         some = f"{len(items)} of {every} gave no result in {counted(epochs, 'epoch')}"
         output.line(f"{some}: {redact(listed)}", "yellow")
     for text in session.trainer.failures.lines("test", tracebacks=output.verbose):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from operator import attrgetter
-from typing import Any, cast
+from typing import Any
 
 from autopilot.core.comparison import EpochView, Monitored, averaged, mean_items
 from autopilot.core.interpreter import Interpreter, Jobs
@@ -108,7 +108,8 @@ class Experiment(History):
         self._state = self._budget_line = ""
         self._items, self._passes = dict[str, list[Datum]](), list[list[Datum]]()
         self.is_open = self._by_hand = self.ignore_stop = self.only_recorded = False
-        self.repeat, self.known_noise = 1, cast("Noise | None", None)
+        self.repeat = 1
+        self.known_noise: Noise | None = None
         self.recorded: Past | None = None
         self.repeats: Mapping[tuple[int, int], tuple[str, StepRecord]] = {}
         self.changes: Mapping[str, Any] = {}
@@ -135,21 +136,21 @@ class Experiment(History):
         known = self._measured.get(self.store.state())
         return None if known is None or known.unmeasured else known.epoch
 
-    def best_val(self) -> tuple[Mapping[str, float], list[Datum]]:
-        """The best epoch's val metrics, and its results as they are recorded, one Datum an item.
+    def val_of(self, epoch: int) -> tuple[Mapping[str, float], list[Datum]]:
+        """An epoch's val metrics, and its results as they are recorded, one Datum an item.
 
         Unlike `best_items` these are the same in a resumed run, whatever JSON leaves out.
         """
         if self.recorded is not None:
-            return self.recorded.val_of(self.best_epoch)
-        return self.metrics[self.best_epoch].get("val", {}), averaged(self._best_passes())
+            return self.recorded.val_of(epoch)
+        return self.metrics[epoch].get("val", {}), averaged(self._passes_of(epoch))
 
-    def _best_passes(self) -> list[list[Datum]]:
-        best = self.record_of(self.best_epoch)
+    def _passes_of(self, epoch: int) -> list[list[Datum]]:
+        record = self.record_of(epoch)
         # An edit that was taken back leaves a state that an earlier epoch measured.
-        measured = best.epoch if best.reused is None else best.reused
+        measured = epoch if record.reused is None else record.reused
         passes = recorded_passes(self.store, self._revisions[measured], "val", measured)
-        return passes[: best.repeat]
+        return passes[: record.repeat]
 
     def view(self, epoch: int, metrics: Metrics, monitor: str, mode: str, cost: Cost) -> EpochView:
         """An epoch for its policy."""
@@ -237,7 +238,7 @@ class Experiment(History):
         new = (pair for pair in steps if pair[1].epoch > last)
         self._recorded_steps = {(pair[1].epoch, pair[1].step): pair for pair in new}
         if self.history:
-            self.best_items = mean_items(self._best_passes())
+            self.best_items = mean_items(self._passes_of(self.best_epoch))
         self.progress.load(last + 1, [n for epoch, n in self._recorded_steps if epoch == last + 1])
         for death in self.died:
             self.progress.note_death(death)
@@ -437,7 +438,7 @@ class Experiment(History):
         self.add_epoch(record, revision, metrics)
         if decision.kept:
             is_new, items = known is None, self._items.get("val", [])
-            self.best_items = items if is_new else mean_items(self._best_passes())
+            self.best_items = items if is_new else mean_items(self._passes_of(self.best_epoch))
         self._steps, self._items, self._passes = [], {}, []
         self.progress.clear()
         self._finish(record, revision, ())

@@ -75,7 +75,8 @@ class Fit(Run):
         self.optimizer, self.loss, self.policy = setup.optimizer, setup.loss, setup.policy
         self.train, self.val = train, val
         self.max_epochs, self.accumulate, self.with_noise = max_epochs, accumulate, with_noise
-        self.got_feedback, self._lost_feedback, self._stepped = False, list[str](), 0
+        self.got_feedback, self._lost_feedback = False, list[str]()
+        self._stepped = 0
 
     # --- the epoch -----------------------------------------------------------------------------
 

@@ -93,7 +93,7 @@ class EpochLoop(Loop):
         """Without a train split: feedback from the best state's val results, then one step."""
         fit.module.train()
         is_read = fit.optimizer.reads_feedback() and not fit.experiment.has_step(fit.epoch, 1)
-        metrics, results = fit.experiment.best_val() if is_read else ({}, [])
+        metrics, results = fit.experiment.val_of(fit.experiment.best_epoch) if is_read else ({}, [])
         val = SplitMetrics(fit.module, keep_items=True, known=metrics)
         given = recorded_batches(fit.evaluator, fit.val, results) if results else ()
         for index, (data, batch) in enumerate(given):

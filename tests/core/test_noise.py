@@ -540,7 +540,7 @@ def test_the_measurements_of_a_single_item_are_the_items():
     again = Experiment(store)
     again.open([Parameter(0)])
     assert list(again.best_items) == list(experiment.best_items)
-    metrics, (mean,) = again.best_val()
+    metrics, (mean,) = again.val_of(again.best_epoch)
     assert mean.metrics == metrics == experiment.metrics[2]["val"]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from autopilot.ai.prompt.prompting import fence
 from autopilot.core.gradient import Finding, Gradient, TextGradient
-from autopilot.text import counted, cut_middle
+from autopilot.text import counted, cut_middle, some
 
 _WORD = re.compile(r"\w{2,}")
 # Where two texts of one cause differ: values in quotes, numbers, and long words of digits.
@@ -236,7 +236,4 @@ def _evidence(finding: Finding) -> list[str]:
 def _ids(cause: Cause) -> str:
     """The ids of a cause's items, as far as they are more than digests."""
     ids = [f.item for f in cause.findings if f.item and not DIGEST.fullmatch(f.item)]
-    if not ids:
-        return ""
-    more = f" and {len(ids) - _IDS} more" if len(ids) > _IDS else ""
-    return f"- items {', '.join(ids[:_IDS])}{more}"
+    return f"- items {some(ids, _IDS)}" if ids else ""

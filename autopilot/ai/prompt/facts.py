@@ -15,7 +15,6 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from autopilot.ai.prompt.briefing import Attempt, Brief, Editable
-from autopilot.core.comparison import averaged
 from autopilot.core.experiment import Experiment
 from autopilot.core.figures import direction_words, figure, figures
 from autopilot.core.fit import Fit
@@ -28,7 +27,6 @@ from autopilot.core.records.record import Lesson, Manifest, MetricsRecord
 from autopilot.core.run import Run
 from autopilot.core.stopping import TARGET
 from autopilot.core.types import Datum, Noise
-from autopilot.core.writing import recorded_passes
 from autopilot.tracking.diagnosis import NOT_PASSED, turned
 from autopilot.tracking.notebook import Notebook
 
@@ -85,7 +83,7 @@ def brief(
     }
     if run is None:
         return Brief(**facts)
-    experiment = run.experiment
+    experiment, past = run.experiment, _OfRun(run.experiment)
     manifest, lessons = experiment.manifest, experiment.memory.lessons
     told = run.budget_line.splitlines()
     target = [line for line in told if line.startswith(TARGET)]
@@ -95,7 +93,7 @@ def brief(
         "failing": _uncovered(run.seen.failing, [gradient for _, gradient in feedback]),
         "passing": _uncovered(run.seen.passing, [gradient for _, gradient in feedback]),
         "passed": frozenset(run.seen.passed),
-        "attempts": attempts(_OfRun(experiment), _given(run)),
+        "attempts": attempts(past, _given(run)),
         "left": "\n".join(line for line in told if line not in target),
         "wishes": run.wishes,
     }
@@ -103,7 +101,7 @@ def brief(
         by_hand = (x for x in lessons if x.by_hand and x.outcome not in DECISIONS)
         facts["earlier"] = [_by_hand(lesson) for lesson in by_hand]
     if isinstance(run, Fit):
-        facts["score"] = [*_score(run), *target]
+        facts["score"] = [*_score(run, past), *target]
     return Brief(**facts)
 
 
@@ -186,6 +184,7 @@ class _OfRun(Past):
 
     def __init__(self, experiment: Experiment) -> None:
         self._experiment, self._recorded = experiment, experiment.recorded
+        self._val: dict[int, tuple[Mapping[str, float], list[Datum]]] = {}
 
     def judged(self) -> Sequence[MetricsRecord]:
         if self._recorded is None:
@@ -194,14 +193,10 @@ class _OfRun(Past):
         return [record for record in self._recorded.judged() if record.epoch <= last]
 
     def val_of(self, epoch: int) -> tuple[Mapping[str, float], list[Datum]]:
-        if self._recorded is not None:
-            return self._recorded.val_of(epoch)
-        experiment, record = self._experiment, self._experiment.record_of(epoch)
-        # An edit that was taken back leaves a state that an earlier epoch measured.
-        measured = epoch if record.reused is None else record.reused
-        at = experiment.revision_of(measured)
-        passes = recorded_passes(experiment.store, at, "val", measured)
-        return experiment.metrics[epoch].get("val", {}), averaged(passes[: record.repeat])
+        # Several attempts began with the same state.
+        if epoch not in self._val:
+            self._val[epoch] = self._experiment.val_of(epoch)
+        return self._val[epoch]
 
     def change(self, epoch: int) -> str:
         experiment = self._experiment
@@ -263,15 +258,15 @@ def _own(module: Module | None, name: str) -> str:
 # --- the score ---------------------------------------------------------------------------------
 
 
-def _score(run: Fit) -> Iterator[str]:
+def _score(run: Fit, past: Past) -> Iterator[str]:
     split = "train" if run.val is None else "val"
     unseen = ", whose items you do not see" if run.val is not None and run.train is not None else ""
     better = direction_words(run.mode)
     yield f"What counts is {run.monitor} on the {split} split{unseen}: {better}."
-    records = _OfRun(run.experiment).judged()
+    records = past.judged()
     if records:
         yield from _values(records, run.experiment.noise)
-        yield from _failing_val(_OfRun(run.experiment).val_of(records[-1].best_epoch)[1])
+        yield from _failing_val(past.val_of(records[-1].best_epoch)[1])
     if run.step_number > 1:
         yield f"This is step {run.step_number} of the epoch: its earlier ones are not measured yet."
     counts = run.seen.outcomes
