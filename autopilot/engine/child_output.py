@@ -14,7 +14,6 @@ import tempfile
 import termios
 import time
 import tty
-from array import array
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -45,7 +44,7 @@ class ChildOutput:
     """
 
     def __init__(self) -> None:
-        self._tail = self._line = b""
+        self._tail = b""
         self.reader = self._writer = self._unread = -1
         self._stacks = tempfile.TemporaryFile()  # noqa: SIM115  # both processes write to it
         self._absent = tempfile.TemporaryFile()  # noqa: SIM115  # the child reads it
@@ -93,8 +92,8 @@ class ChildOutput:
                     written = written[os.write(2, written) :]
 
     def _note_absent(self, written: bytes) -> None:
-        recent = self._line + written  # a read may end within a line
-        self._line = recent[recent.rfind(b"\n") + 1 :][-_KEPT_BYTES:]
+        # A read may end within a line.
+        recent = self._tail[self._tail.rfind(b"\n") + 1 :] + written
         if _NO_FILE in recent and self._absent.tell() < _KEPT_BYTES:
             lines = [line for line in recent.splitlines() if _NO_FILE in line]
             self._absent.write(b"\n".join([*lines[-20:], b""]))
@@ -111,18 +110,18 @@ class ChildOutput:
         return os.pread(self._absent.fileno(), 2 * _KEPT_BYTES, 0).decode("utf-8", "replace")
 
     def _is_behind(self) -> bool:
-        unread, look = array("i", [0]), select.poll()
+        look = select.poll()
         with contextlib.suppress(OSError, ValueError):
             look.register(self._unread, select.POLLIN)
             look.poll(0)  # what was written to a terminal arrives a little later without it
-            fcntl.ioctl(self._unread, termios.FIONREAD, unread)
-        if unread[0]:
-            return True
+            if any(fcntl.ioctl(self._unread, termios.FIONREAD, bytes(4))):
+                return True
+        # What was read is noted while the parent has the lock.
         try:
             fcntl.lockf(self._absent, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(self._absent, fcntl.LOCK_UN)
         except OSError:
             return True
-        fcntl.lockf(self._absent, fcntl.LOCK_UN)
         return False
 
     def place(self, pid: int, wait_s: float = 0.5) -> str:

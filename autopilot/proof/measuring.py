@@ -65,7 +65,7 @@ def answers(
         Its messages as they come; an error that ended it comes last, in the worktree's terms.
 
     Raises:
-        EvaluationError: the process could not be started, ended before its last message.
+        EvaluationError: the process could not be started, or ended before its last message.
     """
     request, folder = pickle.dumps(task), task.workspace.folder
     for message in map(pickle.loads, processes.ask("autopilot.proof.worker", request, folder)):
