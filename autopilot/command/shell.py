@@ -12,7 +12,7 @@ from pathlib import Path
 from autopilot.command.reading import last_lines, read_output
 from autopilot.core.parameter import PathParameter
 from autopilot.errors import RepositoryError, UsageError
-from autopilot.git.objects import SUBMODULE, Entry, list_tree, tree_of
+from autopilot.git.objects import SUBMODULE, Entry, list_tree
 from autopilot.git.repository import Repository
 from autopilot.git.workfiles import Stamp, WorkFiles, stamps_of
 from autopilot.git.worktrees import SET_UP
@@ -165,7 +165,7 @@ class TrackedFiles:
         self._root = repo.workdir
         self.puts_back = os.environ.get(WORKTREE) == str(repo.workdir)
         self.marker = repo.git_dir / SET_UP if self.puts_back else None
-        tree = list_tree(repo, tree_of(repo, repo.head_commit()))
+        tree = list_tree(repo, repo.head_commit())
         covers = [scope.covers for scope in self._scopes]
         self._others = {
             name: entry

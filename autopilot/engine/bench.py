@@ -201,8 +201,7 @@ def check_parameters(bench: Bench, *, include_dirty: bool) -> list[str]:
             f"{type(bench.module).__name__} has no parameters",
             hint="declare what may change: self.rules = PathParameter('rules.txt')",
         )
-    tree = objects.tree_of(workspace.user, bench.manifest.base)
-    check_tracked(workspace.repo, tree, scopes)
+    check_tracked(workspace.repo, bench.manifest.base, scopes)
     if not include_dirty:
         check_clean(workspace.user, scopes)
     elif not workspace.in_place:
@@ -241,10 +240,9 @@ def explain_missing(workspace: Workspace, base: str, error: MissingSourceError) 
             hint="create and commit it, or correct the path: it starts at the folder that you are "
             "in, or at the target's with Path(__file__).parent",
         )
-    tree = objects.tree_of(user, base)
     for depth in range(1, name.count("/") + 2):
         folder = "/".join(name.split("/")[:depth])
-        entry = objects.entry_at(user, tree, folder)
+        entry = objects.entry_at(user, base, folder)
         if entry is not None and entry.mode == objects.SUBMODULE:
             return ParameterError(
                 f"the parameter {name} is in the submodule {folder}",

@@ -388,7 +388,7 @@ def committed_target(user: Repository, base: str, request: Request) -> Target:
             hint="name a file of the repository, or use -C",
         )
     name = path.relative_to(top).as_posix()
-    if objects.entry_at(user, objects.tree_of(user, base), name) is None:
+    if objects.entry_at(user, base, name) is None:
         raise TargetError(
             f"{target.path} is not committed: the run would not have it",
             hint=f"git add {target.path} && git commit",

@@ -141,7 +141,7 @@ class TryPlace:
         if self.repo is not None and not self.in_place:
             found |= self._work.hash(self.beside())
         repo, layout, state = self.repo or self.user, self.notebook.layout, self.state
-        tree = objects.write_tree(repo, objects.tree_of(repo, state), found)
+        tree = objects.write_tree(repo, state, found)
         return keep_snapshot(repo, layout, state, tree, note)[0]
 
     def put(self, commit: str) -> None:
@@ -171,7 +171,7 @@ class TryPlace:
         run_git([*NO_HOOKS, "reset", "--quiet", base], cwd=self.repo.workdir)
 
     def _entries(self, commit: str) -> dict[str, Entry]:
-        return entries_at(self.user, objects.tree_of(self.user, commit), self.places)
+        return entries_at(self.user, commit, self.places)
 
     @property
     def _work(self) -> WorkFiles:

@@ -114,7 +114,6 @@ def plan(
         detail = status.detail if status.state == "running" else "no run is in progress"
         hint = "wait until it has ended, or stop it with Ctrl-C"
         gates.append(Requirement("running", status.state != "running", detail, hint))
-    before = objects.tree_of(notebook.repo, onto.tip)
     return PromotionPlan(
         notebook.slug,
         chosen,
@@ -124,7 +123,7 @@ def plan(
         history.scores(notebook.epoch(0), chosen)[0],
         notebook.test_metrics(chosen.number),
         tree,
-        objects.diff_stat(notebook.repo, before, tree or before),
+        objects.diff_stat(notebook.repo, onto.tip, tree or onto.tip),
         tuple(gates),
         merged,
     )

@@ -444,8 +444,7 @@ class Notebook:
 
     def change(self, epoch: int) -> str:
         """The unified diff of an epoch against the state that it started from."""
-        trees = [objects.tree_of(self.repo, at(epoch)) for at in (self.before, self.after)]
-        return objects.diff_text(self.repo, *trees)
+        return objects.diff_text(self.repo, self.before(epoch), self.after(epoch))
 
     def questions(self, epoch: int) -> list[LlmRecord]:
         """The calls that asked an agent in an epoch's steps; empty where none were recorded."""
