@@ -100,7 +100,9 @@ def show(
     notebook, output = context.notebook(name), context.output
     found = notebook.find(epoch)
     if prompt:
-        output.lines(epoch_page.questions(notebook, found, output.document))
+        asked = notebook.questions(found.number)
+        output.lines(epoch_page.question_lines(notebook, found, asked))
+        output.document(epoch_page.questions(notebook, found, asked))
         return
     before, after = notebook.before(found.number), notebook.after(found.number)
     if output.as_json:

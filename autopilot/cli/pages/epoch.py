@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from autopilot.core.figures import (
     signed,
 )
 from autopilot.core.records.message import one_line
-from autopilot.core.records.record import EpochOutcome, MetricsRecord
+from autopilot.core.records.record import EpochOutcome, LlmRecord, MetricsRecord
 from autopilot.core.types import Datum, count_outcomes, datum_document
 from autopilot.git import commits
 from autopilot.report.comparison import file_documents, item_outcomes
@@ -35,6 +35,7 @@ _STEP = (
     *("step", "strategy", "summary", "rationale", "gradients", "error", "violations", "wishes"),
     "cost",
 )
+_QUESTION = ("step", "question", "role", "model", "prompt")
 _EPOCH = (
     *("value", "delta", "best", "best_epoch", "metrics", "strategy", "summary", "reasons"),
     *("commit", "rollback"),
@@ -97,18 +98,14 @@ def document(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
     }
 
 
-def questions(
-    notebook: Notebook, epoch: Epoch, document: Callable[[Mapping[str, Any]], object]
-) -> Iterator[str]:
-    """The questions to agents in an epoch, whole.
+def questions(notebook: Notebook, epoch: Epoch, asked: Sequence[LlmRecord]) -> dict[str, Any]:
+    """The questions to agents in an epoch, for programs."""
+    known = [{name: getattr(call, name) for name in _QUESTION} for call in asked]
+    return {"experiment": notebook.slug, "epoch": epoch.number, "questions": known}
 
-    Args:
-        document: Takes the same for a program.
-    """
-    asked = notebook.questions(epoch.number)
-    facts = ("step", "question", "role", "model", "prompt")
-    known = [{name: getattr(call, name) for name in facts} for call in asked]
-    document({"experiment": notebook.slug, "epoch": epoch.number, "questions": known})
+
+def question_lines(notebook: Notebook, epoch: Epoch, asked: Sequence[LlmRecord]) -> Iterator[str]:
+    """The questions to agents in an epoch, whole."""
     for call in asked:
         if len(asked) > 1:
             who = f"{call.role} {call.model}".strip()
