@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -20,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from autopilot import __version__
 from autopilot.cli.context import Context
-from autopilot.cli.output import DONE, PROGRESS
-from autopilot.cli.tools import INSTRUCTIONS, TOOLS, HostTool
+from autopilot.cli.output import DONE, FOR_AGENT, PROGRESS
+from autopilot.cli.tools import INSTRUCTIONS, TOOLS
 from autopilot.errors import AutopilotError, UsageError
 from autopilot.text import as_json
 
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
 
 _BEAT_S, _STOP_S = 5.0, 60.0
-# Of a report: the errors of val items, in their own words.
-_ERRORS = re.compile(r"(?m)(^[\d,]+ val items? at epoch .*\n\n)(?:- .*\n)+")
 _COMMAND = sys.executable, "-P", "-m", "autopilot"
 
 
@@ -86,12 +83,12 @@ def serve(context: Context) -> int:
         try:
             words = tool.command(params.arguments or {}, top, folder)
         except AutopilotError as error:
-            return _answer(tool, 2, {"error": error.message, "hint": error.hint})
+            return _answer(2, {"error": error.message, "hint": error.hint})
         call = ToolProcess([*_COMMAND, *project, *words], folder, ctx.session.report_progress)
         async with changing if tool.changes else contextlib.nullcontext():
             running.add(call)
             try:
-                return _answer(tool, *await call.run())
+                return _answer(*await call.run())
             finally:
                 running.discard(call)
 
@@ -126,12 +123,9 @@ def serve(context: Context) -> int:
     return DONE
 
 
-def _answer(tool: HostTool, code: int, document: dict[str, Any]) -> mcp_types.CallToolResult:
+def _answer(code: int, document: dict[str, Any]) -> mcp_types.CallToolResult:
     import mcp_types as types
 
-    document = {name: value for name, value in document.items() if name not in tool.left_out}
-    if "markdown" in document and tool.name == "report":
-        document["markdown"] = _ERRORS.sub(r"\1", document["markdown"])
     text = document.get("markdown") or as_json(document, indent=2)
     if "error" in document:
         text = "\n  hint: ".join(filter(None, (f"error: {document['error']}", document["hint"])))
@@ -165,7 +159,7 @@ class ToolProcess:
         """
         import anyio
 
-        environment = os.environ | {PROGRESS: "1", "NO_COLOR": "1"}
+        environment = os.environ | {PROGRESS: "1", FOR_AGENT: "1", "NO_COLOR": "1"}
         try:
             process = await anyio.open_process(
                 self._command, stdin=subprocess.DEVNULL, cwd=self._folder, env=environment

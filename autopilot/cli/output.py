@@ -29,6 +29,9 @@ DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 PROGRESS = "AUTOPILOT_PROGRESS"
 """A variable of the environment: where it is set, an evaluation prints a line a second."""
 
+FOR_AGENT = "AUTOPILOT_FOR_AGENT"
+"""A variable of the environment: where it is set, answers lack the content of val items."""
+
 _SECRET_OPTION = re.compile(
     r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|AUTH|COOKIE|HEADER", re.IGNORECASE
 )
@@ -104,6 +107,11 @@ class Output:
         return Console(
             file=self.people, no_color=not self.color, highlight=False, soft_wrap=True, emoji=False
         )
+
+    @property
+    def is_for_agent(self) -> bool:
+        """Whether an agent reads it, which must not see the content of val items."""
+        return bool(os.environ.get(FOR_AGENT))
 
     @property
     def is_terminal(self) -> bool:

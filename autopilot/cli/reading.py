@@ -106,7 +106,7 @@ def show(
         return
     before, after = notebook.before(found.number), notebook.after(found.number)
     if output.as_json:
-        output.document(epoch_page.document(notebook, found))
+        output.document(epoch_page.document(notebook, found, for_agent=output.is_for_agent))
         return
     first, *lines = epoch_page.lines(notebook, found, output.width)
     output.line(first, "yellow")
@@ -241,12 +241,14 @@ def _markdown(context: Context, name: str | None, to: Path | None) -> None:
     from autopilot.report.rendering import best_items, markdown
 
     notebook, output = context.notebook(name), context.output
-    text = whole(markdown(notebook))
+    text = whole(markdown(notebook, with_errors=not output.is_for_agent))
     if to is None:
         if not output.as_json:
             output.raw(text.encode())
-        items = [datum_document(item) for item in best_items(notebook)]
-        output.document({"experiment": notebook.slug, "markdown": text, "items": items})
+        document: dict[str, object] = {"experiment": notebook.slug, "markdown": text}
+        if not output.is_for_agent:
+            document["items"] = [datum_document(item) for item in best_items(notebook)]
+        output.document(document)
         return
     path = _place(context, to, notebook.layout.report(notebook.repo).with_suffix(".md").name)
     _write(path, text)

@@ -44,7 +44,6 @@ class HostTool:
         takes: The arguments beside the experiment's name.
         needs: The one that must be given; "" if none.
         changes: Whether it measures or changes something: such calls are made in turn.
-        left_out: Parts of the answer that have the content of val items.
     """
 
     name: str
@@ -54,7 +53,6 @@ class HostTool:
     takes: tuple[str, ...] = ()
     needs: str = ""
     changes: bool = False
-    left_out: tuple[str, ...] = ()
 
     @property
     def typed(self) -> str:
@@ -219,7 +217,6 @@ TOOLS = {
             show,
             "One epoch: its change, reason, scores, verdict, and the outcome of each val item.",
             ("epoch",),
-            left_out=("failed_items", "failures"),
         ),
         HostTool(
             "report",
@@ -228,7 +225,6 @@ TOOLS = {
             "Write the experiment as an HTML page into the git folder; with md, answer a summary "
             "in Markdown instead.",
             ("md",),
-            left_out=("items",),
         ),
         HostTool(
             "memory",

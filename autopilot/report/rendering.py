@@ -97,8 +97,12 @@ _MARKS = re.compile(r"([\\`*_{}\[\]|~#!:@$])")
 _NAMED = {"`": "&#96;", "|": "&#124;", "@": "&#64;", "\\": "&#92;", ":": "&#58;", "$": "&#36;"}
 
 
-def markdown(notebook: Notebook) -> str:
-    """The summary of an experiment: headline, epochs, items and net change."""
+def markdown(notebook: Notebook, *, with_errors: bool = True) -> str:
+    """The summary of an experiment: headline, epochs, items and net change.
+
+    Args:
+        with_errors: The errors of val items, which may quote them, are in it.
+    """
     slug, branch, base = notebook.slug, notebook.layout.branch_name, notebook.manifest.base[:10]
     status = notebook.status
     state = f"{status.state} ({plain(status.detail)})" if status.detail else status.state
@@ -107,7 +111,7 @@ def markdown(notebook: Notebook) -> str:
     if notebook.last is not None:
         judged = counted(notebook.last.epoch, "epoch")
         lines += [f"{judged}, {notebook.kept} kept. {costs(notebook.spent)}.", ""]
-        lines += [*_table(notebook), "", *_items(notebook)]
+        lines += [*_table(notebook), "", *_items(notebook, with_errors=with_errors)]
         lines += [*_values(notebook, comparison.Tuned.of(notebook)), *_net(notebook)]
     fetch = f"autopilot fetch origin {slug}    # where the experiment is not here yet"
     lines += ["### Read on", "", "```sh", fetch, f"autopilot log {slug}"]
@@ -199,7 +203,7 @@ def best_items(notebook: Notebook) -> list[Datum]:
     return notebook.items(best.measured) if best else []
 
 
-def _items(notebook: Notebook) -> list[str]:
+def _items(notebook: Notebook, *, with_errors: bool) -> list[str]:
     """The outcomes of the items at the best epoch, and why those failed that have no result."""
     best, items = notebook.best, best_items(notebook)
     if best is None or not items:
@@ -207,7 +211,7 @@ def _items(notebook: Notebook) -> list[str]:
     total = f"{counted(len(items), 'val item')} at epoch {best.number}"
     lines = [f"{total}: {plain(comparison.item_outcomes(items, notebook.monitor[0]))}.", ""]
     failures = [f"- {plain(line)}" for line in failure_lines("val", items)]
-    return [*lines, *failures, ""] if failures else lines
+    return [*lines, *failures, ""] if failures and with_errors else lines
 
 
 def _values(notebook: Notebook, tuned: comparison.Tuned | None) -> list[str]:

@@ -69,8 +69,12 @@ def lines(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
     return [*lines, ""] if epoch.steps else lines
 
 
-def document(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
-    """Everything about an epoch, for a program."""
+def document(notebook: Notebook, epoch: Epoch, *, for_agent: bool = False) -> dict[str, Any]:
+    """Everything about an epoch, for a program.
+
+    Args:
+        for_agent: The content of val items is left out.
+    """
     number, before = epoch.number, _best_before(notebook, epoch)
     items = _by_need(notebook.items(epoch.measured))
     steps = [
@@ -78,6 +82,10 @@ def document(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
         | {name: getattr(record, name) for name in _STEP}
         for commit, record in notebook.steps(number)
     ]
+    failed = {
+        "failed_items": [datum_document(item) for item in items if item.outcome in NOT_PASSED],
+        "failures": failure_lines("val", items),
+    }
     return {
         "experiment": notebook.slug,
         **_epoch(notebook, epoch),
@@ -91,8 +99,7 @@ def document(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
         "val_items": len(items),
         "outcomes": count_outcomes(items),
         "items": [{"id": item.id, "outcome": item.outcome} for item in items],
-        "failed_items": [datum_document(item) for item in items if item.outcome in NOT_PASSED],
-        "failures": failure_lines("val", items),
+        **({} if for_agent else failed),
         "failure_kinds": failure_kinds("val", items),
         **_changes(notebook, notebook.before(number), notebook.after(number)),
     }
