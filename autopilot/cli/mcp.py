@@ -47,6 +47,7 @@ def serve(context: Context) -> int:
     top = context.repository().workdir.resolve()
     try:
         import anyio
+        import anyio.to_thread
         import mcp_types as types
         from mcp.server.lowlevel import Server
         from mcp.server.stdio import stdio_server
@@ -102,13 +103,16 @@ def serve(context: Context) -> int:
 
     async def end_by_signal() -> None:
         ends = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+        threads = anyio.to_thread.current_default_thread_limiter()
         with anyio.open_signal_receiver(*ends) as signals:
             async for number in signals:
                 for call in running:
                     call.interrupt()
                 with anyio.move_on_after(_STOP_S):
-                    while running:
+                    # Until the answers are written, by a thread beside the one that reads stdin.
+                    while running or threads.borrowed_tokens > 1:
                         await anyio.sleep(0.01)
+                        await anyio.wait_all_tasks_blocked()
                 # Not by a return: a thread waits for the next line of stdin.
                 os._exit(128 + number)
 
