@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from waiting import wait_for
 
 from tests.cli.conftest import COMMAND
 from tests.cli.test_supervision import (  # noqa: F401  # a fixture
@@ -20,7 +21,6 @@ from tests.cli.test_supervision import (  # noqa: F401  # a fixture
     Runs,
     is_alive,
     runs,
-    wait_for,
 )
 
 LOOKS = (("optimize", "preflight", "game.py"), ("run", "game.py", "--dry-run"))

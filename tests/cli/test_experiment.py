@@ -7,9 +7,9 @@ import os
 import pty
 import signal
 import subprocess
-import time
 
 import pytest
+from waiting import wait_for
 
 from tests.cli.conftest import COMMAND
 
@@ -233,10 +233,7 @@ def start_slowly(place, slug="demo"):
     place.write("slow.py", f"import time\n\n{text}")
     place.commit("slow")
     process = place.start("run", "slow.py", "-e", slug)
-    deadline = time.monotonic() + 30
-    while not place.git("for-each-ref", f"refs/heads/autopilot/{slug}"):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: place.git("for-each-ref", f"refs/heads/autopilot/{slug}"))
     return process
 
 

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from waiting import wait_for
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Place
@@ -41,8 +42,7 @@ def _waiting(place: Place, split: str, value: int) -> subprocess.Popen[str]:
         ),
     )
     process = place.start(*RUN)
-    while not ready.exists() and process.poll() is None:
-        time.sleep(0.01)
+    wait_for(lambda: ready.exists() or process.poll() is not None)
     return process
 
 
@@ -196,8 +196,7 @@ def test_an_edit_while_a_step_is_going_on_is_kept(place: Place, number: int) -> 
         ),
     )
     process = place.start(*RUN)
-    while not ready.exists() and process.poll() is None:
-        time.sleep(0.01)
+    wait_for(lambda: ready.exists() or process.poll() is not None)
     place.write("x.txt", "7 or so\n")
     process.send_signal(number)
 

@@ -9,7 +9,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,16 +21,17 @@ from mcp import ClientSession
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from server import Received, Reply, say, use_tool
 from typer.main import get_command
-from waiting import calls
+from waiting import calls, wait_for
 
 from autopilot.cli.main import AutoPilotCLI
 from autopilot.cli.tools import TOOLS
+from tests.cli.conftest import COMMAND as PROGRAM
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Place
     from tests.conftest import Serve
 
-COMMAND = (sys.executable, "-P", "-m", "autopilot", "mcp")
+COMMAND = (*PROGRAM, "mcp")
 CLAUDE = os.environ.get("AUTOPILOT_TEST_CLAUDE", "")
 
 
@@ -190,8 +190,7 @@ def test_a_call_that_is_cancelled_and_a_server_that_is_ended_lose_nothing(rules:
     ):
         server.stdin.write(json.dumps({"jsonrpc": "2.0", **request}) + "\n")
         server.stdin.flush()
-    while not ready.exists():
-        time.sleep(0.01)
+    wait_for(ready.exists)
     server.send_signal(signal.SIGTERM)
     said = server.stdout.read()
     assert server.wait(timeout=60) == 128 + signal.SIGTERM

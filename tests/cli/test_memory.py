@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 
 import pytest
+from waiting import wait_for
 
 RULES = """\
 from autopilot import AutoPilotModule, DataLoader, Datum, PathParameter, Rule, RuleOptimizer
@@ -320,10 +320,7 @@ def test_a_running_experiment_is_not_written_to(place):
     place.commit("slow")
     process = place.start("run", "slow.py", "-e", "demo")
     try:
-        deadline = time.monotonic() + 30
-        while not place.git("for-each-ref", "refs/heads/autopilot/demo"):
-            assert time.monotonic() < deadline, place.finish(process)
-            time.sleep(0.05)
+        wait_for(lambda: place.git("for-each-ref", "refs/heads/autopilot/demo"))
         for command in (["block", "up"], ["unblock", "up"], ["record", "up", "failed"]):
             done = place.autopilot("memory", *command, "-e", "demo")
             assert done.code == 1

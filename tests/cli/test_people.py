@@ -12,11 +12,11 @@ import pty
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from kills import send_kill
+from waiting import wait_for
 
 from autopilot.cli.people import _answer
 from autopilot.git.locks import ExclusiveLock
@@ -95,13 +95,6 @@ class Shelf:
         return (self.folder / "measured").read_text().splitlines()
 
 
-def until(holds: Callable[[], object], what: str = "") -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def shelf(place, tmp_path: Path) -> Shelf:
     shelf = Shelf(tmp_path / "shelf")
@@ -120,7 +113,7 @@ def test_a_word_reaches_the_next_prompt_once_and_a_replay_asks_the_same(
     monkeypatch.setenv("SERVICE_TOKEN", "sk-very-secret-0815")
     shelf.hold("agent")
     process = place.start("run", "lines.py", "-e", "a", "--max-epochs", "4")
-    until(lambda: len(shelf.prompts()) == 1)
+    wait_for(lambda: len(shelf.prompts()) == 1)
     # The agent is at work: the words wait for the next step, in their order.
     said = place.call("steer", "a", "shorter,\x1b[31m please").out
     assert said == "a reads it before its next step\n"
@@ -179,7 +172,7 @@ def test_words_that_nobody_reads_are_refused(place, shelf) -> None:
 def test_a_pause_ends_the_run_after_the_item_or_the_step(place, shelf) -> None:
     shelf.hold("agent")
     process = place.start("run", "lines.py", "-e", "a", "--max-epochs", "2")
-    until(lambda: len(shelf.prompts()) == 1)
+    wait_for(lambda: len(shelf.prompts()) == 1)
     asked = place.call("pause", "a", "--no-wait").out
     assert asked.endswith("ends after the agent's step of epoch 1\ngo on: autopilot resume a\n")
     waiting = place.start("pause", "a", "--json")
@@ -196,7 +189,7 @@ def test_a_pause_ends_the_run_after_the_item_or_the_step(place, shelf) -> None:
     assert len(shelf.measured()) == 2 and len(place.line("a")) == 2
     shelf.hold("item")
     process = place.start("resume", "a")
-    until((shelf.folder / "in-item").exists)
+    wait_for((shelf.folder / "in-item").exists)
     assert "after the item that is measured" in place.call("pause", "a", "--no-wait").out
     shelf.free("item")
     assert place.finish(process).code == 130
@@ -209,14 +202,14 @@ def test_a_pause_ends_the_run_after_the_item_or_the_step(place, shelf) -> None:
 
 def test_an_edit_waits_for_a_decision_whatever_ends_the_run(place, shelf) -> None:
     process = place.start("run", "lines.py", "-e", "a", "--max-epochs", "2", "--review")
-    until(lambda: len(place.git("branch", "--list", "autopilot/a")) and place.line("a")[1:])
+    wait_for(lambda: len(place.git("branch", "--list", "autopilot/a")) and place.line("a")[1:])
     shown = place.call("review", "a")
     assert "+line 1" in shown.out and "strategy: grow" in shown.out and "add line 1" in shown.out
     send_kill(process.pid)
     place.finish(process)
     # Nothing is measured, and the agent is not asked again.
     process = place.start("resume", "a")
-    until(lambda: "waiting for a decision on epoch 1: add line 1" in process.printed())
+    wait_for(lambda: "waiting for a decision on epoch 1: add line 1" in process.printed())
     assert place.call("pause", "a", "--json").document["state"] == "interrupted"
     assert place.finish(process).code == 130
     assert (len(shelf.prompts()), len(shelf.measured())) == (1, 2)
@@ -225,7 +218,7 @@ def test_an_edit_waits_for_a_decision_whatever_ends_the_run(place, shelf) -> Non
     assert (refused["decision"], refused["reason"]) == ("refuse", "one line is enough")
     assert "holds no edit" in place.call("review", "a", code=1).error
     process = place.start("resume", "a", "--patience", "1")
-    until(lambda: len(place.line("a")) == 4, "a step, its rollback, a step")
+    wait_for(lambda: len(place.line("a")) == 4, "a step, its rollback, a step")
     assert place.call("review", "a", "--approve").out.endswith("is approved\n")
     done = place.finish(process)
     assert done.code == 0, done

@@ -8,13 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import pytest
+from waiting import wait_for
 
 import autopilot
 from autopilot.errors import ExperimentError, UsageError
@@ -690,13 +690,6 @@ def test_repetitions_have_chance_of_their_own_and_the_same_items(ran: Place) -> 
 
 
 # --- interrupts -----------------------------------------------------------------------------------
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def workers(place: Place) -> list[int]:

@@ -6,11 +6,11 @@ import json
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from waiting import wait_for
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Place
@@ -673,8 +673,7 @@ def _waiting(place: Place, *options: str) -> subprocess.Popen[str]:
             ),
         )
     process = place.start("run", "counter.py", "-e", "one", "--max-epochs", "4", *options)
-    while not ready.exists() and process.poll() is None:
-        time.sleep(0.01)
+    wait_for(lambda: ready.exists() or process.poll() is not None)
     return process
 
 

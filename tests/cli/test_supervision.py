@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.cli.conftest import Done, Place
 
 # Counts a number up, an item passes below it; FAULT says where what happens: "val 2 1 segv" in item
@@ -208,13 +207,6 @@ def runs(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     place.write("x.txt", "0\n")
     place.commit()
     return Runs(place, log)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def is_alive(pid: int) -> bool:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from kills import forks, send_kill
-from waiting import calls
+from waiting import TAUGHT, calls, wait_for
 
 from autopilot.engine.trying import TryPlace
 from autopilot.git.repository import Repository
@@ -78,8 +77,7 @@ def held(place: Place, *arguments: str) -> Any:
     wait, ready = (place.top.parent / name for name in ("wait", "ready"))
     wait.touch()
     process = place.start("try", *arguments)
-    while not ready.exists() and process.poll() is None:
-        time.sleep(0.01)
+    wait_for(lambda: ready.exists() or process.poll() is not None)
     ready.unlink()
     return process
 
@@ -206,49 +204,6 @@ def test_what_cannot_be_tried_is_said_in_a_line(place: Place) -> None:
     found = place.call("try", "--json").document
     assert (found["experiment"], found["state"], found["best"]) == ("one", "waiting", 1.0)
     assert Path(found["path"], "x.txt").is_file()
-
-
-# Writes down the train items that it evaluates; val has words that no agent may see.
-TAUGHT = """\
-import pathlib, time
-from autopilot import AutoPilotModule, DataLoader, Datum, PathParameter
-
-BESIDE = pathlib.Path({beside!r})
-
-
-class Numbers(AutoPilotModule):
-    "Counts up to a number."
-
-    objective = "Count further."
-
-    def __init__(self):
-        super().__init__()
-        self.x = PathParameter("x.txt", description="how far it counts")
-
-    def forward(self, batch):
-        return Datum(items=[self.answer(**item.metadata) for item in batch.items])
-
-    def answer(self, question, expected, **_):
-        passed = int(self.x.read_text()) >= expected
-        return Datum(success=passed, feedback="" if passed else f"too low for {{question}}")
-
-    def training_step(self, batch):
-        at = batch.items[0].metadata["expected"]
-        with open(BESIDE / "calls", "a") as calls:
-            calls.write(f"{{at}} ")
-        while at == 3 and (BESIDE / "wait").exists():
-            (BESIDE / "ready").touch()
-            time.sleep(0.01)
-        return self(batch)
-
-    def train_dataloader(self):
-        rows = [{{"question": f"how far {{n}}?", "expected": n}} for n in (2, 3, 4)]
-        return DataLoader(rows, 1)
-
-    def val_dataloader(self):
-        rows = [("canary one", 3), ("canary two", 4)]
-        return DataLoader([{{"id": f"v{{n}}", "question": q, "expected": n}} for q, n in rows], 2)
-"""
 
 
 def test_the_context_has_the_train_items_of_the_best_state(place: Place) -> None:
