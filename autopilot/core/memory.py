@@ -32,6 +32,8 @@ _TRIES = 10
 # "repeated" is none: it shows nothing new of the strategy.
 FAILURES: frozenset[EpochOutcome] = frozenset({"rejected", "failed", "unchanged"})
 DECISIONS: frozenset[EpochOutcome] = frozenset({"blocked", "unblocked"})
+# They say nothing of how good a state is: a person refused it before it was measured.
+UNJUDGED: frozenset[EpochOutcome] = DECISIONS | {"refused"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,8 +351,7 @@ class Memory:
 
         The rate is what the best value gained over the window, divided by its number of epochs.
         """
-        unjudged = {*DECISIONS, "refused"}
-        judged = (x for x in reversed(self.lessons) if x.outcome not in unjudged and not x.by_hand)
+        judged = (x for x in reversed(self.lessons) if x.outcome not in UNJUDGED and not x.by_hand)
         recent = list(islice(judged, window))
         if not recent:
             return Trend("unknown", 0.0, 0.0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autopilot.core.figures import figures, lower_note, outcomes, setting, signed
-from autopilot.core.memory import DECISIONS, FAILURES, Memory, Trend
+from autopilot.core.memory import FAILURES, UNJUDGED, Memory, Trend
 from autopilot.core.people import APPROVE, PAUSED, REVIEWED, STEERED
 from autopilot.core.records.message import one_line
 from autopilot.core.records.record import Event, Manifest, StepRecord
@@ -209,7 +209,7 @@ def by_strategy(memory: Memory) -> list[dict[str, Any]]:
     """A row a strategy, those that gained most first: how often it was used, kept, and failed."""
     blocked, rows = memory.blocked(), dict[str, dict[str, Any]]()
     for lesson in memory.lessons:
-        for name in lesson.strategies() if lesson.outcome not in (*DECISIONS, "refused") else ():
+        for name in lesson.strategies() if lesson.outcome not in UNJUDGED else ():
             row = rows.setdefault(
                 name, {"strategy": name, "used": 0, "kept": 0, "failed": 0, "gain": 0.0}
             )

@@ -145,7 +145,7 @@ def attempts(past: Past, given: Sequence[str] = ()) -> list[Attempt]:
     failed = [record for record in records if record.verdict == "rejected"]
     latest = {r.epoch for r in [r for r in failed if r.reused is None][-_LATEST:]}
     # By a person, before they were measured.
-    refused = {r.epoch for r in [r for r in failed if r.outcome == "refused"][-_LATEST:]}
+    refused = {r.epoch for r in [r for r in failed if r.is_refused][-_LATEST:]}
     found = []
     for before, record in pairwise(records):
         value = record.metrics.get(record.monitor)

@@ -74,7 +74,7 @@ class History:
         self._revisions[record.epoch] = revision
         # The first measurement of a state stands, unless items were missing and it was done again.
         known = self._measured.get(record.tree)
-        is_to_be_done = known is not None and (known.unmeasured or known.outcome == "refused")
+        is_to_be_done = known is not None and (known.unmeasured or known.is_refused)
         if known is None or (is_to_be_done and record.reused is None):
             self._measured[record.tree] = record
 
@@ -124,7 +124,7 @@ class History:
         reasons = tuple(step.error for step in steps if step.error)
         if reasons:
             outcome = "failed"
-        elif known.unmeasured or known.outcome == "refused":
+        elif known.unmeasured or known.is_refused:
             return None
         elif known.epoch == self.best_epoch and not any(step.changed for step in steps):
             reasons, outcome = ("the optimizer changed nothing",), "unchanged"
@@ -219,7 +219,7 @@ def summarize(
     judged = [record for record in history if record.epoch > 0]
     tallies: dict[str, Tally] = {}
     for record in judged:
-        for name in record.strategies() if record.outcome != "refused" else ():
+        for name in record.strategies() if not record.is_refused else ():
             before = tallies.get(name, Tally(0, 0))
             kept = before.kept + (record.verdict == "kept")
             tallies[name] = Tally(before.used + 1, kept)

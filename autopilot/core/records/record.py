@@ -53,15 +53,18 @@ class Manifest(Record):
         hparams: Constructor arguments, as JSON has them; text where the command line gave them.
         options: Stop conditions and the monitored metric, as given.
         seed: Shuffling and evaluation derive from it.
-        idea, hypothesis: The idea that is tried and the expectation, in words.
-        base, base_branch: The commit that it started from; the branch that was checked out.
+        idea: The idea that is tried, in words.
+        hypothesis: The expectation, in words.
+        base: The commit that it started from.
+        base_branch: The branch that was checked out then.
         directory: The working directory below the repository's top.
         links: Ignored paths that are linked into the worktree.
         in_place: Whether it works in the user's own checkout.
         parameters: Name to repository path.
         versions: Program to version.
         patterns: Name to glob, of parameters that are not all files below their path.
-        forked_from, merged_with: `<slug>@<epoch>` of a fork's start, and what was merged into it.
+        forked_from: `<slug>@<epoch>`, the state that a fork started from.
+        merged_with: `<slug>@<epoch>`, the state that was merged into that.
         strategies: The names of the strategies that the optimizer states.
         spaces: Name of a number or choice to its space, as `--tune` writes it.
         by_hand: Whether its steps are the edits of a person, or of an agent at work.
@@ -110,13 +113,15 @@ class Event(Record):
             decision on an epoch), "steered" (a person's word to the optimizer), "reviewed" (a
             person's decision on an edit, before it is measured) or "paused" (a person asked for
             it).
-        detail, time: The reason, in one sentence; ISO 8601, UTC.
+        detail: The reason, in one sentence; a person's word, whole.
+        time: ISO 8601, UTC.
         decision: "promote" or "reject", of a decision; "approve" or "refuse", of a review.
         reviewer: Who decided, or said it.
         revision: The revision of the epoch, or the edit, that was decided on.
         step: Of a review: the step of the epoch.
         process: Of a pause: the process that is to end.
-        into, merge: The branch that took it over, if it was carried out, and the commit there.
+        into: The branch that took it over, if it was carried out.
+        merge: The commit that brought it into that branch.
         options: Of a resumed run: the options that replaced those of the manifest.
         environment: What the results depend on from this epoch on, as far as it is new or differs:
             "python", "platform", distributions that were imported, to versions; "$NAME" of a
@@ -212,13 +217,16 @@ class MetricsRecord(Record):
         split: "train", "val" or "test". Train was measured before the step, the others after.
         metrics: Name to value; NaN and infinity are kept as they are.
         verdict: "baseline", "kept" or "rejected".
-        monitor, mode: The metric that decides; "max" or "min".
-        baseline, best: Its value at epoch 0, and its best one so far, None where not finite.
+        monitor: The metric that decides.
+        mode: "max" or "min".
+        baseline: Its value at epoch 0, None where not finite.
+        best: Its best value, this epoch included, None where not finite.
         best_epoch: The epoch that the branch's tip equals afterwards.
         gain: By how much it is better than the best before, positive is better in either mode, over
             the items that have a value in both; None where that is not known.
         reasons: Sentences for a person.
-        strategy, summary: Those of its steps.
+        strategy: The strategies of its steps.
+        summary: The summaries of its steps.
         outcome: As memory counts it.
         tree: The id of the parameters' state that was measured.
         reused: The earlier epoch whose measurement this is, since the state is the same.
@@ -231,8 +239,8 @@ class MetricsRecord(Record):
         noise: Of the baseline: how far a second measurement differs from it.
         repeat: How many measurements the metrics are the means of.
         test_gain: Of test, on the best epoch: its gain on the baseline.
-        restarts, restarts_s: How often another process went on, to import files anew, and for how
-            long.
+        restarts: How often another process went on, since its files were to be imported anew.
+        restarts_s: The seconds that this took, imports included.
         values: Numbers and choices of the parameters in the measured state, by name.
         memorized: Which items the edit has, in a sentence; "" if none.
     """
@@ -266,6 +274,11 @@ class MetricsRecord(Record):
     restarts_s: float = 0.0
     values: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     memorized: str = ""
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether a person refused the edit before it was measured."""
+        return self.outcome == "refused"
 
     def strategies(self) -> list[str]:
         """The names of the strategies that were used together; each counts."""
@@ -341,16 +354,20 @@ class ProgressNote(Record):
     """A result, a step or a death in the epoch in progress; local, and gone with its record.
 
     Args:
-        split, batch, repeat: "train", "val" or "test", and the numbers of batch and measurement.
+        split: "train" or "val" or "test".
+        batch: Its number in the epoch.
+        repeat: The number of the measurement that it is part of.
         item: The item's position, where the note is of one item of the batch; otherwise -1.
-        died, printed: How its process ended, if it died, and what that printed last on stderr.
+        died: How the process that evaluated it ended, if it died.
+        printed: What that process printed last on stderr.
         waits: Its step has to be made before it stands in for its call, whose graph it lacks.
         replaced: The note is of a process that took another one's place, and of its time.
         notes: What the epoch was noted with so far, where a process ends in its middle.
         stop: Why the run was to end after the epoch, likewise.
         key: Digest of the batch's items and the parameters' state.
         data: The `datum_to_json`; empty if JSON cannot carry it: a kill then repeats the batch.
-        items, seconds: How many items were evaluated, and how long it took.
+        items: How many items were evaluated.
+        seconds: How long it took.
         stepping: The step that is about to edit files; negative when it is done; 0 for a batch.
         told, wishes: As in the StepRecord of that step.
         void: Earlier notes do not count: they were measured with other files.
@@ -382,12 +399,15 @@ class LlmRecord(Record):
     """A model call that was paid. Its id is the hash of what was asked.
 
     Args:
-        role, model: Who asked ("module", "judge", "optimizer", ...) and who answered.
+        role: Who asked: "module", "judge", "collator", "optimizer", "generator", ...
+        model: Who answered.
         request: Path in the request's body to the value there, long texts shortened.
         reply: The whole reply, as the service sends it.
-        cost, priced: Tokens and dollars, and whether the price was known.
+        cost: Tokens and dollars.
+        priced: Whether the price was known.
         step: The number of the optimizer step that asked; 0 outside of steps.
-        prompt, question: The text of an agent's question, whole, and its number in the step.
+        prompt: The text of an agent's question, whole.
+        question: The number of that question in the step.
     """
 
     kind: ClassVar[str] = "llm"
