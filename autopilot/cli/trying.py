@@ -213,11 +213,9 @@ def brief(
                 )
             if code:
                 return code
-        place = TryPlace(user, name)
-        known = pages.standing(place)
-        left = pages.standing_lines(known)[-1] if known["left"] else ""
-        text = redact(pages.context_of(place, left.removeprefix("left: ")).render(max_chars))
-        output.raw(text.encode() + b"\n") if not output.as_json else None
+        text = redact(pages.context_of(TryPlace(user, name)).render(max_chars))
+        if not output.as_json:
+            output.raw(text.encode() + b"\n")
         output.document({"experiment": name, "markdown": text})
     return 0
 

@@ -76,6 +76,11 @@ class Trend:
     best: float | None = None
     mode: str = "max"
 
+    @property
+    def stalled(self) -> int:
+        """How many epochs the metric has not moved; 0 where it does."""
+        return self.epochs if self.direction == "flat" else 0
+
     def projection(self, epochs: int) -> float | None:
         """The best value in so many epochs, drawn on as a straight line; None where unknown.
 

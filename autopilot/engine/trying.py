@@ -375,8 +375,9 @@ def _keep(fit: Fit) -> None:
     """Keeps the facts on the present state."""
     store, record = fit.experiment.store, fit.experiment.record_of(fit.experiment.best_epoch)
     found = brief(fit.optimizer.parameters, fit)
-    shown = replace(found, parameters=[replace(each, files=()) for each in found.parameters])
-    facts = {n: v for n, v in asdict(replace(shown, feedback=())).items() if n in OF_STATE}
+    unread = [replace(each, files=()) for each in found.parameters]
+    every = asdict(replace(found, parameters=unread, feedback=()))
+    facts = {name: every[name] for name in OF_STATE}
     if fit.train is not None:
         facts["feedback"] = [[name, _findings(gradient)] for name, gradient in found.feedback]
     looks = kept_facts(store.derived())

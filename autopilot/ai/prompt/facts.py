@@ -31,8 +31,10 @@ from autopilot.tracking.diagnosis import NOT_PASSED, turned
 from autopilot.tracking.notebook import Notebook
 
 Boldness = Literal["auto", "focused", "bold"]
+STALLED = 3
+"""After so many epochs in which the score has not moved, a bold change is wanted."""
 # Of the latest epochs that were taken back, diffs and items are read; of older ones, the verdicts.
-_LATEST, _STALLED, _CATEGORIES = 3, 3, 12
+_LATEST, _CATEGORIES = 3, 12
 # Of the texts of val items, such short ones are masked whole, of longer ones each such part.
 _SHORT, _QUOTE, _LONGEST = 8, 12, 600
 _ALREADY_SAID = "is no improvement|stayed at"
@@ -65,8 +67,7 @@ def brief(
         for number, parameter in enumerate(parameters)
         if parameter.grad is not None
     ]
-    flat = context is not None and context.trend.direction == "flat"
-    stalled = context.trend.epochs if context is not None and flat else 0
+    stalled = context.trend.stalled if context is not None else 0
     reasons = dict(context.blocked) if context is not None else {}
     if run is not None:
         boldness = run.experiment.manifest.options.get("boldness") or boldness
@@ -76,7 +77,7 @@ def brief(
         "parameters": [_editable(p, n, module) for n, p in enumerate(parameters)],
         "feedback": feedback,
         "blocked": {name: reasons.get(name, "") for name in sorted(blocked)},
-        "bold": boldness == "bold" or (boldness == "auto" and stalled >= _STALLED),
+        "bold": boldness == "bold" or (boldness == "auto" and stalled >= STALLED),
         "stalled": stalled,
         # A loop by hand has no records: its memory is all that is known of earlier steps.
         "earlier": context.render().splitlines() if context is not None else [],

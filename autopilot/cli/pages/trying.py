@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from autopilot.ai.prompt.briefing import Brief, Editable
-from autopilot.ai.prompt.facts import recorded_brief
+from autopilot.ai.prompt.facts import STALLED, recorded_brief
 from autopilot.core.figures import figures, signed
 from autopilot.core.gradient import Finding, TextGradient
 from autopilot.core.memory import DECISIONS
@@ -25,7 +25,7 @@ from autopilot.tracking.journal import ProgressFile
 from autopilot.tracking.notebook import Notebook
 
 NAMES = 8
-_IDS, _LESSONS, _REASON, _STALLED = 8, 5, 160, 3
+_IDS, _LESSONS, _REASON = 8, 5, 160
 
 
 def verdict_lines(place: TryPlace, trial: Trial, known: Mapping[str, Any]) -> list[str]:
@@ -155,15 +155,16 @@ def standing_lines(standing: Mapping[str, Any]) -> list[str]:
             for each in reversed(tried[-_LESSONS:])
         )
         lines.append(f"tried {len(tried)} ({head}): {latest}")
-    if left:
-        rest = {name: value for name, value in left.items() if name != "tries"}
-        parts = [f"{value:.6g} {name if value != 1 else name[:-1]}" for name, value in rest.items()]
-        more = f" (enough for {left['tries']:.0f} more)" if "tries" in left else ""
-        parts[0] += more
-        lines.append(f"left: {', '.join(parts)}")
-    else:
-        lines.append("left: no budget was set")
-    return lines
+    return [*lines, f"left: {_left_in_words(left) or 'no budget was set'}"]
+
+
+def _left_in_words(left: Mapping[str, float]) -> str:
+    """The rest of each budget; "" where none was set."""
+    rest = {name: value for name, value in left.items() if name != "tries"}
+    parts = [f"{value:.6g} {name if value != 1 else name[:-1]}" for name, value in rest.items()]
+    if "tries" in left:
+        parts[0] += f" (enough for {left['tries']:.0f} more)"
+    return ", ".join(parts)
 
 
 def status_lines(place: TryPlace, standing: Mapping[str, Any]) -> list[str]:
@@ -205,16 +206,11 @@ def look_at(notebook: Notebook) -> dict[str, Any] | None:
     return kept_facts(content).get(tree)
 
 
-def context_of(place: TryPlace, left: str = "") -> Brief:
-    """The facts for the next edit; without those that have to be gathered, if they are not.
-
-    Args:
-        left: The rest of the budget, in words.
-    """
+def context_of(place: TryPlace) -> Brief:
+    """The facts for the next edit; without those that have to be gathered, if they are not."""
     notebook, facts = place.notebook, look_at(place.notebook) or {}
     found, memory = recorded_brief(notebook), memory_of(notebook)
-    known = memory.context(strategies=notebook.manifest.strategies)
-    stalled = known.trend.epochs if known.trend.direction == "flat" else 0
+    stalled = memory.trends().stalled
     given: dict[str, Any] = {name: facts[name] for name in OF_STATE if name in facts}
     editable = [Editable(**each) for each in given.pop("parameters", ())] or found.parameters
     for name in ("failing", "passing"):
@@ -233,9 +229,9 @@ def context_of(place: TryPlace, left: str = "") -> Brief:
             for each, what in zip(editable, place.what, strict=True)
         ],
         blocked=memory.blocked(),
-        left=left,
+        left=_left_in_words(_left(notebook)),
         wishes=words,
-        bold=stalled >= _STALLED,
+        bold=stalled >= STALLED,
         stalled=stalled,
     )
 
