@@ -40,7 +40,6 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _QUESTION = "approve this edit? [y]es, or [n]o and why:"
 _WHY = "why not?"
 _LOOK_S = 0.1
-_OVER = ("finished", "stopped", "interrupted", "crashed", "waiting", "created")
 
 
 def steer(
@@ -102,8 +101,7 @@ def pause(
     output.line(f"{slug}: process {holder.pid} ends after {_going_on(notebook)}")
     while wait:
         now = Notebook(notebook.repo, slug).status
-        is_alive = now.holder is not None or _is_alive(holder.pid)
-        if now.holder is None and (now.state in _OVER or not is_alive):
+        if now.holder is None and (now.is_over or not _is_alive(holder.pid)):
             status = now
             break
         time.sleep(_LOOK_S)
@@ -199,7 +197,7 @@ def _text(text: str) -> str:
     """
     cleaned = _CONTROL.sub("", text.replace("\r\n", "\n")).strip()
     if not cleaned:
-        raise UsageError("there is no text", hint='say something: autopilot steer "keep it short"')
+        raise UsageError("there is no text", hint='say what you want, such as "keep it short"')
     if len(cleaned) > _AT_MOST:
         raise UsageError(
             f"the text has {len(cleaned):,} characters; at most {_AT_MOST:,} are read",

@@ -108,7 +108,7 @@ def hand_over(notebook: Notebook, event: Event) -> None:
         file.write(event)
         file.close()
     # Else it may be between two of its processes, and the next one needs the lock.
-    if Notebook(notebook.repo, notebook.slug).status.state not in ("running", "killed"):
+    if Notebook(notebook.repo, notebook.slug).status.is_over:
         with contextlib.suppress(LockHeldError), stopped(notebook.repo, notebook.slug) as held_one:
             take_in(held_one.repo, held_one.journal)
 

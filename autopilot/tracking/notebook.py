@@ -128,6 +128,11 @@ class Status:
     detail: str
     holder: Holder | None = None
 
+    @property
+    def is_over(self) -> bool:
+        """Whether its latest run came to an end, and wrote that down."""
+        return self.state not in ("running", "killed")
+
 
 class Notebook:
     """An experiment as it is recorded.
