@@ -66,10 +66,10 @@ class HostTool:
         for parameter in Arguments(self.function).parameters:
             kind, details = get_args(parameter.annotation)
             own = parameter.name.removeprefix("option_").removeprefix("word_")
-            names = [
-                n for n in (details.default, *(details.param_decls or ())) if isinstance(n, str)
-            ]
-            names = names or [flag(own)] if isinstance(details, OptionInfo) else []
+            names = list[str]()
+            if isinstance(details, OptionInfo):
+                given = (details.default, *(details.param_decls or ()))
+                names = [each for each in given if isinstance(each, str)] or [flag(own)]
             long = next((n.partition("/")[0] for n in names if n.startswith("--")), own)
             key = long.removeprefix("--").replace("-", "_")
             key = "experiment" if key == "slug" else key
@@ -86,8 +86,9 @@ class HostTool:
                 kind = Literal[tuple(each.value for each in kind)]
             limits = {"ge": details.min} if details.min is not None else {}
             default = ... if key == self.needs else None
-            text = "The experiment; the newest if not given."
-            text = text if details is NAME_OPTION else details.help
+            text = details.help
+            if details is NAME_OPTION:
+                text = "The experiment; the newest if not given."
             field = Field(default, description=text, **limits)
             fields[key] = dict[str, Any] if key == "hparams" else kind, field
         config = ConfigDict(extra="forbid")

@@ -107,7 +107,10 @@ def alone(child: Child | None, module: AutoPilotModule, options: Options) -> lis
 def approved_state(user: Repository, slug: str, options: Options, tip: str | None) -> str:
     """The state to import in the place of an edit that waits for a decision; "": there is none."""
     held = Notebook(user, slug, tip).undecided if options.review and tip else None
-    return objects.tree_of(user, commits.read_commit(user, held[0]).parents[0]) if held else ""
+    if held is None:
+        return ""
+    before = commits.read_commit(user, held[0]).parents[0]
+    return objects.tree_of(user, before)
 
 
 @contextlib.contextmanager

@@ -318,9 +318,8 @@ class Session:
             if not experiment.is_open:
                 self.discard()
                 raise
-            detail = (
-                f"{interrupt}, " * bool(str(interrupt)) + f"in epoch {self.trainer.current_epoch}"
-            )
+            where = f"in epoch {self.trainer.current_epoch}"
+            detail = ", ".join(filter(None, (str(interrupt), where)))
             experiment.on_loop_complete("interrupted", detail)
             result = replace(self.trainer.result(), stop_reason=detail, interrupted=True)
         except BaseException as error:

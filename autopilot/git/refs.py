@@ -15,12 +15,7 @@ from pathlib import Path
 
 import pygit2
 
-from autopilot.errors import (
-    GitCommandError,
-    RefMovedError,
-    RepositoryError,
-    SlugError,
-)
+from autopilot.errors import GitCommandError, RefMovedError, RepositoryError, SlugError
 from autopilot.git.commands import run_git
 from autopilot.git.locks import one_at_a_time
 from autopilot.git.objects import diff_trees, entry_at

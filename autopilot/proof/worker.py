@@ -253,6 +253,7 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
     workspace, manifest, offline = task.workspace, task.manifest, Offline()
     repo, notebook = workspace.repo, Notebook(workspace.user, task.slug, task.tip)
     options, rules = Options(**manifest.options), block_after_by_epoch(notebook)
+    steps = list(_on_branch(notebook, StepRecord))
     ItemLimits.of(options).hold_on(child.board)
     # The repository is a borrowed one: no ref or note of the user's can be written.
     store = GitStore(task.slug, repo.workdir, in_place=False, include_dirty=True)
@@ -264,11 +265,8 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
     experiment = Experiment(store, GitMemory(store, rules[0], learnt), manifest)
     experiment.guard, experiment.died = _StepGuard(bench), child.deaths
     experiment.only_recorded = True
-    experiment.repeats = {
-        (record.epoch, record.step): (commit, record)
-        for commit, record in _on_branch(notebook, StepRecord)
-    }
-    experiment.people.load(notebook.events, _on_branch(notebook, StepRecord))
+    experiment.repeats = {(record.epoch, record.step): (commit, record) for commit, record in steps}
+    experiment.people.load(notebook.events, steps)
     experiment.known_noise = notebook.noise
     experiment.recorded = notebook
     store.bind(bench.module.parameters())
