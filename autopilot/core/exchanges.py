@@ -73,11 +73,13 @@ def exchange(item: Datum, target: Datum | None) -> Exchange:
     An item of val or test has none: an optimizer that saw them would fit the system to them.
 
     Args:
-        item: The result; its metadata is the output, without what only repeats the input.
+        item: The result; its metadata is the output, without what only repeats the input beside it.
         target: The item as the module got it.
 
     >>> exchange(Datum(metadata={"reply": "5"}), Datum(metadata={"q": "2+2", "answer": "4"}))
     {'input': '2+2', 'output': '5', 'expected': '4'}
+    >>> exchange(Datum(metadata={"question": "cactus", "reply": "cactus"}), None)
+    {'input': 'cactus', 'output': 'cactus'}
     """
     if item.split in ("val", "test"):
         return {}
@@ -101,12 +103,15 @@ def parts_of(
         # A result may hold the right answer beside its own.
         if len(output) > 1 and expected.setdefault(name, output[name]) == output[name]:
             del output[name]
-    # What a module copies along is said once; short values may be equal by chance.
+    # A category is what the user sorts items by. What a module copies along is said once.
+    own = {
+        name: value
+        for name, value in output.items()
+        if name != "category" and not (name in given and given[name] == value)
+    }
+    # Short values may be equal by chance, and a system may answer with its input.
     copied = [value for value in given.values() if isinstance(value, str) and len(value) > 3]
-    for name, value in [*output.items()]:
-        # A category is what the user sorts items by.
-        if name == "category" or value in copied or (name in given and given[name] == value):
-            del output[name]
+    output = {name: value for name, value in own.items() if value not in copied} or own
     return given, output, expected
 
 
