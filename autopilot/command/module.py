@@ -29,6 +29,7 @@ from autopilot.sandbox.environment import depends_on
 from autopilot.sandbox.processes import mark
 
 _BY_HAND = "try it by hand in the same folder; what it prints is a metric as METRIC {}=1.5"
+_PASSING = "leave out --metric, and the share that passes decides; or give the items their {}"
 _ELSEWHERE = "let it write to untracked files outside of --edit, or leave a file out by --protect"
 
 
@@ -165,7 +166,7 @@ class CommandModule(AutoPilotModule):
         except MetricError as error:
             problem = ran.explained() if junit is None else ""
             message = f"{ran.name} {problem}" if problem else f"{ran.name}: {error.message}"
-            return self._failed(split, message, ran)
+            return self._failed(split, message, ran, error.hint or _BY_HAND)
 
     def _refused(self, state: Mapping[str, Stamp] | None) -> Datum | None:
         """The result of a state that the guard refuses; None if it passes.
@@ -189,6 +190,8 @@ class CommandModule(AutoPilotModule):
         metrics, metric = dict(printed.metrics), self.metric
         known = [metrics, *(item.metrics for item in printed.items)]
         if metric and not any(metric in each for each in known):
+            if printed.items:
+                raise MetricError(f"it printed items, but no metric {metric!r}", hint=_PASSING)
             where = "" if ran.finished.stdout.strip() or not ran.said else " on stderr"
             raise MetricError(
                 f"it printed no metric {metric!r}, but{where}: {last_lines(ran.said)}"

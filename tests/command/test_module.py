@@ -144,6 +144,7 @@ def test_a_regex_finds_the_metric_where_no_form_does(here: Bench) -> None:
         ('{"seconds": "fast"}', '"seconds": "fast"\', which is no number'),
         ("METRIC seconds=inf", "seconds is inf, which is no finite number"),
         ("", "printed no metric 'seconds', but: it printed nothing"),
+        ('{"items": [{"success": true}]}', "printed items, but no metric 'seconds'"),
         ('{"items": [{"id": 1, "seconds": 1}, {"id": "1"}]}', "two items with the id '1'"),
         ('{"items": [3]}', "item 0 is 3, not an object"),
         (
