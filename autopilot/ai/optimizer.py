@@ -52,7 +52,7 @@ class AgentOptimizer(Optimizer):
         agent: The agent that edits.
         parameters: Files, or values that are texts.
         max_retries: The number of times that an edit goes back to the agent because it changes
-            nothing, repeats a state that was measured before, breaks a constraint, or uses a
+            nothing, repeats a state that was judged before, breaks a constraint, or uses a
             blocked strategy.
         max_chars: The largest number of characters of the prompt; its sections share them.
         objective: The goal in words; `--goal` counts before it.
@@ -236,7 +236,7 @@ class AgentOptimizer(Optimizer):
         # In a run the experiment knows the states of all sessions; by hand, only this object does.
         epoch = run.experiment.epoch_of_present_state() if run is not None else None
         if epoch is not None:
-            return f"it leads to the state of epoch {epoch}, which was measured before."
+            return f"it leads to the state of epoch {epoch}, which was judged before."
         if run is None and state in self._tried:
             return "exactly this edit was made before."
         self._tried.add(state)

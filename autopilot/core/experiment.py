@@ -132,7 +132,7 @@ class Experiment(History):
         return self.known(self._state, self._steps)
 
     def epoch_of_present_state(self) -> int | None:
-        """The epoch that measured every item in the present state; None if none did."""
+        """The epoch that measured every item in the present state, or was refused; None if none."""
         known = self._measured.get(self.store.state())
         return None if known is None or known.unmeasured else known.epoch
 
