@@ -117,7 +117,7 @@ class Options:
         metavar="SIZE",
     )
     prices: Sequence[str] | None = option(
-        "Dollars for a million tokens read and written, where the table is old or has none.",
+        "Dollars for a million tokens read and written, where genai-prices is wrong or has none.",
         type=list[str],
         names="--price",
         metavar="MODEL=IN/OUT",
