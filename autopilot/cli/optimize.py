@@ -110,10 +110,7 @@ def _going_on(context: Context, name: str | None) -> Notebook | None:
     try:
         return context.notebook(name)
     except ExperimentError:
-        own = f"{context.project}/"
-        if context.project and not any(
-            s.startswith(own) for s in experiments(context.repository())
-        ):
+        if context.project and not experiments(context.repository(), context.project):
             return None
         raise
 

@@ -27,6 +27,7 @@ from autopilot.git.workfiles import Stamp, stamp_of
 from autopilot.git.worktrees import note_set_up
 from autopilot.sandbox.environment import depends_on
 from autopilot.sandbox.processes import mark
+from autopilot.text import some
 
 _BY_HAND = "try it by hand in the same folder; what it prints is a metric as METRIC {}=1.5"
 _PASSING = "leave out --metric, and the share that passes decides; or give the items their {}"
@@ -221,12 +222,10 @@ class CommandModule(AutoPilotModule):
         own, others = self._files.changed() if self._files is not None else ([], [])
         if not (own or others):
             return ""
-        names = [*others, *own]
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         is_left = others and self._files is not None and not self._files.puts_back
         how = "left as it is, since it may be yours" if is_left else "put back"
         what = "the tracked file" if others else "a file that is edited,"
-        return f"changed {what} {names[0]}{more}: {how}"
+        return f"changed {what} {some([*others, *own], 1)}: {how}"
 
     def _set_up(self, split: str) -> None:
         """Runs the set-up where that was not done, and looks at the files.

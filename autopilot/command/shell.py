@@ -19,7 +19,7 @@ from autopilot.git.worktrees import SET_UP
 from autopilot.sandbox.processes import adopt, end_adopted
 from autopilot.sandbox.programs import Finished, finish
 from autopilot.sandbox.workspace import WORKTREE
-from autopilot.text import shorten
+from autopilot.text import shorten, some
 from autopilot.tracking.parameters import edits, scope_of
 
 _KEPT, _MOST = 16 << 20, 64 << 20
@@ -70,8 +70,7 @@ class Ran:
         if finished.code < 0:
             return f"was ended by signal {-finished.code}"
         if self.left:
-            more = f" and {len(self.left) - 1} more" if len(self.left) > 1 else ""
-            return f"left processes running, which were ended ({self.left[0]}{more})"
+            return f"left processes running, which were ended ({some(self.left, 1)})"
         return f"ended with exit code {finished.code}" if finished.code else ""
 
     @property
