@@ -13,19 +13,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autopilot import __version__
 from autopilot.cli.context import Context
-from autopilot.cli.output import DONE, FOR_AGENT, PROGRESS
+from autopilot.cli.output import DONE, FOR_AGENT, INTERRUPTED, PROGRESS
 from autopilot.cli.tools import INSTRUCTIONS, TOOLS
 from autopilot.errors import AutopilotError, UsageError
 from autopilot.text import as_json
 
 if TYPE_CHECKING:
     import mcp_types
+    from anyio import Event
     from anyio.abc import ByteReceiveStream, Process
     from mcp.server.context import ServerRequestContext
 
@@ -57,7 +59,7 @@ def serve(context: Context) -> int:
             "autopilot mcp takes the package mcp", hint="pip install 'autopilot[mcp]'"
         ) from error
     project = ["--project", context.project] if context.project else []
-    changing, running = anyio.Lock(), set[ToolProcess]()
+    changing, ending, running = anyio.Lock(), anyio.Event(), set[ToolProcess]()
 
     async def list_tools(_: Any, params: Any) -> types.ListToolsResult:
         return types.ListToolsResult(
@@ -85,13 +87,14 @@ def serve(context: Context) -> int:
             words = tool.command(params.arguments or {}, top, folder)
         except AutopilotError as error:
             return _answer(2, {"error": error.message, "hint": error.hint})
-        call = ToolProcess([*_COMMAND, *project, *words], folder, ctx.session.report_progress)
-        async with changing if tool.changes else contextlib.nullcontext():
-            running.add(call)
-            try:
+        command, report = [*_COMMAND, *project, *words], ctx.session.report_progress
+        call = ToolProcess(command, folder, report, ending)
+        running.add(call)
+        try:
+            async with changing if tool.changes else contextlib.nullcontext():
                 return _answer(*await call.run())
-            finally:
-                running.discard(call)
+        finally:
+            running.discard(call)
 
     server = Server(
         "autopilot",
@@ -106,6 +109,7 @@ def serve(context: Context) -> int:
         threads = anyio.to_thread.current_default_thread_limiter()
         with anyio.open_signal_receiver(*ends) as signals:
             async for number in signals:
+                ending.set()
                 for call in running:
                     call.interrupt()
                 with anyio.move_on_after(_STOP_S):
@@ -146,13 +150,19 @@ class ToolProcess:
 
     Args:
         report: Takes its progress: a number that grows, and a line.
+        ending: No command begins any more.
     """
 
     def __init__(
-        self, command: list[str], folder: Path, report: Callable[[float, None, str], Any]
+        self,
+        command: list[str],
+        folder: Path,
+        report: Callable[[float, None, str], Any],
+        ending: Event,
     ) -> None:
         self._command, self._folder, self._report = command, folder, report
-        self._lines, self._began_s = list[str](), time.monotonic()
+        self._ending = ending
+        self._lines, self._began_s = deque[str](maxlen=3), time.monotonic()
         self._told, self._last = 0, ""
         self._process: Process | None = None
 
@@ -163,6 +173,8 @@ class ToolProcess:
         """
         import anyio
 
+        if self._ending.is_set():  # while it waited for its turn
+            return INTERRUPTED, {"error": "interrupted before it began", "hint": ""}
         environment = os.environ | {PROGRESS: "1", FOR_AGENT: "1", "NO_COLOR": "1"}
         try:
             process = await anyio.open_process(
@@ -171,6 +183,8 @@ class ToolProcess:
         except (OSError, ValueError) as error:  # an argument that is too long, or no text
             return 1, {"error": f"the command cannot be started: {error}", "hint": ""}
         self._process = process
+        if self._ending.is_set():
+            self.interrupt()
         assert process.stdout and process.stderr, "both are pipes"
         out = bytearray()
         try:
@@ -192,7 +206,7 @@ class ToolProcess:
         try:
             return code, dict(json.loads(out))
         except ValueError:
-            last = " ".join(self._lines[-3:])
+            last = " ".join(self._lines)
             why = last.removeprefix("error: ") or f"it ended with exit code {code}"
             return code or 1, {"error": why, "hint": ""}
 
@@ -207,7 +221,7 @@ class ToolProcess:
         async for part in stream:
             *whole, rest = (rest + part).split(b"\n")
             for line in filter(None, (each.decode(errors="replace").strip() for each in whole)):
-                self._lines = [*self._lines[-20:], line]
+                self._lines.append(line)
                 # Others may quote a val item, which an agent must not see.
                 if line.startswith(("epoch ", "waiting for ")):
                     self._last = f"{line}; "

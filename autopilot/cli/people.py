@@ -314,7 +314,8 @@ def _answer(line: str) -> tuple[str, str] | None:
 def _show(output: Output, notebook: Notebook, commit: str, record: StepRecord) -> None:
     title = f"epoch {record.epoch} of {notebook.slug}: {one_line(record.summary, 200) or 'an edit'}"
     output.line(title, "yellow")
-    output.lines([f"strategy: {one_line(record.strategy, 200)}"] if record.strategy else [])
+    if record.strategy:
+        output.line(f"strategy: {one_line(record.strategy, 200)}")
     output.lines(record.rationale.strip().splitlines()[:20])
     if not output.as_json:
         color = "--color=always" if output.is_terminal and output.color else "--no-color"

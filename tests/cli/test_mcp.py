@@ -187,6 +187,8 @@ def test_a_call_that_is_cancelled_and_a_server_that_is_ended_lose_nothing(rules:
         {"id": 1, "method": "initialize", "params": client},
         {"method": "notifications/initialized"},
         {"id": 2, "method": "tools/call", "params": call},
+        # It waits for its turn, and is never to have it.
+        {"id": 3, "method": "tools/call", "params": {"name": "undo", "arguments": {}}},
     ):
         server.stdin.write(json.dumps({"jsonrpc": "2.0", **request}) + "\n")
         server.stdin.flush()
@@ -197,7 +199,8 @@ def test_a_call_that_is_cancelled_and_a_server_that_is_ended_lose_nothing(rules:
     server.stdin.close()
     server.stdout.close()
     # Nothing but messages is on stdout.
-    answer = [json.loads(line) for line in said.splitlines()][-1]["result"]
+    answers = {each.get("id"): each for each in map(json.loads, said.splitlines())}
+    answer = answers[2]["result"]
     assert answer["isError"] and answer["structuredContent"]["why"] == "interrupted in epoch 1"
     wait.unlink()
     kept = rules.run("try", "-m", "to 4", "--json").document
