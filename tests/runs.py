@@ -1,6 +1,8 @@
-"""A target whose calls have every role, and the command line that runs it over the scripted server.
+"""A target whose calls have every role, and the command line that runs it over the scripted server;
+a run that only counts and records calls.
 
-Its score rises with each epoch, from 0 to 4 of 4: item n passes where the prompt has rule n.
+The target's score rises with each epoch, from 0 to 4 of 4: item n passes where the prompt has
+rule n.
 """
 
 from __future__ import annotations
@@ -21,6 +23,12 @@ from forks import Process, fork
 from server import MessagesServer, Received, Reply, edit, say, say_json
 
 from autopilot.ai.model.recording import request_key
+from autopilot.core.experiment import Experiment
+from autopilot.core.parameter import Parameter
+from autopilot.core.records.ledger import Ledger, Limits
+from autopilot.core.records.record import Manifest
+from autopilot.core.run import Run
+from autopilot.core.store import InMemoryStore
 from autopilot.git.commands import run_git
 
 TARGET = """\
@@ -98,6 +106,14 @@ def refuse(*arguments):
     raise OSError("no sockets here")
 socket.socket.connect = socket.socket.connect_ex = socket.create_connection = refuse
 """
+
+
+def make_run(**limits: float) -> Run:
+    """A run in memory, for calls."""
+    store = InMemoryStore()
+    store.bind([Parameter("x")])
+    store.begin(Manifest(slug="s"))
+    return Run(Experiment(store), Ledger(Limits(**limits)))
 
 
 def role_of(request: Received) -> str:

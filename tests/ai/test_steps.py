@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 from pydantic import BaseModel
+from runs import make_run
 from server import Received, Reply, say_json
 
 from autopilot.ai.anthropic_agent import AnthropicAgent
@@ -14,11 +15,7 @@ from autopilot.ai.judge import Judge
 from autopilot.ai.model.model import Model
 from autopilot.ai.model.recording import StoreRecorder, numbered, request_key, use_recorder
 from autopilot.ai.steps import BackStep, LLMStep, PythonStep, WorkflowState, run_steps
-from autopilot.core.experiment import Experiment
-from autopilot.core.parameter import Parameter
-from autopilot.core.records.record import Manifest
-from autopilot.core.run import Run, running
-from autopilot.core.store import InMemoryStore
+from autopilot.core.run import running
 from autopilot.core.types import Datum
 from autopilot.errors import AgentError, UsageError
 
@@ -39,14 +36,6 @@ def growing():
         return say_json({"score": min(0.2 * asked[text], 1.0)})
 
     return script
-
-
-def make_run() -> Run:
-    store = InMemoryStore()
-    store.bind([Parameter("x")])
-    store.begin(Manifest(slug="s"))
-    experiment = Experiment(store)
-    return Run(experiment)
 
 
 def by_step(who) -> Judge:

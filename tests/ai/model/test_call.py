@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
+from runs import make_run
 from server import say
 
 from autopilot.ai.agent import AgentContext
@@ -19,12 +20,8 @@ from autopilot.ai.judge import Judge
 from autopilot.ai.model.model import Model
 from autopilot.ai.model.recording import StoreRecorder, use_recorder
 from autopilot.ai.steps import LLMStep
-from autopilot.core.experiment import Experiment
-from autopilot.core.parameter import Parameter, PathParameter
-from autopilot.core.records.ledger import Ledger, Limits
-from autopilot.core.records.record import Manifest
-from autopilot.core.run import Run, running
-from autopilot.core.store import InMemoryStore
+from autopilot.core.parameter import PathParameter
+from autopilot.core.run import running
 from autopilot.core.types import Datum
 from autopilot.errors import AgentError, AgentTimeoutError, BudgetExceededError, ReplayMissError
 
@@ -52,13 +49,6 @@ class Claude(ClaudeCodeAgent):
     def calls(self) -> list[list[str]]:
         """The arguments of its calls."""
         return json.loads(self.log.read_text()) if self.log.exists() else []
-
-
-def make_run(**limits: float) -> Run:
-    store = InMemoryStore()
-    store.bind([Parameter("x")])
-    store.begin(Manifest(slug="s"))
-    return Run(Experiment(store), Ledger(Limits(**limits)))
 
 
 def test_a_program_that_edits_nothing_is_asked_once_and_answers_a_replay(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
+from runs import make_run
 from server import KEY, Received, Reply, edit, fail, refuse, say, say_json
 
 from autopilot.ai.agent import AgentContext
@@ -23,11 +24,8 @@ from autopilot.ai.model.model import Model
 from autopilot.ai.model.parallel import RateLimit
 from autopilot.ai.model.recording import StoreRecorder, use_recorder
 from autopilot.ai.prices import Price
-from autopilot.core.experiment import Experiment
-from autopilot.core.parameter import Parameter, PathParameter
-from autopilot.core.records.ledger import Ledger, Limits
-from autopilot.core.records.record import Manifest
-from autopilot.core.run import Run, running
+from autopilot.core.parameter import PathParameter
+from autopilot.core.run import running
 from autopilot.core.store import InMemoryStore
 from autopilot.errors import (
     AgentError,
@@ -48,13 +46,6 @@ NAME = "claude-haiku-4-5"
 class Verdict(BaseModel):
     score: float
     why: str
-
-
-def make_run(**limits: float) -> Run:
-    store = InMemoryStore()
-    store.bind([Parameter("x")])
-    store.begin(Manifest(slug="s"))
-    return Run(Experiment(store), Ledger(Limits(**limits)))
 
 
 def test_a_text_comes_back_with_what_it_cost(serve) -> None:
