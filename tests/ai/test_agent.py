@@ -11,6 +11,7 @@ from urllib.error import HTTPError
 
 import pytest
 from pydantic import BaseModel
+from runs import make_run
 
 from autopilot.ai.agent import Agent, AgentContext, AgentResult
 from autopilot.ai.coding import CommandAgent
@@ -21,15 +22,13 @@ from autopilot.ai.model.recording import StoreRecorder, use_recorder
 from autopilot.ai.optimizer import AgentOptimizer
 from autopilot.ai.prompt.prompting import ask
 from autopilot.ai.steps import LLMStep
-from autopilot.core.experiment import Experiment
 from autopilot.core.parameter import Parameter
-from autopilot.core.records.ledger import Ledger, Limits, Spent
-from autopilot.core.records.record import Manifest
-from autopilot.core.run import Run, running
-from autopilot.core.store import InMemoryStore
+from autopilot.core.records.ledger import Spent
+from autopilot.core.run import running
 from autopilot.core.types import Cost, Datum
 from autopilot.errors import (
     AgentError,
+    AgentNotFoundError,
     BudgetExceededError,
     KeyRefusedError,
     ReplayMissError,
@@ -93,13 +92,6 @@ class Router(Agent):
 @pytest.fixture(autouse=True)
 def nothing_asked() -> None:
     ASKED.clear()
-
-
-def make_run(**limits: float) -> Run:
-    store = InMemoryStore()
-    store.bind([Parameter("x")])
-    store.begin(Manifest(slug="s"))
-    return Run(Experiment(store), Ledger(Limits(**limits)))
 
 
 def awaited(agent: Agent) -> Callable[[str], AgentResult]:
@@ -369,6 +361,8 @@ def test_a_failure_of_its_service_is_understood_whatever_client_it_asks_with() -
         "401": HTTPError("http://x", 401, "bad key", Message(), None),
         "503": HTTPError("http://x", 503, "overloaded", Message(), None),
         "other": KeyError("choices"),
+        # It was never started.
+        "gone": AgentNotFoundError("no such program", hint="install it"),
     }
 
     def fetch(prompt: str) -> str:

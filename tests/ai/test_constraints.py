@@ -14,7 +14,7 @@ from autopilot.core.configuration import optimizer_of
 from autopilot.core.gradient import TextGradient
 from autopilot.core.module import AutoPilotModule, Module
 from autopilot.core.parameter import Parameter, PathParameter
-from autopilot.errors import UsageError
+from autopilot.errors import BudgetExceededError, UsageError
 from autopilot.tuning.parameter import ConfigParameter
 from autopilot.tuning.spaces import Range
 
@@ -116,6 +116,13 @@ def test_whatever_a_function_returns_as_a_mistake_is_one(make) -> None:
         AgentOptimizer(agent, [prompt], constraints=validate).step()
         assert f"prompt.md: {says}" in agent.seen[1]
         prompt.write_text("kind\n")
+
+    def spends(parameter: Parameter) -> str:
+        raise BudgetExceededError("no call is left", hint="raise the budget")
+
+    with pytest.raises(BudgetExceededError):
+        AgentOptimizer(Writer("kinder\n"), [prompt], constraints=spends).step()
+    assert prompt.read_text() == "kind\n"
 
 
 def test_of_several_files_each_is_named(tmp_path: Path) -> None:

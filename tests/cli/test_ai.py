@@ -179,6 +179,14 @@ def test_a_budget_of_dollars_needs_a_price_and_a_budget_of_time_ends(inside, par
     assert code == 130 and "--budget-seconds MORE" in out and server.count == 0
     assert inside(*run, "--budget-usd", "100", "--price", "somebody-else=1000/1000")[0] == 0
     assert "$0.48" in inside("generate", "summarize", "dataset")[1]
+    lines = (json.dumps({"id": f"i{n}", "question": f"number {n}"}) for n in range(2))
+    parts.write("answers.jsonl", "\n".join(lines))
+    run = ("judge", "run", "parts.py", "-d", "answers.jsonl")
+    code, _, err = inside(*run, "--budget-usd", "1")
+    assert code == 1 and "the price of somebody-else is unknown" in err
+    assert inside(*run, "--budget-seconds", "0")[0] == 130 and server.count == 4
+    assert inside(*run, "--budget-usd", "100", "--price", "somebody-else=1000/1000")[0] == 0
+    assert "$0.24" in inside("judge", "summarize", "verdicts.jsonl")[1]
 
 
 def test_ctrl_c_says_how_to_go_on(inside, serve) -> None:

@@ -351,7 +351,7 @@ def test_an_edit_that_copies_items_is_told_recorded_and_replayed(place: Place) -
         assert done.code == 0 and f"\n       {said}\n" in done.out, done
         assert place.verdicts(slug) == ["baseline", verdict]
         reason = f"warning: {said}" if slug == "w" else said
-        assert f"{verdict}: {reason}\n" in place.run("show", "1", "-e", slug).out
+        assert f"{verdict}: {reason}\n" in place.call("show", "1", "-e", slug).out
         again = place.autopilot("replay", slug, "--level", "full")
         assert again.code == 0, again
     # The gate's verdict on the record is that of the run.

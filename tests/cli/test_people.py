@@ -29,6 +29,8 @@ from autopilot import AgentOptimizer, AutoPilotModule, DataLoader, Datum, PathPa
 from autopilot.ai.coding import CommandAgent
 
 SHELF = pathlib.Path({shelf!r})
+with (SHELF / "imported").open("a") as file:
+    file.write(f"{{len(pathlib.Path('x.txt').read_text().splitlines())}} ")
 
 
 class Lines(AutoPilotModule):
@@ -90,6 +92,13 @@ class Shelf:
         """The section of the user in each prompt."""
         found = [text.partition("## The user says\n\n")[2] for text in self.prompts()]
         return [text.partition("\n\n")[0] for text in found]
+
+    def imported(self) -> str:
+        """The lines of x.txt that the target was imported with, since this was last asked."""
+        file = self.folder / "imported"
+        text = file.read_text()
+        file.unlink()
+        return text.strip()
 
     def measured(self) -> list[str]:
         return (self.folder / "measured").read_text().splitlines()
@@ -207,12 +216,14 @@ def test_an_edit_waits_for_a_decision_whatever_ends_the_run(place, shelf) -> Non
     assert "+line 1" in shown.out and "strategy: grow" in shown.out and "add line 1" in shown.out
     send_kill(process.pid)
     place.finish(process)
-    # Nothing is measured, and the agent is not asked again.
+    shelf.imported()
+    # Nothing is measured, the edit is not imported, and the agent is not asked again.
     process = place.start("resume", "a")
     wait_for(lambda: "waiting for a decision on epoch 1: add line 1" in process.printed())
     assert place.call("pause", "a", "--json").document["state"] == "interrupted"
     assert place.finish(process).code == 130
     assert (len(shelf.prompts()), len(shelf.measured())) == (1, 2)
+    assert set(shelf.imported().split()) == {"1"}
     assert place.call("review", "a", "--refuse", "", code=2)
     refused = place.call("review", "a", "--refuse", "one line is\x07 enough", "--json").document
     assert (refused["decision"], refused["reason"]) == ("refuse", "one line is enough")
@@ -224,6 +235,7 @@ def test_an_edit_waits_for_a_decision_whatever_ends_the_run(place, shelf) -> Non
     assert done.code == 0, done
     assert "refused by Ada Byron: one line is enough" in done.out
     assert shelf.said()[1] == "- I refused the edit of epoch 1: one line is enough"
+    assert "\nx.txt\n+line 1\n" in shelf.prompts()[1]
     assert place.verdicts("a") == ["baseline", "rejected", "kept"]
     record = place.judged("a")[1]
     assert (record["outcome"], record["metrics"]) == ("refused", {})
@@ -243,6 +255,22 @@ def test_an_edit_waits_for_a_decision_whatever_ends_the_run(place, shelf) -> Non
     place.run("replay", "a")
     place.run("replay", "a", "--level", "full")
     assert len(shelf.prompts()) == 2
+
+
+def test_in_place_an_edit_that_waits_is_in_the_checkout_and_not_imported(place, shelf) -> None:
+    run = "run", "lines.py", "-e", "a", "--max-epochs", "1", "--review", "--in-place"
+    process = place.start(*run)
+    wait_for(lambda: "waiting for a decision" in process.printed())
+    send_kill(process.pid)
+    place.finish(process)
+    shelf.imported()
+    process = place.start("resume", "a")
+    wait_for(lambda: "waiting for a decision" in process.printed())
+    assert set(shelf.imported().split()) == {"1"}
+    assert place.read("x.txt") == "1\nline 1\n"
+    place.call("review", "a", "--approve")
+    assert place.finish(process).code == 0
+    assert place.verdicts("a") == ["baseline", "kept"] and len(shelf.prompts()) == 1
 
 
 def test_a_run_asks_at_its_terminal_and_listens_to_others_meanwhile(place, shelf) -> None:

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from server import KEY, edit, say_json
 
 from autopilot.command.options import TaskOptions
 from autopilot.errors import UsageError
 
 if TYPE_CHECKING:
     from tests.command.conftest import Bench
+    from tests.conftest import Serve
 
 
 def test_a_script_and_an_agent_are_a_run(bench: Bench) -> None:
@@ -45,6 +47,26 @@ def test_a_script_and_an_agent_are_a_run(bench: Bench) -> None:
     status, table = place.call("status", "bench-1").out, place.call("experiment", "list").out
     assert "target      sh bench.sh" in status and "sh bench.sh" in table
     assert "start sh bench.sh" in place.git("log", "--format=%s", "autopilot/bench-1")
+
+
+def test_a_model_of_any_provider_edits_by_its_name(
+    bench: Bench, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = say_json({"strategy": "lower", "summary": "lower it to 9"})
+    server = serve([edit("create", path="speed.txt", file_text="9"), done])
+    monkeypatch.setenv("OPENAI_API_BASE", f"{server.url}/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+    ran = bench.run(agent="litellm", model="openai/my-own")
+
+    assert ran.code == 0, ran
+    assert bench.place.git("show", "autopilot/bench-1:speed.txt") == "9"
+    assert [r.body["model"] for r in server.requests] == ["my-own"] * 2
+    assert {r.headers["authorization"] for r in server.requests} == {f"Bearer {KEY}"}
+    calls = bench.place.notes("bench-1", "llm")
+    assert [(call["role"], call["model"]) for call in calls] == [("optimizer", "my-own")] * 2
+    refused = bench.run(agent="litellm")
+    assert "needs a model" in refused.error and "--model PROVIDER/MODEL" in refused.hint
 
 
 def test_everything_stands_in_the_manifest(bench: Bench) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from autopilot import (
@@ -15,7 +17,7 @@ from autopilot import (
     Step,
     Trainer,
 )
-from autopilot.core.exchanges import GivenItems
+from autopilot.core.exchanges import GivenItems, StepItems, exchange
 from autopilot.core.experiment import Experiment
 from autopilot.core.policy import Decision
 
@@ -79,6 +81,18 @@ def test_what_stood_there_before_does_not_count():
     # Moved, and written a second time.
     assert in_edit(f"{OLD}{LOST}\n", [{"text": LOST}], f"{LOST}\n{OLD}") == ""
     assert in_edit(f"{LOST}\n{OLD}{LOST}\n", [{"text": LOST}], f"{LOST}\n{OLD}") == ""
+
+
+def test_an_optimizer_sees_answers_of_train_items_alone():
+    item, target = Datum(metadata={"label": "spam"}, id="a"), Datum(metadata={"text": "hi"}, id="a")
+    # The only field of a result is what the system answered, whatever its name.
+    assert exchange(item, target) == {"input": "hi", "output": "spam"}
+    for split, seen in (("train", 1), ("val", 0), ("test", 0)):
+        items = StepItems()
+        results = Datum(items=[replace(item, split=split)], split=split)
+        items.add(results, Datum(items=[target]))
+        assert (items.outcomes.total(), len(items.failing)) == (seen, 0)
+        assert bool(exchange(results.items[0], target)) == bool(seen)
 
 
 class Copying(Optimizer):

@@ -73,10 +73,12 @@ def test_a_word_belongs_to_the_first_step_that_reads_it(run) -> None:
     store, experiment, optimizer = run
     first = store.say("shorter")
     experiment.begin_step(1, 1)  # it reads nothing, as rules do not
+    second = store.say("kinder")
+    experiment.people.look()
+    assert store.said  # within a step the notes would be put back as the agent's doing
     assert experiment.commit_step(optimizer, 1, 1, optimizer.step()).wishes == {}
     # A step that failed has made nothing of it.
     assert make(experiment, optimizer, 2, "the program is gone").wishes == {}
-    second = store.say("kinder")
     assert make(experiment, optimizer, 3).wishes == {first: "shorter", second: "kinder"}
     assert make(experiment, optimizer, 4).wishes == {}
     assert make(again(experiment), optimizer, 5).wishes == {}
@@ -105,7 +107,8 @@ def review(experiment: Experiment, record: StepRecord, calls: list[Any], **limit
     return experiment.people.refusal(record, ledger, lambda *call: calls.append(call))
 
 
-def test_only_a_decision_on_this_very_edit_counts(run) -> None:
+def test_only_a_decision_on_this_very_edit_counts(run, monkeypatch) -> None:
+    monkeypatch.setenv("SERVICE_TOKEN", "planted-secret-value")
     store, experiment, optimizer = run
     record, calls = make(experiment, optimizer, 1), list[Any]()
     assert review(experiment, record, calls) is None and not calls  # nothing is to be reviewed
@@ -115,15 +118,22 @@ def test_only_a_decision_on_this_very_edit_counts(run) -> None:
     with pytest.raises(BudgetExceededError, match="waiting for a review"):
         review(experiment, record, calls, seconds=0.0)
     assert calls == [("on_review", record)]
+    resumed = again(experiment)
+    resumed.people.review = True
+    with pytest.raises(BudgetExceededError, match="waiting for a review"):
+        review(resumed, record, [], seconds=0.0)
     store.said.append(Event(name=PAUSED, reviewer="ada").stamped())
     with pytest.raises(Paused, match="paused by ada"):
         review(experiment, record, calls)
-    store.said.append(reviewed("refuse", "too long", "ada", record, store.tip))
+    why = "too long: planted-secret-value"
+    store.said.append(reviewed("refuse", why, "ada", record, store.tip))
     found = review(experiment, record, calls)
-    assert found.reasons == ("refused by ada: too long",)
+    assert found.reasons == ("refused by ada: too long: [hidden]",)
     assert calls[-1][0] == "on_review_end"
     with pytest.raises(UsageError, match="needs a reason"):
         experiment.people.decide("refuse", " ", "ada", record)
+    # A step that changed nothing is none to decide on.
+    assert review(experiment, make(experiment, optimizer, 2, "it is gone"), []) is None
 
 
 class Judge(Callback):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
+from runs import make_run
 from server import Reply, edit, fail, refuse, say, say_json
 
 import autopilot
@@ -37,12 +38,8 @@ from autopilot import (
 )
 from autopilot.ai.model.recording import StoreRecorder, use_recorder
 from autopilot.ai.prices import Price, Usage
-from autopilot.core.experiment import Experiment
 from autopilot.core.parameter import Parameter
-from autopilot.core.records.ledger import Ledger, Limits
-from autopilot.core.records.record import Manifest
-from autopilot.core.run import Run, running
-from autopilot.core.store import InMemoryStore
+from autopilot.core.run import running
 from autopilot.errors import (
     AgentRefusedError,
     AgentReplyError,
@@ -57,9 +54,6 @@ from autopilot.errors import (
 )
 
 NAME = "claude-haiku-4-5"
-needs_litellm = pytest.mark.skipif(
-    importlib.util.find_spec("litellm") is None, reason="litellm is not installed"
-)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -77,13 +71,6 @@ class Verdict(BaseModel):
 
     score: float
     why: str | None = None
-
-
-def make_run(**limits: float) -> Run:
-    store = InMemoryStore()
-    store.bind([Parameter("x")])
-    store.begin(Manifest(slug="s"))
-    return Run(Experiment(store), Ledger(Limits(**limits)))
 
 
 @pytest.fixture
@@ -110,7 +97,6 @@ assert not {"PLANTED", "LITELLM_LOCAL_MODEL_COST_MAP", "LITELLM_MODE"} & set(os.
 """
 
 
-@needs_litellm
 def test_its_package_stays_offline_and_silent(serve, tmp_path: Path) -> None:
     server = serve([say("hello")])
     (tmp_path / ".env").write_text("PLANTED=1\n")
@@ -119,7 +105,6 @@ def test_its_package_stays_offline_and_silent(serve, tmp_path: Path) -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("hello\n", "", 0)
 
 
-@needs_litellm
 def test_a_model_of_another_provider_answers_judges_edits_and_is_replayed(
     serve, folder: Path, monkeypatch
 ) -> None:
@@ -162,7 +147,6 @@ def test_a_model_of_another_provider_answers_judges_edits_and_is_replayed(
     assert server.count == 7
 
 
-@needs_litellm
 def test_a_providers_failures_are_ours(serve, monkeypatch) -> None:
     kinds = [
         (fail(401, "bad key"), KeyRefusedError, "api_key"),
@@ -193,6 +177,28 @@ def test_a_providers_failures_are_ours(serve, monkeypatch) -> None:
     assert caught.value.status == 0 and run.ledger.total().calls == 0
     with running(make_run(cost_usd=1)), pytest.raises(NoPriceError, match="openai/x is unknown"):
         gone.complete("hi")
+
+
+def test_what_a_service_takes_is_sent_in_its_own_form(serve) -> None:
+    safety = fail(400, "invalid_request_error, content_policy_violation: rejected by safety")
+    server = serve([*[say_json({"score": 1})] * 4, safety, say("late").slowly(1)])
+    for name, takes, is_sent in (
+        ("openai/my-own", None, False),
+        ("openai/my-own", True, True),
+        ("openai/gpt-4o", None, True),
+        ("openai/gpt-4o", False, False),
+    ):
+        model = LiteLLMModel(name, api_base=f"{server.url}/v1", api_key="", json_schema=takes)
+        assert model.parse("judge", Verdict).score == 1
+        assert ("response_format" in server.requests[-1].body) == is_sent
+    image = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
+    with pytest.raises(AgentRefusedError, match=r"refused: .*rejected by safety"):
+        model.complete([{"role": "user", "content": [{"type": "image", "source": image}]}])
+    (part,) = server.requests[-1].body["messages"][0]["content"]
+    assert part == {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    model.max_retries, model.timeout_s = 0, 0.2
+    with pytest.raises(ModelCallError, match="did not answer in time"):
+        model.complete("hi")
 
 
 # --- a provider of one's own -------------------------------------------------------------------
@@ -349,15 +355,11 @@ def test_a_key_goes_to_no_other_address_than_its_own(serve, monkeypatch) -> None
         monkeypatch.setenv(name, f"sk-planted-{name.lower()}-123")
     monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "x-gateway: planted-gateway-key")
     monkeypatch.setenv("MY_KEY", "sk-mine-0123456789")
-    models: list[ChatModel] = [Model(NAME, base_url=other.url)]
-    kinds = [(Model, {"base_url": other.url})]
-    if importlib.util.find_spec("litellm"):
-        kinds += [(LiteLLMModel, {"api_base": f"{other.url}/v1"})]
+    kinds = [(Model, {"base_url": other.url}), (LiteLLMModel, {"api_base": f"{other.url}/v1"})]
     for kind, where in kinds:
-        models = [kind(f"openai/{NAME}", api_key=key, **where) for key in (None, "$NO_KEY")]
-        for model in models:
+        for key in (None, "$NO_KEY"):
             with pytest.raises(NoKeyError) as caught:
-                model.complete("hi")
+                kind(f"openai/{NAME}", api_key=key, **where).complete("hi")
             assert "NAME" in caught.value.hint or "NO_KEY" in caught.value.hint
         assert other.count == 0
     for kind, where in kinds:

@@ -148,6 +148,7 @@ class Desk(AutoPilotModule):
             item.success = item.feedback is None
             if CANARY in target.metadata["text"]:
                 item.metadata["note"] = f"{CANARY}-OUTPUT of {target.id}"
+                item.metadata["code"] = f"{CANARY}{target.id}"
                 if "crash" in self.classify.rules.read_text():
                     raise ValueError(target.metadata["text"])
         return replies
@@ -166,9 +167,10 @@ class Desk(AutoPilotModule):
 
 
 def quotes(view: EpochView) -> tuple[bool, str]:
-    """Names the worst item by the end of what it got, and by a part of its result."""
+    """Names the worst item by its code, the end of what it got, and a part of its result."""
     text = tickets(40, 1000, more=f" {CANARY}-INPUT")[0]["text"]
-    return False, f"worst of all: {text[-20:]!r}, {str(view.items[0].metadata)[-30:]}"
+    of = view.items[0].metadata
+    return False, f"worst of all: {of['code']} {text[-20:]!r}, {str(of)[-30:]}"
 
 
 class Quoting(Desk):
@@ -359,10 +361,23 @@ def test_boldness_follows_the_trend(desk: Path) -> None:
         optimizer = AgentOptimizer(scripted([], [], desk), [rules], boldness=boldness)
         optimizer.context = known.context()
         assert wanted in optimizer.build_prompt()
-    asked: list[str] = []
-    experiment = Experiment(manifest=Manifest(slug="desk", options={"boldness": "bold"}))
-    Trainer(experiment=experiment).fit(Desk(scripted([guess], asked, desk)), max_epochs=1)
-    assert "Make one bold change" in asked[0]
+
+
+def test_what_a_run_was_started_with_counts_before_the_optimizers_own(desk: Path) -> None:
+    own = {"boldness": "focused", "objective": "Be quick.", "background": "It is a shop."}
+    given = {"boldness": "bold", "goal": "Be right.", "background": "It sells vases."}
+    told = []
+    for options in ({}, given):
+        asked: list[str] = []
+        manifest = Manifest(slug="desk", hypothesis="Rules do.", options=options)
+        module = Desk(scripted([guess], asked, desk), **own)
+        Trainer(experiment=Experiment(manifest=manifest)).fit(module, max_epochs=1)
+        told.append(asked[0])
+    facts = "It is a shop.\n\nThe hypothesis: Rules do.\n\nDesk: Answers a customer's ticket"
+    assert f"## Goal\n\nBe quick.\n\n## Background\n\n{facts}" in told[0]
+    assert "Make one focused change" in told[0]
+    assert f"## Goal\n\nBe right.\n\n## Background\n\nIt sells vases.\n\n{facts}" in told[1]
+    assert "Make one bold change" in told[1]
 
 
 def test_what_a_prompt_quotes_stays_readable() -> None:
@@ -380,3 +395,20 @@ def test_what_a_prompt_quotes_stays_readable() -> None:
     assert f"=== go.py\n{source}</data" in text
     assert "### tone: cut \ufffd (1 item)\n    ## Goal\n" in text
     assert "\nKäse b.md\n-a\n+b\nold.md (deleted)\n-gone\n" in text
+
+
+def test_feedback_on_items_that_pass_comes_after_those_that_fail() -> None:
+    good = Finding("be warmer", "tone", 0.9, item="i1", input="a", evidence=("i1: too cold",))
+    bad = Finding("be warmer", "tone", 0.3, item="i2", input="b")
+    named = ("0123456789ab", "i7")
+    text = Brief(
+        feedback=[("p", TextGradient.of([good, bad, bad]))],
+        passed=frozenset({"i1"}),
+        attempts=[Attempt(epoch=1, kept=False, broken={"tone": named})],
+    ).render(5000)
+    assert (
+        "### tone: be warmer (3 items; 1 of them pass; severity 0.50)\n- i2: input: b\n"
+        "- i1: (passes) input: a\n  seen: too cold\n"
+    ) in text
+    # A digest names nothing that could be looked up.
+    assert "broke 2 val items: tone 2 (i7)\n" in text
