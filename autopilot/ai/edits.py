@@ -94,6 +94,8 @@ def described(text: str) -> EditReply:
     'tone'
     >>> described("Done.\\nI ask for polite answers now.").summary
     'I ask for polite answers now.'
+    >>> described("Ask for polite answers.\\nThey were rude.").rationale
+    'They were rude.'
     """
     # The strict form first: objects within it may have one of its fields, too.
     for form in (EditReply, _Description):
@@ -101,8 +103,8 @@ def described(text: str) -> EditReply:
             reply = read_reply(text, form)
             summary = reply.summary.strip() or first_line(text)
             return reply.model_copy(update={"summary": summary})
-    line, said = first_line(text), text.strip()
-    rest = shorten(said, 2000) if line and line != said else ""
+    line = first_line(text)
+    rest = shorten(text.strip().removeprefix(line).strip(), 2000) if line else ""
     return EditReply.model_construct(strategy="", summary=line, rationale=rest, values=[])
 
 
