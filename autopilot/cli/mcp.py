@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from autopilot import __version__
 from autopilot.cli.context import Context
-from autopilot.cli.output import DONE, FOR_AGENT, INTERRUPTED, PROGRESS
+from autopilot.cli.output import DONE, FAILED, FOR_AGENT, INTERRUPTED, PROGRESS, USAGE
 from autopilot.cli.tools import INSTRUCTIONS, TOOLS
 from autopilot.errors import AutopilotError, UsageError
 from autopilot.text import as_json
@@ -86,7 +86,7 @@ def serve(context: Context) -> int:
         try:
             words = tool.command(params.arguments or {}, top, folder)
         except AutopilotError as error:
-            return _answer(2, {"error": error.message, "hint": error.hint})
+            return _answer(USAGE, {"error": error.message, "hint": error.hint})
         command, report = [*_COMMAND, *project, *words], ctx.session.report_progress
         call = ToolProcess(command, folder, report, ending)
         running.add(call)
@@ -181,7 +181,7 @@ class ToolProcess:
                 self._command, stdin=subprocess.DEVNULL, cwd=self._folder, env=environment
             )
         except (OSError, ValueError) as error:  # an argument that is too long, or no text
-            return 1, {"error": f"the command cannot be started: {error}", "hint": ""}
+            return FAILED, {"error": f"the command cannot be started: {error}", "hint": ""}
         self._process = process
         if self._ending.is_set():
             self.interrupt()
@@ -208,7 +208,7 @@ class ToolProcess:
         except ValueError:
             last = " ".join(self._lines)
             why = last.removeprefix("error: ") or f"it ended with exit code {code}"
-            return code or 1, {"error": why, "hint": ""}
+            return code or FAILED, {"error": why, "hint": ""}
 
     def interrupt(self) -> None:
         """Ends it as Ctrl-C does."""

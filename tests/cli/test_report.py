@@ -23,7 +23,7 @@ from autopilot import (
     Trainer,
 )
 from autopilot.cli.context import Context
-from autopilot.cli.output import Output
+from autopilot.cli.output import FOR_AGENT, Output
 from autopilot.cli.pages import epoch as epoch_page
 from autopilot.cli.pages import listing
 from autopilot.cli.reading import report
@@ -170,6 +170,12 @@ def test_markdown_goes_to_a_file_too(story, tmp_path):
     document = json.loads(call(story, as_json=True, name="story", md=True))
     assert (document["experiment"], document["markdown"]) == ("story", markdown(story))
     assert [item["outcome"] for item in document["items"]][:2] == ["passed", "passed"]
+
+
+def test_an_agent_gets_no_results_of_val_items(story, monkeypatch):
+    monkeypatch.setenv(FOR_AGENT, "1")
+    document = json.loads(call(story, as_json=True, name="story", md=True))
+    assert document == {"experiment": "story", "markdown": markdown(story)}
 
 
 @pytest.mark.parametrize("there", [True, False])
