@@ -12,7 +12,7 @@ import marshal
 import os
 import struct
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -89,18 +89,22 @@ class Checkout:
         kept = [c for c in every if not self.differs_from(c.id)]
         return found + [ParameterState(c.id, f"snapshot {c.id[:7]}") for c in kept]
 
-    def unsaved(self) -> list[str]:
-        """The parameters' files with content that neither HEAD nor the experiment has."""
-        changed = [n for n in self.differs_from(self.repo.head_commit()) if n in self.present]
+    def unsaved(self, present: Mapping[str, objects.Entry] | None = None) -> list[str]:
+        """The parameters' files with content that neither HEAD nor the experiment has.
+
+        Args:
+            present: Those to look at; all that there are now if not given.
+        """
+        present = self.present if present is None else present
+        head = self.entries(self.repo.head_commit())
         kept = [*self.notebook.commits, *snapshots(self.repo, self.notebook.layout)]
         trees = dict.fromkeys(commit.tree for commit in kept)
-        return [
+        return sorted(
             name
-            for name in changed
-            if not any(
-                objects.entry_at(self.repo, tree, name) == self.present[name] for tree in trees
-            )
-        ]
+            for name, entry in present.items()
+            if head.get(name) != entry
+            and not any(objects.entry_at(self.repo, tree, name) == entry for tree in trees)
+        )
 
     def snapshot(self, note: str = "") -> tuple[str, bool]:
         """Keeps the parameters as they are now; returns the commit, and whether it is new."""

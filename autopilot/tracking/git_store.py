@@ -378,6 +378,5 @@ class GitStore(Store):
         new = {name: entry for name, entry in present.items() if known.get(name) != entry}
         if not new:
             return new
-        checkout = Checkout(Notebook(self.repo, self.slug))
-        checkout.present = new
-        return {name: new[name] for name in checkout.unsaved()}
+        unsaved = Checkout(Notebook(self.repo, self.slug)).unsaved(new)
+        return {name: new[name] for name in unsaved}
