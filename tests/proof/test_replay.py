@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 
+from autopilot import audit
 from autopilot.core.types import Datum
 from autopilot.errors import EvaluationError, NetworkRefusedError, UsageError
 from autopilot.proof.measuring import Measurement
@@ -72,10 +74,20 @@ def test_errors_that_affect_every_epoch_are_raised() -> None:
     assert failed(1, NetworkRefusedError("connects")).what == "network"
 
 
-def test_a_replay_finds_what_was_recorded(finished: Notebook) -> None:
-    replay = Replay(finished, Settings(jobs=2))
+@pytest.fixture
+def trail() -> Iterator[audit.Trail]:
+    yield audit.begin(" ".join)
+    audit.end()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_replay_takes_a_process_for_each_job_and_finds_what_was_recorded(
+    finished: Notebook, trail: audit.Trail, jobs: int
+) -> None:
+    replay = Replay(finished, Settings(jobs=jobs))
     assert replay.branch() == []
     rows = list(replay.epochs())
+    assert sum("proof.worker" in each.command for each in trail.executed) == jobs
     assert [(row.number, row.recorded, row.replayed) for row in rows] == [
         (0, 0.25, 0.25),
         (1, 0.5, 0.5),
