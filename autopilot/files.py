@@ -157,14 +157,18 @@ def remove_file(root: Path, name: str) -> None:
 def list_files(source: Path, pattern: str = "**/*") -> Iterator[str]:
     """Names of the files and links below a folder that match, sorted, with "/" between parts.
 
-    Links are not followed, `.git` is not entered, sockets and pipes are no files.
+    Links are not followed, repositories of their own are not entered, sockets and pipes are no
+    files.
     """
     matches = glob_regex(pattern).fullmatch
     stack = [""]
     found: list[str] = []
     while stack:
         prefix = stack.pop()
-        with os.scandir(source / prefix if prefix else source) as entries:
+        with os.scandir(source / prefix if prefix else source) as listed:
+            entries = list(listed)
+            if prefix and any(entry.name == ".git" for entry in entries):
+                continue
             for entry in entries:
                 if entry.name == ".git" or entry.name.startswith(TEMPORARY):
                     continue

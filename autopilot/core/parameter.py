@@ -231,10 +231,18 @@ class PathParameter(Parameter):
         """Replaces a file's text (UTF-8, newlines as given), or creates it.
 
         Half of a surrogate pair, which UTF-8 cannot store, becomes U+FFFD.
+
+        Raises:
+            ParameterError: the file is a symbolic link, which stays; or it cannot be written.
         """
         path = self._path(name, must_exist=False)
+        if path.is_symlink():
+            raise ParameterError(
+                f"{path.name!r} of the parameter {self.label} is a symbolic link",
+                hint=f"change the file that it points to: {os.readlink(path)}",
+            )
         content = whole(text).encode()
-        mode = read_file(path).mode if path.is_file() and not path.is_symlink() else 0o100644
+        mode = read_file(path).mode if path.is_file() else 0o100644
         replace_file(self.root, path.relative_to(self.root).as_posix(), FileState(mode, content))
 
     def render(self) -> str:

@@ -24,6 +24,7 @@ from autopilot.engine.target import load_target
 from autopilot.errors import MissingSourceError, ParameterError
 from autopilot.files import read_file, remove_file, replace_file
 from autopilot.git import objects
+from autopilot.git.worktrees import changed_files
 from autopilot.sandbox.audit_hooks import Inputs, Offline
 from autopilot.sandbox.children import Children, Watcher
 from autopilot.sandbox.workspace import Workspace
@@ -202,9 +203,8 @@ def check_parameters(bench: Bench, *, include_dirty: bool) -> list[str]:
             hint="declare what may change: self.rules = PathParameter('rules.txt')",
         )
     check_tracked(workspace.repo, bench.manifest.base, scopes)
-    if not include_dirty:
-        check_clean(workspace.user, scopes)
-    elif not workspace.in_place:
+    check_clean(workspace.user, scopes, include_dirty=include_dirty)
+    if include_dirty and not workspace.in_place:
         # The start commit is made of the worktree's files.
         here = workspace.repo.workdir
         for name in dirty_files(workspace.user, scopes):
@@ -217,7 +217,7 @@ def check_parameters(bench: Bench, *, include_dirty: bool) -> list[str]:
         return []
     changed = [
         name
-        for name, state in workspace.user.status(["."]).items()
+        for name, state in changed_files(workspace.user, ["."]).items()
         if state in ("modified", "deleted", "conflicted")
         and not any(scope.covers(name) for scope in scopes)
     ]

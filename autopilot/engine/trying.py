@@ -28,7 +28,7 @@ from autopilot.git.commands import run_git
 from autopilot.git.objects import Entry
 from autopilot.git.repository import Repository
 from autopilot.git.workfiles import WorkFiles
-from autopilot.git.worktrees import NO_HOOKS, worktree_path
+from autopilot.git.worktrees import NO_HOOKS, changed_files, worktree_path
 from autopilot.text import as_json
 from autopilot.tracking.checkout import keep_snapshot
 from autopilot.tracking.holding import stopped
@@ -126,7 +126,7 @@ class TryPlace:
         """Other files, which git does not ignore, that were changed since the last verdict."""
         if self.repo is None:
             return []
-        states = self.repo.status(["."]).items()
+        states = changed_files(self.repo, ["."]).items()
         return [
             name
             for name, state in sorted(states)
@@ -156,7 +156,7 @@ class TryPlace:
     def _reset(self, commit: str) -> None:
         """Writes a commit's files; a worktree's new ones beside them are in a snapshot by now."""
         if self.repo is not None and not self.in_place:
-            states = self.repo.status(["."])
+            states = changed_files(self.repo, ["."])
             for name in self.beside():
                 if states.get(name) == "untracked":
                     remove_file(self.repo.workdir, name)
@@ -305,7 +305,7 @@ def settle(user: Repository, slug: str) -> None:
                 trial = trial if place.is_begun else None
         if place.repo is not None:
             # What evaluations wrote until now is nobody's edit.
-            states = place.repo.status(["."]).items()
+            states = changed_files(place.repo, ["."]).items()
             place.written = {name for name, state in states if state == "untracked"}
         place.note(trial)
 

@@ -20,6 +20,7 @@ from autopilot.git.commands import run_git
 from autopilot.git.locks import one_at_a_time
 from autopilot.git.objects import diff_trees, entry_at
 from autopilot.git.repository import Repository, translated
+from autopilot.git.worktrees import LOOKING, open_index
 from autopilot.text import clean, some
 
 _LOCK_WAIT_S = 0.5
@@ -322,7 +323,9 @@ def obstacle(repo: Repository, branch: str, tree: str) -> tuple[str, str] | None
     if there.head_name() != name:
         return f"{name} is being rebased in {place}", "finish that, or `git rebase --abort`"
     options = ["--porcelain", "--untracked-files=no", "--ignore-submodules=dirty", "--no-renames"]
-    changed = run_git(["status", *options, "-z"], cwd=place).stdout.split(b"\0")
+    with open_index(there) as own:
+        status = [*LOOKING, "status", *options, "-z"]
+        changed = run_git(status, cwd=place, environment=own).stdout.split(b"\0")
     names = [os.fsdecode(line[3:]) for line in changed if line]
     if names:
         reason = f"{name} is checked out in {place} with uncommitted changes ({some(names, 1)})"

@@ -6,7 +6,7 @@ import mmap
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -154,37 +154,6 @@ class Repository:
     def config_bool(self, key: str) -> bool:
         """Whether a key of the configuration is on."""
         return is_true(self.config(key))
-
-    def status(self, paths: Sequence[str]) -> dict[str, str]:
-        """The files of some paths that differ from HEAD, in the index or in the worktree.
-
-        Starts git.
-
-        Args:
-            paths: Files or folders from the worktree's top; taken as they are, not as globs.
-
-        Returns:
-            "modified", "deleted", "untracked", "ignored" or "conflicted" for each file that
-            differs. A submodule with changes is "modified"; a file that is staged and was then
-            removed is "deleted"; an ignored folder is one item, its name ends in "/".
-        """
-        if not paths:
-            return {}
-        command = ["--literal-pathspecs", "status", "--porcelain=v2", "-z", "--no-renames"]
-        command += ["--untracked-files=all", "--ignored=matching", "--ignore-submodules=none"]
-        listed = os.fsdecode(run_git([*command, "--", *paths], cwd=self.workdir).stdout)
-        found = {}
-        for line in listed.split("\0"):
-            # Every line's last field is the path, which may have spaces in it.
-            kind = line[:1]
-            if kind == "1":
-                fields = line.split(" ", 8)
-                found[fields[8]] = "deleted" if "D" in fields[1] else "modified"
-            elif kind == "u":
-                found[line.split(" ", 10)[10]] = "conflicted"
-            elif kind in ("?", "!"):
-                found[line[2:]] = "untracked" if kind == "?" else "ignored"
-        return found
 
     def is_ignored(self, name: str) -> bool:
         """Whether git's ignore rules name a path from the worktree's top; tracked ones too."""

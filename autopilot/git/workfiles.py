@@ -286,7 +286,9 @@ def stamps_of(root: Path, names: Iterable[str]) -> Iterator[tuple[str, Stamp]]:
 def stamps_below(
     root: Path, folder: str, accepts: Callable[[str], bool]
 ) -> Iterator[tuple[str, Stamp]]:
-    """The stamps of accepted paths below a folder; links are not followed, `.git` not entered.
+    """The stamps of accepted paths below a folder, without repositories of their own in it.
+
+    Links are not followed.
 
     Args:
         folder: A path from root that ends in "/"; "" is root itself. Names are paths from root.
@@ -304,7 +306,10 @@ def stamps_below(
         except OSError as error:
             raise _unreadable(prefix, error) from error
         try:
-            with os.scandir(here) as entries:
+            with os.scandir(here) as listed:
+                entries = list(listed)
+                if prefix != folder and any(entry.name == ".git" for entry in entries):
+                    continue
                 for entry in entries:
                     name = prefix + entry.name
                     if entry.name == ".git" or entry.name.startswith(TEMPORARY):

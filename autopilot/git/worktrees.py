@@ -9,7 +9,8 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from autopilot.errors import GitCommandError, RepositoryError, translated_as
@@ -22,6 +23,9 @@ from autopilot.git.repository import Repository
 NO_HOOKS = ("-c", "core.hooksPath=/dev/null")
 SET_UP = "autopilot-set-up"
 """In the git folder of a worktree that is set up: the paths that its set-up made."""
+# Settings by which git would take a file for unchanged that it has not looked into.
+_LOOK = ("core.fsmonitor=false", "core.ignoreStat=false", "core.checkStat=default")
+LOOKING = [word for setting in (*_LOOK, "core.trustctime=true") for word in ("-c", setting)]
 _SPECIAL = re.compile(r"[\\\[\]*? ]")
 _ROOM = "make room and give write permission there, or set XDG_CACHE_HOME to another folder"
 
@@ -99,6 +103,7 @@ def check_out(worktree: Repository, commit: str) -> None:
     here = worktree.workdir
     if worktree.main_workdir is not None and here.samefile(worktree.main_workdir):
         raise RepositoryError(f"{here} is the main worktree", hint="add a worktree for it")
+    show_hidden(worktree)
     run_git([*NO_HOOKS, "checkout", "--detach", "--force", "--quiet", commit], cwd=here)
     # -ff: folders with a repository of their own too.
     clean = ["clean", "-ffdxq"]
@@ -172,18 +177,96 @@ def _open(path: Path) -> None:
                     os.chmod(entry.path, 0o700)
 
 
+# --- the difference between a checkout and HEAD -------------------------------------------------
+
+
+def changed_files(repo: Repository, paths: Sequence[str]) -> dict[str, str]:
+    """The files of some paths that differ from HEAD, in the index or in the worktree.
+
+    Also those that the index says to skip. Starts git.
+
+    Args:
+        paths: Files or folders from the worktree's top; taken as they are, not as globs.
+
+    Returns:
+        "modified", "deleted", "untracked", "ignored" or "conflicted" for each file that
+        differs. A submodule with changes is "modified"; a file that is staged and was then
+        removed is "deleted"; an ignored folder is one item, its name ends in "/".
+    """
+    if not paths:
+        return {}
+    command = [*LOOKING, "--literal-pathspecs", "status", "--porcelain=v2", "-z", "--no-renames"]
+    command += ["--untracked-files=all", "--ignored=matching", "--ignore-submodules=none"]
+    with open_index(repo, paths) as own:
+        done = run_git([*command, "--", *paths], cwd=repo.workdir, environment=own)
+    found = {}
+    for line in os.fsdecode(done.stdout).split("\0"):
+        # Every line's last field is the path, which may have spaces in it.
+        kind = line[:1]
+        if kind == "1":
+            fields = line.split(" ", 8)
+            found[fields[8]] = "deleted" if "D" in fields[1] else "modified"
+        elif kind == "u":
+            found[line.split(" ", 10)[10]] = "conflicted"
+        elif kind in ("?", "!"):
+            found[line[2:]] = "untracked" if kind == "?" else "ignored"
+    return found
+
+
+@contextmanager
+def open_index(
+    repo: Repository, paths: Sequence[str] = (".",), *, copy: bool = False
+) -> Iterator[dict[str, str]]:
+    """The variables with which git looks at all files, also those that the index says to skip.
+
+    Args:
+        copy: Whether git may write to the index, which is a copy; otherwise it is one if needed.
+    """
+    hidden = _hidden(repo, paths)
+    if not (hidden or copy):
+        yield {}
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        index = Path(folder) / "index"
+        # With its times: by them git tells which files it must look into although they seem clean.
+        shutil.copy2(repo.git_dir / "index", index)
+        own = {"GIT_INDEX_FILE": str(index)}
+        _show(repo, hidden, own)
+        yield own
+
+
+def show_hidden(worktree: Repository) -> None:
+    """Makes git look at all files of a worktree of our own, whatever an evaluation told it."""
+    _show(worktree, _hidden(worktree, ["."]), {})
+
+
+def _hidden(repo: Repository, paths: Sequence[str]) -> list[str]:
+    """Files that are marked "assume unchanged" or "skip worktree"."""
+    listed = ["--literal-pathspecs", "ls-files", "-v", "-z", "--", *paths]
+    lines = os.fsdecode(run_git(listed, cwd=repo.workdir).stdout).split("\0")
+    names = [line[2:] for line in lines if line[:1] == "S" or line[:1].islower()]
+    if names and repo.config_bool("core.sparsecheckout"):
+        # The files that a sparse checkout leaves out are no deletions.
+        return [name for name in names if os.path.lexists(repo.workdir / name)]
+    return names
+
+
+def _show(repo: Repository, names: Sequence[str], environment: Mapping[str, str]) -> None:
+    stdin = b"".join(os.fsencode(name) + b"\0" for name in names)
+    for option in ("--no-assume-unchanged", "--no-skip-worktree") if names else ():
+        command = ["update-index", option, "-z", "--stdin"]
+        run_git(command, cwd=repo.workdir, stdin=stdin, environment=environment)
+
+
 def commit_of_checkout(repo: Repository) -> str:
     """A commit of the checkout as it is now: HEAD, or on top of it what tracked files hold.
 
     No ref names it, and the index stays as it is. Untracked files are not in it.
     """
     head = repo.head_commit()
-    with tempfile.TemporaryDirectory() as folder:
-        index = Path(folder) / "index"
-        # With its times: by them git tells which files it must look into although they seem clean.
-        shutil.copy2(repo.git_dir / "index", index)
-        own = {"GIT_INDEX_FILE": str(index)}
-        run_git(["add", "--update", "--", ":/"], cwd=repo.workdir, environment=own)
+    with open_index(repo, copy=True) as own:
+        add = [*LOOKING, "add", "--update", "--", ":/"]
+        run_git(add, cwd=repo.workdir, environment=own)
         written = run_git(["write-tree"], cwd=repo.workdir, environment=own).stdout
     tree = written.decode().strip()
     if tree == tree_of(repo, head):

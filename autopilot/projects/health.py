@@ -19,6 +19,7 @@ from autopilot.errors import AutopilotError
 from autopilot.git.commands import run_git
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import DEFAULT_IDENTITY, Repository, libgit2_version, read_config
+from autopilot.git.worktrees import changed_files
 from autopilot.projects.datasets import of_files
 from autopilot.projects.project import Project, read_hparams
 from autopilot.sharing.hooks import CLIENT, hook_folder, hook_texts, state_of
@@ -209,7 +210,7 @@ def _committed(project: Project) -> Iterator[Check]:
     try:
         repo = Repository.discover(project.folder)
         name = project.folder.resolve().relative_to(repo.workdir.resolve()).as_posix()
-        changed = {n: s for n, s in repo.status([name]).items() if s != "ignored"}
+        changed = {n: s for n, s in changed_files(repo, [name]).items() if s != "ignored"}
     except AutopilotError as error:
         yield Check.of("repository", error)
         return

@@ -18,6 +18,7 @@ from autopilot.core.stepping import Guard
 from autopilot.errors import ConfinementError
 from autopilot.files import TEMPORARY
 from autopilot.git.workfiles import Stamp, everything_below, stamps_of
+from autopilot.git.worktrees import changed_files
 from autopilot.sandbox.audit_hooks import Inputs
 from autopilot.sandbox.git_folders import AGENT, GitFolder, PrivateGit
 from autopilot.sandbox.processes import adopt, end_adopted, end_marked, mark
@@ -192,7 +193,7 @@ class InPlaceGuard(AgentGuard):
 
     def _present(self) -> dict[str, tuple[str, Stamp | None]]:
         """The files that differ from HEAD: how, and their stamps."""
-        states = {n: s for n, s in self.repo.status(["."]).items() if s != "ignored"}
+        states = {n: s for n, s in changed_files(self.repo, ["."]).items() if s != "ignored"}
         stamps = dict(stamps_of(self.repo.workdir, states))
         return {name: (state, stamps.get(name)) for name, state in states.items()}
 

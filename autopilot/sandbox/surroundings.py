@@ -24,6 +24,7 @@ from autopilot.files import (
 from autopilot.git.objects import SUBMODULE, Entry, list_tree
 from autopilot.git.repository import Repository
 from autopilot.git.workfiles import Stamp, WorkFiles, everything_below, folders_above, stamp_of
+from autopilot.git.worktrees import changed_files
 from autopilot.text import counted, printable
 from autopilot.tracking.parameters import Scope
 
@@ -154,7 +155,7 @@ class Surroundings:
         if self._is_first:
             self._is_first = False
             # What was checked out and is unchanged since has its content in git.
-            states = self.repo.status(["."])
+            states = changed_files(self.repo, ["."])
             for name, entry in list_tree(self.repo, self._tree).items():
                 if name in before and name not in states and entry.mode != SUBMODULE:
                     self._sources[name] = Source(before[name], entry)

@@ -278,6 +278,7 @@ def _left_behind(
         if is_known and whole and same:
             # Changes by an evaluation or by another program are no part of the experiment.
             if not is_replacement:
+                worktrees.show_hidden(repo)
                 run_git([*worktrees.NO_HOOKS, "reset", "--hard", "--quiet"], cwd=path)
             return repo, []
     return None, _take_away(user, path, manifest, keep)

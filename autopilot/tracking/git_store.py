@@ -92,8 +92,7 @@ class GitStore(Store):
         base = self.repo.head_commit()
         base_tree = objects.tree_of(self.repo, base)
         check_tracked(self.repo, base_tree, self.files.scopes)
-        if not self._include_dirty:
-            check_clean(self.repo, self.files.scopes)
+        check_clean(self.repo, self.files.scopes, include_dirty=self._include_dirty)
         self._take_hold()
         try:
             if self.exists():
@@ -114,9 +113,9 @@ class GitStore(Store):
                 base_branch=manifest.base_branch or self.repo.head_name(),
                 parameters={s.parameter.name or s.path: s.path for s in self.files.scopes},
                 patterns={
-                    s.parameter.name or s.path: s.parameter.pattern
+                    s.parameter.name or s.path: s.pattern
                     for s in self.files.scopes
-                    if not s.parameter.is_file and s.parameter.pattern != EVERYTHING
+                    if s.pattern != EVERYTHING
                 },
             )
             text = message.start_message(manifest)

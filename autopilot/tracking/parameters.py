@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,11 @@ from autopilot.git import objects
 from autopilot.git.objects import Entry
 from autopilot.git.repository import Repository
 from autopilot.git.workfiles import WorkFiles
+from autopilot.git.worktrees import changed_files
 
 EVERYTHING = "**/*"
+# Both sides of a conflict, as git marks them.
+_MARKERS = re.compile(rb"^<{7,}( .*)?\r?\n(.*\n)*?={7,}\r?\n(.*\n)*?>{7,}( .*)?\r?$", re.MULTILINE)
 _TREES = 8
 
 
@@ -74,6 +78,11 @@ class Scope:
         if self.parameter.is_file:
             return self.prefix + self.parameter.source.name
         return self.prefix.rstrip("/") or "."
+
+    @property
+    def pattern(self) -> str:
+        """Which files of a folder."""
+        return EVERYTHING if self.parameter.is_file else self.parameter.pattern
 
     def covers(self, name: str) -> bool:
         """Whether a path below the repository's top belongs to the parameter."""
@@ -223,8 +232,8 @@ def check_tracked(repo: Repository, tree: str, scopes: Iterable[Scope]) -> None:
     """Refuses parameters that the tree does not hold, or that share a file.
 
     Raises:
-        ParameterError: a parameter is untracked, ignored, empty, or in a submodule; or two of them
-            have one file, which each would write its own way.
+        ParameterError: a parameter is untracked, ignored, empty, a symbolic link, or in a
+            submodule; or two of them have one file, which each would write its own way.
     """
     owners: dict[str, Scope] = {}
     for scope in scopes:
@@ -240,6 +249,11 @@ def check_tracked(repo: Repository, tree: str, scopes: Iterable[Scope]) -> None:
         entries = entries_at(repo, tree, [scope])
         if not entries:
             raise _not_tracked(repo, scope)
+        if scope.parameter.is_file and scope.parameter.source.is_symlink():
+            raise ParameterError(
+                f"the parameter {scope.path} is a symbolic link",
+                hint=f"name the file that it points to: {os.readlink(scope.parameter.source)}",
+            )
         if shared := min(owners.keys() & entries.keys(), default=""):
             one, other = owners[shared].parameter, scope.parameter
             raise ParameterError(
@@ -273,23 +287,49 @@ def untracked(path: str, *, is_ignored: bool) -> ParameterError:
     return ParameterError(f"the parameter {path} {what}", hint=hint)
 
 
-def check_clean(repo: Repository, scopes: Sequence[Scope]) -> None:
-    """Refuses parameters whose files differ from HEAD."""
+def check_clean(repo: Repository, scopes: Sequence[Scope], *, include_dirty: bool = False) -> None:
+    """Refuses parameters whose files differ from HEAD.
+
+    Args:
+        include_dirty: Only those that hold an unfinished merge.
+    """
     for name, state in dirty_files(repo, scopes).items():
-        raise ParameterError(
-            f"{name} is {state}: the run would not start from what you see",
-            hint="commit it, or take it into the start commit with --include-dirty",
-        )
+        if state == "conflicted":
+            raise ParameterError(
+                f"{name} holds an unfinished merge: it has lines of conflict markers",
+                hint="resolve the conflict and commit it",
+            )
+        if not include_dirty:
+            raise ParameterError(
+                f"{name} is {state}: the run would not start from what you see",
+                hint="commit it, or take it into the start commit with --include-dirty",
+            )
 
 
-def dirty_files(repo: Repository, scopes: Sequence[Scope]) -> dict[str, str]:
-    """The parameters' files that differ from HEAD, and how; ignored ones are none of them."""
-    states = repo.status([scope.path for scope in scopes])
-    return {
-        name: state
-        for name, state in sorted(states.items())
-        if state != "ignored" and any(scope.covers(name) for scope in scopes)
-    }
+def dirty_files(repo: Repository, scopes: Iterable[Scope]) -> dict[str, str]:
+    """The parameters' files that differ from HEAD, and how; ignored ones are none of them.
+
+    The files' contents decide, whatever the index says of them.
+
+    Returns:
+        "modified", "deleted", "untracked", or "conflicted" of one that has new conflict markers.
+    """
+    places = [ParameterPath(scope.path, scope.pattern) for scope in scopes]
+    head, work = entries_at(repo, repo.head_commit(), places), WorkFiles(repo, repo.workdir)
+    found = dict[str, str]()
+    for name, entry in sorted(edits(head, present_at(work, places, head, write=False)).items()):
+        if entry is None:
+            found[name] = "deleted"
+            continue
+        work.hash([name])  # stored, so that it is read without its file's encoding
+        old, new = (each and objects.read_blob(repo, each.oid) for each in (head.get(name), entry))
+        found[name] = "untracked" if old is None else "modified"
+        if new and _MARKERS.search(new) and not _MARKERS.search(old or b""):
+            found[name] = "conflicted"
+    # What a sparse checkout leaves out is not deleted: git knows that.
+    gone = [name for name, state in found.items() if state == "deleted"]
+    there = changed_files(repo, gone)
+    return {name: state for name, state in found.items() if name not in gone or name in there}
 
 
 class ParameterFiles:

@@ -11,6 +11,7 @@ import pytest
 from autopilot.errors import RepositoryError, UnsupportedRepositoryError
 from autopilot.git.commands import looking, run_git
 from autopilot.git.repository import DEFAULT_IDENTITY, Identity, Repository, probe
+from autopilot.git.worktrees import changed_files
 
 
 def test_places_in_main_and_linked_worktrees(repository: Repository, tmp_path: Path) -> None:
@@ -94,7 +95,7 @@ def test_mid_merge_and_mid_rebase_open(repository: Repository) -> None:
     (top / "README.md").write_text("main\n")
     run_git(["commit", "--quiet", "-am", "main"], cwd=top)
     run_git(["merge", "side"], cwd=top, check=False)
-    assert Repository.discover(top).status(["README.md"]) == {"README.md": "conflicted"}
+    assert changed_files(Repository.discover(top), ["README.md"]) == {"README.md": "conflicted"}
     run_git(["merge", "--abort"], cwd=top)
     run_git(["rebase", "side"], cwd=top, check=False)
     assert Repository.discover(top).head_name() == "HEAD detached"
@@ -136,16 +137,16 @@ def test_status_of_some_paths(repository: Repository) -> None:
     (top / "README.md").unlink()
     (top / "[a].txt").write_text("glob\n")
     (top / "a.txt").write_text("other\n")
-    assert repository.status(["rules", "README.md", "[a].txt"]) == {
+    assert changed_files(repository, ["rules", "README.md", "[a].txt"]) == {
         "README.md": "deleted",
         "[a].txt": "untracked",
         "rules/a.txt": "modified",
         "rules/new.txt": "untracked",
         "rules/x.log": "ignored",
     }
-    assert repository.status([]) == {}
+    assert changed_files(repository, []) == {}
     run_git(["add", "rules/new.txt"], cwd=top)
-    assert repository.status(["rules/new.txt"]) == {"rules/new.txt": "modified"}
+    assert changed_files(repository, ["rules/new.txt"]) == {"rules/new.txt": "modified"}
 
 
 def test_status_of_a_changed_submodule(repository: Repository, tmp_path: Path) -> None:
@@ -154,9 +155,9 @@ def test_status_of_a_changed_submodule(repository: Repository, tmp_path: Path) -
     allow = ["-c", "protocol.file.allow=always"]
     run_git([*allow, "submodule", "--quiet", "add", str(tmp_path / "copy"), "sub"], cwd=top)
     run_git(["commit", "--quiet", "-m", "sub"], cwd=top)
-    assert repository.status(["sub"]) == {}
+    assert changed_files(repository, ["sub"]) == {}
     (top / "sub" / "README.md").write_text("changed\n")
-    assert repository.status(["sub"]) == {"sub": "modified"}
+    assert changed_files(repository, ["sub"]) == {"sub": "modified"}
 
 
 def test_what_the_ignore_rules_name(repository: Repository) -> None:

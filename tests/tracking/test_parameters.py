@@ -7,7 +7,10 @@ import pytest
 from autopilot.core.parameter import PathParameter
 from autopilot.errors import ParameterError
 from autopilot.git.commands import run_git
+from autopilot.git.refs import obstacle
+from autopilot.git.worktrees import add_worktree, changed_files, check_out, commit_of_checkout
 from autopilot.tracking.parameters import (
+    ParameterFiles,
     check_clean,
     check_tracked,
     dirty_files,
@@ -57,6 +60,92 @@ def test_dirty_files_are_those_of_the_parameter(repository, top):
     with pytest.raises(ParameterError, match=r"rules/a\.txt is modified") as caught:
         check_clean(repository, scopes)
     assert "--include-dirty" in caught.value.hint
+
+
+@pytest.mark.parametrize("flag", ["--assume-unchanged", "--skip-worktree"])
+def test_bytes_decide_what_is_dirty(repository, top, tmp_path, flag):
+    """In place, in a worktree, of a checkout that is measured, of one that is promoted to."""
+    linked = add_worktree(repository, tmp_path / "x", repository.head_commit())
+    for repo in (repository, linked):
+        scopes = [scope_of(repo, PathParameter(repo.workdir / "rules"))]
+        run_git(["update-index", flag, "rules/a.txt"], cwd=repo.workdir)
+        assert dirty_files(repo, scopes) == changed_files(repo, ["."]) == {}
+        (repo.workdir / "rules/a.txt").write_text("b\n")
+        expected = {"rules/a.txt": "modified"}
+        assert dirty_files(repo, scopes) == changed_files(repo, ["."]) == expected
+        with pytest.raises(ParameterError, match=r"rules/a\.txt is modified"):
+            check_clean(repo, scopes)
+        assert commit_of_checkout(repo) != repo.head_commit()
+        (repo.workdir / "rules/a.txt").unlink()
+        assert dirty_files(repo, scopes) == {"rules/a.txt": "deleted"}
+    why = obstacle(repository, "refs/heads/main", repository.head_commit())
+    assert why is not None and "rules/a.txt" in why[0]
+    flags = run_git(["ls-files", "-v", "rules/a.txt"], cwd=top).stdout
+    assert flags[:1] in (b"h", b"S"), "the user's index stays as it is"
+    check_out(linked, linked.head_commit())
+    assert (linked.workdir / "rules/a.txt").read_text() == "a\n"
+
+
+def test_what_a_sparse_checkout_leaves_out_is_clean(repository, top):
+    scopes = [scope_of(repository, PathParameter(top, "**/*.*"))]
+    run_git(["sparse-checkout", "set", "--no-cone", "/rules/"], cwd=top)
+    assert not (top / "README.md").exists()
+    assert dirty_files(repository, scopes) == {}
+    (top / "rules/a.txt").unlink()
+    assert dirty_files(repository, scopes) == {"rules/a.txt": "deleted"}
+
+
+MERGED = "top\n<<<<<<< HEAD\nours\n{}=======\ntheirs\n>>>>>>> side\nend\n"
+
+
+@pytest.mark.parametrize("base", ["", "||||||| 1a2b3c4\nold\n"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_conflict_is_not_taken_in(repository, top, base, end):
+    text = MERGED.format(base).replace("\n", end)
+    (top / "rules/a.txt").write_bytes(text.encode())
+    scopes = [scope_of(repository, PathParameter(top / "rules"))]
+    run_git(["add", "rules"], cwd=top)  # git then takes it for resolved
+    with pytest.raises(ParameterError, match=r"rules/a\.txt holds an unfinished merge"):
+        check_clean(repository, scopes, include_dirty=True)
+    # A file that is about conflicts is not in one.
+    run_git(["commit", "--quiet", "-m", "docs"], cwd=top)
+    (top / "rules/a.txt").write_bytes(f"more{end}{text}".encode())
+    assert dirty_files(repository, scopes) == {"rules/a.txt": "modified"}
+    check_clean(repository, scopes, include_dirty=True)
+
+
+def test_a_heading_is_no_conflict(repository, top):
+    (top / "rules/a.txt").write_text("Title\n=======\n\n<<<<<<< quoted\n\nMore\n=======\n")
+    scopes = [scope_of(repository, PathParameter(top / "rules"))]
+    assert dirty_files(repository, scopes) == {"rules/a.txt": "modified"}
+
+
+def test_a_parameter_that_is_a_link_is_refused(repository, top):
+    (top / "link.txt").symlink_to("README.md")
+    run_git(["add", "link.txt"], cwd=top)
+    run_git(["commit", "--quiet", "-m", "link"], cwd=top)
+    parameter, tree = PathParameter(top / "link.txt"), str(repository.pygit.head.peel().tree_id)
+    with pytest.raises(ParameterError, match=r"link\.txt is a symbolic link") as caught:
+        check_tracked(repository, tree, [scope_of(repository, parameter)])
+    assert "README.md" in caught.value.hint
+    # One of a folder's files is refused when it is written to.
+    folder = PathParameter(top)
+    check_tracked(repository, tree, [scope_of(repository, folder)])
+    for each, name in ((parameter, None), (folder, "link.txt")):
+        with pytest.raises(ParameterError, match="is a symbolic link"):
+            each.write_text("x", name)
+    assert (top / "link.txt").is_symlink() and (top / "README.md").read_text() == "readme\n"
+
+
+def test_a_repository_inside_of_a_folder_is_no_part_of_it(repository, top):
+    own = top / "rules/own"
+    own.mkdir()
+    (own / "x.txt").write_text("x\n")
+    run_git(["init", "--quiet"], cwd=own)
+    files = ParameterFiles(repository)
+    files.bind([PathParameter(top / "rules")])
+    assert sorted(files.present(write=False)) == ["rules/a.txt"]
+    assert dirty_files(repository, files.scopes) == {}
 
 
 def test_inside_a_submodule(repository, top, tmp_path):
