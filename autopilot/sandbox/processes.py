@@ -72,26 +72,26 @@ class Processes:
         # The user's settings for git, which `answer_with` takes out of the environment again.
         environment = {**for_git(), "PYTHONDONTWRITEBYTECODE": "1"}
         stopped = EvaluationError("the evaluation was ended", hint="run the command again")
-        try:
-            with self._lock, _starting:
-                if self._stopped:
-                    raise stopped
-                # What is left of a process that is killed becomes a child of this one.
-                since = adopt(is_on=True)
-                process = self._running = subprocess.Popen(
-                    command,
-                    cwd=folder,
-                    env=environment,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    start_new_session=True,
-                )
-                _asked.add(process.pid)
-        except OSError as error:
-            raise EvaluationError(
-                f"cannot start {sys.executable}: {error.strerror}", hint="see that Python runs"
-            ) from error
         with audit.executing("process", command, folder) as execution:
+            try:
+                with self._lock, _starting:
+                    if self._stopped:
+                        raise stopped
+                    # What is left of a process that is killed becomes a child of this one.
+                    since = adopt(is_on=True)
+                    process = self._running = subprocess.Popen(
+                        command,
+                        cwd=folder,
+                        env=environment,
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        start_new_session=True,
+                    )
+                    _asked.add(process.pid)
+            except OSError as error:
+                raise EvaluationError(
+                    f"cannot start {sys.executable}: {error.strerror}", hint="see that Python runs"
+                ) from error
             try:
                 is_whole = yield from _answers(process, request)
             finally:
