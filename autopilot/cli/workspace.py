@@ -19,7 +19,7 @@ from autopilot.core.figures import progressed
 from autopilot.engine.preflight import Check
 from autopilot.errors import RepositoryError, UsageError
 from autopilot.git.commands import run_git
-from autopilot.git.objects import count_loose, maintain
+from autopilot.git.packing import count_loose, maintain
 from autopilot.git.repository import Repository
 from autopilot.projects.datasets import of_files, size
 from autopilot.projects.health import examine, examine_project, versions
@@ -32,7 +32,7 @@ from autopilot.projects.project import (
 )
 from autopilot.sandbox.programs import run_process
 from autopilot.text import counted, printable
-from autopilot.tracking.layout import experiments
+from autopilot.tracking.layout import experiments, is_in_use
 from autopilot.tracking.outputs import output_lines
 from autopilot.tracking.upkeep import Litter, clear, find_litter, make_tags, missing_tags, states_of
 
@@ -354,7 +354,7 @@ def gc(
             what = "would make" if dry_run else "made"
             output.line(f"{what} {counted(len(missing), 'tag')} of {slug} again")
     loose = count_loose(repo)
-    packed = False if dry_run else maintain(repo)
+    packed = False if dry_run else maintain(repo, only_loose=is_in_use(repo))
     output.document(
         {
             "dry_run": dry_run,

@@ -24,6 +24,7 @@ from autopilot.engine.target import load_target
 from autopilot.errors import MissingSourceError, ParameterError
 from autopilot.files import read_file, remove_file, replace_file
 from autopilot.git import objects
+from autopilot.git.packing import start_packing
 from autopilot.git.worktrees import changed_files
 from autopilot.sandbox.audit_hooks import Inputs, Offline
 from autopilot.sandbox.children import Children, Watcher
@@ -36,7 +37,6 @@ from autopilot.tracking.parameters import (
     untracked,
 )
 
-_MAINTAIN_EVERY = 500
 _FEEDBACK_AT_MOST = 200
 
 
@@ -149,6 +149,7 @@ class Upkeep(Callback):
     def __init__(self, bench: Bench, child: Child) -> None:
         self._bench, self._child = bench, child
         self._feedback: list[str] = []
+        self._packing = 0
 
     def on_validation_batch_end(
         self,
@@ -180,8 +181,8 @@ class Upkeep(Callback):
     ) -> None:
         if record.epoch == 0:
             self._bench.workspace.check_imports()
-        if record.epoch and record.epoch % _MAINTAIN_EVERY == 0:
-            objects.maintain(self._bench.workspace.user)
+        if not self._child.is_supervised:  # else the parent does it, for all of its children
+            self._packing = start_packing(self._bench.workspace.user, self._packing)
 
 
 def check_parameters(bench: Bench, *, include_dirty: bool) -> list[str]:

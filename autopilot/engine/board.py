@@ -345,6 +345,17 @@ class Observer:
     def look(self, slug: str) -> None:
         """A child takes another one's place: it has what is read of the experiment here."""
 
+    def beside(self, before: int) -> int:
+        """Starts work beside the child, if there is some; called every few seconds.
+
+        Args:
+            before: What the last call returned.
+
+        Returns:
+            The id of the process that does it; 0 if there is none.
+        """
+        return 0
+
     def abandoned(self, slug: str) -> bool:
         """The child ended before an experiment of this name was open.
 

@@ -45,7 +45,6 @@ from autopilot.errors import (
 )
 from autopilot.git import refs
 from autopilot.git.locks import ExclusiveLock
-from autopilot.git.objects import count_loose, maintain
 from autopilot.git.repository import Repository
 from autopilot.sandbox.confinement import guard_of
 from autopilot.sandbox.environment import differing, told_apart
@@ -57,8 +56,6 @@ from autopilot.tracking.layout import Layout, hold
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import WrittenPath, check_keep, keep_outputs
 from autopilot.tracking.parameters import check_checked_out
-
-_LOOSE_OBJECTS = 4000
 
 
 class Session:
@@ -295,8 +292,6 @@ class Session:
             except AutopilotError as error:
                 # The result stands, and the worktree with what is in it: gc names and removes it.
                 self.remarks.append(f"{error.message}; {error.hint}")
-        if count_loose(self.user) > _LOOSE_OBJECTS:
-            maintain(self.user)
         return result
 
     def _run(self, *, score_test: bool) -> Result:

@@ -43,7 +43,7 @@ _REPLACED = 112
 _FORWARD_S = 0.005  # a child that was signaled too says so by then; if not, the two coalesce
 _GRACE_S = 4.0
 _LOOK_S, _SILENT_S = 0.5, 1.0
-_SLOW_S = 30.0
+_SLOW_S, _BESIDE_S = 30.0, 5.0
 _DEATHS_AT_MOST = 3
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _WAITING = b"\nstopping once the calls are answered that are paid; Ctrl-C again stops at once\n"
@@ -82,6 +82,7 @@ class Supervisor:
         self._forwarded = 0
         self._excess: _Excess | None = None
         self._memory, self._was_slow = MemoryWatch(), False
+        self._beside, self._beside_s = 0, time.monotonic()
 
     @property
     def was_overdue(self) -> bool:
@@ -116,7 +117,7 @@ class Supervisor:
                     left_s = 0.0 if self.was_overdue else child.board.left_s
                     # What the evaluation started would write into the files of the next child, or
                     # outlive the run.
-                    end_adopted(since, everywhere=True)
+                    end_adopted(since, everywhere=True, but=(self._beside,))
                     is_early = end is None and not (self._slug or child.board.slug)
                     # A moment before it is open, the experiment exists.
                     if is_early and self._observer.abandoned(child.board.claimed):
@@ -275,6 +276,9 @@ class Supervisor:
     def _attend(self, pid: int, board: Board, output: ChildOutput) -> float:
         """Forwards signals and looks at the clock; returns the seconds until the next look."""
         now = time.monotonic()
+        if now - self._beside_s > _BESIDE_S:
+            self._beside, self._beside_s = self._observer.beside(self._beside), now
+            self._memory.others.add(self._beside)
         if self._forwarded < len(self._received):
             if now - self._received_s < _FORWARD_S:
                 return _FORWARD_S / 4

@@ -1,4 +1,4 @@
-"""Blobs and trees: written and compared without the index, and kept small on disk.
+"""Blobs and trees: written and compared without the index.
 
 In the place of a tree that is read, its commit may be given.
 """
@@ -6,7 +6,6 @@ In the place of a tree that is read, its commit may be given.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -14,7 +13,6 @@ import pygit2
 from pygit2.enums import ObjectType
 
 from autopilot.errors import RepositoryError
-from autopilot.git.commands import run_git
 from autopilot.git.repository import Repository, translated
 
 TREE = 0o040000
@@ -22,11 +20,6 @@ SUBMODULE = 0o160000
 _UNWRITABLE = "make room and give write permission to the repository's folder"
 # A folder that is emptied before its edits apply; no file can have this name.
 _CLEARED = ""
-_SAMPLE = "17"
-_LOOSE_NAME = re.compile(r"[0-9a-f]{38}")
-# Git compares each object with the nearest ten. The trees of several kinds of notes are of one size
-# and stand mixed in its order: too few of the ten are of the same kind.
-_PACKING = ("-c", "pack.window=30", "-c", "pack.windowMemory=64m")
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,30 +326,3 @@ def file_patch(
                 hunks.append(Hunk(hunk.old_start, hunk.new_start, kept))
         binary = patch.delta.is_binary is True
         return FilePatch(added, removed, binary, () if binary else tuple(hunks), left_out)
-
-
-def maintain(repo: Repository) -> bool:
-    """Packs loose objects by git, deletes none; returns whether it ran: not if `gc.auto` is 0."""
-    if repo.config("gc.auto") == "0":
-        return False
-    # Each pack is at least twice as large as the next; git before 2.32 does not know how.
-    repack = [*_PACKING, "repack", "--geometric=2", "-d", "--quiet"]
-    if run_git(repack, cwd=repo.workdir, check=False).returncode == 0:
-        return True
-    task = [*_PACKING, "maintenance", "run", "--quiet"]
-    run_git([*task, "--task=loose-objects"], cwd=repo.workdir)
-    # That task leaves what it has packed for its next run to remove.
-    run_git(["prune-packed", "--quiet"], cwd=repo.workdir)
-    # In a call of its own: git would start with it, and it fails where there is no pack yet.
-    if any(repo.common_dir.glob("objects/pack/*.pack")):
-        run_git([*task, "--task=incremental-repack"], cwd=repo.workdir)
-    return True
-
-
-def count_loose(repo: Repository) -> int:
-    """About how many loose objects there are: 256 times those in one folder, as git does it."""
-    folder = repo.common_dir / "objects" / _SAMPLE
-    try:
-        return 256 * sum(1 for path in folder.iterdir() if _LOOSE_NAME.fullmatch(path.name))
-    except OSError:
-        return 0

@@ -337,12 +337,13 @@ class MemoryWatch:
     that takes longer to find.
 
     Attributes:
+        others: Processes that do not count, with what they start.
         pause_s: Seconds until the next look: the shorter, the nearer the limit is, but so long that
             looking takes no more than a few per mille of a core.
     """
 
     def __init__(self) -> None:
-        self._started, self._others = set[int](), {0}
+        self._started, self.others = set[int](), {0}
         self.pause_s = 0.0
 
     def is_over(self, limit: float) -> bool:
@@ -366,21 +367,21 @@ class MemoryWatch:
         with contextlib.suppress(OSError):
             listed = {int(name) for name in os.listdir("/proc") if name.isdigit()}
             self._started &= listed
-            self._others &= listed | {0}
+            self.others &= listed | {0}
             own, parents = os.getpid(), dict[int, int]()
-            for pid in listed - self._started - self._others:
+            for pid in listed - self._started - self.others:
                 with contextlib.suppress(OSError):
                     parents[pid] = int(_fields(pid)[1])
             parents.pop(own, None)
             known = -1
             # One whose parent began after the list was read is looked at next time.
-            while known != len(self._started) + len(self._others):
-                known = len(self._started) + len(self._others)
+            while known != len(self._started) + len(self.others):
+                known = len(self._started) + len(self.others)
                 for pid, parent in parents.items():
                     if parent == own or parent in self._started:
                         self._started.add(pid)
-                    elif parent in self._others:
-                        self._others.add(pid)
+                    elif parent in self.others:
+                        self.others.add(pid)
 
 
 def _resident(pid: int) -> float:

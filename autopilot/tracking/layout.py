@@ -202,6 +202,12 @@ def leftovers(repo: Repository, layout: Layout) -> list[str]:
     return [name for name in found if name != layout.notes("experiment")]
 
 
+def is_in_use(repo: Repository) -> bool:
+    """Whether some process runs or measures an experiment of this repository."""
+    locks = (repo.common_dir / "autopilot").rglob("*.lock")
+    return any(ExclusiveLock(path).holder() is not None for path in locks)
+
+
 def hold(lock: ExclusiveLock, slug: str) -> None:
     """Takes an experiment's lock for a run.
 

@@ -13,13 +13,12 @@ from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import PathParameter
 from autopilot.core.policy import Decision
 from autopilot.core.types import Cost, Datum, Verdict
-from autopilot.git.objects import maintain
+from autopilot.git.packing import start_packing
 from autopilot.tracking.git_store import GitStore
 from tests.benchmarks.repos import RULES, rule_name, rule_text
 
 SLUG = "bench"
 ITEMS = 20
-MAINTAIN_EVERY = 500
 _STRATEGIES = ("add missing words", "split broad rules", "reorder", "shorten", "add examples")
 
 
@@ -35,7 +34,7 @@ class Drill:
         costs_ms: Of each epoch, the search for edits by hand before the step left out.
         processor_ms: The same in the processor's time: other work on the machine counts less.
         looks_ms: That search; a worktree of its own needs none.
-        upkeep_s: Of each maintenance, every 500 epochs as in a run.
+        beside_ms: The costs of the epochs beside which objects were packed.
 
     Args:
         top: The repository's top folder.
@@ -51,7 +50,8 @@ class Drill:
         self.costs_ms: list[float] = []
         self.processor_ms: list[float] = []
         self.looks_ms: list[float] = []
-        self.upkeep_s: list[float] = []
+        self.beside_ms: list[float] = []
+        self._packing = 0
         self._spent_ms = self._processor_ms = 0.0
         self.experiment.open(self.optimizer.parameters)
         self._judge(0)
@@ -68,14 +68,10 @@ class Drill:
             cost_ms, processor_ms = self._taken()
             self.costs_ms.append(cost_ms)
             self.processor_ms.append(processor_ms)
-            if epoch % MAINTAIN_EVERY == 0:
-                self.maintain()
-
-    def maintain(self) -> None:
-        """Packs objects, as a run does from time to time."""
-        with self._timed():
-            maintain(self.store.repo)
-        self.upkeep_s.append(self._taken()[0] / 1000)
+            if self._packing:
+                self.beside_ms.append(cost_ms)
+            # As the parent of a run does, which the loop does not wait for.
+            self._packing = start_packing(self.store.repo, self._packing)
 
     def close(self) -> None:
         """Ends the experiment as a run does."""

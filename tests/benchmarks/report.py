@@ -47,7 +47,7 @@ class Limit:
 LIMITS = {
     "store": Limit("the store's cost of an epoch, 20k files", 5, "ms"),
     "growth": Limit("the store's last tenth of the epochs against a first", 1.2, "x"),
-    "pause": Limit("the loop's longest pause for maintenance", 50, "ms"),
+    "pause": Limit("the longest epoch beside which objects are packed", 50, "ms"),
     "rules": Limit("an epoch of a parameter of 1,000 files", 10, "ms"),
     "rules, worktree": Limit("the same in a worktree of its own", 10, "ms"),
     "large": Limit("an epoch at 100k files against 1k", 1.5, "x"),

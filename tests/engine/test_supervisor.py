@@ -89,6 +89,37 @@ def test_the_next_child_knows_how_the_one_before_died() -> None:
     assert done.returncode == 7, done.stderr
 
 
+BESIDE = """
+import os, time
+import autopilot.engine.supervisor as supervisor
+from autopilot.engine.board import Observer
+
+supervisor._BESIDE_S = 0.0
+
+class Works(Observer):
+    pid = 0
+    def beside(self, before):
+        self.pid = before or os.posix_spawnp("sleep", ["sleep", "60"], os.environ, setsid=True)
+        return self.pid
+
+def work(child):
+    time.sleep(0.6)  # the parent looks meanwhile
+    child.board.opened("own", float("inf"))
+    return os._exit(1) if child.is_first else 7
+
+works = Works()
+code = supervisor.Supervisor(work, works).run()
+os.kill(works.pid, 15)
+assert os.waitpid(works.pid, 0) == (works.pid, 15)  # until now, it went on
+raise SystemExit(code)
+"""
+
+
+def test_work_beside_the_children_outlives_them() -> None:
+    done = run_alone(BESIDE)
+    assert done.returncode == 7, done.stderr
+
+
 EARLY = """
 import os
 from autopilot.engine.board import Observer

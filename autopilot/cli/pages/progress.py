@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -18,9 +19,10 @@ from autopilot.core.people import REFUSE
 from autopilot.core.progress import Death
 from autopilot.core.records.message import one_line, worst_first
 from autopilot.engine.board import Observer
-from autopilot.errors import EvaluationError
+from autopilot.errors import AutopilotError, EvaluationError
 from autopilot.git import refs
 from autopilot.git.commands import looking
+from autopilot.git.packing import start_packing
 from autopilot.git.repository import Repository
 from autopilot.git.worktrees import worktree_path
 from autopilot.sandbox.workspace import abandon
@@ -310,6 +312,7 @@ class ChildReporter(Observer):
 
     def __init__(self, output: Output, folder: Path) -> None:
         self._output, self._folder = output, folder
+        self._user: Repository | None = None
         self.late = ""
 
     def died(self, death: Death) -> None:
@@ -336,6 +339,12 @@ class ChildReporter(Observer):
                 if place.exists():
                     Repository.discover(place)
             notebook.journal.look(notebook.tip)
+
+    def beside(self, before: int) -> int:
+        with contextlib.suppress(AutopilotError):
+            self._user = self._user or Repository.discover(self._folder)
+            return start_packing(self._user, before)
+        return before
 
     def abandoned(self, slug: str) -> bool:
         if not slug:
