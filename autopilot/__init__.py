@@ -6,8 +6,10 @@ nor a model client.
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+# Not from typing: this file is loaded in a moment, in which Ctrl-C would end in a traceback.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __version__ = "0.1.0"
 
@@ -79,6 +81,8 @@ def __getattr__(name: str) -> Any:
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'autopilot' has no attribute {name!r}")
+    import importlib
+
     value = getattr(importlib.import_module(home), name)
     globals()[name] = value
     return value

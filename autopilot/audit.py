@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shlex
 import sys
 import threading
 import time
@@ -18,7 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from autopilot.text import HIDDEN, align, redact
+
 R = TypeVar("R")
+_SECRET_OPTION = re.compile(
+    r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|AUTH|COOKIE|HEADER", re.IGNORECASE
+)
+_LOGIN = re.compile(r"(?<=://)[^/\s@]+(?=@)")
+_LONGEST_ARGUMENT = 200
 
 
 @dataclass(slots=True)
@@ -43,13 +52,8 @@ class Execution:
 
 @dataclass(slots=True)
 class Trail:
-    """All executions since it was begun, in the order in which they started.
+    """All executions since it was begun, in the order in which they started."""
 
-    Args:
-        clean: Takes secrets out of a command; it becomes one text.
-    """
-
-    clean: Callable[[Sequence[str]], str]
     executed: list[Execution] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
@@ -58,16 +62,31 @@ class Trail:
         """Wall clock since it was begun."""
         return time.monotonic() - self.started
 
+    def lines(self) -> list[str]:
+        """The executions as a table, after a line that counts them."""
+        heading = f"executed in {self.seconds:.1f} s: {len(self.executed) or 'nothing'}"
+        rows = [
+            [
+                each.kind,
+                "-" if each.code is None else str(each.code),
+                "-" if each.seconds is None else f"{each.seconds:.3f}",
+                each.command + (f"  ({each.detail})" if each.detail else ""),
+            ]
+            for each in self.executed
+        ]
+        table = align(["kind", "code", "seconds", "command"], rows, ("code", "seconds"))
+        return [heading, *(table if rows else [])]
+
 
 _trail: Trail | None = None
 _own = threading.local()
 _hooked = False
 
 
-def begin(clean: Callable[[Sequence[str]], str]) -> Trail:
-    """Begins a trail, in the place of an earlier one; for `clean`, see Trail."""
+def begin() -> Trail:
+    """Begins a trail, in the place of an earlier one."""
     global _trail, _hooked  # one process, one trail
-    _trail = Trail(clean)
+    _trail = Trail()
     if not _hooked:
         # A hook stays for good; it looks for a trail each time.
         sys.addaudithook(_on_event)
@@ -95,7 +114,7 @@ def executing(kind: str, command: Sequence[str], folder: Path | None = None) -> 
     if _trail is None:
         yield Execution(kind, "")
         return
-    execution = Execution(kind, _trail.clean(command), str(folder or ""))
+    execution = Execution(kind, redact_command(command), str(folder or ""))
     _trail.executed.append(execution)
     started = time.monotonic()
     # While it is set, the hook does not note the processes of this call a second time.
@@ -113,9 +132,37 @@ def _on_event(event: str, arguments: tuple[object, ...]) -> None:
     program, given, folder, *_ = arguments
     command = [given] if isinstance(given, str | bytes) else given
     listed = [str(part) for part in command] if isinstance(command, Sequence) else [str(program)]
-    execution = Execution("process", _trail.clean(listed), str(folder or ""))
+    execution = Execution("process", redact_command(listed), str(folder or ""))
     execution.detail = "started by the code that was run"
     _trail.executed.append(execution)
+
+
+def redact_command(command: Sequence[str]) -> str:
+    """A command as it would be typed, without secrets: also the logins of addresses, and values of
+    options whose names tell that they are secret. What is long is shortened.
+
+    >>> redact_command(["git", "push", "https://ada:pw@host/x.git"])
+    'git push https://[hidden]@host/x.git'
+    >>> redact_command(["agent", "--api-key", "a b", "--token=c"])
+    'agent --api-key [hidden] --token=[hidden]'
+    """
+    shown: list[str] = []
+    follows = False
+    for argument in command:
+        name, equals, value = argument.partition("=")
+        is_option = argument.startswith("-")
+        secret = bool(_SECRET_OPTION.search(name) or value.lower().startswith("authorization"))
+        if follows and not is_option:
+            shown.append(HIDDEN)
+        elif secret and equals:
+            shown.append(f"{name}={HIDDEN}")
+        else:
+            text = _LOGIN.sub(HIDDEN, redact(argument))
+            rest = len(text) - _LONGEST_ARGUMENT
+            cut = f"{text[:_LONGEST_ARGUMENT]}... ({rest} more characters)" if rest > 0 else text
+            shown.append(cut if HIDDEN in cut else shlex.quote(cut))
+        follows = is_option and secret and not equals
+    return " ".join(shown)
 
 
 # --- processes that the user's code forks --------------------------------------------------------

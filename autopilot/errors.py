@@ -8,7 +8,7 @@ AutopilotError
 ├── ExperimentError: RecordError
 ├── DataError: EmptySplitError
 ├── EvaluationError: InputsChangedError
-├── GraphError, ModuleError, MetricError, StateError, ConfinementError, UserCodeError
+├── GraphError, ModuleError, MetricError, StateError, ConfinementError, UserCodeError, OutputError
 └── AgentError: AgentTimeoutError, AgentRefusedError, AgentReplyError, ModelCallError
     └── NoMoreCallsError: NoCreditError, NoModelError, AgentNotFoundError, OutageError,
         │                 BudgetExceededError, NoPriceError
@@ -138,6 +138,10 @@ class ConfinementError(AutopilotError):
 
 class UserCodeError(AutopilotError):
     """The user's own code raised outside the evaluation of an item; the run can be resumed."""
+
+
+class OutputError(AutopilotError):
+    """The output cannot be written; the message is empty where its reader has left."""
 
 
 class AgentError(AutopilotError):

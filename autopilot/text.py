@@ -29,8 +29,13 @@ V = TypeVar("V")
 REPLACEMENT = "\ufffd"
 HIDDEN = "[hidden]"
 _HALF = re.compile("[\ud800-\udfff]")
-# JSON allows them as they are; terminals take some for commands, editors others for line breaks.
-_CONTROL = re.compile("[\x7f-\x9f\u2028\u2029]")
+# Terminals take them for commands or line breaks, show text in another order, or do not show them.
+# JSON allows all that follow the space as they are.
+_STEERING = (
+    "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"
+)
+_CONTROL = re.compile(f"[{_STEERING}]")
+_UNSEEN = re.compile(f"[\0-\x08\x0b-\x1f{_STEERING}]")  # neither tab nor line break
 # A word's end says it: OPENAI_API_KEY, DB_PASSWORD2; not GIT_AUTHOR_NAME, MAX_TOKENS, KEY_FILE.
 _SECRET_NAME = re.compile(
     r"(?!.*(FILE|PATH|DIR|SOCK|URL)$)(?!(MAX|NUM)_).*(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|"
@@ -110,6 +115,15 @@ def printable(name: str) -> str:
     """A file's name on one line, whatever an agent called it."""
     escaped = (c if c.isprintable() else repr(c)[1:-1] for c in name)
     return "".join(escaped).encode("utf-8", "backslashreplace").decode()
+
+
+def visible(text: str) -> str:
+    """A text with escapes for characters that steer a terminal or reorder what it shows.
+
+    >>> visible("kept \u202edetcejer\x1b[2J")
+    'kept \\u202edetcejer\\x1b[2J'
+    """
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def is_secret(name: str, value: str) -> bool:
@@ -364,7 +378,8 @@ def _written(part: str) -> set[str]:
 
 
 def _escape(found: re.Match[str]) -> str:
-    return f"\\u{ord(found[0]):04x}"
+    units = found[0].encode("utf-16-be", "surrogatepass").hex(" ", 2).split()
+    return "".join(f"\\u{unit}" for unit in units)
 
 
 def _is_storable(text: str) -> bool:

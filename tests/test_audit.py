@@ -10,7 +10,6 @@ import pytest
 
 from autopilot import audit
 from autopilot.cli.main import AutoPilotCLI
-from autopilot.cli.output import redact_command
 from autopilot.errors import GitCommandError
 from autopilot.git.commands import run_git
 from autopilot.git.repository import Repository
@@ -19,7 +18,7 @@ from autopilot.sandbox.programs import run_process
 
 @pytest.fixture
 def trail():
-    yield audit.begin(redact_command)
+    yield audit.begin()
     audit.end()
 
 

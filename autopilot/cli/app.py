@@ -22,7 +22,7 @@ from typer.core import TyperGroup
 from autopilot import audit
 from autopilot.cli.arguments import Arguments, declared, project_names
 from autopilot.cli.context import IN_CHILD, CommandGroup, CommandLine, Commands, Context
-from autopilot.cli.output import Output, redact_command
+from autopilot.cli.output import Output
 from autopilot.errors import AutopilotError, UsageError
 
 if TYPE_CHECKING:
@@ -331,7 +331,7 @@ def _context(cli: CommandLine, given: dict[str, Any]) -> Context:
     merged = {name: given[name] or _before.get(name) for name in given}
     _before.clear()
     if merged["expose"]:
-        audit.begin(redact_command)
+        audit.begin()
     folder = merged["folder"] or Path.cwd()
     color = not merged["no_color"] and "NO_COLOR" not in os.environ
     output = Output(as_json=bool(merged["as_json"]), verbose=bool(merged["verbose"]), color=color)

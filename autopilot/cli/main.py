@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
-import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+try:
+    import itertools
+    import os
+    import signal
+    import sys
+    from collections.abc import Sequence
+    from typing import TYPE_CHECKING, Any, ClassVar
 
-from autopilot import __version__
-from autopilot.cli.output import DONE, Output, guarded
-from autopilot.git import commands
+    from autopilot import __version__
+    from autopilot.cli.output import DONE, INTERRUPTED, Output, guarded
+    from autopilot.git import commands
+except KeyboardInterrupt:
+    # Ctrl-C in the first milliseconds of a command: there is nothing to say yet.
+    raise SystemExit(130) from None
 
 if TYPE_CHECKING:
     import typer
@@ -61,11 +67,18 @@ class AutoPilotCLI:
 
         While its file is loaded for `autopilot -p NAME`, it does nothing.
         """
-        from autopilot.engine.loading import is_loaded_only
+        try:
+            from autopilot.engine.loading import is_loaded_only
 
-        if is_loaded_only(self):
-            return
-        sys.exit(self.run(sys.argv[1:] if arguments is None else arguments))
+            if is_loaded_only(self):
+                return
+            code = self.run(sys.argv[1:] if arguments is None else arguments)
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)  # the interpreter's end has tracebacks
+        except KeyboardInterrupt:
+            # Before the command, or a second one while the first was dealt with.
+            code = INTERRUPTED
+        sys.exit(code)
 
     def run(self, arguments: Sequence[str]) -> int:
         """Runs a command.
@@ -73,6 +86,7 @@ class AutoPilotCLI:
         Returns:
             0 done, 1 failed, 2 wrong usage, 130 interrupted (and resumable).
         """
+        open_streams()
         output = Output.for_arguments(arguments)
         commands.withdraw()
 
@@ -95,6 +109,21 @@ class AutoPilotCLI:
             below = ", ".join(f"{name} {version}" for name, version in found.items())
             output.line(f"autopilot {__version__} ({below})")
         return DONE
+
+
+def open_streams() -> None:
+    """Gives stdin, stdout and stderr a place where they are closed, as by `>&-`, or in a daemon.
+
+    Otherwise the next files that are opened get their numbers, and what is printed.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number
+        if getattr(sys, name) is None:
+            stream = open(number, "w" if number else "r", encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
 
 
 def main() -> None:

@@ -7,18 +7,18 @@ for a person goes to stderr then. Without it, stdout has the answer, stderr has 
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import re
-import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 from autopilot import audit
-from autopilot.errors import AutopilotError, UsageError
-from autopilot.text import HIDDEN, align, as_json, jsonable, redact, whole
+from autopilot.errors import AutopilotError, OutputError, UsageError
+from autopilot.text import align, as_json, jsonable, redact, visible, whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,13 +32,9 @@ PROGRESS = "AUTOPILOT_PROGRESS"
 FOR_AGENT = "AUTOPILOT_FOR_AGENT"
 """A variable of the environment: where it is set, answers lack the content of val items."""
 
-_SECRET_OPTION = re.compile(
-    r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|AUTH|COOKIE|HEADER", re.IGNORECASE
-)
-_LOGIN = re.compile(r"(?<=://)[^/\s@]+(?=@)")
-_LONGEST_ARGUMENT = 200
 _ALTERNATIVE = re.compile(r"(?=[,;] or )")
 _SPELLED = re.compile(r"\b(autopilot|git|pip|gh|glab) ")
+_COLOR = re.compile(r"(\x1b\[[0-9;]*m)")
 _OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]+")
 
 
@@ -51,7 +47,6 @@ class Output:
         color: False: none; True: where the terminal has them.
 
     Attributes:
-        goes_on: Whether the command goes on when the reader of its output has left.
         options: The options of the command; empty where it is not known.
     """
 
@@ -65,7 +60,7 @@ class Output:
         stderr: TextIO | None = None,
     ) -> None:
         self.as_json, self.verbose, self.color = as_json, verbose, color
-        self.goes_on = False
+        self._lost: mmap.mmap | None = None
         self.options: frozenset[str] = frozenset()
         self._stdout, self._stderr = stdout, stderr
 
@@ -81,7 +76,7 @@ class Output:
     def beside(self, stdout: TextIO) -> Output:
         """The same on another stdout, for a program."""
         made = Output(as_json=True, verbose=self.verbose, stdout=stdout)
-        made.options = self.options
+        made.options, made._lost = self.options, self._lost
         return made
 
     @property
@@ -104,8 +99,9 @@ class Output:
         """A rich console on the stream for people."""
         from rich.console import Console
 
+        file = cast(IO[str], _Drawing(self))
         return Console(
-            file=self.people, no_color=not self.color, highlight=False, soft_wrap=True, emoji=False
+            file=file, no_color=not self.color, highlight=False, soft_wrap=True, emoji=False
         )
 
     @property
@@ -123,30 +119,68 @@ class Output:
         """The terminal's columns; None where nothing is shortened, as in a pipe."""
         return shutil.get_terminal_size().columns if self.is_terminal else None
 
+    def go_on(self) -> None:
+        """From now on, also in processes that are forked, no output that is lost ends the command.
+
+        A run is not over because its reader has left, as of `autopilot run ... | head`.
+        """
+        self._lost = mmap.mmap(-1, 1)
+
     def raw(self, data: bytes) -> None:
-        """Bytes on stdout as they are: a patch."""
-        self.stdout.flush()
-        buffer = getattr(self.stdout, "buffer", None)
-        if buffer is None:
-            self.stdout.write(data.decode("utf-8", "replace"))
-        else:
-            buffer.write(data)
-            buffer.flush()
+        """Bytes on stdout as they are, such as a patch; on a terminal, of escapes only colors."""
+        if not self.stdout.isatty() and hasattr(self.stdout, "buffer"):
+            with self.writing(self.stdout):
+                self.stdout.flush()
+                self.stdout.buffer.write(data)
+                self.stdout.buffer.flush()
+            return
+        parts = _COLOR.split(data.decode("utf-8", "replace"))
+        with self.writing(self.stdout):
+            self.stdout.write("".join(p if i % 2 else visible(p) for i, p in enumerate(parts)))
+            self.stdout.flush()
+
+    def write(self, text: str, stream: TextIO, end: str = "\n") -> None:
+        """Writes a text, with escapes for what would steer a terminal.
+
+        Raises:
+            OutputError: as `writing` raises it.
+        """
+        with self.writing(stream):
+            print(_printable(text, stream), end=end, file=stream, flush=True)
+
+    @contextlib.contextmanager
+    def writing(self, stream: TextIO, *, is_answer: bool = False) -> Iterator[None]:
+        """Writes to a stream in the body. If that fails, all that follows is lost.
+
+        Raises:
+            OutputError: stdout takes no more, and the command cannot go on without; the message is
+                empty where its reader has left.
+        """
+        if self._lost and self._lost[0] and stream is self.stdout:
+            give_up(stream)
+        try:
+            yield
+        except OSError as error:
+            give_up(stream)
+            if stream is self.stderr:
+                return
+            has_left = isinstance(error, BrokenPipeError)
+            text = f"stdout cannot be written: {error.strerror or error}"
+            if self._lost is None or (is_answer and not has_left):
+                hint = "see where it goes: make room there, or name another file"
+                raise OutputError("" if has_left else text, hint=hint) from error
+            if not (self._lost[0] or has_left):
+                self.warning(f"{text}; the work goes on, read it with autopilot log")
+            self._lost[0] = 1
 
     def line(self, text: str = "", style: str = "") -> None:
         """One line for a person; rich markup in it is shown as it is."""
-        try:
-            if self.is_terminal and style and self.color:
-                from rich.text import Text
+        if self.is_terminal and style and self.color:
+            from rich.text import Text
 
-                self.console.print(Text(_printable(text, self.people), style=style))
-            else:
-                print(_printable(text, self.people), file=self.people, flush=True)
-        except BrokenPipeError:
-            if not self.goes_on:
-                raise
-            # A run is not over because its reader has left: `autopilot run ... | head`.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.people.fileno())
+            self.console.print(Text(_printable(text, self.people), style=style))
+        else:
+            self.write(text, self.people)
 
     def lines(self, texts: Iterable[str]) -> None:
         """Lines for a person."""
@@ -170,33 +204,20 @@ class Output:
             trail = audit.current()
             if trail is not None:
                 plain["expose"] = jsonable(trail.executed)
-            text = as_json(plain, indent=2)
-            encoding = self.stdout.encoding or "utf-8"
-            print(text.encode(encoding, "replace").decode(encoding), file=self.stdout, flush=True)
+            with self.writing(self.stdout, is_answer=True):
+                print(
+                    _printable(as_json(plain, indent=2), self.stdout), file=self.stdout, flush=True
+                )
 
     def trail(self) -> None:
         """Prints the executed commands on stderr; with --json they are in the document."""
         trail = audit.current()
-        if trail is None or self.as_json or self.stderr.closed:
-            return
-        heading = f"executed in {trail.seconds:.1f} s: {len(trail.executed) or 'nothing'}"
-        rows = [
-            [
-                each.kind,
-                "-" if each.code is None else str(each.code),
-                "-" if each.seconds is None else f"{each.seconds:.3f}",
-                each.command + (f"  ({each.detail})" if each.detail else ""),
-            ]
-            for each in trail.executed
-        ]
-        table = align(["kind", "code", "seconds", "command"], rows, ("code", "seconds"))
-        for text in [heading, *(table if rows else [])]:
-            print(_printable(text, self.stderr), file=self.stderr)
-        self.stderr.flush()
+        if trail is not None and not self.as_json:
+            self.write("\n".join(trail.lines()), self.stderr)
 
     def warning(self, text: str) -> None:
         """One line on stderr."""
-        print(_printable(f"warning: {text}", self.stderr), file=self.stderr, flush=True)
+        self.write(f"warning: {text}", self.stderr)
 
     def own_hint(self, hint: str) -> str:
         """A hint without the alternatives that take an option which this command does not have.
@@ -243,7 +264,7 @@ class Output:
         Raises:
             KeyboardInterrupt: the input was closed, as by Ctrl-D.
         """
-        print(_printable(f"{question} ", self.people), end="", file=self.people, flush=True)
+        self.write(f"{question} ", self.people, end="")
         answer = sys.stdin.readline()
         if not answer:
             self.line()
@@ -256,17 +277,50 @@ class Output:
         message, hint = redact(error.message), redact(self.own_hint(error.hint))
         traceback = redact(getattr(error, "user_traceback", ""))
         if traceback:
-            print(_printable(traceback.rstrip(), self.stderr), file=self.stderr)
+            self.write(traceback.rstrip(), self.stderr)
         # What the user's own code raised may have many lines.
-        line = " ".join(message.splitlines())
-        print(_printable(f"error: {line}", self.stderr), file=self.stderr)
-        if hint:
-            print(_printable(f"  hint: {hint}", self.stderr), file=self.stderr)
+        self.write(f"error: {' '.join(message.splitlines())}", self.stderr)
         notes = [redact(note) for note in getattr(error, "__notes__", ())]
-        for note in notes:
-            print(_printable(note, self.stderr), file=self.stderr)
-        self.stderr.flush()
-        self.document({"error": message, "hint": hint} | ({"notes": notes} if notes else {}))
+        for text in [*([f"  hint: {hint}"] if hint else []), *notes]:
+            self.write(text, self.stderr)
+        with contextlib.suppress(OutputError):
+            self.document({"error": message, "hint": hint} | ({"notes": notes} if notes else {}))
+
+    def flush(self) -> None:
+        """Writes what is held back of stdout, as of what the user's code prints.
+
+        Raises:
+            OutputError: as `writing` raises it.
+        """
+        with self.writing(self.stdout):
+            self.stdout.flush()
+
+
+class _Drawing:
+    """A stream that rich draws on whenever it likes, also in a thread of its own."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+
+    def write(self, text: str) -> None:
+        with self._output.writing(self._output.people):
+            self._output.people.write(text)
+
+    def flush(self) -> None:
+        with self._output.writing(self._output.people):
+            self._output.people.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._output.people, name)
+
+
+def give_up(stream: TextIO) -> None:
+    """Loses what a stream still holds, and all that it is given from now on."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        stream.flush()
 
 
 def guarded(output: Output, command: Callable[[], int]) -> int:
@@ -276,29 +330,40 @@ def guarded(output: Output, command: Callable[[], int]) -> int:
         command: Returns its exit code. With --verbose, what it raises is raised.
     """
     try:
-        return command()
+        try:
+            code = command()
+        except OSError as error:
+            if not error.filename:
+                output.write("", output.stdout)  # was it stdout? others print, too, as of --help
+            raise
+        output.flush()
+        return code
+    except OutputError as error:
+        if error.message:
+            output.error(error)
+        return FAILED
     except AutopilotError as error:
         output.error(error)
         if output.verbose:
             raise
         return USAGE if isinstance(error, UsageError) else FAILED
-    except KeyboardInterrupt as interrupt:
-        for note in ("interrupted", *getattr(interrupt, "__notes__", ())):
-            print(note, file=sys.stderr)  # noqa: T201  # nothing else may be imported yet
-        return INTERRUPTED
-    except BrokenPipeError:
-        # The reader has seen enough: `autopilot log | head`.
-        sys.stderr.close()
-        return FAILED
     except OSError as error:
-        # Such as a full disk under `autopilot run ... > log`.
         named = f"{error.filename}: " if error.filename else ""
         hint = "mend that, then again; --verbose shows where it happened"
-        with contextlib.suppress(OSError):
-            output.error(AutopilotError(f"{named}{error.strerror or error}", hint=hint))
+        output.error(AutopilotError(f"{named}{error.strerror or error}", hint=hint))
         if output.verbose:
             raise
         return FAILED
+    except BaseException as error:
+        # Ctrl-C in an import may come as an error of the class that was just made.
+        interrupt: BaseException | None = error
+        while interrupt and not isinstance(interrupt, KeyboardInterrupt):
+            interrupt = interrupt.__cause__
+        if interrupt is None:
+            raise
+        for note in ("interrupted", *getattr(interrupt, "__notes__", ())):
+            output.write(note, output.stderr)
+        return INTERRUPTED
     finally:
         output.trail()
         audit.end()
@@ -317,7 +382,7 @@ def own_stdout(output: Output) -> Iterator[Output]:
         with contextlib.redirect_stdout(sys.stderr):
             yield output.beside(given)
         return
-    sys.stdout.flush()
+    output.flush()
     with os.fdopen(os.dup(descriptor), "w", encoding="utf-8") as answers:
         os.dup2(sys.stderr.fileno(), descriptor)
         try:
@@ -328,40 +393,7 @@ def own_stdout(output: Output) -> Iterator[Output]:
             os.dup2(answers.fileno(), descriptor)
 
 
-def redact_command(command: Sequence[str]) -> str:
-    """A command as it would be typed, without secrets: also the logins of addresses, and values of
-    options whose names tell that they are secret. What is long is shortened.
-
-    >>> redact_command(["git", "push", "https://ada:pw@host/x.git"])
-    'git push https://[hidden]@host/x.git'
-    >>> redact_command(["agent", "--api-key", "a b", "--token=c"])
-    'agent --api-key [hidden] --token=[hidden]'
-    """
-    shown: list[str] = []
-    follows = False
-    for argument in command:
-        name, equals, value = argument.partition("=")
-        is_option = argument.startswith("-")
-        secret = bool(_SECRET_OPTION.search(name) or value.lower().startswith("authorization"))
-        if follows and not is_option:
-            shown.append(HIDDEN)
-        elif secret and equals:
-            shown.append(f"{name}={HIDDEN}")
-        else:
-            text = _LOGIN.sub(HIDDEN, redact(argument))
-            rest = len(text) - _LONGEST_ARGUMENT
-            cut = f"{text[:_LONGEST_ARGUMENT]}... ({rest} more characters)" if rest > 0 else text
-            shown.append(cut if HIDDEN in cut else shlex.quote(cut))
-        follows = is_option and secret and not equals
-    return " ".join(shown)
-
-
-# All of them but the tab and the line break. What a model wrote must not steer the terminal.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
 def _printable(text: str, stream: TextIO) -> str:
     """Replaces characters that the stream cannot carry: they must not end a run."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    visible = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
-    return whole(visible).encode(encoding, "replace").decode(encoding)
+    return whole(visible(text)).encode(encoding, "replace").decode(encoding)

@@ -281,7 +281,7 @@ class HeldEdits(Callback):
             trainer.experiment.people.decide(answer[0], text, who, step)
 
     def _ask(self, question: str) -> None:
-        print(question, end=" ", file=self._output.people, flush=True)  # no line yet
+        self._output.write(question, self._output.people, end=" ")  # no line yet
 
     def _line(self) -> str | None:
         """A line that was typed; None as long as there is none. Never waits."""

@@ -67,7 +67,8 @@ def supervised(
     Raises:
         EvaluationError: the process died, and cannot be gone on with.
     """
-    output.goes_on, reports = True, ChildReporter(output, folder)
+    reports = ChildReporter(output, folder)
+    output.go_on()
     code = Supervisor(lambda child: guarded(output, lambda: work(child)), reports, slug).run()
     if code is None:
         output.line(f"the item was killed; go on: {again} {reports.late}{_MORE_TIME}")

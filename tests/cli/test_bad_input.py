@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.conftest import COMMAND
-
 if TYPE_CHECKING:
     from tests.cli.conftest import Place
 
@@ -724,25 +722,6 @@ def test_what_git_and_disk_say_is_told_in_one_line(place: Place) -> None:
         assert there.run("run", "counter.py").code == 0, done
     finally:
         subprocess.run(["umount", str(mounted)], check=True)
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
-@pytest.mark.parametrize("arguments", [("status",), ("status", "--json"), ("run", "counter.py")])
-def test_an_output_that_takes_no_more(place: Place, arguments: tuple[str, ...]) -> None:
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [*COMMAND, *arguments],
-            cwd=place.top,
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-
-    assert done.returncode == 1, done
-    assert done.stderr.startswith("error: No space left on device\n  hint: mend that"), done
-    assert "Traceback" not in done.stderr
-    assert place.git("worktree", "list").count("\n") == 0
 
 
 @pytest.mark.parametrize("folder", ["", "tools/"])

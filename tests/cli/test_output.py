@@ -1,17 +1,30 @@
 """What is printed: columns that a terminal has, JSON that programs read, odd characters in both."""
 
+from __future__ import annotations
+
 import io
 import json
+import os
+import re
+import subprocess
+import sys
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopilot.cli.output import Output
+from autopilot.cli.output import Output, guarded
 from autopilot.cli.pages.listing import shorten_end
+from autopilot.errors import AutopilotError, OutputError
 from autopilot.text import display_width, shorten
 
+if TYPE_CHECKING:
+    from tests.cli.conftest import Place
+
+COMMAND = (sys.executable, "-P", "-m", "autopilot")
 TEXT = st.text(st.sampled_from("ab 規。e\u0301\u200b\t\n") | st.characters(), max_size=60)
 
 
@@ -57,11 +70,114 @@ def test_a_document_with_odd_characters_is_json(encoding):
     assert json.loads(text) == expected
 
 
-def test_a_line_with_odd_characters_does_not_steer_the_terminal():
-    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
-    Output(stdout=stream).line("\x1b[2J \ud83d \0 \ud83d\ude00")
-    stream.seek(0)
-    assert stream.read() == "\\x1b[2J \ufffd \\x00 \U0001f600\n"
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_no_text_steers_the_terminal_or_reorders_what_it_shows() -> None:
+    """Where a person reads it: lines, errors, JSON, a patch; a pipe gets a patch as it is."""
+    odd = "\x1b[2J\r \ud83d \0 \u202e\u2066\u200f\u061c\u2028\ufeff\U000e0041 ok"
+    odd += " \ud83d\ude00 \u0633\u200c"
+    escaped = r"\x1b[2J\r @ \x00 \u202e\u2066\u200f\u061c\u2028\ufeff\U000e0041 ok"
+    shown = f"{escaped.replace('@', chr(0xFFFD))} \U0001f600 \u0633\u200c"
+    out, err = Terminal(), Terminal()
+    output = Output(stdout=out, stderr=err)
+    output.line(odd)
+    output.line(odd, "green")
+    output.error(AutopilotError(odd.replace("\u2028", ""), hint=odd))
+    output.raw(b"\x1b[1;32m+" + odd.replace("\ud83d ", "").encode("utf-8", "replace") + b"\x1b[m\n")
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
+    assert plain.splitlines()[:2] == [shown] * 2
+    assert "\x1b[1;32m+" in out.getvalue()
+    assert len(err.getvalue().splitlines()) == 2
+    Output(as_json=True, stdout=(document := Terminal())).document({"text": odd})
+    for text in (plain, err.getvalue(), document.getvalue()):
+        assert not set(text) & set(odd) - set("[2J ok\u0633\u200c") - {"\r"}, ascii(text)
+    assert json.loads(document.getvalue())["text"] == odd.replace("\ud83d\ude00", "\U0001f600")
+    pipe = io.TextIOWrapper(io.BytesIO())
+    Output(stdout=pipe).raw(b"\x1b[2J\xff\r\n")
+    assert pipe.buffer.getvalue() == b"\x1b[2J\xff\r\n"  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_output_is_named_once_and_ends_no_run() -> None:
+    err = io.StringIO()
+    with Path("/dev/full").open("w") as full, pytest.raises(OutputError, match="No space left"):
+        Output(stdout=full, stderr=err).line("one")
+    with Path("/dev/full").open("w") as full:
+        output = Output(stdout=full, stderr=err)
+        output.go_on()
+        pid = os.fork()  # a supervised process finds it out, and the next one knows
+        if pid == 0:
+            output.lines(["one", "two"])
+            os._exit(0)
+        os.waitpid(pid, 0)
+        output.lines(["three", "four"])
+        output.console.print("five")
+        print("six", file=full, flush=True)  # the user's code has no error of ours
+        assert err.getvalue() == ""
+        output.beside(full).line("seven")
+    with Path("/dev/full").open("w") as full:
+        Output(stdout=full, stderr=full).error(AutopilotError("wrong", hint="mend"))  # nothing
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_run_goes_on_where_it_cannot_print(place: Place) -> None:
+    def shell(end: str, *arguments: str) -> tuple[int, list[str]]:
+        done = subprocess.run(
+            ["sh", "-c", f'exec "$@" {end}', "sh", *COMMAND, *arguments],
+            cwd=place.top,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stderr.splitlines()
+
+    code, said = shell(">/dev/full", "run", "counter.py", "-e", "a", "--max-epochs", "2")
+    assert (code, len(said)) == (0, 1), said
+    assert said[0].startswith("warning: stdout cannot be written: No space left on device")
+    assert shell(">&- 2>&-", "run", "counter.py", "-e", "b", "--max-epochs", "2") == (0, [])
+    for name in ("a", "b"):
+        assert place.call("show", "2", "-e", name).out
+    # No file got the number of a stream that was closed, and what was printed.
+    written = [path.read_bytes() for path in (place.top / ".git" / "autopilot").glob("*")]
+    assert not any(b"val accuracy" in content for content in written)
+    for arguments in (["status", "--json"], ["--help"]):
+        code, said = shell(">/dev/full", *arguments)
+        assert (code, len(said)) == (1, 2)
+        assert said[0] == "error: stdout cannot be written: No space left on device"
+
+
+# The first of ours, one of the command's, one of the loop's.
+@pytest.mark.parametrize("module", ["autopilot.cli.output", "typer", "autopilot.engine.session"])
+def test_ctrl_c_while_the_program_starts(place: Place, module: str) -> None:
+    program = """
+import os, signal, sys
+class Interrupt:
+    def find_spec(self, name, *rest, at=sys.argv[1]):
+        if name == at:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from autopilot.cli.main import main
+sys.argv[:2] = ["autopilot"]
+main()
+"""
+    command = [sys.executable, "-P", "-c", program, module, "run", "counter.py"]
+    done = subprocess.run(command, cwd=place.top, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 130, done
+    assert done.stdout + done.stderr in ("", "interrupted\n"), done
+
+
+def test_an_interrupted_import_may_raise_something_else(capsys) -> None:
+    def command() -> int:
+        raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()
+
+    assert guarded(Output(), command) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_a_hint_offers_no_option_of_another_command() -> None:

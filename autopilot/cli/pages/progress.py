@@ -26,7 +26,7 @@ from autopilot.git.packing import start_packing
 from autopilot.git.repository import Repository
 from autopilot.git.worktrees import worktree_path
 from autopilot.sandbox.workspace import abandon
-from autopilot.text import display_width, redact
+from autopilot.text import display_width, redact, visible
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import output_lines
@@ -177,7 +177,7 @@ class Reporter(Callback):
         most = f"up to {_time(waiting.max_wait_s)}"
         if self._live is not None:
             next_try = f"next try in {waiting.pause_s:.0f} s, {most}"
-            self._live.update(self._task, description=f"{what} ({next_try})")
+            self._live.update(self._task, description=visible(f"{what} ({next_try})"))
         elif not self._is_waiting:
             self._line(f"       {what} ({most})")
         self._is_waiting = True
@@ -227,7 +227,7 @@ class Reporter(Callback):
         if self._live is not None:
             from rich.text import Text
 
-            self._live.console.print(Text(text, style=STYLES.get(verdict, "")))
+            self._live.console.print(Text(visible(text), style=STYLES.get(verdict, "")))
         else:
             self.output.line(text)
 
@@ -298,8 +298,9 @@ def _live(output: Output, trainer: RunView) -> Progress:
             ledger = trainer.ledger
             return Text(ledger.render() if ledger.by_role() else "")
 
-    fields = [TextColumn(f"{{task.fields[{name}]}}") for name in ("speed", "best", "left")]
-    columns = [SpinnerColumn(), TextColumn("{task.description}"), Spending(), *fields]
+    names = ("description", "fields[speed]", "fields[best]", "fields[left]")
+    what, *fields = [TextColumn(f"{{task.{name}}}", markup=False) for name in names]
+    columns = [SpinnerColumn(), what, Spending(), *fields]
     return Progress(*columns, console=output.console, transient=True)
 
 
