@@ -16,10 +16,18 @@ from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Policy
 from autopilot.core.records.record import Lesson, MetricsRecord, StepRecord
 from autopilot.core.rules import ChainOptimizer
+from autopilot.core.run import current_run
 from autopilot.core.store import InMemoryStore
 from autopilot.core.trainer import Trainer
-from autopilot.core.types import Datum
-from autopilot.errors import DataError, EvaluationError, ModuleError, UsageError, UserCodeError
+from autopilot.core.types import Cost, Datum
+from autopilot.errors import (
+    AgentError,
+    DataError,
+    EvaluationError,
+    ModuleError,
+    UsageError,
+    UserCodeError,
+)
 from autopilot.policy import MaxGate
 from autopilot.testing import ScriptedOptimizer
 
@@ -609,6 +617,25 @@ def test_an_optimizer_that_raises_leaves_the_parameters_as_they_were():
     assert trainer.experiment.last_epoch == 1
 
 
+def test_what_a_step_left_when_its_agent_failed_is_undone():
+    def half(parameters):
+        parameters[0].data = 99
+        raise AgentError("the agent gave up")
+
+    module, trainer = Scale([("up", 3), ("half", half), ("more", 4)]), Trainer()
+    result = trainer.fit(module, TRAIN, VAL, max_epochs=3)
+    records = [record for _, record in trainer.experiment.store.records(StepRecord)]
+    assert [(r.epoch, r.error) for r in records if r.error] == [(2, "the agent gave up")]
+    assert not [told for told in module.told if told[1] == 99]  # nothing measured it
+    assert [r.verdict for r in trainer.experiment.history] == [
+        "baseline",
+        "kept",
+        "rejected",
+        "kept",
+    ]
+    assert (module.level.data, result.epochs) == (4, 3)
+
+
 class Lucky(Scale):
     """Half of the score is chance."""
 
@@ -628,6 +655,46 @@ def test_the_same_seed_gives_the_same_run():
 
     assert luck(1) == luck(1)
     assert luck(1) != luck(2)
+
+
+def test_each_step_of_each_epoch_has_a_seed_of_its_own():
+    drawn, random_before = [], random.getstate()
+
+    def draw(parameters):
+        drawn.append(random.random())
+        parameters[0].data = len(drawn)
+
+    module = Scale([("draw", draw)] * 4)
+    Trainer(accumulate_grad_batches=1).fit(module, [[1, 5], [3, 6]], VAL, max_epochs=2)
+    assert len(drawn) == len(set(drawn)) == 4
+    # Of the epoch and the step alone: another run with the same seed draws the same.
+    first, drawn = drawn, []
+    Trainer(accumulate_grad_batches=1).fit(
+        Scale([("draw", draw)] * 4), [[1, 5], [3, 6]], VAL, max_epochs=2
+    )
+    random.setstate(random_before)
+    assert drawn == first
+
+
+def test_the_seconds_and_dollars_of_an_epoch_are_counted_once(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    def paid(parameters):
+        now[0] += 10
+        with current_run().ledger.reserve("agent", cost_usd=1.0) as call:
+            call.settle(Cost(tokens=7, cost_usd=0.5, seconds=10.0))
+        parameters[0].data = 3
+
+    trainer = Trainer(measure_noise=False)
+    result = trainer.fit(Scale([("paid", paid)]), TRAIN, VAL, max_epochs=1)
+    [epoch] = [r.cost for r in trainer.experiment.history if r.epoch == 1]
+    [(_, step)] = trainer.experiment.store.records(StepRecord)
+    # The call's seconds are in the wall clock of its epoch, which the step does not add to.
+    assert step.cost == Cost(tokens=7, cost_usd=0.5)
+    assert (epoch.tokens, epoch.cost_usd, epoch.seconds) == (7, 0.5, 10.0)
+    assert (result.cost.tokens, result.cost.cost_usd, result.cost.seconds) == (7, 0.5, 10.0)
 
 
 def test_what_is_written_down():

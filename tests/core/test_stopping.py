@@ -1,5 +1,7 @@
 """Stop conditions, each with its exact reason, also after a resume."""
 
+from itertools import permutations
+
 import pytest
 
 from autopilot.core.experiment import Experiment
@@ -25,7 +27,8 @@ class Scores(AutoPilotModule):
 
     def forward(self, batch):
         score = self.scores[self.position.data]
-        return Datum(items=[Datum(metrics={"score": score}) for _ in batch.items])
+        values = {"score": score, "half": score / 2}
+        return Datum(items=[Datum(metrics=values) for _ in batch.items])
 
     def configure_optimizers(self):
         return Next(self.parameters())
@@ -76,12 +79,20 @@ UP = tuple(n / 10 for n in range(11))
          "plateau: 0.060 gained in 2 epochs, asked for 0.15"),
         (Plateau(3), (0.5, 0.1, 0.2, 0.3, 0.9), 3,
          "plateau: 0.000 gained in 3 epochs, asked for 0.001"),
+        # At the edge: a gain of just min_delta is enough, and one of the last epochs counts.
+        (Plateau(2, 0.5), (0.0, 0.25, 0.5, 0.625, 0.75), 3,
+         "plateau: 0.375 gained in 2 epochs, asked for 0.5"),
+        (Plateau(1, 0.25), (0.0, 0.25, 0.5, 0.625), 3,
+         "plateau: 0.125 gained in 1 epoch, asked for 0.25"),
         (Budget(tokens=250), UP, 3, "token budget: 300 of 250 spent"),
+        (Budget(tokens=200), UP, 2, "token budget: 200 of 200 spent"),
+        (Budget(tokens=201), UP, 3, "token budget: 300 of 201 spent"),
         (Budget(cost_usd=0.5), UP, 2, "dollar budget: $0.50 of $0.5 spent"),
         (Budget(seconds=0), UP, 0, "time budget: 0.0 of 0 s spent"),
         # 2 for the baseline, 5 an epoch.
         (Budget(evaluations=12), UP, 2, "evaluation budget: 12 of 12 spent, an epoch takes 5"),
         (Budget(evaluations=16), UP, 2, "evaluation budget: 12 of 16 spent, an epoch takes 5"),
+        (Budget(evaluations=17), UP, 3, "evaluation budget: 17 of 17 spent, an epoch takes 5"),
         (Budget(evaluations=3), UP, 0, "evaluation budget: 2 of 3 spent, an epoch takes 2"),
     ],
 )  # fmt: skip
@@ -116,6 +127,8 @@ def test_what_could_never_hold_is_refused(bad):
         lambda: Budget(evaluations=16),
         lambda: Budget(tokens=350),
         lambda: Budget(evaluations=5),
+        lambda: EarlyStopping(patience=2, monitor="half", mode="max"),
+        lambda: EarlyStopping(target=0.31, monitor="half", mode="max"),
     ],
 )
 def test_a_resumed_run_stops_where_the_whole_one_does(make, first):
@@ -233,7 +246,40 @@ def test_a_metric_of_its_own_stops():
 
     result = Trainer([EarlyStopping(2, monitor="val_loss", mode="min")]).fit(Two(*UP), max_epochs=9)
     assert (result.epochs, result.stop_reason) == (2, "2 epochs without improvement of val loss")
+    # Each improvement of it begins the wait anew, whatever the policy makes of the epoch.
+    worse = EarlyStopping(2, monitor="score", mode="min")
+    waited = Trainer([worse], measure_noise=False).fit(
+        Scores(0.5, 0.6, 0.4, 0.45, 0.3, 0.7, 0.8), max_epochs=9
+    )
+    assert (waited.epochs, worse.best) == (6, 0.3)
+    assert run(EarlyStopping(2, monitor="score", mode="max"), 0.5, 0.5, 0.5, 0.6).epochs == 2
     reached = Trainer([EarlyStopping(target=4.0, monitor="loss", mode="max")]).fit(
         Two(*UP), max_epochs=9
     )
     assert reached.stop_reason == "target reached: val loss 4.000, asked for 4"
+
+
+def test_two_budgets_hold_together_whichever_is_the_smaller():
+    for budgets in (
+        [Budget(seconds=0), Budget(seconds=50)],
+        [Budget(seconds=50), Budget(seconds=0)],
+    ):
+        result = Trainer(budgets).fit(Scores(*UP), max_epochs=3)
+        assert (result.epochs, result.stop_reason) == (0, "time budget: 0.0 of 0 s spent")
+    asked = []
+
+    class Asking(Loss):
+        def forward(self, data, targets=None):
+            with current_run().ledger.reserve("judge", tokens=60):
+                asked.append(1)
+            return super().forward(data, targets)
+
+    class Asked(Scores):
+        def configure_loss(self):
+            return Asking()
+
+    for tokens, count in ((60, 1), (59, 0)):
+        for budgets in permutations((Budget(tokens=1000, seconds=50), Budget(tokens=tokens))):
+            asked.clear()
+            Trainer(budgets).fit(Asked(*UP), max_epochs=1)
+            assert bool(asked) == bool(count)

@@ -53,3 +53,20 @@ def test_one_that_finds_nothing_left_waits_for_what_others_give_back() -> None:
 def test_the_wall_clock_of_earlier_sessions_counts() -> None:
     with pytest.raises(BudgetExceededError, match=r"time budget: 30\.\d of 20 s spent"):
         Ledger(Limits(seconds=20), elapsed_s=30).reserve("a")
+
+
+def test_a_call_that_just_fits_is_made_and_one_more_is_not() -> None:
+    limits = Limits(calls=1, tokens=10, cost_usd=0.3, seconds=50)
+    with Ledger(limits, elapsed_s=49).reserve("a", tokens=10, cost_usd=0.1 + 0.2) as call:
+        assert call.cost_usd == pytest.approx(0.3)
+    for limit, words in (
+        (Limits(calls=0), "call budget: 0 of 0 made"),
+        (Limits(tokens=9), "token budget: 0 of 9 spent, a call may take 10"),
+        (Limits(cost_usd=0.29), r"dollar budget: \$0 of \$0.29 spent, a call may take \$0.3"),
+    ):
+        with pytest.raises(BudgetExceededError, match=words):
+            Ledger(limit).reserve("a", tokens=10, cost_usd=0.3)
+    with pytest.raises(BudgetExceededError, match=r"time budget: 50\.\d of 50 s spent"):
+        Ledger(limits, elapsed_s=50).reserve("a")
+    both = Limits(seconds=50, tokens=9) & Limits(seconds=40)
+    assert both == Limits(seconds=40, tokens=9) == Limits(seconds=40) & Limits(seconds=50, tokens=9)
