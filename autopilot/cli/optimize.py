@@ -16,6 +16,7 @@ from autopilot.command.options import TaskOptions
 from autopilot.core.failures import failure_lines
 from autopilot.core.figures import figures, outcomes
 from autopilot.core.types import count_outcomes
+from autopilot.engine.beside import resuming, start_or_resume
 from autopilot.engine.preflight import preflight as look
 from autopilot.engine.request import NO_OPTIONS, Options
 from autopilot.engine.session import Session
@@ -84,7 +85,7 @@ def train(
     if notebook is None:
         options = replace(limits, max_epochs=epochs)
         request = context.request(target, hparam, link, slug=name, seed=seed, options=options)
-        prepare = running.start_or_resume(request)
+        prepare = start_or_resume(request)
     else:
         if hparam or link:
             raise UsageError(
@@ -94,7 +95,7 @@ def train(
         running.check_unblocked(notebook)
         done = notebook.last
         changes = replace(limits, max_epochs=(done.epoch if done else 0) + epochs)
-        prepare = running.resuming(context.working_folder(), notebook.slug, changes)
+        prepare = resuming(context.working_folder(), notebook.slug, changes)
 
     def after(session: Session) -> None:
         output.line(f"go on:     autopilot optimize train {session.slug} --epochs {epochs}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ from autopilot import audit
 from autopilot.ai.prices import use_prices
 from autopilot.cli import arguments
 from autopilot.cli.context import Context
-from autopilot.cli.output import INTERRUPTED, Output, guarded, own_stdout
+from autopilot.cli.output import FAILED, INTERRUPTED, Output, guarded, own_stdout
 from autopilot.cli.pages.progress import ChildReporter, Reporter
 from autopilot.cli.people import HeldEdits
 from autopilot.command.options import TaskOptions
@@ -26,9 +26,10 @@ from autopilot.core.records.message import one_line
 from autopilot.core.records.record import TASK, MetricsRecord, TraceRecord
 from autopilot.core.rules import ALL_BLOCKED
 from autopilot.core.types import Datum, Result
+from autopilot.engine.beside import Beside, Prepare, resuming, run_command, start_or_resume
 from autopilot.engine.board import Attendant, Child
 from autopilot.engine.preflight import forecast
-from autopilot.engine.request import Options, Request, options_of
+from autopilot.engine.request import Options, options_of
 from autopilot.engine.session import Session
 from autopilot.engine.supervisor import Supervisor
 from autopilot.errors import ExperimentError
@@ -43,12 +44,10 @@ _MORE_TIME = " --budget-seconds N"
 CHANGEABLE = tuple(field.name for field in fields(Options) if not field.metadata["fixed"])
 
 
-@dataclass(frozen=True, slots=True)
-class Prepare:
-    """How the session of a process is made."""
-
-    folder: Path
-    session: Callable[[Sequence[Any], Child], Session]
+Notify = Annotated[
+    str | None,
+    typer.Option(metavar="CMD", help="Run it in a shell at the end; its environment says how."),
+]
 
 
 def supervised(
@@ -58,18 +57,24 @@ def supervised(
     slug: str = "",
     *,
     again: str = "autopilot resume",
+    ended: Callable[[str], None] = lambda _: None,
 ) -> int:
     """Does work that runs the user's code in a process of its own; returns its exit code.
 
     Args:
         again: The command that goes on where it was ended, up to the experiment's name.
+        ended: Called at the end, however it ends, with the experiment's name.
 
     Raises:
         EvaluationError: the process died, and cannot be gone on with.
     """
     reports = ChildReporter(output, folder)
     output.go_on()
-    code = Supervisor(lambda child: guarded(output, lambda: work(child)), reports, slug).run()
+    supervisor = Supervisor(lambda child: guarded(output, lambda: work(child)), reports, slug)
+    try:
+        code = supervisor.run()
+    finally:
+        ended(supervisor.slug)
     if code is None:
         output.line(f"the item was killed; go on: {again} {reports.late}{_MORE_TIME}")
         output.document({"experiment": reports.late, "interrupted": True, "stop_reason": _TIME_UP})
@@ -96,6 +101,7 @@ def run(
     options: Options,
     start: arguments.StartOptions,
     dry_run: arguments.DryRun = False,
+    notify: Notify = None,
     write: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Without Python: write the run as a module instead."),
@@ -127,7 +133,7 @@ def run(
         return 0
     with own_stdout(context.output) as output:
         if not dry_run:
-            return run_session(output, start_or_resume(request))
+            return run_session(output, start_or_resume(request), notify=notify)
 
         def look(child: Child) -> int:
             expected = forecast(request, child)
@@ -139,7 +145,11 @@ def run(
 
 
 def resume(
-    context: Context, name: arguments.Name = None, *, changes: Annotated[Options, *CHANGEABLE]
+    context: Context,
+    name: arguments.Name = None,
+    notify: Notify = None,
+    *,
+    changes: Annotated[Options, *CHANGEABLE],
 ) -> int:
     """Go on with a run, exactly where it was.
 
@@ -158,27 +168,7 @@ def resume(
         elif _already_finished(notebook, output):
             return 0
         prepare = resuming(context.working_folder(), notebook.slug, changes)
-        return run_session(output, prepare, notebook.slug)
-
-
-def start_or_resume(request: Request) -> Prepare:
-    """Prepares a new experiment, or, where its process died, goes on with it."""
-
-    def prepare(callbacks: Sequence[Any], child: Child) -> Session:
-        if child.slug:
-            return Session.resume(request.folder, child.slug, Options(), callbacks, child)
-        return Session.start(request, callbacks, child)
-
-    return Prepare(request.folder, prepare)
-
-
-def resuming(folder: Path, slug: str, changes: Options) -> Prepare:
-    """Prepares going on with an experiment, with options that take the place of its own."""
-
-    def prepare(callbacks: Sequence[Any], child: Child) -> Session:
-        return Session.resume(folder, slug, changes, callbacks, child)
-
-    return Prepare(folder, prepare)
+        return run_session(output, prepare, notebook.slug, notify=notify)
 
 
 def run_session(
@@ -189,6 +179,7 @@ def run_session(
     score_test: bool = True,
     after: Callable[[Session], None] = lambda _: None,
     summarize: Callable[[Output, Session, Result], None] | None = None,
+    notify: str | None = None,
 ) -> int:
     """Runs a session in a process of its own and prints its progress; 130 if interrupted.
 
@@ -196,11 +187,14 @@ def run_session(
         slug: The experiment's name where it exists.
         after: Called with a session that was not interrupted.
         summarize: Prints the result, and its document; `print_summary` if not given.
+        notify: A command of the shell, for the end.
     """
+    beside = Beside(prepare)
 
     def work(child: Child) -> int:
         reporter = Reporter(output, is_first=child.is_first)
-        session = prepare.session([reporter, Attendant(child), HeldEdits(output)], child)
+        callbacks = [reporter, Attendant(child), *beside.callbacks(), HeldEdits(output)]
+        session = prepare.session(callbacks, child)
         # What a resumed run was started with holds too.
         use_prices(session.options.prices or ())
         reporter.max_epochs, reporter.rescued = session.max_epochs, session.store.rescued
@@ -221,7 +215,14 @@ def run_session(
         after(session)
         return 0
 
-    return supervised(output, work, prepare.folder, slug)
+    code, names = FAILED, list[str]()
+    try:
+        code = supervised(output, work, prepare.folder, slug, ended=names.append)
+    finally:
+        output.lines(beside.end())
+        if notify and (wrong := run_command(notify, prepare.folder, names[0], code)):
+            output.warning(wrong)
+    return code
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from autopilot.cli.pages.progress import Reporter
 from autopilot.command.options import TaskOptions
 from autopilot.core.trying import LookLoop
 from autopilot.core.types import Result
+from autopilot.engine.beside import Prepare
 from autopilot.engine.board import Attendant, Child
 from autopilot.engine.request import BUDGETS, NO_OPTIONS, Options
 from autopilot.engine.session import Session
@@ -33,7 +34,7 @@ from autopilot.tracking.notebook import Notebook
 # An optimizer's patience and number of epochs are no limits for a person.
 _OF_OPTIMIZERS = (
     *("max_epochs", "patience", "target", "plateau", "min_delta", "block_after", "accumulate"),
-    *("boldness", "review"),
+    *("boldness", "review", "log_to"),
 )
 _STARTED_WITH = tuple(f.name for f in fields(Options) if f.name not in _OF_OPTIMIZERS)
 _AGENTS = "agent", "model", "sampler"
@@ -167,7 +168,7 @@ def start(
 
     with own_stdout(context.output) as output:
         folder = user.workdir if request is None else request.folder
-        how = running.Prepare(folder, prepare)
+        how = Prepare(folder, prepare)
         slug = str(known) if is_known else ""
         return running.run_session(output, how, slug, score_test=False, summarize=tell_ready)
 
@@ -239,7 +240,7 @@ def done(context: Context, slug: Name = None) -> int:
             Notebook(user, name).layout.trying(user).unlink(missing_ok=True)
 
     with own_stdout(context.output) as output:
-        how = running.Prepare(user.workdir, prepare)
+        how = Prepare(user.workdir, prepare)
         return running.run_session(output, how, name, summarize=tell_end)
 
 

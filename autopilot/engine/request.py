@@ -26,25 +26,15 @@ from autopilot.git.repository import Repository
 from autopilot.sandbox.workspace import directory_of
 from autopilot.text import flag, redact
 from autopilot.tracking.layout import Layout, free_slugs, hold
+from autopilot.tracking.loggers import TrackerName
 from autopilot.tracking.notebook import Notebook
 
 DEFAULT_MAX_EPOCHS = 100
 DEFAULT_PATIENCE = 10
 
 
-class Direction(StrEnum):
-    """Of a metric."""
-
-    max = "max"
-    min = "min"
-
-
-class Boldness(StrEnum):
-    """Of a step."""
-
-    auto = "auto"
-    focused = "focused"
-    bold = "bold"
+Direction = StrEnum("Direction", "max min")
+Boldness = StrEnum("Boldness", "auto focused bold")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +141,11 @@ class Options:
     )
     review: bool | None = option(
         "Hold each edit until you approve or refuse it.", names="--review/--no-review"
+    )
+    log_to: str | None = option(
+        "Send the epochs to your own tracker, too; a resumed run goes on in the same run there. "
+        "It stays in files unless the tracker's own variables name a server.",
+        type=TrackerName,
     )
     fresh: str | None = option(
         "Evaluate in a new process whenever a file of the parameters that Python may import has "

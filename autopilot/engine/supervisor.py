@@ -67,6 +67,9 @@ class Supervisor:
 
     Args:
         until: File descriptors; where one reaches its end, all is ended.
+
+    Attributes:
+        slug: The experiment's name; "" before it is open.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class Supervisor:
         slug: str = "",
         until: Sequence[int] = (),
     ) -> None:
-        self._work, self._observer, self._slug, self._until = work, observer, slug, until
+        self._work, self._observer, self.slug, self._until = work, observer, slug, until
         self._received: list[int] = []
         self._received_s = self._overdue_s = 0.0
         self._forwarded = 0
@@ -102,7 +105,7 @@ class Supervisor:
             with interruptible():
                 return self._work(Child(is_supervised=False))
         pending, seen = list[Death](), Counter[tuple[Position, str]]()
-        child = Child(slug=self._slug)
+        child = Child(slug=self.slug)
         since = self._since = adopt(is_on=True)
         try:
             with self._listening():
@@ -113,23 +116,23 @@ class Supervisor:
                         printed = output.last()
                     finally:
                         output.close()
-                    end = child.board.code
+                    end, self.slug = child.board.code, child.board.slug or self.slug
                     left_s = 0.0 if self.was_overdue else child.board.left_s
                     # What the evaluation started would write into the files of the next child, or
                     # outlive the run.
                     end_adopted(since, everywhere=True, but=(self._beside,))
-                    is_early = end is None and not (self._slug or child.board.slug)
+                    is_early = end is None and not (self.slug or child.board.slug)
                     # A moment before it is open, the experiment exists.
                     if is_early and self._observer.abandoned(child.board.claimed):
-                        child.slug = self._slug = child.board.claimed
+                        child.slug = self.slug = child.board.claimed
                     if end is None and self._received and not self.was_overdue:
                         break
                     if (end is not None and not left_s) or self.was_overdue:
                         return end
                     if child.board.slug:
-                        self._slug, pending = child.board.slug, []
+                        self.slug, pending = child.board.slug, []
                     if left_s:
-                        self._observer.look(self._slug)
+                        self._observer.look(self.slug)
                         # A signal that came too late for it is for the next one.
                         self._forwarded = 0
                         child = child.next(pending, child.board.wanted, left_s)
@@ -147,8 +150,8 @@ class Supervisor:
                     times, is_own = seen[place], excess or not by_kill
                     instead = instead if is_loading else ""
                     is_last = times == _DEATHS_AT_MOST
-                    if (excess and excess.is_late) or (not instead and (is_last or not self._slug)):
-                        raise _given_up(death, self._slug, times)
+                    if (excess and excess.is_late) or (not instead and (is_last or not self.slug)):
+                        raise _given_up(death, self.slug, times)
                     self._observer.died(death)
                     state = child.state if is_loading else ""
                     if instead and (is_own or is_last):
@@ -290,7 +293,7 @@ class Supervisor:
                 os.kill(pid, signal.SIGKILL)
         elif not board.loading_s and board.overdue_s() > 0:
             self._overdue_s = now
-            self._observer.overdue(board.past_deadline_s(), board.slug or self._slug)
+            self._observer.overdue(board.past_deadline_s(), board.slug or self.slug)
             self._received.append(signal.SIGINT)
             self._forwarded = len(self._received)
             os.kill(pid, signal.SIGINT)

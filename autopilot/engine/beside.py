@@ -1,0 +1,168 @@
+"""How a run's process begins, and what goes on beside it: the process that sends its epochs to a
+tracker, and the command that is run at its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autopilot.core.callback import Callback, RunView
+from autopilot.core.module import AutoPilotModule
+from autopilot.core.records.record import MetricsRecord
+from autopilot.engine.board import Child
+from autopilot.engine.request import Options, Request, options_of
+from autopilot.engine.session import Session
+from autopilot.errors import AutopilotError
+from autopilot.git.repository import Repository
+from autopilot.text import redact, shorten
+from autopilot.tracking.loggers import check_installed, is_installed
+from autopilot.tracking.notebook import Notebook
+
+_WAIT_S, _NOTIFY_S = 60.0, 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """How the session of a process is made.
+
+    Args:
+        tracker: Where its epochs are sent to, and whether this command names it: one that an
+            earlier one did may be missing.
+    """
+
+    folder: Path
+    session: Callable[[Sequence[Any], Child], Session]
+    tracker: tuple[str | None, bool] = (None, True)
+
+
+def start_or_resume(request: Request) -> Prepare:
+    """Prepares a new experiment, or, where its process died, goes on with it."""
+
+    def prepare(callbacks: Sequence[Any], child: Child) -> Session:
+        if child.slug:
+            return Session.resume(request.folder, child.slug, Options(), callbacks, child)
+        return Session.start(request, callbacks, child)
+
+    return Prepare(request.folder, prepare, (request.options.log_to, True))
+
+
+def resuming(folder: Path, slug: str, changes: Options) -> Prepare:
+    """Prepares going on with an experiment, with options that take the place of its own."""
+
+    def prepare(callbacks: Sequence[Any], child: Child) -> Session:
+        return Session.resume(folder, slug, changes, callbacks, child)
+
+    options = options_of(Notebook(Repository.discover(folder), slug), changes)
+    return Prepare(folder, prepare, (options.log_to, changes.log_to is not None))
+
+
+class News(Callback):
+    """Tells the process beside the run that there is something new to send."""
+
+    def __init__(self, writer: int) -> None:
+        self._writer = writer
+
+    def on_fit_start(self, trainer: RunView, module: AutoPilotModule) -> None:
+        # It has fallen behind: what it reads next tells as much.
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            os.write(self._writer, f"{trainer.experiment.slug}\n".encode())
+
+    def on_epoch_recorded(
+        self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord
+    ) -> None:
+        self.on_fit_start(trainer, module)
+
+
+class Beside:
+    """Sends a run's epochs to a tracker, from a process of its own.
+
+    That is nobody's child: neither the supervisor's limits nor its ends reach it, nor does a signal
+    of the terminal. It ends when the run has ended.
+
+    Args:
+        prepare: The run; without a tracker, there is nothing to send.
+
+    Raises:
+        UsageError: the tracker is asked for, and not installed.
+    """
+
+    def __init__(self, prepare: Prepare) -> None:
+        folder, (kind, is_asked) = prepare.folder, prepare.tracker
+        self._kind, self._writer, self._answers = kind, -1, -1
+        if kind is None or not (is_asked or is_installed(kind)):
+            return
+        check_installed(kind)
+        news, self._writer = os.pipe()
+        self._answers, answers = os.pipe()
+        os.set_blocking(self._writer, False)
+        command = [sys.executable, "-P", "-m", "autopilot.tracking.loggers", kind, str(folder)]
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.setsid()
+                if os.fork() == 0:
+                    os.dup2(news, 0)
+                    os.dup2(answers, 1)
+                    os.execv(command[0], command)
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+        os.close(news)
+        os.close(answers)
+
+    def callbacks(self) -> Sequence[Callback]:
+        """For the run's own process."""
+        return [] if self._writer < 0 else [News(self._writer)]
+
+    def end(self) -> list[str]:
+        """Lets it send the rest; returns a line on where that is, none without a tracker."""
+        if self._writer < 0:
+            is_missing = self._kind is not None
+            return [f"{self._kind}: not installed here, nothing is sent"] if is_missing else []
+        os.close(self._writer)
+        with os.fdopen(self._answers, encoding="utf-8", errors="replace") as answers:
+            if not select.select([answers], [], [], _WAIT_S)[0]:
+                return [f"{self._kind}: it is still being sent, and goes on beside"]
+            return [f"{self._kind}: {line.rstrip()}" for line in answers]
+
+
+def run_command(command: str, folder: Path, slug: str, code: int) -> str:
+    """Runs a command of the user's at the end of a run; returns what is wrong with it, or "".
+
+    Its environment has AUTOPILOT_EXPERIMENT ("" where none was begun), AUTOPILOT_STATE ("finished",
+    "interrupted", ...), AUTOPILOT_DETAIL and AUTOPILOT_EXIT_CODE; with a judged epoch, also
+    AUTOPILOT_MONITOR, AUTOPILOT_BASELINE, AUTOPILOT_BEST and AUTOPILOT_BEST_EPOCH.
+    """
+    facts: dict[str, object] = {"experiment": slug, "state": "failed", "detail": ""}
+    facts["exit_code"] = code
+    # Whatever the records are like, the command is run.
+    with contextlib.suppress(AutopilotError):
+        notebook = Notebook(Repository.discover(folder), slug) if slug else None
+        if notebook is not None:
+            facts["state"], facts["detail"] = notebook.status.state, notebook.status.detail
+            if (last := notebook.last) is not None:
+                facts |= {"monitor": last.monitor, "baseline": last.baseline}
+                facts |= {"best": last.best, "best_epoch": last.best_epoch}
+    told = {f"AUTOPILOT_{name.upper()}": str(value) for name, value in facts.items()}
+    said = f"--notify `{shorten(redact(command), 60)}`"
+    try:
+        done = subprocess.run(
+            command,
+            shell=True,
+            cwd=folder,
+            env={**os.environ, **told},
+            stdin=subprocess.DEVNULL,
+            stdout=2,  # stdout has the answer of the run
+            timeout=_NOTIFY_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{said}: {error}"
+    return f"{said} ended with code {done.returncode}" if done.returncode else ""
