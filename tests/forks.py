@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import json
 import os
+import pkgutil
+import select
 import shutil
 import signal
 import subprocess
@@ -57,10 +60,19 @@ class Process:
         while self.poll() is None:
             if time.monotonic() > deadline:
                 raise subprocess.TimeoutExpired("autopilot", timeout)
-            time.sleep(_LOOK_S)
+            self._wait(timeout)
         out, err = ((self._folder / name).read_text("utf-8") for name in ("out", "err"))
         shutil.rmtree(self._folder)
         return out, err
+
+    def _wait(self, timeout: float) -> None:
+        """Waits for its end, without looking again and again where that can be done."""
+        if not hasattr(os, "pidfd_open"):
+            time.sleep(_LOOK_S)
+            return
+        # Nobody else waits for it, so its number is still its own.
+        with os.fdopen(os.pidfd_open(self.pid), "rb", buffering=0) as end:
+            select.select([end], [], [], timeout)
 
     def send_signal(self, number: int) -> None:
         """Sends a signal, if it runs."""
@@ -145,19 +157,20 @@ def main() -> None:
 
 
 def _warm() -> None:
-    """Loads what commands load."""
-    import pydantic
-    import pygit2
-    import rich.console
-    import rich.progress
-    import typer
+    """Loads what commands load, and prepares what records are read and written with."""
+    import rich.progress  # noqa: F401
 
-    import autopilot.cli.app
-    import autopilot.cli.pages.listing
-    import autopilot.cli.running
-    import autopilot.engine.request
+    import autopilot
 
-    del pygit2, pydantic, rich, typer, autopilot
+    for module in pkgutil.walk_packages(autopilot.__path__, "autopilot."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+
+    from autopilot.core.records.record import Event, Manifest
+    from autopilot.tracking import journal
+
+    for record in (*journal._CLASSES, Manifest, Event):
+        journal._adapter(record)
 
 
 def _warm_client() -> None:
@@ -193,8 +206,14 @@ def _become(asked: Mapping[str, Any]) -> None:
     _look_for_configuration()
     sys.argv = ["autopilot", *asked["argv"]]
     from autopilot.cli.main import main as command_line
+    from autopilot.engine import supervisor
 
-    command_line()
+    try:
+        command_line()
+    except SystemExit as ended:
+        # All that is to be done at the end, but for freeing each object: that would copy the memory
+        # that it shares with its parent, and takes as long as `log`.
+        supervisor._leave(ended.code if isinstance(ended.code, int) else 0)
 
 
 def _look_for_configuration() -> None:
