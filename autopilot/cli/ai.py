@@ -27,7 +27,7 @@ from autopilot.cli.output import INTERRUPTED, Output, own_stdout
 from autopilot.cli.pages import dataset as pages
 from autopilot.core.figures import spending
 from autopilot.core.records.ledger import Ledger, Limits
-from autopilot.engine.request import BUDGETS, Options
+from autopilot.engine.options import BUDGETS, Options
 from autopilot.engine.supervisor import interruptible
 from autopilot.engine.target import load_target, parse_hparams
 from autopilot.errors import BudgetExceededError, UsageError

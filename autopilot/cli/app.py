@@ -10,6 +10,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,6 +28,8 @@ from autopilot.errors import AutopilotError, UsageError
 
 if TYPE_CHECKING:
     from autopilot.engine.board import Child
+
+_DAMAGED_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,11 +285,22 @@ def command(function: Callable[..., int | None], cli: CommandLine) -> Callable[.
             return supervised(context.output, work, context.folder)
         except AutopilotError as error:
             error.hint = context.output.own_hint(error.hint)
+            context.output.damaged.pop(error.message, None)
             raise
+        finally:
+            _name_damage(context.output)
 
     ctx = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     _declare(run, [*arguments.parameters, *_COMMON, ctx])
     return run
+
+
+def _name_damage(output: Output) -> None:
+    """Names on stderr what the command left out: the first, and how many more."""
+    for error in itertools.islice(output.damaged.values(), _DAMAGED_SHOWN):
+        output.warning(f"{error.message}; {error.hint}")
+    if (more := len(output.damaged) - _DAMAGED_SHOWN) > 0:
+        output.warning(f"{more} more cannot be read")
 
 
 def _declare(function: Callable[..., Any], parameters: list[inspect.Parameter]) -> None:

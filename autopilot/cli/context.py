@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from autopilot.command.options import TaskOptions
     from autopilot.engine.board import Child
-    from autopilot.engine.request import Options, Request
+    from autopilot.engine.options import Options
+    from autopilot.engine.request import Request
     from autopilot.git.repository import Repository
     from autopilot.projects.project import Project
     from autopilot.tracking.notebook import Notebook
@@ -196,6 +197,7 @@ class Context:
             with contextlib.suppress(UsageError):
                 folder = self.own_project().workspace
         repo = Repository.discover(folder)
+        repo.damaged = self.output.damaged
         repo.may_ask = sys.stdin.isatty() and sys.stderr.isatty() and not self.output.as_json
         return repo
 

@@ -17,7 +17,7 @@ from autopilot.cli.context import Context
 from autopilot.command.options import TaskOptions, check_agent
 from autopilot.command.writing import written
 from autopilot.core.figures import sounds_like_cost
-from autopilot.engine.request import Direction, Options
+from autopilot.engine.options import Direction, Options
 from autopilot.errors import UsageError
 from autopilot.projects import starting
 from autopilot.projects.health import agent_here

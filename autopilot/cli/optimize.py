@@ -17,8 +17,8 @@ from autopilot.core.failures import failure_lines
 from autopilot.core.figures import figures, outcomes
 from autopilot.core.types import count_outcomes
 from autopilot.engine.beside import resuming, start_or_resume
+from autopilot.engine.options import NO_OPTIONS, Options
 from autopilot.engine.preflight import preflight as look
-from autopilot.engine.request import NO_OPTIONS, Options
 from autopilot.engine.session import Session
 from autopilot.engine.supervisor import interruptible
 from autopilot.engine.target import load_here, parse_hparams

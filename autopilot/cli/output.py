@@ -47,7 +47,7 @@ class Output:
         color: False: none; True: where the terminal has them.
 
     Attributes:
-        options: The options of the command; empty where it is not known.
+        options, damaged: Of the command; what it left out since it cannot be read.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Output:
         self.as_json, self.verbose, self.color = as_json, verbose, color
         self._lost: mmap.mmap | None = None
         self.options: frozenset[str] = frozenset()
+        self.damaged: dict[str, AutopilotError] = {}
         self._stdout, self._stderr = stdout, stderr
 
     @classmethod

@@ -11,7 +11,7 @@ import typer
 from autopilot.cli.arguments import LIMITS, Links, Live, Name, Reason
 from autopilot.cli.context import Context
 from autopilot.cli.pages import proposal as proposal_page
-from autopilot.engine.request import Options
+from autopilot.engine.options import Options
 from autopilot.errors import UsageError, translated_as
 from autopilot.git.commits import is_ancestor
 from autopilot.git.refs import find_branch, read_ref

@@ -18,7 +18,7 @@ from autopilot.cli.pages import replay as replay_page
 from autopilot.cli.pages.replay import annotation, on_github, write_junit
 from autopilot.core.figures import figures
 from autopilot.core.records.history import environment_at
-from autopilot.engine.request import Options
+from autopilot.engine.options import Options
 from autopilot.engine.supervisor import interruptible
 from autopilot.errors import UsageError
 from autopilot.proof.replay import TOLERANCE, EpochReplay, Replay, Settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,8 +28,8 @@ from autopilot.core.rules import ALL_BLOCKED
 from autopilot.core.types import Datum, Result
 from autopilot.engine.beside import Beside, Prepare, resuming, run_command, start_or_resume
 from autopilot.engine.board import Attendant, Child
+from autopilot.engine.options import CHANGEABLE, Options, options_of
 from autopilot.engine.preflight import forecast
-from autopilot.engine.request import Options, options_of
 from autopilot.engine.session import Session
 from autopilot.engine.supervisor import Supervisor
 from autopilot.errors import ExperimentError
@@ -41,7 +41,6 @@ from autopilot.tracking.outputs import output_lines, tell
 
 _TIME_UP = "time budget: an item did not end"
 _MORE_TIME = " --budget-seconds N"
-CHANGEABLE = tuple(field.name for field in fields(Options) if not field.metadata["fixed"])
 
 
 Notify = Annotated[

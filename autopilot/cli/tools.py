@@ -21,7 +21,7 @@ from autopilot.cli.context import Context
 from autopilot.cli.memory import query
 from autopilot.cli.reading import log, report, show
 from autopilot.cli.trying import brief, done, edit, start, status
-from autopilot.engine.request import BUDGETS
+from autopilot.engine.options import BUDGETS
 from autopilot.engine.target import parse_target
 from autopilot.errors import UsageError
 from autopilot.text import flag

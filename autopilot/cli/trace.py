@@ -19,7 +19,7 @@ from autopilot.core.figures import figure, outcomes
 from autopilot.core.records.record import MetricsRecord
 from autopilot.core.types import count_outcomes, datum_document
 from autopilot.data.dataset import write_jsonl
-from autopilot.engine.request import Options
+from autopilot.engine.options import Options
 from autopilot.errors import ExperimentError, UsageError
 from autopilot.text import align, as_json, counted, jsonable, shorten, some
 from autopilot.tracking.diagnosis import Traces

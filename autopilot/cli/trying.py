@@ -21,7 +21,7 @@ from autopilot.core.trying import LookLoop
 from autopilot.core.types import Result
 from autopilot.engine.beside import Prepare
 from autopilot.engine.board import Attendant, Child
-from autopilot.engine.request import BUDGETS, NO_OPTIONS, Options
+from autopilot.engine.options import BUDGETS, CHANGEABLE, NO_OPTIONS, Options
 from autopilot.engine.session import Session
 from autopilot.engine.trying import HOW, Trial, TryPlace, loop_of, open_trial, settle
 from autopilot.errors import AutopilotError, ExperimentError, ModuleError, UsageError
@@ -39,7 +39,7 @@ _OF_OPTIMIZERS = (
 _STARTED_WITH = tuple(f.name for f in fields(Options) if f.name not in _OF_OPTIMIZERS)
 _AGENTS = "agent", "model", "sampler"
 _TASK = tuple(f.name for f in fields(TaskOptions) if f.name not in _AGENTS)
-_CHANGEABLE = tuple(name for name in _STARTED_WITH if name in running.CHANGEABLE)
+_CHANGEABLE = tuple(name for name in _STARTED_WITH if name in CHANGEABLE)
 Name = Annotated[
     str | None,
     typer.Option(

@@ -13,6 +13,7 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 
+from autopilot import __version__
 from autopilot.core.comparison import EpochView, Monitored, averaged, mean_items
 from autopilot.core.interpreter import Interpreter, Jobs
 from autopilot.core.memory import Memory, Past
@@ -190,7 +191,7 @@ class Experiment(History):
             self.store.reopen()
             self._recall()
             if not self.is_replacement:
-                self._event("resumed", options=self.changes)
+                self._event("resumed", options=self.changes, version=__version__)
         else:
             self.store.begin(complete(self.manifest))
             self._event("started")
@@ -586,9 +587,9 @@ class Experiment(History):
             event = Event(epoch=max(self.last_epoch, 0), name="measured", environment=new)
             self._annotate_start(event)
 
-    def _event(self, name: str, detail: str = "", options: Mapping[str, Any] | None = None) -> None:
+    def _event(self, name: str, detail: str = "", **more: Any) -> None:
         epoch = max(self.last_epoch, 0)
-        self._annotate_start(Event(epoch=epoch, name=name, detail=detail, options=options or {}))
+        self._annotate_start(Event(epoch=epoch, name=name, detail=detail, **more))
 
     def _annotate_start(self, event: Event) -> None:
         self.store.annotate(self.store.log()[-1].id, [event.stamped()])

@@ -19,7 +19,7 @@ from autopilot.core.trying import HandOptimizer, TryLoop
 from autopilot.core.types import Datum
 from autopilot.engine.board import Child
 from autopilot.engine.fresh import ItemLimits
-from autopilot.engine.request import Options
+from autopilot.engine.options import Options
 from autopilot.engine.target import load_target
 from autopilot.errors import MissingSourceError, ParameterError
 from autopilot.files import read_file, remove_file, replace_file

@@ -17,7 +17,8 @@ from autopilot.core.callback import Callback, RunView
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.records.record import MetricsRecord
 from autopilot.engine.board import Child
-from autopilot.engine.request import Options, Request, options_of
+from autopilot.engine.options import Options, options_of
+from autopilot.engine.request import Request
 from autopilot.engine.session import Session
 from autopilot.errors import AutopilotError
 from autopilot.git.repository import Repository

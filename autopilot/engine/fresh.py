@@ -19,7 +19,7 @@ from autopilot.core.progress import Position
 from autopilot.core.records.record import Manifest
 from autopilot.core.setup_checks import imported_once
 from autopilot.engine.board import Board, Child, check_timeout, parse_size, size_text
-from autopilot.engine.request import Options
+from autopilot.engine.options import Options
 from autopilot.errors import AutopilotError, OutageError, UsageError
 from autopilot.git import commits, objects
 from autopilot.git.objects import Entry

@@ -26,14 +26,8 @@ from autopilot.engine.bench import Bench, Upkeep, check_parameters, explain_miss
 from autopilot.engine.board import Child
 from autopilot.engine.fresh import ItemLimits, alone, approved_state, importing_state, take_over
 from autopilot.engine.loading import described, users_code
-from autopilot.engine.request import (
-    DEFAULT_MAX_EPOCHS,
-    Options,
-    Request,
-    claim,
-    committed_target,
-    options_of,
-)
+from autopilot.engine.options import DEFAULT_MAX_EPOCHS, Options, options_of
+from autopilot.engine.request import Request, claim, committed_target
 from autopilot.engine.supervisor import interruptible
 from autopilot.errors import (
     AutopilotError,

@@ -19,7 +19,7 @@ from autopilot.core.fit import Fit
 from autopilot.core.gradient import Finding, Gradient, TextGradient
 from autopilot.core.trying import TAKEN_BACK, Edit, LookLoop, TryLoop
 from autopilot.engine.board import Child
-from autopilot.engine.request import Options
+from autopilot.engine.options import Options
 from autopilot.engine.session import Session
 from autopilot.errors import AutopilotError, ExperimentError, LockHeldError, UsageError
 from autopilot.files import REGULAR, FileState, remove_file, replace_file

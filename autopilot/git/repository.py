@@ -14,7 +14,7 @@ from pathlib import Path
 import pygit2
 from pygit2.enums import ObjectType
 
-from autopilot.errors import RepositoryError, UnsupportedRepositoryError
+from autopilot.errors import AutopilotError, RepositoryError, UnsupportedRepositoryError
 from autopilot.git.commands import CommandResult, Seen, last_line, run_git, variable
 
 _CACHED_TREE_BYTES = 16_384
@@ -46,6 +46,7 @@ class Repository:
 
     Attributes:
         may_ask: Whether git may ask for a password at the terminal where it talks to a remote.
+        damaged: What was left out since it cannot be read, by its message.
     """
 
     may_ask = False
@@ -55,6 +56,7 @@ class Repository:
     ) -> None:
         # The two folders of git differ in a linked worktree: one is its own, one is shared.
         self.workdir, self.git_dir, self.common_dir = workdir, git_dir, common_dir
+        self.damaged: dict[str, AutopilotError] = {}
         self._config, self._config_stamp = config, self._stamp_of_config()
         # git, which honours every way of setting safe.directory, has just agreed to the owner.
         pygit2.settings.owner_validation = False

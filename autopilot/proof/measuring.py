@@ -20,7 +20,8 @@ from autopilot.core.metric import MetricCollection
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.records.record import Manifest
 from autopilot.core.types import Datum
-from autopilot.engine.request import NO_OPTIONS, Options, Request, committed_target, measured_as
+from autopilot.engine.options import NO_OPTIONS, Options, measured_as
+from autopilot.engine.request import Request, committed_target
 from autopilot.errors import AutopilotError, EvaluationError, ExperimentError, LockHeldError
 from autopilot.git import objects, worktrees
 from autopilot.git.locks import ExclusiveLock

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import ClassVar
 
 from autopilot.core.types import Datum, Outcome
-from autopilot.engine.request import NO_OPTIONS, Options, measured_as
+from autopilot.engine.options import NO_OPTIONS, Options, measured_as
 from autopilot.errors import (
     AutopilotError,
     NetworkRefusedError,

@@ -19,7 +19,7 @@ from autopilot.core.records.history import environment_at
 from autopilot.core.statistics import Pairing, pair, subset_interval
 from autopilot.core.types import Metrics
 from autopilot.engine.loading import users_code
-from autopilot.engine.request import NO_OPTIONS, Options, measured_as
+from autopilot.engine.options import NO_OPTIONS, Options, measured_as
 from autopilot.engine.target import load_here
 from autopilot.errors import EvaluationError, ExperimentError
 from autopilot.proof.measuring import Measurement, Measurer

@@ -46,7 +46,7 @@ from autopilot.engine.bench import Bench
 from autopilot.engine.board import Child, Observer
 from autopilot.engine.fresh import ItemLimits, importing_state, take_over
 from autopilot.engine.loading import users_code
-from autopilot.engine.request import Options
+from autopilot.engine.options import Options
 from autopilot.engine.supervisor import Supervisor
 from autopilot.errors import AutopilotError, EvaluationError, OutageError, ReplayMissError
 from autopilot.git.commands import looking
@@ -59,8 +59,9 @@ from autopilot.sandbox.processes import answer_with, further_request
 from autopilot.sandbox.surroundings import Surroundings
 from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.holding import GitMemory, block_after_by_epoch
-from autopilot.tracking.journal import Journal, ProgressFile, decode, encode
+from autopilot.tracking.journal import Journal, ProgressFile
 from autopilot.tracking.layout import Layout
+from autopilot.tracking.lines import decode, encode
 from autopilot.tracking.notebook import Notebook
 
 R = TypeVar("R", bound=Record)
@@ -376,7 +377,7 @@ def _plain(value: Any) -> Any:
 
 def _recorded(record: R) -> R:
     """A record as its note gives it back."""
-    return cast("R", next(decode(encode(record), "a record")))
+    return cast("R", next(decode(encode(record))))
 
 
 def _on_branch(notebook: Notebook, kind: type[R]) -> Iterator[tuple[str, R]]:

@@ -68,7 +68,7 @@ class GitStore(Store):
         self.layout = Layout(slug)
         self.slug = slug
         self.repo = Repository.discover(Path(path))
-        self.journal = Journal(self.repo, self.layout)
+        self.journal = Journal(self.repo, self.layout, is_strict=True)
         self.in_place = self.is_shared = in_place
         self.rescued: list[str] = []
         self._include_dirty = include_dirty
@@ -224,8 +224,7 @@ class GitStore(Store):
         self.journal.write(revision, records)
 
     def records(self, kind: type[R]) -> list[tuple[str, R]]:
-        line = self.journal.line(self.tip)
-        found = [pair for pair in self.journal.read(kind) if pair[0] in line]
+        found = self.journal.read(kind, self.journal.line(self.tip))
         return sorted(found, key=lambda pair: (pair[1].epoch, pair[1].id))
 
     def records_on(self, revision: str, kind: type[R]) -> list[R]:

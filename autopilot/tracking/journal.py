@@ -1,68 +1,55 @@
-"""An experiment's records as JSON Lines: the journal in git notes, and the local progress file.
-
-One self-contained object a line, so that notes survive `git notes append` and
-`git notes merge -s cat_sort_uniq`. A line that is no object is a person's remark and is left alone.
-"""
+"""An experiment's records: the journal in git notes, and the local progress file."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import os
+import re
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import BinaryIO, TypeVar, cast
 
-from pydantic import TypeAdapter, ValidationError
-
+from autopilot import __version__
+from autopilot.core.records.message import EPOCH, EXPERIMENT, REJECTED, trailer
 from autopilot.core.records.record import (
-    VERSION,
     Event,
     Lesson,
-    LlmRecord,
     Manifest,
     MetricsRecord,
-    ProgressNote,
     Record,
     StepRecord,
-    TraceRecord,
 )
-from autopilot.errors import GitCommandError, RecordError, StateError, translated_as
+from autopilot.errors import GitCommandError, RecordError, RepositoryError, translated_as
 from autopilot.git.commands import Seen
 from autopilot.git.commits import Commit, first_parent_log, read_commit
 from autopilot.git.notes import Edit, Notes
 from autopilot.git.objects import read_blob
+from autopilot.git.refs import read_ref
 from autopilot.git.repository import Repository
-from autopilot.text import as_json, hide, leaked
 from autopilot.tracking.layout import KINDS, Layout
+from autopilot.tracking.lines import UnreadLine, decode, decode_all, encode, id_of, prepare
 
 R = TypeVar("R", bound=Record)
-_CLASSES: tuple[type[Record], ...] = (
-    MetricsRecord,
-    StepRecord,
-    Lesson,
-    TraceRecord,
-    ProgressNote,
-    LlmRecord,
-)
-_MARK = "$float"
-_PAYLOADS = ("state", "data", "items")
-_ADAPTERS: dict[str, TypeAdapter[Any]] = {}
 _Notes = list[tuple[str, str]]
+_VERSION = re.compile(r"\d[\w.+-]{0,40}")
 _seen = Seen[list[Record]]()
 _by_folder = Seen[list[tuple[str, Record]]]()
 _lines = Seen[tuple[str, dict[str, Commit]]]()
 
 
 class Journal:
-    """Reads and writes an experiment's notes."""
+    """Reads and writes an experiment's notes.
 
-    def __init__(self, repo: Repository, layout: Layout) -> None:
-        self.layout, self._repo = layout, repo
+    Args:
+        is_strict: A line that cannot be read is an error, as for whoever goes on with the
+            experiment. Without it, the line is left out, and `repo.damaged` keeps the error.
+    """
+
+    def __init__(self, repo: Repository, layout: Layout, *, is_strict: bool = False) -> None:
+        self.layout, self.is_strict, self._repo = layout, is_strict, repo
         self._line: tuple[str, dict[str, Commit]] = ("", {})
         self._notes = {kind: Notes(repo, layout.notes(kind)) for kind in KINDS}
 
@@ -79,54 +66,136 @@ class Journal:
             message = f"autopilot({self.layout.slug}): {kind} of epoch {group[0].epoch}"
             self._notes[kind].write({commit: edit}, message)
 
-    def read(self, kind: type[R]) -> Iterator[tuple[str, R]]:
-        """All records of a class with the commits that they are on; repeated ids count once."""
-        for place, notes in self._notes[kind.kind].folders():
-            for pair in _by_folder.get_or(place, partial(self._in, kind.kind, notes)):
-                if isinstance(pair[1], kind):
-                    yield cast("tuple[str, R]", pair)
+    def read(self, kind: type[R], line: Container[str] | None = None) -> Iterator[tuple[str, R]]:
+        """All records of a class with the commits that they are on; repeated ids count once.
 
-    def _in(self, kind: str, notes: _Notes) -> list[tuple[str, Record]]:
+        Args:
+            line: The experiment's commits: only those records, and no note on another commit is an
+                error. None: all, and none is.
+        """
+        for place, notes in self._notes[kind.kind].folders():
+            for pair in _by_folder.get_or(place, partial(self._in, notes)):
+                commit, record = pair
+                if line is not None and commit not in line:
+                    continue
+                if isinstance(record, kind):
+                    yield cast("tuple[str, R]", pair)
+                elif line is not None and isinstance(record, UnreadLine):
+                    self._miss(kind.kind, commit, record)
+
+    def _in(self, notes: _Notes) -> list[tuple[str, Record]]:
         return [
             (commit, record)
             for commit, oid in notes
-            for record in _seen.get_or(oid, partial(self._decoded, kind, commit, oid))
+            for record in _seen.get_or(oid, partial(self._decoded, oid))
         ]
 
-    def _decoded(self, kind: str, commit: str, oid: str) -> list[Record]:
-        content = read_blob(self._repo, oid)
-        return list(decode(content, f"the {kind} note on {commit[:10]}"))
+    def _decoded(self, oid: str) -> list[Record]:
+        return list(decode(read_blob(self._repo, oid)))
+
+    def _miss(self, kind: str, commit: str, unread: UnreadLine) -> None:
+        error = self._named(kind, commit, unread)
+        if self.is_strict:
+            raise error
+        self._repo.damaged.setdefault(error.message, error)
+
+    def _named(self, kind: str, commit: str, unread: UnreadLine) -> RecordError:
+        """The error that names a line, and what shows and mends it."""
+        ref, place = self.layout.notes(kind), commit[:10]
+        at = f": line {unread.line}" if unread.line else ""
+        field = f", field {unread.field}" if unread.field else ""
+        git = f"git notes --ref={ref.removeprefix('refs/notes/')}"
+        hint = f"see it: {git} show {place}; mend it: {git} edit {place}"
+        return RecordError(
+            f"{ref} on {place} cannot be read{at}{field}: {unread.reason}",
+            hint=self.newer_version(is_newer=unread.is_newer) or hint,
+        )
+
+    def unusable(
+        self, commit: str, record: Record, field: str, reason: str, *, is_newer: bool = False
+    ) -> RecordError:
+        """The error of a record that can be read, and of which a field cannot be used."""
+        lines = (self._notes[record.kind].read(commit) or b"").split(b"\n")
+        line = next((n for n, each in enumerate(lines, 1) if id_of(each) == record.id), 0)
+        unread = UnreadLine(line=line, field=field, reason=reason, is_newer=is_newer)
+        return self._named(record.kind, commit, unread)
+
+    def newer_version(self, *, is_newer: bool = False) -> str:
+        """How to install the newest autopilot that wrote to the experiment; "" if this one is it.
+
+        Args:
+            is_newer: Whether a newer one wrote to it in any case.
+        """
+        found = []
+        for _, content in self._notes[Manifest.kind].items():
+            for each in decode(content):
+                if isinstance(each, Manifest):
+                    found.append(each.versions.get("autopilot", ""))
+                elif isinstance(each, Event):
+                    found.append(each.version)
+        known = [each for each in found if _VERSION.fullmatch(each)]
+        newest = max([*known, __version__], key=_numbers)
+        if _numbers(newest) > _numbers(__version__):
+            return f"autopilot {newest} wrote it: pip install 'autopilot>={newest}'"
+        return "a newer autopilot wrote it: pip install --upgrade autopilot" if is_newer else ""
 
     def look(self, tip: str) -> None:
         """Reads what a process that goes on with the experiment reads; see `looking`."""
-        for record in (*_CLASSES, Event):
-            _adapter(record)
+        prepare()
         for kind in (Manifest, MetricsRecord, StepRecord, Lesson):
             deque(self.read(kind), maxlen=0)
         self.line(tip)
 
     def start(self) -> str | None:
-        """The start commit: the one with the manifest; None where its note is not here."""
-        return next((commit for commit, _ in self.read(Manifest)), None)
+        """The start commit: the one with the manifest; None where its notes are not here."""
+        ref = read_ref(self._repo, self.layout.notes(Manifest.kind))
+        return self.beginning()[0] if ref else None
 
-    def beginning(self) -> tuple[str, Manifest]:
-        """The start commit and its manifest.
+    def beginning(self, tip: str | None = None) -> tuple[str, Manifest]:
+        """The start commit and its manifest, as far as that can be read.
+
+        Args:
+            tip: Where the branch ends; the local branch's tip if not given.
 
         Raises:
-            RecordError: its note is not here.
+            RecordError: its notes are not here; or the journal is strict, and it is damaged.
         """
-        for commit, manifest in self.read(Manifest):
-            return commit, manifest
-        raise RecordError(
-            f"the experiment {self.layout.slug} has no manifest note",
-            hint=f"fetch its notes: autopilot fetch {self.layout.slug}",
-        )
+        slug = self.layout.slug
+        found = [commit for commit, _ in self.read(Manifest)]
+        own = [commit for commit in found if self._is_ours(commit)]
+        if len(own) != 1:  # else a note on another commit would move the experiment there
+            own = list(self._starts(tip or read_ref(self._repo, self.layout.branch))) or own
+        for start in own or found:
+            for _, manifest in self.read(Manifest, (start,)):
+                return start, manifest
+            if not any(True for _ in self._notes[Manifest.kind].ids()):
+                break
+            self._miss(Manifest.kind, start, UnreadLine(line=0, reason="it has no manifest"))
+            return start, Manifest(slug=slug, base="".join(self._commit(start).parents[:1]))
+        raise RecordError(f"the experiment {slug} has no manifest note", hint=_fetch(slug))
+
+    def _is_ours(self, commit: str) -> bool:
+        with contextlib.suppress(RepositoryError):  # a note may be on anything
+            return trailer(self._commit(commit).message, EXPERIMENT) is not None
+        return False
+
+    def _starts(self, tip: str | None) -> Iterator[str]:
+        """The start commit, by the messages on the branch."""
+        for commit in first_parent_log(self._repo, tip) if tip else ():
+            text = commit.message
+            is_step = trailer(text, EPOCH) or trailer(text, REJECTED)
+            if trailer(text, EXPERIMENT) == self.layout.slug and not is_step:
+                yield commit.id
+                return
+
+    def _commit(self, oid: str) -> Commit:
+        return read_commit(self._repo, oid)
 
     def line(self, tip: str) -> Mapping[str, Commit]:
         """The experiment's commits by their ids, newest first; raises as `beginning`."""
         if self._line[0] != tip:
-            start, _ = self.beginning()
-            base = next(iter(read_commit(self._repo, start).parents), None)
+            start, _ = self.beginning(tip)
+            base = next(iter(self._commit(start).parents), None)
             # What is before a commit never changes.
             known, before = _lines.get(start, ("", {}))
             found = dict[str, Commit]()
@@ -143,15 +212,19 @@ class Journal:
         """Records that `read` leaves out, each after the one with its id that counts."""
         for commit, content in self._notes[kind.kind].items():
             first: dict[str, R] = {}
-            for record in _decode_all(content, f"the {kind.kind} note on {commit[:10]}"):
+            for record in decode_all(content):
                 if isinstance(record, kind) and first.setdefault(record.id, record) is not record:
                     yield commit, first[record.id], record
 
     def read_on(self, commit: str, kind: type[R]) -> list[R]:
-        """The records of a class on one commit."""
-        content = self._notes[kind.kind].read(commit)
-        found = decode(content or b"", f"the {kind.kind} note on {commit[:10]}")
-        return [record for record in found if isinstance(record, kind)]
+        """The records of a class on one commit of the experiment."""
+        found: list[R] = []
+        for record in decode(self._notes[kind.kind].read(commit) or b""):
+            if isinstance(record, kind):
+                found.append(record)
+            elif isinstance(record, UnreadLine):
+                self._miss(kind.kind, commit, record)
+        return found
 
 
 class ProgressFile:
@@ -182,11 +255,7 @@ class ProgressFile:
             content = self.path.read_bytes()
         except FileNotFoundError:
             return []
-        found: list[R] = []
-        for line in content.split(b"\n"):
-            with contextlib.suppress(RecordError):
-                found += [each for each in decode(line, "progress") if isinstance(each, kind)]
-        return found
+        return [each for each in decode_all(content) if isinstance(each, kind)]
 
     def hold(self) -> None:
         """Keeps a copy in memory until `release`: untrusted code may write to the file now."""
@@ -238,139 +307,20 @@ class ProgressFile:
         return translated_as(GitCommandError, f"cannot write {self.path}", hint)
 
 
-def encode(record: Record) -> bytes:
-    """A record as one line of JSON.
-
-    Raises:
-        StateError: it holds something that JSON cannot carry.
-    """
-    head = {"v": VERSION, "kind": record.kind, "epoch": record.epoch, "id": record.id}
-    fields = _adapter(type(record)).dump_python(record, exclude_defaults=True, warnings=False)
-    value = head | {k: v for k, v in fields.items() if k not in ("epoch", "id")}
-    try:
-        text = _dump(value)
-        if leaked(text):
-            text = _dump(hide(value))
-    except TypeError as error:
-        raise StateError(
-            f"the {record.kind} record of epoch {record.epoch} cannot be written: {error}",
-            hint="state_dict() and cost must hold only strings, numbers, lists and dicts",
-        ) from error
-    return text.encode() + b"\n"
+def _fetch(slug: str) -> str:
+    return f"fetch its notes: autopilot fetch {slug}"
 
 
-def decode(content: bytes, where: str) -> Iterator[Record]:
-    """The records in a note.
-
-    Raises:
-        RecordError: a line that begins as an object is not a record; it names the line.
-    """
-    seen: set[str] = set()
-    for record in _decode_all(content, where):
-        if record.id not in seen:
-            seen.add(record.id)
-            yield record
-
-
-def _decode_all(content: bytes, where: str) -> Iterator[Record]:
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if not line.lstrip().startswith(b"{"):
-            continue
-        try:
-            record = _decode_ours(line)
-            if record is None:
-                value = json.loads(line, object_hook=_number)
-                record = _adapter(_class_of(value)).validate_python(value)
-        except (ValueError, KeyError, ValidationError) as error:
-            reason = str(error).splitlines()[0]
-            raise RecordError(
-                f"{where} cannot be read: line {number}: {reason}",
-                hint="see it with `git notes show`; it was edited, or a newer version wrote it",
-            ) from error
-        yield record
-
-
-# How the lines begin that `encode` writes: they are read in one pass, three times as fast.
-_HEADS = {f'{{"v":{VERSION},"kind":"{record.kind}"'.encode(): record for record in _CLASSES}
-
-
-def _decode_ours(line: bytes) -> Record | None:
-    known = _HEADS.get(line[: line.find(b',"epoch":')])
-    if known is None or _MARK.encode() in line:
-        return None
-    try:
-        record: Record = _adapter(known).validate_json(line)
-    except ValidationError:
-        # The slow way accepts more than this one, and its error names the mistake.
-        return None
-    return record
-
-
-def _class_of(value: dict[str, Any]) -> type[Record]:
-    if value["v"] > VERSION:
-        raise ValueError(f"version {value['v']} is newer than this program's {VERSION}")
-    if value["v"] < VERSION:
-        raise ValueError(
-            f"version {value['v']} is of an earlier autopilot, which this one does not read: "
-            "run the experiment anew"
-        )
-    if value["kind"] == "experiment":
-        return Manifest if value["id"] == "manifest" else Event
-    for known in _CLASSES:
-        if known.kind == value["kind"]:
-            return known
-    raise ValueError(f"there is no kind {value['kind']!r}")
-
-
-def _adapter(record: type[Record]) -> TypeAdapter[Any]:
-    adapter = _ADAPTERS.get(record.__name__)
-    if adapter is None:
-        adapter = _ADAPTERS[record.__name__] = TypeAdapter(record)
-    return adapter
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d{1,9}", version)]
 
 
 def _merge(lines: dict[str, bytes]) -> Edit:
     def edit(existing: bytes | None) -> bytes:
         kept = []
         for line in (existing or b"").split(b"\n"):
-            if line.strip() and _id_of(line) not in lines:
+            if line.strip() and id_of(line) not in lines:
                 kept.append(line + b"\n")
         return b"".join([*kept, *lines.values()])
 
     return edit
-
-
-def _id_of(line: bytes) -> str | None:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value.get("id") if isinstance(value, dict) else None
-
-
-def _dump(value: Any) -> str:
-    try:
-        return as_json(value, compact=True)
-    except ValueError:  # NaN or infinity, which are rare
-        return as_json(_finite(value), compact=True)
-
-
-def _finite(value: Any, *, marked: bool = False) -> Any:
-    """NaN and infinity as strings: JSON has no such numbers, and reading turns them back.
-
-    Args:
-        marked: It is the user's own payload, where no type says that a text is a number: write
-            `{"$float": "NaN"}`.
-    """
-    if isinstance(value, float) and not math.isfinite(value):
-        text = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-        return {_MARK: text} if marked else text
-    if isinstance(value, dict):
-        return {k: _finite(item, marked=marked or k in _PAYLOADS) for k, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item, marked=marked) for item in value]
-    return value
-
-
-def _number(value: dict[str, Any]) -> Any:
-    return float(value[_MARK]) if value.keys() == {_MARK} else value

@@ -6,6 +6,7 @@ It takes no lock. Best values and the direction come from the val records.
 from __future__ import annotations
 
 import difflib
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,7 @@ from autopilot.core.records.record import (
     LlmRecord,
     Manifest,
     MetricsRecord,
+    Record,
     StepRecord,
     TraceRecord,
 )
@@ -157,7 +159,7 @@ class Notebook:
 
     @cached_property
     def _start(self) -> tuple[str, Manifest]:
-        return self.journal.beginning()
+        return self.journal.beginning(self.tip)
 
     @property
     def manifest(self) -> Manifest:
@@ -240,13 +242,24 @@ class Notebook:
         test = self.test_gain(self.best.number) if self.best else None
         return summarize(self.manifest, history, metrics, self.events, test)
 
+    def need(self, *kinds: type[Record]) -> None:
+        """Reads all records of some classes, for what may leave none out.
+
+        Raises:
+            RecordError: one cannot be read; it names the line, and what shows and mends it.
+        """
+        strict = Journal(self.repo, self.layout, is_strict=True)
+        strict.beginning(self.tip)
+        for kind in kinds:
+            deque(strict.read(kind, self.line), maxlen=0)
+
     def records(self, kind: type[R]) -> Iterator[tuple[str, R]]:
         """The records of a class on the branch, each with the commit that it is on.
 
         Notes on other commits do not count: others may have continued the branch from an earlier
         commit, and their notes come with a fetch.
         """
-        return ((c, record) for c, record in self.journal.read(kind) if c in self.line)
+        return self.journal.read(kind, self.line)
 
     @cached_property
     def epochs(self) -> list[Epoch]:

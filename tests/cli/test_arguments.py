@@ -19,9 +19,8 @@ from autopilot.cli.arguments import (
     name_before_epoch,
 )
 from autopilot.cli.context import CommandGroup, Commands, Context
-from autopilot.cli.running import CHANGEABLE
 from autopilot.command.options import TaskOptions
-from autopilot.engine.request import Options
+from autopilot.engine.options import CHANGEABLE, Options
 from autopilot.errors import ExperimentError, UsageError
 from tests.cli.conftest import Place
 

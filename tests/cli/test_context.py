@@ -9,7 +9,7 @@ import pytest
 
 from autopilot.cli.context import Context
 from autopilot.command.options import TaskOptions
-from autopilot.engine.request import Options
+from autopilot.engine.options import Options
 from autopilot.errors import ExperimentError, UsageError
 from tests.cli.conftest import Place
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from autopilot.core.stopping import Budget, EarlyStopping, Plateau
-from autopilot.engine.request import Options, Request, claim, committed_target, name_of
+from autopilot.engine.options import Options
+from autopilot.engine.request import Request, claim, committed_target, name_of
 from autopilot.errors import ExperimentError, LockHeldError, TargetError
 from autopilot.git import refs
 

@@ -8,8 +8,9 @@ from autopilot.core.experiment import Experiment
 from autopilot.core.records.record import Manifest
 from autopilot.core.stopping import EarlyStopping
 from autopilot.engine.bench import Bench, check_parameters
+from autopilot.engine.options import Options, options_of
 from autopilot.engine.preflight import forecast, preflight
-from autopilot.engine.request import Options, Request, options_of
+from autopilot.engine.request import Request
 from autopilot.engine.session import Session, create
 from autopilot.errors import ExperimentError, LockHeldError, ParameterError
 from autopilot.git import refs

@@ -18,16 +18,18 @@ from autopilot.core.records.record import (
     TraceRecord,
 )
 from autopilot.core.types import Cost
-from autopilot.errors import RecordError, StateError
+from autopilot.errors import StateError
 from autopilot.git.commands import Seen, looking, run_git
 from autopilot.git.commits import commit, first_parent_log
 from autopilot.git.objects import tree_of
 from autopilot.tracking import journal as journals
-from autopilot.tracking.journal import Journal, decode, encode
+from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import Layout
+from autopilot.tracking.lines import LAST_EPOCH, UnreadLine, decode, encode
 
 TEXT = st.text() | st.text("\n\r\x0b\u2028\x85\0\ud800{}\"'", max_size=8)
 NUMBERS = st.floats()
+EPOCHS = st.integers(0, LAST_EPOCH)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: (
@@ -39,7 +41,7 @@ COSTS = st.builds(Cost, st.integers(0), st.integers(0), st.floats(0, 10), st.flo
 RECORDS = st.one_of(
     st.builds(
         MetricsRecord,
-        epoch=st.integers(0),
+        epoch=EPOCHS,
         id=st.text(min_size=1),
         split=st.sampled_from(["train", "val"]),
         metrics=st.dictionaries(st.text(), NUMBERS),
@@ -51,7 +53,7 @@ RECORDS = st.one_of(
     ),
     st.builds(
         StepRecord,
-        epoch=st.integers(0),
+        epoch=EPOCHS,
         id=st.text(min_size=1),
         step=st.integers(),
         changed=st.booleans(),
@@ -60,13 +62,13 @@ RECORDS = st.one_of(
     ),
     st.builds(
         Lesson,
-        epoch=st.integers(0),
+        epoch=EPOCHS,
         id=st.text(min_size=1),
         strategy=st.text(),
         outcome=st.sampled_from(["kept", "failed"]),
         delta=st.none() | st.floats(allow_nan=False),
     ),
-    st.builds(ProgressNote, epoch=st.integers(0), split=st.text(), seconds=st.floats(0, 10)),
+    st.builds(ProgressNote, epoch=EPOCHS, split=st.text(), seconds=st.floats(0, 10)),
     st.builds(Event, id=st.text(min_size=1).filter(lambda i: i != "manifest"), name=st.text()),
 )
 
@@ -76,7 +78,7 @@ def test_a_record_is_one_line_and_comes_back(record):
     line = encode(record)
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
-    (back,) = decode(line, "here")
+    (back,) = decode(line)
     assert repr(back) == repr(record)
 
 
@@ -84,10 +86,10 @@ def test_a_record_is_one_line_and_comes_back(record):
 def test_notes_survive_what_git_does_to_lines(records, remarks):
     lines = [encode(record).rstrip(b"\n") for record in records] + remarks
     merged = b"\n".join(sorted(set(lines))) + b"\n\n"
-    found = {repr(record) for record in decode(merged, "here")}
+    found = {repr(record) for record in decode(merged)}
     wanted = {}
     for line in sorted(set(lines)):
-        for record in decode(line, "here"):
+        for record in decode(line):
             wanted.setdefault(record.id, repr(record))
     assert found == set(wanted.values())
 
@@ -107,7 +109,7 @@ def test_every_line_says_what_it_is():
 
 
 def test_half_a_surrogate_pair_is_kept():
-    (back,) = decode(encode(StepRecord(id="1", step=1, changed=True, rationale="\ud83d")), "here")
+    (back,) = decode(encode(StepRecord(id="1", step=1, changed=True, rationale="\ud83d")))
     assert back.rationale == "\ud83d"
 
 
@@ -115,7 +117,7 @@ def test_numbers_that_are_none():
     metrics = {"a": math.inf, "b": -math.inf, "c": math.nan}
     line = encode(MetricsRecord(id="1", split="val", metrics=metrics, verdict="kept"))
     json.loads(line, parse_constant=pytest.fail)
-    (back,) = decode(line, "here")
+    (back,) = decode(line)
     assert repr(back.metrics) == repr(metrics)
 
 
@@ -125,28 +127,50 @@ def test_what_json_cannot_carry_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "field", "said"),
     [
-        (b'{"v":2,"kind":"metrics"', "line 2: "),
-        (b'{"v":99,"kind":"metrics","epoch":1,"id":"x"}', "version 99 is newer"),
-        (b'{"v":1,"kind":"metrics","epoch":1,"id":"x"}', "run the experiment anew"),
-        (b'{"v":2,"kind":"other","epoch":1,"id":"x"}', "there is no kind 'other'"),
-        (b'{"kind":"metrics"}', "line 2: "),
-        (b'{"v":2,"kind":"metrics","epoch":1,"id":"x","split":"val"}', "line 2: "),
-        (b"{}", "line 2: "),
+        (b'{"v":2,"kind":"metrics"', "", "it is no JSON: Expecting ',' delimiter at column 24"),
+        (b'{"v":99,"kind":"metrics","epoch":1,"id":"x"}', "v", "version 99 is newer"),
+        (b'{"v":1,"kind":"metrics","epoch":1,"id":"x"}', "v", "run the experiment anew"),
+        (b'{"v":2,"kind":"other","epoch":1,"id":"x"}', "kind", "there is no kind 'other'"),
+        (b'{"kind":"metrics"}', "v", "it states no version"),
+        (b'{"v":2,"kind":"metrics","epoch":1,"id":"x","split":"val"}', "metrics", "required"),
+        (
+            b'{"v":2,"kind":"memory","strategy":"s","outcome":"kept","epoch":-1}',
+            "epoch",
+            "-1 is no",
+        ),
+        (b"{}", "v", "it states no version"),
+        (b'{"$float":[]}', "", "it is no JSON"),
+        (b'{"v":' * 5000, "", "it is no JSON"),
     ],
 )
-def test_a_damaged_line_is_named(line, said):
-    with pytest.raises(
-        RecordError, match="the metrics note on abc cannot be read: line 2"
-    ) as caught:
-        list(decode(b"a remark\n" + line + b"\n", "the metrics note on abc"))
-    assert said in caught.value.message
+def test_a_line_that_cannot_be_read_is_named_and_hides_no_other(line, field, said):
+    good = Lesson(id="1", strategy="s", outcome="kept")
+    unread, back = decode(b"a remark\n" + line + b"\n" + encode(good))
+    assert isinstance(unread, UnreadLine)
+    assert (unread.line, unread.field) == (2, field)
+    assert said in unread.reason
+    assert back == good
+
+
+def test_a_newer_line_is_read_as_far_as_it_can_be():
+    line = b'{"v":3,"kind":"memory","epoch":1,"id":"x","strategy":"s","outcome":"kept","new":1}'
+    unread, lesson = decode(line)
+    assert unread.is_newer
+    assert lesson == Lesson(epoch=1, id="x", strategy="s", outcome="kept")
+
+
+def test_a_manifest_is_read_without_the_fields_that_are_wrong():
+    line = b'{"v":2,"kind":"experiment","id":"manifest","slug":"a","seed":"x","idea":"i","links":3}'
+    *unread, manifest = decode(line)
+    assert [each.field for each in unread] == ["seed", "links"]
+    assert manifest == Manifest(slug="a", idea="i")
 
 
 def test_fields_of_tomorrow_are_not_lost_on_others():
     line = b'{"v":2,"kind":"memory","epoch":1,"id":"x","strategy":"s","outcome":"kept","new":1}\n'
-    (back,) = decode(line, "here")
+    (back,) = decode(line)
     assert back.strategy == "s"
 
 

@@ -7,7 +7,6 @@ same run or in a resumed one, is answered from the record and costs nothing.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -26,9 +25,9 @@ from autopilot.core.records.record import LlmRecord
 from autopilot.core.run import Run, current_run, running
 from autopilot.core.store import Store
 from autopilot.core.types import Cost
-from autopilot.errors import RecordError, ReplayMissError
+from autopilot.errors import ReplayMissError
 from autopilot.text import hide
-from autopilot.tracking.journal import decode, encode
+from autopilot.tracking.lines import decode_all, encode
 
 Mode = Literal["record", "replay"]
 
@@ -119,12 +118,9 @@ class LocalRecorder(Recorder):
     """Records in a file of JSON Lines, whose folder exists, for calls outside of experiments."""
 
     def __init__(self, path: Path, mode: Mode = "record") -> None:
-        found: list[LlmRecord] = []
-        for line in path.read_bytes().split(b"\n") if path.exists() else []:
-            # A kill may have cut a line short: then its call is made again.
-            with contextlib.suppress(RecordError):
-                found += [r for r in decode(line, path.name) if isinstance(r, LlmRecord)]
-        super().__init__(found, mode)
+        # A kill may have cut a line short: then its call is made again.
+        lines = decode_all(path.read_bytes() if path.exists() else b"")
+        super().__init__([each for each in lines if isinstance(each, LlmRecord)], mode)
         self._path = path
 
     def write(self, record: LlmRecord) -> None:

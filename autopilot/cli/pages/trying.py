@@ -16,7 +16,7 @@ from autopilot.core.memory import DECISIONS
 from autopilot.core.people import STEERED
 from autopilot.core.records.message import one_line
 from autopilot.core.records.record import LlmRecord, ProgressNote
-from autopilot.engine.request import NO_OPTIONS, options_of
+from autopilot.engine.options import NO_OPTIONS, options_of
 from autopilot.engine.trying import HOW, OF_STATE, Trial, TryPlace, kept_facts
 from autopilot.text import redact, some
 from autopilot.tracking.diagnosis import moved_values, turned

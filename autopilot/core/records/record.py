@@ -123,6 +123,7 @@ class Event(Record):
         into: The branch that took it over, if it was carried out.
         merge: The commit that brought it into that branch.
         options: Of a resumed run: the options that replaced those of the manifest.
+        version: Of a resumed run: the autopilot that goes on with it.
         environment: What the results depend on from this epoch on, as far as it is new or differs:
             "python", "platform", distributions that were imported, to versions; "$NAME" of a
             variable that was read to a digest of its value, "secret", or "" if it is unset.
@@ -140,6 +141,7 @@ class Event(Record):
     into: str = ""
     merge: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    version: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
