@@ -14,7 +14,7 @@ from autopilot.core.records.record import Manifest
 from autopilot.engine.options import NO_OPTIONS, Options
 from autopilot.engine.target import Target, parse_target
 from autopilot.errors import ExperimentError, LockHeldError, TargetError
-from autopilot.git import objects, refs
+from autopilot.git import objects
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
 from autopilot.sandbox.workspace import directory_of
@@ -112,11 +112,6 @@ def name_of(user: Repository, target: Target, request: Request) -> str:
     if request.slug is None:
         return next(free_slugs(user, request.stem or target.stem, request.project))
     slug = request.full_slug()
-    if refs.read_ref(user, Layout(slug).branch) is not None:
-        raise ExperimentError(
-            f"the experiment {slug} exists already",
-            hint=f"autopilot resume {slug}, or choose another name with -e",
-        )
     Layout(slug).check_free(user)
     return slug
 

@@ -69,12 +69,13 @@ def delete_ref(repo: Repository, name: str, expected: str) -> None:
         when_unlocked(reference.delete)
 
 
-def list_refs(repo: Repository, prefix: str) -> dict[str, str]:
-    """The refs whose names are a prefix or begin with it and "/", with what they point at.
+def list_refs(repo: Repository, *prefixes: str) -> dict[str, str]:
+    """The refs whose names are a prefix or begin with one and "/", with what they point at.
 
     Starts git.
     """
-    command = ["for-each-ref", "--format=%(objectname) %(refname)", prefix.rstrip("/")]
+    names = (prefix.rstrip("/") for prefix in prefixes)
+    command = ["for-each-ref", "--format=%(objectname) %(refname)", *names]
     lines = os.fsdecode(run_git(command, cwd=repo.workdir).stdout).splitlines()
     return {name: oid for oid, _, name in (line.partition(" ") for line in lines)}
 
@@ -100,9 +101,8 @@ def check_free(repo: Repository, name: str) -> None:
     """
     parts = name.split("/")
     above = ("/".join(parts[:count]) for count in range(3, len(parts)))
-    obstacle = next((folder for folder in above if read_ref(repo, folder) is not None), None)
-    obstacle = obstacle or next(iter(list_refs(repo, name)), None)
-    if obstacle is None:
+    there = (folder for folder in above if read_ref(repo, folder) is not None)
+    if not (obstacle := next(there, "") or next(iter(list_refs(repo, name)), "")):
         return
     short = _short(obstacle)
     other, kind = f"{short.replace('/', '-')}-old", obstacle.removesuffix(short)
@@ -193,13 +193,17 @@ def _short(name: str) -> str:
     return re.sub("^refs/(heads/|tags/)?", "", name)
 
 
-def delete_refs(repo: Repository, expected: Mapping[str, str]) -> None:
+def delete_refs(repo: Repository, expected: Mapping[str, str], *, check: bool = False) -> None:
     """Deletes all of some refs, or none if one of them is not where it is expected. Starts git.
+
+    Args:
+        check: Only makes sure that they can be deleted.
 
     Raises:
         GitCommandError: one was moved meanwhile, or is locked.
     """
     lines = "".join(f"delete {name}\0{oid}\0" for name, oid in expected.items())
+    lines = f"start\0{lines}prepare\0abort\0" if check else lines
     run_git(["update-ref", "--stdin", "-z"], cwd=repo.workdir, stdin=os.fsencode(lines))
 
 
@@ -322,9 +326,9 @@ def obstacle(repo: Repository, branch: str, tree: str) -> tuple[str, str] | None
     there = Repository.discover(place)
     if there.head_name() != name:
         return f"{name} is being rebased in {place}", "finish that, or `git rebase --abort`"
-    options = ["--porcelain", "--untracked-files=no", "--ignore-submodules=dirty", "--no-renames"]
+    status = [*LOOKING, "status", "--porcelain", "-z", "--untracked-files=no"]
+    status += ["--ignore-submodules=dirty", "--no-renames"]
     with open_index(there) as own:
-        status = [*LOOKING, "status", *options, "-z"]
         changed = run_git(status, cwd=place, environment=own).stdout.split(b"\0")
     names = [os.fsdecode(line[3:]) for line in changed if line]
     if names:
@@ -383,9 +387,8 @@ def _in_the_way(there: Repository, tree: str) -> str | None:
             above = "/".join(parts[:depth])
             path = there.workdir / above
             is_folder = path.is_dir() and not path.is_symlink()
-            if not os.path.lexists(path) or (is_folder and depth < len(parts)):
-                continue
-            if entry_at(there, old, above) is None:
+            in_the_way = os.path.lexists(path) and not (is_folder and depth < len(parts))
+            if in_the_way and entry_at(there, old, above) is None:
                 return above
     return None
 

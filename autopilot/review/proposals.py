@@ -16,6 +16,7 @@ from autopilot.errors import ExperimentError, RepositoryError
 from autopilot.git import commits, objects, refs
 from autopilot.git.commands import run_git
 from autopilot.git.commits import Commit, count_in
+from autopilot.git.locks import clear_stale_locks
 from autopilot.git.refs import BRANCHES, Branch, find_branch, refuse_checked_out
 from autopilot.git.repository import Repository
 from autopilot.review import changes
@@ -285,6 +286,7 @@ def set_review(repo: Repository, ref: str, new: str, old: str | None, log: str) 
     """Creates or moves a review branch by compare-and-swap; never one that is checked out."""
     if old == new:
         return
+    clear_stale_locks(repo, [ref])
     if old is None:
         refs.check_free(repo, ref)
         refs.create_ref(repo, ref, new, log)

@@ -15,6 +15,7 @@ from autopilot.core.records.message import REVERTS, revert_message, trailer
 from autopilot.errors import ExperimentError, RemoteError
 from autopilot.git import commits, objects, refs, remotes
 from autopilot.git.commands import for_git
+from autopilot.git.locks import clear_stale_locks
 from autopilot.git.objects import has_object
 from autopilot.git.refs import BRANCHES, Branch, refuse_checked_out
 from autopilot.git.repository import Repository
@@ -67,7 +68,8 @@ def unpublish(notebook: Notebook, remote: str) -> bool:
 def _check_built(notebook: Notebook, ref: str, tip: str, remote: str) -> None:
     """Refuses to replace what a person committed on the remote's branch."""
     repo = notebook.repo
-    under = f"refs/autopilot/{notebook.slug}/theirs/"
+    under = f"{notebook.layout.incoming}/"
+    clear_stale_locks(repo, [notebook.layout.incoming])
     if not has_object(repo, tip):
         remotes.fetch_refs(repo, remote, [ref], under)
     try:
@@ -101,6 +103,7 @@ def withdraw(notebook: Notebook) -> str:
         )
     built_commits(ParameterHistory(notebook), tip)
     refuse_checked_out(notebook.repo, layout.review, SWITCH)
+    clear_stale_locks(notebook.repo, [layout.review])
     refs.delete_ref(notebook.repo, layout.review, tip)
     return tip
 

@@ -25,12 +25,11 @@ from autopilot.git.notes import merge_notes
 from autopilot.git.refs import checked_out_at, delete_refs, move_refs
 from autopilot.git.remotes import fetch_refs, remote_refs, shown
 from autopilot.git.repository import Repository
-from autopilot.tracking.layout import BRANCHES, TAGS, Layout, held
+from autopilot.tracking.layout import BRANCHES, NOTES, TAGS, Layout, held
 
 _REVIEWS = "refs/heads/autopilot-review/"
-_NOTES = "refs/notes/autopilot/"
 # The branches first: notes and tags that are read after them have all that is on them.
-_NAMESPACES = (BRANCHES, _REVIEWS, TAGS, _NOTES)
+_NAMESPACES = (BRANCHES, _REVIEWS, TAGS, NOTES)
 # No slug begins with "_": the name is no experiment's.
 _INCOMING = "refs/autopilot/_incoming/"
 _ATTEMPTS = 5
@@ -112,7 +111,7 @@ def grouped(found: Mapping[str, str]) -> dict[str, RefSet]:
         if space is None:
             continue
         slug = name.removeprefix(space)
-        if space in (TAGS, _NOTES):
+        if space in (TAGS, NOTES):
             slug = slug.rpartition("/")[0]
         try:
             Layout(slug)
@@ -124,7 +123,7 @@ def grouped(found: Mapping[str, str]) -> dict[str, RefSet]:
             branch=next(iter(spaces.get(BRANCHES, {}).values()), None),
             review=next(iter(spaces.get(_REVIEWS, {}).values()), None),
             tags=spaces.get(TAGS, {}),
-            notes=spaces.get(_NOTES, {}),
+            notes=spaces.get(NOTES, {}),
         )
         for slug, spaces in sorted(parts.items())
     }
@@ -326,7 +325,6 @@ def _apply(repo: Repository, moves: _Moves, remote: str) -> Synced:
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(held(repo, slug))
-            locks.clear_stale_locks(repo, [*layout.namespaces(), layout.review])
         except LockHeldError as error:
             # A run that goes on takes notes in by compare-and-swap, as this does.
             if layout.branch in moves.rest:

@@ -12,7 +12,7 @@ from autopilot.git.objects import has_object
 from autopilot.git.remotes import Pushed, push_refs, shown
 from autopilot.git.repository import Repository
 from autopilot.sharing.fetching import RefSet, Synced, chosen, local_sets, remote_sets, take
-from autopilot.tracking.layout import Layout
+from autopilot.tracking.layout import Layout, experiments
 
 _ATTEMPTS = 6
 _PAUSE_S = 0.3
@@ -53,7 +53,9 @@ def push(
         RemoteError: the remote cannot be reached, or others pushed again and again meanwhile.
         ExperimentError: there is no such experiment.
     """
-    wanted = chosen(local_sets(repo), slugs, project, "here")
+    own = experiments(repo)
+    here = {slug: found for slug, found in local_sets(repo).items() if slug in own}
+    wanted = chosen(here, slugs, project, "here")
     return _Push(repo, remote, dry_run=dry_run).run(wanted)
 
 

@@ -19,7 +19,7 @@ from autopilot.core.records.record import Event, LlmRecord, Manifest, ProgressNo
 from autopilot.core.store import R, Revision, Store
 from autopilot.errors import ExperimentError, ParameterError
 from autopilot.files import REGULAR, FileState, replace_file
-from autopilot.git import commits, locks, objects, refs
+from autopilot.git import commits, objects, refs
 from autopilot.git.commits import is_ancestor
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.objects import Entry
@@ -95,11 +95,6 @@ class GitStore(Store):
         check_clean(self.repo, self.files.scopes, include_dirty=self._include_dirty)
         self._take_hold()
         try:
-            if self.exists():
-                raise ExperimentError(
-                    f"the experiment {self.slug} exists already",
-                    hint=f"autopilot resume {self.slug}, or choose another name with -e",
-                )
             self.layout.check_free(self.repo)
             self.layout.clear_half_start(self.repo)
             commits.check_signing(self.repo, base)
@@ -336,7 +331,7 @@ class GitStore(Store):
     def _take_hold(self) -> None:
         if not self._lock.held:
             hold(self._lock, self.slug)
-        locks.clear_stale_locks(self.repo, self.layout.namespaces())
+        self.layout.clear_stale_locks(self.repo)
 
     def _refuse_checked_out(self) -> None:
         hint = "it is never moved under your feet: git switch another branch there, "

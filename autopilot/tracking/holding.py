@@ -18,7 +18,7 @@ from autopilot.core.records.record import Event, Lesson, Manifest
 from autopilot.core.rules import ALL_BLOCKED
 from autopilot.core.store import Store
 from autopilot.errors import ExperimentError, LockHeldError
-from autopilot.git import commits, locks, objects, refs
+from autopilot.git import commits, objects, refs
 from autopilot.git.locks import named, one_at_a_time
 from autopilot.git.repository import Repository
 from autopilot.tracking.journal import Journal, ProgressFile
@@ -35,9 +35,8 @@ def stopped(repo: Repository, slug: str) -> Iterator[Notebook]:
         LockHeldError: it is running.
     """
     # Before the lock: a name that does not exist leaves no lock file behind.
-    layout = Notebook(repo, slug).layout
+    Notebook(repo, slug)
     with held(repo, slug):
-        locks.clear_stale_locks(repo, layout.namespaces())
         yield Notebook(repo, slug)
 
 
@@ -180,7 +179,7 @@ def merge(
     if merged.tree == objects.tree_of(repo, our_commit):
         return None
     what = f"merge {theirs.slug} epoch {their_epoch} into {ours.slug} epoch {our_epoch}"
-    _check_new(repo, Layout(slug))
+    Layout(slug).check_free(repo)
     parents, text = [our_commit, their_commit], plain_message(slug, what)
     joined = commits.commit(repo, tree=merged.tree, parents=parents, message=text)
     manifest = replace(
@@ -216,22 +215,12 @@ def _manifest(source: Notebook, slug: str, base: str, idea: str, hypothesis: str
     )
 
 
-def _check_new(repo: Repository, layout: Layout) -> None:
-    if refs.read_ref(repo, layout.branch) is not None:
-        raise ExperimentError(
-            f"the experiment {layout.slug} exists already",
-            hint="choose another name for the new one",
-        )
-    layout.check_free(repo)
-
-
 def _begin(repo: Repository, manifest: Manifest, detail: str) -> Notebook:
     """Objects, then notes, then the branch: as every experiment begins."""
     layout = Layout(manifest.slug)
     with held(repo, manifest.slug):
         # Checked a second time: another process may have taken the name before the lock was held.
-        _check_new(repo, layout)
-        locks.clear_stale_locks(repo, layout.namespaces())
+        layout.check_free(repo)
         layout.clear_half_start(repo)
         tree, text = objects.tree_of(repo, manifest.base), start_message(manifest)
         start = commits.commit(repo, tree=tree, parents=[manifest.base], message=text)

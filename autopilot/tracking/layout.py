@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from autopilot.core.records.message import epoch_tag
+from autopilot.core.records.message import EXPERIMENT, epoch_tag, trailer
 from autopilot.errors import ExperimentError, LockHeldError, SlugError
-from autopilot.git.locks import ExclusiveLock
+from autopilot.git.commits import first_parent_log
+from autopilot.git.locks import ExclusiveLock, clear_stale_locks, stale_locks
 from autopilot.git.refs import check_free, delete_ref, list_refs, read_ref
 from autopilot.git.repository import Repository
 from autopilot.text import plain_letters
@@ -19,6 +20,9 @@ from autopilot.text import plain_letters
 KINDS = ("experiment", "gradients", "metrics", "memory", "traces", "llm")
 BRANCHES = "refs/heads/autopilot/"
 TAGS = "refs/tags/autopilot/"
+NOTES = "refs/notes/autopilot/"
+# A branch without notes here, as from a plain `git fetch`, is told by its newest commits.
+_LOOK_BACK = 100
 _PART = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
@@ -73,7 +77,7 @@ class Layout:
 
     def notes(self, kind: str) -> str:
         """The notes ref of a kind."""
-        return f"refs/notes/autopilot/{self.slug}/{kind}"
+        return f"{NOTES}{self.slug}/{kind}"
 
     @property
     def snapshots(self) -> str:
@@ -95,18 +99,38 @@ class Layout:
         """The names for taking a promotion back: its review branch."""
         return Layout(f"{self.slug}-revert")
 
+    @property
+    def incoming(self) -> str:
+        """The beginning of the full names of refs that are fetched to be looked at, for a while."""
+        return f"refs/autopilot/{self.slug}/theirs"
+
     def namespaces(self) -> list[str]:
         """Everything that only this experiment's holder writes."""
-        notes = f"refs/notes/autopilot/{self.slug}"
-        return [self.branch, self.tags.rstrip("/"), notes, self.snapshots]
+        return [self.branch, self.tags.rstrip("/"), f"{NOTES}{self.slug}", self.snapshots]
+
+    def stale_locks(self, repo: Repository) -> Iterator[Path]:
+        """The locks that killed processes left on its refs, if nobody holds it."""
+        return stale_locks(repo, [*self.namespaces(), self.review, self.incoming])
+
+    def clear_stale_locks(self, repo: Repository) -> None:
+        """Removes these locks; the caller holds it."""
+        clear_stale_locks(repo, [*self.namespaces(), self.review, self.incoming])
 
     def check_free(self, repo: Repository) -> None:
-        """Refuses a name that git cannot hold beside the refs that there are.
+        """Refuses a name that is taken, or that git cannot hold beside the refs that there are.
 
         Raises:
             SlugError: it names the ref that is in the way.
-            ExperimentError: something is left of an earlier experiment of that name.
+            ExperimentError: there is an experiment or a branch of that name, or something is left
+                of an earlier experiment.
         """
+        if (tip := read_ref(repo, self.branch)) is not None:
+            if not is_experiment(repo, self.slug, tip):
+                raise self.no_experiment("choose another name with -e")
+            raise ExperimentError(
+                f"the experiment {self.slug} exists already",
+                hint=f"autopilot resume {self.slug}, or choose another name with -e",
+            )
         check_free(repo, self.branch)
         left = leftovers(repo, self)
         if left:
@@ -116,6 +140,11 @@ class Layout:
             )
         for name in (f"{self.tags}epoch-0000", self.notes("metrics")):
             check_free(repo, name)
+
+    def no_experiment(self, hint: str) -> ExperimentError:
+        """The error of a branch of somebody's own that has the name of an experiment's."""
+        name = self.branch_name
+        return ExperimentError(f"the branch {name} is no experiment: no run made it", hint=hint)
 
     def clear_half_start(self, repo: Repository) -> None:
         """Removes the manifest note of a start that was killed before its branch was there."""
@@ -157,10 +186,28 @@ class Layout:
 
 
 def experiments(repo: Repository, project: str | None = None) -> dict[str, str]:
-    """Slug to the tip of its branch, of all experiments here, or of those of a project."""
-    found = sorted(list_refs(repo, BRANCHES).items())
-    slugs = {name.removeprefix(BRANCHES): oid for name, oid in found}
-    return {s: tip for s, tip in slugs.items() if not project or s.startswith(f"{project}/")}
+    """Slug to the tip of its branch, of all experiments here, or of those of a project.
+
+    A branch of that form which no run made is none.
+    """
+    found = list_refs(repo, BRANCHES, NOTES)
+    own = f"{BRANCHES}{project}/" if project else BRANCHES
+    slugs = {n.removeprefix(BRANCHES): t for n, t in sorted(found.items()) if n.startswith(own)}
+    return {
+        slug: tip
+        for slug, tip in slugs.items()
+        if f"{NOTES}{slug}/experiment" in found or _names(repo, slug, tip)
+    }
+
+
+def is_experiment(repo: Repository, slug: str, tip: str) -> bool:
+    """Whether a run made the branch of an experiment's name, whose tip is given."""
+    return read_ref(repo, Layout(slug).notes("experiment")) is not None or _names(repo, slug, tip)
+
+
+def _names(repo: Repository, slug: str, tip: str) -> bool:
+    newest = itertools.islice(first_parent_log(repo, tip), _LOOK_BACK)
+    return any(trailer(commit.message, EXPERIMENT) == slug for commit in newest)
 
 
 def epoch_of_tag(name: str) -> int | None:
@@ -186,7 +233,7 @@ def free_slugs(repo: Repository, stem: str, project: str | None = None) -> Itera
     """Those of stem-1, stem-2, ... that no experiment has, made of allowed characters."""
     clean = re.sub(r"[^a-z0-9._-]+|\.{2,}", "-", plain_letters(stem)).strip("-._") or "experiment"
     prefix = f"{project}/{clean}" if project else clean
-    taken = experiments(repo)
+    taken = {name.removeprefix(BRANCHES) for name in list_refs(repo, BRANCHES)}
     for number in itertools.count(1):
         slug = f"{prefix}-{number}"
         if slug not in taken and not leftovers(repo, Layout(slug)):
@@ -219,7 +266,7 @@ def hold(lock: ExclusiveLock, slug: str) -> None:
 
 @contextmanager
 def held(repo: Repository, slug: str) -> Iterator[None]:
-    """Holds a name, whether there is an experiment of it or not.
+    """Holds a name, whether there is an experiment of it or not; clears stale locks of its refs.
 
     Raises:
         LockHeldError: a run holds it; the message names the process.
@@ -228,6 +275,7 @@ def held(repo: Repository, slug: str) -> Iterator[None]:
     hint = "wait until it has ended, or stop it with Ctrl-C: it can be resumed"
     _acquire(lock, f"{slug} is running", hint)
     try:
+        Layout(slug).clear_stale_locks(repo)
         yield
     finally:
         lock.release()

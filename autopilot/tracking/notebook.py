@@ -36,7 +36,7 @@ from autopilot.git.commits import Commit
 from autopilot.git.locks import ExclusiveLock, Holder
 from autopilot.git.repository import Repository
 from autopilot.tracking.journal import Journal, ProgressFile
-from autopilot.tracking.layout import Layout, experiments, tagged_epochs
+from autopilot.tracking.layout import Layout, experiments, is_experiment, tagged_epochs
 
 # What names an epoch of every experiment; "tip" and "last" are the newest.
 EPOCH_WORDS = ("best", "last", "tip", "baseline")
@@ -159,7 +159,14 @@ class Notebook:
 
     @cached_property
     def _start(self) -> tuple[str, Manifest]:
-        return self.journal.beginning(self.tip)
+        try:
+            return self.journal.beginning(self.tip)
+        except ExperimentError:
+            if is_experiment(self.repo, self.slug, self.tip):
+                raise
+            others = _which(self.slug, list(experiments(self.repo)))
+            hint = f"it is a branch of your own: git branch -m renames it; {others}"
+            raise self.layout.no_experiment(hint) from None
 
     @property
     def manifest(self) -> Manifest:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from autopilot.core.records.message import tag_message
+from autopilot.core.records.message import EXPERIMENT, tag_message, trailer
 from autopilot.errors import (
     AutopilotError,
     ExperimentError,
@@ -21,15 +22,17 @@ from autopilot.errors import (
     RepositoryError,
     translated_as,
 )
-from autopilot.git import locks, refs
+from autopilot.git import refs
 from autopilot.git.commands import run_git
-from autopilot.git.commits import create_tag
+from autopilot.git.commits import create_tag, is_ancestor, read_commit
 from autopilot.git.locks import ExclusiveLock
+from autopilot.git.objects import has_object
 from autopilot.git.refs import delete_refs, refuse_checked_out
 from autopilot.git.repository import Repository
 from autopilot.git.worktrees import remove_folder, remove_worktree, worktree_path
 from autopilot.tracking.holding import stopped
-from autopilot.tracking.layout import Layout, experiments, held
+from autopilot.tracking.journal import Journal
+from autopilot.tracking.layout import Layout, experiments, held, is_experiment
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import (
     WrittenPath,
@@ -41,6 +44,7 @@ from autopilot.tracking.outputs import (
 
 Kind = Literal["worktree", "ref lock", "journal"]
 # An experiment in one of these states can be resumed; its worktree saves a checkout then.
+_EPOCH_TAG = re.compile(r".*/epoch-\d+(-c\d+)?")
 RESUMABLE = ("created", "running", "waiting", "interrupted", "crashed", "killed")
 
 
@@ -81,9 +85,7 @@ def clear(repo: Repository, litter: Litter) -> Litter | None:
                 remove_worktree(repo, litter.path)
             return litter
         with held(repo, litter.slug):
-            if litter.kind == "ref lock":
-                locks.clear_stale_locks(repo, Layout(litter.slug).namespaces())
-            else:
+            if litter.kind == "journal":  # a stale lock went when the name was held
                 litter.path.unlink(missing_ok=True)
         return litter
     return None
@@ -157,7 +159,7 @@ def _ref_locks(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
         layout = Layout(slug)
         if ExclusiveLock(layout.lock(repo)).holder() is not None:
             continue
-        for lock in locks.stale_locks(repo, layout.namespaces()):
+        for lock in layout.stale_locks(repo):
             yield Litter("ref lock", lock, "left by a process that was killed", slug)
 
 
@@ -196,6 +198,7 @@ class Removal:
         progress: The progress file of an unfinished epoch; None where there is none.
         worktree: The folder that an interrupted run left; None where there is none.
         report: Its page in the git directory; None where there is none.
+        others: Branches and tags of such names that no run made: they stay.
     """
 
     slug: str
@@ -209,6 +212,7 @@ class Removal:
     report: Path | None
     outputs: tuple[WrittenPath, ...] = ()
     kept: tuple[WrittenPath, ...] = ()
+    others: tuple[str, ...] = ()
 
     @property
     def refs(self) -> dict[str, str]:
@@ -220,12 +224,12 @@ def plan_removal(repo: Repository, slug: str) -> Removal:
     """Lists everything that `remove` would remove; also if the branch was deleted by hand.
 
     Raises:
-        ExperimentError: there is no such experiment.
+        ExperimentError: there is no such experiment, or only a branch that no run made.
         LockHeldError: it is running.
         RepositoryError: its branch is checked out somewhere.
     """
     if not _plan(repo, slug).refs:
-        Notebook(repo, slug)  # raises: there is none
+        _ = Notebook(repo, slug).start  # raises: there is none
     with held(repo, slug):
         found = _plan(repo, slug)
         outputs = _outputs(repo, slug, found.worktree) if found.worktree is not None else ()
@@ -248,8 +252,8 @@ def remove(repo: Repository, removal: Removal) -> None:
                 f"{removal.slug} was changed meanwhile; nothing was removed",
                 hint="look at it again: autopilot experiment show " + removal.slug,
             )
-        # As a killed git leaves them; else some refs would be gone, and others not.
-        locks.clear_stale_locks(repo, layout.namespaces())
+        # Else a lock that is somebody's own would leave it by halves.
+        delete_refs(repo, removal.refs, check=True)
         if removal.worktree is not None:
             remove_worktree(repo, removal.worktree)
         for file in (removal.progress, removal.report):
@@ -267,26 +271,49 @@ def remove(repo: Repository, removal: Removal) -> None:
 
 def _plan(repo: Repository, slug: str) -> Removal:
     layout = Layout(slug)
+    tip = refs.read_ref(repo, layout.branch)
+    branch = {layout.branch: tip} if tip and _is_of_run(repo, layout, tip) else {}
     reviews = _exactly(repo, layout.review)
     if _exactly(repo, layout.revert.branch) == {}:
         # Else it is the review branch of an experiment of that name.
         reviews |= _exactly(repo, layout.revert.review)
-    for branch in (layout.branch, *reviews):
-        refuse_checked_out(repo, branch, "git switch another branch there, then delete it")
+    found = _directly_below(repo, layout.tags.rstrip("/"))
+    tags = {name: oid for name, oid in found.items() if _EPOCH_TAG.fullmatch(name)}
+    review = {n: oid for n, oid in reviews.items() if _experiment_at(repo, oid) == slug}
+    for name in (*branch, *review):
+        refuse_checked_out(repo, name, "git switch another branch there, then delete it")
+    others = [layout.branch] * (tip is not None and not branch)
+    others += [name for name in (*reviews, *found) if name not in review and name not in tags]
+    snapshots = _directly_below(repo, layout.snapshots)
+    # What was fetched to be looked at, when that was killed.
+    snapshots |= refs.list_refs(repo, f"{layout.incoming}/refs")
     progress, report = layout.progress(repo), layout.report(repo)
     worktree = worktree_path(repo, slug)
     return Removal(
         slug=slug,
-        branch=_exactly(repo, layout.branch),
-        review=reviews,
-        tags=_directly_below(repo, layout.tags.rstrip("/")),
+        branch=branch,
+        review=review,
+        tags=tags,
         notes=_directly_below(repo, layout.notes("").rstrip("/")),
-        snapshots=_directly_below(repo, layout.snapshots),
+        snapshots=snapshots,
         progress=progress if progress.is_file() else None,
         worktree=worktree if (worktree / ".git").is_file() else None,
         report=report if report.is_file() else None,
         kept=tuple(kept_outputs(repo, slug)),
+        others=tuple(others),
     )
+
+
+def _is_of_run(repo: Repository, layout: Layout, tip: str) -> bool:
+    """Whether a branch is the one that the notes are about, or says that it is without any."""
+    with contextlib.suppress(ExperimentError):
+        if start := Journal(repo, layout).start():
+            return has_object(repo, start) and is_ancestor(repo, start, tip)
+    return is_experiment(repo, layout.slug, tip)
+
+
+def _experiment_at(repo: Repository, commit: str) -> str | None:
+    return trailer(read_commit(repo, commit).message, EXPERIMENT)
 
 
 def _exactly(repo: Repository, name: str) -> dict[str, str]:

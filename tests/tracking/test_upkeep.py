@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from experiments import Untouched, git, make
 
 from autopilot.errors import (
     ExperimentError,
+    GitCommandError,
     LockHeldError,
     RepositoryError,
 )
 from autopilot.git.locks import ExclusiveLock
+from autopilot.git.worktrees import add_worktree, worktree_path
+from autopilot.sharing.pushing import push
 from autopilot.tracking.checkout import Checkout
+from autopilot.tracking.finding import find
 from autopilot.tracking.holding import (
     decide,
     fork,
+    stopped,
 )
-from autopilot.tracking.layout import Layout
+from autopilot.tracking.layout import Layout, experiments, held
 from autopilot.tracking.notebook import Notebook
-from autopilot.tracking.upkeep import plan_removal, remove
+from autopilot.tracking.upkeep import find_litter, plan_removal, remove, states_of
 
 
 def test_a_removal_takes_exactly_what_belongs_to_it(top, demo):
@@ -93,3 +100,101 @@ def test_what_a_deleted_branch_left_is_removed(top, demo):
     assert found.branch == {}
     remove(demo.repo, found)
     assert git(top, "for-each-ref", "--format=%(refname)") == "refs/heads/main"
+
+
+LOCKED = (
+    "refs/heads/autopilot/demo",
+    "refs/heads/autopilot-review/demo",
+    "refs/tags/autopilot/demo/epoch-0003",
+    "refs/notes/autopilot/demo/metrics",
+    "refs/autopilot/demo/theirs/refs/heads/autopilot-review/demo",
+)
+
+
+def test_who_holds_an_experiment_clears_the_locks_that_a_killed_git_left(top, demo):
+    """All commands that move its refs hold it: by `held`, by `stopped`, or by the store's lock."""
+    for number, hold in enumerate((held, stopped)):
+        for name in LOCKED:
+            lock = top / ".git" / f"{name}.lock"
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            lock.touch()
+            os.utime(lock, (1, 1))
+        locks = {litter.path for litter in find_litter(demo.repo) if litter.kind == "ref lock"}
+        assert locks == {top / ".git" / f"{name}.lock" for name in LOCKED}
+        other = top / ".git/refs/heads/main.lock"
+        other.touch()
+        with hold(demo.repo, "demo"):
+            left = [
+                path.name for path in (top / ".git").rglob("*.lock") if path.stat().st_size == 0
+            ]
+        assert left == ["main.lock"], number
+
+
+def test_a_lock_of_somebody_elses_leaves_the_experiment_whole(top, demo):
+    worktree = worktree_path(demo.repo, "demo")
+    add_worktree(demo.repo, worktree, demo.repo.head_commit())
+    progress = Layout("demo").progress(demo.repo)
+    progress.write_text("{}\n")
+    git(top, "pack-refs", "--all")
+    before, lock = git(top, "for-each-ref"), top / ".git/packed-refs.lock"
+    lock.touch()
+    with pytest.raises(GitCommandError, match=r"packed-refs\.lock"):
+        remove(demo.repo, plan_removal(demo.repo, "demo"))
+    assert git(top, "for-each-ref") == before and worktree.exists() and progress.exists()
+    lock.unlink()
+    remove(demo.repo, plan_removal(demo.repo, "demo"))
+    assert git(top, "for-each-ref", "--format=%(refname)") == "refs/heads/main"
+    assert not worktree.exists() and not progress.exists()
+
+
+def test_only_what_a_run_made_is_removed(top, demo):
+    repo = demo.repo
+    for name in ("autopilot/mine", "autopilot/Not a/slug".replace(" ", "-"), "autopilot/a/b/c"):
+        git(top, "branch", name)
+    git(top, "branch", "autopilot-review/demo")
+    git(top, "tag", "autopilot/demo/release")
+    before = set(git(top, "for-each-ref", "--format=%(refname)").split())
+    # Such a branch is no experiment: it is not listed, not completed, in no hint, not cleared.
+    assert list(experiments(repo)) == ["demo"] == list(states_of(repo))
+    assert find_litter(repo) == []
+    for refused in (
+        lambda: plan_removal(repo, "mine"),
+        lambda: Notebook(repo, "mine").manifest,
+        lambda: find(repo, "mine").notebook.start,
+    ):
+        with pytest.raises(ExperimentError, match="autopilot/mine is no experiment") as caught:
+            refused()
+        assert "demo" in caught.value.hint and "autopilot fetch" not in caught.value.hint
+    with pytest.raises(ExperimentError, match="no run made it"):
+        Layout("mine").check_free(repo)
+    with pytest.raises(ExperimentError, match="no experiment mine here"):
+        push(repo, "origin", ["mine"])
+    found = plan_removal(repo, "demo")
+    assert set(found.others) == {
+        "refs/heads/autopilot-review/demo",
+        "refs/tags/autopilot/demo/release",
+    }
+    remove(repo, found)
+    after = set(git(top, "for-each-ref", "--format=%(refname)").split())
+    assert after == before - found.refs.keys()
+    assert {"refs/heads/autopilot/mine", "refs/heads/autopilot-review/demo"} <= after
+
+
+def test_a_branch_in_the_place_of_a_deleted_one_stays(top, demo):
+    git(top, "branch", "-D", "autopilot/demo")
+    git(top, "branch", "autopilot/demo")
+    found = plan_removal(demo.repo, "demo")
+    assert found.branch == {} and found.others == ("refs/heads/autopilot/demo",)
+    remove(demo.repo, found)
+    left = git(top, "for-each-ref", "--format=%(refname)").split()
+    assert left == ["refs/heads/autopilot/demo", "refs/heads/main"]
+
+
+def test_an_experiment_without_its_notes_is_one(top, demo):
+    for kind in ("experiment", "gradients", "memory", "metrics"):
+        git(top, "update-ref", "-d", f"refs/notes/autopilot/demo/{kind}")
+    assert list(experiments(demo.repo)) == ["demo"]
+    with pytest.raises(ExperimentError, match="no manifest note") as caught:
+        _ = Notebook(demo.repo, "demo").start
+    assert "autopilot fetch demo" in caught.value.hint
+    assert list(plan_removal(demo.repo, "demo").branch) == ["refs/heads/autopilot/demo"]

@@ -182,7 +182,8 @@ def removal(removed: Removal) -> list[str]:
     if removed.report is not None:
         lines.append(f"its report {removed.report}")
     lines += [f"kept from its evaluations: {replace(o, kept='')} in {o.kept}" for o in removed.kept]
-    return lines
+    stay = (name.split("/", 2)[2] for name in removed.others)
+    return lines + [f"but not {name}, which no run made" for name in stay]
 
 
 # --- memory ------------------------------------------------------------------------------------
