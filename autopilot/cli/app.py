@@ -70,6 +70,7 @@ SECTIONS: dict[str, tuple[Listed, ...]] = {
     ),
     "Read": (
         Listed("status", "reading:status", "Show where the experiments stand."),
+        Listed("watch", "watch:watch", "Watch a run as it goes on, on the whole terminal."),
         Listed("log", "reading:log", "Show the epochs of an experiment."),
         Listed("show", "reading:show", "Show one epoch."),
         Listed("diff", "reading:diff", "Show the changes of an experiment or an epoch."),

@@ -43,10 +43,7 @@ _TIME_UP = "time budget: an item did not end"
 _MORE_TIME = " --budget-seconds N"
 
 
-Notify = Annotated[
-    str | None,
-    typer.Option(metavar="CMD", help="Run it in a shell at the end; its environment says how."),
-]
+Notify = Annotated[str | None, typer.Option(metavar="CMD", help="Run it in a shell at the end.")]
 
 
 def supervised(

@@ -1,0 +1,277 @@
+"""A run as it stands now: one reducer for the view in the terminal and the one in the browser.
+
+`reduced` is a pure function of what is recorded and what the progress file holds; `Source` reads
+both, as little of it as is new. No lock is taken.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autopilot.core.records.message import one_line
+from autopilot.core.records.record import LlmRecord, MetricsRecord, ProgressNote, Record
+from autopilot.core.types import Cost, datum_from_json
+from autopilot.errors import RecordError
+from autopilot.git.commands import looking
+from autopilot.git.repository import Repository
+from autopilot.text import jsonable
+from autopilot.tracking.journal import decode
+from autopilot.tracking.notebook import Notebook, Status
+
+_ITEMS, _LINES, _STRATEGIES, _RECENT = 6, 6, 8, 10
+
+
+@dataclass(frozen=True, slots=True)
+class LivePoint:
+    """A judged epoch on the curve."""
+
+    epoch: int
+    value: float | None
+    best: float | None
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """How a strategy has gone: how often it was used and kept, and the last epoch with it."""
+
+    strategy: str
+    used: int
+    kept: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Going:
+    """The epoch in progress, as far as it is noted.
+
+    Args:
+        doing: Where it is, in words.
+        done: Split to the number of items that are evaluated.
+        most: The most evaluations that one of the epochs before took; 0 where there is none.
+        outcomes: Of the latest split: outcome to number of items.
+        items: The latest items of it: id, outcome, and why.
+        lines: The last lines that agents and models answered.
+        spent: Of its calls so far.
+    """
+
+    epoch: int
+    doing: str
+    done: Mapping[str, int]
+    most: int
+    outcomes: Mapping[str, int]
+    items: Sequence[tuple[str, str, str]]
+    lines: Sequence[str]
+    spent: Cost
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRun:
+    """What both views draw of a run.
+
+    Args:
+        state: As `Notebook.status` says.
+        latest: The newest verdict with its first reason.
+        goes_on_by: The command that goes on with it; "" where it runs or is over.
+    """
+
+    slug: str
+    state: str
+    detail: str
+    monitor: str
+    mode: str
+    baseline: float | None
+    best: float | None
+    best_epoch: int
+    kept: int
+    latest: str
+    points: Sequence[LivePoint]
+    strategies: Sequence[Used]
+    spent: Cost
+    going: Going | None
+    goes_on_by: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """The same for a program, the curve as lists."""
+        plain: dict[str, Any] = jsonable(self)
+        return plain | {"points": [[p.epoch, p.value, p.best, p.kept] for p in self.points]}
+
+
+def reduced(
+    slug: str,
+    status: Status,
+    records: Sequence[MetricsRecord],
+    notes: Sequence[Record],
+    goes_on_by: str = "",
+) -> LiveRun:
+    """The run that records and progress tell of.
+
+    Args:
+        records: Those of all judged epochs, in any order.
+        notes: The progress notes and calls of the epoch in progress, oldest first.
+    """
+    val = sorted((r for r in records if r.split == "val"), key=lambda r: r.epoch)
+    last = val[-1] if val else None
+    judged = last.epoch if last else -1
+    own = [note for note in notes if note.epoch > judged or getattr(note, "split", "") == "test"]
+    is_over = status.state in ("finished", "stopped", "waiting")
+    return LiveRun(
+        slug=slug,
+        state=status.state,
+        detail=status.detail,
+        monitor=last.monitor if last else "",
+        mode=last.mode if last else "max",
+        baseline=last.baseline if last else None,
+        best=last.best if last else None,
+        best_epoch=last.best_epoch if last else 0,
+        kept=sum(record.verdict == "kept" for record in val),
+        latest=_latest(last) if last else "",
+        points=[
+            LivePoint(r.epoch, r.metrics.get(r.monitor), r.best, r.verdict != "rejected")
+            for r in val
+        ],
+        strategies=_strategies(val),
+        spent=last.spent if last else Cost(),
+        going=None if is_over or not (own or status.holder) else _going(judged + 1, own, val),
+        goes_on_by="" if is_over or status.holder else goes_on_by,
+    )
+
+
+def _latest(last: MetricsRecord) -> str:
+    why = f": {one_line(last.reasons[0])}" if last.reasons else ""
+    return f"epoch {last.epoch} {last.verdict}{why}"
+
+
+def _strategies(val: Sequence[MetricsRecord]) -> list[Used]:
+    """The strategies, those that were kept most often first."""
+    used, kept, latest = Counter[str](), Counter[str](), dict[str, int]()
+    for record in val:
+        for name in record.strategies():
+            used[name] += 1
+            kept[name] += record.verdict == "kept"
+            latest[name] = record.epoch
+    names = sorted(used, key=lambda name: (-kept[name], -used[name], name))
+    return [Used(name, used[name], kept[name], latest[name]) for name in names[:_STRATEGIES]]
+
+
+def _going(epoch: int, notes: Sequence[Record], records: Sequence[MetricsRecord]) -> Going:
+    results, calls = dict[tuple[str, int, int, int], ProgressNote](), list[LlmRecord]()
+    doing, deaths = "", 0
+    for note in notes:
+        if isinstance(note, LlmRecord):
+            calls.append(note)
+        elif isinstance(note, ProgressNote):
+            if note.void:
+                results.clear()
+            elif note.died:
+                deaths += 1
+            elif note.stepping:
+                doing = f"step {abs(note.stepping)}" + (" is made" if note.stepping > 0 else "")
+            elif note.items:
+                batch = note.split, note.repeat, note.batch
+                if note.item < 0:  # it has the results of its items
+                    for key in [key for key in results if key[:3] == batch]:
+                        del results[key]
+                results[*batch, note.item] = note
+                doing = note.split + (f", measurement {note.repeat + 1}" if note.repeat else "")
+    done, outcomes, items = Counter[str](), Counter[str](), list[tuple[str, str, str]]()
+    split = next((note.split for note in reversed(results.values())), "")
+    for note in results.values():
+        if note.repeat == 0:
+            done[note.split] += note.items
+        if note.split == split and note.data:
+            data = datum_from_json(note.data, split=note.split, epoch=note.epoch)
+            for item in data.leaves():
+                why = item.unmeasured or item.error_message or item.feedback or ""
+                outcomes[item.outcome] += 1
+                items = [*items[1 - _ITEMS :], (item.id, item.outcome, one_line(why, 200))]
+    lines = [line for call in calls[-_LINES:] for line in _said(call)]
+    # The baseline may be measured twice.
+    most = max((r.cost.evaluations for r in records[-_RECENT:] if r.epoch), default=0)
+    died = f"; {deaths} ended with their process" if deaths else ""
+    return Going(
+        epoch=max((note.epoch for note in notes), default=epoch),
+        doing=(doing or "begins") + died,
+        done=dict(done),
+        most=most,
+        outcomes=dict(outcomes),
+        items=items,
+        lines=lines[-_LINES:],
+        spent=sum((call.cost for call in calls), Cost()),
+    )
+
+
+def _said(call: LlmRecord) -> list[str]:
+    """The lines of an answer."""
+    reply = call.reply
+    blocks = reply.get("content")
+    texts = [reply.get("output"), reply.get("lost")]
+    if isinstance(blocks, list):
+        texts += [block.get("text") for block in blocks if isinstance(block, Mapping)]
+    who = call.role or call.model
+    said = [line.strip() for text in texts if isinstance(text, str) for line in text.splitlines()]
+    return [f"{who}: {line}" for line in said if line]
+
+
+class Source:
+    """Reads a run again and again.
+
+    Attributes:
+        notes: The notes of the epoch in progress.
+    """
+
+    def __init__(self, repo: Repository, slug: str) -> None:
+        self._repo, self.slug = repo, slug
+        self._mark: object = None
+        self._tip, self._records = "", list[MetricsRecord]()
+        self.notes, self._head, self._read = list[Record](), b"", 0
+
+    def look(self) -> LiveRun | None:
+        """The run as it stands; None where nothing is new since the last look.
+
+        Raises:
+            ExperimentError: it is gone.
+        """
+        with looking():
+            notebook = Notebook(self._repo, self.slug)
+            path, status = notebook.layout.progress(self._repo), notebook.status
+            try:
+                found = path.stat()
+                size = found.st_size, found.st_mtime_ns
+            except FileNotFoundError:
+                size = 0, 0
+            if (mark := (notebook.tip, status, size)) == self._mark:
+                return None
+            self._mark = mark
+            if notebook.tip != self._tip:
+                line = notebook.journal.line(notebook.tip)
+                read = notebook.journal.read(MetricsRecord)
+                self._tip, self._records = notebook.tip, [r for c, r in read if c in line]
+            self._follow(path)
+            by = notebook.goes_on_by if status.holder is None else ""
+            return reduced(self.slug, status, self._records, self.notes, by)
+
+    def _follow(self, path: Path) -> None:
+        """Takes in the lines that the progress file has got since the last look."""
+        try:
+            with path.open("rb") as file:
+                head = file.readline()
+                if head != self._head or os.fstat(file.fileno()).st_size < self._read:
+                    # It was emptied meanwhile: another epoch is going on.
+                    self.notes, self._head, self._read = [], head, 0
+                file.seek(self._read)
+                new = file.read()
+        except FileNotFoundError:
+            new, self.notes, self._head, self._read = b"", [], b"", 0
+        whole = new[: new.rfind(b"\n") + 1]
+        self._read += len(whole)
+        for line in whole.split(b"\n"):
+            try:
+                self.notes += decode(line, "progress")
+            except RecordError:
+                continue  # a kill cut it short

@@ -1,0 +1,200 @@
+"""autopilot watch: the live view in a real terminal, of runs that go on elsewhere or have ended."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import fcntl
+import os
+import pty
+import select
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from autopilot.core.records.record import LlmRecord, MetricsRecord, ProgressNote
+from autopilot.core.types import Cost
+from autopilot.git.locks import Holder
+from autopilot.git.repository import Repository
+from autopilot.report.live import Source, reduced
+from autopilot.tracking.journal import encode
+from autopilot.tracking.notebook import Status
+from tests.cli.conftest import COMMAND, Place
+from tests.waiting import wait_for
+
+FULL, LEFT = "\x1b[?1049h", "\x1b[?1049l"
+
+
+@dataclass
+class Screen:
+    """A command in a terminal of its own."""
+
+    process: subprocess.Popen[bytes]
+    main: int
+    settings: object
+    seen: str = ""
+    decoder: codecs.IncrementalDecoder = field(
+        default_factory=codecs.getincrementaldecoder("utf-8")  # a read may end within a character
+    )
+
+    def until(self, text: str, after: int = 0) -> int:
+        """Waits until a text is shown behind a place; returns where it is."""
+        deadline = time.monotonic() + 60
+        while (at := self.seen.find(text, after)) < 0:
+            assert time.monotonic() < deadline, f"{text!r} is not shown: {self.seen[-3000:]!r}"
+            if select.select([self.main], [], [], 0.2)[0]:
+                self.seen += self.decoder.decode(os.read(self.main, 1 << 16))
+        return at
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Changes the terminal's size."""
+        fcntl.ioctl(self.main, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
+@contextlib.contextmanager
+def screen(place: Place, *arguments: str, columns: int = 90, rows: int = 40) -> Iterator[Screen]:
+    """Ctrl-C ends it; then the terminal is as it was."""
+    main, end = pty.openpty()
+    shown = Screen(None, main, termios.tcgetattr(end))  # type: ignore[arg-type]  # started below
+    shown.resize(columns, rows)
+    environment = {n: v for n, v in os.environ.items() if n not in ("NO_COLOR", "COLUMNS", "LINES")}
+    shown.process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        cwd=place.top,
+        env={**environment, "TERM": "xterm-256color"},
+        stdin=end,
+        stdout=end,
+        stderr=end,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    try:
+        yield shown
+        began = shown.until(FULL)
+        os.write(main, b"\x03")
+        left = shown.until(LEFT, began)
+        assert shown.process.wait(30) == 0, shown.seen
+        shown.until("\x1b[?25h", began)  # the cursor
+        assert shown.seen.count(FULL) == shown.seen.count(LEFT) == 1
+        assert "Traceback" not in shown.seen and left
+        assert termios.tcgetattr(end) == shown.settings
+    finally:
+        shown.process.kill()
+        shown.process.wait()
+        os.close(main)
+        os.close(end)
+
+
+def test_a_run_on_another_terminal_is_shown_as_it_goes_on_and_as_it_was_killed(
+    place: Place,
+) -> None:
+    # Epoch 1 stands still before its third val item, as long as a file is there.
+    pause = place.top.parent / "pause"
+    pause.touch()
+    wait = "import pathlib, time\n        while int(self.x.read_text()) == 2 and item.id == 'i3'"
+    wait += f" and pathlib.Path({str(pause)!r}).exists(): time.sleep(0.02)\n        "
+    place.change(
+        "counter.py",
+        ("def score(self, item):\n        ", f"def score(self, item):\n        {wait}"),
+    )
+    run = place.spawn("run", "counter.py", "-e", "c")
+    try:
+        wait_for(lambda: place.git("branch", "--list", "autopilot/c"), "a branch")
+        with screen(place, "watch", "c", "--every", "0.1", columns=100) as shown:
+            shown.until("c: running (process ")
+            at = shown.until("epoch 1, val: ")
+            shown.until("2 val", at)
+            shown.resize(30, 6)  # nothing wraps: what does not fit is cut
+            shown.until("c: running (process ", len(shown.seen))
+            run.kill()
+            shown.resize(100, 40)
+            at = shown.until("c: killed (autopilot resume c goes on with it)", at)
+            shown.until("go on: autopilot resume c", at)
+            # The resumed run, which no terminal is watching, is the same run.
+            pause.unlink()
+            place.run("resume", "c", "--max-epochs", "2")
+            shown.until("c: finished (reached the maximum of 2 epochs)", at)
+        assert "c: finished" in shown.seen[shown.seen.index(LEFT) :]
+    finally:
+        run.kill()
+        run.communicate()
+
+
+def test_a_finished_run_is_shown_on_any_terminal_and_once_without_one(levels: Place) -> None:
+    with screen(levels, "watch", columns=40, rows=12) as shown:
+        shown.until("levels: finished (reached the maximum of")
+    before = levels.snapshot()
+    done = levels.call("watch", "levels")
+    lines = done.out.splitlines()
+    assert lines[0] == "levels: finished (reached the maximum of 4 epochs)"
+    assert lines[1].startswith("val accuracy 0.25") and "4 epochs, 3 kept" in lines[1]
+    assert any("best so far" in line for line in lines)
+    assert levels.call("watch", "--json").document["points"][0] == [0, 0.25, 0.25, True]
+    assert levels.snapshot() == before
+
+
+def test_the_reducer_folds_records_and_notes_into_what_both_views_draw() -> None:
+    records = [
+        MetricsRecord(
+            epoch=n, id=f"m{n}", split="val", metrics={"f1": value}, monitor="f1", verdict=verdict,
+            best=best, baseline=0.5, best_epoch=at, strategy="up", cost=Cost(evaluations=8),
+        )
+        for n, value, verdict, best, at in (
+            (0, 0.5, "baseline", 0.5, 0), (1, 0.7, "kept", 0.7, 1), (2, 0.6, "rejected", 0.7, 1),
+        )
+    ]  # fmt: skip
+    item = {"id": "b", "success": False, "feedback": "too\nlow"}
+    batch = {"id": "x", "items": [{"id": "a", "success": True}, item]}
+    notes = [
+        ProgressNote(epoch=3, split="train", items=4, data={"id": "old"}, batch=0),
+        ProgressNote(epoch=3, void=True),
+        ProgressNote(epoch=2, split="val", items=9, data={"id": "of the epoch before"}),
+        LlmRecord(
+            epoch=3, id="c", role="agent", reply={"output": "I look.\nDone."}, cost=Cost(0, 7)
+        ),
+        ProgressNote(epoch=3, stepping=1),
+        ProgressNote(epoch=3, stepping=-1, seconds=1),
+        ProgressNote(epoch=3, split="val", items=1, data=item, item=1),
+        ProgressNote(epoch=3, split="val", items=2, data=batch),
+        ProgressNote(epoch=3, split="val", batch=1, died="signal 9"),
+    ]
+    running = Status("running", "process 7", Holder(7, "here", "now"))
+    run = reduced("a", running, records, notes)
+
+    assert [(p.epoch, p.value, p.best, p.kept) for p in run.points] == [
+        (0, 0.5, 0.5, True), (1, 0.7, 0.7, True), (2, 0.6, 0.7, False),
+    ]  # fmt: skip
+    assert (run.baseline, run.best, run.best_epoch, run.kept) == (0.5, 0.7, 1, 1)
+    going = run.going
+    assert going is not None and (going.epoch, going.most) == (3, 8)
+    assert going.doing == "val; 1 ended with their process"
+    # A batch takes the place of its items; what was voided, or is of another epoch, does not count.
+    assert (going.done, going.outcomes) == ({"val": 2}, {"passed": 1, "failed": 1})
+    assert going.items == [("a", "passed", ""), ("b", "failed", "too low")]
+    assert going.lines == ["agent: Look.", "agent: Done."] and going.spent.tokens == 7
+    assert [(u.strategy, u.used, u.kept, u.last) for u in run.strategies] == [("up", 3, 1, 2)]
+    assert reduced("a", Status("finished", ""), records, notes).going is None
+
+
+def test_a_look_without_news_reads_nothing_and_an_emptied_progress_file_is_another_epoch(
+    levels: Place,
+) -> None:
+    source = Source(Repository.discover(levels.top), "levels")
+    first = source.look()
+    assert first is not None and source.look() is None
+    file = levels.top / ".git/autopilot/levels.progress.jsonl"
+    encoded = [
+        encode(ProgressNote(epoch=n, split="test", items=n, data={"id": "x"})) for n in (5, 6)
+    ]
+    file.write_bytes(encoded[0] * 3 + encoded[0][:9])  # a kill cut the last one short
+    source.look()
+    assert len(source.notes) == 3
+    file.write_bytes(encoded[1] * 5)
+    source.look()
+    assert [note.epoch for note in source.notes] == [6] * 5
+    file.write_bytes(encoded[1] * 5 + encoded[0])
+    source.look()
+    assert [note.epoch for note in source.notes] == [6] * 5 + [5]
