@@ -166,11 +166,9 @@ def _warm() -> None:
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
 
-    from autopilot.core.records.record import Event, Manifest
-    from autopilot.tracking import journal
+    from autopilot.tracking.lines import prepare
 
-    for record in (*journal._CLASSES, Manifest, Event):
-        journal._adapter(record)
+    prepare()
 
 
 def _warm_client() -> None:

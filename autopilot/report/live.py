@@ -16,11 +16,10 @@ from typing import Any
 from autopilot.core.records.message import one_line
 from autopilot.core.records.record import LlmRecord, MetricsRecord, ProgressNote, Record
 from autopilot.core.types import Cost, datum_from_json
-from autopilot.errors import RecordError
 from autopilot.git.commands import looking
 from autopilot.git.repository import Repository
 from autopilot.text import jsonable
-from autopilot.tracking.journal import decode
+from autopilot.tracking.lines import decode_all
 from autopilot.tracking.notebook import Notebook, Status
 
 _ITEMS, _LINES, _STRATEGIES, _RECENT = 6, 6, 8, 10
@@ -72,7 +71,7 @@ class Going:
 
 @dataclass(frozen=True, slots=True)
 class LiveRun:
-    """What both views draw of a run.
+    """A run as both views draw it.
 
     Args:
         state: As `Notebook.status` says.
@@ -250,8 +249,8 @@ class Source:
             self._mark = mark
             if notebook.tip != self._tip:
                 line = notebook.journal.line(notebook.tip)
-                read = notebook.journal.read(MetricsRecord)
-                self._tip, self._records = notebook.tip, [r for c, r in read if c in line]
+                read = notebook.journal.read(MetricsRecord, line)
+                self._tip, self._records = notebook.tip, [record for _, record in read]
             self._follow(path)
             by = notebook.goes_on_by if status.holder is None else ""
             return reduced(self.slug, status, self._records, self.notes, by)
@@ -270,8 +269,4 @@ class Source:
             new, self.notes, self._head, self._read = b"", [], b"", 0
         whole = new[: new.rfind(b"\n") + 1]
         self._read += len(whole)
-        for line in whole.split(b"\n"):
-            try:
-                self.notes += decode(line, "progress")
-            except RecordError:
-                continue  # a kill cut it short
+        self.notes += decode_all(whole)

@@ -286,7 +286,7 @@ class Follower:
             self._sent |= {("test", step) for step in self._tracker.steps(f"test/{monitor}")}
         with looking():
             line = notebook.journal.line(notebook.tip)
-            found = [r for c, r in notebook.journal.read(MetricsRecord) if c in line]
+            found = [record for _, record in notebook.journal.read(MetricsRecord, line)]
         train = {record.epoch: record for record in found if record.split == "train"}
         for record in sorted(found, key=lambda each: (each.split == "test", each.epoch)):
             key = record.split, record.epoch

@@ -20,7 +20,7 @@ from autopilot.core.types import Cost
 from autopilot.git.locks import Holder
 from autopilot.git.repository import Repository
 from autopilot.report.live import Source, reduced
-from autopilot.tracking.journal import encode
+from autopilot.tracking.lines import encode
 from autopilot.tracking.notebook import Status
 from tests.cli.conftest import COMMAND, Place
 from tests.waiting import wait_for
@@ -152,9 +152,7 @@ def test_the_reducer_folds_records_and_notes_into_what_both_views_draw() -> None
         ProgressNote(epoch=3, split="train", items=4, data={"id": "old"}, batch=0),
         ProgressNote(epoch=3, void=True),
         ProgressNote(epoch=2, split="val", items=9, data={"id": "of the epoch before"}),
-        LlmRecord(
-            epoch=3, id="c", role="agent", reply={"output": "I look.\nDone."}, cost=Cost(0, 7)
-        ),
+        LlmRecord(epoch=3, id="c", role="agent", reply={"output": "Look.\nDone."}, cost=Cost(0, 7)),
         ProgressNote(epoch=3, stepping=1),
         ProgressNote(epoch=3, stepping=-1, seconds=1),
         ProgressNote(epoch=3, split="val", items=1, data=item, item=1),
