@@ -20,6 +20,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from server import KEY, MessagesServer, Reply, Script  # a script too, so not in a package
 
+# Else each process that a test starts would compile all of the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # How long an example takes says something about the machine, which others use too.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
