@@ -475,6 +475,59 @@ def test_a_rollback_that_does_not_hold_the_best_state(ran: Place) -> None:
     assert (2, "rollback") in told(checked(ran))
 
 
+def test_a_branch_that_does_not_begin_where_the_experiment_does(ran: Place) -> None:
+    start = ran.line("s")[0]
+    rewrite_note(ran, "experiment", start, lambda manifest: manifest.update(base="1" * 40))
+    (found,) = [each for each in checked(ran) if each.what == "base commit"]
+    base = ran.git("rev-parse", "main")
+    assert (found.epoch, found.recorded, found.found) == (None, "1111111", base[:7])
+    rebuilt(ran, 1, ran.git("log", "-1", "--format=%B", ran.line("s")[1]))  # the start stays
+    tree = ran.git("rev-parse", f"{start}^{{tree}}")
+    other = ran.git("commit-tree", tree, "-p", "main", "-m", "no start of ours")
+    ran.git("update-ref", "refs/heads/autopilot/s", other)
+    assert (None, "start commit", start[:7], "not on the branch") in [
+        (each.epoch, each.what, each.recorded, each.found) for each in checked(ran)
+    ]
+
+
+def test_a_changed_experiment_note_is_compared_with_the_start_commit(ran: Place) -> None:
+    start = ran.line("s")[0]
+    rewrite_note(ran, "experiment", start, lambda manifest: manifest.update(idea="another one"))
+    (found,) = [each for each in checked(ran) if each.what == "experiment note"]
+    assert (found.epoch, found.found) == (None, start[:7])
+    assert "tell of different experiments" in found.why
+
+
+def test_a_merge_on_the_branch(ran: Place) -> None:
+    tip = ran.line("s")[-1]
+    said = ran.git("log", "-1", "--format=%B", tip)
+    first = ran.git("rev-parse", f"{tip}^")
+    merge = ("commit-tree", f"{tip}^{{tree}}", "-p", first, "-p", "main", "-m", said)
+    made = ran.git(*merge)
+    ran.git("update-ref", "refs/heads/autopilot/s", made)
+    assert (None, "commit", made[:7], "it is a merge") in [
+        (each.epoch, each.what, each.found, each.why) for each in checked(ran)
+    ]
+
+
+def test_a_rollback_of_a_kept_epoch_and_none_of_a_rejected_one(ran: Place) -> None:
+    line = ran.line("s")
+    said = ran.git("log", "-1", "--format=%B", line[3])
+    # The rejected epoch 2 loses its rollback: epoch 3's step stands on its step.
+    after = ran.git("commit-tree", f"{line[4]}^{{tree}}", "-p", line[2], "-m", "x")
+    ran.git("update-ref", "refs/heads/autopilot/s", after)
+    assert (2, "rollback", "to epoch 1", "missing") in [
+        (each.epoch, each.what, each.recorded, each.found) for each in checked(ran)
+    ]
+    # The kept epoch 3 gets one.
+    kept = said.replace("Rejected: 2", "Rejected: 3")
+    back = ran.git("commit-tree", f"{line[1]}^{{tree}}", "-p", line[4], "-m", kept)
+    ran.git("update-ref", "refs/heads/autopilot/s", back)
+    assert [(e.epoch, e.what, e.recorded, e.found) for e in checked(ran)] == [
+        (3, "rollback", "none", back[:7])
+    ]
+
+
 @pytest.mark.parametrize("path", ["evaluator.py", "items.json"])
 def test_an_evaluator_or_data_file_that_is_changed_on_the_branch(ran: Place, path: str) -> None:
     rebuilt(ran, 4, path=path, text="changed\n")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from autopilot import audit
 from autopilot.core.types import Datum
-from autopilot.errors import EvaluationError, NetworkRefusedError, UsageError
+from autopilot.errors import EvaluationError, ExperimentError, NetworkRefusedError, UsageError
 from autopilot.proof.measuring import Measurement
 from autopilot.proof.replay import (
     Replay,
@@ -34,6 +35,54 @@ def test_values_agree_within_the_tolerance() -> None:
     assert is_same(None, None, 0)
     for recorded, replayed in ((0.5, 0.6), (nan, 0.5), (0.5, nan), (None, 0.5), (0.5, None)):
         assert not is_same(recorded, replayed, 0.05)
+
+
+def test_a_difference_of_the_tolerance_itself_is_none() -> None:
+    assert is_same(0.5, 0.75, 0.25) and is_same(0.75, 0.5, 0.25)
+    assert not is_same(0.5, math.nextafter(0.75, 1), 0.25)
+    assert is_same(2.0, 2.0, 0.0) and not is_same(2.0, math.nextafter(2.0, 3), 0.0)
+    settings = Settings(tolerance=0.25, shares={"latency": 0.5})
+    recorded = {"f1": 0.5, "latency": 2.0}
+    assert not compare_metrics(1, "val", recorded, {"f1": 0.75, "latency": 3.0}, settings)
+    assert not compare_metrics(1, "val", {"latency": -2.0}, {"latency": -3.0}, settings)
+
+
+def test_a_metric_that_only_one_side_has_is_a_difference() -> None:
+    found = compare_metrics(3, "val", {"f1": 0.5, "old": 1.0}, {"f1": 0.5, "new": 2.0}, Settings())
+    assert found == [
+        Difference(3, "val old", 1.0, None),
+        Difference(3, "val new", None, 2.0),
+    ]
+    nan = math.nan
+    [now] = compare_metrics(3, "val", {"f1": 0.5}, {"f1": nan}, Settings(tolerance=9.0))
+    assert now.recorded == 0.5 and math.isnan(now.found)
+    [before] = compare_metrics(3, "val", {"f1": nan}, {"f1": 0.5}, Settings(shares={"f1": 9.0}))
+    assert before.found == 0.5
+    assert not compare_metrics(3, "val", {"f1": nan}, {"f1": nan}, Settings())
+
+
+def test_items_that_turned_are_a_difference_under_an_equal_metric(finished: Notebook) -> None:
+    replay, judged = Replay(finished, Settings()), finished.epoch(1)
+    items = finished.data(1, "val")
+    recorded = {item.id: item.outcome for item in items}
+    passed, failed_ = (next(i for i in recorded if recorded[i] == o) for o in ("passed", "failed"))
+    turned = tuple(
+        replace(item, success=not item.success) if item.id in (passed, failed_) else item
+        for item in items
+    )
+    same = Measurement(judged.commit, {"val": judged.metrics["val"]}, {"val": tuple(items)})
+    assert replay._compare(1, judged, same) == ([], [])
+    [found], noisy = replay._compare(1, judged, replace(same, items={"val": turned}))
+    assert (found.epoch, found.what, noisy) == (1, "val items", [])
+    assert set(found.why.split(", ")) == {f"{passed} fails now", f"{failed_} passes now"}
+    worse = replace(
+        same, metrics={"val": {**judged.metrics["val"], "accuracy": 0.25}}, items={"val": turned}
+    )
+    [metric], _ = replay._compare(1, judged, worse)
+    assert (metric.what, metric.recorded, metric.found) == ("val accuracy", 0.5, 0.25)
+    assert f"{passed} fails now" in metric.why
+    with pytest.raises(ExperimentError, match=r"no epoch 9\b"):
+        Replay(finished, Settings(epochs=[1, 9]))
 
 
 def test_a_metric_may_have_a_tolerance_of_its_own() -> None:
