@@ -173,11 +173,11 @@ def autopilot(top: Path, *arguments: str, **environment: str) -> subprocess.Comp
     return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
-def in_terminal(top: Path, *arguments: str) -> str:
-    """What a person at a terminal sees of a command."""
+def in_terminal(top: Path, *arguments: str, seen: bytearray | None = None) -> str:
+    """What a person at a terminal sees of a command; `seen` has it as it comes."""
     ours, theirs = pty.openpty()
     environment = _environment({"TERM": "xterm", "COLUMNS": "250", "LINES": "50"})
-    seen = bytearray()
+    seen = bytearray() if seen is None else seen
 
     def read() -> None:
         # Linux says EIO, others end the file, when the last program has closed the terminal.

@@ -62,7 +62,7 @@ class Counter(AutoPilotModule):
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Done:
     """How a command ended."""
 
@@ -85,7 +85,8 @@ class Done:
         """The line that says what to do."""
         return next((x for x in self.err.splitlines() if x.startswith("  hint: ")), "")
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
+        """All of it: that is shown where a test fails."""
         return f"exit code {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
 
 
