@@ -17,7 +17,7 @@ from autopilot.cli.output import Output, own_stdout
 from autopilot.cli.pages import listing as pages
 from autopilot.core.figures import progressed
 from autopilot.engine.preflight import Check
-from autopilot.errors import RepositoryError, UsageError
+from autopilot.errors import AutopilotError, RepositoryError, UsageError
 from autopilot.git.commands import run_git
 from autopilot.git.packing import count_loose, maintain
 from autopilot.git.repository import Repository
@@ -346,11 +346,17 @@ def gc(
                 output.line(f"but would keep {', '.join(map(printable, gone.keep))}")
     tags: dict[str, list[int]] = {}
     for slug, state in states_of(repo).items():
-        missing = [] if state in ("running", "unreadable") else missing_tags(repo, slug)
+        if state == "unreadable":
+            output.warning(f"{slug} is left as it is: it cannot be read; autopilot doctor says why")
+        try:
+            missing = [] if state in ("running", "unreadable") else missing_tags(repo, slug)
+            if missing and not dry_run:
+                make_tags(repo, slug, missing)
+        except AutopilotError as error:
+            output.warning(f"{slug} is left as it is: {error.message}; {error.hint}")
+            continue
         if missing:
             tags[slug] = missing
-            if not dry_run:
-                make_tags(repo, slug, missing)
             what = "would make" if dry_run else "made"
             output.line(f"{what} {counted(len(missing), 'tag')} of {slug} again")
     loose = count_loose(repo)

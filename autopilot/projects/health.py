@@ -8,10 +8,12 @@ import platform
 import re
 import shlex
 import shutil
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
 from autopilot.core.items import find_duplicates, find_leakage
+from autopilot.core.records.record import Event, Lesson, StepRecord
 from autopilot.engine.loading import load_command_line
 from autopilot.engine.preflight import Check, preflight
 from autopilot.engine.request import Request
@@ -144,25 +146,36 @@ def _litter(repo: Repository) -> Iterator[Check]:
 def _runs(repo: Repository) -> Iterator[Check]:
     states = states_of(repo)
     for slug, state in states.items():
-        layout = Layout(slug)
-        if state == "unreadable":
-            text = f"{slug} cannot be read: its notes are missing"
-            yield Check("runs", "failed", text, f"autopilot fetch origin {slug}")
-        elif state in ("interrupted", "crashed", "killed"):
-            was = "" if state == "crashed" else "was "
-            goes_on_by = Notebook(repo, slug).goes_on_by
-            yield Check("runs", "warning", f"{slug} {was}{state}", goes_on_by)
-        elif state == "running":
-            holder = ExclusiveLock(layout.lock(repo)).holder()
-            who = f"process {holder.pid}" if holder else "another process"
-            yield Check("runs", "ok", f"{slug} is run by {who}")
-        elif missing := missing_tags(repo, slug):
-            text = f"{slug} has no tag for kept epoch {missing[0]}"
-            yield Check("runs", "failed", text, "autopilot gc")
+        try:
+            yield from _run(repo, slug, state)
+        except AutopilotError as error:
+            text = f"{slug} cannot be read: {error.message}"
+            yield Check("runs", "failed", text, error.hint)
+    for left_out in repo.damaged.values():
+        yield Check("runs", "warning", left_out.message, left_out.hint)
+    repo.damaged.clear()
     if not any(state in ("interrupted", "crashed", "killed") for state in states.values()):
         count = len(states)
         text = f"{count} experiment{'s' * (count != 1)}, none of them unfinished"
         yield Check("runs", "ok", text)
+
+
+def _run(repo: Repository, slug: str, state: str) -> Iterator[Check]:
+    layout, notebook = Layout(slug), Notebook(repo, slug)
+    if state == "unreadable":
+        notebook.need(Event)
+    for kind in (StepRecord, Lesson):  # `missing_tags` reads the verdicts
+        deque(notebook.records(kind), maxlen=0)
+    if state in ("interrupted", "crashed", "killed"):
+        was = "" if state == "crashed" else "was "
+        yield Check("runs", "warning", f"{slug} {was}{state}", notebook.goes_on_by)
+    elif state == "running":
+        holder = ExclusiveLock(layout.lock(repo)).holder()
+        who = f"process {holder.pid}" if holder else "another process"
+        yield Check("runs", "ok", f"{slug} is run by {who}")
+    elif missing := missing_tags(repo, slug):
+        text = f"{slug} has no tag for kept epoch {missing[0]}"
+        yield Check("runs", "failed", text, "autopilot gc")
 
 
 def examine_project(project: Project) -> Iterator[Check]:

@@ -16,7 +16,7 @@ from autopilot.core.figures import signed
 from autopilot.core.memory import Memory
 from autopilot.core.records.record import Lesson, LlmRecord, StepRecord, TraceRecord
 from autopilot.core.types import Cost
-from autopilot.errors import ExperimentError
+from autopilot.errors import AutopilotError
 from autopilot.git import objects, refs
 from autopilot.git.repository import Repository
 from autopilot.report.comparison import Tuned, by_strategy, event_detail, settings, trend_window
@@ -342,7 +342,7 @@ def _forks(repo: Repository, slug: str) -> Iterator[tuple[str, int]]:
     for other in experiments(repo):
         try:
             manifest = Notebook(repo, other).manifest
-        except ExperimentError:
+        except AutopilotError:
             continue  # Its notes are not here: it cannot say where it comes from.
         for source in (manifest.forked_from, manifest.merged_with):
             name, _, epoch = source.rpartition("@")

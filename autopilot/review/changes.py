@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from autopilot.core.records.message import EPOCH, EXPERIMENT, REVERTS, Score, trailers_of
+from autopilot.core.records.record import MetricsRecord
 from autopilot.errors import ExperimentError
 from autopilot.git.commands import run_git
 from autopilot.git.commits import count_in, merge_base, merge_trees
@@ -77,10 +78,16 @@ class MergedEpoch:
 
 
 class ParameterHistory:
-    """The changes of an experiment's kept epochs."""
+    """The changes of an experiment's kept epochs.
+
+    Raises:
+        RecordError: a line with a verdict cannot be read.
+    """
 
     def __init__(self, notebook: Notebook) -> None:
         self.notebook, self.repo = notebook, notebook.repo
+        # A verdict that is left out would make another epoch the best one.
+        notebook.need(MetricsRecord)
         self.places = known_paths(notebook.manifest, notebook.slug)
         self._trees: dict[str, str] = {}
 

@@ -11,13 +11,14 @@ import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from operator import itemgetter
 
 from autopilot.core.memory import BLOCK_AFTER, Memory
 from autopilot.core.records.message import plain_message, start_message
-from autopilot.core.records.record import Event, Lesson, Manifest
+from autopilot.core.records.record import Event, Lesson, Manifest, MetricsRecord
 from autopilot.core.rules import ALL_BLOCKED
 from autopilot.core.store import Store
-from autopilot.errors import ExperimentError, LockHeldError
+from autopilot.errors import AutopilotError, ExperimentError, LockHeldError
 from autopilot.git import commits, objects, refs
 from autopilot.git.locks import named, one_at_a_time
 from autopilot.git.repository import Repository
@@ -32,12 +33,15 @@ def stopped(repo: Repository, slug: str) -> Iterator[Notebook]:
 
     Raises:
         ExperimentError: there is no such experiment.
+        RecordError: a line with a verdict cannot be read: nothing is written on top of it.
         LockHeldError: it is running.
     """
     # Before the lock: a name that does not exist leaves no lock file behind.
     Notebook(repo, slug)
     with held(repo, slug):
-        yield Notebook(repo, slug)
+        notebook = Notebook(repo, slug)
+        notebook.need(Event, MetricsRecord)
+        yield notebook
 
 
 # --- decisions ---------------------------------------------------------------------------------
@@ -143,6 +147,7 @@ def fork(
         ExperimentError: the name is taken, or there is no such epoch.
         SlugError: the name is malformed.
     """
+    source.need(Event, MetricsRecord)
     base = source.after(source.epoch(epoch).number)
     manifest = _manifest(source, slug, base, idea, hypothesis)
     manifest = replace(manifest, forked_from=f"{source.slug}@{epoch}")
@@ -192,6 +197,7 @@ def merge(
 
 
 def _best(notebook: Notebook) -> tuple[int, str]:
+    notebook.need(Event, MetricsRecord)
     if notebook.last is None:
         raise ExperimentError(
             f"{notebook.slug} has no judged epoch yet", hint=f"autopilot resume {notebook.slug}"
@@ -285,17 +291,16 @@ def memory_of_all(repo: Repository, project: str | None = None) -> tuple[Memory,
     To be asked by `recall`: blocked strategies and trends belong to one experiment. Also returns,
     by slug, why the lessons of some experiments are missing.
     """
-    found = (Notebook(repo, slug) for slug in experiments(repo, project))
-    notebooks = sorted(found, key=lambda notebook: (notebook.time_s, notebook.slug))
-    lessons: list[Lesson] = []
+    found: list[tuple[int, str, list[Lesson]]] = []
     unreadable: dict[str, str] = {}
-    for notebook in notebooks:
+    for slug in experiments(repo, project):
         try:
-            lessons += _lessons(notebook)
-        except ExperimentError as error:
-            unreadable[notebook.slug] = error.message
+            notebook = Notebook(repo, slug)
+            found.append((notebook.time_s, slug, _lessons(notebook)))
+        except AutopilotError as error:
+            unreadable[slug] = error.message
     memory = Memory()
-    memory.load(lessons)
+    memory.load(lesson for *_, lessons in sorted(found, key=itemgetter(0, 1)) for lesson in lessons)
     return memory, unreadable
 
 

@@ -43,18 +43,11 @@ class Layout:
     slug: str
 
     def __post_init__(self) -> None:
-        parts = self.slug.split("/")
-        for part in parts:
-            why = ""
-            if ".." in part:
-                why = ": git allows no two dots in a row"
-            elif part.endswith((".", ".lock")):
-                why = ": git allows no '.' and no '.lock' at the end"
-            if len(parts) > 2 or not _PART.fullmatch(part) or why:
-                raise SlugError(
-                    f"{self.slug!r} cannot be an experiment's name{why}",
-                    hint="use small letters, digits, '.', '_' and '-', as in classifier-1",
-                )
+        if (why := _fault(self.slug)) is not None:
+            raise SlugError(
+                f"{self.slug!r} cannot be an experiment's name{why}",
+                hint="use small letters, digits, '.', '_' and '-', as in classifier-1",
+            )
 
     @property
     def branch(self) -> str:
@@ -185,6 +178,19 @@ class Layout:
         return repo.common_dir / "autopilot" / "reports" / f"{self.slug}.html"
 
 
+def _fault(slug: str) -> str | None:
+    """Why no experiment can have a name, as the end of a sentence; None if one can."""
+    parts = slug.split("/")
+    for part in parts:
+        if ".." in part:
+            return ": git allows no two dots in a row"
+        if part.endswith((".", ".lock")):
+            return ": git allows no '.' and no '.lock' at the end"
+        if len(parts) > 2 or not _PART.fullmatch(part):
+            return ""
+    return None
+
+
 def experiments(repo: Repository, project: str | None = None) -> dict[str, str]:
     """Slug to the tip of its branch, of all experiments here, or of those of a project.
 
@@ -196,7 +202,8 @@ def experiments(repo: Repository, project: str | None = None) -> dict[str, str]:
     return {
         slug: tip
         for slug, tip in slugs.items()
-        if f"{NOTES}{slug}/experiment" in found or _names(repo, slug, tip)
+        if _fault(slug) is None
+        and (f"{NOTES}{slug}/experiment" in found or _names(repo, slug, tip))
     }
 
 

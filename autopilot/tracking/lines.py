@@ -186,7 +186,7 @@ def _class_of(value: dict[str, Any]) -> type[Record] | None:
 
 def prepare() -> None:
     """Makes what reads lines, which takes longer than to read a few."""
-    for record in (*CLASSES, Event):
+    for record in (*CLASSES, Manifest, Event):
         _adapter(record)
 
 

@@ -5,6 +5,7 @@ It takes no lock. Best values and the direction come from the val records.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -201,7 +202,10 @@ class Notebook:
     @property
     def recency(self) -> tuple[int, int]:
         """A key to sort experiments by; within one second, the later begun is the newer."""
-        return self.time_s, self.events[0].order if self.events else 0
+        order = 0
+        with contextlib.suppress(ExperimentError):  # its notes may be missing
+            order = self.events[0].order if self.events else 0
+        return self.time_s, order
 
     @cached_property
     def events(self) -> list[Event]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from autopilot.core.records.message import EXPERIMENT, tag_message, trailer
+from autopilot.core.records.record import Event
 from autopilot.errors import (
     AutopilotError,
     ExperimentError,
@@ -108,11 +109,13 @@ def make_tags(repo: Repository, slug: str, epochs: Sequence[int]) -> None:
 
 
 def states_of(repo: Repository) -> dict[str, str]:
-    """Slug to the state of each experiment; "unreadable" of one whose notes are missing."""
+    """Slug to the state of each experiment; "unreadable" of one whose state is not known."""
     found = {}
     for slug in experiments(repo):
         try:
-            found[slug] = Notebook(repo, slug).status.state
+            notebook = Notebook(repo, slug)
+            notebook.need(Event)
+            found[slug] = notebook.status.state
         except AutopilotError:
             found[slug] = "unreadable"
     return found
@@ -131,7 +134,8 @@ def _worktrees(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
     for name, folder in sorted(linked_worktrees(repo).items()):
         state = states.get(name)
         lock = _lock_of(repo, folder)
-        if lock is not None and (state in RESUMABLE or lock.holder() is not None):
+        is_kept = state in (*RESUMABLE, "unreadable")
+        if lock is not None and (is_kept or lock.holder() is not None):
             continue
         why = f"{name} is {state}" if state else f"there is no experiment {name}"
         if name.startswith("."):

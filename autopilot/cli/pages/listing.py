@@ -24,7 +24,7 @@ from autopilot.core.figures import (
     signed,
     test_gain,
 )
-from autopilot.errors import ExperimentError
+from autopilot.errors import AutopilotError
 from autopilot.git import refs
 from autopilot.git.repository import Repository
 from autopilot.report.comparison import Tuned, words
@@ -120,7 +120,7 @@ def foot(notebook: Notebook) -> list[str]:
 def rows(
     repo: Repository, project: str | None, row: Callable[[Notebook], dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """A row an experiment, newest first; one whose notes are missing does not hide the others."""
+    """A row an experiment, newest first; one that cannot be read does not hide the others."""
     ranked: list[tuple[tuple[int, int], dict[str, Any]]] = []
     tagged = tagged_epochs(repo)
     for slug in experiments(repo, project):
@@ -128,7 +128,7 @@ def rows(
             notebook = Notebook(repo, slug)
             notebook.tagged = tagged.get(slug, frozenset())
             ranked.append((notebook.recency, row(notebook)))
-        except ExperimentError as error:
+        except AutopilotError as error:
             damaged = {"state": "unreadable", "detail": error.message, "updated": ""}
             ranked.append(((0, 0), {"experiment": slug, **damaged}))
     return [row for _, row in sorted(ranked, key=itemgetter(0), reverse=True)]
