@@ -81,6 +81,33 @@ def test_clone_keeps_the_state_and_is_independent():
     assert (twin.compute(), count.compute()) == (3.0, 2.0)
 
 
+def test_copies_share_no_state_and_no_default_however_deep():
+    class Nested(Metric):
+        def __init__(self):
+            super().__init__()
+            self.given = {"seen": [[]]}
+            self.add_state("found", self.given)
+
+    metric = Nested()
+    metric.given["seen"][0].append("a change of what was declared")
+    twin = metric.clone()
+    later = twin.clone()
+    for changed, others in ((metric, (twin, later)), (twin, (metric, later))):
+        changed.reset()
+        changed.found["seen"][0].append("mine")
+        changed.found["more"] = 1
+        for other in others:
+            other.reset()
+            assert other.found == {"seen": [[]]}
+    twin.add_state("own", 0)
+    assert not hasattr(metric, "own")
+    metric.reset()
+    both = MetricCollection({"one": metric})
+    copy = both.clone()
+    copy["one"].found["seen"].append("mine")
+    assert both["one"].found == {"seen": [[]]}
+
+
 @pytest.mark.parametrize("name", ["", "two words", "1st"])
 def test_a_state_needs_an_attribute_name(name):
     with pytest.raises(MetricError, match="cannot be a state's name"):

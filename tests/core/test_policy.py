@@ -9,7 +9,8 @@ import autopilot.policy
 from autopilot.core.comparison import EpochView
 from autopilot.core.figures import figures
 from autopilot.core.gate import Gate
-from autopilot.core.policy import Policy
+from autopilot.core.policy import Decision, Policy, decide
+from autopilot.core.types import Datum
 from autopilot.errors import UsageError
 from autopilot.policy import (
     CustomGate,
@@ -54,6 +55,35 @@ def test_a_missing_monitor_is_rejected_but_a_missing_split_is_not(policy):
     assert decision.explain() == "val f1 was not measured; val has accuracy"
     assert policy.judge(view({}, {})).explain() == "there is no val split to judge by"
     assert policy.judge(view({}, {})).kept
+
+
+class Everything(Policy):
+    """Keeps whatever it is asked about."""
+
+    def judge(self, view):
+        return Decision("kept", ("as always",))
+
+
+def test_no_policy_may_overrule_what_a_state_cannot_be_best_with():
+    better = view({"f1": 0.8}, {"f1": 0.7})
+    assert decide(Everything(), better).kept
+    for now, said in (
+        ({"f1": math.nan}, "val f1 is nan"),
+        ({"f1": math.inf}, "val f1 is inf"),
+        ({"f1": -math.inf}, "val f1 is -inf"),
+        ({"accuracy": 1.0, "b": 1.0}, "there is no val metric 'f1', only accuracy, b"),
+    ):
+        for best in ({"f1": 0.7}, {}):
+            decision = decide(Everything(), view(now, best))
+            assert (decision.verdict, decision.explain()) == ("rejected", said)
+    assert decide(Everything(), better, ["it fell over"]).explain() == "it fell over"
+    lost = view(
+        {"f1": 0.9},
+        {"f1": 0.7},
+        items=[Datum(id="a", error_message="fell")],
+        best_items=[Datum(id="a", metrics={"f1": 0.7})],
+    )
+    assert decide(Everything(), lost).explain() == "1 of 1 val items has no f1 any more: a (fell)"
 
 
 def test_the_default_policy_wants_improvement_and_gates_at_once():

@@ -279,6 +279,22 @@ def test_the_interval_holds_the_true_difference_as_often_as_it_says():
     assert abs(held / tries - 0.9) < 0.06
 
 
+def test_both_ends_leave_out_as_much():
+    random = Random(5)
+    for count, confidence, outside in ((6, 0.95, 1), (6, 0.9, 3), (8, 0.9, 12)):
+        found = [random.gauss(0.2, 1) for _ in range(count)]
+        means = sorted(
+            sum(some) / len(some)
+            for chosen in product((False, True), repeat=count)
+            if (some := [value for value, taken in zip(found, chosen, strict=True) if taken])
+        )
+        low, high = subset_interval(found, confidence, 2**count, Random(0))
+        assert (low, high) == pytest.approx((means[outside - 1], means[-outside]))
+        # What is better in one direction is worse in the other.
+        turned = subset_interval([-value for value in found], confidence, 2**count, Random(0))
+        assert turned == pytest.approx((-high, -low))
+
+
 def test_too_few_items_have_no_interval_and_more_have_one():
     assert subset_interval([1.0] * 5, 0.95, 1000, Random(0)) == (-math.inf, math.inf)
     assert subset_interval([1.0] * 6, 0.95, 1000, Random(0)) == (1.0, 1.0)

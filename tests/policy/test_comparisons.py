@@ -1,6 +1,7 @@
 """Gates against the best: regressions, improvements that are real, and the train-val gap."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -208,6 +209,16 @@ def test_the_same_epoch_always_gets_the_same_verdict():
     assert len(reasons) == 1
     other = SignificantImprovement(method="bootstrap", seed=1).check(look).reason
     assert other not in reasons
+
+
+def test_each_epoch_is_judged_by_draws_of_its_own():
+    """The same few draws would make the same mistake in every epoch."""
+    gate = SignificantImprovement(method="bootstrap")
+    scores = [Datum(id=str(n), metrics={"f1": n % 7 / 7}) for n in range(60)]
+    better = [Datum(id=str(n), metrics={"f1": (n * 3 % 8) / 8}) for n in range(60)]
+    look = view({"f1": 0.5}, {"f1": 0.4}, items=better, best_items=scores)
+    reasons = [gate.check(replace(look, epoch=epoch)).reason for epoch in (1, 2, 3, 1)]
+    assert len(set(reasons)) > 1 and reasons[0] == reasons[3]
 
 
 @pytest.mark.parametrize(
