@@ -211,15 +211,22 @@ def report(
         typer.Option("-o", "--output", metavar="FILE", help="Where; else in the git folder."),
     ] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    serve: Annotated[
+        bool,
+        typer.Option("--serve", help="Keep it up to date in the browser, until Ctrl-C."),
+    ] = False,
+    port: Annotated[int, typer.Option(min=0, help="Of --serve; a free one unless given.")] = 0,
 ) -> None:
     """Write an experiment as a page to read in a browser.
 
     One HTML file that loads nothing: curves, the tree, each epoch's diff and reasons, items,
     cost, memory. It goes into the git folder, where it dirties nothing, unless -o names a file.
-    With --md a short summary is printed instead, as CI shows it beside a job.
+    With --md a short summary is printed instead, as CI shows it beside a job. With --serve nothing
+    is written: a server on 127.0.0.1 shows the page with the run as it goes on.
 
     \b
     autopilot report --open
+    autopilot report --serve --open
     autopilot report classifier-1 -o classifier-1.html
     autopilot report --compare classifier-1 classifier-2
     autopilot report --md >> "$GITHUB_STEP_SUMMARY"
@@ -229,10 +236,34 @@ def report(
         raise UsageError(f"--compare and {extra} do not go together", hint="leave one of them out")
     if md and open_it:
         raise UsageError("--md and --open do not go together", hint="leave one of them out")
+    for option, is_given in (("--md", md), ("--compare", compare), ("-o", to)):
+        if serve and is_given:
+            raise UsageError(f"--serve and {option} do not go together", hint="leave one out")
+    if serve:
+        _serve(context, name, port, open_it=open_it)
+        return
     if md:
         _markdown(context, name, to)
         return
     _page(context, [*map(context.full_slug, compare or ())] or [name], to, open_it=open_it)
+
+
+def _serve(context: Context, name: str | None, port: int, *, open_it: bool) -> None:
+    from autopilot.report.serving import ReportServer
+
+    notebook, output = context.notebook(name), context.output
+    with ReportServer(notebook.repo.workdir, notebook.slug, port) as server:
+        output.line(f"{notebook.slug}: {server.url} (Ctrl-C ends the server, and no run)")
+        output.document({"experiment": notebook.slug, "url": server.url})
+        if open_it:
+            _open(output, server.url)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+
+
+def _open(output: Output, url: str) -> None:
+    if not webbrowser.open(url):
+        output.warning(f"no browser was found; open it by hand: {url}")
 
 
 def _markdown(context: Context, name: str | None, to: Path | None) -> None:
@@ -285,8 +316,7 @@ def _page(context: Context, names: list[str | None], to: Path | None, *, open_it
     if to:
         _tell(output, repo, path)
     if open_it:
-        if not webbrowser.open(path.as_uri()):
-            output.warning(f"no browser was found; open it by hand: {path.as_uri()}")
+        _open(output, path.as_uri())
     else:
         output.line(f"read it: {path.as_uri()}")
     output.document({"experiments": slugs, "path": str(path), "bytes": size, "left_out": missing})

@@ -29,7 +29,7 @@ from autopilot.tracking.notebook import Epoch, Notebook
 
 _STYLES = ("page.css", "parts.css")
 _SCRIPTS = ["dom", "data", "scroll", "chart", "diff", "detail", "tree", "items", "values"]
-_SCRIPTS += ["pages", "main"]
+_SCRIPTS += ["pages", "live", "main"]
 
 
 def page(reports: Sequence[Report], between: Changes | None = None) -> str:
@@ -39,23 +39,40 @@ def page(reports: Sequence[Report], between: Changes | None = None) -> str:
         reports: One or two; they share their pool of patches.
         between: From the first one's best state to the second one's.
     """
+    return rendered(page_data(reports, between))
+
+
+def page_data(
+    reports: Sequence[Report], between: Changes | None = None, *, live: bool = False
+) -> dict[str, Any]:
+    """The data of a page.
+
+    Args:
+        live: A server has news of it.
+    """
     notebooks = [report.notebook for report in reports]
-    data = {
+    return {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "program": f"autopilot {__version__}",
+        "live": live,
         "experiments": [report.document() for report in reports],
         "comparison": _comparison(notebooks[0], notebooks[1], between) if between else None,
         "diffs": patches(reports[0].pool),
         "left_out": left_out(reports),
     }
+
+
+def rendered(data: Mapping[str, Any]) -> str:
+    """The page with its data; one that is live may ask its server for news, and nobody else."""
     style = "\n".join(_source(name) for name in _STYLES)
     script = "\n".join(_source(f"{name}.js") for name in _SCRIPTS)
     script = f'(() => {{\n"use strict";\n{script}\n}})();\n'
     policy = f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
+    policy += "connect-src 'self'; " if data["live"] else ""
     policy += "base-uri 'none'; form-action 'none'"
     parts = {
         "policy": policy,
-        "title": html.escape(" and ".join(notebook.slug for notebook in notebooks)),
+        "title": html.escape(" and ".join(each["slug"] for each in data["experiments"])),
         "style": style,
         # Neither the end of a script nor of a comment can stand in it.
         "data": dumped(data).replace("<", "\\u003c"),

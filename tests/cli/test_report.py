@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import io
 import json
 import re
+import threading
 import zlib
 from pathlib import Path
 
@@ -13,13 +15,18 @@ import pytest
 
 from autopilot import (
     AutoPilotModule,
+    Callback,
     Choice,
     ConfigParameter,
+    DataLoader,
     Datum,
     Experiment,
     GitStore,
+    Optimizer,
+    PathParameter,
     Range,
     SearchOptimizer,
+    Step,
     Trainer,
 )
 from autopilot.cli.context import Context
@@ -34,6 +41,7 @@ from autopilot.git.repository import Repository
 from autopilot.report.collection import between, collect
 from autopilot.report.contents import DiffPool, dumped, packed
 from autopilot.report.rendering import markdown, page
+from autopilot.report.serving import ReportServer
 from autopilot.tracking.notebook import Notebook
 from tests.browser import chromium, find_chromium
 from tests.cli.report_story import EVIL, MARKUP, SPACED, tell
@@ -542,8 +550,8 @@ def test_in_the_heat_map_what_was_not_evaluated_is_not_what_failed(browser, writ
     browser.evaluate("document.querySelector('.panel details').open = true")
     browser.wait_for("document.querySelectorAll('.panel td').length > 0")
     cells = browser.evaluate(CELLS)
-    # Passed, failed, with an error, not measured, not scored, not evaluated.
-    assert cells[3] == ["v4", "0", "2", "2", "0", "0", "1"]
+    # Passed, failed, with an error, not evaluated: what no item was has no column.
+    assert cells[3] == ["v4", "0", "2", "2", "1"]
     quiet(browser)
 
 
@@ -629,3 +637,144 @@ def test_nothing_but_its_own_script_can_run(browser, written):
     browser.wait_for("true")
     assert browser.evaluate("window.broken === undefined")
     assert len([p for p in browser.problems if "Content Security Policy" in p]) == 2
+
+
+# --- as it goes on -------------------------------------------------------------------------------
+
+
+class Look(Callback):
+    """Looks at a batch's end, when its results are noted."""
+
+    def __init__(self, look):
+        self.look = look
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if batch_idx == 1:
+            self.look(trainer.current_epoch)
+
+
+class Several(AutoPilotModule):
+    """Three metrics, and words that are long."""
+
+    monitor = "accuracy"
+
+    def __init__(self, top):
+        super().__init__()
+        self.x = PathParameter(top / "x.txt")
+
+    def forward(self, batch):
+        x = int(self.x.read_text())
+        values = {
+            "a_metric_with_a_long_name": x / 3,
+            "seconds_of_the_whole_request": 1234.5 / (x + 1),
+        }
+        passed = [x > item.metadata["at"] for item in batch.items]
+        return Datum(
+            items=[Datum(success=p, metrics=values, feedback="more " * 60) for p in passed]
+        )
+
+    def train_dataloader(self):
+        items = [{"id": f"an-item-with-a-long-name-{n}", "at": n} for n in range(8)]
+        return DataLoader(items, 4)
+
+    val_dataloader = test_dataloader = train_dataloader
+
+    def configure_optimizers(self):
+        return Add(self.parameters())
+
+
+class Add(Optimizer):
+    def step(self):
+        x = self.parameters[0]
+        x.write_text(f"{int(x.read_text()) + 1}\n")
+        return Step(
+            "add one to it", f"a strategy with a long name {int(x.read_text()) % 3}", "w" * 300
+        )
+
+
+@pytest.fixture
+def several(tmp_path, git_environment):
+    """Goes on with an experiment, up to an epoch."""
+    top = tmp_path / "repo"
+    top.mkdir()
+    run_git(["init", "-q"], cwd=top)
+    (top / "x.txt").write_text("0\n")
+    for arguments in (["add", "-A"], ["commit", "-qm", "first"]):
+        run_git(["-c", "user.name=Ada", "-c", "user.email=a@b.c", *arguments], cwd=top)
+
+    def fit(max_epochs, look=lambda epoch: None):
+        trainer = Trainer(experiment=Experiment(GitStore("several", top)), callbacks=[Look(look)])
+        trainer.fit(Several(top), max_epochs=max_epochs)
+        trainer.experiment.store.close()
+        return top
+
+    return fit
+
+
+@needs_chromium
+def test_a_served_page_shows_the_run_as_it_goes_on(browser, several):
+    top = several(2)
+    seen = []
+
+    def look(epoch):
+        if epoch == 3:
+            seen.append(
+                browser.wait_for("/Epoch 3: train/.test(live.textContent) && live.textContent")
+            )
+
+    with ReportServer(top, "several") as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        browser.open(server.url)
+        browser.wait_for(f"{LOADED} && !live.hidden")
+        assert "interrupted" not in browser.evaluate("live.textContent")
+        browser.click("#row-1")
+        browser.wait_for(f"{TITLE} === 'Epoch 1'")
+        browser.evaluate(
+            "window.marker = list => list; document.getElementById('search').value = ''"
+        )
+        several(4, look)
+        browser.wait_for("!!document.getElementById('row-4')")
+        # The same page: what is chosen stays, and it asked nobody else.
+        assert browser.evaluate(f"{TITLE} === 'Epoch 1' && !!window.marker")
+        assert "4 train" in seen[0] and "a strategy with a long name" in seen[0]
+        browser.wait_for("live.textContent.includes('a strategy with a long name 2')")
+        assert browser.problems == []
+        assert {url.rpartition("/")[0] + "/" for url in browser.requests} == {server.url}
+        # Another name for this machine, as of a page that leads a browser here, and no secret.
+        for path, host in ((server.place, "evil.example"), ("/", server.hosts[0])):
+            asked = http.client.HTTPConnection("127.0.0.1", server.server_port)
+            asked.request("GET", path, headers={"Host": host})
+            assert asked.getresponse().status == 404
+        browser.open("about:blank")
+        browser.requests.clear()
+        server.shutdown()
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [1300, 420])
+def test_the_tables_fit_with_three_metrics(browser, several, tmp_path, width):
+    path = tmp_path / "several.html"
+    path.write_text(page([collect(Notebook(Repository.discover(several(4)), "several"))]))
+    browser.resize(width, 900)
+    wide = (
+        "[document.documentElement.scrollWidth, ...[...document.querySelectorAll('table, .rows')]"
+    )
+    wide += ".map(e => Math.ceil(e.getBoundingClientRect().right))]"
+    try:
+        for view in ("epoch-3", "tree", "items", "cost", "memory", "setup"):
+            opened(browser, path, f"#{view}").wait_for("!!document.querySelector('main .card')")
+            browser.wait_for("document.querySelectorAll('main *').length > 10")
+            browser.evaluate("document.querySelectorAll('details').forEach(e => (e.open = true))")
+            assert max(browser.evaluate(wide)) <= width, view
+        quiet(browser)
+    finally:
+        browser.resize(1440, 1000)
+
+
+def test_serve_says_what_it_does_not_go_with_and_that_a_port_is_taken(story):
+    with pytest.raises(UsageError, match="--serve and --md"):
+        call(story, serve=True, md=True)
+    with ReportServer(story.repo.workdir, "story") as server:
+        with pytest.raises(UsageError) as caught:
+            call(story, serve=True, port=server.server_port)
+        assert "another" in caught.value.hint

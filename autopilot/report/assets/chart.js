@@ -17,8 +17,15 @@ class Chart {
         if (hit) go(hit.experiment.link(`epoch-${hit.epoch.number}`));
       },
     }, this.canvas);
-    fill(section, h("div", { class: "card" }, this.controls(), this.plot));
+    this.renew();
     new ResizeObserver(() => this.draw()).observe(this.plot);
+  }
+
+  /** The metrics and splits that there are now. */
+  renew() {
+    const known = experiments.flatMap((e) => e.series.map((s) => s.metric));
+    if (!known.includes(this.metric)) this.metric = experiments[0].monitor;
+    fill(this.section, h("div", { class: "card" }, this.controls(), this.plot));
   }
 
   controls() {

@@ -41,7 +41,7 @@ async function inflate(text) {
 }
 
 const VERDICTS = ["baseline", "kept", "rejected"];
-const diffs = new Packed(report.diffs);
+let diffs = new Packed(report.diffs);
 
 /** One experiment: its epochs as objects, made once from the rows. */
 class Experiment {
@@ -87,6 +87,14 @@ const experiments = report.experiments.map((raw, index) => new Experiment(raw, i
 
 /** What is chosen; `go` and `choose` in main.js change it. */
 const chosen = { experiment: experiments[0], epoch: null, view: "epochs" };
+
+/** Takes the data of a newer report of the same experiments. */
+function renew(data) {
+  Object.assign(report, data);
+  diffs = new Packed(report.diffs);
+  report.experiments.forEach((raw, index) => (experiments[index] = new Experiment(raw, index)));
+  chosen.experiment = experiments[chosen.experiment.index];
+}
 
 function label(epoch) {
   const what = epoch.strategy || epoch.summary;

@@ -139,8 +139,11 @@ class HeatMap {
     const details = h("details", { toggle: () => {
       if (!details.open || details.children.length > 1) return;
       const shown = this.shown.slice(0, 1000);
-      details.append(table(["item", "passed", "failed", "with an error", "unmeasured", "neither", "not evaluated"],
-        shown.map((c) => [c.id, ...Object.keys(STATES).map((state) => grouped(c[state]))]), [1, 2, 3, 4, 5, 6]));
+      const heads = ["passed", "failed", "with an error", "unmeasured", "neither", "not evaluated"];
+      // A column that would be empty leaves its room to the others.
+      const states = Object.keys(STATES).map((state, i) => [state, heads[i]]).filter(([state]) => shown.some((c) => c[state]));
+      details.append(table(["item", ...states.map(([, head]) => head)],
+        shown.map((c) => [c.id, ...states.map(([state]) => grouped(c[state]))]), states.map((_, i) => i + 1)));
       const more = this.shown.length - shown.length;
       if (more) details.append(h("p", { class: "faint" }, `${counted(more, "more item")} are only in the heat map.`));
     } }, h("summary", {}, "The items as a table"));

@@ -90,7 +90,7 @@ function epochsView() {
       number(epoch.value), h("span", { class: better(epoch.delta, experiment.mode) }, change(epoch.delta)),
       h("span", { title: epoch.strategy || epoch.summary }, epoch.strategy || epoch.summary || (epoch.number ? "" : "the start")),
       [epoch.violations ? h("span", { class: "pill rejected", title: "edits outside of the parameters were undone" }, "violation") : "",
-        epoch.number === experiment.best_epoch ? h("span", { class: "pill kept" }, "best") : odd(epoch) ? h("span", { class: "pill" }, epoch.outcome) : ""],
+        epoch.number === chosen.experiment.best_epoch ? h("span", { class: "pill kept" }, "best") : odd(epoch) ? h("span", { class: "pill" }, epoch.outcome) : ""],
     ],
     pick: (epoch, opened) => {
       go(experiment.link(`epoch-${epoch.number}`), { replace: !opened });
@@ -101,8 +101,10 @@ function epochsView() {
   const refilter = () => {
     const items = matching();
     list.show(items, items.findIndex((epoch) => epoch.number === chosen.epoch));
-    count.textContent = items.length === experiment.epochs.length ? "" : `${grouped(items.length)} of ${grouped(experiment.epochs.length)}`;
+    const all = chosen.experiment.epochs.length;
+    count.textContent = items.length === all ? "" : `${grouped(items.length)} of ${grouped(all)}`;
   };
+  list.refilter = refilter;
   const verdicts = ["all", "kept", "rejected", ...(experiment.epochs.some((e) => e.violations) ? ["violations"] : [])];
   const detail = h("article", { class: "card detail", "aria-labelledby": "detail-title" });
   list.detail = detail;
@@ -126,6 +128,22 @@ function update() {
   tabs();
   const failed = (error) => fill(list.detail, h("p", { class: "notice" }, error.message));
   if (epoch !== null) showDetail(list.detail, experiment, experiment.epoch(epoch)).catch(failed);
+}
+
+/** Shows a newer report. What is chosen, typed and scrolled stays; without a choice the best is shown. */
+function refresh() {
+  const { experiment } = chosen;
+  const before = chosen.epoch;
+  if (!location.hash && experiment.epoch(experiment.best_epoch)) chosen.epoch = experiment.best_epoch;
+  head();
+  chart.renew();
+  if (chosen.view !== "epochs" || !list) show();
+  else {
+    list.refilter();
+    // The detail knows the epochs beside its own.
+    if (before !== chosen.epoch || experiment.last.number - 1 === before) update();
+  }
+  chart.draw();
 }
 
 async function focusDetail() {
@@ -214,3 +232,4 @@ window.addEventListener("hashchange", route);
 head();
 if (report.comparison && !location.hash) location.replace("#compare");
 route();
+follow();

@@ -1,0 +1,110 @@
+"""A report that is kept up to date in the browser: a server on 127.0.0.1, for one experiment.
+
+The page asks for server-sent events, each the run as `report.live` reduces it, and for the report's
+data once epochs are new. Another user of the machine does not know the secret in its address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from autopilot.errors import AutopilotError, UsageError
+from autopilot.git.repository import Repository
+from autopilot.report.collection import collect
+from autopilot.report.contents import dumped
+from autopilot.report.live import Source
+from autopilot.report.rendering import page_data, rendered
+from autopilot.text import whole
+from autopilot.tracking.notebook import Notebook
+
+HOST = "127.0.0.1"
+_LOOK_S, _BEAT_S = 0.5, 15.0
+_TYPES = {"": "text/html", "report.json": "application/json", "events": "text/event-stream"}
+
+
+class ReportServer(ThreadingHTTPServer):
+    """Serves the report of an experiment.
+
+    Args:
+        folder: A folder of the repository.
+        port: 0: a free one.
+
+    Attributes:
+        url: The page's address.
+
+    Raises:
+        UsageError: the port is taken.
+    """
+
+    def __init__(self, folder: Path, slug: str, port: int = 0) -> None:
+        try:
+            super().__init__((HOST, port), _Handler)
+        except OSError as error:
+            raise UsageError(
+                f"port {port}: {error.strerror}", hint="name another one, or leave --port out"
+            ) from error
+        self.folder, self.slug = folder, slug
+        self.place = f"/{secrets.token_urlsafe(16)}/"
+        self.hosts = [f"{name}:{self.server_port}" for name in (HOST, "localhost")]
+        self.url = f"http://{self.hosts[0]}{self.place}"
+
+    def source(self) -> Source:
+        """The run, for one reader."""
+        return Source(Repository.discover(self.folder), self.slug)
+
+    def data(self) -> dict[str, object]:
+        """The report's data as of now."""
+        notebook = Notebook(Repository.discover(self.folder), self.slug)
+        return page_data([collect(notebook)], live=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: ReportServer
+
+    def do_GET(self) -> None:
+        """Answers a browser; one that was led here by another page's address gets nothing."""
+        place, _, name = self.path.partition(self.server.place)
+        is_ours = not place and name in _TYPES and self.headers.get("Host") in self.server.hosts
+        if not is_ours:
+            self.send_error(404)
+            return
+        # A browser that has gone, or an experiment that has: the next request tells.
+        with contextlib.suppress(OSError, AutopilotError):
+            if name == "events":
+                self._events()
+            else:
+                data = self.server.data()
+                text = dumped(data) if name else rendered(data)
+                self._head(name)
+                self.wfile.write(whole(text).encode())
+
+    def _head(self, name: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", f"{_TYPES[name]}; charset=utf-8")
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+
+    def _events(self) -> None:
+        source, sent_s = self.server.source(), 0.0
+        self._head("events")
+        while True:
+            run = source.look()
+            if run is not None:
+                # The curve is in the report's data.
+                document = run.document() | {"points": len(run.points)}
+                self.wfile.write(f"data: {json.dumps(document)}\n\n".encode())
+            elif time.monotonic() - sent_s > _BEAT_S:
+                self.wfile.write(b": \n\n")  # fails once the browser has gone
+            else:
+                time.sleep(_LOOK_S)
+                continue
+            self.wfile.flush()
+            sent_s = time.monotonic()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Prints nothing."""
