@@ -11,13 +11,12 @@ from dataclasses import dataclass
 import pygit2
 from pygit2.enums import ObjectType
 
-from autopilot.errors import GitCommandError, RefMovedError
+from autopilot.errors import GitCommandError, RefMovedError, RepositoryError
 from autopilot.git.commands import Seen, last_line, run_git
-from autopilot.git.refs import created, delete_ref, read_ref, when_unlocked
+from autopilot.git.objects import has_object, write_object
+from autopilot.git.refs import create_ref, delete_ref, read_ref
 from autopilot.git.repository import Repository, translated
 from autopilot.text import clean
-
-_UNWRITABLE = "make room and give write permission to the repository's folder"
 
 _TAG_HINT = "unlock the signing key, or turn it off here: git config tag.gpgsign false"
 _SIGNATURE = re.compile(r"^-----BEGIN (?:PGP|SSH|SIGNED) (?:SIGNATURE|MESSAGE)-----$", re.MULTILINE)
@@ -62,10 +61,12 @@ def commit(repo: Repository, *, tree: str, parents: Sequence[str], message: str)
     text = _message(message)
     if repo.config_bool("commit.gpgsign"):
         return _signed_commit(repo, tree, parents, text)
-    author, committer = _signatures(repo)
-    before, content = [pygit2.Oid(hex=parent) for parent in parents], pygit2.Oid(hex=tree)
-    with translated(f"cannot write a commit to {repo.common_dir}", _UNWRITABLE):
-        return str(repo.pygit.create_commit(None, author, committer, text, content, before))
+    if missing := [oid for oid in (tree, *parents) if not has_object(repo, oid)]:
+        raise RepositoryError(
+            f"cannot write a commit to {repo.common_dir}: there is no object {missing[0]}",
+            hint="run `git fsck` to see whether the repository is sound",
+        )
+    return commit_fresh(repo, tree=tree, parents=parents, message=message)
 
 
 def check_signing(repo: Repository, parent: str) -> None:
@@ -83,19 +84,14 @@ def check_signing(repo: Repository, parent: str) -> None:
 
 
 def commit_fresh(repo: Repository, *, tree: str, parents: Sequence[str], message: str) -> str:
-    """Writes an unsigned commit of a tree and parents that were just written, and moves no ref.
+    """Writes an unsigned commit of a tree and parents that are there, and moves no ref.
 
-    As `commit`, but they are not read back: of a tree of hundreds of entries that takes as long as
-    to write it.
+    They are not read back: of a tree of hundreds of entries that takes as long as to write it.
     """
-    now, offset_min = _now()
-    sign, minutes = "-" if offset_min < 0 else "+", abs(offset_min)
-    zone = f"{sign}{minutes // 60:02d}{minutes % 60:02d}"
-    author, committer = (f"{who.name} <{who.email}> {now} {zone}" for who in repo.people())
+    author, committer = _signatures(repo)
     head = [f"tree {tree}", *(f"parent {parent}" for parent in parents)]
     head += [f"author {author}", f"committer {committer}", "", _message(message)]
-    with translated(f"cannot write a commit to {repo.common_dir}", _UNWRITABLE):
-        return str(repo.pygit.write(ObjectType.COMMIT, "\n".join(head).encode()))
+    return write_object(repo, ObjectType.COMMIT, "\n".join(head).encode())
 
 
 _seen = Seen[Commit]()
@@ -138,12 +134,10 @@ def create_tag(repo: Repository, name: str, commit: str, message: str) -> None:
         if repo.config_bool("tag.gpgsign"):
             _signed_tag(repo, name, commit, _message(message))
             return
-        _, tagger = _signatures(repo)
-        target, text = pygit2.Oid(hex=commit), _message(message)
-        with created(repo, f"refs/tags/{name}"):
-            when_unlocked(
-                lambda: repo.pygit.create_tag(name, target, ObjectType.COMMIT, tagger, text)
-            )
+        head = [f"object {commit}", "type commit", f"tag {name}", f"tagger {_signatures(repo)[1]}"]
+        text = "\n".join([*head, "", _message(message)])
+        tag = write_object(repo, ObjectType.TAG, text.encode())
+        create_ref(repo, f"refs/tags/{name}", tag, f"tag: {name}")
     elif existing.commit != commit:
         raise RefMovedError(
             f"tag {name} is on {existing.commit[:7]} already, not on {commit[:7]}",
@@ -168,16 +162,14 @@ def _message(text: str) -> str:
     return clean(text).rstrip("\n") + "\n"
 
 
-def _signatures(repo: Repository) -> tuple[pygit2.Signature, pygit2.Signature]:
-    when = _now()
-    author, committer = (pygit2.Signature(who.name, who.email, *when) for who in repo.people())
-    return author, committer
-
-
-def _now() -> tuple[int, int]:
-    """Seconds since 1970, and the local time's minutes ahead of UTC."""
+def _signatures(repo: Repository) -> tuple[str, str]:
+    """Author and committer with the present time, as git writes them."""
     now = int(time.time())
-    return now, time.localtime(now).tm_gmtoff // 60
+    offset_min = time.localtime(now).tm_gmtoff // 60
+    sign, minutes = "-" if offset_min < 0 else "+", abs(offset_min)
+    zone = f"{sign}{minutes // 60:02d}{minutes % 60:02d}"
+    author, committer = (f"{who.name} <{who.email}> {now} {zone}" for who in repo.people())
+    return author, committer
 
 
 def _people(repo: Repository) -> dict[str, str]:

@@ -7,12 +7,10 @@ depth: `ab12..`, `ab/12..` or `ab/12/..`, all at once if need be. We read all of
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import time
-from bisect import insort
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import pygit2
@@ -54,13 +52,13 @@ class Notes:
     def __init__(self, repo: Repository, ref: str) -> None:
         self.repo = repo
         self.ref = ref
-        # The tip that we wrote, with its top folder.
-        self._kept: tuple[str, _Top] | None = None
+        # The tip that we wrote, with the content of its top folder: it has up to 256 others.
+        self._kept: tuple[str, bytes] | None = None
 
     def read(self, commit: str) -> bytes | None:
         """The note on a commit; None if there is none."""
         tip = read_ref(self.repo, self.ref)
-        return self._content(_copies(self._tree(tip), commit)) if tip else None
+        return self._content(_copies(self.repo, tip, commit)) if tip else None
 
     def ids(self) -> Iterator[tuple[str, str]]:
         """All notes as ids of their contents, with the ids of what they annotate."""
@@ -100,25 +98,29 @@ class Notes:
     def _write_once(self, changes: Mapping[str, Edit], message: str) -> None:
         repo, tip = self.repo, read_ref(self.repo, self.ref)
         kept, self._kept = self._kept, None
-        top = kept[1] if kept and kept[0] == tip else _Top(self._tree(tip) if tip else ())
+        top = (
+            kept[1] if kept and kept[0] == tip else objects.tree_content(repo, tip) if tip else b""
+        )
         edits: dict[str, dict[str, objects.Entry | None]] = {}
+        folders: dict[str, str | None] = {}
+        flat: dict[bytes, objects.Entry | None] = {}
         for annotated, edit in changes.items():
             folder, rest = annotated[:2], annotated[2:]
-            below, copies = edits.setdefault(folder, {}), self._copies_below(top, folder, rest)
+            entry = objects.find_in(top, folder.encode())
+            base = folders[folder] = entry.oid if entry and entry.mode == objects.TREE else None
+            copies = {} if base is None else _copies(repo, base, rest)
+            below = edits.setdefault(folder, {})
             below |= dict.fromkeys(copies)
-            flat = top.pop(annotated)
-            if flat is not None:
-                copies = {"": flat.oid} | copies
-            below[rest] = objects.Entry(
-                REGULAR, objects.write_blob(repo, edit(self._content(copies)))
-            )
+            if (note := objects.find_in(top, annotated.encode())) is not None:
+                copies = {"": note.oid} | copies
+                flat[annotated.encode()] = None
+            content = edit(self._content(copies))
+            below[rest] = objects.Entry(REGULAR, objects.write_blob(repo, content))
         for folder, below in edits.items():
-            entry = top.get(folder)
-            base = entry.oid if entry is not None and entry.mode == objects.TREE else None
-            written = objects.write_tree(repo, base, below)
-            top.put(folder, objects.Entry(objects.TREE, written))
-        with translated(f"cannot write {self.ref}"):
-            made = top.write(repo)
+            written = objects.write_tree(repo, folders[folder], below)
+            flat[folder.encode()] = objects.Entry(objects.TREE, written)
+        top = objects.edit_content(top, flat)
+        made = objects.write_object(repo, ObjectType.TREE, top)
         new = commit_fresh(repo, tree=made, parents=[tip] if tip else [], message=message)
         log = f"notes: {message.partition(chr(10))[0]}"
         if tip:
@@ -126,13 +128,6 @@ class Notes:
         else:
             create_ref(repo, self.ref, new, log)
         self._kept = (new, top)
-
-    def _copies_below(self, top: _Top, folder: str, rest: str) -> dict[str, str]:
-        entry = top.get(folder)
-        if entry is None or entry.mode != objects.TREE:
-            return {}
-        with translated(f"cannot open {self.ref}"):
-            return _copies(self.repo.pygit[entry.oid].peel(pygit2.Tree), rest)
 
     def _tree(self, tip: str) -> pygit2.Tree:
         with translated(f"cannot open {self.ref}"):
@@ -146,61 +141,20 @@ class Notes:
         return b"".join([*ended[:-1], contents[-1]])
 
 
-class _Top:
-    """The top folder of a notes tree, kept open from one note to the next.
-
-    It has up to 256 folders. To be read back, sorted and formatted by pygit2 takes as long as the
-    rest of a note; here only the line that differs is made anew.
-    """
-
-    def __init__(self, tree: Iterable[pygit2.Object]) -> None:
-        self._entries: dict[str, objects.Entry] = {}
-        self._lines: dict[bytes, bytes] = {}
-        self._order: list[bytes] = []
-        for child in tree:
-            self.put(
-                os.fsdecode(child.raw_name or b""),
-                objects.Entry(int(child.filemode), str(child.id)),
-            )
-
-    def get(self, name: str) -> objects.Entry | None:
-        return self._entries.get(name)
-
-    def put(self, name: str, entry: objects.Entry) -> None:
-        before = self._entries.get(name)
-        if before is not None and before.mode != entry.mode:
-            self.pop(name)
-        key, line = objects.tree_line(os.fsencode(name), entry)
-        if key not in self._lines:
-            insort(self._order, key)
-        self._entries[name], self._lines[key] = entry, line
-
-    def pop(self, name: str) -> objects.Entry | None:
-        entry = self._entries.pop(name, None)
-        if entry is not None:
-            key, _ = objects.tree_line(os.fsencode(name), entry)
-            del self._lines[key]
-            self._order.remove(key)
-        return entry
-
-    def write(self, repo: Repository) -> str:
-        lines = b"".join(map(self._lines.__getitem__, self._order))
-        return str(repo.pygit.write(ObjectType.TREE, lines))
-
-
-def _copies(tree: pygit2.Tree, annotated: str) -> dict[str, str]:
+def _copies(repo: Repository, tree: str, annotated: str) -> dict[str, str]:
     """Where a note is, at any fan-out, with the blob's id: the flat one first, the deepest last."""
     found: dict[str, str] = {}
     folder, rest = "", annotated
-    while rest:
-        if rest in tree and not isinstance(note := tree[rest], pygit2.Tree):
-            found[folder + rest] = str(note.id)
+    content: bytes | None = objects.tree_content(repo, tree)
+    while rest and content is not None:
+        note = objects.find_in(content, rest.encode())
+        if note is not None and note.mode != objects.TREE:
+            found[folder + rest] = note.oid
         name, rest = rest[:2], rest[2:]
         folder += f"{name}/"
-        deeper = tree[name] if name in tree else None  # noqa: SIM401  # Tree has no get().
-        if not isinstance(deeper, pygit2.Tree):
-            break
-        tree = deeper
+        deeper = objects.find_in(content, name.encode())
+        is_folder = deeper is not None and deeper.mode == objects.TREE
+        content = objects.tree_content(repo, deeper.oid) if deeper and is_folder else None
     return found
 
 

@@ -6,6 +6,7 @@ In the place of a tree that is read, its commit may be given.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -68,10 +69,15 @@ class FilePatch:
     left_out: int = 0
 
 
+def write_object(repo: Repository, kind: ObjectType, content: bytes) -> str:
+    """Stores an object as git does, and returns its id; what it refers to is not looked for."""
+    with translated(f"cannot write to {repo.common_dir}", _UNWRITABLE):
+        return str(repo.loose.write(kind, content))
+
+
 def write_blob(repo: Repository, data: bytes) -> str:
     """Stores bytes and returns their id."""
-    with translated(f"cannot write to {repo.common_dir}", _UNWRITABLE):
-        return str(repo.pygit.create_blob(data))
+    return write_object(repo, ObjectType.BLOB, data)
 
 
 def read_blob(repo: Repository, oid: str) -> bytes:
@@ -135,9 +141,7 @@ def write_tree(repo: Repository, base: str | None, changes: Mapping[str, Entry |
         RepositoryError: a name that git does not allow, or an object that does not exist.
     """
     with translated(f"cannot write a tree to {repo.common_dir}", "see that the paths are valid"):
-        start = None if base is None else _tree(repo, base)
-        written = _write_level(repo, start, _nest(changes))
-        return written or str(repo.pygit.TreeBuilder().write())
+        return _write_level(repo, base, _nest(changes)) or write_object(repo, ObjectType.TREE, b"")
 
 
 def tree_line(name: bytes, entry: Entry) -> tuple[bytes, bytes]:
@@ -209,53 +213,97 @@ def _nest(changes: Mapping[str, Entry | None]) -> _Edits:
     return nested
 
 
-def _write_level(repo: Repository, base: pygit2.Tree | None, edits: _Edits) -> str | None:
+def _write_level(repo: Repository, base: str | None, edits: _Edits) -> str | None:
     """Writes one folder and what is below it; None if nothing is left in it."""
-    if _CLEARED in edits:
-        base = None
-    builder = repo.pygit.TreeBuilder(base) if base is not None else repo.pygit.TreeBuilder()
-    raw_edits: dict[bytes, Entry | None] = {}
+    content = b"" if base is None or _CLEARED in edits else tree_content(repo, base)
+    written: dict[bytes, Entry | None] = {}
     for name, edit in edits.items():
         if name == _CLEARED:
             continue
+        raw = os.fsencode(name)
         if isinstance(edit, dict):
-            child = _child(base, name) if base is not None else None
-            folder = child if isinstance(child, pygit2.Tree) else None
+            child = find_in(content, raw)
+            folder = child.oid if child is not None and child.mode == TREE else None
             oid = _write_level(repo, folder, edit)
             if oid is None and folder is None and _CLEARED not in edit:
                 continue  # Removals below something that is not there, or is a file.
             edit = Entry(TREE, oid) if oid is not None else None
-        if _is_raw(name):
-            raw_edits[os.fsencode(name)] = edit
-        elif edit is not None:
-            builder.insert(name, pygit2.Oid(hex=edit.oid), edit.mode)
-        elif builder.get(name) is not None:
-            builder.remove(name)
-    written = builder.write()
-    if raw_edits:
-        return _write_raw(repo, written, raw_edits)
-    return str(written) if len(builder) else None
+        if edit is not None and find_in(content, raw) is None:
+            _check_new(repo, name, edit)
+        written[raw] = edit
+    content = edit_content(content, written)
+    return write_object(repo, ObjectType.TREE, content) if content else None
 
 
-def _is_raw(name: str) -> bool:
-    """Whether a name is no UTF-8, which pygit2 cannot write."""
-    # Most names are printable, which is the faster question.
-    return not name.isprintable() and any("\udc80" <= each <= "\udcff" for each in name)
+def _check_new(repo: Repository, name: str, entry: Entry) -> None:
+    # Which names git refuses is libgit2's to say; none of them begins otherwise.
+    if name[0] in ".gG" or (not name.isascii() and name.isprintable()):
+        repo.pygit.TreeBuilder().insert(name, pygit2.Oid(hex=entry.oid), entry.mode)
+    elif entry.mode != SUBMODULE and not has_object(repo, entry.oid):
+        raise ValueError(f"there is no object {entry.oid} for {name}")
 
 
-def _write_raw(
-    repo: Repository, tree: pygit2.Oid, edits: Mapping[bytes, Entry | None]
-) -> str | None:
-    """Edits a tree object by its bytes."""
-    items = {child.raw_name or b"": _entry(child) for child in _tree(repo, str(tree))}
-    for name, entry in edits.items():
-        if entry is None:
-            items.pop(name, None)
-        else:
-            items[name] = entry
-    lines = sorted(tree_line(name, entry) for name, entry in items.items())
-    data = b"".join(line for _, line in lines)
-    return str(repo.pygit.write(ObjectType.TREE, data)) if items else None
+# --- trees as git stores them: one entry after the other, sorted --------------------------------
+#
+# pygit2 takes apart all entries of a tree to change one, and writes each anew.
+
+_ENTRY = re.compile(rb"([0-7]+) ([^\0]+)\0(.{20})", re.DOTALL)
+_ENTRIES = re.compile(rb"(?:[0-7]+ [^\0]+\0.{20})*+", re.DOTALL)
+_FEW = 8
+
+
+def tree_content(repo: Repository, tree: str) -> bytes:
+    """The content of a tree, or of a commit's, as git stores it."""
+    with translated(f"cannot read tree {tree}"):
+        kind, content = repo.pygit.read(pygit2.Oid(hex=tree))
+        return content if kind == ObjectType.TREE else repo.pygit[tree].peel(pygit2.Tree).read_raw()
+
+
+def find_in(content: bytes, name: bytes) -> Entry | None:
+    """The entry of a name in a tree's content; None if there is none."""
+    found = _match(content, name)
+    return None if found is None else Entry(int(found[1], 8), found[3].hex())
+
+
+def edit_content(content: bytes, edits: Mapping[bytes, Entry | None]) -> bytes:
+    """The content of a tree with other entries; None removes one."""
+    rest = dict(edits)
+    for name, entry in edits.items() if len(edits) <= _FEW else ():
+        found = _match(content, name)
+        if found is None and entry is None:
+            del rest[name]
+        elif found is not None and entry is not None:
+            key, line = tree_line(name, entry)
+            if key == _key(found):  # it stays at its place
+                content = content[: found.start()] + line + content[found.end() :]
+                del rest[name]
+    if rest:
+        lines = {_key(found): found[0] for found in _ENTRY.finditer(content)}
+        for name in rest:
+            lines.pop(name, None)
+            lines.pop(name + b"/", None)
+        lines |= dict(tree_line(name, entry) for name, entry in rest.items() if entry is not None)
+        content = b"".join(lines[key] for key in sorted(lines))
+    return content
+
+
+def _match(content: bytes, name: bytes) -> re.Match[bytes] | None:
+    at = content.find(b" %b\0" % name)
+    while at >= 0:
+        for start in (at - 6, at - 5):  # where the mode begins, which has 6 or 5 digits
+            # By chance, an id may look like this: what is before must be whole entries.
+            if start >= 0 and _ENTRIES.fullmatch(content, 0, start):
+                found = _ENTRY.match(content, start)
+                if found is not None and found[2] == name:
+                    return found
+        at = content.find(b" %b\0" % name, at + 1)
+    return None
+
+
+def _key(found: re.Match[bytes]) -> bytes:
+    """What git sorts an entry by: a folder as if its name ended in "/"."""
+    name: bytes = found[2]
+    return name + b"/" * (int(found[1], 8) == TREE)
 
 
 def _tree(repo: Repository, oid: str) -> pygit2.Tree:
@@ -264,7 +312,7 @@ def _tree(repo: Repository, oid: str) -> pygit2.Tree:
 
 
 def _child(tree: pygit2.Tree, name: str) -> pygit2.Object | None:
-    if _is_raw(name):
+    if not name.isprintable():  # it may be no UTF-8, which pygit2 does not take
         wanted = os.fsencode(name)
         return next((child for child in tree if child.raw_name == wanted), None)
     return tree[name] if name in tree else None  # noqa: SIM401  # Tree has no get().

@@ -35,6 +35,9 @@ class Identity:
 DEFAULT_IDENTITY = Identity("autopilot (user.name is not set)", "autopilot@localhost")
 """The committer where neither the environment nor git's configuration names one."""
 
+_VARIABLES = [f"GIT_{who}_{what}" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")]
+# Of the configuration and the variables that they follow from.
+_People = tuple[Mapping[str, str], tuple[str | None, ...], tuple[Identity, Identity]]
 _seen = Seen["Repository"]()
 
 
@@ -58,6 +61,7 @@ class Repository:
         self.workdir, self.git_dir, self.common_dir = workdir, git_dir, common_dir
         self.damaged: dict[str, AutopilotError] = {}
         self._config, self._config_stamp = config, self._stamp_of_config()
+        self._people: _People | None = None
         # git, which honours every way of setting safe.directory, has just agreed to the owner.
         pygit2.settings.owner_validation = False
         # The default, 4 kB, leaves out every folder of more than a hundred files.
@@ -70,6 +74,10 @@ class Repository:
                 f"cannot read the repository at {workdir}: {error}",
                 hint="its format may need a newer pygit2; `git fsck` tells whether it is sound",
             ) from error
+        # To write with: looks for an object among loose ones alone, and not in every pack.
+        self.loose = pygit2.Odb()
+        fsync = self.config_bool("core.fsyncobjectfiles")
+        self.loose.add_backend(pygit2.OdbBackendLoose(f"{common_dir}/objects", -1, fsync), 1)
         self.pygit.set_ident(*astuple(self.people()[1]))
 
     @classmethod
@@ -139,12 +147,15 @@ class Repository:
 
         `DEFAULT_IDENTITY` fills in what is not set anywhere.
         """
-        return _person("author", self._current_config())
+        return self.people()[0]
 
     def people(self) -> tuple[Identity, Identity]:
         """Author and committer, the latter from GIT_COMMITTER_* and `committer.*`."""
-        config = self._current_config()
-        return _person("author", config), _person("committer", config)
+        config, variables = self._current_config(), tuple(map(variable, _VARIABLES))
+        if self._people is None or self._people[0] is not config or self._people[1] != variables:
+            people = _person("author", config), _person("committer", config)
+            self._people = config, variables, people
+        return self._people[2]
 
     def config(self, key: str) -> str | None:
         """A value of git's configuration; None if it is not set.

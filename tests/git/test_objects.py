@@ -86,6 +86,18 @@ def test_an_order_that_git_checks(repository: Repository) -> None:
     assert "warning" not in run_git(["fsck", "--strict"], cwd=repository.workdir).stderr
 
 
+def test_an_id_that_looks_like_an_entry_is_not_taken_for_one() -> None:
+    looks = Entry(0o100644, b"0100644 b\x00".ljust(20, b"x").hex())
+    other = Entry(TREE, "2" * 40)
+    content = objects.edit_content(b"", {b"a": looks})
+    assert objects.find_in(content, b"b") is None
+    both = objects.edit_content(content, {b"b": other})
+    assert (objects.find_in(both, b"a"), objects.find_in(both, b"b")) == (looks, other)
+    replaced = objects.edit_content(both, {b"b": Entry(TREE, "3" * 40)})
+    assert objects.find_in(replaced, b"b") == Entry(TREE, "3" * 40)
+    assert objects.edit_content(replaced, {b"b": None}) == content
+
+
 def test_edges_of_edits(repository: Repository) -> None:
     one, two = entry(repository, 1), entry(repository, 2)
     base = objects.write_tree(
