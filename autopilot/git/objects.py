@@ -301,7 +301,7 @@ def _match(content: bytes, name: bytes) -> re.Match[bytes] | None:
 
 
 def _key(found: re.Match[bytes]) -> bytes:
-    """What git sorts an entry by: a folder as if its name ended in "/"."""
+    """The name that git sorts an entry by: a folder as if its name ended in "/"."""
     name: bytes = found[2]
     return name + b"/" * (int(found[1], 8) == TREE)
 
