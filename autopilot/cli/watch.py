@@ -15,7 +15,7 @@ from autopilot.cli.context import Context
 from autopilot.cli.pages.listing import Point, chart
 from autopilot.cli.pages.progress import STYLES
 from autopilot.core.figures import costs, figures, lower_note, signed
-from autopilot.report.live import Going, LiveRun, Source
+from autopilot.report.live import Going, LiveRun, RunReader
 from autopilot.text import align, counted, fitting, printable, redact
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def watch(
     nohup autopilot run classifier.py & autopilot watch
     """
     notebook, output = context.notebook(name), context.output
-    source = Source(notebook.repo, notebook.slug)
+    source = RunReader(notebook.repo, notebook.slug)
     run = source.look()
     assert run is not None  # the first look has news
     if output.as_json or not output.is_terminal:

@@ -1,6 +1,6 @@
 """A run as it stands now: one reducer for the view in the terminal and the one in the browser.
 
-`reduced` is a pure function of what is recorded and what the progress file holds; `Source` reads
+`reduced` is a pure function of what is recorded and what the progress file holds; `RunReader` reads
 both, as little of it as is new. No lock is taken.
 """
 
@@ -217,7 +217,7 @@ def _said(call: LlmRecord) -> list[str]:
     return [f"{who}: {line}" for line in said if line]
 
 
-class Source:
+class RunReader:
     """Reads a run again and again.
 
     Attributes:

@@ -17,7 +17,7 @@ from autopilot.errors import AutopilotError, UsageError
 from autopilot.git.repository import Repository
 from autopilot.report.collection import collect
 from autopilot.report.contents import dumped
-from autopilot.report.live import Source
+from autopilot.report.live import RunReader
 from autopilot.report.rendering import page_data, rendered
 from autopilot.text import whole
 from autopilot.tracking.notebook import Notebook
@@ -53,9 +53,9 @@ class ReportServer(ThreadingHTTPServer):
         self.hosts = [f"{name}:{self.server_port}" for name in (HOST, "localhost")]
         self.url = f"http://{self.hosts[0]}{self.place}"
 
-    def source(self) -> Source:
+    def source(self) -> RunReader:
         """The run, for one reader."""
-        return Source(Repository.discover(self.folder), self.slug)
+        return RunReader(Repository.discover(self.folder), self.slug)
 
     def data(self) -> dict[str, object]:
         """The report's data as of now."""

@@ -19,7 +19,7 @@ from autopilot.core.records.record import LlmRecord, MetricsRecord, ProgressNote
 from autopilot.core.types import Cost
 from autopilot.git.locks import Holder
 from autopilot.git.repository import Repository
-from autopilot.report.live import Source, reduced
+from autopilot.report.live import RunReader, reduced
 from autopilot.tracking.lines import encode
 from autopilot.tracking.notebook import Status
 from tests.cli.conftest import COMMAND, Place
@@ -180,7 +180,7 @@ def test_the_reducer_folds_records_and_notes_into_what_both_views_draw() -> None
 def test_a_look_without_news_reads_nothing_and_an_emptied_progress_file_is_another_epoch(
     levels: Place,
 ) -> None:
-    source = Source(Repository.discover(levels.top), "levels")
+    source = RunReader(Repository.discover(levels.top), "levels")
     first = source.look()
     assert first is not None and source.look() is None
     file = levels.top / ".git/autopilot/levels.progress.jsonl"
