@@ -111,6 +111,14 @@ class Journal:
             hint=self.newer_version(is_newer=unread.is_newer) or hint,
         )
 
+    def lost(self, kind: type[Record], commit: str) -> RecordError:
+        """The error of a record that must be on a commit, and is not."""
+        for each in decode(self._notes[kind.kind].read(commit) or b""):
+            if isinstance(each, UnreadLine):
+                return self._named(kind.kind, commit, each)
+        unread = UnreadLine(line=0, reason=f"it has no {kind.kind} of the epoch")
+        return self._named(kind.kind, commit, unread)
+
     def unusable(
         self, commit: str, record: Record, field: str, reason: str, *, is_newer: bool = False
     ) -> RecordError:

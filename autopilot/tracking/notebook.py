@@ -202,10 +202,9 @@ class Notebook:
     @property
     def recency(self) -> tuple[int, int]:
         """A key to sort experiments by; within one second, the later begun is the newer."""
-        order = 0
         with contextlib.suppress(ExperimentError):  # its notes may be missing
-            order = self.events[0].order if self.events else 0
-        return self.time_s, order
+            return self.time_s, self.events[0].order if self.events else 0
+        return self.time_s, 0
 
     @cached_property
     def events(self) -> list[Event]:
@@ -248,10 +247,9 @@ class Notebook:
     @cached_property
     def summary(self) -> Summary:
         """Its result on one page."""
-        history = [epoch.record for epoch in self.epochs]
         metrics = self.best.metrics if self.best else {}
         test = self.test_gain(self.best.number) if self.best else None
-        return summarize(self.manifest, history, metrics, self.events, test)
+        return summarize(self.manifest, self.judged(), metrics, self.events, test)
 
     def need(self, *kinds: type[Record]) -> None:
         """Reads all records of some classes, for what may leave none out.
@@ -298,8 +296,7 @@ class Notebook:
         Found from the tip, without reading the others.
         """
         for commit in commits.first_parent_log(self.repo, self.tip, stop=self.base):
-            records = self.journal.read_on(commit.id, MetricsRecord)
-            judged = [record for record in records if record.split == "val"]
+            judged = [r for r in self.journal.read_on(commit.id, MetricsRecord) if r.split == "val"]
             if judged:
                 return max(judged, key=lambda record: record.epoch)
         return None
@@ -352,8 +349,10 @@ class Notebook:
 
     @property
     def best(self) -> Epoch | None:
-        """The best epoch."""
-        return self.epoch(self.epochs[-1].best_epoch) if self.epochs else None
+        """The best epoch; if its verdict cannot be read, the newest other one that was kept."""
+        kept = [epoch for epoch in self.epochs if epoch.verdict != "rejected"]
+        named = [epoch for epoch in kept if epoch.number == self.epochs[-1].best_epoch]
+        return next(reversed(named or kept), None)
 
     @property
     def best_commit(self) -> str:
@@ -366,15 +365,17 @@ class Notebook:
             if epoch.number == number:
                 return epoch
         steps = self.step_commits.get(number)
+        last = self.epochs[-1].number if self.epochs else -1
+        if 0 <= number < last:
+            raise self.journal.lost(MetricsRecord, steps[-1].id if steps else self.start)
         if steps:
             raise ExperimentError(
                 f"epoch {number} of {self.slug} has no verdict yet",
                 hint=f"its steps so far: git log -p -{len(steps)} {steps[-1].id[:7]}",
             )
-        last = self.epochs[-1].number if self.epochs else None
         raise ExperimentError(
             f"{self.slug} has no epoch {number}",
-            hint="no epoch is judged yet" if last is None else f"choose one of 0 to {last}",
+            hint="no epoch is judged yet" if last < 0 else f"choose one of 0 to {last}",
         )
 
     def find(self, name: str) -> Epoch:
@@ -397,10 +398,9 @@ class Notebook:
         # Seven digits and more are an abbreviated commit, unless there are so many epochs.
         if is_number and (len(number) < 7 or int(number) <= len(self.commits)):
             return self.epoch(int(number))
-        try:
+        found = None
+        with contextlib.suppress(RepositoryError):
             found = self.epoch_at(self.repo.resolve(name))
-        except RepositoryError:
-            found = None
         if found is None:
             raise ExperimentError(
                 f"{name!r} is no epoch of {self.slug}",
@@ -435,8 +435,8 @@ class Notebook:
     @property
     def noise(self) -> Noise | None:
         """The noise found by a second measurement of the baseline; None without one."""
-        records = self.journal.read_on(self.start, MetricsRecord)
-        return next((r.noise for r in records if (r.epoch, r.split) == (0, "val")), None)
+        found = self.journal.read_on(self.start, MetricsRecord)
+        return next((r.noise for r in found if (r.epoch, r.split) == (0, "val")), None)
 
     @cached_property
     def inputs(self) -> dict[str, str]:
@@ -538,8 +538,8 @@ class Notebook:
 
     def picture(self, old: str, new: str, *options: str) -> bytes:
         """The changes between two commits as `git diff` shows them to this user. Starts git."""
-        # From the top folder, since the user may have set diff.relative.
-        return run_git(["diff", "--no-ext-diff", *options, old, new], cwd=self.repo.workdir).stdout
+        command = ["diff", "--no-ext-diff", *options, old, new]
+        return run_git(command, cwd=self.repo.workdir).stdout  # there, for diff.relative
 
     def counts(self, old: str, new: str) -> dict[str, objects.LineCounts]:
         """How many lines each file gained and lost between two commits."""
