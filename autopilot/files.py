@@ -8,6 +8,7 @@ either the old or the new one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -26,6 +27,8 @@ SYMLINK = 0o120000
 
 # Half-written files that a kill left behind are recognized by it, and never listed.
 TEMPORARY = ".autopilot-tmp-"
+STAGING = "autopilot/.tmp"
+"""In a git folder: the folder in which files of its checkout are made. No slug has that name."""
 # Characters with a meaning between a regular expression's brackets, beside "-".
 _SPECIAL = re.compile(r"[\\\[\]&~|^]")
 
@@ -108,10 +111,7 @@ def replace_file(root: Path, name: str, state: FileState) -> None:
             folder.mkdir(exist_ok=True)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        # Always the same name for a file: the next write replaces a rest that a kill left.
-        created = path.with_name(TEMPORARY + hashlib.sha1(os.fsencode(path.name)).hexdigest())
-        created.unlink(missing_ok=True)
-        try:
+        with replacing(path) as created:
             if state.mode == SYMLINK:
                 os.symlink(os.fsdecode(state.content), created)
             else:
@@ -119,10 +119,67 @@ def replace_file(root: Path, name: str, state: FileState) -> None:
                 with os.fdopen(os.open(created, flags, 0o600), "wb") as file:
                     file.write(state.content)
                 created.chmod(_permissions(path, executable=state.mode == EXECUTABLE))
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path that the body makes a file of, which then takes another one's place in one step.
+
+    A kill leaves nothing in the folder, where its repository's git folder is on the same file
+    system: the file is made there. Elsewhere it is made beside `path`.
+    """
+    digest, folder = hashlib.sha1(os.fsencode(path)).hexdigest(), _staging(path.parent)
+    # In the folder it has always the same name: the next write replaces a rest that a kill left.
+    own = "" if folder == path.parent else f"-{os.getpid()}"
+    created = folder / f"{TEMPORARY}{digest}{own}"
+    created.unlink(missing_ok=True)
+    try:
+        yield created
+        if own:
+            _inherit_group(created, path.parent)
+        try:
             os.replace(created, path)
-        except BaseException:
-            created.unlink(missing_ok=True)
-            raise
+        except OSError as error:
+            if error.errno != errno.EXDEV or not own:
+                raise
+            # The same file system, mounted at two places.
+            beside = path.with_name(f"{TEMPORARY}{digest}")
+            shutil.move(created, beside)
+            os.replace(beside, path)
+    except BaseException:
+        created.unlink(missing_ok=True)
+        raise
+
+
+@lru_cache(maxsize=4096)
+def _staging(folder: Path) -> Path:
+    """The folder in which files of a folder are made."""
+    for above in (folder, *folder.parents):
+        place = above / ".git"
+        with contextlib.suppress(OSError):
+            if place.is_file():
+                place = above / os.fsdecode(place.read_bytes()).removeprefix("gitdir: ").strip()
+            if (place / "HEAD").is_file():
+                staging = place / STAGING
+                staging.mkdir(parents=True, exist_ok=True)
+                if os.access(staging, os.W_OK) and staging.stat().st_dev == folder.stat().st_dev:
+                    return staging
+                break
+    return folder
+
+
+def _inherit_group(created: Path, folder: Path) -> None:
+    """Gives a file the group that it would have if it had been made in a folder."""
+    status = folder.stat()
+    if status.st_mode & stat.S_ISGID:
+        with contextlib.suppress(OSError):
+            os.chown(created, -1, status.st_gid, follow_symlinks=False)
+
+
+def rests_in(folder: Path, *, below: bool) -> Iterator[Path]:
+    """The half-written files that killed processes left in a folder."""
+    pattern = f"{TEMPORARY}*"
+    yield from sorted(folder.rglob(pattern) if below else folder.glob(pattern))
 
 
 def remove_file(root: Path, name: str) -> None:

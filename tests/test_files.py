@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autopilot.cli.reading import _write
+from autopilot.core.parameter import PathParameter
+from autopilot.data.dataset import write_jsonl
 from autopilot.errors import ParameterError
 from autopilot.files import (
     EXECUTABLE,
     REGULAR,
+    STAGING,
     SYMLINK,
     TEMPORARY,
     FileState,
@@ -23,7 +29,12 @@ from autopilot.files import (
     read_file,
     remove_file,
     replace_file,
+    rests_in,
 )
+from autopilot.git.repository import Repository
+from autopilot.git.worktrees import add_worktree
+from autopilot.sharing.hooks import hook_folder, hook_texts, install_hooks
+from autopilot.tracking.upkeep import clear, find_litter
 
 
 @pytest.mark.parametrize(
@@ -118,6 +129,65 @@ def test_what_a_kill_left_half_written_goes_with_the_next_write(tmp_path: Path) 
         replace_file(tmp_path, "a/b", state)
         assert [p.name for p in (tmp_path / "a").iterdir()] == ["b"]
         assert read_file(tmp_path / "a/b") == state
+
+
+def _report(place: Path) -> None:
+    _write(place / "report.html", "x")  # as `report -o` does
+
+
+def _hooks(place: Path) -> None:
+    folder = replace(hook_folder(place), path=place)  # as core.hooksPath may say
+    install_hooks(folder, hook_texts(folder, ["pre-push"]))
+
+
+WRITERS = {
+    "parameter": lambda place: PathParameter(place, "*").write_text("x", "a.txt"),
+    "store": lambda place: replace_file(place, "a.txt", FileState(REGULAR, b"x")),
+    "dataset": lambda place: write_jsonl(place / "a.jsonl", [{"id": 1}]),
+    "report": _report,
+    "hooks": _hooks,
+}
+
+
+@pytest.mark.parametrize("where", ["main", "linked"])
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_kill_leaves_nothing_in_a_folder_of_the_users(
+    repository: Repository, tmp_path: Path, writer: str, where: str
+) -> None:
+    def killed(source: Path, target: Path) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    repo = repository
+    if where == "linked":
+        repo = add_worktree(repository, tmp_path / "linked", repository.head_commit())
+    place = repo.workdir / "rules"
+    before = sorted(place.iterdir())
+    if (child := os.fork()) == 0:
+        os.replace = killed
+        WRITERS[writer](place)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert sorted(place.iterdir()) == before
+    (rest,) = rests_in(repo.git_dir / STAGING, below=False)
+    WRITERS[writer](place)
+    assert len(list(place.iterdir())) == len(before) + (writer not in ("parameter", "store"))
+    assert list(rests_in(place, below=True)) == []
+    # What the next write does not replace, gc takes once no process can need it.
+    assert find_litter(repo) == []
+    os.utime(rest, (1, 1))
+    (litter,) = find_litter(repo)
+    assert (litter.path, clear(repo, litter)) == (rest, litter) and not rest.exists()
+
+
+def test_files_made_in_the_git_folder_are_as_if_made_beside(repository: Repository) -> None:
+    place = repository.workdir / "rules"
+    place.chmod(0o2775)
+    (group, *_) = [g for g in os.getgroups() if g != os.getgid()] or [os.getgid()]
+    os.chown(place, -1, group)
+    replace_file(place, "new", FileState(REGULAR, b"x"))
+    (place / "beside").touch()
+    made, beside = (place / "new").stat(), (place / "beside").stat()
+    assert (made.st_gid, made.st_mode) == (beside.st_gid, beside.st_mode)
 
 
 def test_a_file_that_cannot_be_removed_is_told(tmp_path: Path) -> None:

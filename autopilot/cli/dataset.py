@@ -42,7 +42,7 @@ _SHOWN = 20
 def list_(context: Context, sources: Sources = None, hparam: Hparams = None) -> None:
     """List datasets with their sizes, fields and classes.
 
-    Each is read once.
+    Each is read once. Of a TARGET, the code of your checkout is run.
 
     \b
     autopilot dataset list support/classifier.py      the splits of a TARGET

@@ -220,7 +220,8 @@ def check(context: Context, name: Name = None, epoch: Epoch = "best") -> int:
 def explain(context: Context, name: Name = None, epoch: Epoch = "last") -> None:
     """Say what each gate of the policy finds in an epoch, and why.
 
-    If the run decided otherwise, the policy was changed since, and that is said too.
+    The policy is that of your checkout, whose code is run. If the run decided otherwise, the
+    policy was changed since, and that is said too.
 
     \b
     autopilot policy explain

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 import webbrowser
@@ -19,6 +18,7 @@ from autopilot.cli.pages import listing as pages
 from autopilot.cli.pages.progress import STYLES
 from autopilot.core.figures import lower_note
 from autopilot.errors import UsageError
+from autopilot.files import replacing
 from autopilot.git.repository import Repository
 from autopilot.text import whole
 from autopilot.tracking.notebook import Notebook
@@ -329,14 +329,11 @@ def _place(context: Context, to: Path, name: str) -> Path:
 
 def _write(path: Path, text: str) -> None:
     """Whole or not at all: a browser that has it open reads no half of it."""
-    new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_bytes(text.encode())
-        new.replace(path)
+        with replacing(path) as created:
+            created.write_bytes(text.encode())
     except OSError as error:
-        with contextlib.suppress(OSError):
-            new.unlink()
         raise UsageError(
             f"cannot write {path}: {error.strerror}", hint="name another file with -o"
         ) from error

@@ -41,8 +41,8 @@ def push(
     """Push experiments: branch, tags and notes together.
 
     All or nothing, if the remote can. Notes that were written elsewhere meanwhile are fetched and
-    merged first. Nothing is overwritten: an experiment that was continued on both sides is left as
-    it is and named.
+    merged first; tags of kept epochs that are gone are made again. Nothing is overwritten: an
+    experiment that was continued on both sides is left as it is and named.
 
     \b
     autopilot push                           all, to the branch's remote

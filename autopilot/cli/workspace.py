@@ -334,7 +334,12 @@ def gc(
     removed: list[Litter] = []
     kept: list[Litter] = []
     for litter in find_litter(repo):
-        gone = litter if dry_run else clear(repo, litter)
+        try:
+            gone = litter if dry_run else clear(repo, litter)
+        except AutopilotError as error:  # the others go nevertheless
+            output.warning(f"{error.message}; {error.hint}")
+            kept.append(litter)
+            continue
         (removed if gone else kept).append(gone or litter)
         what = "would remove" if dry_run else "removed" if gone else "in use again, kept:"
         # Programs read the kind under its first name.

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast
 
 from autopilot.errors import DataError, UsageError, translated_as
+from autopilot.files import replacing
 from autopilot.text import as_json
 
 T = TypeVar("T")
@@ -296,17 +297,12 @@ def write_jsonl(path: Path, items: Iterable[object]) -> None:
     """
     # The file behind a symbolic link is replaced, and the link stays.
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     hint = "name a file in a folder that can be written"
     with translated_as(DataError, f"cannot write {path}", hint):
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                for index, item in enumerate(items):
-                    file.write(_format(item, index))
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(target) as created, created.open("wb") as file:
+            for index, item in enumerate(items):
+                file.write(_format(item, index))
 
 
 def check_model(model: object) -> None:

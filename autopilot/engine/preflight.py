@@ -28,8 +28,9 @@ from autopilot.core.setup_checks import check_gates
 from autopilot.core.types import Datum
 from autopilot.engine.board import Child
 from autopilot.engine.loading import users_code
-from autopilot.engine.request import Request, committed_target, name_of
+from autopilot.engine.request import Request, name_of
 from autopilot.engine.session import Session
+from autopilot.engine.target import committed_target
 from autopilot.errors import (
     AgentError,
     AutopilotError,
@@ -112,7 +113,7 @@ def _checks(request: Request, child: Child | None, lines: list[str]) -> Generato
         yield Check.of("repository", error)
         return
     try:
-        target = committed_target(user, base, request)
+        target = committed_target(user, base, request.folder, request.target)
         if target.text != TASK:
             yield Check("target", "ok", f"{target.text} is committed")
         yield Check("experiment", "ok", f"it would be {name_of(user, target, request)}")

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from autopilot import __version__
 from autopilot.core.records.record import Manifest
 from autopilot.engine.options import NO_OPTIONS, Options
-from autopilot.engine.target import Target, parse_target
-from autopilot.errors import ExperimentError, LockHeldError, TargetError
-from autopilot.git import objects
+from autopilot.engine.target import Target
+from autopilot.errors import ExperimentError, LockHeldError
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
 from autopilot.sandbox.workspace import directory_of
@@ -114,33 +112,3 @@ def name_of(user: Repository, target: Target, request: Request) -> str:
     slug = request.full_slug()
     Layout(slug).check_free(user)
     return slug
-
-
-def committed_target(user: Repository, base: str, request: Request) -> Target:
-    """The target, relative to the folder; its file must be in the commit that the run starts from.
-
-    Raises:
-        TargetError: it is missing, outside the repository, or not committed.
-    """
-    target, folder = parse_target(request.target), request.folder
-    if target.path is None:
-        return target
-    path = Path(os.path.abspath(folder / target.path))
-    if not path.is_file():
-        raise TargetError(f"{target.path}: no such file", hint=f"looked in {folder}")
-    top = Path(os.path.realpath(user.workdir))
-    path = Path(os.path.realpath(path.parent)) / path.name
-    if not path.is_relative_to(top):
-        raise TargetError(
-            f"{target.path} is outside the repository {user.workdir}",
-            hint="name a file of the repository, or use -C",
-        )
-    name = path.relative_to(top).as_posix()
-    if objects.entry_at(user, base, name) is None:
-        raise TargetError(
-            f"{target.path} is not committed: the run would not have it",
-            hint=f"git add {target.path} && git commit",
-        )
-    relative = Path(os.path.relpath(top / name, os.path.realpath(folder))).as_posix()
-    text = relative + (f":{target.name}" if target.name else "")
-    return replace(target, text=text, path=relative)

@@ -27,8 +27,9 @@ from autopilot.engine.board import Child
 from autopilot.engine.fresh import ItemLimits, alone, approved_state, importing_state, take_over
 from autopilot.engine.loading import described, users_code
 from autopilot.engine.options import DEFAULT_MAX_EPOCHS, Options, options_of
-from autopilot.engine.request import Request, claim, committed_target
+from autopilot.engine.request import Request, claim
 from autopilot.engine.supervisor import interruptible
+from autopilot.engine.target import committed_target
 from autopilot.errors import (
     AutopilotError,
     BudgetExceededError,
@@ -115,7 +116,7 @@ class Session:
         """
         user = Repository.discover(request.folder)
         base = user.head_commit()
-        target = committed_target(user, base, request)
+        target = committed_target(user, base, request.folder, request.target)
         slug, lock = claim(user, target, request)
         with lock.released_on_failure():
             manifest = request.manifest(user, slug, target, base)

@@ -5,19 +5,24 @@ Generators and judges are named and built in the same way.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import importlib.util
 import inspect
 import os
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from autopilot.core.module import AutoPilotModule, Module
+from autopilot.core.records.record import TASK
 from autopilot.engine import loading
 from autopilot.errors import TargetError, UsageError
+from autopilot.git import objects
+from autopilot.git.repository import Repository
 from autopilot.text import redact
 
 K = TypeVar("K")
@@ -68,6 +73,55 @@ def parse_target(text: str) -> Target:
     return Target(text, None, head, name)
 
 
+def committed_target(repo: Repository, commit: str, folder: Path, text: str) -> Target:
+    """The target, relative to the folder; its file must be in the commit.
+
+    Raises:
+        TargetError: it is missing, outside the repository, or not committed.
+    """
+    target, top = parse_target(text), Path(os.path.realpath(repo.workdir))
+    if target.path is None:
+        return target
+    path = Path(os.path.abspath(folder / target.path))
+    if not path.is_file():
+        raise TargetError(f"{target.path}: no such file", hint=f"looked in {folder}")
+    path = Path(os.path.realpath(path.parent)) / path.name
+    # A symbolic link, and the file that it leads to.
+    for each in (path, Path(os.path.realpath(path))):
+        if not each.is_relative_to(top):
+            raise TargetError(
+                f"{target.path} is outside the repository {repo.workdir}",
+                hint="name a file of the repository, or use -C",
+            )
+        if objects.entry_at(repo, commit, each.relative_to(top).as_posix()) is None:
+            raise TargetError(
+                f"{target.path} is not committed: the run would not have it",
+                hint=f"git add {target.path} && git commit",
+            )
+    relative = Path(os.path.relpath(path, os.path.realpath(folder))).as_posix()
+    named = f":{target.name}" if target.name else ""
+    return replace(target, text=relative + named, path=relative)
+
+
+def _check_module(repo: Repository, commit: str, target: Target) -> None:
+    """Refuses a module that would be imported from elsewhere than the commit."""
+    if target.module is None or target.text == TASK:
+        return
+    first, found = target.module.partition(".")[0], None
+    with contextlib.suppress(ImportError, ValueError):  # its import says so
+        found = importlib.util.find_spec(first)
+    if found is None:
+        return
+    top = os.path.realpath(repo.workdir)
+    places = [os.path.realpath(p) for p in found.submodule_search_locations or [found.origin or ""]]
+    inside = [os.path.relpath(place, top) for place in places if place.startswith(top + os.sep)]
+    if not any(objects.entry_at(repo, commit, name) is not None for name in inside):
+        raise TargetError(
+            f"{target.text} is not in the commit: {first} is {places[0] if places else 'built in'}",
+            hint="name a file of the repository that imports it",
+        )
+
+
 def parse_hparams(pairs: Sequence[str]) -> dict[str, str]:
     """Reads the `key=value` of -H options.
 
@@ -90,30 +144,46 @@ def parse_hparams(pairs: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def load_target(text: str, folder: Path, hparams: Mapping[str, str], kind: type[K]) -> K:
+def load_target(
+    text: str,
+    folder: Path,
+    hparams: Mapping[str, str],
+    kind: type[K],
+    repo: Repository | None = None,
+) -> K:
     """Imports a target and builds what it names.
 
     Args:
         text: See parse_target.
         folder: The working directory that a file's path is relative to.
         kind: The class that it must give: AutoPilotModule, DataGenerator or Judge.
+        repo: The checkout whose commit must have it: a manifest is a note, which may come from
+            anybody, and nothing else is executed.
 
     Raises:
-        TargetError: it cannot be imported, fails, or gives something else.
+        TargetError: it cannot be imported, fails, gives something else, or is not in the commit.
         UsageError: a hyperparameter that it does not take, or lacks, or of another type.
     """
+    if repo is not None:
+        commit = repo.head_commit()
+        _check_module(repo, commit, committed_target(repo, commit, folder, text))
     return build(_factory(parse_target(text), folder, kind), hparams, text, kind)
 
 
-def load_here(folder: Path, text: str, hparams: Mapping[str, str]) -> AutoPilotModule:
+def load_here(
+    folder: Path, text: str, hparams: Mapping[str, str], repo: Repository | None = None
+) -> AutoPilotModule:
     """The module of a target in the user's checkout, outside a run.
 
     The folder becomes the working directory of the process, and the first to be imported from.
+
+    Args:
+        repo: See `load_target`.
     """
     sys.dont_write_bytecode = True
     os.chdir(folder)
     sys.path.insert(0, str(folder))
-    return load_target(text, folder, hparams, AutoPilotModule)
+    return load_target(text, folder, hparams, AutoPilotModule, repo)
 
 
 def _factory(target: Target, folder: Path, kind: type[Any]) -> Callable[..., Any]:

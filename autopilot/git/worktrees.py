@@ -139,11 +139,14 @@ def remove_worktree(repo: Repository, path: Path) -> None:
 
 
 def _remove(repo: Repository, path: Path) -> None:
-    # Named, since `safe.bareRepository` may forbid that git finds it by the working directory.
+    # Named, and run elsewhere: `safe.bareRepository` may forbid the git folder, and this checkout
+    # may be gone.
     here = [f"--git-dir={repo.common_dir}", "worktree"]
+    place = repo.workdir if repo.workdir.is_dir() else Path(repo.workdir.anchor)
+    shutil.rmtree(private_path(path), ignore_errors=True)
     # --force twice: locked ones too.
     remove = [*here, "remove", "--force", "--force", str(path)]
-    done = run_git(remove, cwd=repo.common_dir, check=False)
+    done = run_git(remove, cwd=place, check=False)
     pointer = path / ".git"
     if done.returncode != 0 and pointer.is_file():
         # git refuses a worktree that was half made, or whose .git file an agent's step has turned
@@ -151,10 +154,11 @@ def _remove(repo: Repository, path: Path) -> None:
         target = Path(os.fsdecode(pointer.read_bytes()).removeprefix("gitdir: ").strip())
         if any(target.is_relative_to(owner) for owner in (repo.common_dir, private_path(path))):
             remove_folder(path)
-    run_git([*here, "prune"], cwd=repo.common_dir, check=False)
+    if path.is_relative_to(worktree_path(repo, "x").parent) and path.exists():
+        remove_folder(path)  # what a killed removal left has no .git file any more
+    run_git([*here, "prune"], cwd=place, check=False)
     cache = cache_folder()
     if path.is_relative_to(cache):
-        shutil.rmtree(private_path(path), ignore_errors=True)
         for folder in path.relative_to(cache.parent).parents[:-1]:
             with contextlib.suppress(OSError):  # others are still in it
                 (cache.parent / folder).rmdir()

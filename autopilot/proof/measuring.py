@@ -21,7 +21,8 @@ from autopilot.core.module import AutoPilotModule
 from autopilot.core.records.record import Manifest
 from autopilot.core.types import Datum
 from autopilot.engine.options import NO_OPTIONS, Options, measured_as
-from autopilot.engine.request import Request, committed_target
+from autopilot.engine.request import Request
+from autopilot.engine.target import committed_target
 from autopilot.errors import AutopilotError, EvaluationError, ExperimentError, LockHeldError
 from autopilot.git import objects, worktrees
 from autopilot.git.locks import ExclusiveLock
@@ -341,7 +342,7 @@ def measure_checkout(request: Request, split: str) -> Measurement:
     """
     user = Repository.discover(request.folder)
     commit = worktrees.commit_of_checkout(user)
-    target = committed_target(user, commit, request)
+    target = committed_target(user, commit, request.folder, request.target)
     manifest = request.manifest(user, "checkout", target, commit)
     with Measurer(user, manifest, manifest.slug, live=True) as measurer:
         return measurer.measure(commit, [split])

@@ -298,7 +298,7 @@ def rule(notebook: Notebook, number: int) -> Ruling:
         )
     folder = notebook.repo.workdir / manifest.directory
     hparams = {key: str(value) for key, value in manifest.hparams.items()}
-    module = load_here(folder, manifest.target, hparams)
+    module = load_here(folder, manifest.target, hparams, notebook.repo)
     epoch = notebook.epoch(number)
     earlier = [each for each in notebook.epochs if each.number < number]
     against = notebook.epoch(earlier[-1].best_epoch) if earlier else None

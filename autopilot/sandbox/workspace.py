@@ -302,12 +302,14 @@ def remove_leftover(
         LockHeldError: the experiment is running.
     """
     path = worktrees.worktree_path(user, manifest.slug)
-    if manifest.in_place or not path.exists():
+    if manifest.in_place:
         return []
     with held(user, manifest.slug):
         end_marked(path)
-        shutil.rmtree(worktrees.private_path(path), ignore_errors=True)
-        return _take_away(user, path, manifest, keep)
+        if path.exists():
+            return _take_away(user, path, manifest, keep)
+        worktrees.remove_worktree(user, path)  # git may list it nevertheless
+        return []
 
 
 def link_into(workspace: Workspace, folder: Path, base: str, link: str) -> Link:

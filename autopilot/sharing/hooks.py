@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from autopilot.errors import RepositoryError, UsageError, translated_as
-from autopilot.files import umask
+from autopilot.files import replacing, umask
 from autopilot.git.commands import run_git
 from autopilot.git.repository import not_usable
 
@@ -87,9 +86,11 @@ def hook_folder(path: Path) -> HookFolder:
         shown = run_git(["rev-parse", "--show-toplevel"], cwd=path).stdout
         top = Path(os.fsdecode(shown).removesuffix("\n"))
     # git runs hooks in the top folder, or in a bare repository: a relative path starts there.
-    name = os.fsdecode(run_git(["rev-parse", "--git-path", "hooks"], cwd=top).stdout)
-    asked = ["config", "--show-scope", "--get", "core.hooksPath"]
-    scoped = os.fsdecode(run_git(asked, cwd=top, check=False).stdout)
+    # git itself is run in no git folder: that is named.
+    here, git = (top.parent, [f"--git-dir={top}"]) if bare else (top, [])
+    name = os.fsdecode(run_git([*git, "rev-parse", "--git-path", "hooks"], cwd=here).stdout)
+    asked = [*git, "config", "--show-scope", "--get", "core.hooksPath"]
+    scoped = os.fsdecode(run_git(asked, cwd=here, check=False).stdout)
     scope, _, configured = scoped.removesuffix("\n").partition("\t")
     folder = Path(os.path.normpath(top / name.removesuffix("\n")))
     tracked = not bare and folder.is_relative_to(top) and ".git" not in folder.parts
@@ -218,18 +219,12 @@ def uninstall_hooks(
 
 def _write(folder: HookFolder, state: HookState, text: str) -> None:
     path = folder.path / state.name
-    handle, created = tempfile.mkstemp(dir=folder.path, prefix=f".{state.name}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.chmod(created, 0o777 & ~umask())
+    with replacing(path) as created:
+        created.write_text(text, encoding="utf-8", newline="\n")
+        created.chmod(0o777 & ~umask())
         # The script is whole by now: a kill between the two leaves the user's hook kept.
         if state.state == "foreign":
             os.replace(path, _kept(folder, state.name))
-        os.replace(created, path)
-    except BaseException:
-        Path(created).unlink(missing_ok=True)
-        raise
 
 
 def _edited(folder: HookFolder, name: str) -> UsageError:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from autopilot.errors import AutopilotError, ExperimentError
 from autopilot.git.commits import ahead_behind
 from autopilot.git.objects import has_object
 from autopilot.git.remotes import Pushed, push_refs, shown
 from autopilot.git.repository import Repository
 from autopilot.sharing.fetching import RefSet, Synced, chosen, local_sets, remote_sets, take
+from autopilot.text import counted
 from autopilot.tracking.layout import Layout, experiments
+from autopilot.tracking.upkeep import make_tags, missing_tags
 
 _ATTEMPTS = 6
 _PAUSE_S = 0.3
@@ -43,7 +47,8 @@ def push(
 ) -> PushResult:
     """Pushes experiments with their branch, review branch, tags and notes.
 
-    Commits and notes that others pushed meanwhile are fetched and merged first.
+    Commits and notes that others pushed meanwhile are fetched and merged first, and missing tags
+    of kept epochs are made again.
 
     Args:
         slugs: The experiments; all that are here if none is named.
@@ -86,7 +91,7 @@ class _Push:
     def _round(self, slugs: list[str]) -> list[str]:
         """One try; returns the experiments that another machine moved meanwhile."""
         theirs = remote_sets(self.repo, self.remote)
-        slugs = self._merge(slugs, theirs)
+        slugs = [slug for slug in self._merge(slugs, theirs) if self._has_tags(slug)]
         ours = local_sets(self.repo)
         parcel: dict[str, dict[str, str]] = {}
         for slug in slugs:
@@ -121,6 +126,23 @@ class _Push:
                 self.came[outcome.slug] = (*self.came.get(outcome.slug, ()), said)
         failed = {outcome.slug for outcome in taken if outcome.error}
         return [slug for slug in slugs if slug not in failed]
+
+    def _has_tags(self, slug: str) -> bool:
+        """Makes the tags of kept epochs again that are gone; whether it has all of them."""
+        with contextlib.suppress(ExperimentError):  # its records are not here
+            missing = missing_tags(self.repo, slug)
+            try:
+                if missing and not self.dry_run:
+                    make_tags(self.repo, slug, missing)
+            except AutopilotError as error:
+                what = f"{slug} lacks the tag of epoch {missing[0]}: {error.message}"
+                self.done[slug] = Synced(slug, error=what, hint=error.hint)
+                return False
+            if missing:
+                made = "would be made" if self.dry_run else "made"
+                said = f"{made} again from the records: {counted(len(missing), 'tag')}"
+                self.came[slug] = (*self.came.get(slug, ()), said)
+        return True
 
     def _send(self, parcel: Mapping[str, Mapping[str, str]]) -> list[str]:
         everything = {name: oid for refs in parcel.values() for name, oid in refs.items()}

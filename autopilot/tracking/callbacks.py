@@ -15,7 +15,7 @@ from autopilot.core.callback import Callback, RunView
 from autopilot.core.records.message import epoch_tag
 from autopilot.core.types import Datum, datum_document, unlike_json
 from autopilot.errors import DataError, UsageError, translated_as
-from autopilot.files import FileState
+from autopilot.files import FileState, replacing
 from autopilot.text import as_json, jsonable
 
 if TYPE_CHECKING:
@@ -72,9 +72,8 @@ class JSONCheckpoint(Callback):
         path = self.path(record.epoch)
         with translated_as(DataError, f"cannot write {path}", _ROOM):
             self.folder.mkdir(parents=True, exist_ok=True)
-            new = path.with_suffix(".new")
-            new.write_text(as_json(document, indent=1, allow_nan=True), encoding="utf-8")
-            new.replace(path)
+            with replacing(path) as created:
+                created.write_text(as_json(document, indent=1, allow_nan=True), encoding="utf-8")
 
     def load(self, epoch: int, module: AutoPilotModule) -> None:
         """Puts the module's parameters into a kept epoch's state.

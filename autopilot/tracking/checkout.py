@@ -20,6 +20,7 @@ from pathlib import Path
 from autopilot.core.records.message import plain_message
 from autopilot.core.records.record import ProgressNote
 from autopilot.errors import ExperimentError, LockHeldError, ParameterError
+from autopilot.files import rests_in
 from autopilot.git import commits, objects, refs
 from autopilot.git.repository import Repository
 from autopilot.git.workfiles import WorkFiles
@@ -28,6 +29,7 @@ from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.parameters import (
     ParameterPath,
+    Scope,
     edits,
     entries_at,
     known_paths,
@@ -178,6 +180,13 @@ def check_out(
     if not in_place or not edits(entries_at(repo, tip, places), present):
         work.restore(edits(present, wanted))
     drop_bytecode(repo, {**present, **wanted})
+
+
+def half_written(repo: Repository, places: Iterable[ParameterPath | Scope]) -> list[Path]:
+    """What killed processes left of files beside and in the parameters."""
+    roots = dict.fromkeys(repo.workdir / place.path for place in places)
+    folders = [(root, True) if root.is_dir() else (root.parent, False) for root in roots]
+    return [path for folder, below in folders for path in rests_in(folder, below=below)]
 
 
 def drop_bytecode(repo: Repository, names: Iterable[str]) -> list[str]:

@@ -25,7 +25,7 @@ from autopilot.git.locks import ExclusiveLock
 from autopilot.git.objects import Entry
 from autopilot.git.refs import refuse_checked_out
 from autopilot.git.repository import Repository
-from autopilot.tracking.checkout import Checkout, drop_bytecode, keep_snapshot
+from autopilot.tracking.checkout import Checkout, drop_bytecode, half_written, keep_snapshot
 from autopilot.tracking.holding import decide, fork, merge, take_in
 from autopilot.tracking.journal import Journal, ProgressFile
 from autopilot.tracking.layout import KINDS, Layout, epoch_of_tag, hold
@@ -144,6 +144,8 @@ class GitStore(Store):
                 )
             self.files.known = self.files.entries(self._tip_tree)
             if self.in_place:
+                for path in half_written(self.repo, self.files.scopes):
+                    path.unlink(missing_ok=True)
                 self._refuse_edits()
         except BaseException:
             self.close()

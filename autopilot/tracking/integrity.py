@@ -264,7 +264,14 @@ class Integrity:
                 continue
             tag = commits.read_tag(self.repo, self.notebook.layout.tag_name(number))
             if tag is None:
-                yield Difference(number, "tag", f"on {judged.commit[:7]}", "missing")
+                is_here = refs.read_ref(self.repo, self.notebook.layout.branch) is not None
+                slug = self.notebook.slug
+                why = (
+                    "autopilot gc makes it again"
+                    if is_here
+                    else f"autopilot fetch {slug} brings it"
+                )
+                yield Difference(number, "tag", f"on {judged.commit[:7]}", "missing", why)
             elif tag.commit != judged.commit:
                 yield Difference(number, "tag", f"on {judged.commit[:7]}", f"on {tag.commit[:7]}")
             elif self._is_ours:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from autopilot.errors import (
     RepositoryError,
     translated_as,
 )
+from autopilot.files import STAGING, rests_in
 from autopilot.git import refs
 from autopilot.git.commands import run_git
 from autopilot.git.commits import create_tag, is_ancestor, read_commit
@@ -31,6 +33,7 @@ from autopilot.git.objects import has_object
 from autopilot.git.refs import delete_refs, refuse_checked_out
 from autopilot.git.repository import Repository
 from autopilot.git.worktrees import remove_folder, remove_worktree, worktree_path
+from autopilot.tracking.checkout import half_written
 from autopilot.tracking.holding import stopped
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import Layout, experiments, held, is_experiment
@@ -42,10 +45,12 @@ from autopilot.tracking.outputs import (
     kept_outputs,
     unknown_outputs,
 )
+from autopilot.tracking.parameters import manifest_paths
 
-Kind = Literal["worktree", "ref lock", "journal"]
-# An experiment in one of these states can be resumed; its worktree saves a checkout then.
+Kind = Literal["worktree", "ref lock", "journal", "half-written file"]
+_STAGED_S = 3600.0
 _EPOCH_TAG = re.compile(r".*/epoch-\d+(-c\d+)?")
+# An experiment in one of these states can be resumed; its worktree saves a checkout then.
 RESUMABLE = ("created", "running", "waiting", "interrupted", "crashed", "killed")
 
 
@@ -54,7 +59,7 @@ class Litter:
     """Something that can be removed.
 
     Args:
-        kind: "worktree", "ref lock" or "journal": a progress file whose epoch is recorded since.
+        kind: "journal" is a progress file whose epoch is recorded since.
         slug: The experiment that it belongs to; "" if to none.
         keep: What its run was asked to keep of it.
     """
@@ -70,7 +75,8 @@ class Litter:
 def find_litter(repo: Repository) -> list[Litter]:
     """Lists everything that can be removed and is not in use."""
     states = states_of(repo)
-    return [*_worktrees(repo, states), *_ref_locks(repo, states), *_progress_files(repo, states)]
+    found = [*_worktrees(repo, states), *_ref_locks(repo, states), *_progress_files(repo, states)]
+    return [*found, *_half_written(repo, states)]
 
 
 def clear(repo: Repository, litter: Litter) -> Litter | None:
@@ -85,8 +91,8 @@ def clear(repo: Repository, litter: Litter) -> Litter | None:
                     litter = replace(litter, outputs=tuple(outputs))
                 remove_worktree(repo, litter.path)
             return litter
-        with held(repo, litter.slug):
-            if litter.kind == "journal":  # a stale lock went when the name was held
+        with held(repo, litter.slug) if litter.slug else contextlib.nullcontext():
+            if litter.kind != "ref lock":  # that went when the name was held
                 litter.path.unlink(missing_ok=True)
         return litter
     return None
@@ -180,10 +186,30 @@ def _progress_files(repo: Repository, states: dict[str, str]) -> Iterator[Litter
             yield Litter("journal", path, why, slug)
 
 
+def _half_written(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
+    """What kills left of files: beside the parameters, or where a checkout's files are made."""
+    why, known = "half of a file, left by a process that was killed", set[Path]()
+    for slug in states:
+        if ExclusiveLock(Layout(slug).lock(repo)).holder() is None:
+            with contextlib.suppress(AutopilotError):
+                for path in half_written(repo, manifest_paths(Notebook(repo, slug).manifest)):
+                    if path not in known:
+                        yield Litter("half-written file", path, why, slug)
+                    known.add(path)
+    for folder in dict.fromkeys((repo.git_dir, repo.common_dir)):
+        for path in rests_in(folder / STAGING, below=False):
+            # Its process may be of any experiment, or of none.
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.lstat().st_mtime > _STAGED_S:
+                    yield Litter("half-written file", path, why)
+
+
 def _lock_of(repo: Repository, folder: Path) -> ExclusiveLock | None:
     """The lock of a run or a measurement that works in a worktree; None if that is gone."""
     if not folder.exists():
         return None
+    if not folder.name.startswith(".") and not (folder / ".git").is_file():
+        return None  # half of its removal is done
     if folder.name.startswith("."):
         return ExclusiveLock(repo.common_dir / "autopilot" / f"{folder.name}.lock")
     git_dir = Path((folder / ".git").read_text().removeprefix("gitdir: ").strip())

@@ -9,6 +9,8 @@ import pytest
 from autopilot.core.module import AutoPilotModule
 from autopilot.engine.target import build, load_here, load_target, parse_hparams, parse_target
 from autopilot.errors import TargetError, UsageError
+from autopilot.git.commands import run_git
+from autopilot.git.repository import Repository
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,68 @@ class Sized(AutoPilotModule):
     def __init__(self, size: int, names: list[str] | None = None, share: float = 0.5) -> None:
         super().__init__()
         self.given = size, names, share
+
+
+EVIL = """\
+import pathlib
+pathlib.Path({mark!r}).touch()
+from autopilot import AutoPilotModule
+class Evil(AutoPilotModule):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("{out}/evil.py", "outside the repository"),
+        ("../out/evil.py:Evil", "outside the repository"),
+        ("rules/../../out/evil.py", "outside the repository"),
+        ("link.py", "outside the repository"),
+        ("folder/evil.py", "outside the repository"),
+        ("new.py", "is not committed"),
+        ("to_new.py", "is not committed"),
+        ("evil:Evil", "not in the commit: evil is {out}/evil.py"),
+        ("package.evil:Evil", "not in the commit: package is {out}/package"),
+        ("subprocess:run", "not in the commit: subprocess is "),
+        ("sys:exit", "not in the commit: sys is "),
+    ],
+)
+def test_nothing_is_executed_that_is_not_in_the_commit(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, said: str
+) -> None:
+    top, out, mark = repository.workdir, tmp_path / "out", tmp_path / "mark"
+    (out / "package").mkdir(parents=True)
+    for path in (out / "evil.py", out / "package/evil.py", out / "package/__init__.py"):
+        path.write_text(EVIL.format(mark=str(mark)))
+    (top / "link.py").symlink_to(out / "evil.py")
+    (top / "folder").symlink_to(out)
+    (top / "to_new.py").symlink_to("new.py")
+    run_git(["add", "--all"], cwd=top)
+    run_git(["commit", "--quiet", "--message=links"], cwd=top)
+    (top / "new.py").write_text(EVIL.format(mark=str(mark)))
+    monkeypatch.syspath_prepend(out)
+    monkeypatch.syspath_prepend(top)
+    with pytest.raises(TargetError) as caught:
+        load_target(target.format(out=out), top, {}, AutoPilotModule, repository)
+    assert said.format(out=out) in caught.value.message
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("text", ["levels.py", "to_levels.py", "levels:Levels", "x/../levels.py"])
+def test_what_is_in_the_commit_is_loaded(
+    target: Repository, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = target.workdir
+    (top / "to_levels.py").symlink_to("levels.py")
+    run_git(["add", "--all"], cwd=top)
+    run_git(["commit", "--quiet", "--message=link"], cwd=top)
+    # A copy that is installed is not what a run imports.
+    installed = top.parent / "installed"
+    installed.mkdir()
+    (installed / "levels.py").write_text("raise SystemExit")
+    monkeypatch.syspath_prepend(installed)
+    assert type(load_here(top, text, {}, target)).__name__ == "Levels"
 
 
 def test_hyperparameters_have_the_types_of_the_signature() -> None:

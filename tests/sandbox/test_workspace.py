@@ -13,7 +13,7 @@ from autopilot.core.records.record import Manifest
 from autopilot.errors import TargetError, UsageError
 from autopilot.git.commands import run_git
 from autopilot.git.worktrees import worktree_path
-from autopilot.sandbox.workspace import open_workspace, undone_on_failure
+from autopilot.sandbox.workspace import open_workspace, remove_leftover, undone_on_failure
 
 
 @pytest.fixture
@@ -150,3 +150,19 @@ def test_an_error_in_a_worktree_that_is_gone_names_that(user):
     assert error.message == f"the worktree {workspace.repo.workdir} was removed meanwhile"
     assert error.hint == "run the command again, or resume the run: the worktree is made anew"
     assert opened(user).repo.workdir.exists()
+
+
+@pytest.mark.parametrize("left", ["all", "folder", "registration", "nothing"])
+def test_the_worktree_of_a_finished_run_goes(user, left):
+    """A kill at any moment of its removal may have left a part of it."""
+    workspace = opened(user)
+    path = workspace.repo.workdir
+    if left == "folder":
+        (path / ".git").unlink()
+    elif left == "registration":
+        shutil.rmtree(path)
+    elif left == "nothing":
+        workspace.remove()
+    remove_leftover(user, Manifest(slug="a", base=user.head_commit()))
+    listed = run_git(["worktree", "list"], cwd=user.workdir).stdout.splitlines()
+    assert not path.exists() and len(listed) == 1

@@ -6,10 +6,12 @@ import pytest
 from experiments import git, make
 
 from autopilot.errors import ExperimentError
+from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
 from autopilot.sharing.fetching import fetch
 from autopilot.sharing.pushing import push
 from autopilot.tracking.holding import decide
+from autopilot.tracking.layout import Layout
 
 
 @pytest.fixture
@@ -29,6 +31,20 @@ def test_a_push_sends_all_and_then_nothing(top, demo, remote):
     refs = "--format=%(refname) %(objectname)", "refs/heads/autopilot", "refs/notes", "refs/tags"
     assert git(remote, "for-each-ref", *refs) == git(top, "for-each-ref", *refs)
     assert push(demo.repo, str(remote)).outcomes[0].state == "up to date"
+
+
+def test_a_push_makes_missing_tags_again_or_refuses(top, demo, remote):
+    git(top, "tag", "-d", "autopilot/demo/epoch-0003")
+    (trial,) = push(demo.repo, str(remote), dry_run=True).outcomes
+    assert "would be made again from the records: 1 tag" in trial.remarks
+    with ExclusiveLock(Layout("demo").lock(demo.repo)):
+        (left,) = push(demo.repo, str(remote)).outcomes
+    assert left.error.startswith("demo lacks the tag of epoch 3: the experiment demo is running")
+    assert git(remote, "for-each-ref", "refs/tags") == ""
+    (sent,) = push(demo.repo, str(remote)).outcomes
+    assert (sent.tags, sent.remarks) == (4, ("made again from the records: 1 tag",))
+    tagged = git(remote, "rev-parse", "autopilot/demo/epoch-0003^{commit}")
+    assert tagged == demo.epoch(3).commit
 
 
 def test_notes_that_others_pushed_are_merged_first(top, demo, remote, tmp_path):

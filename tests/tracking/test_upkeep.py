@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 from experiments import Untouched, git, make
 
+from autopilot.core.parameter import PathParameter
 from autopilot.errors import (
     ExperimentError,
     GitCommandError,
     LockHeldError,
     RepositoryError,
 )
+from autopilot.files import TEMPORARY
 from autopilot.git.locks import ExclusiveLock
-from autopilot.git.worktrees import add_worktree, worktree_path
+from autopilot.git.packing import maintain
+from autopilot.git.worktrees import (
+    add_worktree,
+    check_out,
+    commit_of_checkout,
+    private_path,
+    worktree_path,
+)
+from autopilot.sharing.fetching import fetch
+from autopilot.sharing.hooks import hook_folder
 from autopilot.sharing.pushing import push
+from autopilot.tracking import GitStore
 from autopilot.tracking.checkout import Checkout
 from autopilot.tracking.finding import find
 from autopilot.tracking.holding import (
@@ -25,7 +38,7 @@ from autopilot.tracking.holding import (
 )
 from autopilot.tracking.layout import Layout, experiments, held
 from autopilot.tracking.notebook import Notebook
-from autopilot.tracking.upkeep import find_litter, plan_removal, remove, states_of
+from autopilot.tracking.upkeep import clear, find_litter, plan_removal, remove, states_of
 
 
 def test_a_removal_takes_exactly_what_belongs_to_it(top, demo):
@@ -198,3 +211,60 @@ def test_an_experiment_without_its_notes_is_one(top, demo):
         _ = Notebook(demo.repo, "demo").start
     assert "autopilot fetch demo" in caught.value.hint
     assert list(plan_removal(demo.repo, "demo").branch) == ["refs/heads/autopilot/demo"]
+
+
+def test_half_written_files_beside_parameters_go(top, demo):
+    """As an older version left them, or where the git folder is on another file system."""
+    rests = [top / "rules" / f"{TEMPORARY}1", top / "rules" / "deep" / f"{TEMPORARY}2"]
+    for path in rests:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    found = [litter for litter in find_litter(demo.repo) if litter.kind == "half-written file"]
+    assert [litter.path for litter in found] == rests
+    with ExclusiveLock(Layout("demo").lock(demo.repo)):
+        assert find_litter(demo.repo) == []
+        assert clear(demo.repo, found[0]) is None and rests[0].exists()
+    store = GitStore("demo", top)
+    store.bind([PathParameter(top / "rules", "*.txt")])
+    git(top, "switch", "--quiet", "--detach", "autopilot/demo")
+    store.reopen()
+    store.close()
+    assert not any(path.exists() for path in rests)
+
+
+def test_what_gc_says_it_removed_is_gone(top, demo):
+    """A removal that was killed leaves a worktree without its .git file, which git keeps listed."""
+    path = worktree_path(demo.repo, "demo")
+    add_worktree(demo.repo, path, demo.repo.head_commit())
+    (path / ".git").unlink()
+    private_path(path).mkdir()
+    (litter,) = [each for each in find_litter(demo.repo) if each.kind == "worktree"]
+    assert clear(demo.repo, litter) is not None
+    assert not path.exists() and not private_path(path).exists()
+    assert find_litter(demo.repo) == [] and len(git(top, "worktree", "list").splitlines()) == 1
+
+
+def test_git_is_never_run_in_the_git_folder(top, demo, tmp_path, monkeypatch):
+    real, seen = shutil.which("git"), tmp_path / "seen"
+    shim = tmp_path / "bin" / "git"
+    shim.parent.mkdir()
+    shim.write_text(f'#!/bin/sh\npwd -P >> {seen}\nexec {real} "$@"\n')
+    shim.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{shim.parent}:{os.environ['PATH']}")
+    bare = tmp_path / "bare.git"
+    git(top, "clone", "--quiet", "--bare", str(top), str(bare))
+    git(top, "worktree", "add", "--quiet", "--detach", str(tmp_path / "gone"))
+    shutil.rmtree(tmp_path / "gone")
+    worktree = add_worktree(demo.repo, worktree_path(demo.repo, "demo"), demo.repo.head_commit())
+    check_out(worktree, demo.repo.head_commit())
+    commit_of_checkout(demo.repo)
+    for litter in find_litter(demo.repo):
+        clear(demo.repo, litter)
+    maintain(demo.repo)
+    push(demo.repo, str(bare))
+    fetch(demo.repo, str(bare))
+    remove(demo.repo, plan_removal(demo.repo, "demo"))
+    hook_folder(top)
+    places = set(seen.read_text().split())
+    assert str(top) in places
+    assert not [place for place in places if ".git" in place]
