@@ -183,7 +183,7 @@ def check_out(
 
 
 def half_written(repo: Repository, places: Iterable[ParameterPath | Scope]) -> list[Path]:
-    """What killed processes left of files beside and in the parameters."""
+    """The half-written files that killed processes left beside and in the parameters."""
     roots = dict.fromkeys(repo.workdir / place.path for place in places)
     folders = [(root, True) if root.is_dir() else (root.parent, False) for root in roots]
     return [path for folder, below in folders for path in rests_in(folder, below=below)]

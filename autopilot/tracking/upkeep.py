@@ -187,7 +187,7 @@ def _progress_files(repo: Repository, states: dict[str, str]) -> Iterator[Litter
 
 
 def _half_written(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
-    """What kills left of files: beside the parameters, or where a checkout's files are made."""
+    """Files that kills left half written: beside parameters, or where a checkout's are made."""
     why, known = "half of a file, left by a process that was killed", set[Path]()
     for slug in states:
         if ExclusiveLock(Layout(slug).lock(repo)).holder() is None:
