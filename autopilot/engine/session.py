@@ -18,7 +18,7 @@ from autopilot.core.memory import BLOCK_AFTER
 from autopilot.core.module import name_parameters
 from autopilot.core.outages import infrastructure_in
 from autopilot.core.records.history import environment_at
-from autopilot.core.records.record import Event, Manifest
+from autopilot.core.records.record import Event, Manifest, MetricsRecord
 from autopilot.core.setup_checks import check_module, check_setup, item_count, split_notes
 from autopilot.core.stopping import StopCondition
 from autopilot.core.types import Result
@@ -46,7 +46,7 @@ from autopilot.sandbox.environment import differing, told_apart
 from autopilot.sandbox.workspace import open_workspace, undone_on_failure
 from autopilot.tracking.checkout import drop_bytecode
 from autopilot.tracking.git_store import GitStore
-from autopilot.tracking.holding import GitMemory
+from autopilot.tracking.holding import GitMemory, unnoted
 from autopilot.tracking.layout import Layout, hold
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import WrittenPath, check_keep, keep_outputs
@@ -147,6 +147,7 @@ class Session:
         """
         user = Repository.discover(folder)
         notebook = Notebook(user, slug)
+        notebook.need(Event)
         manifest = notebook.manifest
         if not manifest.target:
             raise ExperimentError(
@@ -157,9 +158,10 @@ class Session:
             raise ExperimentError(f"the steps of {slug} are made by hand", hint=notebook.goes_on_by)
         if manifest.in_place:
             check_checked_out(user, manifest)
-        if not (child and child.since_s) and notebook.unnoted:
+        if not (child and child.since_s) and (missing := unnoted(notebook)):
+            notebook.need(MetricsRecord)
             raise ExperimentError(
-                f"the notes of {slug} are older than its branch: none on {notebook.unnoted[0][:7]}",
+                f"the notes of {slug} are older than its branch: none on {missing[0][:7]}",
                 hint=f"a plain git fetch or pull leaves them behind: autopilot fetch {slug}",
             )
         lock = ExclusiveLock(Layout(slug).lock(user))

@@ -12,15 +12,24 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from autopilot.core.parameter import Parameter
 from autopilot.core.records import message
-from autopilot.core.records.record import Event, LlmRecord, Manifest, ProgressNote, Record
+from autopilot.core.records.message import EPOCH, trailer_number
+from autopilot.core.records.record import (
+    Event,
+    LlmRecord,
+    Manifest,
+    MetricsRecord,
+    ProgressNote,
+    Record,
+)
 from autopilot.core.store import R, Revision, Store
 from autopilot.errors import ExperimentError, ParameterError
 from autopilot.files import REGULAR, FileState, replace_file
 from autopilot.git import commits, objects, refs
-from autopilot.git.commits import is_ancestor
+from autopilot.git.commits import Commit, is_ancestor
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.objects import Entry
 from autopilot.git.refs import refuse_checked_out
@@ -221,7 +230,11 @@ class GitStore(Store):
         self.journal.write(revision, records)
 
     def records(self, kind: type[R]) -> list[tuple[str, R]]:
-        found = self.journal.read(kind, self.journal.line(self.tip))
+        line = self.journal.line(self.tip)
+        found = list(self.journal.read(kind, line))
+        if kind is MetricsRecord:
+            judged = cast("list[tuple[str, MetricsRecord]]", found)
+            self._refuse_gap(line, {r.epoch for _, r in judged if r.split == "val"})
         return sorted(found, key=lambda pair: (pair[1].epoch, pair[1].id))
 
     def records_on(self, revision: str, kind: type[R]) -> list[R]:
@@ -339,6 +352,13 @@ class GitStore(Store):
         hint = "it is never moved under your feet: git switch another branch there, "
         hint += f"then autopilot resume {self.slug}"
         refuse_checked_out(self.repo, self.layout.branch, hint)
+
+    def _refuse_gap(self, line: Mapping[str, Commit], judged: set[int]) -> None:
+        """Refuses an epoch without a verdict before others: a line of a note is gone."""
+        gap = next((n for n in range(max(judged, default=0)) if n not in judged), None)
+        if gap is not None:
+            steps = (c.id for c in line.values() if trailer_number(c.message, EPOCH) == gap)
+            raise self.journal.lost(MetricsRecord, next(steps, "") or list(line)[-1])
 
     def _refuse_edits(self) -> None:
         """Refuses an in-place resume that would overwrite an edit by hand: content not in git.

@@ -15,7 +15,7 @@ from operator import itemgetter
 
 from autopilot.core.memory import BLOCK_AFTER, Memory
 from autopilot.core.records.message import plain_message, start_message
-from autopilot.core.records.record import Event, Lesson, Manifest, MetricsRecord
+from autopilot.core.records.record import Event, Lesson, Manifest, MetricsRecord, StepRecord
 from autopilot.core.rules import ALL_BLOCKED
 from autopilot.core.store import Store
 from autopilot.errors import AutopilotError, ExperimentError, LockHeldError
@@ -42,6 +42,21 @@ def stopped(repo: Repository, slug: str) -> Iterator[Notebook]:
         notebook = Notebook(repo, slug)
         notebook.need(Event, MetricsRecord)
         yield notebook
+
+
+def unnoted(notebook: Notebook) -> list[str]:
+    """Commits behind the last verdict whose notes are not here: another machine made them."""
+    last, made = notebook.last.epoch if notebook.last else -1, notebook.step_commits
+    found = [
+        commit.id
+        for number, steps in made.items()
+        for commit in steps
+        # A run that goes on is one epoch ahead of its verdicts, and notes each step first.
+        if number > last + 1
+        or (number > last and not notebook.journal.read_on(commit.id, StepRecord))
+    ]
+    found += [made[epoch][-1].id for epoch in notebook.tagged if epoch > last and epoch in made]
+    return found + [back.id for number, back in notebook.rollbacks.items() if number > last]
 
 
 # --- decisions ---------------------------------------------------------------------------------

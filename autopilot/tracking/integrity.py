@@ -16,7 +16,7 @@ from autopilot.core.records import message
 from autopilot.core.records.record import Lesson, MetricsRecord, StepRecord, TraceRecord
 from autopilot.git import commits, objects, refs
 from autopilot.git.commits import Commit
-from autopilot.tracking.layout import epoch_of_tag
+from autopilot.tracking.layout import KINDS, epoch_of_tag
 from autopilot.tracking.notebook import Epoch, Notebook
 from autopilot.tracking.parameters import manifest_paths
 
@@ -112,6 +112,7 @@ class Integrity:
         """All contradictions in order of epochs; those about no epoch come first."""
         found = [
             *self._start(),
+            *self._unread(),
             *self._commits(),
             *self._missing(),
             *self._records(),
@@ -139,6 +140,13 @@ class Integrity:
         if self._is_ours and start.message.split() != message.start_message(manifest).split():
             why = "the manifest note and the start commit's message tell of different experiments"
             yield Difference(None, "experiment note", _subject(start.message), start.id[:7], why)
+
+    def _unread(self) -> Iterator[Difference]:
+        for kind in KINDS:
+            for commit, error in self.notebook.journal.unread(kind, self.line):
+                self.repo.damaged.pop(error.message, None)
+                epoch, why = self.notebook.epoch_at(commit), f"{error.message}; {error.hint}"
+                yield Difference(epoch, f"{kind} note", "a record", f"on {commit[:7]}", why)
 
     def _commits(self) -> Iterator[Difference]:
         for commit in self.line.values():

@@ -111,6 +111,13 @@ class Journal:
             hint=self.newer_version(is_newer=unread.is_newer) or hint,
         )
 
+    def unread(self, kind: str, line: Container[str]) -> Iterator[tuple[str, RecordError]]:
+        """The errors of all lines of a kind that cannot be read, with the commits they are on."""
+        for _, notes in self._notes[kind].folders():
+            for commit, each in self._in([note for note in notes if note[0] in line]):
+                if isinstance(each, UnreadLine):
+                    yield commit, self._named(kind, commit, each)
+
     def lost(self, kind: type[Record], commit: str) -> RecordError:
         """The error of a record that must be on a commit, and is not."""
         for each in decode(self._notes[kind.kind].read(commit) or b""):

@@ -334,20 +334,6 @@ class Notebook:
         return max((number for number in self.step_commits if number > last), default=None)
 
     @property
-    def unnoted(self) -> list[str]:
-        """Commits behind the last verdict whose notes are not here: another machine made them."""
-        last = self.last.epoch if self.last else -1
-        found = [
-            commit.id
-            for number, made in self.step_commits.items()
-            for commit in made
-            # A run that goes on is one epoch ahead of its verdicts, and notes each step first.
-            if number > last + 1
-            or (number > last and not self.journal.read_on(commit.id, StepRecord))
-        ]
-        return found + [back.id for number, back in self.rollbacks.items() if number > last]
-
-    @property
     def best(self) -> Epoch | None:
         """The best epoch; if its verdict cannot be read, the newest other one that was kept."""
         kept = [epoch for epoch in self.epochs if epoch.verdict != "rejected"]
