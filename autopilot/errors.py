@@ -20,6 +20,7 @@ Expected outcomes (rejected, budget spent, nothing to change) are values, never 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -65,7 +66,9 @@ class UnsupportedRepositoryError(RepositoryError):
 
 
 class GitCommandError(RepositoryError):
-    """The git command line failed."""
+    """The git command line failed; `said` is all that it printed about it."""
+
+    said = ""
 
 
 class RemoteError(RepositoryError):
@@ -240,17 +243,49 @@ class NoPriceError(NoMoreCallsError):
     """A call whose dollars cannot be counted, under a budget of dollars: it is not made."""
 
 
+# What the system, git or libgit2 says, and what to do then.
+_REMEDIES = {
+    "No space left|Disk quota exceeded|File too large": "make room on the disk",
+    "Permission denied|not permitted|insufficient permission": "give write permission there",
+    "Read-only file system": "make its file system writable, or work on another one",
+    "File name too long": "choose a shorter name",
+    "Too many open files": "raise the limit: ulimit -n 4096",
+    "Cannot allocate memory|out of memory": "free memory",
+    "No locks available|not supported|not implemented": "move it to a file system with locks",
+    "Input/output error|Stale file handle": "look at the disk or its connection",
+    "ot a directory|Is a directory|File exists|not empty": "move away what has that name",
+    "unable to read|missing (blob|tree)|object not found|is corrupt|bad object|inflate": (
+        "an object is missing or damaged: `git fsck` names it, and `git fetch` may bring it"
+    ),
+}
+
+
+def remedy(reason: str, otherwise: str = "mend that") -> str:
+    """The advice for the reason why a file, a folder or git's objects could not be used.
+
+    Args:
+        reason: The system's, git's or libgit2's words.
+        otherwise: For a reason that is not known here.
+
+    >>> remedy("No space left on device"), remedy("Bad luck", "see the log")
+    ('make room on the disk', 'see the log')
+    """
+    return next((do for said, do in _REMEDIES.items() if re.search(said, reason)), otherwise)
+
+
 @contextmanager
 def translated_as(kind: type[AutopilotError], what: str, hint: str) -> Iterator[None]:
     """Turns the system's errors of the body into one of ours.
 
     Args:
         what: What could not be done; the reason is added.
+        hint: `{remedy}` in it is what to do about the reason.
     """
     try:
         yield
     except OSError as error:
-        raise kind(f"{what}: {error.strerror or error}", hint=hint) from error
+        reason = error.strerror or str(error)
+        raise kind(f"{what}: {reason}", hint=hint.replace("{remedy}", remedy(reason))) from error
 
 
 def all_failed(messages: list[str]) -> str:

@@ -102,8 +102,7 @@ def replace_file(root: Path, name: str, state: FileState) -> None:
         ParameterError: the path leaves root, or the disk is full or not writable.
     """
     path = path_inside(root, name)
-    hint = "make room or give write permission, then resume"
-    with translated_as(ParameterError, f"cannot write {path}", hint):
+    with translated_as(ParameterError, f"cannot write {path}", "{remedy}, then resume"):
         for folder in reversed(list(_parents_below(root, path))):
             # A link is replaced by a folder: writing through it would leave root.
             if folder.is_symlink() or folder.is_file():

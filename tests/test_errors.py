@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from autopilot import errors
+from autopilot.errors import UsageError, translated_as
 
 KINDS = {
     name: kind
@@ -31,3 +33,19 @@ def test_an_error_is_made_of_a_message_and_a_hint(name: str) -> None:
     error = KINDS[name]("it broke", hint="mend it")
     assert (str(error), error.message, error.hint) == ("it broke", "it broke", "mend it")
     assert error.user_traceback == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_the_advice_names_the_cause_that_was_seen(tmp_path: Path) -> None:
+    """Real errors of the system; room is advised where there is none, and nowhere else."""
+    (tmp_path / "file").touch()
+    causes = {
+        "make room on the disk": lambda: Path("/dev/full").write_text("more"),
+        "choose a shorter name": (tmp_path / ("x" * 300)).touch,
+        "move away what has that name": (tmp_path / "file" / "below").mkdir,
+        "mend that": (tmp_path / "none").read_text,
+    }
+    for advice, act in causes.items():
+        with pytest.raises(UsageError) as caught, translated_as(UsageError, "no", "{remedy}, then"):
+            act()
+        assert caught.value.hint == f"{advice}, then"

@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 from autopilot import audit
-from autopilot.errors import AutopilotError, OutputError, UsageError
+from autopilot.errors import AutopilotError, OutputError, UsageError, remedy
 from autopilot.text import align, as_json, jsonable, redact, visible, whole
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class Output:
             has_left = isinstance(error, BrokenPipeError)
             text = f"stdout cannot be written: {error.strerror or error}"
             if self._lost is None or (is_answer and not has_left):
-                hint = "see where it goes: make room there, or name another file"
+                hint = f"{remedy(text)}, or send it to another file"
                 raise OutputError("" if has_left else text, hint=hint) from error
             if not (self._lost[0] or has_left):
                 self.warning(f"{text}; the work goes on, read it with autopilot log")
@@ -350,8 +350,9 @@ def guarded(output: Output, command: Callable[[], int]) -> int:
         return USAGE if isinstance(error, UsageError) else FAILED
     except OSError as error:
         named = f"{error.filename}: " if error.filename else ""
-        hint = "mend that, then again; --verbose shows where it happened"
-        output.error(AutopilotError(f"{named}{error.strerror or error}", hint=hint))
+        reason = error.strerror or str(error)
+        hint = f"{remedy(reason)}, then again; --verbose shows where it happened"
+        output.error(AutopilotError(f"{named}{reason}", hint=hint))
         if output.verbose:
             raise
         return FAILED

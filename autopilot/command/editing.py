@@ -90,7 +90,7 @@ def _parameter(glob: str, protected: Sequence[str]) -> PathParameter:
     source, pattern = Path(*parts[:fixed]), "/".join(parts[fixed:]) or "**/*"
     others = (Path(other).parts for other in [*excluded, *protected])
     without = [each for other in others for each in _below(other, source.parts)]
-    if fixed == len(parts) and not source.is_dir():
+    if fixed == len(parts) and not (os.path.lexists(source) and source.is_dir()):
         if without:
             raise UsageError(
                 f"--edit {glob} is protected", hint="leave out --edit or --protect of that file"

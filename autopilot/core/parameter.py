@@ -190,9 +190,10 @@ class PathParameter(Parameter):
         self.pattern = pattern
         self.label = str(source)
         self.ignores: Callable[[str], bool] = lambda _name: False
-        self.is_file = not self.source.is_dir() and os.path.lexists(self.source)
+        is_there = os.path.lexists(self.source)  # pathlib raises for a name that is too long
+        self.is_file = is_there and not self.source.is_dir()
         self._place = os.path.realpath(self.root)
-        if not self.is_file and not self.source.is_dir():
+        if not is_there:
             raise MissingSourceError(
                 f"the parameter {self.label} is neither a file nor a folder",
                 hint=f"create it, or correct the path (looked in {Path.cwd()})",

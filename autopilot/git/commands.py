@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from autopilot import audit
-from autopilot.errors import GitCommandError
+from autopilot.errors import GitCommandError, remedy
 
 _NOISE = ("hint:", "warning:", "note:")
 # What git hands to its hooks. Inherited, it would send our calls to another repository or index,
@@ -81,10 +81,12 @@ def run_git(
         raise _not_started(error, arguments, cwd) from error
     result = CommandResult(done.returncode, done.stdout, done.stderr.decode("utf-8", "replace"))
     if check and result.returncode != 0:
-        raise GitCommandError(
+        failed = GitCommandError(
             f"git {_command(arguments)} failed: {last_line(result)}",
-            hint=f"run it by hand in {cwd} to see all that it says",
+            hint=remedy(result.stderr, f"run it by hand in {cwd} to see all that it says"),
         )
+        failed.said = result.stderr
+        raise failed
     return result
 
 
@@ -96,6 +98,8 @@ def last_line(result: CommandResult) -> str:
     fatal = [line for line in telling if line.startswith(("fatal:", "error:"))] or telling
     if not fatal:
         return f"exit code {result.returncode}"
+    # And the reason that can be dealt with beats what git could not do then.
+    fatal = [line for line in fatal if remedy(line, "")] or fatal
     return fatal[-1].removeprefix("fatal:").removeprefix("error:").strip()
 
 

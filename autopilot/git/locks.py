@@ -160,8 +160,7 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def _usable(path: Path) -> contextlib.AbstractContextManager[None]:
-    hint = "make room and give write permission to its folder; it must not be on a file system"
-    return translated_as(RepositoryError, f"cannot lock {path}", f"{hint} without locks")
+    return translated_as(RepositoryError, f"cannot lock {path}", "{remedy}")
 
 
 def _read_holder(path: Path) -> Holder:

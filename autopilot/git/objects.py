@@ -18,7 +18,6 @@ from autopilot.git.repository import Repository, translated
 
 TREE = 0o040000
 SUBMODULE = 0o160000
-_UNWRITABLE = "make room and give write permission to the repository's folder"
 # A folder that is emptied before its edits apply; no file can have this name.
 _CLEARED = ""
 
@@ -71,7 +70,7 @@ class FilePatch:
 
 def write_object(repo: Repository, kind: ObjectType, content: bytes) -> str:
     """Stores an object as git does, and returns its id; what it refers to is not looked for."""
-    with translated(f"cannot write to {repo.common_dir}", _UNWRITABLE):
+    with translated(f"cannot write to {repo.common_dir}"):
         return str(repo.loose.write(kind, content))
 
 

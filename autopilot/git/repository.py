@@ -14,7 +14,12 @@ from pathlib import Path
 import pygit2
 from pygit2.enums import ObjectType
 
-from autopilot.errors import AutopilotError, RepositoryError, UnsupportedRepositoryError
+from autopilot.errors import (
+    AutopilotError,
+    RepositoryError,
+    UnsupportedRepositoryError,
+    remedy,
+)
 from autopilot.git.commands import CommandResult, Seen, last_line, run_git, variable
 
 _CACHED_TREE_BYTES = 16_384
@@ -209,15 +214,14 @@ def translated(
 
     Args:
         what: What could not be done; the reason is added.
+        hint: For reasons without a remedy.
     """
     try:
         yield
     except (pygit2.GitError, KeyError, ValueError, OSError) as error:
         # The text of a KeyError is its key in quotes.
         reason = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-        if "No space left" in reason or "Disk quota" in reason:
-            hint = "make room on the disk, then resume"
-        raise RepositoryError(f"{what}: {reason}", hint=hint) from error
+        raise RepositoryError(f"{what}: {reason}", hint=remedy(reason, hint)) from error
 
 
 def _stamp(path: str) -> tuple[int, int, int] | None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from autopilot.errors import GitCommandError, RepositoryError, translated_as
+from autopilot.errors import GitCommandError, RepositoryError, remedy, translated_as
 from autopilot.git.commands import run_git
 from autopilot.git.locks import one_at_a_time
 from autopilot.git.objects import tree_of
@@ -27,7 +27,7 @@ SET_UP = "autopilot-set-up"
 _LOOK = ("core.fsmonitor=false", "core.ignoreStat=false", "core.checkStat=default")
 LOOKING = [word for setting in (*_LOOK, "core.trustctime=true") for word in ("-c", setting)]
 _SPECIAL = re.compile(r"[\\\[\]*? ]")
-_ROOM = "make room and give write permission there, or set XDG_CACHE_HOME to another folder"
+_ELSEWHERE = "set XDG_CACHE_HOME to another folder"
 
 
 def cache_folder() -> Path:
@@ -79,10 +79,15 @@ def add_worktree(repo: Repository, path: Path, commit: str) -> Repository:
             return Repository.discover(path)
         except (GitCommandError, OSError) as error:
             _remove(repo, path)
-            reason = error.message if isinstance(error, GitCommandError) else error.strerror
+            reason = str(error.strerror) if isinstance(error, OSError) else error.message
+            hint = remedy(reason if isinstance(error, OSError) else error.said, "")
+            if not hint:
+                hint = f"see all that git says: git worktree add --detach {path} {commit[:10]}"
+            elif "git fsck" not in hint:
+                hint += f", or {_ELSEWHERE}"
             raise GitCommandError(
                 f"cannot make a worktree at {path}: {reason}",
-                hint=f"{_ROOM}, or run with --in-place",
+                hint=f"{hint}, or run with --in-place",
             ) from error
         except BaseException:
             # Ctrl-C: what was checked out until then goes too.
@@ -357,7 +362,8 @@ def borrow(repo: Repository, path: Path, commit: str) -> Repository:
         shutil.rmtree(path, ignore_errors=True)
         if isinstance(error, OSError):
             raise GitCommandError(
-                f"cannot make a repository at {path}: {error.strerror}", hint=_ROOM
+                f"cannot make a repository at {path}: {error.strerror}",
+                hint=f"{remedy(str(error))}, or {_ELSEWHERE}",
             ) from error
         raise
 

@@ -48,7 +48,7 @@ class PrivateGit:
     def enter(self) -> None:
         """Makes git's commands in the worktree use the private folder."""
         self.remove()
-        own, hint = self.repo.git_dir, "make room and give write permission there, then resume"
+        own, hint = self.repo.git_dir, "{remedy}, then resume"
         with translated_as(RepositoryError, f"cannot make {self.folder}", hint):
             self._begun = lend_objects(
                 self.repo,

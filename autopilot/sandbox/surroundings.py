@@ -211,7 +211,7 @@ class Surroundings:
             return Source(stamp)
         copy = known.copy if known is not None else None
         # An evaluation may have filled the disk: its files are beside these copies.
-        hint = f"make room, as below {self._copies.parent.parent}, then resume"
+        hint = f"{{remedy}}, as below {self._copies.parent.parent}, then resume"
         with translated_as(ParameterError, f"cannot copy {name} to {self._copies}", hint):
             if copy is None:
                 self._copies.mkdir(parents=True, exist_ok=True)

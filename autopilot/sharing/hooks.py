@@ -29,7 +29,6 @@ SERVER = ("pre-receive",)
 CLIENT = tuple(name for name in _PARTS if name not in SERVER)
 _PACKAGE = Path(__file__).parents[1]
 _KEPT = ".before-autopilot"
-_ROOM = "make room and give write permission there"
 _MARK = "# autopilot's hook "
 _TEXT = """\
 #!/bin/sh
@@ -180,7 +179,7 @@ def install_hooks(
                 f"two hooks {state.name} are yours: {path} and the one kept before, {kept.name}",
                 hint="make one of them, or remove the kept one; then try again",
             )
-    with translated_as(RepositoryError, f"cannot write to {folder.path}", _ROOM):
+    with translated_as(RepositoryError, f"cannot write to {folder.path}", "{remedy}"):
         folder.path.mkdir(parents=True, exist_ok=True)
         for state in states:
             _write(folder, state, texts[state.name])
@@ -203,7 +202,7 @@ def uninstall_hooks(
     for state in states:
         if state.state == "edited" and not force:
             raise _edited(folder, state.name)
-    with translated_as(RepositoryError, f"cannot write to {folder.path}", _ROOM):
+    with translated_as(RepositoryError, f"cannot write to {folder.path}", "{remedy}"):
         for state in states:
             path, kept = folder.path / state.name, _kept(folder, state.name)
             if state.state == "foreign":

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from autopilot.core.records.record import MetricsRecord
     from autopilot.tracking.notebook import Epoch, Notebook
 
-_ROOM = "make room or give write permission"
 _OF_EPOCH = (
     *("verdict", "metrics", "value", "before", "delta", "best", "best_epoch", "strategy"),
     *("summary", "reasons", "commit", "rollback", "steps"),
@@ -70,7 +69,7 @@ class JSONCheckpoint(Callback):
             "parameters": state,
         }
         path = self.path(record.epoch)
-        with translated_as(DataError, f"cannot write {path}", _ROOM):
+        with translated_as(DataError, f"cannot write {path}", "{remedy}"):
             self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(path) as created:
                 created.write_text(as_json(document, indent=1, allow_nan=True), encoding="utf-8")
@@ -117,7 +116,7 @@ class DataRecorder(Callback):
 
 
 def _append(path: Path, value: Mapping[str, Any]) -> None:
-    with translated_as(DataError, f"cannot write {path}", _ROOM):
+    with translated_as(DataError, f"cannot write {path}", "{remedy}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write(as_json(jsonable(value)) + "\n")
@@ -159,7 +158,7 @@ def export(notebook: Notebook, folder: Path) -> list[Path]:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not an empty folder", hint="name a new folder")
-    written, hint = [], f"{_ROOM}, or name another folder"
+    written, hint = [], "{remedy}, or name another folder"
     with translated_as(UsageError, f"cannot write to {folder}", hint):
         for name, content in _contents(notebook):
             written.append(folder / name)

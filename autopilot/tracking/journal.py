@@ -318,8 +318,7 @@ class ProgressFile:
         return self._file
 
     def _translated(self) -> contextlib.AbstractContextManager[None]:
-        hint = "make room or give write permission, then resume"
-        return translated_as(GitCommandError, f"cannot write {self.path}", hint)
+        return translated_as(GitCommandError, f"cannot write {self.path}", "{remedy}, then resume")
 
 
 def _fetch(slug: str) -> str:

@@ -15,7 +15,7 @@ from autopilot.git.commits import first_parent_log
 from autopilot.git.locks import ExclusiveLock, clear_stale_locks, stale_locks
 from autopilot.git.refs import check_free, delete_ref, list_refs, read_ref
 from autopilot.git.repository import Repository
-from autopilot.text import plain_letters
+from autopilot.text import cut_middle, plain_letters
 
 KINDS = ("experiment", "gradients", "metrics", "memory", "traces", "llm")
 BRANCHES = "refs/heads/autopilot/"
@@ -24,6 +24,8 @@ NOTES = "refs/notes/autopilot/"
 # A branch without notes here, as from a plain `git fetch`, is told by its newest commits.
 _LOOK_BACK = 100
 _PART = re.compile(r"[a-z0-9][a-z0-9._-]*")
+# Files have 255, of which endings such as `.progress.jsonl` take some.
+_LONGEST = 240
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Layout:
     def __post_init__(self) -> None:
         if (why := _fault(self.slug)) is not None:
             raise SlugError(
-                f"{self.slug!r} cannot be an experiment's name{why}",
+                f"{cut_middle(self.slug, 80)!r} cannot be an experiment's name{why}",
                 hint="use small letters, digits, '.', '_' and '-', as in classifier-1",
             )
 
@@ -182,6 +184,8 @@ def _fault(slug: str) -> str | None:
     """Why no experiment can have a name, as the end of a sentence; None if one can."""
     parts = slug.split("/")
     for part in parts:
+        if len(part) > _LONGEST:
+            return f": of {len(part)} characters a file's name takes only {_LONGEST}"
         if ".." in part:
             return ": git allows no two dots in a row"
         if part.endswith((".", ".lock")):
@@ -239,6 +243,7 @@ def tagged_epochs(repo: Repository, slug: str | None = None) -> dict[str, frozen
 def free_slugs(repo: Repository, stem: str, project: str | None = None) -> Iterator[str]:
     """Those of stem-1, stem-2, ... that no experiment has, made of allowed characters."""
     clean = re.sub(r"[^a-z0-9._-]+|\.{2,}", "-", plain_letters(stem)).strip("-._") or "experiment"
+    clean = clean[: _LONGEST // 2].rstrip("-._")
     prefix = f"{project}/{clean}" if project else clean
     taken = {name.removeprefix(BRANCHES) for name in list_refs(repo, BRANCHES)}
     for number in itertools.count(1):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autopilot.core.records.record import Manifest
-from autopilot.errors import AutopilotError, GitCommandError, UsageError
+from autopilot.errors import AutopilotError, GitCommandError, UsageError, remedy
 from autopilot.files import TEMPORARY, glob_regex
 from autopilot.git import objects
 from autopilot.git.repository import Repository
@@ -221,7 +221,7 @@ def keep_outputs(
             reason = error.strerror or str(error.args[0][0][2])
             raise GitCommandError(
                 f"cannot keep {printable(unit)}: {reason}",
-                hint=f"it is still in {worktree}; make room, then move it by hand",
+                hint=f"it is still in {worktree}; {remedy(reason)}, then move it by hand",
             ) from error
         shown = f"{unit}/" if goal.is_dir() and not goal.is_symlink() else unit
         kept.append(written.path(shown, names, str(goal)))

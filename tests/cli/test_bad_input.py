@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from autopilot.git.repository import Repository
+from autopilot.tracking.layout import free_slugs
+
+AGENT = ("--agent", "cmd:true", "--goal", "go", "--metric", "m", "--mode", "min")
+
 if TYPE_CHECKING:
     from tests.cli.conftest import Place
 
@@ -127,7 +132,7 @@ def test_a_cache_folder_that_cannot_be_written(place: Place) -> None:
     assert (done.code, "worktree" in done.error) == (1, True), done
     assert "--in-place" in done.hint, done
     other = place.autopilot("optimize", "validate", "counter.py")
-    assert "make room" in other.hint and "--in-place" not in other.hint, other
+    assert "move away what has that name" in other.hint and "--in-place" not in other.hint, other
     assert place.git("for-each-ref", "refs/heads/autopilot", "refs/notes") == ""
     assert len(place.git("worktree", "list").splitlines()) == 1
 
@@ -442,6 +447,20 @@ def test_malformed_slug(place: Place, slug: str) -> None:
     place.refused(
         "run", "counter.py", f"--slug={slug}", code=2, says=(repr(slug),), hints=("small letters",)
     )
+
+
+def test_a_name_that_is_too_long_for_a_file(place: Place) -> None:
+    long = "x" * 300
+    for arguments in (("log", long), ("show", "1", "-e", long)):
+        done = place.call(*arguments, code=2)
+        assert "of 300 characters a file's name takes only 240" in done.error and done.hint, done
+    for arguments in (("run", f"{long}.py"), ("run", "--edit", long, "--eval", "true", *AGENT)):
+        done = place.autopilot(*arguments)
+        assert done.code == 1 and done.err.count("\n") == 2, done
+        assert "too long" in done.error or "neither a file" in done.error, done
+    # A name that nobody chose is made short.
+    slug = next(free_slugs(Repository.discover(place.top), "y" * 250))
+    assert slug == f"{'y' * 120}-1"
 
 
 def test_slug_that_exists(place: Place) -> None:

@@ -128,6 +128,26 @@ def test_a_place_that_cannot_be_written(repository: Repository, tmp_path: Path) 
     assert os.listdir(repository.common_dir / "objects")
 
 
+def test_the_advice_fits_the_reason_why_there_is_no_worktree(
+    repository: Repository, tmp_path: Path
+) -> None:
+    def refused(says: str) -> str:
+        with pytest.raises(GitCommandError, match=says) as caught:
+            add_worktree(repository, tmp_path / "made", repository.head_commit())
+        assert not (tmp_path / "made").exists() and "room" not in caught.value.hint
+        return caught.value.hint
+
+    run_git(["config", "filter.locked.smudge", "false"], cwd=repository.workdir)
+    run_git(["config", "filter.locked.required", "true"], cwd=repository.workdir)
+    attributes = repository.git_dir / "info" / "attributes"
+    attributes.write_text("README.md filter=locked\n")
+    assert refused("smudge filter locked failed").startswith("see all that git says")
+    attributes.unlink()
+    blob = run_git(["rev-parse", "HEAD:README.md"], cwd=repository.workdir).stdout.decode().strip()
+    (repository.git_dir / "objects" / blob[:2] / blob[2:]).unlink()
+    assert "git fsck" in refused("unable to read sha1 file of README.md")
+
+
 def test_processes_that_make_worktrees_at_once(repository: Repository, tmp_path: Path) -> None:
     code = f"""
 import sys
