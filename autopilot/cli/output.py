@@ -306,9 +306,6 @@ class _Drawing:
     def write(self, text: str) -> None:
         with self._output.writing(self._output.people):
             self._output.people.write(text)
-
-    def flush(self) -> None:
-        with self._output.writing(self._output.people):
             self._output.people.flush()
 
     def __getattr__(self, name: str) -> Any:
