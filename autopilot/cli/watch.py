@@ -6,6 +6,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -50,6 +51,8 @@ def watch(
     source = RunReader(notebook.repo, notebook.slug)
     run = source.look()
     assert run is not None  # the first look has news
+    if output.is_for_agent and run.going is not None:
+        run = replace(run, going=replace(run.going, items=(), lines=()))  # they quote val items
     if output.as_json or not output.is_terminal:
         output.lines(text for text, _ in page(run, *_PLAIN))
         output.document(run.document())
@@ -66,12 +69,13 @@ def watch(
             new = source.look()
             if new is not None or console.size != size:
                 run, size = new or run, console.size
-                live.update(_drawn(page(run, size.width, size.height - 1)), refresh=True)
+                live.update(drawn(page(run, size.width, size.height - 1)), refresh=True)
             time.sleep(every)
     output.line(f"{run.slug}: {_state(run)}")
 
 
-def _drawn(lines: list[Styled]) -> Text:
+def drawn(lines: list[Styled]) -> Text:
+    """The lines as rich draws them, with a last one on how to leave."""
     from rich.text import Text
 
     text = Text(no_wrap=True, end="")
@@ -157,5 +161,5 @@ def _strategies(run: LiveRun) -> Iterator[Styled]:
 
 def _answers(going: Going) -> Iterator[Styled]:
     if going.lines:
-        yield "last answers", "bold"
+        yield "last lines", "bold"
         yield from ((f"  {line}", "") for line in going.lines)

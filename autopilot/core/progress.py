@@ -258,6 +258,10 @@ class EpochProgress:
         self._step, self._step_began_s = number, time.perf_counter()
         return note.told
 
+    def note_said(self, epoch: int, number: int, text: str) -> None:
+        """Notes the last lines of the agent in a step, which is in progress still."""
+        self._store.note_progress(ProgressNote(epoch=epoch, stepping=number, said=text))
+
     def _begin(self, note: ProgressNote) -> ProgressNote:
         """A step's beginning, with the sentence of its first one, and the newest words."""
         key = note.epoch, note.stepping

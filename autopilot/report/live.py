@@ -55,7 +55,7 @@ class Going:
         most: The most evaluations that one of the epochs before took; 0 where there is none.
         outcomes: Of the latest split: outcome to number of items.
         items: The latest items of it: id, outcome, and why.
-        lines: The last lines that agents and models answered.
+        lines: The last lines of agents and models: those of an agent that is at work, or answers.
         spent: Of its calls so far.
     """
 
@@ -160,16 +160,18 @@ def _strategies(val: Sequence[MetricsRecord]) -> list[Used]:
 
 def _going(epoch: int, notes: Sequence[Record], records: Sequence[MetricsRecord]) -> Going:
     results, calls = dict[tuple[str, int, int, int], ProgressNote](), list[LlmRecord]()
-    doing, deaths = "", 0
+    doing, deaths, said = "", 0, ""
     for note in notes:
         if isinstance(note, LlmRecord):
             calls.append(note)
+            said = ""
         elif isinstance(note, ProgressNote):
             if note.void:
                 results.clear()
             elif note.died:
                 deaths += 1
             elif note.stepping:
+                said = note.said
                 doing = f"step {abs(note.stepping)}" + (" is made" if note.stepping > 0 else "")
             elif note.items:
                 batch = note.split, note.repeat, note.batch
@@ -190,6 +192,7 @@ def _going(epoch: int, notes: Sequence[Record], records: Sequence[MetricsRecord]
                 outcomes[item.outcome] += 1
                 items = [*items[1 - _ITEMS :], (item.id, item.outcome, one_line(why, 200))]
     lines = [line for call in calls[-_LINES:] for line in _said(call)]
+    lines += [f"agent: {line.strip()}" for line in said.splitlines() if line.strip()]
     # The baseline may be measured twice.
     most = max((r.cost.evaluations for r in records[-_RECENT:] if r.epoch), default=0)
     died = f"; {deaths} ended with their process" if deaths else ""

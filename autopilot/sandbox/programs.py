@@ -12,12 +12,13 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
 from autopilot import audit
+from autopilot.core.run import current_run
 from autopilot.errors import AgentError, AgentNotFoundError, AgentTimeoutError
 from autopilot.sandbox.processes import listed, name_of
 from autopilot.text import clean, hide, redact, shorten
@@ -32,6 +33,7 @@ _PIPE = 64 << 10
 _ENDLESS = 1 << 30
 """Bytes of output after which a program is ended, since it will not end by itself."""
 _READS_AT_END = 32
+_HEARD, _NOTE_S = 600, 1.0
 _NOT_RUNNABLE = {
     errno.EACCES: "make it executable: chmod +x {name}",
     errno.ENOEXEC: "let its first line name its interpreter, as in #!/bin/sh",
@@ -94,11 +96,12 @@ def _is_file(name: str, folder: Path | None) -> bool:
 class _Ends:
     """The beginning and the end of a program's output, however long it is."""
 
-    def __init__(self, last: int) -> None:
+    def __init__(self, last: int, heard: Callable[[bytes], None]) -> None:
         self._first, self._last, self.size = bytearray(), bytearray(), 0
-        self._most = last
+        self._most, self._heard = last, heard
 
     def add(self, written: bytes) -> None:
+        self._heard(written)
         self.size += len(written)
         room = _FIRST - len(self._first)
         self._first += written[:room]
@@ -114,6 +117,23 @@ class _Ends:
         # Line ends as a pipe in text mode reads them.
         text = (self._first + cut + last).decode("utf-8", "replace")
         return clean(hide(text.replace("\r\n", "\n").replace("\r", "\n")))
+
+
+class _Heard:
+    """Notes the last lines of a step's agent, once a second at most, for those who watch."""
+
+    def __init__(self) -> None:
+        self._run, self._last, self._noted_s = current_run(), b"", -math.inf
+
+    def __call__(self, written: bytes) -> None:
+        run, now = self._run, time.monotonic()
+        if run is None or not run.step_number:
+            return
+        self._last = (self._last + written)[-_HEARD:]
+        if now - self._noted_s >= _NOTE_S and self._last.strip():
+            self._noted_s = now
+            text = clean(self._last.decode("utf-8", "replace"))
+            run.experiment.progress.note_said(run.epoch, run.step_number, text)
 
 
 def run_process(
@@ -133,7 +153,14 @@ def run_process(
         AgentError: it cannot be started.
     """
     finished = finish(
-        command, stdin=stdin, folder=folder, timeout_s=timeout_s, hint=hint, env=env, most=_ENDLESS
+        command,
+        stdin=stdin,
+        folder=folder,
+        timeout_s=timeout_s,
+        hint=hint,
+        env=env,
+        most=_ENDLESS,
+        heard=_Heard(),
     )
     if finished.ended_by == "output":
         raise AgentTimeoutError(
@@ -159,6 +186,7 @@ def finish(
     kept: int = _LAST,
     most: int = _MOST,
     grace_s: float = 0.0,
+    heard: Callable[[bytes], None] = lambda _: None,
 ) -> Finished:
     """Runs a program in a process group of its own, and ends the group when the program ends.
 
@@ -169,13 +197,14 @@ def finish(
         kept: Bytes that are kept of the end of its output.
         most: Bytes of output after which the whole group is ended.
         grace_s: Seconds in which the rest of the group may end by itself, once it has ended.
+        heard: Gets what it writes, at once.
 
     Raises:
         AgentNotFoundError: there is no such program.
         AgentError: it cannot be started.
     """
     name, started = command[0], time.monotonic()
-    outputs = _Ends(kept), _Ends(kept)
+    outputs = _Ends(kept, heard), _Ends(kept, heard)
     with (
         audit.executing("process", command, folder) as execution,
         tempfile.TemporaryFile() as given,

@@ -15,11 +15,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from autopilot.core.experiment import Experiment
 from autopilot.core.records.record import LlmRecord, MetricsRecord, ProgressNote
+from autopilot.core.run import Run, running
 from autopilot.core.types import Cost
 from autopilot.git.locks import Holder
 from autopilot.git.repository import Repository
 from autopilot.report.live import RunReader, reduced
+from autopilot.sandbox.programs import run_process
 from autopilot.tracking.lines import encode
 from autopilot.tracking.notebook import Status
 from tests.cli.conftest import COMMAND, Place
@@ -154,6 +157,7 @@ def test_the_reducer_folds_records_and_notes_into_what_both_views_draw() -> None
         ProgressNote(epoch=2, split="val", items=9, data={"id": "of the epoch before"}),
         LlmRecord(epoch=3, id="c", role="agent", reply={"output": "Look.\nDone."}, cost=Cost(0, 7)),
         ProgressNote(epoch=3, stepping=1),
+        ProgressNote(epoch=3, stepping=1, said="at work\n"),
         ProgressNote(epoch=3, stepping=-1, seconds=1),
         ProgressNote(epoch=3, split="val", items=1, data=item, item=1),
         ProgressNote(epoch=3, split="val", items=2, data=batch),
@@ -174,6 +178,9 @@ def test_the_reducer_folds_records_and_notes_into_what_both_views_draw() -> None
     assert going.items == [("a", "passed", ""), ("b", "failed", "too low")]
     assert going.lines == ["agent: Look.", "agent: Done."] and going.spent.tokens == 7
     assert [(u.strategy, u.used, u.kept, u.last) for u in run.strategies] == [("up", 3, 1, 2)]
+    at_work = reduced("a", running, records, notes[:6]).going
+    assert at_work is not None and at_work.doing == "step 1 is made"
+    assert at_work.lines == ["agent: Look.", "agent: Done.", "agent: at work"]
     assert reduced("a", Status("finished", ""), records, notes).going is None
 
 
@@ -196,3 +203,18 @@ def test_a_look_without_news_reads_nothing_and_an_emptied_progress_file_is_anoth
     file.write_bytes(encoded[1] * 5 + encoded[0])
     source.look()
     assert [note.epoch for note in source.notes] == [6] * 5 + [5]
+
+
+def test_an_agents_last_lines_are_noted_while_it_is_at_work() -> None:
+    with running(Run(Experiment())) as run:
+        run.epoch, store = 3, run.experiment.store
+        words = {"stdin": "", "folder": None, "timeout_s": 60.0, "hint": ""}
+        run_process(["echo", "outside of a step"], **words)
+        assert store.progress() == []
+        run.step_number = 2
+        done = run_process(["sh", "-c", "echo I read the rules; echo and edit"], **words)
+        noted = store.progress()
+        assert done.stdout == "I read the rules\nand edit\n"
+        # It ended within a second: one note, of what was there first, and the step is begun still.
+        assert [(note.epoch, note.stepping) for note in noted] == [(3, 2)]
+        assert noted[0].said.startswith("I read the rules")

@@ -373,6 +373,7 @@ class ProgressNote(Record):
         stepping: The step that is about to edit files; negative when it is done; 0 for a batch.
         told, wishes: As in the StepRecord of that step.
         void: Earlier notes do not count: they were measured with other files.
+        said: The last lines of the step's agent, while it is at work.
     """
 
     kind: ClassVar[str] = "progress"
@@ -394,6 +395,7 @@ class ProgressNote(Record):
     replaced: bool = False
     notes: tuple[str, ...] = ()
     stop: str = ""
+    said: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

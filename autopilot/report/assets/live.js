@@ -53,7 +53,7 @@ function goingView(going) {
     going.most > 0 && h("progress", { max: Math.max(going.most, done), value: done, "aria-label": "items of the epoch" }),
     h("p", { class: "soft" }, [parts, outcomes].filter(Boolean).join(" · ")),
     going.items.length > 0 && table(["item", "outcome", "why"], going.items),
-    going.lines.length > 0 && [h("p", { class: "faint" }, "last answers"), block(going.lines.join("\n"))]);
+    going.lines.length > 0 && [h("p", { class: "faint" }, "last lines"), block(going.lines.join("\n"))]);
 }
 
 function strategiesView(strategies) {
