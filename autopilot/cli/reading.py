@@ -25,6 +25,7 @@ from autopilot.text import whole
 from autopilot.tracking.notebook import Notebook
 
 _CHART_WIDTH, _SLICE_WIDTH = 100, 60
+_SHOWN = 30
 
 
 def log(
@@ -38,21 +39,31 @@ def log(
         ),
     ] = False,
     count: Annotated[
-        int | None, typer.Option("--max-count", "-n", min=1, help="Only the last so many epochs.")
+        int | None,
+        typer.Option(
+            "--max-count",
+            "-n",
+            min=1,
+            help=f"Only the last so many epochs; in a table {_SHOWN} unless given.",
+        ),
     ] = None,
+    show_all: Annotated[bool, typer.Option("--all", help="All epochs in the table.")] = False,
     reverse: Annotated[bool, typer.Option("--reverse", help="Newest epoch first.")] = False,
 ) -> None:
     """Show the epochs of an experiment.
 
-    Scores, verdicts, strategies, commits.
+    Scores, verdicts, strategies, commits. The table has the last 30; --graph and --json have all.
 
     \b
     autopilot log                  the newest experiment
     autopilot log classifier-1 -n 20
     autopilot log --graph
     """
+    if count and show_all:
+        raise UsageError("-n and --all do not go together", hint="leave one of them out")
     notebook, output = context.notebook(name), context.output
-    epochs = notebook.epochs[-count:] if count else notebook.epochs
+    is_short = not (count or show_all or graph or output.as_json)
+    epochs = notebook.newest(count or _SHOWN) if count or is_short else notebook.epochs
     if output.as_json:
         ordered = epochs[::-1] if reverse else epochs
         output.document(pages.overview(notebook) | {"log": epoch_page.epochs(notebook, ordered)})
@@ -70,6 +81,10 @@ def log(
         lines = list(zip(rows, epochs, strict=True))
         for line, epoch in lines[::-1] if reverse else lines:
             output.line(line, STYLES[epoch.verdict])
+        earlier = epochs[0].number
+        if is_short and earlier:
+            which = "1 earlier epoch is" if earlier == 1 else f"{earlier:,} earlier epochs are"
+            output.line(f"{which} not shown: autopilot log {notebook.slug} --all")
     output.lines(pages.foot(notebook))
 
 

@@ -23,8 +23,9 @@ from autopilot.errors import (
 )
 from autopilot.proof.measuring import Measurement, Measurer
 from autopilot.text import some
+from autopilot.tracking.epochs import Epoch
 from autopilot.tracking.integrity import Difference, Integrity
-from autopilot.tracking.notebook import Epoch, Notebook
+from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import WrittenPath, merged
 
 _Measured = tuple[Measurement | AutopilotError, float]

@@ -13,8 +13,9 @@ from autopilot.git.repository import Repository
 from autopilot.proof import replay
 from autopilot.proof.measuring import MeasuringWorktree, Task, answers, workspace_at
 from autopilot.sandbox.processes import Processes
+from autopilot.tracking.epochs import Epoch
 from autopilot.tracking.integrity import Difference
-from autopilot.tracking.notebook import Epoch, Notebook
+from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import find_outputs, merged
 
 _AROUND = 24

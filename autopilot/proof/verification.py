@@ -27,7 +27,8 @@ from autopilot.proof.replay import TOLERANCE, is_same, moved
 from autopilot.review.proposals import Proposal
 from autopilot.sandbox.environment import differing, told_apart
 from autopilot.text import some
-from autopilot.tracking.notebook import Epoch, Notebook
+from autopilot.tracking.epochs import Epoch
+from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import WrittenPath, merged
 
 _SUBSETS = 20_000
@@ -314,7 +315,7 @@ def rule(notebook: Notebook, number: int) -> Ruling:
         items=items,
         best_items=notebook.data(against.number) if against else (),
         cost=epoch.record.cost,
-        violations=notebook.violations.get(number, ()),
+        violations=notebook.violations(number),
         noise=notebook.noise,
         memorized=epoch.record.memorized,
     )

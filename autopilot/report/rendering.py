@@ -25,7 +25,8 @@ from autopilot.report import comparison
 from autopilot.report.collection import Report
 from autopilot.report.contents import Changes, dumped, patches
 from autopilot.text import counted
-from autopilot.tracking.notebook import Epoch, Notebook
+from autopilot.tracking.epochs import Epoch
+from autopilot.tracking.notebook import Notebook
 
 _STYLES = ("page.css", "parts.css")
 _SCRIPTS = ["dom", "data", "scroll", "chart", "diff", "detail", "tree", "items", "values"]

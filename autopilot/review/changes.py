@@ -17,8 +17,9 @@ from autopilot.git.commands import run_git
 from autopilot.git.commits import count_in, merge_base, merge_trees
 from autopilot.git.refs import Branch, find_branch
 from autopilot.git.repository import Repository
+from autopilot.tracking.epochs import Epoch
 from autopilot.tracking.layout import experiments
-from autopilot.tracking.notebook import Epoch, Notebook
+from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.parameters import entries_at, known_paths, with_entries
 
 

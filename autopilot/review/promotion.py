@@ -17,8 +17,9 @@ from autopilot.git import commits, objects
 from autopilot.git.refs import Branch, advance, checked_out_at, obstacle
 from autopilot.git.repository import Repository
 from autopilot.review import changes
+from autopilot.tracking.epochs import Epoch
 from autopilot.tracking.holding import record_decision, stopped
-from autopilot.tracking.notebook import Epoch, Notebook
+from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.parameters import outside
 
 Method = Literal["squash", "no-ff", "ff-only"]

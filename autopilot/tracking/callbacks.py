@@ -21,7 +21,8 @@ from autopilot.text import as_json, jsonable
 if TYPE_CHECKING:
     from autopilot.core.module import AutoPilotModule
     from autopilot.core.records.record import MetricsRecord
-    from autopilot.tracking.notebook import Epoch, Notebook
+    from autopilot.tracking.epochs import Epoch
+    from autopilot.tracking.notebook import Notebook
 
 _OF_EPOCH = (
     *("verdict", "metrics", "value", "before", "delta", "best", "best_epoch", "strategy"),

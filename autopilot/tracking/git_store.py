@@ -174,7 +174,7 @@ class GitStore(Store):
         refs.delete_ref(self.repo, self.layout.branch, self._tip)
         self.clear_progress()
         self.close()
-        local = self.layout.progress, self.layout.derived, self.layout.said
+        local = self.layout.progress, self.layout.derived, self.layout.index, self.layout.said
         for path in (place(self.repo) for place in local):
             path.unlink(missing_ok=True)
 

@@ -16,8 +16,9 @@ from autopilot.core.records import message
 from autopilot.core.records.record import Lesson, MetricsRecord, StepRecord, TraceRecord
 from autopilot.git import commits, objects, refs
 from autopilot.git.commits import Commit
+from autopilot.tracking.epochs import Epoch
 from autopilot.tracking.layout import KINDS, epoch_of_tag
-from autopilot.tracking.notebook import Epoch, Notebook
+from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.parameters import manifest_paths
 
 _REWRITTEN = "the branch was rewritten: the epoch's notes are on another commit"

@@ -167,6 +167,10 @@ class Layout:
         """Content that follows from the records, for the process that goes on; local."""
         return repo.common_dir / "autopilot" / f"{self.slug}.derived"
 
+    def index(self, repo: Repository) -> Path:
+        """An index that is made of the refs, and made anew without it; local."""
+        return repo.common_dir / "autopilot" / f"{self.slug}.index"
+
     def kept(self, repo: Repository) -> Path:
         """The folder for outputs that a run was asked to keep; local."""
         return repo.common_dir / "autopilot" / self.slug / "kept"

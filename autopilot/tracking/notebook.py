@@ -29,91 +29,20 @@ from autopilot.core.records.record import (
     TraceRecord,
 )
 from autopilot.core.store import R
-from autopilot.core.types import Cost, Datum, Gain, Noise, Verdict
+from autopilot.core.types import Cost, Datum, Gain, Noise
 from autopilot.errors import ExperimentError, RepositoryError
 from autopilot.git import commits, objects, refs
 from autopilot.git.commands import run_git
 from autopilot.git.commits import Commit
 from autopilot.git.locks import ExclusiveLock, Holder
 from autopilot.git.repository import Repository
+from autopilot.tracking.epochs import Epoch, judged_epochs, rollbacks_in, steps_in
+from autopilot.tracking.index import Index, read_index
 from autopilot.tracking.journal import Journal, ProgressFile
 from autopilot.tracking.layout import Layout, experiments, is_experiment, tagged_epochs
 
 # What names an epoch of every experiment; "tip" and "last" are the newest.
 EPOCH_WORDS = ("best", "last", "tip", "baseline")
-
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """One judged epoch.
-
-    Args:
-        record: Its val record.
-        commit: The commit with its notes: the last step's; the start commit for the baseline.
-        metrics: Split to metric name to value.
-        before: The best value before it, None where there is none.
-        rollback: The rollback commit after a rejected epoch.
-        steps: Its step commits, oldest first; none where nothing was changed.
-    """
-
-    record: MetricsRecord
-    commit: str
-    metrics: Mapping[str, Mapping[str, float]]
-    before: float | None
-    rollback: str | None
-    steps: tuple[str, ...] = ()
-
-    @property
-    def number(self) -> int:
-        """Its number; 0 is the baseline."""
-        return self.record.epoch
-
-    @property
-    def verdict(self) -> Verdict:
-        """The policy's verdict: "baseline", "kept" or "rejected"."""
-        return self.record.verdict
-
-    @property
-    def value(self) -> float | None:
-        """The monitored val metric, None where missing."""
-        return self.record.metrics.get(self.record.monitor)
-
-    @property
-    def measured(self) -> int:
-        """The epoch whose results are its own: an earlier one of the same state, or itself."""
-        return self.number if self.record.reused is None else self.record.reused
-
-    @property
-    def delta(self) -> float | None:
-        """The value's change against the best before, None where there is nothing to compare."""
-        if self.value is None or self.before is None:
-            return None
-        return self.value - self.before
-
-    @property
-    def best(self) -> float | None:
-        """The best value afterwards."""
-        return self.record.best
-
-    @property
-    def best_epoch(self) -> int:
-        """The epoch that the branch equals afterwards."""
-        return self.record.best_epoch
-
-    @property
-    def strategy(self) -> str:
-        """The optimizer's name for the kind of change."""
-        return self.record.strategy
-
-    @property
-    def summary(self) -> str:
-        """The change in one sentence."""
-        return self.record.summary
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """The verdict's reasons."""
-        return self.record.reasons
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +161,7 @@ class Notebook:
         """The newest edit, if neither a person has decided on it nor anything measured it."""
         if self.going_on is None:
             return None
-        commit = self.step_commits[self.going_on][-1].id
+        commit = self._open_steps[self.going_on][-1].id
         if any(event.revision == commit for event in self.events if event.name == REVIEWED):
             return None
         records = self.journal.read_on(commit, StepRecord)
@@ -272,50 +201,58 @@ class Notebook:
 
     @cached_property
     def epochs(self) -> list[Epoch]:
-        """All judged epochs, oldest first."""
-        records: dict[int, dict[str, tuple[str, MetricsRecord]]] = {}
-        for commit, record in self.records(MetricsRecord):
-            records.setdefault(record.epoch, {}).setdefault(record.split, (commit, record))
-        found: list[Epoch] = []
-        best: float | None = None
-        for number, splits in sorted(records.items()):
-            if "val" not in splits:
-                continue
-            commit, val = splits["val"]
-            metrics = {name: record.metrics for name, (_, record) in splits.items()}
-            back = self.rollbacks[number].id if number in self.rollbacks else None
-            steps = tuple(step.id for step in self.step_commits.get(number, ()))
-            found.append(Epoch(val, commit, metrics, best, back, steps))
-            best = val.best
-        return found
+        """All judged epochs, oldest first; `newest` and `epoch` read some alone."""
+        return judged_epochs(self.records(MetricsRecord), self.step_commits, self.rollbacks)
+
+    def newest(self, count: int) -> list[Epoch]:
+        """The last so many judged epochs, oldest first, read from the tip."""
+        if "epochs" in self.__dict__:
+            return self.epochs[-count:]
+        return self._since(self.last.epoch - count + 1 if self.last else 0, self.tip)
+
+    def _since(self, number: int, tip: str) -> list[Epoch]:
+        """The epochs from a number on whose records are at or below a commit."""
+        line, records = list[Commit](), list[tuple[str, MetricsRecord]]()
+        for commit in commits.first_parent_log(self.repo, tip, stop=self.base):
+            line.append(commit)
+            noted = self.journal.read_on(commit.id, MetricsRecord)
+            records += ((commit.id, record) for record in noted)
+            # The one before it too: an epoch is compared with the best until then.
+            if any(record.split == "val" and record.epoch < number for record in noted):
+                break
+        found = judged_epochs(records, steps_in(line[::-1]), rollbacks_in(line))
+        return [epoch for epoch in found if epoch.number >= number]
 
     @cached_property
-    def last(self) -> MetricsRecord | None:
-        """The val record of the newest judged epoch; it has baseline, best and the cost so far.
+    def index(self) -> Index:
+        """Facts that no epoch has to be read for."""
+        return read_index(self.repo, self.journal, self.tip)
 
-        Found from the tip, without reading the others.
-        """
+    @cached_property
+    def _end(self) -> tuple[MetricsRecord | None, list[Commit]]:
+        """The newest val record, and the branch above its commit, oldest first."""
+        above: list[Commit] = []
         for commit in commits.first_parent_log(self.repo, self.tip, stop=self.base):
             judged = [r for r in self.journal.read_on(commit.id, MetricsRecord) if r.split == "val"]
             if judged:
-                return max(judged, key=lambda record: record.epoch)
-        return None
+                return max(judged, key=lambda record: record.epoch), above
+            above.insert(0, commit)
+        return None, above
+
+    @property
+    def last(self) -> MetricsRecord | None:
+        """The val record of the newest judged epoch; it has baseline, best and the cost so far."""
+        return self._end[0]
 
     @cached_property
     def tagged(self) -> frozenset[int]:
-        """The epochs that have a tag. `tagged_epochs` reads those of all experiments at once."""
+        """The epochs that have a tag."""
         return tagged_epochs(self.repo, self.slug).get(self.slug, frozenset())
 
-    @cached_property
+    @property
     def kept(self) -> int:
         """How many epochs were kept, the baseline not counted."""
-        if self.last is None:
-            return 0
-        tags, best = self.tagged, self.last.best_epoch
-        if 0 not in tags or (best not in tags and best != self.last.epoch):
-            # The tags are not here, as after a fetch of the branch alone.
-            return sum(epoch.verdict == "kept" for epoch in self.epochs)
-        return len((tags | {best}) - {0})
+        return self.index.outcomes["kept"]
 
     @property
     def monitor(self) -> tuple[str, str]:
@@ -330,15 +267,22 @@ class Notebook:
     @property
     def going_on(self) -> int | None:
         """The epoch that has step commits but no verdict yet; None between epochs."""
-        last = self.last.epoch if self.last else -1
-        return max((number for number in self.step_commits if number > last), default=None)
+        return max(self._open_steps, default=None)
+
+    @cached_property
+    def _open_steps(self) -> dict[int, list[Commit]]:
+        """Epoch without a verdict to its step commits."""
+        last, above = self.last.epoch if self.last else -1, steps_in(self._end[1])
+        return {number: steps for number, steps in above.items() if number > last}
 
     @property
     def best(self) -> Epoch | None:
         """The best epoch; if its verdict cannot be read, the newest other one that was kept."""
-        kept = [epoch for epoch in self.epochs if epoch.verdict != "rejected"]
-        named = [epoch for epoch in kept if epoch.number == self.epochs[-1].best_epoch]
-        return next(reversed(named or kept), None)
+        if self.last is None:
+            return None
+        if self.index.has(self.last.best_epoch):
+            return self.epoch(self.last.best_epoch)
+        return next((epoch for epoch in self.epochs[::-1] if epoch.verdict != "rejected"), None)
 
     @property
     def best_commit(self) -> str:
@@ -347,14 +291,16 @@ class Notebook:
 
     def epoch(self, number: int) -> Epoch:
         """One epoch."""
-        for epoch in self.epochs:
-            if epoch.number == number:
-                return epoch
-        steps = self.step_commits.get(number)
-        last = self.epochs[-1].number if self.epochs else -1
+        if number not in self._known:
+            read = self.epochs if "epochs" in self.__dict__ else self._read(number)
+            self._known |= {epoch.number: epoch for epoch in read if epoch.number == number}
+        if number in self._known:
+            return self._known[number]
+        last = self.last.epoch if self.last else -1
         if 0 <= number < last:
+            steps = self.step_commits.get(number)
             raise self.journal.lost(MetricsRecord, steps[-1].id if steps else self.start)
-        if steps:
+        if steps := self._open_steps.get(number):
             raise ExperimentError(
                 f"epoch {number} of {self.slug} has no verdict yet",
                 hint=f"its steps so far: git log -p -{len(steps)} {steps[-1].id[:7]}",
@@ -363,6 +309,20 @@ class Notebook:
             f"{self.slug} has no epoch {number}",
             hint="no epoch is judged yet" if last < 0 else f"choose one of 0 to {last}",
         )
+
+    @cached_property
+    def _known(self) -> dict[int, Epoch]:
+        return {}
+
+    def _read(self, number: int) -> list[Epoch]:
+        """An epoch, and those whose records are between it and the next one's."""
+        if self.last is None or not 0 <= number <= self.last.epoch:
+            return []
+        if number == self.last.epoch:
+            return self._since(number, self.tip)
+        # Its rollback is above its records, below those of the next one.
+        after = self.index.epochs[self.index.place(number + 1) :]
+        return self._since(number, after[0].commit if after else self.tip)
 
     def find(self, name: str) -> Epoch:
         """The epoch that a user means.
@@ -382,7 +342,7 @@ class Notebook:
         number = short.removeprefix("epoch-")
         is_number = number.isascii() and number.isdigit()
         # Seven digits and more are an abbreviated commit, unless there are so many epochs.
-        if is_number and (len(number) < 7 or int(number) <= len(self.commits)):
+        if is_number and (len(number) < 7 or int(number) <= self.index.length):
             return self.epoch(int(number))
         found = None
         with contextlib.suppress(RepositoryError):
@@ -396,8 +356,7 @@ class Notebook:
 
     def steps(self, epoch: int) -> list[tuple[str, StepRecord]]:
         """The optimizer steps of an epoch with the commits that their records are on."""
-        places = [self.epoch(epoch).commit]
-        places += [commit.id for commit in self.step_commits.get(epoch, ())]
+        places = [(judged := self.epoch(epoch)).commit, *judged.steps]
         found = {
             record.id: (commit, record)
             for commit in dict.fromkeys(places)
@@ -406,17 +365,9 @@ class Notebook:
         }
         return sorted(found.values(), key=lambda pair: pair[1].step)
 
-    @cached_property
-    def violations(self) -> dict[int, list[str]]:
-        """Epoch to its steps' attempts outside of the parameters; epochs without are left out."""
-        tried: dict[int, dict[str, StepRecord]] = {}
-        for _, record in self.records(StepRecord):
-            if record.violations:
-                tried.setdefault(record.epoch, {})[record.id] = record
-        return {
-            number: [sentence for record in steps.values() for sentence in record.violations]
-            for number, steps in tried.items()
-        }
+    def violations(self, epoch: int) -> list[str]:
+        """The attempts of an epoch's steps outside of the parameters."""
+        return [text for _, record in self.steps(epoch) for text in record.violations]
 
     @property
     def noise(self) -> Noise | None:
@@ -489,29 +440,33 @@ class Notebook:
         return record.test_gain if record else None
 
     def _test(self, epoch: int) -> MetricsRecord | None:
-        places = [commit.id for commit in self.step_commits.get(epoch, ())] or [self.start]
-        records = self.journal.read_on(places[-1], MetricsRecord)
+        records = self.journal.read_on(self.after(epoch), MetricsRecord)
         return next((r for r in records if r.split == "test" and r.epoch == epoch), None)
 
     def before(self, epoch: int) -> str:
         """The commit that an epoch started from: its own for one that changed nothing."""
-        own = self.step_commits.get(epoch)
-        return own[0].parents[0] if own else self.epoch(epoch).commit
+        judged = self.epoch(epoch)
+        if not judged.steps:
+            return judged.commit
+        return commits.read_commit(self.repo, judged.steps[0]).parents[0]
 
     def after(self, epoch: int) -> str:
         """The commit with an epoch's state, as it was measured."""
-        own = self.step_commits.get(epoch)
-        return own[-1].id if own else self.epoch(epoch).commit
+        judged = self.epoch(epoch)
+        return (judged.commit, *judged.steps)[-1]
 
     def epoch_at(self, commit: str) -> int | None:
         """The epoch that a commit of the branch belongs to: as a step or as its rollback."""
         if commit == self.start:
             return 0
-        for found in self.commits:
-            if found.id == commit:
-                number = trailer_number(found.message, message.EPOCH)
-                return number or trailer_number(found.message, message.REJECTED)
-        return None
+        text = commits.read_commit(self.repo, commit).message
+        number = trailer_number(text, message.EPOCH) or trailer_number(text, message.REJECTED)
+        if number is None:
+            return None
+        if number in self._open_steps or not self.index.has(number):
+            return number if commit in self.line else None
+        judged = self.epoch(number)
+        return number if commit in (*judged.steps, judged.rollback) else None
 
     def patch(self, old: str, new: str) -> bytes:
         """The changes between two commits, byte for byte, as `git apply` takes them.
@@ -562,18 +517,12 @@ class Notebook:
     @cached_property
     def step_commits(self) -> dict[int, list[Commit]]:
         """Epoch to its step commits, oldest first."""
-        found: dict[int, list[Commit]] = {}
-        for commit in reversed(self.commits):
-            number = trailer_number(commit.message, message.EPOCH)
-            if number is not None:
-                found.setdefault(number, []).append(commit)
-        return found
+        return steps_in(self.line.values())
 
     @cached_property
     def rollbacks(self) -> dict[int, Commit]:
         """Rejected epoch to its rollback commit."""
-        pairs = ((trailer_number(c.message, message.REJECTED), c) for c in self.line.values())
-        return {epoch: commit for epoch, commit in pairs if epoch is not None}
+        return rollbacks_in(self.line.values())
 
 
 def _which(slug: str, there: list[str]) -> str:

@@ -175,11 +175,13 @@ def _ref_locks(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
 
 def _progress_files(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
     folder = repo.common_dir / "autopilot"
-    kinds = (".progress.jsonl", ".said.jsonl", ".derived")
+    kinds = (".progress.jsonl", ".said.jsonl", ".derived", ".index")
     for path in sorted(path for kind in kinds for path in folder.rglob(f"*{kind}")):
         name = path.relative_to(folder).as_posix()
         slug = next(name.removesuffix(kind) for kind in kinds if name.endswith(kind))
         state = states.get(slug)
+        if state and name.endswith(".index"):
+            continue  # readers use it, however the experiment ended
         # Deeper down is what runs were asked to keep.
         if state not in (*RESUMABLE, "unreadable") and slug.count("/") < 2:
             why = f"{slug} is {state}" if state else f"there is no experiment {slug}"
@@ -289,7 +291,7 @@ def remove(repo: Repository, removal: Removal) -> None:
         for file in (removal.progress, removal.report):
             if file is not None:
                 file.unlink(missing_ok=True)
-        local = layout.request, layout.derived, layout.trying, layout.said
+        local = layout.request, layout.derived, layout.index, layout.trying, layout.said
         for file in (place(repo) for place in local):
             file.unlink(missing_ok=True)
         if removal.kept:

@@ -308,6 +308,22 @@ def test_log_takes_the_last_epochs_and_turns_them_round(demo: Here) -> None:
     assert [row.split()[0] for row in rows] == ["7", "6"]
 
 
+def test_log_shows_the_last_thirty_epochs_and_says_how_to_see_all(here: Here) -> None:
+    make("demo", Plan([5, *[4] * 31]))
+
+    def numbers(*options: str) -> list[str]:
+        lines = here.run("log", *options).splitlines()
+        return [row.split()[0] for row in lines if row[:5].strip().isdigit()]
+
+    shown = here.run("log").splitlines()
+    assert numbers() == [str(number) for number in range(3, 33)]
+    assert shown[-1] == "3 earlier epochs are not shown: autopilot log demo --all"
+    assert numbers("--all") == [str(number) for number in range(33)]
+    assert numbers("-n", "31") == [str(number) for number in range(2, 33)]
+    assert "not shown" not in here.run("log", "-n", "1") + here.run("log", "--all")
+    assert len(here.json("log")["log"]) == 33
+
+
 def test_log_shortens_strategies_to_the_terminal_and_nowhere_else(
     here: Here, terminal: Callable[..., str]
 ) -> None:

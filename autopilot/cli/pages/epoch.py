@@ -26,7 +26,8 @@ from autopilot.git import commits
 from autopilot.report.comparison import file_documents, item_outcomes
 from autopilot.text import align, counted, display_width, git_date, iso, shorten
 from autopilot.tracking.diagnosis import NOT_PASSED, is_graded, moved_values, turned
-from autopilot.tracking.notebook import Epoch, Notebook
+from autopilot.tracking.epochs import Epoch
+from autopilot.tracking.notebook import Notebook
 
 ODD_OUTCOMES: tuple[EpochOutcome, ...] = ("unchanged", "repeated", "failed", "refused")
 """Why an epoch was rejected, if not for its score."""
@@ -254,8 +255,7 @@ def _lessons(notebook: Notebook, epoch: Epoch) -> list[str]:
 
 
 def _best_before(notebook: Notebook, epoch: Epoch) -> Epoch | None:
-    earlier = [e for e in notebook.epochs if e.number < epoch.number]
-    return notebook.epoch(earlier[-1].best_epoch) if earlier else None
+    return None if epoch.origin is None else notebook.epoch(epoch.origin)
 
 
 def _verdict(epoch: Epoch) -> str:
@@ -310,7 +310,7 @@ def _epoch(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
         "reused": epoch.record.reused,
         "commits": epoch.steps,
         "tag": notebook.layout.tag_name(epoch.number) if epoch.verdict != "rejected" else None,
-        "violations": notebook.violations.get(epoch.number, []),
+        "violations": notebook.violations(epoch.number),
         "cost": epoch.record.cost,
         "restarts": epoch.record.restarts,
         "restarts_s": epoch.record.restarts_s,

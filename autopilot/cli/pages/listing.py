@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -40,8 +39,9 @@ from autopilot.text import (
     pairs,
     shorten,
 )
-from autopilot.tracking.layout import experiments, tagged_epochs
-from autopilot.tracking.notebook import Epoch, Notebook, Status
+from autopilot.tracking.epochs import Epoch
+from autopilot.tracking.layout import experiments
+from autopilot.tracking.notebook import Notebook, Status
 
 _OTHER_METRICS = 3
 _LEAST_STRATEGY = 12
@@ -73,8 +73,13 @@ def table(notebook: Notebook, epochs: Sequence[Epoch], width: int | None) -> lis
         others.clear()
     shown = [figures(epoch.value, epoch.best, epoch.before) for epoch in epochs]
     values, bests = [texts[0] for texts in shown], [texts[1] for texts in shown]
-    states = {epoch.number: epoch.record for epoch in notebook.epochs}
-    started = {n: states[r.best_epoch].values for n, r in states.items() if r.best_epoch in states}
+    states = {epoch.number: epoch.record.values for epoch in epochs}
+
+    def before(epoch: Epoch) -> Mapping[str, object]:
+        if epoch.origin is None or not epoch.record.values:
+            return {}
+        return states.get(epoch.origin) or notebook.epoch(epoch.origin).record.values
+
     deltas = [signed(epoch.delta, of=epoch.before) for epoch in epochs]
     value_width, delta_width = (max(map(len, cells), default=0) for cells in (values, deltas))
     columns = ["epoch", f"val {monitor}{lower_note(mode)}", *[f"val {name}" for name in others]]
@@ -87,7 +92,7 @@ def table(notebook: Notebook, epochs: Sequence[Epoch], width: int | None) -> lis
             *[figure(epoch.metrics["val"].get(name)) for name in others],
             best,
             epoch.verdict,
-            shorten(tried(epoch.record, started.get(epoch.number - 1, {})), None),
+            shorten(tried(epoch.record, before(epoch)), None),
             commit_cell(
                 epoch.record,
                 # A rejected epoch's commit is the state that it went back to.
@@ -122,11 +127,9 @@ def rows(
 ) -> list[dict[str, Any]]:
     """A row an experiment, newest first; one that cannot be read does not hide the others."""
     ranked: list[tuple[tuple[int, int], dict[str, Any]]] = []
-    tagged = tagged_epochs(repo)
     for slug in experiments(repo, project):
         try:
             notebook = Notebook(repo, slug)
-            notebook.tagged = tagged.get(slug, frozenset())
             ranked.append((notebook.recency, row(notebook)))
         except AutopilotError as error:
             damaged = {"state": "unreadable", "detail": error.message, "updated": ""}
@@ -144,7 +147,7 @@ def none_yet(project: str | None) -> list[str]:
 
 
 def overview(notebook: Notebook) -> dict[str, Any]:
-    """The state of an experiment, for a program; does not read all of its notes."""
+    """The state of an experiment, for a program; does not read all of its epochs."""
     last, status, manifest = notebook.last, notebook.status, notebook.manifest
     judged = last.epoch if last else 0
     return {
@@ -203,7 +206,7 @@ def status_page(notebook: Notebook) -> list[str]:
     """Everything about one experiment, and what to type next."""
     manifest, last, slug = notebook.manifest, notebook.last, notebook.slug
     branch = notebook.layout.branch_name
-    count = counted(len(notebook.commits), "commit")
+    count = counted(notebook.index.length, "commit")
     started = notebook.events[0].time if notebook.events else ""
     facts = {
         "target": manifest.title or "library use, without `autopilot run`",
@@ -248,12 +251,10 @@ def _next(notebook: Notebook) -> list[str]:
 
 
 def _counts(notebook: Notebook) -> str:
-    judged = [epoch for epoch in notebook.epochs if epoch.number]
-    rejected = Counter(epoch.record.outcome for epoch in judged if epoch.verdict == "rejected")
-    odd = ", ".join(f"{rejected[name]} {name}" for name in ODD_OUTCOMES if rejected[name])
-    text = (
-        f"{len(judged)} judged: {len(judged) - rejected.total()} kept, {rejected.total()} rejected"
-    )
+    outcomes = notebook.index.outcomes
+    odd = ", ".join(f"{outcomes[name]} {name}" for name in ODD_OUTCOMES if outcomes[name])
+    judged, kept = outcomes.total(), outcomes["kept"]
+    text = f"{judged} judged: {kept} kept, {judged - kept} rejected"
     return f"{text} ({odd})" if odd else text
 
 

@@ -1,0 +1,133 @@
+"""The index of judged epochs is the same as one that is made anew, whatever changed since."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from autopilot.core.records.record import Event, Lesson, MetricsRecord
+from autopilot.tracking.index import Index
+from autopilot.tracking.notebook import Notebook
+from tests.experiments import again, git
+
+
+def _facts(index: Index) -> tuple[object, ...]:
+    return (
+        *(index.tips, index.length, index.outcomes, index.wishes, index.inputs),
+        *(index.epochs, index.lessons),
+    )
+
+
+def _score(book: Notebook) -> None:
+    """A test score on an earlier epoch, as the end of a run writes it."""
+    commit = book.after(3)
+    record = MetricsRecord(epoch=3, id="3-test", split="test", metrics={"f1": 0.5}, verdict="kept")
+    book.journal.write(commit, [record])
+
+
+def _block(book: Notebook) -> None:
+    lesson = Lesson(epoch=5, id="5.1-blocked", strategy="guess", outcome="blocked", by_hand=True)
+    book.journal.write(book.tip, [lesson])
+
+
+def _rewrite(book: Notebook) -> None:
+    """The record of an earlier epoch is replaced."""
+    record = book.epoch(2).record
+    changed = MetricsRecord(epoch=2, id=record.id, split="val", metrics={}, verdict="kept")
+    book.journal.write(book.epoch(2).commit, [changed])
+
+
+def _continue_apart(book: Notebook) -> None:
+    """Notes of epochs that another clone made, on commits that this branch lacks."""
+    commit = git(_top(book), "commit-tree", "-m", "elsewhere", "-p", book.start, f"{book.start}:")
+    book.journal.write(commit, [Lesson(epoch=1, id="1", strategy="other", outcome="kept")])
+
+
+def _move_back(book: Notebook) -> None:
+    git(_top(book), "update-ref", book.layout.branch, book.after(4))
+
+
+def _forget(book: Notebook) -> None:
+    """The tips that the index was made from are gone."""
+    _rewrite(book)
+    git(_top(book), "reflog", "expire", "--expire=now", "--all")
+    git(_top(book), "update-ref", book.layout.notes("memory"), _orphan(book))
+    git(_top(book), "gc", "--quiet", "--prune=now")
+
+
+def _orphan(book: Notebook) -> str:
+    tree = f"{book.layout.notes('memory')}:"
+    return git(_top(book), "commit-tree", "-m", "one", git(_top(book), "rev-parse", tree))
+
+
+def _damage(book: Notebook) -> None:
+    path = book.layout.index(book.repo)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def _cut(book: Notebook) -> None:
+    path = book.layout.index(book.repo)
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def _replace(book: Notebook) -> None:
+    book.layout.index(book.repo).unlink()
+    book.layout.index(book.repo).mkdir()
+
+
+def _say(book: Notebook) -> None:
+    book.journal.write(book.start, [Event(name="stopped").stamped()])
+
+
+def _top(book: Notebook) -> Path:
+    return Path(book.repo.workdir)
+
+
+_CHANGES = (
+    *(_score, _block, _rewrite, _continue_apart, _move_back, _forget),
+    *(_damage, _cut, _replace, _say),
+)
+
+
+@pytest.mark.parametrize("change", _CHANGES)
+def test_the_index_is_as_if_made_anew(demo: Notebook, change: Callable[[Notebook], object]) -> None:
+    path = demo.layout.index(demo.repo)
+    assert _facts(demo.index)[1] == len(demo.commits)
+    change(demo)
+    found = _facts(again(demo).index)
+    kept = path.read_bytes()
+    # The file is as good as what was read: nothing is read from the refs but their tips.
+    assert _facts(again(demo).index) == found
+    path.unlink()
+    fresh = again(demo)
+    assert _facts(fresh.index) == found
+    assert Index.decode(path.read_bytes()) == Index.decode(kept)
+    numbers = [epoch.number for epoch in fresh.epochs]
+    assert [epoch.number for epoch in fresh.index.epochs] == numbers
+
+
+def test_each_epoch_alone_is_the_same_as_among_all(demo: Notebook) -> None:
+    every = again(demo).epochs
+    assert len(every) == 6
+    for epoch in every:
+        assert again(demo).epoch(epoch.number) == epoch
+        # Its commits name it, without the others being read.
+        for commit in filter(None, (*epoch.steps, epoch.rollback)):
+            assert again(demo).epoch_at(commit) == epoch.number
+        book = again(demo)
+        assert book.newest(epoch.number + 1) == every[-epoch.number - 1 :]
+        assert "epochs" not in vars(book)
+    assert again(demo).epoch_at(demo.base or "") is None
+
+
+def test_the_index_of_another_tip_is_not_kept(demo: Notebook) -> None:
+    tips = demo.index.tips
+    earlier = Notebook(demo.repo, demo.slug, demo.after(3))
+    assert [epoch.number for epoch in earlier.index.epochs] == [0, 1, 2, 3]
+    kept = Index.decode(demo.layout.index(demo.repo).read_bytes())
+    assert kept is not None
+    assert kept.tips == tips
