@@ -93,6 +93,9 @@ class Comparison:
     fresh: tuple[str, ...] = ()
 
 
+Compared = tuple[Sequence[Datum], Sequence[Datum], Comparison | None]
+
+
 def compare(
     monitored: Monitored, items: Sequence[Datum], others: Sequence[Datum]
 ) -> Comparison | None:
@@ -120,8 +123,11 @@ def _with_value(monitored: Monitored, items: Mapping[Key, Datum]) -> set[Key]:
 
 def keyed(items: Sequence[Datum]) -> dict[Key, Datum]:
     """The items by id and occurrence: a dataset may hold the same row, hence the same id, twice."""
+    found: dict[Key, Datum] = {(item.id, 0): item for item in items}
+    if len(found) == len(items):
+        return found
     seen: Counter[str] = Counter()
-    found: dict[Key, Datum] = {}
+    found.clear()
     for item in items:
         # Equal rows are equal items: matched in their order, whichever is which.
         found[item.id, seen[item.id]] = item
@@ -208,17 +214,18 @@ class EpochView:
     monitored: Monitored | None = None
     noise: Noise | None = None
     memorized: str = ""
-    _compared: list[Comparison | None] = field(
-        default_factory=list, init=False, repr=False, compare=False
-    )
+    # Of all views of an epoch: its items, which may be many, are compared once.
+    compared: list[Compared] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def comparison(self) -> Comparison | None:
         """The val items beside the best epoch's; None where one of them recorded none."""
-        if not self._compared:  # once: the items may be many
-            monitored = self.monitored or Monitored(self.monitor)
-            self._compared.append(compare(monitored, self.items, self.best_items))
-        return self._compared[0]
+        for items, best_items, found in self.compared:
+            if items is self.items and best_items is self.best_items:
+                return found
+        found = compare(self.monitored or Monitored(self.monitor), self.items, self.best_items)
+        self.compared.append((self.items, self.best_items, found))
+        return found
 
     @property
     def value(self) -> float | None:

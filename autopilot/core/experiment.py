@@ -14,7 +14,7 @@ from operator import attrgetter
 from typing import Any
 
 from autopilot import __version__
-from autopilot.core.comparison import EpochView, Monitored, averaged, mean_items
+from autopilot.core.comparison import Compared, EpochView, Monitored, averaged, mean_items
 from autopilot.core.interpreter import Interpreter, Jobs
 from autopilot.core.memory import Memory, Past
 from autopilot.core.optimizer import Optimizer, Step
@@ -108,6 +108,7 @@ class Experiment(History):
         self.progress, self.people = EpochProgress(self.store), People(self.store)
         self._state = self._budget_line = ""
         self._items, self._passes = dict[str, list[Datum]](), list[list[Datum]]()
+        self._compared: list[Compared] = []
         self.is_open = self._by_hand = self.ignore_stop = self.only_recorded = False
         self.repeat = 1
         self.known_noise: Noise | None = None
@@ -168,6 +169,7 @@ class Experiment(History):
             violations=message.worst_first(x for step in self._steps for x in step.violations),
             monitored=self.monitored,
             noise=self.noise,
+            compared=self._compared,
         )
 
     # --- opening -------------------------------------------------------------------------------
@@ -390,7 +392,7 @@ class Experiment(History):
             items: Split to results for the policy, one Datum an item.
             results: Those of each measurement of val; the same, where there was one.
         """
-        self._items, self._passes = dict(items), list(results)
+        self._items, self._passes, self._compared = dict(items), list(results), []
 
     def on_epoch_complete(
         self,
@@ -428,9 +430,9 @@ class Experiment(History):
             values=values_of(self._parameters),
         )
         revision = self.store.tip
-        traces = [trace_record(epoch, split, items) for split, items in self._items.items()]
-        if self._passes:
-            traces = [trace_record(epoch, "val", x, n) for n, x in enumerate(self._passes)]
+        passes = [("val", items, number) for number, items in enumerate(self._passes)]
+        measured = passes or [(split, items, 0) for split, items in self._items.items()]
+        traces = [trace_record(epoch, *each) for each in measured]
         self.store.annotate(revision, traces)
         if epoch > 0:
             self.memory.learn(lesson_of(self.slug, record, view, self._steps))
@@ -440,7 +442,7 @@ class Experiment(History):
         if decision.kept:
             is_new, items = known is None, self._items.get("val", [])
             self.best_items = items if is_new else mean_items(self._passes_of(self.best_epoch))
-        self._steps, self._items, self._passes = [], {}, []
+        self._steps, self._items, self._passes, self._compared = [], {}, [], []
         self.progress.clear()
         self._finish(record, revision, ())
         self._state = self.record_of(record.best_epoch).tree

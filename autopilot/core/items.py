@@ -148,15 +148,23 @@ def _copied(value: Any, known: dict[int, Any]) -> Any:
     if isinstance(value, Datum):
         known[id(value)] = twin = object.__new__(kind)
         held = twin.__dict__
-        held.update(vars(value))
+        held.update(value.__dict__)
         for name in _HOLDERS if kind is Datum and len(held) == _PLAIN else list(held):
             part = held[name]
             if type(part) in _FIXED or name == "grad_fn":
                 continue
             # Most items have neither metrics nor items of their own: no call for those. Only of a
             # dict or list it is asked whether it is empty: an array has no answer to that.
-            is_empty = type(part) in _EMPTY and not part
-            held[name] = type(part)() if is_empty else _copied(part, known)
+            if type(part) in _EMPTY and not part:
+                held[name] = type(part)()
+            elif (
+                type(part) is dict
+                and id(part) not in known
+                and _FIXED.issuperset(map(type, part.values()))
+            ):
+                known[id(part)] = held[name] = part.copy()
+            else:
+                held[name] = _copied(part, known)
         return twin
     try:
         twin = copy.deepcopy(value)

@@ -222,14 +222,16 @@ class EpochProgress:
             waits: It stands in for its call only once the step that it leads to is made.
         """
         value: Mapping[str, Any] = datum_to_json(data, check=False)
-        if position.split == "train" and unlike_json(value, ""):
+        is_odd = bool(unlike_json(value, ""))
+        if position.split == "train" and is_odd:
             # Once the step is made, the outcome is all that is asked for.
             value, waits = _without_payload(value), True
+            is_odd = bool(unlike_json(value, ""))
         self._store.note_progress(
             _note(
                 position,
                 key=_key(batch, state),
-                data={} if unlike_json(value, "") else value,
+                data={} if is_odd else value,
                 items=sum(1 for _ in batch.leaves()),
                 seconds=seconds,
                 waits=waits,

@@ -6,6 +6,7 @@ context finds the run too, as long as there is only one.
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import threading
@@ -228,6 +229,7 @@ class Run:
             self.ledger.charge(call.role, call.cost, known=call.priced, judged=False)
 
 
+_COLLECT_AFTER = 10_000
 _current: ContextVar[Run | None] = ContextVar("autopilot_run", default=None)
 _active: list[Run] = []
 
@@ -283,11 +285,17 @@ def tried(violation: str) -> None:
 
 @contextmanager
 def running(run: Run) -> Iterator[Run]:
-    """Makes a run the current one."""
-    token = _current.set(run)
+    """Makes a run the current one; meanwhile, cycles are looked for less often.
+
+    By default, a third of an epoch of many items is that search, through results that stay.
+    """
+    token, collecting = _current.set(run), gc.get_threshold()
     _active.append(run)
+    if 0 < collecting[0] < _COLLECT_AFTER:
+        gc.set_threshold(_COLLECT_AFTER, *collecting[1:])
     try:
         yield run
     finally:
+        gc.set_threshold(*collecting)
         _active.remove(run)
         _current.reset(token)

@@ -149,8 +149,8 @@ def _coroutines(value: object) -> list[CoroutineType[Any, Any, Any]]:
     items: object = [value, *value.leaves()] if isinstance(value, Datum) else value
     found: list[CoroutineType[Any, Any, Any]] = []
     for item in items if isinstance(items, list | tuple) else ():
-        places = (vars(item), item.metrics, item.metadata) if isinstance(item, Datum) else ()
-        for held in ({"": item}, *places):
+        is_item = isinstance(item, Datum)
+        for held in (vars(item), item.metrics, item.metadata) if is_item else ({"": item},):
             # By their types, in C: this is asked of each item that is evaluated.
             if isinstance(held, dict) and CoroutineType in map(type, held.values()):
                 found += [each for each in held.values() if isinstance(each, CoroutineType)]

@@ -12,14 +12,14 @@ Invariants, for every implementation:
 
 from __future__ import annotations
 
-import copy
 import difflib
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
+from autopilot.core.items import copied
 from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.records import message
 from autopilot.core.records.record import Event, LlmRecord, Manifest, ProgressNote, Record
@@ -285,7 +285,8 @@ class InMemoryStore(Store):
     def annotate(self, revision: str, records: Sequence[Record]) -> None:
         # Copies, as if from a disk: a record that changes later does not change the store.
         for record in records:
-            self._records.setdefault(record.kind, {})[revision, record.id] = copy.deepcopy(record)
+            own = {each.name: copied(getattr(record, each.name)) for each in fields(record)}
+            self._records.setdefault(record.kind, {})[revision, record.id] = replace(record, **own)
 
     def records(self, kind: type[R]) -> list[tuple[str, R]]:
         found = self._records.get(kind.kind, {})

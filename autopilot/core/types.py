@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field
@@ -58,7 +58,7 @@ class Datum:
     error_message: str | None = None
     feedback: str | None = None
     items: list[Datum] = field(default_factory=list)
-    id: str = field(default_factory=lambda: secrets.token_hex(6))
+    id: str = field(default_factory=lambda: os.urandom(6).hex())
     grad_fn: Node | None = field(default=None, repr=False, compare=False)
     unmeasured: str | None = None
     attribution: str | None = None
@@ -195,26 +195,31 @@ def unlike_json(value: object, path: str) -> str:
     "state['counts'] has the key 3, a int"
     """
     try:
-        return _unlike_json(value, path)
+        found = _unlike_json(value)
+        return found and path + found
     except RecursionError:
         return f"{path} is nested too deeply"
 
 
-def _unlike_json(value: object, path: str) -> str:
-    # By their exact types: JSON gives an instance of a subclass back as its base.
+# By their exact types: JSON gives an instance of a subclass back as its base.
+_ATOMS = frozenset((str, int, float, bool, type(None)))
+
+
+def _unlike_json(value: object) -> str:
+    # The place is put together on the way back: of most values, there is nothing to say.
     if type(value) is dict:
         for key, item in value.items():
             if type(key) is not str:
-                return f"{path} has the key {key!r}, a {type(key).__name__}"
-            if found := _unlike_json(item, f"{path}[{key!r}]"):
-                return found
+                return f" has the key {key!r}, a {type(key).__name__}"
+            if type(item) not in _ATOMS and (found := _unlike_json(item)):
+                return f"[{key!r}]{found}"
         return ""
     if type(value) is list:
-        parts = (_unlike_json(item, f"{path}[{index}]") for index, item in enumerate(value))
-        return next(filter(None, parts), "")
-    if value is None or type(value) in (str, int, float, bool):
+        for index, item in enumerate(value):
+            if type(item) not in _ATOMS and (found := _unlike_json(item)):
+                return f"[{index}]{found}"
         return ""
-    return f"{path} is a {type(value).__name__}"
+    return "" if type(value) in _ATOMS else f" is a {type(value).__name__}"
 
 
 def datum_from_json(value: Mapping[str, Any], *, split: str, epoch: int) -> Datum:

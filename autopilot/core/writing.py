@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -180,7 +181,11 @@ def other_records(epoch: int, metrics: Metrics, verdict: Verdict) -> list[Metric
 def trace_record(epoch: int, split: str, items: Sequence[Datum], repeat: int = 0) -> TraceRecord:
     """The results of a split in an epoch, one Datum an item; `repeat` numbers the measurement."""
     name = f"{epoch}-{split}" + (f"-{repeat}" if repeat else "")
-    values = tuple(map(_result, items))
+    values = tuple(datum_to_json(item, check=False) for item in items)
+    try:
+        json.dumps(values)  # all at once: a call for each takes as long again
+    except (TypeError, ValueError):
+        values = tuple(map(_result, items))
     return TraceRecord(epoch=epoch, id=name, split=split, items=values, repeat=repeat)
 
 

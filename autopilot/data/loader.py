@@ -5,9 +5,9 @@ The order follows from seed and epoch alone: the same in every process, on every
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
 from typing import Any, Generic, TypeVar, cast
@@ -29,8 +29,18 @@ def default_collate(items: Sequence[object]) -> Datum:
     'b'
     """
     data = [as_datum(item, index) for index, item in enumerate(items)]
-    copies = [replace(datum, metadata=dict(datum.metadata)) for datum in data]
+    copies = [
+        # What was made of a mapping or a value is no item of the dataset.
+        _twin(datum) if datum is item else datum
+        for datum, item in zip(data, items, strict=True)
+    ]
     return Datum(items=copies, id=digest([datum.id for datum in copies]))
+
+
+def _twin(datum: Datum) -> Datum:
+    twin = copy.copy(datum)
+    twin.metadata = dict(datum.metadata)
+    return twin
 
 
 class DataLoader(Generic[T]):

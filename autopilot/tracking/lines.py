@@ -39,6 +39,7 @@ CLASSES: tuple[type[Record], ...] = (
 )
 _MARK = "$float"
 _PAYLOADS = ("state", "data", "items")
+_LARGE = {"data", "items"}
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {}
 # Whatever JSON that is none of ours makes its reader raise.
 _UNLIKE = (ValueError, TypeError, OverflowError, RecursionError)
@@ -70,7 +71,12 @@ def encode(record: Record) -> bytes:
         StateError: it holds something that JSON cannot carry.
     """
     head = {"v": VERSION, "kind": record.kind, "epoch": record.epoch, "id": record.id}
-    fields = _adapter(type(record)).dump_python(record, exclude_defaults=True, warnings=False)
+    fields = _adapter(type(record)).dump_python(
+        record, exclude_defaults=True, exclude=_LARGE, warnings=False
+    )
+    # Results are JSON already, and many: they are not taken apart once more.
+    own = _LARGE & record.__dataclass_fields__.keys()
+    fields |= {name: held for name in own if (held := getattr(record, name))}
     value = head | {k: v for k, v in fields.items() if k not in ("epoch", "id")}
     try:
         text = _dump(value)

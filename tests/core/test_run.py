@@ -1,5 +1,7 @@
 """The run in progress: the epoch's account, its notes, and the reason to stop."""
 
+import gc
+
 import pytest
 
 from autopilot.core.callback import Callback, Hooks
@@ -82,3 +84,15 @@ def test_hooks_call_callbacks_in_order_and_keep_their_states_apart():
     assert hooks.states() == {"Counts": {"count": 1}, "Counts#2": {"count": 5}}
     hooks.load_states({"Counts#2": {"count": 8}})
     assert (first.count, second.count) == (1, 8)
+
+
+@pytest.mark.parametrize(("own", "inside"), [(700, 10_000), (50_000, 50_000), (0, 0)])
+def test_cycles_are_looked_for_less_often_during_a_run_unless_the_user_says_so(own, inside):
+    before = gc.get_threshold()
+    try:
+        gc.set_threshold(own, 7, 7)
+        with running(Run(Experiment())):
+            assert gc.get_threshold() == (inside, 7, 7)
+        assert gc.get_threshold() == (own, 7, 7)
+    finally:
+        gc.set_threshold(*before)
