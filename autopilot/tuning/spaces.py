@@ -331,7 +331,9 @@ def _cut(text: str, mark: str) -> tuple[str, str, str]:
         if not quote and letter in "'\"" and (text[:place].rstrip() or ".")[-1] in ".|=":
             quote = letter
         elif letter == quote:
-            quote = "" if text[place - 1] != "\\" or quote == "'" else quote
+            before = text[:place]  # of two backslashes, the first escapes the second
+            is_escaped = (len(before) - len(before.rstrip("\\"))) % 2 and quote == '"'
+            quote = quote if is_escaped else ""
         elif letter == mark and not quote:
             return text[:place], mark, text[place + 1 :]
     return text, "", ""
