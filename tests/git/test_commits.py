@@ -144,7 +144,7 @@ def test_tags_are_never_moved(repository: Repository) -> None:
         caught.value.hint.partition(": ")[2], shell=True, check=True, cwd=repository.workdir
     )
     commits.create_tag(repository, "a", head, "x")
-    with pytest.raises(RepositoryError, match="cannot (read|write)"):
+    with pytest.raises(RepositoryError, match=r"cannot (read|write)"):
         commits.create_tag(repository, "a..b", head, "x")
     assert commits.read_tag(repository, "none") is None
 

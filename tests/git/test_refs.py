@@ -80,7 +80,7 @@ def test_names_that_are_in_the_way(repository: Repository) -> None:
 
 def test_bad_names_and_targets(repository: Repository) -> None:
     for name, oid in (("refs/heads/a..b", repository.head_commit()), ("refs/heads/a", "1" * 40)):
-        with pytest.raises(RepositoryError, match="cannot (read|write)"):
+        with pytest.raises(RepositoryError, match=r"cannot (read|write)"):
             refs.create_ref(repository, name, oid, "")
 
 
