@@ -108,7 +108,7 @@ class Experiment(History):
         self.progress, self.people = EpochProgress(self.store), People(self.store)
         self._state = self._budget_line = ""
         self._items, self._passes = dict[str, list[Datum]](), list[list[Datum]]()
-        self._compared: list[Compared] = []
+        self._compared = list[Compared]()
         self.is_open = self._by_hand = self.ignore_stop = self.only_recorded = False
         self.repeat = 1
         self.known_noise: Noise | None = None
@@ -227,8 +227,7 @@ class Experiment(History):
         self._environment, last = environment_at(events), self.last_epoch
         # Decisions by hand stand; the lesson of an epoch without a record is learned again.
         by_hand = ("blocked", "unblocked")
-        lessons = self.memory.kept()
-        self.memory.load(x for x in lessons if x.epoch <= last or x.outcome in by_hand)
+        self.memory.load(x for x in self.memory.kept() if x.epoch <= last or x.outcome in by_hand)
         log = self.store.log()
         if not self.is_replacement:  # of a process that is replaced, only the last can be half done
             kept = self.store.tags()
@@ -432,16 +431,15 @@ class Experiment(History):
         revision = self.store.tip
         passes = [("val", items, number) for number, items in enumerate(self._passes)]
         measured = passes or [(split, items, 0) for split, items in self._items.items()]
-        traces = [trace_record(epoch, *each) for each in measured]
-        self.store.annotate(revision, traces)
+        self.store.annotate(revision, [trace_record(epoch, *each) for each in measured])
         if epoch > 0:
             self.memory.learn(lesson_of(self.slug, record, view, self._steps))
-        others = other_records(epoch, metrics, decision.verdict)
-        self.store.annotate(revision, [*self.store.calls(), *others, record])
+        records = [*self.store.calls(), *other_records(epoch, metrics, decision.verdict), record]
+        self.store.annotate(revision, records)
         self.add_epoch(record, revision, metrics)
         if decision.kept:
-            is_new, items = known is None, self._items.get("val", [])
-            self.best_items = items if is_new else mean_items(self._passes_of(self.best_epoch))
+            is_new, best = known is None, self._items.get("val", [])
+            self.best_items = best if is_new else mean_items(self._passes_of(self.best_epoch))
         self._steps, self._items, self._passes, self._compared = [], {}, [], []
         self.progress.clear()
         self._finish(record, revision, ())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field
@@ -58,7 +58,7 @@ class Datum:
     error_message: str | None = None
     feedback: str | None = None
     items: list[Datum] = field(default_factory=list)
-    id: str = field(default_factory=lambda: os.urandom(6).hex())
+    id: str = field(default_factory=lambda: secrets.token_hex(6))
     grad_fn: Node | None = field(default=None, repr=False, compare=False)
     unmeasured: str | None = None
     attribution: str | None = None
