@@ -100,8 +100,8 @@ def test_copies_share_no_state_and_no_default_however_deep():
             other.reset()
             assert other.found == {"seen": [[]]}
     twin.add_state("own", 0)
-    assert not hasattr(metric, "own")
     metric.reset()
+    assert not hasattr(metric, "own")
     both = MetricCollection({"one": metric})
     copy = both.clone()
     copy["one"].found["seen"].append("mine")

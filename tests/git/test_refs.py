@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from autopilot.errors import RefMovedError, RepositoryError, SlugError
+from autopilot.errors import GitCommandError, RefMovedError, RepositoryError, SlugError
 from autopilot.git import locks, objects, refs
 from autopilot.git.commands import run_git
 from autopilot.git.commits import commit
@@ -62,6 +62,33 @@ def test_a_move_between_look_and_swap_is_noticed(repository: Repository, other: 
         run_git(["update-ref", BRANCH, other], cwd=repository.workdir)
         reference.set_target(reference.target)
     assert refs.read_ref(repository, BRANCH) == other
+
+
+def test_many_are_moved_or_deleted_together_or_none_of_them(
+    repository: Repository, other: str
+) -> None:
+    head, more = repository.head_commit(), "refs/heads/lab/y"
+    refs.move_refs(repository, {BRANCH: (head, None), more: (head, None)}, "both")
+    # Somebody else moves the second one, and makes one that is to be new.
+    refs.update_ref(repository, more, other, head, "theirs")
+    for moves in (
+        {BRANCH: (other, head), more: (other, head)},
+        {BRANCH: (other, head), more: (head, None)},
+    ):
+        with pytest.raises(RefMovedError, match=f"{more} is at {other[:7]}, expected at"):
+            refs.move_refs(repository, moves, "ours")
+    with pytest.raises(RefMovedError, match="is gone"):
+        gone = {BRANCH: (other, head), "refs/heads/lab/z": (other, head)}
+        refs.move_refs(repository, gone, "ours")
+    for check in (True, False):
+        with pytest.raises(GitCommandError):
+            refs.delete_refs(repository, {BRANCH: head, more: head}, check=check)
+    assert refs.list_refs(repository, "refs/heads/lab") == {BRANCH: head, more: other}
+    refs.delete_refs(repository, {BRANCH: head, more: other}, check=True)
+    assert refs.list_refs(repository, "refs/heads/lab") == {BRANCH: head, more: other}
+    refs.move_refs(repository, {BRANCH: (other, head)}, "ours")
+    refs.delete_refs(repository, {BRANCH: other, more: other})
+    assert not refs.list_refs(repository, "refs/heads/lab")
 
 
 def test_names_that_are_in_the_way(repository: Repository) -> None:

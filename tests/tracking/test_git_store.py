@@ -7,7 +7,13 @@ import pytest
 
 from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.records.record import Event, Manifest, ProgressNote, StepRecord
-from autopilot.errors import ExperimentError, LockHeldError, ParameterError, RepositoryError
+from autopilot.errors import (
+    ExperimentError,
+    LockHeldError,
+    ParameterError,
+    RefMovedError,
+    RepositoryError,
+)
 from autopilot.git.commands import run_git
 from autopilot.testing import StoreContract
 from autopilot.tracking import GitStore
@@ -230,6 +236,42 @@ def test_an_edit_by_hand_is_kept_on_reopening(top, store):
     with pytest.raises(ParameterError, match=r"rules/a\.txt was edited by hand; the edit is kept"):
         again.reopen()
     assert (top / "rules" / "a.txt").read_text() == "by hand\n"
+
+
+def test_a_step_is_evaluated_with_the_files_that_git_would_check_out(top, store):
+    store.close()
+    (top / ".gitattributes").write_text("*.txt text eol=crlf\n")
+    git(top, "add", ".gitattributes")
+    git(top, "commit", "--quiet", "--message=line ends")
+    other = open_store(top, "other")
+    other.begin(Manifest(slug="other"))
+    (top / "rules" / "a.txt").write_bytes(b"one\ntwo\n")
+    state = other.state()
+    assert (top / "rules" / "a.txt").read_bytes() == b"one\r\ntwo\r\n"
+    assert git(top, "cat-file", "blob", f"{state}:rules/a.txt") == "one\ntwo"
+    other.close()
+
+
+def test_the_branch_decides_before_a_rollback_touches_any_file(top):
+    store = open_store(top, in_place=True)
+    start = store.begin(Manifest(slug="demo"))
+    (top / "rules" / "a.txt").write_text("step\n")
+    store.commit(store.state(), "step", [])
+    ours = store.tip
+    # Somebody else moves the branch: the swap is refused, and the files stay.
+    git(top, "update-ref", "refs/heads/autopilot/demo", start)
+    with pytest.raises(RefMovedError):
+        store.rollback(start, "back")
+    assert (top / "rules" / "a.txt").read_text() == "step\n"
+    git(top, "update-ref", "refs/heads/autopilot/demo", ours)
+    # Of an edit by hand after the last look at the files, nothing is overwritten.
+    assert store.edited() == []
+    (top / "rules" / "mine.txt").write_text("mine\n")
+    store.rollback(start, "back")
+    assert (top / "rules" / "a.txt").read_text() == "a\n"
+    assert (top / "rules" / "mine.txt").read_text() == "mine\n"
+    assert store.edited() == ["rules/mine.txt"]
+    store.close()
 
 
 def test_what_a_killed_step_left_is_rescued(top, store):
