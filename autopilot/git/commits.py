@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from bisect import bisect_left
@@ -146,15 +147,22 @@ def create_tag(repo: Repository, name: str, commit: str, message: str) -> None:
 
 
 def read_tag(repo: Repository, name: str) -> Tag | None:
-    """The tag `refs/tags/<name>`, None if there is none; a lightweight one has no message."""
+    """The tag `refs/tags/<name>`, None if there is none; a lightweight one has no message.
+
+    One that stands for no commit has the id of what it stands for.
+    """
     target = read_ref(repo, f"refs/tags/{name}")
     if target is None:
         return None
     with translated(f"cannot read tag {name}"):
         found = repo.pygit[target]
-        message = found.message if isinstance(found, pygit2.Tag) else ""
-        text, _ = _split_signature(message or "")
-        return Tag(str(found.peel(pygit2.Commit).id), text)
+        # People make tags too, in any encoding and of anything.
+        raw = found.raw_message if isinstance(found, pygit2.Tag) else b""
+        text, _ = _split_signature(raw.decode("utf-8", "replace"))
+        oid = found.id
+        with contextlib.suppress(pygit2.GitError, ValueError):
+            oid = found.peel(pygit2.Commit).id
+        return Tag(str(oid), text)
 
 
 def _message(text: str) -> str:

@@ -6,6 +6,7 @@ beside it; every tag must be on the commit of its epoch's note and agree with it
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from functools import cached_property
 from autopilot import __version__
 from autopilot.core.records import message
 from autopilot.core.records.record import Lesson, MetricsRecord, StepRecord, TraceRecord
+from autopilot.errors import RepositoryError
 from autopilot.git import commits, objects, refs
 from autopilot.git.commits import Commit
 from autopilot.tracking.epochs import Epoch
@@ -22,6 +24,7 @@ from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.parameters import manifest_paths
 
 _REWRITTEN = "the branch was rewritten: the epoch's notes are on another commit"
+_MISSING_AT_MOST = 100_000
 _CUT = "the branch was cut back, or is behind its remote's: autopilot fetch"
 
 
@@ -82,14 +85,19 @@ class Integrity:
         for epoch, places in self._strays.items():
             if not any(map(self._is_there, places)):
                 numbers.add(epoch)
-        return list(range(max(numbers | {n - 1 for n in stepped}) + 1))
+        last = max(numbers | {n - 1 for n in stepped})
+        # Each epoch leaves a commit: a number far above that was not counted up to by a run.
+        is_counted = last <= _MISSING_AT_MOST + len(self.line) + len(self._strays)
+        return list(range(last + 1)) if is_counted else sorted(numbers)
 
     def _is_later(self, tag: str) -> bool:
         """Whether a tag is of an epoch behind the commit that the branch is read up to."""
         found = commits.read_tag(self.repo, tag.removeprefix("refs/tags/"))
         if found is None or found.commit in self.line:
             return False
-        return self.notebook.tip in self._log(found.commit) and self._is_there(found.commit)
+        with contextlib.suppress(RepositoryError):  # it may be on anything
+            return self.notebook.tip in self._log(found.commit) and self._is_there(found.commit)
+        return False
 
     def _is_there(self, commit: str) -> bool:
         """Whether a branch has it; if the branch is only a commit, that cannot be known."""

@@ -266,10 +266,11 @@ class ProgressFile:
 
     def read(self, kind: type[R]) -> list[R]:
         """The records of a class; a line that a kill cut short is left out, and made again."""
-        try:
-            content = self.path.read_bytes()
-        except FileNotFoundError:
+        if not self.path.exists():
             return []
+        what, hint = f"cannot read {self.path}", "see what it is; without it, its results are lost"
+        with translated_as(RecordError, what, hint):
+            content = self.path.read_bytes()
         return [each for each in decode_all(content) if isinstance(each, kind)]
 
     def hold(self) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from autopilot.core.records.message import EXPERIMENT, epoch_tag, trailer
+from autopilot.core.records.message import EXPERIMENT, epoch_number, epoch_tag, trailer
 from autopilot.errors import ExperimentError, LockHeldError, SlugError
 from autopilot.git.commits import first_parent_log
 from autopilot.git.locks import ExclusiveLock, clear_stale_locks, stale_locks
@@ -227,8 +227,8 @@ def _names(repo: Repository, slug: str, tip: str) -> bool:
 
 def epoch_of_tag(name: str) -> int | None:
     """The epoch of a tag's name; None if it is no epoch's."""
-    number = name.rpartition("/epoch-")[2]
-    return int(number) if number.isascii() and number.isdigit() and number != name else None
+    _, mark, number = name.rpartition("/epoch-")
+    return epoch_number(number) if mark else None
 
 
 def tagged_epochs(repo: Repository, slug: str | None = None) -> dict[str, frozenset[int]]:

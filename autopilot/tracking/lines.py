@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from autopilot.core.records.record import (
+    LAST_EPOCH,
     VERSION,
     Event,
     Lesson,
@@ -43,8 +44,6 @@ _LARGE = {"data", "items"}
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {}
 # Whatever JSON that is none of ours makes its reader raise.
 _UNLIKE = (ValueError, TypeError, OverflowError, RecursionError)
-# Numbers of epochs come from trailers and names of tags too: a range up to any would fill memory.
-LAST_EPOCH = 9_999_999
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ from autopilot.core.records.record import (
 )
 from autopilot.core.store import R
 from autopilot.core.types import Cost, Datum, Gain, Noise
-from autopilot.errors import ExperimentError, RepositoryError
+from autopilot.errors import ExperimentError, RecordError, RepositoryError
 from autopilot.git import commits, objects, refs
 from autopilot.git.commands import run_git
 from autopilot.git.commits import Commit
@@ -138,7 +138,11 @@ class Notebook:
     @cached_property
     def events(self) -> list[Event]:
         """The events of its runs, oldest first; with those that its process has yet to take in."""
-        waiting = ProgressFile(self.layout.said(self.repo)).read(Event)
+        waiting: list[Event] = []
+        try:
+            waiting = ProgressFile(self.layout.said(self.repo)).read(Event)
+        except RecordError as error:
+            self.repo.damaged.setdefault(error.message, error)
         noted = self.journal.read_on(self.start, Event)
         found = {event.id: event for event in (*waiting, *noted)}
         return sorted(found.values(), key=attrgetter("order"))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopilot.core.records.record import (
+    LAST_EPOCH,
     Event,
     Lesson,
     Manifest,
@@ -25,7 +26,7 @@ from autopilot.git.objects import tree_of
 from autopilot.tracking import journal as journals
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import Layout
-from autopilot.tracking.lines import LAST_EPOCH, UnreadLine, decode, encode
+from autopilot.tracking.lines import UnreadLine, decode, encode
 
 TEXT = st.text() | st.text("\n\r\x0b\u2028\x85\0\ud800{}\"'", max_size=8)
 NUMBERS = st.floats()

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from autopilot.core.figures import figures, lower_note
-from autopilot.core.records.record import Manifest, MetricsRecord, StepRecord
+from autopilot.core.records.record import LAST_EPOCH, Manifest, MetricsRecord, StepRecord
 from autopilot.text import clean, hide
 
 EXPERIMENT = "Autopilot-Experiment"
@@ -218,9 +218,18 @@ def trailer(message: str, name: str) -> str | None:
 
 
 def trailer_number(message: str, name: str) -> int | None:
-    """The value of one of our trailers, if it is a number."""
-    value = trailer(message, name) or ""
-    return int(value) if value.isascii() and value.isdigit() else None
+    """The value of one of our trailers, if it is a number that an epoch or a step can have."""
+    return epoch_number(trailer(message, name) or "")
+
+
+def epoch_number(text: str) -> int | None:
+    """The number of an epoch or a step; None of a text that is none.
+
+    >>> epoch_number("0012"), epoch_number("12a"), epoch_number("9" * 5000)
+    (12, None, None)
+    """
+    is_one = text.isascii() and text.isdigit() and len(text) <= len(str(LAST_EPOCH))
+    return int(text) if is_one else None
 
 
 def trailers_of(message: str, name: str, slug: str | None = None) -> list[str]:

@@ -16,6 +16,8 @@ from autopilot.core.types import Cost, Datum, Gain, Noise, Verdict, datum_from_j
 from autopilot.errors import UsageError
 
 VERSION = 2
+# A larger number is a mistake, or made to fill the memory of whoever counts up to it.
+LAST_EPOCH = 9_999_999
 TASK = "autopilot.command.task:task"  # the target of a run without Python
 # Between the names of strategies that were used together: "prune + add word".
 TOGETHER = " + "
