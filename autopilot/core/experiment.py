@@ -584,8 +584,7 @@ class Experiment(History):
         new = {name: value for name, value in now.items() if self._environment.get(name) != value}
         if new:
             self._environment |= new
-            event = Event(epoch=max(self.last_epoch, 0), name="measured", environment=new)
-            self._annotate_start(event)
+            self._event("measured", environment=new)
 
     def _event(self, name: str, detail: str = "", **more: Any) -> None:
         epoch = max(self.last_epoch, 0)

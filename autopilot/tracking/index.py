@@ -153,7 +153,6 @@ def read_index(repo: Repository, journal: Journal, tip: str) -> Index:
         with contextlib.suppress(OSError):
             found = Index.decode(path.read_bytes())
     if found is None or found.tips != tips:
-        damaged = len(repo.damaged)
         is_longer = False
         if found is not None:
             # What it was made from may be gone; then it is made anew.
@@ -165,7 +164,8 @@ def read_index(repo: Repository, journal: Journal, tip: str) -> Index:
             found.take(pair for kind in _READ for pair in journal.read(kind, line))
         found.tips = tips
         # Lines that cannot be read are named by each reader, who has to meet them for that.
-        if len(repo.damaged) == damaged and refs.read_ref(repo, layout.branch) == tip:
+        is_whole = not any(named.startswith(layout.notes("")) for named in repo.damaged)
+        if is_whole and refs.read_ref(repo, layout.branch) == tip:
             with contextlib.suppress(AutopilotError, OSError):
                 replace_file(path.parent, path.name, FileState(REGULAR, found.encode()))
     return _seen.keep(str(path), found)
