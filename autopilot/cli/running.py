@@ -216,7 +216,7 @@ def run_session(
         code = supervised(output, work, prepare.folder, slug, ended=names.append)
     finally:
         output.lines(beside.end())
-        if notify and (wrong := run_command(notify, prepare.folder, names[0], code)):
+        if notify and (wrong := run_command(notify, prepare.folder, "".join(names), code)):
             output.warning(wrong)
     return code
 

@@ -66,11 +66,13 @@ def watch(
         Live(console=console, screen=True, auto_refresh=False) as live,
     ):
         while True:
+            began_s = time.monotonic()
             new = source.look()
             if new is not None or console.size != size:
                 run, size = new or run, console.size
                 live.update(drawn(page(run, size.width, size.height - 1)), refresh=True)
-            time.sleep(every)
+            # Of a long run a look takes a while: a tenth of the time at most, beside the run.
+            time.sleep(max(every, 9 * (time.monotonic() - began_s)))
     output.line(f"{run.slug}: {_state(run)}")
 
 

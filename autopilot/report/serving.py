@@ -93,18 +93,17 @@ class _Handler(BaseHTTPRequestHandler):
         source, sent_s = self.server.source(), 0.0
         self._head("events")
         while True:
+            began_s = time.monotonic()
             run = source.look()
             if run is not None:
                 # The curve is in the report's data.
                 document = run.document() | {"points": len(run.points)}
                 self.wfile.write(f"data: {json.dumps(document)}\n\n".encode())
+                sent_s = began_s
             elif time.monotonic() - sent_s > _BEAT_S:
                 self.wfile.write(b": \n\n")  # fails once the browser has gone
-            else:
-                time.sleep(_LOOK_S)
-                continue
-            self.wfile.flush()
-            sent_s = time.monotonic()
+                sent_s = began_s
+            time.sleep(max(_LOOK_S, 9 * (time.monotonic() - began_s)))
 
     def log_message(self, format: str, *args: object) -> None:
         """Prints nothing."""
