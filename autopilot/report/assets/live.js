@@ -39,7 +39,7 @@ function liveView(run) {
   fill(live, h("div", { class: "card panel" },
     h("div", { class: "titled" },
       h("span", { class: `pill ${run.state === "running" ? "kept" : "baseline"}`, role: "status" }, run.state),
-      h("span", { class: "soft" }, run.goes_on_by ? `go on: ${run.goes_on_by}` : run.detail),
+      h("span", { class: "soft" }, run.goes_on_by ? `go on: ${run.goes_on_by}` : run.state === "running" ? "" : run.detail),
       h("span", { class: "soft right" }, costs(Object.values(run.spent)))),
     h("div", { class: "columns" }, going && goingView(going), strategiesView(run.strategies))));
 }
