@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import pickle
+import shutil
 import sys
 import tempfile
 import time
@@ -89,19 +90,26 @@ def main() -> None:
                 else:
                     _rerun(task, say, child)
             except AutopilotError as error:
+                # Who asked may end these processes once it has its answer.
+                shutil.rmtree(folder, ignore_errors=True)
                 fail(error)
+            shutil.rmtree(folder, ignore_errors=True)
             return 0
 
         with looking():  # the forked processes know its repositories
             task: MeasureTask | RerunTask = pickle.loads(request)
-        with tempfile.TemporaryDirectory(prefix="autopilot-") as folder:
+        # No TemporaryDirectory: a process that is forked here would remove it at its exit, before
+        # the next one takes its place.
+        folder = tempfile.mkdtemp(prefix="autopilot-")
+        try:
             Path(folder, _TASK).write_bytes(request)
-            try:
-                code = Supervisor(work, Observer(), task.slug, (asker,)).run()
-            except EvaluationError as error:
-                error.hint = "run the target by hand to see where it ends"
-                fail(error)
-                code = 0
+            code = Supervisor(work, Observer(), task.slug, (asker,)).run()
+        except EvaluationError as error:
+            error.hint = "run the target by hand to see where it ends"
+            fail(error)
+            code = 0
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
         if code:
             # What else ended it is printed; without a last answer, the asker says how it ended.
             sys.exit(code)

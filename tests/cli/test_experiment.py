@@ -315,3 +315,33 @@ def test_the_latest_decision_holds(demo):
         says=("demo has no epoch 8",),
         hints=("0 to 3",),
     )
+
+
+@pytest.mark.parametrize("command", [("resume", "--max-epochs", "9"), ("replay", "--best-only")])
+def test_a_manifest_names_no_code_outside_of_the_commit(levels, command):
+    """It is a note: whoever may push one would else run anything on another machine."""
+    evil, mark = levels.top.parent / "evil.py", levels.top.parent / "mark"
+    evil.write_text(f"open({str(mark)!r}, 'w')\n")
+    ref = "--ref=autopilot/levels/experiment"
+    start = levels.git("notes", ref, "list").split()[1]
+    note = levels.git("notes", ref, "show", start)
+    assert '"target":"levels.py"' in note
+    note = note.replace('"target":"levels.py"', f'"target":"{evil}"')
+    levels.git("notes", ref, "add", "-f", "-m", note, start)
+    done = levels.autopilot(command[0], "levels", *command[1:])
+    assert done.code and f"{evil} is outside the repository" in done.out + done.err, done
+    assert not mark.exists()
+
+
+def test_a_branch_of_the_users_is_no_experiment(place):
+    place.git("branch", "autopilot/mine")
+    tip = place.git("rev-parse", "autopilot/mine")
+    refusals = [("delete", "mine", "--yes"), ("show", "mine")]
+    for command in (*(("experiment", *each) for each in refusals), ("log", "mine")):
+        place.refused(*command, says=("no run made it",), hints=("git branch -m",))
+    place.refused(
+        *("run", "counter.py", "-e", "mine"), says=("no run made it",), hints=("another name",)
+    )
+    assert "mine" not in place.call("status").out
+    place.call("gc")
+    assert place.git("rev-parse", "autopilot/mine") == tip
