@@ -72,6 +72,8 @@ def test_json_has_no_nan():
         ("DB_PASSWORD2", "planted-value-1", True),
         ("ANTHROPIC_AUTH_TOKEN", "planted-value-1", True),
         ("AWS_SECRET_ACCESS_KEY", "planted/value+1", True),
+        ("openai_api_key", "planted-value-1", True),
+        ("npm_config_authtoken", "planted-value-1", True),
         ("MY_TOKEN", "short", False),
         ("GIT_AUTHOR_NAME", "planted-value-1", False),
         ("MAX_TOKENS", "100000000", False),
@@ -85,6 +87,27 @@ def test_a_variables_name_says_whether_it_is_secret(monkeypatch, name, value, hi
     assert leaked(f"it is {value}!") == (name if hidden else "")
     kept = {"a": [value, ("b", value)], "n": 1}
     assert (hide(kept) == kept) is not hidden
+
+
+def test_single_lines_of_a_secret_and_keys_of_mappings_are_hidden(monkeypatch) -> None:
+    lines = [
+        "-----BEGIN PRIVATE KEY-----",
+        "MIIEvQIBADANBgkqhkiG9w0B",
+        "AQEFAASCBKcwggSj0x==",
+        "===",
+    ]
+    monkeypatch.setenv("deploy_key", "\n".join(lines))
+    assert hide("\n".join(lines)) == "[hidden]"
+    assert hide(f"line 2: {lines[1]}!") == "line 2: [hidden]!"
+    assert leaked(lines[2]) == "deploy_key"
+    assert hide("a rule: ===") == "a rule: ==="  # too short to be a secret by itself
+    # As JSON has the whole, and JSON inside of JSON.
+    assert hide(json.dumps({"key": "\n".join(lines)})) == '{"key": "[hidden]"}'
+    assert hide(json.dumps(json.dumps("\n".join(lines)))) == json.dumps(json.dumps("[hidden]"))
+    monkeypatch.setenv("EXTRA_HEADERS", "X-Team: planted-team\nX-Other: planted-other")
+    assert hide("planted-team, planted-other") == "[hidden], [hidden]"
+    kept = {lines[1]: {"at": [(f"<{lines[1]}>", {lines[1]: 1})]}}
+    assert hide(kept) == {"[hidden]": {"at": [("<[hidden]>", {"[hidden]": 1})]}}
 
 
 def test_the_environment_may_change_and_be_another_object(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,21 @@ def test_a_pointer_that_was_changed_is_put_back(worktree, tmp_path):
         assert pointer.read_bytes() == before
 
 
+def test_the_private_folder_is_made_anew_for_each_step_and_goes(worktree, tmp_path):
+    private, here = PrivateGit(worktree, tmp_path / "private"), worktree.workdir
+    # A killed step left one: nothing of it is taken over.
+    (tmp_path / "private" / "hooks").mkdir(parents=True)
+    (tmp_path / "private" / "hooks" / "pre-commit").write_text("evil")
+    private.enter()
+    assert not (tmp_path / "private" / "hooks" / "pre-commit").exists()
+    here.chmod(0o500)  # the agent makes the worktree one that cannot be written
+    assert private.leave() == []
+    assert here.stat().st_mode & 0o777 == 0o700
+    private.remove()
+    assert not (tmp_path / "private").exists()
+    assert git(here, "status", "--porcelain") == ""
+
+
 def test_what_an_agent_does_to_the_users_folder_is_put_back(repository, worktree):
     top, common = repository.workdir, repository.common_dir
     git(top, "branch", "other")

@@ -139,6 +139,23 @@ def test_what_a_program_started_is_ended_with_it(tmp_path, ends):
 
 
 @linux
+def test_without_adoption_who_left_the_group_is_found_by_its_mark(tmp_path, monkeypatch):
+    """Where a process cannot adopt orphans, they are init's, and only the mark tells of them."""
+    (name, value), pids = *mark(tmp_path).items(), tmp_path / "pids"
+    monkeypatch.setenv(name, value)
+    run(
+        "import subprocess\n"
+        "child = subprocess.Popen(['sleep', '60'], start_new_session=True)\n"
+        f"print(child.pid, file=open({str(pids)!r}, 'w'))\n"
+    )
+    left = int(pids.read_text())
+    assert is_running(left)
+    monkeypatch.delenv(name)
+    end_marked(tmp_path)
+    assert has_ended(left)
+
+
+@linux
 def test_who_left_the_group_is_found_by_its_mark_or_its_parent(tmp_path, monkeypatch):
     (name, value), pids = *mark(tmp_path).items(), tmp_path / "pids"
     monkeypatch.setenv(name, value)
