@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from autopilot.git import commands
-from autopilot.git.commands import run_git
 from autopilot.git.repository import Repository
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from server import KEY, MessagesServer, Reply, Script  # a script too, so not in a package
+import checkouts  # none of them is in a package: scripts use them too
+from checkouts import make_checkout, own_home
+from server import KEY, MessagesServer, Reply, Script
 
 # Else each process that a test starts would compile all of the package anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -42,6 +42,12 @@ def ctrl_c() -> None:
     """It interrupts, also where a shell runs the tests in the background, and has it ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has ignored
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_checkouts(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The repositories that are copied are in a folder of this session."""
+    checkouts.FOLDER = str(tmp_path_factory.mktemp("checkouts"))
 
 
 @pytest.fixture(autouse=True)
@@ -75,30 +81,12 @@ def git_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """
     home = tmp_path / "home"
     home.mkdir()
-    for name in [name for name in os.environ if name.startswith("GIT_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setattr(commands, "_kept", {})
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(home / ".cache"))
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(home / ".gitconfig"))
-    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    own_home(monkeypatch, home)
     return home
 
 
 @pytest.fixture
 def repository(tmp_path: Path, git_environment: Path) -> Repository:
     """A repository with one commit on `main`, of `README.md` and `rules/a.txt`."""
-    top = tmp_path / "repo"
-    (top / "rules").mkdir(parents=True)
-    (top / "README.md").write_text("readme\n")
-    (top / "rules" / "a.txt").write_text("a\n")
-    for arguments in (
-        ["init", "--quiet", "--initial-branch=main"],
-        ["config", "user.name", "Ada Byron"],
-        ["config", "user.email", "ada@example.com"],
-        ["add", "--all"],
-        ["commit", "--quiet", "--message=first"],
-    ):
-        run_git(arguments, cwd=top)
-    return Repository.discover(top)
+    files = {"README.md": "readme\n", "rules/a.txt": "a\n"}
+    return Repository.discover(make_checkout(tmp_path / "repo", files, "first"))

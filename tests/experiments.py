@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import shutil
 
 import pytest
+from checkouts import copy_checkout, make_checkout, own_home
 
 from autopilot.core.experiment import Experiment
 from autopilot.core.optimizer import Optimizer, Step
@@ -17,17 +18,19 @@ from autopilot.git.worktrees import add_worktree, remove_worktree
 from autopilot.tracking import GitMemory, GitStore
 from autopilot.tracking.notebook import Notebook
 
+FILES = {
+    "README.md": "readme\n",
+    "rules/a.txt": "a\n",
+    "rules/b.txt": "".join(f"{n}\n" for n in range(10)),
+    "rules/notes.md": "not a parameter\n",
+    ".gitignore": "*.log.txt\n",
+}
+
 
 @pytest.fixture
-def top(repository):
+def top(tmp_path, git_environment):
     """The user's checkout: rules/a.txt, rules/b.txt of ten lines, and a file that is no rule."""
-    top = Path(repository.workdir)
-    (top / "rules" / "b.txt").write_text("".join(f"{n}\n" for n in range(10)))
-    (top / "rules" / "notes.md").write_text("not a parameter\n")
-    (top / ".gitignore").write_text("*.log.txt\n")
-    git(top, "add", "--all")
-    git(top, "commit", "--quiet", "--message=rules")
-    return top
+    return make_checkout(tmp_path / "repo", FILES, "rules")
 
 
 def git(top, *arguments, **options):
@@ -104,17 +107,31 @@ class Untouched:
         assert but_files or after == self.before
 
 
+@pytest.fixture(scope="session")
+def made_demo(tmp_path_factory):
+    """Of `demo`, what is copied."""
+    folder = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch:
+        own_home(patch, folder)
+        top = make_checkout(folder / "repo", FILES, "rules")
+        make(
+            top,
+            epochs=[
+                ({"a.txt": "a1\n"}, 0.5),
+                ({"a.txt": "a2\n", "c.txt": "new\n"}, 0.3),
+                ({"a.txt": "a3\n", "b.txt": None}, 0.75),
+                ({"a.txt": "a4\n"}, 0.5),
+                ({"c.txt": "c5\r\n"}, 0.875),
+            ],
+        )
+    return top
+
+
 @pytest.fixture
-def demo(top):
+def demo(made_demo, top):
     """Five epochs; the second and the fourth are rejected."""
-    epochs = [
-        ({"a.txt": "a1\n"}, 0.5),
-        ({"a.txt": "a2\n", "c.txt": "new\n"}, 0.3),
-        ({"a.txt": "a3\n", "b.txt": None}, 0.75),
-        ({"a.txt": "a4\n"}, 0.5),
-        ({"c.txt": "c5\r\n"}, 0.875),
-    ]
-    return make(top, epochs=epochs)
+    shutil.rmtree(top)
+    return Notebook(Repository.discover(copy_checkout(made_demo, top)), "demo")
 
 
 def rules(top):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from autopilot.git.commands import run_git
+from checkouts import commit_all
+
 from autopilot.git.repository import Repository
 
 # Item n passes from level n on, and each step raises the level by one.
@@ -48,6 +49,4 @@ def commit_levels(repository: Repository, level: int = 1) -> Repository:
     """Commits the target; returns the repository as it is now."""
     (repository.workdir / "levels.py").write_text(LEVELS)
     (repository.workdir / "level.txt").write_text(f"{level}\n")
-    run_git(["add", "--all"], cwd=repository.workdir)
-    run_git(["commit", "--quiet", "--message=levels"], cwd=repository.workdir)
-    return Repository.discover(repository.workdir)
+    return Repository.discover(commit_all(repository.workdir, "levels"))

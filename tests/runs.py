@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from checkouts import commit_all
 from forks import Process, fork
 from server import MessagesServer, Received, Reply, edit, say, say_json
 
@@ -147,9 +148,7 @@ def commit_target(top: Path, target: str = TARGET) -> Path:
     """Puts a target into a repository."""
     (top / "answerer.py").write_text(target)
     (top / "prompt.md").write_text("be brief\n")
-    run_git(["add", "--all"], cwd=top)
-    run_git(["commit", "--quiet", "--message=target"], cwd=top)
-    return top
+    return commit_all(top, "target")
 
 
 def start(top: Path, *arguments: str, **environment: str) -> Process:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkouts import commit_all
 from runs import autopilot, notes, subjects
 
 from autopilot.ai.agent import AgentContext, AgentResult
@@ -24,7 +25,6 @@ from autopilot.errors import (
     NoCreditError,
     UsageError,
 )
-from autopilot.git.commands import run_git
 
 # Arguments are read as strictly as the tools do; HOW says what happens.
 HEAD = """#!{python}
@@ -270,8 +270,7 @@ def test_the_command_line_knows_it_by_name(repository, home: Path, name: str) ->
     top = repository.workdir
     (top / "prompt.md").write_text("good\n")
     (top / "bench.sh").write_text("echo METRIC lines=$(wc -l < prompt.md)\n")
-    run_git(["add", "--all"], cwd=top)
-    run_git(["commit", "--quiet", "--message=target"], cwd=top)
+    commit_all(top, "target")
     task = ("--edit", "prompt.md", "--eval", "sh bench.sh", "--metric", "lines", "--mode", "max")
     options = ("-e", "a", "--max-epochs", "1", "--agent", name, "--model", "some-model")
     done = autopilot(top, "run", *task, *options)

@@ -17,12 +17,12 @@ from types import SimpleNamespace
 import anyio
 import brain
 import pytest
+from checkouts import commit_all
 from server import Received, Reply, edit, say, say_json, use_tool
 
 from autopilot import CommandAgent, FunctionAgent, Trainer
 from autopilot.ai import AnthropicAgent, ClaudeCodeAgent, Model
 from autopilot.core.experiment import Experiment
-from autopilot.git.commands import run_git
 from autopilot.git.repository import Repository
 from tests.cli.test_mcp import hosted
 
@@ -171,8 +171,7 @@ def test_a_host_of_the_server_reaches_the_target(repository: Repository, here: P
     top = repository.workdir
     for name in ("labels.py", "rules.txt"):
         shutil.copy(here / name, top)
-    run_git(["add", "--all"], cwd=top)
-    run_git(["commit", "--quiet", "--message=target"], cwd=top)
+    commit_all(top, "target")
 
     async def drive() -> list[tuple[str, float]]:
         found = []

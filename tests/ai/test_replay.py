@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from answering import TARGET, script  # beside the server
+from checkouts import commit_all
 from runs import NO_SOCKETS, autopilot
 from server import MessagesServer, Received, Reply, say_json
 
@@ -25,8 +26,7 @@ def commit(top: Path, **files: str) -> None:
     """Writes and commits files; "_" in a name stands for "."."""
     for name, content in files.items():
         (top / name.replace("_", ".")).write_text(content)
-    run_git(["add", "--all"], cwd=top)
-    run_git(["commit", "--quiet", "--message=target"], cwd=top)
+    commit_all(top, "target")
 
 
 def replayed(top: Path, *options: str, **environment: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkouts import copy_checkout, make_checkout, own_home
 from forks import Process, fork
 from waiting import RULES as WAITING_RULES
 
@@ -131,7 +131,10 @@ class Place:
         return done.stdout.removesuffix("\n")
 
     def init(self, *options: str) -> None:
-        """Makes it a repository of somebody."""
+        """Makes it a repository of Ada Byron's."""
+        if not options:
+            make_checkout(self.top)
+            return
         self.git("init", "--quiet", "--initial-branch=main", *options)
         self.git("config", "user.name", "Ada Byron")
         self.git("config", "user.email", "ada@example.com")
@@ -140,7 +143,11 @@ class Place:
         """Commits everything; returns the commit."""
         self.git("add", "--all")
         self.git("commit", "--quiet", "--no-verify", "--no-gpg-sign", "--message", message)
-        return self.git("rev-parse", "HEAD")
+        log = self.top / ".git/logs/HEAD"
+        if not log.is_file():
+            return self.git("rev-parse", "HEAD")
+        # Its last line begins with the commit before and this one.
+        return log.read_text("utf-8").splitlines()[-1].split(" ", 2)[1]
 
     def start(
         self, *arguments: str, cwd: Path | None = None, **environment: str
@@ -232,10 +239,10 @@ class Place:
             if not path.is_dir()
         }
         folder = self.top / ".git"
-        for name in ("HEAD", "index", "MERGE_HEAD", "ORIG_HEAD", "config", "info/exclude"):
+        names = "HEAD index MERGE_HEAD ORIG_HEAD config info/exclude refs/stash logs/refs/stash"
+        for name in names.split():
             if (folder / name).is_file():
                 found[f".git/{name}"] = _fingerprint(folder / name)
-        found["stash"] = self.git("stash", "list", check=False)
         return found
 
     def snapshot(self) -> dict[str, str]:
@@ -322,12 +329,8 @@ def place(tmp_path: Path, git_environment: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("NO_COLOR", "1")
     cache = git_environment / ".cache"
     cache.mkdir()
-    place = Place(tmp_path / "repo", cache)
-    place.init()
-    place.write("x.txt", "1\n")
-    place.write("counter.py", COUNTER)
-    place.commit("base")
-    return place
+    top = make_checkout(tmp_path / "repo", {"x.txt": "1\n", "counter.py": COUNTER})
+    return Place(top, cache)
 
 
 # The first line of a file of `größe und form` is what counts; the rest is the user's.
@@ -378,14 +381,9 @@ def levels_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with a finished experiment `levels`: epochs 1, 3 and 4 are kept, 2 is not."""
     folder = tmp_path_factory.mktemp("levels")
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("GIT_")]:
-            patch.delenv(name)
-        patch.setenv("HOME", str(folder))
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        patch.setenv("GIT_CONFIG_GLOBAL", str(folder / "config"))
-        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        own_home(patch, folder)
         patch.setenv("PYTHONPATH", str(ROOT))
-        place = Place(folder / "repo", folder / "cache")
+        place = Place(folder / "repo", folder / ".cache")
         place.init()
         place.write(RULES, "2\n" + "".join(f"line {n}\n" for n in range(1, 20)))
         place.write("levels.py", LEVELS)
@@ -407,8 +405,7 @@ def levels(
     monkeypatch.setenv("NO_COLOR", "1")
     cache = git_environment / ".cache"
     cache.mkdir()
-    shutil.copytree(levels_template, tmp_path / "repo", symlinks=True)
-    return Place(tmp_path / "repo", cache)
+    return Place(copy_checkout(levels_template, tmp_path / "repo"), cache)
 
 
 @pytest.fixture

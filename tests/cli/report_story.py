@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from checkouts import commit_all
+
 from autopilot.core.experiment import Experiment
 from autopilot.core.gradient import TextGradient
 from autopilot.core.optimizer import Optimizer, Step
@@ -12,7 +14,6 @@ from autopilot.core.parameter import PathParameter
 from autopilot.core.policy import Decision
 from autopilot.core.records.record import LlmRecord, Manifest, StepRecord
 from autopilot.core.types import Cost, Datum
-from autopilot.git.commands import run_git
 from autopilot.git.repository import Repository
 from autopilot.tracking import GitMemory, GitStore
 from autopilot.tracking.holding import fork
@@ -37,14 +38,7 @@ def tell(top: Path) -> Notebook:
         (top / name).parent.mkdir(parents=True, exist_ok=True)
         (top / name).write_text(text)
     (top / "rules" / "picture.bin").write_bytes(b"\0\1\2")
-    for arguments in (
-        ["init", "--quiet", "--initial-branch=main"],
-        ["config", "user.name", "Ada Byron"],
-        ["config", "user.email", "ada@example.com"],
-        ["add", "--all"],
-        ["commit", "--quiet", "--message=first"],
-    ):
-        run_git(arguments, cwd=top)
+    commit_all(top, "first")
     store = GitStore(SLUG, top)
     experiment = Experiment(store, GitMemory(store), Manifest(slug=SLUG, idea=EVIL))
     optimizer = Optimizer([PathParameter(top / "rules")])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from checkouts import make_checkout
 
 from autopilot.git.repository import Repository
 from autopilot.tracking.layout import free_slugs
@@ -383,17 +384,7 @@ def test_new_file_in_a_parameter(place: Place) -> None:
 
 @pytest.mark.parametrize("source", ['"sub"', '"sub/x.txt"'])
 def test_parameter_in_a_submodule(place: Place, tmp_path: Path, source: str) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    for arguments in (
-        ["init", "--quiet"],
-        ["config", "user.name", "Ada"],
-        ["config", "user.email", "a@b.c"],
-    ):
-        place.git(*arguments, cwd=other)
-    (other / "x.txt").write_text("1\n")
-    place.git("add", "--all", cwd=other)
-    place.git("commit", "--quiet", "--message=one", cwd=other)
+    other = make_checkout(tmp_path / "other", {"x.txt": "1\n"})
     place.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(other), "sub")
     place.change("counter.py", ('"x.txt"', source))
 

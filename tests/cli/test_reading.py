@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkouts import commit_all
 
 from autopilot import (
     AutoPilotModule,
@@ -176,8 +177,7 @@ def here(
     Path("x.txt").write_text("3\n")
     Path(FOLDER).mkdir()
     Path(FOLDER, "a b.txt").write_text("a\n")
-    run_git(["add", "--all"], cwd=repository.workdir)
-    run_git(["commit", "--quiet", "--message=base"], cwd=repository.workdir)
+    commit_all(repository.workdir, "base")
     return Here(repository, capsysbinary)
 
 

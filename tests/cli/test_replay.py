@@ -7,16 +7,15 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from checkouts import commit_all, own_home
 from waiting import wait_for
 
-import autopilot
 from autopilot.errors import ExperimentError, UsageError
 from autopilot.git.repository import Repository
 from autopilot.proof.measuring import Measurer
@@ -24,11 +23,7 @@ from autopilot.proof.replay import Settings
 from autopilot.proof.rerun import Rerun
 from autopilot.tracking.finding import find
 from autopilot.tracking.integrity import Difference, Integrity
-
-if TYPE_CHECKING:
-    from tests.cli.conftest import Place
-
-ROOT = Path(autopilot.__file__).resolve().parents[1]
+from tests.cli.conftest import ROOT, Place
 
 # Of four items, x lets as many pass as it is greater than. Epoch 2 makes it worse.
 TARGET = """\
@@ -126,27 +121,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository in which the experiment `s` ran: 0 baseline, 1 kept, 2 rejected, 3 kept."""
     home = tmp_path_factory.mktemp("finished")
     top = home / "repo"
-    names = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    environment = names | {
-        "HOME": str(home),
-        "XDG_CACHE_HOME": str(home / "cache"),
-        "GIT_CONFIG_GLOBAL": str(home / "none"),
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "PYTHONPATH": str(ROOT),
-    }
     for name, content in FILES.items():
         path = top / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
-    for command in (
-        ["git", "init", "--quiet", "--initial-branch=main"],
-        ["git", "config", "user.name", "Ada Byron"],
-        ["git", "config", "user.email", "ada@example.com"],
-        ["git", "add", "--all"],
-        ["git", "commit", "--quiet", "--message=base"],
-        [sys.executable, "-P", "-m", "autopilot", *RUN],
-    ):
-        subprocess.run(command, cwd=top, env=environment, check=True, capture_output=True)
+    with pytest.MonkeyPatch.context() as patch:
+        own_home(patch, home)
+        patch.setenv("PYTHONPATH", str(ROOT))
+        Place(commit_all(top), home / ".cache").run(*RUN)
     return top
 
 

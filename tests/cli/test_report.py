@@ -12,6 +12,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+from checkouts import commit_all
 
 from autopilot import (
     AutoPilotModule,
@@ -81,8 +82,7 @@ def tuned(tmp_path_factory):
     """An experiment whose parameter has a number, another one with a condition, and a choice."""
     top = tmp_path_factory.mktemp("tuned")
     (top / "cache.toml").write_text('size = 16\nkind = "fifo"\nways = 2  # of lru\n')
-    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "first"]):
-        run_git(["-c", "user.name=Ada", "-c", "user.email=a@b.c", *arguments], cwd=top)
+    commit_all(top)
     module = Cache(top)
     Trainer(experiment=Experiment(GitStore("tuned", top))).fit(module, max_epochs=12)
     return Notebook(Repository.discover(top), "tuned")

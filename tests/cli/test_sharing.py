@@ -10,6 +10,7 @@ import subprocess
 import time
 
 import pytest
+from checkouts import make_checkout, own_home
 
 from autopilot.core.records.record import Lesson
 from autopilot.git.locks import ExclusiveLock
@@ -31,18 +32,10 @@ def template(tmp_path_factory):
     """`a` with the experiment `one` of two epochs, its remote `r.git`; and how it may go on."""
     top = tmp_path_factory.mktemp("sync")
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("GIT_")]:
-            patch.delenv(name)
-        (top / "home").mkdir()
-        patch.setenv("HOME", str(top / "home"))
-        patch.setenv("XDG_CACHE_HOME", str(top / "home"))
-        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        own_home(patch, top / "home")
         patch.setenv("PYTHONPATH", str(ROOT))
-        a = Place(top / "a", top / "home")
-        a.init()
-        a.write("x.txt", "1\n")
-        a.write("counter.py", COUNTER)
-        a.commit("base")
+        made = make_checkout(top / "a", {"x.txt": "1\n", "counter.py": COUNTER})
+        a = Place(made, top / "home" / ".cache")
         a.git("init", "--quiet", "--bare", "--initial-branch=main", "../r.git")
         a.git("remote", "add", "origin", "../r.git")
         a.git("push", "--quiet", "origin", "main")

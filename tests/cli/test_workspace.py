@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from checkouts import own_home
 
 from tests.cli.conftest import ROOT, Place
 
@@ -21,11 +21,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with the project `spam` as `project init` makes it, committed and run once."""
     folder = tmp_path_factory.mktemp("prepared")
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("GIT_")]:
-            patch.delenv(name)
-        for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
-            patch.setenv(name, str(folder / "home"))
-        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        own_home(patch, folder / "home")
         patch.setenv("PYTHONPATH", str(ROOT))
         place = Place(folder / "wörk space", folder / "home")
         place.init()

@@ -18,12 +18,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from checkouts import commit_all
 from runs import COMMAND, autopilot, start
 from server import MessagesServer, Received, Reply, edit, fail, say, say_json, use_tool
 
 from autopilot.ai.model.recording import request_key
 from autopilot.core.records.record import LlmRecord, MetricsRecord, StepRecord
-from autopilot.git.commands import run_git
 from autopilot.tracking.git_store import GitStore
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "protim"
@@ -78,9 +78,6 @@ def top(tmp_path: Path, git_environment: Path) -> Path:
     """A repository of somebody with the example in it; its name has a space and an umlaut."""
     top = tmp_path / "größe 1"
     shutil.copytree(EXAMPLE, top, ignore=shutil.ignore_patterns("__pycache__", "calls.jsonl"))
-    run_git(["init", "--quiet", "--initial-branch=main"], cwd=top)
-    run_git(["config", "user.name", "Ada Byron"], cwd=top)
-    run_git(["config", "user.email", "ada@example.com"], cwd=top)
     return commit(top)
 
 
@@ -96,9 +93,7 @@ def small(top: Path) -> Path:
 
 
 def commit(top: Path) -> Path:
-    run_git(["add", "--all"], cwd=top)
-    run_git(["commit", "--quiet", "--message=example"], cwd=top)
-    return top
+    return commit_all(top, "example")
 
 
 def judged(top: Path) -> dict[int, MetricsRecord]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkouts import commit_all
 from runs import autopilot
 
 from autopilot.git.commands import run_git
@@ -42,9 +43,7 @@ class Example:
             target = top / "examples" / name / each
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes((folder / each).read_bytes())
-        run_git(["init", "--quiet", "--initial-branch=main"], cwd=top)
-        run_git(["add", "--all"], cwd=top)
-        run_git(["commit", "--quiet", "--message=base"], cwd=top)
+        commit_all(top)
         joined = self.readme.replace("\\\n", "")
         self.blocks = re.findall(r"^```(\w*)\n(.*?)^```$", joined, re.DOTALL | re.MULTILINE)
         (self.command,) = [code.strip() for kind, code in self.blocks if kind == "sh"][:1]

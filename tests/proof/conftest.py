@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from checkouts import copy_checkout, make_checkout, own_home
 from levels import commit_levels
 
-import autopilot
 from autopilot.git.repository import Repository
 from autopilot.tracking.notebook import Notebook
+from tests.cli.conftest import ROOT, Place
+
+
+@pytest.fixture(scope="session")
+def finished_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its checkout, to be copied."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        own_home(patch, folder)
+        patch.setenv("PYTHONPATH", str(ROOT))
+        made = make_checkout(folder / "repo", {"README.md": "readme\n", "rules/a.txt": "a\n"})
+        top = commit_levels(Repository.discover(made)).workdir
+        Place(top, folder / ".cache").run("run", "levels.py", "-e", "levels", "--max-epochs", "2")
+    return top
 
 
 @pytest.fixture
 def finished(
-    repository: Repository, git_environment: Path, monkeypatch: pytest.MonkeyPatch
+    finished_template: Path,
+    tmp_path: Path,
+    git_environment: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Notebook:
     """The experiment `levels`: the baseline passes 1 of 4 items, epochs 1 and 2 pass 2 and 3."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(autopilot.__file__).parents[1]))
-    target = commit_levels(repository)
-    command = [sys.executable, "-P", "-m", "autopilot", "run", "levels.py", "-e", "levels"]
-    subprocess.run(
-        [*command, "--max-epochs", "2"],
-        cwd=target.workdir,
-        check=True,
-        capture_output=True,
-    )
-    return Notebook(target, "levels")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    top = copy_checkout(finished_template, tmp_path / "repo")
+    return Notebook(Repository.discover(top), "levels")

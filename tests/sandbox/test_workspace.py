@@ -8,10 +8,10 @@ import types
 from pathlib import Path
 
 import pytest
+from checkouts import commit_all
 
 from autopilot.core.records.record import Manifest
 from autopilot.errors import TargetError, UsageError
-from autopilot.git.commands import run_git
 from autopilot.git.worktrees import worktree_path
 from autopilot.sandbox.workspace import open_workspace, remove_leftover, undone_on_failure
 
@@ -114,8 +114,7 @@ def test_children_import_what_a_finder_of_an_editable_install_leads_to(user, mon
     # As setuptools installs a project whose packages are not all in one folder.
     (user.workdir / "lib/deep").mkdir(parents=True)
     (user.workdir / "lib/deep/__init__.py").write_text("PLACE = __file__\n")
-    run_git(["add", "--all"], cwd=user.workdir)
-    run_git(["commit", "--quiet", "--message=lib"], cwd=user.workdir)
+    commit_all(user.workdir, "lib")
     finder = types.ModuleType("__editable___deep_finder")
     finder.MAPPING = {"deep": str(user.workdir / "lib/deep")}
     finder.NAMESPACES = {"wide": [str(user.workdir / "lib")]}
